@@ -1,0 +1,1 @@
+"""The only floor that imports ray: where things run, never what they compute."""

@@ -1,0 +1,76 @@
+"""A Ray cluster to work on: the one that RAY_ADDRESS names, or one of this machine's own cores."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from gen_ray.errors import RunError, UserError
+from gen_ray.experiment import Scaling
+
+QUIET = {
+    # The controller looks at its workers this often, and a report waits for it; Ray's 2 s cost a short epoch dearly.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+SPARE_CPUS = 2
+"""Logical CPUs of a local cluster beyond the workers', so that reading data never waits for a worker to end."""
+
+
+@contextmanager
+def connected(scaling: Scaling) -> Iterator[None]:
+    """Use the cluster there is, else join or start one for as long as the block lasts."""
+    for key, value in QUIET.items():
+        os.environ.setdefault(key, value)
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    size = {} if address else {"num_cpus": max(os.cpu_count() or 1, _booked(scaling)) + SPARE_CPUS}
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            include_dashboard=None if address else False,
+            **size,
+        )
+    except ConnectionError as error:
+        raise RunError(f"RAY_ADDRESS={address}: no Ray cluster answers ({str(error).splitlines()[0]})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _booked(scaling: Scaling) -> int:
+    return scaling.num_workers * (1 if scaling.cpus_per_worker == "auto" else scaling.cpus_per_worker)
+
+
+def cpus_per_worker(scaling: Scaling) -> int:
+    """Return the cores of a worker: an equal share of a machine's cores unless the configuration says how many."""
+    if scaling.cpus_per_worker != "auto":
+        return scaling.cpus_per_worker
+    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    local = len(nodes) == 1 and "RAY_ADDRESS" not in os.environ
+    cores = min(max(nodes), os.cpu_count() or 1) if local else max(nodes)
+    return max(1, int(cores) // math.ceil(scaling.num_workers / len(nodes)))
+
+
+def uses_gpu(scaling: Scaling) -> bool:
+    """Return whether each worker gets a GPU. Raise UserError where GPUs are demanded and there are too few."""
+    there = int(ray.cluster_resources().get("GPU", 0))
+    if scaling.use_gpu is True and there < scaling.num_workers:
+        raise UserError(
+            f"scaling.use_gpu=true: {scaling.num_workers} workers need as many GPUs, the cluster has {there}"
+        )
+    return there >= scaling.num_workers if scaling.use_gpu == "auto" else scaling.use_gpu
+
+
+def resources() -> str:
+    """Return the cluster's CPUs, GPUs and nodes in words."""
+    there = ray.cluster_resources()
+    return f"{there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs on {len(ray.nodes())} node(s)"

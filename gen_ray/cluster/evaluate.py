@@ -1,0 +1,89 @@
+"""Evaluation as a Ray task: where the data and the accelerators are, not where the user sits."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from safetensors.torch import load_file
+
+from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.datasets.shards import load_split
+from gen_ray.engine import artifact, checkpoint, features
+from gen_ray.engine.artifact import Model
+from gen_ray.engine.evaluate import Reference
+from gen_ray.engine.evaluate import evaluate as measure
+from gen_ray.experiment import Experiment, parse
+
+
+def evaluate(
+    experiment: Experiment, prepared: Prepared, checkpoint_folder: Path, out: Path, *, run_id: str
+) -> dict[str, Any]:
+    """Measure the EMA weights of a checkpoint, write the artifact to out, and return the report and the step."""
+    return _on_a_worker(
+        _from_checkpoint, experiment, experiment.resolved(), prepared.folder, checkpoint_folder, out, run_id
+    )
+
+
+def evaluate_artifact(
+    experiment: Experiment, prepared: Prepared, folder: Path, *, against: str = "train"
+) -> dict[str, Any]:
+    """Measure an artifact again, as experiment.evaluation says, and return the report."""
+    return _on_a_worker(_from_artifact, experiment, experiment.resolved(), prepared.folder, folder, against)
+
+
+def _on_a_worker(task: Any, experiment: Experiment, *args: Any) -> dict[str, Any]:
+    cpus, gpu = cpus_per_worker(experiment.scaling), uses_gpu(experiment.scaling)
+    remote = ray.remote(task).options(num_cpus=cpus, num_gpus=int(gpu))
+    found: dict[str, Any] = ray.get(remote.remote(cpus, *args))
+    return found
+
+
+def _from_checkpoint(
+    cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, out: Path, run_id: str
+) -> dict[str, Any]:
+    experiment, prepared, device = parse(raw), Prepared.load(data), _device(cpus)
+    checkpoint.verify(folder)
+    family = experiment.model(prepared.spec)
+    net = family.build_net()
+    net.load_state_dict(load_file(folder / "ema.safetensors"))
+    net = net.to(device).eval().requires_grad_(False)
+    steps = checkpoint.position(folder)["step"]
+    meta = artifact.describe(prepared.spec, prepared.fingerprint, run_id=run_id, steps=steps)
+    model = Model(experiment=experiment, family=family, net=net, meta=meta)
+    report = _measure(model, prepared, device, "train")
+    meta = {**meta, "metrics": report["metrics"], "provenance": report["provenance"]}
+    artifact.write(out, replace(model, meta=meta))
+    return {**report, "steps": steps}
+
+
+def _from_artifact(cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, against: str) -> dict[str, Any]:
+    device = _device(cpus)
+    model = replace(artifact.load(folder, device=device), experiment=parse(raw))
+    return _measure(model, Prepared.load(data), device, against)
+
+
+def _device(cpus: int) -> torch.device:
+    torch.set_num_threads(cpus)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _measure(model: Model, prepared: Prepared, device: torch.device, against: str) -> dict[str, Any]:
+    train, test = (_with_labels(prepared, split) for split in ("train", "test"))
+    extractor = None
+    if prepared.spec.is_image and prepared.spec.classes:
+        home = prepared.folder.parent.parent / "extractors" / prepared.fingerprint[:12]
+        extractor = features.obtain(home, prepared.spec, train, test)
+    reference = Reference(
+        train=train[0], test=test[0], fingerprint=prepared.fingerprint[:12], against=against, extractor=extractor
+    )
+    report = measure(model, reference, device=device)
+    return {"metrics": dict(report.metrics), "provenance": dict(report.provenance), "pictures": dict(report.pictures)}
+
+
+def _with_labels(prepared: Prepared, split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    x, labels = load_split(prepared, split)
+    return torch.from_numpy(x), torch.from_numpy(labels) if labels is not None else torch.zeros(0)

@@ -1,0 +1,64 @@
+"""One process of a run that writes to MLflow; everyone else sends it a message and goes on working."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+from ray.actor import ActorHandle
+
+from gen_ray.tracking import Store, TrackedRun
+
+
+class Tracker:
+    """Keeps one tracked run and remembers how far it is."""
+
+    def __init__(
+        self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        """Open the run."""
+        self.run = TrackedRun(store, run_id, name=name, params=params, tags=tags)
+        self.done, self.total, self.newest = 0, 0, {}
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics."""
+        self.newest = {**self.newest, **metrics}
+        self.run.log(metrics, step)
+
+    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Record a picture."""
+        self.run.show(name, picture, step)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        self.run.tag(tags)
+
+    def keep(self, path: str, under: str) -> None:
+        """Store a file or folder."""
+        self.run.keep(Path(path), under)
+
+    def progress(self, done: int, total: int) -> None:
+        """Note how far the training is."""
+        self.done, self.total = done, total
+
+    def look(self) -> tuple[int, int, dict[str, float]]:
+        """Return steps done, steps in all and the newest value of every metric."""
+        return self.done, self.total, dict(self.newest)
+
+    def flush(self) -> str:
+        """Return the MLflow run id: once it is there, what the caller sent before has been written."""
+        return self.run.id
+
+    def close(self, status: str) -> None:
+        """End the run."""
+        self.run.close(status)
+
+
+def start(store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> ActorHandle:
+    """Start the tracker's process on the driver's node, where the default store and the artifacts are."""
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    actor = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here)
+    return actor.remote(store, run_id, name=name, params=params, tags=tags)

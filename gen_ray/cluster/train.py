@@ -1,0 +1,193 @@
+"""One experiment from configuration to artifact: prepare, train on Ray Train, evaluate, track."""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from gen_ray import runs
+from gen_ray.cluster import tracker
+from gen_ray.cluster.connect import connected, cpus_per_worker, uses_gpu
+from gen_ray.cluster.data import dataset, fits_in_memory
+from gen_ray.cluster.evaluate import evaluate
+from gen_ray.cluster.worker import work
+from gen_ray.datasets.prepare import BadRows, prepare
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.errors import RunError, UserError
+from gen_ray.experiment import Experiment
+from gen_ray.tracking import Store
+
+Watch = Callable[[int, int, Mapping[str, float]], None]
+"""Told (steps done, steps in all, newest metrics) now and then while training goes on."""
+LOOK_SECONDS = 0.5
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished run."""
+
+    run_id: str
+    artifact: Path
+    metrics: Mapping[str, float]
+    provenance: Mapping[str, Mapping[str, Any]]
+
+
+def prepare_data(experiment: Experiment, progress: Callable[[int], None] | None = None) -> Prepared:
+    """Return the experiment's data set, preparing it first where that has not been done."""
+    data = experiment.data
+    return prepare(
+        data.source,
+        root=data.root,
+        out=experiment.storage.root / "data",
+        options=data.options,
+        on_bad_row=BadRows.parse(data.on_bad_row),
+        progress=progress,
+    )
+
+
+def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None = None) -> Outcome:
+    """Run one experiment to its artifact. Raise UserError or RunError; the MLflow run then says FAILED and why."""
+    prepared = prepare_data(experiment)
+    experiment.model(prepared.spec)  # what does not go together is told before anything starts
+    run_id = runs.unfinished(experiment) if resume else runs.new_id(experiment)
+    home = runs.save(experiment, run_id)
+    with connected(experiment.scaling), _tracked(experiment, prepared, run_id) as log:
+        began = time.monotonic()
+        checkpoint = _train(experiment, prepared, run_id, log, watch)
+        log.log.remote({"train/minutes": (time.monotonic() - began) / 60}, 0)
+        report = evaluate(experiment, prepared, checkpoint, home / runs.ARTIFACT, run_id=run_id)
+        _record(log, report, home)
+    return Outcome(
+        run_id=run_id, artifact=home / runs.ARTIFACT, metrics=report["metrics"], provenance=report["provenance"]
+    )
+
+
+def store_of(experiment: Experiment) -> Store:
+    """Return the MLflow store of an experiment."""
+    return Store.of(experiment.tracking.uri, experiment.tracking.experiment, experiment.storage.root)
+
+
+@contextmanager
+def _tracked(experiment: Experiment, prepared: Prepared, run_id: str) -> Iterator[Any]:
+    """Give the tracker of a run, which ends FINISHED, FAILED with the reason, or KILLED on an interrupt."""
+    params = {**experiment.flat(), "data.fingerprint": prepared.fingerprint[:12]}
+    log = tracker.start(store_of(experiment), run_id, name=experiment.name, params=params, tags={})
+    status = "KILLED"
+    try:
+        yield log
+        status = "FINISHED"
+    except (RunError, UserError) as error:
+        status = "FAILED"
+        log.tag.remote({"reason": getattr(error, "reason", type(error).__name__), "error": str(error)})
+        raise
+    except Exception as error:
+        status = "FAILED"
+        log.tag.remote({"reason": type(error).__name__, "error": str(error)[:500]})
+        raise
+    finally:
+        ray.get(log.close.remote(status))
+
+
+def _train(experiment: Experiment, prepared: Prepared, run_id: str, log: Any, watch: Watch | None) -> Path:
+    """Return the folder of the last checkpoint."""
+    with _watched(log, watch):
+        try:
+            result = trainer(experiment, prepared, run_id, log, work).fit()
+        except ray.train.TrainingFailedError as error:
+            raise spoken(error) from error
+    fault = result.return_value or {}
+    if fault:
+        raise RunError(fault["message"], reason=fault["reason"])
+    return Path(result.checkpoint.path)
+
+
+def trainer(
+    experiment: Experiment, prepared: Prepared, run_id: str, log: Any, loop: Callable[..., Any], **extra: Any
+) -> TorchTrainer:
+    """Return a Ray Train trainer that calls loop({experiment, prepared, tracker, cache, **extra}) on every worker."""
+    scaling, cache, gpu = experiment.scaling, _cache(experiment, prepared), uses_gpu(experiment.scaling)
+    task = {"experiment": experiment.resolved(), "prepared": str(prepared.folder), "tracker": log, "cache": cache}
+    return TorchTrainer(
+        loop,
+        train_loop_config={**task, **extra},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scaling.num_workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus_per_worker(scaling), **({"GPU": 1} if gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=run_id,
+            storage_path=str(experiment.storage.root / "runs"),
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=3),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+        datasets={split: dataset(prepared.shards(split)) for split in (("train", "validation") if cache else ())},
+        # Every worker reads the whole split and takes its lanes by index: the order is then a function of the seed.
+        dataset_config=ray.train.DataConfig(datasets_to_split=[]),
+    )
+
+
+def _cache(experiment: Experiment, prepared: Prepared) -> bool:
+    choice = {"memory": True, "stream": False}
+    if experiment.data.cache in choice:
+        return choice[experiment.data.cache]
+    return fits_in_memory(prepared, experiment.scaling.num_workers)
+
+
+@contextmanager
+def _watched(log: Any, watch: Watch | None) -> Iterator[None]:
+    """Pass the tracker's progress on while the block runs."""
+    over = Event()
+
+    def look() -> None:
+        while not over.wait(LOOK_SECONDS):
+            watch(*ray.get(log.look.remote()))
+
+    thread = Thread(target=look, daemon=True)
+    if watch is not None:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if watch is not None:
+            thread.join()
+
+
+def spoken(error: BaseException) -> Exception:
+    """Return the UserError or RunError inside what Ray wrapped around it, else a RunError of its innermost line."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if found is None or found in seen:
+            continue
+        seen.append(found)
+        if isinstance(found, UserError | RunError):
+            return found
+        waiting += [getattr(found, "cause", None), found.__cause__]
+        waiting += list(getattr(found, "worker_failures", {}).values())
+    last = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
+    return RunError(f"training stopped: {last[-1]}")
+
+
+def _record(log: Any, report: Mapping[str, Any], home: Path) -> None:
+    step = report["steps"]
+    log.log.remote({**report["metrics"], "train/steps": step}, step)
+    log.tag.remote(
+        {f"provenance.{name}.{key}": value for name, how in report["provenance"].items() for key, value in how.items()}
+    )
+    for name, picture in report["pictures"].items():
+        log.show.remote(f"evaluation_{name}", picture, step)
+    log.keep.remote(str(home / runs.ARTIFACT), "model")
+    log.keep.remote(os.fspath(home / "config.yaml"), "config")

@@ -1,0 +1,41 @@
+"""The sources by name. A new one is a class and a line here."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gen_ray.datasets.digits import Digits
+from gen_ray.datasets.image_folder import ImageFolder
+from gen_ray.datasets.parquet import ParquetFiles
+from gen_ray.datasets.source import Source, SourceOptions
+from gen_ray.datasets.text import Text
+from gen_ray.datasets.torchvision_sets import Cifar10, FashionMnist, Mnist
+from gen_ray.errors import UserError, nearest
+
+SOURCES: Mapping[str, type[Source]] = {
+    "digits": Digits,
+    "fashion_mnist": FashionMnist,
+    "mnist": Mnist,
+    "cifar10": Cifar10,
+    "image_folder": ImageFolder,
+    "text": Text,
+    "parquet": ParquetFiles,
+}
+
+
+def open_source(source: str, root: Path | None, options: SourceOptions) -> Source:
+    """Return the source written ``name`` or ``name:ARGUMENT``.
+
+    Raise UserError for an unknown name, a missing or superfluous argument, or an option without effect.
+    """
+    name, colon, argument = source.partition(":")
+    if name not in SOURCES:
+        raise UserError(f"unknown source {name!r}: {nearest(name, SOURCES)}")
+    kind = SOURCES[name]
+    if bool(colon and argument) != bool(kind.argument):
+        raise UserError(f"source {source!r}: write {name}{':' + kind.argument if kind.argument else ''}")
+    defaults = SourceOptions()
+    for key in type(options).model_fields:
+        if key not in kind.heeds and getattr(options, key) != getattr(defaults, key):
+            owners = ", ".join(other for other, cls in SOURCES.items() if key in cls.heeds)
+            raise UserError(f"option {key!r} has no effect on source {name!r} (it belongs to {owners})")
+    return kind(argument, root, options)

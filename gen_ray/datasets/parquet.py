@@ -1,0 +1,237 @@
+"""The user's own tensors in Parquet files."""
+
+import glob
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from gen_ray.datasets.rows import BadRow, Batch
+from gen_ray.datasets.source import BATCH_VALUES, Source, checked_levels, plain_name, stamps
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError
+
+CHANNELS = (1, 3, 4)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Consecutive rows of a file: sound ones as x (n, size) and labels (n,), and a mask (rows,) that says which."""
+
+    file: Path
+    first: int
+    sound: np.ndarray
+    x: np.ndarray
+    labels: np.ndarray | None
+
+
+class ParquetFiles(Source):
+    """Integers ≥ 0 in the column ``x`` (or the only column of lists or tensors), and labels in ``label`` if there.
+
+    The column is a fixed-shape tensor (Arrow's or Ray's), a fixed-size list, or lists of equal length; ``shape``
+    overrides what the type says. One axis is tokens (L,); two are a grey image (H, W); three are an image (C, H, W),
+    unless only the last of them is 1, 3 or 4, when it is (H, W, C). The number of levels is the largest value + 1.
+    """
+
+    argument = "GLOB"
+    heeds = frozenset({"shape", "levels"})
+
+    @property
+    def name(self) -> str:
+        """Return the file's name without ending, or for a pattern the name of the folder it starts from."""
+        return plain_name(self.base.absolute().name if glob.has_magic(str(self.path)) else self.path.stem)
+
+    @cached_property
+    def base(self) -> Path:
+        """Return the longest leading folder without wildcards."""
+        return next(folder for folder in self.path.parents if not glob.has_magic(str(folder)))
+
+    @cached_property
+    def files(self) -> list[Path]:
+        """Return the files in a fixed order. Raise UserError if there are none."""
+        found = sorted(path for path in map(Path, glob.glob(str(self.path), recursive=True)) if path.is_file())
+        if not found:
+            raise UserError(f"{self.path}: no Parquet file by this name or pattern")
+        return found
+
+    def signature(self) -> list[list[object]]:
+        """Return the stamps of all files."""
+        return stamps(self.files, self.base)
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Return the schema of the first file."""
+        with _opened(self.files[0]) as file:
+            return file.schema_arrow
+
+    @cached_property
+    def column(self) -> pa.Field:
+        """Return the column of tensors. Raise UserError if it is not clear which, or not of integers."""
+        fields = [field for field in self.schema if _element(field.type) is not None]
+        named = [field for field in fields if field.name == "x"] or fields
+        if len(named) != 1:
+            names = ", ".join(field.name for field in fields) or "none"
+            raise UserError(f"{self.files[0]}: needs a column 'x' of tensors or number lists (such columns: {names})")
+        if not pa.types.is_integer(_element(named[0].type)):
+            raise UserError(
+                f"{self.files[0]}: column {named[0].name!r} is {named[0].type}; store integers 0 to levels-1"
+            )
+        return named[0]
+
+    @cached_property
+    def labelled(self) -> bool:
+        """Return whether there are labels. Raise UserError if they are not integers."""
+        if "label" not in self.schema.names:
+            return False
+        kind = self.schema.field("label").type
+        if not pa.types.is_integer(kind):
+            raise UserError(f"{self.files[0]}: column 'label' is {kind}; store integers from 0")
+        return True
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of an example as stored."""
+        shape = self.options.shape or _stated_shape(self.column) or self._first_length()
+        if not 1 <= len(shape) <= 3 or math.prod(shape) < 1:
+            raise UserError(f"{self.files[0]}: examples of shape {shape}; one to three axes are allowed")
+        return shape
+
+    def spec(self) -> DataSpec:
+        """Read everything once for the largest value and label."""
+        highest, last_label = 0, 0
+        for part in self._parts():
+            if isinstance(part, _Part) and len(part.x):
+                highest = max(highest, int(part.x.max()))
+                last_label = max(last_label, 0 if part.labels is None else int(part.labels.max()))
+        levels = checked_levels(highest, f"{self.path}, column {self.column.name!r}")
+        checked_levels(last_label, f"{self.path}, column 'label'")
+        classes = range(last_label + 1 if self.labelled else 0)
+        shape, _ = _image_axes(self.shape)
+        return DataSpec(
+            name=self.name,
+            kind="tokens" if len(shape) == 1 else "image",
+            shape=shape,
+            levels=levels,
+            classes=tuple(map(str, classes)),
+        )
+
+    def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
+        """Yield all rows; one is known by its file's path below ``base`` and its number there."""
+        _, axes = _image_axes(self.shape)
+        for part in self._parts():
+            if isinstance(part, BadRow):
+                yield part
+                continue
+            for i in np.flatnonzero(~part.sound):
+                reason = f"a null or negative number, or not {math.prod(self.shape)} values in {self.column.name!r}"
+                yield BadRow(file=str(part.file), row=part.first + int(i), reason=reason)
+            name = part.file.relative_to(self.base).as_posix()
+            keys = [f"{name}#{part.first + i}" for i in np.flatnonzero(part.sound)]
+            x = part.x.reshape(-1, *self.shape).transpose(0, *axes).reshape(-1, *spec.shape)
+            yield Batch(x=x, keys=keys, labels=part.labels)
+
+    def _first_length(self) -> tuple[int, ...]:
+        """Return the length of the first list that is not null as a shape, () if all are null."""
+        for file in self.files:
+            for _, part in self._read(file, 1):
+                if isinstance(part, pa.RecordBatch) and not part.column(self.column.name).null_count:
+                    return (len(part.column(self.column.name)[0].as_py()),)
+        return ()
+
+    def _parts(self) -> Iterator[_Part | BadRow]:
+        size = math.prod(self.shape)
+        for file in self.files:
+            for first, part in self._read(file, max(1, BATCH_VALUES // size)):
+                if isinstance(part, BadRow):
+                    yield part
+                    continue
+                x, sound = _sound(part.column(self.column.name), size)
+                labels = None
+                if self.labelled:
+                    all_labels = pc.fill_null(part.column("label").cast(pa.int64(), safe=False), -1).to_numpy()
+                    x, labels = x[all_labels[sound] >= 0], all_labels[sound & (all_labels >= 0)]
+                    sound = sound & (all_labels >= 0)
+                yield _Part(file, first, sound, x, labels)
+
+    def _read(self, path: Path, rows: int) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
+        """Yield (number of the first row, rows), or for what is left of a row group that cannot be read a BadRow."""
+        columns = [self.column.name, *(["label"] if self.labelled else [])]
+        with _opened(path) as file:
+            here = {field.name: field.type for field in file.schema_arrow}
+            for name in columns:
+                if here.get(name) != self.schema.field(name).type:
+                    raise UserError(
+                        f"{path}: column {name!r} is {here.get(name, 'missing')}, "
+                        f"but {self.schema.field(name).type} in {self.files[0]}"
+                    )
+            end = 0
+            for group in range(file.num_row_groups):
+                row, end = end, end + file.metadata.row_group(group).num_rows
+                try:
+                    for batch in file.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
+                        yield row, batch
+                        row += len(batch)
+                except (OSError, pa.ArrowException) as error:
+                    reason = " ".join(f"row group {group} cannot be read: {error}".split())[:200]
+                    yield row, BadRow(file=str(path), row=row, rows=end - row, reason=reason)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    try:
+        file = pq.ParquetFile(path, page_checksum_verification=True, buffer_size=2**20, pre_buffer=False)
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(" ".join(f"{path}: not a readable Parquet file ({error})".split())[:300]) from error
+    with file:
+        yield file
+
+
+def _storage(kind: pa.DataType) -> pa.DataType:
+    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
+
+
+def _element(kind: pa.DataType) -> pa.DataType | None:
+    """Return what a list or tensor type holds if that is numbers, else None."""
+    stored = _storage(kind)
+    lists = pa.types.is_list(stored) or pa.types.is_large_list(stored) or pa.types.is_fixed_size_list(stored)
+    return stored.value_type if lists and pa.types.is_primitive(stored.value_type) else None
+
+
+def _stated_shape(column: pa.Field) -> tuple[int, ...]:
+    """Return the shape that a column's type or extension metadata states, else ()."""
+    kind, metadata = column.type, column.metadata or {}
+    if isinstance(kind, pa.FixedShapeTensorType) and kind.permutation not in (None, [*range(len(kind.shape))]):
+        raise UserError(f"column {column.name!r} has permuted axes; store the tensors in plain order")
+    if hasattr(kind, "shape"):
+        return tuple(kind.shape)
+    if metadata.get(b"ARROW:extension:name", b"").startswith(b"ray.data.arrow_tensor"):  # and ray is not imported
+        return tuple(json.loads(metadata[b"ARROW:extension:metadata"]))
+    return (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
+
+
+def _image_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the shape (L,) or (C, H, W) of an example stored as shape, and where its axes 1, 2, … come from."""
+    if len(shape) == 2:
+        return (1, *shape), (1, 2)
+    if len(shape) == 3 and shape[2] in CHANNELS and shape[0] not in CHANNELS:
+        return (shape[2], shape[0], shape[1]), (3, 1, 2)
+    return shape, tuple(range(1, len(shape) + 1))
+
+
+def _sound(array: pa.Array, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the usable rows of a column, x (n, size) int64, and a mask (rows,) that says which those are."""
+    lists = array.storage if isinstance(array, pa.ExtensionArray) else array
+    sound = pc.fill_null(pc.list_value_length(lists), -1).to_numpy() == size
+    flat = lists.filter(pa.array(sound)).flatten().cast(pa.int64(), safe=False)
+    x = pc.fill_null(flat, -1).to_numpy().reshape(-1, size)
+    whole = (x >= 0).all(axis=1)
+    sound[sound] = whole
+    return x[whole], sound

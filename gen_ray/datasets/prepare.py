@@ -1,0 +1,158 @@
+"""The verb: a source becomes a folder of shards, once."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from gen_ray.datasets.catalogue import open_source
+from gen_ray.datasets.prepared import FORMAT, MANIFEST, SPEC, Prepared, fingerprint, manifest_text
+from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, assign
+from gen_ray.datasets.source import Source, SourceOptions
+from gen_ray.datasets.writer import ShardWriter, sync_folder, write_durably
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import RunError, UserError
+
+__all__ = ["BadRows", "Prepared", "SourceOptions", "prepare"]
+
+SHARD_BYTES = 8 * 2**20
+Progress = Callable[[int], None]
+
+
+def prepare(
+    source: str,
+    *,
+    root: Path | None = None,
+    out: Path,
+    options: SourceOptions | None = None,
+    on_bad_row: BadRows = STOP,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Return the prepared folder ``out/<name>-<key>`` of a source, making it if it is not there yet.
+
+    The key stands for the source, its options and the paths, sizes and times of its files: if nothing changed, nothing
+    is read. Rows keep the source's order. progress is told the number of rows of every batch as it is done.
+    Raise UserError for an unknown, missing or damaged source, RunError if the folder cannot be written.
+    """
+    options = options or SourceOptions()
+    origin = open_source(source, root, options)
+    parts = [FORMAT, source, options.model_dump(mode="json"), shard_bytes, origin.signature()]
+    folder = out / f"{origin.name}-{sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
+    if not (done := _existing(folder)):
+        with _alone(out):
+            done = _existing(folder)  # another process may have made it while this one waited
+            if not done:
+                with _becoming(folder) as draft:
+                    about = {"format": FORMAT, "source": source, "options": options.model_dump(mode="json")}
+                    _fill(draft, origin, about, Quarantine(on_bad_row), shard_bytes, progress or (lambda rows: None))
+                done = Prepared.load(folder)
+    if done.quarantined > on_bad_row.limit:
+        raise UserError(
+            f"{folder}: prepared without {done.quarantined} bad rows; allow them with on_bad_row "
+            f"skip:{done.quarantined}, or mend the source"
+        )
+    return done
+
+
+def _fill(
+    draft: Path, origin: Source, about: dict[str, object], quarantine: Quarantine, shard_bytes: int, progress: Progress
+) -> None:
+    """Write shards, spec, quarantine and, last of all, the manifest."""
+    native = origin.spec()
+    spec = _coarsened(native, origin.options.levels)
+    writers = [ShardWriter(draft, split, spec, shard_bytes) for split in SPLITS]
+    for item in origin.rows(native):
+        if isinstance(item, BadRow):
+            quarantine.add(item)
+            continue
+        x = item.x if spec == native else item.x.astype(np.int64) * spec.levels // native.levels
+        places = assign(item)
+        for place, writer in enumerate(writers):
+            mine = places == place
+            writer.add(x[mine], None if item.labels is None else item.labels[mine])
+        progress(len(x))
+    for writer in writers:
+        writer.flush()
+    _check_splits(origin, {writer.split: writer.rows for writer in writers})
+    digests = {name: digest for writer in writers for name, (_, digest) in writer.written.items()}
+    about |= {
+        "spec": spec.model_dump(mode="json"),
+        "fingerprint": fingerprint(digests.values()),
+        "rows": {writer.split: writer.rows for writer in writers},
+        "quarantined": len(quarantine),
+        "shards": {writer.split: {name: n for name, (n, _) in writer.written.items()} for writer in writers},
+    }
+    digests[SPEC] = write_durably(draft / SPEC, json.dumps(about, indent=1).encode())
+    if len(quarantine):
+        digests["quarantine.jsonl"] = write_durably(draft / "quarantine.jsonl", quarantine.text().encode())
+    write_durably(draft / MANIFEST, manifest_text(digests).encode())
+
+
+def _coarsened(spec: DataSpec, levels: int | None) -> DataSpec:
+    """Return the spec after quantising images to fewer grey levels."""
+    if levels is None:
+        return spec
+    if not spec.is_image or levels >= spec.levels:
+        raise UserError(f"option 'levels' = {levels} has no effect on {spec.kind} of {spec.levels} levels")
+    return spec.model_copy(update={"levels": levels})
+
+
+def _check_splits(origin: Source, rows: dict[str, int]) -> None:
+    empty = [split for split, count in rows.items() if not count]
+    if empty:
+        raise UserError(
+            f"{origin.name}: {sum(rows.values())} usable examples leave the {empty[0]} split empty; "
+            "provide more (100 are nearly always enough)"
+        )
+
+
+def _existing(folder: Path) -> Prepared | None:
+    """Return the folder if it is there and complete."""
+    try:
+        return Prepared.load(folder)
+    except UserError:
+        return None
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Let one process at a time prepare below out. The lock ends with the process, however that ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        handle = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be used as a folder ({error.strerror})") from error
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _becoming(folder: Path) -> Iterator[Path]:
+    """Give an empty sibling that takes the folder's name when all went well and vanishes otherwise.
+
+    Whatever earlier, killed attempts left behind is cleared away first.
+    """
+    draft = folder.with_name(f".{folder.name}.partial")
+    for left in folder.parent.glob(".*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        draft.mkdir()
+        yield draft
+        sync_folder(draft)
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise RunError(f"{error.filename or folder}: {error.strerror or error}; nothing was prepared") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)

@@ -1,0 +1,135 @@
+"""A prepared data set: a folder whose every file stands in MANIFEST.sha256."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Self
+
+from gen_ray.datasets.rows import SPLITS
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError, nearest
+
+FORMAT = 1
+MANIFEST = "MANIFEST.sha256"
+SPEC = "spec.json"
+
+
+class DataError(UserError):
+    """A file of a prepared data set is missing or is not the one that was written."""
+
+    def __init__(self, path: Path, fault: str) -> None:
+        """Name the file, what is wrong with it and the remedy."""
+        super().__init__(f"{path}: {fault}; remove the folder {path.parent} and prepare again")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of a split, holding its rows first_row … first_row + rows - 1."""
+
+    path: Path
+    sha256: str
+    rows: int
+    first_row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A complete prepared folder. ``fingerprint`` is a function of the shards' content; ``rows`` counts each split."""
+
+    folder: Path
+    spec: DataSpec
+    rows: dict[str, int]
+    fingerprint: str
+    source: str
+    quarantined: int = 0
+    files: Mapping[str, tuple[Shard, ...]] = field(repr=False)
+
+    def shards(self, split: str) -> list[Shard]:
+        """Return the shards of a split in order. Raise UserError for an unknown split."""
+        if split not in self.files:
+            raise UserError(f"unknown split {split!r}: {nearest(split, self.files)}")
+        return list(self.files[split])
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Open a prepared folder, checking all but the shards' content (``read_shard`` does that).
+
+        Raise UserError if it is not one, DataError naming the file if it is damaged.
+        """
+        folder = folder.absolute()
+        digests = read_manifest(folder)
+        about = _read_spec(folder, digests)
+        files: dict[str, tuple[Shard, ...]] = {
+            split: tuple(_shards(folder, about["shards"][split], digests)) for split in SPLITS
+        }
+        if about["fingerprint"] != fingerprint(shard.sha256 for split in SPLITS for shard in files[split]):
+            raise DataError(folder / MANIFEST, f"the shards it lists are not those of {SPEC}")
+        return cls(
+            folder=folder,
+            spec=DataSpec.model_validate(about["spec"]),
+            rows=about["rows"],
+            files=files,
+            fingerprint=about["fingerprint"],
+            source=about["source"],
+            quarantined=about["quarantined"],
+        )
+
+
+def fingerprint(digests: Iterable[str]) -> str:
+    """Return the SHA-256 over the shards' SHA-256 in order."""
+    return sha256("".join(digests).encode()).hexdigest()
+
+
+def manifest_text(digests: Mapping[str, str]) -> str:
+    """Return the text of a manifest that ``sha256sum -c`` understands."""
+    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file by name. Raise UserError if the manifest or a file is missing or malformed."""
+    try:
+        content = (folder / MANIFEST).read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{folder}: no prepared data set (no {MANIFEST}); run gen-ray prepare") from error
+    lines = re.findall(r"([0-9a-f]{64})  ([a-z0-9][a-z0-9.-]*)\n", content.decode("ascii", "replace"))
+    digests = {name: digest for digest, name in lines}
+    if not digests or manifest_text(digests).encode() != content:
+        raise DataError(folder / MANIFEST, "damaged")
+    for name in digests:
+        if not (folder / name).is_file():
+            raise DataError(folder / name, "missing")
+        if not name.endswith(".parquet"):
+            checked_bytes(folder / name, digests[name])
+    return digests
+
+
+def checked_bytes(path: Path, digest: str) -> bytes:
+    """Return a file's content. Raise DataError if it is missing or its SHA-256 is not digest."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(path, "missing") from error
+    if sha256(content).hexdigest() != digest:
+        raise DataError(path, f"damaged: {len(content)} bytes whose SHA-256 differs from {MANIFEST}")
+    return content
+
+
+def _read_spec(folder: Path, digests: Mapping[str, str]) -> dict[str, Any]:
+    if SPEC not in digests:
+        raise DataError(folder / MANIFEST, f"does not list {SPEC}")
+    about = json.loads((folder / SPEC).read_bytes())
+    if about["format"] != FORMAT:
+        raise DataError(folder / SPEC, f"format {about['format']}, where this gen_ray reads {FORMAT}")
+    return about
+
+
+def _shards(folder: Path, rows: Mapping[str, int], digests: Mapping[str, str]) -> Iterable[Shard]:
+    first = 0
+    for name, count in rows.items():
+        if name not in digests:
+            raise DataError(folder / MANIFEST, f"does not list {name}")
+        yield Shard(path=folder / name, sha256=digests[name], rows=count, first_row=first)
+        first += count

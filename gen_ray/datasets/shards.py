@@ -1,0 +1,50 @@
+"""Reading a prepared data set back, every byte checked first."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gen_ray.datasets.prepared import DataError, Prepared, Shard, checked_bytes
+
+__all__ = ["DataError", "Shard", "load_split", "read_shard", "to_numpy"]
+
+
+def read_shard(shard: Shard) -> pa.Table:
+    """Return a shard's rows: ``row`` int64, ``x`` a fixed-shape tensor, ``label`` int32 if the data have labels.
+
+    Raise DataError naming the file if it is missing, empty, truncated or differs in a single bit.
+    """
+    content = checked_bytes(shard.path, shard.sha256)
+    try:
+        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(shard.path, f"not a readable Parquet file ({' '.join(str(error).split())[:200]})") from error
+    if len(table) != shard.rows:
+        raise DataError(shard.path, f"{len(table)} rows, where {shard.rows} were written")
+    return table
+
+
+def to_numpy(table: pa.Table, column: str = "x") -> np.ndarray:
+    """Return a column as an array (n, *shape), read-only, without copying if the table is in one piece."""
+    array = table.column(column).combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # what pyarrow gives for a table without rows
+        array = array.chunk(0)
+    return array.to_numpy_ndarray() if isinstance(array, pa.FixedShapeTensorArray) else array.to_numpy()
+
+
+def load_split(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a whole split in memory: x (n, *shape) uint8 or int32, and labels (n,) int32 or None."""
+    n = prepared.rows[split] if split in prepared.rows else len(prepared.shards(split))
+    x = np.empty((n, *prepared.spec.shape), storage_dtype(prepared.spec.levels))
+    labels = np.empty(n, np.int32) if prepared.spec.classes else None
+    for shard in prepared.shards(split):
+        table, where = read_shard(shard), slice(shard.first_row, shard.first_row + shard.rows)
+        x[where] = to_numpy(table)
+        if labels is not None:
+            labels[where] = to_numpy(table, "label")
+    return x, labels
+
+
+def storage_dtype(levels: int) -> np.dtype:
+    """Return the type that x is stored as: uint8 up to 256 levels, else int32."""
+    return np.dtype(np.uint8 if levels <= 256 else np.int32)

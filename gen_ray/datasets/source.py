@@ -1,0 +1,79 @@
+"""What every source of rows can do, and the settings they take."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import Field
+
+from gen_ray.config import Config
+from gen_ray.datasets.rows import BadRow, Batch
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError
+
+BATCH_VALUES = 2**20
+"""A batch holds about this many scalars at most, so that memory does not grow with the data set."""
+
+
+class SourceOptions(Config):
+    """Settings of the sources; one that a source would not heed is an error.
+
+    length: characters of one example (text). image_size: side in pixels to scale and centre-crop to (image_folder).
+    levels: quantise images to this many grey levels (any image source). shape: of one example (parquet).
+    """
+
+    length: int = Field(default=256, ge=1)
+    image_size: int | None = Field(default=None, ge=1, le=4096)
+    levels: int | None = Field(default=None, ge=2, le=256)
+    shape: tuple[int, ...] | None = Field(default=None, min_length=1, max_length=3)
+
+
+class Source(ABC):
+    """A place where rows come from. Making one costs next to nothing; nothing is held but a batch at a time."""
+
+    argument: ClassVar[str] = ""
+    """What follows the colon in ``name:ARGUMENT``; empty if nothing does."""
+    heeds: ClassVar[frozenset[str]] = frozenset({"levels"})
+    """The SourceOptions that have an effect."""
+
+    def __init__(self, argument: str, root: Path | None, options: SourceOptions) -> None:
+        """Note where to look; relative paths start at root, or else at the current folder."""
+        self.path = (root or Path()) / argument
+        self.root, self.options = root, options
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Return what the data set is called."""
+
+    @abstractmethod
+    def signature(self) -> list[list[object]]:
+        """Return what the rows depend on, cheap to tell: paths, sizes and times of the files, or a version."""
+
+    @abstractmethod
+    def spec(self) -> DataSpec:
+        """Return shape and alphabet, reading as much as that takes. Raise UserError if there is nothing to read."""
+
+    @abstractmethod
+    def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
+        """Yield all rows in a fixed order, x in {0 … spec.levels-1}; bad ones as BadRow."""
+
+
+def stamps(files: Iterable[Path], base: Path) -> list[list[object]]:
+    """Return (path below base, bytes, nanoseconds of last change) of every file."""
+    found = ((file, file.stat()) for file in files)
+    return [[file.relative_to(base).as_posix(), stat.st_size, stat.st_mtime_ns] for file, stat in found]
+
+
+def plain_name(text: str) -> str:
+    """Return text as a name of 1 to 48 characters of A-Z a-z 0-9 . _ - that does not begin with a dot or dash."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:48] or "data"
+
+
+def checked_levels(highest: int, where: str) -> int:
+    """Return the number of levels of data in {0 … highest}. Raise UserError for more than 65536."""
+    if highest >= 2**16:
+        raise UserError(f"{where}: values go up to {highest}; a data set has at most 65536 levels, 0 to 65535")
+    return max(2, highest + 1)

@@ -1,0 +1,72 @@
+"""A text file as sequences of characters."""
+
+import codecs
+from collections.abc import Iterator
+
+import numpy as np
+
+from gen_ray.datasets.rows import BadRow, Batch
+from gen_ray.datasets.source import BATCH_VALUES, Source, checked_levels, plain_name, stamps
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError
+
+
+class Text(Source):
+    """UTF-8 cut into consecutive chunks of ``length`` characters (a shorter rest is dropped).
+
+    A token is a character's place in the alphabet, which is the sorted set of all characters of the file.
+    """
+
+    argument = "FILE"
+    heeds = frozenset({"length"})
+
+    @property
+    def name(self) -> str:
+        """Return the file's name without its ending."""
+        return plain_name(self.path.stem)
+
+    def signature(self) -> list[list[object]]:
+        """Return the file's stamp."""
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such file")
+        return stamps([self.path], self.path.parent)
+
+    def spec(self) -> DataSpec:
+        """Read the file once for its alphabet."""
+        known, total = np.empty(0, np.uint32), 0
+        for codes in self._codes():
+            known, total = np.union1d(known, codes), total + len(codes)
+        if total < self.options.length or len(known) < 2:
+            raise UserError(
+                f"{self.path}: {total} characters, {len(known)} of them different: too few for one "
+                f"example of length {self.options.length}"
+            )
+        levels = checked_levels(len(known) - 1, str(self.path))
+        alphabet = known.astype("<u4").tobytes().decode("utf-32-le")
+        return DataSpec(name=self.name, kind="tokens", shape=(self.options.length,), levels=levels, alphabet=alphabet)
+
+    def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
+        """Read the file a second time; a chunk is known by its number."""
+        known = np.frombuffer(spec.alphabet.encode("utf-32-le"), dtype="<u4")
+        length, done, rest = self.options.length, 0, np.empty(0, np.uint32)
+        for codes in self._codes():
+            codes = np.concatenate([rest, codes])
+            n = len(codes) // length
+            rest = codes[n * length :]
+            x = np.searchsorted(known, codes[: n * length]).reshape(n, length)
+            yield Batch(x=x, keys=[str(i) for i in range(done, done + n)])
+            done += n
+
+    def _codes(self) -> Iterator[np.ndarray]:
+        """Yield the code points, shape (n,) each. Raise UserError at the first byte that is not UTF-8."""
+        decoder, offset, block = codecs.getincrementaldecoder("utf-8")(), 0, b"more"
+        with self.path.open("rb") as stream:
+            while block:
+                block = stream.read(BATCH_VALUES)
+                offset -= len(decoder.getstate()[0])
+                try:
+                    text = decoder.decode(block, final=not block)
+                except UnicodeDecodeError as error:
+                    raise UserError(f"{self.path}: byte {offset + error.start} is not UTF-8") from error
+                offset = stream.tell()
+                yield np.frombuffer(text.encode("utf-32-le"), dtype="<u4")

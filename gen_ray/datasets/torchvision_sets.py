@@ -1,0 +1,148 @@
+"""MNIST, Fashion-MNIST and CIFAR-10 in the layout torchvision keeps them in."""
+
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from gen_ray.datasets.rows import BadRow, Batch
+from gen_ray.datasets.source import BATCH_VALUES, Source, stamps
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError
+
+DOWNLOAD_TIMEOUT_SECONDS = 10.0
+
+
+@contextmanager
+def _impatient_sockets() -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+class TorchvisionSource(Source):
+    """A data set torchvision knows; root (default ./data) is what torchvision calls root.
+
+    Files already there are used as they are; only missing ones are downloaded. The official test split is kept.
+    """
+
+    dataset: ClassVar[str]
+    folder: ClassVar[str]
+    files: ClassVar[tuple[str, ...]]
+    shape: ClassVar[tuple[int, int, int]]
+
+    @property
+    def home(self) -> Path:
+        """Return torchvision's root."""
+        return (self.root or Path("data")).absolute()
+
+    def signature(self) -> list[list[object]]:
+        """Return the stamps of the files, downloading them if need be."""
+        paths = [self.home / self.folder / file for file in self.files]
+        if not all(path.is_file() for path in paths):
+            self._download()
+        return stamps(paths, self.home)
+
+    def spec(self) -> DataSpec:
+        """Return what torchvision says of the data."""
+        classes = tuple(self._open("test").classes)
+        return DataSpec(name=self.name, kind="image", shape=self.shape, levels=256, classes=classes)
+
+    def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
+        """Yield the official training rows, then the test rows, in the publisher's order."""
+        step = max(1, BATCH_VALUES // spec.dims)
+        for part in ("train", "test"):
+            x, labels = self._arrays(part, len(spec.classes))
+            for first in range(0, len(x), step):
+                keys = [f"{part}/{i}" for i in range(first, min(first + step, len(x)))]
+                yield Batch(x=x[first : first + step], keys=keys, labels=labels[first : first + step], official=part)
+
+    def check(self) -> None:
+        """Raise UserError that names a damaged file, where the format lets one tell."""
+
+    def _arrays(self, part: Literal["train", "test"], classes: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return images (n, C, H, W) and labels (n,) of an official split."""
+        data = self._open(part)
+        x, labels = np.asarray(data.data), np.asarray(data.targets)
+        channels, height, width = self.shape
+        fits = x.shape[1:] in ((height, width), (height, width, channels)) and labels.shape == (len(x),)
+        if not fits or not all(0 <= label < classes for label in np.unique(labels)):
+            raise UserError(
+                f"{self.home / self.folder}: {part} images {x.shape} and labels {labels.shape} are not "
+                f"those of {self.dataset}; remove the folder and provide it again"
+            )
+        return x.reshape(-1, height, width, channels).transpose(0, 3, 1, 2), labels
+
+    def _open(self, part: Literal["train", "test"]) -> Any:
+        from torchvision import datasets  # a slow import
+
+        self.check()
+        try:
+            return getattr(datasets, self.dataset)(self.home, train=part == "train")
+        except (RuntimeError, ValueError, AssertionError, EOFError) as error:
+            raise UserError(
+                f"{self.home / self.folder}: torchvision cannot read {self.dataset} ({_line(error)}); "
+                "remove the folder and provide it again"
+            ) from error
+
+    def _download(self) -> None:
+        from torchvision import datasets  # a slow import
+
+        try:
+            with _impatient_sockets():
+                getattr(datasets, self.dataset)(self.home, download=True)
+        except (OSError, RuntimeError) as error:
+            folder = self.home / self.folder
+            raise UserError(
+                f"{self.name} is not in {folder} and could not be downloaded ({_line(error)}): put "
+                f"torchvision's files in {folder}, or run where the download works"
+            ) from error
+
+
+class Mnist(TorchvisionSource):
+    """Images (1, 28, 28) of 256 levels, 60,000 and 10,000, ten classes."""
+
+    dataset = "MNIST"
+    folder = "MNIST/raw"
+    name = "mnist"
+    files = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+    shape = (1, 28, 28)
+
+    def check(self) -> None:
+        """Compare every file's size with what its header announces (torchvision only looks whether it exists)."""
+        for path in (self.home / self.folder / file for file in self.files):
+            with path.open("rb") as stream:
+                head = stream.read(16)
+            rank = head[3] if len(head) >= 8 else 0
+            sizes = [int.from_bytes(head[4 + 4 * i : 8 + 4 * i], "big") for i in range(rank)]
+            if not rank or path.stat().st_size != 4 + 4 * rank + math.prod(sizes):
+                raise UserError(f"{path}: truncated or not an IDX file; remove it and provide it again")
+
+
+class FashionMnist(Mnist):
+    """As MNIST, but clothes."""
+
+    dataset = "FashionMNIST"
+    folder = "FashionMNIST/raw"
+    name = "fashion_mnist"
+
+
+class Cifar10(TorchvisionSource):
+    """Images (3, 32, 32) of 256 levels, 50,000 and 10,000, ten classes. torchvision checks the files' MD5."""
+
+    dataset = "CIFAR10"
+    folder = "cifar-10-batches-py"
+    name = "cifar10"
+    files = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
+    shape = (3, 32, 32)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

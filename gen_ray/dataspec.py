@@ -1,0 +1,32 @@
+"""What a data set is, as far as a model needs to know."""
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from gen_ray.config import Config
+
+
+class DataSpec(Config):
+    """Shape and alphabet of one example; written beside prepared data and inside every artifact.
+
+    An image is stored as integers (C, H, W) in {0 … levels-1}, a text as integers (L,) in {0 … levels-1}.
+    """
+
+    name: str
+    kind: Literal["image", "tokens"]
+    shape: tuple[int, ...]
+    levels: int = Field(ge=2, le=65536)
+    classes: tuple[str, ...] = ()
+    alphabet: str = ""
+
+    @property
+    def dims(self) -> int:
+        """Return D, the number of scalars in one example."""
+        return math.prod(self.shape)
+
+    @property
+    def is_image(self) -> bool:
+        """Return whether an example is an image (C, H, W)."""
+        return self.kind == "image"

@@ -1,0 +1,93 @@
+"""The artifact: the one folder a server needs. Plain YAML, JSON and safetensors, verified before use, no pickle."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gen_ray import manifest
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine import checkpoint
+from gen_ray.errors import UserError
+from gen_ray.experiment import Experiment, parse
+from gen_ray.family import Family
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A trained model ready to be asked: its family bound to its data, the EMA net, and where it came from."""
+
+    experiment: Experiment
+    family: Family
+    net: nn.Module
+    meta: Mapping[str, Any]
+
+    @property
+    def spec(self) -> DataSpec:
+        """Return what the data are."""
+        return self.family.spec
+
+
+def write(folder: Path, model: Model) -> None:
+    """Write the artifact into folder, complete or not at all."""
+
+    def fill(draft: Path) -> None:
+        (draft / "config.yaml").write_text(yaml.safe_dump(model.experiment.resolved(), sort_keys=False))
+        save_file(
+            {n: t.detach().cpu().contiguous() for n, t in model.net.state_dict().items()}, draft / "weights.safetensors"
+        )
+        (draft / "meta.json").write_text(json.dumps(dict(model.meta), indent=1))
+        manifest.write(draft)
+
+    checkpoint.commit(folder, fill)
+
+
+def load(folder: Path, *, device: torch.device | None = None) -> Model:
+    """Return the model of an artifact folder. Raise UserError naming the file that is missing or altered."""
+    try:
+        manifest.verify(folder)
+    except manifest.DamagedError as error:
+        raise UserError(f"the artifact cannot be trusted: {error}; train or fetch it again") from None
+    meta = json.loads((folder / "meta.json").read_text())
+    if meta["format"] != FORMAT:
+        raise UserError(f"{folder}: has artifact format {meta['format']}, this gen_ray reads {FORMAT}")
+    experiment = parse(yaml.safe_load((folder / "config.yaml").read_text()))
+    family = experiment.model(DataSpec.model_validate(meta["data"]))
+    net = family.build_net()
+    net.load_state_dict(load_file(folder / "weights.safetensors"))
+    net = net.to(device or torch.device("cpu")).eval().requires_grad_(False)
+    return Model(experiment=experiment, family=family, net=net, meta=meta)
+
+
+def describe(spec: DataSpec, fingerprint: str, *, run_id: str, steps: int) -> dict[str, Any]:
+    """Return the meta of a model fresh from training; metrics are added by evaluation."""
+    packages = ("gen_ray", "torch", "ray", "mlflow", "numpy", "safetensors")
+    return {
+        "format": FORMAT,
+        "run_id": run_id,
+        "steps": steps,
+        "git_commit": _git_commit(),
+        "data": spec.model_dump(mode="json"),
+        "data_fingerprint": fingerprint,
+        "metrics": {},
+        "provenance": {},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+    }
+
+
+def _git_commit() -> str:
+    """Return the commit this code stands at, or ``unknown`` outside a checkout."""
+    here = Path(__file__).parent
+    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"

@@ -1,0 +1,80 @@
+"""Batches as a function of position: (seed, step) fixes the rows of a step, whatever was or was not run before.
+
+A step's global batch is cut into *lanes*, the micro-batches of all ranks in order: rank r with `accumulate` a owns
+lanes r·a … r·a + a−1. Two workers are so the same computation as one worker that accumulates two micro-batches.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Batches(Protocol):
+    """A rank's view of one split."""
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows of the whole split."""
+        ...
+
+    def stream(self, first_step: int) -> Iterator[list[Tensor]]:
+        """Yield, from first_step on and for ever, this rank's micro-batches (B/lanes, *shape) of each step."""
+        ...
+
+    def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield (index, batch of at most size rows) of this rank's share of the split, each row once over all ranks."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cached:
+    """A split held in memory: x (N, *shape) in stored form, reordered anew each epoch from the seed.
+
+    The steps run over the concatenation of the epochs' permutations, so that each row comes exactly once an epoch
+    even where the batch size does not divide N.
+    """
+
+    x: Tensor
+    batch_size: int
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    accumulate: int = 1
+
+    @property
+    def rows(self) -> int:
+        """Return N."""
+        return len(self.x)
+
+    def indices(self, step: int) -> np.ndarray:
+        """Return the rows (B,) of the global batch of a step."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs = positions // self.rows
+        return np.concatenate(
+            [permutation(self.rows, self.seed, int(e))[positions[epochs == e] % self.rows] for e in np.unique(epochs)]
+        )
+
+    def stream(self, first_step: int) -> Iterator[list[Tensor]]:
+        """Yield this rank's micro-batches of each step."""
+        lanes = self.world_size * self.accumulate
+        first_lane, step = self.rank * self.accumulate, first_step
+        while True:
+            cut = torch.from_numpy(self.indices(step)).view(lanes, -1)
+            yield [self.x[cut[first_lane + a]] for a in range(self.accumulate)]
+            step += 1
+
+    def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield every world_size-th slice of the split, beginning with the rank's own."""
+        for index in range(self.rank, -(-self.rows // size), self.world_size):
+            yield index, self.x[index * size : (index + 1) * size]
+
+
+@lru_cache(maxsize=2)
+def permutation(n: int, *key: int) -> np.ndarray:
+    """Return a permutation of range(n), (n,) int64, that is a function of key alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(n)

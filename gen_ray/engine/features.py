@@ -1,0 +1,100 @@
+"""The named extractor behind the Fréchet distance: a small classifier, trained once on a labelled data set and kept."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from gen_ray import manifest
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine import checkpoint
+from gen_ray.engine.batches import Cached
+from gen_ray.errors import UserError
+from gen_ray.nets.classifier import Classifier
+
+FEATURES = 64
+SEED, BATCH_SIZE, STEPS, LEARNING_RATE = 0, 128, 2000, 2e-3
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """Features (N, 64) of stored images, and the name by which a distance in their space goes."""
+
+    net: Classifier
+    levels: int
+    name: str
+    accuracy: float
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Return features (N, 64) of images (N, C, H, W) in {0 … levels−1}."""
+        return torch.cat([self.net.features(scaled(part, self.levels)) for part in images.split(512)])
+
+
+def scaled(images: Tensor, levels: int) -> Tensor:
+    """Return stored images as the extractor sees them: their own size, range [−1, 1]."""
+    return images.float() * (2 / (levels - 1)) - 1
+
+
+def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
+    """Return a classifier of x (N, C, H, W) by labels (N,), the same for the same data, 2,000 steps of AdamW."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        net = Classifier(spec.shape, len(spec.classes), features=FEATURES)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+        order = Cached(torch.arange(len(x)), BATCH_SIZE, SEED)
+        for _, [rows] in zip(range(STEPS), order.stream(0), strict=False):
+            loss = nn.functional.cross_entropy(net(scaled(x[rows], spec.levels)), labels[rows].long())
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+    return net.eval().requires_grad_(False)
+
+
+def keep(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
+    """Write a trained extractor into folder."""
+
+    def fill(draft: Path) -> None:
+        save_file(net.state_dict(), draft / "weights.safetensors")
+        (draft / "meta.json").write_text(json.dumps(meta, indent=1))
+        manifest.write(draft)
+
+    checkpoint.commit(folder, fill)
+
+
+def load(folder: Path, spec: DataSpec) -> Extractor:
+    """Return a kept extractor. Raise UserError naming the file that is missing or altered."""
+    try:
+        manifest.verify(folder)
+    except manifest.DamagedError as error:
+        raise UserError(
+            f"the feature extractor cannot be trusted: {error}; delete its folder to train it anew"
+        ) from None
+    net = Classifier(spec.shape, len(spec.classes), features=FEATURES)
+    net.load_state_dict(load_file(folder / "weights.safetensors"))
+    digest = manifest.read(folder)["weights.safetensors"]
+    accuracy = json.loads((folder / "meta.json").read_text())["test_accuracy"]
+    return Extractor(net.eval().requires_grad_(False), spec.levels, f"classifier-{digest[:12]}", accuracy)
+
+
+def accuracy(net: Classifier, spec: DataSpec, x: Tensor, labels: Tensor) -> float:
+    """Return the share of images whose label the classifier tells."""
+    with torch.no_grad():
+        guesses = torch.cat([net(scaled(part, spec.levels)).argmax(1) for part in x.split(512)])
+    return float((guesses == labels).float().mean())
+
+
+def obtain(
+    folder: Path, spec: DataSpec, train_set: tuple[Tensor, Tensor], test_set: tuple[Tensor, Tensor]
+) -> Extractor:
+    """Return the extractor kept in folder, training it first where there is none."""
+    if not (folder / manifest.NAME).exists():
+        net = train(spec, *train_set)
+        keep(folder, net, {"test_accuracy": accuracy(net, spec, *test_set), "data": spec.model_dump(mode="json")})
+    return load(folder, spec)

@@ -1,0 +1,125 @@
+"""The training loop, the only one. It knows no family and no Ray; a guard added here protects every run."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from gen_ray.engine.batches import Batches
+from gen_ray.engine.generate import generate
+from gen_ray.engine.plots import grid
+from gen_ray.engine.session import Session
+from gen_ray.engine.step import Learner, autocast
+from gen_ray.experiment import Experiment
+from gen_ray.family import Family
+from gen_ray.maths.noise import generator
+
+VALIDATION_ROWS = 256
+"""Rows of one validation batch: part of the position that fixes its noise, so not for tuning."""
+
+
+def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
+    """Train from the newest checkpoint (or from nothing) to the last epoch and return the EMA net."""
+    training, batch_size = experiment.training, experiment.data.batch_size
+    batches = session.batches("train")
+    total = max(1, training.epochs * batches.rows // batch_size)
+    learner = Learner(family, training, session, total)
+    best = float("inf")
+    for done, due in steps(learner, batches, batch_size, first=learner.restore()):
+        last, ended = done == total, _epoch_ended(done, batch_size, batches.rows)
+        if last or (ended and ended % training.validate_every_epochs == 0):
+            loss = validate(learner.ema, family, experiment, session)
+            best = min(best, loss)
+            session.log({"validation/loss_nats": loss, "best/validation_loss_nats": best}, done)
+        if (
+            session.rank == 0
+            and family.spec.is_image
+            and (last or (ended and ended % training.sample_every_epochs == 0))
+        ):
+            session.show("samples", preview(learner.ema, family, experiment, session.device), done)
+        if last or due:
+            session.save(partial(learner.write, step=done), {"step": done}, done)
+    return learner.ema
+
+
+def steps(learner: Learner, batches: Batches, batch_size: int, *, first: int) -> Iterator[tuple[int, bool]]:
+    """Take the steps first … total−1, logging on the way; yield after each (steps done, whether to checkpoint now)."""
+    training, total = learner.training, learner.total_steps
+    meter, saved_at = Meter(learner, batch_size, first), time.monotonic()
+    for step, micros in zip(range(first, total), batches.stream(first), strict=False):
+        late = time.monotonic() - saved_at > training.checkpoint_every_seconds
+        report, due = learner.step(micros, step, checkpoint_due=late)
+        meter.add(report)
+        done = step + 1
+        if done % training.log_every_steps == 0 or done == total:
+            meter.flush(done)
+        saved_at = time.monotonic() if due else saved_at
+        with meter.paused():
+            yield done, due
+
+
+def _epoch_ended(done: int, batch_size: int, rows: int) -> int:
+    """Return the number of epochs done if the last step completed one, else 0."""
+    epochs = done * batch_size // rows
+    return epochs if epochs > (done - 1) * batch_size // rows else 0
+
+
+@torch.no_grad()
+def validate(net: nn.Module, family: Family, experiment: Experiment, session: Session) -> float:
+    """Return the mean training loss of net over the validation rows of all ranks, nats per example.
+
+    The noise is a function of the batch's index: the same at every epoch and for any number of ranks.
+    """
+    sums = torch.zeros(2, device=session.device, dtype=torch.float64)
+    for index, x in session.batches("validation").ordered(VALIDATION_ROWS):
+        rng = generator(experiment.training.seed, 1 << 40, index, device=session.device)
+        with autocast(experiment.training.precision, session.device):
+            terms = family.loss(net, x.to(session.device), rng, step=1 << 40)
+        sums += torch.stack([terms.total.sum().double(), torch.tensor(float(len(x)), device=session.device)])
+    loss, rows = session.sum(sums).tolist()
+    return loss / max(rows, 1)
+
+
+def preview(net: nn.Module, family: Family, experiment: Experiment, device: torch.device) -> np.ndarray:
+    """Return a picture of 64 samples by which learning is watched: same seed every time, the default sampler."""
+    chain = family.chain(next(iter(family.samplers())))
+    with autocast(experiment.training.precision, device):
+        return grid(generate(net, chain, 64, seed=experiment.training.seed, device=device), levels=family.spec.levels)
+
+
+class Meter:
+    """Means and rates between two lines of the log."""
+
+    def __init__(self, learner: Learner, batch_size: int, first: int) -> None:
+        """Start at step first."""
+        self.learner, self.batch_size, self.logged = learner, batch_size, first
+        self.since, self.sums, self.count = time.monotonic(), torch.zeros(()), 0
+
+    def add(self, report: torch.Tensor) -> None:
+        """Count one step's loss and parts (P,)."""
+        self.sums, self.count = self.sums + report, self.count + 1
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave what happens in the block out of the rate."""
+        began = time.monotonic()
+        yield
+        self.since += time.monotonic() - began
+
+    def flush(self, done: int) -> None:
+        """Log the means over all ranks since the last line."""
+        learner, session = self.learner, self.learner.session
+        means = session.sum(self.sums / self.count) / session.world_size
+        seconds = time.monotonic() - self.since
+        metrics = {
+            **{f"train/{name}": value for name, value in zip(learner.names, means.tolist(), strict=True)},
+            "train/images_per_second": (done - self.logged) * self.batch_size / seconds,
+            "train/learning_rate": learner.optimizer.param_groups[0]["lr"],
+        }
+        session.log(metrics, done)
+        session.progress(done, learner.total_steps)
+        self.logged, self.since, self.sums, self.count = done, time.monotonic(), torch.zeros(()), 0

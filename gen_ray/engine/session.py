@@ -1,0 +1,106 @@
+"""What the training loop needs from the outside world, so that it runs alike under Ray Train and in a plain process."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gen_ray.engine import checkpoint
+from gen_ray.engine.batches import Batches
+
+
+class Session(Protocol):
+    """The few verbs of a place to train. Every rank calls every verb but show equally often; rank 0's word is kept."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def batches(self, split: str) -> Batches:
+        """Return this rank's view of a split."""
+        ...
+
+    def prepare(self, net: nn.Module) -> nn.Module:
+        """Return the net wrapped so that its gradients are averaged over the ranks."""
+        ...
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return values (N,) summed over the ranks."""
+        ...
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics at an optimizer step."""
+        ...
+
+    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Record a picture, uint8 (H, W, 3), at an optimizer step."""
+        ...
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell how many of the optimizer steps are done."""
+        ...
+
+    def save(self, write: Callable[[Path], None], metrics: Mapping[str, float], step: int) -> None:
+        """Keep a checkpoint of this step, written by rank 0 into the folder it is given."""
+        ...
+
+    def restore(self) -> AbstractContextManager[Path | None]:
+        """Enter with the folder of the newest checkpoint, None where there is none."""
+        ...
+
+
+@dataclass
+class LocalSession:
+    """One plain process: what tests, notebooks and the benchmark's own loop use."""
+
+    splits: Mapping[str, Batches]
+    folder: Path | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    rank: int = 0
+    world_size: int = 1
+    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    pictures: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def batches(self, split: str) -> Batches:
+        """Return a split."""
+        return self.splits[split]
+
+    def prepare(self, net: nn.Module) -> nn.Module:
+        """Return the net as it is."""
+        return net
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return values as they are."""
+        return values
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Append to history."""
+        self.history.append((step, dict(metrics)))
+
+    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Keep the newest picture of each name."""
+        self.pictures[name] = picture
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell nobody."""
+
+    def save(self, write: Callable[[Path], None], metrics: Mapping[str, float], step: int) -> None:
+        """Write the checkpoint into the folder given, if one was."""
+        if self.folder is not None:
+            checkpoint.commit(self.folder / f"step-{step:09d}", write)
+
+    def restore(self) -> AbstractContextManager[Path | None]:
+        """Return the newest checkpoint of the folder."""
+        found = sorted(self.folder.glob("step-*")) if self.folder else []
+        return nullcontext(found[-1] if found else None)
+
+
+def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield (first, end) of consecutive parts of at most size that cover range(total)."""
+    for first in range(0, total, size):
+        yield first, min(first + size, total)

@@ -1,0 +1,114 @@
+"""One optimizer step: forward, backward, finite check on all ranks, clip, update, EMA."""
+
+import math
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.engine import checkpoint, ema
+from gen_ray.engine.session import Session
+from gen_ray.errors import RunError
+from gen_ray.experiment import Training
+from gen_ray.family import Family
+from gen_ray.maths.noise import generator
+
+
+class NonFiniteError(RunError):
+    """A loss or gradient was NaN or infinite; every rank raises it at the same step, before the update."""
+
+
+def learning_rate(training: Training, step: int, total: int) -> float:
+    """Return the learning rate at a step: linear warm-up, then constant or a half cosine down to zero."""
+    warm = min(1.0, (step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
+    done = min(1.0, max(0, step - training.warmup_steps) / max(1, total - training.warmup_steps))
+    fall = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done}
+    return training.learning_rate * warm * fall[training.decay]
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """Return the autocast that a precision asks for on this device; ``auto`` is bfloat16 where hardware has it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_on(precision, device) == "bfloat16")
+
+
+def precision_on(precision: str, device: torch.device) -> str:
+    """Return float32 or bfloat16 for ``auto``."""
+    if precision != "auto":
+        return precision
+    cuda = device.type == "cuda"
+    has = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
+    return "bfloat16" if has else "float32"
+
+
+class Learner:
+    """All that learns: the net, its average and the optimizer. What it does at a step depends on the step alone."""
+
+    def __init__(self, family: Family, training: Training, session: Session, total_steps: int) -> None:
+        """Initialise from training.seed, alike on every rank."""
+        self.family, self.training, self.session, self.total_steps = family, training, session, total_steps
+        torch.manual_seed(training.seed)
+        self.bare = family.build_net().to(session.device)
+        self.ema = ema.twin(self.bare)
+        self.net = session.prepare(self.bare)
+        self.optimizer = torch.optim.AdamW(
+            self.bare.parameters(),
+            lr=training.learning_rate,
+            betas=training.betas,
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+        self.names: list[str] = []
+
+    def step(self, micros: list[Tensor], step: int, *, checkpoint_due: bool) -> tuple[Tensor, bool]:
+        """Apply one update; return (sums of loss and parts over this rank's rows (P,), whether to checkpoint now).
+
+        Raise NonFiniteError on all ranks before the update if any rank's loss or gradient is not finite.
+        """
+        session, training = self.session, self.training
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(training, step, self.total_steps)
+        sums = [self._backward(x, step, lane, last=lane == len(micros) - 1) for lane, x in enumerate(micros)]
+        report = torch.stack(sums).mean(0)
+        norm = nn.utils.clip_grad_norm_(self.bare.parameters(), training.gradient_clip_norm or math.inf)
+        flags = torch.zeros(1 + session.world_size, device=session.device)
+        flags[0] = float(checkpoint_due and session.rank == 0)
+        flags[1 + session.rank] = (~torch.isfinite(report[0] + norm)).float()
+        due, *bad = session.sum(flags).tolist()
+        if any(bad):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteError(
+                f"the loss or its gradient is not finite at step {step} on rank {bad.index(max(bad))} "
+                f"({self.family.config.name}): nothing was updated and the last checkpoint is kept; "
+                "try a lower training.learning_rate or training.precision=float32"
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        ema.update(self.ema, self.bare, decay=training.ema_decay, step=step)
+        return report, due > 0
+
+    def _backward(self, x: Tensor, step: int, lane: int, *, last: bool) -> Tensor:
+        """Add the gradient of one micro-batch; return the means of loss and parts (P,), nats per example."""
+        session, accumulate = self.session, self.training.accumulate
+        x = x.to(session.device, non_blocking=True)
+        rng = generator(self.training.seed, step, session.rank * accumulate + lane, device=session.device)
+        torch.manual_seed(rng.initial_seed())  # dropout draws from the global state: make that a function of step too
+        with ExitStack() as stack:
+            if not last and hasattr(self.net, "no_sync"):
+                stack.enter_context(self.net.no_sync())  # DDP averages once, with the last micro-batch
+            with autocast(self.training.precision, session.device):
+                terms = self.family.loss(self.net, x, rng, step=step)
+            (terms.total.mean() / (self.family.spec.dims * accumulate)).backward()
+        self.names = ["loss_nats", *terms.parts]
+        return torch.stack([part.detach().mean() for part in (terms.total, *terms.parts.values())])
+
+    def write(self, folder: Path, step: int) -> None:
+        """Write a checkpoint that stands before step."""
+        checkpoint.write(folder, net=self.bare, ema=self.ema, optimizer=self.optimizer, step=step)
+
+    def restore(self) -> int:
+        """Load the newest checkpoint, if there is one, and return the step to go on with."""
+        with self.session.restore() as folder:
+            if folder is None:
+                return 0
+            return checkpoint.read(folder, net=self.bare, ema=self.ema, optimizer=self.optimizer)

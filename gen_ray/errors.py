@@ -1,0 +1,25 @@
+"""The two ways a run ends badly on purpose. Everything else is a bug and keeps its traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """The user's mistake (exit code 2): one line that names the thing at fault and the remedy."""
+
+
+class RunError(Exception):
+    """The run could not go on (exit code 1): one line that says what stopped it and what is kept."""
+
+    def __init__(self, message: str, *, reason: str = "stopped") -> None:
+        """Keep a one-word reason for those who count failures."""
+        super().__init__(message)
+        self.reason = reason
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a hint such as ``did you mean 'cosine'? (known: cosine, linear)`` for a misspelt word."""
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    listing = f"known: {', '.join(names)}"
+    return f"did you mean '{close[0]}'? ({listing})" if close else listing

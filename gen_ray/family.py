@@ -1,0 +1,143 @@
+"""The seam: what the rest of the house may ask of a family of generative models.
+
+A family is mathematics bound to a network's *signature*, never to its weights: ``net`` is always an argument, so that
+a DDP wrapper, an EMA copy and a Serve replica are all just ``net``.
+
+Shapes: B batch, C channels, H height, W width, D scalars of an example, N table rows, R table columns.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.config import Config
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError, nearest
+from gen_ray.maths.noise import RowNoise
+
+State = dict[str, Tensor]
+"""What a chain carries from one network evaluation to the next; the first axis of every tensor is B."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerms:
+    """A training loss per example, shape (B,), in nats up to a family's own weighting, and its named parts."""
+
+    total: Tensor
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nll:
+    """Negative log-likelihood (or its bound) of the discrete data: (B,) nats, its kind, network evaluations each."""
+
+    nats: Tensor
+    kind: str
+    nfe: int
+    parts: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Kernel(Protocol):
+    """The update that all chains of one model share. Row-wise: rows of a batch may stand in different chains."""
+
+    def start(self, noise: RowNoise, device: torch.device) -> State:
+        """Draw the state (B, …) at the beginning of the chain from the prior."""
+        ...
+
+    def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
+        """Advance every row of the state by one network evaluation along its table row; rows is (B, R)."""
+        ...
+
+    def finish(self, state: State) -> Tensor:
+        """Return the data (B, *shape) as integers in {0 … levels-1}."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A sampler: a float64 table (N, R), one row a network evaluation, and the kernel that walks it."""
+
+    table: Tensor
+    kernel: Kernel
+
+    @property
+    def nfe(self) -> int:
+        """Return the number of network evaluations."""
+        return len(self.table)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """What a family says of one of its samplers: nfe per step, default steps, and what it is."""
+
+    default_steps: int
+    nfe_per_step: int
+    summary: str
+    options: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """The numbers it takes as ``name:option=number``, with their allowed range."""
+
+
+def parse_sampler(text: str, known: Mapping[str, Sampler]) -> tuple[str, dict[str, float]]:
+    """Split ``name`` or ``name:option=number,…``. Raise UserError for a name or option that is not known."""
+    name, _, tail = text.partition(":")
+    if name not in known:
+        raise UserError(f"sampler: there is no sampler {name!r}; {nearest(name, known)}")
+    options: dict[str, float] = {}
+    for item in filter(None, tail.split(",")):
+        key, _, number = item.partition("=")
+        if key not in known[name].options:
+            raise UserError(
+                f"sampler {name}: there is no option {key!r}; known: {', '.join(known[name].options) or 'none'}"
+            )
+        low, high = known[name].options[key]
+        try:
+            options[key] = float(number)
+        except ValueError:
+            raise UserError(f"sampler {name}: option {key}={number!r} is not a number") from None
+        if not low <= options[key] <= high:
+            raise UserError(f"sampler {name}: option {key}={number} is outside [{low:g}, {high:g}]")
+    return name, options
+
+
+class Family(ABC):
+    """One family of generative models, made from its Config and the DataSpec it is to model."""
+
+    Config: ClassVar[type[Config]]
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        """Bind settings to data. Raise UserError where the two do not go together."""
+        self.config, self.spec = config, spec
+
+    @abstractmethod
+    def build_net(self) -> nn.Module:
+        """Return a freshly initialised network of the signature this family expects."""
+
+    @abstractmethod
+    def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
+        """Return the training loss of a batch of stored data x (B, *shape), integers in {0 … levels-1}.
+
+        step counts optimizer steps from 0; it is there for warm-ups.
+        """
+
+    @abstractmethod
+    def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
+        """Return −log p(x) or a bound, per example (B,), in nats of the *discrete* data.
+
+        effort is the number of draws spent on an example (importance samples, time steps): more is tighter or
+        less noisy, never biased in the model's favour.
+        """
+
+    @abstractmethod
+    def samplers(self) -> Mapping[str, Sampler]:
+        """Return the samplers by name, the default one first."""
+
+    @abstractmethod
+    def chain(self, sampler: str, steps: int | None = None) -> Chain:
+        """Return the table of ``name`` or ``name:option=value,…``; steps None means its default.
+
+        Raise UserError for an unknown sampler or option, naming the known ones, and for steps out of range.
+        """

@@ -1,0 +1,104 @@
+"""Log-probabilities and divergences, in nats and elementwise: sum_dims turns them into one number per example.
+
+The discretised ones give integers u in {0 … levels-1} the mass that a density on x = 2·u/(levels-1) - 1 has in a bin
+of width 2/(levels-1) around x; the two edge bins take the tails, so that the masses sum to one.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_LOG_2_PI = math.log(2 * math.pi)
+_LOG_SCALE_LIMIT = 20.0  # a scale of e^-20 is already 10^4 times narrower than the narrowest bin
+
+
+def sum_dims(x: Tensor) -> Tensor:
+    """Sum (B, …) over all axes but the first: (B,)."""
+    return x.reshape(x.shape[0], -1).sum(1)
+
+
+def normal_kl(mean1: Tensor, log_var1: Tensor, mean2: Tensor, log_var2: Tensor) -> Tensor:
+    """Return KL(N(mean1, e^log_var1) || N(mean2, e^log_var2)), elementwise nats; the arguments broadcast."""
+    log_ratio = log_var1 - log_var2
+    return 0.5 * (torch.expm1(log_ratio) - log_ratio + (mean1 - mean2).square() * torch.exp(-log_var2))
+
+
+def standard_normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
+    """Return KL(N(mean, e^log_var) || N(0, 1)), elementwise nats (Kingma & Welling 2014, appendix B)."""
+    return 0.5 * (torch.expm1(log_var) - log_var + mean.square())
+
+
+def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
+    """Return x·ln p + (1-x)·ln(1-p), p = sigmoid(logits), elementwise nats; a likelihood for x in {0, 1} only."""
+    return x * logits - F.softplus(logits)
+
+
+def categorical_log_prob(u: Tensor, logits: Tensor, dim: int = -1) -> Tensor:
+    """Return ln softmax(logits)[u], the shape of u (int64): logits have K entries along ``dim``, an axis u lacks."""
+    return logits.log_softmax(dim).gather(dim, u.unsqueeze(dim)).squeeze(dim)
+
+
+def discretised_logistic_log_prob(u: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+    """Return ln of the mass of a logistic in the bin of u, elementwise nats, the dtype of mean.
+
+    Finite, with finite gradients, at any mean and scale (Salimans et al. 2017, PixelCNN++, eq. 2). There the
+    difference of sigmoids is approximated where it underflows; here it is a product and exact:
+    s(p) - s(m) = s(p)·s(-m)·(1 - e^(m-p)). log_scale acts as if clamped to [-20, 20].
+    """
+    c, d, log_d = _bin(u, mean, log_scale, levels)
+    below = torch.where(u == levels - 1, 0.0, F.logsigmoid(c + d / 2))
+    above = torch.where(u == 0, 0.0, F.logsigmoid(d / 2 - c))
+    inside = (u > 0) & (u < levels - 1)
+    return (below + above + torch.where(inside, _log_mean_exp(d) + log_d, 0.0)).to(mean.dtype)
+
+
+def discretised_gaussian_log_prob(u: Tensor, mean: Tensor, log_sigma: Tensor, levels: int) -> Tensor:
+    """Return ln of the mass of N(mean, e^(2·log_sigma)) in the bin of u, elementwise nats, the dtype of mean.
+
+    Finite, with finite gradients, at any mean and sigma (Ho et al. 2020, eq. 13). log_sigma acts as if clamped to
+    [-20, 20].
+    """
+    c, d, log_d = _bin(u, mean, log_sigma, levels)
+    # The mass of [c - d/2, c + d/2] is that of its mirror image in the lower tail, where log_ndtr is accurate.
+    upper, lower = (_log_ndtr(edge - c.abs()) for edge in (d / 2, -d / 2))
+    gap = (upper - lower).clamp(min=1e-4)  # only a narrow bin has a smaller one, and that is handled below
+    wide = upper + torch.log(-torch.expm1(-gap))
+    # A narrow bin: phi(c) times the integral of e^(-c·y) over it, 2·sinh(c·d/2)/c. The rest is below d²/8 = 1e-7.
+    z = c.abs() * d
+    narrow = -(c.square() + _LOG_2_PI) / 2 + log_d + z / 2 + _log_mean_exp(z)
+    inside = torch.where(d < 1e-3, narrow, wide)
+    inside = torch.where(u == 0, _log_ndtr(c + d / 2), inside)
+    return torch.where(u == levels - 1, _log_ndtr(d / 2 - c), inside).to(mean.dtype)
+
+
+class _Bin(NamedTuple):
+    """A bin in units of the scale: its centre, its width and ln of its width."""
+
+    centre: Tensor
+    width: Tensor
+    log_width: Tensor
+
+
+def _bin(u: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> _Bin:
+    """Return the bin of u relative to mean and scale, float64: in float32 neighbouring edges would cancel."""
+    log_scale = log_scale.double().clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
+    bin_width = torch.tensor(2 / (levels - 1), dtype=torch.float64, device=mean.device)
+    x = (2 * u.double() - (levels - 1)) / (levels - 1)
+    centre = (x - mean.double()) * torch.exp(-log_scale)
+    return _Bin(centre, bin_width * torch.exp(-log_scale), bin_width.log() - log_scale)
+
+
+def _log_mean_exp(d: Tensor) -> Tensor:
+    """Return ln((1 - e^-d)/d) for d >= 0, the mean of e^-y over [0, d], without cancellation at small d."""
+    safe = d.clamp(min=1e-3)
+    return torch.where(d < 1e-3, -d / 2 + d.square() / 24, torch.log(-torch.expm1(-safe)) - safe.log())
+
+
+def _log_ndtr(x: Tensor) -> Tensor:
+    """Return ln of the normal cumulative at x, float64; torch's own has a wrong gradient below -10^6, and then NaN."""
+    near, far = x.clamp(min=-1e3), x.clamp(max=-1e3)
+    tail = -(far.square() + _LOG_2_PI) / 2 - torch.log(-far) - far.pow(-2)  # Laplace's series, to 3/x⁴
+    return torch.where(x < -1e3, tail, torch.special.log_ndtr(near))

@@ -1,0 +1,153 @@
+"""Observation models p(x|z): how a pixel's parameters, channels of a decoder's output, are a law over its levels."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from gen_ray.maths import likelihoods
+
+
+class Observation(ABC):
+    """p(x|z) for pixels x in {0 … levels−1} given params (B, out_channels, H, W)."""
+
+    suffix = ""
+    """What the kind of a likelihood adds to its name: bits of different data are not to be ranked together."""
+
+    def __init__(self, levels: int, channels: int) -> None:
+        """Bind to the number of levels and of image channels."""
+        self.levels, self.channels = levels, channels
+
+    @property
+    @abstractmethod
+    def out_channels(self) -> int:
+        """Return the number of parameters of a pixel."""
+
+    def prepare(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return the data that is to be explained, (B, C, H, W) integers."""
+        return x
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return the encoder's input, x in [−1, 1]."""
+        return x.float() * (2 / (self.levels - 1)) - 1
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+        """Return log p(x|z), nats, elementwise (B, C, H, W)."""
+
+    @abstractmethod
+    def mean(self, params: Tensor) -> Tensor:
+        """Return E[x|z] rounded to a level (B, C, H, W)."""
+
+    @abstractmethod
+    def draw(self, params: Tensor, u: Tensor) -> Tensor:
+        """Return x ~ p(x|z) by its inverse distribution function at u ~ U[0, 1), (B, C, H, W)."""
+
+
+class Bernoulli(Observation):
+    """Binary pixels: 1 where the grey level is above the middle (static binarisation)."""
+
+    suffix = "-binary"
+
+    @property
+    def out_channels(self) -> int:
+        """One logit a pixel."""
+        return self.channels
+
+    def prepare(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return bits (B, C, H, W)."""
+        p = x.float() / (self.levels - 1)
+        return (p > self.threshold(p, rng)).to(x.dtype)
+
+    def threshold(self, p: Tensor, rng: torch.Generator) -> Tensor:
+        """Return what p must exceed (B, C, H, W)."""
+        return torch.full_like(p, 0.5)
+
+    def scaled(self, x: Tensor) -> Tensor:
+        """Return bits as −1 and 1."""
+        return x.float() * 2 - 1
+
+    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+        """Return log p(x|z) of bits."""
+        return likelihoods.bernoulli_log_prob(x.float(), params)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """Return the probability of a one on the grey scale."""
+        return (params.sigmoid() * (self.levels - 1)).round()
+
+    def draw(self, params: Tensor, u: Tensor) -> Tensor:
+        """Return black or white."""
+        return (u < params.sigmoid()).to(params.dtype) * (self.levels - 1)
+
+
+class DynamicBernoulli(Bernoulli):
+    """Binary pixels drawn anew each time: 1 with probability u/(levels−1) (Salakhutdinov & Murray 2008)."""
+
+    def threshold(self, p: Tensor, rng: torch.Generator) -> Tensor:
+        """Return uniform thresholds (B, C, H, W)."""
+        return torch.rand(p.shape, generator=rng, device=p.device)
+
+
+class Logistic(Observation):
+    """A logistic density cut into level-wide bins (Salimans et al. 2017): 8-bit data, comparable bits per dim."""
+
+    @property
+    def out_channels(self) -> int:
+        """Mean and log-scale of a pixel."""
+        return 2 * self.channels
+
+    def _mean_and_log_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_scale = params.chunk(2, dim=1)
+        # Starts at a fifth of the range; below e^-7 a bin of 8-bit data holds all the mass anyway.
+        return mean, (log_scale - 1.6).clamp(min=-7.0)
+
+    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+        """Return log p(x|z) of levels."""
+        return likelihoods.discretised_logistic_log_prob(x, *self._mean_and_log_scale(params), self.levels)
+
+    def _to_levels(self, x: Tensor) -> Tensor:
+        return ((x + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1)
+
+    def mean(self, params: Tensor) -> Tensor:
+        """Return the centre of the logistic."""
+        return self._to_levels(self._mean_and_log_scale(params)[0])
+
+    def draw(self, params: Tensor, u: Tensor) -> Tensor:
+        """Return levels by the logistic quantile function."""
+        mean, log_scale = self._mean_and_log_scale(params)
+        return self._to_levels(mean + log_scale.exp() * torch.logit(u, eps=1e-7))
+
+
+class Categorical(Observation):
+    """A free probability for each level of each pixel."""
+
+    @property
+    def out_channels(self) -> int:
+        """One logit a level of a pixel."""
+        return self.levels * self.channels
+
+    def _logits(self, params: Tensor) -> Tensor:
+        return params.unflatten(1, (self.channels, self.levels)).movedim(2, -1)  # (B, C, H, W, K)
+
+    def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
+        """Return log p(x|z) of levels."""
+        return likelihoods.categorical_log_prob(x, self._logits(params))
+
+    def mean(self, params: Tensor) -> Tensor:
+        """Return the expected level."""
+        p = self._logits(params).softmax(-1)
+        return (p * torch.arange(self.levels, device=p.device)).sum(-1).round()
+
+    def draw(self, params: Tensor, u: Tensor) -> Tensor:
+        """Return levels by the inverse distribution function."""
+        cumulative = self._logits(params).double().softmax(-1).cumsum(-1)
+        return torch.searchsorted(cumulative, u.double().unsqueeze(-1)).squeeze(-1).clamp(max=self.levels - 1)
+
+
+OBSERVATIONS: dict[tuple[str, str | None], type[Observation]] = {
+    ("bernoulli", "static"): Bernoulli,
+    ("bernoulli", "dynamic"): DynamicBernoulli,
+    ("logistic", None): Logistic,
+    ("categorical", None): Categorical,
+}
+"""By (likelihood, binarisation): the pairs that go together."""

@@ -1,0 +1,179 @@
+"""Noise schedules: how much of the data is left at time t.
+
+A schedule is a small Config that answers two questions: alpha_bar on T steps, and log_snr in continuous time. Discrete
+is what the rest of the house computes with: a schedule laid on T steps, and everything that follows from alpha_bar.
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from gen_ray.config import Config
+from gen_ray.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Discrete:
+    """A schedule on T steps, from alpha_bar (T+1,) float64: k=0 is data (alpha_bar 1), k=T is noise.
+
+    Every property but T is float64 (T+1,), indexed by k. Raise UserError unless alpha_bar falls strictly from 1 and
+    stays above 0.
+    """
+
+    alpha_bar: Tensor
+
+    def __post_init__(self) -> None:
+        """Check what the formulas below rely on."""
+        object.__setattr__(self, "alpha_bar", torch.as_tensor(self.alpha_bar, dtype=torch.float64))
+        if self.alpha_bar.ndim != 1 or len(self.alpha_bar) < 2 or self.alpha_bar[0] != 1:
+            raise UserError("schedule: alpha_bar needs the T+1 values of k = 0 … T, T >= 1, and to be 1 at k = 0")
+        falls = (self.alpha_bar[1:] < self.alpha_bar[:-1]) & (self.alpha_bar[1:] > 0)
+        if not falls.all():
+            k = int(falls.int().argmin()) + 1
+            raise UserError(f"schedule: alpha_bar must fall strictly and stay above 0; at k = {k} of {self.T} it fails")
+
+    @classmethod
+    def of(cls, schedule: "Schedule", T: int) -> Self:
+        """Lay a schedule on T steps. Raise UserError for a T it cannot be laid on."""
+        return cls(schedule.alpha_bar(T))
+
+    @property
+    def T(self) -> int:
+        """Return the number of steps."""
+        return len(self.alpha_bar) - 1
+
+    @cached_property
+    def alpha(self) -> Tensor:
+        """Return sqrt(alpha_bar), the scale of x_0 in x_k."""
+        return self.alpha_bar.sqrt()
+
+    @cached_property
+    def sigma(self) -> Tensor:
+        """Return sqrt(1 - alpha_bar), the scale of eps in x_k."""
+        return (1 - self.alpha_bar).sqrt()
+
+    @cached_property
+    def beta(self) -> Tensor:
+        """Return the variance of q(x_k | x_{k-1}), with 0 at k = 0."""
+        return torch.cat([self.alpha_bar.new_zeros(1), 1 - self.alpha_bar[1:] / self.alpha_bar[:-1]])
+
+    @cached_property
+    def posterior_variance(self) -> Tensor:
+        """Return beta_tilde, the variance of q(x_{k-1} | x_k, x_0), with 0 at k = 0 (Ho et al. 2020, eq. 7)."""
+        tail = (1 - self.alpha_bar[:-1]) / (1 - self.alpha_bar[1:]) * self.beta[1:]
+        return torch.cat([self.alpha_bar.new_zeros(1), tail])
+
+    @cached_property
+    def log_snr(self) -> Tensor:
+        """Return ln(alpha_bar / (1 - alpha_bar)), infinite at k = 0."""
+        return self.alpha_bar.log() - torch.log1p(-self.alpha_bar)
+
+
+class _Schedule(Config):
+    """What all schedules can do."""
+
+    @abstractmethod
+    def alpha_bar(self, T: int) -> Tensor:
+        """Return alpha_bar (T+1,), float64."""
+
+    @abstractmethod
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return ln(alpha_bar / (1 - alpha_bar)) at times t in (0, 1], float64, the shape of t."""
+
+
+class Linear(_Schedule):
+    """Betas on a line (Ho et al. 2020, section 4), stated for T = 1000.
+
+    For another T they are multiplied by 1000/T (Nichol & Dhariwal 2021, "improved DDPM", their code), so that alpha_bar
+    at the same t = k/T hardly depends on T. Raise UserError for a T so small that a beta reaches 1.
+    """
+
+    name: Literal["linear"] = "linear"
+    beta_min: float = Field(default=1e-4, gt=0, lt=1)
+    beta_max: float = Field(default=0.02, gt=0, lt=1)
+
+    def alpha_bar(self, T: int) -> Tensor:
+        """Return alpha_bar (T+1,), float64: the cumulative product of 1 - beta."""
+        steps = _steps(T)
+        least = math.floor(1000 * max(self.beta_min, self.beta_max)) + 1
+        if steps < least:
+            raise UserError(f"schedule: linear with these betas needs at least {least} steps, not {T}")
+        return _cumulative(torch.linspace(self.beta_min, self.beta_max, steps, dtype=torch.float64) * (1000 / T))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return ln(alpha_bar / (1 - alpha_bar)) of the limit of many steps (Song et al. 2021, eq. 33), t in (0, 1]."""
+        t, first, last = t.double(), 1000 * self.beta_min, 1000 * self.beta_max
+        return -torch.expm1(first * t + (last - first) * t.square() / 2).log()
+
+
+class Cosine(_Schedule):
+    """A squared cosine of time (Nichol & Dhariwal 2021, eq. 17), with betas no larger than beta_clip."""
+
+    name: Literal["cosine"] = "cosine"
+    s: float = Field(default=0.008, gt=0, le=1)
+    beta_clip: float = Field(default=0.999, gt=0, lt=1)
+
+    def alpha_bar(self, T: int) -> Tensor:
+        """Return alpha_bar (T+1,), float64."""
+        f = self._angle(torch.arange(_steps(T) + 1, dtype=torch.float64) / T).cos().square()
+        return _cumulative((1 - f[1:] / f[:-1]).clamp(max=self.beta_clip))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return ln(alpha_bar / (1 - alpha_bar)) without the clip, t in (0, 1)."""
+        angle, zero = self._angle(t.double()), self._angle(torch.zeros_like(t, dtype=torch.float64))
+        # cos²(zero) − cos²(angle) = sin(angle − zero)·sin(angle + zero), which does not cancel at small t
+        return 2 * angle.cos().log() - ((angle - zero).sin() * (angle + zero).sin()).log()
+
+    def _angle(self, t: Tensor) -> Tensor:
+        return (t + self.s) / (1 + self.s) * (math.pi / 2)
+
+
+class Sigmoid(_Schedule):
+    """A sigmoid of time, from start to end at temperature tau (Jabri et al. 2022, algorithm 2; their floor of 1e-9)."""
+
+    name: Literal["sigmoid"] = "sigmoid"
+    start: float = -3.0
+    end: float = 3.0
+    tau: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _falls(self) -> Self:
+        if self.end <= self.start:
+            raise ValueError(f"end must be larger than start, {self.start}")
+        return self
+
+    def alpha_bar(self, T: int) -> Tensor:
+        """Return alpha_bar (T+1,), float64."""
+        t = torch.arange(_steps(T) + 1, dtype=torch.float64) / T
+        return torch.cat([t.new_ones(1), self._gamma(t[1:])])
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return ln(alpha_bar / (1 - alpha_bar)), t in (0, 1]."""
+        gamma = self._gamma(t.double())
+        return gamma.log() - torch.log1p(-gamma)
+
+    def _gamma(self, t: Tensor) -> Tensor:
+        first, last = torch.sigmoid(torch.tensor([self.start, self.end], dtype=t.dtype) / self.tau).to(t.device)
+        now = torch.sigmoid((t * (self.end - self.start) + self.start) / self.tau)
+        return ((last - now) / (last - first)).clamp(min=1e-9)
+
+
+Schedule = Annotated[Linear | Cosine | Sigmoid, Field(discriminator="name")]
+"""Any schedule; in a config file the key ``name`` says which."""
+
+
+def _steps(T: int) -> int:
+    if T < 1:
+        raise UserError(f"schedule: steps must be at least 1, not {T}")
+    return T
+
+
+def _cumulative(beta: Tensor) -> Tensor:
+    """Return alpha_bar (T+1,) of betas (T,)."""
+    return torch.cat([beta.new_ones(1), torch.cumprod(1 - beta, 0)])

@@ -1,0 +1,30 @@
+"""Networks: torch.nn only. A denoiser is net(x (B, *shape), t (B,)) -> (B, out_channels, *shape[1:]), t in [0, 1].
+
+Every config is a member of one of the two unions below, told apart by `name`, and has a method `build`.
+Every net may be run under autocast and answers in float32; memory layout is its own affair.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gen_ray.nets.autoencoder import Autoencoder, ConvAutoencoderConfig, MlpAutoencoderConfig
+from gen_ray.nets.classifier import Classifier
+from gen_ray.nets.mlp import MlpConfig
+from gen_ray.nets.transformer import DiTConfig
+from gen_ray.nets.unet import UNetConfig
+
+DenoiserConfig = Annotated[UNetConfig | DiTConfig | MlpConfig, Field(discriminator="name")]
+AutoencoderConfig = Annotated[MlpAutoencoderConfig | ConvAutoencoderConfig, Field(discriminator="name")]
+
+__all__ = [
+    "Autoencoder",
+    "AutoencoderConfig",
+    "Classifier",
+    "ConvAutoencoderConfig",
+    "DenoiserConfig",
+    "DiTConfig",
+    "MlpAutoencoderConfig",
+    "MlpConfig",
+    "UNetConfig",
+]

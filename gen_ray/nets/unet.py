@@ -1,0 +1,132 @@
+"""A time-conditioned U-Net (Ho et al. 2020, appendix B; Dhariwal & Nichol 2021) arranged for speed on CPU and GPU.
+
+Where it departs from the papers, measurement on two CPU cores said so: the image enters space-to-depth in patches, so
+no convolution runs at full resolution; attention stands only in the middle; a skip joins each pair of blocks once. It
+lays its activations out channels-last by itself. Shapes: B batch, C channels, H height, W width, E time embedding.
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gen_ray.config import Config
+from gen_ray.errors import UserError
+from gen_ray.nets.attention import Attention
+from gen_ray.nets.embeddings import TimeEmbedding, zeroed
+
+GROUP = 16
+"""Channels in a group of GroupNorm: one AVX-512 vector, many times faster in bfloat16 than 4 or 8."""
+
+
+Multiplier = Annotated[int, Field(ge=1, le=64)]
+
+
+class UNetConfig(Config):
+    """Settings of the U-Net."""
+
+    name: Literal["unet"] = "unet"
+    width: int = Field(64, ge=16, le=1024, multiple_of=GROUP, description="channels at the finest level")
+    multipliers: tuple[Multiplier, ...] = Field((1, 2), min_length=1, max_length=8, description="times width")
+    blocks: int = Field(1, ge=1, le=8, description="residual blocks per level, on the way down and on the way up")
+    attention: bool = Field(True, description="self-attention at the coarsest level")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout probability inside residual blocks")
+    patch: int = Field(2, ge=1, le=8, description="pixels per side folded into channels before the first convolution")
+
+    def build(self, shape: tuple[int, ...], out_channels: int) -> "UNet":
+        """Return net(x (B, C, H, W), t (B,)) -> (B, out_channels, H, W) for images of any size."""
+        if len(shape) != 3:
+            raise UserError(f"net 'unet' models images (C, H, W), not examples of shape {shape}; use net 'mlp' instead")
+        return UNet(self, shape[0], out_channels)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(silu(scale·norm(conv(silu(norm(x)))) + shift)), with scale and shift read off the time embedding."""
+
+    def __init__(self, inputs: int, outputs: int, time_width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm_in = nn.GroupNorm(inputs // GROUP, inputs)
+        self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.modulation = nn.Linear(time_width, 2 * outputs)
+        self.norm_out = nn.GroupNorm(outputs // GROUP, outputs)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return (B, outputs, H, W) for x (B, inputs, H, W) and time (B, E)."""
+        scale, shift = self.modulation(time)[:, :, None, None].chunk(2, dim=1)
+        h = self.norm_out(self.conv_in(F.silu(self.norm_in(x))))
+        h = F.silu(torch.addcmul(shift, h, 1 + scale))
+        return self.shortcut(x) + self.conv_out(self.dropout(h))
+
+
+class Middle(nn.Module):
+    """At the coarsest level: a residual block, then self-attention over all places if asked for."""
+
+    def __init__(self, width: int, time_width: int, config: UNetConfig) -> None:
+        super().__init__()
+        self.block = ResidualBlock(width, width, time_width, config.dropout)
+        self.norm = nn.LayerNorm(width) if config.attention else None
+        self.attention = Attention(width, heads=max(1, width // 64)) if config.attention else None
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return (B, width, H, W) for x (B, width, H, W) and time (B, E)."""
+        x = self.block(x, time)
+        if self.attention is None:
+            return x
+        places = x.flatten(2).transpose(1, 2)
+        return x + self.attention(self.norm(places)).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+class Level(nn.Module):
+    """Blocks down, whatever is below, blocks up; every block up is given the output of its partner down."""
+
+    def __init__(self, widths: list[int], time_width: int, config: UNetConfig) -> None:
+        super().__init__()
+        width, *coarser = widths
+        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        for _ in range(config.blocks):
+            self.downs.append(ResidualBlock(width, width, time_width, config.dropout))
+            self.ups.append(ResidualBlock(2 * width, width, time_width, config.dropout))
+        self.below = Level(coarser, time_width, config) if coarser else Middle(width, time_width, config)
+        self.shrink = nn.Conv2d(width, coarser[0], 3, stride=2, padding=1) if coarser else None
+        self.grow = nn.Conv2d(coarser[0], width, 1) if coarser else None
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Return (B, width, H, W) for x (B, width, H, W) and time (B, E); odd H, W are halved rounding up."""
+        skips = []
+        for block in self.downs:
+            x = block(x, time)
+            skips.append(x)
+        if self.shrink is None:
+            x = self.below(x, time)
+        else:
+            x = x + F.interpolate(self.grow(self.below(self.shrink(x), time)), size=x.shape[2:])
+        for block in self.ups:
+            x = block(torch.cat([x, skips.pop()], dim=1), time)
+        return x
+
+
+class UNet(nn.Module):
+    """The U-Net. Predicts 0 when new; returns float32 whatever autocast does inside."""
+
+    def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        width, time_width = config.width * config.multipliers[0], 4 * config.width
+        self.patch = config.patch
+        self.time = TimeEmbedding(time_width)
+        self.stem = nn.Conv2d(in_channels * config.patch**2, width, 3, padding=1)
+        self.levels = Level([config.width * m for m in config.multipliers], time_width, config)
+        self.norm = nn.GroupNorm(width // GROUP, width)
+        self.head = zeroed(nn.Conv2d(width, out_channels * config.patch**2, 3, padding=1))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the prediction (B, out_channels, H, W) for x (B, C, H, W) at times t (B,) in [0, 1]."""
+        height, width = x.shape[2:]
+        padded = F.pad(x, (0, -width % self.patch, 0, -height % self.patch))
+        h = self.stem(F.pixel_unshuffle(padded, self.patch)).contiguous(memory_format=torch.channels_last)
+        h = self.head(F.silu(self.norm(self.levels(h, self.time(t)))))
+        return F.pixel_shuffle(h, self.patch)[:, :, :height, :width].float()

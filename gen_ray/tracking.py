@@ -1,0 +1,171 @@
+"""Runs in MLflow: found again by tag, never duplicated, closed with the truth. The only file that imports mlflow."""
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import psutil
+from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+
+from gen_ray.errors import RunError
+
+RUN_ID, PROCESS = "gen_ray.run_id", "gen_ray.process"
+ACTIVE = "RUNNING"
+PARAM_CHARACTERS = 6000  # MLflow's own limit
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Store:
+    """Where runs are kept: a tracking URI and an experiment in it."""
+
+    uri: str
+    experiment: str
+    artifact_root: str | None = None
+
+    @classmethod
+    def of(cls, uri: str | None, experiment: str, root: Path) -> "Store":
+        """Return the store of a configuration: SQLite and artifacts below root unless a URI is given."""
+        if uri is not None:
+            return cls(uri, experiment)
+        root.mkdir(parents=True, exist_ok=True)
+        return cls(f"sqlite:///{root}/mlflow.db", experiment, (root / "mlflow_artifacts").as_uri())
+
+    def client(self) -> mlflow.MlflowClient:
+        """Return MLflow's client, with the chatter of a first database migration held back."""
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+        return mlflow.MlflowClient(tracking_uri=self.uri)
+
+    def experiment_id(self, client: mlflow.MlflowClient) -> str:
+        """Return the experiment's id, creating it first where it does not exist."""
+        found = client.get_experiment_by_name(self.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        location = f"{self.artifact_root}/{self.experiment}" if self.artifact_root else None
+        return str(client.create_experiment(self.experiment, artifact_location=location))
+
+
+class TrackedRun:
+    """One MLflow run. Opening it twice under one run id reopens it."""
+
+    def __init__(
+        self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        """Find the run by its tag or create it, and close the runs of drivers that died."""
+        self.client = store.client()
+        experiment_id = store.experiment_id(self.client)
+        close_orphans(self.client, experiment_id)
+        mine = {**tags, RUN_ID: run_id, PROCESS: this_process()}
+        found = self.client.search_runs([experiment_id], f"tags.`{RUN_ID}` = '{run_id}'", max_results=1)
+        if found:
+            self.id = found[0].info.run_id
+            self.client.update_run(self.id, status=ACTIVE)
+        else:
+            self.id = self.client.create_run(experiment_id, run_name=name).info.run_id
+        known = found[0].data.params if found else {}
+        new = [Param(key, str(value)[:PARAM_CHARACTERS]) for key, value in params.items() if key not in known]
+        self.client.log_batch(self.id, params=new, tags=[RunTag(key, str(value)) for key, value in mine.items()])
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics at a step."""
+        now = int(time.time() * 1000)
+        self.client.log_batch(self.id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()])
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        self.client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Record a picture, uint8 (H, W, 3), so that the UI can scroll it over the steps."""
+        self.client.log_image(self.id, picture, key=name, step=step)
+
+    def keep(self, folder: Path, under: str) -> None:
+        """Store a folder or file as an artifact."""
+        store = self.client.log_artifacts if folder.is_dir() else self.client.log_artifact
+        store(self.id, str(folder), under)
+
+    def close(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        self.client.set_terminated(self.id, status)
+
+
+def this_process() -> str:
+    """Return ``host:pid:start`` of this process: a pid alone may be taken again by another."""
+    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
+
+
+def _is_gone(process: str) -> bool:
+    """Return whether a process of this host has ended; of other hosts nothing is known."""
+    host, pid, started = process.rsplit(":", 2)
+    if host != socket.gethostname():
+        return False
+    try:
+        return f"{psutil.Process(int(pid)).create_time():.0f}" != started
+    except psutil.NoSuchProcess:
+        return True
+
+
+def close_orphans(client: mlflow.MlflowClient, experiment_id: str) -> None:
+    """Close as KILLED the runs that stand as RUNNING although the process that kept them is gone."""
+    for run in client.search_runs([experiment_id], f"attributes.status = '{ACTIVE}'", max_results=PAGE):
+        if _is_gone(run.data.tags.get(PROCESS, "elsewhere:0:0")):
+            client.set_terminated(run.info.run_id, "KILLED")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run as a table sees it."""
+
+    run_id: str
+    name: str
+    status: str
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+
+
+def rows(store: Store) -> list[Row]:
+    """Return the runs of the store's experiment, newest first. Raise RunError where the store cannot be read."""
+    client = store.client()
+    try:
+        experiment = client.get_experiment_by_name(store.experiment)
+        if experiment is None:
+            return []
+        return [_row(run) for run in _pages(client, experiment.experiment_id)]
+    except mlflow.MlflowException as error:
+        raise RunError(f"{store.uri}: {str(error).splitlines()[0]}") from None
+
+
+def _pages(client: mlflow.MlflowClient, experiment_id: str) -> Iterable[Run]:
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            run_view_type=ViewType.ACTIVE_ONLY,
+            max_results=PAGE,
+            page_token=token,
+            order_by=["attributes.start_time DESC"],
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _row(run: Run) -> Row:
+    return Row(
+        run_id=run.data.tags.get(RUN_ID, run.info.run_id),
+        name=run.info.run_name,
+        status=run.info.status,
+        metrics=run.data.metrics,
+        params=run.data.params,
+        tags=run.data.tags,
+    )

@@ -1,0 +1,36 @@
+"""gen-ray evaluate RUN|ARTIFACT: measure a trained model again."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines import terminal
+
+
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A run's id or name, or an artifact folder.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="e.g. evaluation.effort=500 evaluation.sampler=ancestral")
+    ] = None,
+    reference: Annotated[str, typer.Option(help="The split that samples are held against: train or test.")] = "train",
+    storage: Annotated[Path, typer.Option(help="storage.root of the runs.")] = Path("gen_ray_runs"),
+) -> None:
+    """Measure bits per dimension and Fréchet distance of a trained model."""
+    from gen_ray import runs
+    from gen_ray.cluster.connect import connected
+    from gen_ray.cluster.evaluate import evaluate_artifact
+    from gen_ray.cluster.train import prepare_data
+    from gen_ray.experiment import load
+
+    terminal.one_of("--reference", reference, ("train", "test"))
+    folder = runs.find_artifact(model, storage.absolute())
+    experiment = load(folder / "config.yaml", overrides or [])
+    prepared = prepare_data(experiment)
+    with connected(experiment.scaling):
+        report = evaluate_artifact(experiment, prepared, folder, against=reference)
+    terminal.show_metrics(report["metrics"], report["provenance"])
+
+
+if __name__ == "__main__":
+    terminal.main(evaluate)

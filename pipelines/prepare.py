@@ -1,0 +1,43 @@
+"""gen-ray prepare SOURCE: a data set becomes Parquet shards, once."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines import terminal
+
+SOURCES = "digits | fashion_mnist | mnist | cifar10 | image_folder:DIR | text:FILE | parquet:GLOB"
+
+
+def prepare(
+    source: Annotated[str, typer.Argument(help=SOURCES)],
+    out: Annotated[Path, typer.Option(help="Where the prepared folder goes.")] = Path("gen_ray_runs/data"),
+    root: Annotated[Path | None, typer.Option(help="Folder of files already on disk (torchvision's layout).")] = None,
+    on_bad_row: Annotated[str, typer.Option(help="stop, or skip:K to set aside at most K bad rows.")] = "stop",
+    option: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of the source: length, image_size, levels, shape.")
+    ] = None,
+) -> None:
+    """Turn a data set into checked Parquet shards with fixed train, validation and test splits."""
+    from gen_ray.config import validated
+    from gen_ray.datasets.prepare import BadRows, SourceOptions
+    from gen_ray.datasets.prepare import prepare as make
+    from gen_ray.experiment import apply
+
+    raw: dict[str, object] = {}
+    for item in option or []:
+        apply(raw, item)
+    options = validated(SourceOptions, raw, path="option")
+    done = make(source, root=root, out=out.absolute(), options=options, on_bad_row=BadRows.parse(on_bad_row))
+    counts = ", ".join(f"{split} {rows:,}" for split, rows in done.rows.items())
+    spec = done.spec
+    typer.echo(f"{done.folder}\n{spec.name}: {counts} rows of {spec.kind} {spec.shape}, {spec.levels} levels")
+    typer.echo(
+        f"fingerprint {done.fingerprint[:12]}"
+        + (f", {done.quarantined} bad rows set aside" if done.quarantined else "")
+    )
+
+
+if __name__ == "__main__":
+    terminal.main(prepare)

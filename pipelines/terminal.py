@@ -1,0 +1,165 @@
+"""How the verbs speak: errors in one line with the right exit code, progress with rate and remaining time."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from gen_ray.tracking import Store
+
+
+def main(verb: typer.Typer | Callable[..., Any]) -> None:
+    """Run a verb or all of them. Exit 0 done, 1 failed, 2 the user's mistake; --debug shows the traceback."""
+    app = verb if isinstance(verb, typer.Typer) else _alone(verb)
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    from gen_ray.errors import RunError, UserError
+
+    try:
+        app()
+    except (UserError, RunError) as error:
+        if debug:
+            raise
+        _fail(str(error), 2 if isinstance(error, UserError) else 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except Exception as error:
+        if debug:
+            raise
+        line = (str(error).strip().splitlines() or [""])[0]
+        _fail(f"{type(error).__name__}: {line} (a bug? --debug shows where)", 1)
+
+
+def _alone(verb: Callable[..., Any]) -> typer.Typer:
+    app = new_app()
+    app.command()(verb)
+    return app
+
+
+def new_app() -> typer.Typer:
+    """Return an empty command line."""
+    return typer.Typer(
+        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+
+
+def _fail(line: str, code: int) -> None:
+    typer.echo(f"error: {' '.join(line.split())}", err=True)
+    # Ray's threads may still hold the interpreter; what had to be saved has been.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    raise SystemExit(code)
+
+
+class Progress:
+    """A bar with rate and remaining time on a terminal, a line every ten seconds elsewhere."""
+
+    LINE_SECONDS = 10.0
+
+    def __init__(self, label: str) -> None:
+        """Say what is under way."""
+        self.label, self.began, self.first, self.said, self.bar = label, time.monotonic(), None, 0.0, None
+        if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+            self.bar = _bar()
+            self.task = self.bar.add_task(label, total=None, note="starting")
+
+    def __enter__(self) -> "Progress":
+        """Show the bar."""
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the bar as it stands."""
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, done: int, total: int, newest: Mapping[str, float]) -> None:
+        """Show (steps done, steps in all, newest metrics)."""
+        now = time.monotonic()
+        note = _note(newest)
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total or None, note=note)
+        elif done and now - self.said >= self.LINE_SECONDS:
+            self.first = self.first or (done, now)
+            self.said = now
+            typer.echo(f"{self.label}: step {done}/{total}{_remaining(self.first, done, total, now)}{note}", err=True)
+
+
+def _note(newest: Mapping[str, float]) -> str:
+    shown = {
+        "train/loss_nats": "loss {:.4g}",
+        "validation/loss_nats": "validation {:.4g}",
+        "train/images_per_second": "{:,.0f}/s",
+    }
+    return "".join(", " + text.format(newest[key]) for key, text in shown.items() if key in newest)
+
+
+def _remaining(first: tuple[int, float], done: int, total: int, now: float) -> str:
+    steps, since = done - first[0], now - first[1]
+    return f", {(total - done) * since / steps:.0f} s left" if steps else ""
+
+
+def _bar() -> Any:
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}{task.fields[note]}"),
+    )
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
+
+
+def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what an evaluation measured, each figure with what it was measured with."""
+    for name, value in metrics.items():
+        how = provenance.get(name)
+        origin = "  (" + ", ".join(f"{key} {word}" for key, word in how.items()) + ")" if how else ""
+        typer.echo(f"  {name} {value:.5g}{origin}")
+
+
+def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+    """Raise UserError naming the known values where value is not one of them."""
+    from gen_ray.errors import UserError, nearest
+
+    if value not in known:
+        raise UserError(f"{option} {value!r}: {nearest(value, known)}")
+
+
+def show_table(title: str, header: list[str], lines: list[list[str]]) -> None:
+    """Print a table, as wide as it needs to be."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for name in header:
+        table.add_column(name, no_wrap=True, justify="left" if name in header[:2] else "right")
+    for line in lines:
+        table.add_row(*line)
+    console = Console()
+    console = console if console.is_terminal else Console(width=200)
+    console.print(table)
+
+
+def show_runs(store: "Store", sort: str, only: Collection[str] = ()) -> None:
+    """Print the finished runs of a store, those named in only if any are, a table for each provenance."""
+    from gen_ray.comparison import tables
+    from gen_ray.tracking import rows
+
+    groups = tables([row for row in rows(store) if not only or row.run_id in only], sort)
+    for group in groups:
+        show_table(group.title, group.header, group.lines)
+    if not groups:
+        typer.echo(f"no finished runs in experiment {store.experiment!r} of {store.uri}")
+
+
+def ui_command(store: "Store") -> str:
+    """Return the command that opens the MLflow UI on a store, and the address it then answers at."""
+    if store.uri.startswith("http"):
+        return store.uri
+    return f"mlflow ui --backend-store-uri {store.uri} --port 5000   then open http://127.0.0.1:5000"

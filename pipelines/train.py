@@ -1,0 +1,38 @@
+"""gen-ray train CONFIG [key=value …]: one experiment to its artifact."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines import terminal
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="The experiment's YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. training.epochs=10")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved run and stop.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the newest unfinished run of this name.")
+    ] = False,
+) -> None:
+    """Train one model on Ray Train, evaluate it and record it in MLflow."""
+    import yaml
+
+    from gen_ray.experiment import load
+
+    experiment = load(config, overrides or [])
+    if dry_run:
+        typer.echo(yaml.safe_dump(experiment.resolved(), sort_keys=False), nl=False)
+        return
+    from gen_ray.cluster.train import train as run
+
+    with terminal.Progress(experiment.name) as watch:
+        done = run(experiment, resume=resume, watch=watch)
+    typer.echo(f"run {done.run_id}")
+    terminal.show_metrics(done.metrics, done.provenance)
+    typer.echo(f"artifact {done.artifact}")
+
+
+if __name__ == "__main__":
+    terminal.main(train)

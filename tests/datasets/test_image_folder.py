@@ -1,0 +1,185 @@
+"""Image folders: layouts, stable splits, and every way a file can be bad."""
+
+import json
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gen_ray.datasets.image_folder import ImageFolder
+from gen_ray.datasets.prepare import BadRows, Prepared, SourceOptions, prepare
+from gen_ray.datasets.rows import SPLITS, Batch, assign
+from gen_ray.datasets.shards import load_split
+from gen_ray.errors import UserError
+
+
+def draw(folder: Path, names: list[str], *, colour: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
+    """Write noise images of 6 x 4 pixels (width x height) and return what they hold by name, (C, H, W)."""
+    rng = np.random.default_rng(seed)
+    drawn = {}
+    for name in names:
+        pixels = rng.integers(0, 256, (4, 6, 3) if colour else (4, 6), np.uint8)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
+        drawn[name] = pixels.transpose(2, 0, 1) if colour else pixels[None]
+    return drawn
+
+
+def make(folder: Path, skip: int = 0, **options: int) -> Prepared:
+    return prepare(
+        f"image_folder:{folder}", out=folder.parent / "out", options=SourceOptions(**options), on_bad_row=BadRows(skip)
+    )
+
+
+def split_by_content(prepared: Prepared) -> dict[bytes, str]:
+    return {row.tobytes(): split for split in SPLITS for row in load_split(prepared, split)[0]}
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Return a folder of 60 grey images."""
+    draw(tmp_path / "flat", [f"{i:03d}.png" for i in range(60)])
+    return tmp_path / "flat"
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_classes_are_folders_and_every_image_round_trips(tmp_path: Path, colour: bool) -> None:
+    drawn = draw(tmp_path / "pets", [f"{kind}/{i}.png" for kind in ("dog", "cat") for i in range(40)], colour=colour)
+    prepared = make(tmp_path / "pets")
+    assert prepared.spec.classes == ("cat", "dog") and prepared.spec.shape == ((3 if colour else 1), 4, 6)
+    assert prepared.spec.name == "pets" and prepared.spec.levels == 256
+    found = {}
+    for split in SPLITS:
+        x, labels = load_split(prepared, split)
+        found |= {row.tobytes(): prepared.spec.classes[label] for row, label in zip(x, labels, strict=True)}
+    assert found == {pixels.tobytes(): name.split("/")[0] for name, pixels in drawn.items()}
+
+
+def test_a_flat_folder_has_no_labels(flat: Path) -> None:
+    prepared = make(flat)
+    assert prepared.spec.classes == () and load_split(prepared, "train")[1] is None
+    assert sum(prepared.rows.values()) == 60
+
+
+def test_no_row_changes_its_split_when_others_come_or_go(flat: Path) -> None:
+    before = split_by_content(make(flat))
+    draw(flat, [f"new{i}.png" for i in range(30)], seed=1)
+    for path in sorted(flat.iterdir())[:5]:
+        path.unlink()
+    after = split_by_content(make(flat))
+    shared = before.keys() & after.keys()
+    assert len(shared) == 55 and all(before[row] == after[row] for row in shared)
+
+
+def test_a_split_does_not_depend_on_where_the_folder_is(flat: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(flat, tmp_path / "elsewhere" / "moved")
+    assert split_by_content(make(flat)) == split_by_content(make(Path(moved)))
+
+
+def test_the_law_is_the_path_below_the_folder(flat: Path) -> None:
+    names = sorted(path.name for path in flat.iterdir())
+    counts = np.bincount(assign(Batch(x=np.empty(0), keys=names)), minlength=3)
+    assert list(make(flat).rows.values()) == counts.tolist()
+
+
+def corrupt(path: Path, kind: str) -> None:
+    """Make one bad file of a kind."""
+    whole = path.read_bytes()
+    if kind == "truncated":
+        path.write_bytes(whole[: len(whole) * 2 // 3])
+    elif kind == "flipped":
+        path.write_bytes(whole[:50] + bytes([whole[50] ^ 255]) + whole[51:])
+    elif kind == "bomb":
+        head = struct.pack(">IIBBBBB", 9000, 9000, 8, 0, 0, 0, 0)
+        chunk = struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", zlib.crc32(b"IHDR" + head))
+        path.write_bytes(whole[:8] + chunk + whole[33:])
+    elif kind == "other size":
+        Image.new("L", (5, 4)).save(path)
+    elif kind == "16 bits":
+        Image.fromarray(np.full((4, 6), 3000, np.uint16)).save(path)
+    else:
+        path.write_bytes({"garbage": b"not an image", "empty": b""}[kind])
+
+
+REASONS = {
+    "garbage": "not an image",
+    "empty": "not an image",
+    "truncated": "damaged",
+    "flipped": "damaged",
+    "bomb": "9000 x 9000 pixels, more",
+    "other size": "5 x 4 pixels.*6 x 4.*image_size",
+    "16 bits": "8 bits",
+}
+
+
+@pytest.mark.parametrize("kind", REASONS)
+def test_a_bad_image_stops_preparing_with_its_name_or_is_set_aside(flat: Path, kind: str) -> None:
+    corrupt(flat / "007.png", kind)
+    with pytest.raises(UserError, match=f"007.png: .*{REASONS[kind]}") as caught:
+        make(flat)
+    assert "\n" not in str(caught.value)
+    prepared = make(flat, skip=1)
+    assert sum(prepared.rows.values()) == 59 and prepared.quarantined == 1
+    [line] = (prepared.folder / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["file"] == str(flat / "007.png") and json.loads(line)["reason"]
+
+
+def test_skip_k_puts_up_with_k_and_not_with_one_more(flat: Path) -> None:
+    for i in range(3):
+        corrupt(flat / f"{i:03d}.png", "garbage")
+    with pytest.raises(UserError, match=r"002.png.*bad row 3, but on_bad_row is skip:2"):
+        make(flat, skip=2)
+    assert list((flat.parent / "out").iterdir()) == []
+    assert make(flat, skip=3).quarantined == 3
+    assert make(flat, skip=9).quarantined == 3
+    with pytest.raises(UserError, match=r"without 3 bad rows.*skip:3"):
+        make(flat)
+
+
+def test_bad_rows_are_parsed() -> None:
+    assert BadRows.parse("stop") == BadRows(0) and BadRows.parse("skip:12") == BadRows(12)
+    for wrong in ("skip", "skip:-1", "skip:x", "", "stop:1"):
+        with pytest.raises(UserError, match="skip:K"):
+            BadRows.parse(wrong)
+
+
+def test_no_readable_image_at_all(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"none of 1 images can be read.*a\.png"):
+        make(tmp_path / "d", skip=10)
+    (tmp_path / "d" / "a.png").unlink()
+    with pytest.raises(UserError, match="no image files"):
+        make(tmp_path / "d")
+
+
+def test_images_beside_folders_of_images_are_ambiguous(flat: Path) -> None:
+    draw(flat, ["cat/a.png"])
+    with pytest.raises(UserError, match="both"):
+        make(flat)
+
+
+def test_image_size_scales_images_of_any_size(flat: Path) -> None:
+    Image.new("L", (300, 200), 77).save(flat / "big.png")
+    prepared = make(flat, image_size=8)
+    assert prepared.spec.shape == (1, 8, 8) and sum(prepared.rows.values()) == 61
+    assert (np.full((1, 8, 8), 77, np.uint8)).tobytes() in split_by_content(prepared)
+
+
+def test_hidden_and_other_files_are_not_looked_at(flat: Path) -> None:
+    (flat / "._000.png").write_bytes(b"what some systems leave behind")
+    (flat / "README").write_text("x")
+    assert sum(make(flat).rows.values()) == 60
+
+
+def test_all_files_are_closed(flat: Path) -> None:
+    source = ImageFolder(str(flat), None, SourceOptions())
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for kind, name in zip(REASONS, sorted(flat.iterdir()), strict=False):
+        corrupt(name, kind)
+    held = list(source.rows(source.spec()))
+    assert held and len(list(Path("/proc/self/fd").iterdir())) == before

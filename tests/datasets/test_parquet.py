@@ -1,0 +1,215 @@
+"""Parquet of the user's own: every layout, every damage, and more data than memory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gen_ray.datasets.prepare import BadRows, Prepared, SourceOptions, prepare
+from gen_ray.datasets.rows import SPLITS
+from gen_ray.datasets.shards import load_split
+from gen_ray.errors import UserError
+
+N = 120
+
+
+def make(home: Path, skip: int = 0, pattern: str = "*.parquet", **options: object) -> Prepared:
+    return prepare(
+        f"parquet:{pattern}",
+        root=home / "tables",
+        out=home / "out",
+        options=SourceOptions(**options),
+        on_bad_row=BadRows(skip),
+    )
+
+
+def save(home: Path, x: pa.Array | list, name: str = "a.parquet", group: int = 50, **columns: object) -> Path:
+    (home / "tables").mkdir(exist_ok=True)
+    table = pa.table({"x": x, **columns})
+    pq.write_table(table, home / "tables" / name, row_group_size=group, write_page_checksum=True)
+    return home / "tables" / name
+
+
+def noise(*shape: int, top: int = 256, seed: int = 0) -> np.ndarray:
+    x = np.random.default_rng(seed).integers(0, top, (N, *shape))
+    x.reshape(-1)[0] = top - 1
+    return x
+
+
+def tensors(x: np.ndarray) -> pa.Array:
+    return pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(x))
+
+
+def multiset(rows: np.ndarray) -> list[bytes]:
+    return sorted(row.tobytes() for row in rows)
+
+
+def content(prepared: Prepared) -> np.ndarray:
+    return np.concatenate([load_split(prepared, split)[0] for split in SPLITS])
+
+
+@pytest.mark.parametrize(
+    ("shape", "as_stored", "axes"),
+    [
+        ((5, 7), (1, 5, 7), None),
+        ((3, 5, 7), (3, 5, 7), None),
+        ((5, 7, 3), (3, 5, 7), (0, 3, 1, 2)),
+        ((5, 7, 1), (1, 5, 7), (0, 3, 1, 2)),
+        ((1, 5, 3), (1, 5, 3), None),
+        ((2, 5, 7), (2, 5, 7), None),
+        ((9,), (9,), None),
+    ],
+)
+def test_tensor_layouts(tmp_path: Path, shape: tuple, as_stored: tuple, axes: tuple | None) -> None:
+    x = noise(*shape).astype(np.uint8)
+    save(tmp_path, tensors(x))
+    prepared = make(tmp_path)
+    assert prepared.spec.shape == as_stored and prepared.spec.is_image == (len(shape) > 1)
+    want = x if axes is None else x.transpose(axes)
+    assert multiset(content(prepared)) == multiset(want.reshape(N, *as_stored))
+
+
+@pytest.mark.parametrize("kind", [pa.list_(pa.int64()), pa.large_list(pa.uint8()), pa.list_(pa.int16(), 12)])
+def test_lists_are_tokens_unless_shape_says_otherwise(tmp_path: Path, kind: pa.DataType) -> None:
+    x = noise(12, top=100)
+    save(tmp_path, pa.array(x.tolist(), kind))
+    tokens = make(tmp_path)
+    assert tokens.spec.shape == (12,) and tokens.spec.kind == "tokens" and tokens.spec.levels == 100
+    images = make(tmp_path, shape=(3, 2, 2))
+    assert images.spec.shape == (3, 2, 2) and images.spec.is_image
+    assert multiset(content(images)) == multiset(content(tokens)) == multiset(x.astype(np.uint8))
+
+
+def test_labels_and_more_than_256_levels(tmp_path: Path) -> None:
+    x, labels = noise(8, top=1000), np.arange(N) % 4
+    save(tmp_path, pa.array(x.tolist()), label=labels)
+    prepared = make(tmp_path)
+    assert prepared.spec.levels == 1000 and prepared.spec.classes == ("0", "1", "2", "3")
+    assert content(prepared).dtype == np.int32
+    want = {row.astype(np.int32).tobytes(): label for row, label in zip(x, labels, strict=True)}
+    for split in SPLITS:
+        assert all(want[row.tobytes()] == label for row, label in zip(*load_split(prepared, split), strict=True))
+
+
+def test_the_only_tensor_column_will_do_whatever_its_name(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    table = pa.table({"name": ["a"] * N, "pixels": tensors(noise(4, 4).astype(np.uint8)), "label": [0, 1] * (N // 2)})
+    pq.write_table(table, tmp_path / "tables" / "a.parquet")
+    assert make(tmp_path).spec.shape == (1, 4, 4)
+
+
+def test_what_ray_writes_can_be_read_without_ray(tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    metadata = {b"ARROW:extension:name": b"ray.data.arrow_tensor_v2", b"ARROW:extension:metadata": b"[5, 7]"}
+    field = pa.field("x", pa.large_list(pa.uint8()), metadata=metadata)
+    x = noise(5, 7).astype(np.uint8)
+    column = pa.array(x.reshape(N, 35).tolist(), field.type)
+    pq.write_table(pa.table([column], schema=pa.schema([field])), tmp_path / "tables" / "a.parquet")
+    prepared = make(tmp_path)
+    assert prepared.spec.shape == (1, 5, 7) and multiset(content(prepared)) == multiset(x)
+
+
+def test_a_row_keeps_its_split_when_files_are_added(tmp_path: Path) -> None:
+    save(tmp_path, tensors(noise(6).astype(np.uint8)), "b.parquet")
+    alone = make(tmp_path)
+    before = {split: set(multiset(load_split(alone, split)[0])) for split in SPLITS}
+    save(tmp_path, tensors(noise(6, seed=1).astype(np.uint8)), "a.parquet")
+    both = make(tmp_path)
+    assert sum(both.rows.values()) == 2 * N
+    assert all(before[split] <= set(multiset(load_split(both, split)[0])) for split in SPLITS)
+
+
+def test_bad_rows_are_named_by_file_and_row_or_set_aside(tmp_path: Path) -> None:
+    rows = noise(4).tolist()
+    rows[3], rows[60], rows[61], rows[70] = None, [1, 2, 3], [1, 2, 3, -4], [1, None, 2, 3]
+    labels = [0, 1] * (N // 2)
+    labels[80] = None
+    save(tmp_path, pa.array(rows, pa.list_(pa.int32())), label=labels)
+    with pytest.raises(UserError, match=r"a\.parquet, row 3: a null"):
+        make(tmp_path)
+    with pytest.raises(UserError, match=r"row 80.*bad row 5, but on_bad_row is skip:4"):
+        make(tmp_path, skip=4)
+    prepared = make(tmp_path, skip=5)
+    assert prepared.quarantined == 5
+    good = [rows[i] for i in range(N) if i not in (3, 60, 61, 70, 80)]
+    assert multiset(content(prepared)) == multiset(np.array(good, np.uint8))
+
+
+def test_a_damaged_row_group_is_named_and_costs_its_rows(tmp_path: Path) -> None:
+    path = save(tmp_path, tensors(noise(500).astype(np.uint8)))
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    raw = bytearray(path.read_bytes())
+    raw[column.data_page_offset + 200] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=r"a\.parquet, row 50: row group 1 cannot be read") as caught:
+        make(tmp_path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="skip:49"):
+        make(tmp_path, skip=49)
+    assert sum(make(tmp_path, skip=50).rows.values()) == N - 50
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -1])
+def test_a_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
+    save(tmp_path, tensors(noise(6).astype(np.uint8)))
+    path = save(tmp_path, tensors(noise(6).astype(np.uint8)), "b.parquet")
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"b\.parquet: not a readable Parquet file"):
+        make(tmp_path, skip=1000)
+
+
+def test_files_that_disagree_are_named(tmp_path: Path) -> None:
+    save(tmp_path, tensors(noise(6).astype(np.uint8)))
+    save(tmp_path, tensors(noise(7).astype(np.uint8)), "b.parquet")
+    with pytest.raises(UserError, match=r"b\.parquet: column 'x' is .*a\.parquet"):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"y": [1] * N}, "needs a column 'x'"),
+        ({"y": [[1]] * N, "z": [[1]] * N}, "needs a column 'x'.*y, z"),
+        ({"x": [[0.5]] * N}, "store integers"),
+        ({"x": [[2**20]] * N}, "at most 65536 levels"),
+        ({"x": [[1]] * N, "label": ["cat"] * N}, "'label' is string"),
+        ({"x": pa.nulls(N, pa.list_(pa.int8()))}, "shape"),
+        ({"x": [["a"]] * N}, "needs a column|integers"),
+    ],
+)
+def test_unusable_columns_are_named(tmp_path: Path, columns: dict, message: str) -> None:
+    (tmp_path / "tables").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "tables" / "a.parquet")
+    with pytest.raises(UserError, match=message):
+        make(tmp_path, skip=1000)
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from gen_ray.datasets.prepare import prepare
+peaks = []
+for name in ("small", "large"):
+    made = prepare(f"parquet:{name}.parquet", root=Path(sys.argv[1]), out=Path(sys.argv[1]) / "out", shard_bytes=2**21)
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+print(peaks[1] - peaks[0], made.rows["train"])
+"""
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    schema = pa.schema({"x": pa.fixed_shape_tensor(pa.uint8(), (3, 32, 32))})
+    for name, groups in (("small", 8), ("large", 40)):  # 1 MiB a group
+        with pq.ParquetWriter(tmp_path / f"{name}.parquet", schema, compression="none") as writer:
+            for _ in range(groups):
+                x = tensors(rng.integers(0, 256, (341, 3, 32, 32), np.uint8))
+                writer.write_table(pa.table({"x": x}))
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run([sys.executable, "-c", MEASURED, tmp_path], env=environment, check=True, capture_output=True)
+    grown, rows = map(int, ran.stdout.split())
+    assert rows > 0.75 * 40 * 341 and grown < 16, f"{grown} MiB more for 32 MiB more of data"

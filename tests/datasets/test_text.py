@@ -1,0 +1,67 @@
+"""Text: what is put in can be read back, whatever the alphabet."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gen_ray.datasets import source as sources
+from gen_ray.datasets import text as texts
+from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
+from gen_ray.datasets.rows import SPLITS, Batch, assign
+from gen_ray.datasets.shards import load_split
+from gen_ray.errors import UserError
+
+
+def make(home: Path, content: bytes, length: int = 16) -> Prepared:
+    (home / "book.txt").write_bytes(content)
+    return prepare("text:book.txt", root=home, out=home / "out", options=SourceOptions(length=length))
+
+
+def decoded(prepared: Prepared, length: int) -> str:
+    """Put the chunks back in the order of the file."""
+    n = sum(prepared.rows.values())
+    places = assign(Batch(x=np.empty(0), keys=[str(i) for i in range(n)]))
+    tokens = np.empty((n, length), np.int64)
+    for place, split in enumerate(SPLITS):
+        tokens[places == place] = load_split(prepared, split)[0]
+    return "".join(prepared.spec.alphabet[token] for token in tokens.reshape(-1))
+
+
+@pytest.mark.parametrize("letters", ["ab \n\r", "aé€𝄞", "".join(map(chr, range(0x4E00, 0x4E00 + 700)))])
+@pytest.mark.parametrize("block", [7, 2**20])
+def test_text_round_trips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: str, block: int) -> None:
+    monkeypatch.setattr(texts, "BATCH_VALUES", block)  # characters straddle the blocks read
+    content = letters + "".join(np.random.default_rng(0).choice(list(letters), 3000))
+    prepared = make(tmp_path, content.encode())
+    assert decoded(prepared, 16) == content[: len(content) // 16 * 16]
+    assert prepared.spec.alphabet == "".join(sorted(set(letters))) and prepared.spec.kind == "tokens"
+    assert prepared.spec.levels == len(letters) and prepared.spec.shape == (16,)
+    assert load_split(prepared, "train")[0].dtype == (np.uint8 if len(letters) <= 256 else np.int32)
+
+
+def test_text_that_grows_keeps_its_splits(tmp_path: Path) -> None:
+    short = "".join(np.random.default_rng(1).choice(list("abcdef"), 1600))
+    before = make(tmp_path, short.encode())
+    rows = {split: load_split(before, split)[0] for split in SPLITS}
+    after = make(tmp_path, (short + short[::-1]).encode())
+    assert all(np.array_equal(load_split(after, split)[0][: len(rows[split])], rows[split]) for split in SPLITS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "too few"),
+        (b"aaaa" * 100, "too few"),
+        (b"ab", "too few"),
+        (b"abcdefg" * 50 + b"\xc3(" + b"abc", "byte 350 is not UTF-8"),
+        (b"abcd" * 25 + "é".encode()[:1], "byte 100 is not"),
+    ],
+)
+def test_unusable_text_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, message: str
+) -> None:
+    for block in (3, sources.BATCH_VALUES):
+        monkeypatch.setattr(texts, "BATCH_VALUES", block)
+        with pytest.raises(UserError, match=message):
+            make(tmp_path, content)

@@ -1,0 +1,250 @@
+"""Tables against what is known exactly: the flow of a Gaussian, the moments of a mixture, the papers' own loops."""
+
+import itertools
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from gen_ray.errors import UserError
+from gen_ray.maths.gaussian import posterior, posterior_between
+from gen_ray.maths.schedules import Cosine, Discrete, Linear, Sigmoid
+from gen_ray.maths.tables import GRIDS, Column, Variance, ancestral, apply, ddim, dpmpp_2m, grid, heun, respace
+from tests.maths.walk import walk
+from tests.oracles import GaussianMixture
+
+GAUSSIAN = GaussianMixture.line([1.0], [0.3], [0.2])
+MIXTURE = GaussianMixture.line([0.3, 0.7], [-0.6, 0.5], [0.15, 0.1])
+NOISE = torch.linspace(-2.5, 2.5, 51, dtype=torch.float64)[:, None]
+SCHEDULES = {
+    "linear": Discrete.of(Linear(), 1000),
+    "cosine": Discrete.of(Cosine(), 1000),
+    "sigmoid": Discrete.of(Sigmoid(), 1000),
+}
+DETERMINISTIC: dict[str, Callable[[Discrete, int], Tensor]] = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "heun": heun}
+ON_ALL = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+
+
+def flow(schedule: Discrete, x_t: Tensor) -> Tensor:
+    """Where the probability-flow ODE carries x_T when the data are GAUSSIAN: the monotone map of the marginals."""
+    mean, variance = GAUSSIAN.mean, GAUSSIAN.variance
+    spread = (schedule.alpha_bar[-1] * variance + schedule.sigma[-1] ** 2).sqrt()
+    return mean + variance.sqrt() * (x_t - schedule.alpha[-1] * mean) / spread
+
+
+@pytest.mark.parametrize(("name", "order"), [("ddim", 1.0), ("dpmpp_2m", 2.0), ("heun", 2.0)])
+@pytest.mark.parametrize("kind", [Linear(), Cosine(), Sigmoid()], ids=lambda s: s.name)
+def test_order_of_convergence(kind: Linear | Cosine | Sigmoid, name: str, order: float) -> None:
+    """Four times the steps divide the error by 4^order; T is large, so that steps fall where they are wanted."""
+    schedule = Discrete.of(kind, 4000)
+    few, many = 20, 80
+    errors = [
+        (walk(DETERMINISTIC[name](schedule, n), NOISE, GAUSSIAN.posterior_mean) - flow(schedule, NOISE)).abs().max()
+        for n in (few, many)
+    ]
+    measured = math.log(errors[0] / errors[1]) / math.log(many / few)
+    assert measured > order - 0.25, measured
+
+
+@ON_ALL
+@pytest.mark.parametrize(("name", "tolerance"), [("ddim", 5e-3), ("dpmpp_2m", 2e-3), ("heun", 2e-3)])
+def test_the_limit_is_the_exact_flow(schedule: Discrete, name: str, tolerance: float) -> None:
+    out = walk(DETERMINISTIC[name](schedule, 1000), NOISE, GAUSSIAN.posterior_mean)
+    torch.testing.assert_close(out, flow(schedule, NOISE), rtol=0, atol=tolerance)
+
+
+TO_MOMENTS = {
+    "ancestral": lambda d: ancestral(d, 500),
+    "ancestral-large": lambda d: ancestral(d, 1000, "large"),
+    "ddim": lambda d: ddim(d, 250),
+    "ddim-eta": lambda d: ddim(d, 500, eta=0.5),
+    "dpmpp_2m": lambda d: dpmpp_2m(d, 60),
+    "heun": lambda d: heun(d, 60),
+}
+
+
+@pytest.mark.parametrize("table", TO_MOMENTS.values(), ids=TO_MOMENTS)
+def test_a_mixture_is_reproduced(table: Callable[[Discrete], Tensor]) -> None:
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 1, dtype=torch.float64, generator=g)
+    x = (x - x.mean()) / x.std()
+    out = walk(table(SCHEDULES["cosine"]), x, MIXTURE.posterior_mean, g)
+    torch.testing.assert_close(out.mean(0), MIXTURE.mean, rtol=0, atol=0.03)
+    torch.testing.assert_close(out.var(0), MIXTURE.variance, rtol=0.04, atol=0)
+    weight = (out < 0).double().mean().item()
+    assert weight == pytest.approx(0.3, abs=0.025)
+    torch.testing.assert_close(out[out > 0.1].std().item(), 0.1, rtol=0.06, atol=0)
+
+
+@ON_ALL
+def test_ancestral_on_all_steps_is_the_posterior(schedule: Discrete) -> None:
+    table, k = ancestral(schedule, 1000), torch.arange(1000, 0, -1)
+    q = posterior(schedule, k)
+    for column, known in (
+        (Column.t, k.double() / 1000),
+        (Column.alpha, schedule.alpha[k]),
+        (Column.sigma, schedule.sigma[k]),
+        (Column.a, q.coef_x),
+        (Column.b, q.coef_x0),
+        (Column.c, torch.zeros(1000, dtype=torch.float64)),
+        (Column.s, schedule.posterior_variance[k].sqrt()),
+    ):
+        torch.testing.assert_close(table[:, column], known, rtol=1e-7, atol=1e-14)
+
+
+@pytest.mark.parametrize("steps", [7, 40, 100])
+def test_ancestral_respaced_draws_the_exact_marginals_of_one_datum(steps: int) -> None:
+    """When the data are one point, the chain has the marginals q(x_k | x_0) at every k it visits."""
+    d = Discrete.of(Linear(), 100)
+    table, ks, x_0 = ancestral(d, steps), respace(100, steps), 0.8
+    mean, variance = d.alpha[100] * x_0, d.sigma[100] ** 2
+    for row, k in zip(table, ks[1:], strict=True):
+        mean = row[Column.a] * mean + row[Column.b] * x_0
+        variance = row[Column.a] ** 2 * variance + row[Column.s] ** 2
+        torch.testing.assert_close(mean, d.alpha[k] * x_0)
+        torch.testing.assert_close(variance, d.sigma[k] ** 2, rtol=1e-9, atol=1e-14)
+
+
+@ON_ALL
+@pytest.mark.parametrize("steps", [1000, 50])
+def test_ddim_at_eta_1_is_ancestral(schedule: Discrete, steps: int) -> None:
+    torch.testing.assert_close(ddim(schedule, steps, eta=1.0), ancestral(schedule, steps), rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_ddim_keeps_the_marginals_of_one_datum(eta: float) -> None:
+    d = Discrete.of(Cosine(), 200)
+    table, ks = ddim(d, 30, eta), respace(200, 30)
+    alpha = table[:, Column.a] * d.alpha[ks[:-1]] + table[:, Column.b]
+    variance = (table[:, Column.a] * d.sigma[ks[:-1]]) ** 2 + table[:, Column.s] ** 2
+    torch.testing.assert_close(alpha, d.alpha[ks[1:]])
+    torch.testing.assert_close(variance, d.sigma[ks[1:]] ** 2, rtol=1e-9, atol=1e-14)
+
+
+def test_variances_large_and_learned() -> None:
+    d, k = Discrete.of(Cosine(), 60), torch.arange(60, 1, -1)
+    small, large, learned = (ancestral(d, 60, name) for name in Variance)
+    torch.testing.assert_close(large[:-1, Column.s] ** 2, d.beta[k])
+    x = torch.zeros(59, 1, dtype=torch.float64)
+    for v, same in ((0.0, small), (1.0, large)):
+        ones = torch.ones_like(x)
+        torch.testing.assert_close(apply(learned[:-1], x, x, None, ones, v * ones), same[:-1, Column.s, None])
+    middle = apply(learned[:-1], x, x, None, torch.ones_like(x), torch.full_like(x, 0.5))[:, 0]
+    torch.testing.assert_close(middle.log() * 2, (d.beta[k].log() + d.posterior_variance[k].log()) / 2)  # eq. 15
+    assert learned[-1, Column.s] == 0 and learned[-1, Column.r] == 0 and learned.isfinite().all()
+
+
+@ON_ALL
+@pytest.mark.parametrize("steps", [1, 2, 3, 20, 999, 1000])
+@pytest.mark.parametrize("table", [*DETERMINISTIC.values(), ancestral])
+def test_every_table_is_finite_and_ends_at_the_prediction(
+    schedule: Discrete, steps: int, table: Callable[[Discrete, int], Tensor]
+) -> None:
+    rows = table(schedule, steps)
+    assert rows.isfinite().all() and rows.dtype == torch.float64
+    assert rows[-1, Column.a :].tolist() == [0, 1, 0, 0, 0]
+    assert rows[0, Column.c] == 0  # nothing came before
+    assert len(rows) == (2 * steps - 1 if table is heun else steps)
+
+
+def paper_dpmpp_2m(schedule: Discrete, ks: list[int], x: Tensor, denoise: Callable[..., Tensor]) -> Tensor:
+    """Lu et al. 2022 (DPM-Solver++), algorithm 2, line by line; then x̂0 at the last time."""
+    alpha, sigma = schedule.alpha, schedule.sigma
+    lamda = [(alpha[k] / sigma[k]).log() for k in ks]
+    buffer = [denoise(x, alpha[ks[0]], sigma[ks[0]])]
+    for i in range(1, len(ks)):
+        h = lamda[i] - lamda[i - 1]
+        D = buffer[-1]
+        if i > 1:
+            r = (lamda[i - 1] - lamda[i - 2]) / h
+            D = (1 + 1 / (2 * r)) * buffer[-1] - 1 / (2 * r) * buffer[-2]
+        x = sigma[ks[i]] / sigma[ks[i - 1]] * x - alpha[ks[i]] * (torch.exp(-h) - 1) * D
+        buffer.append(denoise(x, alpha[ks[i]], sigma[ks[i]]))
+    return buffer[-1]
+
+
+def paper_heun(schedule: Discrete, ks: list[int], x: Tensor, denoise: Callable[..., Tensor]) -> Tensor:
+    """Karras et al. 2022 (EDM), algorithm 1 with s(t) = 1 and sigma(t) = t, on y = x/alpha."""
+    w = schedule.sigma / schedule.alpha
+
+    def slope(y: Tensor, k: int) -> Tensor:
+        return (y - denoise(schedule.alpha[k] * y, schedule.alpha[k], schedule.sigma[k])) / w[k]
+
+    y = x / schedule.alpha[ks[0]]
+    for k, r in itertools.pairwise(ks):
+        d = slope(y, k)
+        guess = y + (w[r] - w[k]) * d
+        y = y + (w[r] - w[k]) * (d + slope(guess, r)) / 2
+    return y - w[ks[-1]] * slope(y, ks[-1])
+
+
+@ON_ALL
+@pytest.mark.parametrize("spacing", GRIDS)
+@pytest.mark.parametrize(("table", "paper"), [(dpmpp_2m, paper_dpmpp_2m), (heun, paper_heun)], ids=["dpmpp_2m", "heun"])
+def test_tables_are_the_papers_algorithms(
+    schedule: Discrete, spacing: str, table: Callable[..., Tensor], paper: Callable[..., Tensor]
+) -> None:
+    for steps in (1, 2, 15):
+        ks = grid(schedule, steps, spacing)[:-1].tolist()
+        expected = paper(schedule, ks, NOISE, MIXTURE.posterior_mean)
+        out = walk(table(schedule, steps, spacing), NOISE, MIXTURE.posterior_mean)
+        torch.testing.assert_close(out, expected, rtol=1e-7, atol=1e-8)
+
+
+@ON_ALL
+@pytest.mark.parametrize("name", GRIDS)
+def test_grids_fall_from_noise_to_data(schedule: Discrete, name: str) -> None:
+    for steps in [*range(1, 60), 333, 998, 999, 1000]:
+        ks = grid(schedule, steps, name)
+        assert len(ks) == steps + 1 and ks[0] == 1000 and ks[-1] == 0 and (ks.diff() < 0).all()
+    tiny = Discrete.of(Linear(), 21)
+    assert all((grid(tiny, n, name).diff() < 0).all() for n in range(1, 22))
+
+
+def test_the_log_snr_grid_is_equidistant() -> None:
+    d = Discrete.of(Linear(), 20_000)
+    gaps = d.log_snr[grid(d, 12, "log_snr")[:-1]].diff()
+    inner = gaps[:-2]  # near data T allows no finer grid
+    assert inner.max() / inner.min() < 1.05
+
+
+def test_apply_is_the_row_it_stands_for() -> None:
+    """Each row of a batch in another table, in float32, against the sum written out in float64."""
+    g = torch.Generator().manual_seed(0)
+    d = SCHEDULES["cosine"]
+    rows = torch.stack([ancestral(d, 10, "learned")[3], heun(d, 10)[5], dpmpp_2m(d, 10)[4], ddim(d, 10, 0.5)[0]])
+    x, x_0, prev, z = torch.randn(4, 4, 3, 8, 8, generator=g)
+    v = torch.rand(4, 3, 8, 8, generator=g)
+    before = x.clone()
+    _, _, _, a, b, c, s, r = (column.view(4, 1, 1, 1) for column in rows.T)
+    written = a * x + b * x_0 + c * prev + s * torch.exp(r * v.double()) * z
+    out = apply(rows, x, x_0, prev, z, v)
+    assert out.dtype == torch.float32 and torch.equal(x, before)
+    torch.testing.assert_close(out, written.float(), rtol=2e-6, atol=2e-6)
+    for i in range(4):  # no company changes a row
+        alone = apply(*(part[i, None] for part in (rows, x, x_0, prev, z, v)))
+        assert torch.equal(alone[0], out[i])
+
+
+def test_dpmpp_first_order_is_ddim() -> None:
+    d = SCHEDULES["linear"]
+    torch.testing.assert_close(dpmpp_2m(d, 2, "uniform")[0], ddim(d, 2)[0])
+    assert posterior_between(d.alpha[5], d.sigma[5], d.alpha[5], d.sigma[5]).variance == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d: ddim(d, 0), r"1 … 1000"),
+        (lambda d: heun(d, 1001), r"1 … 1000"),
+        (lambda d: ancestral(d, -3), r"1 … 1000"),
+        (lambda d: ddim(d, 10, eta=1.5), r"eta: 1.5"),
+        (lambda d: ancestral(d, 10, "smal"), r"did you mean 'small'"),
+        (lambda d: dpmpp_2m(d, 10, "log-snr"), r"did you mean 'log_snr'"),
+    ],
+)
+def test_mistakes_are_named(call: Callable[[Discrete], Tensor], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        call(SCHEDULES["cosine"])

@@ -1,0 +1,21 @@
+"""The shortest engine: walk a table with an exact denoiser."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from gen_ray.maths.tables import Column, apply
+
+Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def walk(table: Tensor, x: Tensor, denoise: Denoise, generator: torch.Generator | None = None) -> Tensor:
+    """Return x after every row of the table; denoise(x, alpha, sigma) is E[x_0 | x_t]."""
+    x_0_prev = None
+    for row in table:
+        x_0 = denoise(x, row[Column.alpha], row[Column.sigma])
+        z = torch.randn(x.shape, dtype=x.dtype, generator=generator) if row[Column.s] > 0 else None
+        x = apply(row.expand(len(x), -1), x, x_0, x_0_prev, z)
+        x_0_prev = x_0
+    return x
