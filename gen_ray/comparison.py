@@ -73,7 +73,7 @@ def _line(run: Row) -> list[str]:
         number("eval/frechet_distance", "{:.2f}"),
         number("eval/precision", "{:.3f}"),
         number("eval/recall", "{:.3f}"),
-        number("sample/seconds_per_image", "{:.4f}"),
+        number("sample/seconds_per_image", "{:.2g}"),
         run.tags.get("sampler", "–"),
         number("train/steps", "{:,.0f}"),
     ]

@@ -12,7 +12,7 @@ from gen_ray.config import Config, validated
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.family import Family, parse_sampler
+from gen_ray.family import Chain, Family, FamilyConfig, parse_sampler
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What may become part of a path: no separators, no leading dot, no control characters."""
@@ -90,7 +90,7 @@ class Experiment(Config):
 
     name: Name
     data: Data = Data()
-    family: SerializeAsAny[Config]
+    family: SerializeAsAny[FamilyConfig]
     training: Training = Training()
     scaling: Scaling = Scaling()
     evaluation: Evaluation = Evaluation()
@@ -115,9 +115,13 @@ class Experiment(Config):
         self.chain(family)
         return family
 
-    def chain(self, family: Family) -> Any:
+    def chain(self, family: Family) -> Chain:
         """Return the chain that the evaluation names: the family's default sampler and steps unless it says so."""
-        return family.chain(self.evaluation.sampler or next(iter(family.samplers())), self.evaluation.steps)
+        return family.chain(self.sampler(family), self.evaluation.steps)
+
+    def sampler(self, family: Family) -> str:
+        """Return the sampler that the evaluation names, or else the family's default."""
+        return self.evaluation.sampler or next(iter(family.samplers()))
 
     def resolved(self) -> dict[str, Any]:
         """Return every setting, defaults included, as plain YAML values."""
@@ -139,11 +143,29 @@ def parse(raw: Mapping[str, Any]) -> Experiment:
 
 
 def load(file: Path, overrides: Iterable[str] = ()) -> Experiment:
-    """Return the experiment of a YAML file changed by ``dotted.key=value`` overrides. Raise UserError."""
+    """Return the experiment of a YAML file changed, in order, by overlays and ``dotted.key=value`` overrides.
+
+    An overlay is a further YAML file of the same sections; what it says wins. Raise UserError.
+    """
     raw = read_yaml(file)
     for override in overrides:
-        apply(raw, override)
+        if override.endswith((".yaml", ".yml")) and "=" not in override:
+            merge(raw, read_yaml(Path(override)))
+        else:
+            apply(raw, override)
     return parse(raw)
+
+
+def merge(raw: dict[str, Any], overlay: Mapping[str, Any]) -> None:
+    """Lay a mapping over another, section by section."""
+    for key, value in overlay.items():
+        below = raw.get(key)
+        if isinstance(value, Mapping) and isinstance(below, str):
+            below = raw[key] = {"name": below}
+        if isinstance(value, Mapping) and isinstance(below, dict):
+            merge(below, value)
+        else:
+            raw[key] = value
 
 
 def apply(raw: dict[str, Any], override: str) -> None:

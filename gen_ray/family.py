@@ -103,12 +103,18 @@ def parse_sampler(text: str, known: Mapping[str, Sampler]) -> tuple[str, dict[st
     return name, options
 
 
+class FamilyConfig(Config):
+    """The section ``family`` of an experiment; each family adds its own keys."""
+
+    name: str
+
+
 class Family(ABC):
     """One family of generative models, made from its Config and the DataSpec it is to model."""
 
-    Config: ClassVar[type[Config]]
+    Config: ClassVar[type[FamilyConfig]]
 
-    def __init__(self, config: Config, spec: DataSpec) -> None:
+    def __init__(self, config: FamilyConfig, spec: DataSpec) -> None:
         """Bind settings to data. Raise UserError where the two do not go together."""
         self.config, self.spec = config, spec
 

@@ -62,7 +62,9 @@ class Progress:
 
     def __init__(self, label: str) -> None:
         """Say what is under way."""
-        self.label, self.began, self.first, self.said, self.bar = label, time.monotonic(), None, 0.0, None
+        self.label, self.said = label, 0.0
+        self.first: tuple[int, float] | None = None
+        self.bar: Any = None
         if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
             self.bar = _bar()
             self.task = self.bar.add_task(label, total=None, note="starting")

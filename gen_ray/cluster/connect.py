@@ -29,14 +29,14 @@ def connected(scaling: Scaling) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    size = {} if address else {"num_cpus": max(os.cpu_count() or 1, _booked(scaling)) + SPARE_CPUS}
+    cpus = None if address else max(os.cpu_count() or 1, _booked(scaling)) + SPARE_CPUS
     try:
         ray.init(
             address=address or "local",
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=None if address else False,
-            **size,
+            num_cpus=cpus,
         )
     except ConnectionError as error:
         raise RunError(f"RAY_ADDRESS={address}: no Ray cluster answers ({str(error).splitlines()[0]})") from None

@@ -81,7 +81,13 @@ def _measure(model: Model, prepared: Prepared, device: torch.device, against: st
         train=train[0], test=test[0], fingerprint=prepared.fingerprint[:12], against=against, extractor=extractor
     )
     report = measure(model, reference, device=device)
-    return {"metrics": dict(report.metrics), "provenance": dict(report.provenance), "pictures": dict(report.pictures)}
+    chain = model.experiment.chain(model.family)
+    return {
+        "metrics": dict(report.metrics),
+        "provenance": dict(report.provenance),
+        "pictures": dict(report.pictures),
+        "sampler": f"{model.experiment.sampler(model.family)}, {chain.nfe} nfe",
+    }
 
 
 def _with_labels(prepared: Prepared, split: str) -> tuple[torch.Tensor, torch.Tensor]:

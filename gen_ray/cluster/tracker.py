@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.actor import ActorHandle
 
 from gen_ray.tracking import Store, TrackedRun
 
@@ -19,7 +18,8 @@ class Tracker:
     ) -> None:
         """Open the run."""
         self.run = TrackedRun(store, run_id, name=name, params=params, tags=tags)
-        self.done, self.total, self.newest = 0, 0, {}
+        self.done, self.total = 0, 0
+        self.newest: dict[str, float] = {}
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics."""
@@ -55,7 +55,7 @@ class Tracker:
         self.run.close(status)
 
 
-def start(store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> ActorHandle:
+def start(store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Any:
     """Start the tracker's process on the driver's node, where the default store and the artifacts are."""
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False

@@ -147,6 +147,9 @@ def _cache(experiment: Experiment, prepared: Prepared) -> bool:
 @contextmanager
 def _watched(log: Any, watch: Watch | None) -> Iterator[None]:
     """Pass the tracker's progress on while the block runs."""
+    if watch is None:
+        yield
+        return
     over = Event()
 
     def look() -> None:
@@ -154,14 +157,12 @@ def _watched(log: Any, watch: Watch | None) -> Iterator[None]:
             watch(*ray.get(log.look.remote()))
 
     thread = Thread(target=look, daemon=True)
-    if watch is not None:
-        thread.start()
+    thread.start()
     try:
         yield
     finally:
         over.set()
-        if watch is not None:
-            thread.join()
+        thread.join()
 
 
 def spoken(error: BaseException) -> Exception:
@@ -183,6 +184,7 @@ def spoken(error: BaseException) -> Exception:
 
 def _record(log: Any, report: Mapping[str, Any], home: Path) -> None:
     step = report["steps"]
+    log.tag.remote({"sampler": report["sampler"]})
     log.log.remote({**report["metrics"], "train/steps": step}, step)
     log.tag.remote(
         {f"provenance.{name}.{key}": value for name, how in report["provenance"].items() for key, value in how.items()}

@@ -41,7 +41,7 @@ def _seconds(loop: Iterator[object], steps: int) -> float:
     return time.perf_counter() - began
 
 
-def bare(experiment: Experiment, family: Family, x: Tensor, device: torch.device) -> Iterator[float]:
+def bare(experiment: Experiment, family: Family, x: Tensor, device: torch.device) -> Iterator[Tensor]:
     """Train in eager float32 on x (N, *shape), yielding the loss of each step: no Ray, clipping, EMA, checks or log."""
     torch.manual_seed(experiment.training.seed)
     rng = torch.Generator(device).manual_seed(experiment.training.seed)

@@ -17,7 +17,8 @@ from gen_ray.errors import UserError
 from gen_ray.nets.classifier import Classifier
 
 FEATURES = 64
-SEED, BATCH_SIZE, STEPS, LEARNING_RATE = 0, 128, 2000, 2e-3
+SEED, BATCH_SIZE, LEARNING_RATE = 0, 128, 2e-3
+EPOCHS, MOST_STEPS = 40, 2000
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,15 @@ def scaled(images: Tensor, levels: int) -> Tensor:
 
 
 def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
-    """Return a classifier of x (N, C, H, W) by labels (N,), the same for the same data, 2,000 steps of AdamW."""
+    """Return a classifier of x (N, C, H, W) by labels (N,), the same for the same data: 40 epochs or 2,000 steps."""
+    steps = min(MOST_STEPS, EPOCHS * len(x) // BATCH_SIZE + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         net = Classifier(spec.shape, len(spec.classes), features=FEATURES)
         optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=STEPS)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
         order = Cached(torch.arange(len(x)), BATCH_SIZE, SEED)
-        for _, [rows] in zip(range(STEPS), order.stream(0), strict=False):
+        for _, [rows] in zip(range(steps), order.stream(0), strict=False):
             loss = nn.functional.cross_entropy(net(scaled(x[rows], spec.levels)), labels[rows].long())
             loss.backward()
             optimizer.step()

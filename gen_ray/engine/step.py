@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from gen_ray.engine import checkpoint, ema
 from gen_ray.engine.session import Session
@@ -94,7 +95,7 @@ class Learner:
         rng = generator(self.training.seed, step, session.rank * accumulate + lane, device=session.device)
         torch.manual_seed(rng.initial_seed())  # dropout draws from the global state: make that a function of step too
         with ExitStack() as stack:
-            if not last and hasattr(self.net, "no_sync"):
+            if not last and isinstance(self.net, DistributedDataParallel):
                 stack.enter_context(self.net.no_sync())  # DDP averages once, with the last micro-batch
             with autocast(self.training.precision, session.device):
                 terms = self.family.loss(self.net, x, rng, step=step)

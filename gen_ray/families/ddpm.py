@@ -11,10 +11,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from gen_ray.config import Config, named
+from gen_ray.config import named
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.family import Chain, Family, LossTerms, Nll, Sampler, parse_sampler
+from gen_ray.family import Chain, Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import gaussian, likelihoods, tables
 from gen_ray.maths.kernels import GaussianKernel
 from gen_ray.maths.schedules import Discrete, Schedule
@@ -25,7 +25,7 @@ HYBRID_WEIGHT = 1e-3
 VARIANCES = {"small": tables.Variance.SMALL, "large": tables.Variance.LARGE, "learned": tables.Variance.LEARNED}
 
 
-class DdpmConfig(Config):
+class DdpmConfig(FamilyConfig):
     """What a DDPM needs to know beyond its data."""
 
     name: Literal["ddpm"] = "ddpm"
@@ -117,7 +117,9 @@ class Ddpm(Family):
             return LossTerms(total=simple, parts={"simple": simple})
         # Nichol & Dhariwal eq. 16: the variance learns from the bound, the mean does not.
         vlb = T * self._step_nats(x, x_0, x_t, k, prediction.detach(), v)
-        return LossTerms(total=simple + (self.config.vlb_weight or HYBRID_WEIGHT) * vlb, parts={"simple": simple, "vlb_nats": vlb})
+        return LossTerms(
+            total=simple + (self.config.vlb_weight or HYBRID_WEIGHT) * vlb, parts={"simple": simple, "vlb_nats": vlb}
+        )
 
     # ---- likelihood -------------------------------------------------------------------------------------------------
 
@@ -126,8 +128,8 @@ class Ddpm(Family):
         beta, beta_tilde = self.schedule.beta, self.schedule.posterior_variance.clone()
         beta_tilde[1] = beta_tilde[2]  # beta_tilde_1 is 0: its logarithm is taken from the step above
         small, large = self._at(beta_tilde.log(), k), self._at(beta.log(), k)
-        mix = {tables.Variance.SMALL: 0.0, tables.Variance.LARGE: 1.0}.get(self.variance, v)
-        return small + mix * (large - small)
+        fixed = torch.full_like(small, float(self.variance is tables.Variance.LARGE))
+        return small + (fixed if v is None else v) * (large - small)
 
     def _step_nats(
         self, x: Tensor, x_0: Tensor, x_t: Tensor, k: Tensor, prediction: Tensor, v: Tensor | None
@@ -164,18 +166,15 @@ class Ddpm(Family):
         """
         T = self.config.steps
         x_0, draws = self._scaled(x), min(effort, T) - 1
-        prior, first, between = (
-            self.prior_nats(x_0),
-            self._nats_at(net, x, x_0, torch.ones_like(x[:, 0, 0, 0]), rng),
-            0.0,
-        )
+        prior, between = self.prior_nats(x_0), torch.zeros(len(x), device=x.device)
+        first = self._nats_at(net, x, x_0, torch.ones(len(x), device=x.device), rng)
         for part in range(draws):
             low, high = part * (T - 1) / draws, (part + 1) * (T - 1) / draws
             u = torch.rand(len(x), generator=rng, device=x.device)
             k = 2 + (low + (high - low) * u).floor().clamp(max=T - 2)
             between = between + (high - low) * self._nats_at(net, x, x_0, k, rng)
-        parts = {"prior": prior, "steps": torch.as_tensor(between).expand_as(prior), "decoder": first}
-        return Nll(nats=sum(parts.values()), kind="vlb", nfe=draws + 1, parts=parts)
+        parts = {"prior": prior, "steps": between, "decoder": first}
+        return Nll(nats=prior + between + first, kind="vlb", nfe=draws + 1, parts=parts)
 
     def _nats_at(self, net: nn.Module, x: Tensor, x_0: Tensor, k: Tensor, rng: torch.Generator) -> Tensor:
         k = k.long()
@@ -201,7 +200,7 @@ class Ddpm(Family):
         name, options = parse_sampler(sampler, self.samplers())
         steps = self.samplers()[name].default_steps if steps is None else steps
         makers = {
-            "ddim": lambda: tables.ddim(self.schedule, steps, **options),
+            "ddim": lambda: tables.ddim(self.schedule, steps, eta=options.get("eta", 0.0)),
             "ancestral": lambda: tables.ancestral(self.schedule, steps, self.variance),
             "dpmpp_2m": lambda: tables.dpmpp_2m(self.schedule, steps),
         }

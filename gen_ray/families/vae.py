@@ -6,23 +6,23 @@ p(x, z) = p(x|z) N(z; 0, I), q(z|x) = N(mu(x), diag sigma²(x)); z = mu + sigma�
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from gen_ray.config import Config, named
+from gen_ray.config import named
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.family import Chain, Family, LossTerms, Nll, Sampler, State, parse_sampler
+from gen_ray.family import Chain, Family, FamilyConfig, LossTerms, Nll, Sampler, State, parse_sampler
 from gen_ray.maths import likelihoods
 from gen_ray.maths.noise import RowNoise
 from gen_ray.maths.observation import OBSERVATIONS, Observation
-from gen_ray.nets import AutoencoderConfig
+from gen_ray.nets import Autoencoder, AutoencoderConfig
 
 
-class VaeConfig(Config):
+class VaeConfig(FamilyConfig):
     """What a VAE needs to know beyond its data."""
 
     name: Literal["vae"] = "vae"
@@ -53,7 +53,7 @@ class DecodeKernel:
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
         """Decode; rows (B, 1)."""
-        params = net.decode(state["z"])
+        params = cast(Autoencoder, net).decode(state["z"])
         drawn = rows[:, 0] > 0
         x = self.observation.mean(params)
         if drawn.any():
@@ -108,7 +108,7 @@ class Vae(Family):
             parts = {"reconstruction": reconstruction, "kl": kl}
             return Nll(nats=reconstruction + kl, kind="elbo" + self.observation.suffix, nfe=1, parts=parts)
         x = self.observation.prepare(x, rng)
-        mu, log_var = (moment.float() for moment in net.encode(self.observation.scaled(x)))
+        mu, log_var = cast(Autoencoder, net).encode(self.observation.scaled(x))
         log_w = [self._log_weight(net, x, mu, log_var, rng) for _ in range(effort)]
         nats = math.log(effort) - torch.stack(log_w).logsumexp(0)
         return Nll(nats=nats, kind=f"iwae-{effort}{self.observation.suffix}", nfe=effort)
@@ -117,7 +117,7 @@ class Vae(Family):
         """Return log p(x, z) − log q(z|x) at one z ~ q(z|x), (B,); the constants of the two normals cancel."""
         eps = torch.randn(mu.shape, generator=rng, device=mu.device)
         z = mu + (log_var / 2).exp() * eps
-        log_likelihood = self.observation.log_prob(x, net.decode(z).float()).flatten(1).sum(1)
+        log_likelihood = self.observation.log_prob(x, cast(Autoencoder, net).decode(z)).flatten(1).sum(1)
         return log_likelihood + (0.5 * (eps**2 + log_var - z**2)).sum(1)
 
     def samplers(self) -> Mapping[str, Sampler]:

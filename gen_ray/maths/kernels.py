@@ -4,13 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gen_ray.maths.noise import RowNoise
 from gen_ray.maths.tables import Column, apply
 
-Net = Callable[[Tensor, Tensor], Tensor]
-Denoise = Callable[[Net, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
+Denoise = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """(net, x (B,C,H,W), t (B,), alpha (B,1,1,1), sigma (B,1,1,1)) -> (x̂_0, v in [0,1] of a learned variance or None)."""
 
 
@@ -27,7 +26,7 @@ class GaussianKernel:
         x = noise.normal(self.shape, device=device)
         return {"x": x, "x_0": torch.zeros_like(x)}
 
-    def tick(self, net: Net, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> dict[str, Tensor]:
+    def tick(self, net: nn.Module, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> dict[str, Tensor]:
         """Advance state by one evaluation; rows (B, 8) float64 on the CPU, columns as in tables.Column."""
         x = state["x"]
         noisy = rows[:, Column.s] > 0

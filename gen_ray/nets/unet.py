@@ -1,8 +1,10 @@
 """A time-conditioned U-Net (Ho et al. 2020, appendix B; Dhariwal & Nichol 2021) arranged for speed on CPU and GPU.
 
-Where it departs from the papers, measurement on two CPU cores said so: the image enters space-to-depth in patches, so
-no convolution runs at full resolution; attention stands only in the middle; a skip joins each pair of blocks once. It
-lays its activations out channels-last by itself. Shapes: B batch, C channels, H height, W width, E time embedding.
+Where it departs from the papers, measurement on two CPU cores said so:
+one block per level and direction, each block down joined to its partner up; attention at the coarsest level alone;
+upsampling after a 1×1 convolution; GroupNorm in groups of 16; activations channels-last, laid out by the net itself.
+Of 14 nets, (32, 64, 64) channels had the lowest loss per CPU-minute on Fashion-MNIST; folding pixels into channels
+(`patch`) makes a step cheaper and the images worse. Shapes: B batch, C channels, H height, W width, E time embedding.
 """
 
 from typing import Annotated, Literal
@@ -20,7 +22,6 @@ from gen_ray.nets.embeddings import TimeEmbedding, zeroed
 GROUP = 16
 """Channels in a group of GroupNorm: one AVX-512 vector, many times faster in bfloat16 than 4 or 8."""
 
-
 Multiplier = Annotated[int, Field(ge=1, le=64)]
 
 
@@ -28,12 +29,12 @@ class UNetConfig(Config):
     """Settings of the U-Net."""
 
     name: Literal["unet"] = "unet"
-    width: int = Field(64, ge=16, le=1024, multiple_of=GROUP, description="channels at the finest level")
-    multipliers: tuple[Multiplier, ...] = Field((1, 2), min_length=1, max_length=8, description="times width")
+    width: int = Field(32, ge=16, le=1024, multiple_of=GROUP, description="channels at the finest level")
+    multipliers: tuple[Multiplier, ...] = Field((1, 2, 2), min_length=1, max_length=8, description="times width")
     blocks: int = Field(1, ge=1, le=8, description="residual blocks per level, on the way down and on the way up")
     attention: bool = Field(True, description="self-attention at the coarsest level")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="dropout probability inside residual blocks")
-    patch: int = Field(2, ge=1, le=8, description="pixels per side folded into channels before the first convolution")
+    patch: int = Field(1, ge=1, le=8, description="pixels per side folded into channels before the first convolution")
 
     def build(self, shape: tuple[int, ...], out_channels: int) -> "UNet":
         """Return net(x (B, C, H, W), t (B,)) -> (B, out_channels, H, W) for images of any size."""

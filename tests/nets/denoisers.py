@@ -5,13 +5,13 @@ from torch import nn
 
 from gen_ray.nets import DiTConfig, MlpConfig, UNetConfig
 
-TINY_UNET = UNetConfig(width=16, multipliers=(1, 2), patch=1)
+TINY_UNET = UNetConfig(width=16, multipliers=(1, 2))
 CASES = {
     "unet-odd": (TINY_UNET, (2, 7, 9), 3),
-    "unet-patched-odd": (UNetConfig(width=16, multipliers=(1, 2, 2), blocks=2), (1, 13, 10), 2),
+    "unet-patched-odd": (UNetConfig(width=16, multipliers=(1, 2), blocks=2, patch=2), (1, 13, 10), 2),
     "unet-one-pixel": (TINY_UNET, (1, 1, 1), 1),
     "unet-28": (UNetConfig(width=16), (1, 28, 28), 1),
-    "unet-no-attention": (UNetConfig(width=16, attention=False), (1, 8, 8), 17),
+    "unet-no-attention": (UNetConfig(width=16, multipliers=(1, 2), attention=False), (1, 8, 8), 17),
     "dit": (DiTConfig(width=32, depth=2, heads=2, patch=4), (1, 8, 12), 2),
     "mlp-vector": (MlpConfig(width=32, depth=2), (2,), 2),
     "mlp-image": (MlpConfig(width=32, depth=2), (1, 5, 3), 4),
