@@ -5,20 +5,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from gen_ray import families
 from gen_ray.config import Config, validated
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.family import Chain, Family, FamilyConfig, parse_sampler
+from gen_ray.family import Chain, Family, FamilyConfig
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What may become part of a path: no separators, no leading dot, no control characters."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Folder = Annotated[Path, BeforeValidator(lambda v: Path(v).expanduser()), AfterValidator(Path.absolute)]
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 class Data(Config):
@@ -56,7 +56,7 @@ class Scaling(Config):
     """Where it runs. ``auto``: the machine's cores divided among the workers, and a GPU each where there are enough."""
 
     num_workers: int = Field(1, ge=1)
-    cpus_per_worker: int | Literal["auto"] = "auto"
+    cpus_per_worker: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     use_gpu: bool | Literal["auto"] = "auto"
     max_failures: int = Field(0, ge=0)
 
@@ -110,14 +110,17 @@ class Experiment(Config):
     def model(self, spec: DataSpec) -> Family:
         """Return the family bound to a data set. Raise UserError where they or the evaluation do not go together."""
         family = families.find(self.family.name)(self.family, spec)
-        if self.evaluation.sampler is not None:
-            parse_sampler(self.evaluation.sampler, family.samplers())
-        self.chain(family)
+        try:
+            self.chain(family)
+        except UserError as error:
+            raise UserError(f"evaluation.{error}") from None
         return family
 
-    def chain(self, family: Family) -> Chain:
-        """Return the chain that the evaluation names: the family's default sampler and steps unless it says so."""
-        return family.chain(self.sampler(family), self.evaluation.steps)
+    def chain(self, family: Family, sampler: str | None = None, steps: int | None = None) -> Chain:
+        """Return the chain of a sampler and steps; what is left out is the evaluation's, else the family's default."""
+        if sampler is None:
+            sampler, steps = self.sampler(family), steps or self.evaluation.steps
+        return family.chain(sampler, steps)
 
     def sampler(self, family: Family) -> str:
         """Return the sampler that the evaluation names, or else the family's default."""
@@ -157,12 +160,12 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Experiment:
 
 
 def merge(raw: dict[str, Any], overlay: Mapping[str, Any]) -> None:
-    """Lay a mapping over another, section by section."""
+    """Lay a mapping over another, section by section; one that names another component replaces the first whole."""
     for key, value in overlay.items():
         below = raw.get(key)
         if isinstance(value, Mapping) and isinstance(below, str):
             below = raw[key] = {"name": below}
-        if isinstance(value, Mapping) and isinstance(below, dict):
+        if isinstance(value, Mapping) and isinstance(below, dict) and value.get("name") in (None, below.get("name")):
             merge(below, value)
         else:
             raw[key] = value
@@ -171,7 +174,7 @@ def merge(raw: dict[str, Any], overlay: Mapping[str, Any]) -> None:
 def apply(raw: dict[str, Any], override: str) -> None:
     """Set one ``dotted.key=value``, its value read as YAML."""
     key, separator, value = override.partition("=")
-    if not separator or not key:
+    if not separator or not all(key.strip().split(".")):
         raise UserError(f"{override!r}: an override is written key=value, e.g. training.epochs=10")
     *parents, last = key.strip().split(".")
     node = raw
@@ -187,7 +190,7 @@ def apply(raw: dict[str, Any], override: str) -> None:
         node = below
     try:
         node[last] = yaml.load(value, _Loader)  # noqa: S506  a SafeLoader
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         node[last] = value
 
 
@@ -216,6 +219,8 @@ def read_yaml(file: Path) -> dict[str, Any]:
         raise UserError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8 text") from None
+    except RecursionError:
+        raise UserError(f"{file}: is nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{file}{line}: {error.problem}") from None

@@ -5,6 +5,7 @@ Neither safetensors nor Parquet nor torch.load notices a flipped bit; this does.
 
 import hashlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 NAME = "MANIFEST.sha256"
@@ -23,7 +24,7 @@ def digest(file: Path) -> str:
 def write(folder: Path) -> None:
     """Write the manifest of every file below folder and flush all of it to the disk."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != NAME)
-    (folder / NAME).write_text("".join(f"{digest(f)}  {f.relative_to(folder).as_posix()}\n" for f in files))
+    (folder / NAME).write_text(_text({f.relative_to(folder).as_posix(): digest(f) for f in files}))
     for file in [*files, folder / NAME, folder]:
         _flush(file)
 
@@ -31,10 +32,17 @@ def write(folder: Path) -> None:
 def read(folder: Path) -> dict[str, str]:
     """Return digest by relative name. Raise DamagedError where there is no readable manifest."""
     try:
-        lines = (folder / NAME).read_text(encoding="ascii").splitlines()
-        return {name: sha for sha, name in (line.split("  ", 1) for line in lines)}
+        text = (folder / NAME).read_bytes().decode("utf-8")
+        listed = {name: sha for sha, name in (line.split("  ", 1) for line in text.splitlines())}
     except (OSError, ValueError) as error:
         raise DamagedError(f"{folder / NAME}: missing or unreadable") from error
+    if _text(listed) != text:
+        raise DamagedError(f"{folder / NAME}: is not as it was written")
+    return listed
+
+
+def _text(digests: Mapping[str, str]) -> str:
+    return "".join(f"{sha}  {name}\n" for name, sha in digests.items())
 
 
 def verify(folder: Path) -> None:

@@ -4,7 +4,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ RUN_ID, PROCESS = "gen_ray.run_id", "gen_ray.process"
 ACTIVE = "RUNNING"
 PARAM_CHARACTERS = 6000  # MLflow's own limit
 PAGE = 1000
+RETRIES = "2"  # MLflow's own 7 keep one waiting for minutes where no server answers
+CLOCK_SECONDS = 5  # a correction of the clock moves the start times of all processes a little
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Store:
 
     def client(self) -> mlflow.MlflowClient:
         """Return MLflow's client, with the chatter of a first database migration held back."""
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
         return mlflow.MlflowClient(tracking_uri=self.uri)
@@ -53,14 +57,29 @@ class Store:
         return str(client.create_experiment(self.experiment, artifact_location=location))
 
 
+@contextmanager
+def _told(store: Store) -> Iterator[None]:
+    """Tell in one line why a store cannot be used."""
+    try:
+        yield
+    except mlflow.MlflowException as error:
+        raise RunError(f"MLflow at {store.uri}: {str(error).strip().splitlines()[0]}", reason="tracking") from error
+
+
 class TrackedRun:
     """One MLflow run. Opening it twice under one run id reopens it."""
 
     def __init__(
         self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> None:
-        """Find the run by its tag or create it, and close the runs of drivers that died."""
-        self.client = store.client()
+        """Find the run by its tag or create it, and close the runs of drivers that died. Raise RunError."""
+        with _told(store):
+            self.client = store.client()
+            self._open(store, run_id, name=name, params=params, tags=tags)
+
+    def _open(
+        self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
         experiment_id = store.experiment_id(self.client)
         close_orphans(self.client, experiment_id)
         mine = {**tags, RUN_ID: run_id, PROCESS: this_process()}
@@ -108,7 +127,7 @@ def _is_gone(process: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        return f"{psutil.Process(int(pid)).create_time():.0f}" != started
+        return abs(psutil.Process(int(pid)).create_time() - float(started)) > CLOCK_SECONDS
     except psutil.NoSuchProcess:
         return True
 
@@ -134,14 +153,16 @@ class Row:
 
 def rows(store: Store) -> list[Row]:
     """Return the runs of the store's experiment, newest first. Raise RunError where the store cannot be read."""
-    client = store.client()
-    try:
+    with _told(store):
+        client = store.client()
         experiment = client.get_experiment_by_name(store.experiment)
-        if experiment is None:
-            return []
-        return [_row(run) for run in _pages(client, experiment.experiment_id)]
-    except mlflow.MlflowException as error:
-        raise RunError(f"{store.uri}: {str(error).splitlines()[0]}") from None
+        return [_row(run) for run in _pages(client, experiment.experiment_id)] if experiment else []
+
+
+def experiments(store: Store) -> list[str]:
+    """Return the names of all experiments of the store. Raise RunError where the store cannot be read."""
+    with _told(store):
+        return sorted(found.name for found in store.client().search_experiments())
 
 
 def _pages(client: mlflow.MlflowClient, experiment_id: str) -> Iterable[Run]:

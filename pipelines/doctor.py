@@ -64,10 +64,11 @@ def _store(root: Path) -> Line:
     if not (root / "mlflow.db").exists():
         return True, "MLflow", f"no store yet below {root}: the first run makes one"
     from gen_ray.errors import RunError
-    from gen_ray.tracking import Store, rows
+    from gen_ray.tracking import Store, experiments
 
     try:
-        return True, "MLflow", f"{len(rows(Store.of(None, 'gen_ray', root)))} runs in {root / 'mlflow.db'}"
+        there = ", ".join(experiments(Store.of(None, "gen_ray", root)))
+        return True, "MLflow", f"experiments {there} in {root / 'mlflow.db'}"
     except RunError as error:
         return False, "MLflow", str(error)
 

@@ -7,6 +7,8 @@ import typer
 
 from pipelines import terminal
 
+HEEDED = ("evaluation.", "scaling.", "data.root=")
+
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A run's id or name, or an artifact folder.")],
@@ -21,12 +23,17 @@ def evaluate(
     from gen_ray.cluster.connect import connected
     from gen_ray.cluster.evaluate import evaluate_artifact
     from gen_ray.cluster.train import prepare_data
+    from gen_ray.errors import UserError
     from gen_ray.experiment import load
 
     terminal.one_of("--reference", reference, ("train", "test"))
+    for override in overrides or []:
+        if not override.startswith(HEEDED):
+            raise UserError(f"{override}: has no effect on a trained model; what has: {', '.join(HEEDED)}")
     folder = runs.find_artifact(model, storage.absolute())
     experiment = load(folder / "config.yaml", overrides or [])
     prepared = prepare_data(experiment)
+    experiment.model(prepared.spec)
     with connected(experiment.scaling):
         report = evaluate_artifact(experiment, prepared, folder, against=reference)
     terminal.show_metrics(report["metrics"], report["provenance"])

@@ -14,8 +14,8 @@ def sample(
     sampler: Annotated[
         str | None, typer.Option(help="NAME or NAME:option=value; the family's default if left out.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of the sampler; its default if left out.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Sample i is a function of (seed, i).")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; its default if left out.")] = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Sample i is a function of (seed, i).")] = 0,
     out: Annotated[Path, typer.Option(help="A .png grid, or .npz with the array 'samples'.")] = Path("samples.png"),
     list_samplers: Annotated[bool, typer.Option("--list-samplers", help="Show the samplers and stop.")] = False,
     storage: Annotated[Path, typer.Option(help="storage.root of the runs.")] = Path("gen_ray_runs"),
@@ -39,7 +39,7 @@ def sample(
             cost = f"default {about.default_steps} steps, nfe per step {about.nfe_per_step}"
             typer.echo(f"{name}{options}: {about.summary}; {cost}")
         return
-    chain = found.family.chain(sampler, steps) if sampler else found.experiment.chain(found.family)
+    chain = found.experiment.chain(found.family, sampler, steps)
     began = time.perf_counter()
     with autocast(found.experiment.training.precision, device):
         samples = generate(found.net, chain, n, seed=seed, device=device)

@@ -17,10 +17,12 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     app = verb if isinstance(verb, typer.Typer) else _alone(verb)
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
+    if isinstance(verb, typer.Typer) and not sys.argv[1:]:
+        sys.argv.append("--help")
     from gen_ray.errors import RunError, UserError
 
     try:
-        app()
+        raise SystemExit(app(standalone_mode=False))
     except (UserError, RunError) as error:
         if debug:
             raise
@@ -28,6 +30,8 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     except KeyboardInterrupt:
         _fail("interrupted", 130)
     except Exception as error:
+        if hasattr(error, "format_message"):  # typer's own: an unknown verb or option, a missing argument
+            _fail(f"{error.format_message()} (--help shows what there is)", 2)
         if debug:
             raise
         line = (str(error).strip().splitlines() or [""])[0]
@@ -42,9 +46,7 @@ def _alone(verb: Callable[..., Any]) -> typer.Typer:
 
 def new_app() -> typer.Typer:
     """Return an empty command line."""
-    return typer.Typer(
-        no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
-    )
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def _fail(line: str, code: int) -> None:
@@ -151,13 +153,14 @@ def show_table(title: str, header: list[str], lines: list[list[str]]) -> None:
 def show_runs(store: "Store", sort: str, only: Collection[str] = ()) -> None:
     """Print the finished runs of a store, those named in only if any are, a table for each provenance."""
     from gen_ray.comparison import tables
-    from gen_ray.tracking import rows
+    from gen_ray.tracking import experiments, rows
 
     groups = tables([row for row in rows(store) if not only or row.run_id in only], sort)
     for group in groups:
         show_table(group.title, group.header, group.lines)
     if not groups:
-        typer.echo(f"no finished runs in experiment {store.experiment!r} of {store.uri}")
+        there = ", ".join(experiments(store))
+        typer.echo(f"no finished runs in experiment {store.experiment!r} of {store.uri}; experiments there: {there}")
 
 
 def ui_command(store: "Store") -> str:

@@ -16,6 +16,7 @@ from gen_ray.datasets.prepared import Prepared, Shard
 from gen_ray.datasets.shards import read_shard, storage_dtype, to_numpy
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.batches import permutation
+from gen_ray.errors import UserError
 
 READ_CPUS = 0.5
 WINDOW_SHARDS = 8
@@ -31,6 +32,7 @@ def dataset(shards: list[Shard]) -> "ray.data.Dataset":
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
+    context.raise_original_map_exception = True  # else the name of a damaged file is lost on the way to the driver
     items = [{"path": str(s.path), "sha256": s.sha256, "rows": s.rows, "first_row": s.first_row} for s in shards]
     listing = ray.data.from_items(items, override_num_blocks=len(items))
     return listing.map_batches(_read, batch_size=1, batch_format="numpy", num_cpus=READ_CPUS)
@@ -104,7 +106,13 @@ class Streamed:
         return min(rows) // self.share
 
     def stream(self, first_step: int) -> Iterator[list[Tensor]]:
-        """Yield this rank's micro-batches of each step, epoch after epoch."""
+        """Yield this rank's micro-batches of each step, epoch after epoch. Raise UserError for too few shards."""
+        poorest = sum(sorted(shard.rows for shard in self.shards)[: len(self.shards) // self.world_size])
+        if poorest < self.share:
+            raise UserError(
+                f"data.cache=stream: {len(self.shards)} shards of {self.rows} rows may not give each of "
+                f"{self.world_size} workers a batch of {self.share} rows; use data.cache=memory"
+            )
         epoch, step = 0, first_step
         while step >= self.steps(epoch):
             step -= self.steps(epoch)
@@ -128,7 +136,7 @@ class Streamed:
             rows = self._window(window)[torch.from_numpy(order)]
             rows = torch.cat([waiting, rows]) if len(waiting) else rows
             whole = len(rows) // self.share * self.share
-            yield from rows[:whole].split(self.share)
+            yield from (rows[at : at + self.share] for at in range(0, whole, self.share))
             waiting = rows[whole:]
 
     def _window(self, shards: list[Shard]) -> Tensor:

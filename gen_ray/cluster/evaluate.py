@@ -38,7 +38,10 @@ def evaluate_artifact(
 def _on_a_worker(task: Any, experiment: Experiment, *args: Any) -> dict[str, Any]:
     cpus, gpu = cpus_per_worker(experiment.scaling), uses_gpu(experiment.scaling)
     remote = ray.remote(task).options(num_cpus=cpus, num_gpus=int(gpu))
-    found: dict[str, Any] = ray.get(remote.remote(cpus, *args))
+    try:
+        found: dict[str, Any] = ray.get(remote.remote(cpus, *args))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error  # without Ray's wrapping, whose message is a traceback
     return found
 
 

@@ -13,13 +13,16 @@ from gen_ray.tracking import Store, TrackedRun
 class Tracker:
     """Keeps one tracked run and remembers how far it is."""
 
-    def __init__(
-        self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
-    ) -> None:
-        """Open the run."""
-        self.run = TrackedRun(store, run_id, name=name, params=params, tags=tags)
+    run: TrackedRun
+
+    def __init__(self) -> None:
+        """Begin with nothing done."""
         self.done, self.total = 0, 0
         self.newest: dict[str, float] = {}
+
+    def open(self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Open the run."""
+        self.run = TrackedRun(store, run_id, name=name, params=params, tags=tags)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics."""
@@ -56,9 +59,16 @@ class Tracker:
 
 
 def start(store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Any:
-    """Start the tracker's process on the driver's node, where the default store and the artifacts are."""
+    """Start the tracker's process on the driver's node, where the default store and the artifacts are.
+
+    Raise RunError where the run cannot be opened: what could not be recorded is not begun.
+    """
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    actor = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here)
-    return actor.remote(store, run_id, name=name, params=params, tags=tags)
+    actor = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote()
+    try:
+        ray.get(actor.open.remote(store, run_id, name=name, params=params, tags=tags))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    return actor

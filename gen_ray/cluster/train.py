@@ -174,8 +174,8 @@ def spoken(error: BaseException) -> Exception:
         if found is None or found in seen:
             continue
         seen.append(found)
-        if isinstance(found, UserError | RunError):
-            return found
+        if isinstance(found, UserError | RunError) and not isinstance(found, ray.exceptions.RayTaskError):
+            return found  # a RayTaskError may pass for one, but its message is a traceback
         waiting += [getattr(found, "cause", None), found.__cause__]
         waiting += list(getattr(found, "worker_failures", {}).values())
     last = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]

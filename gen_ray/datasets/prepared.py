@@ -23,6 +23,11 @@ class DataError(UserError):
     def __init__(self, path: Path, fault: str) -> None:
         """Name the file, what is wrong with it and the remedy."""
         super().__init__(f"{path}: {fault}; remove the folder {path.parent} and prepare again")
+        self.path, self.fault = path, fault
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path, str]]:
+        """Come back whole from another process: pickle makes an exception anew from what its __init__ was given."""
+        return type(self), (self.path, self.fault)
 
 
 @dataclass(frozen=True, kw_only=True)

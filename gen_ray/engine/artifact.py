@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from gen_ray import manifest
@@ -44,9 +44,7 @@ def write(folder: Path, model: Model) -> None:
 
     def fill(draft: Path) -> None:
         (draft / "config.yaml").write_text(yaml.safe_dump(model.experiment.resolved(), sort_keys=False))
-        save_file(
-            {n: t.detach().cpu().contiguous() for n, t in model.net.state_dict().items()}, draft / "weights.safetensors"
-        )
+        checkpoint.write_weights(draft / "weights.safetensors", model.net)
         (draft / "meta.json").write_text(json.dumps(dict(model.meta), indent=1))
         manifest.write(draft)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gen_ray import manifest
@@ -17,8 +17,8 @@ from gen_ray.errors import UserError
 from gen_ray.nets.classifier import Classifier
 
 FEATURES = 64
-SEED, BATCH_SIZE, LEARNING_RATE = 0, 128, 2e-3
-EPOCHS, MOST_STEPS = 40, 2000
+SEED, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 0, 64, 4e-3, 0.02
+EPOCHS, MOST_STEPS = 15, 3500
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ def scaled(images: Tensor, levels: int) -> Tensor:
 
 
 def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
-    """Return a classifier of x (N, C, H, W) by labels (N,), the same for the same data: 40 epochs or 2,000 steps."""
+    """Return a classifier of x (N, C, H, W) by labels (N,), the same for the same data: 15 epochs or 3,500 steps."""
     steps = min(MOST_STEPS, EPOCHS * len(x) // BATCH_SIZE + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         net = Classifier(spec.shape, len(spec.classes), features=FEATURES)
-        optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
+        optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
         order = Cached(torch.arange(len(x)), BATCH_SIZE, SEED)
         for _, [rows] in zip(range(steps), order.stream(0), strict=False):
@@ -63,7 +63,7 @@ def keep(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
     """Write a trained extractor into folder."""
 
     def fill(draft: Path) -> None:
-        save_file(net.state_dict(), draft / "weights.safetensors")
+        checkpoint.write_weights(draft / "weights.safetensors", net)
         (draft / "meta.json").write_text(json.dumps(meta, indent=1))
         manifest.write(draft)
 

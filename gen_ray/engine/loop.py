@@ -28,13 +28,12 @@ def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
     batches = session.batches("train")
     total = max(1, training.epochs * batches.rows // batch_size)
     learner = Learner(family, training, session, total)
-    best = float("inf")
     for done, due in steps(learner, batches, batch_size, first=learner.restore()):
         last, ended = done == total, _epoch_ended(done, batch_size, batches.rows)
         if last or (ended and ended % training.validate_every_epochs == 0):
             loss = validate(learner.ema, family, experiment, session)
-            best = min(best, loss)
-            session.log({"validation/loss_nats": loss, "best/validation_loss_nats": best}, done)
+            learner.best = min(learner.best, loss)
+            session.log({"validation/loss_nats": loss, "best/validation_loss_nats": learner.best}, done)
         if (
             session.rank == 0
             and family.spec.is_image

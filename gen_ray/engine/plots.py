@@ -19,12 +19,12 @@ def grid(images: Tensor, *, levels: int = 256, columns: int | None = None, tile_
     Small images are enlarged by a whole factor to about tile_pixels, without smoothing; missing tiles stay white.
     """
     columns = columns or math.ceil(math.sqrt(len(images)))
-    rgb = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images[:, :3]
+    rgb = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
     pixels = (rgb.float() * (255 / (levels - 1))).round().to(torch.uint8)
     factor = max(1, tile_pixels // pixels.shape[-1])
     pixels = pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     height, width = pixels.shape[-2:]
-    rows, gap = math.ceil(len(images) / columns), 2
+    rows, gap = math.ceil(len(images) / columns), 4
     canvas = torch.full((3, rows * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=torch.uint8)
     for index, tile in enumerate(pixels):
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)

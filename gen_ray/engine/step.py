@@ -60,6 +60,7 @@ class Learner:
             fused=True,
         )
         self.names: list[str] = []
+        self.best = math.inf  # the lowest validation loss so far, nats per example
 
     def step(self, micros: list[Tensor], step: int, *, checkpoint_due: bool) -> tuple[Tensor, bool]:
         """Apply one update; return (sums of loss and parts over this rank's rows (P,), whether to checkpoint now).
@@ -74,7 +75,8 @@ class Learner:
         norm = nn.utils.clip_grad_norm_(self.bare.parameters(), training.gradient_clip_norm or math.inf)
         flags = torch.zeros(1 + session.world_size, device=session.device)
         flags[0] = float(checkpoint_due and session.rank == 0)
-        flags[1 + session.rank] = (~torch.isfinite(report[0] + norm)).float()
+        # A bad gradient reaches every rank by way of the average: the rank whose own loss is bad weighs more.
+        flags[1 + session.rank] = (~torch.stack([report[0], report[0] + norm]).isfinite()).sum()
         due, *bad = session.sum(flags).tolist()
         if any(bad):
             self.optimizer.zero_grad(set_to_none=True)
@@ -105,11 +107,14 @@ class Learner:
 
     def write(self, folder: Path, step: int) -> None:
         """Write a checkpoint that stands before step."""
-        checkpoint.write(folder, net=self.bare, ema=self.ema, optimizer=self.optimizer, step=step)
+        position = {"step": step, "best_validation_nats": self.best}
+        checkpoint.write(folder, net=self.bare, ema=self.ema, optimizer=self.optimizer, position=position)
 
     def restore(self) -> int:
         """Load the newest checkpoint, if there is one, and return the step to go on with."""
         with self.session.restore() as folder:
             if folder is None:
                 return 0
-            return checkpoint.read(folder, net=self.bare, ema=self.ema, optimizer=self.optimizer)
+            position = checkpoint.read(folder, net=self.bare, ema=self.ema, optimizer=self.optimizer)
+            self.best = position["best_validation_nats"]
+            return position["step"]

@@ -109,14 +109,15 @@ class Ddpm(Family):
         alpha, sigma = self._at(self.schedule.alpha, k), self._at(self.schedule.sigma, k)
         x_t = gaussian.diffuse(x_0, eps, alpha, sigma)  # x_t ~ q(x_k | x_0)
         prediction, v = self._evaluate(net, x_t, k / T)
+        x_0_hat = self.prediction.to_x_0(prediction, x_t, alpha, sigma)
         if self.config.loss == "vlb":
-            vlb = T * self._step_nats(x, x_0, x_t, k, prediction, v)
+            vlb = T * self._step_nats(x, x_0, x_t, k, x_0_hat, v)  # unclipped: what is clipped learns nothing
             return LossTerms(total=vlb, parts={"vlb_nats": vlb})
         simple = (self.prediction.target(x_0, eps, alpha, sigma) - prediction).square().flatten(1).sum(1)
         if v is None:
             return LossTerms(total=simple, parts={"simple": simple})
         # Nichol & Dhariwal eq. 16: the variance learns from the bound, the mean does not.
-        vlb = T * self._step_nats(x, x_0, x_t, k, prediction.detach(), v)
+        vlb = T * self._step_nats(x, x_0, x_t, k, self._clipped(x_0_hat).detach(), v)
         return LossTerms(
             total=simple + (self.config.vlb_weight or HYBRID_WEIGHT) * vlb, parts={"simple": simple, "vlb_nats": vlb}
         )
@@ -131,12 +132,8 @@ class Ddpm(Family):
         fixed = torch.full_like(small, float(self.variance is tables.Variance.LARGE))
         return small + (fixed if v is None else v) * (large - small)
 
-    def _step_nats(
-        self, x: Tensor, x_0: Tensor, x_t: Tensor, k: Tensor, prediction: Tensor, v: Tensor | None
-    ) -> Tensor:
+    def _step_nats(self, x: Tensor, x_0: Tensor, x_t: Tensor, k: Tensor, x_0_hat: Tensor, v: Tensor | None) -> Tensor:
         """Return L_{k−1} = KL(q(x_{k−1}|x_k, x_0) ‖ p(x_{k−1}|x_k)), or L_0 = −log p(x_0|x_1) where k = 1; (B,)."""
-        alpha, sigma = self._at(self.schedule.alpha, k), self._at(self.schedule.sigma, k)
-        x_0_hat = self._clipped(self.prediction.to_x_0(prediction, x_t, alpha, sigma))
         coef_x, coef_x_0, variance = self._posterior(k)
         log_variance = self._log_variance(k, v)
         mean_hat = coef_x * x_t + coef_x_0 * x_0_hat
@@ -156,21 +153,21 @@ class Ddpm(Family):
     def prior_nats(self, x_0: Tensor) -> Tensor:
         """Return L_T = KL(q(x_T|x_0) ‖ N(0, I)), (B,) nats."""
         alpha, sigma = self.schedule.alpha[-1].float(), self.schedule.sigma[-1].float()
-        return likelihoods.standard_normal_kl(alpha * x_0, (2 * sigma.log()).expand_as(x_0)).flatten(1).sum(1)
+        return likelihoods.standard_normal_kl(alpha * x_0, 2 * sigma.log()).flatten(1).sum(1)
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
-        """Return the variational bound L_T + Σ_k L_{k−1} + L_0 (Ho et al. eq. 5) with min(effort, T) evaluations.
+        """Return the variational bound L_T + Σ_k L_{k−1} + L_0 (Ho et al. eq. 5) with min(effort, T) evaluations, 2 at least.
 
         L_0 is always evaluated; the steps 2 … T fall into effort − 1 equal parts of which one uniform draw each is
         evaluated and weighted by the part's size: unbiased, and exact up to the draw of x_k once effort ≥ T.
         """
         T = self.config.steps
-        x_0, draws = self._scaled(x), min(effort, T) - 1
+        x_0, draws = self._scaled(x), max(1, min(effort, T) - 1)
         prior, between = self.prior_nats(x_0), torch.zeros(len(x), device=x.device)
         first = self._nats_at(net, x, x_0, torch.ones(len(x), device=x.device), rng)
         for part in range(draws):
             low, high = part * (T - 1) / draws, (part + 1) * (T - 1) / draws
-            u = torch.rand(len(x), generator=rng, device=x.device)
+            u = torch.rand(len(x), generator=rng, device=x.device, dtype=torch.float64)
             k = 2 + (low + (high - low) * u).floor().clamp(max=T - 2)
             between = between + (high - low) * self._nats_at(net, x, x_0, k, rng)
         parts = {"prior": prior, "steps": between, "decoder": first}
@@ -179,8 +176,9 @@ class Ddpm(Family):
     def _nats_at(self, net: nn.Module, x: Tensor, x_0: Tensor, k: Tensor, rng: torch.Generator) -> Tensor:
         k = k.long()
         eps = torch.randn(x_0.shape, generator=rng, device=x.device)
-        x_t = gaussian.diffuse(x_0, eps, self._at(self.schedule.alpha, k), self._at(self.schedule.sigma, k))
-        return self._step_nats(x, x_0, x_t, k, *self._evaluate(net, x_t, k / self.config.steps))
+        alpha, sigma = self._at(self.schedule.alpha, k), self._at(self.schedule.sigma, k)
+        x_t = gaussian.diffuse(x_0, eps, alpha, sigma)
+        return self._step_nats(x, x_0, x_t, k, *self.denoise(net, x_t, k / self.config.steps, alpha, sigma))
 
     # ---- sampling ---------------------------------------------------------------------------------------------------
 

@@ -63,8 +63,8 @@ class DecodeKernel:
         return {"z": state["z"], "x": x}
 
     def finish(self, state: State) -> Tensor:
-        """Return uint8 (B, C, H, W)."""
-        return state["x"].to(torch.uint8)
+        """Return levels (B, C, H, W), uint8 up to 256 of them, else int32."""
+        return state["x"].to(torch.uint8 if self.observation.levels <= 256 else torch.int32)
 
 
 class Vae(Family):

