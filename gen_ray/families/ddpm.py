@@ -69,12 +69,12 @@ class Ddpm(Family):
     # ---- the three readings of one network evaluation -------------------------------------------------------------
 
     def _evaluate(self, net: nn.Module, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the prediction and, where learned, v in [0, 1] that interpolates the log-variances."""
+        """Return the prediction and, where learned, v that interpolates (in [0, 1]) the log-variances."""
         output = net(x_t, t).float()
         if not self.learned:
             return output, None
         prediction, v = output.chunk(2, dim=1)
-        return prediction, ((v + 1) / 2).clamp(0, 1)
+        return prediction, (v + 1) / 2
 
     def denoise(
         self, net: nn.Module, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor
@@ -156,7 +156,7 @@ class Ddpm(Family):
         return likelihoods.standard_normal_kl(alpha * x_0, 2 * sigma.log()).flatten(1).sum(1)
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
-        """Return the variational bound L_T + Σ_k L_{k−1} + L_0 (Ho et al. eq. 5) with min(effort, T) evaluations, 2 at least.
+        """Return the variational bound L_T + Σ_k L_{k−1} + L_0 (Ho et al. eq. 5) by 2 … T evaluations, as effort says.
 
         L_0 is always evaluated; the steps 2 … T fall into effort − 1 equal parts of which one uniform draw each is
         evaluated and weighted by the part's size: unbiased, and exact up to the draw of x_k once effort ≥ T.

@@ -1,0 +1,267 @@
+"""Manifest, checkpoint and artifact: what was written, to the bit and complete, or refused by the file's name."""
+
+import errno
+import json
+import os
+import random
+import resource
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from gen_ray import manifest
+from gen_ray.engine import artifact, checkpoint
+from gen_ray.engine.artifact import Model
+from gen_ray.engine.generate import generate
+from gen_ray.engine.step import Learner
+from gen_ray.errors import RunError, UserError
+from tests.engine.toys import CPU, FAMILIES, SPEC, experiment, images, model, session
+
+
+def trained(family: str = "vae", steps: int = 1) -> Learner:
+    exp = experiment(family)
+    one = Learner(exp.model(SPEC), exp.training, session(exp), 10)
+    for step in range(steps):
+        one.step([images(8)], step, checkpoint_due=False)
+    return one
+
+
+def write_checkpoint(folder: Path) -> None:
+    checkpoint.commit(folder, lambda draft: trained().write(draft, 1))
+
+
+def read_checkpoint(folder: Path) -> None:
+    one = trained(steps=0)
+    checkpoint.read(folder, net=one.bare, ema=one.ema, optimizer=one.optimizer)
+
+
+def write_artifact(folder: Path) -> None:
+    artifact.write(folder, model())
+
+
+KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object], type[Exception], set[str]]] = {
+    "checkpoint": (
+        write_checkpoint,
+        read_checkpoint,
+        RunError,
+        {"net.safetensors", "ema.safetensors", "optimizer.pt", "position.json"},
+    ),
+    "artifact": (write_artifact, artifact.load, UserError, {"weights.safetensors", "config.yaml", "meta.json"}),
+}
+both = pytest.mark.parametrize("kind", KINDS)
+
+
+@both
+def test_a_folder_holds_what_its_manifest_says(kind: str, tmp_path: Path) -> None:
+    write, read, _, files = KINDS[kind]
+    write(tmp_path / "f")
+    assert (
+        {p.name for p in (tmp_path / "f").iterdir()}
+        == files | {manifest.NAME}
+        == {*manifest.read(tmp_path / "f"), manifest.NAME}
+    )
+    subprocess.run(["sha256sum", "--check", "--strict", "--quiet", manifest.NAME], cwd=tmp_path / "f", check=True)
+    read(tmp_path / "f")
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+@both
+def test_one_flipped_bit_in_any_file_is_refused_with_its_name(kind: str, tmp_path: Path) -> None:
+    write, read, error, files = KINDS[kind]
+    write(tmp_path / "f")
+    dice = random.Random(0)
+    for name in sorted(files):
+        file = tmp_path / "f" / name
+        original = file.read_bytes()
+        for _ in range(4):
+            content = bytearray(original)
+            content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+            file.write_bytes(content)
+            with pytest.raises(error, match=name) as caught:
+                read(tmp_path / "f")
+            assert "\n" not in str(caught.value)
+        file.write_bytes(original)
+    read(tmp_path / "f")
+
+
+def test_any_flipped_bit_of_the_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "ü b").write_text("b")
+    manifest.write(tmp_path)
+    manifest.verify(tmp_path)
+    original = (tmp_path / manifest.NAME).read_bytes()
+    for place in range(len(original)):
+        for bit in range(8):
+            content = bytearray(original)
+            content[place] ^= 1 << bit
+            (tmp_path / manifest.NAME).write_bytes(content)
+            with pytest.raises(manifest.DamagedError):
+                manifest.verify(tmp_path)
+    for end in range(len(original)):
+        (tmp_path / manifest.NAME).write_bytes(original[:end])
+        with pytest.raises(manifest.DamagedError):
+            manifest.verify(tmp_path)
+
+
+@both
+def test_missing_added_and_linked_files_are_refused(kind: str, tmp_path: Path) -> None:
+    write, read, error, files = KINDS[kind]
+    write(tmp_path / "f")
+    for name in [*sorted(files), manifest.NAME]:
+        copy = Path(shutil.copytree(tmp_path / "f", tmp_path / "copy"))
+        (copy / name).unlink()
+        with pytest.raises(error, match=f"{name}: missing"):
+            read(copy)
+        if name != manifest.NAME:
+            (copy / name).symlink_to(tmp_path / "f" / name)
+            with pytest.raises(error, match=name):
+                read(copy)
+        shutil.rmtree(copy)
+    (tmp_path / "f" / "extra.pkl").write_text("")
+    with pytest.raises(error, match=r"extra\.pkl: not in the manifest"):
+        read(tmp_path / "f")
+    with pytest.raises(error, match=manifest.NAME):
+        read(tmp_path / "nowhere")
+
+
+# ---- complete or not at all ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """Let any file end at size bytes, as on a disk that fills up."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@both
+@pytest.mark.parametrize("size", [0, 100, 2000])
+def test_a_disk_that_fills_up_leaves_the_old_folder_and_nothing_else(kind: str, size: int, tmp_path: Path) -> None:
+    write, read, _, _ = KINDS[kind]
+    write(tmp_path / "f")
+    before = manifest.read(tmp_path / "f")
+    with (
+        files_of_at_most(size),
+        pytest.raises(RunError, match=f"{tmp_path / 'f'}: .*{os.strerror(errno.EFBIG)}") as caught,
+    ):
+        write(tmp_path / "f")
+    assert "\n" not in str(caught.value)
+    assert manifest.read(tmp_path / "f") == before and [p.name for p in tmp_path.iterdir()] == ["f"]
+    read(tmp_path / "f")
+
+
+def test_any_failure_leaves_nothing_behind(tmp_path: Path) -> None:
+    def full(draft: Path) -> None:
+        (draft / "half").write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def interrupted(draft: Path) -> None:
+        (draft / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(RunError, match=r"new: could not be written: No space left on device"):
+        checkpoint.commit(tmp_path / "new", full)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoint.commit(tmp_path / "new", interrupted)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"file/new: could not be written: Not a directory"):
+        checkpoint.commit(tmp_path / "file" / "new", lambda draft: None)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_commit_replaces_the_old_folder_whole(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        checkpoint.commit(tmp_path / "deep" / "f", lambda draft, name=name: (draft / name).touch())
+    assert [p.name for p in (tmp_path / "deep" / "f").iterdir()] == ["new"]
+
+
+def test_a_killed_writer_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
+    """SIGKILL half-way: what is there is hidden, and neither a restart nor the next commit stumbles over it."""
+    exp = experiment()
+    code = (
+        "import os, sys, pathlib\nfrom gen_ray.engine import checkpoint\n"
+        "def fill(draft):\n (draft / 'half').write_text('half'); os.kill(os.getpid(), 9)\n"
+        "checkpoint.commit(pathlib.Path(sys.argv[1]) / 'step-000000003', fill)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
+    assert not (tmp_path / "step-000000003").exists()
+    with session(exp, tmp_path).restore() as found:
+        assert found is None
+    write_checkpoint(tmp_path / "step-000000003")
+    with session(exp, tmp_path).restore() as found:
+        assert found == tmp_path / "step-000000003"
+
+
+# ---- round trips --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_checkpoint_gives_back_net_average_optimizer_and_step(family: str, tmp_path: Path) -> None:
+    one, other = trained(family, steps=3), trained(family, steps=0)
+    checkpoint.commit(tmp_path / "c", lambda draft: one.write(draft, 3))
+    position = checkpoint.read(tmp_path / "c", net=other.bare, ema=other.ema, optimizer=other.optimizer)
+    assert position["step"] == checkpoint.position(tmp_path / "c")["step"] == 3
+    for mine, theirs in ((one.bare, other.bare), (one.ema, other.ema)):
+        assert all(
+            torch.equal(a, b) for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True)
+        )
+    assert not all(torch.equal(p, q) for p, q in zip(one.bare.parameters(), one.ema.parameters(), strict=True))
+    for i, state in one.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(v, other.optimizer.state_dict()["state"][i][k]) for k, v in state.items())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_artifact_samples_to_the_bit_what_its_model_did(family: str, tmp_path: Path) -> None:
+    before = model(family)
+    artifact.write(tmp_path / "a", before)
+    after = artifact.load(tmp_path / "a")
+    assert after.experiment == before.experiment and after.spec == before.spec == SPEC and after.meta == before.meta
+    assert not after.net.training and not any(p.requires_grad for p in after.net.parameters())
+    for name in before.family.samplers():
+        chains = (before.family.chain(name), after.family.chain(name))
+        x = [generate(m.net, c, 9, seed=4, device=CPU) for m, c in zip((before, after), chains, strict=True)]
+        assert torch.equal(*x)
+    x, rng = images(4), [torch.Generator().manual_seed(0) for _ in range(2)]
+    nats = [m.family.nll(m.net, x, g, effort=3).nats for m, g in zip((before, after), rng, strict=True)]
+    assert torch.equal(*nats)
+
+
+def test_an_artifact_holds_no_pickle_and_says_where_it_comes_from(tmp_path: Path) -> None:
+    artifact.write(tmp_path / "a", model())
+    for file in (tmp_path / "a").iterdir():
+        assert file.suffix in {".yaml", ".json", ".safetensors", ".sha256"}
+        assert not file.read_bytes().startswith((b"\x80", b"PK"))
+    meta = json.loads((tmp_path / "a" / "meta.json").read_text())
+    assert meta["data_fingerprint"] == "f" * 64 and meta["run_id"] == "toy-run" and meta["steps"] == 7
+    assert {"torch", "numpy", "ray", "mlflow", "python", "gen_ray"} <= meta["versions"].keys()
+    assert len(meta["git_commit"]) == 40 or meta["git_commit"] == "unknown"
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    now = model()
+    artifact.write(tmp_path / "a", replace(now, meta={**now.meta, "format": 2}))
+    with pytest.raises(UserError, match="has artifact format 2, this gen_ray reads 1"):
+        artifact.load(tmp_path / "a")
+
+
+def test_weights_that_share_memory_or_are_not_contiguous_come_back(tmp_path: Path) -> None:
+    now: Model = model()
+    first = next(p for p in now.net.parameters() if p.ndim == 2)
+    first.data = first.data.T.contiguous().T
+    artifact.write(tmp_path / "a", now)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(now.net.parameters(), artifact.load(tmp_path / "a").net.parameters(), strict=True)
+    )

@@ -1,0 +1,138 @@
+"""The loop: broken off and taken up again it is the run that was never broken off."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from gen_ray import manifest
+from gen_ray.engine.loop import VALIDATION_ROWS, fit, validate
+from gen_ray.engine.session import LocalSession
+from gen_ray.experiment import Experiment
+from gen_ray.maths.noise import generator
+from tests.engine.toys import FAMILIES, SPEC, Ring, RingSession, experiment, images, session
+
+
+class KilledError(Exception):
+    """The process dies."""
+
+
+class Dying(LocalSession):
+    """Dies as soon as the checkpoint of step 5 is written."""
+
+    def save(self, write: Callable[[Path], None], metrics: Mapping[str, float], step: int) -> None:
+        super().save(write, metrics, step)
+        if step == 5:
+            raise KilledError
+
+
+def run(exp: Experiment, folder: Path | None, kind: type[LocalSession] = LocalSession) -> LocalSession:
+    here = session(exp, folder, kind)
+    fit(exp, exp.model(SPEC), here)
+    return here
+
+
+def every_step(family: str = "vae") -> Experiment:
+    return experiment(
+        family, checkpoint_every_seconds=0, log_every_steps=1, ema_decay=0.9, warmup_steps=3, decay="cosine"
+    )
+
+
+def of(history: list[tuple[int, dict[str, float]]]) -> list[tuple[int, str, float]]:
+    return [(step, k, v) for step, metrics in history for k, v in metrics.items() if "per_second" not in k]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_five_steps_and_five_are_ten_to_the_bit(family: str, tmp_path: Path) -> None:
+    """SHA-256 of net, EMA, optimizer and position; 40 rows in batches of 8 are 5 steps an epoch."""
+    exp = every_step(family)
+    whole = run(exp, tmp_path / "whole")
+    with pytest.raises(KilledError):
+        run(exp, tmp_path / "halves", Dying)
+    assert max(p.name for p in (tmp_path / "halves").iterdir()) == "step-000000005"
+    torch.manual_seed(12345)  # nothing outside may matter
+    resumed = run(exp, tmp_path / "halves")
+    last = [manifest.read(tmp_path / name / "step-000000010") for name in ("whole", "halves")]
+    assert last[0] == last[1] and len(last[0]) == 4
+    assert of(resumed.history) == [entry for entry in of(whole.history) if entry[0] > 5]
+    assert (resumed.pictures["samples"] == whole.pictures["samples"]).all()
+
+
+def test_the_best_value_survives_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worsening = iter([1.0, 2.0])
+    monkeypatch.setattr("gen_ray.engine.loop.validate", lambda *args: next(worsening))
+    with pytest.raises(KilledError):
+        run(every_step(), tmp_path, Dying)
+    resumed = of(run(every_step(), tmp_path).history)
+    assert [v for _, k, v in resumed if k.endswith("validation_loss_nats")] == [1.0]
+    assert [v for _, k, v in resumed if k == "validation/loss_nats"] == [2.0]
+
+
+def test_a_finished_run_taken_up_again_does_nothing(tmp_path: Path) -> None:
+    exp = every_step()
+    run(exp, tmp_path)
+    again = run(exp, tmp_path)
+    assert again.history == [] and again.pictures == {}
+
+
+def test_training_lowers_the_validation_loss() -> None:
+    exp = experiment("vae", epochs=30)
+    history = of(run(exp, None).history)
+    validation = [v for _, k, v in history if k == "validation/loss_nats"]
+    assert len(validation) == 30 and validation[-1] < 0.9 * validation[0]
+    best = [v for _, k, v in history if k == "best/validation_loss_nats"]
+    assert best == [min(validation[: i + 1]) for i in range(30)]
+
+
+def test_the_log_is_the_mean_over_its_window() -> None:
+    fine, coarse = (of(run(experiment(log_every_steps=every), None).history) for every in (1, 4))
+    each = [v for _, k, v in fine if k == "train/loss_nats"]
+    found = [(step, v) for step, k, v in coarse if k == "train/loss_nats"]
+    assert [step for step, _ in found] == [4, 8, 10]
+    assert [v for _, v in found] == pytest.approx([sum(each[:4]) / 4, sum(each[4:8]) / 4, sum(each[8:]) / 2])
+
+
+def test_events_fall_on_the_ends_of_epochs() -> None:
+    """16 rows a step of 40 rows: epochs end in steps 3 (2.5), 5, 8 (7.5), 10, 13 (12.5), …"""
+    exp = experiment(batch_size=16, epochs=6, validate_every_epochs=2, sample_every_epochs=4)
+
+    class Watching(LocalSession):
+        def show(self, name: str, picture: object, step: int) -> None:
+            shown.append(step)
+
+    shown: list[int] = []
+    history = of(run(exp, None, Watching).history)
+    assert [step for step, k, _ in history if k == "validation/loss_nats"] == [5, 10, 15]
+    assert shown == [10, 15]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_validation_is_the_same_for_any_number_of_ranks(family: str) -> None:
+    exp = experiment(family)
+    bound = exp.model(SPEC)
+    torch.manual_seed(0)
+    net = bound.build_net().eval()
+    alone = validate(net, bound, exp, session(exp))
+    assert alone == validate(net, bound, exp, session(exp))
+    for ranks in (2, 3, 4):
+        ring, many = Ring(ranks), experiment(family, workers=ranks, batch_size=12)
+
+        def work(rank: int, ring: Ring = ring, many: Experiment = many) -> float:
+            return validate(net, bound, many, RingSession(ring, rank, many))
+
+        assert ring.run(work) == pytest.approx([alone] * ranks, rel=1e-12)
+    x = images(700, seed=1)
+    with torch.no_grad():
+        losses = [
+            bound.loss(net, part, generator(0, 1 << 40, index), step=1 << 40).total
+            for index, part in enumerate(x.split(VALIDATION_ROWS))
+        ]
+    assert alone == pytest.approx(float(torch.cat(losses).double().mean()), rel=1e-6)
+    assert math.isfinite(alone)
+
+
+def test_a_batch_larger_than_the_data_trains_on() -> None:
+    exp = experiment(batch_size=64, epochs=4)
+    assert [step for step, k, _ in of(run(exp, None).history) if k == "train/loss_nats"] == [2]

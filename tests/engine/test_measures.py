@@ -1,0 +1,255 @@
+"""Distances, features, likelihood and evaluation against numbers that are known."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import sqrtm
+from torch import Tensor
+
+from gen_ray import manifest
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine import evaluate as measures
+from gen_ray.engine import features, frechet
+from gen_ray.engine.artifact import Model
+from gen_ray.engine.evaluate import Reference, bits_per_dim, distances, evaluate, likelihood, sample
+from gen_ray.engine.frechet import Moments, coverage, distance
+from gen_ray.engine.generate import generate
+from gen_ray.errors import UserError
+from gen_ray.experiment import parse
+from tests.engine.toys import CPU, SPEC, images, model
+
+
+def cloud(n: int, dims: int, seed: int = 0) -> Tensor:
+    return torch.randn(n, dims, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+# ---- Fréchet distance ---------------------------------------------------------------------------------------------
+
+
+def test_the_distance_of_gaussians_with_common_axes() -> None:
+    """‖m_a − m_b‖² + Σ (s_a − s_b)² where the covariances commute."""
+    axes = torch.linalg.qr(cloud(5, 5)).Q
+    s_a, s_b = torch.tensor([1.0, 2, 0, 0.5, 3]).double(), torch.tensor([2.0, 2, 1, 0, 1]).double()
+    m_a, m_b = cloud(2, 5, seed=1)
+    a, b = (Moments(m, axes @ torch.diag(s**2) @ axes.T) for m, s in ((m_a, s_a), (m_b, s_b)))
+    expected = float((m_a - m_b).square().sum() + (s_a - s_b).square().sum())
+    assert distance(a, b) == pytest.approx(expected, rel=1e-7)  # the root of a rounding error is 1e-8
+    assert distance(b, a) == pytest.approx(expected, rel=1e-7)
+
+
+def test_the_distance_of_any_two_gaussians_by_scipy() -> None:
+    a, b = (Moments.of(cloud(50, 6, seed) @ cloud(6, 6, seed + 5)) for seed in (0, 1))
+    root = np.real(sqrtm(a.covariance.numpy() @ b.covariance.numpy()))
+    expected = float((a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace()) - 2 * np.trace(root)
+    assert distance(a, b) == pytest.approx(expected, rel=1e-8)
+
+
+def test_the_distance_is_zero_to_itself_and_blind_to_rotation() -> None:
+    x, y = cloud(300, 8), 0.5 * cloud(200, 8, seed=1) + 1
+    axes = torch.linalg.qr(cloud(8, 8, seed=2)).Q
+    d = distance(Moments.of(x), Moments.of(y))
+    assert distance(Moments.of(x), Moments.of(x)) == pytest.approx(0, abs=1e-9)
+    assert distance(Moments.of(x @ axes + 7), Moments.of(y @ axes + 7)) == pytest.approx(d, rel=1e-9)
+    assert distance(Moments.of(3 * x), Moments.of(3 * y)) == pytest.approx(9 * d, rel=1e-9)
+    flat = Moments.of(x * torch.tensor([1.0] + [0.0] * 7))  # rank one
+    assert distance(flat, flat) == pytest.approx(0, abs=1e-9)
+
+
+def test_moments_are_those_of_numpy() -> None:
+    x = cloud(30, 4).float()
+    np.testing.assert_allclose(Moments.of(x).covariance, np.cov(x.numpy().astype(np.float64), rowvar=False), rtol=1e-6)
+    np.testing.assert_allclose(Moments.of(x).mean, x.numpy().astype(np.float64).mean(0), rtol=1e-6)
+    with pytest.raises(ValueError, match="two rows"):
+        Moments.of(x[:1])
+
+
+# ---- precision and recall -----------------------------------------------------------------------------------------
+
+
+def test_coverage_of_itself_is_whole_and_of_strangers_none() -> None:
+    x = cloud(200, 4).float()
+    for k in (1, 5, 500):
+        assert coverage(x, x, neighbours=k) == 1
+    assert coverage(x, x + 100, neighbours=5) == 0
+
+
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_coverage_counts_the_modes_that_are_met(offset: float) -> None:
+    """Two islands, one of them met: recall says so, precision does not mind."""
+    left, right = cloud(150, 3).float() + offset, cloud(50, 3, seed=1).float() + offset + 50
+    real, fake = torch.cat([left, right]), left[:100] + 0.001
+    assert coverage(real, fake, neighbours=3) == pytest.approx(0.75, abs=0.05)
+    assert coverage(fake, real, neighbours=3) == 1
+
+
+def test_coverage_by_hand() -> None:
+    """On a line: points 0, 1, 3 reach 1, 1, 2 to their nearest neighbour."""
+    by = torch.tensor([[0.0], [1.0], [3.0]])
+    for place, inside in ((-1.0, 1), (-1.1, 0), (2.0, 1), (5.0, 1), (5.1, 0)):
+        assert coverage(torch.tensor([[place]]), by, neighbours=1) == inside
+
+
+def test_coverage_is_blind_to_where_the_clouds_stand() -> None:
+    """On numbers whose sum with 1024 is exact: a distance by way of a matrix product would drown in 1024²."""
+    x, y = (torch.round(cloud(200, 8, seed).float() * 1024) / 1024 for seed in (0, 1))
+    assert 0 < coverage(x, y, neighbours=1) == coverage(x + 1024, y + 1024, neighbours=1) < 1
+
+
+def test_duplicates_cover_their_like() -> None:
+    x = cloud(40, 16).float().repeat(6, 1) + 30  # radii of 0: rounding must not hide a point from its twin
+    assert coverage(x, x, neighbours=3) == 1
+
+
+# ---- the extractor ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def labelled(monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
+    """Two classes, dark and bright, and a shorter training."""
+    monkeypatch.setattr(features, "MOST_STEPS", 15)
+    labels = torch.arange(64) % 2
+    return (images(64) // 2 + 8 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels
+
+
+def test_the_extractor_is_a_function_of_the_data_and_learns(labelled: tuple[Tensor, Tensor]) -> None:
+    state = torch.get_rng_state()
+    one = features.train(SPEC, *labelled)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(5)
+    two = features.train(SPEC, *labelled)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    assert features.accuracy(one, SPEC, *labelled) > 0.95
+
+
+def test_the_extractor_is_trained_once_and_refused_when_damaged(
+    labelled: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = features.obtain(tmp_path / "e", SPEC, labelled, labelled)
+    monkeypatch.setattr(features, "train", None)  # would fail if it were called
+    second = features.obtain(tmp_path / "e", SPEC, labelled, labelled)
+    x = images(700, seed=3)
+    assert torch.equal(first.features(x), second.features(x)) and first.features(x).shape == (700, 64)
+    torch.testing.assert_close(first.features(x)[600:605], first.features(x[600:605]), rtol=1e-4, atol=1e-4)
+    digest = manifest.read(tmp_path / "e")["weights.safetensors"]
+    assert first.name == second.name == f"classifier-{digest[:12]}" and first.accuracy == second.accuracy > 0.95
+    file = tmp_path / "e" / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"weights\.safetensors.*delete its folder"):
+        features.obtain(tmp_path / "e", SPEC, labelled, labelled)
+
+
+# ---- likelihood ---------------------------------------------------------------------------------------------------
+
+
+def uniform(levels: int) -> Model:
+    """A VAE whose decoder ignores z and gives every level the same probability, and whose encoder says the prior."""
+    spec = DataSpec(name="uniform", kind="image", shape=(1, 2, 3), levels=levels)
+    exp = parse({"name": "uniform", "family": {"name": "vae", "likelihood": "categorical", "latent_dim": 2}})
+    family = exp.model(spec)
+    net = family.build_net().eval().requires_grad_(False)
+    for parameter in net.parameters():
+        parameter.zero_()
+    return Model(experiment=exp, family=family, net=net, meta={})
+
+
+def reference(spec: DataSpec, rows: int = 130, against: str = "train", extractor: Any = None) -> Reference:
+    train, test = (
+        torch.randint(
+            spec.levels, (rows, *spec.shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+        )
+        for seed in (0, 1)
+    )
+    return Reference(train=train, test=test, fingerprint="abc", against=against, extractor=extractor)
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+@pytest.mark.parametrize("effort", [1, 4])
+def test_a_uniform_model_costs_the_logarithm_of_the_levels(levels: int, effort: int) -> None:
+    now = uniform(levels)
+    settings = now.experiment.evaluation.model_copy(update={"effort": effort, "likelihood_rows": 120})
+    now = replace(now, experiment=now.experiment.model_copy(update={"evaluation": settings}))
+    metrics, how = likelihood(now, reference(now.spec), device=CPU)
+    assert metrics["eval/bits_per_dim"] == pytest.approx(math.log2(levels), rel=1e-6)
+    assert metrics["eval/bits_per_dim_standard_error"] == pytest.approx(0, abs=1e-6)
+    assert metrics["eval/bits_per_dim_nfe"] == effort
+    kind = "elbo" if effort == 1 else "iwae-4"
+    assert how["eval/bits_per_dim"].items() >= {"kind": kind, "rows": 120, "data": "abc", "split": "test"}.items()
+    if effort == 1:
+        parts = {name: metrics[f"eval/bits_per_dim_{name}"] for name in ("reconstruction", "kl")}
+        assert parts["kl"] == pytest.approx(0, abs=1e-7) and parts["reconstruction"] == pytest.approx(math.log2(levels))
+
+
+def test_a_fair_coin_costs_one_bit() -> None:
+    assert float(bits_per_dim(torch.tensor([6 * math.log(2)]), 6)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("family", ["vae", "ddpm"])
+def test_the_likelihood_is_the_mean_over_rows_with_its_standard_error(family: str) -> None:
+    now, data = model(family), reference(SPEC)
+    metrics, _ = likelihood(now, data, device=CPU)
+    again, _ = likelihood(now, data, device=CPU)
+    assert metrics == again
+    nats = torch.cat([nll.nats for nll in measures.score(now, data.test[:30], effort=3, device=CPU)]).double()
+    bits = (nats / 16 / math.log(2)).numpy()
+    assert metrics["eval/bits_per_dim"] == pytest.approx(bits.mean())
+    assert metrics["eval/bits_per_dim_standard_error"] == pytest.approx(bits.std(ddof=1) / math.sqrt(30))
+    assert nats.std() > 0
+
+
+# ---- evaluation ---------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_what_generate_gives() -> None:
+    now = model("ddpm")
+    x, seconds = sample(now, 5, device=CPU)
+    chain = now.family.chain("ddim")
+    assert torch.equal(x, generate(now.net, chain, 5, seed=0, device=CPU)) and 0 < seconds < 5
+
+
+class Raw:
+    """An extractor whose features are the pixels."""
+
+    name, accuracy = "pixels", 0.5
+
+    def features(self, x: Tensor) -> Tensor:
+        return x.float().flatten(1)[:, :6]
+
+
+@pytest.mark.parametrize("against", ["train", "test"])
+def test_samples_that_are_the_data_are_at_no_distance(against: str) -> None:
+    data = reference(SPEC, against=against, extractor=Raw())
+    metrics, how = distances(model(), data.real, data, data.extractor)
+    assert metrics["eval/frechet_distance"] == pytest.approx(0, abs=1e-6)
+    assert metrics["eval/frechet_floor"] > 0.1
+    assert metrics["eval/precision"] == metrics["eval/recall"] == 1
+    wanted = {"reference": against, "extractor": "pixels", "samples": 130, "reference_rows": 130, "neighbours": 5}
+    assert all(provenance.items() >= wanted.items() for provenance in how.values())
+    assert torch.equal(data.real, {"train": data.train, "test": data.test}[against])
+    assert torch.equal(data.held_out, {"train": data.test, "test": data.train}[against])
+    moments = [Moments.of(Raw().features(x)) for x in (data.held_out, data.real)]
+    assert metrics["eval/frechet_floor"] == pytest.approx(frechet.distance(*moments))
+
+
+@pytest.mark.parametrize("family", ["vae", "ddpm"])
+def test_an_evaluation_says_the_same_again_and_where_each_number_comes_from(family: str) -> None:
+    now, data = model(family), reference(SPEC, extractor=Raw())
+    reports = [evaluate(now, data, device=CPU) for _ in range(2)]
+    metrics = [{k: v for k, v in r.metrics.items() if "seconds" not in k} for r in reports]
+    assert metrics[0] == metrics[1] and all(math.isfinite(v) for v in metrics[0].values())
+    assert set(reports[0].provenance) == {
+        "eval/bits_per_dim",
+        "eval/frechet_distance",
+        "eval/precision",
+        "eval/recall",
+    }
+    assert set(reports[0].provenance) <= set(reports[0].metrics)
+    assert reports[0].pictures["samples"].shape[2] == 3
+    without = evaluate(now, replace(data, extractor=None), device=CPU)
+    assert "eval/frechet_distance" not in without.metrics and set(without.provenance) == {"eval/bits_per_dim"}

@@ -1,0 +1,153 @@
+"""What the contract suite runs over. A further family adds its Cases here; nothing in the suite changes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.experiment import Experiment, parse
+from gen_ray.family import Family
+
+SMALL = DataSpec(name="small", kind="image", shape=(1, 4, 4), levels=17)
+COLOUR = DataSpec(name="colour", kind="image", shape=(3, 5, 6), levels=256)
+FINE = DataSpec(name="fine", kind="image", shape=(1, 4, 4), levels=1000)
+TEXT = DataSpec(name="text", kind="tokens", shape=(6,), levels=5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promise:
+    """What a family says of its likelihood at an effort, and the data it refuses."""
+
+    kind: Callable[[Mapping[str, Any], int], str]
+    nfe: Callable[[Mapping[str, Any], int], int]
+    refuses: DataSpec
+    unknown_option: str
+    too_many_steps: int
+
+
+def _vae(spec: DataSpec = SMALL, **settings: Any) -> tuple[DataSpec, dict[str, Any]]:
+    return spec, {"latent_dim": 3, "net": {"name": "mlp", "hidden": [16]}, **settings}
+
+
+def _ddpm(spec: DataSpec = SMALL, **settings: Any) -> tuple[DataSpec, dict[str, Any]]:
+    return spec, {"schedule": "cosine", "steps": 12, "net": {"name": "mlp", "width": 16, "depth": 1}, **settings}
+
+
+CONV = {"name": "conv", "width": 8, "hidden": 16}
+UNET = {"name": "unet", "width": 16, "multipliers": [1], "patch": 2}
+DIT = {"name": "dit", "width": 16, "depth": 1, "heads": 2, "patch": 2}
+
+CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
+    "vae": {
+        "logistic": _vae(),
+        "logistic-conv": _vae(COLOUR, net=CONV),
+        "logistic-warmup": _vae(kl_warmup_steps=10),
+        "logistic-fine": _vae(FINE),
+        "categorical": _vae(COLOUR.model_copy(update={"levels": 5}), likelihood="categorical"),
+        "categorical-conv": _vae(likelihood="categorical", net=CONV),
+        "static": _vae(likelihood="bernoulli", binarise="static"),
+        "static-conv": _vae(COLOUR, likelihood="bernoulli", binarise="static", net=CONV),
+        "dynamic": _vae(likelihood="bernoulli", binarise="dynamic"),
+        "dynamic-conv": _vae(likelihood="bernoulli", binarise="dynamic", net=CONV, kl_warmup_steps=3),
+    },
+    "ddpm": {
+        "eps-small-simple-cosine-unet": _ddpm(net=UNET),
+        "eps-large-simple-linear-mlp": _ddpm(schedule="linear", steps=25, variance="large"),
+        "eps-learned-simple-cosine-dit": _ddpm(variance="learned", net=DIT),
+        "eps-learned-vlb-sigmoid-unet": _ddpm(COLOUR, schedule="sigmoid", variance="learned", loss="vlb", net=UNET),
+        "eps-small-vlb-linear-mlp": _ddpm(schedule="linear", steps=25, loss="vlb"),
+        "x_0-large-vlb-sigmoid-dit": _ddpm(schedule="sigmoid", predict="x_0", variance="large", loss="vlb", net=DIT),
+        "x_0-small-simple-linear-unet": _ddpm(COLOUR, schedule="linear", steps=25, predict="x_0", net=UNET),
+        "x_0-learned-vlb-cosine-mlp": _ddpm(predict="x_0", variance="learned", loss="vlb"),
+        "v-small-vlb-cosine-unet": _ddpm(FINE, predict="v", loss="vlb", net=UNET),
+        "v-large-simple-sigmoid-mlp": _ddpm(COLOUR, schedule="sigmoid", predict="v", variance="large"),
+        "v-learned-hybrid-linear-dit": _ddpm(
+            schedule="linear", steps=25, predict="v", variance="learned", vlb_weight=0.1, net=DIT
+        ),
+        "v-free-two-steps": _ddpm(predict="v", clip=False, steps=2),
+    },
+}
+
+
+def _vae_kind(settings: Mapping[str, Any], effort: int) -> str:
+    suffix = "-binary" if settings.get("likelihood") == "bernoulli" else ""
+    return ("elbo" if effort == 1 else f"iwae-{effort}") + suffix
+
+
+PROMISES = {
+    "vae": Promise(
+        kind=_vae_kind,
+        nfe=lambda settings, effort: effort,
+        refuses=TEXT,
+        unknown_option="mean:temperature=1",
+        too_many_steps=2,
+    ),
+    "ddpm": Promise(
+        kind=lambda settings, effort: "vlb",
+        nfe=lambda settings, effort: max(2, min(effort, settings["steps"])),
+        refuses=TEXT,
+        unknown_option="ancestral:eta=1",
+        too_many_steps=1000,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One configuration of one family and the data it is to model."""
+
+    family: str
+    name: str
+
+    @property
+    def spec(self) -> DataSpec:
+        return CONFIGS[self.family][self.name][0]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"name": self.family, **CONFIGS[self.family][self.name][1]}
+
+    @property
+    def promise(self) -> Promise:
+        return PROMISES[self.family]
+
+    def experiment(self) -> Experiment:
+        return parse({"name": "case", "family": self.settings})
+
+    def model(self) -> Family:
+        return self.experiment().model(self.spec)
+
+    def x(self, n: int, seed: int = 0) -> Tensor:
+        """Return n examples as they are stored, the extreme levels among them."""
+        rng = torch.Generator().manual_seed(seed)
+        x = torch.randint(self.spec.levels, (n, *self.spec.shape), generator=rng)
+        x.view(n, -1)[:, 0], x.view(n, -1)[:, 1] = 0, self.spec.levels - 1
+        return x.to(torch.uint8 if self.spec.levels <= 256 else torch.int32)
+
+
+def awake(family: Family, seed: int = 0, noise: float = 0.05) -> nn.Module:
+    """Return a net of the family whose zero initialisations are gone."""
+    torch.manual_seed(seed)
+    net = family.build_net()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(noise * torch.randn_like(parameter))
+    return net.eval()
+
+
+@cache
+def built(case: Case) -> tuple[Family, nn.Module]:
+    """Return a case's family and an awake net that no test may change."""
+    family = case.model()
+    return family, awake(family).requires_grad_(False)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+CASES = [Case(family, name) for family, cases in CONFIGS.items() for name in cases]

@@ -1,0 +1,299 @@
+"""What every family promises, whatever it is: one suite over every family and configuration."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from gen_ray import families
+from gen_ray.config import validated
+from gen_ray.engine.generate import generate
+from gen_ray.errors import UserError
+from gen_ray.experiment import parse
+from gen_ray.family import Chain, Family
+from gen_ray.maths.noise import RowNoise
+from tests.families.cases import CASES, CONFIGS, PROMISES, Case, awake, built, rng
+
+CPU = torch.device("cpu")
+everywhere = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.family}-{case.name}")
+every_family = pytest.mark.parametrize("name", families.names())
+
+
+@every_family
+def test_every_family_is_under_contract(name: str) -> None:
+    assert CONFIGS[name] and PROMISES[name]
+    assert families.find(name).Config.model_fields["name"].default == name
+
+
+# ---- the loss ---------------------------------------------------------------------------------------------------
+
+
+@everywhere
+def test_the_loss_is_finite_per_example_and_leaves_everything_as_it_was(case: Case) -> None:
+    family, net = built(case)
+    x, before, state = case.x(5), case.x(5), torch.get_rng_state()
+    terms = family.loss(net, x, rng(), step=0)
+    for part in (terms.total, *terms.parts.values()):
+        assert part.shape == (5,) and part.dtype == torch.float32 and part.isfinite().all()
+    assert terms.parts and torch.equal(x, before)
+    assert torch.equal(torch.get_rng_state(), state), "randomness is an argument"
+
+
+@everywhere
+def test_the_loss_is_a_function_of_its_generator(case: Case) -> None:
+    family, net = built(case)
+    first, again, other = (family.loss(net, case.x(5), rng(seed), step=0).total for seed in (1, 1, 2))
+    assert torch.equal(first, again) and (first != other).all()
+
+
+READINGS: dict[str, Callable[..., Tensor]] = {
+    "loss": lambda family, net, x: family.loss(net, x, rng(), step=0).total,
+    "nll-1": lambda family, net, x: family.nll(net, x, rng(), effort=1).nats,
+    "nll-4": lambda family, net, x: family.nll(net, x, rng(), effort=4).nats,
+}
+
+
+@everywhere
+@pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
+def test_a_row_is_judged_by_itself(case: Case, reading: Callable[..., Tensor]) -> None:
+    """All other rows exchanged, the noise the same: a row's loss stays."""
+    family, net = built(case)
+    x, others = case.x(4), case.x(4, seed=1)
+    for i in range(4):
+        mixed = others.clone()
+        mixed[i] = x[i]
+        here, there = reading(family, net, x), reading(family, net, mixed)
+        torch.testing.assert_close(there[i], here[i], rtol=1e-4, atol=1e-3)
+        assert not torch.allclose(there, here)
+
+
+@everywhere
+def test_the_stored_dtype_does_not_matter(case: Case) -> None:
+    family, net = built(case)
+    for reading in READINGS.values():
+        assert torch.equal(reading(family, net, case.x(3)), reading(family, net, case.x(3).long()))
+
+
+@everywhere
+def test_gradients_reach_every_parameter(case: Case) -> None:
+    family = case.model()
+    net = awake(family)
+    family.loss(net, case.x(8), rng(), step=0).total.mean().backward()
+    for name, parameter in net.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().sum() > 0, name
+
+
+@everywhere
+def test_a_step_against_the_gradient_lowers_the_loss(case: Case) -> None:
+    family = case.model()
+    net, x = awake(family), case.x(16)
+    before = family.loss(net, x, rng(), step=100).total.mean()
+    gradients = torch.autograd.grad(before, list(net.parameters()))
+    norm = math.sqrt(sum(float(g.square().sum()) for g in gradients))
+    with torch.no_grad():
+        for parameter, gradient in zip(net.parameters(), gradients, strict=True):
+            parameter -= 1e-3 / norm * gradient
+        after = family.loss(net, x, rng(), step=100).total.mean()
+    assert 0.5 < (before - after) / (1e-3 * norm) < 1.5  # as much as the gradient says
+
+
+@everywhere
+def test_bfloat16_is_near_and_answers_in_float32(case: Case) -> None:
+    family, net = built(case)
+    exact = family.loss(net, case.x(8), rng(), step=0).total
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = family.loss(net, case.x(8), rng(), step=0).total
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, exact, rtol=0.15, atol=0.5)
+
+
+# ---- the likelihood -----------------------------------------------------------------------------------------------
+
+
+@everywhere
+@pytest.mark.parametrize("effort", [1, 2, 5, 1000])
+def test_a_likelihood_says_what_it_is_and_what_it_cost(case: Case, effort: int) -> None:
+    family, net = built(case)
+    counted = Counted(net)
+    nll = family.nll(counted, case.x(3), rng(), effort=effort)
+    assert nll.nats.shape == (3,) and nll.nats.isfinite().all() and (nll.nats > 0).all()
+    assert all(part.shape == (3,) and part.isfinite().all() for part in nll.parts.values())
+    assert nll.kind == case.promise.kind(case.settings, effort)
+    assert nll.nfe == case.promise.nfe(case.settings, effort) == counted.evaluations
+    if nll.parts:
+        torch.testing.assert_close(sum(nll.parts.values()), nll.nats)
+
+
+class Counted(torch.nn.Module):
+    """A net that counts the rows' passes through its generative half."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net, self.evaluations = net, 0
+
+    def forward(self, *args: Tensor) -> object:
+        self.evaluations += 1
+        return self.net(*args)
+
+    def encode(self, x: Tensor) -> object:
+        return self.net.encode(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        self.evaluations += 1
+        return self.net.decode(z)
+
+
+@everywhere
+def test_less_effort_never_flatters_the_model(case: Case) -> None:
+    family, net = built(case)
+    x, repeats = case.x(1), 1000
+    cheap, dear = (
+        family.nll(net, x.expand(repeats, *x.shape[1:]), rng(effort), effort=effort).nats.double() for effort in (1, 12)
+    )
+    error = math.hypot(cheap.std() / math.sqrt(repeats), dear.std() / math.sqrt(repeats))
+    assert cheap.mean() > dear.mean() - 4 * error
+
+
+# ---- the samplers -------------------------------------------------------------------------------------------------
+
+
+def chains(family: Family) -> Iterator[tuple[str, int | None, Chain]]:
+    """Yield every sampler at its default, at few steps and, where it has options, at their ends."""
+    for name, sampler in family.samplers().items():
+        options = [f"{name}:{key}={end}" for key, ends in sampler.options.items() for end in ends]
+        for text in (name, *options):
+            for steps in (None, 1, min(3, sampler.default_steps)):
+                yield text, steps, family.chain(text, steps)
+
+
+@everywhere
+def test_a_table_has_as_many_rows_as_evaluations(case: Case) -> None:
+    family, net = built(case)
+    for text, steps, chain in chains(family):
+        sampler = family.samplers()[text.partition(":")[0]]
+        assert chain.table.dtype == torch.float64 and chain.table.isfinite().all()
+        assert len(chain.table) == chain.nfe == sampler.nfe_per_step * (steps or sampler.default_steps)
+        counted = Counted(net)
+        x = generate(counted, chain, 3, seed=0, device=CPU)
+        assert counted.evaluations == chain.nfe and sampler.summary
+        assert x.shape == (3, *case.spec.shape) and not x.is_floating_point()
+        assert int(x.min()) >= 0 and int(x.max()) < case.spec.levels
+
+
+@everywhere
+def test_a_sample_does_not_depend_on_its_neighbours(case: Case) -> None:
+    family, net = built(case)
+    for _, _, chain in chains(family):
+        few, many, later = (
+            generate(net, chain, n, seed=7, device=CPU, batch_size=size, first=first).int()
+            for n, size, first in ((5, 5, 0), (9, 9, 0), (4, 2, 5))
+        )
+        assert (few - many[:5]).abs().max() <= 1
+        assert (later - many[5:]).abs().max() <= 1
+        start = [chain.kernel.start(RowNoise.of(7, n), CPU) for n in (5, 9)]
+        assert all(torch.equal(start[0][key], start[1][key][:5]) for key in start[0])  # noise: to the bit
+
+
+@everywhere
+def test_another_seed_is_another_sample(case: Case) -> None:
+    family, _ = built(case)
+    chain = family.chain(list(family.samplers())[-1])
+    here, same, there = (chain.kernel.start(RowNoise.of(seed, 4), CPU) for seed in (0, 0, 1))
+    key = next(iter(here))
+    assert torch.equal(here[key], same[key]) and (here[key] != there[key]).all()
+    assert (here[key][0] != here[key][1]).all()
+
+
+@everywhere
+def test_rows_in_different_chains_share_a_batch(case: Case) -> None:
+    """Requests with other samplers, lengths, seeds and starting times walk together as each would alone."""
+    family, net = built(case)
+    jobs = [(chain, 10 + j, j % 3) for j, (_, _, chain) in enumerate(chains(family))]  # chain, seed, tick of arrival
+    kernel, done, walking = jobs[0][0].kernel, {}, {}
+    for now in range(1, 3 + max(chain.nfe for chain, _, _ in jobs)):
+        for j, (_, seed, arrival) in enumerate(jobs):
+            if arrival == now - 1:
+                walking[j] = kernel.start(RowNoise.of(seed, 2), CPU)
+        if not walking:
+            continue
+        ages = {j: now - jobs[j][2] for j in walking}
+        rows = torch.cat([jobs[j][0].table[ages[j] - 1].expand(2, -1) for j in walking])
+        noise = RowNoise(
+            [jobs[j][1] for j in walking for _ in range(2)],
+            [row for _ in walking for row in range(2)],
+            [ages[j] for j in walking for _ in range(2)],
+        )
+        state = {key: torch.cat([s[key] for s in walking.values()]) for key in next(iter(walking.values()))}
+        out = kernel.tick(net, state, rows, noise)
+        for place, j in enumerate(list(walking)):
+            walking[j] = {key: value[2 * place : 2 * place + 2] for key, value in out.items()}
+            if ages[j] == jobs[j][0].nfe:
+                done[j] = kernel.finish(walking.pop(j))
+    assert len(done) == len(jobs)
+    for j, (chain, seed, _) in enumerate(jobs):
+        alone = generate(net, chain, 2, seed=seed, device=CPU)
+        assert (done[j].int() - alone.int()).abs().max() <= 1
+
+
+# ---- mistakes and settings ----------------------------------------------------------------------------------------
+
+
+@every_family
+def test_mistakes_are_named_and_answered_with_what_is_known(name: str) -> None:
+    case = Case(name, next(iter(CONFIGS[name])))
+    family, promise = case.model(), PROMISES[name]
+    known = next(iter(family.samplers()))
+    with pytest.raises(UserError, match=known):
+        family.chain("no-such-sampler")
+    with pytest.raises(UserError, match=r"no option .*known: "):
+        family.chain(promise.unknown_option)
+    for steps in (0, -1, promise.too_many_steps):
+        with pytest.raises(UserError, match="steps"):
+            family.chain(known, steps)
+    with pytest.raises(UserError, match=f"{promise.refuses.name} holds {promise.refuses.kind}"):
+        families.find(name)(family.config, promise.refuses)
+
+
+@pytest.mark.parametrize("text", ["ddim:eta=2", "ddim:eta=-0.1", "ddim:eta=nan", "ddim:eta=", "ddim:eta"])
+def test_an_option_out_of_range_is_named(text: str) -> None:
+    family, _ = built(Case("ddpm", "eps-small-simple-cosine-unet"))
+    with pytest.raises(UserError, match="eta"):
+        family.chain(text)
+
+
+@everywhere
+def test_the_resolved_configuration_says_everything(case: Case) -> None:
+    experiment = case.experiment()
+    resolved = experiment.resolved()
+    assert parse(resolved) == experiment and parse(resolved).resolved() == resolved
+    config = families.find(case.family).Config
+    assert validated(config, resolved["family"]) == experiment.family
+    assert _holds(resolved["family"], case.settings)
+
+
+def _holds(resolved: object, said: object) -> bool:
+    """Return whether everything that was said stands in what was resolved; ``cosine`` is short for its mapping."""
+    if isinstance(said, Mapping):
+        return isinstance(resolved, Mapping) and all(_holds(resolved[key], value) for key, value in said.items())
+    return resolved == said or (isinstance(resolved, Mapping) and resolved["name"] == said)
+
+
+@every_family
+def test_an_unknown_or_ineffective_setting_is_refused(name: str) -> None:
+    case = Case(name, next(iter(CONFIGS[name])))
+    with pytest.raises(UserError, match=r"family\.no_such_key"):
+        parse({"name": "x", "family": {**case.settings, "no_such_key": 1}})
+
+
+@everywhere
+def test_weights_are_all_there_is_to_a_net(case: Case) -> None:
+    family, net = built(case)
+    other = awake(family, seed=1).requires_grad_(False)
+    before = family.loss(other, case.x(3), rng(), step=0).total
+    other.load_state_dict(net.state_dict())
+    wanted = family.loss(net, case.x(3), rng(), step=0).total
+    assert torch.equal(family.loss(other, case.x(3), rng(), step=0).total, wanted) and (before != wanted).any()
+    chain = family.chain(list(family.samplers())[-1])
+    assert torch.equal(*(generate(n, chain, 3, seed=0, device=CPU) for n in (net, other)))
