@@ -11,6 +11,8 @@ from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, parse
 
 ARTIFACT = "artifact"
+RUN = r"-(\d{8}-\d{6})(?:-(\d+))?"
+"""What follows a run's name in its id: the time, and a number where several runs began in one second."""
 
 
 def folder(experiment: Experiment, run_id: str) -> Path:
@@ -33,12 +35,11 @@ def unfinished(experiment: Experiment) -> str:
 
     Its settings must be the ones asked for: a run resumed under others would be neither the one nor the other.
     """
-    stamp = re.compile(re.escape(experiment.name) + r"-\d{8}-\d{6}(-\d+)?")
     home = experiment.storage.root / "runs"
-    found = [p for p in home.glob(f"{experiment.name}-*") if stamp.fullmatch(p.name) and not (p / ARTIFACT).exists()]
+    found = [run for run in _of(experiment.name, home) if not (run / ARTIFACT).exists()]
     if not found:
         raise UserError(f"--resume: no unfinished run named {experiment.name!r} in {home}")
-    newest = max(found, key=lambda p: p.name)
+    newest = found[-1]
     before, now = load(newest).flat(), experiment.flat()
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
@@ -70,10 +71,16 @@ def find_artifact(model: str, root: Path) -> Path:
     for place in (given, given / ARTIFACT, root / "runs" / model / ARTIFACT):
         if (place / "meta.json").is_file():
             return place.absolute()
-    runs = sorted(p.name for p in (root / "runs").glob("*") if (p / ARTIFACT).is_dir())
-    named = [run for run in runs if re.fullmatch(re.escape(model) + r"-\d{8}-\d{6}(-\d+)?", run)]
+    named = [run / ARTIFACT for run in _of(model, root / "runs") if (run / ARTIFACT).is_dir()]
     if named:
-        return (root / "runs" / named[-1] / ARTIFACT).absolute()
+        return named[-1].absolute()
+    runs = [run.name for run in (root / "runs").glob("*") if (run / ARTIFACT).is_dir()]
     raise UserError(
         f"{model}: no such artifact folder, and no finished run of that name in {root / 'runs'}; {nearest(model, runs)}"
     )
+
+
+def _of(name: str, home: Path) -> list[Path]:
+    """Return the folders of the runs of a name, oldest first."""
+    found = ((re.fullmatch(re.escape(name) + RUN, run.name), run) for run in home.glob("*"))
+    return [run for _, _, run in sorted((match[1], int(match[2] or 1), run) for match, run in found if match)]

@@ -62,7 +62,7 @@ def _told(store: Store) -> Iterator[None]:
     """Tell in one line why a store cannot be used."""
     try:
         yield
-    except mlflow.MlflowException as error:
+    except (mlflow.MlflowException, OSError) as error:
         raise RunError(f"MLflow at {store.uri}: {str(error).strip().splitlines()[0]}", reason="tracking") from error
 
 

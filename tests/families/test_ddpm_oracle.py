@@ -166,7 +166,7 @@ def test_the_prior_term_lives_where_the_data_live() -> None:
 # ---- the learned variance -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("raw", "same"), [(-1.0, "small"), (-1.0, "small"), (1.0, "large"), (9.0, "large")])
+@pytest.mark.parametrize(("raw", "same"), [(-1.0, "small"), (1.0, "large")])
 def test_a_learned_variance_ends_at_small_and_large(raw: float, same: str) -> None:
     fixed, learned = model(steps=20, variance=same), model(steps=20, variance="learned")
     net, said = oracle(fixed), Spoken(oracle(fixed), raw)
