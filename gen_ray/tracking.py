@@ -54,7 +54,9 @@ class Store:
         if found is not None:
             return str(found.experiment_id)
         location = f"{self.artifact_root}/{self.experiment}" if self.artifact_root else None
-        return str(client.create_experiment(self.experiment, artifact_location=location))
+        # Without its kind the UI opens an experiment as one of language models and hides the training charts.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(self.experiment, artifact_location=location, tags=kind))
 
 
 @contextmanager

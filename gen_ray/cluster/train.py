@@ -19,6 +19,7 @@ from gen_ray.cluster.connect import connected, cpus_per_worker, uses_gpu
 from gen_ray.cluster.data import dataset, fits_in_memory
 from gen_ray.cluster.evaluate import evaluate
 from gen_ray.cluster.worker import work
+from gen_ray.comparison import RANKED
 from gen_ray.datasets.prepare import BadRows, prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
@@ -186,9 +187,8 @@ def _record(log: Any, report: Mapping[str, Any], home: Path) -> None:
     step = report["steps"]
     log.tag.remote({"sampler": report["sampler"]})
     log.log.remote({**report["metrics"], "train/steps": step}, step)
-    log.tag.remote(
-        {f"provenance.{name}.{key}": value for name, how in report["provenance"].items() for key, value in how.items()}
-    )
+    origins = {name: report["provenance"].get(name, {}) for name in RANKED}
+    log.tag.remote({f"provenance.{name}.{key}": word for name, how in origins.items() for key, word in how.items()})
     for name, picture in report["pictures"].items():
         log.show.remote(f"evaluation_{name}", picture, step)
     log.keep.remote(str(home / runs.ARTIFACT), "model")
