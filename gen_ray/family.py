@@ -41,11 +41,28 @@ class Nll:
     parts: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """What is known of the data a chain is to complete: known (B, *shape) as stored, mask (B, *shape) True where known."""
+
+    known: Tensor
+    mask: Tensor
+
+    def part(self, first: int, size: int) -> "Held":
+        """Return rows first … first+size−1."""
+        rows = slice(first, first + size)
+        return Held(known=self.known[rows], mask=self.mask[rows])
+
+
 class Kernel(Protocol):
     """The update that all chains of one model share. Row-wise: rows of a batch may stand in different chains."""
 
-    def start(self, noise: RowNoise, device: torch.device) -> State:
-        """Draw the state (B, …) at the beginning of the chain from the prior."""
+    def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> State:
+        """Draw the state (B, …) at the beginning of the chain from the prior.
+
+        Where something is held the state carries it, and every tick brings it to the noise level it ends at; after the
+        last tick the known part is bit for bit what was given.
+        """
         ...
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
@@ -147,3 +164,11 @@ class Family(ABC):
 
         Raise UserError for an unknown sampler or option, naming the known ones, and for steps out of range.
         """
+
+    @abstractmethod
+    def imputers(self) -> Mapping[str, Sampler]:
+        """Return, by name, the chains that complete data of which a part is held, the default one first."""
+
+    @abstractmethod
+    def impute(self, imputer: str, steps: int | None = None) -> Chain:
+        """Return the table of an imputer, to be walked from ``kernel.start(…, held)``. Raise UserError as chain does."""

@@ -3,23 +3,31 @@
 import torch
 from torch import Tensor, nn
 
-from gen_ray.family import Chain
+from gen_ray.family import Chain, Held
 from gen_ray.maths.noise import RowNoise
 
 
 @torch.no_grad()
 def generate(
-    net: nn.Module, chain: Chain, n: int, *, seed: int, device: torch.device, batch_size: int = 64, first: int = 0
+    net: nn.Module,
+    chain: Chain,
+    n: int,
+    *,
+    seed: int,
+    device: torch.device,
+    batch_size: int = 64,
+    first: int = 0,
+    held: Held | None = None,
 ) -> Tensor:
-    """Return samples first … first+n−1 of a seed, integers (n, *shape) on the CPU.
+    """Return samples first … first+n−1 of a seed, integers (n, *shape) on the CPU; held (n, …) is what they must keep.
 
-    Sample i depends on (seed, i) and the net alone; the batch it is computed in changes float rounding only.
+    Sample i depends on (seed, i), its part of held and the net alone; the batch changes float rounding only.
     """
     parts = []
     for start in range(first, first + n, batch_size):
         size = min(batch_size, first + n - start)
         noise = RowNoise.of(seed, size, first=start)
-        state = chain.kernel.start(noise.at(0), device)
+        state = chain.kernel.start(noise.at(0), device, held and held.part(start - first, size))
         for tick, row in enumerate(chain.table, start=1):
             state = chain.kernel.tick(net, state, row.expand(size, -1), noise.at(tick))
         parts.append(chain.kernel.finish(state).cpu())
