@@ -1,0 +1,183 @@
+"""Design section 10, rows 1 to 5, through the command line: the exit code, and one line that names thing and remedy."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from gen_ray import manifest
+from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray.experiment import load
+from gen_ray.tracking import rows
+from tests.cluster.street import TINY, weights
+from tests.conftest import Said
+
+Run = Callable[..., Said]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """Return the file of the tiny experiment, with its runs below tmp_path."""
+    file = tmp_path / "tiny.yaml"
+    file.write_text(yaml.safe_dump({**TINY, "storage": {"root": str(tmp_path / "runs")}}))
+    return file
+
+
+def untouched(config: Path) -> bool:
+    """Return whether no run was begun."""
+    return not (config.parent / "runs" / "runs").exists()
+
+
+# ---- row 1: unknown key, wrong type, out of range; row 2: no effect -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("training.epoch=3", "error: training.epoch: training has no such key; did you mean 'epochs'?"),
+        ("family.net.hiden=[8]", "did you mean 'hidden'?"),
+        ("trainign.epochs=3", "did you mean 'training'?"),
+        ("training.epochs=many", "error: training.epochs: Input should be a valid integer"),
+        ("training.ema_decay=1.5", "error: training.ema_decay: Input should be less than 1, got 1.5"),
+        ("family.name=vea", "did you mean 'vae'?"),
+        ("name=../up", "error: name: "),
+        ("family.schedule=cosine", "error: family.schedule: family has no such key"),
+        ("family.binarise=static", "binarise has no effect"),
+        ("evaluation.steps=50", "error: evaluation.steps: has no effect for vae"),
+        ("evaluation.sampler=ddim", "error: evaluation.sampler: there is no sampler 'ddim'"),
+        ("training.accumulate=3", "must be a multiple of"),
+        ("data.options.length=3", "no effect"),
+    ],
+)
+def test_rows_1_and_2_a_wrong_setting(gen_ray: Run, config: Path, override: str, told: str) -> None:
+    said = gen_ray("train", config, override)
+    assert said.code == 2 and told in said.fault and not said.out and untouched(config)
+
+
+# ---- row 3: missing data ------------------------------------------------------------------------------------------
+
+
+def test_row_3_a_missing_data_set_names_the_folder_and_the_two_ways(gen_ray: Run, config: Path, tmp_path: Path) -> None:
+    # A proxy that answers nothing stands for a machine without network.
+    for key in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        os.environ.pop(key, None)
+    began = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        for key in ("http_proxy", "https_proxy"):
+            patch.setenv(key, "http://127.0.0.1:9")
+        patch.setenv("no_proxy", "")
+        said = gen_ray("train", config, "data.source=fashion_mnist", f"data.root={tmp_path}/empty")
+    assert time.monotonic() - began < 60
+    assert said.code == 2 and f"{tmp_path}/empty/FashionMNIST/raw" in said.fault and untouched(config)
+    assert "put torchvision's files in" in said.fault and "or run where the download works" in said.fault
+
+
+# ---- row 4: damaged data ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for i in range(60):
+        Image.new("L", (4, 4), i).save(folder / f"{i:02d}.png")
+    for i in (7, 8):
+        (folder / f"{i:02d}.png").write_bytes((folder / f"{i:02d}.png").read_bytes()[:40])
+    return folder
+
+
+def test_row_4_a_corrupt_image_stops_before_training_or_is_set_aside_up_to_a_limit(
+    gen_ray: Run, config: Path, images: Path
+) -> None:
+    source = f"data.source=image_folder:{images}"
+    said = gen_ray("train", config, source)
+    assert said.code == 2 and "07.png" in said.fault and untouched(config)
+    said = gen_ray("train", config, source, "data.on_bad_row=skip:1")
+    assert said.code == 2 and ("08.png" in said.fault or "2" in said.fault) and untouched(config)
+    said = gen_ray("prepare", f"image_folder:{images}", "--on-bad-row", "skip:2", "--out", config.parent / "out")
+    assert said.code == 0 and "2 bad rows set aside" in said.out
+    kept = (Path(said.out.splitlines()[0]) / "quarantine.jsonl").read_text()
+    assert "07.png" in kept and "08.png" in kept and len(kept.splitlines()) == 2
+
+
+def test_row_4_a_truncated_parquet_source_stops_before_training(gen_ray: Run, config: Path, tmp_path: Path) -> None:
+    prepared = prepare_data(load(config))
+    content = prepared.shards("train")[0].path.read_bytes()
+    (tmp_path / "own.parquet").write_bytes(content[: len(content) // 2])
+    said = gen_ray("train", config, f"data.source=parquet:{tmp_path}/*.parquet")
+    assert said.code == 2 and f"{tmp_path}/own.parquet" in said.fault and untouched(config)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_row_4_a_flipped_byte_in_a_prepared_shard_stops_the_run_which_says_failed(gen_ray: Run, config: Path) -> None:
+    experiment = load(config)
+    shard = prepare_data(experiment).shards("train")[0].path
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    said = gen_ray("train", config)
+    assert said.code == 2 and said.fault.startswith(f"error: {shard}: damaged") and "prepare again" in said.fault
+    [row] = rows(store_of(experiment))
+    assert row.status == "FAILED" and row.tags["error"].startswith(str(shard)) and "train/loss_nats" not in row.metrics
+    assert not list((experiment.storage.root / "runs" / row.run_id).glob("step-*"))
+
+
+# ---- row 5: a loss that is not finite -----------------------------------------------------------------------------
+
+
+def test_row_5_a_loss_that_is_not_finite_ends_the_run_once_and_keeps_the_last_checkpoint(config: Path) -> None:
+    """As a user has it: a process of its own, which starts Ray and leaves none of it behind."""
+    # Weights grow a billionfold a step: finite at first, then the loss overflows.
+    words = ["training.learning_rate=9", "training.weight_decay=1.0e+9", "scaling.max_failures=3"]
+    command = [sys.executable, "-m", "pipelines.train", str(config), *words]
+    before = {process.pid for process in psutil.process_iter()}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 1 and line.startswith("error: the loss or its gradient is not finite at step ")
+    assert " on rank 0 (vae)" in line and not done.stdout
+    experiment = load(config, words)
+    [row] = rows(store_of(experiment))
+    assert (row.status, row.tags["reason"]) == ("FAILED", "non_finite") and row.tags["error"] in line
+    home = experiment.storage.root / "runs" / row.run_id
+    checkpoints = sorted(home.glob("step-*"))
+    failed_at = int(line.split("at step ")[1].split()[0])
+    assert int(checkpoints[-1].name.removeprefix("step-")) == failed_at  # taken after the step before: one attempt
+    manifest.verify(checkpoints[-1])
+    assert all(torch.isfinite(value).all() for value in weights(checkpoints[-1]).values())
+    assert not (home / "artifact").exists()
+    assert not _left_over(before)
+
+
+def _left_over(before: set[int]) -> list[str]:
+    """Return Ray processes begun since that do not belong to this one's own Ray, after a moment to end."""
+    for _ in range(50):
+        mine = {child.pid for child in psutil.Process().children(recursive=True)}
+        found = [
+            process.info["name"]
+            for process in psutil.process_iter(["name"])
+            if process.pid not in before | mine
+            and ("ray" in (process.info["name"] or "") or "gcs" in process.info["name"])
+        ]
+        if not found:
+            return []
+        time.sleep(0.1)
+    return found
+
+
+def test_a_tracking_server_that_does_not_answer_is_told_before_training(
+    gen_ray: Run, config: Path, cluster: None
+) -> None:
+    said = gen_ray("train", config, "tracking.uri=sqlite:////proc/none/mlflow.db")
+    assert said.code == 1 and said.fault.startswith("error: MLflow at sqlite:////proc/none/mlflow.db: ")
+    [home] = (config.parent / "runs" / "runs").iterdir()
+    assert [p.name for p in home.iterdir()] == ["config.yaml"]
+    shutil.rmtree(home)

@@ -1,0 +1,231 @@
+"""What the command line says: help that is quick, lists, lines; and one line for every mistake in calling it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from gen_ray.datasets.prepare import prepare
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.engine import artifact
+from gen_ray.experiment import load
+from tests.conftest import ROOT, Said
+
+VERBS = ["demo", "prepare", "train", "evaluate", "sample", "compare", "doctor", "bench"]
+DEMO = ROOT / "configs" / "demo"
+Run = Callable[..., Said]
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a storage.root with one finished, if untrained, run of each family."""
+    import torch
+
+    root = tmp_path_factory.mktemp("shelf")
+    data: Prepared = prepare("digits", out=root / "data")
+    for name, net in {"vae": "family.net.hidden=[8]", "ddpm": "family.net={name: mlp, width: 8, depth: 1}"}.items():
+        experiment = load(DEMO / f"digits-{name}.yaml", [f"storage.root={root}", net])
+        torch.manual_seed(0)
+        family = experiment.model(data.spec)
+        meta = artifact.describe(data.spec, data.fingerprint, run_id=f"{name}-1", steps=0)
+        model = artifact.Model(experiment=experiment, family=family, net=family.build_net().eval(), meta=meta)
+        artifact.write(root / "runs" / f"{experiment.name}-20260101-000000" / "artifact", model)
+    return root
+
+
+# ---- help ---------------------------------------------------------------------------------------------------------
+
+
+def test_help_names_every_verb_and_every_verb_has_help(gen_ray: Run) -> None:
+    for words in ([], ["--help"]):
+        said = gen_ray(*words)
+        assert said.code == 0 and not said.err and all(f"  {verb} " in said.out for verb in VERBS)
+    for verb in [*VERBS, "bench train"]:
+        said = gen_ray(*verb.split(), "--help")
+        assert said.code == 0 and "Usage: " in said.out and not said.err
+
+
+@pytest.mark.parametrize("command", [["-m", "pipelines.cli", "train"], ["-m", "pipelines.sample"]])
+def test_help_does_not_wait_for_torch(command: list[str]) -> None:
+    traced = [sys.executable, "-X", "importtime", *command, "--help"]
+    done = subprocess.run(traced, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "Usage: " in done.stdout
+    assert "typer" in imported and not {"torch", "ray", "mlflow", "numpy", "sklearn"} & imported
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["trian"], "Did you mean 'train'"),
+        (["train"], "'config'"),
+        (["train", "x.yaml", "--dryrun"], "--dry-run"),
+        (["sample", "m", "-n", "0"], "'-n'"),
+        (["sample", "m", "-n", "many"], "valid integer"),
+        (["sample", "m", "--seed", 2**64], "'--seed'"),
+        (["sample", "m", "--steps", "0"], "'--steps'"),
+        (["doctor", "me"], "(me)"),
+        (["bench"], "Missing command"),
+    ],
+)
+def test_a_command_that_cannot_be_read_gets_one_line(gen_ray: Run, words: list[object], told: str) -> None:
+    said = gen_ray(*words)
+    assert said.code == 2 and told in said.fault and "--help" in said.fault and not said.out
+
+
+# ---- train ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_what_would_run_and_it_loads_again(gen_ray: Run, tmp_path: Path) -> None:
+    said = gen_ray("train", DEMO / "digits-vae.yaml", "training.epochs=3", "--dry-run")
+    assert said.code == 0 and not said.err
+    (tmp_path / "shown.yaml").write_text(said.out)
+    shown = load(tmp_path / "shown.yaml")
+    assert shown == load(DEMO / "digits-vae.yaml", ["training.epochs=3"]) and shown.training.epochs == 3
+    assert yaml.safe_load(said.out)["family"]["name"] == "vae"
+    assert gen_ray("train", tmp_path / "shown.yaml", "--dry-run").out == said.out
+
+
+def test_debug_shows_the_traceback_that_is_otherwise_kept(
+    gen_ray: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from gen_ray.errors import UserError
+
+    assert gen_ray("train", tmp_path / "nope.yaml", "--dry-run").code == 2
+    monkeypatch.setattr(sys, "argv", ["gen-ray", "train", str(tmp_path / "nope.yaml"), "--debug"])
+    from pipelines import cli
+
+    with pytest.raises(UserError):  # the interpreter would now print the traceback
+        cli.main()
+
+
+def test_a_fault_of_ours_is_told_in_one_line_with_code_1(gen_ray: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("first\nsecond")
+
+    monkeypatch.setattr("gen_ray.experiment.load", broken)
+    said = gen_ray("train", DEMO / "digits-vae.yaml")
+    assert said.code == 1 and said.fault == "error: ZeroDivisionError: first (a bug? --debug shows where)"
+
+
+def test_an_interrupt_is_one_line_or_none_and_code_130(gen_ray: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gen_ray.experiment.load", interrupted)
+    said = gen_ray("train", DEMO / "digits-vae.yaml")
+    assert said.code == 130 and "Traceback" not in said.err and len(said.err.splitlines()) <= 1
+
+
+# ---- sample, compare, doctor, prepare --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["vae", "ddpm"])
+def test_samples_are_a_picture_or_an_array_and_a_function_of_the_seed(
+    gen_ray: Run, shelf: Path, tmp_path: Path, family: str
+) -> None:
+    def draw(name: str, *more: object) -> Path:
+        out = tmp_path / name
+        said = gen_ray("sample", f"digits-{family}", "--storage", shelf, "-n", 5, "--out", out, *more)
+        assert said.code == 0 and not said.err and str(out) in said.out, said
+        return out
+
+    assert Image.open(draw("a.png")).size[0] > 56 * 2
+    first, again, other = (
+        np.load(draw(f"{name}.npz", "--seed", seed))["samples"] for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert first.shape == (5, 1, 8, 8) and first.max() <= 16
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+def test_steps_without_a_sampler_are_the_steps_of_the_default_one(gen_ray: Run, shelf: Path, tmp_path: Path) -> None:
+    place = ["--storage", shelf, "-n", 1, "--out", tmp_path / "a.png"]
+    assert "nfe 7," in gen_ray("sample", "digits-ddpm", "--steps", 7, *place).out
+    assert "nfe 9," in gen_ray("sample", "digits-ddpm", "--sampler", "ddim:eta=1", "--steps", 9, *place).out
+    said = gen_ray("sample", "digits-vae", "--steps", 7, *place)
+    assert said.code == 2 and "no effect for vae" in said.fault
+
+
+def test_samplers_are_listed(gen_ray: Run, shelf: Path) -> None:
+    said = gen_ray("sample", "digits-ddpm", "--storage", shelf, "--list-samplers")
+    assert said.code == 0 and [line.split(" ")[0].rstrip(":") for line in said.out.splitlines()] == [
+        "ddim", "ancestral", "dpmpp_2m",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sample", "digits-vea"], "did you mean 'digits-vae-20260101-000000'"),
+        (["evaluate", "digits-vea"], "did you mean 'digits-vae-20260101-000000'"),
+        (["sample", "digits-vae", "--out", "a.gif"], ".png"),
+        (["sample", "digits-vae", "--out", "nowhere/a.png"], "nowhere/a.png"),
+        (["sample", "digits-vae", "--sampler", "ddim"], "mean"),
+        (["sample", "digits-ddpm", "--sampler", "ddim:eta=x"], "'x' is not a number"),
+        (["sample", "digits-ddpm", "--steps", "100000"], "takes 1 … "),
+        (["evaluate", "digits-vae", "--reference", "tets"], "did you mean 'test'"),
+        (["evaluate", "digits-vae", "training.epochs=3"], "no effect on a trained model"),
+        (["evaluate", "digits-vae", "evaluation.sampler=ddim"], "evaluation.sampler"),
+        (["evaluate", "digits-vae", "evaluation.stesp=3"], "did you mean 'steps'"),
+    ],
+)
+def test_a_mistake_about_a_model_is_told_with_what_there_is(
+    gen_ray: Run, shelf: Path, words: list[str], told: str
+) -> None:
+    said = gen_ray(*words, "--storage", shelf)
+    assert said.code == 2 and told in said.fault
+
+
+def test_an_altered_artifact_is_refused_by_the_name_of_the_file(gen_ray: Run, shelf: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(shelf / "runs" / "digits-vae-20260101-000000" / "artifact", tmp_path / "artifact"))
+    content = bytearray((folder / "weights.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "weights.safetensors").write_bytes(content)
+    said = gen_ray("sample", folder, "--out", tmp_path / "a.png")
+    assert said.code == 2 and f"{folder}/weights.safetensors" in said.fault and not (tmp_path / "a.png").exists()
+
+
+def test_prepare_prints_the_folder_and_finds_it_again(gen_ray: Run, tmp_path: Path) -> None:
+    first, again = (gen_ray("prepare", "digits", "--out", tmp_path) for _ in range(2))
+    assert first.code == 0 and first == again and not first.err
+    folder = Path(first.out.splitlines()[0])
+    assert Prepared.load(folder).fingerprint.startswith(first.out.split("fingerprint ")[1].split()[0])
+    assert [p for p in tmp_path.iterdir() if p.is_dir()] == [folder]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["digit"], "did you mean 'digits'"),
+        (["digits:x"], "write digits"),
+        (["digits", "--option", "length=3"], "no effect"),
+        (["digits", "--option", "levels=99"], "no effect"),
+        (["digits", "--option", "levles=9"], "did you mean 'levels'"),
+        (["digits", "--on-bad-row", "ignore"], "skip:"),
+        (["image_folder:nowhere"], "nowhere"),
+        (["text:nowhere.txt"], "nowhere.txt"),
+        (["parquet:nowhere/*.parquet"], "nowhere"),
+    ],
+)
+def test_a_mistake_about_a_source_is_told(gen_ray: Run, tmp_path: Path, words: list[str], told: str) -> None:
+    said = gen_ray("prepare", *words, "--out", tmp_path / "out")
+    assert said.code == 2 and told in said.fault
+
+
+def test_compare_of_nothing_says_where_it_looked(gen_ray: Run, storage: Path) -> None:
+    said = gen_ray("compare", "never", "--storage", storage)
+    assert said.code == 0 and "no finished runs in experiment 'never'" in said.out and "mlflow ui" in said.out
+
+
+def test_doctor_looks_and_leaves_nothing(gen_ray: Run, tmp_path: Path) -> None:
+    said = gen_ray("doctor", "--storage", tmp_path / "none")
+    assert said.code == 0 and all(line.startswith("ok ") for line in said.out.splitlines())
+    assert all(word in said.out for word in ("ray: ", "torch: ", "mlflow: ", "cores"))
+    assert not (tmp_path / "none").exists()

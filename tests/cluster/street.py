@@ -1,0 +1,116 @@
+"""A tiny experiment and the ways to run it: through Ray Train, and as a plain process to hold that against."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from gen_ray.cluster.data import Streamed
+from gen_ray.cluster.train import trainer
+from gen_ray.cluster.worker import work
+from gen_ray.datasets.prepare import prepare
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.datasets.shards import load_split
+from gen_ray.engine.batches import Cached
+from gen_ray.engine.loop import fit
+from gen_ray.engine.session import LocalSession
+from gen_ray.experiment import Experiment, merge, parse
+
+TINY = {
+    "name": "tiny",
+    "family": {"name": "vae", "latent_dim": 4, "net": {"name": "mlp", "hidden": [16]}},
+    "data": {"source": "digits", "batch_size": 128, "cache": "memory"},
+    "training": {
+        "epochs": 1,
+        "seed": 3,
+        "learning_rate": 1e-3,
+        "precision": "float32",
+        "ema_decay": 0.9,
+        "log_every_steps": 5,
+        "checkpoint_every_seconds": 0,
+    },
+    "scaling": {"cpus_per_worker": 1, "use_gpu": False},
+    "evaluation": {"samples": 64, "likelihood_rows": 32, "effort": 2},
+}
+
+
+def tiny(storage: Path, **sections: Mapping[str, Any]) -> Experiment:
+    """Return the tiny experiment, changed by sections, with its runs below storage."""
+    raw = parse({**TINY, "storage": {"root": str(storage)}}).resolved()
+    merge(raw, sections)
+    return parse(raw)
+
+
+class Mute:
+    """A tracker that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.metrics: list[tuple[int, dict[str, float]]] = []
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self.metrics.append((step, metrics))
+
+    def show(self, *_: Any) -> None:
+        pass
+
+    def progress(self, *_: Any) -> None:
+        pass
+
+    def flush(self) -> list[tuple[int, dict[str, float]]]:
+        return self.metrics
+
+
+def through_ray(
+    experiment: Experiment,
+    prepared: Prepared,
+    run_id: str,
+    loop: Callable[[Mapping[str, Any]], Any] = work,
+    **extra: Any,
+) -> tuple[dict[str, torch.Tensor], list[tuple[int, dict[str, float]]]]:
+    """Train without evaluating; return the EMA weights and what was logged."""
+    mute = ray.remote(Mute).options(num_cpus=0).remote()
+    result = trainer(experiment, prepared, run_id, mute, loop, **extra).fit()
+    return weights(Path(result.checkpoint.path)), ray.get(mute.flush.remote())
+
+
+def in_this_process(
+    experiment: Experiment, prepared: Prepared, *, streamed: bool = False
+) -> tuple[dict[str, torch.Tensor], LocalSession]:
+    """Train with neither Ray Train nor tracking; return the EMA weights and the session."""
+    place = {
+        "batch_size": experiment.data.batch_size,
+        "seed": experiment.training.seed,
+        "accumulate": experiment.training.accumulate,
+    }
+    splits = {
+        name: Streamed(prepared.shards(name), **place)
+        if streamed
+        else Cached(torch.from_numpy(load_split(prepared, name)[0]), **place)
+        for name in ("train", "validation")
+    }
+    session, threads = LocalSession(splits), torch.get_num_threads()
+    torch.set_num_threads(experiment.scaling.cpus_per_worker)
+    try:
+        return fit(experiment, experiment.model(prepared.spec), session).state_dict(), session
+    finally:
+        torch.set_num_threads(threads)
+
+
+def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Return the EMA weights of a checkpoint or artifact."""
+    from safetensors.torch import load_file
+
+    [file] = [p for p in (checkpoint / "ema.safetensors", checkpoint / "weights.safetensors") if p.exists()]
+    return load_file(file)
+
+
+def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether two states are equal to the bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def sharded(storage: Path, rows_bytes: int = 64 * 100) -> Prepared:
+    """Return the digits in shards of about a hundred rows."""
+    return prepare("digits", out=storage / "data-sharded", shard_bytes=rows_bytes)

@@ -1,0 +1,128 @@
+"""Rows on their way to a worker: all of them, once an epoch, in an order that is a function of the position."""
+
+import itertools
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gen_ray.cluster.data import Streamed, dataset, in_memory
+from gen_ray.cluster.train import spoken
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.datasets.shards import load_split
+from gen_ray.engine.batches import Cached
+from gen_ray.errors import UserError
+from tests.cluster.street import sharded
+
+
+@pytest.fixture(scope="module")
+def prepared(storage: Path) -> Prepared:
+    return sharded(storage)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch, prepared: Prepared) -> torch.Tensor:
+    """Let Streamed read rows numbered 0 … N−1 without Ray; the laws of order need no cluster."""
+    monkeypatch.setattr(
+        Streamed, "_window",
+        lambda self, shards: torch.cat([torch.arange(s.first_row, s.first_row + s.rows) for s in shards]),
+    )  # fmt: skip
+    return torch.arange(prepared.rows["train"])
+
+
+def place(world: int, rank: int = 0, accumulate: int = 1, batch_size: int = 64, seed: int = 1) -> dict[str, int]:
+    return {
+        "batch_size": batch_size, "seed": seed, "rank": rank, "world_size": world, "accumulate": accumulate,
+    }  # fmt: skip
+
+
+def take(batches: Streamed | Cached, first: int, count: int) -> list[list[int]]:
+    """Return the rows of some steps."""
+    return [torch.cat(micros).tolist() for micros in itertools.islice(batches.stream(first), count)]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_within_an_epoch_no_row_comes_twice_on_any_rank(prepared: Prepared, at_once: torch.Tensor, world: int) -> None:
+    ranks = [Streamed(prepared.shards("train"), **place(world, rank, batch_size=96)) for rank in range(world)]
+    begin = 0
+    for epoch in range(3):
+        count = ranks[0].steps(epoch)
+        assert {rank.steps(epoch) for rank in ranks} == {count}
+        rows = Counter(row for rank in ranks for step in take(rank, begin, count) for row in step)
+        assert max(rows.values()) == 1 and len(rows) == count * 96 and set(rows) <= set(at_once.tolist())
+        assert len(rows) >= 0.8 * len(at_once)
+        begin += count
+
+
+@pytest.mark.parametrize("batch_size", [32, 96, 120])
+@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_a_stream_begun_later_is_the_stream_advanced(
+    prepared: Prepared, at_once: torch.Tensor, batch_size: int, world: int, accumulate: int
+) -> None:
+    for rank in range(world):
+        streamed = Streamed(prepared.shards("train"), **place(world, rank, accumulate, batch_size))
+        total = 2 * streamed.steps(0) + 3
+        whole = take(streamed, 0, total)
+        assert all(len(step) == batch_size // world for step in whole)
+        for first in range(total):
+            assert take(streamed, first, 2) == whole[first : first + 2] or first == total - 1
+
+
+def test_the_order_is_a_function_of_the_seed_and_differs_between_epochs(
+    prepared: Prepared, at_once: torch.Tensor
+) -> None:
+    one, again, other = (Streamed(prepared.shards("train"), **place(1, seed=seed)) for seed in (1, 1, 2))
+    steps = one.steps(0)
+    assert take(one, 0, 3) == take(again, 0, 3) != take(other, 0, 3)
+    assert take(one, 0, steps) != take(one, steps, steps)
+    moved = np.abs(np.diff(take(one, 0, 1)[0]))
+    assert np.median(moved) > 10  # shuffled beyond a shard's own order
+
+
+def test_too_few_shards_for_the_workers_are_refused_rather_than_waited_for(
+    prepared: Prepared, at_once: torch.Tensor
+) -> None:
+    for shards, world, batch_size in ((1, 2, 64), (4, 2, 512), (15, 15, 15 * 200)):
+        streamed = Streamed(prepared.shards("train")[:shards], **place(world, batch_size=batch_size))
+        with pytest.raises(UserError, match=r"data\.cache=stream: .*use data\.cache=memory"):
+            next(streamed.stream(0))
+
+
+# ---- through Ray --------------------------------------------------------------------------------------------------
+
+
+def test_a_dataset_gives_every_row_whatever_the_order_of_its_blocks(cluster: None, prepared: Prepared) -> None:
+    x, _ = load_split(prepared, "train")
+    shards = prepared.shards("train")
+    assert np.array_equal(in_memory(dataset(shards), len(x), prepared.spec).numpy(), x)
+    assert np.array_equal(in_memory(dataset(shards[::-1]), len(x), prepared.spec).numpy(), x)
+
+
+def test_streamed_rows_are_the_rows_of_the_shards(cluster: None, prepared: Prepared) -> None:
+    x, _ = load_split(prepared, "train")
+    streamed = Streamed(prepared.shards("train")[:3], **place(1))
+    rows = torch.cat([micro for step in itertools.islice(streamed.stream(0), 3) for micro in step]).numpy()
+    known = Counter(row.tobytes() for row in x[: streamed.rows])
+    assert not Counter(row.tobytes() for row in rows) - known
+    parts = [dict(Streamed(prepared.shards("train")[:3], **place(2, rank)).ordered(50)) for rank in range(2)]
+    joined = parts[0] | parts[1]
+    assert not parts[0].keys() & parts[1].keys()
+    assert np.array_equal(torch.cat([joined[i] for i in sorted(joined)]).numpy(), x[: streamed.rows])
+
+
+def test_a_flipped_bit_is_named_through_all_that_ray_wraps_around_it(
+    cluster: None, prepared: Prepared, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(prepared.folder, tmp_path / "copy"))
+    shards = [replace(shard, path=folder / shard.path.name) for shard in prepared.shards("train")[:3]]
+    content = bytearray(shards[1].path.read_bytes())
+    content[len(content) // 2] ^= 1
+    shards[1].path.write_bytes(content)
+    with pytest.raises(Exception, match="damaged") as caught:
+        in_memory(dataset(shards), 300, prepared.spec)
+    told = spoken(caught.value)
+    assert isinstance(told, UserError) and str(told).startswith(f"{shards[1].path}: damaged")

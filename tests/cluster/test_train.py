@@ -1,0 +1,241 @@
+"""The street from end to end, and the law that Ray adds placement, not behaviour."""
+
+import json
+import os
+import pickle
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from gen_ray import manifest, runs
+from gen_ray.cluster.train import Outcome, prepare_data, spoken, store_of, train
+from gen_ray.datasets.prepared import DataError
+from gen_ray.engine import artifact
+from gen_ray.errors import RunError, UserError
+from gen_ray.experiment import Experiment
+from gen_ray.tracking import Row, rows
+from tests.cluster.street import in_this_process, same, sharded, through_ray, tiny, weights
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module")
+def experiment(storage: Path) -> Experiment:
+    return tiny(storage, training={"epochs": 2}, tracking={"experiment": "street"})
+
+
+@pytest.fixture(scope="module")
+def watched() -> list[tuple[int, int]]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def outcome(cluster: None, experiment: Experiment, watched: list[tuple[int, int]]) -> Outcome:
+    return train(experiment, watch=lambda done, total, newest: watched.append((done, total)))
+
+
+@pytest.fixture(scope="module")
+def tracked(experiment: Experiment, outcome: Outcome) -> Row:
+    [row] = [row for row in rows(store_of(experiment)) if row.run_id == outcome.run_id]
+    return row
+
+
+def test_the_artifact_loads_and_its_weights_are_those_of_the_last_checkpoint(
+    experiment: Experiment, outcome: Outcome
+) -> None:
+    model = artifact.load(outcome.artifact)
+    assert model.experiment == experiment and model.meta["run_id"] == outcome.run_id
+    assert model.meta["metrics"] == dict(outcome.metrics) and model.meta["steps"] == 2 * 1462 // 128
+    checkpoint = outcome.artifact.parent / f"step-{2 * 1462 // 128:09d}"
+    assert same(weights(checkpoint), weights(outcome.artifact))
+    assert not any(p.suffix in (".pkl", ".pt", ".bin") for p in outcome.artifact.iterdir())
+
+
+def test_the_run_folder_holds_the_config_two_checkpoints_and_the_artifact(
+    experiment: Experiment, outcome: Outcome
+) -> None:
+    home = outcome.artifact.parent
+    assert home == experiment.storage.root / "runs" / outcome.run_id
+    assert runs.load(home) == experiment
+    folders = sorted(p.name for p in home.iterdir() if p.is_dir())
+    assert folders == ["artifact", "step-000000021", "step-000000022"]
+    for folder in folders:
+        manifest.verify(home / folder)
+
+
+def test_mlflow_holds_every_setting_the_figures_and_where_they_come_from(
+    experiment: Experiment, outcome: Outcome, tracked: Row
+) -> None:
+    assert (tracked.status, tracked.name) == ("FINISHED", "tiny")
+    assert {key: str(value) for key, value in experiment.flat().items()}.items() <= tracked.params.items()
+    assert tracked.params["family.name"] == "vae" and len(tracked.params["data.fingerprint"]) == 12
+    wanted = {
+        "train/loss_nats", "train/images_per_second", "train/learning_rate", "train/minutes", "train/steps",
+        "validation/loss_nats", "best/validation_loss_nats", "eval/bits_per_dim", "eval/bits_per_dim_standard_error",
+        "eval/frechet_distance", "eval/frechet_floor", "eval/precision", "eval/recall", "sample/seconds_per_image",
+    }  # fmt: skip
+    assert wanted <= tracked.metrics.keys()
+    assert {key: tracked.metrics[key] for key in outcome.metrics} == pytest.approx(dict(outcome.metrics))
+    assert tracked.tags["provenance.eval/bits_per_dim.kind"] == "iwae-2"
+    how = outcome.provenance["eval/frechet_distance"]
+    assert tracked.tags["provenance.eval/frechet_distance.extractor"] == how["extractor"]
+    extractors = experiment.storage.root / "extractors" / tracked.params["data.fingerprint"]
+    assert manifest.digest(extractors / "weights.safetensors").startswith(how["extractor"].removeprefix("classifier-"))
+
+
+def test_mlflow_holds_pictures_of_learning_and_the_model(experiment: Experiment, outcome: Outcome) -> None:
+    client = store_of(experiment).client()
+    [run] = client.search_runs(
+        [store_of(experiment).experiment_id(client)], f"tags.`gen_ray.run_id` = '{outcome.run_id}'"
+    )
+    images = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
+    assert any("samples" in path and "22" in path for path in images)
+    model = Path(client.download_artifacts(run.info.run_id, "model"))
+    assert same(weights(model), weights(outcome.artifact))
+    steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss_nats")]
+    assert steps == [5, 10, 15, 20, 22]
+
+
+def test_progress_was_told_while_it_went_on(outcome: Outcome, watched: list[tuple[int, int]]) -> None:
+    done = [step for step, _ in watched]
+    assert done == sorted(done) and {total for step, total in watched if step} <= {22}
+
+
+def test_one_worker_learns_what_a_plain_process_learns_to_the_bit(experiment: Experiment, outcome: Outcome) -> None:
+    local, _ = in_this_process(experiment, prepare_data(experiment))
+    assert same(local, weights(outcome.artifact))
+
+
+@pytest.mark.parametrize("family", ["ddpm"])
+def test_two_workers_equal_one_on_the_joined_batch(storage: Path, family: str) -> None:
+    net = {"name": "mlp", "width": 16, "depth": 1}
+    sections = {"family": {"name": family, "steps": 20, "net": net}, "data": {"batch_size": 64}}
+    two = tiny(storage, **sections, scaling={"num_workers": 2})
+    one = tiny(storage, **sections, training={"accumulate": 2})
+    prepared = prepare_data(one)
+    joined, session = in_this_process(one, prepared)
+    parted, logged = through_ray(two, prepared, "two-workers")
+    widest = max(float((joined[name] - parted[name]).abs().max()) for name in joined)
+    moved = max(float((joined[name] - fresh).abs().max()) for name, fresh in _untrained(one, prepared).items())
+    print(f"two workers against one: {widest:.2e} apart after a move of {moved:.2e}")
+    assert widest <= 1e-6 < 1e-3 < moved
+    for key in ("train/loss_nats", "validation/loss_nats"):
+        first = {step: metrics[key] for step, metrics in session.history if key in metrics}
+        assert {step: metrics[key] for step, metrics in logged if key in metrics} == pytest.approx(first, rel=1e-5)
+
+
+def _untrained(experiment: Experiment, prepared: Any) -> Mapping[str, torch.Tensor]:
+    torch.manual_seed(experiment.training.seed)
+    return experiment.model(prepared.spec).build_net().state_dict()
+
+
+def _killed_once(task: Mapping[str, Any]) -> Any:
+    """Train, but die without a word at the seventh step of the first attempt."""
+    from gen_ray.cluster.worker import work
+    from gen_ray.engine.step import Learner
+
+    step = Learner.step
+
+    def fatal(self: Learner, micros: list[torch.Tensor], at: int, **how: Any) -> Any:
+        if at == 6 and not Path(task["flag"]).exists():
+            Path(task["flag"]).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(self, micros, at, **how)
+
+    Learner.step = fatal  # type: ignore[method-assign]
+    try:
+        return work(task)
+    finally:
+        Learner.step = step  # type: ignore[method-assign]
+
+
+def test_a_killed_worker_on_streamed_data_comes_back_to_the_same_weights(storage: Path, tmp_path: Path) -> None:
+    once = tiny(storage, data={"cache": "stream"}, scaling={"max_failures": 1})
+    prepared = sharded(storage)
+    assert len(prepared.shards("train")) > 8  # more than one window
+    resumed, logged = through_ray(once, prepared, "killed-once", _by_value(_killed_once), flag=str(tmp_path / "died"))
+    undisturbed, session = in_this_process(once, prepared, streamed=True)
+    assert (tmp_path / "died").exists() and same(resumed, undisturbed)
+    assert logged[-1][0] == session.history[-1][0] == 1462 // 128
+
+
+def test_a_run_that_broke_off_is_resumed_to_the_same_weights_under_the_same_settings_only(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = tiny(storage, tracking={"experiment": "resumed"}).model_copy(update={"name": "broken"})
+    with pytest.raises(UserError, match="no unfinished run named 'broken'"):
+        train(whole, resume=True)
+    monkeypatch.setattr("gen_ray.cluster.train.work", _by_value(_broken))
+    with pytest.raises(RunError, match="the seventh step"):
+        train(whole)
+    monkeypatch.undo()
+    [row] = rows(store_of(whole))
+    assert (row.status, row.tags["error"]) == ("FAILED", "training stopped: the seventh step")
+    home = whole.storage.root / "runs" / row.run_id
+    assert (home / "step-000000006").is_dir() and not (home / "artifact").exists()
+    other = whole.model_copy(update={"training": whole.training.model_copy(update={"seed": 4})})
+    with pytest.raises(UserError, match=r"--resume: training\.seed was 3 in broken-.*, now it is 4"):
+        train(other, resume=True)
+    done = train(whole, resume=True)
+    assert done.run_id == row.run_id and same(weights(done.artifact), in_this_process(whole, prepare_data(whole))[0])
+    [row] = rows(store_of(whole))  # still one run
+    assert row.status == "FINISHED" and row.metrics["train/steps"] == 11
+    with pytest.raises(UserError, match="no unfinished run"):
+        train(whole, resume=True)
+
+
+def _broken(task: Mapping[str, Any]) -> Any:
+    from gen_ray.cluster.worker import work
+    from gen_ray.engine.step import Learner
+
+    step = Learner.step
+
+    def fatal(self: Learner, micros: list[torch.Tensor], at: int, **how: Any) -> Any:
+        if at == 6:
+            raise ValueError("the seventh step")
+        return step(self, micros, at, **how)
+
+    Learner.step = fatal  # type: ignore[method-assign]
+    try:
+        return work(task)
+    finally:
+        Learner.step = step  # type: ignore[method-assign]
+
+
+def _by_value(loop: Any) -> Any:
+    """Let Ray send a function of this module as it is: workers cannot import tests."""
+    import sys
+
+    from ray import cloudpickle
+
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return loop
+
+
+def test_spoken_finds_the_word_meant_for_the_user_however_deep_ray_has_wrapped_it() -> None:
+    import ray
+
+    class WrappedError(Exception):
+        def __init__(self, message: str, **failures: Exception) -> None:
+            super().__init__(message)
+            self.worker_failures = failures
+
+    meant = DataError(Path("/d/train-00000.parquet"), "damaged")
+    task = ray.exceptions.RayTaskError("f", "Traceback (most recent call last):\n…", meant)
+    assert str(pickle.loads(pickle.dumps(meant))) == str(meant)
+    for inner in (meant, task, task.as_instanceof_cause()):
+        found = spoken(WrappedError("training failed", rank_1=inner))
+        assert found is meant and isinstance(found, UserError)
+    unknown = spoken(WrappedError("first line\nlast line"))
+    assert isinstance(unknown, RunError) and str(unknown) == "training stopped: last line"
+
+
+def test_the_resolved_config_of_the_artifact_is_plain_yaml(outcome: Outcome) -> None:
+    raw = yaml.safe_load((outcome.artifact / "config.yaml").read_text())
+    assert raw["family"]["net"]["hidden"] == [16]
+    assert json.loads((outcome.artifact / "meta.json").read_text())["versions"]["ray"]

@@ -1,0 +1,322 @@
+"""The configuration: what is written is what is run, and a mistake is told in one line that names its remedy."""
+
+import random
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError
+from gen_ray.experiment import Experiment, load, merge, parse, read_yaml
+from tests.conftest import ROOT
+
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "overlays" not in p.parts)
+OVERLAYS = sorted((ROOT / "configs" / "overlays").glob("*.yaml"))
+DIGITS = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)
+VAE, DDPM = {"name": "a", "family": "vae"}, {"name": "a", "family": "ddpm"}
+
+
+def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return raw with the value at a dotted key."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    copy = parse(raw).resolved()
+    merge(copy, value)
+    return copy
+
+
+def fault(raw: dict[str, Any]) -> str:
+    """Return the one line that a bad configuration gets."""
+    with pytest.raises(UserError) as caught:
+        parse(raw)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# ---- what is written is what is run -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda p: p.stem)
+def test_a_shipped_config_loads_and_its_resolved_form_says_the_same(file: Path, tmp_path: Path) -> None:
+    experiment = load(file)
+    (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(experiment.resolved(), sort_keys=False))
+    again = load(tmp_path / "resolved.yaml")
+    assert again == experiment and again.flat() == experiment.flat()
+    assert experiment.model(DIGITS).spec == DIGITS
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
+def test_a_shipped_overlay_goes_with_some_config_and_what_it_says_wins(overlay: Path) -> None:
+    said = read_yaml(overlay)
+    fits = 0
+    for file in CONFIGS:
+        try:
+            resolved = load(file, [str(overlay)]).resolved()
+        except UserError:
+            continue
+        merged = yaml.safe_load(yaml.safe_dump(resolved))
+        merge(merged, said)
+        fits += merged == resolved
+    assert fits
+
+
+def test_flat_names_reach_every_leaf_and_overrides_take_them_back() -> None:
+    experiment = load(CONFIGS[0])
+    words = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in experiment.flat().items()]
+    assert all(not isinstance(value, dict) for value in experiment.flat().values())
+    assert load(CONFIGS[0], words) == experiment
+
+
+@given(
+    epochs=st.integers(1, 10**6),
+    seed=st.integers(0, 2**63 - 1),
+    rate=st.floats(1e-12, 9.9),
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
+)
+def test_any_valid_values_survive_yaml_unchanged(epochs: int, seed: int, rate: float, name: str) -> None:
+    training = {"epochs": epochs, "seed": seed, "learning_rate": rate}
+    experiment = parse({"name": name, "family": "vae", "training": training})
+    assert parse(yaml.safe_load(yaml.safe_dump(experiment.resolved()))) == experiment
+    assert (experiment.training.epochs, experiment.training.seed, experiment.name) == (epochs, seed, name)
+
+
+def test_overrides_reach_below_a_shorthand(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("name: a\nfamily: {name: ddpm, schedule: cosine}\n")
+    family = load(file, ["family.schedule.s=0.01", "family.net.width=16"]).resolved()["family"]
+    assert (family["schedule"]["name"], family["schedule"]["s"]) == ("cosine", 0.01)
+    assert (family["net"]["name"], family["net"]["width"]) == ("unet", 16)
+    file.write_text("name: a\nfamily: ddpm\n")
+    assert load(file, ["family.schedule=linear"]).resolved()["family"]["schedule"]["name"] == "linear"
+
+
+def test_an_overlay_that_names_another_component_leaves_the_settings_of_the_first_behind() -> None:
+    raw = {"name": "a", "family": {"name": "ddpm", "net": {"name": "unet", "width": 32, "blocks": 2}}}
+    merge(raw, {"family": {"net": {"name": "mlp", "depth": 2}}})
+    assert raw["family"]["net"] == {"name": "mlp", "depth": 2}
+    merge(raw, {"family": {"net": {"depth": 3}}})
+    assert parse(raw).resolved()["family"]["net"]["depth"] == 3
+
+
+def test_what_is_relative_becomes_absolute_where_it_is_read() -> None:
+    experiment = parse({**VAE, "storage": {"root": "here"}, "data": {"root": "~/there"}})
+    assert experiment.storage.root == Path.cwd() / "here" and experiment.data.root == Path.home() / "there"
+
+
+# ---- mistakes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", [VAE, DDPM], ids=["vae", "ddpm"])
+def test_a_misspelt_key_is_named_with_its_path_and_the_nearest_key_at_every_level(family: dict[str, Any]) -> None:
+    dice = random.Random(0)
+    levels = 0
+
+    def walk(node: dict[str, Any], path: list[str]) -> None:
+        nonlocal levels
+        levels += 1
+        candidates = [key for key in node if len(key) > 4]
+        for key in dice.sample(candidates, min(3, len(candidates))):
+            wrong = key[:-2] + key[-1] + "q"
+            told = fault(changed(family, ".".join([*path, wrong]), 1))
+            assert told.startswith(".".join([*path, wrong]) + ": ") and "no such key" in told
+            assert "did you mean '" in told
+        for key, below in node.items():
+            if isinstance(below, dict):
+                walk(below, [*path, key])
+
+    walk(parse(family).resolved(), [])
+    assert levels >= 10
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("training.epochs", "many", ["integer", "'many'"]),
+        ("training.epochs", 1.5, ["integer", "1.5"]),
+        ("training.learning_rate", [1], ["number"]),
+        ("training.learning_rate", float("nan"), ["finite"]),
+        ("training.learning_rate", float("inf"), ["finite"]),
+        ("training", 5, ["5"]),
+        ("data.source", 7, ["string", "7"]),
+        ("storage.root", 5, ["path", "5"]),
+        ("data.root", [1], ["path"]),
+        ("name", 5, ["string", "5"]),
+        ("family.steps", "x", ["integer", "'x'"]),
+        ("family.net.width", None, ["integer"]),
+        ("scaling.use_gpu", "maybe", ["maybe"]),
+    ],
+)
+def test_a_wrong_type_is_named(key: str, value: Any, words: list[str]) -> None:
+    told = fault(changed(DDPM, key, value))
+    assert told.startswith(f"{key}") and all(word in told for word in words)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "bound"),
+    [
+        ("training.epochs", 0, "greater than or equal to 1"),
+        ("training.ema_decay", 1, "less than 1"),
+        ("training.learning_rate", -1, "greater than 0"),
+        ("training.learning_rate", 1e6, "less than 10"),
+        ("training.seed", 2**63, "less than 9223372036854775808"),
+        ("training.decay", "cosin", "'cosine'"),
+        ("training.precision", "float16", "'bfloat16'"),
+        ("data.batch_size", -4, "greater than or equal to 1"),
+        ("data.on_bad_row", "skip:many", "skip"),
+        ("data.cache", "disk", "'stream'"),
+        ("scaling.num_workers", 0, "greater than or equal to 1"),
+        ("scaling.cpus_per_worker", 0, "greater than or equal to 1"),
+        ("family.steps", 1, "greater than or equal to 2"),
+        ("family.net.width", 15, "16"),
+        ("family.schedule.s", 2, "less than or equal to 1"),
+        ("family.schedule.name", "cosin", "'cosine'"),
+        ("family.predict", "score", "'eps'"),
+    ],
+)
+def test_a_value_out_of_range_is_told_the_range(key: str, value: Any, bound: str) -> None:
+    told = fault(changed(DDPM, key, value))
+    assert told.startswith(key.removesuffix(".name")) and bound in told and repr(value) in told
+
+
+@pytest.mark.parametrize(
+    ("raw", "key", "value", "words"),
+    [
+        (VAE, "family.schedule", "cosine", ["family.schedule", "no such key"]),
+        (DDPM, "family.latent_dim", 2, ["family.latent_dim", "no such key"]),
+        (DDPM, "family.vlb_weight", 0.1, ["vlb_weight has no effect without variance=learned"]),
+        (VAE, "family.binarise", "static", ["binarise has no effect"]),
+        (VAE, "family.likelihood", "bernoulli", ["needs binarise"]),
+        (VAE, "data.batch_size", 33, ["data.batch_size=33", "scaling.num_workers × training.accumulate = 2"]),
+    ],
+)
+def test_an_option_without_effect_says_so(raw: dict[str, Any], key: str, value: Any, words: list[str]) -> None:
+    lanes = {"scaling": {"num_workers": 2}} if key == "data.batch_size" else {}
+    told = fault(changed({**raw, **lanes}, key, value))
+    assert all(word in told for word in words)
+
+
+@pytest.mark.parametrize(
+    ("raw", "key", "value", "words"),
+    [
+        (VAE, "evaluation.steps", 50, ["evaluation.steps", "no effect for vae"]),
+        (VAE, "evaluation.sampler", "ddim", ["evaluation.sampler", "'ddim'", "mean"]),
+        (DDPM, "evaluation.sampler", "dim", ["evaluation.sampler", "did you mean 'ddim'"]),
+        (DDPM, "evaluation.sampler", "ddim:eta=2", ["evaluation.sampler ddim", "[0, 1]"]),
+        (DDPM, "evaluation.sampler", "ancestral:eta=1", ["evaluation.sampler ancestral", "'eta'"]),
+        (DDPM, "evaluation.steps", 5000, ["evaluation.steps", "1 … 1000"]),
+    ],
+)
+def test_an_evaluation_that_the_family_cannot_do_is_told_before_training(
+    raw: dict[str, Any], key: str, value: Any, words: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        parse(changed(raw, key, value)).model(DIGITS)
+    assert all(word in str(caught.value) for word in words)
+
+
+def test_a_family_is_required_and_an_unknown_one_is_told_the_nearest() -> None:
+    assert "family.name: is required; known: ddpm, vae" in fault({"name": "a"})
+    assert "did you mean 'ddpm'" in fault({"name": "a", "family": "ddpn"})
+    assert "family.name" in fault({"name": "a", "family": [1]}) and "name: is required" in fault({"family": "vae"})
+
+
+BAD_NAMES = ["..", ".hidden", "a/b", "a\\b", "a\0b", "a\n", "a\nb", "", "-a", "ä", "a b", "a" * 65, "../../etc/passwd"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
+@pytest.mark.parametrize("key", ["name", "tracking.experiment"])
+def test_a_name_that_could_leave_its_folder_is_refused(key: str, name: str) -> None:
+    assert fault(changed(VAE, key, name)).startswith(f"{key}: ")
+
+
+@given(st.text(st.sampled_from([*string.ascii_letters[:3], "/", ".", "\0", "\n", "-", " ", "\\"]), max_size=6))
+def test_a_name_that_is_accepted_is_one_path_component(name: str) -> None:
+    try:
+        accepted = parse({"name": name, "family": "vae"}).name
+    except UserError:
+        return
+    assert Path("/root/runs", accepted).parent == Path("/root/runs") and accepted not in (".", "..")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: a\nfamily: [vae\n", [":3", "expected"]),
+        ("name: a\n\tfamily: vae\n", [":2", "cannot start any token"]),
+        ("name: a\nfamily: vae\nname: b\n", [":1", "'name' stands twice"]),
+        ("name: a\nfamily: {name: vae, latent_dim: 2, latent_dim: 3}\n", [":2", "'latent_dim' stands twice"]),
+        ("name: &n a\nfamily: *n\n", [":2", "aliases are not allowed"]),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", [":2", "aliases are not allowed"]),
+        ("name: !!python/name:os.system\n", [":1", "could not determine a constructor"]),
+        ("", ["holds no settings"]),
+        ("- a\n", ["holds no settings"]),
+        ("name: a\n--- \nname: b\n", ["another document"]),
+        ("name: \x00\n", ["not allowed"]),
+        ("name: " + "[" * 5000, ["nested too deeply"]),
+        ("name: a\nfamily: vae\n? [1, 2]\n: 3\n", [":3"]),
+    ],
+    ids=lambda v: v[:20].encode("unicode_escape").decode() if isinstance(v, str) else "",
+)
+def test_a_fault_of_the_yaml_is_told_by_file_and_line(tmp_path: Path, text: str, words: list[str]) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as caught:
+        load(file)
+    assert str(caught.value).startswith(str(file)) and "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_no_yaml_runs_code(tmp_path: Path) -> None:
+    canary, file = tmp_path / "canary", tmp_path / "evil.yaml"
+    call = f"!!python/object/apply:os.system ['touch {canary}']"
+    file.write_text(f"name: {call}\nfamily: vae\n")
+    with pytest.raises(UserError, match=r"evil\.yaml:1"):
+        load(file)
+    file.write_text("name: a\nfamily: vae\n")
+    with pytest.raises(UserError, match=r"^name: "):
+        load(file, [f"name={call}"])
+    assert not canary.exists()
+
+
+def test_files_that_are_no_configs_are_told_by_name(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
+    with pytest.raises(UserError, match=r"latin\.yaml: is not UTF-8"):
+        load(tmp_path / "latin.yaml")
+    with pytest.raises(UserError, match=r"nope\.yaml: No such file"):
+        load(tmp_path / "nope.yaml")
+    with pytest.raises(UserError, match="Is a directory"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("training.epochs", ["'training.epochs'", "key=value"]),
+        ("=3", ["'=3'", "key=value"]),
+        ("", ["key=value"]),
+        ("training.seed.x=3", ["training.seed.x", "seed is a single value"]),
+        ("training.epochs=*a", ["training.epochs", "'*a'"]),
+        ("training.epochs={a: 1, a: 2}", ["training.epochs"]),
+        ("training..epochs=3", ["key=value"]),
+        ("traning.epochs=3", ["traning", "did you mean 'training'"]),
+        ("overlay.yaml", ["overlay.yaml: No such file"]),
+        ("training.epochs=" + "[" * 5000, ["training.epochs"]),
+    ],
+)
+def test_a_bad_override_is_told_in_one_line(tmp_path: Path, override: str, words: list[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("name: a\nfamily: vae\ntraining: {seed: 1}\n")
+    with pytest.raises(UserError) as caught:
+        load(file, [override])
+    assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_configuration_cannot_be_changed_once_it_is_read() -> None:
+    experiment: Experiment = parse(VAE)
+    with pytest.raises(ValueError, match="frozen"):
+        experiment.name = "b"  # type: ignore[misc]

@@ -1,0 +1,63 @@
+"""Folders of runs: never two of one id, and a MODEL is found however it is called."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gen_ray import runs
+from gen_ray.errors import UserError
+from gen_ray.experiment import parse
+
+
+@pytest.fixture(autouse=True)
+def at_one_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gen_ray.runs.time.strftime", lambda form: "20260101-000000")
+
+
+def make(root: Path, run_id: str, *, finished: bool = True) -> Path:
+    home = root / "runs" / run_id
+    home.mkdir(parents=True)
+    if finished:
+        (home / "artifact").mkdir()
+        (home / "artifact" / "meta.json").write_text("{}")
+    return home
+
+
+def test_ids_of_one_second_differ_and_may_stand_in_a_path(tmp_path: Path) -> None:
+    experiment = parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path)}})
+    ids = []
+    for _ in range(12):
+        ids.append(runs.new_id(experiment))
+        runs.save(experiment, ids[-1])
+    assert len(set(ids)) == 12 and all(re.fullmatch(r"a-\d{8}-\d{6}(-\d+)?", run_id) for run_id in ids)
+    assert runs.unfinished(experiment) == ids[-1]
+    assert all(runs.load(runs.folder(experiment, run_id)) == experiment for run_id in ids)
+
+
+def test_only_unfinished_runs_of_the_very_name_are_resumed(tmp_path: Path) -> None:
+    experiment = parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path)}})
+    for run_id in ("a-b-20260101-000000", "a-nothing", "b-20260101-000000"):
+        make(tmp_path, run_id, finished=False)
+    make(tmp_path, "a-20260101-000001")
+    with pytest.raises(UserError, match=r"--resume: no unfinished run named 'a' in .*/runs"):
+        runs.unfinished(experiment)
+    runs.save(experiment, "a-20260101-000000")
+    assert runs.unfinished(experiment) == "a-20260101-000000"
+
+
+def test_a_model_is_found_by_folder_run_id_or_name_and_the_name_means_the_newest(tmp_path: Path) -> None:
+    homes = [make(tmp_path, f"a-2026010{day}-000000") for day in (1, 2)] + [make(tmp_path, "a-20260102-000000-2")]
+    homes += [make(tmp_path, f"a-20260102-000000-{number}") for number in range(3, 12)]
+    make(tmp_path, "a-20260103-000000", finished=False)
+    wanted = {str(homes[0] / "artifact"): 0, str(homes[0]): 0, homes[1].name: 1, "a": -1}
+    for model, index in wanted.items():
+        assert runs.find_artifact(model, tmp_path) == homes[index] / "artifact"
+
+
+def test_a_model_that_is_not_there_is_told_with_the_nearest_run(tmp_path: Path) -> None:
+    make(tmp_path, "digits-vae-20260101-000000")
+    with pytest.raises(UserError, match=r"did you mean 'digits-vae-20260101-000000'"):
+        runs.find_artifact("digits-vea-20260101-000000", tmp_path)
+    with pytest.raises(UserError, match="no such artifact folder"):
+        runs.find_artifact("x", tmp_path / "nowhere")

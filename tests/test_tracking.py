@@ -1,0 +1,131 @@
+"""Runs in MLflow are found again, never duplicated, and closed with the truth."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gen_ray.errors import RunError
+from gen_ray.tracking import PROCESS, RUN_ID, Row, Store, TrackedRun, experiments, rows, this_process
+
+
+@pytest.fixture
+def store(storage: Path, request: pytest.FixtureRequest) -> Store:
+    """Return an experiment of this test alone in the session's one database: making a database takes seconds."""
+    return Store.of(None, request.node.name[:60], storage)
+
+
+def open_run(store: Store, run_id: str = "a-1", **params: object) -> TrackedRun:
+    return TrackedRun(store, run_id, name="a", params=params, tags={"colour": "red"})
+
+
+def only(store: Store) -> Row:
+    [row] = rows(store)
+    return row
+
+
+def test_a_run_opened_again_is_the_same_run_with_the_params_it_began_with(store: Store) -> None:
+    first = open_run(store, epochs=2)
+    first.log({"train/loss_nats": 3.0}, 1)
+    first.close("KILLED")
+    again = open_run(store, epochs=2, added="x" * 7000)
+    assert again.id == first.id and only(store).status == "RUNNING"
+    again.log({"train/loss_nats": 2.0}, 2)
+    again.close("FINISHED")
+    row = only(store)
+    assert (row.run_id, row.name, row.status) == ("a-1", "a", "FINISHED")
+    assert row.params == {"epochs": "2", "added": "x" * 6000} and row.metrics == {"train/loss_nats": 2.0}
+    assert row.tags["colour"] == "red" and row.tags[PROCESS] == this_process()
+    history = again.client.get_metric_history(again.id, "train/loss_nats")
+    assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0)]
+
+
+def test_an_epoch_repeated_after_a_crash_overwrites_nothing_and_the_newest_value_counts(store: Store) -> None:
+    run = open_run(store)
+    for value in (3.0, 2.5):
+        run.log({"m": value}, 1)
+    assert only(store).metrics["m"] in (2.5, 3.0)
+    assert len(run.client.get_metric_history(run.id, "m")) == 2
+
+
+@pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
+def test_a_run_ends_as_it_is_told(store: Store, status: str) -> None:
+    run = open_run(store)
+    run.tag({"reason": "non_finite"})
+    run.close(status)
+    assert only(store).status == status and only(store).tags["reason"] == "non_finite"
+
+
+def test_the_next_start_closes_runs_whose_process_is_gone_and_no_others(store: Store) -> None:
+    dead = subprocess.run(
+        [sys.executable, "-c", "from gen_ray.tracking import this_process; print(this_process())"],
+        capture_output=True, text=True, check=True,
+    ).stdout.strip()  # fmt: skip
+    host, pid, began = this_process().rsplit(":", 2)
+    owners = {
+        "dead": dead, "living": this_process(), "reused": f"{host}:{pid}:{float(began) - 1000:.0f}",
+        "elsewhere": "another-host:1:1", "adjusted": f"{host}:{pid}:{float(began) + 1:.0f}",
+    }  # fmt: skip
+    for name, owner in owners.items():
+        open_run(store, name).tag({PROCESS: owner})
+    done = open_run(store, "done")
+    done.close("FINISHED")
+    open_run(store, "next")
+    status = {row.run_id: row.status for row in rows(store)}
+    assert status == {
+        "dead": "KILLED", "living": "RUNNING", "reused": "KILLED", "elsewhere": "RUNNING", "adjusted": "RUNNING",
+        "done": "FINISHED", "next": "RUNNING",
+    }  # fmt: skip
+
+
+def test_runs_of_other_tools_in_the_experiment_are_left_alone_and_readable(store: Store) -> None:
+    client = store.client()
+    foreign = client.create_run(store.experiment_id(client)).info.run_id
+    open_run(store)
+    found = {row.run_id: row.status for row in rows(store)}
+    assert found == {foreign: "RUNNING", "a-1": "RUNNING"}
+
+
+def test_pictures_and_folders_are_kept(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights").write_bytes(b"w")
+    (tmp_path / "config.yaml").write_text("name: a\n")
+    run = open_run(store)
+    run.show("samples", np.zeros((4, 4, 3), np.uint8), 7)
+    run.keep(tmp_path / "model", "model")
+    run.keep(tmp_path / "config.yaml", "config")
+    kept = {item.path for folder in ("model", "config") for item in run.client.list_artifacts(run.id, folder)}
+    assert kept == {"model/weights", "config/config.yaml"}
+    assert any("step+7" in item.path or "step%7" in item.path for item in run.client.list_artifacts(run.id, "images"))
+    assert store.artifact_root is not None and Path(store.artifact_root.removeprefix("file://")).is_dir()
+
+
+def test_an_experiment_without_runs_is_empty_and_others_are_named(store: Store) -> None:
+    assert rows(store) == []
+    open_run(store)
+    assert store.experiment in experiments(store)
+
+
+def test_rows_come_in_pages_and_newest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gen_ray.tracking.PAGE", 2)
+    for number in range(5):
+        open_run(store, f"a-{number}")
+    found = [row.run_id for row in rows(store)]
+    assert sorted(found) == [f"a-{number}" for number in range(5)]
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "ftp://nowhere", "sqlite:////proc/no/mlflow.db", "./mlruns"])
+def test_a_store_that_cannot_be_used_is_named_in_one_line(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    store = Store.of(uri, "x", Path())
+    for use in (lambda: rows(store), lambda: open_run(store)):
+        with pytest.raises(RunError) as caught:
+            use()
+        assert str(caught.value).startswith(f"MLflow at {uri}: ") and "\n" not in str(caught.value)
+
+
+def test_the_tag_that_finds_a_run_is_documented(store: Store) -> None:
+    run = open_run(store)
+    assert run.client.get_run(run.id).data.tags[RUN_ID] == "a-1"
