@@ -9,7 +9,7 @@ Shapes: B batch, C channels, H height, W width, D scalars of an example, N table
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +43,7 @@ class Nll:
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """What is known of the data a chain is to complete: known (B, *shape) as stored, mask (B, *shape) True where known."""
+    """What is known of the data to be completed: known (B, *shape) as stored, mask (B, *shape) True where known."""
 
     known: Tensor
     mask: Tensor
@@ -96,27 +96,38 @@ class Sampler:
     summary: str
     options: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """The numbers it takes as ``name:option=number``, with their allowed range."""
+    nfe_saved: int = 0
+    """Evaluations that its last step does without."""
+    adaptive: bool = False
+    """Whether a row of its table is as many evaluations as a solver takes."""
+
+    def nfe(self, steps: int) -> int:
+        """Return the network evaluations of so many steps, all options at their defaults."""
+        return self.nfe_per_step * steps - self.nfe_saved
 
 
-def parse_sampler(text: str, known: Mapping[str, Sampler]) -> tuple[str, dict[str, float]]:
-    """Split ``name`` or ``name:option=number,…``. Raise UserError for a name or option that is not known."""
+def parse_sampler(text: str, known: Mapping[str, Sampler], what: str = "sampler") -> tuple[str, dict[str, float]]:
+    """Split ``name`` or ``name:option=number,…``. Raise UserError for a name or option that is not known.
+
+    what says which kind of chain is meant, a sampler or an imputer.
+    """
     name, _, tail = text.partition(":")
     if name not in known:
-        raise UserError(f"sampler: there is no sampler {name!r}; {nearest(name, known)}")
+        raise UserError(f"{what}: there is no {what} {name!r}; {nearest(name, known)}")
     options: dict[str, float] = {}
     for item in filter(None, tail.split(",")):
         key, _, number = item.partition("=")
         if key not in known[name].options:
             raise UserError(
-                f"sampler {name}: there is no option {key!r}; known: {', '.join(known[name].options) or 'none'}"
+                f"{what} {name}: there is no option {key!r}; known: {', '.join(known[name].options) or 'none'}"
             )
         low, high = known[name].options[key]
         try:
             options[key] = float(number)
         except ValueError:
-            raise UserError(f"sampler {name}: option {key}={number!r} is not a number") from None
+            raise UserError(f"{what} {name}: option {key}={number!r} is not a number") from None
         if not low <= options[key] <= high:
-            raise UserError(f"sampler {name}: option {key}={number} is outside [{low:g}, {high:g}]")
+            raise UserError(f"{what} {name}: option {key}={number} is outside [{low:g}, {high:g}]")
     return name, options
 
 
@@ -138,6 +149,13 @@ class Family(ABC):
     @abstractmethod
     def build_net(self) -> nn.Module:
         """Return a freshly initialised network of the signature this family expects."""
+
+    def fitted(self, net: nn.Module) -> "Family":
+        """Return this family on what the bare net has learned of the process itself: itself where that is nothing.
+
+        Whoever samples, completes or scores with a trained net asks for this once; loss needs it not.
+        """
+        return self
 
     @abstractmethod
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
@@ -171,4 +189,33 @@ class Family(ABC):
 
     @abstractmethod
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the table of an imputer, to be walked from ``kernel.start(…, held)``. Raise UserError as chain does."""
+        """Return the table of an imputer, walked from ``kernel.start(…, held)``. Raise UserError as chain does."""
+
+
+@runtime_checkable
+class Latent(Protocol):
+    """What a family can do besides where it has a latent space: p(x|z), z ~ N(0, I), q(z|x) = N(mu, diag e^log_var).
+
+    Verbs about the latent space ask for this and not for a family's name.
+    """
+
+    @property
+    def latent_dim(self) -> int:
+        """Return Z."""
+        ...
+
+    def observe(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return what p(x|z) explains of stored data x (B, *shape): a draw where the data are binarised at random."""
+        ...
+
+    def encode(self, net: nn.Module, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu and log_var of q(z|x), each (B, Z)."""
+        ...
+
+    def decode(self, net: nn.Module, z: Tensor) -> Tensor:
+        """Return the mean of p(x|z) as levels (B, *shape) for z (B, Z)."""
+        ...
+
+    def log_likelihood(self, net: nn.Module, observed: Tensor, z: Tensor) -> Tensor:
+        """Return log p(x|z), nats (B,)."""
+        ...

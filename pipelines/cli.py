@@ -1,8 +1,37 @@
 """gen-ray VERB: all verbs on one command line."""
 
-from pipelines import bench, compare, demo, doctor, evaluate, prepare, sample, terminal, train
+from pipelines import (
+    bench,
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    figure,
+    impute,
+    latent,
+    prepare,
+    sample,
+    score,
+    terminal,
+    train,
+)
 
-VERBS = (demo.demo, prepare.prepare, train.train, evaluate.evaluate, sample.sample, compare.compare, doctor.doctor)
+VERBS = (
+    demo.demo,
+    prepare.prepare,
+    train.train,
+    evaluate.evaluate,
+    sample.sample,
+    impute.impute,
+    score.score,
+    compare.compare,
+    doctor.doctor,
+)
+GROUPS = {
+    "latent": (latent.app, "Features, reconstructions, ways and maps of a latent space."),
+    "figure": (figure.app, "A figure of the literature, trained for and drawn by one command."),
+    "bench": (bench.app, "Measure a figure against its baseline, alternating in one run."),
+}
 
 
 def main() -> None:
@@ -11,7 +40,8 @@ def main() -> None:
     app.callback()(lambda: None)
     for verb in VERBS:
         app.command()(verb)
-    app.add_typer(bench.app, name="bench", help="Measure a figure against its baseline, alternating in one run.")
+    for name, (group, purpose) in GROUPS.items():
+        app.add_typer(group, name=name, help=purpose)
     terminal.main(app)
 
 

@@ -1,13 +1,19 @@
 """gen-ray demo: every family on the embedded digits, side by side."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import terminal
+from pipelines import instances, terminal
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from gen_ray.engine.artifact import Model
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "demo"
+COLUMNS = 8
 
 
 def demo(
@@ -33,7 +39,7 @@ def demo(
     terminal.show_runs(store, "eval/bits_per_dim", [done.run_id for done in outcomes.values()])
     first = next(iter(outcomes.values()))
     typer.echo(
-        f"samples side by side: {out}\nnext:\n"
+        f"samples, and test digits completed from their upper halves: {out}\nnext:\n"
         f"  gen-ray sample {first.run_id} --storage {storage} --out samples.png\n"
         f"  gen-ray train {CONFIGS.parent}/fashion-ddpm.yaml data.root=FOLDER_OF_FashionMNIST\n"
         f"  gen-ray compare demo --storage {storage}\n"
@@ -42,18 +48,32 @@ def demo(
 
 
 def _draw(outcomes: dict, out: Path) -> None:
+    from gen_ray.engine import artifact, plots
+
+    pictures = {
+        f"{name}: {done.metrics['eval/bits_per_dim']:.2f} bits/dim": _page(artifact.load(done.artifact))
+        for name, done in outcomes.items()
+    }
+    plots.write(out, plots.panel(pictures))
+
+
+def _page(model: "Model") -> "np.ndarray":
+    """Return 64 samples, and below them test images, their upper halves, and three ways to complete each."""
     import torch
-    from PIL import Image
 
-    from gen_ray.engine import artifact, evaluate, plots
+    from gen_ray.engine import evaluate, plots
+    from gen_ray.engine.impute import complete
 
-    pictures = {}
-    for name, done in outcomes.items():
-        model = artifact.load(done.artifact)
-        samples, _ = evaluate.sample(model, 64, device=torch.device("cpu"))
-        title = f"{name}: {done.metrics['eval/bits_per_dim']:.2f} bits/dim"
-        pictures[title] = plots.grid(samples, levels=model.spec.levels)
-    Image.fromarray(plots.panel(pictures)).save(out)
+    cpu, levels = torch.device("cpu"), model.spec.levels
+    samples, _ = evaluate.sample(model, 64, device=cpu)
+    own = instances.Asked(None, None, None, "test", COLUMNS, False)
+    x, _ = instances.gather(model, own, model.experiment.storage.root)
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    mask[:, :, : x.shape[2] // 2] = True
+    made = complete(model, x, mask, 3, device=cpu)
+    rows = [plots.rgb(x, levels=levels), plots.holed(x, mask, levels=levels)]
+    rows += [plots.rgb(made.samples[:, j], levels=levels) for j in range(made.k)]
+    return plots.stacked([plots.grid(samples, levels=levels), plots.grid(torch.cat(rows), columns=COLUMNS)])
 
 
 if __name__ == "__main__":

@@ -34,10 +34,7 @@ def sample(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = artifact.load(runs.find_artifact(model, storage.absolute()), device=device)
     if list_samplers:
-        for name, about in found.family.samplers().items():
-            options = "".join(f" [:{key}={low:g}…{high:g}]" for key, (low, high) in about.options.items())
-            cost = f"default {about.default_steps} steps, nfe per step {about.nfe_per_step}"
-            typer.echo(f"{name}{options}: {about.summary}; {cost}")
+        terminal.show_chains(found.family.samplers())
         return
     chain = found.experiment.chain(found.family, sampler, steps)
     began = time.perf_counter()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from gen_ray.family import Sampler
     from gen_ray.tracking import Store
 
 
@@ -133,6 +134,14 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
 
     if value not in known:
         raise UserError(f"{option} {value!r}: {nearest(value, known)}")
+
+
+def show_chains(known: Mapping[str, "Sampler"]) -> None:
+    """Print what samplers or imputers there are, a line each."""
+    for name, about in known.items():
+        options = "".join(f" [:{key}={low:g}…{high:g}]" for key, (low, high) in about.options.items())
+        cost = f"default {about.default_steps} steps, nfe per step {about.nfe_per_step}"
+        typer.echo(f"{name}{options}: {about.summary}; {cost}")
 
 
 def show_table(title: str, header: list[str], lines: list[list[str]]) -> None:

@@ -33,6 +33,10 @@ class Model:
     net: nn.Module
     meta: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        """Let the family know what the net has learned of the process itself."""
+        object.__setattr__(self, "family", self.family.fitted(self.net))
+
     @property
     def spec(self) -> DataSpec:
         """Return what the data are."""

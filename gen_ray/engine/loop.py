@@ -85,6 +85,7 @@ def validate(net: nn.Module, family: Family, experiment: Experiment, session: Se
 
 def preview(net: nn.Module, family: Family, experiment: Experiment, device: torch.device) -> np.ndarray:
     """Return a picture of 64 samples by which learning is watched: same seed every time, the default sampler."""
+    family = family.fitted(net)
     chain = family.chain(next(iter(family.samplers())))
     with autocast(experiment.training.precision, device):
         return grid(generate(net, chain, 64, seed=experiment.training.seed, device=device), levels=family.spec.levels)

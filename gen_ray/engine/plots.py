@@ -1,8 +1,9 @@
 """Pictures of samples and numbers, as arrays: who shows them decides where they go."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 
+HOLE = (200, 60, 120)
+"""The colour of what is missing."""
+
 
 def grid(images: Tensor, *, levels: int = 256, columns: int | None = None, tile_pixels: int = 56) -> np.ndarray:
     """Return images (N, C, H, W) in {0 … levels−1} side by side, uint8 (height, width, 3).
@@ -19,8 +23,7 @@ def grid(images: Tensor, *, levels: int = 256, columns: int | None = None, tile_
     Small images are enlarged by a whole factor to about tile_pixels, without smoothing; missing tiles stay white.
     """
     columns = columns or math.ceil(math.sqrt(len(images)))
-    rgb = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
-    pixels = (rgb.float() * (255 / (levels - 1))).round().to(torch.uint8)
+    pixels = rgb(images, levels=levels)
     factor = max(1, tile_pixels // pixels.shape[-1])
     pixels = pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     height, width = pixels.shape[-2:]
@@ -32,17 +35,48 @@ def grid(images: Tensor, *, levels: int = 256, columns: int | None = None, tile_
     return canvas.permute(1, 2, 0).numpy()
 
 
-def save(file: Path, samples: Tensor, spec: DataSpec) -> None:
-    """Write samples (N, *shape) as a .png grid or as the array ``samples`` of an .npz."""
-    writers = {".png": _save_png, ".npz": lambda file, x, _: np.savez_compressed(file, samples=x.numpy())}
+def rgb(images: Tensor, *, levels: int) -> Tensor:
+    """Return images (N, C, H, W) in {0 … levels−1} as uint8 (N, 3, H, W)."""
+    three = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+    return (three.float() * (255 / (levels - 1))).round().to(torch.uint8)
+
+
+def holed(images: Tensor, mask: Tensor, *, levels: int) -> Tensor:
+    """Return images (N, C, H, W) as uint8 (N, 3, H, W) with what is not known by the mask in HOLE's colour."""
+    known = mask.all(1, keepdim=True)
+    return torch.where(known, rgb(images, levels=levels), torch.tensor(HOLE, dtype=torch.uint8).view(1, 3, 1, 1))
+
+
+def shades(values: Tensor) -> Tensor:
+    """Return values (N, C, H, W) from 0, black, to the largest of them, white, as uint8 (N, 3, H, W)."""
+    mean = values.double().mean(1, keepdim=True)
+    return (mean / mean.max().clamp(min=1e-12) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+
+
+def write(file: Path, picture: np.ndarray) -> None:
+    """Write a picture, uint8 (H, W, 3). Raise UserError where that cannot be done."""
     try:
-        writers[file.suffix](file, samples, spec)
+        Image.fromarray(picture).save(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+
+
+def write_arrays(file: Path, arrays: Mapping[str, Tensor]) -> None:
+    """Write named arrays as .npz. Raise UserError where that cannot be done."""
+    plain: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
+    try:
+        np.savez_compressed(file, **plain)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror})") from None
 
 
-def _save_png(file: Path, samples: Tensor, spec: DataSpec) -> None:
-    Image.fromarray(grid(samples, levels=spec.levels)).save(file)
+def save(file: Path, samples: Tensor, spec: DataSpec) -> None:
+    """Write samples (N, *shape) as a .png grid or as the array ``samples`` of an .npz."""
+    writers: Mapping[str, Callable[[], None]] = {
+        ".png": lambda: write(file, grid(samples, levels=spec.levels)),
+        ".npz": lambda: write_arrays(file, {"samples": samples}),
+    }
+    writers[file.suffix]()
 
 
 def panel(titled: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -56,3 +90,15 @@ def panel(titled: Mapping[str, np.ndarray]) -> np.ndarray:
         canvas.paste(Image.fromarray(picture), (left, head))
         left += picture.shape[1] + gap
     return np.asarray(canvas)
+
+
+def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """Return pictures (H, W, 3) one above the other, uint8."""
+    gap = 16
+    width = max(picture.shape[1] for picture in pictures)
+    height = sum(picture.shape[0] + gap for picture in pictures) - gap
+    canvas, top = np.full((height, width, 3), 255, np.uint8), 0
+    for picture in pictures:
+        canvas[top : top + picture.shape[0], : picture.shape[1]] = picture
+        top += picture.shape[0] + gap
+    return canvas

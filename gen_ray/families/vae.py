@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from gen_ray.config import named
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.family import Chain, Family, FamilyConfig, LossTerms, Nll, Sampler, State, parse_sampler
+from gen_ray.family import Chain, Family, FamilyConfig, Held, LossTerms, Nll, Sampler, State, parse_sampler
 from gen_ray.maths import likelihoods
 from gen_ray.maths.noise import RowNoise
 from gen_ray.maths.observation import OBSERVATIONS, Observation
 from gen_ray.nets import Autoencoder, AutoencoderConfig
+
+MAX_STEPS = 100_000
+"""Of an imputer."""
 
 
 class VaeConfig(FamilyConfig):
@@ -41,30 +44,70 @@ class VaeConfig(FamilyConfig):
 
 @dataclass(frozen=True)
 class DecodeKernel:
-    """One evaluation: z ~ N(0, I), then the mean of p(x|z) where the row says 0, a draw from it where it says 1."""
+    """One evaluation: perhaps move z, then the mean of p(x|z) or a draw from it; what is held stays.
+
+    A table row is (draw, move, correct), each 0 or 1. move: propose z' ~ q(z|x) with x as completed so far (Rezende
+    et al. 2014, section 4.2); correct: accept it with the probability that makes p(x_missing | x_known) stationary
+    whatever the encoder is (Mattei & Frellsen 2018, algorithm 1). Without move z stays as it is, at first z ~ N(0,
+    I).
+    """
 
     latent_dim: int
     shape: tuple[int, ...]
     observation: Observation
 
-    def start(self, noise: RowNoise, device: torch.device) -> State:
-        """Draw z ~ N(0, I), (B, Z)."""
-        return {"z": noise.normal((self.latent_dim,), device=device)}
+    def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> State:
+        """Draw z ~ N(0, I), (B, Z); fix what p(x|z) is to explain of the known part."""
+        x = torch.zeros(noise.batch, *self.shape, device=device)
+        known, seen, mask = x, x, torch.zeros_like(x, dtype=torch.bool)
+        if held is not None:
+            known, mask = held.known.to(device), held.mask.to(device)
+            seen = self.observation.seen(known, noise.uniform(self.shape, device=device)).to(x)
+        params = torch.zeros(noise.batch, self.observation.out_channels, *self.shape[1:], device=device)
+        z = noise.normal((self.latent_dim,), device=device)
+        return {"z": z, "params": params, "x": x, "seen": seen, "known": known, "mask": mask}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
-        """Decode; rows (B, 1)."""
-        params = cast(Autoencoder, net).decode(state["z"])
-        drawn = rows[:, 0] > 0
+        """Advance by one decoder evaluation, and one of the encoder where a row moves; rows (B, 3)."""
+        drawn, moving, corrected = (rows[:, column].cpu() > 0 for column in range(3))
+        z, params, device = state["z"], state["params"], state["z"].device
+        # u: D numbers for the draw and a last one for the acceptance
+        u = noise.uniform((math.prod(self.shape) + 1,), where=drawn, device=device)
+        proposed, mu, log_var = z, z, z
+        if moving.any():
+            mu, log_var = cast(Autoencoder, net).encode(self.observation.scaled(state["seen"]))
+            eps = noise.normal((self.latent_dim,), where=moving, device=device)
+            proposed = _where(moving, mu + (log_var / 2).exp() * eps, z)
+        decoded = cast(Autoencoder, net).decode(proposed)
+        if corrected.any():
+            new, old = (self._log_weight(state["seen"], *at, mu, log_var) for at in ((proposed, decoded), (z, params)))
+            accepted = ~corrected.to(device) | (u[:, -1] < (new - old).exp())
+            proposed, decoded = _where(accepted, proposed, z), _where(accepted, decoded, params)
+        return {**state, "z": proposed, "params": decoded, **self._complete(state, decoded, drawn, u[:, :-1].contiguous())}
+
+    def _log_weight(self, seen: Tensor, z: Tensor, params: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
+        """Return log p(x, z) − log q(z|x) but for what does not depend on z, (B,) float64."""
+        log_likelihood = self.observation.log_prob(seen, params).flatten(1).double().sum(1)
+        return log_likelihood + 0.5 * ((z - mu) ** 2 * (-log_var).exp() - z**2).double().sum(1)
+
+    def _complete(self, state: State, params: Tensor, drawn: Tensor, u: Tensor) -> State:
+        """Return x and what is seen of it, the part that is not known filled by p(x|z)."""
         x = self.observation.mean(params)
         if drawn.any():
-            u = noise.uniform(self.shape, where=drawn, device=params.device)
-            sample = self.observation.draw(params, u.to(params.dtype)).to(x.dtype)
-            x = torch.where(drawn.to(x.device).view(-1, 1, 1, 1), sample, x)
-        return {"z": state["z"], "x": x}
+            sample = self.observation.draw(params, u.view(-1, *self.shape))
+            x = _where(drawn, sample.to(x.dtype), x)
+        seen = self.observation.seen(x, torch.full((), 0.5, device=x.device)).to(state["seen"].dtype)
+        return {"x": x, "seen": torch.where(state["mask"], state["seen"], seen)}
 
     def finish(self, state: State) -> Tensor:
         """Return levels (B, C, H, W), uint8 up to 256 of them, else int32."""
-        return state["x"].to(torch.uint8 if self.observation.levels <= 256 else torch.int32)
+        kind = torch.uint8 if self.observation.levels <= 256 else torch.int32
+        return torch.where(state["mask"], state["known"].to(kind), state["x"].to(kind))
+
+
+def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Return yes in the rows (B,) that are True, else no; both (B, …)."""
+    return torch.where(rows.to(yes.device).view(-1, *[1] * (yes.ndim - 1)), yes, no)
 
 
 class Vae(Family):
@@ -132,8 +175,60 @@ class Vae(Family):
         name, _ = parse_sampler(sampler, self.samplers())
         if steps not in (None, 1):
             raise UserError(f"steps: has no effect for vae: {name} takes one network evaluation (leave it out)")
-        table = torch.tensor([[list(self.samplers()).index(name)]], dtype=torch.float64)  # 0 mean, 1 draw
-        return Chain(table, DecodeKernel(self.config.latent_dim, self.spec.shape, self.observation))
+        draw = list(self.samplers()).index(name)  # 0 mean, 1 draw
+        return self._walk([(draw, 0, 0)])
+
+    def imputers(self) -> Mapping[str, Sampler]:
+        """Return ``metropolis`` (exact in the long run) and ``gibbs`` (exact only if q(z|x) is)."""
+        return {
+            "metropolis": Sampler(
+                default_steps=200,
+                nfe_per_step=1,
+                summary="pseudo-Gibbs with a Metropolis correction, after a fifth of the steps without it",
+            ),
+            "gibbs": Sampler(
+                default_steps=100, nfe_per_step=1, summary="pseudo-Gibbs: encode, decode, draw what is missing"
+            ),
+        }
+
+    def impute(self, imputer: str, steps: int | None = None) -> Chain:
+        """Return the table of an imputer: the first row decodes z ~ N(0, I), the others encode and decode."""
+        known = self.imputers()
+        name, _ = parse_sampler(imputer, known, "imputer")
+        n = known[name].default_steps if steps is None else steps
+        if not 1 <= n <= MAX_STEPS:
+            raise UserError(f"steps: imputer {name} takes 1 … {MAX_STEPS}, not {n}")
+        free = {"metropolis": n // 5, "gibbs": n}[name]
+        return self._walk([(1, int(row > 0), int(row > free)) for row in range(n)])
+
+    def _walk(self, rows: list[tuple[int, int, int]]) -> Chain:
+        kernel = DecodeKernel(self.config.latent_dim, self.spec.shape, self.observation)
+        return Chain(torch.tensor(rows, dtype=torch.float64), kernel)
+
+    # ---- the latent space (gen_ray.family.Latent) -----------------------------------------------------------------
+
+    @property
+    def latent_dim(self) -> int:
+        """Return Z."""
+        return self.config.latent_dim
+
+    def observe(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return what p(x|z) explains of stored data x (B, C, H, W)."""
+        return self.observation.prepare(x, rng)
+
+    def encode(self, net: nn.Module, observed: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mu and log_var of q(z|x), each (B, Z)."""
+        return cast(Autoencoder, net).encode(self.observation.scaled(observed))
+
+    def decode(self, net: nn.Module, z: Tensor) -> Tensor:
+        """Return the mean of p(x|z) as levels (B, C, H, W), uint8 up to 256 of them, else int32."""
+        x = self.observation.mean(cast(Autoencoder, net).decode(z))
+        return x.to(torch.uint8 if self.observation.levels <= 256 else torch.int32)
+
+    def log_likelihood(self, net: nn.Module, observed: Tensor, z: Tensor) -> Tensor:
+        """Return log p(x|z), nats (B,)."""
+        params = cast(Autoencoder, net).decode(z).float()
+        return self.observation.log_prob(observed, params).flatten(1).sum(1)
 
 
 FAMILY = Vae

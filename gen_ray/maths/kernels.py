@@ -2,41 +2,105 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from gen_ray.maths.noise import RowNoise
 from gen_ray.maths.tables import Column, apply
+from gen_ray.maths.tables.rows import langevin
 
 Denoise = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """(net, x (B,C,H,W), t (B,), alpha (B,1,1,1), sigma (B,1,1,1)) -> (x̂_0, v in [0,1] of a learned variance or None)."""
 
 
+class Held(Protocol):
+    """What is known of the data: known (B, *shape) as stored, mask (B, *shape) True where known."""
+
+    @property
+    def known(self) -> Tensor:
+        """Return the data."""
+        ...
+
+    @property
+    def mask(self) -> Tensor:
+        """Return where they count."""
+        ...
+
+
 @dataclass(frozen=True)
 class GaussianKernel:
-    """x <- a·x + b·x̂_0 + c·x̂_0⁻ + s·exp(r·v)·z for every row by its own coefficients (tables.py)."""
+    """x <- a·x + b·x̂_0 + c·x̂_0⁻ + s·exp(r·v)·z for every row by its own coefficients (tables.py).
+
+    prior_std is the standard deviation of x at the beginning of every chain.
+    """
 
     shape: tuple[int, ...]
     levels: int
     denoise: Denoise
+    prior_std: float = 1.0
 
-    def start(self, noise: RowNoise, device: torch.device) -> dict[str, Tensor]:
-        """Draw x_T ~ N(0, I): {"x": (B, *shape), "x_0": zeros of the same shape}."""
-        x = noise.normal(self.shape, device=device)
-        return {"x": x, "x_0": torch.zeros_like(x)}
+    def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> dict[str, Tensor]:
+        """Draw x_T: {"x": (B, *shape), "x_0": zeros of the same shape}, and "known" (scaled) and "mask" if held."""
+        x = self.prior_std * noise.normal(self.shape, device=device)
+        state = {"x": x, "x_0": torch.zeros_like(x)}
+        if held is None:
+            return state
+        known = held.known.to(device).float() * (2 / (self.levels - 1)) - 1
+        return {**state, "known": known, "mask": held.mask.to(device)}
 
     def tick(self, net: nn.Module, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> dict[str, Tensor]:
-        """Advance state by one evaluation; rows (B, 8) float64 on the CPU, columns as in tables.Column."""
+        """Advance state by one evaluation; rows (B, 12) float64 on the CPU, columns as in tables.Column."""
         x = state["x"]
         noisy = rows[:, Column.s] > 0
         z = noise.normal(self.shape, where=noisy, device=x.device) if noisy.any() else None
-        rows = rows.to(x.device, torch.float32)
-        wide = rows.view(len(rows), -1, *[1] * len(self.shape))
-        x_0, v = self.denoise(net, x, rows[:, Column.t], wide[:, Column.alpha], wide[:, Column.sigma])
-        return {"x": apply(rows, x, x_0, state["x_0"], z, v), "x_0": x_0}
+        on_device = rows.to(x.device, torch.float32)
+        wide = on_device.view(len(rows), -1, *[1] * len(self.shape))
+        x_0, v = self.denoise(net, x, on_device[:, Column.t], wide[:, Column.alpha], wide[:, Column.sigma])
+        if z is not None and rows[:, Column.snr].any():
+            on_device = langevin(on_device, x, x_0, z)
+        x = apply(on_device, x, x_0, state["x_0"], z, v)
+        if "mask" in state:
+            x = self._keep(x, state, rows, noise)
+        return {**state, "x": x, "x_0": x_0}
+
+    def _keep(self, x: Tensor, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> Tensor:
+        """Return x with its known part drawn from q(x_r | x_0), r where the row ends; at the data it is x_0 itself."""
+        wide = rows.to(x.device, torch.float32).view(len(rows), -1, *[1] * len(self.shape))
+        z = noise.held_normal(self.shape, where=rows[:, Column.sigma_to] > 0, device=x.device)
+        kept = wide[:, Column.alpha_to] * state["known"] + wide[:, Column.sigma_to] * z
+        return torch.where(state["mask"], kept, x)
 
     def finish(self, state: dict[str, Tensor]) -> Tensor:
         """Return the nearest stored values (B, *shape), uint8 up to 256 levels, else int32."""
         top = self.levels - 1
         return ((state["x"] + 1) * (top / 2)).round_().clamp_(0, top).to(torch.uint8 if top < 256 else torch.int32)
+
+
+Solve = Callable[[nn.Module, Tensor, float], Tensor]
+"""(net, x (1, *shape) drawn from the prior, rtol) -> x̂_0 (1, *shape): the whole probability-flow ODE."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowKernel(GaussianKernel):
+    """A Gaussian kernel that can also solve the flow adaptively: a row whose rtol > 0 is a whole chain.
+
+    Such rows are solved one by one: steps shared by a batch would make a sample depend on its neighbours.
+    """
+
+    solve: Solve
+
+    def tick(self, net: nn.Module, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> dict[str, Tensor]:
+        """Advance state by one evaluation, and the rows that are solved by as many as the solver takes."""
+        solved = rows[:, Column.rtol] > 0
+        if not solved.any():
+            return super().tick(net, state, rows, noise)
+        at, out = (~solved).nonzero().flatten(), {key: value.clone() for key, value in state.items()}
+        if len(at):
+            walked = super().tick(net, {key: value[at] for key, value in state.items()}, rows[at], noise.select(at))
+            for key, value in walked.items():
+                out[key][at] = value
+        for i in solved.nonzero().flatten().tolist():
+            out["x"][i] = self.solve(net, state["x"][i : i + 1], float(rows[i, Column.rtol]))[0]
+        return out

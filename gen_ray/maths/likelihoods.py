@@ -17,7 +17,7 @@ _LOG_SCALE_LIMIT = 20.0  # a scale of e^-20 is already 10^4 times narrower than 
 
 def sum_dims(x: Tensor) -> Tensor:
     """Sum (B, …) over all axes but the first: (B,)."""
-    return x.reshape(x.shape[0], -1).sum(1)
+    return x.reshape(x.shape[0], math.prod(x.shape[1:])).sum(1)
 
 
 def normal_kl(mean1: Tensor, log_var1: Tensor, mean2: Tensor, log_var2: Tensor) -> Tensor:

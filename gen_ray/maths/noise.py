@@ -25,6 +25,7 @@ class _Lane(IntEnum):
     NORMAL = 0
     UNIFORM = 1
     GUMBEL = 2
+    HELD = 3
 
 
 @dataclass(frozen=True, eq=False, init=False)
@@ -71,6 +72,12 @@ class RowNoise:
     ) -> Tensor:
         """Return standard normals (B, *shape), float32. Rows where the mask (B,) is False are zero and cost nothing."""
         return self._draw(_Lane.NORMAL, np.random.Generator.standard_normal, np.float32, shape, where, device)
+
+    def held_normal(
+        self, shape: tuple[int, ...], *, where: Tensor | None = None, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """Return standard normals (B, *shape), float32, independent of ``normal``: the noise of what a chain holds."""
+        return self._draw(_Lane.HELD, np.random.Generator.standard_normal, np.float32, shape, where, device)
 
     def uniform(
         self, shape: tuple[int, ...], *, where: Tensor | None = None, device: torch.device | str = "cpu"

@@ -27,6 +27,10 @@ class Observation(ABC):
         """Return the data that is to be explained, (B, C, H, W) integers."""
         return x
 
+    def seen(self, x: Tensor, u: Tensor) -> Tensor:
+        """Return the same where it is drawn by u ~ U[0, 1), which broadcasts to x; u has no effect on other data."""
+        return x
+
     def scaled(self, x: Tensor) -> Tensor:
         """Return the encoder's input, x in [−1, 1]."""
         return x.float() * (2 / (self.levels - 1)) - 1
@@ -56,12 +60,11 @@ class Bernoulli(Observation):
 
     def prepare(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Return bits (B, C, H, W)."""
-        p = x.float() / (self.levels - 1)
-        return (p > self.threshold(p, rng)).to(x.dtype)
+        return self.seen(x, torch.empty(0))
 
-    def threshold(self, p: Tensor, rng: torch.Generator) -> Tensor:
-        """Return what p must exceed (B, C, H, W)."""
-        return torch.full_like(p, 0.5)
+    def seen(self, x: Tensor, u: Tensor) -> Tensor:
+        """Return one where the grey level is above the middle."""
+        return (x.float() / (self.levels - 1) > 0.5).to(x.dtype)
 
     def scaled(self, x: Tensor) -> Tensor:
         """Return bits as −1 and 1."""
@@ -83,9 +86,13 @@ class Bernoulli(Observation):
 class DynamicBernoulli(Bernoulli):
     """Binary pixels drawn anew each time: 1 with probability u/(levels−1) (Salakhutdinov & Murray 2008)."""
 
-    def threshold(self, p: Tensor, rng: torch.Generator) -> Tensor:
-        """Return uniform thresholds (B, C, H, W)."""
-        return torch.rand(p.shape, generator=rng, device=p.device)
+    def prepare(self, x: Tensor, rng: torch.Generator) -> Tensor:
+        """Return bits (B, C, H, W)."""
+        return self.seen(x, torch.rand(x.shape, generator=rng, device=x.device))
+
+    def seen(self, x: Tensor, u: Tensor) -> Tensor:
+        """Return one with probability x/(levels−1)."""
+        return (x.float() / (self.levels - 1) > u).to(x.dtype)
 
 
 class Logistic(Observation):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gen_ray.config import Config
 from gen_ray.errors import UserError
+from gen_ray.maths.paths import Path, grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ class Discrete:
             raise UserError(f"schedule: alpha_bar must fall strictly and stay above 0; at k = {k} of {self.T} it fails")
 
     @classmethod
-    def of(cls, schedule: "Schedule", T: int) -> Self:
+    def of(cls, schedule: "Learnable", T: int) -> Self:
         """Lay a schedule on T steps. Raise UserError for a T it cannot be laid on."""
         return cls(schedule.alpha_bar(T))
 
@@ -73,6 +74,15 @@ class Discrete:
     def log_snr(self) -> Tensor:
         """Return ln(alpha_bar / (1 - alpha_bar)), infinite at k = 0."""
         return self.alpha_bar.log() - torch.log1p(-self.alpha_bar)
+
+    def path(self, steps: int, spacing: str = "uniform") -> Path:
+        """Return the chain at steps + 1 of its T + 1 times, and the SDE whose rate is constant within each of the T.
+
+        beta(t) = −T·ln(1 − beta_k), which is T·beta_k for many steps (Song et al. 2021, appendix B).
+        """
+        k = grid(self, steps, spacing)
+        rate = -self.T * torch.log1p(-self.beta[k])
+        return Path(t=k.double() / self.T, alpha=self.alpha[k], sigma=self.sigma[k], f=-rate / 2, g2=rate)
 
 
 class _Schedule(Config):
@@ -166,6 +176,53 @@ class Sigmoid(_Schedule):
 
 Schedule = Annotated[Linear | Cosine | Sigmoid, Field(discriminator="name")]
 """Any schedule; in a config file the key ``name`` says which."""
+
+
+class Learned(_Schedule):
+    """gamma = −ln SNR, monotone in t and trained with the denoiser (Kingma et al. 2021, VDM, arXiv 2107.00630).
+
+    gamma_min and gamma_max are where its ends begin, and stay where learn_ends is false. Until a net's own gamma takes
+    its place it is a straight line. estimate names the bound that is trained: in ``continuous`` time it depends on the
+    ends alone and the interior learns to lower its estimator's variance; in ``discrete`` time all learn from it.
+    """
+
+    name: Literal["learned"] = "learned"
+    gamma_min: float = Field(default=-13.3, ge=-30, le=30)
+    gamma_max: float = Field(default=5.0, ge=-30, le=30)
+    learn_ends: bool = True
+    hidden: int = Field(default=64, ge=1, le=4096)
+    estimate: Literal["continuous", "discrete"] = "continuous"
+
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        if self.gamma_max <= self.gamma_min:
+            raise ValueError(f"gamma_max must be larger than gamma_min, {self.gamma_min}")
+        return self
+
+    def alpha_bar(self, T: int) -> Tensor:
+        """Return alpha_bar (T+1,), float64, of the straight line."""
+        return alpha_bar_of(-self.log_snr(times(_steps(T))))
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """Return ln(alpha_bar / (1 - alpha_bar)) of the straight line, t in [0, 1]."""
+        return -(self.gamma_min + (self.gamma_max - self.gamma_min) * t.double())
+
+
+Learnable = Annotated[Linear | Cosine | Sigmoid | Learned, Field(discriminator="name")]
+"""Any schedule, also one that is learned: for families that can."""
+
+
+def times(T: int) -> Tensor:
+    """Return the times (T,), float64, at which k = 1 … T stand on a learned gamma: from 0 to 1, both included.
+
+    Its noisiest x is at t = 1 and its cleanest at t = 0, which is k = 1 and not yet data (VDM, section 3).
+    """
+    return torch.linspace(0, 1, T, dtype=torch.float64)
+
+
+def alpha_bar_of(gamma: Tensor) -> Tensor:
+    """Return alpha_bar (T+1,) of gamma (T,) at k = 1 … T: sigmoid(−gamma), and 1 at k = 0."""
+    return torch.cat([gamma.new_ones(1), torch.sigmoid(-gamma)])
 
 
 def _steps(T: int) -> int:

@@ -1,6 +1,9 @@
 """Networks: torch.nn only. A denoiser is net(x (B, *shape), t (B,)) -> (B, out_channels, *shape[1:]), t in [0, 1].
 
-Every config is a member of one of the two unions below, told apart by `name`, and has a method `build`.
+A categorical net is net(x (B, *shape) int64, t (B,)) -> logits (B, *shape, K).
+
+Every config is a member of one of the three unions below, told apart by `name`, and has a method `build`
+(`build_categorical` for logits).
 Every net may be run under autocast and answers in float32; memory layout is its own affair.
 """
 
@@ -11,20 +14,29 @@ from pydantic import Field
 from gen_ray.nets.autoencoder import Autoencoder, ConvAutoencoderConfig, MlpAutoencoderConfig
 from gen_ray.nets.classifier import Classifier
 from gen_ray.nets.mlp import MlpConfig
+from gen_ray.nets.monotone import Diffuser, Gamma, Noised
+from gen_ray.nets.tokens import LevelUNetConfig, TokensConfig
 from gen_ray.nets.transformer import DiTConfig
 from gen_ray.nets.unet import UNetConfig
 
 DenoiserConfig = Annotated[UNetConfig | DiTConfig | MlpConfig, Field(discriminator="name")]
+CategoricalConfig = Annotated[TokensConfig | LevelUNetConfig, Field(discriminator="name")]
 AutoencoderConfig = Annotated[MlpAutoencoderConfig | ConvAutoencoderConfig, Field(discriminator="name")]
 
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
+    "CategoricalConfig",
     "Classifier",
     "ConvAutoencoderConfig",
     "DenoiserConfig",
     "DiTConfig",
+    "Diffuser",
+    "Gamma",
+    "LevelUNetConfig",
     "MlpAutoencoderConfig",
     "MlpConfig",
+    "Noised",
+    "TokensConfig",
     "UNetConfig",
 ]

@@ -1,5 +1,7 @@
 """Self-attention over a sequence."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -7,26 +9,30 @@ from torch.nn import functional as F
 from gen_ray.nets.embeddings import zeroed
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q·kᵀ/√D)·v, all (B, heads, N, D).
+def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
+    """Return softmax(q·kᵀ/√D)·v, all (B, heads, N, D); causal: every place sees itself and those before it alone.
 
     On CPU in bfloat16 torch's fused kernel has a backward 3-5 times slower than these two products.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        return (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1).to(v.dtype) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+        products = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        if causal:
+            later = torch.ones(products.shape[-2:], dtype=torch.bool).triu(1)
+            products = products.masked_fill(later, -math.inf)
+        return products.softmax(dim=-1).to(v.dtype) @ v
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017); adds nothing when new. Knows no positions of its own."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, *, causal: bool = False) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(width, 3 * width)
         self.out = zeroed(nn.Linear(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what every place of x (B, N, width) gathers from all the others: (B, N, width)."""
+        """Return what every place of x (B, N, width) gathers from all, or from those before: (B, N, width)."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        return self.out(attend(q, k, v, causal=self.causal).transpose(1, 2).flatten(2))

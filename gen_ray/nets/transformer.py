@@ -50,10 +50,10 @@ def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 class TransformerBlock(nn.Module):
     """Attention, then a perceptron, each scaled, shifted and gated by the condition; the identity when new."""
 
-    def __init__(self, width: int, heads: int, condition_width: int) -> None:
+    def __init__(self, width: int, heads: int, condition_width: int, *, causal: bool = False) -> None:
         super().__init__()
         self.modulation = zeroed(nn.Linear(condition_width, 6 * width))
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, heads, causal=causal)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

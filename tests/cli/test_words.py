@@ -16,7 +16,8 @@ from gen_ray.engine import artifact
 from gen_ray.experiment import load
 from tests.conftest import ROOT, Said
 
-VERBS = ["demo", "prepare", "train", "evaluate", "sample", "compare", "doctor", "bench"]
+GROUPS = ["latent", "figure", "bench"]
+VERBS = ["demo", "prepare", "train", "evaluate", "sample", "impute", "score", "compare", "doctor", *GROUPS]
 DEMO = ROOT / "configs" / "demo"
 Run = Callable[..., Said]
 
@@ -45,7 +46,7 @@ def test_help_names_every_verb_and_every_verb_has_help(gen_ray: Run) -> None:
     for words in ([], ["--help"]):
         said = gen_ray(*words)
         assert said.code == 0 and not said.err and all(f"  {verb} " in said.out for verb in VERBS)
-    for verb in [*VERBS, "bench train"]:
+    for verb in [*VERBS, "bench train", "latent encode", "figure latent-dims"]:
         said = gen_ray(*verb.split(), "--help")
         assert said.code == 0 and "Usage: " in said.out and not said.err
 
@@ -154,7 +155,7 @@ def test_steps_without_a_sampler_are_the_steps_of_the_default_one(gen_ray: Run, 
 def test_samplers_are_listed(gen_ray: Run, shelf: Path) -> None:
     said = gen_ray("sample", "digits-ddpm", "--storage", shelf, "--list-samplers")
     assert said.code == 0 and [line.split(" ")[0].rstrip(":") for line in said.out.splitlines()] == [
-        "ddim", "ancestral", "dpmpp_2m",
+        "ddim", "ancestral", "dpmpp_2m", "heun",
     ]  # fmt: skip
 
 

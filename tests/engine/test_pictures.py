@@ -93,7 +93,7 @@ def test_each_tick_has_its_own_noise_and_row() -> None:
     now, asked = model("ddpm"), []
 
     class Recording:
-        def start(self, noise: RowNoise, device: torch.device) -> dict[str, torch.Tensor]:
+        def start(self, noise: RowNoise, device: torch.device, held: object = None) -> dict[str, torch.Tensor]:
             asked.append((noise.ticks.tolist(), noise.rows.tolist(), None))
             return {"x": torch.zeros(noise.batch)}
 

@@ -22,6 +22,7 @@ MLP = {"name": "mlp", "width": 16, "depth": 1}
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "vae": {"name": "vae", "latent_dim": 2, "net": {"name": "mlp", "hidden": [16]}},
     "ddpm": {"name": "ddpm", "steps": 20, "net": MLP},
+    "ddpm-learned": {"name": "ddpm", "steps": 20, "schedule": "learned", "loss": "vlb", "net": MLP},
     "ddpm-dropout": {
         "name": "ddpm",
         "steps": 20,

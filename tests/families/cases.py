@@ -37,9 +37,24 @@ def _ddpm(spec: DataSpec = SMALL, **settings: Any) -> tuple[DataSpec, dict[str, 
     return spec, {"schedule": "cosine", "steps": 12, "net": {"name": "mlp", "width": 16, "depth": 1}, **settings}
 
 
+def _score_sde(spec: DataSpec = SMALL, **settings: Any) -> tuple[DataSpec, dict[str, Any]]:
+    few = {"steps": 4, "solver": {"name": "rk4", "steps": 3}, "net": {"name": "mlp", "width": 16, "depth": 1}}
+    return spec, {**few, **settings}
+
+
 CONV = {"name": "conv", "width": 8, "hidden": 16}
 UNET = {"name": "unet", "width": 16, "multipliers": [1], "patch": 2}
 DIT = {"name": "dit", "width": 16, "depth": 1, "heads": 2, "patch": 2}
+
+DISCRETE = {"name": "learned", "estimate": "discrete", "learn_ends": False, "gamma_min": -8.0}
+
+LEVELS = {"name": "unet", "width": 16, "multipliers": [1], "embedding": 4}
+LOGIC = {"name": "tokens", "width": 16, "depth": 1, "heads": 2}
+
+
+def _discrete(spec: DataSpec = SMALL, net: Mapping[str, Any] = LOGIC, **kernel: Any) -> tuple[DataSpec, dict[str, Any]]:
+    return spec, {"kernel": kernel, "net": dict(net)}
+
 
 CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
     "vae": {
@@ -69,6 +84,31 @@ CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
             schedule="linear", steps=25, predict="v", variance="learned", vlb_weight=0.1, net=DIT
         ),
         "v-free-two-steps": _ddpm(predict="v", clip=False, steps=2),
+        "eps-small-vlb-learned-unet": _ddpm(schedule="learned", loss="vlb", net=UNET),
+        "v-small-vlb-learned-discrete-mlp": _ddpm(COLOUR, schedule=DISCRETE, predict="v", loss="vlb"),
+    },
+    "discrete": {
+        "absorbing-unet": _discrete(net=LEVELS, name="absorbing", steps=12),
+        "absorbing-cosine-colour": _discrete(COLOUR, name="absorbing", schedule="cosine", steps=12),
+        "absorbing-linear-text": _discrete(TEXT, name="absorbing", schedule="linear", steps=12),
+        "absorbing-vb-unet": _discrete(net=LEVELS, name="absorbing", loss="vb", steps=12),
+        "absorbing-hybrid-text": _discrete(TEXT, name="absorbing", loss="hybrid", steps=12),
+        "uniform-hybrid-text": _discrete(TEXT, name="uniform", ce_weight=0.01, steps=12),
+        "uniform-hybrid-linear-unet": _discrete(COLOUR, LEVELS, name="uniform", schedule="linear", steps=12),
+        "uniform-vb-information": _discrete(name="uniform", loss="vb", schedule="mutual_information", steps=12),
+        "uniform-vb-reciprocal-fine": _discrete(FINE, name="uniform", loss="vb", schedule="reciprocal", steps=12),
+        "random-order-text": _discrete(TEXT, name="random_order"),
+        "random-order-unet": _discrete(net=LEVELS, name="random_order"),
+        "order-text": _discrete(TEXT, name="order"),
+        "order-colour": _discrete(COLOUR, name="order"),
+    },
+    "score_sde": {
+        "vp-eps-mlp": _score_sde(sde="vp"),
+        "vp-v-likelihood-mlp": _score_sde(sde="vp", predict="v", weighting="likelihood"),
+        "vp-exact-trace-mlp": _score_sde(sde="vp", trace="exact"),
+        "ve-likelihood-colour-unet": _score_sde(COLOUR, sde="ve", weighting="likelihood", net=UNET),
+        "ve-v-levels-mlp": _score_sde(FINE, sde={"name": "ve", "sigma_max": 20.0}, predict="v", dequantise=False),
+        "subvp-likelihood-free-mlp": _score_sde(COLOUR, sde="subvp", weighting="likelihood", clip=False),
     },
 }
 
@@ -76,6 +116,34 @@ CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
 def _vae_kind(settings: Mapping[str, Any], effort: int) -> str:
     suffix = "-binary" if settings.get("likelihood") == "bernoulli" else ""
     return ("elbo" if effort == 1 else f"iwae-{effort}") + suffix
+
+
+def _ddpm_nfe(settings: Mapping[str, Any], effort: int) -> int:
+    """A learned process has a decoder without a net; else one evaluation is the decoder's."""
+    decoder = 0 if "learned" in str(settings["schedule"]) else 1
+    return decoder + max(1, min(effort - decoder, settings["steps"] - 1))
+
+
+def _discrete_kind(settings: Mapping[str, Any], effort: int) -> str:
+    if settings["kernel"]["name"] == "order":
+        return "ar"
+    gridded = settings["kernel"]["name"] == "uniform" or settings["kernel"].get("loss") in ("vb", "hybrid")
+    return "vlb" if gridded else "elbo-ct"
+
+
+def _discrete_nfe(settings: Mapping[str, Any], effort: int) -> int:
+    """As many evaluations as there are steps, or numbers of masked places, but one of a causal net."""
+    kernel = settings["kernel"]
+    return min(effort, {"order": 1, "uniform": kernel.get("steps", 0)}.get(kernel["name"], settings["dims"]))
+
+
+def _score_sde_draws(settings: Mapping[str, Any], effort: int) -> int:
+    return max(1, effort // (4 * settings["solver"]["steps"]))
+
+
+def _score_sde_kind(settings: Mapping[str, Any], effort: int) -> str:
+    draws = _score_sde_draws(settings, effort)
+    return f"pf-ode-iw-{draws}" if settings.get("trace") == "exact" and draws > 1 else "pf-ode"
 
 
 PROMISES = {
@@ -88,10 +156,24 @@ PROMISES = {
     ),
     "ddpm": Promise(
         kind=lambda settings, effort: "vlb",
-        nfe=lambda settings, effort: max(2, min(effort, settings["steps"])),
+        nfe=_ddpm_nfe,
         refuses=TEXT,
         unknown_option="ancestral:eta=1",
         too_many_steps=1000,
+    ),
+    "discrete": Promise(
+        kind=_discrete_kind,
+        nfe=_discrete_nfe,
+        refuses=TEXT,
+        unknown_option="first_hitting:temperature=1",
+        too_many_steps=17,
+    ),
+    "score_sde": Promise(
+        kind=_score_sde_kind,
+        nfe=lambda settings, effort: 4 * settings["solver"]["steps"] * _score_sde_draws(settings, effort),
+        refuses=TEXT,
+        unknown_option="dpmpp_2m:eta=1",
+        too_many_steps=100_001,
     ),
 }
 
@@ -114,6 +196,11 @@ class Case:
     @property
     def promise(self) -> Promise:
         return PROMISES[self.family]
+
+    @property
+    def exact(self) -> bool:
+        """Return whether loss and likelihood are exact: no draw is taken for them."""
+        return self.settings.get("kernel", {}).get("name") == "order"
 
     def experiment(self) -> Experiment:
         return parse({"name": "case", "family": self.settings})

@@ -12,7 +12,7 @@ from gen_ray.config import validated
 from gen_ray.engine.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
-from gen_ray.family import Chain, Family
+from gen_ray.family import Chain, Family, Held
 from gen_ray.maths.noise import RowNoise
 from tests.families.cases import CASES, CONFIGS, PROMISES, Case, awake, built, rng
 
@@ -45,7 +45,7 @@ def test_the_loss_is_finite_per_example_and_leaves_everything_as_it_was(case: Ca
 def test_the_loss_is_a_function_of_its_generator(case: Case) -> None:
     family, net = built(case)
     first, again, other = (family.loss(net, case.x(5), rng(seed), step=0).total for seed in (1, 1, 2))
-    assert torch.equal(first, again) and (first != other).all()
+    assert torch.equal(first, again) and torch.equal(first, other) == case.exact
 
 
 READINGS: dict[str, Callable[..., Tensor]] = {
@@ -121,7 +121,8 @@ def test_a_likelihood_says_what_it_is_and_what_it_cost(case: Case, effort: int) 
     assert nll.nats.shape == (3,) and nll.nats.isfinite().all() and (nll.nats > 0).all()
     assert all(part.shape == (3,) and part.isfinite().all() for part in nll.parts.values())
     assert nll.kind == case.promise.kind(case.settings, effort)
-    assert nll.nfe == case.promise.nfe(case.settings, effort) == counted.evaluations
+    promised = case.promise.nfe({**case.settings, "dims": case.spec.dims}, effort)
+    assert nll.nfe == promised == counted.evaluations
     if nll.parts:
         torch.testing.assert_close(sum(nll.parts.values()), nll.nats)
 
@@ -153,7 +154,7 @@ def test_less_effort_never_flatters_the_model(case: Case) -> None:
         family.nll(net, x.expand(repeats, *x.shape[1:]), rng(effort), effort=effort).nats.double() for effort in (1, 12)
     )
     error = math.hypot(cheap.std() / math.sqrt(repeats), dear.std() / math.sqrt(repeats))
-    assert cheap.mean() > dear.mean() - 4 * error
+    assert cheap.mean() >= dear.mean() - 4 * error
 
 
 # ---- the samplers -------------------------------------------------------------------------------------------------
@@ -174,10 +175,10 @@ def test_a_table_has_as_many_rows_as_evaluations(case: Case) -> None:
     for text, steps, chain in chains(family):
         sampler = family.samplers()[text.partition(":")[0]]
         assert chain.table.dtype == torch.float64 and chain.table.isfinite().all()
-        assert len(chain.table) == chain.nfe == sampler.nfe_per_step * (steps or sampler.default_steps)
+        assert len(chain.table) == chain.nfe == sampler.nfe(steps or sampler.default_steps)
         counted = Counted(net)
         x = generate(counted, chain, 3, seed=0, device=CPU)
-        assert counted.evaluations == chain.nfe and sampler.summary
+        assert (counted.evaluations == chain.nfe or sampler.adaptive) and sampler.summary
         assert x.shape == (3, *case.spec.shape) and not x.is_floating_point()
         assert int(x.min()) >= 0 and int(x.max()) < case.spec.levels
 
@@ -202,8 +203,8 @@ def test_another_seed_is_another_sample(case: Case) -> None:
     chain = family.chain(list(family.samplers())[-1])
     here, same, there = (chain.kernel.start(RowNoise.of(seed, 4), CPU) for seed in (0, 0, 1))
     key = next(iter(here))
-    assert torch.equal(here[key], same[key]) and (here[key] != there[key]).all()
-    assert (here[key][0] != here[key][1]).all()
+    assert torch.equal(here[key], same[key]) and (here[key] != there[key]).flatten(1).any(1).all()
+    assert (here[key][0] != here[key][1]).any()
 
 
 @everywhere
@@ -235,6 +236,98 @@ def test_rows_in_different_chains_share_a_batch(case: Case) -> None:
     for j, (chain, seed, _) in enumerate(jobs):
         alone = generate(net, chain, 2, seed=seed, device=CPU)
         assert (done[j].int() - alone.int()).abs().max() <= 1
+
+
+# ---- completing what is partly known --------------------------------------------------------------------------------
+
+
+def imputers(family: Family) -> Iterator[tuple[str, int | None, Chain]]:
+    """Yield every imputer at its default, at few steps and, where it has options, at their ends."""
+    for name, imputer in family.imputers().items():
+        options = [f"{name}:{key}={end}" for key, ends in imputer.options.items() for end in ends]
+        for text in (name, *options):
+            for steps in (None, min(3, imputer.default_steps)):
+                yield text, steps, family.impute(text, steps)
+
+
+def held(case: Case, n: int) -> Held:
+    """Return n examples of which scattered scalars are known: in one row none, in another all."""
+    mask = torch.rand((n, *case.spec.shape), generator=rng(n)) < 0.5
+    mask[0], mask[-1] = False, True
+    return Held(known=case.x(n), mask=mask)
+
+
+def noted(x: Tensor, given: Held) -> Tensor:
+    """Return completions as integers once the known part is seen to be bit for bit what was given."""
+    assert x.shape == given.known.shape and torch.equal(x[given.mask].long(), given.known[given.mask].long())
+    return x.int()
+
+
+@everywhere
+def test_completions_keep_what_is_known_and_stay_within_the_levels(case: Case) -> None:
+    family, net = built(case)
+    for text, _, chain in imputers(family):
+        imputer, counted, given = family.imputers()[text.partition(":")[0]], Counted(net), held(case, 5)
+        x = generate(counted, chain, 5, seed=0, device=CPU, held=given)
+        assert chain.table.dtype == torch.float64 and chain.table.isfinite().all()
+        assert counted.evaluations == chain.nfe and imputer.summary
+        noted(x, given)
+        assert x.dtype == given.known.dtype and int(x.min()) >= 0 and int(x.max()) < case.spec.levels
+
+
+@everywhere
+def test_a_completion_does_not_depend_on_its_neighbours(case: Case) -> None:
+    """Nor on what stands in the hole."""
+    family, net = built(case)
+    for _, steps, chain in imputers(family):
+        if steps is None:
+            continue
+        given = held(case, 7)
+        many = noted(generate(net, chain, 7, seed=3, device=CPU, held=given), given)
+        other = Held(known=torch.where(given.mask, given.known, 0), mask=given.mask)
+        few, later = (
+            generate(net, chain, n, seed=3, device=CPU, batch_size=2, first=first, held=other.part(first, n)).int()
+            for n, first in ((3, 0), (4, 3))
+        )
+        assert (torch.cat([few, later]) - many).abs().max() <= 1
+
+
+@everywhere
+def test_samples_and_completions_share_a_batch_where_they_share_a_table_row(case: Case) -> None:
+    """One kernel walks both: a row's mask is what tells them apart."""
+    family, net = built(case)
+    name = next(iter(family.imputers()))
+    chain, given = family.impute(name, min(3, family.imputers()[name].default_steps)), held(case, 4)
+    states = [chain.kernel.start(RowNoise.of(0, 2, first=first), CPU, given.part(first, 2)) for first in (0, 2)]
+    together = {key: torch.cat([state[key] for state in states]) for key in states[0]}
+    for tick, row in enumerate(chain.table, start=1):
+        together = chain.kernel.tick(net, together, row.expand(4, -1), RowNoise.of(0, 4).at(tick))
+    alone = generate(net, chain, 4, seed=0, device=CPU, held=given)
+    assert (noted(chain.kernel.finish(together), given) - alone.int()).abs().max() <= 1
+
+
+@everywhere
+def test_another_seed_completes_otherwise(case: Case) -> None:
+    family, net = built(case)
+    for name in family.imputers():
+        x = case.x(1).expand(12, *case.spec.shape).clone()
+        given = Held(known=x, mask=torch.zeros_like(x, dtype=torch.bool))
+        chain = family.impute(name, min(3, family.imputers()[name].default_steps))
+        here, again, there = (generate(net, chain, 12, seed=seed, device=CPU, held=given) for seed in (0, 0, 1))
+        assert torch.equal(here, again) and not torch.equal(here, there)
+
+
+@every_family
+def test_a_mistaken_imputer_is_answered_with_what_is_known(name: str) -> None:
+    family = Case(name, next(iter(CONFIGS[name]))).model()
+    known = next(iter(family.imputers()))
+    with pytest.raises(UserError, match=known):
+        family.impute("no-such-imputer")
+    with pytest.raises(UserError, match=r"no option .*known: "):
+        family.impute(f"{known}:no_such_option=1")
+    for steps in (0, -1, 10**9):
+        with pytest.raises(UserError, match="steps"):
+            family.impute(known, steps)
 
 
 # ---- mistakes and settings ----------------------------------------------------------------------------------------

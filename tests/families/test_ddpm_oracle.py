@@ -156,11 +156,11 @@ def test_the_prior_term_is_the_divergence_from_noise(schedule: str) -> None:
     x_0 = torch.tensor([[-1.0, 1.0], [0.0, 0.3]]).view(2, 1, 1, 2)
     q = Normal(family.schedule.alpha[-1] * x_0.double(), family.schedule.sigma[-1])
     expected = kl_divergence(q, Normal(torch.zeros(()).double(), 1.0)).flatten(1).sum(1)
-    torch.testing.assert_close(family.prior_nats(x_0).double(), expected, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(family.forward.bound.prior_nats(x_0).double(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_the_prior_term_lives_where_the_data_live() -> None:
-    assert model().prior_nats(torch.zeros(2, 1, 1, 1, device="meta")).device.type == "meta"
+    assert model().forward.bound.prior_nats(torch.zeros(2, 1, 1, 1, device="meta")).device.type == "meta"
 
 
 # ---- the learned variance -----------------------------------------------------------------------------------------
@@ -181,9 +181,12 @@ def test_a_learned_variance_ends_at_small_and_large(raw: float, same: str) -> No
 def test_a_learned_variance_is_between_them_in_log_space() -> None:
     small, large, learned = (model(steps=20, variance=v) for v in ("small", "large", "learned"))
     k = torch.arange(1, 21)
-    half = learned._log_variance(k, torch.full((20, 1, 1, 1), 0.5))
-    torch.testing.assert_close(half, (small._log_variance(k, None) + large._log_variance(k, None)) / 2)
-    torch.testing.assert_close(large._log_variance(k, None).flatten(), learned.schedule.beta[1:].log().float())
+    least, most, half = (
+        family.forward.bound.log_variance(family.forward.bound.at(k, 4), v)
+        for family, v in ((small, None), (large, None), (learned, torch.full((20, 1, 1, 1), 0.5)))
+    )
+    torch.testing.assert_close(half, (least + most) / 2)
+    torch.testing.assert_close(most.flatten(), learned.schedule.beta[1:].log().float())
 
 
 class Constant(nn.Module):
@@ -274,7 +277,7 @@ def test_the_training_bound_is_the_likelihood() -> None:
     family, n = model(steps=25, loss="vlb", clip=False), 40_000
     net = oracle(family)
     x = LEVELS[torch.multinomial(LOG_P.exp(), n, replacement=True, generator=rng())]
-    loss = family.loss(net, x, rng(1), step=0).total + family.prior_nats(x.float() / 127.5 - 1)
+    loss = family.loss(net, x, rng(1), step=0).total + family.forward.bound.prior_nats(x.float() / 127.5 - 1)
     nll = family.nll(net, x, rng(2), effort=25).nats
     error = math.hypot(loss.std(), nll.std()) / math.sqrt(n)
     assert abs(float(loss.double().mean() - nll.double().mean())) < 4 * error
@@ -309,7 +312,7 @@ def test_clipping_keeps_the_prediction_in_range_and_can_be_left_out() -> None:
     clipped, free = model(steps=10), model(steps=10, clip=False)
     x_t, t, one = torch.full((1, 1, 1, 1), 3.0), torch.ones(1), torch.full((1, 1, 1, 1), 0.5)
     for family, value in ((clipped, 1.0), (free, 6.0)):
-        x_0, v = family.denoise(lambda x, t: torch.zeros_like(x), x_t, t, one, one)
+        x_0, v = family.forward.denoise(lambda x, t: torch.zeros_like(x), x_t, t, one, one)
         assert x_0.item() == value and v is None
 
 

@@ -144,7 +144,7 @@ def test_every_table_is_finite_and_ends_at_the_prediction(
 ) -> None:
     rows = table(schedule, steps)
     assert rows.isfinite().all() and rows.dtype == torch.float64
-    assert rows[-1, Column.a :].tolist() == [0, 1, 0, 0, 0]
+    assert rows[-1, Column.a :].tolist() == [0, 1, 0, 0, 0, 1, 0, 0, 0]
     assert rows[0, Column.c] == 0  # nothing came before
     assert len(rows) == (2 * steps - 1 if table is heun else steps)
 
@@ -218,7 +218,7 @@ def test_apply_is_the_row_it_stands_for() -> None:
     x, x_0, prev, z = torch.randn(4, 4, 3, 8, 8, generator=g)
     v = torch.rand(4, 3, 8, 8, generator=g)
     before = x.clone()
-    _, _, _, a, b, c, s, r = (column.view(4, 1, 1, 1) for column in rows.T)
+    _, _, _, a, b, c, s, r, *_ = (column.view(4, 1, 1, 1) for column in rows.T)
     written = a * x + b * x_0 + c * prev + s * torch.exp(r * v.double()) * z
     out = apply(rows, x, x_0, prev, z, v)
     assert out.dtype == torch.float32 and torch.equal(x, before)

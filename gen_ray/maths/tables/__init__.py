@@ -1,7 +1,31 @@
 """Samplers of Gaussian chains as tables: one row of numbers per network evaluation, one update for all of them."""
 
-from gen_ray.maths.tables.grids import GRIDS, grid, respace
+from gen_ray.maths.paths import GRIDS, Path, Process, grid, respace
+from gen_ray.maths.tables.corrected import ancestral_pc, reverse_diffusion_pc
+from gen_ray.maths.tables.resampled import repaint, resample
 from gen_ray.maths.tables.rows import Column, apply
 from gen_ray.maths.tables.samplers import Variance, ancestral, ddim, dpmpp_2m, heun
+from gen_ray.maths.tables.sde import adaptive, euler_maruyama, pf_ode, reverse_diffusion
 
-__all__ = ["GRIDS", "Column", "Variance", "ancestral", "apply", "ddim", "dpmpp_2m", "grid", "heun", "respace"]
+__all__ = [
+    "GRIDS",
+    "Column",
+    "Path",
+    "Process",
+    "Variance",
+    "adaptive",
+    "ancestral",
+    "ancestral_pc",
+    "apply",
+    "ddim",
+    "dpmpp_2m",
+    "euler_maruyama",
+    "grid",
+    "heun",
+    "pf_ode",
+    "repaint",
+    "resample",
+    "respace",
+    "reverse_diffusion",
+    "reverse_diffusion_pc",
+]

@@ -5,15 +5,21 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from gen_ray.errors import UserError
+from gen_ray.maths.paths import Path
+
 
 class Column(IntEnum):
-    """The columns of a Gaussian table (N, 8), float64.
+    """The columns of a Gaussian table (N, 12), float64.
 
     With x̂0 the data prediction at this row's time and x̂0⁻ the one of the row before, the row's update is
     x ← a·x + b·x̂0 + c·x̂0⁻ + s·exp(r·v)·z, z ~ N(0, I), where v in [0, 1] is the network's say on the variance.
+
+    Where snr > 0 the row is a Langevin step: a·x + b·x̂0 is the score there, see ``langevin``. Where rtol > 0 it is
+    the whole probability-flow ODE, for a kernel that has a solver.
     """
 
-    t = 0  # network time k/T
+    t = 0  # network time
     alpha = 1  # the marginal at this time, to turn the network's output into x̂0
     sigma = 2
     a = 3
@@ -21,21 +27,27 @@ class Column(IntEnum):
     c = 5
     s = 6  # standard deviation of the fresh noise, the smallest one where it is learned
     r = 7  # ln of the largest over the smallest; 0 where it is not learned
+    alpha_to = 8  # the marginal at which the row ends: what a known part is brought to; data: 1 and 0
+    sigma_to = 9
+    snr = 10  # 0 but in a corrector's row
+    rtol = 11  # 0 but in an adaptive solver's row
 
 
 def assemble(
-    t: Tensor,
-    alpha: Tensor,
-    sigma: Tensor,
-    a: Tensor,
-    b: Tensor,
-    c: Tensor | float,
-    s: Tensor | float,
+    t: Path,
+    to: Path,
+    a: Tensor | float,
+    b: Tensor | float,
+    c: Tensor | float = 0.0,
+    s: Tensor | float = 0.0,
     r: Tensor | float = 0.0,
+    snr: Tensor | float = 0.0,
+    rtol: Tensor | float = 0.0,
 ) -> Tensor:
-    """Return the table (N, 8), float64, of columns (N,); a number fills its column."""
-    columns = (torch.as_tensor(column, dtype=torch.float64) for column in (t, alpha, sigma, a, b, c, s, r))
-    return torch.stack(torch.broadcast_tensors(*columns), dim=1)
+    """Return the table (N, 12), float64, of rows from the points t to the points ``to``; a number fills its column."""
+    columns = (t.t, t.alpha, t.sigma, a, b, c, s, r, to.alpha, to.sigma, snr, rtol)
+    wide = (torch.as_tensor(column, dtype=torch.float64) for column in columns)
+    return torch.stack(torch.broadcast_tensors(*wide), dim=1)
 
 
 def apply(
@@ -43,7 +55,7 @@ def apply(
 ) -> Tensor:
     """Return the next x (B, *shape), in the dtype of x, as a new tensor.
 
-    row is (B, 8), each row of the batch at its own place in its own table; x_0, x_0_prev, z and v have the shape of x.
+    row is (B, R), each row of the batch at its own place in its own table; x_0, x_0_prev, z and v have the shape of x.
     x_0_prev may be None where all c are 0, z where all s are 0, v where all r are 0.
     """
     row = row.to(x.dtype).view(*row.shape, *[1] * (x.ndim - 1))
@@ -55,3 +67,25 @@ def apply(
         scale = row[:, Column.s]
         out.addcmul_(scale if v is None else scale * torch.exp(row[:, Column.r] * v), z)
     return out
+
+
+def langevin(row: Tensor, x: Tensor, x_0: Tensor, z: Tensor) -> Tensor:
+    """Return rows (B, R) whose Langevin steps x + eps·score + sqrt(2·eps)·z are written out as ordinary updates.
+
+    eps = 2·(snr·‖z‖/‖score‖)², norms over the example (Song et al. 2021, alg. 4 and 5, where they are batch means, and
+    where VP has a further factor: the table's snr has its root). Rows whose snr is 0 come back as they are.
+    """
+    score = apply(row, x, x_0, None, None).flatten(1).norm(dim=1).clamp(min=1e-20)
+    eps = 2 * (row[:, Column.snr] * z.flatten(1).norm(dim=1) / score) ** 2
+    step = row.clone()
+    step[:, Column.a] = 1 + eps * row[:, Column.a]
+    step[:, Column.b] = eps * row[:, Column.b]
+    step[:, Column.s] = (2 * eps).sqrt()
+    return torch.where(row[:, Column.snr, None] > 0, step, row)
+
+
+def whole(option: str, value: float) -> int:
+    """Return an option's value as an integer. Raise UserError unless it is one, and positive."""
+    if value != int(value) or value < 1:
+        raise UserError(f"option {option}={value:g} is not a whole number above 0")
+    return int(value)

@@ -1,14 +1,63 @@
-"""Where a sampler with fewer than T steps evaluates the network: decreasing k from T to 0."""
+"""Gaussian processes x_t = alpha_t·x_0 + sigma_t·eps laid on the times at which a sampler evaluates the network.
+
+A Path is all that a sampler's table is made of, so that one function serves DDPM and every linear SDE.
+"""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from gen_ray.errors import UserError, nearest
-from gen_ray.maths.schedules import Discrete
 
-GRIDS: Mapping[str, Callable[[Discrete], Tensor]] = {
+if TYPE_CHECKING:
+    from gen_ray.maths.schedules import Discrete
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """A process at falling times t (M,), float64 as all five; a whole path ends at the data: t 0, alpha 1, sigma 0.
+
+    Between the times the process is dx = f·x·dt + g·dw (Song et al. 2021, eq. 5).
+    """
+
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    f: Tensor
+    g2: Tensor
+
+    @property
+    def log_snr(self) -> Tensor:
+        """Return ln(alpha² / sigma²), (M,), infinite at the data."""
+        return 2 * (self.alpha.log() - self.sigma.log())
+
+    @property
+    def pairs(self) -> "tuple[Path, Path]":
+        """Return where each step begins and where it ends, (M−1,) each."""
+        columns = (self.t, self.alpha, self.sigma, self.f, self.g2)
+        return Path(*(c[:-1] for c in columns)), Path(*(c[1:] for c in columns))
+
+    def to_data(self) -> "Path":
+        """Return the path with the data as its last point."""
+        ends = zip((self.t, self.alpha, self.sigma, self.f, self.g2), (0.0, 1.0, 0.0, 0.0, 0.0), strict=True)
+        return Path(*(torch.cat([c, c.new_full((1,), end)]) for c, end in ends))
+
+
+class Process(Protocol):
+    """What a sampler's table can be made for."""
+
+    def path(self, steps: int, spacing: str = "uniform") -> Path:
+        """Return steps + 1 points from noise to data, equal steps of ``spacing`` (one of GRIDS) between them.
+
+        Raise UserError for steps out of range and for an unknown spacing.
+        """
+        ...
+
+
+GRIDS: Mapping[str, Callable[["Discrete"], Tensor]] = {
     "uniform": lambda schedule: torch.arange(schedule.T + 1, dtype=torch.float64),
     "log_snr": lambda schedule: -schedule.log_snr,
 }
@@ -32,7 +81,7 @@ def respace(T: int, steps: int) -> Tensor:
     return (2 * T * left + steps) // (2 * steps)  # T·left/steps, rounded half up, in integers
 
 
-def grid(schedule: Discrete, steps: int, name: str = "uniform") -> Tensor:
+def grid(schedule: "Discrete", steps: int, name: str = "uniform") -> Tensor:
     """Return ks (steps+1,), int64, strictly decreasing from T to 0, nearly equidistant in the quantity ``name``.
 
     Grids other than uniform spend the steps between k=T and k=1 and then go to 0, where log_snr is infinite. Raise

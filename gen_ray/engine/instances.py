@@ -1,0 +1,165 @@
+"""Instances from files, in the form a model's data are stored in: pictures, arrays, text, and masks over them."""
+
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+
+
+def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
+    """Return the instances in a file, integers (N, *shape): one of a picture, as many as there are of .npz and .txt.
+
+    A grey value g in {0 … 255} of a picture becomes the level nearest to it, so that pictures this house writes are
+    read back exactly. resize scales pictures to the model's size. Raise UserError naming the file and the remedy.
+    """
+    readers: Mapping[str, Callable[[Path, DataSpec, bool], Tensor]] = READERS[spec.kind]
+    if file.suffix.lower() not in readers:
+        raise UserError(f"{file}: {spec.name} holds {spec.kind}, read from {' '.join(readers)}")
+    try:
+        return readers[file.suffix.lower()](file, spec, resize)
+    except FileNotFoundError:
+        raise UserError(f"{file}: no such file") from None
+    except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())[:120]})") from None
+
+
+def read_holes(file: Path, spec: DataSpec) -> Tensor:
+    """Return a mask over one instance (1, *shape), True where there is a hole: white in a picture, True in an .npz.
+
+    Raise UserError for a mask of another size, or without a hole.
+    """
+    plain = spec.model_copy(update={"levels": 2, "alphabet": "", "name": f"a mask for {spec.name}"})
+    if spec.is_image:
+        plain = plain.model_copy(update={"shape": (1, *spec.shape[1:])})
+    holes = read(file, plain)
+    if len(holes) != 1:
+        raise UserError(f"{file}: holds {len(holes)} masks; one is needed")
+    if not holes.any():
+        raise UserError(f"{file}: the mask has no hole (white, or True, marks what to fill)")
+    return holes.bool().expand(1, *spec.shape)
+
+
+def written(text: str, spec: DataSpec, hole: str) -> tuple[Tensor, Tensor]:
+    """Return tokens (1, L) of a text and where its holes are (1, L); a text too short is followed by holes.
+
+    Raise UserError for characters that the model does not know and for a text that is too long.
+    """
+    length = spec.shape[0]
+    if len(hole) != 1 or hole in spec.alphabet:
+        raise UserError(f"--hole {hole!r}: must be one character that does not occur in {spec.name}")
+    if len(text) > length:
+        raise UserError(f"the text has {len(text)} characters, {spec.name} has examples of {length}: shorten it")
+    text = text.ljust(length, hole)
+    holes = torch.tensor([[character == hole for character in text]])
+    if not holes.any():
+        raise UserError(f"the text has no hole: write {hole!r} where something is to be filled in")
+    return _tokens(text.replace(hole, spec.alphabet[0]), spec, "the text")[None], holes
+
+
+def speak(tokens: Tensor, spec: DataSpec) -> str:
+    """Return tokens (L,) as text."""
+    return "".join(spec.alphabet[token] for token in tokens.tolist())
+
+
+def fit(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor:
+    """Return stored data x (N, *own.shape) as stored data of another spec.
+
+    Tokens are spelt in the other alphabet. Images that differ in shape or levels are scaled where resize is set:
+    bilinear with antialiasing, then to the nearest level. Raise UserError where the two do not go together.
+    """
+    if own.kind != spec.kind:
+        raise UserError(f"{own.name} holds {own.kind}, the model's {spec.name} holds {spec.kind}")
+    if not spec.is_image:
+        if own.shape != spec.shape:
+            raise UserError(f"{own.name} has examples of shape {own.shape}, the model's {spec.name} {spec.shape}")
+        return x if own.alphabet == spec.alphabet else torch.stack([_respell(row, own, spec) for row in x])
+    if (own.shape, own.levels) == (spec.shape, spec.levels):
+        return x
+    if not resize:
+        raise UserError(
+            f"{own.name} is {own.shape} of {own.levels} levels, the model's {spec.name} {spec.shape} of {spec.levels}: "
+            "--resize scales it"
+        )
+    return _scaled(x, own, spec)
+
+
+def _scaled(x: Tensor, own: DataSpec, spec: DataSpec) -> Tensor:
+    grey = x.float() / (own.levels - 1)
+    if own.shape[0] != spec.shape[0]:
+        grey = grey.mean(1, keepdim=True).expand(-1, spec.shape[0], -1, -1)
+    if own.shape[1:] != spec.shape[1:]:
+        grey = F.interpolate(grey, spec.shape[1:], mode="bilinear", antialias=True, align_corners=False)
+    return _stored((grey * (spec.levels - 1)).round(), spec)
+
+
+def _stored(x: Tensor, spec: DataSpec) -> Tensor:
+    return x.clamp(0, spec.levels - 1).to(torch.uint8 if spec.levels <= 256 else torch.int32)
+
+
+def _picture(file: Path, spec: DataSpec, resize: bool) -> Tensor:
+    modes = {1: "L", 3: "RGB"}
+    if spec.shape[0] not in modes:
+        raise UserError(f"{file}: images of {spec.shape[0]} channels are read from .npz")
+    with Image.open(file) as image:
+        plain = np.array(image.convert(modes[spec.shape[0]]))
+    x = torch.from_numpy(plain).view(1, *plain.shape[:2], spec.shape[0]).movedim(-1, 1)
+    if x.shape[1:] != spec.shape and not resize:
+        raise UserError(
+            f"{file}: is {x.shape[3]} x {x.shape[2]} pixels, {spec.name} has {spec.shape[2]} x {spec.shape[1]}: "
+            "give one of that size (score and latent scale it with --resize)"
+        )
+    return _scaled(x, spec.model_copy(update={"shape": tuple(x.shape[1:]), "levels": 256}), spec)
+
+
+def _array(file: Path, spec: DataSpec, resize: bool) -> Tensor:
+    with np.load(file, allow_pickle=False) as arrays:
+        names = list(arrays)
+        name = "samples" if "samples" in names else names[0]
+        if len(names) != 1 and name != "samples":
+            raise UserError(f"{file}: holds {', '.join(names)}; give one array, or name it 'samples'")
+        x = torch.from_numpy(np.asarray(arrays[name]).astype(np.int64))
+        exact = bool(np.equal(arrays[name], x.numpy()).all())
+    if spec.is_image and tuple(x.shape) == spec.shape[1:]:
+        x = x.expand(spec.shape)
+    x = x[None] if x.ndim == len(spec.shape) else x
+    if tuple(x.shape[1:]) != spec.shape or not len(x):
+        raise UserError(f"{file}: array {name!r} has shape {tuple(x.shape)}, {spec.name} needs (N, *{spec.shape})")
+    if not exact or int(x.min()) < 0 or int(x.max()) >= spec.levels:
+        raise UserError(f"{file}: array {name!r} must hold whole numbers from 0 to {spec.levels - 1}")
+    return _stored(x, spec)
+
+
+def _text(file: Path, spec: DataSpec, resize: bool) -> Tensor:
+    """Return consecutive pieces of a text; a shorter rest is left out."""
+    text, length = file.read_text(encoding="utf-8"), spec.shape[0]
+    if len(text) < length:
+        raise UserError(f"{file}: {len(text)} characters, one example of {spec.name} has {length}")
+    pieces = [text[first : first + length] for first in range(0, len(text) - length + 1, length)]
+    return torch.stack([_tokens(piece, spec, str(file)) for piece in pieces])
+
+
+def _tokens(text: str, spec: DataSpec, where: str) -> Tensor:
+    unknown = sorted(set(text) - set(spec.alphabet))
+    if unknown:
+        raise UserError(f"{where}: has {''.join(unknown[:20])!r}, which does not occur in {spec.name}")
+    return _stored(torch.tensor([spec.alphabet.index(character) for character in text]), spec)
+
+
+def _respell(row: Tensor, own: DataSpec, spec: DataSpec) -> Tensor:
+    return _tokens(speak(row, own), spec, own.name)
+
+
+READERS: Mapping[str, Mapping[str, Callable[[Path, DataSpec, bool], Tensor]]] = {
+    "image": {**dict.fromkeys(PICTURES, _picture), ".npz": _array},
+    "tokens": {".txt": _text, ".npz": _array},
+}

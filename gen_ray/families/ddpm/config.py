@@ -1,0 +1,33 @@
+"""The settings of a DDPM."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from gen_ray.config import named
+from gen_ray.family import FamilyConfig
+from gen_ray.maths.schedules import Learnable, Learned
+from gen_ray.nets import DenoiserConfig
+
+
+class DdpmConfig(FamilyConfig):
+    """What a DDPM needs to know beyond its data."""
+
+    name: Literal["ddpm"] = "ddpm"
+    schedule: Annotated[Learnable, named("cosine")] = Field(default={"name": "cosine"}, validate_default=True)
+    steps: int = Field(1000, ge=2, le=100_000)
+    predict: Literal["eps", "x_0", "v"] = "eps"
+    variance: Literal["small", "large", "learned"] = "small"
+    loss: Literal["simple", "vlb"] = "simple"
+    vlb_weight: float | None = Field(None, gt=0)
+    clip: bool = True
+    net: Annotated[DenoiserConfig, named("unet")] = Field(default={"name": "unet"}, validate_default=True)
+
+    @model_validator(mode="after")
+    def _effective(self) -> "DdpmConfig":
+        hybrid = self.variance == "learned" and self.loss == "simple"
+        if self.vlb_weight is not None and not hybrid:
+            raise ValueError("vlb_weight has no effect without variance=learned and loss=simple (the hybrid loss)")
+        if isinstance(self.schedule, Learned) and (self.loss, self.variance) != ("vlb", "small"):
+            raise ValueError("schedule=learned learns from the bound of the exact posterior: loss=vlb, variance=small")
+        return self

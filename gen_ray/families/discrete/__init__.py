@@ -1,0 +1,5 @@
+"""Diffusion in discrete space."""
+
+from gen_ray.families.discrete.model import Discrete
+
+FAMILY = Discrete

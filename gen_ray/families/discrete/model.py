@@ -1,0 +1,85 @@
+"""Diffusion in discrete space (Austin et al. 2021, D3PM, arXiv 2107.03006), inverted from predictions of x_0.
+
+The net is given x_t and says p(x_0) at every place from what the other places say. All else is the forward kernel's:
+``uniform`` and ``absorbing`` replace symbols at random times, ``random_order`` masks one place after the other
+(Hoogeboom et al. 2022, arXiv 2110.02037), and ``order`` does so from the last to the first: an autoregressive model.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gen_ray.config import named
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError
+from gen_ray.families.discrete.absorbing import AbsorbingConfig
+from gen_ray.families.discrete.orders import OrderConfig, RandomOrderConfig
+from gen_ray.families.discrete.uniform import UniformConfig
+from gen_ray.family import Chain, Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
+from gen_ray.nets import CategoricalConfig
+
+AnyKernel = Annotated[AbsorbingConfig | UniformConfig | RandomOrderConfig | OrderConfig, Field(discriminator="name")]
+"""Any forward kernel; in a config file the key ``name`` says which."""
+
+
+class DiscreteConfig(FamilyConfig):
+    """What a discrete diffusion needs to know beyond its data."""
+
+    name: Literal["discrete"] = "discrete"
+    kernel: Annotated[AnyKernel, named("absorbing")] = Field(default={"name": "absorbing"}, validate_default=True)
+    net: Annotated[CategoricalConfig, named("tokens")] = Field(default={"name": "tokens"}, validate_default=True)
+
+
+class Discrete(Family):
+    """Images or texts as categories, corrupted by a forward kernel and restored from predictions of x_0."""
+
+    Config = DiscreteConfig
+    config: DiscreteConfig
+
+    def __init__(self, config: DiscreteConfig, spec: DataSpec) -> None:
+        """Bind the kernel to the data. Raise UserError for a net that does not read them."""
+        super().__init__(config, spec)
+        if config.net.images_only and not spec.is_image:
+            raise UserError(
+                f"family.net: {config.net.name} reads images; {spec.name} holds {spec.kind} (use net 'tokens')"
+            )
+        self.process = config.kernel.on(spec)
+
+    def build_net(self) -> nn.Module:
+        """Return net(x_t (B, *shape) int64, t (B,)) -> logits of x_0 (B, *shape, K)."""
+        process = self.process
+        return self.config.net.build_categorical(
+            self.spec.shape, process.symbols, self.spec.levels, causal=process.causal
+        )
+
+    def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
+        """Return the kernel's loss (B,), nats."""
+        return self.process.loss(net, x.long(), rng)
+
+    def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
+        """Return the bound (B,), its draws spread evenly over the steps, or the exact value of ``order``.
+
+        Kinds: ``vlb`` of a chain of T steps, ``elbo-ct`` of continuous time (= any order), ``ar`` exact.
+        """
+        return self.process.nll(net, x.long(), rng, effort)
+
+    def samplers(self) -> Mapping[str, Sampler]:
+        """Return the kernel's samplers."""
+        return {name: sampler for name, (sampler, _) in self.process.samplers().items()}
+
+    def chain(self, sampler: str, steps: int | None = None) -> Chain:
+        """Return the table of a sampler, e.g. ``confidence:temperature=1``."""
+        name, options = parse_sampler(sampler, self.samplers())
+        return Chain(self.process.samplers()[name][1](steps, options), self.process.kernel)
+
+    def imputers(self) -> Mapping[str, Sampler]:
+        """Return the kernel's imputers."""
+        return {name: sampler for name, (sampler, _) in self.process.imputers().items()}
+
+    def impute(self, imputer: str, steps: int | None = None) -> Chain:
+        """Return the table of an imputer."""
+        name, options = parse_sampler(imputer, self.imputers(), "imputer")
+        return Chain(self.process.imputers()[name][1](steps, options), self.process.kernel)

@@ -1,0 +1,118 @@
+"""Chains that mask one place after the other: in random order, or from the last to the first (autoregressive)."""
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError
+from gen_ray.families.discrete.process import KernelConfig, Maker, Process
+from gen_ray.family import LossTerms, Nll, Sampler
+from gen_ray.maths import discrete_bounds as bounds
+from gen_ray.maths import discrete_tables as tables
+
+DEFAULT_REVEALS = 256
+"""Network evaluations, at most, of the samplers that reveal some places at each."""
+
+
+class AnyOrder(Process):
+    """What chains that mask have in common: the likelihood, and samplers that reveal."""
+
+    kind = "elbo-ct"
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Return what a number of masked places weighs in the bound (D,)."""
+        return bounds.count_weights(self.D)
+
+    def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
+        """Return the bound by at most D evaluations, each at another number of masked places."""
+        draws = min(effort, self.D)
+        nats = bounds.masked_bound(net, x, rng, self.weights, self.K, draws)
+        return Nll(nats=nats, kind=self.kind, nfe=draws)
+
+    def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
+        """Return first hitting, confidence and left to right."""
+        D, few = self.D, min(self.D, DEFAULT_REVEALS)
+        return {
+            "first_hitting": (
+                Sampler(
+                    default_steps=few, nfe_per_step=1, summary=f"Zheng et al. 2025: random places, exact at {D} steps"
+                ),
+                lambda steps, options: tables.first_hitting(D, few if steps is None else steps),
+            ),
+            "confidence": (
+                Sampler(
+                    default_steps=few,
+                    nfe_per_step=1,
+                    summary="Chang et al. 2022 (MaskGIT): the surest places first",
+                    options={"temperature": (0.0, 100.0)},
+                ),
+                lambda steps, options: tables.confident(
+                    D, few if steps is None else steps, options.get("temperature", 0.0)
+                ),
+            ),
+            "order": _left_to_right(D),
+        }
+
+
+def _left_to_right(D: int) -> tuple[Sampler, Maker]:
+    def make(steps: int | None, options: Mapping[str, float]) -> Tensor:
+        if steps not in (None, 1):
+            raise UserError(f"steps: order takes one pass of {D} evaluations, a place each (leave steps out)")
+        return tables.in_order(D)
+
+    return Sampler(default_steps=1, nfe_per_step=D, summary="one place after the other, the first one first"), make
+
+
+class RandomOrder(AnyOrder):
+    """The any-order bound, trained at a number of masked places drawn evenly from 1 … D."""
+
+    def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
+        """Return D/n·Σ −ln p(x_0) over n masked places (Hoogeboom et al. 2022, eq. 5)."""
+        n = 1 + (bounds.strata(x, rng) * self.D).long().clamp(max=self.D - 1)
+        nats = bounds.masked_nats(net, x, bounds.random_masks(x, n, rng), self.K)
+        elbo = self.D / n.float() * nats
+        return LossTerms(total=elbo, parts={"elbo_nats": elbo})
+
+
+class Order(Process):
+    """The autoregressive chain, on a causal net: one evaluation is the exact likelihood."""
+
+    causal = True
+
+    def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
+        """Return −ln p(x)."""
+        nats = bounds.ordered_nats(net, x)
+        return LossTerms(total=nats, parts={"nll_nats": nats})
+
+    def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
+        """Return −ln p(x), exact whatever the effort."""
+        return Nll(nats=bounds.ordered_nats(net, x), kind="ar", nfe=1)
+
+    def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
+        """Return left to right; as an imputer it heeds what is known *before* a place, never after."""
+        return {"order": _left_to_right(self.D)}
+
+
+class RandomOrderConfig(KernelConfig):
+    """One place after the other becomes [MASK], in random order."""
+
+    name: Literal["random_order"] = "random_order"
+
+    def on(self, spec: DataSpec) -> "Process":
+        """Return the chain."""
+        return RandomOrder(self, spec)
+
+
+class OrderConfig(KernelConfig):
+    """At step t the t-th place from the end becomes [MASK]."""
+
+    name: Literal["order"] = "order"
+
+    def on(self, spec: DataSpec) -> "Process":
+        """Return the chain."""
+        return Order(self, spec)

@@ -1,0 +1,72 @@
+"""What a forward kernel is, to the family: its losses, its likelihood and its samplers."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from gen_ray.config import Config
+from gen_ray.dataspec import DataSpec
+from gen_ray.family import Kernel, LossTerms, Nll, Sampler
+from gen_ray.maths.discrete_kernels import UnmaskingKernel
+
+DEFAULT_STEPS = 100
+"""Of the samplers that follow the time grid, at most."""
+HYBRID_WEIGHT = 0.001
+"""D3PM's weight λ of the cross-entropy beside the bound (eq. 5); 0.01 on text."""
+
+Maker = Callable[[int | None, Mapping[str, float]], Tensor]
+"""(steps or None for the default, options) -> table."""
+
+
+class Process(ABC):
+    """A forward kernel on data: its losses, its likelihood and the tables of its samplers. x is (B, *shape) int64."""
+
+    causal: ClassVar[bool] = False
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        """Bind settings to data."""
+        self.D, self.K = spec.dims, spec.levels
+        self.symbols = self.K + 1
+        self.kernel: Kernel = UnmaskingKernel(spec.shape, spec.levels)
+
+    @abstractmethod
+    def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
+        """Return the training loss (B,)."""
+
+    @abstractmethod
+    def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
+        """Return −log p(x) or a bound (B,)."""
+
+    @abstractmethod
+    def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
+        """Return the samplers, the default one first, and what makes their tables."""
+
+    def imputers(self) -> dict[str, tuple[Sampler, Maker]]:
+        """Return the samplers that keep to what is held, the default one first."""
+        return self.samplers()
+
+
+class KernelConfig(Config):
+    """A forward kernel; ``on`` binds it to data."""
+
+    @abstractmethod
+    def on(self, spec: DataSpec) -> "Process":
+        """Return the chain on data of this shape and number of levels."""
+
+
+class GriddedConfig(KernelConfig):
+    """Settings of the kernels that have a time grid and a choice of losses."""
+
+    loss: str
+    steps: int = Field(1000, ge=2, le=100_000)
+    ce_weight: float | None = Field(None, gt=0)
+
+    @model_validator(mode="after")
+    def _effective(self) -> "GriddedConfig":
+        if self.ce_weight is not None and self.loss != "hybrid":
+            raise ValueError("ce_weight has no effect without loss=hybrid")
+        return self

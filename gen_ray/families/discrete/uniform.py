@@ -1,0 +1,80 @@
+"""The uniform chain: every symbol is replaced, now and then, by any symbol."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from gen_ray.config import named
+from gen_ray.dataspec import DataSpec
+from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, GriddedConfig, Maker, Process
+from gen_ray.family import LossTerms, Nll, Sampler
+from gen_ray.maths import discrete_bounds as bounds
+from gen_ray.maths import discrete_tables as tables
+from gen_ray.maths.discrete_kernels import ResamplingKernel
+from gen_ray.maths.discrete_schedules import Survival, on_grid
+
+DEFAULT_SHARE = 1 / 16
+"""Of the places, what a corrector redraws at once (one at least): more mixes faster and is less exact."""
+
+
+class UniformConfig(GriddedConfig):
+    """Symbols become any symbol."""
+
+    name: Literal["uniform"] = "uniform"
+    loss: Literal["hybrid", "vb"] = "hybrid"
+    schedule: Annotated[Survival, named("cosine")] = Field(default={"name": "cosine"}, validate_default=True)
+
+    def on(self, spec: DataSpec) -> "Process":
+        """Return the chain."""
+        return Uniform(self, spec)
+
+
+class Uniform(Process):
+    """Every symbol is replaced, now and then, by any symbol."""
+
+    def __init__(self, config: UniformConfig, spec: DataSpec) -> None:
+        """Lay the schedule on the grid."""
+        super().__init__(config, spec)
+        self.symbols = self.K
+        self.kernel = ResamplingKernel(spec.shape, spec.levels)
+        self.steps = bounds.UniformChain(on_grid(config.schedule, config.steps, spec.levels), spec.levels)
+        self.ce_weight = (config.ce_weight or HYBRID_WEIGHT) if config.loss == "hybrid" else 0.0
+
+    def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
+        """Return T·L_{k−1} + λ·Σ −ln p(x_0|x_k), k ~ U{1 … T} (D3PM, eq. 5), λ = 0 for the bound alone."""
+        T = self.steps.T
+        k = 1 + (bounds.strata(x, rng) * T).long().clamp(max=T - 1)
+        kl, ce = self.steps.step_nats(net, x, k, rng)
+        return LossTerms(total=T * kl + self.ce_weight * ce, parts={"vlb_nats": T * kl, "cross_entropy_nats": ce})
+
+    def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
+        """Return the bound of the T steps by at most T evaluations."""
+        draws = min(effort, self.steps.T)
+        return Nll(nats=self.steps.bound(net, x, rng, draws), kind="vlb", nfe=draws)
+
+    def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
+        """Return the chain's own sampler, and the one with a corrector before each step."""
+        default, alpha_bar = min(DEFAULT_STEPS, self.steps.T), self.steps.alpha_bar
+        return {
+            "ancestral": (
+                Sampler(default_steps=default, nfe_per_step=1, summary="D3PM, alg. 2"),
+                lambda steps, _: tables.ancestral_resampling(alpha_bar, default if steps is None else steps),
+            ),
+            "gibbs": (
+                Sampler(
+                    default_steps=default,
+                    nfe_per_step=2,
+                    summary="ancestral, each step after a Gibbs corrector on a share of the places",
+                    options={"share": (0.0, 1.0)},
+                ),
+                lambda steps, options: tables.gibbs_resampling(
+                    alpha_bar, default if steps is None else steps, options.get("share", DEFAULT_SHARE)
+                ),
+            ),
+        }
+
+    def imputers(self) -> dict[str, tuple[Sampler, Maker]]:
+        """Return the same, the corrector first: it brings what is missing together with what is known."""
+        return dict(reversed(self.samplers().items()))

@@ -1,0 +1,105 @@
+"""The variational bound of a Gaussian chain, term by term (Ho et al. 2020, eq. 5): L_T + Σ_k L_{k−1} + L_0, in nats.
+
+Shapes: B batch, then the axes of an example, written (B, …); what is one number an example is (B, 1, …).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gen_ray.maths import gaussian, likelihoods
+from gen_ray.maths.schedules import Discrete
+from gen_ray.maths.tables import Variance
+
+
+class Step(NamedTuple):
+    """What a chain is at k, each (B, 1, …) float32."""
+
+    alpha: Tensor
+    sigma: Tensor
+    coef_x: Tensor  # of x_k and x_0 in the mean of q(x_{k−1} | x_k, x_0)
+    coef_x_0: Tensor
+    log_true: Tensor  # ln of its variance; very small where k = 1
+    log_least: Tensor  # ln of the smallest variance of p(x_{k−1} | x_k)
+    log_spread: Tensor  # ln of the largest over the smallest
+
+
+LARGENESS = {Variance.SMALL: 0.0, Variance.LARGE: 1.0}
+"""Where between the smallest and the largest variance, in log space, the one that is not learned lies."""
+
+
+@dataclass(frozen=True, eq=False)
+class ChainBound:
+    """The bound of p(x_{k−1}|x_k) = N(coef_x·x_k + coef_x_0·x̂_0, variance) on data of so many levels."""
+
+    schedule: Discrete
+    variance: Variance
+    levels: int
+    _columns: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
+
+    def at(self, k: Tensor, ndim: int) -> Step:
+        """Return what the chain is at k (B,), integers in {1 … T}, for tensors of ndim axes."""
+        if k.device not in self._columns:
+            self._columns[k.device] = self._laid_out().to(k.device, torch.float32)
+        return Step(*(column.view(-1, *[1] * (ndim - 1)) for column in self._columns[k.device][k].unbind(1)))
+
+    def _laid_out(self) -> Tensor:
+        """Return the columns of Step for k = 0 … T, (T+1, 7) float64; row 0 is not used."""
+        d = self.schedule
+        q = gaussian.posterior(d, torch.arange(1, d.T + 1))
+        tilde = q.variance.clone()
+        tilde[0] = tilde[1]  # beta_tilde_1 is 0: its logarithm is taken from the step above
+        least, largest = tilde.log(), d.beta[1:].log()
+        log_true = q.variance.clamp(min=1e-20).log()
+        columns = [d.alpha[1:], d.sigma[1:], q.coef_x, q.coef_x0, log_true, least, largest - least]
+        return torch.cat([torch.zeros(1, 7, dtype=torch.float64), torch.stack(columns, 1)])
+
+    def log_variance(self, step: Step, v: Tensor | None) -> Tensor:
+        """Return ln of the variance of p(x_{k−1}|x_k): (B, 1, …), or (B, …) by the v of a net that learns it."""
+        return step.log_least + (LARGENESS[self.variance] if v is None else v) * step.log_spread
+
+    def step_nats(self, u: Tensor, x_0: Tensor, x_t: Tensor, k: Tensor, x_0_hat: Tensor, v: Tensor | None) -> Tensor:
+        """Return L_{k−1} = KL(q(x_{k−1}|x_k, x_0) ‖ p(x_{k−1}|x_k)), or L_0 = −log p(u|x_1) where k = 1; (B,).
+
+        u (B, …) are the stored levels of x_0. L_0 is computed for the rows at k = 1 alone: it costs much more.
+        """
+        step = self.at(k, x_0.ndim)
+        log_variance = self.log_variance(step, v)
+        drift = step.coef_x * x_t
+        mean_hat = drift + step.coef_x_0 * x_0_hat
+        kl = likelihoods.normal_kl(drift + step.coef_x_0 * x_0, step.log_true, mean_hat, log_variance)
+        nats, first = likelihoods.sum_dims(kl), (k == 1).nonzero().flatten()
+        mean, log_sigma = mean_hat[first], (log_variance[first] / 2).expand_as(mean_hat[first])
+        log_p = likelihoods.discretised_gaussian_log_prob(u[first], mean, log_sigma, self.levels)
+        return nats.index_copy(0, first, -likelihoods.sum_dims(log_p))
+
+    def prior_nats(self, x_0: Tensor) -> Tensor:
+        """Return L_T = KL(q(x_T|x_0) ‖ N(0, I)), (B,)."""
+        alpha, sigma = self.schedule.alpha[-1].float(), self.schedule.sigma[-1].float()
+        return likelihoods.sum_dims(likelihoods.standard_normal_kl(alpha * x_0, 2 * sigma.log()))
+
+
+def strata(batch: int, rng: torch.Generator, device: torch.device) -> Tensor:
+    """Return one uniform draw in each of B equal parts of [0, 1), (B,) float32.
+
+    Against independent draws the expectation stays, and most of the variance that comes from the time alone goes.
+    """
+    return (torch.arange(batch, device=device) + torch.rand(batch, generator=rng, device=device)) / batch
+
+
+def summed(nats_at: Callable[[Tensor], Tensor], T: int, draws: int, like: Tensor, rng: torch.Generator) -> Tensor:
+    """Return an unbiased estimate of Σ_{k=2}^{T} nats_at(k) of every example, (B,) as like, from draws evaluations.
+
+    The steps fall into ``draws`` equal parts of which one uniform draw each is evaluated and weighted by the part's
+    size: exact up to what nats_at draws once draws = T − 1.
+    """
+    total = torch.zeros(len(like), device=like.device)
+    for part in range(draws):
+        low, high = part * (T - 1) / draws, (part + 1) * (T - 1) / draws
+        u = torch.rand(len(like), generator=rng, device=like.device, dtype=torch.float64)
+        k = 2 + (low + (high - low) * u).floor().clamp(max=T - 2)
+        total = total + (high - low) * nats_at(k.long())
+    return total

@@ -1,0 +1,130 @@
+"""What categorical diffusion is trained by and judged by: bounds on −ln p(x_0), per example (B,) in nats.
+
+``net(x_t (B, *shape) int64, t (B,) float32)`` gives logits (B, *shape, K) of x_0 at every place from what the *other*
+places say. Where x_t is masked that is p(x_0|x_t); with the uniform limit Bayes adds its own symbol (categorical.py).
+
+A net for masks is told the masked share n/D as its time: p(x_0|x_t) depends on the unmasked symbols alone (Ou et al.
+2024, arXiv 2406.03736), so that one net serves every schedule, sampler and imputation.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.maths.categorical import Corruption, cross_entropy, log_binomial, uniform_kl, uniform_x_0_nats
+
+STEPS_AT_ONCE = 1000
+"""Rows of the T×D table of binomial probabilities that are in memory together."""
+
+
+def strata(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Return uniforms (B,), float64, at equal distances on the circle [0, 1) (Kingma et al. 2021, VDM, I.1).
+
+    The batch covers it evenly, and every row by itself is uniform.
+    """
+    u = torch.rand(1, generator=rng, device=x.device, dtype=torch.float64)
+    return (torch.arange(len(x), device=x.device, dtype=torch.float64) / len(x) + u) % 1
+
+
+def like(x: Tensor, rng: torch.Generator) -> Tensor:
+    """Return uniforms of the shape of x, float64."""
+    return torch.rand(x.shape, generator=rng, device=x.device, dtype=torch.float64)
+
+
+def wide(values: Tensor, x: Tensor) -> Tensor:
+    """Return values (B,) as (B, 1, …), to stand against x (B, *shape)."""
+    return values.view(-1, *[1] * (x.ndim - 1))
+
+
+def masked_share(masked: Tensor) -> Tensor:
+    """Return n/D (B,), float32: the time that a net for masks is told."""
+    return masked.flatten(1).float().mean(1)
+
+
+# ---- masks ----------------------------------------------------------------------------------------------------------
+
+
+def masked_nats(net: nn.Module, x: Tensor, masked: Tensor, mask: int) -> Tensor:
+    """Return Σ −ln p(x_0) over the masked places (B,), for x (B, *shape) int64 and masked of its shape."""
+    return cross_entropy(net(torch.where(masked, mask, x), masked_share(masked)), x, masked)
+
+
+def random_masks(x: Tensor, n: Tensor, rng: torch.Generator) -> Tensor:
+    """Return masks (B, *shape) of n (B,) places each, every set of them equally likely."""
+    ranks = like(x, rng).flatten(1).argsort(1).argsort(1)
+    return (ranks < n[:, None]).view(x.shape)
+
+
+def count_weights(D: int, alpha_bar: Tensor | None = None) -> Tensor:
+    """Return w (D,), float64: the bound is Σ_n w[n−1]·E[masked_nats of n random places], n = 1 … D.
+
+    Without alpha_bar: 1/n, the any-order bound (Hoogeboom et al. 2022, arXiv 2110.02037, eq. 5), which is the
+    continuous-time absorbing bound ∫ −alpha_bar′/(1 − alpha_bar)·E[masked_nats] dt for *every* schedule from 1 to 0,
+    because ∫ Bin(n; D, p) dp/p = 1/n. With alpha_bar (T+1,): the bound of that chain, Σ_k L_{k−1} (D3PM, A.3).
+    """
+    if alpha_bar is None:
+        return 1 / torch.arange(1, D + 1, dtype=torch.float64)
+    hidden = 1 - alpha_bar[1:]
+    revealed = (alpha_bar[:-1] - alpha_bar[1:]) / hidden
+    blocks = zip(revealed.split(STEPS_AT_ONCE), hidden.split(STEPS_AT_ONCE), strict=True)
+    return torch.stack([share @ log_binomial(D, p).exp()[:, 1:] for share, p in blocks]).sum(0)
+
+
+def masked_bound(net: nn.Module, x: Tensor, rng: torch.Generator, weights: Tensor, mask: int, draws: int) -> Tensor:
+    """Return an unbiased estimate (B,) of Σ_n weights[n−1]·E[masked_nats] by ``draws`` <= D evaluations.
+
+    1 … D falls into ``draws`` equal parts and one n is drawn in each: with draws = D every n is met once.
+    """
+    D, nats = len(weights), torch.zeros(len(x), device=x.device)
+    for part in range(draws):
+        u = torch.rand(len(x), generator=rng, device=x.device, dtype=torch.float64)
+        n = 1 + ((part + u) * (D / draws)).long().clamp(max=D - 1)
+        weight = weights.to(x.device)[n - 1] * (D / draws)
+        nats = nats + weight.float() * masked_nats(net, x, random_masks(x, n, rng), mask)
+    return nats
+
+
+def ordered_nats(net: nn.Module, x: Tensor) -> Tensor:
+    """Return −ln p(x) (B,), exact, of a causal net by one evaluation.
+
+    It is the bound of the chain that masks the last place at step 1, the one before at step 2 … (D3PM, section 3.3):
+    step k of it reveals place D−k given all before, and those are all that a causal net looks at.
+    """
+    return cross_entropy(net(x, torch.zeros(len(x), device=x.device)), x, torch.ones_like(x, dtype=torch.bool))
+
+
+# ---- the uniform limit ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class UniformChain:
+    """T steps towards uniform noise; alpha_bar (T+1,), float64, from 1 to 0, so that L_T = 0."""
+
+    alpha_bar: Tensor
+    K: int
+
+    @property
+    def T(self) -> int:
+        """Return the number of steps."""
+        return len(self.alpha_bar) - 1
+
+    def step_nats(self, net: nn.Module, x: Tensor, k: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return L_{k−1} and Σ −ln p(x_0|x_k), each (B,), at one x_k ~ q(x_k|x_0), for k (B,) in 1 … T.
+
+        L_{k−1} = KL(q(x_{k−1}|x_k,x_0) ‖ p(x_{k−1}|x_k)); at k = 1 it is −ln p(x_0|x_1).
+        """
+        now, after = (wide(self.alpha_bar.to(x.device)[j], x) for j in (k, k - 1))
+        x_k = Corruption.uniform(self.K).diffuse(x, now, like(x, rng))
+        log_p = net(x_k, (k / self.T).float()).log_softmax(-1)
+        kl = uniform_kl(log_p, x_k, x, now / after, after)
+        return kl.flatten(1).sum(1), uniform_x_0_nats(log_p, x_k, x, now).flatten(1).sum(1)
+
+    def bound(self, net: nn.Module, x: Tensor, rng: torch.Generator, draws: int) -> Tensor:
+        """Return an unbiased estimate (B,) of Σ_k L_{k−1} by ``draws`` <= T evaluations, stratified over 1 … T."""
+        nats = torch.zeros(len(x), device=x.device)
+        for part in range(draws):
+            u = torch.rand(len(x), generator=rng, device=x.device, dtype=torch.float64)
+            k = 1 + ((part + u) * (self.T / draws)).long().clamp(max=self.T - 1)
+            nats = nats + (self.T / draws) * self.step_nats(net, x, k, rng)[0]
+        return nats

@@ -1,0 +1,112 @@
+"""The walks along the tables of categorical diffusion (discrete_tables.py): unmasking and resampling.
+
+Nets are called as in discrete_bounds.py. Draws are float64; what a row does depends on its own noise alone.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.maths.categorical import Corruption, draw
+from gen_ray.maths.discrete_bounds import masked_share, wide
+from gen_ray.maths.discrete_tables import Resample, Unmask
+from gen_ray.maths.kernels import Held
+from gen_ray.maths.noise import RowNoise
+
+State = dict[str, Tensor]
+
+
+def _stored(x: Tensor, K: int) -> Tensor:
+    return x.to(torch.uint8 if K <= 256 else torch.int32)
+
+
+@dataclass(frozen=True)
+class UnmaskingKernel:
+    """From all [MASK] (symbol K) to data. A revealed place stays as it is, and so does a known one.
+
+    State: u (B, *shape) float64, the hitting levels; x (B, *shape) int64, the symbols.
+    """
+
+    shape: tuple[int, ...]
+    K: int
+
+    def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> State:
+        """Draw the hitting levels; mask all that is not known."""
+        u = noise.uniform(self.shape, device=device)
+        x = torch.full(u.shape, self.K, device=device)
+        if held is not None:
+            x = torch.where(held.mask.to(device), held.known.to(device, x.dtype), x)
+        return {"u": u, "x": x}
+
+    def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
+        """Reveal what rows (B, 5) say, columns as in Unmask; x_i ~ p(x_i | all that was revealed before this row)."""
+        u, x = state["u"], state["x"]
+        masked, fresh = x == self.K, noise.uniform(self.shape, device=x.device)
+        logits = net(x, masked_share(masked))
+        reveal = masked & self._chosen(logits, state, masked, rows.to(x.device), fresh)
+        drawn, _ = _categories(logits[reveal], fresh[reveal])
+        return {"u": u, "x": x.masked_scatter(reveal, drawn)}
+
+    def _chosen(self, logits: Tensor, state: State, masked: Tensor, rows: Tensor, fresh: Tensor) -> Tensor:
+        """Return where the rows reveal, (B, *shape)."""
+        column = {name: wide(rows[:, name], masked) for name in Unmask}
+        place = torch.arange(math.prod(self.shape), device=masked.device).view(self.shape)
+        waited = -torch.log1p(-state["u"])  # exponential
+        score = -column[Unmask.noise] * waited.clamp(min=1e-300).log() - column[Unmask.place] * place
+        judged = masked & (column[Unmask.confidence] > 0)
+        if judged.any():
+            _, log_p = _categories(logits[judged], fresh[judged])
+            score = score.masked_scatter(judged, score[judged] + log_p)
+        order = score.masked_fill(~masked, -math.inf).flatten(1).argsort(stable=True, dim=1, descending=True)
+        count = (rows[:, Unmask.share] * masked.flatten(1).sum(1) - 1e-9).ceil()
+        return (state["u"] < column[Unmask.survival]) | (order.argsort(1) < count[:, None]).view(masked.shape)
+
+    def finish(self, state: State) -> Tensor:
+        """Return the data (B, *shape), uint8 up to 256 levels, else int32."""
+        return _stored(state["x"], self.K)
+
+
+def _categories(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """Return categories (M,) drawn from logits (M, K) by uniforms u (M,), and their ln p (M,), float64."""
+    log_p = logits.double().log_softmax(-1)
+    drawn = draw(log_p.exp(), u)
+    return drawn, log_p.gather(-1, drawn[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class ResamplingKernel:
+    """From uniform noise to data of K categories, every place redrawn again and again.
+
+    State: x (B, *shape) int64; known and mask of its shape where something is held. The known part is drawn anew from
+    q(x_s|x_0) at the level s where a row ends: at the data it is x_0 itself. With this replacement a completion is
+    exact in the limit of many correctors near the data, not before.
+    """
+
+    shape: tuple[int, ...]
+    K: int
+
+    def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> State:
+        """Draw x_T uniformly; at alpha_bar_T = 0 that is the law of the known part, too."""
+        x = (noise.uniform(self.shape, device=device) * self.K).long()
+        return {"x": x} if held is None else {"x": x, "known": held.known.to(x), "mask": held.mask.to(device)}
+
+    def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
+        """Redraw what rows (B, 4) say, columns as in Resample."""
+        x, corruption = state["x"], Corruption.uniform(self.K)
+        rows = rows.to(x.device)
+        u = noise.uniform((3, *self.shape), device=x.device)
+        a, alpha_bar_s = wide(rows[:, Resample.a], x), wide(rows[:, Resample.alpha_bar_s], x)
+        p = net(x, rows[:, Resample.t].float()).double().softmax(-1)
+        drawn = draw(corruption.reverse(x, p, a, alpha_bar_s), u[:, 0])
+        count = (rows[:, Resample.share] * math.prod(self.shape)).round().clamp(min=1)
+        chosen = (u[:, 1].flatten(1).argsort(1).argsort(1) < count[:, None]).view(x.shape)
+        x = torch.where(chosen, drawn, x)
+        if "mask" in state:
+            x = torch.where(state["mask"], corruption.diffuse(state["known"], alpha_bar_s, u[:, 2]), x)
+        return {**state, "x": x}
+
+    def finish(self, state: State) -> Tensor:
+        """Return the data (B, *shape), uint8 up to 256 levels, else int32."""
+        return _stored(state["x"], self.K)

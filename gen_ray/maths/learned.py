@@ -1,0 +1,64 @@
+"""The variational bound where the forward process is learned (Kingma et al. 2021, VDM, arXiv 2107.00630), in nats.
+
+With gamma = −ln SNR, alpha² = sigmoid(−gamma) and sigma² = sigmoid(gamma) the bound is prior + reconstruction +
+diffusion (eq. 11), the last in continuous time ½·E_t[gamma'(t)·‖eps − eps_hat‖²] (eq. 17-18), and on a grid of T times
+(T−1)/2·E_k[expm1(gamma_t − gamma_s)·‖eps − eps_hat‖²] (eq. 13-14).
+
+By v = gamma(t) the former is ½·∫ E‖eps − eps_hat‖² dv: only the ends of gamma matter to it. But the variance of L, its
+estimate at a uniform t, is that of E_t[L²] = ¼·∫ E‖eps − eps_hat‖⁴·gamma'(t(v)) dv, which the interior is there to
+lower; the gradient of that at fixed v is E_t[L²·∇ ln gamma'(t(v))].
+
+Shapes: B batch, then the axes of an example, written (B, …).
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from gen_ray.maths import likelihoods
+
+
+def marginal(gamma: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
+    """Return alpha and sigma at gamma (B,), each (B, 1, …) of ndim axes, float32."""
+    wide = gamma.view(-1, *[1] * (ndim - 1))
+    return torch.sigmoid(-wide).sqrt().float(), torch.sigmoid(wide).sqrt().float()
+
+
+def place(alpha: Tensor, sigma: Tensor, low: float, high: float) -> Tensor:
+    """Return where gamma = 2·ln(sigma/alpha) stands between low (0) and high (1), the shape of alpha."""
+    return (2 * (sigma.log() - alpha.log()) - low) / (high - low)
+
+
+def prior_nats(x_0: Tensor, last: Tensor) -> Tensor:
+    """Return KL(q(x_1|x_0) ‖ N(0, I)), (B,), for gamma(1) = last."""
+    alpha, log_var = torch.sigmoid(-last).sqrt().float(), torch.nn.functional.logsigmoid(last).float()
+    return likelihoods.sum_dims(likelihoods.standard_normal_kl(alpha * x_0, log_var))
+
+
+def diffusion_nats(eps: Tensor, eps_hat: Tensor, weight: Tensor) -> Tensor:
+    """Return ½·weight·‖eps − eps_hat‖², (B,), for eps and eps_hat (B, …) and weight (B,)."""
+    return 0.5 * weight.float() * likelihoods.sum_dims((eps - eps_hat).square())
+
+
+def interior_lesson(nats: Tensor, crowding: Tensor) -> Tensor:
+    """Return zeros (B,) whose mean has the gradient of ln E_t[L²]; nats (B,) are L, crowding ln gamma' at fixed v."""
+    squares = nats.detach().double().square()
+    lesson = squares / squares.mean().clamp(min=torch.finfo(torch.float64).tiny) * crowding
+    return (lesson - lesson.detach()).float()
+
+
+def reconstruction_nats(u: Tensor, eps: Tensor, first: Tensor, levels: int) -> Tensor:
+    """Return −log p(u|z), (B,), of levels u (B, …) at z = alpha·x + sigma·eps ~ q(z|u), gamma(0) = first.
+
+    p(u|z) ∝ N(z; alpha·x(u), sigma²) over the levels (VDM, section 3.1). In units of sigma the levels lie
+    d = 2/(levels−1)·alpha/sigma apart, so the log-odds of level u − j are ½eps² − ½(eps + d·j)². Levels further off
+    than twelve sigmas are left out: their share is below e^-18 even where eps is six.
+    """
+    d = (torch.exp(-first / 2) * (2 / (levels - 1))).float()
+    reach = min(levels - 1, math.ceil(12 / max(float(d.detach()), 1e-30)))
+    j = torch.arange(-reach, reach + 1, device=u.device)
+    level = u.long().unsqueeze(-1) - j
+    logits = -0.5 * (eps.unsqueeze(-1) + d * j).square()
+    inside = logits.masked_fill((level < 0) | (level >= levels), -math.inf).logsumexp(-1)
+    return likelihoods.sum_dims(inside + 0.5 * eps.square())

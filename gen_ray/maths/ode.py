@@ -1,0 +1,145 @@
+"""The probability-flow ODE (Song et al. 2021, arXiv 2011.13456, section 4.3) and the density that it carries.
+
+In z = x/sqrt(alpha² + sigma²) and u = ln(sigma/alpha) the ODEs of VP, VE, sub-VP and DDPM are one, and not stiff:
+
+    dz/du = s·(eps(z, u) − s·z),   s = sigma/sqrt(alpha² + sigma²) = sqrt(sigmoid(2u)),
+
+where eps(z, u) predicts the noise in z = sqrt(1 − s²)·x_0 + s·eps. The solvers are torchdiffeq's.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gen_ray.config import Config
+
+Eps = Callable[[Tensor, Tensor], Tensor]
+"""(z (B, *shape), u scalar) -> eps (B, *shape)."""
+Slope = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
+
+
+class _Solver(Config):
+    """A solver of torchdiffeq."""
+
+    def integrate(self, slope: Slope, y: tuple[Tensor, ...], u0: float, u1: float) -> tuple[Tensor, ...]:
+        """Return y at u1 of dy/du = slope(u, y) from y at u0; the first axis of every part of y is B."""
+        import torchdiffeq
+
+        times = self.times(u0, u1).to(y[0].device)
+        solved: tuple[Tensor, ...] = torchdiffeq.odeint(slope, y, times, **self.settings())
+        return tuple(part[-1] for part in solved)
+
+    @abstractmethod
+    def times(self, u0: float, u1: float) -> Tensor:
+        """Return where the solution is asked for, float64."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Return what torchdiffeq is told."""
+
+
+class Rk4(_Solver):
+    """Runge and Kutta's method of fourth order in equal steps: 4·steps evaluations, each row of a batch by itself."""
+
+    name: Literal["rk4"] = "rk4"
+    steps: int = Field(25, ge=1, le=10_000)
+
+    def times(self, u0: float, u1: float) -> Tensor:
+        """Return equal steps."""
+        return torch.linspace(u0, u1, self.steps + 1, dtype=torch.float64)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the method."""
+        return {"method": "rk4"}
+
+
+class Dopri5(_Solver):
+    """Dormand and Prince's adaptive method, which scipy calls RK45: its evaluations depend on net and data.
+
+    A step is as long as the worst row of the batch allows, so that a row's result depends on its company up to rtol.
+    """
+
+    name: Literal["dopri5"] = "dopri5"
+    rtol: float = Field(1e-4, ge=1e-10, le=0.1)
+    atol: float = Field(1e-4, ge=1e-10, le=0.1)
+
+    def times(self, u0: float, u1: float) -> Tensor:
+        """Return the ends."""
+        return torch.tensor([u0, u1], dtype=torch.float64)
+
+    def settings(self) -> dict[str, Any]:
+        """Return method and tolerances; the error of a batch is that of its worst row."""
+        return {"method": "dopri5", "rtol": self.rtol, "atol": self.atol, "options": {"norm": _worst_row}}
+
+
+def _worst_row(parts: tuple[Tensor, ...]) -> Tensor:
+    """Return the largest root mean square over a row of a part."""
+    return torch.stack([part.reshape(len(part), -1).square().mean(1).sqrt().max() for part in parts]).max()
+
+
+Solver = Annotated[Rk4 | Dopri5, Field(discriminator="name")]
+"""Any of them; in a config file the key ``name`` says which."""
+
+
+class Carried(NamedTuple):
+    """Where the flow carries z (B, *shape), and ∫ divergence du on the way (B,), both float64; evaluations of eps."""
+
+    z: Tensor
+    log_volume: Tensor
+    nfe: int
+
+
+@dataclass
+class Flow:
+    """The flow of a predictor of the noise."""
+
+    eps: Eps
+    nfe: int = 0
+
+    def slope(self, z: Tensor, u: Tensor) -> Tensor:
+        """Return dz/du (B, *shape) in the dtype of z; the network is asked in float32."""
+        self.nfe += 1
+        s = torch.sigmoid(2 * u).sqrt()
+        return s * (self.eps(z.float(), u).to(z.dtype) - s * z)
+
+    def carry(self, solver: Solver, z: Tensor, u0: float, u1: float) -> Tensor:
+        """Return z (B, *shape) carried from u0 to u1, float64."""
+        return solver.integrate(lambda u, y: (self.slope(y[0], u),), (z.double(),), u0, u1)[0]
+
+    def carry_density(self, solver: Solver, z: Tensor, u0: float, u1: float, probes: Tensor) -> Carried:
+        """Carry z from u0 to u1; ln p(z_u0) = ln p(z_u1) + log_volume where u1 > u0 (Chen et al. 2018, theorem 1).
+
+        The trace of the Jacobian is the mean of v·(J·v) over the probes v (P, B, *shape): Hutchinson's estimator,
+        unbiased for random signs, or exact where the probes are sqrt(D) times the D unit vectors.
+        """
+        before = self.nfe
+
+        def slope(u: Tensor, y: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            with torch.enable_grad():
+                at = y[0].detach().requires_grad_()
+                dz = self.slope(at, u)
+                products = [torch.autograd.grad(dz, at, v, retain_graph=True)[0] for v in probes]
+            traces = [(product * v).flatten(1).sum(1) for product, v in zip(products, probes, strict=True)]
+            return dz.detach(), torch.stack(traces).mean(0)
+
+        start = (z.double(), torch.zeros(len(z), dtype=torch.float64, device=z.device))
+        out, log_volume = solver.integrate(slope, start, u0, u1)
+        return Carried(out, log_volume, self.nfe - before)
+
+
+def random_signs(z: Tensor, rng: torch.Generator) -> Tensor:
+    """Return one probe (1, *z.shape) of random signs (Hutchinson 1990), float64."""
+    signs = torch.randint(2, z.shape, generator=rng, device=z.device)
+    return (2 * signs - 1).double().unsqueeze(0)
+
+
+def unit_vectors(z: Tensor, rng: torch.Generator) -> Tensor:
+    """Return the D probes (D, *z.shape), float64, whose mean is the exact trace; rng is not asked."""
+    dims = z[0].numel()
+    eye = dims**0.5 * torch.eye(dims, dtype=torch.float64, device=z.device)
+    return eye.view(dims, 1, *z.shape[1:]).expand(dims, *z.shape)

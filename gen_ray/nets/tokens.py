@@ -1,0 +1,109 @@
+"""Networks over symbols: net(x (B, *shape) int64 in {0 … S−1}, t (B,)) -> logits (B, *shape, K), float32.
+
+Shapes: B batch, L places of an example (C·H·W of an image), F features (the config's ``width``).
+"""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from gen_ray.config import Config
+from gen_ray.errors import UserError
+from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, sinusoids
+from gen_ray.nets.transformer import Tail, TransformerBlock
+from gen_ray.nets.unet import UNetConfig
+
+
+class TokensConfig(Config):
+    """Settings of the transformer over symbols, one place each: of a text, or of an image's pixels in raster order."""
+
+    images_only: ClassVar[bool] = False
+
+    name: Literal["tokens"] = "tokens"
+    width: int = Field(128, ge=16, le=4096, multiple_of=4, description="features per symbol, a multiple of heads")
+    depth: int = Field(4, ge=1, le=64, description="transformer blocks")
+    heads: int = Field(4, ge=1, le=64, description="attention heads")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "TokensConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+        return self
+
+    def build_categorical(self, shape: tuple[int, ...], symbols: int, levels: int, *, causal: bool) -> nn.Module:
+        """Return the net for S = symbols and K = levels; a causal one looks at the places before a place alone."""
+        return TokenNet(self, shape, symbols, levels, causal=causal)
+
+
+class TokenNet(nn.Module):
+    """Embeddings of symbol and place, transformer blocks conditioned on time, logits (0 when new).
+
+    A causal one is fed the sequence moved by one place, a symbol of its own (S) before it.
+    """
+
+    def __init__(
+        self, config: TokensConfig, shape: tuple[int, ...], symbols: int, levels: int, *, causal: bool
+    ) -> None:
+        super().__init__()
+        self.causal = causal
+        self.embed = nn.Embedding(symbols + causal, config.width)
+        self.position = nn.Parameter(places(shape, config.width))
+        self.time = TimeEmbedding(config.width)
+        self.blocks = nn.ModuleList(
+            TransformerBlock(config.width, config.heads, config.width, causal=causal) for _ in range(config.depth)
+        )
+        self.tail = Tail(config.width, levels, config.width)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return logits (B, *shape, K) for symbols x (B, *shape) at times t (B,) in [0, 1]."""
+        symbols, time = x.flatten(1), self.time(t)
+        if self.causal:
+            first = torch.full_like(symbols[:, :1], self.embed.num_embeddings - 1)
+            symbols = torch.cat([first, symbols[:, :-1]], dim=1)
+        h = self.embed(symbols) + self.position
+        for block in self.blocks:
+            h = block(h, time)
+        return self.tail(h, time).float().unflatten(1, x.shape[1:])
+
+
+def places(shape: tuple[int, ...], width: int) -> Tensor:
+    """Return embeddings of places (L, width): sinusoids of the index, or of channel and of row and column."""
+    if len(shape) != 3:
+        return sinusoids(torch.arange(math.prod(shape)), width)
+    channel = sinusoids(torch.arange(shape[0]), width)[:, None]
+    return (grid_sinusoids(*shape[1:], width) + (channel if shape[0] > 1 else 0)).flatten(0, -2)
+
+
+class LevelUNetConfig(UNetConfig):
+    """The U-Net over images whose levels are categories."""
+
+    images_only: ClassVar[bool] = True
+
+    embedding: int = Field(16, ge=2, le=1024, multiple_of=2, description="features of a level, per pixel and channel")
+
+    def build_categorical(self, shape: tuple[int, ...], symbols: int, levels: int, *, causal: bool) -> nn.Module:
+        """Return the net for S = symbols and K = levels. Raise UserError for a causal one: a U-Net sees all places."""
+        if causal:
+            raise UserError("family.net: a U-Net sees all pixels at once; family.kernel=order needs net 'tokens'")
+        return LevelUNet(self, shape, symbols, levels)
+
+
+class LevelUNet(nn.Module):
+    """Levels as features, C·E channels in, C·K out. The embedding of neighbouring levels starts alike."""
+
+    def __init__(self, config: LevelUNetConfig, shape: tuple[int, ...], symbols: int, levels: int) -> None:
+        super().__init__()
+        channels, height, width = shape
+        self.embed = nn.Embedding.from_pretrained(
+            sinusoids(torch.arange(symbols) * (64 / levels), config.embedding, longest=64.0), freeze=False
+        )
+        self.out_shape = (channels, levels)
+        self.unet = config.build((channels * config.embedding, height, width), channels * levels)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return logits (B, C, H, W, K) for levels x (B, C, H, W) at times t (B,) in [0, 1]."""
+        features = self.embed(x).movedim(-1, 2).flatten(1, 2)
+        return self.unet(features, t).unflatten(1, self.out_shape).movedim(2, -1)

@@ -1,0 +1,63 @@
+"""gen-ray figure: a figure of the literature by one command."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines import instances, terminal
+
+app = terminal.new_app()
+app.callback()(lambda: None)
+SAMPLES = 100
+
+
+@app.command("latent-dims")
+def latent_dims(
+    config: Annotated[Path, typer.Argument(help="The experiment's YAML file, of a family with family.latent_dim.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. training.epochs=10")] = None,
+    dims: Annotated[str, typer.Option(help="Latent dimensions, e.g. 2,5,10,20.")] = "2,5,10,20",
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("latent-dims.png"),
+) -> None:
+    """Train the model once for each latent dimension and lay their samples side by side (Kingma & Welling, fig. 5)."""
+    terminal.one_of("--out must end in", out.suffix, (".png",))
+    from gen_ray.cluster.connect import connected
+    from gen_ray.cluster.train import train
+    from gen_ray.engine import artifact, evaluate, plots
+    from gen_ray.experiment import load
+
+    wanted = _numbers(dims)
+    base = load(config, overrides or [])
+    experiments = {
+        dim: load(config, [*(overrides or []), f"family.latent_dim={dim}", f"name={base.name}-z{dim}"])
+        for dim in wanted
+    }
+    pictures: dict[str, Any] = {}
+    with connected(base.scaling):
+        for dim, experiment in experiments.items():
+            with terminal.Progress(experiment.name) as watch:
+                done = train(experiment, watch=watch)
+            bits = done.metrics["eval/bits_per_dim"]
+            typer.echo(f"{done.run_id}: {bits:.4f} bits/dim")
+            model = artifact.load(done.artifact, device=instances.device())
+            samples, _ = evaluate.sample(model, SAMPLES, device=instances.device())
+            title = f"({'abcdefghijklmnopqrstuvwxyz'[len(pictures)]}) {dim}-D latent space, {bits:.3f} bits/dim"
+            pictures[title] = plots.grid(samples, levels=model.spec.levels)
+    plots.write(out, plots.panel(pictures))
+    typer.echo(f"samples side by side: {out}")
+
+
+def _numbers(dims: str) -> list[int]:
+    from gen_ray.errors import UserError
+
+    try:
+        found = [int(word) for word in dims.replace(",", " ").split()]
+    except ValueError:
+        found = []
+    if not 0 < len(set(found)) == len(found) <= 26:
+        raise UserError(f"--dims {dims!r}: write different whole numbers, e.g. --dims 2,5,10,20")
+    return found
+
+
+if __name__ == "__main__":
+    terminal.main(app)

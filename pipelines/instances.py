@@ -1,0 +1,88 @@
+"""What the verbs about instances share: the model, and the instances themselves from files or from a data set."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from gen_ray.engine.artifact import Model
+
+ModelName = Annotated[str, typer.Argument(help="A run's id or name, or an artifact folder.")]
+Files = Annotated[list[Path] | None, typer.Argument(help="Pictures, .npz of stored values, .txt for text models.")]
+Data = Annotated[str | None, typer.Option(help="A source instead of files, as in gen-ray prepare SOURCE.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of that source's files.")]
+Split = Annotated[str, typer.Option(help="Its split: train, validation or test.")]
+Resize = Annotated[bool, typer.Option("--resize", help="Scale images to the model's size and levels.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="All draws are a function of it.")]
+Storage = Annotated[Path, typer.Option(help="storage.root of the runs.")]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Where instances are to come from: files, a source, or, with neither, the data the model was trained on."""
+
+    files: list[Path] | None
+    data: str | None
+    root: Path | None
+    split: str
+    n: int
+    resize: bool
+
+
+def load(model: str, storage: Path) -> "Model":
+    """Return a trained model on the device there is."""
+    from gen_ray import runs
+    from gen_ray.engine import artifact
+
+    return artifact.load(runs.find_artifact(model, storage.absolute()), device=device())
+
+
+def device() -> "torch.device":
+    """Return the first GPU, or else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gather(model: "Model", asked: Asked, storage: Path) -> tuple["torch.Tensor", list[str]]:
+    """Return stored instances (N, *shape) as the model's data and a name for each. Raise UserError."""
+    import torch
+
+    from gen_ray.engine import instances
+    from gen_ray.errors import UserError
+
+    if asked.files and asked.data:
+        raise UserError("--data: has no effect where files are given; leave one out")
+    if not asked.files:
+        return _rows(model, asked, storage)
+    found = [(file, instances.read(file, model.spec, resize=asked.resize)) for file in asked.files]
+    names = [f"{file}[{i}]" if len(x) > 1 else str(file) for file, x in found for i in range(len(x))]
+    return torch.cat([x for _, x in found]), names
+
+
+def _rows(model: "Model", asked: Asked, storage: Path) -> tuple["torch.Tensor", list[str]]:
+    import torch
+
+    from gen_ray.datasets.prepare import BadRows, SourceOptions, prepare
+    from gen_ray.datasets.shards import load_split
+    from gen_ray.engine import instances
+
+    trained = model.experiment.data
+    options = trained.options if asked.data in (None, trained.source) else SourceOptions()
+    if not model.spec.is_image:
+        options = options.model_copy(update={"length": model.spec.shape[0]})
+    prepared = prepare(
+        asked.data or trained.source,
+        root=asked.root or (trained.root if asked.data in (None, trained.source) else None),
+        out=storage.absolute() / "data",
+        options=options,
+        on_bad_row=BadRows.parse(trained.on_bad_row),
+    )
+    prepared.shards(asked.split)  # an unknown split is told before anything is read
+    x = torch.from_numpy(load_split(prepared, asked.split)[0][: asked.n])
+    names = [f"{prepared.spec.name} {asked.split} {i}" for i in range(len(x))]
+    return instances.fit(x, prepared.spec, model.spec, resize=asked.resize), names

@@ -1,0 +1,147 @@
+"""gen-ray latent: what a model's latent space holds."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines import instances, terminal
+from pipelines.instances import Data, Files, ModelName, Resize, Root, Seed, Split, Storage
+
+if TYPE_CHECKING:
+    from gen_ray.engine.latent import Refined
+
+app = terminal.new_app()
+app.callback()(lambda: None)
+
+Refine = Annotated[
+    int, typer.Option(min=0, help="Steps of variational inference anew for each instance; tells the amortisation gap.")
+]
+
+
+@app.command()
+def encode(
+    model: ModelName,
+    files: Files = None,
+    data: Data = None,
+    root: Root = None,
+    split: Split = "test",
+    n: Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")] = 200,
+    resize: Resize = False,
+    refine: Refine = 0,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="An .npz of mu and log_var, (N, Z) each.")] = Path("features.npz"),
+    storage: Storage = Path("gen_ray_runs"),
+) -> None:
+    """Write the posterior features q(z|x) of instances."""
+    terminal.one_of("--out must end in", out.suffix, (".npz",))
+    from gen_ray.engine import latent, plots
+
+    found = instances.load(model, storage)
+    latent.space(found)
+    x, _ = instances.gather(found, instances.Asked(files, data, root, split, n, resize), storage)
+    where = instances.device()
+    posterior = latent.encode(found, x, seed=seed, device=where)
+    arrays = {"mu": posterior.mu, "log_var": posterior.log_var, "kl_nats": posterior.kl()}
+    if refine:
+        better = latent.refine(found, x, steps=refine, seed=seed, device=where)
+        q = better.posterior
+        arrays |= {"refined_mu": q.mu, "refined_log_var": q.log_var, "amortisation_gap_nats": better.gap_nats}
+        _tell(better)
+    plots.write_arrays(out, arrays)
+    typer.echo(f"{out}: {', '.join(arrays)} of {len(x)} instances, {posterior.mu.shape[1]} latent dimensions")
+
+
+@app.command()
+def reconstruct(
+    model: ModelName,
+    files: Files = None,
+    data: Data = None,
+    root: Root = None,
+    split: Split = "test",
+    n: Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")] = 16,
+    resize: Resize = False,
+    refine: Refine = 0,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="A .png: originals, reconstructions, refined ones, in rows.")] = Path(
+        "reconstructions.png"
+    ),
+    storage: Storage = Path("gen_ray_runs"),
+) -> None:
+    """Draw instances above the mean of p(x|z) at the mean of q(z|x)."""
+    terminal.one_of("--out must end in", out.suffix, (".png",))
+    import torch
+
+    from gen_ray.engine import latent, plots
+
+    found = instances.load(model, storage)
+    latent.space(found)
+    x, _ = instances.gather(found, instances.Asked(files, data, root, split, n, resize), storage)
+    where = instances.device()
+    rows = [x, latent.decode(found, latent.encode(found, x, seed=seed, device=where).mu)]
+    if refine:
+        better = latent.refine(found, x, steps=refine, seed=seed, device=where)
+        rows.append(latent.decode(found, better.posterior.mu))
+        _tell(better)
+    plots.write(out, plots.grid(torch.cat(rows), levels=found.spec.levels, columns=len(x)))
+    typer.echo(f"{out}: {len(x)} instances and their reconstructions")
+
+
+@app.command()
+def interpolate(
+    model: ModelName,
+    files: Files = None,
+    data: Data = None,
+    root: Root = None,
+    split: Split = "test",
+    n: Annotated[int, typer.Option("-n", min=2, help="How many rows of a source.")] = 5,
+    resize: Resize = False,
+    steps: Annotated[int, typer.Option(min=2, help="Images of a way, its ends included.")] = 9,
+    seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="A .png, a row for each way.")] = Path("interpolation.png"),
+    storage: Storage = Path("gen_ray_runs"),
+) -> None:
+    """Draw the straight ways in latent space from each instance to the next."""
+    terminal.one_of("--out must end in", out.suffix, (".png",))
+    from gen_ray.engine import latent, plots
+    from gen_ray.errors import UserError
+
+    found = instances.load(model, storage)
+    latent.space(found)
+    x, _ = instances.gather(found, instances.Asked(files, data, root, split, n, resize), storage)
+    if len(x) < 2:
+        raise UserError("one instance: a way needs two ends, give another file")
+    ways = latent.interpolate(found, x, steps=steps, seed=seed, device=instances.device())
+    plots.write(out, plots.grid(ways.flatten(0, 1), levels=found.spec.levels, columns=steps))
+    typer.echo(f"{out}: {len(ways)} ways of {steps} images")
+
+
+@app.command()
+def manifold(
+    model: ModelName,
+    side: Annotated[int, typer.Option(min=2, max=100, help="Images along a side.")] = 20,
+    out: Annotated[Path, typer.Option(help="A .png.")] = Path("manifold.png"),
+    storage: Storage = Path("gen_ray_runs"),
+) -> None:
+    """Draw the map of a two-dimensional latent space, at equal steps of the prior's probability."""
+    terminal.one_of("--out must end in", out.suffix, (".png",))
+    from gen_ray.engine import latent, plots
+
+    found = instances.load(model, storage)
+    images = latent.manifold(found, side=side, device=instances.device())
+    plots.write(out, plots.grid(images, levels=found.spec.levels, columns=side, tile_pixels=28))
+    typer.echo(f"{out}: {side} x {side} images")
+
+
+def _tell(better: "Refined") -> None:
+    gap, n = better.gap_nats, len(better.gap_nats)
+    error = float(better.gap_standard_error.square().sum().sqrt()) / n
+    worst = int(gap.argmax())
+    typer.echo(
+        f"amortisation gap: {float(gap.mean()):.3f} ± {error:.3f} nats on average, "
+        f"{float(gap.max()):.3f} at most (instance {worst}); refined ELBO {float(better.elbo_nats.mean()):.3f} nats"
+    )
+
+
+if __name__ == "__main__":
+    terminal.main(app)

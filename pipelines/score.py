@@ -1,0 +1,53 @@
+"""gen-ray score MODEL FILE…: how probable a model finds instances."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines import instances, terminal
+from pipelines.instances import Data, Files, ModelName, Resize, Root, Seed, Split, Storage
+
+
+def score(
+    model: ModelName,
+    files: Files = None,
+    data: Data = None,
+    root: Root = None,
+    split: Split = "test",
+    n: Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")] = 200,
+    resize: Resize = False,
+    effort: Annotated[int | None, typer.Option(min=1, help="Draws an estimate; the evaluation's if left out.")] = None,
+    repeats: Annotated[int, typer.Option(min=2, help="Independent estimates, for the standard error.")] = 5,
+    seed: Seed = 0,
+    rows: Annotated[int, typer.Option(min=0, help="Show at most so many instances.")] = 20,
+    out: Annotated[Path | None, typer.Option(help="Write all scores to this .npz.")] = None,
+    storage: Storage = Path("gen_ray_runs"),
+) -> None:
+    """Print bits per dimension with kind and standard error: of files one by one, of a source's rows also the mean."""
+    if out is not None:
+        terminal.one_of("--out must end in", out.suffix, (".npz",))
+    from gen_ray.engine import plots
+    from gen_ray.engine.score import score as measure
+
+    found = instances.load(model, storage)
+    asked = instances.Asked(files, data, root, split, n, resize)
+    x, names = instances.gather(found, asked, storage)
+    scores = measure(found, x, effort=effort, repeats=repeats, seed=seed, device=instances.device())
+    columns = zip(names, scores.bits_per_dim.tolist(), scores.standard_error.tolist(), strict=True)
+    lines = [[name, scores.kind, f"{bits:.4f}", f"{error:.4f}"] for name, bits, error in columns]
+    title = f"{model}: {scores.repeats} estimates each of {scores.nfe} network evaluations"
+    terminal.show_table(title, ["instance", "kind", "bits/dim", "standard error"], lines[:rows])
+    if len(lines) > rows:
+        typer.echo(f"… and {len(lines) - rows} more")
+    if len(lines) > 1:
+        typer.echo(
+            f"mean of {len(lines)}: {scores.mean:.4f} ± {scores.mean_standard_error:.4f} bits/dim ({scores.kind})"
+        )
+    if out is not None:
+        plots.write_arrays(out, {"bits_per_dim": scores.bits_per_dim, "standard_error": scores.standard_error})
+        typer.echo(f"scores: {out}")
+
+
+if __name__ == "__main__":
+    terminal.main(score)

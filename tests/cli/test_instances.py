@@ -1,0 +1,292 @@
+"""The verbs about instances: impute, score, latent, figure; what they write, print, and refuse."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gen_ray.datasets.prepare import prepare
+from gen_ray.engine import artifact, plots
+from gen_ray.errors import UserError
+from gen_ray.experiment import load
+from tests.conftest import ROOT, Said
+
+CONFIG = ROOT / "configs" / "demo" / "digits-vae.yaml"
+Run = Callable[..., Said]
+
+
+def untrained(root: Path, folder: Path, *overrides: str) -> Path:
+    """Write the artifact of a VAE of digits that has learnt nothing."""
+    data = prepare("digits", out=root / "data")
+    experiment = load(CONFIG, [f"storage.root={root}", "family.net.hidden=[8]", "evaluation.effort=3", *overrides])
+    torch.manual_seed(0)
+    family = experiment.model(data.spec)
+    meta = artifact.describe(data.spec, data.fingerprint, run_id="vae-1", steps=0)
+    net = family.build_net().eval()
+    artifact.write(folder, artifact.Model(experiment=experiment, family=family, net=net, meta=meta))
+    return folder
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A model, an image of its size, a mask whose lower half is a hole, and where all that lies."""
+
+    root: Path
+    model: Path
+    image: Path
+    mask: Path
+    stored: np.ndarray
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    root = tmp_path_factory.mktemp("bench")
+    model = untrained(root, root / "model")
+    x = torch.randint(17, (1, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    plots.write(root / "image.png", plots.rgb(x, levels=17)[0].permute(1, 2, 0).numpy())
+    mask = np.zeros((8, 8, 3), np.uint8)
+    mask[4:] = 255
+    plots.write(root / "mask.png", mask)
+    return Bench(root, model, root / "image.png", root / "mask.png", x[0].numpy())
+
+
+# ---- impute -------------------------------------------------------------------------------------------------------
+
+
+def test_completions_keep_the_picture_bit_for_bit_and_say_where_they_disagree(gen_ray: Run, bench: Bench) -> None:
+    out = bench.root / "c.npz"
+    words = ["impute", bench.model, "--image", bench.image, "--mask", bench.mask, "-n", 5, "--out", out]
+    said = gen_ray(*words, "--steps", 7, "--imputer", "gibbs", "--truth", bench.image)
+    assert said.code == 0 and not said.err, said
+    assert "32 of 64 filled 5 times, seed 0, nfe 7" in said.out and "(marginal-5)" in said.out
+    arrays = np.load(out)
+    assert (arrays["samples"][:, :, :4] == bench.stored[:, :4]).all() and (arrays["known"] == bench.stored).all()
+    assert arrays["samples"].shape == (5, 1, 8, 8) and len(np.unique(arrays["samples"][:, :, 4:])) > 3
+    assert (arrays["uncertainty"][:, :4] == 0).all() and (arrays["uncertainty"][:, 4:] > 0).all()
+    assert (arrays["holes"] == (arrays["uncertainty"] > 0)).all()
+    again = gen_ray(*words, "--steps", 7, "--imputer", "gibbs", "--seed", 1)
+    assert again.code == 0 and (np.load(out)["samples"] != arrays["samples"]).any()
+
+
+def test_completions_are_drawn_between_what_was_given_and_where_they_disagree(gen_ray: Run, bench: Bench) -> None:
+    out = bench.root / "c.png"
+    words = ["impute", bench.model, "--image", bench.image, "--mask", bench.mask, "-n", 3, "--steps", 3, "--out", out]
+    assert gen_ray(*words).code == 0
+    picture = np.asarray(Image.open(out))
+    assert picture.shape[1] == 16 + 112 + 16 + (3 * 60 - 4) + 16 + 112 + 16
+    assert (picture[28 + 60, 16 + 10] == plots.HOLE).all() and not (picture[28 + 3, 16 + 10] == plots.HOLE).all()
+
+
+def test_a_mask_may_be_an_array(gen_ray: Run, bench: Bench) -> None:
+    holes = np.zeros((8, 8), bool)
+    holes[0, 0] = True
+    np.savez(bench.root / "mask.npz", holes=holes)
+    np.savez(bench.root / "image.npz", x=bench.stored)
+    words = ["impute", bench.model, "--image", bench.root / "image.npz", "--mask", bench.root / "mask.npz"]
+    said = gen_ray(*words, "-n", 2, "--steps", 2, "--out", bench.root / "a.npz")
+    assert said.code == 0 and "1 of 64 filled 2 times" in said.out
+
+
+def test_imputers_are_listed(gen_ray: Run, bench: Bench) -> None:
+    said = gen_ray("impute", bench.model, "--list-imputers")
+    assert said.code == 0 and [line.split(":")[0] for line in said.out.splitlines()] == ["metropolis", "gibbs"]
+
+
+@pytest.fixture(scope="module")
+def odd(bench: Bench) -> Path:
+    """Return a folder of files that do not fit the model."""
+    root = bench.root / "odd"
+    root.mkdir()
+    small, black = np.full((5, 5, 3), 255, np.uint8), np.zeros((8, 8, 3), np.uint8)
+    plots.write(root / "small.png", small)
+    plots.write(root / "black.png", black)
+    (root / "broken.png").write_bytes(b"not a picture")
+    (root / "broken.npz").write_bytes(b"PK not an archive")
+    (root / "x.tiff").write_bytes(b"")
+    np.savez(root / "many.npz", samples=np.zeros((3, 1, 8, 8), np.uint8))
+    np.savez(root / "high.npz", x=np.full((1, 8, 8), 17))
+    np.savez(root / "half.npz", x=np.full((1, 8, 8), 0.5))
+    np.savez(root / "two.npz", a=np.zeros(1), b=np.zeros(1))
+    return root
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "told"),
+    [
+        ("nowhere.png", None, "nowhere.png: no such file"),
+        ("small.png", None, "is 5 x 5 pixels, digits has 8 x 8"),
+        ("broken.png", None, "broken.png: cannot be read"),
+        ("broken.npz", None, "broken.npz: cannot be read"),
+        ("x.tiff", None, "read from .png"),
+        ("many.npz", None, "holds 3 instances; one is needed"),
+        ("high.npz", None, "whole numbers from 0 to 16"),
+        ("half.npz", None, "whole numbers from 0 to 16"),
+        ("two.npz", None, "holds a, b; give one array"),
+        (None, "black.png", "the mask has no hole"),
+        (None, "small.png", "small.png: is 5 x 5 pixels"),
+        (None, "many.npz", "holds 3 masks; one is needed"),
+    ],
+)
+def test_what_does_not_fit_is_told_in_one_line(
+    gen_ray: Run, bench: Bench, odd: Path, image: str | None, mask: str | None, told: str
+) -> None:
+    given = {"--image": odd / image if image else bench.image, "--mask": odd / mask if mask else bench.mask}
+    said = gen_ray("impute", bench.model, *[word for pair in given.items() for word in pair])
+    assert said.code == 2 and told in said.fault
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--imputer", "gibs"], "imputer: there is no imputer 'gibs'; did you mean 'gibbs'"),
+        (["--imputer", "gibbs:heat=2"], "imputer gibbs: there is no option 'heat'"),
+        (["--steps", 10**7], "steps: imputer metropolis takes 1 …"),
+        (["--out", "a.gif"], ".png"),
+        (["--out", "nowhere/a.png"], "nowhere/a.png: cannot be written"),
+        (["--text", "to b_"], "--text: is for text models"),
+        (["--truth", "nowhere.png"], "nowhere.png: no such file"),
+    ],
+)
+def test_a_mistaken_wish_is_told_in_one_line(gen_ray: Run, bench: Bench, words: list[object], told: str) -> None:
+    place = ["--image", bench.image, "--mask", bench.mask, *([] if "--steps" in words else ["--steps", 2])]
+    said = gen_ray("impute", bench.model, *place, *words)
+    assert said.code == 2 and told in said.fault
+
+
+def test_an_image_without_a_mask_is_not_enough(gen_ray: Run, bench: Bench) -> None:
+    assert "give --image and --mask" in gen_ray("impute", bench.model, "--image", bench.image).fault
+
+
+# ---- score --------------------------------------------------------------------------------------------------------
+
+
+def test_every_instance_gets_its_bits_with_kind_and_error(gen_ray: Run, bench: Bench) -> None:
+    out = bench.root / "scores.npz"
+    np.savez(bench.root / "two-of-them.npz", samples=np.stack([bench.stored, 16 - bench.stored]))
+    said = gen_ray("score", bench.model, bench.image, bench.root / "two-of-them.npz", "--out", out)
+    assert said.code == 0 and said.out.count("iwae-3") == 4 and "two-of-them.npz[1]" in said.out, said
+    arrays = np.load(out)
+    assert arrays["bits_per_dim"].shape == arrays["standard_error"].shape == (3,)
+    assert abs(arrays["bits_per_dim"][0] - arrays["bits_per_dim"][1]) < 5 * arrays["standard_error"][:2].sum()
+    assert "(elbo)" in gen_ray("score", bench.model, bench.root / "two-of-them.npz", "--effort", 1).out
+
+
+def test_a_source_is_scored_row_by_row_and_on_the_mean(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
+    place = ["--storage", bench.root, "-n", 30, "--rows", 2]
+    own, named = gen_ray("score", bench.model, *place), gen_ray("score", bench.model, "--data", "digits", *place)
+    assert own.code == 0 and own.out == named.out
+    assert "digits test 1" in own.out and "… and 28 more" in own.out and "mean of 30: " in own.out
+    rng = np.random.default_rng(0)
+    for i in range(100):
+        plots.write(tmp_path / f"{i}.png", rng.integers(0, 256, (12, 10, 3), dtype=np.uint8))
+    other = ["score", bench.model, "--data", f"image_folder:{tmp_path}", "--split", "train", *place]
+    refused = gen_ray(*other)
+    assert refused.code == 2 and "(3, 12, 10) of 256 levels" in refused.fault and "--resize" in refused.fault
+    assert "mean of 30: " in gen_ray(*other, "--resize").out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["small.png"], "--resize"),
+        (["black.png", "--data", "digits"], "--data: has no effect where files are given"),
+        (["--data", "digit"], "did you mean 'digits'"),
+        (["--split", "tset"], "did you mean 'test'"),
+        (["black.png", "--out", "a.png"], ".npz"),
+    ],
+)
+def test_a_mistaken_score_is_told_in_one_line(
+    gen_ray: Run, bench: Bench, odd: Path, words: list[str], told: str
+) -> None:
+    placed = [odd / word if word in ("small.png", "black.png") else word for word in words]
+    said = gen_ray("score", bench.model, *placed, "--storage", bench.root)
+    assert said.code == 2 and told in said.fault
+
+
+def test_resizing_makes_a_picture_fit(gen_ray: Run, bench: Bench, odd: Path) -> None:
+    said = gen_ray("score", bench.model, odd / "small.png", "--resize")
+    assert said.code == 0 and "small.png" in said.out.replace("\n", "")
+
+
+# ---- latent and figure --------------------------------------------------------------------------------------------
+
+
+def test_features_reconstructions_ways(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
+    place = ["--storage", bench.root, "-n", 4]
+    said = gen_ray("latent", "encode", bench.model, *place, "--refine", 3, "--out", tmp_path / "f.npz")
+    arrays = np.load(tmp_path / "f.npz")
+    assert said.code == 0 and "amortisation gap: " in said.out, said
+    assert arrays["mu"].shape == arrays["refined_log_var"].shape == (4, 8) and arrays["kl_nats"].shape == (4,)
+    said = gen_ray("latent", "reconstruct", bench.model, *place, "--refine", 3, "--out", tmp_path / "r.png")
+    assert said.code == 0 and np.asarray(Image.open(tmp_path / "r.png")).shape == (3 * 60 - 4, 4 * 60 - 4, 3)
+    said = gen_ray("latent", "interpolate", bench.model, *place, "--steps", 5, "--out", tmp_path / "i.png")
+    assert said.code == 0 and np.asarray(Image.open(tmp_path / "i.png")).shape == (3 * 60 - 4, 5 * 60 - 4, 3)
+    said = gen_ray("latent", "interpolate", bench.model, bench.image, "--out", tmp_path / "i.png")
+    assert said.code == 2 and "a way needs two ends" in said.fault
+
+
+def test_only_a_plane_is_mapped(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
+    said = gen_ray("latent", "manifold", bench.model, "--out", tmp_path / "m.png")
+    assert said.code == 2 and "latent_dim=2; this model has 8" in said.fault
+    plane = untrained(bench.root, tmp_path / "plane", "family.latent_dim=2")
+    assert gen_ray("latent", "manifold", plane, "--side", 3, "--out", tmp_path / "m.png").code == 0
+    assert np.asarray(Image.open(tmp_path / "m.png")).shape == (3 * 28 - 4, 3 * 28 - 4, 3)
+
+
+def test_one_command_trains_for_every_latent_dimension_and_draws_them(
+    gen_ray: Run, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from contextlib import nullcontext
+
+    from gen_ray.cluster.train import Outcome
+    from gen_ray.experiment import Experiment
+
+    asked: list[Experiment] = []
+
+    def train(experiment: Experiment, **_: object) -> Outcome:
+        asked.append(experiment)
+        dim = experiment.family.latent_dim  # type: ignore[attr-defined]
+        folder = untrained(bench.root, tmp_path / experiment.name, f"family.latent_dim={dim}")
+        metrics = {"eval/bits_per_dim": 2.5}
+        return Outcome(run_id=experiment.name, artifact=folder, metrics=metrics, provenance={})
+
+    monkeypatch.setattr("gen_ray.cluster.train.train", train)
+    monkeypatch.setattr("gen_ray.cluster.connect.connected", lambda scaling: nullcontext())
+    out = tmp_path / "figure.png"
+    words = ["figure", "latent-dims", CONFIG, "training.epochs=3", "--out", out]
+    said = gen_ray(*words, "--dims", "2 5")
+    assert said.code == 0 and not said.err, said
+    assert [(e.name, e.family.latent_dim, e.training.epochs) for e in asked] == [  # type: ignore[attr-defined]
+        ("digits-vae-z2", 2, 3),
+        ("digits-vae-z5", 5, 3),
+    ]
+    assert np.asarray(Image.open(out)).shape[1] == 3 * 16 + 2 * (10 * 60 - 4)
+    for dims in ("2,2", "", "two"):
+        assert "--dims" in gen_ray(*words, "--dims", dims).fault
+    ddpm = CONFIG.with_name("digits-ddpm.yaml")
+    assert "family.latent_dim" in gen_ray("figure", "latent-dims", ddpm).fault
+
+
+# ---- text ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_text_is_read_with_its_holes_and_spoken_again() -> None:
+    from gen_ray.dataspec import DataSpec
+    from gen_ray.engine import instances
+
+    spec = DataSpec(name="play", kind="tokens", shape=(8,), levels=5, alphabet=" beot")
+    tokens, holes = instances.written("to b_", spec, "_")
+    assert instances.speak(tokens[0][:4], spec) == "to b"
+    assert holes[0].tolist() == [False] * 4 + [True] * 4
+    for text, hole, told in (
+        ("to be or not", "_", "12 characters"),
+        ("to be to", "_", "no hole"),
+        ("to be", "b", "--hole"),
+        ("Xo b_", "_", "'X', which does not occur"),
+    ):
+        with pytest.raises(UserError, match=told):
+            instances.written(text, spec, hole)

@@ -1,0 +1,118 @@
+"""Completions: what is said of their spread and of the truth; scores: estimates with an honest error."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine import instances
+from gen_ray.engine.impute import Completions, complete
+from gen_ray.engine.score import score
+from gen_ray.errors import UserError
+from tests.engine.toys import CPU, images, model
+
+IMAGE = DataSpec(name="image", kind="image", shape=(1, 1, 2), levels=5)
+TEXT = DataSpec(name="text", kind="tokens", shape=(2,), levels=5, alphabet="abcde")
+
+
+def completions(spec: DataSpec, samples: Tensor) -> Completions:
+    """Return completions (1, k, *shape) of an instance whose first scalar is known."""
+    mask = torch.zeros(1, 2, dtype=torch.bool)
+    mask[0, 0] = True
+    return Completions(samples=samples.view(1, -1, *spec.shape), mask=mask.view(1, *spec.shape), spec=spec, nfe=3)
+
+
+@pytest.mark.parametrize("spec", [IMAGE, TEXT], ids=["image", "tokens"])
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_marginal_is_a_law_over_the_levels_of_what_is_missing(spec: DataSpec, k: int) -> None:
+    samples = torch.tensor([[0, 1], [0, 2], [0, 2], [0, 4]])[:k]
+    made = completions(spec, samples)
+    p = torch.stack([(-made.marginal_nll(torch.tensor([0, level])).nats).exp()[0] for level in range(5)])
+    assert math.isclose(float(p.sum()), 1, abs_tol=1e-12) and (p > 0).all()
+    assert made.marginal_nll(torch.tensor([0, 1])).kind == f"marginal-{k}"
+    assert made.marginal_nll(torch.tensor([0, 1])).nfe == 3 * k
+
+
+def test_the_marginal_of_tokens_is_their_smoothed_histogram_and_of_images_a_gaussian() -> None:
+    samples = torch.tensor([[0, 1], [0, 2], [0, 2], [0, 4]])
+    for level, count in enumerate([0, 1, 2, 0, 1]):
+        nll = completions(TEXT, samples).marginal_nll(torch.tensor([0, level]))
+        assert math.isclose(float(nll.nats[0]), -math.log((count + 0.2) / 5), rel_tol=1e-9)
+    law = torch.distributions.Normal(2.25, math.sqrt(samples[:, 1].double().var() + 1 / 12))
+    mass = float(law.cdf(torch.tensor(3.5)) - law.cdf(torch.tensor(2.5)))
+    made = completions(IMAGE, samples)
+    nll = made.marginal_nll(torch.tensor([0, 3]))
+    assert math.isclose(float(nll.nats[0]), -math.log((4 * mass + 0.2) / 5), rel_tol=1e-5)
+    assert math.isclose(float(made.bits_per_dim(nll)[0]), float(nll.nats[0]) / math.log(2))  # one scalar is missing
+
+
+def test_uncertainty_is_a_spread_for_images_and_an_entropy_for_tokens() -> None:
+    samples = torch.tensor([[0, 1], [0, 2], [0, 2], [0, 4]])
+    spread = completions(IMAGE, samples).uncertainty().flatten()
+    assert spread[0] == 0 and math.isclose(float(spread[1]), float(samples[:, 1].double().std()) / 4)
+    entropy = completions(TEXT, samples).uncertainty().flatten()
+    assert entropy[0] == 0 and math.isclose(float(entropy[1]), -(0.5 * math.log(0.5) + 0.5 * math.log(0.25)))
+    for spec in (IMAGE, TEXT):
+        assert (completions(spec, samples[:1]).uncertainty() == 0).all()
+
+
+def test_completions_of_several_instances_stand_by_their_instance() -> None:
+    now, x = model("vae"), images(3)
+    mask = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.5
+    made = complete(now, x, mask, 4, steps=5, device=CPU)
+    assert made.samples.shape == (3, 4, 1, 4, 4) and made.k == 4 and made.nfe == 5
+    for i in range(3):
+        assert (made.samples[i][:, mask[i]] == x[i][mask[i]]).all()
+    assert torch.equal(complete(now, x, mask, 4, steps=5, device=CPU).samples, made.samples)
+    assert not torch.equal(complete(now, x, mask, 4, steps=5, seed=1, device=CPU).samples, made.samples)
+    mask[1] = True
+    with pytest.raises(UserError, match="instance 1 has no hole"):
+        complete(now, x, mask, 4, device=CPU)
+
+
+def test_a_score_s_error_is_what_repeating_it_shows() -> None:
+    now, x = model("vae"), images(6)
+    runs = [score(now, x, effort=1, repeats=16, seed=seed, device=CPU) for seed in range(40)]
+    assert runs[0].kind == "elbo" and runs[0].nfe == 1 and runs[0].bits_per_dim.shape == (6,)
+    spread = torch.stack([run.bits_per_dim for run in runs]).std(0)
+    said = torch.stack([run.standard_error for run in runs]).square().mean(0).sqrt()
+    assert ((spread / said - 1).abs() < 0.5).all()
+    again = score(now, x, effort=1, repeats=16, seed=0, device=CPU)
+    assert torch.equal(again.bits_per_dim, runs[0].bits_per_dim) and again.mean == float(again.bits_per_dim.mean())
+
+
+@pytest.mark.parametrize("levels", [2, 17, 200, 256])
+def test_pictures_are_read_back_as_they_were_written(tmp_path: Path, levels: int) -> None:
+    from gen_ray.engine import plots
+
+    for channels in (1, 3):
+        spec = DataSpec(name="x", kind="image", shape=(channels, 16, 16), levels=levels)
+        x = torch.randint(levels, (1, *spec.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        plots.write(tmp_path / "x.png", plots.rgb(x, levels=levels)[0].permute(1, 2, 0).numpy())
+        assert torch.equal(instances.read(tmp_path / "x.png", spec), x)
+
+
+def test_scaling_keeps_black_and_white_and_the_mean() -> None:
+    own = DataSpec(name="own", kind="image", shape=(3, 28, 28), levels=256)
+    spec = DataSpec(name="model", kind="image", shape=(1, 8, 8), levels=17)
+    flat = torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 28, 28)
+    assert instances.fit(flat, own, spec, resize=True).flatten(1).unique(dim=1).flatten().tolist() == [0, 8, 16]
+    x = torch.randint(256, (50, 3, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    small = instances.fit(x, own, spec, resize=True)
+    assert small.dtype == torch.uint8 and abs(small.float().mean() / 16 - 0.5) < 0.01
+    with pytest.raises(UserError, match="--resize"):
+        instances.fit(x, own, spec, resize=False)
+    with pytest.raises(UserError, match="holds tokens"):
+        instances.fit(x, TEXT, spec, resize=True)
+
+
+def test_text_of_another_alphabet_is_spelt_in_the_models() -> None:
+    own = DataSpec(name="own", kind="tokens", shape=(3,), levels=3, alphabet="bde")
+    spec = DataSpec(name="model", kind="tokens", shape=(3,), levels=5, alphabet="abcde")
+    x = torch.tensor([[0, 1, 2], [2, 2, 0]], dtype=torch.uint8)
+    assert instances.fit(x, own, spec, resize=False).tolist() == [[1, 3, 4], [4, 4, 1]]
+    with pytest.raises(UserError, match="'ac', which does not occur in own"):
+        instances.fit(torch.tensor([[0, 1, 2]]), spec, own, resize=False)

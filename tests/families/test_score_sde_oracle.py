@@ -1,0 +1,251 @@
+"""Score-based models with the exact noise predictor of known data: likelihood, samples, completions are the data's."""
+
+import math
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import ks_2samp
+from torch import Tensor, nn
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine.generate import generate
+from gen_ray.errors import UserError
+from gen_ray.families.score_sde import ScoreSde, ScoreSdeConfig
+from gen_ray.family import Held
+from gen_ray.maths.gaussian import PREDICTIONS
+from gen_ray.maths.noise import RowNoise
+from tests.families.cases import rng
+from tests.oracles import GaussianMixture
+
+CPU = torch.device("cpu")
+PIXEL = DataSpec(name="pixel", kind="image", shape=(1, 1, 1), levels=8)
+PAIRS = DataSpec(name="pairs", kind="image", shape=(1, 32, 2), levels=4096)
+WIDE = GaussianMixture.line([0.4, 0.6], [-0.3, 0.35], [0.2, 0.15])
+PLANE = GaussianMixture(
+    torch.tensor([0.5, 0.5]).double(),
+    torch.tensor([[-0.3, -0.25], [0.3, 0.2]]).double(),
+    torch.tensor([[0.25, 0.15], [0.2, 0.12]]).double(),
+)
+"""Two coordinates that depend on each other through the component they come from; an image is 32 such pairs."""
+SDES = ("vp", "ve", "subvp")
+
+
+class Oracle(nn.Module):
+    """The perfect network: net(z (B, *shape, D), t (B,)), the last axis a draw from the mixture."""
+
+    def __init__(self, mixture: GaussianMixture, family: ScoreSde) -> None:
+        super().__init__()
+        self.mixture, self.sde, self.prediction = mixture, family.sde, PREDICTIONS[family.config.predict]
+        self.evaluations = 0
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        self.evaluations += 1
+        t = t.double().view(-1, *[1] * (z.ndim - 1))
+        scale = (self.sde.alpha(t) ** 2 + self.sde.sigma(t) ** 2).sqrt()
+        alpha, sigma, at = self.sde.alpha(t) / scale, self.sde.sigma(t) / scale, z.double()
+        x_0 = self.mixture.posterior_mean(at, alpha, sigma)
+        return self.prediction.target(x_0, (at - alpha * x_0) / sigma, alpha, sigma).float()
+
+
+def model(spec: DataSpec = PIXEL, **settings: Any) -> ScoreSde:
+    return ScoreSde(ScoreSdeConfig(**{"clip": False, **settings}), spec)
+
+
+# ---- likelihood -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def masses(sde: str) -> Tensor:
+    """Return ln of the mass that the model's density, x_t/alpha_t at t_min, has in the bin of each of 8 levels."""
+    family = model(sde=sde)
+    t = torch.tensor(family.sde.t_min)
+    places = (torch.arange(8)[:, None] + (torch.arange(2000) + 0.5) / 2000 - 0.5) * family.bin - 1
+    noise = family.sde.sigma(t) / family.sde.alpha(t)
+    return WIDE.log_prob(places.double().unsqueeze(-1), 1.0, noise).exp().mean(1).mul(family.bin).log()
+
+
+LEVELS = torch.arange(8, dtype=torch.uint8).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("sde", SDES)
+def test_importance_weighted_masses_are_exact_and_sum_to_one(sde: str) -> None:
+    family = model(sde=sde, trace="exact")
+    x = LEVELS.repeat_interleave(100, 0)
+    nll = family.nll(Oracle(WIDE, family), x, rng(), effort=2000)
+    assert nll.kind == "pf-ode-iw-20" and nll.nfe == 2000
+    found = nll.nats.double().view(8, 100)
+    error = found.std(1) / 10
+    assert ((found.mean(1) + masses(sde)).abs() < 4 * error + 0.02 * masses(sde).abs()).all()
+    assert float((-found).exp().mean(1).sum()) == pytest.approx(1, abs=0.02)
+
+
+def test_uniform_dequantisation_is_a_bound_and_importance_weights_tighten_it() -> None:
+    family = model(trace="exact")
+    net, x, p = Oracle(WIDE, family), LEVELS.repeat_interleave(200, 0), masses("vp").exp()
+    means = [float(family.nll(net, x, rng(e), effort=e).nats.double().view(8, 200).mean(1) @ p) for e in (1, 300, 2000)]
+    entropy = float(-(p * p.log()).sum())
+    assert means[0] > means[1] > means[2] - 0.002 and means[2] > entropy - 0.01
+    assert means[0] - entropy > 0.02 and means[2] - entropy < 0.02
+
+
+@pytest.mark.parametrize("solver", ["rk4", "dopri5"])
+def test_the_estimated_trace_is_unbiased_at_any_effort(solver: str) -> None:
+    """Averaged, never exponentiated: more draws are less noisy and have the same mean."""
+    spec = PAIRS.model_copy(update={"shape": (1, 1, 2), "levels": 16})
+    exact, hutchinson = (model(spec, trace=t, solver=solver) for t in ("exact", "hutchinson"))
+    net, x = Oracle(PLANE, exact), torch.tensor([4, 5]).view(1, 1, 1, 2).expand(400, -1, -1, -1)
+    wanted, one, three = (
+        f.nll(net, x, rng(i), effort=e) for i, (f, e) in enumerate([(exact, 1), (hutchinson, 1), (hutchinson, 350)])
+    )
+    assert one.kind == three.kind == "pf-ode" and three.nfe >= 3 * one.nfe * 0.8
+    for found in (one, three):
+        error = math.hypot(found.nats.std(), wanted.nats.std()) / 20
+        assert abs(float(found.nats.mean() - wanted.nats.mean())) < 4 * error
+    assert three.nats.std() < 0.8 * one.nats.std()
+
+
+def test_parametrisations_have_one_likelihood_and_one_loss() -> None:
+    eps, v = (model(predict=p) for p in ("eps", "v"))
+    nll = [f.nll(Oracle(WIDE, f), LEVELS, rng(), effort=1).nats for f in (eps, v)]
+    torch.testing.assert_close(*nll, rtol=1e-3, atol=1e-3)
+    loss = [f.loss(Oracle(WIDE, f), LEVELS, rng(), step=0).total for f in (eps, v)]
+    torch.testing.assert_close(*loss, rtol=1e-3, atol=1e-4)
+
+
+# ---- the loss -------------------------------------------------------------------------------------------------------
+
+GAUSSIAN = GaussianMixture.line([1.0], [0.1], [0.2])
+
+
+@pytest.mark.parametrize("sde", SDES)
+@pytest.mark.parametrize("weighting", ["eps", "likelihood"])
+def test_the_loss_of_the_exact_net_is_the_posterior_variance(weighting: str, sde: str) -> None:
+    """E‖eps − E[eps|x_t]‖² = alpha²·v/(alpha²·v + sigma²), by lambda = sigma² or ½∫g²/sigma²·dt = ∫du."""
+    family = model(PIXEL.model_copy(update={"levels": 4096}), sde=sde, weighting=weighting)
+    x = ((GAUSSIAN.sample(20_000, rng()) + 1) / 2 * 4095).round().clamp(0, 4095).int().view(-1, 1, 1, 1)
+    loss = family.loss(Oracle(GAUSSIAN, family), x, rng(1), step=0).total.double()
+    t = torch.linspace(family.sde.t_min, 1, 20_001, dtype=torch.float64)
+    alpha, sigma = family.sde.alpha(t), family.sde.sigma(t)
+    error_of_eps = alpha**2 * 0.04 / (alpha**2 * 0.04 + sigma**2)
+    rate = {"eps": torch.ones_like(t), "likelihood": family.sde.g2(t) / (2 * sigma**2)}[weighting]
+    length = {"eps": 1 - family.sde.t_min, "likelihood": 1.0}[weighting]
+    expected = float(torch.trapezoid(rate * error_of_eps, t)) / length
+    assert abs(float(loss.mean()) - expected) < 4 * float(loss.std()) / math.sqrt(len(x)) + 0.003 * expected
+
+
+def test_dequantised_data_fill_their_bins_and_can_be_left_as_they_are() -> None:
+    filled, left = (model(dequantise=on) for on in (True, False))
+    x = LEVELS.repeat(500, 1, 1, 1)
+    at = (filled._scaled(x, rng()) + 1) / filled.bin - x
+    assert at.abs().max() <= 0.5 + 1e-5 and at.std().item() == pytest.approx(math.sqrt(1 / 12), rel=0.05)
+    assert torch.equal(left._scaled(x, rng()), x.float() * left.bin - 1)
+    one = torch.ones(1, 1, 1, 1)
+    edges = [
+        float(model(clip=True, dequantise=on).denoise(lambda z, t: -9 + 0 * z, one, torch.ones(1), one, one)[0])
+        for on in (True, False)
+    ]
+    assert edges == pytest.approx([1 + 1 / 7, 1])
+
+
+# ---- sampling -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sde", SDES)
+@pytest.mark.parametrize(
+    ("sampler", "steps"),
+    [
+        ("ddim", 100),
+        ("dpmpp_2m", 30),
+        ("heun", 30),
+        ("pf_ode", 400),
+        ("adaptive", None),
+        ("euler_maruyama", 250),
+        ("reverse_diffusion", 250),
+        ("ancestral", 600),
+        ("pc:snr=0.1", 150),
+        ("pc_ancestral:snr=0.1", 150),
+    ],
+)
+def test_the_samples_of_the_exact_net_are_the_data(sampler: str, steps: int | None, sde: str) -> None:
+    family, rows = model(PAIRS, sde=sde), 60
+    samples = generate(Oracle(PLANE, family), family.chain(sampler, steps), rows, seed=3, device=CPU, batch_size=rows)
+    x = samples.double().view(-1, 2) * family.bin - 1
+    error = (PLANE.variance / len(x)).sqrt()
+    assert ((x.mean(0) - PLANE.mean).abs() < 4 * error).all()
+    torch.testing.assert_close(x.var(0), PLANE.variance, rtol=0.1, atol=0)
+    wanted = float(PLANE.log_prob(PLANE.sample(20_000, rng())).mean())
+    assert float(PLANE.log_prob(x).mean()) == pytest.approx(wanted, abs=0.12)
+
+
+def test_the_adaptive_solver_keeps_company_with_tables() -> None:
+    """One row of its table solves the whole flow, beside rows of other samplers that take one step."""
+    family = model(PAIRS)
+    net = Oracle(PLANE, family)
+    adaptive, ddim = family.chain("adaptive:rtol=1e-5"), family.chain("ddim", 3)
+    kernel, noise = ddim.kernel, RowNoise.of(0, 4)
+    rows = torch.stack([adaptive.table[0], ddim.table[0], adaptive.table[0], ddim.table[0]])
+    together = kernel.tick(net, kernel.start(noise, CPU), rows, noise.at(1))
+    spent = net.evaluations
+    assert spent > 10
+    for chain, at in ((adaptive, [0, 2]), (ddim, [1, 3])):
+        some = noise.select(at)
+        alone = kernel.tick(net, kernel.start(some, CPU), chain.table[0].expand(2, -1), some.at(1))
+        torch.testing.assert_close(together["x"][at], alone["x"], rtol=1e-4, atol=1e-3)
+    with pytest.raises(UserError, match="steps: 3"):
+        family.chain("adaptive", 3)
+
+
+# ---- completing -----------------------------------------------------------------------------------------------------
+
+
+def completed(family: ScoreSde, imputer: str, steps: int) -> tuple[Tensor, Tensor]:
+    """Return the free coordinate of 960 pairs of which the other is held at 0.1, and draws from its exact law."""
+    u = round(1.1 / 2 * 4095)
+    known, mask = torch.zeros(30, *PAIRS.shape, dtype=torch.int32), torch.zeros(30, *PAIRS.shape, dtype=torch.bool)
+    known[..., 0], mask[..., 0] = u, True
+    chain = family.impute(imputer, steps)
+    held = Held(known=known, mask=mask)
+    out = generate(Oracle(PLANE, family), chain, 30, seed=1, device=CPU, held=held)
+    assert (out[..., 0] == u).all()
+    ln_w = PLANE.weights.log() - ((0.1 - PLANE.means) / PLANE.stds)[:, 0] ** 2 / 2 - PLANE.stds[:, 0].log()
+    law = GaussianMixture(ln_w.softmax(0), PLANE.means[:, 1:], PLANE.stds[:, 1:])
+    return out[..., 1].double().flatten() * family.bin - 1, law.sample(20_000, rng()).flatten()
+
+
+@pytest.mark.parametrize(
+    ("sde", "imputer", "steps"),
+    [
+        ("vp", "pc:correctors=10,snr=0.16", 100),
+        ("ve", "pc:correctors=10,snr=0.16", 100),
+        ("vp", "repaint:times=10,jump=1", 150),
+        ("ve", "repaint:times=10,jump=1", 150),
+        ("subvp", "repaint:times=10,jump=1", 150),
+    ],
+)
+def test_completions_follow_the_exact_conditional(sde: str, imputer: str, steps: int) -> None:
+    found, wanted = completed(model(PAIRS, sde=sde), imputer, steps)
+    assert ks_2samp(found.numpy(), wanted.numpy()).pvalue > 0.01
+    assert abs(float(found.mean() - wanted.mean())) < 4 * float(wanted.std()) / math.sqrt(len(found))
+    assert float(found.var() / wanted.var()) == pytest.approx(1, abs=0.15)
+
+
+def test_replacement_alone_does_not() -> None:
+    """Without correctors or U-turns the two-sample test sees the difference, so that it says something above."""
+    for imputer, steps in (("repaint:times=1", 150), ("pc:snr=0.01", 100)):
+        found, wanted = completed(model(PAIRS), imputer, steps)
+        assert ks_2samp(found.numpy(), wanted.numpy()).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256, 257, 4096, 65536])
+@pytest.mark.parametrize("sde", SDES)
+def test_the_known_part_comes_back_bit_for_bit(sde: str, levels: int) -> None:
+    family = model(DataSpec(name="l", kind="image", shape=(1, 1, 512), levels=levels), sde=sde)
+    known = torch.randint(levels, (128, 1, 1, 512), generator=rng())
+    known.view(-1)[: min(levels, 65536)] = torch.arange(min(levels, 65536))
+    mask = torch.rand(known.shape, generator=rng(1)) < 0.9
+    for imputer in ("pc", "repaint:times=2,jump=2"):
+        held = Held(known=known, mask=mask)
+        out = generate(lambda z, t: 0.3 * z, family.impute(imputer, 3), 128, seed=0, device=CPU, held=held)
+        assert torch.equal(out[mask].long(), known[mask])

@@ -1,0 +1,173 @@
+"""Tables of the SDEs: exact moments on a Gaussian, the papers' own updates, and U-turns that keep the marginals."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from gen_ray.errors import UserError
+from gen_ray.maths import tables
+from gen_ray.maths.schedules import Cosine, Discrete, Linear
+from gen_ray.maths.sde import VE, VP, Sde, SubVP
+from gen_ray.maths.tables import Column, Process
+from gen_ray.maths.tables.rows import langevin
+from tests.maths.walk import walk
+from tests.oracles import GaussianMixture
+
+GAUSSIAN = GaussianMixture.line([1.0], [0.3], [0.4])
+SDES = {"vp": VP(), "ve": VE(sigma_max=5), "subvp": SubVP()}
+PROCESSES: dict[str, Process] = {**SDES, "ddpm": Discrete.of(Linear(), 1000)}
+on_every_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+on_every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
+
+
+def moments(table: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and variance after the rows of a table (c = 0), exactly: with Gaussian data x̂_0 is affine in x."""
+    for row in table:
+        c = Column
+        gain = row[c.alpha] * GAUSSIAN.variance / (row[c.alpha] ** 2 * GAUSSIAN.variance + row[c.sigma] ** 2)
+        slope = row[c.a] + row[c.b] * gain
+        mean = slope * mean + row[c.b] * (1 - gain * row[c.alpha]) * GAUSSIAN.mean
+        variance = slope**2 * variance + row[c.s] ** 2
+    return mean, variance
+
+
+def marginal(alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    return alpha * GAUSSIAN.mean, alpha**2 * GAUSSIAN.variance + sigma**2
+
+
+STOCHASTIC = {
+    "euler_maruyama": (tables.euler_maruyama, 1.0),
+    "reverse_diffusion": (tables.reverse_diffusion, 1.0),
+    "ancestral": (tables.ancestral, 1.0),
+    "pf_ode": (tables.pf_ode, 1.0),
+    "ddim": (tables.ddim, 1.0),
+}
+
+
+@on_every_sde
+@pytest.mark.parametrize(("table", "order"), STOCHASTIC.values(), ids=STOCHASTIC)
+def test_moments_converge_to_the_marginals(sde: Sde, table: Callable[..., Tensor], order: float) -> None:
+    """Started in the exact marginal at t = 1, the chain is in the one at t_min; the error falls as 1/steps."""
+    errors = []
+    for steps in (500, 2000):
+        rows = table(sde, steps)
+        mean, variance = moments(rows[:-1], *marginal(rows[0, Column.alpha], rows[0, Column.sigma]))
+        wanted = marginal(rows[-1, Column.alpha], rows[-1, Column.sigma])
+        errors.append(max(float((mean - wanted[0]).abs()), float((variance / wanted[1] - 1).abs())))
+    exact = errors[0] < 1e-4  # VE by Euler-Maruyama, whose step to t_min is all but none
+    assert exact or (errors[1] < 0.03 and math.log(errors[0] / errors[1]) / math.log(4) > order - 0.2), errors
+
+
+@on_every_sde
+@pytest.mark.parametrize(("table", "order"), [(tables.heun, 2.0), (tables.dpmpp_2m, 2.0), (tables.ddim, 1.0)])
+def test_deterministic_tables_follow_the_flow(sde: Sde, table: Callable[..., Tensor], order: float) -> None:
+    """The flow between Gaussians is the affine map of their moments; the last row is E[x_0 | x_t] at t_min."""
+    x, path = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None] * sde.prior_std, sde.path(2)
+    (m1, v1), (m0, v0) = (marginal(path.alpha[i], path.sigma[i]) for i in (0, 1))
+    wanted = GAUSSIAN.posterior_mean(m0 + (v0 / v1).sqrt() * (x - m1), path.alpha[1], path.sigma[1])
+    errors = [
+        float((walk(table(sde, steps, spacing="log_snr"), x, GAUSSIAN.posterior_mean) - wanted).abs().max())
+        for steps in (40, 160)
+    ]
+    assert math.log(errors[0] / errors[1]) / math.log(4) > order - 0.25 and errors[1] < 0.02, errors
+
+
+def test_reverse_diffusion_is_the_papers() -> None:
+    """VP: x ← (2 − sqrt(1−beta))·x + beta·score + sqrt(beta)·z (alg. 3); VE: x ← x + V·score + sqrt(V)·z (alg. 2)."""
+    d, c = Discrete.of(Linear(), 100), Column
+    rows, k = tables.reverse_diffusion(d, 100)[:-1], torch.arange(100, 1, -1)
+    torch.testing.assert_close(rows[:, c.b], d.beta[k] * d.alpha[k] / d.sigma[k] ** 2)
+    torch.testing.assert_close(rows[:, c.a], 2 - (1 - d.beta[k]).sqrt() - d.beta[k] / d.sigma[k] ** 2)
+    torch.testing.assert_close(rows[:, c.s], d.beta[k].sqrt())
+    rows = tables.reverse_diffusion(VE(), 20)[:-1]
+    variance = rows[:, c.sigma] ** 2 - rows[:, c.sigma_to] ** 2
+    torch.testing.assert_close(rows[:, c.s], variance.sqrt())
+    torch.testing.assert_close(rows[:, c.b], variance / rows[:, c.sigma] ** 2)
+    torch.testing.assert_close(rows[:, c.a] + rows[:, c.b], torch.ones(19, dtype=torch.float64))
+
+
+def test_ancestral_on_ve_is_the_papers() -> None:
+    """x ← x + V·score + sqrt(sigma_r²·V/sigma_t²)·z, V = sigma_t² − sigma_r² (Song et al. 2021, eq. 47)."""
+    rows, c = tables.ancestral(VE(), 20)[:-1], Column
+    t, r = rows[:, c.sigma] ** 2, rows[:, c.sigma_to] ** 2
+    torch.testing.assert_close(rows[:, c.a], 1 - (t - r) / t)
+    torch.testing.assert_close(rows[:, c.s], (r * (t - r) / t).sqrt())
+
+
+SINGLE = {
+    "ancestral": lambda p: tables.ancestral(p, 40),
+    "ddim": lambda p: tables.ddim(p, 40, 0.4),
+    "repaint": lambda p: tables.repaint(p, 40, times=3, jump=7, spacing="log_snr"),
+    "repaint-ddim": lambda p: tables.repaint(p, 40, times=2, jump=40, eta=0.0),
+}
+
+
+@on_every_process
+@pytest.mark.parametrize("make", SINGLE.values(), ids=SINGLE)
+def test_every_row_ends_in_the_marginal_it_says(process: Process, make: Callable[[Process], Tensor]) -> None:
+    """When the data are one point the state is N(alpha_to·x_0, sigma_to²) after every row, U-turns among them."""
+    table, x_0, c = make(process), 0.7, Column
+    mean, variance = table[0, c.alpha] * x_0, table[0, c.sigma] ** 2
+    for i, row in enumerate(table):
+        if i:
+            torch.testing.assert_close(row[[c.alpha, c.sigma]], table[i - 1, [c.alpha_to, c.sigma_to]])
+        mean, variance = row[c.a] * mean + row[c.b] * x_0, row[c.a] ** 2 * variance + row[c.s] ** 2
+        torch.testing.assert_close(mean, row[c.alpha_to] * x_0)
+        torch.testing.assert_close(variance, row[c.sigma_to] ** 2, rtol=1e-7, atol=1e-12)
+    assert table[-1, [c.alpha_to, c.sigma_to]].tolist() == [1, 0]
+
+
+def test_repaint_walks_every_block_so_many_times() -> None:
+    d = Discrete.of(Cosine(), 100)
+    assert torch.equal(tables.repaint(d, 30, times=1), tables.ddim(d, 30, eta=1.0))
+    table, plain = tables.repaint(d, 30, times=4, jump=8), tables.ddim(d, 30, eta=1.0)
+    assert len(table) == 4 * 29 + 1  # the last row, which ends at a mean, is walked once
+    turns = (table[1:, Column.t] > table[:-1, Column.t]).sum()
+    assert turns == 3 * 4 and torch.equal(table[24:32], plain[:8])  # 3 returns in each of 4 blocks
+
+
+@on_every_process
+def test_correctors_come_before_their_predictor(process: Process) -> None:
+    table, c = tables.reverse_diffusion_pc(process, 10, snr=0.2, correctors=2), Column
+    assert len(table) == 30 and torch.equal(table[2::3], tables.reverse_diffusion(process, 10))
+    corrector = table[0::3]
+    assert torch.equal(corrector, table[1::3]) and torch.equal(corrector[:, c.alpha], corrector[:, c.alpha_to])
+    x, x_0 = torch.tensor(0.4), torch.tensor(-0.2)
+    score = corrector[:, c.a] * x + corrector[:, c.b] * x_0
+    torch.testing.assert_close(score, (corrector[:, c.alpha] * x_0 - x) / corrector[:, c.sigma] ** 2)
+    m = corrector[:, c.alpha] / table[2::3, c.alpha_to]
+    torch.testing.assert_close(corrector[:, c.snr] ** 2, 0.04 * m**2)  # the factor alpha_i = 1 − beta_i of alg. 5
+    ancestral = tables.ancestral_pc(process, 10)[1::2]
+    torch.testing.assert_close(ancestral, tables.ancestral(process, 10), rtol=1e-6, atol=1e-9)
+
+
+def test_a_langevin_row_is_the_papers_step() -> None:
+    """eps = 2·(snr·‖z‖/‖score‖)², x ← x + eps·score + sqrt(2·eps)·z; other rows stay as they are."""
+    rng = torch.Generator().manual_seed(0)
+    x, x_0, z = torch.randn(3, 2, 1, 4, 4, generator=rng)
+    rows = torch.stack([tables.reverse_diffusion_pc(VP(), 5, snr=0.3)[2], tables.ddim(VP(), 5)[1]]).float()
+    out = tables.apply(langevin(rows, x, x_0, z), x, x_0, None, z)
+    alpha, sigma, snr = (float(rows[0, c]) for c in (Column.alpha, Column.sigma, Column.snr))
+    score = (alpha * x_0[0] - x[0]) / sigma**2
+    eps = 2 * (snr * z[0].norm() / score.norm()) ** 2
+    torch.testing.assert_close(out[0], x[0] + eps * score + (2 * eps).sqrt() * z[0])
+    assert torch.equal(out[1], tables.apply(rows[1:], x[1:], x_0[1:], None, z[1:])[0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tables.repaint(VP(), 5, times=1.5), "times=1.5 is not a whole number"),
+        (lambda: tables.repaint(VP(), 5, jump=0), "jump=0"),
+        (lambda: tables.ancestral_pc(VP(), 5, correctors=0.5), "correctors=0.5"),
+        (lambda: tables.adaptive(VP(), 2), "steps: 2"),
+        (lambda: tables.euler_maruyama(VP(), 0), "steps: 0"),
+        (lambda: tables.pf_ode(VP(), 5, "log"), "unknown grid"),
+    ],
+)
+def test_mistakes_are_named(call: Callable[[], Tensor], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        call()
