@@ -55,7 +55,7 @@ def _table(runs: Sequence[Row], sort: str) -> Table:
         title += (
             f": Fréchet distance of {against['samples']} samples to {against['reference_rows']} {against['reference']} "
             f"images in the features of {against['extractor']}; "
-            f"{first.metrics['eval/frechet_floor_rows']:.0f} real held-out images: {first.metrics['eval/frechet_floor']:.2f}"
+            f"{first.metrics['eval/frechet_floor_rows']:.0f} held-out images: {first.metrics['eval/frechet_floor']:.2f}"
         )
     header = ["run", "family", "bits/dim", "kind", "Fréchet", "precision", "recall", "s/image", "sampler", "steps"]
     return Table(title, header, [_line(run) for run in ordered])

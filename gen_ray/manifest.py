@@ -24,24 +24,25 @@ def digest(file: Path) -> str:
 def write(folder: Path) -> None:
     """Write the manifest of every file below folder and flush all of it to the disk."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != NAME)
-    (folder / NAME).write_text(_text({f.relative_to(folder).as_posix(): digest(f) for f in files}))
+    (folder / NAME).write_text(text({f.relative_to(folder).as_posix(): digest(f) for f in files}))
     for file in [*files, folder / NAME, folder]:
-        _flush(file)
+        flush(file)
 
 
 def read(folder: Path) -> dict[str, str]:
     """Return digest by relative name. Raise DamagedError where there is no readable manifest."""
     try:
-        text = (folder / NAME).read_bytes().decode("utf-8")
-        listed = {name: sha for sha, name in (line.split("  ", 1) for line in text.splitlines())}
+        content = (folder / NAME).read_bytes().decode("utf-8")
+        listed = {name: sha for sha, name in (line.split("  ", 1) for line in content.splitlines())}
     except (OSError, ValueError) as error:
         raise DamagedError(f"{folder / NAME}: missing or unreadable") from error
-    if _text(listed) != text:
+    if text(listed) != content:
         raise DamagedError(f"{folder / NAME}: is not as it was written")
     return listed
 
 
-def _text(digests: Mapping[str, str]) -> str:
+def text(digests: Mapping[str, str]) -> str:
+    """Return the manifest of files by relative name, as ``sha256sum -c`` understands it."""
     return "".join(f"{sha}  {name}\n" for name, sha in digests.items())
 
 
@@ -60,7 +61,8 @@ def verify(folder: Path) -> None:
         raise DamagedError(f"{folder / NAME}: lists no files")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Make a file's content, or the names in a folder, durable."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -25,12 +25,11 @@ def train(
     from gen_ray.cluster.bench import train_rates
     from gen_ray.experiment import load
 
-    experiment = load(config, overrides or [])
+    experiment = load(config, [*(overrides or []), "scaling.num_workers=1"])  # one process against one process
     rates = train_rates(experiment, rounds=rounds, steps=steps)
     ratios = [ours / bare for ours, bare in zip(rates["ours"], rates["bare"], strict=True)]
     result = {
         "config": str(config),
-        "workers": experiment.scaling.num_workers,
         "rounds": rounds,
         "steps": steps,
         "bare_images_per_second": median(rates["bare"]),

@@ -36,7 +36,8 @@ def evaluate_artifact(
 
 
 def _on_a_worker(task: Any, experiment: Experiment, *args: Any) -> dict[str, Any]:
-    cpus, gpu = cpus_per_worker(experiment.scaling), uses_gpu(experiment.scaling)
+    alone = experiment.scaling.model_copy(update={"num_workers": 1})  # one task: it takes what all workers had
+    cpus, gpu = cpus_per_worker(alone), uses_gpu(alone)
     remote = ray.remote(task).options(num_cpus=cpus, num_gpus=int(gpu))
     try:
         found: dict[str, Any] = ray.get(remote.remote(cpus, *args))

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gen_ray import manifest
 from gen_ray.datasets.catalogue import open_source
-from gen_ray.datasets.prepared import FORMAT, MANIFEST, SPEC, Prepared, fingerprint, manifest_text
+from gen_ray.datasets.prepared import FORMAT, SPEC, Prepared, fingerprint
 from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, assign
 from gen_ray.datasets.source import Source, SourceOptions
-from gen_ray.datasets.writer import ShardWriter, sync_folder, write_durably
+from gen_ray.datasets.writer import ShardWriter, write_durably
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import RunError, UserError
 
@@ -92,7 +93,7 @@ def _fill(
     digests[SPEC] = write_durably(draft / SPEC, json.dumps(about, indent=1).encode())
     if len(quarantine):
         digests["quarantine.jsonl"] = write_durably(draft / "quarantine.jsonl", quarantine.text().encode())
-    write_durably(draft / MANIFEST, manifest_text(digests).encode())
+    write_durably(draft / manifest.NAME, manifest.text(digests).encode())
 
 
 def _coarsened(spec: DataSpec, levels: int | None) -> DataSpec:
@@ -148,10 +149,10 @@ def _becoming(folder: Path) -> Iterator[Path]:
     try:
         draft.mkdir()
         yield draft
-        sync_folder(draft)
+        manifest.flush(draft)
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
-        sync_folder(folder.parent)
+        manifest.flush(folder.parent)
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror or error}; nothing was prepared") from error
     finally:

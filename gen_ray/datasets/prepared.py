@@ -1,19 +1,18 @@
 """A prepared data set: a folder whose every file stands in MANIFEST.sha256."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
+from gen_ray import manifest
 from gen_ray.datasets.rows import SPLITS
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError, nearest
 
 FORMAT = 1
-MANIFEST = "MANIFEST.sha256"
 SPEC = "spec.json"
 
 
@@ -71,7 +70,7 @@ class Prepared:
             split: tuple(_shards(folder, about["shards"][split], digests)) for split in SPLITS
         }
         if about["fingerprint"] != fingerprint(shard.sha256 for split in SPLITS for shard in files[split]):
-            raise DataError(folder / MANIFEST, f"the shards it lists are not those of {SPEC}")
+            raise DataError(folder / manifest.NAME, f"the shards it lists are not those of {SPEC}")
         return cls(
             folder=folder,
             spec=DataSpec.model_validate(about["spec"]),
@@ -88,21 +87,14 @@ def fingerprint(digests: Iterable[str]) -> str:
     return sha256("".join(digests).encode()).hexdigest()
 
 
-def manifest_text(digests: Mapping[str, str]) -> str:
-    """Return the text of a manifest that ``sha256sum -c`` understands."""
-    return "".join(f"{digest}  {name}\n" for name, digest in digests.items())
-
-
 def read_manifest(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file by name. Raise UserError if the manifest or a file is missing or malformed."""
+    if not (folder / manifest.NAME).is_file():
+        raise UserError(f"{folder}: no prepared data set (no {manifest.NAME}); run gen-ray prepare")
     try:
-        content = (folder / MANIFEST).read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"{folder}: no prepared data set (no {MANIFEST}); run gen-ray prepare") from error
-    lines = re.findall(r"([0-9a-f]{64})  ([a-z0-9][a-z0-9.-]*)\n", content.decode("ascii", "replace"))
-    digests = {name: digest for digest, name in lines}
-    if not digests or manifest_text(digests).encode() != content:
-        raise DataError(folder / MANIFEST, "damaged")
+        digests = manifest.read(folder)
+    except manifest.DamagedError as error:
+        raise DataError(folder / manifest.NAME, "damaged") from error
     for name in digests:
         if not (folder / name).is_file():
             raise DataError(folder / name, "missing")
@@ -118,13 +110,13 @@ def checked_bytes(path: Path, digest: str) -> bytes:
     except FileNotFoundError as error:
         raise DataError(path, "missing") from error
     if sha256(content).hexdigest() != digest:
-        raise DataError(path, f"damaged: {len(content)} bytes whose SHA-256 differs from {MANIFEST}")
+        raise DataError(path, f"damaged: {len(content)} bytes whose SHA-256 differs from {manifest.NAME}")
     return content
 
 
 def _read_spec(folder: Path, digests: Mapping[str, str]) -> dict[str, Any]:
     if SPEC not in digests:
-        raise DataError(folder / MANIFEST, f"does not list {SPEC}")
+        raise DataError(folder / manifest.NAME, f"does not list {SPEC}")
     about = json.loads((folder / SPEC).read_bytes())
     if about["format"] != FORMAT:
         raise DataError(folder / SPEC, f"format {about['format']}, where this gen_ray reads {FORMAT}")
@@ -135,6 +127,6 @@ def _shards(folder: Path, rows: Mapping[str, int], digests: Mapping[str, str]) -
     first = 0
     for name, count in rows.items():
         if name not in digests:
-            raise DataError(folder / MANIFEST, f"does not list {name}")
+            raise DataError(folder / manifest.NAME, f"does not list {name}")
         yield Shard(path=folder / name, sha256=digests[name], rows=count, first_row=first)
         first += count

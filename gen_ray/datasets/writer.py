@@ -80,12 +80,3 @@ def write_durably(path: Path, content: bytes | pa.Buffer) -> str:
     except OSError as error:
         raise RunError(f"{path}: cannot be written ({error.strerror}); nothing was prepared") from error
     return sha256(content).hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
