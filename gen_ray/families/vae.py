@@ -83,7 +83,7 @@ class DecodeKernel:
             new, old = (self._log_weight(state["seen"], *at, mu, log_var) for at in ((proposed, decoded), (z, params)))
             accepted = ~corrected.to(device) | (u[:, -1] < (new - old).exp())
             proposed, decoded = _where(accepted, proposed, z), _where(accepted, decoded, params)
-        return {**state, "z": proposed, "params": decoded, **self._complete(state, decoded, drawn, u[:, :-1].contiguous())}
+        return {**state, "z": proposed, "params": decoded, **self._complete(state, decoded, drawn, u[:, :-1])}
 
     def _log_weight(self, seen: Tensor, z: Tensor, params: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
         """Return log p(x, z) − log q(z|x) but for what does not depend on z, (B,) float64."""
@@ -94,7 +94,7 @@ class DecodeKernel:
         """Return x and what is seen of it, the part that is not known filled by p(x|z)."""
         x = self.observation.mean(params)
         if drawn.any():
-            sample = self.observation.draw(params, u.view(-1, *self.shape))
+            sample = self.observation.draw(params, u.reshape(-1, *self.shape))
             x = _where(drawn, sample.to(x.dtype), x)
         seen = self.observation.seen(x, torch.full((), 0.5, device=x.device)).to(state["seen"].dtype)
         return {"x": x, "seen": torch.where(state["mask"], state["seen"], seen)}

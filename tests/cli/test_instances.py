@@ -9,13 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
-from gen_ray.datasets.prepare import prepare
+from gen_ray.datasets.prepare import SourceOptions, prepare
 from gen_ray.engine import artifact, plots
 from gen_ray.errors import UserError
-from gen_ray.experiment import load
+from gen_ray.experiment import load, parse
 from tests.conftest import ROOT, Said
 
 CONFIG = ROOT / "configs" / "demo" / "digits-vae.yaml"
+NET = {"name": "tokens", "width": 16, "depth": 1, "heads": 2}
 Run = Callable[..., Said]
 
 
@@ -290,3 +291,38 @@ def test_a_text_is_read_with_its_holes_and_spoken_again() -> None:
     ):
         with pytest.raises(UserError, match=told):
             instances.written(text, spec, hole)
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the artifact of an untrained model of text, beside the text it is of."""
+    root = tmp_path_factory.mktemp("speaker")
+    (root / "play.txt").write_text("to be or not to be\n" * 100)
+    source = f"text:{root / 'play.txt'}"
+    data = prepare(source, out=root / "data", options=SourceOptions(length=12))
+    settings = {"data": {"source": source, "options": {"length": 12}}, "storage": {"root": str(root)}}
+    experiment = parse({"name": "play", "family": {"name": "discrete", "kernel": "absorbing", "net": NET}, **settings})
+    family = experiment.model(data.spec)
+    meta = artifact.describe(data.spec, data.fingerprint, run_id="play-1", steps=0)
+    model = artifact.Model(experiment=experiment, family=family, net=family.build_net().eval(), meta=meta)
+    artifact.write(root / "model", model)
+    return root
+
+
+def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:
+    out = speaker / "c.npz"
+    words = ["impute", speaker / "model", "--text", "to b_ or", "-n", 3]
+    (speaker / "truth.txt").write_text("to be or not")
+    said = gen_ray(*words, "--truth", speaker / "truth.txt", "--out", out)
+    assert said.code == 0 and "5 of 12 filled 3 times" in said.out and "(marginal-3)" in said.out, said
+    spoken = said.out.split("completions: ")[0].strip("\n")
+    assert spoken.startswith("to b") and np.load(out)["samples"].shape == (3, 12)
+    assert np.load(out)["uncertainty"].shape == (12,) and np.load(out)["holes"].sum() == 5
+    assert ".npz" in gen_ray(*words, "--out", speaker / "c.png").fault
+    (speaker / "two.txt").write_text("to be or not to be or not")
+    said = gen_ray("score", speaker / "model", speaker / "two.txt", "--effort", 2)
+    assert said.code == 0 and "two.txt[1]" in said.out and "mean of 2" in said.out, said
+    said = gen_ray("score", speaker / "model", "--effort", 2, "-n", 3, "--storage", speaker)
+    assert said.code == 0 and "mean of 3" in said.out, said
+    said = gen_ray("latent", "encode", speaker / "model", "--storage", speaker)
+    assert said.code == 2 and "discrete: has no latent space" in said.fault

@@ -293,8 +293,7 @@ def test_a_completion_does_not_depend_on_its_neighbours(case: Case) -> None:
 
 
 @everywhere
-def test_samples_and_completions_share_a_batch_where_they_share_a_table_row(case: Case) -> None:
-    """One kernel walks both: a row's mask is what tells them apart."""
+def test_completions_that_began_apart_share_a_batch(case: Case) -> None:
     family, net = built(case)
     name = next(iter(family.imputers()))
     chain, given = family.impute(name, min(3, family.imputers()[name].default_steps)), held(case, 4)

@@ -138,6 +138,25 @@ def test_where_all_is_known_nothing_changes_and_where_nothing_is_the_model_is_sa
     assert float(((counted - expected) ** 2 / expected).sum()) < 26.1  # 8 degrees of freedom
 
 
+def test_samples_and_completions_share_a_batch() -> None:
+    """One kernel walks both, and each goes as it would alone."""
+    vae, net, *_ = strong("categorical")
+    plain, filling = vae.chain("draw"), vae.impute("metropolis", 4)
+    known = torch.ones(2, *vae.spec.shape, dtype=torch.uint8)
+    held = Held(known=known, mask=torch.tensor([[True, False], [False, False]]).view(2, *vae.spec.shape))
+    kernel, one, two = filling.kernel, RowNoise.of(5, 2), RowNoise.of(6, 2)
+    state, late = kernel.start(one, CPU, held), kernel.start(two, CPU)
+    for tick, row in enumerate(filling.table, start=1):
+        last = tick == filling.nfe
+        rows = torch.cat([row.expand(2, -1), plain.table.expand(2, -1)]) if last else row.expand(2, -1)
+        state = {key: torch.cat([state[key], late[key]]) for key in state} if last else state
+        noise = RowNoise([5, 5, 6, 6], [0, 1, 0, 1], [tick, tick, 1, 1]) if last else one.at(tick)
+        state = kernel.tick(net, state, rows, noise)
+    both = kernel.finish(state)
+    assert torch.equal(both[:2], generate(net, filling, 2, seed=5, device=CPU, held=held))
+    assert torch.equal(both[2:], generate(net, plain, 2, seed=6, device=CPU))
+
+
 def test_grey_levels_that_the_model_sees_as_bits_come_back_grey() -> None:
     """Dynamic binarisation: the bits of the known part are drawn once a chain, by each row for itself."""
     config = VaeConfig(latent_dim=2, likelihood="bernoulli", binarise="dynamic", net={"name": "mlp", "hidden": [8]})

@@ -96,3 +96,11 @@ def test_generator_is_a_function_of_its_position() -> None:
     places = [(0,), (0, 0), (1,), (0, 1), (1, 0), (10, 1), (1, 1), (1, 0, 1), (2**32 + 1,), (2**32,), (-1,)]
     assert len({tuple(draw(*place).tolist()) for place in places}) == len(places)
     assert len({generator(0, step).initial_seed() & 0xFFFFFFFF for step in range(2000)}) == 2000
+
+
+def test_the_noise_of_what_is_held_is_its_own() -> None:
+    noise = RowNoise.of(3, 4).at(5)
+    held, free = noise.held_normal((1000,)), noise.normal((1000,))
+    assert torch.equal(held, noise.held_normal((1000,))) and held.dtype == torch.float32
+    assert abs(float((held * free).mean())) < 4 / 4000**0.5
+    assert torch.equal(noise.select([2]).held_normal((1000,))[0], held[2])
