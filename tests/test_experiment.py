@@ -18,6 +18,11 @@ from tests.conftest import ROOT
 CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if "overlays" not in p.parts)
 OVERLAYS = sorted((ROOT / "configs" / "overlays").glob("*.yaml"))
 DIGITS = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)
+SPECS = {
+    "digits": DIGITS,
+    "fashion_mnist": DataSpec(name="fashion_mnist", kind="image", shape=(1, 28, 28), levels=256),
+    "text": DataSpec(name="text", kind="tokens", shape=(128,), levels=65),
+}
 VAE, DDPM = {"name": "a", "family": "vae"}, {"name": "a", "family": "ddpm"}
 
 
@@ -47,7 +52,8 @@ def test_a_shipped_config_loads_and_its_resolved_form_says_the_same(file: Path, 
     (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(experiment.resolved(), sort_keys=False))
     again = load(tmp_path / "resolved.yaml")
     assert again == experiment and again.flat() == experiment.flat()
-    assert experiment.model(DIGITS).spec == DIGITS
+    spec = SPECS[experiment.data.source.partition(":")[0]]
+    assert experiment.model(spec).spec == spec
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
@@ -220,7 +226,7 @@ def test_an_evaluation_that_the_family_cannot_do_is_told_before_training(
 
 
 def test_a_family_is_required_and_an_unknown_one_is_told_the_nearest() -> None:
-    assert "family.name: is required; known: ddpm, vae" in fault({"name": "a"})
+    assert "family.name: is required; known: ddpm, discrete, score_sde, vae" in fault({"name": "a"})
     assert "did you mean 'ddpm'" in fault({"name": "a", "family": "ddpn"})
     assert "family.name" in fault({"name": "a", "family": [1]}) and "name: is required" in fault({"family": "vae"})
 

@@ -54,6 +54,7 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.modulation = zeroed(nn.Linear(condition_width, 6 * width))
         self.attention = Attention(width, heads, causal=causal)
+        self.attention.out.reset_parameters()  # the gate is zero already: with both zero neither would ever learn
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
