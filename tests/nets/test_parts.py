@@ -33,6 +33,18 @@ def test_a_new_transformer_block_is_the_identity_and_a_new_tail_is_zero() -> Non
     assert not Tail(16, 3, 8)(x, condition).any()
 
 
+def test_a_new_transformer_block_can_learn_to_attend() -> None:
+    """Were gate and attention both zero at first, neither would ever move."""
+    block, x, condition = TransformerBlock(16, 2, 8), torch.randn(2, 5, 16), torch.randn(2, 8)
+    optimizer = torch.optim.SGD(block.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (block(x, condition) - x.mean(1, keepdim=True)).square().sum().backward()
+        optimizer.step()
+    for name, parameter in block.attention.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
 def test_inner_products_of_sinusoids_depend_on_distance_alone() -> None:
     at = sinusoids(torch.tensor([0.0, 3.0, 40.0, 43.0]), 32)
     torch.testing.assert_close(at[0] @ at[1], at[2] @ at[3], rtol=1e-4, atol=1e-4)

@@ -54,6 +54,20 @@ def test_gradients_reach_every_parameter(case: str) -> None:
 
 
 @every_net
+def test_from_scratch_everything_learns(case: str) -> None:
+    """Two factors that both start at zero never would: the gate of a block and what it lets through."""
+    config, shape, is_causal = CASES[case]
+    net = config.build_categorical(shape, K + 1, K, causal=is_causal)
+    before = {name: parameter.clone() for name, parameter in net.named_parameters()}
+    optimizer = torch.optim.Adam(net.parameters(), 1e-2)
+    for _ in range(6):
+        optimizer.zero_grad()
+        (net(symbols(3, shape), torch.rand(3)) - 1 - torch.randn(K)).square().mean().backward()
+        optimizer.step()
+    assert not [name for name, parameter in net.named_parameters() if torch.equal(parameter, before[name])]
+
+
+@every_net
 def test_the_logits_depend_on_symbols_and_on_time_and_on_no_other_row(case: str) -> None:
     net, shape = built(case)
     x, t = symbols(4, shape), torch.rand(4)
