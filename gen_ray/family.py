@@ -146,6 +146,12 @@ class Family(ABC):
         """Bind settings to data. Raise UserError where the two do not go together."""
         self.config, self.spec = config, spec
 
+    def require_images(self) -> None:
+        """Raise UserError where the data are not images (C, H, W): for a family of continuous values."""
+        if not self.spec.is_image:
+            data = f"{self.spec.name} holds {self.spec.kind}"
+            raise UserError(f"family.name: {self.config.name} models images; {data} (use discrete)")
+
     @abstractmethod
     def build_net(self) -> nn.Module:
         """Return a freshly initialised network of the signature this family expects."""

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from gen_ray.config import named
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError
 from gen_ray.family import Chain, Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import gaussian, ode, tables
 from gen_ray.maths.kernels import FlowKernel
@@ -132,8 +131,7 @@ class ScoreSde(Family):
     def __init__(self, config: ScoreSdeConfig, spec: DataSpec) -> None:
         """Bind to images. Raise UserError for other data."""
         super().__init__(config, spec)
-        if not spec.is_image:
-            raise UserError(f"family.name: score_sde models images; {spec.name} holds {spec.kind} (use discrete)")
+        self.require_images()
         self.sde, self.prediction = config.sde, gaussian.PREDICTIONS[config.predict]
         self.bin = 2 / (spec.levels - 1)
 

@@ -119,8 +119,7 @@ class Vae(Family):
     def __init__(self, config: VaeConfig, spec: DataSpec) -> None:
         """Choose p(x|z). Raise UserError for data that are not images."""
         super().__init__(config, spec)
-        if not spec.is_image:
-            raise UserError(f"family.name: vae models images; {spec.name} holds {spec.kind} (use discrete)")
+        self.require_images()
         self.observation = OBSERVATIONS[config.likelihood, config.binarise](spec.levels, spec.shape[0])
 
     def build_net(self) -> nn.Module:

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError
 from gen_ray.families.ddpm.config import DdpmConfig
 from gen_ray.families.ddpm.forward import Forward
 from gen_ray.families.ddpm.given import Given
@@ -32,8 +31,7 @@ class Ddpm(Family):
     def __init__(self, config: DdpmConfig, spec: DataSpec) -> None:
         """Lay out the schedule. Raise UserError for data that are not images."""
         super().__init__(config, spec)
-        if not spec.is_image:
-            raise UserError(f"family.name: ddpm models images; {spec.name} holds {spec.kind} (use discrete)")
+        self.require_images()
         prediction, variance = gaussian.PREDICTIONS[config.predict], VARIANCES[config.variance]
         self.reading = Reading(prediction=prediction, variance=variance, clip=config.clip, levels=spec.levels)
         self.forward = self._forward(Discrete.of(config.schedule, config.steps))
