@@ -1,13 +1,14 @@
 """gen-ray bench: figures as ratios against a baseline that alternates with them in one run."""
 
 import json
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Annotated
 
 import typer
 
-from pipelines import terminal
+from pipelines import instances, terminal
 
 app = terminal.new_app()
 app.callback()(lambda: None)
@@ -48,6 +49,52 @@ def train(
     ]
     terminal.show_table(f"{experiment.name}: {rounds} rounds of {steps} steps", header, lines)
     typer.echo(f"ratio {result['ratio']:.3f} (lowest {min(ratios):.3f}, highest {max(ratios):.3f})")
+
+
+@app.command()
+def sample(
+    config: Annotated[Path, typer.Argument(help="The experiment's YAML file; its net is measured untrained.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
+    sampler: Annotated[list[str] | None, typer.Option(help="Again and again; the default one if left out.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Again and again; 1 and 16 if left out.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of every sampler; its default if left out.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each, after one to warm up.")] = 7,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Walking a sampler's table against its network evaluations alone: 1 is a walk that costs nothing besides."""
+    import torch
+
+    from gen_ray.cluster.train import prepare_data
+    from gen_ray.engine.bench import walks
+    from gen_ray.engine.step import autocast
+    from gen_ray.experiment import load
+
+    experiment = load(config, overrides or [])
+    family, device = experiment.model(prepare_data(experiment).spec), instances.device()
+    torch.set_num_threads(threads)
+    net, found = family.build_net().to(device).eval().requires_grad_(False), []
+    for name, size in product(sampler or [next(iter(family.samplers()))], batch or [1, 16]):
+        chain = family.chain(name, steps)
+        with autocast(experiment.training.precision, device):
+            timed = walks(net, chain, batch=size, rounds=rounds, device=device)
+        found.append(
+            {
+                "sampler": name,
+                "batch": size,
+                "nfe": chain.nfe,
+                "evaluation_milliseconds": 1e3 * median(timed.bare) / chain.nfe,
+                "ratio": median(timed.ratios),
+                "ratio_lowest": min(timed.ratios),
+                "ratio_highest": max(timed.ratios),
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps({"config": str(config), "rounds": rounds, "threads": threads, "walks": found}, indent=1))
+        return
+    header = ["sampler", "batch", "nfe", "ms an evaluation", "ratio", "lowest", "highest"]
+    lines = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()] for row in found]
+    terminal.show_table(f"{experiment.name}: {rounds} rounds, {threads} threads", header, lines)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
-"""The baseline of training speed: what anyone would write first, a bare loop over a tensor in memory."""
+"""Baselines: training as anyone would write it first, and sampling as if the network's evaluations were all of it."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from gen_ray.engine.generate import generate
 from gen_ray.engine.loop import steps as our_steps
 from gen_ray.engine.session import Session
 from gen_ray.engine.step import Learner
 from gen_ray.experiment import Experiment
-from gen_ray.family import Family
+from gen_ray.family import Chain, Family
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,14 @@ def alternate(experiment: Experiment, family: Family, session: Session, *, round
         bare(experiment, family, torch.cat([x for _, x in session.batches("train").ordered(4096)]), session.device),
         our_steps(Learner(family, experiment.training, session, total), session.batches("train"), size, first=0),
     ]
-    seconds = [[_seconds(loop, steps) for loop in loops] for _ in range(rounds + 1)][1:]  # the first round warms up
+
+    def advance(loop: Iterator[object]) -> None:
+        for _ in range(steps):
+            next(loop)
+
+    seconds = [[_timed(partial(advance, loop)) for loop in loops] for _ in range(rounds + 1)][1:]  # the first warms up
     images = steps * size
     return Rates(bare=[images / s for s, _ in seconds], ours=[images / s for _, s in seconds])
-
-
-def _seconds(loop: Iterator[object], steps: int) -> float:
-    began = time.perf_counter()
-    for _ in range(steps):
-        next(loop)
-    return time.perf_counter() - began
 
 
 def bare(experiment: Experiment, family: Family, x: Tensor, device: torch.device) -> Iterator[Tensor]:
@@ -56,3 +56,49 @@ def bare(experiment: Experiment, family: Family, x: Tensor, device: torch.device
                 optimizer.step()
                 optimizer.zero_grad()
                 yield loss.detach()
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Seconds of each round: of a chain's network evaluations alone, and of walking the chain."""
+
+    bare: list[float]
+    walk: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Return, for each round, the share of the walk that its network evaluations are; 1 is no overhead."""
+        return [bare / walk for bare, walk in zip(self.bare, self.walk, strict=True)]
+
+
+def walks(net: nn.Module, chain: Chain, *, batch: int, rounds: int, device: torch.device) -> Walks:
+    """Time walks of a batch, start to finished samples, in turn with the same evaluations on recorded inputs."""
+
+    def walk() -> None:
+        generate(net, chain, batch, seed=0, device=device, batch_size=batch)
+
+    inputs: list[tuple[Tensor, ...]] = []
+    recorder = net.register_forward_pre_hook(lambda _, args: inputs.append(args))
+    walk()
+    recorder.remove()
+
+    @torch.no_grad()
+    def evaluations() -> None:
+        for args in inputs:
+            net(*args)
+        _finished(device)
+
+    seconds = [(_timed(evaluations), _timed(walk)) for _ in range(rounds + 1)][1:]  # the first round warms up
+    return Walks(bare=[bare for bare, _ in seconds], walk=[walked for _, walked in seconds])
+
+
+def _timed(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _finished(device: torch.device) -> None:
+    """Wait for an accelerator's queue, as handing samples over to the CPU does."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

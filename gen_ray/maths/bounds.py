@@ -23,12 +23,12 @@ class Step(NamedTuple):
     coef_x: Tensor  # of x_k and x_0 in the mean of q(x_{k−1} | x_k, x_0)
     coef_x_0: Tensor
     log_true: Tensor  # ln of its variance; very small where k = 1
-    log_least: Tensor  # ln of the smallest variance of p(x_{k−1} | x_k)
-    log_spread: Tensor  # ln of the largest over the smallest
+    log_middle: Tensor  # ln of the variance of p(x_{k−1} | x_k) half-way, in log space, from smallest to largest
+    log_reach: Tensor  # ln of the largest over the middle one
 
 
-LARGENESS = {Variance.SMALL: 0.0, Variance.LARGE: 1.0}
-"""Where between the smallest and the largest variance, in log space, the one that is not learned lies."""
+LARGENESS = {Variance.SMALL: -1.0, Variance.LARGE: 1.0}
+"""Where between the smallest (−1) and the largest (1) variance, in log space, the one that is not learned lies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +54,20 @@ class ChainBound:
         tilde[0] = tilde[1]  # beta_tilde_1 is 0: its logarithm is taken from the step above
         least, largest = tilde.log(), d.beta[1:].log()
         log_true = q.variance.clamp(min=1e-20).log()
-        columns = [d.alpha[1:], d.sigma[1:], q.coef_x, q.coef_x0, log_true, least, largest - least]
+        columns = [
+            d.alpha[1:],
+            d.sigma[1:],
+            q.coef_x,
+            q.coef_x0,
+            log_true,
+            (least + largest) / 2,
+            (largest - least) / 2,
+        ]
         return torch.cat([torch.zeros(1, 7, dtype=torch.float64), torch.stack(columns, 1)])
 
     def log_variance(self, step: Step, v: Tensor | None) -> Tensor:
         """Return ln of the variance of p(x_{k−1}|x_k): (B, 1, …), or (B, …) by the v of a net that learns it."""
-        return step.log_least + (LARGENESS[self.variance] if v is None else v) * step.log_spread
+        return step.log_middle + (LARGENESS[self.variance] if v is None else v) * step.log_reach
 
     def step_nats(self, u: Tensor, x_0: Tensor, x_t: Tensor, k: Tensor, x_0_hat: Tensor, v: Tensor | None) -> Tensor:
         """Return L_{k−1} = KL(q(x_{k−1}|x_k, x_0) ‖ p(x_{k−1}|x_k)), or L_0 = −log p(u|x_1) where k = 1; (B,).

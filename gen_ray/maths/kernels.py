@@ -12,7 +12,7 @@ from gen_ray.maths.tables import Column, apply
 from gen_ray.maths.tables.rows import langevin
 
 Denoise = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
-"""(net, x (B,C,H,W), t (B,), alpha (B,1,1,1), sigma (B,1,1,1)) -> (x̂_0, v in [0,1] of a learned variance or None)."""
+"""(net, x (B,C,H,W), t (B,), alpha (B,1,1,1), sigma (B,1,1,1)) -> (x̂_0, v in [-1, 1] of a learned variance or None)."""
 
 
 class Held(Protocol):
@@ -52,15 +52,14 @@ class GaussianKernel:
 
     def tick(self, net: nn.Module, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> dict[str, Tensor]:
         """Advance state by one evaluation; rows (B, 12) float64 on the CPU, columns as in tables.Column."""
-        x = state["x"]
-        noisy = rows[:, Column.s] > 0
-        z = noise.normal(self.shape, where=noisy, device=x.device) if noisy.any() else None
-        on_device = rows.to(x.device, torch.float32)
-        wide = on_device.view(len(rows), -1, *[1] * len(self.shape))
-        x_0, v = self.denoise(net, x, on_device[:, Column.t], wide[:, Column.alpha], wide[:, Column.sigma])
-        if z is not None and rows[:, Column.snr].any():
-            on_device = langevin(on_device, x, x_0, z)
-        x = apply(on_device, x, x_0, state["x_0"], z, v)
+        x, used = state["x"], rows.any(0).tolist()  # on the host once: what no row uses costs nothing
+        z = noise.normal(self.shape, where=rows[:, Column.s] > 0, device=x.device) if used[Column.s] else None
+        rows_there = rows.to(x.device, torch.float32)
+        t, alpha, sigma = rows_there.view(len(rows), -1, *[1] * len(self.shape)).unbind(1)[:3]
+        x_0, v = self.denoise(net, x, t.flatten(), alpha, sigma)
+        if z is not None and used[Column.snr]:
+            rows_there = langevin(rows_there, x, x_0, z)
+        x = apply(rows_there, x, x_0, state["x_0"] if used[Column.c] else None, z, v if used[Column.r] else None)
         if "mask" in state:
             x = self._keep(x, state, rows, noise)
         return {**state, "x": x, "x_0": x_0}

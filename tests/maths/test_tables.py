@@ -128,10 +128,10 @@ def test_variances_large_and_learned() -> None:
     small, large, learned = (ancestral(d, 60, name) for name in Variance)
     torch.testing.assert_close(large[:-1, Column.s] ** 2, d.beta[k])
     x = torch.zeros(59, 1, dtype=torch.float64)
-    for v, same in ((0.0, small), (1.0, large)):
+    for v, same in ((-1.0, small), (1.0, large)):
         ones = torch.ones_like(x)
         torch.testing.assert_close(apply(learned[:-1], x, x, None, ones, v * ones), same[:-1, Column.s, None])
-    middle = apply(learned[:-1], x, x, None, torch.ones_like(x), torch.full_like(x, 0.5))[:, 0]
+    middle = apply(learned[:-1], x, x, None, torch.ones_like(x), torch.zeros_like(x))[:, 0]
     torch.testing.assert_close(middle.log() * 2, (d.beta[k].log() + d.posterior_variance[k].log()) / 2)  # eq. 15
     assert learned[-1, Column.s] == 0 and learned[-1, Column.r] == 0 and learned.isfinite().all()
 

@@ -23,12 +23,12 @@ class Reading:
         return self.variance is Variance.LEARNED
 
     def evaluate(self, net: nn.Module, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the prediction (B, C, H, W) and v that interpolates (in [0, 1]) the log-variances, or None."""
+        """Return the prediction (B, C, H, W) and v, from −1 to 1 for the smallest and the largest log-variance, or None."""
         output = net(x_t, t).float()
         if not self.learns_variance:
             return output, None
         prediction, v = output.chunk(2, dim=1)
-        return prediction, (v + 1) / 2
+        return prediction, v
 
     def clipped(self, x_0: Tensor) -> Tensor:
         """Return x_0 clamped to the data's range if so configured."""

@@ -13,7 +13,7 @@ class Column(IntEnum):
     """The columns of a Gaussian table (N, 12), float64.
 
     With x̂0 the data prediction at this row's time and x̂0⁻ the one of the row before, the row's update is
-    x ← a·x + b·x̂0 + c·x̂0⁻ + s·exp(r·v)·z, z ~ N(0, I), where v in [0, 1] is the network's say on the variance.
+    x ← a·x + b·x̂0 + c·x̂0⁻ + s·exp(r·v)·z, z ~ N(0, I), where v in [-1, 1] is the network's say on the variance.
 
     Where snr > 0 the row is a Langevin step: a·x + b·x̂0 is the score there, see ``langevin``. Where rtol > 0 it is
     the whole probability-flow ODE, for a kernel that has a solver.
@@ -25,8 +25,8 @@ class Column(IntEnum):
     a = 3
     b = 4
     c = 5
-    s = 6  # standard deviation of the fresh noise, the smallest one where it is learned
-    r = 7  # ln of the largest over the smallest; 0 where it is not learned
+    s = 6  # standard deviation of the fresh noise; where it is learned, the middle of its range in log space
+    r = 7  # ln of the largest over the middle one; 0 where it is not learned
     alpha_to = 8  # the marginal at which the row ends: what a known part is brought to; data: 1 and 0
     sigma_to = 9
     snr = 10  # 0 but in a corrector's row
@@ -58,14 +58,13 @@ def apply(
     row is (B, R), each row of the batch at its own place in its own table; x_0, x_0_prev, z and v have the shape of x.
     x_0_prev may be None where all c are 0, z where all s are 0, v where all r are 0.
     """
-    row = row.to(x.dtype).view(*row.shape, *[1] * (x.ndim - 1))
-    out = row[:, Column.a] * x
-    out.addcmul_(row[:, Column.b], x_0)
+    by = row.to(x.dtype).view(*row.shape, *[1] * (x.ndim - 1)).unbind(1)
+    out = by[Column.a] * x
+    out.addcmul_(by[Column.b], x_0)
     if x_0_prev is not None:
-        out.addcmul_(row[:, Column.c], x_0_prev)
+        out.addcmul_(by[Column.c], x_0_prev)
     if z is not None:
-        scale = row[:, Column.s]
-        out.addcmul_(scale if v is None else scale * torch.exp(row[:, Column.r] * v), z)
+        out.addcmul_(by[Column.s] if v is None else by[Column.s] * torch.exp(by[Column.r] * v), z)
     return out
 
 

@@ -45,8 +45,9 @@ def ancestral(process: Process, steps: int, variance: str = Variance.SMALL, spac
     beta = t.sigma**2 - (t.alpha / r.alpha * r.sigma) ** 2  # the variance of q(x_t | x_r)
     smallest, largest = VARIANCES[variance](beta, q.variance)
     noisy = r.sigma > 0  # the last row ends at the mean
-    spread = torch.where(noisy, 0.5 * (largest / smallest).log(), 0.0)
-    return assemble(t, r, q.coef_x, q.coef_x0, s=torch.where(noisy, smallest.sqrt(), 0.0), r=spread)
+    reach = torch.where(noisy, 0.25 * (largest / smallest).log(), 0.0)
+    middle = torch.where(noisy, (smallest * largest) ** 0.25, 0.0)
+    return assemble(t, r, q.coef_x, q.coef_x0, s=middle, r=reach)
 
 
 def ddim(process: Process, steps: int, eta: float = 0.0, spacing: str = "uniform") -> Tensor:
