@@ -1,10 +1,11 @@
-"""Evaluation as a Ray task: where the data and the accelerators are, not where the user sits."""
+"""Evaluation and portraits as Ray tasks: where the data and the accelerators are, not where the user sits."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from safetensors.torch import load_file
@@ -16,7 +17,11 @@ from gen_ray.engine import artifact, checkpoint, features
 from gen_ray.engine.artifact import Model
 from gen_ray.engine.evaluate import Reference
 from gen_ray.engine.evaluate import evaluate as measure
+from gen_ray.engine.portrait import portrait
 from gen_ray.experiment import Experiment, parse
+
+PORTRAYED = 4
+"""Test images that a portrait completes: one for each place of the hole."""
 
 
 def evaluate(
@@ -35,15 +40,19 @@ def evaluate_artifact(
     return _on_a_worker(_from_artifact, experiment, experiment.resolved(), prepared.folder, folder, against)
 
 
-def _on_a_worker(task: Any, experiment: Experiment, *args: Any) -> dict[str, Any]:
+def portray(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndarray:
+    """Return the portrait of an artifact and test images, uint8 (H, W, 3)."""
+    return _on_a_worker(_portrait, experiment, prepared.folder, folder)
+
+
+def _on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
     alone = experiment.scaling.model_copy(update={"num_workers": 1})  # one task: it takes what all workers had
     cpus, gpu = cpus_per_worker(alone), uses_gpu(alone)
     remote = ray.remote(task).options(num_cpus=cpus, num_gpus=int(gpu))
     try:
-        found: dict[str, Any] = ray.get(remote.remote(cpus, *args))
+        return ray.get(remote.remote(cpus, *args))
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error  # without Ray's wrapping, whose message is a traceback
-    return found
 
 
 def _from_checkpoint(
@@ -68,6 +77,12 @@ def _from_artifact(cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, 
     device = _device(cpus)
     model = replace(artifact.load(folder, device=device), experiment=parse(raw))
     return _measure(model, Prepared.load(data), device, against)
+
+
+def _portrait(cpus: int, data: Path, folder: Path) -> np.ndarray:
+    device = _device(cpus)
+    x, _ = load_split(Prepared.load(data), "test")
+    return portrait(artifact.load(folder, device=device), torch.from_numpy(x[:PORTRAYED]), device=device)
 
 
 def _device(cpus: int) -> torch.device:

@@ -1,7 +1,7 @@
 """Pictures of samples and numbers, as arrays: who shows them decides where they go."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,13 +92,14 @@ def panel(titled: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.asarray(canvas)
 
 
-def stacked(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Return pictures (H, W, 3) one above the other, uint8."""
-    gap = 16
-    width = max(picture.shape[1] for picture in pictures)
-    height = sum(picture.shape[0] + gap for picture in pictures) - gap
-    canvas, top = np.full((height, width, 3), 255, np.uint8), 0
-    for picture in pictures:
-        canvas[top : top + picture.shape[0], : picture.shape[1]] = picture
-        top += picture.shape[0] + gap
-    return canvas
+def stacked(captioned: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return pictures (H, W, 3) one above the other, each under its caption, uint8."""
+    font, gap, head = ImageFont.load_default(13), 16, 22
+    width = max(p.shape[1] for p in captioned.values())
+    height = sum(head + p.shape[0] + gap for p in captioned.values()) - gap
+    canvas, top = Image.new("RGB", (width, height), "white"), 0
+    for caption, picture in captioned.items():
+        ImageDraw.Draw(canvas).text((0, top + 2), caption, fill="dimgrey", font=font)
+        canvas.paste(Image.fromarray(picture), (0, top + head))
+        top += head + picture.shape[0] + gap
+    return np.asarray(canvas)

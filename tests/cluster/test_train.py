@@ -13,9 +13,11 @@ import torch
 import yaml
 
 from gen_ray import manifest, runs
+from gen_ray.cluster.evaluate import PORTRAYED, portray
 from gen_ray.cluster.train import Outcome, prepare_data, spoken, store_of, train
 from gen_ray.datasets.prepared import DataError
-from gen_ray.engine import artifact
+from gen_ray.datasets.shards import load_split
+from gen_ray.engine import artifact, plots
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
 from gen_ray.tracking import Row, rows
@@ -99,6 +101,15 @@ def test_mlflow_holds_pictures_of_learning_and_the_model(experiment: Experiment,
     assert same(weights(model), weights(outcome.artifact))
     steps = [point.step for point in client.get_metric_history(run.info.run_id, "train/loss_nats")]
     assert steps == [5, 10, 15, 20, 22]
+
+
+def test_a_portrait_is_drawn_of_the_artifact_and_the_first_test_images(
+    experiment: Experiment, outcome: Outcome
+) -> None:
+    prepared = prepare_data(experiment)
+    picture = portray(experiment, prepared, outcome.artifact)
+    shown = plots.grid(torch.from_numpy(load_split(prepared, "test")[0][:PORTRAYED]), levels=17, columns=1)
+    assert (picture[-len(shown) :, : shown.shape[1]] == shown).all()
 
 
 def test_progress_was_told_while_it_went_on(outcome: Outcome, watched: list[tuple[int, int]]) -> None:

@@ -1,0 +1,53 @@
+"""gen-ray demo trains every config of configs/demo and lays the portraits side by side; here nothing is trained."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gen_ray.cluster.train import Outcome
+from gen_ray.experiment import Experiment, load
+from tests.conftest import ROOT, Said
+
+NAMES = sorted(load(file).name for file in (ROOT / "configs" / "demo").glob("*.yaml"))
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Experiment]:
+    """Return what demo trains, in its order; the run of number i costs i bits and is drawn in the grey level 40·i."""
+    asked: list[Experiment] = []
+
+    def train(experiment: Experiment, **_: object) -> Outcome:
+        asked.append(experiment)
+        metrics = {"eval/bits_per_dim": float(len(asked))}
+        return Outcome(run_id=f"{experiment.name}-1", artifact=tmp_path, metrics=metrics, provenance={})
+
+    def portray(experiment: Experiment, prepared: object, folder: Path) -> np.ndarray:
+        assert experiment is asked[-1] and folder == tmp_path
+        return np.full((30, 300, 3), 40 * len(asked), np.uint8)
+
+    monkeypatch.setattr("gen_ray.cluster.train.train", train)
+    monkeypatch.setattr("gen_ray.cluster.evaluate.portray", portray)
+    monkeypatch.setattr("gen_ray.cluster.connect.connected", lambda scaling: nullcontext())
+    monkeypatch.setattr("pipelines.terminal.show_runs", lambda store, sort, runs: print("table of", *runs))
+    return asked
+
+
+def test_every_family_is_trained_and_its_portrait_stands_under_its_name(
+    gen_ray: Callable[..., Said], trained: list[Experiment], tmp_path: Path
+) -> None:
+    out = tmp_path / "demo.png"
+    said = gen_ray("demo", "--storage", tmp_path / "runs", "--out", out)
+    assert said.code == 0 and not said.err, said
+    assert [experiment.name for experiment in trained] == NAMES and len(NAMES) == 4
+    assert all(f"{name}: {i}.000 bits/dim" in said.out for i, name in enumerate(NAMES, start=1))
+    assert f"table of {' '.join(f'{name}-1' for name in NAMES)}" in said.out
+    assert f"test images completed: {out}" in said.out and f"gen-ray sample {NAMES[0]}-1 --storage" in said.out
+    picture = np.asarray(Image.open(out))
+    for i in range(4):
+        left = 16 + i * 316
+        assert (picture[28:58, left : left + 300] == 40 * (i + 1)).all()
+        assert (picture[:28, left : left + 300] < 128).any() and (picture[:, left - 16 : left] == 255).all()

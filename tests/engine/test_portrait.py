@@ -1,0 +1,75 @@
+"""A portrait shows what the model draws and how it completes, whatever its family."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine import artifact, evaluate, plots
+from gen_ray.engine.impute import complete
+from gen_ray.engine.portrait import COLUMNS, COMPLETIONS, SAMPLES, halves, portrait
+from gen_ray.experiment import load
+from tests.conftest import ROOT
+from tests.engine.toys import CPU
+
+DEMO = sorted((ROOT / "configs" / "demo").glob("*.yaml"))
+DIGITS = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)
+TINY = {
+    "vae": ["family.net.hidden=[8]"],
+    "ddpm": ["family.net={name: mlp, width: 8, depth: 1}", "family.steps=6"],
+    "discrete": ["family.net={name: tokens, width: 16, depth: 1, heads: 2}", "evaluation.steps=4"],
+    "score_sde": ["family.net={name: mlp, width: 8, depth: 1}", "family.steps=6"],
+}
+"""What makes a model of the demo small enough for a test, by its family."""
+
+
+def untrained(file: Path) -> artifact.Model:
+    family = load(file).family.name
+    experiment = load(file, [*TINY[family], "training.precision=float32"])
+    torch.manual_seed(0)
+    bound = experiment.model(DIGITS)
+    net = bound.build_net().eval().requires_grad_(False)
+    return artifact.Model(experiment=experiment, family=bound, net=net, meta={})
+
+
+def tiles(picture: np.ndarray, top: int, rows: int) -> np.ndarray:
+    """Return the 8×8 images of a grid that begins at top, (rows, COLUMNS, 8, 8, 3): a pixel of each 7×7 square."""
+    found = [
+        [picture[top + 60 * i : top + 60 * i + 56 : 7, 60 * j : 60 * j + 56 : 7] for j in range(COLUMNS)]
+        for i in range(rows)
+    ]
+    return np.array(found)
+
+
+def test_the_demo_is_of_every_family() -> None:
+    assert sorted(load(file).family.name for file in DEMO) == sorted(TINY)
+
+
+@pytest.mark.parametrize("file", DEMO, ids=lambda file: file.stem)
+def test_samples_stand_above_images_their_holes_and_what_fills_them(file: Path) -> None:
+    model, n = untrained(file), 5
+    x = torch.randint(17, (n, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    picture, mask = portrait(model, x, device=CPU), halves(x)
+    samples, _ = evaluate.sample(model, SAMPLES, device=CPU)
+    below = picture.shape[0] - (60 * n - 4)
+    shown = plots.grid(samples, levels=17)
+    assert picture.shape[1] == shown.shape[1] and (picture[22 : 22 + len(shown)] == shown).all()
+    assert (picture[22 + len(shown) : below] < 200).any(), "a caption stands between the two"
+    rows, given = tiles(picture, below, n), plots.rgb(x, levels=17).permute(0, 2, 3, 1).numpy()
+    known = mask.permute(0, 2, 3, 1).numpy()[..., 0]
+    assert (rows[:, 0] == given).all() and (rows[:, 1][~known] == plots.HOLE).all()
+    for column in range(1, COLUMNS):
+        assert (rows[:, column][known] == given[known]).all()
+    made = complete(model, x, mask, COMPLETIONS, device=CPU)
+    filled = plots.rgb(made.samples.flatten(0, 1), levels=17).permute(0, 2, 3, 1).numpy()
+    assert (rows[:, 2:].reshape(filled.shape) == filled).all()
+
+
+def test_every_half_is_a_hole_by_turns() -> None:
+    known = halves(torch.zeros(5, 3, 4, 6))
+    assert known.shape == (5, 3, 4, 6) and (known.flatten(1).double().mean(1) == 0.5).all()
+    upper, lower, left, right = known[:4]
+    assert upper[:, :2].all() and lower[:, 2:].all() and left[..., :3].all() and right[..., 3:].all()
+    assert torch.equal(known[4], upper)
