@@ -30,3 +30,8 @@ class DataSpec(Config):
     def is_image(self) -> bool:
         """Return whether an example is an image (C, H, W)."""
         return self.kind == "image"
+
+    @property
+    def is_text(self) -> bool:
+        """Return whether an example is characters of an alphabet (L,): tokens without one cannot be spoken."""
+        return self.alphabet != ""

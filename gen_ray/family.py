@@ -89,7 +89,7 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """What a family says of one of its samplers: nfe per step, default steps, and what it is."""
+    """What a family says of one of its samplers: default steps, nfe per step, its source and what it is."""
 
     default_steps: int
     nfe_per_step: int

@@ -108,6 +108,10 @@ class TrackedRun:
         """Record a picture, uint8 (H, W, 3), so that the UI can scroll it over the steps."""
         self.client.log_image(self.id, picture, key=name, step=step)
 
+    def show_text(self, name: str, text: str, step: int) -> None:
+        """Record a text as the artifact ``texts/NAME/step-STEP.txt``; MLflow's own place for pictures is ``images``."""
+        self.client.log_text(self.id, text, f"texts/{name}/step-{step:09d}.txt")
+
     def keep(self, folder: Path, under: str) -> None:
         """Store a folder or file as an artifact."""
         store = self.client.log_artifacts if folder.is_dir() else self.client.log_artifact

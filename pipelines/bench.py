@@ -62,7 +62,7 @@ def sample(
     threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Walking a sampler's table against its network evaluations alone: 1 is a walk that costs nothing besides."""
+    """Measure walks along a sampler's table against their network evaluations alone: at 1 all else is free."""
     import torch
 
     from gen_ray.cluster.train import prepare_data

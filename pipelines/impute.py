@@ -1,5 +1,6 @@
 """gen-ray impute MODEL: fill the holes of an instance."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,19 +20,27 @@ LARGE = 112
 """Pixels of what stands alone under its title."""
 
 
-def impute(
-    model: ModelName,
-    image: Annotated[Path | None, typer.Option(help="A picture of the model's size, or .npz of stored values.")] = None,
+@dataclass(frozen=True)
+class Given:
+    """What is to be completed: an image and a mask, or a text; and, if it is known, the truth in its holes."""
+
+    image: Annotated[Path | None, typer.Option(help="A picture of the model's size, or .npz of stored values.")] = None
     mask: Annotated[
         Path | None, typer.Option(help="A picture or .npz of the same size: white, or True, is a hole to fill.")
-    ] = None,
+    ] = None
     text: Annotated[
         str | None, typer.Option(help="For text models, e.g. 'To be or not to b____'; what is short goes on in holes.")
-    ] = None,
-    hole: Annotated[str, typer.Option(help="The character that marks a hole in --text.")] = "_",
+    ] = None
+    hole: Annotated[str, typer.Option(help="The character that marks a hole in --text.")] = "_"
     truth: Annotated[
         Path | None, typer.Option(help="What the holes held (may be --image itself): prints its masked likelihood.")
-    ] = None,
+    ] = None
+
+
+@terminal.grouped
+def impute(
+    model: ModelName,
+    given: Given,
     k: Annotated[int, typer.Option("-n", min=1, help="How many completions.")] = 8,
     imputer: Annotated[
         str | None, typer.Option(help="NAME or NAME:option=value; the family's default if left out.")
@@ -49,33 +58,29 @@ def impute(
 
     found = instances.load(model, storage)
     if list_imputers:
-        terminal.show_chains(found.family.imputers())
+        terminal.show_chains("imputer", found.family.imputers())
         return
-    known, holes = _given(found.spec, image, mask, text, hole)
-    reference = None if truth is None else _one(truth, found.spec)
+    known, holes = _read(given, found.spec)
+    truth = None if given.truth is None else _one(given.truth, found.spec)
     made = complete(found, known, ~holes, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())
     _show(made, known, out)
     typer.echo(f"{int(holes.sum())} of {holes.numel()} filled {k} times, seed {seed}, nfe {made.nfe}")
-    if reference is not None:
-        nll = made.marginal_nll(reference)
-        bits = float(made.bits_per_dim(nll)[0])
-        typer.echo(f"truth in the holes: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind})")
+    if truth is not None:
+        _judge(made, truth)
 
 
-def _given(
-    spec: "DataSpec", image: Path | None, mask: Path | None, text: str | None, hole: str
-) -> tuple["Tensor", "Tensor"]:
+def _read(given: Given, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
     """Return what is known (1, *shape) and where its holes are (1, *shape)."""
     from gen_ray.engine import instances as reading
     from gen_ray.errors import UserError
 
-    if text is not None:
-        if spec.alphabet == "" or image is not None or mask is not None:
+    if given.text is not None:
+        if not spec.is_text or given.image is not None or given.mask is not None:
             raise UserError(f"--text: is for text models, without --image and --mask; {spec.name} holds {spec.kind}")
-        return reading.written(text, spec, hole)
-    if image is None or mask is None:
+        return reading.written(given.text, spec, given.hole)
+    if given.image is None or given.mask is None:
         raise UserError("give --image and --mask (a text model takes --text instead)")
-    return _one(image, spec), reading.read_holes(mask, spec)
+    return _one(given.image, spec), reading.read_holes(given.mask, spec)
 
 
 def _one(file: Path, spec: "DataSpec") -> "Tensor":
@@ -89,17 +94,15 @@ def _one(file: Path, spec: "DataSpec") -> "Tensor":
 
 
 def _show(made: "Completions", known: "Tensor", out: Path | None) -> None:
-    """Write the picture or the arrays, and print texts."""
-    from gen_ray.engine import instances as reading
-    from gen_ray.engine import plots
+    """Print texts, and write the picture or the arrays."""
+    from gen_ray.engine import plots, texts
     from gen_ray.errors import UserError
 
     spec = made.spec
-    if not spec.is_image:
-        if out is not None and out.suffix == ".png":
-            raise UserError(f"{out}: completions of {spec.kind} are printed; --out takes an .npz")
-        for sample in made.samples[0] if spec.alphabet else ():
-            typer.echo(reading.speak(sample, spec))
+    if not spec.is_image and out is not None and out.suffix == ".png":
+        raise UserError(f"{out}: completions of {spec.kind} are printed; --out takes an .npz")
+    for sample in made.samples[0] if spec.is_text else ():
+        typer.echo(texts.speak(sample, spec))
     out = out or (Path("completions.png") if spec.is_image else None)
     if out is None:
         return
@@ -109,6 +112,13 @@ def _show(made: "Completions", known: "Tensor", out: Path | None) -> None:
         arrays = {"samples": made.samples[0], "uncertainty": made.uncertainty()[0], "holes": ~made.mask[0]}
         plots.write_arrays(out, {**arrays, "known": known[0]})
     typer.echo(f"completions: {out}")
+
+
+def _judge(made: "Completions", truth: "Tensor") -> None:
+    """Print what the completions say of the truth (1, *shape)."""
+    nll = made.marginal_nll(truth)
+    bits = float(made.bits_per_dim(nll)[0])
+    typer.echo(f"truth in the holes: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind})")
 
 
 def picture(made: "Completions", known: "Tensor") -> "np.ndarray":

@@ -12,11 +12,7 @@ if TYPE_CHECKING:
     from gen_ray.engine.artifact import Model
 
 ModelName = Annotated[str, typer.Argument(help="A run's id or name, or an artifact folder.")]
-Files = Annotated[list[Path] | None, typer.Argument(help="Pictures, .npz of stored values, .txt for text models.")]
-Data = Annotated[str | None, typer.Option(help="A source instead of files, as in gen-ray prepare SOURCE.")]
-Root = Annotated[Path | None, typer.Option(help="Folder of that source's files.")]
-Split = Annotated[str, typer.Option(help="Its split: train, validation or test.")]
-Resize = Annotated[bool, typer.Option("--resize", help="Scale images to the model's size and levels.")]
+Rows = Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="All draws are a function of it.")]
 Storage = Annotated[Path, typer.Option(help="storage.root of the runs.")]
 
@@ -25,12 +21,13 @@ Storage = Annotated[Path, typer.Option(help="storage.root of the runs.")]
 class Asked:
     """Where instances are to come from: files, a source, or, with neither, the data the model was trained on."""
 
-    files: list[Path] | None
-    data: str | None
-    root: Path | None
-    split: str
-    n: int
-    resize: bool
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Pictures, .npz of stored values, .txt for text models.")
+    ] = None
+    data: Annotated[str | None, typer.Option(help="A source instead of files, as in gen-ray prepare SOURCE.")] = None
+    root: Annotated[Path | None, typer.Option(help="Folder of that source's files.")] = None
+    split: Annotated[str, typer.Option(help="Its split: train, validation or test.")] = "test"
+    resize: Annotated[bool, typer.Option("--resize", help="Scale images to the model's size and levels.")] = False
 
 
 def load(model: str, storage: Path) -> "Model":
@@ -48,8 +45,11 @@ def device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def gather(model: "Model", asked: Asked, storage: Path) -> tuple["torch.Tensor", list[str]]:
-    """Return stored instances (N, *shape) as the model's data and a name for each. Raise UserError."""
+def gather(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
+    """Return stored instances (N, *shape) as the model's data and a name for each: of a source the first n.
+
+    Raise UserError.
+    """
     import torch
 
     from gen_ray.engine import instances
@@ -58,13 +58,13 @@ def gather(model: "Model", asked: Asked, storage: Path) -> tuple["torch.Tensor",
     if asked.files and asked.data:
         raise UserError("--data: has no effect where files are given; leave one out")
     if not asked.files:
-        return _rows(model, asked, storage)
+        return _rows(model, asked, n, storage)
     found = [(file, instances.read(file, model.spec, resize=asked.resize)) for file in asked.files]
     names = [f"{file}[{i}]" if len(x) > 1 else str(file) for file, x in found for i in range(len(x))]
     return torch.cat([x for _, x in found]), names
 
 
-def _rows(model: "Model", asked: Asked, storage: Path) -> tuple["torch.Tensor", list[str]]:
+def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
     import torch
 
     from gen_ray.datasets.prepare import BadRows, SourceOptions, prepare
@@ -83,6 +83,6 @@ def _rows(model: "Model", asked: Asked, storage: Path) -> tuple["torch.Tensor", 
         on_bad_row=BadRows.parse(trained.on_bad_row),
     )
     prepared.shards(asked.split)  # an unknown split is told before anything is read
-    x = torch.from_numpy(load_split(prepared, asked.split)[0][: asked.n])
+    x = torch.from_numpy(load_split(prepared, asked.split)[0][:n])
     names = [f"{prepared.spec.name} {asked.split} {i}" for i in range(len(x))]
     return instances.fit(x, prepared.spec, model.spec, resize=asked.resize), names

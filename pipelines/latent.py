@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines import instances, terminal
-from pipelines.instances import Data, Files, ModelName, Resize, Root, Seed, Split, Storage
+from pipelines.instances import Asked, ModelName, Rows, Seed, Storage
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gen_ray.engine.artifact import Model
     from gen_ray.engine.latent import Refined
 
 app = terminal.new_app()
@@ -20,14 +23,11 @@ Refine = Annotated[
 
 
 @app.command()
+@terminal.grouped
 def encode(
     model: ModelName,
-    files: Files = None,
-    data: Data = None,
-    root: Root = None,
-    split: Split = "test",
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")] = 200,
-    resize: Resize = False,
+    asked: Asked,
+    n: Rows = 200,
     refine: Refine = 0,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="An .npz of mu and log_var, (N, Z) each.")] = Path("features.npz"),
@@ -37,9 +37,7 @@ def encode(
     terminal.one_of("--out must end in", out.suffix, (".npz",))
     from gen_ray.engine import latent, plots
 
-    found = instances.load(model, storage)
-    latent.space(found)
-    x, _ = instances.gather(found, instances.Asked(files, data, root, split, n, resize), storage)
+    found, x = _gathered(model, asked, n, storage)
     where = instances.device()
     posterior = latent.encode(found, x, seed=seed, device=where)
     arrays = {"mu": posterior.mu, "log_var": posterior.log_var, "kl_nats": posterior.kl()}
@@ -53,14 +51,11 @@ def encode(
 
 
 @app.command()
+@terminal.grouped
 def reconstruct(
     model: ModelName,
-    files: Files = None,
-    data: Data = None,
-    root: Root = None,
-    split: Split = "test",
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")] = 16,
-    resize: Resize = False,
+    asked: Asked,
+    n: Rows = 16,
     refine: Refine = 0,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="A .png: originals, reconstructions, refined ones, in rows.")] = Path(
@@ -74,9 +69,7 @@ def reconstruct(
 
     from gen_ray.engine import latent, plots
 
-    found = instances.load(model, storage)
-    latent.space(found)
-    x, _ = instances.gather(found, instances.Asked(files, data, root, split, n, resize), storage)
+    found, x = _gathered(model, asked, n, storage)
     where = instances.device()
     rows = [x, latent.decode(found, latent.encode(found, x, seed=seed, device=where).mu)]
     if refine:
@@ -88,14 +81,11 @@ def reconstruct(
 
 
 @app.command()
+@terminal.grouped
 def interpolate(
     model: ModelName,
-    files: Files = None,
-    data: Data = None,
-    root: Root = None,
-    split: Split = "test",
+    asked: Asked,
     n: Annotated[int, typer.Option("-n", min=2, help="How many rows of a source.")] = 5,
-    resize: Resize = False,
     steps: Annotated[int, typer.Option(min=2, help="Images of a way, its ends included.")] = 9,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="A .png, a row for each way.")] = Path("interpolation.png"),
@@ -106,9 +96,7 @@ def interpolate(
     from gen_ray.engine import latent, plots
     from gen_ray.errors import UserError
 
-    found = instances.load(model, storage)
-    latent.space(found)
-    x, _ = instances.gather(found, instances.Asked(files, data, root, split, n, resize), storage)
+    found, x = _gathered(model, asked, n, storage)
     if len(x) < 2:
         raise UserError("one instance: a way needs two ends, give another file")
     ways = latent.interpolate(found, x, steps=steps, seed=seed, device=instances.device())
@@ -131,6 +119,16 @@ def manifold(
     images = latent.manifold(found, side=side, device=instances.device())
     plots.write(out, plots.grid(images, levels=found.spec.levels, columns=side, tile_pixels=28))
     typer.echo(f"{out}: {side} x {side} images")
+
+
+def _gathered(model: str, asked: Asked, n: int, storage: Path) -> tuple["Model", "Tensor"]:
+    """Return the model, which must have a latent space, and the instances asked for (N, *shape)."""
+    from gen_ray.engine import latent
+
+    found = instances.load(model, storage)
+    latent.space(found)
+    x, _ = instances.gather(found, asked, n, storage)
+    return found, x
 
 
 def _tell(better: "Refined") -> None:

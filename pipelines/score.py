@@ -6,17 +6,14 @@ from typing import Annotated
 import typer
 
 from pipelines import instances, terminal
-from pipelines.instances import Data, Files, ModelName, Resize, Root, Seed, Split, Storage
+from pipelines.instances import Asked, ModelName, Rows, Seed, Storage
 
 
+@terminal.grouped
 def score(
     model: ModelName,
-    files: Files = None,
-    data: Data = None,
-    root: Root = None,
-    split: Split = "test",
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")] = 200,
-    resize: Resize = False,
+    asked: Asked,
+    n: Rows = 200,
     effort: Annotated[int | None, typer.Option(min=1, help="Draws an estimate; the evaluation's if left out.")] = None,
     repeats: Annotated[int, typer.Option(min=2, help="Independent estimates, for the standard error.")] = 5,
     seed: Seed = 0,
@@ -31,8 +28,7 @@ def score(
     from gen_ray.engine.score import score as measure
 
     found = instances.load(model, storage)
-    asked = instances.Asked(files, data, root, split, n, resize)
-    x, names = instances.gather(found, asked, storage)
+    x, names = instances.gather(found, asked, n, storage)
     scores = measure(found, x, effort=effort, repeats=repeats, seed=seed, device=instances.device())
     columns = zip(names, scores.bits_per_dim.tolist(), scores.standard_error.tolist(), strict=True)
     lines = [[name, scores.kind, f"{bits:.4f}", f"{error:.4f}"] for name, bits, error in columns]

@@ -1,9 +1,12 @@
 """How the verbs speak: errors in one line with the right exit code, progress with rate and remaining time."""
 
+import inspect
 import os
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -48,6 +51,41 @@ def _alone(verb: Callable[..., Any]) -> typer.Typer:
 def new_app() -> typer.Typer:
     """Return an empty command line."""
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+def grouped(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return a verb whose parameters that are dataclasses are given field by field, each field an option of its own.
+
+    Options that belong together are so written once and shared by verbs: typer itself knows of no groups.
+    """
+    own = inspect.signature(verb)
+    groups: dict[str, Any] = {p.name: p.annotation for p in own.parameters.values() if is_dataclass(p.annotation)}
+    names = {group: [field.name for field in fields(kind)] for group, kind in groups.items()}
+
+    @wraps(verb)
+    def flat(**given: Any) -> None:
+        made = {group: kind(**{name: given.pop(name) for name in names[group]}) for group, kind in groups.items()}
+        verb(**given, **made)
+
+    options = [option for p in own.parameters.values() for option in _options_of(p)]
+    flat.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
+    return flat
+
+
+def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """Return a parameter, or what stands for it where it is a dataclass; keyword-only, as typer passes them."""
+    kind = parameter.annotation
+    if not is_dataclass(kind):
+        return [parameter.replace(kind=parameter.KEYWORD_ONLY)]
+    return [
+        inspect.Parameter(
+            field.name,
+            parameter.KEYWORD_ONLY,
+            default=parameter.empty if field.default is MISSING else field.default,
+            annotation=field.type,
+        )
+        for field in fields(kind)
+    ]
 
 
 def _fail(line: str, code: int) -> None:
@@ -136,22 +174,34 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
         raise UserError(f"{option} {value!r}: {nearest(value, known)}")
 
 
-def show_chains(known: Mapping[str, "Sampler"]) -> None:
-    """Print what samplers or imputers there are, a line each."""
-    for name, about in known.items():
-        options = "".join(f" [:{key}={low:g}…{high:g}]" for key, (low, high) in about.options.items())
-        cost = f"default {about.default_steps} steps, nfe per step {about.nfe_per_step}"
-        typer.echo(f"{name}{options}: {about.summary}; {cost}")
+def show_chains(what: str, known: Mapping[str, "Sampler"]) -> None:
+    """Print what chains there are, a sampler or imputer a line: what it is, what it takes and what it costs."""
+    lines = [[name, about.summary, _options(about), *_cost(about)] for name, about in known.items()]
+    header = [what, "source", "options", "steps", "nfe/step", "nfe"]
+    show_table(f"{what}s, the default one first", header, lines, prose=("source", "options"))
+    typer.echo(f"--{what} NAME or NAME:option=value,…; steps are the default, nfe the network evaluations they take")
 
 
-def show_table(title: str, header: list[str], lines: list[list[str]]) -> None:
-    """Print a table, as wide as it needs to be."""
+def _options(about: "Sampler") -> str:
+    return ", ".join(f"{key}={low:g}…{high:g}" for key, (low, high) in about.options.items())
+
+
+def _cost(about: "Sampler") -> list[str]:
+    """Return steps, evaluations a step and in all; a solver that chooses its own steps has no such figure."""
+    if about.adaptive:
+        return [str(about.default_steps), "varies", "varies"]
+    return [str(about.default_steps), str(about.nfe_per_step), str(about.nfe(about.default_steps))]
+
+
+def show_table(title: str, header: list[str], lines: list[list[str]], *, prose: Collection[str] = ()) -> None:
+    """Print a table, as wide as it needs to be; only columns named in prose are broken where a terminal is narrow."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left")
     for name in header:
-        table.add_column(name, no_wrap=True, justify="left" if name in header[:2] else "right")
+        left = name in header[:2] or name in prose
+        table.add_column(name, no_wrap=name not in prose, justify="left" if left else "right")
     for line in lines:
         table.add_row(*line)
     console = Console()

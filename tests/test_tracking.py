@@ -94,11 +94,14 @@ def test_pictures_and_folders_are_kept(store: Store, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: a\n")
     run = open_run(store)
     run.show("samples", np.zeros((4, 4, 3), np.uint8), 7)
+    run.show_text("samples", "to be\nor not ö\n", 7)
     run.keep(tmp_path / "model", "model")
     run.keep(tmp_path / "config.yaml", "config")
     kept = {item.path for folder in ("model", "config") for item in run.client.list_artifacts(run.id, folder)}
     assert kept == {"model/weights", "config/config.yaml"}
     assert any("step+7" in item.path or "step%7" in item.path for item in run.client.list_artifacts(run.id, "images"))
+    text = Path(run.client.download_artifacts(run.id, "texts/samples/step-000000007.txt"))
+    assert text.read_text(encoding="utf-8") == "to be\nor not ö\n"
     assert store.artifact_root is not None and Path(store.artifact_root.removeprefix("file://")).is_dir()
 
 

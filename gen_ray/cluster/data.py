@@ -15,7 +15,7 @@ from torch import Tensor
 from gen_ray.datasets.prepared import Prepared, Shard
 from gen_ray.datasets.shards import read_shard, storage_dtype, to_numpy
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.batches import permutation
+from gen_ray.engine.batches import Lanes, permutation
 from gen_ray.errors import UserError
 
 READ_CPUS = 0.5
@@ -72,7 +72,7 @@ def fits_in_memory(prepared: Prepared, workers: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Streamed:
+class Streamed(Lanes):
     """A split larger than memory: shards in an order of (seed, epoch), rows shuffled within windows of 8 shards.
 
     Each epoch deals the shards out to the ranks; what a rank has beyond the poorest one's full batches is left out of
@@ -80,11 +80,6 @@ class Streamed:
     """
 
     shards: list[Shard]
-    batch_size: int
-    seed: int = 0
-    rank: int = 0
-    world_size: int = 1
-    accumulate: int = 1
 
     @property
     def rows(self) -> int:

@@ -105,6 +105,7 @@ def _measure(model: Model, prepared: Prepared, device: torch.device, against: st
         "metrics": dict(report.metrics),
         "provenance": dict(report.provenance),
         "pictures": dict(report.pictures),
+        "texts": dict(report.texts),
         "sampler": f"{model.experiment.sampler(model.family)}, {chain.nfe} nfe",
     }
 

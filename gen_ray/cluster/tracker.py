@@ -33,6 +33,10 @@ class Tracker:
         """Record a picture."""
         self.run.show(name, picture, step)
 
+    def show_text(self, name: str, text: str, step: int) -> None:
+        """Record a text."""
+        self.run.show_text(name, text, step)
+
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
         self.run.tag(tags)

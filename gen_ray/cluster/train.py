@@ -191,5 +191,7 @@ def _record(log: Any, report: Mapping[str, Any], home: Path) -> None:
     log.tag.remote({f"provenance.{name}.{key}": word for name, how in origins.items() for key, word in how.items()})
     for name, picture in report["pictures"].items():
         log.show.remote(f"evaluation_{name}", picture, step)
+    for name, text in report["texts"].items():
+        log.show_text.remote(f"evaluation_{name}", text, step)
     log.keep.remote(str(home / runs.ARTIFACT), "model")
     log.keep.remote(os.fspath(home / "config.yaml"), "config")

@@ -70,6 +70,10 @@ class TrainSession:
         """Send a picture to the tracker."""
         self.tracker.show.remote(name, picture, step)
 
+    def show_text(self, name: str, text: str, step: int) -> None:
+        """Send a text to the tracker."""
+        self.tracker.show_text.remote(name, text, step)
+
     def progress(self, done: int, total: int) -> None:
         """Tell the tracker how far the training is."""
         if self.rank == 0:

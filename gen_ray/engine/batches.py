@@ -31,8 +31,19 @@ class Batches(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lanes:
+    """The part of every batch of batch_size rows that is a rank's: its accumulate lanes of world_size·accumulate."""
+
+    batch_size: int
+    seed: int = 0
+    rank: int = 0
+    world_size: int = 1
+    accumulate: int = 1
+
+
 @dataclass(frozen=True)
-class Cached:
+class Cached(Lanes):
     """A split held in memory: x (N, *shape) in stored form, reordered anew each epoch from the seed.
 
     The steps run over the concatenation of the epochs' permutations, so that each row comes exactly once an epoch
@@ -40,11 +51,6 @@ class Cached:
     """
 
     x: Tensor
-    batch_size: int
-    seed: int = 0
-    rank: int = 0
-    world_size: int = 1
-    accumulate: int = 1
 
     @property
     def rows(self) -> int:

@@ -17,6 +17,7 @@ from gen_ray.engine.generate import generate
 from gen_ray.engine.plots import grid
 from gen_ray.engine.session import chunks
 from gen_ray.engine.step import autocast
+from gen_ray.engine.texts import page
 from gen_ray.family import Nll
 from gen_ray.maths.noise import generator
 
@@ -25,16 +26,18 @@ EFFORT = 100
 ROWS_AT_ONCE = 100
 REFERENCE_ROWS = 10_000
 MANIFOLD_ROWS = 2_000
+SHOWN = 64
 SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Metrics with units in their names, what each was measured with, and pictures uint8 (H, W, 3)."""
+    """Metrics with units in their names, what each was measured with, pictures uint8 (H, W, 3) and texts."""
 
     metrics: Mapping[str, float]
     provenance: Mapping[str, Mapping[str, Any]]
     pictures: Mapping[str, np.ndarray]
+    texts: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +69,13 @@ def evaluate(model: Model, reference: Reference, *, device: torch.device) -> Rep
     if reference.extractor is not None:
         found, how = distances(model, samples, reference, reference.extractor)
         metrics, provenance = metrics | found, provenance | how
-    pictures = {"samples": grid(samples[:64], levels=model.spec.levels)} if model.spec.is_image else {}
-    return Report(metrics=metrics, provenance=provenance, pictures=pictures)
+    spec, shown = model.spec, samples[:SHOWN]
+    return Report(
+        metrics=metrics,
+        provenance=provenance,
+        pictures={"samples": grid(shown, levels=spec.levels)} if spec.is_image else {},
+        texts={"samples": page(shown, spec)} if spec.is_text else {},
+    )
 
 
 def bits_per_dim(nats: Tensor, dims: int) -> Tensor:

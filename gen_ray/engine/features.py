@@ -14,6 +14,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine import checkpoint
 from gen_ray.engine.batches import Cached
 from gen_ray.errors import UserError
+from gen_ray.maths.levels import scaled
 from gen_ray.nets.classifier import Classifier
 
 FEATURES = 64
@@ -23,7 +24,7 @@ EPOCHS, MOST_STEPS = 15, 3500
 
 @dataclass(frozen=True)
 class Extractor:
-    """Features (N, 64) of stored images, and the name by which a distance in their space goes."""
+    """Features (N, 64) of stored images in their own size, and the name by which a distance in their space goes."""
 
     net: Classifier
     levels: int
@@ -36,11 +37,6 @@ class Extractor:
         return torch.cat([self.net.features(scaled(part, self.levels)) for part in images.split(512)])
 
 
-def scaled(images: Tensor, levels: int) -> Tensor:
-    """Return stored images as the extractor sees them: their own size, range [−1, 1]."""
-    return images.float() * (2 / (levels - 1)) - 1
-
-
 def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
     """Return a classifier of x (N, C, H, W) by labels (N,), the same for the same data: 15 epochs or 3,500 steps."""
     steps = min(MOST_STEPS, EPOCHS * len(x) // BATCH_SIZE + 1)
@@ -49,7 +45,7 @@ def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
         net = Classifier(spec.shape, len(spec.classes), features=FEATURES)
         optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-        order = Cached(torch.arange(len(x)), BATCH_SIZE, SEED)
+        order = Cached(torch.arange(len(x)), batch_size=BATCH_SIZE, seed=SEED)
         for _, [rows] in zip(range(steps), order.stream(0), strict=False):
             loss = nn.functional.cross_entropy(net(scaled(x[rows], spec.levels)), labels[rows].long())
             loss.backward()

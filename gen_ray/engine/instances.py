@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gen_ray.dataspec import DataSpec
+from gen_ray.engine.texts import speak
 from gen_ray.errors import UserError
+from gen_ray.maths.levels import stored
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
@@ -66,11 +68,6 @@ def written(text: str, spec: DataSpec, hole: str) -> tuple[Tensor, Tensor]:
     return _tokens(text.replace(hole, spec.alphabet[0]), spec, "the text")[None], holes
 
 
-def speak(tokens: Tensor, spec: DataSpec) -> str:
-    """Return tokens (L,) as text."""
-    return "".join(spec.alphabet[token] for token in tokens.tolist())
-
-
 def fit(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor:
     """Return stored data x (N, *own.shape) as stored data of another spec.
 
@@ -103,7 +100,7 @@ def _scaled(x: Tensor, own: DataSpec, spec: DataSpec) -> Tensor:
 
 
 def _stored(x: Tensor, spec: DataSpec) -> Tensor:
-    return x.clamp(0, spec.levels - 1).to(torch.uint8 if spec.levels <= 256 else torch.int32)
+    return stored(x.clamp(0, spec.levels - 1), spec.levels)
 
 
 def _picture(file: Path, spec: DataSpec, resize: bool) -> Tensor:

@@ -5,21 +5,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gen_ray.engine.batches import Batches
 from gen_ray.engine.generate import generate
 from gen_ray.engine.plots import grid
 from gen_ray.engine.session import Session
 from gen_ray.engine.step import Learner, autocast
+from gen_ray.engine.texts import page
 from gen_ray.experiment import Experiment
 from gen_ray.family import Family
 from gen_ray.maths.noise import generator
 
 VALIDATION_ROWS = 256
 """Rows of one validation batch: part of the position that fixes its noise, so not for tuning."""
+
+PREVIEW_IMAGES, PREVIEW_TEXTS = 64, 8
+"""Samples by which learning is watched: as many as one looks at, or reads."""
 
 
 def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
@@ -34,12 +37,8 @@ def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
             loss = validate(learner.ema, family, experiment, session)
             learner.best = min(learner.best, loss)
             session.log({"validation/loss_nats": loss, "best/validation_loss_nats": learner.best}, done)
-        if (
-            session.rank == 0
-            and family.spec.is_image
-            and (last or (ended and ended % training.sample_every_epochs == 0))
-        ):
-            session.show("samples", preview(learner.ema, family, experiment, session.device), done)
+        if session.rank == 0 and (last or (ended and ended % training.sample_every_epochs == 0)):
+            show_samples(learner.ema, family, experiment, session, done)
         if last or due:
             session.save(partial(learner.write, step=done), {"step": done}, done)
     return learner.ema
@@ -83,12 +82,21 @@ def validate(net: nn.Module, family: Family, experiment: Experiment, session: Se
     return loss / max(rows, 1)
 
 
-def preview(net: nn.Module, family: Family, experiment: Experiment, device: torch.device) -> np.ndarray:
-    """Return a picture of 64 samples by which learning is watched: same seed every time, the default sampler."""
+def show_samples(net: nn.Module, family: Family, experiment: Experiment, session: Session, step: int) -> None:
+    """Record the samples by which learning is watched: a picture of images, a page of texts, of other data nothing."""
+    spec, drawn = family.spec, partial(preview, net, family, experiment, session.device)
+    if spec.is_image:
+        session.show("samples", grid(drawn(PREVIEW_IMAGES), levels=spec.levels), step)
+    elif spec.is_text:
+        session.show_text("samples", page(drawn(PREVIEW_TEXTS), spec), step)
+
+
+def preview(net: nn.Module, family: Family, experiment: Experiment, device: torch.device, n: int) -> Tensor:
+    """Return n samples (n, *shape): same seed every time, the default sampler."""
     family = family.fitted(net)
     chain = family.chain(next(iter(family.samplers())))
     with autocast(experiment.training.precision, device):
-        return grid(generate(net, chain, 64, seed=experiment.training.seed, device=device), levels=family.spec.levels)
+        return generate(net, chain, n, seed=experiment.training.seed, device=device)
 
 
 class Meter:

@@ -1,7 +1,7 @@
 """Pictures of samples and numbers, as arrays: who shows them decides where they go."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 
 HOLE = (200, 60, 120)
@@ -68,15 +67,6 @@ def write_arrays(file: Path, arrays: Mapping[str, Tensor]) -> None:
         np.savez_compressed(file, **plain)
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror})") from None
-
-
-def save(file: Path, samples: Tensor, spec: DataSpec) -> None:
-    """Write samples (N, *shape) as a .png grid or as the array ``samples`` of an .npz."""
-    writers: Mapping[str, Callable[[], None]] = {
-        ".png": lambda: write(file, grid(samples, levels=spec.levels)),
-        ".npz": lambda: write_arrays(file, {"samples": samples}),
-    }
-    writers[file.suffix]()
 
 
 def panel(titled: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -15,7 +15,7 @@ from gen_ray.engine.batches import Batches
 
 
 class Session(Protocol):
-    """The few verbs of a place to train. Every rank calls every verb but show equally often; rank 0's word is kept."""
+    """The few verbs of a place to train. Every rank calls all but show and show_text, rank 0's, equally often."""
 
     rank: int
     world_size: int
@@ -39,6 +39,10 @@ class Session(Protocol):
 
     def show(self, name: str, picture: np.ndarray, step: int) -> None:
         """Record a picture, uint8 (H, W, 3), at an optimizer step."""
+        ...
+
+    def show_text(self, name: str, text: str, step: int) -> None:
+        """Record a text at an optimizer step."""
         ...
 
     def progress(self, done: int, total: int) -> None:
@@ -65,6 +69,7 @@ class LocalSession:
     world_size: int = 1
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def batches(self, split: str) -> Batches:
         """Return a split."""
@@ -85,6 +90,10 @@ class LocalSession:
     def show(self, name: str, picture: np.ndarray, step: int) -> None:
         """Keep the newest picture of each name."""
         self.pictures[name] = picture
+
+    def show_text(self, name: str, text: str, step: int) -> None:
+        """Keep the newest text of each name."""
+        self.texts[name] = text
 
     def progress(self, done: int, total: int) -> None:
         """Tell nobody."""

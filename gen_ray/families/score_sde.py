@@ -22,6 +22,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.family import Chain, Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import gaussian, ode, tables
 from gen_ray.maths.kernels import FlowKernel
+from gen_ray.maths.levels import scaled
 from gen_ray.maths.sde import Sde
 from gen_ray.nets import DenoiserConfig
 
@@ -95,14 +96,18 @@ def _described(n: int) -> dict[str, Sampler]:
         "adaptive": {
             "default_steps": 1,
             "adaptive": True,
-            "summary": "probability-flow ODE by Dormand and Prince, image by image: evaluations vary",
+            "summary": "Song et al. 2021, eq. 13, by Dormand & Prince 1980, each image in steps of its own",
             "options": {"rtol": (1e-5, 0.01)},
         },
         "euler_maruyama": {"summary": "reverse SDE, Song et al. 2021, eq. 6"},
         "reverse_diffusion": {"summary": "Song et al. 2021, eq. 46"},
         "ancestral": {"summary": "Song et al. 2021, appendix F"},
         "pc": {"nfe_per_step": 2, "summary": "Song et al. 2021, alg. 2-5", "options": SNR},
-        "pc_ancestral": {"nfe_per_step": 2, "summary": "pc with the ancestral predictor", "options": SNR},
+        "pc_ancestral": {
+            "nfe_per_step": 2,
+            "summary": "pc with the predictor of Song et al. 2021, appendix F",
+            "options": SNR,
+        },
     }
     return {name: Sampler(**{"default_steps": n, "nfe_per_step": 1, **about}) for name, about in said.items()}
 
@@ -162,7 +167,7 @@ class ScoreSde(Family):
 
     def _scaled(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Return x (B, *shape) in [−1, 1] and, if dequantised, anywhere in its bin: a density has no atoms."""
-        x_0 = x.float() * self.bin - 1
+        x_0 = scaled(x, self.spec.levels)
         return x_0 + self._jitter(x, rng) if self.config.dequantise else x_0
 
     def _jitter(self, x: Tensor, rng: torch.Generator) -> Tensor:
@@ -201,7 +206,7 @@ class ScoreSde(Family):
     def _log_mass(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> tuple[Tensor, int]:
         """Return ln(density · bin volume) (B,) at one place in the bins of x, float64, and evaluations."""
         low, high = self.sde.u_range
-        x_0 = (x.float() * self.bin - 1 + self._jitter(x, rng)).double()
+        x_0 = (scaled(x, self.spec.levels) + self._jitter(x, rng)).double()
         scale = math.sqrt(1 / (1 + math.exp(2 * low)))  # alpha/sqrt(alpha² + sigma²): z = scale·x_0
         z = scale * x_0
         carried = self._flow(net).carry_density(
@@ -239,6 +244,7 @@ class ScoreSde(Family):
             "repaint": Sampler(
                 default_steps=few,
                 nfe_per_step=10,
+                nfe_saved=9,
                 summary="Lugmayr et al. 2022, alg. 1: every jump of steps walked so many times (nfe per step: times)",
                 options={"times": (1, 50), "jump": (1, 1000)},
             ),

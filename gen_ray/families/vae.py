@@ -17,6 +17,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.family import Chain, Family, FamilyConfig, Held, LossTerms, Nll, Sampler, State, parse_sampler
 from gen_ray.maths import likelihoods
+from gen_ray.maths.levels import stored
 from gen_ray.maths.noise import RowNoise
 from gen_ray.maths.observation import OBSERVATIONS, Observation
 from gen_ray.nets import Autoencoder, AutoencoderConfig
@@ -101,8 +102,8 @@ class DecodeKernel:
 
     def finish(self, state: State) -> Tensor:
         """Return levels (B, C, H, W), uint8 up to 256 of them, else int32."""
-        kind = torch.uint8 if self.observation.levels <= 256 else torch.int32
-        return torch.where(state["mask"], state["known"].to(kind), state["x"].to(kind))
+        known, x = (stored(state[key], self.observation.levels) for key in ("known", "x"))
+        return torch.where(state["mask"], known, x)
 
 
 def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
@@ -165,8 +166,12 @@ class Vae(Family):
     def samplers(self) -> Mapping[str, Sampler]:
         """Return ``mean`` (what the papers show) and ``draw`` (a true sample of the model)."""
         return {
-            "mean": Sampler(default_steps=1, nfe_per_step=1, summary="z ~ N(0, I), then the mean of p(x|z)"),
-            "draw": Sampler(default_steps=1, nfe_per_step=1, summary="z ~ N(0, I), then x ~ p(x|z)"),
+            "mean": Sampler(
+                default_steps=1, nfe_per_step=1, summary="Kingma & Welling 2014: z ~ N(0, I), then the mean of p(x|z)"
+            ),
+            "draw": Sampler(
+                default_steps=1, nfe_per_step=1, summary="Kingma & Welling 2014: z ~ N(0, I), then x ~ p(x|z)"
+            ),
         }
 
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
@@ -183,10 +188,12 @@ class Vae(Family):
             "metropolis": Sampler(
                 default_steps=200,
                 nfe_per_step=1,
-                summary="pseudo-Gibbs with a Metropolis correction, after a fifth of the steps without it",
+                summary="Mattei & Frellsen 2018, alg. 1: gibbs, corrected after a fifth of the steps",
             ),
             "gibbs": Sampler(
-                default_steps=100, nfe_per_step=1, summary="pseudo-Gibbs: encode, decode, draw what is missing"
+                default_steps=100,
+                nfe_per_step=1,
+                summary="Rezende et al. 2014, section 4.2: encode, decode, draw what is missing",
             ),
         }
 
@@ -221,8 +228,7 @@ class Vae(Family):
 
     def decode(self, net: nn.Module, z: Tensor) -> Tensor:
         """Return the mean of p(x|z) as levels (B, C, H, W), uint8 up to 256 of them, else int32."""
-        x = self.observation.mean(cast(Autoencoder, net).decode(z))
-        return x.to(torch.uint8 if self.observation.levels <= 256 else torch.int32)
+        return stored(self.observation.mean(cast(Autoencoder, net).decode(z)), self.observation.levels)
 
     def log_likelihood(self, net: nn.Module, observed: Tensor, z: Tensor) -> Tensor:
         """Return log p(x|z), nats (B,)."""

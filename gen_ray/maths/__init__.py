@@ -6,7 +6,7 @@ Time        data at t=0, noise at t=1 (continuous), or data at k=0 and noise at 
             A network is always given t = k/T in [0, 1].
 Marginals   x_t = alpha_t · x_0 + sigma_t · eps, eps ~ N(0, I). In DDPM's letters alpha_t = sqrt(alpha_bar_k) and
             sigma_t = sqrt(1 − alpha_bar_k). log_snr = ln(alpha² / sigma²); lambda = log_snr / 2.
-Data        u in {0 … levels−1} is stored; Gaussian families see x = 2·u/(levels−1) − 1 in [−1, 1].
+Data        u in {0 … levels−1} is stored; Gaussian families see x = 2·u/(levels−1) − 1 in [−1, 1] (levels.py).
 Units       losses and likelihoods are nats per example; bits per dimension appear in engine/evaluate alone.
 Precision   tables are float64 and cast once; states are float32.
 Randomness  is always an argument: a torch.Generator in training, a RowNoise (noise.py) in sampling.

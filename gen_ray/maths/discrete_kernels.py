@@ -13,13 +13,10 @@ from gen_ray.maths.categorical import Corruption, draw
 from gen_ray.maths.discrete_bounds import masked_share, wide
 from gen_ray.maths.discrete_tables import Resample, Unmask
 from gen_ray.maths.kernels import Held
+from gen_ray.maths.levels import stored
 from gen_ray.maths.noise import RowNoise
 
 State = dict[str, Tensor]
-
-
-def _stored(x: Tensor, K: int) -> Tensor:
-    return x.to(torch.uint8 if K <= 256 else torch.int32)
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,7 @@ class UnmaskingKernel:
 
     def finish(self, state: State) -> Tensor:
         """Return the data (B, *shape), uint8 up to 256 levels, else int32."""
-        return _stored(state["x"], self.K)
+        return stored(state["x"], self.K)
 
 
 def _categories(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,4 +106,4 @@ class ResamplingKernel:
 
     def finish(self, state: State) -> Tensor:
         """Return the data (B, *shape), uint8 up to 256 levels, else int32."""
-        return _stored(state["x"], self.K)
+        return stored(state["x"], self.K)

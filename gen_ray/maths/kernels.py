@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from gen_ray.maths.levels import nearest, scaled, stored
 from gen_ray.maths.noise import RowNoise
 from gen_ray.maths.tables import Column, apply
 from gen_ray.maths.tables.rows import langevin
@@ -47,7 +48,7 @@ class GaussianKernel:
         state = {"x": x, "x_0": torch.zeros_like(x)}
         if held is None:
             return state
-        known = held.known.to(device).float() * (2 / (self.levels - 1)) - 1
+        known = scaled(held.known.to(device), self.levels)
         return {**state, "known": known, "mask": held.mask.to(device)}
 
     def tick(self, net: nn.Module, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> dict[str, Tensor]:
@@ -73,8 +74,7 @@ class GaussianKernel:
 
     def finish(self, state: dict[str, Tensor]) -> Tensor:
         """Return the nearest stored values (B, *shape), uint8 up to 256 levels, else int32."""
-        top = self.levels - 1
-        return ((state["x"] + 1) * (top / 2)).round_().clamp_(0, top).to(torch.uint8 if top < 256 else torch.int32)
+        return stored(nearest(state["x"], self.levels), self.levels)
 
 
 Solve = Callable[[nn.Module, Tensor, float], Tensor]

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gen_ray.maths.levels import scaled
+
 _LOG_2_PI = math.log(2 * math.pi)
 _LOG_SCALE_LIMIT = 20.0  # a scale of e^-20 is already 10^4 times narrower than the narrowest bin
 
@@ -87,7 +89,7 @@ def _bin(u: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> _Bin:
     """Return the bin of u relative to mean and scale, the dtype of mean."""
     log_scale = log_scale.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
     precision, bin_width = torch.exp(-log_scale), 2 / (levels - 1)
-    x = u.to(mean.dtype) * bin_width - 1
+    x = scaled(u, levels, mean.dtype)
     return _Bin((x - mean) * precision, bin_width * precision, math.log(bin_width) - log_scale)
 
 

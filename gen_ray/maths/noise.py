@@ -121,9 +121,8 @@ class RowNoise:
         device: torch.device | str,
     ) -> Tensor:
         """Fill (B, *shape) on the host, a row at a time, and hand it to the device."""
-        everywhere = where is None or bool(where.all())
-        wanted = range(self.batch) if everywhere else np.flatnonzero(where.cpu().numpy()).tolist()
-        out = (np.empty if everywhere else np.zeros)((self.batch, *shape), dtype)
+        wanted = list(range(self.batch)) if where is None else where.nonzero().flatten().tolist()
+        out = (np.empty if len(wanted) == self.batch else np.zeros)((self.batch, *shape), dtype)
         seeds, rows, ticks = self.seeds.tolist(), self.rows.tolist(), self.ticks.tolist()
         for i in wanted:
             fill(_STREAM.at(seeds[i], lane, rows[i], ticks[i]), out=out[i, ...], dtype=dtype)
@@ -136,7 +135,7 @@ class _Stream(threading.local):
     def __init__(self) -> None:
         self.bits = np.random.Philox(key=0)
         self.rng = np.random.Generator(self.bits)
-        self.state: dict[str, Any] = dict(self.bits.state)
+        self.state: Any = self.bits.state
 
     def at(self, seed: int, lane: int, row: int, tick: int) -> np.random.Generator:
         """Return the generator at the beginning of one draw of a row."""

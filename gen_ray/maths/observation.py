@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.maths import likelihoods
+from gen_ray.maths.levels import nearest, scaled
 
 
 class Observation(ABC):
@@ -33,7 +34,7 @@ class Observation(ABC):
 
     def scaled(self, x: Tensor) -> Tensor:
         """Return the encoder's input, x in [−1, 1]."""
-        return x.float() * (2 / (self.levels - 1)) - 1
+        return scaled(x, self.levels)
 
     @abstractmethod
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class Bernoulli(Observation):
 
     def scaled(self, x: Tensor) -> Tensor:
         """Return bits as −1 and 1."""
-        return x.float() * 2 - 1
+        return scaled(x, 2)
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """Return log p(x|z) of bits."""
@@ -112,17 +113,14 @@ class Logistic(Observation):
         """Return log p(x|z) of levels."""
         return likelihoods.discretised_logistic_log_prob(x, *self._mean_and_log_scale(params), self.levels)
 
-    def _to_levels(self, x: Tensor) -> Tensor:
-        return ((x + 1) * ((self.levels - 1) / 2)).round().clamp(0, self.levels - 1)
-
     def mean(self, params: Tensor) -> Tensor:
         """Return the centre of the logistic."""
-        return self._to_levels(self._mean_and_log_scale(params)[0])
+        return nearest(self._mean_and_log_scale(params)[0], self.levels)
 
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
         """Return levels by the logistic quantile function."""
         mean, log_scale = self._mean_and_log_scale(params)
-        return self._to_levels(mean + log_scale.exp() * torch.logit(u, eps=1e-7))
+        return nearest(mean + log_scale.exp() * torch.logit(u, eps=1e-7), self.levels)
 
 
 class Categorical(Observation):

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gen_ray.datasets.prepare import SourceOptions, prepare
-from gen_ray.engine import artifact, plots
+from gen_ray.engine import artifact, plots, texts
 from gen_ray.errors import UserError
 from gen_ray.experiment import load, parse
 from tests.conftest import ROOT, Said
@@ -94,7 +94,10 @@ def test_a_mask_may_be_an_array(gen_ray: Run, bench: Bench) -> None:
 
 def test_imputers_are_listed(gen_ray: Run, bench: Bench) -> None:
     said = gen_ray("impute", bench.model, "--list-imputers")
-    assert said.code == 0 and [line.split(":")[0] for line in said.out.splitlines()] == ["metropolis", "gibbs"]
+    rows = [line for line in said.out.splitlines() if line.startswith("│")]
+    assert said.code == 0 and ["metropolis" in rows[0], "gibbs " in rows[1], len(rows)] == [True, True, 2]
+    assert "Mattei & Frellsen 2018" in rows[0] and "Rezende et al. 2014" in rows[1]
+    assert rows[0].split("│")[4:7] == ["   200 ", "        1 ", " 200 "]
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +284,7 @@ def test_a_text_is_read_with_its_holes_and_spoken_again() -> None:
 
     spec = DataSpec(name="play", kind="tokens", shape=(8,), levels=5, alphabet=" beot")
     tokens, holes = instances.written("to b_", spec, "_")
-    assert instances.speak(tokens[0][:4], spec) == "to b"
+    assert texts.speak(tokens[0][:4], spec) == "to b"
     assert holes[0].tolist() == [False] * 4 + [True] * 4
     for text, hole, told in (
         ("to be or not", "_", "12 characters"),
@@ -307,6 +310,37 @@ def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = artifact.Model(experiment=experiment, family=family, net=family.build_net().eval(), meta=meta)
     artifact.write(root / "model", model)
     return root
+
+
+def test_texts_are_sampled_as_text(
+    gen_ray: Run, speaker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["sample", speaker / "model", "-n", 3]
+    said = gen_ray(*words, "--seed", 1)
+    assert said.code == 0 and said.out.startswith("samples.txt: 3 samples, seed 1") and not said.err, said
+    assert gen_ray(*words, "--seed", 1, "--out", "a.npz").code == 0
+    spec = artifact.load(speaker / "model").spec
+    parts = [
+        f"----- {i}\n{texts.speak(x, spec)}\n" for i, x in enumerate(torch.from_numpy(np.load("a.npz")["samples"]))
+    ]
+    assert (tmp_path / "samples.txt").read_bytes().decode() == "".join(parts) and len(parts) == 3
+    said = gen_ray(*words, "--out", "nowhere/a.txt")
+    assert said.code == 2 and "nowhere/a.txt: cannot be written" in said.fault
+
+
+def test_samples_go_only_into_files_that_can_hold_them(
+    gen_ray: Run, bench: Bench, speaker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for model, ending, told in (
+        (speaker / "model", ".png", "--out a.png: play holds tokens, its samples are written as .txt or .npz"),
+        (bench.model, ".txt", "--out a.txt: digits holds image, its samples are written as .png or .npz"),
+    ):
+        said = gen_ray("sample", model, "-n", 2, "--out", f"a{ending}")
+        assert said.code == 2 and told in said.fault and not list(tmp_path.iterdir())
+    said = gen_ray("sample", bench.model, "-n", 2)
+    assert said.code == 0 and said.out.startswith("samples.png: ") and Image.open("samples.png").size[0] > 100
 
 
 def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:

@@ -1,5 +1,6 @@
 """What the command line says: help that is quick, lists, lines; and one line for every mistake in calling it."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import artifact
 from gen_ray.experiment import load
+from gen_ray.family import Sampler
+from pipelines.terminal import show_chains
 from tests.conftest import ROOT, Said
 
 GROUPS = ["latent", "figure", "bench"]
@@ -152,11 +155,49 @@ def test_steps_without_a_sampler_are_the_steps_of_the_default_one(gen_ray: Run, 
     assert said.code == 2 and "no effect for vae" in said.fault
 
 
+def listed(out: str) -> dict[str, list[str]]:
+    """Return the cells of a table's rows by their first one."""
+    rows = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in out.splitlines() if line[:1] == "│"]
+    return {name: cells for name, *cells in rows}
+
+
 def test_samplers_are_listed(gen_ray: Run, shelf: Path) -> None:
     said = gen_ray("sample", "digits-ddpm", "--storage", shelf, "--list-samplers")
-    assert said.code == 0 and [line.split(" ")[0].rstrip(":") for line in said.out.splitlines()] == [
-        "ddim", "ancestral", "dpmpp_2m", "heun",
-    ]  # fmt: skip
+    assert (
+        said.code == 0
+        and not said.err
+        and listed(said.out)
+        == {
+            "ddim": ["Song et al. 2021, eq. 12", "eta=0…1", "50", "1", "50"],
+            "ancestral": ["Ho et al. 2020, alg. 2", "", "100", "1", "100"],
+            "dpmpp_2m": ["Lu et al. 2022, alg. 2", "", "20", "1", "20"],
+            "heun": ["Karras et al. 2022, alg. 1", "", "10", "2", "19"],
+        }
+    )
+    assert "--sampler NAME or NAME:option=value" in said.out
+
+
+def test_a_sampler_that_chooses_its_own_steps_has_no_figure_but_varies(capsys: pytest.CaptureFixture[str]) -> None:
+    takes = {"rtol": (1e-5, 0.01), "atol": (0, 1.0)}
+    solver = Sampler(default_steps=1, nfe_per_step=1, adaptive=True, summary="A. & B. 1980", options=takes)
+    show_chains("sampler", {"adaptive": solver})
+    options = "rtol=1e-05…0.01, atol=0…1"
+    assert listed(capsys.readouterr().out) == {"adaptive": ["A. & B. 1980", options, "1", "varies", "varies"]}
+
+
+def test_on_a_narrow_terminal_only_prose_is_broken(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    takes = {"times": (1, 20), "correctors": (1, 100), "temperature": (0, 100)}
+    show_chains(
+        "imputer", {"replacement": Sampler(default_steps=250, nfe_per_step=10, summary="words " * 20, options=takes)}
+    )
+    out = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert max(map(len, out.splitlines())) <= 100 and out.count("words") == 20 and "…" in out
+    assert all(word in out for word in ("replacement", "2500", "temperature=0…100"))
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,9 @@ class Mute:
     def show(self, *_: Any) -> None:
         pass
 
+    def show_text(self, *_: Any) -> None:
+        pass
+
     def progress(self, *_: Any) -> None:
         pass
 

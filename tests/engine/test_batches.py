@@ -19,7 +19,7 @@ def taken(batches: Cached, first: int, steps: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 23, 30, 60])
 def test_every_epoch_takes_every_row_once(batch_size: int) -> None:
-    rows = list(itertools.chain(*taken(Cached(X, batch_size, seed=3), 0, 8 * 23 // batch_size + 8)))
+    rows = list(itertools.chain(*taken(Cached(X, batch_size=batch_size, seed=3), 0, 8 * 23 // batch_size + 8)))
     epochs = [rows[e * 23 : (e + 1) * 23] for e in range(8)]
     assert all(sorted(epoch) == X.tolist() for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 8  # each in its own order
@@ -27,17 +27,17 @@ def test_every_epoch_takes_every_row_once(batch_size: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [4, 30])
 def test_a_stream_begun_later_goes_on_as_if_it_had_always_run(batch_size: int) -> None:
-    whole = taken(Cached(X, batch_size), 0, 20)
+    whole = taken(Cached(X, batch_size=batch_size), 0, 20)
     for first in (1, 5, 6, 13):
-        assert taken(Cached(X, batch_size), first, 20 - first) == whole[first:]
-    assert taken(Cached(X, batch_size, seed=1), 0, 20) != whole
+        assert taken(Cached(X, batch_size=batch_size), first, 20 - first) == whole[first:]
+    assert taken(Cached(X, batch_size=batch_size, seed=1), 0, 20) != whole
 
 
 @pytest.mark.parametrize(("ranks", "accumulate"), [(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)])
 def test_lanes_are_dealt_out_in_order(ranks: int, accumulate: int) -> None:
-    alone = taken(Cached(X, 8), 0, 9)
+    alone = taken(Cached(X, batch_size=8), 0, 9)
     dealt = [
-        itertools.islice(Cached(X, 8, rank=r, world_size=ranks, accumulate=accumulate).stream(0), 9)
+        itertools.islice(Cached(X, batch_size=8, rank=r, world_size=ranks, accumulate=accumulate).stream(0), 9)
         for r in range(ranks)
     ]
     for step, per_rank in enumerate(zip(*dealt, strict=True)):
@@ -49,7 +49,7 @@ def test_lanes_are_dealt_out_in_order(ranks: int, accumulate: int) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [1, 5, 23, 100])
 def test_an_ordered_pass_covers_each_row_once_over_the_ranks(ranks: int, size: int) -> None:
-    found = [part for r in range(ranks) for part in Cached(X, 8, rank=r, world_size=ranks).ordered(size)]
+    found = [part for r in range(ranks) for part in Cached(X, batch_size=8, rank=r, world_size=ranks).ordered(size)]
     assert sorted(index for index, _ in found) == list(range(-(-23 // size)))
     assert torch.cat([x for _, x in sorted(found, key=lambda part: part[0])]).tolist() == X.tolist()
     assert all(len(x) <= size and x[0] == index * size for index, x in found)
@@ -62,4 +62,4 @@ def test_a_permutation_is_a_function_of_its_key() -> None:
     assert not np.array_equal(permutation(50, 1, 0), first)
     share = np.mean([permutation(10, seed)[0] for seed in range(2000)])
     assert abs(share - 4.5) < 4 * (99 / 12 / 2000) ** 0.5
-    assert Cached(X, 8).rows == 23
+    assert Cached(X, batch_size=8).rows == 23

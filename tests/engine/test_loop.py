@@ -1,14 +1,20 @@
 """The loop: broken off and taken up again it is the run that was never broken off."""
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gen_ray import manifest
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine.batches import Cached
+from gen_ray.engine.generate import generate
 from gen_ray.engine.loop import VALIDATION_ROWS, fit, validate
+from gen_ray.engine.plots import grid
 from gen_ray.engine.session import LocalSession
 from gen_ray.experiment import Experiment
 from gen_ray.maths.noise import generator
@@ -106,6 +112,49 @@ def test_events_fall_on_the_ends_of_epochs() -> None:
     history = of(run(exp, None, Watching).history)
     assert [step for step, k, _ in history if k == "validation/loss_nats"] == [5, 10, 15]
     assert shown == [10, 15]
+
+
+def test_texts_are_shown_as_text_and_images_as_pictures_at_the_same_steps() -> None:
+    spec = DataSpec(name="play", kind="tokens", shape=(6,), levels=4, alphabet="abc\n")
+    exp = experiment("tokens", epochs=4, sample_every_epochs=3)
+    shown: list[tuple[str, int, str]] = []
+
+    class Watching(LocalSession):
+        def show(self, name: str, picture: np.ndarray, step: int) -> None:
+            shown.append((name, step, "picture"))
+            super().show(name, picture, step)
+
+        def show_text(self, name: str, text: str, step: int) -> None:
+            shown.append((name, step, "text"))
+            super().show_text(name, text, step)
+
+    def trained(spec: DataSpec) -> LocalSession:
+        shown.clear()
+        x = torch.randint(4, (40, *spec.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        here = Watching({split: Cached(x, batch_size=8) for split in ("train", "validation")})
+        fit(exp, exp.model(spec), here)
+        return here
+
+    here = trained(spec)
+    assert shown == [("samples", 15, "text"), ("samples", 20, "text")] and not here.pictures
+    numbers, texts = zip(*re.findall(r"----- (\d)\n([abc\n]{6})\n", here.texts["samples"]), strict=True)
+    assert numbers == tuple("01234567") and len(set(texts)) > 1
+    assert len(here.texts["samples"]) == 8 * (8 + 6 + 1)
+    here = trained(DataSpec(name="grey", kind="image", shape=(1, 2, 3), levels=4))
+    assert shown == [("samples", 15, "picture"), ("samples", 20, "picture")] and not here.texts
+    trained(spec.model_copy(update={"alphabet": ""}))
+    assert shown == []
+
+
+@pytest.mark.parametrize("family", ["vae", "ddpm-learned"])
+def test_a_picture_of_learning_is_the_grid_of_64_samples_of_the_net(family: str) -> None:
+    exp, here = experiment(family), session(experiment(family))
+    bound = exp.model(SPEC)
+    net = fit(exp, bound, here).eval()
+    fitted = bound.fitted(net)
+    chain = fitted.chain(next(iter(fitted.samplers())))
+    samples = generate(net, chain, 64, seed=exp.training.seed, device=here.device)
+    assert np.array_equal(here.pictures["samples"], grid(samples, levels=17))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

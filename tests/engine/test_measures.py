@@ -19,9 +19,10 @@ from gen_ray.engine.artifact import Model
 from gen_ray.engine.evaluate import Reference, bits_per_dim, distances, evaluate, likelihood, sample
 from gen_ray.engine.frechet import Moments, coverage, distance
 from gen_ray.engine.generate import generate
+from gen_ray.engine.texts import page
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
-from tests.engine.toys import CPU, SPEC, images, model
+from tests.engine.toys import CPU, SPEC, experiment, images, model
 
 
 def cloud(n: int, dims: int, seed: int = 0) -> Tensor:
@@ -250,6 +251,18 @@ def test_an_evaluation_says_the_same_again_and_where_each_number_comes_from(fami
         "eval/recall",
     }
     assert set(reports[0].provenance) <= set(reports[0].metrics)
-    assert reports[0].pictures["samples"].shape[2] == 3
+    assert reports[0].pictures["samples"].shape[2] == 3 and not reports[0].texts
     without = evaluate(now, replace(data, extractor=None), device=CPU)
     assert "eval/frechet_distance" not in without.metrics and set(without.provenance) == {"eval/bits_per_dim"}
+
+
+def test_an_evaluation_of_a_model_of_text_shows_a_page_of_it_and_no_picture() -> None:
+    spec = DataSpec(name="play", kind="tokens", shape=(6,), levels=4, alphabet="abcd")
+    exp = experiment("tokens")
+    family = exp.model(spec)
+    now = Model(experiment=exp, family=family, net=family.build_net().eval(), meta={})
+    x = torch.randint(4, (30, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    data = Reference(train=x, test=x, fingerprint="f" * 12, against="train", extractor=None)
+    report = evaluate(now, data, device=CPU)
+    drawn, _ = sample(now, exp.evaluation.samples, device=CPU)
+    assert report.texts == {"samples": page(drawn, spec)} and not report.pictures

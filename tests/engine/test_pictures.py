@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import plots
+from gen_ray.engine import samples
 from gen_ray.engine.generate import generate
 from gen_ray.engine.plots import grid, panel
 from gen_ray.engine.session import chunks
@@ -64,12 +64,12 @@ def test_a_panel_holds_its_pictures_side_by_side() -> None:
 
 def test_samples_are_saved_as_they_are(tmp_path: Path) -> None:
     x, spec = images(5), DataSpec(name="x", kind="image", shape=(1, 4, 4), levels=17)
-    plots.save(tmp_path / "x.npz", x, spec)
+    samples.save(tmp_path / "x.npz", x, spec)
     assert (np.load(tmp_path / "x.npz")["samples"] == x.numpy()).all()
-    plots.save(tmp_path / "x.png", x, spec)
+    samples.save(tmp_path / "x.png", x, spec)
     assert (np.asarray(Image.open(tmp_path / "x.png")) == grid(x, levels=17)).all()
     with pytest.raises(UserError, match=r"nowhere.*cannot be written"):
-        plots.save(tmp_path / "nowhere" / "x.npz", x, spec)
+        samples.save(tmp_path / "nowhere" / "x.npz", x, spec)
 
 
 @pytest.mark.parametrize("family", ["vae", "ddpm"])

@@ -19,6 +19,7 @@ from gen_ray.family import Family
 CPU = torch.device("cpu")
 SPEC = DataSpec(name="toy", kind="image", shape=(1, 4, 4), levels=17, classes=("a", "b"))
 MLP = {"name": "mlp", "width": 16, "depth": 1}
+TOKENS = {"name": "discrete", "net": {"name": "tokens", "width": 16, "depth": 1, "heads": 2}}
 FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "vae": {"name": "vae", "latent_dim": 2, "net": {"name": "mlp", "hidden": [16]}},
     "ddpm": {"name": "ddpm", "steps": 20, "net": MLP},
@@ -41,7 +42,7 @@ def experiment(family: str = "vae", *, batch_size: int = 8, workers: int = 1, **
     return parse(
         {
             "name": "toy",
-            "family": FAMILIES[family],
+            "family": {**FAMILIES, "tokens": TOKENS}[family],
             "data": {"batch_size": batch_size},
             "training": settings,
             "scaling": {"num_workers": workers},

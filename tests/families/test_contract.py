@@ -266,11 +266,12 @@ def noted(x: Tensor, given: Held) -> Tensor:
 @everywhere
 def test_completions_keep_what_is_known_and_stay_within_the_levels(case: Case) -> None:
     family, net = built(case)
-    for text, _, chain in imputers(family):
+    for text, steps, chain in imputers(family):
         imputer, counted, given = family.imputers()[text.partition(":")[0]], Counted(net), held(case, 5)
         x = generate(counted, chain, 5, seed=0, device=CPU, held=given)
         assert chain.table.dtype == torch.float64 and chain.table.isfinite().all()
         assert counted.evaluations == chain.nfe and imputer.summary
+        assert ":" in text or chain.nfe == imputer.nfe(steps or imputer.default_steps)
         noted(x, given)
         assert x.dtype == given.known.dtype and int(x.min()) >= 0 and int(x.max()) < case.spec.levels
 

@@ -17,6 +17,7 @@ from gen_ray.family import Chain, Family, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import gaussian, tables
 from gen_ray.maths.bounds import summed
 from gen_ray.maths.kernels import GaussianKernel
+from gen_ray.maths.levels import scaled
 from gen_ray.maths.schedules import Discrete, Learned
 
 VARIANCES = {"small": tables.Variance.SMALL, "large": tables.Variance.LARGE, "learned": tables.Variance.LEARNED}
@@ -57,21 +58,18 @@ class Ddpm(Family):
         other.forward = self.forward.fitted(net)
         return other
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        return x.float() * (2 / (self.spec.levels - 1)) - 1
-
     # ---- training and likelihood ----------------------------------------------------------------------------------
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
         """Return L_simple = ‖target − prediction‖² (Ho et al. eq. 14), the bound in nats, or their hybrid (B,)."""
-        return self.forward.loss(net, x, self._scaled(x), rng)
+        return self.forward.loss(net, x, scaled(x, self.spec.levels), rng)
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
         """Return the variational bound L_T + Σ_k L_{k−1} + L_0 (Ho et al. eq. 5) by at most T evaluations.
 
         L_0 is always evaluated, and of the steps 2 … T as many as are left of effort, at least one (bounds.summed).
         """
-        x_0, process, T = self._scaled(x), self.forward, self.config.steps
+        x_0, process, T = scaled(x, self.spec.levels), self.forward, self.config.steps
         draws = max(1, min(effort - process.decoder_nfe, T - 1))
         first = process.decoder_nats(net, x, x_0, rng)
         between = summed(partial(process.step_nats, net, x, x_0, rng), T, draws, first, rng)
@@ -117,7 +115,7 @@ class Ddpm(Family):
             "replacement": Sampler(
                 default_steps=min(250, self.config.steps),
                 nfe_per_step=1,
-                summary="the known part replaced at every step of ancestral sampling: seams, but cheap",
+                summary="Ho et al. 2022, section 3.1: the known part replaced at every step: seams, but cheap",
             ),
         }
 

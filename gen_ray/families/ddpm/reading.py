@@ -23,7 +23,7 @@ class Reading:
         return self.variance is Variance.LEARNED
 
     def evaluate(self, net: nn.Module, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the prediction (B, C, H, W) and v, from −1 to 1 for the smallest and the largest log-variance, or None."""
+        """Return the prediction (B, C, H, W) and v, −1 for the smallest and 1 for the largest variance, or None."""
         output = net(x_t, t).float()
         if not self.learns_variance:
             return output, None

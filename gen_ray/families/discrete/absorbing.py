@@ -82,7 +82,9 @@ class Absorbing(AnyOrder):
     def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
         """Return the samplers that reveal, and the chain's own."""
         default = min(DEFAULT_STEPS, len(self.alpha_bar) - 1)
-        own = Sampler(default_steps=default, nfe_per_step=1, summary="D3PM, alg. 2: places revealed at random times")
+        own = Sampler(
+            default_steps=default, nfe_per_step=1, summary="Austin et al. 2021, alg. 2: places revealed at random times"
+        )
         return super().samplers() | {
             "ancestral": (
                 own,

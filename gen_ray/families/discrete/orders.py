@@ -65,7 +65,7 @@ def _left_to_right(D: int) -> tuple[Sampler, Maker]:
             raise UserError(f"steps: order takes one pass of {D} evaluations, a place each (leave steps out)")
         return tables.in_order(D)
 
-    return Sampler(default_steps=1, nfe_per_step=D, summary="one place after the other, the first one first"), make
+    return Sampler(default_steps=1, nfe_per_step=D, summary="Austin et al. 2021, section 4: the places in order"), make
 
 
 class RandomOrder(AnyOrder):

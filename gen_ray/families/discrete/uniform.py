@@ -59,14 +59,14 @@ class Uniform(Process):
         default, alpha_bar = min(DEFAULT_STEPS, self.steps.T), self.steps.alpha_bar
         return {
             "ancestral": (
-                Sampler(default_steps=default, nfe_per_step=1, summary="D3PM, alg. 2"),
+                Sampler(default_steps=default, nfe_per_step=1, summary="Austin et al. 2021, alg. 2"),
                 lambda steps, _: tables.ancestral_resampling(alpha_bar, default if steps is None else steps),
             ),
             "gibbs": (
                 Sampler(
                     default_steps=default,
                     nfe_per_step=2,
-                    summary="ancestral, each step after a Gibbs corrector on a share of the places",
+                    summary="cf. Zhao et al. 2024: a Gibbs corrector on a share of the places before each step",
                     options={"share": (0.0, 1.0)},
                 ),
                 lambda steps, options: tables.gibbs_resampling(
