@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def main(verb: typer.Typer | Callable[..., Any]) -> None:
     """Run a verb or all of them. Exit 0 done, 1 failed, 2 the user's mistake; --debug shows the traceback."""
+    # Before torch is loaded, which reads it once: spinning at barriers, its threads wait for any other work's turn.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     app = verb if isinstance(verb, typer.Typer) else _alone(verb)
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]

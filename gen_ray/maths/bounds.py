@@ -90,14 +90,6 @@ class ChainBound:
         return likelihoods.sum_dims(likelihoods.standard_normal_kl(alpha * x_0, 2 * sigma.log()))
 
 
-def strata(batch: int, rng: torch.Generator, device: torch.device) -> Tensor:
-    """Return one uniform draw in each of B equal parts of [0, 1), (B,) float32.
-
-    Against independent draws the expectation stays, and most of the variance that comes from the time alone goes.
-    """
-    return (torch.arange(batch, device=device) + torch.rand(batch, generator=rng, device=device)) / batch
-
-
 def summed(nats_at: Callable[[Tensor], Tensor], T: int, draws: int, like: Tensor, rng: torch.Generator) -> Tensor:
     """Return an unbiased estimate of Σ_{k=2}^{T} nats_at(k) of every example, (B,) as like, from draws evaluations.
 

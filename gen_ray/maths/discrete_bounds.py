@@ -18,15 +18,6 @@ STEPS_AT_ONCE = 1000
 """Rows of the T×D table of binomial probabilities that are in memory together."""
 
 
-def strata(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Return uniforms (B,), float64, at equal distances on the circle [0, 1) (Kingma et al. 2021, VDM, I.1).
-
-    The batch covers it evenly, and every row by itself is uniform.
-    """
-    u = torch.rand(1, generator=rng, device=x.device, dtype=torch.float64)
-    return (torch.arange(len(x), device=x.device, dtype=torch.float64) / len(x) + u) % 1
-
-
 def like(x: Tensor, rng: torch.Generator) -> Tensor:
     """Return uniforms of the shape of x, float64."""
     return torch.rand(x.shape, generator=rng, device=x.device, dtype=torch.float64)

@@ -122,7 +122,7 @@ class RowNoise:
     ) -> Tensor:
         """Fill (B, *shape) on the host, a row at a time, and hand it to the device."""
         wanted = list(range(self.batch)) if where is None else where.nonzero().flatten().tolist()
-        out = (np.empty if len(wanted) == self.batch else np.zeros)((self.batch, *shape), dtype)
+        out: np.ndarray = (np.empty if len(wanted) == self.batch else np.zeros)((self.batch, *shape), dtype)
         seeds, rows, ticks = self.seeds.tolist(), self.rows.tolist(), self.ticks.tolist()
         for i in wanted:
             fill(_STREAM.at(seeds[i], lane, rows[i], ticks[i]), out=out[i, ...], dtype=dtype)
@@ -159,3 +159,13 @@ def generator(seed: int, *position: int, device: torch.device | str = "cpu") -> 
     words = repr([int(word) for word in (seed, *position)]).encode()
     digest = hashlib.blake2b(words, digest_size=8).digest()
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
+
+
+def strata(batch: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
+    """Return uniforms (B,) float64 in [0, 1), one in each of B equal parts, from a single draw (Kingma et al. 2021).
+
+    They are equally spaced, which takes most of the variance that comes from the time alone. The draw shifts them round
+    the circle: each is uniform, so a row's place in the batch says nothing, even where rows stand in a fixed order.
+    """
+    shift = torch.rand((), generator=rng, device=device, dtype=torch.float64)
+    return (torch.arange(batch, device=device, dtype=torch.float64) / batch + shift) % 1

@@ -10,7 +10,8 @@ from gen_ray.families.ddpm.forward import Forward
 from gen_ray.families.ddpm.reading import Reading
 from gen_ray.family import LossTerms
 from gen_ray.maths import gaussian, likelihoods
-from gen_ray.maths.bounds import Step, strata
+from gen_ray.maths.bounds import Step
+from gen_ray.maths.noise import strata
 from gen_ray.maths.schedules import Discrete
 
 HYBRID_WEIGHT = 1e-3

@@ -13,7 +13,7 @@ from gen_ray.families.ddpm.forward import Forward
 from gen_ray.families.ddpm.reading import Reading
 from gen_ray.family import LossTerms
 from gen_ray.maths import learned
-from gen_ray.maths.bounds import strata
+from gen_ray.maths.noise import strata
 from gen_ray.maths.schedules import Discrete, Learned, alpha_bar_of, times
 from gen_ray.nets import Diffuser, Gamma, Noised
 

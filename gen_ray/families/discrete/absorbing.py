@@ -15,6 +15,7 @@ from gen_ray.family import LossTerms, Sampler
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
 from gen_ray.maths.discrete_schedules import Smooth, on_grid
+from gen_ray.maths.noise import strata
 
 
 class AbsorbingConfig(GriddedConfig):
@@ -52,7 +53,7 @@ class Absorbing(AnyOrder):
 
     def _continuous(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
         """Return −alpha_bar′/(1 − alpha_bar)·Σ −ln p(x_0|x_t), t ~ U(0, 1) (MD4, arXiv 2406.04329)."""
-        t = bounds.strata(x, rng).clamp(min=1e-9)
+        t = strata(len(x), rng, x.device).clamp(min=1e-9)
         elbo = self.schedule.rate(t).float() * self._nats(net, x, self.schedule.alpha_bar(t, self.K), rng)
         return LossTerms(total=elbo, parts={"elbo_nats": elbo})
 
@@ -68,7 +69,7 @@ class Absorbing(AnyOrder):
 
     def _step(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         T, alpha_bar = len(self.alpha_bar) - 1, self.alpha_bar.to(x.device)
-        k = 1 + (bounds.strata(x, rng) * T).long().clamp(max=T - 1)
+        k = 1 + (strata(len(x), rng, x.device) * T).long().clamp(max=T - 1)
         ce = self._nats(net, x, alpha_bar[k], rng)
         revealed = (alpha_bar[k - 1] - alpha_bar[k]) / (1 - alpha_bar[k])
         return T * revealed.float() * ce, ce

@@ -13,6 +13,7 @@ from gen_ray.families.discrete.process import KernelConfig, Maker, Process
 from gen_ray.family import LossTerms, Nll, Sampler
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
+from gen_ray.maths.noise import strata
 
 DEFAULT_REVEALS = 256
 """Network evaluations, at most, of the samplers that reveal some places at each."""
@@ -73,7 +74,7 @@ class RandomOrder(AnyOrder):
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
         """Return D/n·Σ −ln p(x_0) over n masked places (Hoogeboom et al. 2022, eq. 5)."""
-        n = 1 + (bounds.strata(x, rng) * self.D).long().clamp(max=self.D - 1)
+        n = 1 + (strata(len(x), rng, x.device) * self.D).long().clamp(max=self.D - 1)
         nats = bounds.masked_nats(net, x, bounds.random_masks(x, n, rng), self.K)
         elbo = self.D / n.float() * nats
         return LossTerms(total=elbo, parts={"elbo_nats": elbo})

@@ -14,6 +14,7 @@ from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
 from gen_ray.maths.discrete_kernels import ResamplingKernel
 from gen_ray.maths.discrete_schedules import Survival, on_grid
+from gen_ray.maths.noise import strata
 
 DEFAULT_SHARE = 1 / 16
 """Of the places, what a corrector redraws at once (one at least): more mixes faster and is less exact."""
@@ -45,7 +46,7 @@ class Uniform(Process):
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
         """Return T·L_{k−1} + λ·Σ −ln p(x_0|x_k), k ~ U{1 … T} (D3PM, eq. 5), λ = 0 for the bound alone."""
         T = self.steps.T
-        k = 1 + (bounds.strata(x, rng) * T).long().clamp(max=T - 1)
+        k = 1 + (strata(len(x), rng, x.device) * T).long().clamp(max=T - 1)
         kl, ce = self.steps.step_nats(net, x, k, rng)
         return LossTerms(total=T * kl + self.ce_weight * ce, parts={"vlb_nats": T * kl, "cross_entropy_nats": ce})
 

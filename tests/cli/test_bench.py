@@ -1,0 +1,34 @@
+"""gen-ray bench sample: what it says of every sampler and batch it was asked for."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.conftest import ROOT, Said
+
+CONFIG = ROOT / "configs" / "demo" / "digits-ddpm.yaml"
+
+
+def test_every_sampler_and_batch_is_measured(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
+    words = [CONFIG, f"storage.root={tmp_path}", "family.net={name: mlp, width: 8, depth: 1}", "--rounds", 2]
+    said = gen_ray("bench", "sample", *words, "--sampler", "ddim:eta=1", "--sampler", "heun", "--steps", 4, "--json")
+    assert said.code == 0, said
+    found = json.loads(said.out)["walks"]
+    assert [(walk["sampler"], walk["batch"], walk["nfe"]) for walk in found] == [
+        ("ddim:eta=1", 1, 4),
+        ("ddim:eta=1", 16, 4),
+        ("heun", 1, 7),
+        ("heun", 16, 7),
+    ]
+    for walk in found:
+        assert (
+            0 < walk["ratio_lowest"] <= walk["ratio"] <= walk["ratio_highest"] and walk["evaluation_milliseconds"] > 0
+        )
+    told = gen_ray("bench", "sample", *words, "--batch", 2).out
+    assert "digits-ddpm: 2 rounds, 1 thread" in told and "ddim" in told
+
+
+def test_a_sampler_that_is_not_there_is_told(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
+    said = gen_ray("bench", "sample", CONFIG, f"storage.root={tmp_path}", "--sampler", "dimm")
+    assert said.code == 2 and "did you mean 'ddim'?" in said.fault
+    assert gen_ray("bench", "sample", CONFIG, "--batch", 0).code == 2

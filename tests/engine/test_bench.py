@@ -1,0 +1,38 @@
+"""What a benchmark compares is the same work on both sides; how fast it is, no test says."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.engine.bench import alternate, walks
+from tests.engine.toys import CPU, experiment, model, session
+
+
+class Counted(nn.Module):
+    """A net that keeps a checksum of what it was asked."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net, self.asked = net, list[float]()
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        self.asked.append(float(x.double().sum() + t.double().sum()))
+        return self.net(x, t)
+
+
+def test_the_bare_side_of_a_walk_is_its_own_evaluations() -> None:
+    trained = model("ddpm")
+    net, chain, rounds = Counted(trained.net), trained.family.chain("ddim:eta=1", 5), 3
+    timed = walks(net, chain, batch=4, rounds=rounds, device=CPU)
+    every = torch.tensor(net.asked).view(-1, chain.nfe)
+    assert len(every) == 1 + 2 * (rounds + 1) and (every == every[0]).all()
+    assert len(timed.bare) == len(timed.walk) == len(timed.ratios) == rounds
+    assert timed.ratios == [bare / walk for bare, walk in zip(timed.bare, timed.walk, strict=True)]
+    assert min(timed.bare) > 0 and not net._forward_pre_hooks
+
+
+def test_both_sides_of_training_are_timed_round_by_round(tmp_path: Path) -> None:
+    exp = experiment("vae", batch_size=8)
+    rates = alternate(exp, model("vae").family, session(exp, tmp_path), rounds=2, steps=3)
+    assert len(rates.bare) == len(rates.ours) == 2 and min(*rates.bare, *rates.ours) > 0
