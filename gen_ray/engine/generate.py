@@ -28,7 +28,7 @@ def generate(
         size = min(batch_size, first + n - start)
         noise = RowNoise.of(seed, size, first=start)
         state = chain.kernel.start(noise.at(0), device, held and held.part(start - first, size))
-        for tick, row in enumerate(chain.table, start=1):
-            state = chain.kernel.tick(net, state, row.expand(size, -1), noise.at(tick))
+        for tick, rows in enumerate(chain.table[:, None].expand(-1, size, -1), start=1):
+            state = chain.kernel.tick(net, state, rows, noise.at(tick))
         parts.append(chain.kernel.finish(state).cpu())
     return torch.cat(parts)

@@ -1,6 +1,6 @@
 """The walk along a Gaussian table: one network evaluation, one fused update, for rows in any chains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gen_ray.maths.levels import nearest, scaled, stored
 from gen_ray.maths.noise import RowNoise
-from gen_ray.maths.tables import Column, apply
+from gen_ray.maths.tables import Column, apply, spread
 from gen_ray.maths.tables.rows import langevin
 
 Denoise = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
@@ -55,21 +55,19 @@ class GaussianKernel:
         """Advance state by one evaluation; rows (B, 12) float64 on the CPU, columns as in tables.Column."""
         x, used = state["x"], rows.any(0).tolist()  # on the host once: what no row uses costs nothing
         z = noise.normal(self.shape, where=rows[:, Column.s] > 0, device=x.device) if used[Column.s] else None
-        rows_there = rows.to(x.device, torch.float32)
-        t, alpha, sigma = rows_there.view(len(rows), -1, *[1] * len(self.shape)).unbind(1)[:3]
-        x_0, v = self.denoise(net, x, t.flatten(), alpha, sigma)
+        by: Sequence[Tensor] = spread(rows, x)
+        x_0, v = self.denoise(net, x, by[Column.t].flatten(), by[Column.alpha], by[Column.sigma])
         if z is not None and used[Column.snr]:
-            rows_there = langevin(rows_there, x, x_0, z)
-        x = apply(rows_there, x, x_0, state["x_0"] if used[Column.c] else None, z, v if used[Column.r] else None)
+            by = langevin(by, x, x_0, z)
+        x = apply(by, x, x_0, state["x_0"] if used[Column.c] else None, z, v if used[Column.r] else None)
         if "mask" in state:
-            x = self._keep(x, state, rows, noise)
+            x = self._keep(x, by, state, rows, noise)
         return {**state, "x": x, "x_0": x_0}
 
-    def _keep(self, x: Tensor, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> Tensor:
+    def _keep(self, x: Tensor, by: Sequence[Tensor], state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> Tensor:
         """Return x with its known part drawn from q(x_r | x_0), r where the row ends; at the data it is x_0 itself."""
-        wide = rows.to(x.device, torch.float32).view(len(rows), -1, *[1] * len(self.shape))
         z = noise.held_normal(self.shape, where=rows[:, Column.sigma_to] > 0, device=x.device)
-        kept = wide[:, Column.alpha_to] * state["known"] + wide[:, Column.sigma_to] * z
+        kept = by[Column.alpha_to] * state["known"] + by[Column.sigma_to] * z
         return torch.where(state["mask"], kept, x)
 
     def finish(self, state: dict[str, Tensor]) -> Tensor:

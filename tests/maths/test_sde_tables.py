@@ -149,12 +149,13 @@ def test_a_langevin_row_is_the_papers_step() -> None:
     rng = torch.Generator().manual_seed(0)
     x, x_0, z = torch.randn(3, 2, 1, 4, 4, generator=rng)
     rows = torch.stack([tables.reverse_diffusion_pc(VP(), 5, snr=0.3)[2], tables.ddim(VP(), 5)[1]]).float()
-    out = tables.apply(langevin(rows, x, x_0, z), x, x_0, None, z)
+    out = tables.apply(langevin(tables.spread(rows, x), x, x_0, z), x, x_0, None, z)
     alpha, sigma, snr = (float(rows[0, c]) for c in (Column.alpha, Column.sigma, Column.snr))
     score = (alpha * x_0[0] - x[0]) / sigma**2
     eps = 2 * (snr * z[0].norm() / score.norm()) ** 2
     torch.testing.assert_close(out[0], x[0] + eps * score + (2 * eps).sqrt() * z[0])
-    assert torch.equal(out[1], tables.apply(rows[1:], x[1:], x_0[1:], None, z[1:])[0])
+    alone = tables.apply(tables.spread(rows[1:], x[1:]), x[1:], x_0[1:], None, z[1:])
+    assert torch.equal(out[1], alone[0])
 
 
 @pytest.mark.parametrize(

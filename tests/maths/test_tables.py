@@ -11,7 +11,7 @@ from torch import Tensor
 from gen_ray.errors import UserError
 from gen_ray.maths.gaussian import posterior, posterior_between
 from gen_ray.maths.schedules import Cosine, Discrete, Linear, Sigmoid
-from gen_ray.maths.tables import GRIDS, Column, Variance, ancestral, apply, ddim, dpmpp_2m, grid, heun, respace
+from gen_ray.maths.tables import GRIDS, Column, Variance, ancestral, apply, ddim, dpmpp_2m, grid, heun, respace, spread
 from tests.maths.walk import walk
 from tests.oracles import GaussianMixture
 
@@ -130,8 +130,10 @@ def test_variances_large_and_learned() -> None:
     x = torch.zeros(59, 1, dtype=torch.float64)
     for v, same in ((-1.0, small), (1.0, large)):
         ones = torch.ones_like(x)
-        torch.testing.assert_close(apply(learned[:-1], x, x, None, ones, v * ones), same[:-1, Column.s, None])
-    middle = apply(learned[:-1], x, x, None, torch.ones_like(x), torch.zeros_like(x))[:, 0]
+        torch.testing.assert_close(
+            apply(spread(learned[:-1], x), x, x, None, ones, v * ones), same[:-1, Column.s, None]
+        )
+    middle = apply(spread(learned[:-1], x), x, x, None, torch.ones_like(x), torch.zeros_like(x))[:, 0]
     torch.testing.assert_close(middle.log() * 2, (d.beta[k].log() + d.posterior_variance[k].log()) / 2)  # eq. 15
     assert learned[-1, Column.s] == 0 and learned[-1, Column.r] == 0 and learned.isfinite().all()
 
@@ -220,11 +222,12 @@ def test_apply_is_the_row_it_stands_for() -> None:
     before = x.clone()
     _, _, _, a, b, c, s, r, *_ = (column.view(4, 1, 1, 1) for column in rows.T)
     written = a * x + b * x_0 + c * prev + s * torch.exp(r * v.double()) * z
-    out = apply(rows, x, x_0, prev, z, v)
+    out = apply(spread(rows, x), x, x_0, prev, z, v)
     assert out.dtype == torch.float32 and torch.equal(x, before)
     torch.testing.assert_close(out, written.float(), rtol=2e-6, atol=2e-6)
     for i in range(4):  # no company changes a row
-        alone = apply(*(part[i, None] for part in (rows, x, x_0, prev, z, v)))
+        row, *parts = (part[i, None] for part in (rows, x, x_0, prev, z, v))
+        alone = apply(spread(row, x), *parts)
         assert torch.equal(alone[0], out[i])
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from gen_ray.maths.tables import Column, apply
+from gen_ray.maths.tables import Column, apply, spread
 
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -16,6 +16,6 @@ def walk(table: Tensor, x: Tensor, denoise: Denoise, generator: torch.Generator 
     for row in table:
         x_0 = denoise(x, row[Column.alpha], row[Column.sigma])
         z = torch.randn(x.shape, dtype=x.dtype, generator=generator) if row[Column.s] > 0 else None
-        x = apply(row.expand(len(x), -1), x, x_0, x_0_prev, z)
+        x = apply(spread(row.expand(len(x), -1), x), x, x_0, x_0_prev, z)
         x_0_prev = x_0
     return x

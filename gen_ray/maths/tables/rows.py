@@ -1,5 +1,6 @@
 """A row of a sampler's table, and the update it stands for."""
 
+from collections.abc import Sequence
 from enum import IntEnum
 
 import torch
@@ -50,15 +51,19 @@ def assemble(
     return torch.stack(torch.broadcast_tensors(*wide), dim=1)
 
 
+def spread(rows: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+    """Return the columns of rows (B, R), each (B, 1, …) in the dtype and on the device of x (B, *shape)."""
+    return rows.to(x.device, x.dtype).view(*rows.shape, *[1] * (x.ndim - 1)).unbind(1)
+
+
 def apply(
-    row: Tensor, x: Tensor, x_0: Tensor, x_0_prev: Tensor | None, z: Tensor | None, v: Tensor | None = None
+    by: Sequence[Tensor], x: Tensor, x_0: Tensor, x_0_prev: Tensor | None, z: Tensor | None, v: Tensor | None = None
 ) -> Tensor:
     """Return the next x (B, *shape), in the dtype of x, as a new tensor.
 
-    row is (B, R), each row of the batch at its own place in its own table; x_0, x_0_prev, z and v have the shape of x.
-    x_0_prev may be None where all c are 0, z where all s are 0, v where all r are 0.
+    by is the spread of each row of the batch at its own place in its own table; x_0, x_0_prev, z and v have the shape
+    of x. x_0_prev may be None where all c are 0, z where all s are 0, v where all r are 0.
     """
-    by = row.to(x.dtype).view(*row.shape, *[1] * (x.ndim - 1)).unbind(1)
     out = by[Column.a] * x
     out.addcmul_(by[Column.b], x_0)
     if x_0_prev is not None:
@@ -68,19 +73,22 @@ def apply(
     return out
 
 
-def langevin(row: Tensor, x: Tensor, x_0: Tensor, z: Tensor) -> Tensor:
-    """Return rows (B, R) whose Langevin steps x + eps·score + sqrt(2·eps)·z are written out as ordinary updates.
+def langevin(by: Sequence[Tensor], x: Tensor, x_0: Tensor, z: Tensor) -> list[Tensor]:
+    """Return a spread whose Langevin steps x + eps·score + sqrt(2·eps)·z are written out as ordinary updates.
 
     eps = 2·(snr·‖z‖/‖score‖)², norms over the example (Song et al. 2021, alg. 4 and 5, where they are batch means, and
     where VP has a further factor: the table's snr has its root). Rows whose snr is 0 come back as they are.
     """
-    score = apply(row, x, x_0, None, None).flatten(1).norm(dim=1).clamp(min=1e-20)
-    eps = 2 * (row[:, Column.snr] * z.flatten(1).norm(dim=1) / score) ** 2
-    step = row.clone()
-    step[:, Column.a] = 1 + eps * row[:, Column.a]
-    step[:, Column.b] = eps * row[:, Column.b]
-    step[:, Column.s] = (2 * eps).sqrt()
-    return torch.where(row[:, Column.snr, None] > 0, step, row)
+    score, noise = (part.flatten(1).norm(dim=1).view_as(by[0]) for part in (apply(by, x, x_0, None, None), z))
+    eps = 2 * (by[Column.snr] * noise / score.clamp(min=1e-20)) ** 2
+    written, corrects = list(by), by[Column.snr] > 0
+    for column, value in (
+        (Column.a, 1 + eps * by[Column.a]),
+        (Column.b, eps * by[Column.b]),
+        (Column.s, (2 * eps).sqrt()),
+    ):
+        written[column] = torch.where(corrects, value, by[column])
+    return written
 
 
 def whole(option: str, value: float) -> int:
