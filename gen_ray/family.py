@@ -100,6 +100,8 @@ class Sampler:
     """Evaluations that its last step does without."""
     adaptive: bool = False
     """Whether a row of its table is as many evaluations as a solver takes."""
+    causal: bool = False
+    """Whether, as an imputer, it fills a place by what stands before it alone; what comes after is not heeded."""
 
     def nfe(self, steps: int) -> int:
         """Return the network evaluations of so many steps, all options at their defaults."""

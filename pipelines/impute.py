@@ -65,6 +65,8 @@ def impute(
     made = complete(found, known, ~holes, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())
     _show(made, known, out)
     typer.echo(f"{int(holes.sum())} of {holes.numel()} filled {k} times, seed {seed}, nfe {made.nfe}")
+    if unheeded := int(made.unheeded()[0]):
+        typer.echo(f"{unheeded} known places follow a hole: this imputer fills one by what stands before it alone")
     if truth is not None:
         _judge(made, truth)
 

@@ -17,17 +17,26 @@ from gen_ray.family import Held, Nll
 
 @dataclass(frozen=True, kw_only=True)
 class Completions:
-    """k ways to complete each of N instances: samples (N, k, *shape), mask (N, *shape) True where known."""
+    """k ways to complete each of N instances: samples (N, k, *shape), mask (N, *shape) True where known.
+
+    causal: whether each hole was filled by what stands before it alone.
+    """
 
     samples: Tensor
     mask: Tensor
     spec: DataSpec
     nfe: int
+    causal: bool = False
 
     @property
     def k(self) -> int:
         """Return the number of completions of an instance."""
         return self.samples.shape[1]
+
+    def unheeded(self) -> Tensor:
+        """Return how many known scalars the first hole of an instance was filled in ignorance of, (N,)."""
+        known = self.mask.flatten(1)
+        return (known & (~known).cummax(1).values).sum(1) * self.causal
 
     def uncertainty(self) -> Tensor:
         """Return how far the completions disagree (N, *shape), float64, 0 where known.
@@ -76,11 +85,14 @@ def complete(
     whole = [i for i, instance in enumerate(mask.flatten(1)) if bool(instance.all())]
     if whole:
         raise UserError(f"the mask of instance {whole[0]} has no hole: there is nothing to fill")
-    chain = model.family.impute(imputer or next(iter(model.family.imputers())), steps)
+    imputers = model.family.imputers()
+    asked = imputer or next(iter(imputers))
+    chain, about = model.family.impute(asked, steps), imputers[asked.partition(":")[0]]
     held = Held(known=known.repeat_interleave(k, 0), mask=mask.repeat_interleave(k, 0))
     with autocast(model.experiment.training.precision, device):
         samples = generate(model.net, chain, len(known) * k, seed=seed, device=device, held=held)
-    return Completions(samples=samples.view(len(known), k, *known.shape[1:]), mask=mask, spec=model.spec, nfe=chain.nfe)
+    ways = samples.view(len(known), k, *known.shape[1:])
+    return Completions(samples=ways, mask=mask, spec=model.spec, nfe=chain.nfe, causal=about.causal)
 
 
 def _spread(samples: Tensor, levels: int) -> Tensor:

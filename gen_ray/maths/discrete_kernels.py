@@ -38,20 +38,21 @@ class UnmaskingKernel:
         return {"u": u, "x": x}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
-        """Reveal what rows (B, 5) say, columns as in Unmask; x_i ~ p(x_i | all that was revealed before this row)."""
+        """Reveal what rows (B, 6) say, columns as in Unmask; x_i ~ p(x_i | all that was revealed before this row)."""
         u, x = state["u"], state["x"]
         masked, fresh = x == self.K, noise.uniform(self.shape, device=x.device)
+        gumbel = noise.gumbel(self.shape, where=rows[:, Unmask.noise] > 0, device=x.device)
         logits = net(x, masked_share(masked))
-        reveal = masked & self._chosen(logits, state, masked, rows.to(x.device), fresh)
+        reveal = masked & self._chosen(logits, state, rows.to(x.device), fresh, gumbel)
         drawn, _ = _categories(logits[reveal], fresh[reveal])
         return {"u": u, "x": x.masked_scatter(reveal, drawn)}
 
-    def _chosen(self, logits: Tensor, state: State, masked: Tensor, rows: Tensor, fresh: Tensor) -> Tensor:
-        """Return where the rows reveal, (B, *shape)."""
+    def _chosen(self, logits: Tensor, state: State, rows: Tensor, fresh: Tensor, gumbel: Tensor) -> Tensor:
+        """Return where the rows reveal, (B, *shape): what fresh (B, *shape) would draw there may be asked for."""
+        masked = state["x"] == self.K
         column = {name: wide(rows[:, name], masked) for name in Unmask}
         place = torch.arange(math.prod(self.shape), device=masked.device).view(self.shape)
-        waited = -torch.log1p(-state["u"])  # exponential
-        score = -column[Unmask.noise] * waited.clamp(min=1e-300).log() - column[Unmask.place] * place
+        score = column[Unmask.noise] * gumbel - column[Unmask.level] * state["u"] - column[Unmask.place] * place
         judged = masked & (column[Unmask.confidence] > 0)
         if judged.any():
             _, log_p = _categories(logits[judged], fresh[judged])

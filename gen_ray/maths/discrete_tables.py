@@ -17,17 +17,18 @@ from gen_ray.maths.tables import respace
 
 
 class Unmask(IntEnum):
-    """Columns of an unmasking table (N, 5): which of the masked places a row reveals.
+    """Columns of an unmasking table (N, 6): which of the masked places a row reveals.
 
     Those with u_i < survival, and of n masked places the ceil(share·n) first by the falling score
-    noise·g_i + confidence·ln p(x_i) − place·i, where g_i is the Gumbel variable that u_i makes (falling in u_i).
+    noise·g_i + confidence·ln p(x_i) − level·u_i − place·i, where g_i is a Gumbel variable drawn afresh at every row.
     """
 
     survival = 0
     share = 1
-    noise = 2
-    confidence = 3
-    place = 4
+    level = 2
+    noise = 3
+    confidence = 4
+    place = 5
 
 
 class Resample(IntEnum):
@@ -44,19 +45,20 @@ class Resample(IntEnum):
 
 
 def first_hitting(D: int, steps: int) -> Tensor:
-    """Return the table (steps, 5) that reveals D places in random order; exact for steps = D, the most there are."""
-    return _revealing(D, steps, noise=1.0)
+    """Return the table (steps, 6) that reveals D places in random order; exact for steps = D, the most there are."""
+    return _revealing(D, steps, level=1.0)
 
 
 def in_order(D: int) -> Tensor:
-    """Return the table (D, 5) that reveals one place after the other, the first one first."""
+    """Return the table (D, 6) that reveals one place after the other, the first one first."""
     return _revealing(D, D, place=1.0)
 
 
 def confident(D: int, steps: int, temperature: float) -> Tensor:
-    """Return the table (steps, 5) that reveals where the drawn symbols are most probable (Chang et al. 2022, MaskGIT).
+    """Return the table (steps, 6) that reveals where the drawn symbols are most probable (Chang et al. 2022, MaskGIT).
 
-    Gumbel noise times temperature, falling to 0 with the masked share, is added to ln p. Not a draw from the model.
+    Gumbel noise, fresh at each step, times temperature, which falls to 0 with the masked share, is added to ln p. Not
+    a draw from the model.
     """
     table = _revealing(D, steps, confidence=1.0)
     table[:, Unmask.noise] = temperature * torch.arange(steps - 1, -1, -1, dtype=torch.float64) / steps
@@ -64,7 +66,7 @@ def confident(D: int, steps: int, temperature: float) -> Tensor:
 
 
 def ancestral_unmasking(alpha_bar: Tensor, steps: int) -> Tensor:
-    """Return D3PM's own sampler (steps, 5) of an absorbing chain alpha_bar (T+1,), on steps of its T."""
+    """Return D3PM's own sampler (steps, 6) of an absorbing chain alpha_bar (T+1,), on steps of its T."""
     k = respace(len(alpha_bar) - 1, steps)
     return _columns(steps, Unmask, survival=alpha_bar[k[1:]])
 

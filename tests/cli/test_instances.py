@@ -296,20 +296,23 @@ def test_a_text_is_read_with_its_holes_and_spoken_again() -> None:
             instances.written(text, spec, hole)
 
 
-@pytest.fixture(scope="module")
-def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the artifact of an untrained model of text, beside the text it is of."""
-    root = tmp_path_factory.mktemp("speaker")
+def untrained_speaker(root: Path, kernel: str) -> Path:
+    """Write the artifact of an untrained model of text, beside the text it is of."""
     (root / "play.txt").write_text("to be or not to be\n" * 100)
     source = f"text:{root / 'play.txt'}"
     data = prepare(source, out=root / "data", options=SourceOptions(length=12))
     settings = {"data": {"source": source, "options": {"length": 12}}, "storage": {"root": str(root)}}
-    experiment = parse({"name": "play", "family": {"name": "discrete", "kernel": "absorbing", "net": NET}, **settings})
+    experiment = parse({"name": "play", "family": {"name": "discrete", "kernel": kernel, "net": NET}, **settings})
     family = experiment.model(data.spec)
     meta = artifact.describe(data.spec, data.fingerprint, run_id="play-1", steps=0)
     model = artifact.Model(experiment=experiment, family=family, net=family.build_net().eval(), meta=meta)
     artifact.write(root / "model", model)
     return root
+
+
+@pytest.fixture(scope="module")
+def speaker(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return untrained_speaker(tmp_path_factory.mktemp("speaker"), "absorbing")
 
 
 def test_texts_are_sampled_as_text(
@@ -360,3 +363,15 @@ def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:
     assert said.code == 0 and "mean of 3" in said.out, said
     said = gen_ray("latent", "encode", speaker / "model", "--storage", speaker)
     assert said.code == 2 and "discrete: has no latent space" in said.fault
+
+
+def test_an_imputer_that_does_not_look_back_says_so(gen_ray: Run, speaker: Path, tmp_path: Path) -> None:
+    causal = untrained_speaker(tmp_path, "order") / "model"
+    for model, text, told in (
+        (causal, "to b_ or not", "7 known places follow a hole: "),
+        (causal, "to be or ___", ""),
+        (speaker / "model", "to b_ or not", ""),
+    ):
+        said = gen_ray("impute", model, "--text", text, "-n", 2)
+        assert said.code == 0 and told in said.out and ("follow a hole" in said.out) == bool(told), said
+    assert "not heeded" in " ".join(gen_ray("impute", causal, "--list-imputers").out.split())

@@ -49,6 +49,13 @@ def test_the_marginal_of_tokens_is_their_smoothed_histogram_and_of_images_a_gaus
     assert math.isclose(float(made.bits_per_dim(nll)[0]), float(nll.nats[0]) / math.log(2))  # one scalar is missing
 
 
+def test_a_causal_imputer_does_not_heed_what_is_known_behind_its_first_hole() -> None:
+    mask = torch.tensor([[1, 0, 1, 1, 0], [1, 1, 0, 0, 0], [0, 1, 1, 1, 1]]).bool()
+    for causal, wanted in ((True, [2, 0, 4]), (False, [0, 0, 0])):
+        made = Completions(samples=mask[:, None].long(), mask=mask, spec=TEXT, nfe=3, causal=causal)
+        assert made.unheeded().tolist() == wanted
+
+
 def test_uncertainty_is_a_spread_for_images_and_an_entropy_for_tokens() -> None:
     samples = torch.tensor([[0, 1], [0, 2], [0, 2], [0, 4]])
     spread = completions(IMAGE, samples).uncertainty().flatten()

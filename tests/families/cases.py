@@ -20,10 +20,10 @@ TEXT = DataSpec(name="text", kind="tokens", shape=(6,), levels=5)
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What a family says of its likelihood at an effort, and the data it refuses."""
+    """What a family says of its likelihood at an effort (nfe None: as many as it takes), and the data it refuses."""
 
     kind: Callable[[Mapping[str, Any], int], str]
-    nfe: Callable[[Mapping[str, Any], int], int]
+    nfe: Callable[[Mapping[str, Any], int], int | None]
     refuses: DataSpec
     unknown_option: str
     too_many_steps: int
@@ -108,6 +108,8 @@ CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
         "vp-exact-trace-mlp": _score_sde(sde="vp", trace="exact"),
         "ve-likelihood-colour-unet": _score_sde(COLOUR, sde="ve", weighting="likelihood", net=UNET),
         "ve-v-levels-mlp": _score_sde(FINE, sde={"name": "ve", "sigma_max": 20.0}, predict="v", dequantise=False),
+        "vp-dopri5-mlp": _score_sde(sde="vp", solver={"name": "dopri5", "rtol": 1e-6, "atol": 1e-6}),
+        "subvp-dit": _score_sde(sde="subvp", net=DIT),
         "subvp-likelihood-free-mlp": _score_sde(COLOUR, sde="subvp", weighting="likelihood", clip=False),
     },
 }
@@ -141,9 +143,18 @@ def _score_sde_draws(settings: Mapping[str, Any], effort: int) -> int:
     return max(1, effort // (4 * settings["solver"]["steps"]))
 
 
+def _score_sde_nfe(settings: Mapping[str, Any], effort: int) -> int | None:
+    """An adaptive solver has no steps to promise."""
+    if "steps" not in settings["solver"]:
+        return None
+    return 4 * settings["solver"]["steps"] * _score_sde_draws(settings, effort)
+
+
 def _score_sde_kind(settings: Mapping[str, Any], effort: int) -> str:
+    if settings.get("trace") != "exact":
+        return "pf-ode"
     draws = _score_sde_draws(settings, effort)
-    return f"pf-ode-iw-{draws}" if settings.get("trace") == "exact" and draws > 1 else "pf-ode"
+    return f"pf-ode-iw-{draws}" if draws > 1 else "pf-ode"
 
 
 PROMISES = {
@@ -170,7 +181,7 @@ PROMISES = {
     ),
     "score_sde": Promise(
         kind=_score_sde_kind,
-        nfe=lambda settings, effort: 4 * settings["solver"]["steps"] * _score_sde_draws(settings, effort),
+        nfe=_score_sde_nfe,
         refuses=TEXT,
         unknown_option="dpmpp_2m:eta=1",
         too_many_steps=100_001,

@@ -2,12 +2,14 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from gen_ray.maths.categorical import Corruption
+from gen_ray.maths.noise import RowNoise
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,6 +108,43 @@ class CausalOracle(MaskOracle):
             super(CausalOracle, self).answers(torch.cat([x[:, :i], hidden[:, i:]], 1), t) for i in range(x.shape[1])
         ]
         return torch.stack([step[:, i] for i, step in enumerate(steps)], 1)
+
+
+class Lookup(nn.Module):
+    """The mask oracle's answers to all (K+1)^D states, known beforehand: quick on many rows."""
+
+    def __init__(self, joint: Joint) -> None:
+        super().__init__()
+        self.states = Joint(joint.K + 1, joint.D, joint.p)
+        self.table = MaskOracle(joint).answers(self.states.sequences, torch.zeros(len(self.states.sequences)))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return logits (B, D, K)."""
+        return self.table[self.states.index(x)]
+
+
+class Uniforms(RowNoise):
+    """Noise whose uniforms a function gives to their shape (B, …): chosen ones, or those of all rows at once."""
+
+    def __init__(self, n: int, source: Callable[[tuple[int, ...]], Tensor]) -> None:
+        super().__init__([0] * n, range(n), [0] * n)
+        object.__setattr__(self, "source", source)
+
+    def uniform(self, shape: tuple[int, ...], **_: object) -> Tensor:
+        return self.source((self.batch, *shape))
+
+
+def seeded(seed: int) -> Callable[[tuple[int, ...]], Tensor]:
+    rng = torch.Generator().manual_seed(seed)
+    return lambda shape: torch.rand(shape, generator=rng, dtype=torch.float64)
+
+
+def two_sample_surprise(joint: Joint, x: Tensor, y: Tensor) -> float:
+    """Return how many standard deviations the chi-square between as many samples x and y (N, D) is too high."""
+    a, b = (torch.bincount(joint.index(z), minlength=len(joint.p)).double() for z in (x, y))
+    assert len(x) == len(y) and (a + b > 10).all()
+    freedom = len(a) - 1
+    return float((((a - b) ** 2 / (a + b)).sum() - freedom) / math.sqrt(2 * freedom))
 
 
 def surprise(joint: Joint, x: Tensor) -> float:

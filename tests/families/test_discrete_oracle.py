@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from gen_ray.errors import UserError
 from gen_ray.experiment import parse
 from gen_ray.family import Chain, Family, Held
 from gen_ray.maths import discrete_bounds as bounds
+from gen_ray.maths.discrete_kernels import ResamplingKernel, UnmaskingKernel
 from gen_ray.maths.discrete_schedules import on_grid
 from gen_ray.maths.discrete_tables import Resample, Unmask
 from gen_ray.maths.noise import RowNoise
@@ -21,10 +23,14 @@ from tests.families.cases import awake, rng
 from tests.families.discrete_oracle import (
     CausalOracle,
     Joint,
+    Lookup,
     MaskOracle,
     UniformOracle,
+    Uniforms,
+    seeded,
     surprise,
     total_variation,
+    two_sample_surprise,
 )
 
 JOINT = Joint.random(K=3, D=3)
@@ -80,18 +86,24 @@ def test_with_the_true_posterior_the_bound_of_t_steps_falls_to_the_entropy() -> 
 
 
 SCHEDULE = family("absorbing").config.kernel.schedule
+CONTINUOUS = [
+    "absorbing",
+    {"name": "absorbing", "schedule": "cosine"},
+    {"name": "absorbing", "schedule": "linear"},
+    "random_order",
+]
 
 
-@pytest.mark.parametrize(
-    "kernel",
-    [
-        "absorbing",
-        {"name": "absorbing", "schedule": "cosine"},
-        {"name": "absorbing", "schedule": "linear"},
-        "random_order",
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("kernel", CONTINUOUS, ids=str)
+def test_with_the_true_posterior_the_training_loss_is_the_entropy(kernel: Any) -> None:
+    """A factor of 1.03 would be six standard errors off."""
+    model = family(kernel)
+    draws = torch.stack([model.loss(MASKS, JOINT.sample(4000, i), rng(i), step=0).total.mean() for i in range(100)])
+    error = float(draws.std()) / math.sqrt(len(draws))
+    assert 6 * error < 0.03 * JOINT.entropy and abs(float(draws.mean()) - JOINT.entropy) < 4 * error
+
+
+@pytest.mark.parametrize("kernel", CONTINUOUS, ids=str)
 def test_training_losses_of_all_schedules_and_of_random_order_estimate_one_number(kernel: Any) -> None:
     """Invariance in continuous time, at a net that is *not* the true posterior."""
     model, crooked = family(kernel), MaskOracle(Joint.random(3, 3, seed=1))
@@ -117,6 +129,68 @@ def test_the_discrete_time_loss_estimates_the_bound_of_its_steps(loss: str) -> N
     assert abs(spent.mean() - wanted) < 4 * spent.std() / math.sqrt(len(spent))
 
 
+GRIDDED = [
+    ({"name": "absorbing", "loss": "vb"}, 0.0),
+    ({"name": "absorbing", "loss": "hybrid"}, 0.001),
+    ({"name": "absorbing", "loss": "hybrid", "ce_weight": 0.5}, 0.5),
+    ({"name": "uniform", "loss": "vb"}, 0.0),
+    ({"name": "uniform"}, 0.001),
+    ({"name": "uniform", "ce_weight": 0.5}, 0.5),
+]
+
+
+@pytest.mark.parametrize(("kernel", "weight"), GRIDDED, ids=str)
+def test_a_gridded_loss_is_the_bound_and_lambda_times_the_cross_entropy(kernel: dict[str, Any], weight: float) -> None:
+    """D3PM's eq. 5, each part against its expectation over all k and x_k; a factor of 1.03 would be six errors off."""
+    model = family({**kernel, "steps": 4})
+    expected = {"absorbing": absorbing_parts, "uniform": uniform_parts}[kernel["name"]](model)
+    net, each = expected.net, []
+    for i in range(40):
+        terms = model.loss(net, JOINT.sample(4000, i), rng(i), step=0)
+        vlb, ce = terms.parts["vlb_nats"], terms.parts.get("cross_entropy_nats")
+        torch.testing.assert_close(terms.total, vlb if ce is None else vlb + weight * ce)
+        each.append(torch.stack([part.mean() for part in (vlb, ce) if part is not None]))
+    assert (weight > 0) <= (len(each[0]) == 2)
+    draws, wanted = torch.stack(each).double(), torch.tensor([expected.vlb, expected.ce])[: len(each[0])]
+    error = draws.std(0) / math.sqrt(len(draws))
+    assert (6 * error < 0.03 * wanted).all() and ((draws.mean(0) - wanted).abs() < 4 * error).all()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A net that is not the true posterior, and what it makes of the joint: bound and Σ −ln p(x_0|x_k), in nats."""
+
+    net: nn.Module
+    vlb: float
+    ce: float
+
+
+def absorbing_parts(model: Family) -> Parts:
+    """By the numbers of masked places: Bin(n; D, 1 − alpha_bar_k) at step k."""
+    net, alpha_bar = MaskOracle(Joint.random(3, 3, seed=1)), model.process.alpha_bar.tolist()
+    hidden = [1 - kept for kept in alpha_bar[1:]]
+    pmf = [[math.comb(3, n) * h**n * (1 - h) ** (3 - n) for n in (1, 2, 3)] for h in hidden]
+    mean = torch.tensor(pmf, dtype=torch.float64).mean(0)
+    vlb, ce = (float(JOINT.p @ enumerated(net, JOINT.sequences, w)) for w in (model.process.weights, mean))
+    return Parts(net, vlb, ce)
+
+
+def uniform_parts(model: Family) -> Parts:
+    """By all x_k, and Bayes' rule at each place: p(x_0|x_k) ∝ p(x_0|x_k elsewhere)·q(x_k|x_0)."""
+    chain, x, vlb, ce = model.process.steps, JOINT.sequences, 0.0, 0.0
+    net = UniformOracle(Joint.random(3, 3, seed=1), chain.alpha_bar)
+    for k in range(1, chain.T + 1):
+        q = chain.alpha_bar[k] * torch.eye(3, dtype=torch.float64) + (1 - chain.alpha_bar[k]) / 3
+        for x_k in x:
+            share = JOINT.p * q[x, x_k].prod(1)
+            here = x_k.expand(x.shape)
+            vlb += float(share @ _step_nats(chain, net, here, k, x).sum(1))
+            p = net(x_k[None], torch.tensor([k / chain.T]))[0].exp() * q[:, x_k].T
+            p = p / p.sum(1, keepdim=True)
+            ce -= float(share @ p.log()[torch.arange(3), x].sum(1)) / chain.T
+    return Parts(net, vlb, ce)
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "reciprocal", "mutual_information"])
 @pytest.mark.parametrize("T", [2, 9])
 def test_the_uniform_bound_of_one_place_is_its_entropy_however_few_the_steps(schedule: str, T: int) -> None:
@@ -127,7 +201,7 @@ def test_the_uniform_bound_of_one_place_is_its_entropy_however_few_the_steps(sch
     total = torch.zeros(4, dtype=torch.float64)
     for k in range(1, T + 1):
         for value, share in _outcomes(chain.alpha_bar[k], joint.K):
-            total += share * _step_nats(chain, net, value, k)
+            total += share * _step_nats(chain, net, value, k, torch.arange(4)[:, None])[:, 0]
     assert float(joint.p @ total) == pytest.approx(joint.entropy, abs=1e-5)
 
 
@@ -137,11 +211,11 @@ def _outcomes(alpha_bar: Tensor, K: int) -> list[tuple[Tensor, Tensor]]:
     return [(torch.full((K, 1), v), q[:, v]) for v in range(K)]
 
 
-def _step_nats(chain: bounds.UniformChain, net: nn.Module, x_k: Tensor, k: int) -> Tensor:
+def _step_nats(chain: bounds.UniformChain, net: nn.Module, x_k: Tensor, k: int, x: Tensor) -> Tensor:
+    """Return L_{k−1} of every place (B, D) for x_k and x (B, D)."""
     a, s = chain.alpha_bar[k] / chain.alpha_bar[k - 1], chain.alpha_bar[k - 1]
-    x = torch.arange(chain.K)[:, None]
     log_p = net(x_k, torch.full((len(x),), k / chain.T)).log_softmax(-1)
-    return bounds.uniform_kl(log_p, x_k, x, a.expand(x.shape), s.expand(x.shape))[:, 0]
+    return bounds.uniform_kl(log_p, x_k, x, a.expand(x.shape), s.expand(x.shape))
 
 
 def test_the_uniform_bound_falls_to_the_entropy() -> None:
@@ -198,29 +272,62 @@ def test_revealing_several_at_once_is_noticed() -> None:
     assert surprise(JOINT, walked(family("absorbing"), MASKS, "first_hitting", 1)) > 10
 
 
-def test_first_hitting_and_ancestral_reveal_in_one_order() -> None:
-    """Both follow the hitting levels, so that at many steps the same noise is nearly the same path."""
-    model = family({"name": "absorbing", "steps": 100_000})
-    alpha_bar = torch.linspace(1, 0, 6, dtype=torch.float64)
-    noise = RowNoise.of(0, 2000)
-    kernel = model.chain("ancestral", 1).kernel
-    state = kernel.start(noise, CPU)
-    for tick, level in enumerate(alpha_bar[1:].flip(0), start=1):
-        rows = torch.zeros(2000, len(Unmask), dtype=torch.float64)
-        rows[:, Unmask.survival] = level
-        state = kernel.tick(MASKS, state, rows, noise.at(tick))
-        assert torch.equal(state["x"] != JOINT.K, state["u"] < level)
-        share = float((state["x"] != JOINT.K).double().mean())
-        assert share == pytest.approx(float(level), abs=0.03)
+@pytest.mark.parametrize("schedule", ["reciprocal", "cosine", "linear"])
+def test_first_hitting_and_ancestral_draw_one_law_and_reveal_in_one_order(schedule: str) -> None:
+    """Both follow the hitting levels; at many steps hardly two places share one, so that both are exact."""
+    pair, n = Joint.random(3, 2), 20_000
+    model = family({"name": "absorbing", "schedule": schedule, "steps": 10_000}, pair)
+    noise = Uniforms(n, seeded(0))
+    start = model.chain("first_hitting").kernel.start(noise, CPU)
+    (hit, hits), (drawn, times) = (
+        revealed(model.chain(text, steps), Lookup(pair), start, noise)
+        for text, steps in (("first_hitting", 2), ("ancestral", 100))
+    )
+    assert surprise(pair, hit) < 4 and surprise(pair, drawn) < 4 and two_sample_surprise(pair, hit, drawn) < 4
+    assert (hits.diff() * times.diff() >= 0).all() and (times.diff() != 0).double().mean() > 0.95
+    assert (start["u"].diff() * hits.diff() > 0).all()
+
+
+def revealed(chain: Chain, net: nn.Module, state: dict[str, Tensor], noise: RowNoise) -> tuple[Tensor, Tensor]:
+    """Return the data (B, D) at the end of a chain and the tick at which each place was revealed (B, D)."""
+    ticks = torch.zeros(state["x"].shape, dtype=torch.long)
+    for row in chain.table:
+        ticks += state["x"] == chain.kernel.K
+        state = chain.kernel.tick(net, state, row.expand(noise.batch, -1), noise)
+    return chain.kernel.finish(state), ticks
+
+
+RARE = 1e-9
+UNMASK = (UnmaskingKernel((1,), 2), {"share": 1.0}, {"u": torch.full((6, 1), 0.5), "x": torch.full((6, 1), 2)}, Unmask)
+RESAMPLE = (ResamplingKernel((1,), 2), {"alpha_bar_s": 1.0, "share": 1.0}, {"x": torch.zeros(6, 1).long()}, Resample)
+
+
+@pytest.mark.parametrize(("kernel", "row", "state", "columns"), [UNMASK, RESAMPLE], ids=["unmasking", "resampling"])
+def test_a_walk_draws_in_float64(kernel: Any, row: dict[str, float], state: dict[str, Tensor], columns: Any) -> None:
+    """In float32 the symbol before a rare one, of 1e-9, takes all of it."""
+
+    class Rare(nn.Module):
+        def forward(self, x: Tensor, t: Tensor) -> Tensor:
+            return torch.tensor([0.0, math.log(RARE)]).expand(*x.shape, 2)
+
+    distances = torch.tensor([0.1, 0.5, 0.9, 1.1, 2.0, 40.0], dtype=torch.float64)
+    noise = Uniforms(6, lambda shape: (1 - RARE * distances).view(6, *[1] * (len(shape) - 1)).expand(shape))
+    table = torch.zeros(6, len(columns), dtype=torch.float64)
+    for name, value in row.items():
+        table[:, columns[name]] = value
+    assert kernel.tick(Rare(), state, table, noise)["x"].flatten().tolist() == [1, 1, 1, 0, 0, 0]
+
+
+class Sure(nn.Module):
+    """Says symbol 0 everywhere, and in the middle with most conviction."""
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        logits = torch.zeros(len(x), 3, 3)
+        logits[:, :, 0] = torch.tensor([2.0, 9.0, 4.0])
+        return logits
 
 
 def test_confidence_reveals_the_surest_place_first() -> None:
-    class Sure(nn.Module):
-        def forward(self, x: Tensor, t: Tensor) -> Tensor:
-            logits = torch.zeros(len(x), 3, 3)
-            logits[:, :, 0] = torch.tensor([2.0, 9.0, 4.0])
-            return logits
-
     chain = family("absorbing").chain("confidence")
     noise = RowNoise.of(0, 50)
     state = chain.kernel.tick(Sure(), chain.kernel.start(noise, CPU), chain.table[:1].expand(50, -1), noise.at(1))
@@ -229,6 +336,17 @@ def test_confidence_reveals_the_surest_place_first() -> None:
     hot = family("absorbing").chain("confidence:temperature=100")
     state = hot.kernel.tick(Sure(), hot.kernel.start(noise, CPU), hot.table[:1].expand(50, -1), noise.at(1))
     assert (state["x"][:, 1] != JOINT.K).float().mean() < 0.7
+
+
+def test_the_noise_on_confidence_is_fresh_at_every_step() -> None:
+    """A place that lost at one step is as likely as any to win at the next, whatever its hitting level."""
+    hot, n = family("absorbing").chain("confidence:temperature=100"), 2000
+    noise, net = RowNoise.of(0, n), Sure()
+    state, rows = hot.kernel.start(noise, CPU), hot.table[:1].expand(n, -1)
+    first, second = (hot.kernel.tick(net, state, rows, noise.at(tick))["x"] != JOINT.K for tick in (1, 2))
+    assert float((first & second).any(1).double().mean()) == pytest.approx(1 / 3, abs=0.06)
+    by_level = state["u"] == state["u"].min(1, keepdim=True).values
+    assert float((first & by_level).any(1).double().mean()) == pytest.approx(1 / 3, abs=0.06)
 
 
 @pytest.mark.parametrize("text", ["ancestral", "gibbs"])
@@ -291,6 +409,20 @@ def test_a_causal_chain_completes_by_what_is_known_before_and_never_by_what_come
     x = completed(model.impute("order"), net, {2: 0})
     first = Joint(3, 1, JOINT.p.view(3, -1).sum(1))
     assert surprise(first, x[:, :1]) < 4
+
+
+@pytest.mark.parametrize(
+    ("kernel", "net"),
+    [("order", CausalOracle(JOINT)), ({"name": "absorbing", "steps": 10}, MASKS)],
+    ids=["order", "absorbing"],
+)
+def test_an_imputer_says_whether_it_heeds_what_comes_after(kernel: Any, net: nn.Module) -> None:
+    model = family(kernel)
+    for name, about in model.imputers().items():
+        low, high = (completed(model.impute(name), net, {2: value})[:, :2] for value in (0, 2))
+        assert torch.equal(low, high) == about.causal == (kernel == "order")
+        assert ("not heeded" in about.summary) == about.causal
+    assert not any(about.causal for about in model.samplers().values())
 
 
 # ---- settings -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Chains that mask one place after the other: in random order, or from the last to the first (autoregressive)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Literal
 
@@ -95,8 +96,16 @@ class Order(Process):
         return Nll(nats=bounds.ordered_nats(net, x), kind="ar", nfe=1)
 
     def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
-        """Return left to right; as an imputer it heeds what is known *before* a place, never after."""
+        """Return left to right."""
         return {"order": _left_to_right(self.D)}
+
+    def imputers(self) -> dict[str, tuple[Sampler, Maker]]:
+        """Return the same, which says that a causal net heeds what is known *before* a place, never after."""
+        sampler, make = _left_to_right(self.D)
+        summary = (
+            "the places in order, each by what stands before it: what is known after a hole is kept but not heeded"
+        )
+        return {"order": (replace(sampler, summary=summary, causal=True), make)}
 
 
 class RandomOrderConfig(KernelConfig):
