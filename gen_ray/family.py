@@ -227,3 +227,19 @@ class Latent(Protocol):
     def log_likelihood(self, net: nn.Module, observed: Tensor, z: Tensor) -> Tensor:
         """Return log p(x|z), nats (B,)."""
         ...
+
+
+@runtime_checkable
+class Completer(Protocol):
+    """What a family can do besides where it knows how probable a completion is, p(missing part | known part).
+
+    Whoever judges a truth in the holes asks for this first, and judges by completions where there is no answer.
+    """
+
+    def masked_nll(self, net: nn.Module, x: Tensor, mask: Tensor, rng: torch.Generator, *, effort: int) -> Nll | None:
+        """Return −log p(x where mask is False | x where it is True) or a bound, per example (B,), nats.
+
+        x (B, *shape) is stored data, mask (B, *shape) True where known; effort as in ``Family.nll``. Where nothing is
+        known that is ``nll``. None means that this model has no such bound for these masks.
+        """
+        ...

@@ -1,5 +1,6 @@
 """gen-ray impute MODEL: fill the holes of an instance."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from gen_ray.dataspec import DataSpec
     from gen_ray.engine.impute import Completions
 
-LARGE = 112
-"""Pixels of what stands alone under its title."""
+TILE = 112
+"""Pixels of every image in the picture, so that one compares with another."""
+COLUMNS = 4
+"""Completions in a row, at least."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,12 @@ class Given:
     ] = None
     hole: Annotated[str, typer.Option(help="The character that marks a hole in --text.")] = "_"
     truth: Annotated[
-        Path | None, typer.Option(help="What the holes held (may be --image itself): prints its masked likelihood.")
+        Path | None,
+        typer.Option(
+            help="What the holes held (may be --image itself): is drawn, and judged given the known part. Kinds: "
+            "elbo-ct-masked, vlb-masked, the model's own upper bound on −log p(holes | known); ar-masked, that itself; "
+            "from models without these marginal-N, each scalar alone by its N completions: no bound, depends on -n."
+        ),
     ] = None
 
 
@@ -54,7 +62,7 @@ def impute(
     """Complete an image or a text k times, the known part kept bit for bit, and show where the completions disagree."""
     if out is not None:
         terminal.one_of("--out must end in", out.suffix, (".png", ".npz"))
-    from gen_ray.engine.impute import complete
+    from gen_ray.engine.impute import complete, judge
 
     found = instances.load(model, storage)
     if list_imputers:
@@ -63,12 +71,17 @@ def impute(
     known, holes = _read(given, found.spec)
     truth = None if given.truth is None else _one(given.truth, found.spec)
     made = complete(found, known, ~holes, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())
-    _show(made, known, out)
+    _show(made, known, truth, out)
     typer.echo(f"{int(holes.sum())} of {holes.numel()} filled {k} times, seed {seed}, nfe {made.nfe}")
     if unheeded := int(made.unheeded()[0]):
         typer.echo(f"{unheeded} known places follow a hole: this imputer fills one by what stands before it alone")
     if truth is not None:
-        _judge(made, truth)
+        judged = judge(found, made, truth, seed=seed, device=instances.device())
+        bits, nll = float(made.bits_per_dim(judged.nll)[0]), judged.nll
+        typer.echo(
+            f"truth in the holes: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind}, nfe {nll.nfe})"
+        )
+        typer.echo(f"  {nll.kind}: {judged.meaning}")
 
 
 def _read(given: Given, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
@@ -90,12 +103,13 @@ def _one(file: Path, spec: "DataSpec") -> "Tensor":
     from gen_ray.errors import UserError
 
     x = reading.read(file, spec)
+    instances.tell_left_out(file, spec)
     if len(x) != 1:
         raise UserError(f"{file}: holds {len(x)} instances; one is needed")
     return x
 
 
-def _show(made: "Completions", known: "Tensor", out: Path | None) -> None:
+def _show(made: "Completions", known: "Tensor", truth: "Tensor | None", out: Path | None) -> None:
     """Print texts, and write the picture or the arrays."""
     from gen_ray.engine import plots, texts
     from gen_ray.errors import UserError
@@ -109,32 +123,34 @@ def _show(made: "Completions", known: "Tensor", out: Path | None) -> None:
     if out is None:
         return
     if out.suffix == ".png":
-        plots.write(out, picture(made, known))
+        plots.write(out, picture(made, known, truth))
     else:
         arrays = {"samples": made.samples[0], "uncertainty": made.uncertainty()[0], "holes": ~made.mask[0]}
         plots.write_arrays(out, {**arrays, "known": known[0]})
     typer.echo(f"completions: {out}")
 
 
-def _judge(made: "Completions", truth: "Tensor") -> None:
-    """Print what the completions say of the truth (1, *shape)."""
-    nll = made.marginal_nll(truth)
-    bits = float(made.bits_per_dim(nll)[0])
-    typer.echo(f"truth in the holes: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind})")
+def picture(made: "Completions", known: "Tensor", truth: "Tensor | None" = None) -> "np.ndarray":
+    """Return what was given, the truth if it is known, mean and spread of the completions, and below them all of these.
 
-
-def picture(made: "Completions", known: "Tensor") -> "np.ndarray":
-    """Return what was given, its completions, and where they disagree, side by side."""
+    known and truth are (1, C, H, W). All images are of one size, and stand in the same columns.
+    """
     from gen_ray.engine import plots
 
-    levels = made.spec.levels
-    spread = made.uncertainty()
-    return plots.panel(
-        {
-            "given": plots.grid(plots.holed(known, made.mask, levels=levels), tile_pixels=LARGE),
-            f"{made.k} completions": plots.grid(made.samples[0], levels=levels, columns=min(8, made.k)),
-            f"std 0…{float(spread.max()):.2f}": plots.grid(plots.shades(spread), tile_pixels=LARGE),
-        }
+    levels, spread = made.spec.levels, made.uncertainty()
+    alone = {
+        "given + hole": plots.holed(known, made.mask, levels=levels),
+        **({} if truth is None else {"truth": plots.rgb(truth, levels=levels)}),
+        "mean": plots.rgb(made.mean(), levels=levels),
+        f"std 0 … {float(spread.mean(1).max()):.2f}": plots.shades(spread),
+    }
+    columns = max(COLUMNS, math.ceil(math.sqrt(made.k)))
+    completions = plots.grid(made.samples[0], levels=levels, columns=columns, tile_pixels=TILE, gap=plots.GAP)
+    return plots.sheet(
+        [
+            {title: plots.grid(image, tile_pixels=TILE) for title, image in alone.items()},
+            {f"{made.k} completions, {made.nfe} nfe": completions},
+        ]
     )
 
 

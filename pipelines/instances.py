@@ -9,6 +9,7 @@ import typer
 if TYPE_CHECKING:
     import torch
 
+    from gen_ray.dataspec import DataSpec
     from gen_ray.engine.artifact import Model
 
 ModelName = Annotated[str, typer.Argument(help="A run's id or name, or an artifact folder.")]
@@ -60,8 +61,18 @@ def gather(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.
     if not asked.files:
         return _rows(model, asked, n, storage)
     found = [(file, instances.read(file, model.spec, resize=asked.resize)) for file in asked.files]
+    for file in asked.files:
+        tell_left_out(file, model.spec)
     names = [f"{file}[{i}]" if len(x) > 1 else str(file) for file, x in found for i in range(len(x))]
     return torch.cat([x for _, x in found]), names
+
+
+def tell_left_out(file: Path, spec: "DataSpec") -> None:
+    """Print one line on what reading a text leaves out, if it does; on stderr, beside the figures."""
+    from gen_ray.engine import instances
+
+    if line := instances.left_out(file, spec):
+        typer.echo(line, err=True)
 
 
 def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:

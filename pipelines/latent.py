@@ -1,5 +1,6 @@
 """gen-ray latent: what a model's latent space holds."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,6 +10,7 @@ from pipelines import instances, terminal
 from pipelines.instances import Asked, ModelName, Rows, Seed, Storage
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from gen_ray.engine.artifact import Model
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
 
 app = terminal.new_app()
 app.callback()(lambda: None)
+
+COLUMNS = 16
+"""Instances beside one another, at most."""
 
 Refine = Annotated[
     int, typer.Option(min=0, help="Steps of variational inference anew for each instance; tells the amortisation gap.")
@@ -65,18 +70,21 @@ def reconstruct(
 ) -> None:
     """Draw instances above the mean of p(x|z) at the mean of q(z|x)."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
-    import torch
-
     from gen_ray.engine import latent, plots
 
     found, x = _gathered(model, asked, n, storage)
     where = instances.device()
-    rows = [x, latent.decode(found, latent.encode(found, x, seed=seed, device=where).mu)]
+    rows = {
+        "instances": x,
+        "reconstructed: mean of p(x|z) at the mean of q(z|x)": latent.decode(
+            found, latent.encode(found, x, seed=seed, device=where).mu
+        ),
+    }
     if refine:
         better = latent.refine(found, x, steps=refine, seed=seed, device=where)
-        rows.append(latent.decode(found, better.posterior.mu))
+        rows[f"refined: the same, q(z|x) found anew by {refine} steps"] = latent.decode(found, better.posterior.mu)
         _tell(better)
-    plots.write(out, plots.grid(torch.cat(rows), levels=found.spec.levels, columns=len(x)))
+    plots.write(out, _blocks(rows, found.spec.levels))
     typer.echo(f"{out}: {len(x)} instances and their reconstructions")
 
 
@@ -100,7 +108,13 @@ def interpolate(
     if len(x) < 2:
         raise UserError("one instance: a way needs two ends, give another file")
     ways = latent.interpolate(found, x, steps=steps, seed=seed, device=instances.device())
-    plots.write(out, plots.grid(ways.flatten(0, 1), levels=found.spec.levels, columns=steps))
+    columns = {
+        "from": (x[:-1], 1),
+        "straight ways between the means of q(z|x)": (ways.flatten(0, 1), steps),
+        "to": (x[1:], 1),
+    }
+    grids = {title: plots.grid(part, levels=found.spec.levels, columns=wide) for title, (part, wide) in columns.items()}
+    plots.write(out, plots.panel(grids))
     typer.echo(f"{out}: {len(ways)} ways of {steps} images")
 
 
@@ -117,7 +131,9 @@ def manifold(
 
     found = instances.load(model, storage)
     images = latent.manifold(found, side=side, device=instances.device())
-    plots.write(out, plots.grid(images, levels=found.spec.levels, columns=side, tile_pixels=28))
+    picture = plots.grid(images, levels=found.spec.levels, columns=side, tile_pixels=32, gap=2)
+    low, high = 0.5 / side, 1 - 0.5 / side
+    plots.write(out, plots.panel({f"prior's quantiles {low:.3g} … {high:.3g}: z1 to the right, z2 upwards": picture}))
     typer.echo(f"{out}: {side} x {side} images")
 
 
@@ -129,6 +145,25 @@ def _gathered(model: str, asked: Asked, n: int, storage: Path) -> tuple["Model",
     latent.space(found)
     x, _ = instances.gather(found, asked, n, storage)
     return found, x
+
+
+def _blocks(rows: Mapping[str, "Tensor"], levels: int) -> "np.ndarray":
+    """Return titled rows of images (N, C, H, W), instance above instance, in blocks of so many as stand in a row."""
+    from gen_ray.engine import plots
+
+    n = len(next(iter(rows.values())))
+    blocks = [slice(first, min(first + COLUMNS, n)) for first in range(0, n, COLUMNS)]
+    return plots.sheet(
+        [
+            {
+                f"{title} ({block.start} … {block.stop - 1})": plots.grid(
+                    images[block], levels=levels, columns=min(COLUMNS, n)
+                )
+            }
+            for block in blocks
+            for title, images in rows.items()
+        ]
+    )
 
 
 def _tell(better: "Refined") -> None:

@@ -1,18 +1,30 @@
 """Fill the holes of instances: completions, where they disagree, and what they say of the truth."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.artifact import Model
-from gen_ray.engine.evaluate import bits_per_dim
+from gen_ray.engine.evaluate import EFFORT, bits_per_dim
 from gen_ray.engine.generate import generate
 from gen_ray.engine.step import autocast
 from gen_ray.errors import UserError
-from gen_ray.family import Held, Nll
+from gen_ray.family import Completer, Held, Nll
+from gen_ray.maths.noise import generator
+
+OWN = "the model's own −log p(holes | known), or an upper bound on it"
+MARGINAL = "each missing scalar alone, by the spread of its completions: depends on their number, bounds no joint law"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What is made of a truth in the holes, nll (N,), and in words what its kind means."""
+
+    nll: Nll
+    meaning: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +49,10 @@ class Completions:
         """Return how many known scalars the first hole of an instance was filled in ignorance of, (N,)."""
         known = self.mask.flatten(1)
         return (known & (~known).cummax(1).values).sum(1) * self.causal
+
+    def mean(self) -> Tensor:
+        """Return the mean of the completions (N, *shape), float64; of images, for tokens have none."""
+        return self.samples.double().mean(1)
 
     def uncertainty(self) -> Tensor:
         """Return how far the completions disagree (N, *shape), float64, 0 where known.
@@ -93,6 +109,24 @@ def complete(
         samples = generate(model.net, chain, len(known) * k, seed=seed, device=device, held=held)
     ways = samples.view(len(known), k, *known.shape[1:])
     return Completions(samples=ways, mask=mask, spec=model.spec, nfe=chain.nfe, causal=about.causal)
+
+
+@torch.no_grad()
+def judge(
+    model: Model, made: Completions, truth: Tensor, *, effort: int | None = None, seed: int = 0, device: torch.device
+) -> Judged:
+    """Return −log p of the truth (N, *shape) in the holes given what is known: by the model itself where it can say.
+
+    Else by the marginals of the completions. effort None means the evaluation's; the draws are a function of the seed.
+    """
+    own = None
+    if isinstance(model.family, Completer):
+        x = torch.where(made.mask, made.samples[:, 0], truth.reshape(made.mask.shape)).to(device)
+        rng, effort = generator(seed, device=device), effort or model.experiment.evaluation.effort or EFFORT
+        own = model.family.masked_nll(model.net, x, made.mask.to(device), rng, effort=effort)
+    if own is None:
+        return Judged(nll=made.marginal_nll(truth), meaning=MARGINAL)
+    return Judged(nll=replace(own, nats=own.nats.double().cpu()), meaning=OWN)
 
 
 def _spread(samples: Tensor, levels: int) -> Tensor:

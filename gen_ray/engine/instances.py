@@ -35,6 +35,16 @@ def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
         raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())[:120]})") from None
 
 
+def left_out(file: Path, spec: DataSpec) -> str:
+    """Return one line on what read leaves out of a text, the rest that is shorter than an example; "" if nothing."""
+    if file.suffix.lower() != ".txt" or spec.is_image:
+        return ""
+    whole, length = len(file.read_text(encoding="utf-8")), spec.shape[0]
+    if not whole % length:
+        return ""
+    return f"{file}: {whole % length} of {whole} characters left out: fewer than a window of {length}"
+
+
 def read_holes(file: Path, spec: DataSpec) -> Tensor:
     """Return a mask over one instance (1, *shape), True where there is a hole: white in a picture, True in an .npz.
 
@@ -137,10 +147,10 @@ def _array(file: Path, spec: DataSpec, resize: bool) -> Tensor:
 
 
 def _text(file: Path, spec: DataSpec, resize: bool) -> Tensor:
-    """Return consecutive pieces of a text; a shorter rest is left out."""
+    """Return consecutive pieces of a text; a shorter rest is left out, as left_out tells."""
     text, length = file.read_text(encoding="utf-8"), spec.shape[0]
     if len(text) < length:
-        raise UserError(f"{file}: {len(text)} characters, one example of {spec.name} has {length}")
+        raise UserError(f"{file}: has {len(text)} characters; {spec.name} needs {length}, the length of its examples")
     pieces = [text[first : first + length] for first in range(0, len(text) - length + 1, length)]
     return torch.stack([_tokens(piece, spec, str(file)) for piece in pieces])
 

@@ -1,7 +1,7 @@
 """Pictures of samples and numbers, as arrays: who shows them decides where they go."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,14 @@ from gen_ray.errors import UserError
 
 HOLE = (200, 60, 120)
 """The colour of what is missing."""
+GAP = 16
+"""Pixels between the pictures of a sheet."""
 
 
-def grid(images: Tensor, *, levels: int = 256, columns: int | None = None, tile_pixels: int = 56) -> np.ndarray:
-    """Return images (N, C, H, W) in {0 … levels−1} side by side, uint8 (height, width, 3).
+def grid(
+    images: Tensor, *, levels: int = 256, columns: int | None = None, tile_pixels: int = 56, gap: int = 4
+) -> np.ndarray:
+    """Return images (N, C, H, W) in {0 … levels−1} side by side, gap pixels apart, uint8 (height, width, 3).
 
     Small images are enlarged by a whole factor to about tile_pixels, without smoothing; missing tiles stay white.
     """
@@ -26,7 +30,7 @@ def grid(images: Tensor, *, levels: int = 256, columns: int | None = None, tile_
     factor = max(1, tile_pixels // pixels.shape[-1])
     pixels = pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     height, width = pixels.shape[-2:]
-    rows, gap = math.ceil(len(images) / columns), 4
+    rows = math.ceil(len(images) / columns)
     canvas = torch.full((3, rows * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=torch.uint8)
     for index, tile in enumerate(pixels):
         top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
@@ -47,9 +51,11 @@ def holed(images: Tensor, mask: Tensor, *, levels: int) -> Tensor:
 
 
 def shades(values: Tensor) -> Tensor:
-    """Return values (N, C, H, W) from 0, black, to the largest of them, white, as uint8 (N, 3, H, W)."""
+    """Return values (N, C, H, W) as uint8 (N, 3, H, W): 0 black, half the largest HOLE's colour, the largest white."""
     mean = values.double().mean(1, keepdim=True)
-    return (mean / mean.max().clamp(min=1e-12) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    share, colour = mean / mean.max().clamp(min=1e-12), torch.tensor(HOLE, dtype=torch.float64).view(1, 3, 1, 1)
+    lower, upper = (2 * share).clamp(max=1), (2 * share - 1).clamp(min=0)
+    return (colour * lower + (255 - colour) * upper).round().to(torch.uint8)
 
 
 def write(file: Path, picture: np.ndarray) -> None:
@@ -71,14 +77,23 @@ def write_arrays(file: Path, arrays: Mapping[str, Tensor]) -> None:
 
 def panel(titled: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return pictures (H, W, 3) side by side under their titles, uint8."""
-    font, gap, head = ImageFont.load_default(16), 16, 28
-    width = sum(p.shape[1] + gap for p in titled.values()) + gap
-    canvas = Image.new("RGB", (width, max(p.shape[0] for p in titled.values()) + head + gap), "white")
-    left = gap
-    for title, picture in titled.items():
-        ImageDraw.Draw(canvas).text((left, 6), title, fill="black", font=font)
-        canvas.paste(Image.fromarray(picture), (left, head))
-        left += picture.shape[1] + gap
+    return sheet([titled])
+
+
+def sheet(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Return rows of pictures (H, W, 3), each under its title, uint8; a picture has the room that its title needs."""
+    font, head = ImageFont.load_default(16), 28
+    rooms = [[max(p.shape[1], math.ceil(font.getlength(title))) for title, p in row.items()] for row in rows]
+    heights = [head + max(p.shape[0] for p in row.values()) + GAP for row in rows]
+    width = max(sum(room) + GAP * (len(room) + 1) for room in rooms)
+    canvas, top = Image.new("RGB", (width, sum(heights)), "white"), 0
+    for row, room, height in zip(rows, rooms, heights, strict=True):
+        left = GAP
+        for (title, picture), taken in zip(row.items(), room, strict=True):
+            ImageDraw.Draw(canvas).text((left, top + 6), title, fill="black", font=font)
+            canvas.paste(Image.fromarray(picture), (left, top + head))
+            left += taken + GAP
+        top += height
     return np.asarray(canvas)
 
 

@@ -41,10 +41,15 @@ def masked_nats(net: nn.Module, x: Tensor, masked: Tensor, mask: int) -> Tensor:
     return cross_entropy(net(torch.where(masked, mask, x), masked_share(masked)), x, masked)
 
 
-def random_masks(x: Tensor, n: Tensor, rng: torch.Generator) -> Tensor:
-    """Return masks (B, *shape) of n (B,) places each, every set of them equally likely."""
-    ranks = like(x, rng).flatten(1).argsort(1).argsort(1)
-    return (ranks < n[:, None]).view(x.shape)
+def random_masks(x: Tensor, n: Tensor, rng: torch.Generator, among: Tensor | None = None) -> Tensor:
+    """Return masks (B, *shape) of n (B,) places each, every set of them equally likely.
+
+    among (B, *shape) says which places may be masked, at least n of them; None means all.
+    """
+    u = like(x, rng)
+    if among is not None:
+        u = u.masked_fill(~among, 2.0)  # behind all that may be masked
+    return (u.flatten(1).argsort(1).argsort(1) < n[:, None]).view(x.shape)
 
 
 def count_weights(D: int, alpha_bar: Tensor | None = None) -> Tensor:
@@ -62,27 +67,42 @@ def count_weights(D: int, alpha_bar: Tensor | None = None) -> Tensor:
     return torch.stack([share @ log_binomial(D, p).exp()[:, 1:] for share, p in blocks]).sum(0)
 
 
-def masked_bound(net: nn.Module, x: Tensor, rng: torch.Generator, weights: Tensor, mask: int, draws: int) -> Tensor:
+def masked_bound(
+    net: nn.Module,
+    x: Tensor,
+    rng: torch.Generator,
+    weights: Tensor,
+    mask: int,
+    draws: int,
+    holes: Tensor | None = None,
+) -> Tensor:
     """Return an unbiased estimate (B,) of Σ_n weights[n−1]·E[masked_nats] by ``draws`` <= D evaluations.
 
     1 … D falls into ``draws`` equal parts and one n is drawn in each: with draws = D every n is met once.
+
+    With holes (B, *shape), D = len(weights) of them in each row, nothing else is ever masked. That bounds
+    −ln p(x in the holes | the rest): every order of revealing the holes is a chain rule of it.
     """
     D, nats = len(weights), torch.zeros(len(x), device=x.device)
     for part in range(draws):
         u = torch.rand(len(x), generator=rng, device=x.device, dtype=torch.float64)
         n = 1 + ((part + u) * (D / draws)).long().clamp(max=D - 1)
         weight = weights.to(x.device)[n - 1] * (D / draws)
-        nats = nats + weight.float() * masked_nats(net, x, random_masks(x, n, rng), mask)
+        nats = nats + weight.float() * masked_nats(net, x, random_masks(x, n, rng, holes), mask)
     return nats
 
 
-def ordered_nats(net: nn.Module, x: Tensor) -> Tensor:
-    """Return −ln p(x) (B,), exact, of a causal net by one evaluation.
+def ordered_nats(net: nn.Module, x: Tensor, holes: Tensor | None = None) -> Tensor:
+    """Return −ln p(x) (B,), exact, of a causal net by one evaluation; with holes (B, *shape), the sum over those alone.
+
+    That sum is −ln p(x in the holes | the rest) where the holes are the last places, for then all that is known is
+    known before.
 
     It is the bound of the chain that masks the last place at step 1, the one before at step 2 … (D3PM, section 3.3):
     step k of it reveals place D−k given all before, and those are all that a causal net looks at.
     """
-    return cross_entropy(net(x, torch.zeros(len(x), device=x.device)), x, torch.ones_like(x, dtype=torch.bool))
+    where = torch.ones_like(x, dtype=torch.bool) if holes is None else holes
+    return cross_entropy(net(x, torch.zeros(len(x), device=x.device)), x, where)
 
 
 # ---- the uniform limit ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from gen_ray.datasets.prepare import SourceOptions, prepare
+from gen_ray.datasets.shards import load_split
 from gen_ray.engine import artifact, plots, texts
 from gen_ray.errors import UserError
 from gen_ray.experiment import load, parse
@@ -63,7 +64,8 @@ def test_completions_keep_the_picture_bit_for_bit_and_say_where_they_disagree(ge
     words = ["impute", bench.model, "--image", bench.image, "--mask", bench.mask, "-n", 5, "--out", out]
     said = gen_ray(*words, "--steps", 7, "--imputer", "gibbs", "--truth", bench.image)
     assert said.code == 0 and not said.err, said
-    assert "32 of 64 filled 5 times, seed 0, nfe 7" in said.out and "(marginal-5)" in said.out
+    assert "32 of 64 filled 5 times, seed 0, nfe 7" in said.out and "(marginal-5, nfe 35)" in said.out
+    assert "each missing scalar alone" in said.out
     arrays = np.load(out)
     assert (arrays["samples"][:, :, :4] == bench.stored[:, :4]).all() and (arrays["known"] == bench.stored).all()
     assert arrays["samples"].shape == (5, 1, 8, 8) and len(np.unique(arrays["samples"][:, :, 4:])) > 3
@@ -78,8 +80,16 @@ def test_completions_are_drawn_between_what_was_given_and_where_they_disagree(ge
     words = ["impute", bench.model, "--image", bench.image, "--mask", bench.mask, "-n", 3, "--steps", 3, "--out", out]
     assert gen_ray(*words).code == 0
     picture = np.asarray(Image.open(out))
-    assert picture.shape[1] == 16 + 112 + 16 + (3 * 60 - 4) + 16 + 112 + 16
+    assert picture.shape == (2 * (28 + 112 + 16), 16 + 4 * (112 + 16), 3)
     assert (picture[28 + 60, 16 + 10] == plots.HOLE).all() and not (picture[28 + 3, 16 + 10] == plots.HOLE).all()
+    assert (picture[28 : 28 + 112, 16 + 3 * 128 :] == 255).all(), "no truth, three tiles"
+    assert gen_ray(*words, "--truth", bench.image).code == 0
+    truth = np.repeat(np.repeat(plots.rgb(torch.from_numpy(bench.stored)[None], levels=17)[0, 0].numpy(), 14, 0), 14, 1)
+    drawn = np.asarray(Image.open(out))[..., 0]
+    assert (drawn[28 : 28 + 112, 16 + 128 : 16 + 128 + 112] == truth).all()
+    for j in range(3):
+        tile = drawn[156 + 28 : 156 + 28 + 112, 16 + 128 * j : 16 + 128 * j + 112]
+        assert (tile[:56] == truth[:56]).all() and (tile[56:] != truth[56:]).any()
 
 
 def test_a_mask_may_be_an_array(gen_ray: Run, bench: Bench) -> None:
@@ -219,6 +229,11 @@ def test_resizing_makes_a_picture_fit(gen_ray: Run, bench: Bench, odd: Path) -> 
 # ---- latent and figure --------------------------------------------------------------------------------------------
 
 
+def stored_rows(bench: Bench) -> torch.Tensor:
+    """Return the test split of digits."""
+    return torch.from_numpy(load_split(prepare("digits", out=bench.root / "data"), "test")[0])
+
+
 def test_features_reconstructions_ways(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
     place = ["--storage", bench.root, "-n", 4]
     said = gen_ray("latent", "encode", bench.model, *place, "--refine", 3, "--out", tmp_path / "f.npz")
@@ -226,9 +241,15 @@ def test_features_reconstructions_ways(gen_ray: Run, bench: Bench, tmp_path: Pat
     assert said.code == 0 and "amortisation gap: " in said.out, said
     assert arrays["mu"].shape == arrays["refined_log_var"].shape == (4, 8) and arrays["kl_nats"].shape == (4,)
     said = gen_ray("latent", "reconstruct", bench.model, *place, "--refine", 3, "--out", tmp_path / "r.png")
-    assert said.code == 0 and np.asarray(Image.open(tmp_path / "r.png")).shape == (3 * 60 - 4, 4 * 60 - 4, 3)
+    drawn = np.asarray(Image.open(tmp_path / "r.png"))
+    assert said.code == 0 and drawn.shape[0] == 3 * (28 + 56 + 16), "three captioned rows"
+    x = stored_rows(bench)
+    assert (drawn[28 : 28 + 56, 16 : 16 + 4 * 60 - 4] == plots.grid(x[:4], levels=17, columns=4)).all()
     said = gen_ray("latent", "interpolate", bench.model, *place, "--steps", 5, "--out", tmp_path / "i.png")
-    assert said.code == 0 and np.asarray(Image.open(tmp_path / "i.png")).shape == (3 * 60 - 4, 5 * 60 - 4, 3)
+    drawn = np.asarray(Image.open(tmp_path / "i.png"))
+    assert said.code == 0 and drawn.shape[0] == 28 + (3 * 60 - 4) + 16
+    ends = plots.grid(x[:4], levels=17, columns=1)
+    assert (drawn[28:-16, 16 : 16 + 56] == ends[:-60]).all() and (drawn[28:-16, -16 - 56 : -16] == ends[60:]).all()
     said = gen_ray("latent", "interpolate", bench.model, bench.image, "--out", tmp_path / "i.png")
     assert said.code == 2 and "a way needs two ends" in said.fault
 
@@ -238,7 +259,7 @@ def test_only_a_plane_is_mapped(gen_ray: Run, bench: Bench, tmp_path: Path) -> N
     assert said.code == 2 and "latent_dim=2; this model has 8" in said.fault
     plane = untrained(bench.root, tmp_path / "plane", "family.latent_dim=2")
     assert gen_ray("latent", "manifold", plane, "--side", 3, "--out", tmp_path / "m.png").code == 0
-    assert np.asarray(Image.open(tmp_path / "m.png")).shape == (3 * 28 - 4, 3 * 28 - 4, 3)
+    assert np.asarray(Image.open(tmp_path / "m.png")).shape[0] == 28 + 3 * 34 - 2 + 16
 
 
 def test_one_command_trains_for_every_latent_dimension_and_draws_them(
@@ -351,14 +372,26 @@ def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:
     words = ["impute", speaker / "model", "--text", "to b_ or", "-n", 3]
     (speaker / "truth.txt").write_text("to be or not")
     said = gen_ray(*words, "--truth", speaker / "truth.txt", "--out", out)
-    assert said.code == 0 and "5 of 12 filled 3 times" in said.out and "(marginal-3)" in said.out, said
+    assert said.code == 0 and "5 of 12 filled 3 times" in said.out and "(elbo-ct-masked, nfe 5)" in said.out, said
+    assert "the model's own" in said.out and not said.err
     spoken = said.out.split("completions: ")[0].strip("\n")
     assert spoken.startswith("to b") and np.load(out)["samples"].shape == (3, 12)
     assert np.load(out)["uncertainty"].shape == (12,) and np.load(out)["holes"].sum() == 5
     assert ".npz" in gen_ray(*words, "--out", speaker / "c.png").fault
-    (speaker / "two.txt").write_text("to be or not to be or not")
+    (speaker / "two.txt").write_text("to be or notto be or not")
+    (speaker / "long.txt").write_text("to be or notto be or not to be")
+    (speaker / "once.txt").write_text("to be or not\n")
+    (speaker / "short.txt").write_text("to be")
+    told = "long.txt: 6 of 30 characters left out: fewer than a window of 12"
     said = gen_ray("score", speaker / "model", speaker / "two.txt", "--effort", 2)
     assert said.code == 0 and "two.txt[1]" in said.out and "mean of 2" in said.out, said
+    assert not said.err
+    said = gen_ray("score", speaker / "model", speaker / "long.txt", "--effort", 2)
+    assert said.code == 0 and "mean of 2" in said.out and told in said.err.replace("\n", ""), said
+    said = gen_ray(*words, "--truth", speaker / "once.txt")
+    assert said.code == 0 and "1 of 13 characters left out" in said.err
+    said = gen_ray("score", speaker / "model", speaker / "short.txt")
+    assert said.code == 2 and "short.txt: has 5 characters; play needs 12, the length of its examples" in said.fault
     said = gen_ray("score", speaker / "model", "--effort", 2, "-n", 3, "--storage", speaker)
     assert said.code == 0 and "mean of 3" in said.out, said
     said = gen_ray("latent", "encode", speaker / "model", "--storage", speaker)

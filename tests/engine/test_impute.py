@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine import instances
-from gen_ray.engine.impute import Completions, complete
+from gen_ray.engine.impute import MARGINAL, OWN, Completions, complete, judge
 from gen_ray.engine.score import score
 from gen_ray.errors import UserError
 from tests.engine.toys import CPU, images, model
@@ -78,6 +78,18 @@ def test_completions_of_several_instances_stand_by_their_instance() -> None:
     mask[1] = True
     with pytest.raises(UserError, match="instance 1 has no hole"):
         complete(now, x, mask, 4, device=CPU)
+
+
+def test_the_model_s_own_word_on_the_truth_goes_before_the_marginal_of_its_completions() -> None:
+    truth, mask = images(2, seed=3), torch.ones(2, 1, 4, 4, dtype=torch.bool)
+    mask[:, :, 2:] = False
+    for family, kind, meaning in (("tokens", "elbo-ct-masked", OWN), ("vae", "marginal-3", MARGINAL)):
+        now = model(family)
+        made = complete(now, images(2), mask, 3, steps=2, device=CPU)
+        judged = judge(now, made, truth, device=CPU)
+        assert (judged.nll.kind, judged.meaning, judged.nll.nats.dtype) == (kind, meaning, torch.float64)
+        other = torch.where(mask, 16 - truth, truth)
+        assert torch.equal(judge(now, made, other, device=CPU).nll.nats, judged.nll.nats), "what is known is as given"
 
 
 def test_a_score_s_error_is_what_repeating_it_shows() -> None:

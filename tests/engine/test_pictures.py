@@ -11,7 +11,7 @@ from PIL import Image
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine import samples
 from gen_ray.engine.generate import generate
-from gen_ray.engine.plots import grid, panel
+from gen_ray.engine.plots import HOLE, grid, panel, shades, sheet
 from gen_ray.engine.session import chunks
 from gen_ray.errors import UserError
 from gen_ray.maths.noise import RowNoise
@@ -57,9 +57,21 @@ def test_large_images_are_not_shrunk() -> None:
 def test_a_panel_holds_its_pictures_side_by_side() -> None:
     left, right = np.full((20, 30, 3), 10, np.uint8), np.full((40, 10, 3), 200, np.uint8)
     out = panel({"left": left, "right": right})
-    assert out.shape == (40 + 28 + 16, 16 + 30 + 16 + 10 + 16, 3)
+    assert out.shape[0] == 40 + 28 + 16 and out.shape[1] > 16 + 30 + 16 + 10 + 16, (
+        "its title is wider than the right one"
+    )
     assert (out[28:48, 16:46] == 10).all() and (out[28:68, 62:72] == 200).all()
-    assert (out[:28] < 128).any() and (out[28:, 46:62] == 255).all()
+    assert (out[:28, 16:46] < 128).any() and (out[:28, 46:62] == out[:, -16:].max()).all()
+    assert (out[28:, 46:62] == 255).all() and (out[:, -16:] == 255).all()
+    rows = sheet([{"left": left}, {"right": right}])
+    assert rows.shape[0] == 28 + 20 + 16 + 28 + 40 + 16 and (rows[28:48, 16:46] == 10).all()
+    assert (rows[92:132, 16:26] == 200).all()
+
+
+def test_shades_run_from_black_by_the_colour_of_holes_to_white() -> None:
+    seen = shades(torch.tensor([0.0, 0.2, 0.4]).view(1, 1, 1, 3))[0, :, 0]
+    assert seen.dtype == torch.uint8 and seen.T.tolist() == [[0, 0, 0], list(HOLE), [255, 255, 255]]
+    assert (shades(torch.zeros(1, 1, 1, 3)) == 0).all()
 
 
 def test_samples_are_saved_as_they_are(tmp_path: Path) -> None:

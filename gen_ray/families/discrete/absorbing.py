@@ -1,6 +1,5 @@
 """The absorbing chain: every symbol becomes [MASK] at a time of its own."""
 
-from functools import cached_property
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -42,10 +41,9 @@ class Absorbing(AnyOrder):
         self.gridded = config.loss != "continuous"
         self.kind = "vlb" if self.gridded else "elbo-ct"
 
-    @cached_property
-    def weights(self) -> Tensor:
-        """Return what a number of masked places weighs in the bound of the T steps, or of continuous time, (D,)."""
-        return bounds.count_weights(self.D, self.alpha_bar if self.gridded else None)
+    def weigh(self, m: int) -> Tensor:
+        """Return what each number of m places weighs in the bound of the T steps, or of continuous time, (m,)."""
+        return bounds.count_weights(m, self.alpha_bar if self.gridded else None)
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
         """Return the objective that the settings name."""

@@ -66,6 +66,13 @@ class Discrete(Family):
         """
         return self.process.nll(net, x.long(), rng, effort)
 
+    def masked_nll(self, net: nn.Module, x: Tensor, mask: Tensor, rng: torch.Generator, *, effort: int) -> Nll | None:
+        """Return the bound (B,) of what is not known, given what is: ``elbo-ct-masked``, ``vlb-masked``.
+
+        Of ``order`` the exact value, ``ar-masked``, where the holes are the last places. Else None, and of ``uniform``.
+        """
+        return self.process.masked_nll(net, x.long(), ~mask, rng, effort)
+
     def samplers(self) -> Mapping[str, Sampler]:
         """Return the kernel's samplers."""
         return {name: sampler for name, (sampler, _) in self.process.samplers().items()}

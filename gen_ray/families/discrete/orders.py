@@ -28,13 +28,26 @@ class AnyOrder(Process):
     @cached_property
     def weights(self) -> Tensor:
         """Return what a number of masked places weighs in the bound (D,)."""
-        return bounds.count_weights(self.D)
+        return self.weigh(self.D)
+
+    def weigh(self, m: int) -> Tensor:
+        """Return what each number of masked places weighs (m,) where m places are not known from the start."""
+        return bounds.count_weights(m)
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
         """Return the bound by at most D evaluations, each at another number of masked places."""
         draws = min(effort, self.D)
         nats = bounds.masked_bound(net, x, rng, self.weights, self.K, draws)
         return Nll(nats=nats, kind=self.kind, nfe=draws)
+
+    def masked_nll(self, net: nn.Module, x: Tensor, holes: Tensor, rng: torch.Generator, effort: int) -> Nll:
+        """Return the bound of revealing the holes alone, by at most as many evaluations as there are holes."""
+        counts, nats = holes.flatten(1).sum(1), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        for m in counts[counts > 0].unique().tolist():
+            rows = counts == m
+            weights, draws = self.weigh(m), min(effort, m)
+            nats[rows] = bounds.masked_bound(net, x[rows], rng, weights, self.K, draws, holes[rows]).double()
+        return Nll(nats=nats, kind=f"{self.kind}-masked", nfe=min(effort, int(counts.max())))
 
     def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
         """Return first hitting, confidence and left to right."""
@@ -94,6 +107,13 @@ class Order(Process):
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
         """Return −ln p(x), exact whatever the effort."""
         return Nll(nats=bounds.ordered_nats(net, x), kind="ar", nfe=1)
+
+    def masked_nll(self, net: nn.Module, x: Tensor, holes: Tensor, rng: torch.Generator, effort: int) -> Nll | None:
+        """Return the exact value where the holes are the last places; what is known after a hole it cannot weigh."""
+        last = holes.flatten(1)
+        if bool((last[:, :-1] & ~last[:, 1:]).any()):
+            return None
+        return Nll(nats=bounds.ordered_nats(net, x, holes), kind="ar-masked", nfe=1)
 
     def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
         """Return left to right."""

@@ -41,6 +41,10 @@ class Process(ABC):
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
         """Return −log p(x) or a bound (B,)."""
 
+    def masked_nll(self, net: nn.Module, x: Tensor, holes: Tensor, rng: torch.Generator, effort: int) -> Nll | None:
+        """Return −log p(x in holes (B, *shape) | the rest) or a bound (B,), None where the chain has none."""
+        return None
+
     @abstractmethod
     def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
         """Return the samplers, the default one first, and what makes their tables."""
