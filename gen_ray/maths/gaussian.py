@@ -19,11 +19,6 @@ def diffuse(x_0: Tensor, eps: Tensor, alpha: Scalar, sigma: Scalar) -> Tensor:
     return alpha * x_0 + sigma * eps
 
 
-def score_from_x_0(x_0: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar) -> Tensor:
-    """Return the gradient of ln p(x_t), given x_0 = E[x_0 | x_t] (Tweedie; Efron 2011). Needs sigma > 0."""
-    return (alpha * x_0 - x_t) / (sigma * sigma)
-
-
 class Posterior(NamedTuple):
     """q(x_s | x_t, x_0) = N(coef_x·x_t + coef_x0·x_0, variance·I)."""
 

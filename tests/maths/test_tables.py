@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.errors import UserError
-from gen_ray.maths.gaussian import posterior, posterior_between
+from gen_ray.maths.gaussian import PREDICTIONS, posterior, posterior_between
 from gen_ray.maths.schedules import Cosine, Discrete, Linear, Sigmoid
 from gen_ray.maths.tables import GRIDS, Column, Variance, ancestral, apply, ddim, dpmpp_2m, grid, heun, respace, spread
 from tests.maths.walk import walk
@@ -92,6 +92,22 @@ def test_ancestral_on_all_steps_is_the_posterior(schedule: Discrete) -> None:
         (Column.s, schedule.posterior_variance[k].sqrt()),
     ):
         torch.testing.assert_close(table[:, column], known, rtol=1e-7, atol=1e-14)
+
+
+@ON_ALL
+@pytest.mark.parametrize("variance", [Variance.SMALL, Variance.LARGE])
+def test_ancestral_is_algorithm_2_of_ho(schedule: Discrete, variance: Variance) -> None:
+    """x_{k−1} = (x − beta_k/sqrt(1 − alpha_bar_k)·eps)/sqrt(alpha_k) + sigma_k·z, unclipped, and no z at k = 1."""
+    table, k = ancestral(schedule, 1000, variance), torch.arange(1000, 0, -1)
+    beta = (1 - schedule.alpha_bar[k] / schedule.alpha_bar[k - 1])[:, None]
+    bar, before = schedule.alpha_bar[k, None], schedule.alpha_bar[k - 1, None]
+    x, eps, z = torch.randn(3, 1000, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x = bar.sqrt() * x + (1 - bar).sqrt() * eps + z  # any x, not the one that eps made
+    sigma = (beta * {Variance.SMALL: (1 - before) / (1 - bar), Variance.LARGE: (k > 1)[:, None]}[variance]).sqrt()
+    wanted = (x - beta / (1 - bar).sqrt() * eps) / (1 - beta).sqrt() + sigma * z
+    by = spread(table, x)
+    x_0 = PREDICTIONS["eps"].to_x_0(eps, x, by[Column.alpha], by[Column.sigma])
+    torch.testing.assert_close(apply(by, x, x_0, None, z), wanted, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [7, 40, 100])

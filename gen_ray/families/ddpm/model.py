@@ -103,8 +103,15 @@ class Ddpm(Family):
         return self._walk(makers[name](self.schedule, known[name].default_steps if steps is None else steps, **options))
 
     def imputers(self) -> Mapping[str, Sampler]:
-        """Return ``repaint`` and ``replacement``, which is repaint without its resampling."""
+        """Return ``focus``, ``repaint``, which returns at every level alike, and ``replacement``, which never does."""
         return {
+            "focus": Sampler(
+                default_steps=min(25, self.config.steps),
+                nfe_per_step=20,
+                nfe_saved=19,
+                summary="Lugmayr et al. 2022, alg. 1, returns only where signal outweighs noise (nfe per step: times)",
+                options={"times": (1, 100)},
+            ),
             "repaint": Sampler(
                 default_steps=min(50, self.config.steps),
                 nfe_per_step=10,
@@ -120,14 +127,34 @@ class Ddpm(Family):
         }
 
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the table of an imputer, e.g. ``repaint:times=20,jump=5``, on steps of the T grid points."""
+        """Return the table of an imputer, e.g. ``focus:times=40``, on steps of the T grid points."""
         known = self.imputers()
         name, options = parse_sampler(imputer, known, "imputer")
         makers: dict[str, Callable[..., Tensor]] = {
+            "focus": self._focus,
             "repaint": self._repaint,
             "replacement": partial(tables.ancestral, variance=self.reading.variance),
         }
         return self._walk(makers[name](self.schedule, known[name].default_steps if steps is None else steps, **options))
+
+    def _focus(self, schedule: Discrete, steps: int, times: float = 20) -> Tensor:
+        """Return ancestral steps as in ``_repaint``, but few, which share its returns where the known part tells.
+
+        sqrt(500)·KS (below 1.63 at p = 0.01) of 5,000 completions of pairs whose known pixel fits the one component of
+        a mixture (level 64), the other (150), or neither (110, and there P(other pixel < 0), in truth 0.144); T = 1000,
+        cosine:
+
+            imputer            nfe   64    110           150
+            focus 25 × 20      481   0.38  1.21, 0.198   0.24   the default
+            focus 25 × 40      961   0.30  0.53, 0.163   0.20
+            repaint 50 × 10    491   0.46  4.44, 0.334   0.36   jump 5, its default; with jump 1 3.27, 0.283
+            repaint 25 × 20    481   0.22  2.66, 0.263   0.36   jump 1
+            repaint 100 × 20  1981   0.18  1.78, 0.220   0.12   jump 1
+            pc 100 × (1 + 4)   500   0.64  7.13, 0.455   0.34   Langevin (Song et al. 2021), images of 32 pairs
+
+        The schedule spends two thirds of its log SNR where noise hides what is known: returns there are lost.
+        """
+        return tables.focus(tables.ancestral(schedule, steps, tables.Variance.LARGE, spacing="log_snr"), times)
 
     def _repaint(self, schedule: Discrete, steps: int, times: float = 10, jump: float = 5) -> Tensor:
         """Return ancestral steps, resampled. What many returns settle in shows the error of a step many times over.

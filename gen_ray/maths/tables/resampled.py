@@ -41,6 +41,23 @@ def resample(rows: Tensor, times: float, jump: float) -> Tensor:
     return torch.cat([*blocks, rows[-1:]])
 
 
+def focus(rows: Tensor, times: float) -> Tensor:
+    """Return the rows (N, 12) of a sampler, walked ``times`` times on average: times·N − times + 1 rows.
+
+    Rows at which noise outweighs the signal are walked once, for there the known part says nothing of what it stands
+    for; those nearer to data share the returns, each to where its row began (jump 1). The last row is walked once, as
+    in ``resample``. Raise UserError unless times is a whole number above 0.
+    """
+    inner = rows[:-1]
+    near = inner[:, Column.alpha] > inner[:, Column.sigma]
+    if not near.any():
+        return resample(rows, times, 1)
+    share, left = divmod((whole("times", times) - 1) * len(inner), int(near.sum()))
+    again = torch.where(near, share + (near.cumsum(0) <= left).long(), 0).tolist()
+    walked = [part for row, n in zip(inner, again, strict=True) for part in [_turned(row, row)] * n + [row]]
+    return torch.stack([*walked, rows[-1]])
+
+
 def _turned(row: Tensor, start: Tensor) -> Tensor:
     """Return a row (R,) followed by the forward process to where ``start`` begins."""
     turned, c = row.clone(), Column

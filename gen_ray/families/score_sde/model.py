@@ -1,134 +1,21 @@
-"""Score-based models in continuous time (Song et al. 2021, arXiv 2011.13456; Song et al. 2021b, arXiv 2101.09258).
-
-A linear SDE turns data into noise; a network that knows the score ∇ln p(x_t) turns noise into data, by the reverse SDE
-or by the probability-flow ODE, which also gives an exact density.
-
-The network sees z = x/sqrt(alpha² + sigma²), on which every SDE is variance preserving, and predicts the noise: the
-score is −eps/sigma. Its time is t itself, which on VE is linear in ln sigma.
-"""
+"""The family: a network read as the noise, its loss, its density by the flow, its samplers as tables."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from gen_ray.config import named
 from gen_ray.dataspec import DataSpec
-from gen_ray.family import Chain, Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
-from gen_ray.maths import gaussian, ode, tables
+from gen_ray.families.score_sde import chains
+from gen_ray.families.score_sde.config import ScoreSdeConfig
+from gen_ray.families.score_sde.trace import TRACES
+from gen_ray.families.score_sde.weighting import WEIGHTINGS
+from gen_ray.family import Chain, Family, LossTerms, Nll, Sampler, parse_sampler
+from gen_ray.maths import gaussian, ode
 from gen_ray.maths.kernels import FlowKernel
 from gen_ray.maths.levels import scaled
 from gen_ray.maths.noise import strata
-from gen_ray.maths.sde import Sde
-from gen_ray.nets import DenoiserConfig
-
-
-def _uniform_t(sde: Sde, part: Tensor) -> tuple[Tensor, float]:
-    return sde.t_min + (1 - sde.t_min) * part, 1.0
-
-
-def _uniform_u(sde: Sde, part: Tensor) -> tuple[Tensor, float]:
-    low, high = sde.u_range
-    return sde.time(low + (high - low) * part), high - low
-
-
-WEIGHTINGS: Mapping[str, Callable[[Sde, Tensor], tuple[Tensor, float]]] = {"eps": _uniform_t, "likelihood": _uniform_u}
-"""Times (B,) for strata (B,) in [0, 1), and the weight of ‖eps − eps_hat‖² there.
-
-``eps`` is lambda = sigma² (Song et al. 2021, section 3.3). ``likelihood`` is lambda = g² (Song et al. 2021b, eq. 9),
-t drawn in proportion to g²/sigma² (ibid., section 4.3), which is a uniform u (maths/sde.py): in nats up to a constant.
-"""
-
-
-@dataclass(frozen=True)
-class Trace:
-    """How the Jacobian's trace is had, and how the densities (draws, B) of dequantised data become one (B,)."""
-
-    probes: Callable[[Tensor, torch.Generator], Tensor]
-    combine: Callable[[Tensor], Tensor]
-    suffix: str
-
-
-TRACES: Mapping[str, Trace] = {
-    "hutchinson": Trace(ode.random_signs, lambda log_p: log_p.mean(0), ""),
-    "exact": Trace(ode.unit_vectors, lambda log_p: log_p.logsumexp(0) - math.log(len(log_p)), "-iw"),
-}
-"""Importance-weighted dequantisation (Hoogeboom et al. 2020) is a bound for exact densities only: the exponential of an
-estimated ln p is too large on average, in the model's favour. So estimated ones are averaged, which is the bound of
-uniform dequantisation (Theis et al. 2016) whatever the number of draws."""
-
-
-Maker = Callable[..., Tensor]
-SNR = {"snr": (0.01, 1.0)}
-SAMPLERS: Mapping[str, Maker] = {
-    "ddim": tables.ddim,
-    "dpmpp_2m": tables.dpmpp_2m,
-    "heun": tables.heun,
-    "pf_ode": tables.pf_ode,
-    "adaptive": tables.adaptive,
-    "euler_maruyama": tables.euler_maruyama,
-    "reverse_diffusion": tables.reverse_diffusion,
-    "ancestral": tables.ancestral,
-    "pc": tables.reverse_diffusion_pc,
-    "pc_ancestral": tables.ancestral_pc,
-}
-"""Tables by the name of the sampler, which takes the SDE, steps and its options."""
-IMPUTERS: Mapping[str, Maker] = {
-    "pc": partial(tables.reverse_diffusion_pc, correctors=4, spacing="log_snr"),
-    "repaint": partial(tables.repaint, spacing="log_snr"),
-}
-"""Only near data, where log_snr has its steps, does a replaced part say what it stands for: further out its own noise
-hides it, and the rest is completed to a blurred version of what is known. Measured on 960 completions of pairs whose
-law is known, 500 evaluations each, p of a two-sample test: 0.6-0.7 with 4 correctors in 100 steps, 0.2-0.4 with 1 in
-250, 0.1-0.3 with 9 in 50; 0.1-0.6 by RePaint, and 0.002-0.04 if its steps have the large variance.
-"""
-
-
-def _described(n: int) -> dict[str, Sampler]:
-    """Return what there is to know of each of SAMPLERS at n steps of the reverse SDE."""
-    fifty, twenty, many = (min(steps, n) for steps in (50, 20, 200))
-    said: dict[str, dict[str, Any]] = {
-        "ddim": {"default_steps": fifty, "summary": "Song et al. 2021, eq. 12", "options": {"eta": (0.0, 1.0)}},
-        "dpmpp_2m": {"default_steps": twenty, "summary": "Lu et al. 2022, alg. 2"},
-        "heun": {"default_steps": twenty, "nfe_per_step": 2, "nfe_saved": 1, "summary": "Karras et al. 2022, alg. 1"},
-        "pf_ode": {"default_steps": many, "summary": "probability-flow ODE, Song et al. 2021, eq. 13, by Euler"},
-        "adaptive": {
-            "default_steps": 1,
-            "adaptive": True,
-            "summary": "Song et al. 2021, eq. 13, by Dormand & Prince 1980, each image in steps of its own",
-            "options": {"rtol": (1e-5, 0.01)},
-        },
-        "euler_maruyama": {"summary": "reverse SDE, Song et al. 2021, eq. 6"},
-        "reverse_diffusion": {"summary": "Song et al. 2021, eq. 46"},
-        "ancestral": {"summary": "Song et al. 2021, appendix F"},
-        "pc": {"nfe_per_step": 2, "summary": "Song et al. 2021, alg. 2-5", "options": SNR},
-        "pc_ancestral": {
-            "nfe_per_step": 2,
-            "summary": "pc with the predictor of Song et al. 2021, appendix F",
-            "options": SNR,
-        },
-    }
-    return {name: Sampler(**{"default_steps": n, "nfe_per_step": 1, **about}) for name, about in said.items()}
-
-
-class ScoreSdeConfig(FamilyConfig):
-    """What a score-based model needs to know beyond its data."""
-
-    name: Literal["score_sde"] = "score_sde"
-    sde: Annotated[Sde, named("vp")] = Field(default={"name": "vp"}, validate_default=True)
-    predict: Literal["eps", "v"] = "eps"
-    weighting: Literal["eps", "likelihood"] = "eps"
-    dequantise: bool = True
-    clip: bool = True
-    steps: int = Field(1000, ge=1, le=100_000)
-    solver: Annotated[ode.Solver, named("rk4")] = Field(default={"name": "rk4"}, validate_default=True)
-    trace: Literal["hutchinson", "exact"] = "hutchinson"
-    net: Annotated[DenoiserConfig, named("unet")] = Field(default={"name": "unet"}, validate_default=True)
 
 
 class ScoreSde(Family):
@@ -180,7 +67,11 @@ class ScoreSde(Family):
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
-        """Return lambda(t)·‖score − ∇ln p(x_t|x_0)‖² (Song et al. 2021, eq. 7), t stratified over the batch; (B,)."""
+        """Return lambda(t)·‖score − ∇ln p(x_t|x_0)‖², t stratified over the batch; (B,).
+
+        Denoising score matching (Vincent 2011) at every t (Song et al. 2021, eq. 7): on average over x_0 the best fit
+        to the gradient of ln p(x_t|x_0), which is −eps/sigma, is the score of the marginal p(x_t).
+        """
         x_0 = self._scaled(x, rng)
         t, weight = WEIGHTINGS[self.config.weighting](self.sde, strata(len(x), rng, x.device))
         eps = torch.randn(x_0.shape, generator=rng, device=x.device)
@@ -227,37 +118,22 @@ class ScoreSde(Family):
 
     def samplers(self) -> Mapping[str, Sampler]:
         """Return the samplers that are tables over this SDE's time."""
-        return _described(self.config.steps)
+        return chains.samplers(self.config.steps)
 
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
         """Return the table of a sampler, e.g. ``pc:snr=0.1``."""
-        return self._made("sampler", sampler, steps, self.samplers(), SAMPLERS)
+        return self._made("sampler", sampler, steps, self.samplers(), chains.SAMPLERS)
 
     def imputers(self) -> Mapping[str, Sampler]:
         """Return predictor-corrector with the known part held (Song et al. 2021, appendix I.2), and RePaint."""
-        few = min(50, self.config.steps)
-        return {
-            "pc": Sampler(
-                default_steps=min(100, self.config.steps),
-                nfe_per_step=5,
-                summary="Song et al. 2021, appendix I.2; 1 + correctors evaluations a step",
-                options=SNR | {"correctors": (1, 20)},
-            ),
-            "repaint": Sampler(
-                default_steps=few,
-                nfe_per_step=10,
-                nfe_saved=9,
-                summary="Lugmayr et al. 2022, alg. 1: every jump of steps walked so many times (nfe per step: times)",
-                options={"times": (1, 50), "jump": (1, 1000)},
-            ),
-        }
+        return chains.imputers(self.config.steps)
 
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
         """Return the table of an imputer, e.g. ``repaint:times=5,jump=10``."""
-        return self._made("imputer", imputer, steps, self.imputers(), IMPUTERS)
+        return self._made("imputer", imputer, steps, self.imputers(), chains.IMPUTERS)
 
     def _made(
-        self, what: str, text: str, steps: int | None, known: Mapping[str, Sampler], makers: Mapping[str, Maker]
+        self, what: str, text: str, steps: int | None, known: Mapping[str, Sampler], makers: Mapping[str, chains.Maker]
     ) -> Chain:
         name, options = parse_sampler(text, known, what)
         table = makers[name](self.sde, known[name].default_steps if steps is None else steps, **options)
@@ -277,6 +153,3 @@ class ScoreSde(Family):
         t, alpha, sigma = (c[1].float().to(x.device).expand(len(x)) for c in (path.t, path.alpha, path.sigma))
         wide = (len(x), *[1] * (x.ndim - 1))
         return self.denoise(net, (scale[1] * z).float(), t, alpha.view(wide), sigma.view(wide))[0]
-
-
-FAMILY = ScoreSde

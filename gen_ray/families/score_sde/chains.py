@@ -1,0 +1,86 @@
+"""The samplers and imputers of a score-based model: their tables, and what there is to know of each."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from gen_ray.family import Sampler
+from gen_ray.maths import tables
+
+Maker = Callable[..., Tensor]
+SNR = {"snr": (0.01, 1.0)}
+SAMPLERS: Mapping[str, Maker] = {
+    "ddim": tables.ddim,
+    "dpmpp_2m": tables.dpmpp_2m,
+    "heun": tables.heun,
+    "pf_ode": tables.pf_ode,
+    "adaptive": tables.adaptive,
+    "euler_maruyama": tables.euler_maruyama,
+    "reverse_diffusion": tables.reverse_diffusion,
+    "ancestral": tables.ancestral,
+    "pc": tables.reverse_diffusion_pc,
+    "pc_ancestral": tables.ancestral_pc,
+}
+"""Tables by the name of the sampler, which takes the SDE, steps and its options."""
+IMPUTERS: Mapping[str, Maker] = {
+    "pc": partial(tables.reverse_diffusion_pc, correctors=4, spacing="log_snr"),
+    "repaint": partial(tables.repaint, spacing="log_snr"),
+}
+"""Only near data, where log_snr has its steps, does a replaced part say what it stands for: further out its own noise
+hides it, and the rest is completed to a blurred version of what is known. Measured on 960 completions of pairs whose
+law is known, 500 evaluations each, p of a two-sample test: 0.6-0.7 with 4 correctors in 100 steps, 0.2-0.4 with 1 in
+250, 0.1-0.3 with 9 in 50; 0.1-0.6 by RePaint, and 0.002-0.04 if its steps have the large variance.
+"""
+
+
+def samplers(n: int) -> dict[str, Sampler]:
+    """Return what there is to know of each of SAMPLERS at n steps of the reverse SDE.
+
+    Defaults weigh cost against bias, measured as a ratio of variances by the exact net, the worst of VP, VE and sub-VP:
+    heun 1.14 at 20 steps, 1.05 at 30; dpmpp_2m 1.06 at 20, 1.02 at 30. The error of first order merely halves when the
+    cost doubles: ddim 0.87 at 50 steps, 0.93 at 100; pf_ode on VE 0.85 at 200, 0.89 at 300.
+    """
+    twenty, thirty, fifty, many = (min(steps, n) for steps in (20, 30, 50, 200))
+    said: dict[str, dict[str, Any]] = {
+        "ddim": {"default_steps": fifty, "summary": "Song et al. 2021, eq. 12", "options": {"eta": (0.0, 1.0)}},
+        "dpmpp_2m": {"default_steps": twenty, "summary": "Lu et al. 2022, alg. 2"},
+        "heun": {"default_steps": thirty, "nfe_per_step": 2, "nfe_saved": 1, "summary": "Karras et al. 2022, alg. 1"},
+        "pf_ode": {"default_steps": many, "summary": "probability-flow ODE, Song et al. 2021, eq. 13, by Euler"},
+        "adaptive": {
+            "default_steps": 1,
+            "adaptive": True,
+            "summary": "Song et al. 2021, eq. 13, by Dormand & Prince 1980, each image in steps of its own",
+            "options": {"rtol": (1e-5, 0.01)},
+        },
+        "euler_maruyama": {"summary": "reverse SDE, Song et al. 2021, eq. 6"},
+        "reverse_diffusion": {"summary": "Song et al. 2021, eq. 46"},
+        "ancestral": {"summary": "Song et al. 2021, appendix F"},
+        "pc": {"nfe_per_step": 2, "summary": "Song et al. 2021, alg. 2-5", "options": SNR},
+        "pc_ancestral": {
+            "nfe_per_step": 2,
+            "summary": "pc with the predictor of Song et al. 2021, appendix F",
+            "options": SNR,
+        },
+    }
+    return {name: Sampler(**{"default_steps": n, "nfe_per_step": 1, **about}) for name, about in said.items()}
+
+
+def imputers(n: int) -> dict[str, Sampler]:
+    """Return what there is to know of each of IMPUTERS at n steps of the reverse SDE."""
+    return {
+        "pc": Sampler(
+            default_steps=min(100, n),
+            nfe_per_step=5,
+            summary="Song et al. 2021, appendix I.2; 1 + correctors evaluations a step",
+            options=SNR | {"correctors": (1, 20)},
+        ),
+        "repaint": Sampler(
+            default_steps=min(50, n),
+            nfe_per_step=10,
+            nfe_saved=9,
+            summary="Lugmayr et al. 2022, alg. 1: every jump of steps walked so many times (nfe per step: times)",
+            options={"times": (1, 50), "jump": (1, 1000)},
+        ),
+    }
