@@ -7,7 +7,6 @@ from gen_ray.family import Chain, Held
 from gen_ray.maths.noise import RowNoise
 
 
-@torch.no_grad()
 def generate(
     net: nn.Module,
     chain: Chain,
@@ -26,9 +25,14 @@ def generate(
     parts = []
     for start in range(first, first + n, batch_size):
         size = min(batch_size, first + n - start)
-        noise = RowNoise.of(seed, size, first=start)
-        state = chain.kernel.start(noise.at(0), device, held and held.part(start - first, size))
-        for tick, rows in enumerate(chain.table[:, None].expand(-1, size, -1), start=1):
-            state = chain.kernel.tick(net, state, rows, noise.at(tick))
-        parts.append(chain.kernel.finish(state).cpu())
+        part = held and held.part(start - first, size)
+        parts.append(_walk(net, chain, RowNoise.of(seed, size, first=start), device, part))
     return torch.cat(parts)
+
+
+@torch.inference_mode()  # which spares every operation autograd's bookkeeping; cat gives back an ordinary tensor
+def _walk(net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, held: Held | None) -> Tensor:
+    state = chain.kernel.start(noise.at(0), device, held)
+    for tick, rows in enumerate(chain.table[:, None].expand(-1, noise.batch, -1), start=1):
+        state = chain.kernel.tick(net, state, rows, noise.at(tick))
+    return chain.kernel.finish(state).cpu()
