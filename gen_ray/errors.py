@@ -17,6 +17,10 @@ class RunError(Exception):
         self.reason = reason
 
 
+class SharedError(RunError):
+    """What every rank of a training raises at the same step: nobody waits for anybody, and all may simply return."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint such as ``did you mean 'cosine'? (known: cosine, linear)`` for a misspelt word."""
     names = sorted(known)

@@ -44,6 +44,7 @@ class Training(Config):
     decay: Literal["constant", "cosine", "linear"] = "constant"
     gradient_clip_norm: float | None = Field(1.0, gt=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
+    ema_snapshots: int = Field(8, ge=0, description="times at which averages of any length can be made from are kept")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     accumulate: int = Field(1, ge=1)
     log_every_steps: int = Field(50, ge=1)
@@ -58,7 +59,8 @@ class Scaling(Config):
     num_workers: int = Field(1, ge=1)
     cpus_per_worker: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     use_gpu: bool | Literal["auto"] = "auto"
-    max_failures: int = Field(0, ge=0)
+    max_failures: int = Field(3, ge=0, description="lost workers after which a run is given up")
+    hang_seconds: float = Field(60.0, ge=1, description="a worker that says nothing for so long counts as lost")
 
 
 class Evaluation(Config):

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import load_split
-from gen_ray.engine import artifact, checkpoint, features
+from gen_ray.engine import artifact, checkpoint, features, post_hoc
 from gen_ray.engine.artifact import Model
 from gen_ray.engine.evaluate import Reference
 from gen_ray.engine.evaluate import evaluate as measure
 from gen_ray.engine.portrait import portrait
 from gen_ray.experiment import Experiment, parse
+from gen_ray.runs import ARTIFACT
 
 PORTRAYED = 4
 """Test images that a portrait completes: one for each place of the hole."""
@@ -83,6 +84,29 @@ def _portrait(cpus: int, data: Path, folder: Path) -> np.ndarray:
     device = _device(cpus)
     x, _ = load_split(Prepared.load(data), "test")
     return portrait(artifact.load(folder, device=device), torch.from_numpy(x[:PORTRAYED]), device=device)
+
+
+def evaluate_average(
+    experiment: Experiment, prepared: Prepared, home: Path, sigma_rel: float, out: Path
+) -> dict[str, Any]:
+    """Measure the average of relative width sigma_rel of a run's folder, write its artifact to out, return the report.
+
+    Raise UserError where the run kept no averages.
+    """
+    return _on_a_worker(_from_average, experiment, experiment.resolved(), prepared.folder, home, sigma_rel, out)
+
+
+def _from_average(
+    cpus: int, raw: Mapping[str, Any], data: Path, home: Path, sigma_rel: float, out: Path
+) -> dict[str, Any]:
+    device = _device(cpus)
+    weights, trained = post_hoc.average(home, sigma_rel), artifact.load(home / ARTIFACT, device=device)
+    trained.net.load_state_dict(weights)
+    model = replace(trained, experiment=parse(raw), net=trained.net)  # replace: what the net has learned is read anew
+    report = _measure(model, Prepared.load(data), device, "train")
+    found = {name: report[name] for name in ("metrics", "provenance")}
+    artifact.write(out, replace(model, meta={**model.meta, **found, "ema": {"kind": "power", "sigma_rel": sigma_rel}}))
+    return report
 
 
 def _device(cpus: int) -> torch.device:

@@ -19,6 +19,7 @@ class Tracker:
         """Begin with nothing done."""
         self.done, self.total = 0, 0
         self.newest: dict[str, float] = {}
+        self.told: dict[str, str] = {}
 
     def open(self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open the run."""
@@ -52,6 +53,14 @@ class Tracker:
     def look(self) -> tuple[int, int, dict[str, float]]:
         """Return steps done, steps in all and the newest value of every metric."""
         return self.done, self.total, dict(self.newest)
+
+    def condemn(self, **fault: str) -> None:
+        """Note a fault of one rank that trying again would not mend; the first one is the one that counts."""
+        self.told = self.told or fault
+
+    def fault(self) -> dict[str, str]:
+        """Return the fault noted, as message, reason and trace; empty where there is none."""
+        return self.told
 
     def flush(self) -> str:
         """Return the MLflow run id: once it is there, what the caller sent before has been written."""

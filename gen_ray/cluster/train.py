@@ -18,7 +18,7 @@ from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected, cpus_per_worker, uses_gpu
 from gen_ray.cluster.data import dataset, fits_in_memory
 from gen_ray.cluster.evaluate import evaluate
-from gen_ray.cluster.worker import work
+from gen_ray.cluster.worker import shelf, work
 from gen_ray.comparison import RANKED
 from gen_ray.datasets.prepare import BadRows, prepare
 from gen_ray.datasets.prepared import Prepared
@@ -29,7 +29,6 @@ from gen_ray.tracking import Store
 Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told (steps done, steps in all, newest metrics) now and then while training goes on."""
 LOOK_SECONDS = 0.5
-KEPT_CHECKPOINTS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,10 +104,20 @@ def _train(experiment: Experiment, prepared: Prepared, run_id: str, log: Any, wa
             result = trainer(experiment, prepared, run_id, log, work).fit()
         except ray.train.TrainingFailedError as error:
             raise spoken(error) from error
-    fault = result.return_value or {}
-    if fault:
-        raise RunError(fault["message"], reason=fault["reason"])
-    return Path(result.checkpoint.path)
+    if result.return_value:
+        raise _fault(**result.return_value)
+    found = shelf(runs.folder(experiment, run_id)).last()
+    if found is None:
+        raise RunError(f"{run_id}: the training ended without a checkpoint")
+    return found
+
+
+def _fault(message: str, reason: str, trace: str = "") -> Exception:
+    """Return what a worker returned as the error it was; --debug shows the trace of the worker below it."""
+    error = UserError(message) if reason == "user" else RunError(message, reason=reason)
+    if trace:
+        error.add_note(trace)
+    return error
 
 
 def trainer(
@@ -116,7 +125,14 @@ def trainer(
 ) -> TorchTrainer:
     """Return a Ray Train trainer that calls loop({experiment, prepared, tracker, cache, **extra}) on every worker."""
     scaling, cache, gpu = experiment.scaling, _cache(experiment, prepared), uses_gpu(experiment.scaling)
-    task = {"experiment": experiment.resolved(), "prepared": str(prepared.folder), "tracker": log, "cache": cache}
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(scaling.hang_seconds)  # the driver's goes with the run
+    task = {
+        "experiment": experiment.resolved(),
+        "prepared": str(prepared.folder),
+        "home": str(runs.folder(experiment, run_id)),
+        "tracker": log,
+        "cache": cache,
+    }
     return TorchTrainer(
         loop,
         train_loop_config={**task, **extra},
@@ -129,7 +145,6 @@ def trainer(
             name=run_id,
             storage_path=str(experiment.storage.root / "runs"),
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=3),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=KEPT_CHECKPOINTS),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
         datasets={split: dataset(prepared.shards(split)) for split in (("train", "validation") if cache else ())},

@@ -1,8 +1,9 @@
 """What runs in a Ray Train worker: the session that the training loop asks for, made of ray.train's verbs."""
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 
 from gen_ray.cluster.data import Streamed, in_memory
 from gen_ray.datasets.prepared import Prepared
+from gen_ray.engine import checkpoint, post_hoc
 from gen_ray.engine.batches import Batches, Cached
 from gen_ray.engine.loop import fit
-from gen_ray.engine.step import NonFiniteError
+from gen_ray.engine.shelf import Shelf
+from gen_ray.errors import RunError, SharedError, UserError
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family
 
@@ -25,13 +28,13 @@ from gen_ray.family import Family
 class TrainSession:
     """engine.session.Session on Ray Train V2."""
 
-    def __init__(self, experiment: Experiment, prepared: Prepared, tracker: Any, *, cache: bool) -> None:
+    def __init__(self, experiment: Experiment, prepared: Prepared, tracker: Any, home: Path, *, cache: bool) -> None:
         """Ask Ray which rank and device this is."""
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
         self.experiment, self.prepared, self.tracker, self.cache = experiment, prepared, tracker, cache
-        self.held: dict[str, Batches] = {}
+        self.home, self.held = home, dict[str, Batches]()
 
     def batches(self, split: str) -> Batches:
         """Return a split: streamed once into this worker's memory, or anew every epoch where it is too large."""
@@ -79,39 +82,79 @@ class TrainSession:
         if self.rank == 0:
             self.tracker.progress.remote(done, total)
 
-    def save(self, write: Callable[[Path], None], metrics: Mapping[str, float], step: int) -> None:
-        """Report a checkpoint to Ray Train, which copies it to the run's folder."""
-        with tempfile.TemporaryDirectory() as folder:
-            if self.rank == 0:
-                write(Path(folder))
-            checkpoint = ray.train.Checkpoint.from_directory(folder) if self.rank == 0 else None
-            ray.train.report(dict(metrics), checkpoint=checkpoint, checkpoint_dir_name=f"step-{step:09d}")
+    def save(self, write: Callable[[Path], None], step: int) -> None:
+        """Write a checkpoint into the run's folder, which all machines share.
 
-    @contextmanager
-    def restore(self) -> Iterator[Path | None]:
-        """Give the folder of the newest checkpoint that Ray Train knows of."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            yield None
-        else:
-            with checkpoint.as_directory() as folder:
-                yield Path(folder)
+        Not by ray.train.report: it copies what is written twice, keeps its own record of what there is, which a kill
+        can leave empty, and has every rank wait for the controller's next look.
+        """
+        self._together(partial(shelf(self.home).save, write, step))
+
+    def keep(self, write: Callable[[Path], None], step: int) -> None:
+        """Write averages into the run's folder."""
+        self._together(partial(checkpoint.commit, post_hoc.place(self.home, step), write))
+
+    def restore(self) -> AbstractContextManager[Path | None]:
+        """Return the checkpoint that rank 0 finds newest, so that all ranks begin from one."""
+        found = shelf(self.home).last() if self.rank == 0 else None
+        step = self.sum(torch.tensor([checkpoint.position(found)["step"] if found else 0], device=self.device))
+        return nullcontext(shelf(self.home).place(int(step)) if int(step) else None)
+
+    def _together(self, work: Callable[[], None]) -> None:
+        """Let rank 0 work. Raise SharedError on every rank where it failed: else the others would wait for it."""
+        fault: RunError | None = None
+        if self.rank == 0:
+            try:
+                work()
+            except RunError as error:
+                fault = error
+        if self.sum(torch.tensor([float(fault is not None)], device=self.device)).item():
+            raise SharedError(str(fault), reason=fault.reason if fault else "storage") from fault
 
 
 def open_session(task: Mapping[str, Any]) -> tuple[Experiment, Family, TrainSession]:
     """Return what a worker's task describes."""
     experiment, prepared = parse(task["experiment"]), Prepared.load(Path(task["prepared"]))
-    session = TrainSession(experiment, prepared, task["tracker"], cache=task["cache"])
+    session = TrainSession(experiment, prepared, task["tracker"], Path(task["home"]), cache=task["cache"])
     return experiment, experiment.model(prepared.spec), session
 
 
+def shelf(home: Path) -> Shelf:
+    """Return the checkpoints of a run's folder."""
+    return Shelf(home / "checkpoints")
+
+
+def told(error: Exception, experiment: Mapping[str, Any]) -> dict[str, str]:
+    """Return message, reason and trace of what one rank raised."""
+    message, reason = f"training stopped: {error}", type(error).__name__
+    if isinstance(error, RunError | UserError):
+        message, reason = str(error), getattr(error, "reason", "user")
+    elif isinstance(error, torch.OutOfMemoryError):
+        size = experiment["data"]["batch_size"]
+        message = f"out of memory at data.batch_size={size}: lower it, or split it by training.accumulate"
+    return {"message": message, "reason": reason, "trace": traceback.format_exc()}
+
+
 def work(task: Mapping[str, Any]) -> dict[str, str]:
-    """Train. A loss that is not finite stops every rank alike and is returned: trying again would not mend it."""
-    experiment, family, session = open_session(task)
+    """Train. Return what went wrong, as message and reason, where trying again would not mend it.
+
+    What every rank raises is returned at once. What one rank alone raises has to break the others off: the tracker
+    remembers it, the rank fails, and the workers that Ray starts in their place return it without another attempt.
+    Ray alone would try every error again. A RuntimeError may be what a rank hears of another one's death.
+    """
+    tracker = task["tracker"]
+    known: dict[str, str] = ray.get(tracker.fault.remote())
+    if known:
+        return known
     try:
+        experiment, family, session = open_session(task)
         fit(experiment, family, session)
-    except NonFiniteError as error:
-        return {"reason": "non_finite", "message": str(error)}
+    except SharedError as error:
+        return {"reason": error.reason, "message": str(error)}
+    except Exception as error:
+        if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError | ray.exceptions.RayError):
+            ray.get(tracker.condemn.remote(**told(error, task["experiment"])))
+        raise
     finally:
-        ray.get(task["tracker"].flush.remote())  # what was sent before a worker ends must not be lost with it
+        ray.get(tracker.flush.remote())  # what was sent before a worker ends must not be lost with it
     return {}

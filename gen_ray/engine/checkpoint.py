@@ -3,6 +3,7 @@
 Randomness and the order of the data are functions of the step, so the step number stands for both.
 """
 
+import errno
 import io
 import json
 import os
@@ -20,11 +21,10 @@ from gen_ray.errors import RunError
 
 
 def write(
-    folder: Path, *, net: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, position: Mapping[str, Any]
+    folder: Path, *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, position: Mapping[str, Any]
 ) -> None:
-    """Write weights (safetensors), optimizer state and position into folder, the manifest last."""
-    write_weights(folder / "net.safetensors", net)
-    write_weights(folder / "ema.safetensors", ema)
+    """Write nets by name (safetensors), optimizer state and position into folder, the manifest last."""
+    write_nets(folder, nets)
     state = io.BytesIO()
     torch.save(optimizer.state_dict(), state)
     (folder / "optimizer.pt").write_bytes(state.getbuffer())
@@ -32,16 +32,22 @@ def write(
     manifest.write(folder)
 
 
+def write_nets(folder: Path, nets: Mapping[str, nn.Module]) -> None:
+    """Write each net into a file of its name."""
+    for name, net in nets.items():
+        write_weights(folder / f"{name}.safetensors", net)
+
+
 def write_weights(file: Path, net: nn.Module) -> None:
     """Write a net's state. By way of memory: the libraries' own writers turn a full disk into errors without errno."""
     file.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}))
 
 
-def read(folder: Path, *, net: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load a checkpoint into net, ema and optimizer and return its position. Raise RunError where it is damaged."""
+def read(folder: Path, *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load a checkpoint into nets and optimizer and return its position. Raise RunError where it is damaged."""
     verify(folder)
-    net.load_state_dict(load_file(folder / "net.safetensors"))
-    ema.load_state_dict(load_file(folder / "ema.safetensors"))
+    for name, net in nets.items():
+        net.load_state_dict(load_file(folder / f"{name}.safetensors"))
     optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
     return position(folder)
 
@@ -70,6 +76,8 @@ def commit(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     except OSError as error:
-        raise RunError(f"{folder}: could not be written: {error.strerror or error}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why, reason = ("disk full", "disk_full") if full else (error.strerror or str(error), "storage")
+        raise RunError(f"{folder}: could not be written: {why}", reason=reason) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, kept as a second net: whoever takes a net can take this one."""
+"""Averages of the weights, kept as further nets: whoever takes a net can take one of these."""
 
 import copy
 
@@ -11,13 +11,18 @@ def twin(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net).requires_grad_(False).eval()
 
 
-@torch.no_grad()
-def update(ema: nn.Module, net: nn.Module, *, decay: float, step: int) -> None:
-    """Move ema towards net: theta_ema <- d·theta_ema + (1−d)·theta; d rises to decay as (1+step)/(10+step).
+def share(decay: float, step: int) -> float:
+    """Return what an exponential average takes of the weights at a step: 1 − d, where d rises to decay.
 
-    Without the ramp the first weights, which are noise, would be remembered for 1/(1−decay) steps.
+    d = (1+step)/(10+step) at first: otherwise the first weights, which are noise, would be remembered for 1/(1−decay)
+    steps.
     """
-    weight = 1 - min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(ema.parameters()), list(net.parameters()), weight)
-    for mine, theirs in zip(ema.buffers(), net.buffers(), strict=True):
+    return 1 - min(decay, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def move(average: nn.Module, net: nn.Module, part: float) -> None:
+    """Move an average towards net: theta_average <- (1−part)·theta_average + part·theta."""
+    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), part)
+    for mine, theirs in zip(average.buffers(), net.buffers(), strict=True):
         mine.copy_(theirs)

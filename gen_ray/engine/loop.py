@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from gen_ray.engine import post_hoc
 from gen_ray.engine.batches import Batches
 from gen_ray.engine.generate import generate
 from gen_ray.engine.plots import grid
@@ -35,12 +36,14 @@ def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
         last, ended = done == total, _epoch_ended(done, batch_size, batches.rows)
         if last or (ended and ended % training.validate_every_epochs == 0):
             loss = validate(learner.ema, family, experiment, session)
-            learner.best = min(learner.best, loss)
+            learner.newest, learner.best = loss, min(learner.best, loss)
             session.log({"validation/loss_nats": loss, "best/validation_loss_nats": learner.best}, done)
         if session.rank == 0 and (last or (ended and ended % training.sample_every_epochs == 0)):
             show_samples(learner.ema, family, experiment, session, done)
+        if learner.snapshot_due(done):
+            session.keep(partial(post_hoc.write, learner.powers), done)
         if last or due:
-            session.save(partial(learner.write, step=done), {"step": done}, done)
+            session.save(partial(learner.write, step=done), done)
     return learner.ema
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine import checkpoint
+from gen_ray.engine import checkpoint, post_hoc
 from gen_ray.engine.batches import Batches
+from gen_ray.engine.shelf import Shelf
 
 
 class Session(Protocol):
@@ -49,8 +50,15 @@ class Session(Protocol):
         """Tell how many of the optimizer steps are done."""
         ...
 
-    def save(self, write: Callable[[Path], None], metrics: Mapping[str, float], step: int) -> None:
-        """Keep a checkpoint of this step, written by rank 0 into the folder it is given."""
+    def save(self, write: Callable[[Path], None], step: int) -> None:
+        """Keep a checkpoint of this step, written by rank 0 into the folder it is given.
+
+        Raise SharedError on every rank where it could not be written.
+        """
+        ...
+
+    def keep(self, write: Callable[[Path], None], step: int) -> None:
+        """Keep averages of this step for good, written by rank 0 into the folder it is given."""
         ...
 
     def restore(self) -> AbstractContextManager[Path | None]:
@@ -98,15 +106,19 @@ class LocalSession:
     def progress(self, done: int, total: int) -> None:
         """Tell nobody."""
 
-    def save(self, write: Callable[[Path], None], metrics: Mapping[str, float], step: int) -> None:
+    def save(self, write: Callable[[Path], None], step: int) -> None:
         """Write the checkpoint into the folder given, if one was."""
         if self.folder is not None:
-            checkpoint.commit(self.folder / f"step-{step:09d}", write)
+            Shelf(self.folder).save(write, step)
+
+    def keep(self, write: Callable[[Path], None], step: int) -> None:
+        """Write the averages below the folder given, if one was."""
+        if self.folder is not None:
+            checkpoint.commit(post_hoc.place(self.folder, step), write)
 
     def restore(self) -> AbstractContextManager[Path | None]:
-        """Return the newest checkpoint of the folder."""
-        found = sorted(self.folder.glob("step-*")) if self.folder else []
-        return nullcontext(found[-1] if found else None)
+        """Return the newest checkpoint of the folder that is as it was written."""
+        return nullcontext(Shelf(self.folder).last() if self.folder else None)
 
 
 def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gen_ray.engine import checkpoint, ema
+from gen_ray.engine import checkpoint, ema, post_hoc
 from gen_ray.engine.session import Session
-from gen_ray.errors import RunError
+from gen_ray.errors import SharedError
 from gen_ray.experiment import Training
 from gen_ray.family import Family
+from gen_ray.maths import power_ema
 from gen_ray.maths.noise import generator
 
 
-class NonFiniteError(RunError):
+class NonFiniteError(SharedError):
     """A loss or gradient was NaN or infinite; every rank raises it at the same step, before the update."""
 
 
@@ -51,6 +52,7 @@ class Learner:
         torch.manual_seed(training.seed)
         self.bare = family.build_net().to(session.device)
         self.ema = ema.twin(self.bare)
+        self.powers = {gamma: ema.twin(self.bare) for gamma in power_ema.GAMMAS if training.ema_snapshots}
         self.net = session.prepare(self.bare)
         self.optimizer = torch.optim.AdamW(
             self.bare.parameters(),
@@ -60,7 +62,7 @@ class Learner:
             fused=True,
         )
         self.names: list[str] = []
-        self.best = math.inf  # the lowest validation loss so far, nats per example
+        self.newest = self.best = math.inf  # validation loss, nats per example: the last and the lowest one
 
     def step(self, micros: list[Tensor], step: int, *, checkpoint_due: bool) -> tuple[Tensor, bool]:
         """Apply one update; return (sums of loss and parts over this rank's rows (P,), whether to checkpoint now).
@@ -83,11 +85,14 @@ class Learner:
             raise NonFiniteError(
                 f"the loss or its gradient is not finite at step {step} on rank {bad.index(max(bad))} "
                 f"({self.family.config.name}): nothing was updated and the last checkpoint is kept; "
-                "try a lower training.learning_rate or training.precision=float32"
+                "try a lower training.learning_rate or training.precision=float32",
+                reason="non_finite",
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        ema.update(self.ema, self.bare, decay=training.ema_decay, step=step)
+        ema.move(self.ema, self.bare, ema.share(training.ema_decay, step))
+        for gamma, average in self.powers.items():
+            ema.move(average, self.bare, 1 - power_ema.decay(step + 1, gamma))
         return report, due > 0
 
     def _backward(self, x: Tensor, step: int, lane: int, *, last: bool) -> Tensor:
@@ -105,16 +110,25 @@ class Learner:
         self.names = ["loss_nats", *terms.parts]
         return torch.stack([part.detach().mean() for part in (terms.total, *terms.parts.values())])
 
+    @property
+    def _nets(self) -> dict[str, nn.Module]:
+        return {"net": self.bare, "ema": self.ema, **post_hoc.named(self.powers)}
+
+    def snapshot_due(self, done: int) -> bool:
+        """Return whether the power-function averages are to be kept after so many steps."""
+        n, total = self.training.ema_snapshots, self.total_steps
+        return done * n // total > (done - 1) * n // total
+
     def write(self, folder: Path, step: int) -> None:
         """Write a checkpoint that stands before step."""
-        position = {"step": step, "best_validation_nats": self.best}
-        checkpoint.write(folder, net=self.bare, ema=self.ema, optimizer=self.optimizer, position=position)
+        position = {"step": step, "validation_nats": self.newest, "best_validation_nats": self.best}
+        checkpoint.write(folder, nets=self._nets, optimizer=self.optimizer, position=position)
 
     def restore(self) -> int:
         """Load the newest checkpoint, if there is one, and return the step to go on with."""
         with self.session.restore() as folder:
             if folder is None:
                 return 0
-            position = checkpoint.read(folder, net=self.bare, ema=self.ema, optimizer=self.optimizer)
-            self.best = position["best_validation_nats"]
+            position = checkpoint.read(folder, nets=self._nets, optimizer=self.optimizer)
+            self.newest, self.best = position["validation_nats"], position["best_validation_nats"]
             return position["step"]

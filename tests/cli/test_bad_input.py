@@ -148,7 +148,7 @@ def test_row_5_a_loss_that_is_not_finite_ends_the_run_once_and_keeps_the_last_ch
     [row] = rows(store_of(experiment))
     assert (row.status, row.tags["reason"]) == ("FAILED", "non_finite") and row.tags["error"] in line
     home = experiment.storage.root / "runs" / row.run_id
-    checkpoints = sorted(home.glob("step-*"))
+    checkpoints = sorted((home / "checkpoints").glob("step-*"))
     failed_at = int(line.split("at step ")[1].split()[0])
     assert int(checkpoints[-1].name.removeprefix("step-")) == failed_at  # taken after the step before: one attempt
     manifest.verify(checkpoints[-1])

@@ -7,9 +7,10 @@ from typing import Any
 import ray
 import torch
 
+from gen_ray import runs
 from gen_ray.cluster.data import Streamed
 from gen_ray.cluster.train import trainer
-from gen_ray.cluster.worker import work
+from gen_ray.cluster.worker import shelf, work
 from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import load_split
@@ -61,6 +62,12 @@ class Mute:
     def progress(self, *_: Any) -> None:
         pass
 
+    def fault(self) -> dict[str, str]:
+        return {}
+
+    def condemn(self, **fault: str) -> None:
+        raise AssertionError(fault)
+
     def flush(self) -> list[tuple[int, dict[str, float]]]:
         return self.metrics
 
@@ -74,8 +81,10 @@ def through_ray(
 ) -> tuple[dict[str, torch.Tensor], list[tuple[int, dict[str, float]]]]:
     """Train without evaluating; return the EMA weights and what was logged."""
     mute = ray.remote(Mute).options(num_cpus=0).remote()
-    result = trainer(experiment, prepared, run_id, mute, loop, **extra).fit()
-    return weights(Path(result.checkpoint.path)), ray.get(mute.flush.remote())
+    trainer(experiment, prepared, run_id, mute, loop, **extra).fit()
+    last = shelf(runs.folder(experiment, run_id)).last()
+    assert last is not None
+    return weights(last), ray.get(mute.flush.remote())
 
 
 def in_this_process(

@@ -53,7 +53,7 @@ def test_the_artifact_loads_and_its_weights_are_those_of_the_last_checkpoint(
     model = artifact.load(outcome.artifact)
     assert model.experiment == experiment and model.meta["run_id"] == outcome.run_id
     assert model.meta["metrics"] == dict(outcome.metrics) and model.meta["steps"] == 2 * 1462 // 128
-    checkpoint = outcome.artifact.parent / f"step-{2 * 1462 // 128:09d}"
+    checkpoint = outcome.artifact.parent / "checkpoints" / f"step-{2 * 1462 // 128:09d}"
     assert same(weights(checkpoint), weights(outcome.artifact))
     assert not any(p.suffix in (".pkl", ".pt", ".bin") for p in outcome.artifact.iterdir())
 
@@ -65,9 +65,11 @@ def test_the_run_folder_holds_the_config_two_checkpoints_and_the_artifact(
     assert home == experiment.storage.root / "runs" / outcome.run_id
     assert runs.load(home) == experiment
     folders = sorted(p.name for p in home.iterdir() if p.is_dir())
-    assert folders == ["artifact", "step-000000021", "step-000000022"]
-    for folder in folders:
-        manifest.verify(home / folder)
+    assert folders == ["artifact", "averages", "checkpoints"]
+    kept = sorted((home / "checkpoints").iterdir())
+    assert [folder.name for folder in kept[-2:]] == ["step-000000021", "step-000000022"] and len(kept) <= 3
+    for folder in (home / "artifact", *kept, *(home / "averages").iterdir()):
+        manifest.verify(folder)
 
 
 def test_mlflow_holds_every_setting_the_figures_and_where_they_come_from(
@@ -188,7 +190,7 @@ def test_a_run_that_broke_off_is_resumed_to_the_same_weights_under_the_same_sett
     [row] = rows(store_of(whole))
     assert (row.status, row.tags["error"]) == ("FAILED", "training stopped: the seventh step")
     home = whole.storage.root / "runs" / row.run_id
-    assert (home / "step-000000006").is_dir() and not (home / "artifact").exists()
+    assert (home / "checkpoints" / "step-000000006").is_dir() and not (home / "artifact").exists()
     other = whole.model_copy(update={"training": whole.training.model_copy(update={"seed": 4})})
     with pytest.raises(UserError, match=r"--resume: training\.seed was 3 in broken-.*, now it is 4"):
         train(other, resume=True)

@@ -39,7 +39,7 @@ def write_checkpoint(folder: Path) -> None:
 
 def read_checkpoint(folder: Path) -> None:
     one = trained(steps=0)
-    checkpoint.read(folder, net=one.bare, ema=one.ema, optimizer=one.optimizer)
+    checkpoint.read(folder, nets={"net": one.bare, "ema": one.ema}, optimizer=one.optimizer)
 
 
 def write_artifact(folder: Path) -> None:
@@ -51,7 +51,8 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], object], type[Ex
         write_checkpoint,
         read_checkpoint,
         RunError,
-        {"net.safetensors", "ema.safetensors", "optimizer.pt", "position.json"},
+        {f"{net}.safetensors" for net in ("net", "ema", "power-6.94", "power-16.97")}
+        | {"optimizer.pt", "position.json"},
     ),
     "artifact": (write_artifact, artifact.load, UserError, {"weights.safetensors", "config.yaml", "meta.json"}),
 }
@@ -171,7 +172,7 @@ def test_any_failure_leaves_nothing_behind(tmp_path: Path) -> None:
         (draft / "half").write_text("half")
         raise KeyboardInterrupt
 
-    with pytest.raises(RunError, match=r"new: could not be written: No space left on device"):
+    with pytest.raises(RunError, match=r"new: could not be written: disk full"):
         checkpoint.commit(tmp_path / "new", full)
     with pytest.raises(KeyboardInterrupt):
         checkpoint.commit(tmp_path / "new", interrupted)
@@ -211,7 +212,7 @@ def test_a_killed_writer_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
 def test_a_checkpoint_gives_back_net_average_optimizer_and_step(family: str, tmp_path: Path) -> None:
     one, other = trained(family, steps=3), trained(family, steps=0)
     checkpoint.commit(tmp_path / "c", lambda draft: one.write(draft, 3))
-    position = checkpoint.read(tmp_path / "c", net=other.bare, ema=other.ema, optimizer=other.optimizer)
+    position = checkpoint.read(tmp_path / "c", nets={"net": other.bare, "ema": other.ema}, optimizer=other.optimizer)
     assert position["step"] == checkpoint.position(tmp_path / "c")["step"] == 3
     for mine, theirs in ((one.bare, other.bare), (one.ema, other.ema)):
         assert all(

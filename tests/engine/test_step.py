@@ -147,12 +147,12 @@ def test_the_average_in_closed_form() -> None:
             net.weight.fill_(start + drift * (step + 1))
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * net.weight.item()
-        ema.update(twin, net, decay=0.9, step=step)
+        ema.move(twin, net, ema.share(0.9, step))
         assert twin.weight.item() == pytest.approx(expected, rel=1e-5)
     assert (net.weight - twin.weight).item() == pytest.approx(drift * 0.9 / (1 - 0.9), rel=1e-3)  # lag of a line
     for step in range(200, 400):  # constant weights: the distance shrinks by the decay each step
         gap = (net.weight - twin.weight).item()
-        ema.update(twin, net, decay=0.9, step=step)
+        ema.move(twin, net, ema.share(0.9, step))
         if gap > 0.1:
             assert (net.weight - twin.weight).item() == pytest.approx(0.9 * gap, rel=1e-3)
     assert not twin.training and not any(p.requires_grad for p in twin.parameters())
@@ -162,7 +162,7 @@ def test_the_average_copies_buffers() -> None:
     net = nn.BatchNorm1d(2)
     twin = ema.twin(net)
     net(torch.randn(8, 2))
-    ema.update(twin, net, decay=0.9, step=0)
+    ema.move(twin, net, ema.share(0.9, 0))
     assert torch.equal(twin.running_mean, net.running_mean) and twin.num_batches_tracked == 1
 
 

@@ -1,0 +1,59 @@
+"""Power-function averages kept while training, from which averages of any length are made afterwards.
+
+Karras et al. 2024 (arXiv 2312.02696), section 3; the arithmetic is in maths/power_ema.py.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from gen_ray import manifest
+from gen_ray.engine import checkpoint
+from gen_ray.errors import UserError
+from gen_ray.maths import power_ema
+
+
+def named(powers: Mapping[float, nn.Module]) -> dict[str, nn.Module]:
+    """Return the averages by the name of their file."""
+    return {f"power-{gamma:g}": average for gamma, average in powers.items()}
+
+
+def place(home: Path, step: int) -> Path:
+    """Return the folder of the averages kept at a step in a run's folder."""
+    return home / "averages" / f"step-{step:09d}"
+
+
+def write(powers: Mapping[float, nn.Module], folder: Path) -> None:
+    """Write the averages into folder, the manifest last."""
+    checkpoint.write_nets(folder, named(powers))
+    manifest.write(folder)
+
+
+def average(home: Path, sigma_rel: float) -> dict[str, Tensor]:
+    """Return the weights (a state dict, float32) of the average of relative width sigma_rel at the last time kept.
+
+    Raise UserError where the run kept nothing or such an average does not exist, RunError for a damaged file.
+    """
+    folders = sorted((home / "averages").glob("step-*"))
+    if not folders:
+        raise UserError(f"{home.name}: no averages were kept; train with training.ema_snapshots above 0")
+    try:
+        gamma = power_ema.gamma_of(sigma_rel)
+    except ValueError as error:
+        raise UserError(f"--sigma-rel: {error}") from None
+    files = [(folder, kept) for folder in folders for kept in power_ema.GAMMAS]
+    times = torch.tensor([float(folder.name.removeprefix("step-")) for folder, _ in files], dtype=torch.float64)
+    gammas = torch.tensor([kept for _, kept in files], dtype=torch.float64)
+    for folder in folders:
+        checkpoint.verify(folder)
+    parts = power_ema.coefficients(times, gammas, float(times[-1]), gamma).tolist()
+    total: dict[str, Tensor] = {}
+    for (folder, kept), part in zip(files, parts, strict=True):
+        with safe_open(folder / f"power-{kept:g}.safetensors", "pt") as stored:
+            for key in stored.keys():  # noqa: SIM118 (not a dict)
+                value = part * stored.get_tensor(key).double()
+                total[key] = total[key] + value if key in total else value
+    return {key: value.float() for key, value in total.items()}

@@ -1,0 +1,71 @@
+"""A run's checkpoints: the newest ones and the best one, each complete or not there at all, found again by looking.
+
+Nothing else records which there are, so there is nothing that a kill at the wrong moment could leave half written.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from gen_ray.engine import checkpoint
+from gen_ray.errors import RunError
+
+STEP = "step-"
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The checkpoints step-… in home; kept are so many newest ones and so many of the lowest validation loss."""
+
+    home: Path
+    newest: int = 2
+    best: int = 1
+
+    def place(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
+        return self.home / f"{STEP}{step:09d}"
+
+    def save(self, write: Callable[[Path], None], step: int) -> None:
+        """Add what write puts into the folder it is given, then take away what is kept no longer. Raise RunError."""
+        checkpoint.commit(self.place(step), write)
+        for folder in self._surplus():
+            shutil.rmtree(folder, ignore_errors=True)  # of use to nobody; the next save tries again
+
+    def folders(self) -> list[Path]:
+        """Return the checkpoints, oldest first."""
+        return sorted(self.home.glob(f"{STEP}*"))
+
+    def last(self) -> Path | None:
+        """Return the newest checkpoint that is as it was written, None where there are none.
+
+        A damaged one is named in the log and passed over. Raise RunError where all are damaged: a run must not begin
+        anew unasked.
+        """
+        fault: RunError | None = None
+        for folder in reversed(self.folders()):
+            try:
+                checkpoint.verify(folder)
+            except RunError as error:
+                logging.getLogger(__name__).warning("%s; trying the checkpoint before it", error)
+                fault = error
+            else:
+                return folder
+        if fault is not None:
+            raise fault
+        return None
+
+    def _surplus(self) -> list[Path]:
+        found = self.folders()
+        judged = sorted(found, key=lambda folder: (_validation(folder), -found.index(folder)))
+        kept = {*found[-self.newest :], *(folder for folder in judged[: self.best] if _validation(folder) < math.inf)}
+        return [folder for folder in found if folder not in kept]
+
+
+def _validation(folder: Path) -> float:
+    try:
+        return float(checkpoint.position(folder)["validation_nats"])
+    except (OSError, ValueError, KeyError):  # damaged: nobody's best
+        return math.inf

@@ -1,0 +1,76 @@
+"""gen-ray ema RUN: choose the length of the weights' average after training."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines import terminal
+from pipelines.instances import ModelName, Storage
+
+WIDTHS = [0.02, 0.05, 0.1, 0.15, 0.2]
+METRICS = ("bits_per_dim", "frechet_distance")
+
+
+def ema(
+    run: ModelName,
+    more: Annotated[list[float] | None, typer.Argument(help="More relative widths.", metavar="WIDTH")] = None,
+    sigma_rel: Annotated[
+        list[float] | None, typer.Option(help="Relative widths; 0.02 0.05 0.1 0.15 0.2 if left out.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="What the best is the lowest of: bits_per_dim or frechet_distance.")] = (
+        "bits_per_dim"
+    ),
+    storage: Storage = Path("gen_ray_runs"),
+) -> None:
+    """Measure averages of other lengths than the run was trained with, and store the best as its model.
+
+    A relative width of 0.1 averages over about the last fifth of the training (Karras et al. 2024).
+    """
+    terminal.one_of("--by", by, METRICS)
+    import shutil
+    from functools import partial
+
+    from gen_ray import runs
+    from gen_ray.cluster.connect import connected
+    from gen_ray.cluster.evaluate import evaluate_average
+    from gen_ray.cluster.train import prepare_data
+    from gen_ray.engine import artifact, checkpoint
+
+    folder = runs.find_artifact(run, storage.absolute())
+    home, now = folder.parent, artifact.load(folder)
+    candidates = home / ".candidates"
+    found: dict[str, dict[str, Any]] = {_name(now.meta.get("ema")): dict(now.meta["metrics"])}
+    with connected(now.experiment.scaling):
+        prepared = prepare_data(now.experiment)
+        for width in [*(sigma_rel or []), *(more or [])] or WIDTHS:
+            name = _name({"sigma_rel": width})
+            report = evaluate_average(now.experiment, prepared, home, width, candidates / name)
+            found[name] = report["metrics"]
+    _show(found, by)
+    best = min(found, key=lambda name: found[name][f"eval/{by}"])
+    if (candidates / best).exists():
+        checkpoint.commit(folder, partial(_copy, candidates / best))
+    shutil.rmtree(candidates, ignore_errors=True)
+    typer.echo(f"{folder}: {best}")
+
+
+def _copy(source: Path, draft: Path) -> None:
+    import shutil
+
+    shutil.copytree(source, draft, dirs_exist_ok=True)
+
+
+def _name(average: dict[str, Any] | None) -> str:
+    return f"sigma_rel={average['sigma_rel']:g}" if average else "as trained"
+
+
+def _show(found: dict[str, dict[str, Any]], by: str) -> None:
+    metrics = [name for name in METRICS if all(f"eval/{name}" in row for row in found.values())]
+    terminal.one_of("--by", by, tuple(metrics))
+    lines = [[name, *(f"{row[f'eval/{metric}']:.4f}" for metric in metrics)] for name, row in found.items()]
+    terminal.show_table("averages of the weights", ["average", *metrics], lines)
+
+
+if __name__ == "__main__":
+    terminal.main(ema)

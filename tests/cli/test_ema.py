@@ -1,0 +1,35 @@
+"""gen-ray ema: other averages of a finished run are measured, the best becomes its model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gen_ray.cluster.train import train
+from gen_ray.engine import artifact, post_hoc
+from tests.cluster.street import same, tiny, weights
+from tests.conftest import Said
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+def test_the_best_average_becomes_the_model(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
+    experiment = tiny(tmp_path, training={"epochs": 3, "ema_decay": 0.999})  # so long an average is a bad one here
+    done = train(experiment)
+    home, before = done.artifact.parent, done.metrics["eval/bits_per_dim"]
+    for words, told in (
+        (("--by", "fid"), "--by 'fid'"),
+        (("--sigma-rel", "0.9"), "--sigma-rel: a power-function average"),
+    ):
+        said = gen_ray("ema", "tiny", *words, "--storage", tmp_path)
+        assert said.code == 2 and told in said.fault
+    said = gen_ray("ema", "tiny", "--sigma-rel", "0.02", "0.2", "--storage", tmp_path)
+    assert said.code == 0 and not said.err, said
+    best = said.out.rsplit(": ", 1)[1].strip()
+    meta = json.loads((done.artifact / "meta.json").read_text())
+    assert best == f"sigma_rel={meta['ema']['sigma_rel']:g}" and meta["metrics"]["eval/bits_per_dim"] < before
+    assert same(weights(done.artifact), post_hoc.average(home, meta["ema"]["sigma_rel"]))
+    assert artifact.load(done.artifact).meta["run_id"] == done.run_id and not (home / ".candidates").exists()
+    for name in ("as trained", "sigma_rel=0.02", "sigma_rel=0.2", f"{before:.4f}"):
+        assert name in said.out

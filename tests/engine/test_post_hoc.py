@@ -1,0 +1,70 @@
+"""Averages of other lengths, made after a training from what it kept."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gen_ray.engine import ema, post_hoc
+from gen_ray.engine.step import Learner
+from gen_ray.errors import RunError, UserError
+from gen_ray.maths import power_ema
+from tests.engine.toys import SPEC, experiment, images, session
+
+STEPS = 240
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[float, dict[str, torch.Tensor]]]:
+    """Return the folder of a short training, and what averages of three widths truly were at its end."""
+    folder = tmp_path_factory.mktemp("run")
+    exp = experiment("vae", ema_snapshots=12)
+    here = session(exp, folder)
+    learner = Learner(exp.model(SPEC), exp.training, here, STEPS)
+    true = {width: ema.twin(learner.bare) for width in (0.05, 0.08, 0.15)}
+    for step in range(STEPS):
+        learner.step([images(8, seed=step)], step, checkpoint_due=False)
+        for width, average in true.items():
+            ema.move(average, learner.bare, 1 - power_ema.decay(step + 1, power_ema.gamma_of(width)))
+        if learner.snapshot_due(step + 1):
+            here.keep(lambda draft: post_hoc.write(learner.powers, draft), step + 1)
+    return folder, {width: average.state_dict() for width, average in true.items()} | {0.0: learner.bare.state_dict()}
+
+
+def flat(state: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([state[name].flatten().double() for name in sorted(state)])
+
+
+@pytest.mark.parametrize("width", [0.05, 0.08, 0.15])
+def test_an_average_that_nobody_kept_is_met(home: tuple[Path, dict], width: float) -> None:
+    folder, true = home
+    found = post_hoc.average(folder, width)
+    assert found.keys() == true[width].keys() and all(value.dtype == torch.float32 for value in found.values())
+    apart = (flat(found) - flat(true[width])).norm()
+    spread = (flat(true[0.05]) - flat(true[0.15])).norm()  # how much the width matters at all
+    assert apart < (1e-5 if width == 0.05 else 0.05) * spread
+
+
+def test_it_was_kept_as_often_as_asked_for(home: tuple[Path, dict]) -> None:
+    assert [f.name for f in sorted((home[0] / "averages").iterdir())] == [f"step-{20 * i:09d}" for i in range(1, 13)]
+
+
+def test_a_run_that_kept_nothing_and_a_width_that_does_not_exist_are_told(
+    home: tuple[Path, dict], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"training\.ema_snapshots above 0"):
+        post_hoc.average(tmp_path, 0.1)
+    with pytest.raises(UserError, match=r"--sigma-rel: .* not 0\.5"):
+        post_hoc.average(home[0], 0.5)
+
+
+def test_a_damaged_average_is_refused_by_name(home: tuple[Path, dict], tmp_path: Path) -> None:
+    folder = tmp_path / "averages" / "step-000000020"
+    folder.parent.mkdir()
+    (home[0] / "averages" / folder.name).rename(folder)
+    file = folder / "power-6.94.safetensors"
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    with pytest.raises(RunError, match=r"power-6\.94\.safetensors"):
+        post_hoc.average(tmp_path, 0.1)

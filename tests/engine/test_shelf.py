@@ -1,0 +1,69 @@
+"""Which checkpoints of a run are kept, and which one it goes on from."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gen_ray import manifest
+from gen_ray.engine.shelf import Shelf
+from gen_ray.errors import RunError
+
+
+def writing(validation: float) -> Callable[[Path], None]:
+    """Return what writes a checkpoint of a validation loss."""
+
+    def write(draft: Path) -> None:
+        (draft / "position.json").write_text(json.dumps({"validation_nats": validation}))
+        manifest.write(draft)
+
+    return write
+
+
+def filled(home: Path, losses: list[float], **kept: int) -> Shelf:
+    shelf = Shelf(home, **kept)
+    for step, loss in enumerate(losses, start=1):
+        shelf.save(writing(loss), step)
+    return shelf
+
+
+def steps(shelf: Shelf) -> list[int]:
+    return [int(folder.name.removeprefix("step-")) for folder in shelf.folders()]
+
+
+@pytest.mark.parametrize(
+    ("losses", "kept", "wanted"),
+    [
+        ([3.0, 1.0, 2.0, 4.0], {}, [2, 3, 4]),
+        ([4.0, 3.0, 2.0, 1.0], {}, [3, 4]),
+        ([float("inf")] * 4, {}, [3, 4]),
+        ([1.0, 2.0, 3.0, 4.0], {"newest": 1, "best": 2}, [1, 2, 4]),
+        ([1.0, 1.0, 2.0, 3.0], {"newest": 1}, [2, 4]),
+        ([1.0, 2.0, 3.0], {"newest": 1, "best": 0}, [3]),
+    ],
+)
+def test_the_newest_and_the_best_are_kept(
+    losses: list[float], kept: dict[str, int], wanted: list[int], tmp_path: Path
+) -> None:
+    shelf = filled(tmp_path, losses, **kept)
+    assert steps(shelf) == wanted and shelf.last() == shelf.place(wanted[-1])
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shelf = filled(tmp_path, [1.0, 2.0, 3.0])
+    (shelf.place(3) / "position.json").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        assert shelf.last() == shelf.place(2)
+    [line] = caplog.messages
+    assert "step-000000003/position.json" in line and "trying the checkpoint before it" in line
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path: Path) -> None:
+    shelf = filled(tmp_path, [2.0, 1.0])
+    for folder in shelf.folders():
+        (folder / manifest.NAME).unlink()
+    with pytest.raises(RunError, match=r"step-000000001/MANIFEST\.sha256: missing"):
+        shelf.last()
+    assert Shelf(tmp_path / "none").last() is None
