@@ -1,0 +1,47 @@
+"""Runs long enough to be disturbed, and what they would have come to undisturbed."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray.experiment import Experiment, parse
+from gen_ray.tracking import Row, rows
+from tests.cluster.street import through_ray, tiny
+
+MLP = {"name": "mlp", "width": 16, "depth": 1}
+FAMILIES: Mapping[str, Mapping[str, Any]] = {
+    "vae": {"name": "vae", "latent_dim": 4, "net": {"name": "mlp", "hidden": [16]}},
+    "ddpm": {"name": "ddpm", "steps": 20, "net": MLP},
+    "discrete": {"name": "discrete", "net": {"name": "tokens", "width": 16, "depth": 1, "heads": 2}},
+    "score_sde": {"name": "score_sde", "steps": 20, "net": MLP},
+}
+
+
+def long(
+    storage: Path, name: str, family: str = "vae", tracking: Mapping[str, Any] | None = None, **scaling: Any
+) -> Experiment:
+    """Return a run of 137 steps, with a checkpoint after each."""
+    training = {"epochs": 12, "validate_every_epochs": 6, "sample_every_epochs": 100}
+    found = tiny(storage, training=training, scaling={"num_workers": 2, "max_failures": 3, **scaling})
+    changed = {"name": name, "family": FAMILIES[family], "tracking": tracking or {"experiment": name}}
+    return parse({**found.resolved(), **changed})
+
+
+def newest(experiment: Experiment) -> int:
+    """Return the step of the newest checkpoint of any run of this name, 0 where there is none."""
+    found = (experiment.storage.root / "runs").glob(f"{experiment.name}-*/checkpoints/step-*")
+    return max((int(folder.name.removeprefix("step-")) for folder in found), default=0)
+
+
+def the_row(experiment: Experiment) -> Row:
+    [row] = rows(store_of(experiment))
+    return row
+
+
+@cache
+def undisturbed(storage: Path, family: str = "vae") -> dict[str, Any]:
+    """Return what a run of a family comes to that nothing happens to."""
+    experiment = long(storage, f"calm-{family.replace('_', '-')}", family)
+    return through_ray(experiment, prepare_data(experiment), experiment.name)[0]

@@ -1,0 +1,110 @@
+"""Workers and controllers that die at any moment: the run goes on, and ends where it would have ended.
+
+Nothing is killed but processes of this session's own Ray, found among its descendants.
+"""
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import psutil
+import pytest
+
+from gen_ray import manifest, runs
+from gen_ray.cluster.train import train
+from gen_ray.errors import RunError
+from gen_ray.experiment import Experiment
+from tests.chaos.runs import FAMILIES, long, newest, the_row, undisturbed
+from tests.cluster.street import same, weights
+
+pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240)]
+
+
+def processes(name: str) -> list[psutil.Process]:
+    """Return this session's Ray processes of a name."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if child.cmdline() and child.cmdline()[0].startswith(f"ray::{name}"):
+                found.append(child)
+        except psutil.NoSuchProcess:
+            pass  # ended while we looked
+    return found
+
+
+@contextmanager
+def striking(experiment: Experiment, name: str, at: list[int], how: int = signal.SIGKILL) -> Iterator[list[int]]:
+    """While the block runs, signal a random process of a name as soon as a checkpoint passes each of the steps."""
+    struck: list[int] = []
+    over, rng = Event(), random.Random(0)
+
+    def strike() -> None:
+        for step in at:
+            while newest(experiment) < step or not (found := processes(name)):
+                if over.wait(0.02):
+                    return
+            time.sleep(rng.random() * 0.05)  # anywhere within a step, or within the saving of one
+            rng.choice(found).send_signal(how)
+            struck.append(step)
+
+    thread = Thread(target=strike, daemon=True)
+    thread.start()
+    try:
+        yield struck
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_run_whose_ranks_are_killed_three_times_ends_where_it_would_have_ended(family: str, storage: Path) -> None:
+    experiment = long(storage, f"killed-{family.replace('_', '-')}", family)
+    with striking(experiment, "RayTrainWorker", [20, 50, 80]) as struck:
+        done = train(experiment)
+    assert struck == [20, 50, 80]
+    assert same(weights(done.artifact), undisturbed(storage, family))
+    row = the_row(experiment)
+    assert row.status == "FINISHED" and row.metrics["train/steps"] == 12 * 1462 // 128
+
+
+def test_a_run_whose_controller_is_killed_is_resumed_by_hand_or_by_itself(storage: Path) -> None:
+    """At five instants of one run, each within a few milliseconds of a checkpoint's saving."""
+    experiment, instants = long(storage, "headless"), [20, 40, 60, 80, 100]
+    with striking(experiment, "TrainController", instants) as struck:
+        done = persistently(lambda resume: train(experiment, resume=resume))
+    assert struck == instants
+    assert same(weights(done.artifact), undisturbed(storage))
+    assert the_row(experiment).status == "FINISHED"
+
+
+def persistently(work: Callable[[bool], Any]) -> Any:
+    """Return what work(resume) returns once it does, resumed after every RunError, at most ten times."""
+    for attempt in range(10):
+        try:
+            return work(attempt > 0)
+        except RunError:
+            continue
+    raise AssertionError("ten attempts were not enough")
+
+
+def test_a_rank_that_hangs_is_found_and_replaced(storage: Path) -> None:
+    experiment = long(storage, "hanging", hang_seconds=5)
+    with striking(experiment, "RayTrainWorker", [60], signal.SIGSTOP) as struck:
+        done = train(experiment)
+    assert struck == [60] and same(weights(done.artifact), undisturbed(storage))
+
+
+def test_a_run_given_up_keeps_its_newest_checkpoint_and_goes_on_from_it(storage: Path) -> None:
+    experiment = long(storage, "given-up", max_failures=1)
+    with striking(experiment, "RayTrainWorker", [30, 70]), pytest.raises(RunError):
+        train(experiment)
+    row, step = the_row(experiment), newest(experiment)
+    assert row.status == "FAILED" and step >= 70
+    manifest.verify(runs.folder(experiment, row.run_id) / "checkpoints" / f"step-{step:09d}")
+    done = train(experiment, resume=True)
+    assert same(weights(done.artifact), undisturbed(storage)) and the_row(experiment).status == "FINISHED"
