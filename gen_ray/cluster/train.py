@@ -104,6 +104,9 @@ def _train(experiment: Experiment, prepared: Prepared, run_id: str, log: Any, wa
             result = trainer(experiment, prepared, run_id, log, work).fit()
         except ray.train.TrainingFailedError as error:
             raise spoken(error) from error
+        except ray.exceptions.RayActorError as error:  # Ray replaces workers, but nobody replaces their controller
+            message = f"{run_id}: the training's controller died; --resume goes on from the last checkpoint"
+            raise RunError(message, reason="controller_lost") from error
     if result.return_value:
         raise _fault(**result.return_value)
     found = shelf(runs.folder(experiment, run_id)).last()
