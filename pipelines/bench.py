@@ -4,11 +4,14 @@ import json
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines import instances, terminal
+
+if TYPE_CHECKING:
+    from gen_ray.engine.bench import Walks
 
 app = terminal.new_app()
 app.callback()(lambda: None)
@@ -78,23 +81,22 @@ def sample(
         chain = family.chain(name, steps)
         with autocast(experiment.training.precision, device):
             timed = walks(net, chain, batch=size, rounds=rounds, device=device)
-        found.append(
-            {
-                "sampler": name,
-                "batch": size,
-                "nfe": chain.nfe,
-                "evaluation_milliseconds": 1e3 * median(timed.bare) / chain.nfe,
-                "ratio": median(timed.ratios),
-                "ratio_lowest": min(timed.ratios),
-                "ratio_highest": max(timed.ratios),
-            }
-        )
+        found.append({"sampler": name, "batch": size, "nfe": chain.nfe, **_figures(timed, chain.nfe)})
     if as_json:
         typer.echo(json.dumps({"config": str(config), "rounds": rounds, "threads": threads, "walks": found}, indent=1))
         return
     header = ["sampler", "batch", "nfe", "ms an evaluation", "ratio", "lowest", "highest"]
     lines = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()] for row in found]
     terminal.show_table(f"{experiment.name}: {rounds} rounds, {threads} threads", header, lines)
+
+
+def _figures(timed: "Walks", nfe: int) -> dict[str, float]:
+    return {
+        "evaluation_milliseconds": 1e3 * median(timed.bare) / nfe,
+        "ratio": median(timed.ratios),
+        "ratio_lowest": min(timed.ratios),
+        "ratio_highest": max(timed.ratios),
+    }
 
 
 if __name__ == "__main__":

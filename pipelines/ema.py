@@ -1,5 +1,7 @@
 """gen-ray ema RUN: choose the length of the weights' average after training."""
 
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,9 +30,6 @@ def ema(
     A relative width of 0.1 averages over about the last fifth of the training (Karras et al. 2024).
     """
     terminal.one_of("--by", by, METRICS)
-    import shutil
-    from functools import partial
-
     from gen_ray import runs
     from gen_ray.cluster.connect import connected
     from gen_ray.cluster.evaluate import evaluate_average
@@ -56,8 +55,6 @@ def ema(
 
 
 def _copy(source: Path, draft: Path) -> None:
-    import shutil
-
     shutil.copytree(source, draft, dirs_exist_ok=True)
 
 

@@ -21,10 +21,6 @@ class _Silent:
     def progress(self, done: int, total: int) -> None:
         """Take progress."""
 
-    def fault(self) -> dict[str, str]:
-        """Know of none."""
-        return {}
-
     def flush(self) -> None:
         """Answer."""
 

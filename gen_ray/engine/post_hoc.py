@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gen_ray import manifest
 from gen_ray.engine import checkpoint
+from gen_ray.engine.shelf import Shelf, step_of
 from gen_ray.errors import UserError
 from gen_ray.maths import power_ema
 
@@ -23,7 +24,7 @@ def named(powers: Mapping[float, nn.Module]) -> dict[str, nn.Module]:
 
 def place(home: Path, step: int) -> Path:
     """Return the folder of the averages kept at a step in a run's folder."""
-    return home / "averages" / f"step-{step:09d}"
+    return _shelf(home).place(step)
 
 
 def write(powers: Mapping[float, nn.Module], folder: Path) -> None:
@@ -37,7 +38,7 @@ def average(home: Path, sigma_rel: float) -> dict[str, Tensor]:
 
     Raise UserError where the run kept nothing or such an average does not exist, RunError for a damaged file.
     """
-    folders = sorted((home / "averages").glob("step-*"))
+    folders = _shelf(home).folders()
     if not folders:
         raise UserError(f"{home.name}: no averages were kept; train with training.ema_snapshots above 0")
     try:
@@ -45,7 +46,7 @@ def average(home: Path, sigma_rel: float) -> dict[str, Tensor]:
     except ValueError as error:
         raise UserError(f"--sigma-rel: {error}") from None
     files = [(folder, kept) for folder in folders for kept in power_ema.GAMMAS]
-    times = torch.tensor([float(folder.name.removeprefix("step-")) for folder, _ in files], dtype=torch.float64)
+    times = torch.tensor([float(step_of(folder)) for folder, _ in files], dtype=torch.float64)
     gammas = torch.tensor([kept for _, kept in files], dtype=torch.float64)
     for folder in folders:
         checkpoint.verify(folder)
@@ -57,3 +58,7 @@ def average(home: Path, sigma_rel: float) -> dict[str, Tensor]:
                 value = part * stored.get_tensor(key).double()
                 total[key] = total[key] + value if key in total else value
     return {key: value.float() for key, value in total.items()}
+
+
+def _shelf(home: Path) -> Shelf:
+    return Shelf(home / "averages")

@@ -58,10 +58,16 @@ class Shelf:
         return None
 
     def _surplus(self) -> list[Path]:
-        found = self.folders()
-        judged = sorted(found, key=lambda folder: (_validation(folder), -found.index(folder)))
-        kept = {*found[-self.newest :], *(folder for folder in judged[: self.best] if _validation(folder) < math.inf)}
-        return [folder for folder in found if folder not in kept]
+        losses = {folder: _validation(folder) for folder in self.folders()}
+        newest_first = list(reversed(losses))
+        best = [folder for folder in sorted(newest_first, key=losses.__getitem__) if losses[folder] < math.inf]
+        kept = {*newest_first[: self.newest], *best[: self.best]}
+        return [folder for folder in losses if folder not in kept]
+
+
+def step_of(folder: Path) -> int:
+    """Return the step that a folder of a shelf is of."""
+    return int(folder.name.removeprefix(STEP))
 
 
 def _validation(folder: Path) -> float:

@@ -1,12 +1,30 @@
 """Self-attention over a sequence."""
 
 import math
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gen_ray.nets.embeddings import zeroed
+
+
+class Headed(Protocol):
+    """Settings of a net with attention."""
+
+    width: int
+    heads: int
+
+
+AnyHeaded = TypeVar("AnyHeaded", bound=Headed)
+
+
+def heads_divide_width(config: AnyHeaded) -> AnyHeaded:
+    """Return config, as validators do. Raise ValueError where its features cannot be dealt out to its heads."""
+    if config.width % config.heads:
+        raise ValueError(f"width {config.width} must be a multiple of heads {config.heads}")
+    return config
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:

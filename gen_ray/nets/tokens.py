@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from gen_ray.config import Config
 from gen_ray.errors import UserError
+from gen_ray.nets.attention import heads_divide_width
 from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, sinusoids
 from gen_ray.nets.transformer import Tail, TransformerBlock
 from gen_ray.nets.unet import UNetConfig
@@ -29,11 +30,7 @@ class TokensConfig(Config):
     heads: int = Field(4, ge=1, le=64, description="attention heads")
     neighbours: int = Field(2, ge=1, le=32, description="places on either side that are mixed before the first block")
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> "TokensConfig":
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        return self
+    _heads_divide_width = model_validator(mode="after")(heads_divide_width)
 
     def build_categorical(self, shape: tuple[int, ...], symbols: int, levels: int, *, causal: bool) -> nn.Module:
         """Return the net for S = symbols and K = levels; a causal one looks at the places before a place alone."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gen_ray.config import Config
 from gen_ray.errors import UserError
-from gen_ray.nets.attention import Attention
+from gen_ray.nets.attention import Attention, heads_divide_width
 from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, zeroed
 
 
@@ -26,11 +26,7 @@ class DiTConfig(Config):
     heads: int = Field(3, ge=1, le=64, description="attention heads")
     patch: int = Field(4, ge=1, le=32, description="pixels per side of a patch; must divide height and width")
 
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> "DiTConfig":
-        if self.width % self.heads:
-            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
-        return self
+    _heads_divide_width = model_validator(mode="after")(heads_divide_width)
 
     def build(self, shape: tuple[int, ...], out_channels: int) -> "DiT":
         """Return net(x (B, C, H, W), t (B,)) -> (B, out_channels, H, W)."""
