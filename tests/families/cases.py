@@ -83,6 +83,7 @@ CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
         "v-learned-hybrid-linear-dit": _ddpm(
             schedule="linear", steps=25, predict="v", variance="learned", vlb_weight=0.1, net=DIT
         ),
+        "v-learned-min-snr-unet": _ddpm(predict="v", variance="learned", min_snr=5.0, net=UNET),
         "v-free-two-steps": _ddpm(predict="v", clip=False, steps=2),
         "eps-small-vlb-learned-unet": _ddpm(schedule="learned", loss="vlb", net=UNET),
         "v-small-vlb-learned-discrete-mlp": _ddpm(COLOUR, schedule=DISCRETE, predict="v", loss="vlb"),

@@ -13,7 +13,9 @@ from torch.distributions import Normal, kl_divergence
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.generate import generate
 from gen_ray.families.ddpm import Ddpm, DdpmConfig
+from gen_ray.maths import gaussian
 from gen_ray.maths.gaussian import posterior
+from gen_ray.maths.levels import scaled
 from gen_ray.maths.likelihoods import discretised_gaussian_log_prob
 from gen_ray.maths.noise import RowNoise
 from tests.families.cases import rng
@@ -230,6 +232,25 @@ class Remembering(nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.t, self.answer = t, torch.zeros_like(x).requires_grad_()
         return self.answer
+
+
+@pytest.mark.parametrize("most", [0.5, 5.0])
+@pytest.mark.parametrize("predict", ["eps", "x_0", "v"])
+def test_min_snr_weighs_the_error_of_x_0_whatever_is_predicted(predict: str, most: float) -> None:
+    family, seen = model(steps=20, predict=predict, min_snr=most, clip=False), []
+
+    def net(x: Tensor, t: Tensor) -> Tensor:
+        seen.append((x, (t * 20).round().long()))
+        return 0.3 * x
+
+    terms = family.loss(net, LEVELS, rng(), step=0)
+    [(x_t, k)] = seen
+    alpha, sigma = (column[k].float().view(-1, 1, 1, 1) for column in (family.schedule.alpha, family.schedule.sigma))
+    x_0_hat = gaussian.PREDICTIONS[predict].to_x_0(0.3 * x_t, x_t, alpha, sigma)
+    snr = (alpha / sigma).square().flatten()
+    expected = snr.clamp(max=most) * (x_0_hat - scaled(LEVELS, family.spec.levels)).square().flatten(1).sum(1)
+    torch.testing.assert_close(terms.total, expected, rtol=1e-4, atol=1e-4)
+    assert (snr > most).any() and (snr < most).any()
 
 
 @pytest.mark.parametrize("predict", ["eps", "x_0", "v"])

@@ -20,6 +20,7 @@ class DdpmConfig(FamilyConfig):
     variance: Literal["small", "large", "learned"] = "small"
     loss: Literal["simple", "vlb"] = "simple"
     vlb_weight: float | None = Field(None, gt=0)
+    min_snr: float | None = Field(None, gt=0, description="what the error of x_0 counts at most in loss=simple")
     clip: bool = True
     net: Annotated[DenoiserConfig, named("unet")] = Field(default={"name": "unet"}, validate_default=True)
 
@@ -28,6 +29,8 @@ class DdpmConfig(FamilyConfig):
         hybrid = self.variance == "learned" and self.loss == "simple"
         if self.vlb_weight is not None and not hybrid:
             raise ValueError("vlb_weight has no effect without variance=learned and loss=simple (the hybrid loss)")
+        if self.min_snr is not None and self.loss != "simple":
+            raise ValueError("min_snr weighs loss=simple (Hang et al. 2023); the bound has weights of its own")
         if isinstance(self.schedule, Learned) and (self.loss, self.variance) != ("vlb", "small"):
             raise ValueError("schedule=learned learns from the bound of the exact posterior: loss=vlb, variance=small")
         return self

@@ -40,7 +40,7 @@ class Given(Forward):
     def __init__(self, config: DdpmConfig, schedule: Discrete, reading: Reading) -> None:
         """Choose the loss."""
         super().__init__(schedule, reading)
-        self.vlb_weight = config.vlb_weight or HYBRID_WEIGHT
+        self.vlb_weight, self.min_snr = config.vlb_weight or HYBRID_WEIGHT, config.min_snr
         simple = self._hybrid if reading.learns_variance else self._simple
         self.lesson = {"simple": simple, "vlb": self._vlb}[config.loss]
 
@@ -83,7 +83,13 @@ class Given(Forward):
 
     def _error(self, draw: Draw) -> Tensor:
         target = self.reading.prediction.target(draw.x_0, draw.eps, draw.step.alpha, draw.step.sigma)
-        return likelihoods.sum_dims((target - draw.prediction).square())
+        error = likelihoods.sum_dims((target - draw.prediction).square())
+        return error if self.min_snr is None else error * self._min_snr(draw.step, self.min_snr)
+
+    def _min_snr(self, step: Step, most: float) -> Tensor:
+        """Return the weight (B,) that makes the error of x_0 count min(SNR, most) (Hang et al. 2023, Min-SNR)."""
+        slope = self.reading.prediction.to_x_0(torch.ones_like(step.alpha), 0 * step.alpha, step.alpha, step.sigma)
+        return ((step.alpha / step.sigma).square().clamp(max=most) * slope.square()).flatten()
 
     def _x_0_hat(self, draw: Draw) -> Tensor:
         return self.reading.prediction.to_x_0(draw.prediction, draw.x_t, draw.step.alpha, draw.step.sigma)
