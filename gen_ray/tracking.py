@@ -5,7 +5,7 @@ import os
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import psutil
+from filelock import FileLock
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 
 from gen_ray.errors import RunError
@@ -46,17 +47,25 @@ class Store:
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.WARNING)
-        return mlflow.MlflowClient(tracking_uri=self.uri)
+        with _alone(self.uri):
+            return mlflow.MlflowClient(tracking_uri=self.uri)
 
     def experiment_id(self, client: mlflow.MlflowClient) -> str:
         """Return the experiment's id, creating it first where it does not exist."""
-        found = client.get_experiment_by_name(self.experiment)
-        if found is not None:
-            return str(found.experiment_id)
-        location = f"{self.artifact_root}/{self.experiment}" if self.artifact_root else None
-        # Without its kind the UI opens an experiment as one of language models and hides the training charts.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(self.experiment, artifact_location=location, tags=kind))
+        with _alone(self.uri):
+            found = client.get_experiment_by_name(self.experiment)
+            if found is not None:
+                return str(found.experiment_id)
+            location = f"{self.artifact_root}/{self.experiment}" if self.artifact_root else None
+            # Without its kind the UI opens an experiment as one of language models and hides the training charts.
+            kind = {"mlflow.experimentKind": "custom_model_development"}
+            return str(client.create_experiment(self.experiment, artifact_location=location, tags=kind))
+
+
+def _alone(uri: str) -> AbstractContextManager[object]:
+    """Return what lets one process at a time set up a database file: MLflow's first migration expects no company."""
+    file = uri.removeprefix("sqlite:///")
+    return FileLock(f"{file}.lock") if file != uri else nullcontext()
 
 
 @contextmanager

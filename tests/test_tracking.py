@@ -80,6 +80,30 @@ def test_the_next_start_closes_runs_whose_process_is_gone_and_no_others(store: S
     }  # fmt: skip
 
 
+def test_processes_that_begin_at_once_share_a_new_store(tmp_path: Path) -> None:
+    """MLflow's first migration of a database and the making of an experiment both fail where two do them."""
+    begin = f"""
+from pathlib import Path
+from gen_ray.tracking import Store, TrackedRun
+store = Store.of(None, "new", Path({str(tmp_path)!r}))
+import sys
+print("ready", flush=True)
+sys.stdin.readline()
+TrackedRun(store, "a-1", name="a", params={{}}, tags={{}}).close("FINISHED")
+"""
+    command = [sys.executable, "-c", begin]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in both:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.communicate(timeout=60)[0] for process in both] == ["", ""]
+    assert [process.returncode for process in both] == [0, 0]
+    assert experiments(Store.of(None, "new", tmp_path)) == ["Default", "new"]
+
+
 def test_runs_of_other_tools_in_the_experiment_are_left_alone_and_readable(store: Store) -> None:
     client = store.client()
     foreign = client.create_run(store.experiment_id(client)).info.run_id
