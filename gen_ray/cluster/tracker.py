@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.util.placement_group import PlacementGroup
 
 from gen_ray.tracking import Store, TrackedRun
 
@@ -20,6 +21,7 @@ class Tracker:
         self.done, self.total = 0, 0
         self.newest: dict[str, float] = {}
         self.told: dict[str, str] = {}
+        self.room: PlacementGroup | None = None
 
     def open(self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open the run."""
@@ -61,6 +63,16 @@ class Tracker:
     def fault(self) -> dict[str, str]:
         """Return the fault noted, as message, reason and trace; empty where there is none."""
         return self.told
+
+    def occupy(self, room: PlacementGroup) -> None:
+        """Note what the workers' resources are booked in."""
+        self.room = room
+
+    def vacate(self) -> None:
+        """Free the resources of workers whose controller died: Ray itself needs its dashboard to notice."""
+        if self.room is not None:
+            ray.util.remove_placement_group(self.room)
+            self.room = None
 
     def flush(self) -> str:
         """Return the MLflow run id: once it is there, what the caller sent before has been written."""

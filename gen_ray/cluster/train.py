@@ -1,5 +1,6 @@
 """One experiment from configuration to artifact: prepare, train on Ray Train, evaluate, track."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ from gen_ray.tracking import Store
 Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told (steps done, steps in all, newest metrics) now and then while training goes on."""
 LOOK_SECONDS = 0.5
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,19 +102,32 @@ def _tracked(experiment: Experiment, prepared: Prepared, run_id: str) -> Iterato
 def _train(experiment: Experiment, prepared: Prepared, run_id: str, log: Any, watch: Watch | None) -> Path:
     """Return the folder of the last checkpoint."""
     with _watched(log, watch):
-        try:
-            result = trainer(experiment, prepared, run_id, log, work).fit()
-        except ray.train.TrainingFailedError as error:
-            raise spoken(error) from error
-        except ray.exceptions.RayActorError as error:  # Ray replaces workers, but nobody replaces their controller
-            message = f"{run_id}: the training's controller died; --resume goes on from the last checkpoint"
-            raise RunError(message, reason="controller_lost") from error
-    if result.return_value:
-        raise _fault(**result.return_value)
+        fault = _fit(experiment, prepared, run_id, log)
+    if fault:
+        raise _fault(**fault)
     found = shelf(runs.folder(experiment, run_id)).last()
     if found is None:
         raise RunError(f"{run_id}: the training ended without a checkpoint")
     return found
+
+
+def _fit(experiment: Experiment, prepared: Prepared, run_id: str, log: Any) -> dict[str, str]:
+    """Return what the workers return. Ray replaces lost workers; a lost controller is replaced here, as often."""
+    lost = 0
+    while True:
+        try:
+            found: dict[str, str] = trainer(experiment, prepared, run_id, log, work).fit().return_value
+        except ray.train.TrainingFailedError as error:
+            raise spoken(error) from error
+        except ray.exceptions.RayActorError as error:
+            ray.get(log.vacate.remote())
+            lost += 1
+            if lost > experiment.scaling.max_failures:
+                message = f"{run_id}: the training's controller died; --resume goes on from the last checkpoint"
+                raise RunError(message, reason="controller_lost") from error
+            logger.warning("%s: the training's controller died; going on from the last checkpoint", run_id)
+        else:
+            return found
 
 
 def _fault(message: str, reason: str, trace: str = "") -> Exception:

@@ -2,8 +2,8 @@
 
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from gen_ray.cluster.data import Streamed, in_memory
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import checkpoint, post_hoc
 from gen_ray.engine.batches import Batches, Cached
+from gen_ray.engine.checkpoint import Files
 from gen_ray.engine.loop import fit
 from gen_ray.engine.shelf import Shelf
 from gen_ray.errors import RunError, SharedError, UserError
@@ -35,6 +36,8 @@ class TrainSession:
         self.device = ray.train.torch.get_device()
         self.experiment, self.prepared, self.tracker, self.cache = experiment, prepared, tracker, cache
         self.home, self.held = home, dict[str, Batches]()
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
 
     def batches(self, split: str) -> Batches:
         """Return a split: streamed once into this worker's memory, or anew every epoch where it is too large."""
@@ -82,34 +85,48 @@ class TrainSession:
         if self.rank == 0:
             self.tracker.progress.remote(done, total)
 
-    def save(self, write: Callable[[Path], None], step: int) -> None:
-        """Write a checkpoint into the run's folder, which all machines share.
+    def save(self, pack: Callable[[], Files], step: int) -> None:
+        """Write a checkpoint into the run's folder, which all machines share, while training goes on.
 
         Not by ray.train.report: it copies what is written twice, keeps its own record of what there is, which a kill
         can leave empty, and has every rank wait for the controller's next look.
         """
-        self._together(partial(shelf(self.home).save, write, step))
+        self._write(shelf(self.home).save, pack, step)
 
-    def keep(self, write: Callable[[Path], None], step: int) -> None:
-        """Write averages into the run's folder."""
-        self._together(partial(checkpoint.commit, post_hoc.place(self.home, step), write))
+    def keep(self, pack: Callable[[], Files], step: int) -> None:
+        """Write averages into the run's folder, in the same manner."""
+        self._write(post_hoc.shelf(self.home).add, pack, step)
+
+    def _write(self, write: Callable[[Files, int], None], pack: Callable[[], Files], step: int) -> None:
+        self.settle()
+        if self.rank == 0:
+            self.writing = self.writer.submit(write, pack(), step)
+
+    def settle(self) -> None:
+        """Wait for what is being written. Raise SharedError on every rank where that failed: none waits for another."""
+        fault: BaseException | None = None
+        if self.writing is not None:
+            fault, self.writing = self.writing.exception(), None
+        if fault is not None and not isinstance(fault, RunError):
+            raise fault
+        if self.sum(torch.tensor([float(fault is not None)], device=self.device)).item():
+            told = fault or RunError("rank 0 could not write a checkpoint", reason="storage")
+            raise SharedError(str(told), reason=told.reason) from fault
+
+    def close(self) -> None:
+        """End when nothing is being written any more."""
+        self.writer.shutdown()
 
     def restore(self) -> AbstractContextManager[Path | None]:
         """Return the checkpoint that rank 0 finds newest, so that all ranks begin from one."""
-        found = shelf(self.home).last() if self.rank == 0 else None
+        found = self._found() if self.rank == 0 else None
         step = self.sum(torch.tensor([checkpoint.position(found)["step"] if found else 0], device=self.device))
         return nullcontext(shelf(self.home).place(int(step)) if int(step) else None)
 
-    def _together(self, work: Callable[[], None]) -> None:
-        """Let rank 0 work. Raise SharedError on every rank where it failed: else the others would wait for it."""
-        fault: RunError | None = None
-        if self.rank == 0:
-            try:
-                work()
-            except RunError as error:
-                fault = error
-        if self.sum(torch.tensor([float(fault is not None)], device=self.device)).item():
-            raise SharedError(str(fault), reason=fault.reason if fault else "storage") from fault
+    def _found(self) -> Path | None:
+        for place in (shelf(self.home), post_hoc.shelf(self.home)):
+            place.tidy()
+        return shelf(self.home).last()
 
 
 def open_session(task: Mapping[str, Any]) -> tuple[Experiment, Family, TrainSession]:
@@ -148,7 +165,9 @@ def work(task: Mapping[str, Any]) -> dict[str, str]:
         return known
     try:
         experiment, family, session = open_session(task)
-        fit(experiment, family, session)
+        tracker.occupy.remote(ray.util.get_current_placement_group())
+        with closing(session):
+            fit(experiment, family, session)
     except SharedError as error:
         return {"reason": error.reason, "message": str(error)}
     except Exception as error:

@@ -48,7 +48,7 @@ def write(folder: Path, model: Model) -> None:
 
     def fill(draft: Path) -> None:
         (draft / "config.yaml").write_text(yaml.safe_dump(model.experiment.resolved(), sort_keys=False))
-        checkpoint.write_weights(draft / "weights.safetensors", model.net)
+        (draft / "weights.safetensors").write_bytes(checkpoint.weights(model.net))
         (draft / "meta.json").write_text(json.dumps(dict(model.meta), indent=1))
         manifest.write(draft)
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,28 +20,45 @@ from torch import nn
 from gen_ray import manifest
 from gen_ray.errors import RunError
 
+Files = Mapping[str, bytes]
+"""What a folder is to hold, by file name: packed at once, written while training goes on.
 
-def write(
-    folder: Path, *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, position: Mapping[str, Any]
-) -> None:
-    """Write nets by name (safetensors), optimizer state and position into folder, the manifest last."""
-    write_nets(folder, nets)
+By way of memory also because the libraries' own writers turn a full disk into errors without errno.
+"""
+
+
+def packed(
+    *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, position: Mapping[str, Any]
+) -> dict[str, bytes]:
+    """Return nets by name (safetensors), optimizer state and position as files."""
     state = io.BytesIO()
     torch.save(optimizer.state_dict(), state)
-    (folder / "optimizer.pt").write_bytes(state.getbuffer())
-    (folder / "position.json").write_text(json.dumps(dict(position)))
-    manifest.write(folder)
+    return {
+        **packed_nets(nets),
+        "optimizer.pt": state.getvalue(),
+        "position.json": json.dumps(dict(position)).encode(),
+    }
 
 
-def write_nets(folder: Path, nets: Mapping[str, nn.Module]) -> None:
-    """Write each net into a file of its name."""
-    for name, net in nets.items():
-        write_weights(folder / f"{name}.safetensors", net)
+def packed_nets(nets: Mapping[str, nn.Module]) -> dict[str, bytes]:
+    """Return each net as a file of its name."""
+    return {f"{name}.safetensors": weights(net) for name, net in nets.items()}
 
 
-def write_weights(file: Path, net: nn.Module) -> None:
-    """Write a net's state. By way of memory: the libraries' own writers turn a full disk into errors without errno."""
-    file.write_bytes(save({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}))
+def weights(net: nn.Module) -> bytes:
+    """Return a net's state as safetensors."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()})
+
+
+def write(folder: Path, files: Files) -> None:
+    """Make a folder of files appear complete, with its manifest, or not at all. Raise RunError."""
+    commit(folder, partial(_fill, files))
+
+
+def _fill(files: Files, draft: Path) -> None:
+    for name, content in files.items():
+        (draft / name).write_bytes(content)
+    manifest.write(draft)
 
 
 def read(folder: Path, *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:

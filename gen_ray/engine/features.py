@@ -59,7 +59,7 @@ def keep(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
     """Write a trained extractor into folder."""
 
     def fill(draft: Path) -> None:
-        checkpoint.write_weights(draft / "weights.safetensors", net)
+        (draft / "weights.safetensors").write_bytes(checkpoint.weights(net))
         (draft / "meta.json").write_text(json.dumps(meta, indent=1))
         manifest.write(draft)
 

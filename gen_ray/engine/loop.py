@@ -8,7 +8,6 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine import post_hoc
 from gen_ray.engine.batches import Batches
 from gen_ray.engine.generate import generate
 from gen_ray.engine.plots import grid
@@ -41,9 +40,10 @@ def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
         if session.rank == 0 and (last or (ended and ended % training.sample_every_epochs == 0)):
             show_samples(learner.ema, family, experiment, session, done)
         if learner.snapshot_due(done):
-            session.keep(partial(post_hoc.write, learner.powers), done)
+            session.keep(learner.packed_averages, done)
         if last or due:
-            session.save(partial(learner.write, step=done), done)
+            session.save(partial(learner.packed, done), done)
+    session.settle()
     return learner.ema
 
 

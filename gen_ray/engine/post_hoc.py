@@ -10,7 +10,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from gen_ray import manifest
 from gen_ray.engine import checkpoint
 from gen_ray.engine.shelf import Shelf, step_of
 from gen_ray.errors import UserError
@@ -22,23 +21,12 @@ def named(powers: Mapping[float, nn.Module]) -> dict[str, nn.Module]:
     return {f"power-{gamma:g}": average for gamma, average in powers.items()}
 
 
-def place(home: Path, step: int) -> Path:
-    """Return the folder of the averages kept at a step in a run's folder."""
-    return _shelf(home).place(step)
-
-
-def write(powers: Mapping[float, nn.Module], folder: Path) -> None:
-    """Write the averages into folder, the manifest last."""
-    checkpoint.write_nets(folder, named(powers))
-    manifest.write(folder)
-
-
 def average(home: Path, sigma_rel: float) -> dict[str, Tensor]:
     """Return the weights (a state dict, float32) of the average of relative width sigma_rel at the last time kept.
 
     Raise UserError where the run kept nothing or such an average does not exist, RunError for a damaged file.
     """
-    folders = _shelf(home).folders()
+    folders = shelf(home).folders()
     if not folders:
         raise UserError(f"{home.name}: no averages were kept; train with training.ema_snapshots above 0")
     try:
@@ -60,5 +48,6 @@ def average(home: Path, sigma_rel: float) -> dict[str, Tensor]:
     return {key: value.float() for key, value in total.items()}
 
 
-def _shelf(home: Path) -> Shelf:
+def shelf(home: Path) -> Shelf:
+    """Return the averages kept in a run's folder."""
     return Shelf(home / "averages")

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine import checkpoint, post_hoc
+from gen_ray.engine import post_hoc
 from gen_ray.engine.batches import Batches
+from gen_ray.engine.checkpoint import Files
 from gen_ray.engine.shelf import Shelf
 
 
@@ -50,15 +51,19 @@ class Session(Protocol):
         """Tell how many of the optimizer steps are done."""
         ...
 
-    def save(self, write: Callable[[Path], None], step: int) -> None:
-        """Keep a checkpoint of this step, written by rank 0 into the folder it is given.
+    def save(self, pack: Callable[[], Files], step: int) -> None:
+        """Keep a checkpoint of this step, packed at once by rank 0 and written while training goes on.
 
-        Raise SharedError on every rank where it could not be written.
+        Raise SharedError on every rank where the one before could not be written.
         """
         ...
 
-    def keep(self, write: Callable[[Path], None], step: int) -> None:
-        """Keep averages of this step for good, written by rank 0 into the folder it is given."""
+    def keep(self, pack: Callable[[], Files], step: int) -> None:
+        """Keep averages of this step for good, in the same manner."""
+        ...
+
+    def settle(self) -> None:
+        """Return when all has been written. Raise SharedError on every rank where it could not be."""
         ...
 
     def restore(self) -> AbstractContextManager[Path | None]:
@@ -106,15 +111,18 @@ class LocalSession:
     def progress(self, done: int, total: int) -> None:
         """Tell nobody."""
 
-    def save(self, write: Callable[[Path], None], step: int) -> None:
+    def save(self, pack: Callable[[], Files], step: int) -> None:
         """Write the checkpoint into the folder given, if one was."""
         if self.folder is not None:
-            Shelf(self.folder).save(write, step)
+            Shelf(self.folder).save(pack(), step)
 
-    def keep(self, write: Callable[[Path], None], step: int) -> None:
+    def keep(self, pack: Callable[[], Files], step: int) -> None:
         """Write the averages below the folder given, if one was."""
         if self.folder is not None:
-            checkpoint.commit(post_hoc.place(self.folder, step), write)
+            post_hoc.shelf(self.folder).add(pack(), step)
+
+    def settle(self) -> None:
+        """Do nothing: all has been written."""
 
     def restore(self) -> AbstractContextManager[Path | None]:
         """Return the newest checkpoint of the folder that is as it was written."""

@@ -6,7 +6,6 @@ Nothing else records which there are, so there is nothing that a kill at the wro
 import logging
 import math
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +27,20 @@ class Shelf:
         """Return the folder of a step's checkpoint."""
         return self.home / f"{STEP}{step:09d}"
 
-    def save(self, write: Callable[[Path], None], step: int) -> None:
-        """Add what write puts into the folder it is given, then take away what is kept no longer. Raise RunError."""
-        checkpoint.commit(self.place(step), write)
+    def add(self, files: checkpoint.Files, step: int) -> None:
+        """Add a folder of files. Raise RunError."""
+        checkpoint.write(self.place(step), files)
+
+    def save(self, files: checkpoint.Files, step: int) -> None:
+        """Add a checkpoint, then take away what is kept no longer. Raise RunError."""
+        self.add(files, step)
         for folder in self._surplus():
             shutil.rmtree(folder, ignore_errors=True)  # of use to nobody; the next save tries again
+
+    def tidy(self) -> None:
+        """Remove what writers left that were killed. Only for one who knows that nobody writes."""
+        for draft in self.home.glob(f".{STEP}*"):
+            shutil.rmtree(draft, ignore_errors=True)
 
     def folders(self) -> list[Path]:
         """Return the checkpoints, oldest first."""

@@ -2,7 +2,6 @@
 
 import math
 from contextlib import AbstractContextManager, ExitStack
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -119,10 +118,14 @@ class Learner:
         n, total = self.training.ema_snapshots, self.total_steps
         return done * n // total > (done - 1) * n // total
 
-    def write(self, folder: Path, step: int) -> None:
-        """Write a checkpoint that stands before step."""
+    def packed(self, step: int) -> checkpoint.Files:
+        """Return the files of a checkpoint that stands before step."""
         position = {"step": step, "validation_nats": self.newest, "best_validation_nats": self.best}
-        checkpoint.write(folder, nets=self._nets, optimizer=self.optimizer, position=position)
+        return checkpoint.packed(nets=self._nets, optimizer=self.optimizer, position=position)
+
+    def packed_averages(self) -> checkpoint.Files:
+        """Return the files of the power-function averages."""
+        return checkpoint.packed_nets(post_hoc.named(self.powers))
 
     def restore(self) -> int:
         """Load the newest checkpoint, if there is one, and return the step to go on with."""

@@ -62,6 +62,9 @@ class Mute:
     def progress(self, *_: Any) -> None:
         pass
 
+    def occupy(self, *_: Any) -> None:
+        pass
+
     def fault(self) -> dict[str, str]:
         return {}
 

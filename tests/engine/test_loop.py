@@ -12,6 +12,7 @@ import torch
 from gen_ray import manifest
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.batches import Cached
+from gen_ray.engine.checkpoint import Files
 from gen_ray.engine.generate import generate
 from gen_ray.engine.loop import VALIDATION_ROWS, fit, validate
 from gen_ray.engine.plots import grid
@@ -28,8 +29,8 @@ class KilledError(Exception):
 class Dying(LocalSession):
     """Dies as soon as the checkpoint of step 5 is written."""
 
-    def save(self, write: Callable[[Path], None], step: int) -> None:
-        super().save(write, step)
+    def save(self, pack: Callable[[], Files], step: int) -> None:
+        super().save(pack, step)
         if step == 5:
             raise KilledError
 

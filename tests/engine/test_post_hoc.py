@@ -27,7 +27,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[float, di
         for width, average in true.items():
             ema.move(average, learner.bare, 1 - power_ema.decay(step + 1, power_ema.gamma_of(width)))
         if learner.snapshot_due(step + 1):
-            here.keep(lambda draft: post_hoc.write(learner.powers, draft), step + 1)
+            here.keep(learner.packed_averages, step + 1)
     return folder, {width: average.state_dict() for width, average in true.items()} | {0.0: learner.bare.state_dict()}
 
 

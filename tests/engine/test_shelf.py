@@ -2,7 +2,6 @@
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,20 +11,15 @@ from gen_ray.engine.shelf import Shelf
 from gen_ray.errors import RunError
 
 
-def writing(validation: float) -> Callable[[Path], None]:
-    """Return what writes a checkpoint of a validation loss."""
-
-    def write(draft: Path) -> None:
-        (draft / "position.json").write_text(json.dumps({"validation_nats": validation}))
-        manifest.write(draft)
-
-    return write
+def of(validation: float) -> dict[str, bytes]:
+    """Return the files of a checkpoint of a validation loss."""
+    return {"position.json": json.dumps({"validation_nats": validation}).encode()}
 
 
 def filled(home: Path, losses: list[float], **kept: int) -> Shelf:
     shelf = Shelf(home, **kept)
     for step, loss in enumerate(losses, start=1):
-        shelf.save(writing(loss), step)
+        shelf.save(of(loss), step)
     return shelf
 
 
@@ -49,6 +43,15 @@ def test_the_newest_and_the_best_are_kept(
 ) -> None:
     shelf = filled(tmp_path, losses, **kept)
     assert steps(shelf) == wanted and shelf.last() == shelf.place(wanted[-1])
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    shelf = filled(tmp_path, [1.0, 2.0])
+    (tmp_path / ".step-000000003.77").mkdir()
+    (tmp_path / ".step-000000003.77" / "net.safetensors").write_bytes(b"half")
+    assert steps(shelf) == [1, 2]
+    shelf.tidy()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000001", "step-000000002"]
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
