@@ -1,7 +1,9 @@
 """Prepared shards as Ray Data, and what a training worker makes of them."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +74,25 @@ def fits_in_memory(prepared: Prepared, workers: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Streamed(Lanes):
-    """A split larger than memory: shards in an order of (seed, epoch), rows shuffled within windows of 8 shards.
+class Piece:
+    """Rows begin … end−1 of a shard."""
 
-    Each epoch deals the shards out to the ranks; what a rank has beyond the poorest one's full batches is left out of
-    that epoch. Like everything else the order is a function of (seed, step), so a run resumes where it stood.
+    shard: Shard
+    begin: int
+    end: int
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self.end - self.begin
+
+
+@dataclass(frozen=True)
+class Streamed(Lanes):
+    """A split larger than memory: shards in an order of (seed, epoch), rows shuffled within windows of 8 of them.
+
+    Each epoch lays all shards end to end and gives every rank an equal stretch of their rows. A rank's steps run over
+    the stretches of all epochs end to end, so that each row comes exactly once an epoch; and since everything is a
+    function of (seed, step), a run resumes where it stood.
     """
 
     shards: list[Shard]
@@ -91,52 +107,56 @@ class Streamed(Lanes):
         """Return this rank's rows of a batch."""
         return self.batch_size // self.world_size
 
-    def deal(self, epoch: int, rank: int) -> list[Shard]:
-        """Return a rank's shards of an epoch, in order."""
-        return [self.shards[i] for i in permutation(len(self.shards), self.seed, epoch)[rank :: self.world_size]]
+    @property
+    def stretch(self) -> tuple[int, int]:
+        """Return the first and the last but one of this rank's places in the row of all rows of an epoch."""
+        first, end = (self.rows * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return first, end
 
-    def steps(self, epoch: int) -> int:
-        """Return the number of full batches that every rank has in an epoch."""
-        rows = [sum(shard.rows for shard in self.deal(epoch, rank)) for rank in range(self.world_size)]
-        return min(rows) // self.share
+    def deal(self, epoch: int) -> list[Piece]:
+        """Return this rank's pieces of an epoch, in order."""
+        (first, end), at, pieces = self.stretch, 0, []
+        for index in permutation(len(self.shards), self.seed, epoch):
+            shard = self.shards[index]
+            piece = Piece(shard, max(first - at, 0), min(end - at, shard.rows))
+            if piece.begin < piece.end:
+                pieces.append(piece)
+            at += shard.rows
+        return pieces
 
     def stream(self, first_step: int) -> Iterator[list[Tensor]]:
-        """Yield this rank's micro-batches of each step, epoch after epoch. Raise UserError for too few shards."""
-        poorest = sum(sorted(shard.rows for shard in self.shards)[: len(self.shards) // self.world_size])
-        if poorest < self.share:
-            raise UserError(
-                f"data.cache=stream: {len(self.shards)} shards of {self.rows} rows may not give each of "
-                f"{self.world_size} workers a batch of {self.share} rows; use data.cache=memory"
-            )
-        epoch, step = 0, first_step
-        while step >= self.steps(epoch):
-            step -= self.steps(epoch)
-            epoch += 1
-        while True:
-            micro = self.share // self.accumulate
-            for rows in self._epoch(epoch, skip=step * self.share, count=self.steps(epoch) * self.share):
-                yield list(rows.split(micro))
-            epoch, step = epoch + 1, 0
-
-    def _epoch(self, epoch: int, *, skip: int, count: int) -> Iterator[Tensor]:
-        """Yield batches (share, *shape) of rows skip … count of the rank's epoch; skipped windows stay unread."""
-        mine, waiting, seen = self.deal(epoch, self.rank), torch.empty(0), 0
-        for first in range(0, len(mine), WINDOW_SHARDS):
-            window = mine[first : first + WINDOW_SHARDS]
-            size = sum(shard.rows for shard in window)
-            begin, end, seen = max(0, skip - seen), min(size, count - seen), seen + size
-            if begin >= end:
-                continue
-            order = permutation(size, self.seed, epoch, self.rank, first)[begin:end]
-            rows = self._window(window)[torch.from_numpy(order)]
-            rows = torch.cat([waiting, rows]) if len(waiting) else rows
+        """Yield this rank's micro-batches of each step. Raise UserError where there are fewer rows than workers."""
+        first, end = self.stretch
+        if first == end:
+            raise UserError(f"data: {self.rows} rows are too few for {self.world_size} workers")
+        waiting, micro = torch.empty(0), self.share // self.accumulate
+        for window in ahead(self._windows(*divmod(first_step * self.share, end - first))):
+            rows = torch.cat([waiting, window]) if len(waiting) else window
             whole = len(rows) // self.share * self.share
-            yield from (rows[at : at + self.share] for at in range(0, whole, self.share))
+            yield from (list(rows[at : at + self.share].split(micro)) for at in range(0, whole, self.share))
             waiting = rows[whole:]
 
-    def _window(self, shards: list[Shard]) -> Tensor:
-        tables = dataset(shards).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
-        return torch.cat([torch.from_numpy(_tensors(table).copy()) for table in tables])
+    def _windows(self, epoch: int, skip: int) -> Iterator[Tensor]:
+        """Yield the shuffled rows (n, *shape) of one window after the other, for ever, but for the first skip rows."""
+        while True:
+            mine = self.deal(epoch)
+            windows = [mine[first : first + WINDOW_SHARDS] for first in range(0, len(mine), WINDOW_SHARDS)]
+            sizes = [sum(map(len, window)) for window in windows]
+            unread = [i for i, end in enumerate(accumulate(sizes)) if end > skip]
+            rows = self._rows([piece for i in unread for piece in windows[i]])
+            skip -= sum(sizes[: unread[0]])
+            for i in unread:
+                order = permutation(sizes[i], self.seed, epoch, self.rank, i)[skip:]
+                yield torch.cat([next(rows) for _ in windows[i]])[torch.from_numpy(order)]
+                skip = 0
+            epoch += 1
+
+    def _rows(self, pieces: list[Piece]) -> Iterator[Tensor]:
+        """Yield the rows of each piece, read by Ray Data a few shards ahead."""
+        shards = dataset([piece.shard for piece in pieces])
+        tables = shards.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        for piece, table in zip(pieces, tables, strict=True):
+            yield torch.from_numpy(_tensors(table)[piece.begin : piece.end].copy())
 
     def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
         """Yield every world_size-th batch of the split in its stored order."""
@@ -144,3 +164,13 @@ class Streamed(Lanes):
         for index, table in enumerate(batches):
             if index % self.world_size == self.rank:
                 yield index, torch.from_numpy(_tensors(table).copy())
+
+
+def ahead(windows: Iterator[Tensor]) -> Iterator[Tensor]:
+    """Yield what is given, each made while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, windows)
+        while True:
+            window = coming.result()
+            coming = pool.submit(next, windows)
+            yield window
