@@ -13,17 +13,22 @@ from pipelines import instances, terminal
 if TYPE_CHECKING:
     from gen_ray.engine.bench import Walks
 
+Config = Annotated[Path, typer.Argument(help="The experiment's YAML file.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="key=value")]
+Rounds = Annotated[int, typer.Option(min=1, help="Rounds of each, after one to warm up.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
 app = terminal.new_app()
 app.callback()(lambda: None)
 
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="The experiment's YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each, after one to warm up.")] = 5,
+    config: Config,
+    overrides: Overrides = None,
+    rounds: Rounds = 5,
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a round.")] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Training through Ray against a bare PyTorch loop of the same net over a tensor in memory (images per second)."""
     from gen_ray.cluster.bench import train_rates
@@ -55,15 +60,79 @@ def train(
 
 
 @app.command()
+def ingest(
+    config: Config,
+    overrides: Overrides = None,
+    rounds: Rounds = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a round; alone, ten times as many.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Measure reading alone, from memory and streamed, against training, and how long training waits for its data."""
+    from gen_ray.cluster.bench import ingest_rates
+    from gen_ray.experiment import load
+
+    # Memory is what data.cache asks for, so that Ray Data hands the splits to the worker as well.
+    experiment = load(config, [*(overrides or []), "scaling.num_workers=1", "data.cache=memory"])
+    found = ingest_rates(experiment, rounds=rounds, steps=steps)
+    trained = median(found["trained"])
+    ways = {
+        name: {
+            "images_per_second": median(rates),
+            "ratio": median(rates) / trained,
+            "waiting": median(found["waiting"][name]),
+        }
+        for name, rates in found["alone"].items()
+    }
+    if as_json:
+        result = {"config": str(config), "rounds": rounds, "trained_images_per_second": trained, "ways": ways}
+        typer.echo(json.dumps(result, indent=1))
+        return
+    header = ["data.cache", "alone, images/s", "times training's rate", "training waits"]
+    lines = [
+        [name, f"{way['images_per_second']:,.0f}", f"{way['ratio']:.1f}", f"{100 * way['waiting']:.2f} %"]
+        for name, way in ways.items()
+    ]
+    terminal.show_table(f"{experiment.name}: training {trained:,.0f} images/s", header, lines)
+
+
+@app.command()
+def scaling(
+    config: Config,
+    overrides: Overrides = None,
+    workers: Annotated[list[int] | None, typer.Option(min=1, help="Again and again; 1 and 2 if left out.")] = None,
+    rounds: Rounds = 3,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of a round, after half as many.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Measure numbers of workers against the first of them; the machine's cores are divided among the workers."""
+    from gen_ray.cluster.bench import scaling_rates
+    from gen_ray.experiment import load
+
+    numbers = workers or [1, 2]
+    experiments = [load(config, [*(overrides or []), f"scaling.num_workers={number}"]) for number in numbers]
+    rates = scaling_rates(experiments, rounds=rounds, steps=steps)
+    ratios = [[one / base for one, base in zip(found, rates[0], strict=True)] for found in rates]
+    found = [
+        {"workers": number, "images_per_second": median(rate), "ratio": median(ratio)}
+        for number, rate, ratio in zip(numbers, rates, ratios, strict=True)
+    ]
+    if as_json:
+        typer.echo(json.dumps({"config": str(config), "rounds": rounds, "steps": steps, "scaling": found}, indent=1))
+        return
+    lines = [[str(row["workers"]), f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}"] for row in found]
+    terminal.show_table(f"{experiments[0].name}: {rounds} rounds", ["workers", "images/s", "ratio"], lines)
+
+
+@app.command()
 def sample(
     config: Annotated[Path, typer.Argument(help="The experiment's YAML file; its net is measured untrained.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value")] = None,
+    overrides: Overrides = None,
     sampler: Annotated[list[str] | None, typer.Option(help="Again and again; the default one if left out.")] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Again and again; 1 and 16 if left out.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of every sampler; its default if left out.")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each, after one to warm up.")] = 7,
+    rounds: Rounds = 7,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure walks along a sampler's table against their network evaluations alone: at 1 all else is free."""
     import torch

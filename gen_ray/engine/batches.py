@@ -4,6 +4,7 @@ A step's global batch is cut into *lanes*, the micro-batches of all ranks in ord
 lanes r·a … r·a + a−1. Two workers are so the same computation as one worker that accumulates two micro-batches.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,26 @@ class Batches(Protocol):
     def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
         """Yield (index, batch of at most size rows) of this rank's share of the split, each row once over all ranks."""
         ...
+
+
+class Clocked:
+    """A stream whose user wants to know how long it waited for it."""
+
+    def __init__(self, stream: Iterator[list[Tensor]]) -> None:
+        """Take over the stream."""
+        self.stream, self.seconds = stream, 0.0
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        """Return itself."""
+        return self
+
+    def __next__(self) -> list[Tensor]:
+        """Return the next step's micro-batches."""
+        began = time.perf_counter()
+        try:
+            return next(self.stream)
+        finally:
+            self.seconds += time.perf_counter() - began
 
 
 @dataclass(frozen=True, kw_only=True)

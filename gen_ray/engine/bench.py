@@ -1,13 +1,14 @@
 """Baselines: training as anyone would write it first, and sampling as if the network's evaluations were all of it."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from gen_ray.engine.batches import Batches, Clocked
 from gen_ray.engine.generate import generate
 from gen_ray.engine.loop import steps as our_steps
 from gen_ray.engine.session import Session
@@ -39,6 +40,49 @@ def alternate(experiment: Experiment, family: Family, session: Session, *, round
     seconds = [[_timed(partial(advance, loop)) for loop in loops] for _ in range(rounds + 1)][1:]  # the first warms up
     images = steps * size
     return Rates(bare=[images / s for s, _ in seconds], ours=[images / s for _, s in seconds])
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """Images per second of each round, of training and of each way to the data alone, and what training waits."""
+
+    trained: list[float]
+    alone: dict[str, list[float]]
+    waiting: dict[str, list[float]]
+
+
+def ingest(
+    experiment: Experiment, family: Family, session: Session, ways: Mapping[str, Batches], *, rounds: int, steps: int
+) -> Ingest:
+    """Time the ways to the data, in turn: each alone, and each while training steps are taken from it.
+
+    A round alone takes ten times the steps of a round of training, so that what was read ahead does not decide it.
+    """
+    size, total = experiment.data.batch_size, (rounds + 1) * steps
+    drained = {name: batches.stream(0) for name, batches in ways.items()}
+    clocked = {name: Clocked(batches.stream(0)) for name, batches in ways.items()}
+    learners = {name: Learner(family, experiment.training, session, total) for name in ways}
+    found = Ingest(trained=[], alone={name: [] for name in ways}, waiting={name: [] for name in ways})
+    for number in range(rounds + 1):
+        for name, stream in clocked.items():
+            idle = _timed(partial(_drain, drained[name], 10 * steps))
+            before = stream.seconds
+            busy = _timed(partial(_train, learners[name], stream, range(number * steps, (number + 1) * steps)))
+            if number:  # the first round warms up
+                found.alone[name].append(10 * steps * size / idle)
+                found.trained.append(steps * size / busy)
+                found.waiting[name].append((stream.seconds - before) / busy)
+    return found
+
+
+def _drain(stream: Iterator[list[Tensor]], steps: int) -> None:
+    for _ in range(steps):
+        next(stream)
+
+
+def _train(learner: Learner, stream: Clocked, steps: range) -> None:
+    for step in steps:
+        learner.step(next(stream), step, checkpoint_due=False)
 
 
 def bare(experiment: Experiment, family: Family, x: Tensor, device: torch.device) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine.batches import Batches
+from gen_ray.engine.batches import Batches, Clocked
 from gen_ray.engine.generate import generate
 from gen_ray.engine.plots import grid
 from gen_ray.engine.session import Session
@@ -50,8 +50,9 @@ def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
 def steps(learner: Learner, batches: Batches, batch_size: int, *, first: int) -> Iterator[tuple[int, bool]]:
     """Take the steps first … total−1, logging on the way; yield after each (steps done, whether to checkpoint now)."""
     training, total = learner.training, learner.total_steps
-    meter, saved_at = Meter(learner, batch_size, first), time.monotonic()
-    for step, micros in zip(range(first, total), batches.stream(first), strict=False):
+    stream = Clocked(batches.stream(first))
+    meter, saved_at = Meter(learner, stream, batch_size, first), time.monotonic()
+    for step, micros in zip(range(first, total), stream, strict=False):
         late = time.monotonic() - saved_at > training.checkpoint_every_seconds
         report, due = learner.step(micros, step, checkpoint_due=late)
         meter.add(report)
@@ -105,10 +106,14 @@ def preview(net: nn.Module, family: Family, experiment: Experiment, device: torc
 class Meter:
     """Means and rates between two lines of the log."""
 
-    def __init__(self, learner: Learner, batch_size: int, first: int) -> None:
+    def __init__(self, learner: Learner, stream: Clocked, batch_size: int, first: int) -> None:
         """Start at step first."""
-        self.learner, self.batch_size, self.logged = learner, batch_size, first
-        self.since, self.sums, self.count = time.monotonic(), torch.zeros(()), 0
+        self.learner, self.stream, self.batch_size = learner, stream, batch_size
+        self._begin(first)
+
+    def _begin(self, step: int) -> None:
+        self.logged, self.since, self.sums, self.count = step, time.monotonic(), torch.zeros(()), 0
+        self.stream.seconds = 0.0
 
     def add(self, report: torch.Tensor) -> None:
         """Count one step's loss and parts (P,)."""
@@ -129,8 +134,9 @@ class Meter:
         metrics = {
             **{f"train/{name}": value for name, value in zip(learner.names, means.tolist(), strict=True)},
             "train/images_per_second": (done - self.logged) * self.batch_size / seconds,
+            "train/waiting_for_data": self.stream.seconds / seconds,
             "train/learning_rate": learner.optimizer.param_groups[0]["lr"],
         }
         session.log(metrics, done)
         session.progress(done, learner.total_steps)
-        self.logged, self.since, self.sums, self.count = done, time.monotonic(), torch.zeros(()), 0
+        self._begin(done)

@@ -1,8 +1,10 @@
-"""gen-ray bench sample: what it says of every sampler and batch it was asked for."""
+"""gen-ray bench: what it says of everything it was asked for. How fast that is, no test says."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import ROOT, Said
 
@@ -32,3 +34,27 @@ def test_a_sampler_that_is_not_there_is_told(gen_ray: Callable[..., Said], tmp_p
     said = gen_ray("bench", "sample", CONFIG, f"storage.root={tmp_path}", "--sampler", "dimm")
     assert said.code == 2 and "did you mean 'ddim'?" in said.fault
     assert gen_ray("bench", "sample", CONFIG, "--batch", 0).code == 2
+
+
+@pytest.fixture
+def tiny(cluster: None, tmp_path: Path) -> list[object]:
+    vae = ROOT / "configs" / "demo" / "digits-vae.yaml"
+    return [vae, f"storage.root={tmp_path}", "family.net={name: mlp, hidden: [8]}", "--steps", 4, "--json"]
+
+
+def test_both_ways_to_the_data_are_measured(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
+    said = gen_ray("bench", "ingest", *tiny, "--rounds", 1)
+    assert said.code == 0, said
+    found = json.loads(said.out)
+    assert list(found["ways"]) == ["memory", "stream"]
+    for way in found["ways"].values():
+        assert way["ratio"] == pytest.approx(way["images_per_second"] / found["trained_images_per_second"])
+        assert 0 < way["waiting"] < 1 and way["ratio"] > 0
+
+
+def test_numbers_of_workers_are_measured_against_the_first(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
+    said = gen_ray("bench", "scaling", *tiny, "--rounds", 1, "--workers", 2, "--workers", 1)
+    assert said.code == 0, said
+    two, one = json.loads(said.out)["scaling"]
+    assert (two["workers"], one["workers"], two["ratio"]) == (2, 1, 1.0)
+    assert one["ratio"] == pytest.approx(one["images_per_second"] / two["images_per_second"])

@@ -1,11 +1,14 @@
 """What a benchmark compares is the same work on both sides; how fast it is, no test says."""
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine.bench import alternate, walks
+from gen_ray.engine.batches import Clocked
+from gen_ray.engine.bench import alternate, ingest, walks
 from tests.engine.toys import CPU, experiment, model, session
 
 
@@ -36,3 +39,21 @@ def test_both_sides_of_training_are_timed_round_by_round(tmp_path: Path) -> None
     exp = experiment("vae", batch_size=8)
     rates = alternate(exp, model("vae").family, session(exp, tmp_path), rounds=2, steps=3)
     assert len(rates.bare) == len(rates.ours) == 2 and min(*rates.bare, *rates.ours) > 0
+
+
+def test_waiting_is_what_the_stream_takes() -> None:
+    def tardy() -> Iterator[list[Tensor]]:
+        for _ in range(3):
+            time.sleep(0.02)
+            yield [torch.zeros(1)]
+
+    clocked = Clocked(tardy())
+    assert len(list(clocked)) == 3 and 0.06 <= clocked.seconds < 1
+
+
+def test_reading_is_timed_alone_and_under_training(tmp_path: Path) -> None:
+    exp = experiment("vae", batch_size=8)
+    here = session(exp, tmp_path)
+    found = ingest(exp, model("vae").family, here, {"memory": here.batches("train")}, rounds=2, steps=3)
+    assert len(found.trained) == len(found.alone["memory"]) == len(found.waiting["memory"]) == 2
+    assert min(found.trained) > 0 and all(0 < share < 1 for share in found.waiting["memory"])
