@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -16,6 +17,14 @@ if TYPE_CHECKING:
     from gen_ray.tracking import Store
 
 
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM, as a scheduler or ``ray job stop`` sends it: an interrupt by another name."""
+
+
+def _terminated(*_: object) -> None:
+    raise TerminatedError
+
+
 def main(verb: typer.Typer | Callable[..., Any]) -> None:
     """Run a verb or all of them. Exit 0 done, 1 failed, 2 the user's mistake; --debug shows the traceback."""
     # Before torch is loaded, which reads it once: spinning at barriers, its threads wait for any other work's turn.
@@ -27,14 +36,17 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
         sys.argv.append("--help")
     from gen_ray.errors import RunError, UserError
 
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         raise SystemExit(app(standalone_mode=False))
     except (UserError, RunError) as error:
         if debug:
             raise
         _fail(str(error), 2 if isinstance(error, UserError) else 1)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
+    except TerminatedError as error:
+        _fail(str(error) or "terminated", 143)
+    except KeyboardInterrupt as error:
+        _fail(str(error) or "interrupted", 130)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: an unknown verb or option, a missing argument
             _fail(f"{error.format_message()} (--help shows what there is)", 2)

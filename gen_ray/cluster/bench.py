@@ -26,6 +26,10 @@ class _Silent:
     def progress(self, done: int, total: int) -> None:
         """Take progress."""
 
+    def stopping(self) -> bool:
+        """Return False."""
+        return False
+
     def flush(self) -> None:
         """Answer."""
 

@@ -3,6 +3,8 @@
 import logging
 import math
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -32,6 +34,7 @@ def connected(scaling: Scaling) -> Iterator[None]:
         return
     address = os.environ.get("RAY_ADDRESS")
     cpus = None if address else max(os.cpu_count() or 1, _booked(scaling)) + SPARE_CPUS
+    on_term = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",
@@ -42,6 +45,8 @@ def connected(scaling: Scaling) -> Iterator[None]:
         )
     except ConnectionError as error:
         raise RunError(f"RAY_ADDRESS={address}: no Ray cluster answers ({str(error).splitlines()[0]})") from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_term)  # Ray has put its own there, by which nothing would be closed
     try:
         yield
     finally:

@@ -10,6 +10,9 @@ from ray.util.placement_group import PlacementGroup
 
 from gen_ray.tracking import Store, TrackedRun
 
+ASIDE = "aside"
+"""Calls that are answered even while the others wait for MLflow."""
+
 
 class Tracker:
     """Keeps one tracked run and remembers how far it is."""
@@ -22,6 +25,7 @@ class Tracker:
         self.newest: dict[str, float] = {}
         self.told: dict[str, str] = {}
         self.room: PlacementGroup | None = None
+        self.stopped = False
 
     def open(self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open the run."""
@@ -68,6 +72,16 @@ class Tracker:
         """Note what the workers' resources are booked in."""
         self.room = room
 
+    @ray.method(concurrency_group=ASIDE)
+    def stop(self) -> None:
+        """Have the training stop."""
+        self.stopped = True
+
+    @ray.method(concurrency_group=ASIDE)
+    def stopping(self) -> bool:
+        """Return whether the training is to stop."""
+        return self.stopped
+
     def vacate(self) -> None:
         """Free the resources of workers whose controller died: Ray itself needs its dashboard to notice."""
         if self.room is not None:
@@ -91,7 +105,7 @@ def start(store: Store, run_id: str, *, name: str, params: Mapping[str, Any], ta
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    actor = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote()
+    actor = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here, concurrency_groups={ASIDE: 1}).remote()
     try:
         ray.get(actor.open.remote(store, run_id, name=name, params=params, tags=tags))
     except ray.exceptions.RayTaskError as error:

@@ -4,8 +4,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -30,6 +32,8 @@ from gen_ray.tracking import Store
 Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told (steps done, steps in all, newest metrics) now and then while training goes on."""
 LOOK_SECONDS = 0.5
+STOP_SECONDS = 5.0
+"""What an interrupted training is given to save a checkpoint."""
 logger = logging.getLogger(__name__)
 
 
@@ -102,13 +106,32 @@ def _tracked(experiment: Experiment, prepared: Prepared, run_id: str) -> Iterato
 def _train(experiment: Experiment, prepared: Prepared, run_id: str, log: Any, watch: Watch | None) -> Path:
     """Return the folder of the last checkpoint."""
     with _watched(log, watch):
-        fault = _fit(experiment, prepared, run_id, log)
+        fault = _stoppable(partial(_fit, experiment, prepared, run_id, log), log)
     if fault:
         raise _fault(**fault)
     found = shelf(runs.folder(experiment, run_id)).last()
     if found is None:
         raise RunError(f"{run_id}: the training ended without a checkpoint")
     return found
+
+
+def _stoppable(fit: Callable[[], dict[str, str]], log: Any) -> dict[str, str]:
+    """Return what fit returns. On an interrupt let it save a checkpoint first, for as long as that may take.
+
+    In a thread: in the main one Ray Train would answer Ctrl-C itself, by aborting the workers where they stand.
+    """
+    pool = ThreadPoolExecutor(1)
+    fitting = pool.submit(fit)
+    try:
+        return fitting.result()
+    except KeyboardInterrupt as interrupt:
+        ray.get(log.stop.remote())
+        told: dict[str, str] = {}
+        with suppress(TimeoutError):
+            told = fitting.result(STOP_SECONDS)
+        raise type(interrupt)(told.get("message", "")) from None
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _fit(experiment: Experiment, prepared: Prepared, run_id: str, log: Any) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What runs in a Ray Train worker: the session that the training loop asks for, made of ray.train's verbs."""
 
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,8 @@ from gen_ray.errors import RunError, SharedError, UserError
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family
 
+ASK_SECONDS = 0.5
+
 
 class TrainSession:
     """engine.session.Session on Ray Train V2."""
@@ -36,6 +39,8 @@ class TrainSession:
         self.device = ray.train.torch.get_device()
         self.experiment, self.prepared, self.tracker, self.cache = experiment, prepared, tracker, cache
         self.home, self.held = home, dict[str, Batches]()
+        self.stop, self.asked_at = False, time.monotonic()
+        self.answer: ray.ObjectRef | None = None
         self.writer = ThreadPoolExecutor(1)
         self.writing: Future[None] | None = None
 
@@ -101,6 +106,14 @@ class TrainSession:
         self.settle()
         if self.rank == 0:
             self.writing = self.writer.submit(write, pack(), step)
+
+    def stopping(self) -> bool:
+        """Return whether the tracker said so when last asked: every half second, its answer is not waited for."""
+        if self.answer and ray.wait([self.answer], timeout=0)[0]:
+            self.stop, self.answer = ray.get(self.answer), None
+        if self.answer is None and time.monotonic() - self.asked_at > ASK_SECONDS:
+            self.answer, self.asked_at = self.tracker.stopping.remote(), time.monotonic()
+        return self.stop
 
     def settle(self) -> None:
         """Wait for what is being written. Raise SharedError on every rank where that failed: none waits for another."""

@@ -82,7 +82,7 @@ def _drain(stream: Iterator[list[Tensor]], steps: int) -> None:
 
 def _train(learner: Learner, stream: Clocked, steps: range) -> None:
     for step in steps:
-        learner.step(next(stream), step, checkpoint_due=False)
+        learner.step(next(stream), step)
 
 
 def bare(experiment: Experiment, family: Family, x: Tensor, device: torch.device) -> Iterator[Tensor]:

@@ -12,8 +12,9 @@ from gen_ray.engine.batches import Batches, Clocked
 from gen_ray.engine.generate import generate
 from gen_ray.engine.plots import grid
 from gen_ray.engine.session import Session
-from gen_ray.engine.step import Learner, autocast
+from gen_ray.engine.step import Learner, Wish, autocast
 from gen_ray.engine.texts import page
+from gen_ray.errors import SharedError
 from gen_ray.experiment import Experiment
 from gen_ray.family import Family
 from gen_ray.maths.noise import generator
@@ -25,13 +26,17 @@ PREVIEW_IMAGES, PREVIEW_TEXTS = 64, 8
 """Samples by which learning is watched: as many as one looks at, or reads."""
 
 
+class StoppedError(SharedError):
+    """The training was asked to stop, and has done so with a checkpoint."""
+
+
 def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
     """Train from the newest checkpoint (or from nothing) to the last epoch and return the EMA net."""
     training, batch_size = experiment.training, experiment.data.batch_size
     batches = session.batches("train")
     total = max(1, training.epochs * batches.rows // batch_size)
     learner = Learner(family, training, session, total)
-    for done, due in steps(learner, batches, batch_size, first=learner.restore()):
+    for done, wish in steps(learner, batches, batch_size, first=learner.restore()):
         last, ended = done == total, _epoch_ended(done, batch_size, batches.rows)
         if last or (ended and ended % training.validate_every_epochs == 0):
             loss = validate(learner.ema, family, experiment, session)
@@ -41,27 +46,31 @@ def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
             show_samples(learner.ema, family, experiment, session, done)
         if learner.snapshot_due(done):
             session.keep(learner.packed_averages, done)
-        if last or due:
+        if last or wish:
             session.save(partial(learner.packed, done), done)
+        if wish is Wish.STOP and not last:
+            session.settle()
+            raise StoppedError(f"stopped at step {done} of {total}: --resume goes on from there", reason="stopped")
     session.settle()
     return learner.ema
 
 
-def steps(learner: Learner, batches: Batches, batch_size: int, *, first: int) -> Iterator[tuple[int, bool]]:
-    """Take the steps first … total−1, logging on the way; yield after each (steps done, whether to checkpoint now)."""
+def steps(learner: Learner, batches: Batches, batch_size: int, *, first: int) -> Iterator[tuple[int, Wish]]:
+    """Take the steps first … total−1, logging on the way; yield after each (steps done, what is to be done now)."""
     training, total = learner.training, learner.total_steps
     stream = Clocked(batches.stream(first))
     meter, saved_at = Meter(learner, stream, batch_size, first), time.monotonic()
     for step, micros in zip(range(first, total), stream, strict=False):
         late = time.monotonic() - saved_at > training.checkpoint_every_seconds
-        report, due = learner.step(micros, step, checkpoint_due=late)
+        stop = learner.session.rank == 0 and learner.session.stopping()
+        report, wish = learner.step(micros, step, Wish.STOP if stop else Wish(late))
         meter.add(report)
         done = step + 1
         if done % training.log_every_steps == 0 or done == total:
             meter.flush(done)
-        saved_at = time.monotonic() if due else saved_at
+        saved_at = time.monotonic() if wish else saved_at
         with meter.paused():
-            yield done, due
+            yield done, wish
 
 
 def _epoch_ended(done: int, batch_size: int, rows: int) -> int:

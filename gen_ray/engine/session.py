@@ -62,6 +62,10 @@ class Session(Protocol):
         """Keep averages of this step for good, in the same manner."""
         ...
 
+    def stopping(self) -> bool:
+        """Return whether the training is to stop now; asked of rank 0 before every step, so it must not wait."""
+        ...
+
     def settle(self) -> None:
         """Return when all has been written. Raise SharedError on every rank where it could not be."""
         ...
@@ -120,6 +124,10 @@ class LocalSession:
         """Write the averages below the folder given, if one was."""
         if self.folder is not None:
             post_hoc.shelf(self.folder).add(pack(), step)
+
+    def stopping(self) -> bool:
+        """Return False."""
+        return False
 
     def settle(self) -> None:
         """Do nothing: all has been written."""

@@ -2,6 +2,7 @@
 
 import math
 from contextlib import AbstractContextManager, ExitStack
+from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,14 @@ from gen_ray.experiment import Training
 from gen_ray.family import Family
 from gen_ray.maths import power_ema
 from gen_ray.maths.noise import generator
+
+
+class Wish(IntEnum):
+    """What is to be done after a step, on all ranks alike."""
+
+    GO_ON = 0
+    CHECKPOINT = 1
+    STOP = 2
 
 
 class NonFiniteError(SharedError):
@@ -63,8 +72,8 @@ class Learner:
         self.names: list[str] = []
         self.newest = self.best = math.inf  # validation loss, nats per example: the last and the lowest one
 
-    def step(self, micros: list[Tensor], step: int, *, checkpoint_due: bool) -> tuple[Tensor, bool]:
-        """Apply one update; return (sums of loss and parts over this rank's rows (P,), whether to checkpoint now).
+    def step(self, micros: list[Tensor], step: int, wish: Wish = Wish.GO_ON) -> tuple[Tensor, Wish]:
+        """Apply one update; return means of loss and parts over this rank's rows (P,), and what rank 0 wishes.
 
         Raise NonFiniteError on all ranks before the update if any rank's loss or gradient is not finite.
         """
@@ -75,10 +84,10 @@ class Learner:
         report = torch.stack(sums).mean(0)
         norm = nn.utils.clip_grad_norm_(self.bare.parameters(), training.gradient_clip_norm or math.inf)
         flags = torch.zeros(1 + session.world_size, device=session.device)
-        flags[0] = float(checkpoint_due and session.rank == 0)
+        flags[0] = float(wish) if session.rank == 0 else 0.0
         # A bad gradient reaches every rank by way of the average: the rank whose own loss is bad weighs more.
         flags[1 + session.rank] = (~torch.stack([report[0], report[0] + norm]).isfinite()).sum()
-        due, *bad = session.sum(flags).tolist()
+        wished, *bad = session.sum(flags).tolist()
         if any(bad):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(
@@ -92,7 +101,7 @@ class Learner:
         ema.move(self.ema, self.bare, ema.share(training.ema_decay, step))
         for gamma, average in self.powers.items():
             ema.move(average, self.bare, 1 - power_ema.decay(step + 1, gamma))
-        return report, due > 0
+        return report, Wish(int(wished))
 
     def _backward(self, x: Tensor, step: int, lane: int, *, last: bool) -> Tensor:
         """Add the gradient of one micro-batch; return the means of loss and parts (P,), nats per example."""

@@ -62,6 +62,9 @@ class Mute:
     def progress(self, *_: Any) -> None:
         pass
 
+    def stopping(self) -> bool:
+        return False
+
     def occupy(self, *_: Any) -> None:
         pass
 

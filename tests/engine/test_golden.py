@@ -18,5 +18,5 @@ def test_the_first_losses_are_what_they_were(family: str) -> None:
     exp = experiment(family, warmup_steps=2)
     here = session(exp)
     learner, stream = Learner(exp.model(SPEC), exp.training, here, 10), here.batches("train").stream(0)
-    losses = [float(learner.step(next(stream), step, checkpoint_due=False)[0][0]) for step in range(5)]
+    losses = [float(learner.step(next(stream), step)[0][0]) for step in range(5)]
     assert losses == pytest.approx(CURVES[family], rel=1e-4)

@@ -29,7 +29,7 @@ def trained(family: str = "vae", steps: int = 1) -> Learner:
     exp = experiment(family)
     one = Learner(exp.model(SPEC), exp.training, session(exp), 10)
     for step in range(steps):
-        one.step([images(8)], step, checkpoint_due=False)
+        one.step([images(8)], step)
     return one
 
 

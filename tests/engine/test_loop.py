@@ -14,13 +14,12 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine.batches import Cached
 from gen_ray.engine.checkpoint import Files
 from gen_ray.engine.generate import generate
-from gen_ray.engine.loop import VALIDATION_ROWS, fit, validate
+from gen_ray.engine.loop import VALIDATION_ROWS, StoppedError, fit, validate
 from gen_ray.engine.plots import grid
 from gen_ray.engine.session import LocalSession
 from gen_ray.experiment import Experiment
 from gen_ray.maths.noise import generator
 from tests.engine.toys import FAMILIES, SPEC, Ring, RingSession, experiment, images, session
-
 
 CLOCKED = ("train/images_per_second", "train/waiting_for_data")
 
@@ -50,8 +49,28 @@ def every_step(family: str = "vae") -> Experiment:
     )
 
 
+class Stopped(LocalSession):
+    """Is asked to stop as the fifth step begins."""
+
+    asked = 0
+
+    def stopping(self) -> bool:
+        self.asked += 1
+        return self.asked == 5
+
+
 def of(history: list[tuple[int, dict[str, float]]]) -> list[tuple[int, str, float]]:
     return [(step, k, v) for step, metrics in history for k, v in metrics.items() if k not in CLOCKED]
+
+
+def test_a_training_that_is_asked_to_stop_does_so_with_a_checkpoint_and_goes_on_from_it(tmp_path: Path) -> None:
+    exp = experiment("vae", checkpoint_every_seconds=1e6)
+    with pytest.raises(StoppedError, match="stopped at step 5 of 10: --resume"):
+        run(exp, tmp_path / "halves", Stopped)
+    assert [p.name for p in (tmp_path / "halves").glob("step-*")] == ["step-000000005"]
+    run(exp, tmp_path / "halves")
+    run(exp, tmp_path / "whole")
+    assert manifest.read(tmp_path / "halves" / "step-000000010") == manifest.read(tmp_path / "whole" / "step-000000010")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -23,7 +23,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[float, di
     learner = Learner(exp.model(SPEC), exp.training, here, STEPS)
     true = {width: ema.twin(learner.bare) for width in (0.05, 0.08, 0.15)}
     for step in range(STEPS):
-        learner.step([images(8, seed=step)], step, checkpoint_due=False)
+        learner.step([images(8, seed=step)], step)
         for width, average in true.items():
             ema.move(average, learner.bare, 1 - power_ema.decay(step + 1, power_ema.gamma_of(width)))
         if learner.snapshot_due(step + 1):

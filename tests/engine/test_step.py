@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gen_ray.engine import ema
 from gen_ray.engine.session import LocalSession
-from gen_ray.engine.step import Learner, NonFiniteError, autocast, learning_rate, precision_on
+from gen_ray.engine.step import Learner, NonFiniteError, Wish, autocast, learning_rate, precision_on
 from gen_ray.experiment import Training
 from gen_ray.family import LossTerms
 from gen_ray.maths.noise import generator
@@ -79,7 +79,7 @@ def test_the_report_is_the_mean_over_all_rows() -> None:
     expected = torch.cat(
         [one.family.loss(one.bare, x, generator(0, 0, lane), step=0).total for lane, x in enumerate((a, b))]
     ).mean()
-    report, due = one.step([a, b], 0, checkpoint_due=False)
+    report, due = one.step([a, b], 0)
     torch.testing.assert_close(report[0], expected.detach())
     assert one.names == ["loss_nats", "reconstruction_nats", "kl_nats"] and not due
     torch.testing.assert_close(report[0], report[1:].sum())
@@ -93,7 +93,7 @@ def test_a_step_is_adamw_on_the_mean_loss_per_dimension() -> None:
     theirs = copy.deepcopy(ours.bare)
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.1)
     for step in range(3):
-        ours.step([x], step, checkpoint_due=False)
+        ours.step([x], step)
         optimizer.zero_grad()
         (ours.family.loss(theirs, x, generator(0, step, 0), step=step).total.mean() / 16).backward()
         optimizer.step()
@@ -110,7 +110,7 @@ def test_clipping_bounds_the_gradient_and_nothing_else() -> None:
         norm = math.sqrt(sum(float(g.square().sum()) for g in free))
         before = weights(one.bare)
         one.optimizer = torch.optim.SGD(one.bare.parameters(), lr=0.0)
-        one.step([x], 0, checkpoint_due=False)
+        one.step([x], 0)
         moved = [b - a for a, b in zip(weights(one.bare), before, strict=True)]
         length = math.sqrt(sum(float(m.square().sum()) for m in moved)) / 1e-2
         assert length == pytest.approx(min(norm, bound), rel=1e-3)
@@ -134,7 +134,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(decay: Any, expected: list
     cold = Training(learning_rate=2.0, decay=decay)
     assert learning_rate(cold, 0, 8) == 2.0 and learning_rate(cold, 0, 1) == 2.0
     one = learner(learning_rate=1e-3, warmup_steps=2)
-    one.step([images(8)], 0, checkpoint_due=False)
+    one.step([images(8)], 0)
     assert one.optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)
 
 
@@ -190,10 +190,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(gradient_only: bool) 
     exp = experiment("ddpm")
     one = Learner(Faulty(exp.model(SPEC), 2, gradient_only=gradient_only), exp.training, session(exp), 100)  # type: ignore[arg-type]
     for step in (0, 1):
-        one.step([images(8)], step, checkpoint_due=False)
+        one.step([images(8)], step)
     net, average, state = weights(one.bare), weights(one.ema), copy.deepcopy(one.optimizer.state_dict()["state"])
     with pytest.raises(NonFiniteError, match=r"step 2 on rank 0 \(ddpm\).*learning_rate"):
-        one.step([images(8)], 2, checkpoint_due=False)
+        one.step([images(8)], 2)
     assert same(net, weights(one.bare)) and same(average, weights(one.ema))
     for key, moments in one.optimizer.state_dict()["state"].items():
         assert all(torch.equal(moments[name], state[key][name]) for name in moments)
@@ -207,7 +207,7 @@ def test_every_rank_stops_and_names_the_one_at_fault(culprit: int) -> None:
 
     def work(rank: int) -> None:
         one = Learner(made[rank], exp.training, RingSession(ring, rank, exp), 100)  # type: ignore[arg-type]
-        one.step([images(3)], 0, checkpoint_due=False)
+        one.step([images(3)], 0)
 
     made = [Faulty(exp.model(SPEC), 0, gradient_only=rank != culprit) for rank in range(3)]
     errors = ring.run(work)
@@ -215,13 +215,13 @@ def test_every_rank_stops_and_names_the_one_at_fault(culprit: int) -> None:
     assert all(f"step 0 on rank {culprit} (vae)" in str(error) for error in errors)
 
 
-def test_rank_0_alone_decides_that_a_checkpoint_is_due() -> None:
-    for asking, expected in ((0, True), (1, False)):
+def test_rank_0_alone_decides_what_is_to_be_done() -> None:
+    for asking, expected in ((0, Wish.STOP), (1, Wish.GO_ON)):
         ring, exp = Ring(2), experiment(workers=2)
         ranks = [Learner(exp.model(SPEC), exp.training, RingSession(ring, r, exp), 100) for r in range(2)]
 
-        def work(rank: int, ranks: list[Learner] = ranks, asking: int = asking) -> bool:
-            return ranks[rank].step([images(4)], 0, checkpoint_due=rank == asking)[1]
+        def work(rank: int, ranks: list[Learner] = ranks, asking: int = asking) -> Wish:
+            return ranks[rank].step([images(4)], 0, Wish.STOP if rank == asking else Wish.GO_ON)[1]
 
         assert ring.run(work) == [expected, expected]
 
@@ -241,7 +241,7 @@ def test_bfloat16_trains_deterministically_near_float32(family: str) -> None:
     runs = {}
     for name in ("bfloat16", "bfloat16", "float32"):
         one = learner(family, precision=name)
-        losses = [float(one.step([images(8)], step, checkpoint_due=False)[0][0]) for step in range(5)]
+        losses = [float(one.step([images(8)], step)[0][0]) for step in range(5)]
         if name in runs:
             assert runs[name] == (losses, [w.tolist() for w in weights(one.bare)])
         runs[name] = (losses, [w.tolist() for w in weights(one.bare)])
