@@ -21,6 +21,15 @@ class SharedError(RunError):
     """What every rank of a training raises at the same step: nobody waits for anybody, and all may simply return."""
 
 
+class EndedError(BaseException):
+    """The user or a scheduler ended the work: not an error of it, but nothing that may pass for its success either."""
+
+    def __init__(self, message: str = "terminated", code: int = 143) -> None:
+        """Keep the exit code: 143 after SIGTERM, 130 after Ctrl-C."""
+        super().__init__(message)
+        self.code = code
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint such as ``did you mean 'cosine'? (known: cosine, linear)`` for a misspelt word."""
     names = sorted(known)

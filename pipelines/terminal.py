@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from gen_ray.tracking import Store
 
 
-class TerminatedError(KeyboardInterrupt):
-    """SIGTERM, as a scheduler or ``ray job stop`` sends it: an interrupt by another name."""
-
-
 def _terminated(*_: object) -> None:
-    raise TerminatedError
+    """Answer SIGTERM, as a scheduler or ``ray job stop`` sends it, like Ctrl-C: with time to put things in order."""
+    from gen_ray.errors import EndedError
+
+    raise EndedError
 
 
 def main(verb: typer.Typer | Callable[..., Any]) -> None:
@@ -34,7 +33,7 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     sys.argv = [word for word in sys.argv if word != "--debug"]
     if isinstance(verb, typer.Typer) and not sys.argv[1:]:
         sys.argv.append("--help")
-    from gen_ray.errors import RunError, UserError
+    from gen_ray.errors import EndedError, RunError, UserError
 
     signal.signal(signal.SIGTERM, _terminated)
     try:
@@ -43,10 +42,10 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
         if debug:
             raise
         _fail(str(error), 2 if isinstance(error, UserError) else 1)
-    except TerminatedError as error:
-        _fail(str(error) or "terminated", 143)
-    except KeyboardInterrupt as error:
-        _fail(str(error) or "interrupted", 130)
+    except EndedError as error:
+        _fail(str(error), error.code)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: an unknown verb or option, a missing argument
             _fail(f"{error.format_message()} (--help shows what there is)", 2)

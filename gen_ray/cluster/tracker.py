@@ -105,7 +105,8 @@ def start(store: Store, run_id: str, *, name: str, params: Mapping[str, Any], ta
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    actor = ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here, concurrency_groups={ASIDE: 1}).remote()
+    remote = ray.remote(num_cpus=0, concurrency_groups={ASIDE: 1})(Tracker)
+    actor = remote.options(scheduling_strategy=here).remote()
     try:
         ray.get(actor.open.remote(store, run_id, name=name, params=params, tags=tags))
     except ray.exceptions.RayTaskError as error:

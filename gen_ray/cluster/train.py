@@ -25,7 +25,7 @@ from gen_ray.cluster.worker import shelf, work
 from gen_ray.comparison import RANKED
 from gen_ray.datasets.prepare import BadRows, prepare
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Experiment
 from gen_ray.tracking import Store
 
@@ -124,12 +124,13 @@ def _stoppable(fit: Callable[[], dict[str, str]], log: Any) -> dict[str, str]:
     fitting = pool.submit(fit)
     try:
         return fitting.result()
-    except KeyboardInterrupt as interrupt:
+    except (KeyboardInterrupt, EndedError) as ended:
         ray.get(log.stop.remote())
         told: dict[str, str] = {}
         with suppress(TimeoutError):
             told = fitting.result(STOP_SECONDS)
-        raise type(interrupt)(told.get("message", "")) from None
+        message = told.get("message", "ended before there was anything to save")
+        raise EndedError(message, getattr(ended, "code", 130)) from None
     finally:
         pool.shutdown(wait=False)
 

@@ -35,6 +35,11 @@ def newest(experiment: Experiment) -> int:
     return max((int(folder.name.removeprefix("step-")) for folder in found), default=0)
 
 
+def drafts(experiment: Experiment) -> list[Path]:
+    """Return what was left half written in any run of this name."""
+    return list((experiment.storage.root / "runs").glob(f"{experiment.name}-*/*/.step-*"))
+
+
 def the_row(experiment: Experiment) -> Row:
     [row] = rows(store_of(experiment))
     return row

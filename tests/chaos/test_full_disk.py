@@ -13,7 +13,7 @@ from gen_ray.errors import RunError
 from tests.chaos.runs import long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 
-pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240, method="thread")]
 
 
 @pytest.fixture

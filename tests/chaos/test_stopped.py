@@ -1,0 +1,107 @@
+"""What stops a run at once: the user, a loss that is no number, no memory. The last checkpoint is kept."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ray import cloudpickle
+
+from gen_ray import manifest, runs
+from gen_ray.cluster.train import train
+from gen_ray.errors import RunError
+from tests.chaos.runs import drafts, long, newest, the_row, undisturbed
+from tests.cluster.street import same, weights
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240, method="thread")]
+
+
+def _failing(task: Mapping[str, Any], how: str, ledger: str) -> Any:
+    """Train; at step 20 of rank 1 something goes wrong, of which the ledger is told."""
+    import torch
+
+    from gen_ray.cluster.worker import work
+    from gen_ray.engine.step import Learner
+
+    backward = Learner._backward
+
+    def faulty(self: Learner, x: torch.Tensor, step: int, lane: int, *, last: bool) -> torch.Tensor:
+        if self.session.rank != 1 or step != 20:
+            return backward(self, x, step, lane, last=last)
+        with Path(ledger).open("a") as file:
+            file.write("once ")
+        if how == "memory":
+            raise torch.OutOfMemoryError("no room")
+        return backward(self, x, step, lane, last=last) * float("nan")
+
+    Learner._backward = faulty  # type: ignore[method-assign]
+    try:
+        return work(task)
+    finally:
+        Learner._backward = backward  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("how", "line", "reason"),
+    [
+        (
+            "nan",
+            r"not finite at step 20 on rank 1 \(vae\): nothing was updated",
+            "non_finite",
+        ),
+        ("memory", r"out of memory at data\.batch_size=128: lower it", "OutOfMemoryError"),
+    ],
+)
+def test_what_trying_again_would_not_mend_is_tried_once(
+    how: str, line: str, reason: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ledger = str(tmp_path / "ledger")
+    monkeypatch.setattr("gen_ray.cluster.train.work", lambda task: _failing(task, how, ledger))
+    experiment = long(storage, f"stopped-by-{how}")
+    with pytest.raises(RunError, match=line) as told:
+        train(experiment)
+    assert "\n" not in str(told.value) and Path(ledger).read_text() == "once "
+    row = the_row(experiment)
+    assert (row.status, row.tags["reason"]) == ("FAILED", reason)
+    assert newest(experiment) == 20 and not drafts(experiment)
+    manifest.verify(runs.folder(experiment, row.run_id) / "checkpoints" / "step-000000020")
+    monkeypatch.undo()
+    done = train(experiment, resume=True)
+    assert same(weights(done.artifact), undisturbed(storage))
+
+
+def test_a_terminated_command_leaves_a_checkpoint_of_that_moment(storage: Path, tmp_path: Path) -> None:
+    """As ``ray job stop`` ends it. The run saves nothing of its own accord, so that what is there was made for it."""
+    experiment = long(storage, "terminated")
+    training = experiment.training.model_copy(update={"epochs": 4000, "checkpoint_every_seconds": 1e6})
+    file = tmp_path / "terminated.yaml"
+    file.write_text(yaml.safe_dump(experiment.model_copy(update={"training": training}).resolved()))
+    command = [sys.executable, "-m", "pipelines.train", file]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as driver:
+        while not (rows := [row for row in _rows(experiment) if row.metrics.get("train/loss_nats")]):
+            time.sleep(0.2)
+        assert newest(experiment) == 0 and rows[0].status == "RUNNING"
+        driver.send_signal(signal.SIGTERM)
+        asked = time.monotonic()
+        assert driver.stderr is not None
+        said = driver.stderr.read().splitlines()[-1]
+        driver.wait(30)
+    took = time.monotonic() - asked
+    step, row = newest(experiment), the_row(experiment)
+    assert driver.returncode == 143 and said.startswith(f"error: stopped at step {step} of ") and "--resume" in said
+    assert step > 0 and row.status == "KILLED" and took < 10, took
+    manifest.verify(runs.folder(experiment, row.run_id) / "checkpoints" / f"step-{step:09d}")
+
+
+def _rows(experiment: Any) -> list[Any]:
+    from gen_ray.cluster.train import store_of
+    from gen_ray.tracking import rows
+
+    return rows(store_of(experiment))
