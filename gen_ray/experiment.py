@@ -47,6 +47,8 @@ class Training(Config):
     ema_snapshots: int = Field(8, ge=0, description="times at which averages of any length can be made from are kept")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     accumulate: int = Field(1, ge=1)
+    compile: bool = Field(False, description="torch.compile; how long that takes is recorded")
+    recompute: bool = Field(False, description="a deep net's activations anew for the gradient: time for memory")
     log_every_steps: int = Field(50, ge=1)
     validate_every_epochs: int = Field(1, ge=1)
     sample_every_epochs: int = Field(10, ge=1)

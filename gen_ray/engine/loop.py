@@ -63,7 +63,10 @@ def steps(learner: Learner, batches: Batches, batch_size: int, *, first: int) ->
     for step, micros in zip(range(first, total), stream, strict=False):
         late = time.monotonic() - saved_at > training.checkpoint_every_seconds
         stop = learner.session.rank == 0 and learner.session.stopping()
+        began = time.monotonic()
         report, wish = learner.step(micros, step, Wish.STOP if stop else Wish(late))
+        if step == first and training.compile:  # the first step compiles forward and backward
+            learner.session.log({"train/compile_seconds": time.monotonic() - began}, step)
         meter.add(report)
         done = step + 1
         if done % training.log_every_steps == 0 or done == total:

@@ -10,11 +10,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gen_ray.engine import checkpoint, ema, post_hoc
 from gen_ray.engine.session import Session
-from gen_ray.errors import SharedError
+from gen_ray.errors import SharedError, UserError
 from gen_ray.experiment import Training
 from gen_ray.family import Family
 from gen_ray.maths import power_ema
 from gen_ray.maths.noise import generator
+from gen_ray.nets.recompute import recompute
 
 
 class Wish(IntEnum):
@@ -61,6 +62,10 @@ class Learner:
         self.bare = family.build_net().to(session.device)
         self.ema = ema.twin(self.bare)
         self.powers = {gamma: ema.twin(self.bare) for gamma in power_ema.GAMMAS if training.ema_snapshots}
+        if training.recompute and not recompute(self.bare):
+            raise UserError(f"training.recompute: the net of {family.config.name} has no blocks that can be recomputed")
+        if training.compile:
+            self.bare.compile()
         self.net = session.prepare(self.bare)
         self.optimizer = torch.optim.AdamW(
             self.bare.parameters(),

@@ -15,6 +15,7 @@ from gen_ray.config import Config
 from gen_ray.errors import UserError
 from gen_ray.nets.attention import Attention, heads_divide_width
 from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, zeroed
+from gen_ray.nets.recompute import Recomputable
 
 
 class DiTConfig(Config):
@@ -43,7 +44,7 @@ def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Recomputable):
     """Attention, then a perceptron, each scaled, shifted and gated by the condition; the identity when new."""
 
     def __init__(self, width: int, heads: int, condition_width: int, *, causal: bool = False) -> None:

@@ -20,6 +20,7 @@ from gen_ray.config import Config
 from gen_ray.errors import UserError
 from gen_ray.nets.attention import Attention
 from gen_ray.nets.embeddings import TimeEmbedding, zeroed
+from gen_ray.nets.recompute import Recomputable
 
 GROUP = 16
 """Channels in a group of GroupNorm: one AVX-512 vector, many times faster in bfloat16 than 4 or 8."""
@@ -45,7 +46,7 @@ class UNetConfig(Config):
         return UNet(self, shape[0], out_channels)
 
 
-class ResidualBlock(nn.Module):
+class ResidualBlock(Recomputable):
     """x + conv(silu(scale·norm(conv(silu(norm(x)))) + shift)), with scale and shift read off the time embedding."""
 
     def __init__(self, inputs: int, outputs: int, time_width: int, dropout: float) -> None:

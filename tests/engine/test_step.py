@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 from dataclasses import replace
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.engine import ema
+from gen_ray.engine.loop import fit
 from gen_ray.engine.session import LocalSession
 from gen_ray.engine.step import Learner, NonFiniteError, Wish, autocast, learning_rate, precision_on
+from gen_ray.errors import UserError
 from gen_ray.experiment import Training
 from gen_ray.family import LossTerms
 from gen_ray.maths.noise import generator
@@ -248,3 +251,37 @@ def test_bfloat16_trains_deterministically_near_float32(family: str) -> None:
         assert all(w.dtype == torch.float32 for w in weights(one.bare))
     assert runs["bfloat16"][0] == pytest.approx(runs["float32"][0], rel=0.05)
     assert runs["bfloat16"][0] != runs["float32"][0]
+
+
+# ---- time for memory, time for time -------------------------------------------------------------------------------
+
+
+def test_recomputing_a_net_that_cannot_is_refused() -> None:
+    exp = experiment("ddpm", recompute=True)
+    with pytest.raises(UserError, match=r"training\.recompute: the net of ddpm has no blocks"):
+        Learner(exp.model(SPEC), exp.training, session(exp), 10)
+
+
+def test_a_recomputing_run_is_the_run_to_the_bit() -> None:
+    """With dropout in it, which must draw the same numbers twice."""
+    ends = []
+    for anew in (False, True):
+        exp = experiment("ddpm-dropout", recompute=anew)
+        one = Learner(exp.model(SPEC), exp.training, session(exp), 10)
+        for step in range(3):
+            one.step([images(8, seed=step)], step)
+        ends.append(one.bare.state_dict())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_learns_what_the_eager_one_learns_under_the_same_names() -> None:
+    ends = []
+    for compiled in (False, True):
+        exp = experiment("vae", compile=compiled, learning_rate=1e-3)
+        here = session(exp)
+        ends.append(fit(exp, exp.model(SPEC), here).state_dict())
+        assert any("train/compile_seconds" in metrics for _, metrics in here.history) is compiled
+    assert ends[0].keys() == ends[1].keys()
+    for name in ends[0]:
+        torch.testing.assert_close(ends[1][name], ends[0][name], rtol=1e-3, atol=1e-5)
