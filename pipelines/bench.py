@@ -64,7 +64,7 @@ def ingest(
     config: Config,
     overrides: Overrides = None,
     rounds: Rounds = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a round; alone, ten times as many.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a round of training.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Measure reading alone, from memory and streamed, against training, and how long training waits for its data."""

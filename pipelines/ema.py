@@ -44,7 +44,7 @@ def ema(
         prepared = prepare_data(now.experiment)
         for width in [*(sigma_rel or []), *(more or [])] or WIDTHS:
             name = _name({"sigma_rel": width})
-            report = evaluate_average(now.experiment, prepared, home, width, candidates / name)
+            report = evaluate_average(now.experiment, prepared, home, width, out=candidates / name)
             found[name] = report["metrics"]
     _show(found, by)
     best = min(found, key=lambda name: found[name][f"eval/{by}"])

@@ -47,6 +47,36 @@ def latent_dims(
     typer.echo(f"samples side by side: {out}")
 
 
+@app.command()
+def progress(
+    run: Annotated[list[str], typer.Argument(help="Runs or names of runs, finished.", metavar="RUN...")],
+    sigma_rel: Annotated[float, typer.Option(help="Relative width of the average of the weights.")] = 0.1,
+    times: Annotated[int, typer.Option(min=2, help="Times of the training, at most as many as were kept.")] = 4,
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("progress.png"),
+    storage: instances.Storage = Path("gen_ray_runs"),
+) -> None:
+    """Measure what models were at several times of their training, and draw that against its minutes."""
+    terminal.one_of("--out must end in", out.suffix, (".png",))
+    from gen_ray.cluster.connect import connected
+    from gen_ray.cluster.progress import measured
+    from gen_ray.engine import curves, plots
+    from gen_ray.experiment import Scaling
+    from gen_ray.runs import find_artifact
+
+    homes = [find_artifact(name, storage.absolute()).parent for name in run]
+    drawn: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    lines: list[list[str]] = []
+    with connected(Scaling()):
+        for home in homes:
+            for point in measured(home, sigma_rel, times):
+                lines.append([home.name, f"{point.minutes:.1f}", *(f"{value:.3f}" for value in point.metrics.values())])
+                for metric, value in point.metrics.items():
+                    drawn.setdefault(metric, {}).setdefault(home.name, []).append((point.minutes, value))
+    terminal.show_table("quality against minutes", ["run", "minutes", *drawn], lines)
+    plots.write(out, curves.panels(drawn, x="minutes of training"))
+    typer.echo(f"curves: {out}")
+
+
 def _numbers(dims: str) -> list[int]:
     from gen_ray.errors import UserError
 

@@ -8,8 +8,9 @@ from typing import Any
 import ray
 import ray.train
 
+from gen_ray.cluster.attempts import cached, spoken, trainer
 from gen_ray.cluster.connect import connected
-from gen_ray.cluster.train import prepare_data, spoken, trainer
+from gen_ray.cluster.train import prepare_data
 from gen_ray.cluster.worker import open_session
 from gen_ray.engine.bench import alternate, ingest
 from gen_ray.engine.loop import steps
@@ -62,7 +63,11 @@ def _on_workers(experiment: Experiment, work: Callable[[dict[str, Any]], Any], *
     experiment.model(prepared.spec)
     tracker = ray.remote(_Silent).options(num_cpus=0).remote()
     try:
-        return trainer(experiment, prepared, "bench", tracker, work, **extra).fit().return_value
+        return (
+            trainer(experiment, prepared, "bench", tracker, work, cached(experiment, prepared), **extra)
+            .fit()
+            .return_value
+        )
     except ray.train.TrainingFailedError as error:
         raise spoken(error) from error
 

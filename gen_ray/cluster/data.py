@@ -1,10 +1,9 @@
-"""Prepared shards as Ray Data, and what a training worker makes of them."""
+"""What a training worker makes of the blocks of a data set."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,40 +13,16 @@ import ray.data
 import torch
 from torch import Tensor
 
+from gen_ray.cluster.reading import dataset
 from gen_ray.datasets.prepared import Prepared, Shard
-from gen_ray.datasets.shards import read_shard, storage_dtype, to_numpy
+from gen_ray.datasets.shards import storage_dtype, to_numpy
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.batches import Lanes, permutation
 from gen_ray.errors import UserError
 
-READ_CPUS = 0.5
 WINDOW_SHARDS = 8
 MEMORY_SHARE = 0.25
 """Of a node's memory, what the cached splits of its workers may take together."""
-
-
-def dataset(shards: list[Shard]) -> "ray.data.Dataset":
-    """Return shards as a Ray dataset of one block each, in order, every byte checked where it is read.
-
-    Ray's own reader merges small files into one block and does not notice a flipped bit.
-    """
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = True
-    context.raise_original_map_exception = True  # else the name of a damaged file is lost on the way to the driver
-    items = [{"path": str(s.path), "sha256": s.sha256, "rows": s.rows, "first_row": s.first_row} for s in shards]
-    listing = ray.data.from_items(items, override_num_blocks=len(items))
-    return listing.map_batches(_read, batch_size=1, batch_format="numpy", num_cpus=READ_CPUS)
-
-
-def _read(item: dict[str, np.ndarray]) -> pa.Table:
-    shard = Shard(
-        path=Path(str(item["path"][0])),
-        sha256=str(item["sha256"][0]),
-        rows=int(item["rows"][0]),
-        first_row=int(item["first_row"][0]),
-    )
-    return read_shard(shard).select(["row", "x"])
 
 
 def in_memory(batches: Any, rows: int, spec: DataSpec) -> Tensor:

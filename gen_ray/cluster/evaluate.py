@@ -87,25 +87,33 @@ def _portrait(cpus: int, data: Path, folder: Path) -> np.ndarray:
 
 
 def evaluate_average(
-    experiment: Experiment, prepared: Prepared, home: Path, sigma_rel: float, out: Path
+    experiment: Experiment,
+    prepared: Prepared,
+    home: Path,
+    sigma_rel: float,
+    *,
+    at: int | None = None,
+    out: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure the average of relative width sigma_rel of a run's folder, write its artifact to out, return the report.
+    """Measure the average of relative width sigma_rel of a run's folder, at its end or at a step, return the report.
 
-    Raise UserError where the run kept no averages.
+    Its artifact is written to out, if given. Raise UserError where the run kept no averages.
     """
-    return _on_a_worker(_from_average, experiment, experiment.resolved(), prepared.folder, home, sigma_rel, out)
+    return _on_a_worker(_from_average, experiment, experiment.resolved(), prepared.folder, home, sigma_rel, at, out)
 
 
 def _from_average(
-    cpus: int, raw: Mapping[str, Any], data: Path, home: Path, sigma_rel: float, out: Path
+    cpus: int, raw: Mapping[str, Any], data: Path, home: Path, sigma_rel: float, at: int | None, out: Path | None
 ) -> dict[str, Any]:
     device = _device(cpus)
-    weights, trained = post_hoc.average(home, sigma_rel), artifact.load(home / ARTIFACT, device=device)
+    weights, trained = post_hoc.average(home, sigma_rel, at), artifact.load(home / ARTIFACT, device=device)
     trained.net.load_state_dict(weights)
     model = replace(trained, experiment=parse(raw), net=trained.net)  # replace: what the net has learned is read anew
     report = _measure(model, Prepared.load(data), device, "train")
     found = {name: report[name] for name in ("metrics", "provenance")}
-    artifact.write(out, replace(model, meta={**model.meta, **found, "ema": {"kind": "power", "sigma_rel": sigma_rel}}))
+    if out is not None:
+        meta = {**model.meta, **found, "ema": {"kind": "power", "sigma_rel": sigma_rel}}
+        artifact.write(out, replace(model, meta=meta))
     return report
 
 

@@ -56,20 +56,21 @@ def ingest(
 ) -> Ingest:
     """Time the ways to the data, in turn: each alone, and each while training steps are taken from it.
 
-    A round alone takes ten times the steps of a round of training, so that what was read ahead does not decide it.
+    A round alone goes through the data four times, so that what was read ahead does not decide it.
     """
     size, total = experiment.data.batch_size, (rounds + 1) * steps
+    alone = {name: max(steps, 4 * batches.rows // size) for name, batches in ways.items()}
     drained = {name: batches.stream(0) for name, batches in ways.items()}
     clocked = {name: Clocked(batches.stream(0)) for name, batches in ways.items()}
     learners = {name: Learner(family, experiment.training, session, total) for name in ways}
     found = Ingest(trained=[], alone={name: [] for name in ways}, waiting={name: [] for name in ways})
     for number in range(rounds + 1):
         for name, stream in clocked.items():
-            idle = _timed(partial(_drain, drained[name], 10 * steps))
+            idle = _timed(partial(_drain, drained[name], alone[name]))
             before = stream.seconds
             busy = _timed(partial(_train, learners[name], stream, range(number * steps, (number + 1) * steps)))
             if number:  # the first round warms up
-                found.alone[name].append(10 * steps * size / idle)
+                found.alone[name].append(alone[name] * size / idle)
                 found.trained.append(steps * size / busy)
                 found.waiting[name].append((stream.seconds - before) / busy)
     return found

@@ -21,12 +21,18 @@ def named(powers: Mapping[float, nn.Module]) -> dict[str, nn.Module]:
     return {f"power-{gamma:g}": average for gamma, average in powers.items()}
 
 
-def average(home: Path, sigma_rel: float) -> dict[str, Tensor]:
-    """Return the weights (a state dict, float32) of the average of relative width sigma_rel at the last time kept.
+def times(home: Path) -> list[int]:
+    """Return the steps at which a run's folder keeps averages."""
+    return [step_of(folder) for folder in shelf(home).folders()]
 
-    Raise UserError where the run kept nothing or such an average does not exist, RunError for a damaged file.
+
+def average(home: Path, sigma_rel: float, at: int | None = None) -> dict[str, Tensor]:
+    """Return the weights (a state dict, float32) of the average of relative width sigma_rel at one of the times kept.
+
+    That is the last one unless another step is given. Raise UserError where the run kept nothing or such an average
+    does not exist, RunError for a damaged file.
     """
-    folders = shelf(home).folders()
+    folders = [folder for folder in shelf(home).folders() if at is None or step_of(folder) <= at]
     if not folders:
         raise UserError(f"{home.name}: no averages were kept; train with training.ema_snapshots above 0")
     try:
@@ -34,11 +40,11 @@ def average(home: Path, sigma_rel: float) -> dict[str, Tensor]:
     except ValueError as error:
         raise UserError(f"--sigma-rel: {error}") from None
     files = [(folder, kept) for folder in folders for kept in power_ema.GAMMAS]
-    times = torch.tensor([float(step_of(folder)) for folder, _ in files], dtype=torch.float64)
+    kept_at = torch.tensor([float(step_of(folder)) for folder, _ in files], dtype=torch.float64)
     gammas = torch.tensor([kept for _, kept in files], dtype=torch.float64)
     for folder in folders:
         checkpoint.verify(folder)
-    parts = power_ema.coefficients(times, gammas, float(times[-1]), gamma).tolist()
+    parts = power_ema.coefficients(kept_at, gammas, float(kept_at[-1]), gamma).tolist()
     total: dict[str, Tensor] = {}
     for (folder, kept), part in zip(files, parts, strict=True):
         with safe_open(folder / f"power-{kept:g}.safetensors", "pt") as stored:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gen_ray.cluster.train import train
 from gen_ray.engine import artifact, post_hoc
@@ -33,3 +34,20 @@ def test_the_best_average_becomes_the_model(gen_ray: Callable[..., Said], tmp_pa
     assert artifact.load(done.artifact).meta["run_id"] == done.run_id and not (home / ".candidates").exists()
     for name in ("as trained", "sigma_rel=0.02", "sigma_rel=0.2", f"{before:.4f}"):
         assert name in said.out
+
+
+def test_the_quality_of_a_run_is_drawn_against_its_minutes(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
+    done = train(tiny(tmp_path, training={"epochs": 4, "ema_snapshots": 4}))
+    minutes = done.artifact.parent.name
+    picture = tmp_path / "progress.png"
+    said = gen_ray("figure", "progress", "tiny", "--times", 2, "--storage", tmp_path, "--out", picture)
+    assert said.code == 0 and not said.err, said
+    table = [line.replace("│", " ").split() for line in said.out.splitlines() if minutes in line]
+    assert len(table) == 2 and said.out.rstrip().endswith(f"curves: {picture}")
+    early, late = (float(bits) for _, _, bits, _ in table)
+    assert late < early and float(table[0][1]) <= float(table[1][1])
+    with Image.open(picture) as drawn:
+        assert drawn.size[0] > 2 * drawn.size[1]
+    for words, told in ((("nobody",), "nobody: no such"), (("tiny", "--times", "1"), "--times")):
+        said = gen_ray("figure", "progress", *words, "--storage", tmp_path)
+        assert said.code == 2 and told in said.fault

@@ -8,8 +8,8 @@ import ray
 import torch
 
 from gen_ray import runs
+from gen_ray.cluster.attempts import cached, trainer
 from gen_ray.cluster.data import Streamed
-from gen_ray.cluster.train import trainer
 from gen_ray.cluster.worker import shelf, work
 from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import Prepared
@@ -87,7 +87,7 @@ def through_ray(
 ) -> tuple[dict[str, torch.Tensor], list[tuple[int, dict[str, float]]]]:
     """Train without evaluating; return the EMA weights and what was logged."""
     mute = ray.remote(Mute).options(num_cpus=0).remote()
-    trainer(experiment, prepared, run_id, mute, loop, **extra).fit()
+    trainer(experiment, prepared, run_id, mute, loop, cached(experiment, prepared), **extra).fit()
     last = shelf(runs.folder(experiment, run_id)).last()
     assert last is not None
     return weights(last), ray.get(mute.flush.remote())

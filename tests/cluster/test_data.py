@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from gen_ray.cluster.data import Streamed, dataset, in_memory
-from gen_ray.cluster.train import spoken
+from gen_ray.cluster.attempts import spoken
+from gen_ray.cluster.data import Streamed, in_memory
+from gen_ray.cluster.reading import dataset
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import load_split
 from gen_ray.engine.batches import Cached

@@ -13,8 +13,9 @@ import torch
 import yaml
 
 from gen_ray import manifest, runs
+from gen_ray.cluster.attempts import spoken
 from gen_ray.cluster.evaluate import PORTRAYED, portray
-from gen_ray.cluster.train import Outcome, prepare_data, spoken, store_of, train
+from gen_ray.cluster.train import Outcome, prepare_data, store_of, train
 from gen_ray.datasets.prepared import DataError
 from gen_ray.datasets.shards import load_split
 from gen_ray.engine import artifact, plots
@@ -154,11 +155,11 @@ def _killed_once(task: Mapping[str, Any]) -> Any:
 
     step = Learner.step
 
-    def fatal(self: Learner, micros: list[torch.Tensor], at: int, **how: Any) -> Any:
+    def fatal(self: Learner, micros: list[torch.Tensor], at: int, *how: Any) -> Any:
         if at == 6 and not Path(task["flag"]).exists():
             Path(task["flag"]).touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return step(self, micros, at, **how)
+        return step(self, micros, at, *how)
 
     Learner.step = fatal  # type: ignore[method-assign]
     try:
@@ -183,7 +184,7 @@ def test_a_run_that_broke_off_is_resumed_to_the_same_weights_under_the_same_sett
     whole = tiny(storage, tracking={"experiment": "resumed"}).model_copy(update={"name": "broken"})
     with pytest.raises(UserError, match="no unfinished run named 'broken'"):
         train(whole, resume=True)
-    monkeypatch.setattr("gen_ray.cluster.train.work", _by_value(_broken))
+    monkeypatch.setattr("gen_ray.cluster.attempts.work", _by_value(_broken))
     with pytest.raises(RunError, match="the seventh step"):
         train(whole)
     monkeypatch.undo()
@@ -208,10 +209,10 @@ def _broken(task: Mapping[str, Any]) -> Any:
 
     step = Learner.step
 
-    def fatal(self: Learner, micros: list[torch.Tensor], at: int, **how: Any) -> Any:
+    def fatal(self: Learner, micros: list[torch.Tensor], at: int, *how: Any) -> Any:
         if at == 6:
             raise ValueError("the seventh step")
-        return step(self, micros, at, **how)
+        return step(self, micros, at, *how)
 
     Learner.step = fatal  # type: ignore[method-assign]
     try:

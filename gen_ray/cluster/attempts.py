@@ -1,0 +1,130 @@
+"""One training on Ray Train: tried again where workers or controllers are lost, ended where the user says so."""
+
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from gen_ray import runs
+from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
+from gen_ray.cluster.data import fits_in_memory
+from gen_ray.cluster.reading import Splits, read
+from gen_ray.cluster.worker import work
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.errors import EndedError, RunError, UserError
+from gen_ray.experiment import Experiment
+
+STOP_SECONDS = 5.0
+"""What an interrupted training is given to save a checkpoint."""
+logger = logging.getLogger(__name__)
+
+
+def stoppable(fit: Callable[[], dict[str, str]], log: Any) -> dict[str, str]:
+    """Return what fit returns. On an interrupt let it save a checkpoint first, for as long as that may take.
+
+    In a thread: in the main one Ray Train would answer Ctrl-C itself, by aborting the workers where they stand.
+    """
+    pool = ThreadPoolExecutor(1)
+    fitting = pool.submit(fit)
+    try:
+        return fitting.result()
+    except (KeyboardInterrupt, EndedError) as ended:
+        ray.get(log.stop.remote())
+        told: dict[str, str] = {}
+        with suppress(TimeoutError):
+            told = fitting.result(STOP_SECONDS)
+        message = told.get("message", "ended before there was anything to save")
+        raise EndedError(message, getattr(ended, "code", 130)) from None
+    finally:
+        pool.shutdown(wait=False)
+
+
+def attempts(
+    experiment: Experiment, prepared: Prepared, run_id: str, log: Any, splits: Callable[[], Splits]
+) -> dict[str, str]:
+    """Return what the workers return. Ray replaces lost workers; a lost controller is replaced here, as often."""
+    lost = 0
+    while True:
+        try:
+            fit = trainer(experiment, prepared, run_id, log, work, splits())
+            found: dict[str, str] = fit.fit().return_value
+        except (ray.train.TrainingFailedError, ray.exceptions.RayTaskError) as error:
+            raise spoken(error) from error
+        except ray.exceptions.RayActorError as error:
+            ray.get(log.vacate.remote())
+            lost += 1
+            if lost > experiment.scaling.max_failures:
+                message = f"{run_id}: the training's controller died; --resume goes on from the last checkpoint"
+                raise RunError(message, reason="controller_lost") from error
+            logger.warning("%s: the training's controller died; going on from the last checkpoint", run_id)
+        else:
+            return found
+
+
+def trainer(
+    experiment: Experiment,
+    prepared: Prepared,
+    run_id: str,
+    log: Any,
+    loop: Callable[..., Any],
+    splits: Splits,
+    **extra: Any,
+) -> TorchTrainer:
+    """Return a Ray Train trainer that calls loop({experiment, prepared, tracker, cache, **extra}) on every worker."""
+    scaling, gpu = experiment.scaling, uses_gpu(experiment.scaling)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(scaling.hang_seconds)  # the driver's goes with the run
+    task = {
+        "experiment": experiment.resolved(),
+        "prepared": str(prepared.folder),
+        "home": str(runs.folder(experiment, run_id)),
+        "tracker": log,
+        "cache": bool(splits),
+    }
+    return TorchTrainer(
+        loop,
+        train_loop_config={**task, **extra},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scaling.num_workers,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus_per_worker(scaling), **({"GPU": 1} if gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=run_id,
+            storage_path=str(experiment.storage.root / "runs"),
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=3),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+        datasets=dict(splits),
+        # Every worker reads the whole split and takes its lanes by index: the order is then a function of the seed.
+        dataset_config=ray.train.DataConfig(datasets_to_split=[]),
+    )
+
+
+def cached(experiment: Experiment, prepared: Prepared) -> Splits:
+    """Return the splits read, or none where the workers are to stream them."""
+    fits = fits_in_memory(prepared, experiment.scaling.num_workers)
+    memory = {"memory": True, "stream": False}.get(experiment.data.cache, fits)
+    return read(prepared) if memory else {}
+
+
+def spoken(error: BaseException) -> Exception:
+    """Return the UserError or RunError inside what Ray wrapped around it, else a RunError of its innermost line."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if found is None or found in seen:
+            continue
+        seen.append(found)
+        if isinstance(found, UserError | RunError) and not isinstance(found, ray.exceptions.RayTaskError):
+            return found  # a RayTaskError may pass for one, but its message is a traceback
+        waiting += [getattr(found, "cause", None), found.__cause__]
+        waiting += list(getattr(found, "worker_failures", {}).values())
+    last = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
+    return RunError(f"training stopped: {last[-1]}")

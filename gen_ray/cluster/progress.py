@@ -1,0 +1,41 @@
+"""What a model was at several times of its training, from the averages that the run kept."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gen_ray import runs
+from gen_ray.cluster.evaluate import evaluate_average
+from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray.engine import post_hoc
+from gen_ray.errors import UserError
+from gen_ray.tracking import rows
+
+METRICS = {"eval/bits_per_dim": "bits per dimension", "eval/frechet_distance": "Fréchet distance"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Minutes of training, and what it had come to."""
+
+    minutes: float
+    metrics: Mapping[str, float]
+
+
+def measured(home: Path, sigma_rel: float, times: int) -> Iterator[Point]:
+    """Yield a run's quality at ``times`` of the steps it kept averages at, evenly chosen, the last one included.
+
+    Raise UserError where it kept none, or where MLflow does not know how long it trained.
+    """
+    experiment, kept = runs.load(home), post_hoc.times(home)
+    if not kept:
+        raise UserError(f"{home.name}: no averages were kept; train with training.ema_snapshots above 0")
+    found = next((row for row in rows(store_of(experiment)) if row.run_id == home.name), None)
+    if found is None or "train/minutes" not in found.metrics:
+        raise UserError(f"{home.name}: MLflow does not know how many minutes it trained")
+    prepared = prepare_data(experiment)
+    for part in range(1, min(times, len(kept)) + 1):
+        step = kept[len(kept) * part // min(times, len(kept)) - 1]
+        report = evaluate_average(experiment, prepared, home, sigma_rel, at=step)
+        metrics = {name: report["metrics"][key] for key, name in METRICS.items() if key in report["metrics"]}
+        yield Point(found.metrics["train/minutes"] * step / kept[-1], metrics)
