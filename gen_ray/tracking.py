@@ -74,7 +74,9 @@ def _told(store: Store) -> Iterator[None]:
     try:
         yield
     except (mlflow.MlflowException, OSError) as error:
-        raise RunError(f"MLflow at {store.uri}: {str(error).strip().splitlines()[0]}", reason="tracking") from error
+        lines = str(error).strip().splitlines()
+        line = next((line for line in lines if "Error)" in line), lines[0])  # a database's own word, if there is one
+        raise RunError(f"MLflow at {store.uri}: {line}", reason="tracking") from error
 
 
 class TrackedRun:
@@ -84,6 +86,7 @@ class TrackedRun:
         self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> None:
         """Find the run by its tag or create it, and close the runs of drivers that died. Raise RunError."""
+        self.store = store
         with _told(store):
             self.client = store.client()
             self._open(store, run_id, name=name, params=params, tags=tags)
@@ -128,7 +131,8 @@ class TrackedRun:
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        self.client.set_terminated(self.id, status)
+        with _told(self.store):
+            self.client.set_terminated(self.id, status)
 
 
 def this_process() -> str:

@@ -20,7 +20,7 @@ def dataset(shards: list[Shard]) -> "ray.data.Dataset":
 
     Ray's own reader merges small files into one block and does not notice a flipped bit.
     """
-    logging.getLogger("ray.data").setLevel(logging.WARNING)  # it tells the user of every execution
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells the user of every execution
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True

@@ -1,5 +1,6 @@
 """One experiment from configuration to artifact: prepare, train on Ray Train, evaluate, track."""
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,7 @@ from gen_ray.tracking import Store
 Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told (steps done, steps in all, newest metrics) now and then while training goes on."""
 LOOK_SECONDS = 0.5
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ def store_of(experiment: Experiment) -> Store:
 @contextmanager
 def _tracked(experiment: Experiment, prepared: Prepared, run_id: str) -> Iterator[Any]:
     """Give the tracker of a run, which ends FINISHED, FAILED with the reason, or KILLED on an interrupt."""
-    params = {**experiment.flat(), "data.fingerprint": prepared.fingerprint[:12]}
+    params = {**experiment.flat(), "data.fingerprint": prepared.fingerprint[:12], "data.bad_rows": prepared.quarantined}
     log = tracker.start(store_of(experiment), run_id, name=experiment.name, params=params, tags={})
     status = "KILLED"
     try:
@@ -97,7 +99,17 @@ def _tracked(experiment: Experiment, prepared: Prepared, run_id: str) -> Iterato
         log.tag.remote({"reason": type(error).__name__, "error": str(error)[:500]})
         raise
     finally:
+        _close(log, run_id, status)
+
+
+def _close(log: Any, run_id: str, status: str) -> None:
+    """End the run in MLflow. A store that fails too must not hide what is on its way to the user."""
+    try:
         ray.get(log.close.remote(status))
+    except ray.exceptions.RayTaskError as error:
+        if status == "FINISHED":
+            raise RunError(f"{run_id}: done, but not told: {error.cause}", reason="tracking") from error
+        logger.warning("%s: %s, but not told: %s", run_id, status, error.cause)
 
 
 def _train(fit: Callable[[], dict[str, str]], home: Path, log: Any, watch: Watch | None) -> Path:

@@ -188,7 +188,8 @@ class ParquetFiles(Source):
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True, buffer_size=2**20, pre_buffer=False)
-    except (OSError, pa.ArrowException) as error:
+        _ = file.schema_arrow  # Ray's column types, where they are registered, read metadata of their own here
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(" ".join(f"{path}: not a readable Parquet file ({error})".split())[:300]) from error
     with file:
         yield file

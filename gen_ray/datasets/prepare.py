@@ -22,6 +22,8 @@ from gen_ray.errors import RunError, UserError
 
 __all__ = ["BadRows", "Prepared", "SourceOptions", "prepare"]
 
+UNSAFE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
+"""Has Ray Data unpickle what a Parquet file says of its columns (PYSEC-2026-2272)."""
 SHARD_BYTES = 8 * 2**20
 Progress = Callable[[int], None]
 
@@ -42,6 +44,8 @@ def prepare(
     is read. Rows keep the source's order. progress is told the number of rows of every batch as it is done.
     Raise UserError for an unknown, missing or damaged source, RunError if the folder cannot be written.
     """
+    if os.environ.get(UNSAFE):
+        raise UserError(f"{UNSAFE} is set: it lets data files run code; unset it")
     options = options or SourceOptions()
     origin = open_source(source, root, options)
     parts = [FORMAT, source, options.model_dump(mode="json"), shard_bytes, origin.signature()]

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
@@ -10,6 +11,7 @@ import pytest
 from gen_ray import manifest
 from gen_ray.cluster.train import prepare_data, train
 from gen_ray.errors import RunError
+from gen_ray.experiment import Experiment
 from tests.chaos.runs import long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 
@@ -17,23 +19,23 @@ pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a file system of its own of 2 MB."""
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Return a file system of its own, of 2 MB unless the test says otherwise."""
+    size = getattr(request, "param", "2m")
     disk = tmp_path / "disk"
     disk.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=True)
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path, storage: Path, tmp_path: Path) -> None:
-    elsewhere = {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "full"}
-    experiment = long(small_disk, "full", tracking=elsewhere)
-    prepare_data(experiment)
-    over, filler = Event(), small_disk / "filler"
+@contextmanager
+def filled_up_after(step: int, disk: Path, experiment: Experiment) -> Iterator[Path]:
+    """While the block runs, fill the disk as soon as a checkpoint passes the step; give the file that does."""
+    over, filler = Event(), disk / "filler"
 
     def fill() -> None:
-        while newest(experiment) < 40:
+        while newest(experiment) < step:
             if over.wait(0.01):
                 return
         with filler.open("wb") as stream:
@@ -47,11 +49,21 @@ def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path,
     thread = Thread(target=fill, daemon=True)
     thread.start()
     try:
-        with pytest.raises(RunError, match=rf"{small_disk}.*disk full") as told:
-            train(experiment)
+        yield filler
     finally:
         over.set()
         thread.join()
+
+
+def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path, storage: Path, tmp_path: Path) -> None:
+    elsewhere = {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "full"}
+    experiment = long(small_disk, "full", tracking=elsewhere)
+    prepare_data(experiment)
+    with (
+        filled_up_after(40, small_disk, experiment) as filler,
+        pytest.raises(RunError, match=rf"{small_disk}.*disk full") as told,
+    ):
+        train(experiment)
     assert "\n" not in str(told.value) and told.value.reason == "disk_full"
     row = the_row(experiment)
     assert (row.status, row.tags["reason"]) == ("FAILED", "disk_full")
@@ -62,3 +74,18 @@ def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path,
     filler.unlink()
     done = train(experiment, resume=True)
     assert same(weights(done.artifact), undisturbed(storage)) and the_row(experiment).status == "FINISHED"
+
+
+@pytest.mark.parametrize("small_disk", ["8m"], indirect=True)
+def test_mlflow_on_the_same_full_disk_does_not_hide_the_line(small_disk: Path) -> None:
+    """Then MLflow cannot be told either: its run is closed by whoever opens the store next."""
+    experiment = long(small_disk, "both", tracking={"experiment": "both"})
+    prepare_data(experiment)
+    with (
+        filled_up_after(40, small_disk, experiment) as filler,
+        pytest.raises(RunError, match=rf"{small_disk}.*disk full"),
+    ):
+        train(experiment)
+    filler.unlink()
+    train(experiment, resume=True)
+    assert the_row(experiment).status == "FINISHED"

@@ -1,6 +1,7 @@
 """Parquet of the user's own: every layout, every damage, and more data than memory."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -112,6 +113,26 @@ def test_what_ray_writes_can_be_read_without_ray(tmp_path: Path) -> None:
     pq.write_table(pa.table([column], schema=pa.schema([field])), tmp_path / "tables" / "a.parquet")
     prepared = make(tmp_path)
     assert prepared.spec.shape == (1, 5, 7) and multiset(content(prepared)) == multiset(x)
+
+
+def test_a_file_whose_metadata_is_a_pickle_runs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray.data.extensions  # noqa: F401  registers the types that would unpickle
+
+    class Evil:
+        def __reduce__(self) -> tuple:
+            return os.system, (f"touch {tmp_path / 'canary'}",)
+
+    (tmp_path / "tables").mkdir()
+    metadata = {b"ARROW:extension:name": b"ray.data.arrow_tensor_v2", b"ARROW:extension:metadata": pickle.dumps(Evil())}
+    field = pa.field("x", pa.large_list(pa.uint8()), metadata=metadata)
+    column = pa.array(np.zeros((N, 4), np.uint8).tolist(), field.type)
+    pq.write_table(pa.table([column], schema=pa.schema([field])), tmp_path / "tables" / "a.parquet")
+    with pytest.raises(UserError, match=r"a\.parquet") as told:
+        make(tmp_path)
+    assert "\n" not in str(told.value) and not (tmp_path / "canary").exists()
+    monkeypatch.setenv("RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA", "1")
+    with pytest.raises(UserError, match="it lets data files run code; unset it"):
+        make(tmp_path)
 
 
 def test_a_row_keeps_its_split_when_files_are_added(tmp_path: Path) -> None:
