@@ -20,8 +20,6 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
-SPARE_CPUS = 2
-"""Logical CPUs of a local cluster beyond the workers', so that reading data never waits for a worker to end."""
 
 
 @contextmanager
@@ -33,7 +31,7 @@ def connected(scaling: Scaling) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    cpus = None if address else max(os.cpu_count() or 1, _booked(scaling)) + SPARE_CPUS
+    cpus = None if address else max(os.cpu_count() or 1, _booked(scaling))
     on_term = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(

@@ -12,7 +12,8 @@ import ray.data
 from gen_ray.datasets.prepared import Prepared, Shard
 from gen_ray.datasets.shards import read_shard
 
-READ_CPUS = 0.5
+READERS = 4
+"""Processes that read at once. They book no CPU: training workers may have booked all, and wait for what these read."""
 
 
 def dataset(shards: list[Shard]) -> "ray.data.Dataset":
@@ -27,7 +28,7 @@ def dataset(shards: list[Shard]) -> "ray.data.Dataset":
     context.raise_original_map_exception = True  # else the name of a damaged file is lost on the way to the driver
     items = [{"path": str(s.path), "sha256": s.sha256, "rows": s.rows, "first_row": s.first_row} for s in shards]
     listing = ray.data.from_items(items, override_num_blocks=len(items))
-    return listing.map_batches(_read, batch_size=1, batch_format="numpy", num_cpus=READ_CPUS)
+    return listing.map_batches(_read, batch_size=1, batch_format="numpy", num_cpus=0, concurrency=READERS)
 
 
 def _read(item: dict[str, np.ndarray]) -> pa.Table:

@@ -169,7 +169,8 @@ def _killed_once(task: Mapping[str, Any]) -> Any:
 
 
 def test_a_killed_worker_on_streamed_data_comes_back_to_the_same_weights(storage: Path, tmp_path: Path) -> None:
-    once = tiny(storage, data={"cache": "stream"}, scaling={"max_failures": 1})
+    """On a machine all of whose CPUs are the worker's: reading for it must not wait for it to end."""
+    once = tiny(storage, data={"cache": "stream"}, scaling={"max_failures": 1, "cpus_per_worker": 4})
     prepared = sharded(storage)
     assert len(prepared.shards("train")) > 8  # more than one window
     resumed, logged = through_ray(once, prepared, "killed-once", _by_value(_killed_once), flag=str(tmp_path / "died"))
