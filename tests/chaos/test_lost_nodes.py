@@ -1,5 +1,8 @@
 """Machines and reading processes that go away: no row is lost or comes twice, and the run ends where it would have."""
 
+import os
+import signal
+import subprocess
 import sys
 import threading
 import time
@@ -9,12 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from ray import cloudpickle
+from ray.cluster_utils import Cluster
 
 from gen_ray.cluster.data import Streamed
 from gen_ray.datasets.shards import load_split
+from tests.chaos.runs import long, newest, the_row, undisturbed
 from tests.chaos.test_killed import processes
-from tests.cluster.street import sharded
+from tests.cluster.street import same, sharded, weights
+from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
 
@@ -51,3 +58,30 @@ def test_rows_come_exactly_once_though_their_readers_are_killed(
     assert len(struck) == 3
     x, _ = load_split(prepared, "train")
     assert sorted(row.tobytes() for row in rows) == sorted(row.tobytes() for row in x)
+
+
+def test_a_run_that_loses_a_node_goes_on_when_there_is_another(cluster: None, storage: Path, tmp_path: Path) -> None:
+    """A worker on each of two nodes; the second node's raylet is killed, then a third node comes."""
+    expected = undisturbed(storage)
+    experiment = long(storage, "lost-node", cpus_per_worker=2)
+    file = tmp_path / "lost-node.yaml"
+    file.write_text(yaml.safe_dump(experiment.resolved()))
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    try:
+        second = nodes.add_node(num_cpus=2)
+        command = [sys.executable, "-m", "pipelines.train", file]
+        environment = {**os.environ, "RAY_ADDRESS": nodes.address}
+        with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as driver:
+            while newest(experiment) < 30:
+                assert driver.poll() is None, driver.stderr and driver.stderr.read()
+                time.sleep(0.05)
+            raylet = second.all_processes["raylet"][0].process
+            raylet.send_signal(signal.SIGKILL)
+            nodes.add_node(num_cpus=2)
+            _, said = driver.communicate(timeout=200)
+        assert driver.returncode == 0, said
+    finally:
+        nodes.shutdown()
+    row = the_row(experiment)
+    assert row.status == "FINISHED" and row.metrics["train/steps"] == 12 * 1462 // 128
+    assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), expected)
