@@ -1,5 +1,6 @@
 """A disk that fills up while a run saves: one line tells it, nothing stays half written, with room the run goes on."""
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,12 @@ from gen_ray.experiment import Experiment
 from tests.chaos.runs import long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 
-pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240, method="thread")]
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system"),
+    pytest.mark.chaos,
+    pytest.mark.usefixtures("cluster"),
+    pytest.mark.timeout(240, method="thread"),
+]
 
 
 @pytest.fixture
