@@ -74,6 +74,7 @@ class Evaluation(Config):
     likelihood_rows: int = Field(1000, ge=2)
     effort: int | None = Field(None, ge=1)
     neighbours: int = Field(5, ge=1)
+    checkpoint: Literal["last", "best"] = Field("last", description="which one's weights: best by validation loss")
 
 
 class Storage(Config):

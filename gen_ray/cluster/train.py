@@ -67,7 +67,8 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
         splits = aside.submit(cached, experiment, prepared)  # while the tracker starts
         with _tracked(experiment, prepared, run_id) as log:
             began = time.monotonic()
-            checkpoint = _train(partial(attempts, experiment, prepared, run_id, log, splits.result), home, log, watch)
+            fit = partial(attempts, experiment, prepared, run_id, log, splits.result)
+            checkpoint = _train(fit, home, experiment.evaluation.checkpoint, log, watch)
             log.log.remote({"train/minutes": (time.monotonic() - began) / 60}, 0)
             report = evaluate(experiment, prepared, checkpoint, home / runs.ARTIFACT, run_id=run_id)
             _record(log, report, home)
@@ -112,13 +113,14 @@ def _close(log: Any, run_id: str, status: str) -> None:
         logger.warning("%s: %s, but not told: %s", run_id, status, error.cause)
 
 
-def _train(fit: Callable[[], dict[str, str]], home: Path, log: Any, watch: Watch | None) -> Path:
-    """Return the folder of the last checkpoint."""
+def _train(fit: Callable[[], dict[str, str]], home: Path, which: str, log: Any, watch: Watch | None) -> Path:
+    """Return the folder of the last checkpoint, or of the best."""
     with _watched(log, watch):
         fault = stoppable(fit, log)
     if fault:
         raise _fault(**fault)
-    found = shelf(home).last()
+    kept = shelf(home)
+    found = {"last": kept.last, "best": kept.lowest}[which]()
     if found is None:
         raise RunError(f"{home.name}: the training ended without a checkpoint")
     return found

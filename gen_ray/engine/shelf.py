@@ -6,6 +6,7 @@ Nothing else records which there are, so there is nothing that a kill at the wro
 import logging
 import math
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,21 +50,14 @@ class Shelf:
     def last(self) -> Path | None:
         """Return the newest checkpoint that is as it was written, None where there are none.
 
-        A damaged one is named in the log and passed over. Raise RunError where all are damaged: a run must not begin
-        anew unasked.
+        Raise RunError where all are damaged: a run must not begin anew unasked.
         """
-        fault: RunError | None = None
-        for folder in reversed(self.folders()):
-            try:
-                checkpoint.verify(folder)
-            except RunError as error:
-                logging.getLogger(__name__).warning("%s; trying the checkpoint before it", error)
-                fault = error
-            else:
-                return folder
-        if fault is not None:
-            raise fault
-        return None
+        return _sound(reversed(self.folders()))
+
+    def lowest(self) -> Path | None:
+        """Return the checkpoint of the lowest validation loss that is as it was written, else like ``last``."""
+        newest_first = self.folders()[::-1]
+        return _sound(sorted(newest_first, key=_validation))
 
     def _surplus(self) -> list[Path]:
         losses = {folder: _validation(folder) for folder in self.folders()}
@@ -76,6 +70,22 @@ class Shelf:
 def step_of(folder: Path) -> int:
     """Return the step that a folder of a shelf is of."""
     return int(folder.name.removeprefix(STEP))
+
+
+def _sound(folders: Iterable[Path]) -> Path | None:
+    """Return the first folder that is as it was written. A damaged one is named in the log and passed over."""
+    fault: RunError | None = None
+    for folder in folders:
+        try:
+            checkpoint.verify(folder)
+        except RunError as error:
+            logging.getLogger(__name__).warning("%s; trying another checkpoint", error)
+            fault = error
+        else:
+            return folder
+    if fault is not None:
+        raise fault
+    return None
 
 
 def _validation(folder: Path) -> float:

@@ -45,6 +45,15 @@ def test_the_newest_and_the_best_are_kept(
     assert steps(shelf) == wanted and shelf.last() == shelf.place(wanted[-1])
 
 
+def test_the_lowest_validation_loss_is_found_and_of_equal_ones_the_newest(tmp_path: Path) -> None:
+    assert Shelf(tmp_path / "none").lowest() is None
+    assert filled(tmp_path / "a", [1.0, 3.0, 2.0]).lowest() == tmp_path / "a" / "step-000000001"
+    assert filled(tmp_path / "b", [float("inf")] * 3).lowest() == tmp_path / "b" / "step-000000003"
+    damaged = filled(tmp_path / "c", [1.0, 3.0, 2.0])
+    (damaged.place(1) / "MANIFEST.sha256").unlink()
+    assert damaged.lowest() == damaged.place(3)
+
+
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     shelf = filled(tmp_path, [1.0, 2.0])
     (tmp_path / ".step-000000003.77").mkdir()
@@ -60,7 +69,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, caplog: p
     with caplog.at_level(logging.WARNING):
         assert shelf.last() == shelf.place(2)
     [line] = caplog.messages
-    assert "step-000000003/position.json" in line and "trying the checkpoint before it" in line
+    assert "step-000000003/position.json" in line and "trying another checkpoint" in line
 
 
 def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path: Path) -> None:
