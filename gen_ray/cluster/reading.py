@@ -27,8 +27,9 @@ def dataset(shards: list[Shard]) -> "ray.data.Dataset":
     context.execution_options.preserve_order = True
     context.raise_original_map_exception = True  # else the name of a damaged file is lost on the way to the driver
     items = [{"path": str(s.path), "sha256": s.sha256, "rows": s.rows, "first_row": s.first_row} for s in shards]
+    readers = min(READERS, len(items))  # Ray warns of more than there is to do
     listing = ray.data.from_items(items, override_num_blocks=len(items))
-    return listing.map_batches(_read, batch_size=1, batch_format="numpy", num_cpus=0, concurrency=READERS)
+    return listing.map_batches(_read, batch_size=1, batch_format="numpy", num_cpus=0, concurrency=readers)
 
 
 def _read(item: dict[str, np.ndarray]) -> pa.Table:
