@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -44,13 +44,10 @@ def filled_up_after(step: int, disk: Path, experiment: Experiment) -> Iterator[P
         while newest(experiment) < step:
             if over.wait(0.01):
                 return
-        with filler.open("wb") as stream:
-            try:
-                while not over.is_set():
-                    stream.write(bytes(4096))
-                    stream.flush()
-            except OSError:  # full, which is the purpose
-                pass
+        with suppress(OSError), filler.open("wb") as stream:  # full, which is the purpose
+            while not over.is_set():
+                stream.write(bytes(4096))
+                stream.flush()
 
     thread = Thread(target=fill, daemon=True)
     thread.start()
