@@ -13,7 +13,6 @@ from threading import Event, Thread
 from typing import Any
 
 import ray
-import ray.train
 
 from gen_ray import runs
 from gen_ray.cluster import tracker

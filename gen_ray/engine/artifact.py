@@ -45,14 +45,12 @@ class Model:
 
 def write(folder: Path, model: Model) -> None:
     """Write the artifact into folder, complete or not at all."""
-
-    def fill(draft: Path) -> None:
-        (draft / "config.yaml").write_text(yaml.safe_dump(model.experiment.resolved(), sort_keys=False))
-        (draft / "weights.safetensors").write_bytes(checkpoint.weights(model.net))
-        (draft / "meta.json").write_text(json.dumps(dict(model.meta), indent=1))
-        manifest.write(draft)
-
-    checkpoint.commit(folder, fill)
+    files = {
+        "config.yaml": yaml.safe_dump(model.experiment.resolved(), sort_keys=False).encode(),
+        "weights.safetensors": checkpoint.weights(model.net),
+        "meta.json": json.dumps(dict(model.meta), indent=1).encode(),
+    }
+    checkpoint.write(folder, files)
 
 
 def load(folder: Path, *, device: torch.device | None = None) -> Model:

@@ -32,12 +32,7 @@ def alternate(experiment: Experiment, family: Family, session: Session, *, round
         bare(experiment, family, torch.cat([x for _, x in session.batches("train").ordered(4096)]), session.device),
         our_steps(Learner(family, experiment.training, session, total), session.batches("train"), size, first=0),
     ]
-
-    def advance(loop: Iterator[object]) -> None:
-        for _ in range(steps):
-            next(loop)
-
-    seconds = [[_timed(partial(advance, loop)) for loop in loops] for _ in range(rounds + 1)][1:]  # the first warms up
+    seconds = [[_timed(partial(_drain, loop, steps)) for loop in loops] for _ in range(rounds + 1)][1:]  # one warms up
     images = steps * size
     return Rates(bare=[images / s for s, _ in seconds], ours=[images / s for _, s in seconds])
 
@@ -76,7 +71,7 @@ def ingest(
     return found
 
 
-def _drain(stream: Iterator[list[Tensor]], steps: int) -> None:
+def _drain(stream: Iterator[object], steps: int) -> None:
     for _ in range(steps):
         next(stream)
 

@@ -57,13 +57,8 @@ def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
 
 def keep(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
     """Write a trained extractor into folder."""
-
-    def fill(draft: Path) -> None:
-        (draft / "weights.safetensors").write_bytes(checkpoint.weights(net))
-        (draft / "meta.json").write_text(json.dumps(meta, indent=1))
-        manifest.write(draft)
-
-    checkpoint.commit(folder, fill)
+    files = {"weights.safetensors": checkpoint.weights(net), "meta.json": json.dumps(meta, indent=1).encode()}
+    checkpoint.write(folder, files)
 
 
 def load(folder: Path, spec: DataSpec) -> Extractor:

@@ -22,8 +22,11 @@ def named(powers: Mapping[float, nn.Module]) -> dict[str, nn.Module]:
 
 
 def times(home: Path) -> list[int]:
-    """Return the steps at which a run's folder keeps averages."""
-    return [step_of(folder) for folder in shelf(home).folders()]
+    """Return the steps at which a run's folder keeps averages. Raise UserError where it keeps none."""
+    found = [step_of(folder) for folder in shelf(home).folders()]
+    if not found:
+        raise UserError(f"{home.name}: no averages were kept; train with training.ema_snapshots above 0")
+    return found
 
 
 def average(home: Path, sigma_rel: float, at: int | None = None) -> dict[str, Tensor]:
@@ -32,9 +35,7 @@ def average(home: Path, sigma_rel: float, at: int | None = None) -> dict[str, Te
     That is the last one unless another step is given. Raise UserError where the run kept nothing or such an average
     does not exist, RunError for a damaged file.
     """
-    folders = [folder for folder in shelf(home).folders() if at is None or step_of(folder) <= at]
-    if not folders:
-        raise UserError(f"{home.name}: no averages were kept; train with training.ema_snapshots above 0")
+    folders = [shelf(home).place(step) for step in times(home) if at is None or step <= at]
     try:
         gamma = power_ema.gamma_of(sigma_rel)
     except ValueError as error:
