@@ -17,6 +17,7 @@ from filelock import FileLock
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 
 from gen_ray.errors import RunError
+from gen_ray.store import Store
 
 RUN_ID, PROCESS = "gen_ray.run_id", "gen_ray.process"
 ACTIVE = "RUNNING"
@@ -26,40 +27,25 @@ RETRIES = "2"  # MLflow's own 7 keep one waiting for minutes where no server ans
 CLOCK_SECONDS = 5  # a correction of the clock moves the start times of all processes a little
 
 
-@dataclass(frozen=True)
-class Store:
-    """Where runs are kept: a tracking URI and an experiment in it."""
+def connect(store: Store) -> mlflow.MlflowClient:
+    """Return MLflow's client, with the chatter of a first database migration held back."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with _alone(store.uri):
+        return mlflow.MlflowClient(tracking_uri=store.uri)
 
-    uri: str
-    experiment: str
-    artifact_root: str | None = None
 
-    @classmethod
-    def of(cls, uri: str | None, experiment: str, root: Path) -> "Store":
-        """Return the store of a configuration: SQLite and artifacts below root unless a URI is given."""
-        if uri is not None:
-            return cls(uri, experiment)
-        root.mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:///{root}/mlflow.db", experiment, (root / "mlflow_artifacts").as_uri())
-
-    def client(self) -> mlflow.MlflowClient:
-        """Return MLflow's client, with the chatter of a first database migration held back."""
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.WARNING)
-        with _alone(self.uri):
-            return mlflow.MlflowClient(tracking_uri=self.uri)
-
-    def experiment_id(self, client: mlflow.MlflowClient) -> str:
-        """Return the experiment's id, creating it first where it does not exist."""
-        with _alone(self.uri):
-            found = client.get_experiment_by_name(self.experiment)
-            if found is not None:
-                return str(found.experiment_id)
-            location = f"{self.artifact_root}/{self.experiment}" if self.artifact_root else None
-            # Without its kind the UI opens an experiment as one of language models and hides the training charts.
-            kind = {"mlflow.experimentKind": "custom_model_development"}
-            return str(client.create_experiment(self.experiment, artifact_location=location, tags=kind))
+def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
+    """Return the experiment's id, creating it first where it does not exist."""
+    with _alone(store.uri):
+        found = client.get_experiment_by_name(store.experiment)
+        if found is not None:
+            return str(found.experiment_id)
+        location = f"{store.artifact_root}/{store.experiment}" if store.artifact_root else None
+        # Without its kind the UI opens an experiment as one of language models and hides the training charts.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return str(client.create_experiment(store.experiment, artifact_location=location, tags=kind))
 
 
 def _alone(uri: str) -> AbstractContextManager[object]:
@@ -88,21 +74,21 @@ class TrackedRun:
         """Find the run by its tag or create it, and close the runs of drivers that died. Raise RunError."""
         self.store = store
         with _told(store):
-            self.client = store.client()
+            self.client = connect(store)
             self._open(store, run_id, name=name, params=params, tags=tags)
 
     def _open(
         self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> None:
-        experiment_id = store.experiment_id(self.client)
-        close_orphans(self.client, experiment_id)
+        experiment = experiment_id(store, self.client)
+        close_orphans(self.client, experiment)
         mine = {**tags, RUN_ID: run_id, PROCESS: this_process()}
-        found = self.client.search_runs([experiment_id], f"tags.`{RUN_ID}` = '{run_id}'", max_results=1)
+        found = self.client.search_runs([experiment], f"tags.`{RUN_ID}` = '{run_id}'", max_results=1)
         if found:
             self.id = found[0].info.run_id
             self.client.update_run(self.id, status=ACTIVE)
         else:
-            self.id = self.client.create_run(experiment_id, run_name=name).info.run_id
+            self.id = self.client.create_run(experiment, run_name=name).info.run_id
         known = found[0].data.params if found else {}
         new = [Param(key, str(value)[:PARAM_CHARACTERS]) for key, value in params.items() if key not in known]
         self.client.log_batch(self.id, params=new, tags=[RunTag(key, str(value)) for key, value in mine.items()])
@@ -173,7 +159,7 @@ class Row:
 def rows(store: Store) -> list[Row]:
     """Return the runs of the store's experiment, newest first. Raise RunError where the store cannot be read."""
     with _told(store):
-        client = store.client()
+        client = connect(store)
         experiment = client.get_experiment_by_name(store.experiment)
         return [_row(run) for run in _pages(client, experiment.experiment_id)] if experiment else []
 
@@ -181,7 +167,7 @@ def rows(store: Store) -> list[Row]:
 def experiments(store: Store) -> list[str]:
     """Return the names of all experiments of the store. Raise RunError where the store cannot be read."""
     with _told(store):
-        return sorted(found.name for found in store.client().search_experiments())
+        return sorted(found.name for found in connect(store).search_experiments())
 
 
 def _pages(client: mlflow.MlflowClient, experiment_id: str) -> Iterable[Run]:

@@ -15,7 +15,7 @@ def compare(
     uri: Annotated[str | None, typer.Option(help="tracking.uri, where it is not the default store.")] = None,
 ) -> None:
     """Print the finished runs as a table for each data set, and how to open the MLflow UI on the same store."""
-    from gen_ray.tracking import Store
+    from gen_ray.store import Store
 
     store = Store.of(uri, experiment, storage.absolute())
     terminal.show_runs(store, sort)

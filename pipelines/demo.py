@@ -20,7 +20,7 @@ def demo(
     from gen_ray.cluster.train import prepare_data, train
     from gen_ray.engine import plots
     from gen_ray.experiment import Scaling, load
-    from gen_ray.tracking import Store
+    from gen_ray.store import Store
 
     runs, pictures = [], {}
     with connected(Scaling()):

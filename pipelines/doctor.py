@@ -64,7 +64,8 @@ def _store(root: Path) -> Line:
     if not (root / "mlflow.db").exists():
         return True, "MLflow", f"no store yet below {root}: the first run makes one"
     from gen_ray.errors import RunError
-    from gen_ray.tracking import Store, experiments
+    from gen_ray.store import Store
+    from gen_ray.tracking import experiments
 
     try:
         there = ", ".join(experiments(Store.of(None, "gen_ray", root)))

@@ -14,7 +14,7 @@ import typer
 
 if TYPE_CHECKING:
     from gen_ray.family import Sampler
-    from gen_ray.tracking import Store
+    from gen_ray.store import Store
 
 
 def _terminated(*_: object) -> None:

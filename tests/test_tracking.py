@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gen_ray.errors import RunError
-from gen_ray.tracking import PROCESS, RUN_ID, Row, Store, TrackedRun, experiments, rows, this_process
+from gen_ray.store import Store
+from gen_ray.tracking import PROCESS, RUN_ID, Row, TrackedRun, connect, experiments, rows, this_process
 
 
 @pytest.fixture
@@ -84,7 +85,8 @@ def test_processes_that_begin_at_once_share_a_new_store(tmp_path: Path) -> None:
     """MLflow's first migration of a database and the making of an experiment both fail where two do them."""
     begin = f"""
 from pathlib import Path
-from gen_ray.tracking import Store, TrackedRun
+from gen_ray.store import Store
+from gen_ray.tracking import TrackedRun
 store = Store.of(None, "new", Path({str(tmp_path)!r}))
 import sys
 print("ready", flush=True)
@@ -105,7 +107,7 @@ TrackedRun(store, "a-1", name="a", params={{}}, tags={{}}).close("FINISHED")
 
 
 def test_runs_of_other_tools_in_the_experiment_are_left_alone_and_readable(store: Store) -> None:
-    client = store.client()
+    client = connect(store)
     foreign = client.create_run(store.experiment_id(client)).info.run_id
     open_run(store)
     found = {row.run_id: row.status for row in rows(store)}

@@ -1,10 +1,8 @@
-"""One training on Ray Train: tried again where workers or controllers are lost, ended where the user says so."""
+"""One training on Ray Train, tried again where workers or controllers are lost."""
 
 import logging
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from typing import Any
 
 import ray
@@ -17,42 +15,18 @@ from gen_ray.cluster.data import fits_in_memory
 from gen_ray.cluster.reading import Splits, read
 from gen_ray.cluster.worker import work
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import EndedError, RunError, UserError
+from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
 
-STOP_SECONDS = 5.0
-"""What an interrupted training is given to save a checkpoint."""
 logger = logging.getLogger(__name__)
 
 
-def stoppable(fit: Callable[[], dict[str, str]], log: Any) -> dict[str, str]:
-    """Return what fit returns. On an interrupt let it save a checkpoint first, for as long as that may take.
-
-    In a thread: in the main one Ray Train would answer Ctrl-C itself, by aborting the workers where they stand.
-    """
-    pool = ThreadPoolExecutor(1)
-    fitting = pool.submit(fit)
-    try:
-        return fitting.result()
-    except (KeyboardInterrupt, EndedError) as ended:
-        ray.get(log.stop.remote())
-        told: dict[str, str] = {}
-        with suppress(TimeoutError):
-            told = fitting.result(STOP_SECONDS)
-        message = told.get("message", "ended before there was anything to save")
-        raise EndedError(message, getattr(ended, "code", 130)) from None
-    finally:
-        pool.shutdown(wait=False)
-
-
-def attempts(
-    experiment: Experiment, prepared: Prepared, run_id: str, log: Any, splits: Callable[[], Splits]
-) -> dict[str, str]:
+def attempts(experiment: Experiment, prepared: Prepared, run_id: str, log: Any, *, splits: Splits) -> dict[str, str]:
     """Return what the workers return. Ray replaces lost workers; a lost controller is replaced here, as often."""
     lost = 0
     while True:
         try:
-            fit = trainer(experiment, prepared, run_id, log, work, splits())
+            fit = trainer(experiment, prepared, run_id, log, work, splits)
             found: dict[str, str] = fit.fit().return_value
         except (ray.train.TrainingFailedError, ray.exceptions.RayTaskError) as error:
             raise spoken(error) from error

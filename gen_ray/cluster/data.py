@@ -13,7 +13,7 @@ import ray.data
 import torch
 from torch import Tensor
 
-from gen_ray.cluster.reading import dataset
+from gen_ray.cluster.reading import CACHED, dataset
 from gen_ray.datasets.prepared import Prepared, Shard
 from gen_ray.datasets.shards import storage_dtype, to_numpy
 from gen_ray.dataspec import DataSpec
@@ -40,8 +40,8 @@ def _tensors(table: pa.Table) -> np.ndarray:
 
 
 def fits_in_memory(prepared: Prepared, workers: int) -> bool:
-    """Return whether every worker of a node can hold the train and validation splits."""
-    size = sum(prepared.rows[s] for s in ("train", "validation")) * prepared.spec.dims
+    """Return whether every worker of a node can hold the splits that training takes from memory."""
+    size = sum(prepared.rows[s] for s in CACHED) * prepared.spec.dims
     size *= storage_dtype(prepared.spec.levels).itemsize
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     per_node = -(-workers // len(nodes))

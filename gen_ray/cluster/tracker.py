@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
 from ray.util.placement_group import PlacementGroup
 
-from gen_ray.tracking import Store, TrackedRun
+from gen_ray.store import Store
+
+if TYPE_CHECKING:
+    from gen_ray.tracking import TrackedRun
 
 ASIDE = "aside"
 """Calls that are answered even while the others wait for MLflow."""
@@ -17,7 +20,7 @@ ASIDE = "aside"
 class Tracker:
     """Keeps one tracked run and remembers how far it is."""
 
-    run: TrackedRun
+    run: "TrackedRun"
 
     def __init__(self) -> None:
         """Begin with nothing done."""
@@ -29,6 +32,8 @@ class Tracker:
 
     def open(self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> None:
         """Open the run."""
+        from gen_ray.tracking import TrackedRun  # here, since a driver has no need of MLflow
+
         self.run = TrackedRun(store, run_id, name=name, params=params, tags=tags)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

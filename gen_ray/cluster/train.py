@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,20 +16,21 @@ import ray
 
 from gen_ray import runs
 from gen_ray.cluster import tracker
-from gen_ray.cluster.attempts import attempts, cached, stoppable
 from gen_ray.cluster.connect import connected
 from gen_ray.cluster.evaluate import evaluate
-from gen_ray.cluster.worker import shelf
 from gen_ray.comparison import RANKED
 from gen_ray.datasets.prepare import BadRows, prepare
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import RunError, UserError
+from gen_ray.engine import shelf
+from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Experiment
-from gen_ray.tracking import Store
+from gen_ray.store import Store
 
 Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told (steps done, steps in all, newest metrics) now and then while training goes on."""
 LOOK_SECONDS = 0.5
+STOP_SECONDS = 5.0
+"""What an interrupted training is given to save a checkpoint."""
 logger = logging.getLogger(__name__)
 
 
@@ -63,10 +64,10 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
     run_id = runs.unfinished(experiment) if resume else runs.new_id(experiment)
     home = runs.save(experiment, run_id)
     with connected(experiment.scaling), ThreadPoolExecutor(1) as aside:
-        splits = aside.submit(cached, experiment, prepared)  # while the tracker starts
+        ready = aside.submit(_trainable, experiment, prepared)  # while the tracker starts
         with _tracked(experiment, prepared, run_id) as log:
             began = time.monotonic()
-            fit = partial(attempts, experiment, prepared, run_id, log, splits.result)
+            fit = partial(ready.result(), run_id=run_id, log=log)
             checkpoint = _train(fit, home, experiment.evaluation.checkpoint, log, watch)
             log.log.remote({"train/minutes": (time.monotonic() - began) / 60}, 0)
             report = evaluate(experiment, prepared, checkpoint, home / runs.ARTIFACT, run_id=run_id)
@@ -74,6 +75,13 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
     return Outcome(
         run_id=run_id, artifact=home / runs.ARTIFACT, metrics=report["metrics"], provenance=report["provenance"]
     )
+
+
+def _trainable(experiment: Experiment, prepared: Prepared) -> Callable[..., dict[str, str]]:
+    """Return what trains, given run_id and log. To import Ray Train and to read the data takes seconds."""
+    from gen_ray.cluster.attempts import attempts, cached
+
+    return partial(attempts, experiment, prepared, splits=cached(experiment, prepared))
 
 
 def store_of(experiment: Experiment) -> Store:
@@ -115,14 +123,34 @@ def _close(log: Any, run_id: str, status: str) -> None:
 def _train(fit: Callable[[], dict[str, str]], home: Path, which: str, log: Any, watch: Watch | None) -> Path:
     """Return the folder of the last checkpoint, or of the best."""
     with _watched(log, watch):
-        fault = stoppable(fit, log)
+        fault = _stoppable(fit, log)
     if fault:
         raise _fault(**fault)
-    kept = shelf(home)
+    kept = shelf.checkpoints(home)
     found = {"last": kept.last, "best": kept.lowest}[which]()
     if found is None:
         raise RunError(f"{home.name}: the training ended without a checkpoint")
     return found
+
+
+def _stoppable(fit: Callable[[], dict[str, str]], log: Any) -> dict[str, str]:
+    """Return what fit returns. On an interrupt let it save a checkpoint first, for as long as that may take.
+
+    In a thread: in the main one Ray Train would answer Ctrl-C itself, by aborting the workers where they stand.
+    """
+    pool = ThreadPoolExecutor(1)
+    fitting = pool.submit(fit)
+    try:
+        return fitting.result()
+    except (KeyboardInterrupt, EndedError) as ended:
+        ray.get(log.stop.remote())
+        told: dict[str, str] = {}
+        with suppress(TimeoutError):
+            told = fitting.result(STOP_SECONDS)
+        message = told.get("message", "ended before there was anything to save")
+        raise EndedError(message, getattr(ended, "code", 130)) from None
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _fault(message: str, reason: str, trace: str = "") -> Exception:

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 
 from gen_ray.cluster.data import Streamed, in_memory
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.engine import checkpoint, post_hoc
+from gen_ray.engine import checkpoint, post_hoc, shelf
 from gen_ray.engine.batches import Batches, Cached
 from gen_ray.engine.checkpoint import Files
 from gen_ray.engine.loop import fit
-from gen_ray.engine.shelf import Shelf
 from gen_ray.errors import RunError, SharedError, UserError
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family
@@ -96,7 +95,7 @@ class TrainSession:
         Not by ray.train.report: it copies what is written twice, keeps its own record of what there is, which a kill
         can leave empty, and has every rank wait for the controller's next look.
         """
-        self._write(shelf(self.home).save, pack, step)
+        self._write(shelf.checkpoints(self.home).save, pack, step)
 
     def keep(self, pack: Callable[[], Files], step: int) -> None:
         """Write averages into the run's folder, in the same manner."""
@@ -134,12 +133,12 @@ class TrainSession:
         """Return the checkpoint that rank 0 finds newest, so that all ranks begin from one."""
         found = self._found() if self.rank == 0 else None
         step = self.sum(torch.tensor([checkpoint.position(found)["step"] if found else 0], device=self.device))
-        return nullcontext(shelf(self.home).place(int(step)) if int(step) else None)
+        return nullcontext(shelf.checkpoints(self.home).place(int(step)) if int(step) else None)
 
     def _found(self) -> Path | None:
-        for place in (shelf(self.home), post_hoc.shelf(self.home)):
+        for place in (shelf.checkpoints(self.home), post_hoc.shelf(self.home)):
             place.tidy()
-        return shelf(self.home).last()
+        return shelf.checkpoints(self.home).last()
 
 
 def open_session(task: Mapping[str, Any]) -> tuple[Experiment, Family, TrainSession]:
@@ -147,11 +146,6 @@ def open_session(task: Mapping[str, Any]) -> tuple[Experiment, Family, TrainSess
     experiment, prepared = parse(task["experiment"]), Prepared.load(Path(task["prepared"]))
     session = TrainSession(experiment, prepared, task["tracker"], Path(task["home"]), cache=task["cache"])
     return experiment, experiment.model(prepared.spec), session
-
-
-def shelf(home: Path) -> Shelf:
-    """Return the checkpoints of a run's folder."""
-    return Shelf(home / "checkpoints")
 
 
 def told(error: Exception, experiment: Mapping[str, Any]) -> dict[str, str]:

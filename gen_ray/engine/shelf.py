@@ -16,6 +16,11 @@ from gen_ray.errors import RunError
 STEP = "step-"
 
 
+def checkpoints(home: Path) -> "Shelf":
+    """Return the checkpoints of a run's folder."""
+    return Shelf(home / "checkpoints")
+
+
 @dataclass(frozen=True)
 class Shelf:
     """The checkpoints step-… in home; kept are so many newest ones and so many of the lowest validation loss."""

@@ -10,10 +10,11 @@ import torch
 from gen_ray import runs
 from gen_ray.cluster.attempts import cached, trainer
 from gen_ray.cluster.data import Streamed
-from gen_ray.cluster.worker import shelf, work
+from gen_ray.cluster.worker import work
 from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import load_split
+from gen_ray.engine import shelf
 from gen_ray.engine.batches import Cached
 from gen_ray.engine.loop import fit
 from gen_ray.engine.session import LocalSession
@@ -88,7 +89,7 @@ def through_ray(
     """Train without evaluating; return the EMA weights and what was logged."""
     mute = ray.remote(Mute).options(num_cpus=0).remote()
     trainer(experiment, prepared, run_id, mute, loop, cached(experiment, prepared), **extra).fit()
-    last = shelf(runs.folder(experiment, run_id)).last()
+    last = shelf.checkpoints(runs.folder(experiment, run_id)).last()
     assert last is not None
     return weights(last), ray.get(mute.flush.remote())
 
