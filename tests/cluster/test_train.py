@@ -21,7 +21,7 @@ from gen_ray.datasets.shards import load_split
 from gen_ray.engine import artifact, plots
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
-from gen_ray.tracking import Row, connect, rows
+from gen_ray.tracking import Row, connect, experiment_id, rows
 from tests.cluster.street import in_this_process, same, sharded, through_ray, tiny, weights
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -96,7 +96,7 @@ def test_mlflow_holds_every_setting_the_figures_and_where_they_come_from(
 def test_mlflow_holds_pictures_of_learning_and_the_model(experiment: Experiment, outcome: Outcome) -> None:
     client = connect(store_of(experiment))
     [run] = client.search_runs(
-        [store_of(experiment).experiment_id(client)], f"tags.`gen_ray.run_id` = '{outcome.run_id}'"
+        [experiment_id(store_of(experiment), client)], f"tags.`gen_ray.run_id` = '{outcome.run_id}'"
     )
     images = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
     assert any("samples" in path and "22" in path for path in images)
