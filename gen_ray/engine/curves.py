@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
+PLAIN = StrMethodFormatter("{x:g}")
 Curve = Sequence[tuple[float, float]]
 
 
@@ -17,7 +19,8 @@ def panels(curves: Mapping[str, Mapping[str, Curve]], *, x: str) -> np.ndarray:
         for name, points in lines.items():
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
         axes.set(xlabel=x, ylabel=quantity, yscale="log")
-        axes.yaxis.set_minor_formatter(axes.yaxis.get_major_formatter())
+        axes.yaxis.set_major_formatter(PLAIN)
+        axes.yaxis.set_minor_formatter(PLAIN)  # a decade may hold no tick of its own
         axes.grid(visible=True, which="both", alpha=0.25)
         axes.legend(frameon=False)
     canvas.draw()
