@@ -10,7 +10,7 @@ import yaml
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, parse
 
-ARTIFACT = "artifact"
+ARTIFACT, CONFIG = "artifact", "config.yaml"
 RUN = r"-(\d{8}-\d{6})(?:-(\d+))?"
 """What follows a run's name in its id: the time, and a number where several runs began in one second."""
 
@@ -52,13 +52,13 @@ def save(experiment: Experiment, run_id: str) -> Path:
     """Write the resolved configuration into the run's folder and return the folder."""
     home = folder(experiment, run_id)
     home.mkdir(parents=True, exist_ok=True)
-    (home / "config.yaml").write_text(yaml.safe_dump(experiment.resolved(), sort_keys=False))
+    (home / CONFIG).write_text(yaml.safe_dump(experiment.resolved(), sort_keys=False))
     return home
 
 
 def load(home: Path) -> Experiment:
     """Return the configuration of a run's folder."""
-    raw: dict[str, Any] = yaml.safe_load((home / "config.yaml").read_text())
+    raw: dict[str, Any] = yaml.safe_load((home / CONFIG).read_text())
     return parse(raw)
 
 

@@ -24,6 +24,9 @@ ACTIVE = "RUNNING"
 PARAM_CHARACTERS = 6000  # MLflow's own limit
 PAGE = 1000
 RETRIES = "2"  # MLflow's own 7 keep one waiting for minutes where no server answers
+REFUSED = "refused"
+REFUSALS = {400, 404}
+"""Answers that will be the same tomorrow."""
 CLOCK_SECONDS = 5  # a correction of the clock moves the start times of all processes a little
 
 
@@ -56,13 +59,14 @@ def _alone(uri: str) -> AbstractContextManager[object]:
 
 @contextmanager
 def _told(store: Store) -> Iterator[None]:
-    """Tell in one line why a store cannot be used."""
+    """Tell in one line why a store cannot be used; the reason says whether to try again may help."""
     try:
         yield
     except (mlflow.MlflowException, OSError) as error:
         lines = str(error).strip().splitlines()
         line = next((line for line in lines if "Error)" in line), lines[0])  # a database's own word, if there is one
-        raise RunError(f"MLflow at {store.uri}: {line}", reason="tracking") from error
+        final = isinstance(error, mlflow.MlflowException) and error.get_http_status_code() in REFUSALS
+        raise RunError(f"MLflow at {store.uri}: {line}", reason=REFUSED if final else "tracking") from error
 
 
 class TrackedRun:
@@ -93,27 +97,33 @@ class TrackedRun:
         new = [Param(key, str(value)[:PARAM_CHARACTERS]) for key, value in params.items() if key not in known]
         self.client.log_batch(self.id, params=new, tags=[RunTag(key, str(value)) for key, value in mine.items()])
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record metrics at a step."""
-        now = int(time.time() * 1000)
-        self.client.log_batch(self.id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()])
+    def log(self, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
+        """Record metrics at a step, of now or of a time in milliseconds since 1970."""
+        then = at or int(time.time() * 1000)
+        points = [Metric(key, float(value), then, step) for key, value in metrics.items()]
+        with _told(self.store):
+            self.client.log_batch(self.id, metrics=points)
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        self.client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+        with _told(self.store):
+            self.client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def show(self, name: str, picture: np.ndarray, step: int) -> None:
         """Record a picture, uint8 (H, W, 3), so that the UI can scroll it over the steps."""
-        self.client.log_image(self.id, picture, key=name, step=step)
+        with _told(self.store):
+            self.client.log_image(self.id, picture, key=name, step=step)
 
     def show_text(self, name: str, text: str, step: int) -> None:
         """Record a text as the artifact ``texts/NAME/step-STEP.txt``; MLflow's own place for pictures is ``images``."""
-        self.client.log_text(self.id, text, f"texts/{name}/step-{step:09d}.txt")
+        with _told(self.store):
+            self.client.log_text(self.id, text, f"texts/{name}/step-{step:09d}.txt")
 
-    def keep(self, folder: Path, under: str) -> None:
+    def keep(self, path: Path | str, under: str) -> None:
         """Store a folder or file as an artifact."""
-        store = self.client.log_artifacts if folder.is_dir() else self.client.log_artifact
-        store(self.id, str(folder), under)
+        store = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
+        with _told(self.store):
+            store(self.id, str(path), under)
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
@@ -126,7 +136,7 @@ def this_process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
 
 
-def _is_gone(process: str) -> bool:
+def is_gone(process: str) -> bool:
     """Return whether a process of this host has ended; of other hosts nothing is known."""
     host, pid, started = process.rsplit(":", 2)
     if host != socket.gethostname():
@@ -140,7 +150,7 @@ def _is_gone(process: str) -> bool:
 def close_orphans(client: mlflow.MlflowClient, experiment_id: str) -> None:
     """Close as KILLED the runs that stand as RUNNING although the process that kept them is gone."""
     for run in client.search_runs([experiment_id], f"attributes.status = '{ACTIVE}'", max_results=PAGE):
-        if _is_gone(run.data.tags.get(PROCESS, "elsewhere:0:0")):
+        if is_gone(run.data.tags.get(PROCESS, "elsewhere:0:0")):
             client.set_terminated(run.info.run_id, "KILLED")
 
 

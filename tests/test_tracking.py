@@ -9,7 +9,7 @@ import pytest
 
 from gen_ray.errors import RunError
 from gen_ray.store import Store
-from gen_ray.tracking import PROCESS, RUN_ID, Row, TrackedRun, connect, experiments, rows, this_process
+from gen_ray.tracking import PROCESS, RUN_ID, Row, TrackedRun, connect, experiment_id, experiments, rows, this_process
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ TrackedRun(store, "a-1", name="a", params={{}}, tags={{}}).close("FINISHED")
 
 def test_runs_of_other_tools_in_the_experiment_are_left_alone_and_readable(store: Store) -> None:
     client = connect(store)
-    foreign = client.create_run(store.experiment_id(client)).info.run_id
+    foreign = client.create_run(experiment_id(store, client)).info.run_id
     open_run(store)
     found = {row.run_id: row.status for row in rows(store)}
     assert found == {foreign: "RUNNING", "a-1": "RUNNING"}

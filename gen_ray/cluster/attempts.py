@@ -13,6 +13,7 @@ from gen_ray import runs
 from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
 from gen_ray.cluster.data import fits_in_memory
 from gen_ray.cluster.reading import Splits, read
+from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.worker import work
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
@@ -21,22 +22,22 @@ from gen_ray.experiment import Experiment
 logger = logging.getLogger(__name__)
 
 
-def attempts(experiment: Experiment, prepared: Prepared, run_id: str, log: Any, *, splits: Splits) -> dict[str, str]:
+def attempts(experiment: Experiment, prepared: Prepared, track: Track, *, splits: Splits) -> dict[str, str]:
     """Return what the workers return. Ray replaces lost workers; a lost controller is replaced here, as often."""
     lost = 0
     while True:
         try:
-            fit = trainer(experiment, prepared, run_id, log, work, splits)
+            fit = trainer(experiment, prepared, track, work, splits)
             found: dict[str, str] = fit.fit().return_value
         except (ray.train.TrainingFailedError, ray.exceptions.RayTaskError) as error:
             raise spoken(error) from error
         except ray.exceptions.RayActorError as error:
-            ray.get(log.vacate.remote())
+            track.vacate()
             lost += 1
             if lost > experiment.scaling.max_failures:
-                message = f"{run_id}: the training's controller died; --resume goes on from the last checkpoint"
+                message = f"{track.run_id}: the training's controller died; --resume goes on from the last checkpoint"
                 raise RunError(message, reason="controller_lost") from error
-            logger.warning("%s: the training's controller died; going on from the last checkpoint", run_id)
+            logger.warning("%s: the training's controller died; going on from the last checkpoint", track.run_id)
         else:
             return found
 
@@ -44,20 +45,19 @@ def attempts(experiment: Experiment, prepared: Prepared, run_id: str, log: Any, 
 def trainer(
     experiment: Experiment,
     prepared: Prepared,
-    run_id: str,
-    log: Any,
+    track: Track,
     loop: Callable[..., Any],
     splits: Splits,
     **extra: Any,
 ) -> TorchTrainer:
-    """Return a Ray Train trainer that calls loop({experiment, prepared, tracker, cache, **extra}) on every worker."""
+    """Return a Ray Train trainer that calls loop({experiment, prepared, track, cache, **extra}) on every worker."""
     scaling, gpu = experiment.scaling, uses_gpu(experiment.scaling)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(scaling.hang_seconds)  # the driver's goes with the run
     task = {
         "experiment": experiment.resolved(),
         "prepared": str(prepared.folder),
-        "home": str(runs.folder(experiment, run_id)),
-        "tracker": log,
+        "home": str(runs.folder(experiment, track.run_id)),
+        "track": track,
         "cache": bool(splits),
     }
     return TorchTrainer(
@@ -69,7 +69,7 @@ def trainer(
             resources_per_worker={"CPU": cpus_per_worker(scaling), **({"GPU": 1} if gpu else {})},
         ),
         run_config=ray.train.RunConfig(
-            name=run_id,
+            name=track.run_id,
             storage_path=str(experiment.storage.root / "runs"),
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=3),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),

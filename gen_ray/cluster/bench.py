@@ -5,34 +5,17 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-import ray
 import ray.train
 
 from gen_ray.cluster.attempts import cached, spoken, trainer
 from gen_ray.cluster.connect import connected
+from gen_ray.cluster.tracker import Track, start
 from gen_ray.cluster.train import prepare_data
 from gen_ray.cluster.worker import open_session
 from gen_ray.engine.bench import alternate, ingest
 from gen_ray.engine.loop import steps
 from gen_ray.engine.step import Learner
 from gen_ray.experiment import Experiment
-
-
-class _Silent:
-    """A tracker that a benchmark can talk to: it counts calls and writes nothing."""
-
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        """Take metrics."""
-
-    def progress(self, done: int, total: int) -> None:
-        """Take progress."""
-
-    def stopping(self) -> bool:
-        """Return False."""
-        return False
-
-    def flush(self) -> None:
-        """Answer."""
 
 
 def train_rates(experiment: Experiment, *, rounds: int, steps: int) -> dict[str, list[float]]:
@@ -61,13 +44,9 @@ def _on_workers(experiment: Experiment, work: Callable[[dict[str, Any]], Any], *
     """Return what rank 0 returns of work."""
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)
-    tracker = ray.remote(_Silent).options(num_cpus=0).remote()
+    track = Track(start(None, experiment.storage.root), "bench")
     try:
-        return (
-            trainer(experiment, prepared, "bench", tracker, work, cached(experiment, prepared), **extra)
-            .fit()
-            .return_value
-        )
+        return trainer(experiment, prepared, track, work, cached(experiment, prepared), **extra).fit().return_value
     except ray.train.TrainingFailedError as error:
         raise spoken(error) from error
 

@@ -1,7 +1,6 @@
 """One experiment from configuration to artifact: prepare, train on Ray Train, evaluate, track."""
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +11,11 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-import ray
-
 from gen_ray import runs
 from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected
 from gen_ray.cluster.evaluate import evaluate
+from gen_ray.cluster.tracker import Track
 from gen_ray.comparison import RANKED
 from gen_ray.datasets.prepare import BadRows, prepare
 from gen_ray.datasets.prepared import Prepared
@@ -65,20 +63,20 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
     home = runs.save(experiment, run_id)
     with connected(experiment.scaling), ThreadPoolExecutor(1) as aside:
         ready = aside.submit(_trainable, experiment, prepared)  # while the tracker starts
-        with _tracked(experiment, prepared, run_id) as log:
+        with _tracked(experiment, prepared, run_id) as track:
             began = time.monotonic()
-            fit = partial(ready.result(), run_id=run_id, log=log)
-            checkpoint = _train(fit, home, experiment.evaluation.checkpoint, log, watch)
-            log.log.remote({"train/minutes": (time.monotonic() - began) / 60}, 0)
+            fit = partial(ready.result(), track)
+            checkpoint = _train(fit, home, experiment.evaluation.checkpoint, track, watch)
+            track.log({"train/minutes": (time.monotonic() - began) / 60}, 0)
             report = evaluate(experiment, prepared, checkpoint, home / runs.ARTIFACT, run_id=run_id)
-            _record(log, report, home)
+            record(track, report, home)
     return Outcome(
         run_id=run_id, artifact=home / runs.ARTIFACT, metrics=report["metrics"], provenance=report["provenance"]
     )
 
 
 def _trainable(experiment: Experiment, prepared: Prepared) -> Callable[..., dict[str, str]]:
-    """Return what trains, given run_id and log. To import Ray Train and to read the data takes seconds."""
+    """Return what trains, given a track. To import Ray Train and to read the data takes seconds."""
     from gen_ray.cluster.attempts import attempts, cached
 
     return partial(attempts, experiment, prepared, splits=cached(experiment, prepared))
@@ -90,40 +88,45 @@ def store_of(experiment: Experiment) -> Store:
 
 
 @contextmanager
-def _tracked(experiment: Experiment, prepared: Prepared, run_id: str) -> Iterator[Any]:
-    """Give the tracker of a run, which ends FINISHED, FAILED with the reason, or KILLED on an interrupt."""
-    params = {**experiment.flat(), "data.fingerprint": prepared.fingerprint[:12], "data.bad_rows": prepared.quarantined}
-    log = tracker.start(store_of(experiment), run_id, name=experiment.name, params=params, tags={})
+def _tracked(experiment: Experiment, prepared: Prepared, run_id: str) -> Iterator[Track]:
+    """Give the track of a run, which ends FINISHED, FAILED with the reason, or KILLED on an interrupt."""
+    track = Track(tracker.start(store_of(experiment), experiment.storage.root), run_id)
+    track.open(name=experiment.name, params=params(experiment, prepared), tags={})
+    track.opened()
     status = "KILLED"
     try:
-        yield log
+        yield track
         status = "FINISHED"
     except (RunError, UserError) as error:
         status = "FAILED"
-        log.tag.remote({"reason": getattr(error, "reason", type(error).__name__), "error": str(error)})
+        track.tag({"reason": getattr(error, "reason", type(error).__name__), "error": str(error)})
         raise
     except Exception as error:
         status = "FAILED"
-        log.tag.remote({"reason": type(error).__name__, "error": str(error)[:500]})
+        track.tag({"reason": type(error).__name__, "error": str(error)[:500]})
         raise
     finally:
-        _close(log, run_id, status)
+        _close(track, status)
 
 
-def _close(log: Any, run_id: str, status: str) -> None:
+def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
+    """Return what MLflow keeps as a run's parameters: every setting, and which data it was."""
+    return {**experiment.flat(), "data.fingerprint": prepared.fingerprint[:12], "data.bad_rows": prepared.quarantined}
+
+
+def _close(track: Track, status: str) -> None:
     """End the run in MLflow. A store that fails too must not hide what is on its way to the user."""
-    try:
-        ray.get(log.close.remote(status))
-    except ray.exceptions.RayTaskError as error:
+    trouble = track.close(status)
+    if trouble:
+        logger.warning("%s: %s, but not told: %s", track.run_id, status, trouble)
         if status == "FINISHED":
-            raise RunError(f"{run_id}: done, but not told: {error.cause}", reason="tracking") from error
-        logger.warning("%s: %s, but not told: %s", run_id, status, error.cause)
+            raise RunError(f"{track.run_id}: done, but not told: {trouble}", reason="tracking")
 
 
-def _train(fit: Callable[[], dict[str, str]], home: Path, which: str, log: Any, watch: Watch | None) -> Path:
+def _train(fit: Callable[[], dict[str, str]], home: Path, which: str, track: Track, watch: Watch | None) -> Path:
     """Return the folder of the last checkpoint, or of the best."""
-    with _watched(log, watch):
-        fault = _stoppable(fit, log)
+    with _watched(track, watch):
+        fault = _stoppable(fit, track)
     if fault:
         raise _fault(**fault)
     kept = shelf.checkpoints(home)
@@ -133,7 +136,7 @@ def _train(fit: Callable[[], dict[str, str]], home: Path, which: str, log: Any, 
     return found
 
 
-def _stoppable(fit: Callable[[], dict[str, str]], log: Any) -> dict[str, str]:
+def _stoppable(fit: Callable[[], dict[str, str]], track: Track) -> dict[str, str]:
     """Return what fit returns. On an interrupt let it save a checkpoint first, for as long as that may take.
 
     In a thread: in the main one Ray Train would answer Ctrl-C itself, by aborting the workers where they stand.
@@ -143,7 +146,7 @@ def _stoppable(fit: Callable[[], dict[str, str]], log: Any) -> dict[str, str]:
     try:
         return fitting.result()
     except (KeyboardInterrupt, EndedError) as ended:
-        ray.get(log.stop.remote())
+        track.stop()
         told: dict[str, str] = {}
         with suppress(TimeoutError):
             told = fitting.result(STOP_SECONDS)
@@ -162,7 +165,7 @@ def _fault(message: str, reason: str, trace: str = "") -> Exception:
 
 
 @contextmanager
-def _watched(log: Any, watch: Watch | None) -> Iterator[None]:
+def _watched(track: Track, watch: Watch | None) -> Iterator[None]:
     """Pass the tracker's progress on while the block runs."""
     if watch is None:
         yield
@@ -171,7 +174,7 @@ def _watched(log: Any, watch: Watch | None) -> Iterator[None]:
 
     def look() -> None:
         while not over.wait(LOOK_SECONDS):
-            watch(*ray.get(log.look.remote()))
+            watch(*track.look())
 
     thread = Thread(target=look, daemon=True)
     thread.start()
@@ -182,15 +185,16 @@ def _watched(log: Any, watch: Watch | None) -> Iterator[None]:
         thread.join()
 
 
-def _record(log: Any, report: Mapping[str, Any], home: Path) -> None:
+def record(track: Track, report: Mapping[str, Any], home: Path) -> None:
+    """Record what evaluation found, with where each figure comes from, and the artifact."""
     step = report["steps"]
-    log.tag.remote({"sampler": report["sampler"]})
-    log.log.remote({**report["metrics"], "train/steps": step}, step)
+    track.log({**report["metrics"], "train/steps": step}, step)
     origins = {name: report["provenance"].get(name, {}) for name in RANKED}
-    log.tag.remote({f"provenance.{name}.{key}": word for name, how in origins.items() for key, word in how.items()})
+    kept = {f"provenance.{name}.{key}": str(word) for name, how in origins.items() for key, word in how.items()}
+    track.tag({"sampler": report["sampler"], **kept})
     for name, picture in report["pictures"].items():
-        log.show.remote(f"evaluation_{name}", picture, step)
+        track.show(f"evaluation_{name}", picture, step)
     for name, text in report["texts"].items():
-        log.show_text.remote(f"evaluation_{name}", text, step)
-    log.keep.remote(str(home / runs.ARTIFACT), "model")
-    log.keep.remote(os.fspath(home / "config.yaml"), "config")
+        track.show_text(f"evaluation_{name}", text, step)
+    track.keep(home / runs.ARTIFACT, "model")
+    track.keep(home / runs.CONFIG, "config")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.cluster.data import Streamed, in_memory
+from gen_ray.cluster.tracker import Track
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import checkpoint, post_hoc, shelf
 from gen_ray.engine.batches import Batches, Cached
@@ -31,12 +32,12 @@ ASK_SECONDS = 0.5
 class TrainSession:
     """engine.session.Session on Ray Train V2."""
 
-    def __init__(self, experiment: Experiment, prepared: Prepared, tracker: Any, home: Path, *, cache: bool) -> None:
+    def __init__(self, experiment: Experiment, prepared: Prepared, track: Track, home: Path, *, cache: bool) -> None:
         """Ask Ray which rank and device this is."""
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
         self.device = ray.train.torch.get_device()
-        self.experiment, self.prepared, self.tracker, self.cache = experiment, prepared, tracker, cache
+        self.experiment, self.prepared, self.track, self.cache = experiment, prepared, track, cache
         self.home, self.held = home, dict[str, Batches]()
         self.stop, self.asked_at = False, time.monotonic()
         self.answer: ray.ObjectRef | None = None
@@ -74,20 +75,20 @@ class TrainSession:
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Send rank 0's metrics to the tracker; nobody waits for MLflow."""
         if self.rank == 0:
-            self.tracker.log.remote(dict(metrics), step)
+            self.track.log(metrics, step)
 
     def show(self, name: str, picture: np.ndarray, step: int) -> None:
         """Send a picture to the tracker."""
-        self.tracker.show.remote(name, picture, step)
+        self.track.show(name, picture, step)
 
     def show_text(self, name: str, text: str, step: int) -> None:
         """Send a text to the tracker."""
-        self.tracker.show_text.remote(name, text, step)
+        self.track.show_text(name, text, step)
 
     def progress(self, done: int, total: int) -> None:
         """Tell the tracker how far the training is."""
         if self.rank == 0:
-            self.tracker.progress.remote(done, total)
+            self.track.progress(done, total)
 
     def save(self, pack: Callable[[], Files], step: int) -> None:
         """Write a checkpoint into the run's folder, which all machines share, while training goes on.
@@ -111,7 +112,7 @@ class TrainSession:
         if self.answer and ray.wait([self.answer], timeout=0)[0]:
             self.stop, self.answer = ray.get(self.answer), None
         if self.answer is None and time.monotonic() - self.asked_at > ASK_SECONDS:
-            self.answer, self.asked_at = self.tracker.stopping.remote(), time.monotonic()
+            self.answer, self.asked_at = self.track.stopping(), time.monotonic()
         return self.stop
 
     def settle(self) -> None:
@@ -144,7 +145,7 @@ class TrainSession:
 def open_session(task: Mapping[str, Any]) -> tuple[Experiment, Family, TrainSession]:
     """Return what a worker's task describes."""
     experiment, prepared = parse(task["experiment"]), Prepared.load(Path(task["prepared"]))
-    session = TrainSession(experiment, prepared, task["tracker"], Path(task["home"]), cache=task["cache"])
+    session = TrainSession(experiment, prepared, task["track"], Path(task["home"]), cache=task["cache"])
     return experiment, experiment.model(prepared.spec), session
 
 
@@ -166,21 +167,21 @@ def work(task: Mapping[str, Any]) -> dict[str, str]:
     remembers it, the rank fails, and the workers that Ray starts in their place return it without another attempt.
     Ray alone would try every error again. A RuntimeError may be what a rank hears of another one's death.
     """
-    tracker = task["tracker"]
-    known: dict[str, str] = ray.get(tracker.fault.remote())
+    track: Track = task["track"]
+    known = track.fault()
     if known:
         return known
     try:
         experiment, family, session = open_session(task)
-        tracker.occupy.remote(ray.util.get_current_placement_group())
+        track.occupy(ray.util.get_current_placement_group())
         with closing(session):
             fit(experiment, family, session)
     except SharedError as error:
         return {"reason": error.reason, "message": str(error)}
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError | ray.exceptions.RayError):
-            ray.get(tracker.condemn.remote(**told(error, task["experiment"])))
+            track.condemn(**told(error, task["experiment"]))
         raise
     finally:
-        ray.get(tracker.flush.remote())  # what was sent before a worker ends must not be lost with it
+        track.settle()
     return {}

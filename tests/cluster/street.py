@@ -10,6 +10,7 @@ import torch
 from gen_ray import runs
 from gen_ray.cluster.attempts import cached, trainer
 from gen_ray.cluster.data import Streamed
+from gen_ray.cluster.tracker import Track, Tracker
 from gen_ray.cluster.worker import work
 from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import Prepared
@@ -45,37 +46,21 @@ def tiny(storage: Path, **sections: Mapping[str, Any]) -> Experiment:
     return parse(raw)
 
 
-class Mute:
-    """A tracker that remembers what it was told."""
+class Mute(Tracker):
+    """A tracker that remembers what it was told to record, and records nothing."""
 
     def __init__(self) -> None:
+        super().__init__(None, Path())
         self.metrics: list[tuple[int, dict[str, float]]] = []
 
-    def log(self, metrics: dict[str, float], step: int) -> None:
-        self.metrics.append((step, metrics))
+    def log(self, run_id: str, metrics: Mapping[str, float], step: int, at: int) -> None:
+        super().log(run_id, metrics, step, at)
+        self.metrics.append((step, dict(metrics)))
 
-    def show(self, *_: Any) -> None:
-        pass
-
-    def show_text(self, *_: Any) -> None:
-        pass
-
-    def progress(self, *_: Any) -> None:
-        pass
-
-    def stopping(self) -> bool:
-        return False
-
-    def occupy(self, *_: Any) -> None:
-        pass
-
-    def fault(self) -> dict[str, str]:
-        return {}
-
-    def condemn(self, **fault: str) -> None:
+    def condemn(self, run_id: str, fault: dict[str, str]) -> None:
         raise AssertionError(fault)
 
-    def flush(self) -> list[tuple[int, dict[str, float]]]:
+    def told(self) -> list[tuple[int, dict[str, float]]]:
         return self.metrics
 
 
@@ -88,10 +73,10 @@ def through_ray(
 ) -> tuple[dict[str, torch.Tensor], list[tuple[int, dict[str, float]]]]:
     """Train without evaluating; return the EMA weights and what was logged."""
     mute = ray.remote(Mute).options(num_cpus=0).remote()
-    trainer(experiment, prepared, run_id, mute, loop, cached(experiment, prepared), **extra).fit()
+    trainer(experiment, prepared, Track(mute, run_id), loop, cached(experiment, prepared), **extra).fit()
     last = shelf.checkpoints(runs.folder(experiment, run_id)).last()
     assert last is not None
-    return weights(last), ray.get(mute.flush.remote())
+    return weights(last), ray.get(mute.told.remote())
 
 
 def in_this_process(
