@@ -181,7 +181,15 @@ def apply(raw: dict[str, Any], override: str) -> None:
     key, separator, value = override.partition("=")
     if not separator or not all(key.strip().split(".")):
         raise UserError(f"{override!r}: an override is written key=value, e.g. training.epochs=10")
-    *parents, last = key.strip().split(".")
+    try:
+        put(raw, key.strip(), yaml.load(value, _Loader))  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, RecursionError):
+        put(raw, key.strip(), value)
+
+
+def put(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Set one dotted key. Raise UserError where something above it is a single value."""
+    *parents, last = key.split(".")
     node = raw
     for parent in parents:
         below = node.get(parent)
@@ -193,10 +201,7 @@ def apply(raw: dict[str, Any], override: str) -> None:
             raise UserError(f"{key}: {parent} is a single value, it has no key below it")
         node[parent] = below
         node = below
-    try:
-        node[last] = yaml.load(value, _Loader)  # noqa: S506  a SafeLoader
-    except (yaml.YAMLError, RecursionError):
-        node[last] = value
+    node[last] = value
 
 
 class _Loader(yaml.SafeLoader):

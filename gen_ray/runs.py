@@ -22,10 +22,13 @@ def folder(experiment: Experiment, run_id: str) -> Path:
 
 def new_id(experiment: Experiment) -> str:
     """Return a run id that is not taken: the run's name and the time."""
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    base = f"{experiment.name}-{stamp}"
-    number = 1
-    while folder(experiment, base if number == 1 else f"{base}-{number}").exists():
+    return fresh(experiment.name, experiment.storage.root / "runs")
+
+
+def fresh(name: str, home: Path) -> str:
+    """Return a folder's name that is not taken in home: a name and the time."""
+    base, number = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}", 1
+    while (home / (base if number == 1 else f"{base}-{number}")).exists():
         number += 1
     return base if number == 1 else f"{base}-{number}"
 
@@ -36,7 +39,7 @@ def unfinished(experiment: Experiment) -> str:
     Its settings must be the ones asked for: a run resumed under others would be neither the one nor the other.
     """
     home = experiment.storage.root / "runs"
-    found = [run for run in _of(experiment.name, home) if not (run / ARTIFACT).exists()]
+    found = [run for run in named(experiment.name, home) if not (run / ARTIFACT).exists()]
     if not found:
         raise UserError(f"--resume: no unfinished run named {experiment.name!r} in {home}")
     newest = found[-1]
@@ -71,16 +74,16 @@ def find_artifact(model: str, root: Path) -> Path:
     for place in (given, given / ARTIFACT, root / "runs" / model / ARTIFACT):
         if (place / "meta.json").is_file():
             return place.absolute()
-    named = [run / ARTIFACT for run in _of(model, root / "runs") if (run / ARTIFACT).is_dir()]
-    if named:
-        return named[-1].absolute()
+    finished = [run / ARTIFACT for run in named(model, root / "runs") if (run / ARTIFACT).is_dir()]
+    if finished:
+        return finished[-1].absolute()
     runs = [run.name for run in (root / "runs").glob("*") if (run / ARTIFACT).is_dir()]
     raise UserError(
         f"{model}: no such artifact folder, and no finished run of that name in {root / 'runs'}; {nearest(model, runs)}"
     )
 
 
-def _of(name: str, home: Path) -> list[Path]:
+def named(name: str, home: Path) -> list[Path]:
     """Return the folders of the runs of a name, oldest first."""
     found = ((re.fullmatch(re.escape(name) + RUN, run.name), run) for run in home.glob("*"))
     return [run for _, _, run in sorted((match[1], int(match[2] or 1), run) for match, run in found if match)]

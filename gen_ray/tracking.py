@@ -19,7 +19,7 @@ from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 from gen_ray.errors import RunError
 from gen_ray.store import Store
 
-RUN_ID, PROCESS = "gen_ray.run_id", "gen_ray.process"
+RUN_ID, PROCESS, PARENT = "gen_ray.run_id", "gen_ray.process", "mlflow.parentRunId"
 ACTIVE = "RUNNING"
 PARAM_CHARACTERS = 6000  # MLflow's own limit
 PAGE = 1000
@@ -73,13 +73,24 @@ class TrackedRun:
     """One MLflow run. Opening it twice under one run id reopens it."""
 
     def __init__(
-        self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+        self,
+        store: Store,
+        run_id: str,
+        *,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: str | None = None,
     ) -> None:
-        """Find the run by its tag or create it, and close the runs of drivers that died. Raise RunError."""
+        """Find the run by its tag or create it, below the run parent if given, and close the runs of drivers that died.
+
+        Raise RunError.
+        """
         self.store = store
         with _told(store):
             self.client = connect(store)
-            self._open(store, run_id, name=name, params=params, tags=tags)
+            above = {PARENT: self._find(experiment_id(store, self.client), parent)[0].info.run_id} if parent else {}
+            self._open(store, run_id, name=name, params=params, tags={**tags, **above})
 
     def _open(
         self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
@@ -87,7 +98,7 @@ class TrackedRun:
         experiment = experiment_id(store, self.client)
         close_orphans(self.client, experiment)
         mine = {**tags, RUN_ID: run_id, PROCESS: this_process()}
-        found = self.client.search_runs([experiment], f"tags.`{RUN_ID}` = '{run_id}'", max_results=1)
+        found = self._find(experiment, run_id)
         if found:
             self.id = found[0].info.run_id
             self.client.update_run(self.id, status=ACTIVE)
@@ -96,6 +107,9 @@ class TrackedRun:
         known = found[0].data.params if found else {}
         new = [Param(key, str(value)[:PARAM_CHARACTERS]) for key, value in params.items() if key not in known]
         self.client.log_batch(self.id, params=new, tags=[RunTag(key, str(value)) for key, value in mine.items()])
+
+    def _find(self, experiment: str, run_id: str) -> list[Run]:
+        return list(self.client.search_runs([experiment], f"tags.`{RUN_ID}` = '{run_id}'", max_results=1))
 
     def log(self, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
         """Record metrics at a step, of now or of a time in milliseconds since 1970."""

@@ -13,6 +13,7 @@ from pipelines import (
     prepare,
     sample,
     score,
+    sweep,
     terminal,
     train,
 )
@@ -21,6 +22,7 @@ VERBS = (
     demo.demo,
     prepare.prepare,
     train.train,
+    sweep.sweep,
     evaluate.evaluate,
     ema.ema,
     sample.sample,

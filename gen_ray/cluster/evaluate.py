@@ -30,7 +30,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure the EMA weights of a checkpoint, write the artifact to out, and return the report and the step."""
     return _on_a_worker(
-        _from_checkpoint, experiment, experiment.resolved(), prepared.folder, checkpoint_folder, out, run_id
+        measure_checkpoint, experiment, experiment.resolved(), prepared.folder, checkpoint_folder, out, run_id
     )
 
 
@@ -56,9 +56,10 @@ def _on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
         raise error.cause from error  # without Ray's wrapping, whose message is a traceback
 
 
-def _from_checkpoint(
+def measure_checkpoint(
     cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, out: Path, run_id: str
 ) -> dict[str, Any]:
+    """Do what ``evaluate`` does, in this process on so many of its cores."""
     experiment, prepared, device = parse(raw), Prepared.load(data), _device(cpus)
     checkpoint.verify(folder)
     family = experiment.model(prepared.spec)

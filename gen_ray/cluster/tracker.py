@@ -125,7 +125,7 @@ class Track:
     run_id: str
 
     def open(self, **how: Any) -> None:
-        """Open the run in MLflow, with TrackedRun's name, params and tags."""
+        """Open the run in MLflow, with TrackedRun's name, params, tags and parent."""
         self._send("open", **how)
 
     def opened(self) -> None:
@@ -155,9 +155,13 @@ class Track:
         """Store a file or folder."""
         self._send("keep", path=str(path), under=under)
 
+    def end(self, status: str) -> None:
+        """End the run."""
+        self._send("close", status=status)
+
     def close(self, status: str) -> str:
         """End the run and return why MLflow has not heard of it yet; empty where it has."""
-        self._send("close", status=status)
+        self.end(status)
         return self._drained(DRAIN_SECONDS, patient=True)
 
     def progress(self, done: int, total: int) -> None:

@@ -15,8 +15,8 @@ from gen_ray import runs
 from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected
 from gen_ray.cluster.evaluate import evaluate
+from gen_ray.cluster.recording import params, record
 from gen_ray.cluster.tracker import Track
-from gen_ray.comparison import RANKED
 from gen_ray.datasets.prepare import BadRows, prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import shelf
@@ -109,11 +109,6 @@ def _tracked(experiment: Experiment, prepared: Prepared, run_id: str) -> Iterato
         _close(track, status)
 
 
-def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
-    """Return what MLflow keeps as a run's parameters: every setting, and which data it was."""
-    return {**experiment.flat(), "data.fingerprint": prepared.fingerprint[:12], "data.bad_rows": prepared.quarantined}
-
-
 def _close(track: Track, status: str) -> None:
     """End the run in MLflow. A store that fails too must not hide what is on its way to the user."""
     trouble = track.close(status)
@@ -183,18 +178,3 @@ def _watched(track: Track, watch: Watch | None) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-
-
-def record(track: Track, report: Mapping[str, Any], home: Path) -> None:
-    """Record what evaluation found, with where each figure comes from, and the artifact."""
-    step = report["steps"]
-    track.log({**report["metrics"], "train/steps": step}, step)
-    origins = {name: report["provenance"].get(name, {}) for name in RANKED}
-    kept = {f"provenance.{name}.{key}": str(word) for name, how in origins.items() for key, word in how.items()}
-    track.tag({"sampler": report["sampler"], **kept})
-    for name, picture in report["pictures"].items():
-        track.show(f"evaluation_{name}", picture, step)
-    for name, text in report["texts"].items():
-        track.show_text(f"evaluation_{name}", text, step)
-    track.keep(home / runs.ARTIFACT, "model")
-    track.keep(home / runs.CONFIG, "config")

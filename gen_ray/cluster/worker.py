@@ -1,145 +1,47 @@
 """What runs in a Ray Train worker: the session that the training loop asks for, made of ray.train's verbs."""
 
-import time
 import traceback
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, closing, nullcontext
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import ray
 import ray.train
 import ray.train.torch
 import torch
 from torch import Tensor, nn
 
-from gen_ray.cluster.data import Streamed, in_memory
+from gen_ray.cluster.data import in_memory
+from gen_ray.cluster.session import RunSession
 from gen_ray.cluster.tracker import Track
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.engine import checkpoint, post_hoc, shelf
-from gen_ray.engine.batches import Batches, Cached
-from gen_ray.engine.checkpoint import Files
 from gen_ray.engine.loop import fit
 from gen_ray.errors import RunError, SharedError, UserError
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family
 
-ASK_SECONDS = 0.5
 
-
-class TrainSession:
-    """engine.session.Session on Ray Train V2."""
+class TrainSession(RunSession):
+    """A rank of Ray Train V2."""
 
     def __init__(self, experiment: Experiment, prepared: Prepared, track: Track, home: Path, *, cache: bool) -> None:
         """Ask Ray which rank and device this is."""
+        super().__init__(experiment, prepared, track, home)
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device = ray.train.torch.get_device()
-        self.experiment, self.prepared, self.track, self.cache = experiment, prepared, track, cache
-        self.home, self.held = home, dict[str, Batches]()
-        self.stop, self.asked_at = False, time.monotonic()
-        self.answer: ray.ObjectRef | None = None
-        self.writer = ThreadPoolExecutor(1)
-        self.writing: Future[None] | None = None
+        self.device, self.cache = ray.train.torch.get_device(), cache
 
-    def batches(self, split: str) -> Batches:
-        """Return a split: streamed once into this worker's memory, or anew every epoch where it is too large."""
-        if split not in self.held:
-            place = {
-                "batch_size": self.experiment.data.batch_size,
-                "seed": self.experiment.training.seed,
-                "rank": self.rank,
-                "world_size": self.world_size,
-                "accumulate": self.experiment.training.accumulate,
-            }
-            if self.cache:
-                shard = ray.train.get_dataset_shard(split)
-                self.held[split] = Cached(in_memory(shard, self.prepared.rows[split], self.prepared.spec), **place)
-            else:
-                self.held[split] = Streamed(self.prepared.shards(split), **place)
-        return self.held[split]
+    def rows(self, split: str) -> Tensor | None:
+        """Return what the trainer was given of a split."""
+        if not self.cache:
+            return None
+        return in_memory(ray.train.get_dataset_shard(split), self.prepared.rows[split], self.prepared.spec)
 
     def prepare(self, net: nn.Module) -> nn.Module:
         """Return the net on its device, under DDP where there are several ranks."""
         kwargs = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
         return ray.train.torch.prepare_model(net, parallel_strategy_kwargs=kwargs)
-
-    def sum(self, values: Tensor) -> Tensor:
-        """Return values summed over the ranks."""
-        if self.world_size > 1:
-            torch.distributed.all_reduce(values)
-        return values
-
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Send rank 0's metrics to the tracker; nobody waits for MLflow."""
-        if self.rank == 0:
-            self.track.log(metrics, step)
-
-    def show(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Send a picture to the tracker."""
-        self.track.show(name, picture, step)
-
-    def show_text(self, name: str, text: str, step: int) -> None:
-        """Send a text to the tracker."""
-        self.track.show_text(name, text, step)
-
-    def progress(self, done: int, total: int) -> None:
-        """Tell the tracker how far the training is."""
-        if self.rank == 0:
-            self.track.progress(done, total)
-
-    def save(self, pack: Callable[[], Files], step: int) -> None:
-        """Write a checkpoint into the run's folder, which all machines share, while training goes on.
-
-        Not by ray.train.report: it copies what is written twice, keeps its own record of what there is, which a kill
-        can leave empty, and has every rank wait for the controller's next look.
-        """
-        self._write(shelf.checkpoints(self.home).save, pack, step)
-
-    def keep(self, pack: Callable[[], Files], step: int) -> None:
-        """Write averages into the run's folder, in the same manner."""
-        self._write(post_hoc.shelf(self.home).add, pack, step)
-
-    def _write(self, write: Callable[[Files, int], None], pack: Callable[[], Files], step: int) -> None:
-        self.settle()
-        if self.rank == 0:
-            self.writing = self.writer.submit(write, pack(), step)
-
-    def stopping(self) -> bool:
-        """Return whether the tracker said so when last asked: every half second, its answer is not waited for."""
-        if self.answer and ray.wait([self.answer], timeout=0)[0]:
-            self.stop, self.answer = ray.get(self.answer), None
-        if self.answer is None and time.monotonic() - self.asked_at > ASK_SECONDS:
-            self.answer, self.asked_at = self.track.stopping(), time.monotonic()
-        return self.stop
-
-    def settle(self) -> None:
-        """Wait for what is being written. Raise SharedError on every rank where that failed: none waits for another."""
-        fault: BaseException | None = None
-        if self.writing is not None:
-            fault, self.writing = self.writing.exception(), None
-        if fault is not None and not isinstance(fault, RunError):
-            raise fault
-        if self.sum(torch.tensor([float(fault is not None)], device=self.device)).item():
-            told = fault or RunError("rank 0 could not write a checkpoint", reason="storage")
-            raise SharedError(str(told), reason=told.reason) from fault
-
-    def close(self) -> None:
-        """End when nothing is being written any more."""
-        self.writer.shutdown()
-
-    def restore(self) -> AbstractContextManager[Path | None]:
-        """Return the checkpoint that rank 0 finds newest, so that all ranks begin from one."""
-        found = self._found() if self.rank == 0 else None
-        step = self.sum(torch.tensor([checkpoint.position(found)["step"] if found else 0], device=self.device))
-        return nullcontext(shelf.checkpoints(self.home).place(int(step)) if int(step) else None)
-
-    def _found(self) -> Path | None:
-        for place in (shelf.checkpoints(self.home), post_hoc.shelf(self.home)):
-            place.tidy()
-        return shelf.checkpoints(self.home).last()
 
 
 def open_session(task: Mapping[str, Any]) -> tuple[Experiment, Family, TrainSession]:

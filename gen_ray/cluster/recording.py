@@ -1,0 +1,31 @@
+"""What MLflow is told of a run, however it was trained."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gen_ray import runs
+from gen_ray.cluster.tracker import Track
+from gen_ray.comparison import RANKED
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.experiment import Experiment
+
+
+def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
+    """Return what MLflow keeps as a run's parameters: every setting, and which data it was."""
+    return {**experiment.flat(), "data.fingerprint": prepared.fingerprint[:12], "data.bad_rows": prepared.quarantined}
+
+
+def record(track: Track, report: Mapping[str, Any], home: Path) -> None:
+    """Record what evaluation found, with where each figure comes from, and the artifact."""
+    step = report["steps"]
+    track.log({**report["metrics"], "train/steps": step}, step)
+    origins = {name: report["provenance"].get(name, {}) for name in RANKED}
+    kept = {f"provenance.{name}.{key}": str(word) for name, how in origins.items() for key, word in how.items()}
+    track.tag({"sampler": report["sampler"], **kept})
+    for name, picture in report["pictures"].items():
+        track.show(f"evaluation_{name}", picture, step)
+    for name, text in report["texts"].items():
+        track.show_text(f"evaluation_{name}", text, step)
+    track.keep(home / runs.ARTIFACT, "model")
+    track.keep(home / runs.CONFIG, "config")

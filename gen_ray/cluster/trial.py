@@ -1,0 +1,165 @@
+"""One trial of a sweep, inside a process of Ray Tune: trained here by one worker, or on Ray Train by several."""
+
+import json
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from torch import Tensor, nn
+
+from gen_ray import runs
+from gen_ray.cluster.data import in_memory
+from gen_ray.cluster.evaluate import evaluate, measure_checkpoint
+from gen_ray.cluster.reading import Splits
+from gen_ray.cluster.recording import record
+from gen_ray.cluster.session import RunSession
+from gen_ray.cluster.tracker import Track
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.engine import plots, shelf
+from gen_ray.engine.loop import fit
+from gen_ray.errors import RunError, UserError
+from gen_ray.experiment import Experiment, parse
+from gen_ray.sweeps.config import DURING
+
+RESULT, SAMPLES = "result.json", "samples.png"
+LOOK_SECONDS = 0.5
+_held: dict[tuple[str, str], Tensor] = {}
+"""Splits in this process's memory, for all trials that it will train."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all trials of a sweep share."""
+
+    tracker: Any
+    prepared: Path
+    splits: Splits
+    cpus: int
+
+
+class TrialSession(RunSession):
+    """The one rank of a trial in a process of Ray Tune, which hears of every validation and may end the trial there."""
+
+    rank, world_size = 0, 1
+
+    def __init__(self, experiment: Experiment, prepared: Prepared, track: Track, home: Path, splits: Splits) -> None:
+        """Take a GPU where Ray gave one."""
+        super().__init__(experiment, prepared, track, home)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.splits = splits
+
+    def rows(self, split: str) -> Tensor | None:
+        """Return a split that trials before this one in the same process have read already, or read it."""
+        if not self.splits:
+            return None
+        key = (self.prepared.fingerprint, split)
+        if key not in _held:
+            _held[key] = in_memory(self.splits[split], self.prepared.rows[split], self.prepared.spec)
+        return _held[key]
+
+    def prepare(self, net: nn.Module) -> nn.Module:
+        """Return the net on its device."""
+        return net.to(self.device)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Record metrics, and tell Ray Tune of a validation."""
+        super().log(metrics, step)
+        if DURING in metrics:
+            self.settle()  # ended here, the trial is found again with all its checkpoints
+            tune.report({**metrics, "epoch": epoch(self.experiment, self.prepared, step)})
+
+
+def epoch(experiment: Experiment, prepared: Prepared, step: int) -> int:
+    """Return the epochs that a number of optimizer steps makes."""
+    return round(step * experiment.data.batch_size / prepared.rows["train"])
+
+
+def trial(config: Mapping[str, Any], *, task: Task) -> None:
+    """Train and measure one point. What goes wrong is a result like others: to try again would not mend it."""
+    experiment, prepared = parse(config["experiment"]), Prepared.load(task.prepared)
+    track = Track(task.tracker, config["run_id"])
+    home = runs.save(experiment, track.run_id)
+    result = home / RESULT
+    if not result.exists():
+        train = _alone if experiment.scaling.num_workers == 1 else _on_ray_train
+        try:
+            metrics = train(experiment, prepared, track, home, task)
+        except (UserError, RunError) as error:
+            tune.report({"error": str(error), "reason": getattr(error, "reason", "user")})
+            return
+        except Exception as error:  # a bug in a family is one trial's bad luck, not the end of the sweep
+            tune.report({"error": f"{type(error).__name__}: {error}", "reason": type(error).__name__})
+            return
+        part = result.with_suffix(".part")
+        part.write_text(json.dumps(metrics))
+        part.replace(result)
+    tune.report({**json.loads(result.read_text()), "epoch": experiment.training.epochs, "ended": True})
+
+
+def _alone(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> dict[str, float]:
+    """Return the metrics of a trial trained and measured in this process."""
+    torch.set_num_threads(task.cpus)
+    began = time.monotonic()
+    family = experiment.model(prepared.spec)
+    with closing(TrialSession(experiment, prepared, track, home, task.splits)) as session:
+        fit(experiment, family, session)
+    minutes = (time.monotonic() - began) / 60
+    report = measure_checkpoint(
+        task.cpus,
+        experiment.resolved(),
+        prepared.folder,
+        _checkpoint(home, experiment),
+        home / runs.ARTIFACT,
+        home.name,
+    )
+    return _recorded(track, report, home, minutes)
+
+
+def _on_ray_train(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> dict[str, float]:
+    """Return the metrics of a trial whose workers Ray Train starts; this process only looks on."""
+    from gen_ray.cluster.attempts import attempts
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(1) as aside:
+        fitting = aside.submit(attempts, experiment, prepared, track, splits=task.splits)
+        told = -1
+        try:
+            while not fitting.done():
+                time.sleep(LOOK_SECONDS)
+                done, _, newest = track.look()
+                now = epoch(experiment, prepared, done)
+                if DURING in newest and now > told:
+                    tune.report({DURING: newest[DURING], "epoch": now})
+                    told = now
+        except SystemExit:  # stopped early
+            track.stop()
+            raise
+        fault = fitting.result()
+    if fault:
+        raise RunError(fault["message"], reason=fault["reason"])
+    minutes = (time.monotonic() - began) / 60
+    report = evaluate(experiment, prepared, _checkpoint(home, experiment), home / runs.ARTIFACT, run_id=home.name)
+    return _recorded(track, report, home, minutes)
+
+
+def _checkpoint(home: Path, experiment: Experiment) -> Path:
+    kept = shelf.checkpoints(home)
+    found = {"last": kept.last, "best": kept.lowest}[experiment.evaluation.checkpoint]()
+    if found is None:
+        raise RunError(f"{home.name}: the training ended without a checkpoint")
+    return found
+
+
+def _recorded(track: Track, report: Mapping[str, Any], home: Path, minutes: float) -> dict[str, float]:
+    record(track, report, home)
+    track.log({"train/minutes": minutes}, 0)
+    for picture in report["pictures"].values():
+        plots.write(home / SAMPLES, picture)
+    newest = track.look()[2]
+    return {DURING: newest[DURING], **report["metrics"], "train/minutes": minutes, "train/steps": report["steps"]}

@@ -1,0 +1,218 @@
+"""The typed configuration of a sweep: a base experiment, a space over any of its keys, and how to search it."""
+
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from gen_ray.config import Config, validated
+from gen_ray.errors import UserError, nearest
+from gen_ray.experiment import Experiment, Name, apply, merge, parse, put, read_yaml
+
+Point = Mapping[str, Any]
+"""One place of a space: the values of the keys that are active there."""
+
+DURING = "validation/loss_nats"
+"""The one metric known while a trial trains, so the only one by which it can be stopped early."""
+FINAL = (
+    "eval/bits_per_dim",
+    "eval/frechet_distance",
+    "eval/precision",
+    "eval/recall",
+    "sample/seconds_per_image",
+)
+SEARCHED = ("family.", "training.", "evaluation.", "data.batch_size")
+CORNERS = 512
+"""Places at the ends of a space's ranges that are tried against the schema before anything starts, at most."""
+Scalar = bool | int | float | str | None
+
+
+class Axis(Config):
+    """What one key may be. Exactly one of the kinds, and optionally the values of other keys it depends on."""
+
+    choice: list[Any] | None = Field(None, min_length=1)
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[float, float] | None = None
+    randint: tuple[int, int] | None = Field(None, description="both ends included")
+    when: dict[str, Any] = Field({}, description="other keys' values under which this key is there")
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> "Axis":
+        kinds = {"choice": self.choice, "uniform": self.uniform, "loguniform": self.loguniform, "randint": self.randint}
+        given = [name for name, value in kinds.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(kinds)}")
+        if self.choice is None and self.ends[0] >= self.ends[1]:
+            raise ValueError("the lower end must be below the upper one")
+        if self.loguniform is not None and self.loguniform[0] <= 0:
+            raise ValueError("loguniform needs a lower end above 0")
+        return self
+
+    @property
+    def ends(self) -> Sequence[Any]:
+        """Return all choices, or the two ends of a range."""
+        return self.choice or self.uniform or self.loguniform or self.randint or []
+
+    def active(self, point: Point) -> bool:
+        """Return whether the keys it depends on have, in the point so far, one of the values it names."""
+        wanted = {key: value if isinstance(value, list) else [value] for key, value in self.when.items()}
+        return all(key in point and label(point[key]) in map(label, values) for key, values in wanted.items())
+
+
+class Searcher(Config):
+    """How points are found: every one of a grid, at random, or by a tree-structured Parzen estimator."""
+
+    name: Literal["grid", "random", "tpe"] = "random"
+    seed: int = Field(0, ge=0)
+
+
+class Scheduler(Config):
+    """Which trials are stopped early: none, by successive halving, or those below the median of the others."""
+
+    name: Literal["none", "asha", "median"] = "none"
+    grace_epochs: int = Field(1, ge=1, description="before which no trial is stopped")
+    reduction: int = Field(3, ge=2, description="asha: one of so many goes on from each rung")
+
+
+class Sweep(Config):
+    """One sweep. Made by ``load``, which tells mistakes in one line."""
+
+    name: Name
+    experiment: str
+    settings: dict[str, Any] = Field({}, description="changes of the experiment that all trials share")
+    space: dict[str, Axis] = Field(min_length=1)
+    metric: str = "eval/bits_per_dim"
+    direction: Literal["minimize", "maximize"] = "minimize"
+    searcher: Searcher = Searcher()
+    scheduler: Scheduler = Scheduler()
+    trials: int | None = Field(None, ge=1, description="left out: all points of a grid")
+    minutes: float | None = Field(None, gt=0, description="no trial is begun after so many")
+    concurrency: int | None = Field(None, ge=1, description="trials at a time; left out: as many as there is room for")
+    max_failures: int = Field(3, ge=0, description="lost processes of a trial after which it is given up")
+    best: int = Field(4, ge=1, description="trials whose samples are shown side by side")
+
+
+class Plan:
+    """A sweep with its base experiment: what its points mean."""
+
+    def __init__(self, sweep: Sweep, base: Mapping[str, Any]) -> None:
+        """Check all that can be known before data are there. Raise UserError."""
+        self.sweep, self.base = sweep, base
+        _check(sweep)
+        for point in self.corners():
+            self.experiment(point)
+        _check_metric(sweep, self.experiment(next(iter(self.corners()))))
+
+    def experiment(self, point: Point) -> Experiment:
+        """Return the experiment of a point. Raise UserError naming the point where it is none."""
+        raw: dict[str, Any] = json.loads(json.dumps(self.base))
+        try:
+            for key, value in point.items():
+                put(raw, key, value)
+            return parse(raw)
+        except UserError as error:
+            raise UserError(f"space: {words(point)}: {error}") from None
+
+    def corners(self) -> Iterable[Point]:
+        """Return points at the ends of all ranges and with all choices, as many as may be tried at once."""
+        return itertools.islice(self._points(self.sweep.space), CORNERS)
+
+    def grid(self) -> list[Point]:
+        """Return all points of a space of choices."""
+        return list(self._points(self.sweep.space))
+
+    def _points(self, space: Mapping[str, Axis]) -> Iterable[Point]:
+        found: list[dict[str, Any]] = [{}]
+        for key, axis in space.items():
+            found = [
+                {**point, **({key: value} if value is not _ABSENT else {})}
+                for point in found
+                for value in (axis.ends if axis.active(point) else [_ABSENT])
+            ]
+            if len(found) > 100 * CORNERS:
+                raise UserError(f"space: more than {100 * CORNERS} points; searcher random or tpe finds its way in it")
+        return found
+
+
+_ABSENT = object()
+
+
+def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
+    """Return the plan of a sweep's YAML file changed by ``dotted.key=value``, which reach its experiment too.
+
+    An override of a sweep's own key (trials, metric, searcher.…) changes the sweep, any other one all its trials.
+    Raise UserError: one line naming file, key and the nearest valid one.
+    """
+    raw = read_yaml(file)
+    settings: list[str] = []
+    for override in overrides:
+        section, *key = override.partition("=")[0].strip().split(".")
+        if section == "space" and len(key) > 1:  # an axis is named by a dotted key
+            axis = ".".join(key[:-1])
+            apply(raw.setdefault("space", {}).setdefault(axis, {}), override.strip().removeprefix(f"space.{axis}."))
+        elif section in Sweep.model_fields:
+            apply(raw, override)
+        else:
+            settings.append(override)
+    sweep = validated(Sweep, raw)
+    base_file = (file.parent / sweep.experiment).resolve()
+    base = read_yaml(base_file)
+    merge(base, sweep.settings)
+    for override in settings:
+        apply(base, override)
+    base["name"] = sweep.name
+    return Plan(sweep, base)
+
+
+def dump(plan: Plan) -> str:
+    """Return a plan as YAML that ``restore`` reads."""
+    return yaml.safe_dump({"sweep": plan.sweep.model_dump(mode="json"), "base": dict(plan.base)}, sort_keys=False)
+
+
+def restore(text: str) -> Plan:
+    """Return the plan that was dumped."""
+    raw = yaml.safe_load(text)
+    return Plan(validated(Sweep, raw["sweep"]), raw["base"])
+
+
+def label(value: Any) -> Scalar:
+    """Return a value as one word: scalars as they are, whatever has parts on one line."""
+    return value if isinstance(value, Scalar) else yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
+
+
+def words(point: Point) -> str:
+    """Return a point in words, its keys by their last part."""
+    shown = (f"{value:.4g}" if isinstance(value, float) else str(label(value)) for value in point.values())
+    return ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in zip(point, shown, strict=True))
+
+
+def _check(sweep: Sweep) -> None:
+    known: list[str] = []
+    for key, axis in sweep.space.items():
+        if not key.startswith(SEARCHED):
+            raise UserError(f"space.{key}: is not searched; what is: {', '.join(SEARCHED)}")
+        for other in axis.when:
+            if other not in known:
+                raise UserError(f"space.{key}.when.{other}: is no key that stands before it; {nearest(other, known)}")
+        known.append(key)
+    ranges = [key for key, axis in sweep.space.items() if axis.choice is None]
+    if sweep.searcher.name == "grid" and ranges:
+        raise UserError(f"space.{ranges[0]}: a grid needs a list of choices; searcher random or tpe takes ranges")
+    if sweep.searcher.name != "grid" and sweep.trials is None:
+        raise UserError(f"trials: searcher {sweep.searcher.name} needs a number of trials")
+
+
+def _check_metric(sweep: Sweep, base: Experiment) -> None:
+    """Refuse a metric that nothing reports, or that does not mean the same in every trial."""
+    if sweep.metric not in (DURING, *FINAL):
+        raise UserError(f"metric: {nearest(sweep.metric, (DURING, *FINAL))}")
+    if sweep.scheduler.name != "none" and sweep.metric != DURING:
+        raise UserError(f"scheduler.name={sweep.scheduler.name}: needs metric {DURING}, the one known while training")
+    if sweep.metric == DURING and base.family.name != "vae":
+        changing = [key for key in sweep.space if key.startswith("family.") and not key.startswith("family.net")]
+        if changing:
+            raise UserError(f"metric: {DURING} means another thing for every {changing[0]}; eval/bits_per_dim does not")

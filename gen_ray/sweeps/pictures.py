@@ -1,0 +1,80 @@
+"""A sweep's pictures, drawn by Optuna and matplotlib, uint8 (H, W, 3)."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from io import BytesIO
+
+import matplotlib as mpl
+import numpy as np
+import optuna.visualization.matplotlib as draw
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from optuna.importance import PedAnovaImportanceEvaluator
+from PIL import Image
+
+from gen_ray.sweeps.study import FINISHED, Result, Study
+
+COST = "sample/seconds_per_image"
+
+
+def pictures(study: Study) -> dict[str, np.ndarray]:
+    """Return what the trials so far show: each picture needs two finished ones, some need keys that all trials have."""
+    if len(study.best()) < 2:
+        return {}
+    metric, inner = study.sweep.metric, study.study
+    shared = [key for key in study.sweep.space if all(key in result.point for result in study.results())]
+    made: dict[str, Callable[[], object]] = {
+        "parallel_coordinates": lambda: draw.plot_parallel_coordinate(inner, target_name=metric),
+        "metric_against_each_key": lambda: draw.plot_slice(inner, target_name=metric),
+    }
+    if len(shared) > 1:
+        made["importance"] = lambda: draw.plot_param_importances(
+            inner, evaluator=PedAnovaImportanceEvaluator(), params=shared, target_name=metric
+        )
+    found = {name: _rendered(plot) for name, plot in made.items()}
+    return {**found, "quality_against_cost": pareto(study.results(), metric, study.sweep.direction)}
+
+
+def front(points: Mapping[int, tuple[float, float]]) -> list[int]:
+    """Return the keys of points (cost, loss) that no other point betters in one and equals in the other, by cost."""
+    best, found = float("inf"), []
+    for key, (_, loss) in sorted(points.items(), key=lambda item: item[1]):
+        if loss < best:
+            best = loss
+            found.append(key)
+    return found
+
+
+def pareto(results: list[Result], metric: str, direction: str) -> np.ndarray:
+    """Return the finished trials by seconds a sample and metric, with the line of those that no other betters."""
+    sign = 1.0 if direction == "minimize" else -1.0
+    finished = {r.number: r.metrics for r in results if r.state == FINISHED and {metric, COST} <= r.metrics.keys()}
+    points = {number: (found[COST], sign * found[metric]) for number, found in finished.items()}
+    figure = Figure(figsize=(6, 4), dpi=110, layout="constrained")
+    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    if points:
+        axes.scatter(*zip(*((cost, sign * loss) for cost, loss in points.values()), strict=True))
+        best = [points[number] for number in front(points)]
+        axes.step([cost for cost, _ in best], [sign * loss for _, loss in best], where="post", color="tab:red")
+        for number, (cost, loss) in points.items():
+            axes.annotate(f"{number:03d}", (cost, sign * loss), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axes.set(xscale="log")
+    axes.set(xlabel="seconds a sample", ylabel=metric)
+    axes.grid(visible=True, which="both", alpha=0.25)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def _rendered(plot: Callable[[], object]) -> np.ndarray:
+    mpl.use("agg")
+    with (
+        mpl.rc_context(),
+        warnings.catch_warnings(action="ignore"),
+    ):  # Optuna sets its own style
+        drawn = plot()
+    first: Axes = drawn if isinstance(drawn, Axes) else np.ravel(np.asarray(drawn, dtype=object))[0]
+    figure, buffer = first.get_figure(root=True), BytesIO()
+    assert figure is not None, "Optuna's axes are of a figure"
+    figure.savefig(buffer, format="png", bbox_inches="tight", dpi=110)
+    return np.asarray(Image.open(buffer).convert("RGB"))

@@ -1,0 +1,200 @@
+"""A sweep's record: an Optuna study in a journal file, which says what was tried, what came of it, and what is next.
+
+It is a sweep's only memory: whoever opens it after a kill finds the finished trials finished and the live ones live.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from gen_ray.sweeps.config import Axis, Plan, Point, Scalar, label
+
+RECORD = "study.jsonl"
+METRICS, ERROR = "metrics", "error"
+FINISHED, STOPPED, FAILED, LIVE = "finished", "stopped early", "failed", "live"
+STATES = {
+    TrialState.COMPLETE: FINISHED,
+    TrialState.PRUNED: STOPPED,
+    TrialState.FAIL: FAILED,
+    TrialState.RUNNING: LIVE,
+}
+DRAWS = 100
+"""Draws for a point that has not been drawn yet, after which the space is taken to be exhausted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One trial as the record has it."""
+
+    number: int
+    point: Point
+    state: str
+    value: float | None
+    metrics: Mapping[str, float]
+    error: str
+    seconds: float
+
+
+class Study:
+    """The record of one sweep, in a file of its folder."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        """Open the record or begin it: the points of a grid and random ones are laid down before anything runs."""
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.plan, self.sweep, file = plan, plan.sweep, folder / RECORD
+        fresh = not file.exists()
+        with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
+            self.study = optuna.create_study(
+                study_name=folder.name,
+                storage=JournalStorage(JournalFileBackend(str(file))),
+                # Runs of one pool at the same time: a point close to one that is running is worth less.
+                sampler=optuna.samplers.TPESampler(seed=self.sweep.searcher.seed, constant_liar=True),
+                direction=self.sweep.direction,
+                load_if_exists=True,
+            )
+        points = given(plan)
+        self.wanted = len(points) if points is not None else self.sweep.trials or 0
+        if fresh:
+            for point in points or []:
+                self.study.enqueue_trial({key: label(value) for key, value in point.items()})
+        running = (trial for trial in self._trials() if trial.state == TrialState.RUNNING)
+        self.waiting = [Trial(self.study, trial._trial_id) for trial in running]
+        self.live: dict[int, Trial] = {}
+
+    def ask(self) -> tuple[int, Point] | None:
+        """Return the next trial's number and point: one that was live when a driver died, else a new one, else None."""
+        if self.waiting:
+            trial = self.waiting.pop(0)
+        elif sum(trial.state != TrialState.WAITING for trial in self._trials()) < self.wanted:
+            trial = self.study.ask()
+        else:
+            return None
+        self.live[trial.number] = trial
+        return trial.number, self._point(trial)
+
+    def tell(
+        self, number: int, metrics: Mapping[str, float], *, error: str = "", stopped_at: int | None = None
+    ) -> None:
+        """Record what came of a trial: an error, metrics at its end, or those at which it was stopped early."""
+        trial, value = self.live.pop(number), metrics.get(self.sweep.metric)
+        trial.set_user_attr(METRICS, dict(metrics))
+        if error or value is None or not np.isfinite(value):
+            trial.set_user_attr(ERROR, error or f"{self.sweep.metric} is {value}")
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif stopped_at is not None:
+            trial.report(value, stopped_at)
+            self.study.tell(trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(trial, value)
+
+    def results(self) -> list[Result]:
+        """Return all trials that were begun, in the order of their numbers."""
+        return [self._result(trial) for trial in self._trials() if trial.state in STATES]
+
+    def best(self) -> list[Result]:
+        """Return the finished trials, the best first."""
+        sign = 1 if self.sweep.direction == "minimize" else -1
+        finished = [result for result in self.results() if result.state == FINISHED and result.value is not None]
+        return sorted(finished, key=lambda result: sign * (result.value or 0.0))
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _point(self, trial: Trial) -> Point:
+        point: dict[str, Any] = {}
+        for key, axis in self.sweep.space.items():
+            if axis.active(point):
+                point[key] = _value(axis, _suggested(trial, key, axis))
+        return point
+
+    def _result(self, trial: FrozenTrial) -> Result:
+        space = self.sweep.space
+        return Result(
+            number=trial.number,
+            point={key: _value(space[key], trial.params[key]) for key in space if key in trial.params},
+            state=STATES[trial.state],
+            value=trial.value,
+            metrics=trial.user_attrs.get(METRICS, {}),
+            error=trial.user_attrs.get(ERROR, ""),
+            seconds=trial.duration.total_seconds() if trial.duration else 0.0,
+        )
+
+
+def given(plan: Plan) -> list[Point] | None:
+    """Return the points that are known beforehand: a grid's, or distinct random ones; None where results lead on."""
+    sweep = plan.sweep
+    if sweep.searcher.name == "tpe":
+        return None
+    if sweep.searcher.name == "grid":
+        return plan.grid()[: sweep.trials]
+    rng, found = np.random.default_rng(sweep.searcher.seed), list[Point]()
+    for _ in range(DRAWS * (sweep.trials or 0)):
+        point: dict[str, Any] = {}
+        for key, axis in sweep.space.items():
+            if axis.active(point):
+                point[key] = _drawn(axis, rng)
+        if point not in found:
+            found.append(point)
+        if len(found) == sweep.trials:
+            break
+    return found
+
+
+def _drawn(axis: Axis, rng: np.random.Generator) -> Any:
+    if axis.choice is not None:
+        return axis.choice[int(rng.integers(len(axis.choice)))]
+    low, high = axis.ends
+    if axis.randint is not None:
+        return int(rng.integers(low, high + 1))
+    if axis.loguniform is not None:
+        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+    return float(rng.uniform(low, high))
+
+
+def _suggested(trial: Trial, key: str, axis: Axis) -> Scalar:
+    if axis.choice is not None:
+        return trial.suggest_categorical(key, list(map(label, axis.choice)))
+    low, high = axis.ends
+    if axis.randint is not None:
+        return trial.suggest_int(key, low, high)
+    return trial.suggest_float(key, low, high, log=axis.loguniform is not None)
+
+
+def _value(axis: Axis, word: Scalar) -> Any:
+    """Return the choice that a label stands for, or the number itself."""
+    return axis.choice[list(map(label, axis.choice)).index(word)] if axis.choice is not None else word
+
+
+def table(results: Iterable[Result], keys: Iterable[str], metric: str) -> tuple[list[str], list[list[str]]]:
+    """Return the header and a line for each trial, the failed ones with their error."""
+    keys = list(keys)
+    header = [
+        "trial",
+        *(key.removeprefix("family.").removeprefix("training.") for key in keys),
+        metric,
+        "state",
+        "minutes",
+    ]
+    lines = [
+        [
+            f"{result.number:03d}",
+            *(_cell(result.point[key]) if key in result.point else "" for key in keys),
+            _cell(value) if (value := result.metrics.get(metric)) is not None else "–",
+            f"{result.state}: {result.error}" if result.error else result.state,
+            f"{result.seconds / 60:.1f}",
+        ]
+        for result in results
+    ]
+    return header, lines
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(label(value))

@@ -1,0 +1,95 @@
+"""A sweep is known to be possible before anything of it starts."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gen_ray.errors import UserError
+from gen_ray.sweeps.config import dump, load, restore, words
+
+SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
+BASE = {
+    "name": "base",
+    "family": {"name": "vae", "latent_dim": 4, "net": {"name": "mlp", "hidden": [16]}},
+    "data": {"source": "digits", "batch_size": 128},
+}
+SPACE: dict[str, Any] = {"family.latent_dim": {"choice": [2, 4]}}
+
+
+def written(folder: Path, base: dict[str, Any] = BASE, **keys: Any) -> Path:
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    sweep = {"name": "s", "experiment": "base.yaml", "space": SPACE, "searcher": {"name": "grid"}, **keys}
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(sweep, sort_keys=False))
+    return folder / "sweep.yaml"
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
+def test_a_shipped_sweep_is_possible_in_every_corner_and_survives_its_file(file: Path) -> None:
+    plan = load(file)
+    assert dump(restore(dump(plan))) == dump(plan)
+    names = {plan.experiment(point).name for point in plan.corners()}
+    assert names == {file.stem}, "a trial has the sweep's name"
+
+
+def test_a_key_that_depends_on_another_is_there_only_with_it(tmp_path: Path) -> None:
+    space = {
+        "family.likelihood": {"choice": ["logistic", "bernoulli"]},
+        "training.learning_rate": {"choice": [1e-3, 2e-3], "when": {"family.likelihood": "logistic"}},
+        "training.ema_decay": {"choice": [0.5], "when": {"training.learning_rate": [2e-3]}},
+    }
+    points = load(written(tmp_path, space=space)).grid()
+    assert [words(point) for point in points] == [
+        "likelihood=logistic, learning_rate=0.001",
+        "likelihood=logistic, learning_rate=0.002, ema_decay=0.5",
+        "likelihood=bernoulli",
+    ]
+
+
+def test_overrides_reach_the_sweep_by_its_own_keys_and_all_trials_by_others(tmp_path: Path) -> None:
+    plan = load(written(tmp_path), ["trials=1", "training.epochs=3", "space.family.latent_dim.choice=[7]"])
+    [point] = plan.grid()
+    assert plan.sweep.trials == 1 and point == {"family.latent_dim": 7}
+    assert plan.experiment(point).training.epochs == 3 and plan.experiment(point).family.latent_dim == 7
+
+
+DDPM = {"name": "base", "family": {"name": "ddpm"}}
+RATE = {"training.learning_rate": {"uniform": [1e-4, 1e-2]}}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    (
+        {"space": {"family.latent_dims": {"choice": [2]}}},
+        r"latent_dims=2: family.latent_dims: .*'latent_dim'",
+    ),
+    ({"space": {"family.latent_dim": {"choice": [2, -1]}}}, "latent_dim=-1: family.latent_dim"),
+    ({"space": {"family.latent_dim": {"randint": [0, 5]}}, "searcher": {"name": "tpe"}, "trials": 3}, "latent_dim=0"),
+    ({"space": {"scaling.num_workers": {"choice": [1]}}}, r"space.scaling.num_workers: is not searched"),
+    ({"space": {}}, "space"),
+    ({"space": {"family.latent_dim": {}}}, r"space.family.latent_dim: needs exactly one of choice, uniform"),
+    ({"space": {"training.learning_rate": {"uniform": [2, 1]}}}, "lower end"),
+    ({"space": {"training.learning_rate": {"loguniform": [0, 1]}}}, "above 0"),
+    ({"space": RATE}, "a grid needs a list of choices"),
+    ({"space": RATE, "searcher": {"name": "random"}}, "trials: searcher random needs"),
+    ({"space": {"family.latent_dim": {"choice": [2], "when": {"family.likelihod": 1}}}}, "stands before it"),
+    ({"space": {"family.latent_dim.x": {"choice": [2]}}}, "latent_dim is a single value"),
+    ({"metric": "eval/bits"}, r"did you mean 'eval/bits_per_dim'"),
+    ({"scheduler": {"name": "asha"}}, "needs metric validation/loss_nats"),
+    ({"searcher": {"name": "tpee"}}, "searcher.name"),
+    ({"trialz": 3}, r"trialz: .*did you mean 'trials'"),
+    ({"experiment": "nowhere.yaml"}, r"nowhere.yaml: No such file"),
+]
+
+
+@pytest.mark.parametrize(("keys", "told"), WRONG, ids=[told for _, told in WRONG])
+def test_a_mistake_costs_no_trial(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
+    with pytest.raises(UserError, match=told) as fault:
+        load(written(tmp_path, **keys))
+    assert "\n" not in str(fault.value)
+
+
+def test_a_loss_that_means_another_thing_in_every_trial_ranks_none(tmp_path: Path) -> None:
+    space = {"family.schedule": {"choice": ["linear", "cosine"]}}
+    with pytest.raises(UserError, match=r"means another thing for every family.schedule"):
+        load(written(tmp_path, DDPM, space=space, metric="validation/loss_nats"))
+    rates = {"training.learning_rate": {"choice": [1e-3, 2e-3]}}
+    assert load(written(tmp_path, DDPM, space=rates, metric="validation/loss_nats")).grid()

@@ -1,0 +1,79 @@
+"""The record of a sweep outlives its driver."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gen_ray.sweeps.config import load
+from gen_ray.sweeps.pictures import front, pictures
+from gen_ray.sweeps.study import Study, given, table
+from tests.sweeps.test_config import written
+
+BITS, COST = "eval/bits_per_dim", "sample/seconds_per_image"
+MIXED: dict[str, Any] = {
+    "family.latent_dim": {"randint": [1, 9]},
+    "training.learning_rate": {"loguniform": [1e-4, 1e-2]},
+    "family.net": {"choice": [{"name": "mlp", "hidden": [16]}, {"name": "mlp", "hidden": [32, 32]}]},
+}
+
+
+def study(folder: Path, **keys: Any) -> Study:
+    return Study(load(written(folder, **keys)), folder)
+
+
+def asked(record: Study) -> list[tuple[int, Any]]:
+    found = []
+    while (trial := record.ask()) is not None:
+        found.append(trial)
+    return found
+
+
+@pytest.mark.parametrize("searcher", ["random", "tpe"])
+def test_whoever_opens_it_after_a_kill_goes_on_where_it_stood(tmp_path: Path, searcher: str) -> None:
+    keys = {"space": MIXED, "searcher": {"name": searcher, "seed": 3}, "trials": 6}
+    first = study(tmp_path, **keys)
+    begun = [first.ask() for _ in range(4)]
+    assert all(begun)
+    first.tell(0, {BITS: 2.0, COST: 0.1})
+    first.tell(2, {}, error="boom")
+    again = study(tmp_path, **keys)
+    rest = asked(again)
+    assert rest[:2] == [begun[1], begun[3]], "the live ones come first, as they were"
+    assert [number for number, _ in rest] == [1, 3, 4, 5]
+    for number, _ in rest:
+        again.tell(number, {BITS: 3.0 + number, COST: 1.0 / (1 + number)})
+    results = study(tmp_path, **keys).results()
+    assert [r.state for r in results] == ["finished", "finished", "failed", "finished", "finished", "finished"]
+    assert [r.number for r in again.best()] == [0, 1, 3, 4, 5] and results[2].error == "boom"
+    assert results[0].point == begun[0][1] and results[0].metrics == {BITS: 2.0, COST: 0.1}  # type: ignore[index]
+    drawn = pictures(again)
+    assert {"parallel_coordinates", "metric_against_each_key", "importance", "quality_against_cost"} == drawn.keys()
+    assert all(picture.ndim == 3 and picture.std() > 0 for picture in drawn.values())
+
+
+def test_points_known_beforehand_are_distinct_and_a_function_of_the_seed(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"space": MIXED, "trials": 8}
+    by_seed = [given(load(written(tmp_path, searcher={"name": "random", "seed": s}, **keys))) for s in (1, 1, 2)]
+    assert by_seed[0] == by_seed[1] != by_seed[2]
+    few = {"space": {"family.latent_dim": {"randint": [1, 3]}}, "searcher": {"name": "random"}, "trials": 50}
+    points = given(load(written(tmp_path, **few)))
+    assert points is not None and sorted(point["family.latent_dim"] for point in points) == [1, 2, 3]
+
+
+def test_a_trial_without_a_finite_figure_has_failed(tmp_path: Path) -> None:
+    record = study(tmp_path, space={"family.latent_dim": {"choice": [1, 2, 3]}})
+    asked(record)
+    record.tell(0, {BITS: float("nan")})
+    record.tell(1, {})
+    record.tell(2, {BITS: 4.0}, stopped_at=3)
+    assert [r.state for r in record.results()] == ["failed", "failed", "stopped early"] and not record.best()
+    header, lines = table(record.results(), record.sweep.space, BITS)
+    assert header == ["trial", "latent_dim", BITS, "state", "minutes"]
+    assert lines[0][3] == f"failed: {BITS} is nan" and lines[2][1:4] == ["3", "4", "stopped early"]
+    assert pictures(record) == {}
+
+
+def test_the_front_holds_what_nothing_betters() -> None:
+    points = {0: (1.0, 5.0), 1: (2.0, 3.0), 2: (2.0, 4.0), 3: (3.0, 3.0), 4: (4.0, 1.0)}
+    assert front(points) == [0, 1, 4]
