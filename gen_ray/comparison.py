@@ -9,6 +9,9 @@ from gen_ray.tracking import Row
 
 HIGHER_IS_BETTER = {"eval/precision", "eval/recall", "train/images_per_second"}
 RANKED = ("eval/bits_per_dim", "eval/frechet_distance")
+KIND = "gen_ray.kind"
+SHORT = {"family": "family.name", "data": "data.source", "sweep": "gen_ray.sweep", "net": "family.net.name"}
+"""What --where calls the keys that one asks for most."""
 NOT_RANKED_BY = {"kind", "extractor_accuracy"}
 """Kinds of bound stand beside the number: each is an upper bound on the same quantity, so they are comparable."""
 
@@ -20,11 +23,25 @@ class Table:
     title: str
     header: list[str]
     lines: list[list[str]]
+    runs: list[Row]
+
+
+def chosen(runs: Iterable[Row], where: Iterable[str]) -> list[Row]:
+    """Return the runs, sweeps themselves left out, that fulfil every key=value. Raise UserError for a key none has."""
+    found = [run for run in runs if run.tags.get(KIND) != "sweep"]
+    for wish in where:
+        key, separator, value = wish.partition("=")
+        name = SHORT.get(key, key)
+        known = {known for run in found for known in (*run.params, *run.tags)}
+        if not separator or (found and name not in known):
+            raise UserError(f"--where {wish}: no run has such a setting; {nearest(key, SHORT)}, or any dotted key")
+        found = [run for run in found if value in (run.params.get(name), run.tags.get(name))]
+    return found
 
 
 def tables(runs: Iterable[Row], sort: str) -> list[Table]:
     """Return a table for each provenance of the metrics. Raise UserError for a metric that no run has."""
-    finished = [run for run in runs if run.status == "FINISHED"]
+    finished = [run for run in runs if run.status == "FINISHED" and run.tags.get(KIND) != "sweep"]
     known = {name for run in finished for name in run.metrics}
     if finished and sort not in known:
         raise UserError(f"--sort {sort}: no finished run has it; {nearest(sort, known)}")
@@ -58,7 +75,7 @@ def _table(runs: Sequence[Row], sort: str) -> Table:
             f"{first.metrics['eval/frechet_floor_rows']:.0f} held-out images: {first.metrics['eval/frechet_floor']:.2f}"
         )
     header = ["run", "family", "bits/dim", "kind", "Fréchet", "precision", "recall", "s/image", "sampler", "steps"]
-    return Table(title, header, [_line(run) for run in ordered])
+    return Table(title, header, [_line(run) for run in ordered], ordered)
 
 
 def _line(run: Row) -> list[str]:

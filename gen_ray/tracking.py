@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -178,6 +179,7 @@ class Row:
     metrics: Mapping[str, float]
     params: Mapping[str, str]
     tags: Mapping[str, str]
+    mlflow_id: str = ""
 
 
 def rows(store: Store) -> list[Row]:
@@ -186,6 +188,16 @@ def rows(store: Store) -> list[Row]:
         client = connect(store)
         experiment = client.get_experiment_by_name(store.experiment)
         return [_row(run) for run in _pages(client, experiment.experiment_id)] if experiment else []
+
+
+def picture(store: Store, run: Row, name: str) -> bytes | None:
+    """Return the newest picture of a name as PNG, None where the run has none."""
+    with _told(store):
+        client = connect(store)
+        found = [item.path for item in client.list_artifacts(run.mlflow_id, "images")]
+        ours = re.compile(re.escape(name) + r"[%+]step[%+].*\.png")
+        full = sorted(path for path in found if ours.fullmatch(Path(path).name))
+        return Path(client.download_artifacts(run.mlflow_id, full[-1])).read_bytes() if full else None
 
 
 def experiments(store: Store) -> list[str]:
@@ -218,4 +230,5 @@ def _row(run: Run) -> Row:
         metrics=run.data.metrics,
         params=run.data.params,
         tags=run.data.tags,
+        mlflow_id=run.info.run_id,
     )

@@ -11,6 +11,11 @@ from pipelines import terminal
 def compare(
     experiment: Annotated[str, typer.Argument(help="The MLflow experiment.")] = "gen_ray",
     sort: Annotated[str, typer.Option(help="The metric to sort by, best first.")] = "eval/bits_per_dim",
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="key=value, e.g. family=ddpm, data=fashion_mnist, sweep=ID or any dotted key."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with the tables and the runs' samples.")] = None,
     storage: Annotated[Path, typer.Option(help="storage.root of the runs.")] = Path("gen_ray_runs"),
     uri: Annotated[str | None, typer.Option(help="tracking.uri, where it is not the default store.")] = None,
 ) -> None:
@@ -18,7 +23,12 @@ def compare(
     from gen_ray.store import Store
 
     store = Store.of(uri, experiment, storage.absolute())
-    terminal.show_runs(store, sort)
+    groups = terminal.show_runs(store, sort, where=where or [])
+    if html is not None:
+        from gen_ray.report import write
+
+        write(html, groups, store)
+        typer.echo(f"report: {html}")
     typer.echo(f"MLflow UI: {terminal.ui_command(store)}")
 
 

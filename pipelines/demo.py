@@ -35,7 +35,7 @@ def demo(
             runs.append(done.run_id)
     plots.write(out, plots.panel(pictures))
     store = Store.of(None, experiment.tracking.experiment, storage.absolute())
-    terminal.show_runs(store, "eval/bits_per_dim", runs)
+    terminal.show_runs(store, "eval/bits_per_dim", only=runs)
     typer.echo(
         f"samples, and test images completed: {out}\nnext:\n"
         f"  gen-ray sample {runs[0]} --storage {storage} --out samples.png\n"

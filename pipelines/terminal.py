@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from gen_ray.comparison import Table
     from gen_ray.family import Sampler
     from gen_ray.store import Store
 
@@ -222,17 +223,19 @@ def show_table(title: str, header: list[str], lines: list[list[str]], *, prose: 
     console.print(table)
 
 
-def show_runs(store: "Store", sort: str, only: Collection[str] = ()) -> None:
-    """Print the finished runs of a store, those named in only if any are, a table for each provenance."""
-    from gen_ray.comparison import tables
+def show_runs(store: "Store", sort: str, *, only: Collection[str] = (), where: Collection[str] = ()) -> "list[Table]":
+    """Print and return the finished runs of a store that are asked for, a table for each provenance."""
+    from gen_ray.comparison import chosen, tables
     from gen_ray.tracking import experiments, rows
 
-    groups = tables([row for row in rows(store) if not only or row.run_id in only], sort)
+    groups = tables([row for row in chosen(rows(store), where) if not only or row.run_id in only], sort)
     for group in groups:
         show_table(group.title, group.header, group.lines)
     if not groups:
         there = ", ".join(experiments(store))
-        typer.echo(f"no finished runs in experiment {store.experiment!r} of {store.uri}; experiments there: {there}")
+        such = " ".join(["no finished runs", *(f"with {wish}" for wish in where)])
+        typer.echo(f"{such} in experiment {store.experiment!r} of {store.uri}; experiments there: {there}")
+    return groups
 
 
 def ui_command(store: "Store") -> str:

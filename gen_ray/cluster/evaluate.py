@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from safetensors.torch import load_file
 
 from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
@@ -49,7 +50,8 @@ def portray(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndar
 def _on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
     alone = experiment.scaling.model_copy(update={"num_workers": 1})  # one task: it takes what all workers had
     cpus, gpu = cpus_per_worker(alone), uses_gpu(alone)
-    remote = ray.remote(task).options(num_cpus=cpus, num_gpus=int(gpu))
+    anywhere = PlacementGroupSchedulingStrategy(None)  # not where a trial of a sweep has its small place
+    remote = ray.remote(task).options(num_cpus=cpus, num_gpus=int(gpu), scheduling_strategy=anywhere)
     try:
         return ray.get(remote.remote(cpus, *args))
     except ray.exceptions.RayTaskError as error:

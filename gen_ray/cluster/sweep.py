@@ -1,10 +1,10 @@
 """A sweep on Ray Tune: the study says what to try, trials are runs of their own, MLflow shows them below one parent."""
 
+import json
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ class Ledger(Searcher):
 
     def __init__(self, study: Study, parent: Track, prepared: Prepared, watch: Watch | None) -> None:
         """Begin with no trial running."""
-        super().__init__(metric=study.sweep.metric, mode=study.sweep.direction[:3])
+        super().__init__()
         self.study, self.parent, self.prepared, self.watch = study, parent, prepared, watch
         self.numbers: dict[str, int] = {}
         self.began = time.monotonic()
@@ -61,7 +61,7 @@ class Ledger(Searcher):
             tags={SWEEP: self.parent.run_id, "gen_ray.trial": f"{number:03d}"},
             parent=self.parent.run_id,
         )
-        return {"run_id": track.run_id, "experiment": experiment.resolved()}
+        return {"run_id": track.run_id, "experiment": json.dumps(experiment.resolved())}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: the trial tells MLflow itself."""
@@ -163,8 +163,9 @@ def _run(plan: Plan, study: Study, ledger: Ledger, splits: Any, prepared: Prepar
     each = 1 if scaling.cpus_per_worker == "auto" else scaling.cpus_per_worker
     gpus = int(uses_gpu(scaling))
     alone = scaling.num_workers == 1
-    # Several workers are booked by Ray Train: a trial that booked cores as well would wait for its own.
-    booked = {"cpu": each, "gpu": gpus} if alone else {"cpu": 0.01}
+    # Several workers are booked by Ray Train: a trial that booked a part of a core as well might wait for its own.
+    # Of nothing at all Ray Tune makes no place, so it is a megabyte.
+    booked: dict[str, float] = {"cpu": each, "gpu": gpus} if alone else {"memory": 1e6}
     task = Task(tracker=ledger.parent.tracker, prepared=prepared.folder, splits=splits, cpus=each)
     room = int(ray.cluster_resources().get("CPU", 1)) // (each * scaling.num_workers)
     tuner = tune.Tuner(
@@ -175,6 +176,8 @@ def _run(plan: Plan, study: Study, ledger: Ledger, splits: Any, prepared: Prepar
             num_samples=study.wanted,
             max_concurrent_trials=sweep.concurrency or max(1, room),
             reuse_actors=alone,
+            trial_dirname_creator=str,
+            trial_name_creator=str,
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -183,8 +186,7 @@ def _run(plan: Plan, study: Study, ledger: Ledger, splits: Any, prepared: Prepar
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
         ),
     )
-    with suppress(tune.TuneError):  # told trial by trial in the study
-        tuner.fit()
+    tuner.fit()
 
 
 def _scheduler(plan: Plan) -> TrialScheduler:
@@ -193,7 +195,11 @@ def _scheduler(plan: Plan) -> TrialScheduler:
     if wanted.name == "asha":
         epochs = max(plan.experiment(point).training.epochs for point in plan.corners())
         return ASHAScheduler(
-            time_attr="epoch", max_t=epochs, grace_period=wanted.grace_epochs, reduction_factor=wanted.reduction, **mode
+            time_attr="epoch",
+            max_t=epochs + 1,
+            grace_period=wanted.grace_epochs,
+            reduction_factor=wanted.reduction,
+            **mode,
         )
     if wanted.name == "median":
         return MedianStoppingRule(time_attr="epoch", grace_period=wanted.grace_epochs, **mode)

@@ -82,7 +82,7 @@ def epoch(experiment: Experiment, prepared: Prepared, step: int) -> int:
 
 def trial(config: Mapping[str, Any], *, task: Task) -> None:
     """Train and measure one point. What goes wrong is a result like others: to try again would not mend it."""
-    experiment, prepared = parse(config["experiment"]), Prepared.load(task.prepared)
+    experiment, prepared = parse(json.loads(config["experiment"])), Prepared.load(task.prepared)
     track = Track(task.tracker, config["run_id"])
     home = runs.save(experiment, track.run_id)
     result = home / RESULT

@@ -80,8 +80,9 @@ def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path,
 
 
 @pytest.mark.parametrize("small_disk", ["8m"], indirect=True)
-def test_mlflow_on_the_same_full_disk_does_not_hide_the_line(small_disk: Path) -> None:
+def test_mlflow_on_the_same_full_disk_does_not_hide_the_line(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then MLflow cannot be told either: its run is closed by whoever opens the store next."""
+    monkeypatch.setattr("gen_ray.cluster.tracker.DRAIN_SECONDS", 5.0)
     experiment = long(small_disk, "both", tracking={"experiment": "both"})
     prepare_data(experiment)
     with (

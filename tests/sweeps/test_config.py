@@ -35,15 +35,15 @@ def test_a_shipped_sweep_is_possible_in_every_corner_and_survives_its_file(file:
 
 def test_a_key_that_depends_on_another_is_there_only_with_it(tmp_path: Path) -> None:
     space = {
-        "family.likelihood": {"choice": ["logistic", "bernoulli"]},
-        "training.learning_rate": {"choice": [1e-3, 2e-3], "when": {"family.likelihood": "logistic"}},
+        "family.latent_dim": {"choice": [2, 4]},
+        "training.learning_rate": {"choice": [1e-3, 2e-3], "when": {"family.latent_dim": 2}},
         "training.ema_decay": {"choice": [0.5], "when": {"training.learning_rate": [2e-3]}},
     }
     points = load(written(tmp_path, space=space)).grid()
     assert [words(point) for point in points] == [
-        "likelihood=logistic, learning_rate=0.001",
-        "likelihood=logistic, learning_rate=0.002, ema_decay=0.5",
-        "likelihood=bernoulli",
+        "latent_dim=2, learning_rate=0.001",
+        "latent_dim=2, learning_rate=0.002, ema_decay=0.5",
+        "latent_dim=4",
     ]
 
 

@@ -1,0 +1,156 @@
+"""A sweep through Ray Tune, and what MLflow says of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from gen_ray import runs
+from gen_ray.cluster.sweep import SWEEP, sweep
+from gen_ray.cluster.sweep_report import Outcome
+from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray.errors import UserError
+from gen_ray.sweeps.config import Plan, load
+from gen_ray.tracking import PARENT, Row, connect, picture, rows
+from tests.cluster.street import TINY, in_this_process, same, weights
+
+RUINOUS = 9.9
+"""A learning rate by which weights that decay by thrice it leave the numbers."""
+
+
+def plan(folder: Path, storage: Path, experiment: str, **keys: Any) -> Plan:
+    base = {**TINY, "storage": {"root": str(storage)}, "tracking": {"experiment": experiment}}
+    (folder / "base.yaml").write_text(yaml.safe_dump(base))
+    raw = {"name": experiment, "experiment": "base.yaml", "searcher": {"name": "grid"}, **keys}
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    return load(folder / "sweep.yaml")
+
+
+def story(found: Plan) -> tuple[Row, list[Row]]:
+    """Return the parent's row and the trials', by number."""
+    all_rows = rows(store_of(found.experiment(next(iter(found.corners())))))
+    [parent] = [row for row in all_rows if row.tags.get("gen_ray.kind") == "sweep"]
+    return parent, sorted((row for row in all_rows if row is not parent), key=lambda row: row.run_id)
+
+
+@pytest.fixture(scope="module")
+def three(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Return a sweep of which one trial must fail."""
+    space = {"training.learning_rate": {"choice": [1e-3, RUINOUS, 3e-3]}}
+    return plan(
+        tmp_path_factory.mktemp("three"), storage, "three-rates", space=space, settings={"training": {"epochs": 2}}
+    )
+
+
+@pytest.fixture(scope="module")
+def outcome(three: Plan) -> Outcome:
+    """Return what came of it."""
+    return sweep(three)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_trial_that_fails_is_told_and_ends_nothing_else(outcome: Outcome, three: Plan) -> None:
+    assert [result.state for result in outcome.results] == ["finished", "failed", "finished"]
+    assert "finite" in outcome.results[1].error and outcome.best in {f"{outcome.sweep_id}.{n:03d}" for n in (0, 2)}
+    home = three.experiment({}).storage.root / "sweeps" / outcome.sweep_id
+    assert len((home / "table.csv").read_text().splitlines()) == 4
+
+
+@pytest.mark.usefixtures("cluster")
+def test_mlflow_shows_one_parent_and_a_child_for_each_trial_with_the_truth(outcome: Outcome, three: Plan) -> None:
+    parent, trials = story(three)
+    assert parent.status == "FINISHED" and parent.tags["best_run"] == outcome.best
+    assert parent.params["space.training.learning_rate"].startswith("{choice: [0.001, 9.9, 0.003]")
+    assert parent.metrics["trials/finished"] == 2 and parent.metrics["trials/failed"] == 1
+    assert [row.status for row in trials] == ["FINISHED", "FAILED", "FINISHED"]
+    assert {row.tags[PARENT] for row in trials} == {parent.mlflow_id} and {row.tags[SWEEP] for row in trials} == {
+        outcome.sweep_id
+    }
+    assert [row.tags["gen_ray.trial"] for row in trials] == ["000", "001", "002"]
+    assert trials[0].name == "000 learning_rate=0.001" and trials[0].params["training.learning_rate"] == "0.001"
+    assert trials[1].tags["reason"] == "non_finite" and "finite" in trials[1].tags["error"]
+    found = {result.number: result.metrics for result in outcome.results}
+    for number in (0, 2):
+        assert trials[number].metrics["eval/bits_per_dim"] == pytest.approx(found[number]["eval/bits_per_dim"])
+        assert "provenance.eval/bits_per_dim.kind" in trials[number].tags
+    best = min((0, 2), key=lambda number: found[number]["eval/bits_per_dim"])
+    assert outcome.best == trials[best].run_id
+    assert parent.metrics["best/eval_bits_per_dim"] == pytest.approx(found[best]["eval/bits_per_dim"])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_the_parent_holds_table_record_and_pictures(outcome: Outcome, three: Plan) -> None:
+    store = store_of(three.experiment({}))
+    client, [parent] = connect(store), [row for row in rows(store) if row.tags.get("gen_ray.kind") == "sweep"]
+    kept = {Path(item.path).name for item in client.list_artifacts(parent.mlflow_id, "sweep")}
+    assert kept == {"table.csv", "sweep.yaml", "study.jsonl"}
+    for name in ("parallel_coordinates", "metric_against_each_key", "quality_against_cost", "best_samples"):
+        assert picture(store, parent, f"sweep_{name}"), name
+
+
+@pytest.mark.usefixtures("cluster")
+def test_one_process_trains_trials_one_after_another_as_it_would_train_each_alone(
+    outcome: Outcome, three: Plan
+) -> None:
+    experiment = three.experiment({"training.learning_rate": 3e-3})
+    alone, _ = in_this_process(experiment, prepare_data(experiment))
+    assert same(alone, weights(runs.folder(experiment, f"{outcome.sweep_id}.002") / "artifact"))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_sweep_cut_off_goes_on_and_repeats_nothing(storage: Path, tmp_path: Path) -> None:
+    keys = {
+        "space": {"training.seed": {"choice": [1, 2, 3]}},
+        "settings": {"training": {"epochs": 1}},
+        "concurrency": 1,
+    }
+    wanted = plan(tmp_path, storage, "cut-off", **keys)
+    with pytest.raises(UserError, match="no unfinished sweep named 'cut-off'"):
+        sweep(wanted, resume=True)
+
+    def cut(done: int, *_: Any) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(wanted, watch=cut)
+    parent, before = story(wanted)
+    assert parent.status == "KILLED" and len(before) in (1, 2)
+    first = runs.folder(wanted.experiment({}), before[0].run_id) / "result.json"
+    written = first.stat().st_mtime_ns
+
+    other = plan(tmp_path, storage, "cut-off", **{**keys, "trials": 2})
+    with pytest.raises(UserError, match="is not what is asked for now"):
+        sweep(other, resume=True)
+    done = sweep(plan(tmp_path, storage, "cut-off", **keys), resume=True)
+    assert [result.state for result in done.results] == ["finished"] * 3 and first.stat().st_mtime_ns == written
+    parent, after = story(wanted)
+    assert parent.status == "FINISHED" and [row.status for row in after] == ["FINISHED"] * 3
+    assert after[0].mlflow_id == before[0].mlflow_id and parent.run_id == done.sweep_id
+
+
+@pytest.mark.usefixtures("cluster")
+def test_what_is_hopeless_is_stopped_early_and_says_so(storage: Path, tmp_path: Path) -> None:
+    rates = [1e-2, 1e-7, 1e-8]
+    wanted = plan(
+        tmp_path, storage, "hopeless", space={"training.learning_rate": {"choice": rates}}, concurrency=1,
+        settings={"training": {"epochs": 4}}, metric="validation/loss_nats",
+        scheduler={"name": "asha", "grace_epochs": 1, "reduction": 2},
+    )  # fmt: skip
+    done = sweep(wanted)
+    assert [result.state for result in done.results] == ["finished", "stopped early", "stopped early"]
+    _, trials = story(wanted)
+    assert [row.status for row in trials] == ["FINISHED"] * 3 and trials[1].tags["stopped_early"] == "after epoch 1"
+    assert "eval/bits_per_dim" not in trials[1].metrics and done.best == trials[0].run_id
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_trial_of_two_workers_is_trained_on_ray_train(storage: Path, tmp_path: Path) -> None:
+    settings = {"scaling": {"num_workers": 2}, "training": {"epochs": 1}}
+    wanted = plan(tmp_path, storage, "two-each", space={"family.latent_dim": {"choice": [3]}}, settings=settings)
+    done = sweep(wanted)
+    [result] = done.results
+    assert result.state == "finished" and result.metrics["train/steps"] == 11
+    _, [row] = story(wanted)
+    assert row.status == "FINISHED" and row.params["scaling.num_workers"] == "2" and "eval/bits_per_dim" in row.metrics
