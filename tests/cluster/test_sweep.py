@@ -1,5 +1,6 @@
 """A sweep through Ray Tune, and what MLflow says of it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,30 @@ from gen_ray.sweeps.config import Plan, load
 from gen_ray.tracking import PARENT, Row, connect, picture, rows
 from tests.cluster.street import TINY, in_this_process, same, weights
 
-RUINOUS = 9.9
-"""A learning rate by which weights that decay by thrice it leave the numbers."""
+UNLUCKY = 5
+"""A latent dimension with which no training succeeds here."""
+
+
+def with_bad_luck() -> Callable[..., None]:
+    """Return trial, but for the bad luck; made inside, so that processes get it whole."""
+
+    def unlucky(config: dict[str, Any], *, task: Any) -> None:
+        from gen_ray.cluster import trial as module
+
+        real = module.fit
+
+        def fit(experiment: Any, *rest: Any) -> Any:
+            if experiment.family.latent_dim == UNLUCKY:
+                raise ZeroDivisionError("bad luck")
+            return real(experiment, *rest)
+
+        module.fit = fit
+        try:
+            module.trial(config, task=task)
+        finally:
+            module.fit = real
+
+    return unlucky
 
 
 def plan(folder: Path, storage: Path, experiment: str, **keys: Any) -> Plan:
@@ -37,22 +60,27 @@ def story(found: Plan) -> tuple[Row, list[Row]]:
 @pytest.fixture(scope="module")
 def three(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """Return a sweep of which one trial must fail."""
-    space = {"training.learning_rate": {"choice": [1e-3, RUINOUS, 3e-3]}}
+    space = {"family.latent_dim": {"choice": [2, UNLUCKY, 3]}}
     return plan(
-        tmp_path_factory.mktemp("three"), storage, "three-rates", space=space, settings={"training": {"epochs": 2}}
+        tmp_path_factory.mktemp("three"), storage, "three-dims", space=space, settings={"training": {"epochs": 2}}
     )
 
 
 @pytest.fixture(scope="module")
-def outcome(three: Plan) -> Outcome:
+def outcome(cluster: None, three: Plan) -> Outcome:
     """Return what came of it."""
-    return sweep(three)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gen_ray.cluster.sweep.trial", with_bad_luck())
+        return sweep(three)
 
 
 @pytest.mark.usefixtures("cluster")
 def test_a_trial_that_fails_is_told_and_ends_nothing_else(outcome: Outcome, three: Plan) -> None:
     assert [result.state for result in outcome.results] == ["finished", "failed", "finished"]
-    assert "finite" in outcome.results[1].error and outcome.best in {f"{outcome.sweep_id}.{n:03d}" for n in (0, 2)}
+    assert outcome.results[1].error == "ZeroDivisionError: bad luck"
+    assert outcome.best in {f"{outcome.sweep_id}.{number:03d}" for number in (0, 2)}
+        f"{outcome.sweep_id}.{n:03d}" for n in (0, 2)
+    }
     home = three.experiment({}).storage.root / "sweeps" / outcome.sweep_id
     assert len((home / "table.csv").read_text().splitlines()) == 4
 
@@ -61,15 +89,15 @@ def test_a_trial_that_fails_is_told_and_ends_nothing_else(outcome: Outcome, thre
 def test_mlflow_shows_one_parent_and_a_child_for_each_trial_with_the_truth(outcome: Outcome, three: Plan) -> None:
     parent, trials = story(three)
     assert parent.status == "FINISHED" and parent.tags["best_run"] == outcome.best
-    assert parent.params["space.training.learning_rate"].startswith("{choice: [0.001, 9.9, 0.003]")
+    assert parent.params["space.family.latent_dim"] == "{choice: [2, 5, 3]}"
     assert parent.metrics["trials/finished"] == 2 and parent.metrics["trials/failed"] == 1
     assert [row.status for row in trials] == ["FINISHED", "FAILED", "FINISHED"]
     assert {row.tags[PARENT] for row in trials} == {parent.mlflow_id} and {row.tags[SWEEP] for row in trials} == {
         outcome.sweep_id
     }
     assert [row.tags["gen_ray.trial"] for row in trials] == ["000", "001", "002"]
-    assert trials[0].name == "000 learning_rate=0.001" and trials[0].params["training.learning_rate"] == "0.001"
-    assert trials[1].tags["reason"] == "non_finite" and "finite" in trials[1].tags["error"]
+    assert trials[0].name == "000 latent_dim=2" and trials[2].params["family.latent_dim"] == "3"
+    assert trials[1].tags["reason"] == "ZeroDivisionError" and "bad luck" in trials[1].tags["error"]
     found = {result.number: result.metrics for result in outcome.results}
     for number in (0, 2):
         assert trials[number].metrics["eval/bits_per_dim"] == pytest.approx(found[number]["eval/bits_per_dim"])
@@ -93,7 +121,7 @@ def test_the_parent_holds_table_record_and_pictures(outcome: Outcome, three: Pla
 def test_one_process_trains_trials_one_after_another_as_it_would_train_each_alone(
     outcome: Outcome, three: Plan
 ) -> None:
-    experiment = three.experiment({"training.learning_rate": 3e-3})
+    experiment = three.experiment({"family.latent_dim": 3})
     alone, _ = in_this_process(experiment, prepare_data(experiment))
     assert same(alone, weights(runs.folder(experiment, f"{outcome.sweep_id}.002") / "artifact"))
 
