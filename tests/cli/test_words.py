@@ -20,7 +20,7 @@ from pipelines.terminal import show_chains
 from tests.conftest import ROOT, Said
 
 GROUPS = ["latent", "figure", "bench"]
-VERBS = ["demo", "prepare", "train", "evaluate", "sample", "impute", "score", "compare", "doctor", *GROUPS]
+VERBS = ["demo", "prepare", "train", "sweep", "evaluate", "sample", "impute", "score", "compare", "doctor", *GROUPS]
 DEMO = ROOT / "configs" / "demo"
 Run = Callable[..., Said]
 
@@ -264,6 +264,35 @@ def test_a_mistake_about_a_source_is_told(gen_ray: Run, tmp_path: Path, words: l
 def test_compare_of_nothing_says_where_it_looked(gen_ray: Run, storage: Path) -> None:
     said = gen_ray("compare", "never", "--storage", storage)
     assert said.code == 0 and "no finished runs in experiment 'never'" in said.out and "mlflow ui" in said.out
+
+
+def test_compare_chooses_and_writes_a_page_that_needs_nothing_else(gen_ray: Run, tmp_path: Path) -> None:
+    import base64
+
+    from gen_ray.store import Store
+    from gen_ray.tracking import TrackedRun
+
+    store = Store.of(None, "page", tmp_path)
+    for name, family, bits in (("a<b>", "vae", 2.0), ("c", "ddpm", 1.0)):
+        run = TrackedRun(store, name, name=name, params={"family.name": family}, tags={})
+        run.log({"eval/bits_per_dim": bits, "eval/bits_per_dim_standard_error": 0.1}, 1)
+        run.show("evaluation_samples", np.full((4, 4, 3), 7, np.uint8), 1)
+        run.close("FINISHED")
+    page = tmp_path / "page.html"
+    said = gen_ray("compare", "page", "--storage", tmp_path, "--html", page)
+    assert said.code == 0 and f"report: {page}" in said.out
+    text = page.read_text()
+    assert text.index("<td>c</td>") < text.index("<td>a&lt;b&gt;</td>") and "<b>" not in text and "http" not in text
+    [first, _] = [part.split('"')[0] for part in text.split("data:image/png;base64,")[1:]]
+    assert base64.b64decode(first).startswith(b"\x89PNG")
+    one = gen_ray("compare", "page", "--storage", tmp_path, "--where", "family=vae")
+    assert "a<b>" in one.out and " c " not in one.out
+    none = gen_ray("compare", "page", "--storage", tmp_path, "--where", "family=vae", "--where", "family=ddpm")
+    assert none.code == 0 and "no finished runs with family=vae with family=ddpm" in none.out
+    wrong = gen_ray("compare", "page", "--storage", tmp_path, "--where", "familly=vae")
+    assert wrong.code == 2 and "did you mean 'family'" in wrong.fault
+    unwritable = gen_ray("compare", "page", "--storage", tmp_path, "--html", tmp_path / "no" / "page.html")
+    assert unwritable.code == 2 and "cannot be written" in unwritable.fault
 
 
 def test_doctor_looks_and_leaves_nothing(gen_ray: Run, tmp_path: Path) -> None:

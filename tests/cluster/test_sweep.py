@@ -79,8 +79,6 @@ def test_a_trial_that_fails_is_told_and_ends_nothing_else(outcome: Outcome, thre
     assert [result.state for result in outcome.results] == ["finished", "failed", "finished"]
     assert outcome.results[1].error == "ZeroDivisionError: bad luck"
     assert outcome.best in {f"{outcome.sweep_id}.{number:03d}" for number in (0, 2)}
-        f"{outcome.sweep_id}.{n:03d}" for n in (0, 2)
-    }
     home = three.experiment({}).storage.root / "sweeps" / outcome.sweep_id
     assert len((home / "table.csv").read_text().splitlines()) == 4
 
