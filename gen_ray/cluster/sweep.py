@@ -27,8 +27,8 @@ from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment, Scaling
 from gen_ray.sweeps import config
-from gen_ray.sweeps.config import Plan
-from gen_ray.sweeps.study import Study, given
+from gen_ray.sweeps.config import Plan, Point
+from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Result, Study, given
 
 SWEEP = "gen_ray.sweep"
 logger = logging.getLogger(__name__)
@@ -53,37 +53,50 @@ class Ledger(Searcher):
         if asked is None:
             return Searcher.FINISHED
         number, point = asked
-        experiment, track = self.study.plan.experiment(point), self.track(number)
         self.numbers[trial_id] = number
-        track.open(
+        experiment = self._open(number, point)
+        return {"run_id": self.track(number).run_id, "experiment": json.dumps(experiment.resolved())}
+
+    def _open(self, number: int, point: Point) -> Experiment:
+        """Open a trial's run in MLflow below the sweep's, and return what it is to train."""
+        experiment = self.study.plan.experiment(point)
+        self.track(number).open(
             name=f"{number:03d} {config.words(point)}",
             params=params(experiment, self.prepared),
             tags={SWEEP: self.parent.run_id, "gen_ray.trial": f"{number:03d}"},
             parent=self.parent.run_id,
         )
-        return {"run_id": track.run_id, "experiment": json.dumps(experiment.resolved())}
+        return experiment
+
+    def reconcile(self) -> None:
+        """Tell MLflow again how the trials ended that a driver before this one saw end: it may have died in between."""
+        for result in self.study.results():
+            if result.state != LIVE:
+                self._open(result.number, result.point)
+                self._close(result)
+
+    def _close(self, result: Result) -> None:
+        track = self.track(result.number)
+        if result.error:
+            track.tag({"error": result.error[:500]})
+        if result.state == STOPPED:
+            track.tag({"stopped_early": f"after epoch {result.stopped_at}"})
+        track.end("FAILED" if result.state == FAILED else "FINISHED")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Do nothing: the trial tells MLflow itself."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record how a trial ended, in the study and in MLflow."""
-        number, result = self.numbers.pop(trial_id), result or {}
-        track = self.track(number)
-        metrics = {key: float(value) for key, value in result.items() if "/" in key and isinstance(value, int | float)}
-        if error:
-            result = {"error": "its process was lost too often", "reason": "lost"}
-        if "error" in result:
-            track.tag({"error": str(result["error"])[:500], "reason": str(result["reason"])})
-            self.study.tell(number, metrics, error=str(result["error"]))
-        elif result.get("ended"):
-            self.study.tell(number, metrics)
-        else:
-            track.tag({"stopped_early": f"after epoch {result['epoch']}"})
-            self.study.tell(number, metrics, stopped_at=result["epoch"])
-        track.end("FAILED" if "error" in result else "FINISHED")
+        number, found = self.numbers.pop(trial_id), result or {}
+        metrics = {key: float(value) for key, value in found.items() if "/" in key and isinstance(value, int | float)}
+        wrong = "its process was lost too often" if error else str(found.get("error", ""))
+        if wrong:
+            self.track(number).tag({"reason": "lost" if error else str(found["reason"])})
+        self.study.tell(number, metrics, error=wrong, stopped_at=None if found.get("ended") else found.get("epoch"))
+        ended = [result for result in self.study.results() if result.state != LIVE]
+        self._close(next(result for result in ended if result.number == number))
         if self.watch is not None:
-            ended = [r for r in self.study.results() if r.state != "live"]
             best = self.study.best()[:1]
             self.watch(len(ended), self.study.wanted, {"best": best[0].value or 0.0} if best else {})
 
@@ -127,7 +140,9 @@ def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Ou
             splits = read(prepared) if fits_in_memory(prepared, first.scaling.num_workers) else {}
             parent.opened()
             study = Study(plan, home)
-            _run(plan, study, Ledger(study, parent, prepared, watch), splits, prepared, home)
+            ledger = Ledger(study, parent, prepared, watch)
+            ledger.reconcile()
+            _run(plan, study, ledger, splits, prepared, home)
             outcome = conclude(study, home)
             show(parent, study, outcome, home)
             status = "FINISHED"

@@ -128,6 +128,10 @@ class Track:
         """Open the run in MLflow, with TrackedRun's name, params, tags and parent."""
         self._send("open", **how)
 
+    def drained(self, seconds: float) -> str:
+        """Wait so long for MLflow to have all that was said; return what it says against that, empty where it has."""
+        return self._drained(seconds, patient=True)
+
     def opened(self) -> None:
         """Return when the run is open. Raise RunError where it cannot be: what could not be recorded is not begun."""
         trouble = self._drained(float("inf"), patient=False)
@@ -162,7 +166,7 @@ class Track:
     def close(self, status: str) -> str:
         """End the run and return why MLflow has not heard of it yet; empty where it has."""
         self.end(status)
-        return self._drained(DRAIN_SECONDS, patient=True)
+        return self.drained(DRAIN_SECONDS)
 
     def progress(self, done: int, total: int) -> None:
         """Tell how far the training is."""

@@ -21,14 +21,14 @@ from gen_ray.cluster.recording import record
 from gen_ray.cluster.session import RunSession
 from gen_ray.cluster.tracker import Track
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.engine import plots, shelf
+from gen_ray.engine import checkpoint, plots, shelf
 from gen_ray.engine.loop import fit
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment, parse
 from gen_ray.sweeps.config import DURING
 
 RESULT, SAMPLES = "result.json", "samples.png"
-LOOK_SECONDS = 0.5
+LOOK_SECONDS, DRAIN_SECONDS = 0.5, 5.0
 _held: dict[tuple[str, str], Tensor] = {}
 """Splits in this process's memory, for all trials that it will train."""
 
@@ -96,6 +96,7 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
         except Exception as error:  # a bug in a family is one trial's bad luck, not the end of the sweep
             tune.report({"error": f"{type(error).__name__}: {error}", "reason": type(error).__name__})
             return
+        track.drained(DRAIN_SECONDS)  # a trial with a result is never told of again
         part = result.with_suffix(".part")
         part.write_text(json.dumps(metrics))
         part.replace(result)
@@ -110,15 +111,9 @@ def _alone(experiment: Experiment, prepared: Prepared, track: Track, home: Path,
     with closing(TrialSession(experiment, prepared, track, home, task.splits)) as session:
         fit(experiment, family, session)
     minutes = (time.monotonic() - began) / 60
-    report = measure_checkpoint(
-        task.cpus,
-        experiment.resolved(),
-        prepared.folder,
-        _checkpoint(home, experiment),
-        home / runs.ARTIFACT,
-        home.name,
-    )
-    return _recorded(track, report, home, minutes)
+    found, out = _checkpoint(home, experiment), home / runs.ARTIFACT
+    report = measure_checkpoint(task.cpus, experiment.resolved(), prepared.folder, found, out, home.name)
+    return _recorded(track, report, found, minutes)
 
 
 def _on_ray_train(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> dict[str, float]:
@@ -144,8 +139,9 @@ def _on_ray_train(experiment: Experiment, prepared: Prepared, track: Track, home
     if fault:
         raise RunError(fault["message"], reason=fault["reason"])
     minutes = (time.monotonic() - began) / 60
-    report = evaluate(experiment, prepared, _checkpoint(home, experiment), home / runs.ARTIFACT, run_id=home.name)
-    return _recorded(track, report, home, minutes)
+    found = _checkpoint(home, experiment)
+    report = evaluate(experiment, prepared, found, home / runs.ARTIFACT, run_id=home.name)
+    return _recorded(track, report, found, minutes)
 
 
 def _checkpoint(home: Path, experiment: Experiment) -> Path:
@@ -156,10 +152,12 @@ def _checkpoint(home: Path, experiment: Experiment) -> Path:
     return found
 
 
-def _recorded(track: Track, report: Mapping[str, Any], home: Path, minutes: float) -> dict[str, float]:
+def _recorded(track: Track, report: Mapping[str, Any], trained: Path, minutes: float) -> dict[str, float]:
+    """Tell MLflow what was measured of a checkpoint, and return it."""
+    home = trained.parent.parent
     record(track, report, home)
     track.log({"train/minutes": minutes}, 0)
     for picture in report["pictures"].values():
         plots.write(home / SAMPLES, picture)
-    newest = track.look()[2]
-    return {DURING: newest[DURING], **report["metrics"], "train/minutes": minutes, "train/steps": report["steps"]}
+    loss = checkpoint.position(trained)["validation_nats"]  # of this attempt or, where that found all done, an earlier
+    return {DURING: loss, **report["metrics"], "train/minutes": minutes, "train/steps": report["steps"]}

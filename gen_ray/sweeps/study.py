@@ -41,6 +41,7 @@ class Result:
     metrics: Mapping[str, float]
     error: str
     seconds: float
+    stopped_at: int | None = None
 
 
 class Study:
@@ -124,6 +125,7 @@ class Study:
             value=trial.value,
             metrics=trial.user_attrs.get(METRICS, {}),
             error=trial.user_attrs.get(ERROR, ""),
+            stopped_at=trial.last_step,
             seconds=trial.duration.total_seconds() if trial.duration else 0.0,
         )
 

@@ -7,7 +7,6 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -30,7 +29,7 @@ def written(folder: Path) -> tuple[Path, Plan]:
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     sweep = {
         "name": "eight", "experiment": "base.yaml", "searcher": {"name": "grid"}, "metric": "validation/loss_nats",
-        "settings": {"training": {"epochs": 20}}, "space": {"training.seed": {"choice": list(range(TRIALS))}},
+        "settings": {"training": {"epochs": 12}}, "space": {"training.seed": {"choice": list(range(TRIALS))}},
     }  # fmt: skip
     file = folder / "sweep.yaml"
     file.write_text(yaml.safe_dump(sweep, sort_keys=False))
@@ -50,11 +49,11 @@ def story(plan: Plan) -> tuple[list[Row], list[Row]]:
 
 
 def gone(children: list[psutil.Process]) -> None:
-    """Return when a dead driver's processes have ended: of their own accord, but for Ray's agents, which may linger."""
-    _, alive = psutil.wait_procs(children, timeout=10)
-    lingering = {process.pid for process in alive if process.name().endswith("Agent")}
-    assert lingering == {process.pid for process in alive}, alive
-    for process in alive:
+    """Return when a dead driver's processes have ended: of their own accord, but for Ray's agents, which linger."""
+    agents = [process for process in children if process.is_running() and process.name().endswith("Agent")]
+    _, alive = psutil.wait_procs([process for process in children if process not in agents], timeout=30)
+    assert not alive, alive
+    for process in agents:
         process.kill()
 
 
@@ -88,53 +87,3 @@ def test_a_sweep_whose_driver_is_killed_three_times_does_nothing_twice(tmp_path:
         experiment = runs.load(runs.folder(plan.experiment({}), run_id))
         undisturbed, _ = in_this_process(experiment, prepare_data(experiment))
         assert same(undisturbed, weights(runs.folder(experiment, run_id) / "artifact"))
-
-
-def test_a_store_that_is_away_for_half_a_minute_stops_nothing_and_misses_nothing(
-    tmp_path: Path, storage: Path, cluster: None
-) -> None:
-    """MLflow's server stands still, as it does on a busy host: it answers nobody, and goes on afterwards."""
-    from gen_ray.cluster.train import train
-    from tests.cluster.street import tiny
-
-    port = 5900 + os.getpid() % 90
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{tmp_path}/away.db", "--artifacts-destination", str(tmp_path / "kept")),
-        ],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    training: dict[str, Any] = {"epochs": 300, "log_every_steps": 5, "checkpoint_every_seconds": 5}
-    experiment = tiny(storage, training=training, tracking={"uri": f"http://127.0.0.1:{port}", "experiment": "away"})
-    stilled: list[float] = []
-
-    def watch(done: int, total: int, newest: Any) -> None:
-        if done > total // 4 and not stilled:
-            stilled.append(time.monotonic())
-            _signal_all(server.pid, signal.SIGKILL)
-
-    try:
-        _wait_for(port)
-        done = train(experiment, watch=watch)
-    finally:
-        _signal_all(server.pid, signal.SIGKILL)
-    assert stilled and done.run_id
-
-
-def _signal_all(pid: int, how: int) -> None:
-    for process in [*psutil.Process(pid).children(recursive=True), psutil.Process(pid)]:
-        process.send_signal(how)
-
-
-def _wait_for(port: int) -> None:
-    import socket
-
-    until = time.monotonic() + 60
-    while time.monotonic() < until:
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        time.sleep(0.2)
-    raise AssertionError("MLflow's server does not answer")
