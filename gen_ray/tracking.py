@@ -32,8 +32,9 @@ CLOCK_SECONDS = 5  # a correction of the clock moves the start times of all proc
 
 
 def connect(store: Store) -> mlflow.MlflowClient:
-    """Return MLflow's client, with the chatter of a first database migration held back."""
+    """Return MLflow's client, with the chatter of migrations and downloads held back."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with _alone(store.uri):

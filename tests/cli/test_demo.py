@@ -32,7 +32,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Experiment]
     monkeypatch.setattr("gen_ray.cluster.train.train", train)
     monkeypatch.setattr("gen_ray.cluster.evaluate.portray", portray)
     monkeypatch.setattr("gen_ray.cluster.connect.connected", lambda scaling: nullcontext())
-    monkeypatch.setattr("pipelines.terminal.show_runs", lambda store, sort, runs: print("table of", *runs))
+    monkeypatch.setattr("pipelines.terminal.show_runs", lambda store, sort, only: print("table of", *only))
     return asked
 
 
