@@ -24,7 +24,7 @@ from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.train import prepare_data, store_of
 from gen_ray.cluster.trial import Task, trial
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Experiment, Scaling
 from gen_ray.sweeps import config
 from gen_ray.sweeps.config import Plan, Point
@@ -45,11 +45,14 @@ class Ledger(Searcher):
         self.numbers: dict[str, int] = {}
         self.began = time.monotonic()
 
+    def late(self) -> bool:
+        """Return whether the time in which trials may begin is over."""
+        minutes = self.study.sweep.minutes
+        return minutes is not None and time.monotonic() - self.began > 60 * minutes
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial's configuration."""
-        minutes = self.study.sweep.minutes
-        late = minutes is not None and time.monotonic() - self.began > 60 * minutes
-        asked = None if late else self.study.ask()
+        asked = None if self.late() else self.study.ask()
         if asked is None:
             return Searcher.FINISHED
         number, point = asked
@@ -143,6 +146,8 @@ def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Ou
             ledger = Ledger(study, parent, prepared, watch)
             ledger.reconcile()
             _run(plan, study, ledger, splits, prepared, home)
+            if study.unfinished() and not ledger.late():  # Ray Tune takes Ctrl-C for an order to end well
+                raise EndedError(f"{home.name}: ended before all trials were done: --resume goes on from there", 130)
             outcome = conclude(study, home)
             show(parent, study, outcome, home)
             status = "FINISHED"

@@ -100,6 +100,11 @@ class Study:
         """Return all trials that were begun, in the order of their numbers."""
         return [self._result(trial) for trial in self._trials() if trial.state in STATES]
 
+    def unfinished(self) -> bool:
+        """Return whether trials have not ended, or not even begun."""
+        states = [result.state for result in self.results()]
+        return LIVE in states or len(states) < self.wanted
+
     def best(self) -> list[Result]:
         """Return the finished trials, the best first."""
         sign = 1 if self.sweep.direction == "minimize" else -1

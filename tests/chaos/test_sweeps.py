@@ -3,18 +3,12 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
 
 import psutil
 import pytest
@@ -22,12 +16,12 @@ import yaml
 
 from gen_ray import runs
 from gen_ray.cluster.sweep import sweep
-from gen_ray.cluster.train import prepare_data, store_of, train
+from gen_ray.cluster.train import prepare_data, store_of
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.config import Plan, load
-from gen_ray.tracking import Row, connect, rows
+from gen_ray.tracking import Row, rows
 from tests.chaos.test_killed import processes
-from tests.cluster.street import TINY, in_this_process, same, tiny, weights
+from tests.cluster.street import TINY, in_this_process, same, weights
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
@@ -129,66 +123,3 @@ def test_trials_whose_processes_are_killed_reach_their_end(tmp_path: Path) -> No
     assert Counter(row.status for row in trials) == {"FINISHED": TRIALS}
     last = {result.metrics["train/steps"] for result in outcome.results}
     assert last == {steps_in_all(plan.experiment({}))}
-
-
-@contextmanager
-def served(folder: Path, port: int) -> Iterator[None]:
-    """Serve MLflow's store of a folder while the block runs."""
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder}/away.db", "--artifacts-destination", str(folder / "kept")),
-        ],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        until = time.monotonic() + 60
-        while not _answers(port):
-            assert time.monotonic() < until and server.poll() is None, "MLflow's server does not answer"
-            time.sleep(0.2)
-        yield
-    finally:
-        for process in [*psutil.Process(server.pid).children(recursive=True), server]:
-            process.kill()
-        server.wait()
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
-        return bool(answer.status == 200)
-    return False
-
-
-@pytest.mark.usefixtures("cluster")
-def test_a_store_that_is_away_for_half_a_minute_stops_nothing_and_misses_nothing(tmp_path: Path) -> None:
-    """MLflow's server is killed once a run trains, and is back 30 seconds later; by then the training is over."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = {"uri": f"http://127.0.0.1:{port}", "experiment": "away"}
-    training = {"epochs": 40, "log_every_steps": 1, "sample_every_epochs": 1000, "checkpoint_every_seconds": 60}
-    experiment = tiny(tmp_path / "runs", training=training, tracking=where)
-    begun, trained = Event(), list[float]()
-
-    def watch(done: int, total: int, _: Any) -> None:
-        if done:
-            begun.set()
-        if done == total and not trained:
-            trained.append(time.monotonic())
-
-    with ThreadPoolExecutor(1) as pool:
-        with served(tmp_path, port):
-            running = pool.submit(train, experiment, watch=watch)
-            assert begun.wait(90)
-        away = time.monotonic()
-        time.sleep(30)
-        back = time.monotonic()
-        with served(tmp_path, port):
-            done = running.result(90)
-            client = connect(store_of(experiment))
-            [row] = rows(store_of(experiment))
-            steps = [point.step for point in client.get_metric_history(row.mlflow_id, "train/loss_nats")]
-    assert trained and away < trained[0] < back, "the training did not wait for the store"
-    assert row.status == "FINISHED" and row.run_id == done.run_id
-    assert steps == list(range(1, steps_in_all(experiment) + 1)), "no point is missing, and none is there twice"

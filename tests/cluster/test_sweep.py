@@ -1,5 +1,7 @@
 """A sweep through Ray Tune, and what MLflow says of it."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from gen_ray import runs
 from gen_ray.cluster.sweep import SWEEP, sweep
 from gen_ray.cluster.sweep_report import Outcome
 from gen_ray.cluster.train import prepare_data, store_of
-from gen_ray.errors import UserError
+from gen_ray.errors import EndedError, UserError
 from gen_ray.sweeps.config import Plan, load
 from gen_ray.tracking import PARENT, Row, connect, picture, rows
 from tests.cluster.street import TINY, in_this_process, same, weights
@@ -137,10 +139,11 @@ def test_a_sweep_cut_off_goes_on_and_repeats_nothing(storage: Path, tmp_path: Pa
 
     def cut(done: int, *_: Any) -> None:
         if done == 1:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, which Ray Tune answers itself
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(EndedError, match="--resume") as ended:
         sweep(wanted, watch=cut)
+    assert ended.value.code == 130
     parent, before = story(wanted)
     assert parent.status == "KILLED" and len(before) in (1, 2)
     first = runs.folder(wanted.experiment({}), before[0].run_id) / "result.json"
