@@ -137,7 +137,7 @@ class Experiment(Config):
 
     def flat(self) -> dict[str, Any]:
         """Return every setting under its dotted name."""
-        return dict(_flatten(self.resolved()))
+        return dict(flatten(self.resolved()))
 
 
 def parse(raw: Mapping[str, Any]) -> Experiment:
@@ -241,9 +241,10 @@ def read_yaml(file: Path) -> dict[str, Any]:
     return raw
 
 
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Yield every value of nested mappings under its dotted name."""
     for key, value in node.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -136,6 +136,9 @@ def parse_sampler(text: str, known: Mapping[str, Sampler], what: str = "sampler"
 class FamilyConfig(Config):
     """The section ``family`` of an experiment; each family adds its own keys."""
 
+    loss_is_bound: ClassVar[bool] = False
+    """Whether the training loss bounds the likelihood whatever the other keys are, so that it can rank them."""
+
     name: str
 
 

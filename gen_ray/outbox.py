@@ -39,9 +39,8 @@ class Outbox:
         self.waiting, self.counts = deque[Message](), Counter[str]()
         self.runs: dict[str, TrackedRun] = {}
         self.trouble, self.changed = "", Condition()
-        for left in _left(folder, store):
-            self.waiting.extend(left)
-            self.counts.update(run_id for run_id, _, _ in left)
+        for message in _left(folder, store):
+            self.put(message[0], message[1], **message[2])
         Thread(target=self._work, daemon=True).start()
 
     def put(self, run_id: str, verb: str, **args: Any) -> None:
@@ -72,8 +71,8 @@ class Outbox:
                 self._send(*message)
             except RunError as error:
                 if error.reason != REFUSED:
-                    self.trouble = str(error)
                     self._keep()
+                    self.trouble = str(error)  # from now on somebody may discard what was kept
                     time.sleep(RETRY_SECONDS)
                     continue
                 logger.warning("%s: %s", message[0], error)
@@ -109,15 +108,15 @@ class Outbox:
             os.replace(part, self.file)
 
 
-def _left(folder: Path, store: Store) -> list[list[Message]]:
+def _left(folder: Path, store: Store) -> list[Message]:
     """Return the messages to a store that processes that are gone have left, and take their files away."""
-    found = []
+    found: list[Message] = []
     for file in sorted(folder.glob("*.jsonl")):
         (*where, process), *messages = (json.loads(line, object_hook=_made) for line in file.read_text().splitlines())
         if where == [store.uri, store.experiment] and is_gone(process):
             closed = {run_id for run_id, verb, _ in messages if verb == "close"}
             cut_off = {run_id for run_id, _, _ in messages} - closed
-            found.append([*map(tuple, messages), *((run_id, "close", {"status": "KILLED"}) for run_id in cut_off)])
+            found += [*map(tuple, messages), *((run_id, "close", {"status": "KILLED"}) for run_id in cut_off)]
             file.unlink()
     return found
 

@@ -13,7 +13,7 @@ from gen_ray.tracking import picture
 
 SHOWN = 12
 """Runs of a table, the best ones, whose samples are shown."""
-PAGE = Environment(autoescape=True, trim_blocks=True).from_string("""<!doctype html>
+PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ store.experiment }}</title>
 <style>
@@ -35,16 +35,16 @@ figcaption { font-size: 13px; color: #555 } img { max-width: 100%; image-renderi
 {% endfor %}
 {% endfor %}
 </html>
-""")
+"""
 
 
 def write(file: Path, groups: Iterable[Table], store: Store) -> None:
     """Write the page. Raise UserError where that cannot be done."""
-    filled = []
+    page, filled = Environment(autoescape=True, trim_blocks=True).from_string(PAGE), []
     for table in groups:
         found = ((run.run_id, picture(store, run, "evaluation_samples")) for run in table.runs[:SHOWN])
         filled.append((table, [(name, base64.b64encode(data).decode()) for name, data in found if data]))
     try:
-        file.write_text(PAGE.render(store=store, groups=filled), encoding="utf-8")
+        file.write_text(page.render(store=store, groups=filled), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{file}: cannot be written ({error.strerror})") from None

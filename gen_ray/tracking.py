@@ -91,14 +91,14 @@ class TrackedRun:
         self.store = store
         with _told(store):
             self.client = connect(store)
-            above = {PARENT: self._find(experiment_id(store, self.client), parent)[0].info.run_id} if parent else {}
-            self._open(store, run_id, name=name, params=params, tags={**tags, **above})
+            experiment = experiment_id(store, self.client)
+            close_orphans(self.client, experiment)
+            above = {PARENT: self._find(experiment, parent)[0].info.run_id} if parent else {}
+            self._open(experiment, run_id, name=name, params=params, tags={**tags, **above})
 
     def _open(
-        self, store: Store, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+        self, experiment: str, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> None:
-        experiment = experiment_id(store, self.client)
-        close_orphans(self.client, experiment)
         mine = {**tags, RUN_ID: run_id, PROCESS: this_process()}
         found = self._find(experiment, run_id)
         if found:

@@ -11,8 +11,7 @@ from ray.train.torch import TorchTrainer
 
 from gen_ray import runs
 from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
-from gen_ray.cluster.data import fits_in_memory
-from gen_ray.cluster.reading import Splits, read
+from gen_ray.cluster.reading import Splits
 from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.worker import work
 from gen_ray.datasets.prepared import Prepared
@@ -78,13 +77,6 @@ def trainer(
         # Every worker reads the whole split and takes its lanes by index: the order is then a function of the seed.
         dataset_config=ray.train.DataConfig(datasets_to_split=[]),
     )
-
-
-def cached(experiment: Experiment, prepared: Prepared) -> Splits:
-    """Return the splits read, or none where the workers are to stream them."""
-    fits = fits_in_memory(prepared, experiment.scaling.num_workers)
-    memory = {"memory": True, "stream": False}.get(experiment.data.cache, fits)
-    return read(prepared) if memory else {}
 
 
 def spoken(error: BaseException) -> Exception:

@@ -7,8 +7,9 @@ from typing import Any
 
 import ray.train
 
-from gen_ray.cluster.attempts import cached, spoken, trainer
+from gen_ray.cluster.attempts import spoken, trainer
 from gen_ray.cluster.connect import connected
+from gen_ray.cluster.data import cached
 from gen_ray.cluster.tracker import Track, start
 from gen_ray.cluster.train import prepare_data
 from gen_ray.cluster.worker import open_session

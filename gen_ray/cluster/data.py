@@ -13,12 +13,13 @@ import ray.data
 import torch
 from torch import Tensor
 
-from gen_ray.cluster.reading import CACHED, dataset
+from gen_ray.cluster.reading import CACHED, Splits, dataset, read
 from gen_ray.datasets.prepared import Prepared, Shard
 from gen_ray.datasets.shards import storage_dtype, to_numpy
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.batches import Lanes, permutation
 from gen_ray.errors import UserError
+from gen_ray.experiment import Experiment
 
 WINDOW_SHARDS = 8
 MEMORY_SHARE = 0.25
@@ -46,6 +47,13 @@ def fits_in_memory(prepared: Prepared, workers: int) -> bool:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     per_node = -(-workers // len(nodes))
     return size * per_node <= MEMORY_SHARE * min(node.get("memory", 0) for node in nodes)
+
+
+def cached(experiment: Experiment, prepared: Prepared) -> Splits:
+    """Return the splits read, or none where the workers are to stream them."""
+    fits = fits_in_memory(prepared, experiment.scaling.num_workers)
+    memory = {"memory": True, "stream": False}.get(experiment.data.cache, fits)
+    return read(prepared) if memory else {}
 
 
 @dataclass(frozen=True)

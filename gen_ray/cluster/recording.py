@@ -1,6 +1,8 @@
 """What MLflow is told of a run, however it was trained."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,39 @@ from gen_ray import runs
 from gen_ray.cluster.tracker import Track
 from gen_ray.comparison import RANKED
 from gen_ray.datasets.prepared import Prepared
+from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def recorded(track: Track) -> Iterator[None]:
+    """Begin once the run is open in MLflow; it ends FINISHED, FAILED with the reason, or KILLED on an interrupt."""
+    track.opened()
+    status = "KILLED"
+    try:
+        yield
+        status = "FINISHED"
+    except (RunError, UserError) as error:
+        status = "FAILED"
+        track.tag({"reason": getattr(error, "reason", type(error).__name__), "error": str(error)})
+        raise
+    except Exception as error:
+        status = "FAILED"
+        track.tag({"reason": type(error).__name__, "error": str(error)[:500]})
+        raise
+    finally:
+        _close(track, status)
+
+
+def _close(track: Track, status: str) -> None:
+    """End the run in MLflow. A store that fails too must not hide what is on its way to the user."""
+    trouble = track.close(status)
+    if trouble:
+        logger.warning("%s: %s, but not told: %s", track.run_id, status, trouble)
+        if status == "FINISHED":
+            raise RunError(f"{track.run_id}: done, but not told: {trouble}", reason="tracking")
 
 
 def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:

@@ -1,10 +1,7 @@
 """A sweep on Ray Tune: the study says what to try, trials are runs of their own, MLflow shows them below one parent."""
 
 import json
-import logging
-import os
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +12,22 @@ from ray.tune.search import Searcher
 
 from gen_ray import runs
 from gen_ray.cluster import tracker
-from gen_ray.cluster.connect import connected, uses_gpu
-from gen_ray.cluster.data import fits_in_memory
-from gen_ray.cluster.reading import read
-from gen_ray.cluster.recording import params
+from gen_ray.cluster.connect import connected, cpus_per_worker, uses_gpu
+from gen_ray.cluster.data import cached
+from gen_ray.cluster.reading import Splits
+from gen_ray.cluster.recording import params, recorded
 from gen_ray.cluster.sweep_report import DONE, PLAN, Outcome, conclude, show, trial_run
 from gen_ray.cluster.tracker import Track
-from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray.cluster.train import Watch, prepare_data, store_of
 from gen_ray.cluster.trial import Task, trial
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import EndedError, RunError, UserError
-from gen_ray.experiment import Experiment, Scaling
+from gen_ray.errors import EndedError, UserError
+from gen_ray.experiment import Experiment, flatten
 from gen_ray.sweeps import config
 from gen_ray.sweeps.config import Plan, Point
 from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Result, Study, given
 
 SWEEP = "gen_ray.sweep"
-logger = logging.getLogger(__name__)
-Watch = Callable[[int, int, Mapping[str, float]], None]
 
 
 class Ledger(Searcher):
@@ -96,12 +91,11 @@ class Ledger(Searcher):
         wrong = "its process was lost too often" if error else str(found.get("error", ""))
         if wrong:
             self.track(number).tag({"reason": "lost" if error else str(found["reason"])})
-        self.study.tell(number, metrics, error=wrong, stopped_at=None if found.get("ended") else found.get("epoch"))
-        ended = [result for result in self.study.results() if result.state != LIVE]
-        self._close(next(result for result in ended if result.number == number))
+        stopped_at = None if found.get("ended") else found.get("epoch")
+        self._close(self.study.tell(number, metrics, error=wrong, stopped_at=stopped_at))
         if self.watch is not None:
-            best = self.study.best()[:1]
-            self.watch(len(ended), self.study.wanted, {"best": best[0].value or 0.0} if best else {})
+            ended = sum(result.state != LIVE for result in self.study.results())
+            self.watch(ended, self.study.wanted, {})
 
     def track(self, number: int) -> Track:
         """Return the track of a trial's run."""
@@ -127,50 +121,36 @@ def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Ou
 
     Raise UserError for an impossible point before anything starts, RunError where the sweep itself cannot go on.
     """
-    first = plan.experiment(next(iter(plan.corners())))
+    first = plan.first
     prepared = prepare_data(first)
     for point in given(plan) or plan.corners():
         plan.experiment(point).model(prepared.spec)
-    home = _home(plan, first, resume=resume)
-    with connected(Scaling(num_workers=1, cpus_per_worker=os.cpu_count() or 1)):
-        actor = tracker.start(store_of(first), first.storage.root)
-        parent = Track(actor, home.name)
-        parent.open(
-            name=plan.sweep.name, params=_params(plan, prepared), tags={SWEEP: home.name, "gen_ray.kind": "sweep"}
-        )
-        status = "KILLED"
-        try:
-            splits = read(prepared) if fits_in_memory(prepared, first.scaling.num_workers) else {}
-            parent.opened()
+    home = _home(plan, resume=resume)
+    with connected(first.scaling):
+        parent = Track(tracker.start(store_of(first), first.storage.root), home.name)
+        tags = {SWEEP: home.name, "gen_ray.kind": "sweep"}
+        parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags=tags)
+        with recorded(parent):
             study = Study(plan, home)
             ledger = Ledger(study, parent, prepared, watch)
             ledger.reconcile()
-            _run(plan, study, ledger, splits, prepared, home)
+            _run(ledger, cached(first, prepared), home)
             if study.unfinished() and not ledger.late():  # Ray Tune takes Ctrl-C for an order to end well
                 raise EndedError(f"{home.name}: ended before all trials were done: --resume goes on from there", 130)
             outcome = conclude(study, home)
             show(parent, study, outcome, home)
-            status = "FINISHED"
-        except (RunError, UserError) as error:
-            status = "FAILED"
-            parent.tag({"error": str(error), "reason": getattr(error, "reason", "user")})
-            raise
-        finally:
-            trouble = parent.close(status)
-            if trouble:
-                logger.warning("%s: %s, but not told: %s", home.name, status, trouble)
     return outcome
 
 
-def _home(plan: Plan, first: Experiment, *, resume: bool) -> Path:
+def _home(plan: Plan, *, resume: bool) -> Path:
     """Return the sweep's folder: a new one, or that of the newest unfinished sweep of this name and content."""
-    below, text = first.storage.root / "sweeps", config.dump(plan)
+    below, text = plan.first.storage.root / "sweeps", config.dump(plan)
     if resume:
         found = [home for home in runs.named(plan.sweep.name, below) if not (home / DONE).exists()]
         if not found:
             raise UserError(f"--resume: no unfinished sweep named {plan.sweep.name!r} in {below}")
         if (found[-1] / PLAN).read_text() != text:
-            raise UserError(f"--resume: {found[-1] / 'sweep.yaml'} is not what is asked for now")
+            raise UserError(f"--resume: {found[-1] / PLAN} is not what is asked for now")
         return found[-1]
     home = below / runs.fresh(plan.sweep.name, below)
     home.mkdir(parents=True)
@@ -178,22 +158,23 @@ def _home(plan: Plan, first: Experiment, *, resume: bool) -> Path:
     return home
 
 
-def _run(plan: Plan, study: Study, ledger: Ledger, splits: Any, prepared: Prepared, home: Path) -> None:
-    scaling, sweep = plan.experiment(next(iter(plan.corners()))).scaling, plan.sweep
-    each = 1 if scaling.cpus_per_worker == "auto" else scaling.cpus_per_worker
-    gpus = int(uses_gpu(scaling))
-    alone = scaling.num_workers == 1
+def _run(ledger: Ledger, splits: Splits, home: Path) -> None:
+    plan = ledger.study.plan
+    scaling, sweep = plan.first.scaling, plan.sweep
+    gpus, alone = int(uses_gpu(scaling)), scaling.num_workers == 1
+    each = 1 if alone and scaling.cpus_per_worker == "auto" else cpus_per_worker(scaling)
     # Several workers are booked by Ray Train: a trial that booked a part of a core as well might wait for its own.
     # Of nothing at all Ray Tune makes no place, so it is a megabyte.
     booked: dict[str, float] = {"cpu": each, "gpu": gpus} if alone else {"memory": 1e6}
-    task = Task(tracker=ledger.parent.tracker, prepared=prepared.folder, splits=splits, cpus=each)
-    room = int(ray.cluster_resources().get("CPU", 1)) // (each * scaling.num_workers)
+    task = Task(tracker=ledger.parent.tracker, prepared=ledger.prepared.folder, splits=splits, cpus=each)
+    there, worker = ray.cluster_resources(), {"CPU": each, **({"GPU": 1} if gpus else {})}
+    room = min(int(there.get(kind, 0)) // (amount * scaling.num_workers) for kind, amount in worker.items())
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, task=task), booked),
         tune_config=tune.TuneConfig(
             search_alg=ledger,
             scheduler=_scheduler(plan),
-            num_samples=study.wanted,
+            num_samples=ledger.study.wanted,
             max_concurrent_trials=sweep.concurrency or max(1, room),
             reuse_actors=alone,
             trial_dirname_creator=str,
@@ -210,25 +191,30 @@ def _run(plan: Plan, study: Study, ledger: Ledger, splits: Any, prepared: Prepar
 
 
 def _scheduler(plan: Plan) -> TrialScheduler:
+    make = {"none": lambda _: FIFOScheduler(), "asha": _asha, "median": _median}[plan.sweep.scheduler.name]
+    return make(plan)
+
+
+def _mode(plan: Plan) -> dict[str, Any]:
+    return {"time_attr": "epoch", "metric": plan.sweep.metric, "mode": plan.sweep.direction[:3]}
+
+
+def _asha(plan: Plan) -> TrialScheduler:
     wanted = plan.sweep.scheduler
-    mode = {"metric": plan.sweep.metric, "mode": plan.sweep.direction[:3]}
-    if wanted.name == "asha":
-        epochs = max(plan.experiment(point).training.epochs for point in plan.corners())
-        return ASHAScheduler(
-            time_attr="epoch",
-            max_t=epochs + 1,
-            grace_period=wanted.grace_epochs,
-            reduction_factor=wanted.reduction,
-            **mode,
-        )
-    if wanted.name == "median":
-        return MedianStoppingRule(time_attr="epoch", grace_period=wanted.grace_epochs, **mode)
-    return FIFOScheduler()
+    # One more than there are: else it would end a trial at its last validation, before it is measured.
+    beyond = max(experiment.training.epochs for experiment in plan.experiments) + 1
+    return ASHAScheduler(
+        max_t=beyond, grace_period=wanted.grace_epochs, reduction_factor=wanted.reduction, **_mode(plan)
+    )
+
+
+def _median(plan: Plan) -> TrialScheduler:
+    return MedianStoppingRule(grace_period=plan.sweep.scheduler.grace_epochs, **_mode(plan))
 
 
 def _params(plan: Plan, prepared: Prepared) -> dict[str, Any]:
     """Return a sweep's own settings as MLflow's params: an axis is one of them."""
-    raw = plan.sweep.model_dump(mode="json", exclude={"space", "settings"})
-    space = plan.sweep.model_dump(mode="json", exclude_none=True, exclude_defaults=True)["space"]
-    axes = {f"space.{key}": config.label(axis) for key, axis in space.items()}
-    return {**raw, **axes, "data.fingerprint": prepared.fingerprint[:12]}
+    own = flatten(plan.sweep.model_dump(mode="json", exclude={"space", "settings"}))
+    axes = plan.sweep.model_dump(mode="json", exclude_none=True, exclude_defaults=True)["space"]
+    space = {f"space.{key}": config.label(axis) for key, axis in axes.items()}
+    return {**dict(own), **space, "data.fingerprint": prepared.fingerprint[:12]}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from gen_ray import runs
 from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.trial import SAMPLES
 from gen_ray.engine import plots
@@ -60,9 +61,9 @@ def show(parent: Track, study: Study, outcome: Outcome, home: Path) -> None:
     for kept in (DONE, PLAN, RECORD):
         parent.keep(home / kept, "sweep")
     drawn = pictures(study)
-    samples = {}
-    for result in study.best()[: study.sweep.best]:
-        file = home.parent.parent / "runs" / trial_run(home.name, result.number) / SAMPLES
+    best, samples = study.best(), {}
+    for result in best[: study.sweep.best]:
+        file = runs.folder(study.plan.first, trial_run(home.name, result.number)) / SAMPLES
         if file.exists():
             title = f"{result.number:03d} {config.words(result.point)}: {result.value:.3f}"
             samples[title] = np.asarray(Image.open(file))
@@ -74,6 +75,5 @@ def show(parent: Track, study: Study, outcome: Outcome, home: Path) -> None:
     states = [result.state for result in outcome.results]
     parent.log({f"trials/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}, 0)
     if outcome.best:
-        best = study.best()[0]
-        parent.log({f"best/{study.sweep.metric.replace('/', '_')}": best.value or 0.0}, 0)
-        parent.tag({"best_run": outcome.best, "best_point": config.words(best.point)})
+        parent.log({f"best/{study.sweep.metric.replace('/', '_')}": best[0].value or 0.0}, 0)
+        parent.tag({"best_run": outcome.best, "best_point": config.words(best[0].point)})

@@ -1,6 +1,5 @@
 """One experiment from configuration to artifact: prepare, train on Ray Train, evaluate, track."""
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +13,9 @@ from typing import Any
 from gen_ray import runs
 from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected
+from gen_ray.cluster.data import cached
 from gen_ray.cluster.evaluate import evaluate
-from gen_ray.cluster.recording import params, record
+from gen_ray.cluster.recording import params, record, recorded
 from gen_ray.cluster.tracker import Track
 from gen_ray.datasets.prepare import BadRows, prepare
 from gen_ray.datasets.prepared import Prepared
@@ -29,7 +29,6 @@ Watch = Callable[[int, int, Mapping[str, float]], None]
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 5.0
 """What an interrupted training is given to save a checkpoint."""
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +62,13 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
     home = runs.save(experiment, run_id)
     with connected(experiment.scaling), ThreadPoolExecutor(1) as aside:
         ready = aside.submit(_trainable, experiment, prepared)  # while the tracker starts
-        with _tracked(experiment, prepared, run_id) as track:
+        track = Track(tracker.start(store_of(experiment), experiment.storage.root), run_id)
+        track.open(name=experiment.name, params=params(experiment, prepared), tags={})
+        with recorded(track):
             began = time.monotonic()
-            fit = partial(ready.result(), track)
-            checkpoint = _train(fit, home, experiment.evaluation.checkpoint, track, watch)
+            _train(partial(ready.result(), track), track, watch)
             track.log({"train/minutes": (time.monotonic() - began) / 60}, 0)
+            checkpoint = shelf.trained(home, experiment.evaluation.checkpoint)
             report = evaluate(experiment, prepared, checkpoint, home / runs.ARTIFACT, run_id=run_id)
             record(track, report, home)
     return Outcome(
@@ -77,7 +78,7 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
 
 def _trainable(experiment: Experiment, prepared: Prepared) -> Callable[..., dict[str, str]]:
     """Return what trains, given a track. To import Ray Train and to read the data takes seconds."""
-    from gen_ray.cluster.attempts import attempts, cached
+    from gen_ray.cluster.attempts import attempts
 
     return partial(attempts, experiment, prepared, splits=cached(experiment, prepared))
 
@@ -87,48 +88,12 @@ def store_of(experiment: Experiment) -> Store:
     return Store.of(experiment.tracking.uri, experiment.tracking.experiment, experiment.storage.root)
 
 
-@contextmanager
-def _tracked(experiment: Experiment, prepared: Prepared, run_id: str) -> Iterator[Track]:
-    """Give the track of a run, which ends FINISHED, FAILED with the reason, or KILLED on an interrupt."""
-    track = Track(tracker.start(store_of(experiment), experiment.storage.root), run_id)
-    track.open(name=experiment.name, params=params(experiment, prepared), tags={})
-    track.opened()
-    status = "KILLED"
-    try:
-        yield track
-        status = "FINISHED"
-    except (RunError, UserError) as error:
-        status = "FAILED"
-        track.tag({"reason": getattr(error, "reason", type(error).__name__), "error": str(error)})
-        raise
-    except Exception as error:
-        status = "FAILED"
-        track.tag({"reason": type(error).__name__, "error": str(error)[:500]})
-        raise
-    finally:
-        _close(track, status)
-
-
-def _close(track: Track, status: str) -> None:
-    """End the run in MLflow. A store that fails too must not hide what is on its way to the user."""
-    trouble = track.close(status)
-    if trouble:
-        logger.warning("%s: %s, but not told: %s", track.run_id, status, trouble)
-        if status == "FINISHED":
-            raise RunError(f"{track.run_id}: done, but not told: {trouble}", reason="tracking")
-
-
-def _train(fit: Callable[[], dict[str, str]], home: Path, which: str, track: Track, watch: Watch | None) -> Path:
-    """Return the folder of the last checkpoint, or of the best."""
+def _train(fit: Callable[[], dict[str, str]], track: Track, watch: Watch | None) -> None:
+    """Do what fit does, watched and stoppable. Raise what it returns as fault."""
     with _watched(track, watch):
-        fault = _stoppable(fit, track)
-    if fault:
-        raise _fault(**fault)
-    kept = shelf.checkpoints(home)
-    found = {"last": kept.last, "best": kept.lowest}[which]()
-    if found is None:
-        raise RunError(f"{home.name}: the training ended without a checkpoint")
-    return found
+        told = _stoppable(fit, track)
+    if told:
+        raise fault(**told)
 
 
 def _stoppable(fit: Callable[[], dict[str, str]], track: Track) -> dict[str, str]:
@@ -151,7 +116,7 @@ def _stoppable(fit: Callable[[], dict[str, str]], track: Track) -> dict[str, str
         pool.shutdown(wait=False)
 
 
-def _fault(message: str, reason: str, trace: str = "") -> Exception:
+def fault(message: str, reason: str, trace: str = "") -> Exception:
     """Return what a worker returned as the error it was; --debug shows the trace of the worker below it."""
     error = UserError(message) if reason == "user" else RunError(message, reason=reason)
     if trace:

@@ -20,6 +20,7 @@ from gen_ray.cluster.reading import Splits
 from gen_ray.cluster.recording import record
 from gen_ray.cluster.session import RunSession
 from gen_ray.cluster.tracker import Track
+from gen_ray.cluster.train import fault
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import checkpoint, plots, shelf
 from gen_ray.engine.loop import fit
@@ -87,9 +88,8 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
     home = runs.save(experiment, track.run_id)
     result = home / RESULT
     if not result.exists():
-        train = _alone if experiment.scaling.num_workers == 1 else _on_ray_train
         try:
-            metrics = train(experiment, prepared, track, home, task)
+            metrics = _metrics(experiment, prepared, track, home, task)
         except (UserError, RunError) as error:
             tune.report({"error": str(error), "reason": getattr(error, "reason", "user")})
             return
@@ -103,61 +103,48 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
     tune.report({**json.loads(result.read_text()), "epoch": experiment.training.epochs, "ended": True})
 
 
-def _alone(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> dict[str, float]:
-    """Return the metrics of a trial trained and measured in this process."""
-    torch.set_num_threads(task.cpus)
-    began = time.monotonic()
-    family = experiment.model(prepared.spec)
-    with closing(TrialSession(experiment, prepared, track, home, task.splits)) as session:
-        fit(experiment, family, session)
+def _metrics(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> dict[str, float]:
+    """Return what a trial comes to, trained and measured here or, by several workers, on Ray Train."""
+    began, alone = time.monotonic(), experiment.scaling.num_workers == 1
+    train = _train_here if alone else _train_on_workers
+    train(experiment, prepared, track, home, task)
     minutes = (time.monotonic() - began) / 60
-    found, out = _checkpoint(home, experiment), home / runs.ARTIFACT
-    report = measure_checkpoint(task.cpus, experiment.resolved(), prepared.folder, found, out, home.name)
-    return _recorded(track, report, found, minutes)
-
-
-def _on_ray_train(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> dict[str, float]:
-    """Return the metrics of a trial whose workers Ray Train starts; this process only looks on."""
-    from gen_ray.cluster.attempts import attempts
-
-    began = time.monotonic()
-    with ThreadPoolExecutor(1) as aside:
-        fitting = aside.submit(attempts, experiment, prepared, track, splits=task.splits)
-        told = -1
-        try:
-            while not fitting.done():
-                time.sleep(LOOK_SECONDS)
-                done, _, newest = track.look()
-                now = epoch(experiment, prepared, done)
-                if DURING in newest and now > told:
-                    tune.report({DURING: newest[DURING], "epoch": now})
-                    told = now
-        except SystemExit:  # stopped early
-            track.stop()
-            raise
-        fault = fitting.result()
-    if fault:
-        raise RunError(fault["message"], reason=fault["reason"])
-    minutes = (time.monotonic() - began) / 60
-    found = _checkpoint(home, experiment)
-    report = evaluate(experiment, prepared, found, home / runs.ARTIFACT, run_id=home.name)
-    return _recorded(track, report, found, minutes)
-
-
-def _checkpoint(home: Path, experiment: Experiment) -> Path:
-    kept = shelf.checkpoints(home)
-    found = {"last": kept.last, "best": kept.lowest}[experiment.evaluation.checkpoint]()
-    if found is None:
-        raise RunError(f"{home.name}: the training ended without a checkpoint")
-    return found
-
-
-def _recorded(track: Track, report: Mapping[str, Any], trained: Path, minutes: float) -> dict[str, float]:
-    """Tell MLflow what was measured of a checkpoint, and return it."""
-    home = trained.parent.parent
+    trained, out = shelf.trained(home, experiment.evaluation.checkpoint), home / runs.ARTIFACT
+    if alone:
+        report = measure_checkpoint(task.cpus, experiment.resolved(), prepared.folder, trained, out, home.name)
+    else:
+        report = evaluate(experiment, prepared, trained, out, run_id=home.name)
     record(track, report, home)
     track.log({"train/minutes": minutes}, 0)
     for picture in report["pictures"].values():
         plots.write(home / SAMPLES, picture)
     loss = checkpoint.position(trained)["validation_nats"]  # of this attempt or, where that found all done, an earlier
     return {DURING: loss, **report["metrics"], "train/minutes": minutes, "train/steps": report["steps"]}
+
+
+def _train_here(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> None:
+    torch.set_num_threads(task.cpus)
+    with closing(TrialSession(experiment, prepared, track, home, task.splits)) as session:
+        fit(experiment, experiment.model(prepared.spec), session)
+
+
+def _train_on_workers(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> None:
+    """Have Ray Train's workers train, and tell Ray Tune of every validation."""
+    from gen_ray.cluster.attempts import attempts
+
+    with ThreadPoolExecutor(1) as aside:
+        fitting = aside.submit(attempts, experiment, prepared, track, splits=task.splits)
+        told = None
+        try:
+            while not fitting.done():
+                time.sleep(LOOK_SECONDS)
+                done, _, newest = track.look()
+                if newest.get(DURING) != told:
+                    told = newest[DURING]
+                    tune.report({DURING: told, "epoch": epoch(experiment, prepared, done)})
+        except SystemExit:  # stopped early
+            track.stop()
+            raise
+        wrong = fitting.result()
+    if wrong:
+        raise fault(**wrong)

@@ -5,23 +5,26 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 
-PLAIN = StrMethodFormatter("{x:g}")
 Curve = Sequence[tuple[float, float]]
 
 
 def panels(curves: Mapping[str, Mapping[str, Curve]], *, x: str) -> np.ndarray:
     """Return one panel a quantity, with a line of points (x, y) a name, uint8 (H, W, 3); y is logarithmic."""
     figure = Figure(figsize=(5.2 * len(curves), 3.8), dpi=110, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     for axes, (quantity, lines) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
         for name, points in lines.items():
             axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
         axes.set(xlabel=x, ylabel=quantity, yscale="log")
-        axes.yaxis.set_major_formatter(PLAIN)
-        axes.yaxis.set_minor_formatter(PLAIN)  # a decade may hold no tick of its own
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")  # a decade may hold no tick of its own
         axes.grid(visible=True, which="both", alpha=0.25)
         axes.legend(frameon=False)
+    return pixels(figure)
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """Return a figure, uint8 (H, W, 3)."""
+    canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -21,6 +21,15 @@ def checkpoints(home: Path) -> "Shelf":
     return Shelf(home / "checkpoints")
 
 
+def trained(home: Path, which: str) -> Path:
+    """Return the folder of a run's ``last`` or ``best`` checkpoint. Raise RunError where it has none."""
+    kept = checkpoints(home)
+    found = {"last": kept.last, "best": kept.lowest}[which]()
+    if found is None:
+        raise RunError(f"{home.name}: the training ended without a checkpoint")
+    return found
+
+
 @dataclass(frozen=True)
 class Shelf:
     """The checkpoints step-… in home; kept are so many newest ones and so many of the lowest validation loss."""

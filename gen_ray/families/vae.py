@@ -6,7 +6,7 @@ p(x, z) = p(x|z) N(z; 0, I), q(z|x) = N(mu(x), diag sigmaÂ²(x)); z = mu + sigmaÂ
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -28,6 +28,8 @@ MAX_STEPS = 100_000
 
 class VaeConfig(FamilyConfig):
     """What a VAE needs to know beyond its data."""
+
+    loss_is_bound: ClassVar[bool] = True
 
     name: Literal["vae"] = "vae"
     latent_dim: int = Field(20, ge=1, le=65536)

@@ -2,8 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -26,8 +27,8 @@ FINAL = (
     "sample/seconds_per_image",
 )
 SEARCHED = ("family.", "training.", "evaluation.", "data.batch_size")
-CORNERS = 512
-"""Places at the ends of a space's ranges that are tried against the schema before anything starts, at most."""
+GRID, CORNERS = 51_200, 512
+"""Points of a grid, and places at the ends of a space's ranges that are held against the schema first, at most."""
 Scalar = bool | int | float | str | None
 
 
@@ -95,6 +96,11 @@ class Sweep(Config):
     max_failures: int = Field(3, ge=0, description="lost processes of a trial after which it is given up")
     best: int = Field(4, ge=1, description="trials whose samples are shown side by side")
 
+    @property
+    def sign(self) -> int:
+        """Return what makes less of the metric better: 1, or -1 where more is."""
+        return {"minimize": 1, "maximize": -1}[self.direction]
+
 
 class Plan:
     """A sweep with its base experiment: what its points mean."""
@@ -103,9 +109,14 @@ class Plan:
         """Check all that can be known before data are there. Raise UserError."""
         self.sweep, self.base = sweep, base
         _check(sweep)
-        for point in self.corners():
-            self.experiment(point)
-        _check_metric(sweep, self.experiment(next(iter(self.corners()))))
+        self._corners = list(itertools.islice(_points(list(sweep.space.items())), CORNERS))
+        self.experiments = [self.experiment(point) for point in self._corners]
+        _check_metric(sweep, self.first)
+
+    @property
+    def first(self) -> Experiment:
+        """Return the experiment of one point: what is not searched is the same in all."""
+        return self.experiments[0]
 
     def experiment(self, point: Point) -> Experiment:
         """Return the experiment of a point. Raise UserError naming the point where it is none."""
@@ -117,28 +128,26 @@ class Plan:
         except UserError as error:
             raise UserError(f"space: {words(point)}: {error}") from None
 
-    def corners(self) -> Iterable[Point]:
+    def corners(self) -> Sequence[Point]:
         """Return points at the ends of all ranges and with all choices, as many as may be tried at once."""
-        return itertools.islice(self._points(self.sweep.space), CORNERS)
+        return self._corners
 
     def grid(self) -> list[Point]:
-        """Return all points of a space of choices."""
-        return list(self._points(self.sweep.space))
-
-    def _points(self, space: Mapping[str, Axis]) -> Iterable[Point]:
-        found: list[dict[str, Any]] = [{}]
-        for key, axis in space.items():
-            found = [
-                {**point, **({key: value} if value is not _ABSENT else {})}
-                for point in found
-                for value in (axis.ends if axis.active(point) else [_ABSENT])
-            ]
-            if len(found) > 100 * CORNERS:
-                raise UserError(f"space: more than {100 * CORNERS} points; searcher random or tpe finds its way in it")
+        """Return all points of a space of choices. Raise UserError where they are too many to be meant."""
+        found = list(itertools.islice(_points(list(self.sweep.space.items())), GRID + 1))
+        if len(found) > GRID:
+            raise UserError(f"space: more than {GRID} points; searcher random or tpe finds its way in it")
         return found
 
 
-_ABSENT = object()
+def _points(axes: Sequence[tuple[str, Axis]], point: Point = MappingProxyType({})) -> Iterator[Point]:
+    """Yield every combination of the ends of axes with the point so far, an axis only where it is active."""
+    if not axes:
+        yield dict(point)
+        return
+    (key, axis), *rest = axes
+    for value in [{key: end} for end in axis.ends] if axis.active(point) else [{}]:
+        yield from _points(rest, {**point, **value})
 
 
 def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
@@ -212,7 +221,7 @@ def _check_metric(sweep: Sweep, base: Experiment) -> None:
         raise UserError(f"metric: {nearest(sweep.metric, (DURING, *FINAL))}")
     if sweep.scheduler.name != "none" and sweep.metric != DURING:
         raise UserError(f"scheduler.name={sweep.scheduler.name}: needs metric {DURING}, the one known while training")
-    if sweep.metric == DURING and base.family.name != "vae":
+    if sweep.metric == DURING and not base.family.loss_is_bound:
         changing = [key for key in sweep.space if key.startswith("family.") and not key.startswith("family.net")]
         if changing:
             raise UserError(f"metric: {DURING} means another thing for every {changing[0]}; eval/bits_per_dim does not")

@@ -8,11 +8,11 @@ import matplotlib as mpl
 import numpy as np
 import optuna.visualization.matplotlib as draw
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.importance import PedAnovaImportanceEvaluator
 from PIL import Image
 
+from gen_ray.engine.curves import pixels
 from gen_ray.sweeps.study import FINISHED, Result, Study
 
 COST = "sample/seconds_per_image"
@@ -33,7 +33,7 @@ def pictures(study: Study) -> dict[str, np.ndarray]:
             inner, evaluator=PedAnovaImportanceEvaluator(), params=shared, target_name=metric
         )
     found = {name: _rendered(plot) for name, plot in made.items()}
-    return {**found, "quality_against_cost": pareto(study.results(), metric, study.sweep.direction)}
+    return {**found, "quality_against_cost": pareto(study.results(), metric, study.sweep.sign)}
 
 
 def front(points: Mapping[int, tuple[float, float]]) -> list[int]:
@@ -46,13 +46,12 @@ def front(points: Mapping[int, tuple[float, float]]) -> list[int]:
     return found
 
 
-def pareto(results: list[Result], metric: str, direction: str) -> np.ndarray:
+def pareto(results: list[Result], metric: str, sign: int) -> np.ndarray:
     """Return the finished trials by seconds a sample and metric, with the line of those that no other betters."""
-    sign = 1.0 if direction == "minimize" else -1.0
     finished = {r.number: r.metrics for r in results if r.state == FINISHED and {metric, COST} <= r.metrics.keys()}
     points = {number: (found[COST], sign * found[metric]) for number, found in finished.items()}
     figure = Figure(figsize=(6, 4), dpi=110, layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    axes = figure.subplots()
     if points:
         axes.scatter(*zip(*((cost, sign * loss) for cost, loss in points.values()), strict=True))
         best = [points[number] for number in front(points)]
@@ -62,8 +61,7 @@ def pareto(results: list[Result], metric: str, direction: str) -> np.ndarray:
         axes.set(xscale="log")
     axes.set(xlabel="seconds a sample", ylabel=metric)
     axes.grid(visible=True, which="both", alpha=0.25)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(figure)
 
 
 def _rendered(plot: Callable[[], object]) -> np.ndarray:

@@ -4,7 +4,7 @@ It is a sweep's only memory: whoever opens it after a kill finds the finished tr
 """
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,18 +83,17 @@ class Study:
 
     def tell(
         self, number: int, metrics: Mapping[str, float], *, error: str = "", stopped_at: int | None = None
-    ) -> None:
-        """Record what came of a trial: an error, metrics at its end, or those at which it was stopped early."""
+    ) -> Result:
+        """Record and return what came of a trial: an error, metrics at its end, or where it was stopped early."""
         trial, value = self.live.pop(number), metrics.get(self.sweep.metric)
         trial.set_user_attr(METRICS, dict(metrics))
         if error or value is None or not np.isfinite(value):
             trial.set_user_attr(ERROR, error or f"{self.sweep.metric} is {value}")
-            self.study.tell(trial, state=TrialState.FAIL)
-        elif stopped_at is not None:
+            return self._result(self.study.tell(trial, state=TrialState.FAIL))
+        if stopped_at is not None:
             trial.report(value, stopped_at)
-            self.study.tell(trial, state=TrialState.PRUNED)
-        else:
-            self.study.tell(trial, value)
+            return self._result(self.study.tell(trial, state=TrialState.PRUNED))
+        return self._result(self.study.tell(trial, value))
 
     def results(self) -> list[Result]:
         """Return all trials that were begun, in the order of their numbers."""
@@ -107,9 +106,8 @@ class Study:
 
     def best(self) -> list[Result]:
         """Return the finished trials, the best first."""
-        sign = 1 if self.sweep.direction == "minimize" else -1
         finished = [result for result in self.results() if result.state == FINISHED and result.value is not None]
-        return sorted(finished, key=lambda result: sign * (result.value or 0.0))
+        return sorted(finished, key=lambda result: self.sweep.sign * (result.value or 0.0))
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
@@ -135,13 +133,18 @@ class Study:
         )
 
 
-def given(plan: Plan) -> list[Point] | None:
+def given(plan: Plan) -> Sequence[Point] | None:
     """Return the points that are known beforehand: a grid's, or distinct random ones; None where results lead on."""
+    known = {"grid": _laid, "random": _strewn}.get(plan.sweep.searcher.name)
+    return known(plan) if known else None
+
+
+def _laid(plan: Plan) -> Sequence[Point]:
+    return plan.grid()[: plan.sweep.trials]
+
+
+def _strewn(plan: Plan) -> Sequence[Point]:
     sweep = plan.sweep
-    if sweep.searcher.name == "tpe":
-        return None
-    if sweep.searcher.name == "grid":
-        return plan.grid()[: sweep.trials]
     rng, found = np.random.default_rng(sweep.searcher.seed), list[Point]()
     for _ in range(DRAWS * (sweep.trials or 0)):
         point: dict[str, Any] = {}

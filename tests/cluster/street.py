@@ -8,8 +8,8 @@ import ray
 import torch
 
 from gen_ray import runs
-from gen_ray.cluster.attempts import cached, trainer
-from gen_ray.cluster.data import Streamed
+from gen_ray.cluster.attempts import trainer
+from gen_ray.cluster.data import Streamed, cached
 from gen_ray.cluster.tracker import Track, Tracker
 from gen_ray.cluster.worker import work
 from gen_ray.datasets.prepare import prepare

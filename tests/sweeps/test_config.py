@@ -54,6 +54,14 @@ def test_overrides_reach_the_sweep_by_its_own_keys_and_all_trials_by_others(tmp_
     assert plan.experiment(point).training.epochs == 3 and plan.experiment(point).family.latent_dim == 7
 
 
+def test_a_space_too_large_for_a_grid_is_none_for_a_random_search(tmp_path: Path) -> None:
+    names = ("training.seed", "training.epochs", "family.latent_dim")
+    space = {name: {"choice": list(range(1, 101))} for name in names}
+    with pytest.raises(UserError, match="more than 51200 points"):
+        load(written(tmp_path, space=space)).grid()
+    assert len(load(written(tmp_path, space=space, searcher={"name": "random"}, trials=3)).corners()) == 512
+
+
 DDPM = {"name": "base", "family": {"name": "ddpm"}}
 RATE = {"training.learning_rate": {"uniform": [1e-4, 1e-2]}}
 WRONG: list[tuple[dict[str, Any], str]] = [
