@@ -18,9 +18,10 @@ PAGE = """<!doctype html>
 <title>{{ store.experiment }}</title>
 <style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem; color: #222 }
-div { overflow-x: auto } table { border-collapse: collapse } th, td { padding: .25rem .8rem; text-align: right }
+div { overflow-x: auto } table { border-collapse: collapse }
+th, td { padding: .25rem .8rem; text-align: right; white-space: nowrap }
 th { border-bottom: 2px solid #888 } tr:nth-child(even) { background: #f4f4f4 }
-th:first-child, td:first-child { text-align: left } figure { display: inline-block; margin: 0 1rem 1rem 0 }
+th:first-child, td:first-child { text-align: left } figure { display: inline-block; margin: 1.5rem 1rem 0 0 }
 figcaption { font-size: 13px; color: #555 } img { max-width: 100%; image-rendering: pixelated }
 </style>
 <h1>{{ store.experiment }}</h1>
