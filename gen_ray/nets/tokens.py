@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gen_ray.config import Config
-from gen_ray.errors import UserError
 from gen_ray.nets.attention import heads_divide_width
 from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, sinusoids
 from gen_ray.nets.transformer import Tail, TransformerBlock
@@ -102,9 +101,8 @@ class LevelUNetConfig(UNetConfig):
     embedding: int = Field(16, ge=2, le=1024, multiple_of=2, description="features of a level, per pixel and channel")
 
     def build_categorical(self, shape: tuple[int, ...], symbols: int, levels: int, *, causal: bool) -> nn.Module:
-        """Return the net for S = symbols and K = levels. Raise UserError for a causal one: a U-Net sees all places."""
-        if causal:
-            raise UserError("family.net: a U-Net sees all pixels at once; family.kernel=order needs net 'tokens'")
+        """Return the net for S = symbols and K = levels; it sees all places at once, so it cannot be causal."""
+        assert not causal
         return LevelUNet(self, shape, symbols, levels)
 
 

@@ -5,7 +5,6 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from gen_ray.errors import UserError
 from gen_ray.nets import CategoricalConfig, LevelUNetConfig, TokensConfig
 from gen_ray.nets.attention import attend
 from gen_ray.nets.tokens import places
@@ -130,11 +129,6 @@ def test_every_place_has_its_own_embedding(shape: tuple[int, ...]) -> None:
     assert found.shape == (torch.Size(shape).numel(), 32)
     distances = torch.cdist(found[None], found[None])[0] + torch.eye(len(found)) * 9
     assert distances.min() > 0.05
-
-
-def test_a_u_net_refuses_to_be_causal() -> None:
-    with pytest.raises(UserError, match="needs net 'tokens'"):
-        UNET.build_categorical((1, 8, 8), K, K, causal=True)
 
 
 @every_net

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
+from gen_ray.datasets.catalogue import open_source
+from gen_ray.datasets.source import SourceOptions
 from gen_ray.errors import UserError
 from gen_ray.sweeps.config import dump, load, restore, words
 
@@ -29,8 +31,11 @@ def written(folder: Path, base: dict[str, Any] = BASE, **keys: Any) -> Path:
 def test_a_shipped_sweep_is_possible_in_every_corner_and_survives_its_file(file: Path) -> None:
     plan = load(file)
     assert dump(restore(dump(plan))) == dump(plan)
-    names = {plan.experiment(point).name for point in plan.corners()}
-    assert names == {file.stem}, "a trial has the sweep's name"
+    experiments = [plan.experiment(point) for point in plan.corners()]
+    assert {experiment.name for experiment in experiments} == {file.stem}, "a trial has the sweep's name"
+    for experiment in experiments:
+        digits = open_source(experiment.data.source, None, SourceOptions())
+        experiment.model(digits.spec()).build_net()
 
 
 def test_a_key_that_depends_on_another_is_there_only_with_it(tmp_path: Path) -> None:

@@ -40,13 +40,15 @@ class Discrete(Family):
     config: DiscreteConfig
 
     def __init__(self, config: DiscreteConfig, spec: DataSpec) -> None:
-        """Bind the kernel to the data. Raise UserError for a net that does not read them."""
+        """Bind the kernel to the data. Raise UserError for a net that does not read them so."""
         super().__init__(config, spec)
         if config.net.images_only and not spec.is_image:
             raise UserError(
                 f"family.net: {config.net.name} reads images; {spec.name} holds {spec.kind} (use net 'tokens')"
             )
         self.process = config.kernel.on(spec)
+        if self.process.causal and config.net.images_only:
+            raise UserError("family.net: a U-Net sees all pixels at once; family.kernel=order needs net 'tokens'")
 
     def build_net(self) -> nn.Module:
         """Return net(x_t (B, *shape) int64, t (B,)) -> logits of x_0 (B, *shape, K)."""
