@@ -447,9 +447,9 @@ def test_settings_without_effect_are_refused(kernel: dict[str, Any], words: str)
 
 def test_a_u_net_cannot_be_causal() -> None:
     spec = DataSpec(name="small", kind="image", shape=(1, 4, 4), levels=17)
-    model = parse({"name": "x", "family": {"name": "discrete", "kernel": "order", "net": "unet"}}).model(spec)
+    experiment = parse({"name": "x", "family": {"name": "discrete", "kernel": "order", "net": "unet"}})
     with pytest.raises(UserError, match="kernel=order needs net 'tokens'"):
-        model.build_net()
+        experiment.model(spec)
 
 
 def test_order_takes_no_steps() -> None:
