@@ -63,6 +63,7 @@ class Scaling(Config):
     use_gpu: bool | Literal["auto"] = "auto"
     max_failures: int = Field(3, ge=0, description="lost workers after which a run is given up")
     hang_seconds: float = Field(60.0, ge=1, description="a worker that says nothing for so long counts as lost")
+    priority: float = Field(1.0, gt=0, description="what share it has of a cluster on which others wait too")
 
 
 class Evaluation(Config):

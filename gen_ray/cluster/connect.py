@@ -82,6 +82,11 @@ def uses_gpu(scaling: Scaling) -> bool:
     return there >= scaling.num_workers if scaling.use_gpu == "auto" else scaling.use_gpu
 
 
+def needs(scaling: Scaling, cpus: int) -> dict[str, float]:
+    """Return what all workers of a training take together, each so many cores."""
+    return {"CPU": cpus * scaling.num_workers, **({"GPU": scaling.num_workers} if uses_gpu(scaling) else {})}
+
+
 def resources() -> str:
     """Return the cluster's CPUs, GPUs and nodes in words."""
     there = ray.cluster_resources()

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from ray.tune.search import Searcher
 
 from gen_ray import runs
 from gen_ray.cluster import tracker
-from gen_ray.cluster.connect import connected, cpus_per_worker, uses_gpu
+from gen_ray.cluster.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.data import cached
-from gen_ray.cluster.reading import Splits
+from gen_ray.cluster.queue import Turn, turn
 from gen_ray.cluster.recording import params, recorded
 from gen_ray.cluster.sweep_report import DONE, PLAN, Outcome, conclude, show, trial_run
 from gen_ray.cluster.tracker import Track
@@ -22,7 +23,7 @@ from gen_ray.cluster.train import Watch, prepare_data, store_of
 from gen_ray.cluster.trial import Task, trial
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import EndedError, UserError
-from gen_ray.experiment import Experiment, flatten
+from gen_ray.experiment import Experiment, Scaling, flatten
 from gen_ray.sweeps import config
 from gen_ray.sweeps.config import Plan, Point
 from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Result, Study, given
@@ -33,10 +34,10 @@ SWEEP = "gen_ray.sweep"
 class Ledger(Searcher):
     """Ray Tune's view of a study. It also tells MLflow how each trial ended, which a stopped trial cannot do itself."""
 
-    def __init__(self, study: Study, parent: Track, prepared: Prepared, watch: Watch | None) -> None:
+    def __init__(self, study: Study, parent: Track, prepared: Prepared, turn: Turn, watch: Watch | None) -> None:
         """Begin with no trial running."""
         super().__init__()
-        self.study, self.parent, self.prepared, self.watch = study, parent, prepared, watch
+        self.study, self.parent, self.prepared, self.turn, self.watch = study, parent, prepared, turn, watch
         self.numbers: dict[str, int] = {}
         self.began = time.monotonic()
 
@@ -46,11 +47,12 @@ class Ledger(Searcher):
         return minutes is not None and time.monotonic() - self.began > 60 * minutes
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial's configuration."""
-        asked = None if self.late() else self.study.ask()
-        if asked is None:
+        """Return the next trial's configuration, None while it is others' turn."""
+        if self.late() or self.study.exhausted():
             return Searcher.FINISHED
-        number, point = asked
+        if not self.turn.granted(len(self.numbers)):
+            return None
+        number, point = self.study.ask()
         self.numbers[trial_id] = number
         experiment = self._open(number, point)
         return {"run_id": self.track(number).run_id, "experiment": json.dumps(experiment.resolved())}
@@ -93,6 +95,7 @@ class Ledger(Searcher):
             self.track(number).tag({"reason": "lost" if error else str(found["reason"])})
         stopped_at = None if found.get("ended") else found.get("epoch")
         self._close(self.study.tell(number, metrics, error=wrong, stopped_at=stopped_at))
+        self.turn.tell(len(self.numbers))
         if self.watch is not None:
             ended = sum(result.state != LIVE for result in self.study.results())
             self.watch(ended, self.study.wanted, {})
@@ -130,11 +133,15 @@ def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Ou
         parent = Track(tracker.start(store_of(first), first.storage.root), home.name)
         tags = {SWEEP: home.name, "gen_ray.kind": "sweep"}
         parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags=tags)
-        with recorded(parent):
+        cpus = _cpus(first.scaling)
+        each = needs(first.scaling, cpus)
+        most = plan.sweep.concurrency or _room(each)
+        with recorded(parent), turn(home.name, first.scaling.priority, each, parent.tracker, most) as place:
             study = Study(plan, home)
-            ledger = Ledger(study, parent, prepared, watch)
+            ledger = Ledger(study, parent, prepared, place, watch)
             ledger.reconcile()
-            _run(ledger, cached(first, prepared), home)
+            task = Task(parent.tracker, prepared.folder, cached(first, prepared), cpus)
+            _run(ledger, task, each, most, home)
             if study.unfinished() and not ledger.late():  # Ray Tune takes Ctrl-C for an order to end well
                 raise EndedError(f"{home.name}: ended before all trials were done: --resume goes on from there", 130)
             outcome = conclude(study, home)
@@ -158,25 +165,31 @@ def _home(plan: Plan, *, resume: bool) -> Path:
     return home
 
 
-def _run(ledger: Ledger, splits: Splits, home: Path) -> None:
+def _cpus(scaling: Scaling) -> int:
+    """Return the cores of a trial's worker: where there is one alone, so many trials run at once that one will do."""
+    alone = scaling.num_workers == 1 and scaling.cpus_per_worker == "auto"
+    return 1 if alone else cpus_per_worker(scaling)
+
+
+def _room(each: Mapping[str, float]) -> int:
+    """Return how many trials the cluster has room for, at least one: it may grow, or tell that it cannot."""
+    return max(1, int(min(ray.cluster_resources().get(kind, 0) // amount for kind, amount in each.items())))
+
+
+def _run(ledger: Ledger, task: Task, each: Mapping[str, float], most: int, home: Path) -> None:
     plan = ledger.study.plan
-    scaling, sweep = plan.first.scaling, plan.sweep
-    gpus, alone = int(uses_gpu(scaling)), scaling.num_workers == 1
-    each = 1 if alone and scaling.cpus_per_worker == "auto" else cpus_per_worker(scaling)
+    alone, sweep = plan.first.scaling.num_workers == 1, plan.sweep
     # Several workers are booked by Ray Train: a trial that booked a part of a core as well might wait for its own.
     # Of nothing at all Ray Tune makes no place, so it is a megabyte.
-    booked: dict[str, float] = {"cpu": each, "gpu": gpus} if alone else {"memory": 1e6}
-    task = Task(tracker=ledger.parent.tracker, prepared=ledger.prepared.folder, splits=splits, cpus=each)
-    there, worker = ray.cluster_resources(), {"CPU": each, **({"GPU": 1} if gpus else {})}
-    room = min(int(there.get(kind, 0)) // (amount * scaling.num_workers) for kind, amount in worker.items())
+    booked = {kind.lower(): amount for kind, amount in each.items()} if alone else {"memory": 1e6}
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, task=task), booked),
         tune_config=tune.TuneConfig(
             search_alg=ledger,
             scheduler=_scheduler(plan),
             num_samples=ledger.study.wanted,
-            max_concurrent_trials=sweep.concurrency or max(1, room),
-            reuse_actors=alone,
+            max_concurrent_trials=most,
+            reuse_actors=alone and not ledger.turn.shared,  # a process kept for a next trial would keep its core
             trial_dirname_creator=str,
             trial_name_creator=str,
         ),

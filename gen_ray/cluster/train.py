@@ -12,9 +12,10 @@ from typing import Any
 
 from gen_ray import runs
 from gen_ray.cluster import tracker
-from gen_ray.cluster.connect import connected
+from gen_ray.cluster.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.data import cached
 from gen_ray.cluster.evaluate import evaluate
+from gen_ray.cluster.queue import turn, wait
 from gen_ray.cluster.recording import params, record, recorded
 from gen_ray.cluster.tracker import Track
 from gen_ray.datasets.prepare import BadRows, prepare
@@ -64,7 +65,9 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
         ready = aside.submit(_trainable, experiment, prepared)  # while the tracker starts
         track = Track(tracker.start(store_of(experiment), experiment.storage.root), run_id)
         track.open(name=experiment.name, params=params(experiment, prepared), tags={})
-        with recorded(track):
+        wanted = needs(experiment.scaling, cpus_per_worker(experiment.scaling))
+        with recorded(track), turn(run_id, experiment.scaling.priority, wanted, track.tracker) as place:
+            wait(place)
             began = time.monotonic()
             _train(partial(ready.result(), track), track, watch)
             track.log({"train/minutes": (time.monotonic() - began) / 60}, 0)

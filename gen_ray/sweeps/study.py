@@ -70,14 +70,14 @@ class Study:
         self.waiting = [Trial(self.study, trial._trial_id) for trial in running]
         self.live: dict[int, Trial] = {}
 
-    def ask(self) -> tuple[int, Point] | None:
-        """Return the next trial's number and point: one that was live when a driver died, else a new one, else None."""
-        if self.waiting:
-            trial = self.waiting.pop(0)
-        elif sum(trial.state != TrialState.WAITING for trial in self._trials()) < self.wanted:
-            trial = self.study.ask()
-        else:
-            return None
+    def exhausted(self) -> bool:
+        """Return whether no trial is left to begin."""
+        begun = sum(trial.state != TrialState.WAITING for trial in self._trials())
+        return not self.waiting and begun >= self.wanted
+
+    def ask(self) -> tuple[int, Point]:
+        """Return the next trial's number and point: one that was live when a driver died, or else a new one."""
+        trial = self.waiting.pop(0) if self.waiting else self.study.ask()
         self.live[trial.number] = trial
         return trial.number, self._point(trial)
 

@@ -24,8 +24,8 @@ def study(folder: Path, **keys: Any) -> Study:
 
 def asked(record: Study) -> list[tuple[int, Any]]:
     found = []
-    while (trial := record.ask()) is not None:
-        found.append(trial)
+    while not record.exhausted():
+        found.append(record.ask())
     return found
 
 

@@ -1,0 +1,148 @@
+"""The queue of a shared cluster: a named actor that all sweeps and trainings on it ask before they begin something."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Protocol
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+from gen_ray.cluster.shares import Shares, Wish
+from gen_ray.errors import UserError
+
+NAME = "gen_ray.queue"
+ASK_SECONDS, LIVE_SECONDS = 0.5, 2.0
+logger = logging.getLogger(__name__)
+
+
+class Queue:
+    """The actor. It knows of a driver's death by that of the driver's tracker, and frees what it had."""
+
+    def __init__(self) -> None:
+        """Begin with nobody waiting."""
+        self.shares, self.trackers = Shares(), dict[str, Any]()
+        self.watch: asyncio.Task[None] | None = None
+
+    async def ask(self, wish: Wish, tracker: Any) -> bool:
+        """Return whether the member may begin one more now."""
+        self.trackers[wish.name] = tracker
+        self.watch = self.watch or asyncio.create_task(self._forget_the_dead())
+        return self.shares.ask(wish, ray.cluster_resources())
+
+    async def tell(self, name: str, running: int) -> None:
+        """Note how many a member has running."""
+        self.shares.tell(name, running)
+
+    async def leave(self, name: str) -> None:
+        """Forget a member."""
+        self.shares.leave(name)
+        self.trackers.pop(name, None)
+
+    async def members(self) -> list[tuple[Wish, bool, float]]:
+        """Return each member with what it has running, whether it waits for more, and the seconds since it came."""
+        now = time.monotonic()
+        return [
+            (replace(member.wish, running=member.running), self.shares.waits(member), now - member.since)
+            for member in self.shares.members.values()
+        ]
+
+    async def _forget_the_dead(self) -> None:
+        while True:
+            await asyncio.sleep(LIVE_SECONDS)
+            for name, tracker in list(self.trackers.items()):
+                try:
+                    await tracker.__ray_ready__.remote()
+                except ActorUnavailableError:
+                    continue  # its node does not answer at the moment
+                except ActorDiedError:
+                    await self.leave(name)
+
+
+class Turn(Protocol):
+    """A member's place in the queue."""
+
+    shared: bool
+
+    def granted(self, running: int) -> bool:
+        """Return whether one more may begin now, so many of one's own running."""
+
+    def tell(self, running: int) -> None:
+        """Say how many are running."""
+
+
+class Free:
+    """The place of one who shares its cluster with nobody."""
+
+    shared = False
+
+    def granted(self, running: int) -> bool:
+        """Return that it may."""
+        return True
+
+    def tell(self, running: int) -> None:
+        """Do nothing."""
+
+
+class Shared:
+    """A place in the cluster's queue."""
+
+    shared = True
+
+    def __init__(self, wish: Wish, tracker: Any) -> None:
+        """Begin with nothing asked."""
+        self.wish, self.tracker, self.asked_at, self.told = wish, tracker, 0.0, False
+        self.queue = _queue()
+
+    def granted(self, running: int) -> bool:
+        """Return whether one more may begin now; asked every half second at most."""
+        if time.monotonic() - self.asked_at < ASK_SECONDS:
+            return False
+        self.asked_at = time.monotonic()
+        granted = bool(ray.get(self.queue.ask.remote(replace(self.wish, running=running), self.tracker)))
+        if not granted and not running and not self.told:
+            logger.warning("%s: waits for room on the cluster; gen-ray queue shows for whom", self.wish.name)
+            self.told = True
+        return granted
+
+    def tell(self, running: int) -> None:
+        """Say how many are running."""
+        self.asked_at = 0.0
+        ray.get(self.queue.tell.remote(self.wish.name, running))  # told late, it would undo what is granted next
+
+
+@contextmanager
+def turn(name: str, priority: float, needs: dict[str, float], tracker: Any, most: float = 1) -> Iterator[Turn]:
+    """Have a place in the queue while the block lasts, where RAY_ADDRESS names a cluster: one's own is not shared."""
+    if "RAY_ADDRESS" not in os.environ:
+        yield Free()
+        return
+    place = Shared(Wish(name=name, priority=priority, needs=needs, running=0, most=most), tracker)
+    try:
+        yield place
+    finally:
+        place.queue.leave.remote(name)
+
+
+def wait(place: Turn) -> None:
+    """Return when it is one's turn."""
+    while not place.granted(0):
+        time.sleep(ASK_SECONDS)
+
+
+def members() -> list[tuple[Wish, bool, float]]:
+    """Return who is in the queue of the cluster that RAY_ADDRESS names. Raise UserError where it names none."""
+    if "RAY_ADDRESS" not in os.environ:
+        raise UserError("RAY_ADDRESS: is not set; a Ray that a run starts for itself has no queue")
+    found: list[tuple[Wish, bool, float]] = ray.get(_queue().members.remote())
+    return found
+
+
+def _queue() -> Any:
+    """Return the cluster's queue, begun by whoever asks first. Lost with its node it starts again on another."""
+    name = {"name": NAME, "namespace": NAME, "get_if_exists": True, "lifetime": "detached"}
+    return ray.remote(Queue).options(**name, num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()

@@ -1,0 +1,102 @@
+"""On a cluster that is shared, whoever wants to begin something asks the queue."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+import pytest
+import ray
+
+from gen_ray.cluster import tracker
+from gen_ray.cluster.queue import NAME, Shared, Turn, members, turn
+from gen_ray.cluster.sweep import sweep
+from gen_ray.cluster.train import train
+from gen_ray.errors import UserError
+from tests.cluster.test_sweep import plan
+
+WAIT_SECONDS = 8.0
+
+
+@pytest.fixture
+def shared(cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The session's Ray as if it were a cluster of many, with a queue of its own."""
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    yield
+    ray.kill(ray.get_actor(NAME, namespace=NAME))
+
+
+@pytest.fixture
+def someone(tmp_path: Path) -> Any:
+    """Return the tracker of another driver."""
+    return tracker.start(None, tmp_path)
+
+
+def becomes(true: Callable[[], bool], seconds: float = 20) -> bool:
+    until = time.monotonic() + seconds
+    while not (found := true()) and time.monotonic() < until:
+        time.sleep(0.1)
+    return found
+
+
+def granted(place: Turn, running: int = 0) -> bool:
+    place.tell(running)  # or it would ask every half second only
+    return place.granted(running)
+
+
+@pytest.mark.usefixtures("shared")
+def test_what_a_dead_driver_had_is_free_again(someone: Any, tmp_path: Path) -> None:
+    mine = tracker.start(None, tmp_path)
+    with turn("theirs", 1, {"CPU": 4.0}, someone) as theirs, turn("mine", 2, {"CPU": 4.0}, mine) as place:
+        assert granted(theirs) and not granted(place)
+        assert [(wish.name, wish.running, waits) for wish, waits, _ in members()] == [
+            ("theirs", 1, False),
+            ("mine", 0, True),
+        ]
+        ray.kill(someone)
+        assert becomes(lambda: granted(place))
+        assert [wish.name for wish, _, _ in members()] == ["mine"]
+    assert becomes(lambda: not members())
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_queue_that_is_lost_comes_back_and_learns_who_is_there(someone: Any) -> None:
+    with turn("a", 1, {"CPU": 2.0}, someone, most=9) as place:
+        assert isinstance(place, Shared)
+        assert granted(place) and granted(place, 1)
+        ray.kill(ray.get_actor(NAME, namespace=NAME), no_restart=False)
+        assert not granted(place, 2)
+        assert [(wish.running, waits) for wish, waits, _ in members()] == [(2, True)]
+        assert becomes(lambda: granted(place, 1))
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_sweep_takes_what_others_leave(someone: Any, storage: Path, tmp_path: Path) -> None:
+    space = {"family.latent_dim": {"choice": [2, 3, 4]}}
+    found, most = plan(tmp_path, storage, "what-is-left", space=space), list[float]()
+    with turn("other", 1, {"CPU": 3.0}, someone) as other:
+        assert granted(other)
+        done = sweep(found, watch=lambda *_: most.append(max(wish.running for wish, _, _ in members())))
+    assert [result.state for result in done.results] == ["finished"] * 3
+    assert len(most) == 3 and set(most) == {1}, "one core was left"
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_training_waits_its_turn(someone: Any, storage: Path, tmp_path: Path) -> None:
+    experiment = plan(tmp_path, storage, "its-turn", space={"family.latent_dim": {"choice": [2]}}).first
+    with turn("other", 1, {"CPU": 4.0}, someone) as other:
+        assert granted(other)
+        began = time.monotonic()
+        freed = Timer(WAIT_SECONDS, lambda: other.tell(0))
+        freed.start()
+        told = list[float]()
+        train(experiment, watch=lambda done, *_: told.append(time.monotonic() - began) if done else None)
+    assert min(told) > WAIT_SECONDS, "no step before there was room"
+
+
+def test_a_ray_of_ones_own_has_no_queue() -> None:
+    with pytest.raises(UserError, match="RAY_ADDRESS: is not set"):
+        members()
+    with turn("a", 1, {"CPU": 1e9}, None) as place:
+        assert place.granted(0) and not place.shared

@@ -1,0 +1,163 @@
+"""A shared cluster is divided by priority, nobody starves, and nothing begins without room."""
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gen_ray.cluster.shares import MEMBERS, PATIENCE_SECONDS, Shares, Wish
+
+
+class Cluster:
+    """Shares, with members whose trials end when they are told to, and a clock."""
+
+    def __init__(self, **room: float) -> None:
+        self.now, self.room, self.shares = 0.0, room, Shares(lambda: self.now)
+        self.running, self.wishes = Counter[str](), dict[str, dict[str, Any]]()
+
+    def member(self, name: str, priority: float = 1, **needs: float) -> None:
+        self.wishes[name] = {"name": name, "priority": priority, "needs": needs}
+
+    def ask(self, name: str) -> bool:
+        granted = self.shares.ask(Wish(**self.wishes[name], running=self.running[name]), self.room)
+        self.running[name] += granted
+        return granted
+
+    def round(self) -> None:
+        """Let all ask until nobody gets any more."""
+        self.now += 0.5
+        while sum(self.ask(name) for name in self.wishes):
+            pass
+
+    def end(self, name: str) -> None:
+        self.running[name] -= 1
+        self.shares.tell(name, self.running[name])
+
+    def taken(self, kind: str) -> float:
+        return sum(self.running[name] * wish["needs"].get(kind, 0) for name, wish in self.wishes.items())
+
+
+def test_priorities_divide_a_busy_cluster() -> None:
+    cluster = Cluster(CPU=12)
+    cluster.member("a", CPU=1)
+    cluster.round()
+    assert cluster.running["a"] == 12, "alone it has all"
+    cluster.member("b", CPU=1)
+    cluster.member("c", priority=2, CPU=1)
+    for _ in range(40):
+        cluster.round()
+        for name in list(cluster.running):
+            if cluster.running[name]:
+                cluster.end(name)
+        cluster.round()
+    assert cluster.running == {"a": 3, "b": 3, "c": 6}
+
+
+def test_one_that_needs_much_is_not_overtaken_for_ever() -> None:
+    cluster = Cluster(CPU=4)
+    cluster.member("small", CPU=1)
+    cluster.round()
+    cluster.member("large", CPU=4)
+    for _ in range(4):
+        cluster.round()
+        assert not cluster.running["large"]
+        cluster.end("small")
+    cluster.round()
+    assert cluster.running == {"small": 0, "large": 1}
+
+
+def test_a_single_place_is_given_in_turn_by_priority() -> None:
+    cluster, had = Cluster(CPU=1), Counter[str]()
+    cluster.member("a", CPU=1)
+    cluster.member("b", priority=3, CPU=1)
+    for _ in range(40):
+        cluster.round()
+        [name] = [name for name, n in cluster.running.items() if n]
+        had[name] += 1
+        cluster.end(name)
+        cluster.now += 0.1
+    assert had == {"a": 11, "b": 29}, "a asked before b was there"
+
+
+def test_one_too_large_for_the_cluster_keeps_nobody_waiting() -> None:
+    cluster = Cluster(CPU=4)
+    cluster.member("huge", CPU=5)
+    cluster.member("small", CPU=1)
+    cluster.round()
+    assert cluster.running == {"huge": 0, "small": 4}
+
+
+def test_one_that_does_not_ask_any_more_keeps_nobody_waiting() -> None:
+    cluster = Cluster(CPU=2)
+    for name in ("a", "b"):
+        cluster.member(name, CPU=2)
+    assert cluster.ask("a") and not cluster.ask("b")
+    cluster.end("a")
+    assert not cluster.ask("a"), "b is next"
+    cluster.now += 2 * PATIENCE_SECONDS
+    assert cluster.ask("a")
+
+
+def test_one_that_has_all_it_would_have_keeps_nobody_waiting() -> None:
+    cluster = Cluster(CPU=4)
+    cluster.member("modest", CPU=1)
+    cluster.wishes["modest"]["most"] = 1
+    cluster.member("other", CPU=1)
+    assert cluster.ask("other") and cluster.ask("modest") and cluster.ask("other")
+    assert not cluster.shares.waits(cluster.shares.members["modest"])
+    cluster.round()
+    assert cluster.running["other"] == 3
+
+
+def test_what_is_left_counts_no_more_and_there_is_an_end_to_a_queue() -> None:
+    cluster = Cluster(CPU=2)
+    for number in range(MEMBERS):
+        cluster.member(str(number), CPU=1)
+        cluster.ask(str(number))
+    cluster.member("late", CPU=1)
+    assert not cluster.ask("late") and "late" not in cluster.shares.members
+    for number in range(MEMBERS):
+        cluster.shares.leave(str(number))
+    assert cluster.ask("late")
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2), st.sampled_from([0.5, 1.0, 3.0])), min_size=1, max_size=5),
+    st.randoms(use_true_random=False),
+)
+def test_never_more_than_there_is_and_everybody_gets_something(
+    demands: list[tuple[int, int, float]], chance: Any
+) -> None:
+    cluster, had = Cluster(CPU=4, GPU=2), set[str]()
+    for number, (cpus, gpus, priority) in enumerate(demands):
+        cluster.member(str(number), priority, CPU=cpus, GPU=gpus)
+    for _ in range(30):
+        cluster.round()
+        assert cluster.taken("CPU") <= 4 and cluster.taken("GPU") <= 2
+        had |= {name for name, n in cluster.running.items() if n}
+        busy = [name for name, n in cluster.running.items() if n]
+        cluster.end(chance.choice(busy))
+    assert had == set(cluster.wishes)
+
+
+def test_a_lost_queue_learns_from_what_it_is_asked() -> None:
+    cluster = Cluster(CPU=3)
+    cluster.member("a", CPU=1)
+    cluster.round()
+    cluster.shares = Shares(lambda: cluster.now)
+    assert not cluster.ask("a") and cluster.running["a"] == 3
+
+
+@pytest.mark.parametrize("priorities", list(itertools.permutations([1, 2, 4])))
+def test_who_has_nothing_comes_first_the_higher_priority_before_the_lower(priorities: tuple[int, ...]) -> None:
+    cluster = Cluster(CPU=1)
+    cluster.member("busy", CPU=1)
+    assert cluster.ask("busy")
+    for priority in priorities:
+        cluster.member(str(priority), priority, CPU=1)
+        assert not cluster.ask(str(priority))
+    cluster.end("busy")
+    assert [name for name in ("busy", "1", "2", "4") if cluster.ask(name)] == ["4"]
