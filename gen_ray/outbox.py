@@ -5,9 +5,10 @@ import json
 import logging
 import os
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
@@ -19,6 +20,8 @@ from gen_ray.store import Store
 from gen_ray.tracking import REFUSED, TrackedRun, is_gone, this_process
 
 RETRY_SECONDS = 1.0
+LOG, POINTS = "log", 1000
+"""Metrics go together as far as MLflow takes them: a server needs 25 ms for one message, and hardly more for many."""
 logger = logging.getLogger(__name__)
 
 Message = tuple[str, str, dict[str, Any]]
@@ -36,7 +39,8 @@ class Outbox:
         """Take over what processes that are gone have left in folder, and begin."""
         self.store, self.deliver = store, deliver
         self.file = folder / f"{os.getpid()}-{time.time_ns()}.jsonl"
-        self.waiting, self.counts = deque[Message](), Counter[str]()
+        self.waiting, self.counts = dict[int, Message](), Counter[str]()
+        self.serial = count()
         self.runs: dict[str, TrackedRun] = {}
         self.trouble, self.changed = "", Condition()
         for message in _left(folder, store):
@@ -46,7 +50,7 @@ class Outbox:
     def put(self, run_id: str, verb: str, **args: Any) -> None:
         """Send a message; it may take as long as it likes."""
         with self.changed:
-            self.waiting.append((run_id, verb, args))
+            self.waiting[next(self.serial)] = (run_id, verb, args)
             self.counts[run_id] += 1
             self.changed.notify_all()
 
@@ -63,32 +67,53 @@ class Outbox:
             self.file.unlink(missing_ok=True)
 
     def _work(self) -> None:
+        most = POINTS
         while True:
             with self.changed:
                 self.changed.wait_for(lambda: self.waiting)
-                message = self.waiting[0]
+                batch = self._batch(most)
+            most = POINTS
             try:
-                self._send(*message)
+                self._send(list(batch.values()))
             except RunError as error:
                 if error.reason != REFUSED:
                     self._keep()
                     self.trouble = str(error)  # from now on somebody may discard what was kept
                     time.sleep(RETRY_SECONDS)
                     continue
-                logger.warning("%s: %s", message[0], error)
-            self._sent(message)
+                if len(batch) > 1:
+                    most = 1  # one by one, so that no more is dropped than what is refused
+                    continue
+                logger.warning("%s: %s", next(iter(batch.values()))[0], error)
+            self._sent(batch)
 
-    def _send(self, run_id: str, verb: str, args: Mapping[str, Any]) -> None:
+    def _batch(self, most: int) -> dict[int, Message]:
+        """Return the first message; if it is of metrics, with the run's that follow it, so many values in all."""
+        batch, points = dict[int, Message](), 0
+        first, first_verb, _ = next(iter(self.waiting.values()))
+        for serial, (run_id, verb, args) in self.waiting.items():
+            if run_id != first:
+                continue
+            points += max(1, len(args["metrics"])) if verb == LOG else POINTS
+            if batch and (first_verb != LOG or points > most):
+                break
+            batch[serial] = (run_id, verb, args)
+        return batch
+
+    def _send(self, messages: Sequence[Message]) -> None:
+        run_id, verb, args = messages[0]
         if verb == "open":
             self.runs[run_id] = self.deliver(self.store, run_id, **args)
+        elif run_id in self.runs and verb == LOG:
+            self.runs[run_id].log_points([(args["metrics"], args["step"], args["at"]) for _, _, args in messages])
         elif run_id in self.runs:
             getattr(self.runs[run_id], verb)(**args)
 
-    def _sent(self, message: Message) -> None:
+    def _sent(self, batch: Mapping[int, Message]) -> None:
         with self.changed:
-            if self.waiting and self.waiting[0] is message:  # else discarded meanwhile
-                self.waiting.popleft()
-                self.counts[message[0]] -= 1
+            for serial, (run_id, _, _) in batch.items():
+                if self.waiting.pop(serial, None):  # else discarded meanwhile
+                    self.counts[run_id] -= 1
             if self.trouble:
                 self.trouble = ""
                 self.file.unlink(missing_ok=True)
@@ -96,7 +121,7 @@ class Outbox:
     def _keep(self) -> None:
         """Write down what is waiting, with how to open the runs it is of."""
         with self.changed:
-            messages = list(self.waiting)
+            messages = list(self.waiting.values())
         opened = {run_id for run_id, verb, _ in messages if verb == "open"}
         for run_id in {run_id for run_id, _, _ in messages} - opened:
             messages.insert(0, (run_id, "open", {"name": run_id, "params": {}, "tags": {}}))

@@ -115,10 +115,13 @@ class TrackedRun:
 
     def log(self, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
         """Record metrics at a step, of now or of a time in milliseconds since 1970."""
-        then = at or int(time.time() * 1000)
-        points = [Metric(key, float(value), then, step) for key, value in metrics.items()]
+        self.log_points([(metrics, step, at or int(time.time() * 1000))])
+
+    def log_points(self, points: Iterable[tuple[Mapping[str, float], int, int]]) -> None:
+        """Record metrics of several steps, each with its time, at most 1,000 values."""
+        values = [Metric(key, float(value), at, step) for metrics, step, at in points for key, value in metrics.items()]
         with _told(self.store):
-            self.client.log_batch(self.id, metrics=points)
+            self.client.log_batch(self.id, metrics=values)
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags."""

@@ -22,6 +22,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.there, self.seen = threading.Event(), list[tuple[str, str, dict[str, Any]]]()
+        self.batches = list[int]()
         self.there.set()
 
     def __call__(self, store: Store, run_id: str, **how: Any) -> "Entry":
@@ -39,6 +40,15 @@ class Ledger:
 class Entry:
     def __init__(self, ledger: Ledger, run_id: str) -> None:
         self.ledger, self.run_id = ledger, run_id
+
+    def log_points(self, points: list[Any]) -> None:
+        if not self.ledger.there.is_set():
+            raise RunError("away", reason="tracking")
+        if len(points) > 1 and any(step == -1 for _, step, _ in points):
+            raise RunError("no such step", reason=REFUSED)
+        self.ledger.batches.append(sum(len(metrics) for metrics, _, _ in points))
+        for metrics, step, at in points:
+            self.ledger.enter(self.run_id, "log", metrics=metrics, step=step, at=at)
 
     def __getattr__(self, verb: str) -> Any:
         return lambda **args: self.ledger.enter(self.run_id, verb, **args)
@@ -82,11 +92,29 @@ def test_what_is_refused_for_good_does_not_hold_up_the_rest(
 ) -> None:
     outbox = Outbox(STORE, tmp_path, ledger)
     outbox.put("a", "open", name="a", params={}, tags={})
-    for step in (-1, 2):
+    ledger.there.clear()
+    for step in (1, 2, -1, 4):
         outbox.put("a", "log", metrics={}, step=step, at=0)
+    ledger.there.set()
     until(lambda: outbox.pending("a") == (0, ""))
-    assert [args["step"] for _, verb, args in ledger.seen if verb == "log"] == [2]
+    assert [args["step"] for _, verb, args in ledger.seen if verb == "log"] == [1, 2, 4]
     assert "a: no such step" in caplog.text
+
+
+def test_metrics_of_a_run_go_together_and_pass_nothing_of_their_run(ledger: Ledger, tmp_path: Path) -> None:
+    outbox = Outbox(STORE, tmp_path, ledger)
+    ledger.there.clear()
+    for run in "ab":
+        outbox.put(run, "open", name=run, params={}, tags={})
+    for step in range(600):
+        outbox.put("ab"[step % 2], "log", metrics={"x": 0.0, "y": 1.0, "z": 2.0, "w": 3.0}, step=step, at=step)
+    outbox.put("a", "tag", tags={"k": "v"})
+    outbox.put("a", "log", metrics={"x": 0.0}, step=600, at=600)
+    ledger.there.set()
+    until(lambda: outbox.pending("a") == outbox.pending("b") == (0, ""))
+    assert sorted(ledger.batches) == [1, 200, 200, 1000, 1000]
+    of_a = [args.get("step", verb) for run, verb, args in ledger.seen if run == "a"]
+    assert of_a == ["open", *range(0, 600, 2), "tag", 600]
 
 
 def test_what_a_process_leaves_behind_the_next_one_sends(ledger: Ledger, tmp_path: Path) -> None:
