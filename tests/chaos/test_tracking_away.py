@@ -1,0 +1,97 @@
+"""MLflow's server is away for half a minute in the middle of a run."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import psutil
+import pytest
+
+from gen_ray.cluster.train import prepare_data, store_of, train
+from gen_ray.tracking import connect, rows
+from tests.cluster.street import tiny
+
+pytestmark = pytest.mark.chaos
+AWAY_SECONDS, EVERY = 30.0, 20
+"""How long there is no server, and the steps from one loss that is logged to the next."""
+START_SECONDS = 8.0
+"""What a server takes to come back: on two cores nothing else is as fast meanwhile."""
+
+
+@contextmanager
+def served(folder: Path, port: int) -> Iterator[None]:
+    """Serve MLflow's store of a folder while the block runs; then kill the server."""
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
+            *("--backend-store-uri", f"sqlite:///{folder}/away.db", "--artifacts-destination", str(folder / "kept")),
+        ],
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 60
+        while not _answers(port):
+            assert time.monotonic() < until and server.poll() is None, "MLflow's server does not answer"
+            time.sleep(0.2)
+        yield
+    finally:
+        for process in [*psutil.Process(server.pid).children(recursive=True), server]:
+            process.kill()
+        server.wait()
+
+
+def _answers(port: int) -> bool:
+    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+def per_second(seen: list[tuple[float, int]]) -> float:
+    (began, first), (ended, last) = seen[0], seen[-1]
+    return (last - first) / (ended - began)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_nothing_waits_for_a_store_that_is_away_and_no_point_is_missing(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    where = {"uri": f"http://127.0.0.1:{port}", "experiment": "away"}
+    rare = dict.fromkeys(("validate_every_epochs", "sample_every_epochs"), 1500)
+    training = {"epochs": 1500, **rare, "checkpoint_every_seconds": 60, "log_every_steps": EVERY}
+    experiment = tiny(tmp_path / "runs", training=training, tracking=where)
+    begun, seen = Event(), list[tuple[float, int]]()
+
+    def watch(done: int, total: int, _: Any) -> None:
+        seen.append((time.monotonic(), done))
+        if done:
+            begun.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with served(tmp_path, port):
+            running = pool.submit(train, experiment, watch=watch)
+            assert begun.wait(90)
+        away = time.monotonic()
+        time.sleep(AWAY_SECONDS)
+        back = time.monotonic()
+        with served(tmp_path, port):
+            done = running.result(120)
+            client, [row] = connect(store_of(experiment)), rows(store_of(experiment))
+            history = client.get_metric_history(row.mlflow_id, "train/loss_nats")
+    total = prepare_data(experiment).rows["train"] * 1500 // 128
+    there = [(at, step) for at, step in seen if at > back + START_SECONDS and 0 < step < total]
+    gone = [(at, step) for at, step in seen if away < at < back]
+    assert per_second(gone) > 0.9 * per_second(there), "training is no slower for a store that is away"
+    assert row.status == "FINISHED" and row.run_id == done.run_id
+    assert sorted(point.step for point in history) == [*range(EVERY, total, EVERY), total]
