@@ -4,6 +4,7 @@ import json
 from itertools import product
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -121,6 +122,38 @@ def scaling(
         return
     lines = [[str(row["workers"]), f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}"] for row in found]
     terminal.show_table(f"{experiments[0].name}: {rounds} rounds", ["workers", "images/s", "ratio"], lines)
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="The sweep's YAML file.")],
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a sweep against its trainings one after another, each with all cores, and what a trial costs beyond."""
+    from gen_ray.cluster.bench import sweep_times
+
+    with TemporaryDirectory(prefix="gen-ray-bench-") as folder:
+        times = sweep_times(config, overrides or [], Path(folder))
+    result = {
+        "config": str(config),
+        "trials": len(times.trainings),
+        "sweep_seconds": times.sweep,
+        "trainings_seconds": sum(times.trainings),
+        "ratio": times.sweep / sum(times.trainings),
+        "trial_overhead_seconds": median(times.overheads),
+        "trial_overhead_seconds_highest": max(times.overheads),
+    }
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+        return
+    lines = [
+        ["sweep", f"{times.sweep:.0f}"],
+        ["trainings one by one", " + ".join(f"{seconds:.0f}" for seconds in times.trainings)],
+    ]
+    terminal.show_table(f"{config.name}: {result['trials']} trials", ["what", "seconds"], lines)
+    typer.echo(f"ratio {result['ratio']:.2f}")
+    typer.echo(f"a trial beyond its work: {median(times.overheads):.1f} s (highest {max(times.overheads):.1f})")
 
 
 @app.command()

@@ -1,12 +1,17 @@
 """Measurements that need the street itself: the same worker, the same data path, the same session as a training run."""
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import ray.train
+import yaml
 
+from gen_ray import runs
 from gen_ray.cluster.attempts import spoken, trainer
 from gen_ray.cluster.connect import connected
 from gen_ray.cluster.data import cached
@@ -16,7 +21,10 @@ from gen_ray.cluster.worker import open_session
 from gen_ray.engine.bench import alternate, ingest
 from gen_ray.engine.loop import steps
 from gen_ray.engine.step import Learner
+from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
+from gen_ray.sweeps.config import load
+from gen_ray.sweeps.study import Study, given
 
 
 def train_rates(experiment: Experiment, *, rounds: int, steps: int) -> dict[str, list[float]]:
@@ -39,6 +47,47 @@ def scaling_rates(experiments: list[Experiment], *, rounds: int, steps: int) -> 
             for experiment, found in zip(experiments, rates, strict=True):
                 found.append(_on_workers(experiment, _stepping, steps=steps))
     return rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepTimes:
+    """Seconds of a sweep, of its trainings one after another, and of what each trial took beyond its own work."""
+
+    sweep: float
+    trainings: list[float]
+    overheads: list[float]
+
+
+def sweep_times(file: Path, overrides: list[str], folder: Path) -> SweepTimes:
+    """Return what commands take: a sweep, in the middle of its trainings one by one, each with all cores to itself."""
+    here = [*overrides, f"storage.root={folder}"]
+    plan, configs = load(file, here), list[Path]()
+    for point in given(plan) or plan.corners():
+        raw = plan.experiment(point).resolved()
+        raw["scaling"]["cpus_per_worker"] = "auto"
+        configs.append(folder / f"{len(configs)}.yaml")
+        configs[-1].write_text(yaml.safe_dump(raw))
+    _command("train", configs[0], "training.epochs=1")  # what they all share is prepared beforehand
+    half = len(configs) // 2
+    trainings = [_command("train", config) for config in configs[:half]]
+    swept = _command("sweep", file, *here)
+    trainings += [_command("train", config) for config in configs[half:]]
+    [home] = runs.named(plan.sweep.name, folder / "sweeps")
+    work = ("train/minutes", "eval/minutes")
+    found = Study(plan, home).results()
+    overheads = [result.seconds - 60 * sum(result.metrics[name] for name in work) for result in found]
+    return SweepTimes(sweep=swept, trainings=trainings, overheads=overheads)
+
+
+def _command(verb: str, *words: Path | str) -> float:
+    """Return the seconds that a verb takes as a command. Raise RunError where it fails."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", f"pipelines.{verb}", *map(str, words)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RunError(f"{verb} {words[0]}: {done.stderr.strip().splitlines()[-1]}")
+    return time.perf_counter() - began
 
 
 def _on_workers(experiment: Experiment, work: Callable[[dict[str, Any]], Any], **extra: int) -> Any:

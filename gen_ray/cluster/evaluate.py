@@ -1,5 +1,6 @@
 """Evaluation and portraits as Ray tasks: where the data and the accelerators are, not where the user sits."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,7 @@ def _device(cpus: int) -> torch.device:
 
 
 def _measure(model: Model, prepared: Prepared, device: torch.device, against: str) -> dict[str, Any]:
+    began = time.monotonic()
     train, test = (_with_labels(prepared, split) for split in ("train", "test"))
     extractor = None
     if prepared.spec.is_image and prepared.spec.classes:
@@ -137,7 +139,7 @@ def _measure(model: Model, prepared: Prepared, device: torch.device, against: st
     report = measure(model, reference, device=device)
     chain = model.experiment.chain(model.family)
     return {
-        "metrics": dict(report.metrics),
+        "metrics": {**report.metrics, "eval/minutes": (time.monotonic() - began) / 60},
         "provenance": dict(report.provenance),
         "pictures": dict(report.pictures),
         "texts": dict(report.texts),

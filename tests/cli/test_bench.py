@@ -1,11 +1,14 @@
 """gen-ray bench: what it says of everything it was asked for. How fast that is, no test says."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.cluster.street import TINY
 from tests.conftest import ROOT, Said
 
 CONFIG = ROOT / "configs" / "demo" / "digits-ddpm.yaml"
@@ -58,3 +61,37 @@ def test_numbers_of_workers_are_measured_against_the_first(gen_ray: Callable[...
     two, one = json.loads(said.out)["scaling"]
     assert (two["workers"], one["workers"], two["ratio"]) == (2, 1, 1.0)
     assert one["ratio"] == pytest.approx(one["images_per_second"] / two["images_per_second"])
+
+
+def test_a_sweep_is_measured_against_its_trainings(
+    cluster: None, gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of its commands the sweep is done, in this process, so that it shares the session's Ray."""
+    from gen_ray.cluster import bench
+
+    done = list[str]()
+
+    def here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        verb = command[2].removeprefix("pipelines.")
+        done.append(verb)
+        said = (
+            gen_ray(verb, *command[3:])
+            if verb == "sweep"
+            else Said(int("broken" in Path(command[3]).read_text()), "", "error: no")
+        )
+        return subprocess.CompletedProcess(command, said.code, said.out, said.err)
+
+    monkeypatch.setattr(bench.subprocess, "run", here)
+    raw = yaml.safe_dump({**TINY, "scaling": {"cpus_per_worker": 1}})
+    (tmp_path / "base.yaml").write_text(raw)
+    space = {"family.latent_dim": {"choice": [2, 3]}}
+    sweep = {"name": "pair", "experiment": "base.yaml", "space": space, "searcher": {"name": "grid"}}
+    (tmp_path / "pair.yaml").write_text(yaml.safe_dump(sweep))
+    said = gen_ray("bench", "sweep", tmp_path / "pair.yaml", "--json")
+    assert said.code == 0, said
+    found = json.loads(said.out)
+    assert done == ["train", "train", "sweep", "train"], "one to warm up, and the sweep between the others"
+    assert found["trials"] == 2 and found["ratio"] == found["sweep_seconds"] / found["trainings_seconds"]
+    assert 0 < found["trial_overhead_seconds"] <= found["trial_overhead_seconds_highest"] < found["sweep_seconds"]
+    failed = gen_ray("bench", "sweep", tmp_path / "pair.yaml", "name=broken")
+    assert failed.code == 1 and failed.fault.startswith("error: train ")
