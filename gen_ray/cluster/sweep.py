@@ -2,20 +2,24 @@
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from gen_ray import runs
 from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected, cpus_per_worker, uses_gpu
 from gen_ray.cluster.data import cached
+from gen_ray.cluster.population import Population, carry_out, first_turn, population
 from gen_ray.cluster.reading import Splits
 from gen_ray.cluster.recording import params, recorded
+from gen_ray.cluster.schedulers import stopping
 from gen_ray.cluster.sweep_report import DONE, PLAN, Outcome, conclude, show, trial_run
 from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.train import Watch, prepare_data, store_of
@@ -23,9 +27,11 @@ from gen_ray.cluster.trial import Task, trial
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import EndedError, UserError
 from gen_ray.experiment import Experiment, flatten
-from gen_ray.sweeps import config
+from gen_ray.sweeps import config, schedulers
 from gen_ray.sweeps.config import Plan, Point
-from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Result, Study, given
+from gen_ray.sweeps.points import given
+from gen_ray.sweeps.population import explored
+from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Copy, Result, Study
 
 SWEEP = "gen_ray.sweep"
 
@@ -38,6 +44,7 @@ class Ledger(Searcher):
         super().__init__()
         self.study, self.parent, self.prepared, self.watch = study, parent, prepared, watch
         self.numbers: dict[str, int] = {}
+        self.full: Callable[[], bool] = lambda: False
         self.began = time.monotonic()
 
     def late(self) -> bool:
@@ -47,13 +54,28 @@ class Ledger(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial's configuration."""
+        if self.full():
+            return None
         asked = None if self.late() else self.study.ask()
         if asked is None:
             return Searcher.FINISHED
         number, point = asked
         self.numbers[trial_id] = number
-        experiment = self._open(number, point)
-        return {"run_id": self.track(number).run_id, "experiment": json.dumps(experiment.resolved())}
+        experiment, run_id = self._open(number, point), self.track(number).run_id
+        copies = self.study.copies(number)
+        if copies and runs.load(self.home(number)).resolved() != experiment.resolved():  # a driver died in between
+            carry_out(experiment, run_id, self.track(copies[-1].donor).run_id)
+        return {"run_id": run_id, "experiment": json.dumps(experiment.resolved())}
+
+    def copy(self, number: int, donor: int, epoch: int, rng: np.random.Generator) -> dict[str, str]:
+        """Have a trial go on as a copy of another with settings near that one's; return what it is to train now."""
+        sweep, study = self.study.sweep, self.study
+        point = explored(sweep.space, study.point(donor), population(sweep).resample, rng)
+        told = _told(study.copy(number, Copy(epoch=epoch, donor=donor, point=point)))
+        experiment = study.plan.experiment(point)
+        carry_out(experiment, self.track(number).run_id, self.track(donor).run_id)
+        self.track(number).tag(told)
+        return {"experiment": json.dumps(experiment.resolved())}
 
     def _open(self, number: int, point: Point) -> Experiment:
         """Open a trial's run in MLflow below the sweep's, and return what it is to train."""
@@ -79,6 +101,8 @@ class Ledger(Searcher):
             track.tag({"error": result.error[:500]})
         if result.state == STOPPED:
             track.tag({"stopped_early": f"after epoch {result.stopped_at}"})
+        if result.copies:
+            track.tag(_told(result.copies))
         track.end("FAILED" if result.state == FAILED else "FINISHED")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -100,6 +124,10 @@ class Ledger(Searcher):
     def track(self, number: int) -> Track:
         """Return the track of a trial's run."""
         return Track(self.parent.tracker, trial_run(self.parent.run_id, number))
+
+    def home(self, number: int) -> Path:
+        """Return the folder of a trial's run."""
+        return runs.folder(self.study.plan.first, self.track(number).run_id)
 
     def save(self, checkpoint_path: str) -> None:
         """Do nothing: the study's file is the only memory there is."""
@@ -168,14 +196,16 @@ def _run(ledger: Ledger, splits: Splits, home: Path) -> None:
     booked: dict[str, float] = {"cpu": each, "gpu": gpus} if alone else {"memory": 1e6}
     task = Task(tracker=ledger.parent.tracker, prepared=ledger.prepared.folder, splits=splits, cpus=each)
     there, worker = ray.cluster_resources(), {"CPU": each, **({"GPU": 1} if gpus else {})}
-    room = min(int(there.get(kind, 0)) // (amount * scaling.num_workers) for kind, amount in worker.items())
+    fit = min(int(there.get(kind, 0)) // (amount * scaling.num_workers) for kind, amount in worker.items())
+    room = sweep.concurrency or max(1, fit)
+    scheduler = _population(ledger, room) if isinstance(sweep.scheduler, schedulers.Population) else stopping(plan)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, task=task), booked),
         tune_config=tune.TuneConfig(
             search_alg=ledger,
-            scheduler=_scheduler(plan),
+            scheduler=scheduler,
             num_samples=ledger.study.wanted,
-            max_concurrent_trials=sweep.concurrency or max(1, room),
+            max_concurrent_trials=None if isinstance(scheduler, Population) else room,
             reuse_actors=alone,
             trial_dirname_creator=str,
             trial_name_creator=str,
@@ -190,26 +220,19 @@ def _run(ledger: Ledger, splits: Splits, home: Path) -> None:
     tuner.fit()
 
 
-def _scheduler(plan: Plan) -> TrialScheduler:
-    make = {"none": lambda _: FIFOScheduler(), "asha": _asha, "median": _median}[plan.sweep.scheduler.name]
-    return make(plan)
+def _population(ledger: Ledger, room: int) -> TrialScheduler:
+    """Return the scheduler of a population. The ledger asks it for room: to Ray Tune, trials that wait take some."""
+    study, numbers = ledger.study, ledger.numbers
+    first = first_turn(study.plan, ledger.prepared, [ledger.home(trial.number) for trial in study.waiting])
+    found = Population(study.plan, numbers, ledger.copy, first=first, room=room)
+    ledger.full = found.full
+    return found
 
 
-def _mode(plan: Plan) -> dict[str, Any]:
-    return {"time_attr": "epoch", "metric": plan.sweep.metric, "mode": plan.sweep.direction[:3]}
-
-
-def _asha(plan: Plan) -> TrialScheduler:
-    wanted = plan.sweep.scheduler
-    # One more than there are: else it would end a trial at its last validation, before it is measured.
-    beyond = max(experiment.training.epochs for experiment in plan.experiments) + 1
-    return ASHAScheduler(
-        max_t=beyond, grace_period=wanted.grace_epochs, reduction_factor=wanted.reduction, **_mode(plan)
-    )
-
-
-def _median(plan: Plan) -> TrialScheduler:
-    return MedianStoppingRule(grace_period=plan.sweep.scheduler.grace_epochs, **_mode(plan))
+def _told(copies: Sequence[Copy]) -> dict[str, str]:
+    """Return the tags of a trial that went on as copies of others: MLflow's params are what it began with."""
+    ended = {f"final.{key}": str(config.label(value)) for key, value in copies[-1].point.items()}
+    return {"exploited": ", ".join(map(str, copies)), **ended}
 
 
 def _params(plan: Plan, prepared: Prepared) -> dict[str, Any]:

@@ -7,7 +7,8 @@ import pytest
 
 from gen_ray.sweeps.config import load
 from gen_ray.sweeps.pictures import front, pictures
-from gen_ray.sweeps.study import Study, given, table
+from gen_ray.sweeps.points import given
+from gen_ray.sweeps.study import Study, table
 from tests.sweeps.test_config import written
 
 BITS, COST = "eval/bits_per_dim", "sample/seconds_per_image"
