@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ class Ledger(Searcher):
         super().__init__()
         self.study, self.parent, self.prepared, self.watch = study, parent, prepared, watch
         self.numbers: dict[str, int] = {}
-        self.full: Callable[[], bool] = lambda: False
+        self.population: Population | None = None
         self.began = time.monotonic()
 
     def late(self) -> bool:
@@ -54,11 +54,12 @@ class Ledger(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Return the next trial's configuration."""
-        if self.full():
+        if self.population and self.population.full():
             return None
         asked = None if self.late() else self.study.ask()
         if asked is None:
-            return Searcher.FINISHED
+            # As long as more trials may come, Ray Tune keeps processes, in which those that wait can go on at once.
+            return None if self.population and self.numbers else Searcher.FINISHED
         number, point = asked
         self.numbers[trial_id] = number
         experiment, run_id = self._open(number, point), self.track(number).run_id
@@ -204,7 +205,7 @@ def _run(ledger: Ledger, splits: Splits, home: Path) -> None:
         tune_config=tune.TuneConfig(
             search_alg=ledger,
             scheduler=scheduler,
-            num_samples=ledger.study.wanted,
+            num_samples=ledger.study.wanted + 1,  # the ledger says when there are no more
             max_concurrent_trials=None if isinstance(scheduler, Population) else room,
             reuse_actors=alone,
             trial_dirname_creator=str,
@@ -224,9 +225,8 @@ def _population(ledger: Ledger, room: int) -> TrialScheduler:
     """Return the scheduler of a population. The ledger asks it for room: to Ray Tune, trials that wait take some."""
     study, numbers = ledger.study, ledger.numbers
     first = first_turn(study.plan, ledger.prepared, [ledger.home(trial.number) for trial in study.waiting])
-    found = Population(study.plan, numbers, ledger.copy, first=first, room=room)
-    ledger.full = found.full
-    return found
+    ledger.population = Population(study.plan, numbers, ledger.copy, first=first, room=room)
+    return ledger.population
 
 
 def _told(copies: Sequence[Copy]) -> dict[str, str]:

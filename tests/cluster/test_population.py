@@ -21,7 +21,7 @@ from gen_ray.sweeps.config import Plan
 from gen_ray.tracking import connect
 from tests.cluster.test_sweep import plan, story
 
-TRIALS, EPOCHS, INTERVAL = 4, 6, 2
+TRIALS, EPOCHS, INTERVAL, STEPS = 4, 6, 2, 68
 KEYS: dict[str, Any] = {
     "space": {
         "training.learning_rate": {"loguniform": [1e-6, 1e-2]},
@@ -82,7 +82,7 @@ def test_the_worst_go_on_as_copies_with_settings_of_their_own(
         [group] = torch.load(last / "optimizer.pt", weights_only=True)["param_groups"]
         assert group["lr"] == experiment.training.learning_rate
         assert group["weight_decay"] == experiment.training.weight_decay
-        assert result.metrics["train/steps"] == 67
+        assert result.metrics["train/steps"] == STEPS
 
 
 def test_mlflow_has_one_run_a_trial_with_the_truth(copied: tuple[Outcome, list[tuple[str, str]]], four: Plan) -> None:
@@ -98,7 +98,7 @@ def test_mlflow_has_one_run_a_trial_with_the_truth(copied: tuple[Outcome, list[t
             assert float(row.tags["final.training.learning_rate"]) == result.point["training.learning_rate"]
         for metric in ("train/loss_nats", "train/learning_rate", "validation/loss_nats"):
             steps = [point.step for point in client.get_metric_history(row.mlflow_id, metric)]
-            assert steps == sorted(set(steps)) and steps[-1] == 67, metric
+            assert steps == sorted(set(steps)) and steps[-1] == STEPS, metric
 
 
 @pytest.mark.usefixtures("cluster")
@@ -134,6 +134,6 @@ def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
     for result in done.results:
         experiment = runs.load(runs.folder(wanted.first, trial_run(done.sweep_id, result.number)))
         assert experiment.training == wanted.experiment(result.point).training
-        assert result.metrics["train/steps"] == 67
+        assert result.metrics["train/steps"] == STEPS
     parent, trials = story(wanted)
     assert parent.status == "FINISHED" and [row.status for row in trials] == ["FINISHED"] * TRIALS
