@@ -87,7 +87,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"metric": "eval/bits"}, r"did you mean 'eval/bits_per_dim'"),
     ({"scheduler": {"name": "asha"}}, "needs metric validation/loss_nats"),
     ({"scheduler": {"name": "none", "grace_epochs": 2}}, "scheduler.grace_epochs: scheduler has no such key"),
-    ({"scheduler": {"name": "median", "reduction": 2}}, "scheduler.reduction: .*did you mean|scheduler.reduction"),
+    ({"scheduler": {"name": "median", "reduction": 2}}, "scheduler.reduction: scheduler has no such key"),
     ({"scheduler": "pbd"}, "scheduler"),
     ({**PBT, "scheduler": "pbt"}, "scheduler.interval_epochs: is required"),
     ({**PBT, "scheduler": {**PBT["scheduler"], "quantile": 0.6}}, "scheduler.quantile: .*0.5, got 0.6"),
