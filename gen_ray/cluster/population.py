@@ -1,8 +1,8 @@
 """Population based training as a scheduler of Ray Tune: all trials wait for the last one, then the worst copy the best.
 
-Not Ray Tune's own. That one refuses every searcher, so also the record of a sweep; it decides as soon as the last trial
-reports, and drops one that is still saving then; and it waits for ever for a trial that fails before the others' next
-turn. Here a turn is when every live trial is paused: nobody writes, so that checkpoints can be copied as they stand.
+Not Ray Tune's own. That one refuses every searcher, so also the record of a sweep, and when it is synchronous, as this
+one is, it decides only on a result: trials that wait for one that fails wait for ever, and one that is still saving may
+be stopped. Here a turn is when every live trial is paused: nobody writes, so checkpoints can be copied as they stand.
 """
 
 from collections.abc import Callable, Iterable, Mapping

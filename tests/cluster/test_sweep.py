@@ -30,10 +30,10 @@ def with_bad_luck() -> Callable[..., None]:
 
         real = module.fit
 
-        def fit(experiment: Any, *rest: Any) -> Any:
+        def fit(experiment: Any, *rest: Any, **how: Any) -> Any:
             if experiment.family.latent_dim == UNLUCKY:
                 raise ZeroDivisionError("bad luck")
-            return real(experiment, *rest)
+            return real(experiment, *rest, **how)
 
         module.fit = fit
         try:
