@@ -55,7 +55,9 @@ def save(experiment: Experiment, run_id: str) -> Path:
     """Write the resolved configuration into the run's folder and return the folder."""
     home = folder(experiment, run_id)
     home.mkdir(parents=True, exist_ok=True)
-    (home / CONFIG).write_text(yaml.safe_dump(experiment.resolved(), sort_keys=False))
+    part = home / f"{CONFIG}.part"
+    part.write_text(yaml.safe_dump(experiment.resolved(), sort_keys=False))
+    part.replace(home / CONFIG)
     return home
 
 

@@ -21,12 +21,14 @@ from gen_ray.experiment import Experiment
 logger = logging.getLogger(__name__)
 
 
-def attempts(experiment: Experiment, prepared: Prepared, track: Track, *, splits: Splits) -> dict[str, str]:
+def attempts(
+    experiment: Experiment, prepared: Prepared, track: Track, *, splits: Splits, until: int | None = None
+) -> dict[str, str]:
     """Return what the workers return. Ray replaces lost workers; a lost controller is replaced here, as often."""
     lost = 0
     while True:
         try:
-            fit = trainer(experiment, prepared, track, work, splits)
+            fit = trainer(experiment, prepared, track, work, splits, until=until)
             found: dict[str, str] = fit.fit().return_value
         except (ray.train.TrainingFailedError, ray.exceptions.RayTaskError) as error:
             raise spoken(error) from error

@@ -24,7 +24,8 @@ from gen_ray.engine.step import Learner
 from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.config import load
-from gen_ray.sweeps.study import Study, given
+from gen_ray.sweeps.points import given
+from gen_ray.sweeps.study import Study
 
 
 def train_rates(experiment: Experiment, *, rounds: int, steps: int) -> dict[str, list[float]]:

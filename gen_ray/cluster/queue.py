@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -116,12 +116,12 @@ class Shared:
 
 
 @contextmanager
-def turn(name: str, priority: float, needs: dict[str, float], tracker: Any, most: float = 1) -> Iterator[Turn]:
+def turn(name: str, priority: float, needs: Mapping[str, float], tracker: Any, most: float = 1) -> Iterator[Turn]:
     """Have a place in the queue while the block lasts, where RAY_ADDRESS names a cluster: one's own is not shared."""
     if "RAY_ADDRESS" not in os.environ:
         yield Free()
         return
-    place = Shared(Wish(name=name, priority=priority, needs=needs, running=0, most=most), tracker)
+    place = Shared(Wish(name=name, priority=priority, needs=dict(needs), running=0, most=most), tracker)
     try:
         yield place
     finally:

@@ -1,122 +1,35 @@
 """A sweep on Ray Tune: the study says what to try, trials are runs of their own, MLflow shows them below one parent."""
 
-import json
-import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
-from ray.tune.search import Searcher
+from ray.tune.schedulers import TrialScheduler
 
 from gen_ray import runs
 from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.data import cached
+from gen_ray.cluster.population import Population, first_turn
 from gen_ray.cluster.queue import Turn, turn
-from gen_ray.cluster.recording import params, recorded
-from gen_ray.cluster.sweep_report import DONE, PLAN, Outcome, conclude, show, trial_run
+from gen_ray.cluster.recording import recorded
+from gen_ray.cluster.schedulers import stopping
+from gen_ray.cluster.sweep_report import DONE, PLAN, Outcome, conclude, show
 from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.train import Watch, prepare_data, store_of
 from gen_ray.cluster.trial import Task, trial
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import EndedError, UserError
-from gen_ray.experiment import Experiment, Scaling, flatten
-from gen_ray.sweeps import config
-from gen_ray.sweeps.config import Plan, Point
-from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Result, Study, given
+from gen_ray.experiment import Scaling, flatten
+from gen_ray.sweeps import config, schedulers
+from gen_ray.sweeps.config import Plan
+from gen_ray.sweeps.points import given
+from gen_ray.sweeps.study import Study
 
 SWEEP = "gen_ray.sweep"
-
-
-class Ledger(Searcher):
-    """Ray Tune's view of a study. It also tells MLflow how each trial ended, which a stopped trial cannot do itself."""
-
-    def __init__(self, study: Study, parent: Track, prepared: Prepared, turn: Turn, watch: Watch | None) -> None:
-        """Begin with no trial running."""
-        super().__init__()
-        self.study, self.parent, self.prepared, self.turn, self.watch = study, parent, prepared, turn, watch
-        self.numbers: dict[str, int] = {}
-        self.began = time.monotonic()
-
-    def late(self) -> bool:
-        """Return whether the time in which trials may begin is over."""
-        minutes = self.study.sweep.minutes
-        return minutes is not None and time.monotonic() - self.began > 60 * minutes
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial's configuration, None while it is others' turn."""
-        if self.late() or self.study.exhausted():
-            return Searcher.FINISHED
-        if not self.turn.granted(len(self.numbers)):
-            return None
-        number, point = self.study.ask()
-        self.numbers[trial_id] = number
-        experiment = self._open(number, point)
-        return {"run_id": self.track(number).run_id, "experiment": json.dumps(experiment.resolved())}
-
-    def _open(self, number: int, point: Point) -> Experiment:
-        """Open a trial's run in MLflow below the sweep's, and return what it is to train."""
-        experiment = self.study.plan.experiment(point)
-        self.track(number).open(
-            name=f"{number:03d} {config.words(point)}",
-            params=params(experiment, self.prepared),
-            tags={SWEEP: self.parent.run_id, "gen_ray.trial": f"{number:03d}"},
-            parent=self.parent.run_id,
-        )
-        return experiment
-
-    def reconcile(self) -> None:
-        """Tell MLflow again how the trials ended that a driver before this one saw end: it may have died in between."""
-        for result in self.study.results():
-            if result.state != LIVE:
-                self._open(result.number, result.point)
-                self._close(result)
-
-    def _close(self, result: Result) -> None:
-        track = self.track(result.number)
-        if result.error:
-            track.tag({"error": result.error[:500]})
-        if result.state == STOPPED:
-            track.tag({"stopped_early": f"after epoch {result.stopped_at}"})
-        track.end("FAILED" if result.state == FAILED else "FINISHED")
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: the trial tells MLflow itself."""
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Record how a trial ended, in the study and in MLflow."""
-        number, found = self.numbers.pop(trial_id), result or {}
-        metrics = {key: float(value) for key, value in found.items() if "/" in key and isinstance(value, int | float)}
-        wrong = "its process was lost too often" if error else str(found.get("error", ""))
-        if wrong:
-            self.track(number).tag({"reason": "lost" if error else str(found["reason"])})
-        stopped_at = None if found.get("ended") else found.get("epoch")
-        self._close(self.study.tell(number, metrics, error=wrong, stopped_at=stopped_at))
-        self.turn.tell(len(self.numbers))
-        if self.watch is not None:
-            ended = sum(result.state != LIVE for result in self.study.results())
-            self.watch(ended, self.study.wanted, {})
-
-    def track(self, number: int) -> Track:
-        """Return the track of a trial's run."""
-        return Track(self.parent.tracker, trial_run(self.parent.run_id, number))
-
-    def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the study's file is the only memory there is."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Do nothing."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Ledger":
-        """Stay the one that there is."""
-        return self
-
-    def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
-        """Leave nothing of it in what Ray Tune pickles for a restoration that is not used."""
-        return Searcher, ()
 
 
 def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Outcome:
@@ -135,13 +48,14 @@ def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Ou
         parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags=tags)
         cpus = _cpus(first.scaling)
         each = needs(first.scaling, cpus)
-        most = plan.sweep.concurrency or _room(each)
-        with recorded(parent), turn(home.name, first.scaling.priority, each, parent.tracker, most) as place:
+        with recorded(parent):
             study = Study(plan, home)
-            ledger = Ledger(study, parent, prepared, place, watch)
-            ledger.reconcile()
-            task = Task(parent.tracker, prepared.folder, cached(first, prepared), cpus)
-            _run(ledger, task, each, most, home)
+            most = min(plan.sweep.concurrency or _room(each), study.wanted)
+            with _turn(plan, home.name, each, most, parent) as place:
+                ledger = Ledger(study, parent, prepared, place, watch)
+                ledger.reconcile()
+                task = Task(parent.tracker, prepared.folder, cached(first, prepared), cpus)
+                _run(ledger, task, each, most, home)
             if study.unfinished() and not ledger.late():  # Ray Tune takes Ctrl-C for an order to end well
                 raise EndedError(f"{home.name}: ended before all trials were done: --resume goes on from there", 130)
             outcome = conclude(study, home)
@@ -176,20 +90,30 @@ def _room(each: Mapping[str, float]) -> int:
     return max(1, int(min(ray.cluster_resources().get(kind, 0) // amount for kind, amount in each.items())))
 
 
+def _turn(plan: Plan, name: str, each: Mapping[str, float], most: int, parent: Track) -> AbstractContextManager[Turn]:
+    """Return the place of a sweep in the queue. A population begins when there is room for all of it at once."""
+    priority = plan.first.scaling.priority
+    if isinstance(plan.sweep.scheduler, schedulers.Population):
+        each, most = {kind: most * amount for kind, amount in each.items()}, 1
+    return turn(name, priority, each, parent.tracker, most)
+
+
 def _run(ledger: Ledger, task: Task, each: Mapping[str, float], most: int, home: Path) -> None:
     plan = ledger.study.plan
     alone, sweep = plan.first.scaling.num_workers == 1, plan.sweep
     # Several workers are booked by Ray Train: a trial that booked a part of a core as well might wait for its own.
     # Of nothing at all Ray Tune makes no place, so it is a megabyte.
     booked = {kind.lower(): amount for kind, amount in each.items()} if alone else {"memory": 1e6}
+    together = isinstance(sweep.scheduler, schedulers.Population)
+    scheduler = _population(ledger, most) if together else stopping(plan)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, task=task), booked),
         tune_config=tune.TuneConfig(
             search_alg=ledger,
-            scheduler=_scheduler(plan),
-            num_samples=ledger.study.wanted,
-            max_concurrent_trials=most,
-            reuse_actors=alone and not ledger.turn.shared,  # a process kept for a next trial would keep its core
+            scheduler=scheduler,
+            num_samples=ledger.study.wanted + 1,  # the ledger says when there are no more
+            max_concurrent_trials=None if together else most,
+            reuse_actors=alone and (together or not ledger.turn.shared),  # a process kept idle keeps its core
             trial_dirname_creator=str,
             trial_name_creator=str,
         ),
@@ -203,26 +127,12 @@ def _run(ledger: Ledger, task: Task, each: Mapping[str, float], most: int, home:
     tuner.fit()
 
 
-def _scheduler(plan: Plan) -> TrialScheduler:
-    make = {"none": lambda _: FIFOScheduler(), "asha": _asha, "median": _median}[plan.sweep.scheduler.name]
-    return make(plan)
-
-
-def _mode(plan: Plan) -> dict[str, Any]:
-    return {"time_attr": "epoch", "metric": plan.sweep.metric, "mode": plan.sweep.direction[:3]}
-
-
-def _asha(plan: Plan) -> TrialScheduler:
-    wanted = plan.sweep.scheduler
-    # One more than there are: else it would end a trial at its last validation, before it is measured.
-    beyond = max(experiment.training.epochs for experiment in plan.experiments) + 1
-    return ASHAScheduler(
-        max_t=beyond, grace_period=wanted.grace_epochs, reduction_factor=wanted.reduction, **_mode(plan)
-    )
-
-
-def _median(plan: Plan) -> TrialScheduler:
-    return MedianStoppingRule(grace_period=plan.sweep.scheduler.grace_epochs, **_mode(plan))
+def _population(ledger: Ledger, room: int) -> TrialScheduler:
+    """Return the scheduler of a population. The ledger asks it for room: to Ray Tune, trials that wait take some."""
+    study, numbers = ledger.study, ledger.numbers
+    first = first_turn(study.plan, ledger.prepared, [ledger.home(trial.number) for trial in study.waiting])
+    ledger.population = Population(study.plan, numbers, ledger.copy, first=first, room=room)
+    return ledger.population
 
 
 def _params(plan: Plan, prepared: Prepared) -> dict[str, Any]:

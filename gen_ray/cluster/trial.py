@@ -89,7 +89,10 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
     result = home / RESULT
     if not result.exists():
         try:
-            metrics = _metrics(experiment, prepared, track, home, task)
+            if config.get("until"):
+                tune.report(_leg(config, experiment, prepared, track, home, task))  # and begun anew from here later
+            minutes = config.get("minutes", 0.0)
+            metrics = _metrics(experiment, prepared, track, home, task, minutes)
         except (UserError, RunError) as error:
             tune.report({"error": str(error), "reason": getattr(error, "reason", "user")})
             return
@@ -103,12 +106,30 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
     tune.report({**json.loads(result.read_text()), "epoch": experiment.training.epochs, "ended": True})
 
 
-def _metrics(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> dict[str, float]:
-    """Return what a trial comes to, trained and measured here or, by several workers, on Ray Train."""
-    began, alone = time.monotonic(), experiment.scaling.num_workers == 1
-    train = _train_here if alone else _train_on_workers
-    train(experiment, prepared, track, home, task)
-    minutes = (time.monotonic() - began) / 60
+def _leg(
+    config: Mapping[str, Any], experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task
+) -> dict[str, Any]:
+    """Train until an epoch where the trial is to wait, and return what it is compared by there."""
+    minutes = _train(experiment, prepared, track, home, task, until=config["until"]) + config.get("minutes", 0.0)
+    loss = checkpoint.position(shelf.trained(home, "last"))["validation_nats"]
+    return {DURING: loss, "train/minutes": minutes, "epoch": config["until"], "waits": True}
+
+
+def _train(
+    experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task, *, until: int | None = None
+) -> float:
+    """Train here or, by several workers, on Ray Train. Return the minutes that took."""
+    began = time.monotonic()
+    train = _train_here if experiment.scaling.num_workers == 1 else _train_on_workers
+    train(experiment, prepared, track, home, task, until)
+    return (time.monotonic() - began) / 60
+
+
+def _metrics(
+    experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task, before: float
+) -> dict[str, float]:
+    """Return what a trial comes to, trained to its end and measured. It was trained so many minutes before."""
+    minutes, alone = before + _train(experiment, prepared, track, home, task), experiment.scaling.num_workers == 1
     trained, out = shelf.trained(home, experiment.evaluation.checkpoint), home / runs.ARTIFACT
     if alone:
         report = measure_checkpoint(task.cpus, experiment.resolved(), prepared.folder, trained, out, home.name)
@@ -122,18 +143,22 @@ def _metrics(experiment: Experiment, prepared: Prepared, track: Track, home: Pat
     return {DURING: loss, **report["metrics"], "train/minutes": minutes, "train/steps": report["steps"]}
 
 
-def _train_here(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> None:
+def _train_here(
+    experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task, until: int | None
+) -> None:
     torch.set_num_threads(task.cpus)
     with closing(TrialSession(experiment, prepared, track, home, task.splits)) as session:
-        fit(experiment, experiment.model(prepared.spec), session)
+        fit(experiment, experiment.model(prepared.spec), session, until=until)
 
 
-def _train_on_workers(experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task) -> None:
+def _train_on_workers(
+    experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task, until: int | None
+) -> None:
     """Have Ray Train's workers train, and tell Ray Tune of every validation."""
     from gen_ray.cluster.attempts import attempts
 
     with ThreadPoolExecutor(1) as aside:
-        fitting = aside.submit(attempts, experiment, prepared, track, splits=task.splits)
+        fitting = aside.submit(attempts, experiment, prepared, track, splits=task.splits, until=until)
         told = None
         try:
             while not fitting.done():

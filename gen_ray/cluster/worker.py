@@ -77,7 +77,7 @@ def work(task: Mapping[str, Any]) -> dict[str, str]:
         experiment, family, session = open_session(task)
         track.occupy(ray.util.get_current_placement_group())
         with closing(session):
-            fit(experiment, family, session)
+            fit(experiment, family, session, until=task.get("until"))
     except SharedError as error:
         return {"reason": error.reason, "message": str(error)}
     except Exception as error:

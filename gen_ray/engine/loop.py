@@ -30,14 +30,18 @@ class StoppedError(SharedError):
     """The training was asked to stop, and has done so with a checkpoint."""
 
 
-def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
-    """Train from the newest checkpoint (or from nothing) to the last epoch and return the EMA net."""
+def fit(experiment: Experiment, family: Family, session: Session, *, until: int | None = None) -> nn.Module:
+    """Train from the newest checkpoint (or from nothing) to the last epoch, or only until another one is complete.
+
+    Return the EMA net, which has been validated there and kept.
+    """
     training, batch_size = experiment.training, experiment.data.batch_size
     batches = session.batches("train")
     total = max(1, training.epochs * batches.rows // batch_size)
+    end = total if until is None else min(total, step_at(until, batch_size, batches.rows))
     learner = Learner(family, training, session, total)
-    for done, wish in steps(learner, batches, batch_size, first=learner.restore()):
-        last, ended = done == total, _epoch_ended(done, batch_size, batches.rows)
+    for done, wish in steps(learner, batches, batch_size, first=learner.restore(), end=end):
+        last, ended = done == end, _epoch_ended(done, batch_size, batches.rows)
         if last or (ended and ended % training.validate_every_epochs == 0):
             loss = validate(learner.ema, family, experiment, session)
             learner.newest, learner.best = loss, min(learner.best, loss)
@@ -55,12 +59,17 @@ def fit(experiment: Experiment, family: Family, session: Session) -> nn.Module:
     return learner.ema
 
 
-def steps(learner: Learner, batches: Batches, batch_size: int, *, first: int) -> Iterator[tuple[int, Wish]]:
-    """Take the steps first … total−1, logging on the way; yield after each (steps done, what is to be done now)."""
-    training, total = learner.training, learner.total_steps
+def steps(
+    learner: Learner, batches: Batches, batch_size: int, *, first: int, end: int | None = None
+) -> Iterator[tuple[int, Wish]]:
+    """Take the steps first … end−1, logging on the way; yield after each (steps done, what is to be done now).
+
+    Without an end these are all there are.
+    """
+    training, end = learner.training, learner.total_steps if end is None else end
     stream = Clocked(batches.stream(first))
     meter, saved_at = Meter(learner, stream, batch_size, first), time.monotonic()
-    for step, micros in zip(range(first, total), stream, strict=False):
+    for step, micros in zip(range(first, end), stream, strict=False):
         late = time.monotonic() - saved_at > training.checkpoint_every_seconds
         stop = learner.session.rank == 0 and learner.session.stopping()
         began = time.monotonic()
@@ -69,11 +78,16 @@ def steps(learner: Learner, batches: Batches, batch_size: int, *, first: int) ->
             learner.session.log({"train/compile_seconds": time.monotonic() - began}, step)
         meter.add(report)
         done = step + 1
-        if done % training.log_every_steps == 0 or done == total:
+        if done % training.log_every_steps == 0 or done == end:
             meter.flush(done)
         saved_at = time.monotonic() if wish else saved_at
         with meter.paused():
             yield done, wish
+
+
+def step_at(epoch: int, batch_size: int, rows: int) -> int:
+    """Return the optimizer steps after which so many epochs are complete."""
+    return -(-epoch * rows // batch_size)
 
 
 def _epoch_ended(done: int, batch_size: int, rows: int) -> int:

@@ -8,6 +8,7 @@ import math
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gen_ray.engine import checkpoint
@@ -57,6 +58,12 @@ class Shelf:
         for draft in self.home.glob(f".{STEP}*"):
             shutil.rmtree(draft, ignore_errors=True)
 
+    def become(self, other: "Shelf") -> None:
+        """Hold copies of what another holds, and nothing else. Only for one who knows that nobody writes."""
+        shutil.rmtree(self.home, ignore_errors=True)
+        for folder in other.folders():
+            checkpoint.commit(self.home / folder.name, partial(_copy, folder))
+
     def folders(self) -> list[Path]:
         """Return the checkpoints, oldest first."""
         return sorted(self.home.glob(f"{STEP}*"))
@@ -79,6 +86,10 @@ class Shelf:
         best = [folder for folder in sorted(newest_first, key=losses.__getitem__) if losses[folder] < math.inf]
         kept = {*newest_first[: self.newest], *best[: self.best]}
         return [folder for folder in losses if folder not in kept]
+
+
+def _copy(folder: Path, draft: Path) -> None:
+    shutil.copytree(folder, draft, dirs_exist_ok=True)
 
 
 def step_of(folder: Path) -> int:

@@ -147,5 +147,7 @@ class Learner:
             if folder is None:
                 return 0
             position = checkpoint.read(folder, nets=self._nets, optimizer=self.optimizer)
+            for group in self.optimizer.param_groups:  # it came with the settings it was saved under
+                group.update(betas=self.training.betas, weight_decay=self.training.weight_decay)
             self.newest, self.best = position["validation_nats"], position["best_validation_nats"]
             return position["step"]

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from gen_ray.config import Config, validated
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, Name, apply, merge, parse, put, read_yaml
+from gen_ray.sweeps.schedulers import Calm, Population, Scheduler
 
 Point = Mapping[str, Any]
 """One place of a space: the values of the keys that are active there."""
@@ -27,6 +28,10 @@ FINAL = (
     "sample/seconds_per_image",
 )
 SEARCHED = ("family.", "training.", "evaluation.", "data.batch_size")
+CHANGING = tuple(
+    f"training.{key}" for key in ("learning_rate", "betas", "weight_decay", "gradient_clip_norm", "ema_decay")
+)
+"""What another checkpoint may go on with: it shapes neither the weights nor what the loss means."""
 GRID, CORNERS = 51_200, 512
 """Points of a grid, and places at the ends of a space's ranges that are held against the schema first, at most."""
 Scalar = bool | int | float | str | None
@@ -71,14 +76,6 @@ class Searcher(Config):
     seed: int = Field(0, ge=0)
 
 
-class Scheduler(Config):
-    """Which trials are stopped early: none, by successive halving, or those below the median of the others."""
-
-    name: Literal["none", "asha", "median"] = "none"
-    grace_epochs: int = Field(1, ge=1, description="before which no trial is stopped")
-    reduction: int = Field(3, ge=2, description="asha: one of so many goes on from each rung")
-
-
 class Sweep(Config):
     """One sweep. Made by ``load``, which tells mistakes in one line."""
 
@@ -89,7 +86,7 @@ class Sweep(Config):
     metric: str = "eval/bits_per_dim"
     direction: Literal["minimize", "maximize"] = "minimize"
     searcher: Searcher = Searcher()
-    scheduler: Scheduler = Scheduler()
+    scheduler: Scheduler = Calm()
     trials: int | None = Field(None, ge=1, description="left out: all points of a grid")
     minutes: float | None = Field(None, gt=0, description="no trial is begun after so many")
     concurrency: int | None = Field(None, ge=1, description="trials at a time; left out: as many as there is room for")
@@ -112,6 +109,8 @@ class Plan:
         self._corners = list(itertools.islice(_points(list(sweep.space.items())), CORNERS))
         self.experiments = [self.experiment(point) for point in self._corners]
         _check_metric(sweep, self.first)
+        if isinstance(sweep.scheduler, Population):
+            _check_population(sweep, sweep.scheduler, self.first.training.epochs)
 
     @property
     def first(self) -> Experiment:
@@ -225,3 +224,18 @@ def _check_metric(sweep: Sweep, base: Experiment) -> None:
         changing = [key for key in sweep.space if key.startswith("family.") and not key.startswith("family.net")]
         if changing:
             raise UserError(f"metric: {DURING} means another thing for every {changing[0]}; eval/bits_per_dim does not")
+
+
+def _check_population(sweep: Sweep, wanted: Population, epochs: int) -> None:
+    """Refuse what cannot change while a model trains, and a population in which nothing would ever be copied."""
+    for key in sweep.space:
+        if key not in CHANGING:
+            raise UserError(f"space.{key}: cannot change while a model trains; for pbt: {', '.join(CHANGING)}")
+    if sweep.searcher.name == "tpe":
+        raise UserError("searcher.name=tpe: learns nothing from trials that pbt changes on their way; random or grid")
+    if sweep.trials == 1:
+        raise UserError("trials=1: is no population; pbt needs at least 2")
+    if wanted.interval_epochs >= epochs:
+        raise UserError(
+            f"scheduler.interval_epochs={wanted.interval_epochs}: must be less than training.epochs={epochs}"
+        )

@@ -22,7 +22,7 @@ def pictures(study: Study) -> dict[str, np.ndarray]:
     """Return what the trials so far show: each picture needs two finished ones, some need keys that all trials have."""
     if len(study.best()) < 2:
         return {}
-    metric, inner = study.sweep.metric, study.study
+    metric, inner = study.sweep.metric, study.shown()
     shared = [key for key in study.sweep.space if all(key in result.point for result in study.results())]
     made: dict[str, Callable[[], object]] = {
         "parallel_coordinates": lambda: draw.plot_parallel_coordinate(inner, target_name=metric),

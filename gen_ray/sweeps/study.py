@@ -16,9 +16,10 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from gen_ray.sweeps.config import Axis, Plan, Point, Scalar, label
+from gen_ray.sweeps.points import given
 
 RECORD = "study.jsonl"
-METRICS, ERROR = "metrics", "error"
+METRICS, ERROR, COPIES = "metrics", "error", "copies"
 FINISHED, STOPPED, FAILED, LIVE = "finished", "stopped early", "failed", "live"
 STATES = {
     TrialState.COMPLETE: FINISHED,
@@ -26,13 +27,24 @@ STATES = {
     TrialState.FAIL: FAILED,
     TrialState.RUNNING: LIVE,
 }
-DRAWS = 100
-"""Draws for a point that has not been drawn yet, after which the space is taken to be exhausted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """A trial's going on, after so many epochs, as a copy of another one with settings of its own."""
+
+    epoch: int
+    donor: int
+    point: Point
+
+    def __str__(self) -> str:
+        """Return where it comes from."""
+        return f"{self.donor:03d} at epoch {self.epoch}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One trial as the record has it."""
+    """One trial as the record has it, with the settings that it ended with."""
 
     number: int
     point: Point
@@ -42,6 +54,7 @@ class Result:
     error: str
     seconds: float
     stopped_at: int | None = None
+    copies: Sequence[Copy] = ()
 
 
 class Study:
@@ -81,6 +94,21 @@ class Study:
         self.live[trial.number] = trial
         return trial.number, self._point(trial)
 
+    def copy(self, number: int, copy: Copy) -> Sequence[Copy]:
+        """Record that a live trial goes on as a copy of another; return all that it has been."""
+        trial, point = self.live[number], {key: label(value) for key, value in copy.point.items()}
+        words = {"epoch": copy.epoch, "donor": copy.donor, "point": point}
+        trial.set_user_attr(COPIES, [*trial.user_attrs.get(COPIES, []), words])
+        return self.copies(number)
+
+    def point(self, number: int) -> Point:
+        """Return the settings in force of a live trial."""
+        return self._point(self.live[number])
+
+    def copies(self, number: int) -> Sequence[Copy]:
+        """Return what a live trial has gone on as a copy of."""
+        return self._copies(self.live[number])
+
     def tell(
         self, number: int, metrics: Mapping[str, float], *, error: str = "", stopped_at: int | None = None
     ) -> Result:
@@ -109,10 +137,30 @@ class Study:
         finished = [result for result in self.results() if result.state == FINISHED and result.value is not None]
         return sorted(finished, key=lambda result: self.sweep.sign * (result.value or 0.0))
 
+    def shown(self) -> optuna.Study:
+        """Return a study for pictures: the finished trials with the settings that they ended with."""
+        shown, axes = optuna.create_study(direction=self.sweep.direction), self.sweep.space
+        for result in self.results():
+            if result.state == FINISHED:
+                ended = {key: label(value) for key, value in result.point.items()}
+                kinds = {key: _distribution(axes[key]) for key in ended}
+                shown.add_trial(optuna.trial.create_trial(params=ended, distributions=kinds, value=result.value))
+        return shown
+
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
+    def _copies(self, trial: Trial | FrozenTrial) -> list[Copy]:
+        space = self.sweep.space
+        return [
+            Copy(**{**words, "point": {key: _value(space[key], word) for key, word in words["point"].items()}})
+            for words in trial.user_attrs.get(COPIES, [])
+        ]
+
     def _point(self, trial: Trial) -> Point:
+        copies = self._copies(trial)
+        if copies:
+            return copies[-1].point
         point: dict[str, Any] = {}
         for key, axis in self.sweep.space.items():
             if axis.active(point):
@@ -120,10 +168,12 @@ class Study:
         return point
 
     def _result(self, trial: FrozenTrial) -> Result:
-        space = self.sweep.space
+        space, copies = self.sweep.space, self._copies(trial)
+        begun = {key: _value(space[key], trial.params[key]) for key in space if key in trial.params}
         return Result(
             number=trial.number,
-            point={key: _value(space[key], trial.params[key]) for key in space if key in trial.params},
+            point=copies[-1].point if copies else begun,
+            copies=copies,
             state=STATES[trial.state],
             value=trial.value,
             metrics=trial.user_attrs.get(METRICS, {}),
@@ -133,42 +183,6 @@ class Study:
         )
 
 
-def given(plan: Plan) -> Sequence[Point] | None:
-    """Return the points that are known beforehand: a grid's, or distinct random ones; None where results lead on."""
-    known = {"grid": _laid, "random": _strewn}.get(plan.sweep.searcher.name)
-    return known(plan) if known else None
-
-
-def _laid(plan: Plan) -> Sequence[Point]:
-    return plan.grid()[: plan.sweep.trials]
-
-
-def _strewn(plan: Plan) -> Sequence[Point]:
-    sweep = plan.sweep
-    rng, found = np.random.default_rng(sweep.searcher.seed), list[Point]()
-    for _ in range(DRAWS * (sweep.trials or 0)):
-        point: dict[str, Any] = {}
-        for key, axis in sweep.space.items():
-            if axis.active(point):
-                point[key] = _drawn(axis, rng)
-        if point not in found:
-            found.append(point)
-        if len(found) == sweep.trials:
-            break
-    return found
-
-
-def _drawn(axis: Axis, rng: np.random.Generator) -> Any:
-    if axis.choice is not None:
-        return axis.choice[int(rng.integers(len(axis.choice)))]
-    low, high = axis.ends
-    if axis.randint is not None:
-        return int(rng.integers(low, high + 1))
-    if axis.loguniform is not None:
-        return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    return float(rng.uniform(low, high))
-
-
 def _suggested(trial: Trial, key: str, axis: Axis) -> Scalar:
     if axis.choice is not None:
         return trial.suggest_categorical(key, list(map(label, axis.choice)))
@@ -176,6 +190,15 @@ def _suggested(trial: Trial, key: str, axis: Axis) -> Scalar:
     if axis.randint is not None:
         return trial.suggest_int(key, low, high)
     return trial.suggest_float(key, low, high, log=axis.loguniform is not None)
+
+
+def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
+    if axis.choice is not None:
+        return optuna.distributions.CategoricalDistribution(list(map(label, axis.choice)))
+    low, high = axis.ends
+    if axis.randint is not None:
+        return optuna.distributions.IntDistribution(low, high)
+    return optuna.distributions.FloatDistribution(low, high, log=axis.loguniform is not None)
 
 
 def _value(axis: Axis, word: Scalar) -> Any:
@@ -198,12 +221,18 @@ def table(results: Iterable[Result], keys: Iterable[str], metric: str) -> tuple[
             f"{result.number:03d}",
             *(_cell(result.point[key]) if key in result.point else "" for key in keys),
             _cell(value) if (value := result.metrics.get(metric)) is not None else "–",
-            f"{result.state}: {result.error}" if result.error else result.state,
+            _story(result),
             f"{result.seconds / 60:.1f}",
         ]
         for result in results
     ]
     return header, lines
+
+
+def _story(result: Result) -> str:
+    if result.error:
+        return f"{result.state}: {result.error}"
+    return ", from ".join([result.state, *map(str, result.copies)])
 
 
 def _cell(value: Any) -> str:

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from gen_ray import runs
-from gen_ray.cluster.sweep import SWEEP, sweep
+from gen_ray.cluster.ledger import SWEEP
+from gen_ray.cluster.sweep import sweep
 from gen_ray.cluster.sweep_report import Outcome
 from gen_ray.cluster.train import prepare_data, store_of
 from gen_ray.errors import EndedError, UserError
@@ -30,10 +31,10 @@ def with_bad_luck() -> Callable[..., None]:
 
         real = module.fit
 
-        def fit(experiment: Any, *rest: Any) -> Any:
+        def fit(experiment: Any, *rest: Any, **how: Any) -> Any:
             if experiment.family.latent_dim == UNLUCKY:
                 raise ZeroDivisionError("bad luck")
-            return real(experiment, *rest)
+            return real(experiment, *rest, **how)
 
         module.fit = fit
         try:

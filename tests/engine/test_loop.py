@@ -73,6 +73,23 @@ def test_a_training_that_is_asked_to_stop_does_so_with_a_checkpoint_and_goes_on_
     assert manifest.read(tmp_path / "halves" / "step-000000010") == manifest.read(tmp_path / "whole" / "step-000000010")
 
 
+def test_what_is_trained_until_an_epoch_goes_on_to_the_bit_or_with_the_settings_now_in_force(tmp_path: Path) -> None:
+    whole = run(every_step(), tmp_path / "whole")
+    for folder in ("halves", "changed"):
+        exp = every_step()
+        here = session(exp, tmp_path / folder)
+        fit(exp, exp.model(SPEC), here, until=1)
+        assert max(step for step, _ in here.history) == 5 and "validation/loss_nats" in here.history[-1][1]
+        fit(exp, exp.model(SPEC), here, until=1)
+        assert max(step for step, _ in here.history) == 5, "what is reached is not trained again"
+    halves = run(every_step(), tmp_path / "halves")
+    assert of(halves.history) == [entry for entry in of(whole.history) if entry[0] > 5]
+    settings = {"learning_rate": 0.03, "weight_decay": 0.5, "betas": (0.5, 0.7)}
+    run(experiment("vae", checkpoint_every_seconds=0, **settings), tmp_path / "changed")
+    [group] = torch.load(tmp_path / "changed/step-000000010/optimizer.pt", weights_only=True)["param_groups"]
+    assert {"learning_rate": group["lr"], "weight_decay": group["weight_decay"], "betas": group["betas"]} == settings
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_five_steps_and_five_are_ten_to_the_bit(family: str, tmp_path: Path) -> None:
     """SHA-256 of net, averages, optimizer and position; 40 rows in batches of 8 are 5 steps an epoch."""

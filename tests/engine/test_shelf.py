@@ -79,3 +79,12 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path: P
     with pytest.raises(RunError, match=r"step-000000001/MANIFEST\.sha256: missing"):
         shelf.last()
     assert Shelf(tmp_path / "none").last() is None
+
+
+def test_a_shelf_becomes_another_with_all_it_holds_and_nothing_else(tmp_path: Path) -> None:
+    mine, other = filled(tmp_path / "mine", [5.0, 6.0, 7.0, 8.0, 9.0]), filled(tmp_path / "other", [1.0, 2.0, 3.0, 4.0])
+    mine.become(other)
+    assert steps(mine) == steps(other) == [1, 3, 4]
+    last = mine.last()
+    assert last is not None and last == tmp_path / "mine" / "step-000000004", "as it was written"
+    assert manifest.read(last) == manifest.read(other.place(4))

@@ -69,6 +69,10 @@ def test_a_space_too_large_for_a_grid_is_none_for_a_random_search(tmp_path: Path
 
 DDPM = {"name": "base", "family": {"name": "ddpm"}}
 RATE = {"training.learning_rate": {"uniform": [1e-4, 1e-2]}}
+PBT: dict[str, Any] = {
+    "space": RATE, "searcher": {"name": "random"}, "trials": 4, "metric": "validation/loss_nats",
+    "scheduler": {"name": "pbt", "interval_epochs": 10},
+}  # fmt: skip
 WRONG: list[tuple[dict[str, Any], str]] = [
     (
         {"space": {"family.latent_dims": {"choice": [2]}}},
@@ -87,6 +91,20 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"space": {"family.latent_dim.x": {"choice": [2]}}}, "latent_dim is a single value"),
     ({"metric": "eval/bits"}, r"did you mean 'eval/bits_per_dim'"),
     ({"scheduler": {"name": "asha"}}, "needs metric validation/loss_nats"),
+    ({"scheduler": {"name": "none", "grace_epochs": 2}}, "scheduler.grace_epochs: scheduler has no such key"),
+    ({"scheduler": {"name": "median", "reduction": 2}}, "scheduler.reduction: scheduler has no such key"),
+    ({"scheduler": "pbd"}, "scheduler"),
+    ({**PBT, "scheduler": "pbt"}, "scheduler.interval_epochs: is required"),
+    ({**PBT, "scheduler": {**PBT["scheduler"], "quantile": 0.6}}, "scheduler.quantile: .*0.5, got 0.6"),
+    ({**PBT, "scheduler": {**PBT["scheduler"], "interval_epochs": 40}}, "must be less than training.epochs=40"),
+    ({**PBT, "metric": "eval/bits_per_dim"}, "name=pbt: needs metric validation/loss_nats"),
+    ({**PBT, "searcher": {"name": "tpe"}}, "searcher.name=tpe: learns nothing"),
+    ({**PBT, "trials": 1}, "trials=1: is no population"),
+    (
+        {**PBT, "space": {**RATE, "family.latent_dim": {"choice": [2, 4]}}},
+        "space.family.latent_dim: cannot change while a model trains; for pbt: training.learning_rate",
+    ),
+    ({**PBT, "space": {**RATE, "training.seed": {"choice": [2, 4]}}}, "space.training.seed: cannot change"),
     ({"searcher": {"name": "tpee"}}, "searcher.name"),
     ({"trialz": 3}, r"trialz: .*did you mean 'trials'"),
     ({"experiment": "nowhere.yaml"}, r"nowhere.yaml: No such file"),
@@ -98,6 +116,16 @@ def test_a_mistake_costs_no_trial(tmp_path: Path, keys: dict[str, Any], told: st
     with pytest.raises(UserError, match=told) as fault:
         load(written(tmp_path, **keys))
     assert "\n" not in str(fault.value)
+
+
+def test_a_population_is_possible_with_what_may_change(tmp_path: Path) -> None:
+    space = {
+        **RATE,
+        "training.betas": {"choice": [[0.9, 0.99], [0.5, 0.9]]},
+        "training.ema_decay": {"uniform": [0, 0.9]},
+    }
+    plan = load(written(tmp_path, **{**PBT, "space": space}))
+    assert dump(restore(dump(plan))) == dump(plan) and plan.sweep.scheduler.name == "pbt"
 
 
 def test_a_loss_that_means_another_thing_in_every_trial_ranks_none(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from gen_ray.sweeps.config import load
 from gen_ray.sweeps.pictures import front, pictures
-from gen_ray.sweeps.study import Study, given, table
+from gen_ray.sweeps.points import given
+from gen_ray.sweeps.study import Copy, Study, table
 from tests.sweeps.test_config import written
 
 BITS, COST = "eval/bits_per_dim", "sample/seconds_per_image"
@@ -72,6 +73,25 @@ def test_a_trial_without_a_finite_figure_has_failed(tmp_path: Path) -> None:
     assert header == ["trial", "latent_dim", BITS, "state", "minutes"]
     assert lines[0][3] == f"failed: {BITS} is nan" and lines[2][1:4] == ["3", "4", "stopped early"]
     assert pictures(record) == {}
+
+
+def test_a_trial_that_went_on_as_a_copy_is_shown_with_the_settings_it_ended_with(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"space": MIXED, "searcher": {"name": "random"}, "trials": 3}
+    record = study(tmp_path, **keys)
+    begun = dict(asked(record))
+    near = {**begun[0], "training.learning_rate": 5e-3, "family.net": {"name": "mlp", "hidden": [32, 32]}}
+    record.copy(2, Copy(epoch=10, donor=1, point=begun[1]))
+    copies = record.copy(2, Copy(epoch=20, donor=0, point=near))
+    assert [str(copy) for copy in copies] == ["001 at epoch 10", "000 at epoch 20"] and record.point(2) == near
+    again = study(tmp_path, **keys)
+    assert dict(asked(again))[2] == near and again.copies(2) == copies, "settings in force survive the driver"
+    for number in range(3):
+        again.tell(number, {BITS: float(number)})
+    ended = again.results()
+    assert ended[2].point == near and ended[2].copies == copies and ended[0].point == begun[0]
+    assert again.shown().trials[2].params["training.learning_rate"] == 5e-3
+    _, lines = table(ended, again.sweep.space, BITS)
+    assert lines[2][2] == "0.005" and lines[2][5] == "finished, from 001 at epoch 10, from 000 at epoch 20"
 
 
 def test_the_front_holds_what_nothing_betters() -> None:

@@ -1,0 +1,42 @@
+"""Population based training (Jaderberg et al. 2017) without the cluster: who copies whom, and with which settings.
+
+Ray Tune's own scheduler of this name draws from Python's global randomness; here every draw is one of a seed.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gen_ray.sweeps.config import Axis, Point, label
+from gen_ray.sweeps.points import drawn
+
+FACTORS = (0.8, 1.2)
+
+
+def donors(losses: Mapping[int, float], quantile: float, rng: np.random.Generator) -> dict[int, int]:
+    """Return, for each of the worst quantile, the one of the best that it is to copy; less is better, NaN is worst."""
+    ranked = sorted(losses, key=lambda number: (math.isnan(losses[number]), losses[number], number))
+    few = min(math.ceil(quantile * len(ranked)), len(ranked) // 2)
+    return {worst: int(rng.choice(ranked[:few])) for worst in reversed(ranked[len(ranked) - few :])}
+
+
+def explored(space: Mapping[str, Axis], point: Point, resample: float, rng: np.random.Generator) -> Point:
+    """Return a point near another, within the ends of all axes; an axis that becomes active is drawn afresh."""
+    found: dict[str, Any] = {}
+    for key, axis in space.items():
+        if axis.active(found):
+            fresh = key not in point or rng.random() < resample
+            found[key] = drawn(axis, rng) if fresh else _stepped(axis, point[key], rng)
+    return found
+
+
+def _stepped(axis: Axis, value: Any, rng: np.random.Generator) -> Any:
+    """Return the choice before or after a value, or the value times a factor."""
+    if axis.choice is not None:
+        place = list(map(label, axis.choice)).index(label(value)) + int(rng.choice((-1, 1)))
+        return axis.choice[min(max(place, 0), len(axis.choice) - 1)]
+    low, high = axis.ends
+    moved = min(max(value * float(rng.choice(FACTORS)), low), high)
+    return round(moved) if axis.randint is not None else moved

@@ -1,0 +1,166 @@
+"""Population based training through Ray Tune: who is copied, what goes on with which settings, and what MLflow says."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gen_ray import runs
+from gen_ray.cluster.population import carry_out
+from gen_ray.cluster.sweep import sweep
+from gen_ray.cluster.sweep_report import Outcome, trial_run
+from gen_ray.cluster.train import store_of
+from gen_ray.engine import shelf
+from gen_ray.errors import EndedError
+from gen_ray.experiment import Experiment
+from gen_ray.sweeps.config import Plan
+from gen_ray.tracking import connect
+from tests.cluster.test_sweep import plan, story
+
+TRIALS, EPOCHS, INTERVAL, STEPS = 4, 6, 2, 68
+KEYS: dict[str, Any] = {
+    "space": {
+        "training.learning_rate": {"loguniform": [1e-6, 1e-2]},
+        "training.weight_decay": {"choice": [0.0, 0.01, 0.1, 1.0]},
+    },
+    "searcher": {"name": "random", "seed": 1},
+    "trials": TRIALS,
+    "concurrency": 2,  # fewer than there are, so that some have to wait
+    "settings": {"training": {"epochs": EPOCHS, "checkpoint_every_seconds": 60}},
+    "metric": "validation/loss_nats",
+    "scheduler": {"name": "pbt", "interval_epochs": INTERVAL},
+}
+Carry = Callable[[Experiment, str, str], None]
+
+
+def newest(experiment: Experiment, run_id: str) -> dict[str, bytes]:
+    """Return the newest checkpoint of a run, file by file."""
+    found = shelf.checkpoints(runs.folder(experiment, run_id)).last()
+    assert found is not None
+    return {file.name: file.read_bytes() for file in found.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def four(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """Return a population of which one more is going to fail."""
+    return plan(tmp_path_factory.mktemp("four"), storage, "four", **{**KEYS, "trials": TRIALS + 1})
+
+
+def with_bad_luck() -> Callable[..., None]:
+    """Return trial, but for one that fails before its second turn; made inside, so that processes get it whole."""
+
+    def unlucky(config: dict[str, Any], *, task: Any) -> None:
+        from gen_ray.cluster import trial as module
+
+        if config["run_id"].endswith(".004") and config["until"] == 2 * INTERVAL:
+            module.tune.report({"error": "bad luck", "reason": "luck"})
+        else:
+            module.trial(config, task=task)
+
+    return unlucky
+
+
+@pytest.fixture(scope="module")
+def copied(cluster: None, four: Plan) -> Iterator[tuple[Outcome, list[tuple[str, str]]]]:
+    """Return what came of a population, and who was copied by whom: with the very files."""
+    seen: list[tuple[str, str]] = []
+
+    def carry(experiment: Experiment, run_id: str, donor: str) -> None:
+        before = newest(experiment, run_id)
+        carry_out(experiment, run_id, donor)
+        assert before != newest(experiment, run_id) == newest(experiment, donor)
+        seen.append((run_id, donor))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gen_ray.cluster.sweep.carry_out", carry)
+        patch.setattr("gen_ray.cluster.sweep.trial", with_bad_luck())
+        yield sweep(four), seen
+
+
+def test_the_worst_go_on_as_copies_with_settings_of_their_own(
+    copied: tuple[Outcome, list[tuple[str, str]]], four: Plan
+) -> None:
+    outcome, seen = copied
+    assert [result.state for result in outcome.results] == [*["finished"] * TRIALS, "failed"]
+    told = [(result.number, copy.donor) for result in outcome.results for copy in result.copies]
+    assert seen and sorted(seen) == sorted(tuple(trial_run(outcome.sweep_id, one) for one in pair) for pair in told)
+    for result in outcome.results[:TRIALS]:
+        assert all(copy.epoch % INTERVAL == 0 and copy.epoch < EPOCHS for copy in result.copies)
+        experiment = runs.load(runs.folder(four.first, trial_run(outcome.sweep_id, result.number)))
+        assert experiment.training == four.experiment(result.point).training, "the settings it ended with"
+        last = shelf.trained(runs.folder(experiment, trial_run(outcome.sweep_id, result.number)), "last")
+        [group] = torch.load(last / "optimizer.pt", weights_only=True)["param_groups"]
+        assert group["lr"] == experiment.training.learning_rate
+        assert group["weight_decay"] == experiment.training.weight_decay
+        assert result.metrics["train/steps"] == STEPS
+
+
+def test_mlflow_has_one_run_a_trial_with_the_truth(copied: tuple[Outcome, list[tuple[str, str]]], four: Plan) -> None:
+    outcome, _ = copied
+    parent, trials = story(four)
+    assert parent.status == "FINISHED" and [row.status for row in trials] == [*["FINISHED"] * TRIALS, "FAILED"]
+    client = connect(store_of(four.first))
+    for row, result in list(zip(trials, outcome.results, strict=True))[:TRIALS]:
+        assert "stopped_early" not in row.tags
+        assert ("exploited" in row.tags) == bool(result.copies)
+        if result.copies:
+            assert row.tags["exploited"] == ", ".join(map(str, result.copies))
+            assert float(row.tags["final.training.learning_rate"]) == result.point["training.learning_rate"]
+        for metric in ("train/loss_nats", "train/learning_rate", "validation/loss_nats"):
+            steps = [point.step for point in client.get_metric_history(row.mlflow_id, metric)]
+            assert steps == sorted(set(steps)) and steps[-1] == STEPS, metric
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = plan(tmp_path, storage, "orphaned", **{**KEYS, "concurrency": 4})
+
+    def interrupted(carry: Carry) -> None:
+        monkeypatch.setattr("gen_ray.cluster.sweep.carry_out", carry)
+
+    def none_at_all(*_: Any) -> None:
+        raise OSError("the driver dies between record and copy")
+
+    def then_ctrl_c(experiment: Experiment, run_id: str, donor: str) -> None:
+        carry_out(experiment, run_id, donor)
+        assert newest(experiment, run_id) == newest(experiment, donor)
+        seen.append(run_id)
+        if len(seen) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    seen: list[str] = []
+    interrupted(none_at_all)
+    with pytest.raises(OSError, match="between record and copy"):
+        sweep(wanted)
+    interrupted(then_ctrl_c)
+    with pytest.raises(EndedError, match="--resume"):
+        sweep(wanted, resume=True)
+    interrupted(carry_out)
+    done = sweep(wanted, resume=True)
+    assert [result.state for result in done.results] == ["finished"] * TRIALS
+    assert seen[0] in {trial_run(done.sweep_id, result.number) for result in done.results if result.copies}
+    for result in done.results:
+        experiment = runs.load(runs.folder(wanted.first, trial_run(done.sweep_id, result.number)))
+        assert experiment.training == wanted.experiment(result.point).training
+        assert result.metrics["train/steps"] == STEPS
+    parent, trials = story(wanted)
+    assert parent.status == "FINISHED" and [row.status for row in trials] == ["FINISHED"] * TRIALS
+
+
+@pytest.mark.usefixtures("cluster")
+def test_trials_of_two_workers_wait_for_one_another_too(storage: Path, tmp_path: Path) -> None:
+    settings = {"scaling": {"num_workers": 2}, "training": {"epochs": 2}}
+    wanted = plan(
+        tmp_path, storage, "two-by-two",
+        **{**KEYS, "trials": 2, "settings": settings, "scheduler": {"name": "pbt", "interval_epochs": 1}},
+    )  # fmt: skip
+    done = sweep(wanted)
+    assert [result.state for result in done.results] == ["finished"] * 2
+    assert [str(copy) for result in done.results for copy in result.copies] in (["000 at epoch 1"], ["001 at epoch 1"])
+    assert {result.metrics["train/steps"] for result in done.results} == {22}
