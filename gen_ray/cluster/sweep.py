@@ -13,6 +13,7 @@ from gen_ray import runs
 from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.data import cached
+from gen_ray.cluster.ledger import SWEEP, Ledger
 from gen_ray.cluster.population import Population, first_turn
 from gen_ray.cluster.queue import Turn, turn
 from gen_ray.cluster.recording import recorded
@@ -28,8 +29,6 @@ from gen_ray.sweeps import config, schedulers
 from gen_ray.sweeps.config import Plan
 from gen_ray.sweeps.points import given
 from gen_ray.sweeps.study import Study
-
-SWEEP = "gen_ray.sweep"
 
 
 def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Outcome:

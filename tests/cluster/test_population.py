@@ -115,6 +115,7 @@ def test_mlflow_has_one_run_a_trial_with_the_truth(copied: tuple[Outcome, list[t
             assert steps == sorted(set(steps)) and steps[-1] == STEPS, metric
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("cluster")
 def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -153,6 +154,7 @@ def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
     assert parent.status == "FINISHED" and [row.status for row in trials] == ["FINISHED"] * TRIALS
 
 
+@pytest.mark.chaos
 @pytest.mark.usefixtures("cluster")
 def test_trials_of_two_workers_wait_for_one_another_too(storage: Path, tmp_path: Path) -> None:
     settings = {"scaling": {"num_workers": 2}, "training": {"epochs": 2}}
