@@ -76,7 +76,7 @@ def copied(cluster: None, four: Plan) -> Iterator[tuple[Outcome, list[tuple[str,
         seen.append((run_id, donor))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gen_ray.cluster.sweep.carry_out", carry)
+        patch.setattr("gen_ray.cluster.ledger.carry_out", carry)
         patch.setattr("gen_ray.cluster.sweep.trial", with_bad_luck())
         yield sweep(four), seen
 
@@ -123,7 +123,7 @@ def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
     wanted = plan(tmp_path, storage, "orphaned", **{**KEYS, "concurrency": 4})
 
     def interrupted(carry: Carry) -> None:
-        monkeypatch.setattr("gen_ray.cluster.sweep.carry_out", carry)
+        monkeypatch.setattr("gen_ray.cluster.ledger.carry_out", carry)
 
     def none_at_all(*_: Any) -> None:
         raise OSError("the driver dies between record and copy")
