@@ -94,7 +94,7 @@ class Ledger(Searcher):
     def _close(self, result: Result) -> None:
         track = self.track(result.number)
         if result.error:
-            track.tag({"error": result.error[:500]})
+            track.tag({"error": result.error[:500], "reason": result.reason})
         if result.state == STOPPED:
             track.tag({"stopped_early": f"after epoch {result.stopped_at}"})
         if result.copies:
@@ -109,10 +109,9 @@ class Ledger(Searcher):
         number, found = self.numbers.pop(trial_id), result or {}
         metrics = {key: float(value) for key, value in found.items() if "/" in key and isinstance(value, int | float)}
         wrong = "its process was lost too often" if error else str(found.get("error", ""))
-        if wrong:
-            self.track(number).tag({"reason": "lost" if error else str(found["reason"])})
+        reason = "lost" if error else str(found.get("reason", ""))
         stopped_at = None if found.get("ended") else found.get("epoch")
-        self._close(self.study.tell(number, metrics, error=wrong, stopped_at=stopped_at))
+        self._close(self.study.tell(number, metrics, error=wrong, reason=reason, stopped_at=stopped_at))
         self.turn.tell(min(1, len(self.numbers)) if self.population else len(self.numbers))
         if self.watch is not None:
             ended = sum(result.state != LIVE for result in self.study.results())

@@ -177,14 +177,8 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
 
 
 def dump(plan: Plan) -> str:
-    """Return a plan as YAML that ``restore`` reads."""
+    """Return a plan as YAML: two of the same text are the same."""
     return yaml.safe_dump({"sweep": plan.sweep.model_dump(mode="json"), "base": dict(plan.base)}, sort_keys=False)
-
-
-def restore(text: str) -> Plan:
-    """Return the plan that was dumped."""
-    raw = yaml.safe_load(text)
-    return Plan(validated(Sweep, raw["sweep"]), raw["base"])
 
 
 def label(value: Any) -> Scalar:

@@ -19,7 +19,7 @@ from gen_ray.sweeps.config import Axis, Plan, Point, Scalar, label
 from gen_ray.sweeps.points import given
 
 RECORD = "study.jsonl"
-METRICS, ERROR, COPIES = "metrics", "error", "copies"
+METRICS, ERROR, REASON, COPIES = "metrics", "error", "reason", "copies"
 FINISHED, STOPPED, FAILED, LIVE = "finished", "stopped early", "failed", "live"
 STATES = {
     TrialState.COMPLETE: FINISHED,
@@ -52,6 +52,7 @@ class Result:
     value: float | None
     metrics: Mapping[str, float]
     error: str
+    reason: str
     seconds: float
     stopped_at: int | None = None
     copies: Sequence[Copy] = ()
@@ -110,13 +111,20 @@ class Study:
         return self._copies(self.live[number])
 
     def tell(
-        self, number: int, metrics: Mapping[str, float], *, error: str = "", stopped_at: int | None = None
+        self,
+        number: int,
+        metrics: Mapping[str, float],
+        *,
+        error: str = "",
+        reason: str = "",
+        stopped_at: int | None = None,
     ) -> Result:
         """Record and return what came of a trial: an error, metrics at its end, or where it was stopped early."""
         trial, value = self.live.pop(number), metrics.get(self.sweep.metric)
         trial.set_user_attr(METRICS, dict(metrics))
         if error or value is None or not np.isfinite(value):
             trial.set_user_attr(ERROR, error or f"{self.sweep.metric} is {value}")
+            trial.set_user_attr(REASON, reason or "metric")
             return self._result(self.study.tell(trial, state=TrialState.FAIL))
         if stopped_at is not None:
             trial.report(value, stopped_at)
@@ -178,6 +186,7 @@ class Study:
             value=trial.value,
             metrics=trial.user_attrs.get(METRICS, {}),
             error=trial.user_attrs.get(ERROR, ""),
+            reason=trial.user_attrs.get(REASON, ""),
             stopped_at=trial.last_step,
             seconds=trial.duration.total_seconds() if trial.duration else 0.0,
         )

@@ -37,7 +37,7 @@ def test_whoever_opens_it_after_a_kill_goes_on_where_it_stood(tmp_path: Path, se
     begun = [first.ask() for _ in range(4)]
     assert all(begun)
     first.tell(0, {BITS: 2.0, COST: 0.1})
-    first.tell(2, {}, error="boom")
+    first.tell(2, {}, error="boom", reason="bang")
     again = study(tmp_path, **keys)
     rest = asked(again)
     assert rest[:2] == [begun[1], begun[3]], "the live ones come first, as they were"
@@ -46,7 +46,10 @@ def test_whoever_opens_it_after_a_kill_goes_on_where_it_stood(tmp_path: Path, se
         again.tell(number, {BITS: 3.0 + number, COST: 1.0 / (1 + number)})
     results = study(tmp_path, **keys).results()
     assert [r.state for r in results] == ["finished", "finished", "failed", "finished", "finished", "finished"]
-    assert [r.number for r in again.best()] == [0, 1, 3, 4, 5] and results[2].error == "boom"
+    assert [r.number for r in again.best()] == [0, 1, 3, 4, 5] and (results[2].error, results[2].reason) == (
+        "boom",
+        "bang",
+    )
     assert results[0].point == begun[0][1] and results[0].metrics == {BITS: 2.0, COST: 0.1}  # type: ignore[index]
     drawn = pictures(again)
     assert {"parallel_coordinates", "metric_against_each_key", "importance", "quality_against_cost"} == drawn.keys()
