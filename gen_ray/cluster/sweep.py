@@ -2,7 +2,9 @@
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -116,7 +118,9 @@ class Ledger(Searcher):
         return Searcher, ()
 
 
-def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Outcome:
+def sweep(
+    plan: Plan, *, resume: bool = False, watch: Watch | None = None, tags: Mapping[str, str] = MappingProxyType({})
+) -> Outcome:
     """Try what the plan says, and return what came of it. A failed trial is told in the table, and ends nothing else.
 
     Raise UserError for an impossible point before anything starts, RunError where the sweep itself cannot go on.
@@ -128,8 +132,8 @@ def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Ou
     home = _home(plan, resume=resume)
     with connected(first.scaling):
         parent = Track(tracker.start(store_of(first), first.storage.root), home.name)
-        tags = {SWEEP: home.name, "gen_ray.kind": "sweep"}
-        parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags=tags)
+        own = {SWEEP: home.name, "gen_ray.kind": "sweep"}
+        parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
         with recorded(parent):
             study = Study(plan, home)
             ledger = Ledger(study, parent, prepared, watch)
