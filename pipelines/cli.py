@@ -12,6 +12,7 @@ from pipelines import (
     latent,
     prepare,
     sample,
+    schedule,
     score,
     sweep,
     terminal,
@@ -32,6 +33,7 @@ VERBS = (
     doctor.doctor,
 )
 GROUPS = {
+    "schedule": (schedule.app, "Sweeps that recur, kept by a daemon."),
     "latent": (latent.app, "Features, reconstructions, ways and maps of a latent space."),
     "figure": (figure.app, "A figure of the literature, trained for and drawn by one command."),
     "bench": (bench.app, "Measure a figure against its baseline, alternating in one run."),
