@@ -1,7 +1,7 @@
 """Runs side by side. Figures of different provenance are never ranked against each other."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gen_ray.errors import UserError, nearest
@@ -47,14 +47,15 @@ def tables(runs: Iterable[Row], sort: str) -> list[Table]:
         raise UserError(f"--sort {sort}: no finished run has it; {nearest(sort, known)}")
     groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
     for run in finished:
-        groups[_provenance(run)].append(run)
+        groups[provenance(run.tags)].append(run)
     return [_table(group, sort) for group in groups.values()]
 
 
-def _provenance(run: Row) -> tuple[str, ...]:
-    prefixes = tuple(f"provenance.{metric}." for metric in RANKED)
-    tags = sorted((key, value) for key, value in run.tags.items() if key.startswith(prefixes))
-    return tuple(f"{key}={value}" for key, value in tags if key.rsplit(".", 1)[-1] not in NOT_RANKED_BY)
+def provenance(tags: Mapping[str, str], metrics: Iterable[str] = RANKED) -> tuple[str, ...]:
+    """Return what metrics were measured with, as far as figures that differ in it must not be ranked together."""
+    prefixes = tuple(f"provenance.{metric}." for metric in metrics)
+    found = sorted((key, value) for key, value in tags.items() if key.startswith(prefixes))
+    return tuple(f"{key}={value}" for key, value in found if key.rsplit(".", 1)[-1] not in NOT_RANKED_BY)
 
 
 def _table(runs: Sequence[Row], sort: str) -> Table:

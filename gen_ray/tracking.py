@@ -1,4 +1,4 @@
-"""Runs in MLflow: found again by tag, never duplicated, closed with the truth. The only file that imports mlflow."""
+"""Runs in MLflow: found again by tag, never duplicated, closed with the truth. Only registry imports mlflow too."""
 
 import logging
 import os
@@ -37,13 +37,13 @@ def connect(store: Store) -> mlflow.MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    with _alone(store.uri):
+    with alone(store.uri):
         return mlflow.MlflowClient(tracking_uri=store.uri)
 
 
 def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
     """Return the experiment's id, creating it first where it does not exist."""
-    with _alone(store.uri):
+    with alone(store.uri):
         found = client.get_experiment_by_name(store.experiment)
         if found is not None:
             return str(found.experiment_id)
@@ -53,14 +53,17 @@ def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
         return str(client.create_experiment(store.experiment, artifact_location=location, tags=kind))
 
 
-def _alone(uri: str) -> AbstractContextManager[object]:
-    """Return what lets one process at a time set up a database file: MLflow's first migration expects no company."""
+def alone(uri: str, what: str = "") -> AbstractContextManager[object]:
+    """Return what lets one process at a time set up a database file: MLflow's first migration expects no company.
+
+    What else is for one at a time is named.
+    """
     file = uri.removeprefix("sqlite:///")
-    return FileLock(f"{file}.lock") if file != uri else nullcontext()
+    return FileLock(f"{file}{what}.lock") if file != uri else nullcontext()
 
 
 @contextmanager
-def _told(store: Store) -> Iterator[None]:
+def told(store: Store) -> Iterator[None]:
     """Tell in one line why a store cannot be used; the reason says whether to try again may help."""
     try:
         yield
@@ -89,18 +92,18 @@ class TrackedRun:
         Raise RunError.
         """
         self.store = store
-        with _told(store):
+        with told(store):
             self.client = connect(store)
             experiment = experiment_id(store, self.client)
             close_orphans(self.client, experiment)
-            above = {PARENT: self._find(experiment, parent)[0].info.run_id} if parent else {}
+            above = {PARENT: _found(self.client, experiment, parent)[0].info.run_id} if parent else {}
             self._open(experiment, run_id, name=name, params=params, tags={**tags, **above})
 
     def _open(
         self, experiment: str, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> None:
         mine = {**tags, RUN_ID: run_id, PROCESS: this_process()}
-        found = self._find(experiment, run_id)
+        found = _found(self.client, experiment, run_id)
         if found:
             self.id = found[0].info.run_id
             self.client.update_run(self.id, status=ACTIVE)
@@ -110,9 +113,6 @@ class TrackedRun:
         new = [Param(key, str(value)[:PARAM_CHARACTERS]) for key, value in params.items() if key not in known]
         self.client.log_batch(self.id, params=new, tags=[RunTag(key, str(value)) for key, value in mine.items()])
 
-    def _find(self, experiment: str, run_id: str) -> list[Run]:
-        return list(self.client.search_runs([experiment], f"tags.`{RUN_ID}` = '{run_id}'", max_results=1))
-
     def log(self, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
         """Record metrics at a step, of now or of a time in milliseconds since 1970."""
         self.log_points([(metrics, step, at or int(time.time() * 1000))])
@@ -120,33 +120,33 @@ class TrackedRun:
     def log_points(self, points: Iterable[tuple[Mapping[str, float], int, int]]) -> None:
         """Record metrics of several steps, each with its time, at most 1,000 values."""
         values = [Metric(key, float(value), at, step) for metrics, step, at in points for key, value in metrics.items()]
-        with _told(self.store):
+        with told(self.store):
             self.client.log_batch(self.id, metrics=values)
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        with _told(self.store):
+        with told(self.store):
             self.client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
     def show(self, name: str, picture: np.ndarray, step: int) -> None:
         """Record a picture, uint8 (H, W, 3), so that the UI can scroll it over the steps."""
-        with _told(self.store):
+        with told(self.store):
             self.client.log_image(self.id, picture, key=name, step=step)
 
     def show_text(self, name: str, text: str, step: int) -> None:
         """Record a text as the artifact ``texts/NAME/step-STEP.txt``; MLflow's own place for pictures is ``images``."""
-        with _told(self.store):
+        with told(self.store):
             self.client.log_text(self.id, text, f"texts/{name}/step-{step:09d}.txt")
 
     def keep(self, path: Path | str, under: str) -> None:
         """Store a folder or file as an artifact."""
         store = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
-        with _told(self.store):
+        with told(self.store):
             store(self.id, str(path), under)
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        with _told(self.store):
+        with told(self.store):
             self.client.set_terminated(self.id, status)
 
 
@@ -188,15 +188,32 @@ class Row:
 
 def rows(store: Store) -> list[Row]:
     """Return the runs of the store's experiment, newest first. Raise RunError where the store cannot be read."""
-    with _told(store):
+    with told(store):
         client = connect(store)
         experiment = client.get_experiment_by_name(store.experiment)
         return [_row(run) for run in _pages(client, experiment.experiment_id)] if experiment else []
 
 
+def row(store: Store, run_id: str) -> Row:
+    """Return a run by its id. Raise RunError where there is none."""
+    with told(store):
+        client = connect(store)
+        found = _found(client, experiment_id(store, client), run_id)
+    if not found:
+        raise RunError(f"MLflow at {store.uri}: experiment {store.experiment!r} has no run {run_id}")
+    return _row(found[0])
+
+
+def tag(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run that may have ended."""
+    found = row(store, run_id)
+    with told(store):
+        connect(store).log_batch(found.mlflow_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
 def picture(store: Store, run: Row, name: str) -> bytes | None:
     """Return the newest picture of a name as PNG, None where the run has none."""
-    with _told(store):
+    with told(store):
         client = connect(store)
         found = [item.path for item in client.list_artifacts(run.mlflow_id, "images")]
         ours = re.compile(re.escape(name) + r"[%+]step[%+].*\.png")
@@ -206,8 +223,12 @@ def picture(store: Store, run: Row, name: str) -> bytes | None:
 
 def experiments(store: Store) -> list[str]:
     """Return the names of all experiments of the store. Raise RunError where the store cannot be read."""
-    with _told(store):
+    with told(store):
         return sorted(found.name for found in connect(store).search_experiments())
+
+
+def _found(client: mlflow.MlflowClient, experiment: str, run_id: str) -> list[Run]:
+    return list(client.search_runs([experiment], f"tags.`{RUN_ID}` = '{run_id}'", max_results=1))
 
 
 def _pages(client: mlflow.MlflowClient, experiment_id: str) -> Iterable[Run]:

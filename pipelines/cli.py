@@ -13,6 +13,7 @@ from pipelines import (
     prepare,
     queue,
     sample,
+    schedule,
     score,
     sweep,
     terminal,
@@ -34,6 +35,7 @@ VERBS = (
     doctor.doctor,
 )
 GROUPS = {
+    "schedule": (schedule.app, "Sweeps that recur, kept by a daemon."),
     "latent": (latent.app, "Features, reconstructions, ways and maps of a latent space."),
     "figure": (figure.app, "A figure of the literature, trained for and drawn by one command."),
     "bench": (bench.app, "Measure a figure against its baseline, alternating in one run."),

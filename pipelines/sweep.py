@@ -1,25 +1,42 @@
 """gen-ray sweep CONFIG [key=value …]: many runs of one experiment, to find the best of them."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines import terminal
 
+if TYPE_CHECKING:
+    from gen_ray.sweeps.config import Plan
+
+PlanFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep's YAML file, e.g. of configs/sweeps.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="key=value of the sweep (trials=8) or of all trials (training.epochs=3)")
+]
+Promote = Annotated[
+    str | None,
+    typer.Option(help="A registered model in MLflow, whose champion the best trial becomes if it is better."),
+]
+Margin = Annotated[float | None, typer.Option(min=0, help="By how much, in the metric's unit; 0.01 if left out.")]
+
 
 def sweep(
-    plan: Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep's YAML file, e.g. of configs/sweeps.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value of the sweep (trials=8) or of all trials (training.epochs=3)")
-    ] = None,
+    plan: PlanFile,
+    overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved sweep and stop.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished sweep.")] = False,
+    tag: Annotated[list[str] | None, typer.Option(help="key=value, a tag of the sweep's run in MLflow.")] = None,
+    promote: Promote = None,
+    margin: Margin = None,
 ) -> None:
     """Try the points of a space on Ray Tune; MLflow has the sweep as one run and each trial below it."""
     from gen_ray.errors import RunError
     from gen_ray.sweeps import config
 
+    tags = _tags(tag or [])
+    check_promotion(promote, margin)
     found = config.load(plan, overrides or [])
     if dry_run:
         typer.echo(config.dump(found), nl=False)
@@ -27,13 +44,50 @@ def sweep(
     from gen_ray.cluster.sweep import sweep as run
 
     with terminal.Progress(found.sweep.name) as watch:
-        done = run(found, resume=resume, watch=watch)
+        done = run(found, resume=resume, watch=watch, tags=tags)
     terminal.show_table(done.sweep_id, done.header, done.lines, prose=("state",))
     if done.best:
         typer.echo(f"best: {done.best}")
+        if promote is not None:
+            typer.echo(_promoted(found, done.sweep_id, done.best, promote, margin))
     failed = [result for result in done.results if result.state == "failed"]
     if failed:
         raise RunError(f"{done.sweep_id}: {len(failed)} of {len(done.results)} trials failed")
+
+
+def check_promotion(promote: str | None, margin: float | None) -> None:
+    """Raise UserError for a name that MLflow would refuse, or a margin of nothing: before hours are spent."""
+    from gen_ray.errors import UserError
+    from gen_ray.experiment import NAME_PATTERN
+
+    if promote is None and margin is not None:
+        raise UserError("--margin: has no effect without --promote MODEL")
+    if promote is not None and not re.match(NAME_PATTERN, promote):
+        raise UserError(f"--promote {promote!r}: a model's name is of letters, digits, '.', '_' and '-'")
+
+
+def _tags(words: list[str]) -> dict[str, str]:
+    from gen_ray.errors import UserError
+
+    for word in words:
+        if not re.match(r"[\w./ -]{1,250}=.", word):  # what MLflow takes for a key
+            raise UserError(
+                f"--tag {word!r}: a tag is written key=value, its key of letters, digits, '.', '_', '/', '-'"
+            )
+    return {key: value for key, _, value in (word.partition("=") for word in words)}
+
+
+def _promoted(plan: "Plan", sweep_id: str, best: str, model: str, margin: float | None) -> str:
+    """Hold the best trial against the champion, and return what came of it, which the sweep's run is tagged with."""
+    from gen_ray import registry
+    from gen_ray.cluster.train import store_of
+    from gen_ray.tracking import tag
+
+    store, metric = store_of(plan.first), registry.judged_by(plan.sweep.metric)
+    margin = registry.MARGIN if margin is None else margin
+    verdict = registry.promote_run(store, model, best, metric, margin=margin)
+    tag(store, sweep_id, {"promotion": verdict.line})
+    return verdict.line
 
 
 if __name__ == "__main__":

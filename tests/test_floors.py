@@ -29,7 +29,14 @@ def test_imports_look_down_only() -> None:
 
 
 def test_everything_from_the_engine_down_knows_neither_ray_nor_mlflow() -> None:
-    upper = ("gen_ray.cluster", "gen_ray.tracking", "gen_ray.outbox", "gen_ray.comparison", "gen_ray.report")
+    upper = (
+        "gen_ray.cluster",
+        "gen_ray.tracking",
+        "gen_ray.outbox",
+        "gen_ray.comparison",
+        "gen_ray.report",
+        "gen_ray.registry",
+    )
     lower = [name for name in below(gen_ray) if not name.startswith(upper)]
     assert {"gen_ray.engine.loop", "gen_ray.families.vae", "gen_ray.maths.tables.samplers"} <= set(lower)
     assert not {"ray", "mlflow"} & loaded_by("import " + ", ".join(lower))

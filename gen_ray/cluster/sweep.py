@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import ray
@@ -31,7 +32,9 @@ from gen_ray.sweeps.points import given
 from gen_ray.sweeps.study import Study
 
 
-def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Outcome:
+def sweep(
+    plan: Plan, *, resume: bool = False, watch: Watch | None = None, tags: Mapping[str, str] = MappingProxyType({})
+) -> Outcome:
     """Try what the plan says, and return what came of it. A failed trial is told in the table, and ends nothing else.
 
     Raise UserError for an impossible point before anything starts, RunError where the sweep itself cannot go on.
@@ -43,8 +46,8 @@ def sweep(plan: Plan, *, resume: bool = False, watch: Watch | None = None) -> Ou
     home = _home(plan, resume=resume)
     with connected(first.scaling):
         parent = Track(tracker.start(store_of(first), first.storage.root), home.name)
-        tags = {SWEEP: home.name, "gen_ray.kind": "sweep"}
-        parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags=tags)
+        own = {SWEEP: home.name, "gen_ray.kind": "sweep"}
+        parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
         cpus = _cpus(first.scaling)
         each = needs(first.scaling, cpus)
         with recorded(parent):

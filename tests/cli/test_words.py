@@ -19,7 +19,7 @@ from gen_ray.family import Sampler
 from pipelines.terminal import show_chains
 from tests.conftest import ROOT, Said
 
-GROUPS = ["latent", "figure", "bench"]
+GROUPS = ["schedule", "latent", "figure", "bench"]
 VERBS = ["demo", "prepare", "train", "sweep", "evaluate", "sample", "impute", "score", "compare", "doctor", *GROUPS]
 DEMO = ROOT / "configs" / "demo"
 Run = Callable[..., Said]
@@ -49,7 +49,7 @@ def test_help_names_every_verb_and_every_verb_has_help(gen_ray: Run) -> None:
     for words in ([], ["--help"]):
         said = gen_ray(*words)
         assert said.code == 0 and not said.err and all(f"  {verb} " in said.out for verb in VERBS)
-    for verb in [*VERBS, "bench train", "latent encode", "figure latent-dims"]:
+    for verb in [*VERBS, "bench train", "latent encode", "figure latent-dims", "schedule add", "schedule run"]:
         said = gen_ray(*verb.split(), "--help")
         assert said.code == 0 and "Usage: " in said.out and not said.err
 

@@ -1,0 +1,30 @@
+"""What runs an occurrence: a process of this machine or a job of a Ray cluster."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+Word = Literal["running", "done", "failed", "skipped", "missed"]
+
+
+@dataclass(frozen=True)
+class State:
+    """How far an occurrence is, and why it is there."""
+
+    word: Word
+    note: str = ""
+    code: int = 0
+
+
+class Launcher(Protocol):
+    """Runs commands under ids. An id is launched once, however often it is asked for."""
+
+    def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
+        """Start ``python WORDS`` in folder under an id, unless that was done before. Raise RunError."""
+
+    def state(self, occurrence: str) -> State | None:
+        """Return the state of an id, None where it was never launched. Raise RunError where that cannot be known."""
+
+    def close(self) -> None:
+        """End what is not to outlive this process."""

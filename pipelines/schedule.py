@@ -1,0 +1,165 @@
+"""gen-ray schedule add|list|remove|run: sweeps that recur."""
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines import terminal
+from pipelines.sweep import Margin, Overrides, PlanFile, Promote, check_promotion
+
+if TYPE_CHECKING:
+    from gen_ray.schedules.book import Schedule
+    from gen_ray.schedules.keeper import Keeper
+    from gen_ray.schedules.local import Local
+
+app = terminal.new_app()
+app.callback()(lambda: None)
+
+Name = Annotated[str, typer.Argument(help="The schedule.")]
+Storage = Annotated[Path, typer.Option(help="storage.root of the sweeps.")]
+LOOK_SECONDS = 0.5
+
+
+@app.command()
+def add(
+    plan: PlanFile,
+    cron: Annotated[str, typer.Option(help='When: minute hour day month weekday, e.g. "0 2 * * 1-5"; Monday is 1.')],
+    overrides: Overrides = None,
+    timezone: Annotated[str, typer.Option(help="Of which the hours are, e.g. Europe/Berlin.")] = "UTC",
+    name: Annotated[str | None, typer.Option(help="Of the schedule; the sweep's own if left out.")] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A Ray cluster's dashboard, http://head:8265, for a job there; else it runs here."),
+    ] = None,
+    promote: Promote = None,
+    margin: Margin = None,
+    grace_minutes: Annotated[
+        float, typer.Option(min=0, help="How late a missed occurrence is still made up for.")
+    ] = 60,
+) -> None:
+    """Have a sweep recur. Its file is read anew each time, in the folder that this is called in."""
+    import json
+
+    from gen_ray.config import validated
+    from gen_ray.schedules.book import Book, Schedule
+    from gen_ray.sweeps import config
+
+    check_promotion(promote, margin)
+    found = config.load(plan, overrides or [])
+    data, storage = found.first.data.root, found.first.storage.root
+    raw = {
+        "name": name or found.sweep.name,
+        "config": str(plan),
+        # A path of the config means this folder, not the copy of it that a job has.
+        "overrides": [*(overrides or []), *([f"data.root={json.dumps(str(data))}"] if data else [])],
+        "cron": cron,
+        "timezone": timezone,
+        "folder": Path.cwd(),
+        "address": address,
+        "promote": promote,
+        "margin": margin,
+        "grace_minutes": grace_minutes,
+        "added": datetime.now(UTC).replace(microsecond=0),
+    }
+    schedule, book = validated(Schedule, raw), Book(storage)
+    book.add(schedule)
+    typer.echo(f"{book.file(schedule.name)}: next {_next(schedule)}")
+    typer.echo(f"kept by: gen-ray schedule run --storage {storage}")
+
+
+@app.command(name="list")
+def list_(storage: Storage = Path("gen_ray_runs")) -> None:
+    """Show the schedules, when each is due next, and what became of the last occurrence."""
+    keeper, _ = _keeper(storage)
+    lines = []
+    for name in keeper.book.names():
+        schedule = keeper.book.load(name)
+        last = keeper.seen(schedule, keeper.book.past(schedule)).last
+        when = _when(schedule, last.at) if last else "–"
+        state = f"{last.state}: {last.note}" if last and last.note else last.state if last else "–"
+        lines.append([name, schedule.cron, schedule.timezone, _next(schedule), when, state])
+    if not lines:
+        typer.echo(f"no schedules in {keeper.book.folder}")
+        return
+    header = ["name", "cron", "timezone", "next", "last", "state"]
+    terminal.show_table(str(keeper.book.folder), header, lines, prose=("state",))
+
+
+@app.command()
+def remove(name: Name, storage: Storage = Path("gen_ray_runs")) -> None:
+    """Forget a schedule. An occurrence that runs goes on."""
+    from gen_ray.schedules.book import Book
+
+    Book(storage).remove(name)
+    typer.echo(f"{name}: removed")
+
+
+@app.command()
+def run(
+    once: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Run one occurrence of this schedule now, and exit as it does.")
+    ] = None,
+    storage: Storage = Path("gen_ray_runs"),
+) -> None:
+    """Keep the schedules until Ctrl-C or SIGTERM, which also ends sweeps of this machine; Ray jobs go on."""
+    from gen_ray.errors import EndedError
+    from gen_ray.schedules.daemon import Daemon
+
+    keeper, local = _keeper(storage)
+    try:
+        if once is not None:
+            raise typer.Exit(_once(keeper, local, once))
+        Daemon(keeper, typer.echo).run()
+    except (EndedError, KeyboardInterrupt):
+        if once is not None:
+            raise
+        typer.echo("ended")  # as daemons are: no error of it
+    finally:
+        local.close()
+
+
+def _once(keeper: "Keeper", local: "Local", name: str) -> int:
+    """Run an occurrence and return its exit code."""
+    schedule, made = keeper.book.load(name), keeper.once(name)
+    occurrence, launcher = schedule.occurrence(made.at), keeper.launcher(schedule)
+    typer.echo(f"{occurrence}: {local.log(occurrence) if launcher is local else schedule.address}")
+    while (state := launcher.state(occurrence)) and state.word == "running":
+        time.sleep(LOOK_SECONDS)
+    keeper.refresh(name)
+    typer.echo(f"{occurrence}: {state.word}{state.note and ': '}{state.note}" if state else f"{occurrence}: lost")
+    return state.code if state else 1
+
+
+def _keeper(storage: Path) -> "tuple[Keeper, Local]":
+    from gen_ray.schedules.book import LOGS, Book
+    from gen_ray.schedules.keeper import Keeper
+    from gen_ray.schedules.launcher import Launcher
+    from gen_ray.schedules.local import Local
+
+    book = Book(storage)
+    local = Local(book.folder / LOGS)
+
+    def launcher(schedule: "Schedule") -> Launcher:
+        if schedule.address is None:
+            return local
+        from gen_ray.cluster.jobs import Jobs
+
+        return Jobs(schedule.address)
+
+    return Keeper(book, launcher), local
+
+
+def _next(schedule: "Schedule") -> str:
+    at = schedule.times.next(datetime.now(UTC))
+    return _when(schedule, at) if at else "never"
+
+
+def _when(schedule: "Schedule", at: datetime) -> str:
+    return f"{at.astimezone(schedule.times.zone):%Y-%m-%d %H:%M}"
+
+
+if __name__ == "__main__":
+    terminal.main(app)
