@@ -1,6 +1,7 @@
-"""Occurrences as jobs of a real Ray cluster: submitted once however often that is tried, and asked after by their id."""
+"""Occurrences as jobs of a real Ray cluster: submitted once however often that is tried, known by their id."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -38,7 +39,7 @@ def head() -> Iterator[str]:
     command = [
         str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=1",
         "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-        f"--dashboard-agent-listen-port={free()}", "--ray-client-server-port=0", f"--temp-dir={folder}",
+        f"--dashboard-agent-listen-port={free()}", f"--ray-client-server-port={free()}", f"--temp-dir={folder}",
         "--disable-usage-stats", "--include-dashboard=true",
     ]  # fmt: skip
     calm = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
@@ -58,6 +59,7 @@ def head() -> Iterator[str]:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         started.wait()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture
@@ -106,6 +108,6 @@ def test_how_a_job_failed_is_told(head: str, folder: Path) -> None:
 def test_a_cluster_that_does_not_answer_is_told_in_one_line() -> None:
     jobs = Jobs("http://127.0.0.1:9")
     for ask in (lambda: jobs.state("a"), lambda: jobs.launch("a", [], Path())):
-        with pytest.raises(RunError, match="Ray jobs at http://127.0.0.1:9: Failed to connect") as told:
+        with pytest.raises(RunError, match=r"Ray jobs at http://127\.0\.0\.1:9: Failed to connect") as told:
             ask()
         assert "\n" not in str(told.value)
