@@ -54,10 +54,7 @@ def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
 
 
 def alone(uri: str, what: str = "") -> AbstractContextManager[object]:
-    """Return what lets one process at a time set up a database file: MLflow's first migration expects no company.
-
-    What else is for one at a time is named.
-    """
+    """Return what lets one process at a time do what with a database file: MLflow's migration expects no company."""
     file = uri.removeprefix("sqlite:///")
     return FileLock(f"{file}{what}.lock") if file != uri else nullcontext()
 

@@ -1,0 +1,113 @@
+"""Occurrences as jobs of a real Ray cluster: submitted once however often that is tried, known by their id."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from gen_ray.cluster.jobs import Jobs
+from gen_ray.errors import RunError
+from gen_ray.schedules.book import Book
+from gen_ray.schedules.keeper import Keeper
+from gen_ray.schedules.launcher import State
+from tests.schedules.night import nightly
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
+
+
+def free() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[str]:
+    """Return the dashboard's address of a head of one's own, ended by its processes' ids."""
+    folder, port, dashboard = tempfile.mkdtemp(prefix="gr"), free(), free()
+    command = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=1",
+        "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={free()}", f"--ray-client-server-port={free()}", f"--temp-dir={folder}",
+        "--disable-usage-stats", "--include-dashboard=true",
+    ]  # fmt: skip
+    calm = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    started = subprocess.Popen(command, env=calm, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address, until = f"http://127.0.0.1:{dashboard}", time.monotonic() + 90
+    try:
+        while True:
+            with suppress(requests.ConnectionError):
+                if requests.get(f"{address}/api/jobs/", timeout=5).ok:
+                    break
+            assert started.poll() is None and time.monotonic() < until
+            time.sleep(0.2)
+        yield address
+    finally:
+        found = [started, *psutil.Process(started.pid).children(recursive=True)]
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        started.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a working directory whose sweep takes a moment, and stands before the real one."""
+    package = tmp_path / "work" / "pipelines"
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "sweep.py").write_text(
+        "import sys, time\nprint(sys.argv[1:])\ntime.sleep(3)\nsys.exit('--fail' in sys.argv)\n"
+    )
+    return package.parent
+
+
+def test_an_occurrence_is_one_job_whoever_submits_it_and_its_end_is_known(
+    head: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # another cluster, for runs of here
+    book, jobs = Book(tmp_path / "root"), Jobs(head)
+    now = datetime.now(UTC)
+    book.add(nightly(folder, cron="* * * * *", address=head, added=now - timedelta(minutes=2)))
+    for _ in range(2):  # the second daemon finds what the first one did not live to write down
+        (book.folder / "nightly.state.json").unlink(missing_ok=True)
+        keeper = Keeper(book, lambda schedule: Jobs(str(schedule.address)), lambda: now)
+        assert [found.state for found in keeper.look("nightly")] == ["running"]
+    schedule = book.load("nightly")
+    launched = book.past(schedule).launched
+    assert launched is not None
+    occurrence = schedule.occurrence(launched.at)
+    jobs.launch(occurrence, ["-m", "pipelines.sweep", "--fail"], folder)  # two daemons in the same moment: no other job
+    assert jobs.wait(occurrence) == State("done")
+    assert "--tag" in requests.get(f"{head}/api/jobs/{occurrence}/logs", timeout=10).json()["logs"]
+    ids = [job["submission_id"] for job in requests.get(f"{head}/api/jobs/", timeout=10).json()]
+    assert ids.count(occurrence) == 1
+    assert [found.state for found in keeper.look("nightly")] == ["done"]
+
+
+def test_how_a_job_failed_is_told(head: str, folder: Path) -> None:
+    jobs = Jobs(head)
+    assert jobs.state("nightly-1") is None
+    jobs.launch("nightly-1", ["-m", "pipelines.sweep", "--fail"], folder)
+    state = jobs.wait("nightly-1")
+    assert state is not None and (state.word, state.code) == ("failed", 1) and state.note.startswith("failed, ")
+
+
+def test_a_cluster_that_does_not_answer_is_told_in_one_line() -> None:
+    jobs = Jobs("http://127.0.0.1:9")
+    for ask in (lambda: jobs.state("a"), lambda: jobs.launch("a", [], Path())):
+        with pytest.raises(RunError, match=r"Ray jobs at http://127\.0\.0\.1:9: Failed to connect") as told:
+            ask()
+        assert "\n" not in str(told.value)

@@ -1,0 +1,121 @@
+"""gen-ray schedule, and what a sweep leaves in MLflow that one started."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gen_ray.registry import champion
+from gen_ray.schedules.book import Book
+from gen_ray.store import Store
+from gen_ray.tracking import rows
+from tests.cluster.street import TINY
+from tests.conftest import ROOT, Said
+
+Run = Callable[..., Said]
+NIGHTLY = ["--cron", "0 2 * * *"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a sweep of two trials, sweep.yaml, and stand in it."""
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump({**TINY, "storage": {"root": "runs"}}))
+    raw = {
+        "name": "two", "experiment": "base.yaml", "searcher": {"name": "grid"}, "concurrency": 1,
+        "space": {"family.latent_dim": {"choice": [2, 3]}},
+    }  # fmt: skip
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(raw))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_schedules_are_added_listed_and_removed(gen_ray: Run, sweep: Path) -> None:
+    listing = ["schedule", "list", "--storage", "runs"]
+    assert f"no schedules in {sweep}/runs/schedules" in gen_ray(*listing).out
+    said = gen_ray(
+        "schedule", "add", "sweep.yaml", "trials=1", "--cron", "0 2 * * 1", "--timezone", "Europe/Berlin",
+        "--name", "mondays", "--promote", "digits", "--margin", "0.02", "--grace-minutes", "5",
+    )  # fmt: skip
+    assert said.code == 0 and f"{sweep}/runs/schedules/mondays.yaml: next 2" in said.out
+    assert gen_ray("schedule", "add", "sweep.yaml", *NIGHTLY).code == 0
+    listed = gen_ray(*listing)
+    assert listed.code == 0
+    assert all(word in listed.out for word in ("mondays", "0 2 * * 1", "Europe/Berlin", "two", "UTC"))
+    schedule = Book(sweep / "runs").load("mondays")
+    assert (schedule.folder, schedule.config, schedule.promote, schedule.margin) == (
+        sweep,
+        "sweep.yaml",
+        "digits",
+        0.02,
+    )
+    assert list(schedule.overrides) == ["trials=1"] and schedule.grace_minutes == 5 and schedule.address is None
+    assert gen_ray("schedule", "remove", "mondays", "--storage", "runs").out == "mondays: removed\n"
+    assert "mondays" not in gen_ray(*listing).out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sweep.yaml", "--cron", "61 2 * * *"], "error: cron: bad minute; five fields"),
+        (["sweep.yaml", "--cron", "@daily"], "cron: five fields are expected (minute hour"),
+        (["sweep.yaml", *NIGHTLY, "--timezone", "Europe/Berln"], "timezone: did you mean 'Europe/Berlin'"),
+        (["sweep.yaml", *NIGHTLY, "--name", "../up"], "error: name: "),
+        (["sweep.yaml", *NIGHTLY, "--address", "head:10001"], "address: is the dashboard's, e.g. http://head:8265"),
+        (["sweep.yaml", *NIGHTLY, "--margin", "0.1"], "--margin: has no effect without --promote"),
+        (["sweep.yaml", *NIGHTLY, "--promote", "a/b"], "--promote 'a/b': "),
+        (["nowhere.yaml", *NIGHTLY], "nowhere.yaml: No such file"),
+        (["base.yaml", *NIGHTLY], "error: experiment: is required"),
+        (["sweep.yaml", "trials=none", *NIGHTLY], "error: trials: "),
+        (["sweep.yaml", "training.epoch=3", *NIGHTLY], "did you mean 'epochs'"),
+        (["sweep.yaml"], "Missing option '--cron'"),
+    ],
+)
+def test_what_cannot_be_scheduled_is_told_and_nothing_is_written(
+    gen_ray: Run, sweep: Path, words: list[str], told: str
+) -> None:
+    said = gen_ray("schedule", "add", *words)
+    assert said.code == 2 and told in said.fault and not (sweep / "runs").exists()
+
+
+def test_names_that_are_taken_or_unknown_are_told(gen_ray: Run, sweep: Path) -> None:
+    gen_ray("schedule", "add", "sweep.yaml", *NIGHTLY)
+    said = gen_ray("schedule", "add", "sweep.yaml", *NIGHTLY)
+    assert said.code == 2 and "there is a schedule 'two' already" in said.fault
+    for words in (["remove", "tow"], ["run", "--once", "tow"]):
+        said = gen_ray("schedule", *words, "--storage", "runs")
+        assert said.code == 2 and "no schedule 'tow'" in said.fault and "did you mean 'two'" in said.fault
+
+
+@pytest.mark.parametrize("word", ["colour", "=red", "a*b=c", "colour="])
+def test_a_tag_that_mlflow_would_refuse_is_told_before_anything_runs(gen_ray: Run, sweep: Path, word: str) -> None:
+    said = gen_ray("sweep", "sweep.yaml", "--tag", word)
+    assert said.code == 2 and f"--tag '{word}': a tag is written key=value" in said.fault
+
+
+def test_an_occurrence_is_a_sweep_linked_to_its_schedule_whose_winner_is_champion(
+    gen_ray: Run, sweep: Path, storage: Path
+) -> None:
+    """As a user has it, a process of its own with a Ray of its own; data and database are the session's."""
+    own = [f"storage.root={storage}", "tracking.experiment=nightly"]
+    added = gen_ray("schedule", "add", "sweep.yaml", *own, *NIGHTLY, "--name", "nightly", "--promote", "nightly")
+    assert added.code == 0
+    command = [sys.executable, "-m", "pipelines.schedule", "run", "--once", "nightly", "--storage", str(storage)]
+    alone = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=240, check=False)
+    [log] = (storage / "schedules" / "logs").glob("nightly-*.log")
+    assert done.returncode == 0 and f"{log.stem}: done" in done.stdout, log.read_text() + done.stderr
+    store = Store.of(None, "nightly", storage)
+    [parent] = [row for row in rows(store) if row.tags.get("gen_ray.kind") == "sweep"]
+    assert parent.status == "FINISHED" and parent.tags["gen_ray.schedule"] == "nightly"
+    assert datetime.fromisoformat(parent.tags["gen_ray.occurrence"]).strftime("nightly-%Y%m%dT%H%M%SZ") == log.stem
+    found = champion(store, "nightly")
+    assert found is not None and found.run_id == parent.tags["best_run"]
+    told = f"champion of nightly: version 1 (run {found.run_id}), eval/bits_per_dim {found.figure}, the first"
+    assert parent.tags["promotion"] == told and told in log.read_text()
+    assert "done" in gen_ray("schedule", "list", "--storage", storage).out
+    assert gen_ray("schedule", "remove", "nightly", "--storage", storage).code == 0

@@ -1,0 +1,71 @@
+"""A schedule of every night at two, a clock that is set, and a launcher that starts nothing."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from gen_ray.errors import RunError
+from gen_ray.schedules.book import Book, Past, Schedule
+from gen_ray.schedules.keeper import Keeper
+from gen_ray.schedules.launcher import State
+
+MONDAY = datetime(2026, 11, 23, 2, tzinfo=UTC)
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+def nightly(root: Path, **changed: object) -> Schedule:
+    raw = {
+        "name": "nightly", "config": "sweep.yaml", "cron": "0 2 * * *", "folder": root,
+        "added": MONDAY - 12 * HOUR, **changed,
+    }  # fmt: skip
+    return Schedule.model_validate(raw)
+
+
+class Paper:
+    """Remembers what it was asked to launch; its states are set by hand."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, State] = {}
+        self.asked: list[tuple[str, Sequence[str]]] = []
+        self.away = False
+
+    def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
+        self.asked.append((occurrence, words))
+        self.states.setdefault(occurrence, State("running"))
+
+    def state(self, occurrence: str) -> State | None:
+        if self.away:
+            raise RunError("Ray jobs at http://head:8265: no answer")
+        return self.states.get(occurrence)
+
+    def close(self) -> None:
+        pass
+
+
+class Night:
+    """A keeper of one schedule and all that it sees."""
+
+    def __init__(self, root: Path, **changed: object) -> None:
+        self.now, self.paper, self.book = MONDAY - HOUR, Paper(), Book(root)
+        self.book.add(nightly(root, **changed))
+        self.restart()
+
+    def restart(self) -> None:
+        """Have another keeper go on, which knows the files alone."""
+        self.keeper = Keeper(self.book, lambda _: self.paper, lambda: self.now)
+
+    def look(self, now: datetime) -> list[tuple[str, str]]:
+        """Return state and note of what a look at a time makes known."""
+        self.now = now
+        return [(found.state, found.note) for found in self.keeper.look("nightly")]
+
+    def end(self, occurrence: str, word: str = "done") -> None:
+        self.paper.states[occurrence] = State(word)  # type: ignore[arg-type]
+
+    @property
+    def launched(self) -> list[str]:
+        return [occurrence for occurrence, _ in self.paper.asked]
+
+    @property
+    def past(self) -> Past:
+        return self.book.past(self.book.load("nightly"))

@@ -1,0 +1,126 @@
+"""The rules: once each, never two at once, the newest missed one made up for; whoever keeps them may die anywhere."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from gen_ray.errors import RunError, UserError
+from gen_ray.schedules.book import Book
+from tests.schedules.night import DAY, HOUR, MONDAY, Night, nightly
+
+FIRST, SECOND = "nightly-20261123T020000Z", "nightly-20261124T020000Z"
+SECONDS = timedelta(seconds=2)
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Night:
+    return Night(tmp_path)
+
+
+def test_an_occurrence_is_launched_when_it_is_due_and_once(night: Night) -> None:
+    assert night.look(MONDAY - SECONDS) == [] and night.launched == []
+    assert night.look(MONDAY) == [("running", "")]
+    assert night.look(MONDAY + SECONDS) == [] and night.launched == [FIRST]
+    night.end(FIRST)
+    assert night.look(MONDAY + HOUR) == [("done", "")]
+    assert night.look(MONDAY + DAY) == [("running", "")] and night.launched == [FIRST, SECOND]
+
+
+def test_the_command_says_which_sweep_for_which_schedule_and_where_its_results_are(tmp_path: Path) -> None:
+    night = Night(
+        tmp_path, overrides=["trials=2"], timezone="Europe/Berlin", cron="0 3 * * *", promote="digits", margin=0.5
+    )
+    night.look(MONDAY)
+    [(occurrence, words)] = night.paper.asked
+    assert occurrence == FIRST and words == [
+        "-m", "pipelines.sweep", "sweep.yaml", "trials=2", f'storage.root="{tmp_path}"',
+        "--tag", "gen_ray.schedule=nightly", "--tag", "gen_ray.occurrence=2026-11-23T03:00:00+01:00",
+        "--promote", "digits", "--margin", "0.5",
+    ]  # fmt: skip
+
+
+def test_while_the_one_before_runs_the_next_is_skipped_and_says_so(night: Night) -> None:
+    night.look(MONDAY)
+    assert night.look(MONDAY + DAY) == [("skipped", f"{FIRST} still runs")] and night.launched == [FIRST]
+    night.end(FIRST, "failed")
+    assert night.look(MONDAY + DAY + HOUR) == [("failed", "")]
+    assert night.past.last is not None and night.past.last.state == "skipped"
+    assert night.look(MONDAY + 2 * DAY) == [("running", "")]
+
+
+@pytest.mark.parametrize(
+    ("late", "launched", "known"),
+    [(HOUR, [SECOND], [("running", "")]), (HOUR + SECONDS, [], [("missed", "noticed 1:00:02 late")])],
+)
+def test_of_what_was_missed_the_newest_is_made_up_for_within_its_grace(
+    night: Night, late: timedelta, launched: list[str], known: list[tuple[str, str]]
+) -> None:
+    assert night.look(MONDAY + DAY + late) == known and night.launched == launched
+    night.restart()
+    assert night.look(MONDAY + DAY + late) == [] and night.launched == launched
+    night.end(SECOND)
+    night.look(MONDAY + 2 * DAY)
+    assert night.launched == [*launched, "nightly-20261125T020000Z"]
+
+
+def test_nothing_before_it_was_added_was_missed(tmp_path: Path) -> None:
+    night = Night(tmp_path, added=MONDAY + SECONDS)
+    assert night.look(MONDAY + 2 * SECONDS) == [] and night.past.last is None
+
+
+def test_a_keeper_that_died_before_it_wrote_launches_nothing_twice(night: Night) -> None:
+    night.look(MONDAY)
+    (night.book.folder / "nightly.state.json").unlink()
+    night.restart()
+    assert night.look(MONDAY + 3 * HOUR) == [("running", "")] and night.launched == [FIRST]
+
+
+def test_a_keeper_that_goes_on_knows_what_runs(night: Night) -> None:
+    night.look(MONDAY)
+    night.restart()
+    assert night.look(MONDAY + DAY) == [("skipped", f"{FIRST} still runs")]
+    night.paper.states.clear()  # a cluster that was made anew knows of no job
+    assert night.look(MONDAY + DAY + HOUR) == [("failed", "nothing is known of it any more")]
+
+
+def test_a_cluster_that_is_away_fails_the_occurrence_and_forgets_nothing_that_runs(night: Night) -> None:
+    night.look(MONDAY)
+    night.paper.away = True
+    assert night.look(MONDAY + DAY) == [("failed", "Ray jobs at http://head:8265: no answer")]
+    night.paper.away = False
+    assert night.look(MONDAY + 2 * DAY) == [("skipped", f"{FIRST} still runs")]
+
+
+def test_one_of_now_is_launched_unless_one_runs_and_moves_no_other(night: Night) -> None:
+    night.now = MONDAY - HOUR
+    night.keeper.once("nightly")
+    with pytest.raises(RunError, match="nightly-20261123T010000Z still runs"):
+        night.keeper.once("nightly")
+    night.end("nightly-20261123T010000Z")
+    assert night.look(MONDAY) == [("running", "")] and night.launched[-1] == FIRST
+
+
+def test_a_book_holds_names_apart_and_its_own_files_only(tmp_path: Path) -> None:
+    book = Book(tmp_path / "root")
+    for unknown in (lambda: book.load("nightly"), lambda: book.remove("nightly"), lambda: book.remove("../outside")):
+        (tmp_path / "outside.yaml").write_text("kept: true\n")
+        with pytest.raises(UserError, match="no schedule"):
+            unknown()
+    assert not book.folder.exists()
+    book.add(nightly(tmp_path))
+    with pytest.raises(UserError, match="there is a schedule 'nightly' already"):
+        book.add(nightly(tmp_path, cron="0 3 * * *"))
+    assert book.load("nightly").cron == "0 2 * * *" and book.names() == ["nightly"]
+    book.file("nightly").write_text("config: sweep.yaml\ncron: 0 2 * *\n")
+    with pytest.raises(UserError, match=r"nightly\.yaml: cron: five fields"):
+        book.load("nightly")
+    book.remove("nightly")
+    assert book.names() == [] and (tmp_path / "outside.yaml").exists()
+
+
+def test_a_state_that_is_spoilt_is_named(night: Night) -> None:
+    file = night.book.folder / "nightly.state.json"
+    file.write_text("{")
+    with pytest.raises(UserError, match=str(file)):
+        night.look(MONDAY)

@@ -1,0 +1,90 @@
+"""Occurrences as processes: how they end is known to whoever asks, and none outlives the one that is told to end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gen_ray.errors import RunError
+from gen_ray.schedules.launcher import State
+from gen_ray.schedules.local import Local
+
+FAILS = ["-c", "import sys; print('error: no luck', file=sys.stderr); sys.exit(2)"]
+WAITS = ["-c", "import time; print('here', flush=True); time.sleep(60)"]
+
+
+def ended(local: Local, occurrence: str) -> State:
+    until = time.monotonic() + 30
+    while (state := local.state(occurrence)) is not None and state.word == "running":
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert state is not None
+    return state
+
+
+def said(local: Local, occurrence: str) -> None:
+    while "here" not in local.log(occurrence).read_text():
+        time.sleep(0.02)
+
+
+def test_how_a_process_ended_is_known_to_others(tmp_path: Path) -> None:
+    local, other = Local(tmp_path), Local(tmp_path)
+    assert local.state("a-1") is None
+    local.launch("a-1", ["-c", "print('well')"], tmp_path)
+    local.launch("a-2", FAILS, tmp_path)
+    assert ended(other, "a-1") == State("done") and ended(other, "a-2") == State("failed", "exit 2, error: no luck", 2)
+    assert local.log("a-1").read_text() == "well\nexit 0\n"
+
+
+def test_an_id_is_launched_once(tmp_path: Path) -> None:
+    local = Local(tmp_path)
+    count = ["-c", "open('runs', 'a').write('x')"]
+    local.launch("a-1", count, tmp_path)
+    Local(tmp_path).launch("a-1", count, tmp_path)
+    ended(local, "a-1")
+    local.launch("a-1", count, tmp_path)
+    assert len(local.children) == 1 and (tmp_path / "runs").read_text() == "x"
+
+
+def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+    local = Local(tmp_path)
+    with pytest.raises(RunError, match="nowhere: No such file"):
+        local.launch("a-1", FAILS, tmp_path / "nowhere")
+    assert ended(local, "a-1").word == "failed"
+
+
+def test_closing_ends_what_runs_in_order(tmp_path: Path) -> None:
+    local = Local(tmp_path)
+    local.launch("a-1", WAITS, tmp_path)
+    said(local, "a-1")
+    assert local.state("a-1") == State("running")
+    local.close()
+    assert ended(local, "a-1").code == 128 + signal.SIGTERM
+
+
+def test_a_process_outlives_a_starter_that_is_killed_and_is_found_running_then_killed(tmp_path: Path) -> None:
+    start = f"""
+import time
+from pathlib import Path
+from gen_ray.schedules.local import Local
+Local(Path({str(tmp_path)!r})).launch("a-1", {WAITS!r}, Path({str(tmp_path)!r}))
+time.sleep(60)
+"""
+    starter, local = subprocess.Popen([sys.executable, "-c", start]), Local(tmp_path)
+    while not local.log("a-1").exists():
+        time.sleep(0.02)
+    said(local, "a-1")
+    shell = psutil.Process(starter.pid).children()[0]
+    [child] = shell.children()
+    starter.kill()
+    starter.wait()
+    assert local.state("a-1") == State("running")
+    for process in (shell, child):
+        os.kill(process.pid, signal.SIGKILL)
+    state = ended(local, "a-1")
+    assert (state.word, state.code) == ("failed", 1) and "was killed" in state.note

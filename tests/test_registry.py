@@ -1,0 +1,129 @@
+"""A champion is replaced by what is better on the same terms, and by nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gen_ray import registry
+from gen_ray.errors import RunError
+from gen_ray.registry import BITS, champion, judged_by, promote_run
+from gen_ray.store import Store
+from gen_ray.tracking import TrackedRun, connect, row, tag
+
+DATA = {"provenance.eval/bits_per_dim.data": "aaa", "provenance.eval/bits_per_dim.kind": "vlb"}
+FRECHET = {"provenance.eval/frechet_distance.data": "aaa", "provenance.eval/frechet_distance.samples": "64"}
+
+
+@pytest.fixture
+def store(storage: Path) -> Store:
+    """Return the session's one database: making one takes seconds."""
+    return Store.of(None, "registry", storage)
+
+
+@pytest.fixture
+def model(request: pytest.FixtureRequest) -> str:
+    """Return a model of this test alone."""
+    return request.node.name[:60].rstrip("]").replace("[", "-")
+
+
+def ran(store: Store, model: str, number: int, bits: float, tags: Any = DATA, **metrics: float) -> str:
+    """Return a finished run with its artifact."""
+    run_id = f"{model}-{number}"
+    run = TrackedRun(store, run_id, name=run_id, params={}, tags=tags)
+    run.log({BITS: bits, f"{BITS}_standard_error": 0.02, **{f"eval/{k}": v for k, v in metrics.items()}}, 1)
+    weights = Path(store.uri.removeprefix("sqlite:///")).parent / "weights.safetensors"
+    weights.write_bytes(run_id.encode())
+    run.keep(weights, "model")
+    run.close("FINISHED")
+    return run_id
+
+
+def test_the_first_is_champion_and_a_better_one_takes_its_place(store: Store, model: str) -> None:
+    assert champion(store, model) is None
+    first, second = ran(store, model, 1, 1.84), ran(store, model, 2, 1.81)
+    verdict = promote_run(store, model, first, BITS)
+    assert verdict.promoted
+    assert verdict.line == f"champion of {model}: version 1 (run {first}), eval/bits_per_dim 1.84 ± 0.02, the first"
+    verdict = promote_run(store, model, second, BITS, margin=0.02)
+    assert verdict.promoted and verdict.line.endswith(
+        f"version 2 (run {second}), eval/bits_per_dim 1.81 ± 0.02, was 1.84 ± 0.02 of version 1"
+    )
+    found = champion(store, model)
+    assert found is not None and (found.version, found.run_id, found.value) == ("2", second, 1.81)
+    client = connect(store)
+    version = client.get_model_version_by_alias(model, "champion")
+    assert version.run_id == row(store, second).mlflow_id and version.tags["gen_ray.metric"] == BITS
+    place = client.get_model_version_download_uri(model, version.version)
+    assert Path(client.download_artifacts(version.run_id, "model/weights.safetensors")).read_text() == second
+    assert place.endswith("/model")
+
+
+@pytest.mark.parametrize(("bits", "margin"), [(1.83, 0.02), (1.84, 0.0), (1.9, 0.0), (float("nan"), 0.0)])
+def test_what_does_not_beat_it_by_the_margin_changes_nothing(
+    store: Store, model: str, bits: float, margin: float
+) -> None:
+    first, second = ran(store, model, 1, 1.84), ran(store, model, 2, bits)
+    promote_run(store, model, first, BITS)
+    verdict = promote_run(store, model, second, BITS, margin=margin)
+    assert not verdict.promoted and verdict.line.startswith(f"champion of {model} stays version 1 (run {first}): ")
+    if bits == 1.83:
+        assert verdict.line.endswith(f"{BITS} 1.83 ± 0.02 of run {second} does not beat 1.84 ± 0.02 by 0.02")
+    found = champion(store, model)
+    assert found is not None and found.run_id == first
+    assert len(connect(store).search_model_versions(f"name='{model}'")) == 1
+
+
+def test_figures_of_another_provenance_are_not_held_against_each_other(store: Store, model: str) -> None:
+    promote_run(store, model, ran(store, model, 1, 1.84), BITS)
+    other = ran(store, model, 2, 0.5, tags={**DATA, "provenance.eval/bits_per_dim.data": "bbb"})
+    verdict = promote_run(store, model, other, BITS)
+    assert not verdict.promoted and "is not comparable with it, its data is bbb, the champion's aaa" in verdict.line
+    kind = ran(store, model, 3, 0.5, tags={**DATA, "provenance.eval/bits_per_dim.kind": "iwae-100", **FRECHET})
+    assert promote_run(store, model, kind, BITS).promoted  # bounds on the same quantity
+    by_distance = ran(store, model, 4, 0.1, tags={**DATA, **FRECHET}, frechet_distance=1.0)
+    verdict = promote_run(store, model, by_distance, "eval/frechet_distance")
+    assert not verdict.promoted and "eval/frechet_distance with eval/bits_per_dim" in verdict.line
+
+
+def test_more_is_better_where_it_is(store: Store, model: str) -> None:
+    for number, recall, promoted in ((1, 0.5, True), (2, 0.4, False), (3, 0.6, True)):
+        run_id = ran(store, model, number, 1.0, tags=FRECHET, recall=recall)
+        assert promote_run(store, model, run_id, "eval/recall").promoted is promoted
+    run_id = ran(store, model, 4, 1.0, tags={**FRECHET, "provenance.eval/frechet_distance.samples": "9"}, recall=0.9)
+    assert "its samples is 9" in promote_run(store, model, run_id, "eval/recall").line
+
+
+def test_nothing_that_is_not_finite_is_ever_champion(store: Store, model: str) -> None:
+    verdict = promote_run(store, model, ran(store, model, 1, float("nan")), BITS)
+    assert not verdict.promoted and verdict.line.startswith(f"{model} gets no champion: ")
+    assert champion(store, model) is None
+
+
+def test_a_run_that_is_not_there_or_has_no_figure_is_told(store: Store, model: str) -> None:
+    with pytest.raises(RunError, match="has no run nobody"):
+        promote_run(store, model, "nobody", BITS)
+    with pytest.raises(RunError, match="has no eval/recall"):
+        promote_run(store, model, ran(store, model, 1, 1.0), "eval/recall")
+
+
+def test_a_champion_that_somebody_else_made_is_not_guessed_at(store: Store, model: str) -> None:
+    client, run_id = connect(store), ran(store, model, 1, 1.0)
+    client.create_registered_model(model)
+    mlflow_id = row(store, run_id).mlflow_id
+    made = client.create_model_version(model, f"runs:/{mlflow_id}/model", run_id=mlflow_id)
+    client.set_registered_model_alias(model, registry.CHAMPION, made.version)
+    with pytest.raises(RunError, match=f"version 1 of {model} has no tag"):
+        promote_run(store, model, run_id, BITS)
+
+
+def test_a_sweep_is_judged_by_its_own_metric_if_all_runs_have_that() -> None:
+    assert judged_by("eval/frechet_distance") == "eval/frechet_distance"
+    assert judged_by("validation/loss_nats") == judged_by("sample/seconds_per_image") == BITS
+
+
+def test_a_run_that_has_ended_can_be_tagged(store: Store, model: str) -> None:
+    run_id = ran(store, model, 1, 1.0)
+    tag(store, run_id, {"promotion": "champion"})
+    found = row(store, run_id)
+    assert found.tags["promotion"] == "champion" and found.status == "FINISHED"
