@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gen_ray.experiment import load
+from gen_ray.sweeps import config as sweeps
 from pipelines import cli
 from tests.conftest import ROOT, Said
 
@@ -49,13 +50,14 @@ def test_every_verb_and_option_exists(words: list[str], gen_ray: Callable[..., S
 
 
 @pytest.mark.parametrize(
-    "words", [w for w in COMMANDS if w[0] == "train" or w[0] == "bench"], ids=lambda w: " ".join(w)[:50]
+    "words", [w for w in COMMANDS if {"train", "bench", "sweep", "schedule"} & set(w)], ids=lambda w: " ".join(w)[:50]
 )
 def test_every_training_command_describes_a_run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     plain = [word for word in words if "=" in word or word.endswith((".yaml", ".yml"))]
     if plain and Path(plain[0]).suffix:
-        load(Path(plain[0]), plain[1:])
+        read = sweeps.load if {"sweep", "schedule"} & set(words) else load
+        read(Path(plain[0]), plain[1:])
 
 
 def test_every_path_exists() -> None:
