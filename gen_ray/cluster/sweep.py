@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from gen_ray import runs
 from gen_ray.cluster import tracker
-from gen_ray.cluster.connect import connected, cpus_per_worker, uses_gpu
+from gen_ray.cluster.connect import connected, cpus_per_worker, terminable, uses_gpu
 from gen_ray.cluster.data import cached
 from gen_ray.cluster.reading import Splits
 from gen_ray.cluster.recording import params, recorded
@@ -191,7 +191,8 @@ def _run(ledger: Ledger, splits: Splits, home: Path) -> None:
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
         ),
     )
-    tuner.fit()
+    with terminable():
+        tuner.fit()
 
 
 def _scheduler(plan: Plan) -> TrialScheduler:
