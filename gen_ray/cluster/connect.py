@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import ray
 
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Scaling
 
 ENVIRONMENT = {
@@ -56,6 +56,30 @@ def connected(scaling: Scaling) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Have SIGTERM end Ray Tune as Ctrl-C does, in order, and raise EndedError when it has.
+
+    An exception that a handler raises while Ray itself waits comes out of there as a SystemError.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard: list[int] = []
+
+    def interrupt(number: int, _: object) -> None:
+        heard.append(number)
+        signal.raise_signal(signal.SIGINT)
+
+    on_term = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, on_term)
+    if heard:
+        raise EndedError("terminated before all trials were done: --resume goes on from there")
 
 
 def _booked(scaling: Scaling) -> int:

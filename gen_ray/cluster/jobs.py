@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from ray.exceptions import AuthenticationError
+from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from gen_ray.errors import RunError
@@ -60,7 +60,7 @@ class Jobs:
             with _without(OVERRULING):
                 client = JobSubmissionClient(self.address)
             return question(client)
-        except (OSError, RuntimeError, AuthenticationError) as error:
+        except (OSError, RuntimeError, ValueError, RayError) as error:
             line = (str(error).strip().splitlines() or [""])[0]
             raise RunError(f"Ray jobs at {self.address}: {line}", reason="cluster") from None
 

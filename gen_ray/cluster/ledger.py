@@ -117,6 +117,12 @@ class Ledger(Searcher):
             ended = sum(result.state != LIVE for result in self.study.results())
             self.watch(ended, self.study.wanted, {})
 
+    def break_off(self) -> None:
+        """Tell MLflow that trials have ended which nobody trains any more; a sweep resumed opens them again."""
+        for result in self.study.results():
+            if result.state == LIVE:
+                self.track(result.number).end("KILLED")
+
     def track(self, number: int) -> Track:
         """Return the track of a trial's run."""
         return Track(self.parent.tracker, trial_run(self.parent.run_id, number))

@@ -12,7 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from gen_ray import runs
 from gen_ray.cluster import tracker
-from gen_ray.cluster.connect import connected, cpus_per_worker, needs
+from gen_ray.cluster.connect import connected, cpus_per_worker, needs, terminable
 from gen_ray.cluster.data import cached
 from gen_ray.cluster.ledger import SWEEP, Ledger
 from gen_ray.cluster.population import Population, first_turn
@@ -57,7 +57,10 @@ def sweep(
                 ledger = Ledger(study, parent, prepared, place, watch)
                 ledger.reconcile()
                 task = Task(parent.tracker, prepared.folder, cached(first, prepared), cpus)
-                _run(ledger, task, each, most, home)
+                try:
+                    _run(ledger, task, each, most, home)
+                finally:
+                    ledger.break_off()
             if study.unfinished() and not ledger.late():  # Ray Tune takes Ctrl-C for an order to end well
                 raise EndedError(f"{home.name}: ended before all trials were done: --resume goes on from there", 130)
             outcome = conclude(study, home)
@@ -126,7 +129,8 @@ def _run(ledger: Ledger, task: Task, each: Mapping[str, float], most: int, home:
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
         ),
     )
-    tuner.fit()
+    with terminable():
+        tuner.fit()
 
 
 def _population(ledger: Ledger, room: int) -> TrialScheduler:

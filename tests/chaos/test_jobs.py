@@ -99,6 +99,8 @@ def test_an_occurrence_is_one_job_whoever_submits_it_and_its_end_is_known(
 
 def test_how_a_job_failed_is_told(head: str, folder: Path) -> None:
     jobs = Jobs(head)
+    with pytest.raises(RunError, match="nowhere"):
+        jobs.launch("nightly-1", ["-m", "pipelines.sweep"], folder / "nowhere")
     assert jobs.state("nightly-1") is None
     jobs.launch("nightly-1", ["-m", "pipelines.sweep", "--fail"], folder)
     state = jobs.wait("nightly-1")

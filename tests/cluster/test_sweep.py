@@ -147,6 +147,7 @@ def test_a_sweep_cut_off_goes_on_and_repeats_nothing(storage: Path, tmp_path: Pa
     assert ended.value.code == 130
     parent, before = story(wanted)
     assert parent.status == "KILLED" and len(before) in (1, 2)
+    assert [row.status for row in before] == ["FINISHED", "KILLED"][: len(before)]
     first = runs.folder(wanted.experiment({}), before[0].run_id) / "result.json"
     written = first.stat().st_mtime_ns
 

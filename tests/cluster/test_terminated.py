@@ -1,0 +1,30 @@
+"""A sweep that a daemon or ``ray job stop`` ends."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gen_ray.cluster.sweep import sweep
+from gen_ray.errors import EndedError
+from tests.cluster.test_sweep import plan, story
+
+
+@pytest.mark.usefixtures("cluster")
+def test_sigterm_ends_a_sweep_as_unfinished_and_not_as_an_error_of_ray(storage: Path, tmp_path: Path) -> None:
+    space = {"training.seed": {"choice": [1, 2, 3]}}
+    wanted = plan(tmp_path, storage, "terminated", space=space, settings={"training": {"epochs": 1}}, concurrency=1)
+
+    def cut(done: int, *_: Any) -> None:
+        if done == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(EndedError, match="--resume") as ended:
+        sweep(wanted, watch=cut, tags={"gen_ray.schedule": "nightly"})
+    assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
+    parent, trials = story(wanted)
+    assert "RUNNING" not in {trial.status for trial in trials}
+    assert parent.status == "KILLED" and parent.tags["gen_ray.schedule"] == "nightly"
