@@ -99,6 +99,7 @@ def test_a_tag_that_mlflow_would_refuse_is_told_before_anything_runs(gen_ray: Ru
     assert said.code == 2 and f"--tag '{word}': a tag is written key=value" in said.fault
 
 
+@pytest.mark.chaos  # the longest of the tests, as commands are
 def test_an_occurrence_is_a_sweep_linked_to_its_schedule_whose_winner_is_champion(
     gen_ray: Run, sweep: Path, storage: Path
 ) -> None:
@@ -126,7 +127,7 @@ def test_an_occurrence_is_a_sweep_linked_to_its_schedule_whose_winner_is_champio
 def test_a_trial_that_failed_does_not_keep_the_best_from_being_champion(
     gen_ray: Run, sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trial = {"point": {}, "value": 1.0, "metrics": {}, "error": "", "seconds": 1.0}
+    trial = {"point": {}, "value": 1.0, "metrics": {}, "error": "", "reason": "", "seconds": 1.0}
     results = [Result(number=0, state="finished", **trial), Result(number=1, state="failed", **trial)]
     outcome = Outcome(sweep_id="two-1", results=results, header=["trial"], lines=[["000"], ["001"]], best="two-1.000")
     asked: list[object] = []
