@@ -8,7 +8,7 @@ from gen_ray.errors import UserError, nearest
 from gen_ray.tracking import Row
 
 HIGHER_IS_BETTER = {"eval/precision", "eval/recall", "train/images_per_second"}
-RANKED = ("eval/bits_per_dim", "eval/frechet_distance")
+BITS, FRECHET = RANKED = ("eval/bits_per_dim", "eval/frechet_distance")
 KIND = "gen_ray.kind"
 SHORT = {"family": "family.name", "data": "data.source", "sweep": "gen_ray.sweep", "net": "family.net.name"}
 """What --where calls the keys that one asks for most."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from gen_ray.errors import RunError
+from gen_ray.manifest import write_whole
 from gen_ray.store import Store
 from gen_ray.tracking import REFUSED, TrackedRun, is_gone, this_process
 
@@ -89,15 +90,16 @@ class Outbox:
 
     def _batch(self, most: int) -> dict[int, Message]:
         """Return the first message; if it is of metrics, with the run's that follow it, so many values in all."""
-        batch, points = dict[int, Message](), 0
-        first, first_verb, _ = next(iter(self.waiting.values()))
-        for serial, (run_id, verb, args) in self.waiting.items():
-            if run_id != first:
-                continue
-            points += max(1, len(args["metrics"])) if verb == LOG else POINTS
-            if batch and (first_verb != LOG or points > most):
+        first, message = next(iter(self.waiting.items()))
+        batch, points = {first: message}, 0
+        if message[1] != LOG:
+            return batch
+        of_run = ((serial, found) for serial, found in self.waiting.items() if found[0] == message[0])
+        for serial, found in of_run:
+            points += max(1, len(found[2].get("metrics", ())))
+            if serial != first and (found[1] != LOG or points > most):
                 break
-            batch[serial] = (run_id, verb, args)
+            batch[serial] = found
         return batch
 
     def _send(self, messages: Sequence[Message]) -> None:
@@ -127,10 +129,8 @@ class Outbox:
             messages.insert(0, (run_id, "open", {"name": run_id, "params": {}, "tags": {}}))
         with suppress(OSError):  # a full disk: they are still here, and sent as soon as the store is back
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            part = self.file.with_suffix(".part")
             lines = [[self.store.uri, self.store.experiment, this_process()], *messages]
-            part.write_text("\n".join(json.dumps(line, default=_plain) for line in lines))
-            os.replace(part, self.file)
+            write_whole(self.file, "\n".join(json.dumps(line, default=_plain) for line in lines))
 
 
 def _left(folder: Path, store: Store) -> list[Message]:

@@ -4,15 +4,15 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-from gen_ray.comparison import HIGHER_IS_BETTER, provenance
+from gen_ray.comparison import BITS, FRECHET, HIGHER_IS_BETTER, provenance
 from gen_ray.errors import RunError
 from gen_ray.store import Store
 from gen_ray.tracking import Row, alone, connect, row, told
 
 CHAMPION = "champion"
-BITS, FRECHET = "eval/bits_per_dim", "eval/frechet_distance"
 MARGIN = 0.01
 SAME_FEATURES = {"eval/precision": FRECHET, "eval/recall": FRECHET}
 """Metrics that are measured with what another one is measured with."""
@@ -70,7 +70,8 @@ def record(run: Row, metric: str) -> Record:
 def champion(store: Store, model: str) -> Record | None:
     """Return the champion of a model, None where there is none. Raise RunError where the store cannot be read."""
     with told(store):
-        client, found = connect(store), _registered(store, model)
+        client = connect(store)
+        found = _registered(client, model)
         version = found.aliases.get(CHAMPION) if found else None
         return _read(client.get_model_version(model, str(version))) if version else None
 
@@ -139,7 +140,7 @@ def _register(store: Store, model: str, candidate: Record) -> str:
     }
     with told(store):
         client = connect(store)
-        if _registered(store, model) is None:
+        if _registered(client, model) is None:
             client.create_registered_model(model)
         source = f"runs:/{candidate.mlflow_id}/model"  # the artifact as it is: no pickle of MLflow's own kinds of model
         made = client.create_model_version(model, source, run_id=candidate.mlflow_id, tags=tags)
@@ -147,8 +148,8 @@ def _register(store: Store, model: str, candidate: Record) -> str:
     return str(made.version)
 
 
-def _registered(store: Store, model: str) -> RegisteredModel | None:
-    found = connect(store).search_registered_models(f"name='{model}'", max_results=1)
+def _registered(client: MlflowClient, model: str) -> RegisteredModel | None:
+    found = client.search_registered_models(f"name='{model}'", max_results=1)
     return found[0] if found else None
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, parse
+from gen_ray.manifest import write_whole
 
 ARTIFACT, CONFIG = "artifact", "config.yaml"
 RUN = r"-(\d{8}-\d{6})(?:-(\d+))?"
@@ -55,9 +56,7 @@ def save(experiment: Experiment, run_id: str) -> Path:
     """Write the resolved configuration into the run's folder and return the folder."""
     home = folder(experiment, run_id)
     home.mkdir(parents=True, exist_ok=True)
-    part = home / f"{CONFIG}.part"
-    part.write_text(yaml.safe_dump(experiment.resolved(), sort_keys=False))
-    part.replace(home / CONFIG)
+    write_whole(home / CONFIG, yaml.safe_dump(experiment.resolved(), sort_keys=False))
     return home
 
 

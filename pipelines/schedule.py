@@ -1,6 +1,5 @@
 """gen-ray schedule add|list|remove|run: sweeps that recur."""
 
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +19,6 @@ app.callback()(lambda: None)
 
 Name = Annotated[str, typer.Argument(help="The schedule.")]
 Storage = Annotated[Path, typer.Option(help="storage.root of the sweeps.")]
-LOOK_SECONDS = 0.5
 
 
 @app.command()
@@ -123,11 +121,12 @@ def run(
 
 def _once(keeper: "Keeper", local: "Local", name: str) -> int:
     """Run an occurrence and return its exit code."""
+    from gen_ray.schedules.launcher import wait
+
     schedule, made = keeper.book.load(name), keeper.once(name)
     occurrence, launcher = schedule.occurrence(made.at), keeper.launcher(schedule)
     typer.echo(f"{occurrence}: {local.log(occurrence) if launcher is local else schedule.address}")
-    while (state := launcher.state(occurrence)) and state.word == "running":
-        time.sleep(LOOK_SECONDS)
+    state = wait(launcher, occurrence)
     keeper.refresh(name)
     typer.echo(f"{occurrence}: {state.word}{state.note and ': '}{state.note}" if state else f"{occurrence}: lost")
     return state.code if state else 1

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,6 @@ from gen_ray.errors import RunError
 from gen_ray.schedules.launcher import State
 
 T = TypeVar("T")
-LOOK_SECONDS = 1.0
 OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Ray's client prefers these to the address it is given."""
 
@@ -45,12 +43,6 @@ class Jobs:
         """Return the state of a job, None where there is none of that id."""
         found = self._ask(lambda client: _found(client, occurrence))
         return _state(found) if found else None
-
-    def wait(self, occurrence: str) -> State | None:
-        """Return the state in which a job ends."""
-        while (state := self.state(occurrence)) is not None and state.word == "running":
-            time.sleep(LOOK_SECONDS)
-        return state
 
     def close(self) -> None:
         """Leave the jobs alone."""

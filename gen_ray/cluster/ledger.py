@@ -49,7 +49,7 @@ class Ledger(Searcher):
         if self.late() or self.study.exhausted():
             # As long as more trials may come, Ray Tune keeps processes, in which those that wait can go on at once.
             return None if self.population and self.numbers else Searcher.FINISHED
-        if not self._granted():
+        if not self.turn.granted(len(self.numbers)):
             return None
         number, point = self.study.ask()
         self.numbers[trial_id] = number
@@ -58,10 +58,6 @@ class Ledger(Searcher):
         if copies and runs.load(self.home(number)).resolved() != experiment.resolved():  # a driver died in between
             carry_out(experiment, run_id, self.track(copies[-1].donor).run_id)
         return {"run_id": run_id, "experiment": json.dumps(experiment.resolved())}
-
-    def _granted(self) -> bool:
-        """Return whether the queue lets one more begin; a population has all its places from the first trial on."""
-        return bool(self.population and self.numbers) or self.turn.granted(len(self.numbers))
 
     def copy(self, number: int, donor: int, epoch: int, rng: np.random.Generator) -> dict[str, str]:
         """Have a trial go on as a copy of another with settings near that one's; return what it is to train now."""
@@ -112,7 +108,7 @@ class Ledger(Searcher):
         reason = "lost" if error else str(found.get("reason", ""))
         stopped_at = None if found.get("ended") else found.get("epoch")
         self._close(self.study.tell(number, metrics, error=wrong, reason=reason, stopped_at=stopped_at))
-        self.turn.tell(min(1, len(self.numbers)) if self.population else len(self.numbers))
+        self.turn.tell(len(self.numbers))
         if self.watch is not None:
             ended = sum(result.state != LIVE for result in self.study.results())
             self.watch(ended, self.study.wanted, {})

@@ -67,6 +67,7 @@ class Turn(Protocol):
     """A member's place in the queue."""
 
     shared: bool
+    """Whether what a trial had goes back to the queue when it ends."""
 
     def granted(self, running: int) -> bool:
         """Return whether one more may begin now, so many of one's own running."""
@@ -115,15 +116,40 @@ class Shared:
         ray.get(self.queue.tell.remote(self.wish.name, running))  # told late, it would undo what is granted next
 
 
+class Together:
+    """A place for all of a sweep's trials: whoever is the first of them has it for all until the last has ended."""
+
+    shared = False
+
+    def __init__(self, place: Turn) -> None:
+        """Begin without it."""
+        self.place = place
+
+    def granted(self, running: int) -> bool:
+        """Return whether one more may begin now."""
+        return running > 0 or self.place.granted(0)
+
+    def tell(self, running: int) -> None:
+        """Say how many are running."""
+        self.place.tell(min(1, running))
+
+
 @contextmanager
-def turn(name: str, priority: float, needs: Mapping[str, float], tracker: Any, most: float = 1) -> Iterator[Turn]:
-    """Have a place in the queue while the block lasts, where RAY_ADDRESS names a cluster: one's own is not shared."""
+def turn(
+    name: str, priority: float, needs: Mapping[str, float], tracker: Any, most: int = 1, *, together: bool = False
+) -> Iterator[Turn]:
+    """Have a place in the queue while the block lasts, where RAY_ADDRESS names a cluster: one's own is not shared.
+
+    Together, there is room for most trials at once, each with its needs, or for none.
+    """
     if "RAY_ADDRESS" not in os.environ:
         yield Free()
         return
-    place = Shared(Wish(name=name, priority=priority, needs=dict(needs), running=0, most=most), tracker)
+    places = most if together else 1
+    amounts = {kind: places * amount for kind, amount in needs.items()}
+    place = Shared(Wish(name=name, priority=priority, needs=amounts, running=0, most=most // places), tracker)
     try:
-        yield place
+        yield Together(place) if together else place
     finally:
         place.queue.leave.remote(name)
 

@@ -1,7 +1,6 @@
 """A sweep on Ray Tune: the study says what to try, trials are runs of their own, MLflow shows them below one parent."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +15,7 @@ from gen_ray.cluster.connect import connected, cpus_per_worker, needs, terminabl
 from gen_ray.cluster.data import cached
 from gen_ray.cluster.ledger import SWEEP, Ledger
 from gen_ray.cluster.population import Population, first_turn
-from gen_ray.cluster.queue import Turn, turn
+from gen_ray.cluster.queue import turn
 from gen_ray.cluster.recording import recorded
 from gen_ray.cluster.schedulers import stopping
 from gen_ray.cluster.sweep_report import DONE, PLAN, Outcome, conclude, show
@@ -48,12 +47,13 @@ def sweep(
         parent = Track(tracker.start(store_of(first), first.storage.root), home.name)
         own = {SWEEP: home.name, "gen_ray.kind": "sweep"}
         parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
-        cpus = _cpus(first.scaling)
-        each = needs(first.scaling, cpus)
         with recorded(parent):
-            study = Study(plan, home)
+            study, cpus = Study(plan, home), _cpus(first.scaling)
+            each = needs(first.scaling, cpus)
             most = min(plan.sweep.concurrency or _room(each), study.wanted)
-            with _turn(plan, home.name, each, most, parent) as place:
+            together = isinstance(plan.sweep.scheduler, schedulers.Population)
+            priority = first.scaling.priority
+            with turn(home.name, priority, each, parent.tracker, most, together=together) as place:
                 ledger = Ledger(study, parent, prepared, place, watch)
                 ledger.reconcile()
                 task = Task(parent.tracker, prepared.folder, cached(first, prepared), cpus)
@@ -95,14 +95,6 @@ def _room(each: Mapping[str, float]) -> int:
     return max(1, int(min(ray.cluster_resources().get(kind, 0) // amount for kind, amount in each.items())))
 
 
-def _turn(plan: Plan, name: str, each: Mapping[str, float], most: int, parent: Track) -> AbstractContextManager[Turn]:
-    """Return the place of a sweep in the queue. A population begins when there is room for all of it at once."""
-    priority = plan.first.scaling.priority
-    if isinstance(plan.sweep.scheduler, schedulers.Population):
-        each, most = {kind: most * amount for kind, amount in each.items()}, 1
-    return turn(name, priority, each, parent.tracker, most)
-
-
 def _run(ledger: Ledger, task: Task, each: Mapping[str, float], most: int, home: Path) -> None:
     plan = ledger.study.plan
     alone, sweep = plan.first.scaling.num_workers == 1, plan.sweep
@@ -118,7 +110,7 @@ def _run(ledger: Ledger, task: Task, each: Mapping[str, float], most: int, home:
             scheduler=scheduler,
             num_samples=ledger.study.wanted + 1,  # the ledger says when there are no more
             max_concurrent_trials=None if together else most,
-            reuse_actors=alone and (together or not ledger.turn.shared),  # a process kept idle keeps its core
+            reuse_actors=alone and not ledger.turn.shared,  # a process kept idle keeps its core
             trial_dirname_creator=str,
             trial_name_creator=str,
         ),

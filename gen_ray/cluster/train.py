@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.data import cached
 from gen_ray.cluster.evaluate import evaluate
-from gen_ray.cluster.queue import turn, wait
+from gen_ray.cluster.queue import Turn, turn, wait
 from gen_ray.cluster.recording import params, record, recorded
 from gen_ray.cluster.tracker import Track
 from gen_ray.datasets.prepare import BadRows, prepare
@@ -65,8 +65,7 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
         ready = aside.submit(_trainable, experiment, prepared)  # while the tracker starts
         track = Track(tracker.start(store_of(experiment), experiment.storage.root), run_id)
         track.open(name=experiment.name, params=params(experiment, prepared), tags={})
-        wanted = needs(experiment.scaling, cpus_per_worker(experiment.scaling))
-        with recorded(track), turn(run_id, experiment.scaling.priority, wanted, track.tracker) as place:
+        with recorded(track), _turn(experiment, track) as place:
             wait(place)
             began = time.monotonic()
             _train(partial(ready.result(), track), track, watch)
@@ -77,6 +76,11 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
     return Outcome(
         run_id=run_id, artifact=home / runs.ARTIFACT, metrics=report["metrics"], provenance=report["provenance"]
     )
+
+
+def _turn(experiment: Experiment, track: Track) -> AbstractContextManager[Turn]:
+    scaling = experiment.scaling
+    return turn(track.run_id, scaling.priority, needs(scaling, cpus_per_worker(scaling)), track.tracker)
 
 
 def _trainable(experiment: Experiment, prepared: Prepared) -> Callable[..., dict[str, str]]:

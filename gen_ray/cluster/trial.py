@@ -26,6 +26,7 @@ from gen_ray.engine import checkpoint, plots, shelf
 from gen_ray.engine.loop import fit
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment, parse
+from gen_ray.manifest import write_whole
 from gen_ray.sweeps.config import DURING
 
 RESULT, SAMPLES = "result.json", "samples.png"
@@ -100,9 +101,7 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
             tune.report({"error": f"{type(error).__name__}: {error}", "reason": type(error).__name__})
             return
         track.drained(DRAIN_SECONDS)  # a trial with a result is never told of again
-        part = result.with_suffix(".part")
-        part.write_text(json.dumps(metrics))
-        part.replace(result)
+        write_whole(result, json.dumps(metrics))
     tune.report({**json.loads(result.read_text()), "epoch": experiment.training.epochs, "ended": True})
 
 

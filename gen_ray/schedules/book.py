@@ -14,6 +14,7 @@ from pydantic import AfterValidator, AwareDatetime, Field
 from gen_ray.config import Config, validated
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Name, read_yaml
+from gen_ray.manifest import write_whole
 from gen_ray.schedules import cron
 from gen_ray.schedules.cron import Cron
 from gen_ray.schedules.launcher import State, Word
@@ -124,7 +125,7 @@ class Book:
             if self.file(schedule.name).exists():
                 raise UserError(f"--name: there is a schedule {schedule.name!r} already; remove it or name this one")
             text = yaml.safe_dump(schedule.model_dump(mode="json", exclude_none=True), sort_keys=False)
-            _write(self.file(schedule.name), text)
+            write_whole(self.file(schedule.name), text)
 
     def load(self, name: str) -> Schedule:
         """Return a schedule. Raise UserError where there is none of that name or its file is spoilt."""
@@ -156,14 +157,7 @@ class Book:
 
     def write(self, name: str, past: Past) -> None:
         """Write down what happened."""
-        _write(self.folder / f"{name}{STATE}", past.model_dump_json(indent=1) + "\n")
+        write_whole(self.folder / f"{name}{STATE}", past.model_dump_json(indent=1) + "\n")
 
     def _unknown(self, name: str) -> UserError:
         return UserError(f"no schedule {name!r} in {self.folder}; {nearest(name, self.names())}")
-
-
-def _write(file: Path, text: str) -> None:
-    """Have a file appear whole or not at all."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text)
-    part.replace(file)

@@ -1,10 +1,12 @@
 """What runs an occurrence: a process of this machine or a job of a Ray cluster."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+LOOK_SECONDS = 0.5
 Word = Literal["running", "done", "failed", "skipped", "missed"]
 
 
@@ -28,3 +30,10 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """End what is not to outlive this process."""
+
+
+def wait(launcher: Launcher, occurrence: str) -> State | None:
+    """Return the state in which an occurrence ends, None where it was never launched. Raise RunError."""
+    while (state := launcher.state(occurrence)) is not None and state.word == "running":
+        time.sleep(LOOK_SECONDS)
+    return state

@@ -20,7 +20,7 @@ from gen_ray.cluster.jobs import Jobs
 from gen_ray.errors import RunError
 from gen_ray.schedules.book import Book
 from gen_ray.schedules.keeper import Keeper
-from gen_ray.schedules.launcher import State
+from gen_ray.schedules.launcher import State, wait
 from tests.schedules.night import nightly
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
@@ -90,7 +90,7 @@ def test_an_occurrence_is_one_job_whoever_submits_it_and_its_end_is_known(
     assert launched is not None
     occurrence = schedule.occurrence(launched.at)
     jobs.launch(occurrence, ["-m", "pipelines.sweep", "--fail"], folder)  # two daemons in the same moment: no other job
-    assert jobs.wait(occurrence) == State("done")
+    assert wait(jobs, occurrence) == State("done")
     assert "--tag" in requests.get(f"{head}/api/jobs/{occurrence}/logs", timeout=10).json()["logs"]
     ids = [job["submission_id"] for job in requests.get(f"{head}/api/jobs/", timeout=10).json()]
     assert ids.count(occurrence) == 1
@@ -103,7 +103,7 @@ def test_how_a_job_failed_is_told(head: str, folder: Path) -> None:
         jobs.launch("nightly-1", ["-m", "pipelines.sweep"], folder / "nowhere")
     assert jobs.state("nightly-1") is None
     jobs.launch("nightly-1", ["-m", "pipelines.sweep", "--fail"], folder)
-    state = jobs.wait("nightly-1")
+    state = wait(jobs, "nightly-1")
     assert state is not None and (state.word, state.code) == ("failed", 1) and state.note.startswith("failed, ")
 
 
