@@ -12,8 +12,9 @@ import ray
 from gen_ray.cluster import tracker
 from gen_ray.cluster.queue import NAME, Shared, Turn, members, turn
 from gen_ray.cluster.sweep import sweep
-from gen_ray.cluster.train import train
+from gen_ray.cluster.train import store_of, train
 from gen_ray.errors import UserError
+from gen_ray.tracking import rows
 from tests.cluster.test_sweep import plan
 
 WAIT_SECONDS = 8.0
@@ -100,3 +101,14 @@ def test_a_ray_of_ones_own_has_no_queue() -> None:
         members()
     with turn("a", 1, {"CPU": 1e9}, None) as place:
         assert place.granted(0) and not place.shared
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("verb", ["train", "sweep"])
+def test_gpus_that_are_not_there_end_a_run_as_failed(verb: str, storage: Path, tmp_path: Path) -> None:
+    settings = {"scaling": {"use_gpu": True}}
+    name = f"no-gpus-to-{verb}"
+    found = plan(tmp_path, storage, name, space={"family.latent_dim": {"choice": [2]}}, settings=settings)
+    with pytest.raises(UserError, match=r"scaling\.use_gpu=true: 1 workers need as many GPUs"):
+        {"train": lambda: train(found.first), "sweep": lambda: sweep(found)}[verb]()
+    assert [row.status for row in rows(store_of(found.first))] == ["FAILED"]
