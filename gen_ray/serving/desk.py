@@ -19,7 +19,7 @@ Quality = Literal["fast", "balanced", "best"]
 class Job:
     """One request.
 
-    Which fields a verb heeds: sample n and how to sample; impute x, mask, n completions of each, and how to; score x and
+    Which fields a verb heeds: sample n and how to sample; impute x, mask, n completions of each and how; score x and
     effort; encode and reconstruct x; decode z.
 
     x (N, *shape) is stored data, mask (N, *shape) True where known, z (N, Z) float32.
