@@ -61,7 +61,8 @@ class Kernel(Protocol):
         """Draw the state (B, …) at the beginning of the chain from the prior.
 
         Where something is held the state carries it, and every tick brings it to the noise level it ends at; after the
-        last tick the known part is bit for bit what was given.
+        last tick the known part is bit for bit what was given. It may do so in entries of its own; rows of a batch of
+        which something is held have those, and where they are 0 nothing is.
         """
         ...
 
@@ -71,6 +72,10 @@ class Kernel(Protocol):
 
     def finish(self, state: State) -> Tensor:
         """Return the data (B, *shape) as integers in {0 … levels-1}."""
+        ...
+
+    def preview(self, state: State) -> Tensor:
+        """Return the data as they stand to become (B, *shape), integers; −1 where nothing is decided yet."""
         ...
 
 

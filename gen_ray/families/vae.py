@@ -107,6 +107,10 @@ class DecodeKernel:
         known, x = (stored(state[key], self.observation.levels) for key in ("known", "x"))
         return torch.where(state["mask"], known, x)
 
+    def preview(self, state: State) -> Tensor:
+        """Return the data as completed so far (B, C, H, W)."""
+        return self.finish(state)
+
 
 def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """Return yes in the rows (B,) that are True, else no; both (B, …)."""

@@ -65,6 +65,10 @@ class UnmaskingKernel:
         """Return the data (B, *shape), uint8 up to 256 levels, else int32."""
         return stored(state["x"], self.K)
 
+    def preview(self, state: State) -> Tensor:
+        """Return what is revealed (B, *shape), −1 at a mask."""
+        return state["x"].masked_fill(state["x"] == self.K, -1)
+
 
 def _categories(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Return categories (M,) drawn from logits (M, K) by uniforms u (M,), and their ln p (M,), float64."""
@@ -108,3 +112,7 @@ class ResamplingKernel:
     def finish(self, state: State) -> Tensor:
         """Return the data (B, *shape), uint8 up to 256 levels, else int32."""
         return stored(state["x"], self.K)
+
+    def preview(self, state: State) -> Tensor:
+        """Return the symbols as they stand (B, *shape)."""
+        return self.finish(state)

@@ -66,13 +66,18 @@ class GaussianKernel:
 
     def _keep(self, x: Tensor, by: Sequence[Tensor], state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> Tensor:
         """Return x with its known part drawn from q(x_r | x_0), r where the row ends; at the data it is x_0 itself."""
-        z = noise.held_normal(self.shape, where=rows[:, Column.sigma_to] > 0, device=x.device)
+        holding = state["mask"].flatten(1).any(1).cpu()  # not every row of a batch has to hold something
+        z = noise.held_normal(self.shape, where=(rows[:, Column.sigma_to] > 0) & holding, device=x.device)
         kept = by[Column.alpha_to] * state["known"] + by[Column.sigma_to] * z
         return torch.where(state["mask"], kept, x)
 
     def finish(self, state: dict[str, Tensor]) -> Tensor:
         """Return the nearest stored values (B, *shape), uint8 up to 256 levels, else int32."""
         return stored(nearest(state["x"], self.levels), self.levels)
+
+    def preview(self, state: dict[str, Tensor]) -> Tensor:
+        """Return the levels nearest to the newest x̂_0 (B, *shape): mid-grey before the first evaluation."""
+        return stored(nearest(state["x_0"], self.levels), self.levels)
 
 
 Solve = Callable[[nn.Module, Tensor, float], Tensor]

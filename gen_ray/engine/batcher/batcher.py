@@ -1,0 +1,191 @@
+"""The loop: take in what is asked, choose who goes along, one tick, hand over what is done. A thread of its own."""
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from gen_ray.engine.artifact import Model
+from gen_ray.engine.batcher import shares
+from gen_ray.engine.batcher.cohort import Cohort
+from gen_ray.engine.batcher.costs import Costs
+from gen_ray.engine.batcher.ledger import Ledger
+from gen_ray.engine.batcher.ticket import Ticket, Walk, Watch
+from gen_ray.engine.batcher.together import Call, GuestNet, Together, serve
+from gen_ray.engine.batcher.walking import Walking
+from gen_ray.engine.step import autocast
+from gen_ray.family import Chain, Held
+
+T = TypeVar("T")
+FIXED_ROWS = 8
+"""Rows of every padded forward: what is deterministic costs at most that of a batch of so many."""
+GUESTS = 4
+"""Threads of guests; further ones wait."""
+
+
+class Batcher:
+    """Serves requests on one model until it is closed. Every method may be called from any thread."""
+
+    def __init__(
+        self, model: Model, costs: Costs, device: torch.device, *, backlog_seconds: float = 30.0, threads: int = 1
+    ) -> None:
+        """Refuse work while more than backlog_seconds of it wait; threads is torch's number in the batcher's own."""
+        self.model, self.costs, self.device = model, costs, device
+        self.ledger = Ledger(costs, backlog_seconds)
+        self._inbox: queue.SimpleQueue[Walk | Call | None] = queue.SimpleQueue()
+        self._walking = Walking(device, FIXED_ROWS, self._settle)
+        self._calls: list[Call] = []
+        self._guests = ThreadPoolExecutor(GUESTS, thread_name_prefix="guest")
+        self._thread = threading.Thread(target=self._live, args=(threads,), name="batcher", daemon=True)
+        self._thread.start()
+
+    @property
+    def well(self) -> bool:
+        """Return whether the loop lives and its ticks do not keep raising."""
+        return self._thread.is_alive() and self.ledger.well
+
+    def walk(
+        self,
+        chain: Chain,
+        n: int,
+        *,
+        seed: int,
+        held: Held | None = None,
+        fixed: bool = False,
+        deadline: float | None = None,
+        watch: Watch | None = None,
+        looks: int = 0,
+    ) -> Ticket:
+        """Ask for samples 0 … n−1 of a seed along a chain, as generate gives them; the ticket's result is (n, *shape).
+
+        fixed pads every forward to FIXED_ROWS, so that bits do not depend on the company. deadline is on the clock of
+        time.monotonic. watch is called as many times as looks says, in the batcher's thread. Raise BusyError.
+        """
+        asked = Walk(chain, n, seed=seed, held=held, fixed=fixed, ticket=Ticket(deadline), watch=watch, looks=looks)
+        self.ledger.enter(asked.ticket, asked.total)
+        self._inbox.put(asked)
+        return asked.ticket
+
+    def visit(
+        self,
+        work: Callable[[Any], T],
+        evaluations: int,
+        *,
+        reduced: bool = False,
+        fixed: bool = False,
+        deadline: float | None = None,
+    ) -> Ticket:
+        """Have work(net) done in a guest's thread, its calls of the net by the batcher; about so many rows × calls.
+
+        reduced asks the net in the model's reduced precision, as samples are drawn. Raise BusyError.
+        """
+        ticket = Ticket(deadline)
+        net = GuestNet(self.model.net, ticket, self._inbox.put, reduced=reduced, fixed=fixed)
+        self.ledger.enter(ticket, evaluations)
+        self._guests.submit(self._host, work, net, ticket, evaluations)
+        return ticket
+
+    def close(self, *, drain: bool = True) -> None:
+        """Take nothing new, finish what was asked or give it up, and return when nothing is left."""
+        self.ledger.close(give_up=not drain)
+        self._inbox.put(None)
+        self._guests.shutdown()
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _host(self, work: Callable[[Any], T], net: GuestNet, ticket: Ticket, evaluations: int) -> None:
+        """Do a guest's work in its thread; its evaluations are counted off when it ends, however many they were."""
+        try:
+            if obstacle := ticket.obstacle:
+                raise obstacle
+            found = work(net)
+        except Exception as error:
+            self.ledger.leave(ticket, evaluations)
+            ticket.end(error=error)
+        else:
+            self.ledger.leave(ticket, evaluations)
+            ticket.end(found)
+
+    def _settle(self, walk: Walk, samples: Tensor | None, error: Exception | None) -> None:
+        self.ledger.leave(walk.ticket, walk.total - walk.done)
+        walk.ticket.end(samples, error)
+
+    # ---- the loop ---------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _live(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        net = Together(self.model.net)
+        with autocast(self.model.experiment.training.precision, self.device):
+            while self._take_in():
+                self._let_go()
+                if self._walking.walks or self._calls:
+                    self._tick(net)
+
+    def _take_in(self) -> bool:
+        """Take in what is asked, waiting where there is nothing to do; return whether to go on."""
+        idle = not self._walking.walks and not self._calls
+        if idle and self.ledger.closed_and_empty:
+            return False
+        with suppress(queue.Empty):
+            item = self._inbox.get(block=idle)
+            while True:
+                if isinstance(item, Walk):
+                    self._walking.walks.append(item)
+                elif isinstance(item, Call):
+                    self._calls.append(item)
+                item = self._inbox.get_nowait()
+        return True
+
+    def _let_go(self) -> None:
+        """Drop the walks and calls that nobody waits for any more."""
+        for walk in list(self._walking.walks):
+            if obstacle := walk.ticket.obstacle:
+                self._walking.drop(walk, obstacle)
+        for call in list(self._calls):
+            if obstacle := call.ticket.obstacle:
+                self._calls.remove(call)
+                call.answer.set_exception(obstacle)
+
+    def _tick(self, net: Together) -> None:
+        cohort, walks = self._walking.turn()
+        asking: list[Walk | Call] = sorted([*walks, *self._calls], key=lambda one: one.last_tick)
+        wanted = [one.wanted for one in asking]
+        room = min(shares.room(wanted, self.costs), cohort.fixed or self.costs.best)
+        given = dict(zip(asking, shares.fair(wanted, room), strict=True))
+        riders = [(call, rows) for call, rows in given.items() if isinstance(call, Call) and rows]
+        mine = {walk: rows for walk, rows in given.items() if isinstance(walk, Walk) and rows}
+        began = time.perf_counter()
+        net.riders = [] if cohort.fixed else riders
+        if mine:
+            self._step(net, cohort, mine)
+        self._serve(riders if cohort.fixed else net.riders)
+        seconds = time.perf_counter() - began
+        self._walking.spend(cohort, seconds)
+        self.ledger.tick(sum(given.values()), room, cohort.fixed, seconds)
+        for one, rows in given.items():
+            one.last_tick = self.ledger.ticks if rows else one.last_tick
+
+    def _step(self, net: Together, cohort: Cohort, walks: dict[Walk, int]) -> None:
+        try:
+            self.ledger.did(self._walking.step(cohort, walks, net))
+        except Exception as error:  # of the net or the machine: who went along is told, the others go on
+            self.ledger.fault()
+            self._walking.drop_all(walks, error)
+
+    def _serve(self, riders: list[tuple[Call, int]]) -> None:
+        """Serve the calls that did not fit into the walks' forward."""
+        try:
+            serve(self.model.net, riders, device_type=self.device.type, fixed=FIXED_ROWS)
+        except Exception as error:
+            self.ledger.fault()
+            for call, _ in riders:
+                if not call.answer.done():
+                    call.answer.set_exception(error)
+        self._calls = [call for call in self._calls if not call.answer.done()]

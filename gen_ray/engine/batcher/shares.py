@@ -1,0 +1,34 @@
+"""Who goes along in the next tick: shares of a batch between requests that want more rows than there is room for."""
+
+from collections.abc import Sequence
+
+from gen_ray.engine.batcher.costs import Costs
+
+
+def fair(wanted: Sequence[int], room: int) -> list[int]:
+    """Return the max-min fair shares of room between those who want so many rows each.
+
+    Nobody gets more than wanted, and nobody less than another who does not want less. Where there is not one for each,
+    the first ones have it: the caller's order decides whose turn it is.
+    """
+    given = [0] * len(wanted)
+    hungry = [i for i, want in enumerate(wanted) if want > 0]
+    while room > 0 and hungry:
+        each = max(1, room // len(hungry))
+        for i in hungry:
+            more = min(each, wanted[i] - given[i], room)
+            given[i] += more
+            room -= more
+        hungry = [i for i in hungry if given[i] < wanted[i]]
+    return given
+
+
+def room(wanted: Sequence[int], costs: Costs) -> int:
+    """Return how many rows the next tick has, so that none of k requests is slower than k times it alone.
+
+    That is what each would have if they took turns. A lone request of one row beside a large one would wait for ticks
+    many times as long as its own; so a tick takes at most k times what the smallest would take by itself. With many
+    requests that binds nothing, and a batch is as large as pays.
+    """
+    hungry = [want for want in wanted if want > 0]
+    return costs.most(len(hungry) * min(costs.of(min(want, costs.best)) for want in hungry)) if hungry else 0

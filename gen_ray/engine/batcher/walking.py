@@ -1,0 +1,95 @@
+"""The walks of a batcher: whose turn it is, which of their rows go along, what they look like, and how they end."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from gen_ray.engine.batcher.cohort import Cohort
+from gen_ray.engine.batcher.refusals import NotFiniteError
+from gen_ray.engine.batcher.ticket import Look, Row, Walk
+from gen_ray.engine.batcher.together import Together, plain
+
+Settle = Callable[[Walk, Tensor | None, Exception | None], None]
+"""(walk, its samples, or what went wrong): it is no longer here."""
+
+
+class Walking:
+    """All walks under way. Those whose forwards are padded have ticks of their own, in turn with the others'."""
+
+    def __init__(self, device: torch.device, fixed_rows: int, settle: Settle) -> None:
+        """Whatever becomes of a walk goes to settle."""
+        self.walks: list[Walk] = []
+        self._settle = settle
+        self._cohorts = {False: Cohort(device), True: Cohort(device, fixed=fixed_rows)}
+        self._spent = {False: 0.0, True: 0.0}
+
+    def turn(self) -> tuple[Cohort, list[Walk]]:
+        """Return the cohort whose walks had the least time for their number, and these walks."""
+        of = {fixed: [walk for walk in self.walks if walk.fixed == fixed] for fixed in self._cohorts}
+        there = [fixed for fixed in of if of[fixed]] or [False]
+        if len(there) == 1:
+            self._spent = {False: 0.0, True: 0.0}
+        mine = min(there, key=lambda fixed: self._spent[fixed] / max(1, len(of[fixed])))
+        return self._cohorts[mine], of[mine]
+
+    def spend(self, cohort: Cohort, seconds: float) -> None:
+        """Charge a tick to those whose it was."""
+        self._spent[cohort.fixed is not None] += seconds
+
+    def step(self, cohort: Cohort, given: Mapping[Walk, int], net: Together) -> int:
+        """Advance so many rows of each walk by one evaluation, and return how many rows those were."""
+        cohort.reform([row for walk, rows in given.items() for row in walk.next_rows(rows)])
+        for walk in given:
+            walk.ticket.begin()
+        going = list(cohort.rows)
+        cohort.tick(net)
+        looking = [walk for walk, rows in Counter(row.walk for row in going).items() if walk.advance(rows)]
+        for arrived, samples, finite in cohort.arrived():
+            self._arrived(arrived, samples, finite)
+        for walk in looking:
+            if walk in self.walks and walk.watch is not None:
+                walk.watch(Look(walk.done, walk.total, _seen(walk, cohort)))
+        return len(going)
+
+    def _arrived(self, rows: list[Row], samples: Tensor, finite: bool) -> None:
+        walk = rows[0].walk
+        if walk not in self.walks:
+            return
+        if not finite:
+            self.drop(walk, NotFiniteError("the net's output is not finite"))
+            return
+        walk.arrive(rows, plain(samples))
+        if not walk.wanted:
+            self.walks.remove(walk)
+            self._settle(walk, walk.samples, None)
+
+    def drop(self, walk: Walk, error: Exception) -> None:
+        """Let a walk and its rows go."""
+        cohort = self._cohorts[walk.fixed]
+        cohort.reform([row for row in cohort.rows if row.walk is not walk])
+        self.walks.remove(walk)
+        self._settle(walk, None, error)
+
+    def drop_all(self, walks: Iterable[Walk], error: Exception) -> None:
+        """Let the walks go whose tick raised: nobody knows in what state they are."""
+        for walk in list(walks):
+            for cohort in self._cohorts.values():
+                cohort.forget(walk)
+            if walk in self.walks:
+                self.walks.remove(walk)
+                self._settle(walk, None, error)
+
+
+def _seen(walk: Walk, cohort: Cohort) -> Tensor:
+    """Return what a walk's samples look like now, (n, *shape) int32; −1 where nothing is decided."""
+    kernel, going = walk.chain.kernel, {row.index: row for row in walk.going}
+    here = {row.index: image for row, image in cohort.look() if row.walk is walk}
+    parked = {i: kernel.preview(row.state)[0].cpu() for i, row in going.items() if row.state is not None}
+    ended = [] if walk.samples is None else [i for i in range(walk.begun) if i not in going]
+    known = {**{i: walk.samples[i] for i in ended if walk.samples is not None}, **here, **parked}
+    shown = torch.full((walk.n, *next(iter(known.values())).shape), -1, dtype=torch.int32)
+    for index, sample in known.items():
+        shown[index] = sample.int()
+    return plain(shown)
