@@ -280,7 +280,7 @@ def test_who_gives_up_is_gone_before_the_next_tick() -> None:
     with open_batcher(of) as batcher:
         walk = batcher.walk(of.family.chain("ancestral", 20), 3, seed=0)
         net.gate.release(5)
-        until(lambda: len(net.sizes) == 5)
+        until(lambda: net.come == 6)
         walk.give_up()
         net.gate.release(1)  # the one that had begun
         assert isinstance(walk.future.exception(20), GivenUpError)
@@ -347,6 +347,7 @@ def test_too_much_is_refused_at_once_and_says_when_to_come_again() -> None:
         with pytest.raises(BusyError, match="50 seconds of work are waiting") as busy:
             batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
         assert busy.value.retry_after_seconds == pytest.approx(30.0)
+        until(lambda: net.come == 1)
         first.give_up()
         net.gate.release(1)
         until(lambda: batcher.ledger.pending == 0)
@@ -372,14 +373,12 @@ def test_a_long_request_neither_holds_up_a_short_one_nor_starves() -> None:
     with open_batcher(of, Costs((1, 2, 4, 8), (1.0, 1.5, 2.5, 4.5))) as batcher:
         long = batcher.walk(of.family.chain("ancestral", 20), 64, seed=0)
         net.gate.release(3)
-        until(lambda: len(net.sizes) == 3)
+        until(lambda: net.come == 4)
         short = batcher.walk(of.family.chain("ddim", 5), 1, seed=0)
-        net.gate.release(1)  # a tick may have begun before
-        until(lambda: len(net.sizes) == 4)
-        before = long.future, batcher.ledger.evaluations
-        net.gate.release(5)
+        before = batcher.ledger.evaluations
+        net.gate.release(1 + 5)
         assert short.future.result(20) is not None
         assert net.sizes[:4] == [8] * 4 and net.sizes[4:9] == [3] * 5  # 1.0 alone, so at most 2.0 beside another
-        assert batcher.ledger.evaluations > before[1] + 5
+        assert batcher.ledger.evaluations > before + 8 + 5
         net.gate.release(1000)
         assert np.array_equal(long.future.result(30).shape, (64, 1, 4, 4))

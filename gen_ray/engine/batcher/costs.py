@@ -17,8 +17,8 @@ from gen_ray.engine.step import autocast
 from gen_ray.family import Chain
 
 MOST_ROWS = 512
-SLOWEST_TICK_SECONDS = 0.5
-"""No batch is tried after one that took this long: whoever comes in waits for a tick to end."""
+SLOWEST_TICK_SECONDS = 0.1
+"""No batch is larger than the first one that takes this long: whoever comes in waits for a tick to end."""
 ENOUGH = 0.97
 """Share of the highest rate that will do: beyond it a larger batch only makes ticks longer."""
 ROUNDS = 3
