@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -216,10 +217,7 @@ def test_a_score_by_the_batcher_is_the_score(family: str) -> None:
         busy = [batcher.walk(of.experiment.chain(of.family), 4, seed=seed) for seed in range(3)]
 
         def work(net: Any) -> scoring.Scores:
-            guest = Model.__new__(Model)
-            for name, value in {**vars(of), "net": net}.items():
-                object.__setattr__(guest, name, value)
-            return scoring.score(guest, x, effort=6, repeats=2, device=CPU)
+            return scoring.score(replace(of, net=net), x, effort=6, repeats=2, device=CPU)
 
         scores = batcher.visit(work, 60).future.result(60)
         wait([ticket.future for ticket in busy], timeout=60)

@@ -32,6 +32,7 @@ class Ticket:
     def __init__(self, deadline: float | None = None) -> None:
         """Begin now; deadline is on the clock of time.monotonic."""
         self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()  # it is given up by give_up alone
         self.deadline = deadline
         self.asked, self.begun, self.ended = time.monotonic(), None, None  # type: float, float | None, float | None
         self.given_up = False

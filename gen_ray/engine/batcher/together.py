@@ -168,9 +168,9 @@ class GuestNet:
         """Return net.decode(*args)."""
         return self._evaluate("decode", args)
 
-    def parameters(self) -> Any:
-        """Return the net's parameters."""
-        return self._net.parameters()
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the net has, its own: parameters, a learned process."""
+        return getattr(self._net, name)
 
     def _evaluate(self, method: str, args: tuple[Any, ...]) -> Any:
         if obstacle := self._ticket.obstacle:

@@ -1,0 +1,117 @@
+"""One version of a model, loaded, checked and warm: its net in a batcher, and its card."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gen_ray.engine import artifact
+from gen_ray.engine.artifact import Model
+from gen_ray.engine.batcher import Batcher, measure
+from gen_ray.family import Chain, Latent, Sampler
+from gen_ray.serving.desk import Card, Verb
+from gen_ray.serving.release import Release
+
+EVERYBODY: tuple[Verb, ...] = ("sample", "impute", "score")
+WITH_LATENT: tuple[Verb, ...] = (*EVERYBODY, "encode", "decode", "reconstruct")
+WARM_ROWS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one request may ask for."""
+
+    n: int = 256
+    """Samples; of impute, instances × completions."""
+    steps: int = 4000
+    work: float = 1e8
+    """Samples × network evaluations × scalars of a sample: 64 images of 28 × 28 in 1000 steps are half of it."""
+    deadline_seconds: float = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edition:
+    """A version at work. Requests that have begun on it end on it."""
+
+    id: str
+    release: Release
+    model: Model
+    batcher: Batcher
+    limits: Limits
+
+    @classmethod
+    def open(
+        cls, id: str, release: Release, folder: Path, device: torch.device, limits: Limits, **batching: Any
+    ) -> "Edition":
+        """Load a verified artifact, warm it up and hold its samples against the promotion's.
+
+        Raise UserError for an artifact that cannot be trusted, RunError for samples that are not as they should be.
+        """
+        model = artifact.load(folder, device=device)
+        costs = measure(model, device)
+        batcher = Batcher(model, costs, device, **batching)
+        edition = cls(id=id, release=release, model=model, batcher=batcher, limits=limits)
+        try:
+            edition.check()
+        except BaseException:
+            batcher.close(drain=False)
+            raise
+        return edition
+
+    def check(self) -> None:
+        """Draw a few samples. Raise RunError where they are not finite, or not those of the promotion on its build."""
+        self.batcher.walk(self.default, WARM_ROWS, seed=0).future.result()
+
+    @property
+    def default(self) -> Chain:
+        """Return the chain of a request that says nothing: the promoted one, or else the evaluation's."""
+        return self.model.family.chain(self.default_sampler, self.default_steps)
+
+    @property
+    def default_sampler(self) -> str:
+        """Return the sampler of that chain."""
+        chosen = self.release.quality.get("balanced")
+        return chosen.sampler if chosen else self.model.experiment.sampler(self.model.family)
+
+    @property
+    def default_steps(self) -> int:
+        """Return its steps."""
+        chosen, experiment = self.release.quality.get("balanced"), self.model.experiment
+        if chosen:
+            return chosen.steps
+        about = self.model.family.samplers()[self.default_sampler.partition(":")[0]]
+        return experiment.evaluation.steps or about.default_steps
+
+    def card(self, *, trouble: str | None = None) -> Card:
+        """Return what is known of this version; trouble is why a newer one is not served."""
+        model, family, release = self.model, self.model.family, self.release
+        return Card(
+            id=self.id,
+            version=release.version,
+            family=model.experiment.family.name,
+            spec=model.spec,
+            verbs=WITH_LATENT if isinstance(family, Latent) else EVERYBODY,
+            samplers={name: _told(about) for name, about in family.samplers().items()},
+            imputers={name: _told(about) for name, about in family.imputers().items()},
+            default={"sampler": self.default_sampler, "steps": self.default_steps, "nfe": self.default.nfe},
+            quality={
+                name: {**asdict(choice), "nfe": family.chain(choice.sampler, choice.steps).nfe}
+                for name, choice in release.quality.items()
+            },
+            metric=release.metric,
+            curve=release.curve,
+            latent_dim=family.latent_dim if isinstance(family, Latent) else None,
+            metrics={name: float(value) for name, value in model.meta.get("metrics", {}).items()},
+            limits=asdict(self.limits),
+            trouble=trouble,
+        )
+
+    def close(self) -> None:
+        """Finish what was begun and let the net go."""
+        self.batcher.close()
+
+
+def _told(about: Sampler) -> dict[str, Any]:
+    told = asdict(about)
+    return {**told, "options": {name: list(ends) for name, ends in about.options.items()}}

@@ -1,0 +1,215 @@
+"""What each verb asks of the batcher, and what its answer is made of. N instances, n completions of each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gen_ray.engine import latent, score
+from gen_ray.engine.artifact import Model
+from gen_ray.engine.batcher import Ticket, Watch
+from gen_ray.engine.evaluate import EFFORT
+from gen_ray.engine.generate import generate
+from gen_ray.errors import UserError
+from gen_ray.family import Chain, Held, Sampler
+from gen_ray.serving.desk import Job, Refusal, RefusedError
+from gen_ray.serving.edition import Edition
+
+REPEATS = 5
+"""Independent estimates of a likelihood, whose spread is its error."""
+ADAPTIVE_EVALUATIONS = 300
+"""What a solver that chooses its own steps takes, about: to know how much work is waiting."""
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A job under way: its ticket, what to make of the result, and what is to be told of how it was done."""
+
+    ticket: Ticket
+    arrays: Callable[[Any], Arrays]
+    sampler: str | None = None
+    steps: int | None = None
+    nfe: int = 1
+    notes: Callable[[Any], Mapping[str, Any]] = field(default=lambda found: {})
+    view: Callable[[Tensor], np.ndarray] = field(default=lambda samples: samples.numpy())
+    """How samples of the walk, or a look at them, are laid out in an answer."""
+
+
+def ask(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> Asked:
+    """Ask an edition's batcher for a job. Raise UserError for what it cannot do, RefusedError for too much, BusyError.
+
+    deadline is on the clock of time.monotonic.
+    """
+    asking: Asking = VERBS[job.verb]
+    return asking(edition, job, deadline, watch)
+
+
+Asking = Callable[[Edition, Job, float, Watch | None], Asked]
+
+
+def _sample(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> Asked:
+    family = edition.model.family
+    sampler, steps = _chosen(edition, job)
+    chain, known = family.chain(sampler, steps), family.samplers()
+    _within(edition, job.n, chain)
+    about = known[sampler.partition(":")[0]]
+    ticket = _walk(edition, job, chain, job.n, None, about.adaptive, deadline, watch)
+    return _walked(ticket, sampler, _told(about, steps, chain), chain, lambda samples: samples.numpy())
+
+
+def _impute(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> Asked:
+    family, x = edition.model.family, _instances(job)
+    if job.mask is None or job.mask.shape != x.shape:
+        raise UserError("mask: must have the shape of what is to be completed")
+    known, n = family.imputers(), job.n
+    name = job.sampler or next(iter(known))
+    chain = family.impute(name, job.steps)
+    _within(edition, n * len(x), chain)
+    mask = torch.from_numpy(job.mask)
+    if bool(mask.flatten(1).all(1).any()):
+        raise UserError("mask: there is no hole to fill")
+    held = Held(known=torch.from_numpy(x).repeat_interleave(n, 0), mask=mask.repeat_interleave(n, 0))
+    ticket = _walk(edition, job, chain, n * len(x), held, False, deadline, watch)
+    shape = (len(x), n, *x.shape[1:])
+    told = _told(known[name.partition(":")[0]], job.steps, chain)
+    return _walked(ticket, name, told, chain, lambda samples: samples.numpy().reshape(shape))
+
+
+def _walk(
+    edition: Edition,
+    job: Job,
+    chain: Chain,
+    rows: int,
+    held: Held | None,
+    adaptive: bool,
+    deadline: float,
+    watch: Watch | None,
+) -> Ticket:
+    batcher, fixed = edition.batcher, job.deterministic
+    if adaptive:  # its rows are whole solutions: one tick of them would hold everybody up
+        work = partial(generate, chain=chain, n=rows, seed=job.seed, device=batcher.device)
+        evaluations = rows * ADAPTIVE_EVALUATIONS
+        return batcher.visit(work, evaluations, reduced=True, fixed=fixed, deadline=deadline)
+    looks = job.previews if watch else 0
+    return batcher.walk(chain, rows, seed=job.seed, held=held, fixed=fixed, deadline=deadline, watch=watch, looks=looks)
+
+
+def _walked(ticket: Ticket, name: str, steps: int | None, chain: Chain, view: Callable[[Tensor], np.ndarray]) -> Asked:
+    return Asked(
+        ticket=ticket,
+        sampler=name,
+        steps=steps,
+        nfe=chain.nfe,
+        view=view,
+        arrays=lambda samples: {"samples": view(samples)},
+    )
+
+
+def _score(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> Asked:
+    x, model = torch.from_numpy(_instances(job)), edition.model
+    effort = job.effort or model.experiment.evaluation.effort or EFFORT
+    evaluations = len(x) * REPEATS * effort
+    _not_too_much(edition, len(x), evaluations * model.spec.dims)
+
+    def work(net: Any) -> score.Scores:
+        device = edition.batcher.device
+        return score.score(replace(model, net=net), x, effort=effort, repeats=REPEATS, seed=job.seed, device=device)
+
+    return Asked(
+        ticket=edition.batcher.visit(work, evaluations, fixed=job.deterministic, deadline=deadline),
+        nfe=REPEATS * effort,
+        arrays=lambda found: {
+            "bits_per_dim": found.bits_per_dim.numpy(),
+            "standard_error": found.standard_error.numpy(),
+        },
+        notes=lambda found: {"kind": found.kind, "nfe": found.nfe * found.repeats},
+    )
+
+
+def _latently(
+    work: Callable[[Model, Job, torch.device], Arrays], edition: Edition, job: Job, deadline: float, watch: Watch | None
+) -> Asked:
+    latent.space(edition.model)
+    rows = len(job.z if job.z is not None else _instances(job))
+    _not_too_much(edition, rows, rows * edition.model.spec.dims)
+
+    def visit(net: Any) -> Arrays:
+        return work(replace(edition.model, net=net), job, edition.batcher.device)
+
+    ticket = edition.batcher.visit(visit, 2 * rows, fixed=job.deterministic, deadline=deadline)
+    return Asked(ticket=ticket, arrays=lambda found: found)
+
+
+def _encode(model: Model, job: Job, device: torch.device) -> Arrays:
+    posterior = latent.encode(model, torch.from_numpy(_instances(job)), seed=job.seed, device=device)
+    return {"mu": posterior.mu.cpu().numpy(), "log_var": posterior.log_var.cpu().numpy()}
+
+
+def _decode(model: Model, job: Job, device: torch.device) -> Arrays:
+    dim = latent.space(model).latent_dim
+    if job.z is None or job.z.ndim != 2 or job.z.shape[1] != dim:
+        raise UserError(f"z: must be lists of {dim} numbers, the latent dimensions of this model")
+    with torch.no_grad():
+        return {"samples": latent.decode(model, torch.from_numpy(job.z).to(device)).numpy()}
+
+
+def _reconstruct(model: Model, job: Job, device: torch.device) -> Arrays:
+    mu = latent.encode(model, torch.from_numpy(_instances(job)), seed=job.seed, device=device).mu
+    return {"samples": latent.decode(model, mu).numpy()}
+
+
+VERBS: Mapping[str, Asking] = {
+    "sample": _sample,
+    "impute": _impute,
+    "score": _score,
+    "encode": partial(_latently, _encode),
+    "decode": partial(_latently, _decode),
+    "reconstruct": partial(_latently, _reconstruct),
+}
+
+
+def _chosen(edition: Edition, job: Job) -> tuple[str, int | None]:
+    """Return the sampler and steps that a job means."""
+    if job.quality is None:
+        if job.sampler is None:
+            return edition.default_sampler, job.steps or edition.default_steps
+        return job.sampler, job.steps
+    if job.sampler is not None or job.steps is not None:
+        raise UserError("quality: says which sampler and steps are meant; leave those out, or it")
+    if job.quality not in edition.release.quality:
+        raise UserError(
+            "quality: no curve was measured for this version; gen-ray promote measures one (give sampler and steps)"
+        )
+    choice = edition.release.quality[job.quality]
+    return choice.sampler, choice.steps
+
+
+def _told(about: Sampler, steps: int | None, chain: Chain) -> int | None:
+    """Return the steps to be told of: those asked for, or the default."""
+    return about.default_steps if steps is None else steps
+
+
+def _instances(job: Job) -> np.ndarray:
+    if job.x is None or not len(job.x):
+        raise UserError(f"{job.verb}: needs at least one instance")
+    return job.x
+
+
+def _within(edition: Edition, rows: int, chain: Chain) -> None:
+    _not_too_much(edition, rows, rows * chain.nfe * edition.model.spec.dims)
+
+
+def _not_too_much(edition: Edition, rows: int, work: float) -> None:
+    """Raise RefusedError, before anything is allocated for it, where a job asks for more than one may."""
+    limits = edition.limits
+    for name, value, most in (("n", rows, limits.n), ("work", work, limits.work)):
+        if value > most:
+            what = "samples x network evaluations x scalars of a sample" if name == "work" else "samples in all"
+            message = f"{name}: {value:,.0f} {what}; the most is {most:,.0f}"
+            raise RefusedError(Refusal(status=422, code="too_much", message=message))

@@ -1,0 +1,256 @@
+"""A served model in one process: what each verb answers, what is refused, and how versions change under load."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from gen_ray.engine import artifact, latent, score
+from gen_ray.engine.generate import generate
+from gen_ray.errors import RunError
+from gen_ray.family import Held
+from gen_ray.serving.desk import Answer, Job, Preview, RefusedError
+from gen_ray.serving.edition import Limits
+from gen_ray.serving.release import Choice, Fixed, Release
+from gen_ray.serving.seat import Seat
+from tests.engine.toys import CPU, images, model
+
+
+def job(verb: Any = "sample", **fields: Any) -> Job:
+    return Job(request_id="r", verb=verb, **fields)
+
+
+def written(folder: Path, family: str = "ddpm", seed: int = 0) -> Path:
+    artifact.write(folder, model(family, seed))
+    return folder
+
+
+async def seated(folder: Path, **options: Any) -> Seat:
+    seat = Seat("toy", Fixed(folder), device=CPU, **options)
+    await seat.open()
+    return seat
+
+
+def with_seat(folder: Path, work: Callable[[Seat], Any], **options: Any) -> Any:
+    async def body() -> Any:
+        seat = await seated(folder, **options)
+        try:
+            return await work(seat)
+        finally:
+            await seat.close()
+
+    return asyncio.run(body())
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    home = tmp_path_factory.mktemp("artifacts")
+    return {family: written(home / family, family) for family in ("ddpm", "vae", "tokens")}
+
+
+def test_a_sample_is_that_of_generate_and_says_how_it_was_made(folders: dict[str, Path]) -> None:
+    async def work(seat: Seat) -> tuple[Answer, Answer]:
+        return await seat.run(job(n=3, seed=5)), await seat.run(job(n=2, seed=5, sampler="heun", steps=4))
+
+    default, chosen = with_seat(folders["ddpm"], work)
+    of = artifact.load(folders["ddpm"])
+    for answer, chain in ((default, of.experiment.chain(of.family)), (chosen, of.family.chain("heun", 4))):
+        n = len(answer.arrays["samples"])
+        alone = generate(of.net, chain, n, seed=5, device=CPU).numpy()
+        assert np.abs(answer.arrays["samples"].astype(int) - alone).max() <= 1
+        assert answer.nfe == chain.nfe and answer.seed == 5 and answer.version == folders["ddpm"].name
+        assert answer.queued_seconds >= 0 and answer.computed_seconds > 0
+    assert (default.sampler, default.steps) == ("ddim", 20) and (chosen.sampler, chosen.steps) == ("heun", 4)
+
+
+@pytest.mark.parametrize("family", ["ddpm", "vae", "tokens"])
+def test_completions_keep_what_is_known_and_scores_are_those_of_the_engine(
+    folders: dict[str, Path], family: str
+) -> None:
+    x = images(2, seed=3)
+    mask = torch.zeros(x.shape, dtype=torch.bool)
+    mask[..., :2, :] = True
+
+    async def work(seat: Seat) -> tuple[Answer, Answer]:
+        filled = await seat.run(job("impute", n=3, seed=1, x=x.numpy(), mask=mask.numpy()))
+        return filled, await seat.run(job("score", x=x.numpy(), effort=4, seed=2))
+
+    filled, scored = with_seat(folders[family], work)
+    samples, of = filled.arrays["samples"], artifact.load(folders[family])
+    assert samples.shape == (2, 3, 1, 4, 4)
+    assert (samples[:, :, :, :2] == x.numpy()[:, None, :, :2]).all()
+    held = Held(known=x.repeat_interleave(3, 0), mask=mask.repeat_interleave(3, 0))
+    chain = of.family.impute(str(filled.sampler), filled.steps if family != "vae" else None)
+    alone = generate(of.net, chain, 6, seed=1, device=CPU, held=held).view(2, 3, 1, 4, 4)
+    assert (np.abs(samples.astype(int) - alone.numpy()) <= 1).mean() > 0.9
+    by_engine = score.score(of, x, effort=4, seed=2, device=CPU)
+    np.testing.assert_allclose(scored.arrays["bits_per_dim"], by_engine.bits_per_dim.numpy(), rtol=1e-5)
+    assert scored.notes["kind"] == by_engine.kind and scored.nfe == 5 * by_engine.nfe
+
+
+def test_the_latent_verbs_are_those_of_the_engine(folders: dict[str, Path]) -> None:
+    x = images(3, seed=3)
+
+    async def work(seat: Seat) -> list[Answer]:
+        encoded = await seat.run(job("encode", x=x.numpy()))
+        decoded = await seat.run(job("decode", z=encoded.arrays["mu"]))
+        return [encoded, decoded, await seat.run(job("reconstruct", x=x.numpy()))]
+
+    encoded, decoded, again = with_seat(folders["vae"], work)
+    of = artifact.load(folders["vae"])
+    posterior = latent.encode(of, x, device=CPU)
+    np.testing.assert_allclose(encoded.arrays["mu"], posterior.mu.numpy(), rtol=1e-5, atol=1e-6)
+    assert (decoded.arrays["samples"] == latent.decode(of, posterior.mu).numpy()).all()
+    assert (again.arrays["samples"] == decoded.arrays["samples"]).all()
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
+    "sampler": ("sample", {"sampler": "euler"}, 422, "there is no sampler 'euler'"),
+    "steps": ("sample", {"sampler": "ddim", "steps": 21}, 422, "steps"),
+    "quality": ("sample", {"quality": "best"}, 422, "gen-ray promote"),
+    "both": ("sample", {"quality": "best", "steps": 3}, 422, "leave those out"),
+    "n": ("sample", {"n": 9}, 422, "n: 9 samples in all; the most is 8"),
+    "work": ("sample", {"n": 8, "steps": 20, "sampler": "ancestral"}, 422, "work: 2,560"),
+    "hole": (
+        "impute",
+        {"x": images(1).numpy(), "mask": np.ones((1, 1, 4, 4), bool), "sampler": "replacement", "steps": 5},
+        422,
+        "mask: there is no hole to fill",
+    ),
+    "latent": ("encode", {"x": images(1).numpy()}, 422, "has no latent space"),
+    "nothing": ("score", {}, 422, "score: needs at least one instance"),
+    "late": ("sample", {"deadline_seconds": 0.0}, 504, "deadline_seconds"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_done_is_refused_in_one_line(folders: dict[str, Path], name: str) -> None:
+    verb, fields, status, words = REFUSED[name]
+    heard: list[Any] = []
+
+    async def work(seat: Seat) -> None:
+        await seat.run(job(verb, **fields))
+
+    with pytest.raises(RefusedError) as refused:
+        with_seat(folders["ddpm"], work, limits=Limits(n=8, work=2000), told=lambda outcome, _: heard.append(outcome))
+    assert refused.value.refusal.status == status and words in refused.value.refusal.message
+    assert "\n" not in refused.value.refusal.message and heard == [refused.value.refusal]
+
+
+def test_a_stream_shows_the_way_and_ends_with_the_answer(folders: dict[str, Path]) -> None:
+    async def work(seat: Seat) -> list[Preview | Answer]:
+        return [event async for event in seat.stream(job(n=2, seed=1, sampler="ancestral", previews=4))]
+
+    *previews, answer = with_seat(folders["ddpm"], work)
+    assert isinstance(answer, Answer) and 3 <= len(previews) <= 4
+    for event in previews:
+        assert isinstance(event, Preview) and event.samples.shape == answer.arrays["samples"].shape
+        assert 0 < event.done < event.total == 40
+
+
+def test_who_leaves_is_given_up(folders: dict[str, Path]) -> None:
+    async def work(seat: Seat) -> None:
+        long = job(n=200, sampler="ancestral", seed=1, previews=3)
+        task = asyncio.create_task(seat.run(long))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        stream = seat.stream(long)
+        await anext(stream)
+        await stream.aclose()
+        ledger = seat.edition.batcher.ledger
+        for _ in range(200):
+            if ledger.requests == 0:
+                break
+            await asyncio.sleep(0.01)
+        assert ledger.requests == 0 and ledger.pending == 0
+
+    with_seat(folders["ddpm"], work)
+
+
+# ---- versions -----------------------------------------------------------------------------------------------------
+
+
+class Shelf:
+    """A source whose newest version is what a test says."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.now, self.fault = folder, Release(version="1"), None
+
+    def newest(self) -> Release:
+        if self.fault:
+            raise RunError(self.fault)
+        return self.now
+
+    def fetch(self, release: Release) -> Path:
+        return self.folder / release.version
+
+
+def test_versions_change_under_load_without_a_request_lost_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
+    shelf = Shelf(tmp_path)
+    for version in ("1", "2", "3"):
+        written(tmp_path / version, seed=int(version))
+    damaged = tmp_path / "3" / "weights.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
+    answers: list[Answer] = []
+
+    async def client(seat: Seat, number: int, stop: asyncio.Event) -> None:
+        while not stop.is_set():
+            answers.append(await seat.run(job(n=2, seed=number, sampler="ancestral")))
+
+    async def work() -> list[str | None]:
+        seat, stop = Seat("toy", shelf, device=CPU), asyncio.Event()
+        await seat.open()
+        clients = [asyncio.create_task(client(seat, number, stop)) for number in range(4)]
+        troubles = [(await seat.card()).trouble]
+        for change in ("2", "3", "2"):
+            await asyncio.sleep(0.1)
+            shelf.now = replace(shelf.now, version=change)
+            await seat.renew()
+            troubles.append((await seat.card()).trouble)
+        shelf.fault = "the store does not answer"
+        await seat.renew()
+        troubles.append((await seat.card()).trouble)
+        assert (await seat.card()).version == "2"
+        stop.set()
+        await asyncio.gather(*clients)
+        await seat.close()
+        return troubles
+
+    first, second, third, fourth, fifth = asyncio.run(work())
+    assert first is None and second is None and fourth is None
+    assert third is not None and "version 3 is not served" in third and "weights.safetensors" in third
+    assert fifth is not None and "newer versions cannot be looked for: the store does not answer" in fifth
+    assert {answer.version for answer in answers} == {"1", "2"}
+    by_version = {(a.version, a.seed): a.arrays["samples"].astype(int) for a in answers}
+    for answer in answers:  # each is wholly of the version that it names
+        one = by_version[answer.version, answer.seed]
+        assert np.abs(answer.arrays["samples"].astype(int) - one).max() <= 1
+    assert (by_version["1", 0] != by_version["2", 0]).any()
+
+
+def test_quality_picks_what_was_measured(folders: dict[str, Path]) -> None:
+    class Promoted(Fixed):
+        def newest(self) -> Release:
+            choices = {"fast": Choice("ddim", 3), "balanced": Choice("ddim", 7), "best": Choice("ancestral", 20)}
+            return Release(version="4", quality=choices, metric="eval/frechet_distance")
+
+    async def work() -> list[Answer]:
+        seat = Seat("toy", Promoted(folders["ddpm"]), device=CPU)
+        await seat.open()
+        qualities: list[Any] = [None, "fast", "best"]
+        answers = [await seat.run(job(quality=quality)) for quality in qualities]
+        card = await seat.card()
+        assert card.default == {"sampler": "ddim", "steps": 7, "nfe": 7} and card.quality["best"]["nfe"] == 20
+        await seat.close()
+        return answers
+
+    assert [(a.sampler, a.steps, a.nfe) for a in asyncio.run(work())] == [
+        ("ddim", 7, 7),
+        ("ddim", 3, 3),
+        ("ancestral", 20, 20),
+    ]
