@@ -192,6 +192,39 @@ def sample(
     terminal.show_table(f"{experiment.name}: {rounds} rounds, {threads} threads", header, lines)
 
 
+@app.command()
+def serve(
+    model: instances.ModelName,
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="NAME=STEPS, again and again; three of the family's own if left out.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of offline, served and request-level batching.")] = 3,
+    seconds: Annotated[float, typer.Option(min=1, help="Of saturated load in a round, after a quarter as long.")] = 20,
+    clients: Annotated[int, typer.Option(min=1, help="Who always want something.")] = 24,
+    overload_seconds: Annotated[float, typer.Option(min=1, help="Of five times the capacity.")] = 30,
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8123,
+    storage: instances.Storage = Path("gen_ray_runs"),
+    as_json: AsJson = False,
+) -> None:
+    """Measure serving: against full batches offline, against batching whole requests; alone, beside others, too many."""
+    from gen_ray.cluster.serving.args import Application, Served
+    from gen_ray.cluster.serving.bench.measure import Plan, measure
+    from gen_ray.cluster.serving.bench.report import figures, kinds
+
+    found = instances.load(model, storage)
+    app = Application(models={"bench": Served(model=model, backlog_seconds=5)}, root=storage.absolute())
+    plan = Plan(rounds=rounds, seconds=seconds, clients=clients, overload_seconds=overload_seconds)
+    measured = figures(measure(app, kinds(found.family, sampler), port, plan))
+    if as_json:
+        typer.echo(json.dumps({"model": model, "rounds": rounds, **measured}, indent=1))
+        return
+    lines = [
+        [name.replace("_", " "), f"{value:,.3g}" if isinstance(value, float) else str(value)]
+        for name, value in measured.items()
+    ]
+    terminal.show_table(f"{model}: {rounds} rounds of {seconds:g} s, {clients} clients", ["what", "measured"], lines)
+
+
 def _figures(timed: "Walks", nfe: int) -> dict[str, float]:
     return {
         "evaluation_milliseconds": 1e3 * median(timed.bare) / nfe,

@@ -15,6 +15,7 @@ from pipelines import (
     sample,
     schedule,
     score,
+    serve,
     sweep,
     terminal,
     train,
@@ -31,6 +32,7 @@ VERBS = (
     sample.sample,
     impute.impute,
     score.score,
+    serve.serve,
     compare.compare,
     doctor.doctor,
 )

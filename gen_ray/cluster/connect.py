@@ -32,13 +32,19 @@ ALONE = {
 @contextmanager
 def connected(scaling: Scaling) -> Iterator[None]:
     """Use the cluster there is, else join or start one for as long as the block lasts."""
+    with joined(_booked(scaling)):
+        yield
+
+
+@contextmanager
+def joined(cpus: int) -> Iterator[None]:
+    """Do what connected does for work that books so many cores, which this machine need not have."""
     address = os.environ.get("RAY_ADDRESS")
     for key, value in (ENVIRONMENT if address else ENVIRONMENT | ALONE).items():
         os.environ.setdefault(key, value)
     if ray.is_initialized():
         yield
         return
-    cpus = None if address else max(os.cpu_count() or 1, _booked(scaling))
     on_term = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
@@ -46,7 +52,7 @@ def connected(scaling: Scaling) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
             include_dashboard=None if address else False,
-            num_cpus=cpus,
+            num_cpus=None if address else max(os.cpu_count() or 1, cpus),
         )
     except ConnectionError as error:
         raise RunError(f"RAY_ADDRESS={address}: no Ray cluster answers ({str(error).splitlines()[0]})") from None

@@ -14,8 +14,8 @@ from gen_ray.engine.batcher import BusyError, GivenUpError, LateError, Look, Not
 from gen_ray.errors import RunError, UserError
 from gen_ray.serving.desk import Answer, Card, Job, Preview, Refusal, RefusedError
 from gen_ray.serving.edition import Edition, Limits
+from gen_ray.serving.jobs import Asked, ask
 from gen_ray.serving.release import Release, Source
-from gen_ray.serving.verbs import Asked, ask
 
 LOG = logging.getLogger("gen_ray.serving")
 RETRY_SECONDS = 300.0

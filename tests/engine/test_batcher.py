@@ -339,14 +339,19 @@ def test_a_net_that_raises_is_told_to_those_it_concerns_and_the_batcher_says_it_
 
 
 def test_too_much_is_refused_at_once_and_says_when_to_come_again() -> None:
+    """A row takes 2.5/16 s. Others delay a request by what they have left, but by no more than it takes itself."""
     of, net = gated()
     with open_batcher(of, backlog_seconds=20.0) as batcher:
-        first = batcher.walk(of.family.chain("ancestral", 20), 16, seed=0)  # 320 rows at 2.5 / 16 s a row
-        with pytest.raises(BusyError, match="50 seconds of work are waiting") as busy:
-            batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
-        assert busy.value.retry_after_seconds == pytest.approx(30.0)
+        first = batcher.walk(of.family.chain("ancestral", 20), 16, seed=0)  # 50 s
         until(lambda: net.come == 1)
-        first.give_up()
+        with pytest.raises(BusyError, match="50 seconds of work come before it; the most is 20") as busy:
+            batcher.walk(of.family.chain("ancestral", 20), 17, seed=0)
+        assert busy.value.retry_after_seconds == pytest.approx(30.0)
+        small = [batcher.walk(of.family.chain("ddim", 20), 2, seed=i) for i in range(3)]  # 6.25 s each
+        with pytest.raises(BusyError, match="25 seconds"):
+            batcher.walk(of.family.chain("ddim", 20), 2, seed=9)
+        for ticket in (first, *small):
+            ticket.give_up()
         net.gate.release(1)
         until(lambda: batcher.ledger.pending == 0)
         last = batcher.walk(of.family.chain("ddim", 2), 1, seed=0)

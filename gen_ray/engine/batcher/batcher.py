@@ -35,7 +35,7 @@ class Batcher:
     def __init__(
         self, model: Model, costs: Costs, device: torch.device, *, backlog_seconds: float = 30.0, threads: int = 1
     ) -> None:
-        """Refuse work while more than backlog_seconds of it wait; threads is torch's number in the batcher's own."""
+        """Refuse work before which more than backlog_seconds would come; threads is torch's number in the loop."""
         self.model, self.costs, self.device = model, costs, device
         self.ledger = Ledger(costs, backlog_seconds)
         self._inbox: queue.SimpleQueue[Walk | Call | None] = queue.SimpleQueue()
@@ -88,7 +88,7 @@ class Batcher:
         ticket = Ticket(deadline)
         net = GuestNet(self.model.net, ticket, self._inbox.put, reduced=reduced, fixed=fixed)
         self.ledger.enter(ticket, evaluations)
-        self._guests.submit(self._host, work, net, ticket, evaluations)
+        self._guests.submit(self._host, work, net, ticket)
         return ticket
 
     def close(self, *, drain: bool = True) -> None:
@@ -99,21 +99,21 @@ class Batcher:
         self._inbox.put(None)
         self._thread.join()
 
-    def _host(self, work: Callable[[Any], T], net: GuestNet, ticket: Ticket, evaluations: int) -> None:
+    def _host(self, work: Callable[[Any], T], net: GuestNet, ticket: Ticket) -> None:
         """Do a guest's work in its thread; its evaluations are counted off when it ends, however many they were."""
         try:
             if obstacle := ticket.obstacle:
                 raise obstacle
             found = work(net)
         except Exception as error:
-            self.ledger.leave(ticket, evaluations)
+            self.ledger.leave(ticket)
             ticket.end(error=error)
         else:
-            self.ledger.leave(ticket, evaluations)
+            self.ledger.leave(ticket)
             ticket.end(found)
 
     def _settle(self, walk: Walk, samples: Tensor | None, error: Exception | None) -> None:
-        self.ledger.leave(walk.ticket, walk.total - walk.done)
+        self.ledger.leave(walk.ticket)
         walk.ticket.end(samples, error)
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -174,7 +174,8 @@ class Batcher:
 
     def _step(self, net: Together, cohort: Cohort, walks: dict[Walk, int]) -> None:
         try:
-            self.ledger.did(self._walking.step(cohort, walks, net))
+            self._walking.step(cohort, walks, net)
+            self.ledger.did({walk.ticket: rows for walk, rows in walks.items()})
         except Exception as error:  # of the net or the machine: who went along is told, the others go on
             self.ledger.fault()
             self._walking.drop_all(walks, error)

@@ -1,6 +1,7 @@
 """What a batcher has to do and has done, in evaluations and in seconds; and whether more may come."""
 
 import threading
+from collections.abc import Mapping
 
 from gen_ray.engine.batcher.costs import Costs
 from gen_ray.engine.batcher.refusals import BusyError
@@ -13,29 +14,38 @@ MOMENTUM = 0.05
 
 
 class Ledger:
-    """Counters that only grow, what is pending, and how fast it goes. May be asked from any thread."""
+    """Counters that only grow, what is left of each request, and how fast it goes. May be asked from any thread."""
 
     def __init__(self, costs: Costs, backlog_limit: float) -> None:
-        """Refuse while more than backlog_limit seconds of work are waiting."""
+        """Refuse a request before which there would be more than backlog_limit seconds of work."""
         self.costs, self.backlog_limit = costs, backlog_limit
-        self.evaluations = self.ticks = self.room = 0
+        self.evaluations = self.ticks = self.room = self.faults = 0
         self.busy_seconds = 0.0
-        self.pending = self.faults = 0
         self.pace = 1.0
         """How many times what was measured at the start a tick takes now, a running mean."""
         self.closed = False
-        self._open: set[Ticket] = set()
+        self._left: dict[Ticket, int] = {}
         self._lock = threading.Lock()
 
     @property
     def requests(self) -> int:
         """Return how many requests are not done yet."""
-        return len(self._open)
+        return len(self._left)
+
+    @property
+    def pending(self) -> int:
+        """Return the evaluations that are left of all requests."""
+        with self._lock:
+            return sum(self._left.values())
 
     @property
     def backlog_seconds(self) -> float:
         """Return how long all that is pending will take."""
-        return self.pending * self.costs.row_seconds * self.pace
+        return self.pending * self._row_seconds
+
+    @property
+    def _row_seconds(self) -> float:
+        return self.costs.row_seconds * self.pace
 
     @property
     def well(self) -> bool:
@@ -45,29 +55,33 @@ class Ledger:
     @property
     def closed_and_empty(self) -> bool:
         """Return whether nothing is to be done any more."""
-        return self.closed and not self._open
+        return self.closed and not self._left
 
     def enter(self, ticket: Ticket, evaluations: int) -> None:
-        """Take a request in. Raise BusyError where there is too much to do already."""
-        with self._lock:
-            over = self.backlog_seconds - self.backlog_limit
-            if self.closed or over > 0 or len(self._open) >= MOST_REQUESTS:
-                message = f"{self.backlog_seconds:.0f} seconds of work are waiting"
-                raise BusyError(message, retry_after_seconds=max(1.0, over))
-            self.pending += evaluations
-            self._open.add(ticket)
+        """Take a request in. Raise BusyError where it would have to wait too long.
 
-    def leave(self, ticket: Ticket, evaluations: int) -> None:
-        """Let a request go, of which so many evaluations were left."""
+        As all share alike, another one delays it by what that has left, but by no more than it has to do itself: beside
+        a request of a minute there is room for one of a second, but not for hundreds of them.
+        """
         with self._lock:
-            self.pending -= evaluations
-            self._open.discard(ticket)
+            waiting = sum(min(left, evaluations) for left in self._left.values()) * self._row_seconds
+            if self.closed or waiting > self.backlog_limit or len(self._left) >= MOST_REQUESTS:
+                message = f"{waiting:.0f} seconds of work come before it; the most is {self.backlog_limit:.0f}"
+                raise BusyError(message, retry_after_seconds=max(1.0, waiting - self.backlog_limit))
+            self._left[ticket] = evaluations
 
-    def did(self, evaluations: int) -> None:
-        """Count off evaluations of walks."""
+    def leave(self, ticket: Ticket) -> None:
+        """Let a request go, whatever is left of it."""
+        with self._lock:
+            self._left.pop(ticket, None)
+
+    def did(self, rows: Mapping[Ticket, int]) -> None:
+        """Count off an evaluation of so many rows of each."""
         self.faults = 0
         with self._lock:
-            self.pending -= evaluations
+            for ticket, done in rows.items():
+                if ticket in self._left:
+                    self._left[ticket] -= done
 
     def tick(self, rows: int, room: int, fixed: int | None, seconds: float) -> None:
         """Count a tick of so many rows where there was room for so many."""
@@ -83,5 +97,5 @@ class Ledger:
         """Take nothing more in."""
         with self._lock:
             self.closed = True
-            for ticket in self._open if give_up else ():
+            for ticket in self._left if give_up else ():
                 ticket.give_up()

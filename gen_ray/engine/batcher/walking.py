@@ -1,6 +1,5 @@
 """The walks of a batcher: whose turn it is, which of their rows go along, what they look like, and how they end."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -38,20 +37,18 @@ class Walking:
         """Charge a tick to those whose it was."""
         self._spent[cohort.fixed is not None] += seconds
 
-    def step(self, cohort: Cohort, given: Mapping[Walk, int], net: Together) -> int:
-        """Advance so many rows of each walk by one evaluation, and return how many rows those were."""
+    def step(self, cohort: Cohort, given: Mapping[Walk, int], net: Together) -> None:
+        """Advance so many rows of each walk by one evaluation."""
         cohort.reform([row for walk, rows in given.items() for row in walk.next_rows(rows)])
         for walk in given:
             walk.ticket.begin()
-        going = list(cohort.rows)
         cohort.tick(net)
-        looking = [walk for walk, rows in Counter(row.walk for row in going).items() if walk.advance(rows)]
+        looking = [walk for walk, rows in given.items() if walk.advance(rows)]
         for arrived, samples, finite in cohort.arrived():
             self._arrived(arrived, samples, finite)
         for walk in looking:
             if walk in self.walks and walk.watch is not None:
                 walk.watch(Look(walk.done, walk.total, _seen(walk, cohort)))
-        return len(going)
 
     def _arrived(self, rows: list[Row], samples: Tensor, finite: bool) -> None:
         walk = rows[0].walk

@@ -1,0 +1,65 @@
+"""The application that Ray Serve deploys: ``build`` for ``serve deploy`` and for gen-ray serve alike."""
+
+from typing import Any
+
+from ray import serve
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
+
+from gen_ray.cluster.serving.args import Application, Served
+from gen_ray.cluster.serving.ingress import Ingress
+from gen_ray.cluster.serving.replica import Replica
+
+AT_ONCE = 512
+"""Requests at a replica: how many may be there is the batcher's to say, in seconds of work."""
+DRAIN_SECONDS = 25.0
+INGRESS_CPUS = 0
+"""Of the ingress, which mostly waits: a core for it would be a core less for a net."""
+QUIET = {"enable_access_log": False}
+"""Ray Serve's own line for each request; ours says who asked for what."""
+
+
+def build(args: Application) -> serve.Application:
+    """Return one deployment for each model, and the ingress before them."""
+    raw = args.model_dump(mode="json")
+    models = {id: _deployment(id, served).bind(id, raw) for id, served in args.models.items()}
+    ingress = serve.deployment(serve.ingress()(Ingress)).options(
+        name="ingress",
+        num_replicas=args.ingress_replicas,
+        max_ongoing_requests=AT_ONCE,
+        max_queued_requests=AT_ONCE,
+        backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
+        ray_actor_options={"num_cpus": INGRESS_CPUS},
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
+        health_check_period_s=2,
+        logging_config=QUIET,
+    )
+    return ingress.bind(models, raw)
+
+
+def _deployment(id: str, served: Served) -> serve.Deployment:
+    number: dict[str, Any] = {"num_replicas": served.min_replicas}
+    if served.max_replicas > served.min_replicas:
+        number = {"autoscaling_config": _scaled(served)}
+    return serve.deployment(Replica).options(
+        name=id,
+        max_ongoing_requests=AT_ONCE,
+        max_queued_requests=AT_ONCE,
+        ray_actor_options={"num_cpus": served.cpus, "num_gpus": served.gpus},
+        graceful_shutdown_timeout_s=DRAIN_SECONDS,
+        health_check_period_s=2,
+        logging_config=QUIET,
+        max_constructor_retry_count=2,
+        **number,
+    )
+
+
+def _scaled(served: Served) -> AutoscalingConfig:
+    return AutoscalingConfig(
+        min_replicas=served.min_replicas,
+        max_replicas=served.max_replicas,
+        metrics_interval_s=1,
+        look_back_period_s=3,
+        upscale_delay_s=3,
+        downscale_delay_s=60,
+        policy=AutoscalingPolicy(policy_function="gen_ray.cluster.serving.scaling:by_backlog"),
+    )

@@ -1,0 +1,42 @@
+"""What an application of Ray Serve is told, in Python or in the YAML of ``serve deploy``."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from gen_ray.config import Config
+from gen_ray.serving.edition import Limits
+
+
+class Served(Config):
+    """One model: where it is, what each replica has, and how many there are."""
+
+    model: str
+    """A run's id or name, an artifact folder, or models:/NAME@champion, whose versions are followed."""
+    min_replicas: int = Field(1, ge=1)
+    max_replicas: int = Field(1, ge=1)
+    cpus: float = Field(1, ge=0)
+    gpus: float = Field(0, ge=0)
+    """Of each replica; a share of one where several fit."""
+    backlog_seconds: float = Field(20, gt=0)
+    """Of work that may wait at a replica; what comes then is told to come again (429)."""
+    target_backlog_seconds: float = Field(2, gt=0)
+    """More than this a replica, and there will be more replicas."""
+
+
+class Application(Config):
+    """All that is served by one application."""
+
+    models: Annotated[dict[str, Served], Field(min_length=1)]
+    root: Path = Path("gen_ray_runs")
+    """storage.root of the runs; machines of a cluster share it."""
+    tracking_uri: str | None = None
+    follow_seconds: float = Field(10, gt=0)
+    """How often the registry is asked for a newer champion."""
+    limits: Limits = Limits()
+    key_hashes: dict[str, str] = Field(default_factory=dict)
+    """SHA-256 of the keys by name; beside those of GEN_RAY_API_KEYS in the ingress's environment."""
+    hosts: tuple[str, ...] = ()
+    """Names by which the server may be addressed, besides this machine's own."""
+    ingress_replicas: int = Field(1, ge=1)

@@ -1,0 +1,1 @@
+"""Serving measured: the batcher behind HTTP against full batches offline, and against batching whole requests."""

@@ -1,0 +1,62 @@
+"""The door: HTTP before the models' handles. Keys come as hashes; what is logged goes to files below storage.root."""
+
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from ray.serve.handle import DeploymentHandle
+
+from gen_ray.cluster.serving.args import Application
+from gen_ray.cluster.serving.handles import HandleDesk
+from gen_ray.serving import api, settings
+
+LOG_BYTES, LOG_FILES = 20 * 2**20, 5
+
+
+class Ingress:
+    """What Ray Serve's proxies call."""
+
+    def __init__(self, handles: Mapping[str, DeploymentHandle], raw: dict[str, Any]) -> None:
+        """Know the models by their handles."""
+        self._handles, self._app = handles, Application.model_validate(raw)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """Return the app; Ray Serve asks for it in the replica."""
+        write_logs(self._app.root.absolute() / "serving")
+        desks = {name: HandleDesk(handle) for name, handle in self._handles.items()}
+        return api.build(desks, door(self._app))
+
+
+def door(app: Application) -> settings.Settings:
+    """Return the settings of the door: those of the application and those of this process's environment."""
+    found = settings.from_environment(os.environ)
+    hashed = tuple(settings.Key(name, bytes.fromhex(digest)) for name, digest in app.key_hashes.items())
+    known = {key.name: key for key in (*found.keys, *hashed)}
+    return found.model_copy(
+        update={
+            "keys": tuple(known.values()),
+            "hosts": (*found.hosts, *app.hosts),
+            "longest_deadline_seconds": app.limits.deadline_seconds,
+        }
+    )
+
+
+def write_logs(folder: Path) -> None:
+    """Write a line of JSON for each request to access-HOST.jsonl in folder, and what went wrong to errors-HOST.log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    host = socket.gethostname()
+    for name, file, form in (
+        ("gen_ray.access", f"access-{host}.jsonl", "%(message)s"),
+        ("gen_ray.serving", f"errors-{host}.log", "%(asctime)s %(levelname)s %(message)s"),
+    ):
+        handler = RotatingFileHandler(folder / file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, delay=True)
+        handler.setFormatter(logging.Formatter(form))
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

@@ -1,0 +1,48 @@
+"""What Prometheus may know of a replica. Ray labels each metric with the deployment, which is the model."""
+
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from gen_ray.engine.batcher.ledger import Ledger
+from gen_ray.serving.desk import Answer, Job, Refusal
+
+SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
+
+
+class Meters:
+    """Counters, gauges and histograms of one replica."""
+
+    def __init__(self) -> None:
+        """Register them."""
+        by_verb = {"tag_keys": ("verb",), "boundaries": SECONDS}
+        self._queued = Histogram("gen_ray_queue_seconds", "From asking to the first evaluation", **by_verb)
+        self._latency = Histogram("gen_ray_request_seconds", "From asking to the answer", **by_verb)
+        self._refused = Counter("gen_ray_refused_total", "Requests refused, by code", tag_keys=("verb", "code"))
+        self._forwards = Counter("gen_ray_forwards_total", "Ticks of the batcher")
+        self._evaluations = Counter("gen_ray_evaluations_total", "Network evaluations, padding not counted")
+        self._backlog = Gauge("gen_ray_backlog_seconds", "Seconds of work that wait")
+        self._requests = Gauge("gen_ray_active_requests", "Requests under way")
+        self._rows = Gauge("gen_ray_active_rows", "Rows of a tick, mean since the last reading")
+        self._occupancy = Gauge("gen_ray_batch_occupancy", "Rows of a tick as a share of those there was room for")
+        self._seen = (0, 0, 0)
+
+    def told(self, outcome: Answer | Refusal, job: Job) -> None:
+        """Take note of how a job ended."""
+        verb = {"verb": job.verb}
+        if isinstance(outcome, Refusal):
+            self._refused.inc(tags={**verb, "code": outcome.code})
+            return
+        self._queued.observe(outcome.queued_seconds, tags=verb)
+        self._latency.observe(outcome.queued_seconds + outcome.computed_seconds, tags=verb)
+
+    def read(self, ledger: Ledger) -> None:
+        """Publish what a batcher did since it was last read; a new version's batcher begins at 0."""
+        now = (ledger.ticks, ledger.evaluations, ledger.room)
+        ticks, evaluations, room = (new - old if new >= old else new for new, old in zip(now, self._seen, strict=True))
+        self._seen = now
+        if ticks:
+            self._forwards.inc(ticks)
+            self._evaluations.inc(evaluations)
+        self._rows.set(evaluations / max(1, ticks))
+        self._occupancy.set(evaluations / max(1, room))
+        self._backlog.set(ledger.backlog_seconds)
+        self._requests.set(ledger.requests)

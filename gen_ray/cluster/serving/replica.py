@@ -1,0 +1,101 @@
+"""One replica of a model: a Seat in an actor. Its net computes in a thread, so that health and streams are answered."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import psutil
+import torch
+
+from gen_ray import runs
+from gen_ray.cluster.serving.args import Application, Served
+from gen_ray.cluster.serving.metrics import Meters
+from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
+from gen_ray.serving.desk import Answer, Card, Job, Preview, Refusal, RefusedError
+from gen_ray.serving.release import Fixed, Source
+from gen_ray.serving.seat import Seat
+
+METER_SECONDS = 1.0
+
+
+class Replica:
+    """What Ray Serve calls; plain data in and out, refusals as values."""
+
+    async def __init__(self, id: str, raw: dict[str, Any]) -> None:  # type: ignore[misc]
+        """Load, check and warm the newest version; only then is the replica ready."""
+        app, self._beside = Application.model_validate(raw), list[asyncio.Task[None]]()
+        served = app.models[id]
+        self._served, self._meters = served, Meters()
+        device, threads = torch.device("cuda" if torch.cuda.is_available() else "cpu"), max(1, int(served.cpus))
+        torch.set_num_threads(threads)
+        logging.getLogger("gen_ray").setLevel(logging.INFO)
+        self._seat = Seat(
+            id,
+            source_of(served, app),
+            device=device,
+            limits=app.limits,
+            told=self._meters.told,
+            threads=threads,
+            backlog_seconds=served.backlog_seconds,
+        )
+        await self._seat.open()
+        self._beside = [
+            asyncio.create_task(self._seat.follow(app.follow_seconds)),
+            asyncio.create_task(self._measure()),
+        ]
+
+    async def card(self) -> Card:
+        """Return what is known of the model."""
+        return await self._seat.card()
+
+    async def run(self, job: Job) -> Answer | Refusal:
+        """Do a job."""
+        try:
+            return await self._seat.run(job)
+        except RefusedError as error:
+            return error.refusal
+
+    async def stream(self, job: Job) -> AsyncIterator[Preview | Answer | Refusal]:
+        """Do a job and yield looks at it on the way."""
+        try:
+            async for event in self._seat.stream(job):
+                yield event
+        except RefusedError as error:
+            yield error.refusal
+
+    async def counters(self) -> dict[str, float]:
+        """Return evaluations done, requests under way and MiB of memory, for those who measure."""
+        ledger, memory = self._seat.edition.batcher.ledger, psutil.Process().memory_info().rss
+        return {"evaluations": ledger.evaluations, "requests": ledger.requests, "memory_mib": memory / 2**20}
+
+    async def check_health(self) -> None:
+        """Raise RuntimeError where the batcher is not well or nobody looks for newer versions: Serve replaces it."""
+        if not self._seat.edition.batcher.well:
+            raise RuntimeError("the batcher's forwards keep failing")
+        for task in self._beside:
+            if task.done():
+                raise RuntimeError(f"what goes on beside the requests has ended: {task.exception()!r}")
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what the autoscaling policy wants to know."""
+        return {
+            BACKLOG: self._seat.edition.batcher.ledger.backlog_seconds,
+            TARGET: self._served.target_backlog_seconds,
+        }
+
+    async def _measure(self) -> None:
+        while True:
+            await asyncio.sleep(METER_SECONDS)
+            self._meters.read(self._seat.edition.batcher.ledger)
+
+    async def __del__(self) -> None:
+        """Finish what was begun: Serve has routed everything new elsewhere."""
+        for task in self._beside:
+            task.cancel()
+        await self._seat.close()
+
+
+def source_of(served: Served, app: Application) -> Source:
+    """Return where a model's versions come from. Raise UserError where there is no such model."""
+    return Fixed(runs.find_artifact(served.model, app.root.absolute()))

@@ -1,0 +1,170 @@
+"""gen-ray serve [MODEL …]: trained models behind an API and a page."""
+
+import re
+import signal
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines import terminal
+from pipelines.instances import Storage
+
+if TYPE_CHECKING:
+    from gen_ray.cluster.serving.args import Application
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+NAME = r"[A-Za-z0-9._-]{1,64}"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a server listens."""
+
+    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs keys.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name by which the server may be addressed; again and again.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """What each model is given."""
+
+    cpus: Annotated[float, typer.Option(min=0, help="Cores of a replica; so many threads compute.")] = 1
+    gpus: Annotated[float, typer.Option(min=0, help="GPUs of a replica; a share of one where several fit.")] = 0
+    min_replicas: Annotated[int, typer.Option(min=1, help="Replicas of each model, at least.")] = 1
+    max_replicas: Annotated[
+        int | None, typer.Option(min=1, help="And at most, as work waits; as many as at least if left out.")
+    ] = None
+    backlog_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Seconds of work that may wait at a replica; more is told to come again.")
+    ] = 20.0
+
+
+@terminal.grouped
+def serve(
+    place: Place,
+    replicas: Replicas,
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Runs, artifact folders or models:/NAME@champion, perhaps as ID=MODEL; every champion if left out."
+        ),
+    ] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow's, if it is not below --storage.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Leave it running on the cluster that RAY_ADDRESS names.")
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="End what --detach left running.")] = False,
+    config: Annotated[bool, typer.Option("--config", help="Print the YAML for `serve deploy`, and stop.")] = False,
+    storage: Storage = Path("gen_ray_runs"),
+) -> None:
+    """Serve models over HTTP, with a page to play with at /; champions are followed as they change.
+
+    Keys are read from GEN_RAY_API_KEYS=name:key,name:key. Ctrl-C and SIGTERM finish what was begun.
+    """
+    from gen_ray.cluster.serving import server
+
+    if stop:
+        typer.echo("stopped" if server.stop() else "nothing was served")
+        return
+    app = application(models or [], place, replicas, tracking_uri, storage)
+    if config:
+        typer.echo(_yaml(app), nl=False)
+        return
+    with server.served(app, place.host, place.port, detached=detach) as url:
+        for id, model in app.models.items():
+            typer.echo(f"{id}: {model.model}")
+        typer.echo(f"{url}/ is the page, {url}/docs the API; {_keys(app)}")
+        typer.echo(f"requests: {app.root / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
+        if not detach:
+            _until_told()
+            typer.echo("ending: what was begun is finished", err=True)
+
+
+def application(
+    models: list[str], place: Place, replicas: Replicas, tracking_uri: str | None, storage: Path
+) -> "Application":
+    """Return what is to be served. Raise UserError for what cannot be, before anything starts."""
+    import os
+
+    from gen_ray.cluster.serving.args import Application, Served
+    from gen_ray.errors import UserError
+    from gen_ray.serving import settings
+
+    keys = settings.from_environment(os.environ).keys
+    if place.host not in LOOPBACK and not keys:
+        raise UserError(
+            f"--host {place.host}: others could reach it; say in GEN_RAY_API_KEYS=name:key who may, or leave it out"
+        )
+    most = replicas.max_replicas or replicas.min_replicas
+    if most < replicas.min_replicas:
+        raise UserError(f"--max-replicas {most}: is less than --min-replicas {replicas.min_replicas}")
+    named = dict(_named(model) for model in models)
+    return Application(
+        models={
+            id: Served(
+                model=model,
+                min_replicas=replicas.min_replicas,
+                max_replicas=most,
+                cpus=replicas.cpus,
+                gpus=replicas.gpus,
+                backlog_seconds=replicas.backlog_seconds,
+            )
+            for id, model in named.items()
+        },
+        root=storage.absolute(),
+        tracking_uri=tracking_uri,
+        key_hashes={key.name: key.digest.hex() for key in keys},
+        hosts=tuple(place.allow_host or ()),
+    )
+
+
+def _named(text: str) -> tuple[str, str]:
+    """Return a served model's id and where it is. Raise UserError for an id that no path could have."""
+    from gen_ray.errors import UserError
+
+    id, equals, model = text.partition("=")
+    if not equals:
+        model = text
+        id = re.sub(r"^models:/|[@/]\w+$", "", text) if text.startswith("models:/") else _folder(text)
+    if not re.fullmatch(NAME, id):
+        raise UserError(f"{text}: an id has 1 to 64 of letters, digits, '.', '_' and '-'; name one with ID=MODEL")
+    return id, model
+
+
+def _folder(text: str) -> str:
+    path = Path(text)
+    return path.parent.name if path.name == "artifact" else path.name
+
+
+def _keys(app: "Application") -> str:
+    names = ", ".join(app.key_hashes)
+    return f"keys of {names}" if names else "open to this machine without a key"
+
+
+def _until_told() -> None:
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    told.wait()
+
+
+def _yaml(app: "Application") -> str:
+    import yaml
+
+    from gen_ray.cluster.serving.server import NAME as APP
+
+    args = app.model_dump(mode="json", exclude_defaults=True)
+    application = {"name": APP, "route_prefix": "/", "import_path": "gen_ray.cluster.serving.app:build", "args": args}
+    return yaml.safe_dump({"applications": [application]}, sort_keys=False)
+
+
+if __name__ == "__main__":
+    terminal.main(serve)
