@@ -69,7 +69,9 @@ def check(result: Result) -> None:
     for name, array in result.answer.arrays.items():
         levels = result.spec.levels if name == "samples" else np.inf
         if not np.isfinite(array).all() or (name == "samples" and ((array < 0) | (array >= levels)).any()):
-            raise RefusedError(Refusal(status=500, code="not_finite", message=f"the model gave {name} that are no numbers"))
+            raise RefusedError(
+                Refusal(status=500, code="not_finite", message=f"the model gave {name} that are no numbers")
+            )
 
 
 def said(result: Result, name: str) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def _headers(result: Result) -> Mapping[str, str]:
 
 
 def _ascii(value: Any) -> str:
-    """Return a value as JSON, which knows neither line ends nor letters that a header cannot hold; names as they are."""
+    """Return a plain name as it is, and else JSON, which has nothing in it that a header cannot hold."""
     plain = isinstance(value, str) and value.isascii() and value.isprintable()
     return value if plain else json.dumps(value)
 
@@ -133,7 +135,9 @@ def _any(spec: DataSpec) -> str:
 
 
 def _pictures(spec: DataSpec) -> str:
-    return "" if pictures.drawable(spec) else "the model's samples are no pictures of 1 or 3 channels; ask for json or npz"
+    return (
+        "" if pictures.drawable(spec) else "the model's samples are no pictures of 1 or 3 channels; ask for json or npz"
+    )
 
 
 def _texts(spec: DataSpec) -> str:

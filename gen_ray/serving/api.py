@@ -1,30 +1,94 @@
 """The app: models behind /v1, health, and the page. It knows desks and nothing of who is behind them."""
 
 import asyncio
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Body, FastAPI, Request, Security
+from fastapi import APIRouter, FastAPI, Security
 from fastapi.security import HTTPBearer
 from starlette.middleware import Middleware
-from starlette.responses import JSONResponse, Response
 
-from gen_ray.serving import documents, page, refusals
+from gen_ray.serving import refusals, static_page, verbs
 from gen_ray.serving.access import FAULTS, Access
 from gen_ray.serving.cards import shown, silent
 from gen_ray.serving.counter import Counter, Desks
-from gen_ray.serving.json_body import JsonRoute
+from gen_ray.serving.desk import RefusedError
+from gen_ray.serving.documents import READING_ERRORS, Health, Models
 from gen_ray.serving.protection import HEALTH, Bodies, Hosts, Keys
-from gen_ray.serving.refusals import standing
-from gen_ray.serving.requests import Decode, Encode, Impute, Reconstruct, Sample, Score
+from gen_ray.serving.refusals import documented, standing
 from gen_ray.serving.settings import Settings
+from gen_ray.serving.verbs import Name
 
-SAMPLES = documents.answering(
-    documents.Samples, others=("application/octet-stream", "image/png", "text/plain"), stream=False
-)
-STREAMED = documents.answering(
-    documents.Samples, others=("application/octet-stream", "image/png", "text/plain"), stream=True
-)
-SCORES = documents.answering(documents.Scores, others=("application/octet-stream",))
-LATENTS = documents.answering(documents.Latents, others=("application/octet-stream",))
+KEY = HTTPBearer(auto_error=False, description="A key of GEN_RAY_API_KEYS. Checked before any route is looked at.")
+
+
+def build(desks: Desks, settings: Settings) -> FastAPI:
+    """Return the app over desks, or over a function that returns those there are now.
+
+    Every response has X-Request-ID; every error has the body {code, message, request_id}.
+    """
+    counter = Counter(desks, settings)
+    app = FastAPI(
+        title="gen_ray",
+        summary="Sample, complete, score and encode with trained generative models.",
+        redoc_url=None,
+        redirect_slashes=False,
+        middleware=[  # the first is the outermost
+            Middleware(Access),
+            Middleware(Hosts, settings=settings),
+            Middleware(Keys, settings=settings, open_paths=HEALTH | set(static_page.files())),
+            Middleware(Bodies, settings=settings),
+        ],
+    )
+    refusals.handle(app)
+    v1 = APIRouter(prefix="/v1", dependencies=[Security(KEY)])
+    v1.include_router(_models(counter))
+    v1.include_router(verbs.router(counter))
+    app.include_router(v1)
+    app.include_router(_health(counter))
+    static_page.mount(app)
+    return app
+
+
+def _models(counter: Counter) -> APIRouter:
+    routes = APIRouter(prefix="/models", tags=["models"])
+
+    @routes.get("", responses={200: {"model": Models}, **documented(READING_ERRORS)})
+    async def models() -> dict[str, list[dict[str, Any]]]:
+        """List the models and what each of them can do."""
+        return {"data": await asyncio.gather(*(_listed(counter, name) for name in counter.desks))}
+
+    @routes.get("/{name}", responses=documented(READING_ERRORS))
+    async def model(name: Name) -> dict[str, Any]:
+        """Tell what one model can do."""
+        return shown(await counter.card(name))
+
+    return routes
+
+
+def _health(counter: Counter) -> APIRouter:
+    routes = APIRouter(prefix="/healthz", tags=["health"])
+
+    @routes.get("/live")
+    async def live() -> Health:
+        """Tell that the server runs."""
+        return Health(status="live")
+
+    @routes.get("/ready", responses=documented([503]))
+    async def ready() -> Health:
+        """Tell whether every model is ready; which are not is for those with a key to know."""
+        found = await asyncio.gather(*(_listed(counter, name) for name in counter.desks))
+        if not found or not all(card["ready"] for card in found):
+            raise standing(503, "not every model is ready")
+        return Health(status="ready")
+
+    return routes
+
+
+async def _listed(counter: Counter, name: str) -> dict[str, Any]:
+    try:
+        return shown(await counter.card(name))
+    except RefusedError:
+        return silent(name)
+    except Exception:
+        FAULTS.exception("the card of %s cannot be had", name)
+        return silent(name)

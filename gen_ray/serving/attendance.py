@@ -6,7 +6,6 @@ from typing import Any, Self, TypeVar
 
 from starlette.types import Receive
 
-from gen_ray.serving.desk import RefusedError
 from gen_ray.serving.refusals import standing
 
 T = TypeVar("T")
@@ -32,7 +31,7 @@ class Attendance:
         self.gone.cancel()
 
     async def result(self, work: Coroutine[Any, Any, T], *, grace_seconds: float = 0) -> T:
-        """Return what comes of work, also in a grace after the deadline. Raise its error, or RefusedError 499 or 504."""
+        """Return what comes of work, also in a grace after the deadline. Raise its error, or RefusedError 499, 504."""
         task = asyncio.ensure_future(work)
         try:
             await self.done(task, grace_seconds=grace_seconds)
@@ -45,7 +44,7 @@ class Attendance:
     async def done(
         self, task: "asyncio.Future[Any]", patience: float | None = None, *, grace_seconds: float = 0
     ) -> bool:
-        """Return whether a task is done, at the latest after some seconds of patience. Raise RefusedError 499 or 504."""
+        """Return whether a task is done, after some seconds of patience at most. Raise RefusedError 499 or 504."""
         left = self.until + grace_seconds - asyncio.get_running_loop().time()
         wait = left if patience is None else min(patience, left)
         await asyncio.wait({task, self.gone}, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)

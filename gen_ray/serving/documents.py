@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from gen_ray.serving.refusals import documented
 
 ERRORS = (400, 401, 403, 404, 413, 415, 421, 422, 429, 499, 500, 503, 504)
+READING_ERRORS = (400, 401, 404, 413, 421, 422, 500, 503)
 Binary = {"schema": {"type": "string", "format": "binary"}}
 
 

@@ -56,9 +56,7 @@ async def begun(
     raise RuntimeError("the stream ended before it began")
 
 
-async def told(
-    items: AsyncIterator[Item], attendance: Attendance, every: float
-) -> AsyncGenerator[Item | None, None]:
+async def told(items: AsyncIterator[Item], attendance: Attendance, every: float) -> AsyncGenerator[Item | None, None]:
     """Yield items as they come, and None after each silence of some seconds. Raise RefusedError, and what items raise.
 
     They are read in a task of their own, so that whoever makes them is cancelled at once, wherever it is.
@@ -89,7 +87,7 @@ def event(name: str, data: Mapping[str, Any]) -> bytes:
 
 
 def looked_at(preview: Preview, spec: DataSpec) -> dict[str, Any]:
-    """Return a preview as JSON: base64 PNGs, mid-grey where nothing is decided; texts with · there; or lists with −1."""
+    """Return a preview as JSON: base64 PNGs, grey where nothing is decided; texts with · there; or lists with −1."""
     facts = {"done": preview.done, "total": preview.total}
     samples = preview.samples.reshape(-1, *spec.shape)
     if pictures.drawable(spec):

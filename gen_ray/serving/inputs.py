@@ -1,4 +1,4 @@
-"""What a request brings along, as stored data of the model's spec: pictures, nested lists, texts, and masks over them."""
+"""What a request brings along, as stored data: pictures, nested lists, texts, and masks over them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +47,7 @@ def from_texts(texts: Sequence[str], spec: DataSpec, field: str) -> np.ndarray:
             raise invalid(f"{name}: has {len(text)} characters, the model's texts have {length}")
         strange = len({character for character in text if character not in known})
         if strange:
-            raise invalid(f"{name}: has {strange} characters that the model does not know; its alphabet does not hold them")
+            raise invalid(f"{name}: has {strange} characters that are not in the model's alphabet")
     tokens = np.array([[known[character] for character in text] for text in texts])
     return tokens.astype(np.uint8 if spec.levels <= 256 else np.int32)
 

@@ -1,4 +1,4 @@
-"""Bodies read as JSON says, no more: what Python's reader forgives or trips over is the client's mistake, told as one."""
+"""Bodies read as JSON says, no more: what Python's reader forgives or trips over is told as the client's mistake."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -46,7 +46,7 @@ class JsonRoute(APIRoute):
 
 
 def read(body: bytes) -> Any:
-    """Return what a JSON text says. Raise RefusedError 400, also for NaN, a key said twice, and text that is no text."""
+    """Return what a JSON text says. Raise RefusedError 400, also for NaN, a key said twice, and half a character."""
     try:
         text = body.decode("utf-8")
         value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
@@ -63,20 +63,20 @@ def read(body: bytes) -> Any:
     return value
 
 
-class _Said(ValueError):
+class _SaidError(ValueError):
     """A fault in words of this file, without anything of the body."""
 
 
 def _reason(error: ValueError) -> str:
-    return str(error) if isinstance(error, _Said) else "a number has too many digits"
+    return str(error) if isinstance(error, _SaidError) else "a number has too many digits"
 
 
 def _no_number(constant: str) -> NoReturn:
-    raise _Said("NaN and Infinity are no numbers in JSON")
+    raise _SaidError("NaN and Infinity are no numbers in JSON")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise _Said("an object has the same key twice")
+        raise _SaidError("an object has the same key twice")
     return value

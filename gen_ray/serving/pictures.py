@@ -1,4 +1,4 @@
-"""Pictures as they travel: base64 of a file, read no further than its header before its size is known to be bearable."""
+"""Pictures as they travel: base64 of a file, read no further than its header until its size is known."""
 
 import base64
 import binascii

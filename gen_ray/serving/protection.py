@@ -1,4 +1,4 @@
-"""Who may come in: middleware round the whole app, so that a route added later is closed before anybody thinks of it."""
+"""Who may come in: middleware round the whole app, so that a route added later is closed from the start."""
 
 import asyncio
 import re

@@ -45,7 +45,7 @@ class Body(BaseModel):
         """Return the fields of a Job that the body itself holds."""
         return {"deterministic": self.deterministic}
 
-    def arrays(self, card: Card, pixels: int) -> Mapping[str, np.ndarray]:
+    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
         """Return x, mask and z as far as the verb heeds them. Raise RefusedError 422."""
         return {}
 
@@ -103,7 +103,7 @@ class Impute(Sampling):
             raise ValueError("image and x need a mask; a text has its holes in itself")
         return self
 
-    def arrays(self, card: Card, pixels: int) -> Mapping[str, np.ndarray]:
+    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
         """Return x and where it is known, (1, *shape) each."""
         if self.text is not None:
             x, known = inputs.from_holed_text(self.text, self.hole, card.spec)
@@ -129,7 +129,7 @@ class Instances(Body):
         one_of(self, ("images", "x", "texts"))
         return self
 
-    def arrays(self, card: Card, pixels: int) -> Mapping[str, np.ndarray]:
+    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
         """Return x (N, *shape)."""
         if self.texts is not None:
             return {"x": inputs.from_texts(self.texts, card.spec, "texts")}
@@ -171,7 +171,7 @@ class Decode(Body):
     format: Samples = "json"
     z: Annotated[list[list[Finite]], Field(min_length=1, max_length=MOST)]
 
-    def arrays(self, card: Card, pixels: int) -> Mapping[str, np.ndarray]:
+    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
         """Return z (N, Z)."""
         return {"z": inputs.from_latents(self.z, card.latent_dim)}
 
