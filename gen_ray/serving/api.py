@@ -3,8 +3,7 @@
 import asyncio
 from typing import Any
 
-from fastapi import APIRouter, FastAPI, Security
-from fastapi.security import HTTPBearer
+from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
 from gen_ray.serving import refusals, static_page, verbs
@@ -12,13 +11,11 @@ from gen_ray.serving.access import FAULTS, Access
 from gen_ray.serving.cards import shown, silent
 from gen_ray.serving.counter import Counter, Desks
 from gen_ray.serving.desk import RefusedError
-from gen_ray.serving.documents import READING_ERRORS, Health, Models
+from gen_ray.serving.documents import READING_ERRORS, WITH_KEY, Health, Models
 from gen_ray.serving.protection import HEALTH, Bodies, Hosts, Keys
 from gen_ray.serving.refusals import documented, standing
 from gen_ray.serving.settings import Settings
 from gen_ray.serving.verbs import Name
-
-KEY = HTTPBearer(auto_error=False, description="A key of GEN_RAY_API_KEYS. Checked before any route is looked at.")
 
 
 def build(desks: Desks, settings: Settings) -> FastAPI:
@@ -40,17 +37,14 @@ def build(desks: Desks, settings: Settings) -> FastAPI:
         ],
     )
     refusals.handle(app)
-    v1 = APIRouter(prefix="/v1", dependencies=[Security(KEY)])
-    v1.include_router(_models(counter))
-    v1.include_router(verbs.router(counter))
-    app.include_router(v1)
-    app.include_router(_health(counter))
+    for router in (_models(counter), verbs.router(counter), _health(counter)):
+        app.include_router(router)
     static_page.mount(app)
     return app
 
 
 def _models(counter: Counter) -> APIRouter:
-    routes = APIRouter(prefix="/models", tags=["models"])
+    routes = APIRouter(prefix="/v1/models", tags=["models"], dependencies=WITH_KEY)
 
     @routes.get("", responses={200: {"model": Models}, **documented(READING_ERRORS)})
     async def models() -> dict[str, list[dict[str, Any]]]:

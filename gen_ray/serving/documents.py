@@ -3,13 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fastapi import Security
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
 from gen_ray.serving.refusals import documented
 
 ERRORS = (400, 401, 403, 404, 413, 415, 421, 422, 429, 499, 500, 503, 504)
 READING_ERRORS = (400, 401, 404, 413, 421, 422, 500, 503)
-Binary = {"schema": {"type": "string", "format": "binary"}}
+WITH_KEY = (Security(HTTPBearer(auto_error=False, description="A key of GEN_RAY_API_KEYS.")),)
+"""For the document alone: keys are looked at before any route is."""
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 class Seconds(BaseModel):
@@ -75,7 +79,7 @@ def answering(model: type[BaseModel], *, others: Sequence[str] = (), stream: boo
 
 
 OTHERS = {
-    "application/octet-stream": Binary,
-    "image/png": Binary,
+    "application/octet-stream": BINARY,
+    "image/png": BINARY,
     "text/plain": {"schema": {"type": "string"}},
 }

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Request
 from starlette.responses import Response
 
 from gen_ray.serving.counter import Counter
-from gen_ray.serving.documents import Latents, Samples, Scores, answering
+from gen_ray.serving.documents import WITH_KEY, Latents, Samples, Scores, answering
 from gen_ray.serving.json_body import JsonRoute
 from gen_ray.serving.requests import Decode, Encode, Impute, Reconstruct, Sample, Score
 
@@ -18,7 +18,7 @@ NOTHING = Sample()
 
 def router(counter: Counter) -> APIRouter:
     """Return the routes POST /models/{name}/VERB."""
-    routes = APIRouter(prefix="/models/{name}", tags=["verbs"], route_class=JsonRoute)
+    routes = APIRouter(prefix="/v1/models/{name}", tags=["verbs"], dependencies=WITH_KEY, route_class=JsonRoute)
     drawn, streamed = answering(Samples, others=PICTURES), answering(Samples, others=PICTURES, stream=True)
     scored, encoded = answering(Scores, others=NUMBERS), answering(Latents, others=NUMBERS)
 
