@@ -212,7 +212,8 @@ def serve(
     from gen_ray.cluster.serving.bench.report import figures, kinds
 
     found = instances.load(model, storage)
-    app = Application(models={"bench": Served(model=model, backlog_seconds=5)}, root=storage.absolute())
+    served = Served(model=model, backlog_seconds=5)
+    app = Application(models={"bench": served}, root=storage.absolute())
     plan = Plan(rounds=rounds, seconds=seconds, clients=clients, overload_seconds=overload_seconds)
     measured = figures(measure(app, kinds(found.family, sampler), port, plan))
     if as_json:

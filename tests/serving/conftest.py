@@ -1,9 +1,19 @@
-"""Tensors here are small: threads cost more than they bring, above all beside other work."""
+"""The app over paper desks, asked in this process, with a key."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
+from httpx import Response
+from starlette.testclient import TestClient
+
+from gen_ray.serving.api import build
+from gen_ray.serving.settings import Key, Settings
+from tests.serving.desks import Paper, street
+
+KEY = "correct-horse-battery-staple"
+Ask = Callable[..., Response]
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -12,3 +22,30 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def desks() -> dict[str, Paper]:
+    return street()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return Settings(keys=(Key.of("anna", KEY), Key.of("bert", "another-key-of-sixteen")), keep_alive_seconds=0.05)
+
+
+@pytest.fixture
+def http(desks: dict[str, Paper], settings: Settings) -> Iterator[TestClient]:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    with TestClient(build(desks, settings), base_url="http://localhost:8000", headers=headers) as client:
+        yield client
+
+
+@pytest.fixture
+def ask(http: TestClient) -> Ask:
+    """Return a function: model, verb and the fields of a body, to the response."""
+
+    def ask(model: str, verb: str, **fields: Any) -> Response:
+        return http.post(f"/v1/models/{model}/{verb}", json=fields)
+
+    return ask

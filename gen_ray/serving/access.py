@@ -1,0 +1,113 @@
+"""The outermost room: names every request, writes one line about it, and lets no exception out into the open."""
+
+import json
+import logging
+import re
+import secrets
+import time
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gen_ray.serving.desk import RefusedError
+from gen_ray.serving.refusals import UNEXPECTED, refused
+
+LINES = logging.getLogger("gen_ray.access")
+FAULTS = logging.getLogger("gen_ray.serving")
+ALWAYS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+
+
+@dataclass
+class Record:
+    """What is known of a request once it is over."""
+
+    request_id: str
+    started: float = field(default_factory=time.monotonic)
+    key: str = "-"
+    status: int = 0
+    bytes_out: int = 0
+    told: dict[str, Any] = field(default_factory=dict)
+    """Of the work: model, version, seed, nfe; and the code of a refusal."""
+
+    def line(self, scope: Scope) -> str:
+        """Return it as one line of JSON. The path is the route's template: what a client wrote stays out of logs."""
+        fields = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "request_id": self.request_id,
+            "key": self.key,
+            "method": scope["method"] if scope["method"] in METHODS else "-",
+            "path": getattr(scope.get("route"), "path", "-"),
+            "status": self.status,
+            "ms": round((time.monotonic() - self.started) * 1000, 1),
+            **dict.fromkeys(("model", "version", "seed", "nfe")),
+            **self.told,
+            "bytes_out": self.bytes_out,
+        }
+        return json.dumps(fields)
+
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+def record_of(scope: MutableMapping[str, Any]) -> Record:
+    """Return the record of the request that a scope belongs to."""
+    record: Record = scope["gen_ray.record"]
+    return record
+
+
+class Access:
+    """Middleware: request id, headers of every response, log line, and a plain 500 for what nobody expected."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand in front of an app."""
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through. What is neither HTTP nor the server's own start and stop is turned away."""
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":
+            return await send({"type": "websocket.close", "code": 1008})
+        record = scope["gen_ray.record"] = Record(_request_id(scope))
+
+        async def sending(message: Message) -> None:
+            await send(_noted(message, record))
+
+        try:
+            await self._guarded(scope, receive, sending, record)
+        finally:
+            LINES.info("%s", record.line(scope))
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+        try:
+            await self.app(scope, receive, send)
+            return
+        except RefusedError as error:
+            refusal = error.refusal
+        except Exception:
+            FAULTS.exception("request %s failed", record.request_id)
+            refusal = UNEXPECTED
+        record.told["code"] = refusal.code
+        if not record.status:  # else the response is under way, and breaking off is all that can be said
+            await refused(refusal, record.request_id)(scope, receive, send)
+
+
+def _noted(message: Message, record: Record) -> Message:
+    if message["type"] == "http.response.start":
+        record.status = message["status"]
+        headers: Mapping[str, str] = {"x-request-id": record.request_id, **ALWAYS}
+        added = [(name.encode(), value.encode()) for name, value in headers.items()]
+        kept = [(name, value) for name, value in message.get("headers", ()) if name.decode().lower() not in headers]
+        return {**message, "headers": [*kept, *added]}
+    record.bytes_out += len(message.get("body", b""))
+    return message
+
+
+def _request_id(scope: Scope) -> str:
+    given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
+    if len(given) == 1 and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given[0]):
+        return given[0]
+    return secrets.token_hex(8)

@@ -1,0 +1,153 @@
+"""Answers as HTTP sends them: numbers as JSON or .npz, samples also as PNG, one picture of all, or text."""
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from starlette.responses import Response
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine import texts
+from gen_ray.serving import pictures
+from gen_ray.serving.desk import Answer, Refusal, RefusedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """An answer, and what must be known to show it."""
+
+    model: str
+    spec: DataSpec
+    answer: Answer
+    request_id: str
+
+    @property
+    def samples(self) -> np.ndarray:
+        """Return the samples (n, *shape), whichever instance they complete."""
+        return self.answer.arrays["samples"].reshape(-1, *self.spec.shape)
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything but the arrays."""
+        answer = self.answer
+        return {
+            "model": self.model,
+            "version": answer.version,
+            "sampler": answer.sampler,
+            "steps": answer.steps,
+            "nfe": answer.nfe,
+            "seed": answer.seed,
+            "notes": dict(answer.notes),
+            "seconds": {"queued": answer.queued_seconds, "computed": answer.computed_seconds},
+            "request_id": self.request_id,
+        }
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way to write a result down; unsuitable says in one line why data of a spec cannot be, or nothing."""
+
+    media_type: str
+    write: Callable[[Result], bytes]
+    unsuitable: Callable[[DataSpec], str]
+    headers: bool = True
+    """Whether the facts go into headers, for want of a place in the body."""
+
+
+def respond(result: Result, name: str) -> Response:
+    """Return the response in a format. Raise RefusedError 500 for numbers that are none."""
+    check(result)
+    form = FORMATS[name]
+    return Response(form.write(result), media_type=form.media_type, headers=_headers(result) if form.headers else None)
+
+
+def check(result: Result) -> None:
+    """Raise RefusedError 500 where an answer holds what no picture may show: better no sample than a black one."""
+    for name, array in result.answer.arrays.items():
+        levels = result.spec.levels if name == "samples" else np.inf
+        if not np.isfinite(array).all() or (name == "samples" and ((array < 0) | (array >= levels)).any()):
+            raise RefusedError(
+                Refusal(status=500, code="not_finite", message=f"the model gave {name} that are no numbers")
+            )
+
+
+def said(result: Result, name: str) -> dict[str, Any]:
+    """Return an answer in format json or png, as the object that JSON writes down."""
+    spell = {"png": _drawn, "json": spelt}[name]
+    others = {key: array.tolist() for key, array in result.answer.arrays.items() if key != "samples"}
+    samples = {"samples": spell(result.samples, result.spec)} if "samples" in result.answer.arrays else {}
+    return {**result.facts(), **samples, **others}
+
+
+def spelt(samples: np.ndarray, spec: DataSpec) -> list[Any]:
+    """Return samples (n, *shape) as texts, where they are, or else as nested lists."""
+    if spec.is_text:
+        return [texts.speak(torch.from_numpy(tokens), spec) for tokens in samples]
+    listed: list[Any] = samples.tolist()
+    return listed
+
+
+def _drawn(samples: np.ndarray, spec: DataSpec) -> list[Any]:
+    return list(pictures.encoded(samples, levels=spec.levels))
+
+
+def _json(name: str) -> Callable[[Result], bytes]:
+    return lambda result: json.dumps(said(result, name), allow_nan=False, separators=(",", ":")).encode()
+
+
+def _npz(result: Result) -> bytes:
+    file, arrays = io.BytesIO(), dict(result.answer.arrays)
+    if "samples" in arrays:
+        arrays["samples"] = result.samples
+        if result.spec.is_text:
+            arrays["texts"] = np.array(spelt(result.samples, result.spec), dtype=np.str_)
+    np.savez(file, allow_pickle=False, **arrays)
+    return file.getvalue()
+
+
+def _grid(result: Result) -> bytes:
+    return pictures.grid(result.samples, levels=result.spec.levels)
+
+
+def _text(result: Result) -> bytes:
+    return texts.page(torch.from_numpy(result.samples), result.spec).encode()
+
+
+def _headers(result: Result) -> Mapping[str, str]:
+    facts = result.facts()
+    seconds = facts.pop("seconds")
+    flat = {**facts, "queued_seconds": seconds["queued"], "computed_seconds": seconds["computed"]}
+    del flat["request_id"]  # every response has it anyway
+    return {f"X-GenRay-{name.replace('_', '-').title()}": _ascii(value) for name, value in flat.items()}
+
+
+def _ascii(value: Any) -> str:
+    """Return a plain name as it is, and else JSON, which has nothing in it that a header cannot hold."""
+    plain = isinstance(value, str) and value.isascii() and value.isprintable()
+    return value if plain else json.dumps(value)
+
+
+def _any(spec: DataSpec) -> str:
+    return ""
+
+
+def _pictures(spec: DataSpec) -> str:
+    return (
+        "" if pictures.drawable(spec) else "the model's samples are no pictures of 1 or 3 channels; ask for json or npz"
+    )
+
+
+def _texts(spec: DataSpec) -> str:
+    return "" if spec.is_text else "the model's samples are no texts; ask for json or npz"
+
+
+FORMATS: Mapping[str, Format] = {
+    "json": Format("application/json", _json("json"), _any, headers=False),
+    "png": Format("application/json", _json("png"), _pictures, headers=False),
+    "grid": Format("image/png", _grid, _pictures),
+    "npz": Format("application/octet-stream", _npz, _any),
+    "text": Format("text/plain", _text, _texts),
+}

@@ -1,0 +1,35 @@
+"""A request held against the card of the model it asks: what can be told to be in vain is not begun."""
+
+from gen_ray.errors import nearest
+from gen_ray.serving.answers import FORMATS
+from gen_ray.serving.desk import Card, RefusedError
+from gen_ray.serving.refusals import invalid, standing
+from gen_ray.serving.requests import Body, Impute, Sampling
+from gen_ray.serving.settings import Settings
+
+
+def check(body: Body, card: Card, settings: Settings) -> None:
+    """Raise RefusedError: 503 where the model is not ready, 422 where the request asks for what it cannot do."""
+    if not card.ready:
+        raise RefusedError(standing(503).refusal)
+    if body.verb not in card.verbs:
+        raise invalid(f"the model does not {body.verb}; it can: {', '.join(card.verbs)}")
+    unsuitable = FORMATS[body.format].unsuitable(card.spec)
+    if unsuitable:
+        raise invalid(f"format: {unsuitable}")
+    if (body.deadline_seconds or 0) > settings.longest_deadline_seconds:
+        raise invalid(f"deadline_seconds: at most {settings.longest_deadline_seconds:g}")
+    if isinstance(body, Sampling):
+        _check_sampling(body, card)
+
+
+def _check_sampling(body: Sampling, card: Card) -> None:
+    known = card.imputers if isinstance(body, Impute) else card.samplers
+    name = (body.sampler or "").partition(":")[0]
+    if body.sampler is not None and name not in known:
+        raise invalid(f"sampler: there is none of that name; {nearest(name, known)}")
+    if body.quality is not None and body.quality not in card.quality:
+        raise invalid("quality: no curve was measured for this model; give sampler and steps")
+    for field, asked in (("n", body.n), ("steps", body.steps or 0)):
+        if asked > card.limits.get(field, asked):
+            raise invalid(f"{field}: at most {card.limits[field]:g} for this model", code="too_much")

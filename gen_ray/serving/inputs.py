@@ -1,0 +1,110 @@
+"""What a request brings along, as stored data: pictures, nested lists, texts, and masks over them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.serving import pictures
+from gen_ray.serving.refusals import invalid
+
+
+def from_pictures(texts: Sequence[str], spec: DataSpec, field: str, *, pixels: int, resize: bool) -> np.ndarray:
+    """Return base64 pictures as stored data (N, C, H, W). Raise RefusedError 422."""
+    if not pictures.drawable(spec):
+        raise invalid(f"{field}: the model's data are no pictures of 1 or 3 channels; send x")
+    names = [f"{field}.{place}" for place in range(len(texts))] if len(texts) > 1 else [field]
+    opened = [pictures.opened(text, name, pixels=pixels) for text, name in zip(texts, names, strict=True)]
+    pictures.budget(opened, pixels=pixels)
+    decoded = [
+        pictures.decoded(picture, spec, name, resize=resize) for picture, name in zip(opened, names, strict=True)
+    ]
+    return np.stack(decoded)
+
+
+def from_lists(x: Sequence[Any], spec: DataSpec, *, many: bool) -> np.ndarray:
+    """Return nested lists of stored integers as (N, *shape), or one example as (1, *shape). Raise RefusedError 422."""
+    array = _array(x, "x")
+    array = array if many else array[None]
+    if spec.is_image and spec.shape[0] == 1 and array.ndim == 3:
+        array = array[:, None]
+    if array.shape[1:] != spec.shape or not len(array):
+        wanted = ("N", *spec.shape) if many else spec.shape
+        raise invalid(f"x: must be nested lists of shape ({', '.join(map(str, wanted))})")
+    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= spec.levels:
+        raise invalid(f"x: must hold whole numbers from 0 to {spec.levels - 1}")
+    return array.astype(np.uint8 if spec.levels <= 256 else np.int32)
+
+
+def from_texts(texts: Sequence[str], spec: DataSpec, field: str) -> np.ndarray:
+    """Return texts as tokens (N, L). Raise RefusedError 422, which counts what it will not repeat."""
+    _needs_text(spec, field)
+    length, known = spec.shape[0], {character: token for token, character in enumerate(spec.alphabet)}
+    for place, text in enumerate(texts):
+        name = f"{field}.{place}" if len(texts) > 1 else field
+        if len(text) != length:
+            raise invalid(f"{name}: has {len(text)} characters, the model's texts have {length}")
+        strange = len({character for character in text if character not in known})
+        if strange:
+            raise invalid(f"{name}: has {strange} characters that are not in the model's alphabet")
+    tokens = np.array([[known[character] for character in text] for text in texts])
+    return tokens.astype(np.uint8 if spec.levels <= 256 else np.int32)
+
+
+def from_holed_text(text: str, hole: str, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Return tokens (1, L) and where they are known (1, L); what is short goes on in holes. Raise RefusedError 422."""
+    _needs_text(spec, "text")
+    if hole in spec.alphabet:
+        raise invalid("hole: must be a character that does not occur in the model's alphabet")
+    text = text.ljust(spec.shape[0], hole)
+    known = np.array([[character != hole for character in text]])
+    if known.all():
+        raise invalid("text: has no hole; write the hole's character where something is to be filled in")
+    return from_texts([text.replace(hole, spec.alphabet[0])], spec, "text"), known
+
+
+def known_by(mask: str | Sequence[Any], spec: DataSpec, *, pixels: int, resize: bool) -> np.ndarray:
+    """Return where data are known (1, *shape), from a picture whose white is a hole or from lists where 1 is one.
+
+    Raise RefusedError 422, also for a mask without a hole.
+    """
+    holes = _drawn(mask, spec, pixels, resize) if isinstance(mask, str) else _listed(mask, spec)
+    if not holes.any():
+        raise invalid("mask: has no hole; white, or 1, marks what is to be filled in")
+    return ~np.broadcast_to(holes, (1, *spec.shape)).copy()
+
+
+def from_latents(z: Sequence[Sequence[float]], width: int | None) -> np.ndarray:
+    """Return latent vectors (N, Z) as float32. Raise RefusedError 422."""
+    if any(len(row) != (width or 0) for row in z):
+        raise invalid(f"z: must be lists of {width} numbers each")
+    return np.array(z, dtype=np.float32)
+
+
+def _drawn(mask: str, spec: DataSpec, pixels: int, resize: bool) -> np.ndarray:
+    if not spec.is_image:
+        raise invalid("mask: the model's data are no pictures; send nested lists of 0 and 1")
+    plain = DataSpec(name="mask", kind="image", shape=(1, *spec.shape[1:]), levels=2)
+    return from_pictures([mask], plain, "mask", pixels=pixels, resize=resize).astype(bool)
+
+
+def _listed(mask: Sequence[Any], spec: DataSpec) -> np.ndarray:
+    array = _array(mask, "mask")
+    if array.shape not in (spec.shape, spec.shape[1:] if spec.is_image else spec.shape):
+        raise invalid(f"mask: must be nested lists of shape ({', '.join(map(str, spec.shape))})")
+    if array.dtype.kind not in "biu" or not np.isin(array, (0, 1)).all():
+        raise invalid("mask: must hold only 0 and 1, or only false and true")
+    return array.astype(bool)
+
+
+def _array(lists: Sequence[Any], field: str) -> np.ndarray:
+    try:
+        return np.asarray(lists)
+    except (ValueError, OverflowError, RecursionError, TypeError):
+        raise invalid(f"{field}: must be nested lists of numbers, all of one length at each depth") from None
+
+
+def _needs_text(spec: DataSpec, field: str) -> None:
+    if not spec.is_text:
+        raise invalid(f"{field}: the model's data are no texts")

@@ -1,0 +1,126 @@
+"""Who may come in: middleware round the whole app, so that a route added later is closed from the start."""
+
+import asyncio
+import re
+from collections.abc import Set
+from urllib.parse import urlsplit
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from gen_ray.serving.access import record_of
+from gen_ray.serving.refusals import standing
+from gen_ray.serving.settings import Settings, owner
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+HEALTH = frozenset({"/healthz/live", "/healthz/ready"})
+
+
+class Hosts:
+    """Lets in what asks for one of the house's names, and changes that no foreign page asks for.
+
+    A page of another site can make a browser send requests here, and by DNS rebinding even read the answers; but then
+    the browser names that site in Host or Origin. Probes of health come by address, and learn nothing.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        """Stand in front of an app."""
+        self.app, self.hosts, self.origins = app, frozenset(settings.hosts), frozenset(settings.origins)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raise RefusedError 400, 421 or 403."""
+        if scope["type"] == "http" and route_path(scope) not in HEALTH:
+            self._look_at(scope)
+        await self.app(scope, receive, send)
+
+    def _look_at(self, scope: Scope) -> None:
+        hosts = said(scope, b"host")
+        if len(hosts) != 1:
+            raise standing(400, "the request needs one Host header")
+        named = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d{1,5})?", hosts[0].lower())
+        if not named or named[1] not in self.hosts:
+            raise standing(421)
+        for origin in said(scope, b"origin"):
+            own = origin in self.origins or _place(origin) == hosts[0].lower()
+            if not own and scope["method"] not in READING:
+                raise standing(403)
+
+
+class Keys:
+    """Lets in who shows a key, and anybody to the named open paths."""
+
+    def __init__(self, app: ASGIApp, settings: Settings, open_paths: Set[str]) -> None:
+        """Stand in front of an app; open paths are compared whole, so what looks like one is not one."""
+        self.app, self.keys, self.open_paths = app, settings.keys, open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raise RefusedError 401."""
+        if scope["type"] == "http" and self.keys:
+            shown = said(scope, b"authorization")
+            scheme, _, secret = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
+            name = owner(secret.strip(), self.keys) if scheme.lower() == "bearer" else None
+            record_of(scope).key = name or "-"
+            if name is None and not (route_path(scope) in self.open_paths and scope["method"] in READING):
+                raise standing(401)
+        await self.app(scope, receive, send)
+
+
+class Bodies:
+    """Takes a body in whole before the app sees any of it: bytes are counted as they come, whatever is said of them."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        """Stand in front of an app."""
+        self.app, self.most, self.seconds = app, settings.body_bytes, settings.body_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raise RefusedError 400, 408 or 413."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        for length in said(scope, b"content-length"):
+            if not re.fullmatch(r"\d{1,18}", length):
+                raise standing(400)
+            if int(length) > self.most:
+                raise self._too_large()
+        try:
+            async with asyncio.timeout(self.seconds):
+                whole = [await self._taken_in(receive)]
+        except TimeoutError:
+            raise standing(408) from None
+
+        async def receiving() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, receiving, send)
+
+    async def _taken_in(self, receive: Receive) -> Message:
+        taken = bytearray()
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise standing(499)
+            taken += message.get("body", b"")
+            if len(taken) > self.most:
+                raise self._too_large()
+            if not message.get("more_body", False):
+                return {"type": "http.request", "body": bytes(taken), "more_body": False}
+
+    def _too_large(self) -> Exception:
+        return standing(413, f"the body has more than {self.most} bytes")
+
+
+def said(scope: Scope, header: bytes) -> list[str]:
+    """Return every value of a header."""
+    return [value.decode("latin-1") for name, value in scope["headers"] if name == header]
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path as the routes see it, without the prefix that the app is mounted under."""
+    path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
+    return path[len(root) :] if path.startswith(f"{root}/") else path
+
+
+def _place(origin: str) -> str:
+    """Return host:port of an origin, "" of none such as ``null``."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""

@@ -1,0 +1,89 @@
+"""How the door is set up: who may come in, under which names the house is known, and how much one may carry."""
+
+import hashlib
+import hmac
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import Field
+
+from gen_ray.config import Config
+from gen_ray.errors import UserError
+
+KEYS = "GEN_RAY_API_KEYS"
+HOSTS = "GEN_RAY_ALLOWED_HOSTS"
+SHORTEST = 16
+"""Characters of a key: fewer can be guessed."""
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Key:
+    """A named key, of which only the SHA-256 is kept: nothing that is printed or sent on gives it away."""
+
+    name: str
+    digest: bytes = field(repr=False)
+
+    @classmethod
+    def of(cls, name: str, secret: str) -> "Key":
+        """Return the key that a secret opens."""
+        return cls(name, hashlib.sha256(secret.encode()).digest())
+
+
+class Settings(Config):
+    """Everything about the door that is not a model's own affair."""
+
+    keys: tuple[Key, ...] = ()
+    """Without a key the door is open to whoever reaches it."""
+    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    """Names in the Host header that are this house's; a page of another name must not reach it through a browser."""
+    origins: tuple[str, ...] = ()
+    """Further pages that may change things here, as scheme://host:port, besides those of the same host."""
+    body_bytes: int = Field(default=MIB, ge=1)
+    body_seconds: float = Field(default=30.0, gt=0)
+    """How long a body may take to come in."""
+    picture_pixels: int = Field(default=4_000_000, ge=1)
+    """Of all pictures of one request together."""
+    deadline_seconds: float = Field(default=60.0, gt=0)
+    """What a request gets that asks for none."""
+    longest_deadline_seconds: float = Field(default=600.0, gt=0)
+    card_seconds: float = Field(default=5.0, gt=0)
+    """How long a model may take to say what it is."""
+    keep_alive_seconds: float = Field(default=5.0, gt=0)
+    """After how long a silence a stream says that it lives."""
+
+
+def from_environment(environment: Mapping[str, str], **changed: object) -> Settings:
+    """Return settings with the keys and further hosts of an environment. Raise UserError naming the variable."""
+    further = tuple(host.strip().lower() for host in environment.get(HOSTS, "").split(",") if host.strip())
+    own = Settings.model_fields["hosts"].default
+    return Settings.model_validate({"keys": keys(environment.get(KEYS, "")), "hosts": (*own, *further), **changed})
+
+
+def keys(listed: str) -> tuple[Key, ...]:
+    """Return the keys of a list ``name:key,name:key``. Raise UserError, which never says a key itself."""
+    found = tuple(_key(entry, place) for place, entry in enumerate(listed.split(","), 1)) if listed.strip() else ()
+    twice = [name for name, times in Counter(key.name for key in found).items() if times > 1]
+    if twice:
+        raise UserError(f"{KEYS}: names {twice[0]!r} twice; give every key a name of its own")
+    return found
+
+
+def owner(presented: str, known: tuple[Key, ...]) -> str | None:
+    """Return the name of the key presented, or None. Takes the same time whichever it is, or none."""
+    digest = hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
+    names = [key.name for key in known if hmac.compare_digest(key.digest, digest)]
+    return names[0] if names else None
+
+
+def _key(entry: str, place: int) -> Key:
+    name, colon, secret = entry.strip().partition(":")
+    if not colon or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+        raise UserError(f"{KEYS}: entry {place} is not name:key (a name has letters, digits, '.', '_' and '-')")
+    if len(secret) < SHORTEST:
+        raise UserError(f"{KEYS}: the key of {name!r} has fewer than {SHORTEST} characters; `openssl rand -hex 32`")
+    if not re.fullmatch(r"[!-~]+", secret):
+        raise UserError(f"{KEYS}: the key of {name!r} must be printable ASCII without spaces")
+    return Key.of(name, secret)

@@ -1,0 +1,216 @@
+"""Who comes in: every route there is, under every method, from every host and origin, with every kind of key."""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+
+from gen_ray.errors import UserError
+from gen_ray.serving.api import build
+from gen_ray.serving.protection import HEALTH
+from gen_ray.serving.settings import Settings, from_environment, keys
+from gen_ray.serving.static_page import files
+from tests.serving.conftest import KEY, Ask
+from tests.serving.desks import Paper
+
+METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
+WRONG: list[dict[str, str | bytes]] = [
+    {},
+    {"Authorization": f"Bearer {KEY}x"},
+    {"Authorization": f"Bearer {KEY[:-1]}"},
+    {"Authorization": KEY},
+    {"Authorization": f"Basic {KEY}"},
+    {"Authorization": "Bearer "},
+    {"Authorization": b"Bearer \xe9\xff"},
+    {"X-API-Key": KEY},
+]
+
+
+def paths(routes: Iterable[object], prefix: str = "") -> Iterator[str]:
+    """Yield the path of every route, also of those in routers that were included."""
+    for route in routes:
+        inner = getattr(route, "original_router", None)
+        if inner is not None:
+            yield from paths(inner.routes, prefix + route.include_context.prefix)  # type: ignore[attr-defined]
+        else:
+            yield prefix + route.path  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def stranger(desks: dict[str, Paper], settings: Settings) -> TestClient:
+    return TestClient(build(desks, settings), base_url="http://localhost")
+
+
+def test_every_route_under_every_method_needs_a_key(stranger: TestClient, desks: dict[str, Paper]) -> None:
+    app = stranger.app
+    assert isinstance(app, FastAPI)
+    listed = sorted(set(paths(app.routes)))
+    assert {"/docs", "/openapi.json", "/v1/models", "/v1/models/{name}", "/v1/models/{name}/sample"} <= set(listed)
+    tried = 0
+    for path in [*listed, "/nothing", "//healthz/live", "/healthz/live/", "/healthz/../v1/models", "/healthz/live%2f"]:
+        for method in METHODS:
+            opened = path in {*HEALTH, *files()} and method in ("GET", "HEAD", "OPTIONS")
+            for headers in WRONG:
+                response = stranger.request(method, path.replace("{name}", "digits"), headers=headers)  # type: ignore[arg-type]
+                assert (response.status_code == 401) is not opened, (method, path, headers)
+                tried += 1
+            if not opened:
+                assert response.headers["www-authenticate"] == "Bearer"
+    assert tried > 1000 and not any(desk.jobs for desk in desks.values())
+
+
+def test_a_route_added_later_is_closed(stranger: TestClient) -> None:
+    assert isinstance(stranger.app, FastAPI)
+    stranger.app.add_api_route("/secret", lambda: "told")
+    assert stranger.get("/secret").status_code == 401
+    assert stranger.get("/secret", headers={"Authorization": f"bearer {KEY}"}).json() == "told"
+
+
+def test_two_keys_at_once_are_none(stranger: TestClient) -> None:
+    twice = [("Authorization", f"Bearer {KEY}"), ("Authorization", f"Bearer {KEY}")]
+    assert stranger.get("/v1/models", headers=twice).status_code == 401
+
+
+def test_without_keys_the_door_is_open(desks: dict[str, Paper]) -> None:
+    client = TestClient(build(desks, Settings()), base_url="http://127.0.0.1:8000")
+    assert client.get("/v1/models").status_code == 200
+
+
+def test_the_page_is_open_and_says_where_from_it_may_load(stranger: TestClient) -> None:
+    response = stranger.get("/")
+    assert response.status_code == 200 and response.headers["content-type"].startswith("text/html")
+    assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:1", "127.0.0.1:8000", "[::1]", "[::1]:8000", "LOCALHOST:80"])
+def test_the_house_is_known_by_its_names(http: TestClient, host: str) -> None:
+    assert http.get("/v1/models", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "evil.example:8000",
+        "127.0.0.1.nip.io",
+        "[::2]",
+        "localhost:",
+        "",
+        "a b",
+    ],
+)
+def test_other_names_are_refused_with_a_key_too(http: TestClient, host: str) -> None:
+    for path in ("/v1/models", "/", "/docs"):
+        response = http.get(path, headers={"Host": host})
+        assert response.status_code == 421 and "evil" not in response.text
+    assert http.get("/healthz/live", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:9999", "http://[", "file://"])
+def test_foreign_pages_change_nothing(http: TestClient, desks: dict[str, Paper], origin: str) -> None:
+    response = http.post("/v1/models/digits/sample", json={}, headers={"Origin": origin})
+    assert response.status_code == 403 and not desks["digits"].jobs
+    read = http.get("/v1/models", headers={"Origin": origin})
+    assert not [name for name in read.headers if name.startswith("access-control")]
+    preflight = http.options("/v1/models/digits/sample", headers={"Origin": origin})
+    assert not [name for name in preflight.headers if name.startswith("access-control")]
+
+
+def test_the_own_page_and_those_named_may_ask(desks: dict[str, Paper]) -> None:
+    app = build(desks, Settings(origins=("https://lab.example",)))
+    client = TestClient(app, base_url="http://localhost:8000")
+    for origin in ("http://localhost:8000", "https://lab.example"):
+        assert client.post("/v1/models/digits/sample", headers={"Origin": origin}).status_code == 200
+
+
+def test_keys_are_read_from_the_environment_and_never_told(caplog: pytest.LogCaptureFixture) -> None:
+    environment = {"GEN_RAY_API_KEYS": f" anna:{KEY}, bert:with:colon:0123456789", "GEN_RAY_ALLOWED_HOSTS": "Box,"}
+    settings = from_environment(environment, body_bytes=10)
+    assert [key.name for key in settings.keys] == ["anna", "bert"] and settings.body_bytes == 10
+    assert settings.hosts == ("localhost", "127.0.0.1", "[::1]", "box")
+    assert KEY not in repr(settings) + str(settings) + repr(settings.keys) + repr(settings.model_dump())
+    assert repr(settings.keys[0].digest) not in repr(settings)
+    assert from_environment({}).keys == () == keys("  ")
+
+
+@pytest.mark.parametrize(
+    "listed",
+    ["secret-secret-secret", "a:short", f"a b:{KEY}", f":{KEY}", f"a:{KEY},", f"a:{KEY},a:{KEY}", f"a:{KEY} {KEY}"],
+)
+def test_malformed_keys_name_the_variable_and_not_the_key(listed: str) -> None:
+    with pytest.raises(UserError, match=r"^GEN_RAY_API_KEYS: ") as fault:
+        keys(listed)
+    assert KEY not in str(fault.value) and "secret" not in str(fault.value) and "short" not in str(fault.value)
+
+
+def test_every_response_says_who_it_is_for(http: TestClient, stranger: TestClient) -> None:
+    for response in (
+        http.get("/v1/models", headers={"X-Request-ID": "my.id-1_A"}),
+        http.get("/nothing", headers={"X-Request-ID": "my.id-1_A"}),
+        stranger.get("/v1/models", headers={"X-Request-ID": "my.id-1_A"}),
+        stranger.get("/healthz/live", headers={"X-Request-ID": "my.id-1_A"}),
+        http.get("/", headers={"X-Request-ID": "my.id-1_A"}),
+    ):
+        assert response.headers.get_list("x-request-id") == ["my.id-1_A"]
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-store"
+    for strange in ("a" * 65, "a b", "<script>", ""):
+        assert http.get("/v1/models", headers={"X-Request-ID": strange}).headers["x-request-id"] != strange
+
+
+def test_one_line_a_request_without_keys_and_bodies(
+    ask: Ask, http: TestClient, stranger: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="gen_ray.access"):
+        answered = ask("digits", "sample", n=2, seed=77)
+        http.get("/v1/models/MARKER")
+        http.get("/MARKER%0d%0a{}")
+        stranger.get("/v1/models", headers={"Authorization": "Bearer MARKERMARKERMARKER"})
+        http.request("MARKER", "/v1/models")
+    lines = [json.loads(record.message) for record in caplog.records if record.name == "gen_ray.access"]
+    assert len(lines) == 5 and "MARKER" not in caplog.text and KEY not in caplog.text
+    first = lines[0]
+    assert first.pop("ms") >= 0 and first.pop("time").endswith("+00:00")
+    assert first == {
+        "request_id": answered.headers["x-request-id"], "key": "anna", "method": "POST",
+        "path": "/v1/models/{name}/sample", "status": 200, "model": "digits", "version": "7", "seed": 77, "nfe": 20,
+        "bytes_out": len(answered.content),
+    }  # fmt: skip
+    assert [(line["status"], line["key"], line["path"]) for line in lines[1:4]] == [
+        (404, "anna", "/v1/models/{name}"), (404, "anna", "-"), (401, "-", "-"),
+    ]  # fmt: skip
+
+
+def test_health_is_open_and_ready_only_once_every_model_is(
+    stranger: TestClient, desks: dict[str, Paper], settings: Settings
+) -> None:
+    from dataclasses import replace
+
+    assert stranger.get("/healthz/ready").json() == {"status": "ready"}
+    desks["text"].card_ = replace(desks["text"].card_, ready=False, trouble="loading")
+    assert stranger.get("/healthz/ready").status_code == 503 and stranger.get("/healthz/live").status_code == 200
+    assert TestClient(build({}, settings)).get("/healthz/ready").status_code == 503
+    listed = stranger.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).json()["data"]
+    assert [card["ready"] for card in listed] == [True, True, False, True] and listed[2]["trouble"] == "loading"
+    refusal = stranger.post("/v1/models/text/sample", headers={"Authorization": f"Bearer {KEY}"})
+    assert (refusal.status_code, refusal.json()["code"]) == (503, "unavailable")
+
+
+def test_models_may_come_and_go_and_one_that_is_silent_hides_no_other(desks: dict[str, Paper]) -> None:
+    class Silent(Paper):
+        async def card(self) -> object:  # type: ignore[override]
+            raise RuntimeError("replica died")
+
+    served = dict(desks)
+    client = TestClient(build(lambda: served, Settings()), base_url="http://localhost")
+    served["gone"] = Silent(desks["text"].card_)
+    del served["digits"]
+    listed = client.get("/v1/models").json()["data"]
+    assert [card["id"] for card in listed] == ["colour", "text", "tokens", "gone"]
+    assert listed[-1] == {"id": "gone", "ready": False, "trouble": "the model does not answer"}
+    assert client.get("/v1/models/gone").json()["code"] == "internal"
+    assert client.get("/healthz/ready").status_code == 503
