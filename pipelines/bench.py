@@ -206,7 +206,7 @@ def serve(
     storage: instances.Storage = Path("gen_ray_runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Measure serving: against full batches offline, against batching whole requests; alone, beside others, too many."""
+    """Measure serving against full batches offline and batching whole requests; alone, beside others, too many."""
     from gen_ray.cluster.serving.args import Application, Served
     from gen_ray.cluster.serving.bench.measure import Plan, measure
     from gen_ray.cluster.serving.bench.report import figures, kinds

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gen_ray.cluster.serving.args import Application
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+REGISTERED = "models:/"
 NAME = r"[A-Za-z0-9._-]{1,64}"
 
 
@@ -94,7 +95,8 @@ def application(
     """Return what is to be served. Raise UserError for what cannot be, before anything starts."""
     import os
 
-    from gen_ray.cluster.serving.args import Application, Served
+    X
+    from gen_ray.engine import artifact
     from gen_ray.errors import UserError
     from gen_ray.serving import settings
 
@@ -107,6 +109,9 @@ def application(
     if most < replicas.min_replicas:
         raise UserError(f"--max-replicas {most}: is less than --min-replicas {replicas.min_replicas}")
     named = dict(_named(model) for model in models)
+    for model in named.values():
+        if not model.startswith(REGISTERED):
+            artifact.verify(runs.find_artifact(model, storage.absolute()))
     return Application(
         models={
             id: Served(
@@ -133,7 +138,7 @@ def _named(text: str) -> tuple[str, str]:
     id, equals, model = text.partition("=")
     if not equals:
         model = text
-        id = re.sub(r"^models:/|[@/]\w+$", "", text) if text.startswith("models:/") else _folder(text)
+        id = re.sub(r"^models:/|[@/]\w+$", "", text) if text.startswith(REGISTERED) else _folder(text)
     if not re.fullmatch(NAME, id):
         raise UserError(f"{text}: an id has 1 to 64 of letters, digits, '.', '_' and '-'; name one with ID=MODEL")
     return id, model

@@ -53,12 +53,17 @@ def write(folder: Path, model: Model) -> None:
     checkpoint.write(folder, files)
 
 
-def load(folder: Path, *, device: torch.device | None = None) -> Model:
-    """Return the model of an artifact folder. Raise UserError naming the file that is missing or altered."""
+def verify(folder: Path) -> None:
+    """Raise UserError naming the file of an artifact folder that is missing or altered."""
     try:
         manifest.verify(folder)
     except manifest.DamagedError as error:
         raise UserError(f"the artifact cannot be trusted: {error}; train or fetch it again") from None
+
+
+def load(folder: Path, *, device: torch.device | None = None) -> Model:
+    """Return the model of an artifact folder. Raise UserError naming the file that is missing or altered."""
+    verify(folder)
     meta = json.loads((folder / "meta.json").read_text())
     if meta["format"] != FORMAT:
         raise UserError(f"{folder}: has artifact format {meta['format']}, this gen_ray reads {FORMAT}")

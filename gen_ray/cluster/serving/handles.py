@@ -1,6 +1,7 @@
 """A Desk behind a Ray Serve handle."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,6 +13,8 @@ from gen_ray.serving.desk import Answer, Card, Job, Preview, Refusal, RefusedErr
 
 TRIES = 3
 """A job is a function of its seed: where a replica dies with it, another one does it."""
+CARD_SECONDS = 1.0
+"""How long a card is taken to hold: every request needs one, and it changes with the version alone."""
 GONE = Refusal(status=503, code="unavailable", message="the model is not reachable; try again", retry_after_seconds=1.0)
 FULL = Refusal(status=429, code="busy", message="too many requests are waiting", retry_after_seconds=1.0)
 
@@ -23,10 +26,14 @@ class HandleDesk:
         """Ask by a handle; replicas come and go."""
         self._handle = handle
         self._streams = handle.options(stream=True)
+        self._card: tuple[float, Card] | None = None
 
     async def card(self) -> Card:
-        """Return what is known of the model. Raise RefusedError where no replica is ready."""
-        return await self._asked("card")
+        """Return what is known of the model, of late. Raise RefusedError where no replica is ready."""
+        if self._card is None or time.monotonic() > self._card[0] + CARD_SECONDS:
+            card: Card = await self._asked("card")
+            self._card = (time.monotonic(), card)
+        return self._card[1]
 
     async def run(self, job: Job) -> Answer:
         """Do a job. Raise RefusedError."""

@@ -5,6 +5,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -36,13 +37,13 @@ class Costs:
         whole, rest = divmod(rows, self.rows[-1])
         return whole * self.seconds[-1] + (float(np.interp(rest, [0, *self.rows], [0.0, *self.seconds])) if rest else 0)
 
-    @property
+    @cached_property
     def best(self) -> int:
         """Return the smallest measured number of rows at which the rate is nearly the highest."""
         rates = [rows / seconds for rows, seconds in zip(self.rows, self.seconds, strict=True)]
         return next(rows for rows, rate in zip(self.rows, rates, strict=True) if rate >= ENOUGH * max(rates))
 
-    @property
+    @cached_property
     def row_seconds(self) -> float:
         """Return what a row's tick costs in a batch of the best size."""
         return self.of(self.best) / self.best

@@ -31,4 +31,4 @@ def room(wanted: Sequence[int], costs: Costs) -> int:
     requests that binds nothing, and a batch is as large as pays.
     """
     hungry = [want for want in wanted if want > 0]
-    return costs.most(len(hungry) * min(costs.of(min(want, costs.best)) for want in hungry)) if hungry else 0
+    return costs.most(len(hungry) * costs.of(min(*hungry, costs.best))) if hungry else 0
