@@ -74,10 +74,21 @@ class Health(BaseModel):
 def answering(model: type[BaseModel], *, others: Sequence[str] = (), stream: bool = False) -> dict[int | str, Any]:
     """Return the responses of a verb: 200 in JSON and in other media types, and every error."""
     media: Mapping[str, Any] = {kind: OTHERS[kind] for kind in others}
-    events = {"text/event-stream": {"schema": {"type": "string"}}} if stream else {}
+    events = {"text/event-stream": {"itemSchema": EVENT}} if stream else {}
     return {200: {"model": model, "content": {**media, **events}}, **documented(ERRORS)}
 
 
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["preview", "result", "error"]},
+        "data": {
+            "type": "string",
+            "description": "JSON: {done, total, images|texts|samples}; an answer; {code, message, request_id, status}",
+        },
+    },
+    "required": ["event", "data"],
+}
 OTHERS = {
     "application/octet-stream": BINARY,
     "image/png": BINARY,

@@ -1,0 +1,168 @@
+"""The client against a real server on loopback, with a proxy between them that loses things."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import uvicorn
+
+from gen_ray.client import ApiError, Client, Preview, Result
+from gen_ray.serving.api import build
+from gen_ray.serving.desk import Refusal, RefusedError
+from gen_ray.serving.settings import Settings
+from tests.serving.conftest import KEY
+from tests.serving.desks import Paper
+
+
+@pytest.fixture
+def port(desks: dict[str, Paper], settings: Settings) -> Iterator[int]:
+    server = uvicorn.Server(uvicorn.Config(build(desks, settings), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def client(port: int) -> Client:
+    return Client(f"http://127.0.0.1:{port}/", KEY)
+
+
+class Lossy:
+    """Passes connections on; of each of the first answers, only as many bytes as are listed."""
+
+    def __init__(self, port: int, keep: list[int]) -> None:
+        self.port, self.keep, self.connections = port, keep, 0
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.socket.getsockname()[1]}"
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self.socket.accept()
+                self.connections += 1
+                left = self.keep.pop(0) if self.keep else 10**9
+                threading.Thread(target=self.pass_on, args=(near, left), daemon=True).start()
+
+    def pass_on(self, near: socket.socket, left: int) -> None:
+        with near, socket.create_connection(("127.0.0.1", self.port)) as far, contextlib.suppress(OSError):
+            threading.Thread(target=self.copy, args=(near, far), daemon=True).start()
+            while left > 0 and (data := far.recv(min(left, 65536))):
+                near.sendall(data)
+                left -= len(data)
+            near.shutdown(socket.SHUT_RDWR)
+
+    def copy(self, near: socket.socket, far: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := near.recv(65536):
+                far.sendall(data)
+
+
+def test_every_verb_gives_arrays_and_facts(client: Client, desks: dict[str, Paper]) -> None:
+    assert [card["id"] for card in client.models()] == ["digits", "colour", "text", "tokens"]
+    result = client.sample("digits", n=3, seed=5, sampler="ancestral", steps=4)
+    assert result.samples.shape == (3, 1, 8, 8) and result.samples.max() <= 16
+    assert (result.model, result.version, result.sampler, result.steps, result.nfe) == (
+        "digits", "7", "ancestral", 4, 30,
+    )  # fmt: skip
+    assert (result.seed, result.queued_seconds, result.computed_seconds, len(result.request_id)) == (5, 0, 0.5, 16)
+    x, mask = result.samples[0], np.zeros((8, 8), bool)
+    mask[:4] = True
+    filled = client.impute("digits", x=x, mask=mask, n=2)
+    assert filled.samples.shape == (2, 1, 8, 8) and (filled.samples[:, 0, 4:] == x[0, 4:]).all()
+    score = client.score("digits", x=result.samples)
+    assert score.arrays["bits_per_dim"].shape == (3,) and score.notes == {"kind": "vlb"}
+    assert client.encode("digits", x=result.samples).arrays["mu"].shape == (3, 2)
+    assert client.decode("digits", z=np.zeros((2, 2))).samples.shape == (2, 1, 8, 8)
+    np.testing.assert_array_equal(client.reconstruct("digits", x=result.samples).samples, result.samples)
+    assert len(client.sample("text", n=2).texts[1]) == 12
+
+
+def test_a_picture_may_be_given_as_the_bytes_of_its_file(client: Client, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
+    white = (tmp_path / "white.png").read_bytes()
+    assert (client.reconstruct("digits", images=[white]).samples == 16).all()
+
+
+def test_a_stream_gives_previews_and_then_the_result(client: Client) -> None:
+    *previews, last = client.stream("colour", n=2, seed=3, previews=4)
+    assert all(isinstance(preview, Preview) for preview in previews) and isinstance(last, Result)
+    assert [preview.done for preview in previews] == [2, 5, 8, 10]  # type: ignore[union-attr]
+    assert previews[0].images.shape == (2, 4, 5, 3)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(last.samples, client.sample("colour", n=2, seed=3).samples)
+    [*dots, last] = client.stream("text")
+    assert "·" in dots[0].texts[0] and len(last.texts[0]) == 12  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("ask", "status", "code"),
+    [
+        (lambda client: client.sample("nothing"), 404, "not_found"),
+        (lambda client: client.sample("digits", n=0), 422, "invalid"),
+        (lambda client: list(client.stream("digits", sampler="nothing")), 422, "invalid"),
+        (lambda client: Client(client._sender.url, "a-wrong-key-of-sixteen").models(), 401, "unauthorized"),
+        (lambda client: Client("http://127.0.0.1:9", retries=1).models(), 0, "unreachable"),
+    ],
+)
+def test_errors_say_what_the_api_says(client: Client, ask: Callable[[Client], Any], status: int, code: str) -> None:
+    with pytest.raises(ApiError) as error:
+        ask(client)
+    assert (error.value.status, error.value.code) == (status, code) and error.value.message in str(error.value)
+    assert bool(error.value.request_id) is (status > 0)
+
+
+def test_a_busy_server_is_asked_again_for_the_same_when_it_says(
+    client: Client, desks: dict[str, Paper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+    desk = desks["digits"]
+    desk.trouble = RefusedError(Refusal(status=429, code="busy", message="full", retry_after_seconds=6.5))
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        desk.trouble = None if len(waits) == 2 else desk.trouble
+
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", sleep)
+    result = client.sample("digits")
+    assert waits == [7, 7] and [job.seed for job in desk.jobs] == [result.seed] * 3
+
+
+def test_patience_ends(client: Client, desks: dict[str, Paper], monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
+    for code, tries in (("internal", 6), ("not_finite", 1)):
+        desks["digits"].jobs.clear()
+        desks["digits"].trouble = RefusedError(Refusal(status=500, code=code, message="no"))
+        with pytest.raises(ApiError, match="no"):
+            client.sample("digits")
+        assert len(desks["digits"].jobs) == tries
+    assert waits == sorted(waits) and 0 < sum(waits) < 5
+
+
+def test_what_gets_lost_is_asked_for_again(port: int, desks: dict[str, Paper]) -> None:
+    between = Lossy(port, [0, 50, 600, 1200])
+    client = Client(between.url, KEY)
+    result = client.sample("colour", n=20)
+    assert result.samples.shape == (20, 3, 4, 5) and between.connections == 5
+    assert {job.seed for job in desks["colour"].jobs} == {result.seed}
+
+
+def test_a_stream_that_breaks_off_goes_on_where_it_was(port: int, desks: dict[str, Paper]) -> None:
+    between = Lossy(port, [0, 800, 1500])
+    desks["digits"].step_seconds = 0.01
+    *previews, last = Client(between.url, KEY).stream("digits", n=2)
+    assert [preview.done for preview in previews] == list(range(1, 11))  # type: ignore[union-attr]
+    assert isinstance(last, Result) and between.connections == 4
+    assert {job.seed for job in desks["digits"].jobs} == {last.seed}

@@ -1,0 +1,73 @@
+"""Requests made from the OpenAPI document, right ones and wrong ones: the document is true, and nothing ends in a 5xx.
+
+The ordinary suite sends some 200, the one marked chaos 2,000, or as many as GEN_RAY_FUZZ says.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import Case, GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from gen_ray.serving.api import build
+from gen_ray.serving.settings import Key, Settings
+from tests.serving.conftest import KEY
+from tests.serving.desks import Paper, street
+
+HEADERS = {"Authorization": f"Bearer {KEY}"}
+BOTH = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
+LONGEST = 4096
+
+
+def kinds(desks: dict[str, Paper]) -> Iterator[Any]:
+    """Yield a way to make requests for each operation, model and whether the body is to be a right one."""
+    app = build(desks, Settings(keys=(Key.of("anna", KEY),), hosts=("testserver",)))
+    schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers=HEADERS)
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        fixed = [{"name": name} for name in desks] if "{name}" in operation.path else [None]
+        for mode in BOTH if operation.method == "post" else BOTH[:1]:
+            for path in fixed:
+                yield operation.as_strategy(generation_mode=mode, path_parameters=path, headers=HEADERS)
+
+
+def fuzz(requests: int) -> Counter[int]:
+    """Send about so many requests and check each answer against the document. Return how many had which status."""
+    statuses: Counter[int] = Counter()
+    ways = list(kinds(street()))
+    for way in ways:
+
+        @settings(
+            max_examples=3 + requests // len(ways),
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=way)
+        def run(case: Case) -> None:
+            response = case.call(headers=HEADERS)
+            statuses[response.status_code] += 1
+            # a document cannot say of a model that it has no latent space, or of a picture which size it should have
+            case.validate_response(response, excluded_checks=[positive_data_acceptance])
+            assert response.status_code < 500
+            assert response.status_code < 400 or len(response.content) <= LONGEST
+
+        run()
+    return statuses
+
+
+def test_two_hundred_requests() -> None:
+    statuses = fuzz(200)
+    assert statuses[200] > 10 and statuses[422] > 50, statuses
+
+
+@pytest.mark.chaos
+def test_thousands_of_requests() -> None:
+    requests = int(os.environ.get("GEN_RAY_FUZZ", "2000"))
+    statuses = fuzz(requests)
+    assert sum(statuses.values()) > requests / 2, statuses

@@ -1,0 +1,270 @@
+"""Deadlines, clients that leave, refusals on the way, and streams, through a plain ASGI harness where time counts."""
+
+import asyncio
+import base64
+import io
+import json
+import logging
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from gen_ray.serving.api import build
+from gen_ray.serving.desk import Refusal, RefusedError
+from gen_ray.serving.settings import Settings
+from tests.serving.conftest import Ask
+from tests.serving.desks import Paper
+
+BUSY = Refusal(status=429, code="busy", message="the queue is full", retry_after_seconds=2.2)
+
+
+class Line:
+    """One request by hand: what the server sends is kept with when it came, and the client hangs up when told to."""
+
+    def __init__(self, app: Any, body: dict[str, object], *, model: str = "digits", verb: str = "sample") -> None:
+        self.app, self.sent, self.hung_up = app, [], asyncio.Event()  # type: ignore[var-annotated]
+        self.body: bytes | None = json.dumps(body).encode()
+        self.scope = {
+            "type": "http", "method": "POST", "path": f"/v1/models/{model}/{verb}", "query_string": b"",
+            "headers": [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"x-request-id", b"me")],
+        }  # fmt: skip
+
+    async def receive(self) -> dict[str, object]:
+        if self.body is not None:
+            body, self.body = self.body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        await self.hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: dict[str, Any]) -> None:
+        self.sent.append((time.monotonic(), message))
+
+    async def run(self) -> None:
+        await self.app(self.scope, self.receive, self.send)
+
+    @property
+    def status(self) -> int:
+        return self.sent[0][1]["status"]
+
+    @property
+    def bytes(self) -> bytes:
+        return b"".join(message.get("body", b"") for _, message in self.sent[1:])
+
+
+def run(work: Coroutine[Any, Any, None]) -> float:
+    """Return how many seconds it took."""
+    started = time.monotonic()
+    asyncio.run(work)
+    return time.monotonic() - started
+
+
+def events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    blocks = [block for block in text.split("\n\n") if block and not block.startswith(":")]
+    lines = [block.split("\n") for block in blocks]
+    return [(name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in lines]
+
+
+@pytest.fixture
+def app(desks: dict[str, Paper]) -> Any:
+    return build(desks, Settings(keep_alive_seconds=0.05))
+
+
+async def until(true: Any) -> None:
+    async with asyncio.timeout(5):
+        while not true():
+            await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize("headers", [
+    {}, {"x-request-timeout-seconds": "0"}, {"x-request-timeout-seconds": "1e9"}, {"x-request-timeout-seconds": "nan"},
+    {"x-request-disconnect-disabled": "?1", "x-request-timeout-seconds": "-1"},
+])  # fmt: skip
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_deadline_holds_whatever_headers_say(
+    http: TestClient, desks: dict[str, Paper], headers: dict[str, str], stream: bool
+) -> None:
+    desks["digits"].step_seconds = 2.0
+    started = time.monotonic()
+    body = {"deadline_seconds": 0.1, "stream": stream}
+    response = http.post("/v1/models/digits/sample", json=body, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (504, "deadline")
+    assert time.monotonic() - started < 1 and len(desks["digits"].given_up) == 1
+
+
+def test_the_deadline_holds_for_work_that_does_not_end_when_cancelled(app: Any, desks: dict[str, Paper]) -> None:
+    desks["digits"].step_seconds, desks["digits"].deaf = 2.0, True
+
+    async def scene() -> None:
+        line = Line(app, {"deadline_seconds": 0.1})
+        started = time.monotonic()
+        await line.run()
+        assert line.status == 504 and time.monotonic() - started < 1
+
+    run(scene())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("verb", ["sample", "impute"])
+def test_work_is_given_up_as_soon_as_the_client_hangs_up(
+    app: Any, desks: dict[str, Paper], stream: bool, verb: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = desks["digits"]
+    desk.step_seconds = 0.2
+    given = {"x": [[0] * 8] * 8, "mask": [[1] * 8] * 8} if verb == "impute" else {}
+
+    async def scene() -> None:
+        line = Line(app, {"stream": stream, **given}, verb=verb)
+        running = asyncio.ensure_future(line.run())
+        await until(lambda: len(line.sent) > 2 if stream else desk.jobs)
+        line.hung_up.set()
+        left = time.monotonic()
+        await until(lambda: desk.given_up == ["me"])
+        await running
+        assert time.monotonic() - left < 0.1
+
+    with caplog.at_level(logging.INFO, "gen_ray.access"):
+        run(scene())
+    [line] = [json.loads(record.message) for record in caplog.records if record.name == "gen_ray.access"]
+    assert line["code"] == "cancelled" and line["status"] == (200 if stream else 499)
+
+
+def test_fifty_clients_hang_up(app: Any, desks: dict[str, Paper]) -> None:
+    desks["digits"].step_seconds = 0.5
+
+    async def scene() -> None:
+        lines = [Line(app, {"stream": bool(number % 2)}) for number in range(50)]
+        running = [asyncio.ensure_future(line.run()) for line in lines]
+        await until(lambda: len(desks["digits"].jobs) == 50)
+        for line in lines:
+            line.hung_up.set()
+        await asyncio.gather(*running)
+        await until(lambda: len(desks["digits"].given_up) == 50)
+        assert len(asyncio.all_tasks()) == 1
+
+    assert run(scene()) < 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_refusal_before_the_first_event_is_a_status(ask: Ask, desks: dict[str, Paper], stream: bool) -> None:
+    desks["digits"].trouble = RefusedError(BUSY)
+    response = ask("digits", "sample", stream=stream)
+    assert (response.status_code, response.headers["retry-after"]) == (429, "3")
+    assert response.json() == {
+        "code": "busy", "message": "the queue is full", "request_id": response.headers["x-request-id"],
+    }  # fmt: skip
+    desks["digits"].trouble = RefusedError(Refusal(status=429, code="busy", message="é\ud800 \n" * 5000))
+    response = ask("digits", "sample", stream=stream)
+    assert response.headers["retry-after"] == "1" and len(response.content) < 4096 and "\n" not in response.text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_fault_is_told_in_the_log_alone(
+    ask: Ask, desks: dict[str, Paper], stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    desks["digits"].trouble = ZeroDivisionError("secret of the house")
+    response = ask("digits", "sample", stream=stream)
+    assert (response.status_code, response.json()["code"]) == (500, "internal")
+    assert "secret" not in response.text and "Error" not in response.text
+    assert "ZeroDivisionError: secret of the house" in caplog.text and response.headers["x-request-id"] in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("trouble", "code", "status"), [(RefusedError(BUSY), "busy", 429), (OSError("x"), "internal", 500)]
+)
+def test_trouble_on_the_way_is_the_last_event(
+    ask: Ask, desks: dict[str, Paper], trouble: Exception, code: str, status: int
+) -> None:
+    desks["digits"].trouble, desks["digits"].late = trouble, True
+    response = ask("digits", "sample", stream=True)
+    told = events(response.text)
+    assert response.status_code == 200 and [name for name, _ in told] == ["preview", "preview", "error"]
+    assert (
+        told[-1][1].items() >= {"code": code, "status": status, "request_id": response.headers["x-request-id"]}.items()
+    )
+
+
+def test_a_deadline_on_the_way_is_the_last_event(ask: Ask, desks: dict[str, Paper]) -> None:
+    desks["digits"].step_seconds = 0.05
+    *previews, (name, data) = events(ask("digits", "sample", stream=True, deadline_seconds=0.22).text)
+    assert 1 <= len(previews) <= 4 and (name, data["code"], data["status"]) == ("error", "deadline", 504)
+    assert len(desks["digits"].given_up) == 1
+
+
+@pytest.mark.parametrize("form", ["json", "png"])
+def test_previews_and_then_the_result_as_without_a_stream(ask: Ask, form: str) -> None:
+    response = ask("digits", "sample", n=2, seed=4, stream=True, format=form, previews=5)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    told = events(response.text)
+    assert [name for name, _ in told] == ["preview"] * 5 + ["result"]
+    assert [(data["done"], data["total"]) for _, data in told[:-1]] == [(done, 10) for done in (2, 4, 6, 8, 10)]
+    plain = ask("digits", "sample", n=2, seed=4, format=form).json()
+    assert {**told[-1][1], "request_id": ""} == {**plain, "request_id": ""}
+    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(told[0][1]["images"][0])))).ravel()
+    samples = np.array(ask("digits", "sample", n=2, seed=4).json()["samples"])[0].ravel()
+    np.testing.assert_array_equal(grey[:12], np.rint(samples[:12] * 255 / 16))
+    assert (grey[12:] == 128).all()
+
+
+def test_a_stream_may_have_no_previews_and_else_has_ten(ask: Ask) -> None:
+    assert [name for name, _ in events(ask("digits", "sample", stream=True, previews=0).text)] == ["result"]
+    assert len(events(ask("digits", "sample", stream=True).text)) == 11
+
+
+def test_what_is_undecided_in_a_text_is_a_dot(ask: Ask) -> None:
+    told = events(ask("text", "sample", seed=1, stream=True).text)
+    [final] = told[-1][1]["samples"]
+    assert told[0][1]["texts"] == [final[:1] + "·" * 11] and told[4][1]["texts"] == [final[:6] + "·" * 6]
+    tokens = events(ask("tokens", "sample", stream=True).text)
+    assert tokens[0][1]["samples"] == [[-1] * 6]
+
+
+def test_a_stream_says_that_it_lives_and_sends_each_event_at_once(app: Any, desks: dict[str, Paper]) -> None:
+    desks["digits"].step_seconds = 0.12
+
+    async def scene() -> None:
+        line = Line(app, {"stream": True, "previews": 2})
+        await line.run()
+        bodies = [(when, message.get("body", b"")) for when, message in line.sent[1:]]
+        shown = [when for when, body in bodies if body.startswith(b"event: ")]
+        assert len(shown) == 3 and shown[1] - shown[0] > 0.5
+        assert sum(body.startswith(b":") for _, body in bodies) >= 5
+        assert line.sent[-1][1].get("more_body", False) is False and line.bytes.endswith(b"\n\n")
+
+    run(scene())
+
+
+def test_a_body_that_does_not_come_in_is_not_waited_for(desks: dict[str, Paper]) -> None:
+    async def scene() -> None:
+        line = Line(build(desks, Settings(body_seconds=0.1)), {})
+        line.body = None
+        await line.run()
+        assert line.status == 408
+
+    assert run(scene()) < 2
+
+
+def test_a_model_that_does_not_say_what_it_is_is_not_waited_for(desks: dict[str, Paper]) -> None:
+    class Silent(Paper):
+        async def card(self) -> Any:
+            await asyncio.sleep(10)
+
+    app = build({"digits": Silent(desks["digits"].card_)}, Settings(card_seconds=0.1))
+    client = TestClient(app, base_url="http://localhost")
+    assert client.post("/v1/models/digits/sample").json()["code"] == "unavailable"
+    assert client.get("/v1/models").json()["data"][0]["ready"] is False
+    assert client.get("/healthz/ready").status_code == 503
+
+
+def test_sockets_other_than_http_are_closed(app: Any) -> None:
+    async def scene() -> None:
+        line = Line(app, {})
+        line.scope = {"type": "websocket", "path": "/v1/models", "headers": []}
+        await line.run()
+        assert line.sent[0][1]["type"] == "websocket.close"
+
+    run(scene())
