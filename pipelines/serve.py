@@ -95,7 +95,8 @@ def application(
     """Return what is to be served. Raise UserError for what cannot be, before anything starts."""
     import os
 
-    X
+    from gen_ray import runs
+    from gen_ray.cluster.serving.args import Application, Served
     from gen_ray.engine import artifact
     from gen_ray.errors import UserError
     from gen_ray.serving import settings
