@@ -22,7 +22,7 @@ __all__ = ["ApiError", "Client", "Preview", "Result"]
 class Client:
     """The API at a URL. Every verb takes the fields of its request as keywords; arrays may be numpy's."""
 
-    def __init__(self, url: str, key: str | None = None, *, retries: int = 5, timeout: float = 120.0) -> None:
+    def __init__(self, url: str, key: str | None = None, *, retries: int = 8, timeout: float = 120.0) -> None:
         """Keep where the API is; nothing is sent yet. timeout is how many seconds a silence may last."""
         self._sender = Sender(url, key, retries=retries, timeout=timeout)
 

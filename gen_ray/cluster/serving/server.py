@@ -38,18 +38,22 @@ def served(app: Application, host: str, port: int, *, detached: bool = False, be
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it tells of every step
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"enable_access_log": False})
         try:
-            serve.run(build(app), name=NAME, route_prefix="/")
-        except RuntimeError as error:
-            reason = _reason(error)
-            serve.delete(NAME)
-            raise RunError(f"cannot be served: {reason}") from None
-        try:
+            _run(app)
             yield f"http://{host if ':' not in host else f'[{host}]'}:{port}"
         finally:
             if not detached:
                 serve.delete(NAME)  # waits until what was begun is done
                 if "RAY_ADDRESS" not in os.environ:
                     serve.shutdown()
+
+
+def _run(app: Application) -> None:
+    try:
+        serve.run(build(app), name=NAME, route_prefix="/")
+    except RuntimeError as error:
+        reason = _reason(error)
+        serve.delete(NAME)
+        raise RunError(f"cannot be served: {reason}") from None
 
 
 def stop() -> bool:

@@ -1,0 +1,283 @@
+"""gen-ray serve while replicas, the proxy and the controller are killed, clients leave, and far too much is asked."""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import requests
+
+from gen_ray.client import ApiError, Client
+from gen_ray.engine import artifact
+from tests.engine.toys import model
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180, method="thread")]
+FAMILIES = ("ddpm", "vae", "tokens")
+
+
+@dataclass
+class Server:
+    """The command under test, and its processes."""
+
+    url: str
+    process: "subprocess.Popen[bytes]"
+    folder: Path
+
+    def pids(self, title: str) -> list[int]:
+        """Return the processes below the command whose title holds these words."""
+        found = []
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            try:
+                if title in " ".join(child.cmdline()):
+                    found.append(child.pid)
+            except psutil.Error:
+                continue
+        return found
+
+    def kill(self, title: str) -> None:
+        os.kill(random.choice(self.pids(title)), signal.SIGKILL)
+
+
+def start(folder: Path, *options: str) -> Server:
+    """Run the command until it answers."""
+    for family in FAMILIES:
+        artifact.write(folder / "runs" / f"toy-{family}" / "artifact", model(family))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    models = [f"{family}=toy-{family}" for family in FAMILIES]
+    words = [sys.executable, "-m", "pipelines.serve", *models, "--storage", str(folder), "--port", str(port), *options]
+    with (folder / "said.txt").open("wb") as said:
+        process = subprocess.Popen(words, stdout=said, stderr=said, cwd=Path(__file__).parents[2])
+    server = Server(f"http://127.0.0.1:{port}", process, folder)
+    until(lambda: "is the page" in (folder / "said.txt").read_text() and answers(server), 90)
+    return server
+
+
+def answers(server: Server) -> bool:
+    assert server.process.poll() is None, (server.folder / "said.txt").read_text()
+    try:
+        return requests.get(f"{server.url}/healthz/ready", timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+def until(true: Callable[[], Any], seconds: float) -> float:
+    """Return how long it took until something is true."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    running = start(
+        tmp_path_factory.mktemp("serve"), "--cpus", "0.5", "--min-replicas", "2", "--backlog-seconds", "0.3"
+    )
+    yield running
+    running.process.send_signal(signal.SIGTERM)
+    assert running.process.wait(30) == 0
+
+
+def ask(server: Server, seed: int = 0, timeout: float = 30, **fields: Any) -> requests.Response:
+    body = {"seed": seed, "sampler": "ddim", "steps": 20, "format": "npz", **fields}
+    return requests.post(f"{server.url}/v1/models/ddpm/sample", json=body, timeout=timeout)
+
+
+class Traffic:
+    """Requests at a steady rate, by the shipped client and without a second try, until told to stop."""
+
+    def __init__(self, server: Server, rate: float = 10.0) -> None:
+        self.server, self.rate, self.stop = server, rate, threading.Event()
+        self.patient, self.plain = Counter[str](), Counter[int]()
+        self.seconds: list[float] = []
+        self.threads = [threading.Thread(target=self._go, args=(one,)) for one in (self._patiently, self._plainly)]
+
+    def __enter__(self) -> "Traffic":
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+
+    def _go(self, one: Callable[[int], None]) -> None:
+        with ThreadPoolExecutor(8) as pool:
+            number = 0
+            while not self.stop.wait(1 / self.rate):
+                number += 1
+                pool.submit(one, number)
+
+    def _patiently(self, number: int) -> None:
+        try:
+            Client(self.server.url).sample("ddpm", n=2, seed=number, sampler="ddim", steps=20)
+            self.patient["done"] += 1
+        except ApiError as error:
+            self.patient[str(error)] += 1
+
+    def _plainly(self, number: int) -> None:
+        began = time.monotonic()
+        try:
+            self.plain[ask(self.server, number).status_code] += 1
+            self.seconds.append(time.monotonic() - began)
+        except requests.RequestException:
+            self.plain[0] += 1
+
+
+def test_replicas_are_killed_under_load(server: Server) -> None:
+    """T17: nothing fails by the shipped client, a hundredth at most without a second try; back within ten seconds."""
+    with Traffic(server) as traffic:
+        for _ in range(4):
+            time.sleep(3)
+            server.kill("ServeReplica:gen_ray:ddpm")
+            assert until(lambda: len(server.pids("ServeReplica:gen_ray:ddpm")) == 2, 20) < 20
+            time.sleep(4)
+    assert set(traffic.patient) == {"done"} and traffic.patient["done"] > 150
+    assert traffic.plain[200] >= 0.99 * sum(traffic.plain.values()), traffic.plain
+
+
+def test_the_controller_is_killed_under_load(server: Server) -> None:
+    """T18: nobody notices."""
+    with Traffic(server) as traffic:
+        time.sleep(2)
+        server.kill("ServeController")
+        time.sleep(10)
+    assert set(traffic.patient) == {"done"} and set(traffic.plain) == {200}
+
+
+def test_the_proxy_is_killed(server: Server) -> None:
+    """T18: somebody answers again within six seconds; a client that tries again does not fail."""
+    with Traffic(server) as traffic:
+        time.sleep(2)
+        server.kill("ProxyActor")
+        took = until(lambda: answers(server), 30)
+        time.sleep(2)
+    assert took < 6 and set(traffic.patient) == {"done"}
+
+
+def test_far_too_much_is_told_to_come_again(server: Server) -> None:
+    """T20: 200 and 429 alone, memory flat, and as quick as before when it is over."""
+    long = {"sampler": "ancestral", "n": 256}
+    before = min(timed(lambda: ask(server)) for _ in range(5))
+    memory = max(psutil.Process(pid).memory_info().rss for pid in server.pids("ServeReplica:gen_ray:ddpm"))
+    statuses, seconds, end = Counter[int](), [], time.monotonic() + 15
+
+    def client(number: int) -> None:
+        while time.monotonic() < end:
+            began = time.monotonic()
+            answer = ask(server, number, **long)
+            statuses[answer.status_code] += 1
+            if answer.status_code == 200:
+                seconds.append(time.monotonic() - began)
+            else:
+                assert int(answer.headers["Retry-After"]) >= 1
+                time.sleep(0.02)
+
+    with ThreadPoolExecutor(100) as pool:
+        list(pool.map(client, range(100)))
+    after = max(psutil.Process(pid).memory_info().rss for pid in server.pids("ServeReplica:gen_ray:ddpm"))
+    assert set(statuses) == {200, 429}, statuses
+    assert sorted(seconds)[int(0.99 * len(seconds))] < 15 and after - memory < 150 * 2**20
+    until(lambda: timed(lambda: ask(server)) < 3 * before + 0.05, 5)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def test_the_deadline_holds_whatever_the_headers_say(server: Server) -> None:
+    """T21."""
+    for headers in (
+        {},
+        {"x-request-timeout-seconds": "0"},
+        {"x-request-timeout-seconds": "1e9"},
+        {"x-request-timeout-seconds": "nan"},
+        {"x-request-disconnect-disabled": "?1"},
+    ):
+        body = {"n": 256, "sampler": "ancestral", "steps": 20, "deadline_seconds": 0.01}
+        answer = requests.post(f"{server.url}/v1/models/ddpm/sample", json=body, headers=headers, timeout=20)
+        assert (answer.status_code, answer.json()["code"]) == (504, "deadline"), headers
+
+
+def test_clients_that_hang_up_cost_nothing_more(server: Server) -> None:
+    """T22: fifty leave in the middle; two seconds later the replicas rest."""
+    body = json.dumps({"n": 256, "sampler": "ancestral", "steps": 20}).encode()
+    host, port = server.url.removeprefix("http://").split(":")
+    head = f"POST /v1/models/ddpm/sample HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+    for _ in range(50):
+        with socket.create_connection((host, int(port))) as line:
+            line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            time.sleep(0.01)
+    time.sleep(2)
+    replicas = [psutil.Process(pid) for pid in server.pids("ServeReplica:gen_ray:ddpm")]
+    before = [sum(replica.cpu_times()[:2]) for replica in replicas]
+    time.sleep(2)
+    spent = [sum(replica.cpu_times()[:2]) - was for replica, was in zip(replicas, before, strict=True)]
+    assert max(spent) < 0.5
+
+
+def test_a_needle_is_the_same_bytes_in_any_company(server: Server) -> None:
+    """T26: alone, among others, on either replica, after a replica's death: one SHA-256 of array and picture."""
+    found: dict[str, set[str]] = {family: set() for family in FAMILIES}
+    pictures: set[str] = set()
+    rng, client = random.Random(0), Client(server.url)
+
+    def needle(family: str) -> None:
+        samples = client.sample(family, n=3, seed=7, deterministic=True).samples
+        found[family].add(hashlib.sha256(np.ascontiguousarray(samples).tobytes()).hexdigest())
+
+    def picture() -> None:
+        answer = ask(server, 7, deterministic=True, n=2, format="grid")
+        pictures.add(hashlib.sha256(answer.content).hexdigest())
+
+    def hay() -> None:
+        client.sample(rng.choice(FAMILIES), n=rng.randint(1, 16), seed=rng.randint(0, 99))
+
+    for trial in range(40):
+        if trial == 20:
+            server.kill("ServeReplica:gen_ray:ddpm")
+        with ThreadPoolExecutor(8) as pool:
+            work = (
+                [hay for _ in range(rng.randint(0, 6))]
+                + [lambda f=family: needle(f) for family in FAMILIES]
+                + [picture]
+            )
+            rng.shuffle(work)
+            for task in [pool.submit(one) for one in work]:
+                task.result()
+    assert {family: len(hashes) for family, hashes in found.items()} == dict.fromkeys(FAMILIES, 1)
+    assert len(pictures) == 1
+
+
+def test_sigterm_finishes_what_was_begun(tmp_path: Path) -> None:
+    """T32: the answer comes, nothing new is taken, and the command is done within thirty seconds with code 0."""
+    server = start(tmp_path)
+    with ThreadPoolExecutor(1) as pool:
+        begun = pool.submit(ask, server, n=256, sampler="ancestral")
+        time.sleep(0.05)
+        server.process.send_signal(signal.SIGTERM)
+        assert begun.result().status_code == 200
+        assert server.process.wait(30) == 0
+    with pytest.raises(requests.ConnectionError):
+        ask(server)
