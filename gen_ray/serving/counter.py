@@ -13,10 +13,11 @@ from gen_ray.serving import answers, events
 from gen_ray.serving.access import Record, record_of
 from gen_ray.serving.answers import Result
 from gen_ray.serving.attendance import Attendance
-from gen_ray.serving.checks import check
+from gen_ray.serving.body import Body
+from gen_ray.serving.checks import check, check_count
 from gen_ray.serving.desk import Answer, Card, Desk, Job, Preview
-from gen_ray.serving.refusals import invalid, standing
-from gen_ray.serving.requests import Body, Sampling
+from gen_ray.serving.refusals import standing
+from gen_ray.serving.sampling import Sampling
 from gen_ray.serving.settings import Settings
 
 EXACT = 2**53
@@ -65,7 +66,7 @@ class Counter:
             **body.asked(),
             **arrays,
         )
-        _check_count(job, card)
+        check_count(job, card)
         record.told.update(model=name, version=card.version, seed=job.seed)
         attendance = Attendance(request.receive, job.deadline_seconds)
         if isinstance(body, Sampling) and body.stream:
@@ -99,10 +100,3 @@ def _event(name: str, card: Card, form: str, record: Record, item: Preview | Ans
 def _noted(result: Result, record: Record) -> Result:
     record.told.update(version=result.answer.version, nfe=result.answer.nfe)
     return result
-
-
-def _check_count(job: Job, card: Card) -> None:
-    given = job.x if job.x is not None else job.z
-    most = card.limits.get("n")
-    if given is not None and most is not None and len(given) > most:
-        raise invalid(f"at most {most:g} instances for this model", code="too_much")
