@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 
 from fastapi import Request
@@ -55,7 +55,7 @@ class Counter:
 
     async def serve(self, request: Request, name: str, body: Body) -> Response:
         """Return the response to a request. Raise RefusedError."""
-        record, card = record_of(request.scope), await self.card(name)
+        record, desk, card = record_of(request.scope), self.desk(name), await self.card(name)
         check(body, card, self.settings)
         arrays = await asyncio.to_thread(body.arrays, card, self.settings.picture_pixels)
         job = Job(
@@ -70,23 +70,25 @@ class Counter:
         record.told.update(model=name, version=card.version, seed=job.seed)
         attendance = Attendance(request.receive, job.deadline_seconds)
         if isinstance(body, Sampling) and body.stream:
-            return await self._streamed(name, card, job, body.format, attendance, record)
+            items = events.told(desk.stream(job), attendance, self.settings.keep_alive_seconds)
+            return await _streamed(items, partial(_event, name, card, body.format, record), attendance, record)
         async with attendance:
-            answer = await attendance.result(self.desk(name).run(job))
+            answer = await attendance.result(desk.run(job))
         result = _noted(Result(model=name, spec=card.spec, answer=answer, request_id=record.request_id), record)
         return await asyncio.to_thread(answers.respond, result, body.format)
 
-    async def _streamed(
-        self, name: str, card: Card, job: Job, form: str, attendance: Attendance, record: Record
-    ) -> Response:
-        every = self.settings.keep_alive_seconds
-        items = events.told(self.desk(name).stream(job), attendance, every)
-        try:
-            begun = await events.begun(items, partial(_event, name, card, form, record), record)
-        except BaseException:
-            await attendance.__aexit__()
-            raise
-        return events.Events(begun, attendance)
+
+async def _streamed(
+    items: AsyncGenerator[Preview | Answer | None, None],
+    show: Callable[[Preview | Answer], bytes],
+    attendance: Attendance,
+    record: Record,
+) -> Response:
+    try:
+        return events.Events(await events.begun(items, show, record), attendance)
+    except BaseException:
+        attendance.end()
+        raise
 
 
 def _event(name: str, card: Card, form: str, record: Record, item: Preview | Answer) -> bytes:
