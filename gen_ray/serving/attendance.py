@@ -28,6 +28,10 @@ class Attendance:
 
     async def __aexit__(self, *_: object) -> None:
         """Watch no more."""
+        self.end()
+
+    def end(self) -> None:
+        """Watch no more."""
         self.gone.cancel()
 
     async def result(self, work: Coroutine[Any, Any, T], *, grace_seconds: float = 0) -> T:

@@ -2,16 +2,17 @@
 
 from gen_ray.errors import nearest
 from gen_ray.serving.answers import FORMATS
-from gen_ray.serving.desk import Card, RefusedError
+from gen_ray.serving.body import Body
+from gen_ray.serving.desk import Card, Job
 from gen_ray.serving.refusals import invalid, standing
-from gen_ray.serving.requests import Body, Impute, Sampling
+from gen_ray.serving.sampling import Impute, Sampling
 from gen_ray.serving.settings import Settings
 
 
 def check(body: Body, card: Card, settings: Settings) -> None:
     """Raise RefusedError: 503 where the model is not ready, 422 where the request asks for what it cannot do."""
     if not card.ready:
-        raise RefusedError(standing(503).refusal)
+        raise standing(503)
     if body.verb not in card.verbs:
         raise invalid(f"the model does not {body.verb}; it can: {', '.join(card.verbs)}")
     unsuitable = FORMATS[body.format].unsuitable(card.spec)
@@ -21,6 +22,14 @@ def check(body: Body, card: Card, settings: Settings) -> None:
         raise invalid(f"deadline_seconds: at most {settings.longest_deadline_seconds:g}")
     if isinstance(body, Sampling):
         _check_sampling(body, card)
+
+
+def check_count(job: Job, card: Card) -> None:
+    """Raise RefusedError 422 where a job brings more instances than the model takes at once."""
+    given = job.z if job.x is None else job.x
+    most = card.limits.get("n")
+    if given is not None and most is not None and len(given) > most:
+        raise invalid(f"at most {most:g} instances for this model", code="too_much")
 
 
 def _check_sampling(body: Sampling, card: Card) -> None:

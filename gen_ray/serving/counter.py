@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
 
 from fastapi import Request
@@ -13,10 +13,11 @@ from gen_ray.serving import answers, events
 from gen_ray.serving.access import Record, record_of
 from gen_ray.serving.answers import Result
 from gen_ray.serving.attendance import Attendance
-from gen_ray.serving.checks import check
+from gen_ray.serving.body import Body
+from gen_ray.serving.checks import check, check_count
 from gen_ray.serving.desk import Answer, Card, Desk, Job, Preview
-from gen_ray.serving.refusals import invalid, standing
-from gen_ray.serving.requests import Body, Sampling
+from gen_ray.serving.refusals import standing
+from gen_ray.serving.sampling import Sampling
 from gen_ray.serving.settings import Settings
 
 EXACT = 2**53
@@ -54,7 +55,7 @@ class Counter:
 
     async def serve(self, request: Request, name: str, body: Body) -> Response:
         """Return the response to a request. Raise RefusedError."""
-        record, card = record_of(request.scope), await self.card(name)
+        record, desk, card = record_of(request.scope), self.desk(name), await self.card(name)
         check(body, card, self.settings)
         arrays = await asyncio.to_thread(body.arrays, card, self.settings.picture_pixels)
         job = Job(
@@ -65,27 +66,29 @@ class Counter:
             **body.asked(),
             **arrays,
         )
-        _check_count(job, card)
+        check_count(job, card)
         record.told.update(model=name, version=card.version, seed=job.seed)
         attendance = Attendance(request.receive, job.deadline_seconds)
         if isinstance(body, Sampling) and body.stream:
-            return await self._streamed(name, card, job, body.format, attendance, record)
+            items = events.told(desk.stream(job), attendance, self.settings.keep_alive_seconds)
+            return await _streamed(items, partial(_event, name, card, body.format, record), attendance, record)
         async with attendance:
-            answer = await attendance.result(self.desk(name).run(job))
+            answer = await attendance.result(desk.run(job))
         result = _noted(Result(model=name, spec=card.spec, answer=answer, request_id=record.request_id), record)
         return await asyncio.to_thread(answers.respond, result, body.format)
 
-    async def _streamed(
-        self, name: str, card: Card, job: Job, form: str, attendance: Attendance, record: Record
-    ) -> Response:
-        every = self.settings.keep_alive_seconds
-        items = events.told(self.desk(name).stream(job), attendance, every)
-        try:
-            begun = await events.begun(items, partial(_event, name, card, form, record), record)
-        except BaseException:
-            await attendance.__aexit__()
-            raise
-        return events.Events(begun, attendance)
+
+async def _streamed(
+    items: AsyncGenerator[Preview | Answer | None, None],
+    show: Callable[[Preview | Answer], bytes],
+    attendance: Attendance,
+    record: Record,
+) -> Response:
+    try:
+        return events.Events(await events.begun(items, show, record), attendance)
+    except BaseException:
+        attendance.end()
+        raise
 
 
 def _event(name: str, card: Card, form: str, record: Record, item: Preview | Answer) -> bytes:
@@ -99,10 +102,3 @@ def _event(name: str, card: Card, form: str, record: Record, item: Preview | Ans
 def _noted(result: Result, record: Record) -> Result:
     record.told.update(version=result.answer.version, nfe=result.answer.nfe)
     return result
-
-
-def _check_count(job: Job, card: Card) -> None:
-    given = job.x if job.x is not None else job.z
-    most = card.limits.get("n")
-    if given is not None and most is not None and len(given) > most:
-        raise invalid(f"at most {most:g} instances for this model", code="too_much")

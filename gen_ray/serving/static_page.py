@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
-from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
 FOLDER = Path(__file__).parent / "page"
@@ -26,11 +25,11 @@ def files() -> Mapping[str, Path]:
 def mount(app: FastAPI) -> None:
     """Serve each file at a route of its own: a mount at / would swallow the 404s and 405s of the API."""
     for path, file in files().items():
-        app.add_route(path, _serving(file), methods=["GET"], include_in_schema=False)
+        app.add_api_route(path, _serving(file), methods=["GET", "HEAD"], include_in_schema=False)
 
 
-def _serving(file: Path) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-    async def serve(request: Request) -> Response:
+def _serving(file: Path) -> Callable[[], Coroutine[Any, Any, Response]]:
+    async def serve() -> Response:
         return FileResponse(file, headers=HEADERS)
 
     return serve

@@ -8,7 +8,8 @@ from starlette.responses import Response
 from gen_ray.serving.counter import Counter
 from gen_ray.serving.documents import WITH_KEY, Latents, Samples, Scores, answering
 from gen_ray.serving.json_body import JsonRoute
-from gen_ray.serving.requests import Decode, Encode, Impute, Reconstruct, Sample, Score
+from gen_ray.serving.measuring import Decode, Encode, Reconstruct, Score
+from gen_ray.serving.sampling import Impute, Sample
 
 Name = Annotated[str, Path(description="A model's id, as /v1/models lists it.", max_length=200)]
 NUMBERS = ("application/octet-stream",)

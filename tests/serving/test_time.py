@@ -248,6 +248,22 @@ def test_a_body_that_does_not_come_in_is_not_waited_for(desks: dict[str, Paper])
     assert run(scene()) < 2
 
 
+def test_a_body_without_end_is_read_no_further_than_the_limit(app: Any) -> None:
+    taken = 0
+
+    async def endless() -> dict[str, object]:
+        nonlocal taken
+        taken += 65536
+        return {"type": "http.request", "body": bytes(65536), "more_body": True}
+
+    async def scene() -> None:
+        line = Line(app, {})
+        await app(line.scope, endless, line.send)
+        assert line.status == 413 and taken <= 2**20 + 65536
+
+    run(scene())
+
+
 def test_a_model_that_does_not_say_what_it_is_is_not_waited_for(desks: dict[str, Paper]) -> None:
     class Silent(Paper):
         async def card(self) -> Any:

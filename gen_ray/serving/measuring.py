@@ -1,0 +1,69 @@
+"""Requests over given instances or latent vectors: scores, latents, and what they decode to."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from gen_ray.serving import inputs
+from gen_ray.serving.body import MOST, Body, Finite, Nested, Numbers, Picture, Samples, instances, one_of
+from gen_ray.serving.desk import Card, Verb
+
+
+class Instances(Body):
+    """Given instances, as pictures, nested lists or texts."""
+
+    images: Annotated[list[Picture], Field(min_length=1, max_length=MOST)] | None = None
+    x: Nested | None = None
+    texts: Annotated[list[str], Field(min_length=1, max_length=MOST)] | None = None
+    resize: bool = Field(default=False, description="Scale pictures of another size.")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        one_of(self, ("images", "x", "texts"))
+        return self
+
+    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
+        """Return x (N, *shape)."""
+        if self.texts is not None:
+            return {"x": inputs.from_texts(self.texts, card.spec, "texts")}
+        return {"x": instances(card, pixels, images=self.images, x=self.x, field="images", resize=self.resize)}
+
+
+class Score(Instances):
+    """Measure the likelihood of instances in bits/dim."""
+
+    verb: ClassVar[Verb] = "score"
+
+    format: Numbers = "json"
+    effort: int | None = Field(default=None, ge=1, le=100_000, description="How exactly, in the likelihood's own unit.")
+
+    def asked(self) -> dict[str, Any]:
+        """Return how hard to try."""
+        return {**super().asked(), "effort": self.effort}
+
+
+class Encode(Instances):
+    """Find where instances lie in the latent space."""
+
+    verb: ClassVar[Verb] = "encode"
+    format: Numbers = "json"
+
+
+class Reconstruct(Instances):
+    """Encode instances and decode them again."""
+
+    verb: ClassVar[Verb] = "reconstruct"
+    format: Samples = "json"
+
+
+class Decode(Body):
+    """Turn latent vectors into samples."""
+
+    verb: ClassVar[Verb] = "decode"
+    format: Samples = "json"
+    z: Annotated[list[list[Finite]], Field(min_length=1, max_length=MOST)]
+
+    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
+        """Return z (N, Z)."""
+        return {"z": inputs.from_latents(self.z, card.latent_dim)}

@@ -1,0 +1,74 @@
+"""Requests that draw: samples, and completions of an instance with holes."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from gen_ray.serving import inputs
+from gen_ray.serving.body import MOST, Body, Nested, Picture, Samples, instances, one_of
+from gen_ray.serving.desk import Card, Quality, Verb
+
+
+class Sampling(Body):
+    """How samples are drawn."""
+
+    format: Samples = "json"
+    n: int = Field(default=1, ge=1, le=MOST)
+    sampler: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:=,+-]{1,64}$", description="NAME:option=value")
+    steps: int | None = Field(default=None, ge=1, le=100_000)
+    quality: Quality | None = Field(default=None, description="Chooses sampler and steps by the measured curve.")
+    stream: bool = Field(default=False, description="Server-sent events: preview, result, error.")
+    previews: int | None = Field(default=None, ge=0, le=50, description="Of a stream; 10 if left out.")
+
+    @model_validator(mode="after")
+    def _each_has_an_effect(self) -> Self:
+        if self.quality is not None and (self.sampler is not None or self.steps is not None):
+            raise ValueError("quality chooses sampler and steps; leave it out, or them")
+        if self.previews is not None and not self.stream:
+            raise ValueError("previews are only sent with stream: true")
+        if self.stream and self.format not in ("json", "png"):
+            raise ValueError("a stream ends in format json or png")
+        return self
+
+    def asked(self) -> dict[str, Any]:
+        """Return how to sample."""
+        previews = (10 if self.previews is None else self.previews) if self.stream else 0
+        how = {name: getattr(self, name) for name in ("n", "sampler", "steps", "quality")}
+        return {**super().asked(), **how, "previews": previews}
+
+
+class Sample(Sampling):
+    """Draw n samples."""
+
+    verb: ClassVar[Verb] = "sample"
+
+
+class Impute(Sampling):
+    """Fill the holes of one instance, n times: image or x with a mask, or a text in which a character marks holes."""
+
+    verb: ClassVar[Verb] = "impute"
+
+    image: Picture | None = None
+    x: Nested | None = None
+    mask: str | list[Any] | None = Field(default=None, description="A picture, white where a hole is; or 0 and 1.")
+    resize: bool = Field(default=False, description="Scale pictures of another size.")
+    text: str | None = Field(default=None, max_length=2**20)
+    hole: str = Field(default="_", min_length=1, max_length=1)
+
+    @model_validator(mode="after")
+    def _one_instance(self) -> Self:
+        one_of(self, ("image", "x", "text"))
+        if (self.mask is None) == (self.text is None):
+            raise ValueError("image and x need a mask; a text has its holes in itself")
+        return self
+
+    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
+        """Return x and where it is known, (1, *shape) each."""
+        if self.text is not None:
+            x, known = inputs.from_holed_text(self.text, self.hole, card.spec)
+            return {"x": x, "mask": known}
+        assert self.mask is not None
+        images = None if self.image is None else [self.image]
+        x = instances(card, pixels, images=images, x=self.x, field="image", resize=self.resize, many=False)
+        return {"x": x, "mask": inputs.known_by(self.mask, card.spec, pixels=pixels, resize=self.resize)}
