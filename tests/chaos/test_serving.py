@@ -65,7 +65,11 @@ def start(folder: Path, *options: str) -> Server:
     with (folder / "said.txt").open("wb") as said:
         process = subprocess.Popen(words, stdout=said, stderr=said, cwd=Path(__file__).parents[2])
     server = Server(f"http://127.0.0.1:{port}", process, folder)
-    until(lambda: "is the page" in (folder / "said.txt").read_text() and answers(server), 90)
+    try:
+        until(lambda: "is the page" in (folder / "said.txt").read_text() and answers(server), 90)
+    except BaseException:
+        process.terminate()
+        raise
     return server
 
 

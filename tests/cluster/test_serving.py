@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from ray import serve
 
 from gen_ray.client import Client
 from gen_ray.cluster.serving import server
+from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import Application, Served
 from gen_ray.cluster.serving.scaling import by_backlog, replicas_for
 from gen_ray.engine import artifact
@@ -133,3 +135,14 @@ def test_torch_is_not_on_the_event_loop(url: str) -> None:
     for _ in range(5):
         client.models()
     assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "configs" / "serve").glob("*.yaml")), ids=str)
+def test_the_shipped_files_are_understood_by_ray_serve_and_by_the_application(file: Path) -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    deployed = ServeDeploySchema.model_validate(yaml.safe_load(file.read_text()))
+    for application in deployed.applications:
+        assert application.import_path == f"{build.__module__}:{build.__name__}"
+        app = Application.model_validate(application.args)
+        assert app.models and build(app)
