@@ -12,7 +12,7 @@ from gen_ray.errors import RunError
 from gen_ray.store import Store
 from gen_ray.tracking import Row, alone, connect, row, told
 
-CHAMPION = "champion"
+CHAMPION, PREVIOUS = "champion", "previous"
 MARGIN = 0.01
 SAME_FEATURES = {"eval/precision": FRECHET, "eval/recall": FRECHET}
 """Metrics that are measured with what another one is measured with."""
@@ -81,21 +81,25 @@ def promote_run(store: Store, model: str, run_id: str, metric: str, *, margin: f
     return promote(store, model, record(row(store, run_id), metric), margin=margin)
 
 
-def promote(store: Store, model: str, candidate: Record, *, margin: float = MARGIN) -> Verdict:
+def promote(store: Store, model: str, candidate: Record, *, margin: float = MARGIN, force: bool = False) -> Verdict:
     """Make a candidate the champion if it beats the present one by the margin, in the metric's unit. Raise RunError.
 
     What does not become champion is no version either: the versions of a model are its champions, one after another.
+    The former champion keeps the alias ``previous``. A champion that is promoted again has its tags renewed. force
+    asks for no more than a finite figure.
     """
     with alone(store.uri, ".registry"):
         present = champion(store, model)
-        reason = _against(candidate, present, margin)
+        if present is not None and present.run_id == candidate.run_id:
+            return _renewed(store, model, present, candidate)
+        reason = _against(candidate, None if force else present, margin)
         if present is not None and reason:
             return Verdict(
                 False, f"champion of {model} stays version {present.version} (run {present.run_id}): {reason}"
             )
         if reason:
             return Verdict(False, f"{model} gets no champion: {reason}")
-        version = _register(store, model, candidate)
+        version = _register(store, model, candidate, present)
     before = f"was {present.figure} of version {present.version}" if present else "the first"
     line = f"champion of {model}: version {version} (run {candidate.run_id}), {candidate.metric} {candidate.figure}"
     return Verdict(True, f"{line}, {before}")
@@ -129,8 +133,30 @@ def _difference(candidate: Record, present: Record) -> str:
     return f"its {name} is {mine.get(key, 'unknown')}, the champion's {its.get(key, 'unknown')}"
 
 
-def _register(store: Store, model: str, candidate: Record) -> str:
-    tags = {
+def rollback(store: Store, model: str) -> Verdict:
+    """Make the previous champion the champion again, and the present one the previous. Raise RunError without one."""
+    with alone(store.uri, ".registry"), told(store):
+        client = connect(store)
+        found = _registered(client, model)
+        aliases = found.aliases if found else {}
+        if PREVIOUS not in aliases or CHAMPION not in aliases:
+            raise RunError(f"{model}: has had no champion before this one to go back to")
+        before, now = str(aliases[PREVIOUS]), str(aliases[CHAMPION])
+        client.set_registered_model_alias(model, CHAMPION, before)
+        client.set_registered_model_alias(model, PREVIOUS, now)
+    return Verdict(True, f"champion of {model}: version {before} again, was version {now}")
+
+
+def _renewed(store: Store, model: str, present: Record, candidate: Record) -> Verdict:
+    with told(store):
+        client = connect(store)
+        for key, value in _tags(candidate).items():
+            client.set_model_version_tag(model, present.version, key, value)
+    return Verdict(True, f"champion of {model}: version {present.version} (run {present.run_id}) stays, tagged anew")
+
+
+def _tags(candidate: Record) -> dict[str, str]:
+    return {
         **candidate.tags,
         RUN: candidate.run_id,
         METRIC: candidate.metric,
@@ -138,13 +164,18 @@ def _register(store: Store, model: str, candidate: Record) -> str:
         PROVENANCE: "\n".join(candidate.provenance),
         **({ERROR: repr(candidate.standard_error)} if candidate.standard_error is not None else {}),
     }
+
+
+def _register(store: Store, model: str, candidate: Record, present: Record | None) -> str:
     with told(store):
         client = connect(store)
         if _registered(client, model) is None:
             client.create_registered_model(model)
         source = f"runs:/{candidate.mlflow_id}/model"  # the artifact as it is: no pickle of MLflow's own kinds of model
-        made = client.create_model_version(model, source, run_id=candidate.mlflow_id, tags=tags)
+        made = client.create_model_version(model, source, run_id=candidate.mlflow_id, tags=_tags(candidate))
         client.set_registered_model_alias(model, CHAMPION, made.version)
+        if present is not None:
+            client.set_registered_model_alias(model, PREVIOUS, present.version)
     return str(made.version)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
@@ -206,6 +207,14 @@ def tag(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
     found = row(store, run_id)
     with told(store):
         connect(store).log_batch(found.mlflow_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def attach(store: Store, run: Row, files: Mapping[str, bytes], under: str) -> None:
+    """Keep files by name with a run that may have ended. Raise RunError."""
+    with told(store), TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        connect(store).log_artifacts(run.mlflow_id, folder, under)
 
 
 def picture(store: Store, run: Row, name: str) -> bytes | None:

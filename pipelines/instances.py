@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from gen_ray.dataspec import DataSpec
     from gen_ray.engine.artifact import Model
 
-ModelName = Annotated[str, typer.Argument(help="A run's id or name, or an artifact folder.")]
+REGISTERED = "models:/"
+ModelName = Annotated[str, typer.Argument(help="A run's id or name, an artifact folder, or models:/NAME@champion.")]
 Rows = Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="All draws are a function of it.")]
 Storage = Annotated[Path, typer.Option(help="storage.root of the runs.")]
@@ -33,10 +34,22 @@ class Asked:
 
 def load(model: str, storage: Path) -> "Model":
     """Return a trained model on the device there is."""
-    from gen_ray import runs
     from gen_ray.engine import artifact
 
-    return artifact.load(runs.find_artifact(model, storage.absolute()), device=device())
+    return artifact.load(find(model, storage.absolute()), device=device())
+
+
+def find(model: str, root: Path, tracking_uri: str | None = None) -> Path:
+    """Return the artifact folder of a MODEL, of a registered one as it was downloaded. Raise UserError, RunError."""
+    from gen_ray import runs
+
+    if not model.startswith(REGISTERED):
+        return runs.find_artifact(model, root)
+    from gen_ray import releases
+    from gen_ray.store import Store
+
+    store = Store.of(tracking_uri, "gen_ray", root)
+    return releases.fetch(store, releases.release(store, model), root / "serving" / "artifacts")
 
 
 def device() -> "torch.device":

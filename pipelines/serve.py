@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import terminal
+from pipelines import instances, terminal
 from pipelines.instances import Storage
 
 if TYPE_CHECKING:
     from gen_ray.cluster.serving.args import Application
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-REGISTERED = "models:/"
 NAME = r"[A-Za-z0-9._-]{1,64}"
 
 
@@ -95,11 +94,12 @@ def application(
     """Return what is to be served. Raise UserError for what cannot be, before anything starts."""
     import os
 
-    from gen_ray import runs
     from gen_ray.cluster.serving.args import Application, Served
     from gen_ray.engine import artifact
     from gen_ray.errors import UserError
+    from gen_ray.releases import champions
     from gen_ray.serving import settings
+    from gen_ray.store import Store
 
     keys = settings.from_environment(os.environ).keys
     if place.host not in LOOPBACK and not keys:
@@ -110,9 +110,16 @@ def application(
     if most < replicas.min_replicas:
         raise UserError(f"--max-replicas {most}: is less than --min-replicas {replicas.min_replicas}")
     named = dict(_named(model) for model in models)
+    root = storage.absolute()
+    if not models:
+        named = {
+            name: f"{instances.REGISTERED}{name}@champion"
+            for name in champions(Store.of(tracking_uri, "gen_ray", root))
+        }
+    if not named:
+        raise UserError("there is no champion to serve: gen-ray promote RUN makes one, or name a run")
     for model in named.values():
-        if not model.startswith(REGISTERED):
-            artifact.verify(runs.find_artifact(model, storage.absolute()))
+        artifact.verify(instances.find(model, root, tracking_uri))
     return Application(
         models={
             id: Served(
@@ -125,7 +132,7 @@ def application(
             )
             for id, model in named.items()
         },
-        root=storage.absolute(),
+        root=root,
         tracking_uri=tracking_uri,
         key_hashes={key.name: key.digest.hex() for key in keys},
         hosts=tuple(place.allow_host or ()),
@@ -139,7 +146,7 @@ def _named(text: str) -> tuple[str, str]:
     id, equals, model = text.partition("=")
     if not equals:
         model = text
-        id = re.sub(r"^models:/|[@/]\w+$", "", text) if text.startswith(REGISTERED) else _folder(text)
+        id = re.sub(r"^models:/|[@/]\w+$", "", text) if text.startswith(instances.REGISTERED) else _folder(text)
     if not re.fullmatch(NAME, id):
         raise UserError(f"{text}: an id has 1 to 64 of letters, digits, '.', '_' and '-'; name one with ID=MODEL")
     return id, model

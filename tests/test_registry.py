@@ -1,12 +1,13 @@
 """A champion is replaced by what is better on the same terms, and by nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gen_ray import registry
-from gen_ray.errors import RunError
+from gen_ray import registry, releases
+from gen_ray.errors import RunError, UserError
 from gen_ray.registry import BITS, champion, judged_by, promote_run
 from gen_ray.store import Store
 from gen_ray.tracking import TrackedRun, connect, row, tag
@@ -127,3 +128,44 @@ def test_a_run_that_has_ended_can_be_tagged(store: Store, model: str) -> None:
     tag(store, run_id, {"promotion": "champion"})
     found = row(store, run_id)
     assert found.tags["promotion"] == "champion" and found.status == "FINISHED"
+
+
+def test_the_former_champion_is_kept_as_previous_and_can_be_had_back(store: Store, model: str) -> None:
+    runs = [ran(store, model, number, bits) for number, bits in ((1, 1.9), (2, 1.8))]
+    with pytest.raises(RunError, match="has had no champion before this one"):
+        registry.rollback(store, model)
+    for run in runs:
+        promote_run(store, model, run, BITS)
+    client = connect(store)
+    assert client.get_model_version_by_alias(model, "previous").run_id == row(store, runs[0]).mlflow_id
+    assert registry.rollback(store, model).line == f"champion of {model}: version 1 again, was version 2"
+    found = champion(store, model)
+    assert found is not None and found.version == "1"
+    assert registry.rollback(store, model).promoted and champion(store, model).version == "2"  # type: ignore[union-attr]
+
+
+def test_force_promotes_what_is_worse_and_a_champion_is_tagged_anew(store: Store, model: str) -> None:
+    first, worse = ran(store, model, 1, 1.8), ran(store, model, 2, 1.9)
+    promote_run(store, model, first, BITS)
+    candidate = registry.record(row(store, worse), BITS)
+    assert not registry.promote(store, model, candidate).promoted
+    assert registry.promote(store, model, candidate, force=True).promoted
+    again = replace(candidate, tags={"gen_ray.sampling.metric": "m"})
+    assert registry.promote(store, model, again).line.endswith("stays, tagged anew")
+    assert releases.release(store, f"models:/{model}@champion").metric == "m"
+
+
+def test_releases_are_found_and_fetched_once(store: Store, model: str, tmp_path: Path) -> None:
+    run = ran(store, model, 1, 1.8)
+    promote_run(store, model, run, BITS)
+    assert model in releases.champions(store)
+    found = releases.release(store, f"models:/{model}@champion")
+    assert found == releases.release(store, f"models:/{model}/1") and found.version == "1"
+    folder = releases.fetch(store, found, tmp_path / "cache")
+    assert (folder / "weights.safetensors").read_text() == run
+    (folder / "mark").touch()
+    assert (releases.fetch(store, found, tmp_path / "cache") / "mark").exists()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [found.mlflow_id]
+    for wrong in (f"models:/{model}@nobody", f"models:/{model}/7", "models:/nothing-at-all@champion", "models:/../x/1"):
+        with pytest.raises(UserError):
+            releases.release(store, wrong)

@@ -31,7 +31,7 @@ def evaluate(
     experiment: Experiment, prepared: Prepared, checkpoint_folder: Path, out: Path, *, run_id: str
 ) -> dict[str, Any]:
     """Measure the EMA weights of a checkpoint, write the artifact to out, and return the report and the step."""
-    return _on_a_worker(
+    return on_a_worker(
         measure_checkpoint, experiment, experiment.resolved(), prepared.folder, checkpoint_folder, out, run_id
     )
 
@@ -40,15 +40,16 @@ def evaluate_artifact(
     experiment: Experiment, prepared: Prepared, folder: Path, *, against: str = "train"
 ) -> dict[str, Any]:
     """Measure an artifact again, as experiment.evaluation says, and return the report."""
-    return _on_a_worker(_from_artifact, experiment, experiment.resolved(), prepared.folder, folder, against)
+    return on_a_worker(_from_artifact, experiment, experiment.resolved(), prepared.folder, folder, against)
 
 
 def portray(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndarray:
     """Return the portrait of an artifact and test images, uint8 (H, W, 3)."""
-    return _on_a_worker(_portrait, experiment, prepared.folder, folder)
+    return on_a_worker(_portrait, experiment, prepared.folder, folder)
 
 
-def _on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
+def on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
+    """Return task(cpus, *args) of a worker that has what all of the experiment's workers had."""
     alone = experiment.scaling.model_copy(update={"num_workers": 1})  # one task: it takes what all workers had
     cpus, gpu = cpus_per_worker(alone), uses_gpu(alone)
     anywhere = PlacementGroupSchedulingStrategy(None)  # not where a trial of a sweep has its small place
@@ -63,7 +64,7 @@ def measure_checkpoint(
     cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, out: Path, run_id: str
 ) -> dict[str, Any]:
     """Do what ``evaluate`` does, in this process on so many of its cores."""
-    experiment, prepared, device = parse(raw), Prepared.load(data), _device(cpus)
+    experiment, prepared, device = parse(raw), Prepared.load(data), device_of(cpus)
     checkpoint.verify(folder)
     family = experiment.model(prepared.spec)
     net = family.build_net()
@@ -79,13 +80,13 @@ def measure_checkpoint(
 
 
 def _from_artifact(cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, against: str) -> dict[str, Any]:
-    device = _device(cpus)
+    device = device_of(cpus)
     model = replace(artifact.load(folder, device=device), experiment=parse(raw))
     return _measure(model, Prepared.load(data), device, against)
 
 
 def _portrait(cpus: int, data: Path, folder: Path) -> np.ndarray:
-    device = _device(cpus)
+    device = device_of(cpus)
     x, _ = load_split(Prepared.load(data), "test")
     return portrait(artifact.load(folder, device=device), torch.from_numpy(x[:PORTRAYED]), device=device)
 
@@ -103,13 +104,13 @@ def evaluate_average(
 
     Its artifact is written to out, if given. Raise UserError where the run kept no averages.
     """
-    return _on_a_worker(_from_average, experiment, experiment.resolved(), prepared.folder, home, sigma_rel, at, out)
+    return on_a_worker(_from_average, experiment, experiment.resolved(), prepared.folder, home, sigma_rel, at, out)
 
 
 def _from_average(
     cpus: int, raw: Mapping[str, Any], data: Path, home: Path, sigma_rel: float, at: int | None, out: Path | None
 ) -> dict[str, Any]:
-    device = _device(cpus)
+    device = device_of(cpus)
     weights, trained = post_hoc.average(home, sigma_rel, at), artifact.load(home / ARTIFACT, device=device)
     trained.net.load_state_dict(weights)
     model = replace(trained, experiment=parse(raw), net=trained.net)  # replace: what the net has learned is read anew
@@ -121,22 +122,15 @@ def _from_average(
     return report
 
 
-def _device(cpus: int) -> torch.device:
+def device_of(cpus: int) -> torch.device:
+    """Return this worker's device, its threads set."""
     torch.set_num_threads(cpus)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _measure(model: Model, prepared: Prepared, device: torch.device, against: str) -> dict[str, Any]:
     began = time.monotonic()
-    train, test = (_with_labels(prepared, split) for split in ("train", "test"))
-    extractor = None
-    if prepared.spec.is_image and prepared.spec.classes:
-        home = prepared.folder.parent.parent / "extractors" / prepared.fingerprint[:12]
-        extractor = features.obtain(home, prepared.spec, train, test)
-    reference = Reference(
-        train=train[0], test=test[0], fingerprint=prepared.fingerprint[:12], against=against, extractor=extractor
-    )
-    report = measure(model, reference, device=device)
+    report = measure(model, reference_of(prepared, against), device=device)
     chain = model.experiment.chain(model.family)
     return {
         "metrics": {**report.metrics, "eval/minutes": (time.monotonic() - began) / 60},
@@ -145,6 +139,18 @@ def _measure(model: Model, prepared: Prepared, device: torch.device, against: st
         "texts": dict(report.texts),
         "sampler": f"{model.experiment.sampler(model.family)}, {chain.nfe} nfe",
     }
+
+
+def reference_of(prepared: Prepared, against: str = "train") -> Reference:
+    """Return what samples of these data are held against, with the data set's extractor where it has labels."""
+    train, test = (_with_labels(prepared, split) for split in ("train", "test"))
+    extractor = None
+    if prepared.spec.is_image and prepared.spec.classes:
+        home = prepared.folder.parent.parent / "extractors" / prepared.fingerprint[:12]
+        extractor = features.obtain(home, prepared.spec, train, test)
+    return Reference(
+        train=train[0], test=test[0], fingerprint=prepared.fingerprint[:12], against=against, extractor=extractor
+    )
 
 
 def _with_labels(prepared: Prepared, split: str) -> tuple[torch.Tensor, torch.Tensor]:

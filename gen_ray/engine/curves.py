@@ -28,3 +28,22 @@ def pixels(figure: Figure) -> np.ndarray:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def costs(lines: Mapping[str, Curve], marks: Mapping[str, tuple[float, float]], *, quality: str) -> np.ndarray:
+    """Return a line a sampler of points (seconds a sample, quality), the marked ones named, uint8 (H, W, 3)."""
+    figure = Figure(figsize=(7.2, 4.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1, label=name)
+    named: dict[tuple[float, float], list[str]] = {}
+    for name, place in marks.items():
+        named.setdefault(place, []).append(name)
+    for place, names in named.items():
+        axes.plot(*place, marker="o", markersize=11, fillstyle="none", color="black", linestyle="none")
+        axes.annotate(", ".join(names), place, xytext=(8, 8), textcoords="offset points", fontweight="bold")
+    axes.set(xlabel="seconds a sample", ylabel=f"{quality} (lower is better)", xscale="log", yscale="log")
+    axes.margins(x=0.12, y=0.12)
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend(frameon=False)
+    return pixels(figure)

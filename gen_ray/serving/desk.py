@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from gen_ray.dataspec import DataSpec
+from gen_ray.engine.curve import Point
 
 Verb = Literal["sample", "impute", "score", "encode", "decode", "reconstruct"]
 Quality = Literal["fast", "balanced", "best"]
@@ -94,18 +95,6 @@ class RefusedError(Exception):
         """Keep the refusal."""
         super().__init__(refusal.message)
         self.refusal = refusal
-
-
-@dataclass(frozen=True, kw_only=True)
-class Point:
-    """One point of the measured curve: a sampler at a number of steps, what a sample costs, and how good it is."""
-
-    sampler: str
-    steps: int
-    nfe: int
-    seconds_per_sample: float
-    quality: float
-    """In the curve's metric; lower is better."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,12 +6,13 @@ from typing import Any
 
 import torch
 
-from gen_ray.engine import artifact
+from gen_ray.engine import artifact, fingerprint
 from gen_ray.engine.artifact import Model
-from gen_ray.engine.batcher import Batcher, measure
+from gen_ray.engine.batcher import Batcher, NotFiniteError, measure
+from gen_ray.errors import RunError
 from gen_ray.family import Chain, Latent, Sampler
+from gen_ray.releases import Release
 from gen_ray.serving.desk import Card, Verb
-from gen_ray.serving.release import Release
 
 EVERYBODY: tuple[Verb, ...] = ("sample", "impute", "score")
 WITH_LATENT: tuple[Verb, ...] = (*EVERYBODY, "encode", "decode", "reconstruct")
@@ -61,7 +62,18 @@ class Edition:
 
     def check(self) -> None:
         """Draw a few samples. Raise RunError where they are not finite, or not those of the promotion on its build."""
-        self.batcher.walk(self.default, WARM_ROWS, seed=0).future.result()
+        try:
+            self.batcher.walk(self.default, WARM_ROWS, seed=0).future.result()
+        except NotFiniteError:
+            raise RunError(f"version {self.release.version}: its samples are not finite") from None
+        device, promised = self.batcher.device, self.release.fingerprint
+        if promised and self.release.build == fingerprint.build(self.model, device):
+            found = fingerprint.fingerprint(self.model, self.release.quality["fast"], device)
+            if found != promised:
+                raise RunError(
+                    f"version {self.release.version}: fixed samples have SHA-256 {found[:12]}…, "
+                    f"at its promotion on the same build they had {promised[:12]}…"
+                )
 
     @property
     def default(self) -> Chain:

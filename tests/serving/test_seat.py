@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from gen_ray.engine import artifact, latent, score
+from gen_ray.engine.curve import Choice
+from gen_ray.engine.fingerprint import build, fingerprint
 from gen_ray.engine.generate import generate
 from gen_ray.errors import RunError
 from gen_ray.family import Held
+from gen_ray.releases import Release
 from gen_ray.serving.desk import Answer, Job, Preview, RefusedError
 from gen_ray.serving.edition import Limits
-from gen_ray.serving.release import Choice, Fixed, Release
 from gen_ray.serving.seat import Seat
+from gen_ray.serving.sources import Fixed
 from tests.engine.toys import CPU, images, model
 
 
@@ -231,6 +234,32 @@ def test_versions_change_under_load_without_a_request_lost_and_a_bad_one_changes
         one = by_version[answer.version, answer.seed]
         assert np.abs(answer.arrays["samples"].astype(int) - one).max() <= 1
     assert (by_version["1", 0] != by_version["2", 0]).any()
+
+
+def test_a_version_whose_samples_are_not_those_of_its_promotion_is_not_served(folders: dict[str, Path]) -> None:
+    of, choice = artifact.load(folders["ddpm"]), Choice("ddim", 3)
+    right = Release(
+        version="4", quality={"fast": choice}, fingerprint=fingerprint(of, choice, CPU), build=build(of, CPU)
+    )
+
+    class Promoted(Fixed):
+        release = right
+
+        def newest(self) -> Release:
+            return self.release
+
+    async def work(release: Release) -> None:
+        source = Promoted(folders["ddpm"])
+        source.__class__.release = release
+        seat = Seat("toy", source, device=CPU)
+        await seat.open()
+        await seat.close()
+
+    asyncio.run(work(right))
+    wrong = replace(right, fingerprint="0" * 64)
+    with pytest.raises(RunError, match="fixed samples have SHA-256"):
+        asyncio.run(work(wrong))
+    asyncio.run(work(replace(wrong, build="another machine")))  # there it need not be the same
 
 
 def test_quality_picks_what_was_measured(folders: dict[str, Path]) -> None:

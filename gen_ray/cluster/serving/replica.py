@@ -13,10 +13,12 @@ from gen_ray.cluster.serving.args import Application, Served
 from gen_ray.cluster.serving.metrics import Meters
 from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
 from gen_ray.serving.desk import Answer, Card, Job, Preview, Refusal, RefusedError
-from gen_ray.serving.release import Fixed, Source
 from gen_ray.serving.seat import Seat
+from gen_ray.serving.sources import Fixed, Registered, Source
+from gen_ray.store import Store
 
 METER_SECONDS = 1.0
+REGISTERED = "models:/"
 
 
 class Replica:
@@ -98,4 +100,8 @@ class Replica:
 
 def source_of(served: Served, app: Application) -> Source:
     """Return where a model's versions come from. Raise UserError where there is no such model."""
-    return Fixed(runs.find_artifact(served.model, app.root.absolute()))
+    root = app.root.absolute()
+    if not served.model.startswith(REGISTERED):
+        return Fixed(runs.find_artifact(served.model, root))
+    store = Store.of(app.tracking_uri, "gen_ray", root)
+    return Registered(store, served.model, root / "serving" / "artifacts")

@@ -1,0 +1,176 @@
+"""gen-ray promote RUN: measure a model's samplers, and make it the champion that is served."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pipelines import terminal
+from pipelines.instances import Storage
+
+if TYPE_CHECKING:
+    from gen_ray.cluster.promote import Measured, Order
+    from gen_ray.engine.curve import Point
+    from gen_ray.experiment import Experiment
+    from gen_ray.releases import Release
+    from gen_ray.store import Store
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What of the samplers is measured."""
+
+    sampler: Annotated[list[str] | None, typer.Option(help="Again and again; if left out all but adaptive ones.")] = (
+        None
+    )
+    steps: Annotated[
+        list[int] | None, typer.Option(min=1, help="Again and again; about each sampler's default if left out.")
+    ] = None
+    n: Annotated[int, typer.Option("-n", min=10, help="Samples of each.")] = 1000
+    minutes: Annotated[float, typer.Option(min=0.01, help="Of measuring; the dearest are left out beyond.")] = 10.0
+
+
+@terminal.grouped
+def promote(
+    asked: Asked,
+    run: Annotated[str | None, typer.Argument(help="A run's id or name; or --best, or --rollback.")] = None,
+    best: Annotated[str | None, typer.Option(help="A metric: the best finished run of --experiment by it.")] = None,
+    experiment: Annotated[str, typer.Option(help="The MLflow experiment of --best.")] = "gen_ray",
+    name: Annotated[str | None, typer.Option(help="The registered model; DATA-FAMILY if left out.")] = None,
+    metric: Annotated[
+        str, typer.Option(help="By which a run is held against the champion, an eval/… metric.")
+    ] = "eval/bits_per_dim",
+    margin: Annotated[float, typer.Option(min=0, help="By how much it must be better.")] = 0.01,
+    force: Annotated[bool, typer.Option("--force", help="Promote it whatever the champion is.")] = False,
+    rollback: Annotated[str | None, typer.Option(help="A registered model: the previous champion again.")] = None,
+    storage: Storage = Path("gen_ray_runs"),
+) -> None:
+    """Measure sampler × steps of a trained model, pick along the curve, and make the model champion if it is better."""
+    from gen_ray import registry, runs
+    from gen_ray.cluster.promote import Order
+    from gen_ray.errors import UserError
+    from gen_ray.experiment import load
+    from gen_ray.store import Store
+    from gen_ray.tracking import row
+
+    root = storage.absolute()
+    if sum(choice is not None for choice in (run, best, rollback)) != 1:
+        raise UserError("give one of RUN, --best METRIC and --rollback MODEL")
+    if rollback is not None:
+        typer.echo(registry.rollback(Store.of(None, experiment, root), rollback).line)
+        return
+    folder = runs.find_artifact(run or _best(Store.of(None, experiment, root), str(best)), root)
+    found = load(folder / "config.yaml", [])
+    store = Store.of(found.tracking.uri, found.tracking.experiment, root)
+    candidate = registry.record(row(store, json.loads((folder / "meta.json").read_text())["run_id"]), metric)
+    model = name or f"{found.data.source.partition(':')[0]}-{found.family.name}".replace("_", "-")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", model):
+        raise UserError(f"--name {model}: a name has 1 to 64 of letters, digits, '.', '_' and '-'")
+    order = Order(samplers=asked.sampler or (), steps=asked.steps or (), n=asked.n, minutes=asked.minutes)
+    release = _measured(found, folder, store, candidate.run_id, order)
+    candidate = replace(candidate, tags=release.tags())
+    verdict = registry.promote(store, model, candidate, margin=margin, force=force)
+    typer.echo(verdict.line)
+    if verdict.promoted:
+        typer.echo(f"models:/{model}@champion")
+
+
+def _best(store: "Store", metric: str) -> str:
+    """Return the run that is best by a metric. Raise UserError where no finished run has it."""
+    from gen_ray.comparison import HIGHER_IS_BETTER
+    from gen_ray.errors import UserError
+    from gen_ray.tracking import rows
+
+    found = [run for run in rows(store) if run.status == "FINISHED" and metric in run.metrics]
+    if not found:
+        raise UserError(f"--best {metric}: no finished run of {store.experiment} has it (gen-ray compare lists)")
+    sign = -1 if metric in HIGHER_IS_BETTER else 1
+    return min(found, key=lambda run: sign * run.metrics[metric]).run_id
+
+
+def _measured(experiment: "Experiment", folder: Path, store: "Store", run_id: str, order: "Order") -> "Release":
+    """Return what is to be known of the version: curve, choices and fingerprint; keep the curve with the run."""
+    from gen_ray.cluster.connect import connected
+    from gen_ray.cluster.promote import Measurement
+    from gen_ray.cluster.train import prepare_data
+    from gen_ray.engine.curve import choose
+    from gen_ray.releases import Release
+    from gen_ray.tracking import attach, row
+
+    with connected(experiment.scaling):
+        work = Measurement(experiment, prepare_data(experiment), folder, order)
+        measured = work.points(_tell)
+        if measured is None:
+            typer.echo("no curve: images without labels have no extractor to judge samples by")
+            return Release(version="")
+        choices = choose(measured.points)
+        sha, build = work.fingerprint(choices["fast"].choice)
+    _show(measured, choices)
+    attach(store, row(store, run_id), _files(measured, choices), "sampling")
+    return Release(
+        version="",
+        quality={name: point.choice for name, point in choices.items()},
+        metric=measured.metric,
+        curve=measured.points,
+        fingerprint=sha,
+        build=build,
+    )
+
+
+def _tell(done: int, total: int, point: "Point") -> None:
+    typer.echo(
+        f"{done}/{total}: {point.sampler} {point.steps}, {point.nfe} nfe, {point.seconds_per_sample:.2g} s a sample, "
+        f"{point.quality:.4g} ± {point.error:.2g}",
+        err=True,
+    )
+
+
+def _show(measured: "Measured", choices: Mapping[str, "Point"]) -> None:
+    marks = {id(point): [name for name in choices if choices[name] is point] for point in choices.values()}
+    header = ["sampler", "", "steps", "nfe", "s a sample", measured.metric, "error"]
+    lines = [
+        [
+            point.sampler,
+            ", ".join(marks.get(id(point), [])),
+            str(point.steps),
+            str(point.nfe),
+            f"{point.seconds_per_sample:.2g}",
+            f"{point.quality:.4g}",
+            f"{point.error:.2g}",
+        ]
+        for point in sorted(measured.points, key=lambda point: point.seconds_per_sample)
+    ]
+    how = ", ".join(f"{key} {value}" for key, value in measured.provenance.items())
+    terminal.show_table(f"{measured.metric} ({how})", header, lines)
+    if measured.left_out:
+        names = ", ".join(f"{dish.choice.sampler} {dish.choice.steps}" for dish in measured.left_out)
+        typer.echo(f"left out, as they would take longer than --minutes: {names}")
+
+
+def _files(measured: "Measured", choices: Mapping[str, "Point"]) -> dict[str, bytes]:
+    from PIL import Image
+
+    from gen_ray.engine.curves import costs
+
+    data = {
+        "metric": measured.metric,
+        "provenance": measured.provenance,
+        "points": [asdict(point) for point in measured.points],
+        "choices": {name: asdict(point.choice) for name, point in choices.items()},
+    }
+    lines: dict[str, Sequence[tuple[float, float]]] = {}
+    for point in sorted(measured.points, key=lambda point: point.seconds_per_sample):
+        lines[point.sampler] = [*lines.get(point.sampler, ()), (point.seconds_per_sample, point.quality)]
+    marks = {name: (point.seconds_per_sample, point.quality) for name, point in choices.items()}
+    picture = BytesIO()
+    Image.fromarray(costs(lines, marks, quality=measured.metric.replace("_", " "))).save(picture, "PNG")
+    return {"curve.json": json.dumps(data, indent=1).encode(), "curve.png": picture.getvalue()}
+
+
+if __name__ == "__main__":
+    terminal.main(promote)

@@ -1,0 +1,130 @@
+"""What a model's samplers are worth: the choice along a curve, the judges, the menu and the fingerprint."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gen_ray.engine import artifact, plots
+from gen_ray.engine.curve import Choice, Point, choose, front
+from gen_ray.engine.curves import costs
+from gen_ray.engine.fingerprint import build, fingerprint
+from gen_ray.engine.judges import WittenBell, jackknife
+from gen_ray.engine.menu import affordable, menu
+from gen_ray.errors import UserError
+from gen_ray.releases import Release
+from tests.engine.toys import CPU, model
+
+
+def point(seconds: float, quality: float, error: float = 0.0, sampler: str = "s") -> Point:
+    return Point(sampler=sampler, steps=1, nfe=1, seconds_per_sample=seconds, quality=quality, error=error)
+
+
+POINTS = st.lists(st.builds(point, st.floats(1e-5, 1e2), st.floats(0, 1e3), st.floats(0, 10)), min_size=1, max_size=30)
+
+
+@given(POINTS)
+def test_no_choice_is_beaten_and_each_is_no_dearer_than_the_next(points: list[Point]) -> None:
+    chosen = choose(points)
+    fast, balanced, best = (chosen[name] for name in ("fast", "balanced", "best"))
+    assert fast.seconds_per_sample <= balanced.seconds_per_sample <= best.seconds_per_sample
+    for mine in chosen.values():
+        assert mine in points
+        assert not any(p.seconds_per_sample < mine.seconds_per_sample and p.quality <= mine.quality for p in points)
+    lowest = min(points, key=lambda p: p.quality)
+    assert best.quality <= lowest.quality + max(best.error, max(p.error for p in points))
+    assert fast.quality <= 2 * balanced.quality + fast.error
+
+
+@given(POINTS)
+def test_the_front_is_all_that_nothing_else_beats(points: list[Point]) -> None:
+    def beaten(one: Point) -> bool:
+        a = (one.seconds_per_sample, one.quality)
+        return any((b := (p.seconds_per_sample, p.quality)) != a and b[0] <= a[0] and b[1] <= a[1] for p in points)
+
+    assert {(p.seconds_per_sample, p.quality) for p in front(points)} == {
+        (p.seconds_per_sample, p.quality) for p in points if not beaten(p)
+    }
+
+
+def test_the_knee_is_where_the_curve_bends_and_errors_are_heeded() -> None:
+    bent = [point(0.001, 100), point(0.002, 30), point(0.01, 4, 0.1), point(0.1, 3.2, 0.1), point(1.0, 3.1, 0.15)]
+    chosen = choose(bent)
+    assert (chosen["balanced"], chosen["best"]) == (bent[2], bent[3])  # 3.1 is no better than 3.2 within its error
+    straight = [point(0.001, 8), point(0.002, 7.9), point(0.004, 2)]
+    assert choose(straight)["balanced"] is straight[2]
+    assert choose(bent[:1])["balanced"] is bent[0] and choose(bent[:2])["balanced"] is bent[1]
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=5))
+def test_the_judge_of_texts_is_a_distribution_after_any_history(examples: list[list[int]]) -> None:
+    judge = WittenBell(examples, 4, 3)
+    for history in [(), (0,), (1, 2), *(tuple(example[:2]) for example in examples)]:
+        assert sum(judge.p(history, symbol) for symbol in range(4)) == pytest.approx(1)
+
+
+def test_the_judge_of_texts_against_its_formula() -> None:
+    judge = WittenBell([[0, 1, 0, 2, 0, 1]], 3, 2)
+
+    def unigram(symbol: int) -> float:  # three kinds among six symbols
+        return ([3, 2, 1][symbol] + 3 / 3) / (6 + 3)
+
+    after_zero = [(count + 2 * unigram(symbol)) / (3 + 2) for symbol, count in enumerate([0, 2, 1])]
+    assert [judge.p((0,), symbol) for symbol in range(3)] == pytest.approx(after_zero)
+    bits = -math.log2(unigram(0)) - math.log2(after_zero[1])
+    assert float(judge.bits(torch.tensor([[0, 1]]))[0]) == pytest.approx(bits / 2)
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
+    rows = torch.randn(5000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    figures = [jackknife(rows[i : i + 500], lambda part: float(part.mean()))[1] for i in range(0, 5000, 500)]
+    assert sum(figures) / len(figures) == pytest.approx(1 / math.sqrt(500), rel=0.3)
+
+
+def test_the_menu_has_what_samplers_take() -> None:
+    of = model("ddpm")
+    dishes = {(dish.choice.sampler, dish.choice.steps): dish.nfe for dish in menu(of)}
+    assert dishes["ddim", 20] == 20 and dishes["heun", 10] == 19 and ("ancestral", 40) not in dishes
+    assert [d.choice for d in menu(of, ["ddim:eta=0.5"], [3, 6])] == [Choice("ddim:eta=0.5", n) for n in (3, 6)]
+    assert [dish.choice.sampler for dish in menu(model("vae"))] == ["mean", "draw"]
+    with pytest.raises(UserError, match="there is no sampler 'euler'"):
+        menu(of, ["euler"], [3])
+    kept, left = affordable(menu(of), 30)
+    assert sum(dish.nfe for dish in kept) <= 30 and len(kept) + len(left) == len(dishes)
+    assert len(affordable(menu(of), 0)[0]) == 1
+
+
+@pytest.mark.parametrize("family", ["ddpm", "vae", "tokens"])
+def test_a_fingerprint_is_of_the_weights_alone(family: str, tmp_path: Path) -> None:
+    of = model(family)
+    choice = Choice(next(iter(of.family.samplers())), 1 if family == "vae" else 4)
+    sha = fingerprint(of, choice, CPU)
+    artifact.write(tmp_path / "a", of)
+    torch.manual_seed(99)
+    assert fingerprint(artifact.load(tmp_path / "a"), choice, CPU) == sha and len(sha) == 64
+    assert fingerprint(model(family, seed=1), choice, CPU) != sha
+    assert build(of, CPU) == build(model(family, seed=1), CPU) and "torch" in build(of, CPU)
+
+
+def test_a_release_is_read_back_from_its_tags_which_mlflow_takes() -> None:
+    curve: Sequence[Point] = [point(1.234e-3 * (i + 1), 100.5 / (i + 1), 0.25, f"sampler-{i % 7}") for i in range(100)]
+    chosen = {name: p.choice for name, p in choose(curve).items()}
+    made = Release(version="3", mlflow_id="x", quality=chosen, metric="m", curve=curve, fingerprint="f" * 64, build="b")
+    tags = made.tags()
+    assert max(map(len, tags.values())) <= 5000  # a version's tag in MLflow's database
+    read = Release.read("3", "x", tags)
+    assert read.quality == chosen and (read.metric, read.fingerprint, read.build) == ("m", "f" * 64, "b")
+    for mine, theirs in zip(read.curve, curve, strict=True):
+        assert mine.choice == theirs.choice and mine.quality == pytest.approx(theirs.quality, rel=1e-3)
+    assert Release.read("1", "x", {}) == Release(version="1", mlflow_id="x")
+
+
+def test_the_picture_of_a_curve_names_the_marks(tmp_path: Path) -> None:
+    lines = {"ddim": [(0.001, 9.0), (0.01, 3.0)], "heun": [(0.002, 5.0)]}
+    picture = costs(lines, {"fast": (0.001, 9.0), "balanced": (0.01, 3.0), "best": (0.01, 3.0)}, quality="distance")
+    plots.write(tmp_path / "curve.png", picture)
+    assert picture.shape[2] == 3 and (picture == 0).any()
