@@ -45,6 +45,7 @@ class Replicas:
     backlog_seconds: Annotated[
         float, typer.Option(min=0.1, help="Seconds of work that may wait at a replica; more is told to come again.")
     ] = 20.0
+    follow_seconds: Annotated[float, typer.Option(min=0.1, help="How often a newer champion is looked for.")] = 10.0
 
 
 @terminal.grouped
@@ -134,6 +135,7 @@ def application(
         },
         root=root,
         tracking_uri=tracking_uri,
+        follow_seconds=replicas.follow_seconds,
         key_hashes={key.name: key.digest.hex() for key in keys},
         hosts=tuple(place.allow_host or ()),
     )

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,16 @@ import numpy as np
 import psutil
 import pytest
 import requests
+import torch
 
+from gen_ray import registry
 from gen_ray.client import ApiError, Client
 from gen_ray.engine import artifact
+from gen_ray.engine.curve import NAMES, Choice
+from gen_ray.engine.fingerprint import build, fingerprint
+from gen_ray.releases import Release
+from gen_ray.store import Store
+from gen_ray.tracking import TrackedRun, row
 from tests.engine.toys import model
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180, method="thread")]
@@ -54,16 +61,20 @@ class Server:
 
 
 def start(folder: Path, *options: str) -> Server:
-    """Run the command until it answers."""
+    """Serve one toy of each family."""
     for family in FAMILIES:
         artifact.write(folder / "runs" / f"toy-{family}" / "artifact", model(family))
+    return run(folder, *[f"{family}=toy-{family}" for family in FAMILIES], *options)
+
+
+def run(folder: Path, *words: str) -> Server:
+    """Run the command until it answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    models = [f"{family}=toy-{family}" for family in FAMILIES]
-    words = [sys.executable, "-m", "pipelines.serve", *models, "--storage", str(folder), "--port", str(port), *options]
+    command = [sys.executable, "-m", "pipelines.serve", *words, "--storage", str(folder), "--port", str(port)]
     with (folder / "said.txt").open("wb") as said:
-        process = subprocess.Popen(words, stdout=said, stderr=said, cwd=Path(__file__).parents[2])
+        process = subprocess.Popen(command, stdout=said, stderr=said, cwd=Path(__file__).parents[2])
     server = Server(f"http://127.0.0.1:{port}", process, folder)
     try:
         until(lambda: "is the page" in (folder / "said.txt").read_text() and answers(server), 90)
@@ -285,3 +296,55 @@ def test_sigterm_finishes_what_was_begun(tmp_path: Path) -> None:
         assert server.process.wait(30) == 0
     with pytest.raises(requests.ConnectionError):
         ask(server)
+
+
+def registered(store: Store, folder: Path, seed: int, *, damaged: bool = False, wrong: bool = False) -> None:
+    """Make a toy of these weights the champion, perhaps with a flipped bit, or with another's fingerprint."""
+    of, run_id = model("ddpm", seed), f"toy-{seed}"
+    artifact.write(folder / run_id, of)
+    if damaged:
+        weights = folder / run_id / "weights.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x07")
+    run = TrackedRun(store, run_id, name=run_id, params={}, tags={})
+    run.log({registry.BITS: 9.0 - seed}, 1)
+    run.keep(folder / run_id, "model")
+    run.close("FINISHED")
+    choice, cpu = Choice("ddim", 5), torch.device("cpu")
+    sha = "0" * 64 if wrong else fingerprint(of, choice, cpu)
+    release = Release(version="", quality=dict.fromkeys(NAMES, choice), fingerprint=sha, build=build(of, cpu))
+    candidate = replace(registry.record(row(store, run_id), registry.BITS), tags=release.tags())
+    assert registry.promote(store, "toy", candidate).promoted
+
+
+def test_versions_change_under_load(tmp_path: Path) -> None:
+    """T19: a good version, a damaged one, one whose samples are not those of its promotion, and the way back."""
+    store = Store.of(None, "toys", tmp_path)
+    registered(store, tmp_path, 1)
+    server = run(
+        tmp_path, "ddpm=models:/toy@champion", "--follow-seconds", "0.5", "--cpus", "0.5", "--min-replicas", "2"
+    )
+    versions, troubles = Counter[str](), []
+
+    def card() -> dict[str, Any]:
+        return requests.get(f"{server.url}/v1/models/ddpm", timeout=20).json()
+
+    try:
+        with Traffic(server, rate=15.0) as traffic:
+            for seed, faults, wanted in ((2, {}, "2"), (3, {"damaged": True}, "2"), (4, {"wrong": True}, "2")):
+                registered(store, tmp_path, seed, **faults)
+                until(
+                    lambda wanted=wanted, f=faults: card()["version"] == wanted and bool(card()["trouble"]) == bool(f),
+                    30,
+                )
+                troubles.append(card()["trouble"])
+                time.sleep(3)
+            assert registry.rollback(store, "toy").promoted and registry.rollback(store, "toy").promoted
+            for _ in range(30):
+                versions[Client(server.url).sample("ddpm", n=1, seed=0).version] += 1
+    finally:
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(40) == 0
+    assert set(traffic.patient) == {"done"} and set(traffic.plain) == {200}
+    assert sum(traffic.plain.values()) + sum(traffic.patient.values()) > 300
+    assert set(versions) == {"2"}
+    assert troubles[0] is None and "weights.safetensors" in troubles[1] and "fixed samples have SHA-256" in troubles[2]

@@ -57,7 +57,6 @@ def _scaled(served: Served) -> AutoscalingConfig:
     return AutoscalingConfig(
         min_replicas=served.min_replicas,
         max_replicas=served.max_replicas,
-        metrics_interval_s=1,
         look_back_period_s=3,
         upscale_delay_s=3,
         downscale_delay_s=60,

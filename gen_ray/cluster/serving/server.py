@@ -21,6 +21,7 @@ ENVIRONMENT = {
     # A dead proxy is noticed after a few periods: with Ray's 10 s nobody is served for half a minute.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
+    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
     # Ray's workers are nice (15): whatever else runs on the machine would halve a replica's rate.
     "RAY_worker_niceness": "0",
 }
