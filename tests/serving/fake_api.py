@@ -59,7 +59,7 @@ class Mood:
         return sum(other == verb for _, other, _ in self.asked)
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         self.status, self.headers = status, headers
         self.body = {"code": code, "message": message, "request_id": "feed5eed"}
@@ -98,7 +98,7 @@ class Model:
         means = np.stack([digits()[targets() == digit].mean(0) for digit in range(10)])
         angle = np.arange(10) * 2 * np.pi / 10
         places = 1.8 * np.stack([np.cos(angle), np.sin(angle)], 1)
-        weights = np.exp(-1.5 * ((places - z[:2]) ** 2).sum(1))
+        weights = np.exp(-4 * ((places - z[:2]) ** 2).sum(1))
         return (np.einsum("d,dhw->hw", weights / weights.sum(), means)[None]).astype(np.uint8)
 
     def show(self, x: np.ndarray) -> str:
@@ -136,7 +136,11 @@ class Model:
             "samplers": samplers,
             "imputers": {
                 "repaint": {**slow, "summary": "Lugmayr et al. 2022, alg. 1", "options": {"times": [1, 20]}},
-                "replacement": {**slow, "default_steps": 250, "summary": "Ho et al. 2022, section 3.1: seams, but cheap"},
+                "replacement": {
+                    **slow,
+                    "default_steps": 250,
+                    "summary": "Ho et al. 2022, section 3.1: seams, but cheap",
+                },
             },
             "default": {"sampler": first, "steps": steps, "nfe": steps},
             "quality": QUALITY if measured else {},
@@ -151,7 +155,7 @@ class Model:
 
 
 def _curve() -> list[dict[str, Any]]:
-    """Return points as they are measured: second-order samplers better when there are few steps, all alike with many."""
+    """Return points as they are measured: samplers of second order are better where there are few steps."""
     floors = {"ddim": (9.0, 1.0), "dpmpp_2m": (12.0, 1.6), "ancestral": (90.0, 1.0)}
     points = []
     for sampler, (scale, order) in floors.items():
@@ -186,8 +190,8 @@ def build(mood: Mood) -> FastAPI:
     """Return the app, as it is in a mood."""
     app = FastAPI(openapi_url="/openapi.json", docs_url=None, redoc_url=None)
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:
         return JSONResponse(error.body, error.status, error.headers)
 
     @app.get("/v1/models")
@@ -203,9 +207,9 @@ def build(mood: Mood) -> FastAPI:
         mood.asked.append((name, verb, body))
         if mood.busy:
             mood.busy -= 1
-            raise Refused(429, "busy", "too much to do", {"Retry-After": str(mood.retry_after)})
+            raise RefusedError(429, "busy", "too much to do", {"Retry-After": str(mood.retry_after)})
         if mood.broken:
-            raise Refused(422, "invalid", mood.broken)
+            raise RefusedError(422, "invalid", mood.broken)
         model = MODELS[name]
         if body.get("stream"):
             return StreamingResponse(streamed(mood, model, verb, body, request), media_type="text/event-stream")
@@ -226,7 +230,7 @@ def build(mood: Mood) -> FastAPI:
 
 def at_the_door(mood: Mood, request: Request) -> None:
     if mood.key and request.headers.get("authorization") != f"Bearer {mood.key}":
-        raise Refused(401, "unauthorized", "a key is needed: send Authorization: Bearer KEY")
+        raise RefusedError(401, "unauthorized", "a key is needed: send Authorization: Bearer KEY")
 
 
 def completed(model: Model, verb: str, body: Mapping[str, Any]) -> list[np.ndarray]:
@@ -333,7 +337,9 @@ def png(x: np.ndarray) -> str:
 
 def picture(text: str, shape: tuple[int, ...]) -> np.ndarray:
     """Return base64 of a PNG as (C, H, W); it has to be of that size."""
-    image = np.array(Image.open(io.BytesIO(base64.b64decode(text, validate=True))).convert("RGB" if shape[0] == 3 else "L"))
+    image = np.array(
+        Image.open(io.BytesIO(base64.b64decode(text, validate=True))).convert("RGB" if shape[0] == 3 else "L")
+    )
     x = image.transpose(2, 0, 1) if shape[0] == 3 else image[None]
     assert x.shape == tuple(shape), x.shape
     return x

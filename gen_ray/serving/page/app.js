@@ -110,7 +110,7 @@ function follow() {
 
 function listen() {
   on.model.onchange = () => {
-    link.write({ sampler: null, steps: null, with: null, sampler_p: null, steps_p: null, sampler_q: null, steps_q: null });
+    link.write({ sampler: null, steps: null, with: null, with_sampler: null, with_steps: null });
     choose(on.model.value);
     open(fits(tab) ? tab : TABS.find(fits));
   };

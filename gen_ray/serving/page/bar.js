@@ -19,7 +19,7 @@ export class Bar {
     this.status = h("p.status", { role: "status", "aria-live": "polite" });
     this.trouble = h("p.trouble", { role: "alert" });
     const under = h("div.under", {}, this.meter, this.count);
-    this.element = h("div.bar", {}, h("div.buttons", {}, this.button, this.stopper), under, this.status, this.trouble);
+    this.element = h("div.bar", {}, h("div.buttons", {}, this.button, this.stopper, this.status), under, this.trouble);
   }
 
   /** Begin, in place of what runs: the bar's own work or another that it is to tell of. */

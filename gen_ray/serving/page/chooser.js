@@ -18,8 +18,9 @@ export class Chooser {
    * @param {"sampler"|"imputer"} kind
    * @param {{sampler?: string, steps?: number}} first what to begin with, as far as the model knows it
    * @param {(chosen: Chooser) => void} changed is called with every choice, the first one included
+   * @param {boolean} drawn whether the measured curve is shown
    */
-  constructor(card, kind, first, changed) {
+  constructor(card, kind, first, changed, drawn = true) {
     this.known = kind === "sampler" ? card.samplers : (card.imputers ?? {});
     this.most = card.limits?.steps ?? 1000;
     this.changed = changed;
@@ -32,7 +33,7 @@ export class Chooser {
     this.stepping = field("Steps", this.slider, this.steps);
     this.stepping.firstChild.htmlFor = this.steps.id = `${this.slider.id}-number`;
     this.cost = h("p.cost");
-    const measured = kind === "sampler" ? this.measured(card) : [];
+    const measured = kind === "sampler" ? this.measured(card, drawn) : [];
     this.element = h("div.chooser", {}, ...measured, field(kind === "sampler" ? "Sampler" : "Imputer", this.select), this.summary, this.options, this.stepping, this.cost);
     const usual = kind === "sampler" ? card.default : { sampler: names[0] };
     this.pick(parse(first.sampler ?? "").name in this.known ? first : usual);
@@ -63,9 +64,9 @@ export class Chooser {
     return field(name, input, h("span.range", {}, `${low} … ${high}`));
   }
 
-  measured(card) {
+  measured(card, drawn) {
     const quality = Object.entries(card.quality ?? {});
-    this.curve = card.curve?.length ? new Curve(card, (point) => this.pick(point)) : null;
+    this.curve = drawn && card.curve?.length ? new Curve(card, (point) => this.pick(point)) : null;
     this.quality = quality.length ? segmented("Quality", Object.fromEntries(quality.map(([name]) => [name, name])), null, (name) => this.pick(card.quality[name])) : null;
     this.grades = card.quality ?? {};
     return [this.quality, this.curve?.element];

@@ -13,7 +13,7 @@ export class Easel {
     this.cursor = h("div.cursor", { hidden: true });
     this.board = h("div.board", { tabIndex: 0, role: "application" }, this.paper, this.hole, this.cursor);
     this.size = h("input", { type: "range", min: 1, step: 1, value: 1, "aria-label": "Brush size", oninput: () => this.sized() });
-    this.sizeLabel = h("output");
+    this.sizeLabel = h("span");
     this.colour = h("input", { type: "color", value: "#ffffff", "aria-label": "Ink" });
     this.tools = h("div.tools");
     this.element = h("div.easel", {}, this.board, this.tools);
@@ -36,8 +36,8 @@ export class Easel {
     this.sized();
   }
 
-  /** Offer the tools of a tab: with holes or without. */
-  equip(holes) {
+  /** Offer the tools of a tab: with holes or without, and its own way to get a picture. */
+  equip(holes, source) {
     const tools = { ...(holes ? { hole: "Hole", mend: "Mend" } : {}), ink: "Ink", rub: "Rub" };
     this.tool = Object.keys(tools)[0];
     this.hole.hidden = !holes;
@@ -46,7 +46,7 @@ export class Easel {
     const holed = [own("Lower half", () => this.cut((x, y) => y >= this.height / 2)), own("Right half", () => this.cut((x) => x >= this.width / 2)), own("Invert", () => this.invert()), own("No hole", () => this.mend())];
     this.board.setAttribute("aria-label", `Picture of ${this.width} by ${this.height} pixels. Arrow keys move the brush, space paints.`);
     this.tools.replaceChildren(
-      h("div.row", { }, h("label.quiet.upload", {}, "Upload …", upload), own("Blank", () => this.clear())),
+      h("div.row", {}, source, h("label.quiet.upload", {}, "Upload …", upload), own("Blank", () => this.clear())),
       segmented("Tool", tools, this.tool, (tool) => (this.tool = tool)),
       h("label.brush", {}, "Brush", this.size, this.sizeLabel),
       ...(this.channels === 3 ? [h("label.brush", {}, "Ink", this.colour)] : []),

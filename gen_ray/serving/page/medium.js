@@ -4,6 +4,7 @@ import { h } from "./dom.js";
 
 const UNDECIDED = "·"; // what a preview of a text has where nothing is decided yet
 const TILE = 96; // pixels on the screen that a picture should be wide, about
+const FEW = 4; // samples that are shown at twice the size
 const HOLES = "_▢¤␣"; // the first of these that is no letter of a model's alphabet stands for a hole
 
 /** Return how to show a model's samples. */
@@ -19,12 +20,16 @@ class Pictures {
 
   constructor([, height, width]) {
     Object.assign(this, { height, width });
-    // a whole number of screen pixels for each of the model's, so that all are of one size
-    this.scale = Math.max(1, Math.round(TILE / Math.max(width, height)));
+  }
+
+  /** The width of a tile on the screen: a whole number of screen pixels for each of the model's, more where few are shown. */
+  tile(n) {
+    const scale = Math.max(1, Math.round(TILE / Math.max(this.width, this.height)));
+    return this.width * scale * (n <= FEW ? 2 : 1);
   }
 
   view(title) {
-    return h("img", { alt: title, width: this.width * this.scale, height: this.height * this.scale, draggable: false });
+    return h("img", { alt: title, width: this.width, height: this.height, draggable: false });
   }
 
   put(view, sample) {

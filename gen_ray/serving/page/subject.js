@@ -31,15 +31,15 @@ function drawer(ctx, bar, take) {
 class Picture {
   constructor(ctx, bar, holes) {
     Object.assign(this, { easel: ctx.easel, holes });
-    this.place = h("div.place");
-    this.element = h("section.subject", { "aria-label": "The picture" }, this.place, drawer(ctx, bar, (sample) => this.take(sample)));
+    this.drawer = drawer(ctx, bar, (sample) => this.take(sample));
+    this.element = h("section.subject", { "aria-label": "The picture" });
     this.element.addEventListener("trouble", (event) => bar.tell("", event.detail));
   }
 
   /** Bring the one easel here: what is on it goes along from tab to tab. */
   enter() {
-    this.place.append(this.easel.element);
-    this.easel.equip(this.holes);
+    this.element.append(this.easel.element);
+    this.easel.equip(this.holes, this.drawer);
   }
 
   take(sample) {

@@ -56,7 +56,7 @@ def expected() -> list[str]:
 
 @pytest.fixture
 def view(browser: Browser, address: str, expected: list[str]) -> Iterator[Open]:
-    """Return a function that opens the page at a link. After the test, no script has failed and no policy was broken."""
+    """Return a function that opens the page at a link. In the end no script has failed and no policy was broken."""
     said: list[str] = []
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     context.grant_permissions(["clipboard-read", "clipboard-write"])

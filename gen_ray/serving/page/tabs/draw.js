@@ -16,6 +16,7 @@ function build(ctx) {
   const chooser = new Chooser(card, "sampler", first, (chosen) => link.write({ steps: null, ...chosen.value() }));
   const n = counted("Samples", "n", card);
   const gallery = new Gallery(card, ctx.carry);
+  gallery.expect(n.value);
   const bar = new Bar("Draw", (tools) => {
     const body = { n: n.value, seed: ctx.seed(), ...chooser.value() };
     reveal(gallery.element);

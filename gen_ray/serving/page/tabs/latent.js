@@ -51,7 +51,7 @@ class Walk {
   }
 
   slider(i) {
-    const output = h("output");
+    const output = h("span.value"); // not an output: that would be read aloud at every move
     const input = h("input", { type: "range", min: -REACH, max: REACH, step: 0.01, value: 0, "aria-label": `z ${i + 1}` });
     input.oninput = () => this.move(this.z.map((value, j) => (i === j ? Number(input.value) : value)));
     return { input, output, element: h("label.z", {}, h("i", {}, "z", h("sub", {}, String(i + 1))), input, output) };

@@ -12,6 +12,7 @@ export const score = { id: "score", title: "Score", formula: "−log₂ p(x) / D
 function build(ctx) {
   const { card } = ctx;
   const effort = h("input", { type: "number", inputMode: "numeric", min: 1, step: 1, placeholder: "usual" });
+  const bits = [];
   const list = h("ol.scores", { reversed: true, "aria-label": "Scores, the newest first" });
   const bar = new Bar("Score", async ({ signal, busy }) => {
     const whole = subject.whole();
@@ -19,6 +20,8 @@ function build(ctx) {
     const answer = await api.post(card.id, "score", { ...whole, seed: ctx.seed(), ...(effort.value ? { effort: Number(effort.value) } : {}) }, { signal, busy });
     const line = scored(answer);
     list.prepend(h("li", {}, pictured(card, whole), line));
+    bits.unshift(answer.bits_per_dim[0]);
+    rule(list, bits);
     return line.textContent;
   });
   const subject = subjectOf(ctx, bar, { holes: false });
@@ -38,6 +41,12 @@ function scored(answer) {
   const [bits, error] = [answer.bits_per_dim[0], answer.standard_error[0]];
   const kind = answer.kind ?? answer.notes?.kind;
   return h("p", {}, h("strong", {}, bits.toFixed(3)), ` ± ${figure(error)} bits/dim`, kind ? h("span.kind", {}, ` (${kind})`) : null);
+}
+
+/** Underline each score by its share of the highest: lengths are compared sooner than numbers. */
+function rule(list, bits) {
+  const highest = Math.max(...bits);
+  bits.forEach((value, i) => list.children[i].style.setProperty("--share", Math.max(0, value / highest)));
 }
 
 /** The instance as it was when it was scored, small. */
