@@ -47,7 +47,7 @@ export function segmented(title, values, value, chosen) {
 /** Bring an element into view if a small screen has it elsewhere. */
 export function reveal(element) {
   const { top } = element.getBoundingClientRect();
-  if (top < 0 || top > innerHeight * 0.7) element.scrollIntoView({ block: "start", behavior: "instant" });
+  if (top < 0 || top > innerHeight * 0.4) element.scrollIntoView({ block: "start", behavior: "instant" });
 }
 
 /** Hand the user a file. */
