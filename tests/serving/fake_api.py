@@ -1,4 +1,4 @@
-"""A server that looks to the page like the real one: four models without weights, whose pictures are told by eye.
+"""A server that looks to the page like the real one: models without weights, whose pictures are told by eye.
 
 It serves the page under the strictest policy that the page has to live with, remembers what it was asked, and is busy,
 closed, slow or broken on demand.
@@ -73,13 +73,16 @@ class Model:
     shape: tuple[int, ...]
     family: str
     latent_dim: int | None = None
+    letters: str = ""
 
     @property
     def is_text(self) -> bool:
-        return len(self.shape) == 1
+        return self.letters != ""
 
     def sample(self, seed: int, row: int) -> np.ndarray:
         rng = np.random.default_rng([seed, row])
+        if self.kind == "samples":
+            return rng.integers(0, 300, self.shape)
         if self.is_text:
             at = rng.integers(len(VERSE))
             return np.array([LETTERS.index(letter) for letter in (VERSE * 2)[at : at + LENGTH]])
@@ -87,9 +90,14 @@ class Model:
             return painted(rng, self.shape)
         return digits()[rng.integers(len(digits()))][None]
 
+    @property
+    def kind(self) -> str:
+        """Return the word for samples in a preview."""
+        return "texts" if self.is_text else "images" if len(self.shape) == 3 else "samples"
+
     def on_the_way(self, x: np.ndarray, share: float, seed: int, row: int) -> np.ndarray:
         rng = np.random.default_rng([seed, row, 7])
-        if self.is_text:
+        if self.kind != "images":
             return np.where(rng.random(x.shape) < share, x, -1)
         return (share * x + (1 - share) * rng.integers(0, 256, x.shape)).astype(np.uint8)
 
@@ -101,10 +109,10 @@ class Model:
         weights = np.exp(-4 * ((places - z[:2]) ** 2).sum(1))
         return (np.einsum("d,dhw->hw", weights / weights.sum(), means)[None]).astype(np.uint8)
 
-    def show(self, x: np.ndarray) -> str:
+    def show(self, x: np.ndarray) -> str | list[int]:
         if self.is_text:
-            return "".join((LETTERS + "·")[token] for token in x)
-        return png(x)
+            return "".join((self.letters + "·")[token] for token in x)
+        return png(x) if self.kind == "images" else x.tolist()
 
     def card(self) -> dict[str, Any]:
         slow = {"default_steps": 50, "nfe_per_step": 1, "options": {}}
@@ -121,10 +129,10 @@ class Model:
         measured = self.id == "digits-ddpm"
         data = {
             "name": self.id.split("-")[0],
-            "kind": "tokens" if self.is_text else "image",
+            "kind": "image" if self.kind == "images" else "tokens",
             "shape": list(self.shape),
-            "levels": len(LETTERS) if self.is_text else 256,
-            "alphabet": LETTERS if self.is_text else "",
+            "levels": len(self.letters) or 256,
+            "alphabet": self.letters,
             "classes": [],
         }
         return {
@@ -181,7 +189,8 @@ MODELS = {
         Model("digits-vae", (1, 8, 8), "vae", latent_dim=2),
         Model("digits-vae-24", (1, 8, 8), "vae", latent_dim=24),
         Model("tiles-sde", (3, 32, 32), "score_sde"),
-        Model("verse-absorbing", (LENGTH,), "discrete"),
+        Model("verse-absorbing", (LENGTH,), "discrete", letters=LETTERS),
+        Model("codes-order", (6,), "discrete"),
     )
 }
 
@@ -284,8 +293,7 @@ async def streamed(
             await asyncio.sleep(mood.seconds)
             share = look / looks
             shown = [model.on_the_way(x, share, body["seed"], row) for row, x in enumerate(samples)]
-            key = "texts" if model.is_text else "images"
-            preview = {"done": int(share * total), "total": total, key: [model.show(x) for x in shown]}
+            preview = {"done": int(share * total), "total": total, model.kind: [model.show(x) for x in shown]}
             for piece in halves(event("preview", preview)):
                 yield piece
             if mood.broken_late:

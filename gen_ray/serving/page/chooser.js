@@ -97,9 +97,15 @@ export class Chooser {
     const about = this.known[this.select.value];
     this.cost.textContent = `about ${many(about.nfe_per_step * steps, "network evaluation")} a sample`;
     this.curve?.mark(sampler, steps);
-    for (const radio of this.quality?.querySelectorAll("input") ?? []) {
-      radio.checked = this.grades[radio.value].sampler === sampler && this.grades[radio.value].steps === steps;
-    }
+    this.grade(sampler, steps);
     this.changed(this);
+  }
+
+  /** Show which quality this is, if it is one. Two of them may be the same choice: then the one that was asked for stays. */
+  grade(sampler, steps) {
+    const radios = [...(this.quality?.querySelectorAll("input") ?? [])];
+    const fitting = radios.filter(({ value }) => this.grades[value].sampler === sampler && this.grades[value].steps === steps);
+    if (fitting.some((radio) => radio.checked)) return;
+    for (const radio of radios) radio.checked = radio === fitting[0];
   }
 }

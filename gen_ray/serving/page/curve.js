@@ -20,7 +20,7 @@ export class Curve {
     this.dots = this.points.map((point, i) => this.dot(point, i));
     const drawing = svg(
       "svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": `${this.metric} against seconds a sample; lower is better` },
-      ...this.axes(), ...this.lines, ...this.dots, ...Object.entries(quality).map(([name, mark]) => this.label(name, mark)),
+      ...this.axes(), ...this.lines, ...this.dots, ...this.points.map((point) => this.label(point, quality)),
     );
     this.caption = h("figcaption");
     this.element = h("figure.curve", {}, drawing, this.caption);
@@ -70,12 +70,12 @@ export class Curve {
     return dot;
   }
 
-  label(name, { sampler, steps }) {
-    const point = this.points.find((other) => other.sampler === sampler && other.steps === steps);
-    if (!point) return "";
+  /** Write beside a point what it is: fast, balanced, best, or several of them. */
+  label(point, quality) {
+    const names = Object.keys(quality).filter((name) => quality[name].sampler === point.sampler && quality[name].steps === point.steps);
     const [x, y] = this.at(point);
     const anchor = x > WIDTH * 0.8 ? "end" : x < WIDTH * 0.25 ? "start" : "middle";
-    return svg("text", { x, y: y - 8, class: "grade", "text-anchor": anchor }, name);
+    return svg("text", { x, y: y - 8, class: "grade", "text-anchor": anchor }, names.join(", "));
   }
 
   axes() {
@@ -115,7 +115,7 @@ function scale(values, from, to) {
   const bend = low > 0 && high / low > 3 ? Math.log10 : (value) => value;
   const span = bend(high) - bend(low) || 1;
   const place = (value) => from + ((bend(value) - bend(low)) / span) * (to - from);
-  place.ticks = bend === Math.log10 ? decades(low, high) : [low, high];
+  place.ticks = bend === Math.log10 ? decades(low, high) : [...new Set([low, high])];
   return place;
 }
 

@@ -17,7 +17,7 @@ export const many = (count, noun) => `${number(count)} ${noun}${count === 1 ? ""
 
 /** One line on a model. */
 export function facts({ family, version, data, latent_dim: latent, metrics = {} }) {
-  const size = data.kind === "image" ? data.shape.slice(1).join(" × ") + (data.shape[0] === 3 ? ", colour" : "") : many(data.shape[0], "character");
+  const size = data.kind === "image" ? data.shape.slice(1).join(" × ") + (data.shape[0] === 3 ? ", colour" : "") : many(data.shape[0], data.alphabet ? "character" : "token");
   const measured = Object.entries(metrics).slice(0, 3).map(([name, value]) => `${name.split("/").at(-1).replaceAll("_", " ")} ${figure(value)}`);
   return [family, `version ${version}`, `${data.name}, ${size}, ${number(data.levels)} levels`, latent ? many(latent, "latent dimension") : null, ...measured].filter(Boolean).join(" · ");
 }

@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.serving.fake_api import Mood
+from tests.serving.fake_api import MODELS, Mood
 from tests.serving.page.conftest import Open
 
 pytestmark = pytest.mark.browser
@@ -172,6 +172,15 @@ def test_a_sample_goes_on_to_be_scored(view: Open, mood: Mood) -> None:
     assert mood.count("score") == 1
 
 
+def test_what_is_neither_picture_nor_text_is_shown_as_numbers(view: Open) -> None:
+    page = view("model=codes-order&tab=score&seed=6&n=3")
+    expect(page.get_by_role("tab")).to_have_text([re.compile("Draw"), re.compile("Compare")])
+    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_text("Done.").wait_for()
+    shown = [json.loads(text) for text in page.locator("pre").all_inner_texts()]
+    assert shown == [MODELS["codes-order"].sample(6, row).tolist() for row in range(3)]
+
+
 def test_two_models_side_by_side_from_one_seed(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=compare&with=digits-vae&seed=4&n=6")
     page.get_by_text("Done.").wait_for()
@@ -182,7 +191,7 @@ def test_two_models_side_by_side_from_one_seed(view: Open, mood: Mood) -> None:
         expect(sides.nth(side)).to_contain_text("seed 4")
     bodies = {name: (body["seed"], body["n"], body["sampler"]) for name, _, body in mood.asked}
     assert bodies == {"digits-ddpm": (4, 6, "ddim"), "digits-vae": (4, 6, "mean")}
-    page.locator("fieldset").nth(1).get_by_label("Model").select_option("digits-ddpm")
+    page.get_by_label("Compared with").select_option("digits-ddpm")
     page.locator("fieldset").nth(1).get_by_label("Sampler").select_option("ancestral")
     page.get_by_role("button", name="Draw both").click()
     expect(sides.nth(1)).to_contain_text("ancestral, 1,000 steps")

@@ -176,7 +176,7 @@ def test_sliders_come_in_twenties_and_take_keys(view: Open, mood: Mood) -> None:
 
 def test_a_picture_is_encoded_and_a_seed_is_a_point(view: Open, mood: Mood) -> None:
     page = view("model=digits-vae&tab=latent&seed=5")
-    pressed(page, "Encode the picture")  # black: the fake's mean is (−2, −2)
+    pressed(page, "Encode")  # black: the fake's mean is (−2, −2)
     expect(page.get_by_label("z 1", exact=True)).to_have_value("-2")
     pressed(page, "z ∼ N(0, I)")
     first = page.get_by_label("z 1", exact=True).input_value()
@@ -244,4 +244,4 @@ def _decoded(*z: float) -> str:
 
 def _verse(seed: int) -> str:
     model = fake_api.MODELS["verse-absorbing"]
-    return model.show(model.sample(seed, 0))
+    return str(model.show(model.sample(seed, 0)))

@@ -27,7 +27,7 @@ function build(ctx) {
     reveal(p.place);
     return both([p, q], n.value, tools);
   });
-  const second = h("div.model", {}, field("Model", select));
+  const second = h("div.model", {}, field("Compared with", select));
   const first = h("div.model", {}, h("p.summary", {}, `${ctx.card.id}, the model of this page`));
   const form = h("form.both", { onsubmit: ctx.submits(bar) }, p.controls(first), q.controls(second), h("div.common", {}, n.element, bar.element));
   return { element: h("div.panel.comparing", {}, form, p.place, q.place), run: () => form.requestSubmit(), close: () => bar.stop() };

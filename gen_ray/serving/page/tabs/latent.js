@@ -30,7 +30,7 @@ class Walk {
     this.medium = mediumOf(ctx.card);
     this.z = Array(ctx.card.latent_dim).fill(0);
     this.sliders = this.z.map((_, i) => this.slider(i));
-    this.bar = new Bar("Encode the picture", (tools) => this.encode(tools));
+    this.bar = new Bar("Encode", (tools) => this.encode(tools));
     this.subject = subjectOf(ctx, this.bar, { holes: false });
     this.view = this.medium.view("What the latent point decodes to");
     this.pad = this.z.length === 2 ? new Pad(ctx.card, (z) => this.move(z)) : null;
