@@ -1,0 +1,111 @@
+/** How to draw: a sampler or imputer, its options, its number of steps, and what the measured curve says of them. */
+
+import { Curve } from "./curve.js";
+import { field, h, segmented } from "./dom.js";
+import { many } from "./say.js";
+
+const TICKS = 1000; // of the slider of steps, whose scale is logarithmic
+
+/** Split NAME:option=value,… */
+export function parse(text) {
+  const [name, tail = ""] = text.split(":");
+  return { name, options: Object.fromEntries(tail.split(",").filter(Boolean).map((item) => item.split("="))) };
+}
+
+export class Chooser {
+  /**
+   * @param card the model's
+   * @param {"sampler"|"imputer"} kind
+   * @param {{sampler?: string, steps?: number}} first what to begin with, as far as the model knows it
+   * @param {(chosen: Chooser) => void} changed is called with every choice, the first one included
+   * @param {boolean} drawn whether the measured curve is shown
+   */
+  constructor(card, kind, first, changed, drawn = true) {
+    this.known = kind === "sampler" ? card.samplers : (card.imputers ?? {});
+    this.most = card.limits?.steps ?? 1000;
+    this.changed = changed;
+    const names = Object.keys(this.known);
+    this.select = h("select", { onchange: () => this.pick({ sampler: this.select.value }) }, ...names.map((name) => h("option", {}, name)));
+    this.summary = h("p.summary");
+    this.options = h("div.options");
+    this.slider = h("input", { type: "range", min: 0, max: TICKS, "aria-label": "Steps, as a slider", oninput: () => this.slid() });
+    this.steps = h("input", { type: "number", min: 1, max: this.most, inputMode: "numeric", oninput: () => this.typed() });
+    this.stepping = field("Steps", this.slider, this.steps);
+    this.stepping.firstChild.htmlFor = this.steps.id = `${this.slider.id}-number`;
+    this.cost = h("p.cost");
+    const measured = kind === "sampler" ? this.measured(card, drawn) : [];
+    this.element = h("div.chooser", {}, ...measured, field(kind === "sampler" ? "Sampler" : "Imputer", this.select), this.summary, this.options, this.stepping, this.cost);
+    const usual = kind === "sampler" ? card.default : { sampler: names[0] };
+    this.pick(parse(first.sampler ?? "").name in this.known ? first : usual);
+  }
+
+  /** What a request says of it. Options left empty are the sampler's own affair, and so are steps where there is no choice. */
+  value() {
+    const said = [...this.options.querySelectorAll("input")].filter((input) => input.value !== "").map((input) => `${input.name}=${input.value}`);
+    const sampler = this.select.value + (said.length ? `:${said.join(",")}` : "");
+    return this.fixed ? { sampler } : { sampler, steps: Number(this.steps.value) };
+  }
+
+  /** Choose; without steps, the sampler's usual number. */
+  pick({ sampler, steps }) {
+    const { name, options } = parse(sampler);
+    const about = this.known[name];
+    this.select.value = name;
+    this.summary.textContent = about.summary ?? "";
+    this.options.replaceChildren(...Object.entries(about.options ?? {}).map(([option, range]) => this.option(option, range, options[option])));
+    // one step is the usual number exactly where no other is possible: a decoder, an order of places, an adaptive solver
+    this.fixed = about.default_steps === 1;
+    this.stepping.hidden = this.fixed;
+    this.put(steps ?? about.default_steps);
+  }
+
+  option(name, [low, high], value = "") {
+    const input = h("input", { name, type: "number", min: low, max: high, step: "any", value, placeholder: "usual", oninput: () => this.tell() });
+    return field(name, input, h("span.range", {}, `${low} … ${high}`));
+  }
+
+  measured(card, drawn) {
+    const quality = Object.entries(card.quality ?? {});
+    this.curve = drawn && card.curve?.length ? new Curve(card, (point) => this.pick(point)) : null;
+    this.quality = quality.length ? segmented("Quality", Object.fromEntries(quality.map(([name]) => [name, name])), null, (name) => this.pick(card.quality[name])) : null;
+    this.grades = card.quality ?? {};
+    return [this.quality, this.curve?.element];
+  }
+
+  typed() {
+    this.place();
+    this.tell();
+  }
+
+  slid() {
+    this.steps.value = Math.round(this.most ** (this.slider.value / TICKS));
+    this.tell();
+  }
+
+  put(steps) {
+    this.steps.value = steps;
+    this.typed();
+  }
+
+  place() {
+    this.slider.value = TICKS * (Math.log(Math.max(1, this.steps.value)) / Math.log(Math.max(2, this.most)));
+    this.slider.setAttribute("aria-valuetext", many(Number(this.steps.value), "step"));
+  }
+
+  tell() {
+    const { sampler, steps = 1 } = this.value();
+    const about = this.known[this.select.value];
+    this.cost.textContent = `about ${many(about.nfe_per_step * steps, "network evaluation")} a sample`;
+    this.curve?.mark(sampler, steps);
+    this.grade(sampler, steps);
+    this.changed(this);
+  }
+
+  /** Show which quality this is, if it is one. Two of them may be the same choice: then the one that was asked for stays. */
+  grade(sampler, steps) {
+    const radios = [...(this.quality?.querySelectorAll("input") ?? [])];
+    const fitting = radios.filter(({ value }) => this.grades[value].sampler === sampler && this.grades[value].steps === steps);
+    if (fitting.some((radio) => radio.checked)) return;
+    for (const radio of radios) radio.checked = radio === fitting[0];
+  }
+}

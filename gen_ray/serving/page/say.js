@@ -1,0 +1,32 @@
+/** Figures and facts in words. */
+
+const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const plain = new Intl.NumberFormat("en");
+
+/** A measured number, to three digits. */
+export const figure = (value) => (Math.abs(value) >= 1000 || (value !== 0 && Math.abs(value) < 0.001) ? value.toExponential(1) : short.format(value));
+
+/** A count. */
+export const number = (value) => plain.format(value);
+
+/** A time, in the unit that suits it. */
+export const time = (seconds) => (seconds < 0.9995 ? `${short.format(seconds * 1000)} ms` : `${short.format(seconds)} s`);
+
+/** A count and its noun. */
+export const many = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+
+/** One line on a model. */
+export function facts({ family, version, data, latent_dim: latent, metrics = {} }) {
+  const size = data.kind === "image" ? data.shape.slice(1).join(" × ") + (data.shape[0] === 3 ? ", colour" : "") : many(data.shape[0], data.alphabet ? "character" : "token");
+  const measured = Object.entries(metrics).slice(0, 3).map(([name, value]) => `${name.split("/").at(-1).replaceAll("_", " ")} ${figure(value)}`);
+  return [family, `version ${version}`, `${data.name}, ${size}, ${number(data.levels)} levels`, latent ? many(latent, "latent dimension") : null, ...measured].filter(Boolean).join(" · ");
+}
+
+/** One line on how an answer came about; seed is the one sent, for the answer's may be beyond what JavaScript counts to. */
+export function provenance({ version, sampler, steps, nfe, seconds }, seed) {
+  const how = sampler ? `${sampler}${steps ? `, ${many(steps, "step")}` : ""}` : null;
+  return [
+    `version ${version}`, how, many(nfe, "network evaluation"), `seed ${seed}`,
+    `queued ${time(seconds.queued)}`, `computed ${time(seconds.computed)}`,
+  ].filter(Boolean).join(" · ");
+}

@@ -1,0 +1,353 @@
+"""A server that looks to the page like the real one: models without weights, whose pictures are told by eye.
+
+It serves the page under the strictest policy that the page has to live with, remembers what it was asked, and is busy,
+closed, slow or broken on demand.
+"""
+
+import asyncio
+import base64
+import io
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastapi import FastAPI, Request
+from PIL import Image
+from sklearn.datasets import load_digits
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+
+import gen_ray.serving
+
+PAGE = Path(gen_ray.serving.__file__).parent / "page"
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+)
+VERSE = "shall i compare thee to a summer's day? thou art more lovely and more temperate: rough winds do shake"
+LETTERS = " '?:abcdefghijklmnopqrstuvwxyz\n"
+LENGTH = 64
+LIMITS = {"n": 144, "steps": 1000, "work": 1e12}
+
+
+@dataclass
+class Mood:
+    """How the server is, and what it was asked."""
+
+    key: str | None = None
+    busy: int = 0
+    """How many of the next requests of a verb are sent away with 429."""
+    retry_after: int = 1
+    broken: str | None = None
+    """The message that every verb is refused with."""
+    broken_late: str | None = None
+    """The message that a stream ends with after its first preview."""
+    seconds: float = 0.02
+    """Between two previews, and before every answer."""
+    asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    left: int = 0
+    """How many streams ended because nobody listened any more."""
+
+    def last(self, verb: str) -> dict[str, Any]:
+        """Return the body of the newest request of a verb."""
+        return next(body for _, other, body in reversed(self.asked) if other == verb)
+
+    def count(self, verb: str) -> int:
+        return sum(other == verb for _, other, _ in self.asked)
+
+
+class RefusedError(Exception):
+    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+        self.status, self.headers = status, headers
+        self.body = {"code": code, "message": message, "request_id": "feed5eed"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A picture or a text for every seed; the first preview is noise, the last one nearly it."""
+
+    id: str
+    shape: tuple[int, ...]
+    family: str
+    latent_dim: int | None = None
+    letters: str = ""
+
+    @property
+    def is_text(self) -> bool:
+        return self.letters != ""
+
+    def sample(self, seed: int, row: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, row])
+        if self.kind == "samples":
+            return rng.integers(0, 300, self.shape)
+        if self.is_text:
+            at = rng.integers(len(VERSE))
+            return np.array([LETTERS.index(letter) for letter in (VERSE * 2)[at : at + LENGTH]])
+        if self.shape[0] == 3:
+            return painted(rng, self.shape)
+        return digits()[rng.integers(len(digits()))][None]
+
+    @property
+    def kind(self) -> str:
+        """Return the word for samples in a preview."""
+        return "texts" if self.is_text else "images" if len(self.shape) == 3 else "samples"
+
+    def on_the_way(self, x: np.ndarray, share: float, seed: int, row: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, row, 7])
+        if self.kind != "images":
+            return np.where(rng.random(x.shape) < share, x, -1)
+        return (share * x + (1 - share) * rng.integers(0, 256, x.shape)).astype(np.uint8)
+
+    def decode(self, z: np.ndarray) -> np.ndarray:
+        """Return the mean of ten digits that stand in a circle, each by its nearness to the first two of z."""
+        means = np.stack([digits()[targets() == digit].mean(0) for digit in range(10)])
+        angle = np.arange(10) * 2 * np.pi / 10
+        places = 1.8 * np.stack([np.cos(angle), np.sin(angle)], 1)
+        weights = np.exp(-4 * ((places - z[:2]) ** 2).sum(1))
+        return (np.einsum("d,dhw->hw", weights / weights.sum(), means)[None]).astype(np.uint8)
+
+    def show(self, x: np.ndarray) -> str | list[int]:
+        if self.is_text:
+            return "".join((self.letters + "·")[token] for token in x)
+        return png(x) if self.kind == "images" else x.tolist()
+
+    def card(self) -> dict[str, Any]:
+        slow = {"default_steps": 50, "nfe_per_step": 1, "options": {}}
+        one = {"default_steps": 1, "nfe_per_step": 1, "options": {}}
+        walks = {
+            "ddim": {**slow, "summary": "Song et al. 2021, eq. 12", "options": {"eta": [0.0, 1.0]}},
+            "dpmpp_2m": {**slow, "default_steps": 20, "summary": "Lu et al. 2022, alg. 2"},
+            "ancestral": {**slow, "default_steps": 1000, "summary": "Ho et al. 2020, alg. 2"},
+        }
+        leaps = {"mean": {**one, "summary": "Kingma & Welling 2014: z ~ N(0, I), then the mean of p(x|z)"}}
+        samplers = leaps if self.latent_dim else walks
+        first = next(iter(samplers))
+        steps = samplers[first]["default_steps"]
+        measured = self.id == "digits-ddpm"
+        data = {
+            "name": self.id.split("-")[0],
+            "kind": "image" if self.kind == "images" else "tokens",
+            "shape": list(self.shape),
+            "levels": len(self.letters) or 256,
+            "alphabet": self.letters,
+            "classes": [],
+        }
+        return {
+            "id": self.id,
+            "version": "3",
+            "family": self.family,
+            "data": data,
+            "verbs": ["sample", "impute", "score"] + (["encode", "decode", "reconstruct"] if self.latent_dim else []),
+            "samplers": samplers,
+            "imputers": {
+                "repaint": {**slow, "summary": "Lugmayr et al. 2022, alg. 1", "options": {"times": [1, 20]}},
+                "replacement": {
+                    **slow,
+                    "default_steps": 250,
+                    "summary": "Ho et al. 2022, section 3.1: seams, but cheap",
+                },
+            },
+            "default": {"sampler": first, "steps": steps, "nfe": steps},
+            "quality": QUALITY if measured else {},
+            "metric": "eval/frechet_distance" if measured else None,
+            "curve": CURVE if measured else [],
+            "latent_dim": self.latent_dim,
+            "metrics": {"eval/bits_per_dim": 2.314},
+            "limits": LIMITS,
+            "ready": True,
+            "trouble": None,
+        }
+
+
+def _curve() -> list[dict[str, Any]]:
+    """Return points as they are measured: samplers of second order are better where there are few steps."""
+    floors = {"ddim": (9.0, 1.0), "dpmpp_2m": (12.0, 1.6), "ancestral": (90.0, 1.0)}
+    points = []
+    for sampler, (scale, order) in floors.items():
+        for steps in (5, 10, 20, 50, 100, 250, 1000):
+            if (sampler == "ancestral") == (steps >= 50) or sampler == "ddim":
+                seconds = 0.0011 * steps * (1.1 if sampler == "dpmpp_2m" else 1)
+                quality = 0.35 + scale / steps**order
+                point = {"sampler": sampler, "steps": steps, "nfe": steps}
+                points.append({**point, "seconds_per_sample": seconds, "quality": quality})
+    return points
+
+
+CURVE = _curve()
+QUALITY = {
+    "fast": {"sampler": "dpmpp_2m", "steps": 10, "nfe": 10},
+    "balanced": {"sampler": "dpmpp_2m", "steps": 20, "nfe": 20},
+    "best": {"sampler": "ancestral", "steps": 1000, "nfe": 1000},
+}
+MODELS = {
+    model.id: model
+    for model in (
+        Model("digits-ddpm", (1, 8, 8), "ddpm"),
+        Model("digits-vae", (1, 8, 8), "vae", latent_dim=2),
+        Model("digits-vae-24", (1, 8, 8), "vae", latent_dim=24),
+        Model("tiles-sde", (3, 32, 32), "score_sde"),
+        Model("verse-absorbing", (LENGTH,), "discrete", letters=LETTERS),
+        Model("codes-order", (6,), "discrete"),
+    )
+}
+
+
+def build(mood: Mood) -> FastAPI:
+    """Return the app, as it is in a mood."""
+    app = FastAPI(openapi_url="/openapi.json", docs_url=None, redoc_url=None)
+
+    @app.exception_handler(RefusedError)
+    async def refused(request: Request, error: RefusedError) -> Response:
+        return JSONResponse(error.body, error.status, error.headers)
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        at_the_door(mood, request)
+        cards = [model.card() for model in MODELS.values()]
+        return {"data": [*cards, {"id": "asleep", "ready": False, "trouble": "the model does not answer"}]}
+
+    @app.post("/v1/models/{name}/{verb}")
+    async def do(name: str, verb: str, request: Request) -> Response:
+        body = await request.json()
+        at_the_door(mood, request)
+        mood.asked.append((name, verb, body))
+        if mood.busy:
+            mood.busy -= 1
+            raise RefusedError(429, "busy", "too much to do", {"Retry-After": str(mood.retry_after)})
+        if mood.broken:
+            raise RefusedError(422, "invalid", mood.broken)
+        model = MODELS[name]
+        if body.get("stream"):
+            return StreamingResponse(streamed(mood, model, verb, body, request), media_type="text/event-stream")
+        await asyncio.sleep(mood.seconds)
+        if body.get("format") == "npz":
+            return Response(b"PK-numbers", media_type="application/octet-stream")
+        return JSONResponse(answer(model, verb, body))
+
+    @app.get("/{path:path}")
+    async def page(path: str) -> Response:
+        file = (PAGE / (path or "index.html")).resolve()
+        if not file.is_relative_to(PAGE) or not file.is_file():
+            return JSONResponse({"code": "not_found", "message": "no such path", "request_id": "0"}, 404)
+        return FileResponse(file, headers={"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff"})
+
+    return app
+
+
+def at_the_door(mood: Mood, request: Request) -> None:
+    if mood.key and request.headers.get("authorization") != f"Bearer {mood.key}":
+        raise RefusedError(401, "unauthorized", "a key is needed: send Authorization: Bearer KEY")
+
+
+def completed(model: Model, verb: str, body: Mapping[str, Any]) -> list[np.ndarray]:
+    """Return the samples that a request gets."""
+    if verb == "decode":
+        return [model.decode(np.array(z)) for z in body["z"]]
+    drawn = [model.sample(body.get("seed", 0), row) for row in range(body.get("n", 1))]
+    if verb == "sample":
+        return drawn
+    if model.is_text:
+        text = body["text"].ljust(LENGTH, body["hole"])
+        return [np.array([LETTERS.index(t) if t != body["hole"] else x[i] for i, t in enumerate(text)]) for x in drawn]
+    known, hole = picture(body["image"], model.shape), picture(body["mask"], (1, *model.shape[1:])) > 127
+    return [np.where(hole, x, known) for x in drawn]
+
+
+def answer(model: Model, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the real server would, in shape."""
+    steps = body.get("steps", 1)
+    facts = {
+        "model": model.id,
+        "version": "3",
+        "sampler": body.get("sampler", "ddim"),
+        "steps": steps,
+        "nfe": steps,
+        "seed": body.get("seed", 0),
+        "notes": {},
+        "seconds": {"queued": 0.0042, "computed": 0.731},
+        "request_id": "c0ffee",
+    }
+    if verb == "score":
+        spread = 0.8 if model.is_text else float(picture(body["images"][0], model.shape).std() / 64)
+        likelihood = {"bits_per_dim": [1.5 + spread], "standard_error": [0.021], "notes": {"kind": "elbo"}}
+        return {**facts, "sampler": None, **likelihood}
+    if verb == "encode":
+        x = picture(body["images"][0], model.shape)
+        mu = np.resize([x.mean() / 50 - 2, x.std() / 50 - 2], model.latent_dim)
+        return {**facts, "sampler": None, "mu": [mu.tolist()], "log_var": [[-2.0] * len(mu)]}
+    return {**facts, "samples": [model.show(x) for x in completed(model, verb, body)]}
+
+
+async def streamed(
+    mood: Mood, model: Model, verb: str, body: Mapping[str, Any], request: Request
+) -> AsyncIterator[bytes]:
+    """Yield previews, each nearer to the samples, and the answer; bytes are cut anywhere, as networks do."""
+    steps = body.get("steps", 1)
+    total, looks = steps * body["n"], min(body["previews"], 8, steps)
+    samples = completed(model, verb, body)
+    try:
+        for look in range(looks):
+            await asyncio.sleep(mood.seconds)
+            share = look / looks
+            shown = [model.on_the_way(x, share, body["seed"], row) for row, x in enumerate(samples)]
+            preview = {"done": int(share * total), "total": total, model.kind: [model.show(x) for x in shown]}
+            for piece in halves(event("preview", preview)):
+                yield piece
+            if mood.broken_late:
+                message = {"code": "not_finite", "message": mood.broken_late, "request_id": "feed5eed", "status": 500}
+                yield event("error", message)
+                return
+            yield b": still at work\n\n"
+        await asyncio.sleep(mood.seconds)
+        for piece in halves(event("result", answer(model, verb, body))):
+            yield piece
+    except (asyncio.CancelledError, GeneratorExit):
+        mood.left += 1
+        raise
+
+
+def event(name: str, data: Mapping[str, Any]) -> bytes:
+    return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
+
+
+def halves(whole: bytes) -> tuple[bytes, bytes]:
+    return whole[: len(whole) // 2], whole[len(whole) // 2 :]
+
+
+@cache
+def digits() -> np.ndarray:
+    """Return the embedded digits (N, 8, 8) in {0 … 255}."""
+    return np.minimum(load_digits().images * 16, 255).astype(np.uint8)
+
+
+@cache
+def targets() -> np.ndarray:
+    return np.asarray(load_digits().target)
+
+
+def painted(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Return a picture of two waves of two colours."""
+    y, x = np.mgrid[: shape[1], : shape[2]] / shape[1]
+    waves = [np.sin(6 * (a * x + b * y) + c) / 2 + 0.5 for a, b, c in rng.uniform(-2, 2, (2, 3))]
+    colours = rng.integers(0, 255, (2, 3, 1, 1))
+    return np.clip(sum(wave * colour for wave, colour in zip(waves, colours, strict=True)), 0, 255).astype(np.uint8)
+
+
+def png(x: np.ndarray) -> str:
+    """Return base64 of a PNG of (C, H, W)."""
+    file = io.BytesIO()
+    Image.fromarray(x.transpose(1, 2, 0) if len(x) == 3 else x[0]).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def picture(text: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Return base64 of a PNG as (C, H, W); it has to be of that size."""
+    image = np.array(
+        Image.open(io.BytesIO(base64.b64decode(text, validate=True))).convert("RGB" if shape[0] == 3 else "L")
+    )
+    x = image.transpose(2, 0, 1) if shape[0] == 3 else image[None]
+    assert x.shape == tuple(shape), x.shape
+    return x

@@ -1,0 +1,83 @@
+"""A browser, the fake server, and a page in which nothing may go wrong unseen."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
+
+from tests.serving import fake_api
+from tests.serving.fake_api import Mood
+
+CHROMIUM = Path("/usr/bin/chromium")
+PHONE = {"width": 375, "height": 700}
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Return a headless Chromium of the system; without one the tests fail."""
+    assert CHROMIUM.exists(), f"{CHROMIUM} is missing: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def mood() -> Mood:
+    """Return how the server is, for a test to change, and what it was asked, for a test to see."""
+    return Mood()
+
+
+@pytest.fixture
+def address(mood: Mood) -> Iterator[str]:
+    """Return where the fake server is."""
+    config = uvicorn.Config(fake_api.build(mood), port=0, log_level="critical", timeout_graceful_shutdown=1)
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.fixture
+def expected() -> list[str]:
+    """Return what the console may say, for a test to add to: the browser tells of every 4xx there by itself."""
+    return []
+
+
+@pytest.fixture
+def view(browser: Browser, address: str, expected: list[str]) -> Iterator[Open]:
+    """Return a function that opens the page at a link. In the end no script has failed and no policy was broken."""
+    said: list[str] = []
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    context.set_default_timeout(10_000)
+
+    def heard(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning") and not any(words in message.text for words in expected):
+            said.append(message.text)
+
+    def view(link: str = "", *, wait: bool = True, **looks: object) -> Page:
+        page = context.new_page()
+        page.on("console", heard)
+        page.on("pageerror", lambda error: said.append(str(error)))
+        if viewport := looks.pop("viewport", None):
+            page.set_viewport_size(viewport)  # type: ignore[arg-type]
+        page.emulate_media(**looks)  # type: ignore[arg-type]
+        page.goto(f"{address}/{link and '#'}{link}")
+        if wait:
+            page.get_by_role("tab", name="Draw").wait_for()
+        return page
+
+    yield view
+    context.close()
+    assert not said

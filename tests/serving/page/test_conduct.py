@@ -1,0 +1,179 @@
+"""How the page bears itself: keys, a busy server, refusals, small screens, and no mouse."""
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.serving.fake_api import Mood
+from tests.serving.page.conftest import PHONE, Open
+
+pytestmark = pytest.mark.browser
+
+WIDTH = "() => [document.documentElement.scrollWidth, innerWidth]"
+
+
+def draw(page: Page) -> None:
+    page.get_by_role("button", name="Draw", exact=True).click()
+
+
+def refusal(page: Page) -> str:
+    alert = page.locator(".bar").get_by_role("alert")
+    expect(alert).not_to_be_empty()
+    return alert.inner_text()
+
+
+def test_a_closed_door_asks_for_the_key(view: Open, mood: Mood, expected: list[str]) -> None:
+    expected.append("401")
+    mood.key = "correct-horse-battery"
+    page = view(wait=False)
+    door = page.get_by_role("dialog")
+    door.get_by_label("API key").fill("wrong")
+    door.get_by_role("button", name="Open").click()
+    expect(door).to_contain_text("That key was not accepted")
+    door.get_by_label("API key").fill("correct-horse-battery")
+    page.keyboard.press("Enter")
+    expect(door).to_be_hidden()
+    draw(page)
+    page.get_by_text("Done.").wait_for()
+    page.get_by_role("button", name="Copy as curl").click()
+    page.get_by_role("button", name="copied").wait_for()
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert "Bearer $GEN_RAY_API_KEY" in command and "horse" not in command + page.url
+    page.reload()  # the tab remembers the key, and nothing else does
+    page.get_by_role("tab", name="Draw").wait_for()
+    assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+    page.get_by_role("button", name="Forget the key").click()
+    draw(page)
+    expect(door).to_be_visible()
+    door.get_by_role("button", name="Not now").click()
+    assert "a key is needed" in refusal(page)
+
+
+def test_a_busy_server_is_asked_again_when_it_said(view: Open, mood: Mood, expected: list[str]) -> None:
+    expected.append("429")
+    mood.busy, mood.retry_after = 2, 2
+    page = view("model=digits-ddpm&tab=draw")
+    draw(page)
+    expect(page.get_by_role("status")).to_have_text("The server is busy; trying again in 2 s.")
+    expect(page.get_by_role("status")).to_have_text("The server is busy; trying again in 1 s.")
+    page.get_by_text("Done.").wait_for()
+    assert mood.count("sample") == 3
+
+
+def test_waiting_for_a_busy_server_can_be_stopped(view: Open, mood: Mood, expected: list[str]) -> None:
+    expected.append("429")
+    mood.busy, mood.retry_after = 1, 30
+    page = view("model=digits-ddpm&tab=draw")
+    draw(page)
+    page.get_by_text("trying again in 30 s").wait_for()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("status")).to_have_text("Stopped.")
+    assert mood.count("sample") == 1
+
+
+def test_a_refusal_is_one_line(view: Open, mood: Mood, expected: list[str]) -> None:
+    expected.append("422")
+    mood.broken = "steps: <b>must</b> be at most 1000"
+    page = view("model=digits-ddpm&tab=draw")
+    draw(page)
+    assert refusal(page) == "steps: <b>must</b> be at most 1000 (request feed5eed)"
+    mood.broken = None
+    draw(page)
+    page.get_by_text("Done.").wait_for()
+    expect(page.locator(".bar").get_by_role("alert")).to_be_empty()
+
+
+def test_a_stream_may_fail_on_its_way(view: Open, mood: Mood) -> None:
+    mood.broken_late = "the model gave samples that are no numbers"
+    page = view("model=digits-ddpm&tab=draw")
+    draw(page)
+    assert refusal(page) == "the model gave samples that are no numbers (request feed5eed)"
+
+
+def test_a_server_that_is_gone_is_said_to_be(view: Open, expected: list[str]) -> None:
+    expected.append("ERR_")
+    page = view("model=digits-ddpm&tab=draw")
+    page.context.set_offline(True)
+    draw(page)
+    assert refusal(page) == "The server cannot be reached."
+
+
+def test_a_model_that_is_not_ready_cannot_be_chosen(view: Open) -> None:
+    page = view("model=asleep")
+    expect(page.get_by_role("option", name="asleep (not ready)")).to_be_disabled()
+    expect(page.locator("#trouble")).to_have_text("The link is to a model that is not served here.")
+
+
+@pytest.mark.parametrize("model", ["digits-ddpm", "digits-vae", "tiles-sde", "verse-absorbing"])
+def test_a_telephone_never_scrolls_sideways(view: Open, model: str) -> None:
+    page = view(f"model={model}&tab=draw&seed=1", viewport=PHONE)
+    page.get_by_text("Done.").wait_for()
+    for tab in page.get_by_role("tab").all():
+        tab.click()
+        inside, window = page.evaluate(WIDTH)
+        assert inside <= window, tab.inner_text()
+        box = tab.bounding_box()
+        assert box and box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
+
+
+def test_on_a_telephone_samples_are_brought_into_view(view: Open) -> None:
+    page = view("model=digits-ddpm&tab=draw", viewport=PHONE)
+    draw(page)
+    expect(page.get_by_role("button", name="Sample 1", exact=True)).to_be_in_viewport()
+    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_in_viewport()
+
+
+def test_a_finger_paints(browser: object, address: str, mood: Mood) -> None:
+    context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)  # type: ignore[attr-defined]
+    page = context.new_page()
+    page.goto(f"{address}/#model=digits-ddpm&tab=fill")
+    box = page.locator(".board").bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
+    page.get_by_role("button", name="Fill", exact=True).tap()
+    page.get_by_text("Done.").wait_for()
+    assert mood.count("impute") == 1
+    context.close()
+
+
+def test_everything_is_reached_by_keys(view: Open, mood: Mood) -> None:
+    page = view("model=digits-ddpm&tab=draw")
+    page.get_by_role("tab", name="Draw").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("tab", name="Fill")).to_be_focused()
+    expect(page.get_by_role("button", name="Lower half")).to_be_visible()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_label("Samples", exact=True).focus()
+    page.keyboard.press("Enter")
+    page.get_by_text("Done.").wait_for()
+    assert mood.count("sample") == 1
+
+
+@pytest.mark.parametrize("tab", ["draw", "fill", "latent", "score", "compare"])
+def test_every_control_has_a_name(view: Open, tab: str) -> None:
+    page = view(f"model=digits-vae&tab={tab}")
+    nameless = """() => [...document.querySelectorAll(":is(main, header) :is(input, select, textarea, button)")]
+      .filter((one) => !one.labels?.length && !one.getAttribute("aria-label") && !one.textContent.trim())
+      .map((one) => one.outerHTML)"""
+    assert page.evaluate(nameless) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_the_paper(view: Open, scheme: str) -> None:
+    page = view("model=digits-ddpm&tab=draw", color_scheme=scheme)
+    style = "(name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
+    paper, field = (page.evaluate(style, name) for name in ("--paper", "--field"))
+    for ink in ("--ink", "--soft", "--accent", "--bad"):
+        assert min(contrast(page.evaluate(style, ink), ground) for ground in (paper, field)) >= 4.5, ink
+    assert contrast(page.evaluate(style, "--on-accent"), page.evaluate(style, "--accent")) >= 4.5
+
+
+def contrast(one: str, other: str) -> float:
+    """Return the ratio of luminances of two colours #rgb or #rrggbb, as WCAG has it."""
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    shares = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
