@@ -4,6 +4,10 @@ import difflib
 from collections.abc import Iterable
 
 
+LISTED = 30
+"""Names in a hint; there may be thousands of runs."""
+
+
 class UserError(Exception):
     """The user's mistake (exit code 2): one line that names the thing at fault and the remedy."""
 
@@ -34,5 +38,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint such as ``did you mean 'cosine'? (known: cosine, linear)`` for a misspelt word."""
     names = sorted(known)
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    listing = f"known: {', '.join(names)}"
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    listing = f"known: {', '.join(names[:LISTED])}{more}"
     return f"did you mean '{close[0]}'? ({listing})" if close else listing
