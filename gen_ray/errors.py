@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 LISTED = 30
 """Names in a hint; there may be thousands of runs."""
 
