@@ -11,6 +11,8 @@ from gen_ray.cluster.serving.replica import Replica
 
 AT_ONCE = 512
 """Requests at a replica: how many may be there is the batcher's to say, in seconds of work."""
+QUEUED = 32
+"""Requests that wait at a proxy for the ingress: what is refused there costs a fraction of what it does behind."""
 DRAIN_SECONDS = 25.0
 INGRESS_CPUS = 0
 """Of the ingress, which mostly waits: a core for it would be a core less for a net."""
@@ -25,8 +27,8 @@ def build(args: Application) -> serve.Application:
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         name="ingress",
         num_replicas=args.ingress_replicas,
-        max_ongoing_requests=AT_ONCE,
-        max_queued_requests=AT_ONCE,
+        max_ongoing_requests=args.requests_at_once,
+        max_queued_requests=QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
