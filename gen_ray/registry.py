@@ -13,6 +13,8 @@ from gen_ray.store import Store
 from gen_ray.tracking import Row, alone, connect, row, told
 
 CHAMPION, PREVIOUS = "champion", "previous"
+ARTIFACT = "gen_ray.artifact"
+"""Where among its run's artifacts a version has its own, ``model`` where nothing is said."""
 MARGIN = 0.01
 SAME_FEATURES = {"eval/precision": FRECHET, "eval/recall": FRECHET}
 """Metrics that are measured with what another one is measured with."""
@@ -133,6 +135,12 @@ def _difference(candidate: Record, present: Record) -> str:
     return f"its {name} is {mine.get(key, 'unknown')}, the champion's {its.get(key, 'unknown')}"
 
 
+def obstacle(store: Store, model: str, candidate: Record, *, margin: float = MARGIN) -> str:
+    """Return what would keep a candidate from becoming champion now; empty where nothing would. Raise RunError."""
+    present = champion(store, model)
+    return "" if present and present.run_id == candidate.run_id else _against(candidate, present, margin)
+
+
 def rollback(store: Store, model: str) -> Verdict:
     """Make the previous champion the champion again, and the present one the previous. Raise RunError without one."""
     with alone(store.uri, ".registry"), told(store):
@@ -171,7 +179,8 @@ def _register(store: Store, model: str, candidate: Record, present: Record | Non
         client = connect(store)
         if _registered(client, model) is None:
             client.create_registered_model(model)
-        source = f"runs:/{candidate.mlflow_id}/model"  # the artifact as it is: no pickle of MLflow's own kinds of model
+        # the artifact as it is: no pickle of MLflow's own kinds of model
+        source = f"runs:/{candidate.mlflow_id}/{candidate.tags.get(ARTIFACT, 'model')}"
         made = client.create_model_version(model, source, run_id=candidate.mlflow_id, tags=_tags(candidate))
         client.set_registered_model_alias(model, CHAMPION, made.version)
         if present is not None:

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import TemporaryDirectory, mkdtemp
 
+from gen_ray import manifest
 from gen_ray.engine.curve import Choice, Point
 from gen_ray.errors import RunError, UserError
-from gen_ray.registry import CHAMPION
+from gen_ray.registry import ARTIFACT, CHAMPION
 from gen_ray.store import Store
 from gen_ray.tracking import connect, told
 
@@ -26,6 +27,8 @@ class Release:
 
     version: str
     mlflow_id: str = ""
+    path: str = "model"
+    """Of the artifact among those of its MLflow run."""
     quality: Mapping[str, Choice] = field(default_factory=dict)
     """fast, balanced and best; balanced is what a request gets that says nothing."""
     metric: str | None = None
@@ -43,6 +46,7 @@ class Release:
             METRIC: self.metric,
             FINGERPRINT: self.fingerprint,
             BUILD: self.build,
+            ARTIFACT: self.path,
         }
         return {key: value for key, value in known.items() if value is not None}
 
@@ -61,6 +65,7 @@ class Release:
             ),
             fingerprint=tags.get(FINGERPRINT),
             build=tags.get(BUILD),
+            path=tags.get(ARTIFACT, "model"),
         )
 
 
@@ -98,22 +103,43 @@ def champions(store: Store) -> list[str]:
 
 
 def fetch(store: Store, found: Release, into: Path) -> Path:
-    """Return a version's artifact folder below into, downloading it there unless it is. Raise RunError."""
-    home = into / found.mlflow_id / "model"
+    """Return a version's artifact folder below into, downloaded unless it is there undamaged. Raise RunError."""
+    home = into / found.mlflow_id / found.path
     if home.is_dir():
-        return home
-    into.mkdir(parents=True, exist_ok=True)
+        try:
+            manifest.verify(home)
+            return home
+        except manifest.DamagedError:
+            shutil.rmtree(home, ignore_errors=True)
+    home.parent.mkdir(parents=True, exist_ok=True)
     part = Path(mkdtemp(prefix=".part-", dir=into))
     try:
         with told(store):
-            connect(store).download_artifacts(found.mlflow_id, "model", str(part))
-        if not (part / "model").is_dir():
-            raise RunError(f"version {found.version}: its run {found.mlflow_id} holds no model")
+            connect(store).download_artifacts(found.mlflow_id, found.path, str(part))
+        if not (part / found.path).is_dir():
+            raise RunError(f"version {found.version}: its run {found.mlflow_id} holds no {found.path}")
         try:
-            part.rename(into / found.mlflow_id)
+            (part / found.path).rename(home)
         except OSError:  # another replica was there first
             if not home.is_dir():
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return home
+
+
+def keep(store: Store, mlflow_id: str, folder: Path) -> str:
+    """Return the path at which an MLflow run has this artifact folder, put there unless it is. Raise RunError.
+
+    It is at ``model`` as it was when training ended; gen-ray ema may have given the run other weights since.
+    """
+    mine = manifest.digest(folder / manifest.NAME)
+    with told(store), TemporaryDirectory() as part:
+        client = connect(store)
+        for path in ("model", f"model-{mine[:12]}"):
+            if f"{path}/{manifest.NAME}" in {file.path for file in client.list_artifacts(mlflow_id, path)}:
+                there = client.download_artifacts(mlflow_id, f"{path}/{manifest.NAME}", part)
+                if manifest.digest(Path(there)) == mine:
+                    return path
+        client.log_artifacts(mlflow_id, str(folder), path)
+        return path

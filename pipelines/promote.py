@@ -55,6 +55,7 @@ def promote(
     from gen_ray.cluster.promote import Order
     from gen_ray.errors import UserError
     from gen_ray.experiment import load
+    from gen_ray.releases import keep
     from gen_ray.store import Store
     from gen_ray.tracking import row
 
@@ -64,15 +65,21 @@ def promote(
     if rollback is not None:
         typer.echo(registry.rollback(Store.of(None, experiment, root), rollback).line)
         return
-    folder = runs.find_artifact(run or _best(Store.of(None, experiment, root), str(best)), root)
-    found = load(folder / "config.yaml", [])
+    chosen = runs.find_artifact(run or _best(Store.of(None, experiment, root), str(best)), root)
+    found = load(chosen / "config.yaml", [])
     store = Store.of(found.tracking.uri, found.tracking.experiment, root)
-    candidate = registry.record(row(store, json.loads((folder / "meta.json").read_text())["run_id"]), metric)
+    candidate = registry.record(row(store, json.loads((chosen / "meta.json").read_text())["run_id"]), metric)
     model = name or f"{found.data.source.partition(':')[0]}-{found.family.name}".replace("_", "-")
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", model):
         raise UserError(f"--name {model}: a name has 1 to 64 of letters, digits, '.', '_' and '-'")
+    reason = "" if force else registry.obstacle(store, model, candidate, margin=margin)
+    if reason:  # told before anything is measured for minutes
+        typer.echo(f"{model} keeps its champion: {reason} (--force)")
+        return
     order = Order(samplers=asked.sampler or (), steps=asked.steps or (), n=asked.n, minutes=asked.minutes)
-    release = _measured(found, folder, store, candidate.run_id, order)
+    release = replace(
+        _measured(found, chosen, store, candidate.run_id, order), path=keep(store, candidate.mlflow_id, chosen)
+    )
     candidate = replace(candidate, tags=release.tags())
     verdict = registry.promote(store, model, candidate, margin=margin, force=force)
     typer.echo(verdict.line)
@@ -81,16 +88,16 @@ def promote(
 
 
 def _best(store: "Store", metric: str) -> str:
-    """Return the run that is best by a metric. Raise UserError where no finished run has it."""
-    from gen_ray.comparison import HIGHER_IS_BETTER
+    """Return the run that is best by a metric. Raise UserError where none has it, or where figures do not compare."""
+    from gen_ray.comparison import tables
     from gen_ray.errors import UserError
     from gen_ray.tracking import rows
 
-    found = [run for run in rows(store) if run.status == "FINISHED" and metric in run.metrics]
-    if not found:
-        raise UserError(f"--best {metric}: no finished run of {store.experiment} has it (gen-ray compare lists)")
-    sign = -1 if metric in HIGHER_IS_BETTER else 1
-    return min(found, key=lambda run: sign * run.metrics[metric]).run_id
+    found = tables(rows(store), metric)
+    if len(found) != 1:
+        what = "have no finished run" if not found else f"differ in provenance, {len(found)} groups: name a run instead"
+        raise UserError(f"--best {metric}: the runs of experiment {store.experiment} {what}")
+    return found[0].runs[0].run_id
 
 
 def _measured(experiment: "Experiment", folder: Path, store: "Store", run_id: str, order: "Order") -> "Release":

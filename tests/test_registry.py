@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gen_ray import registry, releases
+from gen_ray import manifest, registry, releases
 from gen_ray.errors import RunError, UserError
 from gen_ray.registry import BITS, champion, judged_by, promote_run
 from gen_ray.store import Store
@@ -163,9 +163,29 @@ def test_releases_are_found_and_fetched_once(store: Store, model: str, tmp_path:
     assert found == releases.release(store, f"models:/{model}/1") and found.version == "1"
     folder = releases.fetch(store, found, tmp_path / "cache")
     assert (folder / "weights.safetensors").read_text() == run
-    (folder / "mark").touch()
-    assert (releases.fetch(store, found, tmp_path / "cache") / "mark").exists()
+    manifest.write(folder)
+    assert releases.fetch(store, found, tmp_path / "cache") == folder and (folder / manifest.NAME).exists()
+    (folder / "weights.safetensors").write_text("damaged")
+    assert (releases.fetch(store, found, tmp_path / "cache") / "weights.safetensors").read_text() == run
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [found.mlflow_id]
     for wrong in (f"models:/{model}@nobody", f"models:/{model}/7", "models:/nothing-at-all@champion", "models:/../x/1"):
         with pytest.raises(UserError):
             releases.release(store, wrong)
+
+
+def test_an_artifact_that_changed_after_training_is_kept_beside_the_first(
+    store: Store, model: str, tmp_path: Path
+) -> None:
+    run = row(store, ran(store, model, 1, 1.8))
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (folder / "weights.safetensors").write_text("averaged")
+    manifest.write(folder)
+    path = releases.keep(store, run.mlflow_id, folder)
+    assert path.startswith("model-") and releases.keep(store, run.mlflow_id, folder) == path
+    tags = releases.Release(version="", path=path).tags()
+    candidate = replace(registry.record(run, BITS), tags=tags)
+    assert registry.promote(store, model, candidate).promoted
+    found = releases.release(store, f"models:/{model}@champion")
+    served = releases.fetch(store, found, tmp_path / "cache")
+    assert (served / "weights.safetensors").read_text() == "averaged"

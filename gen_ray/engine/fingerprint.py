@@ -1,8 +1,10 @@
 """A model's samples in one line: the same weights on the same build give the same bytes."""
 
 import hashlib
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,9 +27,18 @@ def fingerprint(model: Model, choice: Choice, device: torch.device) -> str:
 
 def build(model: Model, device: torch.device) -> str:
     """Return all that a fingerprint depends on besides the model: hashes of two builds need not be the same."""
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     precision = precision_on(model.experiment.training.precision, device)
     return f"torch {torch.__version__}, numpy {np.__version__}, {device.type} {where}, {precision}"
+
+
+def _processor() -> str:
+    """Return the CPU's model and what torch uses of it."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
+    return f"{model} {torch.backends.cpu.get_cpu_capability()}"
 
 
 @contextmanager

@@ -117,10 +117,10 @@ def evaluate(net: nn.Module, method: str, args: tuple[Tensor, ...]) -> Output:
 
 
 def rounded(rows: int) -> int:
-    """Return the next number of rows that forwards have, at most a quarter more: 1 … 8, 10, 12, 14, 16, 20, 24, …
+    """Return the next number of rows that forwards have (1 … 8, 10, 12, 14, 16, 20, 24 …), at most a quarter more.
 
-    oneDNN keeps what it has compiled for a shape, weights laid out anew included: of every number of rows there would be
-    more than it can keep, and hundreds of MiB of it.
+    oneDNN keeps what it has compiled for a shape, weights laid out anew included: if there were forwards of any number
+    of rows, that would be more than it can keep, and hundreds of MiB of it.
     """
     step = 1 << max(0, (rows - 1).bit_length() - 3)
     return -(-rows // step) * step
