@@ -36,6 +36,8 @@ def test_everything_from_the_engine_down_knows_neither_ray_nor_mlflow() -> None:
         "gen_ray.comparison",
         "gen_ray.report",
         "gen_ray.registry",
+        "gen_ray.releases",
+        "gen_ray.serving",
     )
     lower = [name for name in below(gen_ray) if not name.startswith(upper)]
     assert {"gen_ray.engine.loop", "gen_ray.families.vae", "gen_ray.maths.tables.samplers"} <= set(lower)
