@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from httpx import Response
+from httpx2 import Response
 from starlette.testclient import TestClient
 
 from gen_ray.serving.api import build
