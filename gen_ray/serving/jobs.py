@@ -60,7 +60,7 @@ def _sample(edition: Edition, job: Job, deadline: float, watch: Watch | None) ->
     _within(edition, job.n, chain)
     about = known[sampler.partition(":")[0]]
     ticket = _walk(edition, job, chain, job.n, None, about.adaptive, deadline, watch)
-    return _walked(ticket, sampler, _told(about, steps, chain), chain, lambda samples: samples.numpy())
+    return _walked(ticket, sampler, _told(about, steps), chain, lambda samples: samples.numpy())
 
 
 def _impute(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> Asked:
@@ -77,7 +77,7 @@ def _impute(edition: Edition, job: Job, deadline: float, watch: Watch | None) ->
     held = Held(known=torch.from_numpy(x).repeat_interleave(n, 0), mask=mask.repeat_interleave(n, 0))
     ticket = _walk(edition, job, chain, n * len(x), held, False, deadline, watch)
     shape = (len(x), n, *x.shape[1:])
-    told = _told(known[name.partition(":")[0]], job.steps, chain)
+    told = _told(known[name.partition(":")[0]], job.steps)
     return _walked(ticket, name, told, chain, lambda samples: samples.numpy().reshape(shape))
 
 
@@ -190,7 +190,7 @@ def _chosen(edition: Edition, job: Job) -> tuple[str, int | None]:
     return choice.sampler, choice.steps
 
 
-def _told(about: Sampler, steps: int | None, chain: Chain) -> int | None:
+def _told(about: Sampler, steps: int | None) -> int | None:
     """Return the steps to be told of: those asked for, or the default."""
     return about.default_steps if steps is None else steps
 

@@ -134,6 +134,7 @@ def test_row_4_a_flipped_byte_in_a_prepared_shard_stops_the_run_which_says_faile
 # ---- row 5: a loss that is not finite -----------------------------------------------------------------------------
 
 
+@pytest.mark.chaos  # half a minute
 def test_row_5_a_loss_that_is_not_finite_ends_the_run_once_and_keeps_the_last_checkpoint(config: Path) -> None:
     """As a user has it: a process of its own, which starts Ray and leaves none of it behind."""
     # Weights grow a billionfold a step: finite at first, then the loss overflows.

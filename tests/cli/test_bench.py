@@ -45,6 +45,7 @@ def tiny(cluster: None, tmp_path: Path) -> list[object]:
     return [vae, f"storage.root={tmp_path}", "family.net={name: mlp, hidden: [8]}", "--steps", 4, "--json"]
 
 
+@pytest.mark.chaos
 def test_both_ways_to_the_data_are_measured(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
     said = gen_ray("bench", "ingest", *tiny, "--rounds", 1)
     assert said.code == 0, said
@@ -55,6 +56,7 @@ def test_both_ways_to_the_data_are_measured(gen_ray: Callable[..., Said], tiny: 
         assert 0 < way["waiting"] < 1 and way["ratio"] > 0
 
 
+@pytest.mark.chaos  # half a minute
 def test_numbers_of_workers_are_measured_against_the_first(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
     said = gen_ray("bench", "scaling", *tiny, "--rounds", 1, "--workers", 2, "--workers", 1)
     assert said.code == 0, said

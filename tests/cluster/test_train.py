@@ -168,6 +168,7 @@ def _killed_once(task: Mapping[str, Any]) -> Any:
         Learner.step = step  # type: ignore[method-assign]
 
 
+@pytest.mark.chaos
 def test_a_killed_worker_on_streamed_data_comes_back_to_the_same_weights(storage: Path, tmp_path: Path) -> None:
     """On a machine all of whose CPUs are the worker's: reading for it must not wait for it to end."""
     once = tiny(storage, data={"cache": "stream"}, scaling={"max_failures": 1, "cpus_per_worker": 4})
