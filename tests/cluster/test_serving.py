@@ -3,8 +3,6 @@
 import json
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import torch
 import yaml
 from ray import serve
 
-from gen_ray.client import Client
+from gen_ray.client import ApiError, Client
 from gen_ray.cluster.serving import server
 from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import Application, Served
@@ -70,9 +68,9 @@ def test_a_stream_shows_the_way(url: str) -> None:
 
 
 def test_without_a_key_the_door_is_closed(url: str) -> None:
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"{url}/v1/models", timeout=10)
-    assert refused.value.code == 401
+    with pytest.raises(ApiError) as refused:
+        Client(url).models()
+    assert refused.value.status == 401
 
 
 def counters(name: str) -> dict[str, float]:
