@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,7 @@ class Seat:
         asked = self._ask(edition, job, None)
         return await self._answer(edition, asked, job)
 
-    async def stream(self, job: Job) -> AsyncIterator[Preview | Answer]:
+    async def stream(self, job: Job) -> AsyncGenerator[Preview | Answer, None]:
         """Do a job and yield looks at it on the way; the answer comes last. Raise RefusedError."""
         edition, loop = self.edition, asyncio.get_running_loop()
         looks: asyncio.Queue[Look | None] = asyncio.Queue()

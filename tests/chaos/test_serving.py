@@ -85,10 +85,10 @@ def run(folder: Path, *words: str) -> Server:
     return server
 
 
-def answers(server: Server) -> bool:
+def answers(server: Server, how: str = "ready") -> bool:
     assert server.process.poll() is None, (server.folder / "said.txt").read_text()
     try:
-        return requests.get(f"{server.url}/healthz/ready", timeout=2).status_code == 200
+        return requests.get(f"{server.url}/healthz/{how}", timeout=2).status_code == 200
     except requests.RequestException:
         return False
 
@@ -186,7 +186,7 @@ def test_the_proxy_is_killed(server: Server) -> None:
     with Traffic(server) as traffic:
         time.sleep(2)
         server.kill("ProxyActor")
-        took = until(lambda: answers(server), 30)
+        took = until(lambda: answers(server, "live"), 30)
         time.sleep(2)
     assert took < 6 and set(traffic.patient) == {"done"}
 

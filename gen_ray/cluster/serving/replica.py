@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import psutil
@@ -61,8 +62,9 @@ class Replica:
     async def stream(self, job: Job) -> AsyncIterator[Preview | Answer | Refusal]:
         """Do a job and yield looks at it on the way."""
         try:
-            async for event in self._seat.stream(job):
-                yield event
+            async with aclosing(self._seat.stream(job)) as events:
+                async for event in events:
+                    yield event
         except RefusedError as error:
             yield error.refusal
 

@@ -19,7 +19,7 @@ from gen_ray.errors import RunError
 NAME = "gen_ray"
 ENVIRONMENT = {
     # A dead proxy is noticed after a few periods: with Ray's 10 s nobody is served for half a minute.
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
     # Nobody blocks a loop here, so that what comes in need not go from thread to thread: 4 ms of 21 a request.
     "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
