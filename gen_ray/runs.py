@@ -12,6 +12,8 @@ from gen_ray.experiment import Experiment, parse
 from gen_ray.manifest import write_whole
 
 ARTIFACT, CONFIG = "artifact", "config.yaml"
+REGISTERED = "models:/"
+"""What a MODEL begins with that is in MLflow's registry and not a folder."""
 RUN = r"-(\d{8}-\d{6})(?:-(\d+))?"
 """What follows a run's name in its id: the time, and a number where several runs began in one second."""
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from gen_ray.dataspec import DataSpec
     from gen_ray.engine.artifact import Model
 
-REGISTERED = "models:/"
 ModelName = Annotated[str, typer.Argument(help="A run's id or name, an artifact folder, or models:/NAME@champion.")]
 Rows = Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="All draws are a function of it.")]
@@ -43,13 +42,12 @@ def find(model: str, root: Path, tracking_uri: str | None = None) -> Path:
     """Return the artifact folder of a MODEL, of a registered one as it was downloaded. Raise UserError, RunError."""
     from gen_ray import runs
 
-    if not model.startswith(REGISTERED):
+    if not model.startswith(runs.REGISTERED):  # MLflow takes over a second to import
         return runs.find_artifact(model, root)
-    from gen_ray import releases
-    from gen_ray.store import Store
+    from gen_ray.serving.sources import source_of
 
-    store = Store.of(tracking_uri, "gen_ray", root)
-    return releases.fetch(store, releases.release(store, model), root / "serving" / "artifacts")
+    source = source_of(model, root, tracking_uri)
+    return source.fetch(source.newest())
 
 
 def device() -> "torch.device":

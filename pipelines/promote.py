@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gen_ray.experiment import Experiment
     from gen_ray.releases import Release
     from gen_ray.store import Store
+    from gen_ray.tracking import Row
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def promote(
     from gen_ray import registry, runs
     from gen_ray.cluster.promote import Order
     from gen_ray.errors import UserError
-    from gen_ray.experiment import load
+    from gen_ray.experiment import NAME_PATTERN, load
     from gen_ray.releases import keep
     from gen_ray.store import Store
     from gen_ray.tracking import row
@@ -68,18 +69,19 @@ def promote(
     chosen = runs.find_artifact(run or _best(Store.of(None, experiment, root), str(best)), root)
     found = load(chosen / "config.yaml", [])
     store = Store.of(found.tracking.uri, found.tracking.experiment, root)
-    candidate = registry.record(row(store, json.loads((chosen / "meta.json").read_text())["run_id"]), metric)
+    own = row(store, json.loads((chosen / "meta.json").read_text())["run_id"])
+    candidate = registry.record(own, metric)
     model = name or f"{found.data.source.partition(':')[0]}-{found.family.name}".replace("_", "-")
-    if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", model):
-        raise UserError(f"--name {model}: a name has 1 to 64 of letters, digits, '.', '_' and '-'")
+    if not re.fullmatch(NAME_PATTERN, model):
+        raise UserError(
+            f"--name {model}: a name is 1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
+        )
     reason = "" if force else registry.obstacle(store, model, candidate, margin=margin)
     if reason:  # told before anything is measured for minutes
         typer.echo(f"{model} keeps its champion: {reason} (--force)")
         return
     order = Order(samplers=asked.sampler or (), steps=asked.steps or (), n=asked.n, minutes=asked.minutes)
-    release = replace(
-        _measured(found, chosen, store, candidate.run_id, order), path=keep(store, candidate.mlflow_id, chosen)
-    )
+    release = replace(_measured(found, chosen, store, own, order), path=keep(store, candidate.mlflow_id, chosen))
     candidate = replace(candidate, tags=release.tags())
     verdict = registry.promote(store, model, candidate, margin=margin, force=force)
     typer.echo(verdict.line)
@@ -100,14 +102,14 @@ def _best(store: "Store", metric: str) -> str:
     return found[0].runs[0].run_id
 
 
-def _measured(experiment: "Experiment", folder: Path, store: "Store", run_id: str, order: "Order") -> "Release":
+def _measured(experiment: "Experiment", folder: Path, store: "Store", run: "Row", order: "Order") -> "Release":
     """Return what is to be known of the version: curve, choices and fingerprint; keep the curve with the run."""
     from gen_ray.cluster.connect import connected
     from gen_ray.cluster.promote import Measurement
     from gen_ray.cluster.train import prepare_data
     from gen_ray.engine.curve import choose
     from gen_ray.releases import Release
-    from gen_ray.tracking import attach, row
+    from gen_ray.tracking import attach
 
     with connected(experiment.scaling):
         work = Measurement(experiment, prepare_data(experiment), folder, order)
@@ -118,7 +120,7 @@ def _measured(experiment: "Experiment", folder: Path, store: "Store", run_id: st
         choices = choose(measured.points)
         sha, build = work.fingerprint(choices["fast"].choice)
     _show(measured, choices)
-    attach(store, row(store, run_id), _files(measured, choices), "sampling")
+    attach(store, run, _files(measured, choices), "sampling")
     return Release(
         version="",
         quality={name: point.choice for name, point in choices.items()},

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from gen_ray.cluster.serving.args import Application
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-NAME = r"[A-Za-z0-9._-]{1,64}"
 
 
 @dataclass(frozen=True)
@@ -96,11 +95,8 @@ def application(
     import os
 
     from gen_ray.cluster.serving.args import Application, Served
-    from gen_ray.engine import artifact
     from gen_ray.errors import UserError
-    from gen_ray.releases import champions
     from gen_ray.serving import settings
-    from gen_ray.store import Store
 
     keys = settings.from_environment(os.environ).keys
     if place.host not in LOOPBACK and not keys:
@@ -110,17 +106,8 @@ def application(
     most = replicas.max_replicas or replicas.min_replicas
     if most < replicas.min_replicas:
         raise UserError(f"--max-replicas {most}: is less than --min-replicas {replicas.min_replicas}")
-    named = dict(_named(model) for model in models)
     root = storage.absolute()
-    if not models:
-        named = {
-            name: f"{instances.REGISTERED}{name}@champion"
-            for name in champions(Store.of(tracking_uri, "gen_ray", root))
-        }
-    if not named:
-        raise UserError("there is no champion to serve: gen-ray promote RUN makes one, or name a run")
-    for model in named.values():
-        artifact.verify(instances.find(model, root, tracking_uri))
+    named = _found(models, root, tracking_uri)
     return Application(
         models={
             id: Served(
@@ -141,16 +128,40 @@ def application(
     )
 
 
+def _found(models: list[str], root: Path, tracking_uri: str | None) -> dict[str, str]:
+    """Return what is to be served by its id, every champion where nothing is named. Raise UserError, RunError."""
+    from gen_ray.engine import artifact
+    from gen_ray.errors import UserError
+    from gen_ray.releases import champions
+    from gen_ray.runs import REGISTERED
+    from gen_ray.store import Store
+
+    named = dict(_named(model) for model in models)
+    if not models:
+        registered = champions(Store.of(tracking_uri, "gen_ray", root))
+        named = {name: f"{REGISTERED}{name}@champion" for name in registered}
+    if not named:
+        raise UserError("there is no champion to serve: gen-ray promote RUN makes one, or name a run")
+    for model in named.values():
+        artifact.verify(instances.find(model, root, tracking_uri))
+    return named
+
+
 def _named(text: str) -> tuple[str, str]:
     """Return a served model's id and where it is. Raise UserError for an id that no path could have."""
     from gen_ray.errors import UserError
+    from gen_ray.experiment import NAME_PATTERN
+    from gen_ray.runs import REGISTERED
 
     id, equals, model = text.partition("=")
     if not equals:
         model = text
-        id = re.sub(r"^models:/|[@/]\w+$", "", text) if text.startswith(instances.REGISTERED) else _folder(text)
-    if not re.fullmatch(NAME, id):
-        raise UserError(f"{text}: an id has 1 to 64 of letters, digits, '.', '_' and '-'; name one with ID=MODEL")
+        id = re.sub(r"^models:/|[@/]\w+$", "", text) if text.startswith(REGISTERED) else _folder(text)
+    if not re.fullmatch(NAME_PATTERN, id):
+        raise UserError(
+            f"{text}: an id is 1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit; "
+            "name one with ID=MODEL"
+        )
     return id, model
 
 

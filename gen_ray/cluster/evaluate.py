@@ -50,14 +50,27 @@ def portray(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndar
 
 def on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
     """Return task(cpus, *args) of a worker that has what all of the experiment's workers had."""
-    alone = experiment.scaling.model_copy(update={"num_workers": 1})  # one task: it takes what all workers had
-    cpus, gpu = cpus_per_worker(alone), uses_gpu(alone)
+    place = place_of(experiment)
+    return unwrapped(ray.remote(task).options(**place).remote(place["num_cpus"], *args))
+
+
+def place_of(experiment: Experiment) -> dict[str, Any]:
+    """Return the options of one task or actor that is to have what all of the experiment's workers had."""
+    alone = experiment.scaling.model_copy(update={"num_workers": 1})
     anywhere = PlacementGroupSchedulingStrategy(None)  # not where a trial of a sweep has its small place
-    remote = ray.remote(task).options(num_cpus=cpus, num_gpus=int(gpu), scheduling_strategy=anywhere)
+    return {
+        "num_cpus": cpus_per_worker(alone),
+        "num_gpus": int(uses_gpu(alone)),
+        "scheduling_strategy": anywhere,
+    }
+
+
+def unwrapped(asked: Any) -> Any:
+    """Return what a worker returns, or raise what it raised, without Ray's wrapping, whose message is a traceback."""
     try:
-        return ray.get(remote.remote(cpus, *args))
+        return ray.get(asked)
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from error  # without Ray's wrapping, whose message is a traceback
+        raise error.cause from error
 
 
 def measure_checkpoint(

@@ -7,8 +7,7 @@ from typing import Any
 
 import ray
 
-from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
-from gen_ray.cluster.evaluate import device_of, reference_of
+from gen_ray.cluster.evaluate import device_of, place_of, reference_of, unwrapped
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import artifact, fingerprint
 from gen_ray.engine.curve import Choice, Point
@@ -49,14 +48,14 @@ class Kitchen:
         self.model = artifact.load(folder, device=self.device)
         self.judge = judge_of(prepared.spec, reference_of(prepared))
 
-    def plan(self) -> tuple[list[Dish], list[Dish], str | None, dict[str, Any]]:
-        """Return what to measure, what to leave out, the metric (None where nothing can judge) and its provenance."""
+    def plan(self) -> tuple[list[Dish], list[Dish], str, dict[str, Any]] | None:
+        """Return what to measure and what to leave out, the metric and its provenance; None where nothing can judge."""
+        if self.judge is None:
+            return None
         order = self.order
         dishes = menu(self.model, order.samplers, order.steps)
         each = seconds_an_evaluation(self.model, batch_size=order.batch_size, device=self.device)
         kept, left = affordable(dishes, 60 * order.minutes / (each * order.n))
-        if self.judge is None:
-            return kept, left, None, {}
         how = {"samples": order.n, "seed": order.seed, "batch_size": order.batch_size, "threads": self.cpus}
         return kept, left, self.judge.metric, {**self.judge.provenance, **how}
 
@@ -78,16 +77,15 @@ class Measurement:
 
     def __init__(self, experiment: Experiment, prepared: Prepared, folder: Path, order: Order) -> None:
         """Start it, with what all workers of the training had."""
-        alone = experiment.scaling.model_copy(update={"num_workers": 1})
-        cpus = cpus_per_worker(alone)
-        kitchen = ray.remote(Kitchen).options(num_cpus=cpus, num_gpus=int(uses_gpu(alone)))
-        self._kitchen = kitchen.remote(folder, prepared.folder, cpus, order)
+        place = place_of(experiment)
+        self._kitchen = ray.remote(Kitchen).options(**place).remote(folder, prepared.folder, place["num_cpus"], order)
 
     def points(self, watch: Callable[[int, int, Point], None]) -> Measured | None:
         """Return the curve, telling watch (done, of, newest) on the way; None where nothing can judge the samples."""
-        kept, left, metric, how = self._ask("plan")
-        if metric is None:
+        plan = self._ask("plan")
+        if plan is None:
             return None
+        kept, left, metric, how = plan
         found: list[Point] = []
         for dish in kept:
             found.append(self._ask("taste", dish))
@@ -100,7 +98,4 @@ class Measurement:
         return found
 
     def _ask(self, method: str, *args: Any) -> Any:
-        try:
-            return ray.get(getattr(self._kitchen, method).remote(*args))
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error  # without Ray's wrapping, whose message is a traceback
+        return unwrapped(getattr(self._kitchen, method).remote(*args))

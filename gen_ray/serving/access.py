@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gen_ray.serving.desk import RefusedError
+from gen_ray.serving.desk import Refusal, RefusedError
 from gen_ray.serving.refusals import UNEXPECTED, refused
 
 LINES = logging.getLogger("gen_ray.access")
@@ -85,14 +85,21 @@ class Access:
         try:
             await self.app(scope, receive, send)
             return
-        except RefusedError as error:
-            refusal = error.refusal
-        except Exception:
-            FAULTS.exception("request %s failed", record.request_id)
-            refusal = UNEXPECTED
-        record.told["code"] = refusal.code
+        except Exception as error:
+            refusal = noted(error, record)
         if not record.status:  # else the response is under way, and breaking off is all that can be said
             await refused(refusal, record.request_id)(scope, receive, send)
+
+
+def noted(error: Exception, record: Record) -> Refusal:
+    """Return what is said of an error, having written it down; of one that nobody expected the log tells all."""
+    if isinstance(error, RefusedError):
+        refusal = error.refusal
+    else:
+        FAULTS.error("request %s failed", record.request_id, exc_info=error)
+        refusal = UNEXPECTED
+    record.told["code"] = refusal.code
+    return refusal
 
 
 def _noted(message: Message, record: Record) -> Message:

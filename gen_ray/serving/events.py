@@ -11,11 +11,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.serving import pictures
-from gen_ray.serving.access import FAULTS, Record
+from gen_ray.serving.access import Record, noted
 from gen_ray.serving.answers import spelt
 from gen_ray.serving.attendance import Attendance, give_up
-from gen_ray.serving.desk import Answer, Preview, RefusedError
-from gen_ray.serving.refusals import UNEXPECTED, problem
+from gen_ray.serving.desk import Answer, Preview
+from gen_ray.serving.refusals import problem
 
 Item = Preview | Answer
 AHEAD = 4
@@ -112,12 +112,8 @@ async def _events(
         if not isinstance(last, Answer):
             raise RuntimeError("the stream ended without an answer")
         return
-    except RefusedError as error:
-        refusal = error.refusal
-    except Exception:
-        FAULTS.exception("request %s failed", record.request_id)
-        refusal = UNEXPECTED
-    record.told["code"] = refusal.code
+    except Exception as error:
+        refusal = noted(error, record)
     yield event("error", {**problem(refusal, record.request_id), "status": refusal.status})
 
 

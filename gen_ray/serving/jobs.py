@@ -155,8 +155,7 @@ def _decode(model: Model, job: Job, device: torch.device) -> Arrays:
     dim = latent.space(model).latent_dim
     if job.z is None or job.z.ndim != 2 or job.z.shape[1] != dim:
         raise UserError(f"z: must be lists of {dim} numbers, the latent dimensions of this model")
-    with torch.no_grad():
-        return {"samples": latent.decode(model, torch.from_numpy(job.z).to(device)).numpy()}
+    return {"samples": latent.decode(model, torch.from_numpy(job.z).to(device)).numpy()}
 
 
 def _reconstruct(model: Model, job: Job, device: torch.device) -> Arrays:
@@ -208,8 +207,11 @@ def _within(edition: Edition, rows: int, chain: Chain) -> None:
 def _not_too_much(edition: Edition, rows: int, work: float) -> None:
     """Raise RefusedError, before anything is allocated for it, where a job asks for more than one may."""
     limits = edition.limits
-    for name, value, most in (("n", rows, limits.n), ("work", work, limits.work)):
+    asked = (
+        ("n", "samples in all", rows, limits.n),
+        ("work", "samples x network evaluations x scalars of a sample", work, limits.work),
+    )
+    for name, what, value, most in asked:
         if value > most:
-            what = "samples x network evaluations x scalars of a sample" if name == "work" else "samples in all"
             message = f"{name}: {value:,.0f} {what}; the most is {most:,.0f}"
             raise RefusedError(Refusal(status=422, code="too_much", message=message))

@@ -144,13 +144,12 @@ class Seat:
 
     async def _answer(self, edition: Edition, asked: Asked, job: Job) -> Answer:
         try:
-            found = await asyncio.wrap_future(asked.ticket.future)
+            answer = _answer(edition, asked, job, await asyncio.wrap_future(asked.ticket.future))
         except asyncio.CancelledError:
             asked.ticket.give_up()
             raise
         except Exception as error:
             raise self._refused(error, job) from error
-        answer = _answer(edition, asked, job, found)
         self._told(answer, job)
         return answer
 
@@ -166,8 +165,8 @@ def _answer(edition: Edition, asked: Asked, job: Job, found: Any) -> Answer:
     notes: Mapping[str, Any] = asked.notes(found)
     arrays = asked.arrays(found)
     for name, values in arrays.items():
-        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all() and name != "standard_error":
-            raise RefusedError(refusal(NotFiniteError(f"{name} is not finite")))
+        if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+            raise NotFiniteError(f"{name} is not finite")
     return Answer(
         arrays=arrays,
         version=edition.release.version,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gen_ray import releases
+from gen_ray import releases, runs
 from gen_ray.releases import Release
 from gen_ray.store import Store
 
@@ -52,3 +52,10 @@ class Registered:
     def fetch(self, release: Release) -> Path:
         """Return the folder, downloaded once; it is verified where it is loaded."""
         return releases.fetch(self.store, release, self.cache)
+
+
+def source_of(model: str, root: Path, tracking_uri: str | None = None) -> Source:
+    """Return where the versions of a MODEL come from, root being the storage's. Raise UserError where there is none."""
+    if not model.startswith(runs.REGISTERED):
+        return Fixed(runs.find_artifact(model, root))
+    return Registered(Store.of(tracking_uri, "gen_ray", root), model, root / "serving" / "artifacts")

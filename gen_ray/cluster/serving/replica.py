@@ -9,17 +9,14 @@ from typing import Any
 import psutil
 import torch
 
-from gen_ray import runs
-from gen_ray.cluster.serving.args import Application, Served
+from gen_ray.cluster.serving.args import Application
 from gen_ray.cluster.serving.metrics import Meters
 from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
 from gen_ray.serving.desk import Answer, Card, Job, Preview, Refusal, RefusedError
 from gen_ray.serving.seat import Seat
-from gen_ray.serving.sources import Fixed, Registered, Source
-from gen_ray.store import Store
+from gen_ray.serving.sources import source_of
 
 METER_SECONDS = 1.0
-REGISTERED = "models:/"
 
 
 class Replica:
@@ -35,7 +32,7 @@ class Replica:
         logging.getLogger("gen_ray").setLevel(logging.INFO)
         self._seat = Seat(
             id,
-            source_of(served, app),
+            source_of(served.model, app.root.absolute(), app.tracking_uri),
             device=device,
             limits=app.limits,
             told=self._meters.told,
@@ -98,12 +95,3 @@ class Replica:
         for task in self._beside:
             task.cancel()
         await self._seat.close()
-
-
-def source_of(served: Served, app: Application) -> Source:
-    """Return where a model's versions come from. Raise UserError where there is no such model."""
-    root = app.root.absolute()
-    if not served.model.startswith(REGISTERED):
-        return Fixed(runs.find_artifact(served.model, root))
-    store = Store.of(app.tracking_uri, "gen_ray", root)
-    return Registered(store, served.model, root / "serving" / "artifacts")

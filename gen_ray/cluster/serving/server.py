@@ -43,11 +43,13 @@ def served(app: Application, host: str, port: int, *, detached: bool = False, be
     with joined(cpus + math.ceil(beside)):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it tells of every step
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"enable_access_log": False})
+        stays = False
         try:
             _run(app)
             yield f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+            stays = detached
         finally:
-            if not detached:
+            if not stays:
                 serve.delete(NAME)  # waits until what was begun is done
                 if "RAY_ADDRESS" not in os.environ:
                     serve.shutdown()
@@ -57,9 +59,7 @@ def _run(app: Application) -> None:
     try:
         serve.run(build(app), name=NAME, route_prefix="/")
     except RuntimeError as error:
-        reason = _reason(error)
-        serve.delete(NAME)
-        raise RunError(f"cannot be served: {reason}") from None
+        raise RunError(f"cannot be served: {_reason(error)}") from None
 
 
 def stop() -> bool:

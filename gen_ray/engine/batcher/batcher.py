@@ -178,7 +178,7 @@ class Batcher:
             self.ledger.did({walk.ticket: rows for walk, rows in walks.items()})
         except Exception as error:  # of the net or the machine: who went along is told, the others go on
             self.ledger.fault()
-            self._walking.drop_all(walks, error)
+            self._walking.drop_all(cohort, walks, error)
 
     def _serve(self, riders: list[tuple[Call, int]]) -> None:
         """Serve the calls that did not fit into the walks' forward."""

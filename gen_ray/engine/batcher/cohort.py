@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gen_ray.engine.batcher.ticket import Row, Walk
+from gen_ray.engine.batcher.ticket import Row
 from gen_ray.family import Kernel, State
 from gen_ray.maths.noise import RowNoise
 
@@ -95,10 +95,9 @@ class Cohort:
         self.reform([row for row in self.rows if row.position < row.walk.chain.nfe])
         return found
 
-    def forget(self, walk: Walk) -> None:
-        """Let a walk's rows go without looking at a state that cannot be trusted."""
-        if any(row.walk is walk for row in self.rows):
-            self.rows, self.state = [], {}
+    def clear(self) -> None:
+        """Let all rows go without looking at a state that cannot be trusted."""
+        self.rows, self.state = [], {}
 
     def look(self) -> list[tuple[Row, Tensor]]:
         """Return the rows and what each looks like now (*shape) on the CPU, −1 where nothing is decided."""

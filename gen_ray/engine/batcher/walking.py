@@ -69,14 +69,13 @@ class Walking:
         self.walks.remove(walk)
         self._settle(walk, None, error)
 
-    def drop_all(self, walks: Iterable[Walk], error: Exception) -> None:
-        """Let the walks go whose tick raised: nobody knows in what state they are."""
-        for walk in list(walks):
-            for cohort in self._cohorts.values():
-                cohort.forget(walk)
+    def drop_all(self, cohort: Cohort, given: Iterable[Walk], error: Exception) -> None:
+        """Let go whoever had, or was to have, a row in a tick that raised: nobody knows in what state they are."""
+        for walk in dict.fromkeys([*given, *(row.walk for row in cohort.rows)]):
             if walk in self.walks:
                 self.walks.remove(walk)
                 self._settle(walk, None, error)
+        cohort.clear()
 
 
 def _seen(walk: Walk, cohort: Cohort) -> Tensor:
