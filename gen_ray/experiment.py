@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
+from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SerializeAsAny, model_validator
 
-from gen_ray import families
+from gen_ray import families, storage
 from gen_ray.config import Config, validated
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
@@ -18,7 +18,20 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What may become part of a path: no separators, no leading dot, no control characters."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+def _root(where: object) -> Path:
+    if not isinstance(where, str) and not hasattr(where, "joinpath"):
+        raise ValueError(f"a path or URI is expected, not {where!r}")
+    try:
+        return storage.root(str(where))
+    except UserError as error:
+        raise ValueError(str(error).removeprefix("storage.root=")) from None
+
+
 Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+Root = Annotated[Path, PlainValidator(_root), PlainSerializer(str)]
+"""A folder or a URI; an object store's paths are no pathlib.Path, but know the same verbs."""
 
 
 class Data(Config):
@@ -79,13 +92,13 @@ class Evaluation(Config):
 
 
 class Storage(Config):
-    """Where runs, checkpoints, prepared data and the default MLflow store live."""
+    """Where runs, checkpoints, prepared data and the default MLflow store live: a folder, or s3://bucket/prefix."""
 
-    root: Folder = Field(Path("gen_ray_runs"), validate_default=True)
+    root: Root = Field(default_factory=storage.default)
 
 
 class Tracking(Config):
-    """Which MLflow server and experiment; uri null means a SQLite store below storage.root."""
+    """Which MLflow server and experiment; uri null: MLFLOW_TRACKING_URI, else a SQLite store below storage.root."""
 
     uri: str | None = None
     experiment: Name = "gen_ray"
@@ -100,7 +113,7 @@ class Experiment(Config):
     training: Training = Training()
     scaling: Scaling = Scaling()
     evaluation: Evaluation = Evaluation()
-    storage: Storage = Storage()
+    storage: Storage = Field(default_factory=Storage)
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")

@@ -68,10 +68,3 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Have a file appear whole or not at all, whoever is killed meanwhile."""
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text)
-    part.replace(file)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gen_ray.errors import RunError
-from gen_ray.manifest import write_whole
+from gen_ray.storage import write_whole
 from gen_ray.store import Store
 from gen_ray.tracking import REFUSED, TrackedRun, is_gone, this_process
 

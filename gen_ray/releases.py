@@ -12,6 +12,7 @@ from gen_ray import manifest
 from gen_ray.engine.curve import Choice, Point
 from gen_ray.errors import RunError, UserError
 from gen_ray.registry import ARTIFACT, CHAMPION
+from gen_ray.storage import here
 from gen_ray.store import Store
 from gen_ray.tracking import connect, told
 
@@ -133,8 +134,8 @@ def keep(store: Store, mlflow_id: str, folder: Path) -> str:
 
     It is at ``model`` as it was when training ended; gen-ray ema may have given the run other weights since.
     """
-    mine = manifest.digest(folder / manifest.NAME)
-    with told(store), TemporaryDirectory() as part:
+    with told(store), TemporaryDirectory() as part, here(folder) as folder:
+        mine = manifest.digest(folder / manifest.NAME)
         client = connect(store)
         for path in ("model", f"model-{mine[:12]}"):
             if f"{path}/{manifest.NAME}" in {file.path for file in client.list_artifacts(mlflow_id, path)}:

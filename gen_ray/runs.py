@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
+from gen_ray import storage
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, parse
-from gen_ray.manifest import write_whole
 
 ARTIFACT, CONFIG = "artifact", "config.yaml"
 REGISTERED = "models:/"
@@ -58,7 +58,7 @@ def save(experiment: Experiment, run_id: str) -> Path:
     """Write the resolved configuration into the run's folder and return the folder."""
     home = folder(experiment, run_id)
     home.mkdir(parents=True, exist_ok=True)
-    write_whole(home / CONFIG, yaml.safe_dump(experiment.resolved(), sort_keys=False))
+    storage.write_whole(home / CONFIG, yaml.safe_dump(experiment.resolved(), sort_keys=False))
     return home
 
 
@@ -73,14 +73,15 @@ def find_artifact(model: str, root: Path) -> Path:
 
     Raise UserError naming where it was looked for and the nearest run.
     """
-    given = Path(model).expanduser()
-    for place in (given, given / ARTIFACT, root / "runs" / model / ARTIFACT):
-        if (place / "meta.json").is_file():
-            return place.absolute()
+    storage.check(root)
+    given = storage.place(model)
+    for folder in (given, given / ARTIFACT, root / "runs" / model / ARTIFACT):
+        if (folder / "meta.json").is_file():
+            return folder.absolute()
     finished = [run / ARTIFACT for run in named(model, root / "runs") if (run / ARTIFACT).is_dir()]
     if finished:
         return finished[-1].absolute()
-    runs = [run.name for run in (root / "runs").glob("*") if (run / ARTIFACT).is_dir()]
+    runs = [run.parent.name for run in (root / "runs").glob(f"*/{ARTIFACT}")]
     raise UserError(
         f"{model}: no such artifact folder, and no finished run of that name in {root / 'runs'}; {nearest(model, runs)}"
     )

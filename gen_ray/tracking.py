@@ -19,6 +19,7 @@ from filelock import FileLock
 from mlflow.entities import Metric, Param, Run, RunTag, ViewType
 
 from gen_ray.errors import RunError
+from gen_ray.storage import here, place
 from gen_ray.store import Store
 
 RUN_ID, PROCESS, PARENT = "gen_ray.run_id", "gen_ray.process", "mlflow.parentRunId"
@@ -138,9 +139,9 @@ class TrackedRun:
 
     def keep(self, path: Path | str, under: str) -> None:
         """Store a folder or file as an artifact."""
-        store = self.client.log_artifacts if Path(path).is_dir() else self.client.log_artifact
-        with told(self.store):
-            store(self.id, str(path), under)
+        with told(self.store), here(place(path)) as found:
+            store = self.client.log_artifacts if found.is_dir() else self.client.log_artifact
+            store(self.id, str(found), under)
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""

@@ -213,7 +213,7 @@ def serve(
 
     found = instances.load(model, storage)
     served = Served(model=model, backlog_seconds=5)
-    app = Application(models={"bench": served}, root=storage.absolute())
+    app = Application(models={"bench": served}, root=storage)
     plan = Plan(rounds=rounds, seconds=seconds, clients=clients, overload_seconds=overload_seconds)
     measured = figures(measure(app, kinds(found.family, sampler), port, plan))
     if as_json:

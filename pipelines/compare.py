@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipelines import terminal
+from pipelines.instances import Storage
 
 
 def compare(
@@ -16,13 +17,13 @@ def compare(
         typer.Option(help="key=value, e.g. family=ddpm, data=fashion_mnist, sweep=ID or any dotted key."),
     ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with the tables and the runs' samples.")] = None,
-    storage: Annotated[Path, typer.Option(help="storage.root of the runs.")] = Path("gen_ray_runs"),
+    storage: Storage = Path("gen_ray_runs"),
     uri: Annotated[str | None, typer.Option(help="tracking.uri, where it is not the default store.")] = None,
 ) -> None:
     """Print the finished runs as a table for each data set, and how to open the MLflow UI on the same store."""
     from gen_ray.store import Store
 
-    store = Store.of(uri, experiment, storage.absolute())
+    store = Store.of(uri, experiment, storage)
     groups = terminal.show_runs(store, sort, where=where or [])
     if html is not None:
         from gen_ray.report import write

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from pipelines import terminal
+from pipelines.instances import Storage
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "demo"
 
 
 def demo(
-    storage: Annotated[Path, typer.Option(help="Where runs and pictures go.")] = Path("gen_ray_runs"),
+    storage: Storage = Path("gen_ray_runs"),
     out: Annotated[Path, typer.Option(help="The picture.")] = Path("demo.png"),
 ) -> None:
     """Train a small model of every family on 8×8 digits through Ray, evaluate, compare and draw: minutes."""
@@ -34,7 +35,7 @@ def demo(
             pictures[f"{experiment.name}: {bits:.2f} bits/dim"] = picture
             runs.append(done.run_id)
     plots.write(out, plots.panel(pictures))
-    store = Store.of(None, experiment.tracking.experiment, storage.absolute())
+    store = Store.of(None, experiment.tracking.experiment, storage)
     terminal.show_runs(store, "eval/bits_per_dim", only=runs)
     typer.echo(
         f"samples, and test images completed: {out}\nnext:\n"

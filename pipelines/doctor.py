@@ -3,20 +3,20 @@
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from pipelines import terminal
+from pipelines.instances import Storage
 
 PACKAGES = ("gen-ray", "ray", "torch", "torchvision", "pyarrow", "mlflow", "pydantic", "safetensors", "scikit-learn")
 
 
 def doctor(
-    storage: Annotated[Path, typer.Option(help="storage.root to look at.")] = Path("gen_ray_runs"),
+    storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Report what this machine and its surroundings can do; exit 1 if something needed is missing."""
-    lines = [*(_package(name) for name in PACKAGES), _devices(), _cluster(), _store(storage.absolute())]
+    lines = [*(_package(name) for name in PACKAGES), _devices(), _cluster(), _store(storage)]
     for good, name, word in lines:
         typer.echo(f"{'ok ' if good else 'NO '} {name}: {word}")
     raise typer.Exit(0 if all(good for good, *_ in lines) else 1)

@@ -1,6 +1,5 @@
 """gen-ray ema RUN: choose the length of the weights' average after training."""
 
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,8 +34,9 @@ def ema(
     from gen_ray.cluster.evaluate import evaluate_average
     from gen_ray.cluster.train import prepare_data
     from gen_ray.engine import artifact, checkpoint
+    from gen_ray.storage import copy, remove
 
-    folder = runs.find_artifact(run, storage.absolute())
+    folder = runs.find_artifact(run, storage)
     home, now = folder.parent, artifact.load(folder)
     candidates = home / ".candidates"
     found: dict[str, dict[str, Any]] = {_name(now.meta.get("ema")): dict(now.meta["metrics"])}
@@ -49,13 +49,9 @@ def ema(
     _show(found, by)
     best = min(found, key=lambda name: found[name][f"eval/{by}"])
     if (candidates / best).exists():
-        checkpoint.commit(folder, partial(_copy, candidates / best))
-    shutil.rmtree(candidates, ignore_errors=True)
+        checkpoint.commit(folder, partial(copy, candidates / best))
+    remove(candidates)
     typer.echo(f"{folder}: {best}")
-
-
-def _copy(source: Path, draft: Path) -> None:
-    shutil.copytree(source, draft, dirs_exist_ok=True)
 
 
 def _name(average: dict[str, Any] | None) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipelines import terminal
+from pipelines.instances import Storage
 
 HEEDED = ("evaluation.", "scaling.", "data.root=")
 
@@ -16,7 +17,7 @@ def evaluate(
         list[str] | None, typer.Argument(help="e.g. evaluation.effort=500 evaluation.sampler=ancestral")
     ] = None,
     reference: Annotated[str, typer.Option(help="The split that samples are held against: train or test.")] = "train",
-    storage: Annotated[Path, typer.Option(help="storage.root of the runs.")] = Path("gen_ray_runs"),
+    storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Measure bits per dimension and Fréchet distance of a trained model."""
     from gen_ray import runs
@@ -30,7 +31,7 @@ def evaluate(
     for override in overrides or []:
         if not override.startswith(HEEDED):
             raise UserError(f"{override}: has no effect on a trained model; what has: {', '.join(HEEDED)}")
-    folder = runs.find_artifact(model, storage.absolute())
+    folder = runs.find_artifact(model, storage)
     experiment = load(folder / "config.yaml", overrides or [])
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)

@@ -63,7 +63,7 @@ def progress(
     from gen_ray.experiment import Scaling
     from gen_ray.runs import find_artifact
 
-    homes = [find_artifact(name, storage.absolute()).parent for name in run]
+    homes = [find_artifact(name, storage).parent for name in run]
     drawn: dict[str, dict[str, list[tuple[float, float]]]] = {}
     lines: list[list[str]] = []
     with connected(Scaling()):

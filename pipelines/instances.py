@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gen_ray.storage import ENVIRONMENT, root
+
 if TYPE_CHECKING:
     import torch
 
@@ -15,7 +17,15 @@ if TYPE_CHECKING:
 ModelName = Annotated[str, typer.Argument(help="A run's id or name, an artifact folder, or models:/NAME@champion.")]
 Rows = Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="All draws are a function of it.")]
-Storage = Annotated[Path, typer.Option(help="storage.root of the runs.")]
+Storage = Annotated[
+    Path,
+    typer.Option(
+        parser=root,
+        metavar="FOLDER|URI",
+        envvar=ENVIRONMENT,
+        help="storage.root of the runs; s3://bucket/prefix and the like too.",
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,7 @@ def load(model: str, storage: Path) -> "Model":
     """Return a trained model on the device there is."""
     from gen_ray.engine import artifact
 
-    return artifact.load(find(model, storage.absolute()), device=device())
+    return artifact.load(find(model, storage), device=device())
 
 
 def find(model: str, root: Path, tracking_uri: str | None = None) -> Path:
@@ -100,7 +110,7 @@ def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.T
     prepared = prepare(
         asked.data or trained.source,
         root=asked.root or (trained.root if asked.data in (None, trained.source) else None),
-        out=storage.absolute() / "data",
+        out=storage / "data",
         options=options,
         on_bad_row=BadRows.parse(trained.on_bad_row),
     )

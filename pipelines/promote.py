@@ -60,7 +60,7 @@ def promote(
     from gen_ray.store import Store
     from gen_ray.tracking import row
 
-    root = storage.absolute()
+    root = storage
     if sum(choice is not None for choice in (run, best, rollback)) != 1:
         raise UserError("give one of RUN, --best METRIC and --rollback MODEL")
     if rollback is not None:

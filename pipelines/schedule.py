@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines import terminal
+from pipelines.instances import Storage
 from pipelines.sweep import Margin, Overrides, PlanFile, Promote, check_promotion
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ app = terminal.new_app()
 app.callback()(lambda: None)
 
 Name = Annotated[str, typer.Argument(help="The schedule.")]
-Storage = Annotated[Path, typer.Option(help="storage.root of the sweeps.")]
 
 
 @app.command()

@@ -106,7 +106,7 @@ def application(
     most = replicas.max_replicas or replicas.min_replicas
     if most < replicas.min_replicas:
         raise UserError(f"--max-replicas {most}: is less than --min-replicas {replicas.min_replicas}")
-    root = storage.absolute()
+    root = storage
     named = _found(models, root, tracking_uri)
     return Application(
         models={

@@ -3,8 +3,11 @@
 import logging
 import os
 import shutil
+import socket
+import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +20,21 @@ ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
 }
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+S3 = f"http://127.0.0.1:{free_port()}"
+"""Chosen before Ray starts, whose workers have the environment of that moment."""
 os.environ.update(ENVIRONMENT)
-os.environ.pop("RAY_ADDRESS", None)
+os.environ.update(AWS_ENDPOINT_URL=S3, AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_REGION="us-east-1")
+for name in ("RAY_ADDRESS", "GEN_RAY_STORAGE", "MLFLOW_TRACKING_URI"):
+    os.environ.pop(name, None)
 ROOT = Path(__file__).parents[1]
 
 
@@ -45,6 +61,30 @@ def cluster() -> Iterator[None]:
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the session's storage.root."""
     return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Path]:
+    """Return a bucket on a real S3 server of loopback, as storage.root."""
+    from gen_ray.storage import place, remote
+
+    port = S3.rpartition(":")[2]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", port],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 30
+        while socket.socket().connect_ex(("127.0.0.1", int(port))):
+            assert server.poll() is None and time.monotonic() < until
+            time.sleep(0.1)
+        bucket = place("s3://gen-ray-tests")
+        remote(bucket)[0].mkdir("gen-ray-tests")
+        yield bucket
+    finally:
+        server.kill()
+        server.wait()
 
 
 @dataclass(frozen=True)

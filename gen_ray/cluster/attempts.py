@@ -10,7 +10,7 @@ import ray.train
 from ray.train.torch import TorchTrainer
 
 from gen_ray import runs
-from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
+from gen_ray.cluster.connect import cpus_per_worker, ray_storage, uses_gpu
 from gen_ray.cluster.reading import Splits
 from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.worker import work
@@ -71,7 +71,7 @@ def trainer(
         ),
         run_config=ray.train.RunConfig(
             name=track.run_id,
-            storage_path=str(experiment.storage.root / "runs"),
+            **ray_storage(experiment.storage.root / "runs"),
             failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=3),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),

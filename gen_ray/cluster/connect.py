@@ -7,11 +7,14 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import ray
 
 from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Scaling
+from gen_ray.storage import is_remote, remote
 
 ENVIRONMENT = {
     # Threads that spin at a barrier while another process wants their core slow small nets down sixfold.
@@ -115,6 +118,16 @@ def uses_gpu(scaling: Scaling) -> bool:
 def needs(scaling: Scaling, cpus: int) -> dict[str, float]:
     """Return what all workers of a training take together, each so many cores."""
     return {"CPU": cpus * scaling.num_workers, **({"GPU": scaling.num_workers} if uses_gpu(scaling) else {})}
+
+
+def ray_storage(folder: Path) -> dict[str, Any]:
+    """Return what Ray Train and Tune are told of a folder or URI: a URI's own client, whatever they would take."""
+    if not is_remote(folder):
+        return {"storage_path": str(folder)}
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+    client, path = remote(folder)
+    return {"storage_path": path, "storage_filesystem": PyFileSystem(FSSpecHandler(client))}
 
 
 def resources() -> str:

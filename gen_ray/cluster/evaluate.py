@@ -10,7 +10,6 @@ import numpy as np
 import ray
 import torch
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from safetensors.torch import load_file
 
 from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
 from gen_ray.datasets.prepared import Prepared
@@ -78,12 +77,10 @@ def measure_checkpoint(
 ) -> dict[str, Any]:
     """Do what ``evaluate`` does, in this process on so many of its cores."""
     experiment, prepared, device = parse(raw), Prepared.load(data), device_of(cpus)
-    checkpoint.verify(folder)
     family = experiment.model(prepared.spec)
     net = family.build_net()
-    net.load_state_dict(load_file(folder / "ema.safetensors"))
+    steps = checkpoint.read(folder, nets={"ema": net})["step"]
     net = net.to(device).eval().requires_grad_(False)
-    steps = checkpoint.position(folder)["step"]
     meta = artifact.describe(prepared.spec, prepared.fingerprint, run_id=run_id, steps=steps)
     model = Model(experiment=experiment, family=family, net=net, meta=meta)
     report = _measure(model, prepared, device, "train")

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +10,7 @@ import ray.data
 
 from gen_ray.datasets.prepared import Prepared, Shard
 from gen_ray.datasets.shards import read_shard
+from gen_ray.storage import place
 
 READERS = 4
 """Processes that read at once. They book no CPU: training workers may have booked all, and wait for what these read."""
@@ -34,7 +34,7 @@ def dataset(shards: list[Shard]) -> "ray.data.Dataset":
 
 def _read(item: dict[str, np.ndarray]) -> pa.Table:
     shard = Shard(
-        path=Path(str(item["path"][0])),
+        path=place(str(item["path"][0])),
         sha256=str(item["sha256"][0]),
         rows=int(item["rows"][0]),
         first_row=int(item["first_row"][0]),

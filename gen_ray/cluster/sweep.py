@@ -11,7 +11,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from gen_ray import runs
 from gen_ray.cluster import tracker
-from gen_ray.cluster.connect import connected, cpus_per_worker, needs, terminable
+from gen_ray.cluster.connect import connected, cpus_per_worker, needs, ray_storage, terminable
 from gen_ray.cluster.data import cached
 from gen_ray.cluster.ledger import SWEEP, Ledger
 from gen_ray.cluster.population import Population, first_turn
@@ -79,7 +79,7 @@ def _home(plan: Plan, *, resume: bool) -> Path:
             raise UserError(f"--resume: {found[-1] / PLAN} is not what is asked for now")
         return found[-1]
     home = below / runs.fresh(plan.sweep.name, below)
-    home.mkdir(parents=True)
+    home.mkdir(parents=True, exist_ok=True)
     (home / PLAN).write_text(text)
     return home
 
@@ -116,7 +116,7 @@ def _run(ledger: Ledger, task: Task, each: Mapping[str, float], most: int, home:
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(home),
+            **ray_storage(home),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=sweep.max_failures),
         ),

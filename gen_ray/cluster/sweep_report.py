@@ -66,12 +66,12 @@ def show(parent: Track, study: Study, outcome: Outcome, home: Path) -> None:
         file = runs.folder(study.plan.first, trial_run(home.name, result.number)) / SAMPLES
         if file.exists():
             title = f"{result.number:03d} {config.words(result.point)}: {result.value:.3f}"
-            samples[title] = np.asarray(Image.open(file))
+            samples[title] = np.asarray(Image.open(io.BytesIO(file.read_bytes())))
     if samples:
         drawn["best_samples"] = plots.panel(samples)
     for name, picture in drawn.items():
         parent.show(f"sweep_{name}", picture, 0)
-        plots.write(home / f"{name}.png", picture)
+        (home / f"{name}.png").write_bytes(plots.png(picture))
     states = [result.state for result in outcome.results]
     parent.log({f"trials/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}, 0)
     if outcome.best:

@@ -12,6 +12,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 
 from gen_ray.errors import RunError
+from gen_ray.storage import beside
 from gen_ray.store import Store
 
 if TYPE_CHECKING:
@@ -227,4 +228,4 @@ def start(store: Store | None, root: Path) -> Any:
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    return ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote(store, root / OUTBOX)
+    return ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote(store, beside(root) / OUTBOX)

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from gen_ray import runs
+from gen_ray import runs, storage
 from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.data import cached
@@ -45,6 +45,7 @@ class Outcome:
 def prepare_data(experiment: Experiment, progress: Callable[[int], None] | None = None) -> Prepared:
     """Return the experiment's data set, preparing it first where that has not been done."""
     data = experiment.data
+    storage.check(experiment.storage.root)
     return prepare(
         data.source,
         root=data.root,

@@ -26,7 +26,7 @@ from gen_ray.engine import checkpoint, plots, shelf
 from gen_ray.engine.loop import fit
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment, parse
-from gen_ray.manifest import write_whole
+from gen_ray.storage import write_whole
 from gen_ray.sweeps.config import DURING
 
 RESULT, SAMPLES = "result.json", "samples.png"
@@ -137,7 +137,7 @@ def _metrics(
     record(track, report, home)
     track.log({"train/minutes": minutes}, 0)
     for picture in report["pictures"].values():
-        plots.write(home / SAMPLES, picture)
+        (home / SAMPLES).write_bytes(plots.png(picture))
     loss = checkpoint.position(trained)["validation_nats"]  # of this attempt or, where that found all done, an earlier
     return {DURING: loss, **report["metrics"], "train/minutes": minutes, "train/steps": report["steps"]}
 

@@ -20,6 +20,7 @@ from gen_ray.engine.loop import fit
 from gen_ray.errors import RunError, SharedError, UserError
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family
+from gen_ray.storage import place
 
 
 class TrainSession(RunSession):
@@ -46,8 +47,8 @@ class TrainSession(RunSession):
 
 def open_session(task: Mapping[str, Any]) -> tuple[Experiment, Family, TrainSession]:
     """Return what a worker's task describes."""
-    experiment, prepared = parse(task["experiment"]), Prepared.load(Path(task["prepared"]))
-    session = TrainSession(experiment, prepared, task["track"], Path(task["home"]), cache=task["cache"])
+    experiment, prepared = parse(task["experiment"]), Prepared.load(place(task["prepared"]))
+    session = TrainSession(experiment, prepared, task["track"], place(task["home"]), cache=task["cache"])
     return experiment, experiment.model(prepared.spec), session
 
 

@@ -3,15 +3,15 @@
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
-from gen_ray import manifest
+from gen_ray import manifest, storage
 from gen_ray.datasets.catalogue import open_source
 from gen_ray.datasets.prepared import FORMAT, SPEC, Prepared, fingerprint
 from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, assign
@@ -54,9 +54,9 @@ def prepare(
         with _alone(out):
             done = _existing(folder)  # another process may have made it while this one waited
             if not done:
-                with _becoming(folder) as draft:
-                    about = {"format": FORMAT, "source": source, "options": options.model_dump(mode="json")}
-                    _fill(draft, origin, about, Quarantine(on_bad_row), shard_bytes, progress or (lambda rows: None))
+                about = {"format": FORMAT, "source": source, "options": options.model_dump(mode="json")}
+                told = progress or (lambda rows: None)
+                _become(folder, partial(_fill, origin, about, Quarantine(on_bad_row), shard_bytes, told))
                 done = Prepared.load(folder)
     if done.quarantined > on_bad_row.limit:
         raise UserError(
@@ -67,7 +67,7 @@ def prepare(
 
 
 def _fill(
-    draft: Path, origin: Source, about: dict[str, object], quarantine: Quarantine, shard_bytes: int, progress: Progress
+    origin: Source, about: dict[str, object], quarantine: Quarantine, shard_bytes: int, progress: Progress, draft: Path
 ) -> None:
     """Write shards, spec, quarantine and, last of all, the manifest."""
     native = origin.spec()
@@ -98,6 +98,7 @@ def _fill(
     if len(quarantine):
         digests["quarantine.jsonl"] = write_durably(draft / "quarantine.jsonl", quarantine.text().encode())
     write_durably(draft / manifest.NAME, manifest.text(digests).encode())
+    manifest.flush(draft)
 
 
 def _coarsened(spec: DataSpec, levels: int | None) -> DataSpec:
@@ -128,7 +129,11 @@ def _existing(folder: Path) -> Prepared | None:
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Let one process at a time prepare below out. The lock ends with the process, however that ends."""
+    """Let one process at a time prepare below out. The lock ends with the process, however that ends.
+
+    On an object store one process of each machine: what two of them make is the same, and the later one stays.
+    """
+    out = storage.beside(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY)
@@ -141,23 +146,11 @@ def _alone(out: Path) -> Iterator[None]:
         os.close(handle)
 
 
-@contextmanager
-def _becoming(folder: Path) -> Iterator[Path]:
-    """Give an empty sibling that takes the folder's name when all went well and vanishes otherwise.
-
-    Whatever earlier, killed attempts left behind is cleared away first.
-    """
-    draft = folder.with_name(f".{folder.name}.partial")
-    for left in folder.parent.glob(".*.partial"):
-        shutil.rmtree(left, ignore_errors=True)
+def _become(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Have a folder appear complete or not at all. What killed attempts left behind is cleared away first."""
+    for left in storage.drafts(folder.parent):
+        storage.remove(left)
     try:
-        draft.mkdir()
-        yield draft
-        manifest.flush(draft)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
-        manifest.flush(folder.parent)
+        storage.commit(folder, fill)
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror or error}; nothing was prepared") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

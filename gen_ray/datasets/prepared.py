@@ -95,8 +95,9 @@ def read_manifest(folder: Path) -> dict[str, str]:
         digests = manifest.read(folder)
     except manifest.DamagedError as error:
         raise DataError(folder / manifest.NAME, "damaged") from error
+    there = {file.name for file in folder.iterdir()}
     for name in digests:
-        if not (folder / name).is_file():
+        if name not in there:
             raise DataError(folder / name, "missing")
         if not name.endswith(".parquet"):
             checked_bytes(folder / name, digests[name])

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from gen_ray import manifest
+from gen_ray import manifest, storage
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine import checkpoint
 from gen_ray.errors import UserError
@@ -56,13 +56,19 @@ def write(folder: Path, model: Model) -> None:
 def verify(folder: Path) -> None:
     """Raise UserError naming the file of an artifact folder that is missing or altered."""
     try:
-        manifest.verify(folder)
+        with storage.here(folder) as found:
+            manifest.verify(found)
     except manifest.DamagedError as error:
         raise UserError(f"the artifact cannot be trusted: {error}; train or fetch it again") from None
 
 
 def load(folder: Path, *, device: torch.device | None = None) -> Model:
     """Return the model of an artifact folder. Raise UserError naming the file that is missing or altered."""
+    with storage.here(folder) as found:
+        return _load(found, device or torch.device("cpu"))
+
+
+def _load(folder: Path, device: torch.device) -> Model:
     verify(folder)
     meta = json.loads((folder / "meta.json").read_text())
     if meta["format"] != FORMAT:
@@ -71,7 +77,7 @@ def load(folder: Path, *, device: torch.device | None = None) -> Model:
     family = experiment.model(DataSpec.model_validate(meta["data"]))
     net = family.build_net()
     net.load_state_dict(load_file(folder / "weights.safetensors"))
-    net = net.to(device or torch.device("cpu")).eval().requires_grad_(False)
+    net = net.to(device).eval().requires_grad_(False)
     return Model(experiment=experiment, family=family, net=net, meta=meta)
 
 

@@ -6,8 +6,6 @@ Randomness and the order of the data are functions of the step, so the step numb
 import errno
 import io
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import nn
 
-from gen_ray import manifest
+from gen_ray import manifest, storage
 from gen_ray.errors import RunError
 
 Files = Mapping[str, bytes]
@@ -61,21 +59,28 @@ def _fill(files: Files, draft: Path) -> None:
     manifest.write(draft)
 
 
-def read(folder: Path, *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load a checkpoint into nets and optimizer and return its position. Raise RunError where it is damaged."""
-    verify(folder)
-    for name, net in nets.items():
-        net.load_state_dict(load_file(folder / f"{name}.safetensors"))
-    optimizer.load_state_dict(torch.load(folder / "optimizer.pt", weights_only=True, map_location="cpu"))
-    return position(folder)
+def read(
+    folder: Path, *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
+) -> dict[str, Any]:
+    """Load what is asked for of a checkpoint and return its position. Raise RunError where it is damaged."""
+    with storage.here(folder) as found:
+        verify(found)
+        for name, net in nets.items():
+            net.load_state_dict(load_file(found / f"{name}.safetensors"))
+        if optimizer is not None:
+            optimizer.load_state_dict(torch.load(found / "optimizer.pt", weights_only=True, map_location="cpu"))
+        return position(found)
 
 
 def verify(folder: Path) -> None:
     """Raise RunError naming the file that is not as it was written."""
     try:
-        manifest.verify(folder)
+        with storage.here(folder) as found:
+            manifest.verify(found)
     except manifest.DamagedError as error:
         raise RunError(f"the checkpoint is damaged: {error}") from None
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be read: {error.strerror or error}", reason="storage") from error
 
 
 def position(folder: Path) -> dict[str, Any]:
@@ -85,17 +90,10 @@ def position(folder: Path) -> dict[str, Any]:
 
 
 def commit(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make folder appear complete or not at all: fill a sibling, flush it, rename it. Nothing is left on failure."""
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
+    """Make folder appear complete or not at all, by filling a draft of it. Raise RunError; nothing is left then."""
     try:
-        draft.mkdir(parents=True)
-        fill(draft)
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
+        storage.commit(folder, fill)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         why, reason = ("disk full", "disk_full") if full else (error.strerror or str(error), "storage")
         raise RunError(f"{folder}: could not be written: {why}", reason=reason) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)

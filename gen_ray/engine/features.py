@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gen_ray import manifest
+from gen_ray import manifest, storage
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine import checkpoint
 from gen_ray.engine.batches import Cached
@@ -63,6 +63,11 @@ def keep(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
 
 def load(folder: Path, spec: DataSpec) -> Extractor:
     """Return a kept extractor. Raise UserError naming the file that is missing or altered."""
+    with storage.here(folder) as found:
+        return _load(found, spec)
+
+
+def _load(folder: Path, spec: DataSpec) -> Extractor:
     try:
         manifest.verify(folder)
     except manifest.DamagedError as error:

@@ -1,5 +1,6 @@
 """Pictures of samples and numbers, as arrays: who shows them decides where they go."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -64,6 +65,13 @@ def write(file: Path, picture: np.ndarray) -> None:
         Image.fromarray(picture).save(file)
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+
+
+def png(picture: np.ndarray) -> bytes:
+    """Return a picture, uint8 (H, W, 3), as a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def write_arrays(file: Path, arrays: Mapping[str, Tensor]) -> None:

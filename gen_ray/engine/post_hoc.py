@@ -4,12 +4,14 @@ Karras et al. 2024 (arXiv 2312.02696), section 3; the arithmetic is in maths/pow
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from gen_ray import storage
 from gen_ray.engine import checkpoint
 from gen_ray.engine.shelf import Shelf, step_of
 from gen_ray.errors import UserError
@@ -40,6 +42,11 @@ def average(home: Path, sigma_rel: float, at: int | None = None) -> dict[str, Te
         gamma = power_ema.gamma_of(sigma_rel)
     except ValueError as error:
         raise UserError(f"--sigma-rel: {error}") from None
+    with ExitStack() as stack:
+        return _average([stack.enter_context(storage.here(folder)) for folder in folders], gamma)
+
+
+def _average(folders: list[Path], gamma: float) -> dict[str, Tensor]:
     files = [(folder, kept) for folder in folders for kept in power_ema.GAMMAS]
     kept_at = torch.tensor([float(step_of(folder)) for folder, _ in files], dtype=torch.float64)
     gammas = torch.tensor([kept for _, kept in files], dtype=torch.float64)

@@ -5,12 +5,12 @@ Nothing else records which there are, so there is nothing that a kill at the wro
 
 import logging
 import math
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from gen_ray import storage
 from gen_ray.engine import checkpoint
 from gen_ray.errors import RunError
 
@@ -51,22 +51,22 @@ class Shelf:
         """Add a checkpoint, then take away what is kept no longer. Raise RunError."""
         self.add(files, step)
         for folder in self._surplus():
-            shutil.rmtree(folder, ignore_errors=True)  # of use to nobody; the next save tries again
+            storage.remove(folder)  # of use to nobody; the next save tries again
 
     def tidy(self) -> None:
         """Remove what writers left that were killed. Only for one who knows that nobody writes."""
-        for draft in self.home.glob(f".{STEP}*"):
-            shutil.rmtree(draft, ignore_errors=True)
+        for draft in storage.drafts(self.home, STEP):
+            storage.remove(draft)
 
     def become(self, other: "Shelf") -> None:
         """Hold copies of what another holds, and nothing else. Only for one who knows that nobody writes."""
-        shutil.rmtree(self.home, ignore_errors=True)
+        storage.remove(self.home)
         for folder in other.folders():
-            checkpoint.commit(self.home / folder.name, partial(_copy, folder))
+            checkpoint.commit(self.home / folder.name, partial(storage.copy, folder))
 
     def folders(self) -> list[Path]:
         """Return the checkpoints, oldest first."""
-        return sorted(self.home.glob(f"{STEP}*"))
+        return storage.complete(self.home, f"{STEP}*")
 
     def last(self) -> Path | None:
         """Return the newest checkpoint that is as it was written, None where there are none.
@@ -86,10 +86,6 @@ class Shelf:
         best = [folder for folder in sorted(newest_first, key=losses.__getitem__) if losses[folder] < math.inf]
         kept = {*newest_first[: self.newest], *best[: self.best]}
         return [folder for folder in losses if folder not in kept]
-
-
-def _copy(folder: Path, draft: Path) -> None:
-    shutil.copytree(folder, draft, dirs_exist_ok=True)
 
 
 def step_of(folder: Path) -> int:

@@ -14,10 +14,10 @@ from pydantic import AfterValidator, AwareDatetime, Field
 from gen_ray.config import Config, validated
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Name, read_yaml
-from gen_ray.manifest import write_whole
 from gen_ray.schedules import cron
 from gen_ray.schedules.cron import Cron
 from gen_ray.schedules.launcher import State, Word
+from gen_ray.storage import is_remote, write_whole
 
 STATE, LOGS, LOCK = ".state.json", "logs", ".lock"
 
@@ -103,7 +103,9 @@ class Book:
     """The files."""
 
     def __init__(self, root: Path) -> None:
-        """Look below a storage.root."""
+        """Look below a storage.root. Raise UserError where that is a URI: its files are locked and kept by a daemon."""
+        if is_remote(root):
+            raise UserError(f"--storage {root}: schedules are kept in a folder of the machine whose daemon keeps them")
         self.root, self.folder = root.absolute(), root.absolute() / "schedules"
 
     def file(self, name: str) -> Path:

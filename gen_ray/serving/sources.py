@@ -6,6 +6,7 @@ from typing import Protocol
 
 from gen_ray import releases, runs
 from gen_ray.releases import Release
+from gen_ray.storage import beside
 from gen_ray.store import Store
 
 
@@ -58,4 +59,4 @@ def source_of(model: str, root: Path, tracking_uri: str | None = None) -> Source
     """Return where the versions of a MODEL come from, root being the storage's. Raise UserError where there is none."""
     if not model.startswith(runs.REGISTERED):
         return Fixed(runs.find_artifact(model, root))
-    return Registered(Store.of(tracking_uri, "gen_ray", root), model, root / "serving" / "artifacts")
+    return Registered(Store.of(tracking_uri, "gen_ray", root), model, beside(root) / "serving" / "artifacts")

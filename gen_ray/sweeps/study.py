@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from gen_ray.sweeps.config import Axis, Plan, Point, Scalar, label
+from gen_ray.sweeps.journal import journal
 from gen_ray.sweeps.points import given
 
 RECORD = "study.jsonl"
@@ -69,7 +69,7 @@ class Study:
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             self.study = optuna.create_study(
                 study_name=folder.name,
-                storage=JournalStorage(JournalFileBackend(str(file))),
+                storage=JournalStorage(journal(file)),
                 # Runs of one pool at the same time: a point close to one that is running is worth less.
                 sampler=optuna.samplers.TPESampler(seed=self.sweep.searcher.seed, constant_liar=True),
                 direction=self.sweep.direction,

@@ -104,10 +104,10 @@ def in_this_process(
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Return the EMA weights of a checkpoint or artifact."""
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     [file] = [p for p in (checkpoint / "ema.safetensors", checkpoint / "weights.safetensors") if p.exists()]
-    return load_file(file)
+    return load(file.read_bytes())
 
 
 def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:

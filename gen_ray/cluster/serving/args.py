@@ -1,12 +1,13 @@
 """What an application of Ray Serve is told, in Python or in the YAML of ``serve deploy``."""
 
-from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from gen_ray.config import Config
+from gen_ray.experiment import Root
 from gen_ray.serving.edition import Limits
+from gen_ray.storage import default
 
 
 class Served(Config):
@@ -29,7 +30,7 @@ class Application(Config):
     """All that is served by one application."""
 
     models: Annotated[dict[str, Served], Field(min_length=1)]
-    root: Path = Path("gen_ray_runs")
+    root: Root = Field(default_factory=default)
     """storage.root of the runs; machines of a cluster share it."""
     tracking_uri: str | None = None
     follow_seconds: float = Field(10, gt=0)

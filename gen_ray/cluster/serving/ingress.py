@@ -14,6 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from gen_ray.cluster.serving.args import Application
 from gen_ray.cluster.serving.handles import HandleDesk
 from gen_ray.serving import api, settings
+from gen_ray.storage import beside
 
 LOG_BYTES, LOG_FILES = 20 * 2**20, 5
 
@@ -27,7 +28,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app; Ray Serve asks for it in the replica."""
-        write_logs(self._app.root.absolute() / "serving")
+        write_logs(beside(self._app.root) / "serving")
         desks = {name: HandleDesk(handle) for name, handle in self._handles.items()}
         return api.build(desks, door(self._app))
 

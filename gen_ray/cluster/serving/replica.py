@@ -32,7 +32,7 @@ class Replica:
         logging.getLogger("gen_ray").setLevel(logging.INFO)
         self._seat = Seat(
             id,
-            source_of(served.model, app.root.absolute(), app.tracking_uri),
+            source_of(served.model, app.root, app.tracking_uri),
             device=device,
             limits=app.limits,
             told=self._meters.told,
