@@ -18,6 +18,7 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What may become part of a path: no separators, no leading dot, no control characters."""
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+Count = Annotated[int, Field(ge=1)]
 
 
 def _root(where: object) -> Path:
@@ -71,12 +72,34 @@ class Training(Config):
 class Scaling(Config):
     """Where it runs. ``auto``: the machine's cores divided among the workers, and a GPU each where there are enough."""
 
-    num_workers: int = Field(1, ge=1)
-    cpus_per_worker: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    num_workers: Count | tuple[Count, Count] = Field(1, description="or [fewest, most]: it goes on with what there is")
+    cpus_per_worker: Count | Literal["auto"] = "auto"
     use_gpu: bool | Literal["auto"] = "auto"
     max_failures: int = Field(3, ge=0, description="lost workers after which a run is given up")
     hang_seconds: float = Field(60.0, ge=1, description="a worker that says nothing for so long counts as lost")
+    grow_seconds: float = Field(60.0, gt=0, description="how often a run that could have more workers looks for room")
     priority: float = Field(1.0, gt=0, description="what share it has of a cluster on which others wait too")
+
+    @property
+    def fewest_workers(self) -> int:
+        """Return how many workers it needs to go on."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Return how many workers it has where there is room. Its batches are cut for so many, however many work."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+    @property
+    def elastic(self) -> bool:
+        """Return whether it may lose workers, or gain some, and go on."""
+        return not isinstance(self.num_workers, int)
+
+    @model_validator(mode="after")
+    def _no_more_than_most(self) -> "Scaling":
+        if self.fewest_workers > self.most_workers:
+            raise ValueError(f"num_workers={list(self.num_workers)}: is [fewest, most]")  # type: ignore[arg-type]
+        return self
 
 
 class Evaluation(Config):
@@ -118,7 +141,7 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _lanes_divide_the_batch(self) -> "Experiment":
-        lanes = self.scaling.num_workers * self.training.accumulate
+        lanes = self.scaling.most_workers * self.training.accumulate
         if self.data.batch_size % lanes:
             raise ValueError(
                 f"data.batch_size={self.data.batch_size} must be a multiple of "

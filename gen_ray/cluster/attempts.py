@@ -18,6 +18,8 @@ from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
 
+ROOM_SECONDS = 10.0
+"""How long an elastic run waits for room for the workers that it has lost before it goes on with fewer."""
 logger = logging.getLogger(__name__)
 
 
@@ -54,6 +56,8 @@ def trainer(
     """Return a Ray Train trainer that calls loop({experiment, prepared, track, cache, **extra}) on every worker."""
     scaling, gpu = experiment.scaling, uses_gpu(experiment.scaling)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(scaling.hang_seconds)  # the driver's goes with the run
+    if scaling.elastic:
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ROOM_SECONDS)
     task = {
         "experiment": experiment.resolved(),
         "prepared": str(prepared.folder),
@@ -66,6 +70,7 @@ def trainer(
         train_loop_config={**task, **extra},
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers,
+            elastic_resize_monitor_interval_s=scaling.grow_seconds,
             use_gpu=gpu,
             resources_per_worker={"CPU": cpus_per_worker(scaling), **({"GPU": 1} if gpu else {})},
         ),

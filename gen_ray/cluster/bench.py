@@ -43,7 +43,7 @@ def ingest_rates(experiment: Experiment, *, rounds: int, steps: int) -> dict[str
 def scaling_rates(experiments: list[Experiment], *, rounds: int, steps: int) -> list[list[float]]:
     """Return images per second of each experiment in each round; they run one after the other, round after round."""
     rates: list[list[float]] = [[] for _ in experiments]
-    with connected(max((e.scaling for e in experiments), key=lambda scaling: scaling.num_workers)):
+    with connected(max((e.scaling for e in experiments), key=lambda scaling: scaling.most_workers)):
         for _ in range(rounds):
             for experiment, found in zip(experiments, rates, strict=True):
                 found.append(_on_workers(experiment, _stepping, steps=steps))

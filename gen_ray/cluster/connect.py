@@ -92,7 +92,7 @@ def terminable() -> Iterator[None]:
 
 
 def _booked(scaling: Scaling) -> int:
-    return scaling.num_workers * (1 if scaling.cpus_per_worker == "auto" else scaling.cpus_per_worker)
+    return scaling.most_workers * (1 if scaling.cpus_per_worker == "auto" else scaling.cpus_per_worker)
 
 
 def cpus_per_worker(scaling: Scaling) -> int:
@@ -102,22 +102,22 @@ def cpus_per_worker(scaling: Scaling) -> int:
     nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
     local = len(nodes) == 1 and "RAY_ADDRESS" not in os.environ
     cores = min(max(nodes), os.cpu_count() or 1) if local else max(nodes)
-    return max(1, int(cores) // math.ceil(scaling.num_workers / len(nodes)))
+    return max(1, int(cores) // math.ceil(scaling.most_workers / len(nodes)))
 
 
 def uses_gpu(scaling: Scaling) -> bool:
     """Return whether each worker gets a GPU. Raise UserError where GPUs are demanded and there are too few."""
     there = int(ray.cluster_resources().get("GPU", 0))
-    if scaling.use_gpu is True and there < scaling.num_workers:
+    if scaling.use_gpu is True and there < scaling.fewest_workers:
         raise UserError(
-            f"scaling.use_gpu=true: {scaling.num_workers} workers need as many GPUs, the cluster has {there}"
+            f"scaling.use_gpu=true: {scaling.fewest_workers} workers need as many GPUs, the cluster has {there}"
         )
-    return there >= scaling.num_workers if scaling.use_gpu == "auto" else scaling.use_gpu
+    return there >= scaling.fewest_workers if scaling.use_gpu == "auto" else scaling.use_gpu
 
 
 def needs(scaling: Scaling, cpus: int) -> dict[str, float]:
-    """Return what all workers of a training take together, each so many cores."""
-    return {"CPU": cpus * scaling.num_workers, **({"GPU": scaling.num_workers} if uses_gpu(scaling) else {})}
+    """Return what the workers that a training cannot do without take together, each so many cores."""
+    return {"CPU": cpus * scaling.fewest_workers, **({"GPU": scaling.fewest_workers} if uses_gpu(scaling) else {})}
 
 
 def ray_storage(folder: Path) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def fits_in_memory(prepared: Prepared, workers: int) -> bool:
 
 def cached(experiment: Experiment, prepared: Prepared) -> Splits:
     """Return the splits read, or none where the workers are to stream them."""
-    fits = fits_in_memory(prepared, experiment.scaling.num_workers)
+    fits = fits_in_memory(prepared, experiment.scaling.most_workers)
     memory = {"memory": True, "stream": False}.get(experiment.data.cache, fits)
     return read(prepared) if memory else {}
 

@@ -16,7 +16,7 @@ from gen_ray.cluster.data import Streamed
 from gen_ray.cluster.tracker import Track
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import checkpoint, post_hoc, shelf
-from gen_ray.engine.batches import Batches, Cached
+from gen_ray.engine.batches import Batches, Cached, Together
 from gen_ray.engine.checkpoint import Files
 from gen_ray.errors import RunError, SharedError
 from gen_ray.experiment import Experiment
@@ -51,19 +51,30 @@ class RunSession(ABC):
     def batches(self, split: str) -> Batches:
         """Return a split: read once into this worker's memory, or anew every epoch where it is too large."""
         if split not in self.held:
-            place = {
-                "batch_size": self.experiment.data.batch_size,
-                "seed": self.experiment.training.seed,
-                "rank": self.rank,
-                "world_size": self.world_size,
-                "accumulate": self.experiment.training.accumulate,
-            }
             rows = self.rows(split)
-            if rows is None:
-                self.held[split] = Streamed(self.prepared.shards(split), **place)
-            else:
-                self.held[split] = Cached(rows, **place)
+            self.held[split] = Together([self._view(split, rows, slot) for slot in self.slots])
         return self.held[split]
+
+    def _view(self, split: str, rows: Tensor | None, slot: int) -> Batches:
+        place = {
+            "batch_size": self.experiment.data.batch_size,
+            "seed": self.experiment.training.seed,
+            "rank": slot,
+            "world_size": self.all_slots,
+            "accumulate": self.experiment.training.accumulate,
+        }
+        return Streamed(self.prepared.shards(split), **place) if rows is None else Cached(rows, **place)
+
+    @property
+    def all_slots(self) -> int:
+        """Return for how many workers a batch is cut: as many as there may be."""
+        return self.experiment.scaling.most_workers
+
+    @property
+    def slots(self) -> range:
+        """Return which of these workers' work is this rank's."""
+        first, end = (rank * self.all_slots // self.world_size for rank in (self.rank, self.rank + 1))
+        return range(first, end)
 
     def sum(self, values: Tensor) -> Tensor:
         """Return values summed over the ranks."""
@@ -113,6 +124,10 @@ class RunSession(ABC):
         if self.answer is None and time.monotonic() - self.asked_at > ASK_SECONDS:
             self.answer, self.asked_at = self.track.stopping(), time.monotonic()
         return self.stop
+
+    def leaving(self) -> bool:
+        """Return False where nobody gives notice."""
+        return False
 
     def settle(self) -> None:
         """Wait for what is being written. Raise SharedError on every rank where that failed: none waits for another."""

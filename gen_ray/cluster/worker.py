@@ -39,6 +39,10 @@ class TrainSession(RunSession):
             return None
         return in_memory(ray.train.get_dataset_shard(split), self.prepared.rows[split], self.prepared.spec)
 
+    def leaving(self) -> bool:
+        """Return whether Ray was told to drain a rank's machine, as when a spot instance is reclaimed."""
+        return ray.train.get_preemption_info() is not None
+
     def prepare(self, net: nn.Module) -> nn.Module:
         """Return the net on its device, under DDP where there are several ranks."""
         kwargs = {"gradient_as_bucket_view": True, "broadcast_buffers": False}

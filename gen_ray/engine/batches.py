@@ -5,7 +5,7 @@ lanes r·a … r·a + a−1. Two workers are so the same computation as one work
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -99,6 +99,28 @@ class Cached(Lanes):
         """Yield every world_size-th slice of the split, beginning with the rank's own."""
         for index in range(self.rank, -(-self.rows // size), self.world_size):
             yield index, self.x[index * size : (index + 1) * size]
+
+
+@dataclass(frozen=True)
+class Together:
+    """Several ranks' views of one split as one: those of a worker that does the work of them all."""
+
+    parts: Sequence[Batches]
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows of the whole split."""
+        return self.parts[0].rows
+
+    def stream(self, first_step: int) -> Iterator[list[Tensor]]:
+        """Yield the micro-batches of all of them, of each step."""
+        for micros in zip(*(part.stream(first_step) for part in self.parts), strict=True):
+            yield [micro for of_part in micros for micro in of_part]
+
+    def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield the share of the split that they have together."""
+        for part in self.parts:
+            yield from part.ordered(size)
 
 
 @lru_cache(maxsize=2)

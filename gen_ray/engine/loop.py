@@ -15,12 +15,15 @@ from gen_ray.engine.session import Session
 from gen_ray.engine.step import Learner, Wish, autocast
 from gen_ray.engine.texts import page
 from gen_ray.errors import SharedError
-from gen_ray.experiment import Experiment
+from gen_ray.experiment import Experiment, Training
 from gen_ray.family import Family
 from gen_ray.maths.noise import generator
 
 VALIDATION_ROWS = 256
 """Rows of one validation batch: part of the position that fixes its noise, so not for tuning."""
+
+LOOK_SECONDS = 2.0
+"""How often is asked whether a machine is about to be taken away: of all ranks together, which takes milliseconds."""
 
 PREVIEW_IMAGES, PREVIEW_TEXTS = 64, 8
 """Samples by which learning is watched: as many as one looks at, or reads."""
@@ -68,21 +71,46 @@ def steps(
     """
     training, end = learner.training, learner.total_steps if end is None else end
     stream = Clocked(batches.stream(first))
-    meter, saved_at = Meter(learner, stream, batch_size, first), time.monotonic()
+    meter, watch = Meter(learner, stream, batch_size, first), Watch(training, learner.session)
     for step, micros in zip(range(first, end), stream, strict=False):
-        late = time.monotonic() - saved_at > training.checkpoint_every_seconds
-        stop = learner.session.rank == 0 and learner.session.stopping()
-        began = time.monotonic()
-        report, wish = learner.step(micros, step, Wish.STOP if stop else Wish(late))
+        wished, began = watch.wish(), time.monotonic()
+        report, agreed = learner.step(micros, step, wished)
+        wish = watch.answer(agreed)
         if step == first and training.compile:  # the first step compiles forward and backward
             learner.session.log({"train/compile_seconds": time.monotonic() - began}, step)
         meter.add(report)
         done = step + 1
         if done % training.log_every_steps == 0 or done == end:
             meter.flush(done)
-        saved_at = time.monotonic() if wish else saved_at
         with meter.paused():
             yield done, wish
+
+
+class Watch:
+    """When a checkpoint is due, or the end: rank 0 wishes, before each step, and all ranks do it after that step."""
+
+    def __init__(self, training: Training, session: Session) -> None:
+        """Begin with nothing due."""
+        self.every, self.session = training.checkpoint_every_seconds, session
+        self.saved_at = self.looked_at = time.monotonic()
+
+    def wish(self) -> Wish:
+        """Return what rank 0 wishes; of the others nobody takes notice."""
+        now = time.monotonic()
+        if self.session.rank == 0 and self.session.stopping():
+            return Wish.STOP
+        if now - self.saved_at > self.every:
+            return Wish.CHECKPOINT
+        return Wish.LOOK if now - self.looked_at > LOOK_SECONDS else Wish.GO_ON
+
+    def answer(self, agreed: Wish) -> Wish:
+        """Return GO_ON, CHECKPOINT or STOP; where a machine is about to go, that is a checkpoint at every look."""
+        if agreed is Wish.LOOK:
+            self.looked_at = time.monotonic()
+            agreed = Wish.CHECKPOINT if self.session.leaving() else Wish.GO_ON
+        if agreed:
+            self.saved_at = time.monotonic()
+        return agreed
 
 
 def step_at(epoch: int, batch_size: int, rows: int) -> int:

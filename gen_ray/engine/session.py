@@ -23,8 +23,18 @@ class Session(Protocol):
     world_size: int
     device: torch.device
 
+    @property
+    def all_slots(self) -> int:
+        """Return for how many workers a batch is cut, however many there are now."""
+        ...
+
+    @property
+    def slots(self) -> range:
+        """Return which of these workers' work is this rank's."""
+        ...
+
     def batches(self, split: str) -> Batches:
-        """Return this rank's view of a split."""
+        """Return the view of a split that this rank's slots have together."""
         ...
 
     def prepare(self, net: nn.Module) -> nn.Module:
@@ -66,6 +76,10 @@ class Session(Protocol):
         """Return whether the training is to stop now; asked of rank 0 before every step, so it must not wait."""
         ...
 
+    def leaving(self) -> bool:
+        """Return, on every rank alike, whether notice was given that a machine of this training is taken away soon."""
+        ...
+
     def settle(self) -> None:
         """Return when all has been written. Raise SharedError on every rank where it could not be."""
         ...
@@ -84,6 +98,8 @@ class LocalSession:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     world_size: int = 1
+    slots: range = range(1)
+    all_slots: int = 1
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -126,6 +142,10 @@ class LocalSession:
             post_hoc.shelf(self.folder).add(pack(), step)
 
     def stopping(self) -> bool:
+        """Return False."""
+        return False
+
+    def leaving(self) -> bool:
         """Return False."""
         return False
 

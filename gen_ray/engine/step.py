@@ -22,8 +22,10 @@ class Wish(IntEnum):
     """What is to be done after a step, on all ranks alike."""
 
     GO_ON = 0
-    CHECKPOINT = 1
-    STOP = 2
+    LOOK = 1
+    """Ask whether a machine is about to be taken away."""
+    CHECKPOINT = 2
+    STOP = 3
 
 
 class NonFiniteError(SharedError):
@@ -74,6 +76,9 @@ class Learner:
             weight_decay=training.weight_decay,
             fused=True,
         )
+        self.lanes = range(session.slots.start * training.accumulate, session.slots.stop * training.accumulate)
+        # Ranks are averaged, each the sum of its lanes over this: the mean of all lanes, however they are shared out.
+        self.divisor = session.all_slots * training.accumulate / session.world_size
         self.names: list[str] = []
         self.newest = self.best = math.inf  # validation loss, nats per example: the last and the lowest one
 
@@ -85,8 +90,8 @@ class Learner:
         session, training = self.session, self.training
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, step, self.total_steps)
-        sums = [self._backward(x, step, lane, last=lane == len(micros) - 1) for lane, x in enumerate(micros)]
-        report = torch.stack(sums).mean(0)
+        sums = [self._backward(x, step, lane, last=x is micros[-1]) for lane, x in enumerate(micros, self.lanes.start)]
+        report = torch.stack(sums).sum(0) / self.divisor
         norm = nn.utils.clip_grad_norm_(self.bare.parameters(), training.gradient_clip_norm or math.inf)
         flags = torch.zeros(1 + session.world_size, device=session.device)
         flags[0] = float(wish) if session.rank == 0 else 0.0
@@ -110,16 +115,16 @@ class Learner:
 
     def _backward(self, x: Tensor, step: int, lane: int, *, last: bool) -> Tensor:
         """Add the gradient of one micro-batch; return the means of loss and parts (P,), nats per example."""
-        session, accumulate = self.session, self.training.accumulate
+        session = self.session
         x = x.to(session.device, non_blocking=True)
-        rng = generator(self.training.seed, step, session.rank * accumulate + lane, device=session.device)
+        rng = generator(self.training.seed, step, lane, device=session.device)
         torch.manual_seed(rng.initial_seed())  # dropout draws from the global state: make that a function of step too
         with ExitStack() as stack:
             if not last and isinstance(self.net, DistributedDataParallel):
                 stack.enter_context(self.net.no_sync())  # DDP averages once, with the last micro-batch
             with autocast(self.training.precision, session.device):
                 terms = self.family.loss(self.net, x, rng, step=step)
-            (terms.total.mean() / (self.family.spec.dims * accumulate)).backward()
+            (terms.total.mean() / (self.family.spec.dims * self.divisor)).backward()
         self.names = ["loss_nats", *terms.parts]
         return torch.stack([part.detach().mean() for part in (terms.total, *terms.parts.values())])
 

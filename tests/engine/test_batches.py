@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gen_ray.engine.batches import Cached, permutation
+from gen_ray.engine.batches import Cached, Together, permutation
 
 X = torch.arange(23)
 
@@ -63,3 +63,16 @@ def test_a_permutation_is_a_function_of_its_key() -> None:
     share = np.mean([permutation(10, seed)[0] for seed in range(2000)])
     assert abs(share - 4.5) < 4 * (99 / 12 / 2000) ** 0.5
     assert Cached(X, batch_size=8).rows == 23
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_worker_that_does_the_work_of_several_has_their_rows(accumulate: int) -> None:
+    views = [Cached(X, batch_size=8, rank=r, world_size=4, accumulate=accumulate) for r in range(4)]
+    both = Together(views[1:3])
+    steps = list(itertools.islice(both.stream(2), 5))
+    apart = [list(itertools.islice(view.stream(2), 5)) for view in views[1:3]]
+    for found, first, second in zip(steps, *apart, strict=True):
+        assert torch.equal(torch.cat(found), torch.cat([*first, *second])) and len(found) == 2 * accumulate
+    assert both.rows == len(X)
+    seen = [index for part in (Together(views[:3]), Together(views[3:])) for index, _ in part.ordered(3)]
+    assert sorted(seen) == list(range(-(-len(X) // 3)))

@@ -18,7 +18,7 @@ from gen_ray.errors import UserError
 from gen_ray.experiment import Training
 from gen_ray.family import LossTerms
 from gen_ray.maths.noise import generator
-from tests.engine.toys import CPU, SPEC, Ring, RingSession, experiment, images, session
+from tests.engine.toys import CPU, SPEC, Ring, RingSession, experiment, images, session, splits
 
 
 def learner(family: str = "vae", *, kind: type = LocalSession, total: int = 100, **training: Any) -> Learner:
@@ -62,7 +62,7 @@ def test_two_ranks_are_one_rank_with_two_micro_batches(family: str) -> None:
     for rank in (0, 1):
         exp = experiment(family, workers=2)
         alone = Learner(exp.model(SPEC), exp.training, RingSession(Ring(2), rank, exp), 100)
-        alone._backward(lanes[rank], 5, 0, last=True)
+        alone._backward(lanes[rank], 5, rank, last=True)
         apart.append([p.grad for p in alone.bare.parameters()])
     for grad, first, second in zip([p.grad for p in one.bare.parameters()], *apart, strict=True):
         torch.testing.assert_close(grad, (first + second) / 2, rtol=1e-5, atol=1e-7)
@@ -285,3 +285,22 @@ def test_a_compiled_run_learns_what_the_eager_one_learns_under_the_same_names() 
     assert ends[0].keys() == ends[1].keys()
     for name in ends[0]:
         torch.testing.assert_close(ends[1][name], ends[0][name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("shared_out", [[range(4)], [range(2), range(2, 4)], [range(1), range(1, 2), range(2, 4)]])
+def test_the_step_is_the_same_however_many_workers_share_its_lanes(shared_out: list[range]) -> None:
+    """A batch of four lanes by one, two or, unequally, three workers: the average of their gradients is one thing."""
+    lanes = list(images(8).split(2))
+
+    def gradients(slots: range, workers: int) -> list[torch.Tensor]:
+        exp = experiment("vae")
+        place = LocalSession(splits(exp), world_size=workers, slots=slots, all_slots=4)
+        alone = Learner(exp.model(SPEC), exp.training, place, 100)
+        for lane in alone.lanes:
+            alone._backward(lanes[lane], 5, lane, last=lane == alone.lanes[-1])
+        return [p.grad for p in alone.bare.parameters()]
+
+    expected = gradients(range(4), 1)
+    found = [gradients(slots, len(shared_out)) for slots in shared_out]
+    for wanted, *parts in zip(expected, *found, strict=True):
+        torch.testing.assert_close(torch.stack(parts).mean(0), wanted, rtol=1e-5, atol=1e-7)

@@ -112,7 +112,9 @@ class RingSession(LocalSession):
     """One rank of a ring."""
 
     def __init__(self, ring: Ring, rank: int, exp: Experiment) -> None:
-        super().__init__(splits(exp, rank), rank=rank, world_size=ring.size)
+        super().__init__(
+            splits(exp, rank), rank=rank, world_size=ring.size, slots=range(rank, rank + 1), all_slots=ring.size
+        )
         self.ring = ring
 
     def sum(self, values: Tensor) -> Tensor:

@@ -1,0 +1,111 @@
+"""Everything on an object store: a real S3 server of loopback holds data, runs, checkpoints and MLflow's artifacts."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import requests
+import yaml
+
+from gen_ray import runs
+from gen_ray.cluster.train import prepare_data
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.engine import shelf
+from gen_ray.experiment import Experiment, merge, parse
+from gen_ray.storage import remote
+from gen_ray.store import Store
+from gen_ray.tracking import rows
+from tests.cluster.street import in_this_process, same, through_ray, tiny, weights
+from tests.conftest import ROOT, free_port
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
+
+
+def on(s3: Path, name: str, experiment: Experiment, **sections: object) -> Experiment:
+    raw = experiment.resolved()
+    merge(raw, {"storage": {"root": str(s3 / name)}, "name": name, **sections})
+    return parse(raw)
+
+
+def test_weights_trained_there_are_those_of_a_folder(cluster: None, s3: Path, storage: Path) -> None:
+    """Two workers read, save and resume there; what they come to is bit for bit what one process does at home."""
+    away = on(s3, "away", tiny(storage, training={"epochs": 2}, scaling={"num_workers": 2}))
+    prepared = prepare_data(away)
+    assert str(prepared.folder).startswith(f"{s3 / 'away' / 'data'}/digits-")
+    assert Prepared.load(prepared.folder).fingerprint == prepare_data(away).fingerprint
+    alone = tiny(storage, training={"epochs": 2, "accumulate": 2})
+    expected, _ = in_this_process(alone, prepare_data(alone))
+    home = runs.folder(away, "away-run")
+    through_ray(away, prepared, "away-run", until=1)
+    first = shelf.checkpoints(home).last()
+    assert first is not None
+    through_ray(away, prepared, "away-run")
+    last = shelf.checkpoints(home).last()
+    assert last is not None and shelf.step_of(last) > shelf.step_of(first)
+    assert same(weights(last), expected)
+
+
+@pytest.fixture
+def mlflow(s3: Path, tmp_path: Path) -> Iterator[str]:
+    """Return the address of an MLflow server whose artifacts are on S3."""
+    port = free_port()
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(s3 / "mlflow"),
+    ]  # fmt: skip
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    address, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    try:
+        while True:
+            try:
+                if requests.get(f"{address}/health", timeout=5).ok:
+                    break
+            except requests.ConnectionError:
+                assert server.poll() is None and time.monotonic() < until
+                time.sleep(0.2)
+        yield address
+    finally:
+        for process in [*psutil.Process(server.pid).children(recursive=True), server]:
+            process.kill()
+        server.wait()
+
+
+def test_every_verb_finds_there_what_another_left(s3: Path, mlflow: str, storage: Path, tmp_path: Path) -> None:
+    """Nothing but two variables says where: trained, resumed from, swept, evaluated, sampled, promoted and compared."""
+    environment = {**os.environ, "GEN_RAY_STORAGE": str(s3 / "verbs"), "MLFLOW_TRACKING_URI": mlflow}
+    environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+
+    def gen_ray(*words: object) -> str:
+        command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    raw = tiny(storage).resolved() | {"name": "there"}
+    del raw["storage"]
+    file, plan = tmp_path / "there.yaml", tmp_path / "sweep.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    grid = {"space": {"family.latent_dim": {"choice": [2, 3]}}, "searcher": {"name": "grid"}}
+    plan.write_text(yaml.safe_dump({"name": "swept", "experiment": str(file), **grid}))
+    gen_ray("train", file)
+    gen_ray("sweep", plan)
+    gen_ray("promote", "there", "-n", "64", "--minutes", "0.05", "--name", "there")
+    pictures = [tmp_path / "run.npz", tmp_path / "champion.npz"]
+    gen_ray("sample", "there", "-n", "2", "--out", pictures[0])
+    gen_ray("sample", "models:/there@champion", "-n", "2", "--out", pictures[1])
+    first, second = (np.load(picture)["samples"] for picture in pictures)
+    assert (first == second).all()
+    assert "there" in gen_ray("compare")
+    states = {row.name: row.status for row in rows(Store(mlflow, "gen_ray"))}
+    assert set(states.values()) == {"FINISHED"} and len(states) == 4
+    client, bucket = remote(s3)
+    kept = [path.removeprefix(f"{bucket}verbs/") for path in client.find(f"{bucket}verbs")]
+    assert {path.split("/")[0] for path in kept} == {"data", "extractors", "runs", "sweeps"}
+    assert client.find(f"{bucket}mlflow")
