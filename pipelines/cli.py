@@ -9,6 +9,7 @@ from pipelines import (
     evaluate,
     figure,
     impute,
+    jobs,
     latent,
     prepare,
     promote,
@@ -17,6 +18,8 @@ from pipelines import (
     schedule,
     score,
     serve,
+    start,
+    submit,
     sweep,
     terminal,
     train,
@@ -39,6 +42,8 @@ VERBS = (
     doctor.doctor,
 )
 GROUPS = {
+    "jobs": (jobs.app, "What runs and ran on a cluster."),
+    "start": (start.app, "The processes of a cluster's machines."),
     "schedule": (schedule.app, "Sweeps that recur, kept by a daemon."),
     "latent": (latent.app, "Features, reconstructions, ways and maps of a latent space."),
     "figure": (figure.app, "A figure of the literature, trained for and drawn by one command."),
@@ -52,6 +57,7 @@ def main() -> None:
     app.callback()(lambda: None)
     for verb in VERBS:
         app.command()(verb)
+    app.command(context_settings=submit.SETTINGS)(submit.submit)
     for name, (group, purpose) in GROUPS.items():
         app.add_typer(group, name=name, help=purpose)
     terminal.main(app)

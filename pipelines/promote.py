@@ -1,7 +1,6 @@
 """gen-ray promote RUN: measure a model's samplers, and make it the champion that is served."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from io import BytesIO
@@ -72,10 +71,7 @@ def promote(
     own = row(store, json.loads((chosen / "meta.json").read_text())["run_id"])
     candidate = registry.record(own, metric)
     model = name or f"{found.data.source.partition(':')[0]}-{found.family.name}".replace("_", "-")
-    if not re.fullmatch(NAME_PATTERN, model):
-        raise UserError(
-            f"--name {model}: a name is 1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
-        )
+    terminal.matches("--name", model, NAME_PATTERN)
     reason = "" if force else registry.obstacle(store, model, candidate, margin=margin)
     if reason:  # told before anything is measured for minutes
         typer.echo(f"{model} keeps its champion: {reason} (--force)")

@@ -70,6 +70,7 @@ def serve(
     Keys are read from GEN_RAY_API_KEYS=name:key,name:key. Ctrl-C and SIGTERM finish what was begun.
     """
     from gen_ray.cluster.serving import server
+    from gen_ray.storage import beside
 
     if stop:
         typer.echo("stopped" if server.stop() else "nothing was served")
@@ -82,7 +83,7 @@ def serve(
         for id, model in app.models.items():
             typer.echo(f"{id}: {model.model}")
         typer.echo(f"{url}/ is the page, {url}/docs the API; {_keys(app)}")
-        typer.echo(f"requests: {app.root / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
+        typer.echo(f"requests: {beside(app.root) / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
         if not detach:
             _until_told()
             typer.echo("ending: what was begun is finished", err=True)

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import signal
 import sys
 import time
@@ -11,6 +12,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import typer
+
+from gen_ray import token
 
 if TYPE_CHECKING:
     from gen_ray.comparison import Table
@@ -29,6 +32,7 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     """Run a verb or all of them. Exit 0 done, 1 failed, 2 the user's mistake; --debug shows the traceback."""
     # Before torch is loaded, which reads it once: spinning at barriers, its threads wait for any other work's turn.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    token.use()
     app = verb if isinstance(verb, typer.Typer) else _alone(verb)
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
@@ -186,6 +190,16 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
 
     if value not in known:
         raise UserError(f"{option} {value!r}: {nearest(value, known)}")
+
+
+def matches(option: str, value: str, pattern: str) -> None:
+    """Raise UserError where value cannot be a name, as part of a path or an address."""
+    from gen_ray.errors import UserError
+
+    if not re.fullmatch(pattern, value):
+        raise UserError(
+            f"{option} {value}: a name is 1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
+        )
 
 
 def show_chains(what: str, known: Mapping[str, "Sampler"]) -> None:

@@ -12,24 +12,10 @@ from typing import Any
 
 import ray
 
+from gen_ray.cluster import environment
 from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Scaling
 from gen_ray.storage import is_remote, remote
-
-ENVIRONMENT = {
-    # Threads that spin at a barrier while another process wants their core slow small nets down sixfold.
-    "OMP_WAIT_POLICY": "passive",
-    # The controller looks at its workers this often, and a report waits for it; Ray's 2 s cost a short epoch dearly.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial's result is its error
-}
-
-
-ALONE = {
-    # Nobody gives notice of taking a machine of one's own away; a process that waits for it costs every start a second.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-}
 
 
 @contextmanager
@@ -43,7 +29,7 @@ def connected(scaling: Scaling) -> Iterator[None]:
 def joined(cpus: int) -> Iterator[None]:
     """Do what connected does for work that books so many cores, which this machine need not have."""
     address = os.environ.get("RAY_ADDRESS")
-    for key, value in (ENVIRONMENT if address else ENVIRONMENT | ALONE).items():
+    for key, value in (environment.RAY if address else environment.RAY | environment.ALONE).items():
         os.environ.setdefault(key, value)
     if ray.is_initialized():
         yield

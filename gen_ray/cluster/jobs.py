@@ -1,21 +1,49 @@
 """Commands as Ray jobs: submitted under an id that is taken only once, and asked after by it."""
 
+import asyncio
+import logging
 import os
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
+import aiohttp
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from gen_ray.errors import RunError
+from gen_ray.cluster import environment
+from gen_ray.errors import RunError, UserError, nearest
 from gen_ray.schedules.launcher import State
 
 T = TypeVar("T")
-OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+ADDRESS = "RAY_API_SERVER_ADDRESS"
+OVERRULING = (ADDRESS, "RAY_ADDRESS")
 """Ray's client prefers these to the address it is given."""
+STOPPED_CODE = 143
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.working_dir",
+)
+"""Ray's loggers that tell of every file left out of an upload."""
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job as a list shows it; times are seconds since 1970."""
+
+    id: str
+    state: str
+    command: str
+    began: float
+    seconds: float
+    message: str
 
 
 class Jobs:
@@ -25,16 +53,16 @@ class Jobs:
         """Connect to nothing yet: the cluster may come and go."""
         self.address = address
 
-    def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
+    def submit(self, job: str, words: Sequence[str], folder: Path, variables: Mapping[str, str] = NOTHING) -> None:
         """Submit ``python WORDS`` with a copy of folder as its working directory. Raise RunError."""
+        env = {"working_dir": str(folder), "env_vars": {**environment.STOP, **variables}}
+        entrypoint = shlex.join(["python", *words])
+        self._ask(lambda client: client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=env))
+
+    def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
+        """Submit a job unless there is one of that id. Raise RunError."""
         try:
-            self._ask(
-                lambda client: client.submit_job(
-                    entrypoint=shlex.join(["python", *words]),
-                    submission_id=occurrence,
-                    runtime_env={"working_dir": str(folder)},
-                )
-            )
+            self.submit(occurrence, words, folder)
         except RunError:
             if self.state(occurrence) is None:  # else it was submitted before
                 raise
@@ -44,17 +72,73 @@ class Jobs:
         found = self._ask(lambda client: _found(client, occurrence))
         return _state(found) if found else None
 
+    def all(self) -> list[Job]:
+        """Return the jobs, the newest first."""
+        found = [_job(details) for details in self._ask(lambda client: client.list_jobs()) if details.submission_id]
+        return sorted(found, key=lambda job: job.began, reverse=True)
+
+    def log(self, job: str) -> str:
+        """Return what a job has printed so far. Raise UserError where there is none of that id."""
+        self._known(job)
+        text: str = self._ask(lambda client: client.get_job_logs(job))
+        return text
+
+    def follow(self, job: str, tell: Callable[[str], None]) -> int:
+        """Tell what a job prints until it has ended, and return its exit code. Raise UserError, RunError."""
+        self._known(job)
+        self._ask(lambda client: asyncio.run(_tell(client.tail_job_logs(job), tell)))
+        return self.code(job)
+
+    def code(self, job: str) -> int:
+        """Return the exit code of a job that has ended; 143, as after SIGTERM, of one that was stopped."""
+        details = self._known(job)
+        if details.status == JobStatus.SUCCEEDED:
+            return 0
+        if details.status == JobStatus.STOPPED:
+            return STOPPED_CODE
+        code = details.driver_exit_code or 1
+        return code if code > 0 else 128 - code
+
+    def stop(self, job: str) -> bool:
+        """Have a job end in order; return whether it had not yet. Raise UserError where there is none of that id."""
+        ended = JobStatus(self._known(job).status).is_terminal()
+        if not ended:
+            self._ask(lambda client: client.stop_job(job))
+        return not ended
+
     def close(self) -> None:
         """Leave the jobs alone."""
+
+    def _known(self, job: str) -> JobDetails:
+        details = self._ask(lambda client: _found(client, job))
+        if details is None:
+            raise UserError(f"{job}: no such job at {self.address}; {nearest(job, [found.id for found in self.all()])}")
+        return details
 
     def _ask(self, question: Callable[[JobSubmissionClient], T]) -> T:
         try:
             with _without(OVERRULING):
                 client = JobSubmissionClient(self.address)
+            for name in TALKATIVE:
+                logging.getLogger(name).setLevel(logging.ERROR)
             return question(client)
-        except (OSError, RuntimeError, ValueError, RayError) as error:
-            line = (str(error).strip().splitlines() or [""])[0]
-            raise RunError(f"Ray jobs at {self.address}: {line}", reason="cluster") from None
+        except (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError) as error:
+            raise RunError(f"Ray jobs at {self.address}: {_reason(error)}", reason="cluster") from None
+
+
+def _reason(error: Exception) -> str:
+    """Return why a question was not answered, and what helps where it is the token."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if line.startswith("Authentication required"):
+        return "asks for a token: copy the head's ~/.ray/auth_token here, or set RAY_AUTH_TOKEN_PATH"
+    if line.startswith("Authentication failed"):
+        return "refuses this token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH): it is not this cluster's"
+    return line
+
+
+async def _tell(lines: AsyncIterator[str], tell: Callable[[str], None]) -> None:
+    async for line in lines:
+        tell(line)
 
 
 def _found(client: JobSubmissionClient, job: str) -> JobDetails | None:
@@ -71,8 +155,25 @@ def _state(job: JobDetails) -> State:
         return State("running")
     if job.status == JobStatus.SUCCEEDED:
         return State("done")
-    line = (str(job.message).strip().splitlines() or [""])[0]
-    return State("failed", f"{str(job.status).lower()}, {line}", job.driver_exit_code or 1)
+    return State("failed", f"{str(job.status).lower()}, {_line(job)}", job.driver_exit_code or 1)
+
+
+def _job(details: JobDetails) -> Job:
+    began, ended = (details.start_time or 0) / 1000, (details.end_time or 0) / 1000
+    return Job(
+        id=str(details.submission_id),
+        state=str(details.status).lower(),
+        command=details.entrypoint,
+        began=began,
+        seconds=max(0.0, ended - began) if ended else 0.0,
+        message="" if details.status == JobStatus.SUCCEEDED else _line(details),
+    )
+
+
+def _line(details: JobDetails) -> str:
+    """Return what a command said of its own failure, or else what Ray says of it."""
+    lines = str(details.message).strip().splitlines() or [""]
+    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[0])
 
 
 @contextmanager

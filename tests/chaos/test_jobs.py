@@ -1,18 +1,9 @@
 """Occurrences as jobs of a real Ray cluster: submitted once however often that is tried, known by their id."""
 
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import psutil
 import pytest
 import requests
 
@@ -21,45 +12,17 @@ from gen_ray.errors import RunError
 from gen_ray.schedules.book import Book
 from gen_ray.schedules.keeper import Keeper
 from gen_ray.schedules.launcher import State, wait
+from tests.chaos.heads import started
 from tests.schedules.night import nightly
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
 
 
-def free() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
-    """Return the dashboard's address of a head of one's own, ended by its processes' ids."""
-    folder, port, dashboard = tempfile.mkdtemp(prefix="gr"), free(), free()
-    command = [
-        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=1",
-        "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
-        f"--dashboard-agent-listen-port={free()}", f"--ray-client-server-port={free()}", f"--temp-dir={folder}",
-        "--disable-usage-stats", "--include-dashboard=true",
-    ]  # fmt: skip
-    calm = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    started = subprocess.Popen(command, env=calm, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address, until = f"http://127.0.0.1:{dashboard}", time.monotonic() + 90
-    try:
-        while True:
-            with suppress(requests.ConnectionError):
-                if requests.get(f"{address}/api/jobs/", timeout=5).ok:
-                    break
-            assert started.poll() is None and time.monotonic() < until
-            time.sleep(0.2)
-        yield address
-    finally:
-        found = [started, *psutil.Process(started.pid).children(recursive=True)]
-        for process in found:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        started.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+    """Return the dashboard's address of a head that asks nobody for a token, as this process has none."""
+    with started(insecure=True) as found:
+        yield found.dashboard
 
 
 @pytest.fixture

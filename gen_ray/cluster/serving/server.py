@@ -11,23 +11,13 @@ import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 
+from gen_ray.cluster import environment
 from gen_ray.cluster.connect import joined
 from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import Application
 from gen_ray.errors import RunError
 
 NAME = "gen_ray"
-ENVIRONMENT = {
-    # A dead proxy is noticed after a few periods: with Ray's 10 s nobody is served for half a minute.
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
-    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",
-    # Nobody blocks a loop here, so that what comes in need not go from thread to thread: 4 ms of 21 a request.
-    "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0",
-    "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
-    "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "1",
-    # Ray's workers are nice (15): whatever else runs on the machine would halve a replica's rate.
-    "RAY_worker_niceness": "0",
-}
 
 
 @contextmanager
@@ -37,7 +27,7 @@ def served(app: Application, host: str, port: int, *, detached: bool = False, be
     A Ray of one's own has room for so many cores more as beside says.
     Raise RunError where it cannot be served; the models' own words say why.
     """
-    for key, value in ENVIRONMENT.items():
+    for key, value in environment.SERVE.items():
         os.environ.setdefault(key, value)
     cpus = sum(max(1, int(model.cpus * model.max_replicas)) for model in app.models.values())
     with joined(cpus + math.ceil(beside)):

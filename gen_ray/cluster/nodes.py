@@ -1,0 +1,106 @@
+"""The processes of a cluster's machines: Ray's, which let nobody in without the token, and MLflow's server."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import requests
+
+from gen_ray import token
+from gen_ray.cluster import environment
+from gen_ray.errors import RunError, UserError
+from gen_ray.storage import beside, default
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+DATABASE, ARTIFACTS = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"
+SERVER = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 14 processes that nothing here needs
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # artifacts are safetensors and JSON
+}
+START_SECONDS = 90.0
+
+
+def head(*, port: int, dashboard_port: int, insecure: bool, options: Sequence[str]) -> int:
+    """Start Ray as the first machine of a cluster, making its token where there is none, and return its exit code.
+
+    The dashboard, by which jobs are submitted, is this machine's alone. Raise UserError where that would be open.
+    """
+    own = _guarded(insecure=insecure, make=True)
+    words = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", *options]
+    return _ray_start(words, own)
+
+
+def worker(address: str, *, insecure: bool, options: Sequence[str]) -> int:
+    """Start Ray as a further machine of the cluster at HEAD:PORT and return its exit code. Raise UserError."""
+    return _ray_start([f"--address={address}", *options], _guarded(insecure=insecure, make=False))
+
+
+def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
+    """Return the variables under which Ray asks for the token, which is there then."""
+    if insecure:
+        return {token.MODE: token.OPEN}
+    if os.environ.get(token.MODE) == token.OPEN:
+        raise UserError(
+            f"{token.MODE}={token.OPEN}: whoever reaches this machine could run code on it; unset it, or say --insecure"
+        )
+    if not token.known():
+        if not make:
+            raise UserError(f"{token.file()}: is missing; copy it from the cluster's head, by scp -p for instance")
+        token.generate()
+    token.secured()
+    return {token.MODE: "token"}
+
+
+def _ray_start(words: Sequence[str], own: Mapping[str, str]) -> int:
+    told = {**environment.RAY, **environment.SERVE, **environment.STOP, **os.environ, **own}
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--disable-usage-stats", *words]
+    try:
+        return subprocess.run(command, env=told, check=False).returncode
+    except FileNotFoundError:
+        raise RunError(f"{command[0]}: is missing; pip install -e . where {sys.executable} is") from None
+
+
+def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequence[str] = ()) -> int:
+    """Run MLflow's server, or with detach leave it running once it answers, and return its exit code.
+
+    Its database is SQLite and its artifacts are files of this machine unless MLflow's own variables name others.
+    Raise UserError where anybody could use it from elsewhere, RunError where it does not come up.
+    """
+    if host not in LOOPBACK and not insecure:
+        raise UserError(
+            f"--host {host}: MLflow's server asks nobody who he is; leave it on 127.0.0.1 and come by ssh -L "
+            f"{port}:127.0.0.1:{port}, put a proxy that asks before it, or say --insecure"
+        )
+    root = beside(default())
+    root.mkdir(parents=True, exist_ok=True)
+    stores = {DATABASE: f"sqlite:///{root}/mlflow.db", ARTIFACTS: (root / "mlflow_artifacts").as_uri()}
+    # By variables, not words: a database's password must not stand in the list of processes.
+    told = {**stores, **os.environ, **SERVER}
+    words = ["server", "--host", host, "--port", str(port), "--workers", "1"]
+    if names:
+        words += ["--allowed-hosts", ",".join([*names, f"localhost:{port}", f"127.0.0.1:{port}"])]
+    command = [sys.executable, "-m", "mlflow", *words]
+    if not detach:
+        return subprocess.run(command, env=told, check=False).returncode
+    log = root / "mlflow-server.log"
+    with log.open("ab") as stream:
+        server = subprocess.Popen(
+            command, env=told, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+        )
+    _wait(server, f"http://{host}:{port}/health", log)
+    return 0
+
+
+def _wait(server: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
+    until = time.monotonic() + START_SECONDS
+    while time.monotonic() < until and server.poll() is None:
+        try:
+            if requests.get(address, timeout=5).ok:
+                return
+        except requests.ConnectionError:
+            time.sleep(0.2)
+    server.kill()
+    raise RunError(f"{address}: MLflow's server did not come up; {log} says why")

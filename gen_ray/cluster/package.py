@@ -1,0 +1,52 @@
+"""The working directory of a job: what Ray uploads of it, told beforehand."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from ray._private import ray_constants
+from ray._private.runtime_env import packaging  # Ray's own walk: what it leaves out, and what not, is its to say
+
+from gen_ray.errors import UserError
+
+MEGABYTE = 2**20
+LARGEST = 5
+quiet = logging.getLogger("gen_ray.package")
+
+
+def contents(folder: Path) -> dict[Path, int]:
+    """Return the files that Ray uploads of a folder, each with its bytes: .gitignore and .rayignore are honoured."""
+    found: dict[Path, int] = {}
+
+    def note(path: Path) -> None:
+        if path.is_file():
+            found[path] = path.stat().st_size
+
+    whole = folder.absolute()
+    defaults = ray_constants.get_runtime_env_default_excludes()
+    quiet.setLevel(logging.WARNING)
+    packaging._dir_travel(whole, [packaging._get_excludes(whole, defaults)], note, include_gitignore=True, logger=quiet)
+    return found
+
+
+def check(folder: Path, files: Mapping[Path, int], limit_mb: float) -> None:
+    """Raise UserError, naming the largest files, where a folder is more than so many megabytes."""
+    size = sum(files.values())
+    if size <= limit_mb * MEGABYTE:
+        return
+    largest = sorted(files, key=files.__getitem__, reverse=True)[:LARGEST]
+    named = ", ".join(f"{file.relative_to(folder.absolute())} {files[file] / MEGABYTE:,.1f} MB" for file in largest)
+    raise UserError(
+        f"{folder}: {size / MEGABYTE:,.1f} MB would be uploaded, the limit is {limit_mb:g} (--limit-mb): the largest "
+        f"are {named}; name what the job does not need in .gitignore or .rayignore"
+    )
+
+
+def check_words(folder: Path, files: Mapping[Path, int], words: list[str]) -> None:
+    """Raise UserError where a word is a file here that the job will not find there."""
+    for word in words:
+        if Path(word).is_file() and (Path(word).is_absolute() or folder.absolute() / word not in files):
+            raise UserError(
+                f"{word}: the job would not find it: it gets a copy of {folder.absolute()}, from which on a file is "
+                "named, without what .gitignore and .rayignore name"
+            )

@@ -1,0 +1,74 @@
+"""gen-ray start head|worker|mlflow: the processes of a cluster's machines."""
+
+from typing import Annotated
+
+import typer
+
+from pipelines import terminal
+
+app = terminal.new_app()
+app.callback()(lambda: None)
+Options = Annotated[list[str] | None, typer.Argument(metavar="[-- RAY OPTIONS …]", help="More for ray start.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Let in whoever reaches this machine.")]
+
+
+@app.command()
+def head(
+    options: Options = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Of Ray itself, for the other machines.")] = 6379,
+    dashboard_port: Annotated[int, typer.Option(min=1, max=65535, help="Of dashboard and jobs, on loopback.")] = 8265,
+    insecure: Insecure = False,
+) -> None:
+    """Start Ray as a cluster's first machine, which asks for a token; the token is made where there is none."""
+    from gen_ray import token
+    from gen_ray.cluster import nodes
+
+    _warn(insecure)
+    code = nodes.head(port=port, dashboard_port=dashboard_port, insecure=insecure, options=options or [])
+    if not code and not insecure:
+        typer.echo(f"the token is in {token.file()}; every machine that is to work here needs a copy")
+    raise typer.Exit(code)
+
+
+@app.command()
+def worker(
+    address: Annotated[str, typer.Argument(metavar="HEAD:PORT", help="Of the first machine.")],
+    options: Options = None,
+    insecure: Insecure = False,
+) -> None:
+    """Start Ray as a further machine of a cluster, with the token of its head."""
+    from gen_ray.cluster import nodes
+
+    _warn(insecure)
+    raise typer.Exit(nodes.worker(address, insecure=insecure, options=options or []))
+
+
+@app.command()
+def mlflow(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A name by which the server may be addressed; again and again.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it answers, and leave it running.")] = False,
+    insecure: Insecure = False,
+) -> None:
+    """Start MLflow's server, with SQLite and files below GEN_RAY_STORAGE.
+
+    MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS_DESTINATION name a database and an object store instead.
+    """
+    from gen_ray.cluster import nodes
+
+    code = nodes.mlflow(host=host, port=port, insecure=insecure, detach=detach, names=allow_host or [])
+    if detach:
+        typer.echo(f"MLflow answers at http://{host}:{port}; export MLFLOW_TRACKING_URI=http://{host}:{port}")
+    raise typer.Exit(code)
+
+
+def _warn(insecure: bool) -> None:
+    if insecure:
+        typer.echo("warning: whoever reaches this machine can run code on it (--insecure)", err=True)
+
+
+if __name__ == "__main__":
+    terminal.main(app)
