@@ -1,0 +1,133 @@
+"""What is refused before a cluster is asked, and what its machines' processes are started with."""
+
+import os
+import re
+import stat
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gen_ray import token
+from gen_ray.cluster import nodes, package
+from tests.conftest import Said
+
+GenRay = Callable[..., Said]
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working directory with something to ignore in it."""
+    monkeypatch.chdir(tmp_path)
+    for file, size in (("run.yaml", 10), ("big.bin", 3 * 2**20), ("data/x.bin", 2**20), ("notes/a.txt", 5)):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes(b"x" * size)
+    (tmp_path / ".gitignore").write_text("data/\n")
+    (tmp_path / ".rayignore").write_text("notes/*.txt\n")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "objects").write_bytes(b"x" * 2**20)
+    return tmp_path
+
+
+def test_a_folder_is_uploaded_without_what_is_ignored(work: Path) -> None:
+    found = {str(file.relative_to(work)): size for file, size in package.contents(work).items()}
+    assert found == {".gitignore": 6, ".rayignore": 12, "run.yaml": 10, "big.bin": 3 * 2**20}
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["trian", "run.yaml"], r"trian: is no verb of a job.*did you mean 'train'"),
+        (["sample", "run"], r"sample: is no verb of a job, whose files go with it but for storage.root"),
+        (["--limit-mb", 2, "train", "run.yaml"], r"3\.0 MB would be uploaded, the limit is 2 .*big\.bin 3\.0 MB"),
+        (["train", "data/x.bin"], r"data/x\.bin: the job would not find it"),
+        (["train", "/etc/hosts"], r"/etc/hosts: the job would not find it"),
+        (["--working-dir", "nowhere", "train", "a"], r"--working-dir nowhere: is no folder"),
+        (["--env", "NOT_SET_HERE", "train", "run.yaml"], r"--env NOT_SET_HERE: is not set here"),
+        (["--env", "RAY_AUTH_TOKEN=a", "train", "run.yaml"], r"--env RAY_AUTH_TOKEN: a job has the cluster's own"),
+        (["--id", "../x", "train", "run.yaml"], r"--id \.\./x: a name is 1 to 64 letters"),
+    ],
+)
+def test_what_cannot_become_a_job_is_refused_in_one_line(
+    work: Path, gen_ray: GenRay, words: list[object], fault: str
+) -> None:
+    said = gen_ray("submit", "--address", NOBODY, *words)
+    assert said.code == 2
+    assert re.search(fault, said.fault), said.fault
+
+
+def test_a_cluster_that_does_not_answer_is_told_in_one_line(work: Path, gen_ray: GenRay) -> None:
+    for words in (["submit", "train", "run.yaml"], ["jobs", "list"], ["jobs", "stop", "a"], ["jobs", "logs", "a"]):
+        said = gen_ray(*words, "--address", NOBODY)
+        assert said.code == 1 and f"Ray jobs at {NOBODY}: Failed to connect" in said.fault
+
+
+@pytest.fixture
+def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str]]:
+    """Put a ray and a home in the place of the real ones; return what it was called with."""
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin" / "ray"
+    stub.write_text(f'#!/bin/sh\n(echo "words=$*"; env) > {tmp_path}/called\nexit 3\n')
+    stub.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (token.MODE, token.VALUE, token.PATH):
+        monkeypatch.delenv(name, raising=False)
+    return lambda: dict(line.split("=", 1) for line in (tmp_path / "called").read_text().splitlines() if "=" in line)
+
+
+def test_a_head_makes_a_token_that_others_cannot_read(ray: Callable[[], dict[str, str]], tmp_path: Path) -> None:
+    assert nodes.head(port=7000, dashboard_port=7001, insecure=False, options=["--num-cpus=2"]) == 3
+    called, file = ray(), tmp_path / ".ray" / "auth_token"
+    words = (
+        "start --disable-usage-stats --head --port=7000 --dashboard-host=127.0.0.1 --dashboard-port=7001 --num-cpus=2"
+    )
+    assert called["words"] == words and called["RAY_AUTH_MODE"] == "token"
+    assert called["RAY_JOB_STOP_WAIT_TIME_S"] == "30" and called["OMP_WAIT_POLICY"] == "passive"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600 and len(file.read_text()) == 64
+    assert file.read_text() not in "".join(called.values())
+    before = file.read_text()
+    file.chmod(0o644)  # as Ray itself leaves it
+    nodes.head(port=7000, dashboard_port=7001, insecure=False, options=[])
+    assert file.read_text() == before and stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_worker_needs_the_heads_token(ray: Callable[[], dict[str, str]], gen_ray: GenRay, tmp_path: Path) -> None:
+    said = gen_ray("start", "worker", "head:6379")
+    assert said.code == 2 and ".ray/auth_token: is missing; copy it from the cluster's head" in said.fault
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("t" * 64)
+    assert gen_ray("start", "worker", "head:6379", "--", "--num-gpus=1").code == 3
+    assert ray()["words"] == "start --disable-usage-stats --address=head:6379 --num-gpus=1"
+
+
+def test_an_open_cluster_has_to_be_asked_for(
+    ray: Callable[[], dict[str, str]], gen_ray: GenRay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    said = gen_ray("start", "head")
+    assert said.code == 2 and "RAY_AUTH_MODE=disabled: whoever reaches this machine could run code" in said.fault
+    said = gen_ray("start", "head", "--insecure")
+    assert said.code == 3 and "warning: whoever reaches this machine" in said.err
+    assert ray()["RAY_AUTH_MODE"] == "disabled"
+
+
+def test_mlflow_listens_elsewhere_only_where_that_is_asked_for(gen_ray: GenRay) -> None:
+    said = gen_ray("start", "mlflow", "--host", "0.0.0.0")
+    assert said.code == 2 and "--host 0.0.0.0: MLflow's server asks nobody who he is" in said.fault
+
+
+def test_a_client_with_a_token_sends_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (token.MODE, token.VALUE, token.PATH):
+        monkeypatch.delenv(name, raising=False)
+    token.use()
+    assert token.MODE not in os.environ  # Ray makes one for a cluster of its own
+    monkeypatch.setenv(token.VALUE, "t")
+    token.use()
+    assert os.environ.pop(token.MODE) == "token"
+    monkeypatch.setenv(token.MODE, "disabled")
+    token.use()
+    assert os.environ[token.MODE] == "disabled"
