@@ -15,7 +15,8 @@ from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment, load, merge, parse, read_yaml
 from tests.conftest import ROOT
 
-CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if not {"overlays", "sweeps", "serve"} & set(p.parts))
+NO_EXPERIMENTS = {"overlays", "sweeps", "serve", "cluster"}
+CONFIGS = sorted(p for p in (ROOT / "configs").rglob("*.yaml") if not NO_EXPERIMENTS & set(p.parts))
 OVERLAYS = sorted((ROOT / "configs" / "overlays").glob("*.yaml"))
 DIGITS = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)
 SPECS = {

@@ -1,0 +1,48 @@
+"""Kubernetes' manifests, held against the fields that kubernetes_fields.yaml says there are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import yaml
+
+FIELDS = yaml.safe_load((Path(__file__).parent / "kubernetes_fields.yaml").read_text())
+PLAIN = {
+    **{name: {"type": name} for name in ("string", "integer", "number", "boolean")},
+    "quantity": {"pattern": r"^\d+(\.\d+)?(m|[kMGT]i?)?$", "type": "string"},
+    "port": {"type": ["string", "integer"]},
+}
+
+
+def faults(manifest: dict[str, Any]) -> list[str]:
+    """Return what is wrong with a manifest, each with its place."""
+    checker = jsonschema.Draft202012Validator({**_schema(manifest["kind"]), "$defs": _definitions()})
+    return [f"{fault.json_path}: {fault.message}" for fault in checker.iter_errors(manifest)]
+
+
+def mappings(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every mapping in a document, from the outside in."""
+    if isinstance(node, dict):
+        yield node
+    for below in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+        yield from mappings(below)
+
+
+def _definitions() -> dict[str, Any]:
+    return {name: _schema(fields) for name, fields in FIELDS.items()}
+
+
+def _schema(said: Any) -> dict[str, Any]:
+    """Return the JSON schema of a type as kubernetes_fields.yaml says it."""
+    if isinstance(said, list):
+        return {"type": "array", "items": _schema(said[0])}
+    if isinstance(said, dict) and said.keys() == {"string"}:
+        return {"type": "object", "additionalProperties": _schema(said["string"])}
+    if isinstance(said, dict):
+        known = {name.removesuffix("!"): _schema(below) for name, below in said.items()}
+        needed = [name.removesuffix("!") for name in said if name.endswith("!")]
+        return {"type": "object", "properties": known, "required": needed, "additionalProperties": False}
+    if "|" in said:
+        return {"enum": [word.strip() for word in said.split("|") if word.strip()]}
+    return PLAIN.get(said) or {"$ref": f"#/$defs/{said}"}

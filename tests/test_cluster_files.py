@@ -1,0 +1,341 @@
+"""The files that start clusters say what Ray, Kubernetes and gen-ray understand, and give no secret away."""
+
+import json
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import typer.main
+import yaml
+from packaging.requirements import Requirement
+
+from gen_ray.experiment import load
+from gen_ray.sweeps import config as sweeps
+from pipelines import cli
+from tests.conftest import ROOT
+from tests.kubernetes import faults, mappings
+
+LAUNCHED = [ROOT / "cluster.yaml", ROOT / "configs" / "cluster" / "local.yaml"]
+MANIFESTS = sorted((ROOT / "configs" / "cluster" / "kuberay").glob("*.yaml"))
+DOCKERFILE = ROOT / "configs" / "cluster" / "Dockerfile"
+FILES = [*LAUNCHED, *MANIFESTS, DOCKERFILE]
+OBJECTS = [(file, node) for file in MANIFESTS for node in yaml.safe_load_all(file.read_text())]
+INSTALLED = "/home/ray/gen_ray"
+STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
+
+by_name = pytest.mark.parametrize("file", LAUNCHED, ids=lambda file: file.name)
+by_object = pytest.mark.parametrize(
+    ("file", "node"), OBJECTS, ids=lambda it: it.get("kind") if isinstance(it, dict) else it.stem
+)
+
+
+def of_kind(kind: str) -> list[dict[str, Any]]:
+    return [node for _, node in OBJECTS if node["kind"] == kind]
+
+
+def containers() -> Iterator[dict[str, Any]]:
+    for _, node in OBJECTS:
+        for below in mappings(node):
+            yield from below.get("containers", [])
+
+
+def clusters() -> Iterator[dict[str, Any]]:
+    """Yield the specification of every Ray cluster, whatever it stands in."""
+    for _, node in OBJECTS:
+        yield from (below for below in mappings(node) if "headGroupSpec" in below)
+
+
+# --- what ray up is given
+
+
+@by_name
+def test_ray_up_takes_it(file: Path) -> None:
+    from ray.autoscaler._private import util
+
+    raw = yaml.safe_load(file.read_text())
+    schema = json.loads((Path(util.__file__).parents[1] / "ray-schema.json").read_text())
+    jsonschema.validate(raw, schema)
+    prepared = util.prepare_config(raw)
+    util.validate_config(prepared)
+    assert prepared["head_start_ray_commands"] == raw["head_start_ray_commands"]
+
+
+def test_machines_with_a_gpu_come_and_go_with_the_work() -> None:
+    raw = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    head, worker = (raw["available_node_types"][name] for name in ("head", "gpu_worker"))
+    assert raw["head_node_type"] == "head" and "GPU" not in head["resources"]
+    assert worker["resources"]["GPU"] > 0 and worker["min_workers"] == 0
+    assert 0 < worker["max_workers"] <= raw["max_workers"]
+
+
+def test_machines_of_ones_own_are_all_used() -> None:
+    from ray.autoscaler._private.util import prepare_config
+
+    raw = yaml.safe_load(LAUNCHED[1].read_text())
+    [kind] = prepare_config(raw)["available_node_types"].values()
+    assert kind["min_workers"] == kind["max_workers"] == len(raw["provider"]["worker_ips"])
+
+
+@by_name
+def test_the_token_goes_from_the_head_to_the_workers_and_nowhere_else(file: Path) -> None:
+    raw = yaml.safe_load(file.read_text())
+    assert raw["cluster_synced_files"] == ["~/.ray/auth_token"]
+    assert not any(".ray" in path for pair in raw["file_mounts"].items() for path in pair)
+    commands = " ".join(line for part in (*STARTS, "setup_commands") for line in raw[part])
+    assert "RAY_AUTH_MODE=token" in commands and "--insecure" not in commands
+    assert not re.search(r"RAY_AUTH_TOKEN\b|get-auth-token", commands)  # the one is in ps, the other prints it
+    [head] = [line for line in raw["head_start_ray_commands"] if "gen-ray start head" in line]
+    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head  # the launcher's own, which starts the workers
+
+
+@by_name
+def test_nothing_but_ssh_is_open_to_the_outside(file: Path) -> None:
+    raw = yaml.safe_load(file.read_text())
+    assert set(raw["provider"].get("security_group", {})) <= {"GroupName"}
+    assert not re.search(r"--(dashboard-)?host|0\.0\.0\.0", " ".join(line for part in STARTS for line in raw[part]))
+
+
+@by_name
+def test_what_is_copied_is_there(file: Path) -> None:
+    for remote, local in yaml.safe_load(file.read_text())["file_mounts"].items():
+        assert (ROOT / local).exists() and remote == f"~/gen_ray/{local}"
+
+
+@by_name
+def test_every_shell_of_the_cluster_has_the_variables_once(file: Path, tmp_path: Path) -> None:
+    """Bash reads all commands, and those that write the variables are carried out, twice as ray up may do."""
+    raw = yaml.safe_load(file.read_text())
+    for line in (*raw["setup_commands"], *(line for part in STARTS for line in raw[part])):
+        subprocess.run(["bash", "-n", "-c", line], check=True)
+    (tmp_path / ".gen_ray_secrets").write_text("export MLFLOW_BACKEND_STORE_URI=postgresql:///mlflow\n")
+    for _ in range(2):
+        for line in raw["setup_commands"][:2]:
+            subprocess.run(["bash", "-c", line], check=True, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
+    assert (tmp_path / ".bashrc").read_text() == ". ~/.gen_ray_env\n"
+    shell = ["bash", "-c", ". ~/.bashrc && env"]
+    done = subprocess.run(
+        shell, check=True, text=True, capture_output=True, env={"HOME": str(tmp_path), "PATH": "/bin"}
+    )
+    there = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert there["RAY_AUTH_MODE"] == "token" and there["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
+    assert there["MLFLOW_BACKEND_STORE_URI"] == "postgresql:///mlflow" and there["GEN_RAY_STORAGE"]
+    assert there["PATH"].startswith(f"{tmp_path}/gen_ray_venv/bin:")
+
+
+# --- what Kubernetes is given
+
+
+@by_object
+def test_every_field_is_one_of_kubernetes(file: Path, node: dict[str, Any]) -> None:
+    assert not faults(node)
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"minReplica": 0},
+        {"maxReplicas": "4"},
+        {"template": {"spec": {"containers": [{"name": "a", "image": "b"}]}}},
+        {"template": {"spec": {"containers": [], "tolerations": [{"operator": "Equals"}]}}},
+    ],
+    ids=["misspelt", "text for a number", "no resources", "not one of the words"],
+)
+def test_a_wrong_field_is_noticed(spoilt: dict[str, Any]) -> None:
+    [cluster] = of_kind("RayCluster")
+    group = {**cluster["spec"]["workerGroupSpecs"][0], **spoilt}
+    assert faults({**cluster, "spec": {**cluster["spec"], "workerGroupSpecs": [group]}})
+
+
+def test_every_cluster_has_a_token_and_grows_with_the_work() -> None:
+    found = list(clusters())
+    assert len(found) == 4
+    for spec in found:
+        assert spec["authOptions"] == {"mode": "token"} and spec["enableInTreeAutoscaling"] is True
+        for group in spec["workerGroupSpecs"]:
+            assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] > group["minReplicas"]
+
+
+def test_a_group_with_gpus_books_them_and_is_let_onto_their_nodes() -> None:
+    groups = [group for spec in clusters() for group in spec["workerGroupSpecs"] if group["groupName"] == "gpu"]
+    assert groups
+    for group in groups:
+        pod = group["template"]["spec"]
+        [container] = pod["containers"]
+        assert (
+            container["resources"]["requests"]["nvidia.com/gpu"] == container["resources"]["limits"]["nvidia.com/gpu"]
+        )
+        assert [toleration["key"] for toleration in pod["tolerations"]] == ["nvidia.com/gpu"]
+
+
+def test_no_container_is_root_or_without_memory() -> None:
+    pods = [node for _, whole in OBJECTS for node in mappings(whole) if "containers" in node]
+    assert pods and all(pod["securityContext"]["runAsNonRoot"] for pod in pods)
+    for container in containers():
+        assert container["securityContext"]["allowPrivilegeEscalation"] is False
+        assert container["resources"]["requests"]["memory"] and container["resources"]["limits"]["memory"]
+
+
+def test_mlflow_is_probed() -> None:
+    [mlflow] = [container for container in containers() if container["name"] == "mlflow"]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert mlflow[probe]["httpGet"] == {"path": "/health", "port": "http"}
+
+
+def test_what_a_manifest_refers_to_is_in_another_or_said_how_to_make() -> None:
+    names = {(node["kind"], node["metadata"].get("name")) for _, node in OBJECTS}
+    said = "\n".join(file.read_text() for file in MANIFESTS)
+    for below in (below for _, node in OBJECTS for below in mappings(node)):
+        for field, kind in (("configMapRef", "ConfigMap"), ("persistentVolumeClaim", "PersistentVolumeClaim")):
+            if field in below:
+                assert (kind, below[field].get("name") or below[field].get("claimName")) in names
+        for field in ("secretRef", "secretKeyRef"):
+            if field in below:
+                name = below[field]["name"]
+                assert f"kubectl create secret generic {name} " in said or (name, "auth_token") == (
+                    of_kind("RayCluster")[0]["metadata"]["name"],  # KubeRay's own Secret has the cluster's name
+                    below[field]["key"],
+                )
+
+
+def test_services_are_called_what_others_call_them() -> None:
+    [shared] = [node["data"] for node in of_kind("ConfigMap") if node["metadata"]["name"] == "gen-ray"]
+    [service] = of_kind("Service")
+    address = f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
+    assert shared["MLFLOW_TRACKING_URI"] == f"http://{address}"
+    [mlflow] = [node["data"] for node in of_kind("ConfigMap") if "MLFLOW_BACKEND_STORE_URI" in node["data"]]
+    assert address in mlflow["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")  # MLflow refuses other names
+    head = f"http://{of_kind('RayCluster')[0]['metadata']['name']}-head-svc:8265"
+    assert [container for container in containers() if head in container.get("command", [])]
+
+
+def test_the_image_is_of_this_version_and_of_one_ray() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {container["image"] for container in containers()} == {f"gen-ray:{project['version']}"}
+    dockerfile = DOCKERFILE.read_text()
+    [ray] = re.findall(r"^ARG RAY=(\S+)$", dockerfile, flags=re.MULTILINE)
+    assert {spec["rayVersion"] for spec in clusters()} == {ray}
+    [wanted] = [Requirement(line) for line in project["dependencies"] if line.startswith("ray[")]
+    assert ray in wanted.specifier
+    for copied in re.findall(r"^COPY --chown=\S+ (.+) \S+$", dockerfile, flags=re.MULTILINE):
+        assert all((ROOT / name).exists() for name in copied.split())
+    assert re.findall(r"^USER (\S+)$", dockerfile, flags=re.MULTILINE) == ["ray"]
+
+
+def test_ray_serve_takes_what_is_to_be_served() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    from gen_ray.cluster.serving.args import Application
+    from gen_ray.cluster.serving.server import ENVIRONMENT, NAME
+
+    [service] = of_kind("RayService")
+    raw = yaml.safe_load(service["spec"]["serveConfigV2"])
+    deployed = ServeDeploySchema.model_validate(raw)
+    [application] = deployed.applications
+    for said, model in (
+        (raw, deployed),
+        (raw["applications"][0], application),
+        (raw["http_options"], deployed.http_options),
+    ):
+        assert said.keys() <= type(model).model_fields.keys()  # Serve itself drops what it does not know
+    assert application.name == NAME and Application.model_validate(application.args).models
+    module, _, name = application.import_path.partition(":")
+    assert callable(getattr(import_module(module), name))
+    assert f"{service['metadata']['name']}-serve-svc" in application.args["hosts"]  # as KubeRay calls its Service
+    for below in (below for below in mappings(service) if "containers" in below):
+        env = {entry["name"]: entry for entry in below["containers"][0]["env"]}
+        assert {name: entry["value"] for name, entry in env.items() if "value" in entry} == ENVIRONMENT
+        assert (
+            "optional" not in env["GEN_RAY_API_KEYS"]["valueFrom"]["secretKeyRef"]
+        )  # the door is never without a lock
+
+
+# --- what gen-ray is told, anywhere
+
+
+def spoken() -> Iterator[tuple[str, list[str]]]:
+    """Yield file and words of each gen-ray command: in a shell's, in comments, as lists, as a Ray job's entrypoint."""
+    for file in FILES:
+        for line in re.findall(r"(?<![\w./-])gen-ray ((?:[a-z]|--)[^\n'`>&;|#)]*)", file.read_text()):
+            yield file.name, shlex.split(line)
+    for file, node in OBJECTS:
+        for below in mappings(node):
+            if below.get("command", [""])[0] == "gen-ray":
+                yield file.name, [*below["command"][1:], *below.get("args", [])]
+            if "entrypoint" in below:
+                python, dash_m, module, *rest = shlex.split(below["entrypoint"])
+                assert (python, dash_m) == ("python", "-m") and module.startswith("pipelines.")
+                yield file.name, [module.removeprefix("pipelines."), *rest]
+
+
+COMMANDS = sorted({(name, *words) for name, words in spoken()})
+
+
+@pytest.fixture
+def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
+    """Return what parses the words of a command as gen-ray would, and carries nothing out."""
+    apps: list[typer.Typer] = []
+    monkeypatch.setattr(cli.terminal, "main", apps.append)
+    cli.main()
+    app = typer.main.get_command(apps[0])
+
+    def parsed(words: list[str]) -> None:
+        verb = app
+        while hasattr(verb, "commands"):
+            word, *words = words
+            assert word in verb.commands, f"gen-ray {word}: known are {', '.join(verb.commands)}"
+            verb = verb.commands[word]
+        verb.make_context(word, list(words))
+        inner = next((place for place, it in enumerate(words) if it in app.commands), len(words))
+        own = words[: inner if word == "submit" else len(words)]
+        options = {option for parameter in verb.params for option in parameter.opts}
+        own = own[: own.index("--")] if "--" in own else own
+        assert {
+            it.partition("=")[0] for it in own if it.startswith("-")
+        } <= options  # what is passed on is not looked at
+        if word == "submit":
+            parsed(words[inner:])
+
+    return parsed
+
+
+def test_every_kind_of_command_was_found() -> None:
+    verbs = {" ".join(command[1:3]) for command in COMMANDS}
+    assert {"start head", "start worker", "start mlflow", "submit train", "submit --address", "serve --detach"} <= verbs
+    assert {command[1] for command in COMMANDS} >= {"train", "sweep"}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_parses(command: tuple[str, ...], parse: Callable[[list[str]], None]) -> None:
+    parse(list(command[1:]))
+
+
+@pytest.mark.parametrize("command", [it for it in COMMANDS if {"train", "sweep"} & set(it)], ids=" ".join)
+def test_every_config_that_is_named_describes_a_run(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = [word.removeprefix(f"{INSTALLED}/") for word in command]
+    config, *changes = [word for word in words if re.match(r"configs/|[a-z_.]+=", word)]
+    read = sweeps.load if "sweep" in words else load
+    assert read(Path(config), changes)
+
+
+# --- what nobody is told
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_no_file_holds_a_secret(file: Path) -> None:
+    text = file.read_text()
+    assert not re.search(r"AKIA[0-9A-Z]{16}|-----BEGIN|kind: Secret\b|://[^/\s:@]+:[^/\s@]+@", text)
+    assert not re.search(
+        r"(?<![\w/])(?=[A-Za-z0-9+/]*\d)[A-Za-z0-9+/]{32,}={0,2}(?![\w/])", text
+    )  # hex or base64 of 24 bytes
+    for node in yaml.safe_load_all(text) if file.suffix == ".yaml" else ():
+        for below in mappings(node):
+            if re.search(r"KEY|TOKEN|SECRET|PASSWORD", str(below.get("name", ""))) and "value" in below:
+                pytest.fail(f"{below['name']} is written out")
