@@ -231,8 +231,9 @@ def test_the_image_is_of_this_version_and_of_one_ray() -> None:
 def test_ray_serve_takes_what_is_to_be_served() -> None:
     from ray.serve.schema import ServeDeploySchema
 
+    from gen_ray.cluster.environment import SERVE
     from gen_ray.cluster.serving.args import Application
-    from gen_ray.cluster.serving.server import ENVIRONMENT, NAME
+    from gen_ray.cluster.serving.server import NAME
 
     [service] = of_kind("RayService")
     raw = yaml.safe_load(service["spec"]["serveConfigV2"])
@@ -250,7 +251,7 @@ def test_ray_serve_takes_what_is_to_be_served() -> None:
     assert f"{service['metadata']['name']}-serve-svc" in application.args["hosts"]  # as KubeRay calls its Service
     for below in (below for below in mappings(service) if "containers" in below):
         env = {entry["name"]: entry for entry in below["containers"][0]["env"]}
-        assert {name: entry["value"] for name, entry in env.items() if "value" in entry} == ENVIRONMENT
+        assert {name: entry["value"] for name, entry in env.items() if "value" in entry} == SERVE
         assert (
             "optional" not in env["GEN_RAY_API_KEYS"]["valueFrom"]["secretKeyRef"]
         )  # the door is never without a lock

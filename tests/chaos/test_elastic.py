@@ -1,67 +1,22 @@
 """Runs that may lose machines and go on with what is left, or are told in time that one is taken away."""
 
-import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from ray.cluster_utils import Cluster
 
 from gen_ray.cluster.train import store_of
 from gen_ray.experiment import Experiment
 from gen_ray.tracking import rows
+from tests.chaos.machines import ended, machines, on, power_cut, until, written
 from tests.chaos.runs import long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
-from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
-SOON = {
-    "health_check_initial_delay_ms": 1000,
-    "health_check_period_ms": 500,
-    "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 3,
-}
-"""A node that is gone is missed after two seconds: Ray's own patience would be most of the test."""
-
-
-@contextmanager
-def machines(*cpus: int) -> Iterator[tuple[Cluster, list[Any]]]:
-    """Give a cluster of a head with so many CPUs and further nodes, each with raylets of its own."""
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "_system_config": SOON})
-    try:
-        yield nodes, [nodes.add_node(num_cpus=number) for number in cpus[1:]]
-    finally:
-        nodes.shutdown()
-
-
-def started(nodes: Cluster, file: Path, *words: str, **environment: str) -> "subprocess.Popen[str]":
-    """Start gen-ray train on a cluster."""
-    command = [sys.executable, "-m", "pipelines.train", str(file), *words]
-    own = {**os.environ, "RAY_ADDRESS": nodes.address, **environment}
-    return subprocess.Popen(command, cwd=ROOT, env=own, stderr=subprocess.PIPE, text=True)
-
-
-def until(reached: Callable[[], bool], driver: "subprocess.Popen[str]", seconds: float = 100) -> float:
-    """Wait until something is so, and return how long that took."""
-    began = time.monotonic()
-    while not reached():
-        assert driver.poll() is None, driver.stderr and driver.stderr.read()
-        assert time.monotonic() < began + seconds
-        time.sleep(0.05)
-    return time.monotonic() - began
-
-
-def written(experiment: Experiment, folder: Path) -> Path:
-    file = folder / f"{experiment.name}.yaml"
-    file.write_text(yaml.safe_dump(experiment.resolved()))
-    return file
 
 
 def test_a_run_goes_on_with_one_worker_of_two_and_takes_a_second_again(
@@ -72,14 +27,13 @@ def test_a_run_goes_on_with_one_worker_of_two_and_takes_a_second_again(
     experiment = long(storage, "elastic", num_workers=[1, 2], cpus_per_worker=1, grow_seconds=3)
     with (
         machines(1, 1) as (nodes, [second]),
-        started(nodes, written(experiment, tmp_path), "training.epochs=12") as driver,
+        on(nodes, "train", written(experiment, tmp_path)) as driver,
     ):
         until(lambda: newest(experiment) >= 20, driver)
-        second.all_processes["raylet"][0].process.send_signal(signal.SIGKILL)
+        power_cut(second)
         shrunk = _pause(experiment, driver)
         nodes.add_node(num_cpus=1)
-        _, said = driver.communicate(timeout=120)
-        assert driver.returncode == 0, said
+        ended(driver)
     row = the_row(experiment)
     assert row.status == "FINISHED" and row.params["scaling.num_workers"] == "[1, 2]"
     assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), expected)
@@ -96,7 +50,7 @@ def test_on_notice_that_a_machine_goes_a_checkpoint_is_saved_at_once(
     heeded = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
     with (
         machines(1, 1) as (nodes, [second]),
-        started(nodes, written(experiment, tmp_path), *words, **heeded) as driver,
+        on(nodes, "train", written(experiment, tmp_path), *words, **heeded) as driver,
     ):
         until(lambda: _trains(experiment), driver)
         _notice(nodes, second, seconds=20)

@@ -1,0 +1,70 @@
+"""Several nodes of Ray on this machine, each with a raylet of its own, and commands that run on them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from ray.cluster_utils import Cluster
+
+from gen_ray.experiment import Experiment
+from tests.conftest import ROOT
+
+SOON = {
+    "health_check_initial_delay_ms": 1000,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 1000,
+    "health_check_failure_threshold": 3,
+}
+"""A node that is gone is missed after two seconds: Ray's own patience would be most of a test."""
+
+
+@contextmanager
+def machines(*cpus: int) -> Iterator[tuple[Cluster, list[Any]]]:
+    """Give a cluster of a head with so many CPUs and further nodes, and these nodes."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "_system_config": SOON})
+    try:
+        yield nodes, [nodes.add_node(num_cpus=number) for number in cpus[1:]]
+    finally:
+        nodes.shutdown()
+
+
+def power_cut(node: Any) -> None:
+    """Kill a node's raylet, with which all its workers go."""
+    node.all_processes["raylet"][0].process.send_signal(signal.SIGKILL)
+
+
+def on(nodes: Cluster, verb: str, *words: object, **environment: str) -> "subprocess.Popen[str]":
+    """Start a verb on a cluster."""
+    command = [sys.executable, "-m", f"pipelines.{verb}", *map(str, words)]
+    own = {**os.environ, "RAY_ADDRESS": nodes.address, **environment}
+    return subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def until(reached: Callable[[], Any], driver: "subprocess.Popen[str]", seconds: float = 100) -> float:
+    """Wait until something is so while a command runs, and return how long that took."""
+    began = time.monotonic()
+    while not reached():
+        assert driver.poll() is None, driver.stdout and driver.stdout.read()
+        assert time.monotonic() < began + seconds
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+def ended(driver: "subprocess.Popen[str]", seconds: float = 120) -> None:
+    """Wait for a command to end well."""
+    said, _ = driver.communicate(timeout=seconds)
+    assert driver.returncode == 0, said
+
+
+def written(experiment: Experiment, folder: Path) -> Path:
+    """Return the file of an experiment."""
+    file = folder / f"{experiment.name}.yaml"
+    file.write_text(yaml.safe_dump(experiment.resolved()))
+    return file

@@ -1,0 +1,119 @@
+"""Machines that are lost while a cluster of them reads, sweeps and serves, and drivers that die there."""
+
+import signal
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import requests
+
+from gen_ray.client import ApiError, Client
+from gen_ray.cluster.data import Streamed
+from gen_ray.cluster.train import prepare_data
+from gen_ray.engine import artifact
+from gen_ray.engine.batches import Together
+from gen_ray.engine.loop import fit
+from gen_ray.engine.session import LocalSession
+from gen_ray.experiment import Experiment
+from tests.chaos.machines import ended, machines, on, power_cut, until, written
+from tests.chaos.runs import long, newest, the_row, undisturbed
+from tests.chaos.test_sweeps import TRIALS, finished, steps_in_all, story
+from tests.chaos.test_sweeps import written as eight
+from tests.cluster.street import same, weights
+from tests.conftest import free_port
+from tests.engine.toys import model
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
+
+
+def streamed_here(experiment: Experiment) -> dict[str, object]:
+    """Return what two workers' streams come to in one process."""
+    prepared, place = prepare_data(experiment), {"batch_size": experiment.data.batch_size, "seed": 3, "world_size": 2}
+    splits = {
+        name: Together([Streamed(prepared.shards(name), rank=rank, **place) for rank in range(2)])
+        for name in ("train", "validation")
+    }
+    session = LocalSession(splits, slots=range(2), all_slots=2)
+    return fit(experiment, experiment.model(prepared.spec), session).state_dict()
+
+
+def test_a_machine_is_lost_while_its_worker_streams(cluster: None, storage: Path, tmp_path: Path) -> None:
+    """No row is lost and none comes twice, or the weights would not be those of a process that nothing happened to."""
+    experiment = long(storage, "streaming", num_workers=[1, 2], cpus_per_worker=1)
+    experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"cache": "stream"})})
+    expected = streamed_here(experiment)
+    with machines(1, 1) as (nodes, [second]), on(nodes, "train", written(experiment, tmp_path)) as driver:
+        until(lambda: newest(experiment) >= 30, driver)
+        power_cut(second)
+        ended(driver)
+    row = the_row(experiment)
+    assert row.status == "FINISHED"
+    assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), expected)
+
+
+def test_a_driver_dies_on_a_cluster_and_the_same_command_goes_on(cluster: None, storage: Path, tmp_path: Path) -> None:
+    experiment = long(storage, "driverless", cpus_per_worker=1)
+    file = written(experiment, tmp_path)
+    with machines(2, 1) as (nodes, _):
+        with on(nodes, "train", file) as driver:
+            until(lambda: newest(experiment) >= 30, driver)
+            driver.send_signal(signal.SIGKILL)
+            driver.wait()
+        kept = newest(experiment)
+        with on(nodes, "train", file, "--resume") as driver:
+            ended(driver)
+    row = the_row(experiment)
+    assert kept >= 30 and row.status == "FINISHED"
+    assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), undisturbed(storage))
+
+
+def test_a_machine_is_lost_in_the_middle_of_a_sweep(tmp_path: Path) -> None:
+    """Its trials begin again elsewhere from their checkpoints; none that had ended is done again."""
+    file, plan = eight(tmp_path)
+    root = plan.experiment({}).storage.root
+    with machines(1, 1) as (nodes, [second]), on(nodes, "sweep", file) as driver:
+        until(lambda: len(finished(root)) >= 2, driver)
+        before = finished(root)
+        power_cut(second)
+        ended(driver)
+    after = finished(root)
+    assert len(after) == TRIALS and all(after[trial] == when for trial, when in before.items())
+    [parent], trials = story(plan)
+    assert parent.status == "FINISHED" and Counter(trial.status for trial in trials) == {"FINISHED": TRIALS}
+    assert {trial.metrics["train/steps"] for trial in trials} == {steps_in_all(plan.experiment({}))}
+
+
+def test_a_machine_is_lost_while_both_serve(cluster: None, tmp_path: Path) -> None:
+    """Two replicas on two machines, ten requests a second by the shipped client: nothing fails."""
+    artifact.write(tmp_path / "runs" / "toy" / "artifact", model("ddpm"))
+    port = free_port()
+    words = ["toy=toy", "--storage", tmp_path, "--port", port, "--min-replicas", 2]
+    told: Counter[str] = Counter()
+
+    def ask(seed: int) -> None:
+        try:
+            Client(f"http://127.0.0.1:{port}").sample("toy", n=1, seed=seed, sampler="ddim", steps=10)
+            told["done"] += 1
+        except ApiError as error:
+            told[str(error)] += 1
+
+    with machines(1, 1) as (nodes, [second]), on(nodes, "serve", *words) as driver:
+        until(lambda: _ready(port), driver)
+        with ThreadPoolExecutor(8) as pool:
+            for seed in range(150):
+                if seed == 40:
+                    power_cut(second)
+                pool.submit(ask, seed)
+                time.sleep(0.1)
+        driver.send_signal(signal.SIGTERM)
+        ended(driver)
+    assert told == {"done": 150}
+
+
+def _ready(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/healthz/ready", timeout=2).status_code == 200
+    except requests.RequestException:
+        return False
