@@ -31,13 +31,13 @@ from gen_ray.sweeps.study import Study
 def train_rates(experiment: Experiment, *, rounds: int, steps: int) -> dict[str, list[float]]:
     """Return images per second of the bare loop and of ours, alternating inside one Ray Train worker."""
     with connected(experiment.scaling):
-        return _on_workers(experiment, _alternating, rounds=rounds, steps=steps)
+        return on_workers(experiment, _alternating, rounds=rounds, steps=steps)
 
 
 def ingest_rates(experiment: Experiment, *, rounds: int, steps: int) -> dict[str, Any]:
     """Return engine.bench.Ingest's fields for the two values of data.cache, measured inside one Ray Train worker."""
     with connected(experiment.scaling):
-        return _on_workers(experiment, _ingesting, rounds=rounds, steps=steps)
+        return on_workers(experiment, _ingesting, rounds=rounds, steps=steps)
 
 
 def scaling_rates(experiments: list[Experiment], *, rounds: int, steps: int) -> list[list[float]]:
@@ -46,7 +46,7 @@ def scaling_rates(experiments: list[Experiment], *, rounds: int, steps: int) -> 
     with connected(max((e.scaling for e in experiments), key=lambda scaling: scaling.most_workers)):
         for _ in range(rounds):
             for experiment, found in zip(experiments, rates, strict=True):
-                found.append(_on_workers(experiment, _stepping, steps=steps))
+                found.append(on_workers(experiment, _stepping, steps=steps))
     return rates
 
 
@@ -91,7 +91,7 @@ def _command(verb: str, *words: Path | str) -> float:
     return time.perf_counter() - began
 
 
-def _on_workers(experiment: Experiment, work: Callable[[dict[str, Any]], Any], **extra: int) -> Any:
+def on_workers(experiment: Experiment, work: Callable[[dict[str, Any]], Any], **extra: int) -> Any:
     """Return what rank 0 returns of work."""
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)

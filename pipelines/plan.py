@@ -1,0 +1,185 @@
+"""gen-ray plan: what a run would take on how many machines, before they are paid for."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pipelines import terminal
+
+if TYPE_CHECKING:
+    from gen_ray.engine.plan import Forecast, Load, Pace, Site
+    from gen_ray.experiment import Experiment
+
+MB = 2**20
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What there would be."""
+
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of each: one worker has one.")] = 1
+    link_gbps: Annotated[float, typer.Option(min=0.001, help="Between machines, gigabits a second.")] = 10
+    node_gbps: Annotated[float, typer.Option(min=0.001, help="Between the GPUs of one machine.")] = 200
+    latency_us: Annotated[float, typer.Option(min=0, help="Of a message between machines, microseconds.")] = 50
+
+
+@terminal.grouped
+def plan(
+    machines: Machines,
+    config: Annotated[Path, typer.Argument(help="The experiment's YAML file.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, or a further YAML file.")] = None,
+    rate: Annotated[
+        list[str] | None,
+        typer.Option(help="IMAGES_PER_SECOND@ROWS of one worker there, as measured; twice, for two sizes of a step."),
+    ] = None,
+    check: Annotated[
+        list[int] | None, typer.Option(min=1, help="Hold the plan against so many workers here; again and again.")
+    ] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement.")] = 3,
+    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of a round of --check.")] = 60,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Predict epochs, ingest, memory and storage for 1, 2, 4 … workers, and where more of them stop paying.
+
+    One worker's rate is measured here unless --rate says what it is there.
+    """
+    from gen_ray.experiment import load
+
+    experiment = load(config, overrides or [])
+    if check:
+        _check(experiment, sorted(set(check)), rounds=rounds, steps=steps, as_json=as_json)
+        return
+    asked, pace = _paced(experiment, rate or [], machines.nodes * machines.gpus_per_node, rounds)
+    found = _forecasts(experiment, asked, pace, machines)
+    _show(experiment, asked, pace, found, bool(rate), as_json)
+
+
+def _paced(experiment: "Experiment", rates: list[str], most: int, rounds: int) -> "tuple[Load, Pace]":
+    """Return the run's load, and the pace of one worker as it is told or as it is here."""
+    import torch
+
+    from gen_ray.cluster.train import prepare_data
+    from gen_ray.datasets.shards import load_split
+    from gen_ray.engine.plan import Load, Pace, paces
+    from pipelines.instances import device
+
+    prepared = prepare_data(experiment)
+    family = experiment.model(prepared.spec)
+    load = Load.of(experiment, prepared, family.build_net())
+    if rates:
+        return load, Pace.fit(dict(_told(word) for word in rates))
+    threads = experiment.scaling.cpus_per_worker
+    torch.set_num_threads(os.cpu_count() or 1 if threads == "auto" else threads)
+    x = torch.from_numpy(load_split(prepared, "train")[0])
+    sizes = sorted({max(1, load.batch // 2**k) for k in range(most.bit_length())}, reverse=True)
+    return load, Pace.fit(paces(experiment, family, x, sizes, device=device(), rounds=rounds))
+
+
+def _told(word: str) -> tuple[float, float]:
+    """Return rows and the seconds of a step from IMAGES_PER_SECOND@ROWS. Raise UserError."""
+    from gen_ray.errors import UserError
+
+    rate, _, rows = word.partition("@")
+    try:
+        found = float(rows), float(rows) / float(rate)
+    except (ValueError, ZeroDivisionError):
+        raise UserError(f"--rate {word}: is written IMAGES_PER_SECOND@ROWS, e.g. 5000@128") from None
+    if min(found) <= 0:
+        raise UserError(f"--rate {word}: both numbers are above 0")
+    return found
+
+
+def _forecasts(experiment: "Experiment", load: "Load", pace: "Pace", machines: Machines) -> "list[Forecast]":
+    from gen_ray.engine.plan import forecast, possible
+
+    most = machines.nodes * machines.gpus_per_node
+    site = _site(machines)
+    return [forecast(pace, load, site, n) for n in possible(load.batch, experiment.training.accumulate, most)]
+
+
+def _site(machines: Machines) -> "Site":
+    from gen_ray.engine.plan import Link, Site
+
+    latency = machines.latency_us / 1e6
+    return Site(
+        nodes=machines.nodes,
+        per_node=machines.gpus_per_node,
+        within=Link(machines.node_gbps, latency),
+        between=Link(machines.link_gbps, latency),
+    )
+
+
+def _show(
+    experiment: "Experiment", load: "Load", pace: "Pace", found: "list[Forecast]", told: bool, as_json: bool
+) -> None:
+    from gen_ray.engine.plan import worthwhile
+
+    best = worthwhile(found)
+    if as_json:
+        said = {"pace": asdict(pace), "load": asdict(load), "pays_until_workers": best}
+        typer.echo(json.dumps({**said, "forecasts": [asdict(one) for one in found]}, indent=1))
+        return
+    header = ["workers", "rows each", "compute, ms", "waits, ms", "images/s", "efficiency", "epoch, s", "ingest, MB/s"]
+    gradients = f"{load.gradient_bytes / MB:.1f} MB of gradients"
+    title = f"{experiment.name}: batches of {load.batch} from {load.rows:,} rows, {gradients}"
+    terminal.show_table(title, header, [_line(one) for one in found])
+    origin = "as told by --rate" if told else "measured on this machine: --rate says what it is on another"
+    typer.echo(f"one worker: {1e3 * pace.fixed:.2f} ms a step and {1e6 * pace.per_row:.1f} us a row, {origin}")
+    typer.echo(f"more workers pay until there are {best}: twice as many are then less than 1.3 times as fast")
+    typer.echo(
+        f"each worker: {load.state_bytes / MB:,.0f} MB of weights, gradients, moments and averages, besides activations"
+        f" and, unless streamed, {load.rows * load.row_bytes / MB:,.0f} MB of data"
+    )
+    typer.echo(
+        f"storage: {load.kept_bytes / MB:,.0f} MB a run; a checkpoint is {load.checkpoint_bytes / MB:,.0f} MB, "
+        f"every {experiment.training.checkpoint_every_seconds:g} s"
+    )
+
+
+def _line(one: "Forecast") -> list[str]:
+    return [
+        str(one.workers),
+        f"{one.rows_a_worker:g}",
+        f"{1e3 * one.compute_seconds:,.2f}",
+        f"{1e3 * one.waiting_seconds:,.2f}",
+        f"{one.images_per_second:,.0f}",
+        f"{100 * one.efficiency:.0f} %",
+        f"{one.epoch_seconds:,.2f}",
+        f"{one.ingest_bytes_per_second / MB:,.2f}",
+    ]
+
+
+def _check(experiment: "Experiment", numbers: list[int], *, rounds: int, steps: int, as_json: bool) -> None:
+    from statistics import median
+
+    from gen_ray.cluster.plan import check
+    from gen_ray.errors import UserError
+
+    for number in numbers:
+        if experiment.data.batch_size % (number * experiment.training.accumulate):
+            raise UserError(f"--check {number}: data.batch_size={experiment.data.batch_size} cannot be divided so")
+    found = check(experiment, numbers, rounds=rounds, steps=steps)
+    if as_json:
+        said: list[dict[str, Any]] = [{**asdict(one), "ratio": one.ratio} for one in found]
+        typer.echo(json.dumps(said, indent=1))
+        return
+    header = ["workers", "planned, images/s", "measured", "ratio"]
+    lines = [
+        [
+            str(one.forecast.workers),
+            f"{one.forecast.images_per_second:,.0f}",
+            f"{median(one.measured):,.0f}",
+            f"{one.ratio:.2f}",
+        ]
+        for one in found
+    ]
+    terminal.show_table(f"{experiment.name}: workers of one thread on {os.cpu_count()} cores", header, lines)
+
+
+if __name__ == "__main__":
+    terminal.main(plan)

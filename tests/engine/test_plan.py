@@ -1,0 +1,128 @@
+"""Scale on paper: against figures computed by hand, and laws that hold whatever the figures."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gen_ray.datasets.prepare import prepare
+from gen_ray.engine import checkpoint
+from gen_ray.engine.plan import Forecast, Link, Load, Pace, Site, forecast, paces, possible, worthwhile
+from gen_ray.engine.session import LocalSession
+from gen_ray.engine.step import Learner
+from tests.conftest import ROOT, Said
+from tests.engine.toys import CPU, experiment, images, model
+
+GenRay = Callable[..., Said]
+LOAD = Load(batch=128, rows=12800, row_bytes=784, gradient_bytes=10**8, state_bytes=1, checkpoint_bytes=1, kept_bytes=1)
+FREE, SLOW = Link(1e9, 0.0), Link(8.0, 1e-3)
+SITE = Site(nodes=2, per_node=2, within=FREE, between=SLOW)
+
+
+def test_a_ring_carries_what_it_carries() -> None:
+    """Patarasuk & Yuan 2009: 2(W−1) hops of a W-th; 10^8 bytes over 10^9 bytes a second by four are 150 ms."""
+    assert SLOW.all_reduce(10**8, 4) == pytest.approx(6 * (1e-3 + 0.25e8 / 1e9))
+    assert SLOW.all_reduce(10**8, 1) == 0
+
+
+def test_a_forecast_is_what_one_computes_by_hand() -> None:
+    found = forecast(Pace(0.01, 0.001), LOAD, SITE, 4)
+    compute = 0.01 + 32 * 0.001
+    last, flags = 6 * (1e-3 + 25 * 2**20 / 4 / 1e9), 6 * (1e-3 + 20 / 4 / 1e9)
+    waiting = max(last, 0.156 - 2 / 3 * compute) + flags
+    assert found.compute_seconds == pytest.approx(compute) and found.waiting_seconds == pytest.approx(waiting)
+    assert found.images_per_second == pytest.approx(128 / (compute + waiting))
+    assert found.epoch_seconds == pytest.approx(100 * (compute + waiting))
+    assert found.ingest_bytes_per_second == pytest.approx(found.images_per_second * 784)
+    assert found.efficiency == pytest.approx(found.images_per_second / 4 / (128 / 0.138))
+
+
+def test_workers_who_share_cores_take_turns() -> None:
+    site = replace(SITE, per_node=4, between=FREE, cores=2)
+    rates = [forecast(Pace(0.0, 0.001), LOAD, site, n).images_per_second for n in (1, 2, 4)]
+    assert rates[1] / rates[0] == pytest.approx(2, rel=1e-3) and rates[2] / rates[1] == pytest.approx(1, rel=1e-3)
+
+
+@given(st.floats(0, 1), st.floats(1e-6, 1), st.floats(0.1, 1e3), st.sampled_from([2, 4, 8, 16]))
+def test_a_better_link_is_never_slower_and_one_worker_needs_none(
+    fixed: float, per_row: float, gbps: float, workers: int
+) -> None:
+    pace = Pace(fixed, per_row)
+    worse, better = (replace(SITE, between=Link(g, 1e-4), within=Link(g, 1e-4)) for g in (gbps, 2 * gbps))
+    assert (
+        forecast(pace, LOAD, better, workers).images_per_second
+        >= forecast(pace, LOAD, worse, workers).images_per_second
+    )
+    assert forecast(pace, LOAD, worse, 1).waiting_seconds == 0 and forecast(pace, LOAD, worse, 1).efficiency == 1
+    assert forecast(pace, LOAD, worse, workers).efficiency <= 1 + 1e-9
+
+
+@given(st.floats(1e-4, 1), st.floats(1e-5, 1e-2))
+def test_a_line_is_found_again(fixed: float, per_row: float) -> None:
+    found = Pace.fit({n: fixed + per_row * n for n in (8, 16, 64, 128)})
+    assert found.fixed == pytest.approx(fixed, rel=1e-4) and found.per_row == pytest.approx(per_row, rel=1e-4)
+    assert Pace.fit({128: 0.5}) == Pace(0.0, 0.5 / 128)
+
+
+def test_workers_stop_paying_where_doubling_them_brings_less() -> None:
+    def of(workers: int, rate: float) -> Forecast:
+        return replace(forecast(Pace(0.0, 1.0), LOAD, SITE, 1), workers=workers, images_per_second=rate)
+
+    assert worthwhile([of(1, 100), of(2, 190), of(4, 300), of(8, 360)]) == 4
+    assert worthwhile([of(1, 100), of(2, 129)]) == 1
+    assert worthwhile([of(1, 100), of(2, 200), of(6, 420)]) == 6  # 2.1 for 1.58 doublings
+    assert possible(96, 1, 12) == [1, 2, 4, 8, 12] and possible(64, 2, 12) == [1, 2, 4, 8]
+
+
+def test_what_is_kept_is_what_is_written(tmp_path) -> None:
+    exp = experiment("vae")
+    net = model("vae").net
+    load = Load.of(exp, prepare("digits", out=tmp_path), exp.model(model("vae").spec).build_net())
+    learner = Learner(exp.model(model("vae").spec), exp.training, LocalSession({}), 10)
+    learner.step([images(8)], 0)
+    files = learner.packed(1)
+    assert load.checkpoint_bytes == pytest.approx(sum(map(len, files.values())), rel=0.35)  # names and shapes besides
+    assert load.gradient_bytes == sum(p.numel() * 4 for p in learner.bare.parameters())
+    assert len(checkpoint.weights(net)) > load.gradient_bytes
+
+
+def test_a_pace_is_measured_and_more_rows_take_longer() -> None:
+    exp = experiment("ddpm-dropout")
+    found = paces(exp, exp.model(model("vae").spec), images(512), [512, 1], device=CPU, rounds=1)
+    assert found[512] > found[1] > 0 and torch.is_grad_enabled()
+
+
+def test_the_plan_of_a_shipped_config(gen_ray: GenRay, storage) -> None:
+    config = ROOT / "configs" / "demo" / "digits-vae.yaml"
+    words = ["plan", config, f"storage.root={storage}", "--nodes", 2, "--gpus-per-node", 4, "--rate", "1000@64"]
+    said = gen_ray(*words, "--rate", "500@8", "--json")
+    found = json.loads(said.out)
+    assert [one["workers"] for one in found["forecasts"]] == [1, 2, 4, 8]
+    assert found["pace"]["fixed"] == pytest.approx((64 * 8 / 500 - 8 * 64 / 1000) / 56)
+    assert found["forecasts"][0]["images_per_second"] == pytest.approx(
+        found["load"]["batch"] / (found["pace"]["fixed"] + found["pace"]["per_row"] * found["load"]["batch"])
+    )
+    shown = gen_ray(*words).out
+    assert "as told by --rate" in shown and re.search(r"more workers pay until there are \d", shown)
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--rate", "x"], "--rate x: is written IMAGES_PER_SECOND@ROWS"),
+        (["--rate", "0@8"], "--rate 0@8: is written"),
+        (["--rate", "-1@8"], "--rate -1@8: both numbers are above 0"),
+        (["--nodes", "0"], "nodes"),
+        (["--check", "7"], "--check 7: data.batch_size="),
+        (["training.epoch=1"], "training.epoch"),
+    ],
+)
+def test_what_cannot_be_planned_is_told_in_one_line(gen_ray: GenRay, storage, words: list[str], fault: str) -> None:
+    config = ROOT / "configs" / "demo" / "digits-vae.yaml"
+    said = gen_ray("plan", config, f"storage.root={storage}", *words)
+    assert said.code == 2 and fault in said.fault
