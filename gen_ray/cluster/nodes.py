@@ -1,12 +1,14 @@
 """The processes of a cluster's machines: Ray's, which let nobody in without the token, and MLflow's server."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import requests
 
 from gen_ray import token
@@ -21,6 +23,8 @@ SERVER = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # artifacts are safetensors and JSON
 }
 START_SECONDS = 90.0
+ANYWHERE = "192.0.2.1"
+"""An address that is nobody's (RFC 5737): which way would a packet go?"""
 
 
 def head(*, port: int, dashboard_port: int, insecure: bool, options: Sequence[str]) -> int:
@@ -30,12 +34,29 @@ def head(*, port: int, dashboard_port: int, insecure: bool, options: Sequence[st
     """
     own = _guarded(insecure=insecure, make=True)
     words = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", *options]
-    return _ray_start(words, own)
+    return _ray_start(words, {**_interface(ANYWHERE), **own})
 
 
 def worker(address: str, *, insecure: bool, options: Sequence[str]) -> int:
     """Start Ray as a further machine of the cluster at HEAD:PORT and return its exit code. Raise UserError."""
-    return _ray_start([f"--address={address}", *options], _guarded(insecure=insecure, make=False))
+    own = _guarded(insecure=insecure, make=False)
+    return _ray_start([f"--address={address}", *options], {**_interface(address.rpartition(":")[0]), **own})
+
+
+def _interface(host: str) -> Mapping[str, str]:
+    """Return the variable by which gloo takes the network that leads to a host; nothing where none is known to.
+
+    Of itself it takes the one that this machine's name stands for, which many systems say is loopback: two workers on
+    two machines then never find one another.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect((host, 1))  # sends nothing
+        except OSError:
+            return {}
+        own = asked.getsockname()[0]
+    names = [name for name, found in psutil.net_if_addrs().items() if own in {one.address for one in found}]
+    return {"GLOO_SOCKET_IFNAME": names[0]} if names else {}
 
 
 def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
@@ -55,12 +76,10 @@ def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
 
 
 def _ray_start(words: Sequence[str], own: Mapping[str, str]) -> int:
-    told = {**environment.RAY, **environment.SERVE, **environment.STOP, **os.environ, **own}
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--disable-usage-stats", *words]
-    try:
-        return subprocess.run(command, env=told, check=False).returncode
-    except FileNotFoundError:
-        raise RunError(f"{command[0]}: is missing; pip install -e . where {sys.executable} is") from None
+    told = {**environment.RAY, **environment.SERVE, **environment.STOP, **own, **os.environ}
+    told[token.MODE] = own[token.MODE]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", *words]
+    return subprocess.run(command, env=told, check=False).returncode
 
 
 def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequence[str] = ()) -> int:

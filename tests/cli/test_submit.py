@@ -68,7 +68,7 @@ def test_a_cluster_that_does_not_answer_is_told_in_one_line(work: Path, gen_ray:
 def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str]]:
     """Put a ray and a home in the place of the real ones; return what it was called with."""
     (tmp_path / "bin").mkdir()
-    stub = tmp_path / "bin" / "ray"
+    stub = tmp_path / "bin" / "python"
     stub.write_text(f'#!/bin/sh\n(echo "words=$*"; env) > {tmp_path}/called\nexit 3\n')
     stub.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
@@ -81,10 +81,11 @@ def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[st
 def test_a_head_makes_a_token_that_others_cannot_read(ray: Callable[[], dict[str, str]], tmp_path: Path) -> None:
     assert nodes.head(port=7000, dashboard_port=7001, insecure=False, options=["--num-cpus=2"]) == 3
     called, file = ray(), tmp_path / ".ray" / "auth_token"
-    words = (
-        "start --disable-usage-stats --head --port=7000 --dashboard-host=127.0.0.1 --dashboard-port=7001 --num-cpus=2"
+    words = "--head --port=7000 --dashboard-host=127.0.0.1 --dashboard-port=7001 --num-cpus=2"
+    assert (
+        called["words"] == f"-m ray.scripts.scripts start --disable-usage-stats {words}"
+        and called["RAY_AUTH_MODE"] == "token"
     )
-    assert called["words"] == words and called["RAY_AUTH_MODE"] == "token"
     assert called["RAY_JOB_STOP_WAIT_TIME_S"] == "30" and called["OMP_WAIT_POLICY"] == "passive"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and len(file.read_text()) == 64
     assert file.read_text() not in "".join(called.values())
@@ -100,7 +101,7 @@ def test_a_worker_needs_the_heads_token(ray: Callable[[], dict[str, str]], gen_r
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("t" * 64)
     assert gen_ray("start", "worker", "head:6379", "--", "--num-gpus=1").code == 3
-    assert ray()["words"] == "start --disable-usage-stats --address=head:6379 --num-gpus=1"
+    assert ray()["words"] == "-m ray.scripts.scripts start --disable-usage-stats --address=head:6379 --num-gpus=1"
 
 
 def test_an_open_cluster_has_to_be_asked_for(

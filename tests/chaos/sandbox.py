@@ -1,0 +1,129 @@
+"""Machines of namespaces: each has its own address, processes, home and ssh server, as one that stands elsewhere."""
+
+import os
+import shutil
+import site
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+NET = "10.99.77"
+BRIDGE, HERE = "grbridge", f"{NET}.254"
+INSIDE = """
+set -e
+mount --bind {base}/{name}/passwd /etc/passwd
+mount --bind {base}/{name}/home {base}/home
+mkdir -p /tmp/ray && mount --bind {base}/{name}/tmp /tmp/ray
+mkdir -p /run/sshd
+hostname {name}
+ip link set lo up
+exec /usr/sbin/sshd -D -e -f {base}/{name}/sshd_config
+"""
+SSHD = """
+ListenAddress {address}
+HostKey {base}/key
+AuthorizedKeysFile {base}/key.pub
+PidFile none
+UsePAM no
+StrictModes no
+MaxStartups 100
+SetEnv PYTHONPATH={packages} PIP_NO_DEPS=1 PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0 PIP_DISABLE_PIP_VERSION_CHECK=1
+"""
+"""What an installation would fetch is there already: to fetch it twice more would be most of the test."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The machines' addresses, the first the head's, a key to all of them, and a folder that they share."""
+
+    addresses: Sequence[str]
+    key: Path
+    shared: Path
+    base: Path
+
+
+@contextmanager
+def machines(count: int) -> Iterator[Site]:
+    """Give so many machines."""
+    base = Path(tempfile.mkdtemp(prefix="gr", dir="/var/tmp"))  # not /tmp: what is there is each machine's own
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", base / "key")
+    for folder in (base / "shared", base / "home"):
+        folder.mkdir()
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, base, ignore_errors=True)
+        run("ip", "link", "add", BRIDGE, "type", "bridge")
+        stack.callback(run, "ip", "link", "del", BRIDGE)
+        run("ip", "addr", "add", f"{HERE}/24", "dev", BRIDGE)
+        run("ip", "link", "set", BRIDGE, "up")
+        addresses = [stack.enter_context(_machine(base, number)) for number in range(1, count + 1)]
+        yield Site(addresses, base / "key", base / "shared", base)
+
+
+@contextmanager
+def _machine(base: Path, number: int) -> Iterator[str]:
+    name, address = f"machine{number}", f"{NET}.{number}"
+    own = base / name
+    for folder in (own / "home", own / "tmp"):
+        folder.mkdir(parents=True)
+    (own / "passwd").write_text(f"ray:x:0:0::{base}/home:/bin/bash\n{Path('/etc/passwd').read_text()}")
+    # Ray's own command is not in an environment without its dependencies: it is that of these tests.
+    (own / "home" / ".bash_profile").write_text(f"export PATH=$PATH:{Path(sys.executable).parent}\n. ~/.bashrc\n")
+    (own / "home" / ".bashrc").touch()
+    packages = site.getsitepackages()[0]
+    (own / "sshd_config").write_text(SSHD.format(address=address, base=base, packages=packages))
+    net, veth = f"gr{number}", f"grveth{number}"
+    run("ip", "netns", "add", net)
+    run("ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", net)
+    run("ip", "link", "set", veth, "master", BRIDGE, "up")
+    run("ip", "-n", net, "addr", "add", f"{address}/24", "dev", "eth0")
+    run("ip", "-n", net, "link", "set", "eth0", "up")
+    run("ip", "-n", net, "route", "add", "default", "via", HERE)  # by it Ray knows which address is its own
+    apart = ["unshare", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc"]
+    inside = INSIDE.format(base=base, name=name)
+    log = (own / "sshd.log").open("wb")
+    process = subprocess.Popen(["ip", "netns", "exec", net, *apart, "bash", "-c", inside], stdout=log, stderr=log)
+    try:
+        _answers(address, base / "key", process, own / "sshd.log")
+        yield address
+    finally:
+        process.kill()  # and with the first of its processes all others
+        process.wait()
+        log.close()
+        run("ip", "link", "del", veth)  # its end in there would keep it
+        run("ip", "netns", "del", net)
+
+
+def _answers(address: str, key: Path, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    words = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=2"]
+    until = time.monotonic() + 30
+    while subprocess.run(
+        ["ssh", *words, "-i", str(key), f"ray@{address}", "true"], capture_output=True, check=False
+    ).returncode:
+        assert process.poll() is None and time.monotonic() < until, log.read_text()
+        time.sleep(0.2)
+
+
+def copied(base: Path) -> Path:
+    """Return a clone of the project as it stands, with what is not yet committed."""
+    clone = base / "clone"
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (clone / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, clone / name)
+    return clone
+
+
+def run(*words: object) -> None:
+    """Run a command of the system's."""
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, env={**os.environ})
+    assert not done.returncode, done.stderr

@@ -1,0 +1,97 @@
+"""The README's ten lines for somebody who has machines, run as printed, against two that are made of namespaces."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.sandbox import copied, machines
+from tests.conftest import ROOT
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300, method="thread")]
+FILE = "configs/cluster/local.yaml"
+HEADING = "## On a cluster"
+
+
+def printed() -> list[str]:
+    """Return the first block of commands below the heading."""
+    text = (ROOT / "README.md").read_text()
+    block = re.search(r"```bash\n(.*?)```", text[text.index(f"{HEADING}\n") :], re.DOTALL)
+    assert block
+    return block[1].splitlines()
+
+
+LINES = printed()
+SAYS = {
+    "doctor": r"ok  ray: ",
+    "submit train": r"artifact .*/shared/runs/digits-vae-",
+    "submit sweep": r"best: digits-vae-latent-dims-",
+    "jobs list": r"train-\d.*\n(.*\n)*.*",
+    "compare demo": r"digits-vae",
+    "submit promote": r"digits-vae version 1 is champion|champion",
+    "submit serve": r"http://127\.0\.0\.1:8000/ is the page",
+    "curl": r'"id":\s*"digits-vae"',
+}
+"""What a line prints where all went well."""
+
+
+@dataclass
+class Desk:
+    """Where the user sits: a clone whose file names the machines."""
+
+    clone: Path
+    shared: Path
+    done: list[str] = field(default_factory=list)
+
+    def run(self, line: str) -> str:
+        assert self.done == LINES[: len(self.done)] and line == LINES[len(self.done)], "one line needs those before it"
+        own = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+        own.pop("RAY_AUTH_MODE", None)
+        done = subprocess.run(
+            line, shell=True, cwd=self.clone, env=own, stdin=subprocess.DEVNULL, capture_output=True, timeout=120
+        )
+        said = (done.stdout + done.stderr).decode(errors="replace")
+        assert done.returncode == 0, said[-3000:]
+        self.done.append(line)
+        return said
+
+
+@pytest.fixture(scope="module")
+def desk() -> Iterator[Desk]:
+    missing = [name for name in ("ssh", "rsync", "/usr/sbin/sshd", "ip", "unshare") if not shutil.which(name)]
+    assert not missing, f"apt-get install openssh-server rsync iproute2: {missing}"
+    with machines(2) as site:
+        clone = copied(site.base)
+        text = (clone / FILE).read_text()
+        for printed, own in {
+            "head_ip: 192.0.2.1 ": f"head_ip: {site.addresses[0]} ",
+            "[192.0.2.2, 192.0.2.3]": f"[{site.addresses[1]}]",
+            "ssh_user: ubuntu": "ssh_user: ray",
+            "~/.ssh/id_ed25519": str(site.key),
+            "/srv/gen_ray": str(site.shared),
+        }.items():
+            assert text.count(printed) == 1, printed
+            text = text.replace(printed, own)
+        (clone / FILE).write_text(text)
+        yield Desk(clone, site.shared)
+
+
+def test_there_are_ten() -> None:
+    assert len(LINES) == 10
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_line_does_what_it_says(desk: Desk, line: str) -> None:
+    said = desk.run(line)
+    for word, pattern in SAYS.items():
+        if word in line:
+            assert re.search(pattern, said), said[-3000:]
+    if line.startswith("ray up"):
+        token = desk.shared.parent / "machine1" / "home" / ".ray" / "auth_token"
+        assert token.stat().st_mode & 0o777 == 0o600 and token.read_text() not in said
