@@ -125,6 +125,30 @@ def scaling(
 
 
 @app.command()
+def stream(
+    data_mb: Annotated[int, typer.Option(min=100, help="Megabytes of pictures to stream.")] = 800,
+    store_mb: Annotated[int, typer.Option(min=80, help="Megabytes of Ray's object store.")] = 80,
+    as_json: AsJson = False,
+) -> None:
+    """Stream a data set larger than Ray's object store, and tell what memory that takes."""
+    from dataclasses import asdict
+
+    from gen_ray.cluster.larger import MB, stream_larger
+
+    found = stream_larger(data_mb=data_mb, store_mb=store_mb)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=1))
+        return
+    typer.echo(
+        f"{found.data_bytes / MB:,.0f} MB through an object store of {found.store_bytes / MB:,.0f} MB: "
+        f"{found.rows / found.seconds:,.0f} rows/s, {found.data_bytes / MB / found.seconds:,.0f} MB/s"
+    )
+    peaks = {"object store": found.peak.store, "spilled": found.peak.spilled}
+    peaks |= {"the consumer": found.peak.consumer, "a reader": found.peak.reader}
+    typer.echo("at most, MB: " + ", ".join(f"{name} {size / MB:,.0f}" for name, size in peaks.items()))
+
+
+@app.command()
 def sweep(
     config: Annotated[Path, typer.Argument(help="The sweep's YAML file.")],
     overrides: Overrides = None,

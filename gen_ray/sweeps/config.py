@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from gen_ray.config import Config, validated
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, Name, apply, merge, parse, put, read_yaml
-from gen_ray.sweeps.schedulers import Calm, Population, Scheduler
+from gen_ray.sweeps.schedulers import Asha, Calm, Median, Population, Scheduler
 
 Point = Mapping[str, Any]
 """One place of a space: the values of the keys that are active there."""
@@ -109,6 +109,11 @@ class Plan:
         self._corners = list(itertools.islice(_points(list(sweep.space.items())), CORNERS))
         self.experiments = [self.experiment(point) for point in self._corners]
         _check_metric(sweep, self.first)
+        if isinstance(sweep.scheduler, Asha | Median) and sweep.scheduler.grace_epochs > self.first.training.epochs:
+            raise UserError(
+                f"scheduler.grace_epochs={sweep.scheduler.grace_epochs}: is more than training.epochs="
+                f"{self.first.training.epochs}, before which every trial has ended"
+            )
         if isinstance(sweep.scheduler, Population):
             _check_population(sweep, sweep.scheduler, self.first.training.epochs)
 

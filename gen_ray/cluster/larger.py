@@ -1,0 +1,111 @@
+"""A data set many times larger than the object store, streamed: how much memory that takes, and how fast it is."""
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from gen_ray.cluster.data import Streamed
+from gen_ray.datasets.prepare import prepare
+from gen_ray.errors import UserError
+
+MB = 2**20
+SIDE, BATCH, PART_ROWS = 64, 256, 8192
+SAMPLE_SECONDS = 0.05
+
+
+@dataclass
+class Peak:
+    """The most that was seen, in bytes."""
+
+    store: int = 0
+    spilled: int = 0
+    consumer: int = 0
+    reader: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Larger:
+    """What one epoch took."""
+
+    data_bytes: int
+    store_bytes: int
+    rows: int
+    seconds: float
+    peak: Peak = field(default_factory=Peak)
+
+
+def stream_larger(*, data_mb: int, store_mb: int) -> Larger:
+    """Stream an epoch of noise through an object store that is smaller. Raise UserError beside another Ray."""
+    if ray.is_initialized():
+        raise UserError("bench stream: starts a Ray with a small object store of its own; unset RAY_ADDRESS")
+    with tempfile.TemporaryDirectory(prefix="gr") as folder:
+        _write(Path(folder) / "parts", data_mb * MB // SIDE**2)
+        prepared = prepare(f"parquet:{folder}/parts/*.parquet", out=Path(folder) / "data")
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=store_mb * MB,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=f"{folder}/ray",
+        )
+        try:
+            streamed = Streamed(prepared.shards("train"), batch_size=BATCH)
+            with _watched(store_mb * MB, Path(folder) / "ray") as peak:
+                began, stream = time.perf_counter(), streamed.stream(0)
+                steps = streamed.rows // BATCH
+                for _ in range(steps):
+                    next(stream)
+                seconds = time.perf_counter() - began
+                stream.close()  # else it would read ahead while Ray ends
+        finally:
+            ray.shutdown()
+        size = sum(prepared.rows.values()) * SIDE**2
+        return Larger(data_bytes=size, store_bytes=store_mb * MB, rows=steps * BATCH, seconds=seconds, peak=peak)
+
+
+def _write(folder: Path, rows: int) -> None:
+    """Write pictures of noise, which no compression makes smaller."""
+    folder.mkdir()
+    rng, kind = np.random.default_rng(0), pa.fixed_shape_tensor(pa.uint8(), (1, SIDE, SIDE))
+    for part, first in enumerate(range(0, rows, PART_ROWS)):
+        flat = rng.integers(0, 256, min(PART_ROWS, rows - first) * SIDE**2, dtype=np.uint8)
+        images = pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(pa.array(flat), SIDE**2))
+        pq.write_table(pa.table({"image": images}), folder / f"{part:04d}.parquet", compression="none")
+
+
+@contextmanager
+def _watched(store: int, folder: Path) -> Iterator[Peak]:
+    """Give the peaks of what happens in the block, looked at twenty times a second."""
+    peak, over, own = Peak(), threading.Event(), psutil.Process()
+
+    def look() -> None:
+        while not over.wait(SAMPLE_SECONDS):
+            free = ray.available_resources().get("object_store_memory", 0.0)
+            peak.store = max(peak.store, int(store - free))
+            peak.spilled = max(peak.spilled, sum(f.stat().st_size for f in folder.rglob("ray_spilled_objects*/*")))
+            peak.consumer = max(peak.consumer, own.memory_info().rss)
+            for child in own.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    if "MapBatches" in " ".join(child.cmdline()):
+                        peak.reader = max(peak.reader, child.memory_info().rss)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()
