@@ -21,8 +21,11 @@ def commands() -> Iterator[list[str]]:
     """Yield the words of every gen-ray command in code blocks and in running text."""
     spoken = re.findall(r"`((?:gen-ray|python -m pipelines\.)[^`]*)`", README.replace("\n", " "))
     for line in [*"\n".join(BLOCKS).replace("\\\n", " ").splitlines(), *spoken]:
-        for part in line.split("&&"):
+        said = shlex.split(line)[-1] if line.startswith("ray exec") else line
+        for part in said.split("&&"):
             words = shlex.split(part, comments=True)
+            if words[:2] == ["gen-ray", "submit"]:  # whose words are another verb's
+                words = words[:1] + words[2:]
             if words[:1] == ["gen-ray"] and words[1:2] not in ([], ["VERB"]):
                 yield words[1:]
 

@@ -5,9 +5,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -63,13 +64,16 @@ def stream_larger(*, data_mb: int, store_mb: int) -> Larger:
         )
         try:
             streamed = Streamed(prepared.shards("train"), batch_size=BATCH)
-            with _watched(store_mb * MB, Path(folder) / "ray") as peak:
-                began, stream = time.perf_counter(), streamed.stream(0)
-                steps = streamed.rows // BATCH
+            steps = streamed.rows // BATCH
+            # Closed, for it would go on to read ahead while Ray ends.
+            with (
+                _watched(store_mb * MB, Path(folder) / "ray") as peak,
+                closing(cast(Any, streamed.stream(0))) as stream,
+            ):
+                began = time.perf_counter()
                 for _ in range(steps):
                     next(stream)
                 seconds = time.perf_counter() - began
-                stream.close()  # else it would read ahead while Ray ends
         finally:
             ray.shutdown()
         size = sum(prepared.rows.values()) * SIDE**2

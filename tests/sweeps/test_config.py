@@ -91,6 +91,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"space": {"family.latent_dim.x": {"choice": [2]}}}, "latent_dim is a single value"),
     ({"metric": "eval/bits"}, r"did you mean 'eval/bits_per_dim'"),
     ({"scheduler": {"name": "asha"}}, "needs metric validation/loss_nats"),
+    ({**PBT, "scheduler": {"name": "asha", "grace_epochs": 50}}, "grace_epochs=50: is more than training.epochs=40"),
     ({"scheduler": {"name": "none", "grace_epochs": 2}}, "scheduler.grace_epochs: scheduler has no such key"),
     ({"scheduler": {"name": "median", "reduction": 2}}, "scheduler.reduction: scheduler has no such key"),
     ({"scheduler": "pbd"}, "scheduler"),
