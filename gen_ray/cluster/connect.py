@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import state  # what an autoscaler may do is told nowhere else; Ray Train asks it too
 
 from gen_ray.cluster import environment
 from gen_ray.errors import EndedError, RunError, UserError
@@ -93,12 +94,22 @@ def cpus_per_worker(scaling: Scaling) -> int:
 
 def uses_gpu(scaling: Scaling) -> bool:
     """Return whether each worker gets a GPU. Raise UserError where GPUs are demanded and there are too few."""
-    there = int(ray.cluster_resources().get("GPU", 0))
+    there = int(in_reach().get("GPU", 0))
     if scaling.use_gpu is True and there < scaling.fewest_workers:
         raise UserError(
             f"scaling.use_gpu=true: {scaling.fewest_workers} workers need as many GPUs, the cluster has {there}"
         )
     return there >= scaling.fewest_workers if scaling.use_gpu == "auto" else scaling.use_gpu
+
+
+def in_reach() -> dict[str, float]:
+    """Return what the cluster has or, where that is more, what its autoscaler may make it have.
+
+    Machines that come when they are wanted have to be wanted first: nobody is refused for what is not there yet.
+    """
+    found: dict[str, float] = dict(ray.cluster_resources())
+    possible = state.get_max_resources_from_cluster_config() or {}
+    return found | {kind: max(found.get(kind, 0.0), float(most)) for kind, most in possible.items()}
 
 
 def needs(scaling: Scaling, cpus: int) -> dict[str, float]:

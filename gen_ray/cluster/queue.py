@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
+from gen_ray.cluster.connect import in_reach
 from gen_ray.cluster.shares import Shares, Wish
 from gen_ray.errors import UserError
 
@@ -32,7 +33,7 @@ class Queue:
         """Return whether the member may begin one more now."""
         self.trackers[wish.name] = tracker
         self.watch = self.watch or asyncio.create_task(self._forget_the_dead())
-        return self.shares.ask(wish, ray.cluster_resources())
+        return self.shares.ask(wish, in_reach())
 
     async def tell(self, name: str, running: int) -> None:
         """Note how many a member has running."""

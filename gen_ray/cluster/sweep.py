@@ -5,13 +5,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
 from gen_ray import runs
 from gen_ray.cluster import tracker
-from gen_ray.cluster.connect import connected, cpus_per_worker, needs, ray_storage, terminable
+from gen_ray.cluster.connect import connected, cpus_per_worker, in_reach, needs, ray_storage, terminable
 from gen_ray.cluster.data import cached
 from gen_ray.cluster.ledger import SWEEP, Ledger
 from gen_ray.cluster.population import Population, first_turn
@@ -92,7 +91,7 @@ def _cpus(scaling: Scaling) -> int:
 
 def _room(each: Mapping[str, float]) -> int:
     """Return how many trials the cluster has room for, at least one: it may grow, or tell that it cannot."""
-    return max(1, int(min(ray.cluster_resources().get(kind, 0) // amount for kind, amount in each.items())))
+    return max(1, int(min(in_reach().get(kind, 0) // amount for kind, amount in each.items())))
 
 
 def _run(ledger: Ledger, task: Task, each: Mapping[str, float], most: int, home: Path) -> None:
