@@ -110,6 +110,15 @@ def _answers(address: str, key: Path, process: "subprocess.Popen[bytes]", log: P
         time.sleep(0.2)
 
 
+def allowed() -> bool:
+    """Return whether this process may make namespaces and bridges, as root on a machine of its own may."""
+    apart = subprocess.run(["unshare", "--pid", "--net", "--mount", "--fork", "true"], capture_output=True, check=False)
+    bridge = ["type", "bridge"]
+    made = subprocess.run(["ip", "link", "add", "grprobe", *bridge], capture_output=True, check=False)
+    subprocess.run(["ip", "link", "del", "grprobe"], capture_output=True, check=False)
+    return not apart.returncode and not made.returncode
+
+
 def copied(base: Path) -> Path:
     """Return a clone of the project as it stands, with what is not yet committed."""
     clone = base / "clone"
