@@ -19,6 +19,8 @@ from gen_ray.errors import UserError
 ENVIRONMENT, DEFAULT = "GEN_RAY_STORAGE", "gen_ray_runs"
 PACKAGE = "_ray_pkg_"
 """In the name of the folder that Ray copies a job's files to, and takes away again."""
+PARTIAL = ".partial"
+"""How the hidden name of a draft ends: a folder of somebody else's that is hidden too is not ours to take away."""
 
 
 def default() -> Path:
@@ -67,9 +69,13 @@ def remote(path: Path) -> tuple[Any, str]:
 
 def check(root: Path) -> None:
     """Raise UserError where an object store does not answer, or does not let us in."""
-    if is_remote(root):
+    if not is_remote(root):
+        return
+    try:
         with _spoken(root):
             root.exists()
+    except OSError as error:
+        raise UserError(f"storage.root={root}: {error}") from None
 
 
 def beside(root: Path) -> Path:
@@ -102,7 +108,7 @@ def commit(folder: Path, fill: Callable[[Path], None]) -> None:
             remove(folder)
             _upload(Path(draft), folder)
         return
-    own = folder.with_name(f".{folder.name}.{os.getpid()}")
+    own = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL}")
     shutil.rmtree(own, ignore_errors=True)
     try:
         own.mkdir(parents=True)
@@ -114,9 +120,9 @@ def commit(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(own, ignore_errors=True)
 
 
-def drafts(home: Path, name: str = "") -> list[Path]:
-    """Return what was begun in home, under names that begin so, and not finished: by a process that died, or works."""
-    return [] if is_remote(home) else list(home.glob(f".{name}*"))
+def drafts(home: Path, pattern: str = f"*{PARTIAL}") -> list[Path]:
+    """Return what was begun in home, under names that match, and not finished: by a process that died, or works."""
+    return [] if is_remote(home) else list(home.glob(f".{pattern}"))
 
 
 def complete(home: Path, pattern: str) -> list[Path]:

@@ -44,6 +44,14 @@ def test_a_folder_appears_whole_and_can_be_replaced_copied_and_removed(root: Pat
     assert storage.drafts(root) == []
 
 
+def test_only_drafts_are_taken_for_drafts(tmp_path: Path) -> None:
+    """Preparing clears drafts away; a hidden folder that is somebody else's stays."""
+    (tmp_path / "data" / ".mine").mkdir(parents=True)
+    (tmp_path / "data" / ".digits-0.77.partial").mkdir()
+    prepare("digits", out=tmp_path / "data")
+    assert [folder.name for folder in (tmp_path / "data").glob(".*")] == [".mine"]
+
+
 def test_a_folder_whose_writer_failed_is_not_there(root: Path) -> None:
     def fail(draft: Path) -> None:
         (draft / "a").write_text("half")
@@ -107,6 +115,16 @@ def test_what_cannot_be_reached_is_told_in_one_line(monkeypatch: pytest.MonkeyPa
     assert parse({"name": "a", "family": "vae"}).resolved()["storage"]["root"] == "s3://bucket/prefix"
     with pytest.raises(UserError, match=r"storage.root: .*_ray_pkg_1.*GEN_RAY_STORAGE"):
         parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path / "_ray_pkg_1" / "runs")}})
+
+
+def test_a_root_that_cannot_be_reached_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise ConnectionRefusedError("nobody there")
+
+    root = place("s3://bucket/unreachable")
+    monkeypatch.setattr(type(root), "exists", lambda self: refuse())
+    with pytest.raises(UserError, match=r"storage\.root=s3://bucket/unreachable: nobody there"):
+        storage.check(root)
 
 
 def test_an_object_store_that_refuses_is_told_in_one_line(s3: Path) -> None:

@@ -55,7 +55,7 @@ class Shelf:
 
     def tidy(self) -> None:
         """Remove what writers left that were killed. Only for one who knows that nobody writes."""
-        for draft in storage.drafts(self.home, STEP):
+        for draft in storage.drafts(self.home, f"{STEP}*"):
             storage.remove(draft)
 
     def become(self, other: "Shelf") -> None:
