@@ -14,8 +14,9 @@ def stopping(plan: Plan) -> TrialScheduler:
     mode: dict[str, Any] = {"time_attr": "epoch", "metric": plan.sweep.metric, "mode": plan.sweep.direction[:3]}
     if isinstance(wanted, Asha):
         # One more than there are: else it would end a trial at its last validation, before it is measured.
-        beyond = max(experiment.training.epochs for experiment in plan.experiments) + 1
-        return ASHAScheduler(max_t=beyond, grace_period=wanted.grace_epochs, reduction_factor=wanted.reduction, **mode)
+        return ASHAScheduler(
+            max_t=plan.epochs + 1, grace_period=wanted.grace_epochs, reduction_factor=wanted.reduction, **mode
+        )
     if isinstance(wanted, Median):
         return MedianStoppingRule(grace_period=wanted.grace_epochs, **mode)
     return FIFOScheduler()

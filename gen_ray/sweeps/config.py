@@ -109,10 +109,10 @@ class Plan:
         self._corners = list(itertools.islice(_points(list(sweep.space.items())), CORNERS))
         self.experiments = [self.experiment(point) for point in self._corners]
         _check_metric(sweep, self.first)
-        if isinstance(sweep.scheduler, Asha | Median) and sweep.scheduler.grace_epochs > self.first.training.epochs:
+        if isinstance(sweep.scheduler, Asha | Median) and sweep.scheduler.grace_epochs > self.epochs:
             raise UserError(
-                f"scheduler.grace_epochs={sweep.scheduler.grace_epochs}: is more than training.epochs="
-                f"{self.first.training.epochs}, before which every trial has ended"
+                f"scheduler.grace_epochs={sweep.scheduler.grace_epochs}: is more than training.epochs={self.epochs}, "
+                "before which every trial has ended"
             )
         if isinstance(sweep.scheduler, Population):
             _check_population(sweep, sweep.scheduler, self.first.training.epochs)
@@ -121,6 +121,11 @@ class Plan:
     def first(self) -> Experiment:
         """Return the experiment of one point: what is not searched is the same in all."""
         return self.experiments[0]
+
+    @property
+    def epochs(self) -> int:
+        """Return the epochs of the longest trial."""
+        return max(experiment.training.epochs for experiment in self.experiments)
 
     def experiment(self, point: Point) -> Experiment:
         """Return the experiment of a point. Raise UserError naming the point where it is none."""

@@ -119,6 +119,12 @@ def test_a_mistake_costs_no_trial(tmp_path: Path, keys: dict[str, Any], told: st
     assert "\n" not in str(fault.value)
 
 
+def test_grace_is_measured_against_the_longest_trial(tmp_path: Path) -> None:
+    changes = {"scheduler": {"name": "asha", "grace_epochs": 50}, "metric": "validation/loss_nats"}
+    plan = load(written(tmp_path, **changes, space={"training.epochs": {"choice": [10, 60]}}))
+    assert plan.epochs == 60
+
+
 def test_a_population_is_possible_with_what_may_change(tmp_path: Path) -> None:
     space = {
         **RATE,
