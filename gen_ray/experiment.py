@@ -98,7 +98,7 @@ class Scaling(Config):
     @model_validator(mode="after")
     def _no_more_than_most(self) -> "Scaling":
         if self.fewest_workers > self.most_workers:
-            raise ValueError(f"num_workers={list(self.num_workers)}: is [fewest, most]")  # type: ignore[arg-type]
+            raise ValueError(f"num_workers=[{self.fewest_workers}, {self.most_workers}]: is [fewest, most]")
         return self
 
 

@@ -134,13 +134,13 @@ def keep(store: Store, mlflow_id: str, folder: Path) -> str:
 
     It is at ``model`` as it was when training ended; gen-ray ema may have given the run other weights since.
     """
-    with told(store), TemporaryDirectory() as part, here(folder) as folder:
-        mine = manifest.digest(folder / manifest.NAME)
+    with told(store), TemporaryDirectory() as part, here(folder) as found:
+        mine = manifest.digest(found / manifest.NAME)
         client = connect(store)
         for path in ("model", f"model-{mine[:12]}"):
             if f"{path}/{manifest.NAME}" in {file.path for file in client.list_artifacts(mlflow_id, path)}:
                 there = client.download_artifacts(mlflow_id, f"{path}/{manifest.NAME}", part)
                 if manifest.digest(Path(there)) == mine:
                     return path
-        client.log_artifacts(mlflow_id, str(folder), path)
+        client.log_artifacts(mlflow_id, str(found), path)
         return path

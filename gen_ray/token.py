@@ -30,12 +30,10 @@ def use() -> None:
         os.environ.setdefault(MODE, "token")
 
 
-def secured() -> bool:
-    """Take others' rights to the token's file away; return whether they had any. Ray writes it for all to read."""
-    if not file().is_file() or not file().stat().st_mode & OTHERS:
-        return False
-    file().chmod(0o600)
-    return True
+def secure() -> None:
+    """Take others' rights to the token's file away: Ray writes it for all to read."""
+    if file().is_file() and file().stat().st_mode & OTHERS:
+        file().chmod(0o600)
 
 
 def generate() -> None:

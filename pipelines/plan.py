@@ -65,7 +65,7 @@ def _paced(experiment: "Experiment", rates: list[str], most: int, rounds: int) -
 
     from gen_ray.cluster.train import prepare_data
     from gen_ray.datasets.shards import load_split
-    from gen_ray.engine.plan import Load, Pace, paces
+    from gen_ray.engine.plan import Load, Pace, paces, shares
     from pipelines.instances import device
 
     prepared = prepare_data(experiment)
@@ -76,7 +76,7 @@ def _paced(experiment: "Experiment", rates: list[str], most: int, rounds: int) -
     threads = experiment.scaling.cpus_per_worker
     torch.set_num_threads(os.cpu_count() or 1 if threads == "auto" else threads)
     x = torch.from_numpy(load_split(prepared, "train")[0])
-    sizes = sorted({max(1, load.batch // 2**k) for k in range(most.bit_length())}, reverse=True)
+    sizes = shares(load.batch, most)
     return load, Pace.fit(paces(experiment, family, x, sizes, device=device(), rounds=rounds))
 
 
@@ -107,7 +107,6 @@ def _site(machines: Machines) -> "Site":
 
     latency = machines.latency_us / 1e6
     return Site(
-        nodes=machines.nodes,
         per_node=machines.gpus_per_node,
         within=Link(machines.node_gbps, latency),
         between=Link(machines.link_gbps, latency),

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,7 +53,7 @@ def promote(
     from gen_ray import registry, runs
     from gen_ray.cluster.promote import Order
     from gen_ray.errors import UserError
-    from gen_ray.experiment import NAME_PATTERN, load
+    from gen_ray.experiment import load
     from gen_ray.releases import keep
     from gen_ray.store import Store
     from gen_ray.tracking import row
@@ -71,7 +70,7 @@ def promote(
     own = row(store, json.loads((chosen / "meta.json").read_text())["run_id"])
     candidate = registry.record(own, metric)
     model = name or f"{found.data.source.partition(':')[0]}-{found.family.name}".replace("_", "-")
-    terminal.matches("--name", model, NAME_PATTERN)
+    terminal.check_name("--name", model)
     reason = "" if force else registry.obstacle(store, model, candidate, margin=margin)
     if reason:  # told before anything is measured for minutes
         typer.echo(f"{model} keeps its champion: {reason} (--force)")
@@ -158,9 +157,8 @@ def _show(measured: "Measured", choices: Mapping[str, "Point"]) -> None:
 
 
 def _files(measured: "Measured", choices: Mapping[str, "Point"]) -> dict[str, bytes]:
-    from PIL import Image
-
     from gen_ray.engine.curves import costs
+    from gen_ray.engine.plots import png
 
     data = {
         "metric": measured.metric,
@@ -172,9 +170,8 @@ def _files(measured: "Measured", choices: Mapping[str, "Point"]) -> dict[str, by
     for point in sorted(measured.points, key=lambda point: point.seconds_per_sample):
         lines[point.sampler] = [*lines.get(point.sampler, ()), (point.seconds_per_sample, point.quality)]
     marks = {name: (point.seconds_per_sample, point.quality) for name, point in choices.items()}
-    picture = BytesIO()
-    Image.fromarray(costs(lines, marks, quality=measured.metric.replace("_", " "))).save(picture, "PNG")
-    return {"curve.json": json.dumps(data, indent=1).encode(), "curve.png": picture.getvalue()}
+    picture = png(costs(lines, marks, quality=measured.metric.replace("_", " ")))
+    return {"curve.json": json.dumps(data, indent=1).encode(), "curve.png": picture}
 
 
 if __name__ == "__main__":

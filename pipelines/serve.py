@@ -15,8 +15,6 @@ from pipelines.instances import Storage
 if TYPE_CHECKING:
     from gen_ray.cluster.serving.args import Application
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 
 @dataclass(frozen=True)
 class Place:
@@ -95,6 +93,7 @@ def application(
     """Return what is to be served. Raise UserError for what cannot be, before anything starts."""
     import os
 
+    from gen_ray.cluster.nodes import LOOPBACK
     from gen_ray.cluster.serving.args import Application, Served
     from gen_ray.errors import UserError
     from gen_ray.serving import settings

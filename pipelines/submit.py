@@ -41,7 +41,6 @@ def submit(
     from gen_ray.cluster import package
     from gen_ray.cluster.jobs import Jobs
     from gen_ray.errors import UserError, nearest
-    from gen_ray.experiment import NAME_PATTERN
 
     verb, *rest = words
     if verb not in VERBS:
@@ -49,7 +48,7 @@ def submit(
             f"{verb}: is no verb of a job, whose files go with it but for storage.root; {nearest(verb, VERBS)}"
         )
     job = id or f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
-    terminal.matches("--id", job, NAME_PATTERN)
+    terminal.check_name("--id", job)
     variables = dict(_variable(word) for word in env or [])
     if not working_dir.is_dir():
         raise UserError(f"--working-dir {working_dir}: is no folder")

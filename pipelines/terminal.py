@@ -192,11 +192,12 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
         raise UserError(f"{option} {value!r}: {nearest(value, known)}")
 
 
-def matches(option: str, value: str, pattern: str) -> None:
+def check_name(option: str, value: str) -> None:
     """Raise UserError where value cannot be a name, as part of a path or an address."""
     from gen_ray.errors import UserError
+    from gen_ray.experiment import NAME_PATTERN
 
-    if not re.fullmatch(pattern, value):
+    if not re.fullmatch(NAME_PATTERN, value):
         raise UserError(
             f"{option} {value}: a name is 1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
         )

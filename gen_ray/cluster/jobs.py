@@ -20,8 +20,7 @@ from gen_ray.errors import RunError, UserError, nearest
 from gen_ray.schedules.launcher import State
 
 T = TypeVar("T")
-ADDRESS = "RAY_API_SERVER_ADDRESS"
-OVERRULING = (ADDRESS, "RAY_ADDRESS")
+OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Ray's client prefers these to the address it is given."""
 STOPPED_CODE = 143
 TALKATIVE = (

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,13 +43,13 @@ class Larger:
     store_bytes: int
     rows: int
     seconds: float
-    peak: Peak = field(default_factory=Peak)
+    peak: Peak
 
 
 def stream_larger(*, data_mb: int, store_mb: int) -> Larger:
     """Stream an epoch of noise through an object store that is smaller. Raise UserError beside another Ray."""
     if ray.is_initialized():
-        raise UserError("bench stream: starts a Ray with a small object store of its own; unset RAY_ADDRESS")
+        raise UserError("bench stream: needs a process of its own, for a Ray with a small object store")
     with tempfile.TemporaryDirectory(prefix="gr") as folder:
         _write(Path(folder) / "parts", data_mb * MB // SIDE**2)
         prepared = prepare(f"parquet:{folder}/parts/*.parquet", out=Path(folder) / "data")

@@ -34,13 +34,13 @@ def head(*, port: int, dashboard_port: int, insecure: bool, options: Sequence[st
     """
     own = _guarded(insecure=insecure, make=True)
     words = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", *options]
-    return _ray_start(words, {**_interface(ANYWHERE), **own})
+    return _ray_start(words, ANYWHERE, own)
 
 
 def worker(address: str, *, insecure: bool, options: Sequence[str]) -> int:
     """Start Ray as a further machine of the cluster at HEAD:PORT and return its exit code. Raise UserError."""
     own = _guarded(insecure=insecure, make=False)
-    return _ray_start([f"--address={address}", *options], {**_interface(address.rpartition(":")[0]), **own})
+    return _ray_start([f"--address={address}", *options], address.rpartition(":")[0], own)
 
 
 def _interface(host: str) -> Mapping[str, str]:
@@ -71,13 +71,14 @@ def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
         if not make:
             raise UserError(f"{token.file()}: is missing; copy it from the cluster's head, by scp -p for instance")
         token.generate()
-    token.secured()
+    token.secure()
     return {token.MODE: "token"}
 
 
-def _ray_start(words: Sequence[str], own: Mapping[str, str]) -> int:
-    told = {**environment.RAY, **environment.SERVE, **environment.STOP, **own, **os.environ}
-    told[token.MODE] = own[token.MODE]
+def _ray_start(words: Sequence[str], towards: str, guard: Mapping[str, str]) -> int:
+    """Run ray start, whose other machines are towards an address; what the user has set is left, but for the guard."""
+    usual = {**environment.RAY, **environment.SERVE, **environment.STOP, **_interface(towards)}
+    told = {**usual, **os.environ, **guard}
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", *words]
     return subprocess.run(command, env=told, check=False).returncode
 

@@ -11,7 +11,6 @@ from gen_ray.errors import UserError
 
 MEGABYTE = 2**20
 LARGEST = 5
-quiet = logging.getLogger("gen_ray.package")
 
 
 def contents(folder: Path) -> dict[Path, int]:
@@ -24,7 +23,8 @@ def contents(folder: Path) -> dict[Path, int]:
 
     whole = folder.absolute()
     defaults = ray_constants.get_runtime_env_default_excludes()
-    quiet.setLevel(logging.WARNING)
+    quiet = logging.getLogger("gen_ray.package")
+    quiet.setLevel(logging.WARNING)  # Ray tells it of every file of names to ignore
     packaging._dir_travel(whole, [packaging._get_excludes(whole, defaults)], note, include_gitignore=True, logger=quiet)
     return found
 

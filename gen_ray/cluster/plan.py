@@ -13,7 +13,7 @@ from gen_ray.cluster.bench import on_workers, scaling_rates
 from gen_ray.cluster.connect import connected
 from gen_ray.cluster.train import prepare_data
 from gen_ray.cluster.worker import open_session
-from gen_ray.engine.plan import Forecast, Link, Load, Pace, Site, forecast, paces
+from gen_ray.engine.plan import Forecast, Link, Load, Pace, Site, forecast, paces, shares
 from gen_ray.experiment import Experiment, parse
 
 TIMES = 30
@@ -41,7 +41,7 @@ def check(experiment: Experiment, numbers: Sequence[int], *, rounds: int, steps:
         pace = Pace.fit(on_workers(experiments[1], _pacing, most=max(numbers), rounds=rounds))
         within = Link(*on_workers(experiments[2], _linking, size=load.gradient_bytes // 4))
         rates = scaling_rates([experiments[number] for number in numbers], rounds=rounds, steps=steps)
-    site = Site(nodes=1, per_node=max(numbers), within=within, between=within, threads=1, cores=os.cpu_count())
+    site = Site(per_node=max(numbers), within=within, between=within, threads=1, cores=os.cpu_count())
     return [Checked(forecast(pace, load, site, number), rate) for number, rate in zip(numbers, rates, strict=True)]
 
 
@@ -55,11 +55,7 @@ def _pacing(task: dict[str, Any]) -> dict[float, float]:
     """Return seconds by rows of one worker alone, for the shares that so many workers would have of a batch."""
     experiment, family, session = open_session(task)
     x = torch.cat([rows for _, rows in session.batches("train").ordered(4096)])
-    batch, size = experiment.data.batch_size, 1
-    sizes = []
-    while size <= task["most"]:
-        sizes.append(batch // size)
-        size *= 2
+    sizes = shares(experiment.data.batch_size, task["most"])
     return paces(experiment, family, x, sizes, device=session.device, rounds=task["rounds"])
 
 

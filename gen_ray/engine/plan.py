@@ -77,7 +77,6 @@ class Link:
 class Site:
     """The machines: how many workers each has, how they are joined, and the cores where they share them."""
 
-    nodes: int
     per_node: int
     within: Link
     between: Link
@@ -165,19 +164,27 @@ def forecast(pace: Pace, load: Load, site: Site, workers: int) -> Forecast:
     )
 
 
+def doubling(most: int) -> list[int]:
+    """Return 1, 2, 4 … as far as most."""
+    return [2**k for k in range(most.bit_length())]
+
+
+def shares(batch: int, most: int) -> list[int]:
+    """Return the rows that each of 1, 2, 4 … most workers would have of a batch."""
+    return [max(1, batch // workers) for workers in doubling(most)]
+
+
 def possible(batch: int, accumulate: int, most: int) -> list[int]:
     """Return the numbers of workers, doubling from one, and most itself, among which a batch can be divided."""
-    wanted = sorted({2**k for k in range(int(math.log2(most)) + 1)} | {most})
+    wanted = sorted({*doubling(most), most})
     return [workers for workers in wanted if batch % (workers * accumulate) == 0]
 
 
 def worthwhile(forecasts: Sequence[Forecast]) -> int:
     """Return the number of workers after which twice as many are less than 1.3 times as fast."""
     for fewer, more in pairwise(forecasts):
-        gain = (more.images_per_second / fewer.images_per_second) ** (
-            1 / max(1e-9, math.log2(more.workers / fewer.workers))
-        )
-        if gain < WORTH:
+        doublings = math.log2(more.workers / fewer.workers)
+        if (more.images_per_second / fewer.images_per_second) ** (1 / doublings) < WORTH:
             return fewer.workers
     return forecasts[-1].workers
 
@@ -187,11 +194,11 @@ def paces(
 ) -> dict[float, float]:
     """Return the median seconds of a training step in this process by the rows it has, sizes in turn in each round."""
     learner = Learner(family, experiment.training, LocalSession({}, device=device), 10**9)
-    seconds: dict[float, list[float]] = {size: [] for size in sizes}
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
     step = 0
     for number in range(rounds + 1):
         for size, found in seconds.items():
-            micros = list(x[: int(size)].split(max(1, int(size) // experiment.training.accumulate)))
+            micros = list(x[:size].split(max(1, size // experiment.training.accumulate)))
             began, taken = time.perf_counter(), 0
             while time.perf_counter() - began < ROUND_SECONDS or not taken:
                 learner.step(micros, step)

@@ -68,7 +68,7 @@ def write(file: Path, picture: np.ndarray) -> None:
 
 
 def png(picture: np.ndarray) -> bytes:
-    """Return a picture, uint8 (H, W, 3), as a PNG."""
+    """Return a picture, uint8 (H, W, 3) or grey (H, W), as a PNG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()

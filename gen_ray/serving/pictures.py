@@ -69,7 +69,7 @@ def decoded(picture: Image.Image, spec: DataSpec, field: str, *, resize: bool) -
 def png(sample: np.ndarray, *, levels: int) -> bytes:
     """Return a PNG of one example (C, H, W) in {0 … levels−1} with 1 or 3 channels, at its own size; −1 is mid-grey."""
     grey = np.where(sample < 0, UNDECIDED, np.rint(sample * (255 / (levels - 1)))).astype(np.uint8)
-    return _file(grey.transpose(1, 2, 0) if len(grey) > 1 else grey[0])
+    return plots.png(grey.transpose(1, 2, 0) if len(grey) > 1 else grey[0])
 
 
 def encoded(samples: np.ndarray, *, levels: int) -> list[str]:
@@ -79,7 +79,7 @@ def encoded(samples: np.ndarray, *, levels: int) -> list[str]:
 
 def grid(samples: np.ndarray, *, levels: int) -> bytes:
     """Return one PNG of samples (N, C, H, W) side by side."""
-    return _file(plots.grid(torch.from_numpy(samples), levels=levels))
+    return plots.png(plots.grid(torch.from_numpy(samples), levels=levels))
 
 
 def budget(pictures: Sequence[Image.Image], *, pixels: int) -> None:
@@ -90,9 +90,3 @@ def budget(pictures: Sequence[Image.Image], *, pixels: int) -> None:
 
 def _too_many(field: str, pixels: int) -> Exception:
     return invalid(f"{field}: the picture has more than {pixels} pixels", code="too_much")
-
-
-def _file(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()

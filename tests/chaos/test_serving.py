@@ -32,6 +32,7 @@ from gen_ray.engine.fingerprint import build, fingerprint
 from gen_ray.releases import Release
 from gen_ray.store import Store
 from gen_ray.tracking import TrackedRun, row
+from tests.conftest import free_port
 from tests.engine.toys import model
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180, method="thread")]
@@ -70,9 +71,7 @@ def start(folder: Path, *options: str) -> Server:
 
 def run(folder: Path, *words: str) -> Server:
     """Run the command until it answers."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "pipelines.serve", *words, "--storage", str(folder), "--port", str(port)]
     with (folder / "said.txt").open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said, cwd=Path(__file__).parents[2])

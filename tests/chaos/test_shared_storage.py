@@ -3,14 +3,11 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-import requests
 import yaml
 
 from gen_ray import runs
@@ -21,6 +18,7 @@ from gen_ray.experiment import Experiment, merge, parse
 from gen_ray.storage import remote
 from gen_ray.store import Store
 from gen_ray.tracking import rows
+from tests.chaos.test_tracking_away import served
 from tests.cluster.street import in_this_process, same, through_ray, tiny, weights
 from tests.conftest import ROOT, free_port
 
@@ -55,26 +53,8 @@ def test_weights_trained_there_are_those_of_a_folder(cluster: None, s3: Path, st
 def mlflow(s3: Path, tmp_path: Path) -> Iterator[str]:
     """Return the address of an MLflow server whose artifacts are on S3."""
     port = free_port()
-    command = [
-        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.db", "--artifacts-destination", str(s3 / "mlflow"),
-    ]  # fmt: skip
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address, until = f"http://127.0.0.1:{port}", time.monotonic() + 60
-    try:
-        while True:
-            try:
-                if requests.get(f"{address}/health", timeout=5).ok:
-                    break
-            except requests.ConnectionError:
-                assert server.poll() is None and time.monotonic() < until
-                time.sleep(0.2)
-        yield address
-    finally:
-        for process in [*psutil.Process(server.pid).children(recursive=True), server]:
-            process.kill()
-        server.wait()
+    with served(tmp_path, port, s3 / "mlflow"):
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_every_verb_finds_there_what_another_left(s3: Path, mlflow: str, storage: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """MLflow's server is away for half a minute in the middle of a run."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 from gen_ray.cluster.train import prepare_data, store_of, train
 from gen_ray.tracking import connect, rows
 from tests.cluster.street import tiny
+from tests.conftest import free_port
 
 pytestmark = pytest.mark.chaos
 AWAY_SECONDS, EVERY = 30.0, 20
@@ -29,12 +29,13 @@ PAUSE_SECONDS = 3.0
 
 
 @contextmanager
-def served(folder: Path, port: int) -> Iterator[None]:
-    """Serve MLflow's store of a folder while the block runs; then kill the server."""
+def served(folder: Path, port: int, artifacts: Path | None = None) -> Iterator[None]:
+    """Serve MLflow's store of a folder while the block runs, its artifacts there or elsewhere; then kill the server."""
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{folder}/away.db", "--artifacts-destination", str(folder / "kept")),
+            *("--backend-store-uri", f"sqlite:///{folder}/away.db"),
+            *("--artifacts-destination", str(artifacts or folder / "kept")),
         ],
         env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
         stdout=subprocess.DEVNULL,
@@ -68,9 +69,7 @@ def longest_pause(seen: list[tuple[float, int]], total: int) -> float:
 
 @pytest.mark.usefixtures("cluster")
 def test_nothing_waits_for_a_store_that_is_away_and_no_point_is_missing(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     where = {"uri": f"http://127.0.0.1:{port}", "experiment": "away"}
     rare = dict.fromkeys(("validate_every_epochs", "sample_every_epochs"), 1500)
     training = {"epochs": 1500, **rare, "checkpoint_every_seconds": 60, "log_every_steps": EVERY}

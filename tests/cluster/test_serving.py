@@ -20,15 +20,10 @@ from gen_ray.cluster.serving.args import Application, Served
 from gen_ray.cluster.serving.scaling import by_backlog, replicas_for
 from gen_ray.engine import artifact
 from gen_ray.engine.generate import generate
+from tests.conftest import free_port
 from tests.engine.toys import CPU, model
 
 KEY = "a-key-of-this-test-alone"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tests.engine.toys import CPU, experiment, images, model
 GenRay = Callable[..., Said]
 LOAD = Load(batch=128, rows=12800, row_bytes=784, gradient_bytes=10**8, state_bytes=1, checkpoint_bytes=1, kept_bytes=1)
 FREE, SLOW = Link(1e9, 0.0), Link(8.0, 1e-3)
-SITE = Site(nodes=2, per_node=2, within=FREE, between=SLOW)
+SITE = Site(per_node=2, within=FREE, between=SLOW)
 
 
 def test_a_ring_carries_what_it_carries() -> None:
