@@ -1,0 +1,123 @@
+"""A second device, played on the CPU: it computes what the CPU does and mixes with its tensors as little as a GPU does.
+
+Its tensors call themselves meta's, the one other device that every build of torch knows, and hold tensors of the CPU's.
+Where one of them meets a tensor of the CPU's with dimensions, MixedError is raised, as a RuntimeError is on a GPU.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map
+
+Op = Callable[..., Any]
+AWAY = torch.device("meta")
+COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
+
+
+class MixedError(Exception):
+    """Tensors of two devices met."""
+
+
+class Away(Tensor):
+    """A tensor of the other device."""
+
+    held: Tensor
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> "Away":
+        made = Tensor._make_wrapper_subclass(
+            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
+            device=AWAY, requires_grad=held.requires_grad,
+        )  # fmt: skip
+        made.held = held
+        return made
+
+    def __repr__(self) -> str:
+        return f"Away({self.held!r})"
+
+    def tolist(self) -> Any:
+        return self.held.tolist()
+
+    @classmethod
+    def __torch_dispatch__(
+        cls,
+        op: Op,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return played(op, args, kwargs or {})
+
+
+class Playing(TorchDispatchMode):
+    """Has what is made on the other device, without a tensor from there, made by it too."""
+
+    def __torch_dispatch__(
+        self,
+        op: Op,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        return played(op, args, kwargs or {})
+
+
+def played(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """Return what op makes of the held tensors, on the device where it would be."""
+    tensors = [part for part in tree_iter((args, kwargs)) if isinstance(part, Tensor)]
+    there = [part for part in tensors if isinstance(part, Away)]
+    here = [part for part in tensors if not isinstance(part, Away) and part.ndim]
+    if there and here and op not in COPIES and not _indexed(op, args):
+        raise MixedError(f"{op}: {[tuple(x.shape) for x in there]} there, {[tuple(x.shape) for x in here]} here")
+    asked = [part for part in tree_iter((args, kwargs)) if isinstance(part, torch.device)]
+    away = AWAY in asked if asked else bool(there)
+    out = op(*tree_map(_held, args), **tree_map(_held, dict(kwargs)))
+    if op is torch.ops.aten.copy_.default:
+        return args[0]
+    if not away:
+        return out
+    own = {id(part.held): part for part in there}  # in place, or the very tensor
+    return tree_map(lambda part: own.get(id(part), Away(part)) if isinstance(part, Tensor) else part, out)
+
+
+def _indexed(op: Op, args: Sequence[Any]) -> bool:
+    """Return whether a tensor there is indexed by integers of here, which a GPU allows too."""
+    return op.overloadpacket is torch.ops.aten.index and isinstance(args[0], Away)
+
+
+def _held(part: Any) -> Any:
+    if isinstance(part, Away):
+        return part.held
+    return torch.device("cpu") if isinstance(part, torch.device) else part
+
+
+def _as_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    def made(data: Any, *, device: torch.device | str = "cpu", **how: Any) -> Tensor:
+        return make(data, **how).to(device)
+
+    return made
+
+
+class Generator(torch.Generator):
+    """One of the CPU, whatever device it is asked for."""
+
+    def __new__(cls, device: torch.device | str = "cpu") -> "Generator":
+        return super().__new__(cls, "cpu")
+
+
+@contextmanager
+def playing() -> Iterator[None]:
+    """Have the other device at hand, also for those who ask for one behind a mode's back."""
+    autocast = torch.autocast
+
+    def by_name(device_type: str, **how: Any) -> torch.autocast:
+        return autocast("cpu" if device_type == AWAY.type else device_type, **how)
+
+    made = {"tensor": _as_data(torch.tensor), "as_tensor": _as_data(torch.as_tensor)}
+    with patch.multiple(torch, autocast=by_name, Generator=Generator, **made), Playing():
+        yield

@@ -1,0 +1,69 @@
+"""The engine away from the CPU: a training, its measures and what a model is asked for come out as on the CPU."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from gen_ray.engine import latent
+from gen_ray.engine.artifact import Model
+from gen_ray.engine.batcher.costs import measure
+from gen_ray.engine.evaluate import evaluate
+from gen_ray.engine.impute import complete, judge
+from gen_ray.engine.loop import fit
+from gen_ray.engine.portrait import halves
+from gen_ray.engine.score import score
+from gen_ray.engine.session import LocalSession
+from tests.elsewhere import AWAY, playing
+from tests.engine.test_measures import reference
+from tests.engine.toys import CPU, FAMILIES, SPEC, experiment, images, model, splits
+
+TOLD = "validation/loss_nats"
+
+
+def both(family: str) -> Iterator[tuple[torch.device, Model]]:
+    """Yield here, then there: the device and a model there."""
+    for device in (CPU, AWAY):
+        made = model(family)
+        with playing():
+            yield device, replace(made, net=made.net.to(device))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_training_learns_what_it_learns_on_the_cpu(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+    real = torch.optim.AdamW
+    monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, *, fused, **how: real(parameters, **how))
+    found = []
+    for device in (CPU, AWAY):
+        exp = experiment(family, accumulate=2, ema_snapshots=2)
+        session = LocalSession(splits(exp), device=device)
+        with playing():
+            fit(exp, exp.model(SPEC), session)
+        found.append([line[TOLD] for _, line in session.history if TOLD in line])
+    here, there = found
+    assert len(here) == exp.training.epochs and here == pytest.approx(there, rel=1e-3)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_model_is_asked_for_is_what_the_cpu_says(family: str) -> None:
+    found: list[list[Tensor]] = []
+    for device, made in both(family):
+        x, steps = images(3), None if family == "vae" else 3
+        metrics = evaluate(made, reference(SPEC), device=device).metrics
+        completions = complete(made, x, halves(x), 2, steps=steps, device=device)
+        said = judge(made, completions, x, effort=2, device=device).nll.nats
+        scores = score(made, x, effort=2, repeats=2, device=device)
+        measured = [value for name, value in metrics.items() if "second" not in name]
+        found.append([torch.tensor(measured), completions.samples.float(), said, scores.bits_per_dim])
+        if family == "vae":
+            found[-1] += [
+                latent.interpolate(made, x, steps=2, device=device),
+                latent.manifold(made, side=2, device=device),
+            ]
+            found[-1].append(latent.refine(made, x, steps=2, device=device).posterior.mu.cpu())
+        assert measure(made, device).rows[0] == 1
+    for here, there in zip(*found, strict=True):
+        assert here.device == there.device == CPU
+        torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)

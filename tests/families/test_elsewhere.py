@@ -1,0 +1,70 @@
+"""Every family away from the CPU: losses, likelihoods and samples of the other device are the CPU's."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gen_ray.engine.generate import generate
+from gen_ray.family import Chain, Family
+from tests.elsewhere import AWAY, playing
+from tests.families.cases import CASES, Case, awake, rng
+from tests.families.test_contract import CPU, held
+
+everywhere = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.family}-{case.name}")
+FEW = 3
+
+
+def both(case: Case) -> Iterator[tuple[torch.device, Family, nn.Module]]:
+    """Yield here, then there: the device, a model of its own, its net there."""
+    for device in (CPU, AWAY):
+        family = case.model()
+        net = awake(family)
+        with playing():
+            yield device, family, net.to(device)
+
+
+def near(here: Tensor, there: Tensor) -> bool:
+    """Return whether two tensors differ by rounding alone."""
+    return bool((here - there).abs().max() <= 1e-5 * here.abs().max())
+
+
+@everywhere
+def test_a_loss_and_its_gradients_are_the_cpus(case: Case) -> None:
+    found = []
+    for device, family, net in both(case):
+        loss = family.loss(net, case.x(4).to(device), rng(), step=1).total
+        assert loss.device == device
+        loss.mean().backward()
+        found.append([loss.detach().cpu(), *(p.grad.cpu() for p in net.parameters() if p.grad is not None)])
+    assert len(found[0]) > 1 and all(near(*pair) for pair in zip(*found, strict=True))
+
+
+@pytest.mark.chaos
+@everywhere
+def test_a_likelihood_is_the_cpus(case: Case) -> None:
+    found = []
+    for device, family, net in both(case):
+        with torch.no_grad():
+            found.append(family.nll(net, case.x(4).to(device), rng(), effort=2).nats.cpu())
+    torch.testing.assert_close(*found)
+
+
+def chains(family: Family) -> Iterator[tuple[Chain, bool]]:
+    """Yield every sampler and imputer in a few steps, and whether it is to be given a part."""
+    for name, sampler in family.samplers().items():
+        yield family.chain(name, min(FEW, sampler.default_steps)), False
+    for name, imputer in family.imputers().items():
+        yield family.impute(name, min(FEW, imputer.default_steps)), True
+
+
+@pytest.mark.chaos
+@everywhere
+def test_samples_are_the_cpus(case: Case) -> None:
+    found: list[list[Tensor]] = []
+    for device, family, net in both(case):
+        parts = {True: held(case, 4), False: None}
+        fitted = chains(family.fitted(net))
+        found.append([generate(net, chain, 4, seed=0, device=device, held=parts[given]) for chain, given in fitted])
+    assert all((here.int() - there.int()).abs().max() <= 1 for here, there in zip(*found, strict=True))
