@@ -1,7 +1,6 @@
 """What a training worker makes of the blocks of a data set."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -17,7 +16,7 @@ from gen_ray.cluster.reading import CACHED, Splits, dataset, read
 from gen_ray.datasets.prepared import Prepared, Shard
 from gen_ray.datasets.shards import storage_dtype, to_numpy
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.batches import Lanes, permutation
+from gen_ray.engine.batches import Lanes, ahead, permutation
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 
@@ -147,13 +146,3 @@ class Streamed(Lanes):
         for index, table in enumerate(batches):
             if index % self.world_size == self.rank:
                 yield index, torch.from_numpy(_tensors(table).copy())
-
-
-def ahead(windows: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Yield what is given, each made while the one before is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, windows)
-        while True:
-            window = coming.result()
-            coming = pool.submit(next, windows)
-            yield window

@@ -6,9 +6,10 @@ lanes r·a … r·a + a−1. Two workers are so the same computation as one work
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -30,6 +31,54 @@ class Batches(Protocol):
     def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
         """Yield (index, batch of at most size rows) of this rank's share of the split, each row once over all ranks."""
         ...
+
+
+T = TypeVar("T")
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield what is given without end, each made by a thread while the one before is in use."""
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, items)
+        while True:
+            item = coming.result()
+            coming = pool.submit(next, items)
+            yield item
+
+
+def staged(steps: Iterator[list[Tensor]], device: torch.device) -> Iterator[list[Tensor]]:
+    """Yield each step's micro-batches; for a GPU gathered and copied there while it computes the step before.
+
+    On a CPU they are what they are: a thread would only take a core from the net.
+    """
+    if device.type != "cuda":
+        yield from steps
+        return
+    copier = Copier(device)
+    for begun in ahead(map(copier.begin, steps)):
+        yield copier.finish(*begun)
+
+
+class Copier:
+    """Copies to a GPU by page-locked memory and a stream of their own, which wait for nothing that it computes."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Make the stream."""
+        self.device, self.stream = device, torch.cuda.Stream(device)
+
+    def begin(self, micros: list[Tensor]) -> tuple[list[Tensor], torch.cuda.Event]:
+        """Return copies that are under way, and what tells when they are made."""
+        with torch.cuda.stream(self.stream):
+            copies = [micro.pin_memory().to(self.device, non_blocking=True) for micro in micros]
+            return copies, self.stream.record_event()
+
+    def finish(self, copies: list[Tensor], made: torch.cuda.Event) -> list[Tensor]:
+        """Return the copies for use on the current stream, which waits for them; the host does not."""
+        using = torch.cuda.current_stream(self.device)
+        using.wait_event(made)
+        for copy in copies:
+            copy.record_stream(using)  # else its memory would be given to a next copy while it is in use
+        return copies
 
 
 class Clocked:

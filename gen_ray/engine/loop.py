@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine.batches import Batches, Clocked
+from gen_ray.engine.batches import Batches, Clocked, staged
 from gen_ray.engine.generate import generate
 from gen_ray.engine.plots import grid
 from gen_ray.engine.session import Session
@@ -70,7 +70,7 @@ def steps(
     Without an end these are all there are.
     """
     training, end = learner.training, learner.total_steps if end is None else end
-    stream = Clocked(batches.stream(first))
+    stream = Clocked(staged(batches.stream(first), learner.session.device))
     meter, watch = Meter(learner, stream, batch_size, first), Watch(training, learner.session)
     for step, micros in zip(range(first, end), stream, strict=False):
         wished, began = watch.wish(), time.monotonic()

@@ -116,7 +116,7 @@ class Learner:
     def _backward(self, x: Tensor, step: int, lane: int, *, last: bool) -> Tensor:
         """Add the gradient of one micro-batch; return the means of loss and parts (P,), nats per example."""
         session = self.session
-        x = x.to(session.device, non_blocking=True)
+        x = x.to(session.device)
         rng = generator(self.training.seed, step, lane, device=session.device)
         torch.manual_seed(rng.initial_seed())  # dropout draws from the global state: make that a function of step too
         with ExitStack() as stack:

@@ -122,11 +122,18 @@ class RowNoise:
     ) -> Tensor:
         """Fill (B, *shape) on the host, a row at a time, and hand it to the device."""
         wanted = list(range(self.batch)) if where is None else where.nonzero().flatten().tolist()
-        out: np.ndarray = (np.empty if len(wanted) == self.batch else np.zeros)((self.batch, *shape), dtype)
+        make = torch.empty if len(wanted) == self.batch else torch.zeros
+        # Page-locked where a GPU is to fetch it: it would have to be copied once more, and waited for, otherwise.
+        on_gpu = torch.device(device).type == "cuda"
+        filled = make((self.batch, *shape), dtype=_TORCH[dtype], pin_memory=on_gpu)
+        out = filled.numpy()
         seeds, rows, ticks = self.seeds.tolist(), self.rows.tolist(), self.ticks.tolist()
         for i in wanted:
             fill(_STREAM.at(seeds[i], lane, rows[i], ticks[i]), out=out[i, ...], dtype=dtype)
-        return torch.from_numpy(out).to(device, non_blocking=True)
+        return filled.to(device, non_blocking=True)
+
+
+_TORCH: dict[type, torch.dtype] = {np.float32: torch.float32, np.float64: torch.float64}
 
 
 class _Stream(threading.local):

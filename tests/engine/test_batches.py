@@ -1,12 +1,16 @@
 """The rows of a step are a function of (seed, step); lanes are the same computation however they are dealt out."""
 
 import itertools
+import threading
+from contextlib import closing
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from gen_ray.engine.batches import Cached, Together, permutation
+from gen_ray.engine import batches as module
+from gen_ray.engine.batches import Cached, Together, permutation, staged
 
 X = torch.arange(23)
 
@@ -76,3 +80,36 @@ def test_a_worker_that_does_the_work_of_several_has_their_rows(accumulate: int) 
     assert both.rows == len(X)
     seen = [index for part in (Together(views[:3]), Together(views[3:])) for index, _ in part.ordered(3)]
     assert sorted(seen) == list(range(-(-len(X) // 3)))
+
+
+def test_a_gpus_next_batch_is_on_its_way_while_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the copying itself, for which a GPU is needed: the order, the rows, and who waits for whom."""
+    second, told = threading.Event(), list[str]()
+
+    class Played:
+        def __init__(self, device: torch.device) -> None:
+            assert device.type == "cuda"
+
+        def begin(self, micros: list[Tensor]) -> tuple[list[Tensor], int]:
+            told.append("begun")
+            if len(told) == 2:
+                second.set()
+            return micros, len(told)
+
+        def finish(self, copies: list[Tensor], made: int) -> list[Tensor]:
+            assert made > 0
+            return copies
+
+    monkeypatch.setattr(module, "Copier", Played)
+    split = Cached(torch.arange(12), batch_size=4, accumulate=2)
+    with closing(staged(split.stream(0), torch.device("cuda"))) as stream:
+        first = next(stream)
+        assert second.wait(10), "the second batch is begun before the first is done with"
+        expected = split.stream(0)
+        for found in (first, next(stream), next(stream)):
+            assert all(torch.equal(*pair) for pair in zip(found, next(expected), strict=True))
+
+
+def test_on_a_cpu_batches_come_as_they_are() -> None:
+    split = Cached(torch.arange(12), batch_size=4)
+    assert torch.equal(next(staged(split.stream(2), torch.device("cpu")))[0], next(split.stream(2))[0])
