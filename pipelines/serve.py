@@ -34,7 +34,7 @@ class Replicas:
     """What each model is given."""
 
     cpus: Annotated[float, typer.Option(min=0, help="Cores of a replica; so many threads compute.")] = 1
-    gpus: Annotated[float, typer.Option(min=0, help="GPUs of a replica; a share of one where several fit.")] = 0
+    gpus: Annotated[float, typer.Option(min=0, max=1, help="GPUs of a replica; a share of one where several fit.")] = 0
     min_replicas: Annotated[int, typer.Option(min=1, help="Replicas of each model, at least.")] = 1
     max_replicas: Annotated[
         int | None, typer.Option(min=1, help="And at most, as work waits; as many as at least if left out.")

@@ -11,6 +11,7 @@ from ray.train.torch import TorchTrainer
 
 from gen_ray import runs
 from gen_ray.cluster.connect import cpus_per_worker, ray_storage, uses_gpu
+from gen_ray.cluster.gathering import Gathered
 from gen_ray.cluster.reading import Splits
 from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.worker import work
@@ -68,6 +69,7 @@ def trainer(
     return TorchTrainer(
         loop,
         train_loop_config={**task, **extra},
+        torch_config=Gathered(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers,
             elastic_resize_monitor_interval_s=scaling.grow_seconds,
@@ -97,7 +99,7 @@ def spoken(error: BaseException) -> Exception:
         seen.append(found)
         if isinstance(found, UserError | RunError) and not isinstance(found, ray.exceptions.RayTaskError):
             return found  # a RayTaskError may pass for one, but its message is a traceback
-        waiting += [getattr(found, "cause", None), found.__cause__]
+        waiting += [getattr(found, name, None) for name in ("cause", "__cause__", "controller_failure")]
         waiting += list(getattr(found, "worker_failures", {}).values())
     last = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
     return RunError(f"training stopped: {last[-1]}")

@@ -5,6 +5,8 @@ RAY = {
     "OMP_WAIT_POLICY": "passive",
     # The controller looks at its workers this often, and a report waits for it; Ray's 2 s cost a short epoch dearly.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    # Who booked no GPU sees none; Ray leaves all in sight, and torch and Ray Train would take the first.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial's result is its error
 }

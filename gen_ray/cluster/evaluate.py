@@ -12,6 +12,7 @@ import torch
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
+from gen_ray.cluster.device import given
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import load_split
 from gen_ray.engine import artifact, checkpoint, features, post_hoc
@@ -135,7 +136,7 @@ def _from_average(
 def device_of(cpus: int) -> torch.device:
     """Return this worker's device, its threads set."""
     torch.set_num_threads(cpus)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return given()
 
 
 def _measure(model: Model, prepared: Prepared, device: torch.device, against: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gen_ray import runs
 from gen_ray.cluster.data import in_memory
+from gen_ray.cluster.device import given
 from gen_ray.cluster.evaluate import evaluate, measure_checkpoint
 from gen_ray.cluster.reading import Splits
 from gen_ray.cluster.recording import record
@@ -53,8 +54,7 @@ class TrialSession(RunSession):
     def __init__(self, experiment: Experiment, prepared: Prepared, track: Track, home: Path, splits: Splits) -> None:
         """Take a GPU where Ray gave one."""
         super().__init__(experiment, prepared, track, home)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.splits = splits
+        self.device, self.splits = given(), splits
 
     def rows(self, split: str) -> Tensor | None:
         """Return a split that trials before this one in the same process have read already, or read it."""

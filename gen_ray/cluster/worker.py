@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.cluster.data import in_memory
+from gen_ray.cluster.device import given
 from gen_ray.cluster.session import RunSession
 from gen_ray.cluster.tracker import Track
 from gen_ray.datasets.prepared import Prepared
@@ -31,7 +32,7 @@ class TrainSession(RunSession):
         super().__init__(experiment, prepared, track, home)
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device, self.cache = ray.train.torch.get_device(), cache
+        self.device, self.cache = given(), cache
 
     def rows(self, split: str) -> Tensor | None:
         """Return what the trainer was given of a split."""
@@ -46,7 +47,7 @@ class TrainSession(RunSession):
     def prepare(self, net: nn.Module) -> nn.Module:
         """Return the net on its device, under DDP where there are several ranks."""
         kwargs = {"gradient_as_bucket_view": True, "broadcast_buffers": False}
-        return ray.train.torch.prepare_model(net, parallel_strategy_kwargs=kwargs)
+        return ray.train.torch.prepare_model(net, move_to_device=self.device, parallel_strategy_kwargs=kwargs)
 
 
 def open_session(task: Mapping[str, Any]) -> tuple[Experiment, Family, TrainSession]:

@@ -26,9 +26,9 @@ SOON = {
 
 
 @contextmanager
-def machines(*cpus: int) -> Iterator[tuple[Cluster, list[Any]]]:
-    """Give a cluster of a head with so many CPUs and further nodes, and these nodes."""
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "_system_config": SOON})
+def machines(*cpus: int, **head: Any) -> Iterator[tuple[Cluster, list[Any]]]:
+    """Give a cluster of a head with so many CPUs, and what else it has, and of further nodes; and these nodes."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "_system_config": SOON, **head})
     try:
         yield nodes, [nodes.add_node(num_cpus=number) for number in cpus[1:]]
     finally:
@@ -42,7 +42,8 @@ def power_cut(node: Any) -> None:
 
 def on(nodes: Cluster, verb: str, *words: object, **environment: str) -> "subprocess.Popen[str]":
     """Start a verb on a cluster."""
-    command = [sys.executable, "-m", f"pipelines.{verb}", *map(str, words)]
+    module = verb if "." in verb else f"pipelines.{verb}"
+    command = [sys.executable, "-m", module, *map(str, words)]
     own = {**os.environ, "RAY_ADDRESS": nodes.address, **environment}
     return subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 

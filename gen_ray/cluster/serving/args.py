@@ -18,8 +18,8 @@ class Served(Config):
     min_replicas: int = Field(1, ge=1)
     max_replicas: int = Field(1, ge=1)
     cpus: float = Field(1, ge=0)
-    gpus: float = Field(0, ge=0)
-    """Of each replica; a share of one where several fit."""
+    gpus: float = Field(0, ge=0, le=1)
+    """Of each replica; a share of one, of its memory too, where several fit."""
     backlog_seconds: float = Field(20, gt=0)
     """Of work that may wait at a replica; what comes then is told to come again (429)."""
     target_backlog_seconds: float = Field(2, gt=0)

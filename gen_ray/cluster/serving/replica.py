@@ -9,6 +9,7 @@ from typing import Any
 import psutil
 import torch
 
+from gen_ray.cluster.device import given
 from gen_ray.cluster.serving.args import Application
 from gen_ray.cluster.serving.metrics import Meters
 from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
@@ -27,7 +28,7 @@ class Replica:
         app, self._beside = Application.model_validate(raw), list[asyncio.Task[None]]()
         served = app.models[id]
         self._served, self._meters = served, Meters()
-        device, threads = torch.device("cuda" if torch.cuda.is_available() else "cpu"), max(1, int(served.cpus))
+        device, threads = given(served.gpus), max(1, int(served.cpus))
         torch.set_num_threads(threads)
         logging.getLogger("gen_ray").setLevel(logging.INFO)
         self._seat = Seat(

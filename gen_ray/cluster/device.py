@@ -1,0 +1,35 @@
+"""The device that Ray booked for a process, which is not all that torch sees: Ray hides no GPU from who booked none."""
+
+import os
+import socket
+
+import ray
+import torch
+
+from gen_ray.errors import UserError
+
+
+def given(share: float = 1) -> torch.device:
+    """Return the GPU that Ray gave this process, or the CPU where it gave none. Raise UserError as usable does.
+
+    Who shares a GPU may use that share of its memory: else the first to come would take what the last one needs.
+    """
+    booked = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    if not booked:
+        return torch.device("cpu")
+    device = usable(booked[0])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.cuda.set_per_process_memory_fraction(share, device)
+    return device
+
+
+def usable(gpu: str) -> torch.device:
+    """Return the GPU of Ray's number. Raise UserError where torch has none: nobody should train for days on a CPU."""
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"{socket.gethostname()}: Ray gave GPU {gpu}, but torch {torch.__version__} can use none there; install a "
+            "driver and a torch that go together, or do without (scaling.use_gpu=false; gen-ray serve --gpus 0)"
+        )
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", gpu).split(",")  # in Ray Train those of the neighbours too
+    return torch.device("cuda", visible.index(gpu))

@@ -1,0 +1,84 @@
+"""Who gets which GPU, on a cluster that counts some; and what is said where they cannot be used."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gen_ray.cluster.train import store_of
+from gen_ray.engine import artifact
+from gen_ray.tracking import rows
+from tests.chaos.machines import ended, machines, on, until, written
+from tests.chaos.pretending import NOTES
+from tests.cluster.street import tiny
+from tests.cluster.test_sweep import plan
+from tests.conftest import free_port
+from tests.engine.toys import model
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180, method="thread")]
+AUTO = {"use_gpu": "auto", "cpus_per_worker": 1}
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Any]:
+    """Return a cluster that counts two GPUs."""
+    with machines(6, num_gpus=2) as (found, _):
+        yield found
+
+
+@contextmanager
+def pretending(nodes: Any, folder: Path, *words: object) -> Iterator[Any]:
+    """Run a verb with GPUs that are played."""
+    with on(nodes, "tests.chaos.pretending", *words, **{NOTES: str(folder / "notes")}) as driver:
+        yield driver
+
+
+def noted(folder: Path) -> dict[int, set[str]]:
+    """Return the GPUs of each process that was given one."""
+    found = defaultdict(set)
+    for line in (folder / "notes").read_text().splitlines():
+        pid, gpu = line.split()
+        found[int(pid)].add(gpu)
+    assert all(len(gpus) == 1 for gpus in found.values()), "a process has one GPU"
+    return found
+
+
+def test_a_gpu_that_torch_cannot_use_is_told_by_the_machine_it_is_in(nodes: Any, storage: Path, tmp_path: Path) -> None:
+    experiment = tiny(storage, scaling={**AUTO, "num_workers": 2}, tracking={"experiment": "no-driver"})
+    with on(nodes, "train", written(experiment, tmp_path)) as driver:
+        said, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 2, said
+    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert "Ray gave GPU" in line and "use_gpu=false" in line and "Traceback" not in said
+    assert [row.status for row in rows(store_of(experiment))] == ["FAILED"]
+
+
+def test_every_worker_trains_on_a_gpu_of_its_own(nodes: Any, storage: Path, tmp_path: Path) -> None:
+    experiment = tiny(storage, scaling={**AUTO, "num_workers": 2}, tracking={"experiment": "two-gpus"})
+    with pretending(nodes, tmp_path, "train", written(experiment, tmp_path)) as driver:
+        ended(driver)
+    assert {gpu for gpus in noted(tmp_path).values() for gpu in gpus} == {"0", "1"}
+
+
+def test_trials_of_a_sweep_share_the_gpus_out(nodes: Any, storage: Path, tmp_path: Path) -> None:
+    space = {"family.latent_dim": {"choice": [2, 3, 4, 5]}}
+    plan(tmp_path, storage, "gpu-trials", space=space, settings={"scaling": AUTO, "training": {"epochs": 20}})
+    with pretending(nodes, tmp_path, "sweep", tmp_path / "sweep.yaml") as driver:
+        ended(driver)
+    assert {gpu for gpus in noted(tmp_path).values() for gpu in gpus} == {"0", "1"}
+
+
+def test_replicas_share_a_gpu(nodes: Any, storage: Path, tmp_path: Path) -> None:
+    artifact.write(tmp_path / "runs" / "toy" / "artifact", model("vae"))
+    port = free_port()
+    words = ["serve", "toy", "--storage", tmp_path, "--port", port, "--min-replicas", 4, "--gpus", 0.5, "--cpus", 1]
+    with pretending(nodes, tmp_path, *words) as driver:
+        try:
+            until(lambda: (tmp_path / "notes").exists() and len(noted(tmp_path)) == 4, driver)
+            each = sorted(gpu for gpus in noted(tmp_path).values() for gpu in gpus)
+            assert each == ["0", "0", "1", "1"]
+        finally:
+            driver.terminate()
