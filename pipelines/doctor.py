@@ -1,77 +1,101 @@
-"""gen-ray doctor: what is installed, which devices there are, whether cluster and MLflow answer."""
+"""gen-ray doctor: what is installed, what each machine has, whether cluster and MLflow answer."""
 
 import os
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from pipelines import terminal
 from pipelines.instances import Storage
 
-PACKAGES = ("gen-ray", "ray", "torch", "torchvision", "pyarrow", "mlflow", "pydantic", "safetensors", "scikit-learn")
+if TYPE_CHECKING:
+    from gen_ray.machine import Machine
+
+Mark = Literal["ok ", "?? ", "NO "]
+Line = tuple[Mark, str, str]
+"""What is fine, what may get in the way, what is missing or will not work; of what; and how it is."""
 
 
 def doctor(
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Report what this machine and its surroundings can do; exit 1 if something needed is missing."""
-    lines = [*(_package(name) for name in PACKAGES), _devices(), _cluster(), _store(storage)]
-    for good, name, word in lines:
-        typer.echo(f"{'ok ' if good else 'NO '} {name}: {word}")
-    raise typer.Exit(0 if all(good for good, *_ in lines) else 1)
+    """Report what this machine, its cluster and MLflow can do; exit 1 if something needed is missing (NO)."""
+    lines = list(_lines(storage))
+    for mark, name, word in lines:
+        typer.echo(f"{mark} {name}: {word}")
+    raise typer.Exit(int(any(mark == "NO " for mark, *_ in lines)))
 
 
-Line = tuple[bool, str, str]
+def _lines(storage: Path) -> Iterator[Line]:
+    from gen_ray.machine import PACKAGES, look
+    from gen_ray.storage import is_remote
+
+    here = look(Path() if is_remote(storage) else storage)
+    for name in ("python", *PACKAGES):
+        missing = "not installed (pip install -e .)"
+        yield ("ok ", name, here.versions[name]) if name in here.versions else ("NO ", name, missing)
+    yield from _machine("devices", here)
+    yield _token()
+    yield from _cluster(storage, here)
+    yield _store(storage)
 
 
-def _package(name: str) -> Line:
-    try:
-        return True, name, version(name)
-    except PackageNotFoundError:
-        return False, name, "not installed (pip install -e .)"
+def _machine(name: str, machine: "Machine") -> Iterator[Line]:
+    yield "ok ", name, str(machine)
+    for doubt in machine.doubts():
+        yield "?? ", name, doubt
 
 
-def _devices() -> Line:
-    import torch
+def _token() -> Line:
+    from gen_ray import token
 
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    bfloat16 = torch.cuda.is_bf16_supported() if names else torch.cpu._is_avx512_bf16_supported()
-    gpus = ", ".join(names) or "no GPU"
-    return (
-        True,
-        "devices",
-        f"{os.cpu_count()} cores, {gpus}, bfloat16 {'in hardware' if bfloat16 else 'not in hardware'}",
-    )
+    if not token.known():
+        return "ok ", "token", "none: gen-ray start head makes one, and its machines need a copy"
+    if token.file().is_file() and token.file().stat().st_mode & token.OTHERS:
+        return "?? ", "token", f"{token.file()}: others may read it (chmod 600)"
+    return "ok ", "token", "there, for its owner alone"
 
 
-def _cluster() -> Line:
+def _cluster(storage: Path, here: "Machine") -> Iterator[Line]:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        return True, "cluster", "RAY_ADDRESS is not set: runs start a Ray of their own on this machine"
+        yield "ok ", "cluster", "RAY_ADDRESS is not set: runs start a Ray of their own on this machine"
+        return
+    from gen_ray.cluster.checkup import examine
     from gen_ray.cluster.connect import connected, resources
     from gen_ray.errors import RunError
     from gen_ray.experiment import Scaling
 
     try:
         with connected(Scaling()):
-            return True, "cluster", f"{address} answers: {resources()}"
+            yield "ok ", "cluster", f"{address} answers: {resources()}"
+            nodes = examine(storage)
     except RunError as error:
-        return False, "cluster", str(error)
+        yield "NO ", "cluster", str(error)
+        return
+    for node in nodes:
+        if node.seen:
+            yield from _machine(node.name, node.seen)
+        for wrong in node.wrong(here):
+            yield "NO ", node.name, wrong
 
 
 def _store(root: Path) -> Line:
-    if not (root / "mlflow.db").exists():
-        return True, "MLflow", f"no store yet below {root}: the first run makes one"
-    from gen_ray.errors import RunError
-    from gen_ray.store import Store
-    from gen_ray.tracking import experiments
+    from gen_ray.errors import RunError, UserError
+    from gen_ray.storage import is_remote
+    from gen_ray.store import ENVIRONMENT, Store
 
+    if not os.environ.get(ENVIRONMENT) and not is_remote(root) and not (root / "mlflow.db").exists():
+        return "ok ", "MLflow", f"no store yet below {root}: the first run makes one"
     try:
-        there = ", ".join(experiments(Store.of(None, "gen_ray", root)))
-        return True, "MLflow", f"experiments {there} in {root / 'mlflow.db'}"
-    except RunError as error:
-        return False, "MLflow", str(error)
+        store = Store.of(None, "gen_ray", root)  # which makes the folder
+        from gen_ray.tracking import experiments
+
+        return "ok ", "MLflow", f"experiments {', '.join(experiments(store))} in {store.uri}"
+    except (RunError, UserError) as error:
+        return "NO ", "MLflow", str(error)
 
 
 if __name__ == "__main__":

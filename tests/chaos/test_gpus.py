@@ -1,5 +1,6 @@
 """Who gets which GPU, on a cluster that counts some; and what is said where they cannot be used."""
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,3 +83,17 @@ def test_replicas_share_a_gpu(nodes: Any, storage: Path, tmp_path: Path) -> None
             assert each == ["0", "0", "1", "1"]
         finally:
             driver.terminate()
+
+
+def test_doctor_looks_at_every_machine(nodes: Any, tmp_path: Path) -> None:
+    second = nodes.add_node(num_cpus=1)
+    try:
+        with on(nodes, "doctor", "--storage", tmp_path) as driver:
+            said, _ = driver.communicate(timeout=100)
+    finally:
+        nodes.remove_node(second)
+    assert driver.returncode == 1
+    wrong = [line for line in said.splitlines() if line.startswith("NO ")]
+    assert len(wrong) == 1 and "Ray counts 2 GPUs, torch" in wrong[0]
+    assert len(re.findall(r"^ok  .* \(\S+\): \d+ cores", said, re.MULTILINE)) == 2
+    assert not list(tmp_path.iterdir())

@@ -29,7 +29,7 @@ def printed() -> list[str]:
 
 LINES = printed()
 SAYS = {
-    "doctor": r"ok  ray: ",
+    "doctor": r"ok  .*2 node.*\n(.*\n)*ok  \S+ \(\S+\): .*\n(.*\n)*ok  \S+ \(\S+\): ",
     "submit train": r"artifact .*/shared/runs/digits-vae-",
     "submit sweep": r"best: digits-vae-latent-dims-",
     "jobs list": r"train-\d.*\n(.*\n)*.*",

@@ -297,6 +297,20 @@ def test_compare_chooses_and_writes_a_page_that_needs_nothing_else(gen_ray: Run,
 
 def test_doctor_looks_and_leaves_nothing(gen_ray: Run, tmp_path: Path) -> None:
     said = gen_ray("doctor", "--storage", tmp_path / "none")
-    assert said.code == 0 and all(line.startswith("ok ") for line in said.out.splitlines())
+    assert said.code == 0 and all(line[:3] in ("ok ", "?? ") for line in said.out.splitlines())
     assert all(word in said.out for word in ("ray: ", "torch: ", "mlflow: ", "cores"))
     assert not (tmp_path / "none").exists()
+
+
+def test_doctor_asks_the_store_that_the_variable_names(
+    gen_ray: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/there.db")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("for all to read")
+    said = gen_ray("doctor", "--storage", "s3://bucket/runs")
+    assert "??  token: " in said.out and "chmod 600" in said.out
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    said = gen_ray("doctor", "--storage", "s3://bucket/runs")
+    assert said.code == 1 and "NO  MLflow: tracking.uri: is needed" in said.out

@@ -1,0 +1,85 @@
+"""What a machine has and what would get in the way there: looked at without starting anything."""
+
+import os
+import platform
+import resource
+import shutil
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+PACKAGES = ("gen-ray", "ray", "torch", "torchvision", "pyarrow", "mlflow", "pydantic", "safetensors", "scikit-learn")
+GIB = 2**30
+FEW_FILES, LITTLE_SHM_GIB, LITTLE_DISK_GIB = 4096, 1.0, 5.0
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine, as a process on it sees it."""
+
+    host: str
+    versions: dict[str, str]
+    """Of Python and PACKAGES; of what is not installed none."""
+    cores: int
+    memory_gib: float
+    gpus: tuple[str, ...]
+    """Their names and memory, as far as torch can use them."""
+    bfloat16: bool
+    """Whether what would train there, GPU or CPU, multiplies in bfloat16."""
+    cuda: str
+    """What torch was built for, "none" for CPUs alone."""
+    shm_gib: float | None
+    """Free in the memory that processes share, where Ray keeps its objects; None where there is no such folder."""
+    open_files: int
+    disk_gib: float
+    """Free where the storage is or will be; for an object store, where Ray keeps its logs."""
+
+    def __str__(self) -> str:
+        """Return it in a line."""
+        gpus = ", ".join(self.gpus) or "no GPU"
+        hardware = "in hardware" if self.bfloat16 else "not in hardware"
+        return f"{self.cores} cores, {self.memory_gib:.0f} GiB, {gpus} (CUDA {self.cuda}), bfloat16 {hardware}"
+
+    def doubts(self) -> Iterator[str]:
+        """Yield what works but may not for long, and its remedy."""
+        if self.open_files < FEW_FILES:
+            yield f"{self.open_files} open files a process: a cluster's head needs many (ulimit -n 65536)"
+        if self.shm_gib is not None and self.shm_gib < LITTLE_SHM_GIB:
+            yield f"{self.shm_gib:.2f} GiB free in /dev/shm: Ray's objects go to disk (docker run --shm-size=4g)"
+        if self.disk_gib < LITTLE_DISK_GIB:
+            yield f"{self.disk_gib:.1f} GiB free on the disk of the storage: a checkpoint may not fit"
+
+
+def look(storage: Path) -> Machine:
+    """Return this machine, with the disk of a folder that need not be there."""
+    import torch
+
+    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    shm, there = Path("/dev/shm"), storage.absolute()  # noqa: S108 - looked at only
+    while not there.exists():
+        there = there.parent
+    return Machine(
+        host=socket.gethostname(),
+        versions=dict(_versions()),
+        cores=os.cpu_count() or 1,
+        memory_gib=psutil.virtual_memory().total / GIB,
+        gpus=tuple(f"{gpu.name} {gpu.total_memory / GIB:.0f} GiB" for gpu in found),
+        bfloat16=torch.cuda.is_bf16_supported() if found else torch.cpu._is_avx512_bf16_supported(),
+        cuda=torch.version.cuda or "none",
+        shm_gib=shutil.disk_usage(shm).free / GIB if shm.is_dir() else None,
+        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+        disk_gib=shutil.disk_usage(there).free / GIB,
+    )
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    yield "python", platform.python_version()
+    for name in PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue

@@ -1,0 +1,56 @@
+"""What doctor says of machines: what may get in the way, and what will not work."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gen_ray.cluster.checkup import Node
+from gen_ray.machine import Machine, look
+
+HERE = Machine(
+    host="here", versions={"python": "3.12.1", "ray": "2.60.0", "torch": "2.14.1", "gen-ray": "0.1.0"}, cores=8,
+    memory_gib=64, gpus=("A 80 GiB", "B 80 GiB"), bfloat16=True, cuda="13.0", shm_gib=30, open_files=65536,
+    disk_gib=900,
+)  # fmt: skip
+OLDER = replace(HERE, versions={**HERE.versions, "torch": "2.9.0"})
+THERE = Node("there (192.0.2.2)", 2, HERE, True)
+
+
+def test_this_machine_is_seen_and_nothing_made(tmp_path: Path) -> None:
+    seen = look(tmp_path / "not" / "there")
+    assert seen.cores > 0 and seen.memory_gib > 0.1 and seen.open_files > 0 and seen.disk_gib > 0
+    assert {"python", "ray", "torch", "gen-ray"} <= set(seen.versions) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"open_files": 1024}, "ulimit -n"),
+        ({"shm_gib": 0.06}, "0.06 GiB free in /dev/shm: .*--shm-size"),
+        ({"disk_gib": 0.5}, "0.5 GiB free on the disk"),
+    ],
+)
+def test_what_may_get_in_the_way_is_told_with_its_remedy(changed: dict[str, float], told: str) -> None:
+    assert not list(HERE.doubts()) and not list(replace(HERE, shm_gib=None).doubts())
+    [doubt] = replace(HERE, **changed).doubts()
+    assert re.search(told, doubt)
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        (replace(THERE, seen=None), "no task answered"),
+        (
+            replace(THERE, seen=replace(HERE, versions={**HERE.versions, "torch": "2.9.0"})),
+            "torch is 2.9.0, here 2.14",
+        ),
+        (replace(THERE, seen=replace(HERE, gpus=())), r"Ray counts 2 GPUs, torch \(CUDA 13.0\) can use 0"),
+        (replace(THERE, shares=False), "storage.root is not the folder"),
+    ],
+)
+def test_what_will_not_work_is_told_with_its_remedy(node: Node, told: str) -> None:
+    assert not list(THERE.wrong(HERE)) and not list(replace(THERE, gpus=0).wrong(HERE))
+    [wrong] = node.wrong(HERE)
+    assert re.search(told, wrong)
