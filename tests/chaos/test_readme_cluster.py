@@ -29,7 +29,7 @@ def printed() -> list[str]:
 
 LINES = printed()
 SAYS = {
-    "doctor": r"ok  .*2 node.*\n(.*\n)*ok  \S+ \(\S+\): .*\n(.*\n)*ok  \S+ \(\S+\): ",
+    "doctor": r"ok  cluster: auto answers: .*\n(.*\n)*ok  machine1 \(",
     "submit train": r"artifact .*/shared/runs/digits-vae-",
     "submit sweep": r"best: digits-vae-latent-dims-",
     "jobs list": r"train-\d.*\n(.*\n)*.*",
