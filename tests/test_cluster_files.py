@@ -340,3 +340,36 @@ def test_no_file_holds_a_secret(file: Path) -> None:
         for below in mappings(node):
             if re.search(r"KEY|TOKEN|SECRET|PASSWORD", str(below.get("name", ""))) and "value" in below:
                 pytest.fail(f"{below['name']} is written out")
+
+
+# ---- what the image is made of --------------------------------------------------------------------------------------
+
+LOCK = ROOT / "configs" / "cluster" / "requirements.txt"
+
+
+def pins() -> dict[str, tuple[str, list[str]]]:
+    """Return the version and the hashes of every package of the lock."""
+    found = re.findall(r"^([\w.-]+)==(\S+) \\\n((?:    --hash=\S+(?: \\)?\n)+)", LOCK.read_text(), re.MULTILINE)
+    return {name: (version, re.findall(r"--hash=sha256:([0-9a-f]{64})\b", hashes)) for name, version, hashes in found}
+
+
+def test_the_lock_pins_all_that_is_needed_by_hash_and_names_no_registry() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *(word for name in ("s3", "postgres") for word in extras(project, name))]
+    locked, lines = pins(), LOCK.read_text().splitlines()
+    assert len(locked) == sum(re.match(r"[\w.-]+==", line) is not None for line in lines) > 100
+    assert all(hashes for _, hashes in locked.values())
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(locked[requirement.name.lower()][0]), requirement
+    assert "://" not in LOCK.read_text() and not [line for line in lines if line.startswith("--")]
+
+
+def extras(project: dict[str, Any], name: str) -> list[str]:
+    return list(project["optional-dependencies"][name])
+
+
+def test_the_image_is_made_of_the_lock() -> None:
+    text = DOCKERFILE.read_text()
+    [ray] = re.findall(r"^ARG RAY=(\S+)$", text, re.MULTILINE)
+    assert pins()["ray"][0] == ray
+    assert "--require-hashes -r configs/cluster/requirements.txt" in text and "--no-deps --no-build-isolation" in text
