@@ -4,7 +4,6 @@ import os
 import platform
 import resource
 import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +20,6 @@ FEW_FILES, LITTLE_SHM_GIB, LITTLE_DISK_GIB = 4096, 1.0, 5.0
 class Machine:
     """A machine, as a process on it sees it."""
 
-    host: str
     versions: dict[str, str]
     """Of Python and PACKAGES; of what is not installed none."""
     cores: int
@@ -63,7 +61,6 @@ def look(storage: Path) -> Machine:
     while not there.exists():
         there = there.parent
     return Machine(
-        host=socket.gethostname(),
         versions=dict(_versions()),
         cores=os.cpu_count() or 1,
         memory_gib=psutil.virtual_memory().total / GIB,

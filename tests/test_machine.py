@@ -10,7 +10,7 @@ from gen_ray.cluster.checkup import Node
 from gen_ray.machine import Machine, look
 
 HERE = Machine(
-    host="here", versions={"python": "3.12.1", "ray": "2.60.0", "torch": "2.14.1", "gen-ray": "0.1.0"}, cores=8,
+    versions={"python": "3.12.1", "ray": "2.60.0", "torch": "2.14.1", "gen-ray": "0.1.0"}, cores=8,
     memory_gib=64, gpus=("A 80 GiB", "B 80 GiB"), bfloat16=True, cuda="13.0", shm_gib=30, open_files=65536,
     disk_gib=900,
 )  # fmt: skip
@@ -41,7 +41,7 @@ def test_what_may_get_in_the_way_is_told_with_its_remedy(changed: dict[str, floa
 @pytest.mark.parametrize(
     ("node", "told"),
     [
-        (replace(THERE, seen=None), "no task answered"),
+        (replace(THERE, seen=None, fault="no module named x"), "no task can run there: no module named x"),
         (
             replace(THERE, seen=replace(HERE, versions={**HERE.versions, "torch": "2.9.0"})),
             "torch is 2.9.0, here 2.14",

@@ -1,11 +1,12 @@
 """A look at every machine of a cluster, from a task on each."""
 
 import os
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -26,14 +27,16 @@ class Node:
     gpus: int
     """That Ray counts there."""
     seen: Machine | None
-    """None where its task did not answer."""
-    shares: bool
+    """None where its task failed or did not answer."""
+    shares: bool = True
     """Whether the storage there is the one here."""
+    fault: str = ""
+    """Why it was not seen."""
 
     def wrong(self, here: Machine) -> Iterator[str]:
         """Yield what will not work there, and the remedy."""
         if self.seen is None:
-            yield f"no task answered within {ANSWER_SECONDS:.0f} s: see its raylet's log"
+            yield f"no task can run there: {self.fault}"
             return
         for name in COMPARED:
             mine, other = here.versions.get(name), self.seen.versions.get(name)
@@ -56,14 +59,18 @@ def examine(root: Path) -> list[Node]:
     with _marker(root) as marker:
         asked = {node["NodeID"]: (node, _ask(node["NodeID"], root, marker)) for node in ray.nodes() if node["Alive"]}
         ray.wait([task for _, task in asked.values()], num_returns=len(asked), timeout=ANSWER_SECONDS)
-        found = []
-        for node, task in asked.values():
-            seen, shares = None, True
-            with suppress(ray.exceptions.RayError):
-                seen, shares = ray.get(task, timeout=0)
-            name = f"{seen.host if seen else node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
-            found.append(Node(name, int(node["Resources"].get("GPU", 0)), seen, shares))
-        return found
+        return [_node(node, task) for node, task in asked.values()]
+
+
+def _node(node: Mapping[str, Any], task: ray.ObjectRef) -> Node:
+    name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+    gpus = int(node["Resources"].get("GPU", 0))
+    try:
+        return Node(name, gpus, *ray.get(task, timeout=0))
+    except ray.exceptions.GetTimeoutError:
+        return Node(name, gpus, None, fault=f"none answered within {ANSWER_SECONDS:.0f} s; see its raylet's log")
+    except ray.exceptions.RayError as error:  # gen_ray is not installed there, or another
+        return Node(name, gpus, None, fault=str(error).strip().splitlines()[-1])
 
 
 def _marker(root: Path) -> AbstractContextManager[str]:
