@@ -37,11 +37,18 @@ def check(experiment: Experiment, numbers: Sequence[int], *, rounds: int, steps:
     experiments = {number: _with(experiment, number) for number in {1, 2, *numbers}}
     prepared = prepare_data(experiment)
     load = Load.of(experiment, prepared, experiment.model(prepared.spec).build_net())
+    cores = os.cpu_count() or 1
+    full = max(number for number in experiments if number <= cores)
     with connected(experiments[max(experiments)].scaling):
-        pace = Pace.fit(on_workers(experiments[1], _pacing, most=max(numbers), rounds=rounds))
+        alone, among = (
+            on_workers(experiments[number], _pacing, most=max(numbers), rounds=rounds) for number in (1, full)
+        )
         within = Link(*on_workers(experiments[2], _linking, size=load.gradient_bytes // 4))
         rates = scaling_rates([experiments[number] for number in numbers], rounds=rounds, steps=steps)
-    site = Site(per_node=max(numbers), within=within, between=within, threads=1, cores=os.cpu_count())
+    share = experiment.data.batch_size // full
+    crowded = among[share] / alone[share] if share in alone else 1.0
+    site = Site(per_node=max(numbers), within=within, between=within, threads=1, cores=cores, crowded=crowded)
+    pace = Pace.fit(alone)
     return [Checked(forecast(pace, load, site, number), rate) for number, rate in zip(numbers, rates, strict=True)]
 
 
@@ -52,7 +59,7 @@ def _with(experiment: Experiment, workers: int) -> Experiment:
 
 
 def _pacing(task: dict[str, Any]) -> dict[float, float]:
-    """Return seconds by rows of one worker alone, for the shares that so many workers would have of a batch."""
+    """Return seconds by rows of a worker that waits for no other, for the shares that so many would have of a batch."""
     experiment, family, session = open_session(task)
     x = torch.cat([rows for _, rows in session.batches("train").ordered(4096)])
     sizes = shares(experiment.data.batch_size, task["most"])

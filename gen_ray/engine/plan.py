@@ -30,7 +30,7 @@ BACKWARD = 2 / 3
 """Of a step's computation, under which gradients can be sent: backward is twice the work of forward."""
 WORTH = 1.3
 """Twice the workers have to be so many times as fast, or they are better used for another run."""
-ROUND_SECONDS = 0.3
+ROUND_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,16 @@ class Site:
     threads: int = 1
     cores: int | None = None
     """None: every worker has a GPU to itself, and nothing of it is shared."""
+    crowded: float = 1.0
+    """How many times longer a worker computes while all cores do: they share memory, caches and heat."""
 
     def crowding(self, workers: int) -> float:
-        """Return how many times longer a worker computes as the cores of a machine are fewer than its threads."""
-        here = min(workers, self.per_node)
-        return 1.0 if self.cores is None else max(1.0, here * self.threads / self.cores)
+        """Return how many times longer a worker computes for its neighbours: they share, or take turns."""
+        if self.cores is None:
+            return 1.0
+        here, places = min(workers, self.per_node), self.cores / self.threads
+        full = min(1.0, (here - 1) / (places - 1)) if places > 1 else 1.0
+        return (1 + (self.crowded - 1) * full) * max(1.0, here / places)
 
 
 @dataclass(frozen=True, kw_only=True)

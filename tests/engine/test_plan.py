@@ -42,6 +42,12 @@ def test_a_forecast_is_what_one_computes_by_hand() -> None:
     assert found.efficiency == pytest.approx(found.images_per_second / 4 / (128 / 0.138))
 
 
+def test_workers_slow_one_another_down_before_they_take_turns() -> None:
+    site = replace(SITE, per_node=8, cores=4, crowded=1.3)
+    assert [site.crowding(workers) for workers in (1, 2, 4, 8)] == pytest.approx([1, 1.1, 1.3, 2.6])
+    assert replace(site, threads=4).crowding(2) == pytest.approx(2.6) and replace(site, cores=None).crowding(8) == 1
+
+
 def test_workers_who_share_cores_take_turns() -> None:
     site = replace(SITE, per_node=4, between=FREE, cores=2)
     rates = [forecast(Pace(0.0, 0.001), LOAD, site, n).images_per_second for n in (1, 2, 4)]

@@ -13,6 +13,8 @@ from tests.families.cases import CASES, Case, awake, rng
 from tests.families.test_contract import CPU, held
 
 everywhere = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.family}-{case.name}")
+some = pytest.mark.parametrize("case", CASES[::3], ids=lambda case: f"{case.family}-{case.name}")
+"""What takes long, for a third of the cases: they share their kernels, bounds and nets with the others."""
 FEW = 3
 
 
@@ -42,7 +44,7 @@ def test_a_loss_and_its_gradients_are_the_cpus(case: Case) -> None:
 
 
 @pytest.mark.chaos
-@everywhere
+@some
 def test_a_likelihood_is_the_cpus(case: Case) -> None:
     found = []
     for device, family, net in both(case):
@@ -60,7 +62,7 @@ def chains(family: Family) -> Iterator[tuple[Chain, bool]]:
 
 
 @pytest.mark.chaos
-@everywhere
+@some
 def test_samples_are_the_cpus(case: Case) -> None:
     found: list[list[Tensor]] = []
     for device, family, net in both(case):
