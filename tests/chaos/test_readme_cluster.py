@@ -29,7 +29,7 @@ def printed() -> list[str]:
 
 LINES = printed()
 SAYS = {
-    "doctor": r"ok  cluster: auto answers: .*\n(.*\n)*ok  machine1 \(",
+    "doctor": r"ok  cluster: auto answers: .*\n(.*\n)*ok  \S+ \([\d.]+\): ",
     "submit train": r"artifact .*/shared/runs/digits-vae-",
     "submit sweep": r"best: digits-vae-latent-dims-",
     "jobs list": r"train-\d.*\n(.*\n)*.*",
