@@ -65,12 +65,19 @@ def look(storage: Path) -> Machine:
         cores=os.cpu_count() or 1,
         memory_gib=psutil.virtual_memory().total / GIB,
         gpus=tuple(f"{gpu.name} {gpu.total_memory / GIB:.0f} GiB" for gpu in found),
-        bfloat16=torch.cuda.is_bf16_supported() if found else torch.cpu._is_avx512_bf16_supported(),
+        bfloat16=has_bfloat16(cuda=bool(found)),
         cuda=torch.version.cuda or "none",
         shm_gib=shutil.disk_usage(shm).free / GIB if shm.is_dir() else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
         disk_gib=shutil.disk_usage(there).free / GIB,
     )
+
+
+def has_bfloat16(*, cuda: bool) -> bool:
+    """Return whether this machine's GPU, or else its CPU, multiplies in bfloat16."""
+    import torch
+
+    return torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
 
 
 def _versions() -> Iterator[tuple[str, str]]:

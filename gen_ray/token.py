@@ -32,8 +32,13 @@ def use() -> None:
 
 def secure() -> None:
     """Take others' rights to the token's file away: Ray writes it for all to read."""
-    if file().is_file() and file().stat().st_mode & OTHERS:
+    if is_open():
         file().chmod(0o600)
+
+
+def is_open() -> bool:
+    """Return whether others than its owner have rights to the token's file."""
+    return file().is_file() and bool(file().stat().st_mode & OTHERS)
 
 
 def generate() -> None:

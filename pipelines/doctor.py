@@ -53,7 +53,7 @@ def _token() -> Line:
 
     if not token.known():
         return "ok ", "token", "none: gen-ray start head makes one, and its machines need a copy"
-    if token.file().is_file() and token.file().stat().st_mode & token.OTHERS:
+    if token.is_open():
         return "?? ", "token", f"{token.file()}: others may read it (chmod 600)"
     return "ok ", "token", "there, for its owner alone"
 

@@ -23,6 +23,36 @@ class MixedError(Exception):
     """Tensors of two devices met."""
 
 
+def played(op: Op, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
+    """Return what op makes of the held tensors, on the device where it would be."""
+    kwargs = kwargs or {}
+    tensors = [part for part in tree_iter((args, kwargs)) if isinstance(part, Tensor)]
+    there = [part for part in tensors if isinstance(part, Away)]
+    here = [part for part in tensors if not isinstance(part, Away) and part.ndim]
+    if there and here and op not in COPIES and not _indexed(op, args):
+        raise MixedError(f"{op}: {[tuple(x.shape) for x in there]} there, {[tuple(x.shape) for x in here]} here")
+    asked = [part for part in tree_iter((args, kwargs)) if isinstance(part, torch.device)]
+    away = AWAY in asked if asked else bool(there)
+    out = op(*tree_map(_held, args), **tree_map(_held, kwargs))
+    if op is torch.ops.aten.copy_.default:
+        return args[0]
+    if not away:
+        return out
+    own = {id(part.held): part for part in there}  # in place, or the very tensor
+    return tree_map(lambda part: own.get(id(part), Away(part)) if isinstance(part, Tensor) else part, out)
+
+
+def _indexed(op: Op, args: Sequence[Any]) -> bool:
+    """Return whether a tensor there is indexed by integers of here, which a GPU allows too."""
+    return op.overloadpacket is torch.ops.aten.index and isinstance(args[0], Away)
+
+
+def _held(part: Any) -> Any:
+    if isinstance(part, Away):
+        return part.held
+    return torch.device("cpu") if isinstance(part, torch.device) else part
+
+
 class Away(Tensor):
     """A tensor of the other device."""
 
@@ -43,57 +73,14 @@ class Away(Tensor):
     def tolist(self) -> Any:
         return self.held.tolist()
 
-    @classmethod
-    def __torch_dispatch__(
-        cls,
-        op: Op,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return played(op, args, kwargs or {})
+    __torch_dispatch__ = staticmethod(played)
 
 
 class Playing(TorchDispatchMode):
     """Has what is made on the other device, without a tensor from there, made by it too."""
 
-    def __torch_dispatch__(
-        self,
-        op: Op,
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        return played(op, args, kwargs or {})
-
-
-def played(op: Op, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return what op makes of the held tensors, on the device where it would be."""
-    tensors = [part for part in tree_iter((args, kwargs)) if isinstance(part, Tensor)]
-    there = [part for part in tensors if isinstance(part, Away)]
-    here = [part for part in tensors if not isinstance(part, Away) and part.ndim]
-    if there and here and op not in COPIES and not _indexed(op, args):
-        raise MixedError(f"{op}: {[tuple(x.shape) for x in there]} there, {[tuple(x.shape) for x in here]} here")
-    asked = [part for part in tree_iter((args, kwargs)) if isinstance(part, torch.device)]
-    away = AWAY in asked if asked else bool(there)
-    out = op(*tree_map(_held, args), **tree_map(_held, dict(kwargs)))
-    if op is torch.ops.aten.copy_.default:
-        return args[0]
-    if not away:
-        return out
-    own = {id(part.held): part for part in there}  # in place, or the very tensor
-    return tree_map(lambda part: own.get(id(part), Away(part)) if isinstance(part, Tensor) else part, out)
-
-
-def _indexed(op: Op, args: Sequence[Any]) -> bool:
-    """Return whether a tensor there is indexed by integers of here, which a GPU allows too."""
-    return op.overloadpacket is torch.ops.aten.index and isinstance(args[0], Away)
-
-
-def _held(part: Any) -> Any:
-    if isinstance(part, Away):
-        return part.held
-    return torch.device("cpu") if isinstance(part, torch.device) else part
+    def __torch_dispatch__(self, *asked: Any) -> Any:
+        return played(*asked)
 
 
 def _as_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -355,17 +355,16 @@ def pins() -> dict[str, tuple[str, list[str]]]:
 
 def test_the_lock_pins_all_that_is_needed_by_hash_and_names_no_registry() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *(word for name in ("s3", "postgres") for word in extras(project, name))]
+    wanted = [
+        *project["dependencies"],
+        *(word for name in ("s3", "postgres") for word in project["optional-dependencies"][name]),
+    ]
     locked, lines = pins(), LOCK.read_text().splitlines()
     assert len(locked) == sum(re.match(r"[\w.-]+==", line) is not None for line in lines) > 100
     assert all(hashes for _, hashes in locked.values())
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(locked[requirement.name.lower()][0]), requirement
     assert "://" not in LOCK.read_text() and not [line for line in lines if line.startswith("--")]
-
-
-def extras(project: dict[str, Any], name: str) -> list[str]:
-    return list(project["optional-dependencies"][name])
 
 
 def test_the_image_is_made_of_the_lock() -> None:

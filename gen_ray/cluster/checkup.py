@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from gen_ray.cluster.connect import alive
 from gen_ray.machine import Machine, look
 from gen_ray.storage import is_remote, place
 
@@ -57,7 +58,7 @@ def examine(root: Path) -> list[Node]:
     root is storage.root. A file is put there for that moment where the folder exists, to see who shares it.
     """
     with _marker(root) as marker:
-        asked = {node["NodeID"]: (node, _ask(node["NodeID"], root, marker)) for node in ray.nodes() if node["Alive"]}
+        asked = {node["NodeID"]: (node, _ask(node["NodeID"], root, marker)) for node in alive()}
         ray.wait([task for _, task in asked.values()], num_returns=len(asked), timeout=ANSWER_SECONDS)
         return [_node(node, task) for node, task in asked.values()]
 
@@ -73,15 +74,12 @@ def _node(node: Mapping[str, Any], task: ray.ObjectRef) -> Node:
         return Node(name, gpus, None, fault=str(error).strip().splitlines()[-1])
 
 
-def _marker(root: Path) -> AbstractContextManager[str]:
-    """Return the path of a file that is in a folder for a while; of none where there is no folder to share."""
-    if is_remote(root) or not root.is_dir():
-        return nullcontext("")
-    return _placed(root)
-
-
 @contextmanager
-def _placed(root: Path) -> Iterator[str]:
+def _marker(root: Path) -> Iterator[str]:
+    """Give the path of a file that is in a folder for a while; of none where there is no folder to share."""
+    if is_remote(root) or not root.is_dir():
+        yield ""
+        return
     with NamedTemporaryFile(dir=root, prefix=".doctor-") as file:
         yield file.name
 

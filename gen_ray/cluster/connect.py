@@ -86,10 +86,15 @@ def cpus_per_worker(scaling: Scaling) -> int:
     """Return the cores of a worker: an equal share of a machine's cores unless the configuration says how many."""
     if scaling.cpus_per_worker != "auto":
         return scaling.cpus_per_worker
-    nodes = [node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"].get("CPU", 0) for node in alive()]
     local = len(nodes) == 1 and "RAY_ADDRESS" not in os.environ
     cores = min(max(nodes), os.cpu_count() or 1) if local else max(nodes)
     return max(1, int(cores) // math.ceil(scaling.most_workers / len(nodes)))
+
+
+def alive() -> list[dict[str, Any]]:
+    """Return what Ray knows of the machines that are there now."""
+    return [node for node in ray.nodes() if node["Alive"]]
 
 
 def uses_gpu(scaling: Scaling) -> bool:

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import ray
-import ray.data
 import torch
 from torch import Tensor
 
+from gen_ray.cluster.connect import alive
 from gen_ray.cluster.reading import CACHED, Splits, dataset, read
 from gen_ray.datasets.prepared import Prepared, Shard
 from gen_ray.datasets.shards import storage_dtype, to_numpy
@@ -43,7 +42,7 @@ def fits_in_memory(prepared: Prepared, workers: int) -> bool:
     """Return whether every worker of a node can hold the splits that training takes from memory."""
     size = sum(prepared.rows[s] for s in CACHED) * prepared.spec.dims
     size *= storage_dtype(prepared.spec.levels).itemsize
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive()]
     per_node = -(-workers // len(nodes))
     return size * per_node <= MEMORY_SHARE * min(node.get("memory", 0) for node in nodes)
 

@@ -13,6 +13,7 @@ from gen_ray.engine.session import Session
 from gen_ray.errors import SharedError, UserError
 from gen_ray.experiment import Training
 from gen_ray.family import Family
+from gen_ray.machine import has_bfloat16
 from gen_ray.maths import power_ema
 from gen_ray.maths.noise import generator
 from gen_ray.nets.recompute import recompute
@@ -49,9 +50,7 @@ def precision_on(precision: str, device: torch.device) -> str:
     """Return float32 or bfloat16 for ``auto``."""
     if precision != "auto":
         return precision
-    cuda = device.type == "cuda"
-    has = torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
-    return "bfloat16" if has else "float32"
+    return "bfloat16" if has_bfloat16(cuda=device.type == "cuda") else "float32"
 
 
 class Learner:

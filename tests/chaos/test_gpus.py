@@ -1,9 +1,9 @@
 """Who gets which GPU, on a cluster that counts some; and what is said where they cannot be used."""
 
 import re
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,9 @@ def nodes() -> Iterator[Any]:
         yield found
 
 
-@contextmanager
-def pretending(nodes: Any, folder: Path, *words: object) -> Iterator[Any]:
-    """Run a verb with GPUs that are played."""
-    with on(nodes, "tests.chaos.pretending", *words, **{NOTES: str(folder / "notes")}) as driver:
-        yield driver
+def pretending(nodes: Any, folder: Path, *words: object) -> "subprocess.Popen[str]":
+    """Start a verb with GPUs that are played."""
+    return on(nodes, "tests.chaos.pretending", *words, **{NOTES: str(folder / "notes")})
 
 
 def noted(folder: Path) -> dict[int, set[str]]:

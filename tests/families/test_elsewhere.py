@@ -10,9 +10,8 @@ from gen_ray.engine.generate import generate
 from gen_ray.family import Chain, Family
 from tests.elsewhere import AWAY, playing
 from tests.families.cases import CASES, Case, awake, rng
-from tests.families.test_contract import CPU, held
+from tests.families.test_contract import CPU, everywhere, held
 
-everywhere = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.family}-{case.name}")
 some = pytest.mark.parametrize("case", CASES[::3], ids=lambda case: f"{case.family}-{case.name}")
 """What takes long, for a third of the cases: they share their kernels, bounds and nets with the others."""
 FEW = 3

@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import ray
 from ray import serve
 from ray.serve.config import HTTPOptions
 
 from gen_ray.cluster import environment
-from gen_ray.cluster.connect import joined
+from gen_ray.cluster.connect import alive, joined
 from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import Application
 from gen_ray.errors import RunError
@@ -71,4 +70,4 @@ def _reason(error: RuntimeError) -> str:
 
 def nodes() -> list[str]:
     """Return where each node of the cluster publishes its metrics for Prometheus."""
-    return [f"{n['NodeManagerAddress']}:{n['MetricsExportPort']}" for n in ray.nodes() if n["Alive"]]
+    return [f"{n['NodeManagerAddress']}:{n['MetricsExportPort']}" for n in alive()]
