@@ -20,6 +20,8 @@ from gen_ray.config import Config
 
 Eps = Callable[[Tensor, Tensor], Tensor]
 """(z (B, *shape), u scalar) -> eps (B, *shape)."""
+FIRST_STEP = 0.02
+"""The first step of the adaptive solver, as a part of the interval; those that follow are chosen by their error."""
 Slope = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
@@ -31,7 +33,7 @@ class _Solver(Config):
         import torchdiffeq
 
         times = self.times(u0, u1).to(y[0].device)
-        solved: tuple[Tensor, ...] = torchdiffeq.odeint(slope, y, times, **self.settings())
+        solved: tuple[Tensor, ...] = torchdiffeq.odeint(slope, y, times, **self.settings(u0, u1))
         return tuple(part[-1] for part in solved)
 
     @abstractmethod
@@ -39,8 +41,8 @@ class _Solver(Config):
         """Return where the solution is asked for, float64."""
 
     @abstractmethod
-    def settings(self) -> dict[str, Any]:
-        """Return what torchdiffeq is told."""
+    def settings(self, u0: float, u1: float) -> dict[str, Any]:
+        """Return torchdiffeq's settings for a solution from u0 to u1."""
 
 
 class Rk4(_Solver):
@@ -53,7 +55,7 @@ class Rk4(_Solver):
         """Return equal steps."""
         return torch.linspace(u0, u1, self.steps + 1, dtype=torch.float64)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, u0: float, u1: float) -> dict[str, Any]:
         """Return the method."""
         return {"method": "rk4"}
 
@@ -62,6 +64,8 @@ class Dopri5(_Solver):
     """Dormand and Prince's adaptive method, which scipy calls RK45: its evaluations depend on net and data.
 
     A step is as long as the worst row of the batch allows, so that a row's result depends on its company up to rtol.
+    The network is evaluated between u0 and u1 only: the last step ends at u1 (torchdiffeq's own would pass it and
+    interpolate), and the first one is a fixed part of the interval (the usual estimate of it has no upper bound).
     """
 
     name: Literal["dopri5"] = "dopri5"
@@ -72,9 +76,11 @@ class Dopri5(_Solver):
         """Return the ends."""
         return torch.tensor([u0, u1], dtype=torch.float64)
 
-    def settings(self) -> dict[str, Any]:
-        """Return method and tolerances; the error of a batch is that of its worst row."""
-        return {"method": "dopri5", "rtol": self.rtol, "atol": self.atol, "options": {"norm": _worst_row}}
+    def settings(self, u0: float, u1: float) -> dict[str, Any]:
+        """Return method, tolerances and steps; the error of a batch is that of its worst row."""
+        end = torch.tensor([u1], dtype=torch.float64)
+        options = {"norm": _worst_row, "step_t": end, "first_step": abs(u1 - u0) * FIRST_STEP}
+        return {"method": "dopri5", "rtol": self.rtol, "atol": self.atol, "options": options}
 
 
 def _worst_row(parts: tuple[Tensor, ...]) -> Tensor:

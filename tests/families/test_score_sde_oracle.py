@@ -235,6 +235,22 @@ def test_the_adaptive_solver_keeps_company_with_tables() -> None:
         family.chain("adaptive", 3)
 
 
+@pytest.mark.parametrize("sde", SDES)
+def test_the_adaptive_solver_keeps_to_the_times_of_training(sde: str) -> None:
+    """Samples and likelihoods: the network gets t in t_min … 1, and the answers are finite."""
+    family, seen = model(PAIRS, sde=sde, solver="dopri5"), []
+
+    def net(z: Tensor, t: Tensor) -> Tensor:
+        seen.append(t)
+        return 0.97 * z
+
+    out = generate(net, family.chain("adaptive"), 3, seed=0, device=CPU)
+    nll = family.nll(net, out, rng(), effort=1)
+    t = torch.cat(seen)
+    assert nll.nats.isfinite().all()
+    assert family.sde.t_min * (1 - 1e-4) <= float(t.min()) and float(t.max()) <= 1 + 1e-6
+
+
 # ---- completing -----------------------------------------------------------------------------------------------------
 
 

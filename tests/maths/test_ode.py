@@ -1,6 +1,7 @@
 """The flow of known densities: ln p to 1e-3 nats a dimension, an unbiased trace, there and back."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -94,3 +95,30 @@ def test_hutchinsons_estimator_is_unbiased() -> None:
     spread = of.carry_density(Rk4(), z, low, high, signs).log_volume
     assert spread.std() > 0.01
     assert abs(float(spread.mean() - exact)) < 4 * float(spread.std()) / math.sqrt(n)
+
+
+FIELDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "data": flow(PLANE).eps,
+    "still": lambda z, u: sides(u)[1] * z,  # dz/du = 0
+    "nearly still": lambda z, u: sides(u)[1] * z * (1 + 1e-6),
+    "fast": lambda z, u: -30 * z.sin(),
+}
+
+
+@pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
+@pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
+@pytest.mark.parametrize("solver", [Rk4(), Dopri5(), Dopri5(rtol=0.1, atol=0.1)], ids=["rk4", "dopri5", "dopri5-wide"])
+def test_no_time_is_asked_for_beyond_the_interval(solver: Solver, sde: Sde, field: Callable[..., Tensor]) -> None:
+    (low, high), seen, x = sde.u_range, [], torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+
+    def eps(z: Tensor, u: Tensor) -> Tensor:
+        seen.append(u)
+        return field(z, u)
+
+    for u0, u1 in ((high, low), (low, high)):
+        carried = Flow(eps).carry_density(solver, x.double(), u0, u1, random_signs(x, RNG))
+        assert carried.z.isfinite().all() and carried.log_volume.isfinite().all()
+    u = torch.stack(seen)
+    assert low - 1e-9 <= float(u.min()) and float(u.max()) <= high + 1e-9
+    t = sde.time(u).float()
+    assert sde.t_min * (1 - 1e-4) <= float(t.min()) and float(t.max()) <= 1 + 1e-6
