@@ -15,6 +15,7 @@ from gen_ray.engine.session import Session
 from gen_ray.engine.step import Learner
 from gen_ray.experiment import Experiment
 from gen_ray.family import Chain, Family
+from gen_ray.maths.noise import generator
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _train(learner: Learner, stream: Clocked, steps: range) -> None:
 def bare(experiment: Experiment, family: Family, x: Tensor, device: torch.device) -> Iterator[Tensor]:
     """Train in eager float32 on x (N, *shape), yielding the loss of each step: no Ray, clipping, EMA, checks or log."""
     torch.manual_seed(experiment.training.seed)
-    rng = torch.Generator(device).manual_seed(experiment.training.seed)
+    rng = generator(experiment.training.seed, device=device)  # dropout draws from the global state, of another seed
     net, x = family.build_net().to(device), x.to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=experiment.training.learning_rate)
     size = experiment.data.batch_size

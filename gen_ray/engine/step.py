@@ -15,8 +15,11 @@ from gen_ray.experiment import Training
 from gen_ray.family import Family
 from gen_ray.machine import has_bfloat16
 from gen_ray.maths import power_ema
-from gen_ray.maths.noise import generator
+from gen_ray.maths.noise import generator, seed_at
 from gen_ray.nets.recompute import recompute
+
+DROPOUT = 1
+"""The last word of a position whose stream is dropout's; the noise of the loss has none there."""
 
 
 class Wish(IntEnum):
@@ -117,7 +120,8 @@ class Learner:
         session = self.session
         x = x.to(session.device)
         rng = generator(self.training.seed, step, lane, device=session.device)
-        torch.manual_seed(rng.initial_seed())  # dropout draws from the global state: make that a function of step too
+        # Dropout draws from the global state: a function of step too, but a stream independent of the noise in rng.
+        torch.manual_seed(seed_at(self.training.seed, step, lane, DROPOUT))
         with ExitStack() as stack:
             if not last and isinstance(self.net, DistributedDataParallel):
                 stack.enter_context(self.net.no_sync())  # DDP averages once, with the last micro-batch

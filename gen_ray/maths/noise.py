@@ -163,9 +163,16 @@ def generator(seed: int, *position: int, device: torch.device | str = "cpu") -> 
     Training draws from one of these at each step, so that a resumed run repeats an undisturbed one. The hash is 64 bits
     wide; torch keeps 32 of them on a CPU.
     """
+    return torch.Generator(device).manual_seed(seed_at(seed, *position))
+
+
+def seed_at(seed: int, *position: int) -> int:
+    """Return a hash of (seed, *position), 64 bits: the seed of one stream among many.
+
+    Two generators with one seed draw the same words, also where one of them is torch's global one.
+    """
     words = repr([int(word) for word in (seed, *position)]).encode()
-    digest = hashlib.blake2b(words, digest_size=8).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
 
 
 def strata(batch: int, rng: torch.Generator, device: torch.device | str) -> Tensor:

@@ -68,6 +68,22 @@ def test_two_ranks_are_one_rank_with_two_micro_batches(family: str) -> None:
         torch.testing.assert_close(grad, (first + second) / 2, rtol=1e-5, atol=1e-7)
 
 
+def test_dropout_does_not_share_the_stream_of_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One seed in two generators is one stream of words, on CPUs and GPUs: masks would then depend on the noise."""
+    one, seen = learner("ddpm-dropout"), []
+
+    def loss(net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
+        seen.append((rng.initial_seed(), torch.initial_seed(), torch.rand(64, generator=rng), torch.rand(64)))
+        return LossTerms(total=net(x.float(), torch.ones(len(x))).flatten(1).sum(1))
+
+    monkeypatch.setattr(one.family, "loss", loss)
+    for step, lane in ((3, 0), (3, 1), (4, 0), (3, 0)):
+        one._backward(images(4), step, lane, last=True)
+    noise, dropout, *draws = zip(*seen, strict=True)
+    assert len({*noise, *dropout}) == 6 and (noise[0], dropout[0]) == (noise[3], dropout[3])
+    assert all((a - b).abs().max() > 0.1 for a, b in zip(*draws, strict=True))
+
+
 def test_initial_weights_are_a_function_of_the_seed() -> None:
     torch.manual_seed(99)
     first = learner()
