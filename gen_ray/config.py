@@ -1,12 +1,13 @@
-"""The base of every typed configuration, and how a mistake in one is told to its author."""
+"""The base of every typed configuration."""
 
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
-from gen_ray.errors import UserError, nearest
+from gen_ray.config_errors import TRUTH_VALUE, explain
+from gen_ray.errors import UserError
 
 
 class Config(BaseModel):
@@ -14,8 +15,25 @@ class Config(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_number_is_not_a_truth_value(cls, raw: Any) -> Any:
+        """Refuse true where a number is expected, which Python takes for 1."""
+        for key, value in raw.items() if isinstance(raw, Mapping) else ():
+            field = cls.model_fields.get(key) if isinstance(value, bool) else None
+            if field and _mentions(field.annotation, int, float) and not _mentions(field.annotation, bool, Any):
+                raise PydanticCustomError(
+                    TRUTH_VALUE, "must be a number, got {value}", {"key": key, "value": str(value).lower()}
+                )
+        return raw
+
 
 C = TypeVar("C", bound=Config)
+
+
+def _mentions(annotation: Any, *kinds: Any) -> bool:
+    """Return whether a type, or one that it is made of, is one of some kinds."""
+    return annotation in kinds or any(_mentions(part, *kinds) for part in get_args(annotation))
 
 
 def named(default: str) -> BeforeValidator:
@@ -34,52 +52,4 @@ def validated(model: type[C], raw: Any, *, path: str = "") -> C:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        faults = error.errors(include_url=False)
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise UserError(_explain(model, faults[0], path) + more) from None
-
-
-def _explain(model: type[Config], fault: ErrorDetails, path: str) -> str:
-    *parents, last = _spoken(model, fault["loc"]) or [""]
-    key = ".".join(str(step) for step in [path, *parents, last] if step != "")
-    if fault["type"] == "extra_forbidden":
-        owner = _owner(model, fault["loc"][:-1])
-        where = ".".join(str(step) for step in [path, *parents] if step != "")
-        return f"{key}: {where or 'the configuration'} has no such key; {nearest(str(last), owner)}"
-    if fault["type"] == "missing":
-        return f"{key}: is required"
-    given = fault["input"]
-    shown = "" if isinstance(given, Mapping | list | BaseModel) else f", got {given!r}"
-    return f"{key}: {fault['msg'].removeprefix('Value error, ')}{shown}"
-
-
-def _spoken(model: type[Config], loc: tuple[int | str, ...]) -> list[int | str]:
-    """Drop the tags that a tagged union puts into a location: the user never wrote them."""
-    spoken, known = [], True
-    for index, step in enumerate(loc):
-        known = isinstance(step, int) or step in _owner(model, loc[:index]) or index == len(loc) - 1
-        if known:
-            spoken.append(step)
-    return spoken
-
-
-def _owner(model: type[Config], loc: tuple[int | str, ...]) -> list[str]:
-    """Return the keys of the model that a location leads to."""
-    schema = model.model_json_schema()
-    node: dict[str, Any] = schema
-    for step in loc:
-        node = _step(schema, node, step)
-    return list(_resolve(schema, node).get("properties", {}))
-
-
-def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    reference = node.get("$ref") or next((o["$ref"] for o in node.get("anyOf", []) if "$ref" in o), None)
-    return schema["$defs"][reference.rsplit("/", 1)[-1]] if reference else node
-
-
-def _step(schema: dict[str, Any], node: dict[str, Any], step: int | str) -> dict[str, Any]:
-    node = _resolve(schema, node)
-    tags = node.get("discriminator", {}).get("mapping", {})
-    if step in tags:
-        return {"$ref": tags[step]}
-    return node.get("properties", {}).get(step, {})
+        raise UserError(explain(model, error.errors(include_url=False), path)) from None

@@ -1,10 +1,10 @@
 """The whole typed configuration of one run: one YAML file plus ``key=value`` overrides, every key owned by somebody."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SerializeAsAny, model_validator
 
 from gen_ray import families, storage
@@ -13,24 +13,48 @@ from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.family import Chain, Family, FamilyConfig
+from gen_ray.overrides import apply, merge
+from gen_ray.yaml12 import read
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What may become part of a path: no separators, no leading dot, no control characters."""
 
-Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+NAME_RULE = "1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(NAME_PATTERN, text):
+        raise ValueError(f"must be {NAME_RULE}")
+    return text
+
+
+def _folder(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{path.parts[0]} is the home of an unknown user") from None
+
+
+def _on_bad_row(text: str) -> str:
+    if not re.fullmatch(r"stop|skip:\d+", text):
+        raise ValueError("must be stop, or skip:N, where N is the number of rows that may be left out")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
 Count = Annotated[int, Field(ge=1)]
 
 
 def _root(where: object) -> Path:
     if not isinstance(where, str) and not hasattr(where, "joinpath"):
-        raise ValueError(f"a path or URI is expected, not {where!r}")
+        raise ValueError("must be a path or URI")
     try:
         return storage.root(str(where))
     except UserError as error:
         raise ValueError(str(error).removeprefix("storage.root=")) from None
 
 
-Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+Folder = Annotated[Path, AfterValidator(_folder)]
 Root = Annotated[Path, PlainValidator(_root), PlainSerializer(str)]
 """A folder or a URI; an object store's paths are no pathlib.Path, but know the same verbs."""
 
@@ -41,7 +65,9 @@ class Data(Config):
     source: str = "digits"
     root: Folder | None = None
     options: SourceOptions = SourceOptions()
-    on_bad_row: str = Field("stop", pattern=r"^(stop|skip:\d+)$")
+    on_bad_row: Annotated[str, AfterValidator(_on_bad_row)] = Field(
+        "stop", description="stop, or skip:N for up to N of them"
+    )
     batch_size: int = Field(128, ge=1)
     cache: Literal["auto", "memory", "stream"] = "auto"
 
@@ -192,90 +218,13 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Experiment:
 
     An overlay is a further YAML file of the same sections; what it says wins. Raise UserError.
     """
-    raw = read_yaml(file)
+    raw = read(file)
     for override in overrides:
         if override.endswith((".yaml", ".yml")) and "=" not in override:
-            merge(raw, read_yaml(Path(override)))
+            merge(raw, read(Path(override)))
         else:
             apply(raw, override)
     return parse(raw)
-
-
-def merge(raw: dict[str, Any], overlay: Mapping[str, Any]) -> None:
-    """Lay a mapping over another, section by section; one that names another component replaces the first whole."""
-    for key, value in overlay.items():
-        below = raw.get(key)
-        if isinstance(value, Mapping) and isinstance(below, str):
-            below = raw[key] = {"name": below}
-        if isinstance(value, Mapping) and isinstance(below, dict) and value.get("name") in (None, below.get("name")):
-            merge(below, value)
-        else:
-            raw[key] = value
-
-
-def apply(raw: dict[str, Any], override: str) -> None:
-    """Set one ``dotted.key=value``, its value read as YAML."""
-    key, separator, value = override.partition("=")
-    if not separator or not all(key.strip().split(".")):
-        raise UserError(f"{override!r}: an override is written key=value, e.g. training.epochs=10")
-    try:
-        put(raw, key.strip(), yaml.load(value, _Loader))  # noqa: S506  a SafeLoader
-    except (yaml.YAMLError, RecursionError):
-        put(raw, key.strip(), value)
-
-
-def put(raw: dict[str, Any], key: str, value: Any) -> None:
-    """Set one dotted key. Raise UserError where something above it is a single value."""
-    *parents, last = key.split(".")
-    node = raw
-    for parent in parents:
-        below = node.get(parent)
-        if isinstance(below, str):  # ``schedule: cosine`` is short for ``schedule: {name: cosine}``
-            below = {"name": below}
-        if below is None:
-            below = {}
-        if not isinstance(below, dict):
-            raise UserError(f"{key}: {parent} is a single value, it has no key below it")
-        node[parent] = below
-        node = below
-    node[last] = value
-
-
-class _Loader(yaml.SafeLoader):
-    """A SafeLoader that refuses anchors and repeated keys: a config is small and says each thing once."""
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = {str(key) for key in keys if keys.count(key) > 1}
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"key {twice.pop()!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(file: Path) -> dict[str, Any]:
-    """Return the mapping in a YAML file. Raise UserError with file and line."""
-    try:
-        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a SafeLoader
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{file}: is not UTF-8 text") from None
-    except RecursionError:
-        raise UserError(f"{file}: is nested too deeply") from None
-    except yaml.MarkedYAMLError as error:
-        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UserError(f"{file}{line}: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{file}: {str(error).splitlines()[0]}") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{file}: holds no settings (a mapping such as 'name: …' is expected)")
-    return raw
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from gen_ray import storage
+from gen_ray import storage, yaml12
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, parse
 
@@ -58,7 +58,7 @@ def save(experiment: Experiment, run_id: str) -> Path:
     """Write the resolved configuration into the run's folder and return the folder."""
     home = folder(experiment, run_id)
     home.mkdir(parents=True, exist_ok=True)
-    storage.write_whole(home / CONFIG, yaml.safe_dump(experiment.resolved(), sort_keys=False))
+    storage.write_whole(home / CONFIG, yaml12.dump(experiment.resolved()))
     return home
 
 

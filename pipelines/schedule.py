@@ -39,8 +39,7 @@ def add(
     ] = 60,
 ) -> None:
     """Have a sweep recur. Its file is read anew each time, in the folder that this is called in."""
-    import json
-
+    from gen_ray import yaml12
     from gen_ray.config import validated
     from gen_ray.schedules.book import Book, Schedule
     from gen_ray.sweeps import config
@@ -52,7 +51,7 @@ def add(
         "name": name or found.sweep.name,
         "config": str(plan),
         # A path of the config means this folder, not the copy of it that a job has.
-        "overrides": [*(overrides or []), *([f"data.root={json.dumps(str(data))}"] if data else [])],
+        "overrides": [*(overrides or []), *([f"data.root={yaml12.quoted(str(data))}"] if data else [])],
         "cron": cron,
         "timezone": timezone,
         "folder": Path.cwd(),

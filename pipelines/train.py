@@ -17,13 +17,12 @@ def train(
     ] = False,
 ) -> None:
     """Train one model on Ray Train, evaluate it and record it in MLflow."""
-    import yaml
-
+    from gen_ray import yaml12
     from gen_ray.experiment import load
 
     experiment = load(config, overrides or [])
     if dry_run:
-        typer.echo(yaml.safe_dump(experiment.resolved(), sort_keys=False), nl=False)
+        typer.echo(yaml12.dump(experiment.resolved()), nl=False)
         return
     from gen_ray.cluster.train import train as run
 

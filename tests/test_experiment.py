@@ -1,7 +1,9 @@
 """The configuration: what is written is what is run, and a mistake is told in one line that names its remedy."""
 
 import random
+import re
 import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.experiment import Experiment, load, merge, parse, read_yaml
+from gen_ray.experiment import Experiment, load, merge, parse
+from gen_ray.yaml12 import read
 from tests.conftest import ROOT
 
 NO_EXPERIMENTS = {"overlays", "sweeps", "serve", "cluster"}
@@ -59,7 +62,7 @@ def test_a_shipped_config_loads_and_its_resolved_form_says_the_same(file: Path, 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
 def test_a_shipped_overlay_goes_with_some_config_and_what_it_says_wins(overlay: Path) -> None:
-    said = read_yaml(overlay)
+    said = read(overlay)
     fits = 0
     for file in CONFIGS:
         try:
@@ -161,6 +164,60 @@ def test_a_misspelt_key_is_named_with_its_path_and_the_nearest_key_at_every_leve
 def test_a_wrong_type_is_named(key: str, value: Any, words: list[str]) -> None:
     told = fault(changed(DDPM, key, value))
     assert told.startswith(f"{key}") and all(word in told for word in words)
+
+
+TYPES: list[tuple[str, Any, str]] = [
+    ("training", 5, "training: must be a section such as {key: value}, got 5"),
+    ("training.betas", [1, "x"], "training.betas.1: must be a number, got 'x'"),
+    ("training.betas", [1, 2, 3], "training.betas: must have at most 2 items, has 3, got [1, 2, 3]"),
+    ("training.epochs", True, "training.epochs: must be a number, got true"),
+    ("scaling.num_workers", "x", "scaling.num_workers: must be an integer, or a list, got 'x'"),
+    ("scaling.num_workers", 0, "scaling.num_workers: must be greater than or equal to 1, got 0"),
+    ("scaling.num_workers", [1, "x"], "scaling.num_workers.1: must be an integer, got 'x'"),
+    ("scaling.cpus_per_worker", "x", "scaling.cpus_per_worker: must be an integer, or 'auto', got 'x'"),
+    ("scaling.use_gpu", "x", "scaling.use_gpu: must be true or false, or 'auto', got 'x'"),
+    ("family.net", 5, "family.net: must be a name, or a section such as {name: …}, got 5"),
+    ("family.net.name", "x", "family.net.name: known: dit, mlp, unet, got 'x'"),
+    ("family.net.widht", 5, "family.net.widht: family.net has "),
+    ("tracking.uri", 5, "tracking.uri: must be a string, got 5; write it in quotes"),
+    ("storage.root", ["x"], "storage.root: must be a path or URI, got ['x']; write it in quotes"),
+    ("data.root", "~no-such-user/x", "data.root: ~no-such-user is the home of an unknown user"),
+    ("data.on_bad_row", "skip", "data.on_bad_row: must be stop, or skip:N"),
+    ("name", "a b", "name: must be 1 to 64 letters, digits, '.', '_' and '-'"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "line"), TYPES, ids=[f"{key}={value}" for key, value, _ in TYPES])
+def test_an_error_shows_the_keys_that_were_written_and_no_names_of_types(key: str, value: Any, line: str) -> None:
+    assert fault(changed(DDPM, key, value)).startswith(line)
+
+
+INTERNAL = re.compile(
+    r"\b(constrained|instance of|pydantic|class|Input|tuple|dict|dictionary|NoneType|function)\b|_type"
+)
+
+
+@pytest.mark.parametrize("family", ["vae", "ddpm", "score_sde", "discrete"])
+@pytest.mark.parametrize("value", [5, "x", [1], {"x": 1}, None, True, 1.5, []], ids=repr)
+def test_no_value_of_any_key_is_answered_with_names_of_types(family: str, value: Any) -> None:
+    raw = parse({"name": "a", "family": family}).resolved()
+    told = list[str]()
+    for key in map(".".join, paths(raw)):
+        try:
+            parse(changed(raw, key, value))
+        except UserError as error:
+            told.append(str(error))
+    assert told
+    for line in told:
+        assert not INTERNAL.search(line.partition(", got ")[0]), line
+
+
+def paths(node: dict[str, Any], *above: str) -> Iterator[list[str]]:
+    """Yield the keys that lead to every section and value."""
+    for key, below in node.items():
+        yield [*above, key]
+        if isinstance(below, dict):
+            yield from paths(below, *above, key)
 
 
 @pytest.mark.parametrize(

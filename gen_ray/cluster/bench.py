@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import ray.train
-import yaml
 
-from gen_ray import runs
+from gen_ray import runs, yaml12
 from gen_ray.cluster.attempts import spoken, trainer
 from gen_ray.cluster.connect import connected
 from gen_ray.cluster.data import cached
@@ -67,7 +66,7 @@ def sweep_times(file: Path, overrides: list[str], folder: Path) -> SweepTimes:
         raw = plan.experiment(point).resolved()
         raw["scaling"]["cpus_per_worker"] = "auto"
         configs.append(folder / f"{len(configs)}.yaml")
-        configs[-1].write_text(yaml.safe_dump(raw))
+        configs[-1].write_text(yaml12.dump(raw))
     _command("train", configs[0], "training.epochs=1")  # what they all share is prepared beforehand
     half = len(configs) // 2
     trainings = [_command("train", config) for config in configs[:half]]

@@ -14,7 +14,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from gen_ray import manifest, storage
+from gen_ray import manifest, storage, yaml12
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine import checkpoint
 from gen_ray.errors import UserError
@@ -46,7 +46,7 @@ class Model:
 def write(folder: Path, model: Model) -> None:
     """Write the artifact into folder, complete or not at all."""
     files = {
-        "config.yaml": yaml.safe_dump(model.experiment.resolved(), sort_keys=False).encode(),
+        "config.yaml": yaml12.dump(model.experiment.resolved()).encode(),
         "weights.safetensors": checkpoint.weights(model.net),
         "meta.json": json.dumps(dict(model.meta), indent=1).encode(),
     }

@@ -1,23 +1,22 @@
 """The schedules of a storage.root, a readable file each, and beside it what happened last."""
 
-import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
-import yaml
 from filelock import FileLock
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from gen_ray.config import Config, validated
 from gen_ray.errors import UserError, nearest
-from gen_ray.experiment import Name, read_yaml
+from gen_ray.experiment import Name
 from gen_ray.schedules import cron
 from gen_ray.schedules.cron import Cron
 from gen_ray.schedules.launcher import State, Word
 from gen_ray.storage import is_remote, write_whole
+from gen_ray.yaml12 import dump, quoted, read
 
 STATE, LOGS, LOCK = ".state.json", "logs", ".lock"
 
@@ -58,7 +57,7 @@ class Schedule(Config):
         A job's working directory is a copy that ends with it, so that root is told, whatever the config says.
         """
         tags = {"gen_ray.schedule": self.name, "gen_ray.occurrence": at.astimezone(self.times.zone).isoformat()}
-        words = ["-m", "pipelines.sweep", self.config, *self.overrides, f"storage.root={json.dumps(str(root))}"]
+        words = ["-m", "pipelines.sweep", self.config, *self.overrides, f"storage.root={quoted(str(root))}"]
         words += [word for key, value in tags.items() for word in ("--tag", f"{key}={value}")]
         if self.promote is not None:
             words += ["--promote", self.promote]
@@ -126,14 +125,14 @@ class Book:
         with self.exclusive():
             if self.file(schedule.name).exists():
                 raise UserError(f"--name: there is a schedule {schedule.name!r} already; remove it or name this one")
-            text = yaml.safe_dump(schedule.model_dump(mode="json", exclude_none=True), sort_keys=False)
+            text = dump(schedule.model_dump(mode="json", exclude_none=True))
             write_whole(self.file(schedule.name), text)
 
     def load(self, name: str) -> Schedule:
         """Return a schedule. Raise UserError where there is none of that name or its file is spoilt."""
         if name not in self.names():
             raise self._unknown(name)
-        raw = read_yaml(self.file(name))
+        raw = read(self.file(name))
         try:
             return validated(Schedule, {**raw, "name": name})
         except UserError as error:

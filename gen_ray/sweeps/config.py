@@ -7,12 +7,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
+from gen_ray import yaml12
 from gen_ray.config import Config, validated
 from gen_ray.errors import UserError, nearest
-from gen_ray.experiment import Experiment, Name, apply, merge, parse, put, read_yaml
+from gen_ray.experiment import Experiment, Name, parse
+from gen_ray.overrides import apply, merge, put
 from gen_ray.sweeps.schedulers import Asha, Calm, Median, Population, Scheduler
 
 Point = Mapping[str, Any]
@@ -165,7 +166,7 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
     An override of a sweep's own key (trials, metric, searcher.…) changes the sweep, any other one all its trials.
     Raise UserError: one line naming file, key and the nearest valid one.
     """
-    raw = read_yaml(file)
+    raw = yaml12.read(file)
     settings: list[str] = []
     for override in overrides:
         section, *key = override.partition("=")[0].strip().split(".")
@@ -178,7 +179,7 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
             settings.append(override)
     sweep = validated(Sweep, raw)
     base_file = (file.parent / sweep.experiment).resolve()
-    base = read_yaml(base_file)
+    base = yaml12.read(base_file)
     merge(base, sweep.settings)
     for override in settings:
         apply(base, override)
@@ -188,12 +189,12 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
 
 def dump(plan: Plan) -> str:
     """Return a plan as YAML: two of the same text are the same."""
-    return yaml.safe_dump({"sweep": plan.sweep.model_dump(mode="json"), "base": dict(plan.base)}, sort_keys=False)
+    return yaml12.dump({"sweep": plan.sweep.model_dump(mode="json"), "base": dict(plan.base)})
 
 
 def label(value: Any) -> Scalar:
     """Return a value as one word: scalars as they are, whatever has parts on one line."""
-    return value if isinstance(value, Scalar) else yaml.safe_dump(value, default_flow_style=True, width=1000).strip()
+    return value if isinstance(value, Scalar) else yaml12.flow(value)
 
 
 def words(point: Point) -> str:

@@ -1,0 +1,119 @@
+"""YAML as configurations use it: version 1.2's core schema, in which ``no`` is text, 010 is ten and 1:30 is text.
+
+PyYAML implements YAML 1.1, whose readers turn such values into something else without a word.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yamlcore import CoreLoader
+
+from gen_ray.errors import UserError
+
+OLD, NEW = yaml.SafeDumper.yaml_implicit_resolvers, CoreLoader.yaml_implicit_resolvers
+"""By which first characters YAML 1.1 and 1.2 take text for something else."""
+PLAIN = re.compile(r"[-+.0-9A-Za-z]+")
+"""What a number, true, false or null consists of."""
+
+
+class _Loader(CoreLoader):
+    """A CoreLoader that refuses anchors and repeated keys: a config is small and says each thing once."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", mark)
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError) as error:  # !!float x, !!bool x, !!int '', an integer of 5,000 digits
+            kind = node.tag.rpartition(":")[2]
+            shown = f"{str(node.value)[:40]!r} cannot be read as {kind}"
+            raise yaml.constructor.ConstructorError(None, None, shown, node.start_mark) from error
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        if isinstance(node, yaml.MappingNode):
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = {str(key) for key in keys if keys.count(key) > 1}
+            if twice:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {twice.pop()!r} stands twice", node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that YAML 1.1 or 1.2 would read as a number or the like, so that readers of both agree."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  PyYAML's own kind of table
+        first: [*OLD.get(first, []), *NEW.get(first, [])] for first in {**OLD, **NEW}
+    }
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file. Raise UserError with file and line."""
+    try:
+        raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a safe loader
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{file}: is not UTF-8 text") from None
+    except ValueError:  # a null byte in the name
+        raise UserError(f"{str(file)!r}: is not the name of a file") from None
+    except RecursionError:
+        raise UserError(f"{file}: is nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{file}{line}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: {str(error).splitlines()[0]}") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{file}: holds no settings (a mapping such as 'name: …' is expected)")
+    return raw
+
+
+def dump(value: Any) -> str:
+    """Return a value as YAML, keys in their order."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)
+    return text
+
+
+def flow(value: Any) -> str:
+    """Return a value as YAML on one line."""
+    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**6)
+    return text.strip().removesuffix("\n...")
+
+
+def quoted(text: str) -> str:
+    """Return a text in double quotes, as which no part of it has a meaning."""
+    found: str = yaml.dump(text, Dumper=_Dumper, default_style='"', width=10**6)
+    return found.strip()
+
+
+def value(text: str) -> Any:
+    """Return the value that a word of the command line means.
+
+    A number, true, false and null are what YAML says. So are a list, a mapping or a quoted text that takes the whole
+    word. Everything else is the text as it is: ``#``, ``: ``, ``=`` or ``*`` in a path mean nothing.
+    """
+    found = text.strip().removesuffix("\n...")
+    if found[:1] in ("[", "{", '"', "'"):
+        whole = _whole(found)
+        return text if whole is None else whole
+    if not found or found.lower() == "null":
+        return None
+    number = _whole(found) if PLAIN.fullmatch(found) else None
+    return number if isinstance(number, bool | int | float) else text.removesuffix("\n...\n")
+
+
+def _whole(text: str) -> Any:
+    """Return what YAML reads in a text, None where it does not take all of it."""
+    try:
+        node = yaml.compose(text, _Loader)
+        return yaml.load(text, _Loader) if node and node.end_mark.index == len(text) else None  # noqa: S506
+    except (yaml.YAMLError, RecursionError):
+        return None
