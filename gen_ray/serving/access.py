@@ -13,7 +13,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gen_ray.serving.desk import Refusal, RefusedError
-from gen_ray.serving.refusals import UNEXPECTED, refused
+from gen_ray.serving.refusals import TOO_LARGE_FOR_MEMORY, UNEXPECTED, refused
 
 LINES = logging.getLogger("gen_ray.access")
 FAULTS = logging.getLogger("gen_ray.serving")
@@ -95,6 +95,9 @@ def noted(error: Exception, record: Record) -> Refusal:
     """Return what is said of an error, having written it down; of one that nobody expected the log tells all."""
     if isinstance(error, RefusedError):
         refusal = error.refusal
+    elif isinstance(error, MemoryError):
+        FAULTS.error("request %s needs too much memory", record.request_id)
+        refusal = TOO_LARGE_FOR_MEMORY
     else:
         FAULTS.error("request %s failed", record.request_id, exc_info=error)
         refusal = UNEXPECTED

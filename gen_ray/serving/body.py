@@ -14,7 +14,10 @@ Samples = Literal["json", "png", "npz", "grid", "text"]
 Numbers = Literal["json", "npz"]
 Picture = Annotated[str, Field(min_length=1, description="Base64 of a PNG, JPEG, BMP or WEBP file; never a URL.")]
 Nested = Annotated[list[Any], Field(min_length=1, description="Nested lists of stored integers.")]
-Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
+"""Items are checked in inputs, against the model's shape: one error for each of them would take seconds."""
+VECTORS = {"type": "array", "items": {"type": "number", "minimum": -1e6, "maximum": 1e6}}
+Latents = Annotated[list[Any], Field(min_length=1, json_schema_extra={"items": VECTORS})]
+"""Lists of numbers, also checked in inputs."""
 MOST = 4096
 """Of anything countable in one request; a model's own limits are narrower."""
 
@@ -38,6 +41,11 @@ class Body(BaseModel):
         if unknown:
             raise ValueError(f"has a key that is not known; {nearest(str(unknown[0])[:64], cls.model_fields)}")
         return body
+
+    @property
+    def count(self) -> int:
+        """Return the number of instances that the request brings."""
+        return 0
 
     def asked(self) -> dict[str, Any]:
         """Return the fields of a Job that the body itself holds."""

@@ -3,10 +3,13 @@
 from gen_ray.errors import nearest
 from gen_ray.serving.answers import FORMATS
 from gen_ray.serving.body import Body
-from gen_ray.serving.desk import Card, Job
+from gen_ray.serving.desk import Card
 from gen_ray.serving.refusals import invalid, standing
 from gen_ray.serving.sampling import Impute, Sampling
 from gen_ray.serving.settings import Settings
+
+LISTED = 5_000_000
+"""Numbers of an answer in format json, at most: as Python's they take eight times the memory of an array's."""
 
 
 def check(body: Body, card: Card, settings: Settings) -> None:
@@ -20,16 +23,16 @@ def check(body: Body, card: Card, settings: Settings) -> None:
         raise invalid(f"format: {unsuitable}")
     if (body.deadline_seconds or 0) > settings.longest_deadline_seconds:
         raise invalid(f"deadline_seconds: at most {settings.longest_deadline_seconds:g}")
+    most = card.limits.get("n", body.count)
+    if body.count > most:
+        raise invalid(f"at most {most:g} instances for this model", code="too_much")
+    rows = body.n if isinstance(body, Sampling) else body.count
+    if body.format == "json" and body.verb not in ("score", "encode") and rows * card.spec.dims > LISTED:
+        raise invalid(
+            f"format: an answer in json has at most {LISTED:,} numbers; ask for npz, or for less", code="too_much"
+        )
     if isinstance(body, Sampling):
         _check_sampling(body, card)
-
-
-def check_count(job: Job, card: Card) -> None:
-    """Raise RefusedError 422 where a job brings more instances than the model takes at once."""
-    given = job.z if job.x is None else job.x
-    most = card.limits.get("n")
-    if given is not None and most is not None and len(given) > most:
-        raise invalid(f"at most {most:g} instances for this model", code="too_much")
 
 
 def _check_sampling(body: Sampling, card: Card) -> None:

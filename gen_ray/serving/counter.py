@@ -14,7 +14,7 @@ from gen_ray.serving.access import Record, record_of
 from gen_ray.serving.answers import Result
 from gen_ray.serving.attendance import Attendance
 from gen_ray.serving.body import Body
-from gen_ray.serving.checks import check, check_count
+from gen_ray.serving.checks import check
 from gen_ray.serving.desk import Answer, Card, Desk, Job, Preview
 from gen_ray.serving.refusals import standing
 from gen_ray.serving.sampling import Sampling
@@ -66,7 +66,6 @@ class Counter:
             **body.asked(),
             **arrays,
         )
-        check_count(job, card)
         record.told.update(model=name, version=card.version, seed=job.seed)
         attendance = Attendance(request.receive, job.deadline_seconds)
         if isinstance(body, Sampling) and body.stream:

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.serving import pictures
+from gen_ray.serving import nested, pictures
 from gen_ray.serving.refusals import invalid
+
+LARGEST_LATENT = 1e6
+"""Absolute value of a latent coordinate, at most."""
 
 
 def from_pictures(texts: Sequence[str], spec: DataSpec, field: str, *, pixels: int, resize: bool) -> np.ndarray:
@@ -25,15 +28,9 @@ def from_pictures(texts: Sequence[str], spec: DataSpec, field: str, *, pixels: i
 
 def from_lists(x: Sequence[Any], spec: DataSpec, *, many: bool) -> np.ndarray:
     """Return nested lists of stored integers as (N, *shape), or one example as (1, *shape). Raise RefusedError 422."""
-    array = _array(x, "x")
-    array = array if many else array[None]
-    if spec.is_image and spec.shape[0] == 1 and array.ndim == 3:
-        array = array[:, None]
-    if array.shape[1:] != spec.shape or not len(array):
-        wanted = ("N", *spec.shape) if many else spec.shape
-        raise invalid(f"x: must be nested lists of shape ({', '.join(map(str, wanted))})")
-    if array.dtype.kind not in "iu" or array.min() < 0 or array.max() >= spec.levels:
-        raise invalid(f"x: must hold whole numbers from 0 to {spec.levels - 1}")
+    shapes = [spec.shape, spec.shape[1:]] if spec.is_image and spec.shape[0] == 1 else [spec.shape]
+    accepted = [(-1, *shape) if many else shape for shape in reversed(shapes)]
+    array = nested.integers(x, accepted, spec.levels, "x").reshape(-1, *spec.shape)
     return array.astype(np.uint8 if spec.levels <= 256 else np.int32)
 
 
@@ -57,6 +54,8 @@ def from_holed_text(text: str, hole: str, spec: DataSpec) -> tuple[np.ndarray, n
     _needs_text(spec, "text")
     if hole in spec.alphabet:
         raise invalid("hole: must be a character that does not occur in the model's alphabet")
+    if len(text) > spec.shape[0]:
+        raise invalid(f"text: has {len(text)} characters, the model's texts have {spec.shape[0]}")
     text = text.ljust(spec.shape[0], hole)
     known = np.array([[character != hole for character in text]])
     if known.all():
@@ -75,11 +74,9 @@ def known_by(mask: str | Sequence[Any], spec: DataSpec, *, pixels: int, resize: 
     return ~np.broadcast_to(holes, (1, *spec.shape)).copy()
 
 
-def from_latents(z: Sequence[Sequence[float]], width: int | None) -> np.ndarray:
+def from_latents(z: Sequence[Any], width: int | None) -> np.ndarray:
     """Return latent vectors (N, Z) as float32. Raise RefusedError 422."""
-    if any(len(row) != (width or 0) for row in z):
-        raise invalid(f"z: must be lists of {width} numbers each")
-    return np.array(z, dtype=np.float32)
+    return nested.numbers(z, width or 0, LARGEST_LATENT, "z")
 
 
 def _drawn(mask: str, spec: DataSpec, pixels: int, resize: bool) -> np.ndarray:
@@ -90,19 +87,8 @@ def _drawn(mask: str, spec: DataSpec, pixels: int, resize: bool) -> np.ndarray:
 
 
 def _listed(mask: Sequence[Any], spec: DataSpec) -> np.ndarray:
-    array = _array(mask, "mask")
-    if array.shape not in (spec.shape, spec.shape[1:] if spec.is_image else spec.shape):
-        raise invalid(f"mask: must be nested lists of shape ({', '.join(map(str, spec.shape))})")
-    if array.dtype.kind not in "biu" or not np.isin(array, (0, 1)).all():
-        raise invalid("mask: must hold only 0 and 1, or only false and true")
-    return array.astype(bool)
-
-
-def _array(lists: Sequence[Any], field: str) -> np.ndarray:
-    try:
-        return np.asarray(lists)
-    except (ValueError, OverflowError, RecursionError, TypeError):
-        raise invalid(f"{field}: must be nested lists of numbers, all of one length at each depth") from None
+    shapes = [spec.shape[1:], spec.shape] if spec.is_image else [spec.shape]
+    return nested.integers(mask, shapes, 2, "mask").astype(bool)
 
 
 def _needs_text(spec: DataSpec, field: str) -> None:

@@ -6,22 +6,27 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from gen_ray.serving import inputs
-from gen_ray.serving.body import MOST, Body, Finite, Nested, Numbers, Picture, Samples, instances, one_of
+from gen_ray.serving.body import MOST, Body, Latents, Nested, Numbers, Picture, Samples, instances, one_of
 from gen_ray.serving.desk import Card, Verb
 
 
 class Instances(Body):
     """Given instances, as pictures, nested lists or texts."""
 
-    images: Annotated[list[Picture], Field(min_length=1, max_length=MOST)] | None = None
+    images: Annotated[list[Picture], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = None
     x: Nested | None = None
-    texts: Annotated[list[str], Field(min_length=1, max_length=MOST)] | None = None
+    texts: Annotated[list[str], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = None
     resize: bool = Field(default=False, description="Scale pictures of another size.")
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         one_of(self, ("images", "x", "texts"))
         return self
+
+    @property
+    def count(self) -> int:
+        """Return the number of instances."""
+        return len(self.images or self.x or self.texts or ())
 
     def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
         """Return x (N, *shape)."""
@@ -62,7 +67,12 @@ class Decode(Body):
 
     verb: ClassVar[Verb] = "decode"
     format: Samples = "json"
-    z: Annotated[list[list[Finite]], Field(min_length=1, max_length=MOST)]
+    z: Latents
+
+    @property
+    def count(self) -> int:
+        """Return the number of latent vectors."""
+        return len(self.z)
 
     def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
         """Return z (N, Z)."""

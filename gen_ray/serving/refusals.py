@@ -20,6 +20,10 @@ UNEXPECTED = Refusal(
     status=500, code="internal", message="the server failed; its log tells more under the same request_id"
 )
 
+TOO_LARGE_FOR_MEMORY = Refusal(
+    status=413, code="too_large", message="the request needs more memory than the server has; ask for less at once"
+)
+
 CODES: Mapping[int, tuple[str, str]] = {
     400: ("malformed", "the request cannot be read"),
     401: ("unauthorized", "a key is needed: send Authorization: Bearer KEY"),

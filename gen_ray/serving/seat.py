@@ -16,6 +16,7 @@ from gen_ray.releases import Release
 from gen_ray.serving.desk import Answer, Card, Job, Preview, Refusal, RefusedError
 from gen_ray.serving.edition import Edition, Limits
 from gen_ray.serving.jobs import Asked, ask
+from gen_ray.serving.refusals import TOO_LARGE_FOR_MEMORY
 from gen_ray.serving.sources import Source
 
 LOG = logging.getLogger("gen_ray.serving")
@@ -197,5 +198,6 @@ REFUSALS: Mapping[type[Exception], Callable[[str], Refusal]] = {
     RunError: lambda line: Refusal(status=503, code="unavailable", message=line),
     LateError: lambda _: LATE,
     GivenUpError: lambda line: Refusal(status=499, code="cancelled", message=line),
+    MemoryError: lambda _: TOO_LARGE_FOR_MEMORY,
     NotFiniteError: lambda line: Refusal(status=500, code="not_finite", message=line),
 }

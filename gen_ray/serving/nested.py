@@ -1,0 +1,53 @@
+"""Nested lists of a request as arrays: type, length and range are checked before any array is created."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from gen_ray.serving.refusals import invalid
+
+
+def integers(value: Any, shapes: Sequence[Sequence[int]], levels: int, field: str) -> np.ndarray:
+    """Return nested lists of integers in {0 … levels−1} as an array of one of the shapes, int64.
+
+    A length of −1 stands for any. Raise RefusedError 422.
+    """
+    if not any(_fits(value, shape) for shape in shapes):
+        raise invalid(f"{field}: must be nested lists of shape {_spelt(shapes[-1])}")
+    flat = _flat(value, len(next(shape for shape in shapes if _fits(value, shape))))
+    kinds = set(map(type, flat))
+    if not (kinds <= {int} or (levels == 2 and kinds <= {int, bool})) or min(flat) < 0 or max(flat) >= levels:
+        allowed = "0 and 1, or only false and true" if levels == 2 else f"whole numbers from 0 to {levels - 1}"
+        raise invalid(f"{field}: must hold only {allowed}")
+    return np.array(value, dtype=np.int64)
+
+
+def numbers(value: Any, width: int, largest: float, field: str) -> np.ndarray:
+    """Return lists of numbers as an array (N, width), float32. Raise RefusedError 422."""
+    if not _fits(value, (-1, width)):
+        raise invalid(f"{field}: must be lists of {width} numbers each")
+    flat = _flat(value, 2)
+    if not set(map(type, flat)) <= {int, float} or not all(-largest <= number <= largest for number in flat):
+        raise invalid(f"{field}: must hold only numbers from {-largest:g} to {largest:g}")
+    return np.array(value, dtype=np.float32)
+
+
+def _fits(value: Any, shape: Sequence[int]) -> bool:
+    """Return whether value is lists of these lengths; stops at the first list of another length."""
+    if not shape:
+        return not isinstance(value, list)
+    if not isinstance(value, list) or not value or len(value) != (len(value) if shape[0] < 0 else shape[0]):
+        return False
+    return all(_fits(part, shape[1:]) for part in value) if len(shape) > 1 else True
+
+
+def _flat(value: list[Any], depth: int) -> list[Any]:
+    for _ in range(depth - 1):
+        value = [item for part in value for item in part]
+    return value
+
+
+def _spelt(shape: Sequence[int]) -> str:
+    lengths = ["N" if length < 0 else str(length) for length in shape]
+    return f"({', '.join(lengths)}{',' if len(lengths) == 1 else ''})"
