@@ -61,6 +61,7 @@ class Counter:
         job = Job(
             request_id=record.request_id,
             verb=body.verb,
+            key=record.key,
             seed=secrets.randbelow(EXACT) if body.seed is None else body.seed,
             deadline_seconds=body.deadline_seconds or self.settings.deadline_seconds,
             **body.asked(),

@@ -28,6 +28,8 @@ class Job:
 
     request_id: str
     verb: Verb
+    key: str = ""
+    """The name of the API key that asks; keys share a model's time equally."""
     n: int = 1
     seed: int = 0
     sampler: str | None = None

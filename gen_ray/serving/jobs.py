@@ -95,9 +95,18 @@ def _walk(
     if adaptive:  # its rows are whole solutions: one tick of them would hold everybody up
         work = partial(generate, chain=chain, n=rows, seed=job.seed, device=batcher.device)
         evaluations = rows * ADAPTIVE_EVALUATIONS
-        return batcher.visit(work, evaluations, reduced=True, fixed=fixed, deadline=deadline)
-    looks = job.previews if watch else 0
-    return batcher.walk(chain, rows, seed=job.seed, held=held, fixed=fixed, deadline=deadline, watch=watch, looks=looks)
+        return batcher.visit(work, evaluations, reduced=True, fixed=fixed, deadline=deadline, key=job.key)
+    return batcher.walk(
+        chain,
+        rows,
+        seed=job.seed,
+        held=held,
+        fixed=fixed,
+        deadline=deadline,
+        watch=watch,
+        looks=job.previews if watch else 0,
+        key=job.key,
+    )
 
 
 def _walked(ticket: Ticket, name: str, steps: int | None, chain: Chain, view: Callable[[Tensor], np.ndarray]) -> Asked:
@@ -122,7 +131,7 @@ def _score(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> 
         return score.score(replace(model, net=net), x, effort=effort, repeats=REPEATS, seed=job.seed, device=device)
 
     return Asked(
-        ticket=edition.batcher.visit(work, evaluations, fixed=job.deterministic, deadline=deadline),
+        ticket=edition.batcher.visit(work, evaluations, fixed=job.deterministic, deadline=deadline, key=job.key),
         nfe=REPEATS * effort,
         arrays=lambda found: {
             "bits_per_dim": found.bits_per_dim.numpy(),
@@ -142,7 +151,7 @@ def _latently(
     def visit(net: Any) -> Arrays:
         return work(replace(edition.model, net=net), job, edition.batcher.device)
 
-    ticket = edition.batcher.visit(visit, 2 * rows, fixed=job.deterministic, deadline=deadline)
+    ticket = edition.batcher.visit(visit, 2 * rows, fixed=job.deterministic, deadline=deadline, key=job.key)
     return Asked(ticket=ticket, arrays=lambda found: found)
 
 

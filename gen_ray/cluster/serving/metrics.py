@@ -13,21 +13,22 @@ class Meters:
 
     def __init__(self) -> None:
         """Register them."""
-        by_verb = {"tag_keys": ("verb",), "boundaries": SECONDS}
+        by_verb = {"tag_keys": ("verb", "key"), "boundaries": SECONDS}
         self._queued = Histogram("gen_ray_queue_seconds", "From asking to the first evaluation", **by_verb)
         self._latency = Histogram("gen_ray_request_seconds", "From asking to the answer", **by_verb)
-        self._refused = Counter("gen_ray_refused_total", "Requests refused, by code", tag_keys=("verb", "code"))
+        self._refused = Counter("gen_ray_refused_total", "Requests refused, by code", tag_keys=("verb", "key", "code"))
         self._forwards = Counter("gen_ray_forwards_total", "Ticks of the batcher")
         self._evaluations = Counter("gen_ray_evaluations_total", "Network evaluations, padding not counted")
-        self._backlog = Gauge("gen_ray_backlog_seconds", "Seconds of work that wait")
-        self._requests = Gauge("gen_ray_active_requests", "Requests under way")
+        self._backlog = Gauge("gen_ray_backlog_seconds", "Seconds of work that wait", tag_keys=("key",))
+        self._requests = Gauge("gen_ray_active_requests", "Requests under way", tag_keys=("key",))
+        self._keys: set[str] = set()
         self._rows = Gauge("gen_ray_active_rows", "Rows of a tick, mean since the last reading")
         self._occupancy = Gauge("gen_ray_batch_occupancy", "Rows of a tick as a share of those there was room for")
         self._seen = (0, 0, 0)
 
     def told(self, outcome: Answer | Refusal, job: Job) -> None:
         """Take note of how a job ended."""
-        verb = {"verb": job.verb}
+        verb = {"verb": job.verb, "key": job.key}
         if isinstance(outcome, Refusal):
             self._refused.inc(tags={**verb, "code": outcome.code})
             return
@@ -44,5 +45,9 @@ class Meters:
             self._evaluations.inc(evaluations)
         self._rows.set(evaluations / max(1, ticks))
         self._occupancy.set(evaluations / max(1, room))
-        self._backlog.set(ledger.backlog_seconds)
-        self._requests.set(ledger.requests)
+        by_key = ledger.by_key
+        self._keys |= by_key.keys()
+        for key in self._keys:  # also those that have nothing left: their last value would stay otherwise
+            requests, seconds = by_key.get(key, (0, 0.0))
+            self._requests.set(requests, tags={"key": key})
+            self._backlog.set(seconds, tags={"key": key})

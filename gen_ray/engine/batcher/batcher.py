@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -15,18 +15,18 @@ from gen_ray.engine.artifact import Model
 from gen_ray.engine.batcher import shares
 from gen_ray.engine.batcher.cohort import Cohort
 from gen_ray.engine.batcher.costs import Costs
-from gen_ray.engine.batcher.ledger import Ledger
+from gen_ray.engine.batcher.fair_queue import FairQueue
+from gen_ray.engine.batcher.ledger import MOST_IN_ALL, Ledger
 from gen_ray.engine.batcher.ticket import Ticket, Walk, Watch
-from gen_ray.engine.batcher.together import Call, GuestNet, Together, serve
-from gen_ray.engine.batcher.walking import Walking
+from gen_ray.engine.batcher.together import Call, GuestNet, Together, Turn, serve
+from gen_ray.engine.batcher.turns import Turns
+from gen_ray.engine.batcher.walking import Walking, goes
 from gen_ray.engine.step import autocast
 from gen_ray.family import Chain, Held
 
 T = TypeVar("T")
 FIXED_ROWS = 8
 """Rows of every padded forward: what is deterministic costs at most that of a batch of so many."""
-GUESTS = 4
-"""Threads of guests; further ones wait."""
 
 
 class Batcher:
@@ -38,10 +38,12 @@ class Batcher:
         """Refuse work before which more than backlog_seconds would come; threads is torch's number in the loop."""
         self.model, self.costs, self.device = model, costs, device
         self.ledger = Ledger(costs, backlog_seconds)
-        self._inbox: queue.SimpleQueue[Walk | Call | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Walk | Call | Turn | None] = queue.SimpleQueue()
+        self._queue = FairQueue()
+        self._turns = Turns()
         self._walking = Walking(device, FIXED_ROWS, self._settle)
         self._calls: list[Call] = []
-        self._guests = ThreadPoolExecutor(GUESTS, thread_name_prefix="guest")
+        self._guests = ThreadPoolExecutor(MOST_IN_ALL, thread_name_prefix="guest")  # a thread for each
         self._thread = threading.Thread(target=self._live, args=(threads,), name="batcher", daemon=True)
         self._thread.start()
 
@@ -61,13 +63,17 @@ class Batcher:
         deadline: float | None = None,
         watch: Watch | None = None,
         looks: int = 0,
+        key: str = "",
     ) -> Ticket:
         """Ask for samples 0 … n−1 of a seed along a chain, as generate gives them; the ticket's result is (n, *shape).
 
         fixed pads every forward to FIXED_ROWS, so that bits do not depend on the company. deadline is on the clock of
-        time.monotonic. watch is called as many times as looks says, in the batcher's thread. Raise BusyError.
+        time.monotonic. watch is called as many times as looks says, in the batcher's thread. key is the name of the
+        API key that asks: keys share the time equally. Raise BusyError.
         """
-        asked = Walk(chain, n, seed=seed, held=held, fixed=fixed, ticket=Ticket(deadline), watch=watch, looks=looks)
+        asked = Walk(
+            chain, n, seed=seed, held=held, fixed=fixed, ticket=Ticket(deadline, key), watch=watch, looks=looks
+        )
         self.ledger.enter(asked.ticket, asked.total)
         self._inbox.put(asked)
         return asked.ticket
@@ -80,12 +86,13 @@ class Batcher:
         reduced: bool = False,
         fixed: bool = False,
         deadline: float | None = None,
+        key: str = "",
     ) -> Ticket:
         """Have work(net) done in a guest's thread, its calls of the net by the batcher; about so many rows × calls.
 
         reduced asks the net in the model's reduced precision, as samples are drawn. Raise BusyError.
         """
-        ticket = Ticket(deadline)
+        ticket = Ticket(deadline, key)
         net = GuestNet(self.model.net, ticket, self._inbox.put, reduced=reduced, fixed=fixed)
         self.ledger.enter(ticket, evaluations)
         self._guests.submit(self._host, work, net, ticket)
@@ -106,9 +113,11 @@ class Batcher:
                 raise obstacle
             found = work(net)
         except Exception as error:
+            net.end_turn()
             self.ledger.leave(ticket)
             ticket.end(error=error)
         else:
+            net.end_turn()
             self.ledger.leave(ticket)
             ticket.end(found)
 
@@ -125,12 +134,11 @@ class Batcher:
         with autocast(self.model.experiment.training.precision, self.device):
             while self._take_in():
                 self._let_go()
-                if self._walking.walks or self._calls:
-                    self._tick(net)
+                self._tick(net)
 
     def _take_in(self) -> bool:
         """Take in what is asked, waiting where there is nothing to do; return whether to go on."""
-        idle = not self._walking.walks and not self._calls
+        idle = not self._walking.walks and not self._calls and not self._turns.can_grant
         if idle and self.ledger.closed_and_empty:
             return False
         with suppress(queue.Empty):
@@ -140,11 +148,20 @@ class Batcher:
                     self._walking.walks.append(item)
                 elif isinstance(item, Call):
                     self._calls.append(item)
+                elif isinstance(item, Turn):
+                    self._take_turn(item)
                 item = self._inbox.get_nowait()
         return True
 
+    def _take_turn(self, turn: Turn) -> None:
+        if not turn.ended:
+            self._turns.waiting.append(turn)
+            return
+        self._queue.charge([turn.ticket], self._turns.end())
+        self.ledger.did({turn.ticket: turn.rows})
+
     def _let_go(self) -> None:
-        """Drop the walks and calls that nobody waits for any more."""
+        """Drop the walks, calls and turns that nobody waits for any more."""
         for walk in list(self._walking.walks):
             if obstacle := walk.ticket.obstacle:
                 self._walking.drop(walk, obstacle)
@@ -152,29 +169,43 @@ class Batcher:
             if obstacle := call.ticket.obstacle:
                 self._calls.remove(call)
                 call.answer.set_exception(obstacle)
+        self._turns.drop()
 
     def _tick(self, net: Together) -> None:
-        cohort, walks = self._walking.turn()
-        asking: list[Walk | Call] = sorted([*walks, *self._calls], key=lambda one: one.last_tick)
+        """Grant a turn if one is due, and serve walks and calls."""
+        waiting: list[Walk | Call | Turn] = [*self._walking.walks, *self._calls, *self._turns.waiting]
+        everything = self._queue.ordered(waiting)
+        if everything and isinstance(everything[0], Turn) and self._turns.can_grant:
+            self._turns.grant(everything[0])
+        first = next((one for one in everything if isinstance(one, Walk)), None)
+        cohort = self._walking.cohort(first)
+        asking = [one for one in everything if isinstance(one, Call) or (isinstance(one, Walk) and goes(one, cohort))]
+        if not asking:
+            return
         wanted = [one.wanted for one in asking]
         room = min(shares.room(wanted, self.costs), cohort.fixed or self.costs.best)
-        given = dict(zip(asking, shares.fair(wanted, room), strict=True))
-        riders = [(call, rows) for call, rows in given.items() if isinstance(call, Call) and rows]
-        mine = {walk: rows for walk, rows in given.items() if isinstance(walk, Walk) and rows}
+        rows = shares.fair_by_key([one.ticket.key for one in asking], wanted, room)
+        given = {one: count for one, count in zip(asking, rows, strict=True) if count}
         began = time.perf_counter()
-        net.riders = [] if cohort.fixed else riders
-        if mine:
-            self._step(net, cohort, mine)
-        self._serve(riders if cohort.fixed else net.riders)
+        self._forward(net, cohort, given)
         seconds = time.perf_counter() - began
-        self._walking.spend(cohort, seconds)
-        self.ledger.tick(sum(given.values()), room, cohort.fixed, seconds)
-        for one, rows in given.items():
-            one.last_tick = self.ledger.ticks if rows else one.last_tick
+        self._queue.charge([one.ticket for one in given], self._turns.own_part(seconds))
+        self.ledger.tick(sum(rows), room, cohort.fixed, seconds)
+
+    def _forward(self, net: Together, cohort: Cohort, given: Mapping[Walk | Call, int]) -> None:
+        """Advance so many rows of each walk, and serve so many of each call."""
+        riders = [(call, rows) for call, rows in given.items() if isinstance(call, Call)]
+        walks = {walk: rows for walk, rows in given.items() if isinstance(walk, Walk)}
+        net.riders = [] if cohort.fixed else riders
+        if walks:
+            self._step(net, cohort, walks)
+        self._serve(riders if cohort.fixed else net.riders)
+        self.ledger.did({call.ticket: rows for call, rows in riders})
 
     def _step(self, net: Together, cohort: Cohort, walks: dict[Walk, int]) -> None:
         try:
             self._walking.step(cohort, walks, net)
+            self.ledger.sound()
             self.ledger.did({walk.ticket: rows for walk, rows in walks.items()})
         except Exception as error:  # of the net or the machine: who went along is told, the others go on
             self.ledger.fault()

@@ -8,6 +8,8 @@ from gen_ray.engine.batcher.refusals import BusyError
 from gen_ray.engine.batcher.ticket import Ticket
 
 MOST_REQUESTS = 256
+"""Of one key."""
+MOST_IN_ALL = 1024
 FAULTS = 3
 """Forwards that raised without a tick between that did not, after which a batcher is not well."""
 MOMENTUM = 0.05
@@ -39,6 +41,16 @@ class Ledger:
             return sum(self._left.values())
 
     @property
+    def by_key(self) -> Mapping[str, tuple[int, float]]:
+        """Return the number of requests of each key that are not done yet, and how long their work will take."""
+        found: dict[str, tuple[int, float]] = {}
+        with self._lock:
+            for ticket, left in self._left.items():
+                requests, seconds = found.get(ticket.key, (0, 0.0))
+                found[ticket.key] = (requests + 1, seconds + left * self._row_seconds)
+        return found
+
+    @property
     def backlog_seconds(self) -> float:
         """Return how long all that is pending will take."""
         return self.pending * self._row_seconds
@@ -58,14 +70,25 @@ class Ledger:
         return self.closed and not self._left
 
     def enter(self, ticket: Ticket, evaluations: int) -> None:
-        """Take a request in. Raise BusyError where it would have to wait too long.
+        """Take a request in. Raise BusyError where it would have to wait too long, or its key has too many requests.
 
-        As all share alike, another one delays it by what that has left, but by no more than it has to do itself: beside
-        a request of a minute there is room for one of a second, but not for hundreds of them.
+        As the requests of a key share alike, another one delays it by what that has left, but by no more than it has to
+        do itself: beside a request of a minute there is room for one of a second, but not for hundreds of them. Keys
+        share alike, too: another key delays it by no more than what its own key has to do until it is done.
         """
         with self._lock:
-            waiting = sum(min(left, evaluations) for left in self._left.values()) * self._row_seconds
-            if self.closed or waiting > self.backlog_limit or len(self._left) >= MOST_REQUESTS:
+            of_key: dict[str, list[int]] = {}
+            for other, left in self._left.items():
+                of_key.setdefault(other.key, []).append(left)
+            mine = of_key.pop(ticket.key, [])
+            if len(mine) >= MOST_REQUESTS or len(self._left) >= MOST_IN_ALL:
+                raise BusyError(
+                    f"{len(self._left)} requests are under way, {len(mine)} of this key", retry_after_seconds=1.0
+                )
+            own = sum(min(left, evaluations) for left in mine)
+            others = sum(min(sum(lefts), own + evaluations) for lefts in of_key.values())
+            waiting = (own + others) * self._row_seconds
+            if self.closed or waiting > self.backlog_limit:
                 message = f"{waiting:.0f} seconds of work come before it; the most is {self.backlog_limit:.0f}"
                 raise BusyError(message, retry_after_seconds=max(1.0, waiting - self.backlog_limit))
             self._left[ticket] = evaluations
@@ -76,12 +99,15 @@ class Ledger:
             self._left.pop(ticket, None)
 
     def did(self, rows: Mapping[Ticket, int]) -> None:
-        """Count off an evaluation of so many rows of each."""
-        self.faults = 0
+        """Count off an evaluation of so many rows of each; an estimate that was too low ends at 1."""
         with self._lock:
             for ticket, done in rows.items():
                 if ticket in self._left:
-                    self._left[ticket] -= done
+                    self._left[ticket] = max(1, self._left[ticket] - done)
+
+    def sound(self) -> None:
+        """Count a forward that did not raise."""
+        self.faults = 0
 
     def tick(self, rows: int, room: int, fixed: int | None, seconds: float) -> None:
         """Count a tick of so many rows where there was room for so many."""

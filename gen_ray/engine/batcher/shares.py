@@ -23,6 +23,22 @@ def fair(wanted: Sequence[int], room: int) -> list[int]:
     return given
 
 
+def fair_by_key(keys: Sequence[str], wanted: Sequence[int], room: int) -> list[int]:
+    """Return the max-min fair shares of room between keys, and within each key between its requests.
+
+    keys names the key of each request; keys and requests that come first have what cannot be divided.
+    """
+    members: dict[str, list[int]] = {}
+    for i, key in enumerate(keys):
+        members.setdefault(key, []).append(i)
+    of_key = fair([sum(wanted[i] for i in mine) for mine in members.values()], room)
+    given = [0] * len(wanted)
+    for mine, share in zip(members.values(), of_key, strict=True):
+        for i, rows in zip(mine, fair([wanted[i] for i in mine], share), strict=True):
+            given[i] = rows
+    return given
+
+
 def room(wanted: Sequence[int], costs: Costs) -> int:
     """Return how many rows the next tick has, so that none of k requests is slower than k times it alone.
 

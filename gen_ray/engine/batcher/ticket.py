@@ -29,11 +29,12 @@ Watch = Callable[[Look], None]
 class Ticket:
     """A request's future, and when what happened to it; ``done()`` of the future comes last."""
 
-    def __init__(self, deadline: float | None = None) -> None:
-        """Begin now; deadline is on the clock of time.monotonic."""
+    def __init__(self, deadline: float | None = None, key: str = "") -> None:
+        """Begin now; deadline is on the clock of time.monotonic, key the name of the API key that asked."""
         self.future: Future[Any] = Future()
         self.future.set_running_or_notify_cancel()  # it is given up by give_up alone
-        self.deadline = deadline
+        self.deadline, self.key = deadline, key
+        self.spent: float | None = None  # seconds of the net that it had, see FairQueue; None until it first asks
         self.asked, self.begun, self.ended = time.monotonic(), None, None  # type: float, float | None, float | None
         self.given_up = False
 
@@ -110,7 +111,6 @@ class Walk:
         self.going: list[Row] = []
         self.begun = self.finished = self.done = 0
         self.samples: Tensor | None = None
-        self.last_tick = 0
         self._every = max(1, -(-self.total // (looks + 1))) if looks and watch else 0
 
     @property

@@ -27,7 +27,6 @@ class Call:
     answer: Future[Output] = field(default_factory=Future)
     parts: list[Output] = field(default_factory=list)
     served: int = 0
-    last_tick: int = 0
 
     @property
     def wanted(self) -> int:
@@ -53,6 +52,16 @@ class Call:
         self.parts.append(tuple(map(plain, part)) if isinstance(part, tuple) else plain(part))
         if not self.wanted:
             self.answer.set_result(_whole(self.parts))
+
+
+@dataclass(eq=False, kw_only=True)
+class Turn:
+    """A guest waits until it may evaluate the net itself; it has the turn until it asks for something else."""
+
+    ticket: Ticket
+    rows: int
+    granted: Future[None] = field(default_factory=Future)
+    ended: bool = False
 
 
 class Together:
@@ -158,17 +167,19 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 class GuestNet:
-    """The net as a guest's thread sees it: a call waits for its turn in the batcher's forward.
+    """The net as a guest's thread sees it: a call waits until it is served by the batcher's forward.
 
-    Where gradients are wanted, as for the trace of a flow's Jacobian, the guest evaluates the net itself.
+    Where gradients are wanted, as for the trace of a flow's Jacobian, the guest waits for a turn and evaluates the net
+    itself: without turns, a few such requests would take the cores from all others.
     """
 
     def __init__(
-        self, net: nn.Module, ticket: Ticket, ask: Callable[[Call], None], *, reduced: bool, fixed: bool
+        self, net: nn.Module, ticket: Ticket, ask: Callable[[Call | Turn], None], *, reduced: bool, fixed: bool
     ) -> None:
         """Ask the batcher by ask."""
         self._net, self._ticket, self._ask = net, ticket, ask
         self._reduced, self._fixed = reduced, fixed
+        self._turn: Turn | None = None
 
     def __call__(self, *args: Any) -> Any:
         """Return net(*args). Raise GivenUpError or LateError where it need not be known any more."""
@@ -186,11 +197,22 @@ class GuestNet:
         """Return what else the net has, its own: parameters, a learned process."""
         return getattr(self._net, name)
 
+    def end_turn(self) -> None:
+        """Let the next one evaluate the net; what was differentiated since the evaluation belonged to the turn."""
+        if self._turn is not None:
+            self._turn.ended = True
+            self._ask(self._turn)
+            self._turn = None
+
     def _evaluate(self, method: str, args: tuple[Any, ...]) -> Any:
+        self.end_turn()
         if obstacle := self._ticket.obstacle:
             raise obstacle
         if torch.is_grad_enabled() and any(arg.requires_grad for arg in args):
-            self._ticket.begin()
+            turn = Turn(ticket=self._ticket, rows=len(args[0]))
+            self._ask(turn)
+            turn.granted.result()
+            self._turn = turn
             return evaluate(self._net, method, args)
         call = Call(ticket=self._ticket, method=method, args=args, reduced=self._reduced, fixed=self._fixed)
         self._ask(call)

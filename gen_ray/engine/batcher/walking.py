@@ -1,4 +1,4 @@
-"""The walks of a batcher: whose turn it is, which of their rows go along, what they look like, and how they end."""
+"""The walks of a batcher: which of their rows go along, what they look like, and how they end."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -15,27 +15,17 @@ Settle = Callable[[Walk, Tensor | None, Exception | None], None]
 
 
 class Walking:
-    """All walks under way. Those whose forwards are padded have ticks of their own, in turn with the others'."""
+    """All walks under way. Those whose forwards are padded have separate ticks."""
 
     def __init__(self, device: torch.device, fixed_rows: int, settle: Settle) -> None:
         """Whatever becomes of a walk goes to settle."""
         self.walks: list[Walk] = []
         self._settle = settle
         self._cohorts = {False: Cohort(device), True: Cohort(device, fixed=fixed_rows)}
-        self._spent = {False: 0.0, True: 0.0}
 
-    def turn(self) -> tuple[Cohort, list[Walk]]:
-        """Return the cohort whose walks had the least time for their number, and these walks."""
-        of = {fixed: [walk for walk in self.walks if walk.fixed == fixed] for fixed in self._cohorts}
-        there = [fixed for fixed in of if of[fixed]] or [False]
-        if len(there) == 1:
-            self._spent = {False: 0.0, True: 0.0}
-        mine = min(there, key=lambda fixed: self._spent[fixed] / max(1, len(of[fixed])))
-        return self._cohorts[mine], of[mine]
-
-    def spend(self, cohort: Cohort, seconds: float) -> None:
-        """Charge a tick to those whose it was."""
-        self._spent[cohort.fixed is not None] += seconds
+    def cohort(self, first: Walk | None) -> Cohort:
+        """Return the cohort in which a walk goes along."""
+        return self._cohorts[first is not None and first.fixed]
 
     def step(self, cohort: Cohort, given: Mapping[Walk, int], net: Together) -> None:
         """Advance so many rows of each walk by one evaluation."""
@@ -76,6 +66,11 @@ class Walking:
                 self.walks.remove(walk)
                 self._settle(walk, None, error)
         cohort.clear()
+
+
+def goes(walk: Walk, cohort: Cohort) -> bool:
+    """Return whether a walk goes along in a cohort."""
+    return walk.fixed == (cohort.fixed is not None)
 
 
 def _seen(walk: Walk, cohort: Cohort) -> Tensor:

@@ -1,0 +1,220 @@
+"""Who waits for whom: keys share the net equally, and so do the requests of a key, whatever they ask for."""
+
+import threading
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gen_ray.engine.batcher import BusyError, Costs, Ticket, shares
+from gen_ray.engine.batcher.fair_queue import FairQueue
+from gen_ray.engine.batcher.ledger import MOST_REQUESTS, Ledger
+from tests.engine.test_batcher import CHEAP, gated, open_batcher, until
+from tests.engine.toys import images, model
+
+FLAT = Costs((1, 2, 4, 8), (1.0, 1.01, 1.02, 1.03))
+
+
+class Asking:
+    def __init__(self, key: str) -> None:
+        self.ticket = Ticket(key=key)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 5))
+def test_keys_and_their_requests_are_served_equally_long(sizes: list[int], late: int) -> None:
+    """One is served at a time; a second of it costs the same whichever it is, and a late key does not catch up."""
+    fair = FairQueue()
+    asking = [Asking(str(key)) for key, size in enumerate(sizes) for _ in range(size)]
+    for _ in range(late):
+        fair.charge([fair.ordered(asking)[0].ticket], 1.0)
+    newcomer = Asking("late")
+    asking.append(newcomer)
+    served: Counter[Asking] = Counter()
+    rounds = 60 * (len(sizes) + 1)
+    for _ in range(rounds):
+        first = fair.ordered(asking)[0]
+        fair.charge([first.ticket], 1.0)
+        served[first] += 1
+    by_key = Counter(
+        {key: sum(n for one, n in served.items() if one.ticket.key == key) for key in map(str, range(len(sizes)))}
+    )
+    by_key["late"] = served[newcomer]
+    assert max(by_key.values()) - min(by_key.values()) <= 2 + late
+    for key, size in enumerate(sizes):
+        mine = [served[one] for one in asking if one.ticket.key == str(key)]
+        assert max(mine) - min(mine) <= 2 + late and len(mine) == size
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), max_size=12), st.integers(0, 100))
+def test_shares_are_max_min_fair_between_keys(asked: list[tuple[str, int]], room: int) -> None:
+    keys, wanted = [key for key, _ in asked], [rows for _, rows in asked]
+    given = shares.fair_by_key(keys, wanted, room)
+    assert sum(given) == min(room, sum(wanted)) and all(g <= w for g, w in zip(given, wanted, strict=True))
+    got, asks = Counter[str](), Counter[str]()
+    for key, rows, want in zip(keys, given, wanted, strict=True):
+        got[key] += rows
+        asks[key] += want
+    for key in asks:
+        if got[key] < asks[key]:
+            assert all(got[other] <= got[key] + 1 for other in asks)
+
+
+def test_many_requests_of_one_key_take_no_more_of_the_net_than_one_of_another() -> None:
+    of, net = gated()
+    with open_batcher(of, FLAT) as batcher:
+        many = [batcher.walk(of.family.chain("ancestral", 20), 8, seed=i, key="greedy") for i in range(10)]
+        net.gate.release(1)
+        until(lambda: net.come == 2)
+        one = batcher.walk(of.family.chain("ddim", 10), 4, seed=0, key="modest")
+        net.gate.release(1 + 10)
+        assert one.future.result(20).shape[0] == 4  # 4 of 8 rows in each of 10 ticks
+        assert not any(ticket.future.done() for ticket in many)
+        for ticket in many:
+            ticket.give_up()
+        net.gate.release(1000)
+
+
+def test_padded_requests_of_one_key_do_not_hold_up_another() -> None:
+    of, net = gated()
+    with open_batcher(of, FLAT) as batcher:
+        many = [batcher.walk(of.family.chain("ancestral", 20), 8, seed=i, key="greedy", fixed=True) for i in range(9)]
+        until(lambda: net.come == 1)
+        one = batcher.walk(of.family.chain("ddim", 10), 2, seed=0, key="modest")
+        net.gate.release(100)
+        assert one.future.result(20) is not None
+        until(lambda: net.come == 101)
+        assert len([size for size in net.sizes if size == 2]) == 10 and net.sizes[:30].count(2) >= 8
+        for ticket in many:
+            ticket.give_up()
+        net.gate.release(1000)
+
+
+LONG = 400
+
+
+@pytest.mark.parametrize("short", ["walk", "guest"])
+def test_long_guests_in_any_number_do_not_hold_up_a_short_request(short: str) -> None:
+    """Eight likelihoods of 400 evaluations beside a request of 5: it has a row in every tick."""
+    of, net = gated()
+    x = torch.zeros(1, 1, 4, 4)
+
+    def work(times: int) -> Any:
+        return lambda shared: [shared(x, torch.full((1,), 0.5)) for _ in range(times)]
+
+    with open_batcher(of, CHEAP) as batcher:
+        long = [batcher.visit(work(LONG), LONG, reduced=True) for _ in range(8)]
+        net.gate.release(20)
+        until(lambda: net.come >= 20)
+        if short == "walk":
+            asked = batcher.walk(of.family.chain("ddim", 5), 1, seed=0)
+        else:
+            asked = batcher.visit(work(5), 5, reduced=True)
+        net.gate.release(100)
+        assert asked.future.result(20) is not None
+        assert not any(ticket.future.done() for ticket in long)
+        for ticket in long:
+            ticket.give_up()
+        net.gate.release(10_000)
+
+
+def test_guests_that_need_gradients_take_turns_and_leave_room_for_others() -> None:
+    of = model("ddpm")
+    lock, at_once, most, done = threading.Lock(), 0, 0, Counter[int]()
+
+    class Timed(torch.nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            nonlocal at_once, most
+            if x.requires_grad:
+                with lock:
+                    at_once += 1
+                    most = max(most, at_once)
+                time.sleep(0.005)
+                with lock:
+                    at_once -= 1
+            out: torch.Tensor = of.net(x, t)
+            return out
+
+    from dataclasses import replace
+
+    def slopes(number: int, times: int) -> Any:
+        def work(shared: Any) -> int:
+            for _ in range(times):
+                x = images(1).float().requires_grad_()
+                with torch.enable_grad():
+                    torch.autograd.grad(shared(x, torch.ones(1)).sum(), x)
+                done[number] += 1
+            return times
+
+        return work
+
+    with open_batcher(replace(of, net=Timed()), CHEAP) as batcher:
+        long = [batcher.visit(slopes(number, 1000), 1000, key="greedy") for number in range(6)]
+        until(lambda: min(done[number] for number in range(6)) >= 3)
+        counts = [done[number] for number in range(6)]
+        short = batcher.visit(slopes(6, 5), 5, key="modest")
+        walk = batcher.walk(of.family.chain("ddim", 20), 1, seed=0, key="third")
+        before = sum(done.values())
+        assert short.future.result(20) == 5 and walk.future.result(20) is not None
+        after = sum(done.values()) - before - 5
+        for ticket in long:
+            ticket.give_up()
+        assert all(isinstance(ticket.future.exception(20), Exception) for ticket in long)
+        assert batcher.ledger.requests == 0
+    assert most == 1 and max(counts) - min(counts) <= 2
+    assert after <= 12, "keys take turns: five evaluations of one, about five of the other"
+
+
+def test_a_guest_that_waits_for_a_turn_is_woken_when_it_is_given_up_or_late() -> None:
+    of = model("ddpm")
+    hold = threading.Event()
+
+    def blocking(shared: Any) -> None:
+        x = images(1).float().requires_grad_()
+        with torch.enable_grad():
+            shared(x, torch.ones(1))
+        assert hold.wait(20)
+
+    def asking(shared: Any) -> Any:
+        with torch.enable_grad():
+            return shared(images(1).float().requires_grad_(), torch.ones(1))
+
+    with open_batcher(of) as batcher:
+        first = batcher.visit(blocking, 1)
+        until(lambda: batcher._turns._granted is not None)
+        late = batcher.visit(asking, 1, deadline=time.monotonic() + 0.05)
+        left = batcher.visit(asking, 1)
+        until(lambda: len(batcher._turns.waiting) == 2)
+        left.give_up()
+        time.sleep(0.06)
+        batcher.walk(of.family.chain("ddim", 2), 1, seed=0).future.result(20)  # any tick looks for them
+        assert late.future.exception(20) is not None and left.future.exception(20) is not None
+        hold.set()
+        assert first.future.result(20) is None
+
+
+def test_admission_counts_what_comes_before_a_request_by_key() -> None:
+    """A row takes a second. The greedy key fills its own limit; each other key still has its share."""
+    ledger = Ledger(Costs((1,), (1.0,)), backlog_limit=20.0)
+    for _ in range(3):
+        ledger.enter(Ticket(key="greedy"), 10)
+    with pytest.raises(BusyError, match="30 seconds"):
+        ledger.enter(Ticket(key="greedy"), 10)
+    ledger.enter(Ticket(key="modest"), 10)  # behind 10 seconds of the other key
+    with pytest.raises(BusyError, match="30 seconds"):  # its own 10, and 20 of the other key
+        ledger.enter(Ticket(key="modest"), 10)
+    ledger.enter(Ticket(key="modest"), 2)
+    assert ledger.by_key == {"greedy": (3, 30.0), "modest": (2, 12.0)}
+
+
+def test_one_key_has_a_limit_of_requests_and_leaves_room_for_others() -> None:
+    ledger = Ledger(CHEAP, backlog_limit=1e9)
+    for _ in range(MOST_REQUESTS):
+        ledger.enter(Ticket(key="greedy"), 1)
+    with pytest.raises(BusyError, match=f"{MOST_REQUESTS} of this key"):
+        ledger.enter(Ticket(key="greedy"), 1)
+    ledger.enter(Ticket(key="modest"), 1)
