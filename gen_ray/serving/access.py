@@ -17,6 +17,7 @@ from gen_ray.serving.refusals import TOO_LARGE_FOR_MEMORY, UNEXPECTED, refused
 
 LINES = logging.getLogger("gen_ray.access")
 FAULTS = logging.getLogger("gen_ray.serving")
+NO_KEY = "-"
 ALWAYS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 
@@ -26,7 +27,7 @@ class Record:
 
     request_id: str
     started: float = field(default_factory=time.monotonic)
-    key: str = "-"
+    key: str = NO_KEY
     status: int = 0
     bytes_out: int = 0
     told: dict[str, Any] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from starlette.middleware import Middleware
 
 from gen_ray.serving import refusals, static_page, verbs
 from gen_ray.serving.access import FAULTS, Access
+from gen_ray.serving.admission import AdmissionMiddleware
 from gen_ray.serving.cards import shown, silent
 from gen_ray.serving.counter import Counter, Desks
 from gen_ray.serving.desk import RefusedError
@@ -33,6 +34,7 @@ def build(desks: Desks, settings: Settings) -> FastAPI:
             Middleware(Access),
             Middleware(Hosts, settings=settings),
             Middleware(Keys, settings=settings, open_paths=HEALTH | set(static_page.files())),
+            Middleware(AdmissionMiddleware, settings=settings),
             Middleware(Bodies, settings=settings),
         ],
     )

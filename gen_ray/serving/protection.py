@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gen_ray.serving.access import record_of
+from gen_ray.serving.access import NO_KEY, record_of
 from gen_ray.serving.refusals import standing
 from gen_ray.serving.settings import Settings, owner
 
@@ -58,7 +58,7 @@ class Keys:
             shown = said(scope, b"authorization")
             scheme, _, secret = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
             name = owner(secret.strip(), self.keys) if scheme.lower() == "bearer" else None
-            record_of(scope).key = name or "-"
+            record_of(scope).key = name or NO_KEY
             if name is None and not (route_path(scope) in self.open_paths and scope["method"] in READING):
                 raise standing(401)
         await self.app(scope, receive, send)
@@ -69,19 +69,16 @@ class Bodies:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         """Stand in front of an app."""
-        self.app, self.most, self.seconds = app, settings.body_bytes, settings.body_seconds
+        self.app, self.most = app, settings.body_bytes
+        self.seconds, self.open_seconds = settings.body_seconds, min(settings.body_seconds, settings.open_body_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raise RefusedError 400, 408 or 413."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        for length in said(scope, b"content-length"):
-            if not re.fullmatch(r"\d{1,18}", length):
-                raise standing(400)
-            if int(length) > self.most:
-                raise self._too_large()
+        self._check_announced(scope)
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(self.open_seconds if record_of(scope).key == NO_KEY else self.seconds):
                 whole = [await self._taken_in(receive)]
         except TimeoutError:
             raise standing(408) from None
@@ -90,6 +87,17 @@ class Bodies:
             return whole.pop() if whole else await receive()
 
         await self.app(scope, receiving, send)
+
+    def _check_announced(self, scope: Scope) -> None:
+        """Refuse what need not be waited for: a body that is too large, or one of a method that has none here."""
+        lengths = said(scope, b"content-length")
+        if any(not re.fullmatch(r"\d{1,18}", length) for length in lengths):
+            raise standing(400)
+        announced = any(int(length) for length in lengths) or bool(said(scope, b"transfer-encoding"))
+        if announced and scope["method"] in READING:
+            raise standing(400, f"{scope['method']} has no body here; send the request without one")
+        if any(int(length) > self.most for length in lengths):
+            raise self._too_large()
 
     async def _taken_in(self, receive: Receive) -> Message:
         taken = bytearray()

@@ -44,6 +44,10 @@ class Settings(Config):
     body_bytes: int = Field(default=MIB, ge=1)
     body_seconds: float = Field(default=30.0, gt=0)
     """How long a body may take to come in."""
+    open_body_seconds: float = Field(default=3.0, gt=0)
+    """The same for a request without a key."""
+    requests_at_once: int = Field(default=128, ge=1)
+    """At one ingress, divided among the keys; health checks are not counted."""
     picture_pixels: int = Field(default=4_000_000, ge=1)
     """Of all pictures of one request together."""
     deadline_seconds: float = Field(default=60.0, gt=0)

@@ -9,10 +9,10 @@ from gen_ray.cluster.serving.args import Application, Served
 from gen_ray.cluster.serving.ingress import Ingress
 from gen_ray.cluster.serving.replica import Replica
 
-AT_ONCE = 512
-"""Requests at a replica: how many may be there is the batcher's to say, in seconds of work."""
-QUEUED = 32
-"""Requests that wait at a proxy for the ingress: what is refused there costs a fraction of what it does behind."""
+SPARE = 64
+"""Requests at the ingress beyond requests_at_once: health checks, and those that it refuses itself, key by key."""
+QUEUED = 1024
+"""Requests that wait at a proxy for the ingress. The proxy does not know keys, so it should refuse none."""
 DRAIN_SECONDS = 25.0
 INGRESS_CPUS = 0
 """Of the ingress, which mostly waits: a core for it would be a core less for a net."""
@@ -23,11 +23,13 @@ QUIET = {"enable_access_log": False}
 def build(args: Application) -> serve.Application:
     """Return one deployment for each model, and the ingress before them."""
     raw = args.model_dump(mode="json")
-    models = {id: _deployment(id, served).bind(id, raw) for id, served in args.models.items()}
+    # the ingresses have divided them among the keys, so that no replica needs to refuse any
+    at_once = args.ingress_replicas * (args.requests_at_once + SPARE)
+    models = {id: _deployment(id, served, at_once).bind(id, raw) for id, served in args.models.items()}
     ingress = serve.deployment(serve.ingress()(Ingress)).options(
         name="ingress",
         num_replicas=args.ingress_replicas,
-        max_ongoing_requests=args.requests_at_once,
+        max_ongoing_requests=args.requests_at_once + SPARE,
         max_queued_requests=QUEUED,
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         ray_actor_options={"num_cpus": INGRESS_CPUS},
@@ -38,14 +40,14 @@ def build(args: Application) -> serve.Application:
     return ingress.bind(models, raw)
 
 
-def _deployment(id: str, served: Served) -> serve.Deployment:
+def _deployment(id: str, served: Served, at_once: int) -> serve.Deployment:
     number: dict[str, Any] = {"num_replicas": served.min_replicas}
     if served.max_replicas > served.min_replicas:
         number = {"autoscaling_config": _scaled(served)}
     return serve.deployment(Replica).options(
         name=id,
-        max_ongoing_requests=AT_ONCE,
-        max_queued_requests=AT_ONCE,
+        max_ongoing_requests=at_once,
+        max_queued_requests=at_once,
         ray_actor_options={"num_cpus": served.cpus, "num_gpus": served.gpus},
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
         health_check_period_s=2,

@@ -42,4 +42,4 @@ class Application(Config):
     """Names by which the server may be addressed, besides this machine's own."""
     ingress_replicas: int = Field(1, ge=1)
     requests_at_once: int = Field(128, ge=1)
-    """At each ingress, streams included; whoever comes then is told to come again (429) by the proxy itself."""
+    """At each ingress, streams included, divided among the keys; further ones are refused (429)."""

@@ -42,6 +42,7 @@ def door(app: Application) -> settings.Settings:
         update={
             "keys": tuple(known.values()),
             "hosts": (*found.hosts, *app.hosts),
+            "requests_at_once": app.requests_at_once,
             "longest_deadline_seconds": app.limits.deadline_seconds,
         }
     )
