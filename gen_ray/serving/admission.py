@@ -42,7 +42,7 @@ class Slots:
 
 
 class AdmissionMiddleware:
-    """Middleware: refuses what has no slot. It comes after the keys are known and before a body is read."""
+    """Middleware: refuses a request when its key has used its slots. Runs after keys, before bodies."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         """Stand in front of an app."""

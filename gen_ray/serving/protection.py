@@ -95,7 +95,7 @@ class Bodies:
             raise standing(400)
         announced = any(int(length) for length in lengths) or bool(said(scope, b"transfer-encoding"))
         if announced and scope["method"] in READING:
-            raise standing(400, f"{scope['method']} has no body here; send the request without one")
+            raise standing(400, f"{scope['method']} takes no body; send the request without one")
         if any(int(length) > self.most for length in lengths):
             raise self._too_large()
 

@@ -1,4 +1,4 @@
-"""Who waits for whom: keys share the net equally, and so do the requests of a key, whatever they ask for."""
+"""Fairness of the batcher: keys share the net equally, and so do the requests of a key, whatever their verb."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Slots at the ingress: what is held by one key, or by clients that send nothing, is not taken from others."""
+"""Slots at the ingress: one key, or clients that send nothing, cannot take those of others."""
 
 import asyncio
 import json
@@ -39,9 +39,9 @@ class Exchange:
         self.status = message.get("status", self.status)
 
     async def run(self) -> "Exchange":
-        began = time.monotonic()
+        started = time.monotonic()
         await self.app(self.scope, self.receive, self.send)
-        self.seconds = time.monotonic() - began
+        self.seconds = time.monotonic() - started
         return self
 
 

@@ -35,7 +35,7 @@ FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_a_small_request_takes_little_memory(ask: Ask, desks: dict[str, Paper], name: str) -> None:
     verb, fields = FIELDS[name]
     model = "text" if "texts" in fields else "digits"
-    ask(model, verb, **fields)  # what is imported and cached at the first request does not count
+    ask(model, verb, **fields)  # imports and caches of the first request do not count
     tracemalloc.start()
     try:
         response = ask(model, verb, **fields)
@@ -62,10 +62,10 @@ def test_a_small_request_takes_little_memory(ask: Ask, desks: dict[str, Paper], 
 )
 def test_a_mebibyte_of_mistakes_is_refused_in_little_time(ask: Ask, verb: str, fields: dict[str, Any]) -> None:
     assert len(json.dumps(fields, separators=(",", ":"))) < 2**20
-    began = time.process_time()
+    started = time.process_time()
     response = ask("digits", verb, **fields)
     assert response.status_code in (413, 422) and len(response.content) < 1000
-    assert time.process_time() - began < 0.8
+    assert time.process_time() - started < 0.8
 
 
 def test_more_instances_than_the_model_takes_are_refused_before_they_are_read(ask: Ask) -> None:

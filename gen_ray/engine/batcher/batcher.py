@@ -18,7 +18,7 @@ from gen_ray.engine.batcher.costs import Costs
 from gen_ray.engine.batcher.fair_queue import FairQueue
 from gen_ray.engine.batcher.ledger import MOST_IN_ALL, Ledger
 from gen_ray.engine.batcher.ticket import Ticket, Walk, Watch
-from gen_ray.engine.batcher.together import Call, GuestNet, Together, Turn, serve
+from gen_ray.engine.batcher.together import Call, GradientTurn, GuestNet, Together, serve
 from gen_ray.engine.batcher.turns import Turns
 from gen_ray.engine.batcher.walking import Walking, goes
 from gen_ray.engine.step import autocast
@@ -38,7 +38,7 @@ class Batcher:
         """Refuse work before which more than backlog_seconds would come; threads is torch's number in the loop."""
         self.model, self.costs, self.device = model, costs, device
         self.ledger = Ledger(costs, backlog_seconds)
-        self._inbox: queue.SimpleQueue[Walk | Call | Turn | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Walk | Call | GradientTurn | None] = queue.SimpleQueue()
         self._queue = FairQueue()
         self._turns = Turns()
         self._walking = Walking(device, FIXED_ROWS, self._settle)
@@ -148,12 +148,12 @@ class Batcher:
                     self._walking.walks.append(item)
                 elif isinstance(item, Call):
                     self._calls.append(item)
-                elif isinstance(item, Turn):
+                elif isinstance(item, GradientTurn):
                     self._take_turn(item)
                 item = self._inbox.get_nowait()
         return True
 
-    def _take_turn(self, turn: Turn) -> None:
+    def _take_turn(self, turn: GradientTurn) -> None:
         if not turn.ended:
             self._turns.waiting.append(turn)
             return
@@ -161,7 +161,7 @@ class Batcher:
         self.ledger.did({turn.ticket: turn.rows})
 
     def _let_go(self) -> None:
-        """Drop the walks, calls and turns that nobody waits for any more."""
+        """Drop the walks, calls and turns that were cancelled or are late."""
         for walk in list(self._walking.walks):
             if obstacle := walk.ticket.obstacle:
                 self._walking.drop(walk, obstacle)
@@ -173,9 +173,9 @@ class Batcher:
 
     def _tick(self, net: Together) -> None:
         """Grant a turn if one is due, and serve walks and calls."""
-        waiting: list[Walk | Call | Turn] = [*self._walking.walks, *self._calls, *self._turns.waiting]
+        waiting: list[Walk | Call | GradientTurn] = [*self._walking.walks, *self._calls, *self._turns.waiting]
         everything = self._queue.ordered(waiting)
-        if everything and isinstance(everything[0], Turn) and self._turns.can_grant:
+        if everything and isinstance(everything[0], GradientTurn) and self._turns.can_grant:
             self._turns.grant(everything[0])
         first = next((one for one in everything if isinstance(one, Walk)), None)
         cohort = self._walking.cohort(first)
@@ -193,7 +193,7 @@ class Batcher:
         self.ledger.tick(sum(rows), room, cohort.fixed, seconds)
 
     def _forward(self, net: Together, cohort: Cohort, given: Mapping[Walk | Call, int]) -> None:
-        """Advance so many rows of each walk, and serve so many of each call."""
+        """Advance the given number of rows of each walk, and serve that of each call."""
         riders = [(call, rows) for call, rows in given.items() if isinstance(call, Call)]
         walks = {walk: rows for walk, rows in given.items() if isinstance(walk, Walk)}
         net.riders = [] if cohort.fixed else riders

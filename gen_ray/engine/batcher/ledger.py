@@ -99,7 +99,7 @@ class Ledger:
             self._left.pop(ticket, None)
 
     def did(self, rows: Mapping[Ticket, int]) -> None:
-        """Count off an evaluation of so many rows of each; an estimate that was too low ends at 1."""
+        """Subtract an evaluation of some rows of each; an estimate that was too low ends at 1."""
         with self._lock:
             for ticket, done in rows.items():
                 if ticket in self._left:

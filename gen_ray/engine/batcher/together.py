@@ -55,7 +55,7 @@ class Call:
 
 
 @dataclass(eq=False, kw_only=True)
-class Turn:
+class GradientTurn:
     """A guest waits until it may evaluate the net itself; it has the turn until it asks for something else."""
 
     ticket: Ticket
@@ -174,12 +174,12 @@ class GuestNet:
     """
 
     def __init__(
-        self, net: nn.Module, ticket: Ticket, ask: Callable[[Call | Turn], None], *, reduced: bool, fixed: bool
+        self, net: nn.Module, ticket: Ticket, ask: Callable[[Call | GradientTurn], None], *, reduced: bool, fixed: bool
     ) -> None:
         """Ask the batcher by ask."""
         self._net, self._ticket, self._ask = net, ticket, ask
         self._reduced, self._fixed = reduced, fixed
-        self._turn: Turn | None = None
+        self._turn: GradientTurn | None = None
 
     def __call__(self, *args: Any) -> Any:
         """Return net(*args). Raise GivenUpError or LateError where it need not be known any more."""
@@ -198,7 +198,7 @@ class GuestNet:
         return getattr(self._net, name)
 
     def end_turn(self) -> None:
-        """Let the next one evaluate the net; what was differentiated since the evaluation belonged to the turn."""
+        """Let the next guest evaluate the net; derivatives of the evaluation belong to the turn."""
         if self._turn is not None:
             self._turn.ended = True
             self._ask(self._turn)
@@ -209,7 +209,7 @@ class GuestNet:
         if obstacle := self._ticket.obstacle:
             raise obstacle
         if torch.is_grad_enabled() and any(arg.requires_grad for arg in args):
-            turn = Turn(ticket=self._ticket, rows=len(args[0]))
+            turn = GradientTurn(ticket=self._ticket, rows=len(args[0]))
             self._ask(turn)
             turn.granted.result()
             self._turn = turn

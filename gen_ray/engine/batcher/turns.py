@@ -2,7 +2,7 @@
 
 import time
 
-from gen_ray.engine.batcher.together import Turn
+from gen_ray.engine.batcher.together import GradientTurn
 
 
 class Turns:
@@ -13,8 +13,8 @@ class Turns:
 
     def __init__(self) -> None:
         """Start without turns."""
-        self.waiting: list[Turn] = []
-        self._granted: Turn | None = None
+        self.waiting: list[GradientTurn] = []
+        self._granted: GradientTurn | None = None
         self._began = self._of_others = 0.0
 
     @property
@@ -22,14 +22,14 @@ class Turns:
         """Return whether a turn waits and none is granted."""
         return bool(self.waiting) and self._granted is None
 
-    def grant(self, turn: Turn) -> None:
+    def grant(self, turn: GradientTurn) -> None:
         """Let a guest evaluate the net."""
         self.waiting.remove(turn)
         self._granted, self._began, self._of_others = turn, time.perf_counter(), 0.0
         turn.granted.set_result(None)
 
     def own_part(self, seconds: float) -> float:
-        """Return what a forward of so many seconds is charged."""
+        """Return the seconds that a forward is charged."""
         if self._granted is None:
             return seconds
         self._of_others += seconds / 2

@@ -1,4 +1,4 @@
-"""The walks of a batcher: which of their rows go along, what they look like, and how they end."""
+"""The walks of a batcher: their rows in the next tick, their previews, and their ends."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -24,7 +24,7 @@ class Walking:
         self._cohorts = {False: Cohort(device), True: Cohort(device, fixed=fixed_rows)}
 
     def cohort(self, first: Walk | None) -> Cohort:
-        """Return the cohort in which a walk goes along."""
+        """Return the cohort for the rows of a walk."""
         return self._cohorts[first is not None and first.fixed]
 
     def step(self, cohort: Cohort, given: Mapping[Walk, int], net: Together) -> None:
@@ -69,7 +69,7 @@ class Walking:
 
 
 def goes(walk: Walk, cohort: Cohort) -> bool:
-    """Return whether a walk goes along in a cohort."""
+    """Return whether a cohort has the rows of a walk."""
     return walk.fixed == (cohort.fixed is not None)
 
 
