@@ -1,7 +1,12 @@
 """The folders of runs below storage.root, and how a MODEL on the command line is found."""
 
+import json
 import re
+import secrets
 import time
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +15,17 @@ import yaml
 from gen_ray import storage, yaml12
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, parse
+from gen_ray.experiment import load as load_settings
 
-ARTIFACT, CONFIG = "artifact", "config.yaml"
+ARTIFACT, CONFIG, META = "artifact", "config.yaml", "meta.json"
+ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 REGISTERED = "models:/"
 """What a MODEL begins with that is in MLflow's registry and not a folder."""
-RUN = r"-(\d{8}-\d{6})(?:-(\d+))?"
-"""What follows a run's name in its id: the time, and a number where several runs began in one second."""
+RUN = r"-(\d{8}-\d{6})(?:-(?:(\d+)|r[0-9a-f]{8}))?"
+"""What follows a run's name in its id: the time, and a number where several runs began in one second.
+
+On an object store, where folders cannot be created exclusively, it is a random number, r and eight digits.
+"""
 
 
 def folder(experiment: Experiment, run_id: str) -> Path:
@@ -24,16 +34,21 @@ def folder(experiment: Experiment, run_id: str) -> Path:
 
 
 def new_id(experiment: Experiment) -> str:
-    """Return a run id that is not taken: the run's name and the time."""
-    return fresh(experiment.name, experiment.storage.root / "runs")
+    """Return the id of a new run, its name and the time, after its folder was created."""
+    return create(experiment.name, experiment.storage.root / "runs").name
 
 
-def fresh(name: str, home: Path) -> str:
-    """Return a folder's name that is not taken in home: a name and the time."""
-    base, number = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}", 1
-    while (home / (base if number == 1 else f"{base}-{number}")).exists():
-        number += 1
-    return base if number == 1 else f"{base}-{number}"
+def create(name: str, home: Path) -> Path:
+    """Create and return a folder in home of a name and the time, which no other process has."""
+    base = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if storage.is_remote(home):
+        return home / f"{base}-r{secrets.token_hex(4)}"
+    for number in count(1):
+        folder = home / (base if number == 1 else f"{base}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable")
 
 
 def unfinished(experiment: Experiment) -> str:
@@ -42,7 +57,8 @@ def unfinished(experiment: Experiment) -> str:
     Its settings must be the ones asked for: a run resumed under others would be neither the one nor the other.
     """
     home = experiment.storage.root / "runs"
-    found = [run for run in named(experiment.name, home) if not (run / ARTIFACT).exists()]
+    begun = [run for run in named(experiment.name, home) if (run / CONFIG).is_file()]
+    found = [run for run in begun if not storage.is_there(run / ARTIFACT)]
     if not found:
         raise UserError(f"--resume: no unfinished run named {experiment.name!r} in {home}")
     newest = found[-1]
@@ -68,6 +84,26 @@ def load(home: Path) -> Experiment:
     return parse(raw)
 
 
+def settings(artifact: Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Return the configuration that an artifact folder was trained with, changed by overrides. Raise UserError."""
+    return storage.read(artifact, lambda found: load_settings(found / CONFIG, overrides))
+
+
+def run_of(artifact: Path) -> str:
+    """Return the id of the run that an artifact folder is of. Raise UserError where the folder does not say."""
+    try:
+        return checked_id(str(storage.read(artifact, lambda found: json.loads((found / META).read_text()))["run_id"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{artifact / META}: does not name the run of the artifact ({error})") from None
+
+
+def checked_id(run_id: str) -> str:
+    """Return the id of a run. Raise ValueError where it cannot be one, and so must not become a part of a path."""
+    if not re.fullmatch(ID, run_id):
+        raise ValueError(f"{run_id[:80]!r} cannot be the id of a run")
+    return run_id
+
+
 def find_artifact(model: str, root: Path) -> Path:
     """Return the artifact folder that MODEL names: a folder, a run id, or a run's name (its newest run).
 
@@ -76,9 +112,9 @@ def find_artifact(model: str, root: Path) -> Path:
     storage.check(root)
     given = storage.place(model)
     for folder in (given, given / ARTIFACT, root / "runs" / model / ARTIFACT):
-        if (folder / "meta.json").is_file():
+        if storage.is_there(folder) and (storage.current(folder) / META).is_file():
             return folder.absolute()
-    finished = [run / ARTIFACT for run in named(model, root / "runs") if (run / ARTIFACT).is_dir()]
+    finished = [run / ARTIFACT for run in named(model, root / "runs") if storage.is_there(run / ARTIFACT)]
     if finished:
         return finished[-1].absolute()
     runs = [run.parent.name for run in (root / "runs").glob(f"*/{ARTIFACT}")]

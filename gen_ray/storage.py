@@ -1,26 +1,40 @@
 """What is below storage.root: a folder that all machines share, or the URI of an object store, as paths alike.
 
-An object store has no renaming and no locks, and a folder there is whatever names have in common. So what has to appear
-complete or not at all is a folder with a manifest, which is uploaded last and deleted first.
+A folder with a manifest appears complete or not at all, and is replaced in one step. An object store has no renaming
+and no locks, and a folder there is whatever names have in common: each version of a folder is uploaded under a new name
+below it, and the object CURRENT, written last and deleted first, holds that name.
 """
 
+import errno
+import logging
 import os
+import re
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import Any, TypeVar, cast
+
+from filelock import FileLock
 
 from gen_ray import manifest
 from gen_ray.errors import UserError
+from gen_ray.replacing import PARTIAL, hidden, put_back, take_place
 
 ENVIRONMENT, DEFAULT = "GEN_RAY_STORAGE", "gen_ray_runs"
 PACKAGE = "_ray_pkg_"
 """In the name of the folder that Ray copies a job's files to, and takes away again."""
-PARTIAL = ".partial"
-"""How the hidden name of a draft ends: a folder of somebody else's that is hidden too is not ours to take away."""
+CURRENT = "CURRENT"
+"""Name of the object that holds the name of a folder's present version on an object store."""
+READS = 100
+"""Times a folder is read again that is replaced during each reading."""
+VERSION = re.compile(r"v-[0-9a-f]+-[0-9a-f]{8}")
+UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+T = TypeVar("T")
 
 
 def default() -> Path:
@@ -88,33 +102,69 @@ def beside(root: Path) -> Path:
 
 @contextmanager
 def here(path: Path) -> Iterator[Path]:
-    """Give a file or folder as one of this machine: itself, or a copy for as long as the block lasts."""
+    """Give a file or folder as one of this machine: itself, or a copy for as long as the block lasts.
+
+    A folder that may be replaced meanwhile is read by ``read``.
+    """
     if not is_remote(path):
         yield path
         return
     with TemporaryDirectory(prefix="gen_ray-") as folder:
         copy = Path(folder) / path.name
         with _spoken(path):
-            client, there = remote(path)
-            client.get(there, str(copy), recursive=path.is_dir())
+            now = current(path)
+            client, there = remote(now)
+            client.get(there, str(copy), recursive=now.is_dir())
         yield copy
 
 
+def current(folder: Path) -> Path:
+    """Return where the files of a folder are: there, or on an object store below it, in its present version."""
+    name = _version(folder) if is_remote(folder) else None
+    return folder / name if name else folder
+
+
+def is_there(folder: Path) -> bool:
+    """Return whether a folder was committed; on a disk, also whether there is another folder of that name."""
+    if is_remote(folder):
+        return (current(folder) / manifest.NAME).exists()
+    return put_back(folder)
+
+
+def read(folder: Path, reader: Callable[[Path], T]) -> T:
+    """Return what reader makes of a committed folder, given as one of this machine.
+
+    Where the folder is replaced meanwhile, it is read again: reader never returns or raises what comes of two versions.
+    """
+    for left in reversed(range(READS)):
+        before = _identity(folder)
+        try:
+            with here(folder) as found:
+                result = reader(found)
+        except Exception:
+            if not left or _identity(folder) == before:
+                raise
+        else:
+            if not left or _identity(folder) == before:
+                return result
+    raise AssertionError("unreachable")
+
+
 def commit(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make folder appear complete or not at all: have a draft of it filled, with its manifest. Raise OSError."""
+    """Make folder appear complete or not at all: have a draft of it filled, with its manifest. Raise OSError.
+
+    What was there before is there until the new folder is. Of several processes that commit, the last one counts.
+    """
     if is_remote(folder):
         with TemporaryDirectory(prefix="gen_ray-") as draft:
             fill(Path(draft))
-            remove(folder)
             _upload(Path(draft), folder)
         return
-    own = folder.with_name(f".{folder.name}.{os.getpid()}{PARTIAL}")
-    shutil.rmtree(own, ignore_errors=True)
+    own = hidden(folder, PARTIAL)
     try:
         own.mkdir(parents=True)
         fill(own)
-        shutil.rmtree(folder, ignore_errors=True)
-        own.rename(folder)
+        take_place(own, folder)
         manifest.flush(folder.parent)
     finally:
         shutil.rmtree(own, ignore_errors=True)
@@ -129,45 +179,113 @@ def complete(home: Path, pattern: str) -> list[Path]:
     """Return the folders in home that were committed under names that match, in the order of these names."""
     if not is_remote(home):
         return sorted(home.glob(pattern))  # one without a manifest is damaged, which its reader has to be told
-    return sorted((found.parent for found in home.glob(f"{pattern}/{manifest.NAME}")), key=lambda f: f.name)
+    found = {file.parent for last in (CURRENT, manifest.NAME) for file in home.glob(f"{pattern}/{last}")}
+    return sorted(found, key=lambda folder: folder.name)
 
 
 def copy(folder: Path, draft: Path) -> None:
     """Fill a draft with what a folder holds."""
-    with here(folder) as found:
-        shutil.copytree(found, draft, dirs_exist_ok=True)
+
+    def fill(found: Path) -> None:
+        shutil.rmtree(draft)
+        shutil.copytree(found, draft)
+
+    read(folder, fill)
 
 
 def remove(folder: Path) -> None:
-    """Take a folder away, as far as that is possible: of a folder half gone nobody believes that it is complete."""
+    """Take a folder away, as far as that is possible; it is gone in one step."""
     if not is_remote(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        gone = hidden(folder, PARTIAL)
+        try:
+            folder.rename(gone)
+        except OSError:  # nothing there, or nothing that may be renamed
+            gone = folder
+        shutil.rmtree(gone, ignore_errors=True)
         return
     with _spoken(folder):
-        (folder / manifest.NAME).unlink(missing_ok=True)
+        for last in (CURRENT, manifest.NAME):
+            (folder / last).unlink(missing_ok=True)
         client, there = remote(folder)
         if client.exists(there):
             client.rm(there, recursive=True)
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Have a file appear whole or not at all, whoever is killed meanwhile."""
+    """Have a file appear whole or not at all, also after a crash of the machine."""
     if is_remote(file):
         with _spoken(file):
             file.write_text(text)
         return
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(text)
-    part.replace(file)
+    part = hidden(file, ".part")
+    try:
+        with part.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.replace(file)
+        manifest.flush(file.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let one process at a time make a folder; the lock ends with its process.
+
+    On an object store one process of each machine; on a file system without locks any number, which commit allows.
+    """
+    home = beside(folder.parent)
+    home.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(home / f".{folder.name}.lock")
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError) as error:
+        if getattr(error, "errno", errno.ENOSYS) not in UNLOCKABLE:
+            raise
+        logging.getLogger(__name__).warning("%s: its file system has no locks; others may make it too", folder)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _identity(folder: Path) -> object:
+    """Return what differs between versions of a folder, None where there is none."""
+    if is_remote(folder):
+        return _version(folder)
+    if not is_there(folder):
+        return None
+    with suppress(FileNotFoundError):
+        about = folder.stat()
+        return about.st_dev, about.st_ino, about.st_mtime_ns
+    return None
+
+
+def _version(folder: Path) -> str | None:
+    """Return the name of the present version of a folder on an object store, None where it is not committed so."""
+    with _spoken(folder):
+        try:
+            name = (folder / CURRENT).read_text().strip()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+    if not VERSION.fullmatch(name):
+        raise OSError(f"{folder / CURRENT}: does not hold the name of a version")
+    return name
 
 
 def _upload(draft: Path, folder: Path) -> None:
+    """Upload a draft as a new version of folder, make it the present one, and remove the one before."""
+    before, name = _version(folder), f"v-{time.time_ns():x}-{secrets.token_hex(4)}"
     files = [file for file in draft.rglob("*") if file.is_file() and file.name != manifest.NAME]
-    client, home = remote(folder)
+    client, home = remote(folder / name)
     with _spoken(folder):
         for group in (files, [draft / manifest.NAME]):
             there = [f"{home}/{file.relative_to(draft).as_posix()}" for file in group]
             client.put([str(file) for file in group], there)
+        (folder / CURRENT).write_text(name)
+        if before:
+            remove(folder / before)
 
 
 @contextmanager

@@ -25,14 +25,13 @@ def evaluate(
     from gen_ray.cluster.evaluate import evaluate_artifact
     from gen_ray.cluster.train import prepare_data
     from gen_ray.errors import UserError
-    from gen_ray.experiment import load
 
     terminal.one_of("--reference", reference, ("train", "test"))
     for override in overrides or []:
         if not override.startswith(HEEDED):
             raise UserError(f"{override}: has no effect on a trained model; what has: {', '.join(HEEDED)}")
     folder = runs.find_artifact(model, storage)
-    experiment = load(folder / "config.yaml", overrides or [])
+    experiment = runs.settings(folder, overrides or [])
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)
     with connected(experiment.scaling):

@@ -53,7 +53,6 @@ def promote(
     from gen_ray import registry, runs
     from gen_ray.cluster.promote import Order
     from gen_ray.errors import UserError
-    from gen_ray.experiment import load
     from gen_ray.releases import keep
     from gen_ray.store import Store
     from gen_ray.tracking import row
@@ -65,9 +64,9 @@ def promote(
         typer.echo(registry.rollback(Store.of(None, experiment, root), rollback).line)
         return
     chosen = runs.find_artifact(run or _best(Store.of(None, experiment, root), str(best)), root)
-    found = load(chosen / "config.yaml", [])
+    found = runs.settings(chosen)
     store = Store.of(found.tracking.uri, found.tracking.experiment, root)
-    own = row(store, json.loads((chosen / "meta.json").read_text())["run_id"])
+    own = row(store, runs.run_of(chosen))
     candidate = registry.record(own, metric)
     model = name or f"{found.data.source.partition(':')[0]}-{found.family.name}".replace("_", "-")
     terminal.check_name("--name", model)

@@ -1,6 +1,7 @@
 """Folders of runs: never two of one id, and a MODEL is found however it is called."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from gen_ray.experiment import parse
 
 @pytest.fixture(autouse=True)
 def at_one_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gen_ray.runs.time.strftime", lambda form: "20260101-000000")
+    monkeypatch.setattr("gen_ray.runs.time.strftime", lambda *form: "20260101-000000")
 
 
 def make(root: Path, run_id: str, *, finished: bool = True) -> Path:
@@ -26,13 +27,22 @@ def make(root: Path, run_id: str, *, finished: bool = True) -> Path:
 
 def test_ids_of_one_second_differ_and_may_stand_in_a_path(tmp_path: Path) -> None:
     experiment = parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path)}})
-    ids = []
-    for _ in range(12):
-        ids.append(runs.new_id(experiment))
-        runs.save(experiment, ids[-1])
+    with ThreadPoolExecutor(8) as pool:
+        ids = sorted(pool.map(lambda _: runs.new_id(experiment), range(12)), key=lambda run_id: (len(run_id), run_id))
+    for run_id in ids:
+        runs.save(experiment, run_id)
     assert len(set(ids)) == 12 and all(re.fullmatch(r"a-\d{8}-\d{6}(-\d+)?", run_id) for run_id in ids)
     assert runs.unfinished(experiment) == ids[-1]
     assert all(runs.load(runs.folder(experiment, run_id)) == experiment for run_id in ids)
+
+
+def test_ids_of_one_second_differ_on_an_object_store(s3: Path, tmp_path: Path) -> None:
+    root = s3 / tmp_path.name
+    experiment = parse({"name": "a", "family": "vae", "storage": {"root": str(root)}})
+    ids = {runs.new_id(experiment) for _ in range(2)}
+    for run_id in ids:
+        runs.save(experiment, run_id)
+    assert len(ids) == 2 and {run.name for run in runs.named("a", root / "runs")} == ids
 
 
 def test_only_unfinished_runs_of_the_very_name_are_resumed(tmp_path: Path) -> None:

@@ -1,18 +1,28 @@
 """Folders and object stores through the same verbs, the latter against a real S3 server."""
 
+import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
-from gen_ray import manifest, storage
+from gen_ray import manifest, replacing, storage
 from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import DataError
 from gen_ray.datasets.shards import load_split
-from gen_ray.engine import checkpoint, shelf
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine import checkpoint, features, shelf
 from gen_ray.engine.shelf import Shelf
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import parse
+from gen_ray.nets.classifier import Classifier
 from gen_ray.storage import place
 from gen_ray.store import Store
 from gen_ray.sweeps.journal import journal
@@ -62,15 +72,134 @@ def test_a_folder_whose_writer_failed_is_not_there(root: Path) -> None:
     assert not (root / "f").exists() and storage.drafts(root) == []
 
 
-def test_on_an_object_store_the_manifest_comes_last_and_goes_first(s3: Path, tmp_path: Path) -> None:
-    """A writer killed half way leaves what nobody takes for a checkpoint, and the next one replaces it."""
+def test_on_an_object_store_a_version_counts_once_it_is_pointed_to(s3: Path, tmp_path: Path) -> None:
+    """A writer killed half way leaves what is not taken for a checkpoint, and the next one replaces it."""
     home = Shelf(s3 / tmp_path.name)
     home.add({"a": b"1"}, 5)
     (home.place(7) / "a").write_bytes(b"half")
     assert home.folders() == [home.place(5)] and home.last() == home.place(5)
     home.add({"a": b"2"}, 7)
-    (home.place(7) / "a").write_bytes(b"3")
+    (storage.current(home.place(7)) / "a").write_bytes(b"3")
     assert home.last() == home.place(5)  # damaged: passed over
+
+
+def test_what_an_older_version_stored_on_an_object_store_is_read(s3: Path, tmp_path: Path) -> None:
+    """Before there were versions, the files were in the folder itself."""
+    folder = s3 / tmp_path.name / "f"
+    (folder / "a").write_bytes(b"1")
+    (folder / manifest.NAME).write_text(manifest.text({"a": sha256(b"1").hexdigest()}))
+    assert storage.is_there(folder) and storage.complete(folder.parent, "*") == [folder]
+    storage.read(folder, manifest.verify)
+    storage.commit(folder, partial(fill, "second"))
+    assert storage.read(folder, content) == "second"
+
+
+def content(folder: Path) -> str:
+    """Return what fill wrote, after a check."""
+    manifest.verify(folder)
+    [text] = {(folder / "a").read_text(), (folder / "deep" / "b").read_text()}
+    return text
+
+
+@pytest.fixture(params=["in one step", "in two steps"])
+def _disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a file system be one that exchanges names, or one that cannot."""
+    if request.param == "in two steps":
+        monkeypatch.setattr(replacing, "swap", lambda first, second: False)
+
+
+@pytest.mark.usefixtures("_disk")
+def test_readers_see_one_version_or_the_next_while_writers_replace_it(tmp_path: Path) -> None:
+    folder = tmp_path / "f"
+    storage.commit(folder, partial(fill, "0"))
+
+    def write(first: int) -> None:
+        for number in range(first, first + 40):
+            storage.commit(folder, partial(fill, str(number)))
+
+    with ThreadPoolExecutor(3) as pool:
+        writing = [pool.submit(write, first) for first in (1, 101, 201)]
+        seen = set[str]()
+        while not all(writer.done() for writer in writing):
+            seen.add(storage.read(folder, content))
+        assert [writer.result() for writer in writing] == [None] * 3
+    assert len(seen) > 1 and storage.read(folder, content) in {"40", "140", "240"}
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+class Killed(BaseException):
+    """Ends a process at once."""
+
+
+@pytest.mark.usefixtures("_disk")
+@pytest.mark.parametrize("after", range(6))
+def test_a_kill_at_any_moment_leaves_the_old_version_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    folder, left = tmp_path / "f", [after]
+    storage.commit(folder, partial(fill, "first"))
+
+    def dying(act: Any) -> Any:
+        def do(*args: Any, **options: Any) -> Any:
+            if left[0] <= 0:
+                raise Killed
+            left[0] -= 1
+            return act(*args, **options)
+
+        return do
+
+    with monkeypatch.context() as patched, suppress(Killed):
+        patched.setattr(replacing, "swap", dying(replacing.swap))
+        patched.setattr(Path, "rename", dying(Path.rename))
+        patched.setattr(shutil, "rmtree", dying(shutil.rmtree))
+        storage.commit(folder, partial(fill, "second"))
+    assert storage.is_there(folder) and storage.read(folder, content) in {"first", "second"}
+    storage.commit(folder, partial(fill, "third"))
+    assert storage.read(folder, content) == "third"
+
+
+def test_an_upload_that_fails_leaves_the_version_before(
+    s3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = s3 / tmp_path.name / "f"
+    storage.commit(folder, partial(fill, "first"))
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise OSError("no more")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(storage.remote(folder)[0], "put", fail)
+        with pytest.raises(OSError, match="no more"):
+            storage.commit(folder, partial(fill, "second"))
+    assert storage.read(folder, content) == "first"
+    storage.commit(folder, partial(fill, "third"))
+    assert storage.read(folder, content) == "third" and len(list(folder.iterdir())) == 2
+
+
+def test_a_text_file_is_written_by_several_at_once(root: Path) -> None:
+    if not storage.is_remote(root):
+        root.mkdir()
+    texts = [str(number) * 5000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda text: storage.write_whole(root / "f", text), texts * 5))
+    assert (root / "f").read_text() in texts and [file.name for file in root.iterdir()] == ["f"]
+
+
+def test_one_process_at_a_time_trains_an_extractor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = DataSpec(name="toy", kind="image", shape=(1, 8, 8), levels=17, classes=("a", "b"))
+    trained = list[int]()
+
+    def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
+        trained.append(len(x))
+        time.sleep(0.2)
+        return Classifier(spec.shape, len(spec.classes), features=features.FEATURES).eval()
+
+    monkeypatch.setattr(features, "train", train)
+    rows = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.zeros(8, dtype=torch.int32)
+    with ThreadPoolExecutor(4) as pool:
+        found = [pool.submit(features.obtain, tmp_path / "e" / "f", spec, rows, rows) for _ in range(4)]
+        [name] = {extractor.result().name for extractor in found}
+    assert trained == [8] and name.startswith("classifier-")
 
 
 def test_what_is_kept_of_checkpoints_is_the_same(root: Path) -> None:

@@ -24,6 +24,7 @@ from gen_ray.cluster.trial import Task, trial
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import EndedError, UserError
 from gen_ray.experiment import Scaling, flatten
+from gen_ray.storage import write_whole
 from gen_ray.sweeps import config, schedulers
 from gen_ray.sweeps.config import Plan
 from gen_ray.sweeps.points import given
@@ -77,9 +78,8 @@ def _home(plan: Plan, *, resume: bool) -> Path:
         if (found[-1] / PLAN).read_text() != text:
             raise UserError(f"--resume: {found[-1] / PLAN} is not what is asked for now")
         return found[-1]
-    home = below / runs.fresh(plan.sweep.name, below)
-    home.mkdir(parents=True, exist_ok=True)
-    (home / PLAN).write_text(text)
+    home = runs.create(plan.sweep.name, below)
+    write_whole(home / PLAN, text)
     return home
 
 

@@ -12,6 +12,7 @@ from gen_ray import runs
 from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.trial import SAMPLES
 from gen_ray.engine import plots
+from gen_ray.storage import write_whole
 from gen_ray.sweeps import config
 from gen_ray.sweeps.pictures import pictures
 from gen_ray.sweeps.study import RECORD, Result, Study, table
@@ -46,7 +47,7 @@ def conclude(study: Study, home: Path) -> Outcome:
                 *([trial_run(home.name, r.number), *line] for r, line in zip(results, lines, strict=True)),
             ]
         )
-        (home / DONE).write_text(text.getvalue())
+        write_whole(home / DONE, text.getvalue())
     return Outcome(
         sweep_id=home.name,
         results=results,

@@ -121,6 +121,7 @@ def _check_splits(origin: Source, rows: dict[str, int]) -> None:
 
 def _existing(folder: Path) -> Prepared | None:
     """Return the folder if it is there and complete."""
+    storage.is_there(folder)  # also where a killed process had moved it aside
     try:
         return Prepared.load(folder)
     except UserError:

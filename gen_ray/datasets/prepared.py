@@ -7,7 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from gen_ray import manifest
+from gen_ray import manifest, storage
 from gen_ray.datasets.rows import SPLITS
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError, nearest
@@ -64,13 +64,14 @@ class Prepared:
         Raise UserError if it is not one, DataError naming the file if it is damaged.
         """
         folder = folder.absolute()
-        digests = read_manifest(folder)
-        about = _read_spec(folder, digests)
+        home = storage.current(folder)
+        digests = read_manifest(home)
+        about = _read_spec(home, digests)
         files: dict[str, tuple[Shard, ...]] = {
-            split: tuple(_shards(folder, about["shards"][split], digests)) for split in SPLITS
+            split: tuple(_shards(home, about["shards"][split], digests)) for split in SPLITS
         }
         if about["fingerprint"] != fingerprint(shard.sha256 for split in SPLITS for shard in files[split]):
-            raise DataError(folder / manifest.NAME, f"the shards it lists are not those of {SPEC}")
+            raise DataError(home / manifest.NAME, f"the shards it lists are not those of {SPEC}")
         return cls(
             folder=folder,
             spec=DataSpec.model_validate(about["spec"]),

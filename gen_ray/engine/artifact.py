@@ -56,16 +56,14 @@ def write(folder: Path, model: Model) -> None:
 def verify(folder: Path) -> None:
     """Raise UserError naming the file of an artifact folder that is missing or altered."""
     try:
-        with storage.here(folder) as found:
-            manifest.verify(found)
+        storage.read(folder, manifest.verify)
     except manifest.DamagedError as error:
         raise UserError(f"the artifact cannot be trusted: {error}; train or fetch it again") from None
 
 
 def load(folder: Path, *, device: torch.device | None = None) -> Model:
     """Return the model of an artifact folder. Raise UserError naming the file that is missing or altered."""
-    with storage.here(folder) as found:
-        return _load(found, device or torch.device("cpu"))
+    return storage.read(folder, lambda found: _load(found, device or torch.device("cpu")))
 
 
 def _load(folder: Path, device: torch.device) -> Model:

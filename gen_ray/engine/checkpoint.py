@@ -63,7 +63,8 @@ def read(
     folder: Path, *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
 ) -> dict[str, Any]:
     """Load what is asked for of a checkpoint and return its position. Raise RunError where it is damaged."""
-    with storage.here(folder) as found:
+
+    def load(found: Path) -> dict[str, Any]:
         verify(found)
         for name, net in nets.items():
             net.load_state_dict(load_file(found / f"{name}.safetensors"))
@@ -71,12 +72,13 @@ def read(
             optimizer.load_state_dict(torch.load(found / "optimizer.pt", weights_only=True, map_location="cpu"))
         return position(found)
 
+    return storage.read(folder, load)
+
 
 def verify(folder: Path) -> None:
     """Raise RunError naming the file that is not as it was written."""
     try:
-        with storage.here(folder) as found:
-            manifest.verify(found)
+        storage.read(folder, manifest.verify)
     except manifest.DamagedError as error:
         raise RunError(f"the checkpoint is damaged: {error}") from None
     except OSError as error:
@@ -85,7 +87,7 @@ def verify(folder: Path) -> None:
 
 def position(folder: Path) -> dict[str, Any]:
     """Return where the training stood."""
-    found: dict[str, Any] = json.loads((folder / "position.json").read_text())
+    found: dict[str, Any] = json.loads((storage.current(folder) / "position.json").read_text())
     return found
 
 

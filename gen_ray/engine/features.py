@@ -63,8 +63,7 @@ def keep(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
 
 def load(folder: Path, spec: DataSpec) -> Extractor:
     """Return a kept extractor. Raise UserError naming the file that is missing or altered."""
-    with storage.here(folder) as found:
-        return _load(found, spec)
+    return storage.read(folder, lambda found: _load(found, spec))
 
 
 def _load(folder: Path, spec: DataSpec) -> Extractor:
@@ -91,8 +90,11 @@ def accuracy(net: Classifier, spec: DataSpec, x: Tensor, labels: Tensor) -> floa
 def obtain(
     folder: Path, spec: DataSpec, train_set: tuple[Tensor, Tensor], test_set: tuple[Tensor, Tensor]
 ) -> Extractor:
-    """Return the extractor kept in folder, training it first where there is none."""
-    if not (folder / manifest.NAME).exists():
-        net = train(spec, *train_set)
-        keep(folder, net, {"test_accuracy": accuracy(net, spec, *test_set), "data": spec.model_dump(mode="json")})
+    """Return the extractor kept in folder. Where there is none, one process trains it and the others wait."""
+    if not storage.is_there(folder):
+        with storage.exclusive(folder):
+            if not storage.is_there(folder):
+                net = train(spec, *train_set)
+                found = {"test_accuracy": accuracy(net, spec, *test_set), "data": spec.model_dump(mode="json")}
+                keep(folder, net, found)
     return load(folder, spec)

@@ -1,0 +1,84 @@
+"""Replacement of a folder on a disk: its name stands for the old one or the new one at every moment."""
+
+import ctypes
+import errno
+import os
+import secrets
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
+"""What a kernel or a file system (NFS, sshfs) answers that cannot exchange names."""
+PARTIAL, ASIDE = ".partial", ".aside.partial"
+"""How the hidden names of a draft and of a folder about to be replaced end; other hidden folders are never touched."""
+
+
+def hidden(path: Path, end: str) -> Path:
+    """Return a name beside a path that no other process uses; names made later sort last."""
+    return path.with_name(f".{path.name}.{time.time_ns()}-{secrets.token_hex(4)}{end}")
+
+
+def take_place(draft: Path, folder: Path) -> None:
+    """Rename a draft to folder. What was there is removed, or has the draft's name afterwards. Raise OSError."""
+    while not (_renamed(draft, folder) or _exchanged(draft, folder)):
+        pass  # another process has removed or replaced the folder in between
+
+
+def put_back(folder: Path) -> bool:
+    """Return whether a folder is there, after its old version is named so again if a killed process moved it aside."""
+    if not folder.is_dir() and folder.parent.is_dir():
+        start = f".{folder.name}."
+        names = [name for name in os.listdir(folder.parent) if name.startswith(start) and name.endswith(ASIDE)]
+        for name in sorted(names, reverse=True):
+            with suppress(OSError):  # another process did so, or the new version is there by now
+                (folder.parent / name).rename(folder)
+    return folder.is_dir()
+
+
+def _renamed(draft: Path, folder: Path) -> bool:
+    """Return whether a draft could be renamed to folder: not where a folder of that name is."""
+    try:
+        draft.rename(folder)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        return False
+    return True
+
+
+def _exchanged(draft: Path, folder: Path) -> bool:
+    """Return whether a draft has taken the place of a folder, in one step or else in two."""
+    aside = hidden(folder, ASIDE)
+    try:
+        if swap(draft, folder):
+            return True
+        folder.rename(aside)
+    except FileNotFoundError:
+        return False
+    try:
+        done = _renamed(draft, folder)
+    except OSError:
+        with suppress(OSError):  # the old version stays, unless another process has made a new one
+            aside.rename(folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+    return done
+
+
+def swap(first: Path, second: Path) -> bool:
+    """Exchange what two paths name, in one step. Return False where the system cannot. Raise OSError.
+
+    Linux's renameat2(2), which Python's own ``os`` lacks.
+    """
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if rename is None:
+        return False
+    if rename(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in UNKNOWN:
+        return False
+    raise OSError(code, os.strerror(code), str(first), None, str(second))
