@@ -22,18 +22,18 @@ def hidden(path: Path, end: str) -> Path:
 
 
 def take_place(draft: Path, folder: Path) -> None:
-    """Rename a draft to folder. What was there is removed, or has the draft's name afterwards. Raise OSError."""
+    """Rename a draft to folder. An older folder is removed, or has the draft's name afterwards. Raise OSError."""
     while not (_renamed(draft, folder) or _exchanged(draft, folder)):
         pass  # another process has removed or replaced the folder in between
 
 
 def put_back(folder: Path) -> bool:
-    """Return whether a folder is there, after its old version is named so again if a killed process moved it aside."""
+    """Return whether a folder exists, after its old version got its name back if a killed process moved it aside."""
     if not folder.is_dir() and folder.parent.is_dir():
         start = f".{folder.name}."
         names = [name for name in os.listdir(folder.parent) if name.startswith(start) and name.endswith(ASIDE)]
         for name in sorted(names, reverse=True):
-            with suppress(OSError):  # another process did so, or the new version is there by now
+            with suppress(OSError):  # another process did so, or the new version exists by now
                 (folder.parent / name).rename(folder)
     return folder.is_dir()
 

@@ -22,7 +22,7 @@ ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 REGISTERED = "models:/"
 """What a MODEL begins with that is in MLflow's registry and not a folder."""
 RUN = r"-(\d{8}-\d{6})(?:-(?:(\d+)|r[0-9a-f]{8}))?"
-"""What follows a run's name in its id: the time, and a number where several runs began in one second.
+"""What follows a run's name in its id: the time, and a number where several runs start in one second.
 
 On an object store, where folders cannot be created exclusively, it is a random number, r and eight digits.
 """

@@ -1,8 +1,8 @@
 """What is below storage.root: a folder that all machines share, or the URI of an object store, as paths alike.
 
-A folder with a manifest appears complete or not at all, and is replaced in one step. An object store has no renaming
-and no locks, and a folder there is whatever names have in common: each version of a folder is uploaded under a new name
-below it, and the object CURRENT, written last and deleted first, holds that name.
+A folder with a manifest appears complete or not at all, and is replaced in one step. An object store lacks
+renaming and locks, and a folder there is whatever names have in common: each version of a folder is uploaded under a
+new name below it, and the object CURRENT, written last and deleted first, holds that name.
 """
 
 import errno
@@ -134,7 +134,7 @@ def is_there(folder: Path) -> bool:
 def read(folder: Path, reader: Callable[[Path], T]) -> T:
     """Return what reader makes of a committed folder, given as one of this machine.
 
-    Where the folder is replaced meanwhile, it is read again: reader never returns or raises what comes of two versions.
+    Where the folder is replaced meanwhile, it is read again: no result is made of two versions.
     """
     for left in reversed(range(READS)):
         before = _identity(folder)
@@ -153,7 +153,7 @@ def read(folder: Path, reader: Callable[[Path], T]) -> T:
 def commit(folder: Path, fill: Callable[[Path], None]) -> None:
     """Make folder appear complete or not at all: have a draft of it filled, with its manifest. Raise OSError.
 
-    What was there before is there until the new folder is. Of several processes that commit, the last one counts.
+    The version before stays until the new one takes its place. Of several processes that commit, the last one counts.
     """
     if is_remote(folder):
         with TemporaryDirectory(prefix="gen_ray-") as draft:
@@ -243,7 +243,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", errno.ENOSYS) not in UNLOCKABLE:
             raise
-        logging.getLogger(__name__).warning("%s: its file system has no locks; others may make it too", folder)
+        logging.getLogger(__name__).warning("%s: its file system lacks locks; others may make it too", folder)
     try:
         yield
     finally:

@@ -73,7 +73,7 @@ def test_a_folder_whose_writer_failed_is_not_there(root: Path) -> None:
 
 
 def test_on_an_object_store_a_version_counts_once_it_is_pointed_to(s3: Path, tmp_path: Path) -> None:
-    """A writer killed half way leaves what is not taken for a checkpoint, and the next one replaces it."""
+    """A writer killed half way leaves files that are not taken for a checkpoint, and the next one replaces it."""
     home = Shelf(s3 / tmp_path.name)
     home.add({"a": b"1"}, 5)
     (home.place(7) / "a").write_bytes(b"half")
