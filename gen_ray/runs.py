@@ -89,10 +89,16 @@ def settings(artifact: Path, overrides: Iterable[str] = ()) -> Experiment:
     return storage.read(artifact, lambda found: load_settings(found / CONFIG, overrides))
 
 
+def meta(artifact: Path) -> dict[str, Any]:
+    """Return the facts that training wrote into an artifact folder (``engine.artifact.describe``)."""
+    found: dict[str, Any] = storage.read(artifact, lambda folder: json.loads((folder / META).read_text()))
+    return found
+
+
 def run_of(artifact: Path) -> str:
     """Return the id of the run that an artifact folder is of. Raise UserError where the folder does not say."""
     try:
-        return checked_id(str(storage.read(artifact, lambda found: json.loads((found / META).read_text()))["run_id"]))
+        return checked_id(str(meta(artifact)["run_id"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{artifact / META}: does not name the run of the artifact ({error})") from None
 

@@ -68,7 +68,7 @@ def promote(
     store = Store.of(found.tracking.uri, found.tracking.experiment, root)
     own = row(store, runs.run_of(chosen))
     candidate = registry.record(own, metric)
-    model = name or f"{found.data.source.partition(':')[0]}-{found.family.name}".replace("_", "-")
+    model = name or _model_name(runs.meta(chosen)["data"]["name"], found.family.name)
     terminal.check_name("--name", model)
     reason = "" if force else registry.obstacle(store, model, candidate, margin=margin)
     if reason:  # told before anything is measured for minutes
@@ -81,6 +81,11 @@ def promote(
     typer.echo(verdict.line)
     if verdict.promoted:
         typer.echo(f"models:/{model}@champion")
+
+
+def _model_name(data: str, family: str) -> str:
+    """Return the name of a registered model where none is given: each data set has its own, each folder too."""
+    return f"{data}-{family}".replace("_", "-").lstrip("-.")
 
 
 def _best(store: "Store", metric: str) -> str:
@@ -109,7 +114,7 @@ def _measured(experiment: "Experiment", folder: Path, store: "Store", run: "Row"
         work = Measurement(experiment, prepare_data(experiment), folder, order)
         measured = work.points(_tell)
         if measured is None:
-            typer.echo("no curve: images without labels have no extractor to judge samples by")
+            typer.echo("no curve: images need labels of two classes or more for an extractor that judges samples")
             return Release(version="")
         choices = choose(measured.points)
         sha, build = work.fingerprint(choices["fast"].choice)

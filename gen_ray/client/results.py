@@ -81,7 +81,10 @@ def arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def preview(data: Mapping[str, Any]) -> Preview:
     """Return the preview in an event."""
-    images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(image)))) for image in data.get("images", [])]
+    images = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(image)), formats=("PNG",)))
+        for image in data.get("images", [])
+    ]
     return Preview(
         done=data["done"],
         total=data["total"],

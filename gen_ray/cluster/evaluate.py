@@ -153,10 +153,13 @@ def _measure(model: Model, prepared: Prepared, device: torch.device, against: st
 
 
 def reference_of(prepared: Prepared, against: str = "train") -> Reference:
-    """Return what samples of these data are held against, with the data set's extractor where it has labels."""
+    """Return what samples of these data are held against, with the data set's extractor where it has labels.
+
+    A classifier of one class learns nothing, so labels of a single class give no extractor.
+    """
     train, test = (_with_labels(prepared, split) for split in ("train", "test"))
     extractor = None
-    if prepared.spec.is_image and prepared.spec.classes:
+    if prepared.spec.is_image and len(train[1].unique()) > 1:
         home = prepared.folder.parent.parent / "extractors" / prepared.fingerprint[:12]
         extractor = features.obtain(home, prepared.spec, train, test)
     return Reference(

@@ -67,7 +67,7 @@ def show(parent: Track, study: Study, outcome: Outcome, home: Path) -> None:
         file = runs.folder(study.plan.first, trial_run(home.name, result.number)) / SAMPLES
         if file.exists():
             title = f"{result.number:03d} {config.words(result.point)}: {result.value:.3f}"
-            samples[title] = np.asarray(Image.open(io.BytesIO(file.read_bytes())))
+            samples[title] = np.asarray(Image.open(io.BytesIO(file.read_bytes()), formats=("PNG",)))
     if samples:
         drawn["best_samples"] = plots.panel(samples)
     for name, picture in drawn.items():

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Literal, Self, get_args
@@ -13,19 +13,23 @@ from gen_ray.errors import UserError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+SHARES: Mapping[Split, float] = {"validation": 0.1, "test": 0.1}
+"""Of the rows of a data set without official splits; the rest is for training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
     """Some rows: x (n, *shape) integers, their identities (n), labels (n,), and the split their publisher put them in.
 
-    An identity says where a row comes from (a path, an index), never what is in it.
+    An identity says where a row comes from (a path, an index), never what is in it. ``provided`` are the splits that
+    the publisher provides; the others are taken from the official training rows.
     """
 
     x: np.ndarray
     keys: Sequence[str]
     labels: np.ndarray | None = None
-    official: Literal["train", "test"] | None = None
+    official: Split | None = None
+    provided: frozenset[Split] = frozenset({"train", "test"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +91,14 @@ class Quarantine:
 def assign(batch: Batch) -> np.ndarray:
     """Return the index into SPLITS of every row, shape (n,).
 
-    Without official splits 80 / 10 / 10 %; with them, 1/12 of the official training rows become the validation split.
+    Without official splits 80 / 10 / 10 %; with them, 1/12 of the official training rows become each missing split.
     Depends on a row's identity alone, so no row moves when others come or go.
     """
-    if batch.official == "test":
-        return np.full(len(batch.keys), SPLITS.index("test"))
+    if batch.official in ("validation", "test"):
+        return np.full(len(batch.keys), SPLITS.index(batch.official))
     digests = (blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest() for key in batch.keys)
     # u ~ Uniform[0, 1)
     u = np.frombuffer(b"".join(digests), dtype=">u8") / 2.0**64
-    test, validation = (0.0, 1 / 12) if batch.official else (0.1, 0.2)
+    share = {split: 1 / 12 if split not in batch.provided else 0.0 for split in SPLITS} if batch.official else SHARES
+    test, validation = share["test"], share["test"] + share["validation"]
     return np.select([u < test, u < validation], [SPLITS.index("test"), SPLITS.index("validation")], 0)

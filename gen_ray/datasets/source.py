@@ -62,8 +62,8 @@ class Source(ABC):
 
 
 def stamps(files: Iterable[Path], base: Path) -> list[list[object]]:
-    """Return (path below base, bytes, nanoseconds of last change) of every file."""
-    found = ((file, file.stat()) for file in files)
+    """Return (path below base, bytes, nanoseconds of last change) of every file; a dangling link counts as a file."""
+    found = ((file, file.stat() if file.exists() else file.lstat()) for file in files)
     return [[file.relative_to(base).as_posix(), stat.st_size, stat.st_mtime_ns] for file, stat in found]
 
 

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from gen_ray.datasets import images
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.texts import speak
 from gen_ray.errors import UserError
 from gen_ray.maths.levels import stored
-
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 
 
 def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
@@ -48,12 +46,13 @@ def left_out(file: Path, spec: DataSpec) -> str:
 def read_holes(file: Path, spec: DataSpec) -> Tensor:
     """Return a mask over one instance (1, *shape), True where there is a hole: white in a picture, True in an .npz.
 
-    Raise UserError for a mask of another size, or without a hole.
+    Transparent pixels count as black. Raise UserError for a mask of another size, or without a hole.
     """
     plain = spec.model_copy(update={"levels": 2, "alphabet": "", "name": f"a mask for {spec.name}"})
     if spec.is_image:
         plain = plain.model_copy(update={"shape": (1, *spec.shape[1:])})
-    holes = read(file, plain)
+    drawn = spec.is_image and file.suffix.lower() in images.SUFFIXES
+    holes = _picture(file, plain, False, background=images.BLACK) if drawn else read(file, plain)
     if len(holes) != 1:
         raise UserError(f"{file}: holds {len(holes)} masks; one is needed")
     if not holes.any():
@@ -113,13 +112,13 @@ def _stored(x: Tensor, spec: DataSpec) -> Tensor:
     return stored(x.clamp(0, spec.levels - 1), spec.levels)
 
 
-def _picture(file: Path, spec: DataSpec, resize: bool) -> Tensor:
-    modes = {1: "L", 3: "RGB"}
-    if spec.shape[0] not in modes:
+def _picture(file: Path, spec: DataSpec, resize: bool, *, background: images.Colour = images.WHITE) -> Tensor:
+    if spec.shape[0] not in images.MODES:
         raise UserError(f"{file}: images of {spec.shape[0]} channels are read from .npz")
-    with Image.open(file) as image:
-        plain = np.array(image.convert(modes[spec.shape[0]]))
-    x = torch.from_numpy(plain).view(1, *plain.shape[:2], spec.shape[0]).movedim(-1, 1)
+    try:
+        x = torch.from_numpy(images.read(file, spec.shape[0], background=background))[None]
+    except images.ImageError as error:
+        raise UserError(f"{file}: {error}") from None
     if x.shape[1:] != spec.shape and not resize:
         raise UserError(
             f"{file}: is {x.shape[3]} x {x.shape[2]} pixels, {spec.name} has {spec.shape[2]} x {spec.shape[1]}: "
@@ -167,6 +166,6 @@ def _respell(row: Tensor, own: DataSpec, spec: DataSpec) -> Tensor:
 
 
 READERS: Mapping[str, Mapping[str, Callable[[Path, DataSpec, bool], Tensor]]] = {
-    "image": {**dict.fromkeys(PICTURES, _picture), ".npz": _array},
+    "image": {**dict.fromkeys(images.SUFFIXES, _picture), ".npz": _array},
     "tokens": {".txt": _text, ".npz": _array},
 }

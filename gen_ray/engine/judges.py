@@ -35,7 +35,7 @@ class Judge:
 
 
 def judge_of(spec: DataSpec, reference: Reference) -> Judge | None:
-    """Return what judges samples of these data; None where nothing can: images without labels have no extractor."""
+    """Return what judges samples of these data; None for images without an extractor."""
     if not spec.is_image:
         return _of_tokens(spec, reference)
     return None if reference.extractor is None else _of_images(reference)

@@ -12,7 +12,9 @@ from gen_ray.serving.desk import Card, Verb
 
 Samples = Literal["json", "png", "npz", "grid", "text"]
 Numbers = Literal["json", "npz"]
-Picture = Annotated[str, Field(min_length=1, description="Base64 of a PNG, JPEG, BMP or WEBP file; never a URL.")]
+Picture = Annotated[
+    str, Field(min_length=1, description="Base64 of a PNG, JPEG, BMP, GIF, WEBP, TIFF or PPM file; never a URL.")
+]
 Nested = Annotated[list[Any], Field(min_length=1, description="Nested lists of stored integers.")]
 """Items are checked in inputs, against the model's shape: one error for each of them would take seconds."""
 VECTORS = {"type": "array", "items": {"type": "number", "minimum": -1e6, "maximum": 1e6}}

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from gen_ray.datasets import images
 from gen_ray.dataspec import DataSpec
 from gen_ray.serving import nested, pictures
 from gen_ray.serving.refusals import invalid
@@ -13,15 +14,24 @@ LARGEST_LATENT = 1e6
 """Absolute value of a latent coordinate, at most."""
 
 
-def from_pictures(texts: Sequence[str], spec: DataSpec, field: str, *, pixels: int, resize: bool) -> np.ndarray:
-    """Return base64 pictures as stored data (N, C, H, W). Raise RefusedError 422."""
+def from_pictures(
+    texts: Sequence[str],
+    spec: DataSpec,
+    field: str,
+    *,
+    pixels: int,
+    resize: bool,
+    background: images.Colour = images.WHITE,
+) -> np.ndarray:
+    """Return base64 pictures as stored data (N, C, H, W), transparent pixels as background. Raise RefusedError 422."""
     if not pictures.drawable(spec):
         raise invalid(f"{field}: the model's data are no pictures of 1 or 3 channels; send x")
     names = [f"{field}.{place}" for place in range(len(texts))] if len(texts) > 1 else [field]
     opened = [pictures.opened(text, name, pixels=pixels) for text, name in zip(texts, names, strict=True)]
     pictures.budget(opened, pixels=pixels)
     decoded = [
-        pictures.decoded(picture, spec, name, resize=resize) for picture, name in zip(opened, names, strict=True)
+        pictures.decoded(picture, spec, name, resize=resize, background=background)
+        for picture, name in zip(opened, names, strict=True)
     ]
     return np.stack(decoded)
 
@@ -83,7 +93,8 @@ def _drawn(mask: str, spec: DataSpec, pixels: int, resize: bool) -> np.ndarray:
     if not spec.is_image:
         raise invalid("mask: the model's data are no pictures; send nested lists of 0 and 1")
     plain = DataSpec(name="mask", kind="image", shape=(1, *spec.shape[1:]), levels=2)
-    return from_pictures([mask], plain, "mask", pixels=pixels, resize=resize).astype(bool)
+    drawn = from_pictures([mask], plain, "mask", pixels=pixels, resize=resize, background=images.BLACK)
+    return drawn.astype(bool)
 
 
 def _listed(mask: Sequence[Any], spec: DataSpec) -> np.ndarray:

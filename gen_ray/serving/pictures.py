@@ -2,32 +2,28 @@
 
 import base64
 import binascii
-import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ImageFile
 
+from gen_ray.datasets import images
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine import instances, plots
 from gen_ray.serving.refusals import invalid
 
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")
-MODES = {1: "L", 3: "RGB"}
-"""Pillow's name of a picture, by channels."""
 UNDECIDED = 128
 """The grey of a place where a preview has nothing yet."""
-SCANS = 64
-"""Of a JPEG, at most: each is a pass over all its pixels, and a small file can ask for a hundred thousand."""
 
 
 def drawable(spec: DataSpec) -> bool:
     """Return whether examples are pictures that a PNG can hold."""
-    return spec.is_image and spec.shape[0] in MODES
+    return spec.is_image and spec.shape[0] in images.MODES
 
 
-def opened(text: str, field: str, *, pixels: int) -> Image.Image:
+def opened(text: str, field: str, *, pixels: int) -> ImageFile.ImageFile:
     """Return the picture in a base64 text, its header read and no pixel yet. Raise RefusedError 422.
 
     field says which picture is meant; pixels is how many it may have.
@@ -36,34 +32,41 @@ def opened(text: str, field: str, *, pixels: int) -> Image.Image:
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
         raise invalid(f"{field}: is not base64 of a picture file (no URL, no data: prefix)") from None
-    if data[:2] == b"\xff\xd8" and data.count(b"\xff\xda") > SCANS:
-        raise invalid(f"{field}: the JPEG has more than {SCANS} scans", code="too_much")
-    try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _too_many(field, pixels) from None
-    except Exception:  # readers of broken files raise of everything, and none of it is this server's fault
-        raise invalid(f"{field}: is not a picture that can be read; {', '.join(FORMATS)} can") from None
-    if picture.width * picture.height > pixels:
-        raise _too_many(field, pixels)
-    return picture
+    with _refused(field):
+        return images.opened(data, max_pixels=pixels)
 
 
-def decoded(picture: Image.Image, spec: DataSpec, field: str, *, resize: bool) -> np.ndarray:
+def decoded(
+    picture: ImageFile.ImageFile,
+    spec: DataSpec,
+    field: str,
+    *,
+    resize: bool,
+    background: images.Colour = images.WHITE,
+) -> np.ndarray:
     """Return a picture as stored data of a spec, (C, H, W). Raise RefusedError 422 for another size, telling both."""
     channels, height, width = spec.shape
-    if (picture.width, picture.height) != (width, height) and not resize:
+    with _refused(field):
+        plain = images.decoded(picture, channels, background=background)
+    if plain.size != (width, height) and not resize:
         raise invalid(
-            f"{field}: is {picture.width} x {picture.height} pixels, the model's pictures are {width} x {height}: "
+            f"{field}: is {plain.width} x {plain.height} pixels, the model's pictures are {width} x {height}: "
             "send one of that size, or resize: true"
         )
-    try:
-        plain = np.array(picture.convert(MODES[channels]))
-    except Exception:  # as above: the file is broken further on
-        raise invalid(f"{field}: the picture is damaged") from None
-    x = torch.from_numpy(plain).view(1, *plain.shape[:2], channels).movedim(-1, 1)
+    x = torch.from_numpy(images.values(plain))[None]
     own = spec.model_copy(update={"name": field, "shape": tuple(x.shape[1:]), "levels": 256})
     return instances.fit(x, own, spec, resize=True)[0].numpy()
+
+
+@contextmanager
+def _refused(field: str) -> Iterator[None]:
+    """Raise RefusedError 422 for a picture that cannot be used, without repeating anything of its content."""
+    try:
+        yield
+    except images.TooLargeError as error:
+        raise invalid(f"{field}: {error.reason}", code="too_much") from None
+    except images.ImageError as error:
+        raise invalid(f"{field}: {error.reason}") from None
 
 
 def png(sample: np.ndarray, *, levels: int) -> bytes:
@@ -82,11 +85,7 @@ def grid(samples: np.ndarray, *, levels: int) -> bytes:
     return plots.png(plots.grid(torch.from_numpy(samples), levels=levels))
 
 
-def budget(pictures: Sequence[Image.Image], *, pixels: int) -> None:
+def budget(pictures: Sequence[ImageFile.ImageFile], *, pixels: int) -> None:
     """Raise RefusedError 422 where pictures together have more pixels than a request may bring."""
     if sum(picture.width * picture.height for picture in pictures) > pixels:
         raise invalid(f"the pictures have more than {pixels} pixels together", code="too_much")
-
-
-def _too_many(field: str, pixels: int) -> Exception:
-    return invalid(f"{field}: the picture has more than {pixels} pixels", code="too_much")

@@ -75,4 +75,4 @@ def _rendered(plot: Callable[[], object]) -> np.ndarray:
     figure, buffer = first.get_figure(root=True), BytesIO()
     assert figure is not None, "Optuna's axes are of a figure"
     figure.savefig(buffer, format="png", bbox_inches="tight", dpi=110)
-    return np.asarray(Image.open(buffer).convert("RGB"))
+    return np.asarray(Image.open(buffer, formats=("PNG",)).convert("RGB"))

@@ -1,6 +1,7 @@
 """Image folders: layouts, stable splits, and every way a file can be bad."""
 
 import json
+import os
 import shutil
 import struct
 import zlib
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gen_ray.cluster.evaluate import reference_of
 from gen_ray.datasets.image_folder import ImageFolder
 from gen_ray.datasets.prepare import BadRows, Prepared, SourceOptions, prepare
 from gen_ray.datasets.rows import SPLITS, Batch, assign
@@ -183,3 +185,105 @@ def test_all_files_are_closed(flat: Path) -> None:
         corrupt(name, kind)
     held = list(source.rows(source.spec()))
     assert held and len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+# ---- layouts --------------------------------------------------------------------------------------------------------
+
+
+def test_links_to_class_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    draw(tmp_path / "store", [f"{kind}/{i}.png" for kind in ("cat", "dog") for i in range(30)])
+    (tmp_path / "pets").mkdir()
+    for kind in ("cat", "dog"):
+        (tmp_path / "pets" / kind).symlink_to(tmp_path / "store" / kind)
+    (tmp_path / "store" / "cat" / "above").symlink_to(tmp_path / "store")
+    assert len(ImageFolder(str(tmp_path / "store"), None, SourceOptions()).files) == 60
+    linked = make(tmp_path / "pets")
+    assert linked.spec.classes == ("cat", "dog") and len(split_by_content(linked)) == 60
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "link loop", "pipe"])
+def test_what_is_not_a_file_is_a_bad_row(flat: Path, kind: str) -> None:
+    bad = flat / "bad.png"
+    if kind == "pipe":
+        os.mkfifo(bad)
+    else:
+        bad.symlink_to(bad if kind == "link loop" else flat / "nowhere.png")
+    with pytest.raises(UserError, match=r"bad\.png: (a link to a missing file|cannot be read|not a regular file)"):
+        make(flat)
+    assert make(flat, skip=1).quarantined == 1
+
+
+def test_a_folder_with_an_images_name_is_a_folder(flat: Path, tmp_path: Path) -> None:
+    (flat / "empty.png").mkdir()
+    assert sum(make(flat).rows.values()) == 60
+    draw(tmp_path / "pets", [f"{kind}/{i}.png" for kind in ("cat.png", "dog.png") for i in range(30)])
+    assert make(tmp_path / "pets").spec.classes == ("cat.png", "dog.png")
+
+
+@pytest.mark.parametrize(
+    ("folders", "carved"),
+    [
+        ({"train": "train", "val": "validation"}, "test"),
+        ({"Training": "train", "TEST": "test"}, "validation"),
+        ({"train": "train", "valid": "validation", "testing": "test"}, ""),
+    ],
+)
+@pytest.mark.parametrize("labelled", [False, True])
+def test_folders_named_like_splits_are_the_splits(
+    tmp_path: Path, folders: dict[str, str], carved: str, labelled: bool
+) -> None:
+    """A split that is not provided is carved from the training images."""
+    parts = [f"{'c' + str(i % 2) + '/' if labelled else ''}{i}.png" for i in range(60)]
+    drawn = {name: draw(tmp_path / "d", [f"{name}/{part}" for part in parts], seed=k) for k, name in enumerate(folders)}
+    prepared = make(tmp_path / "d")
+    found = split_by_content(prepared)
+    assert prepared.spec.classes == (("c0", "c1") if labelled else ()) and len(found) == 60 * len(folders)
+    for name, split in folders.items():
+        mine = {found[pixels.tobytes()] for pixels in drawn[name].values()}
+        assert mine == ({"train", carved} - {""} if split == "train" else {split})
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        (("train/a.png", "val/a.png", "extra/a.png"), "named like splits, beside extra"),
+        (("train/a.png", "val/a.png", "a.png"), r"named like splits, beside a\.png"),
+        (("train/a.png", "val/a.png", "valid/a.png"), "two of one meaning"),
+        (("train/c/a.png", "val/a.png"), "val has no class folders"),
+        (("train/c/a.png", "train/a.png", "val/c/a.png"), "holds both"),
+    ],
+)
+def test_layouts_with_two_meanings_are_refused(tmp_path: Path, names: tuple[str, ...], why: str) -> None:
+    draw(tmp_path / "d", list(names))
+    with pytest.raises(UserError, match=why):
+        make(tmp_path / "d")
+
+
+def test_a_split_name_beside_other_classes_is_a_class(tmp_path: Path) -> None:
+    draw(tmp_path / "d", [f"{kind}/{i}.png" for kind in ("train", "car") for i in range(30)])
+    assert make(tmp_path / "d").spec.classes == ("car", "train")
+
+
+def test_a_mixture_of_grey_and_colour_is_colour(tmp_path: Path) -> None:
+    grey = draw(tmp_path / "d", [f"a{i}.png" for i in range(30)])
+    colour = draw(tmp_path / "d", [f"b{i}.png" for i in range(30)], colour=True)
+    prepared = make(tmp_path / "d")
+    wanted = {np.repeat(x, 3, 0).tobytes() for x in grey.values()} | {x.tobytes() for x in colour.values()}
+    assert prepared.spec.shape == (3, 4, 6) and split_by_content(prepared).keys() == wanted
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"), [("birds", "birds"), ("birds/train", "birds-train"), ("my birds!", "my-birds")]
+)
+def test_a_data_set_is_named_after_its_folder(tmp_path: Path, folder: str, name: str) -> None:
+    assert ImageFolder(str(tmp_path / folder), None, SourceOptions()).name == name
+
+
+def test_one_class_gives_no_extractor(tmp_path: Path) -> None:
+    draw(tmp_path / "one", [f"cat/{i}.png" for i in range(60)])
+    assert reference_of(make(tmp_path / "one")).extractor is None
+
+
+def test_a_file_is_not_a_folder(flat: Path) -> None:
+    with pytest.raises(UserError, match="is a file, not a folder"):
+        make(flat / "000.png")

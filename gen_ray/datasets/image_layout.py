@@ -1,0 +1,94 @@
+"""The layout of a folder of images: which files are read, and what their folders' names mean."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gen_ray.datasets.images import SUFFIXES
+from gen_ray.datasets.rows import Split
+from gen_ray.errors import UserError
+
+SPLIT_NAMES: Mapping[str, Split] = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""Names of folders, in any case, that publishers give to splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """An image file, its path below the folder, with the class and the split that its folders' names give it."""
+
+    file: Path
+    label: str | None = None
+    split: Split | None = None
+
+
+def split_of(name: str) -> Split | None:
+    """Return the split that a folder's name stands for, None for any other name."""
+    return SPLIT_NAMES.get(name.lower())
+
+
+def entries(folder: Path) -> list[Entry]:
+    """Return the image files below a folder in a fixed order.
+
+    Raise UserError for a missing folder, one without images, and a layout that can be read in two ways.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
+    files = sorted(file.relative_to(folder) for file in _below(folder) if file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"{folder}: no image files ({' '.join(SUFFIXES)})")
+    split_names = _splits(folder, files)
+    if not split_names:
+        return _labelled(folder, files, depth=0)
+    found = [entry for name in split_names for entry in _labelled(folder, files, depth=1, split_name=name)]
+    unlabelled = {entry.file.parts[0] for entry in found if entry.label is None}
+    if unlabelled and len(unlabelled) < len(split_names):
+        raise UserError(f"{folder}: {min(unlabelled)} has no class folders, but other splits have; use one layout")
+    return sorted(found, key=lambda entry: entry.file)
+
+
+def _splits(folder: Path, files: list[Path]) -> list[str]:
+    """Return the names of the sub-folders that are splits: a training split and at least one other."""
+    top = sorted({file.parts[0] for file in files if len(file.parts) > 1})
+    named = [name for name in top if split_of(name)]
+    kinds = [split_of(name) for name in named]
+    if "train" not in kinds or len(named) < 2:
+        return []
+    others = [name for name in top if name not in named] + [str(file) for file in files if len(file.parts) == 1]
+    if others or len(set(kinds)) < len(kinds):
+        beside = f"beside {others[0]}" if others else "two of one meaning"
+        raise UserError(f"{folder}: {', '.join(named)} are named like splits, {beside}; move or rename one of them")
+    return named
+
+
+def _labelled(folder: Path, files: list[Path], *, depth: int, split_name: str = "") -> list[Entry]:
+    """Return the entries of one layout; class folders are at a depth below the folder."""
+    mine = [file for file in files if not split_name or file.parts[0] == split_name]
+    flat = [file for file in mine if len(file.parts) == depth + 1]
+    if flat and len(flat) < len(mine):
+        raise UserError(f"{folder}: holds both images ({flat[0]}) and folders of images; use one or the other")
+    split = split_of(split_name)
+    return [Entry(file=file, label=None if flat else file.parts[depth], split=split) for file in mine]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield all that is below a folder except folders and hidden names, following links to folders, each loop once."""
+    pending: list[tuple[Path, frozenset[str]]] = [(folder, frozenset({os.path.realpath(folder)}))]
+    while pending:
+        here, above = pending.pop()
+        try:
+            with os.scandir(here) as found:
+                items = [item for item in found if not item.name.startswith(".")]
+        except OSError as error:
+            raise UserError(f"{here}: cannot be read ({error.strerror})") from None
+        for item in items:
+            if not os.path.isdir(item.path):  # item.is_dir() raises for a link to itself
+                yield here / item.name
+                continue
+            real = os.path.realpath(item.path)
+            if real not in above:
+                pending.append((here / item.name, above | {real}))
