@@ -47,7 +47,7 @@ def entries(folder: Path) -> list[Entry]:
     found = [entry for name in split_names for entry in _labelled(folder, files, depth=1, split_name=name)]
     unlabelled = {entry.file.parts[0] for entry in found if entry.label is None}
     if unlabelled and len(unlabelled) < len(split_names):
-        raise UserError(f"{folder}: {min(unlabelled)} has no class folders, but other splits have; use one layout")
+        raise UserError(f"{folder}: {min(unlabelled)} lacks the class folders of other splits; use one layout")
     return sorted(found, key=lambda entry: entry.file)
 
 

@@ -108,7 +108,7 @@ def _opaque(image: ImageFile.ImageFile, background: Colour) -> Image.Image:
 
 
 def _check_file(path: Path) -> None:
-    """Raise ImageError for what is not a regular file: a folder, a dangling link, a pipe that would block."""
+    """Raise ImageError unless path leads to a regular file, not to a folder, or a pipe that would block."""
     try:
         kind = path.stat().st_mode
     except FileNotFoundError:

@@ -249,7 +249,7 @@ def test_folders_named_like_splits_are_the_splits(
         (("train/a.png", "val/a.png", "extra/a.png"), "named like splits, beside extra"),
         (("train/a.png", "val/a.png", "a.png"), r"named like splits, beside a\.png"),
         (("train/a.png", "val/a.png", "valid/a.png"), "two of one meaning"),
-        (("train/c/a.png", "val/a.png"), "val has no class folders"),
+        (("train/c/a.png", "val/a.png"), "val lacks the class folders"),
         (("train/c/a.png", "train/a.png", "val/c/a.png"), "holds both"),
     ],
 )

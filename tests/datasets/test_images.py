@@ -79,7 +79,7 @@ Case = tuple[str, bytes, np.ndarray]
 
 
 def cases() -> Iterator[Case]:
-    """Yield the file's name, its content and what it shows, (H, W) or (H, W, 3)."""
+    """Yield the file's name, its content and the pixels it shows, (H, W) or (H, W, 3)."""
     for suffix in LOSSLESS:
         yield f"rgb.{suffix}", saved(Image.fromarray(COLOUR), suffix), COLOUR
         yield f"grey.{suffix}", saved(Image.fromarray(GREY), suffix), repeated(GREY) if suffix == "webp" else GREY
@@ -109,7 +109,7 @@ def cases() -> Iterator[Case]:
 
 
 def first_gone(pixels: np.ndarray, index: int) -> np.ndarray:
-    """Return pixels with the one at a flat index transparent; noise has no two of one colour."""
+    """Return pixels with the one at a flat index transparent; all colours of the noise differ."""
     out = pixels.copy().reshape(-1, 3)
     out[index] = 255
     return out.reshape(pixels.shape)
@@ -221,7 +221,7 @@ def test_more_than_8_bits_are_refused_everywhere(put: Callable[[str, bytes], Pat
 
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_image_is_refused_everywhere(put: Callable[[str, bytes], Path], name: str, reader: str) -> None:
+def test_other_files_are_refused_everywhere(put: Callable[[str, bytes], Path], name: str, reader: str) -> None:
     content, why = BROKEN[name]
     file = put(name, content)
     with pytest.raises((UserError, RefusedError), match=why) as caught:
