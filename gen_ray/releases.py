@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
 
 from gen_ray import manifest
 from gen_ray.engine.curve import Choice, Point
@@ -53,21 +56,31 @@ class Release:
 
     @classmethod
     def read(cls, version: str, mlflow_id: str, tags: Mapping[str, str]) -> "Release":
-        """Return what tags say."""
-        quality = json.loads(tags.get(QUALITY, "{}"))
+        """Return what tags say. Raise RunError, which names the tag that cannot be read: anybody may set one."""
         return cls(
             version=version,
             mlflow_id=mlflow_id,
-            quality={name: Choice(**choice) for name, choice in quality.items()},
+            quality=_parsed(QUALITIES, version, tags, QUALITY, "{}"),
             metric=tags.get(METRIC),
             curve=tuple(
                 Point(sampler=s, steps=k, nfe=nfe, seconds_per_sample=seconds, quality=q, error=error)
-                for s, k, nfe, seconds, q, error in json.loads(tags.get(CURVE, "[]"))
+                for s, k, nfe, seconds, q, error in _parsed(POINTS, version, tags, CURVE, "[]")
             ),
             fingerprint=tags.get(FINGERPRINT),
             build=tags.get(BUILD),
             path=tags.get(ARTIFACT, "model"),
         )
+
+
+QUALITIES = TypeAdapter(dict[Literal["fast", "balanced", "best"], Choice])
+POINTS = TypeAdapter(list[tuple[str, int, int, float, float, float]])
+
+
+def _parsed(kind: TypeAdapter[Any], version: str, tags: Mapping[str, str], tag: str, default: str) -> Any:
+    try:
+        return kind.validate_python(json.loads(tags.get(tag, default)))
+    except (ValueError, RecursionError):
+        raise RunError(f"version {version}: its tag {tag} cannot be read; gen-ray promote writes it") from None
 
 
 def _figures(point: Point) -> tuple[float, float, float]:

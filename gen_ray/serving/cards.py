@@ -1,5 +1,7 @@
 """Cards as JSON: what a client may know of a model before it asks it for anything."""
 
+import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -17,9 +19,25 @@ def shown(card: Card) -> dict[str, Any]:
         "levels": spec.levels,
         "alphabet": spec.alphabet,
     }
-    return {**facts, "data": data, "verbs": list(card.verbs), "curve": [asdict(point) for point in card.curve]}
+    whole = {**facts, "data": data, "verbs": list(card.verbs), "curve": [asdict(point) for point in card.curve]}
+    sent: dict[str, Any] = _finite(whole)
+    return sent
+
+
+def as_json(card: Card) -> str:
+    """Return a card as it is sent. Raise TypeError or ValueError if it holds something that JSON does not know."""
+    return json.dumps(shown(card), allow_nan=False)
 
 
 def silent(name: str) -> dict[str, Any]:
     """Return what is listed of a model that does not say what it is."""
     return {"id": name, "ready": False, "trouble": "the model does not answer"}
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with null for NaN and infinity: a metric may be one, and JSON knows neither."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -12,6 +12,7 @@ from gen_ray.engine.batcher import Batcher, NotFiniteError, measure
 from gen_ray.errors import RunError
 from gen_ray.family import Chain, Latent, Sampler
 from gen_ray.releases import Release
+from gen_ray.serving import cards
 from gen_ray.serving.desk import Card, Verb
 
 EVERYBODY: tuple[Verb, ...] = ("sample", "impute", "score")
@@ -61,19 +62,34 @@ class Edition:
         return edition
 
     def check(self) -> None:
-        """Draw a few samples. Raise RunError where they are not finite, or not those of the promotion on its build."""
+        """Build the card and draw a few samples.
+
+        Raise RunError where the card cannot be served, or samples are not finite or, on its build, not the promotion's.
+        """
+        self._check_card()
         try:
             self.batcher.walk(self.default, WARM_ROWS, seed=0).future.result()
         except NotFiniteError:
             raise RunError(f"version {self.release.version}: its samples are not finite") from None
         device, promised = self.batcher.device, self.release.fingerprint
-        if promised and self.release.build == fingerprint.build(self.model, device):
+        if promised and "fast" in self.release.quality and self.release.build == fingerprint.build(self.model, device):
             found = fingerprint.fingerprint(self.model, self.release.quality["fast"], device)
             if found != promised:
                 raise RunError(
                     f"version {self.release.version}: fixed samples have SHA-256 {found[:12]}…, "
                     f"at its promotion on the same build they had {promised[:12]}…"
                 )
+
+    def _check_card(self) -> None:
+        """Raise RunError where the card of this version cannot be sent: no request could be answered then."""
+        try:
+            for name, choice in self.release.quality.items():
+                if choice.steps > self.limits.steps:
+                    raise ValueError(f"{name} has {choice.steps} steps, the most is {self.limits.steps}")
+            cards.as_json(self.card())
+        except Exception as error:  # tags and metrics come from elsewhere and may break anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RunError(f"version {self.release.version}: its card cannot be made: {reason}") from None
 
     @property
     def default(self) -> Chain:

@@ -17,6 +17,7 @@ from gen_ray.engine.generate import generate
 from gen_ray.errors import RunError
 from gen_ray.family import Held
 from gen_ray.releases import Release
+from gen_ray.serving import cards
 from gen_ray.serving.desk import Answer, Job, Preview, RefusedError
 from gen_ray.serving.edition import Limits
 from gen_ray.serving.seat import Seat
@@ -234,6 +235,61 @@ def test_versions_change_under_load_without_a_request_lost_and_a_bad_one_changes
         one = by_version[answer.version, answer.seed]
         assert np.abs(answer.arrays["samples"].astype(int) - one).max() <= 1
     assert (by_version["1", 0] != by_version["2", 0]).any()
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "an unknown sampler": {"quality": {"balanced": Choice("euler", 3)}},
+    "an unknown sampler of another choice": {"quality": {"fast": Choice("nothing:eta=x", 3)}},
+    "no steps": {"quality": {"best": Choice("ddim", 0)}},
+    "too many steps": {"quality": {"best": Choice("ddim", 10**12)}},
+    "steps that are no number": {"quality": {"best": Choice("ddim", "x")}},
+    "a metric that JSON does not know": {"metric": {1, 2}},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_version_whose_card_cannot_be_sent_does_not_take_over(tmp_path: Path, name: str) -> None:
+    shelf = Shelf(tmp_path)
+    for version in ("1", "2"):
+        written(tmp_path / version, seed=int(version))
+
+    async def work() -> str | None:
+        seat = Seat("toy", shelf, device=CPU)
+        await seat.open()
+        shelf.now = Release(version="2", **ODD[name])
+        await seat.renew()
+        card = await seat.card()
+        assert card.version == "1" and (await seat.run(job(n=1))).version == "1"
+        await seat.close()
+        return card.trouble
+
+    trouble = asyncio.run(work())
+    assert trouble is not None and "version 2 is not served: version 2: " in trouble
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    [
+        ("quality", "{"), ("quality", "[]"), ("quality", '{"fast": {"sampler": "ddim"}}'), ("quality", "[" * 100_000),
+        ("quality", '{"other": {"sampler": "ddim", "steps": 3}}'), ("quality", '{"fast": {"sampler": 1, "steps": 1}}'),
+        ("curve", "{}"), ("curve", '[["ddim", 3]]'), ("curve", '[["ddim", "x", 3, 1, 1, 1]]'), ("curve", "null"),
+    ],
+)  # fmt: skip
+def test_a_tag_that_cannot_be_read_is_named(tag: str, value: str) -> None:
+    with pytest.raises(RunError, match=rf"version 7: its tag gen_ray\.sampling\.{tag} cannot be read"):
+        Release.read("7", "run", {f"gen_ray.sampling.{tag}": value})
+
+
+def test_a_figure_that_is_not_finite_is_null_in_the_card(tmp_path: Path) -> None:
+    of = model("ddpm")
+    of.meta["metrics"] = {"eval/standard_error": float("nan"), "eval/bits_per_dim": 1.5}
+    artifact.write(tmp_path / "nan", of)
+
+    async def work(seat: Seat) -> dict[str, Any]:
+        return cards.shown(await seat.card())
+
+    sent = with_seat(tmp_path / "nan", work)
+    assert sent["metrics"] == {"eval/standard_error": None, "eval/bits_per_dim": 1.5}
 
 
 def test_a_version_whose_samples_are_not_those_of_its_promotion_is_not_served(folders: dict[str, Path]) -> None:
