@@ -242,7 +242,7 @@ ODD: dict[str, dict[str, Any]] = {
     "an unknown sampler of another choice": {"quality": {"fast": Choice("nothing:eta=x", 3)}},
     "no steps": {"quality": {"best": Choice("ddim", 0)}},
     "too many steps": {"quality": {"best": Choice("ddim", 10**12)}},
-    "steps that are no number": {"quality": {"best": Choice("ddim", "x")}},
+    "steps as a text": {"quality": {"best": Choice("ddim", "x")}},
     "a metric that JSON does not know": {"metric": {1, 2}},
 }
 
