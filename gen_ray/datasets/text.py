@@ -1,10 +1,10 @@
 """A text file as sequences of characters."""
 
-import codecs
 from collections.abc import Iterator
 
 import numpy as np
 
+from gen_ray.datasets import characters
 from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.datasets.source import BATCH_VALUES, Source, checked_levels, plain_name, stamps
 from gen_ray.dataspec import DataSpec
@@ -12,9 +12,10 @@ from gen_ray.errors import UserError
 
 
 class Text(Source):
-    """UTF-8 cut into consecutive chunks of ``length`` characters (a shorter rest is dropped).
+    """A text cut into consecutive chunks of ``length`` characters (a shorter rest is dropped).
 
-    A token is a character's place in the alphabet, which is the sorted set of all characters of the file.
+    A token is a character's place in the alphabet, which is the sorted set of all characters of the file, as
+    ``characters`` reads it.
     """
 
     argument = "FILE"
@@ -26,10 +27,9 @@ class Text(Source):
         return plain_name(self.path.stem)
 
     def signature(self) -> list[list[object]]:
-        """Return the file's stamp."""
-        if not self.path.is_file():
-            raise UserError(f"{self.path}: no such file")
-        return stamps([self.path], self.path.parent)
+        """Return the version of the reader and the file's stamp."""
+        characters.check(self.path)
+        return [["text", 2], *stamps([self.path], self.path.parent)]
 
     def spec(self) -> DataSpec:
         """Read the file once for its alphabet."""
@@ -58,15 +58,6 @@ class Text(Source):
             done += n
 
     def _codes(self) -> Iterator[np.ndarray]:
-        """Yield the code points, shape (n,) each. Raise UserError at the first byte that is not UTF-8."""
-        decoder, offset, block = codecs.getincrementaldecoder("utf-8")(), 0, b"more"
-        with self.path.open("rb") as stream:
-            while block:
-                block = stream.read(BATCH_VALUES)
-                offset -= len(decoder.getstate()[0])
-                try:
-                    text = decoder.decode(block, final=not block)
-                except UnicodeDecodeError as error:
-                    raise UserError(f"{self.path}: byte {offset + error.start} is not UTF-8") from error
-                offset = stream.tell()
-                yield np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+        """Yield the code points, shape (n,) each. Raise UserError at the first byte that is not text."""
+        for text in characters.blocks(self.path, BATCH_VALUES):
+            yield np.frombuffer(text.encode("utf-32-le"), dtype="<u4")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gen_ray.datasets import images
+from gen_ray.datasets import characters, images
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.texts import speak
 from gen_ray.errors import UserError
@@ -37,7 +37,7 @@ def left_out(file: Path, spec: DataSpec) -> str:
     """Return one line on what read leaves out of a text, the rest that is shorter than an example; "" if nothing."""
     if file.suffix.lower() != ".txt" or spec.is_image:
         return ""
-    whole, length = len(file.read_text(encoding="utf-8")), spec.shape[0]
+    whole, length = len(characters.read(file)), spec.shape[0]
     if not whole % length:
         return ""
     return f"{file}: {whole % length} of {whole} characters left out: fewer than a window of {length}"
@@ -65,7 +65,7 @@ def written(text: str, spec: DataSpec, hole: str) -> tuple[Tensor, Tensor]:
 
     Raise UserError for characters that the model does not know and for a text that is too long.
     """
-    length = spec.shape[0]
+    text, length = characters.plain(text), spec.shape[0]
     if len(hole) != 1 or hole in spec.alphabet:
         raise UserError(f"--hole {hole!r}: must be one character that does not occur in {spec.name}")
     if len(text) > length:
@@ -147,7 +147,7 @@ def _array(file: Path, spec: DataSpec, resize: bool) -> Tensor:
 
 def _text(file: Path, spec: DataSpec, resize: bool) -> Tensor:
     """Return consecutive pieces of a text; a shorter rest is left out, as left_out tells."""
-    text, length = file.read_text(encoding="utf-8"), spec.shape[0]
+    text, length = characters.read(file), spec.shape[0]
     if len(text) < length:
         raise UserError(f"{file}: has {len(text)} characters; {spec.name} needs {length}, the length of its examples")
     pieces = [text[first : first + length] for first in range(0, len(text) - length + 1, length)]

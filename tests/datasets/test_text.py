@@ -1,5 +1,6 @@
 """Text: what is put in can be read back, whatever the alphabet."""
 
+import codecs
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from gen_ray.datasets import text as texts
 from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
 from gen_ray.datasets.rows import SPLITS, Batch, assign
 from gen_ray.datasets.shards import load_split
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine import instances
 from gen_ray.errors import UserError
 
 
@@ -28,7 +31,7 @@ def decoded(prepared: Prepared, length: int) -> str:
     return "".join(prepared.spec.alphabet[token] for token in tokens.reshape(-1))
 
 
-@pytest.mark.parametrize("letters", ["ab \n\r", "aé€𝄞", "".join(map(chr, range(0x4E00, 0x4E00 + 700)))])
+@pytest.mark.parametrize("letters", ["ab \n\t", "aé€𝄞", "".join(map(chr, range(0x4E00, 0x4E00 + 700)))])
 @pytest.mark.parametrize("block", [7, 2**20])
 def test_text_round_trips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: str, block: int) -> None:
     monkeypatch.setattr(texts, "BATCH_VALUES", block)  # characters straddle the blocks read
@@ -65,3 +68,57 @@ def test_unusable_text_is_refused(
         monkeypatch.setattr(texts, "BATCH_VALUES", block)
         with pytest.raises(UserError, match=message):
             make(tmp_path, content)
+
+
+LINES = "One line.\nAnother: é€𝄞\n\nThe last one"
+FORMS = {
+    "unix": LINES.encode(),
+    "dos": LINES.replace("\n", "\r\n").encode(),
+    "old mac": LINES.replace("\n", "\r").encode(),
+    "mainframe": LINES.replace("\n", "\x85").encode(),
+    "line separators": LINES.replace("\n", "\u2028").encode(),
+    "paragraph separators": LINES.replace("\n", "\u2029").encode(),
+    "mixed": LINES.replace("\n", "\r\n", 1).replace("\n\n", "\n\r").encode(),
+    "utf-8 mark": codecs.BOM_UTF8 + LINES.encode(),
+    "concatenated marks": codecs.BOM_UTF8 + LINES[:9].encode() + codecs.BOM_UTF8 + LINES[9:].encode(),
+    "utf-16": LINES.replace("\n", "\r\n").encode("utf-16"),
+    "utf-16-be": codecs.BOM_UTF16_BE + LINES.encode("utf-16-be"),
+    "utf-32": LINES.encode("utf-32"),
+    "utf-32-be": codecs.BOM_UTF32_BE + LINES.encode("utf-32-be"),
+}
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 2**20])
+@pytest.mark.parametrize("form", FORMS)
+def test_files_of_all_systems_are_read_alike_by_training_and_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, block: int
+) -> None:
+    monkeypatch.setattr(texts, "BATCH_VALUES", block)
+    (tmp_path / "book.txt").write_bytes(FORMS[form])
+    source = texts.Text("book.txt", tmp_path, SourceOptions(length=len(LINES)))
+    spec = source.spec()
+    assert spec.alphabet == "".join(sorted(set(LINES)))
+    trained = np.concatenate([batch.x for batch in source.rows(spec)])
+    assert "".join(spec.alphabet[token] for token in trained[0]) == LINES and len(trained) == 1
+    assert (instances.read(tmp_path / "book.txt", spec).numpy() == trained).all()
+    assert instances.left_out(tmp_path / "book.txt", spec) == ""
+    typed, _ = instances.written(FORMS["dos"].decode()[:-1], spec, "#")
+    assert typed.shape == (1, len(LINES))
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (codecs.BOM_UTF16_LE + "ab".encode("utf-16-le") + b"\x00\xd8", "byte 6 is not UTF-16"),
+        (codecs.BOM_UTF8 + b"abc\xff", "byte 6 is not UTF-8"),
+        (None, "a folder, not a file"),
+    ],
+)
+def test_training_and_score_refuse_alike(tmp_path: Path, content: bytes | None, why: str) -> None:
+    file = tmp_path / "book.txt"
+    file.mkdir() if content is None else file.write_bytes(content)
+    spec = DataSpec(name="x", kind="tokens", shape=(2,), levels=3, alphabet="abc")
+    source = texts.Text("book.txt", tmp_path, SourceOptions(length=2))
+    for read in (source.spec, lambda: list(source.rows(spec)), lambda: instances.read(file, spec)):
+        with pytest.raises(UserError, match=f"book.txt: {why}"):
+            read()
