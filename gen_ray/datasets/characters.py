@@ -31,7 +31,7 @@ def read(path: Path) -> str:
 def blocks(path: Path, size: int) -> Iterator[str]:
     """Yield the characters of a text file, decoded from at most size bytes at a time.
 
-    Raise UserError naming the first byte that does not fit the encoding, or what is wrong with the file.
+    Raise UserError, for bytes of another encoding naming the first of them.
     """
     check(path)
     newlines = io.IncrementalNewlineDecoder(None, translate=True)  # a line end may straddle two blocks
