@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -42,7 +43,7 @@ class Fault:
 
 def explain(model: type[BaseModel], errors: Sequence[ErrorDetails], path: str) -> str:
     """Return the line for the first of the errors that pydantic found in a model; path is where the model itself is."""
-    schema = model.model_json_schema()
+    schema = _schema(model)
     faults = [_fault(schema, error) for error in errors]
     places = list(dict.fromkeys(fault.union or fault.keys for fault in faults))
     same = [fault for fault in faults if (fault.union or fault.keys) == places[0]]
@@ -50,6 +51,11 @@ def explain(model: type[BaseModel], errors: Sequence[ErrorDetails], path: str) -
     same = [fault for fault in same if fault.keys == deepest]
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     return _line(schema, same, path) + more
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_json_schema()
 
 
 def _line(schema: dict[str, Any], same: Sequence[Fault], path: str) -> str:

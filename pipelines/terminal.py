@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gen_ray import token
+from pipelines import failures
 
 if TYPE_CHECKING:
     from gen_ray.comparison import Table
@@ -32,6 +33,8 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     """Run a verb or all of them. Exit 0 done, 1 failed, 2 the user's mistake; --debug shows the traceback."""
     # Before torch is loaded, which reads it once: spinning at barriers, its threads wait for any other work's turn.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    failures.prepare_streams()
+    failures.find_home()
     token.use()
     app = verb if isinstance(verb, typer.Typer) else _alone(verb)
     debug = "--debug" in sys.argv
@@ -42,7 +45,12 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
 
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        raise SystemExit(app(standalone_mode=False))
+        if fault := failures.unreadable_word(sys.argv):
+            raise UserError(fault)
+        code = app(standalone_mode=False)
+        if sys.stdout:
+            sys.stdout.flush()  # a full disk or a closed pipe is reported here, with its exit code
+        raise SystemExit(code)
     except (UserError, RunError) as error:
         if debug:
             raise
@@ -54,8 +62,13 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: an unknown verb or option, a missing argument
             _fail(f"{error.format_message()} (--help shows what there is)", 2)
+        if isinstance(error, BrokenPipeError) and failures.is_closed(1):
+            failures.discard_output()
+            raise SystemExit(1) from None
         if debug:
             raise
+        if explained := failures.explained(error):
+            _fail(*explained)
         line = (str(error).strip().splitlines() or [""])[0]
         _fail(f"{type(error).__name__}: {line} (a bug? --debug shows where)", 1)
 
@@ -107,10 +120,8 @@ def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 
 
 def _fail(line: str, code: int) -> None:
-    typer.echo(f"error: {' '.join(line.split())}", err=True)
-    # Ray's threads may still hold the interpreter; what had to be saved has been.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    typer.echo(f"error: {failures.one_line(line)}", err=True)
+    failures.flush()
     raise SystemExit(code)
 
 

@@ -1,0 +1,110 @@
+"""What the operating system refuses ends a verb with one line; a bug is only what a program did wrong itself."""
+
+import errno
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gen_ray import token
+from gen_ray.errors import RunError
+from pipelines import failures
+from tests.conftest import ROOT, Said
+
+DEMO = ROOT / "configs" / "demo" / "digits-vae.yaml"
+Run = Callable[..., Said]
+REFUSED = [
+    (errno.ENOSPC, 1, "free some room"),
+    (errno.EDQUOT, 1, "quota"),
+    (errno.EMFILE, 1, "ulimit -n"),
+    (errno.EIO, 1, "fault"),
+    (errno.EROFS, 2, "may be written"),
+    (errno.EACCES, 2, "right"),
+    (errno.ENAMETOOLONG, 2, "shorter"),
+    (errno.ENOTDIR, 2, "is a file"),
+    (errno.EISDIR, 2, "name a file"),
+    (errno.ENOENT, 2, "No such file"),
+]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+@pytest.mark.parametrize(("number", "code", "remedy"), REFUSED, ids=[errno.errorcode[number] for number, *_ in REFUSED])
+def test_an_error_of_the_operating_system_is_one_line_with_a_remedy(
+    gen_ray: Run, monkeypatch: pytest.MonkeyPatch, number: int, code: int, remedy: str, wrapped: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        error = OSError(number, os.strerror(number), "/there/a.yaml")
+        if wrapped:
+            raise RuntimeError("a task failed") from error
+        raise error
+
+    monkeypatch.setattr("gen_ray.experiment.load", refuse)
+    said = gen_ray("train", DEMO)
+    assert said.code == code and "a bug" not in said.fault
+    assert said.fault.startswith(f"error: /there/a.yaml: {os.strerror(number)}") and remedy in said.fault
+
+
+def test_other_errors_are_bugs() -> None:
+    assert failures.explained(ZeroDivisionError()) is None and failures.explained(OSError("of a library")) is None
+    assert failures.explained(FileNotFoundError(errno.ENOENT, "no name of a file")) is None
+    assert failures.explained(MemoryError()) is not None
+
+
+def test_a_line_has_an_end(gen_ray: Run) -> None:
+    said = gen_ray("train", "a" * 5000 + ".yaml")
+    assert said.code == 2 and len(said.fault) < 1100 and said.fault.endswith("File name too long")
+
+
+def test_a_word_that_is_not_text_is_refused(gen_ray: Run) -> None:
+    said = gen_ray("train", os.fsdecode(b"a\xff.yaml"))
+    assert said.code == 2 and r"'a\udcff.yaml': is not text" in said.fault
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_every_terminal_can_print_everything(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    bytes_ = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(bytes_, encoding=encoding))
+    failures.prepare_streams()
+    print("a – b … c × d → ä 日")
+    sys.stdout.flush()
+    shown = {"ascii": "a - b ... c x d -> ? ?", "latin-1": "a - b ... c × d -> ä ?", "utf-8": "a – b … c × d → ä 日"}
+    assert bytes_.getvalue().decode(encoding) == shown[encoding] + "\n"
+
+
+def test_a_user_without_a_home_can_run_every_verb(
+    gen_ray: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def unknown(_: int) -> None:
+        raise KeyError("no entry of this user")
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    with pytest.raises(RuntimeError):
+        token.known()
+    assert gen_ray("train", DEMO, f"storage.root={tmp_path}", "--dry-run").code == 0 and os.environ["HOME"] == "/"
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_output_that_cannot_be_written_is_no_traceback(closed: bool) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "train", str(DEMO), "--dry-run"]
+    with open("/dev/full", "w") as full:
+        out = subprocess.PIPE if closed else full
+        running = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=subprocess.PIPE, text=True)
+        if running.stdout:
+            running.stdout.close()
+        assert running.stderr is not None
+        said = running.stderr.read()
+    assert running.wait() == 1
+    assert said == ("" if closed else f"error: {os.strerror(errno.ENOSPC)}; {failures.RUN[errno.ENOSPC]}\n")
+
+
+def test_an_error_that_was_expected_keeps_its_own_line(gen_ray: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RunError("stopped at step 3") from OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("gen_ray.experiment.load", refuse)
+    assert gen_ray("train", DEMO).fault == "error: stopped at step 3"
