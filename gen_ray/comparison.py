@@ -4,26 +4,37 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from gen_ray.engine.provenance import BITS, FLOOR, FRECHET, PRECISION, RECALL, SAME_FEATURES, comparable, note
 from gen_ray.errors import UserError, nearest
 from gen_ray.tracking import Row
 
-HIGHER_IS_BETTER = {"eval/precision", "eval/recall", "train/images_per_second"}
-BITS, FRECHET = RANKED = ("eval/bits_per_dim", "eval/frechet_distance")
-KIND = "gen_ray.kind"
+HIGHER_IS_BETTER = {PRECISION, RECALL, "train/images_per_second"}
+RANKED = (BITS, FRECHET)
+KIND, UNMEASURED = "gen_ray.kind", "gen_ray.unmeasured"
 SHORT = {"family": "family.name", "data": "data.source", "sweep": "gen_ray.sweep", "net": "family.net.name"}
 """What --where calls the keys that one asks for most."""
-NOT_RANKED_BY = {"kind", "extractor_accuracy"}
-"""Kinds of bound stand beside the number: each is an upper bound on the same quantity, so they are comparable."""
+COLUMNS = {
+    BITS: "bits/dim",
+    FRECHET: "Fréchet",
+    PRECISION: "precision",
+    RECALL: "recall",
+    "sample/seconds_per_image": "s/image",
+    "train/steps": "steps",
+}
+FORMS = {BITS: "{:.3f}", FRECHET: "{:.2f}", "sample/seconds_per_image": "{:.2g}", "train/steps": "{:,.0f}"}
+DISPENSABLE = ("steps", "s/image", "sampler", "recall", "precision", "kind", "family")
+"""Columns in the order in which a narrow terminal does without them."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Runs that may be ranked together, best first."""
+    """Runs that may be ranked together, best first; ``dispensable`` are the columns that may be left out, in order."""
 
     title: str
     header: list[str]
     lines: list[list[str]]
     runs: list[Row]
+    dispensable: Sequence[str] = ()
 
 
 def chosen(runs: Iterable[Row], where: Iterable[str]) -> list[Row]:
@@ -51,48 +62,87 @@ def tables(runs: Iterable[Row], sort: str) -> list[Table]:
     return [_table(group, sort) for group in groups.values()]
 
 
+def measured_with(tags: Mapping[str, str], metric: str) -> dict[str, str]:
+    """Return all that a run's tags say on how a metric was measured."""
+    prefix = f"provenance.{SAME_FEATURES.get(metric, metric)}."
+    return {key.removeprefix(prefix): value for key, value in sorted(tags.items()) if key.startswith(prefix)}
+
+
 def provenance(tags: Mapping[str, str], metrics: Iterable[str] = RANKED) -> tuple[str, ...]:
     """Return what metrics were measured with, as far as figures that differ in it must not be ranked together."""
-    prefixes = tuple(f"provenance.{metric}." for metric in metrics)
-    found = sorted((key, value) for key, value in tags.items() if key.startswith(prefixes))
-    return tuple(f"{key}={value}" for key, value in found if key.rsplit(".", 1)[-1] not in NOT_RANKED_BY)
+    names = [SAME_FEATURES.get(metric, metric) for metric in metrics]
+    return tuple(
+        f"provenance.{name}.{key}={value}"
+        for name in names
+        for key, value in sorted(comparable(measured_with(tags, name)).items())
+    )
+
+
+def differences(groups: Iterable[Table]) -> str:
+    """Return in which parts of their provenance tables differ, with the values."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    each = [dict(word.split("=", 1) for word in provenance(group.runs[0].tags)) for group in groups]
+    for key in sorted({key for one in each for key in one}):
+        for one in each:
+            found[key.removeprefix("provenance.")][one.get(key, "unknown")] = None
+    return "; ".join(f"{key}: {', '.join(values)}" for key, values in found.items() if len(values) > 1)
 
 
 def _table(runs: Sequence[Row], sort: str) -> Table:
     sign = -1 if sort in HIGHER_IS_BETTER else 1
     ordered = sorted(runs, key=lambda run: sign * run.metrics.get(sort, sign * float("inf")))
-    first = ordered[0]
-    how = {
-        k.removeprefix("provenance."): v
-        for k, v in first.tags.items()
-        if k.startswith("provenance.eval/frechet_distance.")
+    columns = ["run", "family", BITS, "kind", FRECHET, PRECISION, RECALL, "sample/seconds_per_image", "sampler"]
+    columns.append("train/steps")
+    shared = _floor_column(ordered)
+    if shared:
+        columns.insert(columns.index(FRECHET) + 1, f"{FRECHET}_at_floor_rows")
+    if sort not in columns:
+        columns.insert(2, sort)
+    names = [COLUMNS.get(column, column) for column in columns]
+    if shared:
+        names[columns.index(f"{FRECHET}_at_floor_rows")] = shared
+    dispensable = [name for name in DISPENSABLE if name != COLUMNS.get(sort)]
+    lines = [[_cell(run, column) for column in columns] for run in ordered]
+    return Table(_title(ordered[0], shared), names, lines, ordered, dispensable)
+
+
+def _floor_column(runs: Iterable[Row]) -> str:
+    """Return the name of the column to be compared with the floor, empty where that is the distance itself."""
+    name = f"{FRECHET}_at_floor_rows"
+    differs = [run for run in runs if run.metrics.get(name, run.metrics.get(FRECHET)) != run.metrics.get(FRECHET)]
+    return f"Fréchet of {differs[0].metrics[f'{FLOOR}_rows']:.0f}" if differs else ""
+
+
+def _title(run: Row, shared: str) -> str:
+    title = f"{run.params.get('data.source', '?')} ({run.params.get('data.fingerprint', '?')})"
+    values = comparable(measured_with(run.tags, BITS)).get("values", "stored")
+    if values != "stored":
+        title += f": bits/dim of {values} values"
+    how = measured_with(run.tags, FRECHET)
+    if not how:
+        return title
+    title += (
+        f": Fréchet distance of {how.get('samples', '?')} samples to {how.get('reference_rows', '?')} "
+        f"{how.get('reference', '?')} images in the features of {how.get('extractor', '?')}"
+    )
+    same = run.metrics.get(f"{FLOOR}_rows") == float(how.get("samples", 0))
+    if FLOOR in run.metrics and (shared or same):
+        beside = f" (samples: column '{shared}')" if shared else ""
+        title += f"; {run.metrics[f'{FLOOR}_rows']:.0f} held-out images: {run.metrics[FLOOR]:.2f}{beside}"
+    return f"{title}; {note(how)}" if note(how) else title
+
+
+def _cell(run: Row, column: str) -> str:
+    words = {
+        "run": run.run_id,
+        "family": run.params.get("family.name", "?"),
+        "kind": run.tags.get(f"provenance.{BITS}.kind", "–"),
+        "sampler": run.tags.get("sampler", "–"),
     }
-    against = {k.rsplit(".", 1)[-1]: v for k, v in how.items()}
-    title = f"{first.params.get('data.source', '?')} ({first.params.get('data.fingerprint', '?')})"
-    if against:
-        title += (
-            f": Fréchet distance of {against['samples']} samples to {against['reference_rows']} {against['reference']} "
-            f"images in the features of {against['extractor']}; "
-            f"{first.metrics['eval/frechet_floor_rows']:.0f} held-out images: {first.metrics['eval/frechet_floor']:.2f}"
-        )
-    header = ["run", "family", "bits/dim", "kind", "Fréchet", "precision", "recall", "s/image", "sampler", "steps"]
-    return Table(title, header, [_line(run) for run in ordered], ordered)
-
-
-def _line(run: Row) -> list[str]:
-    def number(name: str, form: str) -> str:
-        return form.format(run.metrics[name]) if name in run.metrics else "–"
-
-    bits = number("eval/bits_per_dim", "{:.3f}") + " ± " + number("eval/bits_per_dim_standard_error", "{:.3f}")
-    return [
-        run.run_id,
-        run.params.get("family.name", "?"),
-        bits,
-        run.tags.get("provenance.eval/bits_per_dim.kind", "–"),
-        number("eval/frechet_distance", "{:.2f}"),
-        number("eval/precision", "{:.3f}"),
-        number("eval/recall", "{:.3f}"),
-        number("sample/seconds_per_image", "{:.2g}"),
-        run.tags.get("sampler", "–"),
-        number("train/steps", "{:,.0f}"),
-    ]
+    if column in words:
+        return words[column]
+    value, error = run.metrics.get(column), run.metrics.get(f"{column}_standard_error")
+    form = FORMS.get(column.removesuffix("_at_floor_rows"), "{:.3f}" if column in COLUMNS else "{:.5g}")
+    if value is None:
+        return "–"
+    return form.format(value) + (f" ± {form.format(error)}" if error is not None else "")

@@ -146,6 +146,11 @@ class FamilyConfig(Config):
 
     name: str
 
+    @property
+    def modelled_values(self) -> str:
+        """Return which values the likelihood is of: ``stored``, or how they are binarised first."""
+        return "stored"
+
 
 class Family(ABC):
     """One family of generative models, made from its Config and the DataSpec it is to model."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
-from gen_ray.comparison import BITS, FRECHET, HIGHER_IS_BETTER, provenance
+from gen_ray.comparison import BITS, HIGHER_IS_BETTER, provenance
 from gen_ray.errors import RunError
 from gen_ray.store import Store
 from gen_ray.tracking import Row, alone, connect, row, told
@@ -16,8 +16,6 @@ CHAMPION, PREVIOUS = "champion", "previous"
 ARTIFACT = "gen_ray.artifact"
 """Where among its run's artifacts a version has its own, ``model`` where nothing is said."""
 MARGIN = 0.01
-SAME_FEATURES = {"eval/precision": FRECHET, "eval/recall": FRECHET}
-"""Metrics that are measured with what another one is measured with."""
 RUN, METRIC, VALUE, ERROR, PROVENANCE = (
     f"gen_ray.{key}" for key in ("run_id", "metric", "value", "standard_error", "provenance")
 )
@@ -65,7 +63,7 @@ def record(run: Row, metric: str) -> Record:
         metric=metric,
         value=run.metrics[metric],
         standard_error=run.metrics.get(f"{metric}_standard_error"),
-        provenance=provenance(run.tags, [SAME_FEATURES.get(metric, metric)]),
+        provenance=provenance(run.tags, [metric]),
     )
 
 

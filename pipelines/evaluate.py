@@ -37,6 +37,8 @@ def evaluate(
     with connected(experiment.scaling):
         report = evaluate_artifact(experiment, prepared, folder, against=reference)
     terminal.show_metrics(report["metrics"], report["provenance"])
+    for line in report["unmeasured"]:
+        typer.echo(line)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gen_ray.engine.artifact import Model
 
 ModelName = Annotated[str, typer.Argument(help="A run's id or name, an artifact folder, or models:/NAME@champion.")]
-Rows = Annotated[int, typer.Option("-n", min=1, help="How many rows of a source.")]
+Rows = Annotated[int, typer.Option("-n", min=1, help="Rows of a source: a seeded choice over the whole split.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="All draws are a function of it.")]
 Storage = Annotated[
     Path,
@@ -68,7 +68,7 @@ def device() -> "torch.device":
 
 
 def gather(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
-    """Return stored instances (N, *shape) as the model's data and a name for each: of a source the first n.
+    """Return stored instances (N, *shape) as the model's data and a name for each: of a source n chosen ones.
 
     Raise UserError.
     """
@@ -99,8 +99,8 @@ def tell_left_out(file: Path, spec: "DataSpec") -> None:
 def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
     import torch
 
+    from gen_ray.datasets.chosen import chosen_rows, read_rows
     from gen_ray.datasets.prepare import BadRows, SourceOptions, prepare
-    from gen_ray.datasets.shards import load_split
     from gen_ray.engine import instances
 
     trained = model.experiment.data
@@ -115,6 +115,7 @@ def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.T
         on_bad_row=BadRows.parse(trained.on_bad_row),
     )
     prepared.shards(asked.split)  # an unknown split is told before anything is read
-    x = torch.from_numpy(load_split(prepared, asked.split)[0][:n])
-    names = [f"{prepared.spec.name} {asked.split} {i}" for i in range(len(x))]
+    rows = chosen_rows(prepared.rows[asked.split], n)  # not the first ones: sources are often sorted by class
+    x = torch.from_numpy(read_rows(prepared, asked.split, rows)[0])
+    names = [f"{prepared.spec.name} {asked.split} {row}" for row in rows]
     return instances.fit(x, prepared.spec, model.spec, resize=asked.resize), names

@@ -13,12 +13,13 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
 from gen_ray.cluster.device import given
+from gen_ray.datasets.chosen import SEED, chosen_rows, read_chosen, read_rows
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.datasets.shards import load_split
 from gen_ray.engine import artifact, checkpoint, features, post_hoc
 from gen_ray.engine.artifact import Model
-from gen_ray.engine.evaluate import Reference
+from gen_ray.engine.evaluate import REFERENCE_ROWS, Reference
 from gen_ray.engine.evaluate import evaluate as measure
+from gen_ray.engine.judges import READ_EXAMPLES
 from gen_ray.engine.portrait import portrait
 from gen_ray.experiment import Experiment, parse
 from gen_ray.runs import ARTIFACT
@@ -98,8 +99,8 @@ def _from_artifact(cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, 
 
 def _portrait(cpus: int, data: Path, folder: Path) -> np.ndarray:
     device = device_of(cpus)
-    x, _ = load_split(Prepared.load(data), "test")
-    return portrait(artifact.load(folder, device=device), torch.from_numpy(x[:PORTRAYED]), device=device)
+    x, _ = read_chosen(Prepared.load(data), "test", PORTRAYED)
+    return portrait(artifact.load(folder, device=device), torch.from_numpy(x), device=device)
 
 
 def evaluate_average(
@@ -141,32 +142,46 @@ def device_of(cpus: int) -> torch.device:
 
 def _measure(model: Model, prepared: Prepared, device: torch.device, against: str) -> dict[str, Any]:
     began = time.monotonic()
-    report = measure(model, reference_of(prepared, against), device=device)
+    wanted = model.experiment.evaluation.likelihood_rows
+    report = measure(model, reference_of(prepared, against, test_rows=wanted), device=device)
     chain = model.experiment.chain(model.family)
     return {
         "metrics": {**report.metrics, "eval/minutes": (time.monotonic() - began) / 60},
         "provenance": dict(report.provenance),
         "pictures": dict(report.pictures),
         "texts": dict(report.texts),
+        "unmeasured": list(report.unmeasured),
         "sampler": f"{model.experiment.sampler(model.family)}, {chain.nfe} nfe",
     }
 
 
-def reference_of(prepared: Prepared, against: str = "train") -> Reference:
-    """Return what samples of these data are held against, with the data set's extractor where it has labels.
+def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int = 0) -> Reference:
+    """Return what samples of these data are compared with: seeded choices of rows, and the extractor of their labels.
 
-    A classifier of one class learns nothing, so labels of a single class give no extractor.
+    At least test_rows rows of the test split are in it, where there are so many.
     """
-    train, test = (_with_labels(prepared, split) for split in ("train", "test"))
-    extractor = None
-    if prepared.spec.is_image and len(train[1].unique()) > 1:
-        home = prepared.folder.parent.parent / "extractors" / prepared.fingerprint[:12]
-        extractor = features.obtain(home, prepared.spec, train, test)
+    spec = prepared.spec
+    train, labels = read_chosen(prepared, "train", REFERENCE_ROWS if spec.is_image else READ_EXAMPLES)
+    test, _ = read_chosen(prepared, "test", max(REFERENCE_ROWS, test_rows))
+    judged = spec.is_image and labels is not None and len(np.unique(labels)) > 1
     return Reference(
-        train=train[0], test=test[0], fingerprint=prepared.fingerprint[:12], against=against, extractor=extractor
+        train=torch.from_numpy(train),
+        test=torch.from_numpy(test),
+        rows_seed=SEED,
+        fingerprint=prepared.fingerprint[:12],
+        against=against,
+        extractor=_extractor_of(prepared) if judged else None,
     )
 
 
-def _with_labels(prepared: Prepared, split: str) -> tuple[torch.Tensor, torch.Tensor]:
-    x, labels = load_split(prepared, split)
-    return torch.from_numpy(x), torch.from_numpy(labels) if labels is not None else torch.zeros(0)
+def _extractor_of(prepared: Prepared) -> features.Extractor:
+    home = prepared.folder.parent.parent / "extractors" / prepared.fingerprint[:12]
+    return features.obtain(home, prepared.spec, lambda split: _labelled(prepared, split))
+
+
+def _labelled(prepared: Prepared, split: str) -> features.Labelled:
+    """Return images and labels of a split in stored order, a seeded choice where all are too many."""
+    rows = chosen_rows(prepared.rows[split], features.most_rows(prepared.spec))
+    x, labels = read_rows(prepared, split, np.sort(rows))
+    assert labels is not None, "an extractor is trained on labels"
+    return torch.from_numpy(x), torch.from_numpy(labels)

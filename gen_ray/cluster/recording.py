@@ -8,7 +8,7 @@ from typing import Any
 
 from gen_ray import runs
 from gen_ray.cluster.tracker import Track
-from gen_ray.comparison import RANKED
+from gen_ray.comparison import RANKED, UNMEASURED
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
@@ -56,6 +56,8 @@ def record(track: Track, report: Mapping[str, Any], home: Path) -> None:
     track.log({**report["metrics"], "train/steps": step}, step)
     origins = {name: report["provenance"].get(name, {}) for name in RANKED}
     kept = {f"provenance.{name}.{key}": str(word) for name, how in origins.items() for key, word in how.items()}
+    if report["unmeasured"]:
+        kept[UNMEASURED] = "; ".join(report["unmeasured"])
     track.tag({"sampler": report["sampler"], **kept})
     for name, picture in report["pictures"].items():
         track.show(f"evaluation_{name}", picture, step)

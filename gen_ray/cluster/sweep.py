@@ -19,7 +19,7 @@ from gen_ray.cluster.recording import recorded
 from gen_ray.cluster.schedulers import stopping
 from gen_ray.cluster.sweep_report import DONE, PLAN, Outcome, conclude, show
 from gen_ray.cluster.tracker import Track
-from gen_ray.cluster.train import Watch, prepare_data, store_of
+from gen_ray.cluster.train import Watch, prepare_data, report_unmeasured, store_of
 from gen_ray.cluster.trial import Task, trial
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import EndedError, UserError
@@ -40,6 +40,7 @@ def sweep(
     """
     first = plan.first
     prepared = prepare_data(first)
+    report_unmeasured(prepared, needed=plan.sweep.metric)
     for point in given(plan) or plan.corners():
         plan.experiment(point).model(prepared.spec)
     home = _home(plan, resume=resume)

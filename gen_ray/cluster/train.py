@@ -1,5 +1,6 @@
 """One experiment from configuration to artifact: prepare, train on Ray Train, evaluate, track."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,10 +22,12 @@ from gen_ray.cluster.tracker import Track
 from gen_ray.datasets.prepare import BadRows, prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import shelf
+from gen_ray.engine.measurable import unmeasured
 from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Experiment
 from gen_ray.store import Store
 
+logger = logging.getLogger(__name__)
 Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told (steps done, steps in all, newest metrics) now and then while training goes on."""
 LOOK_SECONDS = 0.5
@@ -60,6 +63,7 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
     """Run one experiment to its artifact. Raise UserError or RunError; the MLflow run then says FAILED and why."""
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)  # what does not go together is told before anything starts
+    report_unmeasured(prepared)
     run_id = runs.unfinished(experiment) if resume else runs.new_id(experiment)
     home = runs.save(experiment, run_id)
     with connected(experiment.scaling), ThreadPoolExecutor(1) as aside:
@@ -77,6 +81,15 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
     return Outcome(
         run_id=run_id, artifact=home / runs.ARTIFACT, metrics=report["metrics"], provenance=report["provenance"]
     )
+
+
+def report_unmeasured(prepared: Prepared, needed: str = "") -> None:
+    """Log a line for each thing that the data will not allow to measure. Raise UserError if that is needed."""
+    missing = unmeasured(prepared.spec, prepared.rows)
+    if needed in missing:
+        raise UserError(f"metric {needed}: cannot be measured; {missing[needed]}")
+    for line in dict.fromkeys(missing.values()):
+        logger.warning(line)
 
 
 def _turn(experiment: Experiment, track: Track) -> AbstractContextManager[Turn]:

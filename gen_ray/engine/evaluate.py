@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,9 @@ from gen_ray.engine import frechet
 from gen_ray.engine.artifact import Model
 from gen_ray.engine.features import Extractor
 from gen_ray.engine.generate import generate
+from gen_ray.engine.measurable import unmeasured
 from gen_ray.engine.plots import grid
+from gen_ray.engine.provenance import BITS, FLOOR, FRECHET, PRECISION, RECALL, planned
 from gen_ray.engine.session import chunks
 from gen_ray.engine.step import autocast
 from gen_ray.engine.texts import page
@@ -32,20 +34,28 @@ SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Metrics with units in their names, what each was measured with, pictures uint8 (H, W, 3) and texts."""
+    """Metrics with units in their names, what each was measured with, pictures uint8 (H, W, 3) and texts.
+
+    ``unmeasured`` holds a line for each thing that these data do not allow to measure.
+    """
 
     metrics: Mapping[str, float]
     provenance: Mapping[str, Mapping[str, Any]]
     pictures: Mapping[str, np.ndarray]
     texts: Mapping[str, str]
+    unmeasured: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """The data a model is held against: stored examples of two splits and how to see them."""
+    """The data a model is compared with: a seeded choice of two splits' rows, in random order, and an extractor.
+
+    Any beginning of ``train`` or ``test`` is therefore a random choice of the split too.
+    """
 
     train: Tensor
     test: Tensor
+    rows_seed: int
     fingerprint: str
     against: str
     extractor: Extractor | None
@@ -64,11 +74,13 @@ class Reference:
 def evaluate(model: Model, reference: Reference, *, device: torch.device) -> Report:
     """Measure likelihood on the test split and, where there is an extractor, the samples."""
     metrics, provenance = likelihood(model, reference, device=device)
+    rows = {"train": len(reference.train), "test": len(reference.test)}
+    missing = unmeasured(model.spec, rows, reference.against, judged=reference.extractor is not None)
     wanted = model.experiment.evaluation.samples
-    judged = reference.extractor is not None  # else samples are there to be seen, and to be timed
+    judged = FRECHET not in missing  # else samples are there to be seen, and to be timed
     samples, seconds = sample(model, wanted if judged else min(wanted, SHOWN), device=device)
     metrics["sample/seconds_per_image"] = seconds
-    if reference.extractor is not None:
+    if judged and reference.extractor is not None:
         found, how = distances(model, samples, reference, reference.extractor)
         metrics, provenance = metrics | found, provenance | how
     spec, shown = model.spec, samples[:SHOWN]
@@ -77,6 +89,7 @@ def evaluate(model: Model, reference: Reference, *, device: torch.device) -> Rep
         provenance=provenance,
         pictures={"samples": grid(shown, levels=spec.levels)} if spec.is_image else {},
         texts={"samples": page(shown, spec)} if spec.is_text else {},
+        unmeasured=tuple(dict.fromkeys(missing.values())),
     )
 
 
@@ -96,27 +109,33 @@ def score(model: Model, x: Tensor, *, effort: int, device: torch.device) -> Iter
 def likelihood(
     model: Model, reference: Reference, *, device: torch.device
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
-    """Return bits per dimension of the test split, its standard error and evaluations, and where they come from."""
+    """Return bits per dimension of the test split, its standard error and evaluations, and where they come from.
+
+    One row has no standard error.
+    """
     wanted, dims = model.experiment.evaluation, model.spec.dims
     x = reference.test[: wanted.likelihood_rows]
     found = list(score(model, x, effort=wanted.effort or EFFORT, device=device))
     bits = bits_per_dim(torch.cat([nll.nats for nll in found]).double().cpu(), dims)
     metrics = {
-        "eval/bits_per_dim": float(bits.mean()),
-        "eval/bits_per_dim_standard_error": float(bits.std() / math.sqrt(len(bits))),
-        "eval/bits_per_dim_nfe": float(found[0].nfe),
+        BITS: float(bits.mean()),
+        f"{BITS}_nfe": float(found[0].nfe),
     }
+    if len(bits) > 1:
+        metrics[f"{BITS}_standard_error"] = float(bits.std() / math.sqrt(len(bits)))
     for part in found[0].parts:
         values = torch.cat([nll.parts[part] for nll in found]).double().cpu()
-        metrics[f"eval/bits_per_dim_{part}"] = float(bits_per_dim(values, dims).mean())
+        metrics[f"{BITS}_{part}"] = float(bits_per_dim(values, dims).mean())
     how = {
+        **planned(model.experiment)[BITS],
         "kind": found[0].kind,
         "data": reference.fingerprint,
         "split": "test",
         "rows": len(bits),
+        "rows_seed": reference.rows_seed,
         "levels": model.spec.levels,
     }
-    return metrics, {"eval/bits_per_dim": how}
+    return metrics, {BITS: how}
 
 
 def sample(model: Model, n: int, *, device: torch.device) -> tuple[Tensor, float]:
@@ -131,19 +150,18 @@ def sample(model: Model, n: int, *, device: torch.device) -> tuple[Tensor, float
 def distances(
     model: Model, samples: Tensor, reference: Reference, extractor: Extractor
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
-    """Return Fréchet distance with its floor, precision and recall of samples (N, C, H, W)."""
+    """Return Fréchet distance, precision and recall of samples (N, C, H, W), and what held-out data would reach."""
     fake, real, held = (extractor.features(x) for x in (samples, reference.real, reference.held_out))
     k, rows = model.experiment.evaluation.neighbours, MANIFOLD_ROWS
     moments = frechet.Moments.of(real)
-    size = min(len(fake), len(held))
     metrics = {
-        "eval/frechet_distance": frechet.distance(frechet.Moments.of(fake), moments),
-        "eval/frechet_floor": frechet.distance(frechet.Moments.of(held[:size]), moments),
-        "eval/frechet_floor_rows": float(size),
-        "eval/precision": frechet.coverage(fake[:rows], real[:rows], neighbours=k),
-        "eval/recall": frechet.coverage(real[:rows], fake[:rows], neighbours=k),
+        FRECHET: frechet.distance(frechet.Moments.of(fake), moments),
+        **_floor(fake, held, moments),
+        PRECISION: frechet.coverage(fake[:rows], real[:rows], neighbours=k),
+        RECALL: frechet.coverage(real[:rows], fake[:rows], neighbours=k),
     }
     how = {
+        **planned(model.experiment)[FRECHET],
         "extractor": extractor.name,
         "extractor_accuracy": extractor.accuracy,
         "resize": "none",
@@ -151,8 +169,27 @@ def distances(
         "data": reference.fingerprint,
         "reference": reference.against,
         "reference_rows": len(real),
+        "manifold_rows": min(rows, len(real)),
+        "rows_seed": reference.rows_seed,
         "samples": len(samples),
         "seed": SEED,
-        "neighbours": k,
     }
-    return metrics, dict.fromkeys(("eval/frechet_distance", "eval/precision", "eval/recall"), how)
+    return metrics, dict.fromkeys((FRECHET, PRECISION, RECALL), how)
+
+
+def _floor(fake: Tensor, held: Tensor, moments: frechet.Moments) -> dict[str, float]:
+    """Return the distance of held-out features and, of as many rows, that of the samples; nothing for a single row.
+
+    The distance of n rows is biased upwards by about 1/n, so only distances of equally many rows can be compared. The
+    samples' one is the mean over all parts of that size.
+    """
+    size = min(len(fake), len(held))
+    if size < 2:
+        return {}
+    parts = [part for part in fake.split(size) if len(part) == size]
+    found = [frechet.distance(frechet.Moments.of(part), moments) for part in parts]
+    return {
+        FLOOR: frechet.distance(frechet.Moments.of(held[:size]), moments),
+        f"{FLOOR}_rows": float(size),
+        f"{FRECHET}_at_floor_rows": sum(found) / len(found),
+    }

@@ -1,6 +1,7 @@
 """The named extractor behind the Fréchet distance: a small classifier, trained once on a labelled data set and kept."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,12 @@ from gen_ray.nets.classifier import Classifier
 FEATURES = 64
 SEED, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 0, 64, 4e-3, 0.02
 EPOCHS, MOST_STEPS = 15, 3500
+MOST_ROWS = MOST_STEPS * BATCH_SIZE
+"""Images that the training can see at most."""
+MOST_BYTES = 2**30
+"""Of these images in memory."""
+Labelled = tuple[Tensor, Tensor]
+"""Images (N, C, H, W) and their labels (N,)."""
 
 
 @dataclass(frozen=True)
@@ -87,14 +94,21 @@ def accuracy(net: Classifier, spec: DataSpec, x: Tensor, labels: Tensor) -> floa
     return float((guesses == labels).float().mean())
 
 
-def obtain(
-    folder: Path, spec: DataSpec, train_set: tuple[Tensor, Tensor], test_set: tuple[Tensor, Tensor]
-) -> Extractor:
-    """Return the extractor kept in folder. Where there is none, one process trains it and the others wait."""
+def obtain(folder: Path, spec: DataSpec, read: Callable[[str], Labelled]) -> Extractor:
+    """Return the extractor kept in folder; read gives a split by its name.
+
+    Where there is none, one process trains it and the others wait.
+    """
     if not storage.is_there(folder):
         with storage.exclusive(folder):
             if not storage.is_there(folder):
-                net = train(spec, *train_set)
-                found = {"test_accuracy": accuracy(net, spec, *test_set), "data": spec.model_dump(mode="json")}
-                keep(folder, net, found)
+                net = train(spec, *read("train"))
+                measured = accuracy(net, spec, *read("test"))
+                keep(folder, net, {"test_accuracy": measured, "data": spec.model_dump(mode="json")})
     return load(folder, spec)
+
+
+def most_rows(spec: DataSpec) -> int:
+    """Return how many images of a split an extractor is trained on at most."""
+    size = spec.dims * (1 if spec.levels <= 256 else 4)
+    return min(MOST_ROWS, max(1, MOST_BYTES // size))

@@ -35,10 +35,10 @@ class Judge:
 
 
 def judge_of(spec: DataSpec, reference: Reference) -> Judge | None:
-    """Return what judges samples of these data; None for images without an extractor."""
+    """Return what judges samples of these data; None where nothing can, as ``unmeasured`` says."""
     if not spec.is_image:
         return _of_tokens(spec, reference)
-    return None if reference.extractor is None else _of_images(reference)
+    return None if reference.extractor is None or len(reference.real) < 2 else _of_images(reference)
 
 
 def _of_images(reference: Reference) -> Judge:
@@ -55,6 +55,7 @@ def _of_images(reference: Reference) -> Judge:
         "data": reference.fingerprint,
         "reference": reference.against,
         "reference_rows": len(reference.real),
+        "rows_seed": reference.rows_seed,
     }
     return Judge("frechet_distance", how, distance)
 
@@ -67,7 +68,14 @@ def _of_tokens(spec: DataSpec, reference: Reference) -> Judge:
         bits = model.bits(samples.flatten(1))
         return abs(float(bits.mean()) - held), float(bits.std() / math.sqrt(len(bits)))
 
-    how = {"judge": f"witten-bell-{ORDER}", "data": reference.fingerprint, "held_out_bits": f"{held:.4f}"}
+    how = {
+        "judge": f"witten-bell-{ORDER}",
+        "data": reference.fingerprint,
+        "train_rows": min(len(reference.train), READ_EXAMPLES),
+        "test_rows": len(reference.test),
+        "rows_seed": reference.rows_seed,
+        "held_out_bits": f"{held:.4f}",
+    }
     return Judge("ngram_gap_bits", how, gap)
 
 

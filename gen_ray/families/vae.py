@@ -38,6 +38,11 @@ class VaeConfig(FamilyConfig):
     kl_warmup_steps: int = Field(0, ge=0)
     net: Annotated[AutoencoderConfig, named("mlp")] = Field(default={"name": "mlp"}, validate_default=True)
 
+    @property
+    def modelled_values(self) -> str:
+        """Return ``stored``, ``static binary`` or ``dynamic binary``."""
+        return f"{self.binarise} binary" if self.binarise else "stored"
+
     @model_validator(mode="after")
     def _binary_together(self) -> "VaeConfig":
         if (self.likelihood, self.binarise) not in OBSERVATIONS:

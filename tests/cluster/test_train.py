@@ -16,8 +16,8 @@ from gen_ray import manifest, runs
 from gen_ray.cluster.attempts import spoken
 from gen_ray.cluster.evaluate import PORTRAYED, portray
 from gen_ray.cluster.train import Outcome, prepare_data, store_of, train
+from gen_ray.datasets.chosen import read_chosen
 from gen_ray.datasets.prepared import DataError
-from gen_ray.datasets.shards import load_split
 from gen_ray.engine import artifact, plots
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
@@ -82,7 +82,8 @@ def test_mlflow_holds_every_setting_the_figures_and_where_they_come_from(
     wanted = {
         "train/loss_nats", "train/images_per_second", "train/learning_rate", "train/minutes", "train/steps",
         "validation/loss_nats", "best/validation_loss_nats", "eval/bits_per_dim", "eval/bits_per_dim_standard_error",
-        "eval/frechet_distance", "eval/frechet_floor", "eval/precision", "eval/recall", "sample/seconds_per_image",
+        "eval/frechet_distance_at_floor_rows", "eval/frechet_distance", "eval/frechet_floor",
+        "eval/precision", "eval/recall", "sample/seconds_per_image",
     }  # fmt: skip
     assert wanted <= tracked.metrics.keys()
     assert {key: tracked.metrics[key] for key in outcome.metrics} == pytest.approx(dict(outcome.metrics))
@@ -106,12 +107,10 @@ def test_mlflow_holds_pictures_of_learning_and_the_model(experiment: Experiment,
     assert steps == [5, 10, 15, 20, 22]
 
 
-def test_a_portrait_is_drawn_of_the_artifact_and_the_first_test_images(
-    experiment: Experiment, outcome: Outcome
-) -> None:
+def test_a_portrait_is_drawn_of_the_artifact_and_chosen_test_images(experiment: Experiment, outcome: Outcome) -> None:
     prepared = prepare_data(experiment)
     picture = portray(experiment, prepared, outcome.artifact)
-    shown = plots.grid(torch.from_numpy(load_split(prepared, "test")[0][:PORTRAYED]), levels=17, columns=1)
+    shown = plots.grid(torch.from_numpy(read_chosen(prepared, "test", PORTRAYED)[0]), levels=17, columns=1)
     assert (picture[-len(shown) :, : shown.shape[1]] == shown).all()
 
 

@@ -19,6 +19,9 @@ from gen_ray.engine.artifact import Model
 from gen_ray.engine.evaluate import Reference, bits_per_dim, distances, evaluate, likelihood, sample
 from gen_ray.engine.frechet import Moments, coverage, distance
 from gen_ray.engine.generate import generate
+from gen_ray.engine.judges import judge_of
+from gen_ray.engine.measurable import unmeasured
+from gen_ray.engine.provenance import planned
 from gen_ray.engine.texts import page
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
@@ -130,9 +133,9 @@ def test_the_extractor_is_a_function_of_the_data_and_learns(labelled: tuple[Tens
 def test_the_extractor_is_trained_once_and_refused_when_damaged(
     labelled: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = features.obtain(tmp_path / "e", SPEC, labelled, labelled)
+    first = features.obtain(tmp_path / "e", SPEC, lambda split: labelled)
     monkeypatch.setattr(features, "train", None)  # would fail if it were called
-    second = features.obtain(tmp_path / "e", SPEC, labelled, labelled)
+    second = features.obtain(tmp_path / "e", SPEC, lambda split: labelled)
     x = images(700, seed=3)
     assert torch.equal(first.features(x), second.features(x)) and first.features(x).shape == (700, 64)
     torch.testing.assert_close(first.features(x)[600:605], first.features(x[600:605]), rtol=1e-4, atol=1e-4)
@@ -143,7 +146,7 @@ def test_the_extractor_is_trained_once_and_refused_when_damaged(
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"weights\.safetensors.*delete its folder"):
-        features.obtain(tmp_path / "e", SPEC, labelled, labelled)
+        features.obtain(tmp_path / "e", SPEC, lambda split: labelled)
 
 
 # ---- likelihood ---------------------------------------------------------------------------------------------------
@@ -160,14 +163,18 @@ def uniform(levels: int) -> Model:
     return Model(experiment=exp, family=family, net=net, meta={})
 
 
-def reference(spec: DataSpec, rows: int = 130, against: str = "train", extractor: Any = None) -> Reference:
+def reference(
+    spec: DataSpec, rows: int = 130, against: str = "train", extractor: Any = None, test_rows: int | None = None
+) -> Reference:
     train, test = (
         torch.randint(
             spec.levels, (rows, *spec.shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
         )
         for seed in (0, 1)
     )
-    return Reference(train=train, test=test, fingerprint="abc", against=against, extractor=extractor)
+    return Reference(
+        train=train, test=test[:test_rows], rows_seed=0, fingerprint="abc", against=against, extractor=extractor
+    )
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -262,7 +269,84 @@ def test_an_evaluation_of_a_model_of_text_shows_a_page_of_it_and_no_picture() ->
     family = exp.model(spec)
     now = Model(experiment=exp, family=family, net=family.build_net().eval(), meta={})
     x = torch.randint(4, (30, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    data = Reference(train=x, test=x, fingerprint="f" * 12, against="train", extractor=None)
+    data = Reference(train=x, test=x, rows_seed=0, fingerprint="f" * 12, against="train", extractor=None)
     report = evaluate(now, data, device=CPU)
     drawn, _ = sample(now, exp.evaluation.samples, device=CPU)
     assert report.texts == {"samples": page(drawn, spec)} and not report.pictures
+
+
+@pytest.mark.parametrize(("samples", "test_rows"), [(100, 30), (100, 101), (40, 130)])
+def test_the_floor_and_the_distance_beside_it_are_of_equally_many_rows(samples: int, test_rows: int) -> None:
+    """Samples that are real data, as many as are held out: their distance is that floor, whatever all of them have."""
+    data = reference(SPEC, extractor=Raw(), test_rows=test_rows)
+    rows = min(samples, test_rows)
+    drawn = torch.cat([data.test[:rows], data.train[: samples - rows]])
+    metrics, _ = distances(model(), drawn, data, data.extractor)
+    assert metrics["eval/frechet_floor_rows"] == rows
+    parts = [part for part in drawn.split(rows) if len(part) == rows]
+    real = Moments.of(Raw().features(data.real))
+    found = [distance(Moments.of(Raw().features(part)), real) for part in parts]
+    assert metrics["eval/frechet_distance_at_floor_rows"] == pytest.approx(sum(found) / len(found))
+    assert metrics["eval/frechet_floor"] == pytest.approx(found[0])
+    if rows == samples:
+        assert metrics["eval/frechet_distance_at_floor_rows"] == pytest.approx(metrics["eval/frechet_distance"])
+
+
+SINGLE = SPEC.model_copy(update={"classes": ("a",)})
+UNLABELLED = SPEC.model_copy(update={"classes": ()})
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows", "against", "line"),
+    [
+        (SPEC, 2, "train", ""),
+        (SPEC, 1, "train", "the test split has 1 row"),
+        (SPEC, 1, "test", "the test split has 1 row: no Fréchet distance"),
+        (SINGLE, 9, "train", "a single class teach an extractor nothing: no Fréchet"),
+        (UNLABELLED, 9, "train", "images without labels have no extractor"),
+        (UNLABELLED, 1, "train", "bits/dim have no standard error"),
+    ],
+)
+def test_what_cannot_be_measured_is_known_before_and_said_after(
+    spec: DataSpec, rows: int, against: str, line: str
+) -> None:
+    judge = Raw() if len(spec.classes) > 1 else None
+    data = reference(spec, against=against, extractor=judge, test_rows=rows)
+    missing = unmeasured(spec, {"train": 130, "test": rows}, against)
+    now = model()
+    now = replace(now, family=now.experiment.model(spec))
+    report = evaluate(now, data, device=CPU)
+    assert list(report.unmeasured) == list(dict.fromkeys(missing.values()))
+    assert line in " | ".join(report.unmeasured) and bool(line) == bool(report.unmeasured)
+    assert all(map(math.isfinite, report.metrics.values())) and not missing.keys() & report.metrics.keys()
+    possible = {"eval/frechet_distance", "eval/precision", "eval/frechet_floor", "eval/bits_per_dim_standard_error"}
+    assert possible - missing.keys() <= report.metrics.keys() and "eval/bits_per_dim" in report.metrics
+    if judge and rows > 1:
+        judged = judge_of(spec, data)
+        assert judged is not None and judged.provenance["rows_seed"] == 0
+
+
+def test_labels_of_one_class_among_several_names_are_no_judge() -> None:
+    data = reference(SPEC)
+    report = evaluate(model(), data, device=CPU)
+    assert "a single class" in report.unmeasured[0] and "eval/frechet_distance" not in report.metrics
+
+
+@pytest.mark.parametrize(
+    ("family", "values"),
+    [
+        ({"likelihood": "logistic"}, "stored"),
+        ({"likelihood": "categorical"}, "stored"),
+        ({"likelihood": "bernoulli", "binarise": "static"}, "static binary"),
+        ({"likelihood": "bernoulli", "binarise": "dynamic"}, "dynamic binary"),
+    ],
+)
+def test_the_provenance_of_bits_says_which_values_they_are_of(family: dict[str, str], values: str) -> None:
+    exp = experiment()
+    exp = parse({**exp.resolved(), "family": {**exp.resolved()["family"], **family}})
+    bound = exp.model(SPEC)
+    now = Model(experiment=exp, family=bound, net=bound.build_net().eval(), meta={})
+    _, how = likelihood(now, reference(SPEC), device=CPU)
+    found = how["eval/bits_per_dim"]
+    assert found["values"] == values == planned(exp)["eval/bits_per_dim"]["values"]
+    assert ("binary" in values) == found["kind"].endswith("-binary") and found["rows_seed"] == 0

@@ -1,0 +1,53 @@
+"""A seeded choice of a split's rows: what metrics and pictures use instead of its first rows.
+
+Sources keep their order, and image folders or sorted Parquet files are stored class by class.
+"""
+
+import numpy as np
+
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.datasets.shards import read_shard, storage_dtype, to_numpy
+
+SEED = 0
+"""The seed of every choice that figures are measured on; it stands in their provenance."""
+KEYS_AT_ONCE = 2**20
+
+
+def chosen_rows(total: int, n: int, *, seed: int = SEED) -> np.ndarray:
+    """Return the numbers of n of total rows in random order, (min(n, total),) int64, a function of (seed, total).
+
+    Every row has a random key, and the rows of the smallest keys are chosen: a smaller choice is the beginning of a
+    larger one. Memory is O(n), whatever the total.
+    """
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, total])))
+    rows, keys = np.empty(0, np.int64), np.empty(0)
+    for first in range(0, total, KEYS_AT_ONCE):
+        new = rng.random(min(KEYS_AT_ONCE, total - first))
+        small = np.flatnonzero(new < keys[-1]) if 0 < n == len(keys) else np.arange(len(new))
+        rows, keys = np.append(rows, first + small), np.append(keys, new[small])
+        smallest = np.argsort(keys, kind="stable")[:n]
+        rows, keys = rows[smallest], keys[smallest]
+    return rows
+
+
+def read_rows(prepared: Prepared, split: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return rows of a split by number, in the order given: x (n, *shape) and labels (n,) int32, None without classes.
+
+    One shard is in memory at a time, and a shard without any of the rows is not read. Raise DataError.
+    """
+    x = np.empty((len(rows), *prepared.spec.shape), storage_dtype(prepared.spec.levels))
+    labels = np.empty(len(rows), np.int32) if prepared.spec.classes else None
+    for shard in prepared.shards(split):
+        places = np.flatnonzero((rows >= shard.first_row) & (rows < shard.first_row + shard.rows))
+        if len(places):
+            table, inside = read_shard(shard), rows[places] - shard.first_row
+            x[places] = to_numpy(table)[inside]
+            if labels is not None:
+                labels[places] = to_numpy(table, "label")[inside]
+    return x, labels
+
+
+def read_chosen(prepared: Prepared, split: str, n: int, *, seed: int = SEED) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return a seeded choice of n rows of a split, or all of them, in random order: x (n, *shape) and labels (n,)."""
+    prepared.shards(split)  # an unknown split is an error of its own
+    return read_rows(prepared, split, chosen_rows(prepared.rows[split], n, seed=seed))
