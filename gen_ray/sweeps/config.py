@@ -14,6 +14,7 @@ from gen_ray.config import Config, validated
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, Name, parse
 from gen_ray.overrides import apply, merge, put
+from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
 from gen_ray.sweeps.schedulers import Asha, Calm, Median, Population, Scheduler
 
 Point = Mapping[str, Any]
@@ -110,6 +111,8 @@ class Plan:
         self._corners = list(itertools.islice(_points(list(sweep.space.items())), CORNERS))
         self.experiments = [self.experiment(point) for point in self._corners]
         _check_metric(sweep, self.first)
+        deciding = [self.experiment(point) for point in _points(_reduced(sweep.space))]
+        check_rankable(sweep.metric, list(sweep.space), deciding)
         if isinstance(sweep.scheduler, Asha | Median) and sweep.scheduler.grace_epochs > self.epochs:
             raise UserError(
                 f"scheduler.grace_epochs={sweep.scheduler.grace_epochs}: is more than training.epochs={self.epochs}, "
@@ -158,6 +161,16 @@ def _points(axes: Sequence[tuple[str, Axis]], point: Point = MappingProxyType({}
     (key, axis), *rest = axes
     for value in [{key: end} for end in axis.ends] if axis.active(point) else [{}]:
         yield from _points(rest, {**point, **value})
+
+
+def _reduced(space: Mapping[str, Axis]) -> list[tuple[str, Axis]]:
+    """Return the axes of a space, each held at one of its ends unless it decides what figures are ranked together."""
+    deciding = {key for keys in DECIDED_BY.values() for key in keys}
+    for key, axis in reversed(list(space.items())):
+        if key in deciding:
+            deciding.update(axis.when)
+    ends = {key: Axis(choice=[axis.ends[0]], when=axis.when) for key, axis in space.items()}
+    return [(key, axis if key in deciding else ends[key]) for key, axis in space.items()]
 
 
 def load(file: Path, overrides: Iterable[str] = ()) -> Plan:

@@ -141,3 +141,48 @@ def test_a_loss_that_means_another_thing_in_every_trial_ranks_none(tmp_path: Pat
         load(written(tmp_path, DDPM, space=space, metric="validation/loss_nats"))
     rates = {"training.learning_rate": {"choice": [1e-3, 2e-3]}}
     assert load(written(tmp_path, DDPM, space=rates, metric="validation/loss_nats")).grid()
+
+
+BINARY = {"choice": ["static", "dynamic"], "when": {"family.likelihood": "bernoulli"}}
+BOTH = {"family.likelihood": {"choice": ["logistic", "bernoulli"]}, "family.binarise": BINARY}
+MIDDLE = {f"training.{key}": {"uniform": [0.1, 0.9]} for key in ("ema_decay", "weight_decay", "learning_rate")}
+MANY = {"family.latent_dim": {"choice": list(range(2, 102))}, **MIDDLE}
+UNRANKABLE = [
+    ("eval/bits_per_dim", BOTH, "family.likelihood", {}),
+    ("validation/loss_nats", BOTH, "family.likelihood", {}),
+    ("eval/bits_per_dim", {**BOTH, **MANY}, "family.likelihood", {}),
+    ("eval/bits_per_dim", {**MANY, **BOTH}, "family.likelihood", {}),
+    (
+        "eval/bits_per_dim",
+        {"family.binarise": {"choice": ["static", "dynamic"]}},
+        "family.binarise",
+        {"family": {"likelihood": "bernoulli", "binarise": "static"}},
+    ),
+    ("eval/bits_per_dim", {"evaluation.likelihood_rows": {"choice": [10, 20]}}, "evaluation.likelihood_rows", {}),
+    ("eval/frechet_distance", {"evaluation.samples": {"randint": [10, 20]}}, "evaluation.samples", {}),
+    ("eval/recall", {"evaluation.neighbours": {"choice": [3, 5]}}, "evaluation.neighbours", {}),
+]
+
+
+@pytest.mark.parametrize(("metric", "space", "key", "settings"), UNRANKABLE)
+def test_a_sweep_whose_figures_could_not_be_ranked_is_refused(
+    tmp_path: Path, metric: str, space: dict[str, Any], key: str, settings: dict[str, Any]
+) -> None:
+    searcher = {"name": "random"}
+    with pytest.raises(UserError, match=rf"space\.{key}: trials would have {metric} of different provenance"):
+        load(written(tmp_path, metric=metric, space=space, settings=settings, searcher=searcher, trials=4))
+
+
+@pytest.mark.parametrize(
+    ("metric", "space"),
+    [
+        ("eval/bits_per_dim", {"family.likelihood": {"choice": ["logistic", "categorical"]}}),
+        ("eval/frechet_distance", BOTH),
+        ("sample/seconds_per_image", BOTH),
+        ("eval/bits_per_dim", {"evaluation.effort": {"choice": [1, 10]}}),
+        ("eval/bits_per_dim", {"evaluation.samples": {"choice": [10, 20]}}),
+    ],
+)
+def test_a_sweep_of_comparable_figures_is_possible(tmp_path: Path, metric: str, space: dict[str, Any]) -> None:
+    searcher = {"name": "random"}
+    assert load(written(tmp_path, metric=metric, space=space, searcher=searcher, trials=4)).first

@@ -1,0 +1,39 @@
+"""Whether the figures of all trials of a sweep may be ranked together, known before any of them is trained."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gen_ray.engine.provenance import BITS, SAME_FEATURES, comparable, planned
+from gen_ray.errors import UserError
+from gen_ray.experiment import Experiment
+
+DECIDED_BY = {
+    "values": ("family.likelihood", "family.binarise", "family.name"),
+    "rows": ("evaluation.likelihood_rows",),
+    "samples": ("evaluation.samples",),
+    "neighbours": ("evaluation.neighbours",),
+}
+"""The keys of an experiment that decide a part of a figure's provenance."""
+
+LOSS = "validation/"
+"""How the names of losses begin; a loss that bounds the likelihood is of the same values as the bits/dim."""
+
+
+def check_rankable(metric: str, space: Sequence[str], experiments: Sequence[Experiment]) -> None:
+    """Raise UserError where a metric has different provenance in experiments, naming the key of the space."""
+    parts = [comparable(_planned(metric, experiment)) for experiment in experiments]
+    for part in sorted({key for found in parts for key in found}):
+        values = sorted({found.get(part, "unknown") for found in parts})
+        if len(values) > 1:
+            key = next((key for key in DECIDED_BY[part] if key in space), space[0])
+            raise UserError(
+                f"space.{key}: trials would have {metric} of different provenance ({part}: {', '.join(values)}), and "
+                "such figures are not ranked together; run a sweep for each value"
+            )
+
+
+def _planned(metric: str, experiment: Experiment) -> Mapping[str, Any]:
+    found = planned(experiment)
+    if metric.startswith(LOSS):
+        return {"values": found[BITS]["values"]}
+    return found.get(SAME_FEATURES.get(metric, metric), {})
