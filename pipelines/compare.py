@@ -16,21 +16,35 @@ def compare(
         list[str] | None,
         typer.Option(help="key=value, e.g. family=ddpm, data=fashion_mnist, sweep=ID or any dotted key."),
     ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line for each run, all digits.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of tables of runs.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with the tables and the runs' samples.")] = None,
     storage: Storage = Path("gen_ray_runs"),
     uri: Annotated[str | None, typer.Option(help="tracking.uri, where it is not the default store.")] = None,
 ) -> None:
     """Print the finished runs as a table for each data set, and how to open the MLflow UI on the same store."""
+    from gen_ray.errors import UserError
     from gen_ray.store import Store
 
+    if as_csv and as_json:
+        raise UserError("--csv and --json: both print to the same output; give one of them")
     store = Store.of(uri, experiment, storage)
-    groups = terminal.show_runs(store, sort, where=where or [])
+    for_programs = as_csv or as_json
+    groups = terminal.find_runs(store, sort, where=where or [], err=for_programs)
+    if for_programs:
+        from gen_ray.export import to_csv, to_json
+
+        typer.echo(to_csv(groups) if as_csv else to_json(groups), nl=as_json)
+    else:
+        for group in groups:
+            terminal.show_table(group.title, group.header, group.lines, dispensable=group.dispensable)
     if html is not None:
         from gen_ray.report import write
 
         write(html, groups, store)
-        typer.echo(f"report: {html}")
-    typer.echo(f"MLflow UI: {terminal.ui_command(store)}")
+        typer.echo(f"report: {html}", err=for_programs)
+    if not for_programs:
+        typer.echo(f"MLflow UI: {terminal.ui_command(store)}")
 
 
 if __name__ == "__main__":

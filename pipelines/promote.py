@@ -90,13 +90,15 @@ def _model_name(data: str, family: str) -> str:
 
 def _best(store: "Store", metric: str) -> str:
     """Return the run that is best by a metric. Raise UserError where none has it, or where figures do not compare."""
-    from gen_ray.comparison import tables
+    from gen_ray.comparison import differences, tables
     from gen_ray.errors import UserError
     from gen_ray.tracking import rows
 
     found = tables(rows(store), metric)
     if len(found) != 1:
-        what = "have no finished run" if not found else f"differ in provenance, {len(found)} groups: name a run instead"
+        what = "have no finished run"
+        if found:
+            what = f"differ in provenance, {len(found)} groups: name a run instead ({differences(found)})"
         raise UserError(f"--best {metric}: the runs of experiment {store.experiment} {what}")
     return found[0].runs[0].run_id
 

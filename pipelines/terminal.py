@@ -15,6 +15,7 @@ import typer
 
 from gen_ray import token
 from pipelines import failures
+from pipelines.tables import show_table as show_table
 
 if TYPE_CHECKING:
     from gen_ray.comparison import Table
@@ -180,19 +181,22 @@ def _bar() -> Any:
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total}{task.fields[note]}"),
+        TextColumn("{task.completed}/{task.total}{task.fields[note]}", markup=False),
     )
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
 
 
 def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what an evaluation measured, each figure with what it was measured with."""
+    from gen_ray.engine.provenance import note
+
     for name, value in metrics.items():
         how = provenance.get(name)
         origin = "  (" + ", ".join(f"{key} {word}" for key, word in how.items()) + ")" if how else ""
-        typer.echo(f"  {name} {value:.5g}{origin}")
+        more = f"; {note(how)}" if how and note(how) else ""
+        typer.echo(f"  {name} {value:.5g}{origin}{more}")
 
 
 def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
@@ -233,34 +237,26 @@ def _cost(about: "Sampler") -> list[str]:
     return [str(about.default_steps), str(about.nfe_per_step), str(about.nfe(about.default_steps))]
 
 
-def show_table(title: str, header: list[str], lines: list[list[str]], *, prose: Collection[str] = ()) -> None:
-    """Print a table, as wide as it needs to be; only columns named in prose are broken where a terminal is narrow."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for name in header:
-        left = name in header[:2] or name in prose
-        table.add_column(name, no_wrap=name not in prose, justify="left" if left else "right")
-    for line in lines:
-        table.add_row(*line)
-    console = Console()
-    console = console if console.is_terminal else Console(width=200)
-    console.print(table)
-
-
 def show_runs(store: "Store", sort: str, *, only: Collection[str] = (), where: Collection[str] = ()) -> "list[Table]":
     """Print and return the finished runs of a store that are asked for, a table for each provenance."""
+    groups = find_runs(store, sort, only=only, where=where)
+    for group in groups:
+        show_table(group.title, group.header, group.lines, dispensable=group.dispensable)
+    return groups
+
+
+def find_runs(
+    store: "Store", sort: str, *, only: Collection[str] = (), where: Collection[str] = (), err: bool = False
+) -> "list[Table]":
+    """Return the finished runs of a store that are asked for; print a line, on stderr if err, where there are none."""
     from gen_ray.comparison import chosen, tables
     from gen_ray.tracking import experiments, rows
 
     groups = tables([row for row in chosen(rows(store), where) if not only or row.run_id in only], sort)
-    for group in groups:
-        show_table(group.title, group.header, group.lines)
     if not groups:
         there = ", ".join(experiments(store))
         such = " ".join(["no finished runs", *(f"with {wish}" for wish in where)])
-        typer.echo(f"{such} in experiment {store.experiment!r} of {store.uri}; experiments there: {there}")
+        typer.echo(f"{such} in experiment {store.experiment!r} of {store.uri}; experiments there: {there}", err=err)
     return groups
 
 

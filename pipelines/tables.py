@@ -1,0 +1,86 @@
+"""Tables on a terminal, in which no figure and no id is cut off: all text is plain, never rich's markup."""
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+BREAKABLE = 12
+"""Characters that a column of prose needs at least."""
+UNLIMITED = 100_000
+"""Characters of a line of a file or pipe."""
+PIPED = 200
+"""Characters after which prose is broken in a file or pipe."""
+
+
+def show_table(
+    title: str,
+    header: list[str],
+    lines: list[list[str]],
+    *,
+    prose: Collection[str] = (),
+    dispensable: Sequence[str] = (),
+) -> None:
+    """Print a table. On a narrow terminal, columns named in prose are broken, dispensable ones left out in their order.
+
+    If that is not enough, each line is printed as a list of its values by name.
+    """
+    from rich.console import Console
+
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(markup=False, emoji=False, highlight=False, width=UNLIMITED)
+    widths = [_width(name, column, prose) for name, column in zip(header, _columns(header, lines), strict=True)]
+    room = max(PIPED, _needed(widths)) if console.width == UNLIMITED else console.width
+    kept, left_out = list(range(len(header))), [name for name in dispensable if name in header]
+    gone = []
+    while _needed([widths[i] for i in kept]) > room and left_out:
+        gone.append(left_out.pop(0))
+        kept.remove(header.index(gone[-1]))
+    console.print(title, soft_wrap=True)
+    if _needed([widths[i] for i in kept]) > room:
+        _print_records(console, header, lines)
+        return
+    _print_table(console, [header[i] for i in kept], [[line[i] for i in kept] for line in lines], prose, room)
+    if gone:
+        console.print(f"left out, as the terminal has {room} columns: {', '.join(gone)}", soft_wrap=True)
+
+
+def _columns(header: list[str], lines: list[list[str]]) -> list[list[str]]:
+    return [[line[i] for line in lines] for i in range(len(header))]
+
+
+def _width(name: str, cells: list[str], prose: Collection[str]) -> int:
+    """Return the characters that a column needs at least."""
+    from rich.cells import cell_len
+
+    widest = max((cell_len(part) for cell in (name, *cells) for part in cell.splitlines() or [""]), default=0)
+    return min(widest, max(BREAKABLE, cell_len(name))) if name in prose else widest
+
+
+def _needed(widths: Collection[int]) -> int:
+    """Return the characters of a line: each column has a border and a blank on either side."""
+    return sum(width + 3 for width in widths) + 1
+
+
+def _print_table(
+    console: "Console", header: list[str], lines: list[list[str]], prose: Collection[str], room: int
+) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for name in header:
+        left = name in header[:2] or name in prose
+        table.add_column(name, no_wrap=name not in prose, overflow="fold", justify="left" if left else "right")
+    for line in lines:
+        table.add_row(*line)
+    console.print(table, width=room)
+
+
+def _print_records(console: "Console", header: list[str], lines: list[list[str]]) -> None:
+    for line in lines:
+        console.print(line[0], soft_wrap=True)
+        for name, cell in zip(header[1:], line[1:], strict=True):
+            if cell:
+                console.print(f"  {name or 'note'}: {cell}", soft_wrap=True)
