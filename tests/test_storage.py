@@ -197,7 +197,7 @@ def test_one_process_at_a_time_trains_an_extractor(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(features, "train", train)
     rows = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.zeros(8, dtype=torch.int32)
     with ThreadPoolExecutor(4) as pool:
-        found = [pool.submit(features.obtain, tmp_path / "e" / "f", spec, rows, rows) for _ in range(4)]
+        found = [pool.submit(features.obtain, tmp_path / "e" / "f", spec, lambda split: rows) for _ in range(4)]
         [name] = {extractor.result().name for extractor in found}
     assert trained == [8] and name.startswith("classifier-")
 
