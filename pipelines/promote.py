@@ -96,10 +96,11 @@ def _best(store: "Store", metric: str) -> str:
 
     found = tables(rows(store), metric)
     if len(found) != 1:
-        what = "have no finished run"
+        line = f"experiment {store.experiment} has 0 finished runs"
         if found:
-            what = f"differ in provenance, {len(found)} groups: name a run instead ({differences(found)})"
-        raise UserError(f"--best {metric}: the runs of experiment {store.experiment} {what}")
+            line = f"the runs of experiment {store.experiment} differ in provenance, {len(found)} groups: name a run "
+            line += f"instead ({differences(found)})"
+        raise UserError(f"--best {metric}: {line}")
     return found[0].runs[0].run_id
 
 

@@ -158,7 +158,7 @@ def _measure(model: Model, prepared: Prepared, device: torch.device, against: st
 def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int = 0) -> Reference:
     """Return what samples of these data are compared with: seeded choices of rows, and the extractor of their labels.
 
-    At least test_rows rows of the test split are in it, where there are so many.
+    It holds at least test_rows rows of the test split, or all of them.
     """
     spec = prepared.spec
     train, labels = read_chosen(prepared, "train", REFERENCE_ROWS if spec.is_image else READ_EXAMPLES)

@@ -49,5 +49,5 @@ def read_rows(prepared: Prepared, split: str, rows: np.ndarray) -> tuple[np.ndar
 
 def read_chosen(prepared: Prepared, split: str, n: int, *, seed: int = SEED) -> tuple[np.ndarray, np.ndarray | None]:
     """Return a seeded choice of n rows of a split, or all of them, in random order: x (n, *shape) and labels (n,)."""
-    prepared.shards(split)  # an unknown split is an error of its own
+    prepared.shards(split)  # raises for an unknown split
     return read_rows(prepared, split, chosen_rows(prepared.rows[split], n, seed=seed))

@@ -77,7 +77,7 @@ def evaluate(model: Model, reference: Reference, *, device: torch.device) -> Rep
     rows = {"train": len(reference.train), "test": len(reference.test)}
     missing = unmeasured(model.spec, rows, reference.against, judged=reference.extractor is not None)
     wanted = model.experiment.evaluation.samples
-    judged = FRECHET not in missing  # else samples are there to be seen, and to be timed
+    judged = FRECHET not in missing  # else samples are only shown and timed
     samples, seconds = sample(model, wanted if judged else min(wanted, SHOWN), device=device)
     metrics["sample/seconds_per_image"] = seconds
     if judged and reference.extractor is not None:
@@ -111,7 +111,7 @@ def likelihood(
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
     """Return bits per dimension of the test split, its standard error and evaluations, and where they come from.
 
-    One row has no standard error.
+    A standard error needs two rows.
     """
     wanted, dims = model.experiment.evaluation, model.spec.dims
     x = reference.test[: wanted.likelihood_rows]

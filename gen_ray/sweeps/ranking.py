@@ -16,7 +16,7 @@ DECIDED_BY = {
 """The keys of an experiment that decide a part of a figure's provenance."""
 
 LOSS = "validation/"
-"""How the names of losses begin; a loss that bounds the likelihood is of the same values as the bits/dim."""
+"""Prefix of the losses' names; a loss that bounds the likelihood is of the same values as the bits/dim."""
 
 
 def check_rankable(metric: str, space: Sequence[str], experiments: Sequence[Experiment]) -> None:

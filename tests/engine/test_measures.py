@@ -303,8 +303,8 @@ UNLABELLED = SPEC.model_copy(update={"classes": ()})
         (SPEC, 1, "train", "the test split has 1 row"),
         (SPEC, 1, "test", "the test split has 1 row: no Fréchet distance"),
         (SINGLE, 9, "train", "a single class teach an extractor nothing: no Fréchet"),
-        (UNLABELLED, 9, "train", "images without labels have no extractor"),
-        (UNLABELLED, 1, "train", "bits/dim have no standard error"),
+        (UNLABELLED, 9, "train", "an extractor needs labelled images: no Fréchet"),
+        (UNLABELLED, 1, "train", "bits/dim without standard error"),
     ],
 )
 def test_what_cannot_be_measured_is_known_before_and_said_after(
