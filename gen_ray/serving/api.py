@@ -28,12 +28,13 @@ def build(desks: Desks, settings: Settings) -> FastAPI:
     app = FastAPI(
         title="gen_ray",
         summary="Sample, complete, score and encode with trained generative models.",
+        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
         redoc_url=None,
         redirect_slashes=False,
         middleware=[  # the first is the outermost
             Middleware(Access),
             Middleware(Hosts, settings=settings),
-            Middleware(Keys, settings=settings, open_paths=HEALTH | set(static_page.files())),
+            Middleware(Keys, settings=settings, open_paths=open_paths()),
             Middleware(AdmissionMiddleware, settings=settings),
             Middleware(Bodies, settings=settings),
         ],
@@ -43,6 +44,11 @@ def build(desks: Desks, settings: Settings) -> FastAPI:
         app.include_router(router)
     static_page.mount(app)
     return app
+
+
+def open_paths() -> frozenset[str]:
+    """Return the paths that need no key: health, the pages, and the document of the API."""
+    return frozenset({*HEALTH, *static_page.files(), static_page.DOCUMENT})
 
 
 def _models(counter: Counter) -> APIRouter:

@@ -16,6 +16,7 @@ from gen_ray.serving.static_page import files
 from tests.serving.conftest import KEY, Ask
 from tests.serving.desks import Paper
 
+OPEN = {*HEALTH, *files(), "/docs", "/docs/swagger-ui-bundle.js", "/openapi.json"}
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
 WRONG: list[dict[str, str | bytes]] = [
     {},
@@ -52,7 +53,7 @@ def test_every_route_under_every_method_needs_a_key(stranger: TestClient, desks:
     tried = 0
     for path in [*listed, "/nothing", "//healthz/live", "/healthz/live/", "/healthz/../v1/models", "/healthz/live%2f"]:
         for method in METHODS:
-            opened = path in {*HEALTH, *files()} and method in ("GET", "HEAD", "OPTIONS")
+            opened = path in OPEN and method in ("GET", "HEAD", "OPTIONS")
             for headers in WRONG:
                 response = stranger.request(method, path.replace("{name}", "digits"), headers=headers)  # type: ignore[arg-type]
                 assert (response.status_code == 401) is not opened, (method, path, headers)
@@ -67,6 +68,18 @@ def test_a_route_added_later_is_closed(stranger: TestClient) -> None:
     stranger.app.add_api_route("/secret", lambda: "told")
     assert stranger.get("/secret").status_code == 401
     assert stranger.get("/secret", headers={"Authorization": f"bearer {KEY}"}).json() == "told"
+
+
+def test_the_document_of_the_api_is_open_and_loads_nothing_from_elsewhere(stranger: TestClient) -> None:
+    response = stranger.get("/docs")
+    assert response.status_code == 200 and "://" not in response.text
+    assert "default-src 'self'" in response.headers["content-security-policy"]
+    for file in ("docs/swagger-ui-bundle.js", "docs/swagger-ui.css", "docs/start.js", "icon.svg", "openapi.json"):
+        assert file == "openapi.json" or file in response.text
+        found = stranger.get(f"/{file}")
+        assert found.status_code == 200 and found.content
+    assert "SwaggerUIBundle" in stranger.get("/docs/start.js").text
+    assert stranger.get("/redoc").status_code == 401
 
 
 def test_two_keys_at_once_are_none(stranger: TestClient) -> None:

@@ -1,0 +1,48 @@
+"""The API's document in a browser: opened without a key, under its policy; a key is entered there and used."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser
+
+from gen_ray.serving.api import build
+from gen_ray.serving.settings import Key, Settings
+from tests.serving.desks import street
+
+KEY = "the-key-of-this-test"
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    app = build(street(), Settings(keys=(Key.of("anna", KEY),)))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
+
+
+@pytest.mark.browser
+def test_the_document_is_shown_and_tries_requests_with_a_key(browser: Browser, address: str) -> None:
+    page, said = browser.new_page(), list[str]()
+    page.on("console", lambda message: said.append(message.text))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{address}/docs")
+    page.get_by_role("button", name="Authorize").first.click()
+    page.locator(".auth-container input").fill(KEY)
+    page.locator(".auth-btn-wrapper button[type=submit]").click()
+    page.locator(".btn-done").click()
+    page.locator("#operations-models-models_v1_models_get").click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    page.locator(".live-responses-table .response-col_status", has_text="200").wait_for()
+    assert said == [] and all(url.startswith((address, "data:", "blob:")) for url in asked)
+    page.close()
