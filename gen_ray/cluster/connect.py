@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray._private.state import state  # what an autoscaler may do is told nowhere else; Ray Train asks it too
 
+from gen_ray import token
 from gen_ray.cluster import environment
 from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Scaling
@@ -36,6 +37,10 @@ def joined(cpus: int) -> Iterator[None]:
         yield
         return
     on_term = signal.getsignal(signal.SIGTERM)
+    if address:
+        token.secure()
+    else:
+        token.ready()
     try:
         ray.init(
             address=address or "local",

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from gen_ray import token
 from gen_ray.cluster.data import Streamed
 from gen_ray.datasets.prepare import prepare
 from gen_ray.errors import UserError
@@ -53,6 +54,7 @@ def stream_larger(*, data_mb: int, store_mb: int) -> Larger:
     with tempfile.TemporaryDirectory(prefix="gr") as folder:
         _write(Path(folder) / "parts", data_mb * MB // SIDE**2)
         prepared = prepare(f"parquet:{folder}/parts/*.parquet", out=Path(folder) / "data")
+        token.ready()
         ray.init(
             address="local",
             num_cpus=2,

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from gen_ray import token
-from gen_ray.cluster import nodes, package
-from tests.conftest import Said
+from gen_ray.cluster import connect, larger, nodes, package
+from tests.conftest import ROOT, Said
 
 GenRay = Callable[..., Said]
 NOBODY = "http://127.0.0.1:9"
@@ -132,3 +132,78 @@ def test_a_client_with_a_token_sends_it(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv(token.MODE, "disabled")
     token.use()
     assert os.environ[token.MODE] == "disabled"
+
+
+class InitError(Exception):
+    """In the place of Ray's start."""
+
+
+def start_own() -> None:
+    with connect.joined(1):
+        pass
+
+
+def join_another() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+        start_own()
+
+
+def start_small() -> None:
+    larger.stream_larger(data_mb=1, store_mb=80)
+
+
+@pytest.mark.parametrize("mode", [None, 0o644, 0o666], ids=["no token", "0644", "0666"])
+@pytest.mark.parametrize("start", [start_own, join_another, start_small])
+def test_others_cannot_read_the_token_when_ray_starts(
+    start: Callable[[], None], mode: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Wherever Ray is started: Ray itself writes the file with the rights of the umask."""
+    if mode is None and start is join_another:
+        pytest.skip("a cluster's token is copied from its head")
+    found: list[int] = []
+
+    def init(**_: object) -> None:
+        found.append(stat.S_IMODE(token.file().stat().st_mode))
+        raise InitError
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in (token.MODE, token.VALUE, token.PATH):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("ray.init", init)
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("gen_ray.cluster.larger.prepare", lambda *_, **__: None)
+    if mode is not None:
+        (tmp_path / ".ray").mkdir()
+        token.file().write_text("t" * 64)
+        token.file().chmod(mode)
+    with pytest.raises(InitError):
+        start()
+    assert found == [0o600] and len(token.file().read_text()) == 64
+
+
+def test_every_start_of_ray_is_among_these() -> None:
+    started = [file.name for file in (ROOT / "gen_ray").rglob("*.py") if "ray.init(" in file.read_text()]
+    assert sorted(started) == ["connect.py", "larger.py"]
+
+
+def test_processes_that_make_a_token_at_once_agree_on_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(token.PATH, str(tmp_path / "token"))
+    for _ in range(2):
+        token.generate()
+        assert [file.name for file in tmp_path.iterdir()] == ["token"]
+    first = token.file().read_text()
+    token.generate()
+    assert token.file().read_text() == first and len(first) == 64
+
+
+def test_a_token_of_another_owner_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as a Secret that is mounted for reading only."""
+    monkeypatch.setenv(token.PATH, str(tmp_path / "token"))
+    token.generate()
+    token.file().chmod(0o644)
+    monkeypatch.setattr(Path, "chmod", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    token.secure()
+    assert "others can read Ray's token" in caplog.text and "Read-only file system" in caplog.text
