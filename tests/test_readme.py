@@ -11,26 +11,28 @@ from gen_ray.experiment import load
 from gen_ray.sweeps import config as sweeps
 from pipelines import cli
 from tests.conftest import ROOT, Said
+from tests.launching import carry_out, job
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
 TEST_COMMAND = next((block for block in BLOCKS if block.rstrip().endswith("pytest")), None)
 
 
-def commands() -> Iterator[list[str]]:
-    """Yield the words of every gen-ray command in code blocks and in running text."""
-    spoken = re.findall(r"`((?:gen-ray|python -m pipelines\.)[^`]*)`", README.replace("\n", " "))
-    for line in [*"\n".join(BLOCKS).replace("\\\n", " ").splitlines(), *spoken]:
+def commands(lines: list[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """Yield the variables and words of every gen-ray command in lines of a shell."""
+    for line in lines:
         said = shlex.split(line)[-1] if line.startswith("ray exec") else line
         for part in said.split("&&"):
             words = shlex.split(part, comments=True)
-            if words[:2] == ["gen-ray", "submit"]:  # whose words are another verb's
-                words = words[:1] + words[2:]
-            if words[:1] == ["gen-ray"] and words[1:2] not in ([], ["VERB"]):
-                yield words[1:]
+            count = next((place for place, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), 0)
+            variables = dict(word.replace("$KEY", "k" * 32).split("=", 1) for word in words[:count])
+            if words[count : count + 1] == ["gen-ray"] and words[count + 1 : count + 2] not in ([], ["VERB"]):
+                yield variables, words[count + 1 :]
 
 
-COMMANDS = list(commands())
+PRINTED = list(commands("\n".join(BLOCKS).replace("\\\n", " ").splitlines()))
+SPOKEN = list(commands(re.findall(r"`((?:gen-ray|python -m pipelines\.)[^`]*)`", README.replace("\n", " "))))
+COMMANDS = [words[words[0] == "submit" :] for _, words in (*PRINTED, *SPOKEN) if "VERB" not in words]
 
 
 def test_two_commands_set_everything_up_and_end_with_demo_and_pytest() -> None:
@@ -50,6 +52,23 @@ def test_every_verb_and_option_exists(words: list[str], gen_ray: Callable[..., S
     for word in words:
         if re.fullmatch(r"--?[a-z][a-z-]*", word):
             assert re.search(rf"(?<![\w-]){word}(?![\w-])", said.out), word
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return one folder for all lines, some of which need what the lines before them leave there."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [it for it in PRINTED if it[1] not in (["demo"], ["schedule", "run"])],  # which have nothing to check
+    ids=lambda it: " ".join(it)[:50],
+)
+def test_every_command_passes_its_own_checks(variables: dict[str, str], words: list[str], home: Path) -> None:
+    carry_out(words, variables, home)
+    if inner := job(words):
+        carry_out(inner, {**variables, "RAY_ADDRESS": "127.0.0.1:6379"}, home)
 
 
 @pytest.mark.parametrize(

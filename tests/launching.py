@@ -1,0 +1,72 @@
+"""Commands carried out up to the moment at which they would start something."""
+
+import pkgutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import cli
+from tests.conftest import ROOT
+
+
+class Started(BaseException):
+    """Raised in the place of a process, a cluster, a data set, a model or a store of MLflow."""
+
+
+def start(*_: Any, **__: Any) -> Any:
+    """Raise Started."""
+    raise Started
+
+
+STARTS = (
+    "ray.init",
+    "ray.job_submission.JobSubmissionClient.__init__",
+    "subprocess.Popen.__init__",
+    "mlflow.MlflowClient.__init__",
+    "gen_ray.runs.find_artifact",
+    "gen_ray.storage.check",
+    "gen_ray.datasets.prepare.prepare",
+)
+
+
+def carry_out(words: list[str], variables: Mapping[str, str], folder: Path) -> None:
+    """Run gen-ray with the environment of a machine until it starts something. Fail with the error of a refusal."""
+    with pytest.MonkeyPatch.context() as patch:
+        for target, attribute in [_resolved(name) for name in STARTS]:
+            patch.setattr(target, attribute, start)
+        patch.setattr("ray.is_initialized", lambda: False)
+        patch.setattr("pipelines.serve._found", lambda models, *_: {model: model for model in models or ["toy"]})
+        for name, value in {"HOME": str(folder), "GEN_RAY_STORAGE": str(folder), **variables}.items():
+            patch.setenv(name, value)
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", ["gen-ray", *words])
+        try:
+            cli.main()
+        except Started:
+            return
+        except SystemExit as ended:
+            if ended.code:
+                pytest.fail(f"gen-ray {' '.join(words)}: refused by its own checks")
+
+
+def _resolved(name: str) -> tuple[Any, str]:
+    """Return what holds an attribute; all modules are imported before any attribute is replaced."""
+    path, _, attribute = name.rpartition(".")
+    return pkgutil.resolve_name(path), attribute
+
+
+def job(words: list[str]) -> list[str] | None:
+    """Return the words of the verb that gen-ray submit runs on the cluster, None for another verb."""
+    if words[:1] != ["submit"]:
+        return None
+    return next(words[place:] for place, word in enumerate(words) if word in cli_verbs())
+
+
+def cli_verbs() -> tuple[str, ...]:
+    """Return the verbs that may be submitted."""
+    from pipelines.submit import VERBS
+
+    return VERBS
