@@ -59,6 +59,9 @@ def serve(
     detach: Annotated[
         bool, typer.Option("--detach", help="Leave it running on the cluster that RAY_ADDRESS names.")
     ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Take the place of what the cluster that RAY_ADDRESS names serves.")
+    ] = False,
     stop: Annotated[bool, typer.Option("--stop", help="End what --detach left running.")] = False,
     config: Annotated[bool, typer.Option("--config", help="Print the YAML for `serve deploy`, and stop.")] = False,
     storage: Storage = Path("gen_ray_runs"),
@@ -75,9 +78,9 @@ def serve(
         return
     app = application(models or [], place, replicas, tracking_uri, storage)
     if config:
-        typer.echo(_yaml(app), nl=False)
+        typer.echo(_yaml(app, place), nl=False)
         return
-    with server.served(app, place.host, place.port, detached=detach) as url:
+    with server.served(app, place.host, place.port, detached=detach, replace=replace) as url:
         for id, model in app.models.items():
             typer.echo(f"{id}: {model.model}")
         typer.echo(f"{url}/ is the page, {url}/docs the API; {_keys(app)}")
@@ -182,14 +185,16 @@ def _until_told() -> None:
     told.wait()
 
 
-def _yaml(app: "Application") -> str:
+def _yaml(app: "Application", place: Place) -> str:
+    """Return what `serve deploy` reads, with the address: of itself it would listen on all interfaces."""
     import yaml
 
-    from gen_ray.cluster.serving.server import NAME as APP
+    from gen_ray.cluster.serving.args import NAME as APP
 
     args = app.model_dump(mode="json", exclude_defaults=True)
     application = {"name": APP, "route_prefix": "/", "import_path": "gen_ray.cluster.serving.app:build", "args": args}
-    return yaml.safe_dump({"applications": [application]}, sort_keys=False)
+    listening = {"host": place.host, "port": place.port}
+    return yaml.safe_dump({"http_options": listening, "applications": [application]}, sort_keys=False)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import typer.main
 import yaml
 from packaging.requirements import Requirement
 
+from gen_ray.errors import UserError
 from gen_ray.experiment import load
 from gen_ray.sweeps import config as sweeps
 from pipelines import cli
 from tests.conftest import ROOT
 from tests.kubernetes import faults, mappings
+from tests.launching import carry_out, job
 
 LAUNCHED = [ROOT / "cluster.yaml", ROOT / "configs" / "cluster" / "local.yaml"]
 MANIFESTS = sorted((ROOT / "configs" / "cluster" / "kuberay").glob("*.yaml"))
@@ -228,12 +231,12 @@ def test_the_image_is_of_this_version_and_of_one_ray() -> None:
     assert re.findall(r"^USER (\S+)$", dockerfile, flags=re.MULTILINE) == ["ray"]
 
 
-def test_ray_serve_takes_what_is_to_be_served() -> None:
+def test_ray_serve_takes_what_is_to_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     from gen_ray.cluster.environment import SERVE
-    from gen_ray.cluster.serving.args import Application
-    from gen_ray.cluster.serving.server import NAME
+    from gen_ray.cluster.serving.args import NAME, Application
+    from gen_ray.cluster.serving.ingress import door
 
     [service] = of_kind("RayService")
     raw = yaml.safe_load(service["spec"]["serveConfigV2"])
@@ -249,6 +252,13 @@ def test_ray_serve_takes_what_is_to_be_served() -> None:
     module, _, name = application.import_path.partition(":")
     assert callable(getattr(import_module(module), name))
     assert f"{service['metadata']['name']}-serve-svc" in application.args["hosts"]  # as KubeRay calls its Service
+    monkeypatch.delenv("GEN_RAY_API_KEYS", raising=False)
+    app = Application.model_validate(application.args)
+    for keys, refusal in ((None, "require_keys"), ("", "is set but empty"), ("anna:" + "k" * 32, "")):
+        if keys is not None:
+            monkeypatch.setenv("GEN_RAY_API_KEYS", keys)
+        with pytest.raises(UserError, match=refusal) if refusal else nullcontext():
+            assert [key.name for key in door(app, deployed.http_options.host).keys] == ["anna"]
     for below in (below for below in mappings(service) if "containers" in below):
         env = {entry["name"]: entry for entry in below["containers"][0]["env"]}
         assert {name: entry["value"] for name, entry in env.items() if "value" in entry} == SERVE
@@ -308,13 +318,23 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
 
 def test_every_kind_of_command_was_found() -> None:
     verbs = {" ".join(command[1:3]) for command in COMMANDS}
-    assert {"start head", "start worker", "start mlflow", "submit train", "submit --address", "serve --detach"} <= verbs
+    assert {"start head", "start worker", "start mlflow", "submit train", "submit --address", "submit serve"} <= verbs
     assert {command[1] for command in COMMANDS} >= {"train", "sweep"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_parses(command: tuple[str, ...], parse: Callable[[list[str]], None]) -> None:
     parse(list(command[1:]))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_passes_its_own_checks(command: tuple[str, ...], tmp_path: Path) -> None:
+    words = [word.replace(INSTALLED, str(ROOT)).replace("$RAY_HEAD_IP", "192.0.2.1") for word in command[1:]]
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("t" * 64)  # as the launcher or KubeRay brings it
+    carry_out(words, {"RAY_AUTH_MODE": "token"}, tmp_path)
+    if inner := job(words):
+        carry_out(inner, {"RAY_AUTH_MODE": "token", "RAY_ADDRESS": "192.0.2.1:6379"}, tmp_path)
 
 
 @pytest.mark.parametrize("command", [it for it in COMMANDS if {"train", "sweep"} & set(it)], ids=" ".join)

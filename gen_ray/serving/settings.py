@@ -63,6 +63,8 @@ def from_environment(environment: Mapping[str, str], **changed: object) -> Setti
     """Return settings with the keys and further hosts of an environment. Raise UserError naming the variable."""
     further = tuple(host.strip().lower() for host in environment.get(HOSTS, "").split(",") if host.strip())
     own = Settings.model_fields["hosts"].default
+    if KEYS in environment and not environment[KEYS].strip():
+        raise UserError(f"{KEYS}: is set but empty; name keys (name:key,name:key), or unset it")
     return Settings.model_validate({"keys": keys(environment.get(KEYS, "")), "hosts": (*own, *further), **changed})
 
 

@@ -1,9 +1,11 @@
 """Models behind Ray Serve, by HTTP: what comes back, what is told on the way, who leaves, and how many replicas."""
 
 import json
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,15 @@ import yaml
 from ray import serve
 
 from gen_ray.client import ApiError, Client
-from gen_ray.cluster.serving import server
+from gen_ray.cluster.serving import endpoint, server
 from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import Application, Served
+from gen_ray.cluster.serving.ingress import door
 from gen_ray.cluster.serving.scaling import by_backlog, replicas_for
 from gen_ray.engine import artifact
 from gen_ray.engine.generate import generate
-from tests.conftest import free_port
+from gen_ray.errors import UserError
+from tests.conftest import Said, free_port
 from tests.engine.toys import CPU, model
 
 KEY = "a-key-of-this-test-alone"
@@ -130,6 +134,112 @@ def test_torch_is_not_on_the_event_loop(url: str) -> None:
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "replace", "refusal"),
+    [
+        ("127.0.0.1", None, False, r"already serves ddpm, vae at http://127\.0\.0\.1:\d+ .*--replace.*--stop"),
+        ("127.0.0.1", 9, False, "already serves ddpm, vae"),
+        ("127.0.0.1", 9, True, r"--port 9: Ray Serve of this cluster listens at http://127\.0\.0\.1:\d+"),
+        ("0.0.0.0", None, True, r"--host 0\.0\.0\.0 .*use --host 127\.0\.0\.1"),
+    ],
+)
+def test_a_second_server_of_a_cluster_is_refused_and_leaves_the_first(
+    url: str, root: Path, host: str, port: int | None, replace: bool, refusal: str
+) -> None:
+    other = Application(models={"other": Served(model="toy-vae")}, root=root)
+    here = int(url.rpartition(":")[2])
+    with pytest.raises(UserError, match=refusal), server.served(other, host, port or here, replace=replace):
+        pytest.fail("served")
+    assert {card["id"] for card in Client(url, KEY).models()} == {"ddpm", "vae"}
+    with pytest.raises(ApiError):
+        Client(url).models()
+
+
+def test_two_commands_do_not_start_on_one_cluster_at_once(url: str) -> None:
+    port = int(url.rpartition(":")[2])
+    with (
+        endpoint.admitted("127.0.0.1", port, keys=True, replace=True),
+        pytest.raises(UserError, match="another gen-ray serve is starting"),
+        endpoint.admitted("127.0.0.1", port, keys=True, replace=True),
+    ):
+        pytest.fail("admitted")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "localhost"])
+def test_a_port_is_of_one_server(host: str) -> None:
+    """Also between the check and the proxy's start; the proxy itself, which binds with SO_REUSEPORT, still gets it."""
+    port = free_port()
+    with endpoint.held(host, port):
+        with pytest.raises(UserError, match=f"--port {port}: another server listens"), endpoint.held(host, port):
+            pytest.fail("held twice")
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as proxy:
+            for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+                proxy.setsockopt(socket.SOL_SOCKET, option, 1)
+            proxy.bind((host, port))
+            proxy.listen()
+            with socket.create_connection((host.replace("0.0.0.0", "127.0.0.1"), port)):
+                pass
+            with pytest.raises(UserError, match="another server listens"), endpoint.held(host, port):
+                pytest.fail("held while a proxy listens")
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (["--port", "PORT"], r"--port \d+: another server listens at http://127\.0\.0\.1:\d+"),
+        (["--host", "192.0.2.77"], "GEN_RAY_API_KEYS"),
+        (["--detach"], "--detach: RAY_ADDRESS names no cluster"),
+        (["--stop"], "--stop: RAY_ADDRESS names no cluster"),
+    ],
+    ids=lambda it: it[0] if isinstance(it, list) else "",
+)
+def test_what_cannot_be_served_is_refused_before_ray_starts(
+    root: Path, gen_ray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, words: list[str], refusal: str
+) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        given = [str(used.getsockname()[1]) if word == "PORT" else word for word in words]
+        said = gen_ray("serve", "toy-vae", "--storage", root, *given)
+    assert said.code == 2 and re.search(refusal, said.fault), said.fault
+
+
+def test_an_address_of_another_machine_is_refused(root: Path, gen_ray: Callable[..., Said], monkeypatch: Any) -> None:
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setenv("GEN_RAY_API_KEYS", f"anna:{KEY}")
+    said = gen_ray("serve", "toy-vae", "--storage", root, "--host", "192.0.2.77")
+    assert said.code == 2 and "--host 192.0.2.77 --port 8000: cannot be listened on" in said.fault
+
+
+@pytest.mark.parametrize(
+    ("listening", "keys", "required", "refusal"),
+    [
+        ("127.0.0.1", None, False, ""),
+        ("127.0.0.1", None, True, "require_keys: the application has no keys"),
+        ("127.0.0.1", "", False, "GEN_RAY_API_KEYS: is set but empty"),
+        ("127.0.0.1", "  ", True, "GEN_RAY_API_KEYS: is set but empty"),
+        ("0.0.0.0", None, False, "Ray Serve listens on 0.0.0.0"),
+        ("::", None, False, "Ray Serve listens on ::"),
+        ("10.0.0.7", None, False, "Ray Serve listens on 10.0.0.7"),
+        ("0.0.0.0", f"anna:{KEY}", True, ""),
+    ],
+)
+def test_an_application_without_keys_is_for_loopback_only(
+    listening: str, keys: str | None, required: bool, refusal: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GEN_RAY_API_KEYS", raising=False)
+    if keys is not None:
+        monkeypatch.setenv("GEN_RAY_API_KEYS", keys)
+    app = Application(models={"a": Served(model="a")}, require_keys=required)
+    with pytest.raises(UserError, match=refusal) if refusal else nullcontext():
+        assert bool(door(app, listening).keys) == bool(keys)
+
+
+def test_the_printed_yaml_says_where_to_listen(root: Path, gen_ray: Callable[..., Said]) -> None:
+    """Ray Serve itself would listen on all interfaces."""
+    printed = yaml.safe_load(gen_ray("serve", "toy-vae", "--storage", root, "--config").out)
+    assert printed["http_options"] == {"host": "127.0.0.1", "port": 8000}
+
+
 @pytest.mark.parametrize("file", sorted((Path(__file__).parents[2] / "configs" / "serve").glob("*.yaml")), ids=str)
 def test_the_shipped_files_are_understood_by_ray_serve_and_by_the_application(file: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
@@ -139,3 +249,14 @@ def test_the_shipped_files_are_understood_by_ray_serve_and_by_the_application(fi
         assert application.import_path == f"{build.__module__}:{build.__name__}"
         app = Application.model_validate(application.args)
         assert app.models and build(app)
+
+
+def test_a_command_ends_only_what_it_has_deployed(url: str, root: Path) -> None:
+    """The last test of this file: it replaces what the others use."""
+    port = int(url.rpartition(":")[2])
+    other = Application(models={"other": Served(model="toy-vae", cpus=0.5)}, root=root)
+    with server.served(other, "127.0.0.1", port, replace=True):
+        assert {card["id"] for card in Client(url).models()} == {"other"}
+        server.kv._internal_kv_put(server.OWNER, b"a third command")
+    assert {card["id"] for card in Client(url).models()} == {"other"}
+    assert server.stop() and not serve.status().applications

@@ -9,6 +9,10 @@ from gen_ray.experiment import Root
 from gen_ray.serving.edition import Limits
 from gen_ray.storage import default
 
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+NAME = "gen_ray"
+"""Of the application, by which Ray Serve knows it."""
+
 
 class Served(Config):
     """One model: where it is, what each replica has, and how many there are."""
@@ -36,8 +40,10 @@ class Application(Config):
     follow_seconds: float = Field(10, gt=0)
     """How often the registry is asked for a newer champion."""
     limits: Limits = Limits()
-    key_hashes: dict[str, str] = Field(default_factory=dict)
+    key_hashes: dict[str, Digest] = Field(default_factory=dict)
     """SHA-256 of the keys by name; beside those of GEN_RAY_API_KEYS in the ingress's environment."""
+    require_keys: bool = False
+    """Whether the application refuses to start where neither of the two names a key."""
     hosts: tuple[str, ...] = ()
     """Names by which the server may be addressed, besides this machine's own."""
     ingress_replicas: int = Field(1, ge=1)

@@ -4,59 +4,99 @@ import logging
 import math
 import os
 import re
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import ray
 from ray import serve
+from ray.experimental import (
+    internal_kv as kv,  # what all drivers of a cluster see, and what outlives Serve's controller
+)
 from ray.serve.config import HTTPOptions
+from ray.serve.exceptions import RayServeException
 
 from gen_ray.cluster import environment
 from gen_ray.cluster.connect import alive, joined
+from gen_ray.cluster.serving import endpoint
 from gen_ray.cluster.serving.app import build
-from gen_ray.cluster.serving.args import Application
-from gen_ray.errors import RunError
+from gen_ray.cluster.serving.args import NAME, Application
+from gen_ray.errors import RunError, UserError
 
-NAME = "gen_ray"
+OWNER = b"gen_ray_serve_owner"
+"""Key under which the cluster keeps which command has deployed the application."""
 
 
 @contextmanager
-def served(app: Application, host: str, port: int, *, detached: bool = False, beside: float = 0) -> Iterator[str]:
+def served(
+    app: Application, host: str, port: int, *, detached: bool = False, replace: bool = False, beside: float = 0
+) -> Iterator[str]:
     """Serve an application for as long as the block lasts, and give its address; detached leaves it running.
 
     A Ray of one's own has room for so many cores more as beside says.
-    Raise RunError where it cannot be served; the models' own words say why.
+    Raise UserError where something else is served there, RunError where it cannot be served; the models' own words
+    say why.
     """
     for key, value in environment.SERVE.items():
         os.environ.setdefault(key, value)
+    own = not _shared()
+    if own and detached:
+        raise UserError("--detach: RAY_ADDRESS names no cluster on which the application could stay")
     cpus = sum(max(1, int(model.cpus * model.max_replicas)) for model in app.models.values())
-    with joined(cpus + math.ceil(beside)):
+    with endpoint.held(host, port) if own else nullcontext(), joined(cpus + math.ceil(beside)):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it tells of every step
-        serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"enable_access_log": False})
+        keys = bool(app.key_hashes)
+        with nullcontext() if own else endpoint.admitted(host, port, keys=keys, replace=replace):
+            owner = _deploy(app, host, port)
         stays = False
         try:
-            _run(app)
-            yield f"http://{host if ':' not in host else f'[{host}]'}:{port}"
+            yield endpoint.url(host, port)
             stays = detached
         finally:
-            if not stays:
-                serve.delete(NAME)  # waits until what was begun is done
-                if "RAY_ADDRESS" not in os.environ:
-                    serve.shutdown()
+            if not stays and kv._internal_kv_get(OWNER) == owner:  # else another command has replaced it
+                _end()
 
 
-def _run(app: Application) -> None:
+def _shared() -> bool:
+    """Return whether Ray is there already, for others too."""
+    return "RAY_ADDRESS" in os.environ or ray.is_initialized()
+
+
+def _deploy(app: Application, host: str, port: int) -> bytes:
+    """Start Serve and the application, and return what the cluster notes as its owner. Raise UserError, RunError."""
+    owner = secrets.token_bytes(8)
     try:
+        serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"enable_access_log": False})
         serve.run(build(app), name=NAME, route_prefix="/")
+    except RayServeException as error:
+        raise UserError(f"cannot be served: {getattr(error, 'cause', error)}") from None
     except RuntimeError as error:
-        raise RunError(f"cannot be served: {_reason(error)}") from None
+        reason = _reason(error)
+        _end()
+        raise RunError(f"cannot be served: {reason}") from None
+    except BaseException:  # Ctrl-C while the models are loaded
+        _end()
+        raise
+    kv._internal_kv_put(OWNER, owner)
+    return owner
+
+
+def _end() -> None:
+    """End the application when what was begun is done, and Serve with it unless other applications use it."""
+    serve.delete(NAME)
+    if not set(serve.status().applications) - {NAME}:
+        serve.shutdown()
 
 
 def stop() -> bool:
     """End what is served on the cluster, when what was begun is done; return whether there was anything."""
+    if not _shared():
+        raise UserError("--stop: RAY_ADDRESS names no cluster on which an application could be running")
     with joined(1):
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)
         if NAME not in serve.status().applications:
             return False
-        serve.delete(NAME)
+        _end()
         return True
 
 
