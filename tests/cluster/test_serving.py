@@ -214,7 +214,7 @@ def test_an_address_of_another_machine_is_refused(root: Path, gen_ray: Callable[
     ("listening", "keys", "required", "refusal"),
     [
         ("127.0.0.1", None, False, ""),
-        ("127.0.0.1", None, True, "require_keys: the application has no keys"),
+        ("127.0.0.1", None, True, "require_keys: the application is without keys"),
         ("127.0.0.1", "", False, "GEN_RAY_API_KEYS: is set but empty"),
         ("127.0.0.1", "  ", True, "GEN_RAY_API_KEYS: is set but empty"),
         ("0.0.0.0", None, False, "Ray Serve listens on 0.0.0.0"),

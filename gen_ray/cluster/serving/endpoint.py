@@ -118,7 +118,7 @@ def check_lock(host: str) -> None:
     """Raise UserError for an application without keys where Serve's proxies listen on more than loopback."""
     if host not in LOOPBACK:
         raise UserError(
-            f"Ray Serve listens on {host}, which others can reach, and the application has no keys: set "
+            f"Ray Serve listens on {host}, which others can reach, and the application is without keys: set "
             "GEN_RAY_API_KEYS=name:key (key_hashes of the application), or start Serve on 127.0.0.1"
         )
 

@@ -45,7 +45,7 @@ def door(app: Application, listening: str) -> settings.Settings:
     hashed = tuple(settings.Key(name, bytes.fromhex(digest)) for name, digest in app.key_hashes.items())
     known = {key.name: key for key in (*found.keys, *hashed)}
     if app.require_keys and not known:
-        raise UserError(f"require_keys: the application has no keys; set {settings.KEYS}=name:key for its replicas")
+        raise UserError(f"require_keys: the application is without keys; set {settings.KEYS}=name:key for its replicas")
     if not known:
         endpoint.check_lock(listening)
     return found.model_copy(

@@ -58,7 +58,7 @@ def served(
 
 
 def _shared() -> bool:
-    """Return whether Ray is there already, for others too."""
+    """Return whether the application goes onto a Ray that others use too."""
     return "RAY_ADDRESS" in os.environ or ray.is_initialized()
 
 
@@ -82,14 +82,14 @@ def _deploy(app: Application, host: str, port: int) -> bytes:
 
 
 def _end() -> None:
-    """End the application when what was begun is done, and Serve with it unless other applications use it."""
+    """End the application after its last requests, and Serve with it unless other applications use it."""
     serve.delete(NAME)
     if not set(serve.status().applications) - {NAME}:
         serve.shutdown()
 
 
 def stop() -> bool:
-    """End what is served on the cluster, when what was begun is done; return whether there was anything."""
+    """End the cluster's application after its last requests; return whether one was running."""
     if not _shared():
         raise UserError("--stop: RAY_ADDRESS names no cluster on which an application could be running")
     with joined(1):
