@@ -13,16 +13,23 @@ RANKED = (BITS, FRECHET)
 KIND, UNMEASURED = "gen_ray.kind", "gen_ray.unmeasured"
 SHORT = {"family": "family.name", "data": "data.source", "sweep": "gen_ray.sweep", "net": "family.net.name"}
 """What --where calls the keys that one asks for most."""
+AT_FLOOR = f"{FRECHET}_at_floor_rows"
 COLUMNS = {
+    "run": "run",
+    "family": "family",
     BITS: "bits/dim",
+    "kind": "kind",
     FRECHET: "Fréchet",
+    AT_FLOOR: "",
     PRECISION: "precision",
     RECALL: "recall",
     "sample/seconds_per_image": "s/image",
+    "sampler": "sampler",
     "train/steps": "steps",
 }
+"""Columns by the metric or word they show; the one that is compared with the floor is named by its rows."""
 FORMS = {BITS: "{:.3f}", FRECHET: "{:.2f}", "sample/seconds_per_image": "{:.2g}", "train/steps": "{:,.0f}"}
-DISPENSABLE = ("steps", "s/image", "sampler", "recall", "precision", "kind", "family")
+DISPENSABLE = ("train/steps", "sample/seconds_per_image", "sampler", RECALL, PRECISION, AT_FLOOR, "kind", "family")
 """Columns in the order in which a narrow terminal does without them."""
 
 
@@ -91,25 +98,20 @@ def differences(groups: Iterable[Table]) -> str:
 def _table(runs: Sequence[Row], sort: str) -> Table:
     sign = -1 if sort in HIGHER_IS_BETTER else 1
     ordered = sorted(runs, key=lambda run: sign * run.metrics.get(sort, sign * float("inf")))
-    columns = ["run", "family", BITS, "kind", FRECHET, PRECISION, RECALL, "sample/seconds_per_image", "sampler"]
-    columns.append("train/steps")
-    shared = _floor_column(ordered)
-    if shared:
-        columns.insert(columns.index(FRECHET) + 1, f"{FRECHET}_at_floor_rows")
-    if sort not in columns:
-        columns.insert(2, sort)
-    names = [COLUMNS.get(column, column) for column in columns]
-    if shared:
-        names[columns.index(f"{FRECHET}_at_floor_rows")] = shared
-    dispensable = [name for name in DISPENSABLE if name != COLUMNS.get(sort)]
-    lines = [[_cell(run, column) for column in columns] for run in ordered]
-    return Table(_title(ordered[0], shared), names, lines, ordered, dispensable)
+    floor = _floor_column(ordered)
+    names = {**COLUMNS, AT_FLOOR: floor}
+    needed = ("run", BITS, sort)
+    keys = [key for key in names if names[key] and (key in needed or any(_cell(run, key) != "–" for run in ordered))]
+    if sort not in keys:
+        keys.insert(2, sort)
+    lines = [[_cell(run, key) for key in keys] for run in ordered]
+    dispensable = [names[key] for key in DISPENSABLE if key in keys and key != sort]
+    return Table(_title(ordered[0], floor), [names.get(key, key) for key in keys], lines, ordered, dispensable)
 
 
 def _floor_column(runs: Iterable[Row]) -> str:
     """Return the name of the column to be compared with the floor, empty where that is the distance itself."""
-    name = f"{FRECHET}_at_floor_rows"
-    differs = [run for run in runs if run.metrics.get(name, run.metrics.get(FRECHET)) != run.metrics.get(FRECHET)]
+    differs = [run for run in runs if run.metrics.get(AT_FLOOR, run.metrics.get(FRECHET)) != run.metrics.get(FRECHET)]
     return f"Fréchet of {differs[0].metrics[f'{FLOOR}_rows']:.0f}" if differs else ""
 
 
