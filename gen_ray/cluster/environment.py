@@ -17,6 +17,8 @@ ALONE = {
 }
 
 SERVE = {
+    # Serve's proxies limit neither connections nor headers, and repeat any request id.
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "gen_ray.cluster.serving.proxy:middlewares",
     # A dead proxy is noticed after a few periods: with Ray's 10 s nobody is served for half a minute.
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "0.5",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "2",

@@ -117,8 +117,11 @@ def _noted(message: Message, record: Record) -> Message:
     return message
 
 
+def valid_request_id(value: str) -> bool:
+    """Return whether a client's request id may be repeated in headers and logs."""
+    return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value) is not None
+
+
 def _request_id(scope: Scope) -> str:
     given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
-    if len(given) == 1 and re.fullmatch(r"[A-Za-z0-9._-]{1,64}", given[0]):
-        return given[0]
-    return secrets.token_hex(8)
+    return given[0] if len(given) == 1 and valid_request_id(given[0]) else secrets.token_hex(8)

@@ -12,6 +12,8 @@ from gen_ray.serving.refusals import standing
 from gen_ray.serving.settings import Settings, owner
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+MOST_HEADER_BYTES = 32 * 2**10
+"""Names and values of a request's headers together."""
 HEALTH = frozenset({"/healthz/live", "/healthz/ready"})
 
 
@@ -27,7 +29,9 @@ class Hosts:
         self.app, self.hosts, self.origins = app, frozenset(settings.hosts), frozenset(settings.origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raise RefusedError 400, 421 or 403."""
+        """Raise RefusedError 400, 421, 403 or 431."""
+        if sum(len(name) + len(value) for name, value in scope.get("headers", ())) > MOST_HEADER_BYTES:
+            raise standing(431, f"the headers have more than {MOST_HEADER_BYTES} bytes")
         if scope["type"] == "http" and route_path(scope) not in HEALTH:
             self._look_at(scope)
         await self.app(scope, receive, send)

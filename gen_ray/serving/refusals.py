@@ -35,6 +35,7 @@ CODES: Mapping[int, tuple[str, str]] = {
     415: ("not_json", "send JSON, with Content-Type: application/json"),
     421: ("wrong_host", "this server is not known by that name"),
     422: ("invalid", "a field is wrong, or asks for what the model cannot do"),
+    431: ("headers_too_large", "the headers are too large"),
     429: ("busy", "too much to do; come back after Retry-After seconds"),
     499: ("cancelled", "the client went away"),
     500: ("internal", UNEXPECTED.message),
