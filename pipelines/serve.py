@@ -127,7 +127,7 @@ def application(
         tracking_uri=tracking_uri,
         follow_seconds=replicas.follow_seconds,
         key_hashes={key.name: key.digest.hex() for key in keys},
-        hosts=tuple(place.allow_host or ()),
+        hosts=settings.host_names(place.allow_host or (), "--allow-host"),
     )
 
 

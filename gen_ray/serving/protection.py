@@ -26,7 +26,7 @@ class Hosts:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         """Stand in front of an app."""
-        self.app, self.hosts, self.origins = app, frozenset(settings.hosts), frozenset(settings.origins)
+        self.app, self.hosts, self.origins = app, frozenset(settings.hosts), frozenset(map(str.lower, settings.origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raise RefusedError 400, 421, 403 or 431."""
@@ -41,12 +41,19 @@ class Hosts:
         if len(hosts) != 1:
             raise standing(400, "the request needs one Host header")
         named = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d{1,5})?", hosts[0].lower())
-        if not named or named[1] not in self.hosts:
+        if not named or not self._known(named[1], named[2]):
             raise standing(421)
         for origin in said(scope, b"origin"):
-            own = origin in self.origins or _place(origin) == hosts[0].lower()
+            own = origin.lower() in self.origins or _place(origin) == hosts[0].lower()
             if not own and scope["method"] not in READING:
                 raise standing(403)
+
+    def _known(self, name: str, port: str | None) -> bool:
+        """Return whether a host is allowed at any port, or at this one; without a port the default ones are meant."""
+        name = name.rstrip(".")
+        return name in self.hosts or any(
+            f"{name}{given}" in self.hosts for given in ([port] if port else [":80", ":443"])
+        )
 
 
 class Keys:

@@ -2,12 +2,15 @@
 
 import hashlib
 import hmac
+import ipaddress
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from gen_ray.config import Config
 from gen_ray.errors import UserError
@@ -32,12 +35,41 @@ class Key:
         return cls(name, hashlib.sha256(secret.encode()).digest())
 
 
+def host_name(value: str) -> str:
+    """Return a host as the Host header has it: in lower case, an IPv6 address in brackets. Raise ValueError."""
+    text = value.strip().rstrip(".")
+    with suppress(ValueError):
+        address = ipaddress.ip_address(text.strip("[]"))
+        return f"[{address}]" if address.version == 6 else str(address)
+    try:
+        text = text if text.isascii() else text.encode("idna").decode()
+    except UnicodeError:
+        text = ""
+    if not re.fullmatch(r"(\[[0-9a-f:.]+\]|[a-z0-9_-]+(\.[a-z0-9_-]+)*)(:\d{1,5})?", text.lower()):
+        raise ValueError("must be a host such as models.example.org; with :PORT only that port is accepted")
+    return text.lower()
+
+
+def host_names(values: Iterable[str], source: str) -> tuple[str, ...]:
+    """Return hosts as the Host header has them. Raise UserError naming the source and the value."""
+    found = []
+    for value in values:
+        try:
+            found.append(host_name(value))
+        except ValueError as error:
+            raise UserError(f"{source} {value!r}: {error}") from None
+    return tuple(found)
+
+
+Host = Annotated[str, AfterValidator(host_name)]
+
+
 class Settings(Config):
     """Everything about the door that is not a model's own affair."""
 
     keys: tuple[Key, ...] = ()
     """Without a key the door is open to whoever reaches it."""
-    hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    hosts: tuple[Host, ...] = ("localhost", "127.0.0.1", "[::1]")
     """Names in the Host header that are this house's; a page of another name must not reach it through a browser."""
     origins: tuple[str, ...] = ()
     """Further pages that may change things here, as scheme://host:port, besides those of the same host."""
@@ -61,7 +93,7 @@ class Settings(Config):
 
 def from_environment(environment: Mapping[str, str], **changed: object) -> Settings:
     """Return settings with the keys and further hosts of an environment. Raise UserError naming the variable."""
-    further = tuple(host.strip().lower() for host in environment.get(HOSTS, "").split(",") if host.strip())
+    further = host_names((host for host in environment.get(HOSTS, "").split(",") if host.strip()), HOSTS)
     own = Settings.model_fields["hosts"].default
     if KEYS in environment and not environment[KEYS].strip():
         raise UserError(f"{KEYS}: is set but empty; name keys (name:key,name:key), or unset it")

@@ -18,7 +18,7 @@ SEEN: list[bytes] = []
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with a request id of its own, as the ingress does."""
+    """Answer with the request id, as the ingress does."""
     [given] = [value for name, value in scope["headers"] if name == b"x-request-id"]
     SEEN.append(given)
     while (await receive()).get("more_body", False):

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from gen_ray.errors import UserError
 from gen_ray.serving.api import build
 from gen_ray.serving.protection import HEALTH
-from gen_ray.serving.settings import Settings, from_environment, keys
+from gen_ray.serving.settings import Settings, from_environment, host_names, keys
 from gen_ray.serving.static_page import files
 from tests.serving.conftest import KEY, Ask
 from tests.serving.desks import Paper
@@ -121,6 +121,45 @@ def test_other_names_are_refused_with_a_key_too(http: TestClient, host: str) -> 
         response = http.get(path, headers={"Host": host})
         assert response.status_code == 421 and "evil" not in response.text
     assert http.get("/healthz/live", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "known"),
+    [
+        ("Models.Example.org", "models.example.org", True),
+        ("models.example.org", "MODELS.example.ORG:8000", True),
+        (" models.example.org. ", "models.example.org.", True),
+        ("models.example.org:8443", "models.example.org:8443", True),
+        ("models.example.org:8443", "models.example.org:8000", False),
+        ("models.example.org:8443", "models.example.org", False),
+        ("models.example.org:443", "models.example.org", True),
+        ("::1", "[::1]:8000", True),
+        ("[FE80::1]", "[fe80::1]", True),
+        ("10.0.0.7", "10.0.0.7:8000", True),
+        ("10.0.0.7:80", "10.0.0.7:8000", False),
+        ("münchen.example", "xn--mnchen-3ya.example", True),
+        ("example.org", "models.example.org", False),
+    ],
+)
+def test_an_allowed_host_is_compared_as_browsers_send_it(
+    desks: dict[str, Paper], allowed: str, host: str, known: bool
+) -> None:
+    for given in (from_environment({"GEN_RAY_ALLOWED_HOSTS": allowed}), Settings(hosts=(allowed,))):
+        client = TestClient(build(desks, given), base_url="http://localhost")
+        assert (client.get("/v1/models", headers={"Host": host}).status_code == 200) is known
+
+
+@pytest.mark.parametrize(
+    "value", ["https://models.example.org", "a b", "models.example.org/", "*", "a:b", "x:123456", ""]
+)
+def test_a_host_that_is_none_is_named(value: str) -> None:
+    with pytest.raises(UserError, match=r"--allow-host .*: must be a host such as"):
+        host_names([value], "--allow-host")
+
+
+def test_headers_have_a_limit(http: TestClient) -> None:
+    for length, status in ((30_000, 200), (33_000, 431)):
+        assert http.get("/healthz/live", headers={"X-Long": "a" * length}).status_code == status
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:9999", "http://[", "file://"])

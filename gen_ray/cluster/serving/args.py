@@ -7,6 +7,7 @@ from pydantic import Field
 from gen_ray.config import Config
 from gen_ray.experiment import Root
 from gen_ray.serving.edition import Limits
+from gen_ray.serving.settings import Host
 from gen_ray.storage import default
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -44,7 +45,7 @@ class Application(Config):
     """SHA-256 of the keys by name; beside those of GEN_RAY_API_KEYS in the ingress's environment."""
     require_keys: bool = False
     """Whether the application refuses to start where neither of the two names a key."""
-    hosts: tuple[str, ...] = ()
+    hosts: tuple[Host, ...] = ()
     """Names by which the server may be addressed, besides this machine's own."""
     ingress_replicas: int = Field(1, ge=1)
     requests_at_once: int = Field(128, ge=1)
