@@ -109,7 +109,7 @@ def run(
     try:
         if once is not None:
             raise typer.Exit(_once(keeper, local, once))
-        Daemon(keeper, typer.echo).run()
+        Daemon(keeper, typer.echo, local.adopt).run()
     except (EndedError, KeyboardInterrupt):
         if once is not None:
             raise

@@ -17,7 +17,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from gen_ray.cluster import environment
 from gen_ray.errors import RunError, UserError, nearest
-from gen_ray.schedules.launcher import State
+from gen_ray.schedules.launcher import UNAVAILABLE, State, later
 
 T = TypeVar("T")
 OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -105,6 +105,12 @@ class Jobs:
             self._ask(lambda client: client.stop_job(job))
         return not ended
 
+    def free_ids(self, schedule: str, after: str) -> None:
+        """Delete the jobs that ran when the clock was ahead, under ids that are due later."""
+        ended = {job.id for job in self.all() if job.state in ("succeeded", "failed", "stopped")}
+        for job in later(ended, schedule, after):
+            self._ask(lambda client, job=job: client.delete_job(job))  # type: ignore[misc]
+
     def close(self) -> None:
         """Leave the jobs alone."""
 
@@ -122,7 +128,7 @@ class Jobs:
                 logging.getLogger(name).setLevel(logging.ERROR)
             return question(client)
         except (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError) as error:
-            raise RunError(f"Ray jobs at {self.address}: {_reason(error)}", reason="cluster") from None
+            raise RunError(f"Ray jobs at {self.address}: {_reason(error)}", reason=UNAVAILABLE) from None
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from filelock import FileLock
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from gen_ray.config import Config, validated
-from gen_ray.errors import UserError, nearest
+from gen_ray.errors import RunError, UserError, nearest
 from gen_ray.experiment import Name
 from gen_ray.schedules import cron
 from gen_ray.schedules.cron import Cron
@@ -126,7 +126,7 @@ class Book:
             if self.file(schedule.name).exists():
                 raise UserError(f"--name: there is a schedule {schedule.name!r} already; remove it or name this one")
             text = dump(schedule.model_dump(mode="json", exclude_none=True))
-            write_whole(self.file(schedule.name), text)
+            _write(self.file(schedule.name), text)
 
     def load(self, name: str) -> Schedule:
         """Return a schedule. Raise UserError where there is none of that name or its file is spoilt."""
@@ -158,7 +158,14 @@ class Book:
 
     def write(self, name: str, past: Past) -> None:
         """Write down what happened."""
-        write_whole(self.folder / f"{name}{STATE}", past.model_dump_json(indent=1) + "\n")
+        _write(self.folder / f"{name}{STATE}", past.model_dump_json(indent=1) + "\n")
 
     def _unknown(self, name: str) -> UserError:
         return UserError(f"no schedule {name!r} in {self.folder}; {nearest(name, self.names())}")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        write_whole(file, text)
+    except OSError as error:
+        raise RunError(f"{file}: cannot be written ({error.strerror or error}); it is as it was") from None

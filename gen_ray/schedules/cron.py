@@ -14,7 +14,6 @@ FIELDS = "minute hour day-of-month month day-of-week"
 class Cron:
     """Five fields as cron has them: Monday is 1, and of a day of the month and a day of the week either will do.
 
-    APScheduler's own crontab counts weekdays from Monday = 0 and asks for both days, so the fields are read by cronsim.
     Daylight saving time is Debian cron's: an hour left out is made up for at its end, one that comes twice counts once.
     """
 

@@ -1,13 +1,15 @@
 """What runs an occurrence: a process of this machine or a job of a Ray cluster."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 LOOK_SECONDS = 0.5
-Word = Literal["running", "done", "failed", "skipped", "missed"]
+UNAVAILABLE = "cluster"
+"""The reason of a RunError after which the same question may be answered later."""
+Word = Literal["running", "done", "failed", "skipped", "missed", "waiting"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,21 @@ class Launcher(Protocol):
     def state(self, occurrence: str) -> State | None:
         """Return the state of an id, None where it was never launched. Raise RunError where that cannot be known."""
 
+    def free_ids(self, schedule: str, after: str) -> None:
+        """Have the ids of a schedule that come after another one and ran already be launched when they are due.
+
+        They ran when the clock was ahead. Raise RunError.
+        """
+
     def close(self) -> None:
         """End what is not to outlive this process."""
+
+
+def later(ids: Iterable[str], schedule: str, after: str) -> Iterator[str]:
+    """Yield the ids of a schedule's occurrences whose time is after that of another one: they end with it."""
+    for found in ids:
+        if found.startswith(f"{schedule}-") and len(found) == len(after) and found > after:
+            yield found
 
 
 def wait(launcher: Launcher, occurrence: str) -> State | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from gen_ray.errors import RunError
 from gen_ray.schedules.book import Book, Past, Schedule
 from gen_ray.schedules.keeper import Keeper
-from gen_ray.schedules.launcher import State
+from gen_ray.schedules.launcher import UNAVAILABLE, State, later
 
 MONDAY = datetime(2026, 11, 23, 2, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -35,8 +35,16 @@ class Paper:
 
     def state(self, occurrence: str) -> State | None:
         if self.away:
-            raise RunError("Ray jobs at http://head:8265: no answer")
+            raise RunError("Ray jobs at http://head:8265: no answer", reason=UNAVAILABLE)
         return self.states.get(occurrence)
+
+    def end_all(self) -> None:
+        self.states = dict.fromkeys(self.states, State("done"))
+
+    def free_ids(self, schedule: str, after: str) -> None:
+        for occurrence in list(later(self.states, schedule, after)):
+            if self.states[occurrence].word != "running":
+                del self.states[occurrence]
 
     def close(self) -> None:
         pass
@@ -52,7 +60,7 @@ class Night:
 
     def restart(self) -> None:
         """Have another keeper go on, which knows the files alone."""
-        self.keeper = Keeper(self.book, lambda _: self.paper, lambda: self.now)
+        self.keeper = Keeper(self.book, lambda _: self.paper, lambda: self.now, lambda: self.now.timestamp())
 
     def look(self, now: datetime) -> list[tuple[str, str]]:
         """Return state and note of what a look at a time makes known."""

@@ -1,4 +1,4 @@
-"""The daemon by APScheduler's clock: it takes up what is added, drops what is removed, and is the only one."""
+"""The daemon takes up what is added, drops what is removed, and is the only one, whatever the clock says."""
 
 import signal
 import subprocess
@@ -14,8 +14,7 @@ import pytest
 from gen_ray.errors import UserError
 from gen_ray.schedules import daemon
 from gen_ray.schedules.book import Book
-from gen_ray.schedules.cron import Cron
-from gen_ray.schedules.daemon import Daemon, OnTime
+from gen_ray.schedules.daemon import Daemon
 from gen_ray.schedules.keeper import Keeper
 from tests.conftest import ROOT
 from tests.schedules.night import Paper, nightly
@@ -39,9 +38,9 @@ def lines(book: Book, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> Iterator
     running = Daemon(Keeper(book, lambda _: paper), told.append)
     thread = Thread(target=running.run)
     thread.start()
-    soon(lambda: running.scheduler.running)
+    soon(lambda: (book.folder / daemon.LOCK).exists())
     yield told
-    running.scheduler.shutdown()
+    running.stop()
     thread.join()
 
 
@@ -73,10 +72,33 @@ def test_a_second_daemon_is_refused(book: Book, paper: Paper, lines: list[str]) 
         Daemon(Keeper(book, lambda _: paper), print).run()
 
 
-def test_what_has_passed_is_fired_for_no_more() -> None:
-    now = datetime(2026, 11, 23, 12, tzinfo=UTC)
-    fired = OnTime(Cron("0 2 * * *", "UTC")).get_next_fire_time(now - timedelta(days=30), now)
-    assert fired == datetime(2026, 11, 24, 2, tzinfo=UTC)
+def test_a_schedule_at_fault_stops_no_other_one(book: Book, paper: Paper, lines: list[str]) -> None:
+    past = datetime.now(UTC) - timedelta(hours=1)
+    book.add(nightly(book.root, name="a", cron="* * * * *", added=past))
+    (book.folder / "a.state.json").write_text("{")
+    book.add(nightly(book.root, name="b", cron="* * * * *", added=past))
+    soon(lambda: any(line.startswith("b-") and line.endswith(": running") for line in lines))
+    assert any("a.state.json: " in line for line in lines)
+
+
+def test_the_clock_may_be_set_while_it_runs(book: Book, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
+    year = timedelta(days=365)
+    clock = [datetime.now(UTC) + year]
+    running = Daemon(Keeper(book, lambda _: paper, lambda: clock[0]), print)
+    thread = Thread(target=running.run)
+    thread.start()
+    try:
+        book.add(nightly(book.root, cron="* * * * *", added=clock[0] - timedelta(minutes=2)))
+        soon(lambda: len(paper.asked) == 1)
+        paper.end_all()
+        clock[0] -= year
+        soon(lambda: book.past(book.load("nightly")).after <= clock[0])
+        clock[0] += timedelta(minutes=2)
+        soon(lambda: len(paper.asked) == 2)
+    finally:
+        running.stop()
+        thread.join()
 
 
 def test_sigterm_ends_daemon_and_sweeps_in_order(book: Book, tmp_path: Path) -> None:

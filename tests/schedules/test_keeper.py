@@ -1,5 +1,7 @@
 """The rules: once each, never two at once, the newest missed one made up for; whoever keeps them may die anywhere."""
 
+import errno
+import os
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,10 +9,11 @@ import pytest
 
 from gen_ray.errors import RunError, UserError
 from gen_ray.schedules.book import Book
+from gen_ray.schedules.keeper import RETRY_SECONDS
 from tests.schedules.night import DAY, HOUR, MONDAY, Night, nightly
 
 FIRST, SECOND = "nightly-20261123T020000Z", "nightly-20261124T020000Z"
-SECONDS = timedelta(seconds=2)
+SECONDS, RETRY = timedelta(seconds=2), timedelta(seconds=RETRY_SECONDS)
 
 
 @pytest.fixture
@@ -84,12 +87,70 @@ def test_a_keeper_that_goes_on_knows_what_runs(night: Night) -> None:
     assert night.look(MONDAY + DAY + HOUR) == [("failed", "nothing is known of it any more")]
 
 
-def test_a_cluster_that_is_away_fails_the_occurrence_and_forgets_nothing_that_runs(night: Night) -> None:
+AWAY = "Ray jobs at http://head:8265: no answer"
+
+
+def test_an_occurrence_that_finds_the_cluster_away_is_tried_again_within_its_grace(night: Night) -> None:
+    night.paper.away = True
+    assert night.look(MONDAY) == [("waiting", AWAY)] and night.look(MONDAY + RETRY) == []
+    night.restart()
+    assert night.look(MONDAY + HOUR / 2) == [] and night.launched == []
+    night.paper.away = False
+    assert night.look(MONDAY + HOUR / 2 + RETRY) == [("running", "")] and night.launched == [FIRST]
+    assert night.past.passed is None
+    night.end(FIRST)
+    assert night.look(MONDAY + DAY) == [("running", "")] and night.launched == [FIRST, SECOND]
+
+
+def test_a_cluster_that_is_away_is_not_asked_at_every_look(night: Night) -> None:
+    night.paper.away = True
+    night.look(MONDAY)
+    night.paper.away = False
+    assert night.look(MONDAY + RETRY - SECONDS) == [] and night.launched == []
+    assert night.look(MONDAY + RETRY) == [("running", "")]
+
+
+def test_after_its_grace_an_occurrence_of_a_cluster_that_is_away_has_failed(night: Night) -> None:
     night.look(MONDAY)
     night.paper.away = True
-    assert night.look(MONDAY + DAY) == [("failed", "Ray jobs at http://head:8265: no answer")]
+    night.look(MONDAY + DAY)
+    assert night.look(MONDAY + DAY + HOUR) == [("failed", AWAY)]
     night.paper.away = False
-    assert night.look(MONDAY + 2 * DAY) == [("skipped", f"{FIRST} still runs")]
+    assert night.look(MONDAY + DAY + 2 * HOUR) == [] and night.launched == [FIRST]
+    assert night.look(MONDAY + 2 * DAY) == [("skipped", f"{FIRST} still runs")], "what runs is not forgotten"
+
+
+def test_without_grace_an_occurrence_of_a_cluster_that_is_away_fails_at_once(tmp_path: Path) -> None:
+    night = Night(tmp_path, grace_minutes=0)
+    night.paper.away = True
+    assert night.look(MONDAY) == [("failed", AWAY)]
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_clock_that_was_ahead_keeps_no_occurrence_back(
+    night: Night, caplog: pytest.LogCaptureFixture, ended: bool
+) -> None:
+    night.look(MONDAY + DAY)
+    if ended:
+        night.end(SECOND)
+    for news in ([("done", "")] if ended else [], []):  # the clock is put right: one line says so
+        assert night.look(MONDAY - HOUR) == news
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith("nightly: is settled until 2026-11-24T02:00:00+00:00, which is in the future")
+    if not ended:
+        assert night.look(MONDAY) == [("skipped", f"{SECOND} still runs")]
+        night.end(SECOND)
+        night.look(MONDAY + HOUR)
+    else:
+        assert night.look(MONDAY) == [("running", "")]
+        night.end(FIRST)
+        assert night.look(MONDAY + DAY) == [("running", "")], "although its id was taken when the clock was ahead"
+        assert night.launched == [SECOND, FIRST, SECOND]
+
+
+def test_a_schedule_that_was_added_when_the_clock_was_ahead_recurs_from_now_on(tmp_path: Path) -> None:
+    night = Night(tmp_path, added=MONDAY + 300 * DAY)
+    assert night.look(MONDAY - HOUR) == [] and night.look(MONDAY) == [("running", "")]
 
 
 def test_one_of_now_is_launched_unless_one_runs_and_moves_no_other(night: Night) -> None:
@@ -117,6 +178,23 @@ def test_a_book_holds_names_apart_and_its_own_files_only(tmp_path: Path) -> None
         book.load("nightly")
     book.remove("nightly")
     assert book.names() == [] and (tmp_path / "outside.yaml").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS], ids=errno.errorcode.get)
+def test_a_disk_that_takes_nothing_is_reported_with_the_file(
+    night: Night, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("gen_ray.schedules.book.write_whole", refuse)
+    with pytest.raises(RunError, match=rf"other\.yaml: cannot be written \({os.strerror(number)}\)"):
+        night.book.add(nightly(night.book.root, name="other"))
+    with pytest.raises(RunError, match=r"nightly\.state\.json: cannot be written"):
+        night.look(MONDAY)
+    monkeypatch.undo()
+    night.restart()
+    assert night.look(MONDAY) == [("running", "")] and night.launched == [FIRST], "launched once"
 
 
 def test_a_state_that_is_spoilt_is_named(night: Night) -> None:

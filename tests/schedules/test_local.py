@@ -48,7 +48,7 @@ def test_an_id_is_launched_once(tmp_path: Path) -> None:
     Local(tmp_path).launch("a-1", count, tmp_path)
     ended(local, "a-1")
     local.launch("a-1", count, tmp_path)
-    assert len(local.children) == 1 and (tmp_path / "runs").read_text() == "x"
+    assert len(local.shells) == 1 and (tmp_path / "runs").read_text() == "x"
 
 
 def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
@@ -65,6 +65,44 @@ def test_closing_ends_what_runs_in_order(tmp_path: Path) -> None:
     assert local.state("a-1") == State("running")
     local.close()
     assert ended(local, "a-1").code == 128 + signal.SIGTERM
+
+
+START = """
+import sys, time
+from pathlib import Path
+from gen_ray.schedules.local import Local
+Local(Path(sys.argv[1])).launch("a-1", ["-c", sys.argv[2]], Path(sys.argv[1]))
+time.sleep(60)
+"""
+
+
+def test_what_a_killed_starter_left_is_adopted_and_ended_in_order(tmp_path: Path) -> None:
+    starter, local = subprocess.Popen([sys.executable, "-c", START, str(tmp_path), WAITS[1]]), Local(tmp_path)
+    while not local.log("a-1").exists():
+        time.sleep(0.02)
+    said(local, "a-1")
+    local.launch("b-1", WAITS, tmp_path)
+    said(local, "b-1")
+    assert list(Local(tmp_path).adopt()) == [], "both have a starter that lives"
+    starter.kill()
+    starter.wait()
+    (tmp_path / ".c-1.pid").write_text(f"{os.getpid()} 1")
+    other = Local(tmp_path)
+    assert list(other.adopt()) == ["a-1"] and other.state("a-1") == State("running")
+    other.close()
+    assert ended(other, "a-1").code == 128 + signal.SIGTERM and local.state("b-1") == State("running")
+    local.close()
+    assert not list(tmp_path.glob(".*")), "the files with ids go with the processes"
+
+
+def test_ids_of_a_clock_that_was_ahead_are_free_again(tmp_path: Path) -> None:
+    local = Local(tmp_path)
+    past, due, other = "a-20261123T020000Z", "a-20261124T020000Z", "a-b-20261124T020000Z"
+    for occurrence in (past, due, other):
+        local.launch(occurrence, ["-c", "pass"], tmp_path)
+        ended(local, occurrence)
+    local.free_ids("a", "a-20261123T120000Z")
+    assert local.state(due) is None and local.state(past) == local.state(other) == State("done")
 
 
 def test_a_process_outlives_a_starter_that_is_killed_and_is_found_running_then_killed(tmp_path: Path) -> None:

@@ -1,0 +1,20 @@
+"""Jobs by their ids, without a cluster."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from gen_ray.cluster.jobs import Job, Jobs
+
+
+def test_ids_of_a_clock_that_was_ahead_are_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {
+        "a-20261123T020000Z": "succeeded", "a-20261124T020000Z": "succeeded", "a-20261125T020000Z": "running",
+        "a-b-20261124T020000Z": "failed", "other": "failed",
+    }  # fmt: skip
+    jobs, deleted = Jobs("http://head:8265"), list[str]()
+    found = [Job(id=id, state=state, command="", began=0, seconds=0, message="") for id, state in states.items()]
+    monkeypatch.setattr(jobs, "all", lambda: found)
+    monkeypatch.setattr(jobs, "_ask", lambda question: question(SimpleNamespace(delete_job=deleted.append)))
+    jobs.free_ids("a", "a-20261123T120000Z")
+    assert deleted == ["a-20261124T020000Z"]
