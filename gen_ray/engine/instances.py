@@ -1,6 +1,5 @@
 """Instances from files, in the form a model's data are stored in: pictures, arrays, text, and masks over them."""
 
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from gen_ray.datasets import characters, images
 from gen_ray.dataspec import DataSpec
+from gen_ray.engine import arrays
 from gen_ray.engine.texts import speak
 from gen_ray.errors import UserError
 from gen_ray.maths.levels import stored
@@ -29,7 +29,7 @@ def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
         return readers[file.suffix.lower()](file, spec, resize)
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
-    except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())[:120]})") from None
 
 
@@ -128,13 +128,9 @@ def _picture(file: Path, spec: DataSpec, resize: bool, *, background: images.Col
 
 
 def _array(file: Path, spec: DataSpec, resize: bool) -> Tensor:
-    with np.load(file, allow_pickle=False) as arrays:
-        names = list(arrays)
-        name = "samples" if "samples" in names else names[0]
-        if len(names) != 1 and name != "samples":
-            raise UserError(f"{file}: holds {', '.join(names)}; give one array, or name it 'samples'")
-        x = torch.from_numpy(np.asarray(arrays[name]).astype(np.int64))
-        exact = bool(np.equal(arrays[name], x.numpy()).all())
+    name, values = arrays.read(file)
+    x = torch.from_numpy(values.astype(np.int64))
+    exact = bool(np.equal(values, x.numpy()).all())
     if spec.is_image and tuple(x.shape) == spec.shape[1:]:
         x = x.expand(spec.shape)
     x = x[None] if x.ndim == len(spec.shape) else x

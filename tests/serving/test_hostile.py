@@ -133,7 +133,14 @@ def test_a_picture_that_says_it_is_huge_is_believed_and_refused(ask: Ask, filter
     ask("digits", "score", images=[base64.b64encode(bomb(8, 8)).decode()])
     gc.collect()
     before = psutil.Process().memory_info().rss
-    for width, height in ((12_000, 12_000), (2**31 - 1, 2**31 - 1), (2001, 2000), (1, 4_000_001)):
+    for width, height in (
+        (12_000, 12_000),
+        (2**31 - 1, 2**31 - 1),
+        (2**31, 1),
+        (2**32 - 1, 2**32 - 1),
+        (2001, 2000),
+        (1, 4_000_001),
+    ):
         response = ask("digits", "score", images=[base64.b64encode(bomb(width, height)).decode()], resize=True)
         harmless(response)
         assert response.status_code == 422 and "4,000,000 pixels" in response.json()["message"]
