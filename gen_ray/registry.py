@@ -1,43 +1,23 @@
 """Registered models in MLflow: which version is the champion of a model, and what has to be better to become it."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from mlflow import MlflowClient
-from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+from mlflow.entities.model_registry import ModelVersion
 
+from gen_ray import signing, versions
 from gen_ray.comparison import BITS, HIGHER_IS_BETTER, provenance
 from gen_ray.errors import RunError
 from gen_ray.store import Store
 from gen_ray.tracking import Row, alone, connect, row, told
+from gen_ray.versions import CHAMPION, PREVIOUS, Record
 
-CHAMPION, PREVIOUS = "champion", "previous"
-ARTIFACT = "gen_ray.artifact"
-"""Where among its run's artifacts a version has its own, ``model`` where nothing is said."""
 MARGIN = 0.01
-RUN, METRIC, VALUE, ERROR, PROVENANCE = (
-    f"gen_ray.{key}" for key in ("run_id", "metric", "value", "standard_error", "provenance")
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """A run and one figure of it, with what that was measured with: a champion, or who wants to be it."""
-
-    run_id: str
-    mlflow_id: str
-    metric: str
-    value: float
-    standard_error: float | None
-    provenance: tuple[str, ...]
-    version: str = ""
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def figure(self) -> str:
-        """Return the figure in words."""
-        return f"{self.value:.4g}" + (f" ± {self.standard_error:.2g}" if self.standard_error is not None else "")
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -46,6 +26,14 @@ class Verdict:
 
     promoted: bool
     line: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """By how much a candidate must be better than the champion; force asks for a finite figure only."""
+
+    margin: float
+    force: bool
 
 
 def judged_by(metric: str) -> str:
@@ -67,18 +55,29 @@ def record(run: Row, metric: str) -> Record:
     )
 
 
-def champion(store: Store, model: str) -> Record | None:
-    """Return the champion of a model, None where there is none. Raise RunError where the store cannot be read."""
+def champion(store: Store, model: str, *, checked: bool = True) -> Record | None:
+    """Return the champion of a model, None where there is none, its signature checked where there is a key.
+
+    Raise RunError where the store cannot be read, or the champion's tags cannot be relied on.
+    """
     with told(store):
         client = connect(store)
-        found = _registered(client, model)
+        found = versions.registered(client, model)
         version = found.aliases.get(CHAMPION) if found else None
-        return _read(client.get_model_version(model, str(version))) if version else None
+        if not version:
+            return None
+        present = versions.read(client.get_model_version(model, str(version)))
+    if checked:
+        signing.check(model, present.version, present.mlflow_id, present.tags)
+    return present
 
 
-def promote_run(store: Store, model: str, run_id: str, metric: str, *, margin: float = MARGIN) -> Verdict:
-    """Do what promote does for a run's own figure."""
-    return promote(store, model, record(row(store, run_id), metric), margin=margin)
+def promote_run(
+    store: Store, model: str, run_id: str, metric: str, *, margin: float = MARGIN, tags: Mapping[str, str] = NO_TAGS
+) -> Verdict:
+    """Do what promote does for a run's own figure; tags are those of its version."""
+    candidate = replace(record(row(store, run_id), metric), tags=tags)
+    return promote(store, model, candidate, margin=margin)
 
 
 def promote(store: Store, model: str, candidate: Record, *, margin: float = MARGIN, force: bool = False) -> Verdict:
@@ -89,20 +88,63 @@ def promote(store: Store, model: str, candidate: Record, *, margin: float = MARG
     asks for no more than a finite figure.
     """
     with alone(store.uri, ".registry"):
-        present = champion(store, model)
+        present = champion(store, model, checked=not force)
         if present is not None and present.run_id == candidate.run_id:
             return _renewed(store, model, present, candidate)
         reason = _against(candidate, None if force else present, margin)
-        if present is not None and reason:
-            return Verdict(
-                False, f"champion of {model} stays version {present.version} (run {present.run_id}): {reason}"
-            )
         if reason:
-            return Verdict(False, f"{model} gets no champion: {reason}")
-        version = _register(store, model, candidate, present)
-    before = f"was {present.figure} of version {present.version}" if present else "the first"
-    line = f"champion of {model}: version {version} (run {candidate.run_id}), {candidate.metric} {candidate.figure}"
-    return Verdict(True, f"{line}, {before}")
+            return _refused(model, present, reason)
+        with told(store):
+            return _contest(connect(store), store, model, candidate, present, Terms(margin, force))
+
+
+def _refused(model: str, present: Record | None, reason: str) -> Verdict:
+    if present is None:
+        return Verdict(False, f"{model} gets no champion: {reason}")
+    return Verdict(False, f"champion of {model} stays version {present.version} (run {present.run_id}): {reason}")
+
+
+def _contest(
+    client: MlflowClient, store: Store, model: str, candidate: Record, former: Record | None, terms: Terms
+) -> Verdict:
+    """Register a candidate and make it champion, unless another promotion that goes on at the same time is better.
+
+    An MLflow server sets an alias unconditionally, and the lock of ``promote`` covers databases on this disk only. So
+    each promotion registers its version as pending, reads the champion again, sets the alias, and then looks at the
+    versions that were pending meanwhile: the last one to look sees all of them, and sets the alias to the best.
+    """
+    own = versions.register(client, model, candidate)
+    pending = {version.version for version in versions.rivals(client, model, own)}
+    present, reason = champion(store, model, checked=not terms.force), ""
+    if present is not None and present.version == own.version:  # another promotion has set the alias to this version
+        present = former
+    else:
+        reason = _against(candidate, None if terms.force else present, terms.margin)
+        if not reason:
+            before = former if versions.is_pending(present) else present
+            versions.crown(client, model, own.version, before)
+            while not terms.force and (better := _better(versions.rivals(client, model, own, pending), candidate)):
+                if versions.crown(client, model, better.version, before):
+                    present, reason = better, f"{better.metric} {better.figure} was promoted at the same time"
+                    break
+    if reason:
+        client.delete_model_version(model, own.version)
+        return _refused(model, present, reason)
+    client.delete_model_version_tag(model, own.version, versions.PROMOTION)
+    was = f"was {present.figure} of version {present.version}" if present else "the first"
+    line = f"champion of {model}: version {own.version} (run {candidate.run_id}), {candidate.metric} {candidate.figure}"
+    return Verdict(True, f"{line}, {was}")
+
+
+def _better(rivals: Iterable[ModelVersion], candidate: Record) -> Record | None:
+    """Return the best of the rivals that are comparable with a candidate and better, None where it is the best."""
+    best = candidate
+    for rival in rivals:
+        with suppress(RunError):  # not one of this project
+            other = versions.read(rival)
+            if not _against(other, best, 0.0):
+                best = other
+    return None if best is candidate else best
 
 
 def _against(candidate: Record, present: Record | None, margin: float) -> str:
@@ -143,7 +185,7 @@ def rollback(store: Store, model: str) -> Verdict:
     """Make the previous champion the champion again, and the present one the previous. Raise RunError without one."""
     with alone(store.uri, ".registry"), told(store):
         client = connect(store)
-        found = _registered(client, model)
+        found = versions.registered(client, model)
         aliases = found.aliases if found else {}
         if PREVIOUS not in aliases or CHAMPION not in aliases:
             raise RunError(f"{model}: has had no champion before this one to go back to")
@@ -156,56 +198,8 @@ def rollback(store: Store, model: str) -> Verdict:
 def _renewed(store: Store, model: str, present: Record, candidate: Record) -> Verdict:
     with told(store):
         client = connect(store)
-        for key, value in _tags(candidate).items():
+        kept = {key: value for key, value in present.tags.items() if key != signing.SIGNATURE}
+        tags = {**kept, **versions.tags_of(candidate)}
+        for key, value in signing.signed(model, present.mlflow_id, tags).items():
             client.set_model_version_tag(model, present.version, key, value)
     return Verdict(True, f"champion of {model}: version {present.version} (run {present.run_id}) stays, tagged anew")
-
-
-def _tags(candidate: Record) -> dict[str, str]:
-    return {
-        **candidate.tags,
-        RUN: candidate.run_id,
-        METRIC: candidate.metric,
-        VALUE: repr(candidate.value),
-        PROVENANCE: "\n".join(candidate.provenance),
-        **({ERROR: repr(candidate.standard_error)} if candidate.standard_error is not None else {}),
-    }
-
-
-def _register(store: Store, model: str, candidate: Record, present: Record | None) -> str:
-    with told(store):
-        client = connect(store)
-        if _registered(client, model) is None:
-            client.create_registered_model(model)
-        # the artifact as it is: no pickle of MLflow's own kinds of model
-        source = f"runs:/{candidate.mlflow_id}/{candidate.tags.get(ARTIFACT, 'model')}"
-        made = client.create_model_version(model, source, run_id=candidate.mlflow_id, tags=_tags(candidate))
-        client.set_registered_model_alias(model, CHAMPION, made.version)
-        if present is not None:
-            client.set_registered_model_alias(model, PREVIOUS, present.version)
-    return str(made.version)
-
-
-def _registered(client: MlflowClient, model: str) -> RegisteredModel | None:
-    found = client.search_registered_models(f"name='{model}'", max_results=1)
-    return found[0] if found else None
-
-
-def _read(version: ModelVersion) -> Record:
-    """Return what a version's tags say. Raise RunError for one that this project has not made."""
-    tags = version.tags
-    try:
-        return Record(
-            run_id=tags[RUN],
-            mlflow_id=str(version.run_id),
-            metric=tags[METRIC],
-            value=float(tags[VALUE]),
-            standard_error=float(tags[ERROR]) if ERROR in tags else None,
-            provenance=tuple(tags[PROVENANCE].splitlines()),
-            version=str(version.version),
-            tags=tags,
-        )
-    except KeyError as error:
-        raise RunError(
-            f"version {version.version} of {version.name} has no tag {error}: nothing can be held against it"
-        ) from None

@@ -1,9 +1,12 @@
 """Versions of registered models as they are served: what was measured of each, and its artifact on this machine."""
 
 import json
+import os
 import re
 import shutil
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
@@ -11,18 +14,28 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from gen_ray import manifest
+from gen_ray import manifest, signing, storage
 from gen_ray.engine.curve import Choice, Point
 from gen_ray.errors import RunError, UserError
-from gen_ray.registry import ARTIFACT, CHAMPION
-from gen_ray.storage import here
+from gen_ray.experiment import NAME_PATTERN
+from gen_ray.replacing import take_place
 from gen_ray.store import Store
 from gen_ray.tracking import connect, told
+from gen_ray.versions import ARTIFACT, CHAMPION
 
 CURVE, QUALITY, METRIC, FINGERPRINT, BUILD = (
     f"gen_ray.sampling.{key}" for key in ("curve", "quality", "metric", "fingerprint", "build")
 )
-MODEL = re.compile(r"models:/(?P<name>[A-Za-z0-9._-]{1,64})(?:@(?P<alias>[A-Za-z0-9._-]+)|/(?P<version>\d+))")
+MANIFEST = "gen_ray.manifest"
+"""Tag with the SHA-256 of the artifact's MANIFEST.sha256, and so of all its files."""
+PATH, MLFLOW_ID = re.compile(r"model(-[0-9a-f]{12})?"), re.compile(r"[0-9a-f]{32}")
+"""What the project itself writes as the path of an artifact, and MLflow as the id of a run."""
+PART = ".part-"
+KEPT, KEPT_SECONDS = 3, 3600.0
+"""Artifacts of a model that stay on this machine, the last used ones and those used within an hour."""
+MODEL = re.compile(
+    r"models:/(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})(?:@(?P<alias>[A-Za-z0-9._-]+)|/(?P<version>\d+))"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +53,8 @@ class Release:
     fingerprint: str | None = None
     """SHA-256 of fixed samples of the fast choice, see engine/fingerprint, on ``build``."""
     build: str | None = None
+    manifest: str | None = None
+    """SHA-256 of the artifact's manifest."""
 
     def tags(self) -> dict[str, str]:
         """Return what a version is tagged with."""
@@ -51,12 +66,18 @@ class Release:
             FINGERPRINT: self.fingerprint,
             BUILD: self.build,
             ARTIFACT: self.path,
+            MANIFEST: self.manifest,
         }
         return {key: value for key, value in known.items() if value is not None}
 
     @classmethod
     def read(cls, version: str, mlflow_id: str, tags: Mapping[str, str]) -> "Release":
-        """Return what tags say. Raise RunError, which names the tag that cannot be read: anybody may set one."""
+        """Return what tags say. Raise RunError for tags that this project does not write: any user may set them."""
+        path = tags.get(ARTIFACT, "model")
+        if not PATH.fullmatch(path):
+            raise RunError(f"version {version}: its tag {ARTIFACT} is {path[:80]!r}, not model or model-<12 digits>")
+        if not MLFLOW_ID.fullmatch(mlflow_id):
+            raise RunError(f"version {version}: {mlflow_id[:80]!r} is not the id of an MLflow run")
         return cls(
             version=version,
             mlflow_id=mlflow_id,
@@ -68,7 +89,8 @@ class Release:
             ),
             fingerprint=tags.get(FINGERPRINT),
             build=tags.get(BUILD),
-            path=tags.get(ARTIFACT, "model"),
+            path=path,
+            manifest=tags.get(MANIFEST),
         )
 
 
@@ -87,73 +109,114 @@ def _figures(point: Point) -> tuple[float, float, float]:
     return point.seconds_per_sample, point.quality, point.error
 
 
+def parts(model: str) -> re.Match[str]:
+    """Return the name, and the alias or version, of a registered model. Raise UserError."""
+    found = MODEL.fullmatch(model)
+    if found is None:
+        raise UserError(f"{model}: a registered model is models:/NAME@champion or models:/NAME/VERSION")
+    return found
+
+
 def release(store: Store, model: str) -> Release:
     """Return the version that ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` names now. Raise UserError, RunError.
 
     One question to the registry: cheap enough to be asked every few seconds.
     """
-    parts = MODEL.fullmatch(model)
-    if parts is None:
-        raise UserError(f"{model}: a registered model is models:/NAME@champion or models:/NAME/VERSION")
+    named = parts(model)
     with told(store):
-        client, name = connect(store), parts["name"]
+        client, name = connect(store), named["name"]
         try:
             found = (
-                client.get_model_version_by_alias(name, parts["alias"])
-                if parts["alias"]
-                else client.get_model_version(name, parts["version"])
+                client.get_model_version_by_alias(name, named["alias"])
+                if named["alias"]
+                else client.get_model_version(name, named["version"])
             )
         except Exception as error:
             if "not found" not in str(error).lower():
                 raise
             raise UserError(f"{model}: there is no such model, alias or version in {store.uri}") from None
-        return Release.read(str(found.version), str(found.run_id), found.tags)
+    version, mlflow_id = str(found.version), str(found.run_id)
+    signing.check(name, version, mlflow_id, found.tags)
+    read = Release.read(version, mlflow_id, found.tags)
+    if signing.key() and read.manifest is None:
+        raise RunError(f"version {version} of {name}: has no tag {MANIFEST} to check its artifact by: promote it again")
+    return read
 
 
 def champions(store: Store) -> list[str]:
     """Return the names of the registered models that have a champion. Raise RunError."""
     with told(store):
-        return sorted(found.name for found in connect(store).search_registered_models() if CHAMPION in found.aliases)
+        found = [model.name for model in connect(store).search_registered_models() if CHAMPION in model.aliases]
+        return sorted(name for name in found if re.fullmatch(NAME_PATTERN, name))
 
 
 def fetch(store: Store, found: Release, into: Path) -> Path:
-    """Return a version's artifact folder below into, downloaded unless it is there undamaged. Raise RunError."""
+    """Return a version's artifact folder below into, downloaded unless it is there undamaged. Raise RunError.
+
+    Older artifacts in into are removed, nothing else is.
+    """
     home = into / found.mlflow_id / found.path
-    if home.is_dir():
-        try:
-            manifest.verify(home)
-            return home
-        except manifest.DamagedError:
-            shutil.rmtree(home, ignore_errors=True)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(mkdtemp(prefix=".part-", dir=into))
-    try:
-        with told(store):
-            connect(store).download_artifacts(found.mlflow_id, found.path, str(part))
-        if not (part / found.path).is_dir():
-            raise RunError(f"version {found.version}: its run {found.mlflow_id} holds no {found.path}")
-        try:
-            (part / found.path).rename(home)
-        except OSError:  # another replica was there first
-            if not home.is_dir():
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    into.mkdir(parents=True, exist_ok=True)
+    if not home.resolve().is_relative_to(into.resolve()):
+        raise RunError(f"{home}: is a link that leads out of {into}")
+    if not _is_sound(home, found):
+        _download(store, found, into, home)
+    os.utime(home.parent)
+    _tidy(into, home.parent)
     return home
 
 
-def keep(store: Store, mlflow_id: str, folder: Path) -> str:
-    """Return the path at which an MLflow run has this artifact folder, put there unless it is. Raise RunError.
+def _is_sound(home: Path, found: Release) -> bool:
+    """Return whether a folder is the artifact of a version."""
+    try:
+        manifest.verify(home)
+        return found.manifest in (None, manifest.digest(home / manifest.NAME))
+    except (manifest.DamagedError, OSError):
+        return False
 
-    It is at ``model`` as it was when training ended; gen-ray ema may have given the run other weights since.
+
+def _download(store: Store, found: Release, into: Path, home: Path) -> None:
+    part = Path(mkdtemp(prefix=PART, dir=into))
+    try:
+        with told(store):
+            connect(store).download_artifacts(found.mlflow_id, found.path, str(part))
+        loaded = part / found.path
+        if not loaded.is_dir():
+            raise RunError(f"version {found.version}: its run {found.mlflow_id} holds no {found.path}")
+        if found.manifest and not _is_sound(loaded, found):
+            raise RunError(f"version {found.version}: the artifact {found.path} is not the one that was promoted")
+        home.parent.mkdir(exist_ok=True)
+        take_place(loaded, home)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _tidy(into: Path, used: Path) -> None:
+    """Remove the artifacts of a model that have not been used for longest, and downloads of killed processes."""
+    now, ages = time.time(), dict[Path, float]()
+    for folder in into.iterdir():
+        if folder != used and (MLFLOW_ID.fullmatch(folder.name) or folder.name.startswith(PART)):
+            with suppress(FileNotFoundError):  # another replica removed it
+                ages[folder] = now - folder.stat().st_mtime
+    artifacts = sorted((f for f in ages if MLFLOW_ID.fullmatch(f.name)), key=ages.__getitem__)
+    for folder in ages.keys() - set(artifacts[: KEPT - 1]):
+        if ages[folder] > KEPT_SECONDS:
+            storage.remove(folder)
+
+
+def keep(store: Store, mlflow_id: str, folder: Path) -> tuple[str, str]:
+    """Return the path at which an MLflow run has this artifact folder, and its manifest's SHA-256. Raise RunError.
+
+    It is uploaded unless the run has it. It is at ``model`` as it was when training ended; gen-ray ema may have given
+    the run other weights since.
     """
-    with told(store), TemporaryDirectory() as part, here(folder) as found:
+    with told(store), TemporaryDirectory() as part, storage.here(folder) as found:
         mine = manifest.digest(found / manifest.NAME)
         client = connect(store)
         for path in ("model", f"model-{mine[:12]}"):
             if f"{path}/{manifest.NAME}" in {file.path for file in client.list_artifacts(mlflow_id, path)}:
                 there = client.download_artifacts(mlflow_id, f"{path}/{manifest.NAME}", part)
                 if manifest.digest(Path(there)) == mine:
-                    return path
+                    return path, mine
         client.log_artifacts(mlflow_id, str(found), path)
-        return path
+        return path, mine

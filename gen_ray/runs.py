@@ -110,6 +110,20 @@ def checked_id(run_id: str) -> str:
     return run_id
 
 
+def artifact_of(run_id: str, root: Path) -> Path:
+    """Return the artifact folder of a run below root. Raise UserError.
+
+    The id may come from a tag in MLflow, which any of its users can set, and is never taken for a path.
+    """
+    try:
+        found = root / "runs" / checked_id(run_id) / ARTIFACT
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not storage.is_there(found):
+        raise UserError(f"{run_id}: no such finished run in {root / 'runs'}")
+    return found
+
+
 def find_artifact(model: str, root: Path) -> Path:
     """Return the artifact folder that MODEL names: a folder, a run id, or a run's name (its newest run).
 

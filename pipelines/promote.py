@@ -63,7 +63,11 @@ def promote(
     if rollback is not None:
         typer.echo(registry.rollback(Store.of(None, experiment, root), rollback).line)
         return
-    chosen = runs.find_artifact(run or _best(Store.of(None, experiment, root), str(best)), root)
+    chosen = (
+        runs.find_artifact(run, root)
+        if run
+        else runs.artifact_of(_best(Store.of(None, experiment, root), str(best)), root)
+    )
     found = runs.settings(chosen)
     store = Store.of(found.tracking.uri, found.tracking.experiment, root)
     own = row(store, runs.run_of(chosen))
@@ -75,7 +79,9 @@ def promote(
         typer.echo(f"{model} keeps its champion: {reason} (--force)")
         return
     order = Order(samplers=asked.sampler or (), steps=asked.steps or (), n=asked.n, minutes=asked.minutes)
-    release = replace(_measured(found, chosen, store, own, order), path=keep(store, candidate.mlflow_id, chosen))
+    measured = _measured(found, chosen, store, own, order)
+    path, digest = keep(store, candidate.mlflow_id, chosen)
+    release = replace(measured, path=path, manifest=digest)
     candidate = replace(candidate, tags=release.tags())
     verdict = registry.promote(store, model, candidate, margin=margin, force=force)
     typer.echo(verdict.line)

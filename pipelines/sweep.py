@@ -62,7 +62,7 @@ def check_promotion(promote: str | None, margin: float | None) -> None:
 
     if promote is None and margin is not None:
         raise UserError("--margin: has no effect without --promote MODEL")
-    if promote is not None and not re.match(NAME_PATTERN, promote):
+    if promote is not None and not re.fullmatch(NAME_PATTERN, promote):
         raise UserError(f"--promote {promote!r}: a model's name is of letters, digits, '.', '_' and '-'")
 
 
@@ -79,13 +79,16 @@ def _tags(words: list[str]) -> dict[str, str]:
 
 def _promoted(plan: "Plan", sweep_id: str, best: str, model: str, margin: float | None) -> str:
     """Hold the best trial against the champion, and return what came of it, which the sweep's run is tagged with."""
-    from gen_ray import registry
+    from gen_ray import registry, runs
     from gen_ray.cluster.train import store_of
-    from gen_ray.tracking import tag
+    from gen_ray.releases import Release, keep
+    from gen_ray.tracking import row, tag
 
     store, metric = store_of(plan.first), registry.judged_by(plan.sweep.metric)
     margin = registry.MARGIN if margin is None else margin
-    verdict = registry.promote_run(store, model, best, metric, margin=margin)
+    path, digest = keep(store, row(store, best).mlflow_id, runs.artifact_of(best, plan.first.storage.root))
+    tags = Release(version="", path=path, manifest=digest).tags()
+    verdict = registry.promote_run(store, model, best, metric, margin=margin, tags=tags)
     tag(store, sweep_id, {"promotion": verdict.line})
     return verdict.line
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gen_ray import manifest, registry, releases
+from gen_ray import manifest, registry, releases, versions
 from gen_ray.errors import RunError, UserError
 from gen_ray.registry import BITS, champion, judged_by, promote_run
 from gen_ray.store import Store
@@ -113,7 +113,7 @@ def test_a_champion_that_somebody_else_made_is_not_guessed_at(store: Store, mode
     client.create_registered_model(model)
     mlflow_id = row(store, run_id).mlflow_id
     made = client.create_model_version(model, f"runs:/{mlflow_id}/model", run_id=mlflow_id)
-    client.set_registered_model_alias(model, registry.CHAMPION, made.version)
+    client.set_registered_model_alias(model, versions.CHAMPION, made.version)
     with pytest.raises(RunError, match=f"version 1 of {model} has no tag"):
         promote_run(store, model, run_id, BITS)
 
@@ -181,9 +181,9 @@ def test_an_artifact_that_changed_after_training_is_kept_beside_the_first(
     folder.mkdir()
     (folder / "weights.safetensors").write_text("averaged")
     manifest.write(folder)
-    path = releases.keep(store, run.mlflow_id, folder)
-    assert path.startswith("model-") and releases.keep(store, run.mlflow_id, folder) == path
-    tags = releases.Release(version="", path=path).tags()
+    path, digest = releases.keep(store, run.mlflow_id, folder)
+    assert path.startswith("model-") and releases.keep(store, run.mlflow_id, folder) == (path, digest)
+    tags = releases.Release(version="", path=path, manifest=digest).tags()
     candidate = replace(registry.record(run, BITS), tags=tags)
     assert registry.promote(store, model, candidate).promoted
     found = releases.release(store, f"models:/{model}@champion")

@@ -44,7 +44,7 @@ class Registered:
     store: Store
     model: str
     cache: Path
-    """Where artifacts are kept on this machine."""
+    """Where the artifacts of this model are kept on this machine."""
 
     def newest(self) -> Release:
         """Return the version that the name stands for now."""
@@ -59,4 +59,6 @@ def source_of(model: str, root: Path, tracking_uri: str | None = None) -> Source
     """Return where the versions of a MODEL come from, root being the storage's. Raise UserError where there is none."""
     if not model.startswith(runs.REGISTERED):
         return Fixed(runs.find_artifact(model, root))
-    return Registered(Store.of(tracking_uri, "gen_ray", root), model, beside(root) / "serving" / "artifacts")
+    parts = releases.parts(model)
+    cache = beside(root) / "serving" / "artifacts" / parts["name"]
+    return Registered(Store.of(tracking_uri, "gen_ray", root), model, cache)

@@ -1,0 +1,50 @@
+"""Signatures of registered versions, by a key of promotion and serving: the MLflow server need not be trusted then."""
+
+import hmac
+import json
+import os
+from collections.abc import Mapping
+
+from gen_ray.errors import RunError, UserError
+
+ENVIRONMENT, SIGNATURE, OURS = "GEN_RAY_SIGNING_KEY", "gen_ray.signature", "gen_ray."
+UNSIGNED = {SIGNATURE, "gen_ray.promotion"}
+"""Tags that a signature does not cover: itself, and the state of a promotion in progress."""
+SHORTEST = 32
+
+
+def key() -> bytes | None:
+    """Return the key of the environment, None where it is not set. Raise UserError for a short one."""
+    found = os.environ.get(ENVIRONMENT)
+    if found is None:
+        return None
+    if len(found) < SHORTEST:
+        raise UserError(
+            f"{ENVIRONMENT}: has {len(found)} characters and needs {SHORTEST}; python -c 'import secrets; "
+            f"print(secrets.token_urlsafe(32))' makes one, and without signatures the variable must be unset"
+        )
+    return found.encode()
+
+
+def signed(model: str, mlflow_id: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a version of a model, with their signature where there is a key. Raise UserError."""
+    secret = key()
+    return dict(tags) if secret is None else {**tags, SIGNATURE: _signature(secret, model, mlflow_id, tags)}
+
+
+def check(model: str, version: str, mlflow_id: str, tags: Mapping[str, str]) -> None:
+    """Raise RunError where there is a key and the tags of a version were not signed with it."""
+    secret = key()
+    if secret is None:
+        return
+    if not hmac.compare_digest(tags.get(SIGNATURE, "").encode(), _signature(secret, model, mlflow_id, tags).encode()):
+        raise RunError(
+            f"version {version} of {model}: its tags are not signed with this {ENVIRONMENT}; somebody changed them, or "
+            "it was promoted without the key: promote it again with --force"
+        )
+
+
+def _signature(secret: bytes, model: str, mlflow_id: str, tags: Mapping[str, str]) -> str:
+    """Return the HMAC-SHA256 of a version: its model, its MLflow run and all tags of this project."""
+    ours = sorted((name, value) for name, value in tags.items() if name.startswith(OURS) and name not in UNSIGNED)
+    return hmac.digest(secret, json.dumps([model, mlflow_id, ours]).encode(), "sha256").hex()
