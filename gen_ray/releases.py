@@ -139,7 +139,9 @@ def release(store: Store, model: str) -> Release:
     signing.check(name, version, mlflow_id, found.tags)
     read = Release.read(version, mlflow_id, found.tags)
     if signing.key() and read.manifest is None:
-        raise RunError(f"version {version} of {name}: has no tag {MANIFEST} to check its artifact by: promote it again")
+        raise RunError(
+            f"version {version} of {name}: lacks the tag {MANIFEST} to check its artifact by: promote it again"
+        )
     return read
 
 
@@ -151,7 +153,7 @@ def champions(store: Store) -> list[str]:
 
 
 def fetch(store: Store, found: Release, into: Path) -> Path:
-    """Return a version's artifact folder below into, downloaded unless it is there undamaged. Raise RunError.
+    """Return a version's artifact folder below into, downloaded unless an undamaged copy exists. Raise RunError.
 
     Older artifacts in into are removed, nothing else is.
     """

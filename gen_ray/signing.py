@@ -39,7 +39,7 @@ def check(model: str, version: str, mlflow_id: str, tags: Mapping[str, str]) -> 
         return
     if not hmac.compare_digest(tags.get(SIGNATURE, "").encode(), _signature(secret, model, mlflow_id, tags).encode()):
         raise RunError(
-            f"version {version} of {model}: its tags are not signed with this {ENVIRONMENT}; somebody changed them, or "
+            f"version {version} of {model}: its tags are not signed with this {ENVIRONMENT}; they were changed, or "
             "it was promoted without the key: promote it again with --force"
         )
 

@@ -137,5 +137,5 @@ def read(version: ModelVersion) -> Record:
         )
     except KeyError as error:
         raise RunError(
-            f"version {version.version} of {version.name} has no tag {error}: nothing can be held against it"
+            f"version {version.version} of {version.name} lacks the tag {error}: it cannot be compared"
         ) from None

@@ -114,7 +114,7 @@ def test_a_champion_that_somebody_else_made_is_not_guessed_at(store: Store, mode
     mlflow_id = row(store, run_id).mlflow_id
     made = client.create_model_version(model, f"runs:/{mlflow_id}/model", run_id=mlflow_id)
     client.set_registered_model_alias(model, versions.CHAMPION, made.version)
-    with pytest.raises(RunError, match=f"version 1 of {model} has no tag"):
+    with pytest.raises(RunError, match=f"version 1 of {model} lacks the tag"):
         promote_run(store, model, run_id, BITS)
 
 

@@ -156,7 +156,7 @@ def test_with_a_key_only_signed_versions_are_served(
 def test_of_two_promotions_at_once_the_better_one_stays(
     store: Store, model: str, monkeypatch: pytest.MonkeyPatch, last: str, has_champion: bool
 ) -> None:
-    """An MLflow server has no lock, so that both find the same champion before either sets the alias."""
+    """An MLflow server lacks a lock, so that both find the same champion before either sets the alias."""
     if has_champion:
         promote_run(store, model, ran(store, model, 1, 2.0), BITS)
     better, worse = (registry.record(row(store, ran(store, model, n, bits)), BITS) for n, bits in ((2, 1.5), (3, 1.8)))

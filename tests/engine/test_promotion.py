@@ -113,14 +113,16 @@ def test_a_fingerprint_is_of_the_weights_alone(family: str, tmp_path: Path) -> N
 def test_a_release_is_read_back_from_its_tags_which_mlflow_takes() -> None:
     curve: Sequence[Point] = [point(1.234e-3 * (i + 1), 100.5 / (i + 1), 0.25, f"sampler-{i % 7}") for i in range(100)]
     chosen = {name: p.choice for name, p in choose(curve).items()}
-    made = Release(version="3", mlflow_id="x", quality=chosen, metric="m", curve=curve, fingerprint="f" * 64, build="b")
+    made = Release(
+        version="3", mlflow_id="0" * 32, quality=chosen, metric="m", curve=curve, fingerprint="f" * 64, build="b"
+    )
     tags = made.tags()
     assert max(map(len, tags.values())) <= 5000  # a version's tag in MLflow's database
-    read = Release.read("3", "x", tags)
+    read = Release.read("3", "0" * 32, tags)
     assert read.quality == chosen and (read.metric, read.fingerprint, read.build) == ("m", "f" * 64, "b")
     for mine, theirs in zip(read.curve, curve, strict=True):
         assert mine.choice == theirs.choice and mine.quality == pytest.approx(theirs.quality, rel=1e-3)
-    assert Release.read("1", "x", {}) == Release(version="1", mlflow_id="x")
+    assert Release.read("1", "0" * 32, {}) == Release(version="1", mlflow_id="0" * 32)
 
 
 def test_the_picture_of_a_curve_names_the_marks(tmp_path: Path) -> None:
