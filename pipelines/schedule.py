@@ -62,6 +62,10 @@ def add(
         "added": datetime.now(UTC).replace(microsecond=0),
     }
     schedule, book = validated(Schedule, raw), Book(storage)
+    if address:
+        from gen_ray.cluster import package, secret_files
+
+        secret_files.check(Path(), package.contents(Path()))
     book.add(schedule)
     typer.echo(f"{book.file(schedule.name)}: next {_next(schedule)}")
     typer.echo(f"kept by: gen-ray schedule run --storage {storage}")

@@ -31,12 +31,17 @@ def submit(
         list[str] | None, typer.Option(help="KEY=VALUE for the job, or KEY with its value here; again and again.")
     ] = None,
     working_dir: Annotated[Path, typer.Option(help="The folder that the job gets a copy of.")] = Path(),
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="A file to upload although it looks like a secret; may be repeated."),
+    ] = None,
     limit_mb: Annotated[float, typer.Option(min=0, help="Megabytes of that folder that may be uploaded.")] = 100,
 ) -> None:
     """Run a verb on a cluster: the same as ray job submit -- python -m pipelines.VERB, and exit as it does.
 
-    Ctrl-C leaves the job running. The folder is uploaded without what .gitignore and .rayignore name. Results go
-    below storage.root, which is a folder that all machines share, or s3://…: GEN_RAY_STORAGE there says which.
+    Ctrl-C leaves the job running. The folder is uploaded without what .gitignore and .rayignore name; files that look
+    like secrets, and links that lead out of the folder, are refused. Results go below storage.root, which is a folder
+    that all machines share, or s3://…: GEN_RAY_STORAGE there says which.
     """
     from gen_ray.cluster import package
     from gen_ray.cluster.jobs import Jobs
@@ -56,7 +61,7 @@ def submit(
     package.check(working_dir, files, limit_mb)
     package.check_words(working_dir, files, rest)
     jobs = Jobs(address)
-    jobs.submit(job, ["-m", f"pipelines.{verb}", *rest], working_dir.absolute(), variables)
+    jobs.submit(job, ["-m", f"pipelines.{verb}", *rest], working_dir.absolute(), variables, include or [])
     if no_wait:
         typer.echo(job)
         return

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 import shlex
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import aiohttp
 from ray.exceptions import RayError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from gen_ray.cluster import environment
+from gen_ray.cluster import environment, package, secret_files
 from gen_ray.errors import RunError, UserError, nearest
 from gen_ray.schedules.launcher import UNAVAILABLE, State, later
 
@@ -23,6 +24,8 @@ T = TypeVar("T")
 OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 """Ray's client prefers these to the address it is given."""
 STOPPED_CODE = 143
+NO_AGENT, AGENT_SECONDS = "No available agent", 60.0
+"""What Ray answers until the agent of a new cluster is up, and how long that may take."""
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -52,16 +55,37 @@ class Jobs:
         """Connect to nothing yet: the cluster may come and go."""
         self.address = address
 
-    def submit(self, job: str, words: Sequence[str], folder: Path, variables: Mapping[str, str] = NOTHING) -> None:
-        """Submit ``python WORDS`` with a copy of folder as its working directory. Raise RunError."""
+    def submit(
+        self,
+        job: str,
+        words: Sequence[str],
+        folder: Path,
+        variables: Mapping[str, str] = NOTHING,
+        included: Collection[str] = (),
+    ) -> None:
+        """Submit ``python WORDS`` with a copy of folder as its working directory. Raise RunError.
+
+        Raise UserError where the copy would contain a secret that is not included by name.
+        """
+        secret_files.check(folder, package.contents(folder), included)
         env = {"working_dir": str(folder), "env_vars": {**environment.STOP, **variables}}
         entrypoint = shlex.join(["python", *words])
-        self._ask(lambda client: client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=env))
+        until = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                self._ask(lambda client: client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=env))
+                return
+            except RunError as error:  # the cluster has only just started: nothing was submitted
+                if NO_AGENT not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(1)
 
     def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
         """Submit a job unless there is one of that id. Raise RunError."""
         try:
             self.submit(occurrence, words, folder)
+        except UserError as error:  # a secret has come into the folder since: the daemon goes on
+            raise RunError(str(error), reason="secret") from None
         except RunError:
             if self.state(occurrence) is None:  # else it was submitted before
                 raise

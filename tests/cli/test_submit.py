@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from gen_ray import token
-from gen_ray.cluster import connect, larger, nodes, package
+from gen_ray.cluster import connect, jobs, larger, nodes, package
+from gen_ray.errors import RunError
 from tests.conftest import ROOT, Said
 
 GenRay = Callable[..., Said]
@@ -56,6 +57,31 @@ def test_what_cannot_become_a_job_is_refused_in_one_line(
     said = gen_ray("submit", "--address", NOBODY, *words)
     assert said.code == 2
     assert re.search(fault, said.fault), said.fault
+
+
+@pytest.mark.parametrize("waits", [0, 2, 9])
+def test_a_job_waits_for_the_agent_of_a_new_cluster(work: Path, monkeypatch: pytest.MonkeyPatch, waits: int) -> None:
+    asked: list[str] = []
+    clock = iter(range(1000))
+
+    class Client:
+        def __init__(self, address: str) -> None: ...
+
+        def submit_job(self, *, submission_id: str, **_: object) -> None:
+            asked.append(submission_id)
+            if len(asked) <= waits:
+                raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try")
+
+    monkeypatch.setattr(jobs, "JobSubmissionClient", Client)
+    monkeypatch.setattr(jobs, "AGENT_SECONDS", 5)
+    monkeypatch.setattr(jobs.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(jobs.time, "sleep", lambda _: None)
+    if waits == 9:
+        with pytest.raises(RunError, match="No available agent"):
+            jobs.Jobs(NOBODY).submit("a", ["x"], work)
+    else:
+        jobs.Jobs(NOBODY).submit("a", ["x"], work)
+        assert asked == ["a"] * (waits + 1)
 
 
 def test_a_cluster_that_does_not_answer_is_told_in_one_line(work: Path, gen_ray: GenRay) -> None:

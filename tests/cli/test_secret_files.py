@@ -1,0 +1,100 @@
+"""What gen-ray submit does not upload: secrets, and files that lie outside the folder."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gen_ray import token
+from gen_ray.cluster import jobs, package, secret_files
+from gen_ray.errors import RunError, UserError
+from tests.conftest import ROOT, Said
+
+GenRay = Callable[..., Said]
+NOBODY = "http://127.0.0.1:9"
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a working directory with a configuration in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("x")
+    return tmp_path
+
+
+SECRETS = (
+    *(".env", ".env.local", "deploy/prod.env", "server.pem", "a/tls.KEY", "id_ed25519", ".ssh/config", ".aws/config"),
+    *(".netrc", "credentials.json", "gcp-credentials.json", "secrets.yaml", "my_secrets.toml", "token", "auth_token"),
+    *(".gen_ray_secrets", "kubeconfig", ".git-credentials", "sub/[x].pem"),
+)
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_refused_by_name_and_uploaded_only_where_it_is_included(
+    work: Path, gen_ray: GenRay, name: str
+) -> None:
+    (work / name).parent.mkdir(parents=True, exist_ok=True)
+    (work / name).write_text("x")
+    said = gen_ray("submit", "--address", NOBODY, "train", "run.yaml")
+    assert said.code == 2 and f"{name}: looks like a secret by its name" in said.fault
+    said = gen_ray("submit", "--address", NOBODY, "--include", name, "train", "run.yaml")
+    assert said.code == 1 and "Failed to connect" in said.fault  # it is this that would have been next
+    (work / ".rayignore").write_text(f"/{name}\n".replace("[", "\\["))
+    assert gen_ray("submit", "--address", NOBODY, "train", "run.yaml").code == 1
+
+
+def test_a_private_key_is_found_by_its_content(work: Path, gen_ray: GenRay) -> None:
+    (work / "notes.md").write_text("my key:\n-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n")
+    said = gen_ray("submit", "--address", NOBODY, "train", "run.yaml")
+    assert said.code == 2 and "notes.md: holds a private key" in said.fault
+
+
+@pytest.mark.parametrize("link", ["file", "folder"])
+def test_a_link_that_leads_out_of_the_folder_is_refused(
+    work: Path, gen_ray: GenRay, tmp_path_factory: pytest.TempPathFactory, link: str
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "diary.txt").write_text("x")
+    (work / "link").symlink_to(outside / "diary.txt" if link == "file" else outside)
+    (work / "inside").symlink_to(work / "run.yaml")
+    said = gen_ray("submit", "--address", NOBODY, "train", "run.yaml")
+    assert said.code == 2 and f"leads out of the folder, to {outside / 'diary.txt'}," in said.fault
+    assert gen_ray("submit", "--address", NOBODY, "--include", "link*", "train", "run.yaml").code == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["token.py", ".env.example", "id_ed25519.pub", "keys.yaml", "tokens.txt", "monkey.txt"]
+)
+def test_a_file_that_is_not_a_secret_is_uploaded(work: Path, name: str) -> None:
+    (work / name).write_text("x")
+    secret_files.check(work, package.contents(work))
+
+
+def test_rays_own_token_is_a_secret_whatever_its_name(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (work / "harmless.txt").write_text("t" * 64)
+    monkeypatch.setenv(token.PATH, str(work / "harmless.txt"))
+    with pytest.raises(UserError, match=r"harmless\.txt: looks like a secret"):
+        secret_files.check(work, package.contents(work))
+
+
+def test_a_misspelt_include_is_refused(work: Path, gen_ray: GenRay) -> None:
+    said = gen_ray("submit", "--address", NOBODY, "--include", ".evn", "train", "run.yaml")
+    assert said.code == 2 and "--include .evn: matches none of the files" in said.fault
+
+
+def test_the_repository_ignores_what_looks_like_a_secret() -> None:
+    lines = (ROOT / ".gitignore").read_text().splitlines()
+    assert {*secret_files.NAMES, *(f"{name}/" for name in secret_files.FOLDERS)} <= set(lines)
+    ours = [ROOT / file for file in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()]
+    secret_files.check(ROOT, [file for file in ours if file.is_file()])
+
+
+def test_a_schedule_of_jobs_is_refused_a_secret(work: Path, gen_ray: GenRay) -> None:
+    """When it is added, and when a secret has come into its folder since."""
+    (work / "token").write_text("x")
+    plan = ROOT / "configs" / "sweeps" / "digits-vae-latent-dims.yaml"
+    said = gen_ray("schedule", "add", plan, "--cron", "0 2 * * *", "--address", NOBODY, f"settings.storage.root={work}")
+    assert said.code == 2 and "token: looks like a secret" in said.fault
+    with pytest.raises(RunError, match="token: looks like a secret"):
+        jobs.Jobs(NOBODY).launch("night", ["-m", "pipelines.sweep"], work)
