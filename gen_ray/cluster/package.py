@@ -1,4 +1,4 @@
-"""The working directory of a job: what Ray uploads of it, told beforehand."""
+"""The files of a job's working directory that Ray uploads: how many megabytes, and whether the job finds them."""
 
 import logging
 from collections.abc import Mapping

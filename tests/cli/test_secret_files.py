@@ -12,7 +12,7 @@ from gen_ray.errors import RunError, UserError
 from tests.conftest import ROOT, Said
 
 GenRay = Callable[..., Said]
-NOBODY = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 @pytest.fixture
@@ -36,17 +36,17 @@ def test_a_secret_is_refused_by_name_and_uploaded_only_where_it_is_included(
 ) -> None:
     (work / name).parent.mkdir(parents=True, exist_ok=True)
     (work / name).write_text("x")
-    said = gen_ray("submit", "--address", NOBODY, "train", "run.yaml")
+    said = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
     assert said.code == 2 and f"{name}: looks like a secret by its name" in said.fault
-    said = gen_ray("submit", "--address", NOBODY, "--include", name, "train", "run.yaml")
+    said = gen_ray("submit", "--address", UNREACHABLE, "--include", name, "train", "run.yaml")
     assert said.code == 1 and "Failed to connect" in said.fault  # it is this that would have been next
     (work / ".rayignore").write_text(f"/{name}\n".replace("[", "\\["))
-    assert gen_ray("submit", "--address", NOBODY, "train", "run.yaml").code == 1
+    assert gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml").code == 1
 
 
 def test_a_private_key_is_found_by_its_content(work: Path, gen_ray: GenRay) -> None:
     (work / "notes.md").write_text("my key:\n-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n")
-    said = gen_ray("submit", "--address", NOBODY, "train", "run.yaml")
+    said = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
     assert said.code == 2 and "notes.md: holds a private key" in said.fault
 
 
@@ -58,9 +58,9 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(
     (outside / "diary.txt").write_text("x")
     (work / "link").symlink_to(outside / "diary.txt" if link == "file" else outside)
     (work / "inside").symlink_to(work / "run.yaml")
-    said = gen_ray("submit", "--address", NOBODY, "train", "run.yaml")
+    said = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
     assert said.code == 2 and f"leads out of the folder, to {outside / 'diary.txt'}," in said.fault
-    assert gen_ray("submit", "--address", NOBODY, "--include", "link*", "train", "run.yaml").code == 1
+    assert gen_ray("submit", "--address", UNREACHABLE, "--include", "link*", "train", "run.yaml").code == 1
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_rays_own_token_is_a_secret_whatever_its_name(work: Path, monkeypatch: p
 
 
 def test_a_misspelt_include_is_refused(work: Path, gen_ray: GenRay) -> None:
-    said = gen_ray("submit", "--address", NOBODY, "--include", ".evn", "train", "run.yaml")
+    said = gen_ray("submit", "--address", UNREACHABLE, "--include", ".evn", "train", "run.yaml")
     assert said.code == 2 and "--include .evn: matches none of the files" in said.fault
 
 
@@ -94,7 +94,9 @@ def test_a_schedule_of_jobs_is_refused_a_secret(work: Path, gen_ray: GenRay) -> 
     """When it is added, and when a secret has come into its folder since."""
     (work / "token").write_text("x")
     plan = ROOT / "configs" / "sweeps" / "digits-vae-latent-dims.yaml"
-    said = gen_ray("schedule", "add", plan, "--cron", "0 2 * * *", "--address", NOBODY, f"settings.storage.root={work}")
+    said = gen_ray(
+        "schedule", "add", plan, "--cron", "0 2 * * *", "--address", UNREACHABLE, f"settings.storage.root={work}"
+    )
     assert said.code == 2 and "token: looks like a secret" in said.fault
     with pytest.raises(RunError, match="token: looks like a secret"):
-        jobs.Jobs(NOBODY).launch("night", ["-m", "pipelines.sweep"], work)
+        jobs.Jobs(UNREACHABLE).launch("night", ["-m", "pipelines.sweep"], work)

@@ -15,7 +15,7 @@ from gen_ray.errors import RunError
 from tests.conftest import ROOT, Said
 
 GenRay = Callable[..., Said]
-NOBODY = "http://127.0.0.1:9"
+UNREACHABLE = "http://127.0.0.1:9"
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_a_folder_is_uploaded_without_what_is_ignored(work: Path) -> None:
 def test_what_cannot_become_a_job_is_refused_in_one_line(
     work: Path, gen_ray: GenRay, words: list[object], fault: str
 ) -> None:
-    said = gen_ray("submit", "--address", NOBODY, *words)
+    said = gen_ray("submit", "--address", UNREACHABLE, *words)
     assert said.code == 2
     assert re.search(fault, said.fault), said.fault
 
@@ -78,16 +78,16 @@ def test_a_job_waits_for_the_agent_of_a_new_cluster(work: Path, monkeypatch: pyt
     monkeypatch.setattr(jobs.time, "sleep", lambda _: None)
     if waits == 9:
         with pytest.raises(RunError, match="No available agent"):
-            jobs.Jobs(NOBODY).submit("a", ["x"], work)
+            jobs.Jobs(UNREACHABLE).submit("a", ["x"], work)
     else:
-        jobs.Jobs(NOBODY).submit("a", ["x"], work)
+        jobs.Jobs(UNREACHABLE).submit("a", ["x"], work)
         assert asked == ["a"] * (waits + 1)
 
 
 def test_a_cluster_that_does_not_answer_is_told_in_one_line(work: Path, gen_ray: GenRay) -> None:
     for words in (["submit", "train", "run.yaml"], ["jobs", "list"], ["jobs", "stop", "a"], ["jobs", "logs", "a"]):
-        said = gen_ray(*words, "--address", NOBODY)
-        assert said.code == 1 and f"Ray jobs at {NOBODY}: Failed to connect" in said.fault
+        said = gen_ray(*words, "--address", UNREACHABLE)
+        assert said.code == 1 and f"Ray jobs at {UNREACHABLE}: Failed to connect" in said.fault
 
 
 @pytest.fixture
