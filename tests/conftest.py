@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # tests share their cores; threads that spin at a barrier waste them
@@ -36,6 +37,8 @@ os.environ.update(AWS_ENDPOINT_URL=S3, AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCE
 for name in ("RAY_ADDRESS", "GEN_RAY_STORAGE", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 ROOT = Path(__file__).parents[1]
+settings.register_profile("shared cores", deadline=None)  # on a busy machine an example may take long
+settings.load_profile("shared cores")
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ from gen_ray.cluster.sweep_report import trial_run
 from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.train import Watch
 from gen_ray.datasets.prepared import Prepared
+from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps import config
 from gen_ray.sweeps.config import Point
@@ -24,6 +25,8 @@ from gen_ray.sweeps.population import explored
 from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Copy, Result, Study
 
 SWEEP = "gen_ray.sweep"
+IMPOSSIBLE = "impossible"
+"""The reason of a trial whose settings do not go together, which MLflow does not have."""
 
 
 class Ledger(Searcher):
@@ -52,8 +55,12 @@ class Ledger(Searcher):
         if not self.turn.granted(len(self.numbers)):
             return None
         number, point = self.study.ask()
+        try:
+            experiment, run_id = self._open(number, point), self.track(number).run_id
+        except UserError as error:  # a combination that no corner has shown: only this trial fails
+            self.study.tell(number, {}, error=str(error), reason=IMPOSSIBLE)
+            return None
         self.numbers[trial_id] = number
-        experiment, run_id = self._open(number, point), self.track(number).run_id
         copies = self.study.copies(number)
         if copies and runs.load(self.home(number)).resolved() != experiment.resolved():  # a driver died in between
             carry_out(experiment, run_id, self.track(copies[-1].donor).run_id)
@@ -83,7 +90,7 @@ class Ledger(Searcher):
     def reconcile(self) -> None:
         """Tell MLflow again how the trials ended that a driver before this one saw end: it may have died in between."""
         for result in self.study.results():
-            if result.state != LIVE:
+            if result.state != LIVE and result.reason != IMPOSSIBLE:
                 self._open(result.number, result.point)
                 self._close(result)
 

@@ -2,9 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -14,6 +13,7 @@ from gen_ray.config import Config, validated
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, Name, parse
 from gen_ray.overrides import apply, merge, put
+from gen_ray.sweeps.corners import combinations, corners
 from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
 from gen_ray.sweeps.schedulers import Asha, Calm, Median, Population, Scheduler
 
@@ -34,8 +34,8 @@ CHANGING = tuple(
     f"training.{key}" for key in ("learning_rate", "betas", "weight_decay", "gradient_clip_norm", "ema_decay")
 )
 """What another checkpoint may go on with: it shapes neither the weights nor what the loss means."""
-GRID, CORNERS = 51_200, 512
-"""Points of a grid, and places at the ends of a space's ranges that are held against the schema first, at most."""
+GRID = 51_200
+"""Points of a grid at most."""
 Scalar = bool | int | float | str | None
 
 
@@ -67,8 +67,12 @@ class Axis(Config):
 
     def active(self, point: Point) -> bool:
         """Return whether the keys it depends on have, in the point so far, one of the values it names."""
-        wanted = {key: value if isinstance(value, list) else [value] for key, value in self.when.items()}
-        return all(key in point and label(point[key]) in map(label, values) for key, values in wanted.items())
+        return all(key in point and self.allows(key, point[key]) for key in self.when)
+
+    def allows(self, key: str, value: Any) -> bool:
+        """Return whether a value of a key that it depends on is one of those it names."""
+        wanted = self.when[key]
+        return label(value) in map(label, wanted if isinstance(wanted, list) else [wanted])
 
 
 class Searcher(Config):
@@ -108,10 +112,10 @@ class Plan:
         """Check all that can be known before data are there. Raise UserError."""
         self.sweep, self.base = sweep, base
         _check(sweep)
-        self._corners = list(itertools.islice(_points(list(sweep.space.items())), CORNERS))
+        self._corners = corners(sweep.space)
         self.experiments = [self.experiment(point) for point in self._corners]
         _check_metric(sweep, self.first)
-        deciding = [self.experiment(point) for point in _points(_reduced(sweep.space))]
+        deciding = [self.experiment(point) for point in combinations(_reduced(sweep.space))]
         check_rankable(sweep.metric, list(sweep.space), deciding)
         if isinstance(sweep.scheduler, Asha | Median) and sweep.scheduler.grace_epochs > self.epochs:
             raise UserError(
@@ -142,25 +146,15 @@ class Plan:
             raise UserError(f"space: {words(point)}: {error}") from None
 
     def corners(self) -> Sequence[Point]:
-        """Return points at the ends of all ranges and with all choices, as many as may be tried at once."""
+        """Return points at the ends of all ranges and with all choices, in a large space some of them."""
         return self._corners
 
     def grid(self) -> list[Point]:
         """Return all points of a space of choices. Raise UserError where they are too many to be meant."""
-        found = list(itertools.islice(_points(list(self.sweep.space.items())), GRID + 1))
+        found = list(itertools.islice(combinations(list(self.sweep.space.items())), GRID + 1))
         if len(found) > GRID:
             raise UserError(f"space: more than {GRID} points; searcher random or tpe finds its way in it")
         return found
-
-
-def _points(axes: Sequence[tuple[str, Axis]], point: Point = MappingProxyType({})) -> Iterator[Point]:
-    """Yield every combination of the ends of axes with the point so far, an axis only where it is active."""
-    if not axes:
-        yield dict(point)
-        return
-    (key, axis), *rest = axes
-    for value in [{key: end} for end in axis.ends] if axis.active(point) else [{}]:
-        yield from _points(rest, {**point, **value})
 
 
 def _reduced(space: Mapping[str, Axis]) -> list[tuple[str, Axis]]:

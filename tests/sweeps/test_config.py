@@ -9,7 +9,8 @@ import yaml
 from gen_ray.datasets.catalogue import open_source
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.errors import UserError
-from gen_ray.sweeps.config import dump, load, words
+from gen_ray.sweeps.config import Axis, dump, load, words
+from gen_ray.sweeps.corners import MOST, corners
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 BASE = {
@@ -64,7 +65,41 @@ def test_a_space_too_large_for_a_grid_is_none_for_a_random_search(tmp_path: Path
     space = {name: {"choice": list(range(1, 101))} for name in names}
     with pytest.raises(UserError, match="more than 51200 points"):
         load(written(tmp_path, space=space)).grid()
-    assert len(load(written(tmp_path, space=space, searcher={"name": "random"}, trials=3)).corners()) == 512
+    assert len(load(written(tmp_path, space=space, searcher={"name": "random"}, trials=3)).corners()) == MOST
+
+
+LARGE = {f"family.key{number}": {"choice": list(range(5))} for number in range(5)}
+
+
+def test_of_a_large_space_every_value_and_every_pair_is_among_its_corners() -> None:
+    space = {
+        "first": Axis(choice=list(range(700))),
+        **{key: Axis(**axis) for key, axis in LARGE.items()},
+        "inner": Axis(uniform=(1, 2), when={"first": [699]}),
+        "innermost": Axis(choice=["a", "b"], when={"inner": 2.0}),
+    }
+    found = corners(space)
+    assert found == corners(space) and len({str(point) for point in found}) == len(found) <= 720
+    for key, axis in space.items():
+        assert {point[key] for point in found if key in point} == set(axis.ends)
+    assert all(axis.active(point) == (key in point) for point in found for key, axis in space.items())
+    keys = list(LARGE)
+    pairs = {(point[a], point[b], a, b) for point in found for a in keys for b in keys if a < b}
+    assert len(pairs) == 10 * 5 * 5
+
+
+def test_a_mistake_in_a_large_space_is_found_in_whichever_axis_it_is(tmp_path: Path) -> None:
+    names = (
+        "training.seed",
+        "family.latent_dim",
+        "training.epochs",
+        "training.warmup_steps",
+        "training.log_every_steps",
+    )
+    for wrong in names:
+        space = {name: {"choice": [*range(1, 6), *([-1] if name == wrong else [])]} for name in names}
+        with pytest.raises(UserError, match=f"{wrong}: must be greater"):
+            load(written(tmp_path, space=space, searcher={"name": "tpe"}, trials=3))
 
 
 DDPM = {"name": "base", "family": {"name": "ddpm"}}
