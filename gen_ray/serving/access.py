@@ -1,5 +1,6 @@
 """The outermost room: names every request, writes one line about it, and lets no exception out into the open."""
 
+import asyncio
 import json
 import logging
 import re
@@ -13,7 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gen_ray.serving.desk import Refusal, RefusedError
-from gen_ray.serving.refusals import TOO_LARGE_FOR_MEMORY, UNEXPECTED, refused
+from gen_ray.serving.refusals import TOO_LARGE_FOR_MEMORY, UNEXPECTED, refused, standing
 
 LINES = logging.getLogger("gen_ray.access")
 FAULTS = logging.getLogger("gen_ray.serving")
@@ -86,6 +87,10 @@ class Access:
         try:
             await self.app(scope, receive, send)
             return
+        except asyncio.CancelledError:  # Serve cancels the requests of clients that have left
+            gone = standing(499).refusal
+            record.status, record.told["code"] = record.status or gone.status, gone.code
+            raise
         except Exception as error:
             refusal = noted(error, record)
         if not record.status:  # else the response is under way, and breaking off is all that can be said

@@ -113,7 +113,12 @@ class Bodies:
     async def _taken_in(self, receive: Receive) -> Message:
         taken = bytearray()
         while True:
-            message = await receive()
+            try:
+                message = await receive()
+            except (
+                Exception
+            ) as error:  # of the connection: Serve's proxy raises KeyError, StopAsyncIteration and others
+                raise standing(499) from error
             if message["type"] != "http.request":
                 raise standing(499)
             taken += message.get("body", b"")

@@ -248,6 +248,36 @@ def test_a_body_that_does_not_come_in_is_not_waited_for(desks: dict[str, Paper])
     assert run(scene()) < 2
 
 
+@pytest.mark.parametrize("way", ["disconnect", "KeyError", "StopAsyncIteration", "cancelled"])
+def test_a_client_that_leaves_while_it_sends_is_no_fault(
+    app: Any, desks: dict[str, Paper], way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts: list[Any] = [{"type": "http.request", "body": b'{"n"', "more_body": True}]
+
+    async def receive() -> dict[str, object]:
+        if parts:
+            return parts.pop()
+        if way == "cancelled":
+            await asyncio.sleep(60)
+        if way != "disconnect":
+            raise {"KeyError": KeyError, "StopAsyncIteration": StopAsyncIteration}[way]("of the proxy")
+        return {"type": "http.disconnect"}
+
+    async def scene() -> None:
+        line = Line(app, {})
+        running = asyncio.ensure_future(app(line.scope, receive, line.send))
+        await until(lambda: not parts)
+        if way == "cancelled":
+            running.cancel()
+        await asyncio.wait({running})
+
+    with caplog.at_level(logging.INFO):
+        run(scene())
+    [line] = [json.loads(record.message) for record in caplog.records if record.name == "gen_ray.access"]
+    assert (line["status"], line["code"]) == (499, "cancelled")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_a_body_without_end_is_read_no_further_than_the_limit(app: Any) -> None:
     taken = 0
 
