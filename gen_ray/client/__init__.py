@@ -7,8 +7,10 @@ ask again, after whatever went wrong, and gets the samples it would have had.
 import base64
 import io
 import json
+import os
 import secrets
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +38,7 @@ class Client:
         return self._ask(model, "sample", {"n": n, **fields})
 
     def impute(self, model: str, **fields: Any) -> Result:
-        """Return n completions of one instance: image (bytes of a file) or x, and mask; or text. Raise ApiError."""
+        """Return n completions of one instance: image (bytes or a Path) or x, and mask; or text. Raise ApiError."""
         return self._ask(model, "impute", fields)
 
     def score(self, model: str, **fields: Any) -> Result:
@@ -86,10 +88,37 @@ class Client:
 
 
 def _body(fields: Mapping[str, Any]) -> str:
-    return json.dumps({"seed": secrets.randbelow(2**53), **fields}, default=_plain, allow_nan=False)
+    seed = fields.get("seed")
+    drawn = secrets.randbelow(2**53) if seed is None else seed  # None too: the server would draw another at each try
+    pictures = {name: _picture(name, fields[name]) for name in PICTURES if fields.get(name) is not None}
+    return json.dumps({**fields, **pictures, "seed": drawn}, default=_plain, allow_nan=False)
+
+
+PICTURES = ("image", "images", "mask")
+"""Fields that may hold files of pictures, as bytes, pathlib.Path or base64."""
+
+
+def _picture(field: str, value: Any) -> Any:
+    """Return base64 for bytes and paths. Raise ValueError for a text that is not base64: such as a path in a str."""
+    if isinstance(value, list | tuple):
+        return [_picture(field, item) for item in value]
+    if isinstance(value, os.PathLike):
+        return _picture(field, Path(value).read_bytes())
+    if isinstance(value, bytes | bytearray | memoryview):
+        return base64.b64encode(value).decode()
+    if isinstance(value, str) and not _is_base64(value):
+        raise ValueError(f"{field}: {value[:80]!r} is not base64 of a file; give pathlib.Path, or the file's bytes")
+    return value
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return bool(base64.b64decode("".join(text.split()), validate=True))
+    except ValueError:
+        return False
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return base64.b64encode(value).decode()
+    if not hasattr(value, "tolist"):
+        raise TypeError(f"{type(value).__name__} cannot be sent; give numbers, lists, numpy arrays, or bytes of a file")
     return value.tolist()

@@ -72,11 +72,11 @@ def result(said: Mapping[str, Any], held: Mapping[str, np.ndarray]) -> Result:
 
 
 def arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the samples of the last event of a stream, or the texts they stand for."""
+    """Return the samples of the last event of a stream, of the type that format npz has, or their texts."""
     samples = data["samples"]
     if samples and isinstance(samples[0], str):
         return {"texts": np.array(samples, dtype=np.str_)}
-    return {"samples": np.array(samples)}
+    return {"samples": np.array(samples, dtype=data.get("dtype"))}
 
 
 def preview(data: Mapping[str, Any]) -> Preview:

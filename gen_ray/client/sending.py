@@ -1,5 +1,8 @@
 """Requests that are sent again until they are answered, as long as there is patience left."""
 
+import ipaddress
+from urllib.parse import urlsplit
+
 import requests
 from urllib3 import Retry
 from urllib3.exceptions import MaxRetryError, ProtocolError
@@ -29,6 +32,8 @@ class Sender:
             retries, allowed_methods=None, backoff_factor=0.1, backoff_max=5, backoff_jitter=0.1, retry_after_max=60
         )
         self._session = requests.Session()
+        # "" and not None, which requests would replace by the environment's proxy
+        self._proxies = dict.fromkeys(("http", "https"), "") if _is_this_machine(url) else None
         # a function, for otherwise requests would prefer what a .netrc says of the host
         self._session.auth = lambda request: _with(request, key)
 
@@ -57,11 +62,21 @@ class Sender:
             timeout=self.timeout,
             stream=stream,
             allow_redirects=False,
+            proxies=self._proxies,
         )
         if response.status_code == requests.codes.ok and "X-Request-ID" not in response.headers:
             # Python takes a head that breaks off for a whole one, with nothing after it
             raise requests.ConnectionError("the answer broke off in its head, or another server gave it")
         return response
+
+
+def _is_this_machine(url: str) -> bool:
+    """Return whether a URL names this machine, which a proxy would take for itself."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def once_more(retry: Retry, response: requests.Response | None, fault: ApiError | str) -> Retry:

@@ -78,7 +78,9 @@ def said(result: Result, name: str) -> dict[str, Any]:
     """Return an answer in format json or png, as the object that JSON writes down."""
     spell = {"png": _drawn, "json": spelt}[name]
     others = {key: array.tolist() for key, array in result.answer.arrays.items() if key != "samples"}
-    samples = {"samples": spell(result.samples, result.spec)} if "samples" in result.answer.arrays else {}
+    samples: dict[str, Any] = {}
+    if "samples" in result.answer.arrays:
+        samples = {"dtype": result.samples.dtype.name, "samples": spell(result.samples, result.spec)}
     return {**result.facts(), **samples, **others}
 
 

@@ -43,6 +43,8 @@ class Samples(Facts):
     """Samples as nested lists of stored integers, as texts, or, in format png, as base64 PNGs."""
 
     samples: list[Any]
+    dtype: str
+    """numpy's name of the type that the samples have in format npz."""
 
 
 class Scores(Facts):

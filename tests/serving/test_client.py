@@ -1,6 +1,8 @@
 """The client against a real server on loopback, with a proxy between them that loses things."""
 
+import base64
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 import uvicorn
 
-from gen_ray.client import ApiError, Client, Preview, Result
+from gen_ray.client import ApiError, Client, Preview, Result, _body
 from gen_ray.serving.api import build
 from gen_ray.serving.desk import Refusal, RefusedError
 from gen_ray.serving.settings import Settings
@@ -166,3 +168,57 @@ def test_a_stream_that_breaks_off_goes_on_where_it_was(port: int, desks: dict[st
     assert [preview.done for preview in previews] == list(range(1, 11))  # type: ignore[union-attr]
     assert isinstance(last, Result) and between.connections == 4
     assert {job.seed for job in desks["digits"].jobs} == {last.seed}
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://localhost:{port}", "http://a.localhost:{port}"])
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+    port: int, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    sender = Client(url.format(port=port), KEY, retries=0)._sender
+    if "a.localhost" in url:  # not every system resolves it
+        assert sender._proxies == {"http": "", "https": ""}
+        return
+    assert sender.send("GET", "/v1/models").json()["data"]
+    assert Client("http://models.example.org", KEY)._sender._proxies is None
+
+
+def test_a_seed_of_none_is_drawn_once_for_all_tries(client: Client, desks: dict[str, Paper]) -> None:
+    for _ in range(2):
+        assert client.sample("digits", seed=None).seed == desks["digits"].jobs[-1].seed
+    *_, last = client.stream("digits", seed=None)
+    assert isinstance(last, Result) and last.seed == desks["digits"].jobs[-1].seed
+    body = json.loads(_body({"seed": None}))
+    assert isinstance(body["seed"], int) and json.loads(_body({"seed": 0}))["seed"] == 0
+
+
+@pytest.mark.parametrize("model", ["digits", "colour", "tokens"])
+def test_a_stream_has_the_type_of_samples_that_one_answer_has(client: Client, model: str) -> None:
+    *_, last = client.stream(model, n=2, seed=3)
+    assert isinstance(last, Result)
+    plain = client.sample(model, n=2, seed=3).samples
+    assert last.samples.dtype == plain.dtype and (last.samples == plain).all()
+
+
+def test_pictures_may_be_paths_bytes_or_base64_and_a_path_in_a_text_is_explained(
+    client: Client, tmp_path: Path
+) -> None:
+    from PIL import Image
+
+    file = tmp_path / "white.png"
+    Image.new("L", (8, 8), 255).save(file)
+    data = file.read_bytes()
+    for given in (file, data, bytearray(data), base64.b64encode(data).decode()):
+        assert (client.reconstruct("digits", images=[given]).samples == 16).all()
+    filled = client.impute("digits", image=file, mask=file)
+    assert filled.samples.shape == (1, 1, 8, 8)
+    for field in ("image", "mask"):
+        with pytest.raises(ValueError, match=rf"{field}: '.*white.png' is not base64 of a file; give pathlib.Path"):
+            client.impute("digits", **{"image": file, "mask": file, field: str(file)})
+    with pytest.raises(FileNotFoundError):
+        client.score("digits", images=[tmp_path / "missing.png"])
+    with pytest.raises(TypeError, match="Image cannot be sent"):
+        client.score("digits", x=Image.new("L", (8, 8)))
