@@ -1,9 +1,6 @@
 """Messages on their way to MLflow. A store that is away for a while delays them; none is lost, nobody waits."""
 
-import base64
-import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,24 +10,21 @@ from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
 
-import numpy as np
-
+from gen_ray import spool
 from gen_ray.errors import RunError
-from gen_ray.storage import write_whole
+from gen_ray.spool import Message
 from gen_ray.store import Store
-from gen_ray.tracking import REFUSED, TrackedRun, is_gone, this_process
+from gen_ray.tracking import REFUSED, TrackedRun
 
 RETRY_SECONDS = 1.0
-LOG, POINTS = "log", 1000
+OPEN, LOG, POINTS = "open", "log", 1000
 """Metrics go together as far as MLflow takes them: a server needs 25 ms for one message, and hardly more for many."""
+VERBS = {OPEN, LOG, "tag", "show", "show_text", "keep", "close"}
 logger = logging.getLogger(__name__)
-
-Message = tuple[str, str, dict[str, Any]]
-"""A run's id, a verb of TrackedRun (or "open", its constructor) and the verb's arguments."""
 
 
 class Outbox:
-    """Delivers messages in order, by a thread of its own. What a store refuses for good is dropped with a warning.
+    """Delivers messages in order, in a thread that no error ends. A refused message is dropped with a warning.
 
     While a store is away they are also in a file of folder, which the next outbox of that folder sends if this one's
     process ends before it could.
@@ -39,21 +33,37 @@ class Outbox:
     def __init__(self, store: Store, folder: Path, deliver: Callable[..., Any] = TrackedRun) -> None:
         """Take over what processes that are gone have left in folder, and begin."""
         self.store, self.deliver = store, deliver
-        self.file = folder / f"{os.getpid()}-{time.time_ns()}.jsonl"
+        self.file = spool.new_file(folder)
         self.waiting, self.counts = dict[int, Message](), Counter[str]()
         self.serial = count()
         self.runs: dict[str, TrackedRun] = {}
+        self.refusals: dict[str, str] = {}
+        self.taken: dict[Path, set[int]] = {}
+        """Serial numbers of the messages of each file taken over that are not delivered yet."""
         self.trouble, self.changed = "", Condition()
-        for message in _left(folder, store):
-            self.put(message[0], message[1], **message[2])
+        for file, messages in spool.take_over(folder, store):
+            closed = {run_id for run_id, verb, _ in messages if verb == "close"}
+            cut_off = dict.fromkeys(run_id for run_id, _, _ in messages if run_id not in closed)
+            killed: list[Message] = [(run_id, "close", {"status": "KILLED"}) for run_id in cut_off]
+            self.taken[file] = {self._add(message) for message in [*messages, *killed]}
         Thread(target=self._work, daemon=True).start()
 
     def put(self, run_id: str, verb: str, **args: Any) -> None:
         """Send a message; it may take as long as it likes."""
         with self.changed:
-            self.waiting[next(self.serial)] = (run_id, verb, args)
-            self.counts[run_id] += 1
+            self._add((run_id, verb, args))
             self.changed.notify_all()
+
+    def _add(self, message: Message) -> int:
+        serial = next(self.serial)
+        self.waiting[serial] = message
+        self.counts[message[0]] += 1
+        return serial
+
+    def refusal(self, run_id: str) -> str:
+        """Return why MLflow refused to open a run; empty where it did not."""
+        with self.changed:
+            return self.refusals.get(run_id, "")
 
     def pending(self, run_id: str) -> tuple[int, str]:
         """Return how many messages of a run are on their way, and what the store says against them."""
@@ -61,10 +71,11 @@ class Outbox:
             return self.counts[run_id], self.trouble
 
     def discard(self) -> None:
-        """Forget what has not been sent."""
+        """Forget what has not been sent; files taken over stay for the next process."""
         with self.changed:
             self.waiting.clear()
             self.counts.clear()
+            self.taken.clear()
             self.file.unlink(missing_ok=True)
 
     def _work(self) -> None:
@@ -85,8 +96,23 @@ class Outbox:
                 if len(batch) > 1:
                     most = 1  # one by one, so that no more is dropped than what is refused
                     continue
-                logger.warning("%s: %s", next(iter(batch.values()))[0], error)
+                self._refused(batch, str(error))
+            except Exception as error:  # a fault of this message: the thread goes on, since others wait for it
+                logger.exception("MLflow: a message could not be sent")
+                self._refused(batch, f"{type(error).__name__}: {error}")
             self._sent(batch)
+
+    def _refused(self, batch: Mapping[int, Message], why: str) -> None:
+        """Warn of a message that is dropped. If it opens a run, its sender learns of it, and a file is kept."""
+        run_id, verb, _ = next(iter(batch.values()))
+        logger.warning("%s: %s", run_id, why)
+        if verb == OPEN:
+            with self.changed:
+                self.refusals[run_id] = why
+                taken = [file for file, serials in self.taken.items() if serials & batch.keys()]
+                for file in taken:
+                    del self.taken[file]
+                    spool.set_aside(file, spool.REFUSED, f"MLflow refuses to open {run_id}")
 
     def _batch(self, most: int) -> dict[int, Message]:
         """Return the first message; if it is of metrics, with the run's that follow it, so many values in all."""
@@ -104,7 +130,10 @@ class Outbox:
 
     def _send(self, messages: Sequence[Message]) -> None:
         run_id, verb, args = messages[0]
-        if verb == "open":
+        if verb not in VERBS:
+            raise RunError(f"{verb!r} is not a message to MLflow", reason=REFUSED)
+        if verb == OPEN:
+            self.refusals.pop(run_id, None)
             self.runs[run_id] = self.deliver(self.store, run_id, **args)
         elif run_id in self.runs and verb == LOG:
             self.runs[run_id].log_points([(args["metrics"], args["step"], args["at"]) for _, _, args in messages])
@@ -116,43 +145,23 @@ class Outbox:
             for serial, (run_id, _, _) in batch.items():
                 if self.waiting.pop(serial, None):  # else discarded meanwhile
                     self.counts[run_id] -= 1
+            for file, serials in list(self.taken.items()):
+                serials.difference_update(batch)
+                if not serials:
+                    del self.taken[file]
+                    file.unlink(missing_ok=True)
             if self.trouble:
                 self.trouble = ""
                 self.file.unlink(missing_ok=True)
 
     def _keep(self) -> None:
-        """Write down what is waiting, with how to open the runs it is of."""
+        """Write down the messages that wait, with how to open their runs. Those taken over are in files already."""
         with self.changed:
-            messages = list(self.waiting.values())
-        opened = {run_id for run_id, verb, _ in messages if verb == "open"}
+            kept = set().union(*self.taken.values())
+            messages = [message for serial, message in self.waiting.items() if serial not in kept]
+        opened = {run_id for run_id, verb, _ in messages if verb == OPEN}
         for run_id in {run_id for run_id, _, _ in messages} - opened:
-            messages.insert(0, (run_id, "open", {"name": run_id, "params": {}, "tags": {}}))
-        with suppress(OSError):  # a full disk: they are still here, and sent as soon as the store is back
-            self.file.parent.mkdir(parents=True, exist_ok=True)
-            lines = [[self.store.uri, self.store.experiment, this_process()], *messages]
-            write_whole(self.file, "\n".join(json.dumps(line, default=_plain) for line in lines))
-
-
-def _left(folder: Path, store: Store) -> list[Message]:
-    """Return the messages to a store that processes that are gone have left, and take their files away."""
-    found: list[Message] = []
-    for file in sorted(folder.glob("*.jsonl")):
-        (*where, process), *messages = (json.loads(line, object_hook=_made) for line in file.read_text().splitlines())
-        if where == [store.uri, store.experiment] and is_gone(process):
-            closed = {run_id for run_id, verb, _ in messages if verb == "close"}
-            cut_off = {run_id for run_id, _, _ in messages} - closed
-            found += [*map(tuple, messages), *((run_id, "close", {"status": "KILLED"}) for run_id in cut_off)]
-            file.unlink()
-    return found
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return {"shape": value.shape, "bytes": base64.b64encode(value.tobytes()).decode()}
-    return str(value)
-
-
-def _made(value: dict[str, Any]) -> Any:
-    if value.keys() == {"shape", "bytes"}:
-        return np.frombuffer(base64.b64decode(value["bytes"]), np.uint8).reshape(value["shape"])
-    return value
+            messages.insert(0, (run_id, OPEN, {"name": run_id, "params": {}, "tags": {}}))
+        if messages:
+            with suppress(OSError):  # a full disk: they are still here, and sent as soon as the store is back
+                spool.save(self.file, self.store, messages)

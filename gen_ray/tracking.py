@@ -16,12 +16,13 @@ import mlflow
 import numpy as np
 import psutil
 from filelock import FileLock
-from mlflow.entities import Metric, Param, Run, RunTag, ViewType
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 
 from gen_ray.errors import RunError
 from gen_ray.storage import here, place
 from gen_ray.store import Store
 
+logger = logging.getLogger(__name__)
 RUN_ID, PROCESS, PARENT = "gen_ray.run_id", "gen_ray.process", "mlflow.parentRunId"
 ACTIVE = "RUNNING"
 PARAM_CHARACTERS = 6000  # MLflow's own limit
@@ -46,13 +47,35 @@ def connect(store: Store) -> mlflow.MlflowClient:
 def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
     """Return the experiment's id, creating it first where it does not exist."""
     with alone(store.uri):
-        found = client.get_experiment_by_name(store.experiment)
+        found = existing(store, client)
         if found is not None:
             return str(found.experiment_id)
         location = f"{store.artifact_root}/{store.experiment}" if store.artifact_root else None
         # Without its kind the UI opens an experiment as one of language models and hides the training charts.
         kind = {"mlflow.experimentKind": "custom_model_development"}
-        return str(client.create_experiment(store.experiment, artifact_location=location, tags=kind))
+        try:
+            return str(client.create_experiment(store.experiment, artifact_location=location, tags=kind))
+        except mlflow.MlflowException:
+            found = existing(store, client)
+            if found is None:
+                raise
+            return str(found.experiment_id)  # another process has just created it
+
+
+def existing(store: Store, client: mlflow.MlflowClient) -> Experiment | None:
+    """Return the store's experiment, None where there is none. Raise RunError for a deleted one.
+
+    A deletion may be meant: restoring it here would bring back all its runs.
+    """
+    found = client.get_experiment_by_name(store.experiment)
+    if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+        raise RunError(
+            f"MLflow at {store.uri}: experiment {store.experiment!r} was deleted; 'mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}' with MLFLOW_TRACKING_URI={store.uri} restores it, or name another "
+            "tracking.experiment",
+            reason=REFUSED,
+        )
+    return found
 
 
 def alone(uri: str, what: str = "") -> AbstractContextManager[object]:
@@ -70,6 +93,8 @@ def told(store: Store) -> Iterator[None]:
         lines = str(error).strip().splitlines()
         line = next((line for line in lines if "Error)" in line), lines[0])  # a database's own word, if there is one
         final = isinstance(error, mlflow.MlflowException) and error.get_http_status_code() in REFUSALS
+        if "404 != 200" in line:
+            line = f"{line[:200]}; is this the address of an MLflow server, without a path unless it serves one?"
         raise RunError(f"MLflow at {store.uri}: {line}", reason=REFUSED if final else "tracking") from error
 
 
@@ -139,6 +164,8 @@ class TrackedRun:
 
     def keep(self, path: Path | str, under: str) -> None:
         """Store a folder or file as an artifact."""
+        if not place(path).exists():
+            raise RunError(f"{path}: cannot be stored in MLflow, it does not exist", reason=REFUSED)
         with told(self.store), here(place(path)) as found:
             store = self.client.log_artifacts if found.is_dir() else self.client.log_artifact
             store(self.id, str(found), under)
@@ -155,21 +182,27 @@ def this_process() -> str:
 
 
 def is_gone(process: str) -> bool:
-    """Return whether a process of this host has ended; of other hosts nothing is known."""
-    host, pid, started = process.rsplit(":", 2)
-    if host != socket.gethostname():
+    """Return whether a process of this host has ended; False for other hosts, and for words that name no process."""
+    host, _, rest = process.partition(":") if process.count(":") == 2 else ("", "", "")
+    if host != socket.gethostname() or not re.fullmatch(r"[0-9]{1,9}:[0-9]{1,12}(\.[0-9]{1,9})?", rest):
         return False
+    pid, _, started = rest.partition(":")
     try:
         return abs(psutil.Process(int(pid)).create_time() - float(started)) > CLOCK_SECONDS
     except psutil.NoSuchProcess:
         return True
+    except psutil.Error:  # it lives, and may not be looked at
+        return False
 
 
 def close_orphans(client: mlflow.MlflowClient, experiment_id: str) -> None:
     """Close as KILLED the runs that stand as RUNNING although the process that kept them is gone."""
     for run in client.search_runs([experiment_id], f"attributes.status = '{ACTIVE}'", max_results=PAGE):
-        if is_gone(run.data.tags.get(PROCESS, "elsewhere:0:0")):
-            client.set_terminated(run.info.run_id, "KILLED")
+        if is_gone(run.data.tags.get(PROCESS, "")):
+            try:
+                client.set_terminated(run.info.run_id, "KILLED")
+            except mlflow.MlflowException as error:  # another run than the one to open
+                logger.warning("%s: is gone and cannot be closed: %s", run.info.run_id, error)
 
 
 @dataclass(frozen=True)
@@ -189,7 +222,7 @@ def rows(store: Store) -> list[Row]:
     """Return the runs of the store's experiment, newest first. Raise RunError where the store cannot be read."""
     with told(store):
         client = connect(store)
-        experiment = client.get_experiment_by_name(store.experiment)
+        experiment = existing(store, client)
         return [_row(run) for run in _pages(client, experiment.experiment_id)] if experiment else []
 
 

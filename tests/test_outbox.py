@@ -1,10 +1,13 @@
 """Messages to MLflow arrive in order, late rather than never, and never twice."""
 
+import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -144,3 +147,93 @@ def test_what_a_process_leaves_behind_the_next_one_sends(ledger: Ledger, tmp_pat
     assert fresh.seen[1][2] == {"metrics": {"loss": 1.5}, "step": 3, "at": 7}
     assert (fresh.seen[2][2]["picture"] == picture).all() and fresh.seen[3][2] == {"status": "KILLED"}
     assert not list(tmp_path.iterdir())
+
+
+GONE = f"{socket.gethostname()}:999999999:1"
+
+
+def left_behind(folder: Path, name: str = "left.jsonl", run_id: str = "a") -> Path:
+    """Write the file that a process leaves which ended while the store was away."""
+    file = folder / name
+    messages = [[run_id, "open", {"name": run_id, "params": {}, "tags": {}}], [run_id, "tag", {"tags": {"k": "v"}}]]
+    head = [STORE.uri, STORE.experiment, GONE]
+    file.write_text("\n".join(json.dumps(line) for line in [head, *messages]))
+    return file
+
+
+@pytest.mark.parametrize("damage", [
+    b"", b"\n", b"[", b"{}", b"[]\n", b"null", b'["a", "b"]', b"\xff\xfe", b'["u", "x", "p"]\n["a", "open"]',
+    b'["u", "x", "p"]\n["a", "open", {"na', b'["u", "x", "p"]\n[1, 2, 3]', b"[" * 100_000,
+])  # fmt: skip
+def test_a_damaged_file_is_set_aside_and_named(
+    ledger: Ledger, tmp_path: Path, damage: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "1-damaged.jsonl").write_bytes(damage)
+    left_behind(tmp_path)
+    outbox = Outbox(STORE, tmp_path, ledger)
+    until(lambda: outbox.pending("a") == (0, ""))
+    assert [verb for _, verb, _ in ledger.seen] == ["open", "tag", "close"]
+    assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("1-damaged.damaged", damage)]
+    assert "1-damaged.jsonl: cannot be read" in caplog.text
+
+
+def test_of_several_starts_after_an_outage_one_sends_each_file(tmp_path: Path) -> None:
+    for number in range(8):
+        left_behind(tmp_path, f"{number}.jsonl", f"run-{number}")
+    ledgers, together = [Ledger() for _ in range(4)], threading.Barrier(4)
+
+    def start(ledger: Ledger) -> Outbox:
+        together.wait()
+        return Outbox(STORE, tmp_path, ledger)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(start, ledgers))
+    until(lambda: sum(len(ledger.seen) for ledger in ledgers) == 24 and not list(tmp_path.iterdir()))
+    opened = [run for ledger in ledgers for run, verb, _ in ledger.seen if verb == "open"]
+    assert sorted(opened) == [f"run-{number}" for number in range(8)]
+
+
+def test_a_message_stays_in_its_file_until_it_is_delivered(ledger: Ledger, tmp_path: Path) -> None:
+    left_behind(tmp_path)
+    ledger.there.clear()
+    first = Outbox(STORE, tmp_path, ledger)
+    first.put("b", "open", name="b", params={}, tags={})
+    until(lambda: first.pending("a")[1] == "away" and first.file.exists())
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 2 and sum(file.read_text().count('"open"') for file in files) == 2
+    first.discard()
+    [taken] = tmp_path.iterdir()
+    name = taken.name.replace(quote(this_process(), safe=""), quote(GONE, safe=""))
+    taken.rename(tmp_path / name)  # as if this process had ended
+    following = Outbox(STORE, tmp_path, fresh := Ledger())
+    until(lambda: following.pending("a") == (0, ""))
+    assert [verb for _, verb, _ in fresh.seen] == ["open", "tag", "close"] and not list(tmp_path.iterdir())
+
+
+def test_a_file_is_kept_whose_run_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(store: Store, run_id: str, **how: Any) -> None:
+        raise RunError("experiment was deleted", reason=REFUSED)
+
+    left_behind(tmp_path)
+    outbox = Outbox(STORE, tmp_path, refuse)
+    until(lambda: outbox.pending("a") == (0, ""))
+    assert outbox.refusal("a") == "experiment was deleted" and outbox.refusal("b") == ""
+    [file] = tmp_path.iterdir()
+    assert file.suffix == ".refused" and '"tag"' in file.read_text() and "is kept as" in caplog.text
+
+
+@pytest.mark.parametrize("fault", [ValueError("x"), KeyError("x"), AttributeError("x"), RecursionError("x")])
+def test_no_error_ends_the_thread_that_sends(tmp_path: Path, fault: Exception) -> None:
+    seen = Ledger()
+
+    def deliver(store: Store, run_id: str, **how: Any) -> Entry:
+        if run_id == "odd":
+            raise fault
+        return seen(store, run_id, **how)
+
+    outbox = Outbox(STORE, tmp_path, deliver)
+    for run in ("odd", "a"):
+        outbox.put(run, "open", name=run, params={}, tags={})
+    outbox.put("a", "no_such_verb")
+    until(lambda: outbox.pending("odd") == outbox.pending("a") == (0, ""))
+    assert type(fault).__name__ in outbox.refusal("odd") and outbox.refusal("a") == "" and seen.seen[0][0] == "a"

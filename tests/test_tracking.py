@@ -1,5 +1,6 @@
 """Runs in MLflow are found again, never duplicated, and closed with the truth."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -7,9 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gen_ray.errors import RunError
+from gen_ray.errors import RunError, UserError
 from gen_ray.store import Store
-from gen_ray.tracking import PROCESS, RUN_ID, Row, TrackedRun, connect, experiment_id, experiments, rows, this_process
+from gen_ray.tracking import (
+    PROCESS,
+    REFUSED,
+    RUN_ID,
+    Row,
+    TrackedRun,
+    connect,
+    experiment_id,
+    experiments,
+    is_gone,
+    rows,
+    this_process,
+)
 
 
 @pytest.fixture
@@ -145,7 +158,64 @@ def test_rows_come_in_pages_and_newest_first(store: Store, monkeypatch: pytest.M
     assert sorted(found) == [f"a-{number}" for number in range(5)]
 
 
-@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "ftp://nowhere", "sqlite:////proc/no/mlflow.db", "./mlruns"])
+@pytest.mark.parametrize("value", [
+    "", "elsewhere", "a:b", "a:b:c", ":::", "host:1:nan", "host:-1:1", "host:99999999999999999999:1", "host:x:y",
+    "\x00:1:1",
+    "host:1:1e400", "host:١:1",
+])  # fmt: skip
+def test_words_that_name_no_process_name_none_that_is_gone(store: Store, value: str) -> None:
+    """Any user may set a tag, and one that is not this project's must not stop a training."""
+    assert not is_gone(value.replace("host", socket.gethostname()))
+    run = open_run(store, f"foreign-{len(value)}")
+    run.tag({PROCESS: value.replace("host", socket.gethostname()).replace("\x00", "")})
+    open_run(store, "next")
+    assert rows(store)[-1].status == "RUNNING"
+
+
+def test_a_deleted_experiment_is_named_with_the_remedy(store: Store) -> None:
+    run = open_run(store)
+    experiment = experiment_id(store, run.client)
+    run.client.delete_experiment(experiment)
+    for use in (lambda: rows(store), lambda: open_run(store)):
+        with pytest.raises(RunError, match=f"was deleted; .* restore --experiment-id {experiment}'"):
+            use()
+    run.client.restore_experiment(experiment)
+    assert [row.run_id for row in rows(store)] == ["a-1"]
+
+
+def test_a_file_that_is_gone_is_refused_and_not_tried_for_ever(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="does not exist") as caught:
+        open_run(store).keep(tmp_path / "gone", "model")
+    assert caught.value.reason == REFUSED
+
+
+@pytest.mark.parametrize(("uri", "remedy"), [
+    ("localhost:5000", "did you mean http://localhost:5000"), ("mlflow.example", "is a folder"),
+    ("mlflow.example:5000/prefix", "did you mean http://mlflow.example:5000/prefix"),
+    ("10.0.0.1:5000", "did you mean http://10.0.0.1:5000"), ("localhost", "did you mean http://localhost"),
+    ("./mlruns", "use sqlite:///"), ("file:///tmp/mlruns", "use sqlite:////tmp/mlruns/mlflow.db"),
+    ("/tmp/x", "use sqlite"),
+    ("ftp://nowhere", r"MLflow has servers at http"), ("s3://bucket/x", r"MLflow has servers at http"),
+])  # fmt: skip
+def test_a_tracking_uri_without_a_server_or_database_is_named(
+    uri: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=remedy) as caught:
+        Store.of(uri, "x", Path())
+    assert str(caught.value).startswith(f"tracking.uri={uri}: ")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match=r"^MLFLOW_TRACKING_URI="):
+        Store.of(None, "x", Path())
+
+
+@pytest.mark.parametrize(
+    "uri", ["https://a/b", "sqlite:////a.db", "postgresql+psycopg2://a/b", "databricks", "mysql://a"]
+)
+def test_a_server_or_database_is_taken(uri: str) -> None:
+    assert Store.of(uri, "x", Path()).uri == uri
+
+
+@pytest.mark.parametrize("uri", ["http://127.0.0.1:9", "sqlite:////proc/no/mlflow.db"])
 def test_a_store_that_cannot_be_used_is_named_in_one_line(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store = Store.of(uri, "x", Path())

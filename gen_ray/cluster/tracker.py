@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 OUTBOX = "outbox"
 DRAIN_SECONDS = 60.0
 """How long the end of a run waits for a store that is away."""
+OPEN_SECONDS = 180.0
+"""How long the start of a run waits for a store that accepts connections and does not answer."""
 LOOK_SECONDS = 0.05
 
 
@@ -45,6 +47,10 @@ class Nowhere:
     def pending(self, run_id: str) -> tuple[int, str]:
         """Return that nothing is on its way."""
         return 0, ""
+
+    def refusal(self, run_id: str) -> str:
+        """Return that nothing was refused."""
+        return ""
 
     def discard(self) -> None:
         """Do nothing."""
@@ -77,6 +83,10 @@ class Tracker:
     def pending(self, run_id: str) -> tuple[int, str]:
         """Return how many messages of a run are on their way, and what the store says against them."""
         return self.outbox.pending(run_id)
+
+    def refusal(self, run_id: str) -> str:
+        """Return why MLflow refused to open a run; empty where it did not."""
+        return self.outbox.refusal(run_id)
 
     def discard(self) -> None:
         """Forget what has not been sent."""
@@ -134,11 +144,15 @@ class Track:
         return self._drained(seconds, patient=True)
 
     def opened(self) -> None:
-        """Return when the run is open. Raise RunError where it cannot be: what could not be recorded is not begun."""
-        trouble = self._drained(float("inf"), patient=False)
+        """Return when the run is open. Raise RunError where it cannot be: a run that MLflow refuses is not trained."""
+        trouble = self._drained(OPEN_SECONDS, patient=False) or self.refusal()
         if trouble:
             ray.get(self.tracker.discard.remote())
             raise RunError(trouble, reason="tracking")
+
+    def refusal(self) -> str:
+        """Return why MLflow refused to open the run; empty where it did not, or has not answered yet."""
+        return str(ray.get(self.tracker.refusal.remote(self.run_id)))
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Record metrics at a step."""
@@ -167,7 +181,7 @@ class Track:
     def close(self, status: str) -> str:
         """End the run and return why MLflow has not heard of it yet; empty where it has."""
         self.end(status)
-        return self.drained(DRAIN_SECONDS)
+        return self.drained(DRAIN_SECONDS) or self.refusal()
 
     def progress(self, done: int, total: int) -> None:
         """Tell how far the training is."""

@@ -101,6 +101,9 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
             tune.report({"error": f"{type(error).__name__}: {error}", "reason": type(error).__name__})
             return
         track.drained(DRAIN_SECONDS)  # a trial with a result is never told of again
+        if refused := track.refusal():
+            tune.report({"error": refused, "reason": "tracking"})
+            return
         write_whole(result, json.dumps(metrics))
     tune.report({**json.loads(result.read_text()), "epoch": experiment.training.epochs, "ended": True})
 
