@@ -96,7 +96,7 @@ def application(
     """Return what is to be served. Raise UserError for what cannot be, before anything starts."""
     import os
 
-    from gen_ray.cluster.nodes import LOOPBACK
+    from gen_ray.cluster.ports import LOOPBACK
     from gen_ray.cluster.serving.args import Application, Served
     from gen_ray.errors import UserError
     from gen_ray.serving import settings

@@ -57,11 +57,12 @@ def mlflow(
 
     MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS_DESTINATION name a database and an object store instead.
     """
-    from gen_ray.cluster import nodes
+    from gen_ray.cluster import nodes, ports
 
     code = nodes.mlflow(host=host, port=port, insecure=insecure, detach=detach, names=allow_host or [])
     if detach:
-        typer.echo(f"MLflow answers at http://{host}:{port}; export MLFLOW_TRACKING_URI=http://{host}:{port}")
+        address = ports.own_url(host, port)
+        typer.echo(f"MLflow answers at {address}; export MLFLOW_TRACKING_URI={address}")
     raise typer.Exit(code)
 
 

@@ -37,6 +37,7 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     failures.prepare_streams()
     failures.find_home()
     token.use()
+    _bypass_proxy()
     app = verb if isinstance(verb, typer.Typer) else _alone(verb)
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
@@ -72,6 +73,14 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
             _fail(*explained)
         line = (str(error).strip().splitlines() or [""])[0]
         _fail(f"{type(error).__name__}: {line} (a bug? --debug shows where)", 1)
+
+
+def _bypass_proxy() -> None:
+    """Let clients reach this machine's own servers where a proxy is set: Ray's dashboard, MLflow, an object store."""
+    present = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    names = [name for name in ("localhost", "127.0.0.1", "::1") if name not in present.split(",")]
+    merged = ",".join([*filter(None, [present]), *names])
+    os.environ.update(no_proxy=merged, NO_PROXY=merged)
 
 
 def _alone(verb: Callable[..., Any]) -> typer.Typer:

@@ -1,22 +1,23 @@
 """The processes of a cluster's machines: Ray's, which let nobody in without the token, and MLflow's server."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import requests
 
 from gen_ray import token
-from gen_ray.cluster import environment
+from gen_ray.cluster import environment, ports
 from gen_ray.errors import RunError, UserError
 from gen_ray.storage import beside, default
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 DATABASE, ARTIFACTS = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"
 SERVER = {
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 14 processes that nothing here needs
@@ -89,38 +90,51 @@ def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequenc
     Its database is SQLite and its artifacts are files of this machine unless MLflow's own variables name others.
     Raise UserError where anybody could use it from elsewhere, RunError where it does not come up.
     """
-    if host not in LOOPBACK and not insecure:
+    if host not in ports.LOOPBACK and not insecure:
         raise UserError(
             f"--host {host}: MLflow's server asks nobody who he is; leave it on 127.0.0.1 and come by ssh -L "
             f"{port}:127.0.0.1:{port}, put a proxy that asks before it, or say --insecure"
         )
+    ports.check(host, port)
     root = beside(default())
     root.mkdir(parents=True, exist_ok=True)
     stores = {DATABASE: f"sqlite:///{root}/mlflow.db", ARTIFACTS: (root / "mlflow_artifacts").as_uri()}
     # By variables, not words: a database's password must not stand in the list of processes.
     told = {**stores, **os.environ, **SERVER}
     words = ["server", "--host", host, "--port", str(port), "--workers", "1"]
-    if names:
-        words += ["--allowed-hosts", ",".join([*names, f"localhost:{port}", f"127.0.0.1:{port}"])]
+    if names or host == "::1":  # which MLflow does not let in of itself
+        here = [f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")]
+        words += ["--allowed-hosts", ",".join([*names, *here])]
     command = [sys.executable, "-m", "mlflow", *words]
     if not detach:
         return subprocess.run(command, env=told, check=False).returncode
-    log = root / "mlflow-server.log"
-    with log.open("ab") as stream:
-        server = subprocess.Popen(
-            command, env=told, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
-        )
-    _wait(server, f"http://{host}:{port}/health", log)
+    _detached(command, told, host, port, root / "mlflow-server.log")
     return 0
 
 
-def _wait(server: "subprocess.Popen[bytes]", address: str, log: Path) -> None:
-    until = time.monotonic() + START_SECONDS
-    while time.monotonic() < until and server.poll() is None:
-        try:
-            if requests.get(address, timeout=5).ok:
-                return
-        except requests.ConnectionError:
+def _detached(command: Sequence[str], environment: Mapping[str, str], host: str, port: int, log: Path) -> None:
+    """Start a server and leave it running once it answers. Raise RunError where it does not; nothing is then left."""
+    with log.open("ab") as stream:
+        server = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+        )
+    try:
+        _wait(server, host, port, log)
+    except BaseException:  # Ctrl-C too
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)  # its children are in its session
+        server.wait()
+        raise
+
+
+def _wait(server: "subprocess.Popen[bytes]", host: str, port: int, log: Path) -> None:
+    """Wait until this server answers, and not another one that listens at the same address."""
+    address, until = ports.own_url(host, port), time.monotonic() + START_SECONDS
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy does not reach this machine's loopback
+        while time.monotonic() < until and server.poll() is None:
+            with suppress(requests.RequestException):
+                if session.get(f"{address}/health", timeout=5).ok and ports.listens(server.pid, port):
+                    return
             time.sleep(0.2)
-    server.kill()
     raise RunError(f"{address}: MLflow's server did not come up; {log} says why")

@@ -16,6 +16,7 @@ import yaml
 from ray import serve
 
 from gen_ray.client import ApiError, Client
+from gen_ray.cluster import ports
 from gen_ray.cluster.serving import endpoint, server
 from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import Application, Served
@@ -169,8 +170,8 @@ def test_two_commands_do_not_start_on_one_cluster_at_once(url: str) -> None:
 def test_a_port_is_of_one_server(host: str) -> None:
     """Also between the check and the proxy's start; the proxy itself, which binds with SO_REUSEPORT, still gets it."""
     port = free_port()
-    with endpoint.held(host, port):
-        with pytest.raises(UserError, match=f"--port {port}: another server listens"), endpoint.held(host, port):
+    with ports.held(host, port):
+        with pytest.raises(UserError, match=f"--port {port}: another server listens"), ports.held(host, port):
             pytest.fail("held twice")
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as proxy:
             for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
@@ -179,7 +180,7 @@ def test_a_port_is_of_one_server(host: str) -> None:
             proxy.listen()
             with socket.create_connection((host.replace("0.0.0.0", "127.0.0.1"), port)):
                 pass
-            with pytest.raises(UserError, match="another server listens"), endpoint.held(host, port):
+            with pytest.raises(UserError, match="another server listens"), ports.held(host, port):
                 pytest.fail("held while a proxy listens")
 
 

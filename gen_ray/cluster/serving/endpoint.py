@@ -1,7 +1,5 @@
 """The address at which Ray Serve listens: whether it is free, and whether an application may be served there."""
 
-import errno
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,42 +10,13 @@ from ray.serve.schema import ApplicationStatus
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gen_ray.cluster.connect import alive
-from gen_ray.cluster.nodes import LOOPBACK
+from gen_ray.cluster.ports import LOOPBACK, held, url
 from gen_ray.cluster.serving.args import NAME
 from gen_ray.errors import UserError
 
 HEAD = "node:__internal_head__"
 GONE = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DELETING)
 INGRESS = "ingress"
-
-
-def url(host: str, port: int) -> str:
-    """Return the address of a server as a browser takes it."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
-
-
-@contextmanager
-def held(host: str, port: int) -> Iterator[None]:
-    """Keep a port of this machine for Serve's proxy while the block lasts. Raise UserError where it is in use.
-
-    The proxy binds with SO_REUSEPORT, so that a second server on the same port would answer half of the first one's
-    requests. The socket here is bound but does not listen: it gets no connection, and no other command gets the port.
-    """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as kept:
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
-        try:
-            kept.bind((host, port))
-        except OSError as error:
-            raise UserError(_unusable(host, port, error)) from None
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        yield
-
-
-def _unusable(host: str, port: int, error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"--port {port}: another server listens at {url(host, port)}; end it, or name another port"
-    return f"--host {host} --port {port}: cannot be listened on ({error.strerror}); name an address of this machine"
 
 
 @contextmanager

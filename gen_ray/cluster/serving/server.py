@@ -16,7 +16,7 @@ from ray.experimental import (
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
-from gen_ray.cluster import environment
+from gen_ray.cluster import environment, ports
 from gen_ray.cluster.connect import alive, joined
 from gen_ray.cluster.serving import endpoint
 from gen_ray.cluster.serving.app import build
@@ -43,14 +43,14 @@ def served(
     if own and detached:
         raise UserError("--detach: RAY_ADDRESS names no cluster on which the application could stay")
     cpus = sum(max(1, int(model.cpus * model.max_replicas)) for model in app.models.values())
-    with endpoint.held(host, port) if own else nullcontext(), joined(cpus + math.ceil(beside)):
+    with ports.held(host, port) if own else nullcontext(), joined(cpus + math.ceil(beside)):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it tells of every step
         keys = bool(app.key_hashes)
         with nullcontext() if own else endpoint.admitted(host, port, keys=keys, replace=replace):
             owner = _deploy(app, host, port)
         stays = False
         try:
-            yield endpoint.url(host, port)
+            yield ports.url(host, port)
             stays = detached
         finally:
             if not stays and kv._internal_kv_get(OWNER) == owner:  # else another command has replaced it

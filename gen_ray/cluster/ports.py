@@ -1,0 +1,65 @@
+"""Ports of this machine: whether one is free, and which process listens there."""
+
+import errno
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import psutil
+
+from gen_ray.errors import UserError
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+ALL_INTERFACES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
+
+
+def url(host: str, port: int) -> str:
+    """Return the address of a server as a browser takes it."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def own_url(host: str, port: int) -> str:
+    """Return the address by which this machine itself reaches a server that listens on host."""
+    return url(ALL_INTERFACES.get(host, host), port)
+
+
+@contextmanager
+def held(host: str, port: int) -> Iterator[None]:
+    """Keep a port for a server that binds with SO_REUSEPORT. Raise UserError where it is in use.
+
+    Ray Serve's proxy does so: a second server on the same port would answer half of the first one's requests. The
+    socket here is bound but does not listen: it gets no connection, and no other command gets the port.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as kept:
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+        try:
+            kept.bind((host, port))
+        except OSError as error:
+            raise UserError(_unusable(host, port, error)) from None
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        yield
+
+
+def check(host: str, port: int) -> None:
+    """Raise UserError where a port is in use, or cannot be listened on."""
+    with held(host, port):
+        pass
+
+
+def _unusable(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"--port {port}: another server listens at {url(host, port)}; end it, or name another port"
+    return f"--host {host} --port {port}: cannot be listened on ({error.strerror}); name an address of this machine"
+
+
+def listens(pid: int, port: int) -> bool:
+    """Return whether a process or one of its children listens on a port."""
+    with suppress(psutil.Error):
+        whole = psutil.Process(pid)
+        for process in (whole, *whole.children(recursive=True)):
+            with suppress(psutil.Error):
+                found = process.net_connections("tcp")
+                if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found):
+                    return True
+    return False

@@ -1,0 +1,116 @@
+"""gen-ray start mlflow --detach: the server that answers is the one that was started; a failed one leaves nothing."""
+
+import http.server
+import os
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gen_ray.cluster import nodes, ports
+from tests.conftest import Said, free_port
+
+SERVER = """
+import http.server, os, socket, subprocess, sys, time
+open(sys.argv[1], "w").write(str(os.getpid()))
+host, port = (sys.argv[sys.argv.index(word) + 1] for word in ("--host", "--port"))
+if os.environ["HOW"] == "fails":
+    sys.exit(3)
+if os.environ["HOW"] == "hangs":  # and has a child, as a server with workers
+    subprocess.Popen(["sleep", "60"])
+    time.sleep(60)
+class Server(http.server.HTTPServer):
+    address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+Server((host, int(port)), Handler).serve_forever()
+"""
+
+
+class Other(http.server.BaseHTTPRequestHandler):
+    """A server of another program, which says that it is well."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def other() -> Iterator[int]:
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture
+def start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gen_ray: Callable[..., Said]
+) -> Iterator[Callable[..., Said]]:
+    """Return the command with a small server in the place of MLflow's."""
+    (tmp_path / "server.py").write_text(SERVER)
+    stub = tmp_path / "python"
+    stub.write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/server.py {tmp_path}/pid $*\n")
+    stub.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(stub))
+    monkeypatch.setenv("GEN_RAY_STORAGE", str(tmp_path / "storage"))
+    monkeypatch.setattr(nodes, "START_SECONDS", 5.0)
+
+    def run(*words: object, how: str = "answers") -> Said:
+        monkeypatch.setenv("HOW", how)
+        return gen_ray("start", "mlflow", "--detach", *words)
+
+    yield run
+    if (tmp_path / "pid").exists() and psutil.pid_exists(pid := int((tmp_path / "pid").read_text())):
+        os.kill(pid, 9)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "0.0.0.0"])
+@pytest.mark.parametrize("proxy", [False, True])
+def test_a_server_is_reached_at_any_address_and_whatever_proxy_is_set(
+    start: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, host: str, proxy: bool
+) -> None:
+    if proxy:
+        for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")
+    port = free_port()
+    said = start("--host", host, "--port", port, *(["--insecure"] if host == "0.0.0.0" else []))
+    shown = {"::1": "[::1]", "0.0.0.0": "127.0.0.1"}.get(host, host)
+    assert said.code == 0 and f"export MLFLOW_TRACKING_URI=http://{shown}:{port}" in said.out, said.err
+
+
+def test_another_server_is_not_mistaken_for_ones_own(start: Callable[..., Said], other: int, tmp_path: Path) -> None:
+    said = start("--port", other)
+    assert said.code == 2 and f"--port {other}: another server listens at http://127.0.0.1:{other}" in said.fault
+    assert not (tmp_path / "pid").exists()
+
+
+@pytest.mark.parametrize("how", ["fails", "hangs"])
+def test_nothing_is_left_of_a_server_that_does_not_come_up(
+    start: Callable[..., Said], other: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Also where another server has taken the port after the check, and answers in its place."""
+    monkeypatch.setattr(ports, "check", lambda *_: None)
+    monkeypatch.setattr(nodes, "START_SECONDS", 2.0)
+    said = start("--port", other, how=how)
+    assert said.code == 1 and re.search(r"MLflow's server did not come up; \S+mlflow-server.log says why", said.fault)
+    group = int((tmp_path / "pid").read_text())
+    assert not [p for p in psutil.process_iter() if p.status() != "zombie" and os.getpgid(p.pid) == group]
+
+
+def test_ctrl_c_leaves_nothing(start: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        while not (tmp_path / "pid").exists():
+            pass
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(nodes, "_wait", interrupt)
+    assert start("--port", free_port(), how="hangs").code == 130
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text() or 0))
