@@ -32,7 +32,8 @@ def list_(address: Address = LOCAL) -> None:
     if not lines:
         typer.echo(f"no jobs at {address}")
         return
-    terminal.show_table("jobs", ["job", "state", "began", "minutes", "command", ""], lines, prose=("command", ""))
+    header = ["job", "state", "began", "minutes", "command", ""]
+    terminal.show_table("jobs", header, lines, prose=("command", ""), dispensable=("minutes", "began"))
 
 
 @app.command()

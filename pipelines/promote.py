@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines import terminal
-from pipelines.instances import Storage
+from pipelines.instances import Seed, Storage
 
 if TYPE_CHECKING:
     from gen_ray.cluster.promote import Measured, Order
@@ -32,6 +32,21 @@ class Asked:
     ] = None
     n: Annotated[int, typer.Option("-n", min=10, help="Samples of each.")] = 1000
     minutes: Annotated[float, typer.Option(min=0.01, help="Of measuring; the dearest are left out beyond.")] = 10.0
+    seed: Seed = 0
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of one batch, for quality and for seconds.")] = 64
+
+    def order(self) -> "Order":
+        """Return the measurement that these options ask for."""
+        from gen_ray.cluster.promote import Order
+
+        return Order(
+            samplers=self.sampler or (),
+            steps=self.steps or (),
+            n=self.n,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            minutes=self.minutes,
+        )
 
 
 @terminal.grouped
@@ -48,10 +63,10 @@ def promote(
     force: Annotated[bool, typer.Option("--force", help="Promote it whatever the champion is.")] = False,
     rollback: Annotated[str | None, typer.Option(help="A registered model: the previous champion again.")] = None,
     storage: Storage = Path("gen_ray_runs"),
+    tracking_uri: Annotated[str | None, typer.Option(help="MLflow's URI. Default: the run's tracking.uri.")] = None,
 ) -> None:
     """Measure sampler × steps of a trained model, pick along the curve, and make the model champion if it is better."""
     from gen_ray import registry, runs
-    from gen_ray.cluster.promote import Order
     from gen_ray.errors import UserError
     from gen_ray.releases import keep
     from gen_ray.store import Store
@@ -61,15 +76,15 @@ def promote(
     if sum(choice is not None for choice in (run, best, rollback)) != 1:
         raise UserError("give one of RUN, --best METRIC and --rollback MODEL")
     if rollback is not None:
-        typer.echo(registry.rollback(Store.of(None, experiment, root), rollback).line)
+        typer.echo(registry.rollback(Store.of(tracking_uri, experiment, root), rollback).line)
         return
     chosen = (
         runs.find_artifact(run, root)
         if run
-        else runs.artifact_of(_best(Store.of(None, experiment, root), str(best)), root)
+        else runs.artifact_of(_best(Store.of(tracking_uri, experiment, root), str(best)), root)
     )
     found = runs.settings(chosen)
-    store = Store.of(found.tracking.uri, found.tracking.experiment, root)
+    store = Store.of(tracking_uri or found.tracking.uri, found.tracking.experiment, root)
     own = row(store, runs.run_of(chosen))
     candidate = registry.record(own, metric)
     model = name or _model_name(runs.meta(chosen)["data"]["name"], found.family.name)
@@ -78,8 +93,7 @@ def promote(
     if reason:  # told before anything is measured for minutes
         typer.echo(f"{model} keeps its champion: {reason} (--force)")
         return
-    order = Order(samplers=asked.sampler or (), steps=asked.steps or (), n=asked.n, minutes=asked.minutes)
-    measured = _measured(found, chosen, store, own, order)
+    measured = _measured(found, chosen, store, own, asked.order())
     path, digest = keep(store, candidate.mlflow_id, chosen)
     release = replace(measured, path=path, manifest=digest)
     candidate = replace(candidate, tags=release.tags())

@@ -8,13 +8,17 @@ import matplotlib as mpl
 import numpy as np
 import optuna.visualization.matplotlib as draw
 from matplotlib.axes import Axes
+from matplotlib.category import StrCategoryFormatter
 from matplotlib.figure import Figure
 from optuna.importance import PedAnovaImportanceEvaluator
 from PIL import Image
 
 from gen_ray.engine.curves import pixels
+from gen_ray.sweeps.parallel import parallel_coordinates
 from gen_ray.sweeps.study import FINISHED, Result, Study
 
+LABEL = 24
+"""Characters of the name of a choice at most."""
 COST = "sample/seconds_per_image"
 
 
@@ -25,7 +29,6 @@ def pictures(study: Study) -> dict[str, np.ndarray]:
     metric, inner = study.sweep.metric, study.shown()
     shared = [key for key in study.sweep.space if all(key in result.point for result in study.results())]
     made: dict[str, Callable[[], object]] = {
-        "parallel_coordinates": lambda: draw.plot_parallel_coordinate(inner, target_name=metric),
         "metric_against_each_key": lambda: draw.plot_slice(inner, target_name=metric),
     }
     if len(shared) > 1:
@@ -33,6 +36,8 @@ def pictures(study: Study) -> dict[str, np.ndarray]:
             inner, evaluator=PedAnovaImportanceEvaluator(), params=shared, target_name=metric
         )
     found = {name: _rendered(plot) for name, plot in made.items()}
+    trials = [(result.point, result.value or 0.0) for result in study.best()]
+    found["parallel_coordinates"] = parallel_coordinates(trials, study.sweep.space, metric, study.sweep.sign)
     return {**found, "quality_against_cost": pareto(study.results(), metric, study.sweep.sign)}
 
 
@@ -66,13 +71,25 @@ def pareto(results: list[Result], metric: str, sign: int) -> np.ndarray:
 
 def _rendered(plot: Callable[[], object]) -> np.ndarray:
     mpl.use("agg")
-    with (
-        mpl.rc_context(),
-        warnings.catch_warnings(action="ignore"),
-    ):  # Optuna sets its own style
+    # Optuna sets its own style; a name may hold a dollar sign, which is not mathematics
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
         drawn = plot()
-    first: Axes = drawn if isinstance(drawn, Axes) else np.ravel(np.asarray(drawn, dtype=object))[0]
-    figure, buffer = first.get_figure(root=True), BytesIO()
+    each: list[Axes] = list(np.ravel(np.asarray(drawn, dtype=object)))
+    figure, buffer = each[0].get_figure(root=True), BytesIO()
     assert figure is not None, "Optuna's axes are of a figure"
+    for axes in each:
+        _turn_long_labels(axes)
     figure.savefig(buffer, format="png", bbox_inches="tight", dpi=110)
     return np.asarray(Image.open(buffer, formats=("PNG",)).convert("RGB"))
+
+
+def _turn_long_labels(axes: Axes) -> None:
+    """Shorten and turn the names of choices below an axis, which would overlap."""
+    if isinstance(axes.xaxis.get_major_formatter(), StrCategoryFormatter):
+        names = [text.get_text().strip("'") for text in axes.get_xticklabels()]
+        short = [name if len(name) <= LABEL else f"{name[: LABEL - 1]}…" for name in names]
+        axes.set_xticks(axes.get_xticks(), short)
+        if sum(map(len, short)) > LABEL // 2:
+            axes.tick_params(axis="x", labelrotation=30)
+            for text in axes.get_xticklabels():
+                text.set_horizontalalignment("right")
