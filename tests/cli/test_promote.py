@@ -1,0 +1,63 @@
+"""What promote is asked for reaches the measurement and the store that is named."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gen_ray.cluster.jobs import Job
+from gen_ray.cluster.promote import Order
+from gen_ray.engine import artifact
+from gen_ray.registry import champion
+from gen_ray.releases import Release
+from gen_ray.store import Store
+from gen_ray.tracking import TrackedRun
+from tests.engine.toys import model
+
+RUN = "toy-20260101-000000"
+
+
+def test_options_reach_the_measurement_and_the_named_store(
+    gen_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere, asked = f"sqlite:///{tmp_path}/elsewhere.db", []
+    made = model()
+    artifact.write(tmp_path / "runs" / RUN / "artifact", made)
+    store = Store(elsewhere, "gen_ray", (tmp_path / "kept").as_uri())
+    for run_id, bits in ((made.meta["run_id"], 1.0), ("other", 2.0)):
+        run = TrackedRun(store, run_id, name=RUN, params={}, tags={})
+        run.log({"eval/bits_per_dim": bits}, 1)
+        run.close("FINISHED")
+
+    def measured(experiment: object, folder: Path, store: Store, run: object, order: Order) -> Release:
+        asked.append(order)
+        return Release(version="")
+
+    monkeypatch.setattr("pipelines.promote._measured", measured)
+    place = ["--storage", tmp_path, "--tracking-uri", elsewhere]
+    said = gen_ray("promote", RUN, *place, "--name", "toy", "--seed", 3, "--batch-size", 7, "-n", 20, "--steps", 4)
+    assert said.code == 0, said
+    assert asked == [Order(samplers=(), steps=[4], n=20, seed=3, batch_size=7, minutes=10.0)]
+    present = champion(store, "toy")
+    assert present is not None and present.run_id == made.meta["run_id"]
+    assert not (tmp_path / "mlflow.db").exists()
+    back = gen_ray("promote", "--rollback", "toy", *place)
+    assert back.code == 1 and "to go back to" in back.fault
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 130])
+def test_jobs_are_listed_whole_on_narrow_terminals(width: int, gen_ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [
+        Job(
+            id=f"raysubmit_abcdefghijklmno{n}", state="failed", began=1.7e9 + n, seconds=123.4,
+            command="python -m pipelines.train configs/demo/digits-ddpm.yaml training.epochs=3",
+            message="[/x] job supervisor actor died",
+        )
+        for n in range(2)
+    ]  # fmt: skip
+    monkeypatch.setattr("gen_ray.cluster.jobs.Jobs.all", lambda _: jobs)
+    for name, value in {"COLUMNS": str(width), "FORCE_COLOR": "1", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    said = gen_ray("jobs", "list")
+    assert said.code == 0 and all(job.id in said.out and "failed" in said.out for job in jobs) and "…" not in said.out
+    assert said.out.count("[/x]") == 2
