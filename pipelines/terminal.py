@@ -199,12 +199,12 @@ def _bar() -> Any:
 
 def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what an evaluation measured, each figure with what it was measured with."""
-    from gen_ray.engine.provenance import note
+    from gen_ray.engine.provenance import FRECHET, note
 
     for name, value in metrics.items():
         how = provenance.get(name)
         origin = "  (" + ", ".join(f"{key} {word}" for key, word in how.items()) + ")" if how else ""
-        more = f"; {note(how)}" if how and note(how) else ""
+        more = f"; {note(how)}" if how and name == FRECHET and note(how) else ""
         typer.echo(f"  {name} {value:.5g}{origin}{more}")
 
 

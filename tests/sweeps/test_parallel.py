@@ -64,5 +64,5 @@ def test_each_trial_is_a_line_and_the_best_one_is_red(sign: int) -> None:
     assert len(lines) == len(trials) and [line.get_color() == "tab:red" for line in lines].count(True) == 1
     best = lines[-1].get_ydata()
     assert best[0] == (0 if sign == 1 else 1)
-    assert any(UNSET in line.get_ydata() for line in lines), "a key that is not active has a place of its own"
+    assert any(UNSET in line.get_ydata() for line in lines), "a key that is not active has a separate place"
     assert parallel_coordinates(trials, space, "m", sign).shape[2] == 3
