@@ -19,8 +19,9 @@ from gen_ray.engine.curve import Choice, Point
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import NAME_PATTERN
 from gen_ray.replacing import take_place
+from gen_ray.runs import checked_id
 from gen_ray.store import Store
-from gen_ray.tracking import connect, told
+from gen_ray.tracking import RUN_ID, connect, told
 from gen_ray.versions import ARTIFACT, CHAMPION
 
 CURVE, QUALITY, METRIC, FINGERPRINT, BUILD = (
@@ -33,6 +34,8 @@ PATH, MLFLOW_ID = re.compile(r"model(-[0-9a-f]{12})?"), re.compile(r"[0-9a-f]{32
 PART = ".part-"
 KEPT, KEPT_SECONDS = 3, 3600.0
 """Artifacts of a model that stay on this machine, the last used ones and those used within an hour."""
+RUN = re.compile(r"(?:runs:/)?(?P<id>[0-9a-f]{32})(?:/(?P<path>.+))?")
+"""What a MODEL is that names a run of MLflow, and perhaps the path of an artifact of it."""
 MODEL = re.compile(
     r"models:/(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})(?:@(?P<alias>[A-Za-z0-9._-]+)|/(?P<version>\d+))"
 )
@@ -150,6 +153,21 @@ def champions(store: Store) -> list[str]:
     with told(store):
         found = [model.name for model in connect(store).search_registered_models() if CHAMPION in model.aliases]
         return sorted(name for name in found if re.fullmatch(NAME_PATTERN, name))
+
+
+def run_id(store: Store, mlflow_id: str) -> str:
+    """Return the id that this project gave a run of MLflow. Raise UserError where it has not recorded the run."""
+    with told(store):
+        try:
+            tags = connect(store).get_run(mlflow_id).data.tags
+        except Exception as error:
+            if "not found" not in str(error).lower():
+                raise
+            raise UserError(f"{mlflow_id}: there is no such run in {store.uri}") from None
+    try:
+        return checked_id(tags.get(RUN_ID, ""))
+    except ValueError:
+        raise UserError(f"{mlflow_id}: is not a run of gen_ray, its tag {RUN_ID} is {tags.get(RUN_ID)!r}") from None
 
 
 def fetch(store: Store, found: Release, into: Path) -> Path:

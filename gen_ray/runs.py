@@ -21,6 +21,8 @@ ARTIFACT, CONFIG, META = "artifact", "config.yaml", "meta.json"
 ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 REGISTERED = "models:/"
 """What a MODEL begins with that is in MLflow's registry and not a folder."""
+MLFLOW_RUN = re.compile(r"runs:/.*|[0-9a-f]{32}(/.*)?")
+"""What a MODEL looks like that is a run of MLflow: its id, or runs:/ID."""
 RUN = r"-(\d{8}-\d{6})(?:-(?:(\d+)|r[0-9a-f]{8}))?"
 """What follows a run's name in its id: the time, and a number where several runs start in one second.
 

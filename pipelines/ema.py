@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pipelines import terminal
-from pipelines.instances import ModelName, Storage
+from pipelines.instances import ModelName, Storage, find
 
 WIDTHS = [0.02, 0.05, 0.1, 0.15, 0.2]
 METRICS = ("bits_per_dim", "frechet_distance")
@@ -34,9 +34,12 @@ def ema(
     from gen_ray.cluster.evaluate import evaluate_average
     from gen_ray.cluster.train import prepare_data
     from gen_ray.engine import artifact, checkpoint
+    from gen_ray.errors import UserError
     from gen_ray.storage import copy, remove
 
-    folder = runs.find_artifact(run, storage)
+    folder = find(run, storage)
+    if folder.name != runs.ARTIFACT:
+        raise UserError(f"{run}: averages are kept in the folder of its run, and {folder} is not in one")
     home, now = folder.parent, artifact.load(folder)
     candidates = home / ".candidates"
     found: dict[str, dict[str, Any]] = {_name(now.meta.get("ema")): dict(now.meta["metrics"])}

@@ -6,13 +6,15 @@ from typing import Annotated
 import typer
 
 from pipelines import terminal
-from pipelines.instances import Storage
+from pipelines.instances import Storage, find
 
 HEEDED = ("evaluation.", "scaling.", "data.root=")
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A run's id or name, or an artifact folder.")],
+    model: Annotated[
+        str, typer.Argument(help="A run's id or name, an MLflow run's id or runs:/ID, or an artifact folder.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="e.g. evaluation.effort=500 evaluation.sampler=ancestral")
     ] = None,
@@ -30,7 +32,7 @@ def evaluate(
     for override in overrides or []:
         if not override.startswith(HEEDED):
             raise UserError(f"{override}: has no effect on a trained model; what has: {', '.join(HEEDED)}")
-    folder = runs.find_artifact(model, storage)
+    folder = find(model, storage)
     experiment = runs.settings(folder, overrides or [])
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)

@@ -61,9 +61,8 @@ def progress(
     from gen_ray.cluster.progress import measured
     from gen_ray.engine import curves, plots
     from gen_ray.experiment import Scaling
-    from gen_ray.runs import find_artifact
 
-    homes = [find_artifact(name, storage).parent for name in run]
+    homes = [instances.find(name, storage).parent for name in run]
     drawn: dict[str, dict[str, list[tuple[float, float]]]] = {}
     lines: list[list[str]] = []
     with connected(Scaling()):

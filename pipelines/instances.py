@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from gen_ray.dataspec import DataSpec
     from gen_ray.engine.artifact import Model
 
-ModelName = Annotated[str, typer.Argument(help="A run's id or name, an artifact folder, or models:/NAME@champion.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        help="A run's id or name, an MLflow run's id or runs:/ID, an artifact folder, or models:/NAME@champion."
+    ),
+]
 Rows = Annotated[int, typer.Option("-n", min=1, help="Rows of a source: a seeded choice over the whole split.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="All draws are a function of it.")]
 Storage = Annotated[
@@ -52,8 +57,8 @@ def find(model: str, root: Path, tracking_uri: str | None = None) -> Path:
     """Return the artifact folder of a MODEL, of a registered one as it was downloaded. Raise UserError, RunError."""
     from gen_ray import runs
 
-    if not model.startswith(runs.REGISTERED):  # MLflow takes over a second to import
-        return runs.find_artifact(model, root)
+    if not model.startswith(runs.REGISTERED) and not runs.MLFLOW_RUN.fullmatch(model):
+        return runs.find_artifact(model, root)  # without MLflow, which takes over a second to import
     from gen_ray.serving.sources import source_of
 
     source = source_of(model, root, tracking_uri)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines import terminal
-from pipelines.instances import Seed, Storage
+from pipelines.instances import Seed, Storage, find
 
 if TYPE_CHECKING:
     from gen_ray.cluster.promote import Measured, Order
@@ -79,7 +79,7 @@ def promote(
         typer.echo(registry.rollback(Store.of(tracking_uri, experiment, root), rollback).line)
         return
     chosen = (
-        runs.find_artifact(run, root)
+        find(run, root, tracking_uri)
         if run
         else runs.artifact_of(_best(Store.of(tracking_uri, experiment, root), str(best)), root)
     )

@@ -169,6 +169,8 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def _folder(text: str) -> str:
+    if text.startswith("runs:/"):
+        return text.split("/")[1]
     path = Path(text)
     return path.parent.name if path.name == "artifact" else path.name
 

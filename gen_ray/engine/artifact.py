@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class Model:
     family: Family
     net: nn.Module
     meta: Mapping[str, Any]
+    digest: str = ""
+    """SHA-256 of the manifest of the artifact that it was loaded from."""
 
     def __post_init__(self) -> None:
         """Let the family know what the net has learned of the process itself."""
@@ -76,7 +79,16 @@ def _load(folder: Path, device: torch.device) -> Model:
     net = family.build_net()
     net.load_state_dict(load_file(folder / "weights.safetensors"))
     net = net.to(device).eval().requires_grad_(False)
-    return Model(experiment=experiment, family=family, net=net, meta=meta)
+    digest = manifest.digest(folder / manifest.NAME)
+    return Model(experiment=experiment, family=family, net=net, meta=meta, digest=digest)
+
+
+def digest(folder: Path) -> str:
+    """Return the SHA-256 of an artifact's manifest, which differs where any of its files does. Raise UserError."""
+    try:
+        return sha256((storage.current(folder) / manifest.NAME).read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise UserError(f"the artifact cannot be trusted: {error.filename or folder}: missing") from None
 
 
 def describe(spec: DataSpec, fingerprint: str, *, run_id: str, steps: int) -> dict[str, Any]:

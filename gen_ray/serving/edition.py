@@ -51,6 +51,8 @@ class Edition:
         Raise UserError for an artifact that cannot be trusted, RunError for samples that are not as they should be.
         """
         model = artifact.load(folder, device=device)
+        if release.manifest and release.manifest != model.digest:
+            raise RunError(f"version {release.version}: its artifact was replaced while it was loaded")
         costs = measure(model, device)
         batcher = Batcher(model, costs, device, **batching)
         edition = cls(id=id, release=release, model=model, batcher=batcher, limits=limits)

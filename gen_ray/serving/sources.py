@@ -1,12 +1,14 @@
-"""Where a served model's versions come from: a folder for ever, or the registry, whose champion changes."""
+"""Where a served model's versions come from: a folder, or the registry, whose champion changes."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from gen_ray import releases, runs
+from gen_ray.engine import artifact
+from gen_ray.errors import UserError
 from gen_ray.releases import Release
-from gen_ray.storage import beside
+from gen_ray.storage import beside, is_there
 from gen_ray.store import Store
 
 
@@ -24,13 +26,16 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """One artifact folder for ever: a run's, or one that was copied here."""
+    """One artifact folder: a run's, or one that was copied here. Other weights (gen-ray ema) are another version."""
 
     folder: Path
 
     def newest(self) -> Release:
-        """Return the only version, named by its run's folder."""
-        return Release(version=self.folder.parent.name if self.folder.name == "artifact" else self.folder.name)
+        """Return the version in the folder, named by its run's folder and the SHA-256 of its manifest."""
+        name, digest = self.folder.name, artifact.digest(self.folder)
+        if name == runs.ARTIFACT:
+            name = self.folder.parent.name
+        return Release(version=f"{name}@{digest[:12]}", manifest=digest)
 
     def fetch(self, release: Release) -> Path:
         """Return the folder."""
@@ -58,7 +63,26 @@ class Registered:
 def source_of(model: str, root: Path, tracking_uri: str | None = None) -> Source:
     """Return where the versions of a MODEL come from, root being the storage's. Raise UserError where there is none."""
     if not model.startswith(runs.REGISTERED):
-        return Fixed(runs.find_artifact(model, root))
+        return Fixed(folder_of(model, root, tracking_uri))
     parts = releases.parts(model)
     cache = beside(root) / "serving" / "artifacts" / parts["name"]
     return Registered(Store.of(tracking_uri, "gen_ray", root), model, cache)
+
+
+def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:
+    """Return the artifact folder of a MODEL that is not a registered one. Raise UserError, RunError.
+
+    An MLflow run's id, or runs:/ID, means the run's folder below root if there is one, or else its artifact in MLflow.
+    """
+    found = releases.RUN.fullmatch(model)
+    if found is None or Path(model).exists():
+        return runs.find_artifact(model, root)
+    if found["path"] and not releases.PATH.fullmatch(found["path"]):
+        raise UserError(f"{model}: the artifacts of a run are runs:/ID/model and runs:/ID/model-<12 digits>")
+    store = Store.of(tracking_uri, "gen_ray", root)
+    if not found["path"]:
+        folder = root / "runs" / releases.run_id(store, found["id"]) / runs.ARTIFACT
+        if is_there(folder):
+            return folder
+    wanted = releases.Release(version=model, mlflow_id=found["id"], path=found["path"] or "model")
+    return releases.fetch(store, wanted, beside(root) / "serving" / "runs")

@@ -19,7 +19,7 @@ from gen_ray.family import Held
 from gen_ray.releases import Release
 from gen_ray.serving import cards
 from gen_ray.serving.desk import Answer, Job, Preview, RefusedError
-from gen_ray.serving.edition import Limits
+from gen_ray.serving.edition import Edition, Limits
 from gen_ray.serving.seat import Seat
 from gen_ray.serving.sources import Fixed
 from tests.engine.toys import CPU, images, model
@@ -67,7 +67,7 @@ def test_a_sample_is_that_of_generate_and_says_how_it_was_made(folders: dict[str
         n = len(answer.arrays["samples"])
         alone = generate(of.net, chain, n, seed=5, device=CPU).numpy()
         assert np.abs(answer.arrays["samples"].astype(int) - alone).max() <= 1
-        assert answer.nfe == chain.nfe and answer.seed == 5 and answer.version == folders["ddpm"].name
+        assert answer.nfe == chain.nfe and answer.seed == 5 and answer.version.startswith(folders["ddpm"].name + "@")
         assert answer.queued_seconds >= 0 and answer.computed_seconds > 0
     assert (default.sampler, default.steps) == ("ddim", 20) and (chosen.sampler, chosen.steps) == ("heun", 4)
 
@@ -277,7 +277,7 @@ def test_a_version_whose_card_cannot_be_sent_does_not_take_over(tmp_path: Path, 
 )  # fmt: skip
 def test_a_tag_that_cannot_be_read_is_named(tag: str, value: str) -> None:
     with pytest.raises(RunError, match=rf"version 7: its tag gen_ray\.sampling\.{tag} cannot be read"):
-        Release.read("7", "run", {f"gen_ray.sampling.{tag}": value})
+        Release.read("7", "0" * 32, {f"gen_ray.sampling.{tag}": value})
 
 
 def test_a_figure_that_is_not_finite_is_null_in_the_card(tmp_path: Path) -> None:
@@ -339,3 +339,29 @@ def test_quality_picks_what_was_measured(folders: dict[str, Path]) -> None:
         ("ddim", 3, 3),
         ("ancestral", 20, 20),
     ]
+
+
+def test_other_weights_of_a_served_run_are_another_version(tmp_path: Path) -> None:
+    """gen-ray ema replaces the artifact of a run: what is served changes with its version, not below it."""
+    folder = written(tmp_path / "run-1" / "artifact", seed=0)
+
+    async def work(seat: Seat) -> list[Any]:
+        answers = [await seat.run(job(n=2, seed=3))]
+        written(folder, seed=1)
+        answers.append(await seat.run(job(n=2, seed=3)))
+        await seat.renew()
+        answers.append(await seat.run(job(n=2, seed=3)))
+        return answers
+
+    first, before, after = with_seat(folder, work)
+    assert first.version == before.version and np.array_equal(first.arrays["samples"], before.arrays["samples"])
+    assert after.version != first.version and after.version.startswith("run-1@")
+    assert not np.array_equal(first.arrays["samples"], after.arrays["samples"])
+
+
+def test_an_artifact_replaced_between_its_choice_and_its_loading_is_not_served(tmp_path: Path) -> None:
+    folder = written(tmp_path / "run-1" / "artifact", seed=0)
+    release = Fixed(folder).newest()
+    written(folder, seed=1)
+    with pytest.raises(RunError, match="was replaced while it was loaded"):
+        Edition.open("toy", release, folder, CPU, Limits())

@@ -9,11 +9,11 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gen_ray import runs
 from gen_ray.cluster.serving.args import Application
 from gen_ray.engine import artifact
 from gen_ray.engine.step import autocast
 from gen_ray.maths.noise import RowNoise
+from gen_ray.serving.sources import folder_of
 
 MOST_REQUESTS = 16
 WAIT_SECONDS = 0.01
@@ -26,7 +26,7 @@ class RequestBatches:
         """Load the model as a replica does."""
         app = Application.model_validate(raw)
         torch.set_num_threads(max(1, int(app.models[id].cpus)))
-        self._model = artifact.load(runs.find_artifact(app.models[id].model, app.root))
+        self._model = artifact.load(folder_of(app.models[id].model, app.root, app.tracking_uri))
         self._evaluations = 0
 
     async def counters(self) -> dict[str, float]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 import torch
 from ray import serve
 
-from gen_ray import runs
 from gen_ray.cluster.serving import server
 from gen_ray.cluster.serving.args import Application
 from gen_ray.cluster.serving.bench import baseline
@@ -18,6 +17,7 @@ from gen_ray.engine import artifact
 from gen_ray.engine.artifact import Model
 from gen_ray.engine.generate import generate
 from gen_ray.engine.step import autocast
+from gen_ray.serving.sources import folder_of
 
 CPU = torch.device("cpu")
 FULL_BATCH = 64
@@ -65,7 +65,7 @@ class Plan:
 def measure(app: Application, kinds: Sequence[Kind], port: int, plan: Plan) -> Found:
     """Serve the application's only model and the baseline beside it, and measure both."""
     [(id, served)] = app.models.items()
-    model = artifact.load(runs.find_artifact(served.model, app.root))
+    model = artifact.load(folder_of(served.model, app.root, app.tracking_uri))
     torch.set_num_threads(max(1, int(served.cpus)))
     with server.served(app, "127.0.0.1", port, beside=served.cpus) as url:
         serve.run(baseline.build(app), name=BASELINE, route_prefix=ROUTE)

@@ -1,0 +1,68 @@
+"""A MODEL is found by its folder, its run, or its run in MLflow, and other weights are another version."""
+
+from pathlib import Path
+
+import pytest
+
+from gen_ray import manifest, runs, storage
+from gen_ray.errors import RunError, UserError
+from gen_ray.serving.sources import Fixed, folder_of
+from gen_ray.store import Store
+from gen_ray.tracking import RUN_ID, TrackedRun
+
+
+def fill(content: str, draft: Path) -> None:
+    (draft / "meta.json").write_text("{}")
+    (draft / "weights.safetensors").write_text(content)
+    manifest.write(draft)
+
+
+def recorded(root: Path, run_id: str) -> str:
+    """Return the MLflow id of a run with an artifact below root and in MLflow."""
+    home = root / "runs" / run_id
+    storage.commit(home / runs.ARTIFACT, lambda draft: fill(run_id, draft))
+    run = TrackedRun(Store.of(None, "sources", root), run_id, name="a", params={}, tags={})
+    run.keep(home / runs.ARTIFACT, "model")
+    run.close("FINISHED")
+    return run.id
+
+
+def test_an_mlflow_run_means_its_folder_or_else_its_artifact(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow_id = recorded(storage, "sources-20260101-000000")
+    uri, folder = Store.of(None, "sources", storage).uri, storage / "runs" / "sources-20260101-000000" / runs.ARTIFACT
+    for model in (mlflow_id, f"runs:/{mlflow_id}"):
+        assert folder_of(model, storage) == folder
+        fetched = folder_of(model, tmp_path / "elsewhere", uri)
+        assert fetched.is_relative_to(tmp_path) and (fetched / "weights.safetensors").read_text() == folder.parent.name
+    assert folder_of(f"runs:/{mlflow_id}/model", storage) != folder
+    for model in (f"runs:/{mlflow_id}/../../x", f"runs:/{mlflow_id}/config", f"{mlflow_id}//etc"):
+        with pytest.raises(UserError, match="the artifacts of a run are"):
+            folder_of(model, storage)
+    with pytest.raises(RunError, match=r"MLflow at|holds no model-000000000000"):
+        folder_of(f"runs:/{mlflow_id}/model-000000000000", storage)
+    with pytest.raises(UserError, match="there is no such run in"):
+        folder_of("0" * 32, storage)
+
+
+@pytest.mark.parametrize("tag", ["../../etc", "/etc", ""])
+def test_the_run_id_in_a_tag_is_not_taken_for_a_path(storage: Path, tag: str) -> None:
+    store = Store.of(None, "sources", storage)
+    run = TrackedRun(store, "foreign-20260101-000000", name="a", params={}, tags={})
+    run.tag({RUN_ID: tag})
+    with pytest.raises(UserError, match=r"is not a run of gen_ray, its tag gen_ray\.run_id is"):
+        folder_of(run.id, storage)
+
+
+def test_other_weights_in_a_folder_are_another_version(tmp_path: Path) -> None:
+    folder = tmp_path / "digits-20260101-000000" / "artifact"
+    storage.commit(folder, lambda draft: fill("as trained", draft))
+    source = Fixed(folder)
+    first = source.newest()
+    assert first == source.newest() and first.version.startswith("digits-20260101-000000@")
+    storage.commit(folder, lambda draft: fill("averaged", draft))
+    assert source.newest() != first and source.newest().version != first.version
+    storage.remove(folder)
+    with pytest.raises(UserError, match=r"cannot be trusted: .*MANIFEST\.sha256: missing"):
+        source.newest()
