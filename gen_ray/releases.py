@@ -163,7 +163,7 @@ def run_id(store: Store, mlflow_id: str) -> str:
         except Exception as error:
             if "not found" not in str(error).lower():
                 raise
-            raise UserError(f"{mlflow_id}: there is no such run in {store.uri}") from None
+            raise UserError(f"{mlflow_id}: no such run in {store.uri}") from None
     try:
         return checked_id(tags.get(RUN_ID, ""))
     except ValueError:

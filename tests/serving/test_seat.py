@@ -342,7 +342,7 @@ def test_quality_picks_what_was_measured(folders: dict[str, Path]) -> None:
 
 
 def test_other_weights_of_a_served_run_are_another_version(tmp_path: Path) -> None:
-    """gen-ray ema replaces the artifact of a run: what is served changes with its version, not below it."""
+    """gen-ray ema replaces the artifact of a run: the samples served change together with the version."""
     folder = written(tmp_path / "run-1" / "artifact", seed=0)
 
     async def work(seat: Seat) -> list[Any]:

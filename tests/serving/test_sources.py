@@ -42,7 +42,7 @@ def test_an_mlflow_run_means_its_folder_or_else_its_artifact(
             folder_of(model, storage)
     with pytest.raises(RunError, match=r"MLflow at|holds no model-000000000000"):
         folder_of(f"runs:/{mlflow_id}/model-000000000000", storage)
-    with pytest.raises(UserError, match="there is no such run in"):
+    with pytest.raises(UserError, match="no such run in"):
         folder_of("0" * 32, storage)
 
 
