@@ -58,6 +58,7 @@ class Seat:
         """Load the newest version. Raise UserError or RunError where it cannot be served."""
         release = await asyncio.to_thread(self.source.newest)
         self._edition = await asyncio.to_thread(self._load, release)
+        LOG.info("%s: version %s is served", self.id, release.version)
 
     def _load(self, release: Release) -> Edition:
         folder: Path = self.source.fetch(release)

@@ -342,3 +342,11 @@ def test_versions_change_under_load(tmp_path: Path) -> None:
     assert set(traffic.patient) == {"done"} and set(traffic.plain) == {200}
     assert sum(traffic.plain.values()) + sum(traffic.patient.values()) > 300
     assert set(traffic.versions) == {"1", "2", "5"}
+    [file] = (tmp_path / "serving").glob("errors-*.log")
+    for line in (
+        "version 2 is served, was 1",
+        "version 5 is served, was 2",
+        "version 3 is not served",
+        "version 4 is not",
+    ):
+        assert file.read_text().count(line) == 2, line  # each of two replicas changes on its own

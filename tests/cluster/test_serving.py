@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -104,6 +106,31 @@ def test_requests_are_written_down_with_the_name_of_the_key(url: str, root: Path
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert any(line["key"] == "anna" and line["model"] == "ddpm" and line["status"] == 200 for line in lines)
     assert KEY not in file.read_text()
+
+
+def test_the_error_log_has_the_versions_that_replicas_serve(url: str, root: Path) -> None:
+    """They are other processes than the ingress, which writes the requests."""
+    [file] = (root / "serving").glob("errors-*.log")
+    for family in ("ddpm", "vae"):
+        assert f"INFO {family}: version toy-{family} is served" in file.read_text()
+
+
+WRITER = """
+import logging, pathlib, sys
+from gen_ray.cluster.serving import logs
+handler = logs.SharedFileHandler(pathlib.Path(sys.argv[1]), maxBytes=4000, backupCount=99)
+for line in range(200):
+    handler.emit(logging.LogRecord("a", logging.INFO, "", 0, f"{sys.argv[2]}-{line} " + "x" * 30, None, None))
+"""
+
+
+def test_processes_share_a_log_file_that_is_rotated(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "a.log")]
+    writers = [subprocess.Popen([*command, str(number)]) for number in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    found = [line.split()[0] for file in tmp_path.glob("a.log*") for line in file.read_text().splitlines()]
+    assert sorted(found) == sorted(f"{number}-{line}" for number in range(3) for line in range(200))
+    assert len(list(tmp_path.glob("a.log*"))) > 4
 
 
 def test_replicas_follow_the_seconds_that_wait() -> None:

@@ -1,24 +1,18 @@
 """The door: HTTP before the models' handles. Keys come as hashes; what is logged goes to files below storage.root."""
 
-import logging
 import os
-import socket
 from collections.abc import Mapping
-from logging.handlers import RotatingFileHandler
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
-from gen_ray.cluster.serving import endpoint
+from gen_ray.cluster.serving import endpoint, logs
 from gen_ray.cluster.serving.args import Application
 from gen_ray.cluster.serving.handles import HandleDesk
 from gen_ray.errors import UserError
 from gen_ray.serving import api, settings
 from gen_ray.storage import beside
-
-LOG_BYTES, LOG_FILES = 20 * 2**20, 5
 
 
 class Ingress:
@@ -31,7 +25,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app; Ray Serve asks for it in the replica."""
-        write_logs(beside(self._app.root) / "serving")
+        logs.write(beside(self._app.root) / "serving")
         desks = {name: HandleDesk(handle) for name, handle in self._handles.items()}
         return api.build(desks, self._door)
 
@@ -56,19 +50,3 @@ def door(app: Application, listening: str) -> settings.Settings:
             "longest_deadline_seconds": app.limits.deadline_seconds,
         }
     )
-
-
-def write_logs(folder: Path) -> None:
-    """Write a line of JSON for each request to access-HOST.jsonl in folder, and what went wrong to errors-HOST.log."""
-    folder.mkdir(parents=True, exist_ok=True)
-    host = socket.gethostname()
-    for name, file, form in (
-        ("gen_ray.access", f"access-{host}.jsonl", "%(message)s"),
-        ("gen_ray.serving", f"errors-{host}.log", "%(asctime)s %(levelname)s %(message)s"),
-    ):
-        handler = RotatingFileHandler(folder / file, maxBytes=LOG_BYTES, backupCount=LOG_FILES, delay=True)
-        handler.setFormatter(logging.Formatter(form))
-        logger = logging.getLogger(name)
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False

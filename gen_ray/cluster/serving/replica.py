@@ -1,7 +1,6 @@
 """One replica of a model: a Seat in an actor. Its net computes in a thread, so that health and streams are answered."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -10,12 +9,14 @@ import psutil
 import torch
 
 from gen_ray.cluster.device import given
+from gen_ray.cluster.serving import logs
 from gen_ray.cluster.serving.args import Application
 from gen_ray.cluster.serving.metrics import Meters
 from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
 from gen_ray.serving.desk import Answer, Card, Job, Preview, Refusal, RefusedError
 from gen_ray.serving.seat import Seat
 from gen_ray.serving.sources import source_of
+from gen_ray.storage import beside
 
 METER_SECONDS = 1.0
 
@@ -30,7 +31,7 @@ class Replica:
         self._served, self._meters = served, Meters()
         device, threads = given(served.gpus), max(1, int(served.cpus))
         torch.set_num_threads(threads)
-        logging.getLogger("gen_ray").setLevel(logging.INFO)
+        logs.write(beside(app.root) / "serving")
         self._seat = Seat(
             id,
             source_of(served.model, app.root, app.tracking_uri),
