@@ -6,8 +6,9 @@ import shlex
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import typer.main
 import yaml
 from packaging.requirements import Requirement
+from packaging.version import Version
 
 from gen_ray.errors import UserError
 from gen_ray.experiment import load
@@ -185,6 +187,50 @@ def test_no_container_is_root_or_without_memory() -> None:
         assert container["resources"]["requests"]["memory"] and container["resources"]["limits"]["memory"]
 
 
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every pod's specification, and whether it is of a head, of workers or of another kind."""
+    for spec in clusters():
+        yield "head", spec["headGroupSpec"]["template"]["spec"]
+        yield from (("worker", group["template"]["spec"]) for group in spec["workerGroupSpecs"])
+    for _, node in OBJECTS:
+        if node["kind"] in ("Deployment", "CronJob"):
+            yield "other", next(below for below in mappings(node) if "containers" in below)
+
+
+def test_only_heads_have_a_token_of_kubernetes() -> None:
+    """The autoscaler of a head needs it."""
+    assert {kind for kind, _ in pods()} == {"head", "worker", "other"}
+    for kind, pod in pods():
+        assert pod.get("automountServiceAccountToken", True) is (kind == "head")
+
+
+def test_file_systems_are_read_only_but_for_rays_own_pods() -> None:
+    for kind, pod in pods():
+        [container] = pod["containers"]
+        read_only = container["securityContext"].get("readOnlyRootFilesystem", False)
+        assert read_only is (kind == "other")
+        if read_only:  # Python's temporary files
+            assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
+
+
+def test_every_pod_has_a_policy_for_both_directions() -> None:
+    policies = [node["spec"] for node in of_kind("NetworkPolicy")]
+    labels = [{"ray.io/is-ray-node": "yes"}, {"app": "gen-ray-mlflow"}, {"app": "gen-ray-nightly"}]
+    for label in labels:
+        [policy] = [policy for policy in policies if policy["podSelector"]["matchLabels"] == label]
+        assert policy["policyTypes"] == ["Ingress", "Egress"] and policy["egress"]
+        assert all("to" in rule for rule in policy["egress"])  # a rule without it would open the way to anywhere
+        names = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
+        assert names in [rule.get("ports") for rule in policy["egress"]]
+    used = [
+        pod["metadata"]["labels"]
+        for _, node in OBJECTS
+        for pod in mappings(node)
+        if "labels" in pod.get("metadata", {})
+    ]
+    assert [label for label in used if label in labels] == used
+
+
 def test_mlflow_is_probed() -> None:
     [mlflow] = [container for container in containers() if container["name"] == "mlflow"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
@@ -220,7 +266,12 @@ def test_services_are_called_what_others_call_them() -> None:
 
 def test_the_image_is_of_this_version_and_of_one_ray() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert {container["image"] for container in containers()} == {f"gen-ray:{project['version']}"}
+    [image] = {container["image"] for container in containers()}
+    assert re.fullmatch(rf"gen-ray:{re.escape(project['version'])}@sha256:[0-9a-f]{{64}}", image)
+    common = (ROOT / "configs" / "cluster" / "kuberay" / "common.yaml").read_text()
+    assert image.endswith("0" * 64) and "The 64 zeros stand for the digest of your image" in common
+    [named] = re.findall(r"s\|(gen-ray:\S+?)\$\|", common)  # what the file's own command replaces
+    assert re.fullmatch(named, image)
     dockerfile = DOCKERFILE.read_text()
     [ray] = re.findall(r"^ARG RAY=(\S+)$", dockerfile, flags=re.MULTILINE)
     assert {spec["rayVersion"] for spec in clusters()} == {ray}
@@ -354,7 +405,7 @@ def test_no_file_holds_a_secret(file: Path) -> None:
     text = file.read_text()
     assert not re.search(r"AKIA[0-9A-Z]{16}|-----BEGIN|kind: Secret\b|://[^/\s:@]+:[^/\s@]+@", text)
     assert not re.search(
-        r"(?<![\w/])(?=[A-Za-z0-9+/]*\d)[A-Za-z0-9+/]{32,}={0,2}(?![\w/])", text
+        r"(?<![\w/])(?<!sha256:)(?=[A-Za-z0-9+/]*\d)[A-Za-z0-9+/]{32,}={0,2}(?![\w/])", text
     )  # hex or base64 of 24 bytes
     for node in yaml.safe_load_all(text) if file.suffix == ".yaml" else ():
         for below in mappings(node):
@@ -385,6 +436,34 @@ def test_the_lock_pins_all_that_is_needed_by_hash_and_names_no_registry() -> Non
     for requirement in map(Requirement, wanted):
         assert requirement.specifier.contains(locked[requirement.name.lower()][0]), requirement
     assert "://" not in LOCK.read_text() and not [line for line in lines if line.startswith("--")]
+
+
+REPAIRED = {
+    "ray": "2.54",  # CVE-2026-27482: a page of another site could delete jobs
+    "torch": "2.10",  # CVE-2026-24747: weights_only ran code of a checkpoint
+    "mlflow": "3.11",  # CVE-2026-2614, CVE-2026-2651, CVE-2026-4137: files read and overwritten, open temporary folders
+    "filelock": "3.20.3",  # CVE-2026-22701: a link in the place of a lock
+    "pillow": "12.1.1",  # CVE-2026-25990: a PSD file writes out of bounds
+    "jinja2": "3.1.6",  # CVE-2025-27516: out of the sandbox
+    "requests": "2.32.4",  # CVE-2024-47081: .netrc's credentials to another host
+}
+"""The first version of each package without the vulnerabilities that are known of it."""
+
+
+@pytest.mark.parametrize("name", REPAIRED)
+def test_no_version_with_a_known_vulnerability_is_allowed(name: str) -> None:
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    [wanted] = [found for found in map(Requirement, lines) if found.name == name]
+    lowest = [Version(bound.version) for bound in wanted.specifier if bound.operator == ">="]
+    assert max(lowest) >= Version(REPAIRED[name])
+
+
+@pytest.mark.parametrize("extra", ["s3", "postgres"])
+def test_every_extra_that_is_asked_for_exists(extra: str) -> None:
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    for wanted in map(Requirement, lines):
+        with suppress(PackageNotFoundError):
+            assert wanted.extras <= {*(metadata(wanted.name).get_all("Provides-Extra") or [])}, wanted
 
 
 def test_the_image_is_made_of_the_lock() -> None:
