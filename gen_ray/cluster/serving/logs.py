@@ -32,7 +32,7 @@ class SharedFileHandler(RotatingFileHandler):
             self.handleError(record)
 
     def _follow(self) -> None:
-        """Open the file anew where another process has renamed it."""
+        """Open the file again where another process has renamed it."""
         if self.stream is None:
             return
         path = Path(self.baseFilename)
