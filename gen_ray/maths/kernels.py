@@ -58,7 +58,7 @@ class GaussianKernel:
         by: Sequence[Tensor] = spread(rows, x)
         x_0, v = self.denoise(net, x, by[Column.t].flatten(), by[Column.alpha], by[Column.sigma])
         if z is not None and used[Column.snr]:
-            by = langevin(by, x, x_0, z)
+            by = langevin(by, x, x_0)
         x = apply(by, x, x_0, state["x_0"] if used[Column.c] else None, z, v if used[Column.r] else None)
         if "mask" in state:
             x = self._keep(x, by, state, rows, noise)

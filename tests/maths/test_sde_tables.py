@@ -147,7 +147,7 @@ def test_focus_returns_where_signal_outweighs_noise(process: Process, steps: int
 
 @on_every_process
 def test_correctors_come_before_their_predictor(process: Process) -> None:
-    table, c = tables.reverse_diffusion_pc(process, 10, snr=0.2, correctors=2), Column
+    table, c = tables.imputing_pc(process, 10, snr=0.2, correctors=2, spacing="uniform"), Column
     assert len(table) == 30 and torch.equal(table[2::3], tables.reverse_diffusion(process, 10))
     corrector = table[0::3]
     assert torch.equal(corrector, table[1::3]) and torch.equal(corrector[:, c.alpha], corrector[:, c.alpha_to])
@@ -160,15 +160,43 @@ def test_correctors_come_before_their_predictor(process: Process) -> None:
     torch.testing.assert_close(ancestral, tables.ancestral(process, 10), rtol=1e-6, atol=1e-9)
 
 
-def test_a_langevin_row_is_the_papers_step() -> None:
-    """eps = 2·(snr·‖z‖/‖score‖)², x ← x + eps·score + sqrt(2·eps)·z; other rows stay as they are."""
+@on_every_process
+@pytest.mark.parametrize("make", [tables.reverse_diffusion_pc, tables.ancestral_pc])
+def test_correctors_of_samplers_are_langevin_steps_by_sigma(process: Process, make: Callable[..., Tensor]) -> None:
+    """x ← x + eps·score + sqrt(2·eps)·z, eps = 2·(snr·sigma)²·m²: the same for every example, whatever its size."""
+    table, c = make(process, 10, snr=0.2, correctors=2), Column
+    corrector, m = table[0::3], table[0::3, c.alpha] / table[2::3, c.alpha_to]
+    assert torch.equal(corrector, table[1::3]) and (table[:, c.snr] == 0).all()
+    x, x_0, eps = 0.4, -0.2, 2 * (0.2 * corrector[:, c.sigma] * m) ** 2
+    score = (corrector[:, c.alpha] * x_0 - x) / corrector[:, c.sigma] ** 2
+    torch.testing.assert_close(corrector[:, c.a] * x + corrector[:, c.b] * x_0, x + eps * score)
+    torch.testing.assert_close(corrector[:, c.s] ** 2, 2 * eps)
+
+
+@on_every_sde
+@pytest.mark.parametrize("make", [tables.reverse_diffusion_pc, tables.ancestral_pc])
+@pytest.mark.parametrize("snr", [0.01, 0.16, 0.5, 1.0])
+def test_correctors_keep_the_variance(sde: Sde, make: Callable[..., Tensor], snr: float) -> None:
+    """The exact moments of Gaussian data, for every number of scalars: no row depends on an example's norms."""
+    rows = make(sde, 500, snr=snr)
+    mean, variance = moments(rows[:-1], *marginal(rows[0, Column.alpha], rows[0, Column.sigma]))
+    wanted = marginal(rows[-1, Column.alpha], rows[-1, Column.sigma])
+    assert abs(float(variance / wanted[1]) - 1) < 0.05 and abs(float(mean - wanted[0])) < 0.01
+
+
+@pytest.mark.parametrize("size", [1.0, 0.01])
+def test_a_langevin_row_by_norms_is_the_papers_step(size: float) -> None:
+    """eps = 2·snr²·D/max(‖score‖², 1/sigma²), x ← x + eps·score + sqrt(2·eps)·z; other rows stay as they are."""
     rng = torch.Generator().manual_seed(0)
     x, x_0, z = torch.randn(3, 2, 1, 4, 4, generator=rng)
-    rows = torch.stack([tables.reverse_diffusion_pc(VP(), 5, snr=0.3)[2], tables.ddim(VP(), 5)[1]]).float()
-    out = tables.apply(langevin(tables.spread(rows, x), x, x_0, z), x, x_0, None, z)
+    x, x_0 = size * x, size * x_0
+    rows = torch.stack([tables.imputing_pc(VP(), 5, snr=0.3)[2], tables.ddim(VP(), 5)[1]]).float()
+    out = tables.apply(langevin(tables.spread(rows, x), x, x_0), x, x_0, None, z)
     alpha, sigma, snr = (float(rows[0, c]) for c in (Column.alpha, Column.sigma, Column.snr))
     score = (alpha * x_0[0] - x[0]) / sigma**2
-    eps = 2 * (snr * z[0].norm() / score.norm()) ** 2
+    norm = max(float(score.norm()), 1 / sigma)
+    assert (norm == 1 / sigma) == (size < 1)
+    eps = torch.tensor(2 * snr**2 * 16 / norm**2)
     torch.testing.assert_close(out[0], x[0] + eps * score + (2 * eps).sqrt() * z[0])
     alone = tables.apply(tables.spread(rows[1:], x[1:]), x[1:], x_0[1:], None, z[1:])
     assert torch.equal(out[1], alone[0])

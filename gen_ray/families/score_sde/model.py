@@ -125,7 +125,7 @@ class ScoreSde(Family):
         return self._made("sampler", sampler, steps, self.samplers(), chains.SAMPLERS)
 
     def imputers(self) -> Mapping[str, Sampler]:
-        """Return predictor-corrector with the known part held (Song et al. 2021, appendix I.2), and RePaint."""
+        """Return RePaint, and predictor-corrector with the known part held (Song et al. 2021, appendix I.2)."""
         return chains.imputers(self.config.steps)
 
     def impute(self, imputer: str, steps: int | None = None) -> Chain:

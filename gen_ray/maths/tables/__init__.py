@@ -1,7 +1,7 @@
 """Samplers of Gaussian chains as tables: one row of numbers per network evaluation, one update for all of them."""
 
 from gen_ray.maths.paths import GRIDS, Path, Process, grid, respace
-from gen_ray.maths.tables.corrected import ancestral_pc, reverse_diffusion_pc
+from gen_ray.maths.tables.corrected import ancestral_pc, imputing_pc, reverse_diffusion_pc
 from gen_ray.maths.tables.resampled import focus, repaint, resample
 from gen_ray.maths.tables.rows import Column, apply, spread
 from gen_ray.maths.tables.samplers import Variance, ancestral, ddim, dpmpp_2m, heun
@@ -23,6 +23,7 @@ __all__ = [
     "focus",
     "grid",
     "heun",
+    "imputing_pc",
     "pf_ode",
     "repaint",
     "resample",

@@ -30,7 +30,7 @@ class Column(IntEnum):
     r = 7  # ln of the largest over the middle one; 0 where it is not learned
     alpha_to = 8  # the marginal at which the row ends: what a known part is brought to; data: 1 and 0
     sigma_to = 9
-    snr = 10  # 0 but in a corrector's row
+    snr = 10  # 0 but in the row of a corrector whose step is computed from norms
     rtol = 11  # 0 but in an adaptive solver's row
 
 
@@ -73,14 +73,17 @@ def apply(
     return out
 
 
-def langevin(by: Sequence[Tensor], x: Tensor, x_0: Tensor, z: Tensor) -> list[Tensor]:
+def langevin(by: Sequence[Tensor], x: Tensor, x_0: Tensor) -> list[Tensor]:
     """Return a spread whose Langevin steps x + eps·score + sqrt(2·eps)·z are written out as ordinary updates.
 
-    eps = 2·(snr·‖z‖/‖score‖)², norms over the example (Song et al. 2021, alg. 4 and 5, where they are batch means, and
-    where VP has a further factor: the table's snr has its root). Rows whose snr is 0 come back as they are.
+    eps = 2·snr²·D/max(‖score‖², 1/sigma²), norms over the example's D scalars. Song et al. 2021, alg. 4 and 5, have
+    batch means, and ‖z‖² for its mean, D: with z itself the step would depend on the noise that it adds. 1/sigma² is
+    the mean square of one scalar's score where noise outweighs the data: without this limit a score near 0 makes the
+    step of an example of few scalars too long. VP has a further factor; the table's snr has its root. Rows whose snr is
+    0 come back as they are.
     """
-    score, noise = (part.flatten(1).norm(dim=1).view_as(by[0]) for part in (apply(by, x, x_0, None, None), z))
-    eps = 2 * (by[Column.snr] * noise / score.clamp(min=1e-20)) ** 2
+    score = apply(by, x, x_0, None, None).flatten(1).square().sum(1).view_as(by[0])
+    eps = 2 * by[Column.snr] ** 2 * x[0].numel() / torch.maximum(score, by[Column.sigma] ** -2)
     written, corrects = list(by), by[Column.snr] > 0
     for column, value in (
         (Column.a, 1 + eps * by[Column.a]),
