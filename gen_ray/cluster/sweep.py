@@ -39,13 +39,14 @@ def sweep(
     Raise UserError for an impossible point before anything starts, RunError where the sweep itself cannot go on.
     """
     first = plan.first
+    store = store_of(first)  # a wrong address ends the command here
     prepared = prepare_data(first)
     report_unmeasured(prepared, needed=plan.sweep.metric)
     for point in given(plan) or plan.corners():
         plan.experiment(point).model(prepared.spec)
     home = _home(plan, resume=resume)
     with connected(first.scaling):
-        parent = Track(tracker.start(store_of(first), first.storage.root), home.name)
+        parent = Track(tracker.start(store, first.storage.root), home.name)
         own = {SWEEP: home.name, "gen_ray.kind": "sweep"}
         parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
         with recorded(parent):

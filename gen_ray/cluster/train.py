@@ -61,6 +61,7 @@ def prepare_data(experiment: Experiment, progress: Callable[[int], None] | None 
 
 def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None = None) -> Outcome:
     """Run one experiment to its artifact. Raise UserError or RunError; the MLflow run then says FAILED and why."""
+    store = store_of(experiment)  # a wrong address ends the command here
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)  # what does not go together is told before anything starts
     report_unmeasured(prepared)
@@ -68,8 +69,9 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
     home = runs.save(experiment, run_id)
     with connected(experiment.scaling), ThreadPoolExecutor(1) as aside:
         ready = aside.submit(_trainable, experiment, prepared)  # while the tracker starts
-        track = Track(tracker.start(store_of(experiment), experiment.storage.root), run_id)
+        track = Track(tracker.start(store, experiment.storage.root), run_id)
         track.open(name=experiment.name, params=params(experiment, prepared), tags={})
+        _wait_until_open(track, home, new=not resume)
         with recorded(track), _turn(experiment, track) as place:
             wait(place)
             began = time.monotonic()
@@ -81,6 +83,16 @@ def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None =
     return Outcome(
         run_id=run_id, artifact=home / runs.ARTIFACT, metrics=report["metrics"], provenance=report["provenance"]
     )
+
+
+def _wait_until_open(track: Track, home: Path, *, new: bool) -> None:
+    """Return when the run is open in MLflow. A new run that MLflow refuses leaves no folder. Raise RunError."""
+    try:
+        track.opened()
+    except RunError:
+        if new:
+            storage.remove(home)
+        raise
 
 
 def report_unmeasured(prepared: Prepared, needed: str = "") -> None:

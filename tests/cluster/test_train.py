@@ -254,3 +254,18 @@ def test_the_resolved_config_of_the_artifact_is_plain_yaml(outcome: Outcome) -> 
     raw = yaml.safe_load((outcome.artifact / "config.yaml").read_text())
     assert raw["family"]["net"]["hidden"] == [16]
     assert json.loads((outcome.artifact / "meta.json").read_text())["versions"]["ray"]
+
+
+def test_a_run_that_mlflow_refuses_is_not_trained(storage: Path) -> None:
+    """It used to be trained to its end, and to be recorded nowhere."""
+    refused = tiny(storage, name="refused", tracking={"experiment": "deleted"})
+    client = connect(store_of(refused))
+    client.delete_experiment(experiment_id(store_of(refused), client))
+    seen = list[int]()
+    with pytest.raises(RunError, match="experiment 'deleted' was deleted; 'mlflow experiments restore"):
+        train(refused, watch=lambda done, total, newest: seen.append(done))
+    assert not seen and runs.named("refused", storage / "runs") == []
+    wrong = refused.model_copy(update={"tracking": refused.tracking.model_copy(update={"uri": "localhost:5000"})})
+    with pytest.raises(UserError, match="did you mean http://localhost:5000"):
+        train(wrong)
+    assert runs.named("refused", storage / "runs") == []
