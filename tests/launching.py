@@ -1,5 +1,6 @@
 """Commands carried out up to the moment at which they would start something."""
 
+import contextlib
 import pkgutil
 import sys
 from collections.abc import Mapping
@@ -38,6 +39,7 @@ def carry_out(words: list[str], variables: Mapping[str, str], folder: Path) -> N
         for target, attribute in [_resolved(name) for name in STARTS]:
             patch.setattr(target, attribute, start)
         patch.setattr("ray.is_initialized", lambda: False)
+        patch.setattr("gen_ray.cluster.ports.held", lambda *_: contextlib.nullcontext())  # of this machine at this time
         patch.setattr("pipelines.serve._found", lambda models, *_: {model: model for model in models or ["toy"]})
         for name, value in {"HOME": str(folder), "GEN_RAY_STORAGE": str(folder), **variables}.items():
             patch.setenv(name, value)

@@ -31,8 +31,11 @@ ANYWHERE = "192.0.2.1"
 def head(*, port: int, dashboard_port: int, insecure: bool, options: Sequence[str]) -> int:
     """Start Ray as the first machine of a cluster, making its token where there is none, and return its exit code.
 
-    The dashboard, by which jobs are submitted, is this machine's alone. Raise UserError where that would be open.
+    The dashboard, by which jobs are submitted, is this machine's alone. Raise UserError where that would be open, or
+    where a port is in use: Ray itself would take another one for the dashboard.
     """
+    ports.check("0.0.0.0", port)  # noqa: S104 - other machines have to reach it, with the token
+    ports.check("127.0.0.1", dashboard_port, "--dashboard-port")
     own = _guarded(insecure=insecure, make=True)
     words = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", *options]
     return _ray_start(words, ANYWHERE, own)

@@ -24,7 +24,7 @@ def own_url(host: str, port: int) -> str:
 
 
 @contextmanager
-def held(host: str, port: int) -> Iterator[None]:
+def held(host: str, port: int, option: str = "--port") -> Iterator[None]:
     """Keep a port for a server that binds with SO_REUSEPORT. Raise UserError where it is in use.
 
     Ray Serve's proxy does so: a second server on the same port would answer half of the first one's requests. The
@@ -35,22 +35,22 @@ def held(host: str, port: int) -> Iterator[None]:
         try:
             kept.bind((host, port))
         except OSError as error:
-            raise UserError(_unusable(host, port, error)) from None
+            raise UserError(_unusable(host, port, option, error)) from None
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         yield
 
 
-def check(host: str, port: int) -> None:
-    """Raise UserError where a port is in use, or cannot be listened on."""
-    with held(host, port):
+def check(host: str, port: int, option: str = "--port") -> None:
+    """Raise UserError where a port, as an option names it, is in use or cannot be listened on."""
+    with held(host, port, option):
         pass
 
 
-def _unusable(host: str, port: int, error: OSError) -> str:
+def _unusable(host: str, port: int, option: str, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"--port {port}: another server listens at {url(host, port)}; end it, or name another port"
-    return f"--host {host} --port {port}: cannot be listened on ({error.strerror}); name an address of this machine"
+        return f"{option} {port}: another server listens at {own_url(host, port)}; end it, or name another port"
+    return f"--host {host} {option} {port}: cannot be listened on ({error.strerror}); name an address of this machine"
 
 
 def listens(pid: int, port: int) -> bool:

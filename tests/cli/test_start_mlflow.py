@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -107,10 +108,10 @@ def test_nothing_is_left_of_a_server_that_does_not_come_up(
 
 def test_ctrl_c_leaves_nothing(start: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
-        while not (tmp_path / "pid").exists():
-            pass
+        while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
+            time.sleep(0.01)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(nodes, "_wait", interrupt)
     assert start("--port", free_port(), how="hangs").code == 130
-    assert not psutil.pid_exists(int((tmp_path / "pid").read_text() or 0))
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import stat
 import sys
 from collections.abc import Callable
@@ -12,7 +13,7 @@ import pytest
 from gen_ray import token
 from gen_ray.cluster import connect, jobs, larger, nodes, package
 from gen_ray.errors import RunError
-from tests.conftest import ROOT, Said
+from tests.conftest import ROOT, Said, free_port
 
 GenRay = Callable[..., Said]
 UNREACHABLE = "http://127.0.0.1:9"
@@ -121,6 +122,16 @@ def test_a_head_makes_a_token_that_others_cannot_read(ray: Callable[[], dict[str
     assert file.read_text() == before and stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("option", ["--port", "--dashboard-port"])
+def test_a_head_is_refused_a_port_that_is_in_use(gen_ray: GenRay, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = used.getsockname()[1]
+        said = gen_ray(
+            "start", "head", "--insecure", "--port", free_port(), "--dashboard-port", free_port(), option, port
+        )
+    assert said.code == 2 and f"{option} {port}: another server listens at http://127.0.0.1:{port}" in said.err
+
+
 def test_a_worker_needs_the_heads_token(ray: Callable[[], dict[str, str]], gen_ray: GenRay, tmp_path: Path) -> None:
     said = gen_ray("start", "worker", "head:6379")
     assert said.code == 2 and ".ray/auth_token: is missing; copy it from the cluster's head" in said.fault
@@ -133,6 +144,7 @@ def test_a_worker_needs_the_heads_token(ray: Callable[[], dict[str, str]], gen_r
 def test_an_open_cluster_has_to_be_asked_for(
     ray: Callable[[], dict[str, str]], gen_ray: GenRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("gen_ray.cluster.ports.check", lambda *_: None)  # another Ray may run on this machine
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     said = gen_ray("start", "head")
     assert said.code == 2 and "RAY_AUTH_MODE=disabled: whoever reaches this machine could run code" in said.fault

@@ -14,6 +14,8 @@ SPARE = 64
 QUEUED = 1024
 """Requests that wait at a proxy for the ingress. The proxy does not know keys, so it should refuse none."""
 DRAIN_SECONDS = 25.0
+HEALTH_SECONDS = 0.5
+"""How often the controller asks a replica whether it is well. Only so does it notice that one has died."""
 INGRESS_CPUS = 0
 """Of the ingress, which mostly waits: a core for it would be a core less for a net."""
 QUIET = {"enable_access_log": False}
@@ -34,7 +36,7 @@ def build(args: Application) -> serve.Application:
         backpressure_config=BackpressureConfig(status_code=429, retry_after_s=1),
         ray_actor_options={"num_cpus": INGRESS_CPUS},
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
-        health_check_period_s=2,
+        health_check_period_s=HEALTH_SECONDS,
         logging_config=QUIET,
     )
     return ingress.bind(models, raw)
@@ -50,7 +52,7 @@ def _deployment(id: str, served: Served, at_once: int) -> serve.Deployment:
         max_queued_requests=at_once,
         ray_actor_options={"num_cpus": served.cpus, "num_gpus": served.gpus},
         graceful_shutdown_timeout_s=DRAIN_SECONDS,
-        health_check_period_s=2,
+        health_check_period_s=HEALTH_SECONDS,
         logging_config=QUIET,
         max_constructor_retry_count=2,
         **number,
