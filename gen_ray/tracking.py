@@ -25,6 +25,7 @@ from gen_ray.store import Store
 logger = logging.getLogger(__name__)
 RUN_ID, PROCESS, PARENT = "gen_ray.run_id", "gen_ray.process", "mlflow.parentRunId"
 ACTIVE = "RUNNING"
+FAILURE = {"reason", "error"}  # tags that say why a run failed
 PARAM_CHARACTERS = 6000  # MLflow's own limit
 PAGE = 1000
 RETRIES = "2"  # MLflow's own 7 keep one waiting for minutes where no server answers
@@ -63,16 +64,12 @@ def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
 
 
 def existing(store: Store, client: mlflow.MlflowClient) -> Experiment | None:
-    """Return the store's experiment, None where there is none. Raise RunError for a deleted one.
-
-    A deletion may be meant: restoring it here would bring back all its runs.
-    """
+    """Return the store's experiment, None where there is none. Raise RunError for a deleted one, not to be restored."""
     found = client.get_experiment_by_name(store.experiment)
     if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
         raise RunError(
-            f"MLflow at {store.uri}: experiment {store.experiment!r} was deleted; 'mlflow experiments restore "
-            f"--experiment-id {found.experiment_id}' with MLFLOW_TRACKING_URI={store.uri} restores it, or name another "
-            "tracking.experiment",
+            f"MLflow at {store.uri}: experiment {store.experiment!r} was deleted; name another tracking.experiment, or "
+            f"restore it: MLFLOW_TRACKING_URI={store.uri} mlflow experiments restore -x {found.experiment_id}",
             reason=REFUSED,
         )
     return found
@@ -90,11 +87,11 @@ def told(store: Store) -> Iterator[None]:
     try:
         yield
     except (mlflow.MlflowException, OSError) as error:
-        lines = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines() or [type(error).__name__]
         line = next((line for line in lines if "Error)" in line), lines[0])  # a database's own word, if there is one
         final = isinstance(error, mlflow.MlflowException) and error.get_http_status_code() in REFUSALS
         if "404 != 200" in line:
-            line = f"{line[:200]}; is this the address of an MLflow server, without a path unless it serves one?"
+            line = f"{line.partition('. Response')[0]}; is this the address of an MLflow server, and its path right?"
         raise RunError(f"MLflow at {store.uri}: {line}", reason=REFUSED if final else "tracking") from error
 
 
@@ -131,6 +128,8 @@ class TrackedRun:
         if found:
             self.id = found[0].info.run_id
             self.client.update_run(self.id, status=ACTIVE)
+            for key in found[0].data.tags.keys() & FAILURE:  # of the attempt that is resumed
+                self.client.delete_tag(self.id, key)
         else:
             self.id = self.client.create_run(experiment, run_name=name).info.run_id
         known = found[0].data.params if found else {}

@@ -35,25 +35,28 @@ def ema(
     from gen_ray.cluster.train import prepare_data
     from gen_ray.engine import artifact, checkpoint
     from gen_ray.errors import UserError
-    from gen_ray.storage import copy, remove
+    from gen_ray.replacing import PARTIAL, hidden
+    from gen_ray.storage import copy, is_there, remove
 
     folder = find(run, storage)
     if folder.name != runs.ARTIFACT:
         raise UserError(f"{run}: averages are kept in the folder of its run, and {folder} is not in one")
     home, now = folder.parent, artifact.load(folder)
-    candidates = home / ".candidates"
+    candidates = hidden(home / "candidates", PARTIAL)
     found: dict[str, dict[str, Any]] = {_name(now.meta.get("ema")): dict(now.meta["metrics"])}
-    with connected(now.experiment.scaling):
-        prepared = prepare_data(now.experiment)
-        for width in [*(sigma_rel or []), *(more or [])] or WIDTHS:
-            name = _name({"sigma_rel": width})
-            report = evaluate_average(now.experiment, prepared, home, width, out=candidates / name)
-            found[name] = report["metrics"]
-    _show(found, by)
-    best = min(found, key=lambda name: found[name][f"eval/{by}"])
-    if (candidates / best).exists():
-        checkpoint.commit(folder, partial(copy, candidates / best))
-    remove(candidates)
+    try:
+        with connected(now.experiment.scaling):
+            prepared = prepare_data(now.experiment)
+            for width in [*(sigma_rel or []), *(more or [])] or WIDTHS:
+                name = _name({"sigma_rel": width})
+                report = evaluate_average(now.experiment, prepared, home, width, out=candidates / name)
+                found[name] = report["metrics"]
+        _show(found, by)
+        best = min(found, key=lambda name: found[name][f"eval/{by}"])
+        if is_there(candidates / best):
+            checkpoint.commit(folder, partial(copy, candidates / best))
+    finally:
+        remove(candidates)
     typer.echo(f"{folder}: {best}")
 
 

@@ -64,6 +64,14 @@ def test_an_epoch_repeated_after_a_crash_overwrites_nothing_and_the_newest_value
     assert len(run.client.get_metric_history(run.id, "m")) == 2
 
 
+def test_a_run_opened_again_no_longer_says_why_it_failed(store: Store) -> None:
+    run = open_run(store)
+    run.tag({"reason": "non_finite", "error": "loss is nan", "kept": "yes"})
+    run.close("FAILED")
+    open_run(store).close("FINISHED")
+    assert not only(store).tags.keys() & {"reason", "error"} and only(store).tags["kept"] == "yes"
+
+
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
 def test_a_run_ends_as_it_is_told(store: Store, status: str) -> None:
     run = open_run(store)
@@ -177,7 +185,7 @@ def test_a_deleted_experiment_is_named_with_the_remedy(store: Store) -> None:
     experiment = experiment_id(store, run.client)
     run.client.delete_experiment(experiment)
     for use in (lambda: rows(store), lambda: open_run(store)):
-        with pytest.raises(RunError, match=f"was deleted; .* restore --experiment-id {experiment}'"):
+        with pytest.raises(RunError, match=f"was deleted; .* mlflow experiments restore -x {experiment}"):
             use()
     run.client.restore_experiment(experiment)
     assert [row.run_id for row in rows(store)] == ["a-1"]

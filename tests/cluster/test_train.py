@@ -262,7 +262,7 @@ def test_a_run_that_mlflow_refuses_is_not_trained(storage: Path) -> None:
     client = connect(store_of(refused))
     client.delete_experiment(experiment_id(store_of(refused), client))
     seen = list[int]()
-    with pytest.raises(RunError, match="experiment 'deleted' was deleted; 'mlflow experiments restore"):
+    with pytest.raises(RunError, match="experiment 'deleted' was deleted; name another"):
         train(refused, watch=lambda done, total, newest: seen.append(done))
     assert not seen and runs.named("refused", storage / "runs") == []
     wrong = refused.model_copy(update={"tracking": refused.tracking.model_copy(update={"uri": "localhost:5000"})})
