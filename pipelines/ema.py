@@ -1,15 +1,17 @@
 """gen-ray ema RUN: choose the length of the weights' average after training."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from gen_ray.errors import UserError
 from pipelines import terminal
 from pipelines.instances import ModelName, Storage, find
 
-WIDTHS = [0.02, 0.05, 0.1, 0.15, 0.2]
+WIDTHS = (0.035, 0.05, 0.1, 0.15, 0.2)
 METRICS = ("bits_per_dim", "frechet_distance")
 
 
@@ -17,7 +19,7 @@ def ema(
     run: ModelName,
     more: Annotated[list[float] | None, typer.Argument(help="More relative widths.", metavar="WIDTH")] = None,
     sigma_rel: Annotated[
-        list[float] | None, typer.Option(help="Relative widths; 0.02 0.05 0.1 0.15 0.2 if left out.")
+        list[float] | None, typer.Option(help="Relative widths. Default: 0.035 0.05 0.1 0.15 0.2.")
     ] = None,
     by: Annotated[str, typer.Option(help="What the best is the lowest of: bits_per_dim or frechet_distance.")] = (
         "bits_per_dim"
@@ -26,15 +28,15 @@ def ema(
 ) -> None:
     """Measure averages of other lengths than the run was trained with, and store the best as its model.
 
-    A relative width of 0.1 averages over about the last fifth of the training (Karras et al. 2024).
+    A relative width of 0.1 averages over about the last fifth of the training (Karras et al. 2024). The table shows the
+    residual of the fit that makes an average from those kept; a width whose residual is above the limit is refused.
     """
     terminal.one_of("--by", by, METRICS)
     from gen_ray import runs
     from gen_ray.cluster.connect import connected
     from gen_ray.cluster.evaluate import evaluate_average
     from gen_ray.cluster.train import prepare_data
-    from gen_ray.engine import artifact, checkpoint
-    from gen_ray.errors import UserError
+    from gen_ray.engine import artifact, checkpoint, post_hoc
     from gen_ray.replacing import PARTIAL, hidden
     from gen_ray.storage import copy, is_there, remove
 
@@ -43,15 +45,16 @@ def ema(
         raise UserError(f"{run}: averages are kept in the folder of its run, and {folder} is not in one")
     home, now = folder.parent, artifact.load(folder)
     candidates = hidden(home / "candidates", PARTIAL)
+    residuals = _residuals(partial(post_hoc.residual, home), [*(sigma_rel or []), *(more or [])])
     found: dict[str, dict[str, Any]] = {_name(now.meta.get("ema")): dict(now.meta["metrics"])}
     try:
         with connected(now.experiment.scaling):
             prepared = prepare_data(now.experiment)
-            for width in [*(sigma_rel or []), *(more or [])] or WIDTHS:
+            for width in residuals:
                 name = _name({"sigma_rel": width})
                 report = evaluate_average(now.experiment, prepared, home, width, out=candidates / name)
                 found[name] = report["metrics"]
-        _show(found, by)
+        _show(found, by, {_name({"sigma_rel": width}): residual for width, residual in residuals.items()})
         best = min(found, key=lambda name: found[name][f"eval/{by}"])
         if is_there(candidates / best):
             checkpoint.commit(folder, partial(copy, candidates / best))
@@ -60,15 +63,31 @@ def ema(
     typer.echo(f"{folder}: {best}")
 
 
+def _residuals(residual: Callable[[float], float], widths: list[float]) -> dict[float, float]:
+    """Return the residual of each width. Raise UserError for a width that cannot be made; leave out a default one."""
+    if widths:
+        return {width: residual(width) for width in widths}
+    found: dict[float, float] = {}
+    for width in WIDTHS:
+        try:
+            found[width] = residual(width)
+        except UserError as error:
+            typer.echo(f"left out: {error}")
+    return found
+
+
 def _name(average: dict[str, Any] | None) -> str:
     return f"sigma_rel={average['sigma_rel']:g}" if average else "as trained"
 
 
-def _show(found: dict[str, dict[str, Any]], by: str) -> None:
+def _show(found: dict[str, dict[str, Any]], by: str, residuals: dict[str, float]) -> None:
     metrics = [name for name in METRICS if all(f"eval/{name}" in row for row in found.values())]
     terminal.one_of("--by", by, tuple(metrics))
-    lines = [[name, *(f"{row[f'eval/{metric}']:.4f}" for metric in metrics)] for name, row in found.items()]
-    terminal.show_table("averages of the weights", ["average", *metrics], lines)
+    lines = [
+        [name, f"{residuals[name]:.3f}" if name in residuals else "-", *(f"{row[f'eval/{m}']:.4f}" for m in metrics)]
+        for name, row in found.items()
+    ]
+    terminal.show_table("averages of the weights", ["average", "residual", *metrics], lines)
 
 
 if __name__ == "__main__":

@@ -66,3 +66,15 @@ def coefficients(times: Tensor, gammas: Tensor, t: float, gamma: float) -> Tenso
     system = torch.cat([torch.cat([a / scale, ones], 1), torch.cat([ones.T, torch.zeros(1, 1, dtype=a.dtype)], 1)])
     right = torch.cat([b / scale, torch.ones(1, dtype=a.dtype)])
     return torch.linalg.lstsq(system, right[:, None], driver="gelsd").solution[:n, 0]
+
+
+def residual(times: Tensor, gammas: Tensor, t: float, gamma: float, parts: Tensor) -> float:
+    """Return ‖Σ parts·f(times, gammas) − f(t, gamma)‖ / ‖f(t, gamma)‖, the fit's error as a share of the profile (L2).
+
+    parts (N,) are ``coefficients``. Where the profiles differ by little, so do the averages.
+    """
+    at, power = (torch.tensor([float(value)], dtype=torch.float64) for value in (t, gamma))
+    kept = overlap(times[:, None], gammas[:, None], times[None], gammas[None])
+    wanted = overlap(at, power, at, power)
+    square = parts @ kept @ parts - 2 * parts @ overlap(times, gammas, at, power) + wanted
+    return math.sqrt(max(0.0, float(square / wanted)))

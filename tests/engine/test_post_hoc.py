@@ -1,5 +1,6 @@
 """Averages of other lengths, made after a training from what it kept."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,28 @@ def test_a_run_that_kept_nothing_and_a_width_that_does_not_exist_are_told(
         post_hoc.average(tmp_path, 0.1)
     with pytest.raises(UserError, match=r"--sigma-rel: .* not 0\.5"):
         post_hoc.average(home[0], 0.5)
+
+
+@pytest.mark.parametrize("width", [0.01, 0.02, 0.25, 0.28])
+def test_a_width_that_the_kept_ones_do_not_span_is_refused(home: tuple[Path, dict], width: float) -> None:
+    """In one line with the residual, the limit and the widths that can be made, before any weights are read."""
+    for refuse in (post_hoc.residual, post_hoc.average):
+        with pytest.raises(
+            UserError, match=r"12 times: the residual .* is 0\.\d+, the limit 0\.08; widths from"
+        ) as told:
+            refuse(home[0], width)
+    low, high = map(float, re.search(r"from ([\d.]+) to ([\d.]+)", str(told.value)).groups())
+    assert 0.02 < low < 0.05 and 0.2 < high < 0.25
+    assert all(post_hoc.residual(home[0], end) <= post_hoc.MOST_RESIDUAL for end in (low, high))
+
+
+def test_few_times_kept_span_few_widths(home: tuple[Path, dict]) -> None:
+    first, second = post_hoc.times(home[0])[:2]
+    assert post_hoc.residual(home[0], 0.05, first) < 1e-3 > post_hoc.residual(home[0], 0.1, first)
+    for width, at in ((0.15, first), (0.15, second), (0.03, second)):
+        assert post_hoc.residual(home[0], 0.15) < post_hoc.MOST_RESIDUAL
+        with pytest.raises(UserError, match="residual"):
+            post_hoc.average(home[0], width, at)
 
 
 def test_a_damaged_average_is_refused_by_name(home: tuple[Path, dict], tmp_path: Path) -> None:

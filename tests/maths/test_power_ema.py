@@ -58,6 +58,22 @@ def test_overlap_is_the_integral() -> None:
         assert float(found) == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.parametrize(("width", "n"), [(0.02, 8), (0.08, 4), (0.2, 8), (0.25, 8), (0.2, 2)])
+def test_the_residual_is_the_distance_of_the_profiles(width: float, n: int) -> None:
+    s = (torch.arange(400_000, dtype=torch.float64) + 0.5) / 400_000 * n
+
+    def profile(t: float, gamma: float) -> torch.Tensor:
+        return torch.where(s <= t, (gamma + 1) * (s / t) ** gamma / t, 0.0)
+
+    times = torch.arange(1, n + 1, dtype=torch.float64).repeat(2)
+    gammas = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat_interleave(n)
+    gamma = power_ema.gamma_of(width)
+    parts = power_ema.coefficients(times, gammas, n, gamma)
+    fitted = sum(c * profile(*of) for c, *of in zip(parts.tolist(), times.tolist(), gammas.tolist(), strict=True))
+    wanted = float((fitted - profile(n, gamma)).norm() / profile(n, gamma).norm())
+    assert power_ema.residual(times, gammas, n, gamma, parts) == pytest.approx(wanted, rel=0.01)
+
+
 @pytest.mark.parametrize("width", [0.03, 0.05, 0.08, 0.1, 0.15, 0.2])
 def test_averages_kept_at_a_few_times_add_up_to_any_other(width: float) -> None:
     """A noisy path of 4,096 steps, averages kept at 16 times: the wanted one is met within 5 %."""
