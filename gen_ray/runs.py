@@ -53,25 +53,6 @@ def create(name: str, home: Path) -> Path:
     raise AssertionError("unreachable")
 
 
-def unfinished(experiment: Experiment) -> str:
-    """Return the newest run of this name that has no artifact yet. Raise UserError where there is none to resume.
-
-    Its settings must be the ones asked for: a run resumed under others would be neither the one nor the other.
-    """
-    home = experiment.storage.root / "runs"
-    begun = [run for run in named(experiment.name, home) if (run / CONFIG).is_file()]
-    found = [run for run in begun if not storage.is_there(run / ARTIFACT)]
-    if not found:
-        raise UserError(f"--resume: no unfinished run named {experiment.name!r} in {home}")
-    newest = found[-1]
-    before, now = load(newest).flat(), experiment.flat()
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    if changed:
-        key = changed[0]
-        raise UserError(f"--resume: {key} was {before.get(key)!r} in {newest.name}, now it is {now.get(key)!r}")
-    return newest.name
-
-
 def save(experiment: Experiment, run_id: str) -> Path:
     """Write the resolved configuration into the run's folder and return the folder."""
     home = folder(experiment, run_id)

@@ -16,9 +16,9 @@ from urllib.parse import quote, unquote
 
 import numpy as np
 
+from gen_ray.process import is_gone, this_process
 from gen_ray.storage import write_whole
 from gen_ray.store import Store
-from gen_ray.tracking import is_gone, this_process
 
 MESSAGES, DAMAGED, REFUSED = ".jsonl", ".damaged", ".refused"
 """How the names of files end: in use, not readable, and of messages that MLflow refused."""

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -14,11 +13,11 @@ from typing import Any
 
 import mlflow
 import numpy as np
-import psutil
 from filelock import FileLock
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 
 from gen_ray.errors import RunError
+from gen_ray.process import is_gone, this_process
 from gen_ray.storage import here, place
 from gen_ray.store import Store
 
@@ -32,7 +31,6 @@ RETRIES = "2"  # MLflow's own 7 keep one waiting for minutes where no server ans
 REFUSED = "refused"
 REFUSALS = {400, 404}
 """Answers that will be the same tomorrow."""
-CLOCK_SECONDS = 5  # a correction of the clock moves the start times of all processes a little
 
 
 def connect(store: Store) -> mlflow.MlflowClient:
@@ -173,25 +171,6 @@ class TrackedRun:
         """End the run as FINISHED, FAILED or KILLED."""
         with told(self.store):
             self.client.set_terminated(self.id, status)
-
-
-def this_process() -> str:
-    """Return ``host:pid:start`` of this process: a pid alone may be taken again by another."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
-
-
-def is_gone(process: str) -> bool:
-    """Return whether a process of this host has ended; False for other hosts, and for words that name no process."""
-    host, _, rest = process.partition(":") if process.count(":") == 2 else ("", "", "")
-    if host != socket.gethostname() or not re.fullmatch(r"[0-9]{1,9}:[0-9]{1,12}(\.[0-9]{1,9})?", rest):
-        return False
-    pid, _, started = rest.partition(":")
-    try:
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) > CLOCK_SECONDS
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:  # it lives, and may not be looked at
-        return False
 
 
 def close_orphans(client: mlflow.MlflowClient, experiment_id: str) -> None:

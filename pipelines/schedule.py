@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gen_ray import ending
 from pipelines import terminal
 from pipelines.instances import Storage
 from pipelines.sweep import Margin, Overrides, PlanFile, Promote, check_promotion
@@ -110,6 +111,7 @@ def run(
     from gen_ray.schedules.daemon import Daemon
 
     keeper, local = _keeper(storage)
+    ending.take_time()  # the sweeps of this machine end first
     try:
         if once is not None:
             raise typer.Exit(_once(keeper, local, once))

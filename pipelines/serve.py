@@ -1,14 +1,13 @@
 """gen-ray serve [MODEL …]: trained models behind an API and a page."""
 
 import re
-import signal
-import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gen_ray import ending
 from pipelines import instances, terminal
 from pipelines.instances import Storage
 
@@ -86,7 +85,7 @@ def serve(
         typer.echo(f"{url}/ is the page, {url}/docs the API; {_keys(app)}")
         typer.echo(f"requests: {beside(app.root) / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
         if not detach:
-            _until_told()
+            ending.wait()
             typer.echo("ending: what was begun is finished", err=True)
 
 
@@ -178,13 +177,6 @@ def _folder(text: str) -> str:
 def _keys(app: "Application") -> str:
     names = ", ".join(app.key_hashes)
     return f"keys of {names}" if names else "open to this machine without a key"
-
-
-def _until_told() -> None:
-    told = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: told.set())
-    told.wait()
 
 
 def _yaml(app: "Application", place: Place) -> str:

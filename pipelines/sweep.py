@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines import terminal
+from pipelines.resuming import AcceptData, TakeOver, check_resume
 
 if TYPE_CHECKING:
     from gen_ray.sweeps.config import Plan
@@ -27,6 +28,8 @@ def sweep(
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved sweep and stop.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished sweep.")] = False,
+    take_over: TakeOver = False,
+    accept_data: AcceptData = False,
     tag: Annotated[list[str] | None, typer.Option(help="key=value, a tag of the sweep's run in MLflow.")] = None,
     promote: Promote = None,
     margin: Margin = None,
@@ -37,6 +40,7 @@ def sweep(
 
     tags = _tags(tag or [])
     check_promotion(promote, margin)
+    check_resume(resume=resume, take_over=take_over, accept_data=accept_data)
     found = config.load(plan, overrides or [])
     if dry_run:
         typer.echo(config.dump(found), nl=False)
@@ -44,7 +48,7 @@ def sweep(
     from gen_ray.cluster.sweep import sweep as run
 
     with terminal.Progress(found.sweep.name) as watch:
-        done = run(found, resume=resume, watch=watch, tags=tags)
+        done = run(found, resume=resume, take_over=take_over, accept_data=accept_data, watch=watch, tags=tags)
     terminal.show_table(done.sweep_id, done.header, done.lines, prose=("state",))
     if done.best:
         typer.echo(f"best: {done.best}")

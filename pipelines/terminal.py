@@ -3,17 +3,18 @@
 import inspect
 import os
 import re
-import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from gen_ray import token
+from gen_ray import ending, shadowing, token
 from pipelines import failures
 from pipelines.tables import show_table as show_table
 
@@ -23,11 +24,7 @@ if TYPE_CHECKING:
     from gen_ray.store import Store
 
 
-def _terminated(*_: object) -> None:
-    """Answer SIGTERM, as a scheduler or ``ray job stop`` sends it, like Ctrl-C: with time to put things in order."""
-    from gen_ray.errors import EndedError
-
-    raise EndedError
+INTERRUPTED = 130
 
 
 def main(verb: typer.Typer | Callable[..., Any]) -> None:
@@ -45,14 +42,17 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
         sys.argv.append("--help")
     from gen_ray.errors import EndedError, RunError, UserError
 
-    signal.signal(signal.SIGTERM, _terminated)
     try:
         if fault := failures.unreadable_word(sys.argv):
             raise UserError(fault)
-        code = app(standalone_mode=False)
-        if sys.stdout:
-            sys.stdout.flush()  # a full disk or a closed pipe is reported here, with its exit code
-        raise SystemExit(code)
+        shadowing.check(Path.cwd())
+        with ending.in_order():
+            code = app(standalone_mode=False)
+            if code == INTERRUPTED:  # as typer answers Ctrl-C
+                raise KeyboardInterrupt
+            if sys.stdout:
+                sys.stdout.flush()  # a full disk or a closed pipe is reported here, with its exit code
+            raise SystemExit(code)
     except (UserError, RunError) as error:
         if debug:
             raise
@@ -60,7 +60,7 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     except EndedError as error:
         _fail(str(error), error.code)
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _fail("interrupted", INTERRUPTED)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: an unknown verb or option, a missing argument
             _fail(f"{error.format_message()} (--help shows what there is)", 2)
@@ -130,7 +130,8 @@ def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 
 
 def _fail(line: str, code: int) -> None:
-    typer.echo(f"error: {failures.one_line(line)}", err=True)
+    with suppress(OSError):  # the terminal may be gone
+        typer.echo(f"error: {failures.one_line(line)}", err=True)
     failures.flush()
     raise SystemExit(code)
 
@@ -158,7 +159,8 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         """Leave the bar as it stands."""
         if self.bar is not None:
-            self.bar.stop()
+            with suppress(OSError):  # the terminal may be gone
+                self.bar.stop()
 
     def __call__(self, done: int, total: int, newest: Mapping[str, float]) -> None:
         """Show (steps done, steps in all, newest metrics)."""

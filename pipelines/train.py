@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipelines import terminal
+from pipelines.resuming import AcceptData, TakeOver, check_resume
 
 
 def train(
@@ -15,11 +16,14 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the newest unfinished run of this name.")
     ] = False,
+    take_over: TakeOver = False,
+    accept_data: AcceptData = False,
 ) -> None:
     """Train one model on Ray Train, evaluate it and record it in MLflow."""
     from gen_ray import yaml12
     from gen_ray.experiment import load
 
+    check_resume(resume=resume, take_over=take_over, accept_data=accept_data)
     experiment = load(config, overrides or [])
     if dry_run:
         typer.echo(yaml12.dump(experiment.resolved()), nl=False)
@@ -27,7 +31,7 @@ def train(
     from gen_ray.cluster.train import train as run
 
     with terminal.Progress(experiment.name) as watch:
-        done = run(experiment, resume=resume, watch=watch)
+        done = run(experiment, resume=resume, take_over=take_over, accept_data=accept_data, watch=watch)
     typer.echo(f"run {done.run_id}")
     terminal.show_metrics(done.metrics, done.provenance)
     typer.echo(f"artifact {done.artifact}")

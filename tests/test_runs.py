@@ -32,7 +32,6 @@ def test_ids_of_one_second_differ_and_may_stand_in_a_path(tmp_path: Path) -> Non
     for run_id in ids:
         runs.save(experiment, run_id)
     assert len(set(ids)) == 12 and all(re.fullmatch(r"a-\d{8}-\d{6}(-\d+)?", run_id) for run_id in ids)
-    assert runs.unfinished(experiment) == ids[-1]
     assert all(runs.load(runs.folder(experiment, run_id)) == experiment for run_id in ids)
 
 
@@ -43,17 +42,6 @@ def test_ids_of_one_second_differ_on_an_object_store(s3: Path, tmp_path: Path) -
     for run_id in ids:
         runs.save(experiment, run_id)
     assert len(ids) == 2 and {run.name for run in runs.named("a", root / "runs")} == ids
-
-
-def test_only_unfinished_runs_of_the_very_name_are_resumed(tmp_path: Path) -> None:
-    experiment = parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path)}})
-    for run_id in ("a-b-20260101-000000", "a-nothing", "b-20260101-000000"):
-        make(tmp_path, run_id, finished=False)
-    make(tmp_path, "a-20260101-000001")
-    with pytest.raises(UserError, match=r"--resume: no unfinished run named 'a' in .*/runs"):
-        runs.unfinished(experiment)
-    runs.save(experiment, "a-20260101-000000")
-    assert runs.unfinished(experiment) == "a-20260101-000000"
 
 
 def test_a_model_is_found_by_folder_run_id_or_name_and_the_name_means_the_newest(tmp_path: Path) -> None:

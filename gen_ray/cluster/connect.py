@@ -13,9 +13,10 @@ from typing import Any
 import ray
 from ray._private.state import state  # what an autoscaler may do is told nowhere else; Ray Train asks it too
 
-from gen_ray import token
+from gen_ray import ending, token
 from gen_ray.cluster import environment
-from gen_ray.errors import EndedError, RunError, UserError
+from gen_ray.cluster.starting import start
+from gen_ray.errors import EndedError, UserError
 from gen_ray.experiment import Scaling
 from gen_ray.storage import is_remote, remote
 
@@ -41,16 +42,13 @@ def joined(cpus: int) -> Iterator[None]:
         token.secure()
     else:
         token.ready()
-    try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            include_dashboard=None if address else False,
-            num_cpus=None if address else max(os.cpu_count() or 1, cpus),
-        )
-    except ConnectionError as error:
-        raise RunError(f"RAY_ADDRESS={address}: no Ray cluster answers ({str(error).splitlines()[0]})") from None
+    start(
+        address,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        include_dashboard=None if address else False,
+        num_cpus=None if address else max(os.cpu_count() or 1, cpus),
+    )
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_term)  # Ray has put its own there, by which nothing would be closed
     try:
@@ -61,9 +59,10 @@ def joined(cpus: int) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Have SIGTERM end Ray Tune as Ctrl-C does, in order, and raise EndedError when it has.
+    """Have every signal that ends a program end Ray Tune as Ctrl-C does, in order, and raise EndedError when it has.
 
-    An exception that a handler raises while Ray itself waits comes out of there as a SystemError.
+    An exception that a handler raises while Ray itself waits comes out of there as a SystemError. Further signals
+    change nothing. Tune sets its handlers and leaves one of them: those before are restored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -72,15 +71,21 @@ def terminable() -> Iterator[None]:
 
     def interrupt(number: int, _: object) -> None:
         heard.append(number)
-        signal.raise_signal(signal.SIGINT)
+        if len(heard) == 1:
+            signal.raise_signal(signal.SIGINT)
 
-    on_term = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.getsignal(number) for number in ending.SIGNALS}
+    for number, handler in before.items():
+        if number != signal.SIGINT and handler is not signal.SIG_IGN:
+            signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, on_term)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if heard:
-        raise EndedError("terminated before all trials were done: --resume goes on from there")
+        name = ending.ended(heard[0])
+        raise EndedError(f"{name} before all trials were done: --resume goes on from there", name.code)
 
 
 def _booked(scaling: Scaling) -> int:

@@ -1,7 +1,7 @@
 """Evaluation and portraits as Ray tasks: where the data and the accelerators are, not where the user sits."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gen_ray.cluster.connect import cpus_per_worker, uses_gpu
 from gen_ray.cluster.device import given
+from gen_ray.cluster.waiting import awaited, lost, missing, result, started
 from gen_ray.datasets.chosen import SEED, chosen_rows, read_chosen, read_rows
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import artifact, checkpoint, features, post_hoc
@@ -52,7 +53,21 @@ def portray(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndar
 def on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
     """Return task(cpus, *args) of a worker that has what all of the experiment's workers had."""
     place = place_of(experiment)
-    return unwrapped(ray.remote(task).options(**place).remote(place["num_cpus"], *args))
+    wanted = {kind: place[name] for kind, name in (("CPU", "num_cpus"), ("GPU", "num_gpus")) if place[name]}
+    steps = (
+        ray.remote(_started_and_done).options(**place, num_returns="streaming").remote(task, place["num_cpus"], *args)
+    )
+    place_found = started(lambda: unwrapped(next(steps)))
+    result(
+        place_found, lambda: f"{experiment.name}: the evaluation waits for {missing(wanted) or 'its worker to start'}"
+    )
+    return awaited(lambda: unwrapped(next(steps)))
+
+
+def _started_and_done(task: Any, *args: Any) -> Iterator[Any]:
+    """Yield when the worker has its resources, then what the task returns."""
+    yield None
+    yield task(*args)
 
 
 def place_of(experiment: Experiment) -> dict[str, Any]:
@@ -72,6 +87,8 @@ def unwrapped(asked: Any) -> Any:
         return ray.get(asked)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise lost(error) from error
 
 
 def measure_checkpoint(

@@ -14,6 +14,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from gen_ray.cluster.connect import in_reach
 from gen_ray.cluster.shares import Shares, Wish
+from gen_ray.cluster.waiting import REPORT_SECONDS, missing
 from gen_ray.errors import UserError
 
 NAME = "gen_ray.queue"
@@ -25,7 +26,7 @@ class Queue:
     """The actor. It knows of a driver's death by that of the driver's tracker, and frees what it had."""
 
     def __init__(self) -> None:
-        """Begin with nobody waiting."""
+        """Start without members."""
         self.shares, self.trackers = Shares(), dict[str, Any]()
         self.watch: asyncio.Task[None] | None = None
 
@@ -69,9 +70,11 @@ class Turn(Protocol):
 
     shared: bool
     """Whether what a trial had goes back to the queue when it ends."""
+    left: bool
+    """Whether the place was given up."""
 
     def granted(self, running: int) -> bool:
-        """Return whether one more may begin now, so many of one's own running."""
+        """Return whether one more may start now, beside those of the member that run."""
 
     def tell(self, running: int) -> None:
         """Say how many are running."""
@@ -80,7 +83,7 @@ class Turn(Protocol):
 class Free:
     """The place of one who shares its cluster with nobody."""
 
-    shared = False
+    shared = left = False
 
     def granted(self, running: int) -> bool:
         """Return that it may."""
@@ -94,21 +97,23 @@ class Shared:
     """A place in the cluster's queue."""
 
     shared = True
+    left = False
 
     def __init__(self, wish: Wish, tracker: Any) -> None:
         """Begin with nothing asked."""
-        self.wish, self.tracker, self.asked_at, self.told = wish, tracker, 0.0, False
+        self.wish, self.tracker, self.asked_at, self.reported_at = wish, tracker, 0.0, 0.0
         self.queue = _queue()
 
     def granted(self, running: int) -> bool:
-        """Return whether one more may begin now; asked every half second at most."""
+        """Return whether one more may start now; asked every half second at most."""
         if time.monotonic() - self.asked_at < ASK_SECONDS:
             return False
         self.asked_at = time.monotonic()
         granted = bool(ray.get(self.queue.ask.remote(replace(self.wish, running=running), self.tracker)))
-        if not granted and not running and not self.told:
-            logger.warning("%s: waits for room on the cluster; gen-ray queue shows for whom", self.wish.name)
-            self.told = True
+        if not granted and not running and self.asked_at - self.reported_at > REPORT_SECONDS:
+            room = missing(self.wish.needs) or "its turn"
+            logger.warning("%s: waits for %s; gen-ray queue shows what runs and waits", self.wish.name, room)
+            self.reported_at = self.asked_at
         return granted
 
     def tell(self, running: int) -> None:
@@ -120,7 +125,7 @@ class Shared:
 class Together:
     """A place for all of a sweep's trials: whoever is the first of them has it for all until the last has ended."""
 
-    shared = False
+    shared = left = False
 
     def __init__(self, place: Turn) -> None:
         """Begin without it."""
@@ -152,12 +157,13 @@ def turn(
     try:
         yield Together(place) if together else place
     finally:
+        place.left = True
         place.queue.leave.remote(name)
 
 
 def wait(place: Turn) -> None:
-    """Return when it is one's turn."""
-    while not place.granted(0):
+    """Return when the place is granted, or was given up."""
+    while not place.left and not place.granted(0):
         time.sleep(ASK_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""What MLflow is told of a run, however it was trained."""
+"""What MLflow records of a run, however it was trained."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -6,20 +6,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from gen_ray import runs
-from gen_ray.cluster.tracker import Track
+from gen_ray import runs, storage
+from gen_ray.cluster.tracker import DRAIN_SECONDS, Track
+from gen_ray.cluster.waiting import awaited
 from gen_ray.comparison import RANKED, UNMEASURED
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
 
+INTERRUPTED_SECONDS = 2.0
+"""How long a command that was interrupted waits for MLflow; its next start closes the run where this was too short."""
 logger = logging.getLogger(__name__)
+
+
+def opened(track: Track, home: Path, *, is_new: bool) -> None:
+    """Wait until the run is open in MLflow. Raise RunError where it is refused; a new run then leaves no folder."""
+    try:
+        awaited(track.opened, lambda: f"{track.run_id}: waits for MLflow to answer")
+    except BaseException:
+        if is_new:
+            storage.remove(home)
+        raise
 
 
 @contextmanager
 def recorded(track: Track) -> Iterator[None]:
-    """Begin once the run is open in MLflow; it ends FINISHED, FAILED with the reason, or KILLED on an interrupt."""
-    track.opened()
+    """Have a run that is open in MLflow end FINISHED, FAILED with the reason, or KILLED on an interrupt."""
     status = "KILLED"
     try:
         yield
@@ -38,11 +50,11 @@ def recorded(track: Track) -> Iterator[None]:
 
 def _close(track: Track, status: str) -> None:
     """End the run in MLflow. A store that fails too must not hide what is on its way to the user."""
-    trouble = track.close(status)
+    trouble = track.close(status, INTERRUPTED_SECONDS if status == "KILLED" else DRAIN_SECONDS)
     if trouble:
-        logger.warning("%s: %s, but not told: %s", track.run_id, status, trouble)
+        logger.warning("%s: %s, but not recorded: %s", track.run_id, status, trouble)
         if status == "FINISHED":
-            raise RunError(f"{track.run_id}: done, but not told: {trouble}", reason="tracking")
+            raise RunError(f"{track.run_id}: done, but not recorded: {trouble}", reason="tracking")
 
 
 def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:

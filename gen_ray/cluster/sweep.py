@@ -1,6 +1,8 @@
 """A sweep on Ray Tune: the study says what to try, trials are runs of their own, MLflow shows them below one parent."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -8,35 +10,44 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
 
-from gen_ray import runs
+from gen_ray import lease, resumption, runs
 from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected, cpus_per_worker, in_reach, needs, ray_storage, terminable
 from gen_ray.cluster.data import cached
 from gen_ray.cluster.ledger import SWEEP, Ledger
 from gen_ray.cluster.population import Population, first_turn
 from gen_ray.cluster.queue import turn
-from gen_ray.cluster.recording import recorded
+from gen_ray.cluster.recording import opened, recorded
 from gen_ray.cluster.schedulers import stopping
 from gen_ray.cluster.sweep_report import DONE, PLAN, Outcome, conclude, show
 from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.train import Watch, prepare_data, report_unmeasured, store_of
 from gen_ray.cluster.trial import Task, trial
+from gen_ray.cluster.waiting import awaited
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import EndedError, UserError
 from gen_ray.experiment import Scaling, flatten
+from gen_ray.resumption import Resumed
 from gen_ray.storage import write_whole
 from gen_ray.sweeps import config, schedulers
 from gen_ray.sweeps.config import Plan
 from gen_ray.sweeps.points import given
-from gen_ray.sweeps.study import Study
+from gen_ray.sweeps.study import RECORD, Study
 
 
 def sweep(
-    plan: Plan, *, resume: bool = False, watch: Watch | None = None, tags: Mapping[str, str] = MappingProxyType({})
+    plan: Plan,
+    *,
+    resume: bool = False,
+    take_over: bool = False,
+    accept_data: bool = False,
+    watch: Watch | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
 ) -> Outcome:
-    """Try what the plan says, and return what came of it. A failed trial is told in the table, and ends nothing else.
+    """Try what the plan says, and return what came of it. A failed trial is in the table and ends nothing else.
 
-    Raise UserError for an impossible point before anything starts, RunError where the sweep itself cannot go on.
+    The other options are those of train. Raise UserError for an impossible point before anything starts, RunError where
+    the sweep itself cannot go on.
     """
     first = plan.first
     store = store_of(first)  # a wrong address ends the command here
@@ -44,45 +55,64 @@ def sweep(
     report_unmeasured(prepared, needed=plan.sweep.metric)
     for point in given(plan) or plan.corners():
         plan.experiment(point).model(prepared.spec)
-    home = _home(plan, resume=resume)
-    with connected(first.scaling):
-        parent = Track(tracker.start(store, first.storage.root), home.name)
-        own = {SWEEP: home.name, "gen_ray.kind": "sweep"}
-        parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
-        with recorded(parent):
-            study, cpus = Study(plan, home), _cpus(first.scaling)
-            each = needs(first.scaling, cpus)
-            most = min(plan.sweep.concurrency or _room(each), study.wanted)
-            together = isinstance(plan.sweep.scheduler, schedulers.Population)
-            priority = first.scaling.priority
-            with turn(home.name, priority, each, parent.tracker, most, together=together) as place:
-                ledger = Ledger(study, parent, prepared, place, watch)
-                ledger.reconcile()
-                task = Task(parent.tracker, prepared.folder, cached(first, prepared), cpus)
-                try:
-                    _run(ledger, task, each, most, home)
-                finally:
-                    ledger.break_off()
-            if study.unfinished() and not ledger.late():  # Ray Tune takes Ctrl-C for an order to end well
-                raise EndedError(f"{home.name}: ended before all trials were done: --resume goes on from there", 130)
-            outcome = conclude(study, home)
-            show(parent, study, outcome, home)
+    resumed = _resumed(plan, prepared, accept_data=accept_data) if resume else None
+    with ExitStack() as leases:  # the last to end: by then no trial writes into its folder
+        if resumed:
+            leases.enter_context(lease.held(resumed.home, take_over=take_over))
+            resumed.state()
+        with connected(first.scaling):
+            home = resumed.home if resumed else runs.create(plan.sweep.name, first.storage.root / "sweeps")
+            parent = Track(tracker.start(store, first.storage.root), home.name)
+            own = {SWEEP: home.name, "gen_ray.kind": "sweep", **(resumed.tags if resumed else {})}
+            parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
+            opened(parent, home, is_new=resumed is None)
+            with recorded(parent):
+                write_whole(home / PLAN, config.dump(plan))
+                resumption.keep_data(home, prepared)
+                if not resumed:
+                    leases.enter_context(lease.held(home))
+                return _swept(plan, prepared, parent, home, watch)
+
+
+def _swept(plan: Plan, prepared: Prepared, parent: Track, home: Path, watch: Watch | None) -> Outcome:
+    """Run the trials of a sweep that is open in MLflow, and conclude it."""
+    first = plan.first
+    study, cpus = Study(plan, home), _cpus(first.scaling)
+    each = needs(first.scaling, cpus)
+    most = min(plan.sweep.concurrency or _room(each), study.wanted)
+    together = isinstance(plan.sweep.scheduler, schedulers.Population)
+    with turn(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as place:
+        ledger = Ledger(study, parent, prepared, place, watch)
+        ledger.reconcile()
+        task = Task(parent.tracker, prepared.folder, awaited(partial(cached, first, prepared)), cpus)
+        try:
+            _run(ledger, task, each, most, home)
+        finally:
+            ledger.break_off()
+    if study.unfinished() and not ledger.late():  # Ray Tune takes Ctrl-C for an order to end well
+        raise EndedError(f"{home.name}: ended before all trials were done: --resume goes on from there", 130)
+    outcome = conclude(study, home)
+    show(parent, study, outcome, home)
     return outcome
 
 
-def _home(plan: Plan, *, resume: bool) -> Path:
-    """Return the sweep's folder: a new one, or that of the newest unfinished sweep of this name and content."""
+def _resumed(plan: Plan, prepared: Prepared, *, accept_data: bool) -> Resumed:
+    """Return the newest unfinished sweep of this name and content. Raise UserError."""
     below, text = plan.first.storage.root / "sweeps", config.dump(plan)
-    if resume:
-        found = [home for home in runs.named(plan.sweep.name, below) if not (home / DONE).exists()]
-        if not found:
-            raise UserError(f"--resume: no unfinished sweep named {plan.sweep.name!r} in {below}")
-        if (found[-1] / PLAN).read_text() != text:
-            raise UserError(f"--resume: {found[-1] / PLAN} is not what is asked for now")
-        return found[-1]
-    home = runs.create(plan.sweep.name, below)
-    write_whole(home / PLAN, text)
-    return home
+    found = [home for home in runs.named(plan.sweep.name, below) if (home / PLAN).is_file()]
+    found = [home for home in found if not (home / DONE).exists()]
+    if not found:
+        raise UserError(f"--resume: no unfinished sweep named {plan.sweep.name!r} in {below}")
+    home = resumption.newest(
+        found,
+        started=lambda home: (home / RECORD).exists(),
+        same=lambda home: (home / PLAN).read_text() == text,
+    )
+    if (home / PLAN).read_text() != text:
+        raise UserError(f"--resume: {home / PLAN} is not what is asked for now")
+    resumed = Resumed(home)
+    resumption.check_data(resumed, prepared, accept_data=accept_data)
+    return resumed
 
 
 def _cpus(scaling: Scaling) -> int:

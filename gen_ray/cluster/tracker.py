@@ -119,6 +119,10 @@ class Tracker:
         if room is not None:
             ray.util.remove_placement_group(room)
 
+    def has_started(self, run_id: str) -> bool:
+        """Return whether the workers have their resources."""
+        return self.runs[run_id].room is not None
+
     def stop(self, run_id: str) -> None:
         """Have the training stop."""
         self.runs[run_id].stopped = True
@@ -178,10 +182,10 @@ class Track:
         """End the run."""
         self._send("close", status=status)
 
-    def close(self, status: str) -> str:
+    def close(self, status: str, seconds: float = DRAIN_SECONDS) -> str:
         """End the run and return why MLflow has not heard of it yet; empty where it has."""
         self.end(status)
-        return self.drained(DRAIN_SECONDS) or self.refusal()
+        return self.drained(seconds) or self.refusal()
 
     def progress(self, done: int, total: int) -> None:
         """Tell how far the training is."""
@@ -204,6 +208,10 @@ class Track:
     def occupy(self, room: PlacementGroup | None) -> None:
         """Note what the workers' resources are booked in."""
         self.tracker.occupy.remote(self.run_id, room)
+
+    def has_started(self) -> bool:
+        """Return whether the workers have their resources."""
+        return bool(ray.get(self.tracker.has_started.remote(self.run_id)))
 
     def vacate(self) -> None:
         """Free the resources of the workers; return when that is done."""

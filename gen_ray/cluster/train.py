@@ -3,22 +3,22 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from gen_ray import runs, storage
+from gen_ray import lease, resumption, runs, storage
 from gen_ray.cluster import tracker
 from gen_ray.cluster.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.data import cached
 from gen_ray.cluster.evaluate import evaluate
-from gen_ray.cluster.queue import Turn, turn, wait
-from gen_ray.cluster.recording import params, record, recorded
+from gen_ray.cluster.queue import turn, wait
+from gen_ray.cluster.recording import opened, params, record, recorded
 from gen_ray.cluster.tracker import Track
+from gen_ray.cluster.waiting import awaited, missing, result, started
 from gen_ray.datasets.prepare import BadRows, prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import shelf
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 Watch = Callable[[int, int, Mapping[str, float]], None]
 """Told (steps done, steps in all, newest metrics) now and then while training goes on."""
 LOOK_SECONDS = 0.5
-STOP_SECONDS = 5.0
+STOP_SECONDS = 6.0
 """What an interrupted training is given to save a checkpoint."""
 
 
@@ -59,40 +59,61 @@ def prepare_data(experiment: Experiment, progress: Callable[[int], None] | None 
     )
 
 
-def train(experiment: Experiment, *, resume: bool = False, watch: Watch | None = None) -> Outcome:
-    """Run one experiment to its artifact. Raise UserError or RunError; the MLflow run then says FAILED and why."""
+def train(
+    experiment: Experiment,
+    *,
+    resume: bool = False,
+    take_over: bool = False,
+    accept_data: bool = False,
+    watch: Watch | None = None,
+) -> Outcome:
+    """Run one experiment to its artifact. Raise UserError or RunError; the MLflow run then says FAILED and why.
+
+    resume goes on with the newest unfinished run of this name. take_over ends the process that works on it, if one
+    does; accept_data goes on also if the data are other ones.
+    """
     store = store_of(experiment)  # a wrong address ends the command here
     prepared = prepare_data(experiment)
-    experiment.model(prepared.spec)  # what does not go together is told before anything starts
+    experiment.model(prepared.spec)  # settings that do not fit the data are refused before anything starts
     report_unmeasured(prepared)
-    run_id = runs.unfinished(experiment) if resume else runs.new_id(experiment)
-    home = runs.save(experiment, run_id)
-    with connected(experiment.scaling), ThreadPoolExecutor(1) as aside:
-        ready = aside.submit(_trainable, experiment, prepared)  # while the tracker starts
-        track = Track(tracker.start(store, experiment.storage.root), run_id)
-        track.open(name=experiment.name, params=params(experiment, prepared), tags={})
-        _wait_until_open(track, home, new=not resume)
-        with recorded(track), _turn(experiment, track) as place:
-            wait(place)
-            began = time.monotonic()
-            _train(partial(ready.result(), track), track, watch)
-            track.log({"train/minutes": (time.monotonic() - began) / 60}, 0)
-            checkpoint = shelf.trained(home, experiment.evaluation.checkpoint)
-            report = evaluate(experiment, prepared, checkpoint, home / runs.ARTIFACT, run_id=run_id)
-            record(track, report, home)
+    resumed = resumption.run(experiment, prepared, accept_data=accept_data) if resume else None
+    with ExitStack() as leases:  # the last to end: by then no worker writes into the folder
+        if resumed:
+            leases.enter_context(lease.held(resumed.home, take_over=take_over))
+            resumed.state()
+        with connected(experiment.scaling):
+            home = resumed.home if resumed else runs.folder(experiment, runs.new_id(experiment))
+            track = Track(tracker.start(store, experiment.storage.root), home.name)
+            track.open(name=experiment.name, params=params(experiment, prepared), tags=resumed.tags if resumed else {})
+            opened(track, home, is_new=resumed is None)
+            with recorded(track):
+                runs.save(experiment, home.name)
+                resumption.keep_data(home, prepared)
+                if not resumed:
+                    leases.enter_context(lease.held(home))
+                return _run(experiment, prepared, track, home, watch)
+
+
+def _run(experiment: Experiment, prepared: Prepared, track: Track, home: Path, watch: Watch | None) -> Outcome:
+    """Train and evaluate a run that is open in MLflow, once the cluster has room for it."""
+    scaling, imported = experiment.scaling, started(_imported)
+    wanted = needs(scaling, cpus_per_worker(scaling))
+    with turn(track.run_id, scaling.priority, wanted, track.tracker) as place:
+        awaited(partial(wait, place))
+        fit = partial(result(imported), experiment, prepared, track)
+        began = time.monotonic()
+        splits = awaited(partial(cached, experiment, prepared))
+        with _watched(track, watch):
+            failure = _stoppable(partial(fit, splits=splits), track, wanted)
+        if failure:
+            raise fault(**failure)
+        track.log({"train/minutes": (time.monotonic() - began) / 60}, 0)
+        checkpoint = shelf.trained(home, experiment.evaluation.checkpoint)
+        report = evaluate(experiment, prepared, checkpoint, home / runs.ARTIFACT, run_id=track.run_id)
+        record(track, report, home)
     return Outcome(
-        run_id=run_id, artifact=home / runs.ARTIFACT, metrics=report["metrics"], provenance=report["provenance"]
+        run_id=track.run_id, artifact=home / runs.ARTIFACT, metrics=report["metrics"], provenance=report["provenance"]
     )
-
-
-def _wait_until_open(track: Track, home: Path, *, new: bool) -> None:
-    """Return when the run is open in MLflow. A new run that MLflow refuses leaves no folder. Raise RunError."""
-    try:
-        track.opened()
-    except RunError:
-        if new:
-            storage.remove(home)
-        raise
 
 
 def report_unmeasured(prepared: Prepared, needed: str = "") -> None:
@@ -104,16 +125,11 @@ def report_unmeasured(prepared: Prepared, needed: str = "") -> None:
         logger.warning(line)
 
 
-def _turn(experiment: Experiment, track: Track) -> AbstractContextManager[Turn]:
-    scaling = experiment.scaling
-    return turn(track.run_id, scaling.priority, needs(scaling, cpus_per_worker(scaling)), track.tracker)
-
-
-def _trainable(experiment: Experiment, prepared: Prepared) -> Callable[..., dict[str, str]]:
-    """Return what trains, given a track. To import Ray Train and to read the data takes seconds."""
+def _imported() -> Callable[..., dict[str, str]]:
+    """Return what trains. To import Ray Train takes seconds."""
     from gen_ray.cluster.attempts import attempts
 
-    return partial(attempts, experiment, prepared, splits=cached(experiment, prepared))
+    return attempts
 
 
 def store_of(experiment: Experiment) -> Store:
@@ -121,32 +137,32 @@ def store_of(experiment: Experiment) -> Store:
     return Store.of(experiment.tracking.uri, experiment.tracking.experiment, experiment.storage.root)
 
 
-def _train(fit: Callable[[], dict[str, str]], track: Track, watch: Watch | None) -> None:
-    """Do what fit does, watched and stoppable. Raise what it returns as fault."""
-    with _watched(track, watch):
-        told = _stoppable(fit, track)
-    if told:
-        raise fault(**told)
-
-
-def _stoppable(fit: Callable[[], dict[str, str]], track: Track) -> dict[str, str]:
+def _stoppable(fit: Callable[[], dict[str, str]], track: Track, wanted: Mapping[str, float]) -> dict[str, str]:
     """Return what fit returns. On an interrupt let it save a checkpoint first, for as long as that may take.
 
     In a thread: in the main one Ray Train would answer Ctrl-C itself, by aborting the workers where they stand.
     """
-    pool = ThreadPoolExecutor(1)
-    fitting = pool.submit(fit)
+
+    def report() -> str:
+        if track.has_started():
+            return ""
+        return f"{track.run_id}: waits for {missing(wanted) or 'its workers to start'}"
+
+    fitting = started(fit)
     try:
-        return fitting.result()
+        return result(fitting, report)
     except (KeyboardInterrupt, EndedError) as ended:
-        track.stop()
-        told: dict[str, str] = {}
-        with suppress(TimeoutError):
-            told = fitting.result(STOP_SECONDS)
-        message = told.get("message", "ended before there was anything to save")
+        message = _stopped(track) or "ended before there was anything to save"
         raise EndedError(message, getattr(ended, "code", 130)) from None
-    finally:
-        pool.shutdown(wait=False)
+
+
+def _stopped(track: Track) -> str:
+    """Have the workers save a checkpoint and stop; return what they say, empty where they have not started or hang."""
+    until = time.monotonic() + (STOP_SECONDS if track.has_started() else 0)
+    track.stop()
+    while not (stopped := track.fault()) and time.monotonic() < until:
+        time.sleep(LOOK_SECONDS / 5)
+    return stopped.get("message", "")
 
 
 def fault(message: str, reason: str, trace: str = "") -> Exception:

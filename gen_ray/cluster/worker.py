@@ -85,7 +85,10 @@ def work(task: Mapping[str, Any]) -> dict[str, str]:
         with closing(session):
             fit(experiment, family, session, until=task.get("until"))
     except SharedError as error:
-        return {"reason": error.reason, "message": str(error)}
+        fault = {"reason": error.reason, "message": str(error)}
+        if session.rank == 0:
+            track.condemn(**fault)  # a driver that is to end has no time for the end of Ray Train
+        return fault
     except Exception as error:
         if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError | ray.exceptions.RayError):
             track.condemn(**told(error, task["experiment"]))

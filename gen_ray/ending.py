@@ -1,0 +1,122 @@
+"""The signals by which terminals and schedulers end a program, and the time that a program has to end in order."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from gen_ray.errors import EndedError
+
+NAMES = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGPWR")
+"""A closed terminal, Ctrl-C, Ctrl-\\, most schedulers, warnings of Slurm, LSF and SGE, a CPU limit, containers."""
+SIGNALS = frozenset(getattr(signal, name) for name in NAMES if hasattr(signal, name))
+GRACE_SECONDS = 9.0
+"""After this time the process ends whatever it waits for: schedulers kill it a little later."""
+
+
+class _Clock:
+    """Ends the process a while after the first signal of SIGNALS, also where the main thread does not react.
+
+    Python runs handlers in the main thread between two of its instructions. That thread may be inside a library's
+    call that does not return, so another thread reads the signals' numbers from the wake-up file.
+    """
+
+    def __init__(self) -> None:
+        self.heard = self.seen = self.write = 0
+        self.is_patient = False
+
+    @property
+    def has_heard(self) -> bool:
+        """Return whether a signal came; its handler and the thread notice it in any order."""
+        return bool(self.heard or self.seen)
+
+    def start(self) -> None:
+        """Watch the signals of this process."""
+        self.heard = self.seen = 0
+        self.is_patient = False
+        read, self.write = os.pipe()
+        os.set_blocking(self.write, False)
+        self.before = signal.set_wakeup_fd(self.write, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(read,), name="ending", daemon=True).start()
+
+    def stop(self) -> None:
+        """Stop watching, unless a signal was seen: some thread may still keep the process from ending."""
+        if not self.has_heard:
+            signal.set_wakeup_fd(self.before)
+            os.close(self.write)
+
+    def _watch(self, read: int) -> None:
+        while numbers := os.read(read, 64):
+            self.seen = self.seen or next((number for number in numbers if number in SIGNALS), 0)
+            if self.seen:
+                time.sleep(GRACE_SECONDS)
+                if not self.is_patient:
+                    self._end(self.seen)
+        os.close(read)
+
+    def _end(self, number: int) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.write(f"error: {signal.Signals(number).name}: ended before everything was put in order\n")
+            sys.stderr.flush()
+        os._exit(128 + number)
+
+
+_clock = _Clock()
+
+
+@contextmanager
+def in_order() -> Iterator[None]:
+    """Raise EndedError in the block at the first signal of SIGNALS, KeyboardInterrupt at SIGINT; end soon after it.
+
+    Further signals do not disturb the work of ending: timeout(1), for one, sends its signal twice. A process that was
+    started by nohup keeps ignoring SIGHUP.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _raise) for number in _answered()}
+    _clock.start()
+    try:
+        yield
+    finally:
+        _clock.stop()
+        if not _clock.has_heard:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def take_time() -> None:
+    """Let the process take longer to end: it answers those that wait for it first."""
+    _clock.is_patient = True
+
+
+def wait() -> None:
+    """Return at the first signal of SIGNALS; the process may then take its time to end."""
+    take_time()
+    heard = threading.Event()
+    for number in _answered():
+        signal.signal(number, lambda *_: heard.set())
+    heard.wait()
+
+
+def _answered() -> set[int]:
+    hangup = getattr(signal, "SIGHUP", 0)
+    return {number for number in SIGNALS if number != hangup or signal.getsignal(number) is not signal.SIG_IGN}
+
+
+def _raise(number: int, _: object) -> None:
+    if _clock.heard:
+        return
+    _clock.heard = number
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise ended(number)
+
+
+def ended(number: int) -> EndedError:
+    """Return the error of a signal: its exit code is the shell's for it."""
+    name = signal.Signals(number).name
+    return EndedError("terminated" if name == "SIGTERM" else f"ended by {name}", 128 + number)

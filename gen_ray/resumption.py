@@ -1,0 +1,140 @@
+"""What --resume goes on with: the newest run that has trained, under the settings and on the data that it had."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gen_ray import runs, storage
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.engine import shelf
+from gen_ray.errors import UserError
+from gen_ray.experiment import Experiment
+
+DATA = "data.json"
+EPOCHS, DECAY = "training.epochs", "training.decay"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A folder to go on in. What has changed is stated in lines for the user and in tags for MLflow."""
+
+    home: Path
+    lines: list[str] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def state(self) -> None:
+        """Tell the user."""
+        for line in self.lines:
+            logger.warning("%s", line)
+
+
+def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False) -> Resumed:
+    """Return the newest run of this name that can go on. Raise UserError where there is none.
+
+    Its settings must be the ones asked for, since a resumed run with others would be neither run; only training.epochs
+    may be raised, also that of a finished run. Its data must be the same unless others are accepted.
+    """
+    home = experiment.storage.root / "runs"
+    found = [one for one in runs.named(experiment.name, home) if (one / runs.CONFIG).is_file()]
+    unfinished = [one for one in found if not _finished(one) or _is_longer(one, experiment)]
+    if not unfinished:
+        raise UserError(f"--resume: no unfinished run named {experiment.name!r} in {home}")
+    chosen = newest(
+        unfinished,
+        started=lambda one: bool(shelf.checkpoints(one).folders()),
+        same=lambda one: not _changed(runs.load(one), experiment),
+    )
+    changed = _changed(runs.load(chosen), experiment)
+    if changed:
+        raise UserError(f"--resume: {changed[0]} {_was(chosen, experiment, changed[0])}")
+    resumed = Resumed(chosen)
+    _state_epochs(resumed, experiment)
+    check_data(resumed, prepared, accept_data=accept_data)
+    return resumed
+
+
+def newest(folders: list[Path], *, started: Callable[[Path], bool], same: Callable[[Path], bool]) -> Path:
+    """Return the newest folder in which work was done: one that failed at its start is passed over.
+
+    A newer folder without work is preferred only if it has the settings asked for and the other one does not.
+    """
+    at = max((index for index, folder in enumerate(folders) if started(folder)), default=None)
+    if at is None:
+        return folders[-1]
+    if not same(folders[at]):
+        return next((folder for folder in reversed(folders[at + 1 :]) if same(folder)), folders[at])
+    return folders[at]
+
+
+def _finished(home: Path) -> bool:
+    """Return whether the run has an artifact of its last epoch: a run that is being trained for longer has an older."""
+    artifact = home / runs.ARTIFACT
+    if not storage.is_there(artifact):
+        return False
+    return runs.settings(artifact).training.epochs >= runs.load(home).training.epochs
+
+
+def _is_longer(home: Path, experiment: Experiment) -> bool:
+    return experiment.training.epochs > runs.load(home).training.epochs and not _changed(runs.load(home), experiment)
+
+
+def _changed(before: Experiment, now: Experiment) -> list[str]:
+    """Return the settings that differ and must not."""
+    one, other = before.flat(), now.flat()
+    changed = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
+    if now.training.epochs > before.training.epochs:
+        changed.discard(EPOCHS)
+    return sorted(changed)
+
+
+def _was(home: Path, experiment: Experiment, key: str) -> str:
+    before, now = runs.load(home).flat().get(key), experiment.flat().get(key)
+    remedy = "; it may be raised, not lowered" if key == EPOCHS else ""
+    return f"was {before!r} in {home.name}, now it is {now!r}{remedy}"
+
+
+def _state_epochs(resumed: Resumed, experiment: Experiment) -> None:
+    """Say what a longer training means for the learning rate, which is a function of the step and of all steps."""
+    before, now = runs.load(resumed.home).training.epochs, experiment.training.epochs
+    if now == before:
+        return
+    decay = experiment.training.decay
+    meaning = (
+        "the learning rate does not change"
+        if decay == "constant"
+        else f"from here the learning rate is that of a run of {now} epochs, higher than it was"
+    )
+    resumed.lines.append(f"{resumed.home.name}: {EPOCHS} {before} → {now}; {DECAY}={decay}: {meaning}")
+    resumed.tags[f"final.{EPOCHS}"] = str(now)
+
+
+def keep_data(home: Path, prepared: Prepared) -> None:
+    """Keep with a run or sweep which data it is of."""
+    kept = {"fingerprint": prepared.fingerprint, "source": prepared.source, "rows": prepared.rows}
+    storage.write_whole(home / DATA, json.dumps(kept, indent=1))
+
+
+def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> None:
+    """Raise UserError where the data are not those that the folder's work began with and others are not accepted."""
+    file = resumed.home / DATA
+    if not file.exists():  # written by a version that did not keep it
+        return
+    kept: Mapping[str, Any] = json.loads(file.read_text())
+    if kept["fingerprint"] == prepared.fingerprint:
+        return
+    change = f"{_about(kept['fingerprint'], kept['rows'])}, now {_about(prepared.fingerprint, prepared.rows)}"
+    if not accept_data:
+        raise UserError(
+            f"--resume: data.source={prepared.source} is not what {resumed.home.name} was trained on: it was {change}; "
+            "restore the data, or go on with the new ones by --accept-data"
+        )
+    resumed.lines.append(f"{resumed.home.name}: goes on with other data: {change}")
+    resumed.tags["data.changed_on_resume"] = change
+
+
+def _about(fingerprint: str, rows: Mapping[str, int]) -> str:
+    return f"{fingerprint[:12]} ({sum(rows.values()):,} rows)"

@@ -1,0 +1,21 @@
+"""The options of --resume that train and sweep share."""
+
+from typing import Annotated
+
+import typer
+
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="With --resume: ask a live process in the run's folder to end, then go on.")
+]
+AcceptData = Annotated[
+    bool, typer.Option("--accept-data", help="With --resume: go on although the data are not those of the run.")
+]
+
+
+def check_resume(*, resume: bool, take_over: bool, accept_data: bool) -> None:
+    """Raise UserError for an option that has no effect without --resume."""
+    from gen_ray.errors import UserError
+
+    for option, is_given in (("--take-over", take_over), ("--accept-data", accept_data)):
+        if is_given and not resume:
+            raise UserError(f"{option}: has no effect without --resume")

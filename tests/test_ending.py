@@ -1,0 +1,79 @@
+"""Signals by which terminals and schedulers end a command."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gen_ray.ending import NAMES, SIGNALS
+from tests.conftest import ROOT
+
+COMMAND = """
+import os, sys, threading, time
+from gen_ray import ending
+from pipelines import terminal
+ending.GRACE_SECONDS = 1.0
+
+def orderly():
+    try:
+        print("ready", flush=True)
+        time.sleep(60)
+    finally:
+        time.sleep(0.3)  # a second signal must not disturb this
+        print("in order", flush=True)
+
+def stubborn():
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    ready = False
+    while True:
+        try:
+            ready = ready or print("ready", flush=True) or True
+            time.sleep(60)
+        except BaseException:
+            pass
+
+def lingering():
+    threading.Thread(target=time.sleep, args=(60,)).start()
+    print("ready", flush=True)
+    time.sleep(60)
+
+terminal.main({"orderly": orderly, "stubborn": stubborn, "lingering": lingering}[sys.argv.pop(1)])
+"""
+
+
+def ended(how: str, *numbers: int, **options: object) -> tuple[int, str, str, float]:
+    """Return exit code, output, errors and seconds of a command that gets signals."""
+    command = [sys.executable, "-c", COMMAND, how]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=ROOT, **pipes, **options) as process:  # type: ignore[call-overload]
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        began = time.monotonic()
+        for number in numbers:
+            process.send_signal(number)
+            time.sleep(0.1)
+        out, err = process.communicate(timeout=20)
+    return process.returncode, out, err, time.monotonic() - began
+
+
+@pytest.mark.parametrize("number", sorted(SIGNALS), ids=lambda number: signal.Signals(number).name)
+def test_every_signal_that_ends_programs_ends_one_in_order(number: int) -> None:
+    assert len(SIGNALS) == len(NAMES)
+    code, out, err, _ = ended("orderly", number, number)
+    name = {"SIGINT": "interrupted", "SIGTERM": "terminated"}.get(signal.Signals(number).name)
+    assert (code, out) == (128 + number, "in order\n")
+    assert err == f"error: {name or f'ended by {signal.Signals(number).name}'}\n"
+
+
+@pytest.mark.parametrize("how", ["stubborn", "lingering"])
+def test_a_command_that_cannot_end_is_ended(how: str) -> None:
+    code, _, err, seconds = ended(how, signal.SIGTERM)
+    assert code == 128 + signal.SIGTERM and 0.9 < seconds < 10
+    assert "SIGTERM: ended before everything was put in order" in err
+
+
+def test_a_command_under_nohup_survives_its_terminal() -> None:
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    code, _, err, _ = ended("orderly", signal.SIGHUP, signal.SIGTERM, **ignoring)
+    assert code == 128 + signal.SIGTERM and "HUP" not in err

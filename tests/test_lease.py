@@ -1,0 +1,127 @@
+"""One process at a time works in the folder of a run."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gen_ray import conditional, lease
+from gen_ray.errors import RunError, UserError
+from tests.conftest import ROOT
+
+HOLDER = """
+import sys, time
+from gen_ray import lease, storage
+lease.BEAT_SECONDS = 0.2
+try:
+    with lease.held(storage.place(sys.argv[1])):
+        print("held", flush=True)
+        time.sleep(60)
+except lease.RunError as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("BEAT_SECONDS", 0.2), ("SILENT_SECONDS", 1.5), ("LOOK_SECONDS", 0.1)):
+        monkeypatch.setattr(lease, name, seconds)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def home(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    if request.param == "folder":
+        return tmp_path
+    bucket: Path = request.getfixturevalue("s3")
+    return bucket / tmp_path.name
+
+
+@pytest.fixture
+def holder(home: Path) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds the lease."""
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(home)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as it:
+        assert it.stdout is not None and it.stdout.readline() == "held\n"
+        yield it
+        it.kill()
+
+
+def test_a_live_lease_is_refused_with_the_name_of_its_owner(home: Path, holder: "subprocess.Popen[str]") -> None:
+    words = rf"in use by \S+@\S+ \(pid {holder.pid}\) for \d+ s, last heartbeat \d+ s ago; .*--take-over"
+    with pytest.raises(UserError, match=words), lease.held(home):
+        pytest.fail("held by two processes")
+    holder.kill()
+    holder.wait()
+    with lease.held(home) as mine:
+        assert not mine.lost
+    found = lease._read(home / lease.NAME)
+    assert found is not None and found.ended
+
+
+def test_take_over_ends_the_owner_first(home: Path, holder: "subprocess.Popen[str]") -> None:
+    with lease.held(home, take_over=True):
+        assert holder.stdout is not None
+        assert "taken over by" in holder.stdout.read() and holder.wait(10) == 0
+
+
+def test_of_many_that_start_at_once_one_gets_it(home: Path) -> None:
+    def attempt(_: int) -> bool:
+        try:
+            lease.Lease(home / lease.NAME, lease._acquired(home, take_over=False)).over.set()
+        except UserError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(attempt, range(8))) == 1
+
+
+@pytest.mark.parametrize("is_alive", [True, False])
+def test_an_owner_on_another_machine_lives_as_long_as_its_file_changes(is_alive: bool, tmp_path: Path) -> None:
+    """Whatever its clock says."""
+    file, over = tmp_path / lease.NAME, threading.Event()
+    elsewhere = replace(lease.Owner.this(), machine="another", host="gpu7", heartbeat=1e12)
+    file.write_text(elsewhere.text())
+
+    def beat() -> None:
+        while not over.wait(0.2):
+            text = conditional.read(file)
+            conditional.replace(file, text, replace(elsewhere, heartbeat=time.time()).text())
+
+    if is_alive:
+        threading.Thread(target=beat, daemon=True).start()
+        with pytest.raises(UserError, match="gpu7"), lease.held(tmp_path):
+            pytest.fail("held by two processes")
+        over.set()
+        return
+    with lease.held(tmp_path) as mine:
+        assert mine.owner.host != "gpu7"
+
+
+def test_an_owner_that_lost_its_lease_is_interrupted(tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(RunError, match=r"taken over by .*@gpu7"), lease.held(tmp_path) as mine:
+            lost(mine)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def lost(mine: lease.Lease) -> None:
+    """Have another process write its own lease, as after a pause of this one."""
+    mine.file.write_text(replace(lease.Owner.this(), host="gpu7").text())
+    time.sleep(10)
+
+
+def test_a_conditional_write_happens_only_to_what_was_read(home: Path) -> None:
+    file = home / "a.json"
+    assert not conditional.replace(file, "nothing", "x") and conditional.read(file) is None
+    assert conditional.replace(file, None, "1") and not conditional.replace(file, None, "2")
+    assert not conditional.replace(file, "0", "2") and conditional.read(file) == "1"
+    assert conditional.replace(file, "1", "2") and conditional.read(file) == "2"

@@ -1,0 +1,105 @@
+"""What --resume goes on with."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gen_ray import resumption, runs
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError
+from gen_ray.experiment import Experiment, parse
+
+EPOCHS = "training.epochs"
+
+
+def data(fingerprint: str = "1" * 64, rows: int = 10) -> Prepared:
+    spec = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)
+    return Prepared(
+        folder=Path("x"), spec=spec, rows={"train": rows}, fingerprint=fingerprint, source="digits", files={}
+    )
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., Experiment]:
+    def experiment(**training: Any) -> Experiment:
+        return parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path)}, "training": training})
+
+    return experiment
+
+
+def saved(experiment: Experiment, second: int, *, started: bool = True, trained: int | None = None) -> str:
+    """Make a run's folder, with a checkpoint if it started, with the artifact of some epochs if it was trained."""
+    home = runs.save(experiment, f"a-20260101-{second:06d}")
+    resumption.keep_data(home, data())
+    if started:
+        (home / "checkpoints" / "step-000000005").mkdir(parents=True)
+    if trained:
+        training = experiment.training.model_copy(update={"epochs": trained})
+        done = experiment.model_copy(update={"training": training})
+        (home / "artifact").mkdir()
+        (runs.save(done, f"{home.name}/artifact") / "meta.json").write_text("{}")
+    return home.name
+
+
+def test_only_unfinished_runs_of_the_very_name_are_resumed(make: Callable[..., Experiment], tmp_path: Path) -> None:
+    experiment = make()
+    for run_id in ("a-b-20260101-000000", "a-nothing", "b-20260101-000000", "a-20260101-000009"):
+        (tmp_path / "runs" / run_id).mkdir(parents=True)  # the last one died before it wrote its settings
+    saved(experiment, 1, trained=40)
+    with pytest.raises(UserError, match=r"--resume: no unfinished run named 'a' in .*/runs"):
+        resumption.run(experiment, data())
+    name = saved(experiment, 0)
+    assert resumption.run(experiment, data()).home.name == name
+
+
+def test_a_run_that_never_started_does_not_shadow_one_that_did(make: Callable[..., Experiment]) -> None:
+    saved(make(), 1)
+    name = saved(make(), 2)
+    saved(make(), 3, started=False)
+    assert resumption.run(make(), data()).home.name == name
+    other = saved(make(seed=1), 4, started=False)  # only it has the settings asked for
+    assert resumption.run(make(seed=1), data()).home.name == other
+
+
+def test_other_settings_are_refused_by_key(make: Callable[..., Experiment]) -> None:
+    name = saved(make(), 1)
+    with pytest.raises(UserError, match=rf"--resume: training\.seed was 0 in {name}, now it is 4"):
+        resumption.run(make(seed=4), data())
+
+
+@pytest.mark.parametrize("accept", [False, True])
+def test_other_data_are_refused_unless_accepted(accept: bool, make: Callable[..., Experiment]) -> None:
+    name, grown = saved(make(), 1), data("2" * 64, rows=12)
+    if not accept:
+        with pytest.raises(
+            UserError, match=rf"{name} was trained on: it was 111.* \(10 rows\), now 2+ .*--accept-data"
+        ):
+            resumption.run(make(), grown)
+        return
+    resumed = resumption.run(make(), grown, accept_data=True)
+    assert "goes on with other data" in resumed.lines[0] and "data.changed_on_resume" in resumed.tags
+
+
+@pytest.mark.parametrize(
+    ("decay", "meaning"),
+    [
+        ("constant", "the learning rate does not change"),
+        ("cosine", "from here the learning rate is that of a run of 60 epochs"),
+        ("linear", "from here the learning rate is that of a run of 60 epochs"),
+    ],
+)
+@pytest.mark.parametrize("trained", [None, 40])
+def test_epochs_may_be_raised_and_what_that_means_is_stated(
+    decay: str, meaning: str, trained: int | None, make: Callable[..., Experiment]
+) -> None:
+    name = saved(make(decay=decay), 1, trained=trained)
+    resumed = resumption.run(make(decay=decay, epochs=60), data())
+    assert resumed.home.name == name and resumed.tags == {f"final.{EPOCHS}": "60"}
+    assert f"{EPOCHS} 40 → 60; training.decay={decay}: {meaning}" in resumed.lines[0]
+    runs.save(make(decay=decay, epochs=60), name)  # interrupted once more
+    assert resumption.run(make(decay=decay, epochs=60), data()).lines == []
+    with pytest.raises(UserError, match="may be raised, not lowered"):
+        resumption.run(make(decay=decay, epochs=59), data())
