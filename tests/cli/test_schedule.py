@@ -132,7 +132,10 @@ def test_a_trial_that_failed_does_not_keep_the_best_from_being_champion(
     outcome = Outcome(sweep_id="two-1", results=results, header=["trial"], lines=[["000"], ["001"]], best="two-1.000")
     asked: list[object] = []
     monkeypatch.setattr("gen_ray.cluster.sweep.sweep", lambda *_, tags, **__: asked.append(tags) or outcome)
-    monkeypatch.setattr("gen_ray.registry.row", lambda _, run_id: Row(run_id, "", "", {BITS: 1.0}, {}, {}))
+    for module in ("registry", "tracking"):
+        monkeypatch.setattr(f"gen_ray.{module}.row", lambda _, run_id: Row(run_id, "", "", {BITS: 1.0}, {}, {}))
+    monkeypatch.setattr("gen_ray.runs.artifact_of", lambda run_id, root: root / run_id)
+    monkeypatch.setattr("gen_ray.releases.keep", lambda *_: ("model", "d" * 64))
     monkeypatch.setattr("gen_ray.registry.promote", lambda _, model, *args, margin: Verdict(True, f"{model} {margin}"))
     monkeypatch.setattr("gen_ray.tracking.tag", lambda _, run_id, tags: asked.append((run_id, tags)))
     said = gen_ray("sweep", "sweep.yaml", "--promote", "digits", "--margin", "0", "--tag", "a=b=c", "--tag", "d=e")
