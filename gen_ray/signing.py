@@ -26,6 +26,12 @@ def key() -> bytes | None:
     return found.encode()
 
 
+def require() -> None:
+    """Raise UserError where the environment lacks the key."""
+    if key() is None:
+        raise UserError(f"{ENVIRONMENT}: is set where the application was started and not for its replicas")
+
+
 def signed(model: str, mlflow_id: str, tags: Mapping[str, str]) -> dict[str, str]:
     """Return the tags of a version of a model, with their signature where there is a key. Raise UserError."""
     secret = key()

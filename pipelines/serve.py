@@ -95,6 +95,7 @@ def application(
     """Return what is to be served. Raise UserError for what cannot be, before anything starts."""
     import os
 
+    from gen_ray import signing
     from gen_ray.cluster.ports import LOOPBACK
     from gen_ray.cluster.serving.args import Application, Served
     from gen_ray.errors import UserError
@@ -125,6 +126,7 @@ def application(
         root=root,
         tracking_uri=tracking_uri,
         follow_seconds=replicas.follow_seconds,
+        require_signatures=signing.key() is not None,
         key_hashes={key.name: key.digest.hex() for key in keys},
         hosts=settings.host_names(place.allow_host or (), "--allow-host"),
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gen_ray import releases, runs
+from gen_ray import releases, runs, signing
 from gen_ray.engine import artifact
 from gen_ray.errors import UserError
 from gen_ray.releases import Release
@@ -79,6 +79,10 @@ def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:
         return runs.find_artifact(model, root)
     if found["path"] and not releases.PATH.fullmatch(found["path"]):
         raise UserError(f"{model}: the artifacts of a run are runs:/ID/model and runs:/ID/model-<12 digits>")
+    if signing.key():
+        raise UserError(
+            f"{model}: a run of MLflow is not signed: promote it, or name its folder ({signing.ENVIRONMENT})"
+        )
     store = Store.of(tracking_uri, "gen_ray", root)
     if not found["path"]:
         folder = root / "runs" / releases.run_id(store, found["id"]) / runs.ARTIFACT

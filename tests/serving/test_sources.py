@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray import manifest, runs, storage
+from gen_ray import manifest, runs, signing, storage
 from gen_ray.errors import RunError, UserError
 from gen_ray.serving.sources import Fixed, folder_of
 from gen_ray.store import Store
@@ -44,6 +44,13 @@ def test_an_mlflow_run_means_its_folder_or_else_its_artifact(
         folder_of(f"runs:/{mlflow_id}/model-000000000000", storage)
     with pytest.raises(UserError, match="no such run in"):
         folder_of("0" * 32, storage)
+    monkeypatch.setenv(signing.ENVIRONMENT, "k" * 32)
+    with pytest.raises(UserError, match="a run of MLflow is not signed"):
+        folder_of(mlflow_id, storage)
+    signing.require()
+    monkeypatch.delenv(signing.ENVIRONMENT)
+    with pytest.raises(UserError, match="not for its replicas"):
+        signing.require()
 
 
 @pytest.mark.parametrize("tag", ["../../etc", "/etc", ""])

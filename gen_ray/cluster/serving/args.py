@@ -45,6 +45,8 @@ class Application(Config):
     """SHA-256 of the keys by name; beside those of GEN_RAY_API_KEYS in the ingress's environment."""
     require_keys: bool = False
     """Whether the application refuses to start where neither of the two names a key."""
+    require_signatures: bool = False
+    """Whether replicas refuse to start without GEN_RAY_SIGNING_KEY."""
     hosts: tuple[Host, ...] = ()
     """Names by which the server may be addressed, besides this machine's own."""
     ingress_replicas: int = Field(1, ge=1)

@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 import torch
 
+from gen_ray import signing
 from gen_ray.cluster.device import given
 from gen_ray.cluster.serving import logs
 from gen_ray.cluster.serving.args import Application
@@ -32,6 +33,8 @@ class Replica:
         device, threads = given(served.gpus), max(1, int(served.cpus))
         torch.set_num_threads(threads)
         logs.write(beside(app.root) / "serving")
+        if app.require_signatures:
+            signing.require()
         self._seat = Seat(
             id,
             source_of(served.model, app.root, app.tracking_uri),
