@@ -31,7 +31,7 @@ def evaluate(
     terminal.one_of("--reference", reference, ("train", "test"))
     for override in overrides or []:
         if not override.startswith(HEEDED):
-            raise UserError(f"{override}: has no effect on a trained model; what has: {', '.join(HEEDED)}")
+            raise UserError(f"{override}: has no effect on a trained model; these have one: {', '.join(HEEDED)}")
     folder = find(model, storage)
     experiment = runs.settings(folder, overrides or [])
     prepared = prepare_data(experiment)

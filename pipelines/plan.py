@@ -161,7 +161,7 @@ def _check(experiment: "Experiment", numbers: list[int], *, rounds: int, steps: 
 
     for number in numbers:
         if experiment.data.batch_size % (number * experiment.training.accumulate):
-            raise UserError(f"--check {number}: data.batch_size={experiment.data.batch_size} cannot be divided so")
+            raise UserError(f"--check {number}: data.batch_size={experiment.data.batch_size} cannot be divided by it")
     found = check(experiment, numbers, rounds=rounds, steps=steps)
     if as_json:
         said: list[dict[str, Any]] = [{**asdict(one), "ratio": one.ratio} for one in found]

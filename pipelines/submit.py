@@ -50,13 +50,13 @@ def submit(
     verb, *rest = words
     if verb not in VERBS:
         raise UserError(
-            f"{verb}: is no verb of a job, whose files go with it but for storage.root; {nearest(verb, VERBS)}"
+            f"{verb}: cannot run as a job: only files below storage.root outlive it; {nearest(verb, VERBS)}"
         )
     job = id or f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
     terminal.check_name("--id", job)
     variables = dict(_variable(word) for word in env or [])
     if not working_dir.is_dir():
-        raise UserError(f"--working-dir {working_dir}: is no folder")
+        raise UserError(f"--working-dir {working_dir}: is not a folder")
     files = package.contents(working_dir)
     package.check(working_dir, files, limit_mb)
     package.check_words(working_dir, files, rest)
@@ -84,7 +84,7 @@ def _variable(word: str) -> tuple[str, str]:
 
     key, equals, value = word.partition("=")
     if not equals and key not in os.environ:
-        raise UserError(f"--env {key}: is not set here; --env {key}=VALUE says what it is to be")
+        raise UserError(f"--env {key}: is not set in this shell; write --env {key}=VALUE")
     if key.startswith("RAY_AUTH_"):
         raise UserError(f"--env {key}: a job has the cluster's own; in its environment everybody could read it")
     return key, value if equals else os.environ[key]

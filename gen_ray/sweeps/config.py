@@ -153,7 +153,7 @@ class Plan:
         """Return all points of a space of choices. Raise UserError where they are too many to be meant."""
         found = list(itertools.islice(combinations(list(self.sweep.space.items())), GRID + 1))
         if len(found) > GRID:
-            raise UserError(f"space: more than {GRID} points; searcher random or tpe finds its way in it")
+            raise UserError(f"space: a grid of more than {GRID} points; use searcher random or tpe")
         return found
 
 
@@ -214,14 +214,16 @@ def _check(sweep: Sweep) -> None:
     known: list[str] = []
     for key, axis in sweep.space.items():
         if not key.startswith(SEARCHED):
-            raise UserError(f"space.{key}: is not searched; what is: {', '.join(SEARCHED)}")
+            raise UserError(f"space.{key}: cannot be searched; these can: {', '.join(SEARCHED)}")
         for other in axis.when:
             if other not in known:
-                raise UserError(f"space.{key}.when.{other}: is no key that stands before it; {nearest(other, known)}")
+                raise UserError(
+                    f"space.{key}.when.{other}: must be a key that space names before this one; {nearest(other, known)}"
+                )
         known.append(key)
     ranges = [key for key, axis in sweep.space.items() if axis.choice is None]
     if sweep.searcher.name == "grid" and ranges:
-        raise UserError(f"space.{ranges[0]}: a grid needs a list of choices; searcher random or tpe takes ranges")
+        raise UserError(f"space.{ranges[0]}: a grid needs a list of choices; ranges need searcher random or tpe")
     if sweep.searcher.name != "grid" and sweep.trials is None:
         raise UserError(f"trials: searcher {sweep.searcher.name} needs a number of trials")
 
@@ -229,13 +231,13 @@ def _check(sweep: Sweep) -> None:
 def _check_metric(sweep: Sweep, base: Experiment) -> None:
     """Refuse a metric that nothing reports, or that does not mean the same in every trial."""
     if sweep.metric not in (DURING, *FINAL):
-        raise UserError(f"metric: {nearest(sweep.metric, (DURING, *FINAL))}")
+        raise UserError(f"metric: {sweep.metric!r} is unknown; {nearest(sweep.metric, (DURING, *FINAL))}")
     if sweep.scheduler.name != "none" and sweep.metric != DURING:
         raise UserError(f"scheduler.name={sweep.scheduler.name}: needs metric {DURING}, the one known while training")
     if sweep.metric == DURING and not base.family.loss_is_bound:
         changing = [key for key in sweep.space if key.startswith("family.") and not key.startswith("family.net")]
         if changing:
-            raise UserError(f"metric: {DURING} means another thing for every {changing[0]}; eval/bits_per_dim does not")
+            raise UserError(f"metric: {DURING} is not comparable between values of {changing[0]}; eval/bits_per_dim is")
 
 
 def _check_population(sweep: Sweep, wanted: Population, epochs: int) -> None:
@@ -244,9 +246,11 @@ def _check_population(sweep: Sweep, wanted: Population, epochs: int) -> None:
         if key not in CHANGING:
             raise UserError(f"space.{key}: cannot change while a model trains; for pbt: {', '.join(CHANGING)}")
     if sweep.searcher.name == "tpe":
-        raise UserError("searcher.name=tpe: learns nothing from trials that pbt changes on their way; random or grid")
+        raise UserError(
+            "searcher.name=tpe: cannot learn from trials that pbt changes while they train; use random or grid"
+        )
     if sweep.trials == 1:
-        raise UserError("trials=1: is no population; pbt needs at least 2")
+        raise UserError("trials=1: pbt needs at least 2")
     if wanted.interval_epochs >= epochs:
         raise UserError(
             f"scheduler.interval_epochs={wanted.interval_epochs}: must be less than training.epochs={epochs}"

@@ -41,12 +41,12 @@ def test_a_folder_is_uploaded_without_what_is_ignored(work: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["trian", "run.yaml"], r"trian: is no verb of a job.*did you mean 'train'"),
-        (["sample", "run"], r"sample: is no verb of a job, whose files go with it but for storage.root"),
+        (["trian", "run.yaml"], r"trian: cannot run as a job.*did you mean 'train'"),
+        (["sample", "run"], r"sample: cannot run as a job: only files below storage.root outlive it"),
         (["--limit-mb", 2, "train", "run.yaml"], r"3\.0 MB would be uploaded, the limit is 2 .*big\.bin 3\.0 MB"),
         (["train", "data/x.bin"], r"data/x\.bin: the job would not find it"),
         (["train", "/etc/hosts"], r"/etc/hosts: the job would not find it"),
-        (["--working-dir", "nowhere", "train", "a"], r"--working-dir nowhere: is no folder"),
+        (["--working-dir", "nowhere", "train", "a"], r"--working-dir nowhere: is not a folder"),
         (["--env", "NOT_SET_HERE", "train", "run.yaml"], r"--env NOT_SET_HERE: is not set here"),
         (["--env", "RAY_AUTH_TOKEN=a", "train", "run.yaml"], r"--env RAY_AUTH_TOKEN: a job has the cluster's own"),
         (["--id", "../x", "train", "run.yaml"], r"--id \.\./x: a name is 1 to 64 letters"),
