@@ -12,6 +12,8 @@ import typer
 from pipelines import instances, terminal
 
 if TYPE_CHECKING:
+    from gen_ray.cluster.serving.args import Application
+    from gen_ray.cluster.serving.bench.load import Kind
     from gen_ray.engine.bench import Walks
 
 Config = Annotated[Path, typer.Argument(help="The experiment's YAML file.")]
@@ -226,6 +228,13 @@ def serve(
     seconds: Annotated[float, typer.Option(min=1, help="Of saturated load in a round, after a quarter as long.")] = 20,
     clients: Annotated[int, typer.Option(min=1, help="Who always want something.")] = 24,
     overload_seconds: Annotated[float, typer.Option(min=1, help="Of five times the capacity.")] = 30,
+    constant_seconds: Annotated[
+        float | None,
+        typer.Option(min=10, help="Measure a constant load of this length instead: latency, errors and memory."),
+    ] = None,
+    constant_share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Of the capacity, in the constant load.")
+    ] = 0.5,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8123,
     storage: instances.Storage = Path("gen_ray_runs"),
     as_json: AsJson = False,
@@ -238,6 +247,9 @@ def serve(
     found = instances.load(model, storage)
     served = Served(model=model, backlog_seconds=5)
     app = Application(models={"bench": served}, root=storage)
+    if constant_seconds is not None:
+        _constant(app, kinds(found.family, sampler), port, constant_seconds, constant_share, as_json)
+        return
     plan = Plan(rounds=rounds, seconds=seconds, clients=clients, overload_seconds=overload_seconds)
     measured = figures(measure(app, kinds(found.family, sampler), port, plan))
     if as_json:
@@ -248,6 +260,41 @@ def serve(
         for name, value in measured.items()
     ]
     terminal.show_table(f"{model}: {rounds} rounds of {seconds:g} s, {clients} clients", ["what", "measured"], lines)
+
+
+def _constant(app: "Application", kinds: "list[Kind]", port: int, seconds: float, share: float, as_json: bool) -> None:
+    """Measure a constant load and show its figures."""
+    from gen_ray.cluster.serving.bench.constant import constant
+
+    found = constant(app, kinds, port, seconds=seconds, share=share).figures()
+    if as_json:
+        typer.echo(json.dumps({"seconds": seconds, "share": share, **found}, indent=1))
+        return
+    parts = found.pop("parts")
+    header = [
+        "s",
+        "requests",
+        "errors",
+        "median s",
+        "p99 s",
+        *(f"{name} MiB" for name in parts[-1]["memory_mib"]),
+        "files",
+    ]
+    lines = [
+        [
+            f"{part['end_seconds']:.0f}",
+            str(part["requests"]),
+            str(part["errors"]),
+            f"{part['median_seconds']:.3f}",
+            f"{part['p99_seconds']:.3f}",
+            *(f"{memory:.0f}" for memory in part["memory_mib"].values()),
+            f"{part['open_files']:.0f}",
+        ]
+        for part in parts
+    ]
+    terminal.show_table(f"{found['requests_per_second']:.2f} requests a second for {seconds:g} s", header, lines)
+    for name, value in found.items():
+        typer.echo(f"{name.replace('_', ' ')}: {value}")
 
 
 def _figures(timed: "Walks", nfe: int) -> dict[str, float]:

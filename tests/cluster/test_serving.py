@@ -1,5 +1,6 @@
 """Models behind Ray Serve, by HTTP: what comes back, what is told on the way, who leaves, and how many replicas."""
 
+import asyncio
 import json
 import re
 import socket
@@ -22,6 +23,8 @@ from gen_ray.cluster import ports
 from gen_ray.cluster.serving import endpoint, server
 from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import Application, Served
+from gen_ray.cluster.serving.bench import constant as bench_constant
+from gen_ray.cluster.serving.bench.load import Kind
 from gen_ray.cluster.serving.ingress import door
 from gen_ray.cluster.serving.scaling import by_backlog, replicas_for
 from gen_ray.engine import artifact
@@ -131,6 +134,33 @@ def test_processes_share_a_log_file_that_is_rotated(tmp_path: Path) -> None:
     found = [line.split()[0] for file in tmp_path.glob("a.log*") for line in file.read_text().splitlines()]
     assert sorted(found) == sorted(f"{number}-{line}" for number in range(3) for line in range(200))
     assert len(list(tmp_path.glob("a.log*"))) > 4
+
+
+def test_a_constant_load_is_measured_over_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_constant, "WARM_SECONDS", 0.5)
+    kinds = [Kind("ddim", 5, 5), Kind("ancestral", 20, 20)]
+    load = bench_constant.ConstantLoad("ddpm", f"{url}/v1/models/ddpm/sample", kinds, KEY)
+    found = asyncio.run(load.run(2.0, 0.1))
+    figures = found.figures()
+    assert sum(figures["statuses"].values()) == sum(part.requests for part in found.parts)
+    assert 1.4 < sum(part.requests for part in found.parts) / found.rate < 2.6
+    assert 0 < figures["median_seconds"] <= figures["p99_seconds"] <= figures["longest_seconds"]
+    assert [round(part.end_seconds / 2.0, 1) for part in found.parts] == [k / 10 for k in range(1, 11)]
+    assert all(part.memory_mib["replica"] > 50 and part.open_files > 3 for part in found.parts)
+    assert "replica" in figures["memory_mib_per_minute"]
+
+
+def test_the_slope_of_memory_is_that_of_the_second_half() -> None:
+    grows = [100, 300, 500, 500, 500, 510, 520, 530, 540, 550]
+    parts = [
+        bench_constant.Part(
+            end_seconds=60.0 * minute, requests=1, errors=0, median_seconds=1, p99_seconds=1,
+            memory_mib={"replica": memory}, open_files=5,
+        )
+        for minute, memory in enumerate(grows, 1)
+    ]  # fmt: skip
+    figures = bench_constant.Constant(rate=1.0, parts=parts).figures()
+    assert figures["memory_mib_per_minute"]["replica"] == pytest.approx(10.0)
 
 
 def test_replicas_follow_the_seconds_that_wait() -> None:

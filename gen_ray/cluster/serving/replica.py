@@ -71,9 +71,14 @@ class Replica:
             yield error.refusal
 
     async def counters(self) -> dict[str, float]:
-        """Return evaluations done, requests under way and MiB of memory, for those who measure."""
-        ledger, memory = self._seat.edition.batcher.ledger, psutil.Process().memory_info().rss
-        return {"evaluations": ledger.evaluations, "requests": ledger.requests, "memory_mib": memory / 2**20}
+        """Return evaluations done, requests under way, MiB of memory and open files, for measurements."""
+        ledger, process = self._seat.edition.batcher.ledger, psutil.Process()
+        return {
+            "evaluations": ledger.evaluations,
+            "requests": ledger.requests,
+            "memory_mib": process.memory_info().rss / 2**20,
+            "open_files": process.num_fds(),
+        }
 
     async def check_health(self) -> None:
         """Raise RuntimeError where the batcher is not well or nobody looks for newer versions: Serve replaces it."""
