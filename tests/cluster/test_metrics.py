@@ -1,0 +1,59 @@
+"""What Prometheus sees of a replica, by the name of the key; without Ray's processes."""
+
+from typing import Any
+
+import pytest
+
+from gen_ray.cluster.serving.metrics import Meters
+from gen_ray.engine.batcher import Costs, Ticket
+from gen_ray.engine.batcher.ledger import Ledger
+from gen_ray.serving.desk import Answer, Job, Refusal
+
+
+class Noted:
+    """A metric that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, dict[str, str]]] = []
+
+    def set(self, value: float, tags: dict[str, str] | None = None) -> None:
+        self.seen.append((value, tags or {}))
+
+    observe = set
+
+    def inc(self, value: float = 1.0, tags: dict[str, str] | None = None) -> None:
+        self.set(value, tags)
+
+
+@pytest.fixture
+def meters(monkeypatch: pytest.MonkeyPatch) -> Any:
+    made = Meters()
+    for name in ("_queued", "_latency", "_refused", "_backlog", "_requests"):
+        monkeypatch.setattr(made, name, Noted())
+    return made
+
+
+def test_the_queue_is_shown_by_key_and_a_key_without_requests_goes_back_to_zero(meters: Any) -> None:
+    ledger = Ledger(Costs((1,), (1.0,)), backlog_limit=1e9)
+    tickets = [Ticket(key="anna"), Ticket(key="anna"), Ticket(key="bert")]
+    for ticket in tickets:
+        ledger.enter(ticket, 3)
+    meters.read(ledger)
+    assert dict((tags["key"], value) for value, tags in meters._requests.seen) == {"anna": 2, "bert": 1}
+    assert dict((tags["key"], value) for value, tags in meters._backlog.seen) == {"anna": 6.0, "bert": 3.0}
+    ledger.leave(tickets[2])
+    meters._requests.seen.clear()
+    meters.read(ledger)
+    assert dict((tags["key"], value) for value, tags in meters._requests.seen) == {"anna": 2, "bert": 0}
+
+
+def test_answers_and_refusals_are_counted_by_key(meters: Any) -> None:
+    job = Job(request_id="r", verb="score", key="anna")
+    answer = Answer(
+        arrays={}, version="1", sampler=None, steps=None, nfe=1, seed=0, queued_seconds=1.0, computed_seconds=2.0
+    )
+    meters.told(answer, job)
+    meters.told(Refusal(status=429, code="busy", message="full"), job)
+    assert meters._queued.seen == [(1.0, {"verb": "score", "key": "anna"})]
+    assert meters._latency.seen == [(3.0, {"verb": "score", "key": "anna"})]
+    assert meters._refused.seen == [(1.0, {"verb": "score", "key": "anna", "code": "busy"})]
