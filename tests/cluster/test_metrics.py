@@ -39,12 +39,12 @@ def test_the_queue_is_shown_by_key_and_a_key_without_requests_goes_back_to_zero(
     for ticket in tickets:
         ledger.enter(ticket, 3)
     meters.read(ledger)
-    assert dict((tags["key"], value) for value, tags in meters._requests.seen) == {"anna": 2, "bert": 1}
-    assert dict((tags["key"], value) for value, tags in meters._backlog.seen) == {"anna": 6.0, "bert": 3.0}
+    assert {tags["key"]: value for value, tags in meters._requests.seen} == {"anna": 2, "bert": 1}
+    assert {tags["key"]: value for value, tags in meters._backlog.seen} == {"anna": 6.0, "bert": 3.0}
     ledger.leave(tickets[2])
     meters._requests.seen.clear()
     meters.read(ledger)
-    assert dict((tags["key"], value) for value, tags in meters._requests.seen) == {"anna": 2, "bert": 0}
+    assert {tags["key"]: value for value, tags in meters._requests.seen} == {"anna": 2, "bert": 0}
 
 
 def test_answers_and_refusals_are_counted_by_key(meters: Any) -> None:

@@ -1,6 +1,7 @@
 """One replica of a model: a Seat in an actor. Its net computes in a thread, so that health and streams are answered."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -20,6 +21,8 @@ from gen_ray.serving.sources import source_of
 from gen_ray.storage import beside
 
 METER_SECONDS = 1.0
+SWITCH_SECONDS = 0.0005
+"""Between Python's threads: with the usual 5 ms, a request of 0.4 ms beside six likelihoods took 50 times as long."""
 
 
 class Replica:
@@ -35,6 +38,7 @@ class Replica:
         logs.write(beside(app.root) / "serving")
         if app.require_signatures:
             signing.require()
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._seat = Seat(
             id,
             source_of(served.model, app.root, app.tracking_uri),
