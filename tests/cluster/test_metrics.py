@@ -1,4 +1,4 @@
-"""What Prometheus sees of a replica, by the name of the key; without Ray's processes."""
+"""Metrics of a replica for Prometheus, by the name of the key; without Ray's processes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from gen_ray.serving.desk import Answer, Job, Refusal
 
 
 class Noted:
-    """A metric that keeps what it is given."""
+    """A metric that keeps its values."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, dict[str, str]]] = []
