@@ -47,7 +47,7 @@ def test_a_folder_is_uploaded_without_what_is_ignored(work: Path) -> None:
         (["train", "data/x.bin"], r"data/x\.bin: the job would not find it"),
         (["train", "/etc/hosts"], r"/etc/hosts: the job would not find it"),
         (["--working-dir", "nowhere", "train", "a"], r"--working-dir nowhere: is not a folder"),
-        (["--env", "NOT_SET_HERE", "train", "run.yaml"], r"--env NOT_SET_HERE: is not set here"),
+        (["--env", "NOT_SET_HERE", "train", "run.yaml"], r"--env NOT_SET_HERE: is not set in this shell"),
         (["--env", "RAY_AUTH_TOKEN=a", "train", "run.yaml"], r"--env RAY_AUTH_TOKEN: a job has the cluster's own"),
         (["--id", "../x", "train", "run.yaml"], r"--id \.\./x: a name is 1 to 64 letters"),
     ],
