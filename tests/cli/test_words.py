@@ -171,7 +171,7 @@ def test_samplers_are_listed(gen_ray: Run, shelf: Path) -> None:
             "ddim": ["Song et al. 2021, eq. 12", "eta=0…1", "50", "1", "50"],
             "ancestral": ["Ho et al. 2020, alg. 2", "", "100", "1", "100"],
             "dpmpp_2m": ["Lu et al. 2022, alg. 2", "", "20", "1", "20"],
-            "heun": ["Karras et al. 2022, alg. 1", "", "10", "2", "19"],
+            "heun": ["Karras et al. 2022, alg. 1, its correction's gain at most 1/2", "", "10", "2", "19"],
         }
     )
     assert "--sampler NAME or NAME:option=value" in said.out

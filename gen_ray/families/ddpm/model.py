@@ -87,7 +87,7 @@ class Ddpm(Family):
             ),
             "ancestral": Sampler(default_steps=self.config.steps, nfe_per_step=1, summary="Ho et al. 2020, alg. 2"),
             "dpmpp_2m": Sampler(default_steps=twenty, nfe_per_step=1, summary="Lu et al. 2022, alg. 2"),
-            "heun": Sampler(default_steps=ten, nfe_per_step=2, nfe_saved=1, summary="Karras et al. 2022, alg. 1"),
+            "heun": Sampler(default_steps=ten, nfe_per_step=2, nfe_saved=1, summary=tables.HEUN),
         }
 
     def chain(self, sampler: str, steps: int | None = None) -> Chain:

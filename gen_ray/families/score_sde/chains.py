@@ -53,7 +53,7 @@ def samplers(n: int) -> dict[str, Sampler]:
     said: dict[str, dict[str, Any]] = {
         "ddim": {"default_steps": fifty, "summary": "Song et al. 2021, eq. 12", "options": {"eta": (0.0, 1.0)}},
         "dpmpp_2m": {"default_steps": twenty, "summary": "Lu et al. 2022, alg. 2"},
-        "heun": {"default_steps": thirty, "nfe_per_step": 2, "nfe_saved": 1, "summary": "Karras et al. 2022, alg. 1"},
+        "heun": {"default_steps": thirty, "nfe_per_step": 2, "nfe_saved": 1, "summary": tables.HEUN},
         "pf_ode": {"default_steps": many, "summary": "probability-flow ODE, Song et al. 2021, eq. 13, by Euler"},
         "adaptive": {
             "default_steps": 1,

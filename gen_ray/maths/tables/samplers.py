@@ -74,15 +74,32 @@ def dpmpp_2m(process: Process, steps: int, spacing: str = "log_snr") -> Tensor:
     return assemble(t, r, r.sigma / t.sigma, gain * (1 + slope), -gain * slope)
 
 
+HEUN = "Karras et al. 2022, alg. 1, its correction's gain at most 1/2"
+MOST_GAIN = 0.5
+"""The largest gain of heun's correction: that of the same correction by an exponential integrator in a long step."""
+
+
 def heun(process: Process, steps: int, spacing: str = "log_snr") -> Tensor:
     """Return Heun's method on the probability-flow ODE (Karras et al. 2022, alg. 1): 2·steps - 1 rows, second order.
 
     With y = x/alpha and w = sigma/alpha the ODE is dy/dw = (y - x̂0)/w. An Euler row to r is a DDIM row. The correction
     at r averages both slopes; written out, the old y drops out of it: y ← y + (w_t - w_r)/(2·w_r)·(x̂0 - x̂0⁻).
+
+    That gain is unbounded, and a long step (the first one of a sigmoid schedule) multiplies the network's error
+    by it: it is cut off at MOST_GAIN, which leaves steps of w_t < 2·w_r as they are. Fréchet distance of digits models
+    (MLP, eps, T = 1000) in 10 | 20 | 30 steps, mean and deviation of three seeds:
+
+        gain                     sigmoid                              cosine
+        without a limit          15.2 ± 1.9 | 20.2 ± 2.2 | 21.1 ± 2.2   5.3 ± 0.1 | 6.8 ± 0.1 | 7.3 ± 0.3
+        exponential integrator   11.2 ± 0.2 |  8.1 ± 0.1 |  7.6 ± 0.1  11.6 ± 0.2 | 8.8 ± 0.2 | 8.3 ± 0.3
+        at most 1/2               8.5 ± 0.2 |  6.5 ± 0.2 |  7.0 ± 0.2   8.2 ± 0.3 | 6.8 ± 0.1 | 7.3 ± 0.3
+
+    The exponential integrator's gain is alpha_r·(1 - w_r/w_t)/2. With an exact denoiser all limits from 0.35 to 1 are
+    good, and without one the error of two steps is 300 to 10^6 deviations of the data.
     """
     t, r = process.path(steps, spacing).pairs
     a = r.sigma / t.sigma
     euler = assemble(t, r, a, r.alpha - a * t.alpha)
-    gain = r.alpha * (r.alpha * t.sigma / (r.sigma * t.alpha) - 1) / 2
+    gain = (r.alpha * (r.alpha * t.sigma / (r.sigma * t.alpha) - 1) / 2).clamp(max=MOST_GAIN)
     correction = assemble(r, r, 1.0, gain, -gain)
     return torch.stack([euler, correction], dim=1).flatten(0, 1)[:-1]  # the last step, to sigma = 0, is Euler's alone
