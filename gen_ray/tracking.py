@@ -15,6 +15,7 @@ import mlflow
 import numpy as np
 from filelock import FileLock
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag, ViewType
+from sqlalchemy.exc import SQLAlchemyError
 
 from gen_ray.errors import RunError
 from gen_ray.process import is_gone, this_process
@@ -84,7 +85,7 @@ def told(store: Store) -> Iterator[None]:
     """Tell in one line why a store cannot be used; the reason says whether to try again may help."""
     try:
         yield
-    except (mlflow.MlflowException, OSError) as error:
+    except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:  # MLflow passes on a database's first error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         line = next((line for line in lines if "Error)" in line), lines[0])  # a database's own word, if there is one
         final = isinstance(error, mlflow.MlflowException) and error.get_http_status_code() in REFUSALS

@@ -295,6 +295,14 @@ def test_compare_chooses_and_writes_a_page_that_needs_nothing_else(gen_ray: Run,
     assert unwritable.code == 2 and "cannot be written" in unwritable.fault
 
 
+@pytest.mark.parametrize("content", [b"not a database but some text" * 40, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_store_that_is_not_a_database_is_one_line(content: bytes, gen_ray: Run, tmp_path: Path) -> None:
+    """MLflow passes on the first error of a database, a full disk's too, as SQLAlchemy raises it."""
+    (tmp_path / "mlflow.db").write_bytes(content)
+    said = gen_ray("compare", "page", "--storage", tmp_path)
+    assert said.code == 1 and "(a bug?" not in said.fault and "mlflow.db" in said.fault
+
+
 def test_doctor_looks_and_leaves_nothing(gen_ray: Run, tmp_path: Path) -> None:
     said = gen_ray("doctor", "--storage", tmp_path / "none")
     assert said.code == 0 and all(line[:3] in ("ok ", "?? ") for line in said.out.splitlines())
