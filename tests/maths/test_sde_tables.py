@@ -8,17 +8,21 @@ import torch
 from torch import Tensor
 
 from gen_ray.errors import UserError
+from gen_ray.families.score_sde import chains
 from gen_ray.maths import tables
 from gen_ray.maths.schedules import Cosine, Discrete, Linear
 from gen_ray.maths.sde import VE, VP, Sde, SubVP
 from gen_ray.maths.tables import Column, Process
 from gen_ray.maths.tables.rows import langevin
+from tests.maths.test_tables import error
 from tests.maths.walk import walk
 from tests.oracles import GaussianMixture
 
 GAUSSIAN = GaussianMixture.line([1.0], [0.3], [0.4])
 SDES = {"vp": VP(), "ve": VE(sigma_max=5), "subvp": SubVP()}
 PROCESSES: dict[str, Process] = {**SDES, "ddpm": Discrete.of(Linear(), 1000)}
+DEFAULTS: dict[str, Sde] = {"vp": VP(), "ve": VE(), "subvp": SubVP()}
+on_every_default = pytest.mark.parametrize("sde", DEFAULTS.values(), ids=DEFAULTS)
 on_every_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 on_every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PROCESSES)
 
@@ -95,6 +99,25 @@ def test_ancestral_on_ve_is_the_papers() -> None:
     t, r = rows[:, c.sigma] ** 2, rows[:, c.sigma_to] ** 2
     torch.testing.assert_close(rows[:, c.a], 1 - (t - r) / t)
     torch.testing.assert_close(rows[:, c.s], (r * (t - r) / t).sqrt())
+
+
+@on_every_default
+@pytest.mark.parametrize("name", chains.SAMPLERS)
+def test_no_number_of_steps_is_an_outlier(sde: Sde, name: str) -> None:
+    """The exact net: from FEWEST steps on not worse than one step, whose answer is a constant, nor than twice it."""
+    if name == "adaptive":
+        return
+    fewest = chains.FEWEST.get(name, 1)
+    errors = {n: error(chains.SAMPLERS[name](sde, n), sde.prior_std) for n in range(max(1, fewest - 1), fewest + 12)}
+    assert max(errors[n] for n in range(fewest, fewest + 12)) < 1.02
+    for n in range(fewest + 1, fewest + 11):
+        assert errors[n] < max(0.03, 2 * errors[n - 1], 2 * errors[n + 1])
+
+
+@pytest.mark.parametrize("name", chains.FEWEST)
+def test_the_fewest_steps_are_the_fewest(name: str) -> None:
+    below = chains.FEWEST[name] - 1
+    assert max(error(chains.SAMPLERS[name](sde, below), sde.prior_std) for sde in DEFAULTS.values()) > 1.02
 
 
 SINGLE = {

@@ -82,11 +82,11 @@ SHARP = [GaussianMixture.line([1.0], [0.3], [std]) for std in (1.0, 0.2, 0.05)]
 SMALL = {f"{kind.name}-25": Discrete.of(kind, 25) for kind in (Linear(), Cosine(), Sigmoid(), Learned())}
 
 
-def error(table: Tensor) -> float:
+def error(table: Tensor, prior_std: float = 1.0) -> float:
     """Return the largest 2-Wasserstein distance of samples from SHARP data, exact net, in deviations of the data."""
     found = []
     for data in SHARP:
-        mean, variance = table.new_zeros(2), torch.diag(table.new_tensor([1.0, 0.0]))  # of (x, x̂0⁻)
+        mean, variance = table.new_zeros(2), torch.diag(table.new_tensor([prior_std**2, 0.0]))  # of (x, x̂0⁻)
         for row in table:
             of_x = row[Column.alpha] * data.variance / (row[Column.alpha] ** 2 * data.variance + row[Column.sigma] ** 2)
             x_0 = torch.stack([of_x[0], table.new_zeros(())])
