@@ -49,11 +49,18 @@ def explained(error: BaseException) -> tuple[str, int] | None:
             name = cause.filename.decode(errors="replace") if isinstance(cause.filename, bytes) else cause.filename
             place = f"{name}: " if name else ""
             return f"{place}{os.strerror(cause.errno)}{remedy and '; '}{remedy}", code
-    return (
-        ("not enough memory; smaller batches, fewer samples or fewer workers need less", 1)
-        if (isinstance(error, MemoryError))
-        else None
-    )
+    if isinstance(error, MemoryError):
+        return "not enough memory; smaller batches, fewer samples or fewer workers need less", 1
+    if isinstance(error, FileNotFoundError) and not _folder_exists():
+        return "the current folder was removed; change to another one", 2
+    return None
+
+
+def _folder_exists() -> bool:
+    try:
+        return bool(Path.cwd())
+    except FileNotFoundError:
+        return False
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -54,6 +54,17 @@ def test_other_errors_are_bugs() -> None:
     assert failures.explained(MemoryError()) is not None
 
 
+def test_a_current_folder_that_was_removed_is_named(
+    gen_ray: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    said = gen_ray("train", DEMO, "--dry-run")
+    monkeypatch.chdir(tmp_path)
+    assert said.code == 2 and said.fault == "error: the current folder was removed; change to another one"
+
+
 def test_a_line_has_an_end(gen_ray: Run) -> None:
     said = gen_ray("train", "a" * 5000 + ".yaml")
     assert said.code == 2 and len(said.fault) < 1100 and said.fault.endswith("File name too long")
