@@ -14,6 +14,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.family import Chain, Family, FamilyConfig
 from gen_ray.overrides import apply, merge
+from gen_ray.paths import local
 from gen_ray.yaml12 import read
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -30,9 +31,9 @@ def _name(text: str) -> str:
 
 def _folder(path: Path) -> Path:
     try:
-        return path.expanduser().absolute()
-    except RuntimeError:
-        raise ValueError(f"{path.parts[0]} is the home of an unknown user") from None
+        return local(str(path)).absolute()
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 def _on_bad_row(text: str) -> str:

@@ -13,7 +13,7 @@ from gen_ray import signing, versions
 from gen_ray.comparison import BITS, HIGHER_IS_BETTER, provenance
 from gen_ray.errors import RunError
 from gen_ray.store import Store
-from gen_ray.tracking import Row, alone, connect, row, told
+from gen_ray.tracking import Row, alone, connect, reader, row, told
 from gen_ray.versions import CHAMPION, PREVIOUS, Record
 
 MARGIN = 0.01
@@ -60,8 +60,10 @@ def champion(store: Store, model: str, *, checked: bool = True) -> Record | None
 
     Raise RunError where the store cannot be read, or the champion's tags cannot be relied on.
     """
+    if not store.exists:
+        return None
     with told(store):
-        client = connect(store)
+        client = reader(store)
         found = versions.registered(client, model)
         version = found.aliases.get(CHAMPION) if found else None
         if not version:
@@ -183,6 +185,7 @@ def obstacle(store: Store, model: str, candidate: Record, *, margin: float = MAR
 
 def rollback(store: Store, model: str) -> Verdict:
     """Make the previous champion the champion again, and the present one the previous. Raise RunError without one."""
+    store.check()
     with alone(store.uri, ".registry"), told(store):
         client = connect(store)
         found = versions.registered(client, model)

@@ -21,7 +21,7 @@ from gen_ray.experiment import NAME_PATTERN
 from gen_ray.replacing import take_place
 from gen_ray.runs import checked_id
 from gen_ray.store import Store
-from gen_ray.tracking import RUN_ID, connect, told
+from gen_ray.tracking import RUN_ID, connect, reader, told
 from gen_ray.versions import ARTIFACT, CHAMPION
 
 CURVE, QUALITY, METRIC, FINGERPRINT, BUILD = (
@@ -127,7 +127,7 @@ def release(store: Store, model: str) -> Release:
     """
     named = parts(model)
     with told(store):
-        client, name = connect(store), named["name"]
+        client, name = reader(store), named["name"]
         try:
             found = (
                 client.get_model_version_by_alias(name, named["alias"])
@@ -150,8 +150,10 @@ def release(store: Store, model: str) -> Release:
 
 def champions(store: Store) -> list[str]:
     """Return the names of the registered models that have a champion. Raise RunError."""
+    if not store.exists:
+        return []
     with told(store):
-        found = [model.name for model in connect(store).search_registered_models() if CHAMPION in model.aliases]
+        found = [model.name for model in reader(store).search_registered_models() if CHAMPION in model.aliases]
         return sorted(name for name in found if re.fullmatch(NAME_PATTERN, name))
 
 
@@ -199,7 +201,7 @@ def _download(store: Store, found: Release, into: Path, home: Path) -> None:
     part = Path(mkdtemp(prefix=PART, dir=into))
     try:
         with told(store):
-            connect(store).download_artifacts(found.mlflow_id, found.path, str(part))
+            reader(store).download_artifacts(found.mlflow_id, found.path, str(part))
         loaded = part / found.path
         if not loaded.is_dir():
             raise RunError(f"version {found.version}: its run {found.mlflow_id} holds no {found.path}")

@@ -75,7 +75,7 @@ def _finished(home: Path) -> bool:
     artifact = home / runs.ARTIFACT
     if not storage.is_there(artifact):
         return False
-    return runs.settings(artifact).training.epochs >= runs.load(home).training.epochs
+    return runs.settings(artifact, home.parent.parent).training.epochs >= runs.load(home).training.epochs
 
 
 def _is_longer(home: Path, experiment: Experiment) -> bool:
@@ -83,8 +83,8 @@ def _is_longer(home: Path, experiment: Experiment) -> bool:
 
 
 def _changed(before: Experiment, now: Experiment) -> list[str]:
-    """Return the settings that differ and must not."""
-    one, other = before.flat(), now.flat()
+    """Return the settings that differ and must not. The storage may have been moved."""
+    one, other = runs.at(before, now.storage.root).flat(), now.flat()
     changed = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
     if now.training.epochs > before.training.epochs:
         changed.discard(EPOCHS)

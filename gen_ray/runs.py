@@ -17,7 +17,7 @@ from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, parse
 from gen_ray.experiment import load as load_settings
 
-ARTIFACT, CONFIG, META = "artifact", "config.yaml", "meta.json"
+RUNS, ARTIFACT, CONFIG, META = "runs", "artifact", "config.yaml", "meta.json"
 ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 REGISTERED = "models:/"
 """What a MODEL begins with that is in MLflow's registry and not a folder."""
@@ -32,12 +32,12 @@ On an object store, where folders cannot be created exclusively, it is a random 
 
 def folder(experiment: Experiment, run_id: str) -> Path:
     """Return the folder of a run: config.yaml, checkpoints, and the artifact once it is evaluated."""
-    return experiment.storage.root / "runs" / run_id
+    return experiment.storage.root / RUNS / run_id
 
 
 def new_id(experiment: Experiment) -> str:
     """Return the id of a new run, its name and the time, after its folder was created."""
-    return create(experiment.name, experiment.storage.root / "runs").name
+    return create(experiment.name, experiment.storage.root / RUNS).name
 
 
 def create(name: str, home: Path) -> Path:
@@ -67,9 +67,24 @@ def load(home: Path) -> Experiment:
     return parse(raw)
 
 
-def settings(artifact: Path, overrides: Iterable[str] = ()) -> Experiment:
-    """Return the configuration that an artifact folder was trained with, changed by overrides. Raise UserError."""
-    return storage.read(artifact, lambda found: load_settings(found / CONFIG, overrides))
+def settings(artifact: Path, root: Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Return the configuration that an artifact folder was trained with, changed by overrides. Raise UserError.
+
+    Its storage.root is the present one, because the storage may have been moved or copied since.
+    """
+    experiment = storage.read(artifact, lambda found: load_settings(found / CONFIG, overrides))
+    return at(experiment, root_of(artifact, root))
+
+
+def at(experiment: Experiment, root: Path) -> Experiment:
+    """Return an experiment with another storage.root."""
+    return experiment.model_copy(update={"storage": experiment.storage.model_copy(update={"root": root})})
+
+
+def root_of(artifact: Path, root: Path) -> Path:
+    """Return the storage.root that an artifact folder lies in, root where it lies outside the layout of one."""
+    home = artifact.parent.parent
+    return home.parent if (artifact.name, home.name) == (ARTIFACT, RUNS) else root
 
 
 def meta(artifact: Path) -> dict[str, Any]:
@@ -99,7 +114,7 @@ def artifact_of(run_id: str, root: Path) -> Path:
     The id may come from a tag in MLflow, which any of its users can set, and is never taken for a path.
     """
     try:
-        found = root / "runs" / checked_id(run_id) / ARTIFACT
+        found = root / RUNS / checked_id(run_id) / ARTIFACT
     except ValueError as error:
         raise UserError(str(error)) from None
     if not storage.is_there(found):
@@ -114,13 +129,13 @@ def find_artifact(model: str, root: Path) -> Path:
     """
     storage.check(root)
     given = storage.place(model)
-    for folder in (given, given / ARTIFACT, root / "runs" / model / ARTIFACT):
+    for folder in (given, given / ARTIFACT, root / RUNS / model / ARTIFACT):
         if storage.is_there(folder) and (storage.current(folder) / META).is_file():
             return folder.absolute()
-    finished = [run / ARTIFACT for run in named(model, root / "runs") if storage.is_there(run / ARTIFACT)]
+    finished = [run / ARTIFACT for run in named(model, root / RUNS) if storage.is_there(run / ARTIFACT)]
     if finished:
         return finished[-1].absolute()
-    runs = [run.parent.name for run in (root / "runs").glob(f"*/{ARTIFACT}")]
+    runs = [run.parent.name for run in (root / RUNS).glob(f"*/{ARTIFACT}")]
     raise UserError(
         f"{model}: no such artifact folder, and no finished run of that name in {root / 'runs'}; {nearest(model, runs)}"
     )

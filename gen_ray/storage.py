@@ -23,6 +23,7 @@ from filelock import FileLock
 
 from gen_ray import manifest
 from gen_ray.errors import UserError
+from gen_ray.paths import check_remote, local
 from gen_ray.replacing import PARTIAL, hidden, put_back, take_place
 
 ENVIRONMENT, DEFAULT = "GEN_RAY_STORAGE", "gen_ray_runs"
@@ -54,13 +55,11 @@ def root(where: str | os.PathLike[str]) -> Path:
 
 
 def place(where: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder or, for s3://bucket/prefix and its like, one of the same verbs on an object store.
-
-    Raise UserError for a scheme that nothing here knows.
-    """
+    """Return the path of a folder, or for s3://bucket/prefix one of an object store. Raise UserError."""
     text = str(where)
-    if "://" not in text:
-        return Path(text).expanduser().absolute()
+    if "://" not in text or text.startswith("file:"):
+        return local(text).absolute()
+    check_remote(text)
     from upath import UPath  # here, since few need it
 
     try:

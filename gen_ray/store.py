@@ -5,10 +5,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from gen_ray import database
 from gen_ray.errors import UserError
 from gen_ray.storage import is_remote
 
 SCHEMES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks"}
+DATABASE = "mlflow.db"
 ENVIRONMENT = "MLFLOW_TRACKING_URI"
 
 
@@ -59,5 +61,17 @@ class Store:
                 f"tracking.uri: is needed where storage.root is {root}; an MLflow server's (gen-ray start mlflow), "
                 f"there or in {ENVIRONMENT}"
             )
-        root.mkdir(parents=True, exist_ok=True)
-        return cls(f"sqlite:///{root}/mlflow.db", experiment, (root / "mlflow_artifacts").as_uri())
+        return cls(database.uri_of(root / DATABASE), experiment, (root / database.ARTIFACTS).as_uri())
+
+    @property
+    def exists(self) -> bool:
+        """Return whether there may be runs in the store: False only for a database file that is missing."""
+        file = database.file_of(self.uri)
+        return file is None or file.is_file()
+
+    def check(self) -> None:
+        """Raise UserError for a database file that is missing."""
+        if not self.exists:
+            raise UserError(
+                f"{database.file_of(self.uri)}: does not exist, so no runs are recorded there; is --storage right?"
+            )

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +17,7 @@ from filelock import FileLock
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from sqlalchemy.exc import SQLAlchemyError
 
+from gen_ray import database
 from gen_ray.errors import RunError
 from gen_ray.process import is_gone, this_process
 from gen_ray.storage import here, place
@@ -35,12 +36,34 @@ REFUSALS = {400, 404}
 
 
 def connect(store: Store) -> mlflow.MlflowClient:
+    """Return MLflow's client for reading and writing; a database file is created where it does not exist."""
+    if file := database.file_of(store.uri):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return _client(store)
+
+
+def reader(store: Store) -> mlflow.MlflowClient:
+    """Return MLflow's client for reading: creates nothing, and reads a database that this process may not write.
+
+    Raise UserError for a database file that does not exist.
+    """
+    store.check()
+    file = database.file_of(store.uri)
+    if file is None or database.is_writable(file):
+        return _client(store)
+    return _client(replace(store, uri=database.uri_of(database.snapshot(file, store.artifact_root))))
+
+
+def _client(store: Store) -> mlflow.MlflowClient:
     """Return MLflow's client, with the chatter of migrations and downloads held back."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with alone(store.uri):
+        file = database.file_of(store.uri)
+        if file and file.is_file() and store.artifact_root:
+            database.relocate(file, store.artifact_root)
         return mlflow.MlflowClient(tracking_uri=store.uri)
 
 
@@ -76,8 +99,8 @@ def existing(store: Store, client: mlflow.MlflowClient) -> Experiment | None:
 
 def alone(uri: str, what: str = "") -> AbstractContextManager[object]:
     """Return what lets one process at a time do what with a database file: MLflow's migration expects no company."""
-    file = uri.removeprefix("sqlite:///")
-    return FileLock(f"{file}{what}.lock") if file != uri else nullcontext()
+    file = database.file_of(uri)
+    return FileLock(f"{file}{what}.lock") if file else nullcontext()
 
 
 @contextmanager
@@ -199,8 +222,10 @@ class Row:
 
 def rows(store: Store) -> list[Row]:
     """Return the runs of the store's experiment, newest first. Raise RunError where the store cannot be read."""
+    if not store.exists:
+        return []
     with told(store):
-        client = connect(store)
+        client = reader(store)
         experiment = existing(store, client)
         return [_row(run) for run in _pages(client, experiment.experiment_id)] if experiment else []
 
@@ -208,8 +233,9 @@ def rows(store: Store) -> list[Row]:
 def row(store: Store, run_id: str) -> Row:
     """Return a run by its id. Raise RunError where there is none."""
     with told(store):
-        client = connect(store)
-        found = _found(client, experiment_id(store, client), run_id)
+        client = reader(store)
+        experiment = existing(store, client)
+        found = _found(client, experiment.experiment_id, run_id) if experiment else []
     if not found:
         raise RunError(f"MLflow at {store.uri}: experiment {store.experiment!r} has no run {run_id}")
     return _row(found[0])
@@ -233,7 +259,7 @@ def attach(store: Store, run: Row, files: Mapping[str, bytes], under: str) -> No
 def picture(store: Store, run: Row, name: str) -> bytes | None:
     """Return the newest picture of a name as PNG, None where the run has none."""
     with told(store):
-        client = connect(store)
+        client = reader(store)
         found = [item.path for item in client.list_artifacts(run.mlflow_id, "images")]
         ours = re.compile(re.escape(name) + r"[%+]step[%+].*\.png")
         full = sorted(path for path in found if ours.fullmatch(Path(path).name))
@@ -242,8 +268,10 @@ def picture(store: Store, run: Row, name: str) -> bytes | None:
 
 def experiments(store: Store) -> list[str]:
     """Return the names of all experiments of the store. Raise RunError where the store cannot be read."""
+    if not store.exists:
+        return []
     with told(store):
-        return sorted(found.name for found in connect(store).search_experiments())
+        return sorted(found.name for found in reader(store).search_experiments())
 
 
 def _found(client: mlflow.MlflowClient, experiment: str, run_id: str) -> list[Run]:

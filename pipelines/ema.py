@@ -35,7 +35,7 @@ def ema(
     from gen_ray import runs
     from gen_ray.cluster.connect import connected
     from gen_ray.cluster.evaluate import evaluate_average
-    from gen_ray.cluster.train import prepare_data
+    from gen_ray.cluster.train import training_data
     from gen_ray.engine import artifact, checkpoint, post_hoc
     from gen_ray.replacing import PARTIAL, hidden
     from gen_ray.storage import copy, is_there, remove
@@ -44,15 +44,16 @@ def ema(
     if folder.name != runs.ARTIFACT:
         raise UserError(f"{run}: averages are kept in the folder of its run, and {folder} is not in one")
     home, now = folder.parent, artifact.load(folder)
+    experiment = runs.settings(folder, storage)
     candidates = hidden(home / "candidates", PARTIAL)
     residuals = _residuals(partial(post_hoc.residual, home), [*(sigma_rel or []), *(more or [])])
     found: dict[str, dict[str, Any]] = {_name(now.meta.get("ema")): dict(now.meta["metrics"])}
     try:
-        with connected(now.experiment.scaling):
-            prepared = prepare_data(now.experiment)
+        with connected(experiment.scaling):
+            prepared = training_data(experiment, folder)
             for width in residuals:
                 name = _name({"sigma_rel": width})
-                report = evaluate_average(now.experiment, prepared, home, width, out=candidates / name)
+                report = evaluate_average(experiment, prepared, home, width, out=candidates / name)
                 found[name] = report["metrics"]
         _show(found, by, {_name({"sigma_rel": width}): residual for width, residual in residuals.items()})
         best = min(found, key=lambda name: found[name][f"eval/{by}"])

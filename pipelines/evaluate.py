@@ -25,7 +25,7 @@ def evaluate(
     from gen_ray import runs
     from gen_ray.cluster.connect import connected
     from gen_ray.cluster.evaluate import evaluate_artifact
-    from gen_ray.cluster.train import prepare_data
+    from gen_ray.cluster.train import training_data
     from gen_ray.errors import UserError
 
     terminal.one_of("--reference", reference, ("train", "test"))
@@ -33,8 +33,8 @@ def evaluate(
         if not override.startswith(HEEDED):
             raise UserError(f"{override}: has no effect on a trained model; these have one: {', '.join(HEEDED)}")
     folder = find(model, storage)
-    experiment = runs.settings(folder, overrides or [])
-    prepared = prepare_data(experiment)
+    experiment = runs.settings(folder, storage, overrides or [])
+    prepared = training_data(experiment, folder)
     experiment.model(prepared.spec)
     with connected(experiment.scaling):
         report = evaluate_artifact(experiment, prepared, folder, against=reference)

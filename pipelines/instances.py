@@ -105,17 +105,18 @@ def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.T
     import torch
 
     from gen_ray.datasets.chosen import chosen_rows, read_rows
-    from gen_ray.datasets.prepare import BadRows, SourceOptions, prepare
+    from gen_ray.datasets.prepare import BadRows, SourceOptions, find, prepare
     from gen_ray.engine import instances
 
-    trained = model.experiment.data
+    trained, home = model.experiment.data, storage / "data"
     options = trained.options if asked.data in (None, trained.source) else SourceOptions()
     if not model.spec.is_image:
         options = options.model_copy(update={"length": model.spec.shape[0]})
-    prepared = prepare(
+    own = None if asked.data or asked.root else find(home, model.meta["data_fingerprint"])
+    prepared = own or prepare(
         asked.data or trained.source,
         root=asked.root or (trained.root if asked.data in (None, trained.source) else None),
-        out=storage / "data",
+        out=home,
         options=options,
         on_bad_row=BadRows.parse(trained.on_bad_row),
     )

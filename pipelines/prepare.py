@@ -5,19 +5,31 @@ from typing import Annotated
 
 import typer
 
+from gen_ray.paths import local
+from gen_ray.storage import root as place
 from pipelines import terminal
+from pipelines.instances import Storage
 
 SOURCES = "digits | fashion_mnist | mnist | cifar10 | image_folder:DIR | text:FILE | parquet:GLOB"
 
 
 def prepare(
     source: Annotated[str, typer.Argument(help=SOURCES)],
-    out: Annotated[Path, typer.Option(help="Where the prepared folder goes.")] = Path("gen_ray_runs/data"),
-    root: Annotated[Path | None, typer.Option(help="Folder of files already on disk (torchvision's layout).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=place, metavar="FOLDER|URI", help="Where the prepared folder goes. Default: data below --storage."
+        ),
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(parser=local, metavar="FOLDER", help="Folder of files already on disk (torchvision's layout)."),
+    ] = None,
     on_bad_row: Annotated[str, typer.Option(help="stop, or skip:K to set aside at most K bad rows.")] = "stop",
     option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the source: length, image_size, levels, shape.")
     ] = None,
+    storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Turn a data set into checked Parquet shards with fixed train, validation and test splits."""
     from gen_ray.config import validated
@@ -29,7 +41,7 @@ def prepare(
     for item in option or []:
         apply(raw, item)
     options = validated(SourceOptions, raw, path="option")
-    done = make(source, root=root, out=out.absolute(), options=options, on_bad_row=BadRows.parse(on_bad_row))
+    done = make(source, root=root, out=out or storage / "data", options=options, on_bad_row=BadRows.parse(on_bad_row))
     counts = ", ".join(f"{split} {rows:,}" for split, rows in done.rows.items())
     spec = done.spec
     typer.echo(f"{done.folder}\n{spec.name}: {counts} rows of {spec.kind} {spec.shape}, {spec.levels} levels")

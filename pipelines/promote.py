@@ -83,7 +83,7 @@ def promote(
         if run
         else runs.artifact_of(_best(Store.of(tracking_uri, experiment, root), str(best)), root)
     )
-    found = runs.settings(chosen)
+    found = runs.settings(chosen, root)
     store = Store.of(tracking_uri or found.tracking.uri, found.tracking.experiment, root)
     own = row(store, runs.run_of(chosen))
     candidate = registry.record(own, metric)
@@ -128,13 +128,13 @@ def _measured(experiment: "Experiment", folder: Path, store: "Store", run: "Row"
     """Return what is to be known of the version: curve, choices and fingerprint; keep the curve with the run."""
     from gen_ray.cluster.connect import connected
     from gen_ray.cluster.promote import Measurement
-    from gen_ray.cluster.train import prepare_data
+    from gen_ray.cluster.train import training_data
     from gen_ray.engine.curve import choose
     from gen_ray.releases import Release
     from gen_ray.tracking import attach
 
     with connected(experiment.scaling):
-        work = Measurement(experiment, prepare_data(experiment), folder, order)
+        work = Measurement(experiment, training_data(experiment, folder), folder, order)
         measured = work.points(_tell)
         if measured is None:
             typer.echo("no curve: images need labels of two classes or more for an extractor that judges samples")

@@ -3,6 +3,7 @@
 import inspect
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from gen_ray import ending, shadowing, token
+from gen_ray.paths import without_file_uri
 from pipelines import failures
 from pipelines.tables import show_table as show_table
 
@@ -45,6 +47,7 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     try:
         if fault := failures.unreadable_word(sys.argv):
             raise UserError(fault)
+        sys.argv[1:] = map(without_file_uri, sys.argv[1:])
         shadowing.check(Path.cwd())
         with ending.in_order():
             code = app(standalone_mode=False)
@@ -275,4 +278,4 @@ def ui_command(store: "Store") -> str:
     """Return the command that opens the MLflow UI on a store, and the address it then answers at."""
     if store.uri.startswith("http"):
         return store.uri
-    return f"mlflow ui --backend-store-uri {store.uri} --port 5000   then open http://127.0.0.1:5000"
+    return f"mlflow ui --backend-store-uri {shlex.quote(store.uri)} --port 5000   then open http://127.0.0.1:5000"

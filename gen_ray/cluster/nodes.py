@@ -15,6 +15,7 @@ import requests
 
 from gen_ray import token
 from gen_ray.cluster import environment, ports
+from gen_ray.database import uri_of
 from gen_ray.errors import RunError, UserError
 from gen_ray.storage import beside, default
 
@@ -101,7 +102,7 @@ def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequenc
     ports.check(host, port)
     root = beside(default())
     root.mkdir(parents=True, exist_ok=True)
-    stores = {DATABASE: f"sqlite:///{root}/mlflow.db", ARTIFACTS: (root / "mlflow_artifacts").as_uri()}
+    stores = {DATABASE: uri_of(root / "mlflow.db"), ARTIFACTS: (root / "mlflow_artifacts").as_uri()}
     # By variables, not words: a database's password must not stand in the list of processes.
     told = {**stores, **os.environ, **SERVER}
     words = ["server", "--host", host, "--port", str(port), "--workers", "1"]

@@ -19,7 +19,7 @@ from gen_ray.cluster.queue import turn, wait
 from gen_ray.cluster.recording import opened, params, record, recorded
 from gen_ray.cluster.tracker import Track
 from gen_ray.cluster.waiting import awaited, missing, result, started
-from gen_ray.datasets.prepare import BadRows, prepare
+from gen_ray.datasets.prepare import BadRows, find, prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import shelf
 from gen_ray.engine.measurable import unmeasured
@@ -57,6 +57,13 @@ def prepare_data(experiment: Experiment, progress: Callable[[int], None] | None 
         on_bad_row=BadRows.parse(data.on_bad_row),
         progress=progress,
     )
+
+
+def training_data(experiment: Experiment, artifact: Path) -> Prepared:
+    """Return the prepared data that an artifact was trained on, from storage.root, prepared again where missing."""
+    storage.check(experiment.storage.root)
+    found = find(experiment.storage.root / "data", runs.meta(artifact)["data_fingerprint"])
+    return found or prepare_data(experiment)
 
 
 def train(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,14 @@ CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True)
 class _Part:
-    """Consecutive rows of a file: sound ones as x (n, size) and labels (n,), and a mask (rows,) that says which."""
+    """Consecutive rows of a file: sound ones as x (n, size) and labels (n,), and a mask (rows,) that says which.
+
+    ``x_sound`` (rows,) is True where x is usable, whatever the label.
+    """
 
     file: Path
     first: int
+    x_sound: np.ndarray
     sound: np.ndarray
     x: np.ndarray
     labels: np.ndarray | None
@@ -47,17 +52,24 @@ class ParquetFiles(Source):
     @property
     def name(self) -> str:
         """Return the file's name without ending, or for a pattern the name of the folder it starts from."""
-        return plain_name(self.base.absolute().name if glob.has_magic(str(self.path)) else self.path.stem)
+        return plain_name(self.path.stem if self.path.is_file() else self.base.absolute().name)
 
     @cached_property
     def base(self) -> Path:
-        """Return the longest leading folder without wildcards."""
-        return next(folder for folder in self.path.parents if not glob.has_magic(str(folder)))
+        """Return the longest leading folder without wildcards; the name of an existing folder holds none."""
+        folders = [*reversed(self.path.parents)]
+        plain = takewhile(lambda folder: not glob.has_magic(folder.name) or folder.is_dir(), folders)
+        return [*plain][-1]
 
     @cached_property
     def files(self) -> list[Path]:
         """Return the files in a fixed order. Raise UserError if there are none."""
-        found = sorted(path for path in map(Path, glob.glob(str(self.path), recursive=True)) if path.is_file())
+        if self.path.is_file():
+            return [self.path]
+        if self.path.is_dir():
+            raise UserError(f"{self.path}: a folder, not a file; write parquet:{self.path}/*.parquet")
+        names = glob.glob(str(self.path.relative_to(self.base)), root_dir=self.base, recursive=True)
+        found = sorted(self.base / name for name in names if (self.base / name).is_file())
         if not found:
             raise UserError(f"{self.path}: no Parquet file by this name or pattern")
         return found
@@ -76,7 +88,12 @@ class ParquetFiles(Source):
     def column(self) -> pa.Field:
         """Return the column of tensors. Raise UserError if it is not clear which, or not of integers."""
         fields = [field for field in self.schema if _element(field.type) is not None]
-        named = [field for field in fields if field.name == "x"] or fields
+        named = [field for field in self.schema if field.name == "x"] or fields
+        if len(named) == 1 and _element(named[0].type) is None:
+            raise UserError(
+                f"{self.files[0]}: column 'x' is {named[0].type}; store flat lists or fixed-shape tensors of integers "
+                "(option shape says how a flat list is to be cut)"
+            )
         if len(named) != 1:
             names = ", ".join(field.name for field in fields) or "none"
             raise UserError(f"{self.files[0]}: needs a column 'x' of tensors or number lists (such columns: {names})")
@@ -100,6 +117,8 @@ class ParquetFiles(Source):
     def shape(self) -> tuple[int, ...]:
         """Return the shape of an example as stored."""
         shape = self.options.shape or _stated_shape(self.column) or self._first_length()
+        if not shape:
+            raise UserError(f"{self.path}: column {self.column.name!r} holds only nulls, or the files lack rows")
         if not 1 <= len(shape) <= 3 or math.prod(shape) < 1:
             raise UserError(f"{self.files[0]}: examples of shape {shape}; one to three axes are allowed")
         return shape
@@ -132,6 +151,7 @@ class ParquetFiles(Source):
                 continue
             for i in np.flatnonzero(~part.sound):
                 reason = f"a null or negative number, or not {math.prod(self.shape)} values in {self.column.name!r}"
+                reason = "a null or negative number in 'label'" if part.x_sound[i] else reason
                 yield BadRow(file=str(part.file), row=part.first + int(i), reason=reason)
             name = part.file.relative_to(self.base).as_posix()
             keys = [f"{name}#{part.first + i}" for i in np.flatnonzero(part.sound)]
@@ -153,13 +173,13 @@ class ParquetFiles(Source):
                 if isinstance(part, BadRow):
                     yield part
                     continue
-                x, sound = _sound(part.column(self.column.name), size)
-                labels = None
+                x, x_sound = _sound(part.column(self.column.name), size)
+                labels, sound = None, x_sound
                 if self.labelled:
                     all_labels = pc.fill_null(part.column("label").cast(pa.int64(), safe=False), -1).to_numpy()
                     x, labels = x[all_labels[sound] >= 0], all_labels[sound & (all_labels >= 0)]
                     sound = sound & (all_labels >= 0)
-                yield _Part(file, first, sound, x, labels)
+                yield _Part(file, first, x_sound, sound, x, labels)
 
     def _read(self, path: Path, rows: int) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
         """Yield (number of the first row, rows), or for what is left of a row group that cannot be read a BadRow."""

@@ -2,8 +2,9 @@
 
 import fcntl
 import json
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
@@ -41,29 +42,62 @@ def prepare(
     """Return the prepared folder ``out/<name>-<key>`` of a source, making it if it is not there yet.
 
     The key stands for the source, its options and the paths, sizes and times of its files: if nothing changed, nothing
-    is read. Rows keep the source's order. progress is told the number of rows of every batch as it is done.
-    Raise UserError for an unknown, missing or damaged source, RunError if the folder cannot be written.
+    is read. If the source's files are missing, data prepared from them before are used. Rows keep the source's order.
+    progress is called with the number of rows of every finished batch. Raise UserError for an unknown, missing or
+    damaged source, RunError if the folder cannot be written.
     """
     if os.environ.get(UNSAFE):
         raise UserError(f"{UNSAFE} is set: it lets data files run code; unset it")
     options = options or SourceOptions()
     origin = open_source(source, root, options)
-    parts = [FORMAT, source, options.model_dump(mode="json"), shard_bytes, origin.signature()]
-    folder = out / f"{origin.name}-{sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
-    if not (done := _existing(folder)):
-        with _alone(out):
-            done = _existing(folder)  # another process may have made it while this one waited
-            if not done:
-                about = {"format": FORMAT, "source": source, "options": options.model_dump(mode="json")}
-                told = progress or (lambda rows: None)
-                _become(folder, partial(_fill, origin, about, Quarantine(on_bad_row), shard_bytes, told))
-                done = Prepared.load(folder)
+    about = {"format": FORMAT, "source": source, "options": options.model_dump(mode="json")}
+    try:
+        signature = origin.signature()
+    except UserError as missing:
+        done = _without_source(out, about, missing)
+    else:
+        parts = [*about.values(), shard_bytes, signature]
+        folder = out / f"{origin.name}-{sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
+        fill = partial(_fill, origin, about, Quarantine(on_bad_row), shard_bytes, progress or (lambda rows: None))
+        done = _existing(folder) or _made(folder, fill)
     if done.quarantined > on_bad_row.limit:
         raise UserError(
-            f"{folder}: prepared without {done.quarantined} bad rows; allow them with on_bad_row "
+            f"{done.folder}: prepared without {done.quarantined} bad rows; allow them with on_bad_row "
             f"skip:{done.quarantined}, or mend the source"
         )
     return done
+
+
+def _made(folder: Path, fill: Callable[[Path], None]) -> Prepared:
+    """Return a prepared folder after filling it, unless another process did so in the meantime."""
+    with _alone(folder.parent):
+        if not (done := _existing(folder)):
+            _become(folder, fill)
+            done = Prepared.load(folder)
+    return done
+
+
+def _without_source(out: Path, about: Mapping[str, object], missing: UserError) -> Prepared:
+    """Return the only data below out that were prepared from a source with the same options. Raise missing else."""
+    same = [data for data in _all(out) if (data.source, data.options) == (about["source"], about["options"])]
+    if len(same) != 1:
+        raise missing
+    logging.getLogger(__name__).warning("%s; using the data prepared from it: %s", missing, same[0].folder)
+    return same[0]
+
+
+def find(out: Path, fingerprint: str) -> Prepared | None:
+    """Return the prepared folder below out whose shards have a fingerprint, None where there is none.
+
+    Needs neither the source nor its path, so it finds data that were moved or whose raw files are gone.
+    """
+    return next((data for data in _all(out) if data.fingerprint == fingerprint), None)
+
+
+def _all(out: Path) -> Iterator[Prepared]:
+    """Yield the complete prepared folders below out."""
+    found = (_existing(folder) for folder in storage.complete(out, "*"))
+    return (data for data in found if data)
 
 
 def _fill(

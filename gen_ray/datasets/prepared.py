@@ -48,6 +48,7 @@ class Prepared:
     rows: dict[str, int]
     fingerprint: str
     source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
     quarantined: int = 0
     files: Mapping[str, tuple[Shard, ...]] = field(repr=False)
 
@@ -79,6 +80,7 @@ class Prepared:
             files=files,
             fingerprint=about["fingerprint"],
             source=about["source"],
+            options=about["options"],
             quarantined=about["quarantined"],
         )
 

@@ -12,6 +12,7 @@ from gen_ray.config import Config
 from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
+from gen_ray.paths import local
 
 BATCH_VALUES = 2**20
 """A batch holds about this many scalars at most, so that memory does not grow with the data set."""
@@ -40,7 +41,7 @@ class Source(ABC):
 
     def __init__(self, argument: str, root: Path | None, options: SourceOptions) -> None:
         """Note where to look; relative paths start at root, or else at the current folder."""
-        self.path = (root or Path()) / argument
+        self.path = (root or Path()) / local(argument)
         self.root, self.options = root, options
 
     @property

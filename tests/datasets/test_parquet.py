@@ -199,8 +199,11 @@ def test_files_that_disagree_are_named(tmp_path: Path) -> None:
         ({"x": [[0.5]] * N}, "store integers"),
         ({"x": [[2**20]] * N}, "at most 65536 levels"),
         ({"x": [[1]] * N, "label": ["cat"] * N}, "'label' is string"),
-        ({"x": pa.nulls(N, pa.list_(pa.int8()))}, "shape"),
-        ({"x": [["a"]] * N}, "needs a column|integers"),
+        ({"x": pa.nulls(N, pa.list_(pa.int8()))}, "column 'x' holds only nulls, or the files lack rows"),
+        ({"x": pa.array([], pa.list_(pa.int8()))}, "column 'x' holds only nulls, or the files lack rows"),
+        ({"x": [[[1, 2]]] * N}, r"column 'x' is list<.*list<.*store flat lists or fixed-shape tensors"),
+        ({"x": ["a"] * N, "y": [[1]] * N}, "column 'x' is string"),
+        ({"x": [["a"]] * N}, "column 'x' is list<.*integers"),
     ],
 )
 def test_unusable_columns_are_named(tmp_path: Path, columns: dict, message: str) -> None:
@@ -234,3 +237,26 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, "-c", MEASURED, tmp_path], env=environment, check=True, capture_output=True)
     grown, rows = map(int, ran.stdout.split())
     assert rows > 0.75 * 40 * 341 and grown < 16, f"{grown} MiB more for 32 MiB more of data"
+
+
+@pytest.mark.parametrize(("labels", "row"), [([0] * 7 + [-1] + [1] * (N - 8), 7), ([1, None] + [0] * (N - 2), 1)])
+def test_a_bad_label_is_reported_as_a_label(tmp_path: Path, labels: list, row: int) -> None:
+    save(tmp_path, noise(4).tolist(), label=labels)
+    with pytest.raises(UserError, match=rf"a\.parquet, row {row}: a null or negative number in 'label'"):
+        make(tmp_path)
+    assert make(tmp_path, skip=1).quarantined == 1
+
+
+def test_brackets_in_the_names_of_folders_and_files_are_no_wildcards(tmp_path: Path) -> None:
+    home = tmp_path / "run [1] *"
+    home.mkdir()
+    x = noise(4)
+    save(home, x.tolist(), name="a[0].parquet")
+    for pattern in ("a[0].parquet", "*.parquet", "a[[]0].parquet", "**/*.parquet"):
+        assert multiset(content(make(home, pattern=pattern))) == multiset(x.astype(np.uint8))
+
+
+def test_a_folder_is_not_a_parquet_file(tmp_path: Path) -> None:
+    (tmp_path / "tables" / "part.parquet").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"part\.parquet: a folder, not a file; write parquet:.*/\*\.parquet"):
+        make(tmp_path, pattern="part.parquet")

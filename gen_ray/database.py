@@ -1,0 +1,96 @@
+"""The SQLite database of an MLflow store on this machine: its address, and what a moved or read-only one needs."""
+
+import atexit
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from functools import lru_cache
+from pathlib import Path
+from tempfile import mkdtemp
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
+
+SCHEME = "sqlite:///"
+ARTIFACTS = "mlflow_artifacts"
+"""The folder beside the database that holds the artifacts of all experiments."""
+LOCATIONS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("model_versions", "storage_location"),
+    ("logged_models", "artifact_location"),
+)
+"""Where MLflow's schema has absolute addresses of artifacts: table and column."""
+
+
+def uri_of(file: Path) -> str:
+    """Return the URI of a SQLite file as SQLAlchemy reads it; in its path only % and ? have another meaning."""
+    return SCHEME + str(file).replace("%", "%25").replace("?", "%3F")
+
+
+def file_of(uri: str) -> Path | None:
+    """Return the file of a SQLite URI, None for the URI of another store."""
+    path = unquote(uri.removeprefix(SCHEME).partition("?")[0])
+    return Path(path) if uri.startswith(SCHEME) and not path.startswith("file:") else None
+
+
+def is_writable(file: Path) -> bool:
+    """Return whether this process may write a database: SQLite also needs the folder, for its journal."""
+    return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
+
+
+def relocate(file: Path, artifact_root: str) -> None:
+    """Have the artifacts of a database that was moved or copied with its folder be those below artifact_root, a URI.
+
+    Experiments of other places are left as they are.
+    """
+    if not (former := _former_roots(file, artifact_root)):
+        return
+    with closing(sqlite3.connect(file)) as database, database:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        for table, column in ((table, column) for table, column in LOCATIONS if table in tables):
+            for root in former:
+                database.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",  # noqa: S608 - constants
+                    (f"{artifact_root}/", len(root) + 2, len(root) + 1, f"{root}/"),
+                )
+
+
+def _former_roots(file: Path, artifact_root: str) -> list[str]:
+    """Return the addresses at which a database has artifacts that are now at artifact_root."""
+    with closing(sqlite3.connect(_read_only(file), uri=True)) as database:
+        try:
+            found = [location for (location,) in database.execute("SELECT artifact_location FROM experiments")]
+        except sqlite3.OperationalError:  # a database without tables, which MLflow will create
+            return []
+    split = (str(location).rpartition(f"/{ARTIFACTS}/") for location in found)
+    roots = sorted({f"{head}/{ARTIFACTS}" for head, here, _ in split if here and head.startswith("file:")})
+    return [root for root in roots if root != artifact_root and not _same(root, artifact_root)]
+
+
+def _same(one: str, other: str) -> bool:
+    """Return whether two file URIs lead to one existing folder, for instance by a link."""
+    here, there = (Path(url2pathname(urlsplit(uri).path)) for uri in (one, other))
+    return here.exists() and there.exists() and here.samefile(there)
+
+
+def snapshot(file: Path, artifact_root: str | None) -> Path:
+    """Return a copy of a database that this process may only read; it lasts as long as the process."""
+    stat = file.stat()
+    return _copy(file, artifact_root, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4)
+def _copy(file: Path, artifact_root: str | None, changed: int, size: int) -> Path:
+    folder = mkdtemp(prefix="gen_ray-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    copy = Path(folder) / file.name
+    with closing(sqlite3.connect(_read_only(file), uri=True)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    if artifact_root:
+        relocate(copy, artifact_root)
+    return copy
+
+
+def _read_only(file: Path) -> str:
+    return f"file:{quote(str(file))}?mode=ro"

@@ -1,0 +1,40 @@
+"""Paths and URIs as users write them."""
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from gen_ray.errors import UserError
+
+PATTERNS = frozenset("[]*?#%")
+"""Characters that object stores or their clients read as patterns or as parts of a URI."""
+
+
+def local(text: str) -> Path:
+    """Return a path of this machine, written as a path (~ is the home folder) or as a file: URI. Raise UserError."""
+    if not text.startswith("file:"):
+        if not text.startswith("~"):
+            return Path(text)  # ./~x too, which Path would shorten to ~x
+        try:
+            return Path(text).expanduser()
+        except RuntimeError:
+            home = Path(text).parts[0]
+            raise UserError(f"{home} is the home of an unknown user; write ./{home} for a folder") from None
+    path = text.removeprefix("file:")
+    if path.startswith("//"):
+        host, slash, rest = path.removeprefix("//").partition("/")
+        path = slash + rest if host in ("", "localhost") else ""
+    if not path.startswith("/"):
+        raise UserError(f"{text}: a file URI is written file:///PATH, with an absolute path of this machine")
+    return Path(unquote(path))
+
+
+def without_file_uri(word: str) -> str:
+    """Return a word of the command line, a file: URI in it (or after ``--option=``) as a path. Raise UserError."""
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    return f"{option}{equals}{local(value)}" if value.startswith("file:/") else word
+
+
+def check_remote(text: str) -> None:
+    """Raise UserError for the URI of an object store that has characters with another meaning there."""
+    if strange := sorted(set(text.partition("://")[2]) & PATTERNS):
+        raise UserError(f"{text}: {' '.join(strange)} cannot be in the URI of an object store")

@@ -1,0 +1,113 @@
+"""The database of runs: in folders of any name, moved, copied, read-only, or not there at all."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gen_ray import database, registry
+from gen_ray.errors import UserError
+from gen_ray.releases import champions, release
+from gen_ray.store import Store
+from gen_ray.tracking import TrackedRun, experiments, picture, row, rows
+from tests.conftest import Said
+
+NAME = "moved"
+
+
+@pytest.fixture(scope="module")
+def original(storage: Path) -> Path:
+    """Return a storage with one finished run that has a picture; its database is the session's."""
+    run = TrackedRun(Store.of(None, NAME, storage), "a-1", name="a", params={}, tags={})
+    run.show("samples", np.full((4, 4, 3), 7, np.uint8), step=1)
+    run.close("FINISHED")
+    return storage
+
+
+def copied(original: Path, to: Path) -> Store:
+    """Copy the database and the artifacts of the experiment into a folder, and return the store there."""
+    to.mkdir(parents=True)
+    shutil.copy(original / "mlflow.db", to)
+    shutil.copytree(original / database.ARTIFACTS / NAME, to / database.ARTIFACTS / NAME)
+    return Store.of(None, NAME, to)
+
+
+def contents(folder: Path) -> dict[str, int]:
+    """Return time of change by name of all that is below a folder."""
+    return {str(found.relative_to(folder)): found.stat().st_mtime_ns for found in folder.rglob("*")}
+
+
+def test_a_copied_storage_uses_its_own_artifacts_and_leaves_the_original_alone(original: Path, tmp_path: Path) -> None:
+    before = contents(original / database.ARTIFACTS)
+    store = copied(original, tmp_path / "it's [a] copy? 100%41 #1")
+    [old] = rows(store)
+    drawn = next(tmp_path.rglob("*.png"))
+    drawn.write_bytes(b"the copy's own")
+    assert picture(store, old, "samples") == b"the copy's own"
+    again = TrackedRun(store, "a-2", name="a", params={}, tags={})
+    again.show_text("note", "here", 1)
+    assert [*(tmp_path.rglob("step-*.txt"))]
+    assert contents(original / database.ARTIFACTS) == before
+
+
+def test_a_link_to_the_storage_is_not_another_place(original: Path, tmp_path: Path) -> None:
+    store = copied(original, tmp_path / "real")
+    rows(store)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    before = (tmp_path / "real" / "mlflow.db").read_bytes()
+    assert [found.run_id for found in rows(Store.of(None, NAME, tmp_path / "link"))] == ["a-1"]
+    assert (tmp_path / "real" / "mlflow.db").read_bytes() == before
+
+
+def test_a_read_only_storage_can_be_read_and_is_not_changed(
+    original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "is_writable", lambda file: tmp_path not in file.parents)
+    store = copied(original, tmp_path / "read only")
+    before = contents(tmp_path)
+    [found] = rows(store)
+    assert row(store, "a-1").run_id == "a-1" and NAME in experiments(store)
+    assert picture(store, found, "samples") and champions(store) == []
+    assert contents(tmp_path) == before
+
+
+def test_readers_of_a_storage_that_does_not_exist_create_nothing(tmp_path: Path) -> None:
+    store = Store.of(None, NAME, tmp_path / "nowhere")
+    assert rows(store) == [] and experiments(store) == [] and champions(store) == []
+    assert registry.champion(store, "m") is None
+    for read in (
+        lambda: row(store, "a-1"),
+        lambda: release(store, "models:/m@champion"),
+        lambda: registry.rollback(store, "m"),
+    ):
+        with pytest.raises(UserError, match=r"mlflow\.db: does not exist.*--storage"):
+            read()
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("compare",),
+        ("compare", "x", "--where", "family=vae"),
+        ("doctor",),
+        ("sample", "nothing"),
+        ("score", "nothing", "x.png"),
+        ("sample", "models:/m@champion"),
+        ("evaluate", "nothing"),
+        ("ema", "nothing"),
+        ("promote", "nothing"),
+        ("promote", "--best", "eval/bits_per_dim"),
+        ("promote", "--rollback", "m"),
+        ("schedule", "list"),
+    ],
+)
+def test_commands_that_read_create_nothing(
+    gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = gen_ray(*words)
+    assert said.code in (0, 1, 2) and "Traceback" not in said.err
+    assert not [*tmp_path.iterdir()], said
