@@ -39,6 +39,12 @@ def is_writable(file: Path) -> bool:
     return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
 
 
+def check(file: Path) -> None:
+    """Raise sqlite3.Error for a file that is not a database; MLflow would retry for minutes."""
+    with closing(sqlite3.connect(_read_only(file), uri=True)) as database:
+        database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+
+
 def relocate(file: Path, artifact_root: str) -> None:
     """Have the artifacts of a database that was moved or copied with its folder be those below artifact_root, a URI.
 

@@ -3,22 +3,24 @@
 import logging
 import os
 import re
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import mlflow
 import numpy as np
-from filelock import FileLock
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag, ViewType
 from sqlalchemy.exc import SQLAlchemyError
 
-from gen_ray import database
 from gen_ray.errors import RunError
+from gen_ray.mlflow_client import alone as alone
+from gen_ray.mlflow_client import connect as connect
+from gen_ray.mlflow_client import reader as reader
 from gen_ray.process import is_gone, this_process
 from gen_ray.storage import here, place
 from gen_ray.store import Store
@@ -29,42 +31,9 @@ ACTIVE = "RUNNING"
 FAILURE = {"reason", "error"}  # tags that say why a run failed
 PARAM_CHARACTERS = 6000  # MLflow's own limit
 PAGE = 1000
-RETRIES = "2"  # MLflow's own 7 keep one waiting for minutes where no server answers
 REFUSED = "refused"
 REFUSALS = {400, 404}
 """Answers that will be the same tomorrow."""
-
-
-def connect(store: Store) -> mlflow.MlflowClient:
-    """Return MLflow's client for reading and writing; a database file is created where it does not exist."""
-    if file := database.file_of(store.uri):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    return _client(store)
-
-
-def reader(store: Store) -> mlflow.MlflowClient:
-    """Return MLflow's client for reading: creates nothing, and reads a database that this process may not write.
-
-    Raise UserError for a database file that does not exist.
-    """
-    store.check()
-    file = database.file_of(store.uri)
-    if file is None or database.is_writable(file):
-        return _client(store)
-    return _client(replace(store, uri=database.uri_of(database.snapshot(file, store.artifact_root))))
-
-
-def _client(store: Store) -> mlflow.MlflowClient:
-    """Return MLflow's client, with the chatter of migrations and downloads held back."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with alone(store.uri):
-        file = database.file_of(store.uri)
-        if file and file.is_file() and store.artifact_root:
-            database.relocate(file, store.artifact_root)
-        return mlflow.MlflowClient(tracking_uri=store.uri)
 
 
 def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
@@ -97,18 +66,12 @@ def existing(store: Store, client: mlflow.MlflowClient) -> Experiment | None:
     return found
 
 
-def alone(uri: str, what: str = "") -> AbstractContextManager[object]:
-    """Return what lets one process at a time do what with a database file: MLflow's migration expects no company."""
-    file = database.file_of(uri)
-    return FileLock(f"{file}{what}.lock") if file else nullcontext()
-
-
 @contextmanager
 def told(store: Store) -> Iterator[None]:
     """Tell in one line why a store cannot be used; the reason says whether to try again may help."""
     try:
         yield
-    except (mlflow.MlflowException, SQLAlchemyError, OSError) as error:  # MLflow passes on a database's first error
+    except (mlflow.MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:  # MLflow passes on a database's first error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         line = next((line for line in lines if "Error)" in line), lines[0])  # a database's own word, if there is one
         final = isinstance(error, mlflow.MlflowException) and error.get_http_status_code() in REFUSALS
