@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gen_ray import runs
 from gen_ray.cluster.evaluate import evaluate_average
-from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray.cluster.train import store_of, training_data
 from gen_ray.engine import post_hoc
 from gen_ray.errors import UserError
 from gen_ray.tracking import rows
@@ -27,11 +27,11 @@ def measured(home: Path, sigma_rel: float, times: int) -> Iterator[Point]:
 
     Raise UserError where it kept none, or where MLflow does not know how long it trained.
     """
-    experiment, kept = runs.load(home), post_hoc.times(home)
+    experiment, kept = runs.at(runs.load(home), home.parent.parent), post_hoc.times(home)
     found = next((row for row in rows(store_of(experiment)) if row.run_id == home.name), None)
     if found is None or "train/minutes" not in found.metrics:
         raise UserError(f"{home.name}: MLflow does not know how many minutes it trained")
-    prepared = prepare_data(experiment)
+    prepared = training_data(experiment, home / runs.ARTIFACT)
     for part in range(1, min(times, len(kept)) + 1):
         step = kept[len(kept) * part // min(times, len(kept)) - 1]
         report = evaluate_average(experiment, prepared, home, sigma_rel, at=step)
