@@ -1,7 +1,6 @@
 """Runs in MLflow: found again by tag, never duplicated, closed with the truth. Only registry imports mlflow too."""
 
 import logging
-import os
 import re
 import sqlite3
 import time
