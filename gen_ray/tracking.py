@@ -70,7 +70,12 @@ def told(store: Store) -> Iterator[None]:
     """Tell in one line why a store cannot be used; the reason says whether to try again may help."""
     try:
         yield
-    except (mlflow.MlflowException, SQLAlchemyError, sqlite3.Error, OSError) as error:  # MLflow passes on a database's first error
+    except (
+        mlflow.MlflowException,
+        SQLAlchemyError,
+        sqlite3.Error,
+        OSError,
+    ) as error:  # MLflow passes on a database's first error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         line = next((line for line in lines if "Error)" in line), lines[0])  # a database's own word, if there is one
         final = isinstance(error, mlflow.MlflowException) and error.get_http_status_code() in REFUSALS
