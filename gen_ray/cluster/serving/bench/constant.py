@@ -84,7 +84,7 @@ class ConstantLoad:
 
     async def run(self, seconds: float, share: float) -> Constant:
         """Estimate the capacity and send a share of it for some seconds."""
-        evaluations = await self.clients.saturate(self.kinds, CLIENTS, WARM_SECONDS, self.evaluations)
+        evaluations = await self.clients.saturate(self.kinds, CLIENTS, WARM_SECONDS, self.evaluations, rows=ROWS)
         mean = (1 + ROWS) / 2 * sum(kind.nfe for kind in self.kinds) / len(self.kinds)
         found = Constant(rate=share * evaluations / mean)
         started = due = time.perf_counter()

@@ -71,14 +71,23 @@ class Clients:
         )
 
     async def saturate(
-        self, kinds: Sequence[Kind], clients: int, seconds: float, counted: Callable[[], Awaitable[float]]
+        self,
+        kinds: Sequence[Kind],
+        clients: int,
+        seconds: float,
+        counted: Callable[[], Awaitable[float]],
+        *,
+        rows: int = MOST_ROWS,
     ) -> float:
-        """Keep so many clients busy with a mixed load, and return evaluations a second after a quarter to warm up."""
+        """Keep some clients busy with a mixed load, and return evaluations a second after a quarter to warm up.
+
+        A request has 1 to rows samples.
+        """
         rng, stop = random.Random(0), asyncio.Event()  # noqa: S311, a load and no secret
 
         async def client(session: aiohttp.ClientSession) -> None:
             while not stop.is_set():
-                await self.ask(session, rng.choice(kinds), rng.randint(1, MOST_ROWS), Outcomes())
+                await self.ask(session, rng.choice(kinds), rng.randint(1, rows), Outcomes())
 
         async with self.session() as session:
             tasks = [asyncio.create_task(client(session)) for _ in range(clients)]
