@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from gen_ray.cluster.evaluate import reference_of
+from gen_ray.cluster.train import report_unmeasured
 from gen_ray.datasets import chosen
 from gen_ray.datasets.chosen import chosen_rows, read_chosen, read_rows
 from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
 from gen_ray.datasets.shards import load_split, read_shard
 from gen_ray.engine import features
 from gen_ray.engine.evaluate import Reference
+from gen_ray.errors import UserError
 
 CLASSES = 4
 EACH = 150
@@ -121,9 +123,19 @@ def test_an_extractor_is_trained_on_all_classes_even_where_the_split_is_too_larg
     assert len(x) == 64 and set(labels.tolist()) == set(range(CLASSES))
 
 
-def test_labels_of_a_single_class_train_no_extractor(tmp_path: Path) -> None:
+def test_labels_of_a_single_class_train_no_extractor_and_are_reported_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "raw" / "only").mkdir(parents=True)
     for i, pixels in enumerate(images(1, EACH)):
         Image.fromarray(pixels).save(tmp_path / "raw" / "only" / f"{i:03d}.png")
     prepared = prepare(f"image_folder:{tmp_path / 'raw'}", out=tmp_path / "s" / "data")
     assert reference_of(prepared).extractor is None and not (tmp_path / "s" / "extractors").exists()
+    with caplog.at_level("WARNING"):
+        report_unmeasured(prepared, needed="eval/bits_per_dim")
+    assert [record.message for record in caplog.records] == [
+        "raw: labels of a single class teach an extractor nothing: no Fréchet distance, precision and recall"
+    ]
+    for metric in ("eval/frechet_distance", "eval/precision"):
+        with pytest.raises(UserError, match=f"metric {metric}: cannot be measured; raw: labels of a single class"):
+            report_unmeasured(prepared, needed=metric)
