@@ -11,10 +11,9 @@ from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 from gen_ray import signing
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import NAME_PATTERN
+from gen_ray.release import ARTIFACT
 
 CHAMPION, PREVIOUS = "champion", "previous"
-ARTIFACT = "gen_ray.artifact"
-"""Where among its run's artifacts a version has its own, ``model`` where nothing is said."""
 PROMOTION, PENDING = "gen_ray.promotion", "pending"
 """Tag of a version from its registration until its promotion is decided."""
 TRIES, TRY_SECONDS = 5, 0.2

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from gen_ray import manifest, registry, releases, runs, signing, versions
+from gen_ray import manifest, registry, release, releases, runs, signing, versions
 from gen_ray.errors import RunError, UserError
 from gen_ray.registry import BITS, champion, promote_run
 from gen_ray.store import Store
@@ -135,7 +135,7 @@ def test_with_a_key_only_signed_versions_are_served(
     assert releases.release(store, served).manifest == digest
     client = connect(store)
     version = client.get_model_version_by_alias(model, "champion").version
-    for name in (versions.VALUE, releases.MANIFEST, versions.ARTIFACT, releases.QUALITY):
+    for name in (versions.VALUE, release.MANIFEST, release.ARTIFACT, release.QUALITY):
         before = client.get_model_version(model, version).tags[name]
         client.set_model_version_tag(model, version, name, before + "0")
         with pytest.raises(RunError, match="not signed"):

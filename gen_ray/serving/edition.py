@@ -11,25 +11,14 @@ from gen_ray.engine.artifact import Model
 from gen_ray.engine.batcher import Batcher, NotFiniteError, measure
 from gen_ray.errors import RunError
 from gen_ray.family import Chain, Latent, Sampler
-from gen_ray.releases import Release
+from gen_ray.release import Release
 from gen_ray.serving import cards
 from gen_ray.serving.desk import Card, Verb
+from gen_ray.serving.limits import Limits
 
 EVERYBODY: tuple[Verb, ...] = ("sample", "impute", "score")
 WITH_LATENT: tuple[Verb, ...] = (*EVERYBODY, "encode", "decode", "reconstruct")
 WARM_ROWS = 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What one request may ask for."""
-
-    n: int = 256
-    """Samples; of impute, instances × completions."""
-    steps: int = 4000
-    work: float = 1e8
-    """Samples × network evaluations × scalars of a sample: 64 images of 28 × 28 in 1000 steps are half of it."""
-    deadline_seconds: float = 300.0
 
 
 @dataclass(frozen=True, kw_only=True)

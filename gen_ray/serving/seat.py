@@ -12,7 +12,7 @@ import torch
 
 from gen_ray.engine.batcher import BusyError, GivenUpError, LateError, Look, NotFiniteError
 from gen_ray.errors import RunError, UserError
-from gen_ray.releases import Release
+from gen_ray.release import Release
 from gen_ray.serving.desk import Answer, Card, Job, Preview, Refusal, RefusedError
 from gen_ray.serving.edition import Edition, Limits
 from gen_ray.serving.jobs import Asked, ask

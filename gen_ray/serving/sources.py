@@ -1,13 +1,16 @@
-"""Where a served model's versions come from: a folder, or the registry, whose champion changes."""
+"""Where a served model's versions come from: a folder, or the registry, whose champion changes.
+
+MLflow is imported only where it is asked: its import takes a second of a replica's start.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gen_ray import releases, runs, signing
+from gen_ray import runs, signing
 from gen_ray.engine import artifact
 from gen_ray.errors import UserError
-from gen_ray.releases import Release
+from gen_ray.release import PATH, RUN, Release
 from gen_ray.storage import beside, is_there
 from gen_ray.store import Store
 
@@ -53,10 +56,14 @@ class Registered:
 
     def newest(self) -> Release:
         """Return the version that the name stands for now."""
+        from gen_ray import releases
+
         return releases.release(self.store, self.model)
 
     def fetch(self, release: Release) -> Path:
         """Return the folder, downloaded once; it is verified where it is loaded."""
+        from gen_ray import releases
+
         return releases.fetch(self.store, release, self.cache)
 
 
@@ -64,6 +71,8 @@ def source_of(model: str, root: Path, tracking_uri: str | None = None) -> Source
     """Return where the versions of a MODEL come from, root being the storage's. Raise UserError where there is none."""
     if not model.startswith(runs.REGISTERED):
         return Fixed(folder_of(model, root, tracking_uri))
+    from gen_ray import releases
+
     parts = releases.parts(model)
     cache = beside(root) / "serving" / "artifacts" / parts["name"]
     return Registered(Store.of(tracking_uri, "gen_ray", root), model, cache)
@@ -74,15 +83,17 @@ def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:
 
     An MLflow run's id, or runs:/ID, means the run's folder below root if there is one, or else its artifact in MLflow.
     """
-    found = releases.RUN.fullmatch(model)
+    found = RUN.fullmatch(model)
     if found is None or Path(model).exists():
         return runs.find_artifact(model, root)
-    if found["path"] and not releases.PATH.fullmatch(found["path"]):
+    if found["path"] and not PATH.fullmatch(found["path"]):
         raise UserError(f"{model}: the artifacts of a run are runs:/ID/model and runs:/ID/model-<12 digits>")
     if signing.key():
         raise UserError(
             f"{model}: a run of MLflow is not signed: promote it, or name its folder ({signing.ENVIRONMENT})"
         )
+    from gen_ray import releases
+
     store = Store.of(tracking_uri, "gen_ray", root)
     if not found["path"]:
         folder = root / "runs" / releases.run_id(store, found["id"]) / runs.ARTIFACT

@@ -159,14 +159,24 @@ class Traffic:
             self.plain[0] += 1
 
 
+def served(server: Server, id: str) -> int:
+    """Return how often a replica of a model has come into service, which the error log has a line for."""
+    [log] = (server.folder / "serving").glob("errors-*.log")
+    return log.read_text().count(f" {id}: version ")
+
+
 def test_replicas_are_killed_under_load(server: Server) -> None:
-    """T17: nothing fails by the shipped client, a hundredth at most without a second try; back within ten seconds."""
+    """T17: nothing fails by the shipped client, at most 1 % without a second try; a new one is ready in ten seconds."""
+    took: list[float] = []
     with Traffic(server) as traffic:
         for _ in range(4):
             time.sleep(3)
+            before = served(server, "ddpm")
             server.kill("ServeReplica:gen_ray:ddpm")
-            assert until(lambda: len(server.pids("ServeReplica:gen_ray:ddpm")) == 2, 20) < 20
+            took.append(until(lambda before=before: served(server, "ddpm") > before, 30))
             time.sleep(4)
+    print(f"a replica is back after {', '.join(f'{seconds:.1f}' for seconds in took)} s")
+    assert max(took) < 10
     assert set(traffic.patient) == {"done"} and traffic.patient["done"] > 150
     assert traffic.plain[200] >= 0.99 * sum(traffic.plain.values()), traffic.plain
 

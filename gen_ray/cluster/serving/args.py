@@ -6,7 +6,7 @@ from pydantic import Field
 
 from gen_ray.config import Config
 from gen_ray.experiment import Root
-from gen_ray.serving.edition import Limits
+from gen_ray.serving.limits import Limits
 from gen_ray.serving.settings import Host
 from gen_ray.storage import default
 
