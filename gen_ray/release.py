@@ -1,4 +1,4 @@
-"""A version of a registered model as it is served: its place, and what was measured when it was promoted.
+"""A version of a registered model as it is served: its place, and the measurements of its promotion.
 
 Without MLflow, whose import takes a second of each replica's start.
 """
