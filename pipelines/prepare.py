@@ -45,6 +45,8 @@ def prepare(
     counts = ", ".join(f"{split} {rows:,}" for split, rows in done.rows.items())
     spec = done.spec
     typer.echo(f"{done.folder}\n{spec.name}: {counts} rows of {spec.kind} {spec.shape}, {spec.levels} levels")
+    if spec.is_image and len(spec.classes) < 2:
+        typer.echo("Fréchet distance: will not be measured, because it needs labels of at least two classes")
     typer.echo(
         f"fingerprint {done.fingerprint[:12]}"
         + (f", {done.quarantined} bad rows set aside" if done.quarantined else "")
