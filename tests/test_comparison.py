@@ -5,6 +5,8 @@ import io
 import itertools
 import json
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -135,3 +137,8 @@ def test_csv_and_json_hold_every_digit_of_every_run() -> None:
     read = {one["run"]: one for group in json.loads(to_json(groups), parse_constant=refuse) for one in group["runs"]}
     assert read["a"]["metrics"]["eval/bits_per_dim"] == 1 / 3 and read["c"]["metrics"]["eval/bits_per_dim"] is None
     assert read["b,[/x]"]["provenance"]["eval/frechet_distance"]["samples"] == "64"
+
+
+def test_what_separates_figures_does_not_wait_for_torch() -> None:
+    code = "import sys, gen_ray.engine.provenance; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,9 +4,10 @@ Tables, champions and sweeps all ask ``comparable``: two figures of one metric a
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gen_ray.experiment import Experiment
+if TYPE_CHECKING:  # families import torch, which takes seconds, and compare needs none of it
+    from gen_ray.experiment import Experiment
 
 BITS, FRECHET, FLOOR, PRECISION, RECALL = (
     f"eval/{name}" for name in ("bits_per_dim", "frechet_distance", "frechet_floor", "precision", "recall")
@@ -19,7 +20,7 @@ BINARY = "-binary"
 """How the kind of a likelihood of binarised values ends."""
 
 
-def planned(experiment: Experiment) -> dict[str, dict[str, Any]]:
+def planned(experiment: "Experiment") -> dict[str, dict[str, Any]]:
     """Return by metric the part of its provenance that the experiment decides; the data decide the rest."""
     wanted = experiment.evaluation
     return {
