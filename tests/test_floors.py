@@ -36,6 +36,7 @@ def test_everything_from_the_engine_down_knows_neither_ray_nor_mlflow() -> None:
         "gen_ray.spool",
         "gen_ray.versions",
         "gen_ray.export",
+        "gen_ray.mlflow_client",
         "gen_ray.comparison",
         "gen_ray.report",
         "gen_ray.registry",
