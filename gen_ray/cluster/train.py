@@ -18,7 +18,7 @@ from gen_ray.cluster.evaluate import evaluate
 from gen_ray.cluster.queue import turn, wait
 from gen_ray.cluster.recording import opened, params, record, recorded
 from gen_ray.cluster.tracker import Track
-from gen_ray.cluster.waiting import awaited, missing, result, started
+from gen_ray.cluster.waiting import awaited, is_placing, missing, result, started
 from gen_ray.datasets.prepare import BadRows, find, prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import shelf
@@ -153,7 +153,8 @@ def _stoppable(fit: Callable[[], dict[str, str]], track: Track, wanted: Mapping[
     def report() -> str:
         if track.has_started():
             return ""
-        return f"{track.run_id}: waits for {missing(wanted) or 'its workers to start'}"
+        room = missing(wanted) if is_placing() else ""  # what the workers have is not free either
+        return f"{track.run_id}: waits for {room or 'its workers to start'}"
 
     fitting = started(fit)
     try:

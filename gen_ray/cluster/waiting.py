@@ -65,6 +65,11 @@ def missing(needs: Mapping[str, float]) -> str:
     )
 
 
+def is_placing() -> bool:
+    """Return whether a placement group on the cluster waits for resources, as those of trainings do."""
+    return any(group["state"] in ("PENDING", "RESCHEDULING") for group in ray.util.placement_group_table().values())
+
+
 def lost(error: RayError) -> RunError:
     """Return what ended a process of Ray's that was started again in vain, in a line with the remedy."""
     if isinstance(error, OutOfMemoryError):
