@@ -145,7 +145,7 @@ def test_who_listens_where(head: Head, shared: Path, tmp_path: Path) -> None:
             assert 400 <= found.status_code < 500, path
         environ = [p.environ() for p in _alive() if "mlflow" in " ".join(p.cmdline()) and str(port) in p.cmdline()]
         assert environ and all(env["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false" for env in environ)
-        listening = _listening()
+        listening = _listening(shared)
         everywhere = [(who, number) for who, address, number in listening if address in ("0.0.0.0", "::")]
         assert everywhere
         assert all(number in METRICS or any(name in who for name in INNER) for who, number in everywhere), everywhere
@@ -159,14 +159,14 @@ def test_who_listens_where(head: Head, shared: Path, tmp_path: Path) -> None:
                     process.kill()
 
 
-def _listening() -> list[tuple[str, str, int]]:
-    """Return who, at which address and port, of the processes that are children of these tests' or a head's."""
+def _listening(shared: Path) -> list[tuple[str, str, int]]:
+    """Return command, address and port of each listening process of the cluster whose storage is this folder."""
     found = []
     for one in psutil.net_connections("tcp"):
         if one.status == psutil.CONN_LISTEN and one.pid:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(one.pid)
-                if process.environ().get("GEN_RAY_STORAGE"):
+                if process.environ().get("GEN_RAY_STORAGE") == str(shared):
                     found.append((" ".join(process.cmdline())[:140].strip(), one.laddr.ip, one.laddr.port))
     return found
 
