@@ -1,5 +1,7 @@
 """gen-ray queue: who has how much of a shared cluster, and who waits."""
 
+from collections.abc import Mapping
+
 import typer
 
 from pipelines import terminal
@@ -8,18 +10,20 @@ from pipelines import terminal
 def queue() -> None:
     """Show the sweeps and trainings on the cluster that RAY_ADDRESS names, and which of them wait for room."""
     from gen_ray.cluster.connect import connected
-    from gen_ray.cluster.queue import members
+    from gen_ray.cluster.queue import members, reserved
     from gen_ray.experiment import Scaling
 
     with connected(Scaling()):
-        found = members()
+        found, others = members(), reserved()
+    if others:
+        typer.echo(f"reserved by other applications: {_amounts(others)}")
     if not found:
         typer.echo("nothing runs, nothing waits")
         return
     lines = [
         [
             wish.name,
-            " + ".join(f"{amount:g} {kind}" for kind, amount in wish.needs.items()),
+            _amounts(wish.needs),
             f"{wish.priority:g}",
             str(wish.running),
             "waits" if waits else "",
@@ -28,6 +32,10 @@ def queue() -> None:
         for wish, waits, seconds in found
     ]
     terminal.show_table("queue", ["sweep or run", "each", "priority", "running", "", "minutes"], lines)
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return " + ".join(f"{amount:g} {kind}" for kind, amount in resources.items())
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from gen_ray.cluster.connect import in_reach
-from gen_ray.cluster.shares import Shares, Wish
+from gen_ray.cluster.reserved import reserved_by_others
+from gen_ray.cluster.shares import Resources, Shares, Wish
 from gen_ray.cluster.waiting import REPORT_SECONDS, missing
 from gen_ray.errors import UserError
 
 NAME = "gen_ray.queue"
-ASK_SECONDS, LIVE_SECONDS = 0.5, 2.0
+ASK_SECONDS, LIVE_SECONDS, RESERVED_SECONDS = 0.5, 2.0, 1.0
 logger = logging.getLogger(__name__)
 
 
@@ -29,12 +30,23 @@ class Queue:
         """Start without members."""
         self.shares, self.trackers = Shares(), dict[str, Any]()
         self.watch: asyncio.Task[None] | None = None
+        self.others: Resources = {}
+        self.jobs, self.looked_at = set[str](), float("-inf")
 
     async def ask(self, wish: Wish, tracker: Any) -> bool:
         """Return whether the member may begin one more now."""
         self.trackers[wish.name] = tracker
         self.watch = self.watch or asyncio.create_task(self._forget_the_dead())
-        return self.shares.ask(wish, in_reach())
+        others = self.reserved(wish.job)
+        room = {kind: max(0.0, amount - others.get(kind, 0.0)) for kind, amount in in_reach().items()}
+        return self.shares.ask(wish, room)
+
+    def reserved(self, job: str = "") -> Resources:
+        """Return what jobs have reserved that are not members; it is looked up once a second at most."""
+        if time.monotonic() - self.looked_at > RESERVED_SECONDS or job not in self.jobs:
+            self.jobs = {job, *(member.wish.job for member in self.shares.members.values())}
+            self.others, self.looked_at = reserved_by_others(self.jobs), time.monotonic()
+        return self.others
 
     async def tell(self, name: str, running: int) -> None:
         """Note how many a member has running."""
@@ -153,7 +165,9 @@ def turn(
         return
     places = most if together else 1
     amounts = {kind: places * amount for kind, amount in needs.items()}
-    place = Shared(Wish(name=name, priority=priority, needs=amounts, running=0, most=most // places), tracker)
+    job = ray.get_runtime_context().get_job_id()
+    wish = Wish(name=name, priority=priority, needs=amounts, running=0, job=job, most=most // places)
+    place = Shared(wish, tracker)
     try:
         yield Together(place) if together else place
     finally:
@@ -172,6 +186,12 @@ def members() -> list[tuple[Wish, bool, float]]:
     if "RAY_ADDRESS" not in os.environ:
         raise UserError("RAY_ADDRESS: is not set; a Ray that a run starts for itself has no queue")
     found: list[tuple[Wish, bool, float]] = ray.get(_queue().members.remote())
+    return found
+
+
+def reserved() -> Resources:
+    """Return what others than the queue's members have reserved on the cluster that RAY_ADDRESS names."""
+    found: Resources = ray.get(_queue().reserved.remote())
     return found
 
 

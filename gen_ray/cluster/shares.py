@@ -23,6 +23,8 @@ class Wish:
     needs: Resources
     """Of one trial, or of a whole training."""
     running: int
+    job: str = ""
+    """Ray's id of the member's job: what that job has reserved is the member's own."""
     most: float = float("inf")
     """How many it would have running at a time."""
 

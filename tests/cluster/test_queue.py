@@ -1,5 +1,8 @@
 """On a cluster that is shared, whoever wants to begin something asks the queue."""
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,9 +11,13 @@ from typing import Any
 
 import pytest
 import ray
+from ray.core.generated.common_pb2 import Bundle
+from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
+from ray.util import get_placement_group, remove_placement_group
 
 from gen_ray.cluster import tracker
-from gen_ray.cluster.queue import NAME, Shared, Turn, members, turn
+from gen_ray.cluster.queue import NAME, Shared, Turn, members, reserved, turn
+from gen_ray.cluster.reserved import total
 from gen_ray.cluster.sweep import sweep
 from gen_ray.cluster.train import store_of, train
 from gen_ray.errors import UserError
@@ -59,6 +66,49 @@ def test_what_a_dead_driver_had_is_free_again(someone: Any, tmp_path: Path) -> N
         assert becomes(lambda: granted(place))
         assert [wish.name for wish, _, _ in members()] == ["mine"]
     assert becomes(lambda: not members())
+
+
+OTHERS = """
+import sys, ray
+from ray.util.placement_group import placement_group
+ray.init(address=sys.argv[1], namespace=sys.argv[2], log_to_driver=False)
+@ray.remote
+class Replica:
+    pass
+ray.get(Replica.options(name="plain", lifetime="detached", num_cpus=1).remote().__ray_ready__.remote())
+ray.get(placement_group([{"CPU": 1}, {"CPU": 1}], name="group", lifetime="detached").ready())
+"""
+
+
+@pytest.mark.usefixtures("shared")
+def test_what_other_applications_have_reserved_is_not_given_away(someone: Any) -> None:
+    with turn("large", 1, {"CPU": 2.0}, someone) as large, turn("small", 1, {"CPU": 1.0}, someone) as small:
+        place = [os.environ["RAY_ADDRESS"], ray.get_runtime_context().namespace]
+        subprocess.run([sys.executable, "-c", OTHERS, *place], check=True, timeout=60)
+        assert becomes(lambda: reserved().get("CPU") == 3.0)
+        assert not granted(large) and granted(small), "one core of four is left"
+        small.tell(0)
+        ray.kill(ray.get_actor("plain"))
+        assert becomes(lambda: granted(large))
+        remove_placement_group(get_placement_group("group"))
+        assert becomes(lambda: "CPU" not in reserved())
+
+
+def test_an_actor_counts_with_its_group_and_a_group_that_waits_not_at_all() -> None:
+    mine, theirs = b"\1\0\0\0", b"\2\0\0\0"
+    actors = [
+        ActorTableData(job_id=theirs, required_resources={"CPU": 1.0, "GPU": 0.5}),
+        ActorTableData(job_id=theirs, required_resources={"CPU": 8.0}, placement_group_id=b"\1" * 18),
+        ActorTableData(job_id=theirs, required_resources={"CPU": 0.0}, placement_group_id=b"\xff" * 18),
+        ActorTableData(job_id=mine, required_resources={"CPU": 16.0}),
+    ]
+    bundles = [Bundle(unit_resources={"CPU": 2.0}), Bundle(unit_resources={"CPU": 1.0, "memory": 5.0})]
+    groups = [
+        PlacementGroupTableData(creator_job_id=theirs, state=PlacementGroupTableData.CREATED, bundles=bundles),
+        PlacementGroupTableData(creator_job_id=theirs, state=PlacementGroupTableData.PENDING, bundles=bundles),
+        PlacementGroupTableData(creator_job_id=mine, state=PlacementGroupTableData.CREATED, bundles=bundles),
+    ]
+    assert total({mine.hex()}, actors, groups) == {"CPU": 4.0, "GPU": 0.5, "memory": 5.0}
 
 
 @pytest.mark.usefixtures("shared")
