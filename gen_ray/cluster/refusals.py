@@ -72,13 +72,18 @@ def _check_address(address: str) -> None:
         hint = "an http address is the dashboard's, for gen-ray submit --address; " if "://" in address else ""
         raise UserError(f"RAY_ADDRESS={address}: is not HOST:PORT of a Ray head, e.g. 10.0.0.1:6379; {hint}or unset it")
     try:
-        socket.create_connection((found["host"].strip("[]"), int(found["port"])), ANSWER_SECONDS).close()
+        reach(found["host"].strip("[]"), int(found["port"]))
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunError(
             f"RAY_ADDRESS={address}: no Ray cluster answers ({reason}); start one or unset RAY_ADDRESS",
             reason="cluster",
         ) from None
+
+
+def reach(host: str, port: int) -> None:
+    """Connect to a port and leave it. Raise OSError."""
+    socket.create_connection((host, port), ANSWER_SECONDS).close()
 
 
 @contextmanager
