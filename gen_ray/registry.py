@@ -60,6 +60,7 @@ def champion(store: Store, model: str, *, checked: bool = True) -> Record | None
 
     Raise RunError where the store cannot be read, or the champion's tags cannot be relied on.
     """
+    versions.check_name(model)
     if not store.exists:
         return None
     with told(store):
@@ -185,6 +186,7 @@ def obstacle(store: Store, model: str, candidate: Record, *, margin: float = MAR
 
 def rollback(store: Store, model: str) -> Verdict:
     """Make the previous champion the champion again, and the present one the previous. Raise RunError without one."""
+    versions.check_name(model)
     store.check()
     with alone(store.uri, ".registry"), told(store):
         client = connect(store)

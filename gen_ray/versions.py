@@ -112,10 +112,15 @@ def register(client: MlflowClient, model: str, candidate: Record) -> ModelVersio
     return client.create_model_version(model, source, run_id=candidate.mlflow_id, tags=tags)
 
 
+def check_name(model: str) -> None:
+    """Raise UserError for a name that a registered model cannot have."""
+    if not re.fullmatch(NAME_PATTERN, model):
+        raise UserError(f"{model}: a model's name is of letters, digits, '.', '_' and '-'")
+
+
 def registered(client: MlflowClient, model: str) -> RegisteredModel | None:
     """Return a registered model, None where there is none. Raise UserError for a name that cannot be one."""
-    if not re.fullmatch(NAME_PATTERN, model):  # it becomes a part of the query
-        raise UserError(f"{model}: a model's name is of letters, digits, '.', '_' and '-'")
+    check_name(model)  # it becomes a part of the query
     found = client.search_registered_models(f"name='{model}'", max_results=1)
     return found[0] if found else None
 

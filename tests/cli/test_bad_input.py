@@ -1,7 +1,6 @@
 """Design section 10, rows 1 to 5, through the command line: the exit code, and one line that names thing and remedy."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -46,8 +45,8 @@ def untouched(config: Path) -> bool:
         ("training.epoch=3", "error: training.epoch: training has no such key; did you mean 'epochs'?"),
         ("family.net.hiden=[8]", "did you mean 'hidden'?"),
         ("trainign.epochs=3", "did you mean 'training'?"),
-        ("training.epochs=many", "error: training.epochs: Input should be a valid integer"),
-        ("training.ema_decay=1.5", "error: training.ema_decay: Input should be less than 1, got 1.5"),
+        ("training.epochs=many", "error: training.epochs: must be an integer, got 'many'"),
+        ("training.ema_decay=1.5", "error: training.ema_decay: must be less than 1, got 1.5"),
         ("family.name=vea", "did you mean 'vae'?"),
         ("name=../up", "error: name: "),
         ("family.schedule=cosine", "error: family.schedule: family has no such key"),
@@ -179,6 +178,5 @@ def test_a_tracking_server_that_does_not_answer_is_told_before_training(
 ) -> None:
     said = gen_ray("train", config, "tracking.uri=sqlite:////proc/none/mlflow.db")
     assert said.code == 1 and said.fault.startswith("error: MLflow at sqlite:////proc/none/mlflow.db: ")
-    [home] = (config.parent / "runs" / "runs").iterdir()
-    assert [p.name for p in home.iterdir()] == ["config.yaml"]
-    shutil.rmtree(home)
+    runs = config.parent / "runs" / "runs"
+    assert not runs.exists() or not list(runs.iterdir())
