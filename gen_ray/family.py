@@ -107,16 +107,20 @@ class Sampler:
     """Whether a row of its table is as many evaluations as a solver takes."""
     causal: bool = False
     """Whether, as an imputer, it fills a place by what stands before it alone; what comes after is not heeded."""
+    least_steps: int = 1
+    """Fewer are refused: there the method is unstable, or an outlier even with an exact net."""
 
     def nfe(self, steps: int) -> int:
         """Return the network evaluations of so many steps, all options at their defaults."""
         return self.nfe_per_step * steps - self.nfe_saved
 
 
-def parse_sampler(text: str, known: Mapping[str, Sampler], what: str = "sampler") -> tuple[str, dict[str, float]]:
-    """Split ``name`` or ``name:option=number,…``. Raise UserError for a name or option that is not known.
+def parse_sampler(
+    text: str, known: Mapping[str, Sampler], what: str = "sampler", *, steps: int | None
+) -> tuple[str, dict[str, float]]:
+    """Split ``name`` or ``name:option=number,…``. Raise UserError for an unknown name or option and for too few steps.
 
-    what says which kind of chain is meant, a sampler or an imputer.
+    what says which kind of chain is meant, a sampler or an imputer. The upper limit of steps is the caller's.
     """
     name, _, tail = text.partition(":")
     if name not in known:
@@ -135,6 +139,9 @@ def parse_sampler(text: str, known: Mapping[str, Sampler], what: str = "sampler"
             raise UserError(f"{what} {name}: option {key}={number!r} is not a number") from None
         if not low <= options[key] <= high:
             raise UserError(f"{what} {name}: option {key}={number} is outside [{low:g}, {high:g}]")
+    least = known[name].least_steps
+    if steps is not None and 0 < steps < least:
+        raise UserError(f"steps: {what} {name!r} needs at least {least} steps, got {steps}")
     return name, options
 
 

@@ -234,8 +234,10 @@ def check_name(option: str, value: str) -> None:
 
 def show_chains(what: str, known: Mapping[str, "Sampler"]) -> None:
     """Print what chains there are, a sampler or imputer a line: what it is, what it takes and what it costs."""
-    lines = [[name, about.summary, _options(about), *_cost(about)] for name, about in known.items()]
-    header = [what, "source", "options", "steps", "nfe/step", "nfe"]
+    lines = [
+        [name, about.summary, _options(about), str(about.least_steps), *_cost(about)] for name, about in known.items()
+    ]
+    header = [what, "source", "options", "least steps", "steps", "nfe/step", "nfe"]
     show_table(f"{what}s, the default one first", header, lines, prose=("source", "options"))
     typer.echo(f"--{what} NAME or NAME:option=value,…; steps are the default, nfe the network evaluations they take")
 

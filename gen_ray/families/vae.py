@@ -187,7 +187,7 @@ class Vae(Family):
 
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
         """Return the one-row table of a sampler."""
-        name, _ = parse_sampler(sampler, self.samplers())
+        name, _ = parse_sampler(sampler, self.samplers(), steps=steps)
         if steps not in (None, 1):
             raise UserError(f"steps: has no effect for vae: {name} takes one network evaluation (leave it out)")
         draw = list(self.samplers()).index(name)  # 0 mean, 1 draw
@@ -211,7 +211,7 @@ class Vae(Family):
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
         """Return the table of an imputer: the first row decodes z ~ N(0, I), the others encode and decode."""
         known = self.imputers()
-        name, _ = parse_sampler(imputer, known, "imputer")
+        name, _ = parse_sampler(imputer, known, "imputer", steps=steps)
         n = known[name].default_steps if steps is None else steps
         if not 1 <= n <= MAX_STEPS:
             raise UserError(f"steps: imputer {name} takes 1 … {MAX_STEPS}, not {n}")

@@ -109,7 +109,7 @@ class Card:
     spec: DataSpec
     verbs: Sequence[Verb]
     samplers: Mapping[str, Mapping[str, Any]]
-    """By name, the default one first: default_steps, nfe_per_step, summary, options {name: [low, high]}."""
+    """By name, the default one first: the fields of a Sampler, among them options {name: [low, high]}."""
     imputers: Mapping[str, Mapping[str, Any]]
     default: Mapping[str, Any]
     """What a request without sampler and steps gets: sampler, steps, nfe."""

@@ -168,10 +168,10 @@ def test_samplers_are_listed(gen_ray: Run, shelf: Path) -> None:
         and not said.err
         and listed(said.out)
         == {
-            "ddim": ["Song et al. 2021, eq. 12", "eta=0…1", "50", "1", "50"],
-            "ancestral": ["Ho et al. 2020, alg. 2", "", "100", "1", "100"],
-            "dpmpp_2m": ["Lu et al. 2022, alg. 2", "", "20", "1", "20"],
-            "heun": ["Karras et al. 2022, alg. 1, its correction's gain at most 1/2", "", "10", "2", "19"],
+            "ddim": ["Song et al. 2021, eq. 12", "eta=0…1", "1", "50", "1", "50"],
+            "ancestral": ["Ho et al. 2020, alg. 2", "", "1", "100", "1", "100"],
+            "dpmpp_2m": ["Lu et al. 2022, alg. 2", "", "1", "20", "1", "20"],
+            "heun": ["Karras et al. 2022, alg. 1, its correction's gain at most 1/2", "", "1", "10", "2", "19"],
         }
     )
     assert "--sampler NAME or NAME:option=value" in said.out
@@ -182,7 +182,7 @@ def test_a_sampler_that_chooses_its_own_steps_has_no_figure_but_varies(capsys: p
     solver = Sampler(default_steps=1, nfe_per_step=1, adaptive=True, summary="A. & B. 1980", options=takes)
     show_chains("sampler", {"adaptive": solver})
     options = "rtol=1e-05…0.01, atol=0…1"
-    assert listed(capsys.readouterr().out) == {"adaptive": ["A. & B. 1980", options, "1", "varies", "varies"]}
+    assert listed(capsys.readouterr().out) == {"adaptive": ["A. & B. 1980", options, "1", "1", "varies", "varies"]}
 
 
 def test_on_a_narrow_terminal_only_prose_is_broken(

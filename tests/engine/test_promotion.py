@@ -91,6 +91,15 @@ def test_the_menu_has_what_samplers_take() -> None:
     assert dishes["ddim", 20] == 20 and dishes["heun", 10] == 19 and ("ancestral", 40) not in dishes
     assert [d.choice for d in menu(of, ["ddim:eta=0.5"], [3, 6])] == [Choice("ddim:eta=0.5", n) for n in (3, 6)]
     assert [dish.choice.sampler for dish in menu(model("vae"))] == ["mean", "draw"]
+    diffusion = model("score_sde")
+    assert "euler_maruyama" in {dish.choice.sampler for dish in menu(diffusion)}
+    least = {name: about.least_steps for name, about in diffusion.family.samplers().items()}
+    assert all(dish.choice.steps >= least[dish.choice.sampler] for dish in menu(diffusion))
+    assert {dish.choice.sampler for dish in menu(diffusion, steps=[20])} == {n for n in least if least[n] <= 20} - {
+        "adaptive"
+    }
+    with pytest.raises(UserError, match="'euler_maruyama' needs at least 51 steps, got 20"):
+        menu(diffusion, ["euler_maruyama"], [20])
     with pytest.raises(UserError, match="there is no sampler 'euler'"):
         menu(of, ["euler"], [3])
     kept, left = affordable(menu(of), 30)

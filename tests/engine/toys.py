@@ -42,7 +42,7 @@ def experiment(family: str = "vae", *, batch_size: int = 8, workers: int = 1, **
     return parse(
         {
             "name": "toy",
-            "family": {**FAMILIES, "tokens": TOKENS}[family],
+            "family": {**FAMILIES, "tokens": TOKENS, "score_sde": {"name": "score_sde", "net": MLP}}[family],
             "data": {"batch_size": batch_size},
             "training": settings,
             "scaling": {"num_workers": workers},

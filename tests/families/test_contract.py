@@ -13,7 +13,7 @@ from gen_ray.config import Config, validated
 from gen_ray.engine.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
-from gen_ray.family import Chain, Family, Held
+from gen_ray.family import Chain, Family, Held, Sampler
 from gen_ray.maths.noise import RowNoise
 from tests.families.cases import CASES, CONFIGS, PROMISES, Case, awake, built, rng
 
@@ -202,12 +202,17 @@ def test_less_effort_never_flatters_the_model(case: Case) -> None:
 # ---- the samplers -------------------------------------------------------------------------------------------------
 
 
+def few(chain: Sampler) -> int:
+    """Return three steps, or as near to it as a sampler or imputer takes."""
+    return max(chain.least_steps, min(3, chain.default_steps))
+
+
 def chains(family: Family) -> Iterator[tuple[str, int | None, Chain]]:
     """Yield every sampler at its default, at few steps and, where it has options, at their ends."""
     for name, sampler in family.samplers().items():
         options = [f"{name}:{key}={end}" for key, ends in sampler.options.items() for end in ends]
         for text in (name, *options):
-            for steps in (None, 1, min(3, sampler.default_steps)):
+            for steps in (None, *{sampler.least_steps, few(sampler)} - {sampler.default_steps}):
                 yield text, steps, family.chain(text, steps)
 
 
@@ -288,8 +293,12 @@ def imputers(family: Family) -> Iterator[tuple[str, int | None, Chain]]:
     for name, imputer in family.imputers().items():
         options = [f"{name}:{key}={end}" for key, ends in imputer.options.items() for end in ends]
         for text in (name, *options):
-            for steps in (None, min(3, imputer.default_steps)):
+            for steps in (None, few(imputer)):
                 yield text, steps, family.impute(text, steps)
+
+
+TICKS = 20
+"""Rows of a table that show whether completions depend on each other."""
 
 
 def held(case: Case, n: int) -> Held:
@@ -326,6 +335,7 @@ def test_a_completion_does_not_depend_on_its_neighbours(case: Case) -> None:
         if steps is None:
             continue
         given = held(case, 7)
+        chain = Chain(chain.table[-TICKS:], chain.kernel)  # in hundreds of rows rounding grows, and so does the time
         many = noted(generate(net, chain, 7, seed=3, device=CPU, held=given), given)
         other = Held(known=torch.where(given.mask, given.known, 0), mask=given.mask)
         few, later = (
@@ -339,7 +349,7 @@ def test_a_completion_does_not_depend_on_its_neighbours(case: Case) -> None:
 def test_completions_that_began_apart_share_a_batch(case: Case) -> None:
     family, net = built(case)
     name = next(iter(family.imputers()))
-    chain, given = family.impute(name, min(3, family.imputers()[name].default_steps)), held(case, 4)
+    chain, given = family.impute(name, few(family.imputers()[name])), held(case, 4)
     states = [chain.kernel.start(RowNoise.of(0, 2, first=first), CPU, given.part(first, 2)) for first in (0, 2)]
     together = {key: torch.cat([state[key] for state in states]) for key in states[0]}
     for tick, row in enumerate(chain.table, start=1):
@@ -354,7 +364,7 @@ def test_another_seed_completes_otherwise(case: Case) -> None:
     for name in family.imputers():
         x = case.x(1).expand(12, *case.spec.shape).clone()
         given = Held(known=x, mask=torch.zeros_like(x, dtype=torch.bool))
-        chain = family.impute(name, min(3, family.imputers()[name].default_steps))
+        chain = family.impute(name, few(family.imputers()[name]))
         here, again, there = (generate(net, chain, 12, seed=seed, device=CPU, held=given) for seed in (0, 0, 1))
         assert torch.equal(here, again) and not torch.equal(here, there)
 
@@ -370,6 +380,31 @@ def test_a_mistaken_imputer_is_answered_with_what_is_known(name: str) -> None:
     for steps in (0, -1, 10**9):
         with pytest.raises(UserError, match="steps"):
             family.impute(known, steps)
+
+
+@everywhere
+def test_fewer_steps_than_the_least_are_refused_and_the_default_is_not(case: Case) -> None:
+    """Samplers and imputers; with options as well, and as a configuration."""
+    family = case.model()
+    made = [(family.chain, "sampler", family.samplers()), (family.impute, "imputer", family.imputers())]
+    for make, what, known in made:
+        for name, about in known.items():
+            assert 1 <= about.least_steps <= about.default_steps
+            for steps in {1, about.least_steps - 1} - {0, about.least_steps}:
+                line = f"^steps: {what} '{name}' needs at least {about.least_steps} steps, got {steps}$"
+                for text in (name, *(f"{name}:{key}={ends[1]}" for key, ends in about.options.items())):
+                    with pytest.raises(UserError, match=line):
+                        make(text, steps)
+
+
+def test_a_configuration_with_too_few_steps_is_refused() -> None:
+    case = Case("score_sde", "vp-eps-mlp")
+    resolved = case.experiment().resolved()
+    resolved["evaluation"] |= {"sampler": "euler_maruyama", "steps": 10}
+    with pytest.raises(
+        UserError, match=r"^evaluation\.steps: sampler 'euler_maruyama' needs at least 51 steps, got 10$"
+    ):
+        parse(resolved).model(case.spec)
 
 
 # ---- mistakes and settings ----------------------------------------------------------------------------------------

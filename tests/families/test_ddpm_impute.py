@@ -9,8 +9,11 @@ from torch.distributions import Normal
 
 from gen_ray.engine.generate import generate
 from gen_ray.errors import UserError
+from gen_ray.families.ddpm.model import FEWEST
 from gen_ray.family import Held
+from gen_ray.maths import tables
 from tests.families.test_ddpm_oracle import CPU, MIXTURE, PAIR, model, oracle
+from tests.maths.test_tables import error
 
 N = 500
 KNOWN = {"first": 64, "either": 110, "second": 150}
@@ -112,3 +115,21 @@ def test_the_cost_is_what_is_said() -> None:
     for wrong in ("focus:times=1.5", "repaint:times=1.5", "repaint:times=0", "repaint:jump=2.5"):
         with pytest.raises(UserError, match=r"times|jump"):
             family.impute(wrong)
+
+
+SCHEDULES = {"linear": {}, "cosine": {}, "sigmoid": {}, "learned": {"loss": "vlb"}}
+
+
+@pytest.mark.parametrize("name", FEWEST)
+def test_an_imputer_of_few_steps_is_not_worse_than_a_constant(name: str) -> None:
+    """Where all of a sample is free: with one step fewer than FEWEST it is, on some schedule."""
+    below = []
+    for schedule, settings in SCHEDULES.items():
+        for T in (25, 100, 1000):
+            family = model(PAIR, schedule=schedule, steps=T, **settings)
+            least = family.imputers()[name].least_steps
+            for steps in range(least, min(least + 8, T) + 1):
+                assert error(family.impute(name, steps).table) < 1.02, (schedule, T, steps)
+            rows = tables.ancestral(family.schedule, least - 1, "large", spacing="log_snr")
+            below.append(error(tables.focus(rows, 20) if name == "focus" else tables.resample(rows, 10, 5)))
+    assert max(below) > 1.02

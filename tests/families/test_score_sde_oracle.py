@@ -326,17 +326,22 @@ def test_the_default_imputer_agrees_with_the_conditional_law(sde: str, dims: int
 
 
 @pytest.mark.parametrize("sde", SDES)
-def test_langevin_imputation_of_two_scalars_is_bounded(sde: str) -> None:
-    """Steps by norms of two scalars: a ratio without a limit made the deviation of a pair's free scalar 3.4 times."""
+@pytest.mark.parametrize(("steps", "most"), [(60, 1.5), (16, 2.0)])
+def test_langevin_imputation_of_two_scalars_is_bounded(sde: str, steps: int, most: float) -> None:
+    """Steps by norms of two scalars: a ratio without a limit made the deviation of a pair's free scalar 3.4 times.
+
+    In fewer than 16 steps it is more than twice the true one, on sub-VP.
+    """
     spec = PAIRS.model_copy(update={"shape": (1, 1, 2), "levels": 65536})
     family, n = model(spec, sde=sde), 200
     cov = torch.tensor([[0.05, 0.02], [0.02, 0.05]], dtype=torch.float64)
     known = torch.full((n, 1, 1, 2), 40000, dtype=torch.int32)
     held = Held(known=known, mask=torch.tensor([True, False]).expand(n, 1, 1, 2))
-    chain = family.impute("pc", 60)
+    assert family.imputers()["pc"].least_steps == 16
+    chain = family.impute("pc", steps)
     x = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, held=held)
     free = x[..., 1].double() * family.bin - 1
-    assert 0.8 < float(free.std()) / math.sqrt(0.05 - 0.02**2 / 0.05) < 1.5
+    assert 0.8 < float(free.std()) / math.sqrt(0.05 - 0.02**2 / 0.05) < most
 
 
 @pytest.mark.parametrize(
@@ -373,5 +378,6 @@ def test_the_known_part_comes_back_bit_for_bit(sde: str, levels: int) -> None:
     mask = torch.rand(known.shape, generator=rng(1)) < 0.9
     for imputer in ("pc", "repaint:times=2,jump=2"):
         held = Held(known=known, mask=mask)
-        out = generate(lambda z, t: 0.3 * z, family.impute(imputer, 3), 128, seed=0, device=CPU, held=held)
+        steps = 16 if imputer == "pc" else 3
+        out = generate(lambda z, t: 0.3 * z, family.impute(imputer, steps), 128, seed=0, device=CPU, held=held)
         assert torch.equal(out[mask].long(), known[mask])

@@ -119,7 +119,7 @@ class Model:
         one = {"default_steps": 1, "nfe_per_step": 1, "options": {}}
         walks = {
             "ddim": {**slow, "summary": "Song et al. 2021, eq. 12", "options": {"eta": [0.0, 1.0]}},
-            "dpmpp_2m": {**slow, "default_steps": 20, "summary": "Lu et al. 2022, alg. 2"},
+            "dpmpp_2m": {**slow, "default_steps": 20, "least_steps": 2, "summary": "Lu et al. 2022, alg. 2"},
             "ancestral": {**slow, "default_steps": 1000, "summary": "Ho et al. 2020, alg. 2"},
         }
         leaps = {"mean": {**one, "summary": "Kingma & Welling 2014: z ~ N(0, I), then the mean of p(x|z)"}}

@@ -116,6 +116,12 @@ def test_the_latent_verbs_are_those_of_the_engine(folders: dict[str, Path]) -> N
 REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "sampler": ("sample", {"sampler": "euler"}, 422, "there is no sampler 'euler'"),
     "steps": ("sample", {"sampler": "ddim", "steps": 21}, 422, "steps"),
+    "least": (
+        "impute",
+        {"x": images(1).numpy(), "mask": np.zeros((1, 1, 4, 4), bool), "sampler": "focus", "steps": 8},
+        422,
+        "steps: imputer 'focus' needs at least 11 steps, got 8",
+    ),
     "quality": ("sample", {"quality": "best"}, 422, "gen-ray promote"),
     "both": ("sample", {"quality": "best", "steps": 3}, 422, "leave those out"),
     "n": ("sample", {"n": 9}, 422, "n: 9 samples in all; the most is 8"),

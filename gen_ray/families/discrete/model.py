@@ -81,7 +81,7 @@ class Discrete(Family):
 
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
         """Return the table of a sampler, e.g. ``confidence:temperature=1``."""
-        name, options = parse_sampler(sampler, self.samplers())
+        name, options = parse_sampler(sampler, self.samplers(), steps=steps)
         return Chain(self.process.samplers()[name][1](steps, options), self.process.kernel)
 
     def imputers(self) -> Mapping[str, Sampler]:
@@ -90,5 +90,5 @@ class Discrete(Family):
 
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
         """Return the table of an imputer."""
-        name, options = parse_sampler(imputer, self.imputers(), "imputer")
+        name, options = parse_sampler(imputer, self.imputers(), "imputer", steps=steps)
         return Chain(self.process.imputers()[name][1](steps, options), self.process.kernel)

@@ -135,7 +135,7 @@ class ScoreSde(Family):
     def _made(
         self, what: str, text: str, steps: int | None, known: Mapping[str, Sampler], makers: Mapping[str, chains.Maker]
     ) -> Chain:
-        name, options = parse_sampler(text, known, what)
+        name, options = parse_sampler(text, known, what, steps=steps)
         table = makers[name](self.sde, known[name].default_steps if steps is None else steps, **options)
         return Chain(table, self.kernel)
 

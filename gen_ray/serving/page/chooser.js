@@ -56,6 +56,7 @@ export class Chooser {
     // one step is the usual number exactly where no other is possible: a decoder, an order of places, an adaptive solver
     this.fixed = about.default_steps === 1;
     this.stepping.hidden = this.fixed;
+    this.steps.min = this.least = about.least_steps ?? 1;
     this.put(steps ?? about.default_steps);
   }
 
@@ -78,7 +79,7 @@ export class Chooser {
   }
 
   slid() {
-    this.steps.value = Math.round(this.most ** (this.slider.value / TICKS));
+    this.steps.value = Math.round(this.least * (this.most / this.least) ** (this.slider.value / TICKS));
     this.tell();
   }
 
@@ -88,7 +89,7 @@ export class Chooser {
   }
 
   place() {
-    this.slider.value = TICKS * (Math.log(Math.max(1, this.steps.value)) / Math.log(Math.max(2, this.most)));
+    this.slider.value = TICKS * (Math.log(Math.max(1, this.steps.value / this.least)) / Math.log(Math.max(2, this.most / this.least)));
     this.slider.setAttribute("aria-valuetext", many(Number(this.steps.value), "step"));
   }
 

@@ -113,6 +113,9 @@ def test_options_and_quality_choose_a_sampler(view: Open, mood: Mood) -> None:
     assert "quality" not in mood.last("sample")
     page.get_by_label("Steps", exact=True).fill("11")
     expect(page.get_by_role("radio", name="fast")).not_to_be_checked()
+    expect(page.get_by_label("Steps", exact=True)).to_have_attribute("min", "2")
+    page.get_by_label("Steps, as a slider").fill("0")
+    expect(page.get_by_label("Steps", exact=True)).to_have_value("2")
 
 
 def test_a_point_of_the_curve_is_picked_by_mouse_and_by_keys(view: Open) -> None:
