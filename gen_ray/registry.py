@@ -117,25 +117,26 @@ def _contest(
     versions that were pending meanwhile: the last one to look sees all of them, and sets the alias to the best.
     """
     own = versions.register(client, model, candidate)
+    number = str(own.version)  # a database returns a number, a server a text
     pending = {version.version for version in versions.rivals(client, model, own)}
     present, reason = champion(store, model, checked=not terms.force), ""
-    if present is not None and present.version == own.version:  # another promotion has set the alias to this version
+    if present is not None and present.version == number:  # another promotion has set the alias to this version
         present = former
     else:
         reason = _against(candidate, None if terms.force else present, terms.margin)
         if not reason:
             before = former if versions.is_pending(present) else present
-            versions.crown(client, model, own.version, before)
+            versions.crown(client, model, number, before)
             while not terms.force and (better := _better(versions.rivals(client, model, own, pending), candidate)):
                 if versions.crown(client, model, better.version, before):
                     present, reason = better, f"{better.metric} {better.figure} was promoted at the same time"
                     break
     if reason:
-        client.delete_model_version(model, own.version)
+        client.delete_model_version(model, number)
         return _refused(model, present, reason)
-    client.delete_model_version_tag(model, own.version, versions.PROMOTION)
+    client.delete_model_version_tag(model, number, versions.PROMOTION)
     was = f"was {present.figure} of version {present.version}" if present else "the first"
-    line = f"champion of {model}: version {own.version} (run {candidate.run_id}), {candidate.metric} {candidate.figure}"
+    line = f"champion of {model}: version {number} (run {candidate.run_id}), {candidate.metric} {candidate.figure}"
     return Verdict(True, f"{line}, {was}")
 
 
