@@ -26,7 +26,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self.heard = self.seen = self.write = 0
-        self.is_patient = False
+        self.is_patient = self.is_running = False
 
     @property
     def has_heard(self) -> bool:
@@ -36,7 +36,7 @@ class _Clock:
     def start(self) -> None:
         """Watch the signals of this process."""
         self.heard = self.seen = 0
-        self.is_patient = False
+        self.is_patient, self.is_running = False, True
         read, self.write = os.pipe()
         os.set_blocking(self.write, False)
         self.before = signal.set_wakeup_fd(self.write, warn_on_full_buffer=False)
@@ -44,6 +44,7 @@ class _Clock:
 
     def stop(self) -> None:
         """Stop watching, unless a signal was seen: some thread may still keep the process from ending."""
+        self.is_running = False
         if not self.has_heard:
             signal.set_wakeup_fd(self.before)
             os.close(self.write)
@@ -74,8 +75,8 @@ def in_order() -> Iterator[None]:
     Further signals do not disturb the work of ending: timeout(1), for one, sends its signal twice. A process that was
     started by nohup keeps ignoring SIGHUP.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    if _clock.is_running or threading.current_thread() is not threading.main_thread():
+        yield  # a verb inside another one leaves the signals to it
         return
     before = {number: signal.signal(number, _raise) for number in _answered()}
     _clock.start()

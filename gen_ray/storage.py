@@ -33,6 +33,8 @@ CURRENT = "CURRENT"
 """Name of the object that holds the name of a folder's present version on an object store."""
 READS = 100
 """Times a folder is read again that is replaced during each reading."""
+FAILURES = 3
+"""Times a folder is read again that could not be read and seems not to have been replaced."""
 VERSION = re.compile(r"v-[0-9a-f]+-[0-9a-f]{8}")
 UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 T = TypeVar("T")
@@ -133,15 +135,18 @@ def is_there(folder: Path) -> bool:
 def read(folder: Path, reader: Callable[[Path], T]) -> T:
     """Return what reader makes of a committed folder, given as one of this machine.
 
-    Where the folder is replaced meanwhile, it is read again: no result is made of two versions.
+    Where the folder is replaced meanwhile, it is read again: no result is made of two versions. Where a reading fails
+    and the folder seems to be the same, it may have been moved aside and back, so a few more readings decide.
     """
+    failures = 0
     for left in reversed(range(READS)):
         before = _identity(folder)
         try:
             with here(folder) as found:
                 result = reader(found)
         except Exception:
-            if not left or _identity(folder) == before:
+            failures += _identity(folder) == before
+            if not left or failures > FAILURES:
                 raise
         else:
             if not left or _identity(folder) == before:

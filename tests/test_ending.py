@@ -1,5 +1,6 @@
 """Signals by which terminals and schedulers end a command."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+from gen_ray import ending
 from gen_ray.ending import NAMES, SIGNALS
 from tests.conftest import ROOT
 
@@ -77,3 +79,16 @@ def test_a_command_under_nohup_survives_its_terminal() -> None:
     ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
     code, _, err, _ = ended("orderly", signal.SIGHUP, signal.SIGTERM, **ignoring)
     assert code == 128 + signal.SIGTERM and "HUP" not in err
+
+
+def test_a_verb_inside_another_one_leaves_its_files_and_handlers() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with ending.in_order():
+        file, handler = ending._clock.write, signal.getsignal(signal.SIGTERM)
+        with ending.in_order():
+            pass
+        os.fstat(file)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(file)

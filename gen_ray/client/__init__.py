@@ -107,7 +107,7 @@ def _picture(field: str, value: Any) -> Any:
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(value).decode()
     if isinstance(value, str) and not _is_base64(value):
-        raise ValueError(f"{field}: {value[:80]!r} is not base64 of a file; give pathlib.Path, or the file's bytes")
+        raise ValueError(f"{field}: {value[:200]!r} is not base64 of a file; give pathlib.Path, or the file's bytes")
     return value
 
 

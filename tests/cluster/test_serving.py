@@ -145,7 +145,8 @@ def test_a_constant_load_is_measured_over_time(url: str, monkeypatch: pytest.Mon
     assert sum(figures["statuses"].values()) == sum(part.requests for part in found.parts)
     assert 1.4 < sum(part.requests for part in found.parts) / found.rate < 2.6
     assert 0 < figures["median_seconds"] <= figures["p99_seconds"] <= figures["longest_seconds"]
-    assert [round(part.end_seconds / 2.0, 1) for part in found.parts] == [k / 10 for k in range(1, 11)]
+    assert all(0.2 * k <= part.end_seconds < 0.2 * k + 1 for k, part in enumerate(found.parts, 1))
+    assert len(found.parts) == 10
     assert all(part.memory_mib["replica"] > 50 and part.open_files > 3 for part in found.parts)
     assert "replica" in figures["memory_mib_per_minute"]
 

@@ -97,6 +97,7 @@ class ConstantLoad:
                     kind, rows = self.rng.choice(self.kinds), self.rng.randint(1, ROWS)
                     tasks.append(asyncio.create_task(self.clients.ask(session, kind, rows, outcomes)))
                     due += 1 / found.rate
+                await asyncio.sleep(max(0.0, started + seconds * number / PARTS - time.perf_counter()))
                 parts.append((time.perf_counter() - started, outcomes, *await self.memory()))
             lost = sum(failed is not None for failed in await asyncio.gather(*tasks, return_exceptions=True))
         found.whole.statuses[0] += lost
