@@ -43,7 +43,7 @@ def _on_bad_row(text: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10_000)]
 
 
 def _root(where: object) -> Path:
@@ -69,30 +69,32 @@ class Data(Config):
     on_bad_row: Annotated[str, AfterValidator(_on_bad_row)] = Field(
         "stop", description="stop, or skip:N for up to N of them"
     )
-    batch_size: int = Field(128, ge=1)
+    batch_size: int = Field(128, ge=1, le=2**20)
     cache: Literal["auto", "memory", "stream"] = "auto"
 
 
 class Training(Config):
     """How the weights are found."""
 
-    epochs: int = Field(40, ge=1)
+    epochs: int = Field(40, ge=1, le=10_000_000)
     seed: int = Field(0, ge=0, lt=2**63)
     learning_rate: float = Field(2e-4, gt=0, lt=10)
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(0.0, ge=0)
-    warmup_steps: int = Field(0, ge=0)
+    warmup_steps: int = Field(0, ge=0, le=10**9)
     decay: Literal["constant", "cosine", "linear"] = "constant"
     gradient_clip_norm: float | None = Field(1.0, gt=0)
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    ema_snapshots: int = Field(8, ge=0, description="times at which averages of any length can be made from are kept")
+    ema_snapshots: int = Field(
+        8, ge=0, le=10_000, description="times at which averages of any length can be made from are kept"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1, le=2**20)
     compile: bool = Field(False, description="torch.compile; how long that takes is recorded")
     recompute: bool = Field(False, description="a deep net's activations anew for the gradient: time for memory")
-    log_every_steps: int = Field(50, ge=1)
-    validate_every_epochs: int = Field(1, ge=1)
-    sample_every_epochs: int = Field(10, ge=1)
+    log_every_steps: int = Field(50, ge=1, le=10**9)
+    validate_every_epochs: int = Field(1, ge=1, le=10_000_000)
+    sample_every_epochs: int = Field(10, ge=1, le=10_000_000)
     checkpoint_every_seconds: float = Field(60.0, ge=0)
 
 
@@ -102,7 +104,7 @@ class Scaling(Config):
     num_workers: Count | tuple[Count, Count] = Field(1, description="or [fewest, most]: it goes on with what there is")
     cpus_per_worker: Count | Literal["auto"] = "auto"
     use_gpu: bool | Literal["auto"] = "auto"
-    max_failures: int = Field(3, ge=0, description="lost workers after which a run is given up")
+    max_failures: int = Field(3, ge=0, le=10_000, description="lost workers after which a run is given up")
     hang_seconds: float = Field(60.0, ge=1, description="a worker that says nothing for so long counts as lost")
     grow_seconds: float = Field(60.0, gt=0, description="how often a run that could have more workers looks for room")
     priority: float = Field(1.0, gt=0, description="what share it has of a cluster on which others wait too")
@@ -132,12 +134,12 @@ class Scaling(Config):
 class Evaluation(Config):
     """What is measured when training is done."""
 
-    samples: int = Field(2000, ge=2)
+    samples: int = Field(2000, ge=2, le=1_000_000)
     sampler: str | None = None
-    steps: int | None = Field(None, ge=1)
-    likelihood_rows: int = Field(1000, ge=2)
-    effort: int | None = Field(None, ge=1)
-    neighbours: int = Field(5, ge=1)
+    steps: int | None = Field(None, ge=1, le=100_000)
+    likelihood_rows: int = Field(1000, ge=2, le=10_000_000)
+    effort: int | None = Field(None, ge=1, le=100_000)
+    neighbours: int = Field(5, ge=1, le=1000)
     checkpoint: Literal["last", "best"] = Field("last", description="which one's weights: best by validation loss")
 
 

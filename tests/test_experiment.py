@@ -5,16 +5,19 @@ import re
 import string
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gen_ray import families
+from gen_ray.config import Config
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment, load, merge, parse
+from gen_ray.sweeps.config import Axis, Sweep
 from gen_ray.yaml12 import read
 from tests.conftest import ROOT
 
@@ -384,3 +387,45 @@ def test_a_configuration_cannot_be_changed_once_it_is_read() -> None:
     experiment: Experiment = parse(VAE)
     with pytest.raises(ValueError, match="frozen"):
         experiment.name = "b"  # type: ignore[misc]
+
+
+# ---- limits of numbers -----------------------------------------------------------------------------------------
+
+
+def whole_numbers(hint: Any, limits: list[Any]) -> Iterator[list[Any]]:
+    """Yield the limits of each whole number in a type hint."""
+    if hint is int:
+        yield [limit for item in limits for limit in getattr(item, "metadata", [item])]
+    for part in get_args(hint):
+        yield from whole_numbers(part, [*limits, *getattr(hint, "__metadata__", ())])
+
+
+def below(hint: Any) -> Iterator[type[Config]]:
+    """Yield the configs in a type hint and the configs of their keys."""
+    if isinstance(hint, type) and issubclass(hint, Config):
+        yield hint
+        for field in hint.model_fields.values():
+            yield from below(field.annotation)
+    for part in get_args(hint):
+        yield from below(part)
+
+
+FAMILIES = [families.find(name).Config for name in families.names()]
+SECTIONS = {config for top in (Experiment, Sweep, *FAMILIES) for config in below(top)}
+
+
+@pytest.mark.parametrize("config", sorted(SECTIONS - {Axis}, key=lambda config: config.__name__))
+def test_a_whole_number_has_an_upper_limit(config: type[Config]) -> None:
+    """A very large number makes a run hang or exhaust the memory after its start."""
+    for key, field in config.model_fields.items():
+        for limits in whole_numbers(field.annotation, list(field.metadata)):
+            assert any(getattr(limit, name, None) is not None for limit in limits for name in ("le", "lt")), key
+
+
+LARGE = ["data.batch_size", "training.ema_snapshots", "training.epochs", "evaluation.samples", "evaluation.effort"]
+
+
+@pytest.mark.parametrize("key", [*LARGE, "evaluation.likelihood_rows", "evaluation.neighbours", "scaling.num_workers"])
+def test_a_number_beyond_its_limit_is_refused_in_a_line(key: str) -> None:
+    line = fault(changed(VAE, key, 10**9))
+    assert line.startswith(f"{key}: must be ") and "less than or equal to" in line and "1000000000" in line

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -25,10 +25,10 @@ class SourceOptions(Config):
     levels: quantise images to this many grey levels (any image source). shape: of one example (parquet).
     """
 
-    length: int = Field(default=256, ge=1)
+    length: int = Field(default=256, ge=1, le=1_000_000)
     image_size: int | None = Field(default=None, ge=1, le=4096)
     levels: int | None = Field(default=None, ge=2, le=256)
-    shape: tuple[int, ...] | None = Field(default=None, min_length=1, max_length=3)
+    shape: tuple[Annotated[int, Field(le=100_000)], ...] | None = Field(default=None, min_length=1, max_length=3)
 
 
 class Source(ABC):

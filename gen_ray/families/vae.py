@@ -35,7 +35,7 @@ class VaeConfig(FamilyConfig):
     latent_dim: int = Field(20, ge=1, le=65536)
     likelihood: Literal["bernoulli", "logistic", "categorical"] = "logistic"
     binarise: Literal["static", "dynamic"] | None = None
-    kl_warmup_steps: int = Field(0, ge=0)
+    kl_warmup_steps: int = Field(0, ge=0, le=10**9)
     net: Annotated[AutoencoderConfig, named("mlp")] = Field(default={"name": "mlp"}, validate_default=True)
 
     @property

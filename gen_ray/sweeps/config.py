@@ -79,7 +79,7 @@ class Searcher(Config):
     """How points are found: every one of a grid, at random, or by a tree-structured Parzen estimator."""
 
     name: Literal["grid", "random", "tpe"] = "random"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
 
 
 class Sweep(Config):
@@ -93,11 +93,11 @@ class Sweep(Config):
     direction: Literal["minimize", "maximize"] = "minimize"
     searcher: Searcher = Searcher()
     scheduler: Scheduler = Calm()
-    trials: int | None = Field(None, ge=1, description="left out: all points of a grid")
+    trials: int | None = Field(None, ge=1, le=100_000, description="left out: all points of a grid")
     minutes: float | None = Field(None, gt=0, description="no trial is begun after so many")
-    concurrency: int | None = Field(None, ge=1, description="trials at a time; left out: as many as there is room for")
-    max_failures: int = Field(3, ge=0, description="lost processes of a trial after which it is given up")
-    best: int = Field(4, ge=1, description="trials whose samples are shown side by side")
+    concurrency: int | None = Field(None, ge=1, le=10_000, description="trials at a time; left out: as many as fit")
+    max_failures: int = Field(3, ge=0, le=10_000, description="lost processes of a trial after which it is given up")
+    best: int = Field(4, ge=1, le=1000, description="trials whose samples are shown side by side")
 
     @property
     def sign(self) -> int:

@@ -20,9 +20,9 @@ class Served(Config):
 
     model: str
     """A run's id or name, an artifact folder, or models:/NAME@champion, whose versions are followed."""
-    min_replicas: int = Field(1, ge=1)
-    max_replicas: int = Field(1, ge=1)
-    cpus: float = Field(1, ge=0)
+    min_replicas: int = Field(1, ge=1, le=1000)
+    max_replicas: int = Field(1, ge=1, le=1000)
+    cpus: float = Field(1, ge=0, le=10_000)
     gpus: float = Field(0, ge=0, le=1)
     """Of each replica; a share of one, of its memory too, where several fit."""
     backlog_seconds: float = Field(20, gt=0)
@@ -49,6 +49,6 @@ class Application(Config):
     """Whether replicas refuse to start without GEN_RAY_SIGNING_KEY."""
     hosts: tuple[Host, ...] = ()
     """Names by which the server may be addressed, besides this machine's own."""
-    ingress_replicas: int = Field(1, ge=1)
-    requests_at_once: int = Field(128, ge=1)
+    ingress_replicas: int = Field(1, ge=1, le=1000)
+    requests_at_once: int = Field(128, ge=1, le=100_000)
     """At each ingress, streams included, divided among the keys; further ones are refused (429)."""
