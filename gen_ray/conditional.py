@@ -29,7 +29,7 @@ def replace(file: Path, before: str | None, after: str) -> bool:
 def read(file: Path) -> str | None:
     """Return the file's text, None if the file does not exist."""
     try:
-        return file.read_text()
+        return file.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
 
@@ -57,7 +57,7 @@ def _put(file: Path, before: str | None, after: str) -> bool:
             raise
         if read(file) != before:
             return False
-        file.write_text(after)
+        file.write_text(after, encoding="utf-8")
     return True
 
 
@@ -71,7 +71,7 @@ def _put_elsewhere(client: Any, path: str, file: Path, before: str | None, after
         except FileExistsError:
             return False
         return True
-    file.write_text(after)
+    file.write_text(after, encoding="utf-8")
     return True
 
 

@@ -24,7 +24,7 @@ def digest(file: Path) -> str:
 def write(folder: Path) -> None:
     """Write the manifest of every file below folder and flush all of it to the disk."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != NAME)
-    (folder / NAME).write_text(text({f.relative_to(folder).as_posix(): digest(f) for f in files}))
+    (folder / NAME).write_text(text({f.relative_to(folder).as_posix(): digest(f) for f in files}), encoding="utf-8")
     for file in [*files, folder / NAME, folder]:
         flush(file)
 

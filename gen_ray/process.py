@@ -38,7 +38,7 @@ def lives(pid: int, started: float) -> bool:
 def machine() -> str:
     """Return an id of the machine and of its process ids: containers with one host name have different ones."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot}:{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:  # not Linux
         return f"{socket.gethostname()}:{psutil.boot_time():.0f}"

@@ -123,7 +123,7 @@ def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> No
     file = resumed.home / DATA
     if not file.exists():  # written by a version that did not keep it
         return
-    kept: Mapping[str, Any] = json.loads(file.read_text())
+    kept: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     if kept["fingerprint"] == prepared.fingerprint:
         return
     change = f"{_about(kept['fingerprint'], kept['rows'])}, now {_about(prepared.fingerprint, prepared.rows)}"

@@ -63,7 +63,7 @@ def save(experiment: Experiment, run_id: str) -> Path:
 
 def load(home: Path) -> Experiment:
     """Return the configuration of a run's folder."""
-    raw: dict[str, Any] = yaml.safe_load((home / CONFIG).read_text())
+    raw: dict[str, Any] = yaml.safe_load((home / CONFIG).read_text(encoding="utf-8"))
     return parse(raw)
 
 
@@ -89,7 +89,9 @@ def root_of(artifact: Path, root: Path) -> Path:
 
 def meta(artifact: Path) -> dict[str, Any]:
     """Return the facts that training wrote into an artifact folder (``engine.artifact.describe``)."""
-    found: dict[str, Any] = storage.read(artifact, lambda folder: json.loads((folder / META).read_text()))
+    found: dict[str, Any] = storage.read(
+        artifact, lambda folder: json.loads((folder / META).read_text(encoding="utf-8"))
+    )
     return found
 
 

@@ -219,7 +219,7 @@ def write_whole(file: Path, text: str) -> None:
     """Have a file appear whole or not at all, also after a crash of the machine."""
     if is_remote(file):
         with _spoken(file):
-            file.write_text(text)
+            file.write_text(text, encoding="utf-8")
         return
     part = hidden(file, ".part")
     try:
@@ -270,7 +270,7 @@ def _version(folder: Path) -> str | None:
     """Return the name of the present version of a folder on an object store, None where it is not committed so."""
     with _spoken(folder):
         try:
-            name = (folder / CURRENT).read_text().strip()
+            name = (folder / CURRENT).read_text(encoding="utf-8").strip()
         except (FileNotFoundError, NotADirectoryError):
             return None
     if not VERSION.fullmatch(name):
@@ -287,7 +287,7 @@ def _upload(draft: Path, folder: Path) -> None:
         for group in (files, [draft / manifest.NAME]):
             there = [f"{home}/{file.relative_to(draft).as_posix()}" for file in group]
             client.put([str(file) for file in group], there)
-        (folder / CURRENT).write_text(name)
+        (folder / CURRENT).write_text(name, encoding="utf-8")
         if before:
             remove(folder / before)
 

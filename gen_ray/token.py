@@ -65,7 +65,7 @@ def generate() -> None:
     draft = file().with_name(f".{file().name}.{os.getpid()}")
     try:
         file().parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
             stream.write(secrets.token_hex(32))
         with suppress(FileExistsError):
             os.link(draft, file())  # complete or not at all, and never in the place of another

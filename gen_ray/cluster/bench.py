@@ -66,7 +66,7 @@ def sweep_times(file: Path, overrides: list[str], folder: Path) -> SweepTimes:
         raw = plan.experiment(point).resolved()
         raw["scaling"]["cpus_per_worker"] = "auto"
         configs.append(folder / f"{len(configs)}.yaml")
-        configs[-1].write_text(yaml12.dump(raw))
+        configs[-1].write_text(yaml12.dump(raw), encoding="utf-8")
     _command("train", configs[0], "training.epochs=1")  # what they all share is prepared beforehand
     half = len(configs) // 2
     trainings = [_command("train", config) for config in configs[:half]]
@@ -83,7 +83,12 @@ def _command(verb: str, *words: Path | str) -> float:
     """Return the seconds that a verb takes as a command. Raise RunError where it fails."""
     began = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", f"pipelines.{verb}", *map(str, words)], capture_output=True, text=True, check=False
+        [sys.executable, "-m", f"pipelines.{verb}", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     if done.returncode:
         raise RunError(f"{verb} {words[0]}: {done.stderr.strip().splitlines()[-1]}")

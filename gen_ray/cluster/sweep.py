@@ -106,9 +106,9 @@ def _resumed(plan: Plan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     home = resumption.newest(
         found,
         started=lambda home: (home / RECORD).exists(),
-        same=lambda home: (home / PLAN).read_text() == text,
+        same=lambda home: (home / PLAN).read_text(encoding="utf-8") == text,
     )
-    if (home / PLAN).read_text() != text:
+    if (home / PLAN).read_text(encoding="utf-8") != text:
         raise UserError(f"--resume: {home / PLAN} is not what is asked for now")
     resumed = Resumed(home)
     resumption.check_data(resumed, prepared, accept_data=accept_data)

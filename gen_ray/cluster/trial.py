@@ -105,7 +105,7 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
             tune.report({"error": refused, "reason": "tracking"})
             return
         write_whole(result, json.dumps(metrics))
-    tune.report({**json.loads(result.read_text()), "epoch": experiment.training.epochs, "ended": True})
+    tune.report({**json.loads(result.read_text(encoding="utf-8")), "epoch": experiment.training.epochs, "ended": True})
 
 
 def _leg(

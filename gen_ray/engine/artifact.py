@@ -71,10 +71,10 @@ def load(folder: Path, *, device: torch.device | None = None) -> Model:
 
 def _load(folder: Path, device: torch.device) -> Model:
     verify(folder)
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     if meta["format"] != FORMAT:
         raise UserError(f"{folder}: has artifact format {meta['format']}, this gen_ray reads {FORMAT}")
-    experiment = parse(yaml.safe_load((folder / "config.yaml").read_text()))
+    experiment = parse(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
     family = experiment.model(DataSpec.model_validate(meta["data"]))
     net = family.build_net()
     net.load_state_dict(load_file(folder / "weights.safetensors"))
@@ -110,5 +110,7 @@ def describe(spec: DataSpec, fingerprint: str, *, run_id: str, steps: int) -> di
 def _git_commit() -> str:
     """Return the commit this code stands at, or ``unknown`` outside a checkout."""
     here = Path(__file__).parent
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     return done.stdout.strip() or "unknown"

@@ -87,7 +87,7 @@ def verify(folder: Path) -> None:
 
 def position(folder: Path) -> dict[str, Any]:
     """Return where the training stood."""
-    found: dict[str, Any] = json.loads((storage.current(folder) / "position.json").read_text())
+    found: dict[str, Any] = json.loads((storage.current(folder) / "position.json").read_text(encoding="utf-8"))
     return found
 
 

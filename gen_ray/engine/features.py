@@ -83,7 +83,7 @@ def _load(folder: Path, spec: DataSpec) -> Extractor:
     net = Classifier(spec.shape, len(spec.classes), features=FEATURES)
     net.load_state_dict(load_file(folder / "weights.safetensors"))
     digest = manifest.read(folder)["weights.safetensors"]
-    accuracy = json.loads((folder / "meta.json").read_text())["test_accuracy"]
+    accuracy = json.loads((folder / "meta.json").read_text(encoding="utf-8"))["test_accuracy"]
     return Extractor(net.eval().requires_grad_(False), spec.levels, f"classifier-{digest[:12]}", accuracy)
 
 

@@ -36,7 +36,7 @@ def _processor() -> str:
     """Return the CPU's model and what torch uses of it."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
     return f"{model} {torch.backends.cpu.get_cpu_capability()}"
 

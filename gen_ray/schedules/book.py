@@ -152,7 +152,7 @@ class Book:
         if not file.exists():
             return Past(after=schedule.added)
         try:
-            return Past.model_validate_json(file.read_text())
+            return Past.model_validate_json(file.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(f"{file}: is not as it was written; without it the schedule begins anew") from None
 

@@ -120,7 +120,7 @@ def _is_locked(log: Path) -> bool:
 def _orphan(file: Path) -> psutil.Process | None:
     """Return the shell of a file with its id if another process than its starter is now its parent."""
     try:
-        pid, starter = map(int, file.read_text().split())
+        pid, starter = map(int, file.read_text(encoding="utf-8").split())
         shell = psutil.Process(pid)
         return shell if shell.ppid() != starter and str(file) in shell.cmdline() else None
     except (OSError, ValueError, psutil.Error):  # it has ended this moment, or its number is another process's

@@ -21,7 +21,7 @@ class Rewritten(BaseJournalBackend):
     def __init__(self, file: Path) -> None:
         """Read what is there."""
         self.file = file
-        self.lines = file.read_text().splitlines() if file.exists() else []
+        self.lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """Yield the entries from one on."""
