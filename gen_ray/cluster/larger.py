@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 import ray
 
 from gen_ray import token
+from gen_ray.cluster import refusals
 from gen_ray.cluster.data import Streamed
+from gen_ray.cluster.starting import start
 from gen_ray.datasets.prepare import prepare
 from gen_ray.errors import UserError
 
@@ -48,15 +50,19 @@ class Larger:
 
 
 def stream_larger(*, data_mb: int, store_mb: int) -> Larger:
-    """Stream an epoch of noise through an object store that is smaller. Raise UserError beside another Ray."""
+    """Stream an epoch of noise through an object store that is smaller. Raise UserError beside another Ray.
+
+    Raise UserError or RunError also where Ray cannot start, before anything is written.
+    """
     if ray.is_initialized():
         raise UserError("bench stream: needs a process of its own, for a Ray with a small object store")
+    refusals.check(None)
     with tempfile.TemporaryDirectory(prefix="gr") as folder:
         _write(Path(folder) / "parts", data_mb * MB // SIDE**2)
         prepared = prepare(f"parquet:{folder}/parts/*.parquet", out=Path(folder) / "data")
         token.ready()
-        ray.init(
-            address="local",
+        start(
+            None,
             num_cpus=2,
             object_store_memory=store_mb * MB,
             include_dashboard=False,

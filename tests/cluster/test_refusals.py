@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray.cluster import refusals
+from gen_ray.cluster import larger, refusals
 from gen_ray.errors import RunError, UserError
 from tests.conftest import free_port
 
@@ -92,3 +92,11 @@ def test_a_refused_training_leaves_no_folder(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match="an http address is the dashboard's"):
         train(parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path)}}))
     assert not os.path.exists(tmp_path / "runs")
+
+
+def test_the_bench_of_streams_is_refused_before_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_memory_usage_threshold", "95")
+    monkeypatch.setattr("gen_ray.cluster.larger._write", lambda *_: pytest.fail("was called"))
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(UserError, match="RAY_memory_usage_threshold=95: "):
+        larger.stream_larger(data_mb=1, store_mb=80)
