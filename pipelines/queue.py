@@ -8,7 +8,7 @@ from pipelines import terminal
 
 
 def queue() -> None:
-    """Show the sweeps and trainings on the cluster that RAY_ADDRESS names, and which of them wait for room."""
+    """Show the sweeps and trainings on the cluster that RAY_ADDRESS names, and the cause of each wait."""
     from gen_ray.cluster.connect import connected
     from gen_ray.cluster.queue import members, reserved
     from gen_ray.experiment import Scaling
@@ -26,12 +26,14 @@ def queue() -> None:
             _amounts(wish.needs),
             f"{wish.priority:g}",
             str(wish.running),
-            "waits" if waits else "",
+            waits_for,
             f"{seconds / 60:.1f}",
         ]
-        for wish, waits, seconds in found
+        for wish, waits_for, seconds in found
     ]
-    terminal.show_table("queue", ["sweep or run", "each", "priority", "running", "", "minutes"], lines)
+    terminal.show_table(
+        "queue", ["sweep or run", "each", "priority", "running", "waits for", "minutes"], lines, prose=("waits for",)
+    )
 
 
 def _amounts(resources: Mapping[str, float]) -> str:

@@ -57,11 +57,11 @@ class Queue:
         self.shares.leave(name)
         self.trackers.pop(name, None)
 
-    async def members(self) -> list[tuple[Wish, bool, float]]:
-        """Return each member with what it has running, whether it waits for more, and the seconds since it came."""
+    async def members(self) -> list[tuple[Wish, str, float]]:
+        """Return each member with its running trials, its wait in words, and the seconds since it came."""
         now = time.monotonic()
         return [
-            (replace(member.wish, running=member.running), self.shares.waits(member), now - member.since)
+            (replace(member.wish, running=member.running), self.shares.waits_for(member), now - member.since)
             for member in self.shares.members.values()
         ]
 
@@ -181,11 +181,11 @@ def wait(place: Turn) -> None:
         time.sleep(ASK_SECONDS)
 
 
-def members() -> list[tuple[Wish, bool, float]]:
+def members() -> list[tuple[Wish, str, float]]:
     """Return who is in the queue of the cluster that RAY_ADDRESS names. Raise UserError where it names none."""
     if "RAY_ADDRESS" not in os.environ:
         raise UserError("RAY_ADDRESS: is not set; a Ray that a run starts for itself has no queue")
-    found: list[tuple[Wish, bool, float]] = ray.get(_queue().members.remote())
+    found: list[tuple[Wish, str, float]] = ray.get(_queue().members.remote())
     return found
 
 

@@ -5,8 +5,8 @@ smallest part of the cluster for its priority, so nobody starves. Nothing begins
 """
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 PATIENCE_SECONDS = 5.0
 """Who has not asked again for so long is not waiting any more, and keeps nobody from beginning."""
@@ -40,6 +40,8 @@ class Member:
     served: float = 0.0
     """Parts of the cluster given to it so far, by its priority: who had less of it comes first among equals."""
     served_at: float = float("-inf")
+    room: Resources = field(default_factory=dict)
+    """What the cluster had for it when it last asked."""
 
 
 class Shares:
@@ -57,7 +59,7 @@ class Shares:
                 return False
             least = min((other.served for other in self.members.values()), default=0.0)
             member = self.members[wish.name] = Member(wish, self.clock(), served=least)
-        member.wish, member.running, member.asked_at = wish, wish.running, self.clock()
+        member.wish, member.running, member.asked_at, member.room = wish, wish.running, self.clock(), room
         first = min(self._waiting(room), key=lambda other: self._rank(other, room))
         granted = first is member and self._fits(wish.needs, room)
         if granted:
@@ -79,6 +81,18 @@ class Shares:
         """Return whether a member asked a moment ago, and has not all it would have."""
         return member.running < member.wish.most and self.clock() - member.asked_at < PATIENCE_SECONDS
 
+    def waits_for(self, member: Member) -> str:
+        """Return in words which resources a member waits for, else "its turn"; empty where it does not wait."""
+        if not self.waits(member):
+            return ""
+        free = {kind: member.room.get(kind, 0.0) - taken for kind, taken in self._taken(member.wish.needs).items()}
+        short = [
+            f"{amount:g} {kind} ({max(0.0, free[kind]):g} of {member.room.get(kind, 0.0):g} free)"
+            for kind, amount in member.wish.needs.items()
+            if amount > free[kind]
+        ]
+        return ", ".join(short) or "its turn"
+
     def _waiting(self, room: Resources) -> list[Member]:
         """Return who wants to begin; those for whom the whole cluster is too small come into question only alone."""
         wanting = [member for member in self.members.values() if self.waits(member)]
@@ -89,8 +103,12 @@ class Shares:
         return member.running * _part(member.wish, room), member.served, -member.wish.priority, member.served_at
 
     def _fits(self, needs: Resources, room: Resources) -> bool:
-        taken = {k: sum(m.running * m.wish.needs.get(k, 0) for m in self.members.values()) for k in needs}
+        taken = self._taken(needs)
         return all(taken[kind] + amount <= room.get(kind, 0) for kind, amount in needs.items())
+
+    def _taken(self, kinds: Iterable[str]) -> dict[str, float]:
+        members = self.members.values()
+        return {k: sum(m.running * m.wish.needs.get(k, 0.0) for m in members) for k in kinds}
 
 
 def _part(wish: Wish, room: Resources) -> float:

@@ -58,7 +58,7 @@ def test_what_a_dead_driver_had_is_free_again(someone: Any, tmp_path: Path) -> N
     mine = tracker.start(None, tmp_path)
     with turn("theirs", 1, {"CPU": 4.0}, someone) as theirs, turn("mine", 2, {"CPU": 4.0}, mine) as place:
         assert granted(theirs) and not granted(place)
-        assert [(wish.name, wish.running, waits) for wish, waits, _ in members()] == [
+        assert [(wish.name, wish.running, bool(waits)) for wish, waits, _ in members()] == [
             ("theirs", 1, False),
             ("mine", 0, True),
         ]
@@ -118,7 +118,7 @@ def test_a_queue_that_is_lost_comes_back_and_learns_who_is_there(someone: Any) -
         assert granted(place) and granted(place, 1)
         ray.kill(ray.get_actor(NAME, namespace=NAME), no_restart=False)
         assert not granted(place, 2)
-        assert [(wish.running, waits) for wish, waits, _ in members()] == [(2, True)]
+        assert [(wish.running, bool(waits)) for wish, waits, _ in members()] == [(2, True)]
         assert becomes(lambda: granted(place, 1))
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 from collections import Counter
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gen_ray.cluster.shares import MEMBERS, PATIENCE_SECONDS, Shares, Wish
+from pipelines import queue as command
 
 
 class Cluster:
@@ -161,3 +163,33 @@ def test_who_has_nothing_comes_first_the_higher_priority_before_the_lower(priori
         assert not cluster.ask(str(priority))
     cluster.end("busy")
     assert [name for name in ("busy", "1", "2", "4") if cluster.ask(name)] == ["4"]
+
+
+def test_a_member_that_waits_says_for_what() -> None:
+    cluster = Cluster(CPU=8, GPU=1)
+    cluster.member("first", CPU=6)
+    cluster.member("second", CPU=4, GPU=1)
+    cluster.member("large", CPU=16)
+    assert cluster.ask("first") and not cluster.ask("second") and not cluster.ask("large")
+
+    def waits_for(name: str) -> str:
+        return cluster.shares.waits_for(cluster.shares.members[name])
+
+    assert waits_for("second") == "4 CPU (2 of 8 free)" and waits_for("large") == "16 CPU (2 of 8 free)"
+    cluster.end("first")
+    assert waits_for("second") == "its turn"
+    cluster.now += PATIENCE_SECONDS
+    assert waits_for("first") == waits_for("second") == ""
+
+
+def test_the_command_shows_what_a_member_waits_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = Wish(name="digits-1", priority=1, needs={"CPU": 4}, running=0)
+    monkeypatch.setattr("gen_ray.cluster.connect.connected", lambda _: nullcontext())
+    monkeypatch.setattr("gen_ray.cluster.queue.members", lambda: [(waiting, "4 CPU (2 of 8 free)", 90.0)])
+    monkeypatch.setattr("gen_ray.cluster.queue.reserved", lambda: {"CPU": 1.0})
+    command.queue()
+    out = capsys.readouterr().out
+    assert "reserved by other applications: 1 CPU" in out
+    assert all(word in out for word in ("waits for", "digits-1", "4 CPU (2 of 8 free)", "1.5"))
