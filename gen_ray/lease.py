@@ -80,6 +80,10 @@ class Owner:
         return json.dumps(asdict(self), indent=1)
 
 
+_held: set[str] = set()
+"""Tokens of the leases that this process holds."""
+
+
 class Lease:
     """A lease that this process holds. Its thread renews the file; ``lost`` names the process that has taken over."""
 
@@ -93,6 +97,7 @@ class Lease:
         """End the lease: the file says so."""
         self.over.set()
         self.thread.join()
+        _held.discard(self.owner.token)  # also where the file cannot be written: on a full disk
         with suppress(OSError):
             found = _read(self.file)
             if found and found.token == self.owner.token:
@@ -154,13 +159,17 @@ def _acquired(folder: Path, *, take_over: bool) -> Owner:
                 )
             _hand_over(file, before, mine)
             text = conditional.read(file)
+        _held.add(mine.token)  # before any thread can read it
         if conditional.replace(file, text, mine.text()):
             return mine
+        _held.discard(mine.token)
 
 
 def _is_live(file: Path, owner: Owner) -> bool:
     """Return whether the owner's process runs: known at once on this machine, else watched."""
     if owner.machine == process.machine():
+        if owner.pid == os.getpid():
+            return owner.token in _held
         return process.lives(owner.pid, owner.process_start)
     logger.warning("%s: was used by %s; waiting %.0f s for a heartbeat", file.parent.name, owner.name, SILENT_SECONDS)
     return _changes(file, owner, SILENT_SECONDS)

@@ -41,13 +41,6 @@ settings.register_profile("shared cores", deadline=None)  # on a busy machine an
 settings.load_profile("shared cores")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, because they share fixtures that take long (a cluster, a training)."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
     """Ray with four logical CPUs for as long as the tests last; ``connected()`` finds it."""

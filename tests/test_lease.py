@@ -1,5 +1,6 @@
 """One process at a time works in the folder of a run."""
 
+import errno
 import signal
 import subprocess
 import sys
@@ -68,6 +69,19 @@ def test_take_over_ends_the_owner_first(home: Path, holder: "subprocess.Popen[st
     with lease.held(home, take_over=True):
         assert holder.stdout is not None
         assert "taken over by" in holder.stdout.read() and holder.wait(10) == 0
+
+
+def test_a_lease_that_a_full_disk_keeps_does_not_refuse_the_same_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> bool:
+        raise OSError(errno.ENOSPC, "disk full")
+
+    with monkeypatch.context() as disk, lease.held(tmp_path):
+        disk.setattr(lease.conditional, "replace", full)
+    assert '"ended": false' in (tmp_path / lease.NAME).read_text(encoding="utf-8")
+    with lease.held(tmp_path), pytest.raises(UserError, match="in use by"), lease.held(tmp_path):
+        pass
 
 
 def test_of_many_that_start_at_once_one_gets_it(home: Path) -> None:

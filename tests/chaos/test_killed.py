@@ -36,16 +36,19 @@ def processes(name: str) -> list[psutil.Process]:
     return found
 
 
+RANK, CONTROLLER = "RayTrainWorker", "TrainController"
+
+
 @contextmanager
 def striking(
-    experiment: Experiment, name: str, at: list[int], how: int = signal.SIGKILL, seed: int = 0
+    experiment: Experiment, at: list[tuple[int, str]], how: int = signal.SIGKILL, seed: int = 0
 ) -> Iterator[list[int]]:
     """While the block runs, signal a random process of a name as soon as a checkpoint passes each of the steps."""
     struck: list[int] = []
     over, rng = Event(), random.Random(seed)
 
     def strike() -> None:
-        for step in at:
+        for step, name in at:
             while newest(experiment) < step or not (found := processes(name)):
                 if over.wait(0.02):
                     return
@@ -62,39 +65,32 @@ def striking(
         thread.join()
 
 
+@pytest.mark.timeout(480, method="thread")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_whose_ranks_are_killed_three_times_ends_where_it_would_have_ended(family: str, storage: Path) -> None:
-    experiment = long(storage, f"killed-{family.replace('_', '-')}", family)
-    with striking(experiment, "RayTrainWorker", [20, 50, 80]) as struck:
+def test_a_run_whose_ranks_and_controller_are_killed_ends_where_it_would_have_ended(family: str, storage: Path) -> None:
+    """Three ranks and five controllers of each family, each within a few milliseconds of a checkpoint's saving."""
+    part = list(FAMILIES).index(family)
+    controllers = [(10 + part + 25 * i, CONTROLLER) for i in range(5)]
+    instants = sorted([*controllers, (20, RANK), (50, RANK), (80, RANK)])
+    experiment = long(storage, f"killed-{family.replace('_', '-')}", family, max_failures=8)
+    with striking(experiment, instants, seed=part) as struck:
         done = train(experiment)
-    assert struck == [20, 50, 80]
+    assert struck == [step for step, _ in instants]
     assert same(weights(done.artifact), undisturbed(storage, family))
     row = the_row(experiment)
     assert row.status == "FINISHED" and row.metrics["train/steps"] == 12 * 1462 // 128 and not drafts(experiment)
 
 
-@pytest.mark.parametrize("part", range(4))
-def test_a_run_whose_controller_is_killed_goes_on_by_itself(part: int, storage: Path) -> None:
-    """At 20 instants in all, each within a few milliseconds of a checkpoint's saving."""
-    instants = [10 + part + 25 * i for i in range(5)]
-    experiment = long(storage, f"headless-{part}", max_failures=5)
-    with striking(experiment, "TrainController", instants, seed=part) as struck:
-        done = train(experiment)
-    assert struck == instants
-    assert same(weights(done.artifact), undisturbed(storage))
-    assert the_row(experiment).status == "FINISHED" and not drafts(experiment)
-
-
 def test_a_rank_that_hangs_is_found_and_replaced(storage: Path) -> None:
     experiment = long(storage, "hanging", hang_seconds=5)
-    with striking(experiment, "RayTrainWorker", [60], signal.SIGSTOP) as struck:
+    with striking(experiment, [(60, RANK)], signal.SIGSTOP) as struck:
         done = train(experiment)
     assert struck == [60] and same(weights(done.artifact), undisturbed(storage))
 
 
 def test_a_run_given_up_keeps_its_newest_checkpoint_and_goes_on_from_it(storage: Path) -> None:
     experiment = long(storage, "given-up", max_failures=1)
-    with striking(experiment, "RayTrainWorker", [30, 70]), pytest.raises(RunError):
+    with striking(experiment, [(30, RANK), (70, RANK)]), pytest.raises(RunError):
         train(experiment)
     row, step = the_row(experiment), newest(experiment)
     assert row.status == "FAILED" and step >= 70
