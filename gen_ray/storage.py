@@ -5,8 +5,6 @@ renaming and locks, and a folder there is whatever names have in common: each ve
 new name below it, and the object CURRENT, written last and deleted first, holds that name.
 """
 
-import errno
-import logging
 import os
 import re
 import secrets
@@ -18,8 +16,6 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
-
-from filelock import FileLock
 
 from gen_ray import manifest
 from gen_ray.errors import UserError
@@ -36,7 +32,6 @@ READS = 100
 FAILURES = 3
 """Times a folder is read again that could not be read and seems not to have been replaced."""
 VERSION = re.compile(r"v-[0-9a-f]+-[0-9a-f]{8}")
-UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 T = TypeVar("T")
 
 
@@ -231,27 +226,6 @@ def write_whole(file: Path, text: str) -> None:
         manifest.flush(file.parent)
     finally:
         part.unlink(missing_ok=True)
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Let one process at a time make a folder; the lock ends with its process.
-
-    On an object store one process of each machine; on a file system without locks any number, which commit allows.
-    """
-    home = beside(folder.parent)
-    home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(home / f".{folder.name}.lock")
-    try:
-        lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", errno.ENOSYS) not in UNLOCKABLE:
-            raise
-        logging.getLogger(__name__).warning("%s: its file system lacks locks; others may make it too", folder)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _identity(folder: Path) -> object:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import instances, terminal
+from pipelines import constant_load, instances, terminal
 
 if TYPE_CHECKING:
-    from gen_ray.cluster.serving.args import Application
-    from gen_ray.cluster.serving.bench.load import Kind
     from gen_ray.engine.bench import Walks
 
 Config = Annotated[Path, typer.Argument(help="The experiment's YAML file.")]
@@ -245,10 +243,9 @@ def serve(
     from gen_ray.cluster.serving.bench.report import figures, kinds
 
     found = instances.load(model, storage)
-    served = Served(model=model, backlog_seconds=5)
-    app = Application(models={"bench": served}, root=storage)
+    app = Application(models={"bench": Served(model=model, backlog_seconds=5)}, root=storage)
     if constant_seconds is not None:
-        _constant(app, kinds(found.family, sampler), port, constant_seconds, constant_share, as_json)
+        constant_load.show(app, kinds(found.family, sampler), port, constant_seconds, constant_share, as_json)
         return
     plan = Plan(rounds=rounds, seconds=seconds, clients=clients, overload_seconds=overload_seconds)
     measured = figures(measure(app, kinds(found.family, sampler), port, plan))
@@ -260,41 +257,6 @@ def serve(
         for name, value in measured.items()
     ]
     terminal.show_table(f"{model}: {rounds} rounds of {seconds:g} s, {clients} clients", ["what", "measured"], lines)
-
-
-def _constant(app: "Application", kinds: "list[Kind]", port: int, seconds: float, share: float, as_json: bool) -> None:
-    """Measure a constant load and show its figures."""
-    from gen_ray.cluster.serving.bench.constant import constant
-
-    found = constant(app, kinds, port, seconds=seconds, share=share).figures()
-    if as_json:
-        typer.echo(json.dumps({"seconds": seconds, "share": share, **found}, indent=1))
-        return
-    parts = found.pop("parts")
-    header = [
-        "s",
-        "requests",
-        "errors",
-        "median s",
-        "p99 s",
-        *(f"{name} MiB" for name in parts[-1]["memory_mib"]),
-        "files",
-    ]
-    lines = [
-        [
-            f"{part['end_seconds']:.0f}",
-            str(part["requests"]),
-            str(part["errors"]),
-            f"{part['median_seconds']:.3f}",
-            f"{part['p99_seconds']:.3f}",
-            *(f"{memory:.0f}" for memory in part["memory_mib"].values()),
-            f"{part['open_files']:.0f}",
-        ]
-        for part in parts
-    ]
-    terminal.show_table(f"{found['requests_per_second']:.2f} requests a second for {seconds:g} s", header, lines)
-    for name, value in found.items():
-        typer.echo(f"{name.replace('_', ' ')}: {value}")
 
 
 def _figures(timed: "Walks", nfe: int) -> dict[str, float]:

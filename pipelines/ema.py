@@ -1,15 +1,18 @@
 """gen-ray ema RUN: choose the length of the weights' average after training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gen_ray.errors import UserError
 from pipelines import terminal
 from pipelines.instances import ModelName, Storage, find
+
+if TYPE_CHECKING:
+    from gen_ray.experiment import Experiment
 
 WIDTHS = (0.035, 0.05, 0.1, 0.15, 0.2)
 METRICS = ("bits_per_dim", "frechet_distance")
@@ -33,9 +36,6 @@ def ema(
     """
     terminal.one_of("--by", by, METRICS)
     from gen_ray import runs
-    from gen_ray.cluster.connect import connected
-    from gen_ray.cluster.evaluate import evaluate_average
-    from gen_ray.cluster.train import training_data
     from gen_ray.engine import artifact, checkpoint, post_hoc
     from gen_ray.replacing import PARTIAL, hidden
     from gen_ray.storage import copy, is_there, remove
@@ -49,12 +49,7 @@ def ema(
     residuals = _residuals(partial(post_hoc.residual, home), [*(sigma_rel or []), *(more or [])])
     found: dict[str, dict[str, Any]] = {_name(now.meta.get("ema")): dict(now.meta["metrics"])}
     try:
-        with connected(experiment.scaling):
-            prepared = training_data(experiment, folder)
-            for width in residuals:
-                name = _name({"sigma_rel": width})
-                report = evaluate_average(experiment, prepared, home, width, out=candidates / name)
-                found[name] = report["metrics"]
+        found |= _measured(experiment, folder, residuals, candidates)
         _show(found, by, {_name({"sigma_rel": width}): residual for width, residual in residuals.items()})
         best = min(found, key=lambda name: found[name][f"eval/{by}"])
         if is_there(candidates / best):
@@ -62,6 +57,24 @@ def ema(
     finally:
         remove(candidates)
     typer.echo(f"{folder}: {best}")
+
+
+def _measured(
+    experiment: "Experiment", artifact: Path, widths: Iterable[float], candidates: Path
+) -> dict[str, dict[str, Any]]:
+    """Return the metrics of each average by its name, after its model is written below candidates."""
+    from gen_ray.cluster.connect import connected
+    from gen_ray.cluster.evaluate import evaluate_average
+    from gen_ray.cluster.train import training_data
+
+    found: dict[str, dict[str, Any]] = {}
+    with connected(experiment.scaling):
+        prepared = training_data(experiment, artifact)
+        for width in widths:
+            name = _name({"sigma_rel": width})
+            report = evaluate_average(experiment, prepared, artifact.parent, width, out=candidates / name)
+            found[name] = report["metrics"]
+    return found
 
 
 def _residuals(residual: Callable[[float], float], widths: list[float]) -> dict[float, float]:

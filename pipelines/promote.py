@@ -68,23 +68,19 @@ def promote(
     """Measure sampler × steps of a trained model, pick along the curve, and make the model champion if it is better."""
     from gen_ray import registry, runs
     from gen_ray.errors import UserError
-    from gen_ray.releases import keep
     from gen_ray.store import Store
     from gen_ray.tracking import row
 
-    root = storage
     if sum(choice is not None for choice in (run, best, rollback)) != 1:
         raise UserError("give one of RUN, --best METRIC and --rollback MODEL")
     if rollback is not None:
-        typer.echo(registry.rollback(Store.of(tracking_uri, experiment, root), rollback).line)
+        typer.echo(registry.rollback(Store.of(tracking_uri, experiment, storage), rollback).line)
         return
-    chosen = (
-        find(run, root, tracking_uri)
-        if run
-        else runs.artifact_of(_best(Store.of(tracking_uri, experiment, root), str(best)), root)
-    )
-    found = runs.settings(chosen, root)
-    store = Store.of(tracking_uri or found.tracking.uri, found.tracking.experiment, root)
+    if best is not None:
+        run = _best(Store.of(tracking_uri, experiment, storage), best)
+    chosen = find(str(run), storage, tracking_uri) if best is None else runs.artifact_of(str(run), storage)
+    found = runs.settings(chosen, storage)
+    store = Store.of(tracking_uri or found.tracking.uri, found.tracking.experiment, storage)
     own = row(store, runs.run_of(chosen))
     candidate = registry.record(own, metric)
     model = name or _model_name(runs.meta(chosen)["data"]["name"], found.family.name)
@@ -94,13 +90,19 @@ def promote(
         typer.echo(f"{model} keeps its champion: {reason} (--force)")
         return
     measured = _measured(found, chosen, store, own, asked.order())
-    path, digest = keep(store, candidate.mlflow_id, chosen)
-    release = replace(measured, path=path, manifest=digest)
-    candidate = replace(candidate, tags=release.tags())
+    candidate = replace(candidate, tags=_kept(measured, store, candidate.mlflow_id, chosen).tags())
     verdict = registry.promote(store, model, candidate, margin=margin, force=force)
     typer.echo(verdict.line)
     if verdict.promoted:
         typer.echo(f"models:/{model}@champion")
+
+
+def _kept(measured: "Release", store: "Store", mlflow_id: str, artifact: Path) -> "Release":
+    """Return a release whose artifact is kept where servers find it."""
+    from gen_ray.releases import keep
+
+    path, digest = keep(store, mlflow_id, artifact)
+    return replace(measured, path=path, manifest=digest)
 
 
 def _model_name(data: str, family: str) -> str:

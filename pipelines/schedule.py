@@ -40,19 +40,17 @@ def add(
     ] = 60,
 ) -> None:
     """Have a sweep recur. Its file is read anew each time, in the folder that this is called in."""
-    from gen_ray import yaml12
     from gen_ray.config import validated
     from gen_ray.schedules.book import Book, Schedule
     from gen_ray.sweeps import config
 
     check_promotion(promote, margin)
     found = config.load(plan, overrides or [])
-    data, storage = found.first.data.root, found.first.storage.root
+    storage = found.first.storage.root
     raw = {
         "name": name or found.sweep.name,
         "config": str(plan),
-        # A path of the config means this folder, not the copy of it that a job has.
-        "overrides": [*(overrides or []), *([f"data.root={yaml12.quoted(str(data))}"] if data else [])],
+        "overrides": [*(overrides or []), *_data_root(found.first.data.root)],
         "cron": cron,
         "timezone": timezone,
         "folder": Path.cwd(),
@@ -64,12 +62,24 @@ def add(
     }
     schedule, book = validated(Schedule, raw), Book(storage)
     if address:
-        from gen_ray.cluster import package, secret_files
-
-        secret_files.check(Path(), package.contents(Path()))
+        _check_secrets()
     book.add(schedule)
     typer.echo(f"{book.file(schedule.name)}: next {_next(schedule)}")
     typer.echo(f"kept by: gen-ray schedule run --storage {storage}")
+
+
+def _data_root(folder: Path | None) -> list[str]:
+    """Return the override by which a path of the config means this folder, not the copy of it that a job has."""
+    from gen_ray import yaml12
+
+    return [f"data.root={yaml12.quoted(str(folder))}"] if folder else []
+
+
+def _check_secrets() -> None:
+    """Raise UserError for files of this folder that no job should get."""
+    from gen_ray.cluster import package, secret_files
+
+    secret_files.check(Path(), package.contents(Path()))
 
 
 @app.command(name="list")

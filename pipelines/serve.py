@@ -80,13 +80,17 @@ def serve(
         typer.echo(_yaml(app, place), nl=False)
         return
     with server.served(app, place.host, place.port, detached=detach, replace=replace) as url:
-        for id, model in app.models.items():
-            typer.echo(f"{id}: {model.model}")
-        typer.echo(f"{url}/ is the page, {url}/docs the API; {_keys(app)}")
+        _show(app, url)
         typer.echo(f"requests: {beside(app.root) / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
         if not detach:
             ending.wait()
             typer.echo("ending: what was begun is finished", err=True)
+
+
+def _show(app: "Application", url: str) -> None:
+    for id, model in app.models.items():
+        typer.echo(f"{id}: {model.model}")
+    typer.echo(f"{url}/ is the page, {url}/docs the API; {_keys(app)}")
 
 
 def application(
@@ -109,8 +113,7 @@ def application(
     most = replicas.max_replicas or replicas.min_replicas
     if most < replicas.min_replicas:
         raise UserError(f"--max-replicas {most}: is less than --min-replicas {replicas.min_replicas}")
-    root = storage
-    named = _found(models, root, tracking_uri)
+    named = _found(models, storage, tracking_uri)
     return Application(
         models={
             id: Served(
@@ -123,7 +126,7 @@ def application(
             )
             for id, model in named.items()
         },
-        root=root,
+        root=storage,
         tracking_uri=tracking_uri,
         follow_seconds=replicas.follow_seconds,
         require_signatures=signing.key() is not None,

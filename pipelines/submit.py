@@ -45,18 +45,12 @@ def submit(
     """
     from gen_ray.cluster import package
     from gen_ray.cluster.jobs import Jobs
-    from gen_ray.errors import UserError, nearest
 
     verb, *rest = words
-    if verb not in VERBS:
-        raise UserError(
-            f"{verb}: cannot run as a job: only files below storage.root outlive it; {nearest(verb, VERBS)}"
-        )
+    _check(verb, working_dir)
     job = id or f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
     terminal.check_name("--id", job)
     variables = dict(_variable(word) for word in env or [])
-    if not working_dir.is_dir():
-        raise UserError(f"--working-dir {working_dir}: is not a folder")
     files = package.contents(working_dir)
     package.check(working_dir, files, limit_mb)
     package.check_words(working_dir, files, rest)
@@ -67,6 +61,18 @@ def submit(
         return
     typer.echo(f"job {job} at {address}", err=True)
     raise typer.Exit(followed(jobs, job))
+
+
+def _check(verb: str, folder: Path) -> None:
+    """Raise UserError for a verb that cannot run as a job, and where the folder is missing."""
+    from gen_ray.errors import UserError, nearest
+
+    if verb not in VERBS:
+        raise UserError(
+            f"{verb}: cannot run as a job: only files below storage.root outlive it; {nearest(verb, VERBS)}"
+        )
+    if not folder.is_dir():
+        raise UserError(f"--working-dir {folder}: is not a folder")
 
 
 def followed(jobs: "Jobs", job: str) -> int:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
@@ -45,17 +45,7 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     from gen_ray.errors import EndedError, RunError, UserError
 
     try:
-        if fault := failures.unreadable_word(sys.argv):
-            raise UserError(fault)
-        sys.argv[1:] = map(without_file_uri, sys.argv[1:])
-        shadowing.check(Path.cwd())
-        with ending.in_order():
-            code = app(standalone_mode=False)
-            if code == INTERRUPTED:  # as typer answers Ctrl-C
-                raise KeyboardInterrupt
-            if sys.stdout:
-                sys.stdout.flush()  # a full disk or a closed pipe is reported here, with its exit code
-            raise SystemExit(code)
+        _run(app)
     except (UserError, RunError) as error:
         if debug:
             raise
@@ -76,6 +66,23 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
             _fail(*explained)
         line = (str(error).strip().splitlines() or [""])[0]
         _fail(f"{type(error).__name__}: {line} (a bug? --debug shows where)", 1)
+
+
+def _run(app: Callable[..., Any]) -> NoReturn:
+    """Run a command line and exit as it does. Raise KeyboardInterrupt where Ctrl-C ended it."""
+    from gen_ray.errors import UserError
+
+    if fault := failures.unreadable_word(sys.argv):
+        raise UserError(fault)
+    sys.argv[1:] = map(without_file_uri, sys.argv[1:])
+    shadowing.check(Path.cwd())
+    with ending.in_order():
+        code = app(standalone_mode=False)
+        if code == INTERRUPTED:  # as typer answers Ctrl-C
+            raise KeyboardInterrupt
+        if sys.stdout:
+            sys.stdout.flush()  # a full disk or a closed pipe is reported here, with its exit code
+        raise SystemExit(code)
 
 
 def _bypass_proxy() -> None:

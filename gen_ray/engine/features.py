@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gen_ray import manifest, storage
+from gen_ray import folder_lock, manifest, storage
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine import checkpoint
 from gen_ray.engine.batches import Cached
@@ -100,7 +100,7 @@ def obtain(folder: Path, spec: DataSpec, read: Callable[[str], Labelled]) -> Ext
     Where there is none, one process trains it and the others wait.
     """
     if not storage.is_there(folder):
-        with storage.exclusive(folder):
+        with folder_lock.exclusive(folder):
             if not storage.is_there(folder):
                 net = train(spec, *read("train"))
                 measured = accuracy(net, spec, *read("test"))

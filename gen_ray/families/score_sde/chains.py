@@ -60,10 +60,7 @@ def samplers(n: int) -> dict[str, Sampler]:
         "ddim": {"default_steps": fifty, "summary": "Song et al. 2021, eq. 12", "options": {"eta": (0.0, 1.0)}},
         "dpmpp_2m": {"default_steps": twenty, "summary": "Lu et al. 2022, alg. 2"},
         "heun": {"default_steps": thirty, "nfe_per_step": 2, "nfe_saved": 1, "summary": tables.HEUN},
-        "pf_ode": {
-            "default_steps": many,
-            "summary": "probability-flow ODE, Song et al. 2021, eq. 13, by Euler",
-        },
+        "pf_ode": {"default_steps": many, "summary": "probability-flow ODE, Song et al. 2021, eq. 13, by Euler"},
         "adaptive": {
             "default_steps": 1,
             "adaptive": True,
@@ -73,11 +70,7 @@ def samplers(n: int) -> dict[str, Sampler]:
         "euler_maruyama": {"summary": "reverse SDE, Song et al. 2021, eq. 6"},
         "reverse_diffusion": {"summary": "Song et al. 2021, eq. 46"},
         "ancestral": {"summary": "Song et al. 2021, appendix F"},
-        "pc": {
-            "nfe_per_step": 2,
-            "summary": "Song et al. 2021, alg. 2-5",
-            "options": SNR,
-        },
+        "pc": {"nfe_per_step": 2, "summary": "Song et al. 2021, alg. 2-5", "options": SNR},
         "pc_ancestral": {
             "nfe_per_step": 2,
             "summary": "pc with the predictor of Song et al. 2021, appendix F",

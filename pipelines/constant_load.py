@@ -1,0 +1,40 @@
+"""The figures of gen-ray bench serve under a constant load."""
+
+import json
+from typing import TYPE_CHECKING
+
+import typer
+
+from pipelines import terminal
+
+if TYPE_CHECKING:
+    from gen_ray.cluster.serving.args import Application
+    from gen_ray.cluster.serving.bench.load import Kind
+
+
+def show(app: "Application", kinds: "list[Kind]", port: int, seconds: float, share: float, as_json: bool) -> None:
+    """Measure a constant load and show its figures."""
+    from gen_ray.cluster.serving.bench.constant import constant
+
+    found = constant(app, kinds, port, seconds=seconds, share=share).figures()
+    if as_json:
+        typer.echo(json.dumps({"seconds": seconds, "share": share, **found}, indent=1))
+        return
+    parts = found.pop("parts")
+    memory = [f"{name} MiB" for name in parts[-1]["memory_mib"]]
+    header = ["s", "requests", "errors", "median s", "p99 s", *memory, "files"]
+    lines = [
+        [
+            f"{part['end_seconds']:.0f}",
+            str(part["requests"]),
+            str(part["errors"]),
+            f"{part['median_seconds']:.3f}",
+            f"{part['p99_seconds']:.3f}",
+            *(f"{size:.0f}" for size in part["memory_mib"].values()),
+            f"{part['open_files']:.0f}",
+        ]
+        for part in parts
+    ]
+    terminal.show_table(f"{found['requests_per_second']:.2f} requests a second for {seconds:g} s", header, lines)
+    for name, value in found.items():
+        typer.echo(f"{name.replace('_', ' ')}: {value}")
