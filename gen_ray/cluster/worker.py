@@ -68,12 +68,19 @@ def told(error: Exception, experiment: Mapping[str, Any]) -> dict[str, str]:
     return {"message": message, "reason": reason, "trace": traceback.format_exc()}
 
 
+def is_of_the_group(error: Exception) -> bool:
+    """Return whether an error may be due to the death of another rank: collectives fail, or their group is gone."""
+    if isinstance(error, ValueError):  # torch raises it for a group that Ray Train has destroyed already
+        return "process group" in str(error)
+    return isinstance(error, RuntimeError | ray.exceptions.RayError)
+
+
 def work(task: Mapping[str, Any]) -> dict[str, str]:
     """Train. Return what went wrong, as message and reason, where trying again would not mend it.
 
     What every rank raises is returned at once. What one rank alone raises has to break the others off: the tracker
     remembers it, the rank fails, and the workers that Ray starts in their place return it without another attempt.
-    Ray alone would try every error again. A RuntimeError may be what a rank hears of another one's death.
+    Ray alone would try every error again. Some errors may only say that the group ended, after another rank died.
     """
     track: Track = task["track"]
     known = track.fault()
@@ -90,7 +97,7 @@ def work(task: Mapping[str, Any]) -> dict[str, str]:
             track.condemn(**fault)  # a driver that is to end has no time for the end of Ray Train
         return fault
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, RuntimeError | ray.exceptions.RayError):
+        if isinstance(error, torch.OutOfMemoryError) or not is_of_the_group(error):
             track.condemn(**told(error, task["experiment"]))
         raise
     finally:

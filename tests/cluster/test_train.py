@@ -14,6 +14,7 @@ import yaml
 
 from gen_ray import manifest, runs
 from gen_ray.cluster.attempts import spoken
+from gen_ray.cluster.worker import is_of_the_group
 from gen_ray.cluster.evaluate import PORTRAYED, portray
 from gen_ray.cluster.train import Outcome, prepare_data, store_of, train
 from gen_ray.datasets.chosen import read_chosen
@@ -269,3 +270,13 @@ def test_a_run_that_mlflow_refuses_is_not_trained(storage: Path) -> None:
     with pytest.raises(UserError, match="did you mean http://localhost:5000"):
         train(wrong)
     assert runs.named("refused", storage / "runs") == []
+
+
+def test_a_group_that_ends_is_not_taken_for_an_error_of_the_code() -> None:
+    """Ray Train destroys the process group of a rank while its thread may still be about to use it."""
+    import torch.distributed as dist
+
+    with pytest.raises(ValueError, match="process group") as gone:
+        dist.all_reduce(torch.zeros(1))
+    assert is_of_the_group(gone.value) and is_of_the_group(RuntimeError("Connection closed by peer"))
+    assert not is_of_the_group(ValueError("x")) and not is_of_the_group(KeyError("process group"))
