@@ -14,9 +14,9 @@ import yaml
 
 from gen_ray import manifest, runs
 from gen_ray.cluster.attempts import spoken
-from gen_ray.cluster.worker import is_of_the_group
 from gen_ray.cluster.evaluate import PORTRAYED, portray
 from gen_ray.cluster.train import Outcome, prepare_data, store_of, train
+from gen_ray.cluster.worker import is_of_the_group
 from gen_ray.datasets.chosen import read_chosen
 from gen_ray.datasets.prepared import DataError
 from gen_ray.engine import artifact, plots
