@@ -19,8 +19,6 @@ from gen_ray.engine.session import LocalSession
 from gen_ray.experiment import Experiment
 from tests.chaos.machines import ended, machines, on, power_cut, until, written
 from tests.chaos.runs import long, newest, the_row, undisturbed
-from tests.chaos.test_sweeps import TRIALS, finished, steps_in_all, story
-from tests.chaos.test_sweeps import written as eight
 from tests.cluster.street import same, weights
 from tests.conftest import free_port
 from tests.engine.toys import model
@@ -67,22 +65,6 @@ def test_a_driver_dies_on_a_cluster_and_the_same_command_goes_on(cluster: None, 
     row = the_row(experiment)
     assert kept >= 30 and row.status == "FINISHED"
     assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), undisturbed(storage))
-
-
-def test_a_machine_is_lost_in_the_middle_of_a_sweep(tmp_path: Path) -> None:
-    """Its trials begin again elsewhere from their checkpoints; none that had ended is done again."""
-    file, plan = eight(tmp_path)
-    root = plan.experiment({}).storage.root
-    with machines(1, 1) as (nodes, [second]), on(nodes, "sweep", file) as driver:
-        until(lambda: len(finished(root)) >= 2, driver)
-        before = finished(root)
-        power_cut(second)
-        ended(driver)
-    after = finished(root)
-    assert len(after) == TRIALS and all(after[trial] == when for trial, when in before.items())
-    [parent], trials = story(plan)
-    assert parent.status == "FINISHED" and Counter(trial.status for trial in trials) == {"FINISHED": TRIALS}
-    assert {trial.metrics["train/steps"] for trial in trials} == {steps_in_all(plan.experiment({}))}
 
 
 def test_a_machine_is_lost_while_both_serve(cluster: None, tmp_path: Path) -> None:

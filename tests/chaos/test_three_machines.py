@@ -16,7 +16,7 @@ from gen_ray.sweeps.config import load
 from gen_ray.tracking import connect
 from tests.chaos.machines import ended, machines, on, power_cut, until, written
 from tests.chaos.runs import long, newest, the_row
-from tests.chaos.test_sweeps import finished, story
+from tests.chaos.test_sweeps import finished, steps_in_all, story
 from tests.chaos.test_sweeps import written as eight
 from tests.chaos.test_tracking_away import served
 from tests.conftest import free_port
@@ -54,14 +54,19 @@ def test_a_training_goes_on_and_mlflow_has_every_point(cluster: None, storage: P
 
 
 def test_a_sweep_goes_on_and_no_trial_is_told_twice(cluster: None, tmp_path: Path) -> None:
+    """Trials of the lost machine go on elsewhere from their checkpoints; none that had ended is done again."""
     file, plan = eight(tmp_path)
     port, raw = free_port(), yaml.safe_load(file.read_text())
     raw["space"] = {"training.seed": {"choice": list(range(TRIALS))}}
     raw["settings"]["tracking"] = {"uri": f"http://127.0.0.1:{port}", "experiment": "three"}
     file.write_text(yaml.safe_dump(raw, sort_keys=False))
     plan, root = load(file), plan.experiment({}).storage.root
-    struck(tmp_path, port, lambda nodes: on(nodes, "sweep", file), lambda: finished(root))
+    before = dict[str, int]()
+    struck(tmp_path, port, lambda nodes: on(nodes, "sweep", file), lambda: before.update(finished(root)) or before)
+    after = finished(root)
+    assert len(after) == TRIALS and all(after[trial] == when for trial, when in before.items())
     with served(tmp_path, port):
         [parent], trials = story(plan)
     assert parent.status == "FINISHED" and Counter(row.status for row in trials) == {"FINISHED": TRIALS}
     assert {row.tags["gen_ray.trial"] for row in trials} == {f"{number:03d}" for number in range(TRIALS)}
+    assert {row.metrics["train/steps"] for row in trials} == {steps_in_all(plan.experiment({}))}
