@@ -20,7 +20,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system"),
     pytest.mark.chaos,
     pytest.mark.usefixtures("cluster"),
-    pytest.mark.timeout(240, method="thread"),
+    pytest.mark.timeout(480, method="thread"),
 ]
 
 

@@ -19,7 +19,7 @@ from tests.cluster.test_sweep import plan
 from tests.conftest import free_port
 from tests.engine.toys import model
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180, method="thread")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(360, method="thread")]
 AUTO = {"use_gpu": "auto", "cpus_per_worker": 1}
 
 

@@ -15,7 +15,7 @@ from gen_ray.schedules.launcher import State, wait
 from tests.chaos.heads import started
 from tests.schedules.night import nightly
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from gen_ray.experiment import Experiment
 from tests.chaos.runs import FAMILIES, drafts, long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 
-pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240, method="thread")]
+pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(480, method="thread")]
 
 
 def processes(name: str) -> list[psutil.Process]:

@@ -23,7 +23,7 @@ from tests.chaos.test_killed import processes
 from tests.cluster.street import same, sharded, weights
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 
 
 def _slowly(item: dict[str, np.ndarray]) -> Any:

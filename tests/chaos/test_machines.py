@@ -23,7 +23,7 @@ from tests.cluster.street import same, weights
 from tests.conftest import free_port
 from tests.engine.toys import model
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 
 
 def streamed_here(experiment: Experiment) -> dict[str, object]:

@@ -35,7 +35,7 @@ from gen_ray.tracking import TrackedRun, row
 from tests.conftest import free_port
 from tests.engine.toys import model
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(180, method="thread")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(360, method="thread")]
 FAMILIES = ("ddpm", "vae", "tokens")
 
 

@@ -22,7 +22,7 @@ from tests.chaos.test_tracking_away import served
 from tests.cluster.street import in_this_process, same, through_ray, tiny, weights
 from tests.conftest import ROOT, free_port
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 
 
 def on(s3: Path, name: str, experiment: Experiment, **sections: object) -> Experiment:

@@ -19,7 +19,7 @@ from tests.chaos.runs import drafts, long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(240, method="thread")]
+pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(480, method="thread")]
 
 
 def _failing(task: Mapping[str, Any], how: str, ledger: str) -> Any:

@@ -25,7 +25,7 @@ from tests.chaos.test_killed import processes
 from tests.cluster.street import TINY, in_this_process, same, weights
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 TRIALS = 8
 
 

@@ -21,7 +21,7 @@ from tests.chaos.test_sweeps import written as eight
 from tests.chaos.test_tracking_away import served
 from tests.conftest import free_port
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(240, method="thread")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 AWAY_SECONDS, TRIALS = 10.0, 4
 
 
