@@ -32,7 +32,7 @@ class Head:
         """Return what only those who may are to know."""
         return (self.home / ".ray" / "auth_token").read_text()
 
-    def gen_ray(self, *words: object, cwd: Path = ROOT, seconds: float = 100, **changed: str) -> Said:
+    def gen_ray(self, *words: object, cwd: Path = ROOT, seconds: float = 200, **changed: str) -> Said:
         """Return how gen-ray ended and what it said."""
         command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
         env = {**self.environment, **changed}

@@ -54,7 +54,7 @@ class Desk:
         own = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         own.pop("RAY_AUTH_MODE", None)
         done = subprocess.run(
-            line, shell=True, cwd=self.clone, env=own, stdin=subprocess.DEVNULL, capture_output=True, timeout=120
+            line, shell=True, cwd=self.clone, env=own, stdin=subprocess.DEVNULL, capture_output=True, timeout=240
         )
         said = (done.stdout + done.stderr).decode(errors="replace")
         assert done.returncode == 0, said[-3000:]

@@ -64,7 +64,7 @@ def test_every_verb_finds_there_what_another_left(s3: Path, mlflow: str, storage
 
     def gen_ray(*words: object) -> str:
         command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

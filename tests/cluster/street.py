@@ -20,6 +20,7 @@ from gen_ray.engine.batches import Cached
 from gen_ray.engine.loop import fit
 from gen_ray.engine.session import LocalSession
 from gen_ray.experiment import Experiment, merge, parse
+from gen_ray.storage import current
 
 TINY = {
     "name": "tiny",
@@ -106,7 +107,8 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Return the EMA weights of a checkpoint or artifact."""
     from safetensors.torch import load
 
-    [file] = [p for p in (checkpoint / "ema.safetensors", checkpoint / "weights.safetensors") if p.exists()]
+    files = current(checkpoint)  # on an object store, those of its present version
+    [file] = [p for p in (files / "ema.safetensors", files / "weights.safetensors") if p.exists()]
     return load(file.read_bytes())
 
 
