@@ -1,18 +1,17 @@
 """The limits of Serve's proxies, on a server of uvicorn as Serve starts it, without Ray."""
 
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import pytest
-import uvicorn
 from ray.serve._private.http_util import _apply_middlewares
 from starlette.types import Receive, Scope, Send
 from uvicorn import config
 
 from gen_ray.cluster.serving import proxy
+from tests.serving.loopback import listening
 
 SEEN: list[bytes] = []
 
@@ -34,14 +33,8 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(proxy, "MOST_CONNECTIONS", 20)
     SEEN.clear()
     whole = _apply_middlewares(app, proxy.middlewares())
-    server = uvicorn.Server(uvicorn.Config(lambda: whole, factory=True, port=0, log_level="critical", lifespan="off"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    with listening(lambda: whole, factory=True, lifespan="off") as found:
+        yield found
 
 
 def talk(port: int, *parts: bytes) -> bytes:

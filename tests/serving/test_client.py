@@ -5,14 +5,12 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import uvicorn
 
 from gen_ray.client import ApiError, Client, Preview, Result, _body
 from gen_ray.serving.api import build
@@ -20,18 +18,13 @@ from gen_ray.serving.desk import Refusal, RefusedError
 from gen_ray.serving.settings import Settings
 from tests.serving.conftest import KEY
 from tests.serving.desks import Paper
+from tests.serving.loopback import listening
 
 
 @pytest.fixture
 def port(desks: dict[str, Paper], settings: Settings) -> Iterator[int]:
-    server = uvicorn.Server(uvicorn.Config(build(desks, settings), port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
-    server.should_exit = True
-    thread.join()
+    with listening(build(desks, settings), log_level="warning") as found:
+        yield found
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """A browser, the fake server, and a page in which nothing may go wrong unseen."""
 
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 from tests.serving import fake_api
 from tests.serving.fake_api import Mood
+from tests.serving.loopback import listening
 
 CHROMIUM = Path("/usr/bin/chromium")
 PHONE = {"width": 375, "height": 700}
@@ -36,16 +34,8 @@ def mood() -> Mood:
 @pytest.fixture
 def address(mood: Mood) -> Iterator[str]:
     """Return where the fake server is."""
-    config = uvicorn.Config(fake_api.build(mood), port=0, log_level="critical", timeout_graceful_shutdown=1)
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with listening(fake_api.build(mood), timeout_graceful_shutdown=1) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture

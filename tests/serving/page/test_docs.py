@@ -1,16 +1,14 @@
 """The API's document in a browser: opened without a key, under its policy; a key is entered there and used."""
 
-import threading
-import time
 from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from playwright.sync_api import Browser
 
 from gen_ray.serving.api import build
 from gen_ray.serving.settings import Key, Settings
 from tests.serving.desks import street
+from tests.serving.loopback import listening
 
 KEY = "the-key-of-this-test"
 
@@ -18,15 +16,8 @@ KEY = "the-key-of-this-test"
 @pytest.fixture
 def address() -> Iterator[str]:
     app = build(street(), Settings(keys=(Key.of("anna", KEY),)))
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive()
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with listening(app, timeout_graceful_shutdown=1) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.mark.browser
