@@ -183,7 +183,7 @@ def fault(message: str, reason: str, trace: str = "") -> Exception:
 
 @contextmanager
 def _watched(track: Track, watch: Watch | None) -> Iterator[None]:
-    """Pass the tracker's progress on while the block runs."""
+    """Pass the tracker's progress on while the block runs, and once more after it; a short run ends first."""
     if watch is None:
         yield
         return
@@ -200,3 +200,4 @@ def _watched(track: Track, watch: Watch | None) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+    watch(*track.look())
