@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Config = Annotated[Path, typer.Argument(help="The experiment's YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value")]
-Rounds = Annotated[int, typer.Option(min=1, help="Rounds of each, after one to warm up.")]
+Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Rounds of each, after one to warm up.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = terminal.new_app()
@@ -28,7 +28,7 @@ def train(
     config: Config,
     overrides: Overrides = None,
     rounds: Rounds = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a round.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, max=1_000_000, help="Optimizer steps of a round.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Training through Ray against a bare PyTorch loop of the same net over a tensor in memory (images per second)."""
@@ -65,7 +65,7 @@ def ingest(
     config: Config,
     overrides: Overrides = None,
     rounds: Rounds = 5,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of a round of training.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, max=1_000_000, help="Optimizer steps of a round of training.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """Measure reading alone, from memory and streamed, against training, and how long training waits for its data."""
@@ -100,9 +100,13 @@ def ingest(
 def scaling(
     config: Config,
     overrides: Overrides = None,
-    workers: Annotated[list[int] | None, typer.Option(min=1, help="Again and again; 1 and 2 if left out.")] = None,
+    workers: Annotated[
+        list[int] | None, typer.Option(min=1, max=10_000, help="Again and again; 1 and 2 if left out.")
+    ] = None,
     rounds: Rounds = 3,
-    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of a round, after half as many.")] = 100,
+    steps: Annotated[
+        int, typer.Option(min=2, max=1_000_000, help="Optimizer steps of a round, after half as many.")
+    ] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Measure numbers of workers against the first of them; the machine's cores are divided among the workers."""
@@ -126,8 +130,8 @@ def scaling(
 
 @app.command()
 def stream(
-    data_mb: Annotated[int, typer.Option(min=100, help="Megabytes of pictures to stream.")] = 800,
-    store_mb: Annotated[int, typer.Option(min=80, help="Megabytes of Ray's object store.")] = 80,
+    data_mb: Annotated[int, typer.Option(min=100, max=10_000_000, help="Megabytes of pictures to stream.")] = 800,
+    store_mb: Annotated[int, typer.Option(min=80, max=10_000_000, help="Megabytes of Ray's object store.")] = 80,
     as_json: AsJson = False,
 ) -> None:
     """Stream a data set larger than Ray's object store, and tell what memory that takes."""
@@ -185,10 +189,14 @@ def sample(
     config: Annotated[Path, typer.Argument(help="The experiment's YAML file; its net is measured untrained.")],
     overrides: Overrides = None,
     sampler: Annotated[list[str] | None, typer.Option(help="Again and again; the default one if left out.")] = None,
-    batch: Annotated[list[int] | None, typer.Option(min=1, help="Again and again; 1 and 16 if left out.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of every sampler; its default if left out.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, max=10_000, help="Again and again; 1 and 16 if left out.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Steps of every sampler; its default if left out.")
+    ] = None,
     rounds: Rounds = 7,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the CPU.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the CPU.")] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Measure walks along a sampler's table against their network evaluations alone: at 1 all else is free."""
@@ -222,13 +230,19 @@ def serve(
     sampler: Annotated[
         list[str] | None, typer.Option(help="NAME=STEPS, again and again; three of the family's own if left out.")
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of offline, served and request-level batching.")] = 3,
-    seconds: Annotated[float, typer.Option(min=1, help="Of saturated load in a round, after a quarter as long.")] = 20,
-    clients: Annotated[int, typer.Option(min=1, help="Who always want something.")] = 24,
-    overload_seconds: Annotated[float, typer.Option(min=1, help="Of five times the capacity.")] = 30,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Rounds of offline, served and request-level batching.")
+    ] = 3,
+    seconds: Annotated[
+        float, typer.Option(min=1, max=86_400, help="Of saturated load in a round, after a quarter as long.")
+    ] = 20,
+    clients: Annotated[int, typer.Option(min=1, max=10_000, help="Number of concurrent clients.")] = 24,
+    overload_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="Of five times the capacity.")] = 30,
     constant_seconds: Annotated[
         float | None,
-        typer.Option(min=10, help="Measure a constant load of this length instead: latency, errors and memory."),
+        typer.Option(
+            min=10, max=864_000, help="Measure a constant load of this length instead: latency, errors and memory."
+        ),
     ] = None,
     constant_share: Annotated[
         float, typer.Option(min=0.01, max=1, help="Of the capacity, in the constant load.")

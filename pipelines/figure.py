@@ -51,7 +51,9 @@ def latent_dims(
 def progress(
     run: Annotated[list[str], typer.Argument(help="Runs or names of runs, finished.", metavar="RUN...")],
     sigma_rel: Annotated[float, typer.Option(help="Relative width of the average of the weights.")] = 0.1,
-    times: Annotated[int, typer.Option(min=2, help="Times of the training, at most as many as were kept.")] = 4,
+    times: Annotated[
+        int, typer.Option(min=2, max=10_000, help="Times of the training, at most as many as were kept.")
+    ] = 4,
     out: Annotated[Path, typer.Option(help="The picture.")] = Path("progress.png"),
     storage: instances.Storage = Path("gen_ray_runs"),
 ) -> None:

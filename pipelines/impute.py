@@ -49,11 +49,13 @@ class Given:
 def impute(
     model: ModelName,
     given: Given,
-    k: Annotated[int, typer.Option("-n", min=1, help="How many completions.")] = 8,
+    k: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="How many completions.")] = 8,
     imputer: Annotated[
         str | None, typer.Option(help="NAME or NAME:option=value; the family's default if left out.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the imputer; its default if left out.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Steps of the imputer; its default if left out.")
+    ] = None,
     seed: Seed = 0,
     out: Annotated[Path | None, typer.Option(help="A .png, or .npz of samples, uncertainty, known, holes.")] = None,
     list_imputers: Annotated[bool, typer.Option("--list-imputers", help="Show the imputers and stop.")] = False,

@@ -20,7 +20,9 @@ ModelName = Annotated[
         help="A run's id or name, an MLflow run's id or runs:/ID, an artifact folder, or models:/NAME@champion."
     ),
 ]
-Rows = Annotated[int, typer.Option("-n", min=1, help="Rows of a source: a seeded choice over the whole split.")]
+Rows = Annotated[
+    int, typer.Option("-n", min=1, max=10_000_000, help="Rows of a source: a seeded choice over the whole split.")
+]
 Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="All draws are a function of it.")]
 Storage = Annotated[
     Path,
@@ -106,7 +108,7 @@ def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.T
 
     from gen_ray.datasets.chosen import chosen_rows, read_rows
     from gen_ray.datasets.prepare import BadRows, SourceOptions, find, prepare
-    from gen_ray.engine import instances
+    from gen_ray.engine import instances, memory
 
     trained, home = model.experiment.data, storage / "data"
     options = trained.options if asked.data in (None, trained.source) else SourceOptions()
@@ -121,6 +123,8 @@ def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.T
         on_bad_row=BadRows.parse(trained.on_bad_row),
     )
     prepared.shards(asked.split)  # an unknown split is told before anything is read
+    n = min(n, prepared.rows[asked.split])
+    memory.require(8 * n * prepared.spec.dims, f"{n:,} rows of {prepared.spec.name}", "choose fewer with -n")
     rows = chosen_rows(prepared.rows[asked.split], n)  # not the first ones: sources are often sorted by class
     x = torch.from_numpy(read_rows(prepared, asked.split, rows)[0])
     names = [f"{prepared.spec.name} {asked.split} {row}" for row in rows]

@@ -23,7 +23,10 @@ COLUMNS = 16
 """Instances beside one another, at most."""
 
 Refine = Annotated[
-    int, typer.Option(min=0, help="Steps of variational inference anew for each instance; tells the amortisation gap.")
+    int,
+    typer.Option(
+        min=0, max=100_000, help="Steps of variational inference anew for each instance; tells the amortisation gap."
+    ),
 ]
 
 
@@ -93,8 +96,8 @@ def reconstruct(
 def interpolate(
     model: ModelName,
     asked: Asked,
-    n: Annotated[int, typer.Option("-n", min=2, help="How many rows of a source.")] = 5,
-    steps: Annotated[int, typer.Option(min=2, help="Images of a way, its ends included.")] = 9,
+    n: Annotated[int, typer.Option("-n", min=2, max=10_000_000, help="How many rows of a source.")] = 5,
+    steps: Annotated[int, typer.Option(min=2, max=10_000, help="Images of a way, its ends included.")] = 9,
     seed: Seed = 0,
     out: Annotated[Path, typer.Option(help="A .png, a row for each way.")] = Path("interpolation.png"),
     storage: Storage = Path("gen_ray_runs"),

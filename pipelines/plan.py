@@ -21,11 +21,11 @@ MB = 2**20
 class Machines:
     """What there would be."""
 
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.")] = 1
-    gpus_per_node: Annotated[int, typer.Option(min=1, help="GPUs of each: one worker has one.")] = 1
-    link_gbps: Annotated[float, typer.Option(min=0.001, help="Between machines, gigabits a second.")] = 10
-    node_gbps: Annotated[float, typer.Option(min=0.001, help="Between the GPUs of one machine.")] = 200
-    latency_us: Annotated[float, typer.Option(min=0, help="Of a message between machines, microseconds.")] = 50
+    nodes: Annotated[int, typer.Option(min=1, max=100_000, help="Machines.")] = 1
+    gpus_per_node: Annotated[int, typer.Option(min=1, max=1024, help="GPUs of each: one worker has one.")] = 1
+    link_gbps: Annotated[float, typer.Option(min=0.001, max=1e9, help="Between machines, gigabits a second.")] = 10
+    node_gbps: Annotated[float, typer.Option(min=0.001, max=1e9, help="Between the GPUs of one machine.")] = 200
+    latency_us: Annotated[float, typer.Option(min=0, max=1e9, help="Of a message between machines, microseconds.")] = 50
 
 
 @terminal.grouped
@@ -38,10 +38,11 @@ def plan(
         typer.Option(help="IMAGES_PER_SECOND@ROWS of one worker there, as measured; twice, for two sizes of a step."),
     ] = None,
     check: Annotated[
-        list[int] | None, typer.Option(min=1, help="Hold the plan against so many workers here; again and again.")
+        list[int] | None,
+        typer.Option(min=1, max=10_000, help="Hold the plan against so many workers here; again and again."),
     ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each measurement.")] = 3,
-    steps: Annotated[int, typer.Option(min=2, help="Optimizer steps of a round of --check.")] = 60,
+    rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds of each measurement.")] = 3,
+    steps: Annotated[int, typer.Option(min=2, max=1_000_000, help="Optimizer steps of a round of --check.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Predict epochs, ingest, memory and storage for 1, 2, 4 … workers, and where more of them stop paying.

@@ -28,12 +28,17 @@ class Asked:
         None
     )
     steps: Annotated[
-        list[int] | None, typer.Option(min=1, help="Again and again; about each sampler's default if left out.")
+        list[int] | None,
+        typer.Option(min=1, max=10_000_000, help="Again and again; about each sampler's default if left out."),
     ] = None
-    n: Annotated[int, typer.Option("-n", min=10, help="Samples of each.")] = 1000
-    minutes: Annotated[float, typer.Option(min=0.01, help="Of measuring; the dearest are left out beyond.")] = 10.0
+    n: Annotated[int, typer.Option("-n", min=10, max=1_000_000, help="Samples of each.")] = 1000
+    minutes: Annotated[
+        float, typer.Option(min=0.01, max=100_000, help="Of measuring; the dearest are left out beyond.")
+    ] = 10.0
     seed: Seed = 0
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples of one batch, for quality and for seconds.")] = 64
+    batch_size: Annotated[
+        int, typer.Option(min=1, max=2**20, help="Samples of one batch, for quality and for seconds.")
+    ] = 64
 
     def order(self) -> "Order":
         """Return the measurement that these options ask for."""
@@ -59,7 +64,7 @@ def promote(
     metric: Annotated[
         str, typer.Option(help="By which a run is held against the champion, an eval/… metric.")
     ] = "eval/bits_per_dim",
-    margin: Annotated[float, typer.Option(min=0, help="By how much it must be better.")] = 0.01,
+    margin: Annotated[float, typer.Option(min=0, max=1e9, help="By how much it must be better.")] = 0.01,
     force: Annotated[bool, typer.Option("--force", help="Promote it whatever the champion is.")] = False,
     rollback: Annotated[str | None, typer.Option(help="A registered model: the previous champion again.")] = None,
     storage: Storage = Path("gen_ray_runs"),

@@ -11,11 +11,13 @@ from pipelines.instances import ModelName, Storage
 
 def sample(
     model: ModelName,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many.")] = 64,
+    n: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="How many.")] = 64,
     sampler: Annotated[
         str | None, typer.Option(help="NAME or NAME:option=value; the family's default if left out.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Steps of the sampler; its default if left out.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=10_000_000, help="Steps of the sampler; its default if left out.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Sample i is a function of (seed, i).")] = 0,
     out: Annotated[
         Path | None,
@@ -36,6 +38,7 @@ def sample(
         terminal.show_chains("sampler", found.family.samplers())
         return
     file = samples.file_for(out, found.spec)
+    samples.check(file, n, found.spec)
     chain = found.experiment.chain(found.family, sampler, steps)
     began = time.perf_counter()
     with autocast(found.experiment.training.precision, device):

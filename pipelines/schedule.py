@@ -36,7 +36,7 @@ def add(
     promote: Promote = None,
     margin: Margin = None,
     grace_minutes: Annotated[
-        float, typer.Option(min=0, help="How late a missed occurrence is still made up for.")
+        float, typer.Option(min=0, max=1_000_000, help="How late a missed occurrence is still made up for.")
     ] = 60,
 ) -> None:
     """Have a sweep recur. Its file is read anew each time, in the folder that this is called in."""

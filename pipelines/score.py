@@ -14,10 +14,12 @@ def score(
     model: ModelName,
     asked: Asked,
     n: Rows = 200,
-    effort: Annotated[int | None, typer.Option(min=1, help="Draws an estimate; the evaluation's if left out.")] = None,
-    repeats: Annotated[int, typer.Option(min=2, help="Independent estimates, for the standard error.")] = 5,
+    effort: Annotated[
+        int | None, typer.Option(min=1, max=100_000, help="Draws an estimate; the evaluation's if left out.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=2, max=10_000, help="Independent estimates, for the standard error.")] = 5,
     seed: Seed = 0,
-    rows: Annotated[int, typer.Option(min=0, help="Show at most so many instances.")] = 20,
+    rows: Annotated[int, typer.Option(min=0, max=10_000_000, help="Show at most so many instances.")] = 20,
     out: Annotated[Path | None, typer.Option(help="Write all scores to this .npz.")] = None,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:

@@ -32,16 +32,21 @@ class Place:
 class Replicas:
     """What each model is given."""
 
-    cpus: Annotated[float, typer.Option(min=0, help="Cores of a replica; so many threads compute.")] = 1
+    cpus: Annotated[float, typer.Option(min=0, max=10_000, help="Cores of a replica; so many threads compute.")] = 1
     gpus: Annotated[float, typer.Option(min=0, max=1, help="GPUs of a replica; a share of one where several fit.")] = 0
-    min_replicas: Annotated[int, typer.Option(min=1, help="Replicas of each model, at least.")] = 1
+    min_replicas: Annotated[int, typer.Option(min=1, max=1000, help="Replicas of each model, at least.")] = 1
     max_replicas: Annotated[
-        int | None, typer.Option(min=1, help="And at most, as work waits; as many as at least if left out.")
+        int | None, typer.Option(min=1, max=1000, help="And at most, as work waits; as many as at least if left out.")
     ] = None
     backlog_seconds: Annotated[
-        float, typer.Option(min=0.1, help="Seconds of work that may wait at a replica; more is told to come again.")
+        float,
+        typer.Option(
+            min=0.1, max=86_400, help="Seconds of work that may wait at a replica; more is told to come again."
+        ),
     ] = 20.0
-    follow_seconds: Annotated[float, typer.Option(min=0.1, help="How often a newer champion is looked for.")] = 10.0
+    follow_seconds: Annotated[
+        float, typer.Option(min=0.1, max=86_400, help="Seconds between looks for a champion.")
+    ] = 10.0
 
 
 @terminal.grouped

@@ -35,7 +35,9 @@ def submit(
         list[str] | None,
         typer.Option(metavar="FILE", help="A file to upload although it looks like a secret; may be repeated."),
     ] = None,
-    limit_mb: Annotated[float, typer.Option(min=0, help="Megabytes of that folder that may be uploaded.")] = 100,
+    limit_mb: Annotated[
+        float, typer.Option(min=0, max=1_000_000, help="Megabytes of that folder that may be uploaded.")
+    ] = 100,
 ) -> None:
     """Run a verb on a cluster: the same as ray job submit -- python -m pipelines.VERB, and exit as it does.
 

@@ -20,7 +20,9 @@ Promote = Annotated[
     str | None,
     typer.Option(help="A registered model in MLflow, whose champion the best trial becomes if it is better."),
 ]
-Margin = Annotated[float | None, typer.Option(min=0, help="By how much, in the metric's unit; 0.01 if left out.")]
+Margin = Annotated[
+    float | None, typer.Option(min=0, max=1e9, help="By how much, in the metric's unit; 0.01 if left out.")
+]
 
 
 def sweep(

@@ -1,6 +1,7 @@
 """A data set many times larger than the object store, streamed: how much memory that takes, and how fast it is."""
 
 import logging
+import shutil
 import tempfile
 import threading
 import time
@@ -21,6 +22,7 @@ from gen_ray.cluster import refusals
 from gen_ray.cluster.data import Streamed
 from gen_ray.cluster.starting import start
 from gen_ray.datasets.prepare import prepare
+from gen_ray.engine import memory
 from gen_ray.errors import UserError
 
 MB = 2**20
@@ -57,7 +59,9 @@ def stream_larger(*, data_mb: int, store_mb: int) -> Larger:
     if ray.is_initialized():
         raise UserError("bench stream: needs a process of its own, for a Ray with a small object store")
     refusals.check(None)
+    memory.require(store_mb * MB, f"--store-mb {store_mb:,}", "ask for less")
     with tempfile.TemporaryDirectory(prefix="gr") as folder:
+        _check_disk(Path(folder), data_mb)
         _write(Path(folder) / "parts", data_mb * MB // SIDE**2)
         prepared = prepare(f"parquet:{folder}/parts/*.parquet", out=Path(folder) / "data")
         token.ready()
@@ -96,6 +100,16 @@ def _write(folder: Path, rows: int) -> None:
         flat = rng.integers(0, 256, min(PART_ROWS, rows - first) * SIDE**2, dtype=np.uint8)
         images = pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(pa.array(flat), SIDE**2))
         pq.write_table(pa.table({"image": images}), folder / f"{part:04d}.parquet", compression="none")
+
+
+def _check_disk(folder: Path, data_mb: int) -> None:
+    """Raise UserError where the data, their prepared form and what Ray spills of them do not fit onto the disk."""
+    needed, free = 3 * data_mb * MB, shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"--data-mb {data_mb:,}: needs {needed / MB:,.0f} MB in {folder.parent}, {free / MB:,.0f} MB are free; "
+            "ask for less, or set TMPDIR to a larger disk"
+        )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
+from gen_ray.engine import memory
 from gen_ray.engine.artifact import Model
 from gen_ray.engine.evaluate import EFFORT, bits_per_dim
 from gen_ray.engine.generate import generate
@@ -16,6 +17,8 @@ from gen_ray.family import Completer, Held, Nll
 from gen_ray.maths.noise import generator
 
 OWN = "the model's own −log p(holes | known), or an upper bound on it"
+BYTES_A_SCALAR = 28
+"""Of completions in memory: what is known and where, the completions, and three copies in float64 for the spread."""
 MARGINAL = "each missing scalar alone, by the spread of its completions: depends on their number, bounds no joint law"
 
 
@@ -96,17 +99,20 @@ def complete(
     """Return k completions of known (N, *shape), stored data of which mask (N, *shape) True marks what is to be kept.
 
     imputer None means the family's default. Completion j of instance i is a function of (seed, i·k + j). Raise
-    UserError for an unknown imputer, steps out of range, and an instance in which nothing is missing.
+    UserError for an unknown imputer, steps out of range, an instance in which nothing is missing, and more completions
+    than fit into memory.
     """
     whole = [i for i, instance in enumerate(mask.flatten(1)) if bool(instance.all())]
     if whole:
         raise UserError(f"the mask of instance {whole[0]} has no hole: there is nothing to fill")
+    n = len(known) * k
+    memory.require(n * model.spec.dims * BYTES_A_SCALAR, f"{n:,} completions", "ask for fewer")
     imputers = model.family.imputers()
     asked = imputer or next(iter(imputers))
     chain, about = model.family.impute(asked, steps), imputers[asked.partition(":")[0]]
     held = Held(known=known.repeat_interleave(k, 0), mask=mask.repeat_interleave(k, 0))
     with autocast(model.experiment.training.precision, device):
-        samples = generate(model.net, chain, len(known) * k, seed=seed, device=device, held=held)
+        samples = generate(model.net, chain, n, seed=seed, device=device, held=held)
     ways = samples.view(len(known), k, *known.shape[1:])
     return Completions(samples=ways, mask=mask, spec=model.spec, nfe=chain.nfe, causal=about.causal)
 
@@ -134,8 +140,8 @@ def _spread(samples: Tensor, levels: int) -> Tensor:
 
 
 def _entropy(samples: Tensor, levels: int) -> Tensor:
-    share = torch.stack([(samples == samples[:, j, None]).double().mean(1) for j in range(samples.shape[1])])
-    return -share.log().mean(0)  # the mean over completions of −log of their own frequency
+    shares = [(samples == token).double().mean(1) for token in samples.unique()]
+    return torch.stack([torch.special.entr(share) for share in shares]).sum(0)  # −Σ p log p
 
 
 def _gaussian(samples: Tensor, truth: Tensor, levels: int) -> Tensor:

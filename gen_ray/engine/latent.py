@@ -9,12 +9,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gen_ray.engine import memory
 from gen_ray.engine.artifact import Model
+from gen_ray.engine.session import chunks
 from gen_ray.errors import UserError
 from gen_ray.family import Latent
 from gen_ray.maths import likelihoods
 from gen_ray.maths.noise import generator
 
+ROWS_AT_ONCE = 256
+"""Instances that the net encodes or decodes together."""
+REFINED_AT_ONCE = 500
+"""Instances whose posteriors are refined together: with DRAWS_A_STEP draws each, and gradients."""
 LEARNING_RATE = 0.05
 DRAWS_A_STEP = 16
 DRAWS_TO_JUDGE = 128
@@ -58,14 +64,17 @@ def space(model: Model) -> Latent:
 def encode(model: Model, x: Tensor, *, seed: int = 0, device: torch.device) -> Posterior:
     """Return the amortised posteriors of stored data x (N, *shape)."""
     latent = space(model)
-    mu, log_var = latent.encode(model.net, _observed(latent, x, seed, device))
-    return Posterior(mu=mu.float(), log_var=log_var.float())
+    observed = _observed(latent, x, seed, device)
+    found = [latent.encode(model.net, part) for part in observed.split(ROWS_AT_ONCE)]
+    mu, log_var = (torch.cat(parts).float() for parts in zip(*found, strict=True))
+    return Posterior(mu=mu, log_var=log_var)
 
 
 @torch.no_grad()
 def decode(model: Model, z: Tensor) -> Tensor:
     """Return the mean of p(x|z) as levels (N, *shape) on the CPU for z (N, Z)."""
-    return space(model).decode(model.net, z).cpu()
+    latent = space(model)
+    return torch.cat([latent.decode(model.net, part).cpu() for part in z.split(ROWS_AT_ONCE)])
 
 
 def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.device) -> Refined:
@@ -76,22 +85,45 @@ def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.
     """
     latent, start = space(model), encode(model, x, seed=seed, device=device)
     observed = _observed(latent, x, seed, device)
-    rng = generator(seed, 1, device=device)
+    parts = []
+    for first, end in chunks(len(x), REFINED_AT_ONCE):
+        own = Posterior(mu=start.mu[first:end], log_var=start.log_var[first:end])
+        rngs = [generator(seed, draw, first, device=device) for draw in (1, 2)]
+        parts.append(_refined(latent, model.net, observed[first:end], own, steps, *rngs))
+    return Refined(
+        posterior=Posterior(
+            mu=torch.cat([part.posterior.mu for part in parts]),
+            log_var=torch.cat([part.posterior.log_var for part in parts]),
+        ),
+        gap_nats=torch.cat([part.gap_nats for part in parts]),
+        gap_standard_error=torch.cat([part.gap_standard_error for part in parts]),
+        elbo_nats=torch.cat([part.elbo_nats for part in parts]),
+    )
+
+
+def _refined(
+    latent: Latent,
+    net: nn.Module,
+    observed: Tensor,
+    start: Posterior,
+    steps: int,
+    rng: torch.Generator,
+    judging: torch.Generator,
+) -> Refined:
+    """Return the refined posteriors of instances that are refined together; both ELBOs are judged on the same draws."""
     now = Posterior(mu=start.mu.clone().requires_grad_(), log_var=start.log_var.clone().requires_grad_())
     optimizer = torch.optim.Adam([now.mu, now.log_var], lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         optimizer.zero_grad()
-        gain = _elbo_draws(latent, model.net, observed, now, DRAWS_A_STEP, rng).mean(0)
+        gain = _elbo_draws(latent, net, observed, now, DRAWS_A_STEP, rng).mean(0)
         (-gain.sum()).backward()
         optimizer.step()
         schedule.step()
-    found = Posterior(mu=now.mu.detach(), log_var=now.log_var.detach())
+    found, state = Posterior(mu=now.mu.detach(), log_var=now.log_var.detach()), judging.get_state()
     with torch.no_grad():
-        before, after = (
-            _elbo_draws(latent, model.net, observed, q, DRAWS_TO_JUDGE, generator(seed, 2, device=device))
-            for q in (start, found)
-        )
+        before = _elbo_draws(latent, net, observed, start, DRAWS_TO_JUDGE, judging)
+        after = _elbo_draws(latent, net, observed, found, DRAWS_TO_JUDGE, judging.set_state(state))
     gained = (after - before).double().unflatten(0, (-1, 2)).mean(1)  # pairs (eps, −eps) are one draw
     error = gained.std(0) / math.sqrt(len(gained))
     return Refined(posterior=found, gap_nats=gained.mean(0), gap_standard_error=error, elbo_nats=after.double().mean(0))
@@ -99,6 +131,8 @@ def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.
 
 def interpolate(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.device) -> Tensor:
     """Return, for each neighbouring pair of x (N, *shape), a straight way between their means: (N−1, steps, *shape)."""
+    n = (len(x) - 1) * steps
+    memory.require(n * 20 * model.spec.dims, f"{n:,} images", "ask for fewer steps, or for fewer instances")
     mu = encode(model, x, seed=seed, device=device).mu
     share = torch.linspace(0, 1, steps, device=mu.device)[None, :, None]
     ways = (1 - share) * mu[:-1, None] + share * mu[1:, None]

@@ -39,6 +39,14 @@ def grid(
     return canvas.permute(1, 2, 0).numpy()
 
 
+def grid_bytes(images: int, shape: tuple[int, ...], *, tile_pixels: int = 56, gap: int = 4) -> int:
+    """Return an upper bound on the memory that ``grid`` and ``write`` take for images of a shape (C, H, W)."""
+    _, height, width = shape
+    factor = max(1, tile_pixels // width)
+    enlarged = 3 * (factor * height + gap) * (factor * width + gap)
+    return images * (5 * 3 * height * width + 4 * enlarged)  # as float and uint8; enlarged, on the canvas, for Pillow
+
+
 def rgb(images: Tensor, *, levels: int) -> Tensor:
     """Return images (N, C, H, W) in {0 … levels−1} as uint8 (N, 3, H, W)."""
     three = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)

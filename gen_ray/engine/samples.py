@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import plots, texts
+from gen_ray.engine import memory, plots, texts
 from gen_ray.errors import UserError
 
 Writer = Callable[[Path, Tensor, DataSpec], None]
@@ -41,6 +41,16 @@ def file_for(out: Path | None, spec: DataSpec) -> Path:
             f"--out {out}: {spec.name} holds {spec.kind}, its samples are written as {' or '.join(endings)}"
         )
     return out
+
+
+def check(file: Path, n: int, spec: DataSpec) -> None:
+    """Raise UserError where n samples and what is written of them do not fit into memory."""
+    needed = n * spec.dims * (1 if spec.levels <= 256 else 4)
+    remedy = "ask for fewer"
+    if file.suffix != ".npz":
+        needed += plots.grid_bytes(n, spec.shape) if spec.is_image else 8 * n * spec.dims  # a text, twice in memory
+        remedy += ", or write them with --out samples.npz"
+    memory.require(needed, f"-n {n:,} as {file.suffix}", remedy)
 
 
 def save(file: Path, samples: Tensor, spec: DataSpec) -> None:

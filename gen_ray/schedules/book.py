@@ -38,8 +38,10 @@ class Schedule(Config):
     folder: Path = Field(description="where the sweep is started, and what a Ray job is given")
     address: Annotated[str, AfterValidator(_http)] | None = Field(None, description="of a Ray cluster; else it is here")
     promote: Name | None = None
-    margin: float | None = Field(None, ge=0)
-    grace_minutes: float = Field(60.0, ge=0, description="lateness after which an occurrence is not made up for")
+    margin: float | None = Field(None, ge=0, le=1e9)
+    grace_minutes: float = Field(
+        60.0, ge=0, le=1_000_000, description="lateness after which an occurrence is not made up for"
+    )
     added: AwareDatetime
 
     @property

@@ -1,0 +1,89 @@
+"""Memory: what is available, and results that would take more than that."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from gen_ray.engine import generate, latent, memory, plots
+from gen_ray.engine.impute import UNCERTAINTY, complete
+from gen_ray.errors import UserError
+from tests.engine.toys import CPU, images, model
+
+GRID = """
+import sys, torch
+from gen_ray.engine import plots
+from pathlib import Path
+
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+images = torch.zeros((int(sys.argv[1]), 1, 28, 28), dtype=torch.uint8)
+plots.write(Path(sys.argv[2]), plots.grid(images[:10]))
+before = peak()
+plots.write(Path(sys.argv[2]), plots.grid(images))
+print(1024 * (peak() - before))
+"""
+
+
+def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = tmp_path / "memory.max"
+    monkeypatch.setattr(memory, "CGROUP_LIMITS", (limit, tmp_path / "absent"))
+    free = psutil.virtual_memory().available
+    assert memory.available() > free / 2
+    for text, expected in (("max\n", None), ("1000\n", 1000)):
+        limit.write_text(text)
+        assert expected is None or memory.available() == expected
+    with pytest.raises(UserError, match=r"a thing: needs 2\.0 GiB of memory, 0\.0 GiB are available; ask for less"):
+        memory.require(2 * memory.GIB, "a thing", "ask for less")
+
+
+def test_samples_are_refused_after_the_first_batch_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, walks = model("vae"), []
+    walk = generate._walk
+    monkeypatch.setattr(generate, "_walk", lambda *args: walks.append(1) or walk(*args))
+    monkeypatch.setattr(memory, "available", lambda: 10_000)
+    chain = now.family.chain("mean")
+    with pytest.raises(UserError, match=r"1,000 samples: needs"):
+        generate.generate(now.net, chain, 1000, seed=0, device=CPU)
+    assert len(walks) == 1
+    assert len(generate.generate(now.net, chain, 100, seed=0, device=CPU)) == 100
+
+
+def test_completions_that_do_not_fit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, x = model("vae"), images(1)
+    mask = torch.zeros_like(x, dtype=torch.bool)
+    monkeypatch.setattr(memory, "available", lambda: 10_000)
+    with pytest.raises(UserError, match=r"1,000 completions: needs"):
+        complete(now, x, mask, 1000, device=CPU)
+
+
+def test_the_memory_of_a_grid_is_bounded_by_its_estimate(tmp_path: Path) -> None:
+    n = 4000
+    words = [sys.executable, "-c", GRID, str(n), str(tmp_path / "grid.png")]
+    taken = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    assert 0.4 < taken / plots.grid_bytes(n, (1, 28, 28)) < 1
+
+
+def test_many_instances_are_encoded_and_refined_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, x = model("vae"), images(10)
+    whole, ways = latent.encode(now, x, device=CPU), latent.interpolate(now, x, steps=3, device=CPU)
+    better = latent.refine(now, x, steps=3, device=CPU)
+    monkeypatch.setattr(latent, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(latent, "REFINED_AT_ONCE", 5)
+    torch.testing.assert_close(latent.encode(now, x, device=CPU), whole)
+    assert (latent.interpolate(now, x, steps=3, device=CPU) - ways).abs().max() <= 1
+    parts = latent.refine(now, x, steps=3, device=CPU)
+    assert parts.posterior.mu.shape == better.posterior.mu.shape and parts.gap_nats.shape == (10,)
+    torch.testing.assert_close(parts.posterior.mu, better.posterior.mu, rtol=0, atol=0.2)  # by other draws
+
+
+def test_the_entropy_of_tokens_is_that_of_their_frequencies() -> None:
+    """In time proportional to the number of completions: by pairs of them, 10,000 took minutes."""
+    samples = torch.tensor([[[0, 5], [0, 5], [1, 5], [2, 5]]])
+    expected = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
+    entropy = UNCERTAINTY["tokens"](samples, 7)
+    assert entropy[0, 1] == 0 and torch.isclose(entropy[0, 0], -(expected * expected.log()).sum())
