@@ -1,5 +1,6 @@
 """The layout of a folder of images: which files are read, and what their folders' names mean."""
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from gen_ray.datasets.images import SUFFIXES
 from gen_ray.datasets.rows import Split
+from gen_ray.datasets.scan import Scan
 from gen_ray.errors import UserError
 
 SPLIT_NAMES: Mapping[str, Split] = {
@@ -15,6 +17,9 @@ SPLIT_NAMES: Mapping[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 """Names of folders, in any case, that publishers give to splits."""
+CLASS_DEPTH = 2
+"""Levels at which class folders are: in the folder, or in the folder of a split."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +39,11 @@ def split_of(name: str) -> Split | None:
 def entries(folder: Path) -> list[Entry]:
     """Return the image files below a folder in a fixed order.
 
-    Raise UserError for a missing folder, one without images, and a layout that can be read in two ways.
+    Raise UserError for a missing folder, one without images, one of mostly other files, and an ambiguous layout.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: {'is a file, not a folder' if folder.exists() else 'no such folder'}")
-    files = sorted(file.relative_to(folder) for file in _below(folder) if file.suffix.lower() in SUFFIXES)
+    files = sorted(file.relative_to(folder) for file in _below(folder))
     if not files:
         raise UserError(f"{folder}: no image files ({' '.join(SUFFIXES)})")
     split_names = _splits(folder, files)
@@ -75,20 +80,38 @@ def _labelled(folder: Path, files: list[Path], *, depth: int, split_name: str = 
     return [Entry(file=file, label=None if flat else file.parts[depth], split=split) for file in mine]
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    """Yield all that is below a folder except folders and hidden names, following links to folders, each loop once."""
-    pending: list[tuple[Path, frozenset[str]]] = [(folder, frozenset({os.path.realpath(folder)}))]
+def _below(folder: Path) -> list[Path]:
+    """Return the image files below a folder, hidden names left out. Raise UserError for a folder of other things.
+
+    Links to files are followed. Links to folders are followed within the folder, each loop once; those that lead out of
+    it only as class folders, which are in the folder or in a sub-folder of it.
+    """
+    scan, root, images, outside = Scan(folder, "images"), os.path.realpath(folder), [], []
+    pending: list[tuple[Path, frozenset[str]]] = [(folder, frozenset({root}))]
     while pending:
         here, above = pending.pop()
-        try:
-            with os.scandir(here) as found:
-                items = [item for item in found if not item.name.startswith(".")]
-        except OSError as error:
-            raise UserError(f"{here}: cannot be read ({error.strerror})") from None
-        for item in items:
+        near = len(here.relative_to(folder).parts) < CLASS_DEPTH
+        for item in _items(here):
+            place = here / item.name
             if not os.path.isdir(item.path):  # item.is_dir() raises for a link to itself
-                yield here / item.name
+                is_image = place.suffix.lower() in SUFFIXES
+                scan.count(found=is_image)
+                images += [place] * is_image
                 continue
+            scan.count(found=False)
             real = os.path.realpath(item.path)
-            if real not in above:
-                pending.append((here / item.name, above | {real}))
+            if item.is_symlink() and not near and not Path(real).is_relative_to(root):
+                outside.append(place)
+            elif real not in above:
+                pending.append((place, above | {real}))
+    if outside:
+        log.warning("%s: %d links to folders outside are not followed, e.g. %s", folder, len(outside), min(outside))
+    return images
+
+
+def _items(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            yield from (item for item in found if not item.name.startswith("."))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None

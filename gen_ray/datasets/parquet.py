@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gen_ray.datasets.rows import BadRow, Batch
+from gen_ray.datasets.scan import Scan, walk
 from gen_ray.datasets.source import BATCH_VALUES, Source, checked_levels, plain_name, stamps
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
@@ -68,8 +70,7 @@ class ParquetFiles(Source):
             return [self.path]
         if self.path.is_dir():
             raise UserError(f"{self.path}: a folder, not a file; write parquet:{self.path}/*.parquet")
-        names = glob.glob(str(self.path.relative_to(self.base)), root_dir=self.base, recursive=True)
-        found = sorted(self.base / name for name in names if (self.base / name).is_file())
+        found = sorted(file for file in _matching(self.base, self.path.relative_to(self.base)) if file.is_file())
         if not found:
             raise UserError(f"{self.path}: no Parquet file by this name or pattern")
         return found
@@ -202,6 +203,24 @@ class ParquetFiles(Source):
                 except (OSError, pa.ArrowException) as error:
                     reason = " ".join(f"row group {group} cannot be read: {error}".split())[:200]
                     yield row, BadRow(file=str(path), row=row, rows=end - row, reason=reason)
+
+
+def _matching(base: Path, pattern: Path) -> Iterator[Path]:
+    """Yield what a pattern means below a folder. ``**`` follows no links to folders.
+
+    Raise UserError where a pattern of several folders would scan mostly other entries.
+    """
+    if sum(map(glob.has_magic, pattern.parts)) > 1:
+        scan = Scan(base, "files that match")
+        for item in walk(base, None if "**" in pattern.parts else len(pattern.parts)):
+            scan.count(found=fnmatch(item.name, pattern.name))
+    if "**" not in pattern.parts:
+        yield from (base / name for name in glob.iglob(str(pattern), root_dir=base))
+        return
+    hidden = any(part.startswith(".") for part in pattern.parts)
+    for file in base.glob(str(pattern)):  # unlike glob.glob, it follows no links
+        if hidden or not any(part.startswith(".") for part in file.relative_to(base).parts):
+            yield file
 
 
 @contextmanager

@@ -1,0 +1,48 @@
+"""Bounded scans of folders: a folder that holds mostly other things is refused, not read to its end."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gen_ray.errors import UserError
+
+MOST_OTHERS, OTHERS_A_FILE = 200_000, 10
+"""Other entries that a scan passes: so many, and so many more for each file that was looked for."""
+
+
+@dataclass
+class Scan:
+    """Counts the entries of a scan of a folder for files of a kind, e.g. ``images``."""
+
+    folder: Path
+    kind: str
+    found: int = 0
+    others: int = 0
+
+    def count(self, *, found: bool) -> None:
+        """Count an entry. Raise UserError where too many are something other than what is looked for."""
+        if found:
+            self.found += 1
+            return
+        self.others += 1
+        if self.others > MOST_OTHERS + OTHERS_A_FILE * self.found:
+            raise UserError(
+                f"{self.folder}: a scan stopped at {self.found:,} {self.kind} among {self.others:,} other entries; "
+                f"name the folder that holds the {self.kind}, or move other files out of it"
+            )
+
+
+def walk(folder: Path, depth: int | None = None) -> Iterator[os.DirEntry[str]]:
+    """Yield all entries below a folder without following links, at most depth levels of them; unreadable ones not."""
+    pending = [(str(folder), 1)]
+    while pending:
+        here, level = pending.pop()
+        try:
+            with os.scandir(here) as found:
+                for item in found:
+                    if item.is_dir(follow_symlinks=False) and (depth is None or level < depth):
+                        pending.append((item.path, level + 1))
+                    yield item
+        except OSError:
+            continue  # glob passes over it, too
