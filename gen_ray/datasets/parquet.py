@@ -206,7 +206,7 @@ class ParquetFiles(Source):
 
 
 def _matching(base: Path, pattern: Path) -> Iterator[Path]:
-    """Yield what a pattern means below a folder. ``**`` follows no links to folders.
+    """Yield the matches of a pattern below a folder. ``**`` follows no links to folders.
 
     Raise UserError where a pattern of several folders would scan mostly other entries.
     """

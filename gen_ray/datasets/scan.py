@@ -8,7 +8,7 @@ from pathlib import Path
 from gen_ray.errors import UserError
 
 MOST_OTHERS, OTHERS_A_FILE = 200_000, 10
-"""Other entries that a scan passes: so many, and so many more for each file that was looked for."""
+"""Limit of other entries in a scan: a constant, plus a number for each file of the kind."""
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Scan:
     others: int = 0
 
     def count(self, *, found: bool) -> None:
-        """Count an entry. Raise UserError where too many are something other than what is looked for."""
+        """Count an entry. Raise UserError where too many are of other kinds."""
         if found:
             self.found += 1
             return

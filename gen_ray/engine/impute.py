@@ -18,7 +18,7 @@ from gen_ray.maths.noise import generator
 
 OWN = "the model's own −log p(holes | known), or an upper bound on it"
 BYTES_A_SCALAR = 28
-"""Of completions in memory: what is known and where, the completions, and three copies in float64 for the spread."""
+"""Memory of a completion: the known values, the mask, the completion, and three copies in float64 for the spread."""
 MARGINAL = "each missing scalar alone, by the spread of its completions: depends on their number, bounds no joint law"
 
 

@@ -1,4 +1,4 @@
-"""Memory that a command would need for its result, compared with what there is before the work starts."""
+"""The memory that a result needs, compared with the available memory before the work starts."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def available() -> int:
 
 
 def require(needed: int, what: str, remedy: str) -> None:
-    """Raise UserError where a result of so many bytes does not fit into the memory that is available."""
+    """Raise UserError where a result of needed bytes does not fit into the memory that is available."""
     if needed > (free := available()):
         raise UserError(
             f"{what}: needs {needed / GIB:,.1f} GiB of memory, {free / GIB:,.1f} GiB are available; {remedy}"

@@ -44,7 +44,7 @@ def file_for(out: Path | None, spec: DataSpec) -> Path:
 
 
 def check(file: Path, n: int, spec: DataSpec) -> None:
-    """Raise UserError where n samples and what is written of them do not fit into memory."""
+    """Raise UserError where n samples and the file made of them do not fit into memory."""
     needed = n * spec.dims * (1 if spec.levels <= 256 else 4)
     remedy = "ask for fewer"
     if file.suffix != ".npz":

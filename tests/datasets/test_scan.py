@@ -31,7 +31,7 @@ def tables(folder: Path, n: int) -> None:
 
 
 def others(folder: Path, n: int) -> None:
-    """Write empty files of another kind, and a folder that would be scanned for ever."""
+    """Write empty files of another kind."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(n):
         (folder / f"{i}.txt").touch()

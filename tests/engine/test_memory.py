@@ -1,4 +1,4 @@
-"""Memory: what is available, and results that would take more than that."""
+"""Memory: the available size, and results that do not fit."""
 
 import subprocess
 import sys
