@@ -1,4 +1,4 @@
-"""Numbers on the command line: each has an upper limit, and a result that does not fit into memory or on the disk is refused."""
+"""Numbers on the command line have upper limits; a result that exceeds the memory or the disk is refused."""
 
 import inspect
 from collections.abc import Callable, Iterator
