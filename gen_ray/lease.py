@@ -136,7 +136,8 @@ def held(folder: Path, *, take_over: bool = False) -> Iterator[Lease]:
     """
     lease = Lease(folder / NAME, _acquired(folder, take_over=take_over))
     try:
-        yield lease
+        with _interruptible(lease):
+            yield lease
     except BaseException as error:  # KeyboardInterrupt and EndedError too
         if lease.lost:
             message = f"{folder.name}: taken over by {lease.lost}, which goes on from the last checkpoint"
@@ -144,6 +145,25 @@ def held(folder: Path, *, take_over: bool = False) -> Iterator[Lease]:
         raise
     finally:
         lease.release()
+
+
+@contextmanager
+def _interruptible(lease: Lease) -> Iterator[None]:
+    """Let the lease interrupt a process that ignores SIGINT, as background processes of a shell do, but not Ctrl-C."""
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        if lease.lost:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _acquired(folder: Path, *, take_over: bool) -> Owner:

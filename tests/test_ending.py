@@ -49,6 +49,7 @@ def ended(how: str, *numbers: int, **options: object) -> tuple[int, str, str, fl
     """Return exit code, output, errors and seconds of a command that gets signals."""
     command = [sys.executable, "-c", COMMAND, how]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # nohup pytest ignores it
     with subprocess.Popen(command, cwd=ROOT, **pipes, **options) as process:  # type: ignore[call-overload]
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         began = time.monotonic()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -44,10 +45,12 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     return bucket / tmp_path.name
 
 
-@pytest.fixture
-def holder(home: Path) -> Iterator["subprocess.Popen[str]"]:
-    """Another process that holds the lease."""
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(home)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as it:
+@pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["foreground", "background"])
+def holder(home: Path, request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds the lease; a shell lets its background processes ignore SIGINT."""
+    command = [sys.executable, "-c", HOLDER, str(home)]
+    start = partial(signal.signal, signal.SIGINT, request.param)
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=start) as it:
         assert it.stdout is not None and it.stdout.readline() == "held\n"
         yield it
         it.kill()
