@@ -11,6 +11,8 @@ from tempfile import mkdtemp
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import url2pathname
 
+from gen_ray.errors import UserError
+
 SCHEME = "sqlite:///"
 ARTIFACTS = "mlflow_artifacts"
 """The folder beside the database that holds the artifacts of all experiments."""
@@ -21,6 +23,8 @@ LOCATIONS = (
     ("logged_models", "artifact_location"),
 )
 """Where MLflow's schema has absolute addresses of artifacts: table and column."""
+UNFINISHED = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY, sqlite3.SQLITE_READONLY)
+"""What SQLite answers where a journal has to be rolled back and the file cannot be written."""
 
 
 def uri_of(file: Path) -> str:
@@ -41,7 +45,7 @@ def is_writable(file: Path) -> bool:
 
 def check(file: Path) -> None:
     """Raise sqlite3.Error for a file that is not a database; MLflow would retry for minutes."""
-    with closing(sqlite3.connect(_read_only(file), uri=True)) as database:
+    with closing(sqlite3.connect(_existing(file), uri=True)) as database:
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
@@ -64,7 +68,7 @@ def relocate(file: Path, artifact_root: str) -> None:
 
 def _former_roots(file: Path, artifact_root: str) -> list[str]:
     """Return the addresses at which a database has artifacts that are now at artifact_root."""
-    with closing(sqlite3.connect(_read_only(file), uri=True)) as database:
+    with closing(sqlite3.connect(_existing(file), uri=True)) as database:
         try:
             found = [location for (location,) in database.execute("SELECT artifact_location FROM experiments")]
         except sqlite3.OperationalError:  # a database without tables, which MLflow will create
@@ -91,12 +95,25 @@ def _copy(file: Path, artifact_root: str | None, changed: int, size: int) -> Pat
     folder = mkdtemp(prefix="gen_ray-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     copy = Path(folder) / file.name
-    with closing(sqlite3.connect(_read_only(file), uri=True)) as source, closing(sqlite3.connect(copy)) as target:
-        source.backup(target)
+    with closing(sqlite3.connect(_existing(file), uri=True)) as source, closing(sqlite3.connect(copy)) as target:
+        try:
+            source.backup(target)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode not in UNFINISHED:
+                raise
+            raise UserError(
+                f"{file}: a process was killed while it wrote to it, and this user cannot complete that; "
+                "run gen-ray compare once as a user with permission to write"
+            ) from error
     if artifact_root:
         relocate(copy, artifact_root)
     return copy
 
 
-def _read_only(file: Path) -> str:
-    return f"file:{quote(str(file))}?mode=ro"
+def _existing(file: Path) -> str:
+    """Return the address of a file as SQLite opens it without creating it.
+
+    A file that this process may write is opened for writing, even to read: a process that was killed while it wrote
+    leaves a journal, which the next reader has to roll back.
+    """
+    return f"file:{quote(str(file))}?mode={'rw' if is_writable(file) else 'ro'}"

@@ -1,7 +1,11 @@
 """The database of runs: in folders of any name, moved, copied, read-only, or not there at all."""
 
 import shutil
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +115,30 @@ def test_commands_that_read_create_nothing(
     said = gen_ray(*words)
     assert said.code in (0, 1, 2) and "Traceback" not in said.err
     assert not [*tmp_path.iterdir()], said
+
+
+KILLED = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute("PRAGMA cache_size = 1")  # pages go to the file before the transaction ends
+database.execute("CREATE TABLE rows AS SELECT 1 AS number")
+database.commit()
+database.executemany("INSERT INTO rows VALUES (?)", ((number,) for number in range(99999)))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_process_killed_while_it_wrote_leaves_a_database_that_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mlflow.db"
+    subprocess.run([sys.executable, "-c", KILLED, str(file)], check=False)
+    assert (tmp_path / "mlflow.db-journal").stat().st_size
+    with monkeypatch.context() as reader:
+        reader.setattr(database, "is_writable", lambda _: False)
+        with pytest.raises(UserError, match=r"mlflow\.db: a process was killed"):
+            database.snapshot(file, None)
+    database.check(file)
+    assert not (tmp_path / "mlflow.db-journal").exists()
+    with closing(sqlite3.connect(database.snapshot(file, None))) as copy:
+        assert copy.execute("SELECT * FROM rows").fetchall() == [(1,)]
