@@ -9,21 +9,29 @@ from gen_ray import token
 from gen_ray.errors import UserError
 
 NAMES = (
-    *(".env", ".env.*", "*.env", ".envrc", ".gen_ray_secrets"),
-    *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk"),
-    *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"),
-    *(".netrc", "_netrc", ".pgpass", ".git-credentials", ".htpasswd", ".npmrc", ".pypirc"),
-    *("credentials", "credentials.*", "*credentials.json", "service-account*.json", "kubeconfig"),
-    *("secret", "secrets", "*secret.*", "*secrets.*", "token", "*.token", "auth_token", "token.txt", "token.json"),
-    *("passwords.txt", "api_keys.*", "apikeys.*"),
+    *(".env*", "*.env", ".gen_ray_secrets"),
+    *("*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk", "*.ovpn"),
+    *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*_rsa", "*_ed25519"),
+    *(".netrc", "_netrc", ".pgpass", ".my.cnf", ".git-credentials", ".htpasswd", ".npmrc", ".pypirc", ".dockercfg"),
+    *("credentials", "credentials.*", "*credentials.json", "*credentials.csv", "*service*account*.json", "kubeconfig"),
+    *(".boto", ".s3cfg", "*accesskeys*", "rootkey*", "kaggle.json", "*.tfstate", "*.tfvars", ".vault-token"),
+    *("secret", "secrets", "*secret.*", "*secrets.*", "secrets[-_]*", "*client?secret*"),
+    *("token", "*.token", "auth_token", "access_token*", "hf_token*", "token.txt", "token.json"),
+    *("password.txt", "passwords.*", "api_key*", "api-key*", "apikey*"),
 )
 """Patterns of names, compared in lower case. The repository's .gitignore has the same list."""
 FOLDERS = (".ssh", ".aws", ".gnupg", ".kube", ".docker", ".azure", ".ray")
 """Folders of a home; every file in them is taken for a secret."""
-EXAMPLES = ("*.example", "*.sample", "*.template", "*.py", "*.pub")
-"""Patterns of names that are not secrets, although one of NAMES matches: gen_ray/token.py, .env.example."""
-PRIVATE_KEY = re.compile(rb"^-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----", re.MULTILINE)
-HEAD_BYTES = 4096
+EXAMPLES = ("*.example", "*.sample", "*.template", "*.pub")
+"""Patterns of names that are not secrets, although one of NAMES matches: .env.example."""
+COPIES = ("~", ".bak", ".old", ".orig", ".save", ".swp")
+"""How the names of copies end that editors and users make: server.key.bak is as secret as server.key."""
+PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
+"""The first line of a key, wherever it stands: also indented in YAML, or within a string of JSON."""
+MARK = b"PRIVATE KEY"
+MARKS = (MARK, MARK.decode().encode("utf-16-le")[:-1])
+"""What files with a key contain, in UTF-8 and in both byte orders of UTF-16 (which PowerShell writes)."""
+BLOCK_BYTES, AROUND_BYTES = 2**20, 256
 
 
 def check(folder: Path, files: Iterable[Path], included: Collection[str] = ()) -> None:
@@ -53,8 +61,7 @@ def _fault(name: str, file: Path, whole: Path) -> str:
     if _is_secret(name) or real == token.file().resolve():
         return "looks like a secret by its name"
     try:
-        with file.open("rb") as stream:
-            return "holds a private key" if PRIVATE_KEY.search(stream.read(HEAD_BYTES)) else ""
+        return "holds a private key" if _has_private_key(file) else ""
     except OSError as error:
         return f"cannot be read ({error.strerror})"
 
@@ -63,8 +70,30 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatch(name, pattern)  # a name may have brackets
 
 
+def _has_private_key(file: Path) -> bool:
+    """Return whether a file has the first line of a private key anywhere. Raise OSError."""
+    before = b""
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            part = before + block
+            # The search for a mark is quick. Few files have one and need the pattern and a copy without null bytes.
+            if any(mark in part for mark in MARKS) and PRIVATE_KEY.search(part.replace(b"\0", b"")):
+                return True
+            before = part[-AROUND_BYTES:]
+    return False
+
+
 def _is_secret(name: str) -> bool:
     path = Path(name.lower())
-    if any(fnmatch(path.name, pattern) for pattern in EXAMPLES):
+    base = _original(path.name)
+    if any(fnmatch(base, pattern) for pattern in EXAMPLES):
         return False
-    return bool({*path.parts[:-1]} & {*FOLDERS}) or any(fnmatch(path.name, pattern) for pattern in NAMES)
+    return bool({*path.parts[:-1]} & {*FOLDERS}) or any(fnmatch(base, pattern) for pattern in NAMES)
+
+
+def _original(name: str) -> str:
+    """Return the name of the file that a name is of a copy of, or else the name itself."""
+    for end in COPIES:
+        if name.endswith(end):
+            return _original(name.removesuffix(end))
+    return name

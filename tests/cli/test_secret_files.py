@@ -1,5 +1,6 @@
 """What gen-ray submit does not upload: secrets, and files that lie outside the folder."""
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.conftest import ROOT, Said
 
 GenRay = Callable[..., Said]
 UNREACHABLE = "http://127.0.0.1:9"
+HEADER = f"-----BEGIN OPENSSH {'PRIVATE'} KEY-----"  # this file itself is uploaded
 
 
 @pytest.fixture
@@ -45,9 +47,45 @@ def test_a_secret_is_refused_by_name_and_uploaded_only_where_it_is_included(
 
 
 def test_a_private_key_is_found_by_its_content(work: Path, gen_ray: GenRay) -> None:
-    (work / "notes.md").write_text("my key:\n-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n")
+    (work / "notes.md").write_text(f"my key:\n{HEADER}\nabc\n")
     said = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
     assert said.code == 2 and "notes.md: holds a private key" in said.fault
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        json.dumps({"type": "service_account", "private_key": f"{HEADER}\nabc\n"}).encode(),
+        f"tls:\n  key: |\n    {HEADER}\n    abc\n".encode(),
+        f"\ufeff{HEADER}\n".encode(),
+        f"a\r{HEADER}\r".encode(),
+        HEADER.encode("utf-16-le"),
+        HEADER.encode("utf-16-be"),
+        HEADER.replace("OPENSSH", "PGP").replace("KEY", "KEY BLOCK").encode(),
+        b"x" * (secret_files.BLOCK_BYTES - 20) + HEADER.encode(),
+    ],
+    ids=["json", "indented", "byte order mark", "carriage return", "UTF-16 LE", "UTF-16 BE", "PGP", "far inside"],
+)
+def test_a_private_key_is_found_anywhere_in_a_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.dat").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.dat: holds a private key"):
+        secret_files.check(tmp_path, [tmp_path / "a.dat"])
+    (tmp_path / "a.dat").write_bytes(content.replace(b"KEY", b"key").replace(b"K\0E\0Y", b"k\0e\0y"))
+    secret_files.check(tmp_path, [tmp_path / "a.dat"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("service_account.json", "my-service-account-1.json", "client_secret_123.apps.googleusercontent.com.json"),
+        *("id_rsa.bak", "deploy_rsa", "server.key.old~", ".env~", ".env_prod", ".netrc.save", "secrets.py"),
+        *("api_keys.py", "rootkey.csv", "x_accessKeys.csv", "secrets-prod.yaml", "kaggle.json", "prod.tfvars"),
+    ],
+)
+def test_a_secret_is_known_by_its_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match="looks like a secret by its name"):
+        secret_files.check(tmp_path, [tmp_path / name])
 
 
 @pytest.mark.parametrize("link", ["file", "folder"])
@@ -64,7 +102,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["token.py", ".env.example", "id_ed25519.pub", "keys.yaml", "tokens.txt", "monkey.txt"]
+    "name", ["token.py", ".env.example", "id_ed25519.pub", "keys.yaml", "tokens.txt", "monkey.txt", "secret_files.py"]
 )
 def test_a_file_that_is_not_a_secret_is_uploaded(work: Path, name: str) -> None:
     (work / name).write_text("x")
@@ -85,7 +123,8 @@ def test_a_misspelt_include_is_refused(work: Path, gen_ray: GenRay) -> None:
 
 def test_the_repository_ignores_what_looks_like_a_secret() -> None:
     lines = (ROOT / ".gitignore").read_text().splitlines()
-    assert {*secret_files.NAMES, *(f"{name}/" for name in secret_files.FOLDERS)} <= set(lines)
+    copies = (f"*{end}" for end in secret_files.COPIES)
+    assert {*secret_files.NAMES, *copies, *(f"{name}/" for name in secret_files.FOLDERS)} <= set(lines)
     ours = [ROOT / file for file in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()]
     secret_files.check(ROOT, [file for file in ours if file.is_file()])
 
