@@ -46,6 +46,23 @@ class Path:
         return Path(*(torch.cat([c, c.new_full((1,), end)]) for c, end in ends))
 
 
+LARGEST_SCALE = 1e18
+"""Scales of x_0 and of the noise are squared and divided by in 32-bit floats, which end at 3e38."""
+MOST_SIGNAL = 0.5
+"""The largest alpha/sigma at which a process may end: sampling starts from noise in which the data are left out, so
+that the deviation of the first x is wrong by at most 1 - 1/sqrt(1 + MOST_SIGNAL²), 11 %, for data in [-1, 1]."""
+
+
+def end_fault(alpha: float, sigma: float) -> str | None:
+    """Return why a process cannot end at these scales of x_0 and of the noise, or None where it can."""
+    for name, value in (("alpha", alpha), ("sigma", sigma)):
+        if not 1 / LARGEST_SCALE <= value <= LARGEST_SCALE:
+            return f"{name} is {value:g} at t = 1; 32-bit floats need {1 / LARGEST_SCALE:g} … {LARGEST_SCALE:g}"
+    if alpha > MOST_SIGNAL * sigma:
+        return f"at t = 1 alpha is {alpha:.3g} and sigma is {sigma:.3g}; alpha must be at most {MOST_SIGNAL:g}·sigma"
+    return None
+
+
 class Process(Protocol):
     """What a sampler's table can be made for."""
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gen_ray.config import Config
 from gen_ray.errors import UserError, nearest
-from gen_ray.maths.paths import Path
+from gen_ray.maths.paths import LARGEST_SCALE, Path, end_fault
 
 MOST_STEPS = 100_000
 
@@ -51,6 +51,16 @@ class _Sde(Config):
         """Return the standard deviation of the prior at t = 1."""
         return 1.0
 
+    def _check_ends(self, last: str) -> None:
+        """Raise ValueError unless 32-bit floats hold both ends and the last one, which a key sets, is noise."""
+        ends = torch.tensor([self.t_min, 1.0], dtype=torch.float64)
+        (first, sigma), alpha = self.sigma(ends).tolist(), float(self.alpha(ends[1]))
+        if not first * LARGEST_SCALE >= 1:
+            raise ValueError(f"sigma is {first:g} at t_min; 32-bit floats need at least {1 / LARGEST_SCALE:g}")
+        if fault := end_fault(alpha, sigma):
+            too_small = alpha >= 1 / LARGEST_SCALE and sigma <= LARGEST_SCALE
+            raise ValueError(f"{fault}: make {last} {'larger' if too_small else 'smaller'}")
+
     def u(self, t: Tensor) -> Tensor:
         """Return ln(sigma/alpha)."""
         return self.sigma(t).log() - self.alpha(t).log()
@@ -82,6 +92,7 @@ class _Beta(_Sde):
     def _rises(self) -> Self:
         if self.beta_max <= self.beta_min:
             raise ValueError(f"beta_max must be larger than beta_min, {self.beta_min}")
+        self._check_ends("beta_max")
         return self
 
     def beta(self, t: Tensor) -> Tensor:
@@ -156,6 +167,7 @@ class VE(_Sde):
     def _rises(self) -> Self:
         if self.sigma_max <= self.sigma_min:
             raise ValueError(f"sigma_max must be larger than sigma_min, {self.sigma_min}")
+        self._check_ends("sigma_max")
         return self
 
     @property

@@ -95,3 +95,20 @@ def test_mistakes_are_named() -> None:
             VP(**wrong)
     with pytest.raises(ValueError, match="sigma_max must be larger"):
         VE(sigma_max=0.001)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (VP, {"beta_max": 2000}, "alpha is 6.9.*make beta_max smaller"),
+        (SubVP, {"beta_min": 1e308, "beta_max": 1.1e308}, "alpha is 0 .*make beta_max smaller"),
+        (VP, {"beta_min": 0.001, "beta_max": 0.002}, "alpha is 0.999 .*make beta_max larger"),
+        (VP, {"t_min": 1e-300}, "sigma is 3.*e-151 at t_min"),
+        (VE, {"sigma_max": 1e200}, "sigma is 1e.200 .*make sigma_max smaller"),
+        (VE, {"sigma_min": 1e-200}, "sigma is .*e-200 at t_min"),
+        (VE, {"sigma_max": 0.5}, "make sigma_max larger"),
+    ],
+)
+def test_an_sde_ends_in_noise_that_floats_hold(kind: type[VP | VE | SubVP], settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        kind(**settings)

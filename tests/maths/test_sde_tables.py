@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gen_ray.errors import UserError
 from gen_ray.families.score_sde import chains
+from gen_ray.families.score_sde.least_steps import LEAST, least_steps
 from gen_ray.maths import tables
 from gen_ray.maths.schedules import Cosine, Discrete, Linear
 from gen_ray.maths.sde import VE, VP, Sde, SubVP
@@ -104,20 +105,41 @@ def test_ancestral_on_ve_is_the_papers() -> None:
 @on_every_default
 @pytest.mark.parametrize("name", chains.SAMPLERS)
 def test_no_number_of_steps_is_an_outlier(sde: Sde, name: str) -> None:
-    """The exact net: from FEWEST steps on not worse than one step, whose answer is a constant, nor than twice it."""
+    """The exact net: from the least steps on not worse than one step, whose answer is a constant, nor than twice it."""
     if name == "adaptive":
         return
-    fewest = chains.FEWEST.get(name, 1)
+    fewest = LEAST.get(name, 1)
+    assert least_steps(sde, name, chains.SAMPLERS[name]) == fewest
     errors = {n: error(chains.SAMPLERS[name](sde, n), sde.prior_std) for n in range(max(1, fewest - 1), fewest + 12)}
     assert max(errors[n] for n in range(fewest, fewest + 12)) < 1.02
     for n in range(fewest + 1, fewest + 11):
         assert errors[n] < max(0.03, 2 * errors[n - 1], 2 * errors[n + 1])
 
 
-@pytest.mark.parametrize("name", chains.FEWEST)
+@pytest.mark.parametrize("name", LEAST)
 def test_the_fewest_steps_are_the_fewest(name: str) -> None:
-    below = chains.FEWEST[name] - 1
+    below = LEAST[name] - 1
     assert max(error(chains.SAMPLERS[name](sde, below), sde.prior_std) for sde in DEFAULTS.values()) > 1.02
+
+
+OTHERS = {
+    "vp-100": VP(beta_max=100),
+    "vp-flat": VP(beta_min=19),
+    "vp-slow": VP(beta_min=0.5, beta_max=5),
+    "subvp-160": SubVP(beta_max=160),
+    "ve-1e6": VE(sigma_max=1e6),
+    "ve-1e17": VE(sigma_min=1e-17, sigma_max=1e17),
+}
+
+
+@pytest.mark.parametrize("sde", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("name", LEAST)
+def test_the_least_steps_are_those_of_the_parameters(sde: Sde, name: str) -> None:
+    make = chains.SAMPLERS[name]
+    least = least_steps(sde, name, make)
+    assert max(error(make(sde, n), sde.prior_std) for n in (*range(least, least + 5), 2 * least, 3 * least)) < 1.02
+    if least > LEAST[name]:
+        assert max(error(make(sde, n), sde.prior_std) for n in range(int(least / 1.06) - 1, least)) > 1.02
 
 
 SINGLE = {

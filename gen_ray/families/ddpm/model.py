@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
+from gen_ray.errors import UserError
 from gen_ray.families.ddpm.config import DdpmConfig
 from gen_ray.families.ddpm.forward import Forward
 from gen_ray.families.ddpm.given import Given
@@ -18,6 +19,7 @@ from gen_ray.maths import gaussian, tables
 from gen_ray.maths.bounds import summed
 from gen_ray.maths.kernels import GaussianKernel
 from gen_ray.maths.levels import scaled
+from gen_ray.maths.paths import end_fault
 from gen_ray.maths.schedules import Discrete, Learned
 
 VARIANCES = {"small": tables.Variance.SMALL, "large": tables.Variance.LARGE, "learned": tables.Variance.LEARNED}
@@ -43,6 +45,10 @@ class Ddpm(Family):
         self.forward = self._forward(Discrete.of(config.schedule, config.steps))
 
     def _forward(self, schedule: Discrete) -> Forward:
+        """Return the forward process. Raise UserError if the chain ends in no noise and is not trained to."""
+        fault = end_fault(float(schedule.alpha[-1]), float(schedule.sigma[-1]))
+        if fault and not (isinstance(self.config.schedule, Learned) and self.config.schedule.learn_ends):
+            raise UserError(f"schedule: {fault}")
         if isinstance(self.config.schedule, Learned):
             return LearnedForward(self.config.schedule, schedule, self.reading)
         return Given(self.config, schedule, self.reading)

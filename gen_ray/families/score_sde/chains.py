@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from gen_ray.families.score_sde.least_steps import least_imputing_steps, least_steps
 from gen_ray.family import Sampler
 from gen_ray.maths import tables
+from gen_ray.maths.sde import Sde
 
 Maker = Callable[..., Tensor]
 SNR = {"snr": (0.01, 1.0)}
@@ -24,12 +26,6 @@ SAMPLERS: Mapping[str, Maker] = {
     "pc_ancestral": tables.ancestral_pc,
 }
 """Tables by the name of the sampler, which takes the SDE, steps and its options."""
-FEWEST: Mapping[str, int] = {"pf_ode": 10, "euler_maruyama": 51, "reverse_diffusion": 40, "pc": 40}
-"""Numbers of equal steps of t below which a method is unstable on VP, VE or sub-VP (default parameters): with the exact
-net of Gaussian data (deviations 0.05 to 1) it is worse than one step, whose answer is a constant."""
-FEWEST_IMPUTING: Mapping[str, int] = {"pc": 16}
-"""The same of IMPUTERS: with the exact net of correlated Gaussian data, D = 2 to 16, half of them known, deviations are
-8 to 16 times the conditional ones in 2 steps, 1.5 to 2.7 times in 12, 1.3 to 2.0 times in 16, 1.1 to 1.3 in 40."""
 IMPUTERS: Mapping[str, Maker] = {
     "repaint": partial(tables.repaint, spacing="log_snr"),
     "pc": tables.imputing_pc,
@@ -48,7 +44,7 @@ The default is the one that agrees better with the conditional law. Gaussian dat
 """
 
 
-def samplers(n: int) -> dict[str, Sampler]:
+def samplers(sde: Sde, n: int) -> dict[str, Sampler]:
     """Return what there is to know of each of SAMPLERS at n steps of the reverse SDE.
 
     Defaults weigh cost against bias, measured as a ratio of variances by the exact net, the worst of VP, VE and sub-VP:
@@ -80,14 +76,15 @@ def samplers(n: int) -> dict[str, Sampler]:
     found = {}
     for name, about in said.items():
         settings = {"default_steps": n, "nfe_per_step": 1, **about}
-        least = FEWEST.get(name, 1)
+        least = least_steps(sde, name, SAMPLERS[name])
         settings |= {"default_steps": max(least, settings["default_steps"]), "least_steps": least}
         found[name] = Sampler(**settings)
     return found
 
 
-def imputers(n: int) -> dict[str, Sampler]:
+def imputers(sde: Sde, n: int) -> dict[str, Sampler]:
     """Return what there is to know of each of IMPUTERS at n steps of the reverse SDE."""
+    least = least_imputing_steps(sde)
     return {
         "repaint": Sampler(
             default_steps=min(50, n),
@@ -97,8 +94,8 @@ def imputers(n: int) -> dict[str, Sampler]:
             options={"times": (1, 50), "jump": (1, 1000)},
         ),
         "pc": Sampler(
-            default_steps=max(FEWEST_IMPUTING["pc"], min(100, n)),
-            least_steps=FEWEST_IMPUTING["pc"],
+            default_steps=max(least, min(100, n)),
+            least_steps=least,
             nfe_per_step=5,
             summary="Song et al. 2021, appendix I.2; 1 + correctors evaluations a step",
             options=SNR | {"correctors": (1, 20)},

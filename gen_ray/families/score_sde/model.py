@@ -118,7 +118,7 @@ class ScoreSde(Family):
 
     def samplers(self) -> Mapping[str, Sampler]:
         """Return the samplers that are tables over this SDE's time."""
-        return chains.samplers(self.config.steps)
+        return chains.samplers(self.sde, self.config.steps)
 
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
         """Return the table of a sampler, e.g. ``pc:snr=0.1``."""
@@ -126,7 +126,7 @@ class ScoreSde(Family):
 
     def imputers(self) -> Mapping[str, Sampler]:
         """Return RePaint, and predictor-corrector with the known part held (Song et al. 2021, appendix I.2)."""
-        return chains.imputers(self.config.steps)
+        return chains.imputers(self.sde, self.config.steps)
 
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
         """Return the table of an imputer, e.g. ``repaint:times=5,jump=10``."""
