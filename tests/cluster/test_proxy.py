@@ -1,5 +1,6 @@
 """The limits of Serve's proxies, on a server of uvicorn as Serve starts it, without Ray."""
 
+import asyncio
 import socket
 import time
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     SEEN.append(given)
     while (await receive()).get("more_body", False):
         pass
+    await asyncio.sleep(1.0 if scope["path"] == "/slow" else 0)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"x-request-id", given)]})
     await send({"type": "http.response.body", "body": b"done"})
 
@@ -102,6 +104,35 @@ def test_headers_that_do_not_come_are_not_waited_for(port: int) -> None:
     started = time.monotonic()
     assert talk(port, b"GET / HTTP/1.1\r\nHost: a\r\n") == b""
     assert time.monotonic() - started < 1.9
+
+
+SLOW = b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
+
+
+@pytest.mark.parametrize(
+    ("following", "statuses"),
+    [
+        ([b"\r\n", request()], [b"200", b"200"]),
+        ([b"\r", b"\n"], [b"200"]),
+        ([b"G"], [b"200"]),
+        ([request()[:20], request()[20:]], [b"200", b"200"]),
+        ([b"\x00 no request\r\n\r\n"], [b"200", b"400"]),
+        ([request(b"A: " + b"a" * 40_000)], [b"200", b"431"]),
+    ],
+)
+def test_what_follows_a_request_waits_for_its_answer(port: int, following: list[bytes], statuses: list[bytes]) -> None:
+    """The answer takes longer than a client may take for its headers."""
+    with closing(socket.create_connection(("127.0.0.1", port), timeout=3)) as line:
+        line.sendall(SLOW)
+        for part in following:
+            time.sleep(0.1)
+            line.sendall(part)
+        line.settimeout(2.5)
+        received = b""
+        with suppress(OSError):
+            while data := line.recv(65536):
+                received += data
+    assert [part[:3] for part in received.split(b"HTTP/1.1 ")[1:]] == statuses, received
 
 
 def test_connections_have_a_limit(port: int) -> None:

@@ -38,6 +38,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = self._unparsed_bytes = 0
         self._in_head = True
         self._head_timer: asyncio.TimerHandle | None = None
+        self._next_request = b""  # received before the request in front of it was answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection, unless there are too many."""
@@ -53,7 +54,18 @@ class LimitedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse data. A header that has not ended counts with all that was received of it."""
+        """Parse data. A header that has not ended counts with all that was received of it.
+
+        Line ends between requests are ignored (RFC 9112, 2.2). What follows a request waits until that is answered: its
+        client may be slow to send the rest, or wrong, without an effect on the answer.
+        """
+        if self._in_head and not self._unparsed_bytes + len(self._next_request) and not data.strip(b"\r\n"):
+            return
+        if self._answering:
+            self._next_request += data
+            if len(self._next_request) > MOST_HEADER_BYTES:
+                self.flow.pause_reading()  # until the answer is complete
+            return
         if self._in_head:
             self._unparsed_bytes += len(data)
             if self._head_timer is None:
@@ -61,6 +73,18 @@ class LimitedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self._in_head and self._unparsed_bytes > MOST_HEADER_BYTES and not self.transport.is_closing():
             self._refuse()
+
+    def on_response_complete(self) -> None:
+        """Parse the bytes received meanwhile."""
+        super().on_response_complete()
+        if self._next_request and not self._answering and not self.transport.is_closing():
+            data, self._next_request = self._next_request, b""
+            self.data_received(data)
+
+    @property
+    def _answering(self) -> bool:
+        """Return whether a request was received whole and its answer is not complete."""
+        return self._in_head and self.cycle is not None and not self.cycle.response_complete
 
     def on_url(self, url: bytes) -> None:
         """Count the request line."""
