@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.datasets.scan import Scan, walk
-from gen_ray.datasets.source import BATCH_VALUES, Source, checked_levels, plain_name, stamps
+from gen_ray.datasets.source import BATCH_VALUES, EXAMPLE_VALUES, Source, checked_levels, plain_name, stamps
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 
@@ -109,6 +109,7 @@ class ParquetFiles(Source):
         """Return whether there are labels. Raise UserError if they are not integers."""
         if "label" not in self.schema.names:
             return False
+        _check_once("label", self.schema, self.files[0])
         kind = self.schema.field("label").type
         if not pa.types.is_integer(kind):
             raise UserError(f"{self.files[0]}: column 'label' is {kind}; store integers from 0")
@@ -117,11 +118,12 @@ class ParquetFiles(Source):
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Return the shape of an example as stored."""
-        shape = self.options.shape or _stated_shape(self.column) or self._first_length()
+        shape = self.options.shape or _stated_shape(self.column, self.files[0]) or self._first_length()
         if not shape:
             raise UserError(f"{self.path}: column {self.column.name!r} holds only nulls, or the files lack rows")
-        if not 1 <= len(shape) <= 3 or math.prod(shape) < 1:
-            raise UserError(f"{self.files[0]}: examples of shape {shape}; one to three axes are allowed")
+        if not 1 <= len(shape) <= 3 or min(shape) < 1 or math.prod(shape) > EXAMPLE_VALUES:
+            allowed = f"one to three axes and at most {EXAMPLE_VALUES:,} values are allowed"
+            raise UserError(f"{self.files[0]}: examples of shape {shape}; {allowed}")
         return shape
 
     def spec(self) -> DataSpec:
@@ -188,6 +190,7 @@ class ParquetFiles(Source):
         with _opened(path) as file:
             here = {field.name: field.type for field in file.schema_arrow}
             for name in columns:
+                _check_once(name, file.schema_arrow, path)
                 if here.get(name) != self.schema.field(name).type:
                     raise UserError(
                         f"{path}: column {name!r} is {here.get(name, 'missing')}, "
@@ -228,7 +231,7 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True, buffer_size=2**20, pre_buffer=False)
         _ = file.schema_arrow  # Ray's column types, where they are registered, read metadata of their own here
-    except (OSError, ValueError, pa.ArrowException) as error:
+    except (OSError, ValueError, TypeError, ArithmeticError, RecursionError, pa.ArrowException) as error:
         raise UserError(" ".join(f"{path}: not a readable Parquet file ({error})".split())[:300]) from error
     with file:
         yield file
@@ -245,16 +248,31 @@ def _element(kind: pa.DataType) -> pa.DataType | None:
     return stored.value_type if lists and pa.types.is_primitive(stored.value_type) else None
 
 
-def _stated_shape(column: pa.Field) -> tuple[int, ...]:
+def _check_once(name: str, schema: pa.Schema, file: Path) -> None:
+    if schema.names.count(name) > 1:
+        raise UserError(f"{file}: has {schema.names.count(name)} columns {name!r}; rename or remove all but one")
+
+
+def _stated_shape(column: pa.Field, file: Path) -> tuple[int, ...]:
     """Return the shape that a column's type or extension metadata states, else ()."""
     kind, metadata = column.type, column.metadata or {}
     if isinstance(kind, pa.FixedShapeTensorType) and kind.permutation not in (None, [*range(len(kind.shape))]):
-        raise UserError(f"column {column.name!r} has permuted axes; store the tensors in plain order")
-    if hasattr(kind, "shape"):
-        return tuple(kind.shape)
-    if metadata.get(b"ARROW:extension:name", b"").startswith(b"ray.data.arrow_tensor"):  # and ray is not imported
-        return tuple(json.loads(metadata[b"ARROW:extension:metadata"]))
-    return (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
+        raise UserError(f"{file}: column {column.name!r} has permuted axes; store the tensors in plain order")
+    ray = metadata.get(b"ARROW:extension:name", b"").startswith(b"ray.data.arrow_tensor")  # and ray is not imported
+    if not hasattr(kind, "shape") and not ray:
+        return (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
+    stated = kind.shape if hasattr(kind, "shape") else _shape_in(metadata.get(b"ARROW:extension:metadata", b""))
+    if not isinstance(stated, list | tuple) or not all(type(axis) is int for axis in stated):
+        raise UserError(f"{file}: column {column.name!r} states no shape; option shape gives it, e.g. shape=[28,28]")
+    return tuple(stated)
+
+
+def _shape_in(text: bytes) -> object:
+    """Return the value in the metadata of a tensor column, None where it cannot be read."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _image_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

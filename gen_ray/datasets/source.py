@@ -1,12 +1,13 @@
 """What every source of rows can do, and the settings they take."""
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from gen_ray.config import Config
 from gen_ray.datasets.rows import BadRow, Batch
@@ -16,6 +17,15 @@ from gen_ray.paths import local
 
 BATCH_VALUES = 2**20
 """A batch holds about this many scalars at most, so that memory does not grow with the data set."""
+
+EXAMPLE_VALUES = 2**26
+"""The largest number of scalars in an example: about the pixels that an image may have."""
+
+
+def _of_few_values(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if math.prod(shape) > EXAMPLE_VALUES:
+        raise ValueError(f"must be of at most {EXAMPLE_VALUES:,} values")
+    return shape
 
 
 class SourceOptions(Config):
@@ -28,7 +38,9 @@ class SourceOptions(Config):
     length: int = Field(default=256, ge=1, le=1_000_000)
     image_size: int | None = Field(default=None, ge=1, le=4096)
     levels: int | None = Field(default=None, ge=2, le=256)
-    shape: tuple[Annotated[int, Field(le=100_000)], ...] | None = Field(default=None, min_length=1, max_length=3)
+    shape: Annotated[tuple[Annotated[int, Field(ge=1, le=100_000)], ...], AfterValidator(_of_few_values)] | None = (
+        Field(default=None, min_length=1, max_length=3)
+    )
 
 
 class Source(ABC):

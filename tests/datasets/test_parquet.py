@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gen_ray.config import validated
 from gen_ray.datasets.prepare import BadRows, Prepared, SourceOptions, prepare
 from gen_ray.datasets.rows import SPLITS
 from gen_ray.datasets.shards import load_split
@@ -260,3 +261,44 @@ def test_a_folder_is_not_a_parquet_file(tmp_path: Path) -> None:
     (tmp_path / "tables" / "part.parquet").mkdir(parents=True)
     with pytest.raises(UserError, match=r"part\.parquet: a folder, not a file; write parquet:.*/\*\.parquet"):
         make(tmp_path, pattern="part.parquet")
+
+
+@pytest.mark.parametrize(
+    ("stated", "fault"),
+    [
+        (b"not json", "not a readable Parquet file|states no shape"),
+        (b'[2,"a"]', "not a readable Parquet file|states no shape"),
+        (b"[1e400]", "not a readable Parquet file|states no shape"),
+        (b"[-2,-2]", r"not a readable Parquet file|examples of shape \(-2, -2\)"),
+        (b"[" * 100_000, "not a readable Parquet file|states no shape"),
+        (b"", "not a readable Parquet file|states no shape"),
+    ],
+)
+def test_a_stated_shape_that_is_none_is_named(tmp_path: Path, stated: bytes, fault: str) -> None:
+    """Where Ray's column types are registered, they read the metadata themselves."""
+    metadata = {b"ARROW:extension:name": b"ray.data.arrow_tensor", b"ARROW:extension:metadata": stated}
+    field = pa.field("x", pa.list_(pa.int64()), metadata=metadata)
+    (tmp_path / "tables").mkdir()
+    pq.write_table(
+        pa.table([pa.array([[1, 2, 3, 4]] * N)], schema=pa.schema([field])), tmp_path / "tables" / "a.parquet"
+    )
+    with pytest.raises(UserError, match=rf"a\.parquet.*({fault})"):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize("names", [("x", "label", "label"), ("x", "x", "y"), ("a", "b", "label")])
+def test_a_column_that_occurs_twice_is_named(tmp_path: Path, names: tuple[str, str, str]) -> None:
+    (tmp_path / "tables").mkdir()
+    columns = [pa.array([[1, 2]] * N), pa.array([0] * N), pa.array([0] * N)]
+    pq.write_table(pa.table(columns, names=list(names)), tmp_path / "tables" / "a.parquet")
+    if len(set(names)) == 3:
+        assert make(tmp_path).spec.shape == (2,)
+        return
+    with pytest.raises(UserError, match=r"a\.parquet: .*(2 columns 'label'|'x')"):
+        make(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [[-2, -2], [0], [100_000, 100_000, 100_000]])
+def test_an_impossible_shape_is_refused(shape: list[int]) -> None:
+    with pytest.raises(UserError, match=r"shape.*must be (greater than or equal to 1|of at most 67,108,864 values)"):
+        validated(SourceOptions, {"shape": shape})
