@@ -20,6 +20,8 @@ from gen_ray.yaml12 import read
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What may become part of a path: no separators, no leading dot, no control characters."""
 
+LONGEST_SECONDS = 1e7
+"""About four months; clocks of threads take no waits of more than some centuries."""
 NAME_RULE = "1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
 
 
@@ -42,8 +44,17 @@ def _on_bad_row(text: str) -> str:
     return text
 
 
+def _text(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("must be without null bytes")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_text)]
+"""What names a file, a folder or a server."""
 Name = Annotated[str, AfterValidator(_name)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _root(where: object) -> Path:
@@ -63,7 +74,7 @@ Root = Annotated[Path, PlainValidator(_root), PlainSerializer(str)]
 class Data(Config):
     """Which data set, and how it is batched."""
 
-    source: str = "digits"
+    source: Text = "digits"
     root: Folder | None = None
     options: SourceOptions = SourceOptions()
     on_bad_row: Annotated[str, AfterValidator(_on_bad_row)] = Field(
@@ -79,11 +90,11 @@ class Training(Config):
     epochs: int = Field(40, ge=1, le=10_000_000)
     seed: int = Field(0, ge=0, lt=2**63)
     learning_rate: float = Field(2e-4, gt=0, lt=10)
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    weight_decay: float = Field(0.0, ge=0, le=1000)
     warmup_steps: int = Field(0, ge=0, le=10**9)
     decay: Literal["constant", "cosine", "linear"] = "constant"
-    gradient_clip_norm: float | None = Field(1.0, gt=0)
+    gradient_clip_norm: float | None = Field(1.0, ge=1e-9, le=1e9)
     ema_decay: float = Field(0.999, ge=0, lt=1)
     ema_snapshots: int = Field(
         8, ge=0, le=10_000, description="times at which averages of any length can be made from are kept"
@@ -95,7 +106,7 @@ class Training(Config):
     log_every_steps: int = Field(50, ge=1, le=10**9)
     validate_every_epochs: int = Field(1, ge=1, le=10_000_000)
     sample_every_epochs: int = Field(10, ge=1, le=10_000_000)
-    checkpoint_every_seconds: float = Field(60.0, ge=0)
+    checkpoint_every_seconds: float = Field(60.0, ge=0, le=LONGEST_SECONDS)
 
 
 class Scaling(Config):
@@ -105,9 +116,13 @@ class Scaling(Config):
     cpus_per_worker: Count | Literal["auto"] = "auto"
     use_gpu: bool | Literal["auto"] = "auto"
     max_failures: int = Field(3, ge=0, le=10_000, description="lost workers after which a run is given up")
-    hang_seconds: float = Field(60.0, ge=1, description="a worker that says nothing for so long counts as lost")
-    grow_seconds: float = Field(60.0, gt=0, description="how often a run that could have more workers looks for room")
-    priority: float = Field(1.0, gt=0, description="what share it has of a cluster on which others wait too")
+    hang_seconds: float = Field(
+        60.0, ge=1, le=LONGEST_SECONDS, description="a worker that says nothing for so long counts as lost"
+    )
+    grow_seconds: float = Field(
+        60.0, gt=0, le=LONGEST_SECONDS, description="how often a run that could have more workers looks for room"
+    )
+    priority: float = Field(1.0, ge=1e-6, le=1e6, description="what share it has of a cluster on which others wait too")
 
     @property
     def fewest_workers(self) -> int:
@@ -152,7 +167,7 @@ class Storage(Config):
 class Tracking(Config):
     """Which MLflow server and experiment; uri null: MLFLOW_TRACKING_URI, else a SQLite store below storage.root."""
 
-    uri: str | None = None
+    uri: Text | None = None
     experiment: Name = "gen_ray"
 
 

@@ -1,16 +1,21 @@
 """Paths and URIs as users write them."""
 
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
 from gen_ray.errors import UserError
 
+STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+"""Schemes of the object stores that keep files by name."""
 PATTERNS = frozenset("[]*?#%")
 """Characters that object stores or their clients read as patterns or as parts of a URI."""
 
 
 def local(text: str) -> Path:
     """Return a path of this machine, written as a path (~ is the home folder) or as a file: URI. Raise UserError."""
+    if "\0" in (unquote(text) if text.startswith("file:") else text):
+        raise UserError(f"{text!r}: no name of a file or folder has a null byte")
     if not text.startswith("file:"):
         if not text.startswith("~"):
             return Path(text)  # ./~x too, which Path would shorten to ~x
@@ -35,6 +40,10 @@ def without_file_uri(word: str) -> str:
 
 
 def check_remote(text: str) -> None:
-    """Raise UserError for the URI of an object store that has characters with another meaning there."""
+    """Raise UserError unless a URI is that of an object store, without characters that have another meaning there."""
+    if not re.match(rf"({'|'.join(STORES)})://[^/]", text):
+        raise UserError(
+            f"{text}: must be a folder or s3://BUCKET/PREFIX (other object stores: {', '.join(STORES[1:])})"
+        )
     if strange := sorted(set(text.partition("://")[2]) & PATTERNS):
         raise UserError(f"{text}: {' '.join(strange)} cannot be in the URI of an object store")

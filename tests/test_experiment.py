@@ -13,10 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gen_ray import families
+from gen_ray.cluster.serving.args import Application
 from gen_ray.config import Config
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment, load, merge, parse
+from gen_ray.maths.sde import VE, VP, SubVP
+from gen_ray.serving.settings import Settings
 from gen_ray.sweeps.config import Axis, Sweep
 from gen_ray.yaml12 import read
 from tests.conftest import ROOT
@@ -171,7 +174,7 @@ def test_a_wrong_type_is_named(key: str, value: Any, words: list[str]) -> None:
 
 TYPES: list[tuple[str, Any, str]] = [
     ("training", 5, "training: must be a section such as {key: value}, got 5"),
-    ("training.betas", [1, "x"], "training.betas.1: must be a number, got 'x'"),
+    ("training.betas", [0.9, "x"], "training.betas.1: must be a number, got 'x'"),
     ("training.betas", [1, 2, 3], "training.betas: must have at most 2 items, has 3, got [1, 2, 3]"),
     ("training.epochs", True, "training.epochs: must be a number, got true"),
     ("scaling.num_workers", "x", "scaling.num_workers: must be an integer, or a list, got 'x'"),
@@ -228,6 +231,8 @@ def paths(node: dict[str, Any], *above: str) -> Iterator[list[str]]:
     [
         ("training.epochs", 0, "greater than or equal to 1"),
         ("training.ema_decay", 1, "less than 1"),
+        ("scaling.hang_seconds", 1e300, "less than or equal to 10000000"),
+        ("scaling.priority", 1e-320, "greater than or equal to 0.000001"),
         ("training.learning_rate", -1, "greater than 0"),
         ("training.learning_rate", 1e6, "less than 10"),
         ("training.seed", 2**63, "less than 9223372036854775808"),
@@ -392,12 +397,12 @@ def test_a_configuration_cannot_be_changed_once_it_is_read() -> None:
 # ---- limits of numbers -----------------------------------------------------------------------------------------
 
 
-def whole_numbers(hint: Any, limits: list[Any]) -> Iterator[list[Any]]:
-    """Yield the limits of each whole number in a type hint."""
-    if hint is int:
+def numbers(hint: Any, limits: list[Any]) -> Iterator[list[Any]]:
+    """Yield the limits of each number in a type hint."""
+    if hint in (int, float):
         yield [limit for item in limits for limit in getattr(item, "metadata", [item])]
     for part in get_args(hint):
-        yield from whole_numbers(part, [*limits, *getattr(hint, "__metadata__", ())])
+        yield from numbers(part, [*limits, *getattr(hint, "__metadata__", ())])
 
 
 def below(hint: Any) -> Iterator[type[Config]]:
@@ -411,15 +416,18 @@ def below(hint: Any) -> Iterator[type[Config]]:
 
 
 FAMILIES = [families.find(name).Config for name in families.names()]
-SECTIONS = {config for top in (Experiment, Sweep, *FAMILIES) for config in below(top)}
+SECTIONS = {config for top in (Experiment, Sweep, Application, Settings, *FAMILIES) for config in below(top)}
+FREE = {Axis, VP, VE, SubVP}
+"""Configs that check their numbers together."""
 
 
-@pytest.mark.parametrize("config", sorted(SECTIONS - {Axis}, key=lambda config: config.__name__))
-def test_a_whole_number_has_an_upper_limit(config: type[Config]) -> None:
+@pytest.mark.parametrize("config", sorted(SECTIONS - FREE, key=lambda config: config.__name__))
+def test_a_number_has_a_lower_and_an_upper_limit(config: type[Config]) -> None:
     """A very large number makes a run hang or exhaust the memory after its start."""
     for key, field in config.model_fields.items():
-        for limits in whole_numbers(field.annotation, list(field.metadata)):
-            assert any(getattr(limit, name, None) is not None for limit in limits for name in ("le", "lt")), key
+        for limits in numbers(field.annotation, list(field.metadata)):
+            for names in (("ge", "gt"), ("le", "lt")):
+                assert any(getattr(limit, name, None) is not None for limit in limits for name in names), key
 
 
 LARGE = ["data.batch_size", "training.ema_snapshots", "training.epochs", "evaluation.samples", "evaluation.effort"]
@@ -429,3 +437,22 @@ LARGE = ["data.batch_size", "training.ema_snapshots", "training.epochs", "evalua
 def test_a_number_beyond_its_limit_is_refused_in_a_line(key: str) -> None:
     line = fault(changed(VAE, key, 10**9))
     assert line.startswith(f"{key}: must be ") and "less than or equal to" in line and "1000000000" in line
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("value", [-1, 1.0, 2.0])
+def test_betas_are_momenta(index: int, value: float) -> None:
+    betas = [0.9, 0.999]
+    betas[index] = value
+    assert fault(changed(VAE, "training.betas", betas)).startswith(f"training.betas.{index}: must be ")
+
+
+@pytest.mark.parametrize("key", ["storage.root", "data.root", "data.source", "tracking.uri"])
+def test_a_null_byte_is_refused(key: str) -> None:
+    line = fault(changed(VAE, key, "a\0b"))
+    assert line.startswith(f"{key}: ") and "null byte" in line and "\0" not in line
+
+
+@pytest.mark.parametrize("root", ["://", "http://", "http://a/b", "memory://a", "zip://", "s3://", "s3:///a", "S3://a"])
+def test_a_uri_that_is_no_object_stores_is_refused(root: str) -> None:
+    assert f"storage.root: {root}: must be a folder or s3://BUCKET/PREFIX" in fault(changed(VAE, "storage.root", root))

@@ -234,7 +234,7 @@ def test_a_damaged_shard_on_s3_is_named(s3: Path, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_reached_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"storage\.root=zz://a: Unsupported"):
+    with pytest.raises(UserError, match=r"zz://a: must be a folder or s3://BUCKET/PREFIX"):
         place("zz://a")
     with pytest.raises(UserError, match=r"tracking\.uri: is needed where storage.root is s3://b/c"):
         Store.of(None, "gen_ray", place("s3://b/c"))

@@ -105,7 +105,7 @@ class MutualInformation(_Survival):
     """
 
     name: Literal["mutual_information"] = "mutual_information"
-    marginal: tuple[float, ...] | None = Field(default=None, min_length=2)
+    marginal: tuple[Annotated[float, Field(ge=0, le=1e18)], ...] | None = Field(default=None, min_length=2)
 
     @model_validator(mode="after")
     def _frequencies(self) -> "MutualInformation":

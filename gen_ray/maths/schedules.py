@@ -148,9 +148,9 @@ class Sigmoid(_Schedule):
     """A sigmoid of time, from start to end at temperature tau (Jabri et al. 2022, algorithm 2; their floor of 1e-9)."""
 
     name: Literal["sigmoid"] = "sigmoid"
-    start: float = -3.0
-    end: float = 3.0
-    tau: float = Field(default=1.0, gt=0)
+    start: float = Field(default=-3.0, ge=-100, le=100)
+    end: float = Field(default=3.0, ge=-100, le=100)
+    tau: float = Field(default=1.0, ge=1e-3, le=1000)
 
     @model_validator(mode="after")
     def _falls(self) -> Self:

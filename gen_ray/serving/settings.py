@@ -63,6 +63,8 @@ def host_names(values: Iterable[str], source: str) -> tuple[str, ...]:
 
 Host = Annotated[str, AfterValidator(host_name)]
 
+LONGEST_SECONDS = 1e7
+
 
 class Settings(Config):
     """Everything about the door that is not a model's own affair."""
@@ -73,21 +75,21 @@ class Settings(Config):
     """Names in the Host header that are this house's; a page of another name must not reach it through a browser."""
     origins: tuple[str, ...] = ()
     """Further pages that may change things here, as scheme://host:port, besides those of the same host."""
-    body_bytes: int = Field(default=MIB, ge=1)
-    body_seconds: float = Field(default=30.0, gt=0)
+    body_bytes: int = Field(default=MIB, ge=1, le=2**40)
+    body_seconds: float = Field(default=30.0, gt=0, le=LONGEST_SECONDS)
     """How long a body may take to come in."""
-    open_body_seconds: float = Field(default=3.0, gt=0)
+    open_body_seconds: float = Field(default=3.0, gt=0, le=LONGEST_SECONDS)
     """The same for a request without a key."""
-    requests_at_once: int = Field(default=128, ge=1)
+    requests_at_once: int = Field(default=128, ge=1, le=100_000)
     """At one ingress, divided among the keys; health checks are not counted."""
-    picture_pixels: int = Field(default=4_000_000, ge=1)
+    picture_pixels: int = Field(default=4_000_000, ge=1, le=10**12)
     """Of all pictures of one request together."""
-    deadline_seconds: float = Field(default=60.0, gt=0)
+    deadline_seconds: float = Field(default=60.0, gt=0, le=LONGEST_SECONDS)
     """What a request gets that asks for none."""
-    longest_deadline_seconds: float = Field(default=600.0, gt=0)
-    card_seconds: float = Field(default=5.0, gt=0)
+    longest_deadline_seconds: float = Field(default=600.0, gt=0, le=LONGEST_SECONDS)
+    card_seconds: float = Field(default=5.0, gt=0, le=LONGEST_SECONDS)
     """How long a model may take to say what it is."""
-    keep_alive_seconds: float = Field(default=5.0, gt=0)
+    keep_alive_seconds: float = Field(default=5.0, gt=0, le=LONGEST_SECONDS)
     """After how long a silence a stream says that it lives."""
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from gen_ray import yaml12
 from gen_ray.config import Config, validated
 from gen_ray.errors import UserError, nearest
-from gen_ray.experiment import Experiment, Name, parse
+from gen_ray.experiment import Experiment, Name, Text, parse
 from gen_ray.overrides import apply, merge, put
 from gen_ray.sweeps.corners import combinations, corners
 from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
@@ -86,7 +86,7 @@ class Sweep(Config):
     """One sweep. Made by ``load``, which tells mistakes in one line."""
 
     name: Name
-    experiment: str
+    experiment: Text
     settings: dict[str, Any] = Field({}, description="changes of the experiment that all trials share")
     space: dict[str, Axis] = Field(min_length=1)
     metric: str = "eval/bits_per_dim"
@@ -94,7 +94,7 @@ class Sweep(Config):
     searcher: Searcher = Searcher()
     scheduler: Scheduler = Calm()
     trials: int | None = Field(None, ge=1, le=100_000, description="left out: all points of a grid")
-    minutes: float | None = Field(None, gt=0, description="no trial is begun after so many")
+    minutes: float | None = Field(None, gt=0, le=1e6, description="no trial is begun after so many")
     concurrency: int | None = Field(None, ge=1, le=10_000, description="trials at a time; left out: as many as fit")
     max_failures: int = Field(3, ge=0, le=10_000, description="lost processes of a trial after which it is given up")
     best: int = Field(4, ge=1, le=1000, description="trials whose samples are shown side by side")

@@ -25,9 +25,9 @@ class Served(Config):
     cpus: float = Field(1, ge=0, le=10_000)
     gpus: float = Field(0, ge=0, le=1)
     """Of each replica; a share of one, of its memory too, where several fit."""
-    backlog_seconds: float = Field(20, gt=0)
+    backlog_seconds: float = Field(20, gt=0, le=1e7)
     """Of work that may wait at a replica; what comes then is told to come again (429)."""
-    target_backlog_seconds: float = Field(2, gt=0)
+    target_backlog_seconds: float = Field(2, gt=0, le=1e7)
     """More than this a replica, and there will be more replicas."""
 
 
@@ -38,7 +38,7 @@ class Application(Config):
     root: Root = Field(default_factory=default)
     """storage.root of the runs; machines of a cluster share it."""
     tracking_uri: str | None = None
-    follow_seconds: float = Field(10, gt=0)
+    follow_seconds: float = Field(10, gt=0, le=1e7)
     """How often the registry is asked for a newer champion."""
     limits: Limits = Limits()
     key_hashes: dict[str, Digest] = Field(default_factory=dict)

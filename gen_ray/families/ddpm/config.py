@@ -19,8 +19,8 @@ class DdpmConfig(FamilyConfig):
     predict: Literal["eps", "x_0", "v"] = "eps"
     variance: Literal["small", "large", "learned"] = "small"
     loss: Literal["simple", "vlb"] = "simple"
-    vlb_weight: float | None = Field(None, gt=0)
-    min_snr: float | None = Field(None, gt=0, description="what the error of x_0 counts at most in loss=simple")
+    vlb_weight: float | None = Field(None, gt=0, le=1e6)
+    min_snr: float | None = Field(None, gt=0, le=1e9, description="what the error of x_0 counts at most in loss=simple")
     clip: bool = True
     net: Annotated[DenoiserConfig, named("unet")] = Field(default={"name": "unet"}, validate_default=True)
 

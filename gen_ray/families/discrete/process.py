@@ -67,7 +67,7 @@ class GriddedConfig(KernelConfig):
 
     loss: str
     steps: int = Field(1000, ge=2, le=100_000)
-    ce_weight: float | None = Field(None, gt=0)
+    ce_weight: float | None = Field(None, gt=0, le=1e6)
 
     @model_validator(mode="after")
     def _effective(self) -> "GriddedConfig":
