@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gen_ray.datasets.images import SUFFIXES
 from gen_ray.datasets.rows import Split
-from gen_ray.datasets.scan import Scan
+from gen_ray.datasets.scan import Scan, is_folder
 from gen_ray.errors import UserError
 
 SPLIT_NAMES: Mapping[str, Split] = {
@@ -93,8 +93,8 @@ def _below(folder: Path) -> list[Path]:
         near = len(here.relative_to(folder).parts) < CLASS_DEPTH
         for item in _items(here):
             place = here / item.name
-            if not os.path.isdir(item.path):  # item.is_dir() raises for a link to itself
-                is_image = place.suffix.lower() in SUFFIXES
+            is_image = place.suffix.lower() in SUFFIXES
+            if not is_folder(place, missing=is_image):
                 scan.count(found=is_image)
                 images += [place] * is_image
                 continue

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gen_ray.datasets.rows import BadRow, Batch
-from gen_ray.datasets.scan import Scan, walk
+from gen_ray.datasets.scan import Scan, is_folder, walk
 from gen_ray.datasets.source import BATCH_VALUES, EXAMPLE_VALUES, Source, checked_levels, plain_name, stamps
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
@@ -70,7 +70,8 @@ class ParquetFiles(Source):
             return [self.path]
         if self.path.is_dir():
             raise UserError(f"{self.path}: a folder, not a file; write parquet:{self.path}/*.parquet")
-        found = sorted(file for file in _matching(self.base, self.path.relative_to(self.base)) if file.is_file())
+        matches = _matching(self.base, self.path.relative_to(self.base))
+        found = sorted(file for file in matches if not is_folder(file) and file.is_file())
         if not found:
             raise UserError(f"{self.path}: no Parquet file by this name or pattern")
         return found

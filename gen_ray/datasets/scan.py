@@ -1,6 +1,7 @@
 """Bounded scans of folders: a folder that holds mostly other things is refused, not read to its end."""
 
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,3 +47,21 @@ def walk(folder: Path, depth: int | None = None) -> Iterator[os.DirEntry[str]]:
                     yield item
         except OSError:
             continue  # glob passes over it, too
+
+
+def is_folder(place: Path, *, missing: bool = False) -> bool:
+    """Return whether a path of a scan leads to a folder.
+
+    Raise UserError for a link to something missing and for what cannot be read, unless missing: it may be a folder, and
+    the data would lack its files without a message.
+    """
+    try:
+        return stat.S_ISDIR(place.stat().st_mode)
+    except FileNotFoundError:
+        if missing or not place.is_symlink():  # removed during the scan
+            return False
+        raise UserError(f"{place}: a link to a missing file or folder; repair or remove it") from None
+    except OSError as error:
+        if missing:
+            return False
+        raise UserError(f"{place}: cannot be read ({error.strerror})") from None

@@ -213,6 +213,21 @@ def test_what_is_not_a_file_is_a_bad_row(flat: Path, kind: str) -> None:
     assert make(flat, skip=1).quarantined == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("c1", "/nowhere/c1"), ("c0/more", "nowhere"), ("val", "nowhere"), ("c1", "c1"), ("notes.txt", "nowhere")],
+)
+@pytest.mark.parametrize("others", [True, False])
+def test_a_link_to_a_missing_folder_is_named(tmp_path: Path, name: str, target: str, others: bool) -> None:
+    """The class would be left out without a message."""
+    (tmp_path / "pets" / "c0").mkdir(parents=True)
+    if others:
+        draw(tmp_path / "pets", [f"c0/{i}.png" for i in range(3)])
+    (tmp_path / "pets" / name).symlink_to(target)
+    with pytest.raises(UserError, match=rf"{name}: (a link to a missing file or folder|cannot be read)"):
+        make(tmp_path / "pets")
+
+
 def test_a_folder_with_an_images_name_is_a_folder(flat: Path, tmp_path: Path) -> None:
     (flat / "empty.png").mkdir()
     assert sum(make(flat).rows.values()) == 60

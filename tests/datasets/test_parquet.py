@@ -257,6 +257,14 @@ def test_brackets_in_the_names_of_folders_and_files_are_no_wildcards(tmp_path: P
         assert multiset(content(make(home, pattern=pattern))) == multiset(x.astype(np.uint8))
 
 
+@pytest.mark.parametrize("pattern", ["*.parquet", "**/*.parquet"])
+def test_a_link_to_a_missing_file_is_named(tmp_path: Path, pattern: str) -> None:
+    save(tmp_path, noise(4).tolist())
+    (tmp_path / "tables" / "b.parquet").symlink_to("nowhere")
+    with pytest.raises(UserError, match=r"b\.parquet: a link to a missing file"):
+        make(tmp_path, pattern=pattern)
+
+
 def test_a_folder_is_not_a_parquet_file(tmp_path: Path) -> None:
     (tmp_path / "tables" / "part.parquet").mkdir(parents=True)
     with pytest.raises(UserError, match=r"part\.parquet: a folder, not a file; write parquet:.*/\*\.parquet"):
