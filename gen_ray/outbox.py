@@ -4,7 +4,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from threading import Condition, Thread
@@ -40,7 +39,7 @@ class Outbox:
         self.refusals: dict[str, str] = {}
         self.taken: dict[Path, set[int]] = {}
         """Serial numbers of the messages of each file taken over that are not delivered yet."""
-        self.trouble, self.changed = "", Condition()
+        self.trouble, self.unsaved, self.changed = "", False, Condition()
         for file, messages in spool.take_over(folder, store):
             closed = {run_id for run_id, verb, _ in messages if verb == "close"}
             cut_off = dict.fromkeys(run_id for run_id, _, _ in messages if run_id not in closed)
@@ -76,7 +75,7 @@ class Outbox:
             self.waiting.clear()
             self.counts.clear()
             self.taken.clear()
-            self.file.unlink(missing_ok=True)
+            spool.remove(self.file)
 
     def _work(self) -> None:
         most = POINTS
@@ -149,10 +148,10 @@ class Outbox:
                 serials.difference_update(batch)
                 if not serials:
                     del self.taken[file]
-                    file.unlink(missing_ok=True)
+                    spool.remove(file)
             if self.trouble:
                 self.trouble = ""
-                self.file.unlink(missing_ok=True)
+                spool.remove(self.file)
 
     def _keep(self) -> None:
         """Write down the messages that wait, with how to open their runs. Those taken over are in files already."""
@@ -163,5 +162,12 @@ class Outbox:
         for run_id in {run_id for run_id, _, _ in messages} - opened:
             messages.insert(0, (run_id, OPEN, {"name": run_id, "params": {}, "tags": {}}))
         if messages:
-            with suppress(OSError):  # a full disk: they are still here, and sent as soon as the store is back
+            try:
                 spool.save(self.file, self.store, messages)
+            except OSError as error:  # they are still here, and sent as soon as the store is back
+                if not self.unsaved:
+                    logger.warning(
+                        "%s: cannot be written (%s); messages are lost if this process ends before %s answers",
+                        *(self.file, error.strerror, self.store.uri),
+                    )
+                self.unsaved = True

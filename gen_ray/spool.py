@@ -9,7 +9,6 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -43,30 +42,58 @@ def save(file: Path, store: Store, messages: Iterable[Message]) -> None:
 def take_over(folder: Path, store: Store) -> Iterator[tuple[Path, list[Message]]]:
     """Yield the files left by processes that are gone, now this process's, with their messages to a store.
 
-    A file that cannot be read is set aside with a warning.
+    A file that is damaged is set aside with a warning. One that this user may not read or rename is passed over with a
+    warning: it may be sound, and another user's process can send it.
     """
     for file in sorted(folder.glob(f"*{MESSAGES}")):
         try:
             (*where, process), *messages = _read(file)
         except FileNotFoundError:  # another process has taken it over
             continue
-        except (OSError, ValueError, TypeError, RecursionError) as error:
+        except OSError as error:
+            _warn(file, error)
+            continue
+        except (ValueError, TypeError, RecursionError) as error:
             set_aside(file, DAMAGED, f"cannot be read ({error})")
             continue
         name, at, _ = file.name.partition("@")
         if where == [store.uri, store.experiment] and is_gone(unquote(name) if at else str(process)):
             mine = new_file(folder)
-            with suppress(FileNotFoundError):
-                file.rename(mine)
+            if _renamed(file, mine):
                 yield mine, messages
 
 
 def set_aside(file: Path, end: str, why: str) -> None:
-    """Rename a file so that it is not sent, and say so."""
+    """Rename a file so that it is not sent, and say so. Where that is not allowed, a warning says so."""
     aside = file.with_suffix(end)
-    with suppress(FileNotFoundError):  # another process was faster
-        file.rename(aside)
+    if _renamed(file, aside):
         logger.warning("%s: %s; its messages to MLflow are not sent, the file is kept as %s", file, why, aside.name)
+
+
+def remove(file: Path) -> None:
+    """Remove a file whose messages are delivered. Where that is not allowed, a warning says so."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        logger.warning("%s: its messages to MLflow are sent, and it cannot be removed (%s)", file, error.strerror)
+
+
+def _renamed(file: Path, new: Path) -> bool:
+    """Return whether this process has renamed a file: not where another was faster, or it is not allowed."""
+    try:
+        file.rename(new)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        _warn(file, error)
+        return False
+    return True
+
+
+def _warn(file: Path, error: OSError) -> None:
+    logger.warning(
+        "%s: is passed over (%s); its messages to MLflow are sent by a training of its owner", file, error.strerror
+    )
 
 
 def _read(file: Path) -> list[Any]:

@@ -1,6 +1,8 @@
 """Messages to MLflow arrive in order, late rather than never, and never twice."""
 
+import errno
 import json
+import os
 import socket
 import threading
 import time
@@ -12,11 +14,13 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
+from gen_ray import spool
 from gen_ray.errors import RunError
 from gen_ray.outbox import Outbox
 from gen_ray.store import Store
 from gen_ray.tracking import REFUSED, this_process
 
+Caplog = pytest.LogCaptureFixture
 STORE = Store("sqlite:///nowhere.db", "x")
 
 
@@ -175,6 +179,52 @@ def test_a_damaged_file_is_set_aside_and_named(
     assert [verb for _, verb, _ in ledger.seen] == ["open", "tag", "close"]
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("1-damaged.damaged", damage)]
     assert "1-damaged.jsonl: cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("error", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE], ids=errno.errorcode.get)
+@pytest.mark.parametrize("damage", ["", "["], ids=["sound", "damaged"])
+def test_a_file_of_another_user_does_not_end_a_training(
+    ledger: Ledger, tmp_path: Path, error: int, damage: str, monkeypatch: pytest.MonkeyPatch, caplog: Caplog
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    file = left_behind(tmp_path)
+    file.write_text(damage or file.read_text())
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refuse)
+        outbox = Outbox(STORE, tmp_path, ledger)
+    outbox.put("b", "open", name="b", params={}, tags={})
+    until(lambda: outbox.pending("b") == (0, ""))
+    assert [run for run, _, _ in ledger.seen] == ["b"] and [*tmp_path.iterdir()] == [file]
+    assert f"{file}: is passed over ({os.strerror(error)})" in caplog.text
+
+
+def test_a_file_that_cannot_be_read_is_not_damaged(ledger: Ledger, tmp_path: Path, caplog: Caplog) -> None:
+    (tmp_path / "folder.jsonl").mkdir()
+    Outbox(STORE, tmp_path, ledger)
+    assert "folder.jsonl: is passed over (Is a directory)" in caplog.text and (tmp_path / "folder.jsonl").is_dir()
+
+
+@pytest.mark.parametrize("verb", ["write_whole", "unlink"])
+def test_a_folder_that_may_not_be_written_ends_no_delivery(
+    ledger: Ledger, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch, caplog: Caplog
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    left_behind(tmp_path)
+    monkeypatch.setattr(*(Path, "unlink") if verb == "unlink" else (spool, "write_whole"), refuse)
+    ledger.there.clear()
+    outbox = Outbox(STORE, tmp_path, ledger)
+    outbox.put("b", "open", name="b", params={}, tags={})
+    until(lambda: outbox.file.exists() if verb == "unlink" else "cannot be written" in caplog.text)
+    ledger.there.set()
+    until(lambda: outbox.pending("a") == outbox.pending("b") == (0, ""))
+    outbox.put("b", "tag", tags={})
+    until(lambda: outbox.pending("b") == (0, ""))
+    words = "it cannot be removed (Permission denied)" if verb == "unlink" else "cannot be written (Permission denied)"
+    assert words in caplog.text and caplog.text.count("cannot be written") <= 1
 
 
 def test_of_several_starts_after_an_outage_one_sends_each_file(tmp_path: Path) -> None:
