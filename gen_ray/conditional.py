@@ -15,10 +15,11 @@ def replace(file: Path, before: str | None, after: str) -> bool:
     """Write after into file if the file holds before (None: if it does not exist). Return whether it was written.
 
     Exact in folders and on stores with S3's conditional writes. On other object stores a writer can be overwritten by
-    another one at the same moment; a later write by the same process must therefore read first.
+    another one at the same moment; a later write by the same process must therefore read first. Raise OSError.
     """
     if storage.is_remote(file):
-        return _put(file, before, after)
+        with storage.as_os_errors(file):
+            return _put(file, before, after)
     with FileLock(file.with_name(f".{file.name}.lock")):
         if read(file) != before:
             return False
@@ -27,11 +28,12 @@ def replace(file: Path, before: str | None, after: str) -> bool:
 
 
 def read(file: Path) -> str | None:
-    """Return the file's text, None if the file does not exist."""
+    """Return the file's text, None if the file does not exist. Bytes that are not UTF-8 become surrogates."""
     try:
-        return file.read_text(encoding="utf-8")
+        content = storage.read_object(file) if storage.is_remote(file) else file.read_bytes()
     except FileNotFoundError:
         return None
+    return content.decode("utf-8", "surrogateescape")
 
 
 def _put(file: Path, before: str | None, after: str) -> bool:

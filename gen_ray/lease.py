@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 from uuid import uuid4
 
 import psutil
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from gen_ray import conditional, process
 from gen_ray.errors import RunError, UserError
@@ -31,6 +32,7 @@ SILENT_SECONDS = 30.0
 HANDOVER_SECONDS = 30.0
 """How long --take-over waits for the present owner to save a checkpoint and end."""
 LOOK_SECONDS = 0.5
+Time = Annotated[float, Field(ge=0, lt=1e15)]
 logger = logging.getLogger(__name__)
 
 
@@ -38,14 +40,16 @@ logger = logging.getLogger(__name__)
 class Owner:
     """The content of a lease; times are seconds since 1970."""
 
+    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")  # of a file that is read
+
     token: str
     user: str
     host: str
     machine: str
-    pid: int
-    process_start: float
-    start: float
-    heartbeat: float
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    process_start: Time
+    start: Time
+    heartbeat: Time
     claimed_by: str = ""
     """Name of the process that asked for the lease by --take-over."""
     ended: bool = False
@@ -80,6 +84,8 @@ class Owner:
         return json.dumps(asdict(self), indent=1)
 
 
+_FILE = TypeAdapter(Owner)
+"""What the file of a lease holds: a field that only a later version knows is ignored."""
 _held: set[str] = set()
 """Tokens of the leases that this process holds."""
 
@@ -105,8 +111,12 @@ class Lease:
 
     def _renew(self) -> None:
         while not self.over.wait(BEAT_SECONDS) and not self.lost:
-            with suppress(OSError):  # a storage that is away for a while: the next heartbeat tries again
+            try:
                 self._beat()
+            except OSError:  # a storage that is away for a while: the next heartbeat tries again
+                continue
+            except Exception:  # an error that ended this thread would end the lease of a process that goes on
+                logger.exception("%s: could not be renewed; the next heartbeat tries again", self.file)
         if self.lost and not self.over.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
@@ -115,9 +125,10 @@ class Lease:
         if conditional.replace(self.file, self.owner.text(), now.text()):
             self.owner = now
             return
-        found = _read(self.file)
-        if found is None:  # removed by hand
-            conditional.replace(self.file, None, now.text())
+        text = conditional.read(self.file)
+        found = _parsed(text)
+        if found is None:  # removed by hand, or damaged
+            conditional.replace(self.file, text, now.text())
             self.owner = now
         elif found.token != self.owner.token:
             self.lost = found.name
@@ -169,8 +180,10 @@ def _interruptible(lease: Lease) -> Iterator[None]:
 def _acquired(folder: Path, *, take_over: bool) -> Owner:
     file, mine = folder / NAME, Owner.this()
     while True:
-        text = conditional.read(file)
+        text = _text(file)
         before = _parsed(text)
+        if text is not None and before is None:
+            logger.warning("%s: is damaged and does not name a process; it is replaced", file)
         if before and not before.ended and _is_live(file, before):
             if not take_over:
                 raise UserError(
@@ -223,11 +236,19 @@ def _read(file: Path) -> Owner | None:
     return _parsed(conditional.read(file))
 
 
+def _text(file: Path) -> str | None:
+    """Return the text of a lease, None where there is none. Raise UserError for a folder of that name."""
+    try:
+        return conditional.read(file)
+    except IsADirectoryError:
+        raise UserError(f"{file}: is a folder; remove it, because a file of this name has to be written") from None
+
+
 def _parsed(text: str | None) -> Owner | None:
     """Return the owner, None where there is none: a file that is not a lease belongs to no process."""
     try:
-        return Owner(**json.loads(text)) if text else None
-    except (ValueError, TypeError):
+        return _FILE.validate_json(text) if text else None
+    except ValueError:  # pydantic's errors too
         return None
 
 

@@ -82,7 +82,7 @@ def check(root: Path) -> None:
     if not is_remote(root):
         return
     try:
-        with _spoken(root):
+        with as_os_errors(root):
             root.exists()
     except OSError as error:
         raise UserError(f"storage.root={root}: {error}") from None
@@ -107,7 +107,7 @@ def here(path: Path) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="gen_ray-") as folder:
         copy = Path(folder) / path.name
-        with _spoken(path):
+        with as_os_errors(path):
             now = current(path)
             client, there = remote(now)
             client.get(there, str(copy), recursive=now.is_dir())
@@ -202,7 +202,7 @@ def remove(folder: Path) -> None:
             gone = folder
         shutil.rmtree(gone, ignore_errors=True)
         return
-    with _spoken(folder):
+    with as_os_errors(folder):
         for last in (CURRENT, manifest.NAME):
             (folder / last).unlink(missing_ok=True)
         client, there = remote(folder)
@@ -213,7 +213,7 @@ def remove(folder: Path) -> None:
 def write_whole(file: Path, text: str) -> None:
     """Have a file appear whole or not at all, also after a crash of the machine."""
     if is_remote(file):
-        with _spoken(file):
+        with as_os_errors(file):
             file.write_text(text, encoding="utf-8")
         return
     part = hidden(file, ".part")
@@ -242,14 +242,24 @@ def _identity(folder: Path) -> object:
 
 def _version(folder: Path) -> str | None:
     """Return the name of the present version of a folder on an object store, None where it is not committed so."""
-    with _spoken(folder):
-        try:
-            name = (folder / CURRENT).read_text(encoding="utf-8").strip()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+    try:
+        name = read_object(folder / CURRENT).decode(errors="replace").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
     if not VERSION.fullmatch(name):
         raise OSError(f"{folder / CURRENT}: does not hold the name of a version")
     return name
+
+
+def read_object(file: Path) -> bytes:
+    """Return the content of a file on an object store, read in one request. Raise OSError.
+
+    The store's own file objects ask for its size first, and fail where it is replaced in between.
+    """
+    client, path = remote(file)
+    with as_os_errors(file):
+        content: bytes = client.cat_file(path)
+        return content
 
 
 def _upload(draft: Path, folder: Path) -> None:
@@ -257,7 +267,7 @@ def _upload(draft: Path, folder: Path) -> None:
     before, name = _version(folder), f"v-{time.time_ns():x}-{secrets.token_hex(4)}"
     files = [file for file in draft.rglob("*") if file.is_file() and file.name != manifest.NAME]
     client, home = remote(folder / name)
-    with _spoken(folder):
+    with as_os_errors(folder):
         for group in (files, [draft / manifest.NAME]):
             there = [f"{home}/{file.relative_to(draft).as_posix()}" for file in group]
             client.put([str(file) for file in group], there)
@@ -267,7 +277,7 @@ def _upload(draft: Path, folder: Path) -> None:
 
 
 @contextmanager
-def _spoken(path: Path) -> Iterator[None]:
+def as_os_errors(path: Path) -> Iterator[None]:
     """Raise as OSError what the clients of object stores raise: botocore's errors, for one, are of no common kind."""
     try:
         yield

@@ -1,6 +1,8 @@
 """One process at a time works in the folder of a run."""
 
 import errno
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,10 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gen_ray import conditional, lease
@@ -134,6 +137,76 @@ def lost(mine: lease.Lease) -> None:
     """Have another process write its own lease, as after a pause of this one."""
     mine.file.write_text(replace(lease.Owner.this(), host="gpu7").text())
     time.sleep(10)
+
+
+def changed(**fields: object) -> bytes:
+    """Return the file of a lease of this machine with some fields changed."""
+    return json.dumps({**asdict(replace(lease.Owner.this(), machine="another")), **fields}).encode()
+
+
+DAMAGED = [
+    *(b"", b"\xff\xfe", b"[]", b"null", b"{", b"[" * 100_000, changed(pid="x"), changed(pid=-5), changed(pid=2**70)),
+    *(changed(process_start=None), changed(heartbeat=None), changed(heartbeat=float("nan")), changed(start=1e300)),
+    *(changed(user=[1]), changed(host="\udc80"), changed(ended="no")),
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_lease_is_replaced_with_a_warning(
+    tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / lease.NAME
+    file.write_bytes(content)
+    with lease.held(tmp_path) as mine:
+        assert f"{file}: is damaged" in caplog.text
+        file.write_bytes(content)  # and while it is held, by the next heartbeat
+        mine._beat()
+        found = lease._read(file)
+        assert found is not None and found.token == mine.owner.token and not mine.lost
+
+
+def test_a_lease_of_a_later_version_counts(tmp_path: Path) -> None:
+    parent = psutil.Process(os.getppid())
+    owner = replace(lease.Owner.this(), pid=parent.pid, process_start=parent.create_time())
+    (tmp_path / lease.NAME).write_text(json.dumps({**asdict(owner), "color": "red"}))
+    with pytest.raises(UserError, match="in use by"), lease.held(tmp_path):
+        pytest.fail("held by two processes")
+
+
+def test_a_lease_on_an_object_store_is_read_while_it_is_replaced(s3: Path, tmp_path: Path) -> None:
+    file, over = s3 / tmp_path.name / "a.json", threading.Event()
+    file.write_text("0")
+
+    def write() -> None:
+        while not over.is_set():
+            file.write_text(str(time.time_ns()))
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        assert all(conditional.read(file) for _ in range(15))
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_folder_in_the_place_of_a_lease_is_named(tmp_path: Path) -> None:
+    (tmp_path / lease.NAME).mkdir()
+    with pytest.raises(UserError, match=r"lease\.json: is a folder; remove it"), lease.held(tmp_path):
+        pytest.fail("held without a file")
+
+
+def test_no_error_ends_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise ValueError("a client's own kind of error")
+
+    with lease.held(tmp_path) as mine:
+        with monkeypatch.context() as broken:
+            broken.setattr(lease.conditional, "replace", fail)
+            time.sleep(3 * lease.BEAT_SECONDS)
+        before = mine.owner.heartbeat
+        time.sleep(3 * lease.BEAT_SECONDS)
+        assert mine.owner.heartbeat > before
 
 
 def test_a_conditional_write_happens_only_to_what_was_read(home: Path) -> None:
