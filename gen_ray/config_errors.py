@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from gen_ray.errors import nearest
+from gen_ray.errors import nearest, short
 
 SECTION = "a section such as {key: value}"
 EXPECTED = {
@@ -71,9 +71,9 @@ def _line(schema: dict[str, Any], same: Sequence[Fault], path: str) -> str:
     if first.error["type"] == "union_tag_invalid":
         tag = str(first.error["ctx"]["tag"])
         known = [name for node in _options(schema, _follow(schema, first.error["loc"])) for name in _tags(node)]
-        return f"{key}.name: {nearest(tag, known)}, got {tag!r}"
+        return f"{key}.name: {nearest(tag, known)}, got {short(tag)}"
     said = _alternatives([fault.error for fault in same])
-    shown = "" if isinstance(given, Mapping | BaseModel) else f", got {given!r}"
+    shown = "" if isinstance(given, Mapping | BaseModel) else f", got {short(given)}"
     remedy = "; write it in quotes ('\"…\"' in a shell)" if said in TEXT and given is not None else ""
     return ": ".join(part for part in (key, f"{said}{shown}{remedy}") if part)
 

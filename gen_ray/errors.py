@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST_SHOWN = 200
+"""Characters of a value that errors show."""
 LISTED = 30
 """Names in a hint; there may be thousands of runs."""
 
@@ -40,3 +42,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     listing = f"known: {', '.join(names[:LISTED])}{more}"
     return f"did you mean '{close[0]}'? ({listing})" if close else listing
+
+
+def short(value: object) -> str:
+    """Return a value as an error shows it: a long one shortened."""
+    text = repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}… ({len(text):,} characters)"

@@ -5,7 +5,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, SerializeAsAny, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    SerializeAsAny,
+    model_validator,
+)
 
 from gen_ray import families, storage
 from gen_ray.config import Config, validated
@@ -31,9 +39,12 @@ def _name(text: str) -> str:
     return text
 
 
-def _folder(path: Path) -> Path:
+def _folder(where: object) -> object:
+    """Return a path as an absolute one, before pathlib takes the second / of a URI away."""
+    if not isinstance(where, str | Path):
+        return where
     try:
-        return local(str(path)).absolute()
+        return local(str(where)).absolute()
     except UserError as error:
         raise ValueError(str(error)) from None
 
@@ -66,7 +77,7 @@ def _root(where: object) -> Path:
         raise ValueError(str(error).removeprefix("storage.root=")) from None
 
 
-Folder = Annotated[Path, AfterValidator(_folder)]
+Folder = Annotated[Path, BeforeValidator(_folder)]
 Root = Annotated[Path, PlainValidator(_root), PlainSerializer(str)]
 """A folder or a URI; an object store's paths are no pathlib.Path, but know the same verbs."""
 

@@ -16,6 +16,8 @@ def local(text: str) -> Path:
     """Return a path of this machine, written as a path (~ is the home folder) or as a file: URI. Raise UserError."""
     if "\0" in (unquote(text) if text.startswith("file:") else text):
         raise UserError(f"{text!r}: no name of a file or folder has a null byte")
+    if re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://", text):
+        raise UserError(f"{text}: must be a path of this machine; copy the files here first")
     if not text.startswith("file:"):
         if not text.startswith("~"):
             return Path(text)  # ./~x too, which Path would shorten to ~x

@@ -17,6 +17,9 @@ OLD, NEW = yaml.SafeDumper.yaml_implicit_resolvers, CoreLoader.yaml_implicit_res
 PLAIN = re.compile(r"[-+.0-9A-Za-z]+")
 """What a number, true, false or null consists of."""
 
+MOST_BITS = 1024
+"""Of an integer, about what a number of floating point reaches; Python cannot show very long ones."""
+
 
 class _Loader(CoreLoader):
     """A CoreLoader that refuses anchors and repeated keys: a config is small and says each thing once."""
@@ -29,7 +32,10 @@ class _Loader(CoreLoader):
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            found = super().construct_object(node, deep)
+            if isinstance(found, int) and found.bit_length() > MOST_BITS:
+                raise ValueError
+            return found
         except (ValueError, LookupError) as error:  # !!float x, !!bool x, !!int '', an integer of 5,000 digits
             kind = node.tag.rpartition(":")[2]
             shown = f"{str(node.value)[:40]!r} cannot be read as {kind}"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from gen_ray import families
 from gen_ray.cluster.serving.args import Application
 from gen_ray.config import Config
+from gen_ray.datasets.prepare import prepare
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment, load, merge, parse
@@ -451,6 +452,26 @@ def test_betas_are_momenta(index: int, value: float) -> None:
 def test_a_null_byte_is_refused(key: str) -> None:
     line = fault(changed(VAE, key, "a\0b"))
     assert line.startswith(f"{key}: ") and "null byte" in line and "\0" not in line
+
+
+@pytest.mark.parametrize("value", [10**400, "x" * 1000, [1] * 1000], ids=["integer", "text", "list"])
+def test_a_long_value_is_shown_in_part(value: Any) -> None:
+    line = fault(changed(VAE, "training.epochs", value))
+    assert line.startswith("training.epochs: must be ") and len(line) < 300 and "characters)" in line
+
+
+@pytest.mark.parametrize("number", ["1" * 400, "0x" + "f" * 5000, "-" + "9" * 400])
+def test_an_integer_of_hundreds_of_digits_is_no_number(tmp_path: Path, number: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"name: a\nfamily: vae\ntraining: {{epochs: {number}}}\n")
+    with pytest.raises(UserError, match=r"a\.yaml:3: '.{20,45}' cannot be read as int$"):
+        load(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize("root", ["http://x/y", "s3://b/c"])
+def test_data_are_on_this_machine(root: str) -> None:
+    assert f"data.root: {root}: must be a path of this machine" in fault(changed(VAE, "data.root", root))
+    with pytest.raises(UserError, match=f"^{root}: must be a path of this machine"):
+        prepare(f"image_folder:{root}", out=Path("out"))
 
 
 @pytest.mark.parametrize("root", ["://", "http://", "http://a/b", "memory://a", "zip://", "s3://", "s3:///a", "S3://a"])

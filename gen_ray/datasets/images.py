@@ -74,7 +74,8 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFile.I
 def decoded(image: ImageFile.ImageFile, channels: int, *, background: Colour = WHITE) -> Image.Image:
     """Return an opened image upright, opaque and of 8 bits: mode L (channels 1) or RGB (3). Raise ImageError."""
     with _damage():
-        return _opaque(image, background).convert(MODES[channels])
+        plain = _opaque(image, background)
+        return (plain.convert("RGB") if plain.mode == "LAB" else plain).convert(MODES[channels])
 
 
 def values(image: Image.Image) -> np.ndarray:

@@ -6,7 +6,7 @@ A further family is a further file; nothing here changes.
 import importlib
 import pkgutil
 
-from gen_ray.errors import UserError, nearest
+from gen_ray.errors import UserError, nearest, short
 from gen_ray.family import Family
 
 
@@ -18,6 +18,6 @@ def names() -> list[str]:
 def find(name: str) -> type[Family]:
     """Return the family's class. Raise UserError naming the known ones."""
     if name not in names():
-        raise UserError(f"family.name: there is no family {name!r}; {nearest(name, names())}")
+        raise UserError(f"family.name: there is no family {short(name)}; {nearest(name, names())}")
     found: type[Family] = importlib.import_module(f"{__name__}.{name}").FAMILY
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from gen_ray.datasets import images
 from gen_ray.datasets.image_folder import ImageFolder
@@ -106,6 +106,17 @@ def cases() -> Iterator[Case]:
         for suffix in ("png", "webp", "tiff"):
             stored = Image.fromarray(TURNED[orientation](COLOUR).copy())
             yield f"turned-{orientation}.{suffix}", saved(stored, suffix, exif=exif), COLOUR
+
+
+def test_lab_is_read_with_any_number_of_channels() -> None:
+    lab = ImageCms.applyTransform(
+        Image.fromarray(COLOUR),
+        ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB"),
+    )
+    content = saved(lab, "tiff")
+    colour, grey = images.read(content, 3), images.read(content, 1)
+    assert np.abs(colour.astype(int) - COLOUR.transpose(2, 0, 1)).max() < 20
+    assert np.array_equal(grey[0], np.array(Image.fromarray(colour.transpose(1, 2, 0)).convert("L")))
 
 
 def first_gone(pixels: np.ndarray, index: int) -> np.ndarray:
