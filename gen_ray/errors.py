@@ -36,8 +36,13 @@ class EndedError(BaseException):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a hint such as ``did you mean 'cosine'? (known: cosine, linear)`` for a misspelt word."""
+    """Return a hint such as ``did you mean 'cosine'? (known: cosine, linear)`` for a misspelt word.
+
+    Where nothing is known the hint says so.
+    """
     names = sorted(known)
+    if not names:
+        return "there are none"
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     listing = f"known: {', '.join(names[:LISTED])}{more}"

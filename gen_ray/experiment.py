@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,13 +18,12 @@ from pydantic import (
 
 from gen_ray import families, storage
 from gen_ray.config import Config, validated
+from gen_ray.config_files import TRAINING, change, checked, located
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.family import Chain, Family, FamilyConfig
-from gen_ray.overrides import apply, merge
 from gen_ray.paths import local
-from gen_ray.yaml12 import read
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What may become part of a path: no separators, no leading dot, no control characters."""
@@ -247,13 +247,15 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Experiment:
 
     An overlay is a further YAML file of the same sections; what it says wins. Raise UserError.
     """
-    raw = read(file)
+    overrides = list(overrides)
+    raw = checked(file, TRAINING)
+    changed = deepcopy(raw)
     for override in overrides:
-        if override.endswith((".yaml", ".yml")) and "=" not in override:
-            merge(raw, read(Path(override)))
-        else:
-            apply(raw, override)
-    return parse(raw)
+        change(changed, override)
+    try:
+        return parse(changed)
+    except UserError as error:
+        raise located(error, raw, file, overrides, parse) from None
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

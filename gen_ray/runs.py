@@ -127,7 +127,7 @@ def artifact_of(run_id: str, root: Path) -> Path:
 def find_artifact(model: str, root: Path) -> Path:
     """Return the artifact folder that MODEL names: a folder, a run id, or a run's name (its newest run).
 
-    Raise UserError naming where it was looked for and the nearest run.
+    Raise UserError naming where it was looked for, and the nearest run or what else helps.
     """
     storage.check(root)
     given = storage.place(model)
@@ -137,10 +137,24 @@ def find_artifact(model: str, root: Path) -> Path:
     finished = [run / ARTIFACT for run in named(model, root / RUNS) if storage.is_there(run / ARTIFACT)]
     if finished:
         return finished[-1].absolute()
-    runs = [run.parent.name for run in (root / RUNS).glob(f"*/{ARTIFACT}")]
-    raise UserError(
-        f"{model}: no such artifact folder, and no finished run of that name in {root / 'runs'}; {nearest(model, runs)}"
-    )
+    raise UserError(f"{model}: {_missing(model, given, root)}")
+
+
+def _missing(model: str, given: Path, root: Path) -> str:
+    """Return why MODEL names no artifact, and what helps."""
+    home = root / RUNS
+    if given.exists():
+        kind = "a folder" if given.is_dir() else "a file"
+        return f"is {kind}, but not an artifact folder (it holds no {META}); runs have theirs in {home}/*/{ARTIFACT}"
+    line = "no such artifact folder, and no finished run of that name"
+    if (home / model).exists() or named(model, home):
+        return f"{line}: the runs of that name in {home} have not finished; gen-ray train CONFIG --resume goes on"
+    if not root.exists():
+        return f"{line}: the storage folder {root} does not exist; --storage or {storage.ENVIRONMENT} names another"
+    runs = [run.parent.name for run in home.glob(f"*/{ARTIFACT}")]
+    if not runs:
+        return f"{line}: {home} holds no finished runs; --storage or {storage.ENVIRONMENT} names another storage folder"
+    return f"{line} in {home}; {nearest(model, runs)}"
 
 
 def named(name: str, home: Path) -> list[Path]:

@@ -35,7 +35,7 @@ def prepare(
     from gen_ray.config import validated
     from gen_ray.datasets.prepare import BadRows, SourceOptions
     from gen_ray.datasets.prepare import prepare as make
-    from gen_ray.experiment import apply
+    from gen_ray.overrides import apply
 
     raw: dict[str, object] = {}
     for item in option or []:

@@ -59,3 +59,24 @@ def test_a_model_that_is_not_there_is_told_with_the_nearest_run(tmp_path: Path) 
         runs.find_artifact("digits-vea-20260101-000000", tmp_path)
     with pytest.raises(UserError, match="no such artifact folder"):
         runs.find_artifact("x", tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("model", "root", "told"),
+    [
+        ("x", "nowhere", "the storage folder .*nowhere does not exist; --storage"),
+        ("x", "empty", "empty/runs holds no finished runs; --storage"),
+        ("b", ".", "the runs of that name in .*runs have not finished; gen-ray train CONFIG --resume"),
+        ("b-20260101-000000", ".", "have not finished"),
+        ("{tmp}/empty", ".", "empty: is a folder, but not an artifact folder"),
+        ("{tmp}/file", ".", "file: is a file, but not an artifact folder"),
+    ],
+)
+def test_a_model_that_is_missing_is_reported_with_the_reason(tmp_path: Path, model: str, root: str, told: str) -> None:
+    make(tmp_path, "a-20260101-000000")
+    make(tmp_path, "b-20260101-000000", finished=False)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=told) as fault:
+        runs.find_artifact(model.format(tmp=tmp_path), tmp_path / root)
+    assert "known:" not in str(fault.value)

@@ -84,6 +84,11 @@ def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:
     An MLflow run's id, or runs:/ID, means the run's folder below root if there is one, or else its artifact in MLflow.
     """
     found = RUN.fullmatch(model)
+    if found is None and model.startswith("runs:/"):
+        raise UserError(
+            f"{model}: MLflow has no such run, whose id would be 32 hexadecimal digits (runs:/ID); "
+            "a run's name is given without runs:/"
+        )
     if found is None or Path(model).exists():
         return runs.find_artifact(model, root)
     if found["path"] and not PATH.fullmatch(found["path"]):

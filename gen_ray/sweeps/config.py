@@ -3,6 +3,8 @@
 import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +12,7 @@ from pydantic import Field, model_validator
 
 from gen_ray import yaml12
 from gen_ray.config import Config, validated
+from gen_ray.config_files import SWEEP, TRAINING, checked, located
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, Name, Text, parse
 from gen_ray.overrides import apply, merge, put
@@ -173,8 +176,8 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
     An override of a sweep's own key (trials, metric, searcher.…) changes the sweep, any other one all its trials.
     Raise UserError: one line naming file, key and the nearest valid one.
     """
-    raw = yaml12.read(file)
-    settings: list[str] = []
+    raw = checked(file, SWEEP)
+    own, settings = deepcopy(raw), list[str]()
     for override in overrides:
         section, *key = override.partition("=")[0].strip().split(".")
         if section == "space" and len(key) > 1:  # an axis is named by a dotted key
@@ -184,9 +187,12 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
             apply(raw, override)
         else:
             settings.append(override)
-    sweep = validated(Sweep, raw)
-    base_file = (file.parent / sweep.experiment).resolve()
-    base = yaml12.read(base_file)
+    to_sweep = partial(validated, Sweep)
+    try:
+        sweep = to_sweep(raw)
+    except UserError as error:
+        raise located(error, own, file, (), to_sweep) from None
+    base = checked((file.parent / sweep.experiment).resolve(), TRAINING)
     merge(base, sweep.settings)
     for override in settings:
         apply(base, override)

@@ -14,7 +14,8 @@ from gen_ray import runs
 from gen_ray.cluster.train import prepare_data
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine import shelf
-from gen_ray.experiment import Experiment, merge, parse
+from gen_ray.experiment import Experiment, parse
+from gen_ray.overrides import merge
 from gen_ray.storage import remote
 from gen_ray.store import Store
 from gen_ray.tracking import rows

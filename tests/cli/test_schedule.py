@@ -71,7 +71,10 @@ def test_schedules_are_added_listed_and_removed(gen_ray: Run, sweep: Path) -> No
         (["sweep.yaml", *NIGHTLY, "--margin", "0.1"], "--margin: has no effect without --promote"),
         (["sweep.yaml", *NIGHTLY, "--promote", "a/b"], "--promote 'a/b': "),
         (["nowhere.yaml", *NIGHTLY], "nowhere.yaml: No such file"),
-        (["base.yaml", *NIGHTLY], "error: experiment: is required"),
+        (
+            ["base.yaml", *NIGHTLY],
+            "base.yaml: configures a training (it has the key 'family'), not a sweep: gen-ray train",
+        ),
         (["sweep.yaml", "trials=none", *NIGHTLY], "error: trials: "),
         (["sweep.yaml", "training.epoch=3", *NIGHTLY], "did you mean 'epochs'"),
         (["sweep.yaml"], "Missing option '--cron'"),

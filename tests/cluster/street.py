@@ -19,7 +19,8 @@ from gen_ray.engine import shelf
 from gen_ray.engine.batches import Cached
 from gen_ray.engine.loop import fit
 from gen_ray.engine.session import LocalSession
-from gen_ray.experiment import Experiment, merge, parse
+from gen_ray.experiment import Experiment, parse
+from gen_ray.overrides import merge
 from gen_ray.storage import current
 
 TINY = {
