@@ -20,8 +20,8 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment, load, parse
 from gen_ray.maths.sde import VE, VP, SubVP
-from gen_ray.serving.settings import Settings
 from gen_ray.overrides import merge
+from gen_ray.serving.settings import Settings
 from gen_ray.sweeps.config import Axis, Sweep
 from gen_ray.yaml12 import read
 from tests.conftest import ROOT

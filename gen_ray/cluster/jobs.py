@@ -162,6 +162,8 @@ def _reason(error: Exception) -> str:
         return "asks for a token: copy the head's ~/.ray/auth_token here, or set RAY_AUTH_TOKEN_PATH"
     if line.startswith("Authentication failed"):
         return "refuses this token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH): it is not this cluster's"
+    if line.startswith("Failed to connect to Ray"):
+        return "no cluster's dashboard answers there; start a cluster (gen-ray start head), or name one with --address"
     return line
 
 

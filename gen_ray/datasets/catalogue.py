@@ -22,6 +22,25 @@ SOURCES: Mapping[str, type[Source]] = {
 }
 
 
+TABLES = (
+    "csv",
+    "tsv",
+    "json",
+    "jsonl",
+    "excel",
+    "xlsx",
+    "hdf5",
+    "h5",
+    "npy",
+    "npz",
+    "arrow",
+    "feather",
+    "table",
+    "pandas",
+)
+"""Names of formats of tables and arrays that Parquet stands for here."""
+
+
 def open_source(source: str, root: Path | None, options: SourceOptions) -> Source:
     """Return the source written ``name`` or ``name:ARGUMENT``.
 
@@ -29,7 +48,7 @@ def open_source(source: str, root: Path | None, options: SourceOptions) -> Sourc
     """
     name, colon, argument = source.partition(":")
     if name not in SOURCES:
-        raise UserError(f"unknown source {name!r}: {nearest(name, SOURCES)}")
+        raise UserError(f"unknown source {name!r}: {_hint(name)}")
     kind = SOURCES[name]
     if bool(colon and argument) != bool(kind.argument):
         raise UserError(f"source {source!r}: write {name}{':' + kind.argument if kind.argument else ''}")
@@ -39,3 +58,14 @@ def open_source(source: str, root: Path | None, options: SourceOptions) -> Sourc
             owners = ", ".join(other for other, cls in SOURCES.items() if key in cls.heeds)
             raise UserError(f"option {key!r} has no effect on source {name!r} (it belongs to {owners})")
     return kind(argument, root, options)
+
+
+def _hint(name: str) -> str:
+    """Return what to write instead of an unknown source."""
+    known = f"known: {', '.join(SOURCES)}"
+    if name.lower() in TABLES:
+        return (
+            f"convert it to Parquet, a column x with a list of integers from 0 to levels-1 in each row, and name it as "
+            f"parquet:FILE ({known})"
+        )
+    return nearest(name, SOURCES)

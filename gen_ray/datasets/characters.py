@@ -68,5 +68,6 @@ def _decoded(path: Path, stream: BinaryIO, size: int) -> Iterator[str]:
             yield decoder.decode(block, final=not block)
         except UnicodeDecodeError as error:
             name = encoding.upper().removesuffix("-LE").removesuffix("-BE")
-            raise UserError(f"{path}: byte {offset + error.start} is not {name}") from error
+            place, remedy = offset + error.start, "UTF-16 and UTF-32 are read after a byte order mark"
+            raise UserError(f"{path}: byte {place} is not {name}; store the text as UTF-8 ({remedy})") from error
         offset = stream.tell()

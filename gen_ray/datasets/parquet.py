@@ -20,7 +20,7 @@ from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.datasets.scan import Scan, is_folder, walk
 from gen_ray.datasets.source import BATCH_VALUES, EXAMPLE_VALUES, Source, checked_levels, plain_name, stamps
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError
+from gen_ray.errors import LISTED, UserError
 
 CHANNELS = (1, 3, 4)
 
@@ -97,8 +97,10 @@ class ParquetFiles(Source):
                 "(option shape says how a flat list is to be cut)"
             )
         if len(named) != 1:
-            names = ", ".join(field.name for field in fields) or "none"
-            raise UserError(f"{self.files[0]}: needs a column 'x' of tensors or number lists (such columns: {names})")
+            raise UserError(
+                f"{self.files[0]}: needs a column named x, or else only one column of lists or tensors, with integers "
+                f"from 0 to levels-1 in each row; its columns are {_listed(self.schema)}"
+            )
         if not pa.types.is_integer(_element(named[0].type)):
             raise UserError(
                 f"{self.files[0]}: column {named[0].name!r} is {named[0].type}; store integers 0 to levels-1"
@@ -207,6 +209,13 @@ class ParquetFiles(Source):
                 except (OSError, pa.ArrowException) as error:
                     reason = " ".join(f"row group {group} cannot be read: {error}".split())[:200]
                     yield row, BadRow(file=str(path), row=row, rows=end - row, reason=reason)
+
+
+def _listed(schema: pa.Schema) -> str:
+    """Return the columns of a file with their types, of many the first ones."""
+    shown = [f"{field.name} ({field.type})" for field in schema][:LISTED]
+    more = f" and {len(schema) - LISTED} more" if len(schema) > LISTED else ""
+    return ", ".join(shown) + more if shown else "none"
 
 
 def _matching(base: Path, pattern: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ import numpy as np
 from gen_ray import manifest, storage
 from gen_ray.datasets.catalogue import open_source
 from gen_ray.datasets.prepared import FORMAT, SPEC, Prepared, fingerprint
-from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, assign
+from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, allowing, assign
 from gen_ray.datasets.source import Source, SourceOptions
 from gen_ray.datasets.writer import ShardWriter, write_durably
 from gen_ray.dataspec import DataSpec
@@ -62,8 +62,8 @@ def prepare(
         done = _existing(folder) or _made(folder, fill)
     if done.quarantined > on_bad_row.limit:
         raise UserError(
-            f"{done.folder}: prepared without {done.quarantined} bad rows; allow them with on_bad_row "
-            f"skip:{done.quarantined}, or mend the source"
+            f"{done.folder}: prepared without {done.quarantined} bad rows; correct the source, or allow them: "
+            f"{allowing(done.quarantined)}"
         )
     return done
 

@@ -57,11 +57,16 @@ class BadRows:
         """Read ``stop`` or ``skip:K``. Raise UserError for anything else."""
         match = re.fullmatch(r"stop|skip:(\d{1,9})", text)
         if not match:
-            raise UserError(f"on_bad_row {text!r}: write 'stop' or 'skip:K', K the number of bad rows to put up with")
+            raise UserError(f"--on-bad-row {text!r}: write stop, or skip:K to leave out at most K bad rows")
         return cls(int(match[1] or 0))
 
 
 STOP = BadRows()
+
+
+def allowing(number: object) -> str:
+    """Return how a command and a configuration say that a number of bad rows may be left out."""
+    return f"gen-ray prepare --on-bad-row skip:{number}, or data.on_bad_row=skip:{number} in a training"
 
 
 @dataclass
@@ -80,8 +85,10 @@ class Quarantine:
         if len(self) <= self.policy.limit:
             return
         if self.policy == STOP:
-            raise UserError(f"{bad} (mend or remove it, or set such rows aside with on_bad_row skip:K)")
-        raise UserError(f"{bad} (bad row {len(self)}, but on_bad_row is skip:{self.policy.limit})")
+            raise UserError(f"{bad} (correct or remove it, or leave such rows out: {allowing('K')})")
+        raise UserError(
+            f"{bad} (bad row {len(self)}, but at most {self.policy.limit} may be left out; more: {allowing('K')})"
+        )
 
     def text(self) -> str:
         """Return one JSON object a line."""

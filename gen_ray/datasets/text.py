@@ -39,7 +39,7 @@ class Text(Source):
         if total < self.options.length or len(known) < 2:
             raise UserError(
                 f"{self.path}: {total} characters, {len(known)} of them different: too few for one "
-                f"example of length {self.options.length}"
+                f"example of length {self.options.length}; {_remedy(total, len(known))}"
             )
         levels = checked_levels(len(known) - 1, str(self.path))
         alphabet = known.astype("<u4").tobytes().decode("utf-32-le")
@@ -61,3 +61,10 @@ class Text(Source):
         """Yield the code points, shape (n,) each. Raise UserError at the first byte that is not text."""
         for text in characters.blocks(self.path, BATCH_VALUES):
             yield np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
+
+
+def _remedy(total: int, different: int) -> str:
+    """Return what makes a text long enough."""
+    if total < 1 or different < 2:
+        return "a text needs at least two different characters"
+    return f"provide a longer text, or shorter examples: --option length=N (data.options.length=N), N at most {total}"

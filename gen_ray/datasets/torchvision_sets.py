@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -93,16 +94,23 @@ class TorchvisionSource(Source):
             ) from error
 
     def _download(self) -> None:
+        """Download the files. A folder appears, and a file in it, only once all are complete."""
         from torchvision import datasets  # a slow import
 
+        folder = self.home / self.folder
+        present = next(parent for parent in (self.home, *self.home.parents) if parent.is_dir())
         try:
-            with _impatient_sockets():
-                getattr(datasets, self.dataset)(self.home, download=True)
+            with _impatient_sockets(), TemporaryDirectory(prefix=".gen_ray-download-", dir=present) as part:
+                getattr(datasets, self.dataset)(part, download=True)
+                folder.mkdir(parents=True, exist_ok=True)
+                for file in self.files:
+                    (Path(part) / self.folder / file).replace(folder / file)
         except (OSError, RuntimeError) as error:
-            folder = self.home / self.folder
+            absent = "" if present == self.home else f" (the folder {self.home} does not exist)"
             raise UserError(
-                f"{self.name} is not in {folder} and could not be downloaded ({_line(error)}): put "
-                f"torchvision's files in {folder}, or run where the download works"
+                f"{self.name} is not in {folder}{absent} and could not be downloaded ({_line(error)}): put "
+                f"torchvision's files in {folder}, or run where the download works; "
+                "data.root (prepare: --root) names another folder"
             ) from error
 
 

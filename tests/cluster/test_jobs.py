@@ -5,6 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from gen_ray.cluster.jobs import Job, Jobs
+from gen_ray.errors import RunError
+from tests.conftest import free_port
 
 
 def test_ids_of_a_clock_that_was_ahead_are_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -18,3 +20,9 @@ def test_ids_of_a_clock_that_was_ahead_are_free_again(monkeypatch: pytest.Monkey
     monkeypatch.setattr(jobs, "_ask", lambda question: question(SimpleNamespace(delete_job=deleted.append)))
     jobs.free_ids("a", "a-20261123T120000Z")
     assert deleted == ["a-20261124T020000Z"]
+
+
+def test_an_address_without_a_cluster_is_not_a_cluster_without_jobs() -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(RunError, match=rf"Ray jobs at {address}: no cluster's dashboard answers there; .*--address"):
+        Jobs(address).all()

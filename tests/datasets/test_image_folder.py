@@ -133,7 +133,7 @@ def test_a_bad_image_stops_preparing_with_its_name_or_is_set_aside(flat: Path, k
 def test_skip_k_puts_up_with_k_and_not_with_one_more(flat: Path) -> None:
     for i in range(3):
         corrupt(flat / f"{i:03d}.png", "garbage")
-    with pytest.raises(UserError, match=r"002.png.*bad row 3, but on_bad_row is skip:2"):
+    with pytest.raises(UserError, match=r"002.png.*bad row 3, but at most 2 may"):
         make(flat, skip=2)
     assert list((flat.parent / "out").iterdir()) == []
     assert make(flat, skip=3).quarantined == 3

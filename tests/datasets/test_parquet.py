@@ -154,7 +154,7 @@ def test_bad_rows_are_named_by_file_and_row_or_set_aside(tmp_path: Path) -> None
     save(tmp_path, pa.array(rows, pa.list_(pa.int32())), label=labels)
     with pytest.raises(UserError, match=r"a\.parquet, row 3: a null"):
         make(tmp_path)
-    with pytest.raises(UserError, match=r"row 80.*bad row 5, but on_bad_row is skip:4"):
+    with pytest.raises(UserError, match=r"row 80.*bad row 5, but at most 4 may"):
         make(tmp_path, skip=4)
     prepared = make(tmp_path, skip=5)
     assert prepared.quarantined == 5
@@ -171,7 +171,7 @@ def test_a_damaged_row_group_is_named_and_costs_its_rows(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"a\.parquet, row 50: row group 1 cannot be read") as caught:
         make(tmp_path)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="skip:49"):
+    with pytest.raises(UserError, match="at most 49 may be left out"):
         make(tmp_path, skip=49)
     assert sum(make(tmp_path, skip=50).rows.values()) == N - 50
 
@@ -195,8 +195,8 @@ def test_files_that_disagree_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"y": [1] * N}, "needs a column 'x'"),
-        ({"y": [[1]] * N, "z": [[1]] * N}, "needs a column 'x'.*y, z"),
+        ({"y": [1] * N}, "needs a column named x"),
+        ({"y": [[1]] * N, "z": [[1]] * N}, "needs a column named x.*y .*, z "),
         ({"x": [[0.5]] * N}, "store integers"),
         ({"x": [[2**20]] * N}, "at most 65536 levels"),
         ({"x": [[1]] * N, "label": ["cat"] * N}, "'label' is string"),
@@ -310,3 +310,9 @@ def test_a_column_that_occurs_twice_is_named(tmp_path: Path, names: tuple[str, s
 def test_an_impossible_shape_is_refused(shape: list[int]) -> None:
     with pytest.raises(UserError, match=r"shape.*must be (greater than or equal to 1|of at most 67,108,864 values)"):
         validated(SourceOptions, {"shape": shape})
+
+
+def test_columns_without_lists_are_named_with_what_is_needed(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1.5], "b": ["x"], "c": [3]}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match=r"column named x, or else only one .*levels-1 .*a \(double\), b \(string\), c"):
+        prepare("parquet:t.parquet", root=tmp_path, out=tmp_path / "out")

@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from gen_ray.datasets.digits import Digits
-from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
+from gen_ray.datasets.prepare import BadRows, Prepared, SourceOptions, prepare
 from gen_ray.datasets.rows import SPLITS, Batch, assign
 from gen_ray.datasets.shards import load_split, read_shard, to_numpy
 from gen_ray.datasets.text import Text
@@ -226,3 +227,36 @@ def test_too_few_rows_for_three_splits(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("ab" * 8)
     with pytest.raises(UserError, match="split empty"):
         prepare("text:a.txt", root=tmp_path, out=tmp_path, options=SourceOptions(length=8))
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "told"),
+    [
+        ("text:a.txt", b"abc", r"3 characters.*--option length=N \(data.options.length=N\), N at most 3"),
+        ("text:a.txt", b"", "0 characters.*at least two different characters"),
+        ("text:a.txt", b"\xffabc", "byte 0 is not UTF-8; store the text as UTF-8 .*UTF-16 and UTF-32 are read after a"),
+        ("csv:a.csv", b"1,2", "unknown source 'csv': convert it to Parquet, a column x .*known: digits"),
+        ("pdf:a.pdf", b"", "unknown source 'pdf': (did|known)"),
+    ],
+)
+def test_a_source_that_cannot_be_used_is_refused_with_the_remedy(
+    tmp_path: Path, source: str, content: bytes, told: str
+) -> None:
+    (tmp_path / source.partition(":")[2]).write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        prepare(source, root=tmp_path, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["skp", "skip", "skip:-1", "5"])
+def test_a_malformed_limit_of_bad_rows_names_the_option(text: str) -> None:
+    with pytest.raises(UserError, match=rf"--on-bad-row '{text}': write stop, or skip:K"):
+        BadRows.parse(text)
+
+
+def test_a_bad_row_is_refused_with_the_option_and_the_key_that_allow_it(tmp_path: Path) -> None:
+    (tmp_path / "images" / "a").mkdir(parents=True)
+    for number in range(3):
+        Image.new("L", (8, 8), number).save(tmp_path / "images" / "a" / f"{number}.png")
+    (tmp_path / "images" / "a" / "1.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"--on-bad-row skip:K, or data.on_bad_row=skip:K in a training"):
+        prepare("image_folder:images", root=tmp_path, out=tmp_path / "out")

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import shutil
 import socket
 import time
 from pathlib import Path
@@ -91,13 +92,35 @@ def test_cifar10_is_channels_first(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         prepare("cifar10", root=tmp_path, out=tmp_path / "other")
 
 
-def test_an_absent_data_set_names_the_folder_and_both_remedies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("below", ["", "typo", "typo/deeper"])
+def test_an_absent_data_set_names_the_folder_and_the_remedies_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(datasets.FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    folder = tmp_path / "FashionMNIST" / "raw"
+    root = tmp_path / below
+    folder = root / "FashionMNIST" / "raw"
     with pytest.raises(UserError, match=rf"put torchvision's files in {folder}, or run where the download") as caught:
-        prepare("fashion_mnist", root=tmp_path, out=tmp_path / "out")
-    assert "\n" not in str(caught.value)
+        prepare("fashion_mnist", root=root, out=tmp_path / "out")
+    assert "\n" not in str(caught.value) and "data.root (prepare: --root)" in str(caught.value)
+    assert (f"the folder {root} does not exist" in str(caught.value)) == bool(below)
+    assert not list(tmp_path.iterdir())
+
+
+def test_downloaded_files_appear_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clothes: dict) -> None:
+    there, root = tmp_path / "FashionMNIST", tmp_path / "new" / "root"
+
+    def download(home: str, *, train: bool = True, download: bool = False) -> object:
+        if download:
+            shutil.copytree(there, Path(home) / "FashionMNIST")
+            (Path(home) / "FashionMNIST" / "raw" / "leftover.gz").touch()
+        return known(home, train=train)
+
+    known = datasets.FashionMNIST
+    monkeypatch.setattr(datasets, "FashionMNIST", download)
+    prepared = prepare("fashion_mnist", root=root, out=tmp_path / "out")
+    assert prepared.rows["test"] == len(clothes["t10k"]) and len(list((root / "FashionMNIST/raw").iterdir())) == 4
+    assert {item.name for item in root.iterdir()} == {"FashionMNIST"} and not list(tmp_path.glob(".gen_ray*"))
 
 
 def test_a_server_that_never_answers_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
