@@ -86,7 +86,7 @@ def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:
     found = RUN.fullmatch(model)
     if found is None and model.startswith("runs:/"):
         raise UserError(
-            f"{model}: MLflow has no such run, whose id would be 32 hexadecimal digits (runs:/ID); "
+            f"{model}: MLflow cannot have such a run, whose id would be 32 hexadecimal digits (runs:/ID); "
             "a run's name is given without runs:/"
         )
     if found is None or Path(model).exists():

@@ -76,5 +76,5 @@ def test_other_weights_in_a_folder_are_another_version(tmp_path: Path) -> None:
 
 
 def test_an_id_that_no_mlflow_run_has_is_not_taken_for_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"runs:/abcdef: MLflow has no such run, .*32 hexadecimal digits"):
+    with pytest.raises(UserError, match=r"runs:/abcdef: MLflow cannot have such a run, .*32 hexadecimal digits"):
         folder_of("runs:/abcdef", tmp_path)
