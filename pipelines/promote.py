@@ -71,20 +71,25 @@ def promote(
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow's URI. Default: the run's tracking.uri.")] = None,
 ) -> None:
     """Measure sampler × steps of a trained model, pick along the curve, and make the model champion if it is better."""
-    from gen_ray import registry, runs
+    from gen_ray import runs
     from gen_ray.errors import UserError
     from gen_ray.store import Store
-    from gen_ray.tracking import row
 
     if sum(choice is not None for choice in (run, best, rollback)) != 1:
         raise UserError("give one of RUN, --best METRIC and --rollback MODEL")
-    if rollback is not None:
-        typer.echo(registry.rollback(Store.of(tracking_uri, experiment, storage), rollback).line)
-        return
-    if best is not None:
-        run = _best(Store.of(tracking_uri, experiment, storage), best)
-    chosen = find(str(run), storage, tracking_uri) if best is None else runs.artifact_of(str(run), storage)
+    if run is None:
+        there = Store.of(tracking_uri, experiment, storage)
+        there.check()
+        if rollback is not None:
+            typer.echo(_rollback(there, rollback))
+            return
+        run = _best(there, str(best))
+    chosen = find(run, storage, tracking_uri) if best is None else runs.artifact_of(run, storage)
     found = runs.settings(chosen, storage)
+    _check(found, chosen, asked)
+    from gen_ray import registry
+    from gen_ray.tracking import row  # imports MLflow, which takes longer than all the checks
+
     store = Store.of(tracking_uri or found.tracking.uri, found.tracking.experiment, storage)
     own = row(store, runs.run_of(chosen))
     candidate = registry.record(own, metric)
@@ -100,6 +105,24 @@ def promote(
     typer.echo(verdict.line)
     if verdict.promoted:
         typer.echo(f"models:/{model}@champion")
+
+
+def _rollback(store: "Store", model: str) -> str:
+    from gen_ray import registry
+
+    return registry.rollback(store, model).line
+
+
+def _check(experiment: "Experiment", artifact: Path, asked: Asked) -> None:
+    """Raise UserError for samplers and steps that the model does not have, before Ray starts."""
+    if not asked.sampler and not asked.steps:
+        return
+    from gen_ray import runs
+    from gen_ray.dataspec import DataSpec
+    from gen_ray.engine.menu import menu
+
+    family = experiment.model(DataSpec.model_validate(runs.meta(artifact)["data"]))
+    menu(family, asked.sampler or (), asked.steps or ())
 
 
 def _kept(measured: "Release", store: "Store", mlflow_id: str, artifact: Path) -> "Release":

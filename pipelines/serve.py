@@ -74,22 +74,28 @@ def serve(
 
     Keys are read from GEN_RAY_API_KEYS=name:key,name:key. Ctrl-C and SIGTERM finish what was begun.
     """
-    from gen_ray.cluster.serving import server
-    from gen_ray.storage import beside
-
     if stop:
-        typer.echo("stopped" if server.stop() else "nothing was served")
+        typer.echo("stopped" if _stop() else "nothing was served")
         return
     app = application(models or [], place, replicas, tracking_uri, storage)
     if config:
         typer.echo(_yaml(app, place), nl=False)
         return
+    from gen_ray.cluster.serving import server  # imports Ray Serve, which takes longer than all the checks
+    from gen_ray.storage import beside
+
     with server.served(app, place.host, place.port, detached=detach, replace=replace) as url:
         _show(app, url)
         typer.echo(f"requests: {beside(app.root) / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
         if not detach:
             ending.wait()
             typer.echo("ending: what was begun is finished", err=True)
+
+
+def _stop() -> bool:
+    from gen_ray.cluster.serving import server
+
+    return server.stop()
 
 
 def _show(app: "Application", url: str) -> None:

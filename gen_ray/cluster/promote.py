@@ -53,7 +53,7 @@ class Kitchen:
         if self.judge is None:
             return None
         order = self.order
-        dishes = menu(self.model, order.samplers, order.steps)
+        dishes = menu(self.model.family, order.samplers, order.steps)
         each = seconds_an_evaluation(self.model, batch_size=order.batch_size, device=self.device)
         kept, left = affordable(dishes, 60 * order.minutes / (each * order.n))
         how = {"samples": order.n, "seed": order.seed, "batch_size": order.batch_size, "threads": self.cpus}

@@ -12,6 +12,7 @@ from gen_ray.engine.generate import generate
 from gen_ray.engine.judges import Judge
 from gen_ray.engine.step import autocast
 from gen_ray.errors import UserError
+from gen_ray.family import Family, parse_sampler
 
 SCALES = (1 / 4, 1 / 2, 1, 2)
 """Of a sampler's default steps."""
@@ -25,19 +26,22 @@ class Dish:
     nfe: int
 
 
-def menu(model: Model, samplers: Sequence[str] = (), steps: Sequence[int] = ()) -> list[Dish]:
+def menu(family: Family, samplers: Sequence[str] = (), steps: Sequence[int] = ()) -> list[Dish]:
     """Return the choices there are, the cheapest first: named samplers or all that are no adaptive solvers.
 
-    Numbers of steps that a sampler does not take are left out. Raise UserError where nothing is left.
+    Numbers of steps that a sampler does not take are left out. Raise UserError for an unknown sampler or option, and
+    where nothing is left.
     """
-    known = model.family.samplers()
+    known = family.samplers()
+    for name in samplers:
+        parse_sampler(name, known, steps=None)
     names = list(samplers) or [name for name, about in known.items() if not about.adaptive]
     found: dict[Choice, int] = {}
     for name in names:
         default = known[name.partition(":")[0]].default_steps if name.partition(":")[0] in known else 1
         for number in steps or sorted({max(1, round(scale * default)) for scale in SCALES}):
             try:
-                found[Choice(name, number)] = model.family.chain(name, number).nfe
+                found[Choice(name, number)] = family.chain(name, number).nfe
             except UserError:
                 if samplers and steps:
                     raise
@@ -77,7 +81,7 @@ def taste(model: Model, dish: Dish, judge: Judge, n: int, *, seed: int, batch_si
 
 def seconds_an_evaluation(model: Model, *, batch_size: int, device: torch.device) -> float:
     """Return what a network evaluation of a row costs in a batch of this size; warms the net up."""
-    dish = menu(model)[0]
+    dish = menu(model.family)[0]
     chain = model.family.chain(dish.choice.sampler, dish.choice.steps)
     times = []
     for _ in range(2):

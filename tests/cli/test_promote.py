@@ -35,9 +35,9 @@ def test_options_reach_the_measurement_and_the_named_store(
 
     monkeypatch.setattr("pipelines.promote._measured", measured)
     place = ["--storage", tmp_path, "--tracking-uri", elsewhere]
-    said = gen_ray("promote", RUN, *place, "--name", "toy", "--seed", 3, "--batch-size", 7, "-n", 20, "--steps", 4)
+    said = gen_ray("promote", RUN, *place, "--name", "toy", "--seed", 3, "--batch-size", 7, "-n", 20, "--steps", 1)
     assert said.code == 0, said
-    assert asked == [Order(samplers=(), steps=[4], n=20, seed=3, batch_size=7, minutes=10.0)]
+    assert asked == [Order(samplers=(), steps=[1], n=20, seed=3, batch_size=7, minutes=10.0)]
     present = champion(store, "toy")
     assert present is not None and present.run_id == made.meta["run_id"]
     assert not (tmp_path / "mlflow.db").exists()
@@ -61,3 +61,20 @@ def test_jobs_are_listed_whole_on_narrow_terminals(width: int, gen_ray: Any, mon
     said = gen_ray("jobs", "list")
     assert said.code == 0 and all(job.id in said.out and "failed" in said.out for job in jobs) and "…" not in said.out
     assert said.out.count("[/x]") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--sampler", "nosuch"], "there is no sampler 'nosuch'"),
+        (["--sampler", "draw:x=1"], "there is no option 'x'"),
+        (["--rollback", "toy"], "give one of RUN"),
+    ],
+)
+def test_a_wrong_word_is_refused_before_mlflow_and_ray_are_used(
+    gen_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], fault: str
+) -> None:
+    artifact.write(tmp_path / "runs" / RUN / "artifact", model())
+    monkeypatch.setattr("gen_ray.tracking.row", lambda *_: pytest.fail("MLflow was used"))
+    answer = gen_ray("promote", RUN, "--storage", tmp_path, *words)
+    assert answer.code == 2 and fault in answer.fault and not (tmp_path / "mlflow.db").exists()

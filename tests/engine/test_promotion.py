@@ -87,24 +87,26 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 def test_the_menu_has_what_samplers_take() -> None:
     of = model("ddpm")
-    dishes = {(dish.choice.sampler, dish.choice.steps): dish.nfe for dish in menu(of)}
+    dishes = {(dish.choice.sampler, dish.choice.steps): dish.nfe for dish in menu(of.family)}
     assert dishes["ddim", 20] == 20 and dishes["heun", 10] == 19 and ("ancestral", 40) not in dishes
-    assert [d.choice for d in menu(of, ["ddim:eta=0.5"], [3, 6])] == [Choice("ddim:eta=0.5", n) for n in (3, 6)]
-    assert [dish.choice.sampler for dish in menu(model("vae"))] == ["mean", "draw"]
+    assert [d.choice for d in menu(of.family, ["ddim:eta=0.5"], [3, 6])] == [Choice("ddim:eta=0.5", n) for n in (3, 6)]
+    assert [dish.choice.sampler for dish in menu(model("vae").family)] == ["mean", "draw"]
     diffusion = model("score_sde")
-    assert "euler_maruyama" in {dish.choice.sampler for dish in menu(diffusion)}
+    assert "euler_maruyama" in {dish.choice.sampler for dish in menu(diffusion.family)}
     least = {name: about.least_steps for name, about in diffusion.family.samplers().items()}
-    assert all(dish.choice.steps >= least[dish.choice.sampler] for dish in menu(diffusion))
-    assert {dish.choice.sampler for dish in menu(diffusion, steps=[20])} == {n for n in least if least[n] <= 20} - {
-        "adaptive"
-    }
+    assert all(dish.choice.steps >= least[dish.choice.sampler] for dish in menu(diffusion.family))
+    assert {dish.choice.sampler for dish in menu(diffusion.family, steps=[20])} == {
+        n for n in least if least[n] <= 20
+    } - {"adaptive"}
     with pytest.raises(UserError, match="'euler_maruyama' needs at least 51 steps, got 20"):
-        menu(diffusion, ["euler_maruyama"], [20])
+        menu(diffusion.family, ["euler_maruyama"], [20])
     with pytest.raises(UserError, match="there is no sampler 'euler'"):
-        menu(of, ["euler"], [3])
-    kept, left = affordable(menu(of), 30)
+        menu(of.family, ["euler"], [3])
+    with pytest.raises(UserError, match="there is no sampler 'nosuch'"):
+        menu(of.family, ["nosuch"])
+    kept, left = affordable(menu(of.family), 30)
     assert sum(dish.nfe for dish in kept) <= 30 and len(kept) + len(left) == len(dishes)
-    assert len(affordable(menu(of), 0)[0]) == 1
+    assert len(affordable(menu(of.family), 0)[0]) == 1
 
 
 @pytest.mark.parametrize("family", ["ddpm", "vae", "tokens"])
