@@ -8,6 +8,7 @@ import select
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 LINE = 1000
 """Characters of an error at most: names of files may have thousands."""
@@ -72,6 +73,27 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         yield found
         below = getattr(found, "cause", None)
         found = below if isinstance(below, BaseException) else found.__cause__
+
+
+def remedy(error: Any) -> str:
+    """Return what helps against an error of the command line: for the option of a setting, how that is given."""
+    name = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+    context = getattr(error, "ctx", None)
+    takes = {parameter.name for parameter in context.command.params} if name and context else set()
+    if "overrides" in takes and (key := _setting(name)):
+        return f"settings are given as key=value: {key}=…"
+    return "--help shows what there is"
+
+
+def _setting(name: str) -> str | None:
+    """Return the dotted key of a setting by its last part or all of it, or by the name that other verbs give it."""
+    from gen_ray.experiment import Experiment
+
+    sections = {section: field.annotation for section, field in Experiment.model_fields.items()}
+    keys = [f"{section}.{key}" for section, kind in sections.items() for key in getattr(kind, "model_fields", ())]
+    if name == "storage":
+        return "storage.root"
+    return next((key for key in keys if name in (key.replace(".", "_"), key.rpartition(".")[2])), None)
 
 
 def one_line(text: str) -> str:

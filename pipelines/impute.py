@@ -57,7 +57,10 @@ def impute(
         int | None, typer.Option(min=1, max=10_000_000, help="Steps of the imputer; its default if left out.")
     ] = None,
     seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="A .png, or .npz of samples, uncertainty, known, holes.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A .png, or .npz of samples, uncertainty, known, holes. Replaces a file."),
+    ] = None,
     list_imputers: Annotated[bool, typer.Option("--list-imputers", help="Show the imputers and stop.")] = False,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:

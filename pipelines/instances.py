@@ -96,7 +96,7 @@ def gather(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.
 
 
 def tell_left_out(file: Path, spec: "DataSpec") -> None:
-    """Print one line on what reading a text leaves out, if it does; on stderr, beside the figures."""
+    """Print one line on the part of a file that reading drops, if it does; on stderr, beside the figures."""
     from gen_ray.engine import instances
 
     if line := instances.left_out(file, spec):
@@ -128,4 +128,7 @@ def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.T
     rows = chosen_rows(prepared.rows[asked.split], n)  # not the first ones: sources are often sorted by class
     x = torch.from_numpy(read_rows(prepared, asked.split, rows)[0])
     names = [f"{prepared.spec.name} {asked.split} {row}" for row in rows]
-    return instances.fit(x, prepared.spec, model.spec, resize=asked.resize), names
+    fitting = instances.fit(x, prepared.spec, model.spec, resize=asked.resize)
+    if not asked.resize and (line := instances.rounded(x, prepared.spec, model.spec)):
+        typer.echo(line, err=True)
+    return fitting, names

@@ -21,7 +21,7 @@ def sample(
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Sample i is a function of (seed, i).")] = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="A .png grid of images, a .txt of texts, or an .npz; if left out samples.png, .txt or .npz."),
+        typer.Option(help="A .png, .txt or .npz; an existing file is replaced. Default: samples.png, .txt or .npz."),
     ] = None,
     list_samplers: Annotated[bool, typer.Option("--list-samplers", help="Show the samplers and stop.")] = False,
     storage: Storage = Path("gen_ray_runs"),

@@ -20,7 +20,7 @@ def score(
     repeats: Annotated[int, typer.Option(min=2, max=10_000, help="Independent estimates, for the standard error.")] = 5,
     seed: Seed = 0,
     rows: Annotated[int, typer.Option(min=0, max=10_000_000, help="Show at most so many instances.")] = 20,
-    out: Annotated[Path | None, typer.Option(help="Write all scores to this .npz.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write all scores to this .npz; replaces a file.")] = None,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Print bits per dimension with kind and standard error: of files one by one, of a source's rows also the mean."""

@@ -56,7 +56,7 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
         _fail("interrupted", INTERRUPTED)
     except Exception as error:
         if hasattr(error, "format_message"):  # typer's own: an unknown verb or option, a missing argument
-            _fail(f"{error.format_message()} (--help shows what there is)", 2)
+            _fail(f"{error.format_message()} ({failures.remedy(error)})", 2)
         if isinstance(error, BrokenPipeError) and failures.is_closed(1):
             failures.discard_output()
             raise SystemExit(1) from None
@@ -279,7 +279,8 @@ def find_runs(
     if not groups:
         there = ", ".join(experiments(store))
         such = " ".join(["no finished runs", *(f"with {wish}" for wish in where)])
-        typer.echo(f"{such} in experiment {store.experiment!r} of {store.uri}; experiments there: {there}", err=err)
+        line = f"{such} in experiment {store.experiment!r} of {store.uri}; experiments there: {there or 'none'}"
+        typer.echo(f"{line}; gen-ray compare EXPERIMENT shows another one" if there else line, err=err)
     return groups
 
 

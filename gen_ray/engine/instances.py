@@ -15,6 +15,9 @@ from gen_ray.engine.texts import speak
 from gen_ray.errors import UserError
 from gen_ray.maths.levels import stored
 
+GREYS = 256
+"""Levels of a picture file."""
+
 
 def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
     """Return the instances in a file, integers (N, *shape): one of a picture, as many as there are of .npz and .txt.
@@ -34,8 +37,13 @@ def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
 
 
 def left_out(file: Path, spec: DataSpec) -> str:
-    """Return one line on what read leaves out of a text, the rest that is shorter than an example; "" if nothing."""
-    if file.suffix.lower() != ".txt" or spec.is_image:
+    """Return one line on the part of a file that read drops, "" if it keeps everything.
+
+    Of a text that is the rest shorter than an example, of a picture what ``rounded`` says.
+    """
+    if spec.is_image:
+        return _rounded_picture(file, spec) if file.suffix.lower() in images.SUFFIXES else ""
+    if file.suffix.lower() != ".txt":
         return ""
     whole, length = len(characters.read(file)), spec.shape[0]
     if not whole % length:
@@ -81,7 +89,8 @@ def fit(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor:
     """Return stored data x (N, *own.shape) as stored data of another spec.
 
     Tokens are spelt in the other alphabet. Images that differ in shape or levels are scaled where resize is set:
-    bilinear with antialiasing, then to the nearest level. Raise UserError where the two do not go together.
+    bilinear with antialiasing, then to the nearest level. Without it, 256 levels become the nearest ones of the model,
+    as those of a picture file do. Raise UserError where the two do not go together.
     """
     if own.kind != spec.kind:
         raise UserError(f"{own.name} holds {own.kind}, the model's {spec.name} holds {spec.kind}")
@@ -91,12 +100,33 @@ def fit(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor:
         return x if own.alphabet == spec.alphabet else torch.stack([_respell(row, own, spec) for row in x])
     if (own.shape, own.levels) == (spec.shape, spec.levels):
         return x
-    if not resize:
+    if not resize and (own.shape, own.levels) != (spec.shape, GREYS):
         raise UserError(
             f"{own.name} is {own.shape} of {own.levels} levels, the model's {spec.name} {spec.shape} of {spec.levels}: "
             "--resize scales it"
         )
     return _scaled(x, own, spec)
+
+
+def rounded(x: Tensor, own: DataSpec, spec: DataSpec) -> str:
+    """Return one line where images x (N, *shape) have grey values between the levels of a model, "" where they do not.
+
+    Images of another size are scaled, which changes them anyway.
+    """
+    if not spec.is_image or own.shape != spec.shape or own.levels <= spec.levels:
+        return ""
+    nearest = _scaled(x, own, spec).float() * ((own.levels - 1) / (spec.levels - 1))
+    if torch.equal(nearest.round(), x.float()):
+        return ""
+    return f"{own.name}: {own.levels} levels are rounded to the nearest of the model's {spec.levels}"
+
+
+def _rounded_picture(file: Path, spec: DataSpec) -> str:
+    if spec.levels >= GREYS or spec.shape[0] not in images.MODES:
+        return ""
+    x = torch.from_numpy(images.read(file, spec.shape[0]))[None]
+    own = spec.model_copy(update={"shape": tuple(x.shape[1:]), "levels": GREYS, "name": str(file)})
+    return rounded(x, own, spec)
 
 
 def _scaled(x: Tensor, own: DataSpec, spec: DataSpec) -> Tensor:
@@ -124,7 +154,7 @@ def _picture(file: Path, spec: DataSpec, resize: bool, *, background: images.Col
             f"{file}: is {x.shape[3]} x {x.shape[2]} pixels, {spec.name} has {spec.shape[2]} x {spec.shape[1]}: "
             "give one of that size (score and latent scale it with --resize)"
         )
-    return _scaled(x, spec.model_copy(update={"shape": tuple(x.shape[1:]), "levels": 256}), spec)
+    return _scaled(x, spec.model_copy(update={"shape": tuple(x.shape[1:]), "levels": GREYS}), spec)
 
 
 def _array(file: Path, spec: DataSpec, resize: bool) -> Tensor:

@@ -119,3 +119,19 @@ def test_an_error_that_was_expected_keeps_its_own_line(gen_ray: Run, monkeypatch
 
     monkeypatch.setattr("gen_ray.experiment.load", refuse)
     assert gen_ray("train", DEMO).fault == "error: stopped at step 3"
+
+
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["train", "a.yaml", "--storage", "x"], "settings are given as key=value: storage.root=…"),
+        (["sweep", "a.yaml", "--epochs", "3"], "training.epochs=…"),
+        (["train", "a.yaml", "--tracking-uri", "x"], "tracking.uri=…"),
+        (["plan", "a.yaml", "--batch-size", "3"], "data.batch_size=…"),
+        (["train", "a.yaml", "--nonsense", "3"], "--help shows what there is"),
+        (["sample", "a", "--epochs", "3"], "--help shows what there is"),
+    ],
+)
+def test_an_option_that_is_a_setting_is_refused_with_its_key(gen_ray: Run, words: list[str], remedy: str) -> None:
+    answer = gen_ray(*words)
+    assert answer.code == 2 and "No such option" in answer.fault and remedy in answer.fault

@@ -221,6 +221,16 @@ def test_a_mistaken_score_is_told_in_one_line(
     assert said.code == 2 and told in said.fault
 
 
+def test_a_picture_and_a_source_of_more_levels_are_treated_alike(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    source = ["--data", f"image_folder:{tmp_path}", "--split", "train", "--storage", bench.root, "-n", 3]
+    for words in ([tmp_path / "0.png"], source):
+        answer = gen_ray("score", bench.model, *words)
+        assert answer.code == 0 and "256 levels are rounded to the nearest of the model's 17" in answer.err, answer
+
+
 def test_resizing_makes_a_picture_fit(gen_ray: Run, bench: Bench, odd: Path) -> None:
     said = gen_ray("score", bench.model, odd / "small.png", "--resize")
     assert said.code == 0 and "small.png" in said.out.replace("\n", "")

@@ -66,8 +66,8 @@ def test_jobs_are_listed_whole_on_narrow_terminals(width: int, gen_ray: Any, mon
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--sampler", "nosuch"], "there is no sampler 'nosuch'"),
-        (["--sampler", "draw:x=1"], "there is no option 'x'"),
+        (["--sampler", "nosuch"], "sampler 'nosuch'; "),
+        (["--sampler", "draw:x=1"], "option 'x'; "),
         (["--rollback", "toy"], "give one of RUN"),
     ],
 )

@@ -128,6 +128,19 @@ def test_scaling_keeps_black_and_white_and_the_mean() -> None:
         instances.fit(x, TEXT, spec, resize=True)
 
 
+def test_grey_values_of_levels_are_exact_and_others_are_reported() -> None:
+    own = DataSpec(name="own", kind="image", shape=(1, 1, 17), levels=256)
+    spec = own.model_copy(update={"name": "model", "levels": 17})
+    exact = (torch.arange(17) * 255 / 16).round().view(1, 1, 1, 17).to(torch.uint8)
+    assert instances.fit(exact, own, spec, resize=False).flatten().tolist() == [*range(17)]
+    assert not instances.rounded(exact, own, spec) and "256 levels are rounded" in instances.rounded(
+        exact // 2, own, spec
+    )
+    few = own.model_copy(update={"levels": 100})
+    with pytest.raises(UserError, match="--resize"):
+        instances.fit(exact // 3, few, spec, resize=False)
+
+
 def test_text_of_another_alphabet_is_spelt_in_the_models() -> None:
     own = DataSpec(name="own", kind="tokens", shape=(3,), levels=3, alphabet="bde")
     spec = DataSpec(name="model", kind="tokens", shape=(3,), levels=5, alphabet="abcde")

@@ -102,7 +102,7 @@ def test_the_menu_has_what_samplers_take() -> None:
         menu(diffusion.family, ["euler_maruyama"], [20])
     with pytest.raises(UserError, match="there is no sampler 'euler'"):
         menu(of.family, ["euler"], [3])
-    with pytest.raises(UserError, match="there is no sampler 'nosuch'"):
+    with pytest.raises(UserError, match="sampler 'nosuch'; "):
         menu(of.family, ["nosuch"])
     kept, left = affordable(menu(of.family), 30)
     assert sum(dish.nfe for dish in kept) <= 30 and len(kept) + len(left) == len(dishes)
