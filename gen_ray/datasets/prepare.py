@@ -1,5 +1,6 @@
 """The verb: a source becomes a folder of shards, once."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -25,6 +26,8 @@ __all__ = ["BadRows", "Prepared", "SourceOptions", "prepare"]
 
 UNSAFE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
 """Has Ray Data unpickle what a Parquet file says of its columns (PYSEC-2026-2272)."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
+"""Errors that another name of the folder would not avoid."""
 SHARD_BYTES = 8 * 2**20
 Progress = Callable[[int], None]
 
@@ -173,7 +176,11 @@ def _alone(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY)
     except OSError as error:
-        raise RunError(f"{out}: cannot be used as a folder ({error.strerror})") from error
+        kind = RunError if error.errno in FULL else UserError
+        raise kind(
+            f"{out}: cannot be used as a folder ({error.strerror}); "
+            "storage.root (--storage), or --out of gen-ray prepare, names another one"
+        ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield

@@ -128,8 +128,8 @@ def test_an_error_that_was_expected_keeps_its_own_line(gen_ray: Run, monkeypatch
         (["sweep", "a.yaml", "--epochs", "3"], "training.epochs=…"),
         (["train", "a.yaml", "--tracking-uri", "x"], "tracking.uri=…"),
         (["plan", "a.yaml", "--batch-size", "3"], "data.batch_size=…"),
-        (["train", "a.yaml", "--nonsense", "3"], "--help shows what there is"),
-        (["sample", "a", "--epochs", "3"], "--help shows what there is"),
+        (["train", "a.yaml", "--nonsense", "3"], "(--help shows"),
+        (["sample", "a", "--epochs", "3"], "(--help shows"),
     ],
 )
 def test_an_option_that_is_a_setting_is_refused_with_its_key(gen_ray: Run, words: list[str], remedy: str) -> None:

@@ -260,3 +260,8 @@ def test_a_bad_row_is_refused_with_the_option_and_the_key_that_allow_it(tmp_path
     (tmp_path / "images" / "a" / "1.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"--on-bad-row skip:K, or data.on_bad_row=skip:K in a training"):
         prepare("image_folder:images", root=tmp_path, out=tmp_path / "out")
+
+
+def test_a_folder_that_cannot_be_made_is_refused_with_the_key_that_names_it() -> None:
+    with pytest.raises(UserError, match=r"/proc/x/data: cannot be used as a folder .*storage\.root \(--storage\)"):
+        prepare("digits", out=Path("/proc/x/data"))
