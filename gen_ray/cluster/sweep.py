@@ -21,7 +21,7 @@ from gen_ray.cluster.recording import opened, recorded
 from gen_ray.cluster.schedulers import stopping
 from gen_ray.cluster.sweep_report import DONE, PLAN, Outcome, conclude, show
 from gen_ray.cluster.tracker import Track
-from gen_ray.cluster.train import Watch, prepare_data, report_unmeasured, store_of
+from gen_ray.cluster.train import Watch, prepare_data, report_large_batch, report_unmeasured, store_of
 from gen_ray.cluster.trial import Task, trial
 from gen_ray.cluster.waiting import awaited
 from gen_ray.datasets.prepared import Prepared
@@ -53,6 +53,7 @@ def sweep(
     store = store_of(first)  # a wrong address ends the command here
     prepared = prepare_data(first)
     report_unmeasured(prepared, needed=plan.sweep.metric)
+    report_large_batch(max(plan.experiments, key=lambda trial: trial.data.batch_size), prepared)
     for point in given(plan) or plan.corners():
         plan.experiment(point).model(prepared.spec)
     resumed = _resumed(plan, prepared, accept_data=accept_data) if resume else None

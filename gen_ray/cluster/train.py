@@ -83,6 +83,7 @@ def train(
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)  # settings that do not fit the data are refused before anything starts
     report_unmeasured(prepared)
+    report_large_batch(experiment, prepared)
     resumed = resumption.run(experiment, prepared, accept_data=accept_data) if resume else None
     with ExitStack() as leases:  # the last to end: by then no worker writes into the folder
         if resumed:
@@ -130,6 +131,17 @@ def report_unmeasured(prepared: Prepared, needed: str = "") -> None:
         raise UserError(f"metric {needed}: cannot be measured; {missing[needed]}")
     for line in dict.fromkeys(missing.values()):
         logger.warning(line)
+
+
+def report_large_batch(experiment: Experiment, prepared: Prepared) -> None:
+    """Log a line where a batch holds more rows than the training split, and so each row more than once."""
+    size, rows = experiment.data.batch_size, prepared.rows["train"]
+    if size > rows:
+        steps = max(1, experiment.training.epochs * rows // size)
+        logger.warning(
+            "data.batch_size=%d: is more than the %d training rows, which a batch repeats; the training has %d step%s",
+            *(size, rows, steps, "" if steps == 1 else "s"),
+        )
 
 
 def _imported() -> Callable[..., dict[str, str]]:

@@ -1,5 +1,6 @@
 """Figures are of a random choice over a whole split, whatever the order in which it is stored."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from gen_ray.cluster.evaluate import reference_of
-from gen_ray.cluster.train import report_unmeasured
+from gen_ray.cluster.train import report_large_batch, report_unmeasured
 from gen_ray.datasets import chosen
 from gen_ray.datasets.chosen import chosen_rows, read_chosen, read_rows
 from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
@@ -18,6 +19,7 @@ from gen_ray.datasets.shards import load_split, read_shard
 from gen_ray.engine import features
 from gen_ray.engine.evaluate import Reference
 from gen_ray.errors import UserError
+from gen_ray.experiment import parse
 
 CLASSES = 4
 EACH = 150
@@ -139,3 +141,12 @@ def test_labels_of_a_single_class_train_no_extractor_and_are_reported_before_tra
     for metric in ("eval/frechet_distance", "eval/precision"):
         with pytest.raises(UserError, match=f"metric {metric}: cannot be measured; raw: labels of a single class"):
             report_unmeasured(prepared, needed=metric)
+
+
+@pytest.mark.parametrize(("size", "line"), [(1462, ""), (100_000, "more than the 1462 training rows.* has 1 step$")])
+def test_a_batch_of_more_rows_than_the_split_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, size: int, line: str
+) -> None:
+    experiment = parse({"name": "a", "family": "vae", "data": {"batch_size": size}})
+    report_large_batch(experiment, prepare("digits", out=tmp_path))
+    assert bool(caplog.messages) == bool(line) and re.search(line, " ".join(caplog.messages))

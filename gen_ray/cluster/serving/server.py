@@ -18,7 +18,7 @@ from ray.serve.exceptions import RayServeException
 
 from gen_ray.cluster import environment, ports
 from gen_ray.cluster.connect import alive, joined
-from gen_ray.cluster.serving import endpoint
+from gen_ray.cluster.serving import endpoint, messages
 from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import NAME, Application
 from gen_ray.errors import RunError, UserError
@@ -83,6 +83,7 @@ def _deploy(app: Application, host: str, port: int) -> bytes:
 
 def _end() -> None:
     """End the application after its last requests, and Serve with it unless other applications use it."""
+    messages.drop_expected()
     serve.delete(NAME)
     if not set(serve.status().applications) - {NAME}:
         serve.shutdown()
