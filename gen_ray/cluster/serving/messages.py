@@ -1,4 +1,4 @@
-"""Ray's messages on the terminal of a serving command that report a fault where there is none."""
+"""Ray's messages on the terminal of a serving command that report a fault that the command itself wants."""
 
 from typing import Any
 
