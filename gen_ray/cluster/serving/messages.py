@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ray._private import worker  # Ray has no option for these messages, which log_to_driver does not concern
+from ray._private import worker  # log_to_driver=False does not concern these messages
 
 EXPECTED = "Task ServeController.graceful_shutdown failed"
 """Serve ends its controller while that still carries out the request to end."""
