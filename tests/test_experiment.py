@@ -33,6 +33,7 @@ DIGITS = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)
 SPECS = {
     "digits": DIGITS,
     "fashion_mnist": DataSpec(name="fashion_mnist", kind="image", shape=(1, 28, 28), levels=256),
+    "cifar10": DataSpec(name="cifar10", kind="image", shape=(3, 32, 32), levels=256),
     "text": DataSpec(name="text", kind="tokens", shape=(128,), levels=65),
 }
 VAE, DDPM = {"name": "a", "family": "vae"}, {"name": "a", "family": "ddpm"}
