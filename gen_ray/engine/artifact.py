@@ -98,7 +98,7 @@ def describe(spec: DataSpec, fingerprint: str, *, run_id: str, steps: int) -> di
         "format": FORMAT,
         "run_id": run_id,
         "steps": steps,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "data": spec.model_dump(mode="json"),
         "data_fingerprint": fingerprint,
         "metrics": {},
@@ -107,10 +107,13 @@ def describe(spec: DataSpec, fingerprint: str, *, run_id: str, steps: int) -> di
     }
 
 
-def _git_commit() -> str:
-    """Return the commit this code stands at, or ``unknown`` outside a checkout."""
+def git_commit() -> str:
+    """Return the commit this code stands at, or ``unknown`` outside a checkout and where git is not installed."""
     here = Path(__file__).parent
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False, encoding="utf-8"
-    )
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False, encoding="utf-8"
+        )
+    except FileNotFoundError:
+        return "unknown"
     return done.stdout.strip() or "unknown"

@@ -60,15 +60,15 @@ class Costs:
 
 
 @torch.inference_mode()
-def measure(model: Model, device: torch.device) -> Costs:
-    """Tick 1, 2, 4 … rows of the default sampler and return what each takes; warms the net up, too.
+def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -> Costs:
+    """Tick 1, 2, 4 … most_rows rows of the default sampler and return what each takes; warms the net up, too.
 
     It stops where a tick gets slow. Call it with as many threads as the batcher will have.
     """
     rows: list[int] = []
     seconds: list[float] = []
     chain, size = model.experiment.chain(model.family), 1
-    while size <= MOST_ROWS:
+    while size <= most_rows:
         rows.append(size)
         with autocast(model.experiment.training.precision, device):
             seconds.append(max(_tick_seconds(model.net, chain, device, size), *seconds[-1:], 0.0))
