@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import constant_load, instances, terminal
+from pipelines import bench_gpu, constant_load, instances, terminal
 
 if TYPE_CHECKING:
     from gen_ray.engine.bench import Walks
@@ -21,6 +21,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = terminal.new_app()
 app.callback()(lambda: None)
+app.command()(bench_gpu.gpu)
 
 
 @app.command()

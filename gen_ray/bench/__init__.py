@@ -1,0 +1,1 @@
+"""Benchmarks that need neither Ray nor MLflow."""

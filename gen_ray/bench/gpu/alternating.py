@@ -1,0 +1,81 @@
+"""Alternating rounds: a figure and its baseline are measured in turn, so that a change of the clocks affects both."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+import torch
+
+LEAST_ROUNDS = 3
+"""Rounds that a figure has even where they take longer than planned, as long as the run has time."""
+
+Repeat = Callable[[int], object]
+"""Does a piece of work a number of times. On a GPU it may return before the work is finished."""
+
+
+class OutOfTimeError(Exception):
+    """The time limit of the run was reached before a measurement had a single round."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What all measurements of a run share. deadline is on the clock, which is in seconds."""
+
+    device: torch.device
+    rounds: int
+    deadline: float
+    clock: Callable[[], float] = field(default=time.perf_counter)
+
+    def check(self) -> None:
+        """Raise OutOfTimeError after the deadline."""
+        if self.clock() >= self.deadline:
+            raise OutOfTimeError
+
+    def finish(self) -> None:
+        """Wait until the device has done all that was queued."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, work: Repeat, times: int = 1) -> float:
+        """Return the time of the repetitions, on the host and the device together."""
+        self.finish()
+        began = self.clock()
+        work(times)
+        self.finish()
+        return self.clock() - began
+
+
+def alternate(conditions: Conditions, sides: Mapping[str, Repeat], *, seconds: float) -> dict[str, list[float]]:
+    """Return for each side its seconds per repetition in each round; the sides take turns within a round.
+
+    Each side is warmed up by one call and timed by a second one, from which the number of its repetitions follows:
+    all rounds together take about the given seconds. Where they take longer, there are LEAST_ROUNDS of them, or only
+    one after the deadline of the run. Raise OutOfTimeError where the deadline comes before the rounds.
+    """
+    end = conditions.clock() + seconds
+    once: dict[str, float] = {}
+    for name, work in sides.items():
+        conditions.check()
+        conditions.seconds(work)
+        conditions.check()
+        once[name] = conditions.seconds(work)
+    conditions.check()
+    share = max(0.0, min(end, conditions.deadline) - conditions.clock()) / (conditions.rounds * len(sides))
+    times = {name: max(1, int(share / max(took, 1e-9))) for name, took in once.items()}
+    found: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(conditions.rounds):
+        if number and conditions.clock() >= (conditions.deadline if number < LEAST_ROUNDS else end):
+            break
+        for name, work in sides.items():
+            found[name].append(conditions.seconds(work, times[name]) / times[name])
+    return found
+
+
+def ratio(baseline: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
+    """Return the median of the rounds' ratios baseline / measured and their spread.
+
+    Of seconds, 1 means as fast as the baseline, and less than 1 means slower.
+    """
+    ratios = [base / own for base, own in zip(baseline, measured, strict=True)]
+    return {"ratio": median(ratios), "ratio_lowest": min(ratios), "ratio_highest": max(ratios)}

@@ -1,0 +1,200 @@
+"""The batcher under a mixed load of concurrent clients, against the same samplers in full batches without requests."""
+
+import math
+import queue
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+
+from gen_ray.bench.gpu import memory
+from gen_ray.bench.gpu.alternating import Conditions, Repeat, ratio
+from gen_ray.bench.gpu.sampling import sampler_run
+from gen_ray.bench.gpu.workloads import SAMPLERS, Size, Workload
+from gen_ray.engine.artifact import Model
+from gen_ray.engine.batcher import Batcher, Ticket
+from gen_ray.engine.batcher import measure as measure_costs
+from gen_ray.errors import RunError
+from gen_ray.family import Chain
+
+WARM_UP = 0.25
+"""Part of a window before it, in which the batches fill up."""
+SINGLE_ROWS, SINGLE_TIMES = 4, 5
+"""Samples of a single request, and how often it is measured."""
+PATIENCE_SECONDS = 60.0
+"""Time after which a batcher that finishes no request counts as stuck."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A time under load: its seconds, evaluations × rows, and the number of requests that ended."""
+
+    seconds: float
+    evaluations: int
+    ended: int
+    latencies: Sequence[float]
+    """Seconds of each request that started in that time, also of those that ended later."""
+
+
+class MixedLoad:
+    """Clients that always have a request in the batcher: a random sampler and a random number of samples."""
+
+    def __init__(self, batcher: Batcher, chains: Sequence[Chain], size: Size, conditions: Conditions) -> None:
+        """Start without requests."""
+        self.batcher, self.chains, self.size, self.conditions = batcher, chains, size, conditions
+        self._random = random.Random(0)  # noqa: S311 - a load, not a secret
+        self._ended: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
+        self._open: set[Ticket] = set()
+
+    def window(self, seconds: float) -> Window:
+        """Return the work of the batcher in about this time, after a quarter of it to warm up.
+
+        The load continues until the last request that started in that time has ended.
+        """
+        try:
+            for _ in range(self.size.clients):
+                self._submit()
+            self._serve(WARM_UP * seconds)
+            before, began, open_before = self.batcher.ledger.evaluations, time.monotonic(), self._open.copy()
+            ended = self._serve(seconds)
+            while self.batcher.well and not (ended and self.batcher.ledger.evaluations > before):
+                ended += self._serve(seconds)
+            self.conditions.finish()
+            taken, evaluations = time.monotonic() - began, self.batcher.ledger.evaluations - before
+            own = [ticket for ticket in ended if ticket not in open_before]
+            waiting = self._open - open_before
+            while waiting & self._open:
+                own += [ticket for ticket in [self._replace(PATIENCE_SECONDS)] if ticket in waiting]
+            return Window(taken, evaluations, len(ended), [(ticket.ended or 0.0) - ticket.asked for ticket in own])
+        finally:
+            self._cancel()
+
+    def _submit(self) -> None:
+        chain, rows = self._random.choice(self.chains), self._random.randint(1, self.size.request_rows)
+        ticket = self.batcher.walk(chain, rows, seed=self._random.getrandbits(32))
+        self._open.add(ticket)
+        ticket.future.add_done_callback(lambda _: self._ended.put(ticket))
+
+    def _serve(self, seconds: float) -> list[Ticket]:
+        """Replace each request that ends by another one, for the given seconds; return those that ended."""
+        ended, end = list[Ticket](), time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            try:
+                ended.append(self._replace(left))
+            except queue.Empty:
+                break
+        return ended
+
+    def _replace(self, patience: float) -> Ticket:
+        """Return the next request that ends, with another one in its place. Raise queue.Empty where none ends."""
+        ticket = self._ended.get(timeout=patience)
+        self._open.remove(ticket)
+        if error := ticket.future.exception():
+            raise RunError(f"the batcher failed under the mixed load: {error}") from error
+        self._submit()
+        return ticket
+
+    def _cancel(self) -> None:
+        for ticket in self._open:
+            ticket.give_up()
+        while self._open:
+            self._open.discard(self._ended.get(timeout=PATIENCE_SECONDS))
+
+
+def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str, Any]:
+    """Return rates and latencies of the batcher beside those of full batches, and its peak memory."""
+    device, model = conditions.device, workload.model(conditions.device)
+    chains = [  # every second sampler takes twice as many steps
+        workload.chain(sampler, size.sampler_steps * (1 + number % 2))[0]
+        for number, sampler in enumerate(SAMPLERS[workload.name])
+    ]
+    costs = measure_costs(model, device, most_rows=size.serving_batch)
+    conditions.check()
+    batcher = Batcher(model, costs, device, backlog_seconds=math.inf, threads=torch.get_num_threads())
+    try:
+        runs = [sampler_run(model.net, chain, costs.best, workload, device) for chain in chains]
+        windows, offline = _rounds(MixedLoad(batcher, chains, size, conditions), runs, size, conditions)
+        single = _single(batcher, model, chains[0], workload, conditions)
+        peak = memory.peak(conditions, lambda: _full_request(batcher, chains[0], size.serving_batch))
+    finally:
+        batcher.close(drain=False)
+    evaluations = costs.best * sum(chain.nfe for chain in chains)
+    return _figures(windows, [seconds / evaluations for seconds in offline]) | {
+        "evaluations": {name: chain.nfe for name, chain in zip(SAMPLERS[workload.name], chains, strict=True)},
+        "clients": size.clients,
+        "batch": costs.best,
+        "batch_milliseconds": {str(rows): 1e3 * taken for rows, taken in zip(costs.rows, costs.seconds, strict=True)},
+        "single_request": single,
+        "memory_batch": size.serving_batch,
+        "memory": peak,
+    }
+
+
+def _rounds(
+    load: MixedLoad, runs: Sequence[Repeat], size: Size, conditions: Conditions
+) -> tuple[list[Window], list[float]]:
+    """Return the windows of the load and the seconds of the full batches, in turn."""
+
+    def offline() -> float:
+        return sum(conditions.seconds(run) for run in runs)
+
+    offline()  # warms up
+    conditions.check()
+    end = min(conditions.deadline, conditions.clock() + size.batching_seconds)
+    windows, seconds = list[Window](), list[float]()
+    for number in range(conditions.rounds):
+        if number and conditions.clock() >= end:
+            break
+        seconds.append(offline())
+        windows.append(load.window(size.window_seconds))
+    return windows, seconds
+
+
+def _figures(windows: Sequence[Window], offline: Sequence[float]) -> dict[str, Any]:
+    """Return the rates and latencies; offline is the seconds of an evaluation in full batches in each round."""
+    served = [window.seconds / window.evaluations for window in windows]
+    latencies = sorted(seconds for window in windows for seconds in window.latencies)
+    return {
+        "rounds": len(windows),
+        "offline_evaluations_per_second": 1 / median(offline),
+        "served_evaluations_per_second": 1 / median(served),
+        **ratio(offline, served),
+        "requests_per_second": median(window.ended / window.seconds for window in windows),
+        "requests": len(latencies),
+        "latency_p50_seconds": _quantile(latencies, 0.5),
+        "latency_p99_seconds": _quantile(latencies, 0.99),
+    }
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _single(
+    batcher: Batcher, model: Model, chain: Chain, workload: Workload, conditions: Conditions
+) -> dict[str, float]:
+    """Return the latency of one request without others, beside the same samples without the batcher."""
+
+    def served(_: int) -> None:
+        batcher.walk(chain, SINGLE_ROWS, seed=0).future.result(timeout=PATIENCE_SECONDS)
+
+    direct = sampler_run(model.net, chain, SINGLE_ROWS, workload, conditions.device)
+    seconds = [(conditions.seconds(direct), conditions.seconds(served)) for _ in range(SINGLE_TIMES + 1)][1:]
+    without, within = ([pair[i] for pair in seconds] for i in range(2))
+    return {
+        "samples": SINGLE_ROWS,
+        "direct_seconds": median(without),
+        "served_seconds": median(within),
+        **ratio(without, within),
+    }
+
+
+def _full_request(batcher: Batcher, chain: Chain, rows: int) -> Callable[[int], None]:
+    def repeat(_: int) -> None:
+        batcher.walk(chain, rows, seed=0).future.result()
+
+    return repeat

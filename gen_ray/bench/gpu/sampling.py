@@ -1,0 +1,106 @@
+"""Samplers against their network evaluations only, at several batch sizes."""
+
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.bench.gpu import memory, syncs
+from gen_ray.bench.gpu.alternating import Conditions, OutOfTimeError, Repeat, alternate, ratio
+from gen_ray.bench.gpu.workloads import SAMPLERS, Size, Workload
+from gen_ray.engine.generate import generate
+from gen_ray.engine.step import autocast
+from gen_ray.family import Chain
+
+
+class CallRecorder:
+    """A net that notes which of its methods a kernel calls, and with what."""
+
+    def __init__(self, net: nn.Module) -> None:
+        """Pass all calls on to net."""
+        self._net, self.calls = net, list[tuple[str, tuple[Tensor, ...]]]()
+
+    def __call__(self, *args: Tensor) -> Any:
+        """Return net(*args)."""
+        return self._call("__call__", args)
+
+    def encode(self, *args: Tensor) -> Any:
+        """Return net.encode(*args)."""
+        return self._call("encode", args)
+
+    def decode(self, *args: Tensor) -> Any:
+        """Return net.decode(*args)."""
+        return self._call("decode", args)
+
+    def _call(self, method: str, args: tuple[Tensor, ...]) -> Any:
+        self.calls.append((method, args))
+        return getattr(self._net, method)(*args)
+
+
+def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str, Any]:
+    """Return a figure for every sampler and batch size, and memory and host waits of the first one's largest batch.
+
+    Where the time limit is reached, the figures that are missing are listed.
+    """
+    model, found, missing = workload.model(conditions.device), list[dict[str, Any]](), list[str]()
+    cells = [(sampler, batch) for sampler in SAMPLERS[workload.name] for batch in size.batches]
+    for sampler, batch in cells:
+        chain, steps = workload.chain(sampler, size.sampler_steps)
+        try:
+            timed = _timed(model.net, chain, batch, workload, size, conditions)
+        except OutOfTimeError:
+            if not found:
+                raise
+            missing.append(f"{sampler} at batch {batch}")
+            continue
+        found.append({"sampler": sampler, "steps": steps, "nfe": chain.nfe, "batch": batch, **timed})
+    chain, _ = workload.chain(SAMPLERS[workload.name][0], size.sampler_steps)
+    largest = size.batches[-1]
+    run = sampler_run(model.net, chain, largest, workload, conditions.device)
+    peak = memory.peak(conditions, lambda: run)
+    waits = syncs.count(run, 1, conditions.device)
+    return {"samplers": found, "missing": missing, "largest_batch": largest, "memory": peak, "host_syncs": waits}
+
+
+def _timed(
+    net: nn.Module, chain: Chain, batch: int, workload: Workload, size: Size, conditions: Conditions
+) -> dict[str, Any]:
+    recorder = CallRecorder(net)
+    sampler_run(recorder, chain, batch, workload, conditions.device)(1)
+    sides = {
+        "bare": evaluations(net, recorder.calls, workload, conditions.device),
+        "gen_ray": sampler_run(net, chain, batch, workload, conditions.device),
+    }
+    seconds = alternate(conditions, sides, seconds=size.sampling_seconds)
+    return {
+        "rounds": len(seconds["bare"]),
+        **{f"{name}_milliseconds_per_evaluation": 1e3 * median(of) / chain.nfe for name, of in seconds.items()},
+        **ratio(seconds["bare"], seconds["gen_ray"]),
+    }
+
+
+def sampler_run(net: Any, chain: Chain, batch: int, workload: Workload, device: torch.device) -> Repeat:
+    """Return sampling of one batch, from the prior to finished samples on the CPU."""
+
+    def repeat(times: int) -> None:
+        with autocast(workload.experiment.training.precision, device):
+            for _ in range(times):
+                generate(net, chain, batch, seed=0, device=device, batch_size=batch)
+
+    return repeat
+
+
+def evaluations(
+    net: nn.Module, calls: list[tuple[str, tuple[Tensor, ...]]], workload: Workload, device: torch.device
+) -> Repeat:
+    """Return the network evaluations of a sampler run by themselves."""
+
+    @torch.inference_mode()
+    def repeat(times: int) -> None:
+        with autocast(workload.experiment.training.precision, device):
+            for _ in range(times):
+                for method, args in calls:
+                    getattr(net, method)(*args)
+
+    return repeat

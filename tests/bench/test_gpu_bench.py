@@ -1,0 +1,309 @@
+"""gen-ray bench gpu at small sizes on the CPU: every figure is present, and the time limit holds."""
+
+import json
+import math
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gen_ray.bench.gpu import environment, flops, memory, report, running, syncs, workloads
+from gen_ray.bench.gpu.alternating import LEAST_ROUNDS, Conditions, OutOfTimeError, alternate, ratio
+from gen_ray.bench.gpu.running import BenchOutcome, BenchTask
+from gen_ray.errors import UserError
+from pipelines.bench_gpu import CONFIGS
+from tests.conftest import Said
+
+CPU = torch.device("cpu")
+FAMILIES = ["ddpm", "discrete", "score_sde", "vae"]
+ABSENT = ("ray", "mlflow", "pyarrow", "sklearn", "torchvision", "matplotlib", "fastapi", "gen_ray.cluster")
+"""Modules that a bare machine lacks, or that import them."""
+
+
+class FakeClock:
+    """A clock that only work advances."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, seconds: float) -> Callable[[int], None]:
+        def repeat(times: int) -> None:
+            self.now += seconds * times
+
+        return repeat
+
+
+def conditions(clock: FakeClock, *, rounds: int = 5, seconds: float = 1e6) -> Conditions:
+    return Conditions(device=CPU, rounds=rounds, deadline=clock.now + seconds, clock=clock)
+
+
+def numbers(node: Any) -> Iterator[float]:
+    if isinstance(node, dict):
+        for value in node.values():
+            yield from numbers(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from numbers(value)
+    elif isinstance(node, int | float):
+        yield node
+
+
+def ratios(node: Any) -> Iterator[dict[str, float]]:
+    if isinstance(node, dict):
+        if "ratio" in node:
+            yield node
+        for value in node.values():
+            yield from ratios(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from ratios(value)
+
+
+# ---- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_measured_without_ray_mlflow_and_data(
+    gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ABSENT:
+        monkeypatch.setitem(sys.modules, name, None)  # importing it raises ImportError
+    monkeypatch.chdir(tmp_path)
+    said = gen_ray("bench", "gpu", "--device", "cpu", "--rounds", 2, "--json", "figures.json")
+    assert said.code == 0, said
+    found = json.loads(Path("figures.json").read_text())
+    assert [file.name for file in tmp_path.iterdir()] == ["figures.json"]
+    assert found["not_measured"] == found["failed"] == {}
+    assert found["run"]["size"] == "small" and found["run"]["rounds"] == 2 and found["run"]["seconds"] > 0
+    assert {"date", "commit", "torch", "device", "card", "settings"} <= set(found["environment"])
+    for kind in ("training", "sampling", "batching"):
+        assert sorted(found[kind]) == FAMILIES
+    assert all(math.isfinite(number) for number in numbers(found))
+    for one in ratios(found):
+        assert 0 < one["ratio_lowest"] <= one["ratio"] <= one["ratio_highest"]
+    for of in found["training"].values():
+        assert 0 < of["rounds"] <= 2 and of["training_gflops_per_example"] > 0
+        for side in ("bare", "gen_ray"):
+            assert of[side]["flop_utilisation"] > 0 and of[side]["memory"]["process_peak_mib"] > 0
+            assert of[side]["host_syncs"] == {"each": None, "note": "not measured on the CPU"}
+    for family, of in found["sampling"].items():
+        cells = [(cell["sampler"], cell["batch"]) for cell in of["samplers"]]
+        assert cells == [(name, size) for name in workloads.SAMPLERS[family] for size in workloads.SMALL_SIZE.batches]
+    for of in found["batching"].values():
+        assert of["requests"] > 0 and 0 < of["latency_p50_seconds"] <= of["latency_p99_seconds"]
+    for words in ("training, against a bare PyTorch loop", "first_hitting", "batcher under a mixed load", "score_sde"):
+        assert words in said.out
+    assert "training ddpm: about" in said.err and "not measured: " not in said.out
+
+
+def test_without_time_everything_is_listed_as_not_measured(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    said = gen_ray("bench", "gpu", "--device", "cpu", "--seconds", 0, "--json", file)
+    found = json.loads(file.read_text())
+    assert said.code == 0 and len(found["not_measured"]) == 12
+    for name, reason in found["not_measured"].items():
+        assert f"not measured: {name} ({reason})" in said.out and "0 s were left" in reason
+
+
+def test_bad_input_is_reported_before_the_measurements(
+    gen_ray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = gen_ray("bench", "gpu")
+    assert said.code == 2 and "torch sees no GPU" in said.fault and "--device cpu" in said.fault
+    assert "No such file" in gen_ray("bench", "gpu", "--device", "cpu", "--json", "nowhere/figures.json").fault
+    assert gen_ray("bench", "gpu", "--device", "gpu").code == gen_ray("bench", "gpu", "--size", "tiny").code == 2
+
+
+def test_the_full_size_knows_the_samplers_and_shapes_of_its_configs() -> None:
+    files = sorted(CONFIGS.glob("*.yaml"))
+    found = [workloads.workload(file, workloads.FULL) for file in files]
+    assert sorted(one.name for one in found) == FAMILIES
+    for one in found:
+        assert one.examples(2).shape == (2, *one.spec.shape) and int(one.examples(64).max()) < one.spec.levels
+        for sampler in workloads.SAMPLERS[one.name]:
+            chain, steps = one.chain(sampler, workloads.FULL.sampler_steps)
+            assert steps <= workloads.FULL.sampler_steps and chain.nfe <= 2 * steps
+
+
+# ---- what only a GPU has, played ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def played_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Play the functions of torch.cuda that the benchmark calls; return the calls."""
+    calls = list[str]()
+
+    def play(name: str, *answers: object) -> None:
+        left = list(answers)
+
+        def function(*_: object) -> object:
+            calls.append(name)
+            return left.pop(0) if left else None
+
+        monkeypatch.setattr(torch.cuda, name, function)
+
+    card = {"name": "GPU", "major": 9, "minor": 0, "total_memory": 80 << 30, "multi_processor_count": 132}
+    play("get_device_properties", SimpleNamespace(**card))
+    play("memory_allocated", 10 * memory.MIB)
+    play("memory_reserved", 20 * memory.MIB)
+    play("max_memory_allocated", 13 * memory.MIB)
+    play("max_memory_reserved", 24 * memory.MIB)
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        play(name)
+    return calls
+
+
+def test_peak_memory_of_a_gpu_is_that_of_the_work(played_gpu: list[str]) -> None:
+    on_gpu = Conditions(device=torch.device("cuda"), rounds=1, deadline=math.inf)
+    found = memory.peak(on_gpu, lambda: lambda times: played_gpu.append(f"work {times}"))
+    assert found == {"allocated_mib": 3, "reserved_mib": 4}
+    order = [call for call in played_gpu if call in ("reset_peak_memory_stats", "work 2", "max_memory_allocated")]
+    assert order == ["reset_peak_memory_stats", "work 2", "max_memory_allocated"]
+    assert played_gpu[played_gpu.index("work 2") + 1] == "synchronize", "the work is finished before it is judged"
+
+
+def test_the_environment_names_the_card_also_without_git_and_nvidia_smi(
+    played_gpu: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = environment.describe(torch.device("cuda"))
+    assert (found["card"], found["capability"], found["memory_mib"]) == ("GPU", "9.0", 81920)
+    assert found["driver"] == found["commit"] == "unknown"
+    assert "get_device_properties" in played_gpu
+
+
+# ---- the time limit -------------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_into_the_time_limit_is_left_out_and_what_fails_is_named() -> None:
+    clock, saved = FakeClock(), list[int]()
+
+    def task(name: str, seconds: float, taken: float, error: Exception | None = None) -> BenchTask:
+        def work(_: Conditions) -> dict[str, Any]:
+            clock.now += taken
+            if error is not None:
+                raise error
+            return {"figure": taken}
+
+        return BenchTask(kind="training", family=name, seconds=seconds, work=work)
+
+    tasks = [
+        task("a", 10, 25),
+        task("large", 20, 20),
+        task("broken", 5, 1, RuntimeError("CUDA out of memory. Tried to\nallocate")),
+        task("late", 5, 1, OutOfTimeError()),
+        task("b", 10, 10),
+    ]
+    outcome = running.run(
+        tasks,
+        CPU,
+        limit_seconds=40,
+        rounds=2,
+        announce=lambda _: None,
+        save=lambda found: saved.append(len(found.figures.get("training", {}))),
+        clock=clock,
+    )
+    assert outcome.figures == {"training": {"a": {"figure": 25, "seconds": 25}, "b": {"figure": 10, "seconds": 10}}}
+    assert outcome.not_measured["training large"] == "takes about 20 s; 15 s were left"
+    assert "time limit" in outcome.not_measured["training late"]
+    assert outcome.failed == {"training broken": "RuntimeError: CUDA out of memory. Tried to"}
+    assert outcome.seconds == 37 <= 40 and saved == [0, 1, 1, 1, 2, 2], "figures are saved after each measurement"
+    assert list(report.remarks(outcome))[-1] == "failed: training broken (RuntimeError: CUDA out of memory. Tried to)"
+
+
+def test_a_failed_measurement_ends_the_command_with_code_1(
+    gen_ray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "run", lambda *_, **__: BenchOutcome(failed={"training vae": "RuntimeError: no"}))
+    said = gen_ray("bench", "gpu", "--device", "cpu")
+    assert said.code == 1 and "1 of 12 measurements failed" in said.err and "failed: training vae" in said.out
+
+
+def test_bad_input_ends_a_run() -> None:
+    def work(_: Conditions) -> dict[str, Any]:
+        raise UserError("no")
+
+    task = BenchTask(kind="training", family="a", seconds=0, work=work)
+    with pytest.raises(UserError):
+        running.run([task], CPU, limit_seconds=1, rounds=1, announce=lambda _: None, save=lambda _: None)
+
+
+# ---- alternating rounds ---------------------------------------------------------------------------------------------
+
+
+def test_sides_take_turns_and_fill_the_time() -> None:
+    clock, order = FakeClock(), list[tuple[str, int]]()
+
+    def side(name: str, seconds: float) -> Callable[[int], None]:
+        def repeat(times: int) -> None:
+            order.append((name, times))
+            clock.now += seconds * times
+
+        return repeat
+
+    found = alternate(conditions(clock, rounds=2), {"a": side("a", 0.5), "b": side("b", 1.0)}, seconds=43)
+    assert order == [("a", 1), ("a", 1), ("b", 1), ("b", 1), *[("a", 20), ("b", 10)] * 2]
+    assert found == {"a": [0.5, 0.5], "b": [1.0, 1.0]}
+    assert ratio(found["a"], found["b"]) == {"ratio": 0.5, "ratio_lowest": 0.5, "ratio_highest": 0.5}
+
+
+def test_slow_sides_have_few_rounds_and_one_after_the_deadline() -> None:
+    clock = FakeClock()
+    slow = {"a": clock.work(10), "b": clock.work(10)}
+    assert len(alternate(conditions(clock, rounds=9), slow, seconds=1)["a"]) == LEAST_ROUNDS
+    assert len(alternate(conditions(clock, rounds=9, seconds=41), slow, seconds=1)["b"]) == 1
+    with pytest.raises(OutOfTimeError):
+        alternate(conditions(clock, seconds=35), slow, seconds=1)
+
+
+# ---- counters ------------------------------------------------------------------------------------------------------
+
+
+def test_operations_of_linear_layers_are_those_of_the_closed_form() -> None:
+    net, x = nn.Sequential(nn.Linear(5, 7), nn.Linear(7, 3)), torch.randn(4, 5)
+    forward = 2 * 4 * (5 * 7 + 7 * 3)
+    backward = 2 * 4 * (5 * 7 + 2 * 7 * 3)  # both weights, and the input of the second layer
+    assert flops.count(lambda: net(x)) == forward
+    assert flops.count(lambda: net(x).sum().backward()) == forward + backward
+
+
+def test_operations_of_attention_are_counted() -> None:
+    q, k, v = torch.randn(3, 2, 4, 6, 8).unbind()
+    assert flops.count(lambda: nn.functional.scaled_dot_product_attention(q, k, v)) == 2 * (2 * 2 * 4 * 6 * 6 * 8)
+
+
+def test_host_waits_are_counted_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    mode = list[object]()
+    monkeypatch.setattr(torch.cuda, "get_sync_debug_mode", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", mode.append)
+
+    def work(times: int) -> None:
+        for _ in range(times):
+            warnings.warn(f"{syncs.MESSAGE} (played)", stacklevel=1)
+        warnings.warn("another one", stacklevel=1)
+
+    with pytest.warns(UserWarning, match="another one"):
+        found = syncs.count(work, 3, torch.device("cuda"))
+    assert found["each"] == 1 and mode == ["warn", 0]
+    assert [place.rpartition(":")[0].endswith("test_gpu_bench.py") for place in found["lines"]] == [True]
+
+
+def test_a_wait_inside_torch_is_named_by_the_line_of_this_project() -> None:
+    class WarningNet(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            warnings.warn(syncs.MESSAGE, stacklevel=1)
+            return x
+
+    with syncs.recorded() as places:
+        flops.count(lambda: WarningNet()(torch.zeros(1)))
+    [place] = places
+    assert place.startswith("gen_ray/bench/gpu/flops.py:")
