@@ -64,7 +64,10 @@ def _exchanged(draft: Path, folder: Path) -> bool:
         with suppress(OSError):  # the old version stays, unless another process has made a new one
             aside.rename(folder)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    gone = hidden(folder, PARTIAL)  # put_back restores a folder aside, and must not find one half removed
+    with suppress(OSError):  # put back by another process
+        aside.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
     return done
 
 

@@ -127,6 +127,25 @@ def test_readers_see_one_version_or_the_next_while_writers_replace_it(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
+def test_a_folder_that_is_being_removed_is_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the old version is removed, another writer moves the new one aside, and a reader looks for the folder."""
+    folder, found = tmp_path / "f", list[str]()
+    storage.commit(folder, partial(fill, "old"))
+    monkeypatch.setattr(replacing, "swap", lambda first, second: False)
+    rmtree = shutil.rmtree
+
+    def slow(place: Path, **options: Any) -> None:
+        if not found and folder.exists():
+            (place / "a").unlink()
+            folder.rename(replacing.hidden(folder, ".elsewhere"))
+            found.append(str(replacing.put_back(folder)))
+        rmtree(place, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    storage.commit(folder, partial(fill, "new"))
+    assert found == ["False"]
+
+
 class Killed(BaseException):
     """Ends a process at once."""
 
