@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from gen_ray import runs, storage
 from gen_ray.datasets.prepared import Prepared
@@ -16,6 +17,17 @@ from gen_ray.experiment import Experiment
 DATA = "data.json"
 EPOCHS, DECAY = "training.epochs", "training.decay"
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Which data a run or sweep is of, as far as it is compared."""
+
+    fingerprint: str
+    rows: dict[str, int]
+
+
+_KEPT = TypeAdapter(_Kept)
 
 
 @dataclass(frozen=True)
@@ -39,22 +51,48 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
     may be raised, also that of a finished run. Its data must be the same unless others are accepted.
     """
     home = experiment.storage.root / "runs"
-    found = [one for one in runs.named(experiment.name, home) if (one / runs.CONFIG).is_file()]
-    unfinished = [one for one in found if not _finished(one) or _is_longer(one, experiment)]
+    found, faults = _readable([one for one in runs.named(experiment.name, home) if (one / runs.CONFIG).is_file()])
+    unfinished = {
+        one.home: one.settings for one in found if not one.is_finished or _is_longer(one.settings, experiment)
+    }
     if not unfinished:
-        raise UserError(f"--resume: no unfinished run named {experiment.name!r} in {home}")
+        reason = f" that can be read; {faults[-1]}" if faults else ""
+        raise UserError(f"--resume: no unfinished run named {experiment.name!r} in {home}{reason}")
     chosen = newest(
-        unfinished,
+        list(unfinished),
         started=lambda one: bool(shelf.checkpoints(one).folders()),
-        same=lambda one: not _changed(runs.load(one), experiment),
+        same=lambda one: not _changed(unfinished[one], experiment),
     )
-    changed = _changed(runs.load(chosen), experiment)
+    before = unfinished[chosen]
+    changed = _changed(before, experiment)
     if changed:
-        raise UserError(f"--resume: {changed[0]} {_was(chosen, experiment, changed[0])}")
+        raise UserError(f"--resume: {changed[0]} {_was(chosen, before, experiment, changed[0])}")
     resumed = Resumed(chosen)
-    _state_epochs(resumed, experiment)
+    _state_epochs(resumed, before, experiment)
     check_data(resumed, prepared, accept_data=accept_data)
     return resumed
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run with its settings; it is finished with an artifact of its last epoch, not with one of an earlier epoch."""
+
+    home: Path
+    settings: Experiment
+    is_finished: bool
+
+
+def _readable(homes: list[Path]) -> tuple[list[_Run], list[str]]:
+    """Return the runs that this version can read, and a line for each other one; a warning states it too."""
+    found, faults = list[_Run](), list[str]()
+    for home in homes:
+        try:
+            settings = runs.load(home)
+            found.append(_Run(home, settings, is_finished=_trained(home) >= settings.training.epochs))
+        except UserError as error:
+            faults.append(str(error))
+            logger.warning("--resume: %s is passed over: %s", home.name, error)
+    return found, faults
 
 
 def newest(folders: list[Path], *, started: Callable[[Path], bool], same: Callable[[Path], bool]) -> Path:
@@ -70,16 +108,14 @@ def newest(folders: list[Path], *, started: Callable[[Path], bool], same: Callab
     return folders[at]
 
 
-def _finished(home: Path) -> bool:
-    """Return whether the run has an artifact of its last epoch: a run that is being trained for longer has an older."""
+def _trained(home: Path) -> int:
+    """Return the epochs after which a run's artifact was made, 0 where there is none. Raise UserError."""
     artifact = home / runs.ARTIFACT
-    if not storage.is_there(artifact):
-        return False
-    return runs.settings(artifact, home.parent.parent).training.epochs >= runs.load(home).training.epochs
+    return runs.settings(artifact, home.parent.parent).training.epochs if storage.is_there(artifact) else 0
 
 
-def _is_longer(home: Path, experiment: Experiment) -> bool:
-    return experiment.training.epochs > runs.load(home).training.epochs and not _changed(runs.load(home), experiment)
+def _is_longer(before: Experiment, now: Experiment) -> bool:
+    return now.training.epochs > before.training.epochs and not _changed(before, now)
 
 
 def _changed(before: Experiment, now: Experiment) -> list[str]:
@@ -91,15 +127,15 @@ def _changed(before: Experiment, now: Experiment) -> list[str]:
     return sorted(changed)
 
 
-def _was(home: Path, experiment: Experiment, key: str) -> str:
-    before, now = runs.load(home).flat().get(key), experiment.flat().get(key)
+def _was(home: Path, settings: Experiment, experiment: Experiment, key: str) -> str:
+    before, now = settings.flat().get(key), experiment.flat().get(key)
     remedy = "; it may be raised, not lowered" if key == EPOCHS else ""
     return f"was {before!r} in {home.name}, now it is {now!r}{remedy}"
 
 
-def _state_epochs(resumed: Resumed, experiment: Experiment) -> None:
+def _state_epochs(resumed: Resumed, settings: Experiment, experiment: Experiment) -> None:
     """Say what a longer training means for the learning rate, which is a function of the step and of all steps."""
-    before, now = runs.load(resumed.home).training.epochs, experiment.training.epochs
+    before, now = settings.training.epochs, experiment.training.epochs
     if now == before:
         return
     decay = experiment.training.decay
@@ -123,10 +159,17 @@ def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> No
     file = resumed.home / DATA
     if not file.exists():  # written by a version that did not keep it
         return
-    kept: Mapping[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    if kept["fingerprint"] == prepared.fingerprint:
+    try:
+        kept = _KEPT.validate_json(file.read_bytes())
+    except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
+        line = f"{file}: is damaged ({str(error).splitlines()[0]})"
+        if not accept_data:
+            raise UserError(f"--resume: {line}; --accept-data goes on without the data being compared") from None
+        resumed.lines.append(f"{line}; the data are not compared")
         return
-    change = f"{_about(kept['fingerprint'], kept['rows'])}, now {_about(prepared.fingerprint, prepared.rows)}"
+    if kept.fingerprint == prepared.fingerprint:
+        return
+    change = f"{_about(kept.fingerprint, kept.rows)}, now {_about(prepared.fingerprint, prepared.rows)}"
     if not accept_data:
         raise UserError(
             f"--resume: data.source={prepared.source} is not what {resumed.home.name} was trained on: it was {change}; "

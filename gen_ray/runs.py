@@ -10,11 +10,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gen_ray import storage, yaml12
 from gen_ray.errors import UserError, nearest
-from gen_ray.experiment import Experiment, parse
+from gen_ray.experiment import Experiment
 from gen_ray.experiment import load as load_settings
 
 RUNS, ARTIFACT, CONFIG, META = "runs", "artifact", "config.yaml", "meta.json"
@@ -62,9 +60,8 @@ def save(experiment: Experiment, run_id: str) -> Path:
 
 
 def load(home: Path) -> Experiment:
-    """Return the configuration of a run's folder."""
-    raw: dict[str, Any] = yaml.safe_load((home / CONFIG).read_text(encoding="utf-8"))
-    return parse(raw)
+    """Return the configuration of a run's folder. Raise UserError naming the file where it cannot be read."""
+    return load_settings(home / CONFIG)
 
 
 def settings(artifact: Path, root: Path, overrides: Iterable[str] = ()) -> Experiment:

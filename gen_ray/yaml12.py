@@ -65,7 +65,7 @@ def read(file: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a safe loader
     except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from None
+        raise UserError(f"{file}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8 text") from None
     except ValueError:  # a null byte in the name

@@ -103,3 +103,39 @@ def test_epochs_may_be_raised_and_what_that_means_is_stated(
     assert resumption.run(make(decay=decay, epochs=60), data()).lines == []
     with pytest.raises(UserError, match="may be raised, not lowered"):
         resumption.run(make(decay=decay, epochs=59), data())
+
+
+DAMAGED = [
+    *(b"", b"- a\n", b"\0", b"name: [a", b"\xff\xfe", b"name: a\nfamily: vae\ntraining: {old_key: 1}\n"),
+    *(b"name: a\n", b"[" * 500),
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+@pytest.mark.parametrize("place", ["config.yaml", "artifact/config.yaml"])
+def test_a_run_that_cannot_be_read_does_not_block_another(
+    make: Callable[..., Experiment], tmp_path: Path, content: bytes, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "runs" / saved(make(), 1, trained=40) / place
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=f"no unfinished run .* that can be read; {file}") as caught:
+        resumption.run(make(), data())
+    assert "\n" not in str(caught.value)
+    name = saved(make(), 2)
+    assert resumption.run(make(), data()).home.name == name
+    assert f"{file.parents[place.count('/')].name} is passed over: {file}" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"fingerprint": "1", "rows": 3}', "[" * 5000, "\xff"])
+@pytest.mark.parametrize("accept", [False, True])
+def test_a_damaged_record_of_the_data_is_named(
+    make: Callable[..., Experiment], tmp_path: Path, content: str, accept: bool
+) -> None:
+    file = tmp_path / "runs" / saved(make(), 1) / "data.json"
+    file.write_text(content, encoding="latin-1")
+    if accept:
+        assert f"{file}: is damaged" in resumption.run(make(), data(), accept_data=True).lines[0]
+        return
+    with pytest.raises(UserError, match=rf"{file}: is damaged .*; --accept-data goes on") as caught:
+        resumption.run(make(), data())
+    assert "\n" not in str(caught.value)

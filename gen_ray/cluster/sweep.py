@@ -99,7 +99,7 @@ def _swept(plan: Plan, prepared: Prepared, parent: Track, home: Path, watch: Wat
 
 def _resumed(plan: Plan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     """Return the newest unfinished sweep of this name and content. Raise UserError."""
-    below, text = plan.first.storage.root / "sweeps", config.dump(plan)
+    below, text = plan.first.storage.root / "sweeps", config.dump(plan).encode()
     found = [home for home in runs.named(plan.sweep.name, below) if (home / PLAN).is_file()]
     found = [home for home in found if not (home / DONE).exists()]
     if not found:
@@ -107,9 +107,9 @@ def _resumed(plan: Plan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     home = resumption.newest(
         found,
         started=lambda home: (home / RECORD).exists(),
-        same=lambda home: (home / PLAN).read_text(encoding="utf-8") == text,
+        same=lambda home: (home / PLAN).read_bytes() == text,
     )
-    if (home / PLAN).read_text(encoding="utf-8") != text:
+    if (home / PLAN).read_bytes() != text:
         raise UserError(f"--resume: {home / PLAN} is not what is asked for now")
     resumed = Resumed(home)
     resumption.check_data(resumed, prepared, accept_data=accept_data)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file
 from torch import nn
 
@@ -19,7 +18,8 @@ from gen_ray import manifest, storage, yaml12
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine import checkpoint
 from gen_ray.errors import UserError
-from gen_ray.experiment import Experiment, parse
+from gen_ray.experiment import Experiment
+from gen_ray.experiment import load as load_settings
 from gen_ray.family import Family
 
 FORMAT = 1
@@ -74,7 +74,7 @@ def _load(folder: Path, device: torch.device) -> Model:
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     if meta["format"] != FORMAT:
         raise UserError(f"{folder}: has artifact format {meta['format']}, this gen_ray reads {FORMAT}")
-    experiment = parse(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    experiment = load_settings(folder / "config.yaml")
     family = experiment.model(DataSpec.model_validate(meta["data"]))
     net = family.build_net()
     net.load_state_dict(load_file(folder / "weights.safetensors"))
