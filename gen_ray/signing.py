@@ -18,6 +18,7 @@ def key() -> bytes | None:
     found = os.environ.get(ENVIRONMENT)
     if found is None:
         return None
+    found = found.strip()  # a Secret made from a file ends with a line end
     if len(found) < SHORTEST:
         raise UserError(
             f"{ENVIRONMENT}: has {len(found)} characters and needs {SHORTEST}; python -c 'import secrets; "

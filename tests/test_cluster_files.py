@@ -19,6 +19,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from gen_ray import signing
 from gen_ray.errors import UserError
 from gen_ray.experiment import load
 from gen_ray.sweeps import config as sweeps
@@ -251,6 +252,23 @@ def test_what_a_manifest_refers_to_is_in_another_or_said_how_to_make() -> None:
                     of_kind("RayCluster")[0]["metadata"]["name"],  # KubeRay's own Secret has the cluster's name
                     below[field]["key"],
                 )
+
+
+def test_pods_that_promote_or_serve_have_the_signing_key_if_there_is_one() -> None:
+    """Its Secret is optional: a pod starts without it, and releases are then neither signed nor checked."""
+    reference = {"name": "gen-ray-signing", "key": signing.ENVIRONMENT, "optional": True}
+    found = {
+        (file.stem, container["name"])
+        for file, node in OBJECTS
+        for below in mappings(node)
+        for container in below.get("containers", [])
+        if {"name": signing.ENVIRONMENT, "valueFrom": {"secretKeyRef": reference}} in container.get("env", [])
+    }
+    # Promotions run on heads, replicas on both. The submitting pod of nightly-cronjob.yaml runs nothing itself.
+    assert found == {
+        ("cluster", "ray-head"), ("cluster", "ray-worker"), ("service", "ray-head"), ("service", "ray-worker"),
+        ("nightly", "ray-head"),
+    }  # fmt: skip
 
 
 def test_services_are_called_what_others_call_them() -> None:

@@ -149,6 +149,8 @@ def test_with_a_key_only_signed_versions_are_served(
         monkeypatch.setenv(signing.ENVIRONMENT, short)
         with pytest.raises(UserError, match="GEN_RAY_SIGNING_KEY: has"):
             releases.release(store, served)
+    monkeypatch.setenv(signing.ENVIRONMENT, KEY + "\n")  # of a file with a line end
+    assert signing.key() == KEY.encode()
 
 
 @pytest.mark.parametrize("last", ["the better one", "the worse one"])
