@@ -169,6 +169,23 @@ def commit(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(own, ignore_errors=True)
 
 
+@contextmanager
+def without_traces(*folders: Path) -> Iterator[None]:
+    """Remove the empty folders, at these paths or above, that the block created before it raised an error.
+
+    A refused command leaves the storage as it was. Folders that existed before, or that hold something, stay.
+    """
+    above = {parent for folder in folders if not is_remote(folder) for parent in (folder, *folder.parents)}
+    missing = [folder for folder in above if not os.path.lexists(folder)]
+    try:
+        yield
+    except BaseException:
+        for folder in sorted(missing, key=lambda folder: len(folder.parts), reverse=True):
+            with suppress(OSError):  # it was not created, or it holds something
+                folder.rmdir()
+        raise
+
+
 def drafts(home: Path, pattern: str = f"*{PARTIAL}") -> list[Path]:
     """Return what was begun in home, under names that match, and not finished: by a process that died, or works."""
     return [] if is_remote(home) else list(home.glob(f".{pattern}"))

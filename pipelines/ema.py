@@ -14,7 +14,7 @@ from pipelines.instances import ModelName, Storage, find
 if TYPE_CHECKING:
     from gen_ray.experiment import Experiment
 
-WIDTHS = (0.035, 0.05, 0.1, 0.15, 0.2)
+WIDTHS = (0.05, 0.07, 0.1, 0.15, 0.2)
 METRICS = ("bits_per_dim", "frechet_distance")
 
 
@@ -22,7 +22,7 @@ def ema(
     run: ModelName,
     more: Annotated[list[float] | None, typer.Argument(help="More relative widths.", metavar="WIDTH")] = None,
     sigma_rel: Annotated[
-        list[float] | None, typer.Option(help="Relative widths. Default: 0.035 0.05 0.1 0.15 0.2.")
+        list[float] | None, typer.Option(help="Relative widths. Default: 0.05 0.07 0.1 0.15 0.2.")
     ] = None,
     by: Annotated[str, typer.Option(help="What the best is the lowest of: bits_per_dim or frechet_distance.")] = (
         "bits_per_dim"
@@ -32,7 +32,7 @@ def ema(
     """Measure averages of other lengths than the run was trained with, and store the best as its model.
 
     A relative width of 0.1 averages over about the last fifth of the training (Karras et al. 2024). The table shows the
-    residual of the fit that makes an average from those kept; a width whose residual is above the limit is refused.
+    residual of the fit that makes an average from those kept; a width that the fit does not meet is refused.
     """
     terminal.one_of("--by", by, METRICS)
     from gen_ray import runs

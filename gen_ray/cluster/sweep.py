@@ -21,18 +21,20 @@ from gen_ray.cluster.recording import opened, recorded
 from gen_ray.cluster.schedulers import stopping
 from gen_ray.cluster.sweep_report import DONE, PLAN, Outcome, conclude, show
 from gen_ray.cluster.tracker import Track
-from gen_ray.cluster.train import Watch, prepare_data, report_large_batch, report_unmeasured, store_of
+from gen_ray.cluster.train import Watch, prepare_data, report_large_batch, report_unmeasured, store_of, written
 from gen_ray.cluster.trial import Task, trial
 from gen_ray.cluster.waiting import awaited
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import EndedError, UserError
 from gen_ray.experiment import Scaling, flatten
 from gen_ray.resumption import Resumed
-from gen_ray.storage import write_whole
+from gen_ray.storage import without_traces, write_whole
 from gen_ray.sweeps import config, schedulers
 from gen_ray.sweeps.config import Plan
 from gen_ray.sweeps.points import given
 from gen_ray.sweeps.study import RECORD, Study
+
+SWEEPS = "sweeps"
 
 
 def sweep(
@@ -58,11 +60,14 @@ def sweep(
         plan.experiment(point).model(prepared.spec)
     resumed = _resumed(plan, prepared, accept_data=accept_data) if resume else None
     with ExitStack() as leases:  # the last to end: by then no trial writes into its folder
+        leases.enter_context(without_traces(*written(first.storage.root, SWEEPS)))
         if resumed:
             leases.enter_context(lease.held(resumed.home, take_over=take_over))
             resumed.state()
         with connected(first.scaling):
-            home = resumed.home if resumed else runs.create(plan.sweep.name, first.storage.root / "sweeps")
+            cpus = _cpus(first.scaling)
+            each = needs(first.scaling, cpus)  # refuses a lack of GPUs
+            home = resumed.home if resumed else runs.create(plan.sweep.name, first.storage.root / SWEEPS)
             parent = Track(tracker.start(store, first.storage.root), home.name)
             own = {SWEEP: home.name, "gen_ray.kind": "sweep", **(resumed.tags if resumed else {})}
             parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
@@ -72,14 +77,20 @@ def sweep(
                 resumption.keep_data(home, prepared)
                 if not resumed:
                     leases.enter_context(lease.held(home))
-                return _swept(plan, prepared, parent, home, watch)
+                return _swept(plan, prepared, parent, home, each, cpus, watch)
 
 
-def _swept(plan: Plan, prepared: Prepared, parent: Track, home: Path, watch: Watch | None) -> Outcome:
-    """Run the trials of a sweep that is open in MLflow, and conclude it."""
-    first = plan.first
-    study, cpus = Study(plan, home), _cpus(first.scaling)
-    each = needs(first.scaling, cpus)
+def _swept(
+    plan: Plan,
+    prepared: Prepared,
+    parent: Track,
+    home: Path,
+    each: Mapping[str, float],
+    cpus: int,
+    watch: Watch | None,
+) -> Outcome:
+    """Run the trials of a sweep that is open in MLflow, each with its needs, and conclude it."""
+    first, study = plan.first, Study(plan, home)
     most = min(plan.sweep.concurrency or _room(each), study.wanted)
     together = isinstance(plan.sweep.scheduler, schedulers.Population)
     with turn(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as place:
@@ -99,7 +110,7 @@ def _swept(plan: Plan, prepared: Prepared, parent: Track, home: Path, watch: Wat
 
 def _resumed(plan: Plan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     """Return the newest unfinished sweep of this name and content. Raise UserError."""
-    below, text = plan.first.storage.root / "sweeps", config.dump(plan).encode()
+    below, text = plan.first.storage.root / SWEEPS, config.dump(plan).encode()
     found = [home for home in runs.named(plan.sweep.name, below) if (home / PLAN).is_file()]
     found = [home for home in found if not (home / DONE).exists()]
     if not found:

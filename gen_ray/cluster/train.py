@@ -86,10 +86,12 @@ def train(
     report_large_batch(experiment, prepared)
     resumed = resumption.run(experiment, prepared, accept_data=accept_data) if resume else None
     with ExitStack() as leases:  # the last to end: by then no worker writes into the folder
+        leases.enter_context(storage.without_traces(*written(experiment.storage.root, runs.RUNS)))
         if resumed:
             leases.enter_context(lease.held(resumed.home, take_over=take_over))
             resumed.state()
         with connected(experiment.scaling):
+            wanted = needs(experiment.scaling, cpus_per_worker(experiment.scaling))  # refuses a lack of GPUs
             home = resumed.home if resumed else runs.folder(experiment, runs.new_id(experiment))
             track = Track(tracker.start(store, experiment.storage.root), home.name)
             track.open(name=experiment.name, params=params(experiment, prepared), tags=resumed.tags if resumed else {})
@@ -99,14 +101,28 @@ def train(
                 resumption.keep_data(home, prepared)
                 if not resumed:
                     leases.enter_context(lease.held(home))
-                return _run(experiment, prepared, track, home, watch)
+                return _run(experiment, prepared, track, home, wanted, watch)
 
 
-def _run(experiment: Experiment, prepared: Prepared, track: Track, home: Path, watch: Watch | None) -> Outcome:
-    """Train and evaluate a run that is open in MLflow, once the cluster has room for it."""
-    scaling, imported = experiment.scaling, started(_imported)
-    wanted = needs(scaling, cpus_per_worker(scaling))
-    with turn(track.run_id, scaling.priority, wanted, track.tracker) as place:
+def written(root: Path, kind: str) -> tuple[Path, Path]:
+    """Return the folders below storage.root into which a command writes before its first training: see without_traces.
+
+    kind: the folder of its runs or sweeps.
+    """
+    return root / kind, root / tracker.OUTBOX
+
+
+def _run(
+    experiment: Experiment,
+    prepared: Prepared,
+    track: Track,
+    home: Path,
+    wanted: Mapping[str, float],
+    watch: Watch | None,
+) -> Outcome:
+    """Train and evaluate a run that is open in MLflow, once the cluster has room for its workers' needs."""
+    imported = started(_imported)
+    with turn(track.run_id, experiment.scaling.priority, wanted, track.tracker) as place:
         awaited(partial(wait, place))
         fit = partial(result(imported), experiment, prepared, track)
         began = time.monotonic()

@@ -73,7 +73,7 @@ def prepare(
 
 def _made(folder: Path, fill: Callable[[Path], None]) -> Prepared:
     """Return a prepared folder after filling it, unless another process did so in the meantime."""
-    with _alone(folder.parent):
+    with storage.without_traces(folder.parent), _alone(folder.parent):
         if not (done := _existing(folder)):
             _become(folder, fill)
             done = Prepared.load(folder)

@@ -31,6 +31,13 @@ the learning rate), the error of the weights as a share of the distance from the
 
 Below 0.05 the error is better measured by the distance to the nearest average kept: at width 0.02 of 8 times (0.245) it
 is twice as large, so that the kept one is the better estimate; at 0.03 (0.100) it is 0.9 times as large."""
+MOST_WIDTH_ERROR = 0.1
+"""The largest difference between the requested width and that of the fit (``power_ema.width``), as a share of it.
+
+The residual at which it is reached depends on the number of times: 0.011, 0.022, 0.012, 0.014 and 0.022 for 1, 2, 3, 4
+and 8 times, at widths near 0.05, the narrower average kept. Above 0.1 it is reached at residuals of 0.3 to 0.6 only."""
+FEW_TIMES, MOST_RESIDUAL_OF_FEW = 8, 0.02
+"""Of fewer times, fits of the right width may still be wrong in the weights (2 times, width 0.12): see the table."""
 
 
 def named(powers: Mapping[float, nn.Module]) -> dict[str, nn.Module]:
@@ -49,7 +56,7 @@ def times(home: Path) -> list[int]:
 def residual(home: Path, sigma_rel: float, at: int | None = None) -> float:
     """Return the residual of the fit by which ``average`` makes an average, without reading weights.
 
-    Raise UserError where the run kept nothing, such an average does not exist, or the residual is above MOST_RESIDUAL.
+    Raise UserError where the run kept nothing, such an average does not exist, or the fit is not close enough.
     """
     return _fit(home, sigma_rel, at).residual
 
@@ -76,31 +83,50 @@ class _Fit:
 def _fit(home: Path, sigma_rel: float, at: int | None) -> _Fit:
     kept = [step for step in times(home) if at is None or step <= at]
     try:
-        parts, residual = _solve(kept, power_ema.gamma_of(sigma_rel))
+        found = _solve(kept, power_ema.gamma_of(sigma_rel))
     except ValueError as error:
         raise UserError(f"--sigma-rel: {error}") from None
-    if residual > MOST_RESIDUAL:
+    if not found.is_close(sigma_rel, len(kept)):
         raise UserError(
             f"--sigma-rel: {sigma_rel:g} cannot be made from averages kept at {len(kept)} times: the residual of the "
-            f"fit is {residual:.3f}, the limit {MOST_RESIDUAL:g}; widths from {_widths(kept)} can (more with a higher "
-            "training.ema_snapshots)"
+            f"fit is {found.residual:.3f}, the limit {_limit(len(kept)):g}, and its width {found.width:.3g}, the limit "
+            f"{MOST_WIDTH_ERROR:.0%} off; widths that can: {_widths(kept)} (more with a higher training.ema_snapshots)"
         )
-    return _Fit([shelf(home).place(step) for step in kept], parts.tolist(), residual)
+    return _Fit([shelf(home).place(step) for step in kept], found.parts.tolist(), found.residual)
 
 
-def _solve(kept: list[int], gamma: float) -> tuple[Tensor, float]:
-    """Return the parts by which averages kept at these steps fit the one of gamma at the last, and the residual."""
+@dataclass(frozen=True)
+class _Solution:
+    """The parts of the averages kept, the residual of their sum, and the sum's relative width."""
+
+    parts: Tensor
+    residual: float
+    width: float
+
+    def is_close(self, sigma_rel: float, times: int) -> bool:
+        return self.residual <= _limit(times) and abs(self.width / sigma_rel - 1) <= MOST_WIDTH_ERROR
+
+
+def _limit(times: int) -> float:
+    return MOST_RESIDUAL_OF_FEW if times < FEW_TIMES else MOST_RESIDUAL
+
+
+def _solve(kept: list[int], gamma: float) -> _Solution:
+    """Return how averages kept at these steps fit the one of gamma at the last."""
     at = torch.tensor(kept, dtype=torch.float64).repeat_interleave(len(power_ema.GAMMAS))
-    gammas = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat(len(kept))
-    parts = power_ema.coefficients(at, gammas, float(kept[-1]), gamma)
-    return parts, power_ema.residual(at, gammas, float(kept[-1]), gamma, parts)
+    gammas, last = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat(len(kept)), float(kept[-1])
+    parts = power_ema.coefficients(at, gammas, last, gamma)
+    residual = power_ema.residual(at, gammas, last, gamma, parts)
+    return _Solution(parts, residual, power_ema.width(at, gammas, last, parts))
 
 
 def _widths(kept: list[int]) -> str:
-    """Return the interval of widths, in thousandths, around the kept ones that can be made within MOST_RESIDUAL."""
-    grid = [width / 1000 for width in range(5, 289)]
-    good = [width for width in grid if _solve(kept, power_ema.gamma_of(width))[1] <= MOST_RESIDUAL]
-    return f"{min(good):g} to {max(good):g}"
+    """Return the widths, in thousandths, that can be made, as intervals."""
+    grid = range(5, 289)
+    good = [n for n in grid if _solve(kept, power_ema.gamma_of(n / 1000)).is_close(n / 1000, len(kept))]
+    lows = [n for n in good if n - 1 not in good]
+    highs = [n for n in good if n + 1 not in good]
+    return ", ".join(f"{low / 1000:g} to {high / 1000:g}" for low, high in zip(lows, highs, strict=True))
 
 
 def _sum(folders: list[Path], parts: list[float]) -> dict[str, Tensor]:

@@ -78,3 +78,15 @@ def residual(times: Tensor, gammas: Tensor, t: float, gamma: float, parts: Tenso
     wanted = overlap(at, power, at, power)
     square = parts @ kept @ parts - 2 * parts @ overlap(times, gammas, at, power) + wanted
     return math.sqrt(max(0.0, float(square / wanted)))
+
+
+def width(times: Tensor, gammas: Tensor, t: float, parts: Tensor) -> float:
+    """Return the relative width of Σ parts·f(times, gammas): the standard deviation of s/t, as sigma_rel of a profile.
+
+    The moments of f(s; t_i, gamma_i) are t_i·(gamma_i + 1)/(gamma_i + 2) and t_i²·(gamma_i + 1)/(gamma_i + 3). NaN
+    where the sum, whose parts may be negative, has no variance.
+    """
+    mean = float(parts @ (times * (gammas + 1) / (gammas + 2))) / t
+    square = float(parts @ (times**2 * (gammas + 1) / (gammas + 3))) / t**2
+    variance = square - mean**2
+    return math.sqrt(variance) if variance > 0 else math.nan

@@ -26,14 +26,14 @@ def test_the_best_average_becomes_the_model(gen_ray: Callable[..., Said], tmp_pa
     ):
         said = gen_ray("ema", "tiny", *words, "--storage", tmp_path)
         assert said.code == 2 and told in said.fault
-    said = gen_ray("ema", "tiny", "--sigma-rel", "0.035", "0.2", "--storage", tmp_path)
+    said = gen_ray("ema", "tiny", "--sigma-rel", "0.07", "0.2", "--storage", tmp_path)
     assert said.code == 0 and not said.err, said
     best = said.out.rsplit(": ", 1)[1].strip()
     meta = json.loads((done.artifact / "meta.json").read_text())
     assert best == f"sigma_rel={meta['ema']['sigma_rel']:g}" and meta["metrics"]["eval/bits_per_dim"] < before
     assert same(weights(done.artifact), post_hoc.average(home, meta["ema"]["sigma_rel"]))
     assert artifact.load(done.artifact).meta["run_id"] == done.run_id and not (home / ".candidates").exists()
-    for name in ("as trained", "sigma_rel=0.035", "sigma_rel=0.2", "residual", f"{before:.4f}"):
+    for name in ("as trained", "sigma_rel=0.07", "sigma_rel=0.2", "residual", f"{before:.4f}"):
         assert name in said.out
 
 
