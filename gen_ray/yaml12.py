@@ -82,6 +82,11 @@ def read(file: Path) -> dict[str, Any]:
     return raw
 
 
+def parsed(text: str) -> Any:
+    """Return the value of a text that ``dump`` wrote."""
+    return yaml.load(text, _Loader)  # noqa: S506  a safe loader
+
+
 def dump(value: Any) -> str:
     """Return a value as YAML, keys in their order."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False)

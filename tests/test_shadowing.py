@@ -35,3 +35,20 @@ def test_it_is_refused_only_where_python_looks_there_first(first: bool, tmp_path
     )
     assert done.returncode == (2 if first else 0), done.stderr
     assert not first or (str(tmp_path) in done.stderr and "pandas.py would be imported instead" in done.stderr)
+
+
+@pytest.mark.parametrize("name", ["token.py", "random.py", "types.py"])
+def test_a_file_that_shadows_pythons_own_modules_does_not_disturb_gen_ray(name: str, tmp_path: Path) -> None:
+    """Python itself imports it before any code of this project under ``python -m``, unless by -P."""
+    (tmp_path / name).write_text("raise SystemExit('x')")
+    command = str(Path(sys.executable).parent / "gen-ray")
+    for words in ([command], [sys.executable, "-P", "-m", "pipelines.cli"]):
+        done = subprocess.run(
+            [*words, "compare", "--help"],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0 and "Usage" in done.stdout, done.stderr

@@ -62,7 +62,9 @@ class Ledger(Searcher):
             return None
         self.numbers[trial_id] = number
         copies = self.study.copies(number)
-        if copies and runs.load(self.home(number)).resolved() != experiment.resolved():  # a driver died in between
+        root = experiment.storage.root  # the storage may have been moved
+        if copies and runs.at(runs.load(self.home(number)), root).resolved() != experiment.resolved():
+            # A driver died in between.
             carry_out(experiment, run_id, self.track(copies[-1].donor).run_id)
         return {"run_id": run_id, "experiment": json.dumps(experiment.resolved())}
 

@@ -110,7 +110,7 @@ def _swept(
 
 def _resumed(plan: Plan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     """Return the newest unfinished sweep of this name and content. Raise UserError."""
-    below, text = plan.first.storage.root / SWEEPS, config.dump(plan).encode()
+    below = plan.first.storage.root / SWEEPS
     found = [home for home in runs.named(plan.sweep.name, below) if (home / PLAN).is_file()]
     found = [home for home in found if not (home / DONE).exists()]
     if not found:
@@ -118,13 +118,18 @@ def _resumed(plan: Plan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     home = resumption.newest(
         found,
         started=lambda home: (home / RECORD).exists(),
-        same=lambda home: (home / PLAN).read_bytes() == text,
+        same=lambda home: not _changed(home, plan),
     )
-    if (home / PLAN).read_bytes() != text:
-        raise UserError(f"--resume: {home / PLAN} is not what is asked for now")
+    if changed := _changed(home, plan):
+        keys = ", ".join(changed[:3])
+        raise UserError(f"--resume: {home / PLAN} is not what is asked for now ({keys}); ask for the same sweep")
     resumed = Resumed(home)
     resumption.check_data(resumed, prepared, accept_data=accept_data)
     return resumed
+
+
+def _changed(home: Path, plan: Plan) -> list[str]:
+    return config.differences((home / PLAN).read_bytes(), plan)
 
 
 def _cpus(scaling: Scaling) -> int:

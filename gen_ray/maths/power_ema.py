@@ -84,7 +84,7 @@ def width(times: Tensor, gammas: Tensor, t: float, parts: Tensor) -> float:
     """Return the relative width of Σ parts·f(times, gammas): the standard deviation of s/t, as sigma_rel of a profile.
 
     The moments of f(s; t_i, gamma_i) are t_i·(gamma_i + 1)/(gamma_i + 2) and t_i²·(gamma_i + 1)/(gamma_i + 3). NaN
-    where the sum, whose parts may be negative, has no variance.
+    where the variance, a sum with negative parts, is not positive.
     """
     mean = float(parts @ (times * (gammas + 1) / (gammas + 2))) / t
     square = float(parts @ (times**2 * (gammas + 1) / (gammas + 3))) / t**2

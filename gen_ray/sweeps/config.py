@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from pydantic import Field, model_validator
 
 from gen_ray import yaml12
 from gen_ray.config import Config, validated
 from gen_ray.config_files import SWEEP, TRAINING, checked, located
 from gen_ray.errors import UserError, nearest
-from gen_ray.experiment import Experiment, Name, Text, parse
+from gen_ray.experiment import Experiment, Name, Text, flatten, parse
 from gen_ray.overrides import apply, merge, put
 from gen_ray.sweeps.corners import combinations, corners
 from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
@@ -203,6 +204,25 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
 def dump(plan: Plan) -> str:
     """Return a plan as YAML: two of the same text are the same."""
     return yaml12.dump({"sweep": plan.sweep.model_dump(mode="json"), "base": dict(plan.base)})
+
+
+def differences(kept: bytes, plan: Plan) -> list[str]:
+    """Return the keys by which a plan kept by ``dump`` differs from one. storage.root may: a storage can be moved.
+
+    A file that cannot be read as a plan differs by all of it.
+    """
+    try:
+        before = _without_root(yaml12.parsed(kept.decode()))
+    except (ValueError, AttributeError, RecursionError, yaml.YAMLError):
+        return ["a damaged file"]
+    now = _without_root(yaml12.parsed(dump(plan)))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    spaces = [[key for key in flat if key.startswith("sweep.space.")] for flat in (before, now)]
+    return changed or (["sweep.space"] if spaces[0] != spaces[1] else [])  # searchers draw in the order of the keys
+
+
+def _without_root(raw: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flatten(raw) if not key.endswith("storage.root")}
 
 
 def label(value: Any) -> Scalar:

@@ -9,7 +9,7 @@ import yaml
 from gen_ray.datasets.catalogue import open_source
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.errors import UserError
-from gen_ray.sweeps.config import Axis, dump, load, words
+from gen_ray.sweeps.config import Axis, differences, dump, load, words
 from gen_ray.sweeps.corners import MOST, corners
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
@@ -224,3 +224,22 @@ def test_a_sweep_whose_figures_could_not_be_ranked_is_refused(
 def test_a_sweep_of_comparable_figures_is_possible(tmp_path: Path, metric: str, space: dict[str, Any]) -> None:
     searcher = {"name": "random"}
     assert load(written(tmp_path, metric=metric, space=space, searcher=searcher, trials=4)).first
+
+
+def test_a_kept_plan_is_the_same_one_below_a_moved_storage(tmp_path: Path) -> None:
+    """Also where the YAML names the storage; every other change, and another order of the space, is one."""
+    base = {"family": {"name": "vae"}, "name": "base", "storage": {"root": "old"}}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    space = {"training.seed": {"choice": [1, 2]}, "training.learning_rate": {"choice": [1e-5, 1e-3]}}
+    raw = {"name": "s", "experiment": "base.yaml", "space": space, "searcher": {"name": "grid"}}
+    raw["settings"] = {"storage": {"root": "old"}}
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
+    kept = dump(load(tmp_path / "s.yaml")).encode()
+    for moved in ([], ["storage.root=/new"], ["storage.root=s3://bucket/x"]):
+        assert differences(kept, load(tmp_path / "s.yaml", moved)) == []
+    assert differences(kept, load(tmp_path / "s.yaml", ["training.epochs=3"])) == ["base.training.epochs"]
+    assert differences(kept, load(tmp_path / "s.yaml", ["concurrency=3"])) == ["sweep.concurrency"]
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**raw, "space": dict(reversed(space.items()))}, sort_keys=False))
+    assert differences(kept, load(tmp_path / "s.yaml")) == ["sweep.space"]
+    for damaged in (b"", b"\xff", b"[1", b"- 1", kept[:50]):
+        assert differences(damaged, load(tmp_path / "s.yaml"))
