@@ -140,6 +140,23 @@ def _tidy(into: Path, used: Path) -> None:
             storage.remove(folder)
 
 
+def tidy_older(cache: Path) -> None:
+    """Remove artifacts that earlier versions kept directly in the cache, by their run's id; unused for KEPT_SECONDS.
+
+    The present layout has a folder for each model, which may be named like an id: an older entry has manifests.
+    """
+    for folder in cache.iterdir():
+        is_older = MLFLOW_ID.fullmatch(folder.name) and not folder.is_symlink() and _holds_manifests(folder)
+        if is_older or folder.name.startswith(PART):
+            with suppress(FileNotFoundError):  # another replica removed it
+                if time.time() - folder.stat().st_mtime > KEPT_SECONDS:
+                    storage.remove(folder)
+
+
+def _holds_manifests(folder: Path) -> bool:
+    return any((place / manifest.NAME).is_file() for place in (folder, *folder.glob("model*")))
+
+
 def keep(store: Store, mlflow_id: str, folder: Path) -> tuple[str, str]:
     """Return the path at which an MLflow run has this artifact folder, and its manifest's SHA-256. Raise RunError.
 

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from gen_ray import manifest, registry, release, releases, runs, signing, versions
 from gen_ray.errors import RunError, UserError
 from gen_ray.registry import BITS, champion, promote_run
+from gen_ray.serving.sources import Registered
 from gen_ray.store import Store
 from gen_ray.tracking import connect, row
 from tests.test_registry import ran
@@ -92,6 +93,23 @@ def test_only_the_artifacts_used_last_stay_in_the_cache(store: Store, model: str
     found = releases.release(store, f"models:/{model}@champion")
     releases.fetch(store, found, cache)
     assert {path.name for path in cache.iterdir()} == {found.mlflow_id, *old[:2], "another-folder"}
+
+
+def test_artifacts_of_the_older_layout_are_removed(store: Store, model: str, tmp_path: Path) -> None:
+    """They lay in the cache itself, by run; a model of the present layout may be named like a run, and stays."""
+    cache = tmp_path / "artifacts"
+    unused, used, plain, named = (f"{number:032x}" for number in range(4))
+    for place in (f"{unused}/model", f"{used}/model", plain, f"{named}/{unused}/model", "other/model"):
+        (cache / place).mkdir(parents=True)
+        (cache / place / manifest.NAME).touch()
+    (cache / ".part-killed").mkdir()
+    (cache / ("f" * 32)).symlink_to(cache / "other")
+    for name in (unused, plain, named, "other", ".part-killed"):
+        os.utime(cache / name, (0, time.time() - 7200))
+    promote_run(store, model, ran(store, model, 1, 1.8), BITS)
+    served = Registered(store, f"models:/{model}@champion", cache / model)
+    assert served.fetch(served.newest()).is_dir()
+    assert {path.name for path in cache.iterdir()} == {used, named, "other", "f" * 32, model}
 
 
 def test_an_artifact_that_is_not_the_promoted_one_is_replaced_or_refused(

@@ -64,7 +64,9 @@ class Registered:
         """Return the folder, downloaded once; it is verified where it is loaded."""
         from gen_ray import releases
 
-        return releases.fetch(self.store, release, self.cache)
+        folder = releases.fetch(self.store, release, self.cache)
+        releases.tidy_older(self.cache.parent)
+        return folder
 
 
 def source_of(model: str, root: Path, tracking_uri: str | None = None) -> Source:
