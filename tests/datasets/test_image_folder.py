@@ -135,7 +135,7 @@ def test_skip_k_puts_up_with_k_and_not_with_one_more(flat: Path) -> None:
         corrupt(flat / f"{i:03d}.png", "garbage")
     with pytest.raises(UserError, match=r"002.png.*bad row 3, but at most 2 may"):
         make(flat, skip=2)
-    assert list((flat.parent / "out").iterdir()) == []
+    assert not (flat.parent / "out").exists()
     assert make(flat, skip=3).quarantined == 3
     assert make(flat, skip=9).quarantined == 3
     with pytest.raises(UserError, match=r"without 3 bad rows.*skip:3"):
