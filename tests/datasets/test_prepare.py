@@ -177,7 +177,7 @@ def test_a_full_disk_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_an_unusable_out_is_said_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="file"):
+    with pytest.raises(UserError, match="file: cannot be used as a folder"):
         prepare("digits", out=tmp_path / "file")
 
 
