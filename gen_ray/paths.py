@@ -35,6 +35,17 @@ def local(text: str) -> Path:
     return Path(unquote(path))
 
 
+def printable(path: Path) -> Path:
+    """Return a path. Raise UserError where it is not text, which neither a database nor a URI can hold."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{str(path)!a}: has bytes that are not text in UTF-8; rename the folder, or name another one"
+        ) from None
+    return path
+
+
 def without_file_uri(word: str) -> str:
     """Return a word of the command line, a file: URI in it (or after ``--option=``) as a path. Raise UserError."""
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)

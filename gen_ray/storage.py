@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 
 from gen_ray import manifest
 from gen_ray.errors import UserError
-from gen_ray.paths import check_remote, local
+from gen_ray.paths import check_remote, local, printable
 from gen_ray.replacing import PARTIAL, hidden, put_back, take_place
 
 ENVIRONMENT, DEFAULT = "GEN_RAY_STORAGE", "gen_ray_runs"
@@ -55,7 +55,7 @@ def place(where: str | os.PathLike[str]) -> Path:
     """Return the path of a folder, or for s3://bucket/prefix one of an object store. Raise UserError."""
     text = str(where)
     if "://" not in text or text.startswith("file:"):
-        return local(text).absolute()
+        return printable(local(text).absolute())
     check_remote(text)
     from upath import UPath  # here, since few need it
 

@@ -75,13 +75,23 @@ def told(store: Store) -> Iterator[None]:
         SQLAlchemyError,
         sqlite3.Error,
         OSError,
+        UnicodeError,
     ) as error:  # MLflow passes on a database's first error
         lines = str(error).strip().splitlines() or [type(error).__name__]
         line = next((line for line in lines if "Error)" in line), lines[0])  # a database's own word, if there is one
-        final = isinstance(error, mlflow.MlflowException) and error.get_http_status_code() in REFUSALS
+        final = _is_final(error)
         if "404 != 200" in line:
             line = f"{line.partition('. Response')[0]}; is this the address of an MLflow server, and its path right?"
         raise RunError(f"MLflow at {store.uri}: {line}", reason=REFUSED if final else "tracking") from error
+
+
+def _is_final(error: BaseException | None) -> bool:
+    """Return whether MLflow's answer will be the same again: a refusal, or a text that cannot be encoded."""
+    if isinstance(error, mlflow.MlflowException) and error.get_http_status_code() in REFUSALS:
+        return True
+    while error and not isinstance(error, UnicodeError):  # MLflow and SQLAlchemy raise their own errors from it
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 class TrackedRun:

@@ -35,6 +35,8 @@ class _Loader(CoreLoader):
             found = super().construct_object(node, deep)
             if isinstance(found, int) and found.bit_length() > MOST_BITS:
                 raise ValueError
+            if isinstance(found, str):
+                found.encode()  # "\\udcff" is not text: neither a file nor a database can hold it
             return found
         except (ValueError, LookupError) as error:  # !!float x, !!bool x, !!int '', an integer of 5,000 digits
             kind = node.tag.rpartition(":")[2]

@@ -1,5 +1,6 @@
 """Paths in every form that users write."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +40,16 @@ def test_paths_and_file_uris(text: str, path: str) -> None:
 def test_other_hosts_and_homes_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"file:///PATH|unknown user"):
         paths.local(text)
+
+
+@pytest.mark.parametrize("by", ["argument", "current folder", "file URI"])
+def test_a_folder_whose_name_is_not_text_is_refused(tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    odd.mkdir()
+    monkeypatch.chdir(odd if by == "current folder" else tmp_path)
+    text = {"argument": f"{odd}/s", "current folder": "s", "file URI": f"file://{odd}/s"}[by]
+    with pytest.raises(UserError, match=r"caf\\udce9/s': has bytes that are not text in UTF-8; rename the folder"):
+        storage.place(text)
 
 
 @pytest.mark.parametrize(

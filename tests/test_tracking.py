@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,7 @@ from gen_ray.store import Store
 from gen_ray.tracking import TrackedRun
 store = Store.of(None, "new", Path({str(tmp_path)!r}))
 import sys
+from collections.abc import Callable
 print("ready", flush=True)
 sys.stdin.readline()
 TrackedRun(store, "a-1", name="a", params={{}}, tags={{}}).close("FINISHED")
@@ -194,6 +196,16 @@ def test_a_deleted_experiment_is_named_with_the_remedy(store: Store) -> None:
 def test_a_file_that_is_gone_is_refused_and_not_tried_for_ever(store: Store, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist") as caught:
         open_run(store).keep(tmp_path / "gone", "model")
+    assert caught.value.reason == REFUSED
+
+
+@pytest.mark.parametrize("use", [
+    lambda store: open_run(store, odd="\udcff"), lambda store: open_run(store).tag({"odd": "\udcff"}),
+    lambda store: open_run(store).show_text("odd", "\udcff", 1),
+], ids=["params", "tags", "texts"])  # fmt: skip
+def test_what_is_not_text_is_refused_and_not_tried_for_ever(store: Store, use: Callable[[Store], object]) -> None:
+    with pytest.raises(RunError, match="surrogates not allowed") as caught:
+        use(store)
     assert caught.value.reason == REFUSED
 
 

@@ -71,7 +71,7 @@ def test_what_is_written_is_read_back_by_readers_of_yaml_1_1_and_1_2(value: Any)
 
 
 @pytest.mark.parametrize(
-    "value", ["!!float x", "!!int ''", "!!bool [x]", "!!null x", "!!timestamp x", "1" * 5000, "!x y"]
+    "value", ["!!float x", "!!int ''", "!!bool [x]", "!!null x", "!!timestamp x", "1" * 5000, "!x y", '"\\udcff"']
 )
 def test_a_value_that_cannot_be_read_is_told_by_file_and_line(tmp_path: Path, value: str) -> None:
     file = tmp_path / "a.yaml"
