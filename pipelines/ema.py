@@ -36,13 +36,14 @@ def ema(
     """
     terminal.one_of("--by", by, METRICS)
     from gen_ray import runs
-    from gen_ray.engine import artifact, checkpoint, post_hoc
-    from gen_ray.replacing import PARTIAL, hidden
-    from gen_ray.storage import copy, is_there, remove
 
     folder = find(run, storage)
     if folder.name != runs.ARTIFACT:
         raise UserError(f"{run}: averages are kept in the folder of its run, and {folder} is not in one")
+    from gen_ray.engine import artifact, checkpoint, post_hoc
+    from gen_ray.replacing import PARTIAL, hidden
+    from gen_ray.storage import copy, is_there, remove
+
     home, now = folder.parent, artifact.load(folder)
     experiment = runs.settings(folder, storage)
     candidates = hidden(home / "candidates", PARTIAL)

@@ -23,9 +23,6 @@ def evaluate(
 ) -> None:
     """Measure bits per dimension and Fréchet distance of a trained model."""
     from gen_ray import runs
-    from gen_ray.cluster.connect import connected
-    from gen_ray.cluster.evaluate import evaluate_artifact
-    from gen_ray.cluster.train import training_data
     from gen_ray.errors import UserError
 
     terminal.one_of("--reference", reference, ("train", "test"))
@@ -34,6 +31,10 @@ def evaluate(
             raise UserError(f"{override}: has no effect on a trained model; these have one: {', '.join(HEEDED)}")
     folder = find(model, storage)
     experiment = runs.settings(folder, storage, overrides or [])
+    from gen_ray.cluster.connect import connected  # imports Ray, which takes longer than all the checks
+    from gen_ray.cluster.evaluate import evaluate_artifact
+    from gen_ray.cluster.train import training_data
+
     prepared = training_data(experiment, folder)
     experiment.model(prepared.spec)
     with connected(experiment.scaling):

@@ -50,9 +50,10 @@ class Asked:
 
 def load(model: str, storage: Path) -> "Model":
     """Return a trained model on the device there is."""
+    folder = find(model, storage)  # before torch, whose import takes longer
     from gen_ray.engine import artifact
 
-    return artifact.load(find(model, storage), device=device())
+    return artifact.load(folder, device=device())
 
 
 def find(model: str, root: Path, tracking_uri: str | None = None) -> Path:

@@ -29,11 +29,11 @@ def sample(
     """Draw samples and write them as a picture, a text or an array."""
     import time
 
+    found, device = instances.load(model, storage), instances.device()
     from gen_ray.engine import samples
     from gen_ray.engine.generate import generate
     from gen_ray.engine.step import autocast
 
-    found, device = instances.load(model, storage), instances.device()
     if list_samplers:
         terminal.show_chains("sampler", found.family.samplers())
         return

@@ -56,7 +56,7 @@ def open_source(source: str, root: Path | None, options: SourceOptions) -> Sourc
     for key in type(options).model_fields:
         if key not in kind.heeds and getattr(options, key) != getattr(defaults, key):
             owners = ", ".join(other for other, cls in SOURCES.items() if key in cls.heeds)
-            raise UserError(f"option {key!r} has no effect on source {name!r} (it belongs to {owners})")
+            raise UserError(f"--option {key} (data.options.{key}) has no effect on source {name!r} (only on {owners})")
     return kind(argument, root, options)
 
 

@@ -143,7 +143,9 @@ def _coarsened(spec: DataSpec, levels: int | None) -> DataSpec:
     if levels is None:
         return spec
     if not spec.is_image or levels >= spec.levels:
-        raise UserError(f"option 'levels' = {levels} has no effect on {spec.kind} of {spec.levels} levels")
+        raise UserError(
+            f"--option levels={levels} (data.options.levels) has no effect on {spec.kind} of {spec.levels} levels"
+        )
     return spec.model_copy(update={"levels": levels})
 
 

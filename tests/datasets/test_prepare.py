@@ -212,9 +212,9 @@ def test_progress_counts_every_row(tmp_path: Path) -> None:
         ("text:nowhere.txt", {}, r"nowhere\.txt: no such file"),
         ("image_folder:nowhere", {}, "nowhere: no such folder"),
         ("parquet:nowhere/*.parquet", {}, "no Parquet file"),
-        ("digits", {"length": 3}, "'length' has no effect on source 'digits' .*text"),
-        ("digits", {"image_size": 3}, "'image_size' has no effect"),
-        ("digits", {"levels": 17}, "'levels' = 17 has no effect"),
+        ("digits", {"length": 3}, r"--option length .*has no effect on source 'digits' .*text"),
+        ("digits", {"image_size": 3}, "--option image_size .*has no effect"),
+        ("digits", {"levels": 17}, "--option levels=17 .*has no effect"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, source: str, options: dict[str, int], message: str) -> None:
