@@ -89,6 +89,7 @@ class ParquetFiles(Source):
     @cached_property
     def column(self) -> pa.Field:
         """Return the column of tensors. Raise UserError if it is not clear which, or not of integers."""
+        _check_once("x", self.schema, self.files[0])
         fields = [field for field in self.schema if _element(field.type) is not None]
         named = [field for field in self.schema if field.name == "x"] or fields
         if len(named) == 1 and _element(named[0].type) is None:
