@@ -73,6 +73,6 @@ def test_how_a_job_failed_is_told(head: str, folder: Path) -> None:
 def test_a_cluster_that_does_not_answer_is_told_in_one_line() -> None:
     jobs = Jobs("http://127.0.0.1:9")
     for ask in (lambda: jobs.state("a"), lambda: jobs.launch("a", [], Path())):
-        with pytest.raises(RunError, match=r"Ray jobs at http://127\.0\.0\.1:9: Failed to connect") as told:
+        with pytest.raises(RunError, match=r"Ray jobs at http://127\.0\.0\.1:9: no cluster") as told:
             ask()
         assert "\n" not in str(told.value)
