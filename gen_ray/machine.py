@@ -5,6 +5,7 @@ import platform
 import resource
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -61,7 +62,7 @@ def look(storage: Path) -> Machine:
     while not there.exists():
         there = there.parent
     return Machine(
-        versions=dict(_versions()),
+        versions=versions(*PACKAGES),
         cores=os.cpu_count() or 1,
         memory_gib=psutil.virtual_memory().total / GIB,
         gpus=tuple(f"{gpu.name} {gpu.total_memory / GIB:.0f} GiB" for gpu in found),
@@ -80,10 +81,10 @@ def has_bfloat16(*, cuda: bool) -> bool:
     return torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
 
 
-def _versions() -> Iterator[tuple[str, str]]:
-    yield "python", platform.python_version()
-    for name in PACKAGES:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python and of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

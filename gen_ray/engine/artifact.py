@@ -1,12 +1,10 @@
 """The artifact: the one folder a server needs. Plain YAML, JSON and safetensors, verified before use, no pickle."""
 
 import json
-import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 from gen_ray.experiment import load as load_settings
 from gen_ray.family import Family
+from gen_ray.machine import versions
 
 FORMAT = 1
 
@@ -93,7 +92,6 @@ def digest(folder: Path) -> str:
 
 def describe(spec: DataSpec, fingerprint: str, *, run_id: str, steps: int) -> dict[str, Any]:
     """Return the meta of a model fresh from training; metrics are added by evaluation."""
-    packages = ("gen_ray", "torch", "ray", "mlflow", "numpy", "safetensors")
     return {
         "format": FORMAT,
         "run_id": run_id,
@@ -103,7 +101,7 @@ def describe(spec: DataSpec, fingerprint: str, *, run_id: str, steps: int) -> di
         "data_fingerprint": fingerprint,
         "metrics": {},
         "provenance": {},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in packages}},
+        "versions": versions("gen_ray", "torch", "ray", "mlflow", "numpy", "safetensors"),
     }
 
 
