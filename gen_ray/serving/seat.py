@@ -159,6 +159,8 @@ class Seat:
         refused = refusal(error)
         if refused.status == 500 and not isinstance(error, NotFiniteError):
             LOG.error("%s: request %s failed", self.id, job.request_id, exc_info=error)
+        elif isinstance(error, MemoryError):
+            LOG.warning("%s: request %s: %s", self.id, job.request_id, error)
         self._told(refused, job)
         return RefusedError(refused)
 

@@ -17,6 +17,7 @@ from gen_ray.engine.batcher.cohort import Cohort
 from gen_ray.engine.batcher.costs import Costs
 from gen_ray.engine.batcher.fair_queue import FairQueue
 from gen_ray.engine.batcher.ledger import MOST_IN_ALL, Ledger
+from gen_ray.engine.batcher.refusals import memory_error
 from gen_ray.engine.batcher.ticket import Ticket, Walk, Watch
 from gen_ray.engine.batcher.together import Call, GradientTurn, GuestNet, Together, serve
 from gen_ray.engine.batcher.turns import Turns
@@ -115,7 +116,7 @@ class Batcher:
         except Exception as error:
             net.end_turn()
             self.ledger.leave(ticket)
-            ticket.end(error=error)
+            ticket.end(error=memory_error(error, self.device))
         else:
             net.end_turn()
             self.ledger.leave(ticket)
@@ -209,7 +210,7 @@ class Batcher:
             self.ledger.did({walk.ticket: rows for walk, rows in walks.items()})
         except Exception as error:  # of the net or the machine: who went along is told, the others go on
             self.ledger.fault()
-            self._walking.drop_all(cohort, walks, error)
+            self._walking.drop_all(cohort, walks, memory_error(error, self.device))
 
     def _serve(self, riders: list[tuple[Call, int]]) -> None:
         """Serve the calls that did not fit into the walks' forward."""

@@ -14,6 +14,7 @@ from gen_ray.engine.artifact import Model
 from gen_ray.engine.batcher.cohort import Cohort
 from gen_ray.engine.batcher.ticket import Walk
 from gen_ray.engine.step import autocast
+from gen_ray.errors import RunError
 from gen_ray.family import Chain
 
 MOST_ROWS = 512
@@ -63,15 +64,22 @@ class Costs:
 def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -> Costs:
     """Tick 1, 2, 4 … most_rows rows of the default sampler and return what each takes; warms the net up, too.
 
-    It stops where a tick gets slow. Call it with as many threads as the batcher will have.
+    It stops where a tick gets slow or the device is out of memory. Call it with as many threads as the batcher will
+    have. Raise RunError where one row does not fit.
     """
     rows: list[int] = []
     seconds: list[float] = []
     chain, size = model.experiment.chain(model.family), 1
     while size <= most_rows:
+        try:
+            with autocast(model.experiment.training.precision, device):
+                took = _tick_seconds(model.net, chain, device, size)
+        except torch.OutOfMemoryError:
+            if not rows:
+                raise RunError(f"out of memory on {device}: it has no room for one sample of this model") from None
+            break
         rows.append(size)
-        with autocast(model.experiment.training.precision, device):
-            seconds.append(max(_tick_seconds(model.net, chain, device, size), *seconds[-1:], 0.0))
+        seconds.append(max(took, *seconds[-1:], 0.0))
         if seconds[-1] > SLOWEST_TICK_SECONDS:
             break
         size *= 2

@@ -1,5 +1,7 @@
 """Why a request came to nothing though it was not at fault."""
 
+import torch
+
 
 class BusyError(Exception):
     """There is more work waiting than may wait."""
@@ -20,3 +22,13 @@ class GivenUpError(Exception):
 
 class NotFiniteError(Exception):
     """The net said NaN or infinity: there is no sample to show."""
+
+
+def memory_error(error: Exception, device: torch.device) -> Exception:
+    """Return a MemoryError of one line in place of torch's own; any other error as it is.
+
+    torch's message is a paragraph, and its traceback would keep the tensors of the batch in memory.
+    """
+    if not isinstance(error, torch.OutOfMemoryError):
+        return error
+    return MemoryError(f"out of memory on {device}: the batch does not fit; ask for fewer samples at once")
