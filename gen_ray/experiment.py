@@ -126,6 +126,7 @@ class Scaling(Config):
     num_workers: Count | tuple[Count, Count] = Field(1, description="or [fewest, most]: it goes on with what there is")
     cpus_per_worker: Count | Literal["auto"] = "auto"
     use_gpu: bool | Literal["auto"] = "auto"
+    gpus_per_worker: float = Field(1.0, gt=0, le=1, description="below 1, trials of a sweep share a GPU and its memory")
     max_failures: int = Field(3, ge=0, le=10_000, description="lost workers after which a run is given up")
     hang_seconds: float = Field(
         60.0, ge=1, le=LONGEST_SECONDS, description="a worker that says nothing for so long counts as lost"
@@ -154,6 +155,12 @@ class Scaling(Config):
     def _no_more_than_most(self) -> "Scaling":
         if self.fewest_workers > self.most_workers:
             raise ValueError(f"num_workers=[{self.fewest_workers}, {self.most_workers}]: is [fewest, most]")
+        return self
+
+    @model_validator(mode="after")
+    def _a_gpu_for_each_of_several(self) -> "Scaling":
+        if self.gpus_per_worker < 1 and self.most_workers > 1:
+            raise ValueError(f"gpus_per_worker={self.gpus_per_worker:g}: must be 1 where num_workers > 1 (NCCL)")
         return self
 
 

@@ -185,6 +185,11 @@ TYPES: list[tuple[str, Any, str]] = [
     ("scaling.num_workers", [1, "x"], "scaling.num_workers.1: must be an integer, got 'x'"),
     ("scaling.cpus_per_worker", "x", "scaling.cpus_per_worker: must be an integer, or 'auto', got 'x'"),
     ("scaling.use_gpu", "x", "scaling.use_gpu: must be true or false, or 'auto', got 'x'"),
+    (
+        "scaling",
+        {"num_workers": 2, "gpus_per_worker": 0.5},
+        "scaling: gpus_per_worker=0.5: must be 1 where num_workers",
+    ),
     ("family.net", 5, "family.net: must be a name, or a section such as {name: …}, got 5"),
     ("family.net.name", "x", "family.net.name: known: dit, mlp, unet, got 'x'"),
     ("family.net.widht", 5, "family.net.widht: family.net has "),

@@ -74,7 +74,7 @@ def trainer(
             num_workers=scaling.num_workers,
             elastic_resize_monitor_interval_s=scaling.grow_seconds,
             use_gpu=gpu,
-            resources_per_worker={"CPU": cpus_per_worker(scaling), **({"GPU": 1} if gpu else {})},
+            resources_per_worker={"CPU": cpus_per_worker(scaling), **({"GPU": scaling.gpus_per_worker} if gpu else {})},
         ),
         run_config=ray.train.RunConfig(
             name=track.run_id,

@@ -109,12 +109,12 @@ def alive() -> list[dict[str, Any]]:
 
 def uses_gpu(scaling: Scaling) -> bool:
     """Return whether each worker gets a GPU. Raise UserError where GPUs are demanded and there are too few."""
-    there = int(in_reach().get("GPU", 0))
-    if scaling.use_gpu is True and there < scaling.fewest_workers:
+    there, wanted = in_reach().get("GPU", 0.0), scaling.fewest_workers * scaling.gpus_per_worker
+    if scaling.use_gpu is True and there < wanted:
         raise UserError(
-            f"scaling.use_gpu=true: {scaling.fewest_workers} workers need as many GPUs, the cluster has {there}"
+            f"scaling.use_gpu=true: {scaling.fewest_workers} workers need {wanted:g} GPUs, the cluster has {there:g}"
         )
-    return there >= scaling.fewest_workers if scaling.use_gpu == "auto" else scaling.use_gpu
+    return there >= wanted if scaling.use_gpu == "auto" else scaling.use_gpu
 
 
 def in_reach() -> dict[str, float]:
@@ -129,7 +129,8 @@ def in_reach() -> dict[str, float]:
 
 def needs(scaling: Scaling, cpus: int) -> dict[str, float]:
     """Return what the workers that a training cannot do without take together, each so many cores."""
-    return {"CPU": cpus * scaling.fewest_workers, **({"GPU": scaling.fewest_workers} if uses_gpu(scaling) else {})}
+    gpus = scaling.fewest_workers * scaling.gpus_per_worker if uses_gpu(scaling) else 0.0
+    return {"CPU": cpus * scaling.fewest_workers, **({"GPU": gpus} if gpus else {})}
 
 
 def ray_storage(folder: Path) -> dict[str, Any]:

@@ -9,18 +9,21 @@ import torch
 from gen_ray.errors import UserError
 
 
-def given(share: float = 1) -> torch.device:
+def given() -> torch.device:
     """Return the GPU that Ray gave this process, or the CPU where it gave none. Raise UserError as usable does.
 
-    Who shares a GPU may use that share of its memory: else the first to come would take what the last one needs.
+    A process that reserved a part of a GPU may use that part of its memory: otherwise the first one could take what the
+    last one needs.
     """
-    booked = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    context = ray.get_runtime_context()
+    booked = context.get_accelerator_ids().get("GPU", [])
     if not booked:
         return torch.device("cpu")
     device = usable(booked[0])
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        torch.cuda.set_per_process_memory_fraction(share, device)
+        part = min(1.0, context.get_assigned_resources().get("GPU", 1.0))
+        torch.cuda.set_per_process_memory_fraction(part, device)
     return device
 
 

@@ -76,7 +76,7 @@ def place_of(experiment: Experiment) -> dict[str, Any]:
     anywhere = PlacementGroupSchedulingStrategy(None)  # not where a trial of a sweep has its small place
     return {
         "num_cpus": cpus_per_worker(alone),
-        "num_gpus": int(uses_gpu(alone)),
+        "num_gpus": alone.gpus_per_worker if uses_gpu(alone) else 0,
         "scheduling_strategy": anywhere,
     }
 

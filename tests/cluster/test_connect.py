@@ -11,13 +11,14 @@ from gen_ray.experiment import Scaling
 def test_machines_that_an_autoscaler_may_start_count_as_there(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group of 0 to 4 machines with a GPU: refused for want of GPUs, nobody would ever make it start one."""
     wanted = Scaling(num_workers=2, use_gpu=True)
-    with pytest.raises(UserError, match="2 workers need as many GPUs, the cluster has 0"):
+    with pytest.raises(UserError, match="2 workers need 2 GPUs, the cluster has 0"):
         connect.uses_gpu(wanted)
     assert not connect.uses_gpu(Scaling(num_workers=2))
     monkeypatch.setattr(connect.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 2, "GPU": 4})
     assert connect.uses_gpu(wanted) and connect.uses_gpu(Scaling(num_workers=2))
     assert connect.needs(wanted, 3) == {"CPU": 6, "GPU": 2}
     assert connect.in_reach()["GPU"] == 4 and connect.in_reach()["CPU"] == 4  # four there, whatever the file says
-    with pytest.raises(UserError, match="5 workers need as many GPUs"):
+    with pytest.raises(UserError, match="5 workers need 5 GPUs"):
         connect.uses_gpu(Scaling(num_workers=5, use_gpu=True))
     assert connect.uses_gpu(Scaling(num_workers=(3, 8), use_gpu=True))
+    assert connect.needs(Scaling(use_gpu=True, gpus_per_worker=0.5), 1) == {"CPU": 1, "GPU": 0.5}

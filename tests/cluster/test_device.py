@@ -13,8 +13,10 @@ from gen_ray.errors import UserError
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a machine: what Ray booked of it (booked), whether torch can use it (cuda), and what was set."""
-    there = SimpleNamespace(booked=[], cuda=True, set=None, share=None)
-    context = SimpleNamespace(get_accelerator_ids=lambda: {"GPU": there.booked})
+    there = SimpleNamespace(booked=[], cuda=True, set=None, share=None, part=1.0)
+    context = SimpleNamespace(
+        get_accelerator_ids=lambda: {"GPU": there.booked}, get_assigned_resources=lambda: {"CPU": 1, "GPU": there.part}
+    )
     monkeypatch.setattr(device.ray, "get_runtime_context", lambda: context)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there.cuda)
     monkeypatch.setattr(torch.cuda, "set_device", lambda found: setattr(there, "set", found))
@@ -33,10 +35,10 @@ def test_a_gpu_is_found_among_those_in_sight(
     machine: Any, monkeypatch: pytest.MonkeyPatch, visible: str, index: int
 ) -> None:
     """Ray shows the workers of a training their neighbours' GPUs as well."""
-    machine.booked = ["3"]
+    machine.booked, machine.part = ["3"], 0.25
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     expected = torch.device("cuda", index)
-    assert device.given(0.25) == expected and machine.set == expected and machine.share == (0.25, expected)
+    assert device.given() == expected and machine.set == expected and machine.share == (0.25, expected)
 
 
 def test_a_gpu_that_torch_cannot_use_is_told_with_the_machine(machine: Any) -> None:

@@ -33,7 +33,7 @@ class Replica:
         app, self._beside = Application.model_validate(raw), list[asyncio.Task[None]]()
         served = app.models[id]
         self._served, self._meters = served, Meters()
-        device, threads = given(served.gpus), max(1, int(served.cpus))
+        device, threads = given(), max(1, int(served.cpus))
         torch.set_num_threads(threads)
         logs.write(beside(app.root) / "serving")
         if app.require_signatures:
