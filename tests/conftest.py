@@ -8,12 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # tests share their cores; threads that spin at a barrier waste them
@@ -37,8 +38,30 @@ os.environ.update(AWS_ENDPOINT_URL=S3, AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCE
 for name in ("RAY_ADDRESS", "GEN_RAY_STORAGE", "MLFLOW_TRACKING_URI"):
     os.environ.pop(name, None)
 ROOT = Path(__file__).parents[1]
-settings.register_profile("shared cores", deadline=None)  # on a busy machine an example may take long
-settings.load_profile("shared cores")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of tests/gpu. It is here because pytest reads the options of no conftest.py further down."""
+    parser.addoption(
+        "--device", choices=["cuda", "cpu"], help="Device of tests/gpu, for all cases. Default: cuda with -m gpu."
+    )
+
+
+def pytest_configure() -> None:
+    """Give the examples of Hypothesis any time they take on a busy machine. tests/gpu runs where it is missing."""
+    if find_spec("hypothesis"):
+        from hypothesis import settings
+
+        settings.register_profile("shared cores", deadline=None)
+        settings.load_profile("shared cores")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say in one line each why tests of tests/gpu were skipped."""
+    reports = terminalreporter.getreports("skipped")
+    why = Counter(report.longrepr[2] for report in reports if report.nodeid.startswith("tests/gpu/"))
+    for reason, number in why.items():
+        terminalreporter.write_line(f"tests/gpu: {number} skipped: {reason.removeprefix('Skipped: ')}")
 
 
 @pytest.fixture(scope="session")

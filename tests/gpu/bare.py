@@ -1,0 +1,66 @@
+"""A virtual environment that holds torch, what torch requires, and chosen packages: a bare machine, played.
+
+Packages are links to those of this environment, so it is made in a second and nothing is downloaded.
+"""
+
+import re
+import venv
+from collections.abc import Iterable, Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PAGE = Path(__file__).with_name("README.md")
+
+
+def listed(part: str) -> list[str]:
+    """Return the packages of a part of the page: those of the ``pip install`` line below its heading."""
+    text = PAGE.read_text(encoding="utf-8").partition(f"## {part}\n")[2].partition("\n## ")[0]
+    found = re.search(r"pip install --no-deps --target \S+ ((?:[^\n]*\\\n)*[^\n]*)", text)
+    assert found, f"{PAGE}: {part} has no line pip install --no-deps --target FOLDER …"
+    return sorted(canonicalize_name(name) for name in found[1].replace("\\\n", " ").split())
+
+
+def required(*names: str) -> set[str]:
+    """Return these packages, ``name`` or ``name[extra]``, and all that they require, as far as it is installed here."""
+    extras: dict[str, set[str]] = {}
+    waiting = [Requirement(name) for name in names]
+    while waiting:
+        one = waiting.pop()
+        name, known = canonicalize_name(one.name), extras.get(canonicalize_name(one.name))
+        more = {"", *one.extras} - (known or set())
+        if not more:
+            continue
+        try:
+            lines = distribution(name).requires or []
+        except PackageNotFoundError:
+            continue
+        extras[name] = (known or set()) | more
+        wanted = [Requirement(line) for line in lines]
+        waiting += [it for it in wanted if not it.marker or any(it.marker.evaluate({"extra": e}) for e in more)]
+    return set(extras)
+
+
+def make(folder: Path, packages: Iterable[str]) -> Path:
+    """Make the environment with these packages, torch and what torch requires; return its Python."""
+    venv.create(folder, with_pip=False, symlinks=True)
+    [site] = folder.glob("lib/python*/site-packages")
+    for name in sorted({*packages, *required("torch")}):
+        for there in tops(distribution(name)):
+            here = site / there.name
+            if not here.exists():
+                here.symlink_to(there)
+    return folder / "bin" / "python"
+
+
+def tops(package: Distribution) -> Iterator[Path]:
+    """Yield the files and folders of a package at the top of site-packages."""
+    for name in sorted({file.parts[0] for file in package.files or []} - {"..", "__pycache__"}):
+        yield Path(str(package.locate_file(name)))
+
+
+def modules(package: str) -> set[str]:
+    """Return the names by which a package is imported."""
+    return {path.name.partition(".")[0] for path in tops(distribution(package)) if path.suffix != ".dist-info"}

@@ -1,0 +1,178 @@
+"""Ray on the GPU: a training by NCCL, trials and replicas on half a GPU each, a killed worker and ``--resume``.
+
+With ``--device cpu`` Ray counts a GPU that is played: every process that is given it computes on the CPU.
+"""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+pytest.importorskip("ray", reason="ray is not installed")
+pytest.importorskip("mlflow", reason="mlflow is not installed")
+
+import ray
+import requests
+import torch.distributed
+
+from gen_ray.client import Client
+from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray.cluster.worker import work
+from gen_ray.engine import artifact
+from gen_ray.experiment import Experiment
+from gen_ray.tracking import rows
+from tests.chaos.machines import ended, machines, on, until, written
+from tests.chaos.pretending import NOTES, ROOT
+from tests.chaos.runs import newest
+from tests.chaos.test_killed import RANK, processes
+from tests.cluster.street import TINY, through_ray, tiny
+from tests.conftest import free_port
+from tests.engine.toys import model
+from tests.gpu.comparing import full_run
+
+pytestmark = [pytest.mark.gpu, full_run, pytest.mark.timeout(600, method="thread")]
+GPU = {"use_gpu": True, "cpus_per_worker": 1}
+PATIENCE = 200.0
+"""Seconds for one step of a test, which takes a tenth of that on an idle machine."""
+HALF = {**GPU, "gpus_per_worker": 0.5}
+
+
+@pytest.fixture(scope="module")
+def nodes(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Return a cluster of this machine with one GPU, a real one or a played one, connected to this process."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    notes = tmp_path_factory.mktemp("played") / "notes"
+    runtime: dict[str, Any] = {"env_vars": {"PYTHONPATH": path, NOTES: str(notes)}}
+    if device.type == "cpu":
+        runtime["worker_process_setup_hook"] = "tests.chaos.pretending.pretend"
+    with machines(6, num_gpus=1) as (found, _):
+        ray.init(address=found.address, runtime_env=runtime, log_to_driver=False)
+        try:
+            yield found
+        finally:
+            ray.shutdown()
+
+
+@pytest.fixture
+def verb(nodes: Any, device: torch.device, tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
+    """Return what starts a verb on the cluster; a played GPU is noted in a file by each process that is given it."""
+
+    def start(*words: object) -> "subprocess.Popen[str]":
+        if device.type == "cuda":
+            return on(nodes, *map(str, words))
+        return on(nodes, "tests.chaos.pretending", *words, **{NOTES: str(tmp_path / "notes")})
+
+    return start
+
+
+def short(storage: Path, name: str, scaling: Mapping[str, Any], **training: Any) -> Experiment:
+    return tiny(storage, scaling=scaling, tracking={"experiment": name}, training=training)
+
+
+# ---- Ray Train ------------------------------------------------------------------------------------------------------
+
+
+def noting(task: Mapping[str, Any]) -> Any:
+    """Train as a worker does, after it has noted its device, its backend and a sum over all workers."""
+    from gen_ray.cluster.device import given
+
+    device = given()
+    ones = torch.ones(3, device=device)
+    torch.distributed.all_reduce(ones)
+    found = {"device": device.type, "backend": torch.distributed.get_backend(), "sum": ones.tolist()}
+    Path(task["note"]).write_text(json.dumps(found), encoding="utf-8")
+    return work(task)
+
+
+@pytest.mark.usefixtures("nodes")
+def test_train_with_one_worker(device: torch.device, storage: Path, tmp_path: Path) -> None:
+    experiment, note = short(storage, "nccl", GPU), tmp_path / "note.json"
+    weights, metrics = through_ray(experiment, prepare_data(experiment), "nccl", noting, note=str(note))
+    found = json.loads(note.read_text(encoding="utf-8"))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    assert found == {"device": device.type, "backend": backend, "sum": [1.0, 1.0, 1.0]}
+    assert all(weight.isfinite().all() for weight in weights.values())
+    assert any("validation/loss_nats" in line for _, line in metrics)
+
+
+# ---- Ray Tune -------------------------------------------------------------------------------------------------------
+
+
+def test_two_trials_on_half_a_gpu_each(verb: Any, storage: Path, tmp_path: Path) -> None:
+    base = {**TINY, "storage": {"root": str(storage)}, "tracking": {"experiment": "halves"}}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base), encoding="utf-8")
+    settings = {
+        "scaling": HALF,
+        "training": {"epochs": 100, "validate_every_epochs": 20, "checkpoint_every_seconds": 60},
+    }
+    sweep = {"name": "halves", "experiment": "base.yaml", "searcher": {"name": "grid"}, "settings": settings}
+    sweep["space"] = {"family.latent_dim": {"choice": [2, 3]}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep), encoding="utf-8")
+    with verb("sweep", tmp_path / "sweep.yaml") as driver:
+        until(lambda: free() == 0, driver, PATIENCE)  # both at once
+        ended(driver, PATIENCE)
+    experiment = short(storage, "halves", HALF)
+    trials = [row for row in rows(store_of(experiment)) if "gen_ray.trial" in row.tags]
+    assert [row.status for row in trials] == ["FINISHED"] * 2
+    assert all(row.params["scaling.gpus_per_worker"] == "0.5" for row in trials)
+
+
+def free() -> float:
+    """Return how much of the GPU is not reserved."""
+    return float(ray.available_resources().get("GPU", 0.0))
+
+
+# ---- Ray Serve ------------------------------------------------------------------------------------------------------
+
+
+def test_two_replicas_on_half_a_gpu_each(verb: Any, tmp_path: Path) -> None:
+    artifact.write(tmp_path / "runs" / "toy" / "artifact", model("ddpm"))
+    port = free_port()
+    words = ["--port", port, "--min-replicas", 2, "--max-replicas", 2, "--gpus", 0.5, "--cpus", 1]
+    with verb("serve", "toy", "--storage", tmp_path, *words) as driver:
+        try:
+            until(lambda: free() == 0 and is_ready(port), driver, PATIENCE)
+            client = Client(f"http://127.0.0.1:{port}")
+            with ThreadPoolExecutor(8) as pool:
+                asked = [pool.submit(client.sample, "toy", n=4, seed=1, deterministic=True) for _ in range(16)]
+            first, *others = [answer.result().arrays["samples"].tobytes() for answer in asked]
+            assert all(other == first for other in others), "the same bytes from either replica"
+        finally:
+            driver.terminate()
+
+
+def is_ready(port: int) -> bool:
+    """Return whether the server answers and its model is loaded."""
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/healthz/ready", timeout=5).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+# ---- a killed worker ------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_and_resume(verb: Any, storage: Path, tmp_path: Path) -> None:
+    scaling = {**GPU, "max_failures": 0}
+    experiment = short(storage, "killed", scaling, epochs=12, validate_every_epochs=6, sample_every_epochs=100)
+    file = written(experiment, tmp_path)
+    with verb("train", file) as driver:
+        until(lambda: newest(experiment) >= 20, driver, PATIENCE)
+        [rank] = processes(RANK)
+        rank.send_signal(signal.SIGKILL)
+        said, _ = driver.communicate(timeout=PATIENCE)
+        assert driver.returncode == 1, said
+    [row] = rows(store_of(experiment))
+    assert row.status == "FAILED"
+    with verb("train", file, "--resume") as driver:
+        ended(driver, PATIENCE)
+    [row] = rows(store_of(experiment))
+    assert row.status == "FINISHED" and row.metrics["train/steps"] == 12 * 1462 // 128

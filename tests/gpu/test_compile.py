@@ -1,0 +1,31 @@
+"""torch.compile on the device. Compiling takes tens of seconds, so this file has a time limit of its own."""
+
+import shutil
+
+import pytest
+import torch
+
+from gen_ray.engine.loop import fit
+from gen_ray.engine.session import LocalSession
+from tests.engine.toys import SPEC, experiment, splits
+from tests.gpu.comparing import RTOL, assert_near, full_run
+
+pytestmark = pytest.mark.gpu
+
+
+@full_run
+@pytest.mark.parametrize("family", ["vae", "ddpm"])
+def test_compiled_training_learns_what_the_uncompiled_learns(family: str, device: torch.device) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    losses, weights = [], []
+    for compiled in (False, True):
+        exp = experiment(family, compile=compiled, learning_rate=1e-3)
+        session = LocalSession(splits(exp), device=device)
+        weights.append(fit(exp, exp.model(SPEC), session).state_dict())
+        losses.append([line["validation/loss_nats"] for _, line in session.history if "validation/loss_nats" in line])
+        assert any("train/compile_seconds" in line for _, line in session.history) is compiled
+    assert losses[1] == pytest.approx(losses[0], rel=10 * RTOL) and len(losses[0]) == exp.training.epochs
+    assert weights[0].keys() == weights[1].keys()
+    for name, expected in weights[0].items():
+        assert_near(weights[1][name], expected.cpu(), 100 * RTOL)  # Adam enlarges the rounding of small gradients

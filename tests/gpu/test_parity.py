@@ -1,0 +1,139 @@
+"""Every family, net, kernel and SDE on the device against the CPU: loss, gradient, likelihood, samplers, imputers."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine.generate import generate
+from gen_ray.experiment import load
+from gen_ray.family import Chain, Family, Held, Sampler
+from tests.families.cases import Case, awake, rng
+from tests.gpu.comparing import (
+    NLL_RTOL,
+    TF32_RTOL,
+    HostDraws,
+    assert_gradients_near,
+    assert_near,
+    assert_same_samples,
+    full_precision,
+    gradients,
+    of_which,
+    on,
+)
+
+pytestmark = pytest.mark.gpu
+CPU = torch.device("cpu")
+STEPS = 3
+"""A rounding error grows with the number of steps, so samplers are compared after a few."""
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+FASHION = DataSpec(name="fashion", kind="image", shape=(1, 28, 28), levels=256)
+COARSE = DataSpec(name="fashion-32", kind="image", shape=(1, 28, 28), levels=32)
+CHARACTERS = DataSpec(name="characters", kind="tokens", shape=(128,), levels=65)
+SHIPPED = {
+    "fashion-vae": FASHION,
+    "fashion-ddpm": FASHION,
+    "fashion-score-sde": FASHION,
+    "fashion-discrete": COARSE,
+    "shakespeare-absorbing": CHARACTERS,
+    "shakespeare-uniform": CHARACTERS,
+    "shakespeare-order": CHARACTERS,
+}
+"""Data of the right kind and shape, drawn at random: no test downloads anything."""
+
+
+def both(family: Family, device: torch.device) -> Iterator[tuple[torch.device, nn.Module]]:
+    """Yield the CPU and the device, each with a copy of one net."""
+    yield CPU, awake(family)
+    yield device, on(device, awake(family))
+
+
+def learned(family: Family, device: torch.device, x: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    """Return the loss and its gradient on the CPU and on the device."""
+    found = []
+    for place, net in both(family, device):
+        with HostDraws():
+            loss = family.loss(net, x.to(place), rng(), step=1).total
+        assert loss.device == place
+        loss.mean().backward()
+        found.append((loss, gradients(net)))
+    return found
+
+
+def rows(device: torch.device) -> int:
+    """Return the number of samples: as many as the GPU has room for would take the CPU too long."""
+    return 32 if device.type == "cuda" else 8
+
+
+def test_loss_and_gradient(case: Case, device: torch.device) -> None:
+    with full_precision():
+        (loss, slope), (there, there_slope) = learned(case.model(), device, case.x(rows(device)))
+    assert_near(there, loss)
+    assert_gradients_near(there_slope, slope)
+
+
+def test_likelihood(case: Case, device: torch.device) -> None:
+    found, family = [], case.model()
+    with full_precision(), torch.no_grad():
+        for place, net in both(family, device):
+            with HostDraws():
+                found.append(family.fitted(net).nll(net, case.x(rows(device)).to(place), rng(), effort=2).nats)
+    assert found[1].device == device
+    assert_near(found[1], found[0], NLL_RTOL)
+
+
+def chains(family: Family) -> Iterator[tuple[str, Chain, bool]]:
+    """Yield every sampler and imputer in a few steps, and whether it is an imputer."""
+    for name, about in family.samplers().items():
+        yield name, family.chain(name, few(about)), False
+    for name, about in family.imputers().items():
+        yield name, family.impute(name, few(about)), True
+
+
+def few(about: Sampler) -> int:
+    """Return a small number of steps that the sampler accepts."""
+    return max(about.least_steps, min(STEPS, about.default_steps))
+
+
+def half_known(case: Case, n: int) -> Held:
+    """Return n examples, half of each of which is to be completed."""
+    return Held(known=case.x(n), mask=torch.rand((n, *case.spec.shape), generator=rng(n)) < 0.5)
+
+
+def test_samplers_and_imputers(case: Case, device: torch.device) -> None:
+    found, n = [], rows(device)
+    with full_precision():
+        for place, net in both(case.model(), device):
+            fitted = case.model().fitted(net)
+            found.append(
+                {
+                    (name, imputes): generate(
+                        net, chain, n, seed=0, device=place, held=half_known(case, n) if imputes else None
+                    )
+                    for name, chain, imputes in chains(fitted)
+                }
+            )
+    here, there = found
+    assert here.keys() == there.keys() and here
+    for key in here:
+        assert_same_samples(there[key], here[key], levels=0 if case.family == "discrete" else 1)
+
+
+@pytest.mark.parametrize("name", of_which(["fashion-vae"], [name for name in SHIPPED if name != "fashion-vae"]))
+def test_configuration_of_this_repository(name: str, device: torch.device) -> None:
+    """The nets that the README's figures are of, with TF32 as torch has it by default."""
+    experiment = load(CONFIGS / f"{name}.yaml")
+    family, spec = experiment.model(SHIPPED[name]), SHIPPED[name]
+    x = torch.randint(spec.levels, (rows(device) // 4, *spec.shape), generator=rng(), dtype=torch.uint8)
+    (loss, slope), (there, there_slope) = learned(family, device, x)
+    assert_near(there, loss, TF32_RTOL)
+    assert_gradients_near(there_slope, slope, TF32_RTOL)
+    default = family.samplers()[experiment.sampler(family).partition(":")[0]]
+    chain = family.chain(experiment.sampler(family), few(default))
+    with full_precision():
+        samples = [generate(net, chain, len(x), seed=0, device=place) for place, net in both(family, device)]
+    assert_same_samples(samples[1], samples[0], levels=1 if spec.is_image else 0)
