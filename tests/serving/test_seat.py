@@ -152,6 +152,27 @@ def test_what_cannot_be_done_is_refused_in_one_line(folders: dict[str, Path], na
     assert "\n" not in refused.value.refusal.message and heard == [refused.value.refusal]
 
 
+@pytest.mark.parametrize("verb", ["sample", "score"])
+def test_out_of_memory_is_a_refusal_and_one_line_in_the_log(
+    folders: dict[str, Path], verb: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = job(verb, x=images(2).numpy()) if verb == "score" else job(verb, n=2)
+
+    async def work(seat: Seat) -> None:
+        def full(*args: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
+
+        seat.edition.model.net.forward = full
+        with pytest.raises(RefusedError) as refused:
+            await seat.run(asked)
+        assert (refused.value.refusal.status, refused.value.refusal.code) == (413, "too_large")
+
+    with_seat(folders["ddpm"], work)
+    [line] = [record for record in caplog.records if "request r" in record.getMessage()]
+    assert "request r: out of memory on cpu: " in line.getMessage() and "\n" not in line.getMessage()
+    assert not line.exc_info
+
+
 def test_a_stream_shows_the_way_and_ends_with_the_answer(folders: dict[str, Path]) -> None:
     async def work(seat: Seat) -> list[Preview | Answer]:
         return [event async for event in seat.stream(job(n=2, seed=1, sampler="ancestral", previews=4))]
