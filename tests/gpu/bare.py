@@ -19,7 +19,7 @@ def listed(part: str) -> list[str]:
     """Return the packages of a part of the page: those of the ``pip install`` line below its heading."""
     text = PAGE.read_text(encoding="utf-8").partition(f"## {part}\n")[2].partition("\n## ")[0]
     found = re.search(r"pip install --no-deps --target \S+ ((?:[^\n]*\\\n)*[^\n]*)", text)
-    assert found, f"{PAGE}: {part} has no line pip install --no-deps --target FOLDER …"
+    assert found, f"{PAGE}: {part} lacks a line pip install --no-deps --target FOLDER …"
     return sorted(canonicalize_name(name) for name in found[1].replace("\\\n", " ").split())
 
 

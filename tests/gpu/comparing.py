@@ -101,7 +101,7 @@ def gradients(net: nn.Module) -> dict[str, Tensor]:
 
 
 def assert_same_samples(there: Tensor, here: Tensor, levels: int = LEVELS) -> None:
-    """Assert that all samples but the share ROWS are equal, values within so many levels."""
+    """Assert that all samples but the share ROWS are equal, values within this number of levels."""
     assert there.device == here.device == torch.device("cpu") and there.shape == here.shape
     far = ((there.int() - here.int()).abs() > levels).flatten(1).any(1)
     assert float(far.float().mean()) <= ROWS, f"{int(far.sum())} of {len(far)} samples differ"

@@ -43,7 +43,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out of the ordinary tests what is marked as part of the full run only."""
+    """Leave the tests marked full_run out of the ordinary tests."""
     left_out = [] if runs_all(config) else [item for item in items if item.get_closest_marker("full_run")]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

@@ -144,7 +144,7 @@ class Small(nn.Module):
 
 @contextmanager
 def little_memory(device: torch.device) -> Iterator[None]:
-    """Leave 256 MiB of a GPU's memory beside what is in use: cuBLAS and cuDNN take some of it."""
+    """Leave 256 MiB of a GPU's memory beside the memory in use: cuBLAS and cuDNN take some of it."""
     if device.type == "cpu":
         yield
         return
@@ -197,7 +197,7 @@ def test_a_model_that_does_not_fit_is_reported_in_one_line(device: torch.device)
 
     with pytest.raises(RunError) as error:
         measure(replace(plain, net=Full()), device)
-    assert str(error.value) == f"out of memory on {device}: it has no room for one sample of this model"
+    assert str(error.value) == f"out of memory on {device}: one sample of this model does not fit"
 
 
 # ---- the same bytes -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""torch.compile on the device. Compiling takes tens of seconds, so this file has a time limit of its own."""
+"""torch.compile on the device. Compiling takes tens of seconds, so this file has a separate time limit."""
 
 import shutil
 

@@ -30,7 +30,7 @@ def learner(family: str, device: torch.device, **training: Any) -> Learner:
 
 
 def losses(one: Learner, steps: int) -> list[float]:
-    """Train for so many steps; return the losses."""
+    """Train for a number of steps; return the losses."""
     return [float(one.step([images(8, seed=step)], step)[0][0]) for step in range(steps)]
 
 

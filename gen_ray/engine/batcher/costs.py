@@ -76,7 +76,7 @@ def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -
                 took = _tick_seconds(model.net, chain, device, size)
         except torch.OutOfMemoryError:
             if not rows:
-                raise RunError(f"out of memory on {device}: it has no room for one sample of this model") from None
+                raise RunError(f"out of memory on {device}: one sample of this model does not fit") from None
             break
         rows.append(size)
         seconds.append(max(took, *seconds[-1:], 0.0))
