@@ -59,6 +59,14 @@ def test_cluster_part_lists_only_what_is_required() -> None:
 
 
 @pytest.mark.chaos
+def test_benchmark_runs_with_the_packages_of_the_page(tmp_path: Path) -> None:
+    runner = {"iniconfig", "packaging", "pluggy", "pytest"}
+    packages = [*(set(bare.listed("Engine tests")) - runner), *bare.listed("Benchmark")]
+    verb = "import runpy; runpy.run_module('pipelines.bench', run_name='__main__')"
+    bare_run(tmp_path, packages, verb, "gpu", "--device", "cpu", "--seconds", "0")
+
+
+@pytest.mark.chaos
 def test_cluster_part_runs_with_the_packages_of_the_page(tmp_path: Path) -> None:
     packages = [*bare.listed("Engine tests"), *bare.listed("Cluster tests")]
     bare_run(tmp_path, packages, RUN, *pytest_words(tmp_path, "tests/gpu/test_cluster.py"))
