@@ -25,5 +25,5 @@ def require(needed: int, what: str, remedy: str) -> None:
 
 
 def _container_limits() -> list[int]:
-    texts = [file.read_text().strip() for file in CGROUP_LIMITS if file.is_file()]
+    texts = [file.read_text(encoding="ascii").strip() for file in CGROUP_LIMITS if file.is_file()]
     return [int(text) for text in texts if text.isdecimal()]

@@ -155,10 +155,10 @@ def test_a_ray_of_ones_own_has_no_queue() -> None:
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("verb", ["train", "sweep"])
-def test_gpus_that_are_not_there_end_a_run_as_failed(verb: str, storage: Path, tmp_path: Path) -> None:
+def test_gpus_that_the_cluster_lacks_are_refused_before_a_run_starts(verb: str, storage: Path, tmp_path: Path) -> None:
     settings = {"scaling": {"use_gpu": True}}
     name = f"no-gpus-to-{verb}"
     found = plan(tmp_path, storage, name, space={"family.latent_dim": {"choice": [2]}}, settings=settings)
-    with pytest.raises(UserError, match=r"scaling\.use_gpu=true: 1 workers need as many GPUs"):
+    with pytest.raises(UserError, match=r"scaling\.use_gpu=true: 1 workers need 1 GPUs, the cluster has 0"):
         {"train": lambda: train(found.first), "sweep": lambda: sweep(found)}[verb]()
-    assert [row.status for row in rows(store_of(found.first))] == ["FAILED"]
+    assert rows(store_of(found.first)) == [] and not [*(storage / "runs").glob(f"{name}*")]
