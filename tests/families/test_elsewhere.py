@@ -53,11 +53,11 @@ def test_a_likelihood_is_the_cpus(case: Case) -> None:
 
 
 def chains(family: Family) -> Iterator[tuple[Chain, bool]]:
-    """Yield every sampler and imputer in a few steps, and whether it is to be given a part."""
+    """Yield every sampler and imputer in the fewest steps it takes, at least FEW, and whether it is given a part."""
     for name, sampler in family.samplers().items():
-        yield family.chain(name, min(FEW, sampler.default_steps)), False
+        yield family.chain(name, max(sampler.least_steps, min(FEW, sampler.default_steps))), False
     for name, imputer in family.imputers().items():
-        yield family.impute(name, min(FEW, imputer.default_steps)), True
+        yield family.impute(name, max(imputer.least_steps, min(FEW, imputer.default_steps))), True
 
 
 @pytest.mark.chaos
