@@ -67,6 +67,7 @@ def test_benchmark_runs_with_the_packages_of_the_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(600)
 def test_cluster_part_runs_with_the_packages_of_the_page(tmp_path: Path) -> None:
     packages = [*bare.listed("Engine tests"), *bare.listed("Cluster tests")]
     bare_run(tmp_path, packages, RUN, *pytest_words(tmp_path, "tests/gpu/test_cluster.py"))
