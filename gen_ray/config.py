@@ -9,6 +9,9 @@ from pydantic_core import PydanticCustomError
 from gen_ray.config_errors import TRUTH_VALUE, explain
 from gen_ray.errors import UserError
 
+LONGEST_SECONDS = 1e7
+"""About four months; clocks of threads take no waits of more than some centuries."""
+
 
 class Config(BaseModel):
     """A component's own settings: keyword-only, immutable, unknown keys refused, units in the names."""

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from gen_ray import families, storage
-from gen_ray.config import Config, validated
+from gen_ray.config import LONGEST_SECONDS, Config, validated
 from gen_ray.config_files import TRAINING, change, checked, located
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
@@ -28,8 +28,6 @@ from gen_ray.paths import local
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What may become part of a path: no separators, no leading dot, no control characters."""
 
-LONGEST_SECONDS = 1e7
-"""About four months; clocks of threads take no waits of more than some centuries."""
 NAME_RULE = "1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
 
 

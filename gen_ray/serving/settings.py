@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from gen_ray.config import Config
+from gen_ray.config import LONGEST_SECONDS, Config
 from gen_ray.errors import UserError
 
 KEYS = "GEN_RAY_API_KEYS"
@@ -62,8 +62,6 @@ def host_names(values: Iterable[str], source: str) -> tuple[str, ...]:
 
 
 Host = Annotated[str, AfterValidator(host_name)]
-
-LONGEST_SECONDS = 1e7
 
 
 class Settings(Config):

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gen_ray.config import Config
+from gen_ray.config import LONGEST_SECONDS, Config
 from gen_ray.experiment import Root
 from gen_ray.serving.limits import Limits
 from gen_ray.serving.settings import Host
@@ -25,9 +25,9 @@ class Served(Config):
     cpus: float = Field(1, ge=0, le=10_000)
     gpus: float = Field(0, ge=0, le=1)
     """Of each replica; a share of one, of its memory too, where several fit."""
-    backlog_seconds: float = Field(20, gt=0, le=1e7)
+    backlog_seconds: float = Field(20, gt=0, le=LONGEST_SECONDS)
     """Of work that may wait at a replica; what comes then is told to come again (429)."""
-    target_backlog_seconds: float = Field(2, gt=0, le=1e7)
+    target_backlog_seconds: float = Field(2, gt=0, le=LONGEST_SECONDS)
     """More than this a replica, and there will be more replicas."""
 
 
@@ -38,7 +38,7 @@ class Application(Config):
     root: Root = Field(default_factory=default)
     """storage.root of the runs; machines of a cluster share it."""
     tracking_uri: str | None = None
-    follow_seconds: float = Field(10, gt=0, le=1e7)
+    follow_seconds: float = Field(10, gt=0, le=LONGEST_SECONDS)
     """How often the registry is asked for a newer champion."""
     limits: Limits = Limits()
     key_hashes: dict[str, Digest] = Field(default_factory=dict)
