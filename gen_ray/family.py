@@ -114,6 +114,10 @@ class Sampler:
         """Return the network evaluations of so many steps, all options at their defaults."""
         return self.nfe_per_step * steps - self.nfe_saved
 
+    def steps_up_to(self, most: int) -> int:
+        """Return the default number of steps, but at most ``most`` unless more are needed."""
+        return max(self.least_steps, min(self.default_steps, most))
+
 
 def parse_sampler(
     text: str, known: Mapping[str, Sampler], what: str = "sampler", *, steps: int | None

@@ -2,7 +2,6 @@
 
 import math
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +11,15 @@ import torch
 from gen_ray import manifest
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.batches import Cached
-from gen_ray.engine.checkpoint import Files
 from gen_ray.engine.generate import generate
 from gen_ray.engine.loop import VALIDATION_ROWS, StoppedError, fit, validate
 from gen_ray.engine.plots import grid
 from gen_ray.engine.session import LocalSession
 from gen_ray.experiment import Experiment
 from gen_ray.maths.noise import generator
-from tests.engine.toys import FAMILIES, SPEC, Ring, RingSession, experiment, images, session
+from tests.engine.toys import FAMILIES, SPEC, Dying, KilledError, Ring, RingSession, experiment, images, session
 
 CLOCKED = ("train/images_per_second", "train/waiting_for_data")
-
-
-class KilledError(Exception):
-    """The process dies."""
-
-
-class Dying(LocalSession):
-    """Dies as soon as the checkpoint of step 5 is written."""
-
-    def save(self, pack: Callable[[], Files], step: int) -> None:
-        super().save(pack, step)
-        if step == 5:
-            raise KilledError
 
 
 def run(exp: Experiment, folder: Path | None, kind: type[LocalSession] = LocalSession) -> LocalSession:

@@ -12,6 +12,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine import artifact
 from gen_ray.engine.artifact import Model
 from gen_ray.engine.batches import Cached
+from gen_ray.engine.checkpoint import Files
 from gen_ray.engine.session import LocalSession
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family
@@ -75,6 +76,19 @@ def model(family: str = "vae", seed: int = 0) -> Model:
         parameter.add_(0.05 * torch.randn_like(parameter))
     meta = artifact.describe(SPEC, "f" * 64, run_id="toy-run", steps=7)
     return Model(experiment=exp, family=bound, net=net, meta=meta)
+
+
+class KilledError(Exception):
+    """The process dies."""
+
+
+class Dying(LocalSession):
+    """Dies as soon as the checkpoint of step 5 is written."""
+
+    def save(self, pack: Callable[[], Files], step: int) -> None:
+        super().save(pack, step)
+        if step == 5:
+            raise KilledError
 
 
 class Ring:

@@ -204,7 +204,7 @@ def test_less_effort_never_flatters_the_model(case: Case) -> None:
 
 def few(chain: Sampler) -> int:
     """Return three steps, or as near to it as a sampler or imputer takes."""
-    return max(chain.least_steps, min(3, chain.default_steps))
+    return chain.steps_up_to(3)
 
 
 def chains(family: Family) -> Iterator[tuple[str, int | None, Chain]]:

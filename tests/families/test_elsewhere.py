@@ -55,9 +55,9 @@ def test_a_likelihood_is_the_cpus(case: Case) -> None:
 def chains(family: Family) -> Iterator[tuple[Chain, bool]]:
     """Yield every sampler and imputer in the fewest steps it takes, at least FEW, and whether it is given a part."""
     for name, sampler in family.samplers().items():
-        yield family.chain(name, max(sampler.least_steps, min(FEW, sampler.default_steps))), False
+        yield family.chain(name, sampler.steps_up_to(FEW)), False
     for name, imputer in family.imputers().items():
-        yield family.impute(name, max(imputer.least_steps, min(FEW, imputer.default_steps))), True
+        yield family.impute(name, imputer.steps_up_to(FEW)), True
 
 
 @pytest.mark.chaos

@@ -224,7 +224,7 @@ def test_deterministic_gives_the_same_bytes_in_any_company(family: str, precisio
                     needle = batcher.walk(chain, 3, seed=7, fixed=True)
                 name = random_.choice(names)
                 about = of.family.samplers()[name]
-                steps = max(about.least_steps, min(about.default_steps, random_.randint(2, 12)))
+                steps = about.steps_up_to(random_.randint(2, 12))
                 company = of.family.chain(name, steps)
                 others.append(batcher.walk(company, random_.randint(1, 5), seed=100 + i, fixed=bool(i % 2)))
             assert needle is not None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.generate import generate
 from gen_ray.experiment import load
-from gen_ray.family import Chain, Family, Held, Sampler
+from gen_ray.family import Chain, Family, Held
 from tests.families.cases import Case, awake, rng
 from tests.gpu.comparing import (
     NLL_RTOL,
@@ -89,14 +89,9 @@ def test_likelihood(case: Case, device: torch.device) -> None:
 def chains(family: Family) -> Iterator[tuple[str, Chain, bool]]:
     """Yield every sampler and imputer in a few steps, and whether it is an imputer."""
     for name, about in family.samplers().items():
-        yield name, family.chain(name, few(about)), False
+        yield name, family.chain(name, about.steps_up_to(STEPS)), False
     for name, about in family.imputers().items():
-        yield name, family.impute(name, few(about)), True
-
-
-def few(about: Sampler) -> int:
-    """Return a small number of steps that the sampler accepts."""
-    return max(about.least_steps, min(STEPS, about.default_steps))
+        yield name, family.impute(name, about.steps_up_to(STEPS)), True
 
 
 def half_known(case: Case, n: int) -> Held:
@@ -133,7 +128,7 @@ def test_configuration_of_this_repository(name: str, device: torch.device) -> No
     assert_near(there, loss, TF32_RTOL)
     assert_gradients_near(there_slope, slope, TF32_RTOL)
     default = family.samplers()[experiment.sampler(family).partition(":")[0]]
-    chain = family.chain(experiment.sampler(family), few(default))
+    chain = family.chain(experiment.sampler(family), default.steps_up_to(STEPS))
     with full_precision():
         samples = [generate(net, chain, len(x), seed=0, device=place) for place, net in both(family, device)]
     assert_same_samples(samples[1], samples[0], levels=1 if spec.is_image else 0)

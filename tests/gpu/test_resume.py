@@ -1,36 +1,21 @@
 """A training on the device that is interrupted and resumed is, to the bit, the training that was not."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from gen_ray import manifest
-from gen_ray.engine.checkpoint import Files
 from gen_ray.engine.loop import fit
 from gen_ray.engine.session import LocalSession
 from gen_ray.experiment import Experiment
-from tests.engine.toys import SPEC, experiment, splits
+from tests.engine.toys import SPEC, Dying, KilledError, experiment, splits
 from tests.gpu.comparing import full_run, of_which, repeatable
 
 pytestmark = pytest.mark.gpu
 FAMILIES = ("vae", "ddpm", "ddpm-learned", "tokens", "score_sde")
 LAST = "step-000000010"
 """40 rows in batches of 8 are 5 steps an epoch, and there are 2 epochs."""
-
-
-class KilledError(Exception):
-    """The process dies."""
-
-
-class Dying(LocalSession):
-    """Dies as soon as the checkpoint of step 5 is written."""
-
-    def save(self, pack: Callable[[], Files], step: int) -> None:
-        super().save(pack, step)
-        if step == 5:
-            raise KilledError
 
 
 def run(exp: Experiment, folder: Path, device: torch.device, kind: type[LocalSession] = LocalSession) -> None:

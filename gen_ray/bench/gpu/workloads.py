@@ -138,7 +138,7 @@ class Workload:
     def chain(self, sampler: str, most_steps: int) -> tuple[Chain, int]:
         """Return the chain of a sampler and its steps: its default, but at most most_steps unless it needs more."""
         about = self.family.samplers()[sampler]
-        steps = max(about.least_steps, min(about.default_steps, most_steps))
+        steps = about.steps_up_to(most_steps)
         return self.family.chain(sampler, None if steps == about.default_steps else steps), steps
 
 
