@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -139,12 +141,16 @@ def test_row_5_a_loss_that_is_not_finite_ends_the_run_once_and_keeps_the_last_ch
     # Weights grow 9,000-fold a step: finite at first, then the loss overflows.
     words = ["training.learning_rate=9", "training.weight_decay=1000", "scaling.max_failures=3"]
     command = [sys.executable, "-m", "pipelines.train", str(config), *words]
-    before = {process.pid for process in psutil.process_iter()}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    *waiting, line = done.stderr.splitlines()
-    assert all("waits for its workers to start" in report for report in waiting), done.stderr  # on a busy machine
-    assert done.returncode == 1 and line.startswith("error: the loss or its gradient is not finite at step ")
-    assert " on rank 0 (vae)" in line and not done.stdout
+    with tempfile.TemporaryDirectory(prefix="r") as folder:  # sockets allow short paths only, tmp_path is too long
+        env = {**os.environ, "RAY_TMPDIR": folder}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
+            until(lambda: len(_ray_processes(folder)) > 2, 100)  # otherwise the search below would prove nothing
+            out, err = process.communicate(timeout=200)
+        until(lambda: not _ray_processes(folder), 10)
+    *waiting, line = err.splitlines()
+    assert all("waits for its workers to start" in report for report in waiting), err  # on a busy machine
+    assert process.returncode == 1 and line.startswith("error: the loss or its gradient is not finite at step ")
+    assert " on rank 0 (vae)" in line and not out
     experiment = load(config, words)
     [row] = rows(store_of(experiment))
     assert (row.status, row.tags["reason"]) == ("FAILED", "non_finite") and row.tags["error"] in line
@@ -155,22 +161,24 @@ def test_row_5_a_loss_that_is_not_finite_ends_the_run_once_and_keeps_the_last_ch
     manifest.verify(checkpoints[-1])
     assert all(torch.isfinite(value).all() for value in weights(checkpoints[-1]).values())
     assert not (home / "artifact").exists()
-    assert not _left_over(before)
 
 
-def _left_over(before: set[int]) -> list[str]:
-    """Return Ray processes begun since that do not belong to this one's own Ray, after a moment to end."""
-    for _ in range(50):
-        mine = {child.pid for child in psutil.Process().children(recursive=True)}
-        found = [
-            process.info["name"]
-            for process in psutil.process_iter(["name"])
-            if process.pid not in before | mine
-            and ("ray" in (process.info["name"] or "") or "gcs" in process.info["name"])
-        ]
-        if not found:
-            return []
+def until(true: Callable[[], object], seconds: float) -> None:
+    """Return when this is true."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
         time.sleep(0.1)
+
+
+def _ray_processes(folder: str) -> list[str]:
+    """Return the commands of the processes of the Ray in this folder (workers rename themselves; their logs stay)."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, FileNotFoundError):
+            command = " ".join(process.cmdline())
+            if folder in command or any(file.path.startswith(folder) for file in process.open_files()):
+                found.append(command)
     return found
 
 
