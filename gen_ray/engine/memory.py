@@ -7,13 +7,16 @@ import psutil
 from gen_ray.errors import UserError
 
 GIB = 2**30
-CGROUP_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
-"""Where Linux states the limit of a container, by version of its control groups."""
+CGROUPS = (
+    (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
+    (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+"""By version of Linux's control groups: folder, files of the limit and of the use, and the freeable part of the use."""
 
 
 def available() -> int:
-    """Return the bytes that this process can still take: the machine's free memory, or a container's lower limit."""
-    return min([psutil.virtual_memory().available, *_container_limits()])
+    """Return the bytes that this process can still take: the machine's free memory, or that of a container."""
+    return min([psutil.virtual_memory().available, *_free_in_containers()])
 
 
 def require(needed: int, what: str, remedy: str) -> None:
@@ -24,6 +27,22 @@ def require(needed: int, what: str, remedy: str) -> None:
         )
 
 
-def _container_limits() -> list[int]:
-    texts = [file.read_text(encoding="ascii").strip() for file in CGROUP_LIMITS if file.is_file()]
-    return [int(text) for text in texts if text.isdecimal()]
+def _free_in_containers() -> list[int]:
+    found = []
+    for folder, limit, used, freeable in CGROUPS:
+        if not (folder / limit).is_file():
+            continue
+        text = (folder / limit).read_text(encoding="ascii").strip()
+        if text.isdecimal():
+            found.append(max(0, int(text) - _number(folder / used) + _statistic(folder / "memory.stat", freeable)))
+    return found
+
+
+def _number(file: Path) -> int:
+    return int(file.read_text(encoding="ascii")) if file.is_file() else 0
+
+
+def _statistic(file: Path, name: str) -> int:
+    """Return a value of memory.stat: Linux frees the pages of files that are not in use before a process is killed."""
+    lines = file.read_text(encoding="ascii").splitlines() if file.is_file() else []
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)

@@ -29,14 +29,22 @@ print(1024 * (peak() - before))
 """
 
 
-def test_a_container_s_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    limit = tmp_path / "memory.max"
-    monkeypatch.setattr(memory, "CGROUP_LIMITS", (limit, tmp_path / "absent"))
+def test_a_container_s_free_memory_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = (tmp_path / "absent", "memory.max", "memory.current", "inactive_file")
+    monkeypatch.setattr(memory, "CGROUPS", ((tmp_path, "memory.max", "memory.current", "inactive_file"), absent))
     free = psutil.virtual_memory().available
     assert memory.available() > free / 2
-    for text, expected in (("max\n", None), ("1000\n", 1000)):
-        limit.write_text(text)
-        assert expected is None or memory.available() == expected
+    limit = tmp_path / "memory.max"
+    limit.write_text("max\n")
+    assert memory.available() > free / 2
+    limit.write_text("1000\n")
+    assert memory.available() == 1000
+    (tmp_path / "memory.current").write_text("900\n")
+    assert memory.available() == 100, "what the container uses is not free"
+    (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 700\nactive_file 5\n")
+    assert memory.available() == 800, "pages of files that are not in use are freed first"
+    (tmp_path / "memory.current").write_text("2000\n")
+    assert memory.available() == 0
     with pytest.raises(UserError, match=r"a thing: needs 2\.0 GiB of memory, 0\.0 GiB are available; ask for less"):
         memory.require(2 * memory.GIB, "a thing", "ask for less")
 
