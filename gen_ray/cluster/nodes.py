@@ -25,6 +25,7 @@ SERVER = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # artifacts are safetensors and JSON
 }
 START_SECONDS = 90.0
+STOP_SECONDS = 3.0  # requests under way are answered; twice this is less than what ending.GRACE_SECONDS allows
 ANYWHERE = "192.0.2.1"
 """An address that is nobody's (RFC 5737): which way would a packet go?"""
 
@@ -111,9 +112,30 @@ def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequenc
         words += ["--allowed-hosts", ",".join([*names, *here])]
     command = [sys.executable, "-m", "mlflow", *words]
     if not detach:
-        return subprocess.run(command, env=told, check=False).returncode
+        return _attached(command, told)
     _detached(command, told, host, port, root / "mlflow-server.log")
     return 0
+
+
+def _attached(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a server until it ends and return its exit code. A signal to this process stops the server, workers too."""
+    server = subprocess.Popen(command, env=environment)
+    try:
+        return server.wait()
+    except BaseException:  # the server's worker holds the port and outlives the process that started it
+        _stop(server)
+        raise
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    """Stop a server and all its descendants, those that do not react within STOP_SECONDS by SIGKILL."""
+    with suppress(psutil.NoSuchProcess):
+        running = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
+        for send in (psutil.Process.terminate, psutil.Process.kill):
+            for process in running:
+                with suppress(psutil.NoSuchProcess):
+                    send(process)
+            _, running = psutil.wait_procs(running, timeout=STOP_SECONDS)
 
 
 def _detached(command: Sequence[str], environment: Mapping[str, str], host: str, port: int, log: Path) -> None:

@@ -3,6 +3,7 @@
 import http.server
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -22,7 +23,8 @@ host, port = (sys.argv[sys.argv.index(word) + 1] for word in ("--host", "--port"
 if os.environ["HOW"] == "fails":
     sys.exit(3)
 if os.environ["HOW"] == "hangs":  # and has a child, as a server with workers
-    subprocess.Popen(["sleep", "60"])
+    child = subprocess.Popen(["sleep", "60"])
+    open(sys.argv[1] + ".child", "w").write(str(child.pid))
     time.sleep(60)
 class Server(http.server.HTTPServer):
     address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -55,7 +57,7 @@ def other() -> Iterator[int]:
 def start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gen_ray: Callable[..., Said]
 ) -> Iterator[Callable[..., Said]]:
-    """Return the command with a small server in the place of MLflow's."""
+    """Return the command with a small server in the place of MLflow's; detached unless told otherwise."""
     (tmp_path / "server.py").write_text(SERVER)
     stub = tmp_path / "python"
     stub.write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/server.py {tmp_path}/pid $*\n")
@@ -64,9 +66,9 @@ def start(
     monkeypatch.setenv("GEN_RAY_STORAGE", str(tmp_path / "storage"))
     monkeypatch.setattr(nodes, "START_SECONDS", 5.0)
 
-    def run(*words: object, how: str = "answers") -> Said:
+    def run(*words: object, how: str = "answers", detach: bool = True) -> Said:
         monkeypatch.setenv("HOW", how)
-        return gen_ray("start", "mlflow", "--detach", *words)
+        return gen_ray("start", "mlflow", *(["--detach"] if detach else []), *words)
 
     yield run
     if (tmp_path / "pid").exists() and psutil.pid_exists(pid := int((tmp_path / "pid").read_text())):
@@ -115,3 +117,21 @@ def test_ctrl_c_leaves_nothing(start: Callable[..., Said], tmp_path: Path, monke
     monkeypatch.setattr(nodes, "_wait", interrupt)
     assert start("--port", free_port(), how="hangs").code == 130
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_to_the_command_alone_stops_the_server_and_its_workers(
+    start: Callable[..., Said], tmp_path: Path, number: int, code: int
+) -> None:
+    """A process manager or kill(1) signals one process; a worker left behind keeps the port and the database."""
+    child = tmp_path / "pid.child"
+
+    def interrupt() -> None:
+        while not (child.exists() and child.read_text()):
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=interrupt).start()
+    assert start("--port", free_port(), how="hangs", detach=False).code == code
+    assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
+    assert not psutil.pid_exists(int(child.read_text())) or psutil.Process(int(child.read_text())).status() == "zombie"
