@@ -20,6 +20,8 @@ Nested = Annotated[list[Any], Field(min_length=1, description="Nested lists of s
 VECTORS = {"type": "array", "items": {"type": "number", "minimum": -1e6, "maximum": 1e6}}
 Latents = Annotated[list[Any], Field(min_length=1, json_schema_extra={"items": VECTORS})]
 """Lists of numbers, also checked in inputs."""
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1, json_schema_extra={"maximum": 2**63 - 1024})]
+"""The document has maxima as floats, and the nearest to 2**63 - 1 would be 2**63, which is refused."""
 MOST = 4096
 """Of anything countable in one request; a model's own limits are narrower."""
 
@@ -31,7 +33,7 @@ class Body(BaseModel):
     verb: ClassVar[Verb]
 
     format: str = "json"
-    seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Drawn if left out; always returned.")
+    seed: Seed | None = Field(default=None, description="Drawn if left out; always returned.")
     deterministic: bool = Field(default=False, description="The same bytes in any company, at the price of padding.")
     deadline_seconds: float | None = Field(default=None, ge=0.001, le=86400)
 

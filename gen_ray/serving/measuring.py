@@ -15,7 +15,9 @@ class Instances(Body):
 
     images: Annotated[list[Picture], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = None
     x: Nested | None = None
-    texts: Annotated[list[str], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = None
+    texts: Annotated[list[str], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = Field(
+        default=None, description="Texts, each of as many characters as the model's texts have."
+    )
     resize: bool = Field(default=False, description="Scale pictures of another size.")
 
     @model_validator(mode="after")

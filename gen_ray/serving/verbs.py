@@ -1,12 +1,13 @@
 """The six verbs as routes; what differs between them is in their bodies, so each is one line here."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Body, Path, Request
 from starlette.responses import Response
 
 from gen_ray.serving.counter import Counter
 from gen_ray.serving.documents import WITH_KEY, Latents, Samples, Scores, answering
+from gen_ray.serving.examples import EXAMPLES
 from gen_ray.serving.json_body import JsonRoute
 from gen_ray.serving.measuring import Decode, Encode, Reconstruct, Score
 from gen_ray.serving.sampling import Impute, Sample
@@ -17,6 +18,10 @@ PICTURES = ("application/octet-stream", "image/png", "text/plain")
 NOTHING = Sample()
 
 
+def _body(verb: str) -> Any:
+    return Body(openapi_examples=EXAMPLES[verb])
+
+
 def router(counter: Counter) -> APIRouter:
     """Return the routes POST /models/{name}/VERB."""
     routes = APIRouter(prefix="/v1/models/{name}", tags=["verbs"], dependencies=WITH_KEY, route_class=JsonRoute)
@@ -24,32 +29,32 @@ def router(counter: Counter) -> APIRouter:
     scored, encoded = answering(Scores, others=NUMBERS), answering(Latents, others=NUMBERS)
 
     @routes.post("/sample", response_class=Response, responses=streamed)
-    async def sample(request: Request, name: Name, body: Sample = NOTHING) -> Response:
+    async def sample(request: Request, name: Name, body: Annotated[Sample, _body("sample")] = NOTHING) -> Response:
         """Draw n samples."""
         return await counter.serve(request, name, body)
 
     @routes.post("/impute", response_class=Response, responses=streamed)
-    async def impute(request: Request, name: Name, body: Impute) -> Response:
+    async def impute(request: Request, name: Name, body: Annotated[Impute, _body("impute")]) -> Response:
         """Fill the holes of one instance, n times."""
         return await counter.serve(request, name, body)
 
     @routes.post("/score", response_class=Response, responses=scored)
-    async def score(request: Request, name: Name, body: Score) -> Response:
+    async def score(request: Request, name: Name, body: Annotated[Score, _body("score")]) -> Response:
         """Measure the likelihood of instances, in bits/dim."""
         return await counter.serve(request, name, body)
 
     @routes.post("/encode", response_class=Response, responses=encoded)
-    async def encode(request: Request, name: Name, body: Encode) -> Response:
+    async def encode(request: Request, name: Name, body: Annotated[Encode, _body("encode")]) -> Response:
         """Find where instances lie in the latent space."""
         return await counter.serve(request, name, body)
 
     @routes.post("/decode", response_class=Response, responses=drawn)
-    async def decode(request: Request, name: Name, body: Decode) -> Response:
+    async def decode(request: Request, name: Name, body: Annotated[Decode, _body("decode")]) -> Response:
         """Turn latent vectors into samples."""
         return await counter.serve(request, name, body)
 
     @routes.post("/reconstruct", response_class=Response, responses=drawn)
-    async def reconstruct(request: Request, name: Name, body: Reconstruct) -> Response:
+    async def reconstruct(request: Request, name: Name, body: Annotated[Reconstruct, _body("reconstruct")]) -> Response:
         """Encode instances and decode them again."""
         return await counter.serve(request, name, body)
 

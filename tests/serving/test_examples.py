@@ -1,0 +1,42 @@
+"""The requests that /docs fills in are answered, and so are the bounds that the document publishes."""
+
+import pytest
+from starlette.testclient import TestClient
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.serving.api import build
+from gen_ray.serving.examples import EXAMPLES
+from gen_ray.serving.settings import Settings
+from tests.serving.desks import COLOUR, DIGITS, Paper, card
+
+VERSE = DataSpec(name="verse", kind="tokens", shape=(32,), levels=8, alphabet="T beonrt")
+
+
+@pytest.fixture
+def open_http() -> TestClient:
+    specs = {"digits": DIGITS, "colour": COLOUR, "verse": VERSE}
+    desks = {name: Paper(card(name, spec, latent_dim=8)) for name, spec in specs.items()}
+    return TestClient(build(desks, Settings()), base_url="http://localhost:8000")
+
+
+@pytest.mark.parametrize(("verb", "name"), [(verb, name) for verb, named in EXAMPLES.items() for name in named])
+def test_an_example_is_answered_as_it_stands(open_http: TestClient, verb: str, name: str) -> None:
+    for model in ["verse"] if name == "text" else ["digits", "colour"]:
+        response = open_http.post(f"/v1/models/{model}/{verb}", json=EXAMPLES[verb][name]["value"])
+        assert response.status_code == 200, response.text
+
+
+def test_the_document_has_an_example_of_every_verb(open_http: TestClient) -> None:
+    paths = open_http.get("/openapi.json").json()["paths"]
+    verbs = [path.rpartition("/")[2] for path, item in paths.items() if "post" in item]
+    assert sorted(verbs) == sorted(EXAMPLES)
+    for verb in verbs:
+        content = paths[f"/v1/models/{{name}}/{verb}"]["post"]["requestBody"]["content"]["application/json"]
+        assert content["examples"] == EXAMPLES[verb]
+
+
+def test_the_published_maximum_of_a_seed_is_accepted(open_http: TestClient) -> None:
+    schemas = open_http.get("/openapi.json").json()["components"]["schemas"]
+    most = next(kind["maximum"] for kind in schemas["Sample"]["properties"]["seed"]["anyOf"] if "maximum" in kind)
+    assert open_http.post("/v1/models/digits/sample", json={"seed": int(most)}).json()["seed"] == int(most)
+    assert open_http.post("/v1/models/digits/sample", json={"seed": 2**63 - 1}).status_code == 200
