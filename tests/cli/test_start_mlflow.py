@@ -57,7 +57,7 @@ def other() -> Iterator[int]:
 def start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gen_ray: Callable[..., Said]
 ) -> Iterator[Callable[..., Said]]:
-    """Return the command with a small server in the place of MLflow's; detached unless told otherwise."""
+    """Return the command with a small server in the place of MLflow's, detached by default."""
     (tmp_path / "server.py").write_text(SERVER)
     stub = tmp_path / "python"
     stub.write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/server.py {tmp_path}/pid $*\n")
