@@ -38,7 +38,9 @@ def encode(
     n: Rows = 200,
     refine: Refine = 0,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="An .npz of mu and log_var, (N, Z) each.")] = Path("features.npz"),
+    out: Annotated[Path, typer.Option(help="An .npz of mu, log_var (N, Z) and kl_nats; --refine adds arrays.")] = Path(
+        "features.npz"
+    ),
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Write the posterior features q(z|x) of instances."""

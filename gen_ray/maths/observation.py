@@ -146,7 +146,8 @@ class Categorical(Observation):
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
         """Return levels by the inverse distribution function."""
         cumulative = self._logits(params).double().softmax(-1).cumsum(-1)
-        levels = torch.searchsorted(cumulative, u.double().unsqueeze(-1), right=True)
+        # searchsorted copies tensors that are not contiguous and prints a warning about it.
+        levels = torch.searchsorted(cumulative.contiguous(), u.double().unsqueeze(-1).contiguous(), right=True)
         return levels.squeeze(-1).clamp(max=self.levels - 1)
 
 

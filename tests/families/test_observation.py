@@ -95,3 +95,16 @@ def test_static_binarisation_cuts_at_the_middle_and_dynamic_by_chance() -> None:
 def test_the_encoder_sees_levels_between_minus_one_and_one(levels: int) -> None:
     seen = OBSERVATIONS["logistic", None](levels, 1).scaled(torch.arange(levels).to(torch.uint8))
     torch.testing.assert_close(seen, torch.linspace(-1, 1, levels))
+
+
+@everywhere
+@pytest.mark.filterwarnings("error")
+def test_drawing_warns_of_nothing(likelihood: str, binarise: str | None, levels: int) -> None:
+    """Users saw a warning of torch about numbers that are not contiguous, as those of a request's rows are."""
+    model, params = made(likelihood, binarise, levels)
+    u = torch.rand(1, CHANNELS, len(params), 2).transpose(0, 2)
+    torch.set_warn_always(True)  # torch repeats no warning otherwise
+    try:
+        model.draw(params, u)
+    finally:
+        torch.set_warn_always(False)
