@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import services  # Ray has no option for the process group of what it starts
+from ray._private import auto_init_hook, services  # Ray has no option for either
 from ray.job_config import JobConfig
 
 import gen_ray
@@ -19,6 +19,8 @@ from gen_ray.cluster import refusals
 def start(address: str | None, **options: Any) -> None:
     """Connect to a cluster, or start Ray on this machine where there is no address. Raise UserError, RunError."""
     refusals.check(address)
+    # A thread of Ray Train that still asks something after ray.shutdown() would start another Ray on this machine.
+    auto_init_hook.enable_auto_connect = False
     job = PathsOfTheDriver()
     with refusals.translated(address), _apart():
         ray.init(address=address or "local", job_config=job, **options)

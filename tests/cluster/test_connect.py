@@ -1,8 +1,11 @@
 """What a cluster has, and what it may come to have."""
 
-import pytest
+from contextlib import suppress
 
-from gen_ray.cluster import connect
+import pytest
+from ray.util import placement_group_table
+
+from gen_ray.cluster import connect, starting
 from gen_ray.errors import UserError
 from gen_ray.experiment import Scaling
 
@@ -22,3 +25,15 @@ def test_machines_that_an_autoscaler_may_start_count_as_there(monkeypatch: pytes
         connect.uses_gpu(Scaling(num_workers=5, use_gpu=True))
     assert connect.uses_gpu(Scaling(num_workers=(3, 8), use_gpu=True))
     assert connect.needs(Scaling(use_gpu=True, gpus_per_worker=0.5), 1) == {"CPU": 1, "GPU": 0.5}
+
+
+def test_ray_does_not_start_again_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that was interrupted started a second Ray: its thread asked something after the first one's end."""
+    started: list[object] = []
+    monkeypatch.setattr("ray.init", lambda *_, **options: started.append(options.get("address")))
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("gen_ray.cluster.refusals.check", lambda *_: None)
+    starting.start(None)
+    with suppress(Exception):  # what Ray says where there is none; the tests may have one
+        placement_group_table()
+    assert started == ["local"]
