@@ -143,6 +143,7 @@ def _fail(line: str, code: int) -> None:
     with suppress(OSError):  # the terminal may be gone
         typer.echo(f"error: {failures.one_line(line)}", err=True)
     failures.flush()
+    ending.leave(code)
     raise SystemExit(code)
 
 
