@@ -14,6 +14,7 @@ from gen_ray.serving.settings import Settings, owner
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 MOST_HEADER_BYTES = 32 * 2**10
 """Names and values of a request's headers together."""
+WRONG_KEY = "this key is not known here: send Authorization: Bearer KEY with one of the server's GEN_RAY_API_KEYS"
 HEALTH = frozenset({"/healthz/live", "/healthz/ready"})
 
 
@@ -68,10 +69,11 @@ class Keys:
         if scope["type"] == "http" and self.keys:
             shown = said(scope, b"authorization")
             scheme, _, secret = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
-            name = owner(secret.strip(), self.keys) if scheme.lower() == "bearer" else None
+            secret = secret.strip() if scheme.lower() == "bearer" else ""
+            name = owner(secret, self.keys) if secret else None
             record_of(scope).key = name or NO_KEY
             if name is None and not (route_path(scope) in self.open_paths and scope["method"] in READING):
-                raise standing(401)
+                raise standing(401, WRONG_KEY if secret else None)
         await self.app(scope, receive, send)
 
 

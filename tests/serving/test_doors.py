@@ -82,6 +82,15 @@ def test_the_document_of_the_api_is_open_and_loads_nothing_from_elsewhere(strang
     assert stranger.get("/redoc").status_code == 401
 
 
+@pytest.mark.parametrize("headers", WRONG)
+def test_a_wrong_key_is_distinguished_from_a_missing_one(stranger: TestClient, headers: dict[str, str | bytes]) -> None:
+    sent = headers.get("Authorization", "")
+    scheme, _, secret = (sent if isinstance(sent, bytes) else sent.encode()).partition(b" ")
+    message = stranger.get("/v1/models", headers=headers).json()["message"]  # type: ignore[arg-type]
+    assert ("is not known" in message) is (scheme == b"Bearer" and bool(secret.strip())), message
+    assert "send Authorization: Bearer KEY" in message
+
+
 def test_two_keys_at_once_are_none(stranger: TestClient) -> None:
     twice = [("Authorization", f"Bearer {KEY}"), ("Authorization", f"Bearer {KEY}")]
     assert stranger.get("/v1/models", headers=twice).status_code == 401
