@@ -137,13 +137,17 @@ def _any(spec: DataSpec) -> str:
 
 
 def _pictures(spec: DataSpec) -> str:
-    return (
-        "" if pictures.drawable(spec) else "the model's samples are no pictures of 1 or 3 channels; ask for json or npz"
-    )
+    if pictures.drawable(spec):
+        return ""
+    others = "json, text or npz" if spec.is_text else "json or npz"
+    return f"the model's samples are not pictures of 1 or 3 channels; ask for {others}"
 
 
 def _texts(spec: DataSpec) -> str:
-    return "" if spec.is_text else "the model's samples are no texts; ask for json or npz"
+    if spec.is_text:
+        return ""
+    others = "json, png, grid or npz" if pictures.drawable(spec) else "json or npz"
+    return f"the model's samples are not texts; ask for {others}"
 
 
 FORMATS: Mapping[str, Format] = {

@@ -5,7 +5,7 @@ from gen_ray.serving.answers import FORMATS
 from gen_ray.serving.body import Body
 from gen_ray.serving.desk import Card
 from gen_ray.serving.refusals import invalid, standing
-from gen_ray.serving.sampling import Impute, Sampling
+from gen_ray.serving.sampling import Impute, Sample, Sampling
 from gen_ray.serving.settings import Settings
 
 LISTED = 5_000_000
@@ -40,8 +40,11 @@ def _check_sampling(body: Sampling, card: Card) -> None:
     name = (body.sampler or "").partition(":")[0]
     if body.sampler is not None and name not in known:
         raise invalid(f"sampler: there is none of that name; {nearest(name, known)}")
-    if body.quality is not None and body.quality not in card.quality:
-        raise invalid("quality: no curve was measured for this model; give sampler and steps")
+    if isinstance(body, Sample) and body.quality is not None and body.quality not in card.quality:
+        raise invalid(
+            "quality: this version has no curve; gen-ray promote measures one for models:/NAME@champion. "
+            "Give sampler and steps"
+        )
     for field, asked in (("n", body.n), ("steps", body.steps or 0)):
         if asked > card.limits.get(field, asked):
             raise invalid(f"{field}: at most {card.limits[field]:g} for this model", code="too_much")

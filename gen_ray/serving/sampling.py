@@ -17,14 +17,11 @@ class Sampling(Body):
     n: int = Field(default=1, ge=1, le=MOST)
     sampler: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:=,+-]{1,64}$", description="NAME:option=value")
     steps: int | None = Field(default=None, ge=1, le=100_000)
-    quality: Quality | None = Field(default=None, description="Chooses sampler and steps by the measured curve.")
     stream: bool = Field(default=False, description="Server-sent events: preview, result, error.")
     previews: int | None = Field(default=None, ge=0, le=50, description="Of a stream; 10 if left out.")
 
     @model_validator(mode="after")
     def _each_has_an_effect(self) -> Self:
-        if self.quality is not None and (self.sampler is not None or self.steps is not None):
-            raise ValueError("quality chooses sampler and steps; leave it out, or them")
         if self.previews is not None and not self.stream:
             raise ValueError("previews are only sent with stream: true")
         if self.stream and self.format not in ("json", "png"):
@@ -34,7 +31,7 @@ class Sampling(Body):
     def asked(self) -> dict[str, Any]:
         """Return how to sample."""
         previews = (10 if self.previews is None else self.previews) if self.stream else 0
-        how = {name: getattr(self, name) for name in ("n", "sampler", "steps", "quality")}
+        how = {name: getattr(self, name) for name in ("n", "sampler", "steps")}
         return {**super().asked(), **how, "previews": previews}
 
 
@@ -42,6 +39,18 @@ class Sample(Sampling):
     """Draw n samples."""
 
     verb: ClassVar[Verb] = "sample"
+
+    quality: Quality | None = Field(default=None, description="Chooses sampler and steps by the measured curve.")
+
+    @model_validator(mode="after")
+    def _one_choice(self) -> Self:
+        if self.quality is not None and (self.sampler is not None or self.steps is not None):
+            raise ValueError("quality chooses sampler and steps; leave it out, or them")
+        return self
+
+    def asked(self) -> dict[str, Any]:
+        """Return how to sample; only samplers have a measured curve, imputers do not."""
+        return {**super().asked(), "quality": self.quality}
 
 
 class Impute(Sampling):

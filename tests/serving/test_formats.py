@@ -144,6 +144,8 @@ def test_scores_and_latents_are_numbers(ask: Ask) -> None:
         ("sample", {"n": True}, "n: "),
         ("impute", {"x": [[0]], "image": "QUFB", "mask": [[1]]}, "exactly one of"),
         ("impute", {"x": [[0]]}, "need a mask"),
+        ("impute", {"x": [[[0] * 8] * 8], "mask": [[1] * 8] * 8, "quality": "fast"}, "has a key that is not known"),
+        ("sample", {"format": "text"}, "ask for json, png, grid or npz"),
         ("impute", {"x": [[0]], "mask": [[1]]}, "x: must be nested lists of shape (1, 8, 8)"),
         ("score", {"x": [[[17] * 8] * 8]}, "whole numbers from 0 to 16"),
         ("score", {"x": [[[0.5] * 8] * 8]}, "whole numbers"),
