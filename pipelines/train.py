@@ -11,10 +11,15 @@ from pipelines.resuming import AcceptData, TakeOver, check_resume
 
 def train(
     config: Annotated[Path, typer.Argument(help="The experiment's YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. training.epochs=10")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, e.g. training.epochs=10; further YAML files.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved run and stop.")] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the newest unfinished run of this name.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the newest run of this name; a finished one needs more training.epochs."
+        ),
     ] = False,
     take_over: TakeOver = False,
     accept_data: AcceptData = False,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import requests
 
 from gen_ray.client.results import Preview, Result, arrays, events, facts, preview, result
 from gen_ray.client.sending import LOST, ApiError, Sender, once_more
@@ -22,7 +23,10 @@ __all__ = ["ApiError", "Client", "Preview", "Result"]
 
 
 class Client:
-    """The API at a URL. Every verb takes the fields of its request as keywords; arrays may be numpy's."""
+    """The API at a URL. Every verb takes the fields of its request as keywords; arrays may be numpy's.
+
+    The client itself sets the fields format and stream.
+    """
 
     def __init__(self, url: str, key: str | None = None, *, retries: int = 8, timeout: float = 120.0) -> None:
         """Keep where the API is; nothing is sent yet. timeout is how many seconds a silence may last."""
@@ -57,12 +61,16 @@ class Client:
         """Return images, x or texts encoded and decoded again. Raise ApiError."""
         return self._ask(model, "reconstruct", fields)
 
+    def picture(self, model: str, verb: str = "sample", **fields: Any) -> bytes:
+        """Return the samples of sample, impute, decode or reconstruct side by side as a PNG file. Raise ApiError."""
+        return self._answer(model, verb, fields, "grid").content
+
     def stream(self, model: str, verb: str = "sample", **fields: Any) -> Iterator[Preview | Result]:
         """Yield previews of samples, or of completions, and the result at last. Raise ApiError.
 
         A stream that breaks off is begun anew; previews that were seen are not shown again.
         """
-        body, retry, seen = _body({**fields, "stream": True, "format": "json"}), self._sender.patience, 0
+        body, retry, seen = _body({**_allowed(fields), "stream": True, "format": "json"}), self._sender.patience, 0
         while True:
             response = self._sender.send("POST", f"/v1/models/{model}/{verb}", body, stream=True)
             try:
@@ -82,9 +90,21 @@ class Client:
                 response.close()
 
     def _ask(self, model: str, verb: str, fields: Mapping[str, Any]) -> Result:
-        response = self._sender.send("POST", f"/v1/models/{model}/{verb}", _body({**fields, "format": "npz"}))
+        response = self._answer(model, verb, fields, "npz")
         with np.load(io.BytesIO(response.content), allow_pickle=False) as held:
             return result(facts(response.headers), {name: held[name] for name in held.files})
+
+    def _answer(self, model: str, verb: str, fields: Mapping[str, Any], form: str) -> requests.Response:
+        body = _body({**_allowed(fields), "format": form})
+        return self._sender.send("POST", f"/v1/models/{model}/{verb}", body)
+
+
+def _allowed(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields. Raise ValueError for those that would have no effect because the client sets them."""
+    for name, instead in OWN.items():
+        if name in fields:
+            raise ValueError(f"{name}: is set by the client; {instead}")
+    return fields
 
 
 def _body(fields: Mapping[str, Any]) -> str:
@@ -94,6 +114,8 @@ def _body(fields: Mapping[str, Any]) -> str:
     return json.dumps({**fields, **pictures, "seed": drawn}, default=_plain, allow_nan=False)
 
 
+OWN = {"format": "the verbs return arrays, and picture() returns a PNG", "stream": "stream() yields previews"}
+"""Fields that the client sets, and what to use instead."""
 PICTURES = ("image", "images", "mask")
 """Fields that may hold files of pictures, as bytes, pathlib.Path or base64."""
 

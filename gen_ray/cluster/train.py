@@ -76,7 +76,7 @@ def train(
 ) -> Outcome:
     """Run one experiment to its artifact. Raise UserError or RunError; the MLflow run then says FAILED and why.
 
-    resume goes on with the newest unfinished run of this name. take_over ends the process that works on it, if one
+    resume goes on with the newest run of this name. take_over ends the process that works on it, if one
     does; accept_data goes on also if the data are other ones.
     """
     store = store_of(experiment)  # a wrong address ends the command here

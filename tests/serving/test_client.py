@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 from gen_ray.client import ApiError, Client, Preview, Result, _body
 from gen_ray.serving.api import build
@@ -89,6 +90,27 @@ def test_a_picture_may_be_given_as_the_bytes_of_its_file(client: Client, tmp_pat
     Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
     white = (tmp_path / "white.png").read_bytes()
     assert (client.reconstruct("digits", images=[white]).samples == 16).all()
+
+
+def test_a_picture_is_the_png_that_the_api_gives(client: Client, port: int) -> None:
+    form = {"n": 4, "seed": 3, "format": "grid"}
+    asked = {"Authorization": f"Bearer {KEY}"}
+    sent = requests.post(f"http://127.0.0.1:{port}/v1/models/digits/sample", json=form, headers=asked, timeout=30)
+    assert client.picture("digits", n=4, seed=3) == sent.content and sent.content.startswith(b"\x89PNG")
+    assert client.picture("digits", "decode", z=np.zeros((3, 2))).startswith(b"\x89PNG")
+    with pytest.raises(ApiError, match="not pictures"):
+        client.picture("text")
+
+
+@pytest.mark.parametrize("field", [{"format": "png"}, {"format": "npz"}, {"stream": False}, {"stream": True}])
+def test_a_field_that_the_client_sets_itself_is_refused(
+    client: Client, desks: dict[str, Paper], field: dict[str, Any]
+) -> None:
+    """It was dropped without a word: asked for a grid, sample returned arrays."""
+    for ask in (client.sample, client.picture, lambda *model, **fields: next(client.stream(*model, **fields))):
+        with pytest.raises(ValueError, match="is set by the client"):
+            ask("digits", **field)
+    assert not desks["digits"].jobs
 
 
 def test_a_stream_gives_previews_and_then_the_result(client: Client) -> None:
