@@ -57,7 +57,9 @@ def look(storage: Path) -> Machine:
     """Return this machine, with the disk of a folder that need not be there."""
     import torch
 
-    found = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    # The driver may list GPUs that torch cannot use, for instance because it is older than torch's CUDA.
+    usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = [torch.cuda.get_device_properties(i) for i in range(usable)]
     shm, there = Path("/dev/shm"), storage.absolute()  # noqa: S108 - looked at only
     while not there.exists():
         there = there.parent
@@ -75,10 +77,15 @@ def look(storage: Path) -> Machine:
 
 
 def has_bfloat16(*, cuda: bool) -> bool:
-    """Return whether this machine's GPU, or else its CPU, multiplies in bfloat16."""
+    """Return whether this machine's GPU, or else its CPU, multiplies in bfloat16.
+
+    Emulation does not count: it is slow, and GPUs before compute capability 8.0 have no convolutions in bfloat16.
+    """
     import torch
 
-    return torch.cuda.is_bf16_supported() if cuda else torch.cpu._is_avx512_bf16_supported()
+    if cuda:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
 
 
 def versions(*packages: str) -> dict[str, str]:

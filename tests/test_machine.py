@@ -3,11 +3,13 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from gen_ray.cluster.checkup import Node
-from gen_ray.machine import Machine, look
+from gen_ray.machine import Machine, has_bfloat16, look
 
 HERE = Machine(
     versions={"python": "3.12.1", "ray": "2.60.0", "torch": "2.14.1", "gen-ray": "0.1.0"}, cores=8,
@@ -22,6 +24,29 @@ def test_this_machine_is_seen_and_nothing_made(tmp_path: Path) -> None:
     seen = look(tmp_path / "not" / "there")
     assert seen.cores > 0 and seen.memory_gib > 0.1 and seen.open_files > 0 and seen.disk_gib > 0
     assert {"python", "ray", "torch", "gen-ray"} <= set(seen.versions) and not list(tmp_path.iterdir())
+
+
+def test_gpus_that_torch_cannot_use_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a driver older than torch's CUDA, the driver still lists its GPUs."""
+
+    def fail(_: int) -> None:
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", fail)
+    seen = look(tmp_path)
+    assert seen.gpus == () and "no GPU" in str(seen)
+
+
+@pytest.mark.parametrize(("major", "expected"), [(7, False), (8, True), (9, True)])
+def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch, major: int, expected: bool) -> None:
+    """torch emulates bfloat16 on a T4 or V100, whose cuDNN has no convolutions in it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert has_bfloat16(cuda=True) is expected
 
 
 @pytest.mark.parametrize(
