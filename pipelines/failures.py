@@ -40,7 +40,7 @@ TYPOGRAPHY = str.maketrans({"…": "...", "–": "-", "×": "x", "±": "+-", "�
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:
-    """Return the line and the exit code for an error of the operating system, None for any other error."""
+    """Return the line and the exit code for an error of the system or of full memory, None for any other error."""
     for cause in _causes(error):
         if not isinstance(cause, OSError) or cause.errno is None:
             continue
@@ -50,11 +50,18 @@ def explained(error: BaseException) -> tuple[str, int] | None:
             name = cause.filename.decode(errors="replace") if isinstance(cause.filename, bytes) else cause.filename
             place = f"{name}: " if name else ""
             return f"{place}{os.strerror(cause.errno)}{remedy and '; '}{remedy}", code
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or ("torch" in sys.modules and any(map(_is_of_torch, _causes(error)))):
         return "not enough memory; smaller batches, fewer samples or fewer workers need less", 1
     if isinstance(error, FileNotFoundError) and not _folder_exists():
         return "the current folder was removed; change to another one", 2
     return None
+
+
+def _is_of_torch(error: BaseException) -> bool:
+    """Return whether an error says that a GPU's memory, or a CPU's, was full."""
+    from gen_ray.engine.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _folder_exists() -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-import torch
 from torch import Tensor, nn
 
 from gen_ray.cluster.data import in_memory
@@ -18,6 +17,7 @@ from gen_ray.cluster.session import RunSession
 from gen_ray.cluster.tracker import Track
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.loop import fit
+from gen_ray.engine.memory import is_out_of_memory
 from gen_ray.errors import RunError, SharedError, UserError
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family
@@ -62,7 +62,7 @@ def told(error: Exception, experiment: Mapping[str, Any]) -> dict[str, str]:
     message, reason = f"training stopped: {error}", type(error).__name__
     if isinstance(error, RunError | UserError):
         message, reason = str(error), getattr(error, "reason", "user")
-    elif isinstance(error, torch.OutOfMemoryError):
+    elif is_out_of_memory(error):
         size = experiment["data"]["batch_size"]
         message = f"out of memory at data.batch_size={size}: lower it, or split it by training.accumulate"
     return {"message": message, "reason": reason, "trace": traceback.format_exc()}
@@ -97,7 +97,7 @@ def work(task: Mapping[str, Any]) -> dict[str, str]:
             track.condemn(**fault)  # a driver that is to end has no time for the end of Ray Train
         return fault
     except Exception as error:
-        if isinstance(error, torch.OutOfMemoryError) or not is_of_the_group(error):
+        if is_out_of_memory(error) or not is_of_the_group(error):
             track.condemn(**told(error, task["experiment"]))
         raise
     finally:

@@ -1,8 +1,9 @@
-"""The memory that a result needs, compared with the available memory before the work starts."""
+"""The memory that a result needs, compared with the available memory before the work starts; errors of full memory."""
 
 from pathlib import Path
 
 import psutil
+import torch
 
 from gen_ray.errors import UserError
 
@@ -12,6 +13,17 @@ CGROUPS = (
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 """By version of Linux's control groups: folder, files of the limit and of the use, and the freeable part of the use."""
+OTHER_ALLOCATORS = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "unable to find an engine to execute this computation",
+    "CUDA error: out of memory",
+    "DefaultCPUAllocator: can't allocate memory",
+)
+"""Parts of the messages of RuntimeErrors in place of torch.OutOfMemoryError.
+
+They come from cuBLAS, from cuDNN (pytorch/pytorch#108645), from CUDA itself (page-locked memory) and from a CPU.
+"""
 
 
 def available() -> int:
@@ -25,6 +37,13 @@ def require(needed: int, what: str, remedy: str) -> None:
         raise UserError(
             f"{what}: needs {needed / GIB:,.1f} GiB of memory, {free / GIB:,.1f} GiB are available; {remedy}"
         )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory was full: torch's error of that name, or one of a library that allocates by itself."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(part in str(error) for part in OTHER_ALLOCATORS)
 
 
 def _free_in_containers() -> list[int]:

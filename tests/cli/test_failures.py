@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from gen_ray import token
 from gen_ray.errors import RunError
@@ -51,7 +52,16 @@ def test_an_error_of_the_operating_system_is_one_line_with_a_remedy(
 def test_other_errors_are_bugs() -> None:
     assert failures.explained(ZeroDivisionError()) is None and failures.explained(OSError("of a library")) is None
     assert failures.explained(FileNotFoundError(errno.ENOENT, "no name of a file")) is None
-    assert failures.explained(MemoryError()) is not None
+    assert failures.explained(MemoryError()) is not None and failures.explained(RuntimeError("a library's")) is None
+
+
+def test_full_memory_of_a_gpu_is_one_line_with_a_remedy(gen_ray: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the allocated memory …")
+
+    monkeypatch.setattr("gen_ray.experiment.load", fail)
+    said = gen_ray("train", DEMO)
+    assert said.code == 1 and said.fault.startswith("error: not enough memory; smaller batches")
 
 
 def test_a_current_folder_that_was_removed_is_named(

@@ -16,7 +16,7 @@ from gen_ray import manifest, runs
 from gen_ray.cluster.attempts import spoken
 from gen_ray.cluster.evaluate import PORTRAYED, portray
 from gen_ray.cluster.train import Outcome, prepare_data, store_of, train
-from gen_ray.cluster.worker import is_of_the_group
+from gen_ray.cluster.worker import is_of_the_group, told
 from gen_ray.datasets.chosen import read_chosen
 from gen_ray.datasets.prepared import DataError
 from gen_ray.engine import artifact, plots
@@ -279,4 +279,6 @@ def test_a_group_that_ends_is_not_taken_for_an_error_of_the_code() -> None:
     with pytest.raises(ValueError, match="process group") as gone:
         dist.all_reduce(torch.zeros(1))
     assert is_of_the_group(gone.value) and is_of_the_group(RuntimeError("Connection closed by peer"))
+    full = told(RuntimeError("CUDA error: out of memory\nCompile with"), {"data": {"batch_size": 8}})
+    assert full["message"].startswith("out of memory at data.batch_size=8: lower it")
     assert not is_of_the_group(ValueError("x")) and not is_of_the_group(KeyError("process group"))

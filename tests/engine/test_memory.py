@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from gen_ray.engine import generate, latent, memory, plots
+from gen_ray.engine.batcher import measure
+from gen_ray.engine.batcher.refusals import memory_error
 from gen_ray.engine.impute import UNCERTAINTY, complete
 from gen_ray.errors import UserError
 from tests.engine.toys import CPU, images, model
@@ -47,6 +49,39 @@ def test_a_container_s_free_memory_counts(tmp_path: Path, monkeypatch: pytest.Mo
     assert memory.available() == 0
     with pytest.raises(UserError, match=r"a thing: needs 2\.0 GiB of memory, 0\.0 GiB are available; ask for less"):
         memory.require(2 * memory.GIB, "a thing", "ask for less")
+
+
+@pytest.mark.parametrize("part", memory.OTHER_ALLOCATORS)
+def test_an_error_of_a_library_that_allocates_by_itself_is_out_of_memory(part: str) -> None:
+    """Measurement stops at the largest batch that fits, and a request that does not fit has one line."""
+    error = RuntimeError(f"{part}\nException raised from …")
+    small = model("ddpm")
+    forward = small.net.forward
+
+    def limited(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            raise error
+        return forward(x, t)
+
+    small.net.forward = limited
+    assert measure(small, CPU).rows == (1, 2)
+    refused = memory_error(error, CPU)
+    assert isinstance(refused, MemoryError) and "\n" not in str(refused)
+
+
+def test_the_error_of_a_cpu_s_allocator_is_out_of_memory_and_a_net_s_own_is_not() -> None:
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(10**14)
+    assert memory.is_out_of_memory(error.value)
+    assert not memory.is_out_of_memory(RuntimeError("shapes differ")) and not memory.is_out_of_memory(KeyError("a"))
+    broken = model("ddpm")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("shapes differ")
+
+    broken.net.forward = fail
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        measure(broken, CPU)
 
 
 def test_samples_are_refused_after_the_first_batch_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from gen_ray.engine.artifact import Model
 from gen_ray.engine.batcher.cohort import Cohort
 from gen_ray.engine.batcher.ticket import Walk
+from gen_ray.engine.memory import is_out_of_memory
 from gen_ray.engine.step import autocast
 from gen_ray.errors import RunError
 from gen_ray.family import Chain
@@ -74,7 +75,9 @@ def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -
         try:
             with autocast(model.experiment.training.precision, device):
                 took = _tick_seconds(model.net, chain, device, size)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # which torch.OutOfMemoryError is, too
+            if not is_out_of_memory(error):
+                raise
             if not rows:
                 raise RunError(f"out of memory on {device}: one sample of this model does not fit") from None
             break

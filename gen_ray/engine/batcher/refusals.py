@@ -2,6 +2,8 @@
 
 import torch
 
+from gen_ray.engine.memory import is_out_of_memory
+
 
 class BusyError(Exception):
     """There is more work waiting than may wait."""
@@ -29,6 +31,6 @@ def memory_error(error: Exception, device: torch.device) -> Exception:
 
     torch's message is a paragraph, and its traceback would keep the tensors of the batch in memory.
     """
-    if not isinstance(error, torch.OutOfMemoryError):
+    if not is_out_of_memory(error):
         return error
     return MemoryError(f"out of memory on {device}: the batch does not fit; ask for fewer samples at once")
