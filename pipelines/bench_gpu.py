@@ -1,6 +1,7 @@
 """gen-ray bench gpu: training, sampling and batching of GPU-size models, each against its baseline in one run."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,30 +31,36 @@ def gpu(
     """Measure training, sampling and batching on a GPU against bare PyTorch. Needs no data set, Ray or MLflow."""
     terminal.one_of("--device", device, ("cuda", "cpu"))
     terminal.one_of("--size", size or "full", ("full", "small"))
+    if json_file is not None:
+        _check(json_file)
     target = _device(device)
     from gen_ray.bench.gpu import environment, report, running, suite, workloads
+    from gen_ray.errors import EndedError, RunError
 
     chosen = size or ("full" if device == "cuda" else "small")
     asked = {"size": chosen, "limit_seconds": seconds, "rounds": rounds}
     described = environment.describe(target)
-    tasks = suite.tasks(CONFIGS, workloads.SIZES[chosen])
+    tasks, outcome = suite.tasks(CONFIGS, workloads.SIZES[chosen]), running.BenchOutcome()
 
-    def save(outcome: "BenchOutcome") -> None:
+    def save(found: "BenchOutcome") -> None:
         if json_file is not None:
-            _write(json_file, report.as_json(outcome, described, asked))
+            _write(json_file, report.as_json(found, described, asked))
 
-    outcome = running.run(
-        tasks,
-        target,
-        limit_seconds=seconds,
-        rounds=rounds,
-        announce=lambda line: typer.echo(line, err=True),
-        save=save,
-    )
+    try:
+        running.run(
+            tasks,
+            target,
+            outcome,
+            limit_seconds=seconds,
+            rounds=rounds,
+            announce=lambda line: typer.echo(line, err=True),
+            save=save,
+        )
+    except (KeyboardInterrupt, EndedError):
+        _show(outcome, described)
+        raise
     _show(outcome, described)
     if outcome.failed:
-        from gen_ray.errors import RunError
-
         raise RunError(f"{len(outcome.failed)} of {len(tasks)} measurements failed; see the report above")
 
 
@@ -64,15 +71,34 @@ def _device(name: str) -> "torch.device":
     from gen_ray.errors import UserError
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch sees no GPU here (--device cpu runs small sizes on the CPU)")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hidden = "" if visible is None else f", CUDA_VISIBLE_DEVICES={visible!r}"
+        raise UserError(
+            f"--device cuda: torch sees no GPU here (torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}"
+            f"{hidden}); --device cpu runs small sizes on the CPU"
+        )
     return torch.device(name)
 
 
+def _check(file: Path) -> None:
+    """Raise UserError where a path cannot be that of a file."""
+    from gen_ray.errors import UserError
+
+    if not file.name or file.is_dir():
+        raise UserError(f"--json {str(file)!r}: is a folder; name a file")
+    if not file.parent.is_dir():
+        raise UserError(f"--json {str(file)!r}: there is no folder {str(file.parent)!r}; make it, or name another file")
+
+
 def _write(file: Path, figures: dict[str, Any]) -> None:
-    """Replace the file by the figures so far."""
-    part = file.with_name(f"{file.name}.part")
-    part.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    part.replace(file)
+    """Replace the file by the figures so far; a device or pipe, such as /dev/stdout, receives them."""
+    from gen_ray.storage import write_whole
+
+    text = json.dumps(figures, indent=1) + "\n"
+    if file.exists() and not file.is_file():
+        file.write_text(text, encoding="utf-8")
+    else:
+        write_whole(file.resolve(), text)
 
 
 def _show(outcome: "BenchOutcome", described: dict[str, Any]) -> None:
@@ -87,5 +113,6 @@ def _show(outcome: "BenchOutcome", described: dict[str, Any]) -> None:
         typer.echo(line)
     typer.echo(
         f"{outcome.seconds:.0f} s. A speed is the median over the rounds of baseline time / own time, with the lowest "
-        "and the highest round; 1 is as fast as the baseline."
+        "and the highest round; 1 is as fast as the baseline. FLOP utilisation is the share of the measured rate of "
+        "large matrix products."
     )

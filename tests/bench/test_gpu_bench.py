@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,10 +15,10 @@ import pytest
 import torch
 from torch import nn
 
-from gen_ray.bench.gpu import environment, flops, memory, report, running, syncs, workloads
+from gen_ray.bench.gpu import environment, flops, memory, report, running, sampling, syncs, workloads
 from gen_ray.bench.gpu.alternating import LEAST_ROUNDS, Conditions, OutOfTimeError, alternate, ratio
 from gen_ray.bench.gpu.running import BenchOutcome, BenchTask
-from gen_ray.errors import UserError
+from gen_ray.errors import EndedError, UserError
 from pipelines.bench_gpu import CONFIGS
 from tests.conftest import Said
 
@@ -110,17 +112,59 @@ def test_without_time_everything_is_listed_as_not_measured(gen_ray: Callable[...
     found = json.loads(file.read_text())
     assert said.code == 0 and len(found["not_measured"]) == 12
     for name, reason in found["not_measured"].items():
-        assert f"not measured: {name} ({reason})" in said.out and "0 s were left" in reason
+        assert f"not measured: {name} ({reason})" in said.out and "; 0.0 s were left" in reason
+        assert re.match(r"takes about (0\.[1-9]|\d+\.\d) s;", reason), "a short time is not shown as 0 s"
 
 
 def test_bad_input_is_reported_before_the_measurements(
     gen_ray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     said = gen_ray("bench", "gpu")
     assert said.code == 2 and "torch sees no GPU" in said.fault and "--device cpu" in said.fault
-    assert "No such file" in gen_ray("bench", "gpu", "--device", "cpu", "--json", "nowhere/figures.json").fault
+    assert torch.__version__ in said.fault and "CUDA_VISIBLE_DEVICES='-1'" in said.fault
+    for file, fault in (
+        ("nowhere/figures.json", "there is no folder 'nowhere'"),
+        ("", "name a file"),
+        (".", "name a file"),
+    ):
+        said = gen_ray("bench", "gpu", "--device", "cpu", "--json", file)
+        assert said.code == 2 and fault in said.fault
     assert gen_ray("bench", "gpu", "--device", "gpu").code == gen_ray("bench", "gpu", "--size", "tiny").code == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), EndedError()])
+def test_an_interrupted_run_reports_what_it_measured_and_names_the_rest(
+    gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def interrupted(*_: object) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setattr(sampling, "measure", interrupted)
+    file = tmp_path / "figures.json"
+    said = gen_ray("bench", "gpu", "--device", "cpu", "--rounds", 1, "--json", file)
+    assert said.code == (130 if isinstance(error, KeyboardInterrupt) else 143)
+    found = json.loads(file.read_text())
+    assert list(found["training"]) == ["ddpm"] and "training, against a bare PyTorch loop" in said.out
+    assert len(found["not_measured"]) == 11 and found["run"]["seconds"] > 0
+    assert f"not measured: batching vae ({running.NOT_REACHED})" in said.out
+
+
+def test_figures_go_into_a_pipe_or_the_file_that_a_link_names(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
+    """Renaming a file to such a path would replace the pipe or the link."""
+    pipe, link, file = (tmp_path / name for name in ("pipe", "link", "file"))
+    os.mkfifo(pipe)
+    link.symlink_to(file)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for path in (pipe, link):
+            said = gen_ray("bench", "gpu", "--device", "cpu", "--seconds", 0, "--json", path)
+            assert said.code == 0, said
+        assert pipe.is_fifo() and b'"not_measured"' in os.read(reader, 1 << 16)
+    finally:
+        os.close(reader)
+    assert link.is_symlink() and len(json.loads(file.read_text())["not_measured"]) == 12
 
 
 def test_the_full_size_knows_the_samplers_and_shapes_of_its_configs() -> None:
@@ -178,6 +222,10 @@ def test_the_environment_names_the_card_also_without_git_and_nvidia_smi(
     found = environment.describe(torch.device("cuda"))
     assert (found["card"], found["capability"], found["memory_mib"]) == ("GPU", "9.0", 81920)
     assert found["driver"] == found["commit"] == "unknown"
+    broken = tmp_path / "nvidia-smi"
+    broken.write_text("#!/bin/sh\necho 'NVIDIA-SMI has failed'; exit 9\n")
+    broken.chmod(0o755)
+    assert environment._driver() == "unknown"
     assert "get_device_properties" in played_gpu
 
 
@@ -203,9 +251,11 @@ def test_what_does_not_fit_into_the_time_limit_is_left_out_and_what_fails_is_nam
         task("late", 5, 1, OutOfTimeError()),
         task("b", 10, 10),
     ]
-    outcome = running.run(
+    outcome = BenchOutcome()
+    running.run(
         tasks,
         CPU,
+        outcome,
         limit_seconds=40,
         rounds=2,
         announce=lambda _: None,
@@ -223,9 +273,30 @@ def test_what_does_not_fit_into_the_time_limit_is_left_out_and_what_fails_is_nam
 def test_a_failed_measurement_ends_the_command_with_code_1(
     gen_ray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(running, "run", lambda *_, **__: BenchOutcome(failed={"training vae": "RuntimeError: no"}))
+    def run(_: object, __: object, outcome: BenchOutcome, **___: object) -> None:
+        outcome.failed["training vae"] = "RuntimeError: no"
+
+    monkeypatch.setattr(running, "run", run)
     said = gen_ray("bench", "gpu", "--device", "cpu")
     assert said.code == 1 and "1 of 12 measurements failed" in said.err and "failed: training vae" in said.out
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_named_and_the_others_are_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = sampling.generate
+
+    def limited(net: Any, chain: Any, n: int, **settings: Any) -> torch.Tensor:
+        if n > 1:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return real(net, chain, n, **settings)
+
+    monkeypatch.setattr(sampling, "generate", limited)
+    one = workloads.workload(CONFIGS / "vae.yaml", workloads.SMALL_SIZE)
+    found = sampling.measure(one, workloads.SMALL_SIZE, Conditions(device=CPU, rounds=1, deadline=math.inf))
+    assert [cell["batch"] for cell in found["samplers"]] == [1, 1] and found["largest_batch"] == 1
+    outcome = BenchOutcome(figures={"sampling": {"vae": found}})
+    assert next(iter(report.remarks(outcome))) == "not measured: sampling vae, mean at batch 4 (out of memory)"
 
 
 def test_bad_input_ends_a_run() -> None:
@@ -234,7 +305,9 @@ def test_bad_input_ends_a_run() -> None:
 
     task = BenchTask(kind="training", family="a", seconds=0, work=work)
     with pytest.raises(UserError):
-        running.run([task], CPU, limit_seconds=1, rounds=1, announce=lambda _: None, save=lambda _: None)
+        running.run(
+            [task], CPU, BenchOutcome(), limit_seconds=1, rounds=1, announce=lambda _: None, save=lambda _: None
+        )
 
 
 # ---- alternating rounds ---------------------------------------------------------------------------------------------

@@ -44,10 +44,10 @@ def _gpu(device: torch.device) -> dict[str, Any]:
 
 
 def _driver() -> str:
-    """Return the driver's version as nvidia-smi reports it."""
+    """Return the driver's version as nvidia-smi reports it; where that fails, it prints another text instead."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=30)
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-    return (done.stdout.splitlines() or ["unknown"])[0]
+    return "unknown" if done.returncode or not done.stdout else done.stdout.splitlines()[0]

@@ -41,20 +41,30 @@ def remarks(outcome: BenchOutcome) -> Iterator[str]:
     for name, reason in outcome.not_measured.items():
         yield f"not measured: {name} ({reason})"
     for family, of in outcome.figures.get("sampling", {}).items():
-        for cell in of["missing"]:
-            yield f"not measured: sampling {family}, {cell} (the time limit was reached)"
+        for cell, reason in of["missing"].items():
+            yield f"not measured: sampling {family}, {cell} ({reason})"
     for name, reason in outcome.failed.items():
         yield f"failed: {name} ({reason})"
 
 
 def _training(figures: Mapping[str, Any]) -> Iterator[ReportTable]:
-    header = ["family", "parameters", "batch", "bare, ms/step", "gen-ray, ms/step", "speed against bare", "lowest"]
-    header += ["highest", "gen-ray, examples/s", "FLOP utilisation", "of bare", "peak, TFLOP/s"]
+    header = [
+        "family",
+        "parameters",
+        "batch",
+        "precision",
+        "bare, ms/step",
+        "gen-ray, ms/step",
+        "speed against bare",
+        "lowest",
+    ]
+    header += ["highest", "gen-ray, examples/s", "FLOP utilisation", "of bare", "matrix products, TFLOP/s"]
     lines = [
         [
             family,
             f"{of['parameters'] / 1e6:.3g} M",
             str(of["batch"]),
+            of["precision"],
             f"{of[BARE]['milliseconds_per_step']:.2f}",
             f"{of[OURS]['milliseconds_per_step']:.2f}",
             *_ratio(of),

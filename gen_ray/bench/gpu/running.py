@@ -27,6 +27,10 @@ class BenchTask:
         return f"{self.kind} {self.family}"
 
 
+NOT_REACHED = "the run ended before it was finished"
+"""Why a measurement has no figures, until it has some or another reason: a run may end at any moment."""
+
+
 @dataclass
 class BenchOutcome:
     """The figures by kind and family, and the measurements without any, each with the reason."""
@@ -40,33 +44,43 @@ class BenchOutcome:
 def run(
     tasks: Sequence[BenchTask],
     device: torch.device,
+    found: BenchOutcome,
     *,
     limit_seconds: float,
     rounds: int,
     announce: Callable[[str], None],
     save: Callable[[BenchOutcome], None],
     clock: Callable[[], float] = time.perf_counter,
-) -> BenchOutcome:
-    """Return the outcome; announce is called before each measurement, and save after each, so that no figure is lost.
+) -> None:
+    """Fill found; announce is called before each measurement, and save after each, so that no figure is lost.
 
-    save is also called at the start, so that a file that cannot be written ends the run at once. A measurement that may
-    not fit into the rest of the time is left out. One that fails does not stop the others.
+    At any time found names all measurements, also where an interruption ends the run. save is also called at the start,
+    so that a file that cannot be written ends the run at once. A measurement that may not fit into the rest of the time
+    is left out. One that fails does not stop the others.
     """
-    began, found = clock(), BenchOutcome()
+    began = clock()
+    found.not_measured.update({task.name: NOT_REACHED for task in tasks})
     conditions = Conditions(device=device, rounds=rounds, deadline=began + limit_seconds, clock=clock)
     save(found)
-    for task in tasks:
-        left = conditions.deadline - clock()
-        if left < task.seconds:
-            found.not_measured[task.name] = f"takes about {task.seconds:.0f} s; {max(0.0, left):.0f} s were left"
-            continue
-        announce(f"{task.name}: about {task.seconds:.0f} s of the {left:.0f} s that are left")
-        _carry_out(task, conditions, found)
+    try:
+        for task in tasks:
+            left = conditions.deadline - clock()
+            if left < task.seconds:
+                took, rest = duration(task.seconds), duration(max(0.0, left))
+                found.not_measured[task.name] = f"takes about {took}; {rest} were left"
+                continue
+            announce(f"{task.name}: about {duration(task.seconds)} of the {duration(left)} that are left")
+            _carry_out(task, conditions, found)
+            found.seconds = clock() - began
+            save(found)
+    finally:
         found.seconds = clock() - began
-        save(found)
-    found.seconds = clock() - began
     save(found)
-    return found
+
+
+def duration(seconds: float) -> str:
+    """Return, for instance, "23 s", or "0.7 s" of a short time."""
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def _carry_out(task: BenchTask, conditions: Conditions, found: BenchOutcome) -> None:
@@ -80,7 +94,9 @@ def _carry_out(task: BenchTask, conditions: Conditions, found: BenchOutcome) -> 
         raise
     except Exception as error:  # for instance out of memory: the others are measured, and the report names this one
         line = (str(error).strip().splitlines() or [""])[0]
+        del found.not_measured[task.name]
         found.failed[task.name] = f"{type(error).__name__}: {line}"
     else:
+        del found.not_measured[task.name]
         of_kind = found.figures.setdefault(task.kind, {})
         of_kind[task.family] = figures | {"seconds": conditions.clock() - began}

@@ -10,6 +10,7 @@ from gen_ray.bench.gpu import memory, syncs
 from gen_ray.bench.gpu.alternating import Conditions, OutOfTimeError, Repeat, alternate, ratio
 from gen_ray.bench.gpu.workloads import SAMPLERS, Size, Workload
 from gen_ray.engine.generate import generate
+from gen_ray.engine.memory import is_out_of_memory
 from gen_ray.engine.step import autocast
 from gen_ray.family import Chain
 
@@ -41,22 +42,23 @@ class CallRecorder:
 def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str, Any]:
     """Return a figure for every sampler and batch size, and memory and host waits of the first one's largest batch.
 
-    Where the time limit is reached, the figures that are missing are listed.
+    Where the time limit is reached, or a batch does not fit into memory, the missing figures are listed by reason.
     """
-    model, found, missing = workload.model(conditions.device), list[dict[str, Any]](), list[str]()
+    model, found, missing = workload.model(conditions.device), list[dict[str, Any]](), dict[str, str]()
     cells = [(sampler, batch) for sampler in SAMPLERS[workload.name] for batch in size.batches]
     for sampler, batch in cells:
         chain, steps = workload.chain(sampler, size.sampler_steps)
         try:
             timed = _timed(model.net, chain, batch, workload, size, conditions)
-        except OutOfTimeError:
-            if not found:
+        except (OutOfTimeError, RuntimeError) as error:
+            if not found or not (isinstance(error, OutOfTimeError) or is_out_of_memory(error)):
                 raise
-            missing.append(f"{sampler} at batch {batch}")
+            reason = "the time limit was reached" if isinstance(error, OutOfTimeError) else "out of memory"
+            missing[f"{sampler} at batch {batch}"] = reason
             continue
         found.append({"sampler": sampler, "steps": steps, "nfe": chain.nfe, "batch": batch, **timed})
-    chain, _ = workload.chain(SAMPLERS[workload.name][0], size.sampler_steps)
-    largest = size.batches[-1]
+    chain, _ = workload.chain(found[0]["sampler"], size.sampler_steps)
+    largest = max(cell["batch"] for cell in found if cell["sampler"] == found[0]["sampler"])
     run = sampler_run(model.net, chain, largest, workload, conditions.device)
     peak = memory.peak(conditions, lambda: run)
     waits = syncs.count(run, 1, conditions.device)
