@@ -15,12 +15,16 @@ from packaging.utils import canonicalize_name
 PAGE = Path(__file__).with_name("README.md")
 
 
-def listed(part: str) -> list[str]:
-    """Return the packages of a part of the page: those of the ``pip install`` line below its heading."""
+def listed(part: str) -> dict[str, str]:
+    """Return the packages of a part of the page and their versions: the list that ``pip install`` is given there."""
     text = PAGE.read_text(encoding="utf-8").partition(f"## {part}\n")[2].partition("\n## ")[0]
-    found = re.search(r"pip install --no-deps --target \S+ ((?:[^\n]*\\\n)*[^\n]*)", text)
-    assert found, f"{PAGE}: {part} lacks a line pip install --no-deps --target FOLDER …"
-    return sorted(canonicalize_name(name) for name in found[1].replace("\\\n", " ").split())
+    found = re.search(r"pip install --no-deps --target \S+ -r tests/gpu/(\S+)", text)
+    assert found, f"{PAGE}: {part} lacks a line pip install --no-deps --target FOLDER -r tests/gpu/FILE"
+    lines = PAGE.with_name(found[1]).read_text(encoding="utf-8").split()
+    assert all(line.count("==") == 1 for line in lines), f"{found[1]}: each line is NAME==VERSION"
+    versions = dict(line.split("==") for line in lines)
+    assert list(versions) == sorted(map(canonicalize_name, versions)), f"{found[1]}: must be sorted, in pip's spelling"
+    return versions
 
 
 def required(*names: str) -> set[str]:

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 from tests.gpu import bare
@@ -23,6 +26,9 @@ CASES = (
 )
 """An ODE solver, a training with pictures and checkpoints, latent codes; what needs Ray is skipped."""
 
+PARTS = ("Engine tests", "Cluster tests", "Benchmark")
+TORCH = {name: distribution(name).version for name in bare.required("torch")}
+"""Versions of torch and of what torch requires, which are not listed."""
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 DIRECTLY = PROJECT["project"]["dependencies"]
 
@@ -46,9 +52,9 @@ def pytest_words(folder: Path, *words: str) -> list[str]:
 
 
 def test_engine_part_runs_with_the_packages_of_the_page(tmp_path: Path) -> None:
-    packages = bare.listed("Engine tests")
+    packages = list(bare.listed("Engine tests"))
     done = bare_run(tmp_path, packages, RUN, *pytest_words(tmp_path, "tests/gpu", "-k", CASES))
-    assert "skipped: ray is not installed" in done.stdout, done.stdout
+    assert "skipped: ray and mlflow are not both installed" in done.stdout, done.stdout
     imported = set(json.loads(done.stdout.splitlines()[-1]))
     assert [name for name in packages if not bare.modules(name) & imported] == []
 
@@ -58,10 +64,26 @@ def test_cluster_part_lists_only_what_is_required() -> None:
     assert set(bare.listed("Cluster tests")) <= required
 
 
+def test_listed_versions_go_together() -> None:
+    """pip does not look at requirements with --no-deps. Those of a package are known where its version is installed."""
+    listed = {name: version for part in PARTS for name, version in bare.listed(part).items()}
+    known = [name for name, version in listed.items() if distribution(name).version == version]
+    wrong = [
+        f"{name} requires {one}"
+        for name in known
+        for one in map(Requirement, distribution(name).requires or [])
+        if (one.marker is None or one.marker.evaluate({"extra": ""}))
+        and not one.specifier.contains(
+            listed.get(canonicalize_name(one.name), TORCH.get(canonicalize_name(one.name), "0"))
+        )
+    ]
+    assert wrong == []
+
+
 @pytest.mark.chaos
 def test_benchmark_runs_with_the_packages_of_the_page(tmp_path: Path) -> None:
     runner = {"iniconfig", "packaging", "pluggy", "pytest"}
-    packages = [*(set(bare.listed("Engine tests")) - runner), *bare.listed("Benchmark")]
+    packages = [*(bare.listed("Engine tests").keys() - runner), *bare.listed("Benchmark")]
     verb = "import runpy; runpy.run_module('pipelines.bench', run_name='__main__')"
     bare_run(tmp_path, packages, verb, "gpu", "--device", "cpu", "--seconds", "0")
 

@@ -1,6 +1,8 @@
 """torch.compile on the device. Compiling takes tens of seconds, so this file has a separate time limit."""
 
 import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,11 +15,19 @@ from tests.gpu.comparing import RTOL, assert_near, full_run
 pytestmark = pytest.mark.gpu
 
 
+def compiler_lacks() -> str:
+    """Return what the code of inductor and Triton cannot be compiled without, as far as it is missing."""
+    if shutil.which("g++") is None:
+        return "a C++ compiler (g++)"
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return "" if headers.exists() else f"Python's headers (python3-dev): there is no {headers}"
+
+
 @full_run
 @pytest.mark.parametrize("family", ["vae", "ddpm"])
 def test_compiled_training_learns_what_the_uncompiled_learns(family: str, device: torch.device) -> None:
-    if shutil.which("g++") is None:
-        pytest.skip("torch.compile needs a C++ compiler")
+    if missing := compiler_lacks():
+        pytest.skip(f"torch.compile needs {missing}")
     losses, weights = [], []
     for compiled in (False, True):
         exp = experiment(family, compile=compiled, learning_rate=1e-3)
