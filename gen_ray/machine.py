@@ -79,7 +79,7 @@ def look(storage: Path) -> Machine:
 def has_bfloat16(*, cuda: bool) -> bool:
     """Return whether this machine's GPU, or else its CPU, multiplies in bfloat16.
 
-    Emulation does not count: it is slow, and GPUs before compute capability 8.0 have no convolutions in bfloat16.
+    Emulation does not count: it is slow, and GPUs before compute capability 8.0 lack convolutions in bfloat16.
     """
     import torch
 

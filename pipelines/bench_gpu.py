@@ -87,7 +87,9 @@ def _check(file: Path) -> None:
     if not file.name or file.is_dir():
         raise UserError(f"--json {str(file)!r}: is a folder; name a file")
     if not file.parent.is_dir():
-        raise UserError(f"--json {str(file)!r}: there is no folder {str(file.parent)!r}; make it, or name another file")
+        raise UserError(
+            f"--json {str(file)!r}: the folder {str(file.parent)!r} does not exist; make it, or name another file"
+        )
 
 
 def _write(file: Path, figures: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def test_gpus_that_torch_cannot_use_are_not_counted(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize(("major", "expected"), [(7, False), (8, True), (9, True)])
 def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch, major: int, expected: bool) -> None:
-    """torch emulates bfloat16 on a T4 or V100, whose cuDNN has no convolutions in it."""
+    """torch emulates bfloat16 on a T4 or V100, whose cuDNN lacks convolutions in it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))

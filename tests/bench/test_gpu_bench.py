@@ -125,7 +125,7 @@ def test_bad_input_is_reported_before_the_measurements(
     assert said.code == 2 and "torch sees no GPU" in said.fault and "--device cpu" in said.fault
     assert torch.__version__ in said.fault and "CUDA_VISIBLE_DEVICES='-1'" in said.fault
     for file, fault in (
-        ("nowhere/figures.json", "there is no folder 'nowhere'"),
+        ("nowhere/figures.json", "the folder 'nowhere' does not exist"),
         ("", "name a file"),
         (".", "name a file"),
     ):

@@ -20,7 +20,7 @@ def compiler_lacks() -> str:
     if shutil.which("g++") is None:
         return "a C++ compiler (g++)"
     headers = Path(sysconfig.get_path("include"), "Python.h")
-    return "" if headers.exists() else f"Python's headers (python3-dev): there is no {headers}"
+    return "" if headers.exists() else f"Python's headers (python3-dev): {headers} does not exist"
 
 
 @full_run

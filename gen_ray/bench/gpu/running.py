@@ -28,7 +28,7 @@ class BenchTask:
 
 
 NOT_REACHED = "the run ended before it was finished"
-"""Why a measurement has no figures, until it has some or another reason: a run may end at any moment."""
+"""The reason that each measurement has at first, because a run may end at any moment."""
 
 
 @dataclass
