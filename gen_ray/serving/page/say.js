@@ -18,8 +18,13 @@ export const many = (count, noun) => `${number(count)} ${noun}${count === 1 ? ""
 /** One line on a model. */
 export function facts({ family, version, data, latent_dim: latent, metrics = {} }) {
   const size = data.kind === "image" ? data.shape.slice(1).join(" × ") + (data.shape[0] === 3 ? ", colour" : "") : many(data.shape[0], data.alphabet ? "character" : "token");
-  const measured = Object.entries(metrics).slice(0, 3).map(([name, value]) => `${name.split("/").at(-1).replaceAll("_", " ")} ${figure(value)}`);
-  return [family, `version ${version}`, `${data.name}, ${size}, ${number(data.levels)} levels`, latent ? many(latent, "latent dimension") : null, ...measured].filter(Boolean).join(" · ");
+  return [family, `version ${version}`, `${data.name}, ${size}, ${number(data.levels)} levels`, latent ? many(latent, "latent dimension") : null, ...measured(metrics)].filter(Boolean).join(" · ");
+}
+
+/** The measured quality of a model: bits/dim with its standard error, and the Fréchet distance. */
+function measured({ "eval/bits_per_dim": bits, "eval/bits_per_dim_standard_error": error, "eval/frechet_distance": distance }) {
+  const range = error === undefined ? "" : ` ± ${figure(error)}`;
+  return [bits === undefined ? null : `${figure(bits)}${range} bits/dim`, distance === undefined ? null : `Fréchet distance ${figure(distance)}`];
 }
 
 /** One line on how an answer came about; seed is the one sent, for the answer's may be beyond what JavaScript counts to. */

@@ -100,6 +100,12 @@ def test_the_page_asks_for_nothing_before_it_is_told_to(view: Open, mood: Mood) 
     assert not mood.asked and "model=digits-ddpm" in page.url and "seed=0" in page.url and "tab=draw" in page.url
 
 
+def test_the_line_about_the_model_shows_its_quality(view: Open) -> None:
+    expect(view().locator("#facts")).to_have_text(
+        re.compile(r"levels · 2\.31 ± 0\.0176 bits/dim · Fréchet distance 11\.3$")
+    )
+
+
 def test_options_and_quality_choose_a_sampler(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=draw")
     expect(page.get_by_text("Song et al. 2021, eq. 12")).to_be_visible()
