@@ -237,9 +237,10 @@ def test_a_journal_is_found_again(root: Path) -> None:
     if not storage.is_remote(root):
         root.mkdir()
     first = journal(root / "study.jsonl")
-    first.append_logs([{"a": 1}])
-    first.append_logs([{"b": 2}, {"c": 3}])
-    assert list(journal(root / "study.jsonl").read_logs(1)) == [{"b": 2}, {"c": 3}]
+    entries = [{"op_code": 0, "a": 1}, {"op_code": 4, "b": 2}, {"op_code": 5, "c": 3}]
+    first.append_logs(entries[:1])
+    first.append_logs(entries[1:])
+    assert list(journal(root / "study.jsonl").read_logs(1)) == entries[1:]
 
 
 def test_a_damaged_shard_on_s3_is_named(s3: Path, tmp_path: Path) -> None:

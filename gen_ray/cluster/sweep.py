@@ -29,7 +29,7 @@ from gen_ray.errors import EndedError, UserError
 from gen_ray.experiment import Scaling, flatten
 from gen_ray.resumption import Resumed
 from gen_ray.storage import without_traces, write_whole
-from gen_ray.sweeps import config, schedulers
+from gen_ray.sweeps import config, journal, schedulers
 from gen_ray.sweeps.config import Plan
 from gen_ray.sweeps.points import given
 from gen_ray.sweeps.study import RECORD, Study
@@ -123,6 +123,7 @@ def _resumed(plan: Plan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     if changed := _changed(home, plan):
         keys = ", ".join(changed[:3])
         raise UserError(f"--resume: {home / PLAN} is not what is asked for now ({keys}); ask for the same sweep")
+    journal.check(home / RECORD)
     resumed = Resumed(home)
     resumption.check_data(resumed, prepared, accept_data=accept_data)
     return resumed

@@ -1,27 +1,78 @@
 """The file of a sweep's record: a journal that is appended to, or on an object store, which cannot, written anew."""
 
 import json
+import logging
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
+from gen_ray.errors import UserError
 from gen_ray.storage import is_remote, write_whole
+
+OPERATION, CREATE_STUDY = "op_code", 0
+"""Optuna's key in each entry, and its value in the first entry."""
+logger = logging.getLogger(__name__)
 
 
 def journal(file: Path) -> BaseJournalBackend:
-    """Return the journal in a file, which need not be there yet."""
-    return Rewritten(file) if is_remote(file) else JournalFileBackend(str(file))
+    """Return the journal in a file, which need not be there yet. Raise UserError for a damaged one."""
+    if is_remote(file):
+        return Rewritten(file)
+    _mend(file)
+    return JournalFileBackend(str(file))
+
+
+def check(file: Path) -> None:
+    """Raise UserError for a journal that is damaged. An unfinished last line is not damage, see _mend."""
+    _entries(file)
+
+
+def _entries(file: Path) -> tuple[list[bytes], bytes]:
+    """Return the lines of a journal, and what follows the last line end. Raise UserError for a damaged line."""
+    *lines, rest = file.read_bytes().split(b"\n") if file.exists() else [b""]
+    for number, line in enumerate(lines, 1):
+        operation = _operation(line)
+        if operation is None or (number == 1 and operation != CREATE_STUDY):
+            raise UserError(
+                f"{file}: line {number} is damaged, so the sweep cannot be resumed: restore the file from a copy, or "
+                "start the sweep anew without --resume"
+            )
+    return lines, rest
+
+
+def _operation(line: bytes) -> int | None:
+    """Return the operation of an entry, None where the line is not an entry."""
+    try:
+        found = json.loads(line.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return None
+    operation = found.get(OPERATION) if isinstance(found, dict) else None
+    return operation if isinstance(operation, int) else None
+
+
+def _mend(file: Path) -> None:
+    """Remove an unfinished last line: a process was killed, or the disk was full, while it was written.
+
+    Without this the next entry would be appended to that line, and Optuna could read neither.
+    """
+    _, rest = _entries(file)
+    if rest:
+        logger.warning("%s: its last line was not written whole and is removed", file)
+        with file.open("r+b") as stream:
+            stream.truncate(file.stat().st_size - len(rest))
+            os.fsync(stream.fileno())
 
 
 class Rewritten(BaseJournalBackend):
     """A journal in one object, by the only process that writes it: a sweep has one driver."""
 
     def __init__(self, file: Path) -> None:
-        """Read what is there."""
+        """Read what is there. Raise UserError for a damaged journal."""
         self.file = file
-        self.lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        self.lines = [line.decode("utf-8") for line in _entries(file)[0]]
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
         """Yield the entries from one on."""

@@ -62,10 +62,12 @@ class Study:
     """The record of one sweep, in a file of its folder."""
 
     def __init__(self, plan: Plan, folder: Path) -> None:
-        """Open the record or begin it: the points of a grid and random ones are laid down before anything runs."""
+        """Open the record or begin it: the points of a grid and random ones are laid down before anything runs.
+
+        Raise UserError for a damaged record.
+        """
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.plan, self.sweep, file = plan, plan.sweep, folder / RECORD
-        fresh = not file.exists()
         with warnings.catch_warnings(action="ignore", category=optuna.exceptions.ExperimentalWarning):
             self.study = optuna.create_study(
                 study_name=folder.name,
@@ -77,9 +79,8 @@ class Study:
             )
         points = given(plan)
         self.wanted = len(points) if points is not None else self.sweep.trials or 0
-        if fresh:
-            for point in points or []:
-                self.study.enqueue_trial({key: label(value) for key, value in point.items()})
+        for point in (points or [])[len(self._trials()) :]:  # all, or those that a killed process had no time for
+            self.study.enqueue_trial({key: label(value) for key, value in point.items()})
         running = (trial for trial in self._trials() if trial.state == TrialState.RUNNING)
         self.waiting = [Trial(self.study, trial._trial_id) for trial in running]
         self.live: dict[int, Trial] = {}

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
+from gen_ray.errors import UserError
 from gen_ray.sweeps.config import load
 from gen_ray.sweeps.pictures import front, pictures
 from gen_ray.sweeps.points import given
-from gen_ray.sweeps.study import Copy, Study, table
+from gen_ray.sweeps.study import RECORD, Copy, Study, table
 from tests.sweeps.test_config import written
 
 BITS, COST = "eval/bits_per_dim", "sample/seconds_per_image"
@@ -100,3 +101,56 @@ def test_a_trial_that_went_on_as_a_copy_is_shown_with_the_settings_it_ended_with
 def test_the_front_holds_what_nothing_betters() -> None:
     points = {0: (1.0, 5.0), 1: (2.0, 3.0), 2: (2.0, 4.0), 3: (3.0, 3.0), 4: (4.0, 1.0)}
     assert front(points) == [0, 1, 4]
+
+
+GRID: dict[str, Any] = {"space": {"family.latent_dim": {"choice": [1, 2, 3, 4]}}, "searcher": {"name": "grid"}}
+
+
+def journal_lines(folder: Path) -> list[bytes]:
+    return (folder / RECORD).read_bytes().splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("cut", [1, 20, 0], ids=["line end", "half a line", "zeros behind"])
+def test_a_record_whose_last_line_was_not_written_whole_goes_on_without_it(tmp_path: Path, cut: int) -> None:
+    first = study(tmp_path, **GRID)
+    point = first.ask()[1]
+    first.tell(0, {BITS: 2.0, COST: 0.1})
+    whole = (tmp_path / RECORD).read_bytes()
+    (tmp_path / RECORD).write_bytes(whole[:-cut] if cut else whole + b"\0" * 512)
+    again = study(tmp_path, **GRID)
+    rest = asked(again)
+    assert [number for number, _ in rest] == ([0, 1, 2, 3] if cut else [1, 2, 3]), "told again if that was cut off"
+    for number, _ in rest:
+        again.tell(number, {BITS: 3.0, COST: 0.1})
+    results = study(tmp_path, **GRID).results()
+    assert [r.state for r in results] == ["finished"] * 4 and results[0].point == point
+
+
+@pytest.mark.parametrize("lines", [0, 1, 3])
+def test_a_grid_whose_process_was_killed_while_it_was_laid_down_is_completed(tmp_path: Path, lines: int) -> None:
+    points = [point for _, point in asked(study(tmp_path, **GRID))]
+    cut = tmp_path / "cut"
+    cut.mkdir()
+    (cut / RECORD).write_bytes(b"".join(journal_lines(tmp_path)[:lines]))
+    assert [point for _, point in asked(study(cut, **GRID))] == points
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\xff\xfe\n", b"\n", b"[]\n", b"null\n", b'{"op_code": "a"}\n', b"[" * 9999 + b"\n"]
+)
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_damaged_record_is_refused_with_its_line(tmp_path: Path, place: int, damage: bytes) -> None:
+    study(tmp_path, **GRID)
+    lines = journal_lines(tmp_path)
+    content = b"".join([*lines[:place], damage, *lines[place:]])
+    (tmp_path / RECORD).write_bytes(content)
+    with pytest.raises(UserError, match=f"{RECORD}: line {place + 1} is damaged"):
+        study(tmp_path, **GRID)
+    assert (tmp_path / RECORD).read_bytes() == content
+
+
+def test_a_record_without_its_beginning_is_refused(tmp_path: Path) -> None:
+    study(tmp_path, **GRID)
+    (tmp_path / RECORD).write_bytes(b"".join(journal_lines(tmp_path)[1:]))
+    with pytest.raises(UserError, match="line 1 is damaged"):
+        study(tmp_path, **GRID)
