@@ -33,6 +33,11 @@ PAGE = 1000
 REFUSED = "refused"
 REFUSALS = {400, 404}
 """Answers that will be the same tomorrow."""
+DATABASE_REMEDIES = {
+    "database is locked": " by another process; end that process, or wait for it, and try again",
+    "database or disk is full": "; free some room there and try again",
+}
+"""What to do about errors of SQLite."""
 
 
 def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
@@ -82,6 +87,7 @@ def told(store: Store) -> Iterator[None]:
         final = _is_final(error)
         if "404 != 200" in line:
             line = f"{line.partition('. Response')[0]}; is this the address of an MLflow server, and its path right?"
+        line += next((remedy for fault, remedy in DATABASE_REMEDIES.items() if fault in line), "")
         raise RunError(f"MLflow at {store.uri}: {line}", reason=REFUSED if final else "tracking") from error
 
 

@@ -1,14 +1,20 @@
 """Runs in MLflow are found again, never duplicated, and closed with the truth."""
 
+import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from sqlalchemy.exc import OperationalError
 
+from gen_ray import database
 from gen_ray.errors import RunError, UserError
 from gen_ray.store import Store
 from gen_ray.tracking import (
@@ -23,6 +29,7 @@ from gen_ray.tracking import (
     is_gone,
     rows,
     this_process,
+    told,
 )
 
 
@@ -253,3 +260,28 @@ def test_a_store_that_cannot_be_used_is_named_in_one_line(
 def test_the_tag_that_finds_a_run_is_documented(store: Store) -> None:
     run = open_run(store)
     assert run.client.get_run(run.id).data.tags[RUN_ID] == "a-1"
+
+
+@pytest.mark.parametrize(
+    ("fault", "remedy"),
+    [("database is locked", "end that process, or wait for it"), ("database or disk is full", "free some room there")],
+)
+def test_errors_of_a_database_have_a_remedy(store: Store, fault: str, remedy: str) -> None:
+    with pytest.raises(RunError, match=f"{fault}.*{remedy}") as raised, told(store):
+        raise OperationalError("INSERT", None, sqlite3.OperationalError(fault))
+    assert raised.value.reason == "tracking", "to try again may help"
+
+
+def test_an_error_of_a_database_is_one_line_without_the_traceback_that_mlflow_prints(
+    store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    open_run(store)
+    copy, original = tmp_path / "mlflow.db", database.file_of(store.uri)
+    assert original
+    shutil.copy(original, copy)
+    run = open_run(replace(store, uri=database.uri_of(copy)))
+    with closing(sqlite3.connect(copy)) as other, other:
+        other.execute("DROP TABLE tags")
+    with pytest.raises(RunError, match="no such table"):
+        run.tag({"a": "b"})
+    assert "Traceback" not in capfd.readouterr().err
