@@ -39,7 +39,7 @@ def _client(store: Store) -> mlflow.MlflowClient:
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It prints the traceback of a database's error that it also raises, which tracking.told states in one line.
+    # It prints the traceback of a database error that it also raises: gen_ray.tracking reports it in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with alone(store.uri):
         file = database.file_of(store.uri)

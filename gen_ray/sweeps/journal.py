@@ -38,7 +38,7 @@ def _entries(file: Path) -> tuple[list[bytes], bytes]:
         if operation is None or (number == 1 and operation != CREATE_STUDY):
             raise UserError(
                 f"{file}: line {number} is damaged, so the sweep cannot be resumed: restore the file from a copy, or "
-                "start the sweep anew without --resume"
+                "start a new sweep without --resume"
             )
     return lines, rest
 
@@ -70,7 +70,7 @@ class Rewritten(BaseJournalBackend):
     """A journal in one object, by the only process that writes it: a sweep has one driver."""
 
     def __init__(self, file: Path) -> None:
-        """Read what is there. Raise UserError for a damaged journal."""
+        """Read the entries of the file. Raise UserError for a damaged journal."""
         self.file = file
         self.lines = [line.decode("utf-8") for line in _entries(file)[0]]
 

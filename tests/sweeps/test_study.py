@@ -119,7 +119,9 @@ def test_a_record_whose_last_line_was_not_written_whole_goes_on_without_it(tmp_p
     (tmp_path / RECORD).write_bytes(whole[:-cut] if cut else whole + b"\0" * 512)
     again = study(tmp_path, **GRID)
     rest = asked(again)
-    assert [number for number, _ in rest] == ([0, 1, 2, 3] if cut else [1, 2, 3]), "told again if that was cut off"
+    assert [number for number, _ in rest] == ([0, 1, 2, 3] if cut else [1, 2, 3]), (
+        "trial 0 is repeated where its end was cut off"
+    )
     for number, _ in rest:
         again.tell(number, {BITS: 3.0, COST: 0.1})
     results = study(tmp_path, **GRID).results()
