@@ -1,6 +1,7 @@
 """The limits of Serve's proxies, on a server of uvicorn as Serve starts it, without Ray."""
 
 import asyncio
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -15,23 +16,27 @@ from gen_ray.cluster.serving import proxy
 from tests.serving.loopback import listening
 
 SEEN: list[bytes] = []
+LARGE = 20_000_000
+"""Bytes of an answer that the buffers of the system do not hold."""
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the request id, as the ingress does."""
     [given] = [value for name, value in scope["headers"] if name == b"x-request-id"]
     SEEN.append(given)
-    while (await receive()).get("more_body", False):
+    while scope["path"] != "/early" and (await receive()).get("more_body", False):
         pass
     await asyncio.sleep(1.0 if scope["path"] == "/slow" else 0)
     await send({"type": "http.response.start", "status": 200, "headers": [(b"x-request-id", given)]})
-    await send({"type": "http.response.body", "body": b"done"})
+    await send({"type": "http.response.body", "body": bytes(LARGE) if scope["path"] == "/large" else b"done"})
 
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setitem(config.HTTP_PROTOCOLS, "auto", config.HTTP_PROTOCOLS["auto"])
     monkeypatch.setattr(proxy, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(proxy, "REST_SECONDS", 0.5)
+    monkeypatch.setattr(proxy, "UNREAD_SECONDS", 1.0)
     monkeypatch.setattr(proxy, "MOST_CONNECTIONS", 20)
     SEEN.clear()
     whole = _apply_middlewares(app, proxy.middlewares())
@@ -137,9 +142,78 @@ def test_what_follows_a_request_waits_for_its_answer(port: int, following: list[
 
 def test_connections_have_a_limit(port: int) -> None:
     held = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
-    time.sleep(0.1)
+    for line in held:
+        line.sendall(SLOW)
+    time.sleep(0.3)
     assert talk(port, request()) == b""
     for line in held:
         line.close()
     time.sleep(0.1)
     assert talk(port, request()).startswith(b"HTTP/1.1 200")
+
+
+def test_an_idle_connection_gives_place_to_a_new_one(port: int) -> None:
+    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    time.sleep(0.1)
+    assert talk(port, request()).startswith(b"HTTP/1.1 200")
+    for line in held:
+        line.close()
+
+
+def answered_early(port: int) -> socket.socket:
+    """Return a connection whose request is answered, and whose body has not ended."""
+    line = socket.create_connection(("127.0.0.1", port), timeout=3)
+    line.sendall(b"POST /early HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+    assert line.recv(65536).startswith(b"HTTP/1.1 200")
+    return line
+
+
+def test_a_body_without_end_is_not_read_after_its_answer(port: int) -> None:
+    sent = 0
+    with closing(answered_early(port)) as line, suppress(ConnectionError):
+        while sent < 60:
+            line.sendall(b"1\r\n \r\n")
+            sent += 1
+            time.sleep(0.05)
+    assert sent < 40, "0.5 s of it"
+
+
+def test_the_rest_of_a_body_after_its_answer_leaves_the_connection_open_for_a_request(port: int) -> None:
+    with closing(answered_early(port)) as line:
+        line.sendall(b"1\r\n \r\n0\r\n\r\n")
+        time.sleep(0.8)  # longer than REST_SECONDS
+        line.sendall(request())
+        assert line.recv(65536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_is_closed_that_is_silent_after_the_rest_of_a_body(port: int) -> None:
+    with closing(answered_early(port)) as line:
+        line.sendall(b"1\r\n \r\n0\r\n\r\n")
+        line.settimeout(8)  # uvicorn keeps connections for 5 s
+        with suppress(ConnectionResetError):
+            assert line.recv(1) == b""
+
+
+def test_an_answer_that_is_not_read_is_not_kept(port: int) -> None:
+    with closing(socket.socket()) as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        line.settimeout(5)
+        line.connect(("127.0.0.1", port))
+        line.sendall(request(path=b"/large"))
+        time.sleep(4)
+        received = 0
+        with suppress(ConnectionResetError):
+            while data := line.recv(65536):
+                received += len(data)
+        assert received < LARGE
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "code"),
+    [(b"\x00 no request\r\n\r\n", 400, "malformed"), (request(b"A: " + b"a" * 40_000), 431, "headers_too_large")],
+)
+def test_bytes_that_are_not_a_request_are_refused_in_json(port: int, sent: bytes, status: int, code: str) -> None:
+    head, _, body = talk(port, sent).partition(b"\r\n\r\n")
+    found = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 %d " % status) and found["code"] == code and found["message"]
+    assert b"x-request-id: " + found["request_id"].encode() in head

@@ -4,6 +4,10 @@ Serve imports ``middlewares`` in each proxy, by RAY_SERVE_HTTP_PROXY_CALLBACK_IM
 """
 
 import asyncio
+import json
+import secrets
+import socket
+import time
 from typing import Any
 
 import httptools
@@ -14,13 +18,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gen_ray.serving.access import valid_request_id
 from gen_ray.serving.protection import MOST_HEADER_BYTES
+from gen_ray.serving.refusals import CODES
 
 MOST_CONNECTIONS = 1000
-"""Open at a proxy; further ones are closed. The backlog of the system's socket is not counted."""
+"""Open at a proxy. A further one takes the place of the one that has been idle longest, or is closed if none is idle.
+
+The backlog of the system's socket is not counted.
+"""
 HEAD_SECONDS = 10.0
 """How long a client may take for the request line and headers."""
 REQUEST_ID = b"x-request-id"
-TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+REST_SECONDS = 3.0
+"""How long a client may take for the rest of a body after the answer, for instance one that refuses the request."""
+UNREAD_SECONDS = 30.0
+"""How long a client may leave an answer unread."""
+PHRASES = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
 
 def middlewares() -> list[Middleware]:
@@ -37,16 +49,25 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._head_bytes = self._unparsed_bytes = 0
         self._in_head = True
-        self._head_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of the headers, or of the rest of a body
+        self.idle_since = time.monotonic()
         self._next_request = b""  # received before the request in front of it was answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a connection, unless there are too many."""
+        """Accept a connection; if there are too many, one of them is closed."""
         super().connection_made(transport)
-        if len(self.connections) > MOST_CONNECTIONS:
-            transport.abort()
-        else:
-            self._head_timer = self.loop.call_later(HEAD_SECONDS, transport.abort)
+        if sum(not one.transport.is_closing() for one in self.connections) > MOST_CONNECTIONS:
+            idle = [one for one in self.connections if isinstance(one, LimitedProtocol) and one.is_idle]
+            others = [one for one in idle if one is not self]
+            min(others, key=lambda one: one.idle_since, default=self).transport.abort()
+        if not transport.is_closing():
+            self._start_timer(HEAD_SECONDS)
+            _limit_unread(transport)
+
+    @property
+    def is_idle(self) -> bool:
+        """Return whether the connection waits for a request: there is no answer under way, and no body."""
+        return self._in_head and not self._answering and not self.transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -68,15 +89,23 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._in_head:
             self._unparsed_bytes += len(data)
-            if self._head_timer is None:
-                self._head_timer = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+            if self._timer is None:
+                self._start_timer(HEAD_SECONDS)
         super().data_received(data)
-        if self._in_head and self._unparsed_bytes > MOST_HEADER_BYTES and not self.transport.is_closing():
-            self._refuse()
+        if self.transport.is_closing():
+            return
+        if self._in_head and self._unparsed_bytes > MOST_HEADER_BYTES:
+            self._refuse(431)
+        elif self._in_head and self._timer is None and self.timeout_keep_alive_task is None and not self._answering:
+            # the rest of a body after its answer; uvicorn has stopped its own timer
+            self._start_timer(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
-        """Parse the bytes received meanwhile."""
+        """Parse the bytes received meanwhile. The rest of the body of the answered request has a time limit."""
         super().on_response_complete()
+        self.idle_since = time.monotonic()
+        if not self._in_head and not self.transport.is_closing():
+            self._start_timer(REST_SECONDS)
         if self._next_request and not self._answering and not self.transport.is_closing():
             data, self._next_request = self._next_request, b""
             self.data_received(data)
@@ -105,29 +134,48 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Expect the next request."""
         self._in_head = True
+        self._stop_timer()
         self._head_bytes = self._unparsed_bytes = 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed, or was refused while it was parsed."""
-        if self._head_bytes > MOST_HEADER_BYTES:
-            self._refuse()
-        else:
-            super().send_400_response(msg)
+        self._refuse(431 if self._head_bytes > MOST_HEADER_BYTES else 400)
 
     def _count(self, length: int) -> None:
         self._head_bytes += length
         if self._head_bytes > MOST_HEADER_BYTES:
             raise httptools.HttpParserError("the headers are too large")  # the parser stops; data_received handles it
 
-    def _refuse(self) -> None:
-        self.transport.write(TOO_LARGE)
+    def _refuse(self, status: int) -> None:
+        self.transport.write(_refusal(status))
         self.transport.close()
 
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self.transport.abort)
+
     def _stop_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _refusal(status: int) -> bytes:
+    """Return the response to a request that has not become one: JSON as every error."""
+    code, message = CODES[status]
+    request_id = secrets.token_hex(8)
+    body = json.dumps({"code": code, "message": message, "request_id": request_id})
+    headers = {"content-type": "application/json", "content-length": len(body), "x-request-id": request_id}
+    lines = [f"HTTP/1.1 {status} {PHRASES[status]}", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, "connection: close", "", body]).encode()
+
+
+def _limit_unread(transport: asyncio.Transport) -> None:
+    """Have the system close a connection whose client reads nothing of an answer for UNREAD_SECONDS (Linux)."""
+    own = transport.get_extra_info("socket")
+    if own is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
+        own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * UNREAD_SECONDS))
 
 
 class RequestIdMiddleware:
