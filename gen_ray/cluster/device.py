@@ -34,5 +34,13 @@ def usable(gpu: str) -> torch.device:
             f"{socket.gethostname()}: Ray gave GPU {gpu}, but torch {torch.__version__} can use none there; install a "
             "driver and a torch that go together, or do without (scaling.use_gpu=false; gen-ray serve --gpus 0)"
         )
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", gpu).split(",")  # in Ray Train those of the neighbours too
-    return torch.device("cuda", visible.index(gpu))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # in Ray Train those of the neighbours too
+    if visible is None and gpu.isdecimal():  # RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES: torch sees all of them
+        return torch.device("cuda", int(gpu))
+    names = [name.strip() for name in (visible or "").split(",")]
+    if gpu not in names:
+        raise UserError(
+            f"{socket.gethostname()}: Ray gave GPU {gpu}, which is not one of CUDA_VISIBLE_DEVICES={visible}; start "
+            "Ray with the same CUDA_VISIBLE_DEVICES as its workers"
+        )
+    return torch.device("cuda", names.index(gpu))

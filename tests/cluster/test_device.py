@@ -30,15 +30,27 @@ def test_who_booked_no_gpu_computes_on_the_cpu_beside_one(machine: Any) -> None:
     assert device.given() == torch.device("cpu") and machine.set is None
 
 
-@pytest.mark.parametrize(("visible", "index"), [("3", 0), ("0,1,3", 2)])
+@pytest.mark.parametrize(
+    ("gpu", "visible", "index"),
+    [("3", "3", 0), ("3", "0,1,3", 2), ("3", "0, 3", 1), ("3", None, 3), ("MIG-5c8", "MIG-1f0,MIG-5c8", 1)],
+)
 def test_a_gpu_is_found_among_those_in_sight(
-    machine: Any, monkeypatch: pytest.MonkeyPatch, visible: str, index: int
+    machine: Any, monkeypatch: pytest.MonkeyPatch, gpu: str, visible: str | None, index: int
 ) -> None:
-    """Ray shows the workers of a training their neighbours' GPUs as well."""
-    machine.booked, machine.part = ["3"], 0.25
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    """Ray shows the workers of a training their neighbours' GPUs as well, or all GPUs where it is not to set any."""
+    machine.booked, machine.part = [gpu], 0.25
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     expected = torch.device("cuda", index)
     assert device.given() == expected and machine.set == expected and machine.share == (0.25, expected)
+
+
+def test_a_gpu_that_is_hidden_from_the_process_is_named(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.booked = ["3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(UserError, match=r": Ray gave GPU 3, which is not one of CUDA_VISIBLE_DEVICES=0,1; start Ray"):
+        device.given()
 
 
 def test_a_gpu_that_torch_cannot_use_is_told_with_the_machine(machine: Any) -> None:
