@@ -1,7 +1,8 @@
 """A second device, played on the CPU: it computes what the CPU does and mixes with its tensors as little as a GPU does.
 
 Its tensors call themselves meta's, the one other device that every build of torch knows, and hold tensors of the CPU's.
-Where one of them meets a tensor of the CPU's with dimensions, MixedError is raised, as a RuntimeError is on a GPU.
+Where one of them meets a tensor of the CPU's with dimensions, MixedError is raised, as a RuntimeError is on a GPU. The
+same happens where a generator draws on another device than that for which it was made.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
@@ -20,7 +22,7 @@ COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 
 
 class MixedError(Exception):
-    """Tensors of two devices met."""
+    """Tensors of two devices met, or a generator and a tensor."""
 
 
 def played(op: Op, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
@@ -91,10 +93,26 @@ def _as_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 class Generator(torch.Generator):
-    """One of the CPU, whatever device it is asked for."""
+    """A generator of the CPU that remembers for which device it was made."""
+
+    made_for: torch.device
 
     def __new__(cls, device: torch.device | str = "cpu") -> "Generator":
-        return super().__new__(cls, "cpu")
+        made = super().__new__(cls, "cpu")
+        made.made_for = torch.device(device)
+        return made
+
+
+class Drawing(TorchFunctionMode):
+    """Raises MixedError where a generator draws on another device than that for which it was made."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for generator in [part for part in (*args, *(kwargs or {}).values()) if isinstance(part, torch.Generator)]:
+            device = getattr(generator, "made_for", torch.device("cpu"))
+            if isinstance(out, Tensor) and out.device.type != device.type:
+                raise MixedError(f"{func}: a generator of {device} draws on {out.device}")
+        return out
 
 
 @contextmanager
@@ -106,5 +124,5 @@ def playing() -> Iterator[None]:
         return autocast("cpu" if device_type == AWAY.type else device_type, **how)
 
     made = {"tensor": _as_data(torch.tensor), "as_tensor": _as_data(torch.as_tensor)}
-    with patch.multiple(torch, autocast=by_name, Generator=Generator, **made), Playing():
+    with patch.multiple(torch, autocast=by_name, Generator=Generator, **made), Playing(), Drawing():
         yield

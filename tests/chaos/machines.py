@@ -53,7 +53,10 @@ def until(reached: Callable[[], Any], driver: "subprocess.Popen[str]", seconds: 
     began = time.monotonic()
     while not reached():
         assert driver.poll() is None, driver.stdout and driver.stdout.read()
-        assert time.monotonic() < began + seconds
+        if time.monotonic() > began + seconds:
+            driver.terminate()
+            output, _ = driver.communicate(timeout=60)
+            raise AssertionError(f"not reached within {seconds:.0f} s; the command's output:\n{output}")
         time.sleep(0.05)
     return time.monotonic() - began
 

@@ -11,15 +11,27 @@ from gen_ray.engine import latent
 from gen_ray.engine.artifact import Model
 from gen_ray.engine.batcher.costs import measure
 from gen_ray.engine.evaluate import evaluate
+from gen_ray.engine.generate import generate
 from gen_ray.engine.impute import complete, judge
 from gen_ray.engine.loop import fit
 from gen_ray.engine.portrait import halves
 from gen_ray.engine.score import score
 from gen_ray.engine.session import LocalSession
-from tests.elsewhere import AWAY, playing
+from gen_ray.family import Held
+from tests.elsewhere import AWAY, Generator, MixedError, playing
 from tests.engine.test_measures import reference
 from tests.engine.toys import CPU, FAMILIES, SPEC, experiment, images, model, splits
+from tests.families.cases import Case, awake, rng
 
+CASES = (
+    ("vae", "categorical-conv"),
+    ("ddpm", "eps-learned-simple-cosine-dit"),
+    ("ddpm", "v-small-vlb-learned-discrete-mlp"),
+    ("discrete", "absorbing-vb-unet"),
+    ("discrete", "order-text"),
+    ("score_sde", "vp-v-likelihood-mlp"),
+)
+"""Each family, each kind of net, and a learned schedule."""
 TOLD = "validation/loss_nats"
 
 
@@ -67,3 +79,35 @@ def test_what_a_model_is_asked_for_is_what_the_cpu_says(family: str) -> None:
     for here, there in zip(*found, strict=True):
         assert here.device == there.device == CPU
         torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "name"), CASES)
+def test_all_computations_of_a_case_stay_on_its_device(family: str, name: str) -> None:
+    case = Case(family, name)
+    n, x = 2, case.x(2)
+    held = Held(known=x, mask=torch.rand((n, *case.spec.shape), generator=rng()) < 0.5)
+    with playing():
+        bound, net, there = case.model(), awake(case.model()).to(AWAY), x.to(AWAY)
+        loss = bound.loss(net, there, Generator(AWAY).manual_seed(0), step=1).total
+        assert loss.device == AWAY
+        loss.mean().backward()
+        fitted = bound.fitted(net)
+        with torch.no_grad():
+            assert fitted.nll(net, there, Generator(AWAY).manual_seed(0), effort=2).nats.device == AWAY
+        for sampler, about in fitted.samplers().items():
+            if not about.adaptive:  # as many steps as an untrained net makes it take
+                chain = fitted.chain(sampler, about.steps_up_to(3))
+                assert generate(net, chain, n, seed=0, device=AWAY).device == CPU
+        for imputer, about in fitted.imputers().items():
+            chain = fitted.impute(imputer, about.steps_up_to(3))
+            assert generate(net, chain, n, seed=0, device=AWAY, held=held).device == CPU
+
+
+def test_a_mix_of_devices_that_a_gpu_refuses_is_refused() -> None:
+    with playing():
+        there = torch.ones(3, device=AWAY)
+        with pytest.raises(MixedError):
+            _ = there + torch.ones(3)
+        for own, other in ((CPU, AWAY), (AWAY, CPU)):
+            with pytest.raises(MixedError, match=f"a generator of {own} draws on {other}"):
+                torch.rand(3, generator=Generator(own), device=other)
