@@ -77,7 +77,8 @@ def answering(model: type[BaseModel], *, others: Sequence[str] = (), stream: boo
     """Return the responses of a verb: 200 in JSON and in other media types, and every error."""
     media: Mapping[str, Any] = {kind: OTHERS[kind] for kind in others}
     events = {"text/event-stream": {"itemSchema": EVENT}} if stream else {}
-    return {200: {"model": model, "content": {**media, **events}}, **documented(ERRORS)}
+    content = {"application/json": {}, **media, **events}  # readers take the first for the usual one
+    return {200: {"model": model, "content": content}, **documented(ERRORS)}
 
 
 EVENT = {

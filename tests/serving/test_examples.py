@@ -26,13 +26,15 @@ def test_an_example_is_answered_as_it_stands(open_http: TestClient, verb: str, n
         assert response.status_code == 200, response.text
 
 
-def test_the_document_has_an_example_of_every_verb(open_http: TestClient) -> None:
+def test_the_document_has_an_example_and_json_first_for_every_verb(open_http: TestClient) -> None:
     paths = open_http.get("/openapi.json").json()["paths"]
     verbs = [path.rpartition("/")[2] for path, item in paths.items() if "post" in item]
     assert sorted(verbs) == sorted(EXAMPLES)
     for verb in verbs:
         content = paths[f"/v1/models/{{name}}/{verb}"]["post"]["requestBody"]["content"]["application/json"]
         assert content["examples"] == EXAMPLES[verb]
+        answers = paths[f"/v1/models/{{name}}/{verb}"]["post"]["responses"]["200"]["content"]
+        assert next(iter(answers)) == "application/json" and "$ref" in answers["application/json"]["schema"]
 
 
 def test_the_published_maximum_of_a_seed_is_accepted(open_http: TestClient) -> None:
