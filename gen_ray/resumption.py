@@ -56,7 +56,7 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
         one.home: one.settings for one in found if not one.is_finished or _is_longer(one.settings, experiment)
     }
     if not unfinished:
-        reason = f" that can be read; {faults[-1]}" if faults else ""
+        reason = f" that can be read; {faults[-1]}" if faults else _finished(found, experiment)
         raise UserError(f"--resume: no unfinished run named {experiment.name!r} in {home}{reason}")
     chosen = newest(
         list(unfinished),
@@ -71,6 +71,17 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
     _state_epochs(resumed, before, experiment)
     check_data(resumed, prepared, accept_data=accept_data)
     return resumed
+
+
+def _finished(found: "list[_Run]", now: Experiment) -> str:
+    """Return in words what there is instead of an unfinished run: a finished one, and what it can be resumed with."""
+    if not found:
+        return ""
+    home, before = found[-1].home, found[-1].settings
+    if now.training.epochs > before.training.epochs:
+        key = _changed(before, now)[0]
+        return f"; the newest one is finished and has other settings: {key} {_was(home, before, now, key)}"
+    return f"; {home.name} is finished: {EPOCHS} above {before.training.epochs} trains it for longer"
 
 
 @dataclass(frozen=True)

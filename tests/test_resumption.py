@@ -48,9 +48,16 @@ def test_only_unfinished_runs_of_the_very_name_are_resumed(make: Callable[..., E
     experiment = make()
     for run_id in ("a-b-20260101-000000", "a-nothing", "b-20260101-000000", "a-20260101-000009"):
         (tmp_path / "runs" / run_id).mkdir(parents=True)  # the last one died before it wrote its settings
-    saved(experiment, 1, trained=40)
-    with pytest.raises(UserError, match=r"--resume: no unfinished run named 'a' in .*/runs"):
+    with pytest.raises(UserError, match=r"--resume: no unfinished run named 'a' in .*/runs$"):
         resumption.run(experiment, data())
+    done = saved(experiment, 1, trained=40)
+    longer = rf"no unfinished run named 'a' in .*; {done} is finished: training.epochs above 40 trains it for longer$"
+    with pytest.raises(UserError, match=longer):
+        resumption.run(experiment, data())
+    with pytest.raises(
+        UserError, match=rf"finished and has other settings: training.seed was 0 in {done}, now it is 4"
+    ):
+        resumption.run(make(seed=4, epochs=50), data())
     name = saved(experiment, 0)
     assert resumption.run(experiment, data()).home.name == name
 
