@@ -74,7 +74,7 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
 
 
 def _finished(found: "list[_Run]", now: Experiment) -> str:
-    """Return in words what there is instead of an unfinished run: a finished one, and what it can be resumed with."""
+    """Return in words which finished run exists instead of an unfinished one, and with which settings it continues."""
     if not found:
         return ""
     home, before = found[-1].home, found[-1].settings

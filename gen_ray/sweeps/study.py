@@ -3,6 +3,7 @@
 It is a sweep's only memory: whoever opens it after a kill finds the finished trials finished and the live ones live.
 """
 
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from gen_ray.sweeps.journal import journal
 from gen_ray.sweeps.points import given
 
 RECORD = "study.jsonl"
-METRICS, ERROR, REASON, COPIES = "metrics", "error", "reason", "copies"
+METRICS, ERROR, REASON, COPIES, RESUMED = "metrics", "error", "reason", "copies", "resumed"
 FINISHED, STOPPED, FAILED, LIVE = "finished", "stopped early", "failed", "live"
 STATES = {
     TrialState.COMPLETE: FINISHED,
@@ -81,8 +82,10 @@ class Study:
         self.wanted = len(points) if points is not None else self.sweep.trials or 0
         for point in (points or [])[len(self._trials()) :]:  # all, or those that a killed process had no time for
             self.study.enqueue_trial({key: label(value) for key, value in point.items()})
-        running = (trial for trial in self._trials() if trial.state == TrialState.RUNNING)
+        running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
         self.waiting = [Trial(self.study, trial._trial_id) for trial in running]
+        last = max((moment for trial in self._trials() for moment in _moments(trial)), default=0.0)
+        self.before = {trial.number: _seconds(trial, last) for trial in running}
         self.live: dict[int, Trial] = {}
 
     def exhausted(self) -> bool:
@@ -93,6 +96,8 @@ class Study:
     def ask(self) -> tuple[int, Point]:
         """Return the next trial's number and point: one that was live when a driver died, or else a new one."""
         trial = self.waiting.pop(0) if self.waiting else self.study.ask()
+        if trial.number in self.before:
+            trial.set_user_attr(RESUMED, {"at": time.time(), "seconds": self.before[trial.number]})
         self.live[trial.number] = trial
         return trial.number, self._point(trial)
 
@@ -189,8 +194,25 @@ class Study:
             error=trial.user_attrs.get(ERROR, ""),
             reason=trial.user_attrs.get(REASON, ""),
             stopped_at=trial.last_step,
-            seconds=trial.duration.total_seconds() if trial.duration else 0.0,
+            seconds=_seconds(trial, trial.datetime_complete.timestamp()) if trial.datetime_complete else 0.0,
         )
+
+
+def _moments(trial: FrozenTrial) -> list[float]:
+    """Return when something was recorded of a trial, in seconds since 1970."""
+    moments = [moment.timestamp() for moment in (trial.datetime_start, trial.datetime_complete) if moment]
+    return [*moments, *(resumed["at"] for resumed in [trial.user_attrs.get(RESUMED)] if resumed)]
+
+
+def _seconds(trial: FrozenTrial, until: float) -> float:
+    """Return how long a trial took, without the time in which no driver ran.
+
+    A driver that died worked at least until the last moment that it recorded of any trial; later work is not recorded,
+    so it is not counted.
+    """
+    start = trial.datetime_start.timestamp() if trial.datetime_start else until
+    resumed = trial.user_attrs.get(RESUMED, {"at": start, "seconds": 0.0})
+    return float(resumed["seconds"]) + max(0.0, until - float(resumed["at"]))
 
 
 def _suggested(trial: Trial, key: str, axis: Axis) -> Scalar:

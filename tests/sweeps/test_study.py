@@ -1,5 +1,6 @@
 """The record of a sweep outlives its driver."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,23 @@ def test_whoever_opens_it_after_a_kill_goes_on_where_it_stood(tmp_path: Path, se
     drawn = pictures(again)
     assert {"parallel_coordinates", "metric_against_each_key", "importance", "quality_against_cost"} == drawn.keys()
     assert all(picture.ndim == 3 and picture.std() > 0 for picture in drawn.values())
+
+
+def test_the_minutes_of_a_resumed_trial_leave_out_the_time_without_a_driver(tmp_path: Path) -> None:
+    """A trial of a sweep that was interrupted overnight would otherwise have taken hours."""
+    keys = {"space": {"family.latent_dim": {"choice": [1, 2]}}}
+    first = study(tmp_path, **keys)
+    asked(first)
+    time.sleep(0.3)
+    first.tell(1, {BITS: 2.0})  # the last that this driver records
+    for _ in range(2):
+        time.sleep(0.5)
+        again = study(tmp_path, **keys)
+        asked(again)
+    time.sleep(0.2)
+    again.tell(0, {BITS: 1.0})
+    trial, (result, _) = again.study.trials[0], again.results()
+    assert trial.duration is not None and 0.5 <= result.seconds <= trial.duration.total_seconds() - 1.0
 
 
 def test_points_known_beforehand_are_distinct_and_a_function_of_the_seed(tmp_path: Path) -> None:
