@@ -1,4 +1,4 @@
-"""Replacement of a folder on a disk: its name stands for the old one or the new one at every moment."""
+"""Replacement of a folder or file on a disk: its name stands for the old one or the new one at every moment."""
 
 import ctypes
 import errno
@@ -8,6 +8,8 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
+
+from gen_ray.errors import UserError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
@@ -19,6 +21,29 @@ PARTIAL, ASIDE = ".partial", ".aside.partial"
 def hidden(path: Path, end: str) -> Path:
     """Return a name beside a path that no other process uses; names made later sort last."""
     return path.with_name(f".{path.name}.{time.time_ns()}-{secrets.token_hex(4)}{end}")
+
+
+def write_output(file: Path, content: bytes) -> None:
+    """Write a file that a user named, whole or not at all. Raise UserError where that cannot be done.
+
+    On a full disk an older file of the name stays as it is. Devices, pipes and files in a folder that cannot be written
+    are written in place.
+    """
+    try:
+        target = file.resolve()  # a link stays a link
+        if (target.exists() and not target.is_file()) or not os.access(target.parent, os.W_OK):
+            target.write_bytes(content)
+            return
+        part = target.with_name(f".{secrets.token_hex(8)}.part")  # short: a name may have 255 bytes
+        try:
+            part.write_bytes(content)
+            if target.exists():
+                shutil.copymode(target, part)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle, before Python 3.13
+        raise UserError(f"{file}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
 
 
 def take_place(draft: Path, folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from gen_ray.comparison import Table
-from gen_ray.errors import UserError
+from gen_ray.replacing import write_output
 from gen_ray.store import Store
 from gen_ray.tracking import picture
 
@@ -45,7 +45,4 @@ def write(file: Path, groups: Iterable[Table], store: Store) -> None:
     for table in groups:
         found = ((run.run_id, picture(store, run, "evaluation_samples")) for run in table.runs[:SHOWN])
         filled.append((table, [(name, base64.b64encode(data).decode()) for name, data in found if data]))
-    try:
-        file.write_text(page.render(store=store, groups=filled), encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror})") from None
+    write_output(file, page.render(store=store, groups=filled).encode("utf-8"))

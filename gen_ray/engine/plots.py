@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from gen_ray.errors import UserError
+from gen_ray.replacing import write_output
 
 HOLE = (200, 60, 120)
 """The colour of what is missing."""
@@ -69,10 +70,15 @@ def shades(values: Tensor) -> Tensor:
 
 def write(file: Path, picture: np.ndarray) -> None:
     """Write a picture, uint8 (H, W, 3). Raise UserError where that cannot be done."""
+    kind = Image.registered_extensions().get(file.suffix.lower())
+    if kind not in Image.SAVE:
+        raise UserError(f"{file}: cannot be written (unknown file extension: {file.suffix or 'none'}); name it .png")
+    buffer = io.BytesIO()
     try:
-        Image.fromarray(picture).save(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+        Image.fromarray(picture).save(buffer, kind)
+    except (OSError, ValueError) as error:  # a format with fewer colours or smaller pictures
+        raise UserError(f"{file}: cannot be written ({error}); name it .png") from None
+    write_output(file, buffer.getvalue())
 
 
 def png(picture: np.ndarray) -> bytes:
@@ -85,10 +91,9 @@ def png(picture: np.ndarray) -> bytes:
 def write_arrays(file: Path, arrays: Mapping[str, Tensor]) -> None:
     """Write named arrays as .npz. Raise UserError where that cannot be done."""
     plain: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
-    try:
-        np.savez_compressed(file, **plain)
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror})") from None
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **plain)
+    write_output(file, buffer.getvalue())
 
 
 def panel(titled: Mapping[str, np.ndarray]) -> np.ndarray:

@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError
+from gen_ray.replacing import write_output
 
 
 def speak(tokens: Tensor, spec: DataSpec) -> str:
@@ -20,7 +20,4 @@ def page(samples: Tensor, spec: DataSpec) -> str:
 
 def write(file: Path, text: str) -> None:
     """Write a text as UTF-8, its line ends as they are. Raise UserError where that cannot be done."""
-    try:
-        file.write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror})") from None
+    write_output(file, text.encode("utf-8"))
