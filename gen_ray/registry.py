@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 
 from gen_ray import signing, versions
 from gen_ray.comparison import BITS, HIGHER_IS_BETTER, provenance
-from gen_ray.errors import RunError
+from gen_ray.errors import RunError, UserError, nearest
 from gen_ray.store import Store
 from gen_ray.tracking import Row, alone, connect, reader, row, told
 from gen_ray.versions import CHAMPION, PREVIOUS, Record
@@ -186,9 +186,17 @@ def obstacle(store: Store, model: str, candidate: Record, *, margin: float = MAR
 
 
 def rollback(store: Store, model: str) -> Verdict:
-    """Make the previous champion the champion again, and the present one the previous. Raise RunError without one."""
+    """Make the previous champion the champion again, and the present one the previous.
+
+    Raise UserError for a model that is not registered, RunError for one without a previous champion.
+    """
     versions.check_name(model)
     store.check()
+    with told(store):
+        found = versions.registered(reader(store), model)
+        if found is None:
+            names = (known.name for known in reader(store).search_registered_models())
+            raise UserError(f"--rollback {model}: is not a registered model; {nearest(model, names)}")
     with alone(store.uri, ".registry"), told(store):
         client = connect(store)
         found = versions.registered(client, model)

@@ -132,16 +132,22 @@ def test_a_run_that_has_ended_can_be_tagged(store: Store, model: str) -> None:
 
 def test_the_former_champion_is_kept_as_previous_and_can_be_had_back(store: Store, model: str) -> None:
     runs = [ran(store, model, number, bits) for number, bits in ((1, 1.9), (2, 1.8))]
+    promote_run(store, model, runs[0], BITS)
     with pytest.raises(RunError, match="has had no champion before this one"):
         registry.rollback(store, model)
-    for run in runs:
-        promote_run(store, model, run, BITS)
+    promote_run(store, model, runs[1], BITS)
     client = connect(store)
     assert client.get_model_version_by_alias(model, "previous").run_id == row(store, runs[0]).mlflow_id
     assert registry.rollback(store, model).line == f"champion of {model}: version 1 again, was version 2"
     found = champion(store, model)
     assert found is not None and found.version == "1"
     assert registry.rollback(store, model).promoted and champion(store, model).version == "2"  # type: ignore[union-attr]
+
+
+def test_the_name_of_a_model_that_is_not_registered_is_the_users_mistake(store: Store, model: str) -> None:
+    promote_run(store, model, ran(store, model, 1, 1.9), BITS)
+    with pytest.raises(UserError, match=f"--rollback {model}x: is not a registered model; did you mean '{model}'"):
+        registry.rollback(store, f"{model}x")
 
 
 def test_force_promotes_what_is_worse_and_a_champion_is_tagged_anew(store: Store, model: str) -> None:
