@@ -1,6 +1,7 @@
 """The limits of Serve's proxies, on a server of uvicorn as Serve starts it, without Ray."""
 
 import asyncio
+import inspect
 import json
 import socket
 import time
@@ -8,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 
 import pytest
-from ray.serve._private.http_util import _apply_middlewares
+from ray.serve._private.http_util import _apply_middlewares, convert_object_to_asgi_messages
+from ray.serve._private.proxy import HTTPProxy
 from starlette.types import Receive, Scope, Send
 from uvicorn import config
 
@@ -16,6 +18,11 @@ from gen_ray.cluster.serving import proxy
 from tests.serving.loopback import listening
 
 SEEN: list[bytes] = []
+MISSING = {
+    "/no/application": "Path '/no/application' not found. Ping http://.../-/routes for available routes.",
+    "/no/model": "not known here",
+}
+"""Answers with 404: Serve's own (`HTTPProxy.not_found_response`), and one of an application."""
 LARGE = 20_000_000
 """Bytes of an answer that the buffers of the system do not hold."""
 
@@ -27,6 +34,10 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     while scope["path"] != "/early" and (await receive()).get("more_body", False):
         pass
     await asyncio.sleep(1.0 if scope["path"] == "/slow" else 0)
+    if scope["path"] in MISSING:
+        for message in convert_object_to_asgi_messages(MISSING[scope["path"]], status_code=404):
+            await send(message)
+        return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"x-request-id", given)]})
     await send({"type": "http.response.body", "body": bytes(LARGE) if scope["path"] == "/large" else b"done"})
 
@@ -217,3 +228,17 @@ def test_bytes_that_are_not_a_request_are_refused_in_json(port: int, sent: bytes
     found = json.loads(body)
     assert head.startswith(b"HTTP/1.1 %d " % status) and found["code"] == code and found["message"]
     assert b"x-request-id: " + found["request_id"].encode() in head
+
+
+def test_without_an_application_a_client_gets_503_and_retry_after(port: int) -> None:
+    head, _, body = talk(port, request(path=b"/no/application")).partition(b"\r\n\r\n")
+    found = json.loads(body)
+    assert head.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1" in head.lower() and found["code"] == "unavailable"
+    assert found["request_id"].encode() == SEEN[-1]
+    other = talk(port, request(path=b"/no/model"))
+    assert other.startswith(b"HTTP/1.1 404 ") and b"not known here" in other
+
+
+def test_the_404_of_serve_is_the_one_that_is_recognised() -> None:
+    source = inspect.getsource(HTTPProxy.not_found_response)
+    assert "Path '{proxy_request.path}' not found. " in source and "Ping http://.../-/routes for available" in source

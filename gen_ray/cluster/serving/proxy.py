@@ -5,6 +5,7 @@ Serve imports ``middlewares`` in each proxy, by RAY_SERVE_HTTP_PROXY_CALLBACK_IM
 
 import asyncio
 import json
+import re
 import secrets
 import socket
 import time
@@ -17,8 +18,9 @@ from uvicorn import config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gen_ray.serving.access import valid_request_id
+from gen_ray.serving.desk import Refusal
 from gen_ray.serving.protection import MOST_HEADER_BYTES
-from gen_ray.serving.refusals import CODES
+from gen_ray.serving.refusals import CODES, refused
 
 MOST_CONNECTIONS = 1000
 """Open at a proxy. A further one takes the place of the one that has been idle longest, or is closed if none is idle.
@@ -28,17 +30,23 @@ The backlog of the system's socket is not counted.
 HEAD_SECONDS = 10.0
 """How long a client may take for the request line and headers."""
 REQUEST_ID = b"x-request-id"
+NOT_FOUND = 404
 REST_SECONDS = 3.0
 """How long a client may take for the rest of a body after the answer, for instance one that refuses the request."""
 UNREAD_SECONDS = 30.0
 """How long a client may leave an answer unread."""
+NO_APPLICATION = re.compile(rb"Path '.*' not found\. Ping http://\S+ for available routes\.", re.DOTALL)
+"""The text of the 404 of Serve for a path without an application."""
+NOT_SERVED = Refusal(
+    status=503, code="unavailable", message="nothing is served here at the moment; try again", retry_after_seconds=1.0
+)
 PHRASES = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
 
 def middlewares() -> list[Middleware]:
     """Have uvicorn use LimitedProtocol in this process, and return the middleware of its proxy."""
     config.HTTP_PROTOCOLS["auto"] = f"{LimitedProtocol.__module__}:{LimitedProtocol.__qualname__}"
-    return [Middleware(RequestIdMiddleware)]
+    return [Middleware(RequestIdMiddleware), Middleware(NoApplicationMiddleware)]
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -206,3 +214,38 @@ def _with_one_id(message: Message) -> Message:
     headers = list(message.get("headers", ()))
     ids = [pair for pair in headers if pair[0].lower() == REQUEST_ID]
     return {**message, "headers": [pair for pair in headers if pair[0].lower() != REQUEST_ID] + ids[:1]}
+
+
+class NoApplicationMiddleware:
+    """Middleware that answers 503 and Retry-After, in JSON, where Serve answers 404 without an application.
+
+    This happens while gen-ray serve ends or starts. A client does not repeat a request after 404.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        """Stand in front of an app."""
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and hold the start of a 404 until its text is known."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        held: list[Message] = []
+        replaced = False
+
+        async def sending(message: Message) -> None:
+            nonlocal replaced
+            if replaced:
+                return
+            if message["type"] == "http.response.start" and message["status"] == NOT_FOUND:
+                held.append(message)
+                return
+            if held and NO_APPLICATION.fullmatch(message.get("body", b"")):
+                replaced = True
+                [request_id, *_] = [value for name, value in scope["headers"] if name == REQUEST_ID] or [b"-"]
+                return await refused(NOT_SERVED, request_id.decode("latin-1"))(scope, receive, send)
+            while held:
+                await send(held.pop())
+            await send(message)
+
+        await self.app(scope, receive, sending)
