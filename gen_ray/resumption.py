@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from gen_ray import runs, storage
 from gen_ray.datasets.prepared import Prepared
+from gen_ray.dataspec import DataSpec
 from gen_ray.engine import shelf
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
@@ -25,6 +26,8 @@ class _Kept:
 
     fingerprint: str
     rows: dict[str, int]
+    spec: DataSpec | None = None
+    """None: written by a version that did not keep it."""
 
 
 _KEPT = TypeAdapter(_Kept)
@@ -161,7 +164,8 @@ def _state_epochs(resumed: Resumed, settings: Experiment, experiment: Experiment
 
 def keep_data(home: Path, prepared: Prepared) -> None:
     """Keep with a run or sweep which data it is of."""
-    kept = {"fingerprint": prepared.fingerprint, "source": prepared.source, "rows": prepared.rows}
+    spec = prepared.spec.model_dump(mode="json")
+    kept = {"fingerprint": prepared.fingerprint, "source": prepared.source, "rows": prepared.rows, "spec": spec}
     storage.write_whole(home / DATA, json.dumps(kept, indent=1))
 
 
@@ -186,8 +190,23 @@ def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> No
             f"--resume: data.source={prepared.source} is not what {resumed.home.name} was trained on: it was {change}; "
             "restore the data, or go on with the new ones by --accept-data"
         )
+    if kept.spec and (fault := _other_kind(kept.spec, prepared.spec)):
+        raise UserError(
+            f"--accept-data: {fault}, so that the weights of {resumed.home.name} do not fit; train a new run"
+        )
     resumed.lines.append(f"{resumed.home.name}: goes on with other data: {change}")
     resumed.tags["data.changed_on_resume"] = change
+
+
+def _other_kind(before: DataSpec, now: DataSpec) -> str:
+    """Return in words why weights for data of one kind are wrong for data of another, empty where they are not."""
+    for key in ("kind", "shape", "levels"):
+        was, new = getattr(before, key), getattr(now, key)
+        if was != new:
+            return f"{key} of the data was {was}, now it is {new}"
+    if before.alphabet != now.alphabet:
+        return f"the alphabet of the data was {before.alphabet!r}, now it is {now.alphabet!r}"
+    return ""
 
 
 def _about(fingerprint: str, rows: Mapping[str, int]) -> str:

@@ -1,6 +1,7 @@
 """What --resume goes on with."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,18 @@ def test_other_data_are_refused_unless_accepted(accept: bool, make: Callable[...
         return
     resumed = resumption.run(make(), grown, accept_data=True)
     assert "goes on with other data" in resumed.lines[0] and "data.changed_on_resume" in resumed.tags
+
+
+@pytest.mark.parametrize("change", [{"levels": 16}, {"shape": (1, 9, 9)}, {"kind": "tokens"}, {"alphabet": "ab"}])
+def test_data_that_the_weights_do_not_fit_are_not_accepted(make: Callable[..., Experiment], change: Any) -> None:
+    """A text with a new character failed in the workers; one with another alphabet of the same size was trained on."""
+    name, other = saved(make(), 1), data("2" * 64)
+    other = replace(other, spec=other.spec.model_copy(update=change))
+    with pytest.raises(UserError, match=rf"--accept-data: .*{next(iter(change))} of the data was .*{name} do not fit"):
+        resumption.run(make(), other, accept_data=True)
+    old = Path(make().storage.root) / "runs" / name / resumption.DATA
+    old.write_text('{"fingerprint": "1", "rows": {}}')  # of a version that did not keep the kind of data
+    assert resumption.run(make(), other, accept_data=True).lines
 
 
 @pytest.mark.parametrize(
