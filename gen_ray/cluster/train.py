@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent import futures
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,8 @@ Watch = Callable[[int, int, Mapping[str, float]], None]
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 6.0
 """What an interrupted training is given to save a checkpoint."""
+RETURN_SECONDS = 2.0
+"""What Ray Train is given to return when its workers have stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +192,8 @@ def _stoppable(fit: Callable[[], dict[str, str]], track: Track, wanted: Mapping[
         return result(fitting, report)
     except (KeyboardInterrupt, EndedError) as ended:
         message = _stopped(track) or "ended before there was anything to save"
+        # Ray must not be shut down while that thread is inside it: the process crashed or started a second Ray.
+        futures.wait([fitting], timeout=RETURN_SECONDS)
         raise EndedError(message, getattr(ended, "code", 130)) from None
 
 
