@@ -28,7 +28,9 @@ if __name__ == "__main__":
 
     from pipelines import cli
 
-    variables = {NOTES: os.environ[NOTES], "PYTHONPATH": str(ROOT)}
+    # Besides the checkout all that this process was given: tests/gpu/README.md installs packages in a folder of it.
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    variables = {NOTES: os.environ[NOTES], "PYTHONPATH": path}
     hook = {"worker_process_setup_hook": "tests.chaos.pretending.pretend", "env_vars": variables}
     ray.init(runtime_env=hook, log_to_driver=False)
     cli.main()

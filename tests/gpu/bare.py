@@ -48,14 +48,19 @@ def required(*names: str) -> set[str]:
 
 
 def make(folder: Path, packages: Iterable[str]) -> Path:
-    """Make the environment with these packages, torch and what torch requires; return its Python."""
+    """Make the environment with torch and what torch requires, and folder/site with these packages; return its Python.
+
+    As on the page, the packages are in a folder that only PYTHONPATH names.
+    """
     venv.create(folder, with_pip=False, symlinks=True)
-    [site] = folder.glob("lib/python*/site-packages")
-    for name in sorted({*packages, *required("torch")}):
-        for there in tops(distribution(name)):
-            here = site / there.name
-            if not here.exists():
-                here.symlink_to(there)
+    [own] = folder.glob("lib/python*/site-packages")
+    (folder / "site").mkdir()
+    torch = required("torch")
+    for name in sorted({*packages, *torch}):
+        site = own if name in torch else folder / "site"
+        for top in tops(distribution(name)):
+            if not (site / top.name).exists():
+                (site / top.name).symlink_to(top)
     return folder / "bin" / "python"
 
 

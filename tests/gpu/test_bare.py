@@ -37,8 +37,9 @@ def bare_run(folder: Path, packages: list[str], code: str, *words: str) -> "subp
     """Run Python code in an environment of these packages, and assert that it ends well."""
     python = bare.make(folder / "bare", packages)
     own = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON"))}
+    path = os.pathsep.join([str(folder / "bare" / "site"), str(ROOT)])
     done = subprocess.run(
-        [python, "-c", code, *words], cwd=ROOT, env={**own, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        [python, "-c", code, *words], cwd=ROOT, env={**own, "PYTHONPATH": path}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
