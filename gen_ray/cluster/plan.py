@@ -13,6 +13,7 @@ from gen_ray.cluster.bench import on_workers, scaling_rates
 from gen_ray.cluster.connect import connected
 from gen_ray.cluster.train import prepare_data
 from gen_ray.cluster.worker import open_session
+from gen_ray.engine.batches import own_rows
 from gen_ray.engine.plan import Forecast, Link, Load, Pace, Site, forecast, paces, shares
 from gen_ray.experiment import Experiment, parse
 
@@ -61,7 +62,7 @@ def _with(experiment: Experiment, workers: int) -> Experiment:
 def _pacing(task: dict[str, Any]) -> dict[float, float]:
     """Return seconds by rows of a worker that waits for no other, for the shares that so many would have of a batch."""
     experiment, family, session = open_session(task)
-    x = torch.cat([rows for _, rows in session.batches("train").ordered(4096)])
+    x = own_rows(session.batches("train"), session.world_size, experiment.data.batch_size)
     sizes = shares(experiment.data.batch_size, task["most"])
     return paces(experiment, family, x, sizes, device=session.device, rounds=task["rounds"])
 

@@ -172,6 +172,13 @@ class Together:
             yield from part.ordered(size)
 
 
+def own_rows(batches: Batches, ranks: int, least: int) -> Tensor:
+    """Return a rank's rows of a split; where they are fewer than least, they are repeated."""
+    size = max(1, min(4096, batches.rows // ranks))  # larger slices of a small split would leave a rank without rows
+    x = torch.cat([rows for _, rows in batches.ordered(size)])
+    return torch.cat([x] * -(-least // len(x))) if len(x) < least else x
+
+
 @lru_cache(maxsize=2)
 def permutation(n: int, *key: int) -> np.ndarray:
     """Return a permutation of range(n), (n,) int64, that is a function of key alone."""

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine.batches import Batches, Clocked
+from gen_ray.engine.batches import Batches, Clocked, own_rows
 from gen_ray.engine.generate import generate
 from gen_ray.engine.loop import steps as our_steps
 from gen_ray.engine.session import Session
@@ -30,7 +30,7 @@ def alternate(experiment: Experiment, family: Family, session: Session, *, round
     """Return the rates of the bare loop and of this house's, steps each a round, in turn within one process."""
     size, total = experiment.data.batch_size, (rounds + 1) * steps
     loops: list[Iterator[object]] = [
-        bare(experiment, family, torch.cat([x for _, x in session.batches("train").ordered(4096)]), session.device),
+        bare(experiment, family, own_rows(session.batches("train"), session.world_size, size), session.device),
         our_steps(Learner(family, experiment.training, session, total), session.batches("train"), size, first=0),
     ]
     seconds = [[_timed(partial(_drain, loop, steps)) for loop in loops] for _ in range(rounds + 1)][1:]  # one warms up

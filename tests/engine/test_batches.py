@@ -113,3 +113,12 @@ def test_a_gpus_next_batch_is_on_its_way_while_it_computes(monkeypatch: pytest.M
 def test_on_a_cpu_batches_come_as_they_are() -> None:
     split = Cached(torch.arange(12), batch_size=4)
     assert torch.equal(next(staged(split.stream(2), torch.device("cpu")))[0], next(split.stream(2))[0])
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_every_rank_of_a_measurement_has_rows_of_a_small_split(ranks: int) -> None:
+    """gen-ray plan --check failed on data of fewer than 4,097 rows: all of them were the first rank's."""
+    for rank in range(ranks):
+        batches = Cached(batch_size=20, rank=rank, world_size=ranks, x=X)
+        rows = module.own_rows(batches, ranks, 20)
+        assert len(rows) >= 20 and set(rows.tolist()) <= set(X.tolist())
