@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 
 
 class DataSpec(Config):

@@ -16,14 +16,15 @@ from pydantic import (
     model_validator,
 )
 
-from gen_ray import families, storage
-from gen_ray.config import LONGEST_SECONDS, Config, validated
-from gen_ray.config_files import TRAINING, change, checked, located
+from gen_ray import families
+from gen_ray.configuration.base import LONGEST_SECONDS, Config, validated
+from gen_ray.configuration.files import TRAINING, change, checked, located
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.family import Chain, Family, FamilyConfig
-from gen_ray.paths import local
+from gen_ray.storage import paths as storage
+from gen_ray.storage.user_paths import local
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What may become part of a path: no separators, no leading dot, no control characters."""

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError, nearest
 from gen_ray.maths.noise import RowNoise

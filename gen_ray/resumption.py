@@ -8,12 +8,13 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from gen_ray import runs, storage
+from gen_ray import run_directory
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import shelf
+from gen_ray.engine.training import checkpoint_store
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
+from gen_ray.storage import paths
 
 DATA = "data.json"
 EPOCHS, DECAY = "training.epochs", "training.decay"
@@ -54,7 +55,9 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
     may be raised, also that of a finished run. Its data must be the same unless others are accepted.
     """
     home = experiment.storage.root / "runs"
-    found, faults = _readable([one for one in runs.named(experiment.name, home) if (one / runs.CONFIG).is_file()])
+    found, faults = _readable(
+        [one for one in run_directory.named(experiment.name, home) if (one / run_directory.CONFIG).is_file()]
+    )
     unfinished = {
         one.home: one.settings for one in found if not one.is_finished or _is_longer(one.settings, experiment)
     }
@@ -63,7 +66,7 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
         raise UserError(f"--resume: no unfinished run named {experiment.name!r} in {home}{reason}")
     chosen = newest(
         list(unfinished),
-        started=lambda one: bool(shelf.checkpoints(one).folders()),
+        started=lambda one: bool(checkpoint_store.checkpoints(one).folders()),
         same=lambda one: not _changed(unfinished[one], experiment),
     )
     before = unfinished[chosen]
@@ -101,7 +104,7 @@ def _readable(homes: list[Path]) -> tuple[list[_Run], list[str]]:
     found, faults = list[_Run](), list[str]()
     for home in homes:
         try:
-            settings = runs.load(home)
+            settings = run_directory.load(home)
             found.append(_Run(home, settings, is_finished=_trained(home) >= settings.training.epochs))
         except UserError as error:
             faults.append(str(error))
@@ -124,8 +127,8 @@ def newest(folders: list[Path], *, started: Callable[[Path], bool], same: Callab
 
 def _trained(home: Path) -> int:
     """Return the epochs after which a run's artifact was made, 0 where there is none. Raise UserError."""
-    artifact = home / runs.ARTIFACT
-    return runs.settings(artifact, home.parent.parent).training.epochs if storage.is_there(artifact) else 0
+    artifact = home / run_directory.ARTIFACT
+    return run_directory.settings(artifact, home.parent.parent).training.epochs if paths.is_there(artifact) else 0
 
 
 def _is_longer(before: Experiment, now: Experiment) -> bool:
@@ -134,7 +137,7 @@ def _is_longer(before: Experiment, now: Experiment) -> bool:
 
 def _changed(before: Experiment, now: Experiment) -> list[str]:
     """Return the settings that differ and must not. The storage may have been moved."""
-    one, other = runs.at(before, now.storage.root).flat(), now.flat()
+    one, other = run_directory.at(before, now.storage.root).flat(), now.flat()
     changed = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
     if now.training.epochs > before.training.epochs:
         changed.discard(EPOCHS)
@@ -166,7 +169,7 @@ def keep_data(home: Path, prepared: Prepared) -> None:
     """Keep with a run or sweep which data it is of."""
     spec = prepared.spec.model_dump(mode="json")
     kept = {"fingerprint": prepared.fingerprint, "source": prepared.source, "rows": prepared.rows, "spec": spec}
-    storage.write_whole(home / DATA, json.dumps(kept, indent=1))
+    paths.write_whole(home / DATA, json.dumps(kept, indent=1))
 
 
 def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> None:

@@ -12,7 +12,7 @@ import typer
 from pipelines import bench_gpu, constant_load, instances, terminal
 
 if TYPE_CHECKING:
-    from gen_ray.engine.bench import Walks
+    from gen_ray.bench.baselines import Walks
 
 Config = Annotated[Path, typer.Argument(help="The experiment's YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value")]
@@ -33,7 +33,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Training through Ray against a bare PyTorch loop of the same net over a tensor in memory (images per second)."""
-    from gen_ray.cluster.bench import train_rates
+    from gen_ray.bench.cluster.training import train_rates
     from gen_ray.experiment import load
 
     experiment = load(config, [*(overrides or []), "scaling.num_workers=1"])  # one process against one process
@@ -70,7 +70,7 @@ def ingest(
     as_json: AsJson = False,
 ) -> None:
     """Measure reading alone, from memory and streamed, against training, and how long training waits for its data."""
-    from gen_ray.cluster.bench import ingest_rates
+    from gen_ray.bench.cluster.training import ingest_rates
     from gen_ray.experiment import load
 
     # Memory is what data.cache asks for, so that Ray Data hands the splits to the worker as well.
@@ -111,7 +111,7 @@ def scaling(
     as_json: AsJson = False,
 ) -> None:
     """Measure numbers of workers against the first of them; the machine's cores are divided among the workers."""
-    from gen_ray.cluster.bench import scaling_rates
+    from gen_ray.bench.cluster.training import scaling_rates
     from gen_ray.experiment import load
 
     numbers = workers or [1, 2]
@@ -138,7 +138,7 @@ def stream(
     """Stream a data set larger than Ray's object store, and tell what memory that takes."""
     from dataclasses import asdict
 
-    from gen_ray.cluster.larger import MB, stream_larger
+    from gen_ray.bench.cluster.streaming import MB, stream_larger
 
     found = stream_larger(data_mb=data_mb, store_mb=store_mb)
     if as_json:
@@ -160,7 +160,7 @@ def sweep(
     as_json: AsJson = False,
 ) -> None:
     """Measure a sweep against its trainings one after another, each with all cores, and what a trial costs beyond."""
-    from gen_ray.cluster.bench import sweep_times
+    from gen_ray.bench.cluster.training import sweep_times
 
     with TemporaryDirectory(prefix="gen-ray-bench-") as folder:
         times = sweep_times(config, overrides or [], Path(folder))
@@ -203,9 +203,9 @@ def sample(
     """Measure walks along a sampler's table against their network evaluations alone: at 1 all else is free."""
     import torch
 
-    from gen_ray.cluster.train import prepare_data
-    from gen_ray.engine.bench import walks
-    from gen_ray.engine.step import autocast
+    from gen_ray.bench.baselines import walks
+    from gen_ray.cluster.training.train import prepare_data
+    from gen_ray.engine.training.step import autocast
     from gen_ray.experiment import load
 
     experiment = load(config, overrides or [])
@@ -253,9 +253,9 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Measure serving against full batches offline and batching whole requests; alone, beside others, too many."""
+    from gen_ray.bench.cluster.serving.measure import Plan, measure
+    from gen_ray.bench.cluster.serving.report import figures, kinds
     from gen_ray.cluster.serving.args import Application, Served
-    from gen_ray.cluster.serving.bench.measure import Plan, measure
-    from gen_ray.cluster.serving.bench.report import figures, kinds
 
     found = instances.load(model, storage)
     app = Application(models={"bench": Served(model=model, backlog_seconds=5)}, root=storage)

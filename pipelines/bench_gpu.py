@@ -94,7 +94,7 @@ def _check(file: Path) -> None:
 
 def _write(file: Path, figures: dict[str, Any]) -> None:
     """Replace the file by the figures so far; a device or pipe, such as /dev/stdout, receives them."""
-    from gen_ray.storage import write_whole
+    from gen_ray.storage.paths import write_whole
 
     text = json.dumps(figures, indent=1) + "\n"
     if file.exists() and not file.is_file():

@@ -24,7 +24,7 @@ def compare(
 ) -> None:
     """Print the finished runs as a table for each data set, and how to open the MLflow UI on the same store."""
     from gen_ray.errors import UserError
-    from gen_ray.store import Store
+    from gen_ray.tracking.store import Store
 
     if as_csv and as_json:
         raise UserError("--csv and --json: both print to the same output; give one of them")
@@ -32,14 +32,14 @@ def compare(
     for_programs = as_csv or as_json
     groups = terminal.find_runs(store, sort, where=where or [], err=for_programs)
     if for_programs:
-        from gen_ray.export import to_csv, to_json
+        from gen_ray.tracking.export import to_csv, to_json
 
         typer.echo(to_csv(groups) if as_csv else to_json(groups), nl=as_json)
     else:
         for group in groups:
             terminal.show_table(group.title, group.header, group.lines, dispensable=group.dispensable)
     if html is not None:
-        from gen_ray.report import write
+        from gen_ray.tracking.report import write
 
         write(html, groups, store)
         typer.echo(f"report: {html}", err=for_programs)

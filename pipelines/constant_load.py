@@ -8,13 +8,13 @@ import typer
 from pipelines import terminal
 
 if TYPE_CHECKING:
+    from gen_ray.bench.cluster.serving.load import Kind
     from gen_ray.cluster.serving.args import Application
-    from gen_ray.cluster.serving.bench.load import Kind
 
 
 def show(app: "Application", kinds: "list[Kind]", port: int, seconds: float, share: float, as_json: bool) -> None:
     """Measure a constant load and show its figures."""
-    from gen_ray.cluster.serving.bench.constant import constant
+    from gen_ray.bench.cluster.serving.constant import constant
 
     found = constant(app, kinds, port, seconds=seconds, share=share).figures()
     if as_json:

@@ -16,12 +16,12 @@ def demo(
     out: Annotated[Path, typer.Option(help="The picture.")] = Path("demo.png"),
 ) -> None:
     """Train a small model of every family on 8×8 digits through Ray, evaluate, compare and draw: minutes."""
-    from gen_ray.cluster.connect import connected
-    from gen_ray.cluster.evaluate import portray
-    from gen_ray.cluster.train import prepare_data, train
-    from gen_ray.engine import plots
+    from gen_ray.cluster.evaluation.evaluate import portray
+    from gen_ray.cluster.nodes.connect import connected
+    from gen_ray.cluster.training.train import prepare_data, train
+    from gen_ray.engine.plots import grids
     from gen_ray.experiment import Scaling, load
-    from gen_ray.store import Store
+    from gen_ray.tracking.store import Store
 
     runs, pictures = [], {}
     with connected(Scaling()):
@@ -34,7 +34,7 @@ def demo(
             picture = portray(experiment, prepare_data(experiment), done.artifact)
             pictures[f"{experiment.name}: {bits:.2f} bits/dim"] = picture
             runs.append(done.run_id)
-    plots.write(out, plots.panel(pictures))
+    grids.write(out, grids.panel(pictures))
     store = Store.of(None, experiment.tracking.experiment, storage)
     terminal.show_runs(store, "eval/bits_per_dim", only=runs)
     typer.echo(

@@ -11,7 +11,7 @@ from pipelines import terminal
 from pipelines.instances import Storage
 
 if TYPE_CHECKING:
-    from gen_ray.machine import Machine
+    from gen_ray.host.machine import Machine
 
 Mark = Literal["ok ", "?? ", "NO "]
 Line = tuple[Mark, str, str]
@@ -29,8 +29,8 @@ def doctor(
 
 
 def _lines(storage: Path) -> Iterator[Line]:
-    from gen_ray.machine import PACKAGES, look
-    from gen_ray.storage import is_remote
+    from gen_ray.host.machine import PACKAGES, look
+    from gen_ray.storage.paths import is_remote
 
     here = look(Path() if is_remote(storage) else storage)
     for name in ("python", *PACKAGES):
@@ -49,12 +49,12 @@ def _machine(name: str, machine: "Machine") -> Iterator[Line]:
 
 
 def _token() -> Line:
-    from gen_ray import token
+    from gen_ray.host import ray_token
 
-    if not token.known():
+    if not ray_token.known():
         return "ok ", "token", "none: gen-ray start head makes one, and its machines need a copy"
-    if token.is_open():
-        return "?? ", "token", f"{token.file()}: others may read it (chmod 600)"
+    if ray_token.is_open():
+        return "?? ", "token", f"{ray_token.file()}: others may read it (chmod 600)"
     return "ok ", "token", "there, for its owner alone"
 
 
@@ -63,8 +63,8 @@ def _cluster(storage: Path, here: "Machine") -> Iterator[Line]:
     if not address:
         yield "ok ", "cluster", "RAY_ADDRESS is not set: runs start a Ray of their own on this machine"
         return
-    from gen_ray.cluster.checkup import examine
-    from gen_ray.cluster.connect import connected, resources
+    from gen_ray.cluster.nodes.checkup import examine
+    from gen_ray.cluster.nodes.connect import connected, resources
     from gen_ray.errors import RunError
     from gen_ray.experiment import Scaling
 
@@ -84,14 +84,14 @@ def _cluster(storage: Path, here: "Machine") -> Iterator[Line]:
 
 def _store(root: Path) -> Line:
     from gen_ray.errors import RunError, UserError
-    from gen_ray.storage import is_remote
-    from gen_ray.store import ENVIRONMENT, Store
+    from gen_ray.storage.paths import is_remote
+    from gen_ray.tracking.store import ENVIRONMENT, Store
 
     if not os.environ.get(ENVIRONMENT) and not is_remote(root) and not (root / "mlflow.db").exists():
         return "ok ", "MLflow", f"no store yet below {root}: the first run makes one"
     try:
         store = Store.of(None, "gen_ray", root)  # which makes the folder
-        from gen_ray.tracking import experiments
+        from gen_ray.tracking.runs import experiments
 
         return "ok ", "MLflow", f"experiments {', '.join(experiments(store))} in {store.uri}"
     except (RunError, UserError) as error:

@@ -35,19 +35,20 @@ def ema(
     residual of the fit that makes an average from those kept; a width that the fit does not meet is refused.
     """
     terminal.one_of("--by", by, METRICS)
-    from gen_ray import runs
+    from gen_ray import run_directory
 
     folder = find(run, storage)
-    if folder.name != runs.ARTIFACT:
+    if folder.name != run_directory.ARTIFACT:
         raise UserError(f"{run}: averages are kept in the folder of its run, and {folder} is not in one")
-    from gen_ray.engine import artifact, checkpoint, post_hoc
-    from gen_ray.replacing import PARTIAL, hidden
-    from gen_ray.storage import copy, is_there, remove
+    from gen_ray.engine.inference import artifact
+    from gen_ray.engine.training import checkpoint, post_hoc_ema
+    from gen_ray.storage.paths import copy, is_there, remove
+    from gen_ray.storage.replacement import PARTIAL, hidden
 
     home, now = folder.parent, artifact.load(folder)
-    experiment = runs.settings(folder, storage)
+    experiment = run_directory.settings(folder, storage)
     candidates = hidden(home / "candidates", PARTIAL)
-    residuals = _residuals(partial(post_hoc.residual, home), [*(sigma_rel or []), *(more or [])])
+    residuals = _residuals(partial(post_hoc_ema.residual, home), [*(sigma_rel or []), *(more or [])])
     found: dict[str, dict[str, Any]] = {_name(now.meta.get("ema")): dict(now.meta["metrics"])}
     try:
         found |= _measured(experiment, folder, residuals, candidates)
@@ -64,9 +65,9 @@ def _measured(
     experiment: "Experiment", artifact: Path, widths: Iterable[float], candidates: Path
 ) -> dict[str, dict[str, Any]]:
     """Return the metrics of each average by its name, after its model is written below candidates."""
-    from gen_ray.cluster.connect import connected
-    from gen_ray.cluster.evaluate import evaluate_average
-    from gen_ray.cluster.train import training_data
+    from gen_ray.cluster.evaluation.evaluate import evaluate_average
+    from gen_ray.cluster.nodes.connect import connected
+    from gen_ray.cluster.training.train import training_data
 
     found: dict[str, dict[str, Any]] = {}
     with connected(experiment.scaling):

@@ -22,7 +22,7 @@ def evaluate(
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Measure bits per dimension and Fréchet distance of a trained model."""
-    from gen_ray import runs
+    from gen_ray import run_directory
     from gen_ray.errors import UserError
 
     terminal.one_of("--reference", reference, ("train", "test"))
@@ -30,10 +30,10 @@ def evaluate(
         if not override.startswith(HEEDED):
             raise UserError(f"{override}: has no effect on a trained model; these have one: {', '.join(HEEDED)}")
     folder = find(model, storage)
-    experiment = runs.settings(folder, storage, overrides or [])
-    from gen_ray.cluster.connect import connected  # imports Ray, which takes longer than all the checks
-    from gen_ray.cluster.evaluate import evaluate_artifact
-    from gen_ray.cluster.train import training_data
+    experiment = run_directory.settings(folder, storage, overrides or [])
+    from gen_ray.cluster.evaluation.evaluate import evaluate_artifact
+    from gen_ray.cluster.nodes.connect import connected  # imports Ray, which takes longer than all the checks
+    from gen_ray.cluster.training.train import training_data
 
     prepared = training_data(experiment, folder)
     experiment.model(prepared.spec)

@@ -59,7 +59,7 @@ def explained(error: BaseException) -> tuple[str, int] | None:
 
 def _is_of_torch(error: BaseException) -> bool:
     """Return whether an error says that a GPU's memory, or a CPU's, was full."""
-    from gen_ray.engine.memory import is_out_of_memory
+    from gen_ray.engine.inference.memory import is_out_of_memory
 
     return is_out_of_memory(error)
 

@@ -21,9 +21,11 @@ def latent_dims(
 ) -> None:
     """Train the model once for each latent dimension and lay their samples side by side (Kingma & Welling, fig. 5)."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
-    from gen_ray.cluster.connect import connected
-    from gen_ray.cluster.train import train
-    from gen_ray.engine import artifact, evaluate, plots
+    from gen_ray.cluster.nodes.connect import connected
+    from gen_ray.cluster.training.train import train
+    from gen_ray.engine.evaluation import evaluate
+    from gen_ray.engine.inference import artifact
+    from gen_ray.engine.plots import grids
     from gen_ray.experiment import load
 
     wanted = _numbers(dims)
@@ -42,8 +44,8 @@ def latent_dims(
             model = artifact.load(done.artifact, device=instances.device())
             samples, _ = evaluate.sample(model, SAMPLES, device=instances.device())
             title = f"({'abcdefghijklmnopqrstuvwxyz'[len(pictures)]}) {dim}-D latent space, {bits:.3f} bits/dim"
-            pictures[title] = plots.grid(samples, levels=model.spec.levels)
-    plots.write(out, plots.panel(pictures))
+            pictures[title] = grids.grid(samples, levels=model.spec.levels)
+    grids.write(out, grids.panel(pictures))
     typer.echo(f"samples side by side: {out}")
 
 
@@ -59,9 +61,10 @@ def progress(
 ) -> None:
     """Measure what models were at several times of their training, and draw that against its minutes."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
-    from gen_ray.cluster.connect import connected
-    from gen_ray.cluster.progress import measured
-    from gen_ray.engine import curves, plots
+    from gen_ray.cluster.evaluation.progress import measured
+    from gen_ray.cluster.nodes.connect import connected
+    from gen_ray.engine.plots import grids
+    from gen_ray.engine.plots import lines as curves
     from gen_ray.experiment import Scaling
 
     homes = [instances.find(name, storage).parent for name in run]
@@ -74,7 +77,7 @@ def progress(
                 for metric, value in point.metrics.items():
                     drawn.setdefault(metric, {}).setdefault(home.name, []).append((point.minutes, value))
     terminal.show_table("quality against minutes", ["run", "minutes", *drawn], lines)
-    plots.write(out, curves.panels(drawn, x="minutes of training"))
+    grids.write(out, curves.panels(drawn, x="minutes of training"))
     typer.echo(f"curves: {out}")
 
 

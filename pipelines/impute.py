@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gen_ray.dataspec import DataSpec
-    from gen_ray.engine.impute import Completions
+    from gen_ray.engine.inference.impute import Completions
 
 TILE = 112
 """Pixels of every image in the picture, so that one compares with another."""
@@ -67,7 +67,7 @@ def impute(
     """Complete an image or a text k times, the known part kept bit for bit, and show where the completions disagree."""
     if out is not None:
         terminal.one_of("--out must end in", out.suffix, (".png", ".npz"))
-    from gen_ray.engine.impute import complete, judge
+    from gen_ray.engine.inference.impute import complete, judge
 
     found = instances.load(model, storage)
     if list_imputers:
@@ -91,7 +91,7 @@ def impute(
 
 def _read(given: Given, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
     """Return what is known (1, *shape) and where its holes are (1, *shape)."""
-    from gen_ray.engine import instances as reading
+    from gen_ray.engine.inference import instances as reading
     from gen_ray.errors import UserError
 
     if given.text is not None:
@@ -104,7 +104,7 @@ def _read(given: Given, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
 
 
 def _one(file: Path, spec: "DataSpec") -> "Tensor":
-    from gen_ray.engine import instances as reading
+    from gen_ray.engine.inference import instances as reading
     from gen_ray.errors import UserError
 
     x = reading.read(file, spec)
@@ -116,7 +116,8 @@ def _one(file: Path, spec: "DataSpec") -> "Tensor":
 
 def _show(made: "Completions", known: "Tensor", truth: "Tensor | None", out: Path | None) -> None:
     """Print texts, and write the picture or the arrays."""
-    from gen_ray.engine import plots, texts
+    from gen_ray.engine.inference import texts
+    from gen_ray.engine.plots import grids
     from gen_ray.errors import UserError
 
     spec = made.spec
@@ -128,10 +129,10 @@ def _show(made: "Completions", known: "Tensor", truth: "Tensor | None", out: Pat
     if out is None:
         return
     if out.suffix == ".png":
-        plots.write(out, picture(made, known, truth))
+        grids.write(out, picture(made, known, truth))
     else:
         arrays = {"samples": made.samples[0], "uncertainty": made.uncertainty()[0], "holes": ~made.mask[0]}
-        plots.write_arrays(out, {**arrays, "known": known[0]})
+        grids.write_arrays(out, {**arrays, "known": known[0]})
     typer.echo(f"completions: {out}")
 
 
@@ -140,20 +141,20 @@ def picture(made: "Completions", known: "Tensor", truth: "Tensor | None" = None)
 
     known and truth are (1, C, H, W). All images are of one size, and stand in the same columns.
     """
-    from gen_ray.engine import plots
+    from gen_ray.engine.plots import grids
 
     levels, spread = made.spec.levels, made.uncertainty()
     alone = {
-        "given + hole": plots.holed(known, made.mask, levels=levels),
-        **({} if truth is None else {"truth": plots.rgb(truth, levels=levels)}),
-        "mean": plots.rgb(made.mean(), levels=levels),
-        f"std 0 … {float(spread.mean(1).max()):.2f}": plots.shades(spread),
+        "given + hole": grids.holed(known, made.mask, levels=levels),
+        **({} if truth is None else {"truth": grids.rgb(truth, levels=levels)}),
+        "mean": grids.rgb(made.mean(), levels=levels),
+        f"std 0 … {float(spread.mean(1).max()):.2f}": grids.shades(spread),
     }
     columns = max(COLUMNS, math.ceil(math.sqrt(made.k)))
-    completions = plots.grid(made.samples[0], levels=levels, columns=columns, tile_pixels=TILE, gap=plots.GAP)
-    return plots.sheet(
+    completions = grids.grid(made.samples[0], levels=levels, columns=columns, tile_pixels=TILE, gap=grids.GAP)
+    return grids.sheet(
         [
-            {title: plots.grid(image, tile_pixels=TILE) for title, image in alone.items()},
+            {title: grids.grid(image, tile_pixels=TILE) for title, image in alone.items()},
             {f"{made.k} completions, {made.nfe} nfe": completions},
         ]
     )

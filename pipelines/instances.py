@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gen_ray.storage import ENVIRONMENT, root
+from gen_ray.storage.paths import ENVIRONMENT, root
 
 if TYPE_CHECKING:
     import torch
 
     from gen_ray.dataspec import DataSpec
-    from gen_ray.engine.artifact import Model
+    from gen_ray.engine.inference.artifact import Model
 
 ModelName = Annotated[
     str,
@@ -51,17 +51,17 @@ class Asked:
 def load(model: str, storage: Path) -> "Model":
     """Return a trained model on the device there is."""
     folder = find(model, storage)  # before torch, whose import takes longer
-    from gen_ray.engine import artifact
+    from gen_ray.engine.inference import artifact
 
     return artifact.load(folder, device=device())
 
 
 def find(model: str, root: Path, tracking_uri: str | None = None) -> Path:
     """Return the artifact folder of a MODEL, of a registered one as it was downloaded. Raise UserError, RunError."""
-    from gen_ray import runs
+    from gen_ray import run_directory
 
-    if not model.startswith(runs.REGISTERED) and not runs.MLFLOW_RUN.fullmatch(model):
-        return runs.find_artifact(model, root)  # without MLflow, which takes over a second to import
+    if not model.startswith(run_directory.REGISTERED) and not run_directory.MLFLOW_RUN.fullmatch(model):
+        return run_directory.find_artifact(model, root)  # without MLflow, which takes over a second to import
     from gen_ray.serving.sources import source_of
 
     source = source_of(model, root, tracking_uri)
@@ -82,7 +82,7 @@ def gather(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.
     """
     import torch
 
-    from gen_ray.engine import instances
+    from gen_ray.engine.inference import instances
     from gen_ray.errors import UserError
 
     if asked.files and asked.data:
@@ -98,7 +98,7 @@ def gather(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.
 
 def tell_left_out(file: Path, spec: "DataSpec") -> None:
     """Print one line on the part of a file that reading drops, if it does; on stderr, beside the figures."""
-    from gen_ray.engine import instances
+    from gen_ray.engine.inference import instances
 
     if line := instances.left_out(file, spec):
         typer.echo(line, err=True)
@@ -109,7 +109,7 @@ def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.T
 
     from gen_ray.datasets.chosen import chosen_rows, read_rows
     from gen_ray.datasets.prepare import BadRows, SourceOptions, find, prepare
-    from gen_ray.engine import instances, memory
+    from gen_ray.engine.inference import instances, memory
 
     trained, home = model.experiment.data, storage / "data"
     options = trained.options if asked.data in (None, trained.source) else SourceOptions()

@@ -16,7 +16,7 @@ Id = Annotated[str, typer.Argument(help="The job.")]
 @app.command("list")
 def list_(address: Address = LOCAL) -> None:
     """Show the jobs, the newest first."""
-    from gen_ray.cluster.jobs import Jobs
+    from gen_ray.cluster.jobs.jobs import Jobs
 
     lines = [
         [
@@ -43,7 +43,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", help="Until it ends; then exit as it did.")] = False,
 ) -> None:
     """Print what a job has printed."""
-    from gen_ray.cluster.jobs import Jobs
+    from gen_ray.cluster.jobs.jobs import Jobs
 
     jobs = Jobs(address)
     if follow:
@@ -54,7 +54,7 @@ def logs(
 @app.command()
 def stop(id: Id, address: Address = LOCAL) -> None:
     """Have a job save a checkpoint, close its MLflow run as KILLED, and end; train --resume goes on from there."""
-    from gen_ray.cluster.jobs import Jobs
+    from gen_ray.cluster.jobs.jobs import Jobs
 
     typer.echo(f"{id}: {'is told to end' if Jobs(address).stop(id) else 'had ended'}")
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from gen_ray.engine.artifact import Model
-    from gen_ray.engine.latent import Refined
+    from gen_ray.engine.inference.artifact import Model
+    from gen_ray.engine.inference.latent import Refined
 
 app = terminal.new_app()
 app.callback()(lambda: None)
@@ -45,7 +45,8 @@ def encode(
 ) -> None:
     """Write the posterior features q(z|x) of instances."""
     terminal.one_of("--out must end in", out.suffix, (".npz",))
-    from gen_ray.engine import latent, plots
+    from gen_ray.engine.inference import latent
+    from gen_ray.engine.plots import grids as plots
 
     found, x = _gathered(model, asked, n, storage)
     where = instances.device()
@@ -75,7 +76,8 @@ def reconstruct(
 ) -> None:
     """Draw instances above the mean of p(x|z) at the mean of q(z|x)."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
-    from gen_ray.engine import latent, plots
+    from gen_ray.engine.inference import latent
+    from gen_ray.engine.plots import grids as plots
 
     found, x = _gathered(model, asked, n, storage)
     where = instances.device()
@@ -106,7 +108,8 @@ def interpolate(
 ) -> None:
     """Draw the straight ways in latent space from each instance to the next."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
-    from gen_ray.engine import latent, plots
+    from gen_ray.engine.inference import latent
+    from gen_ray.engine.plots import grids as plots
     from gen_ray.errors import UserError
 
     found, x = _gathered(model, asked, n, storage)
@@ -132,7 +135,8 @@ def manifold(
 ) -> None:
     """Draw the map of a two-dimensional latent space, at equal steps of the prior's probability."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
-    from gen_ray.engine import latent, plots
+    from gen_ray.engine.inference import latent
+    from gen_ray.engine.plots import grids as plots
 
     found = instances.load(model, storage)
     images = latent.manifold(found, side=side, device=instances.device())
@@ -144,7 +148,7 @@ def manifold(
 
 def _gathered(model: str, asked: Asked, n: int, storage: Path) -> tuple["Model", "Tensor"]:
     """Return the model, which must have a latent space, and the instances asked for (N, *shape)."""
-    from gen_ray.engine import latent
+    from gen_ray.engine.inference import latent
 
     found = instances.load(model, storage)
     latent.space(found)
@@ -154,7 +158,7 @@ def _gathered(model: str, asked: Asked, n: int, storage: Path) -> tuple["Model",
 
 def _blocks(rows: Mapping[str, "Tensor"], levels: int) -> "np.ndarray":
     """Return titled rows of images (N, C, H, W), instance above instance, in blocks of so many as stand in a row."""
-    from gen_ray.engine import plots
+    from gen_ray.engine.plots import grids as plots
 
     n = len(next(iter(rows.values())))
     blocks = [slice(first, min(first + COLUMNS, n)) for first in range(0, n, COLUMNS)]

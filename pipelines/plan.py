@@ -11,7 +11,7 @@ import typer
 from pipelines import terminal
 
 if TYPE_CHECKING:
-    from gen_ray.engine.plan import Forecast, Load, Pace, Site
+    from gen_ray.bench.planner import Forecast, Load, Pace, Site
     from gen_ray.experiment import Experiment
 
 MB = 2**20
@@ -64,9 +64,9 @@ def _paced(experiment: "Experiment", rates: list[str], most: int, rounds: int) -
     """Return the run's load, and the pace of one worker as it is told or as it is here."""
     import torch
 
-    from gen_ray.cluster.train import prepare_data
+    from gen_ray.bench.planner import Load, Pace, paces, shares
+    from gen_ray.cluster.training.train import prepare_data
     from gen_ray.datasets.shards import load_split
-    from gen_ray.engine.plan import Load, Pace, paces, shares
     from pipelines.instances import device
 
     prepared = prepare_data(experiment)
@@ -96,7 +96,7 @@ def _told(word: str) -> tuple[float, float]:
 
 
 def _forecasts(experiment: "Experiment", load: "Load", pace: "Pace", machines: Machines) -> "list[Forecast]":
-    from gen_ray.engine.plan import forecast, possible
+    from gen_ray.bench.planner import forecast, possible
 
     most = machines.nodes * machines.gpus_per_node
     site = _site(machines)
@@ -104,7 +104,7 @@ def _forecasts(experiment: "Experiment", load: "Load", pace: "Pace", machines: M
 
 
 def _site(machines: Machines) -> "Site":
-    from gen_ray.engine.plan import Link, Site
+    from gen_ray.bench.planner import Link, Site
 
     latency = machines.latency_us / 1e6
     return Site(
@@ -117,7 +117,7 @@ def _site(machines: Machines) -> "Site":
 def _show(
     experiment: "Experiment", load: "Load", pace: "Pace", found: "list[Forecast]", told: bool, as_json: bool
 ) -> None:
-    from gen_ray.engine.plan import worthwhile
+    from gen_ray.bench.planner import worthwhile
 
     best = worthwhile(found)
     if as_json:
@@ -157,7 +157,7 @@ def _line(one: "Forecast") -> list[str]:
 def _check(experiment: "Experiment", numbers: list[int], *, rounds: int, steps: int, as_json: bool) -> None:
     from statistics import median
 
-    from gen_ray.cluster.plan import check
+    from gen_ray.bench.cluster.plan import check
     from gen_ray.errors import UserError
 
     for number in numbers:

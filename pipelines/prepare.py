@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from gen_ray.paths import local
-from gen_ray.storage import root as place
+from gen_ray.storage.paths import root as place
+from gen_ray.storage.user_paths import local
 from pipelines import terminal
 from pipelines.instances import Storage
 
@@ -32,10 +32,10 @@ def prepare(
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Turn a data set into checked Parquet shards with fixed train, validation and test splits."""
-    from gen_ray.config import validated
+    from gen_ray.configuration.base import validated
+    from gen_ray.configuration.overrides import apply
     from gen_ray.datasets.prepare import BadRows, SourceOptions
     from gen_ray.datasets.prepare import prepare as make
-    from gen_ray.overrides import apply
 
     raw: dict[str, object] = {}
     for item in option or []:

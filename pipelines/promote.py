@@ -12,12 +12,12 @@ from pipelines import terminal
 from pipelines.instances import Seed, Storage, find
 
 if TYPE_CHECKING:
-    from gen_ray.cluster.promote import Measured, Order
-    from gen_ray.engine.curve import Point
+    from gen_ray.cluster.evaluation.sampler_benchmark import Measured, Order
+    from gen_ray.engine.evaluation.pareto import Point
     from gen_ray.experiment import Experiment
-    from gen_ray.releases import Release
-    from gen_ray.store import Store
-    from gen_ray.tracking import Row
+    from gen_ray.tracking.releases import Release
+    from gen_ray.tracking.runs import Row
+    from gen_ray.tracking.store import Store
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Asked:
 
     def order(self) -> "Order":
         """Return the measurement that these options ask for."""
-        from gen_ray.cluster.promote import Order
+        from gen_ray.cluster.evaluation.sampler_benchmark import Order
 
         return Order(
             samplers=self.sampler or (),
@@ -71,9 +71,9 @@ def promote(
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow's URI. Default: the run's tracking.uri.")] = None,
 ) -> None:
     """Measure sampler × steps of a trained model, pick along the curve, and make the model champion if it is better."""
-    from gen_ray import runs
+    from gen_ray import run_directory
     from gen_ray.errors import UserError
-    from gen_ray.store import Store
+    from gen_ray.tracking.store import Store
 
     if sum(choice is not None for choice in (run, best, rollback)) != 1:
         raise UserError("give one of RUN, --best METRIC and --rollback MODEL")
@@ -84,16 +84,16 @@ def promote(
             typer.echo(_rollback(there, rollback))
             return
         run = _best(there, str(best))
-    chosen = find(run, storage, tracking_uri) if best is None else runs.artifact_of(run, storage)
-    found = runs.settings(chosen, storage)
+    chosen = find(run, storage, tracking_uri) if best is None else run_directory.artifact_of(run, storage)
+    found = run_directory.settings(chosen, storage)
     _check(found, chosen, asked)
-    from gen_ray import registry
-    from gen_ray.tracking import row  # imports MLflow, which takes longer than all the checks
+    from gen_ray.tracking import registry
+    from gen_ray.tracking.runs import row  # imports MLflow, which takes longer than all the checks
 
     store = Store.of(tracking_uri or found.tracking.uri, found.tracking.experiment, storage)
-    own = row(store, runs.run_of(chosen))
+    own = row(store, run_directory.run_of(chosen))
     candidate = registry.record(own, metric)
-    model = name or _model_name(runs.meta(chosen)["data"]["name"], found.family.name)
+    model = name or _model_name(run_directory.meta(chosen)["data"]["name"], found.family.name)
     terminal.check_name("--name", model)
     reason = "" if force else registry.obstacle(store, model, candidate, margin=margin)
     if reason:  # told before anything is measured for minutes
@@ -108,7 +108,7 @@ def promote(
 
 
 def _rollback(store: "Store", model: str) -> str:
-    from gen_ray import registry
+    from gen_ray.tracking import registry
 
     return registry.rollback(store, model).line
 
@@ -117,17 +117,17 @@ def _check(experiment: "Experiment", artifact: Path, asked: Asked) -> None:
     """Raise UserError for samplers and steps that the model does not have, before Ray starts."""
     if not asked.sampler and not asked.steps:
         return
-    from gen_ray import runs
+    from gen_ray import run_directory
     from gen_ray.dataspec import DataSpec
-    from gen_ray.engine.menu import menu
+    from gen_ray.engine.evaluation.sampler_settings import menu
 
-    family = experiment.model(DataSpec.model_validate(runs.meta(artifact)["data"]))
+    family = experiment.model(DataSpec.model_validate(run_directory.meta(artifact)["data"]))
     menu(family, asked.sampler or (), asked.steps or ())
 
 
 def _kept(measured: "Release", store: "Store", mlflow_id: str, artifact: Path) -> "Release":
     """Return a release whose artifact is kept where servers find it."""
-    from gen_ray.releases import keep
+    from gen_ray.tracking.releases import keep
 
     path, digest = keep(store, mlflow_id, artifact)
     return replace(measured, path=path, manifest=digest)
@@ -140,9 +140,9 @@ def _model_name(data: str, family: str) -> str:
 
 def _best(store: "Store", metric: str) -> str:
     """Return the run that is best by a metric. Raise UserError where none has it, or where figures do not compare."""
-    from gen_ray.comparison import differences, tables
     from gen_ray.errors import UserError
-    from gen_ray.tracking import rows
+    from gen_ray.tracking.comparison import differences, tables
+    from gen_ray.tracking.runs import rows
 
     found = tables(rows(store), metric)
     if len(found) != 1:
@@ -156,12 +156,12 @@ def _best(store: "Store", metric: str) -> str:
 
 def _measured(experiment: "Experiment", folder: Path, store: "Store", run: "Row", order: "Order") -> "Release":
     """Return what is to be known of the version: curve, choices and fingerprint; keep the curve with the run."""
-    from gen_ray.cluster.connect import connected
-    from gen_ray.cluster.promote import Measurement
-    from gen_ray.cluster.train import training_data
-    from gen_ray.engine.curve import choose
-    from gen_ray.releases import Release
-    from gen_ray.tracking import attach
+    from gen_ray.cluster.evaluation.sampler_benchmark import Measurement
+    from gen_ray.cluster.nodes.connect import connected
+    from gen_ray.cluster.training.train import training_data
+    from gen_ray.engine.evaluation.pareto import choose
+    from gen_ray.tracking.releases import Release
+    from gen_ray.tracking.runs import attach
 
     with connected(experiment.scaling):
         work = Measurement(experiment, training_data(experiment, folder), folder, order)
@@ -214,8 +214,8 @@ def _show(measured: "Measured", choices: Mapping[str, "Point"]) -> None:
 
 
 def _files(measured: "Measured", choices: Mapping[str, "Point"]) -> dict[str, bytes]:
-    from gen_ray.engine.curves import costs
-    from gen_ray.engine.plots import png
+    from gen_ray.engine.plots.grids import png
+    from gen_ray.engine.plots.lines import costs
 
     data = {
         "metric": measured.metric,

@@ -9,8 +9,8 @@ from pipelines import terminal
 
 def queue() -> None:
     """Show the sweeps and trainings on the cluster that RAY_ADDRESS names, and the cause of each wait."""
-    from gen_ray.cluster.connect import connected
-    from gen_ray.cluster.queue import members, reserved
+    from gen_ray.cluster.jobs.queue import members, reserved
+    from gen_ray.cluster.nodes.connect import connected
     from gen_ray.experiment import Scaling
 
     with connected(Scaling()):

@@ -30,9 +30,9 @@ def sample(
     import time
 
     found, device = instances.load(model, storage), instances.device()
-    from gen_ray.engine import samples
-    from gen_ray.engine.generate import generate
-    from gen_ray.engine.step import autocast
+    from gen_ray.engine.inference import samples
+    from gen_ray.engine.inference.generate import generate
+    from gen_ray.engine.training.step import autocast
 
     if list_samplers:
         terminal.show_chains("sampler", found.family.samplers())

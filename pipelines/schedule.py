@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gen_ray import ending
+from gen_ray.host import signals
 from pipelines import terminal
 from pipelines.instances import Storage
 from pipelines.sweep import Margin, Overrides, PlanFile, Promote, check_promotion
 
 if TYPE_CHECKING:
-    from gen_ray.schedules.book import Schedule
-    from gen_ray.schedules.keeper import Keeper
-    from gen_ray.schedules.local import Local
+    from gen_ray.recurring.local_launcher import Local
+    from gen_ray.recurring.reconciler import Keeper
+    from gen_ray.recurring.store import Schedule
 
 app = terminal.new_app()
 app.callback()(lambda: None)
@@ -40,8 +40,8 @@ def add(
     ] = 60,
 ) -> None:
     """Have a sweep recur. Its file is read anew each time, in the folder that this is called in."""
-    from gen_ray.config import validated
-    from gen_ray.schedules.book import Book, Schedule
+    from gen_ray.configuration.base import validated
+    from gen_ray.recurring.store import Book, Schedule
     from gen_ray.sweeps import config
 
     check_promotion(promote, margin)
@@ -70,14 +70,14 @@ def add(
 
 def _data_root(folder: Path | None) -> list[str]:
     """Return the override by which a path of the config means this folder, not the copy of it that a job has."""
-    from gen_ray import yaml12
+    from gen_ray.configuration import yaml12
 
     return [f"data.root={yaml12.quoted(str(folder))}"] if folder else []
 
 
 def _check_secrets() -> None:
     """Raise UserError for files of this folder that no job should get."""
-    from gen_ray.cluster import package, secret_files
+    from gen_ray.cluster.jobs import package, secret_files
 
     secret_files.check(Path(), package.contents(Path()))
 
@@ -103,7 +103,7 @@ def list_(storage: Storage = Path("gen_ray_runs")) -> None:
 @app.command()
 def remove(name: Name, storage: Storage = Path("gen_ray_runs")) -> None:
     """Forget a schedule. An occurrence that runs goes on."""
-    from gen_ray.schedules.book import Book
+    from gen_ray.recurring.store import Book
 
     Book(storage).remove(name)
     typer.echo(f"{name}: removed")
@@ -118,10 +118,10 @@ def run(
 ) -> None:
     """Keep the schedules until Ctrl-C or SIGTERM, which also ends sweeps of this machine; Ray jobs go on."""
     from gen_ray.errors import EndedError
-    from gen_ray.schedules.daemon import Daemon
+    from gen_ray.recurring.daemon import Daemon
 
     keeper, local = _keeper(storage)
-    ending.take_time()  # the sweeps of this machine end first
+    signals.take_time()  # the sweeps of this machine end first
     try:
         if once is not None:
             raise typer.Exit(_once(keeper, local, once))
@@ -136,7 +136,7 @@ def run(
 
 def _once(keeper: "Keeper", local: "Local", name: str) -> int:
     """Run an occurrence and return its exit code."""
-    from gen_ray.schedules.launcher import wait
+    from gen_ray.recurring.launcher import wait
 
     schedule, made = keeper.book.load(name), keeper.once(name)
     occurrence, launcher = schedule.occurrence(made.at), keeper.launcher(schedule)
@@ -148,10 +148,10 @@ def _once(keeper: "Keeper", local: "Local", name: str) -> int:
 
 
 def _keeper(storage: Path) -> "tuple[Keeper, Local]":
-    from gen_ray.schedules.book import LOGS, Book
-    from gen_ray.schedules.keeper import Keeper
-    from gen_ray.schedules.launcher import Launcher
-    from gen_ray.schedules.local import Local
+    from gen_ray.recurring.launcher import Launcher
+    from gen_ray.recurring.local_launcher import Local
+    from gen_ray.recurring.reconciler import Keeper
+    from gen_ray.recurring.store import LOGS, Book
 
     book = Book(storage)
     local = Local(book.folder / LOGS)
@@ -159,7 +159,7 @@ def _keeper(storage: Path) -> "tuple[Keeper, Local]":
     def launcher(schedule: "Schedule") -> Launcher:
         if schedule.address is None:
             return local
-        from gen_ray.cluster.jobs import Jobs
+        from gen_ray.cluster.jobs.jobs import Jobs
 
         return Jobs(schedule.address)
 

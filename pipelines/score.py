@@ -26,8 +26,8 @@ def score(
     """Print bits per dimension with kind and standard error: of files one by one, of a source's rows also the mean."""
     if out is not None:
         terminal.one_of("--out must end in", out.suffix, (".npz",))
-    from gen_ray.engine import plots
-    from gen_ray.engine.score import score as measure
+    from gen_ray.engine.inference.score import score as measure
+    from gen_ray.engine.plots import grids
 
     found = instances.load(model, storage)
     x, names = instances.gather(found, asked, n, storage)
@@ -43,7 +43,7 @@ def score(
             f"mean of {len(lines)}: {scores.mean:.4f} ± {scores.mean_standard_error:.4f} bits/dim ({scores.kind})"
         )
     if out is not None:
-        plots.write_arrays(out, {"bits_per_dim": scores.bits_per_dim, "standard_error": scores.standard_error})
+        grids.write_arrays(out, {"bits_per_dim": scores.bits_per_dim, "standard_error": scores.standard_error})
         typer.echo(f"scores: {out}")
 
 

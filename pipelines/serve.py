@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gen_ray import ending
+from gen_ray.host import signals
 from pipelines import instances, terminal
 from pipelines.instances import Storage
 
@@ -82,13 +82,13 @@ def serve(
         typer.echo(_yaml(app, place), nl=False)
         return
     from gen_ray.cluster.serving import server  # imports Ray Serve, which takes longer than all the checks
-    from gen_ray.storage import beside
+    from gen_ray.storage.paths import beside
 
     with server.served(app, place.host, place.port, detached=detach, replace=replace) as url:
         _show(app, url)
         typer.echo(f"requests: {beside(app.root) / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
         if not detach:
-            ending.wait()
+            signals.wait()
             typer.echo("ending: what was begun is finished", err=True)
 
 
@@ -110,11 +110,11 @@ def application(
     """Return what is to be served. Raise UserError for what cannot be, before anything starts."""
     import os
 
-    from gen_ray import signing
-    from gen_ray.cluster.ports import LOOPBACK
+    from gen_ray.cluster.nodes.ports import LOOPBACK
     from gen_ray.cluster.serving.args import Application, Served
     from gen_ray.errors import UserError
     from gen_ray.serving import settings
+    from gen_ray.tracking import signing
 
     keys = settings.from_environment(os.environ).keys
     if place.host not in LOOPBACK and not keys:
@@ -148,11 +148,11 @@ def application(
 
 def _found(models: list[str], root: Path, tracking_uri: str | None) -> dict[str, str]:
     """Return what is to be served by its id, every champion where nothing is named. Raise UserError, RunError."""
-    from gen_ray.engine import artifact
+    from gen_ray.engine.inference import artifact
     from gen_ray.errors import UserError
-    from gen_ray.releases import champions
-    from gen_ray.runs import REGISTERED
-    from gen_ray.store import Store
+    from gen_ray.run_directory import REGISTERED
+    from gen_ray.tracking.releases import champions
+    from gen_ray.tracking.store import Store
 
     named = dict(_named(model) for model in models)
     if not models:
@@ -169,7 +169,7 @@ def _named(text: str) -> tuple[str, str]:
     """Return a served model's id and where it is. Raise UserError for an id that no path could have."""
     from gen_ray.errors import UserError
     from gen_ray.experiment import NAME_PATTERN
-    from gen_ray.runs import REGISTERED
+    from gen_ray.run_directory import REGISTERED
 
     id, equals, model = text.partition("=")
     if not equals:

@@ -20,13 +20,13 @@ def head(
     insecure: Insecure = False,
 ) -> None:
     """Start Ray as a cluster's first machine, which asks for a token; the token is made where there is none."""
-    from gen_ray import token
-    from gen_ray.cluster import nodes
+    from gen_ray.cluster.nodes import nodes
+    from gen_ray.host import ray_token
 
     _warn(insecure)
     code = nodes.head(port=port, dashboard_port=dashboard_port, insecure=insecure, options=options or [])
     if not code and not insecure:
-        typer.echo(f"the token is in {token.file()}; every machine that is to work here needs a copy")
+        typer.echo(f"the token is in {ray_token.file()}; every machine that is to work here needs a copy")
     raise typer.Exit(code)
 
 
@@ -37,7 +37,7 @@ def worker(
     insecure: Insecure = False,
 ) -> None:
     """Start Ray as a further machine of a cluster, with the token of its head."""
-    from gen_ray.cluster import nodes
+    from gen_ray.cluster.nodes import nodes
 
     _warn(insecure)
     raise typer.Exit(nodes.worker(address, insecure=insecure, options=options or []))
@@ -57,7 +57,7 @@ def mlflow(
 
     MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS_DESTINATION name a database and an object store instead.
     """
-    from gen_ray.cluster import nodes, ports
+    from gen_ray.cluster.nodes import nodes, ports
 
     code = nodes.mlflow(host=host, port=port, insecure=insecure, detach=detach, names=allow_host or [])
     if detach:

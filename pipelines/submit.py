@@ -10,7 +10,7 @@ import typer
 from pipelines import terminal
 
 if TYPE_CHECKING:
-    from gen_ray.cluster.jobs import Jobs
+    from gen_ray.cluster.jobs.jobs import Jobs
 
 VERBS = ("compare", "demo", "doctor", "ema", "evaluate", "prepare", "promote", "queue", "serve", "sweep", "train")
 """What works on storage.root alone: files written beside it would go with the job."""
@@ -45,8 +45,8 @@ def submit(
     like secrets, and links that lead out of the folder, are refused. Results go below storage.root, which is a folder
     that all machines share, or s3://…: GEN_RAY_STORAGE there says which.
     """
-    from gen_ray.cluster import package
-    from gen_ray.cluster.jobs import Jobs
+    from gen_ray.cluster.jobs import package
+    from gen_ray.cluster.jobs.jobs import Jobs
 
     verb, *rest = words
     _check(verb, working_dir)

@@ -47,7 +47,7 @@ def sweep(
     if dry_run:
         typer.echo(config.dump(found), nl=False)
         return
-    from gen_ray.cluster.sweep import sweep as run
+    from gen_ray.cluster.sweeps.sweep import sweep as run
 
     with terminal.Progress(found.sweep.name) as watch:
         done = run(found, resume=resume, take_over=take_over, accept_data=accept_data, watch=watch, tags=tags)
@@ -85,14 +85,15 @@ def _tags(words: list[str]) -> dict[str, str]:
 
 def _promoted(plan: "Plan", sweep_id: str, best: str, model: str, margin: float | None) -> str:
     """Hold the best trial against the champion, and return what came of it, which the sweep's run is tagged with."""
-    from gen_ray import registry, runs
-    from gen_ray.cluster.train import store_of
-    from gen_ray.releases import Release, keep
-    from gen_ray.tracking import row, tag
+    from gen_ray import run_directory
+    from gen_ray.cluster.training.train import store_of
+    from gen_ray.tracking import registry
+    from gen_ray.tracking.releases import Release, keep
+    from gen_ray.tracking.runs import row, tag
 
     store, metric = store_of(plan.first), registry.judged_by(plan.sweep.metric)
     margin = registry.MARGIN if margin is None else margin
-    path, digest = keep(store, row(store, best).mlflow_id, runs.artifact_of(best, plan.first.storage.root))
+    path, digest = keep(store, row(store, best).mlflow_id, run_directory.artifact_of(best, plan.first.storage.root))
     tags = Release(version="", path=path, manifest=digest).tags()
     verdict = registry.promote_run(store, model, best, metric, margin=margin, tags=tags)
     tag(store, sweep_id, {"promotion": verdict.line})

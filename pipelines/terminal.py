@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from gen_ray import ending, shadowing, token
-from gen_ray.paths import without_file_uri
+from gen_ray.host import ray_token, shadowing, signals
+from gen_ray.storage.user_paths import without_file_uri
 from pipelines import failures
 from pipelines.tables import show_table as show_table
 
 if TYPE_CHECKING:
-    from gen_ray.comparison import Table
     from gen_ray.family import Sampler
-    from gen_ray.store import Store
+    from gen_ray.tracking.comparison import Table
+    from gen_ray.tracking.store import Store
 
 
 INTERRUPTED = 130
@@ -35,7 +35,7 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     failures.prepare_streams()
     failures.find_home()
-    token.use()
+    ray_token.use()
     _bypass_proxy()
     app = verb if isinstance(verb, typer.Typer) else _alone(verb)
     debug = "--debug" in sys.argv
@@ -76,7 +76,7 @@ def _run(app: Callable[..., Any]) -> NoReturn:
         raise UserError(fault)
     sys.argv[1:] = map(without_file_uri, sys.argv[1:])
     shadowing.check(Path.cwd())
-    with ending.in_order():
+    with signals.in_order():
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # as typer answers Ctrl-C
             raise KeyboardInterrupt
@@ -143,7 +143,7 @@ def _fail(line: str, code: int) -> None:
     with suppress(OSError):  # the terminal may be gone
         typer.echo(f"error: {failures.one_line(line)}", err=True)
     failures.flush()
-    ending.leave(code)
+    signals.leave(code)
     raise SystemExit(code)
 
 
@@ -212,7 +212,7 @@ def _bar() -> Any:
 
 def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what an evaluation measured, each figure with what it was measured with."""
-    from gen_ray.engine.provenance import FRECHET, note
+    from gen_ray.engine.evaluation.provenance import FRECHET, note
 
     for name, value in metrics.items():
         how = provenance.get(name)
@@ -273,8 +273,8 @@ def find_runs(
     store: "Store", sort: str, *, only: Collection[str] = (), where: Collection[str] = (), err: bool = False
 ) -> "list[Table]":
     """Return the finished runs of a store that are asked for; print a line, on stderr if err, where there are none."""
-    from gen_ray.comparison import chosen, tables
-    from gen_ray.tracking import experiments, rows
+    from gen_ray.tracking.comparison import chosen, tables
+    from gen_ray.tracking.runs import experiments, rows
 
     groups = tables([row for row in chosen(rows(store), where) if not only or row.run_id in only], sort)
     if not groups:

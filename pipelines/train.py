@@ -25,7 +25,7 @@ def train(
     accept_data: AcceptData = False,
 ) -> None:
     """Train one model on Ray Train, evaluate it and record it in MLflow."""
-    from gen_ray import yaml12
+    from gen_ray.configuration import yaml12
     from gen_ray.experiment import load
 
     check_resume(resume=resume, take_over=take_over, accept_data=accept_data)
@@ -33,7 +33,7 @@ def train(
     if dry_run:
         typer.echo(yaml12.dump(experiment.resolved()), nl=False)
         return
-    from gen_ray.cluster.train import train as run
+    from gen_ray.cluster.training.train import train as run
 
     with terminal.Progress(experiment.name) as watch:
         done = run(experiment, resume=resume, take_over=take_over, accept_data=accept_data, watch=watch)

@@ -92,7 +92,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Path]:
     """Return a bucket on a real S3 server of loopback, as storage.root."""
-    from gen_ray.storage import place, remote
+    from gen_ray.storage.paths import place, remote
 
     port = S3.rpartition(":")[2]
     server = subprocess.Popen(

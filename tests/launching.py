@@ -27,8 +27,8 @@ STARTS = (
     "ray.job_submission.JobSubmissionClient.__init__",
     "subprocess.Popen.__init__",
     "mlflow.MlflowClient.__init__",
-    "gen_ray.runs.find_artifact",
-    "gen_ray.storage.check",
+    "gen_ray.run_directory.find_artifact",
+    "gen_ray.storage.paths.check",
     "gen_ray.datasets.prepare.prepare",
 )
 
@@ -38,10 +38,12 @@ def carry_out(words: list[str], variables: Mapping[str, str], folder: Path) -> N
     with pytest.MonkeyPatch.context() as patch:
         for target, attribute in [_resolved(name) for name in STARTS]:
             patch.setattr(target, attribute, start)
-        patch.setattr("gen_ray.store.Store.exists", property(start))
+        patch.setattr("gen_ray.tracking.store.Store.exists", property(start))
         patch.setattr("ray.is_initialized", lambda: False)
-        patch.setattr("gen_ray.cluster.refusals.reach", lambda *_: None)
-        patch.setattr("gen_ray.cluster.ports.held", lambda *_: contextlib.nullcontext())  # of this machine at this time
+        patch.setattr("gen_ray.cluster.nodes.preflight.reach", lambda *_: None)
+        patch.setattr(
+            "gen_ray.cluster.nodes.ports.held", lambda *_: contextlib.nullcontext()
+        )  # of this machine at this time
         patch.setattr("pipelines.serve._found", lambda models, *_: {model: model for model in models or ["toy"]})
         for name, value in {"HOME": str(folder), "GEN_RAY_STORAGE": str(folder), **variables}.items():
             patch.setenv(name, value)

@@ -19,10 +19,10 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from gen_ray import signing
 from gen_ray.errors import UserError
 from gen_ray.experiment import load
 from gen_ray.sweeps import config as sweeps
+from gen_ray.tracking import signing
 from pipelines import cli
 from tests.conftest import ROOT
 from tests.kubernetes import faults, mappings
@@ -303,7 +303,7 @@ def test_the_image_is_of_this_version_and_of_one_ray() -> None:
 def test_ray_serve_takes_what_is_to_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.serve.schema import ServeDeploySchema
 
-    from gen_ray.cluster.environment import SERVE
+    from gen_ray.cluster.nodes.environment import SERVE
     from gen_ray.cluster.serving.args import NAME, Application
     from gen_ray.cluster.serving.ingress import door
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from gen_ray.comparison import differences, tables
 from gen_ray.errors import UserError
-from gen_ray.export import to_csv, to_json
-from gen_ray.registry import record
-from gen_ray.tracking import Row
+from gen_ray.tracking.comparison import differences, tables
+from gen_ray.tracking.export import to_csv, to_json
+from gen_ray.tracking.registry import record
+from gen_ray.tracking.runs import Row
 
 HOW = {"extractor": "classifier-1", "reference": "train", "reference_rows": "1462", "samples": "64", "data": "d"}
 
@@ -140,5 +140,5 @@ def test_csv_and_json_hold_every_digit_of_every_run() -> None:
 
 
 def test_what_separates_figures_does_not_wait_for_torch() -> None:
-    code = "import sys, gen_ray.engine.provenance; sys.exit('torch' in sys.modules)"
+    code = "import sys, gen_ray.engine.evaluation.provenance; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gen_ray import database, registry
 from gen_ray.errors import UserError
-from gen_ray.releases import champions, release
-from gen_ray.store import Store
-from gen_ray.tracking import TrackedRun, experiments, picture, row, rows
+from gen_ray.tracking import database, registry
+from gen_ray.tracking.releases import champions, release
+from gen_ray.tracking.runs import TrackedRun, experiments, picture, row, rows
+from gen_ray.tracking.store import Store
 from tests.conftest import Said
 
 NAME = "moved"

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 
 from gen_ray import families
 from gen_ray.cluster.serving.args import Application
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
+from gen_ray.configuration.overrides import merge
+from gen_ray.configuration.yaml12 import read
 from gen_ray.datasets.prepare import prepare
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment, load, parse
 from gen_ray.maths.sde import VE, VP, SubVP
-from gen_ray.overrides import merge
 from gen_ray.serving.settings import Settings
 from gen_ray.sweeps.config import Axis, Sweep
-from gen_ray.yaml12 import read
 from tests.conftest import ROOT
 
 NO_EXPERIMENTS = {"overlays", "sweeps", "serve", "cluster"}

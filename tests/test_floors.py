@@ -31,20 +31,20 @@ def test_imports_look_down_only() -> None:
 def test_everything_from_the_engine_down_knows_neither_ray_nor_mlflow() -> None:
     upper = (
         "gen_ray.cluster",
-        "gen_ray.tracking",
-        "gen_ray.outbox",
-        "gen_ray.spool",
-        "gen_ray.versions",
-        "gen_ray.export",
-        "gen_ray.mlflow_client",
-        "gen_ray.comparison",
-        "gen_ray.report",
-        "gen_ray.registry",
-        "gen_ray.releases",
+        "gen_ray.tracking.runs",
+        "gen_ray.tracking.outbox",
+        "gen_ray.tracking.spool",
+        "gen_ray.tracking.versions",
+        "gen_ray.tracking.export",
+        "gen_ray.tracking.mlflow_client",
+        "gen_ray.tracking.comparison",
+        "gen_ray.tracking.report",
+        "gen_ray.tracking.registry",
+        "gen_ray.tracking.releases",
         "gen_ray.serving",
     )
     lower = [name for name in below(gen_ray) if not name.startswith(upper)]
-    assert {"gen_ray.engine.loop", "gen_ray.families.vae", "gen_ray.maths.tables.samplers"} <= set(lower)
+    assert {"gen_ray.engine.training.loop", "gen_ray.families.vae", "gen_ray.maths.tables.samplers"} <= set(lower)
     assert not {"ray", "mlflow"} & loaded_by("import " + ", ".join(lower))
 
 
@@ -53,7 +53,7 @@ def test_importing_the_verbs_does_no_work() -> None:
     assert not {"torch", "ray", "mlflow", "numpy", "pydantic"} & loaded_by("import " + ", ".join(verbs))
 
 
-@pytest.mark.parametrize("module", ["gen_ray.cluster.train", "gen_ray.tracking"])
+@pytest.mark.parametrize("module", ["gen_ray.cluster.training.train", "gen_ray.tracking.runs"])
 def test_importing_a_floor_writes_and_starts_nothing(module: str, tmp_path: object) -> None:
     code = f"import {module}, ray, sys; sys.exit(ray.is_initialized())" if "cluster" in module else f"import {module}"
     done = subprocess.run([sys.executable, "-c", code], cwd=str(tmp_path), capture_output=True, text=True, check=False)

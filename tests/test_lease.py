@@ -17,8 +17,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gen_ray import conditional, lease
 from gen_ray.errors import RunError, UserError
+from gen_ray.storage import conditional_write, lease
 from tests.conftest import ROOT
 
 HOLDER = """
@@ -111,8 +111,8 @@ def test_an_owner_on_another_machine_lives_as_long_as_its_file_changes(is_alive:
 
     def beat() -> None:
         while not over.wait(0.2):
-            text = conditional.read(file)
-            conditional.replace(file, text, replace(elsewhere, heartbeat=time.time()).text())
+            text = conditional_write.read(file)
+            conditional_write.replace(file, text, replace(elsewhere, heartbeat=time.time()).text())
 
     if is_alive:
         threading.Thread(target=beat, daemon=True).start()
@@ -184,7 +184,7 @@ def test_a_lease_on_an_object_store_is_read_while_it_is_replaced(s3: Path, tmp_p
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        assert all(conditional.read(file) for _ in range(15))
+        assert all(conditional_write.read(file) for _ in range(15))
     finally:
         over.set()
         thread.join()
@@ -211,7 +211,7 @@ def test_no_error_ends_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_conditional_write_happens_only_to_what_was_read(home: Path) -> None:
     file = home / "a.json"
-    assert not conditional.replace(file, "nothing", "x") and conditional.read(file) is None
-    assert conditional.replace(file, None, "1") and not conditional.replace(file, None, "2")
-    assert not conditional.replace(file, "0", "2") and conditional.read(file) == "1"
-    assert conditional.replace(file, "1", "2") and conditional.read(file) == "2"
+    assert not conditional_write.replace(file, "nothing", "x") and conditional_write.read(file) is None
+    assert conditional_write.replace(file, None, "1") and not conditional_write.replace(file, None, "2")
+    assert not conditional_write.replace(file, "0", "2") and conditional_write.read(file) == "1"
+    assert conditional_write.replace(file, "1", "2") and conditional_write.read(file) == "2"

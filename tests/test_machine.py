@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gen_ray.cluster.checkup import Node
-from gen_ray.machine import Machine, has_bfloat16, look
+from gen_ray.cluster.nodes.checkup import Node
+from gen_ray.host.machine import Machine, has_bfloat16, look
 
 HERE = Machine(
     versions={"python": "3.12.1", "ray": "2.60.0", "torch": "2.14.1", "gen-ray": "0.1.0"}, cores=8,

@@ -55,7 +55,7 @@ def test_it_would_be_found(source: str) -> None:
 
 
 def test_the_loader_is_a_safe_one() -> None:
-    from gen_ray import yaml12
+    from gen_ray.configuration import yaml12
 
     tags = {tag.rpartition(":")[2] for tag in yaml12._Loader.yaml_constructors if tag}
     assert tags == {"str", "int", "float", "bool", "null", "seq", "map"}

@@ -14,11 +14,11 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from gen_ray import spool
 from gen_ray.errors import RunError
-from gen_ray.outbox import Outbox
-from gen_ray.store import Store
-from gen_ray.tracking import REFUSED, this_process
+from gen_ray.tracking import spool
+from gen_ray.tracking.outbox import Outbox
+from gen_ray.tracking.runs import REFUSED, this_process
+from gen_ray.tracking.store import Store
 
 Caplog = pytest.LogCaptureFixture
 STORE = Store("sqlite:///nowhere.db", "x")
@@ -68,7 +68,7 @@ def ledger() -> Ledger:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gen_ray.outbox.RETRY_SECONDS", 0.02)
+    monkeypatch.setattr("gen_ray.tracking.outbox.RETRY_SECONDS", 0.02)
 
 
 def until(condition: Any) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray import database, paths, storage
 from gen_ray.datasets.prepare import SourceOptions, prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import UserError
+from gen_ray.storage import paths as storage
+from gen_ray.storage import user_paths
+from gen_ray.tracking import database
 from tests.conftest import Said
 
 Run = Callable[..., Said]
@@ -33,13 +35,13 @@ ODD = (
     ],
 )
 def test_paths_and_file_uris(text: str, path: str) -> None:
-    assert paths.local(text) == Path(path) and storage.place(text) == Path(path).absolute()
+    assert user_paths.local(text) == Path(path) and storage.place(text) == Path(path).absolute()
 
 
 @pytest.mark.parametrize("text", ["file://host/a", "file:a", "file://", "~nobody-of-that-name/a"])
 def test_other_hosts_and_homes_are_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"file:///PATH|unknown user"):
-        paths.local(text)
+        user_paths.local(text)
 
 
 @pytest.mark.parametrize("by", ["argument", "current folder", "file URI"])
@@ -71,7 +73,7 @@ def test_object_stores_refuse_patterns(uri: str) -> None:
     ],
 )
 def test_words_of_the_command_line(word: str, read: str) -> None:
-    assert paths.without_file_uri(word) == read
+    assert user_paths.without_file_uri(word) == read
 
 
 @pytest.mark.parametrize("name", ODD)

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from gen_ray import manifest, registry, releases, versions
 from gen_ray.errors import RunError, UserError
-from gen_ray.registry import BITS, champion, judged_by, promote_run
-from gen_ray.store import Store
-from gen_ray.tracking import TrackedRun, connect, row, tag
+from gen_ray.storage import manifest
+from gen_ray.tracking import registry, releases, versions
+from gen_ray.tracking.registry import BITS, champion, judged_by, promote_run
+from gen_ray.tracking.runs import TrackedRun, connect, row, tag
+from gen_ray.tracking.store import Store
 
 DATA = {"provenance.eval/bits_per_dim.data": "aaa", "provenance.eval/bits_per_dim.kind": "vlb"}
 FRECHET = {"provenance.eval/frechet_distance.data": "aaa", "provenance.eval/frechet_distance.samples": "64"}

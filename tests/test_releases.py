@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from gen_ray import manifest, registry, release, releases, runs, signing, versions
+from gen_ray import run_directory
 from gen_ray.errors import RunError, UserError
-from gen_ray.registry import BITS, champion, promote_run
 from gen_ray.serving.sources import Registered
-from gen_ray.store import Store
-from gen_ray.tracking import connect, row
+from gen_ray.storage import manifest
+from gen_ray.tracking import registry, release, releases, signing, versions
+from gen_ray.tracking.registry import BITS, champion, promote_run
+from gen_ray.tracking.runs import connect, row
+from gen_ray.tracking.store import Store
 from tests.test_registry import ran
 
 KEY = "k" * 32
@@ -74,7 +76,7 @@ def test_tags_that_cannot_be_read_are_named(tags: dict[str, str]) -> None:
 @pytest.mark.parametrize("run_id", ["/etc", "..", "../x", "a/b", "a\n", "", "x" * 200])
 def test_a_run_id_from_a_tag_is_not_taken_for_a_path(tmp_path: Path, run_id: str) -> None:
     with pytest.raises(UserError, match="cannot be the id of a run"):
-        runs.artifact_of(run_id, tmp_path)
+        run_directory.artifact_of(run_id, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["a'b", "a/b", "..", "a\n", "' OR name LIKE '%"])

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from gen_ray.engine import plots, texts
+from gen_ray.engine.inference import texts
+from gen_ray.engine.plots import grids
 from gen_ray.errors import UserError
-from gen_ray.replacing import write_output
+from gen_ray.storage.replacement import write_output
 
 NOISE = np.random.default_rng(0).integers(256, size=(100, 100, 3), dtype=np.uint8)
 WRITERS: dict[str, Callable[[Path], None]] = {
-    "a.png": lambda file: plots.write(file, NOISE),
-    "a.npz": lambda file: plots.write_arrays(file, {"x": torch.from_numpy(NOISE)}),
+    "a.png": lambda file: grids.write(file, NOISE),
+    "a.npz": lambda file: grids.write_arrays(file, {"x": torch.from_numpy(NOISE)}),
     "a.txt": lambda file: texts.write(file, "a" * 10_000),
 }
 

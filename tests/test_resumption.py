@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gen_ray import resumption, runs
+from gen_ray import resumption, run_directory
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
@@ -33,7 +33,7 @@ def make(tmp_path: Path) -> Callable[..., Experiment]:
 
 def saved(experiment: Experiment, second: int, *, started: bool = True, trained: int | None = None) -> str:
     """Make a run's folder, with a checkpoint if it started, with the artifact of some epochs if it was trained."""
-    home = runs.save(experiment, f"a-20260101-{second:06d}")
+    home = run_directory.save(experiment, f"a-20260101-{second:06d}")
     resumption.keep_data(home, data())
     if started:
         (home / "checkpoints" / "step-000000005").mkdir(parents=True)
@@ -41,7 +41,7 @@ def saved(experiment: Experiment, second: int, *, started: bool = True, trained:
         training = experiment.training.model_copy(update={"epochs": trained})
         done = experiment.model_copy(update={"training": training})
         (home / "artifact").mkdir()
-        (runs.save(done, f"{home.name}/artifact") / "meta.json").write_text("{}")
+        (run_directory.save(done, f"{home.name}/artifact") / "meta.json").write_text("{}")
     return home.name
 
 
@@ -119,7 +119,7 @@ def test_epochs_may_be_raised_and_what_that_means_is_stated(
     resumed = resumption.run(make(decay=decay, epochs=60), data())
     assert resumed.home.name == name and resumed.tags == {f"final.{EPOCHS}": "60"}
     assert f"{EPOCHS} 40 → 60; training.decay={decay}: {meaning}" in resumed.lines[0]
-    runs.save(make(decay=decay, epochs=60), name)  # interrupted once more
+    run_directory.save(make(decay=decay, epochs=60), name)  # interrupted once more
     assert resumption.run(make(decay=decay, epochs=60), data()).lines == []
     with pytest.raises(UserError, match="may be raised, not lowered"):
         resumption.run(make(decay=decay, epochs=59), data())

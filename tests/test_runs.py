@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray import runs
+from gen_ray import run_directory
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
 
 
 @pytest.fixture(autouse=True)
 def at_one_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gen_ray.runs.time.strftime", lambda *form: "20260101-000000")
+    monkeypatch.setattr("gen_ray.run_directory.time.strftime", lambda *form: "20260101-000000")
 
 
 def make(root: Path, run_id: str, *, finished: bool = True) -> Path:
@@ -28,20 +28,22 @@ def make(root: Path, run_id: str, *, finished: bool = True) -> Path:
 def test_ids_of_one_second_differ_and_may_stand_in_a_path(tmp_path: Path) -> None:
     experiment = parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path)}})
     with ThreadPoolExecutor(8) as pool:
-        ids = sorted(pool.map(lambda _: runs.new_id(experiment), range(12)), key=lambda run_id: (len(run_id), run_id))
+        ids = sorted(
+            pool.map(lambda _: run_directory.new_id(experiment), range(12)), key=lambda run_id: (len(run_id), run_id)
+        )
     for run_id in ids:
-        runs.save(experiment, run_id)
+        run_directory.save(experiment, run_id)
     assert len(set(ids)) == 12 and all(re.fullmatch(r"a-\d{8}-\d{6}(-\d+)?", run_id) for run_id in ids)
-    assert all(runs.load(runs.folder(experiment, run_id)) == experiment for run_id in ids)
+    assert all(run_directory.load(run_directory.folder(experiment, run_id)) == experiment for run_id in ids)
 
 
 def test_ids_of_one_second_differ_on_an_object_store(s3: Path, tmp_path: Path) -> None:
     root = s3 / tmp_path.name
     experiment = parse({"name": "a", "family": "vae", "storage": {"root": str(root)}})
-    ids = {runs.new_id(experiment) for _ in range(2)}
+    ids = {run_directory.new_id(experiment) for _ in range(2)}
     for run_id in ids:
-        runs.save(experiment, run_id)
-    assert len(ids) == 2 and {run.name for run in runs.named("a", root / "runs")} == ids
+        run_directory.save(experiment, run_id)
+    assert len(ids) == 2 and {run.name for run in run_directory.named("a", root / "runs")} == ids
 
 
 def test_a_model_is_found_by_folder_run_id_or_name_and_the_name_means_the_newest(tmp_path: Path) -> None:
@@ -50,15 +52,15 @@ def test_a_model_is_found_by_folder_run_id_or_name_and_the_name_means_the_newest
     make(tmp_path, "a-20260103-000000", finished=False)
     wanted = {str(homes[0] / "artifact"): 0, str(homes[0]): 0, homes[1].name: 1, "a": -1}
     for model, index in wanted.items():
-        assert runs.find_artifact(model, tmp_path) == homes[index] / "artifact"
+        assert run_directory.find_artifact(model, tmp_path) == homes[index] / "artifact"
 
 
 def test_a_model_that_is_not_there_is_told_with_the_nearest_run(tmp_path: Path) -> None:
     make(tmp_path, "digits-vae-20260101-000000")
     with pytest.raises(UserError, match=r"did you mean 'digits-vae-20260101-000000'"):
-        runs.find_artifact("digits-vea-20260101-000000", tmp_path)
+        run_directory.find_artifact("digits-vea-20260101-000000", tmp_path)
     with pytest.raises(UserError, match="no such artifact folder"):
-        runs.find_artifact("x", tmp_path / "nowhere")
+        run_directory.find_artifact("x", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -78,5 +80,5 @@ def test_a_model_that_is_missing_is_reported_with_the_reason(tmp_path: Path, mod
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=told) as fault:
-        runs.find_artifact(model.format(tmp=tmp_path), tmp_path / root)
+        run_directory.find_artifact(model.format(tmp=tmp_path), tmp_path / root)
     assert "known:" not in str(fault.value)

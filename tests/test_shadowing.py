@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray import shadowing
+from gen_ray.host import shadowing
 from tests.conftest import ROOT
 
 

@@ -13,19 +13,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from gen_ray import manifest, replacing, storage
 from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import DataError
 from gen_ray.datasets.shards import load_split
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import checkpoint, features, shelf
-from gen_ray.engine.shelf import Shelf
+from gen_ray.engine.evaluation import features
+from gen_ray.engine.training import checkpoint, checkpoint_store
+from gen_ray.engine.training.checkpoint_store import Shelf
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import parse
 from gen_ray.nets.classifier import Classifier
-from gen_ray.storage import place
-from gen_ray.store import Store
+from gen_ray.storage import manifest, paths, replacement
+from gen_ray.storage.paths import place
 from gen_ray.sweeps.journal import journal
+from gen_ray.tracking.store import Store
 
 
 @pytest.fixture(params=["folder", "s3"])
@@ -43,15 +44,15 @@ def fill(content: str, draft: Path) -> None:
 
 def test_a_folder_appears_whole_and_can_be_replaced_copied_and_removed(root: Path) -> None:
     for content in ("first", "second"):
-        storage.commit(root / "f", partial(fill, content))
-    with storage.here(root / "f") as found:
+        paths.commit(root / "f", partial(fill, content))
+    with paths.here(root / "f") as found:
         manifest.verify(found)
         assert (found / "deep" / "b").read_text() == "second"
-    storage.commit(root / "g", partial(storage.copy, root / "f"))
-    assert [f.name for f in storage.complete(root, "*")] == ["f", "g"]
-    storage.remove(root / "f")
-    assert not (root / "f").exists() and [f.name for f in storage.complete(root, "*")] == ["g"]
-    assert storage.drafts(root) == []
+    paths.commit(root / "g", partial(paths.copy, root / "f"))
+    assert [f.name for f in paths.complete(root, "*")] == ["f", "g"]
+    paths.remove(root / "f")
+    assert not (root / "f").exists() and [f.name for f in paths.complete(root, "*")] == ["g"]
+    assert paths.drafts(root) == []
 
 
 def test_only_drafts_are_taken_for_drafts(tmp_path: Path) -> None:
@@ -68,8 +69,8 @@ def test_a_folder_whose_writer_failed_is_not_there(root: Path) -> None:
         raise OSError("no more")
 
     with pytest.raises(OSError, match="no more"):
-        storage.commit(root / "f", fail)
-    assert not (root / "f").exists() and storage.drafts(root) == []
+        paths.commit(root / "f", fail)
+    assert not (root / "f").exists() and paths.drafts(root) == []
 
 
 def test_on_an_object_store_a_version_counts_once_it_is_pointed_to(s3: Path, tmp_path: Path) -> None:
@@ -79,7 +80,7 @@ def test_on_an_object_store_a_version_counts_once_it_is_pointed_to(s3: Path, tmp
     (home.place(7) / "a").write_bytes(b"half")
     assert home.folders() == [home.place(5)] and home.last() == home.place(5)
     home.add({"a": b"2"}, 7)
-    (storage.current(home.place(7)) / "a").write_bytes(b"3")
+    (paths.current(home.place(7)) / "a").write_bytes(b"3")
     assert home.last() == home.place(5)  # damaged: passed over
 
 
@@ -88,10 +89,10 @@ def test_what_an_older_version_stored_on_an_object_store_is_read(s3: Path, tmp_p
     folder = s3 / tmp_path.name / "f"
     (folder / "a").write_bytes(b"1")
     (folder / manifest.NAME).write_text(manifest.text({"a": sha256(b"1").hexdigest()}))
-    assert storage.is_there(folder) and storage.complete(folder.parent, "*") == [folder]
-    storage.read(folder, manifest.verify)
-    storage.commit(folder, partial(fill, "second"))
-    assert storage.read(folder, content) == "second"
+    assert paths.is_there(folder) and paths.complete(folder.parent, "*") == [folder]
+    paths.read(folder, manifest.verify)
+    paths.commit(folder, partial(fill, "second"))
+    assert paths.read(folder, content) == "second"
 
 
 def content(folder: Path) -> str:
@@ -105,44 +106,44 @@ def content(folder: Path) -> str:
 def _disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a file system be one that exchanges names, or one that cannot."""
     if request.param == "in two steps":
-        monkeypatch.setattr(replacing, "swap", lambda first, second: False)
+        monkeypatch.setattr(replacement, "swap", lambda first, second: False)
 
 
 @pytest.mark.usefixtures("_disk")
 def test_readers_see_one_version_or_the_next_while_writers_replace_it(tmp_path: Path) -> None:
     folder = tmp_path / "f"
-    storage.commit(folder, partial(fill, "0"))
+    paths.commit(folder, partial(fill, "0"))
 
     def write(first: int) -> None:
         for number in range(first, first + 40):
-            storage.commit(folder, partial(fill, str(number)))
+            paths.commit(folder, partial(fill, str(number)))
 
     with ThreadPoolExecutor(3) as pool:
         writing = [pool.submit(write, first) for first in (1, 101, 201)]
         seen = set[str]()
         while not all(writer.done() for writer in writing):
-            seen.add(storage.read(folder, content))
+            seen.add(paths.read(folder, content))
         assert [writer.result() for writer in writing] == [None] * 3
-    assert len(seen) > 1 and storage.read(folder, content) in {"40", "140", "240"}
+    assert len(seen) > 1 and paths.read(folder, content) in {"40", "140", "240"}
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
 def test_a_folder_that_is_being_removed_is_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the old version is removed, another writer moves the new one aside, and a reader looks for the folder."""
     folder, found = tmp_path / "f", list[str]()
-    storage.commit(folder, partial(fill, "old"))
-    monkeypatch.setattr(replacing, "swap", lambda first, second: False)
+    paths.commit(folder, partial(fill, "old"))
+    monkeypatch.setattr(replacement, "swap", lambda first, second: False)
     rmtree = shutil.rmtree
 
     def slow(place: Path, **options: Any) -> None:
         if not found and folder.exists():
             (place / "a").unlink()
-            folder.rename(replacing.hidden(folder, ".elsewhere"))
-            found.append(str(replacing.put_back(folder)))
+            folder.rename(replacement.hidden(folder, ".elsewhere"))
+            found.append(str(replacement.put_back(folder)))
         rmtree(place, **options)
 
     monkeypatch.setattr(shutil, "rmtree", slow)
-    storage.commit(folder, partial(fill, "new"))
+    paths.commit(folder, partial(fill, "new"))
     assert found == ["False"]
 
 
@@ -156,7 +157,7 @@ def test_a_kill_at_any_moment_leaves_the_old_version_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
     folder, left = tmp_path / "f", [after]
-    storage.commit(folder, partial(fill, "first"))
+    paths.commit(folder, partial(fill, "first"))
 
     def dying(act: Any) -> Any:
         def do(*args: Any, **options: Any) -> Any:
@@ -168,39 +169,39 @@ def test_a_kill_at_any_moment_leaves_the_old_version_or_the_new_one(
         return do
 
     with monkeypatch.context() as patched, suppress(Killed):
-        patched.setattr(replacing, "swap", dying(replacing.swap))
+        patched.setattr(replacement, "swap", dying(replacement.swap))
         patched.setattr(Path, "rename", dying(Path.rename))
         patched.setattr(shutil, "rmtree", dying(shutil.rmtree))
-        storage.commit(folder, partial(fill, "second"))
-    assert storage.is_there(folder) and storage.read(folder, content) in {"first", "second"}
-    storage.commit(folder, partial(fill, "third"))
-    assert storage.read(folder, content) == "third"
+        paths.commit(folder, partial(fill, "second"))
+    assert paths.is_there(folder) and paths.read(folder, content) in {"first", "second"}
+    paths.commit(folder, partial(fill, "third"))
+    assert paths.read(folder, content) == "third"
 
 
 def test_an_upload_that_fails_leaves_the_version_before(
     s3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = s3 / tmp_path.name / "f"
-    storage.commit(folder, partial(fill, "first"))
+    paths.commit(folder, partial(fill, "first"))
 
     def fail(*args: Any, **options: Any) -> None:
         raise OSError("no more")
 
     with monkeypatch.context() as patched:
-        patched.setattr(storage.remote(folder)[0], "put", fail)
+        patched.setattr(paths.remote(folder)[0], "put", fail)
         with pytest.raises(OSError, match="no more"):
-            storage.commit(folder, partial(fill, "second"))
-    assert storage.read(folder, content) == "first"
-    storage.commit(folder, partial(fill, "third"))
-    assert storage.read(folder, content) == "third" and len(list(folder.iterdir())) == 2
+            paths.commit(folder, partial(fill, "second"))
+    assert paths.read(folder, content) == "first"
+    paths.commit(folder, partial(fill, "third"))
+    assert paths.read(folder, content) == "third" and len(list(folder.iterdir())) == 2
 
 
 def test_a_text_file_is_written_by_several_at_once(root: Path) -> None:
-    if not storage.is_remote(root):
+    if not paths.is_remote(root):
         root.mkdir()
     texts = [str(number) * 5000 for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda text: storage.write_whole(root / "f", text), texts * 5))
+        list(pool.map(lambda text: paths.write_whole(root / "f", text), texts * 5))
     assert (root / "f").read_text() in texts and [file.name for file in root.iterdir()] == ["f"]
 
 
@@ -226,7 +227,7 @@ def test_what_is_kept_of_checkpoints_is_the_same(root: Path) -> None:
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 5.0)):
         position = f'{{"step": {step}, "validation_nats": {loss}}}'.encode()
         home.save({"position.json": position}, step)
-    assert [shelf.step_of(folder) for folder in home.folders()] == [2, 3, 4]
+    assert [checkpoint_store.step_of(folder) for folder in home.folders()] == [2, 3, 4]
     assert home.lowest() == home.place(2)
     other = Shelf(root / "other")
     other.become(home)
@@ -234,7 +235,7 @@ def test_what_is_kept_of_checkpoints_is_the_same(root: Path) -> None:
 
 
 def test_a_journal_is_found_again(root: Path) -> None:
-    if not storage.is_remote(root):
+    if not paths.is_remote(root):
         root.mkdir()
     first = journal(root / "study.jsonl")
     entries = [{"op_code": 0, "a": 1}, {"op_code": 4, "b": 2}, {"op_code": 5, "c": 3}]
@@ -273,7 +274,7 @@ def test_a_root_that_cannot_be_reached_is_told_in_one_line(monkeypatch: pytest.M
     root = place("s3://bucket/unreachable")
     monkeypatch.setattr(type(root), "exists", lambda self: refuse())
     with pytest.raises(UserError, match=r"storage\.root=s3://bucket/unreachable: nobody there"):
-        storage.check(root)
+        paths.check(root)
 
 
 def test_an_object_store_that_refuses_is_told_in_one_line(s3: Path) -> None:

@@ -14,10 +14,9 @@ import numpy as np
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from gen_ray import database
 from gen_ray.errors import RunError, UserError
-from gen_ray.store import Store
-from gen_ray.tracking import (
+from gen_ray.tracking import database
+from gen_ray.tracking.runs import (
     PROCESS,
     REFUSED,
     RUN_ID,
@@ -31,6 +30,7 @@ from gen_ray.tracking import (
     this_process,
     told,
 )
+from gen_ray.tracking.store import Store
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_run_ends_as_it_is_told(store: Store, status: str) -> None:
 
 def test_the_next_start_closes_runs_whose_process_is_gone_and_no_others(store: Store) -> None:
     dead = subprocess.run(
-        [sys.executable, "-c", "from gen_ray.tracking import this_process; print(this_process())"],
+        [sys.executable, "-c", "from gen_ray.tracking.runs import this_process; print(this_process())"],
         capture_output=True, text=True, check=True,
     ).stdout.strip()  # fmt: skip
     host, pid, began = this_process().rsplit(":", 2)
@@ -168,7 +168,7 @@ def test_an_experiment_without_runs_is_empty_and_others_are_named(store: Store) 
 
 
 def test_rows_come_in_pages_and_newest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gen_ray.tracking.PAGE", 2)
+    monkeypatch.setattr("gen_ray.tracking.runs.PAGE", 2)
     for number in range(5):
         open_run(store, f"a-{number}")
     found = [row.run_id for row in rows(store)]

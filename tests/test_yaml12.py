@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_ray import yaml12
+from gen_ray.configuration import yaml12
 from gen_ray.errors import UserError
 from gen_ray.experiment import load
 

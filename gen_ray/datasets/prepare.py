@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from gen_ray import manifest, storage
 from gen_ray.datasets.catalogue import open_source
 from gen_ray.datasets.prepared import FORMAT, SPEC, Prepared, fingerprint
 from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, allowing, assign
@@ -21,6 +20,7 @@ from gen_ray.datasets.source import Source, SourceOptions
 from gen_ray.datasets.writer import ShardWriter, write_durably
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import RunError, UserError
+from gen_ray.storage import manifest, paths
 
 __all__ = ["BadRows", "Prepared", "SourceOptions", "prepare"]
 
@@ -73,7 +73,7 @@ def prepare(
 
 def _made(folder: Path, fill: Callable[[Path], None]) -> Prepared:
     """Return a prepared folder after filling it, unless another process did so in the meantime."""
-    with storage.without_traces(folder.parent), _alone(folder.parent):
+    with paths.without_traces(folder.parent), _alone(folder.parent):
         if not (done := _existing(folder)):
             _become(folder, fill)
             done = Prepared.load(folder)
@@ -99,7 +99,7 @@ def find(out: Path, fingerprint: str) -> Prepared | None:
 
 def _all(out: Path) -> Iterator[Prepared]:
     """Yield the complete prepared folders below out."""
-    found = (_existing(folder) for folder in storage.complete(out, "*"))
+    found = (_existing(folder) for folder in paths.complete(out, "*"))
     return (data for data in found if data)
 
 
@@ -160,7 +160,7 @@ def _check_splits(origin: Source, rows: dict[str, int]) -> None:
 
 def _existing(folder: Path) -> Prepared | None:
     """Return the folder if it is there and complete."""
-    storage.is_there(folder)  # also where a killed process had moved it aside
+    paths.is_there(folder)  # also where a killed process had moved it aside
     try:
         return Prepared.load(folder)
     except UserError:
@@ -173,7 +173,7 @@ def _alone(out: Path) -> Iterator[None]:
 
     On an object store one process of each machine: what two of them make is the same, and the later one stays.
     """
-    out = storage.beside(out)
+    out = paths.beside(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY)
@@ -192,9 +192,9 @@ def _alone(out: Path) -> Iterator[None]:
 
 def _become(folder: Path, fill: Callable[[Path], None]) -> None:
     """Have a folder appear complete or not at all. What killed attempts left behind is cleared away first."""
-    for left in storage.drafts(folder.parent):
-        storage.remove(left)
+    for left in paths.drafts(folder.parent):
+        paths.remove(left)
     try:
-        storage.commit(folder, fill)
+        paths.commit(folder, fill)
     except OSError as error:
         raise RunError(f"{error.filename or folder}: {error.strerror or error}; nothing was prepared") from error

@@ -7,10 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
-from gen_ray import manifest, storage
 from gen_ray.datasets.rows import SPLITS
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError, nearest
+from gen_ray.storage import manifest, paths
 
 FORMAT = 1
 SPEC = "spec.json"
@@ -65,7 +65,7 @@ class Prepared:
         Raise UserError if it is not one, DataError naming the file if it is damaged.
         """
         folder = folder.absolute()
-        home = storage.current(folder)
+        home = paths.current(folder)
         digests = read_manifest(home)
         about = _read_spec(home, digests)
         files: dict[str, tuple[Shard, ...]] = {

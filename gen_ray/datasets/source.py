@@ -9,11 +9,11 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.paths import local
+from gen_ray.storage.user_paths import local
 
 BATCH_VALUES = 2**20
 """A batch holds about this many scalars at most, so that memory does not grow with the data set."""

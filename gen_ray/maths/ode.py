@@ -16,7 +16,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 
 Eps = Callable[[Tensor, Tensor], Tensor]
 """(z (B, *shape), u scalar) -> eps (B, *shape)."""

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 from gen_ray.errors import UserError, nearest
 from gen_ray.maths.paths import LARGEST_SCALE, Path, end_fault
 

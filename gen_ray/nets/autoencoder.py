@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 from gen_ray.errors import UserError
 
 LOG_VAR_BOUND = 10.0

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 from gen_ray.nets.embeddings import TimeEmbedding, zeroed
 
 

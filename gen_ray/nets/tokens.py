@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 from gen_ray.nets.attention import heads_divide_width
 from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, sinusoids
 from gen_ray.nets.transformer import Tail, TransformerBlock

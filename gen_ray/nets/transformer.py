@@ -11,11 +11,11 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 from gen_ray.errors import UserError
+from gen_ray.nets.activation_checkpointing import Recomputable
 from gen_ray.nets.attention import Attention, heads_divide_width
 from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, zeroed
-from gen_ray.nets.recompute import Recomputable
 
 
 class DiTConfig(Config):

@@ -16,11 +16,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 from gen_ray.errors import UserError
+from gen_ray.nets.activation_checkpointing import Recomputable
 from gen_ray.nets.attention import Attention
 from gen_ray.nets.embeddings import TimeEmbedding, zeroed
-from gen_ray.nets.recompute import Recomputable
 
 GROUP = 16
 """Channels in a group of GroupNorm: one AVX-512 vector, many times faster in bfloat16 than 4 or 8."""

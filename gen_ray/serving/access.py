@@ -13,8 +13,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gen_ray.serving.desk import Refusal, RefusedError
-from gen_ray.serving.refusals import TOO_LARGE_FOR_MEMORY, UNEXPECTED, refused, standing
+from gen_ray.serving.errors import TOO_LARGE_FOR_MEMORY, UNEXPECTED, refused, standing
+from gen_ray.serving.service import Refusal, RefusedError
 
 LINES = logging.getLogger("gen_ray.access")
 FAULTS = logging.getLogger("gen_ray.serving")

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gen_ray.serving.access import NO_KEY, record_of
-from gen_ray.serving.protection import HEALTH, route_path
-from gen_ray.serving.refusals import standing
+from gen_ray.serving.errors import standing
+from gen_ray.serving.middleware import HEALTH, route_path
 from gen_ray.serving.settings import Settings
 
 

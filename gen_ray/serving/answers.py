@@ -11,9 +11,9 @@ import torch
 from starlette.responses import Response
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import texts
+from gen_ray.engine.inference import texts
 from gen_ray.serving import pictures
-from gen_ray.serving.desk import Answer, Refusal, RefusedError
+from gen_ray.serving.service import Answer, Refusal, RefusedError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,15 +6,15 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
-from gen_ray.serving import refusals, static_page, verbs
+from gen_ray.serving import errors, static_page, verbs
 from gen_ray.serving.access import FAULTS, Access
 from gen_ray.serving.admission import AdmissionMiddleware
 from gen_ray.serving.cards import shown, silent
-from gen_ray.serving.counter import Counter, Desks
-from gen_ray.serving.desk import RefusedError
-from gen_ray.serving.documents import READING_ERRORS, WITH_KEY, Health, Models
-from gen_ray.serving.protection import HEALTH, Bodies, Hosts, Keys
-from gen_ray.serving.refusals import documented, standing
+from gen_ray.serving.errors import documented, standing
+from gen_ray.serving.handler import Counter, Desks
+from gen_ray.serving.middleware import HEALTH, Bodies, Hosts, Keys
+from gen_ray.serving.openapi import READING_ERRORS, WITH_KEY, Health, Models
+from gen_ray.serving.service import RefusedError
 from gen_ray.serving.settings import Settings
 from gen_ray.serving.verbs import Name
 
@@ -39,7 +39,7 @@ def build(desks: Desks, settings: Settings) -> FastAPI:
             Middleware(Bodies, settings=settings),
         ],
     )
-    refusals.handle(app)
+    errors.handle(app)
     for router in (_models(counter), verbs.router(counter), _health(counter)):
         app.include_router(router)
     static_page.mount(app)

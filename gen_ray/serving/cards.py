@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from gen_ray.serving.desk import Card
+from gen_ray.serving.service import Card
 
 
 def shown(card: Card) -> dict[str, Any]:

@@ -2,10 +2,10 @@
 
 from gen_ray.errors import nearest
 from gen_ray.serving.answers import FORMATS
-from gen_ray.serving.body import Body
-from gen_ray.serving.desk import Card
-from gen_ray.serving.refusals import invalid, standing
+from gen_ray.serving.errors import invalid, standing
 from gen_ray.serving.sampling import Impute, Sample, Sampling
+from gen_ray.serving.schemas_base import Body
+from gen_ray.serving.service import Card
 from gen_ray.serving.settings import Settings
 
 LISTED = 5_000_000

@@ -13,9 +13,9 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.serving import pictures
 from gen_ray.serving.access import Record, noted
 from gen_ray.serving.answers import spelt
-from gen_ray.serving.attendance import Attendance, give_up
-from gen_ray.serving.desk import Answer, Preview
-from gen_ray.serving.refusals import problem
+from gen_ray.serving.deadline import Attendance, give_up
+from gen_ray.serving.errors import problem
+from gen_ray.serving.service import Answer, Preview
 
 Item = Preview | Answer
 AHEAD = 4

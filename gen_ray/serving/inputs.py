@@ -8,7 +8,7 @@ import numpy as np
 from gen_ray.datasets import images
 from gen_ray.dataspec import DataSpec
 from gen_ray.serving import nested, pictures
-from gen_ray.serving.refusals import invalid
+from gen_ray.serving.errors import invalid
 
 LARGEST_LATENT = 1e6
 """Absolute value of a latent coordinate, at most."""

@@ -9,15 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gen_ray.engine import latent, score
-from gen_ray.engine.artifact import Model
-from gen_ray.engine.batcher import Ticket, Watch
-from gen_ray.engine.evaluate import EFFORT
-from gen_ray.engine.generate import generate
+from gen_ray.engine.evaluation.evaluate import EFFORT
+from gen_ray.engine.inference import latent, score
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.batcher import Ticket, Watch
+from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.family import Chain, Held, Sampler
-from gen_ray.serving.desk import Job, Refusal, RefusedError
-from gen_ray.serving.edition import Edition
+from gen_ray.serving.loaded_model import Edition
+from gen_ray.serving.service import Job, Refusal, RefusedError
 
 REPEATS = 5
 """Independent estimates of a likelihood, whose spread is its error."""

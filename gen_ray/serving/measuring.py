@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from gen_ray.serving import inputs
-from gen_ray.serving.body import MOST, Body, Latents, Nested, Numbers, Picture, Samples, instances, one_of
-from gen_ray.serving.desk import Card, Verb
+from gen_ray.serving.schemas_base import MOST, Body, Latents, Nested, Numbers, Picture, Samples, instances, one_of
+from gen_ray.serving.service import Card, Verb
 
 
 class Instances(Body):

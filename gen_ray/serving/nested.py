@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_ray.serving.refusals import invalid
+from gen_ray.serving.errors import invalid
 
 
 def integers(value: Any, shapes: Sequence[Sequence[int]], levels: int, field: str) -> np.ndarray:

@@ -11,8 +11,9 @@ from PIL import ImageFile
 
 from gen_ray.datasets import images
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import instances, plots
-from gen_ray.serving.refusals import invalid
+from gen_ray.engine.inference import instances
+from gen_ray.engine.plots import grids
+from gen_ray.serving.errors import invalid
 
 UNDECIDED = 128
 """The grey of a place where a preview has nothing yet."""
@@ -72,7 +73,7 @@ def _refused(field: str) -> Iterator[None]:
 def png(sample: np.ndarray, *, levels: int) -> bytes:
     """Return a PNG of one example (C, H, W) in {0 … levels−1} with 1 or 3 channels, at its own size; −1 is mid-grey."""
     grey = np.where(sample < 0, UNDECIDED, np.rint(sample * (255 / (levels - 1)))).astype(np.uint8)
-    return plots.png(grey.transpose(1, 2, 0) if len(grey) > 1 else grey[0])
+    return grids.png(grey.transpose(1, 2, 0) if len(grey) > 1 else grey[0])
 
 
 def encoded(samples: np.ndarray, *, levels: int) -> list[str]:
@@ -82,7 +83,7 @@ def encoded(samples: np.ndarray, *, levels: int) -> list[str]:
 
 def grid(samples: np.ndarray, *, levels: int) -> bytes:
     """Return one PNG of samples (N, C, H, W) side by side."""
-    return plots.png(plots.grid(torch.from_numpy(samples), levels=levels))
+    return grids.png(grids.grid(torch.from_numpy(samples), levels=levels))
 
 
 def budget(pictures: Sequence[ImageFile.ImageFile], *, pixels: int) -> None:

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from gen_ray.serving import inputs
-from gen_ray.serving.body import MOST, Body, Nested, Picture, Samples, instances, one_of
-from gen_ray.serving.desk import Card, Quality, Verb
+from gen_ray.serving.schemas_base import MOST, Body, Nested, Picture, Samples, instances, one_of
+from gen_ray.serving.service import Card, Quality, Verb
 
 
 class Sampling(Body):

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from gen_ray.config import LONGEST_SECONDS, Config
+from gen_ray.configuration.base import LONGEST_SECONDS, Config
 from gen_ray.errors import UserError
 
 KEYS = "GEN_RAY_API_KEYS"

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from gen_ray import runs, signing
-from gen_ray.engine import artifact
+from gen_ray import run_directory
+from gen_ray.engine.inference import artifact
 from gen_ray.errors import UserError
-from gen_ray.release import PATH, RUN, Release
-from gen_ray.storage import beside, is_there
-from gen_ray.store import Store
+from gen_ray.storage.paths import beside, is_there
+from gen_ray.tracking import signing
+from gen_ray.tracking.release import PATH, RUN, Release
+from gen_ray.tracking.store import Store
 
 
 class Source(Protocol):
@@ -36,7 +37,7 @@ class Fixed:
     def newest(self) -> Release:
         """Return the version in the folder, named by its run's folder and the SHA-256 of its manifest."""
         name, digest = self.folder.name, artifact.digest(self.folder)
-        if name == runs.ARTIFACT:
+        if name == run_directory.ARTIFACT:
             name = self.folder.parent.name
         return Release(version=f"{name}@{digest[:12]}", manifest=digest)
 
@@ -56,13 +57,13 @@ class Registered:
 
     def newest(self) -> Release:
         """Return the version that the name stands for now."""
-        from gen_ray import releases
+        from gen_ray.tracking import releases
 
         return releases.release(self.store, self.model)
 
     def fetch(self, release: Release) -> Path:
         """Return the folder, downloaded once; it is verified where it is loaded."""
-        from gen_ray import releases
+        from gen_ray.tracking import releases
 
         folder = releases.fetch(self.store, release, self.cache)
         releases.tidy_older(self.cache.parent)
@@ -71,9 +72,9 @@ class Registered:
 
 def source_of(model: str, root: Path, tracking_uri: str | None = None) -> Source:
     """Return where the versions of a MODEL come from, root being the storage's. Raise UserError where there is none."""
-    if not model.startswith(runs.REGISTERED):
+    if not model.startswith(run_directory.REGISTERED):
         return Fixed(folder_of(model, root, tracking_uri))
-    from gen_ray import releases
+    from gen_ray.tracking import releases
 
     parts = releases.parts(model)
     cache = beside(root) / "serving" / "artifacts" / parts["name"]
@@ -92,18 +93,18 @@ def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:
             "a run's name is given without runs:/"
         )
     if found is None or Path(model).exists():
-        return runs.find_artifact(model, root)
+        return run_directory.find_artifact(model, root)
     if found["path"] and not PATH.fullmatch(found["path"]):
         raise UserError(f"{model}: the artifacts of a run are runs:/ID/model and runs:/ID/model-<12 digits>")
     if signing.key():
         raise UserError(
             f"{model}: a run of MLflow is not signed: promote it, or name its folder ({signing.ENVIRONMENT})"
         )
-    from gen_ray import releases
+    from gen_ray.tracking import releases
 
     store = Store.of(tracking_uri, "gen_ray", root)
     if not found["path"]:
-        folder = root / "runs" / releases.run_id(store, found["id"]) / runs.ARTIFACT
+        folder = root / "runs" / releases.run_id(store, found["id"]) / run_directory.ARTIFACT
         if is_there(folder):
             return folder
     wanted = releases.Release(version=model, mlflow_id=found["id"], path=found["path"] or "model")

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Path, Request
 from starlette.responses import Response
 
-from gen_ray.serving.counter import Counter
-from gen_ray.serving.documents import WITH_KEY, Latents, Samples, Scores, answering
 from gen_ray.serving.examples import EXAMPLES
-from gen_ray.serving.json_body import JsonRoute
+from gen_ray.serving.handler import Counter
 from gen_ray.serving.measuring import Decode, Encode, Reconstruct, Score
+from gen_ray.serving.openapi import WITH_KEY, Latents, Samples, Scores, answering
 from gen_ray.serving.sampling import Impute, Sample
+from gen_ray.serving.strict_json import JsonRoute
 
 Name = Annotated[str, Path(description="A model's id, as /v1/models lists it.", max_length=200)]
 NUMBERS = ("application/octet-stream",)

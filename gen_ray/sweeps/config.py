@@ -11,12 +11,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from gen_ray import yaml12
-from gen_ray.config import Config, validated
-from gen_ray.config_files import SWEEP, TRAINING, checked, located
+from gen_ray.configuration import yaml12
+from gen_ray.configuration.base import Config, validated
+from gen_ray.configuration.files import SWEEP, TRAINING, checked, located
+from gen_ray.configuration.overrides import apply, merge, put
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, Name, Text, flatten, parse
-from gen_ray.overrides import apply, merge, put
 from gen_ray.sweeps.corners import combinations, corners
 from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
 from gen_ray.sweeps.schedulers import Asha, Calm, Median, Population, Scheduler

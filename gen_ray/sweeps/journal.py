@@ -10,7 +10,7 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from gen_ray.errors import UserError
-from gen_ray.storage import is_remote, write_whole
+from gen_ray.storage.paths import is_remote, write_whole
 
 OPERATION, CREATE_STUDY = "op_code", 0
 """Optuna's key in each entry, and its value in the first entry."""

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from gen_ray.engine.curves import pixels
+from gen_ray.engine.plots.lines import pixels
 from gen_ray.sweeps.config import Axis, Point, Scalar, label
 
 LABEL = 22

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from optuna.importance import PedAnovaImportanceEvaluator
 from PIL import Image
 
-from gen_ray.engine.curves import pixels
+from gen_ray.engine.plots.lines import pixels
 from gen_ray.sweeps.parallel import parallel_coordinates
 from gen_ray.sweeps.study import FINISHED, Result, Study
 

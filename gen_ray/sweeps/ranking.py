@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gen_ray.engine.provenance import BITS, SAME_FEATURES, comparable, planned
+from gen_ray.engine.evaluation.provenance import BITS, SAME_FEATURES, comparable, planned
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gen_ray.config import Config, named
+from gen_ray.configuration.base import Config, named
 
 
 class Calm(Config):

@@ -13,7 +13,7 @@ def pretend() -> None:
     """Take the place of what would look for a GPU. Ray calls it in every process that it starts for this driver."""
     import torch
 
-    from gen_ray.cluster import device
+    from gen_ray.cluster.training import device
 
     def usable(gpu: str) -> torch.device:
         with Path(os.environ[NOTES]).open("a") as notes:

@@ -5,9 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray.cluster.training.train import prepare_data, store_of
 from gen_ray.experiment import Experiment, parse
-from gen_ray.tracking import Row, rows
+from gen_ray.tracking.runs import Row, rows
 from tests.cluster.street import through_ray, tiny
 
 MLP = {"name": "mlp", "width": 16, "depth": 1}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from gen_ray.cluster.train import store_of
+from gen_ray.cluster.training.train import store_of
 from gen_ray.experiment import Experiment
-from gen_ray.tracking import rows
+from gen_ray.tracking.runs import rows
 from tests.chaos.machines import ended, machines, on, power_cut, until, written
 from tests.chaos.runs import long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights

@@ -9,10 +9,10 @@ from threading import Event, Thread
 
 import pytest
 
-from gen_ray import manifest
-from gen_ray.cluster.train import prepare_data, train
+from gen_ray.cluster.training.train import prepare_data, train
 from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
+from gen_ray.storage import manifest
 from tests.chaos.runs import long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 
@@ -82,7 +82,7 @@ def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path,
 @pytest.mark.parametrize("small_disk", ["8m"], indirect=True)
 def test_mlflow_on_the_same_full_disk_does_not_hide_the_line(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Then MLflow cannot be told either: its run is closed by whoever opens the store next."""
-    monkeypatch.setattr("gen_ray.cluster.tracker.DRAIN_SECONDS", 5.0)
+    monkeypatch.setattr("gen_ray.cluster.tracking.logger_actor.DRAIN_SECONDS", 5.0)
     experiment = long(small_disk, "both", tracking={"experiment": "both"})
     prepare_data(experiment)
     with (

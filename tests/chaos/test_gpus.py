@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gen_ray.cluster.train import store_of
-from gen_ray.engine import artifact
-from gen_ray.tracking import rows
+from gen_ray.cluster.training.train import store_of
+from gen_ray.engine.inference import artifact
+from gen_ray.tracking.runs import rows
 from tests.chaos.machines import ended, machines, on, until, written
 from tests.chaos.pretending import NOTES
 from tests.cluster.street import tiny

@@ -14,9 +14,9 @@ import pytest
 import requests
 import yaml
 
-from gen_ray.engine import shelf
-from gen_ray.store import Store
-from gen_ray.tracking import rows
+from gen_ray.engine.training import checkpoint_store
+from gen_ray.tracking.runs import rows
+from gen_ray.tracking.store import Store
 from tests.chaos.heads import Head, started
 from tests.chaos.runs import long
 from tests.conftest import free_port
@@ -86,11 +86,13 @@ def test_a_job_that_is_stopped_saves_a_checkpoint_and_its_run_is_killed(head: He
     _until(lambda: rows(store)[0].status == "KILLED", seconds=20)
     took = time.time() - asked
     [home] = (shared / "runs").glob("jobbed-*")
-    kept = shelf.checkpoints(home).last()
+    kept = checkpoint_store.checkpoints(home).last()
     assert kept is not None and kept.stat().st_mtime > asked
     assert took < 10
     print(f"KILLED {took:.1f} s after jobs stop")
-    _until(lambda: f"stopped at step {shelf.step_of(kept)}" in head.gen_ray("jobs", "logs", job).out, seconds=20)
+    _until(
+        lambda: f"stopped at step {checkpoint_store.step_of(kept)}" in head.gen_ray("jobs", "logs", job).out, seconds=20
+    )
     again = head.gen_ray("submit", "--no-wait", "train", "long.yaml", "--resume", cwd=work).out.strip()
     _until(lambda: rows(store)[0].status == "RUNNING")
     assert len(rows(store)) == 1

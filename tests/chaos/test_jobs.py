@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import requests
 
-from gen_ray.cluster.jobs import Jobs
+from gen_ray.cluster.jobs.jobs import Jobs
 from gen_ray.errors import RunError
-from gen_ray.schedules.book import Book
-from gen_ray.schedules.keeper import Keeper
-from gen_ray.schedules.launcher import State, wait
+from gen_ray.recurring.launcher import State, wait
+from gen_ray.recurring.reconciler import Keeper
+from gen_ray.recurring.store import Book
 from tests.chaos.heads import started
 from tests.schedules.night import nightly
 

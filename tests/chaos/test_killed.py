@@ -14,10 +14,11 @@ from threading import Event, Thread
 import psutil
 import pytest
 
-from gen_ray import manifest, runs
-from gen_ray.cluster.train import train
+from gen_ray import run_directory
+from gen_ray.cluster.training.train import train
 from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
+from gen_ray.storage import manifest
 from tests.chaos.runs import FAMILIES, drafts, long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 
@@ -94,6 +95,6 @@ def test_a_run_given_up_keeps_its_newest_checkpoint_and_goes_on_from_it(storage:
         train(experiment)
     row, step = the_row(experiment), newest(experiment)
     assert row.status == "FAILED" and step >= 70
-    manifest.verify(runs.folder(experiment, row.run_id) / "checkpoints" / f"step-{step:09d}")
+    manifest.verify(run_directory.folder(experiment, row.run_id) / "checkpoints" / f"step-{step:09d}")
     done = train(experiment, resume=True)
     assert same(weights(done.artifact), undisturbed(storage)) and the_row(experiment).status == "FINISHED"

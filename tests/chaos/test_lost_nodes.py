@@ -16,7 +16,7 @@ import yaml
 from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
-from gen_ray.cluster.data import Streamed
+from gen_ray.cluster.data.blocks import Streamed
 from gen_ray.datasets.shards import load_split
 from tests.chaos.runs import long, newest, the_row, undisturbed
 from tests.chaos.test_killed import processes
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 
 def _slowly(item: dict[str, np.ndarray]) -> Any:
     """Read as ever, but take long enough over it to be killed."""
-    from gen_ray.cluster.reading import _read
+    from gen_ray.cluster.data.reading import _read
 
     time.sleep(0.3)
     return _read(item)
@@ -40,7 +40,7 @@ def test_rows_come_exactly_once_though_their_readers_are_killed(
     prepared = sharded(storage)
     shards = prepared.shards("train")
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr("gen_ray.cluster.reading._read", _slowly)
+    monkeypatch.setattr("gen_ray.cluster.data.reading._read", _slowly)
     streamed, struck, over = Streamed(shards, batch_size=1), list[int](), threading.Event()
 
     def strike() -> None:

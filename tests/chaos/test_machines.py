@@ -10,12 +10,12 @@ import pytest
 import requests
 
 from gen_ray.client import ApiError, Client
-from gen_ray.cluster.data import Streamed
-from gen_ray.cluster.train import prepare_data
-from gen_ray.engine import artifact
-from gen_ray.engine.batches import Together
-from gen_ray.engine.loop import fit
-from gen_ray.engine.session import LocalSession
+from gen_ray.cluster.data.blocks import Streamed
+from gen_ray.cluster.training.train import prepare_data
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.training.batches import Together
+from gen_ray.engine.training.loop import fit
+from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
 from tests.chaos.machines import ended, machines, on, power_cut, until, written
 from tests.chaos.runs import long, newest, the_row, undisturbed

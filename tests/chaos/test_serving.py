@@ -24,14 +24,14 @@ import pytest
 import requests
 import torch
 
-from gen_ray import registry
 from gen_ray.client import ApiError, Client
-from gen_ray.engine import artifact
-from gen_ray.engine.curve import NAMES, Choice
-from gen_ray.engine.fingerprint import build, fingerprint
-from gen_ray.releases import Release
-from gen_ray.store import Store
-from gen_ray.tracking import TrackedRun, row
+from gen_ray.engine.evaluation.pareto import NAMES, Choice
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.inference.fingerprint import build, fingerprint
+from gen_ray.tracking import registry
+from gen_ray.tracking.releases import Release
+from gen_ray.tracking.runs import TrackedRun, row
+from gen_ray.tracking.store import Store
 from tests.conftest import free_port
 from tests.engine.toys import model
 

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import yaml
 
-from gen_ray import runs
-from gen_ray.cluster.train import prepare_data
+from gen_ray import run_directory
+from gen_ray.cluster.training.train import prepare_data
+from gen_ray.configuration.overrides import merge
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.engine import shelf
+from gen_ray.engine.training import checkpoint_store
 from gen_ray.experiment import Experiment, parse
-from gen_ray.overrides import merge
-from gen_ray.storage import remote
-from gen_ray.store import Store
-from gen_ray.tracking import rows
+from gen_ray.storage.paths import remote
+from gen_ray.tracking.runs import rows
+from gen_ray.tracking.store import Store
 from tests.chaos.test_tracking_away import served
 from tests.cluster.street import in_this_process, same, through_ray, tiny, weights
 from tests.conftest import ROOT, free_port
@@ -40,13 +40,13 @@ def test_weights_trained_there_are_those_of_a_folder(cluster: None, s3: Path, st
     assert Prepared.load(prepared.folder).fingerprint == prepare_data(away).fingerprint
     alone = tiny(storage, training={"epochs": 2, "accumulate": 2})
     expected, _ = in_this_process(alone, prepare_data(alone))
-    home = runs.folder(away, "away-run")
+    home = run_directory.folder(away, "away-run")
     through_ray(away, prepared, "away-run", until=1)
-    first = shelf.checkpoints(home).last()
+    first = checkpoint_store.checkpoints(home).last()
     assert first is not None
     through_ray(away, prepared, "away-run")
-    last = shelf.checkpoints(home).last()
-    assert last is not None and shelf.step_of(last) > shelf.step_of(first)
+    last = checkpoint_store.checkpoints(home).last()
+    assert last is not None and checkpoint_store.step_of(last) > checkpoint_store.step_of(first)
     assert same(weights(last), expected)
 
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from ray import cloudpickle
 
-from gen_ray import manifest, runs
-from gen_ray.cluster.train import train
+from gen_ray import run_directory
+from gen_ray.cluster.training.train import train
 from gen_ray.errors import RunError
+from gen_ray.storage import manifest
 from tests.chaos.runs import drafts, long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 from tests.conftest import ROOT
@@ -26,8 +27,8 @@ def _failing(task: Mapping[str, Any], how: str, ledger: str) -> Any:
     """Train; at step 20 of rank 1 something goes wrong, of which the ledger is told."""
     import torch
 
-    from gen_ray.cluster.worker import work
-    from gen_ray.engine.step import Learner
+    from gen_ray.cluster.training.worker import work
+    from gen_ray.engine.training.step import Learner
 
     backward = Learner._backward
 
@@ -63,7 +64,7 @@ def test_what_trying_again_would_not_mend_is_tried_once(
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ledger = str(tmp_path / "ledger")
-    monkeypatch.setattr("gen_ray.cluster.attempts.work", lambda task: _failing(task, how, ledger))
+    monkeypatch.setattr("gen_ray.cluster.training.trainer.work", lambda task: _failing(task, how, ledger))
     experiment = long(storage, f"stopped-by-{how}")
     with pytest.raises(RunError, match=line) as told:
         train(experiment)
@@ -71,7 +72,7 @@ def test_what_trying_again_would_not_mend_is_tried_once(
     row = the_row(experiment)
     assert (row.status, row.tags["reason"]) == ("FAILED", reason)
     assert newest(experiment) == 20 and not drafts(experiment)
-    manifest.verify(runs.folder(experiment, row.run_id) / "checkpoints" / "step-000000020")
+    manifest.verify(run_directory.folder(experiment, row.run_id) / "checkpoints" / "step-000000020")
     monkeypatch.undo()
     done = train(experiment, resume=True)
     assert same(weights(done.artifact), undisturbed(storage))
@@ -97,11 +98,11 @@ def test_a_terminated_command_leaves_a_checkpoint_of_that_moment(storage: Path, 
     step, row = newest(experiment), the_row(experiment)
     assert driver.returncode == 143 and said.startswith(f"error: stopped at step {step} of ") and "--resume" in said
     assert step > 0 and row.status == "KILLED" and took < 10, took
-    manifest.verify(runs.folder(experiment, row.run_id) / "checkpoints" / f"step-{step:09d}")
+    manifest.verify(run_directory.folder(experiment, row.run_id) / "checkpoints" / f"step-{step:09d}")
 
 
 def _rows(experiment: Any) -> list[Any]:
-    from gen_ray.cluster.train import store_of
-    from gen_ray.tracking import rows
+    from gen_ray.cluster.training.train import store_of
+    from gen_ray.tracking.runs import rows
 
     return rows(store_of(experiment))

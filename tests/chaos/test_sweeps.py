@@ -15,12 +15,12 @@ import psutil
 import pytest
 import yaml
 
-from gen_ray import runs
-from gen_ray.cluster.sweep import sweep
-from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray import run_directory
+from gen_ray.cluster.sweeps.sweep import sweep
+from gen_ray.cluster.training.train import prepare_data, store_of
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.config import Plan, load
-from gen_ray.tracking import Row, rows
+from gen_ray.tracking.runs import Row, rows
 from tests.chaos.test_killed import processes
 from tests.cluster.street import TINY, in_this_process, same, weights
 from tests.conftest import ROOT
@@ -94,9 +94,9 @@ def test_a_sweep_whose_driver_is_killed_three_times_does_nothing_twice(tmp_path:
     losses = {row.run_id: row.metrics["validation/loss_nats"] for row in trials}
     assert parent.tags["best_run"] == min(losses, key=lambda run_id: losses[run_id])
     for run_id in (parent.tags["best_run"], next(iter(known))):
-        experiment = runs.load(runs.folder(plan.experiment({}), run_id))
+        experiment = run_directory.load(run_directory.folder(plan.experiment({}), run_id))
         undisturbed, _ = in_this_process(experiment, prepare_data(experiment))
-        assert same(undisturbed, weights(runs.folder(experiment, run_id) / "artifact"))
+        assert same(undisturbed, weights(run_directory.folder(experiment, run_id) / "artifact"))
 
 
 @pytest.mark.usefixtures("cluster")

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray.cluster.training.train import prepare_data, store_of
 from gen_ray.experiment import parse
 from gen_ray.sweeps.config import load
-from gen_ray.tracking import connect
+from gen_ray.tracking.runs import connect
 from tests.chaos.machines import ended, machines, on, power_cut, until, written
 from tests.chaos.runs import long, newest, the_row
 from tests.chaos.test_sweeps import finished, steps_in_all, story

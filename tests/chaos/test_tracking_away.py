@@ -16,8 +16,8 @@ from typing import Any
 import psutil
 import pytest
 
-from gen_ray.cluster.train import prepare_data, store_of, train
-from gen_ray.tracking import connect, rows
+from gen_ray.cluster.training.train import prepare_data, store_of, train
+from gen_ray.tracking.runs import connect, rows
 from tests.cluster.street import tiny
 from tests.conftest import free_port
 

@@ -15,10 +15,10 @@ import torch
 import yaml
 from PIL import Image
 
-from gen_ray import manifest
-from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray.cluster.training.train import prepare_data, store_of
 from gen_ray.experiment import load
-from gen_ray.tracking import rows
+from gen_ray.storage import manifest
+from gen_ray.tracking.runs import rows
 from tests.cluster.street import TINY, weights
 from tests.conftest import Said
 

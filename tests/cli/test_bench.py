@@ -69,7 +69,7 @@ def test_a_sweep_is_measured_against_its_trainings(
     cluster: None, gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of its commands the sweep is done, in this process, so that it shares the session's Ray."""
-    from gen_ray.cluster import bench
+    from gen_ray.bench.cluster import training
 
     done = list[str]()
 
@@ -83,7 +83,7 @@ def test_a_sweep_is_measured_against_its_trainings(
         )
         return subprocess.CompletedProcess(command, said.code, said.out, said.err)
 
-    monkeypatch.setattr(bench.subprocess, "run", here)
+    monkeypatch.setattr(training.subprocess, "run", here)
     raw = yaml.safe_dump({**TINY, "scaling": {"cpus_per_worker": 1}})
     (tmp_path / "base.yaml").write_text(raw)
     space = {"family.latent_dim": {"choice": [2, 3]}}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_ray.cluster.train import Outcome
+from gen_ray.cluster.training.train import Outcome
 from gen_ray.experiment import Experiment, load
 from tests.conftest import ROOT, Said
 
@@ -29,9 +29,9 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Experiment]
         assert experiment is asked[-1] and folder == tmp_path
         return np.full((30, 300, 3), 40 * len(asked), np.uint8)
 
-    monkeypatch.setattr("gen_ray.cluster.train.train", train)
-    monkeypatch.setattr("gen_ray.cluster.evaluate.portray", portray)
-    monkeypatch.setattr("gen_ray.cluster.connect.connected", lambda scaling: nullcontext())
+    monkeypatch.setattr("gen_ray.cluster.training.train.train", train)
+    monkeypatch.setattr("gen_ray.cluster.evaluation.evaluate.portray", portray)
+    monkeypatch.setattr("gen_ray.cluster.nodes.connect.connected", lambda scaling: nullcontext())
     monkeypatch.setattr("pipelines.terminal.show_runs", lambda store, sort, only: print("table of", *only))
     return asked
 

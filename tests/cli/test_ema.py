@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from gen_ray.cluster.train import train
-from gen_ray.engine import artifact, post_hoc
+from gen_ray.cluster.training.train import train
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.training import post_hoc_ema
 from tests.cluster.street import same, tiny, weights
 from tests.conftest import Said
 
@@ -31,7 +32,7 @@ def test_the_best_average_becomes_the_model(gen_ray: Callable[..., Said], tmp_pa
     best = said.out.rsplit(": ", 1)[1].strip()
     meta = json.loads((done.artifact / "meta.json").read_text())
     assert best == f"sigma_rel={meta['ema']['sigma_rel']:g}" and meta["metrics"]["eval/bits_per_dim"] < before
-    assert same(weights(done.artifact), post_hoc.average(home, meta["ema"]["sigma_rel"]))
+    assert same(weights(done.artifact), post_hoc_ema.average(home, meta["ema"]["sigma_rel"]))
     assert artifact.load(done.artifact).meta["run_id"] == done.run_id and not (home / ".candidates").exists()
     for name in ("as trained", "sigma_rel=0.07", "sigma_rel=0.2", "residual", f"{before:.4f}"):
         assert name in said.out

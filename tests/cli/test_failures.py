@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gen_ray import token
 from gen_ray.errors import RunError
+from gen_ray.host import ray_token
 from pipelines import failures
 from tests.conftest import ROOT, Said
 
@@ -105,7 +105,7 @@ def test_a_user_without_a_home_can_run_every_verb(
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", unknown)
     with pytest.raises(RuntimeError):
-        token.known()
+        ray_token.known()
     assert gen_ray("train", DEMO, f"storage.root={tmp_path}", "--dry-run").code == 0 and os.environ["HOME"] == "/"
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from gen_ray.datasets.chosen import read_chosen
 from gen_ray.datasets.prepare import SourceOptions, prepare
-from gen_ray.engine import artifact, plots, texts
+from gen_ray.engine.inference import artifact, texts
+from gen_ray.engine.plots import grids
 from gen_ray.errors import UserError
 from gen_ray.experiment import load, parse
 from tests.conftest import ROOT, Said
@@ -49,10 +50,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     root = tmp_path_factory.mktemp("bench")
     model = untrained(root, root / "model")
     x = torch.randint(17, (1, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    plots.write(root / "image.png", plots.rgb(x, levels=17)[0].permute(1, 2, 0).numpy())
+    grids.write(root / "image.png", grids.rgb(x, levels=17)[0].permute(1, 2, 0).numpy())
     mask = np.zeros((8, 8, 3), np.uint8)
     mask[4:] = 255
-    plots.write(root / "mask.png", mask)
+    grids.write(root / "mask.png", mask)
     return Bench(root, model, root / "image.png", root / "mask.png", x[0].numpy())
 
 
@@ -81,10 +82,10 @@ def test_completions_are_drawn_between_what_was_given_and_where_they_disagree(ge
     assert gen_ray(*words).code == 0
     picture = np.asarray(Image.open(out))
     assert picture.shape == (2 * (28 + 112 + 16), 16 + 4 * (112 + 16), 3)
-    assert (picture[28 + 60, 16 + 10] == plots.HOLE).all() and not (picture[28 + 3, 16 + 10] == plots.HOLE).all()
+    assert (picture[28 + 60, 16 + 10] == grids.HOLE).all() and not (picture[28 + 3, 16 + 10] == grids.HOLE).all()
     assert (picture[28 : 28 + 112, 16 + 3 * 128 :] == 255).all(), "no truth, three tiles"
     assert gen_ray(*words, "--truth", bench.image).code == 0
-    truth = np.repeat(np.repeat(plots.rgb(torch.from_numpy(bench.stored)[None], levels=17)[0, 0].numpy(), 14, 0), 14, 1)
+    truth = np.repeat(np.repeat(grids.rgb(torch.from_numpy(bench.stored)[None], levels=17)[0, 0].numpy(), 14, 0), 14, 1)
     drawn = np.asarray(Image.open(out))[..., 0]
     assert (drawn[28 : 28 + 112, 16 + 128 : 16 + 128 + 112] == truth).all()
     for j in range(3):
@@ -116,8 +117,8 @@ def odd(bench: Bench) -> Path:
     root = bench.root / "odd"
     root.mkdir()
     small, black = np.full((5, 5, 3), 255, np.uint8), np.zeros((8, 8, 3), np.uint8)
-    plots.write(root / "small.png", small)
-    plots.write(root / "black.png", black)
+    grids.write(root / "small.png", small)
+    grids.write(root / "black.png", black)
     (root / "broken.png").write_bytes(b"not a picture")
     (root / "broken.npz").write_bytes(b"PK not an archive")
     (root / "x.jp2").write_bytes(b"")
@@ -196,7 +197,7 @@ def test_a_source_is_scored_row_by_row_and_on_the_mean(gen_ray: Run, bench: Benc
     assert "digits test 1" in own.out and "… and 28 more" in own.out and "mean of 30: " in own.out
     rng = np.random.default_rng(0)
     for i in range(100):
-        plots.write(tmp_path / f"{i}.png", rng.integers(0, 256, (12, 10, 3), dtype=np.uint8))
+        grids.write(tmp_path / f"{i}.png", rng.integers(0, 256, (12, 10, 3), dtype=np.uint8))
     other = ["score", bench.model, "--data", f"image_folder:{tmp_path}", "--split", "train", *place]
     refused = gen_ray(*other)
     assert refused.code == 2 and "(3, 12, 10) of 256 levels" in refused.fault and "--resize" in refused.fault
@@ -254,11 +255,11 @@ def test_features_reconstructions_ways(gen_ray: Run, bench: Bench, tmp_path: Pat
     drawn = np.asarray(Image.open(tmp_path / "r.png"))
     assert said.code == 0 and drawn.shape[0] == 3 * (28 + 56 + 16), "three captioned rows"
     x = stored_rows(bench)
-    assert (drawn[28 : 28 + 56, 16 : 16 + 4 * 60 - 4] == plots.grid(x[:4], levels=17, columns=4)).all()
+    assert (drawn[28 : 28 + 56, 16 : 16 + 4 * 60 - 4] == grids.grid(x[:4], levels=17, columns=4)).all()
     said = gen_ray("latent", "interpolate", bench.model, *place, "--steps", 5, "--out", tmp_path / "i.png")
     drawn = np.asarray(Image.open(tmp_path / "i.png"))
     assert said.code == 0 and drawn.shape[0] == 28 + (3 * 60 - 4) + 16
-    ends = plots.grid(x[:4], levels=17, columns=1)
+    ends = grids.grid(x[:4], levels=17, columns=1)
     assert (drawn[28:-16, 16 : 16 + 56] == ends[:-60]).all() and (drawn[28:-16, -16 - 56 : -16] == ends[60:]).all()
     said = gen_ray("latent", "interpolate", bench.model, bench.image, "--out", tmp_path / "i.png")
     assert said.code == 2 and "a way needs two ends" in said.fault
@@ -277,7 +278,7 @@ def test_one_command_trains_for_every_latent_dimension_and_draws_them(
 ) -> None:
     from contextlib import nullcontext
 
-    from gen_ray.cluster.train import Outcome
+    from gen_ray.cluster.training.train import Outcome
     from gen_ray.experiment import Experiment
 
     asked: list[Experiment] = []
@@ -289,8 +290,8 @@ def test_one_command_trains_for_every_latent_dimension_and_draws_them(
         metrics = {"eval/bits_per_dim": 2.5}
         return Outcome(run_id=experiment.name, artifact=folder, metrics=metrics, provenance={})
 
-    monkeypatch.setattr("gen_ray.cluster.train.train", train)
-    monkeypatch.setattr("gen_ray.cluster.connect.connected", lambda scaling: nullcontext())
+    monkeypatch.setattr("gen_ray.cluster.training.train.train", train)
+    monkeypatch.setattr("gen_ray.cluster.nodes.connect.connected", lambda scaling: nullcontext())
     out = tmp_path / "figure.png"
     words = ["figure", "latent-dims", CONFIG, "training.epochs=3", "--out", out]
     said = gen_ray(*words, "--dims", "2 5")
@@ -311,7 +312,7 @@ def test_one_command_trains_for_every_latent_dimension_and_draws_them(
 
 def test_a_text_is_read_with_its_holes_and_spoken_again() -> None:
     from gen_ray.dataspec import DataSpec
-    from gen_ray.engine import instances
+    from gen_ray.engine.inference import instances
 
     spec = DataSpec(name="play", kind="tokens", shape=(8,), levels=5, alphabet=" beot")
     tokens, holes = instances.written("to b_", spec, "_")

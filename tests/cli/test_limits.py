@@ -8,8 +8,8 @@ from typing import Any, get_args
 import pytest
 from typer.models import OptionInfo
 
-from gen_ray.cluster import larger
-from gen_ray.engine import memory
+from gen_ray.bench.cluster import streaming
+from gen_ray.engine.inference import memory
 from gen_ray.errors import UserError
 from pipelines import cli, submit
 from tests.cli.test_instances import untrained
@@ -64,7 +64,7 @@ def test_samples_that_do_not_fit_into_memory_are_refused_before_any_is_drawn(
     gen_ray: Run, model: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...], told: str
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: 20 * MIB)
-    monkeypatch.setattr("gen_ray.engine.generate._walk", lambda *_: pytest.fail("a network evaluation ran"))
+    monkeypatch.setattr("gen_ray.engine.inference.generate._walk", lambda *_: pytest.fail("a network evaluation ran"))
     said = gen_ray("sample", model, *words)
     assert said.code == 2 and told in said.fault and "0.0 GiB are available" in said.fault
 
@@ -85,9 +85,9 @@ def test_rows_completions_and_ways_that_do_not_fit_into_memory_are_refused(
 def test_a_stream_larger_than_the_disk_or_the_memory_is_refused_before_anything_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("gen_ray.cluster.larger._write", lambda *_: pytest.fail("was called"))
-    monkeypatch.setattr("gen_ray.cluster.larger.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("gen_ray.bench.cluster.streaming._write", lambda *_: pytest.fail("was called"))
+    monkeypatch.setattr("gen_ray.bench.cluster.streaming.ray.is_initialized", lambda: False)
     with pytest.raises(UserError, match=r"--data-mb 9,000,000: needs 27,000,000 MB in .* MB are free; ask for less"):
-        larger.stream_larger(data_mb=9_000_000, store_mb=80)
+        streaming.stream_larger(data_mb=9_000_000, store_mb=80)
     with pytest.raises(UserError, match=r"--store-mb 9,000,000: needs .* GiB of memory"):
-        larger.stream_larger(data_mb=100, store_mb=9_000_000)
+        streaming.stream_larger(data_mb=100, store_mb=9_000_000)

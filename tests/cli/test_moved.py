@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from gen_ray import runs
-from gen_ray.cluster.train import prepare_data, training_data
+from gen_ray import run_directory
+from gen_ray.cluster.training.train import prepare_data, training_data
 from gen_ray.datasets.prepare import SourceOptions, prepare
-from gen_ray.engine import artifact
+from gen_ray.engine.inference import artifact
 from gen_ray.errors import UserError
 from gen_ray.experiment import load
 from tests.conftest import ROOT, Said
@@ -42,7 +42,7 @@ def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     meta = artifact.describe(data.spec, data.fingerprint, run_id=RUN, steps=0)
     torch.manual_seed(0)
     model = artifact.Model(experiment=experiment, family=family, net=family.build_net().eval(), meta=meta)
-    artifact.write(root / "runs" / RUN / runs.ARTIFACT, model)
+    artifact.write(root / "runs" / RUN / run_directory.ARTIFACT, model)
     shutil.move(root, tmp_path / "new")
     shutil.rmtree(raw)
     (tmp_path / "elsewhere").mkdir()
@@ -52,8 +52,8 @@ def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_data_are_found_by_their_fingerprint(moved: Path) -> None:
     for model, root in ((RUN, moved), (str(moved / "runs" / RUN), Path("gen_ray_runs").absolute())):
-        folder = runs.find_artifact(model, root)
-        experiment = runs.settings(folder, root)
+        folder = run_directory.find_artifact(model, root)
+        experiment = run_directory.settings(folder, root)
         assert experiment.storage.root == moved
         assert training_data(experiment, folder).folder.parent == moved / "data"
     assert not [*Path().iterdir()] and not (moved.parent / "old").exists()
@@ -66,7 +66,7 @@ def test_score_reads_the_data_of_the_model(gen_ray: Callable[..., Said], moved: 
 
 
 def test_a_source_without_its_files_is_what_was_prepared_from_it(moved: Path, caplog: pytest.LogCaptureFixture) -> None:
-    experiment = runs.settings(runs.find_artifact(RUN, moved), moved)
+    experiment = run_directory.settings(run_directory.find_artifact(RUN, moved), moved)
     assert prepare_data(experiment).folder.parent == moved / "data"
     assert "no such folder; using the data prepared from it" in caplog.text
     with pytest.raises(UserError, match="no such folder"):

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from gen_ray.cluster.jobs import Job
-from gen_ray.cluster.promote import Order
-from gen_ray.engine import artifact
-from gen_ray.registry import champion
-from gen_ray.releases import Release
-from gen_ray.store import Store
-from gen_ray.tracking import TrackedRun
+from gen_ray.cluster.evaluation.sampler_benchmark import Order
+from gen_ray.cluster.jobs.jobs import Job
+from gen_ray.engine.inference import artifact
+from gen_ray.tracking.registry import champion
+from gen_ray.tracking.releases import Release
+from gen_ray.tracking.runs import TrackedRun
+from gen_ray.tracking.store import Store
 from tests.engine.toys import model
 
 RUN = "toy-20260101-000000"
@@ -55,7 +55,7 @@ def test_jobs_are_listed_whole_on_narrow_terminals(width: int, gen_ray: Any, mon
         )
         for n in range(2)
     ]  # fmt: skip
-    monkeypatch.setattr("gen_ray.cluster.jobs.Jobs.all", lambda _: jobs)
+    monkeypatch.setattr("gen_ray.cluster.jobs.jobs.Jobs.all", lambda _: jobs)
     for name, value in {"COLUMNS": str(width), "FORCE_COLOR": "1", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
     said = gen_ray("jobs", "list")
@@ -75,6 +75,6 @@ def test_a_wrong_word_is_refused_before_mlflow_and_ray_are_used(
     gen_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], fault: str
 ) -> None:
     artifact.write(tmp_path / "runs" / RUN / "artifact", model())
-    monkeypatch.setattr("gen_ray.tracking.row", lambda *_: pytest.fail("MLflow was used"))
+    monkeypatch.setattr("gen_ray.tracking.runs.row", lambda *_: pytest.fail("MLflow was used"))
     answer = gen_ray("promote", RUN, "--storage", tmp_path, *words)
     assert answer.code == 2 and fault in answer.fault and not (tmp_path / "mlflow.db").exists()

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gen_ray.cluster.sweep_report import Outcome
-from gen_ray.registry import BITS, Verdict, champion
-from gen_ray.schedules.book import Book
-from gen_ray.store import Store
+from gen_ray.cluster.sweeps.report import Outcome
+from gen_ray.recurring.store import Book
 from gen_ray.sweeps.study import Result
-from gen_ray.tracking import Row, rows
+from gen_ray.tracking.registry import BITS, Verdict, champion
+from gen_ray.tracking.runs import Row, rows
+from gen_ray.tracking.store import Store
 from tests.cluster.street import TINY
 from tests.conftest import ROOT, Said
 
@@ -134,13 +134,15 @@ def test_a_trial_that_failed_does_not_keep_the_best_from_being_champion(
     results = [Result(number=0, state="finished", **trial), Result(number=1, state="failed", **trial)]
     outcome = Outcome(sweep_id="two-1", results=results, header=["trial"], lines=[["000"], ["001"]], best="two-1.000")
     asked: list[object] = []
-    monkeypatch.setattr("gen_ray.cluster.sweep.sweep", lambda *_, tags, **__: asked.append(tags) or outcome)
+    monkeypatch.setattr("gen_ray.cluster.sweeps.sweep.sweep", lambda *_, tags, **__: asked.append(tags) or outcome)
     for module in ("registry", "tracking"):
         monkeypatch.setattr(f"gen_ray.{module}.row", lambda _, run_id: Row(run_id, "", "", {BITS: 1.0}, {}, {}))
-    monkeypatch.setattr("gen_ray.runs.artifact_of", lambda run_id, root: root / run_id)
-    monkeypatch.setattr("gen_ray.releases.keep", lambda *_: ("model", "d" * 64))
-    monkeypatch.setattr("gen_ray.registry.promote", lambda _, model, *args, margin: Verdict(True, f"{model} {margin}"))
-    monkeypatch.setattr("gen_ray.tracking.tag", lambda _, run_id, tags: asked.append((run_id, tags)))
+    monkeypatch.setattr("gen_ray.run_directory.artifact_of", lambda run_id, root: root / run_id)
+    monkeypatch.setattr("gen_ray.tracking.releases.keep", lambda *_: ("model", "d" * 64))
+    monkeypatch.setattr(
+        "gen_ray.tracking.registry.promote", lambda _, model, *args, margin: Verdict(True, f"{model} {margin}")
+    )
+    monkeypatch.setattr("gen_ray.tracking.runs.tag", lambda _, run_id, tags: asked.append((run_id, tags)))
     said = gen_ray("sweep", "sweep.yaml", "--promote", "digits", "--margin", "0", "--tag", "a=b=c", "--tag", "d=e")
     assert said.code == 1 and said.fault == "error: two-1: 1 of 2 trials failed" and "digits 0.0\n" in said.out
     assert asked == [{"a": "b=c", "d": "e"}, ("two-1", {"promotion": "digits 0.0"})]

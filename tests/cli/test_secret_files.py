@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray import token
-from gen_ray.cluster import jobs, package, secret_files
+from gen_ray.cluster.jobs import jobs, package, secret_files
 from gen_ray.errors import RunError, UserError
+from gen_ray.host import ray_token
 from tests.conftest import ROOT, Said
 
 GenRay = Callable[..., Said]
@@ -111,7 +111,7 @@ def test_a_file_that_is_not_a_secret_is_uploaded(work: Path, name: str) -> None:
 
 def test_rays_own_token_is_a_secret_whatever_its_name(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (work / "harmless.txt").write_text("t" * 64)
-    monkeypatch.setenv(token.PATH, str(work / "harmless.txt"))
+    monkeypatch.setenv(ray_token.PATH, str(work / "harmless.txt"))
     with pytest.raises(UserError, match=r"harmless\.txt: looks like a secret"):
         secret_files.check(work, package.contents(work))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from gen_ray.cluster import nodes, ports
+from gen_ray.cluster.nodes import nodes, ports
 from tests.conftest import Said, free_port
 
 SERVER = """

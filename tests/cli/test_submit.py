@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray import token
-from gen_ray.cluster import connect, jobs, larger, nodes, package
+from gen_ray.bench.cluster import streaming
+from gen_ray.cluster.jobs import jobs, package
+from gen_ray.cluster.nodes import connect, nodes
 from gen_ray.errors import RunError
+from gen_ray.host import ray_token
 from tests.conftest import ROOT, Said, free_port
 
 GenRay = Callable[..., Said]
@@ -100,7 +102,7 @@ def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[st
     stub.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (token.MODE, token.VALUE, token.PATH):
+    for name in (ray_token.MODE, ray_token.VALUE, ray_token.PATH):
         monkeypatch.delenv(name, raising=False)
     return lambda: dict(line.split("=", 1) for line in (tmp_path / "called").read_text().splitlines() if "=" in line)
 
@@ -144,7 +146,7 @@ def test_a_worker_needs_the_heads_token(ray: Callable[[], dict[str, str]], gen_r
 def test_an_open_cluster_has_to_be_asked_for(
     ray: Callable[[], dict[str, str]], gen_ray: GenRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gen_ray.cluster.ports.check", lambda *_: None)  # another Ray may run on this machine
+    monkeypatch.setattr("gen_ray.cluster.nodes.ports.check", lambda *_: None)  # another Ray may run on this machine
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     said = gen_ray("start", "head")
     assert said.code == 2 and "RAY_AUTH_MODE=disabled: whoever reaches this machine could run code" in said.fault
@@ -160,16 +162,16 @@ def test_mlflow_listens_elsewhere_only_where_that_is_asked_for(gen_ray: GenRay) 
 
 def test_a_client_with_a_token_sends_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (token.MODE, token.VALUE, token.PATH):
+    for name in (ray_token.MODE, ray_token.VALUE, ray_token.PATH):
         monkeypatch.delenv(name, raising=False)
-    token.use()
-    assert token.MODE not in os.environ  # Ray makes one for a cluster of its own
-    monkeypatch.setenv(token.VALUE, "t")
-    token.use()
-    assert os.environ.pop(token.MODE) == "token"
-    monkeypatch.setenv(token.MODE, "disabled")
-    token.use()
-    assert os.environ[token.MODE] == "disabled"
+    ray_token.use()
+    assert ray_token.MODE not in os.environ  # Ray makes one for a cluster of its own
+    monkeypatch.setenv(ray_token.VALUE, "t")
+    ray_token.use()
+    assert os.environ.pop(ray_token.MODE) == "token"
+    monkeypatch.setenv(ray_token.MODE, "disabled")
+    ray_token.use()
+    assert os.environ[ray_token.MODE] == "disabled"
 
 
 class InitError(Exception):
@@ -188,7 +190,7 @@ def join_another() -> None:
 
 
 def start_small() -> None:
-    larger.stream_larger(data_mb=1, store_mb=80)
+    streaming.stream_larger(data_mb=1, store_mb=80)
 
 
 @pytest.mark.parametrize("mode", [None, 0o644, 0o666], ids=["no token", "0644", "0666"])
@@ -202,23 +204,23 @@ def test_others_cannot_read_the_token_when_ray_starts(
     found: list[int] = []
 
     def init(**_: object) -> None:
-        found.append(stat.S_IMODE(token.file().stat().st_mode))
+        found.append(stat.S_IMODE(ray_token.file().stat().st_mode))
         raise InitError
 
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (token.MODE, token.VALUE, token.PATH):
+    for name in (ray_token.MODE, ray_token.VALUE, ray_token.PATH):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("ray.init", init)
-    monkeypatch.setattr("gen_ray.cluster.refusals.reach", lambda *_: None)
+    monkeypatch.setattr("gen_ray.cluster.nodes.preflight.reach", lambda *_: None)
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("gen_ray.cluster.larger.prepare", lambda *_, **__: None)
+    monkeypatch.setattr("gen_ray.bench.cluster.streaming.prepare", lambda *_, **__: None)
     if mode is not None:
         (tmp_path / ".ray").mkdir()
-        token.file().write_text("t" * 64)
-        token.file().chmod(mode)
+        ray_token.file().write_text("t" * 64)
+        ray_token.file().chmod(mode)
     with pytest.raises(InitError):
         start()
-    assert found == [0o600] and len(token.file().read_text()) == 64
+    assert found == [0o600] and len(ray_token.file().read_text()) == 64
 
 
 def test_every_start_of_ray_is_among_these() -> None:
@@ -228,22 +230,22 @@ def test_every_start_of_ray_is_among_these() -> None:
 
 
 def test_processes_that_make_a_token_at_once_agree_on_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv(token.PATH, str(tmp_path / "token"))
+    monkeypatch.setenv(ray_token.PATH, str(tmp_path / "token"))
     for _ in range(2):
-        token.generate()
+        ray_token.generate()
         assert [file.name for file in tmp_path.iterdir()] == ["token"]
-    first = token.file().read_text()
-    token.generate()
-    assert token.file().read_text() == first and len(first) == 64
+    first = ray_token.file().read_text()
+    ray_token.generate()
+    assert ray_token.file().read_text() == first and len(first) == 64
 
 
 def test_a_token_of_another_owner_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Such as a Secret that is mounted for reading only."""
-    monkeypatch.setenv(token.PATH, str(tmp_path / "token"))
-    token.generate()
-    token.file().chmod(0o644)
+    monkeypatch.setenv(ray_token.PATH, str(tmp_path / "token"))
+    ray_token.generate()
+    ray_token.file().chmod(0o644)
     monkeypatch.setattr(Path, "chmod", lambda *_: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
-    token.secure()
+    ray_token.secure()
     assert "others can read Ray's token" in caplog.text and "Read-only file system" in caplog.text

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from gen_ray.comparison import tables
-from gen_ray.store import Store
-from gen_ray.tracking import TrackedRun
+from gen_ray.tracking.comparison import tables
+from gen_ray.tracking.runs import TrackedRun
+from gen_ray.tracking.store import Store
 from pipelines.tables import show_table
 from tests.conftest import Said
 from tests.test_comparison import run

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.engine import artifact
+from gen_ray.engine.inference import artifact
 from gen_ray.experiment import load
 from gen_ray.family import Sampler
 from pipelines.terminal import show_chains
@@ -269,8 +269,8 @@ def test_compare_of_nothing_says_where_it_looked(gen_ray: Run, storage: Path) ->
 def test_compare_chooses_and_writes_a_page_that_needs_nothing_else(gen_ray: Run, tmp_path: Path) -> None:
     import base64
 
-    from gen_ray.store import Store
-    from gen_ray.tracking import TrackedRun
+    from gen_ray.tracking.runs import TrackedRun
+    from gen_ray.tracking.store import Store
 
     store = Store.of(None, "page", tmp_path)
     for name, family, bits in (("a<b>", "vae", 2.0), ("c", "ddpm", 1.0)):

@@ -7,21 +7,21 @@ from typing import Any
 import ray
 import torch
 
-from gen_ray import runs
-from gen_ray.cluster.attempts import trainer
-from gen_ray.cluster.data import Streamed, cached
-from gen_ray.cluster.tracker import Track, Tracker
-from gen_ray.cluster.worker import work
+from gen_ray import run_directory
+from gen_ray.cluster.data.blocks import Streamed, cached
+from gen_ray.cluster.tracking.logger_actor import Track, Tracker
+from gen_ray.cluster.training.trainer import trainer
+from gen_ray.cluster.training.worker import work
+from gen_ray.configuration.overrides import merge
 from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import load_split
-from gen_ray.engine import shelf
-from gen_ray.engine.batches import Cached
-from gen_ray.engine.loop import fit
-from gen_ray.engine.session import LocalSession
+from gen_ray.engine.training import checkpoint_store
+from gen_ray.engine.training.batches import Cached
+from gen_ray.engine.training.loop import fit
+from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment, parse
-from gen_ray.overrides import merge
-from gen_ray.storage import current
+from gen_ray.storage.paths import current
 
 TINY = {
     "name": "tiny",
@@ -76,7 +76,7 @@ def through_ray(
     """Train without evaluating; return the EMA weights and what was logged."""
     mute = ray.remote(Mute).options(num_cpus=0).remote()
     trainer(experiment, prepared, Track(mute, run_id), loop, cached(experiment, prepared), **extra).fit()
-    last = shelf.checkpoints(runs.folder(experiment, run_id)).last()
+    last = checkpoint_store.checkpoints(run_directory.folder(experiment, run_id)).last()
     assert last is not None
     return weights(last), ray.get(mute.told.remote())
 

@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 from ray.util import placement_group_table
 
-from gen_ray.cluster import connect, starting
+from gen_ray.cluster.nodes import connect, start
 from gen_ray.errors import UserError
 from gen_ray.experiment import Scaling
 
@@ -32,8 +32,8 @@ def test_ray_does_not_start_again_by_itself(monkeypatch: pytest.MonkeyPatch) -> 
     started: list[object] = []
     monkeypatch.setattr("ray.init", lambda *_, **options: started.append(options.get("address")))
     monkeypatch.setattr("ray.is_initialized", lambda: False)
-    monkeypatch.setattr("gen_ray.cluster.refusals.check", lambda *_: None)
-    starting.start(None)
+    monkeypatch.setattr("gen_ray.cluster.nodes.preflight.check", lambda *_: None)
+    start.start(None)
     with suppress(Exception):  # what Ray says where there is none; the tests may have one
         placement_group_table()
     assert started == ["local"]

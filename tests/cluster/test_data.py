@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from gen_ray.cluster.attempts import spoken
-from gen_ray.cluster.data import Streamed, in_memory
-from gen_ray.cluster.reading import dataset
+from gen_ray.cluster.data.blocks import Streamed, in_memory
+from gen_ray.cluster.data.reading import dataset
+from gen_ray.cluster.training.trainer import spoken
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import load_split
-from gen_ray.engine.batches import Cached
+from gen_ray.engine.training.batches import Cached
 from gen_ray.errors import UserError
 from tests.cluster.street import sharded
 

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from gen_ray.cluster import train
+from gen_ray.cluster.training import train
 from gen_ray.errors import EndedError
 
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gen_ray.cluster.jobs import Job, Jobs
+from gen_ray.cluster.jobs.jobs import Job, Jobs
 from gen_ray.errors import RunError
 from tests.conftest import free_port
 

@@ -6,9 +6,9 @@ from typing import Any, cast
 
 import pytest
 
-from gen_ray.cluster.ledger import IMPOSSIBLE, Ledger
-from gen_ray.cluster.queue import Free
-from gen_ray.cluster.tracker import Track
+from gen_ray.cluster.jobs.queue import Free
+from gen_ray.cluster.sweeps.searcher import IMPOSSIBLE, Ledger
+from gen_ray.cluster.tracking.logger_actor import Track
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.config import Plan, Point
@@ -33,7 +33,7 @@ def test_settings_that_do_not_go_together_fail_their_own_trial_only(
 
     opened = list[str]()
     monkeypatch.setattr(Plan, "experiment", experiment)
-    monkeypatch.setattr("gen_ray.cluster.ledger.params", lambda *_: {})
+    monkeypatch.setattr("gen_ray.cluster.sweeps.searcher.params", lambda *_: {})
     monkeypatch.setattr(Track, "open", lambda self, **_: opened.append(self.run_id))
     monkeypatch.setattr(Track, "end", lambda *_: None)
     first = ledger()

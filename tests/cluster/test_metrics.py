@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from gen_ray.cluster.serving.metrics import Meters
-from gen_ray.engine.batcher import Costs, Ticket
-from gen_ray.engine.batcher.ledger import Ledger
-from gen_ray.serving.desk import Answer, Job, Refusal
+from gen_ray.engine.inference.batcher import Costs, Ticket
+from gen_ray.engine.inference.batcher.admission_control import Ledger
+from gen_ray.serving.service import Answer, Job, Refusal
 
 
 class Noted:

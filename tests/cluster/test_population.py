@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from gen_ray import runs
-from gen_ray.cluster.population import carry_out
-from gen_ray.cluster.sweep import sweep
-from gen_ray.cluster.sweep_report import Outcome, trial_run
-from gen_ray.cluster.train import store_of
-from gen_ray.engine import shelf
+from gen_ray import run_directory
+from gen_ray.cluster.sweeps.population import carry_out
+from gen_ray.cluster.sweeps.report import Outcome, trial_run
+from gen_ray.cluster.sweeps.sweep import sweep
+from gen_ray.cluster.training.train import store_of
+from gen_ray.engine.training import checkpoint_store
 from gen_ray.errors import EndedError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.config import Plan
-from gen_ray.tracking import connect
+from gen_ray.tracking.runs import connect
 from tests.cluster.test_sweep import plan, story
 
 TRIALS, EPOCHS, INTERVAL, STEPS = 4, 6, 2, 68
@@ -39,7 +39,7 @@ Carry = Callable[[Experiment, str, str], None]
 
 def newest(experiment: Experiment, run_id: str) -> dict[str, bytes]:
     """Return the newest checkpoint of a run, file by file."""
-    found = shelf.checkpoints(runs.folder(experiment, run_id)).last()
+    found = checkpoint_store.checkpoints(run_directory.folder(experiment, run_id)).last()
     assert found is not None
     return {file.name: file.read_bytes() for file in found.iterdir()}
 
@@ -54,7 +54,7 @@ def with_bad_luck() -> Callable[..., None]:
     """Return trial, but for one that fails before its second turn; made inside, so that processes get it whole."""
 
     def unlucky(config: dict[str, Any], *, task: Any) -> None:
-        from gen_ray.cluster import trial as module
+        from gen_ray.cluster.sweeps import trial as module
 
         if config["run_id"].endswith(".004") and config["until"] == 2 * INTERVAL:
             module.tune.report({"error": "bad luck", "reason": "luck"})
@@ -76,8 +76,8 @@ def copied(cluster: None, four: Plan) -> Iterator[tuple[Outcome, list[tuple[str,
         seen.append((run_id, donor))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gen_ray.cluster.ledger.carry_out", carry)
-        patch.setattr("gen_ray.cluster.sweep.trial", with_bad_luck())
+        patch.setattr("gen_ray.cluster.sweeps.searcher.carry_out", carry)
+        patch.setattr("gen_ray.cluster.sweeps.sweep.trial", with_bad_luck())
         yield sweep(four), seen
 
 
@@ -90,9 +90,11 @@ def test_the_worst_go_on_as_copies_with_settings_of_their_own(
     assert seen and sorted(seen) == sorted(tuple(trial_run(outcome.sweep_id, one) for one in pair) for pair in told)
     for result in outcome.results[:TRIALS]:
         assert all(copy.epoch % INTERVAL == 0 and copy.epoch < EPOCHS for copy in result.copies)
-        experiment = runs.load(runs.folder(four.first, trial_run(outcome.sweep_id, result.number)))
+        experiment = run_directory.load(run_directory.folder(four.first, trial_run(outcome.sweep_id, result.number)))
         assert experiment.training == four.experiment(result.point).training, "the settings it ended with"
-        last = shelf.trained(runs.folder(experiment, trial_run(outcome.sweep_id, result.number)), "last")
+        last = checkpoint_store.trained(
+            run_directory.folder(experiment, trial_run(outcome.sweep_id, result.number)), "last"
+        )
         [group] = torch.load(last / "optimizer.pt", weights_only=True)["param_groups"]
         assert group["lr"] == experiment.training.learning_rate
         assert group["weight_decay"] == experiment.training.weight_decay
@@ -123,7 +125,7 @@ def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
     wanted = plan(tmp_path, storage, "orphaned", **{**KEYS, "concurrency": 4})
 
     def interrupted(carry: Carry) -> None:
-        monkeypatch.setattr("gen_ray.cluster.ledger.carry_out", carry)
+        monkeypatch.setattr("gen_ray.cluster.sweeps.searcher.carry_out", carry)
 
     def none_at_all(*_: Any) -> None:
         raise OSError("the driver dies between record and copy")
@@ -147,7 +149,7 @@ def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
     assert [result.state for result in done.results] == ["finished"] * TRIALS
     assert seen[0] in {trial_run(done.sweep_id, result.number) for result in done.results if result.copies}
     for result in done.results:
-        experiment = runs.load(runs.folder(wanted.first, trial_run(done.sweep_id, result.number)))
+        experiment = run_directory.load(run_directory.folder(wanted.first, trial_run(done.sweep_id, result.number)))
         assert experiment.training == wanted.experiment(result.point).training
         assert result.metrics["train/steps"] == STEPS
     parent, trials = story(wanted)

@@ -15,13 +15,13 @@ from ray.core.generated.common_pb2 import Bundle
 from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 from ray.util import get_placement_group, remove_placement_group
 
-from gen_ray.cluster import tracker
-from gen_ray.cluster.queue import NAME, Shared, Turn, members, reserved, turn
-from gen_ray.cluster.reserved import total
-from gen_ray.cluster.sweep import sweep
-from gen_ray.cluster.train import store_of, train
+from gen_ray.cluster.jobs.queue import NAME, Shared, Turn, members, reserved, turn
+from gen_ray.cluster.jobs.reservations import total
+from gen_ray.cluster.sweeps.sweep import sweep
+from gen_ray.cluster.tracking import logger_actor
+from gen_ray.cluster.training.train import store_of, train
 from gen_ray.errors import UserError
-from gen_ray.tracking import rows
+from gen_ray.tracking.runs import rows
 from tests.cluster.test_sweep import plan
 
 WAIT_SECONDS = 8.0
@@ -38,7 +38,7 @@ def shared(cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def someone(tmp_path: Path) -> Any:
     """Return the tracker of another driver."""
-    return tracker.start(None, tmp_path)
+    return logger_actor.start(None, tmp_path)
 
 
 def becomes(true: Callable[[], bool], seconds: float = 20) -> bool:
@@ -55,7 +55,7 @@ def granted(place: Turn, running: int = 0) -> bool:
 
 @pytest.mark.usefixtures("shared")
 def test_what_a_dead_driver_had_is_free_again(someone: Any, tmp_path: Path) -> None:
-    mine = tracker.start(None, tmp_path)
+    mine = logger_actor.start(None, tmp_path)
     with turn("theirs", 1, {"CPU": 4.0}, someone) as theirs, turn("mine", 2, {"CPU": 4.0}, mine) as place:
         assert granted(theirs) and not granted(place)
         assert [(wish.name, wish.running, bool(waits)) for wish, waits, _ in members()] == [

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray.cluster import larger, refusals
+from gen_ray.bench.cluster import streaming
+from gen_ray.cluster.nodes import preflight
 from gen_ray.errors import RunError, UserError
 from tests.conftest import free_port
 
@@ -27,7 +28,7 @@ from tests.conftest import free_port
 def test_a_variable_that_ray_refuses_is_named(variable: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(UserError, match=f"{variable}={value}: .*unset it"):
-        refusals.check(None)
+        preflight.check(None)
 
 
 @pytest.mark.parametrize(
@@ -47,23 +48,23 @@ def test_a_variable_that_ray_refuses_is_named(variable: str, value: str, monkeyp
 )
 def test_an_address_that_is_not_one_is_refused(address: str) -> None:
     with pytest.raises(UserError, match="is not HOST:PORT of a Ray head"):
-        refusals.check(address)
+        preflight.check(address)
 
 
 def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
     with pytest.raises(RunError, match=r"no Ray cluster answers \(Connection refused\)"):
-        refusals.check(f"127.0.0.1:{free_port()}")
+        preflight.check(f"127.0.0.1:{free_port()}")
     with socket.create_server(("127.0.0.1", 0)) as server:
-        refusals.check(f"127.0.0.1:{server.getsockname()[1]}")
+        preflight.check(f"127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_memory_that_is_full_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = namedtuple("memory", "percent")
-    monkeypatch.setattr("gen_ray.cluster.refusals.psutil.virtual_memory", lambda: memory(96.0))
+    monkeypatch.setattr("gen_ray.cluster.nodes.preflight.psutil.virtual_memory", lambda: memory(96.0))
     with pytest.raises(RunError, match="96% of this machine's memory is in use, and Ray ends workers above 95%"):
-        refusals.check(None)
+        preflight.check(None)
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.98")
-    refusals.check(None)
+    preflight.check(None)
 
 
 @pytest.mark.parametrize(
@@ -78,16 +79,16 @@ def test_memory_that_is_full_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_what_ray_raises_is_told_in_a_line(error: BaseException, kind: type[Exception], line: str) -> None:
-    with pytest.raises(kind, match=line) as told, refusals.translated(None):
+    with pytest.raises(kind, match=line) as told, preflight.translated(None):
         raise error
     assert "\n" not in str(told.value)
 
 
 def test_a_refused_training_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from gen_ray.cluster.train import train
+    from gen_ray.cluster.training.train import train
     from gen_ray.experiment import parse
 
-    monkeypatch.setattr("gen_ray.cluster.connect.ray.is_initialized", lambda: False)
+    monkeypatch.setattr("gen_ray.cluster.nodes.connect.ray.is_initialized", lambda: False)
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     with pytest.raises(UserError, match="an http address is the dashboard's"):
         train(parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path)}}))
@@ -96,7 +97,7 @@ def test_a_refused_training_leaves_no_folder(tmp_path: Path, monkeypatch: pytest
 
 def test_the_bench_of_streams_is_refused_before_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_memory_usage_threshold", "95")
-    monkeypatch.setattr("gen_ray.cluster.larger._write", lambda *_: pytest.fail("was called"))
+    monkeypatch.setattr("gen_ray.bench.cluster.streaming._write", lambda *_: pytest.fail("was called"))
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(UserError, match="RAY_memory_usage_threshold=95: "):
-        larger.stream_larger(data_mb=1, store_mb=80)
+        streaming.stream_larger(data_mb=1, store_mb=80)

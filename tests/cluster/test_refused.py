@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray.cluster.sweep import sweep
-from gen_ray.cluster.train import train
+from gen_ray.cluster.sweeps.sweep import sweep
+from gen_ray.cluster.training.train import train
 from gen_ray.datasets.prepare import prepare
 from gen_ray.errors import RunError, UserError
-from gen_ray.storage import without_traces
+from gen_ray.storage.paths import without_traces
 from tests.cluster.street import tiny
 from tests.cluster.test_sweep import plan
 

@@ -18,17 +18,17 @@ import torch
 import yaml
 from ray import serve
 
+from gen_ray.bench.cluster.serving import constant as bench_constant
+from gen_ray.bench.cluster.serving.load import Kind
 from gen_ray.client import ApiError, Client
-from gen_ray.cluster import ports
+from gen_ray.cluster.nodes import ports
 from gen_ray.cluster.serving import endpoint, server
 from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import Application, Served
-from gen_ray.cluster.serving.bench import constant as bench_constant
-from gen_ray.cluster.serving.bench.load import Kind
 from gen_ray.cluster.serving.ingress import door
 from gen_ray.cluster.serving.scaling import by_backlog, replicas_for
-from gen_ray.engine import artifact
-from gen_ray.engine.generate import generate
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from tests.conftest import Said, free_port
 from tests.engine.toys import CPU, model

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_ray.cluster.shares import MEMBERS, PATIENCE_SECONDS, Shares, Wish
+from gen_ray.cluster.jobs.fair_shares import MEMBERS, PATIENCE_SECONDS, Shares, Wish
 from pipelines import queue as command
 
 
@@ -186,9 +186,9 @@ def test_the_command_shows_what_a_member_waits_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waiting = Wish(name="digits-1", priority=1, needs={"CPU": 4}, running=0)
-    monkeypatch.setattr("gen_ray.cluster.connect.connected", lambda _: nullcontext())
-    monkeypatch.setattr("gen_ray.cluster.queue.members", lambda: [(waiting, "4 CPU (2 of 8 free)", 90.0)])
-    monkeypatch.setattr("gen_ray.cluster.queue.reserved", lambda: {"CPU": 1.0})
+    monkeypatch.setattr("gen_ray.cluster.nodes.connect.connected", lambda _: nullcontext())
+    monkeypatch.setattr("gen_ray.cluster.jobs.queue.members", lambda: [(waiting, "4 CPU (2 of 8 free)", 90.0)])
+    monkeypatch.setattr("gen_ray.cluster.jobs.queue.reserved", lambda: {"CPU": 1.0})
     command.queue()
     out = capsys.readouterr().out
     assert "reserved by other applications: 1 CPU" in out

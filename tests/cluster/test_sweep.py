@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from gen_ray import runs
-from gen_ray.cluster.ledger import SWEEP
-from gen_ray.cluster.sweep import sweep
-from gen_ray.cluster.sweep_report import Outcome
-from gen_ray.cluster.train import prepare_data, store_of
+from gen_ray import run_directory
+from gen_ray.cluster.sweeps.report import Outcome
+from gen_ray.cluster.sweeps.searcher import SWEEP
+from gen_ray.cluster.sweeps.sweep import sweep
+from gen_ray.cluster.training.train import prepare_data, store_of
 from gen_ray.errors import EndedError, UserError
 from gen_ray.sweeps.config import Plan, load
-from gen_ray.tracking import PARENT, Row, connect, picture, rows
+from gen_ray.tracking.runs import PARENT, Row, connect, picture, rows
 from tests.cluster.street import TINY, in_this_process, same, weights
 
 UNLUCKY = 5
@@ -27,7 +27,7 @@ def with_bad_luck() -> Callable[..., None]:
     """Return trial, but for the bad luck; made inside, so that processes get it whole."""
 
     def unlucky(config: dict[str, Any], *, task: Any) -> None:
-        from gen_ray.cluster import trial as module
+        from gen_ray.cluster.sweeps import trial as module
 
         real = module.fit
 
@@ -73,7 +73,7 @@ def three(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
 def outcome(cluster: None, three: Plan) -> Outcome:
     """Return what came of it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gen_ray.cluster.sweep.trial", with_bad_luck())
+        patch.setattr("gen_ray.cluster.sweeps.sweep.trial", with_bad_luck())
         return sweep(three)
 
 
@@ -124,7 +124,7 @@ def test_one_process_trains_trials_one_after_another_as_it_would_train_each_alon
 ) -> None:
     experiment = three.experiment({"family.latent_dim": 3})
     alone, _ = in_this_process(experiment, prepare_data(experiment))
-    assert same(alone, weights(runs.folder(experiment, f"{outcome.sweep_id}.002") / "artifact"))
+    assert same(alone, weights(run_directory.folder(experiment, f"{outcome.sweep_id}.002") / "artifact"))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -148,7 +148,7 @@ def test_a_sweep_cut_off_goes_on_and_repeats_nothing(storage: Path, tmp_path: Pa
     parent, before = story(wanted)
     assert parent.status == "KILLED" and len(before) in (1, 2)
     assert [row.status for row in before] == ["FINISHED", "KILLED"][: len(before)]
-    first = runs.folder(wanted.experiment({}), before[0].run_id) / "result.json"
+    first = run_directory.folder(wanted.experiment({}), before[0].run_id) / "result.json"
     written = first.stat().st_mtime_ns
 
     other = plan(tmp_path, storage, "cut-off", **{**keys, "trials": 2})

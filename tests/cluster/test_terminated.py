@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gen_ray.cluster.sweep import sweep
+from gen_ray.cluster.sweeps.sweep import sweep
 from gen_ray.errors import EndedError
 from tests.cluster.test_sweep import plan, story
 

@@ -12,17 +12,19 @@ import pytest
 import torch
 import yaml
 
-from gen_ray import manifest, runs
-from gen_ray.cluster.attempts import spoken
-from gen_ray.cluster.evaluate import PORTRAYED, portray
-from gen_ray.cluster.train import Outcome, prepare_data, store_of, train
-from gen_ray.cluster.worker import is_of_the_group, told
+from gen_ray import run_directory
+from gen_ray.cluster.evaluation.evaluate import PORTRAYED, portray
+from gen_ray.cluster.training.train import Outcome, prepare_data, store_of, train
+from gen_ray.cluster.training.trainer import spoken
+from gen_ray.cluster.training.worker import is_of_the_group, told
 from gen_ray.datasets.chosen import read_chosen
 from gen_ray.datasets.prepared import DataError
-from gen_ray.engine import artifact, plots
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.plots import grids
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
-from gen_ray.tracking import Row, connect, experiment_id, rows
+from gen_ray.storage import manifest
+from gen_ray.tracking.runs import Row, connect, experiment_id, rows
 from tests.cluster.street import in_this_process, same, sharded, through_ray, tiny, weights
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -65,7 +67,7 @@ def test_the_run_folder_holds_the_config_two_checkpoints_and_the_artifact(
 ) -> None:
     home = outcome.artifact.parent
     assert home == experiment.storage.root / "runs" / outcome.run_id
-    assert runs.load(home) == experiment
+    assert run_directory.load(home) == experiment
     folders = sorted(p.name for p in home.iterdir() if p.is_dir())
     assert folders == ["artifact", "averages", "checkpoints"]
     kept = sorted((home / "checkpoints").iterdir())
@@ -111,7 +113,7 @@ def test_mlflow_holds_pictures_of_learning_and_the_model(experiment: Experiment,
 def test_a_portrait_is_drawn_of_the_artifact_and_chosen_test_images(experiment: Experiment, outcome: Outcome) -> None:
     prepared = prepare_data(experiment)
     picture = portray(experiment, prepared, outcome.artifact)
-    shown = plots.grid(torch.from_numpy(read_chosen(prepared, "test", PORTRAYED)[0]), levels=17, columns=1)
+    shown = grids.grid(torch.from_numpy(read_chosen(prepared, "test", PORTRAYED)[0]), levels=17, columns=1)
     assert (picture[-len(shown) :, : shown.shape[1]] == shown).all()
 
 
@@ -150,8 +152,8 @@ def _untrained(experiment: Experiment, prepared: Any) -> Mapping[str, torch.Tens
 
 def _killed_once(task: Mapping[str, Any]) -> Any:
     """Train, but die without a word at the seventh step of the first attempt."""
-    from gen_ray.cluster.worker import work
-    from gen_ray.engine.step import Learner
+    from gen_ray.cluster.training.worker import work
+    from gen_ray.engine.training.step import Learner
 
     step = Learner.step
 
@@ -186,7 +188,7 @@ def test_a_run_that_broke_off_is_resumed_to_the_same_weights_under_the_same_sett
     whole = tiny(storage, tracking={"experiment": "resumed"}).model_copy(update={"name": "broken"})
     with pytest.raises(UserError, match="no unfinished run named 'broken'"):
         train(whole, resume=True)
-    monkeypatch.setattr("gen_ray.cluster.attempts.work", _by_value(_broken))
+    monkeypatch.setattr("gen_ray.cluster.training.trainer.work", _by_value(_broken))
     with pytest.raises(RunError, match="the seventh step"):
         train(whole)
     monkeypatch.undo()
@@ -206,8 +208,8 @@ def test_a_run_that_broke_off_is_resumed_to_the_same_weights_under_the_same_sett
 
 
 def _broken(task: Mapping[str, Any]) -> Any:
-    from gen_ray.cluster.worker import work
-    from gen_ray.engine.step import Learner
+    from gen_ray.cluster.training.worker import work
+    from gen_ray.engine.training.step import Learner
 
     step = Learner.step
 
@@ -265,11 +267,11 @@ def test_a_run_that_mlflow_refuses_is_not_trained(storage: Path) -> None:
     seen = list[int]()
     with pytest.raises(RunError, match="experiment 'deleted' was deleted; name another"):
         train(refused, watch=lambda done, total, newest: seen.append(done))
-    assert not seen and runs.named("refused", storage / "runs") == []
+    assert not seen and run_directory.named("refused", storage / "runs") == []
     wrong = refused.model_copy(update={"tracking": refused.tracking.model_copy(update={"uri": "localhost:5000"})})
     with pytest.raises(UserError, match="did you mean http://localhost:5000"):
         train(wrong)
-    assert runs.named("refused", storage / "runs") == []
+    assert run_directory.named("refused", storage / "runs") == []
 
 
 def test_a_group_that_ends_is_not_taken_for_an_error_of_the_code() -> None:

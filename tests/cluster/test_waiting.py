@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 import ray
 
-from gen_ray.cluster import waiting
-from gen_ray.cluster.reading import read
+from gen_ray.cluster.data.reading import read
+from gen_ray.cluster.jobs import waiting
 from gen_ray.datasets.prepare import prepare
 from gen_ray.errors import RunError
 

@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from gen_ray.cluster.evaluate import reference_of
-from gen_ray.cluster.train import report_large_batch, report_unmeasured
+from gen_ray.cluster.evaluation.evaluate import reference_of
+from gen_ray.cluster.training.train import report_large_batch, report_unmeasured
 from gen_ray.datasets import chosen
 from gen_ray.datasets.chosen import chosen_rows, read_chosen, read_rows
 from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
 from gen_ray.datasets.shards import load_split, read_shard
-from gen_ray.engine import features
-from gen_ray.engine.evaluate import Reference
+from gen_ray.engine.evaluation import features
+from gen_ray.engine.evaluation.evaluate import Reference
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
 
@@ -97,7 +97,7 @@ def test_rows_come_in_the_order_asked_for_from_only_the_shards_that_hold_them(
 def references(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Reference:
     """Return what metrics are measured against, of few rows."""
     monkeypatch.setattr(features, "MOST_STEPS", 60)
-    monkeypatch.setattr("gen_ray.cluster.evaluate.REFERENCE_ROWS", 48)
+    monkeypatch.setattr("gen_ray.cluster.evaluation.evaluate.REFERENCE_ROWS", 48)
     return reference_of(prepared)
 
 

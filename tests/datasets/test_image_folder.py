@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_ray.cluster.evaluate import reference_of
+from gen_ray.cluster.evaluation.evaluate import reference_of
 from gen_ray.datasets.image_folder import ImageFolder
 from gen_ray.datasets.prepare import BadRows, Prepared, SourceOptions, prepare
 from gen_ray.datasets.rows import SPLITS, Batch, assign

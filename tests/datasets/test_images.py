@@ -17,10 +17,10 @@ from gen_ray.datasets.image_folder import ImageFolder
 from gen_ray.datasets.rows import BadRow
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import instances
+from gen_ray.engine.inference import instances
 from gen_ray.errors import UserError
 from gen_ray.serving import inputs
-from gen_ray.serving.desk import RefusedError
+from gen_ray.serving.service import RefusedError
 
 HEIGHT, WIDTH = 5, 7
 RNG = np.random.default_rng(0)

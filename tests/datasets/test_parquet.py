@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gen_ray.config import validated
+from gen_ray.configuration.base import validated
 from gen_ray.datasets.prepare import BadRows, Prepared, SourceOptions, prepare
 from gen_ray.datasets.rows import SPLITS
 from gen_ray.datasets.shards import load_split

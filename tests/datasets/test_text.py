@@ -12,7 +12,7 @@ from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
 from gen_ray.datasets.rows import SPLITS, Batch, assign
 from gen_ray.datasets.shards import load_split
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import instances
+from gen_ray.engine.inference import instances
 from gen_ray.errors import UserError
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from gen_ray.engine import arrays, instances
+from gen_ray.engine.inference import arrays, instances
 from gen_ray.errors import UserError
 from tests.engine.toys import model
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gen_ray.engine import score as scoring
-from gen_ray.engine.artifact import Model
-from gen_ray.engine.batcher import (
+from gen_ray.engine.inference import score as scoring
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.batcher import (
     Batcher,
     BusyError,
     Costs,
@@ -25,10 +25,10 @@ from gen_ray.engine.batcher import (
     LateError,
     Look,
     NotFiniteError,
+    fair_shares,
     measure,
-    shares,
 )
-from gen_ray.engine.generate import generate
+from gen_ray.engine.inference.generate import generate
 from gen_ray.experiment import parse
 from gen_ray.family import Held
 from tests.engine.toys import CPU, images, model
@@ -79,7 +79,7 @@ def gated(family: str = "ddpm") -> tuple[Model, Gated]:
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(0, 100))
 def test_shares_are_max_min_fair(wanted: list[int], room: int) -> None:
-    given = shares.fair(wanted, room)
+    given = fair_shares.fair(wanted, room)
     assert sum(given) == min(room, sum(wanted)) and all(g <= w for g, w in zip(given, wanted, strict=True))
     for mine, want in zip(given, wanted, strict=True):
         if mine < want:  # who wants more has no less than another but for the indivisible one
@@ -88,10 +88,10 @@ def test_shares_are_max_min_fair(wanted: list[int], room: int) -> None:
 
 def test_a_small_request_beside_a_large_one_waits_for_ticks_of_twice_its_own() -> None:
     steep = Costs((1, 2, 4, 8), (1.0, 1.9, 3.6, 6.8))
-    assert shares.room([64], steep) == steep.best
-    assert shares.room([64, 1], steep) == 2
-    assert shares.room([64, 1, 1, 1], steep) == 4
-    assert shares.room([], steep) == 0
+    assert fair_shares.room([64], steep) == steep.best
+    assert fair_shares.room([64, 1], steep) == 2
+    assert fair_shares.room([64, 1, 1, 1], steep) == 4
+    assert fair_shares.room([], steep) == 0
 
 
 def test_costs_lie_on_the_line_between_what_was_measured() -> None:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gen_ray.engine import batches as module
-from gen_ray.engine.batches import Cached, Together, permutation, staged
+from gen_ray.engine.training import batches as module
+from gen_ray.engine.training.batches import Cached, Together, permutation, staged
 
 X = torch.arange(23)
 

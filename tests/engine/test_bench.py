@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine.batches import Clocked
-from gen_ray.engine.bench import alternate, ingest, walks
+from gen_ray.bench.baselines import alternate, ingest, walks
+from gen_ray.engine.training.batches import Clocked
 from tests.engine.toys import CPU, experiment, model, session
 
 

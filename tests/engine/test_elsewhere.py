@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from gen_ray.engine import latent
-from gen_ray.engine.artifact import Model
-from gen_ray.engine.batcher.costs import measure
-from gen_ray.engine.evaluate import evaluate
-from gen_ray.engine.generate import generate
-from gen_ray.engine.impute import complete, judge
-from gen_ray.engine.loop import fit
-from gen_ray.engine.portrait import halves
-from gen_ray.engine.score import score
-from gen_ray.engine.session import LocalSession
+from gen_ray.engine.evaluation.evaluate import evaluate
+from gen_ray.engine.evaluation.summary_figure import halves
+from gen_ray.engine.inference import latent
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.batcher.latency_profile import measure
+from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.inference.impute import complete, judge
+from gen_ray.engine.inference.score import score
+from gen_ray.engine.training.loop import fit
+from gen_ray.engine.training.session import LocalSession
 from gen_ray.family import Held
 from tests.elsewhere import AWAY, Generator, MixedError, playing
 from tests.engine.test_measures import reference

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gen_ray.engine.batcher import BusyError, Costs, Ticket, shares
-from gen_ray.engine.batcher.fair_queue import FairQueue
-from gen_ray.engine.batcher.ledger import MOST_REQUESTS, Ledger
+from gen_ray.engine.inference.batcher import BusyError, Costs, Ticket, fair_shares
+from gen_ray.engine.inference.batcher.admission_control import MOST_REQUESTS, Ledger
+from gen_ray.engine.inference.batcher.fair_queue import FairQueue
 from tests.engine.test_batcher import CHEAP, gated, open_batcher, until
 from tests.engine.toys import images, model
 
@@ -53,7 +53,7 @@ def test_keys_and_their_requests_are_served_equally_long(sizes: list[int], late:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), max_size=12), st.integers(0, 100))
 def test_shares_are_max_min_fair_between_keys(asked: list[tuple[str, int]], room: int) -> None:
     keys, wanted = [key for key, _ in asked], [rows for _, rows in asked]
-    given = shares.fair_by_key(keys, wanted, room)
+    given = fair_shares.fair_by_key(keys, wanted, room)
     assert sum(given) == min(room, sum(wanted)) and all(g <= w for g, w in zip(given, wanted, strict=True))
     got, asks = Counter[str](), Counter[str]()
     for key, rows, want in zip(keys, given, wanted, strict=True):

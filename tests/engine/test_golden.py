@@ -2,7 +2,7 @@
 
 import pytest
 
-from gen_ray.engine.step import Learner
+from gen_ray.engine.training.step import Learner
 from tests.engine.toys import SPEC, experiment, session
 
 # loss per example in nats of steps 0 … 4; float32, seed 0, 40 images of toys.splits, batches of 8

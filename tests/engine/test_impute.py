@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import instances
-from gen_ray.engine.impute import MARGINAL, OWN, Completions, complete, judge
-from gen_ray.engine.score import score
+from gen_ray.engine.inference import instances
+from gen_ray.engine.inference.impute import MARGINAL, OWN, Completions, complete, judge
+from gen_ray.engine.inference.score import score
 from gen_ray.errors import UserError
 from tests.engine.toys import CPU, images, model
 
@@ -105,12 +105,12 @@ def test_a_score_s_error_is_what_repeating_it_shows() -> None:
 
 @pytest.mark.parametrize("levels", [2, 17, 200, 256])
 def test_pictures_are_read_back_as_they_were_written(tmp_path: Path, levels: int) -> None:
-    from gen_ray.engine import plots
+    from gen_ray.engine.plots import grids
 
     for channels in (1, 3):
         spec = DataSpec(name="x", kind="image", shape=(channels, 16, 16), levels=levels)
         x = torch.randint(levels, (1, *spec.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        plots.write(tmp_path / "x.png", plots.rgb(x, levels=levels)[0].permute(1, 2, 0).numpy())
+        grids.write(tmp_path / "x.png", grids.rgb(x, levels=levels)[0].permute(1, 2, 0).numpy())
         assert torch.equal(instances.read(tmp_path / "x.png", spec), x)
 
 

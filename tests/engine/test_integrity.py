@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from gen_ray import manifest
-from gen_ray.engine import artifact, checkpoint
-from gen_ray.engine.artifact import Model
-from gen_ray.engine.generate import generate
-from gen_ray.engine.step import Learner
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.training import checkpoint
+from gen_ray.engine.training.step import Learner
 from gen_ray.errors import RunError, UserError
+from gen_ray.storage import manifest
 from tests.engine.toys import CPU, FAMILIES, SPEC, experiment, images, model, session
 
 

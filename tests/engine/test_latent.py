@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from gen_ray.engine import latent
-from gen_ray.engine.artifact import Model
+from gen_ray.engine.inference import latent
+from gen_ray.engine.inference.artifact import Model
 from gen_ray.errors import UserError
 from gen_ray.family import Latent
 from tests.engine.toys import CPU, images, model

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from gen_ray import manifest
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.batches import Cached
-from gen_ray.engine.generate import generate
-from gen_ray.engine.loop import VALIDATION_ROWS, StoppedError, fit, validate
-from gen_ray.engine.plots import grid
-from gen_ray.engine.session import LocalSession
+from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.plots.grids import grid
+from gen_ray.engine.training.batches import Cached
+from gen_ray.engine.training.loop import VALIDATION_ROWS, StoppedError, fit, validate
+from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
 from gen_ray.maths.noise import generator
+from gen_ray.storage import manifest
 from tests.engine.toys import FAMILIES, SPEC, Dying, KilledError, Ring, RingSession, experiment, images, session
 
 CLOCKED = ("train/images_per_second", "train/waiting_for_data")
@@ -95,7 +95,7 @@ def test_five_steps_and_five_are_ten_to_the_bit(family: str, tmp_path: Path) -> 
 
 def test_the_best_value_survives_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worsening = iter([1.0, 2.0])
-    monkeypatch.setattr("gen_ray.engine.loop.validate", lambda *args: next(worsening))
+    monkeypatch.setattr("gen_ray.engine.training.loop.validate", lambda *args: next(worsening))
     with pytest.raises(KilledError):
         run(every_step(), tmp_path, Dying)
     resumed = of(run(every_step(), tmp_path).history)

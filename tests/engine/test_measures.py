@@ -11,20 +11,20 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor
 
-from gen_ray import manifest
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import evaluate as measures
-from gen_ray.engine import features, frechet
-from gen_ray.engine.artifact import Model
-from gen_ray.engine.evaluate import Reference, bits_per_dim, distances, evaluate, likelihood, sample
-from gen_ray.engine.frechet import Moments, coverage, distance
-from gen_ray.engine.generate import generate
-from gen_ray.engine.judges import judge_of
-from gen_ray.engine.measurable import unmeasured
-from gen_ray.engine.provenance import planned
-from gen_ray.engine.texts import page
+from gen_ray.engine.evaluation import evaluate as measures
+from gen_ray.engine.evaluation import features, frechet
+from gen_ray.engine.evaluation.evaluate import Reference, bits_per_dim, distances, evaluate, likelihood, sample
+from gen_ray.engine.evaluation.frechet import Moments, coverage, distance
+from gen_ray.engine.evaluation.provenance import planned
+from gen_ray.engine.evaluation.quality_metrics import judge_of
+from gen_ray.engine.evaluation.requirements import unmeasured
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.inference.texts import page
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
+from gen_ray.storage import manifest
 from tests.engine.toys import CPU, SPEC, experiment, images, model
 
 

@@ -8,10 +8,11 @@ import psutil
 import pytest
 import torch
 
-from gen_ray.engine import generate, latent, memory, plots
-from gen_ray.engine.batcher import measure
-from gen_ray.engine.batcher.refusals import memory_error
-from gen_ray.engine.impute import UNCERTAINTY, complete
+from gen_ray.engine.inference import generate, latent, memory
+from gen_ray.engine.inference.batcher import measure
+from gen_ray.engine.inference.batcher.errors import memory_error
+from gen_ray.engine.inference.impute import UNCERTAINTY, complete
+from gen_ray.engine.plots import grids
 from gen_ray.errors import UserError
 from tests.engine.toys import CPU, images, model
 
@@ -108,7 +109,7 @@ def test_the_memory_of_a_grid_is_bounded_by_its_estimate(tmp_path: Path) -> None
     n = 4000
     words = [sys.executable, "-c", GRID, str(n), str(tmp_path / "grid.png")]
     taken = int(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-    assert 0.4 < taken / plots.grid_bytes(n, (1, 28, 28)) < 1
+    assert 0.4 < taken / grids.grid_bytes(n, (1, 28, 28)) < 1
 
 
 def test_many_instances_are_encoded_and_refined_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gen_ray.bench.planner import Forecast, Link, Load, Pace, Site, forecast, paces, possible, worthwhile
 from gen_ray.datasets.prepare import prepare
-from gen_ray.engine import checkpoint
-from gen_ray.engine.plan import Forecast, Link, Load, Pace, Site, forecast, paces, possible, worthwhile
-from gen_ray.engine.session import LocalSession
-from gen_ray.engine.step import Learner
+from gen_ray.engine.training import checkpoint
+from gen_ray.engine.training.session import LocalSession
+from gen_ray.engine.training.step import Learner
 from tests.conftest import ROOT, Said
 from tests.engine.toys import CPU, experiment, images, model
 

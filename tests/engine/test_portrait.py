@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import artifact, evaluate, plots
-from gen_ray.engine.impute import complete
-from gen_ray.engine.portrait import COLUMNS, COMPLETIONS, SAMPLES, halves, portrait
+from gen_ray.engine.evaluation import evaluate
+from gen_ray.engine.evaluation.summary_figure import COLUMNS, COMPLETIONS, SAMPLES, halves, portrait
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.inference.impute import complete
+from gen_ray.engine.plots import grids
 from gen_ray.experiment import load
 from tests.conftest import ROOT
 from tests.engine.toys import CPU
@@ -54,16 +56,16 @@ def test_samples_stand_above_images_their_holes_and_what_fills_them(file: Path) 
     picture, mask = portrait(model, x, device=CPU), halves(x)
     samples, _ = evaluate.sample(model, SAMPLES, device=CPU)
     below = picture.shape[0] - (60 * n - 4)
-    shown = plots.grid(samples, levels=17)
+    shown = grids.grid(samples, levels=17)
     assert picture.shape[1] == shown.shape[1] and (picture[22 : 22 + len(shown)] == shown).all()
     assert (picture[22 + len(shown) : below] < 200).any(), "a caption stands between the two"
-    rows, given = tiles(picture, below, n), plots.rgb(x, levels=17).permute(0, 2, 3, 1).numpy()
+    rows, given = tiles(picture, below, n), grids.rgb(x, levels=17).permute(0, 2, 3, 1).numpy()
     known = mask.permute(0, 2, 3, 1).numpy()[..., 0]
-    assert (rows[:, 0] == given).all() and (rows[:, 1][~known] == plots.HOLE).all()
+    assert (rows[:, 0] == given).all() and (rows[:, 1][~known] == grids.HOLE).all()
     for column in range(1, COLUMNS):
         assert (rows[:, column][known] == given[known]).all()
     made = complete(model, x, mask, COMPLETIONS, device=CPU)
-    filled = plots.rgb(made.samples.flatten(0, 1), levels=17).permute(0, 2, 3, 1).numpy()
+    filled = grids.rgb(made.samples.flatten(0, 1), levels=17).permute(0, 2, 3, 1).numpy()
     assert (rows[:, 2:].reshape(filled.shape) == filled).all()
 
 

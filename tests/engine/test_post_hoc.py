@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gen_ray.engine import ema, post_hoc
-from gen_ray.engine.step import Learner
+from gen_ray.engine.training import ema, post_hoc_ema
+from gen_ray.engine.training.step import Learner
 from gen_ray.errors import RunError, UserError
 from gen_ray.maths import power_ema
 from tests.engine.toys import SPEC, experiment, images, session
@@ -40,7 +40,7 @@ def flat(state: dict[str, torch.Tensor]) -> torch.Tensor:
 @pytest.mark.parametrize("width", [0.05, 0.08, 0.15])
 def test_an_average_that_nobody_kept_is_met(home: tuple[Path, dict], width: float) -> None:
     folder, true = home
-    found = post_hoc.average(folder, width)
+    found = post_hoc_ema.average(folder, width)
     assert found.keys() == true[width].keys() and all(value.dtype == torch.float32 for value in found.values())
     apart = (flat(found) - flat(true[width])).norm()
     spread = (flat(true[0.05]) - flat(true[0.15])).norm()  # how much the width matters at all
@@ -55,31 +55,31 @@ def test_a_run_that_kept_nothing_and_a_width_that_does_not_exist_are_told(
     home: tuple[Path, dict], tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=r"training\.ema_snapshots above 0"):
-        post_hoc.average(tmp_path, 0.1)
+        post_hoc_ema.average(tmp_path, 0.1)
     with pytest.raises(UserError, match=r"--sigma-rel: .* not 0\.5"):
-        post_hoc.average(home[0], 0.5)
+        post_hoc_ema.average(home[0], 0.5)
 
 
 @pytest.mark.parametrize("width", [0.01, 0.02, 0.25, 0.28])
 def test_a_width_that_the_kept_ones_do_not_span_is_refused(home: tuple[Path, dict], width: float) -> None:
     """In one line with the residual, the limit and the widths that can be made, before any weights are read."""
-    for refuse in (post_hoc.residual, post_hoc.average):
+    for refuse in (post_hoc_ema.residual, post_hoc_ema.average):
         with pytest.raises(
             UserError, match=r"12 times: the residual .* is 0\.\d+, the limit 0\.08, and its width .* can: "
         ) as told:
             refuse(home[0], width)
     low, high = map(float, re.search(r"can: ([\d.]+) to ([\d.]+)", str(told.value)).groups())
     assert (low, high) == (0.036, 0.235)
-    assert all(post_hoc.residual(home[0], end) <= post_hoc.MOST_RESIDUAL for end in (low, high))
+    assert all(post_hoc_ema.residual(home[0], end) <= post_hoc_ema.MOST_RESIDUAL for end in (low, high))
 
 
 def test_few_times_kept_span_few_widths(home: tuple[Path, dict]) -> None:
-    first, second = post_hoc.times(home[0])[:2]
-    assert post_hoc.residual(home[0], 0.05, first) < 1e-3 > post_hoc.residual(home[0], 0.1, first)
+    first, second = post_hoc_ema.times(home[0])[:2]
+    assert post_hoc_ema.residual(home[0], 0.05, first) < 1e-3 > post_hoc_ema.residual(home[0], 0.1, first)
     for width, at in ((0.15, first), (0.15, second), (0.03, second)):
-        assert post_hoc.residual(home[0], 0.15) < post_hoc.MOST_RESIDUAL
+        assert post_hoc_ema.residual(home[0], 0.15) < post_hoc_ema.MOST_RESIDUAL
         with pytest.raises(UserError, match="residual"):
-            post_hoc.average(home[0], width, at)
+            post_hoc_ema.average(home[0], width, at)
 
 
 GRID = [width / 1000 for width in range(10, 288, 3)]
@@ -95,7 +95,7 @@ def test_a_width_that_is_accepted_is_met_within_a_tenth(times: int, span: float)
     accepted = []
     for width in GRID:
         gamma = power_ema.gamma_of(width)
-        found = post_hoc._solve(kept, gamma)
+        found = post_hoc_ema._solve(kept, gamma)
         s = at[:, None] * u ** (1 / (gammas + 1))[:, None]  # quantiles of each profile
         mean = found.parts @ s.mean(1)
         variance = float(found.parts @ ((s - mean) ** 2).mean(1))
@@ -111,7 +111,7 @@ def test_at_few_times_the_limit_is_that_of_the_weights_error() -> None:
     """Of two times, width 0.12 was off by 15 % of the weights' movement, with a fit of residual 0.073."""
     for kept in ([2400, 4800], [4800]):
         for width in (0.02, 0.035, 0.07, 0.12, 0.15, 0.2, 0.25):
-            assert not post_hoc._solve(kept, power_ema.gamma_of(width)).is_close(width, len(kept))
+            assert not post_hoc_ema._solve(kept, power_ema.gamma_of(width)).is_close(width, len(kept))
 
 
 def test_a_damaged_average_is_refused_by_name(home: tuple[Path, dict], tmp_path: Path) -> None:
@@ -123,4 +123,4 @@ def test_a_damaged_average_is_refused_by_name(home: tuple[Path, dict], tmp_path:
     damaged[-1] ^= 1
     file.write_bytes(damaged)
     with pytest.raises(RunError, match=r"power-6\.94\.safetensors"):
-        post_hoc.average(tmp_path, 0.1)
+        post_hoc_ema.average(tmp_path, 0.1)

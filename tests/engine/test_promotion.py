@@ -9,14 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_ray.engine import artifact, plots
-from gen_ray.engine.curve import Choice, Point, choose, front
-from gen_ray.engine.curves import costs
-from gen_ray.engine.fingerprint import build, fingerprint
-from gen_ray.engine.judges import WittenBell, jackknife
-from gen_ray.engine.menu import affordable, menu
+from gen_ray.engine.evaluation.pareto import Choice, Point, choose, front
+from gen_ray.engine.evaluation.quality_metrics import WittenBell, jackknife
+from gen_ray.engine.evaluation.sampler_settings import affordable, menu
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.inference.fingerprint import build, fingerprint
+from gen_ray.engine.plots import grids
+from gen_ray.engine.plots.lines import costs
 from gen_ray.errors import UserError
-from gen_ray.releases import Release
+from gen_ray.tracking.releases import Release
 from tests.engine.toys import CPU, model
 
 
@@ -139,5 +140,5 @@ def test_a_release_is_read_back_from_its_tags_which_mlflow_takes() -> None:
 def test_the_picture_of_a_curve_names_the_marks(tmp_path: Path) -> None:
     lines = {"ddim": [(0.001, 9.0), (0.01, 3.0)], "heun": [(0.002, 5.0)]}
     picture = costs(lines, {"fast": (0.001, 9.0), "balanced": (0.01, 3.0), "best": (0.01, 3.0)}, quality="distance")
-    plots.write(tmp_path / "curve.png", picture)
+    grids.write(tmp_path / "curve.png", picture)
     assert picture.shape[2] == 3 and (picture == 0).any()

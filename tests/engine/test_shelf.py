@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray import manifest
-from gen_ray.engine.shelf import Shelf
+from gen_ray.engine.training.checkpoint_store import Shelf
 from gen_ray.errors import RunError
+from gen_ray.storage import manifest
 
 
 def of(validation: float) -> dict[str, bytes]:

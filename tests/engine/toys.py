@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine import artifact
-from gen_ray.engine.artifact import Model
-from gen_ray.engine.batches import Cached
-from gen_ray.engine.checkpoint import Files
-from gen_ray.engine.session import LocalSession
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.training.batches import Cached
+from gen_ray.engine.training.checkpoint import Files
+from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from gen_ray import families
-from gen_ray.config import Config, validated
-from gen_ray.engine.generate import generate
+from gen_ray.configuration.base import Config, validated
+from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
 from gen_ray.family import Chain, Family, Held, Sampler

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from gen_ray.engine.generate import generate
+from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.families.ddpm.model import FEWEST
 from gen_ray.family import Held

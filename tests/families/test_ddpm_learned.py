@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gen_ray.config import validated
-from gen_ray.engine.generate import generate
+from gen_ray.configuration.base import validated
+from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.families.ddpm import Ddpm, DdpmConfig
 from gen_ray.maths.schedules import alpha_bar_of, times

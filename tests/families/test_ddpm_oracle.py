@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.generate import generate
+from gen_ray.engine.inference.generate import generate
 from gen_ray.families.ddpm import Ddpm, DdpmConfig
 from gen_ray.maths import gaussian
 from gen_ray.maths.gaussian import posterior

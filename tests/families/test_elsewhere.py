@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine.generate import generate
+from gen_ray.engine.inference.generate import generate
 from gen_ray.family import Chain, Family
 from tests.elsewhere import AWAY, playing
 from tests.families.cases import CASES, Case, awake, rng

@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.generate import generate
+from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.families.score_sde import ScoreSde, ScoreSdeConfig
 from gen_ray.family import Held

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.generate import generate
+from gen_ray.engine.inference.generate import generate
 from gen_ray.families.vae import Vae, VaeConfig
 from gen_ray.family import Chain, Held, State
 from gen_ray.maths.noise import RowNoise

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.generate import generate
+from gen_ray.engine.inference.generate import generate
 from gen_ray.families.vae import Vae, VaeConfig
 from gen_ray.maths.observation import Observation
 from tests.families.cases import awake, rng

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine import score as scoring
-from gen_ray.engine.artifact import Model
-from gen_ray.engine.batcher import Batcher, Costs, GivenUpError, Ticket, measure
-from gen_ray.engine.generate import generate
+from gen_ray.engine.inference import score as scoring
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.batcher import Batcher, Costs, GivenUpError, Ticket, measure
+from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import RunError
 from gen_ray.experiment import parse
 from gen_ray.family import Held

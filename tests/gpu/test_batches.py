@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gen_ray.engine.batches import Cached, Copier, staged
+from gen_ray.engine.training.batches import Cached, Copier, staged
 from gen_ray.maths.noise import RowNoise
 
 pytestmark = pytest.mark.gpu

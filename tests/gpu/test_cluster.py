@@ -26,11 +26,11 @@ import requests
 import torch.distributed
 
 from gen_ray.client import Client
-from gen_ray.cluster.train import prepare_data, store_of
-from gen_ray.cluster.worker import work
-from gen_ray.engine import artifact
+from gen_ray.cluster.training.train import prepare_data, store_of
+from gen_ray.cluster.training.worker import work
+from gen_ray.engine.inference import artifact
 from gen_ray.experiment import Experiment
-from gen_ray.tracking import rows
+from gen_ray.tracking.runs import rows
 from tests.chaos.machines import ended, machines, on, until, written
 from tests.chaos.pretending import NOTES, ROOT
 from tests.chaos.runs import newest
@@ -84,7 +84,7 @@ def short(storage: Path, name: str, scaling: Mapping[str, Any], **training: Any)
 
 def noting(task: Mapping[str, Any]) -> Any:
     """Train as a worker does, after it has noted its device, its backend and a sum over all workers."""
-    from gen_ray.cluster.device import given
+    from gen_ray.cluster.training.device import given
 
     device = given()
     ones = torch.ones(3, device=device)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gen_ray.engine.loop import fit
-from gen_ray.engine.session import LocalSession
+from gen_ray.engine.training.loop import fit
+from gen_ray.engine.training.session import LocalSession
 from tests.engine.toys import SPEC, experiment, splits
 from tests.gpu.comparing import RTOL, assert_near, full_run
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from gen_ray.engine import latent
-from gen_ray.engine.artifact import Model
-from gen_ray.engine.impute import Completions, complete, judge
-from gen_ray.engine.portrait import halves
-from gen_ray.engine.score import score
+from gen_ray.engine.evaluation.summary_figure import halves
+from gen_ray.engine.inference import latent
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.impute import Completions, complete, judge
+from gen_ray.engine.inference.score import score
 from tests.elsewhere import Generator
 from tests.engine.toys import images, model
 from tests.gpu.comparing import NLL_RTOL, RTOL, HostDraws, assert_near, assert_same_samples, full_precision, on

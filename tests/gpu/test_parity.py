@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.generate import generate
+from gen_ray.engine.inference.generate import generate
 from gen_ray.experiment import load
 from gen_ray.family import Chain, Family, Held
 from tests.families.cases import Case, awake, rng

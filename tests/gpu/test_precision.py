@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine.session import LocalSession
-from gen_ray.engine.step import Learner, precision_on
+from gen_ray.engine.training.session import LocalSession
+from gen_ray.engine.training.step import Learner, precision_on
 from gen_ray.nets import UNetConfig
-from gen_ray.nets.recompute import recompute
+from gen_ray.nets.activation_checkpointing import recompute
 from tests.engine.toys import SPEC, experiment, images, splits
 from tests.gpu.comparing import (
     BFLOAT16_RTOL,

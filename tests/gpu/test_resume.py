@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gen_ray import manifest
-from gen_ray.engine.loop import fit
-from gen_ray.engine.session import LocalSession
+from gen_ray.engine.training.loop import fit
+from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
+from gen_ray.storage import manifest
 from tests.engine.toys import SPEC, Dying, KilledError, experiment, splits
 from tests.gpu.comparing import full_run, of_which, repeatable
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.errors import UserError
-from gen_ray.families.score_sde import chains
+from gen_ray.families.score_sde import samplers
 from gen_ray.families.score_sde.least_steps import LEAST, least_steps
 from gen_ray.maths import tables
 from gen_ray.maths.schedules import Cosine, Discrete, Linear
@@ -103,14 +103,14 @@ def test_ancestral_on_ve_is_the_papers() -> None:
 
 
 @on_every_default
-@pytest.mark.parametrize("name", chains.SAMPLERS)
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_no_number_of_steps_is_an_outlier(sde: Sde, name: str) -> None:
     """The exact net: from the least steps on not worse than one step, whose answer is a constant, nor than twice it."""
     if name == "adaptive":
         return
     fewest = LEAST.get(name, 1)
-    assert least_steps(sde, name, chains.SAMPLERS[name]) == fewest
-    errors = {n: error(chains.SAMPLERS[name](sde, n), sde.prior_std) for n in range(max(1, fewest - 1), fewest + 12)}
+    assert least_steps(sde, name, samplers.SAMPLERS[name]) == fewest
+    errors = {n: error(samplers.SAMPLERS[name](sde, n), sde.prior_std) for n in range(max(1, fewest - 1), fewest + 12)}
     assert max(errors[n] for n in range(fewest, fewest + 12)) < 1.02
     for n in range(fewest + 1, fewest + 11):
         assert errors[n] < max(0.03, 2 * errors[n - 1], 2 * errors[n + 1])
@@ -119,7 +119,7 @@ def test_no_number_of_steps_is_an_outlier(sde: Sde, name: str) -> None:
 @pytest.mark.parametrize("name", LEAST)
 def test_the_fewest_steps_are_the_fewest(name: str) -> None:
     below = LEAST[name] - 1
-    assert max(error(chains.SAMPLERS[name](sde, below), sde.prior_std) for sde in DEFAULTS.values()) > 1.02
+    assert max(error(samplers.SAMPLERS[name](sde, below), sde.prior_std) for sde in DEFAULTS.values()) > 1.02
 
 
 OTHERS = {
@@ -135,7 +135,7 @@ OTHERS = {
 @pytest.mark.parametrize("sde", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("name", LEAST)
 def test_the_least_steps_are_those_of_the_parameters(sde: Sde, name: str) -> None:
-    make = chains.SAMPLERS[name]
+    make = samplers.SAMPLERS[name]
     least = least_steps(sde, name, make)
     assert max(error(make(sde, n), sde.prior_std) for n in (*range(least, least + 5), 2 * least, 3 * least)) < 1.02
     if least > LEAST[name]:

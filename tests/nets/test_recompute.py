@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gen_ray.experiment import Training
 from gen_ray.nets import UNetConfig
-from gen_ray.nets.recompute import recompute
+from gen_ray.nets.activation_checkpointing import recompute
 from tests.nets.denoisers import CASES, built
 
 

@@ -5,9 +5,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gen_ray.errors import RunError
-from gen_ray.schedules.book import Book, Past, Schedule
-from gen_ray.schedules.keeper import Keeper
-from gen_ray.schedules.launcher import UNAVAILABLE, State, later
+from gen_ray.recurring.launcher import UNAVAILABLE, State, later
+from gen_ray.recurring.reconciler import Keeper
+from gen_ray.recurring.store import Book, Past, Schedule
 
 MONDAY = datetime(2026, 11, 23, 2, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

@@ -4,8 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gen_ray.schedules import cron
-from gen_ray.schedules.cron import Cron
+from gen_ray.recurring import cron
+from gen_ray.recurring.cron import Cron
 
 
 def utc(words: str) -> datetime:

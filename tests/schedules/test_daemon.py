@@ -12,10 +12,10 @@ from threading import Thread
 import pytest
 
 from gen_ray.errors import UserError
-from gen_ray.schedules import daemon
-from gen_ray.schedules.book import Book
-from gen_ray.schedules.daemon import Daemon
-from gen_ray.schedules.keeper import Keeper
+from gen_ray.recurring import daemon
+from gen_ray.recurring.daemon import Daemon
+from gen_ray.recurring.reconciler import Keeper
+from gen_ray.recurring.store import Book
 from tests.conftest import ROOT
 from tests.schedules.night import Paper, nightly
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from gen_ray.errors import RunError, UserError
-from gen_ray.schedules.book import Book
-from gen_ray.schedules.keeper import RETRY_SECONDS
+from gen_ray.recurring.reconciler import RETRY_SECONDS
+from gen_ray.recurring.store import Book
 from tests.schedules.night import DAY, HOUR, MONDAY, Night, nightly
 
 FIRST, SECOND = "nightly-20261123T020000Z", "nightly-20261124T020000Z"
@@ -187,7 +187,7 @@ def test_a_disk_that_takes_nothing_is_reported_with_the_file(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr("gen_ray.schedules.book.write_whole", refuse)
+    monkeypatch.setattr("gen_ray.recurring.store.write_whole", refuse)
     with pytest.raises(RunError, match=rf"other\.yaml: cannot be written \({os.strerror(number)}\)"):
         night.book.add(nightly(night.book.root, name="other"))
     with pytest.raises(RunError, match=r"nightly\.state\.json: cannot be written"):

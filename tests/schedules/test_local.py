@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from gen_ray.errors import RunError
-from gen_ray.schedules.launcher import State
-from gen_ray.schedules.local import Local
+from gen_ray.recurring.launcher import State
+from gen_ray.recurring.local_launcher import Local
 
 FAILS = ["-c", "import sys; print('error: no luck', file=sys.stderr); sys.exit(2)"]
 WAITS = ["-c", "import time; print('here', flush=True); time.sleep(60)"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.serving.desk import Answer, Card, Desk, Job, Point, Preview, RefusedError
+from gen_ray.serving.service import Answer, Card, Desk, Job, Point, Preview, RefusedError
 
 DIGITS = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)
 COLOUR = DataSpec(name="colour", kind="image", shape=(3, 4, 5), levels=256)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gen_ray.serving.desk import Answer
+from gen_ray.serving.service import Answer
 from tests.serving.conftest import Ask
 from tests.serving.desks import Paper
 

@@ -15,7 +15,7 @@ import requests
 
 from gen_ray.client import ApiError, Client, Preview, Result, _body
 from gen_ray.serving.api import build
-from gen_ray.serving.desk import Refusal, RefusedError
+from gen_ray.serving.service import Refusal, RefusedError
 from gen_ray.serving.settings import Settings
 from tests.serving.conftest import KEY
 from tests.serving.desks import Paper

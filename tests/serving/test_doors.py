@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from gen_ray.errors import UserError
 from gen_ray.serving.api import build
-from gen_ray.serving.protection import HEALTH
+from gen_ray.serving.middleware import HEALTH
 from gen_ray.serving.settings import Settings, from_environment, host_names, keys
 from gen_ray.serving.static_page import files
 from tests.serving.conftest import KEY, Ask

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from gen_ray.serving.desk import Answer
+from gen_ray.serving.service import Answer
 from tests.serving.conftest import Ask
 from tests.serving.desks import COLOUR, DIGITS, Paper
 

@@ -10,18 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-from gen_ray.engine import artifact, latent, score
-from gen_ray.engine.curve import Choice
-from gen_ray.engine.fingerprint import build, fingerprint
-from gen_ray.engine.generate import generate
+from gen_ray.engine.evaluation.pareto import Choice
+from gen_ray.engine.inference import artifact, latent, score
+from gen_ray.engine.inference.fingerprint import build, fingerprint
+from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import RunError
 from gen_ray.family import Held
-from gen_ray.releases import Release
 from gen_ray.serving import cards
-from gen_ray.serving.desk import Answer, Job, Preview, RefusedError
-from gen_ray.serving.edition import Edition, Limits
-from gen_ray.serving.seat import Seat
+from gen_ray.serving.loaded_model import Edition, Limits
+from gen_ray.serving.local_service import Seat
+from gen_ray.serving.service import Answer, Job, Preview, RefusedError
 from gen_ray.serving.sources import Fixed
+from gen_ray.tracking.releases import Release
 from tests.engine.toys import CPU, images, model
 
 

@@ -4,11 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray import manifest, runs, signing, storage
+from gen_ray import run_directory
 from gen_ray.errors import RunError, UserError
 from gen_ray.serving.sources import Fixed, folder_of
-from gen_ray.store import Store
-from gen_ray.tracking import RUN_ID, TrackedRun
+from gen_ray.storage import manifest
+from gen_ray.storage import paths as storage
+from gen_ray.tracking import signing
+from gen_ray.tracking.runs import RUN_ID, TrackedRun
+from gen_ray.tracking.store import Store
 
 
 def fill(content: str, draft: Path) -> None:
@@ -20,9 +23,9 @@ def fill(content: str, draft: Path) -> None:
 def recorded(root: Path, run_id: str) -> str:
     """Return the MLflow id of a run with an artifact below root and in MLflow."""
     home = root / "runs" / run_id
-    storage.commit(home / runs.ARTIFACT, lambda draft: fill(run_id, draft))
+    storage.commit(home / run_directory.ARTIFACT, lambda draft: fill(run_id, draft))
     run = TrackedRun(Store.of(None, "sources", root), run_id, name="a", params={}, tags={})
-    run.keep(home / runs.ARTIFACT, "model")
+    run.keep(home / run_directory.ARTIFACT, "model")
     run.close("FINISHED")
     return run.id
 
@@ -31,7 +34,10 @@ def test_an_mlflow_run_means_its_folder_or_else_its_artifact(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mlflow_id = recorded(storage, "sources-20260101-000000")
-    uri, folder = Store.of(None, "sources", storage).uri, storage / "runs" / "sources-20260101-000000" / runs.ARTIFACT
+    uri, folder = (
+        Store.of(None, "sources", storage).uri,
+        storage / "runs" / "sources-20260101-000000" / run_directory.ARTIFACT,
+    )
     for model in (mlflow_id, f"runs:/{mlflow_id}"):
         assert folder_of(model, storage) == folder
         fetched = folder_of(model, tmp_path / "elsewhere", uri)

@@ -15,7 +15,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from gen_ray.serving.api import build
-from gen_ray.serving.desk import Refusal, RefusedError
+from gen_ray.serving.service import Refusal, RefusedError
 from gen_ray.serving.settings import Settings
 from tests.serving.conftest import Ask
 from tests.serving.desks import Paper

@@ -15,9 +15,9 @@ from gen_ray.bench.gpu import memory
 from gen_ray.bench.gpu.alternating import Conditions, Repeat, ratio
 from gen_ray.bench.gpu.sampling import sampler_run
 from gen_ray.bench.gpu.workloads import SAMPLERS, Size, Workload
-from gen_ray.engine.artifact import Model
-from gen_ray.engine.batcher import Batcher, Ticket
-from gen_ray.engine.batcher import measure as measure_costs
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.batcher import Batcher, Ticket
+from gen_ray.engine.inference.batcher import measure as measure_costs
 from gen_ray.errors import RunError
 from gen_ray.family import Chain
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gen_ray.engine.artifact import git_commit
+from gen_ray.engine.inference.artifact import git_commit
 
 MIB = 2**20
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from gen_ray.bench.gpu import memory, syncs
 from gen_ray.bench.gpu.alternating import Conditions, OutOfTimeError, Repeat, alternate, ratio
 from gen_ray.bench.gpu.workloads import SAMPLERS, Size, Workload
-from gen_ray.engine.generate import generate
-from gen_ray.engine.memory import is_out_of_memory
-from gen_ray.engine.step import autocast
+from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.inference.memory import is_out_of_memory
+from gen_ray.engine.training.step import autocast
 from gen_ray.family import Chain
 
 

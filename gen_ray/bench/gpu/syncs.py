@@ -52,7 +52,7 @@ def recorded() -> Iterator[Counter[str]]:
 
 
 def _own_line(frame: FrameType | None) -> str | None:
-    """Return the innermost line of this project that led here, such as gen_ray/engine/step.py:102."""
+    """Return the innermost line of this project that led here, such as gen_ray/engine/training/step.py:102."""
     while frame is not None:
         file = Path(frame.f_code.co_filename)
         if file.is_relative_to(PACKAGE) and file != Path(__file__):

@@ -10,10 +10,10 @@ from torch import Tensor
 from gen_ray.bench.gpu import flops, memory, syncs
 from gen_ray.bench.gpu.alternating import Conditions, Repeat, alternate, ratio
 from gen_ray.bench.gpu.workloads import Size, Workload, parameters
-from gen_ray.engine.batches import Cached
-from gen_ray.engine.loop import steps
-from gen_ray.engine.session import LocalSession
-from gen_ray.engine.step import Learner, autocast, precision_on
+from gen_ray.engine.training.batches import Cached
+from gen_ray.engine.training.loop import steps
+from gen_ray.engine.training.session import LocalSession
+from gen_ray.engine.training.step import Learner, autocast, precision_on
 from gen_ray.maths.noise import generator
 
 MANY_STEPS = 10**9

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.artifact import Model
+from gen_ray.engine.inference.artifact import Model
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment, load
 from gen_ray.family import Chain, Family

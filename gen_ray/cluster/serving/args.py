@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gen_ray.config import LONGEST_SECONDS, Config
+from gen_ray.configuration.base import LONGEST_SECONDS, Config
 from gen_ray.experiment import Root
 from gen_ray.serving.limits import Limits
 from gen_ray.serving.settings import Host
-from gen_ray.storage import default
+from gen_ray.storage.paths import default
 
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 NAME = "gen_ray"

@@ -9,8 +9,8 @@ from ray.serve.context import _get_global_client  # Serve's public API does not 
 from ray.serve.schema import ApplicationStatus
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gen_ray.cluster.connect import alive
-from gen_ray.cluster.ports import LOOPBACK, held, url
+from gen_ray.cluster.nodes.connect import alive
+from gen_ray.cluster.nodes.ports import LOOPBACK, held, url
 from gen_ray.cluster.serving.args import NAME
 from gen_ray.errors import UserError
 

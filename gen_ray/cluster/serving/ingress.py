@@ -9,10 +9,10 @@ from ray.serve.handle import DeploymentHandle
 
 from gen_ray.cluster.serving import endpoint, logs
 from gen_ray.cluster.serving.args import Application
-from gen_ray.cluster.serving.handles import HandleDesk
+from gen_ray.cluster.serving.ray_model_service import HandleDesk
 from gen_ray.errors import UserError
 from gen_ray.serving import api, settings
-from gen_ray.storage import beside
+from gen_ray.storage.paths import beside
 
 
 class Ingress:

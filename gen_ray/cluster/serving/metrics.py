@@ -2,8 +2,8 @@
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from gen_ray.engine.batcher.ledger import Ledger
-from gen_ray.serving.desk import Answer, Job, Refusal
+from gen_ray.engine.inference.batcher.admission_control import Ledger
+from gen_ray.serving.service import Answer, Job, Refusal
 
 SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 

@@ -18,9 +18,9 @@ from uvicorn import config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gen_ray.serving.access import valid_request_id
-from gen_ray.serving.desk import Refusal
-from gen_ray.serving.protection import MOST_HEADER_BYTES
-from gen_ray.serving.refusals import CODES, refused
+from gen_ray.serving.errors import CODES, refused
+from gen_ray.serving.middleware import MOST_HEADER_BYTES
+from gen_ray.serving.service import Refusal
 
 MOST_CONNECTIONS = 1000
 """Open at a proxy. A further one takes the place of the one that has been idle longest, or is closed if none is idle.

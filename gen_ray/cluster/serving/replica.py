@@ -9,16 +9,16 @@ from typing import Any
 import psutil
 import torch
 
-from gen_ray import signing
-from gen_ray.cluster.device import given
 from gen_ray.cluster.serving import logs
 from gen_ray.cluster.serving.args import Application
 from gen_ray.cluster.serving.metrics import Meters
 from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
-from gen_ray.serving.desk import Answer, Card, Job, Preview, Refusal, RefusedError
-from gen_ray.serving.seat import Seat
+from gen_ray.cluster.training.device import given
+from gen_ray.serving.local_service import Seat
+from gen_ray.serving.service import Answer, Card, Job, Preview, Refusal, RefusedError
 from gen_ray.serving.sources import source_of
-from gen_ray.storage import beside
+from gen_ray.storage.paths import beside
+from gen_ray.tracking import signing
 
 METER_SECONDS = 1.0
 SWITCH_SECONDS = 0.0005

@@ -16,8 +16,8 @@ from ray.experimental import (
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
 
-from gen_ray.cluster import environment, ports
-from gen_ray.cluster.connect import alive, joined
+from gen_ray.cluster.nodes import environment, ports
+from gen_ray.cluster.nodes.connect import alive, joined
 from gen_ray.cluster.serving import endpoint, messages
 from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import NAME, Application

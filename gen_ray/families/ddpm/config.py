@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from gen_ray.config import named
+from gen_ray.configuration.base import named
 from gen_ray.family import FamilyConfig
 from gen_ray.maths.schedules import Learnable, Learned
 from gen_ray.nets import DenoiserConfig

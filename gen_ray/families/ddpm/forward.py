@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gen_ray.families.ddpm.reading import Reading
+from gen_ray.families.ddpm.parametrization import Reading
 from gen_ray.family import LossTerms
 from gen_ray.maths import gaussian
 from gen_ray.maths.bounds import ChainBound

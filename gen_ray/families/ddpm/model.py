@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.families.ddpm.config import DdpmConfig
+from gen_ray.families.ddpm.fixed_forward import Given
 from gen_ray.families.ddpm.forward import Forward
-from gen_ray.families.ddpm.given import Given
-from gen_ray.families.ddpm.learned import LearnedForward
-from gen_ray.families.ddpm.reading import Reading
+from gen_ray.families.ddpm.learned_forward import LearnedForward
+from gen_ray.families.ddpm.parametrization import Reading
 from gen_ray.family import Chain, Family, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import gaussian, tables
 from gen_ray.maths.bounds import summed

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gen_ray.config import named
+from gen_ray.configuration.base import named
 from gen_ray.dataspec import DataSpec
 from gen_ray.families.discrete.orders import AnyOrder
 from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, GriddedConfig, Maker, Process

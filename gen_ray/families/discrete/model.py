@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gen_ray.config import named
+from gen_ray.configuration.base import named
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.families.discrete.absorbing import AbsorbingConfig

@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from gen_ray.config import Config
+from gen_ray.configuration.base import Config
 from gen_ray.dataspec import DataSpec
 from gen_ray.family import Kernel, LossTerms, Nll, Sampler
 from gen_ray.maths.discrete_kernels import UnmaskingKernel

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.families.score_sde import chains
+from gen_ray.families.score_sde import samplers as chains
 from gen_ray.families.score_sde.config import ScoreSdeConfig
 from gen_ray.families.score_sde.trace import TRACES
 from gen_ray.families.score_sde.weighting import WEIGHTINGS

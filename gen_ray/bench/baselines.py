@@ -1,0 +1,145 @@
+"""Baselines: training as anyone would write it first, and sampling as if the network's evaluations were all of it."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.training.batches import Batches, Clocked, own_rows
+from gen_ray.engine.training.loop import steps as our_steps
+from gen_ray.engine.training.session import Session
+from gen_ray.engine.training.step import Learner
+from gen_ray.experiment import Experiment
+from gen_ray.family import Chain, Family
+from gen_ray.maths.noise import generator
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Images per second of each round."""
+
+    bare: list[float]
+    ours: list[float]
+
+
+def alternate(experiment: Experiment, family: Family, session: Session, *, rounds: int, steps: int) -> Rates:
+    """Return the rates of the bare loop and of this house's, steps each a round, in turn within one process."""
+    size, total = experiment.data.batch_size, (rounds + 1) * steps
+    loops: list[Iterator[object]] = [
+        bare(experiment, family, own_rows(session.batches("train"), session.world_size, size), session.device),
+        our_steps(Learner(family, experiment.training, session, total), session.batches("train"), size, first=0),
+    ]
+    seconds = [[_timed(partial(_drain, loop, steps)) for loop in loops] for _ in range(rounds + 1)][1:]  # one warms up
+    images = steps * size
+    return Rates(bare=[images / s for s, _ in seconds], ours=[images / s for _, s in seconds])
+
+
+@dataclass(frozen=True)
+class Ingest:
+    """Images per second of each round, of training and of each way to the data alone, and what training waits."""
+
+    trained: list[float]
+    alone: dict[str, list[float]]
+    waiting: dict[str, list[float]]
+
+
+def ingest(
+    experiment: Experiment, family: Family, session: Session, ways: Mapping[str, Batches], *, rounds: int, steps: int
+) -> Ingest:
+    """Time the ways to the data, in turn: each alone, and each while training steps are taken from it.
+
+    A round alone goes through the data four times, so that what was read ahead does not decide it.
+    """
+    size, total = experiment.data.batch_size, (rounds + 1) * steps
+    alone = {name: max(steps, 4 * batches.rows // size) for name, batches in ways.items()}
+    drained = {name: batches.stream(0) for name, batches in ways.items()}
+    clocked = {name: Clocked(batches.stream(0)) for name, batches in ways.items()}
+    learners = {name: Learner(family, experiment.training, session, total) for name in ways}
+    found = Ingest(trained=[], alone={name: [] for name in ways}, waiting={name: [] for name in ways})
+    for number in range(rounds + 1):
+        for name, stream in clocked.items():
+            idle = _timed(partial(_drain, drained[name], alone[name]))
+            before = stream.seconds
+            busy = _timed(partial(_train, learners[name], stream, range(number * steps, (number + 1) * steps)))
+            if number:  # the first round warms up
+                found.alone[name].append(alone[name] * size / idle)
+                found.trained.append(steps * size / busy)
+                found.waiting[name].append((stream.seconds - before) / busy)
+    return found
+
+
+def _drain(stream: Iterator[object], steps: int) -> None:
+    for _ in range(steps):
+        next(stream)
+
+
+def _train(learner: Learner, stream: Clocked, steps: range) -> None:
+    for step in steps:
+        learner.step(next(stream), step)
+
+
+def bare(experiment: Experiment, family: Family, x: Tensor, device: torch.device) -> Iterator[Tensor]:
+    """Train in eager float32 on x (N, *shape), yielding the loss of each step: no Ray, clipping, EMA, checks or log."""
+    torch.manual_seed(experiment.training.seed)
+    rng = generator(experiment.training.seed, device=device)  # dropout draws from the global state, of another seed
+    net, x = family.build_net().to(device), x.to(device)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=experiment.training.learning_rate)
+    size = experiment.data.batch_size
+    while True:
+        for rows in torch.randperm(len(x)).split(size):
+            if len(rows) == size:
+                loss = family.loss(net, x[rows.to(device)], rng, step=0).total.mean() / family.spec.dims
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                yield loss.detach()
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Seconds of each round: of a chain's network evaluations alone, and of walking the chain."""
+
+    bare: list[float]
+    walk: list[float]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Return, for each round, the share of the walk that its network evaluations are; 1 is no overhead."""
+        return [bare / walk for bare, walk in zip(self.bare, self.walk, strict=True)]
+
+
+def walks(net: nn.Module, chain: Chain, *, batch: int, rounds: int, device: torch.device) -> Walks:
+    """Time walks of a batch, start to finished samples, in turn with the same evaluations on recorded inputs."""
+
+    def walk() -> None:
+        generate(net, chain, batch, seed=0, device=device, batch_size=batch)
+
+    inputs: list[tuple[Tensor, ...]] = []
+    recorder = net.register_forward_pre_hook(lambda _, args: inputs.append(args))
+    walk()
+    recorder.remove()
+
+    @torch.no_grad()
+    def evaluations() -> None:
+        for args in inputs:
+            net(*args)
+        _finished(device)
+
+    seconds = [(_timed(evaluations), _timed(walk)) for _ in range(rounds + 1)][1:]  # the first round warms up
+    return Walks(bare=[bare for bare, _ in seconds], walk=[walked for _, walked in seconds])
+
+
+def _timed(work: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _finished(device: torch.device) -> None:
+    """Wait for an accelerator's queue, as handing samples over to the CPU does."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,1 @@
+"""Benchmarks on Ray: training, streaming, serving, and the plan of a run."""

@@ -1,0 +1,79 @@
+"""What one would write first: Ray Serve's own request batching. Requests for the same chain are walked together."""
+
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
+
+from gen_ray.cluster.serving.args import Application
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.training.step import autocast
+from gen_ray.maths.noise import RowNoise
+from gen_ray.serving.sources import folder_of
+
+MOST_REQUESTS = 16
+WAIT_SECONDS = 0.01
+
+
+class RequestBatches:
+    """The baseline: ``@serve.batch`` gathers requests; a batch is walked from start to end before the next one."""
+
+    def __init__(self, id: str, raw: dict[str, Any]) -> None:
+        """Load the model as a replica does."""
+        app = Application.model_validate(raw)
+        torch.set_num_threads(max(1, int(app.models[id].cpus)))
+        self._model = artifact.load(folder_of(app.models[id].model, app.root, app.tracking_uri))
+        self._evaluations = 0
+
+    async def counters(self) -> dict[str, float]:
+        """Return the network evaluations done."""
+        return {"evaluations": self._evaluations}
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request as the API does in the format npz."""
+        samples = await self._batch(await request.json())
+        file = io.BytesIO()
+        np.savez(file, samples=samples)
+        return Response(file.getvalue(), media_type="application/octet-stream")
+
+    @serve.batch(max_batch_size=MOST_REQUESTS, batch_wait_timeout_s=WAIT_SECONDS)
+    async def _batch(self, asked: list[dict[str, Any]]) -> list[np.ndarray]:
+        out: list[np.ndarray] = [np.empty(0)] * len(asked)
+        kinds: dict[tuple[str, int], list[int]] = {}
+        for i, job in enumerate(asked):
+            kinds.setdefault((job["sampler"], job["steps"]), []).append(i)
+        for (sampler, steps), members in kinds.items():
+            found = self._walk(sampler, steps, [asked[i] for i in members])
+            for i, samples in zip(members, found, strict=True):
+                out[i] = samples
+        return out
+
+    @torch.inference_mode()
+    def _walk(self, sampler: str, steps: int, jobs: list[dict[str, Any]]) -> list[np.ndarray]:
+        chain, sizes = self._model.family.chain(sampler, steps), [job["n"] for job in jobs]
+        noise = RowNoise(
+            [job["seed"] for job in jobs for _ in range(job["n"])],
+            [i for n in sizes for i in range(n)],
+            [0] * sum(sizes),
+        )
+        cpu = torch.device("cpu")
+        with autocast(self._model.experiment.training.precision, cpu):
+            state = chain.kernel.start(noise, cpu)
+            for tick, row in enumerate(chain.table, 1):
+                state = chain.kernel.tick(self._model.net, state, row.expand(noise.batch, -1), noise.at(tick))
+        self._evaluations += noise.batch * chain.nfe
+        return [part.numpy() for part in chain.kernel.finish(state).split(sizes)]
+
+
+def build(args: Application) -> serve.Application:
+    """Return the baseline of the application's only model; the walk blocks its loop, as whole requests do."""
+    [(id, served)] = args.models.items()
+    return (
+        serve.deployment(RequestBatches)
+        .options(name="baseline", max_ongoing_requests=512, ray_actor_options={"num_cpus": served.cpus})
+        .bind(id, args.model_dump(mode="json"))
+    )

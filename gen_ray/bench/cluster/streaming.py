@@ -1,0 +1,137 @@
+"""A data set many times larger than the object store, streamed: how much memory that takes, and how fast it is."""
+
+import logging
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from gen_ray.cluster.data.blocks import Streamed
+from gen_ray.cluster.nodes import preflight
+from gen_ray.cluster.nodes.start import start
+from gen_ray.datasets.prepare import prepare
+from gen_ray.engine.inference import memory
+from gen_ray.errors import UserError
+from gen_ray.host import ray_token
+
+MB = 2**20
+SIDE, BATCH, PART_ROWS = 64, 256, 8192
+SAMPLE_SECONDS = 0.05
+
+
+@dataclass
+class Peak:
+    """The most that was seen, in bytes."""
+
+    store: int = 0
+    spilled: int = 0
+    consumer: int = 0
+    reader: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Larger:
+    """What one epoch took."""
+
+    data_bytes: int
+    store_bytes: int
+    rows: int
+    seconds: float
+    peak: Peak
+
+
+def stream_larger(*, data_mb: int, store_mb: int) -> Larger:
+    """Stream an epoch of noise through an object store that is smaller. Raise UserError beside another Ray.
+
+    Raise UserError or RunError also where Ray cannot start, before anything is written.
+    """
+    if ray.is_initialized():
+        raise UserError("bench stream: needs a process of its own, for a Ray with a small object store")
+    preflight.check(None)
+    memory.require(store_mb * MB, f"--store-mb {store_mb:,}", "ask for less")
+    with tempfile.TemporaryDirectory(prefix="gr") as folder:
+        _check_disk(Path(folder), data_mb)
+        _write(Path(folder) / "parts", data_mb * MB // SIDE**2)
+        prepared = prepare(f"parquet:{folder}/parts/*.parquet", out=Path(folder) / "data")
+        ray_token.ready()
+        start(
+            None,
+            num_cpus=2,
+            object_store_memory=store_mb * MB,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=f"{folder}/ray",
+        )
+        try:
+            streamed = Streamed(prepared.shards("train"), batch_size=BATCH)
+            steps = streamed.rows // BATCH
+            # Closed, for it would go on to read ahead while Ray ends.
+            with (
+                _watched(store_mb * MB, Path(folder) / "ray") as peak,
+                closing(cast(Any, streamed.stream(0))) as stream,
+            ):
+                began = time.perf_counter()
+                for _ in range(steps):
+                    next(stream)
+                seconds = time.perf_counter() - began
+        finally:
+            ray.shutdown()
+        size = sum(prepared.rows.values()) * SIDE**2
+        return Larger(data_bytes=size, store_bytes=store_mb * MB, rows=steps * BATCH, seconds=seconds, peak=peak)
+
+
+def _write(folder: Path, rows: int) -> None:
+    """Write pictures of noise, which no compression makes smaller."""
+    folder.mkdir()
+    rng, kind = np.random.default_rng(0), pa.fixed_shape_tensor(pa.uint8(), (1, SIDE, SIDE))
+    for part, first in enumerate(range(0, rows, PART_ROWS)):
+        flat = rng.integers(0, 256, min(PART_ROWS, rows - first) * SIDE**2, dtype=np.uint8)
+        images = pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(pa.array(flat), SIDE**2))
+        pq.write_table(pa.table({"image": images}), folder / f"{part:04d}.parquet", compression="none")
+
+
+def _check_disk(folder: Path, data_mb: int) -> None:
+    """Raise UserError where the data, their prepared form and what Ray spills of them do not fit onto the disk."""
+    needed, free = 3 * data_mb * MB, shutil.disk_usage(folder).free
+    if needed > free:
+        raise UserError(
+            f"--data-mb {data_mb:,}: needs {needed / MB:,.0f} MB in {folder.parent}, {free / MB:,.0f} MB are free; "
+            "ask for less, or set TMPDIR to a larger disk"
+        )
+
+
+@contextmanager
+def _watched(store: int, folder: Path) -> Iterator[Peak]:
+    """Give the peaks of what happens in the block, looked at twenty times a second."""
+    peak, over, own = Peak(), threading.Event(), psutil.Process()
+
+    def look() -> None:
+        while not over.wait(SAMPLE_SECONDS):
+            free = ray.available_resources().get("object_store_memory", 0.0)
+            peak.store = max(peak.store, int(store - free))
+            peak.spilled = max(peak.spilled, sum(f.stat().st_size for f in folder.rglob("ray_spilled_objects*/*")))
+            peak.consumer = max(peak.consumer, own.memory_info().rss)
+            for child in own.children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    if "MapBatches" in " ".join(child.cmdline()):
+                        peak.reader = max(peak.reader, child.memory_info().rss)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        thread.join()

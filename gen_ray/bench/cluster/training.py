@@ -1,0 +1,133 @@
+"""Measurements that need the street itself: the same worker, the same data path, the same session as a training run."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+
+from gen_ray import run_directory
+from gen_ray.bench.baselines import alternate, ingest
+from gen_ray.cluster.data.blocks import cached
+from gen_ray.cluster.nodes.connect import connected
+from gen_ray.cluster.tracking.logger_actor import Track, start
+from gen_ray.cluster.training.train import prepare_data
+from gen_ray.cluster.training.trainer import spoken, trainer
+from gen_ray.cluster.training.worker import open_session
+from gen_ray.configuration import yaml12
+from gen_ray.engine.training.loop import steps
+from gen_ray.engine.training.step import Learner
+from gen_ray.errors import RunError
+from gen_ray.experiment import Experiment
+from gen_ray.sweeps.config import load
+from gen_ray.sweeps.points import given
+from gen_ray.sweeps.study import Study
+
+
+def train_rates(experiment: Experiment, *, rounds: int, steps: int) -> dict[str, list[float]]:
+    """Return images per second of the bare loop and of ours, alternating inside one Ray Train worker."""
+    with connected(experiment.scaling):
+        return on_workers(experiment, _alternating, rounds=rounds, steps=steps)
+
+
+def ingest_rates(experiment: Experiment, *, rounds: int, steps: int) -> dict[str, Any]:
+    """Return engine.bench.Ingest's fields for the two values of data.cache, measured inside one Ray Train worker."""
+    with connected(experiment.scaling):
+        return on_workers(experiment, _ingesting, rounds=rounds, steps=steps)
+
+
+def scaling_rates(experiments: list[Experiment], *, rounds: int, steps: int) -> list[list[float]]:
+    """Return images per second of each experiment in each round; they run one after the other, round after round."""
+    rates: list[list[float]] = [[] for _ in experiments]
+    with connected(max((e.scaling for e in experiments), key=lambda scaling: scaling.most_workers)):
+        for _ in range(rounds):
+            for experiment, found in zip(experiments, rates, strict=True):
+                found.append(on_workers(experiment, _stepping, steps=steps))
+    return rates
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepTimes:
+    """Seconds of a sweep, of its trainings one after another, and of what each trial took beyond its own work."""
+
+    sweep: float
+    trainings: list[float]
+    overheads: list[float]
+
+
+def sweep_times(file: Path, overrides: list[str], folder: Path) -> SweepTimes:
+    """Return what commands take: a sweep, in the middle of its trainings one by one, each with all cores to itself."""
+    here = [*overrides, f"storage.root={folder}"]
+    plan, configs = load(file, here), list[Path]()
+    for point in given(plan) or plan.corners():
+        raw = plan.experiment(point).resolved()
+        raw["scaling"]["cpus_per_worker"] = "auto"
+        configs.append(folder / f"{len(configs)}.yaml")
+        configs[-1].write_text(yaml12.dump(raw), encoding="utf-8")
+    _command("train", configs[0], "training.epochs=1")  # what they all share is prepared beforehand
+    half = len(configs) // 2
+    trainings = [_command("train", config) for config in configs[:half]]
+    swept = _command("sweep", file, *here)
+    trainings += [_command("train", config) for config in configs[half:]]
+    [home] = run_directory.named(plan.sweep.name, folder / "sweeps")
+    work = ("train/minutes", "eval/minutes")
+    found = Study(plan, home).results()
+    overheads = [result.seconds - 60 * sum(result.metrics[name] for name in work) for result in found]
+    return SweepTimes(sweep=swept, trainings=trainings, overheads=overheads)
+
+
+def _command(verb: str, *words: Path | str) -> float:
+    """Return the seconds that a verb takes as a command. Raise RunError where it fails."""
+    began = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", f"pipelines.{verb}", *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        errors="replace",
+    )
+    if done.returncode:
+        raise RunError(f"{verb} {words[0]}: {done.stderr.strip().splitlines()[-1]}")
+    return time.perf_counter() - began
+
+
+def on_workers(experiment: Experiment, work: Callable[[dict[str, Any]], Any], **extra: int) -> Any:
+    """Return what rank 0 returns of work."""
+    prepared = prepare_data(experiment)
+    experiment.model(prepared.spec)
+    track = Track(start(None, experiment.storage.root), "bench")
+    try:
+        return trainer(experiment, prepared, track, work, cached(experiment, prepared), **extra).fit().return_value
+    except ray.train.TrainingFailedError as error:
+        raise spoken(error) from error
+
+
+def _alternating(task: dict[str, Any]) -> dict[str, list[float]]:
+    experiment, family, session = open_session(task)
+    return asdict(alternate(experiment, family, session, rounds=task["rounds"], steps=task["steps"]))
+
+
+def _ingesting(task: dict[str, Any]) -> dict[str, Any]:
+    experiment, family, session = open_session({**task, "cache": True})
+    _, _, streaming = open_session({**task, "cache": False})
+    ways = {"memory": session.batches("train"), "stream": streaming.batches("train")}
+    return asdict(ingest(experiment, family, session, ways, rounds=task["rounds"], steps=task["steps"]))
+
+
+def _stepping(task: dict[str, Any]) -> float:
+    """Return images per second of all workers together, after half as many steps to warm up."""
+    experiment, family, session = open_session(task)
+    warm, size = task["steps"] // 2, experiment.data.batch_size
+    learner = Learner(family, experiment.training, session, warm + task["steps"])
+    taken = steps(learner, session.batches("train"), size, first=0)
+    for _ in range(warm):
+        next(taken)
+    began = time.perf_counter()
+    for _ in taken:
+        pass
+    return task["steps"] * size / (time.perf_counter() - began)

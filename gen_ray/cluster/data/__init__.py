@@ -1,0 +1,1 @@
+"""Prepared data sets as Ray Data, and blocks as batches of a training worker."""

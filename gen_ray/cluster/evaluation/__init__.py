@@ -1,0 +1,1 @@
+"""Evaluation as Ray tasks."""

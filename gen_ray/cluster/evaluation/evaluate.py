@@ -1,0 +1,206 @@
+"""Evaluation and portraits as Ray tasks: where the data and the accelerators are, not where the user sits."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from gen_ray.cluster.jobs.waiting import awaited, lost, missing, result, started
+from gen_ray.cluster.nodes.connect import cpus_per_worker, uses_gpu
+from gen_ray.cluster.training.device import given
+from gen_ray.datasets.chosen import SEED, chosen_rows, read_chosen, read_rows
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.engine.evaluation import features
+from gen_ray.engine.evaluation.evaluate import REFERENCE_ROWS, Reference
+from gen_ray.engine.evaluation.evaluate import evaluate as measure
+from gen_ray.engine.evaluation.quality_metrics import READ_EXAMPLES
+from gen_ray.engine.evaluation.summary_figure import portrait
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.training import checkpoint, post_hoc_ema
+from gen_ray.experiment import Experiment, parse
+from gen_ray.run_directory import ARTIFACT
+
+PORTRAYED = 4
+"""Test images that a portrait completes: one for each place of the hole."""
+
+
+def evaluate(
+    experiment: Experiment, prepared: Prepared, checkpoint_folder: Path, out: Path, *, run_id: str
+) -> dict[str, Any]:
+    """Measure the EMA weights of a checkpoint, write the artifact to out, and return the report and the step."""
+    return on_a_worker(
+        measure_checkpoint, experiment, experiment.resolved(), prepared.folder, checkpoint_folder, out, run_id
+    )
+
+
+def evaluate_artifact(
+    experiment: Experiment, prepared: Prepared, folder: Path, *, against: str = "train"
+) -> dict[str, Any]:
+    """Measure an artifact again, as experiment.evaluation says, and return the report."""
+    return on_a_worker(_from_artifact, experiment, experiment.resolved(), prepared.folder, folder, against)
+
+
+def portray(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndarray:
+    """Return the portrait of an artifact and test images, uint8 (H, W, 3)."""
+    return on_a_worker(_portrait, experiment, prepared.folder, folder)
+
+
+def on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
+    """Return task(cpus, *args) of a worker that has what all of the experiment's workers had."""
+    place = place_of(experiment)
+    wanted = {kind: place[name] for kind, name in (("CPU", "num_cpus"), ("GPU", "num_gpus")) if place[name]}
+    steps = (
+        ray.remote(_started_and_done).options(**place, num_returns="streaming").remote(task, place["num_cpus"], *args)
+    )
+    place_found = started(lambda: unwrapped(next(steps)))
+    result(
+        place_found, lambda: f"{experiment.name}: the evaluation waits for {missing(wanted) or 'its worker to start'}"
+    )
+    return awaited(lambda: unwrapped(next(steps)))
+
+
+def _started_and_done(task: Any, *args: Any) -> Iterator[Any]:
+    """Yield when the worker has its resources, then what the task returns."""
+    yield None
+    yield task(*args)
+
+
+def place_of(experiment: Experiment) -> dict[str, Any]:
+    """Return the options of one task or actor that is to have what all of the experiment's workers had."""
+    alone = experiment.scaling.model_copy(update={"num_workers": 1})
+    anywhere = PlacementGroupSchedulingStrategy(None)  # not where a trial of a sweep has its small place
+    return {
+        "num_cpus": cpus_per_worker(alone),
+        "num_gpus": alone.gpus_per_worker if uses_gpu(alone) else 0,
+        "scheduling_strategy": anywhere,
+    }
+
+
+def unwrapped(asked: Any) -> Any:
+    """Return what a worker returns, or raise what it raised, without Ray's wrapping, whose message is a traceback."""
+    try:
+        return ray.get(asked)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise lost(error) from error
+
+
+def measure_checkpoint(
+    cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, out: Path, run_id: str
+) -> dict[str, Any]:
+    """Do what ``evaluate`` does, in this process on so many of its cores."""
+    experiment, prepared, device = parse(raw), Prepared.load(data), device_of(cpus)
+    family = experiment.model(prepared.spec)
+    net = family.build_net()
+    steps = checkpoint.read(folder, nets={"ema": net})["step"]
+    net = net.to(device).eval().requires_grad_(False)
+    meta = artifact.describe(prepared.spec, prepared.fingerprint, run_id=run_id, steps=steps)
+    model = Model(experiment=experiment, family=family, net=net, meta=meta)
+    report = _measure(model, prepared, device, "train")
+    meta = {**meta, "metrics": report["metrics"], "provenance": report["provenance"]}
+    artifact.write(out, replace(model, meta=meta))
+    return {**report, "steps": steps}
+
+
+def _from_artifact(cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, against: str) -> dict[str, Any]:
+    device = device_of(cpus)
+    model = replace(artifact.load(folder, device=device), experiment=parse(raw))
+    return _measure(model, Prepared.load(data), device, against)
+
+
+def _portrait(cpus: int, data: Path, folder: Path) -> np.ndarray:
+    device = device_of(cpus)
+    x, _ = read_chosen(Prepared.load(data), "test", PORTRAYED)
+    return portrait(artifact.load(folder, device=device), torch.from_numpy(x), device=device)
+
+
+def evaluate_average(
+    experiment: Experiment,
+    prepared: Prepared,
+    home: Path,
+    sigma_rel: float,
+    *,
+    at: int | None = None,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Measure the average of relative width sigma_rel of a run's folder, at its end or at a step, return the report.
+
+    Its artifact is written to out, if given. Raise UserError where the run kept no averages.
+    """
+    return on_a_worker(_from_average, experiment, experiment.resolved(), prepared.folder, home, sigma_rel, at, out)
+
+
+def _from_average(
+    cpus: int, raw: Mapping[str, Any], data: Path, home: Path, sigma_rel: float, at: int | None, out: Path | None
+) -> dict[str, Any]:
+    device = device_of(cpus)
+    weights, trained = post_hoc_ema.average(home, sigma_rel, at), artifact.load(home / ARTIFACT, device=device)
+    trained.net.load_state_dict(weights)
+    model = replace(trained, experiment=parse(raw), net=trained.net)  # replace: what the net has learned is read anew
+    report = _measure(model, Prepared.load(data), device, "train")
+    found = {name: report[name] for name in ("metrics", "provenance")}
+    if out is not None:
+        meta = {**model.meta, **found, "ema": {"kind": "power", "sigma_rel": sigma_rel}}
+        artifact.write(out, replace(model, meta=meta))
+    return report
+
+
+def device_of(cpus: int) -> torch.device:
+    """Return this worker's device, its threads set."""
+    torch.set_num_threads(cpus)
+    return given()
+
+
+def _measure(model: Model, prepared: Prepared, device: torch.device, against: str) -> dict[str, Any]:
+    began = time.monotonic()
+    wanted = model.experiment.evaluation.likelihood_rows
+    report = measure(model, reference_of(prepared, against, test_rows=wanted), device=device)
+    chain = model.experiment.chain(model.family)
+    return {
+        "metrics": {**report.metrics, "eval/minutes": (time.monotonic() - began) / 60},
+        "provenance": dict(report.provenance),
+        "pictures": dict(report.pictures),
+        "texts": dict(report.texts),
+        "unmeasured": list(report.unmeasured),
+        "sampler": f"{model.experiment.sampler(model.family)}, {chain.nfe} nfe",
+    }
+
+
+def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int = 0) -> Reference:
+    """Return what samples of these data are compared with: seeded choices of rows, and the extractor of their labels.
+
+    It holds at least test_rows rows of the test split, or all of them.
+    """
+    spec = prepared.spec
+    train, labels = read_chosen(prepared, "train", REFERENCE_ROWS if spec.is_image else READ_EXAMPLES)
+    test, _ = read_chosen(prepared, "test", max(REFERENCE_ROWS, test_rows))
+    judged = spec.is_image and labels is not None and len(np.unique(labels)) > 1
+    return Reference(
+        train=torch.from_numpy(train),
+        test=torch.from_numpy(test),
+        rows_seed=SEED,
+        fingerprint=prepared.fingerprint[:12],
+        against=against,
+        extractor=_extractor_of(prepared) if judged else None,
+    )
+
+
+def _extractor_of(prepared: Prepared) -> features.Extractor:
+    home = prepared.folder.parent.parent / "extractors" / prepared.fingerprint[:12]
+    return features.obtain(home, prepared.spec, lambda split: _labelled(prepared, split))
+
+
+def _labelled(prepared: Prepared, split: str) -> features.Labelled:
+    """Return images and labels of a split in stored order, a seeded choice where all are too many."""
+    rows = chosen_rows(prepared.rows[split], features.most_rows(prepared.spec))
+    x, labels = read_rows(prepared, split, np.sort(rows))
+    assert labels is not None, "an extractor is trained on labels"
+    return torch.from_numpy(x), torch.from_numpy(labels)

@@ -1,0 +1,39 @@
+"""What a model was at several times of its training, from the averages that the run kept."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gen_ray import run_directory
+from gen_ray.cluster.evaluation.evaluate import evaluate_average
+from gen_ray.cluster.training.train import store_of, training_data
+from gen_ray.engine.training import post_hoc_ema
+from gen_ray.errors import UserError
+from gen_ray.tracking.runs import rows
+
+METRICS = {"eval/bits_per_dim": "bits per dimension", "eval/frechet_distance": "Fréchet distance"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """Minutes of training, and what it had come to."""
+
+    minutes: float
+    metrics: Mapping[str, float]
+
+
+def measured(home: Path, sigma_rel: float, times: int) -> Iterator[Point]:
+    """Yield a run's quality at ``times`` of the steps it kept averages at, evenly chosen, the last one included.
+
+    Raise UserError where it kept none, or where MLflow does not know how long it trained.
+    """
+    experiment, kept = run_directory.at(run_directory.load(home), home.parent.parent), post_hoc_ema.times(home)
+    found = next((row for row in rows(store_of(experiment)) if row.run_id == home.name), None)
+    if found is None or "train/minutes" not in found.metrics:
+        raise UserError(f"{home.name}: MLflow does not know how many minutes it trained")
+    prepared = training_data(experiment, home / run_directory.ARTIFACT)
+    for part in range(1, min(times, len(kept)) + 1):
+        step = kept[len(kept) * part // min(times, len(kept)) - 1]
+        report = evaluate_average(experiment, prepared, home, sigma_rel, at=step)
+        metrics = {name: report["metrics"][key] for key, name in METRICS.items() if key in report["metrics"]}
+        yield Point(found.metrics["train/minutes"] * step / kept[-1], metrics)

@@ -1,0 +1,1 @@
+"""Ray jobs, and the queue of a shared cluster."""

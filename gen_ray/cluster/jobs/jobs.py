@@ -1,0 +1,217 @@
+"""Commands as Ray jobs: submitted under an id that is taken only once, and asked after by it."""
+
+import asyncio
+import logging
+import os
+import shlex
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
+
+import aiohttp
+from ray.exceptions import RayError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from gen_ray.cluster.jobs import package, secret_files
+from gen_ray.cluster.nodes import environment
+from gen_ray.errors import RunError, UserError, nearest
+from gen_ray.recurring.launcher import UNAVAILABLE, State, later
+
+T = TypeVar("T")
+OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Ray's client prefers these to the address it is given."""
+STOPPED_CODE = 143
+NO_AGENT, AGENT_SECONDS = "No available agent", 60.0
+"""What Ray answers until the agent of a new cluster is up, and how long that may take."""
+TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.working_dir",
+)
+"""Ray's loggers that tell of every file left out of an upload."""
+NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job as a list shows it; times are seconds since 1970."""
+
+    id: str
+    state: str
+    command: str
+    began: float
+    seconds: float
+    message: str
+
+
+class Jobs:
+    """A cluster's jobs, by the address of its dashboard. They go on whatever becomes of this process."""
+
+    def __init__(self, address: str) -> None:
+        """Connect to nothing yet: the cluster may come and go."""
+        self.address = address
+
+    def submit(
+        self,
+        job: str,
+        words: Sequence[str],
+        folder: Path,
+        variables: Mapping[str, str] = NOTHING,
+        included: Collection[str] = (),
+    ) -> None:
+        """Submit ``python WORDS`` with a copy of folder as its working directory. Raise RunError.
+
+        Raise UserError where the copy would contain a secret that is not included by name.
+        """
+        secret_files.check(folder, package.contents(folder), included)
+        env = {"working_dir": str(folder), "env_vars": {**environment.STOP, **variables}}
+        entrypoint = shlex.join(["python", *words])
+        until = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                self._ask(lambda client: client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=env))
+                return
+            except RunError as error:  # the cluster has only just started: nothing was submitted
+                if NO_AGENT not in str(error) or time.monotonic() > until:
+                    raise
+                time.sleep(1)
+
+    def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
+        """Submit a job unless there is one of that id. Raise RunError."""
+        try:
+            self.submit(occurrence, words, folder)
+        except UserError as error:  # a secret has come into the folder since: the daemon goes on
+            raise RunError(str(error), reason="secret") from None
+        except RunError:
+            if self.state(occurrence) is None:  # else it was submitted before
+                raise
+
+    def state(self, occurrence: str) -> State | None:
+        """Return the state of a job, None where there is none of that id."""
+        found = self._ask(lambda client: _found(client, occurrence))
+        return _state(found) if found else None
+
+    def all(self) -> list[Job]:
+        """Return the jobs, the newest first."""
+        found = [_job(details) for details in self._ask(lambda client: client.list_jobs()) if details.submission_id]
+        return sorted(found, key=lambda job: job.began, reverse=True)
+
+    def log(self, job: str) -> str:
+        """Return what a job has printed so far. Raise UserError where there is none of that id."""
+        self._known(job)
+        text: str = self._ask(lambda client: client.get_job_logs(job))
+        return text
+
+    def follow(self, job: str, tell: Callable[[str], None]) -> int:
+        """Tell what a job prints until it has ended, and return its exit code. Raise UserError, RunError."""
+        self._known(job)
+        self._ask(lambda client: asyncio.run(_tell(client.tail_job_logs(job), tell)))
+        return self.code(job)
+
+    def code(self, job: str) -> int:
+        """Return the exit code of a job that has ended; 143, as after SIGTERM, of one that was stopped."""
+        details = self._known(job)
+        if details.status == JobStatus.SUCCEEDED:
+            return 0
+        if details.status == JobStatus.STOPPED:
+            return STOPPED_CODE
+        code = details.driver_exit_code or 1
+        return code if code > 0 else 128 - code
+
+    def stop(self, job: str) -> bool:
+        """Have a job end in order; return whether it had not yet. Raise UserError where there is none of that id."""
+        ended = JobStatus(self._known(job).status).is_terminal()
+        if not ended:
+            self._ask(lambda client: client.stop_job(job))
+        return not ended
+
+    def free_ids(self, schedule: str, after: str) -> None:
+        """Delete the jobs that ran when the clock was ahead, under ids that are due later."""
+        ended = {job.id for job in self.all() if job.state in ("succeeded", "failed", "stopped")}
+        for job in later(ended, schedule, after):
+            self._ask(lambda client, job=job: client.delete_job(job))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Leave the jobs alone."""
+
+    def _known(self, job: str) -> JobDetails:
+        details = self._ask(lambda client: _found(client, job))
+        if details is None:
+            raise UserError(f"{job}: no such job at {self.address}; {nearest(job, [found.id for found in self.all()])}")
+        return details
+
+    def _ask(self, question: Callable[[JobSubmissionClient], T]) -> T:
+        try:
+            with _without(OVERRULING):
+                client = JobSubmissionClient(self.address)
+            for name in TALKATIVE:
+                logging.getLogger(name).setLevel(logging.ERROR)
+            return question(client)
+        except (OSError, RuntimeError, ValueError, RayError, aiohttp.ClientError) as error:
+            raise RunError(f"Ray jobs at {self.address}: {_reason(error)}", reason=UNAVAILABLE) from None
+
+
+def _reason(error: Exception) -> str:
+    """Return why a question was not answered, and what helps where it is the token."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    if line.startswith("Authentication required"):
+        return "asks for a token: copy the head's ~/.ray/auth_token here, or set RAY_AUTH_TOKEN_PATH"
+    if line.startswith("Authentication failed"):
+        return "refuses this token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH): it is not this cluster's"
+    if line.startswith("Failed to connect to Ray"):
+        return "no cluster's dashboard answers there; start a cluster (gen-ray start head), or name one with --address"
+    return line
+
+
+async def _tell(lines: AsyncIterator[str], tell: Callable[[str], None]) -> None:
+    async for line in lines:
+        tell(line)
+
+
+def _found(client: JobSubmissionClient, job: str) -> JobDetails | None:
+    try:
+        return client.get_job_info(job)
+    except RuntimeError as error:  # Ray's only one; to list all jobs instead would take the longer the more there were
+        if "status code 404" in str(error):
+            return None
+        raise
+
+
+def _state(job: JobDetails) -> State:
+    if not JobStatus(job.status).is_terminal():
+        return State("running")
+    if job.status == JobStatus.SUCCEEDED:
+        return State("done")
+    return State("failed", f"{str(job.status).lower()}, {_line(job)}", job.driver_exit_code or 1)
+
+
+def _job(details: JobDetails) -> Job:
+    began, ended = (details.start_time or 0) / 1000, (details.end_time or 0) / 1000
+    return Job(
+        id=str(details.submission_id),
+        state=str(details.status).lower(),
+        command=details.entrypoint,
+        began=began,
+        seconds=max(0.0, ended - began) if ended else 0.0,
+        message="" if details.status == JobStatus.SUCCEEDED else _line(details),
+    )
+
+
+def _line(details: JobDetails) -> str:
+    """Return what a command said of its own failure, or else what Ray says of it."""
+    lines = str(details.message).strip().splitlines() or [""]
+    return next((line for line in reversed(lines) if line.startswith("error: ")), lines[0])
+
+
+@contextmanager
+def _without(names: Sequence[str]) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)

@@ -1,0 +1,166 @@
+"""The processes of a cluster's machines: Ray's, which let nobody in without the token, and MLflow's server."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import requests
+
+from gen_ray.cluster.nodes import environment, ports
+from gen_ray.errors import RunError, UserError
+from gen_ray.host import ray_token
+from gen_ray.storage.paths import beside, default
+from gen_ray.tracking.database import uri_of
+
+DATABASE, ARTIFACTS = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"
+SERVER = {
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 14 processes that nothing here needs
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # artifacts are safetensors and JSON
+}
+START_SECONDS = 90.0
+STOP_SECONDS = 3.0  # requests under way are answered; twice this is less than what ending.GRACE_SECONDS allows
+ANYWHERE = "192.0.2.1"
+"""An address that is nobody's (RFC 5737): which way would a packet go?"""
+
+
+def head(*, port: int, dashboard_port: int, insecure: bool, options: Sequence[str]) -> int:
+    """Start Ray as the first machine of a cluster, making its token where there is none, and return its exit code.
+
+    The dashboard, by which jobs are submitted, is this machine's alone. Raise UserError where that would be open, or
+    where a port is in use: Ray itself would take another one for the dashboard.
+    """
+    ports.check("0.0.0.0", port)  # noqa: S104 - other machines have to reach it, with the token
+    ports.check("127.0.0.1", dashboard_port, "--dashboard-port")
+    own = _guarded(insecure=insecure, make=True)
+    words = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", *options]
+    return _ray_start(words, ANYWHERE, own)
+
+
+def worker(address: str, *, insecure: bool, options: Sequence[str]) -> int:
+    """Start Ray as a further machine of the cluster at HEAD:PORT and return its exit code. Raise UserError."""
+    own = _guarded(insecure=insecure, make=False)
+    return _ray_start([f"--address={address}", *options], address.rpartition(":")[0], own)
+
+
+def _interface(host: str) -> Mapping[str, str]:
+    """Return the variable by which gloo takes the network that leads to a host; nothing where none is known to.
+
+    Of itself it takes the one that this machine's name stands for, which many systems say is loopback: two workers on
+    two machines then never find one another.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect((host, 1))  # sends nothing
+        except OSError:
+            return {}
+        own = asked.getsockname()[0]
+    names = [name for name, found in psutil.net_if_addrs().items() if own in {one.address for one in found}]
+    return {"GLOO_SOCKET_IFNAME": names[0]} if names else {}
+
+
+def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
+    """Return the variables under which Ray asks for the token, which is there then."""
+    if insecure:
+        return {ray_token.MODE: ray_token.OPEN}
+    if os.environ.get(ray_token.MODE) == ray_token.OPEN:
+        raise UserError(
+            f"{ray_token.MODE}={ray_token.OPEN}: whoever reaches this machine could run code on it; unset it, or say --insecure"
+        )
+    if not ray_token.known():
+        if not make:
+            raise UserError(f"{ray_token.file()}: is missing; copy it from the cluster's head, by scp -p for instance")
+        ray_token.generate()
+    ray_token.secure()
+    return {ray_token.MODE: "token"}
+
+
+def _ray_start(words: Sequence[str], towards: str, guard: Mapping[str, str]) -> int:
+    """Run ray start, whose other machines are towards an address; what the user has set is left, but for the guard."""
+    usual = {**environment.RAY, **environment.SERVE, **environment.STOP, **_interface(towards)}
+    told = {**usual, **os.environ, **guard}
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", *words]
+    return subprocess.run(command, env=told, check=False).returncode
+
+
+def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequence[str] = ()) -> int:
+    """Run MLflow's server, or with detach leave it running once it answers, and return its exit code.
+
+    Its database is SQLite and its artifacts are files of this machine unless MLflow's own variables name others.
+    Raise UserError where anybody could use it from elsewhere, RunError where it does not come up.
+    """
+    if host not in ports.LOOPBACK and not insecure:
+        raise UserError(
+            f"--host {host}: MLflow's server asks nobody who he is; leave it on 127.0.0.1 and come by ssh -L "
+            f"{port}:127.0.0.1:{port}, put a proxy that asks before it, or say --insecure"
+        )
+    ports.check(host, port)
+    root = beside(default())
+    root.mkdir(parents=True, exist_ok=True)
+    stores = {DATABASE: uri_of(root / "mlflow.db"), ARTIFACTS: (root / "mlflow_artifacts").as_uri()}
+    # By variables, not words: a database's password must not stand in the list of processes.
+    told = {**stores, **os.environ, **SERVER}
+    words = ["server", "--host", host, "--port", str(port), "--workers", "1"]
+    if names or host == "::1":  # which MLflow does not let in of itself
+        here = [f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")]
+        words += ["--allowed-hosts", ",".join([*names, *here])]
+    command = [sys.executable, "-m", "mlflow", *words]
+    if not detach:
+        return _attached(command, told)
+    _detached(command, told, host, port, root / "mlflow-server.log")
+    return 0
+
+
+def _attached(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """Run a server until it ends and return its exit code. A signal to this process stops the server, workers too."""
+    server = subprocess.Popen(command, env=environment)
+    try:
+        return server.wait()
+    except BaseException:  # the server's worker holds the port and outlives the process that started it
+        _stop(server)
+        raise
+
+
+def _stop(server: "subprocess.Popen[bytes]") -> None:
+    """Stop a server and all its descendants, those that do not react within STOP_SECONDS by SIGKILL."""
+    with suppress(psutil.NoSuchProcess):
+        running = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
+        for send in (psutil.Process.terminate, psutil.Process.kill):
+            for process in running:
+                with suppress(psutil.NoSuchProcess):
+                    send(process)
+            _, running = psutil.wait_procs(running, timeout=STOP_SECONDS)
+
+
+def _detached(command: Sequence[str], environment: Mapping[str, str], host: str, port: int, log: Path) -> None:
+    """Start a server and leave it running once it answers. Raise RunError where it does not; nothing is then left."""
+    with log.open("ab") as stream:
+        server = subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
+        )
+    try:
+        _wait(server, host, port, log)
+    except BaseException:  # Ctrl-C too
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)  # its children are in its session
+        server.wait()
+        raise
+
+
+def _wait(server: "subprocess.Popen[bytes]", host: str, port: int, log: Path) -> None:
+    """Wait until this server answers, and not another one that listens at the same address."""
+    address, until = ports.own_url(host, port), time.monotonic() + START_SECONDS
+    with requests.Session() as session:
+        session.trust_env = False  # a proxy does not reach this machine's loopback
+        while time.monotonic() < until and server.poll() is None:
+            with suppress(requests.RequestException):
+                if session.get(f"{address}/health", timeout=5).ok and ports.listens(server.pid, port):
+                    return
+            time.sleep(0.2)
+    raise RunError(f"{address}: MLflow's server did not come up; {log} says why")

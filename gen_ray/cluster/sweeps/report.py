@@ -1,0 +1,80 @@
+"""What is left of a sweep when it is over: the table, its pictures, and what the parent run says in MLflow."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gen_ray import run_directory
+from gen_ray.cluster.sweeps.trial import SAMPLES
+from gen_ray.cluster.tracking.logger_actor import Track
+from gen_ray.engine.plots import grids
+from gen_ray.storage.paths import write_whole
+from gen_ray.sweeps import config
+from gen_ray.sweeps.pictures import pictures
+from gen_ray.sweeps.study import RECORD, Result, Study, table
+
+PLAN, DONE = "sweep.yaml", "table.csv"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished sweep."""
+
+    sweep_id: str
+    results: list[Result]
+    header: list[str]
+    lines: list[list[str]]
+    best: str | None
+
+
+def trial_run(sweep_id: str, number: int) -> str:
+    """Return the run id of a trial: no run's name followed by a time, so that no run's name ever means a trial."""
+    return f"{sweep_id}.{number:03d}"
+
+
+def conclude(study: Study, home: Path) -> Outcome:
+    """Write the table, which ends the sweep, and return it."""
+    results, best = study.results(), study.best()
+    header, lines = table(results, study.sweep.space, study.sweep.metric)
+    with io.StringIO() as text:
+        csv.writer(text).writerows(
+            [
+                ["run", *header],
+                *([trial_run(home.name, r.number), *line] for r, line in zip(results, lines, strict=True)),
+            ]
+        )
+        write_whole(home / DONE, text.getvalue())
+    return Outcome(
+        sweep_id=home.name,
+        results=results,
+        header=header,
+        lines=lines,
+        best=trial_run(home.name, best[0].number) if best else None,
+    )
+
+
+def show(parent: Track, study: Study, outcome: Outcome, home: Path) -> None:
+    """Give the parent run the table, the pictures, and the best trials' samples side by side."""
+    for kept in (DONE, PLAN, RECORD):
+        parent.keep(home / kept, "sweep")
+    drawn = pictures(study)
+    best, samples = study.best(), {}
+    for result in best[: study.sweep.best]:
+        file = run_directory.folder(study.plan.first, trial_run(home.name, result.number)) / SAMPLES
+        if file.exists():
+            title = f"{result.number:03d} {config.words(result.point)}: {result.value:.3f}"
+            samples[title] = np.asarray(Image.open(io.BytesIO(file.read_bytes()), formats=("PNG",)))
+    if samples:
+        drawn["best_samples"] = grids.panel(samples)
+    for name, picture in drawn.items():
+        parent.show(f"sweep_{name}", picture, 0)
+        (home / f"{name}.png").write_bytes(grids.png(picture))
+    states = [result.state for result in outcome.results]
+    parent.log({f"trials/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}, 0)
+    if outcome.best:
+        parent.log({f"best/{study.sweep.metric.replace('/', '_')}": best[0].value or 0.0}, 0)
+        parent.tag({"best_run": outcome.best, "best_point": config.words(best[0].point)})

@@ -1,0 +1,80 @@
+"""What MLflow records of a run, however it was trained."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from gen_ray import run_directory
+from gen_ray.cluster.jobs.waiting import awaited
+from gen_ray.cluster.tracking.logger_actor import DRAIN_SECONDS, Track
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.errors import RunError, UserError
+from gen_ray.experiment import Experiment
+from gen_ray.storage import paths
+from gen_ray.tracking.comparison import RANKED, UNMEASURED
+
+INTERRUPTED_SECONDS = 2.0
+"""How long a command that was interrupted waits for MLflow; its next start closes the run where this was too short."""
+logger = logging.getLogger(__name__)
+
+
+def opened(track: Track, home: Path, *, is_new: bool) -> None:
+    """Wait until the run is open in MLflow. Raise RunError where it is refused; a new run then leaves no folder."""
+    try:
+        awaited(track.opened, lambda: f"{track.run_id}: waits for MLflow to answer")
+    except BaseException:
+        if is_new:
+            paths.remove(home)
+        raise
+
+
+@contextmanager
+def recorded(track: Track) -> Iterator[None]:
+    """Have a run that is open in MLflow end FINISHED, FAILED with the reason, or KILLED on an interrupt."""
+    status = "KILLED"
+    try:
+        yield
+        status = "FINISHED"
+    except (RunError, UserError) as error:
+        status = "FAILED"
+        track.tag({"reason": getattr(error, "reason", type(error).__name__), "error": str(error)})
+        raise
+    except Exception as error:
+        status = "FAILED"
+        track.tag({"reason": type(error).__name__, "error": str(error)[:500]})
+        raise
+    finally:
+        _close(track, status)
+
+
+def _close(track: Track, status: str) -> None:
+    """End the run in MLflow. A store that fails too must not hide what is on its way to the user."""
+    trouble = track.close(status, INTERRUPTED_SECONDS if status == "KILLED" else DRAIN_SECONDS)
+    if trouble:
+        logger.warning("%s: %s, but not recorded: %s", track.run_id, status, trouble)
+        if status == "FINISHED":
+            raise RunError(f"{track.run_id}: done, but not recorded: {trouble}", reason="tracking")
+
+
+def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
+    """Return what MLflow keeps as a run's parameters: every setting, and which data it was."""
+    return {**experiment.flat(), "data.fingerprint": prepared.fingerprint[:12], "data.bad_rows": prepared.quarantined}
+
+
+def record(track: Track, report: Mapping[str, Any], home: Path) -> None:
+    """Record what evaluation found, with where each figure comes from, and the artifact."""
+    step = report["steps"]
+    track.log({**report["metrics"], "train/steps": step}, step)
+    origins = {name: report["provenance"].get(name, {}) for name in RANKED}
+    kept = {f"provenance.{name}.{key}": str(word) for name, how in origins.items() for key, word in how.items()}
+    if report["unmeasured"]:
+        kept[UNMEASURED] = "; ".join(report["unmeasured"])
+    track.tag({"sampler": report["sampler"], **kept})
+    for name, picture in report["pictures"].items():
+        track.show(f"evaluation_{name}", picture, step)
+    for name, text in report["texts"].items():
+        track.show_text(f"evaluation_{name}", text, step)
+    track.keep(home / run_directory.ARTIFACT, "model")
+    track.keep(home / run_directory.CONFIG, "config")

@@ -1,0 +1,1 @@
+"""One experiment on Ray Train, from configuration to artifact."""

@@ -1,0 +1,156 @@
+"""The session that the training loop asks for, as far as it is the same under Ray Train and under Ray Tune."""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from torch import Tensor, nn
+
+from gen_ray.cluster.data.blocks import Streamed
+from gen_ray.cluster.tracking.logger_actor import Track
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.engine.training import checkpoint, checkpoint_store, post_hoc_ema
+from gen_ray.engine.training.batches import Batches, Cached, Together
+from gen_ray.engine.training.checkpoint import Files
+from gen_ray.errors import RunError, SharedError
+from gen_ray.experiment import Experiment
+
+ASK_SECONDS = 0.5
+
+
+class RunSession(ABC):
+    """engine.session.Session of a run that a tracker knows and that keeps its checkpoints in a folder, home."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def __init__(self, experiment: Experiment, prepared: Prepared, track: Track, home: Path) -> None:
+        """Begin with nothing read and nothing written."""
+        self.experiment, self.prepared, self.track, self.home = experiment, prepared, track, home
+        self.held = dict[str, Batches]()
+        self.stop, self.asked_at = False, time.monotonic()
+        self.answer: ray.ObjectRef | None = None
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
+
+    @abstractmethod
+    def prepare(self, net: nn.Module) -> nn.Module:
+        """Return the net as this place trains it."""
+
+    @abstractmethod
+    def rows(self, split: str) -> Tensor | None:
+        """Return a split in stored form (N, *shape) where it is to be held in memory, None where to be streamed."""
+
+    def batches(self, split: str) -> Batches:
+        """Return a split: read once into this worker's memory, or anew every epoch where it is too large."""
+        if split not in self.held:
+            rows = self.rows(split)
+            self.held[split] = Together([self._view(split, rows, slot) for slot in self.slots])
+        return self.held[split]
+
+    def _view(self, split: str, rows: Tensor | None, slot: int) -> Batches:
+        place = {
+            "batch_size": self.experiment.data.batch_size,
+            "seed": self.experiment.training.seed,
+            "rank": slot,
+            "world_size": self.all_slots,
+            "accumulate": self.experiment.training.accumulate,
+        }
+        return Streamed(self.prepared.shards(split), **place) if rows is None else Cached(rows, **place)
+
+    @property
+    def all_slots(self) -> int:
+        """Return for how many workers a batch is cut: as many as there may be."""
+        return self.experiment.scaling.most_workers
+
+    @property
+    def slots(self) -> range:
+        """Return which of these workers' work is this rank's."""
+        first, end = (rank * self.all_slots // self.world_size for rank in (self.rank, self.rank + 1))
+        return range(first, end)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Return values summed over the ranks."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+        return values
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Send rank 0's metrics to the tracker; nobody waits for MLflow."""
+        if self.rank == 0:
+            self.track.log(metrics, step)
+
+    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Send a picture to the tracker."""
+        self.track.show(name, picture, step)
+
+    def show_text(self, name: str, text: str, step: int) -> None:
+        """Send a text to the tracker."""
+        self.track.show_text(name, text, step)
+
+    def progress(self, done: int, total: int) -> None:
+        """Tell the tracker how far the training is."""
+        if self.rank == 0:
+            self.track.progress(done, total)
+
+    def save(self, pack: Callable[[], Files], step: int) -> None:
+        """Write a checkpoint into the run's folder, which all machines share, while training goes on.
+
+        Not by ray.train.report: it copies what is written twice, keeps its own record of what there is, which a kill
+        can leave empty, and has every rank wait for the controller's next look.
+        """
+        self._write(checkpoint_store.checkpoints(self.home).save, pack, step)
+
+    def keep(self, pack: Callable[[], Files], step: int) -> None:
+        """Write averages into the run's folder, in the same manner."""
+        self._write(post_hoc_ema.shelf(self.home).add, pack, step)
+
+    def _write(self, write: Callable[[Files, int], None], pack: Callable[[], Files], step: int) -> None:
+        self.settle()
+        if self.rank == 0:
+            self.writing = self.writer.submit(write, pack(), step)
+
+    def stopping(self) -> bool:
+        """Return whether the tracker said so when last asked: every half second, its answer is not waited for."""
+        if self.answer and ray.wait([self.answer], timeout=0)[0]:
+            self.stop, self.answer = ray.get(self.answer), None
+        if self.answer is None and time.monotonic() - self.asked_at > ASK_SECONDS:
+            self.answer, self.asked_at = self.track.stopping(), time.monotonic()
+        return self.stop
+
+    def leaving(self) -> bool:
+        """Return False where nobody gives notice."""
+        return False
+
+    def settle(self) -> None:
+        """Wait for what is being written. Raise SharedError on every rank where that failed: none waits for another."""
+        fault: BaseException | None = None
+        if self.writing is not None:
+            fault, self.writing = self.writing.exception(), None
+        if fault is not None and not isinstance(fault, RunError):
+            raise fault
+        if self.sum(torch.tensor([float(fault is not None)], device=self.device)).item():
+            told = fault or RunError("rank 0 could not write a checkpoint", reason="storage")
+            raise SharedError(str(told), reason=told.reason) from fault
+
+    def close(self) -> None:
+        """End when nothing is being written any more."""
+        self.writer.shutdown()
+
+    def restore(self) -> AbstractContextManager[Path | None]:
+        """Return the checkpoint that rank 0 finds newest, so that all ranks begin from one."""
+        found = self._found() if self.rank == 0 else None
+        step = self.sum(torch.tensor([checkpoint.position(found)["step"] if found else 0], device=self.device))
+        return nullcontext(checkpoint_store.checkpoints(self.home).place(int(step)) if int(step) else None)
+
+    def _found(self) -> Path | None:
+        for place in (checkpoint_store.checkpoints(self.home), post_hoc_ema.shelf(self.home)):
+            place.tidy()
+        return checkpoint_store.checkpoints(self.home).last()

@@ -1,0 +1,105 @@
+"""One training on Ray Train, tried again where workers or controllers are lost."""
+
+import logging
+import os
+from collections.abc import Callable
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchTrainer
+
+from gen_ray import run_directory
+from gen_ray.cluster.data.reading import Splits
+from gen_ray.cluster.nodes.connect import cpus_per_worker, ray_storage, uses_gpu
+from gen_ray.cluster.tracking.logger_actor import Track
+from gen_ray.cluster.training.torch_backend import Gathered
+from gen_ray.cluster.training.worker import work
+from gen_ray.datasets.prepared import Prepared
+from gen_ray.errors import RunError, UserError
+from gen_ray.experiment import Experiment
+
+ROOM_SECONDS = 10.0
+"""How long an elastic run waits for room for the workers that it has lost before it goes on with fewer."""
+logger = logging.getLogger(__name__)
+
+
+def attempts(
+    experiment: Experiment, prepared: Prepared, track: Track, *, splits: Splits, until: int | None = None
+) -> dict[str, str]:
+    """Return what the workers return. Ray replaces lost workers; a lost controller is replaced here, as often."""
+    lost = 0
+    while True:
+        try:
+            fit = trainer(experiment, prepared, track, work, splits, until=until)
+            found: dict[str, str] = fit.fit().return_value
+        except (ray.train.TrainingFailedError, ray.exceptions.RayTaskError) as error:
+            raise spoken(error) from error
+        except ray.exceptions.RayActorError as error:
+            track.vacate()
+            lost += 1
+            if lost > experiment.scaling.max_failures:
+                message = f"{track.run_id}: the training's controller died; --resume goes on from the last checkpoint"
+                raise RunError(message, reason="controller_lost") from error
+            logger.warning("%s: the training's controller died; going on from the last checkpoint", track.run_id)
+        else:
+            return found
+
+
+def trainer(
+    experiment: Experiment,
+    prepared: Prepared,
+    track: Track,
+    loop: Callable[..., Any],
+    splits: Splits,
+    **extra: Any,
+) -> TorchTrainer:
+    """Return a Ray Train trainer that calls loop({experiment, prepared, track, cache, **extra}) on every worker."""
+    scaling, gpu = experiment.scaling, uses_gpu(experiment.scaling)
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(scaling.hang_seconds)  # the driver's goes with the run
+    if scaling.elastic:
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ROOM_SECONDS)
+    task = {
+        "experiment": experiment.resolved(),
+        "prepared": str(prepared.folder),
+        "home": str(run_directory.folder(experiment, track.run_id)),
+        "track": track,
+        "cache": bool(splits),
+    }
+    return TorchTrainer(
+        loop,
+        train_loop_config={**task, **extra},
+        torch_config=Gathered(),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=scaling.num_workers,
+            elastic_resize_monitor_interval_s=scaling.grow_seconds,
+            use_gpu=gpu,
+            resources_per_worker={"CPU": cpus_per_worker(scaling), **({"GPU": scaling.gpus_per_worker} if gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=track.run_id,
+            **ray_storage(experiment.storage.root / "runs"),
+            failure_config=ray.train.FailureConfig(max_failures=scaling.max_failures, controller_failure_limit=3),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+        datasets=dict(splits),
+        # Every worker reads the whole split and takes its lanes by index: the order is then a function of the seed.
+        dataset_config=ray.train.DataConfig(datasets_to_split=[]),
+    )
+
+
+def spoken(error: BaseException) -> Exception:
+    """Return the UserError or RunError inside what Ray wrapped around it, else a RunError of its innermost line."""
+    seen: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        found = waiting.pop(0)
+        if found is None or found in seen:
+            continue
+        seen.append(found)
+        if isinstance(found, UserError | RunError) and not isinstance(found, ray.exceptions.RayTaskError):
+            return found  # a RayTaskError may pass for one, but its message is a traceback
+        waiting += [getattr(found, name, None) for name in ("cause", "__cause__", "controller_failure")]
+        waiting += list(getattr(found, "worker_failures", {}).values())
+    last = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
+    return RunError(f"training stopped: {last[-1]}")

@@ -1,0 +1,1 @@
+"""Typed configurations: YAML files, overrides, and errors that name the key."""

@@ -1,0 +1,62 @@
+"""What a YAML file configures, and which of several files is at fault."""
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from gen_ray.configuration.overrides import apply, merge
+from gen_ray.configuration.yaml12 import read
+from gen_ray.errors import UserError
+
+TRAINING, SWEEP = "a training", "a sweep"
+MARKS: Mapping[str, tuple[str, str]] = {
+    "space": (SWEEP, "gen-ray sweep takes it"),
+    "cron": ("a schedule", "gen-ray schedule list shows it"),
+    "applications": ("a Serve application", "serve deploy takes it"),
+    "apiVersion": ("a Kubernetes manifest", "kubectl apply takes it"),
+    "head_node_type": ("a Ray cluster", "ray up takes it"),
+    "provider": ("a Ray cluster", "ray up takes it"),
+    "family": (TRAINING, "gen-ray train takes it"),
+}
+"""Keys that only one kind of file has, with that kind and its command."""
+
+
+def checked(file: Path, wanted: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file. Raise UserError where it configures something else than is wanted."""
+    raw = read(file)
+    key = next((key for key in MARKS if key in raw), None)
+    if key is not None and MARKS[key][0] != wanted:
+        kind, command = MARKS[key]
+        raise UserError(f"{file}: configures {kind} (it has the key {key!r}), not {wanted}: {command}")
+    return raw
+
+
+def is_overlay(override: str) -> bool:
+    """Return whether an override is a further YAML file."""
+    return override.endswith((".yaml", ".yml")) and "=" not in override
+
+
+def change(raw: dict[str, Any], override: str) -> None:
+    """Change a mapping by an overlay or by ``dotted.key=value``. Raise UserError."""
+    if is_overlay(override):
+        merge(raw, checked(Path(override), TRAINING))
+    else:
+        apply(raw, override)
+
+
+def located(
+    error: UserError, raw: Mapping[str, Any], file: Path, overrides: Iterable[str], parse: Callable[[Any], object]
+) -> UserError:
+    """Return an error of a changed configuration with the file that causes it; as it is where an override does."""
+    state = deepcopy(dict(raw))
+    for source in ("", *overrides):
+        if source:
+            change(state, source)
+        try:
+            parse(state)
+        except UserError as found:
+            if str(found) == str(error):
+                is_file = not source or is_overlay(source)
+                return UserError(f"{source or file}: {error}") if is_file else error
+    return error

@@ -1,0 +1,1 @@
+"""Quality of a trained model: bits per dimension, sample quality, quality against cost."""

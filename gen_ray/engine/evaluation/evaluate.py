@@ -1,0 +1,195 @@
+"""What a model is worth: bits per dimension and the distance of its samples from the data, each with provenance."""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gen_ray.engine.evaluation import frechet
+from gen_ray.engine.evaluation.features import Extractor
+from gen_ray.engine.evaluation.provenance import BITS, FLOOR, FRECHET, PRECISION, RECALL, planned
+from gen_ray.engine.evaluation.requirements import unmeasured
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.inference.texts import page
+from gen_ray.engine.plots.grids import grid
+from gen_ray.engine.training.session import chunks
+from gen_ray.engine.training.step import autocast
+from gen_ray.family import Nll
+from gen_ray.maths.noise import generator
+
+EFFORT = 100
+"""Draws spent on an example unless the evaluation says otherwise."""
+ROWS_AT_ONCE = 100
+REFERENCE_ROWS = 10_000
+MANIFOLD_ROWS = 2_000
+SHOWN = 64
+SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Metrics with units in their names, what each was measured with, pictures uint8 (H, W, 3) and texts.
+
+    ``unmeasured`` holds a line for each thing that these data do not allow to measure.
+    """
+
+    metrics: Mapping[str, float]
+    provenance: Mapping[str, Mapping[str, Any]]
+    pictures: Mapping[str, np.ndarray]
+    texts: Mapping[str, str]
+    unmeasured: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """The data a model is compared with: a seeded choice of two splits' rows, in random order, and an extractor.
+
+    Any beginning of ``train`` or ``test`` is therefore a random choice of the split too.
+    """
+
+    train: Tensor
+    test: Tensor
+    rows_seed: int
+    fingerprint: str
+    against: str
+    extractor: Extractor | None
+
+    @property
+    def real(self) -> Tensor:
+        """Return the examples that samples are compared with."""
+        return {"train": self.train, "test": self.test}[self.against][:REFERENCE_ROWS]
+
+    @property
+    def held_out(self) -> Tensor:
+        """Return the other examples: their distance from ``real`` is what a perfect model would reach."""
+        return {"train": self.test, "test": self.train}[self.against][:REFERENCE_ROWS]
+
+
+def evaluate(model: Model, reference: Reference, *, device: torch.device) -> Report:
+    """Measure likelihood on the test split and, where there is an extractor, the samples."""
+    metrics, provenance = likelihood(model, reference, device=device)
+    rows = {"train": len(reference.train), "test": len(reference.test)}
+    missing = unmeasured(model.spec, rows, reference.against, judged=reference.extractor is not None)
+    wanted = model.experiment.evaluation.samples
+    judged = FRECHET not in missing  # else samples are only shown and timed
+    samples, seconds = sample(model, wanted if judged else min(wanted, SHOWN), device=device)
+    metrics["sample/seconds_per_image"] = seconds
+    if judged and reference.extractor is not None:
+        found, how = distances(model, samples, reference, reference.extractor)
+        metrics, provenance = metrics | found, provenance | how
+    spec, shown = model.spec, samples[:SHOWN]
+    return Report(
+        metrics=metrics,
+        provenance=provenance,
+        pictures={"samples": grid(shown, levels=spec.levels)} if spec.is_image else {},
+        texts={"samples": page(shown, spec)} if spec.is_text else {},
+        unmeasured=tuple(dict.fromkeys(missing.values())),
+    )
+
+
+def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
+    """Return nats (B,) of examples with dims scalars as bits per dimension (B,). The only place that does so."""
+    return nats / (dims * math.log(2))
+
+
+@torch.no_grad()
+def score(model: Model, x: Tensor, *, effort: int, device: torch.device) -> Iterator[Nll]:
+    """Yield the Nll of batches of x (N, *shape), the noise of each a function of its place alone."""
+    for first, end in chunks(len(x), ROWS_AT_ONCE):
+        rng = generator(SEED, first, device=device)
+        yield model.family.nll(model.net, x[first:end].to(device), rng, effort=effort)
+
+
+def likelihood(
+    model: Model, reference: Reference, *, device: torch.device
+) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
+    """Return bits per dimension of the test split, its standard error and evaluations, and where they come from.
+
+    A standard error needs two rows.
+    """
+    wanted, dims = model.experiment.evaluation, model.spec.dims
+    x = reference.test[: wanted.likelihood_rows]
+    found = list(score(model, x, effort=wanted.effort or EFFORT, device=device))
+    bits = bits_per_dim(torch.cat([nll.nats for nll in found]).double().cpu(), dims)
+    metrics = {
+        BITS: float(bits.mean()),
+        f"{BITS}_nfe": float(found[0].nfe),
+    }
+    if len(bits) > 1:
+        metrics[f"{BITS}_standard_error"] = float(bits.std() / math.sqrt(len(bits)))
+    for part in found[0].parts:
+        values = torch.cat([nll.parts[part] for nll in found]).double().cpu()
+        metrics[f"{BITS}_{part}"] = float(bits_per_dim(values, dims).mean())
+    how = {
+        **planned(model.experiment)[BITS],
+        "kind": found[0].kind,
+        "data": reference.fingerprint,
+        "split": "test",
+        "rows": len(bits),
+        "rows_seed": reference.rows_seed,
+        "levels": model.spec.levels,
+    }
+    return metrics, {BITS: how}
+
+
+def sample(model: Model, n: int, *, device: torch.device) -> tuple[Tensor, float]:
+    """Return n samples (n, *shape) by the evaluation's sampler, and the seconds each took."""
+    chain = model.experiment.chain(model.family)
+    began = time.perf_counter()
+    with autocast(model.experiment.training.precision, device):
+        samples = generate(model.net, chain, n, seed=SEED, device=device)
+    return samples, (time.perf_counter() - began) / n
+
+
+def distances(
+    model: Model, samples: Tensor, reference: Reference, extractor: Extractor
+) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
+    """Return Fréchet distance, precision and recall of samples (N, C, H, W), and what held-out data would reach."""
+    fake, real, held = (extractor.features(x) for x in (samples, reference.real, reference.held_out))
+    k, rows = model.experiment.evaluation.neighbours, MANIFOLD_ROWS
+    moments = frechet.Moments.of(real)
+    metrics = {
+        FRECHET: frechet.distance(frechet.Moments.of(fake), moments),
+        **_floor(fake, held, moments),
+        PRECISION: frechet.coverage(fake[:rows], real[:rows], neighbours=k),
+        RECALL: frechet.coverage(real[:rows], fake[:rows], neighbours=k),
+    }
+    how = {
+        **planned(model.experiment)[FRECHET],
+        "extractor": extractor.name,
+        "extractor_accuracy": extractor.accuracy,
+        "resize": "none",
+        "range": "[-1, 1]",
+        "data": reference.fingerprint,
+        "reference": reference.against,
+        "reference_rows": len(real),
+        "manifold_rows": min(rows, len(real)),
+        "rows_seed": reference.rows_seed,
+        "samples": len(samples),
+        "seed": SEED,
+    }
+    return metrics, dict.fromkeys((FRECHET, PRECISION, RECALL), how)
+
+
+def _floor(fake: Tensor, held: Tensor, moments: frechet.Moments) -> dict[str, float]:
+    """Return the distance of held-out features and, of as many rows, that of the samples; nothing for a single row.
+
+    The distance of n rows is biased upwards by about 1/n, so only distances of equally many rows can be compared. The
+    samples' one is the mean over all parts of that size.
+    """
+    size = min(len(fake), len(held))
+    if size < 2:
+        return {}
+    parts = [part for part in fake.split(size) if len(part) == size]
+    found = [frechet.distance(frechet.Moments.of(part), moments) for part in parts]
+    return {
+        FLOOR: frechet.distance(frechet.Moments.of(held[:size]), moments),
+        f"{FLOOR}_rows": float(size),
+        f"{FRECHET}_at_floor_rows": sum(found) / len(found),
+    }

@@ -1,0 +1,122 @@
+"""How good samples are, by a figure that says what it was measured with: a distance, or of texts a gap in bits."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine.evaluation import frechet
+from gen_ray.engine.evaluation.evaluate import Reference
+
+BLOCKS = 5
+"""Parts of the samples, each left out once: their spread is the error (jackknife)."""
+ORDER = 5
+"""Characters of the judge's n-grams."""
+READ_EXAMPLES = 20_000
+"""Examples of the training split that the judge of texts reads at most."""
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A figure of samples (N, *shape), lower is better: its metric's name and what it is measured with."""
+
+    metric: str
+    provenance: Mapping[str, Any]
+    judge: Callable[[Tensor], tuple[float, float]]
+
+    def __call__(self, samples: Tensor) -> tuple[float, float]:
+        """Return the figure and its standard error."""
+        return self.judge(samples)
+
+
+def judge_of(spec: DataSpec, reference: Reference) -> Judge | None:
+    """Return what judges samples of these data; None where nothing can, as ``unmeasured`` says."""
+    if not spec.is_image:
+        return _of_tokens(spec, reference)
+    return None if reference.extractor is None or len(reference.real) < 2 else _of_images(reference)
+
+
+def _of_images(reference: Reference) -> Judge:
+    extractor = reference.extractor
+    assert extractor is not None
+    real = frechet.Moments.of(extractor.features(reference.real))
+
+    def distance(samples: Tensor) -> tuple[float, float]:
+        features = extractor.features(samples)
+        return jackknife(features, lambda part: frechet.distance(frechet.Moments.of(part), real))
+
+    how = {
+        "extractor": extractor.name,
+        "data": reference.fingerprint,
+        "reference": reference.against,
+        "reference_rows": len(reference.real),
+        "rows_seed": reference.rows_seed,
+    }
+    return Judge("frechet_distance", how, distance)
+
+
+def _of_tokens(spec: DataSpec, reference: Reference) -> Judge:
+    model = WittenBell(reference.train[:READ_EXAMPLES].tolist(), spec.levels, ORDER)
+    held = float(model.bits(reference.test.flatten(1)).mean())
+
+    def gap(samples: Tensor) -> tuple[float, float]:
+        bits = model.bits(samples.flatten(1))
+        return abs(float(bits.mean()) - held), float(bits.std() / math.sqrt(len(bits)))
+
+    how = {
+        "judge": f"witten-bell-{ORDER}",
+        "data": reference.fingerprint,
+        "train_rows": min(len(reference.train), READ_EXAMPLES),
+        "test_rows": len(reference.test),
+        "rows_seed": reference.rows_seed,
+        "held_out_bits": f"{held:.4f}",
+    }
+    return Judge("ngram_gap_bits", how, gap)
+
+
+def jackknife(rows: Tensor, figure: Callable[[Tensor], float]) -> tuple[float, float]:
+    """Return a figure of rows (N, …) and its standard error from leaving out each of BLOCKS parts in turn."""
+    parts = rows.tensor_split(BLOCKS)
+    without = torch.tensor([figure(torch.cat([p for j, p in enumerate(parts) if j != i])) for i in range(BLOCKS)])
+    error = math.sqrt((BLOCKS - 1) / BLOCKS * float((without - without.mean()).square().sum()))
+    return figure(rows), error
+
+
+class WittenBell:
+    """An n-gram model smoothed by Witten & Bell 1991, interpolated (Chen & Goodman 1999, section 2.6).
+
+    p(w|h) = (c(h, w) + T(h)·p(w|h′))/(c(h) + T(h)), T(h) the kinds of symbols seen after h, h′ the history h without
+    its first symbol, and below the empty history 1/K.
+    """
+
+    def __init__(self, examples: Sequence[Sequence[int]], K: int, order: int) -> None:
+        """Count all n-grams up to order within the examples of symbols in {0 … K−1}."""
+        self.K, self.order = K, order
+        self.counts: dict[tuple[int, ...], dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        for example in examples:
+            for i, symbol in enumerate(example):
+                for n in range(min(order, i + 1)):
+                    self.counts[tuple(example[i - n : i])][symbol] += 1
+        self.totals = {history: sum(after.values()) for history, after in self.counts.items()}
+
+    def p(self, history: tuple[int, ...], symbol: int) -> float:
+        """Return how probable a symbol is after a history."""
+        below = self.p(history[1:], symbol) if history else 1 / self.K
+        after = self.counts.get(history)
+        if after is None:
+            return below
+        kinds = len(after)
+        return (after.get(symbol, 0) + kinds * below) / (self.totals[history] + kinds)
+
+    def bits(self, x: Tensor) -> Tensor:
+        """Return bits per symbol of each example x (N, L), (N,) float64."""
+        found = []
+        for row in x.tolist():
+            grams = ((tuple(row[max(0, i - self.order + 1) : i]), symbol) for i, symbol in enumerate(row))
+            found.append(-sum(math.log2(self.p(history, symbol)) for history, symbol in grams) / len(row))
+        return torch.tensor(found, dtype=torch.float64)

@@ -1,0 +1,53 @@
+"""A model's portrait in one picture: its samples, and held-out images completed from a half of each."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gen_ray.engine.evaluation import evaluate
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.impute import Completions, complete
+from gen_ray.engine.plots import grids
+
+SAMPLES = 64
+COLUMNS = 8
+COMPLETIONS = COLUMNS - 2
+"""Beside the image itself and the image with its hole, so that both grids are equally wide."""
+
+
+def portrait(model: Model, x: Tensor, *, device: torch.device) -> np.ndarray:
+    """Return samples and, below them, a row for each image of x (N, C, H, W): itself, its hole, completions of it.
+
+    Samples are by the evaluation's sampler, completions by the family's default imputer at its default steps.
+    """
+    samples, _ = evaluate.sample(model, SAMPLES, device=device)
+    made = complete(model, x, halves(x), COMPLETIONS, device=device)
+    sampler, walked = model.experiment.sampler(model.family), model.experiment.chain(model.family).nfe
+    imputer = next(iter(model.family.imputers()))
+    return grids.stacked(
+        {
+            f"{SAMPLES} samples by {sampler}, {walked} nfe": grids.grid(
+                samples, levels=model.spec.levels, columns=COLUMNS
+            ),
+            f"test images, their holes, completions by {imputer}, {made.nfe} nfe": grids.grid(
+                _rows(made, x), columns=COLUMNS
+            ),
+        }
+    )
+
+
+def halves(x: Tensor) -> Tensor:
+    """Return masks of x (N, C, H, W), True where known: the hole is the lower, upper, right and left half by turns."""
+    height, width = x.shape[-2:]
+    down, across = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
+    upper, left = down < height // 2, across < width // 2
+    known = torch.stack([upper, ~upper, left, ~left])
+    return known[torch.arange(len(x)) % len(known)][:, None].expand_as(x)
+
+
+def _rows(made: Completions, x: Tensor) -> Tensor:
+    """Return uint8 (N·(2 + k), 3, H, W), image by image: itself, its hole, its completions."""
+    levels = made.spec.levels
+    given = [grids.rgb(x, levels=levels), grids.holed(x, made.mask, levels=levels)]
+    filled = [grids.rgb(made.samples[:, j], levels=levels) for j in range(made.k)]
+    return torch.stack([*given, *filled], 1).flatten(0, 1)

@@ -1,0 +1,1 @@
+"""Trained models: artifacts, sampling, the batcher, imputation, scores, latent codes, instances."""

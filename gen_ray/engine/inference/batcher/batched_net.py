@@ -1,0 +1,219 @@
+"""One forward for all who ask the same of the net at the same time: the walks' kernel, and guests in other threads."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.engine.inference.batcher.requests import Ticket
+
+Output = Tensor | tuple[Tensor, ...]
+FORWARD = "forward"
+
+
+@dataclass(eq=False, kw_only=True)
+class Call:
+    """A guest waits for what the net says of its rows; they may be served a part at a time."""
+
+    ticket: Ticket
+    method: str
+    args: tuple[Tensor, ...]
+    reduced: bool
+    """Whether under the model's reduced precision, as samples are drawn; likelihoods are not."""
+    fixed: bool = False
+    answer: Future[Output] = field(default_factory=Future)
+    parts: list[Output] = field(default_factory=list)
+    served: int = 0
+
+    @property
+    def wanted(self) -> int:
+        """Return how many rows are still to be served."""
+        return len(self.args[0]) - self.served
+
+    def fits(self, method: str, args: tuple[Tensor, ...], reduced: bool) -> bool:
+        """Return whether its rows could be further rows of these arguments."""
+        return (
+            (method, len(args), reduced) == (self.method, len(self.args), self.reduced)
+            and not self.fixed
+            and all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(args, self.args, strict=True))
+        )
+
+    def next(self, rows: int) -> tuple[Tensor, ...]:
+        """Return the arguments of so many further rows."""
+        return tuple(arg[self.served : self.served + rows] for arg in self.args)
+
+    def take(self, part: Output) -> None:
+        """Take what the net says of the next rows; after the last ones, answer."""
+        self.ticket.begin()
+        self.served += len(part[0] if isinstance(part, tuple) else part)
+        self.parts.append(tuple(map(plain, part)) if isinstance(part, tuple) else plain(part))
+        if not self.wanted:
+            self.answer.set_result(_whole(self.parts))
+
+
+@dataclass(eq=False, kw_only=True)
+class GradientTurn:
+    """A guest waits until it may evaluate the net itself; it has the turn until it asks for something else."""
+
+    ticket: Ticket
+    rows: int
+    granted: Future[None] = field(default_factory=Future)
+    ended: bool = False
+
+
+class Together:
+    """The net as a kernel of walks sees it: rows of guests that ask the same come along in its forward."""
+
+    def __init__(self, net: nn.Module) -> None:
+        """Nobody comes along yet."""
+        self._net = net
+        self.riders: list[tuple[Call, int]] = []
+        """So many rows of each call, which come along wherever they fit; who has is taken out."""
+
+    def __call__(self, *args: Tensor) -> Any:
+        """Return net(*args)."""
+        return self._evaluate(FORWARD, args)
+
+    def encode(self, *args: Tensor) -> Any:
+        """Return net.encode(*args), of a net that has it."""
+        return self._evaluate("encode", args)
+
+    def decode(self, *args: Tensor) -> Any:
+        """Return net.decode(*args), of a net that has it."""
+        return self._evaluate("decode", args)
+
+    def _evaluate(self, method: str, args: tuple[Tensor, ...]) -> Output:
+        fitting = [(call, rows) for call, rows in self.riders if call.fits(method, args, True)]
+        parts = [args, *(call.next(rows) for call, rows in fitting)]
+        out = evaluate(self._net, method, tuple(map(_cat, zip(*parts, strict=True))))
+        self.riders = [rider for rider in self.riders if rider not in fitting]
+        own, *others = _split(out, [len(part[0]) for part in parts])
+        for (call, _), part in zip(fitting, others, strict=True):
+            call.take(part)
+        return own
+
+
+def serve(net: nn.Module, calls: Sequence[tuple[Call, int]], *, device_type: str, fixed: int) -> None:
+    """Serve so many rows of each call, those that ask the same by one forward; padded to fixed rows where wished."""
+    waiting = list(calls)
+    while waiting:
+        first, rows = waiting.pop(0)
+        if first.fixed:
+            args = first.next(min(rows, fixed))
+            padded = tuple(torch.cat([arg, arg[:1].expand(fixed - len(arg), *arg.shape[1:])]) for arg in args)
+            first.take(_split(_cast(net, first, padded, device_type), [len(args[0]), fixed - len(args[0])])[0])
+            continue
+        alike = [(c, r) for c, r in waiting if c.fits(first.method, first.args, first.reduced)]
+        waiting = [rider for rider in waiting if rider not in alike]
+        together = [(first, rows), *alike]
+        parts = [call.next(r) for call, r in together]
+        out = _cast(net, first, tuple(map(_cat, zip(*parts, strict=True))), device_type)
+        for (call, _), part in zip(together, _split(out, [len(p[0]) for p in parts]), strict=True):
+            call.take(part)
+
+
+def evaluate(net: nn.Module, method: str, args: tuple[Tensor, ...]) -> Output:
+    """Return what a method of the net says; its forward by way of its hooks."""
+    call: Callable[..., Output] = net if method == FORWARD else getattr(net, method)
+    rows = len(args[0])
+    more = rounded(rows) - rows
+    if not more:
+        return call(*args)
+    return _split(call(*(torch.cat([arg, arg[-1:].expand(more, *arg.shape[1:])]) for arg in args)), [rows, more])[0]
+
+
+def rounded(rows: int) -> int:
+    """Return the next number of rows that forwards have (1 … 8, 10, 12, 14, 16, 20, 24 …), at most a quarter more.
+
+    oneDNN keeps what it has compiled for a shape, weights laid out anew included: if there were forwards of any number
+    of rows, that would be more than it can keep, and hundreds of MiB of it.
+    """
+    step = 1 << max(0, (rows - 1).bit_length() - 3)
+    return -(-rows // step) * step
+
+
+def _cast(net: nn.Module, call: Call, args: tuple[Tensor, ...], device_type: str) -> Output:
+    if call.reduced:
+        return evaluate(net, call.method, args)
+    with torch.autocast(device_type, enabled=False):
+        return evaluate(net, call.method, args)
+
+
+def _cat(tensors: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _split(out: Output, sizes: list[int]) -> list[Output]:
+    if len(sizes) == 1:
+        return [out]
+    if isinstance(out, tuple):
+        return [tuple(parts) for parts in zip(*(part.split(sizes) for part in out), strict=True)]
+    return list(out.split(sizes))
+
+
+def _whole(parts: list[Output]) -> Output:
+    if isinstance(parts[0], tuple):
+        return tuple(map(_cat, zip(*parts, strict=True)))
+    return _cat([part for part in parts if isinstance(part, Tensor)])
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Return a copy that is no inference tensor: others may do with it what they do with any."""
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
+class GuestNet:
+    """The net as a guest's thread sees it: a call waits until it is served by the batcher's forward.
+
+    Where gradients are wanted, as for the trace of a flow's Jacobian, the guest waits for a turn and evaluates the net
+    itself: without turns, a few such requests would take the cores from all others.
+    """
+
+    def __init__(
+        self, net: nn.Module, ticket: Ticket, ask: Callable[[Call | GradientTurn], None], *, reduced: bool, fixed: bool
+    ) -> None:
+        """Ask the batcher by ask."""
+        self._net, self._ticket, self._ask = net, ticket, ask
+        self._reduced, self._fixed = reduced, fixed
+        self._turn: GradientTurn | None = None
+
+    def __call__(self, *args: Any) -> Any:
+        """Return net(*args). Raise GivenUpError or LateError where it need not be known any more."""
+        return self._evaluate(FORWARD, args)
+
+    def encode(self, *args: Any) -> Any:
+        """Return net.encode(*args)."""
+        return self._evaluate("encode", args)
+
+    def decode(self, *args: Any) -> Any:
+        """Return net.decode(*args)."""
+        return self._evaluate("decode", args)
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the net has, its own: parameters, a learned process."""
+        return getattr(self._net, name)
+
+    def end_turn(self) -> None:
+        """Let the next guest evaluate the net; derivatives of the evaluation belong to the turn."""
+        if self._turn is not None:
+            self._turn.ended = True
+            self._ask(self._turn)
+            self._turn = None
+
+    def _evaluate(self, method: str, args: tuple[Any, ...]) -> Any:
+        self.end_turn()
+        if obstacle := self._ticket.obstacle:
+            raise obstacle
+        if torch.is_grad_enabled() and any(arg.requires_grad for arg in args):
+            turn = GradientTurn(ticket=self._ticket, rows=len(args[0]))
+            self._ask(turn)
+            turn.granted.result()
+            self._turn = turn
+            return evaluate(self._net, method, args)
+        call = Call(ticket=self._ticket, method=method, args=args, reduced=self._reduced, fixed=self._fixed)
+        self._ask(call)
+        return call.answer.result()

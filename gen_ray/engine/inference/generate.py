@@ -1,0 +1,45 @@
+"""Walk a chain for a fixed batch: gather a row of the table, one network evaluation, one update, repeat."""
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.engine.inference import memory
+from gen_ray.family import Chain, Held
+from gen_ray.maths.noise import RowNoise
+
+
+def generate(
+    net: nn.Module,
+    chain: Chain,
+    n: int,
+    *,
+    seed: int,
+    device: torch.device,
+    batch_size: int = 64,
+    first: int = 0,
+    held: Held | None = None,
+) -> Tensor:
+    """Return samples first … first+n−1 of a seed, integers (n, *shape) on the CPU; held (n, …) is what they must keep.
+
+    Sample i depends on (seed, i), its part of held and the net alone; the batch changes float rounding only. Raise
+    UserError after the first batch where n samples do not fit into memory.
+    """
+    drawn: Tensor | None = None
+    for start in range(0, n, batch_size):
+        size = min(batch_size, n - start)
+        noise = RowNoise.of(seed, size, first=first + start)
+        part = _walk(net, chain, noise, device, held and held.part(start, size))
+        if drawn is None:  # the first batch shows how much memory a sample takes
+            memory.require(part[0].nbytes * n, f"{n:,} samples", "ask for fewer")
+            drawn = part.new_empty((n, *part.shape[1:]))
+        drawn[start : start + size] = part
+    assert drawn is not None, "n is at least 1"
+    return drawn
+
+
+@torch.inference_mode()  # which spares every operation autograd's bookkeeping; generate copies into an ordinary tensor
+def _walk(net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, held: Held | None) -> Tensor:
+    state = chain.kernel.start(noise.at(0), device, held)
+    for tick, rows in enumerate(chain.table[:, None].expand(-1, noise.batch, -1), start=1):
+        state = chain.kernel.tick(net, state, rows, noise.at(tick))
+    return chain.kernel.finish(state).cpu()

@@ -1,0 +1,169 @@
+"""What can be done in a latent space: features, reconstructions, ways between instances, the map of a plane.
+
+Shapes: N instances, Z latent dimensions, S draws.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.engine.inference import memory
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.training.session import chunks
+from gen_ray.errors import UserError
+from gen_ray.family import Latent
+from gen_ray.maths import likelihoods
+from gen_ray.maths.noise import generator
+
+ROWS_AT_ONCE = 256
+"""Instances that the net encodes or decodes together."""
+REFINED_AT_ONCE = 500
+"""Instances whose posteriors are refined together: with DRAWS_A_STEP draws each, and gradients."""
+LEARNING_RATE = 0.05
+DRAWS_A_STEP = 16
+DRAWS_TO_JUDGE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Posterior:
+    """q(z|x) = N(mu, diag e^log_var), both (N, Z)."""
+
+    mu: Tensor
+    log_var: Tensor
+
+    def at(self, eps: Tensor) -> Tensor:
+        """Return z = mu + sigma·eps for eps (…, N, Z)."""
+        return self.mu + (self.log_var / 2).exp() * eps
+
+    def kl(self) -> Tensor:
+        """Return KL(q(z|x) ‖ N(0, I)), nats (N,)."""
+        return likelihoods.standard_normal_kl(self.mu, self.log_var).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refined:
+    """A posterior found anew for each instance, and what amortising cost: ELBO gained in nats (N,), standard error."""
+
+    posterior: Posterior
+    gap_nats: Tensor
+    gap_standard_error: Tensor
+    elbo_nats: Tensor
+
+
+def space(model: Model) -> Latent:
+    """Return the family's latent space. Raise UserError where it has none."""
+    if not isinstance(model.family, Latent):
+        name = model.experiment.family.name
+        raise UserError(f"{name}: has no latent space to encode into; families with one decode z ~ N(0, I): vae")
+    return model.family
+
+
+@torch.no_grad()
+def encode(model: Model, x: Tensor, *, seed: int = 0, device: torch.device) -> Posterior:
+    """Return the amortised posteriors of stored data x (N, *shape)."""
+    latent = space(model)
+    observed = _observed(latent, x, seed, device)
+    found = [latent.encode(model.net, part) for part in observed.split(ROWS_AT_ONCE)]
+    mu, log_var = (torch.cat(parts).float() for parts in zip(*found, strict=True))
+    return Posterior(mu=mu, log_var=log_var)
+
+
+@torch.no_grad()
+def decode(model: Model, z: Tensor) -> Tensor:
+    """Return the mean of p(x|z) as levels (N, *shape) on the CPU for z (N, Z)."""
+    latent = space(model)
+    return torch.cat([latent.decode(model.net, part).cpu() for part in z.split(ROWS_AT_ONCE)])
+
+
+def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.device) -> Refined:
+    """Run variational inference again for each instance of x (N, *shape), from the amortised start.
+
+    Adam on (mu, log_var) climbs each instance's own ELBO with new draws a step, its rate falling to nothing by a
+    cosine. Both ELBOs are then judged on the same further draws: the amortisation gap (Cremer et al. 2018, eq. 4).
+    """
+    latent, start = space(model), encode(model, x, seed=seed, device=device)
+    observed = _observed(latent, x, seed, device)
+    parts = []
+    for first, end in chunks(len(x), REFINED_AT_ONCE):
+        own = Posterior(mu=start.mu[first:end], log_var=start.log_var[first:end])
+        rngs = [generator(seed, draw, first, device=device) for draw in (1, 2)]
+        parts.append(_refined(latent, model.net, observed[first:end], own, steps, *rngs))
+    return Refined(
+        posterior=Posterior(
+            mu=torch.cat([part.posterior.mu for part in parts]),
+            log_var=torch.cat([part.posterior.log_var for part in parts]),
+        ),
+        gap_nats=torch.cat([part.gap_nats for part in parts]),
+        gap_standard_error=torch.cat([part.gap_standard_error for part in parts]),
+        elbo_nats=torch.cat([part.elbo_nats for part in parts]),
+    )
+
+
+def _refined(
+    latent: Latent,
+    net: nn.Module,
+    observed: Tensor,
+    start: Posterior,
+    steps: int,
+    rng: torch.Generator,
+    judging: torch.Generator,
+) -> Refined:
+    """Return the refined posteriors of instances that are refined together; both ELBOs are judged on the same draws."""
+    now = Posterior(mu=start.mu.clone().requires_grad_(), log_var=start.log_var.clone().requires_grad_())
+    optimizer = torch.optim.Adam([now.mu, now.log_var], lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        gain = _elbo_draws(latent, net, observed, now, DRAWS_A_STEP, rng).mean(0)
+        (-gain.sum()).backward()
+        optimizer.step()
+        schedule.step()
+    found, state = Posterior(mu=now.mu.detach(), log_var=now.log_var.detach()), judging.get_state()
+    with torch.no_grad():
+        before = _elbo_draws(latent, net, observed, start, DRAWS_TO_JUDGE, judging)
+        after = _elbo_draws(latent, net, observed, found, DRAWS_TO_JUDGE, judging.set_state(state))
+    gained = (after - before).double().unflatten(0, (-1, 2)).mean(1)  # pairs (eps, −eps) are one draw
+    error = gained.std(0) / math.sqrt(len(gained))
+    return Refined(posterior=found, gap_nats=gained.mean(0), gap_standard_error=error, elbo_nats=after.double().mean(0))
+
+
+def interpolate(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.device) -> Tensor:
+    """Return, for each neighbouring pair of x (N, *shape), a straight way between their means: (N−1, steps, *shape)."""
+    n = (len(x) - 1) * steps
+    memory.require(n * 20 * model.spec.dims, f"{n:,} images", "ask for fewer steps, or for fewer instances")
+    mu = encode(model, x, seed=seed, device=device).mu
+    share = torch.linspace(0, 1, steps, device=mu.device)[None, :, None]
+    ways = (1 - share) * mu[:-1, None] + share * mu[1:, None]
+    return decode(model, ways.flatten(0, 1)).view(len(x) - 1, steps, *x.shape[1:])
+
+
+def manifold(model: Model, *, side: int, device: torch.device) -> Tensor:
+    """Return side × side images (side², *shape): a plane of z at equal steps of probability (Kingma & Welling, fig. 4).
+
+    Rows go down the second coordinate from its upper end, columns along the first. Raise UserError unless Z = 2.
+    """
+    latent = space(model)
+    if latent.latent_dim != 2:
+        raise UserError(f"the map of the latent plane needs family.latent_dim=2; this model has {latent.latent_dim}")
+    places = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side).float().to(device)
+    z = torch.cartesian_prod(places.flip(0), places).flip(1)  # (first coordinate, second)
+    return decode(model, z)
+
+
+def _observed(latent: Latent, x: Tensor, seed: int, device: torch.device) -> Tensor:
+    return latent.observe(x.to(device), generator(seed, device=device))
+
+
+def _elbo_draws(
+    latent: Latent, net: nn.Module, observed: Tensor, q: Posterior, draws: int, rng: torch.Generator
+) -> Tensor:
+    """Return log p(x|z) − KL(q ‖ prior) at draws of z, (S, N): antithetic ones, eps and then −eps."""
+    found = []
+    for _ in range(draws // DRAWS_A_STEP):
+        half = torch.randn((DRAWS_A_STEP // 2, *q.mu.shape), generator=rng, device=q.mu.device)
+        z = q.at(torch.stack([half, -half], 1).flatten(0, 1))  # (DRAWS_A_STEP, N, Z)
+        many = observed.expand(len(z), *observed.shape).flatten(0, 1)
+        found.append(latent.log_likelihood(net, many, z.flatten(0, 1)).view(len(z), -1) - q.kl())
+    return torch.cat(found)

@@ -1,0 +1,59 @@
+"""Samples as files: a picture of images, a page of texts, an array of anything."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine.inference import memory, texts
+from gen_ray.engine.plots import grids
+from gen_ray.errors import UserError
+
+Writer = Callable[[Path, Tensor, DataSpec], None]
+"""(file, samples (N, *shape), spec)."""
+
+
+def _picture(file: Path, samples: Tensor, spec: DataSpec) -> None:
+    grids.write(file, grids.grid(samples, levels=spec.levels))
+
+
+def _page(file: Path, samples: Tensor, spec: DataSpec) -> None:
+    texts.write(file, texts.page(samples, spec))
+
+
+def _array(file: Path, samples: Tensor, spec: DataSpec) -> None:
+    grids.write_arrays(file, {"samples": samples})
+
+
+def writers(spec: DataSpec) -> Mapping[str, Writer]:
+    """Return what writes samples of a spec, by the ending of the file; the default one first."""
+    if spec.is_image:
+        return {".png": _picture, ".npz": _array}
+    return {".txt": _page, ".npz": _array} if spec.is_text else {".npz": _array}
+
+
+def file_for(out: Path | None, spec: DataSpec) -> Path:
+    """Return out, or ``samples`` with the default ending. Raise UserError for an ending that these data do not have."""
+    endings = list(writers(spec))
+    out = out or Path(f"samples{endings[0]}")
+    if out.suffix not in endings:
+        raise UserError(
+            f"--out {out}: {spec.name} holds {spec.kind}, its samples are written as {' or '.join(endings)}"
+        )
+    return out
+
+
+def check(file: Path, n: int, spec: DataSpec) -> None:
+    """Raise UserError where n samples and the file made of them do not fit into memory."""
+    needed = n * spec.dims * (1 if spec.levels <= 256 else 4)
+    remedy = "ask for fewer"
+    if file.suffix != ".npz":
+        needed += grids.grid_bytes(n, spec.shape) if spec.is_image else 8 * n * spec.dims  # a text, twice in memory
+        remedy += ", or write them with --out samples.npz"
+    memory.require(needed, f"-n {n:,} as {file.suffix}", remedy)
+
+
+def save(file: Path, samples: Tensor, spec: DataSpec) -> None:
+    """Write samples (N, *shape) as the ending of file says. Raise UserError where that cannot be done."""
+    writers(spec)[file.suffix](file, samples, spec)

@@ -1,0 +1,57 @@
+"""Score instances: how probable a model finds each, with the error of the estimate."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gen_ray.engine.evaluation.evaluate import EFFORT, ROWS_AT_ONCE, bits_per_dim
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.training.session import chunks
+from gen_ray.maths.noise import generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Of N instances: bits per dimension (N,), its standard error over the draws (N,), kind, nfe of an estimate."""
+
+    bits_per_dim: Tensor
+    standard_error: Tensor
+    kind: str
+    nfe: int
+    repeats: int
+
+    @property
+    def mean(self) -> float:
+        """Return the mean over the instances."""
+        return float(self.bits_per_dim.mean())
+
+    @property
+    def mean_standard_error(self) -> float:
+        """Return the standard error of the mean as an estimate of the data's: instances vary, and so do draws."""
+        n = len(self.bits_per_dim)
+        return float(self.bits_per_dim.std() / math.sqrt(n)) if n > 1 else float(self.standard_error.max())
+
+
+@torch.no_grad()
+def score(
+    model: Model, x: Tensor, *, effort: int | None = None, repeats: int = 5, seed: int = 0, device: torch.device
+) -> Scores:
+    """Return the scores of stored data x (N, *shape), each the mean of repeats independent estimates at an effort.
+
+    effort None means the evaluation's. Every estimate is the family's own bound, so their mean is one too. The noise
+    is a function of (seed, repeat, place in x).
+    """
+    effort = effort or model.experiment.evaluation.effort or EFFORT
+    estimates: list[Tensor] = []
+    for repeat in range(repeats):
+        parts = []
+        for first, end in chunks(len(x), ROWS_AT_ONCE):
+            rng = generator(seed, repeat, first, device=device)
+            nll = model.family.nll(model.net, x[first:end].to(device), rng, effort=effort)
+            parts.append(nll.nats.double().cpu())
+        estimates.append(bits_per_dim(torch.cat(parts), model.spec.dims))
+    drawn = torch.stack(estimates)
+    error = drawn.std(0) / math.sqrt(repeats) if repeats > 1 else torch.full_like(drawn[0], math.nan)
+    return Scores(bits_per_dim=drawn.mean(0), standard_error=error, kind=nll.kind, nfe=nll.nfe, repeats=repeats)

@@ -1,0 +1,131 @@
+"""Pictures of samples and numbers, as arrays: who shows them decides where they go."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from gen_ray.errors import UserError
+from gen_ray.storage.replacement import write_output
+
+HOLE = (200, 60, 120)
+"""The colour of what is missing."""
+GAP = 16
+"""Pixels between the pictures of a sheet."""
+
+
+def grid(
+    images: Tensor, *, levels: int = 256, columns: int | None = None, tile_pixels: int = 56, gap: int = 4
+) -> np.ndarray:
+    """Return images (N, C, H, W) in {0 … levels−1} side by side, gap pixels apart, uint8 (height, width, 3).
+
+    Small images are enlarged by a whole factor to about tile_pixels, without smoothing; missing tiles stay white.
+    """
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    pixels = rgb(images, levels=levels)
+    factor = max(1, tile_pixels // pixels.shape[-1])
+    pixels = pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    height, width = pixels.shape[-2:]
+    rows = math.ceil(len(images) / columns)
+    canvas = torch.full((3, rows * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=torch.uint8)
+    for index, tile in enumerate(pixels):
+        top, left = (index // columns) * (height + gap), (index % columns) * (width + gap)
+        canvas[:, top : top + height, left : left + width] = tile
+    return canvas.permute(1, 2, 0).numpy()
+
+
+def grid_bytes(images: int, shape: tuple[int, ...], *, tile_pixels: int = 56, gap: int = 4) -> int:
+    """Return an upper bound on the memory that ``grid`` and ``write`` take for images of a shape (C, H, W)."""
+    _, height, width = shape
+    factor = max(1, tile_pixels // width)
+    enlarged = 3 * (factor * height + gap) * (factor * width + gap)
+    return images * (5 * 3 * height * width + 4 * enlarged)  # as float and uint8; enlarged, on the canvas, for Pillow
+
+
+def rgb(images: Tensor, *, levels: int) -> Tensor:
+    """Return images (N, C, H, W) in {0 … levels−1} as uint8 (N, 3, H, W)."""
+    three = images[:, :3] if images.shape[1] >= 3 else images[:, :1].expand(-1, 3, -1, -1)
+    return (three.float() * (255 / (levels - 1))).round().to(torch.uint8)
+
+
+def holed(images: Tensor, mask: Tensor, *, levels: int) -> Tensor:
+    """Return images (N, C, H, W) as uint8 (N, 3, H, W) with what is not known by the mask in HOLE's colour."""
+    known = mask.all(1, keepdim=True)
+    return torch.where(known, rgb(images, levels=levels), torch.tensor(HOLE, dtype=torch.uint8).view(1, 3, 1, 1))
+
+
+def shades(values: Tensor) -> Tensor:
+    """Return values (N, C, H, W) as uint8 (N, 3, H, W): 0 black, half the largest HOLE's colour, the largest white."""
+    mean = values.double().mean(1, keepdim=True)
+    share, colour = mean / mean.max().clamp(min=1e-12), torch.tensor(HOLE, dtype=torch.float64).view(1, 3, 1, 1)
+    lower, upper = (2 * share).clamp(max=1), (2 * share - 1).clamp(min=0)
+    return (colour * lower + (255 - colour) * upper).round().to(torch.uint8)
+
+
+def write(file: Path, picture: np.ndarray) -> None:
+    """Write a picture, uint8 (H, W, 3). Raise UserError where that cannot be done."""
+    kind = Image.registered_extensions().get(file.suffix.lower())
+    if kind not in Image.SAVE:
+        raise UserError(f"{file}: cannot be written (unknown file extension: {file.suffix or 'none'}); name it .png")
+    buffer = io.BytesIO()
+    try:
+        Image.fromarray(picture).save(buffer, kind)
+    except (OSError, ValueError) as error:  # a format with fewer colours or smaller pictures
+        raise UserError(f"{file}: cannot be written ({error}); name it .png") from None
+    write_output(file, buffer.getvalue())
+
+
+def png(picture: np.ndarray) -> bytes:
+    """Return a picture, uint8 (H, W, 3) or grey (H, W), as a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_arrays(file: Path, arrays: Mapping[str, Tensor]) -> None:
+    """Write named arrays as .npz. Raise UserError where that cannot be done."""
+    plain: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **plain)
+    write_output(file, buffer.getvalue())
+
+
+def panel(titled: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return pictures (H, W, 3) side by side under their titles, uint8."""
+    return sheet([titled])
+
+
+def sheet(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Return rows of pictures (H, W, 3), each under its title, uint8; a picture has the room that its title needs."""
+    font, head = ImageFont.load_default(16), 28
+    rooms = [[max(p.shape[1], math.ceil(font.getlength(title))) for title, p in row.items()] for row in rows]
+    heights = [head + max(p.shape[0] for p in row.values()) + GAP for row in rows]
+    width = max(sum(room) + GAP * (len(room) + 1) for room in rooms)
+    canvas, top = Image.new("RGB", (width, sum(heights)), "white"), 0
+    for row, room, height in zip(rows, rooms, heights, strict=True):
+        left = GAP
+        for (title, picture), taken in zip(row.items(), room, strict=True):
+            ImageDraw.Draw(canvas).text((left, top + 6), title, fill="black", font=font)
+            canvas.paste(Image.fromarray(picture), (left, top + head))
+            left += taken + GAP
+        top += height
+    return np.asarray(canvas)
+
+
+def stacked(captioned: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return pictures (H, W, 3) one above the other, each under its caption, uint8."""
+    font, gap, head = ImageFont.load_default(13), 16, 22
+    width = max(p.shape[1] for p in captioned.values())
+    height = sum(head + p.shape[0] + gap for p in captioned.values()) - gap
+    canvas, top = Image.new("RGB", (width, height), "white"), 0
+    for caption, picture in captioned.items():
+        ImageDraw.Draw(canvas).text((0, top + 2), caption, fill="dimgrey", font=font)
+        canvas.paste(Image.fromarray(picture), (0, top + head))
+        top += head + picture.shape[0] + gap
+    return np.asarray(canvas)

@@ -1,0 +1,116 @@
+"""A run's checkpoints: the newest ones and the best one, each complete or not there at all, found again by looking.
+
+Nothing else records which there are, so there is nothing that a kill at the wrong moment could leave half written.
+"""
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from gen_ray.engine.training import checkpoint
+from gen_ray.errors import RunError
+from gen_ray.storage import paths
+
+STEP = "step-"
+
+
+def checkpoints(home: Path) -> "Shelf":
+    """Return the checkpoints of a run's folder."""
+    return Shelf(home / "checkpoints")
+
+
+def trained(home: Path, which: str) -> Path:
+    """Return the folder of a run's ``last`` or ``best`` checkpoint. Raise RunError where it has none."""
+    kept = checkpoints(home)
+    found = {"last": kept.last, "best": kept.lowest}[which]()
+    if found is None:
+        raise RunError(f"{home.name}: the training ended without a checkpoint")
+    return found
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """The checkpoints step-… in home; kept are so many newest ones and so many of the lowest validation loss."""
+
+    home: Path
+    newest: int = 2
+    best: int = 1
+
+    def place(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
+        return self.home / f"{STEP}{step:09d}"
+
+    def add(self, files: checkpoint.Files, step: int) -> None:
+        """Add a folder of files. Raise RunError."""
+        checkpoint.write(self.place(step), files)
+
+    def save(self, files: checkpoint.Files, step: int) -> None:
+        """Add a checkpoint, then take away what is kept no longer. Raise RunError."""
+        self.add(files, step)
+        for folder in self._surplus():
+            paths.remove(folder)  # of use to nobody; the next save tries again
+
+    def tidy(self) -> None:
+        """Remove what writers left that were killed. Only for one who knows that nobody writes."""
+        for draft in paths.drafts(self.home, f"{STEP}*"):
+            paths.remove(draft)
+
+    def become(self, other: "Shelf") -> None:
+        """Hold copies of what another holds, and nothing else. Only for one who knows that nobody writes."""
+        paths.remove(self.home)
+        for folder in other.folders():
+            checkpoint.commit(self.home / folder.name, partial(paths.copy, folder))
+
+    def folders(self) -> list[Path]:
+        """Return the checkpoints, oldest first."""
+        return paths.complete(self.home, f"{STEP}*")
+
+    def last(self) -> Path | None:
+        """Return the newest checkpoint that is as it was written, None where there are none.
+
+        Raise RunError where all are damaged: a run must not begin anew unasked.
+        """
+        return _sound(reversed(self.folders()))
+
+    def lowest(self) -> Path | None:
+        """Return the checkpoint of the lowest validation loss that is as it was written, else like ``last``."""
+        newest_first = self.folders()[::-1]
+        return _sound(sorted(newest_first, key=_validation))
+
+    def _surplus(self) -> list[Path]:
+        losses = {folder: _validation(folder) for folder in self.folders()}
+        newest_first = list(reversed(losses))
+        best = [folder for folder in sorted(newest_first, key=losses.__getitem__) if losses[folder] < math.inf]
+        kept = {*newest_first[: self.newest], *best[: self.best]}
+        return [folder for folder in losses if folder not in kept]
+
+
+def step_of(folder: Path) -> int:
+    """Return the step that a folder of a shelf is of."""
+    return int(folder.name.removeprefix(STEP))
+
+
+def _sound(folders: Iterable[Path]) -> Path | None:
+    """Return the first folder that is as it was written. A damaged one is named in the log and passed over."""
+    fault: RunError | None = None
+    for folder in folders:
+        try:
+            checkpoint.verify(folder)
+        except RunError as error:
+            logging.getLogger(__name__).warning("%s; trying another checkpoint", error)
+            fault = error
+        else:
+            return folder
+    if fault is not None:
+        raise fault
+    return None
+
+
+def _validation(folder: Path) -> float:
+    try:
+        return float(checkpoint.position(folder)["validation_nats"])
+    except (OSError, ValueError, KeyError):  # damaged: nobody's best
+        return math.inf

@@ -1,0 +1,161 @@
+"""One optimizer step: forward, backward, finite check on all ranks, clip, update, EMA."""
+
+import math
+from contextlib import AbstractContextManager, ExitStack
+from enum import IntEnum
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gen_ray.engine.training import checkpoint, ema, post_hoc_ema
+from gen_ray.engine.training.session import Session
+from gen_ray.errors import SharedError, UserError
+from gen_ray.experiment import Training
+from gen_ray.family import Family
+from gen_ray.host.machine import has_bfloat16
+from gen_ray.maths import power_ema
+from gen_ray.maths.noise import generator, seed_at
+from gen_ray.nets.activation_checkpointing import recompute
+
+DROPOUT = 1
+"""The last word of a position whose stream is dropout's; the noise of the loss has none there."""
+
+
+class Wish(IntEnum):
+    """What is to be done after a step, on all ranks alike."""
+
+    GO_ON = 0
+    LOOK = 1
+    """Ask whether a machine is about to be taken away."""
+    CHECKPOINT = 2
+    STOP = 3
+
+
+class NonFiniteError(SharedError):
+    """A loss or gradient was NaN or infinite; every rank raises it at the same step, before the update."""
+
+
+def learning_rate(training: Training, step: int, total: int) -> float:
+    """Return the learning rate at a step: linear warm-up, then constant or a half cosine down to zero."""
+    warm = min(1.0, (step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
+    done = min(1.0, max(0, step - training.warmup_steps) / max(1, total - training.warmup_steps))
+    fall = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done}
+    return training.learning_rate * warm * fall[training.decay]
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
+    """Return the autocast that a precision asks for on this device; ``auto`` is bfloat16 where hardware has it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_on(precision, device) == "bfloat16")
+
+
+def precision_on(precision: str, device: torch.device) -> str:
+    """Return float32 or bfloat16 for ``auto``."""
+    if precision != "auto":
+        return precision
+    return "bfloat16" if has_bfloat16(cuda=device.type == "cuda") else "float32"
+
+
+class Learner:
+    """All that learns: the net, its average and the optimizer. What it does at a step depends on the step alone."""
+
+    def __init__(self, family: Family, training: Training, session: Session, total_steps: int) -> None:
+        """Initialise from training.seed, alike on every rank."""
+        self.family, self.training, self.session, self.total_steps = family, training, session, total_steps
+        torch.manual_seed(training.seed)
+        self.bare = family.build_net().to(session.device)
+        self.ema = ema.twin(self.bare)
+        self.powers = {gamma: ema.twin(self.bare) for gamma in power_ema.GAMMAS if training.ema_snapshots}
+        if training.recompute and not recompute(self.bare):
+            raise UserError(f"training.recompute: the net of {family.config.name} has no blocks that can be recomputed")
+        if training.compile:
+            self.bare.compile()
+        self.net = session.prepare(self.bare)
+        self.optimizer = torch.optim.AdamW(
+            self.bare.parameters(),
+            lr=training.learning_rate,
+            betas=training.betas,
+            weight_decay=training.weight_decay,
+            fused=True,
+        )
+        self.lanes = range(session.slots.start * training.accumulate, session.slots.stop * training.accumulate)
+        # Ranks are averaged, each the sum of its lanes over this: the mean of all lanes, however they are shared out.
+        self.divisor = session.all_slots * training.accumulate / session.world_size
+        self.names: list[str] = []
+        self.newest = self.best = math.inf  # validation loss, nats per example: the last and the lowest one
+
+    def step(self, micros: list[Tensor], step: int, wish: Wish = Wish.GO_ON) -> tuple[Tensor, Wish]:
+        """Apply one update; return means of loss and parts over this rank's rows (P,), and what rank 0 wishes.
+
+        Raise NonFiniteError on all ranks before the update if any rank's loss or gradient is not finite.
+        """
+        session, training = self.session, self.training
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(training, step, self.total_steps)
+        sums = [self._backward(x, step, lane, last=x is micros[-1]) for lane, x in enumerate(micros, self.lanes.start)]
+        report = torch.stack(sums).sum(0) / self.divisor
+        norm = nn.utils.clip_grad_norm_(self.bare.parameters(), training.gradient_clip_norm or math.inf)
+        flags = torch.zeros(1 + session.world_size, device=session.device)
+        flags[0] = float(wish) if session.rank == 0 else 0.0
+        # A bad gradient reaches every rank by way of the average: the rank whose own loss is bad weighs more.
+        flags[1 + session.rank] = (~torch.stack([report[0], report[0] + norm]).isfinite()).sum()
+        wished, *bad = session.sum(flags).tolist()
+        if any(bad):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteError(
+                f"the loss or its gradient is not finite at step {step} on rank {bad.index(max(bad))} "
+                f"({self.family.config.name}): nothing was updated and the last checkpoint is kept; "
+                "try a lower training.learning_rate or training.precision=float32",
+                reason="non_finite",
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        ema.move(self.ema, self.bare, ema.share(training.ema_decay, step))
+        for gamma, average in self.powers.items():
+            ema.move(average, self.bare, 1 - power_ema.decay(step + 1, gamma))
+        return report, Wish(int(wished))
+
+    def _backward(self, x: Tensor, step: int, lane: int, *, last: bool) -> Tensor:
+        """Add the gradient of one micro-batch; return the means of loss and parts (P,), nats per example."""
+        session = self.session
+        x = x.to(session.device)
+        rng = generator(self.training.seed, step, lane, device=session.device)
+        # Dropout draws from the global state: a function of step too, but a stream independent of the noise in rng.
+        torch.manual_seed(seed_at(self.training.seed, step, lane, DROPOUT))
+        with ExitStack() as stack:
+            if not last and isinstance(self.net, DistributedDataParallel):
+                stack.enter_context(self.net.no_sync())  # DDP averages once, with the last micro-batch
+            with autocast(self.training.precision, session.device):
+                terms = self.family.loss(self.net, x, rng, step=step)
+            (terms.total.mean() / (self.family.spec.dims * self.divisor)).backward()
+        self.names = ["loss_nats", *terms.parts]
+        return torch.stack([part.detach().mean() for part in (terms.total, *terms.parts.values())])
+
+    @property
+    def _nets(self) -> dict[str, nn.Module]:
+        return {"net": self.bare, "ema": self.ema, **post_hoc_ema.named(self.powers)}
+
+    def snapshot_due(self, done: int) -> bool:
+        """Return whether the power-function averages are to be kept after so many steps."""
+        n, total = self.training.ema_snapshots, self.total_steps
+        return done * n // total > (done - 1) * n // total
+
+    def packed(self, step: int) -> checkpoint.Files:
+        """Return the files of a checkpoint that stands before step."""
+        position = {"step": step, "validation_nats": self.newest, "best_validation_nats": self.best}
+        return checkpoint.packed(nets=self._nets, optimizer=self.optimizer, position=position)
+
+    def packed_averages(self) -> checkpoint.Files:
+        """Return the files of the power-function averages."""
+        return checkpoint.packed_nets(post_hoc_ema.named(self.powers))
+
+    def restore(self) -> int:
+        """Load the newest checkpoint, if there is one, and return the step to go on with."""
+        with self.session.restore() as folder:
+            if folder is None:
+                return 0
+            position = checkpoint.read(folder, nets=self._nets, optimizer=self.optimizer)
+            for group in self.optimizer.param_groups:  # it came with the settings it was saved under
+                group.update(betas=self.training.betas, weight_decay=self.training.weight_decay)
+            self.newest, self.best = position["validation_nats"], position["best_validation_nats"]
+            return position["step"]

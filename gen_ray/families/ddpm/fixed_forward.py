@@ -1,0 +1,102 @@
+"""The forward process of a schedule, and the losses that go with it."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.families.ddpm.config import DdpmConfig
+from gen_ray.families.ddpm.forward import Forward
+from gen_ray.families.ddpm.parametrization import Reading
+from gen_ray.family import LossTerms
+from gen_ray.maths import gaussian, likelihoods
+from gen_ray.maths.bounds import Step
+from gen_ray.maths.noise import strata
+from gen_ray.maths.schedules import Discrete
+
+HYBRID_WEIGHT = 1e-3
+"""Nichol & Dhariwal's weight of the bound, in the units of L_simple summed over the dimensions."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One x_k ~ q(x_k | x_0) of every example and what the network made of it; v where it learns the variance."""
+
+    u: Tensor
+    x_0: Tensor
+    eps: Tensor
+    k: Tensor
+    step: Step
+    x_t: Tensor
+    prediction: Tensor
+    v: Tensor | None
+
+
+class Given(Forward):
+    """A forward process that nobody learns."""
+
+    decoder_nfe = 1
+
+    def __init__(self, config: DdpmConfig, schedule: Discrete, reading: Reading) -> None:
+        """Choose the loss."""
+        super().__init__(schedule, reading)
+        self.vlb_weight, self.min_snr = config.vlb_weight or HYBRID_WEIGHT, config.min_snr
+        simple = self._hybrid if reading.learns_variance else self._simple
+        self.lesson = {"simple": simple, "vlb": self._vlb}[config.loss]
+
+    def wrapped(self, denoiser: nn.Module) -> nn.Module:
+        """Return the denoiser."""
+        return denoiser
+
+    def fitted(self, net: nn.Module) -> "Given":
+        """Return the process as it is."""
+        return self
+
+    def told(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return t (B,)."""
+        return t
+
+    def loss(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> LossTerms:
+        """Return L_simple = ‖target − prediction‖² (Ho et al. eq. 14), T·L_{k−1} in nats, or their hybrid (B,).
+
+        k is stratified over the batch: one uniform draw in each of B equal parts of {1 … T}.
+        """
+        T = self.schedule.T
+        k = 1 + (strata(len(x_0), rng, x_0.device) * T).long().clamp(max=T - 1)
+        eps, step = torch.randn(x_0.shape, generator=rng, device=x_0.device), self.bound.at(k, x_0.ndim)
+        x_t = gaussian.diffuse(x_0, eps, step.alpha, step.sigma)  # x_t ~ q(x_k | x_0)
+        prediction, v = self.reading.evaluate(net, x_t, k / T)
+        return self.lesson(Draw(u=u, x_0=x_0, eps=eps, k=k, step=step, x_t=x_t, prediction=prediction, v=v))
+
+    def _simple(self, draw: Draw) -> LossTerms:
+        simple = self._error(draw)
+        return LossTerms(total=simple, parts={"simple": simple})
+
+    def _hybrid(self, draw: Draw) -> LossTerms:
+        """Nichol & Dhariwal eq. 16: the variance learns from the bound, the mean does not."""
+        simple, vlb = self._error(draw), self._nats(draw, self.reading.clipped(self._x_0_hat(draw)).detach())
+        return LossTerms(total=simple + self.vlb_weight * vlb, parts={"simple": simple, "vlb_nats": vlb})
+
+    def _vlb(self, draw: Draw) -> LossTerms:
+        vlb = self._nats(draw, self._x_0_hat(draw))  # unclipped: what is clipped learns nothing
+        return LossTerms(total=vlb, parts={"vlb_nats": vlb})
+
+    def _error(self, draw: Draw) -> Tensor:
+        target = self.reading.prediction.target(draw.x_0, draw.eps, draw.step.alpha, draw.step.sigma)
+        error = likelihoods.sum_dims((target - draw.prediction).square())
+        return error if self.min_snr is None else error * self._min_snr(draw.step, self.min_snr)
+
+    def _min_snr(self, step: Step, most: float) -> Tensor:
+        """Return the weight (B,) that makes the error of x_0 count min(SNR, most) (Hang et al. 2023, Min-SNR)."""
+        slope = self.reading.prediction.to_x_0(torch.ones_like(step.alpha), 0 * step.alpha, step.alpha, step.sigma)
+        return ((step.alpha / step.sigma).square().clamp(max=most) * slope.square()).flatten()
+
+    def _x_0_hat(self, draw: Draw) -> Tensor:
+        return self.reading.prediction.to_x_0(draw.prediction, draw.x_t, draw.step.alpha, draw.step.sigma)
+
+    def _nats(self, draw: Draw, x_0_hat: Tensor) -> Tensor:
+        return self.schedule.T * self.bound.step_nats(draw.u, draw.x_0, draw.x_t, draw.k, x_0_hat, draw.v)
+
+    def decoder_nats(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> Tensor:
+        """Return −log p(u|x_1), p(u|x_1) a discretised Gaussian around x̂_0, (B,) nats."""
+        return self.step_nats(net, u, x_0, rng, torch.ones(len(x_0), dtype=torch.long, device=x_0.device))

@@ -1,0 +1,83 @@
+"""A forward process that is learned with the denoiser (Kingma et al. 2021, VDM; see gen_ray/maths/learned.py).
+
+The net is a Diffuser, net(x_0, t, eps) -> Noised, whose denoiser is told gamma's place between gamma_min and gamma_max.
+k = 1 … T stand at the times 0 … 1, and p(x_{k−1}|x_k) = q(x_{k−1}|x_k, x_0 = x̂_0).
+"""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from gen_ray.families.ddpm.forward import Forward
+from gen_ray.families.ddpm.parametrization import Reading
+from gen_ray.family import LossTerms
+from gen_ray.maths import learned
+from gen_ray.maths.noise import strata
+from gen_ray.maths.schedules import Discrete, Learned, alpha_bar_of, times
+from gen_ray.nets import Diffuser, Gamma, Noised
+
+
+class LearnedForward(Forward):
+    """Monotone gamma(t). Training asks the net for it; the chain is that of ``schedule``, a line until fitted.
+
+    As the denoiser is told the SNR and not the time, a chain on any schedule between the same ends is a fair one.
+    """
+
+    decoder_nfe = 0
+
+    def __init__(self, config: Learned, schedule: Discrete, reading: Reading) -> None:
+        """Choose how the bound is estimated in training."""
+        super().__init__(schedule, reading)
+        self.config = config
+        self.diffusion = {"continuous": self._continuous, "discrete": self._discrete}[config.estimate]
+
+    def wrapped(self, denoiser: nn.Module) -> nn.Module:
+        """Return the denoiser and a new gamma as one net."""
+        low, high = self.config.gamma_min, self.config.gamma_max
+        return Diffuser(denoiser, Gamma(self.config.hidden, low, high, learn_ends=self.config.learn_ends), low, high)
+
+    @torch.no_grad()
+    def fitted(self, net: nn.Module) -> "LearnedForward":
+        """Return the process on the gamma of net, which is the bare Diffuser."""
+        gamma, _ = cast(Diffuser, net).gamma(times(self.schedule.T).to(next(net.parameters()).device))
+        return LearnedForward(self.config, Discrete(alpha_bar_of(gamma.cpu())), self.reading)
+
+    def told(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return gamma's place between gamma_min (0) and gamma_max (1), (B,)."""
+        return learned.place(alpha, sigma, self.config.gamma_min, self.config.gamma_max).flatten()
+
+    def loss(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> LossTerms:
+        """Return the bound prior + diffusion + reconstruction (VDM eq. 11), (B,) nats, at one time an example."""
+        t = strata(len(x_0), rng, x_0.device)
+        eps, eps_0 = (torch.randn(x_0.shape, generator=rng, device=x_0.device) for _ in range(2))
+        diffusion, lesson, seen = self.diffusion(net, x_0, eps, t)
+        parts = {
+            "prior_nats": learned.prior_nats(x_0, seen.last),
+            "diffusion_nats": diffusion,
+            "decoder_nats": learned.reconstruction_nats(u, eps_0, seen.first, self.reading.levels),
+        }
+        return LossTerms(total=torch.stack(list(parts.values())).sum(0) + lesson, parts=parts)
+
+    def _continuous(self, net: nn.Module, x_0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Noised]:
+        """Return ½·gamma'(t)·‖eps − eps_hat‖² (VDM eq. 17), what teaches gamma's interior, and the pass."""
+        seen: Noised = net(x_0, t, eps)
+        nats = learned.diffusion_nats(eps, self._eps_hat(seen), seen.rise)
+        return nats, learned.interior_lesson(nats, seen.crowding), seen
+
+    def _discrete(self, net: nn.Module, x_0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Noised]:
+        """Return (T−1)/2·expm1(gamma_t − gamma_s)·‖eps − eps_hat‖² (VDM eq. 14), from which all of gamma learns."""
+        steps = self.schedule.T - 1
+        end = 1 + (t * steps).floor().clamp(max=steps - 1)
+        seen: Noised = net(x_0, end / steps, eps, (end - 1) / steps)
+        nats = learned.diffusion_nats(eps, self._eps_hat(seen), steps * torch.expm1(seen.rise))
+        return nats, torch.zeros_like(nats), seen
+
+    def _eps_hat(self, seen: Noised) -> Tensor:
+        alpha, sigma = learned.marginal(seen.gamma, seen.x_t.ndim)
+        return self.reading.prediction.to_eps(seen.output.float(), seen.x_t, alpha, sigma)
+
+    def decoder_nats(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> Tensor:
+        """Return −log p(u|x_1), p(u|x_1) ∝ q(x_1|u) (VDM, section 3.1), (B,) nats, without the net."""
+        eps = torch.randn(x_0.shape, generator=rng, device=x_0.device)
+        return learned.reconstruction_nats(u, eps, -self.schedule.log_snr[1].to(u.device), self.reading.levels)

@@ -1,0 +1,1 @@
+"""This machine: processes, signals, hardware, the token of Ray."""

@@ -1,0 +1,102 @@
+"""The daemon: every two seconds it looks at every schedule, by a clock that nobody can set."""
+
+import logging
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+
+from filelock import FileLock, Timeout
+
+from gen_ray.errors import RunError, UserError
+from gen_ray.recurring.reconciler import Keeper, utc_now
+from gen_ray.recurring.store import Schedule
+
+LOOK_SECONDS = 2.0
+LOCK = "daemon.lock"
+logger = logging.getLogger(__name__)
+
+
+class Daemon:
+    """Runs a keeper until it is interrupted.
+
+    Its one thread looks at one schedule after another, so that no two looks meet at a file. It waits for the next round
+    by the monotonic clock: when the machine's clock is set, no schedule sleeps until an hour that lies far ahead.
+    """
+
+    def __init__(
+        self, keeper: Keeper, tell: Callable[[str], None], adopt: Callable[[], Iterable[str]] = lambda: ()
+    ) -> None:
+        """Report line by line; adopt takes over the occurrences of a daemon that was killed and returns their ids."""
+        self.keeper, self.book, self.tell, self.adopt = keeper, keeper.book, tell, adopt
+        self.known: dict[str, int] = {}
+        self.broken: set[str] = set()
+        self.stopped = Event()
+
+    def run(self) -> None:
+        """Block. Raise UserError where another daemon keeps these schedules."""
+        self.book.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            only = FileLock(self.book.folder / LOCK).acquire(timeout=0)
+        except Timeout:
+            raise UserError(f"{self.book.folder}: another gen-ray schedule run keeps these schedules") from None
+        with only, ThreadPoolExecutor(1) as pool:
+            looking = pool.submit(self._loop)
+            try:
+                looking.result()
+            finally:
+                self.stop()
+
+    def stop(self) -> None:
+        """End after the schedule that is looked at."""
+        self.stopped.set()
+
+    def _loop(self) -> None:
+        for occurrence in self.adopt():
+            self.tell(f"{occurrence}: adopted from a daemon that was killed")
+        while not self.stopped.is_set():
+            self.rescan()
+            self.stopped.wait(LOOK_SECONDS)
+
+    def rescan(self) -> None:
+        """Take up new and changed schedules, drop removed ones, and look at all of them."""
+        there = self._files()
+        for name in self.known.keys() - there.keys():
+            self.tell(f"{name}: removed")
+        for name, changed in there.items():
+            if self.known.get(name) != changed:
+                self._take(name)
+            if name not in self.broken and not self.stopped.is_set():
+                self.look(name)
+        self.known = there
+
+    def look(self, name: str) -> None:
+        """Have the keeper look, and report what it found. An error of one schedule does not stop the others."""
+        try:
+            schedule, found = self.book.load(name), self.keeper.look(name)
+        except (UserError, RunError, OSError) as error:  # removed or damaged this moment; a full disk
+            self.tell(f"{name}: {error}")
+            return
+        except Exception:
+            logger.exception("%s: a look at it failed", name)
+            return
+        for one in found:
+            self.tell(f"{schedule.occurrence(one.at)}: {one.state}{one.note and ': '}{one.note}")
+
+    def _files(self) -> dict[str, int]:
+        found = dict[str, int]()
+        for name in self.book.names():
+            try:
+                found[name] = self.book.file(name).stat().st_mtime_ns
+            except FileNotFoundError:  # removed this moment
+                continue
+        return found
+
+    def _take(self, name: str) -> None:
+        self.broken.discard(name)
+        try:
+            schedule: Schedule = self.book.load(name)
+        except UserError as error:  # reported once, and again when the file is changed
+            self.broken.add(name)
+            self.tell(str(error))
+            return
+        self.tell(f"{name}: {schedule.cron} {schedule.timezone}, next {schedule.times.next(utc_now())}")

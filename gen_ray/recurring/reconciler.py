@@ -1,0 +1,137 @@
+"""What becomes of an occurrence that is due. The clock, the launchers and the files are all it knows."""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+from gen_ray.errors import RunError
+from gen_ray.recurring.launcher import UNAVAILABLE, Launcher
+from gen_ray.recurring.store import Book, Occurrence, Past, Schedule
+
+RETRY_SECONDS = 30.0
+"""Between two questions to a cluster that does not answer: each may take long, and other schedules wait meanwhile."""
+logger = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    """Return the time."""
+    return datetime.now(UTC)
+
+
+class Keeper:
+    """Holds schedules against the time. It remembers nothing: another one goes on where this one was killed.
+
+    Of the occurrences that have passed since it last looked the newest counts. It is launched if it is not later than
+    the schedule's grace and no other one of the schedule runs; else it is written down as missed or skipped. Where the
+    cluster does not answer, it is tried again within the grace.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        launcher: Callable[[Schedule], Launcher],
+        now: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Keep the schedules of a book; launcher says what runs which."""
+        self.book, self.launcher, self.now, self.monotonic = book, launcher, now, monotonic
+        self.asked_again_at: dict[str, float] = {}
+
+    def look(self, name: str) -> list[Occurrence]:
+        """Settle what is due, and return the occurrences of which something has become known."""
+        if self.monotonic() < self.asked_again_at.get(name, 0.0):
+            return []
+        with self.book.exclusive():
+            schedule = self.book.load(name)
+            before = self.book.past(schedule)
+            past = self._not_ahead(schedule, self.seen(schedule, before))
+            due = schedule.times.last(self.now())
+            if due is not None and due > past.after:
+                past = self._settled(schedule, past, due)
+            if past != before:
+                self.book.write(name, past)
+        old = (before.launched, before.passed)
+        return [found for found in (past.launched, past.passed) if found is not None and found not in old]
+
+    def refresh(self, name: str) -> None:
+        """Write down what has become of an occurrence that ran."""
+        with self.book.exclusive():
+            schedule = self.book.load(name)
+            self.book.write(name, self.seen(schedule, self.book.past(schedule)))
+
+    def once(self, name: str) -> Occurrence:
+        """Launch an occurrence of now, whatever the schedule says. Raise RunError where one runs already."""
+        with self.book.exclusive():
+            schedule = self.book.load(name)
+            past = self.seen(schedule, self.book.past(schedule))
+            if past.launched and past.running:
+                raise RunError(f"{schedule.occurrence(past.launched.at)} still runs", reason="running")
+            at = self.now().replace(microsecond=0)
+            made = self._launched(schedule, at)
+            self.book.write(name, past.model_copy(update={"launched": made}))
+        return made
+
+    def seen(self, schedule: Schedule, past: Past) -> Past:
+        """Return a past with the present state of what ran; unchanged where that cannot be known now."""
+        if past.launched is None or not past.running:
+            return past
+        try:
+            state = self.launcher(schedule).state(schedule.occurrence(past.launched.at))
+        except RunError as error:
+            self._put_off(schedule, error)
+            return past
+        return past.model_copy(update={"launched": past.launched.now(state)})
+
+    def _settled(self, schedule: Schedule, past: Past, at: datetime) -> Past:
+        """Launch what is due, or say why not."""
+        late = self.now() - at
+        try:
+            # A keeper that died before it wrote this down may have launched it already.
+            state = self.launcher(schedule).state(schedule.occurrence(at))
+            if state is not None:
+                return self._begun(past, Occurrence(at=at, state="running").now(state))
+            if past.launched and past.running:
+                note = f"{schedule.occurrence(past.launched.at)} still runs"
+                return past.model_copy(update={"after": at, "passed": Occurrence(at=at, state="skipped", note=note)})
+            if late > timedelta(minutes=schedule.grace_minutes):
+                note = f"noticed {timedelta(seconds=round(late.total_seconds()))} late"
+                return past.model_copy(update={"after": at, "passed": Occurrence(at=at, state="missed", note=note)})
+            return self._begun(past, self._launched(schedule, at))
+        except RunError as error:
+            self._put_off(schedule, error)
+            if error.reason == UNAVAILABLE and late < timedelta(minutes=schedule.grace_minutes):
+                return past.model_copy(update={"passed": Occurrence(at=at, state="waiting", note=str(error))})
+            failed = Occurrence(at=at, state="failed", note=str(error))
+            return past.model_copy(update={"after": at, "passed": failed})
+
+    def _begun(self, past: Past, launched: Occurrence) -> Past:
+        """Return a past with what was launched, which does not wait any more."""
+        passed = past.passed if past.passed and past.passed.state != "waiting" else None
+        return Past(after=launched.at, launched=launched, passed=passed)
+
+    def _not_ahead(self, schedule: Schedule, past: Past) -> Past:
+        """Return a past whose times are not in the future, as they are when the clock was once ahead."""
+        now = self.now()
+        if past.after <= now:
+            return past
+        logger.warning(
+            "%s: is settled until %s, which is in the future (was the clock ahead?); this counts as now",
+            schedule.name,
+            past.after.isoformat(),
+        )
+        try:
+            self.launcher(schedule).free_ids(schedule.name, schedule.occurrence(now))
+        except RunError as error:
+            logger.warning("%s: %s", schedule.name, error)
+        passed = past.passed if past.passed and past.passed.at <= now else None
+        return Past(after=now, launched=past.launched, passed=passed)
+
+    def _put_off(self, schedule: Schedule, error: RunError) -> None:
+        if error.reason == UNAVAILABLE:
+            self.asked_again_at[schedule.name] = self.monotonic() + RETRY_SECONDS
+
+    def _launched(self, schedule: Schedule, at: datetime) -> Occurrence:
+        words = schedule.words(at, self.book.root)
+        self.launcher(schedule).launch(schedule.occurrence(at), words, schedule.folder)
+        return Occurrence(at=at, state="running")

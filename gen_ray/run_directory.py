@@ -1,0 +1,159 @@
+"""The folders of runs below storage.root, and how a MODEL on the command line is found."""
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from gen_ray.configuration import yaml12
+from gen_ray.errors import UserError, nearest
+from gen_ray.experiment import Experiment
+from gen_ray.experiment import load as load_settings
+from gen_ray.storage import paths
+
+RUNS, ARTIFACT, CONFIG, META = "runs", "artifact", "config.yaml", "meta.json"
+ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
+REGISTERED = "models:/"
+"""What a MODEL begins with that is in MLflow's registry and not a folder."""
+MLFLOW_RUN = re.compile(r"runs:/.*|[0-9a-f]{32}(/.*)?")
+"""What a MODEL looks like that is a run of MLflow: its id, or runs:/ID."""
+RUN = r"-(\d{8}-\d{6})(?:-(?:(\d+)|r[0-9a-f]{8}))?"
+"""What follows a run's name in its id: the time, and a number where several runs start in one second.
+
+On an object store, where folders cannot be created exclusively, it is a random number, r and eight digits.
+"""
+
+
+def folder(experiment: Experiment, run_id: str) -> Path:
+    """Return the folder of a run: config.yaml, checkpoints, and the artifact once it is evaluated."""
+    return experiment.storage.root / RUNS / run_id
+
+
+def new_id(experiment: Experiment) -> str:
+    """Return the id of a new run, its name and the time, after its folder was created."""
+    return create(experiment.name, experiment.storage.root / RUNS).name
+
+
+def create(name: str, home: Path) -> Path:
+    """Create and return a folder in home of a name and the time, which no other process has."""
+    base = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    if paths.is_remote(home):
+        return home / f"{base}-r{secrets.token_hex(4)}"
+    for number in count(1):
+        folder = home / (base if number == 1 else f"{base}-{number}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return folder
+    raise AssertionError("unreachable")
+
+
+def save(experiment: Experiment, run_id: str) -> Path:
+    """Write the resolved configuration into the run's folder and return the folder."""
+    home = folder(experiment, run_id)
+    home.mkdir(parents=True, exist_ok=True)
+    paths.write_whole(home / CONFIG, yaml12.dump(experiment.resolved()))
+    return home
+
+
+def load(home: Path) -> Experiment:
+    """Return the configuration of a run's folder. Raise UserError naming the file where it cannot be read."""
+    return load_settings(home / CONFIG)
+
+
+def settings(artifact: Path, root: Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Return the configuration that an artifact folder was trained with, changed by overrides. Raise UserError.
+
+    Its storage.root is the present one, because the storage may have been moved or copied since.
+    """
+    experiment = paths.read(artifact, lambda found: load_settings(found / CONFIG, overrides))
+    return at(experiment, root_of(artifact, root))
+
+
+def at(experiment: Experiment, root: Path) -> Experiment:
+    """Return an experiment with another storage.root."""
+    return experiment.model_copy(update={"storage": experiment.storage.model_copy(update={"root": root})})
+
+
+def root_of(artifact: Path, root: Path) -> Path:
+    """Return the storage.root that an artifact folder lies in, root where it lies outside the layout of one."""
+    home = artifact.parent.parent
+    return home.parent if (artifact.name, home.name) == (ARTIFACT, RUNS) else root
+
+
+def meta(artifact: Path) -> dict[str, Any]:
+    """Return the facts that training wrote into an artifact folder (``engine.artifact.describe``)."""
+    found: dict[str, Any] = paths.read(artifact, lambda folder: json.loads((folder / META).read_text(encoding="utf-8")))
+    return found
+
+
+def run_of(artifact: Path) -> str:
+    """Return the id of the run that an artifact folder is of. Raise UserError where the folder does not say."""
+    try:
+        return checked_id(str(meta(artifact)["run_id"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{artifact / META}: does not name the run of the artifact ({error})") from None
+
+
+def checked_id(run_id: str) -> str:
+    """Return the id of a run. Raise ValueError where it cannot be one, and so must not become a part of a path."""
+    if not re.fullmatch(ID, run_id):
+        raise ValueError(f"{run_id[:80]!r} cannot be the id of a run")
+    return run_id
+
+
+def artifact_of(run_id: str, root: Path) -> Path:
+    """Return the artifact folder of a run below root. Raise UserError.
+
+    The id may come from a tag in MLflow, which any of its users can set, and is never taken for a path.
+    """
+    try:
+        found = root / RUNS / checked_id(run_id) / ARTIFACT
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if not paths.is_there(found):
+        raise UserError(f"{run_id}: no such finished run in {root / 'runs'}")
+    return found
+
+
+def find_artifact(model: str, root: Path) -> Path:
+    """Return the artifact folder that MODEL names: a folder, a run id, or a run's name (its newest run).
+
+    Raise UserError naming where it was looked for, and the nearest run or what else helps.
+    """
+    paths.check(root)
+    given = paths.place(model)
+    for folder in (given, given / ARTIFACT, root / RUNS / model / ARTIFACT):
+        if paths.is_there(folder) and (paths.current(folder) / META).is_file():
+            return folder.absolute()
+    finished = [run / ARTIFACT for run in named(model, root / RUNS) if paths.is_there(run / ARTIFACT)]
+    if finished:
+        return finished[-1].absolute()
+    raise UserError(f"{model}: {_missing(model, given, root)}")
+
+
+def _missing(model: str, given: Path, root: Path) -> str:
+    """Return why MODEL names no artifact, and what helps."""
+    home = root / RUNS
+    if given.exists():
+        kind = "a folder" if given.is_dir() else "a file"
+        return f"is {kind}, but not an artifact folder (it holds no {META}); runs have theirs in {home}/*/{ARTIFACT}"
+    line = "no such artifact folder, and no finished run of that name"
+    if (home / model).exists() or named(model, home):
+        return f"{line}: the runs of that name in {home} have not finished; gen-ray train CONFIG --resume goes on"
+    if not root.exists():
+        return f"{line}: the storage folder {root} does not exist; --storage or {paths.ENVIRONMENT} names another"
+    runs = [run.parent.name for run in home.glob(f"*/{ARTIFACT}")]
+    if not runs:
+        return f"{line}: {home} holds no finished runs; --storage or {paths.ENVIRONMENT} names another storage folder"
+    return f"{line} in {home}; {nearest(model, runs)}"
+
+
+def named(name: str, home: Path) -> list[Path]:
+    """Return the folders of the runs of a name, oldest first."""
+    found = ((re.fullmatch(re.escape(name) + RUN, run.name), run) for run in home.glob("*"))
+    return [run for _, _, run in sorted((match[1], int(match[2] or 1), run) for match, run in found if match)]

@@ -1,0 +1,119 @@
+"""How a request is turned away: one small body for every reason, in which nothing of the request is repeated."""
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from gen_ray.serving.service import Refusal, RefusedError
+
+LONGEST = 900
+"""Characters of a message: four bytes each, and the body stays below 4 KB."""
+
+UNEXPECTED = Refusal(
+    status=500, code="internal", message="the server failed; its log tells more under the same request_id"
+)
+
+TOO_LARGE_FOR_MEMORY = Refusal(
+    status=413, code="too_large", message="the request needs more memory than the server has; ask for less at once"
+)
+
+CODES: Mapping[int, tuple[str, str]] = {
+    400: ("malformed", "the request cannot be read"),
+    401: ("unauthorized", "a key is needed: send Authorization: Bearer KEY"),
+    403: ("forbidden", "a page of another origin may not do this"),
+    404: ("not_found", "there is no such path; /openapi.json lists them"),
+    405: ("method_not_allowed", "the path does not know this method; the Allow header names those it knows"),
+    408: ("too_slow", "the body took too long to come in"),
+    413: ("too_large", "the body is too large"),
+    415: ("not_json", "send JSON, with Content-Type: application/json"),
+    421: ("wrong_host", "this server is not known by that name"),
+    422: ("invalid", "a field is wrong, or asks for what the model cannot do"),
+    431: ("headers_too_large", "the headers are too large"),
+    429: ("busy", "too much to do; come back after Retry-After seconds"),
+    499: ("cancelled", "the client went away"),
+    500: ("internal", UNEXPECTED.message),
+    503: ("unavailable", "the model is not ready"),
+    504: ("deadline", "the answer was not there in time"),
+}
+
+
+class Problem(BaseModel):
+    """The body of every error."""
+
+    code: str
+    """One word for programs."""
+    message: str
+    """One line for people: what is wrong, and the remedy."""
+    request_id: str
+
+
+class EventProblem(Problem):
+    """What an error event of a stream holds: the status came too early to say it."""
+
+    status: int
+
+
+def invalid(message: str, *, code: str = "invalid") -> RefusedError:
+    """Return the error of a request that is at fault itself."""
+    return RefusedError(Refusal(status=422, code=code, message=message))
+
+
+def standing(status: int, message: str | None = None) -> RefusedError:
+    """Return the error of a status, in its usual words or in others."""
+    code, usual = CODES[status]
+    return RefusedError(Refusal(status=status, code=code, message=message or usual))
+
+
+def problem(refusal: Refusal, request_id: str) -> dict[str, str]:
+    """Return the body of a refusal: one line, short, and valid UTF-8 whatever the message holds."""
+    message = " ".join(refusal.message.encode("utf-8", "replace").decode().split())[:LONGEST]
+    return {"code": refusal.code, "message": message, "request_id": request_id}
+
+
+def refused(refusal: Refusal, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the response to a refusal; 429 always says when to come back, in whole seconds."""
+    further = dict(headers or {})
+    if refusal.status == 429 or refusal.retry_after_seconds is not None:
+        further["Retry-After"] = str(max(1, math.ceil(refusal.retry_after_seconds or 1)))
+    if refusal.status == 401:
+        further["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(problem(refusal, request_id), refusal.status, further)
+
+
+def documented(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
+    """Return what the OpenAPI document says of errors."""
+    return {status: {"model": Problem, "description": CODES[status][1]} for status in statuses}
+
+
+def handle(app: FastAPI) -> None:
+    """Answer in this room's words to whatever the framework finds wrong with a request."""
+    app.add_exception_handler(RequestValidationError, _unfit)
+    app.add_exception_handler(HTTPException, _standard)
+
+
+async def _unfit(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    faults = error.errors()
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    raise invalid(_explained(faults[0]) + more)
+
+
+async def _standard(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code, message = CODES.get(error.status_code, ("refused", HTTPStatus(error.status_code).phrase))
+    refusal = Refusal(status=error.status_code, code=code, message=message)
+    return refused(refusal, request.scope["gen_ray.record"].request_id, error.headers)
+
+
+def _explained(fault: Mapping[str, Any]) -> str:
+    """Return one line on a fault. Of its place only fields of the model are said, never a key that a client made up."""
+    path = [str(step) for depth, step in enumerate(fault["loc"][1:]) if not depth or isinstance(step, int)]
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{'.'.join(path)}: {message}" if path else f"the body: {message}"

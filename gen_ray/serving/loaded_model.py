@@ -1,0 +1,136 @@
+"""One version of a model, loaded, checked and warm: its net in a batcher, and its card."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gen_ray.engine.inference import artifact, fingerprint
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.batcher import Batcher, NotFiniteError, measure
+from gen_ray.errors import RunError
+from gen_ray.family import Chain, Latent, Sampler
+from gen_ray.serving import cards
+from gen_ray.serving.limits import Limits
+from gen_ray.serving.service import Card, Verb
+from gen_ray.tracking.release import Release
+
+EVERYBODY: tuple[Verb, ...] = ("sample", "impute", "score")
+WITH_LATENT: tuple[Verb, ...] = (*EVERYBODY, "encode", "decode", "reconstruct")
+WARM_ROWS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edition:
+    """A version at work. Requests that have begun on it end on it."""
+
+    id: str
+    release: Release
+    model: Model
+    batcher: Batcher
+    limits: Limits
+
+    @classmethod
+    def open(
+        cls, id: str, release: Release, folder: Path, device: torch.device, limits: Limits, **batching: Any
+    ) -> "Edition":
+        """Load a verified artifact, warm it up and hold its samples against the promotion's.
+
+        Raise UserError for an artifact that cannot be trusted, RunError for samples that are not as they should be.
+        """
+        model = artifact.load(folder, device=device)
+        if release.manifest and release.manifest != model.digest:
+            raise RunError(f"version {release.version}: its artifact was replaced while it was loaded")
+        costs = measure(model, device)
+        batcher = Batcher(model, costs, device, **batching)
+        edition = cls(id=id, release=release, model=model, batcher=batcher, limits=limits)
+        try:
+            edition.check()
+        except BaseException:
+            batcher.close(drain=False)
+            raise
+        return edition
+
+    def check(self) -> None:
+        """Build the card and draw a few samples.
+
+        Raise RunError where the card cannot be served, or samples are not finite or, on its build, not the promotion's.
+        """
+        self._check_card()
+        try:
+            self.batcher.walk(self.default, WARM_ROWS, seed=0).future.result()
+        except NotFiniteError:
+            raise RunError(f"version {self.release.version}: its samples are not finite") from None
+        device, promised = self.batcher.device, self.release.fingerprint
+        if promised and "fast" in self.release.quality and self.release.build == fingerprint.build(self.model, device):
+            found = fingerprint.fingerprint(self.model, self.release.quality["fast"], device)
+            if found != promised:
+                raise RunError(
+                    f"version {self.release.version}: fixed samples have SHA-256 {found[:12]}…, "
+                    f"at its promotion on the same build they had {promised[:12]}…"
+                )
+
+    def _check_card(self) -> None:
+        """Raise RunError where the card of this version cannot be sent: no request could be answered then."""
+        try:
+            for name, choice in self.release.quality.items():
+                if choice.steps > self.limits.steps:
+                    raise ValueError(f"{name} has {choice.steps} steps, the most is {self.limits.steps}")
+            cards.as_json(self.card())
+        except Exception as error:  # tags and metrics come from elsewhere and may break anything
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RunError(f"version {self.release.version}: its card cannot be made: {reason}") from None
+
+    @property
+    def default(self) -> Chain:
+        """Return the chain of a request that says nothing: the promoted one, or else the evaluation's."""
+        return self.model.family.chain(self.default_sampler, self.default_steps)
+
+    @property
+    def default_sampler(self) -> str:
+        """Return the sampler of that chain."""
+        chosen = self.release.quality.get("balanced")
+        return chosen.sampler if chosen else self.model.experiment.sampler(self.model.family)
+
+    @property
+    def default_steps(self) -> int:
+        """Return its steps."""
+        chosen, experiment = self.release.quality.get("balanced"), self.model.experiment
+        if chosen:
+            return chosen.steps
+        about = self.model.family.samplers()[self.default_sampler.partition(":")[0]]
+        return experiment.evaluation.steps or about.default_steps
+
+    def card(self, *, trouble: str | None = None) -> Card:
+        """Return what is known of this version; trouble is why a newer one is not served."""
+        model, family, release = self.model, self.model.family, self.release
+        return Card(
+            id=self.id,
+            version=release.version,
+            family=model.experiment.family.name,
+            spec=model.spec,
+            verbs=WITH_LATENT if isinstance(family, Latent) else EVERYBODY,
+            samplers={name: _told(about) for name, about in family.samplers().items()},
+            imputers={name: _told(about) for name, about in family.imputers().items()},
+            default={"sampler": self.default_sampler, "steps": self.default_steps, "nfe": self.default.nfe},
+            quality={
+                name: {**asdict(choice), "nfe": family.chain(choice.sampler, choice.steps).nfe}
+                for name, choice in release.quality.items()
+            },
+            metric=release.metric,
+            curve=release.curve,
+            latent_dim=family.latent_dim if isinstance(family, Latent) else None,
+            metrics={name: float(value) for name, value in model.meta.get("metrics", {}).items()},
+            limits=asdict(self.limits),
+            trouble=trouble,
+        )
+
+    def close(self) -> None:
+        """Finish what was begun and let the net go."""
+        self.batcher.close()
+
+
+def _told(about: Sampler) -> dict[str, Any]:
+    told = asdict(about)
+    return {**told, "options": {name: list(ends) for name, ends in about.options.items()}}

@@ -1,0 +1,1 @@
+"""Folders and object stores below storage.root: paths, integrity, replacement, locks."""

@@ -1,0 +1,159 @@
+"""Runs side by side. Figures of different provenance are never ranked against each other."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gen_ray.engine.evaluation.provenance import (
+    BITS,
+    FLOOR,
+    FRECHET,
+    PRECISION,
+    RECALL,
+    SAME_FEATURES,
+    comparable,
+    note,
+)
+from gen_ray.errors import UserError, nearest
+from gen_ray.tracking.runs import Row
+
+HIGHER_IS_BETTER = {PRECISION, RECALL, "train/images_per_second"}
+RANKED = (BITS, FRECHET)
+KIND, UNMEASURED = "gen_ray.kind", "gen_ray.unmeasured"
+SHORT = {"family": "family.name", "data": "data.source", "sweep": "gen_ray.sweep", "net": "family.net.name"}
+"""What --where calls the keys that one asks for most."""
+AT_FLOOR = f"{FRECHET}_at_floor_rows"
+COLUMNS = {
+    "run": "run",
+    "family": "family",
+    BITS: "bits/dim",
+    "kind": "kind",
+    FRECHET: "Fréchet",
+    AT_FLOOR: "",
+    PRECISION: "precision",
+    RECALL: "recall",
+    "sample/seconds_per_image": "s/image",
+    "sampler": "sampler",
+    "train/steps": "steps",
+}
+"""Columns by the metric or word they show; the one that is compared with the floor is named by its rows."""
+FORMS = {BITS: "{:.3f}", FRECHET: "{:.2f}", "sample/seconds_per_image": "{:.2g}", "train/steps": "{:,.0f}"}
+DISPENSABLE = ("train/steps", "sample/seconds_per_image", "sampler", RECALL, PRECISION, AT_FLOOR, "kind", "family")
+"""Columns in the order in which a narrow terminal does without them."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs that may be ranked together, best first; ``dispensable`` are the columns that may be left out, in order."""
+
+    title: str
+    header: list[str]
+    lines: list[list[str]]
+    runs: list[Row]
+    dispensable: Sequence[str] = ()
+
+
+def chosen(runs: Iterable[Row], where: Iterable[str]) -> list[Row]:
+    """Return the runs, sweeps themselves left out, that fulfil every key=value. Raise UserError for a key none has."""
+    found = [run for run in runs if run.tags.get(KIND) != "sweep"]
+    for wish in where:
+        key, separator, value = wish.partition("=")
+        name = SHORT.get(key, key)
+        known = {known for run in found for known in (*run.params, *run.tags)}
+        if not separator or (found and name not in known):
+            raise UserError(f"--where {wish}: no run has such a setting; {nearest(key, SHORT)}, or any dotted key")
+        found = [run for run in found if value in (run.params.get(name), run.tags.get(name))]
+    return found
+
+
+def tables(runs: Iterable[Row], sort: str) -> list[Table]:
+    """Return a table for each provenance of the metrics. Raise UserError for a metric that no run has."""
+    finished = [run for run in runs if run.status == "FINISHED" and run.tags.get(KIND) != "sweep"]
+    known = {name for run in finished for name in run.metrics}
+    if finished and sort not in known:
+        raise UserError(f"--sort {sort}: no finished run has it; {nearest(sort, known)}")
+    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    for run in finished:
+        groups[provenance(run.tags)].append(run)
+    return [_table(group, sort) for group in groups.values()]
+
+
+def measured_with(tags: Mapping[str, str], metric: str) -> dict[str, str]:
+    """Return all that a run's tags say on how a metric was measured."""
+    prefix = f"provenance.{SAME_FEATURES.get(metric, metric)}."
+    return {key.removeprefix(prefix): value for key, value in sorted(tags.items()) if key.startswith(prefix)}
+
+
+def provenance(tags: Mapping[str, str], metrics: Iterable[str] = RANKED) -> tuple[str, ...]:
+    """Return what metrics were measured with, as far as figures that differ in it must not be ranked together."""
+    names = [SAME_FEATURES.get(metric, metric) for metric in metrics]
+    return tuple(
+        f"provenance.{name}.{key}={value}"
+        for name in names
+        for key, value in sorted(comparable(measured_with(tags, name)).items())
+    )
+
+
+def differences(groups: Iterable[Table]) -> str:
+    """Return in which parts of their provenance tables differ, with the values."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    each = [dict(word.split("=", 1) for word in provenance(group.runs[0].tags)) for group in groups]
+    for key in sorted({key for one in each for key in one}):
+        for one in each:
+            found[key.removeprefix("provenance.")][one.get(key, "unknown")] = None
+    return "; ".join(f"{key}: {', '.join(values)}" for key, values in found.items() if len(values) > 1)
+
+
+def _table(runs: Sequence[Row], sort: str) -> Table:
+    sign = -1 if sort in HIGHER_IS_BETTER else 1
+    ordered = sorted(runs, key=lambda run: sign * run.metrics.get(sort, sign * float("inf")))
+    floor = _floor_column(ordered)
+    names = {**COLUMNS, AT_FLOOR: floor}
+    needed = ("run", BITS, sort)
+    keys = [key for key in names if names[key] and (key in needed or any(_cell(run, key) != "–" for run in ordered))]
+    if sort not in keys:
+        keys.insert(2, sort)
+    lines = [[_cell(run, key) for key in keys] for run in ordered]
+    dispensable = [names[key] for key in DISPENSABLE if key in keys and key != sort]
+    return Table(_title(ordered[0], floor), [names.get(key, key) for key in keys], lines, ordered, dispensable)
+
+
+def _floor_column(runs: Iterable[Row]) -> str:
+    """Return the name of the column to be compared with the floor, empty where that is the distance itself."""
+    differs = [run for run in runs if run.metrics.get(AT_FLOOR, run.metrics.get(FRECHET)) != run.metrics.get(FRECHET)]
+    return f"Fréchet of {differs[0].metrics[f'{FLOOR}_rows']:.0f}" if differs else ""
+
+
+def _title(run: Row, shared: str) -> str:
+    title = f"{run.params.get('data.source', '?')} ({run.params.get('data.fingerprint', '?')})"
+    values = comparable(measured_with(run.tags, BITS)).get("values", "stored")
+    if values != "stored":
+        title += f": bits/dim of {values} values"
+    how = measured_with(run.tags, FRECHET)
+    if not how:
+        return title
+    title += (
+        f": Fréchet distance of {how.get('samples', '?')} samples to {how.get('reference_rows', '?')} "
+        f"{how.get('reference', '?')} images in the features of {how.get('extractor', '?')}"
+    )
+    same = run.metrics.get(f"{FLOOR}_rows") == float(how.get("samples", 0))
+    if FLOOR in run.metrics and (shared or same):
+        beside = f" (samples: column '{shared}')" if shared else ""
+        title += f"; {run.metrics[f'{FLOOR}_rows']:.0f} held-out images: {run.metrics[FLOOR]:.2f}{beside}"
+    return f"{title}; {note(how)}" if note(how) else title
+
+
+def _cell(run: Row, column: str) -> str:
+    words = {
+        "run": run.run_id,
+        "family": run.params.get("family.name", "?"),
+        "kind": run.tags.get(f"provenance.{BITS}.kind", "–"),
+        "sampler": run.tags.get("sampler", "–"),
+    }
+    if column in words:
+        return words[column]
+    value, error = run.metrics.get(column), run.metrics.get(f"{column}_standard_error")
+    form = FORMS.get(column.removesuffix("_at_floor_rows"), "{:.3f}" if column in COLUMNS else "{:.5g}")
+    if value is None:
+        return "–"
+    return form.format(value) + (f" ± {form.format(error)}" if error is not None else "")

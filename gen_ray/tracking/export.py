@@ -1,0 +1,53 @@
+"""Compared runs as CSV and JSON, every figure with all its digits."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from gen_ray.tracking.comparison import RANKED, Table, measured_with
+from gen_ray.tracking.runs import Row
+
+
+def to_json(groups: Sequence[Table]) -> str:
+    """Return a list of tables, each with its title and its runs, best first; a figure that is not finite is null."""
+    found = [{"title": group.title, "runs": [_record(run) for run in group.runs]} for group in groups]
+    return json.dumps(found, indent=1, ensure_ascii=False)
+
+
+def to_csv(groups: Sequence[Table]) -> str:
+    """Return a line for each run, best first within its table; ``table`` numbers the tables from 1."""
+    lines = [
+        {"table": number, "run": run.run_id, **_words(run), **run.metrics, **_flat(run)}
+        for number, group in enumerate(groups, start=1)
+        for run in group.runs
+    ]
+    leading = ["table", "run", "mlflow_id", "family", "data", "sampler"]
+    header = [*leading, *sorted({key for line in lines for key in line} - set(leading))]
+    with io.StringIO() as text:
+        writer = csv.DictWriter(text, header, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+        return text.getvalue()
+
+
+def _words(run: Row) -> dict[str, str]:
+    return {
+        "mlflow_id": run.mlflow_id,
+        "family": run.params.get("family.name", ""),
+        "data": run.params.get("data.source", ""),
+        "sampler": run.tags.get("sampler", ""),
+    }
+
+
+def _record(run: Row) -> dict[str, Any]:
+    metrics = {key: value if math.isfinite(value) else None for key, value in sorted(run.metrics.items())}
+    how = {metric: found for metric in RANKED if (found := measured_with(run.tags, metric))}
+    return {"run": run.run_id, **_words(run), "metrics": metrics, "provenance": how}
+
+
+def _flat(run: Row) -> dict[str, str]:
+    words = ((metric, *item) for metric in RANKED for item in measured_with(run.tags, metric).items())
+    return {f"provenance.{metric}.{key}": value for metric, key, value in words}

@@ -1,0 +1,219 @@
+"""Registered models in MLflow: which version is the champion of a model, and what has to be better to become it."""
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+
+from gen_ray.errors import RunError, UserError, nearest
+from gen_ray.tracking import signing, versions
+from gen_ray.tracking.comparison import BITS, HIGHER_IS_BETTER, provenance
+from gen_ray.tracking.runs import Row, alone, connect, reader, row, told
+from gen_ray.tracking.store import Store
+from gen_ray.tracking.versions import CHAMPION, PREVIOUS, Record
+
+MARGIN = 0.01
+NO_TAGS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Who is champion now, and why in one line."""
+
+    promoted: bool
+    line: str
+
+
+@dataclass(frozen=True)
+class Terms:
+    """By how much a candidate must be better than the champion; force asks for a finite figure only."""
+
+    margin: float
+    force: bool
+
+
+def judged_by(metric: str) -> str:
+    """Return the metric by which a sweep's winner is held against the champion: its own where all runs have it."""
+    return metric if metric.startswith("eval/") else BITS
+
+
+def record(run: Row, metric: str) -> Record:
+    """Return a run's own figure. Raise RunError where it has none."""
+    if metric not in run.metrics:
+        raise RunError(f"{run.run_id}: has no {metric} to be judged by")
+    return Record(
+        run_id=run.run_id,
+        mlflow_id=run.mlflow_id,
+        metric=metric,
+        value=run.metrics[metric],
+        standard_error=run.metrics.get(f"{metric}_standard_error"),
+        provenance=provenance(run.tags, [metric]),
+    )
+
+
+def champion(store: Store, model: str, *, checked: bool = True) -> Record | None:
+    """Return the champion of a model, None where there is none, its signature checked where there is a key.
+
+    Raise RunError where the store cannot be read, or the champion's tags cannot be relied on.
+    """
+    versions.check_name(model)
+    if not store.exists:
+        return None
+    with told(store):
+        client = reader(store)
+        found = versions.registered(client, model)
+        version = found.aliases.get(CHAMPION) if found else None
+        if not version:
+            return None
+        present = versions.read(client.get_model_version(model, str(version)))
+    if checked:
+        signing.check(model, present.version, present.mlflow_id, present.tags)
+    return present
+
+
+def promote_run(
+    store: Store, model: str, run_id: str, metric: str, *, margin: float = MARGIN, tags: Mapping[str, str] = NO_TAGS
+) -> Verdict:
+    """Do what promote does for a run's own figure; tags are those of its version."""
+    candidate = replace(record(row(store, run_id), metric), tags=tags)
+    return promote(store, model, candidate, margin=margin)
+
+
+def promote(store: Store, model: str, candidate: Record, *, margin: float = MARGIN, force: bool = False) -> Verdict:
+    """Make a candidate the champion if it beats the present one by the margin, in the metric's unit. Raise RunError.
+
+    What does not become champion is no version either: the versions of a model are its champions, one after another.
+    The former champion keeps the alias ``previous``. A champion that is promoted again has its tags renewed. force
+    asks for no more than a finite figure.
+    """
+    with alone(store.uri, ".registry"):
+        present = champion(store, model, checked=not force)
+        if present is not None and present.run_id == candidate.run_id:
+            return _renewed(store, model, present, candidate)
+        reason = _against(candidate, None if force else present, margin)
+        if reason:
+            return _refused(model, present, reason)
+        with told(store):
+            return _contest(connect(store), store, model, candidate, present, Terms(margin, force))
+
+
+def _refused(model: str, present: Record | None, reason: str) -> Verdict:
+    if present is None:
+        return Verdict(False, f"{model} gets no champion: {reason}")
+    return Verdict(False, f"champion of {model} stays version {present.version} (run {present.run_id}): {reason}")
+
+
+def _contest(
+    client: MlflowClient, store: Store, model: str, candidate: Record, former: Record | None, terms: Terms
+) -> Verdict:
+    """Register a candidate and make it champion, unless another promotion that goes on at the same time is better.
+
+    An MLflow server sets an alias unconditionally, and the lock of ``promote`` covers databases on this disk only. So
+    each promotion registers its version as pending, reads the champion again, sets the alias, and then looks at the
+    versions that were pending meanwhile: the last one to look sees all of them, and sets the alias to the best.
+    """
+    own = versions.register(client, model, candidate)
+    number = str(own.version)  # a database returns a number, a server a text
+    pending = {version.version for version in versions.rivals(client, model, own)}
+    present, reason = champion(store, model, checked=not terms.force), ""
+    if present is not None and present.version == number:  # another promotion has set the alias to this version
+        present = former
+    else:
+        reason = _against(candidate, None if terms.force else present, terms.margin)
+        if not reason:
+            before = former if versions.is_pending(present) else present
+            versions.crown(client, model, number, before)
+            while not terms.force and (better := _better(versions.rivals(client, model, own, pending), candidate)):
+                if versions.crown(client, model, better.version, before):
+                    present, reason = better, f"{better.metric} {better.figure} was promoted at the same time"
+                    break
+    if reason:
+        client.delete_model_version(model, number)
+        return _refused(model, present, reason)
+    client.delete_model_version_tag(model, number, versions.PROMOTION)
+    was = f"was {present.figure} of version {present.version}" if present else "the first"
+    line = f"champion of {model}: version {number} (run {candidate.run_id}), {candidate.metric} {candidate.figure}"
+    return Verdict(True, f"{line}, {was}")
+
+
+def _better(rivals: Iterable[ModelVersion], candidate: Record) -> Record | None:
+    """Return the best of the rivals that are comparable with a candidate and better, None where it is the best."""
+    best = candidate
+    for rival in rivals:
+        with suppress(RunError):  # not one of this project
+            other = versions.read(rival)
+            if not _against(other, best, 0.0):
+                best = other
+    return None if best is candidate else best
+
+
+def _against(candidate: Record, present: Record | None, margin: float) -> str:
+    """Return what speaks against a candidate; empty where nothing does."""
+    if not math.isfinite(candidate.value):
+        return f"{candidate.metric} of run {candidate.run_id} is {candidate.value}"
+    if present is None:
+        return ""
+    if (candidate.metric, candidate.provenance) != (present.metric, present.provenance):
+        return f"run {candidate.run_id} is not comparable with it, {_difference(candidate, present)}"
+    gain = present.value - candidate.value
+    if candidate.metric in HIGHER_IS_BETTER:
+        gain = -gain
+    if gain > 0 and gain >= margin:
+        return ""
+    how = f"{candidate.metric} {candidate.figure} of run {candidate.run_id}"
+    return f"{how} does not beat {present.figure} by {margin:g}"
+
+
+def _difference(candidate: Record, present: Record) -> str:
+    if candidate.metric != present.metric:
+        return f"{candidate.metric} with {present.metric}"
+    mine, its = (
+        {key: value for key, _, value in (word.partition("=") for word in r.provenance)} for r in (candidate, present)
+    )
+    key = min(key for key in mine.keys() | its.keys() if mine.get(key) != its.get(key))
+    name = key.rsplit(".", 1)[-1]
+    return f"its {name} is {mine.get(key, 'unknown')}, the champion's {its.get(key, 'unknown')}"
+
+
+def obstacle(store: Store, model: str, candidate: Record, *, margin: float = MARGIN) -> str:
+    """Return what would keep a candidate from becoming champion now; empty where nothing would. Raise RunError."""
+    present = champion(store, model)
+    return "" if present and present.run_id == candidate.run_id else _against(candidate, present, margin)
+
+
+def rollback(store: Store, model: str) -> Verdict:
+    """Make the previous champion the champion again, and the present one the previous.
+
+    Raise UserError for a model that is not registered, RunError for one without a previous champion.
+    """
+    versions.check_name(model)
+    store.check()
+    with told(store):
+        found = versions.registered(reader(store), model)
+        if found is None:
+            names = (known.name for known in reader(store).search_registered_models())
+            raise UserError(f"--rollback {model}: is not a registered model; {nearest(model, names)}")
+    with alone(store.uri, ".registry"), told(store):
+        client = connect(store)
+        found = versions.registered(client, model)
+        aliases = found.aliases if found else {}
+        if PREVIOUS not in aliases or CHAMPION not in aliases:
+            raise RunError(f"{model}: has had no champion before this one to go back to")
+        before, now = str(aliases[PREVIOUS]), str(aliases[CHAMPION])
+        client.set_registered_model_alias(model, CHAMPION, before)
+        client.set_registered_model_alias(model, PREVIOUS, now)
+    return Verdict(True, f"champion of {model}: version {before} again, was version {now}")
+
+
+def _renewed(store: Store, model: str, present: Record, candidate: Record) -> Verdict:
+    with told(store):
+        client = connect(store)
+        kept = {key: value for key, value in present.tags.items() if key != signing.SIGNATURE}
+        tags = {**kept, **versions.tags_of(candidate)}
+        for key, value in signing.signed(model, present.mlflow_id, tags).items():
+            client.set_model_version_tag(model, present.version, key, value)
+    return Verdict(True, f"champion of {model}: version {present.version} (run {present.run_id}) stays, tagged anew")

@@ -1,0 +1,98 @@
+"""A version of a registered model as it is served: its place, and the measurements of its promotion.
+
+Without MLflow, whose import takes a second of each replica's start.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from gen_ray.engine.evaluation.pareto import Choice, Point
+from gen_ray.errors import RunError
+
+ARTIFACT = "gen_ray.artifact"
+"""Tag: where among its run's artifacts a version has its own, ``model`` where nothing is said."""
+CURVE, QUALITY, METRIC, FINGERPRINT, BUILD = (
+    f"gen_ray.sampling.{key}" for key in ("curve", "quality", "metric", "fingerprint", "build")
+)
+MANIFEST = "gen_ray.storage.manifest"
+"""Tag with the SHA-256 of the artifact's MANIFEST.sha256, and so of all its files."""
+PATH, MLFLOW_ID = re.compile(r"model(-[0-9a-f]{12})?"), re.compile(r"[0-9a-f]{32}")
+"""What the project itself writes as the path of an artifact, and MLflow as the id of a run."""
+RUN = re.compile(r"(?:runs:/)?(?P<id>[0-9a-f]{32})(?:/(?P<path>.+))?")
+"""What a MODEL is that names a run of MLflow, and perhaps the path of an artifact of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """A version of a model and what was measured of it when it was promoted; nothing of a plain artifact."""
+
+    version: str
+    mlflow_id: str = ""
+    path: str = "model"
+    """Of the artifact among those of its MLflow run."""
+    quality: Mapping[str, Choice] = field(default_factory=dict)
+    """fast, balanced and best; balanced is what a request gets that says nothing."""
+    metric: str | None = None
+    curve: Sequence[Point] = ()
+    fingerprint: str | None = None
+    """SHA-256 of fixed samples of the fast choice, see engine/fingerprint, on ``build``."""
+    build: str | None = None
+    manifest: str | None = None
+    """SHA-256 of the artifact's manifest."""
+
+    def tags(self) -> dict[str, str]:
+        """Return what a version is tagged with."""
+        points = [[p.sampler, p.steps, p.nfe, *(float(f"{v:.4g}") for v in _figures(p))] for p in self.curve]
+        known = {
+            CURVE: json.dumps(points, separators=(",", ":")),
+            QUALITY: json.dumps({name: asdict(choice) for name, choice in self.quality.items()}),
+            METRIC: self.metric,
+            FINGERPRINT: self.fingerprint,
+            BUILD: self.build,
+            ARTIFACT: self.path,
+            MANIFEST: self.manifest,
+        }
+        return {key: value for key, value in known.items() if value is not None}
+
+    @classmethod
+    def read(cls, version: str, mlflow_id: str, tags: Mapping[str, str]) -> "Release":
+        """Return what tags say. Raise RunError for tags that this project does not write: any user may set them."""
+        path = tags.get(ARTIFACT, "model")
+        if not PATH.fullmatch(path):
+            raise RunError(f"version {version}: its tag {ARTIFACT} is {path[:80]!r}, not model or model-<12 digits>")
+        if not MLFLOW_ID.fullmatch(mlflow_id):
+            raise RunError(f"version {version}: {mlflow_id[:80]!r} is not the id of an MLflow run")
+        return cls(
+            version=version,
+            mlflow_id=mlflow_id,
+            quality=_parsed(QUALITIES, version, tags, QUALITY, "{}"),
+            metric=tags.get(METRIC),
+            curve=tuple(
+                Point(sampler=s, steps=k, nfe=nfe, seconds_per_sample=seconds, quality=q, error=error)
+                for s, k, nfe, seconds, q, error in _parsed(POINTS, version, tags, CURVE, "[]")
+            ),
+            fingerprint=tags.get(FINGERPRINT),
+            build=tags.get(BUILD),
+            path=path,
+            manifest=tags.get(MANIFEST),
+        )
+
+
+QUALITIES = TypeAdapter(dict[Literal["fast", "balanced", "best"], Choice])
+POINTS = TypeAdapter(list[tuple[str, int, int, float, float, float]])
+
+
+def _parsed(kind: TypeAdapter[Any], version: str, tags: Mapping[str, str], tag: str, default: str) -> Any:
+    try:
+        return kind.validate_python(json.loads(tags.get(tag, default)))
+    except (ValueError, RecursionError):
+        raise RunError(f"version {version}: its tag {tag} cannot be read; gen-ray promote writes it") from None
+
+
+def _figures(point: Point) -> tuple[float, float, float]:
+    return point.seconds_per_sample, point.quality, point.error

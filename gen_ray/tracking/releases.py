@@ -1,0 +1,176 @@
+"""Versions of registered models as they are served: what was measured of each, and its artifact on this machine."""
+
+import os
+import re
+import shutil
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory, mkdtemp
+
+from gen_ray.errors import RunError, UserError
+from gen_ray.experiment import NAME_PATTERN
+from gen_ray.run_directory import checked_id
+from gen_ray.storage import manifest, paths
+from gen_ray.storage.replacement import take_place
+from gen_ray.tracking import signing
+from gen_ray.tracking.release import MANIFEST, MLFLOW_ID, Release
+from gen_ray.tracking.runs import RUN_ID, connect, reader, told
+from gen_ray.tracking.store import Store
+from gen_ray.tracking.versions import CHAMPION
+
+PART = ".part-"
+KEPT, KEPT_SECONDS = 3, 3600.0
+"""Artifacts of a model that stay on this machine, the last used ones and those used within an hour."""
+MODEL = re.compile(
+    r"models:/(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})(?:@(?P<alias>[A-Za-z0-9._-]+)|/(?P<version>\d+))"
+)
+
+
+def parts(model: str) -> re.Match[str]:
+    """Return the name, and the alias or version, of a registered model. Raise UserError."""
+    found = MODEL.fullmatch(model)
+    if found is None:
+        raise UserError(f"{model}: a registered model is models:/NAME@champion or models:/NAME/VERSION")
+    return found
+
+
+def release(store: Store, model: str) -> Release:
+    """Return the version that ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` names now. Raise UserError, RunError.
+
+    One question to the registry: cheap enough to be asked every few seconds.
+    """
+    named = parts(model)
+    with told(store):
+        client, name = reader(store), named["name"]
+        try:
+            found = (
+                client.get_model_version_by_alias(name, named["alias"])
+                if named["alias"]
+                else client.get_model_version(name, named["version"])
+            )
+        except Exception as error:
+            if "not found" not in str(error).lower():
+                raise
+            raise UserError(f"{model}: there is no such model, alias or version in {store.uri}") from None
+    version, mlflow_id = str(found.version), str(found.run_id)
+    signing.check(name, version, mlflow_id, found.tags)
+    read = Release.read(version, mlflow_id, found.tags)
+    if signing.key() and read.manifest is None:
+        raise RunError(
+            f"version {version} of {name}: lacks the tag {MANIFEST} to check its artifact by: promote it again"
+        )
+    return read
+
+
+def champions(store: Store) -> list[str]:
+    """Return the names of the registered models that have a champion. Raise RunError."""
+    if not store.exists:
+        return []
+    with told(store):
+        found = [model.name for model in reader(store).search_registered_models() if CHAMPION in model.aliases]
+        return sorted(name for name in found if re.fullmatch(NAME_PATTERN, name))
+
+
+def run_id(store: Store, mlflow_id: str) -> str:
+    """Return the id that this project gave a run of MLflow. Raise UserError where it has not recorded the run."""
+    with told(store):
+        try:
+            tags = connect(store).get_run(mlflow_id).data.tags
+        except Exception as error:
+            if "not found" not in str(error).lower():
+                raise
+            raise UserError(f"{mlflow_id}: no such run in {store.uri}") from None
+    try:
+        return checked_id(tags.get(RUN_ID, ""))
+    except ValueError:
+        raise UserError(f"{mlflow_id}: is not a run of gen_ray, its tag {RUN_ID} is {tags.get(RUN_ID)!r}") from None
+
+
+def fetch(store: Store, found: Release, into: Path) -> Path:
+    """Return a version's artifact folder below into, downloaded unless an undamaged copy exists. Raise RunError.
+
+    Older artifacts in into are removed, nothing else is.
+    """
+    home = into / found.mlflow_id / found.path
+    into.mkdir(parents=True, exist_ok=True)
+    if not home.resolve().is_relative_to(into.resolve()):
+        raise RunError(f"{home}: is a link that leads out of {into}")
+    if not _is_sound(home, found):
+        _download(store, found, into, home)
+    os.utime(home.parent)
+    _tidy(into, home.parent)
+    return home
+
+
+def _is_sound(home: Path, found: Release) -> bool:
+    """Return whether a folder is the artifact of a version."""
+    try:
+        manifest.verify(home)
+        return found.manifest in (None, manifest.digest(home / manifest.NAME))
+    except (manifest.DamagedError, OSError):
+        return False
+
+
+def _download(store: Store, found: Release, into: Path, home: Path) -> None:
+    part = Path(mkdtemp(prefix=PART, dir=into))
+    try:
+        with told(store):
+            reader(store).download_artifacts(found.mlflow_id, found.path, str(part))
+        loaded = part / found.path
+        if not loaded.is_dir():
+            raise RunError(f"version {found.version}: its run {found.mlflow_id} holds no {found.path}")
+        if found.manifest and not _is_sound(loaded, found):
+            raise RunError(f"version {found.version}: the artifact {found.path} is not the one that was promoted")
+        home.parent.mkdir(exist_ok=True)
+        take_place(loaded, home)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _tidy(into: Path, used: Path) -> None:
+    """Remove the artifacts of a model that have not been used for longest, and downloads of killed processes."""
+    now, ages = time.time(), dict[Path, float]()
+    for folder in into.iterdir():
+        if folder != used and (MLFLOW_ID.fullmatch(folder.name) or folder.name.startswith(PART)):
+            with suppress(FileNotFoundError):  # another replica removed it
+                ages[folder] = now - folder.stat().st_mtime
+    artifacts = sorted((f for f in ages if MLFLOW_ID.fullmatch(f.name)), key=ages.__getitem__)
+    for folder in ages.keys() - set(artifacts[: KEPT - 1]):
+        if ages[folder] > KEPT_SECONDS:
+            paths.remove(folder)
+
+
+def tidy_older(cache: Path) -> None:
+    """Remove artifacts that earlier versions kept directly in the cache, by their run's id; unused for KEPT_SECONDS.
+
+    The present layout has a folder for each model, which may be named like an id: an older entry has manifests.
+    """
+    for folder in cache.iterdir():
+        is_older = MLFLOW_ID.fullmatch(folder.name) and not folder.is_symlink() and _holds_manifests(folder)
+        if is_older or folder.name.startswith(PART):
+            with suppress(FileNotFoundError):  # another replica removed it
+                if time.time() - folder.stat().st_mtime > KEPT_SECONDS:
+                    paths.remove(folder)
+
+
+def _holds_manifests(folder: Path) -> bool:
+    return any((place / manifest.NAME).is_file() for place in (folder, *folder.glob("model*")))
+
+
+def keep(store: Store, mlflow_id: str, folder: Path) -> tuple[str, str]:
+    """Return the path at which an MLflow run has this artifact folder, and its manifest's SHA-256. Raise RunError.
+
+    It is uploaded unless the run has it. It is at ``model`` as it was when training ended; gen-ray ema may have given
+    the run other weights since.
+    """
+    with told(store), TemporaryDirectory() as part, paths.here(folder) as found:
+        mine = manifest.digest(found / manifest.NAME)
+        client = connect(store)
+        for path in ("model", f"model-{mine[:12]}"):
+            if f"{path}/{manifest.NAME}" in {file.path for file in client.list_artifacts(mlflow_id, path)}:
+                there = client.download_artifacts(mlflow_id, f"{path}/{manifest.NAME}", part)
+                if manifest.digest(Path(there)) == mine:
+                    return path, mine
+        client.log_artifacts(mlflow_id, str(found), path)
+        return path, mine

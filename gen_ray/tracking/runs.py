@@ -1,0 +1,289 @@
+"""Runs in MLflow: found again by tag, never duplicated, closed with the truth. Only registry imports mlflow too."""
+
+import logging
+import re
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import mlflow
+import numpy as np
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, Run, RunTag, ViewType
+from sqlalchemy.exc import SQLAlchemyError
+
+from gen_ray.errors import RunError
+from gen_ray.host.process import is_gone, this_process
+from gen_ray.storage.paths import here, place
+from gen_ray.tracking.mlflow_client import alone as alone
+from gen_ray.tracking.mlflow_client import connect as connect
+from gen_ray.tracking.mlflow_client import reader as reader
+from gen_ray.tracking.store import Store
+
+logger = logging.getLogger(__name__)
+RUN_ID, PROCESS, PARENT = "gen_ray.run_id", "gen_ray.host.process", "mlflow.parentRunId"
+ACTIVE = "RUNNING"
+FAILURE = {"reason", "error"}  # tags that say why a run failed
+PARAM_CHARACTERS = 6000  # MLflow's own limit
+PAGE = 1000
+REFUSED = "refused"
+REFUSALS = {400, 404}
+"""Answers that will be the same tomorrow."""
+DATABASE_REMEDIES = {
+    "database is locked": " by another process; end that process, or wait for it, and try again",
+    "database or disk is full": "; free some room there and try again",
+}
+"""What to do about errors of SQLite."""
+
+
+def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
+    """Return the experiment's id, creating it first where it does not exist."""
+    with alone(store.uri):
+        found = existing(store, client)
+        if found is not None:
+            return str(found.experiment_id)
+        location = f"{store.artifact_root}/{store.experiment}" if store.artifact_root else None
+        # Without its kind the UI opens an experiment as one of language models and hides the training charts.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        try:
+            return str(client.create_experiment(store.experiment, artifact_location=location, tags=kind))
+        except mlflow.MlflowException:
+            found = existing(store, client)
+            if found is None:
+                raise
+            return str(found.experiment_id)  # another process has just created it
+
+
+def existing(store: Store, client: mlflow.MlflowClient) -> Experiment | None:
+    """Return the store's experiment, None where there is none. Raise RunError for a deleted one, not to be restored."""
+    found = client.get_experiment_by_name(store.experiment)
+    if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
+        raise RunError(
+            f"MLflow at {store.uri}: experiment {store.experiment!r} was deleted; name another tracking.experiment, or "
+            f"restore it: MLFLOW_TRACKING_URI={store.uri} mlflow experiments restore -x {found.experiment_id}",
+            reason=REFUSED,
+        )
+    return found
+
+
+@contextmanager
+def told(store: Store) -> Iterator[None]:
+    """Tell in one line why a store cannot be used; the reason says whether to try again may help."""
+    try:
+        yield
+    except (
+        mlflow.MlflowException,
+        SQLAlchemyError,
+        sqlite3.Error,
+        OSError,
+        UnicodeError,
+    ) as error:  # MLflow passes on a database's first error
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        line = next((line for line in lines if "Error)" in line), lines[0])  # a database's own word, if there is one
+        final = _is_final(error)
+        if "404 != 200" in line:
+            line = f"{line.partition('. Response')[0]}; is this the address of an MLflow server, and its path right?"
+        line += next((remedy for fault, remedy in DATABASE_REMEDIES.items() if fault in line), "")
+        raise RunError(f"MLflow at {store.uri}: {line}", reason=REFUSED if final else "tracking") from error
+
+
+def _is_final(error: BaseException | None) -> bool:
+    """Return whether MLflow's answer will be the same again: a refusal, or a text that cannot be encoded."""
+    if isinstance(error, mlflow.MlflowException) and error.get_http_status_code() in REFUSALS:
+        return True
+    while error and not isinstance(error, UnicodeError):  # MLflow and SQLAlchemy raise their own errors from it
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+class TrackedRun:
+    """One MLflow run. Opening it twice under one run id reopens it."""
+
+    def __init__(
+        self,
+        store: Store,
+        run_id: str,
+        *,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent: str | None = None,
+    ) -> None:
+        """Find the run by its tag or create it, below the run parent if given, and close the runs of drivers that died.
+
+        Raise RunError.
+        """
+        self.store = store
+        with told(store):
+            self.client = connect(store)
+            experiment = experiment_id(store, self.client)
+            close_orphans(self.client, experiment)
+            above = {PARENT: _found(self.client, experiment, parent)[0].info.run_id} if parent else {}
+            self._open(experiment, run_id, name=name, params=params, tags={**tags, **above})
+
+    def _open(
+        self, experiment: str, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        mine = {**tags, RUN_ID: run_id, PROCESS: this_process()}
+        found = _found(self.client, experiment, run_id)
+        if found:
+            self.id = found[0].info.run_id
+            self.client.update_run(self.id, status=ACTIVE)
+            for key in found[0].data.tags.keys() & FAILURE:  # of the attempt that is resumed
+                self.client.delete_tag(self.id, key)
+        else:
+            self.id = self.client.create_run(experiment, run_name=name).info.run_id
+        known = found[0].data.params if found else {}
+        new = [Param(key, str(value)[:PARAM_CHARACTERS]) for key, value in params.items() if key not in known]
+        self.client.log_batch(self.id, params=new, tags=[RunTag(key, str(value)) for key, value in mine.items()])
+
+    def log(self, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
+        """Record metrics at a step, of now or of a time in milliseconds since 1970."""
+        self.log_points([(metrics, step, at or int(time.time() * 1000))])
+
+    def log_points(self, points: Iterable[tuple[Mapping[str, float], int, int]]) -> None:
+        """Record metrics of several steps, each with its time, at most 1,000 values."""
+        values = [Metric(key, float(value), at, step) for metrics, step, at in points for key, value in metrics.items()]
+        with told(self.store):
+            self.client.log_batch(self.id, metrics=values)
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags."""
+        with told(self.store):
+            self.client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+        """Record a picture, uint8 (H, W, 3), so that the UI can scroll it over the steps."""
+        with told(self.store):
+            self.client.log_image(self.id, picture, key=name, step=step)
+
+    def show_text(self, name: str, text: str, step: int) -> None:
+        """Record a text as the artifact ``texts/NAME/step-STEP.txt``; MLflow's own place for pictures is ``images``."""
+        with told(self.store):
+            self.client.log_text(self.id, text, f"texts/{name}/step-{step:09d}.txt")
+
+    def keep(self, path: Path | str, under: str) -> None:
+        """Store a folder or file as an artifact."""
+        if not place(path).exists():
+            raise RunError(f"{path}: cannot be stored in MLflow, it does not exist", reason=REFUSED)
+        with told(self.store), here(place(path)) as found:
+            store = self.client.log_artifacts if found.is_dir() else self.client.log_artifact
+            store(self.id, str(found), under)
+
+    def close(self, status: str) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+        with told(self.store):
+            self.client.set_terminated(self.id, status)
+
+
+def close_orphans(client: mlflow.MlflowClient, experiment_id: str) -> None:
+    """Close as KILLED the runs that stand as RUNNING although the process that kept them is gone."""
+    for run in client.search_runs([experiment_id], f"attributes.status = '{ACTIVE}'", max_results=PAGE):
+        if is_gone(run.data.tags.get(PROCESS, "")):
+            try:
+                client.set_terminated(run.info.run_id, "KILLED")
+            except mlflow.MlflowException as error:  # another run than the one to open
+                logger.warning("%s: is gone and cannot be closed: %s", run.info.run_id, error)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run as a table sees it."""
+
+    run_id: str
+    name: str
+    status: str
+    metrics: Mapping[str, float]
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    mlflow_id: str = ""
+
+
+def rows(store: Store) -> list[Row]:
+    """Return the runs of the store's experiment, newest first. Raise RunError where the store cannot be read."""
+    if not store.exists:
+        return []
+    with told(store):
+        client = reader(store)
+        experiment = existing(store, client)
+        return [_row(run) for run in _pages(client, experiment.experiment_id)] if experiment else []
+
+
+def row(store: Store, run_id: str) -> Row:
+    """Return a run by its id. Raise RunError where there is none."""
+    with told(store):
+        client = reader(store)
+        experiment = existing(store, client)
+        found = _found(client, experiment.experiment_id, run_id) if experiment else []
+    if not found:
+        raise RunError(f"MLflow at {store.uri}: experiment {store.experiment!r} has no run {run_id}")
+    return _row(found[0])
+
+
+def tag(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of a run that may have ended."""
+    found = row(store, run_id)
+    with told(store):
+        connect(store).log_batch(found.mlflow_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def attach(store: Store, run: Row, files: Mapping[str, bytes], under: str) -> None:
+    """Keep files by name with a run that may have ended. Raise RunError."""
+    with told(store), TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        connect(store).log_artifacts(run.mlflow_id, folder, under)
+
+
+def picture(store: Store, run: Row, name: str) -> bytes | None:
+    """Return the newest picture of a name as PNG, None where the run has none."""
+    with told(store):
+        client = reader(store)
+        found = [item.path for item in client.list_artifacts(run.mlflow_id, "images")]
+        ours = re.compile(re.escape(name) + r"[%+]step[%+].*\.png")
+        full = sorted(path for path in found if ours.fullmatch(Path(path).name))
+        return Path(client.download_artifacts(run.mlflow_id, full[-1])).read_bytes() if full else None
+
+
+def experiments(store: Store) -> list[str]:
+    """Return the names of all experiments of the store. Raise RunError where the store cannot be read."""
+    if not store.exists:
+        return []
+    with told(store):
+        return sorted(found.name for found in reader(store).search_experiments())
+
+
+def _found(client: mlflow.MlflowClient, experiment: str, run_id: str) -> list[Run]:
+    return list(client.search_runs([experiment], f"tags.`{RUN_ID}` = '{run_id}'", max_results=1))
+
+
+def _pages(client: mlflow.MlflowClient, experiment_id: str) -> Iterable[Run]:
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            run_view_type=ViewType.ACTIVE_ONLY,
+            max_results=PAGE,
+            page_token=token,
+            order_by=["attributes.start_time DESC"],
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _row(run: Run) -> Row:
+    return Row(
+        run_id=run.data.tags.get(RUN_ID, run.info.run_id),
+        name=run.info.run_name,
+        status=run.info.status,
+        metrics=run.data.metrics,
+        params=run.data.params,
+        tags=run.data.tags,
+        mlflow_id=run.info.run_id,
+    )
