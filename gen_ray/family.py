@@ -42,22 +42,22 @@ class Nll:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Held:
+class Known:
     """What is known of the data to be completed: known (B, *shape) as stored, mask (B, *shape) True where known."""
 
     known: Tensor
     mask: Tensor
 
-    def part(self, first: int, size: int) -> "Held":
+    def part(self, first: int, size: int) -> "Known":
         """Return rows first … first+size−1."""
         rows = slice(first, first + size)
-        return Held(known=self.known[rows], mask=self.mask[rows])
+        return Known(known=self.known[rows], mask=self.mask[rows])
 
 
 class Kernel(Protocol):
     """The update that all chains of one model share. Row-wise: rows of a batch may stand in different chains."""
 
-    def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> State:
+    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
         """Draw the state (B, …) at the beginning of the chain from the prior.
 
         Where something is held the state carries it, and every tick brings it to the noise level it ends at; after the
@@ -225,7 +225,7 @@ class Family(ABC):
 
 
 @runtime_checkable
-class Latent(Protocol):
+class SupportsLatent(Protocol):
     """What a family can do besides where it has a latent space: p(x|z), z ~ N(0, I), q(z|x) = N(mu, diag e^log_var).
 
     Verbs about the latent space ask for this and not for a family's name.
@@ -254,7 +254,7 @@ class Latent(Protocol):
 
 
 @runtime_checkable
-class Completer(Protocol):
+class SupportsMaskedLikelihood(Protocol):
     """What a family can do besides where it knows how probable a completion is, p(missing part | known part).
 
     Whoever judges a truth in the holes asks for this first, and judges by completions where there is no answer.

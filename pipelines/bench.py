@@ -12,7 +12,7 @@ import typer
 from pipelines import bench_gpu, constant_load, instances, terminal
 
 if TYPE_CHECKING:
-    from gen_ray.bench.baselines import Walks
+    from gen_ray.bench.baselines import SamplerTimes
 
 Config = Annotated[Path, typer.Argument(help="The experiment's YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value")]
@@ -203,7 +203,7 @@ def sample(
     """Measure walks along a sampler's table against their network evaluations alone: at 1 all else is free."""
     import torch
 
-    from gen_ray.bench.baselines import walks
+    from gen_ray.bench.baselines import sampler_times
     from gen_ray.cluster.training.train import prepare_data
     from gen_ray.engine.training.step import autocast
     from gen_ray.experiment import load
@@ -215,7 +215,7 @@ def sample(
     for name, size in product(sampler or [next(iter(family.samplers()))], batch or [1, 16]):
         chain = family.chain(name, steps)
         with autocast(experiment.training.precision, device):
-            timed = walks(net, chain, batch=size, rounds=rounds, device=device)
+            timed = sampler_times(net, chain, batch=size, rounds=rounds, device=device)
         found.append({"sampler": name, "batch": size, "nfe": chain.nfe, **_figures(timed, chain.nfe)})
     if as_json:
         typer.echo(json.dumps({"config": str(config), "rounds": rounds, "threads": threads, "walks": found}, indent=1))
@@ -253,16 +253,16 @@ def serve(
     as_json: AsJson = False,
 ) -> None:
     """Measure serving against full batches offline and batching whole requests; alone, beside others, too many."""
-    from gen_ray.bench.cluster.serving.measure import Plan, measure
+    from gen_ray.bench.cluster.serving.measure import BenchPlan, measure
     from gen_ray.bench.cluster.serving.report import figures, kinds
-    from gen_ray.cluster.serving.args import Application, Served
+    from gen_ray.cluster.serving.args import ServedModel, ServingApplication
 
     found = instances.load(model, storage)
-    app = Application(models={"bench": Served(model=model, backlog_seconds=5)}, root=storage)
+    app = ServingApplication(models={"bench": ServedModel(model=model, backlog_seconds=5)}, root=storage)
     if constant_seconds is not None:
         constant_load.show(app, kinds(found.family, sampler), port, constant_seconds, constant_share, as_json)
         return
-    plan = Plan(rounds=rounds, seconds=seconds, clients=clients, overload_seconds=overload_seconds)
+    plan = BenchPlan(rounds=rounds, seconds=seconds, clients=clients, overload_seconds=overload_seconds)
     measured = figures(measure(app, kinds(found.family, sampler), port, plan))
     if as_json:
         typer.echo(json.dumps({"model": model, "rounds": rounds, **measured}, indent=1))
@@ -274,7 +274,7 @@ def serve(
     terminal.show_table(f"{model}: {rounds} rounds of {seconds:g} s, {clients} clients", ["what", "measured"], lines)
 
 
-def _figures(timed: "Walks", nfe: int) -> dict[str, float]:
+def _figures(timed: "SamplerTimes", nfe: int) -> dict[str, float]:
     return {
         "evaluation_milliseconds": 1e3 * median(timed.bare) / nfe,
         "ratio": median(timed.ratios),

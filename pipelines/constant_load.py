@@ -8,11 +8,13 @@ import typer
 from pipelines import terminal
 
 if TYPE_CHECKING:
-    from gen_ray.bench.cluster.serving.load import Kind
-    from gen_ray.cluster.serving.args import Application
+    from gen_ray.bench.cluster.serving.load import RequestKind
+    from gen_ray.cluster.serving.args import ServingApplication
 
 
-def show(app: "Application", kinds: "list[Kind]", port: int, seconds: float, share: float, as_json: bool) -> None:
+def show(
+    app: "ServingApplication", kinds: "list[RequestKind]", port: int, seconds: float, share: float, as_json: bool
+) -> None:
     """Measure a constant load and show its figures."""
     from gen_ray.bench.cluster.serving.constant import constant
 

@@ -27,7 +27,7 @@ def demo(
     with connected(Scaling()):
         for file in sorted(CONFIGS.glob("*.yaml")):
             experiment = load(file, [f"storage.root={storage}"])
-            with terminal.Progress(experiment.name) as watch:
+            with terminal.VerbProgress(experiment.name) as watch:
                 done = train(experiment, watch=watch)
             bits = done.metrics["eval/bits_per_dim"]
             typer.echo(f"{experiment.name}: {bits:.3f} bits/dim")

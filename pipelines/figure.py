@@ -37,7 +37,7 @@ def latent_dims(
     pictures: dict[str, Any] = {}
     with connected(base.scaling):
         for dim, experiment in experiments.items():
-            with terminal.Progress(experiment.name) as watch:
+            with terminal.VerbProgress(experiment.name) as watch:
                 done = train(experiment, watch=watch)
             bits = done.metrics["eval/bits_per_dim"]
             typer.echo(f"{done.run_id}: {bits:.4f} bits/dim")

@@ -24,7 +24,7 @@ COLUMNS = 4
 
 
 @dataclass(frozen=True)
-class Given:
+class ImputeOptions:
     """What is to be completed: an image and a mask, or a text; and, if it is known, the truth in its holes."""
 
     image: Annotated[Path | None, typer.Option(help="A picture of the model's size, or .npz of stored values.")] = None
@@ -48,7 +48,7 @@ class Given:
 @terminal.grouped
 def impute(
     model: ModelName,
-    given: Given,
+    given: ImputeOptions,
     k: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="How many completions.")] = 8,
     imputer: Annotated[
         str | None, typer.Option(help="NAME or NAME:option=value; the family's default if left out.")
@@ -67,7 +67,7 @@ def impute(
     """Complete an image or a text k times, the known part kept bit for bit, and show where the completions disagree."""
     if out is not None:
         terminal.one_of("--out must end in", out.suffix, (".png", ".npz"))
-    from gen_ray.engine.inference.impute import complete, judge
+    from gen_ray.engine.inference.impute import complete, masked_likelihood
 
     found = instances.load(model, storage)
     if list_imputers:
@@ -78,10 +78,10 @@ def impute(
     made = complete(found, known, ~holes, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())
     _show(made, known, truth, out)
     typer.echo(f"{int(holes.sum())} of {holes.numel()} filled {k} times, seed {seed}, nfe {made.nfe}")
-    if unheeded := int(made.unheeded()[0]):
+    if unheeded := int(made.unseen_known()[0]):
         typer.echo(f"{unheeded} known places follow a hole: this imputer fills one by what stands before it alone")
     if truth is not None:
-        judged = judge(found, made, truth, seed=seed, device=instances.device())
+        judged = masked_likelihood(found, made, truth, seed=seed, device=instances.device())
         bits, nll = float(made.bits_per_dim(judged.nll)[0]), judged.nll
         typer.echo(
             f"truth in the holes: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind}, nfe {nll.nfe})"
@@ -89,7 +89,7 @@ def impute(
         typer.echo(f"  {nll.kind}: {judged.meaning}")
 
 
-def _read(given: Given, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
+def _read(given: ImputeOptions, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
     """Return what is known (1, *shape) and where its holes are (1, *shape)."""
     from gen_ray.engine.inference import instances as reading
     from gen_ray.errors import UserError
@@ -97,10 +97,10 @@ def _read(given: Given, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
     if given.text is not None:
         if not spec.is_text or given.image is not None or given.mask is not None:
             raise UserError(f"--text: is for text models, without --image and --mask; {spec.name} holds {spec.kind}")
-        return reading.written(given.text, spec, given.hole)
+        return reading.parse_masked_text(given.text, spec, given.hole)
     if given.image is None or given.mask is None:
         raise UserError("give --image and --mask (a text model takes --text instead)")
-    return _one(given.image, spec), reading.read_holes(given.mask, spec)
+    return _one(given.image, spec), reading.read_missing(given.mask, spec)
 
 
 def _one(file: Path, spec: "DataSpec") -> "Tensor":
@@ -124,7 +124,7 @@ def _show(made: "Completions", known: "Tensor", truth: "Tensor | None", out: Pat
     if not spec.is_image and out is not None and out.suffix == ".png":
         raise UserError(f"{out}: completions of {spec.kind} are printed; --out takes an .npz")
     for sample in made.samples[0] if spec.is_text else ():
-        typer.echo(texts.speak(sample, spec))
+        typer.echo(texts.decode_tokens(sample, spec))
     out = out or (Path("completions.png") if spec.is_image else None)
     if out is None:
         return
@@ -145,14 +145,14 @@ def picture(made: "Completions", known: "Tensor", truth: "Tensor | None" = None)
 
     levels, spread = made.spec.levels, made.uncertainty()
     alone = {
-        "given + hole": grids.holed(known, made.mask, levels=levels),
+        "given + hole": grids.with_missing(known, made.mask, levels=levels),
         **({} if truth is None else {"truth": grids.rgb(truth, levels=levels)}),
         "mean": grids.rgb(made.mean(), levels=levels),
-        f"std 0 … {float(spread.mean(1).max()):.2f}": grids.shades(spread),
+        f"std 0 … {float(spread.mean(1).max()):.2f}": grids.uncertainty_map(spread),
     }
     columns = max(COLUMNS, math.ceil(math.sqrt(made.k)))
     completions = grids.grid(made.samples[0], levels=levels, columns=columns, tile_pixels=TILE, gap=grids.GAP)
-    return grids.sheet(
+    return grids.contact_sheet(
         [
             {title: grids.grid(image, tile_pixels=TILE) for title, image in alone.items()},
             {f"{made.k} completions, {made.nfe} nfe": completions},

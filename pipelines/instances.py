@@ -36,7 +36,7 @@ Storage = Annotated[
 
 
 @dataclass(frozen=True)
-class Asked:
+class InstanceOptions:
     """Where instances are to come from: files, a source, or, with neither, the data the model was trained on."""
 
     files: Annotated[
@@ -75,7 +75,7 @@ def device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def gather(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
+def gather(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
     """Return stored instances (N, *shape) as the model's data and a name for each: of a source n chosen ones.
 
     Raise UserError.
@@ -100,11 +100,11 @@ def tell_left_out(file: Path, spec: "DataSpec") -> None:
     """Print one line on the part of a file that reading drops, if it does; on stderr, beside the figures."""
     from gen_ray.engine.inference import instances
 
-    if line := instances.left_out(file, spec):
+    if line := instances.dropped_part(file, spec):
         typer.echo(line, err=True)
 
 
-def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
+def _rows(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
     import torch
 
     from gen_ray.datasets.chosen import chosen_rows, read_rows
@@ -129,7 +129,7 @@ def _rows(model: "Model", asked: Asked, n: int, storage: Path) -> tuple["torch.T
     rows = chosen_rows(prepared.rows[asked.split], n)  # not the first ones: sources are often sorted by class
     x = torch.from_numpy(read_rows(prepared, asked.split, rows)[0])
     names = [f"{prepared.spec.name} {asked.split} {row}" for row in rows]
-    fitting = instances.fit(x, prepared.spec, model.spec, resize=asked.resize)
+    fitting = instances.convert(x, prepared.spec, model.spec, resize=asked.resize)
     if not asked.resize and (line := instances.rounded(x, prepared.spec, model.spec)):
         typer.echo(line, err=True)
     return fitting, names

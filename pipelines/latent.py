@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines import instances, terminal
-from pipelines.instances import Asked, ModelName, Rows, Seed, Storage
+from pipelines.instances import InstanceOptions, ModelName, Rows, Seed, Storage
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
     from gen_ray.engine.inference.artifact import Model
-    from gen_ray.engine.inference.latent import Refined
+    from gen_ray.engine.inference.latent import RefinedPosterior
 
 app = terminal.new_app()
 app.callback()(lambda: None)
@@ -34,7 +34,7 @@ Refine = Annotated[
 @terminal.grouped
 def encode(
     model: ModelName,
-    asked: Asked,
+    asked: InstanceOptions,
     n: Rows = 200,
     refine: Refine = 0,
     seed: Seed = 0,
@@ -65,7 +65,7 @@ def encode(
 @terminal.grouped
 def reconstruct(
     model: ModelName,
-    asked: Asked,
+    asked: InstanceOptions,
     n: Rows = 16,
     refine: Refine = 0,
     seed: Seed = 0,
@@ -99,7 +99,7 @@ def reconstruct(
 @terminal.grouped
 def interpolate(
     model: ModelName,
-    asked: Asked,
+    asked: InstanceOptions,
     n: Annotated[int, typer.Option("-n", min=2, max=10_000_000, help="How many rows of a source.")] = 5,
     steps: Annotated[int, typer.Option(min=2, max=10_000, help="Images of a way, its ends included.")] = 9,
     seed: Seed = 0,
@@ -146,7 +146,7 @@ def manifold(
     typer.echo(f"{out}: {side} x {side} images")
 
 
-def _gathered(model: str, asked: Asked, n: int, storage: Path) -> tuple["Model", "Tensor"]:
+def _gathered(model: str, asked: InstanceOptions, n: int, storage: Path) -> tuple["Model", "Tensor"]:
     """Return the model, which must have a latent space, and the instances asked for (N, *shape)."""
     from gen_ray.engine.inference import latent
 
@@ -162,7 +162,7 @@ def _blocks(rows: Mapping[str, "Tensor"], levels: int) -> "np.ndarray":
 
     n = len(next(iter(rows.values())))
     blocks = [slice(first, min(first + COLUMNS, n)) for first in range(0, n, COLUMNS)]
-    return plots.sheet(
+    return plots.contact_sheet(
         [
             {
                 f"{title} ({block.start} … {block.stop - 1})": plots.grid(
@@ -175,7 +175,7 @@ def _blocks(rows: Mapping[str, "Tensor"], levels: int) -> "np.ndarray":
     )
 
 
-def _tell(better: "Refined") -> None:
+def _tell(better: "RefinedPosterior") -> None:
     gap, n = better.gap_nats, len(better.gap_nats)
     error = float(better.gap_standard_error.square().sum().sqrt()) / n
     worst = int(gap.argmax())

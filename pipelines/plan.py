@@ -11,17 +11,17 @@ import typer
 from pipelines import terminal
 
 if TYPE_CHECKING:
-    from gen_ray.bench.planner import Forecast, Load, Pace, Site
+    from gen_ray.bench.planner import Forecast, RunWorkload, StepCost, Topology
     from gen_ray.experiment import Experiment
 
 MB = 2**20
 
 
 @dataclass(frozen=True)
-class Machines:
+class MachineOptions:
     """What there would be."""
 
-    nodes: Annotated[int, typer.Option(min=1, max=100_000, help="Machines.")] = 1
+    nodes: Annotated[int, typer.Option(min=1, max=100_000, help="MachineOptions.")] = 1
     gpus_per_node: Annotated[int, typer.Option(min=1, max=1024, help="GPUs of each: one worker has one.")] = 1
     link_gbps: Annotated[float, typer.Option(min=0.001, max=1e9, help="Between machines, gigabits a second.")] = 10
     node_gbps: Annotated[float, typer.Option(min=0.001, max=1e9, help="Between the GPUs of one machine.")] = 200
@@ -30,7 +30,7 @@ class Machines:
 
 @terminal.grouped
 def plan(
-    machines: Machines,
+    machines: MachineOptions,
     config: Annotated[Path, typer.Argument(help="The experiment's YAML file.")],
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, or a further YAML file.")] = None,
     rate: Annotated[
@@ -60,25 +60,25 @@ def plan(
     _show(experiment, asked, pace, found, bool(rate), as_json)
 
 
-def _paced(experiment: "Experiment", rates: list[str], most: int, rounds: int) -> "tuple[Load, Pace]":
+def _paced(experiment: "Experiment", rates: list[str], most: int, rounds: int) -> "tuple[RunWorkload, StepCost]":
     """Return the run's load, and the pace of one worker as it is told or as it is here."""
     import torch
 
-    from gen_ray.bench.planner import Load, Pace, paces, shares
+    from gen_ray.bench.planner import RunWorkload, StepCost, paces, shares
     from gen_ray.cluster.training.train import prepare_data
     from gen_ray.datasets.shards import load_split
     from pipelines.instances import device
 
     prepared = prepare_data(experiment)
     family = experiment.model(prepared.spec)
-    load = Load.of(experiment, prepared, family.build_net())
+    load = RunWorkload.of(experiment, prepared, family.build_net())
     if rates:
-        return load, Pace.fit(dict(_told(word) for word in rates))
+        return load, StepCost.fit(dict(_told(word) for word in rates))
     threads = experiment.scaling.cpus_per_worker
     torch.set_num_threads(os.cpu_count() or 1 if threads == "auto" else threads)
     x = torch.from_numpy(load_split(prepared, "train")[0])
     sizes = shares(load.batch, most)
-    return load, Pace.fit(paces(experiment, family, x, sizes, device=device(), rounds=rounds))
+    return load, StepCost.fit(paces(experiment, family, x, sizes, device=device(), rounds=rounds))
 
 
 def _told(word: str) -> tuple[float, float]:
@@ -95,7 +95,9 @@ def _told(word: str) -> tuple[float, float]:
     return found
 
 
-def _forecasts(experiment: "Experiment", load: "Load", pace: "Pace", machines: Machines) -> "list[Forecast]":
+def _forecasts(
+    experiment: "Experiment", load: "RunWorkload", pace: "StepCost", machines: MachineOptions
+) -> "list[Forecast]":
     from gen_ray.bench.planner import forecast, possible
 
     most = machines.nodes * machines.gpus_per_node
@@ -103,19 +105,19 @@ def _forecasts(experiment: "Experiment", load: "Load", pace: "Pace", machines: M
     return [forecast(pace, load, site, n) for n in possible(load.batch, experiment.training.accumulate, most)]
 
 
-def _site(machines: Machines) -> "Site":
-    from gen_ray.bench.planner import Link, Site
+def _site(machines: MachineOptions) -> "Topology":
+    from gen_ray.bench.planner import NetworkLink, Topology
 
     latency = machines.latency_us / 1e6
-    return Site(
+    return Topology(
         per_node=machines.gpus_per_node,
-        within=Link(machines.node_gbps, latency),
-        between=Link(machines.link_gbps, latency),
+        within=NetworkLink(machines.node_gbps, latency),
+        between=NetworkLink(machines.link_gbps, latency),
     )
 
 
 def _show(
-    experiment: "Experiment", load: "Load", pace: "Pace", found: "list[Forecast]", told: bool, as_json: bool
+    experiment: "Experiment", load: "RunWorkload", pace: "StepCost", found: "list[Forecast]", told: bool, as_json: bool
 ) -> None:
     from gen_ray.bench.planner import worthwhile
 

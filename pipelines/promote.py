@@ -12,16 +12,16 @@ from pipelines import terminal
 from pipelines.instances import Seed, Storage, find
 
 if TYPE_CHECKING:
-    from gen_ray.cluster.evaluation.sampler_benchmark import Measured, Order
-    from gen_ray.engine.evaluation.pareto import Point
+    from gen_ray.cluster.evaluation.sampler_benchmark import Measured, MeasurementPlan
+    from gen_ray.engine.evaluation.pareto import CostQuality
     from gen_ray.experiment import Experiment
     from gen_ray.tracking.releases import Release
-    from gen_ray.tracking.runs import Row
+    from gen_ray.tracking.runs import RunRow
     from gen_ray.tracking.store import Store
 
 
 @dataclass(frozen=True)
-class Asked:
+class PromoteOptions:
     """What of the samplers is measured."""
 
     sampler: Annotated[list[str] | None, typer.Option(help="Again and again; if left out all but adaptive ones.")] = (
@@ -40,11 +40,11 @@ class Asked:
         int, typer.Option(min=1, max=2**20, help="Samples of one batch, for quality and for seconds.")
     ] = 64
 
-    def order(self) -> "Order":
+    def order(self) -> "MeasurementPlan":
         """Return the measurement that these options ask for."""
-        from gen_ray.cluster.evaluation.sampler_benchmark import Order
+        from gen_ray.cluster.evaluation.sampler_benchmark import MeasurementPlan
 
-        return Order(
+        return MeasurementPlan(
             samplers=self.sampler or (),
             steps=self.steps or (),
             n=self.n,
@@ -56,7 +56,7 @@ class Asked:
 
 @terminal.grouped
 def promote(
-    asked: Asked,
+    asked: PromoteOptions,
     run: Annotated[str | None, typer.Argument(help="A run's id or name; or --best, or --rollback.")] = None,
     best: Annotated[str | None, typer.Option(help="A metric: the best finished run of --experiment by it.")] = None,
     experiment: Annotated[str, typer.Option(help="The MLflow experiment of --best.")] = "gen_ray",
@@ -113,16 +113,16 @@ def _rollback(store: "Store", model: str) -> str:
     return registry.rollback(store, model).line
 
 
-def _check(experiment: "Experiment", artifact: Path, asked: Asked) -> None:
+def _check(experiment: "Experiment", artifact: Path, asked: PromoteOptions) -> None:
     """Raise UserError for samplers and steps that the model does not have, before Ray starts."""
     if not asked.sampler and not asked.steps:
         return
     from gen_ray import run_directory
     from gen_ray.dataspec import DataSpec
-    from gen_ray.engine.evaluation.sampler_settings import menu
+    from gen_ray.engine.evaluation.sampler_settings import sampler_settings
 
     family = experiment.model(DataSpec.model_validate(run_directory.meta(artifact)["data"]))
-    menu(family, asked.sampler or (), asked.steps or ())
+    sampler_settings(family, asked.sampler or (), asked.steps or ())
 
 
 def _kept(measured: "Release", store: "Store", mlflow_id: str, artifact: Path) -> "Release":
@@ -154,7 +154,9 @@ def _best(store: "Store", metric: str) -> str:
     return found[0].runs[0].run_id
 
 
-def _measured(experiment: "Experiment", folder: Path, store: "Store", run: "Row", order: "Order") -> "Release":
+def _measured(
+    experiment: "Experiment", folder: Path, store: "Store", run: "RunRow", order: "MeasurementPlan"
+) -> "Release":
     """Return what is to be known of the version: curve, choices and fingerprint; keep the curve with the run."""
     from gen_ray.cluster.evaluation.sampler_benchmark import Measurement
     from gen_ray.cluster.nodes.connect import connected
@@ -183,7 +185,7 @@ def _measured(experiment: "Experiment", folder: Path, store: "Store", run: "Row"
     )
 
 
-def _tell(done: int, total: int, point: "Point") -> None:
+def _tell(done: int, total: int, point: "CostQuality") -> None:
     typer.echo(
         f"{done}/{total}: {point.sampler} {point.steps}, {point.nfe} nfe, {point.seconds_per_sample:.2g} s a sample, "
         f"{point.quality:.4g} ± {point.error:.2g}",
@@ -191,7 +193,7 @@ def _tell(done: int, total: int, point: "Point") -> None:
     )
 
 
-def _show(measured: "Measured", choices: Mapping[str, "Point"]) -> None:
+def _show(measured: "Measured", choices: Mapping[str, "CostQuality"]) -> None:
     marks = {id(point): [name for name in choices if choices[name] is point] for point in choices.values()}
     header = ["sampler", "", "steps", "nfe", "s a sample", measured.metric, "error"]
     lines = [
@@ -213,9 +215,9 @@ def _show(measured: "Measured", choices: Mapping[str, "Point"]) -> None:
         typer.echo(f"left out, as they would take longer than --minutes: {names}")
 
 
-def _files(measured: "Measured", choices: Mapping[str, "Point"]) -> dict[str, bytes]:
+def _files(measured: "Measured", choices: Mapping[str, "CostQuality"]) -> dict[str, bytes]:
     from gen_ray.engine.plots.grids import png
-    from gen_ray.engine.plots.lines import costs
+    from gen_ray.engine.plots.lines import cost_quality
 
     data = {
         "metric": measured.metric,
@@ -227,7 +229,7 @@ def _files(measured: "Measured", choices: Mapping[str, "Point"]) -> dict[str, by
     for point in sorted(measured.points, key=lambda point: point.seconds_per_sample):
         lines[point.sampler] = [*lines.get(point.sampler, ()), (point.seconds_per_sample, point.quality)]
     marks = {name: (point.seconds_per_sample, point.quality) for name, point in choices.items()}
-    picture = png(costs(lines, marks, quality=measured.metric.replace("_", " ")))
+    picture = png(cost_quality(lines, marks, quality=measured.metric.replace("_", " ")))
     return {"curve.json": json.dumps(data, indent=1).encode(), "curve.png": picture}
 
 

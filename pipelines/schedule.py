@@ -12,9 +12,9 @@ from pipelines.instances import Storage
 from pipelines.sweep import Margin, Overrides, PlanFile, Promote, check_promotion
 
 if TYPE_CHECKING:
-    from gen_ray.recurring.local_launcher import Local
-    from gen_ray.recurring.reconciler import Keeper
-    from gen_ray.recurring.store import Schedule
+    from gen_ray.recurring.local_launcher import LocalLauncher
+    from gen_ray.recurring.reconciler import Reconciler
+    from gen_ray.recurring.store import RecurringSweep
 
 app = terminal.new_app()
 app.callback()(lambda: None)
@@ -41,7 +41,7 @@ def add(
 ) -> None:
     """Have a sweep recur. Its file is read anew each time, in the folder that this is called in."""
     from gen_ray.configuration.base import validated
-    from gen_ray.recurring.store import Book, Schedule
+    from gen_ray.recurring.store import RecurringSweep, ScheduleStore
     from gen_ray.sweeps import config
 
     check_promotion(promote, margin)
@@ -60,7 +60,7 @@ def add(
         "grace_minutes": grace_minutes,
         "added": datetime.now(UTC).replace(microsecond=0),
     }
-    schedule, book = validated(Schedule, raw), Book(storage)
+    schedule, book = validated(RecurringSweep, raw), ScheduleStore(storage)
     if address:
         _check_secrets()
     book.add(schedule)
@@ -103,9 +103,9 @@ def list_(storage: Storage = Path("gen_ray_runs")) -> None:
 @app.command()
 def remove(name: Name, storage: Storage = Path("gen_ray_runs")) -> None:
     """Forget a schedule. An occurrence that runs goes on."""
-    from gen_ray.recurring.store import Book
+    from gen_ray.recurring.store import ScheduleStore
 
-    Book(storage).remove(name)
+    ScheduleStore(storage).remove(name)
     typer.echo(f"{name}: removed")
 
 
@@ -134,7 +134,7 @@ def run(
         local.close()
 
 
-def _once(keeper: "Keeper", local: "Local", name: str) -> int:
+def _once(keeper: "Reconciler", local: "LocalLauncher", name: str) -> int:
     """Run an occurrence and return its exit code."""
     from gen_ray.recurring.launcher import wait
 
@@ -147,31 +147,31 @@ def _once(keeper: "Keeper", local: "Local", name: str) -> int:
     return state.code if state else 1
 
 
-def _keeper(storage: Path) -> "tuple[Keeper, Local]":
+def _keeper(storage: Path) -> "tuple[Reconciler, LocalLauncher]":
     from gen_ray.recurring.launcher import Launcher
-    from gen_ray.recurring.local_launcher import Local
-    from gen_ray.recurring.reconciler import Keeper
-    from gen_ray.recurring.store import LOGS, Book
+    from gen_ray.recurring.local_launcher import LocalLauncher
+    from gen_ray.recurring.reconciler import Reconciler
+    from gen_ray.recurring.store import LOGS, ScheduleStore
 
-    book = Book(storage)
-    local = Local(book.folder / LOGS)
+    book = ScheduleStore(storage)
+    local = LocalLauncher(book.folder / LOGS)
 
-    def launcher(schedule: "Schedule") -> Launcher:
+    def launcher(schedule: "RecurringSweep") -> Launcher:
         if schedule.address is None:
             return local
         from gen_ray.cluster.jobs.jobs import Jobs
 
         return Jobs(schedule.address)
 
-    return Keeper(book, launcher), local
+    return Reconciler(book, launcher), local
 
 
-def _next(schedule: "Schedule") -> str:
+def _next(schedule: "RecurringSweep") -> str:
     at = schedule.times.next(datetime.now(UTC))
     return _when(schedule, at) if at else "never"
 
 
-def _when(schedule: "Schedule", at: datetime) -> str:
+def _when(schedule: "RecurringSweep", at: datetime) -> str:
     return f"{at.astimezone(schedule.times.zone):%Y-%m-%d %H:%M}"
 
 

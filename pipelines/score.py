@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from pipelines import instances, terminal
-from pipelines.instances import Asked, ModelName, Rows, Seed, Storage
+from pipelines.instances import InstanceOptions, ModelName, Rows, Seed, Storage
 
 
 @terminal.grouped
 def score(
     model: ModelName,
-    asked: Asked,
+    asked: InstanceOptions,
     n: Rows = 200,
     effort: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Draws an estimate; the evaluation's if left out.")

@@ -12,11 +12,11 @@ from pipelines import instances, terminal
 from pipelines.instances import Storage
 
 if TYPE_CHECKING:
-    from gen_ray.cluster.serving.args import Application
+    from gen_ray.cluster.serving.args import ServingApplication
 
 
 @dataclass(frozen=True)
-class Place:
+class ListenOptions:
     """Where a server listens."""
 
     host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs keys.")] = (
@@ -29,12 +29,12 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Replicas:
+class ReplicaOptions:
     """What each model is given."""
 
     cpus: Annotated[float, typer.Option(min=0, max=10_000, help="Cores of a replica; so many threads compute.")] = 1
     gpus: Annotated[float, typer.Option(min=0, max=1, help="GPUs of a replica; a share of one where several fit.")] = 0
-    min_replicas: Annotated[int, typer.Option(min=1, max=1000, help="Replicas of each model, at least.")] = 1
+    min_replicas: Annotated[int, typer.Option(min=1, max=1000, help="ReplicaOptions of each model, at least.")] = 1
     max_replicas: Annotated[
         int | None, typer.Option(min=1, max=1000, help="And at most, as work waits; as many as at least if left out.")
     ] = None
@@ -51,8 +51,8 @@ class Replicas:
 
 @terminal.grouped
 def serve(
-    place: Place,
-    replicas: Replicas,
+    place: ListenOptions,
+    replicas: ReplicaOptions,
     models: Annotated[
         list[str] | None,
         typer.Argument(
@@ -98,20 +98,20 @@ def _stop() -> bool:
     return server.stop()
 
 
-def _show(app: "Application", url: str) -> None:
+def _show(app: "ServingApplication", url: str) -> None:
     for id, model in app.models.items():
         typer.echo(f"{id}: {model.model}")
     typer.echo(f"{url}/ is the page, {url}/docs the API; {_keys(app)}")
 
 
 def application(
-    models: list[str], place: Place, replicas: Replicas, tracking_uri: str | None, storage: Path
-) -> "Application":
+    models: list[str], place: ListenOptions, replicas: ReplicaOptions, tracking_uri: str | None, storage: Path
+) -> "ServingApplication":
     """Return what is to be served. Raise UserError for what cannot be, before anything starts."""
     import os
 
     from gen_ray.cluster.nodes.ports import LOOPBACK
-    from gen_ray.cluster.serving.args import Application, Served
+    from gen_ray.cluster.serving.args import ServedModel, ServingApplication
     from gen_ray.errors import UserError
     from gen_ray.serving import settings
     from gen_ray.tracking import signing
@@ -125,9 +125,9 @@ def application(
     if most < replicas.min_replicas:
         raise UserError(f"--max-replicas {most}: is less than --min-replicas {replicas.min_replicas}")
     named = _found(models, storage, tracking_uri)
-    return Application(
+    return ServingApplication(
         models={
-            id: Served(
+            id: ServedModel(
                 model=model,
                 min_replicas=replicas.min_replicas,
                 max_replicas=most,
@@ -190,12 +190,12 @@ def _folder(text: str) -> str:
     return path.parent.name if path.name == "artifact" else path.name
 
 
-def _keys(app: "Application") -> str:
+def _keys(app: "ServingApplication") -> str:
     names = ", ".join(app.key_hashes)
     return f"keys of {names}" if names else "open to this machine without a key"
 
 
-def _yaml(app: "Application", place: Place) -> str:
+def _yaml(app: "ServingApplication", place: ListenOptions) -> str:
     """Return what `serve deploy` reads, with the address: of itself it would listen on all interfaces."""
     import yaml
 

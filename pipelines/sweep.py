@@ -10,7 +10,7 @@ from pipelines import terminal
 from pipelines.resuming import AcceptData, TakeOver, check_resume
 
 if TYPE_CHECKING:
-    from gen_ray.sweeps.config import Plan
+    from gen_ray.sweeps.config import SweepPlan
 
 PlanFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep's YAML file, e.g. of configs/sweeps.")]
 Overrides = Annotated[
@@ -49,7 +49,7 @@ def sweep(
         return
     from gen_ray.cluster.sweeps.sweep import sweep as run
 
-    with terminal.Progress(found.sweep.name) as watch:
+    with terminal.VerbProgress(found.sweep.name) as watch:
         done = run(found, resume=resume, take_over=take_over, accept_data=accept_data, watch=watch, tags=tags)
     terminal.show_table(done.sweep_id, done.header, done.lines, prose=("state",))
     if done.best:
@@ -83,7 +83,7 @@ def _tags(words: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
-def _promoted(plan: "Plan", sweep_id: str, best: str, model: str, margin: float | None) -> str:
+def _promoted(plan: "SweepPlan", sweep_id: str, best: str, model: str, margin: float | None) -> str:
     """Hold the best trial against the champion, and return what came of it, which the sweep's run is tagged with."""
     from gen_ray import run_directory
     from gen_ray.cluster.training.train import store_of

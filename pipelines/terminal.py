@@ -147,7 +147,7 @@ def _fail(line: str, code: int) -> None:
     raise SystemExit(code)
 
 
-class Progress:
+class VerbProgress:
     """A bar with rate and remaining time on a terminal, a line every ten seconds elsewhere."""
 
     LINE_SECONDS = 10.0
@@ -161,7 +161,7 @@ class Progress:
             self.bar = _bar()
             self.task = self.bar.add_task(label, total=None, note="starting")
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> "VerbProgress":
         """Show the bar."""
         if self.bar is not None:
             self.bar.start()
@@ -200,24 +200,24 @@ def _remaining(first: tuple[int, float], done: int, total: int, now: float) -> s
 
 
 def _bar() -> Any:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}{task.fields[note]}", markup=False),
     )
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
+    return VerbProgress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
 
 
 def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what an evaluation measured, each figure with what it was measured with."""
-    from gen_ray.engine.evaluation.provenance import FRECHET, note
+    from gen_ray.engine.evaluation.provenance import FRECHET, reader_note
 
     for name, value in metrics.items():
         how = provenance.get(name)
         origin = "  (" + ", ".join(f"{key} {word}" for key, word in how.items()) + ")" if how else ""
-        more = f"; {note(how)}" if how and name == FRECHET and note(how) else ""
+        more = f"; {reader_note(how)}" if how and name == FRECHET and reader_note(how) else ""
         typer.echo(f"  {name} {value:.5g}{origin}{more}")
 
 

@@ -35,7 +35,7 @@ def train(
         return
     from gen_ray.cluster.training.train import train as run
 
-    with terminal.Progress(experiment.name) as watch:
+    with terminal.VerbProgress(experiment.name) as watch:
         done = run(experiment, resume=resume, take_over=take_over, accept_data=accept_data, watch=watch)
     typer.echo(f"run {done.run_id}")
     terminal.show_metrics(done.metrics, done.provenance)

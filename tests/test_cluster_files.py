@@ -304,8 +304,8 @@ def test_ray_serve_takes_what_is_to_be_served(monkeypatch: pytest.MonkeyPatch) -
     from ray.serve.schema import ServeDeploySchema
 
     from gen_ray.cluster.nodes.environment import SERVE
-    from gen_ray.cluster.serving.args import NAME, Application
-    from gen_ray.cluster.serving.ingress import door
+    from gen_ray.cluster.serving.args import NAME, ServingApplication
+    from gen_ray.cluster.serving.ingress import api_settings
 
     [service] = of_kind("RayService")
     raw = yaml.safe_load(service["spec"]["serveConfigV2"])
@@ -317,17 +317,17 @@ def test_ray_serve_takes_what_is_to_be_served(monkeypatch: pytest.MonkeyPatch) -
         (raw["http_options"], deployed.http_options),
     ):
         assert said.keys() <= type(model).model_fields.keys()  # Serve itself drops what it does not know
-    assert application.name == NAME and Application.model_validate(application.args).models
+    assert application.name == NAME and ServingApplication.model_validate(application.args).models
     module, _, name = application.import_path.partition(":")
     assert callable(getattr(import_module(module), name))
     assert f"{service['metadata']['name']}-serve-svc" in application.args["hosts"]  # as KubeRay calls its Service
     monkeypatch.delenv("GEN_RAY_API_KEYS", raising=False)
-    app = Application.model_validate(application.args)
+    app = ServingApplication.model_validate(application.args)
     for keys, refusal in ((None, "require_keys"), ("", "is set but empty"), ("anna:" + "k" * 32, "")):
         if keys is not None:
             monkeypatch.setenv("GEN_RAY_API_KEYS", keys)
         with pytest.raises(UserError, match=refusal) if refusal else nullcontext():
-            assert [key.name for key in door(app, deployed.http_options.host).keys] == ["anna"]
+            assert [key.name for key in api_settings(app, deployed.http_options.host).keys] == ["anna"]
     for below in (below for below in mappings(service) if "containers" in below):
         env = {entry["name"]: entry for entry in below["containers"][0]["env"]}
         assert {name: entry["value"] for name, entry in env.items() if "value" in entry} == SERVE

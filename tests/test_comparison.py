@@ -15,12 +15,12 @@ from gen_ray.errors import UserError
 from gen_ray.tracking.comparison import differences, tables
 from gen_ray.tracking.export import to_csv, to_json
 from gen_ray.tracking.registry import record
-from gen_ray.tracking.runs import Row
+from gen_ray.tracking.runs import RunRow
 
 HOW = {"extractor": "classifier-1", "reference": "train", "reference_rows": "1462", "samples": "64", "data": "d"}
 
 
-def run(name: str, bits: float = 1.0, status: str = "FINISHED", distance: float | None = 2.0, **how: str) -> Row:
+def run(name: str, bits: float = 1.0, status: str = "FINISHED", distance: float | None = 2.0, **how: str) -> RunRow:
     """Return a run as MLflow would give it."""
     own = {"kind": how.pop("kind", "elbo"), "data": "d", **({"values": how.pop("values")} if "values" in how else {})}
     tags = {f"provenance.eval/bits_per_dim.{key}": word for key, word in own.items()}
@@ -35,10 +35,10 @@ def run(name: str, bits: float = 1.0, status: str = "FINISHED", distance: float 
             "eval/precision": 1 / bits,
         }
     params = {"family.name": "vae", "data.source": "digits", "data.fingerprint": "d"}
-    return Row(run_id=name, name=name, status=status, metrics=metrics, params=params, tags=tags)
+    return RunRow(run_id=name, name=name, status=status, metrics=metrics, params=params, tags=tags)
 
 
-def order(runs: list[Row], sort: str = "eval/bits_per_dim") -> list[list[str]]:
+def order(runs: list[RunRow], sort: str = "eval/bits_per_dim") -> list[list[str]]:
     return [[line[0] for line in table.lines] for table in tables(runs, sort)]
 
 
@@ -65,7 +65,7 @@ def test_what_has_no_such_figure_comes_last() -> None:
     whole = run("bare")
     for sort in ("eval/bits_per_dim", "eval/precision"):
         left = {key: value for key, value in whole.metrics.items() if key != sort}
-        bare = Row(**{**vars(whole), "metrics": left})
+        bare = RunRow(**{**vars(whole), "metrics": left})
         assert order([bare, run("a")], sort) == [["a", "bare"]]
 
 
@@ -116,7 +116,7 @@ def test_bits_of_other_values_are_neither_ranked_nor_held_against_a_champion(
 def test_the_metric_that_is_sorted_by_has_a_column_and_is_never_left_out() -> None:
     runs = [run("a"), run("b")]
     for number, each in enumerate(runs):
-        runs[number] = Row(**{**vars(each), "metrics": {**each.metrics, "validation/loss_nats": 2.0 - number}})
+        runs[number] = RunRow(**{**vars(each), "metrics": {**each.metrics, "validation/loss_nats": 2.0 - number}})
     [table] = tables(runs, "validation/loss_nats")
     assert [line[table.header.index("validation/loss_nats")] for line in table.lines] == ["1", "2"]
     [table] = tables(runs, "eval/recall") if "eval/recall" in runs[0].metrics else tables(runs, "eval/precision")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gen_ray import families
-from gen_ray.cluster.serving.args import Application
+from gen_ray.cluster.serving.args import ServingApplication
 from gen_ray.configuration.base import Config
 from gen_ray.configuration.overrides import merge
 from gen_ray.configuration.yaml12 import read
@@ -22,8 +22,8 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment, load, parse
 from gen_ray.maths.sde import VE, VP, SubVP
-from gen_ray.serving.settings import Settings
-from gen_ray.sweeps.config import Axis, Sweep
+from gen_ray.serving.settings import ApiSettings
+from gen_ray.sweeps.config import SearchAxis, SweepConfig
 from tests.conftest import ROOT
 
 NO_EXPERIMENTS = {"overlays", "sweeps", "serve", "cluster"}
@@ -424,8 +424,10 @@ def below(hint: Any) -> Iterator[type[Config]]:
 
 
 FAMILIES = [families.find(name).Config for name in families.names()]
-SECTIONS = {config for top in (Experiment, Sweep, Application, Settings, *FAMILIES) for config in below(top)}
-FREE = {Axis, VP, VE, SubVP}
+SECTIONS = {
+    config for top in (Experiment, SweepConfig, ServingApplication, ApiSettings, *FAMILIES) for config in below(top)
+}
+FREE = {SearchAxis, VP, VE, SubVP}
 """Configs that check their numbers together."""
 
 

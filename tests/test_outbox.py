@@ -33,10 +33,10 @@ class Ledger:
         self.there.set()
 
     def __call__(self, store: Store, run_id: str, **how: Any) -> "Entry":
-        self.enter(run_id, "open", **how)
+        self.admit(run_id, "open", **how)
         return Entry(self, run_id)
 
-    def enter(self, run_id: str, verb: str, **args: Any) -> None:
+    def admit(self, run_id: str, verb: str, **args: Any) -> None:
         if not self.there.is_set():
             raise RunError("away", reason="tracking")
         if args.get("step") == -1:
@@ -55,10 +55,10 @@ class Entry:
             raise RunError("no such step", reason=REFUSED)
         self.ledger.batches.append(sum(len(metrics) for metrics, _, _ in points))
         for metrics, step, at in points:
-            self.ledger.enter(self.run_id, "log", metrics=metrics, step=step, at=at)
+            self.ledger.admit(self.run_id, "log", metrics=metrics, step=step, at=at)
 
     def __getattr__(self, verb: str) -> Any:
-        return lambda **args: self.ledger.enter(self.run_id, verb, **args)
+        return lambda **args: self.ledger.admit(self.run_id, verb, **args)
 
 
 @pytest.fixture

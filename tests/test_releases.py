@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from gen_ray import run_directory
 from gen_ray.errors import RunError, UserError
-from gen_ray.serving.sources import Registered
+from gen_ray.serving.sources import RegistrySource
 from gen_ray.storage import manifest
 from gen_ray.tracking import registry, release, releases, signing, versions
 from gen_ray.tracking.registry import BITS, champion, promote_run
@@ -109,7 +109,7 @@ def test_artifacts_of_the_older_layout_are_removed(store: Store, model: str, tmp
     for name in (unused, plain, named, "other", ".part-killed"):
         os.utime(cache / name, (0, time.time() - 7200))
     promote_run(store, model, ran(store, model, 1, 1.8), BITS)
-    served = Registered(store, f"models:/{model}@champion", cache / model)
+    served = RegistrySource(store, f"models:/{model}@champion", cache / model)
     assert served.fetch(served.newest()).is_dir()
     assert {path.name for path in cache.iterdir()} == {used, named, "other", "f" * 32, model}
 

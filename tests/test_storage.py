@@ -19,7 +19,7 @@ from gen_ray.datasets.shards import load_split
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import features
 from gen_ray.engine.training import checkpoint, checkpoint_store
-from gen_ray.engine.training.checkpoint_store import Shelf
+from gen_ray.engine.training.checkpoint_store import CheckpointStore
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import parse
 from gen_ray.nets.classifier import Classifier
@@ -75,7 +75,7 @@ def test_a_folder_whose_writer_failed_is_not_there(root: Path) -> None:
 
 def test_on_an_object_store_a_version_counts_once_it_is_pointed_to(s3: Path, tmp_path: Path) -> None:
     """A writer killed half way leaves files that are not taken for a checkpoint, and the next one replaces it."""
-    home = Shelf(s3 / tmp_path.name)
+    home = CheckpointStore(s3 / tmp_path.name)
     home.add({"a": b"1"}, 5)
     (home.place(7) / "a").write_bytes(b"half")
     assert home.folders() == [home.place(5)] and home.last() == home.place(5)
@@ -217,20 +217,20 @@ def test_one_process_at_a_time_trains_an_extractor(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(features, "train", train)
     rows = torch.zeros(8, 1, 8, 8, dtype=torch.uint8), torch.zeros(8, dtype=torch.int32)
     with ThreadPoolExecutor(4) as pool:
-        found = [pool.submit(features.obtain, tmp_path / "e" / "f", spec, lambda split: rows) for _ in range(4)]
+        found = [pool.submit(features.load_or_train, tmp_path / "e" / "f", spec, lambda split: rows) for _ in range(4)]
         [name] = {extractor.result().name for extractor in found}
     assert trained == [8] and name.startswith("classifier-")
 
 
 def test_what_is_kept_of_checkpoints_is_the_same(root: Path) -> None:
-    home = Shelf(root / "checkpoints")
+    home = CheckpointStore(root / "checkpoints")
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 5.0)):
         position = f'{{"step": {step}, "validation_nats": {loss}}}'.encode()
         home.save({"position.json": position}, step)
     assert [checkpoint_store.step_of(folder) for folder in home.folders()] == [2, 3, 4]
-    assert home.lowest() == home.place(2)
-    other = Shelf(root / "other")
-    other.become(home)
+    assert home.best_checkpoint() == home.place(2)
+    other = CheckpointStore(root / "other")
+    other.replace_with(home)
     assert [folder.name for folder in other.folders()] == [folder.name for folder in home.folders()]
 
 

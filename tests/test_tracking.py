@@ -20,7 +20,7 @@ from gen_ray.tracking.runs import (
     PROCESS,
     REFUSED,
     RUN_ID,
-    Row,
+    RunRow,
     TrackedRun,
     connect,
     experiment_id,
@@ -43,7 +43,7 @@ def open_run(store: Store, run_id: str = "a-1", **params: object) -> TrackedRun:
     return TrackedRun(store, run_id, name="a", params=params, tags={"colour": "red"})
 
 
-def only(store: Store) -> Row:
+def only(store: Store) -> RunRow:
     [row] = rows(store)
     return row
 

@@ -9,37 +9,37 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.engine.inference.generate import generate
-from gen_ray.engine.training.batches import Batches, Clocked, own_rows
+from gen_ray.engine.training.batches import Batches, TimedIterator, own_rows
 from gen_ray.engine.training.loop import steps as our_steps
 from gen_ray.engine.training.session import Session
-from gen_ray.engine.training.step import Learner
+from gen_ray.engine.training.step import TrainState
 from gen_ray.experiment import Experiment
 from gen_ray.family import Chain, Family
 from gen_ray.maths.noise import generator
 
 
 @dataclass(frozen=True)
-class Rates:
+class TrainingRates:
     """Images per second of each round."""
 
     bare: list[float]
     ours: list[float]
 
 
-def alternate(experiment: Experiment, family: Family, session: Session, *, rounds: int, steps: int) -> Rates:
+def alternate(experiment: Experiment, family: Family, session: Session, *, rounds: int, steps: int) -> TrainingRates:
     """Return the rates of the bare loop and of this house's, steps each a round, in turn within one process."""
     size, total = experiment.data.batch_size, (rounds + 1) * steps
     loops: list[Iterator[object]] = [
-        bare(experiment, family, own_rows(session.batches("train"), session.world_size, size), session.device),
-        our_steps(Learner(family, experiment.training, session, total), session.batches("train"), size, first=0),
+        bare_loop(experiment, family, own_rows(session.batches("train"), session.world_size, size), session.device),
+        our_steps(TrainState(family, experiment.training, session, total), session.batches("train"), size, first=0),
     ]
     seconds = [[_timed(partial(_drain, loop, steps)) for loop in loops] for _ in range(rounds + 1)][1:]  # one warms up
     images = steps * size
-    return Rates(bare=[images / s for s, _ in seconds], ours=[images / s for _, s in seconds])
+    return TrainingRates(bare=[images / s for s, _ in seconds], ours=[images / s for _, s in seconds])
 
 
 @dataclass(frozen=True)
-class Ingest:
+class IngestRates:
     """Images per second of each round, of training and of each way to the data alone, and what training waits."""
 
     trained: list[float]
@@ -49,7 +49,7 @@ class Ingest:
 
 def ingest(
     experiment: Experiment, family: Family, session: Session, ways: Mapping[str, Batches], *, rounds: int, steps: int
-) -> Ingest:
+) -> IngestRates:
     """Time the ways to the data, in turn: each alone, and each while training steps are taken from it.
 
     A round alone goes through the data four times, so that what was read ahead does not decide it.
@@ -57,9 +57,9 @@ def ingest(
     size, total = experiment.data.batch_size, (rounds + 1) * steps
     alone = {name: max(steps, 4 * batches.rows // size) for name, batches in ways.items()}
     drained = {name: batches.stream(0) for name, batches in ways.items()}
-    clocked = {name: Clocked(batches.stream(0)) for name, batches in ways.items()}
-    learners = {name: Learner(family, experiment.training, session, total) for name in ways}
-    found = Ingest(trained=[], alone={name: [] for name in ways}, waiting={name: [] for name in ways})
+    clocked = {name: TimedIterator(batches.stream(0)) for name, batches in ways.items()}
+    learners = {name: TrainState(family, experiment.training, session, total) for name in ways}
+    found = IngestRates(trained=[], alone={name: [] for name in ways}, waiting={name: [] for name in ways})
     for number in range(rounds + 1):
         for name, stream in clocked.items():
             idle = _timed(partial(_drain, drained[name], alone[name]))
@@ -77,12 +77,12 @@ def _drain(stream: Iterator[object], steps: int) -> None:
         next(stream)
 
 
-def _train(learner: Learner, stream: Clocked, steps: range) -> None:
+def _train(learner: TrainState, stream: TimedIterator, steps: range) -> None:
     for step in steps:
         learner.step(next(stream), step)
 
 
-def bare(experiment: Experiment, family: Family, x: Tensor, device: torch.device) -> Iterator[Tensor]:
+def bare_loop(experiment: Experiment, family: Family, x: Tensor, device: torch.device) -> Iterator[Tensor]:
     """Train in eager float32 on x (N, *shape), yielding the loss of each step: no Ray, clipping, EMA, checks or log."""
     torch.manual_seed(experiment.training.seed)
     rng = generator(experiment.training.seed, device=device)  # dropout draws from the global state, of another seed
@@ -100,7 +100,7 @@ def bare(experiment: Experiment, family: Family, x: Tensor, device: torch.device
 
 
 @dataclass(frozen=True)
-class Walks:
+class SamplerTimes:
     """Seconds of each round: of a chain's network evaluations alone, and of walking the chain."""
 
     bare: list[float]
@@ -112,7 +112,7 @@ class Walks:
         return [bare / walk for bare, walk in zip(self.bare, self.walk, strict=True)]
 
 
-def walks(net: nn.Module, chain: Chain, *, batch: int, rounds: int, device: torch.device) -> Walks:
+def sampler_times(net: nn.Module, chain: Chain, *, batch: int, rounds: int, device: torch.device) -> SamplerTimes:
     """Time walks of a batch, start to finished samples, in turn with the same evaluations on recorded inputs."""
 
     def walk() -> None:
@@ -130,7 +130,7 @@ def walks(net: nn.Module, chain: Chain, *, batch: int, rounds: int, device: torc
         _finished(device)
 
     seconds = [(_timed(evaluations), _timed(walk)) for _ in range(rounds + 1)][1:]  # the first round warms up
-    return Walks(bare=[bare for bare, _ in seconds], walk=[walked for _, walked in seconds])
+    return SamplerTimes(bare=[bare for bare, _ in seconds], walk=[walked for _, walked in seconds])
 
 
 def _timed(work: Callable[[], None]) -> float:

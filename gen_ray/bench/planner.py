@@ -17,9 +17,9 @@ from torch import nn
 
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import storage_dtype
-from gen_ray.engine.training.checkpoint_store import Shelf
+from gen_ray.engine.training.checkpoint_store import CheckpointStore
 from gen_ray.engine.training.session import LocalSession
-from gen_ray.engine.training.step import Learner
+from gen_ray.engine.training.step import TrainState
 from gen_ray.experiment import Experiment
 from gen_ray.family import Family
 from gen_ray.maths import power_ema
@@ -34,14 +34,14 @@ ROUND_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Pace:
+class StepCost:
     """Seconds that one worker takes for a step: fixed, and so much more for each row of its share of the batch."""
 
     fixed: float
     per_row: float
 
     @classmethod
-    def fit(cls, seconds: Mapping[float, float]) -> "Pace":
+    def fit(cls, seconds: Mapping[float, float]) -> "StepCost":
         """Return the line through seconds by rows, nothing below zero; through one point it goes from the origin."""
         rows, taken = np.array(list(seconds)), np.array(list(seconds.values()))
         if len(rows) == 1:
@@ -59,7 +59,7 @@ class Pace:
 
 
 @dataclass(frozen=True)
-class Link:
+class NetworkLink:
     """What joins two workers: gigabits a second, and seconds until a message of nothing arrives."""
 
     gbps: float
@@ -74,12 +74,12 @@ class Link:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class Topology:
     """The machines: how many workers each has, how they are joined, and the cores where they share them."""
 
     per_node: int
-    within: Link
-    between: Link
+    within: NetworkLink
+    between: NetworkLink
     threads: int = 1
     cores: int | None = None
     """None: every worker has a GPU to itself, and nothing of it is shared."""
@@ -96,7 +96,7 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
+class RunWorkload:
     """What a run asks for, in bytes and rows."""
 
     batch: int
@@ -110,14 +110,14 @@ class Load:
     """Of the checkpoints, averages and artifact that a finished run keeps."""
 
     @classmethod
-    def of(cls, experiment: Experiment, prepared: Prepared, net: nn.Module) -> "Load":
+    def of(cls, experiment: Experiment, prepared: Prepared, net: nn.Module) -> "RunWorkload":
         """Return the load of an experiment on its data."""
         training = experiment.training
         weights = sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
         gradients = sum(p.numel() * p.element_size() for p in net.parameters())
         averages = 1 + (len(power_ema.GAMMAS) if training.ema_snapshots else 0)
         checkpoint = weights * (1 + averages) + 2 * gradients
-        shelf = Shelf(prepared.folder)
+        shelf = CheckpointStore(prepared.folder)
         snapshots = training.ema_snapshots * len(power_ema.GAMMAS) * weights
         return cls(
             batch=experiment.data.batch_size,
@@ -147,7 +147,7 @@ class Forecast:
     """Of all workers together, in stored form."""
 
 
-def forecast(pace: Pace, load: Load, site: Site, workers: int) -> Forecast:
+def forecast(pace: StepCost, load: RunWorkload, site: Topology, workers: int) -> Forecast:
     """Return what so many workers would do with the run's own batch, each having its share of the rows."""
     rows = load.batch / workers
     compute = pace(rows) * site.crowding(workers)
@@ -198,7 +198,7 @@ def paces(
     experiment: Experiment, family: Family, x: torch.Tensor, sizes: Iterable[int], *, device: torch.device, rounds: int
 ) -> dict[float, float]:
     """Return the median seconds of a training step in this process by the rows it has, sizes in turn in each round."""
-    learner = Learner(family, experiment.training, LocalSession({}, device=device), 10**9)
+    learner = TrainState(family, experiment.training, LocalSession({}, device=device), 10**9)
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     step = 0
     for number in range(rounds + 1):

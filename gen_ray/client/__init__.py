@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import requests
 
-from gen_ray.client.results import Preview, Result, arrays, events, facts, preview, result
+from gen_ray.client.results import ClientPreview, ClientResult, arrays, events, facts, preview, result
 from gen_ray.client.sending import LOST, ApiError, Sender, once_more
 
-__all__ = ["ApiError", "Client", "Preview", "Result"]
+__all__ = ["ApiError", "Client", "ClientPreview", "ClientResult"]
 
 
 class Client:
@@ -37,27 +37,27 @@ class Client:
         listed: list[dict[str, Any]] = self._sender.send("GET", "/v1/models").json()["data"]
         return listed
 
-    def sample(self, model: str, *, n: int = 1, **fields: Any) -> Result:
+    def sample(self, model: str, *, n: int = 1, **fields: Any) -> ClientResult:
         """Return n samples. Raise ApiError."""
         return self._ask(model, "sample", {"n": n, **fields})
 
-    def impute(self, model: str, **fields: Any) -> Result:
+    def impute(self, model: str, **fields: Any) -> ClientResult:
         """Return n completions of one instance: image (bytes or a Path) or x, and mask; or text. Raise ApiError."""
         return self._ask(model, "impute", fields)
 
-    def score(self, model: str, **fields: Any) -> Result:
+    def score(self, model: str, **fields: Any) -> ClientResult:
         """Return bits_per_dim (N,) and standard_error (N,) of images, x or texts. Raise ApiError."""
         return self._ask(model, "score", fields)
 
-    def encode(self, model: str, **fields: Any) -> Result:
+    def encode(self, model: str, **fields: Any) -> ClientResult:
         """Return mu and log_var (N, Z) of images, x or texts. Raise ApiError."""
         return self._ask(model, "encode", fields)
 
-    def decode(self, model: str, *, z: Any, **fields: Any) -> Result:
+    def decode(self, model: str, *, z: Any, **fields: Any) -> ClientResult:
         """Return samples at latent vectors z (N, Z). Raise ApiError."""
         return self._ask(model, "decode", {"z": z, **fields})
 
-    def reconstruct(self, model: str, **fields: Any) -> Result:
+    def reconstruct(self, model: str, **fields: Any) -> ClientResult:
         """Return images, x or texts encoded and decoded again. Raise ApiError."""
         return self._ask(model, "reconstruct", fields)
 
@@ -65,7 +65,7 @@ class Client:
         """Return the samples of sample, impute, decode or reconstruct side by side as a PNG file. Raise ApiError."""
         return self._answer(model, verb, fields, "grid").content
 
-    def stream(self, model: str, verb: str = "sample", **fields: Any) -> Iterator[Preview | Result]:
+    def stream(self, model: str, verb: str = "sample", **fields: Any) -> Iterator[ClientPreview | ClientResult]:
         """Yield previews of samples, or of completions, and the result at last. Raise ApiError.
 
         A stream that breaks off is begun anew; previews that were seen are not shown again.
@@ -89,7 +89,7 @@ class Client:
             finally:
                 response.close()
 
-    def _ask(self, model: str, verb: str, fields: Mapping[str, Any]) -> Result:
+    def _ask(self, model: str, verb: str, fields: Mapping[str, Any]) -> ClientResult:
         response = self._answer(model, verb, fields, "npz")
         with np.load(io.BytesIO(response.content), allow_pickle=False) as held:
             return result(facts(response.headers), {name: held[name] for name in held.files})

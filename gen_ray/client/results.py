@@ -12,7 +12,7 @@ from PIL import Image
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class ClientResult:
     """An answer: arrays by name, and what the server says of it."""
 
     arrays: Mapping[str, np.ndarray]
@@ -39,7 +39,7 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preview:
+class ClientPreview:
     """A look at samples under way: images (n, H, W[, 3]) uint8, or texts, with done of total evaluations done."""
 
     done: int
@@ -58,11 +58,11 @@ def facts(headers: Mapping[str, str]) -> dict[str, Any]:
     return {**numbers, **names, "seconds": seconds, "request_id": headers["X-Request-ID"]}
 
 
-def result(said: Mapping[str, Any], held: Mapping[str, np.ndarray]) -> Result:
+def result(said: Mapping[str, Any], held: Mapping[str, np.ndarray]) -> ClientResult:
     """Return an answer, from what is said of it and its arrays."""
     named = {name: said[name] for name in ("model", "version", "sampler", "steps", "nfe", "seed", "notes")}
     seconds, request_id = said["seconds"], said["request_id"]
-    return Result(
+    return ClientResult(
         arrays=held,
         queued_seconds=seconds["queued"],
         computed_seconds=seconds["computed"],
@@ -79,13 +79,13 @@ def arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {"samples": np.array(samples, dtype=data.get("dtype"))}
 
 
-def preview(data: Mapping[str, Any]) -> Preview:
+def preview(data: Mapping[str, Any]) -> ClientPreview:
     """Return the preview in an event."""
     images = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(image)), formats=("PNG",)))
         for image in data.get("images", [])
     ]
-    return Preview(
+    return ClientPreview(
         done=data["done"],
         total=data["total"],
         images=np.stack(images) if images else None,

@@ -6,12 +6,12 @@ from pathlib import Path
 from gen_ray.datasets.digits import Digits
 from gen_ray.datasets.image_folder import ImageFolder
 from gen_ray.datasets.parquet import ParquetFiles
-from gen_ray.datasets.source import Source, SourceOptions
+from gen_ray.datasets.source import DataSource, SourceOptions
 from gen_ray.datasets.text import Text
 from gen_ray.datasets.torchvision_sets import Cifar10, FashionMnist, Mnist
 from gen_ray.errors import UserError, nearest
 
-SOURCES: Mapping[str, type[Source]] = {
+SOURCES: Mapping[str, type[DataSource]] = {
     "digits": Digits,
     "fashion_mnist": FashionMnist,
     "mnist": Mnist,
@@ -41,7 +41,7 @@ TABLES = (
 """Names of formats of tables and arrays that Parquet stands for here."""
 
 
-def open_source(source: str, root: Path | None, options: SourceOptions) -> Source:
+def open_source(source: str, root: Path | None, options: SourceOptions) -> DataSource:
     """Return the source written ``name`` or ``name:ARGUMENT``.
 
     Raise UserError for an unknown name, a missing or superfluous argument, or an option without effect.

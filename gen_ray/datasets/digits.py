@@ -6,11 +6,11 @@ from importlib.metadata import version
 import numpy as np
 
 from gen_ray.datasets.rows import BadRow, Batch
-from gen_ray.datasets.source import Source
+from gen_ray.datasets.source import DataSource
 from gen_ray.dataspec import DataSpec
 
 
-class Digits(Source):
+class Digits(DataSource):
     """Images (1, 8, 8) of 17 grey levels with labels 0-9."""
 
     name = "digits"

@@ -10,12 +10,12 @@ from PIL import Image, ImageOps
 from gen_ray.datasets import images
 from gen_ray.datasets.image_layout import Entry, entries, split_of
 from gen_ray.datasets.rows import SPLITS, BadRow, Batch, Split
-from gen_ray.datasets.source import BATCH_VALUES, Source, plain_name, stamps
+from gen_ray.datasets.source import BATCH_VALUES, DataSource, plain_name, stamps
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 
 
-class ImageFolder(Source):
+class ImageFolder(DataSource):
     """Images below a folder: one class a sub-folder, or all in the folder itself and no labels.
 
     Sub-folders named train with val or test (``image_layout.SPLIT_NAMES``) are the splits, each with such a layout.

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.datasets.scan import Scan, is_folder, walk
-from gen_ray.datasets.source import BATCH_VALUES, EXAMPLE_VALUES, Source, checked_levels, plain_name, stamps
+from gen_ray.datasets.source import BATCH_VALUES, EXAMPLE_VALUES, DataSource, checked_levels, plain_name, stamps
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import LISTED, UserError
 
@@ -40,7 +40,7 @@ class _Part:
     labels: np.ndarray | None
 
 
-class ParquetFiles(Source):
+class ParquetFiles(DataSource):
     """Integers ≥ 0 in the column ``x`` (or the only column of lists or tensors), and labels in ``label`` if there.
 
     The column is a fixed-shape tensor (Arrow's or Ray's), a fixed-size list, or lists of equal length; ``shape``

@@ -16,7 +16,7 @@ import numpy as np
 from gen_ray.datasets.catalogue import open_source
 from gen_ray.datasets.prepared import FORMAT, SPEC, Prepared, fingerprint
 from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, allowing, assign
-from gen_ray.datasets.source import Source, SourceOptions
+from gen_ray.datasets.source import DataSource, SourceOptions
 from gen_ray.datasets.writer import ShardWriter, write_durably
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import RunError, UserError
@@ -104,7 +104,12 @@ def _all(out: Path) -> Iterator[Prepared]:
 
 
 def _fill(
-    origin: Source, about: dict[str, object], quarantine: Quarantine, shard_bytes: int, progress: Progress, draft: Path
+    origin: DataSource,
+    about: dict[str, object],
+    quarantine: Quarantine,
+    shard_bytes: int,
+    progress: Progress,
+    draft: Path,
 ) -> None:
     """Write shards, spec, quarantine and, last of all, the manifest."""
     native = origin.spec()
@@ -149,7 +154,7 @@ def _coarsened(spec: DataSpec, levels: int | None) -> DataSpec:
     return spec.model_copy(update={"levels": levels})
 
 
-def _check_splits(origin: Source, rows: dict[str, int]) -> None:
+def _check_splits(origin: DataSource, rows: dict[str, int]) -> None:
     empty = [split for split, count in rows.items() if not count]
     if empty:
         raise UserError(

@@ -43,7 +43,7 @@ class SourceOptions(Config):
     )
 
 
-class Source(ABC):
+class DataSource(ABC):
     """A place where rows come from. Making one costs next to nothing; nothing is held but a batch at a time."""
 
     argument: ClassVar[str] = ""

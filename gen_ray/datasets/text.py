@@ -6,12 +6,12 @@ import numpy as np
 
 from gen_ray.datasets import characters
 from gen_ray.datasets.rows import BadRow, Batch
-from gen_ray.datasets.source import BATCH_VALUES, Source, checked_levels, plain_name, stamps
+from gen_ray.datasets.source import BATCH_VALUES, DataSource, checked_levels, plain_name, stamps
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 
 
-class Text(Source):
+class Text(DataSource):
     """A text cut into consecutive chunks of ``length`` characters (a shorter rest is dropped).
 
     A token is a character's place in the alphabet, which is the sorted set of all characters of the file, as

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from gen_ray.datasets.rows import BadRow, Batch
-from gen_ray.datasets.source import BATCH_VALUES, Source, stamps
+from gen_ray.datasets.source import BATCH_VALUES, DataSource, stamps
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 
@@ -28,7 +28,7 @@ def _impatient_sockets() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-class TorchvisionSource(Source):
+class TorchvisionSource(DataSource):
     """A data set torchvision knows; root (default ./data) is what torchvision calls root.
 
     Files already there are used as they are; only missing ones are downloaded. The official test split is kept.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gen_ray.configuration.base import named
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.family import Chain, Family, FamilyConfig, Held, LossTerms, Nll, Sampler, State, parse_sampler
+from gen_ray.family import Chain, Family, FamilyConfig, Known, LossTerms, Nll, Sampler, State, parse_sampler
 from gen_ray.maths import likelihoods
 from gen_ray.maths.levels import stored
 from gen_ray.maths.noise import RowNoise
@@ -64,7 +64,7 @@ class DecodeKernel:
     shape: tuple[int, ...]
     observation: Observation
 
-    def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> State:
+    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
         """Draw z ~ N(0, I), (B, Z); fix what p(x|z) is to explain of the known part."""
         x = torch.zeros(noise.batch, *self.shape, device=device)
         known, seen, mask = x, x, torch.zeros_like(x, dtype=torch.bool)

@@ -15,7 +15,7 @@ from gen_ray.maths.schedules import Discrete
 from gen_ray.maths.tables import Variance
 
 
-class Step(NamedTuple):
+class ChainStep(NamedTuple):
     """What a chain is at k, each (B, 1, …) float32."""
 
     alpha: Tensor
@@ -40,11 +40,11 @@ class ChainBound:
     levels: int
     _columns: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
-    def at(self, k: Tensor, ndim: int) -> Step:
+    def at(self, k: Tensor, ndim: int) -> ChainStep:
         """Return what the chain is at k (B,), integers in {1 … T}, for tensors of ndim axes."""
         if k.device not in self._columns:
             self._columns[k.device] = self._laid_out().to(k.device, torch.float32)
-        return Step(*(column.view(-1, *[1] * (ndim - 1)) for column in self._columns[k.device][k].unbind(1)))
+        return ChainStep(*(column.view(-1, *[1] * (ndim - 1)) for column in self._columns[k.device][k].unbind(1)))
 
     def _laid_out(self) -> Tensor:
         """Return the columns of Step for k = 0 … T, (T+1, 7) float64; row 0 is not used."""
@@ -65,7 +65,7 @@ class ChainBound:
         ]
         return torch.cat([torch.zeros(1, 7, dtype=torch.float64), torch.stack(columns, 1)])
 
-    def log_variance(self, step: Step, v: Tensor | None) -> Tensor:
+    def log_variance(self, step: ChainStep, v: Tensor | None) -> Tensor:
         """Return ln of the variance of p(x_{k−1}|x_k): (B, 1, …), or (B, …) by the v of a net that learns it."""
         return step.log_middle + (LARGENESS[self.variance] if v is None else v) * step.log_reach
 

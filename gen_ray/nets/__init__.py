@@ -14,7 +14,7 @@ from pydantic import Field
 from gen_ray.nets.autoencoder import Autoencoder, ConvAutoencoderConfig, MlpAutoencoderConfig
 from gen_ray.nets.classifier import Classifier
 from gen_ray.nets.mlp import MlpConfig
-from gen_ray.nets.monotone import Diffuser, Gamma, Noised
+from gen_ray.nets.monotone import Diffuser, Gamma, NoisedOutput
 from gen_ray.nets.tokens import LevelUNetConfig, TokensConfig
 from gen_ray.nets.transformer import DiTConfig
 from gen_ray.nets.unet import UNetConfig
@@ -36,7 +36,7 @@ __all__ = [
     "LevelUNetConfig",
     "MlpAutoencoderConfig",
     "MlpConfig",
-    "Noised",
+    "NoisedOutput",
     "TokensConfig",
     "UNetConfig",
 ]

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-class Recomputable(nn.Module):
+class Checkpointable(nn.Module):
     """A block of a deep net. Where ``recompute``, only its inputs are kept for the gradient; dropout draws the same."""
 
     recompute = False
@@ -21,7 +21,7 @@ class Recomputable(nn.Module):
 
 def recompute(net: nn.Module) -> int:
     """Have all such blocks of net recompute; return how many there are."""
-    blocks = [module for module in net.modules() if isinstance(module, Recomputable)]
+    blocks = [module for module in net.modules() if isinstance(module, Checkpointable)]
     for block in blocks:
         block.recompute = True
     return len(blocks)

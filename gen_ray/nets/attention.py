@@ -7,17 +7,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gen_ray.nets.embeddings import zeroed
+from gen_ray.nets.embeddings import zero_module
 
 
-class Headed(Protocol):
+class AttentionConfig(Protocol):
     """Settings of a net with attention."""
 
     width: int
     heads: int
 
 
-AnyHeaded = TypeVar("AnyHeaded", bound=Headed)
+AnyHeaded = TypeVar("AnyHeaded", bound=AttentionConfig)
 
 
 def heads_divide_width(config: AnyHeaded) -> AnyHeaded:
@@ -48,7 +48,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.causal = heads, causal
         self.qkv = nn.Linear(width, 3 * width)
-        self.out = zeroed(nn.Linear(width, width))
+        self.out = zero_module(nn.Linear(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return what every place of x (B, N, width) gathers from all, or from those before: (B, N, width)."""

@@ -74,13 +74,13 @@ class ConvAutoencoderConfig(Config):
         grid = (widths[-1], *sizes[-1])
         head = perceptron((math.prod(grid), self.hidden, 2 * latent_dim))
         foot = perceptron((latent_dim, self.hidden, math.prod(grid)))
-        shrinks = [Shrink(a, b) for a, b in itertools.pairwise([channels, *widths])]
-        grows = [Grow(b, a, size) for a, b, size in zip([out_channels, *widths], widths, sizes, strict=False)]
+        shrinks = [DownBlock(a, b) for a, b in itertools.pairwise([channels, *widths])]
+        grows = [UpBlock(b, a, size) for a, b, size in zip([out_channels, *widths], widths, sizes, strict=False)]
         encoder = nn.Sequential(*shrinks, nn.Flatten(), head)
         return Autoencoder(encoder, nn.Sequential(foot, nn.Unflatten(1, grid), *reversed(grows)))
 
 
-class Shrink(nn.Module):
+class DownBlock(nn.Module):
     """Half the size, rounding up: a strided convolution and a residual one."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -94,7 +94,7 @@ class Shrink(nn.Module):
         return h + F.silu(self.refine(h))
 
 
-class Grow(nn.Module):
+class UpBlock(nn.Module):
     """Twice the size, cropped to `size`: the mirror of Shrink, with depth-to-space for the upsampling."""
 
     def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:

@@ -44,7 +44,7 @@ class TimeEmbedding(nn.Module):
             return self.mlp(sinusoids(1000.0 * t.float(), self.width))
 
 
-def zeroed(layer: Layer) -> Layer:
+def zero_module(layer: Layer) -> Layer:
     """Return the layer with weight and bias set to zero, so that what it ends adds nothing at first."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gen_ray.configuration.base import Config
-from gen_ray.nets.embeddings import TimeEmbedding, zeroed
+from gen_ray.nets.embeddings import TimeEmbedding, zero_module
 
 
 class MlpConfig(Config):
@@ -30,7 +30,7 @@ class MlpBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.inner = nn.Linear(width, width)
-        self.outer = zeroed(nn.Linear(width, width))
+        self.outer = zero_module(nn.Linear(width, width))
         self.modulation = nn.Linear(width, 2 * width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
 
@@ -51,7 +51,7 @@ class Mlp(nn.Module):
         self.time = TimeEmbedding(config.width)
         self.blocks = nn.ModuleList(MlpBlock(config.width) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width)
-        self.head = zeroed(nn.Linear(config.width, math.prod(self.out_shape)))
+        self.head = zero_module(nn.Linear(config.width, math.prod(self.out_shape)))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the prediction (B, *out_shape) in float32 for x (B, *shape) at times t (B,) in [0, 1]."""

@@ -74,7 +74,7 @@ class Gamma(nn.Module):
         return first + span * held, span * held_slope, crowding
 
 
-class Noised(NamedTuple):
+class NoisedOutput(NamedTuple):
     """One pass of the whole: x_t and the denoiser's output (B, C', H, W), and gamma, all float64, where it was."""
 
     x_t: Tensor
@@ -97,7 +97,9 @@ class Diffuser(nn.Module):
         super().__init__()
         self.denoiser, self.gamma, self.low, self.high = denoiser, gamma, low, high
 
-    def forward(self, x: Tensor, t: Tensor, eps: Tensor | None = None, before: Tensor | None = None) -> Tensor | Noised:
+    def forward(
+        self, x: Tensor, t: Tensor, eps: Tensor | None = None, before: Tensor | None = None
+    ) -> Tensor | NoisedOutput:
         """Return the denoiser's output for x_t (B, C, H, W), t (B,) saying where its gamma stands between low and high.
 
         With eps, x is x_0 and t (B,) a time in [0, 1]: it is noised first and all is returned; before (B,) < t makes
@@ -111,7 +113,7 @@ class Diffuser(nn.Module):
         x_t = torch.sigmoid(-wide).sqrt().to(x.dtype) * x + torch.sigmoid(wide).sqrt().to(x.dtype) * eps
         first, span = self.gamma.ends()
         told = ((gamma - self.low) / (self.high - self.low)).to(x.dtype)
-        return Noised(x_t, self.denoiser(x_t, told), gamma, rise, first, first + span, crowding)
+        return NoisedOutput(x_t, self.denoiser(x_t, told), gamma, rise, first, first + span, crowding)
 
     def _gammas(self, t: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if before is None:

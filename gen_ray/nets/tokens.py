@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from gen_ray.configuration.base import Config
 from gen_ray.nets.attention import heads_divide_width
 from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, sinusoids
-from gen_ray.nets.transformer import Tail, TransformerBlock
+from gen_ray.nets.transformer import FinalLayer, TransformerBlock
 from gen_ray.nets.unet import UNetConfig
 
 
@@ -66,12 +66,12 @@ class TokenNet(nn.Module):
         self.causal = causal
         self.embed = nn.Embedding(symbols + causal, config.width)
         self.mix = Neighbours(config.width, config.neighbours, causal=causal)
-        self.position = nn.Parameter(places(shape, config.width))
+        self.position = nn.Parameter(position_embeddings(shape, config.width))
         self.time = TimeEmbedding(config.width)
         self.blocks = nn.ModuleList(
             TransformerBlock(config.width, config.heads, config.width, causal=causal) for _ in range(config.depth)
         )
-        self.tail = Tail(config.width, levels, config.width)
+        self.tail = FinalLayer(config.width, levels, config.width)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return logits (B, *shape, K) for symbols x (B, *shape) at times t (B,) in [0, 1]."""
@@ -85,7 +85,7 @@ class TokenNet(nn.Module):
         return self.tail(h, time).float().unflatten(1, x.shape[1:])
 
 
-def places(shape: tuple[int, ...], width: int) -> Tensor:
+def position_embeddings(shape: tuple[int, ...], width: int) -> Tensor:
     """Return embeddings of places (L, width): sinusoids of the index, or of channel and of row and column."""
     if len(shape) != 3:
         return sinusoids(torch.arange(math.prod(shape)), width)

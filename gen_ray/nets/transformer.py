@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from gen_ray.configuration.base import Config
 from gen_ray.errors import UserError
-from gen_ray.nets.activation_checkpointing import Recomputable
+from gen_ray.nets.activation_checkpointing import Checkpointable
 from gen_ray.nets.attention import Attention, heads_divide_width
-from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, zeroed
+from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, zero_module
 
 
 class DiTConfig(Config):
@@ -44,12 +44,12 @@ def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), 1 + scale)
 
 
-class TransformerBlock(Recomputable):
+class TransformerBlock(Checkpointable):
     """Attention, then a perceptron, each scaled, shifted and gated by the condition; the identity when new."""
 
     def __init__(self, width: int, heads: int, condition_width: int, *, causal: bool = False) -> None:
         super().__init__()
-        self.modulation = zeroed(nn.Linear(condition_width, 6 * width))
+        self.modulation = zero_module(nn.Linear(condition_width, 6 * width))
         self.attention = Attention(width, heads, causal=causal)
         self.attention.out.reset_parameters()  # the gate is zero already: with both zero neither would ever learn
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
@@ -61,13 +61,13 @@ class TransformerBlock(Recomputable):
         return torch.addcmul(x, gate2, self.mlp(modulated(x, scale2, shift2)))
 
 
-class Tail(nn.Module):
+class FinalLayer(nn.Module):
     """The last adaptive norm and projection of a transformer: 0 when new."""
 
     def __init__(self, width: int, outputs: int, condition_width: int) -> None:
         super().__init__()
-        self.modulation = zeroed(nn.Linear(condition_width, 2 * width))
-        self.head = zeroed(nn.Linear(width, outputs))
+        self.modulation = zero_module(nn.Linear(condition_width, 2 * width))
+        self.head = zero_module(nn.Linear(width, outputs))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         """Return (B, N, outputs) for x (B, N, F) and condition (B, E)."""
@@ -88,7 +88,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(
             TransformerBlock(config.width, config.heads, config.width) for _ in range(config.depth)
         )
-        self.tail = Tail(config.width, out_channels * config.patch**2, config.width)
+        self.tail = FinalLayer(config.width, out_channels * config.patch**2, config.width)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the prediction (B, out_channels, H, W) for x (B, C, H, W) at times t (B,) in [0, 1]."""

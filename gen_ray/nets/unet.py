@@ -18,9 +18,9 @@ from torch.nn import functional as F
 
 from gen_ray.configuration.base import Config
 from gen_ray.errors import UserError
-from gen_ray.nets.activation_checkpointing import Recomputable
+from gen_ray.nets.activation_checkpointing import Checkpointable
 from gen_ray.nets.attention import Attention
-from gen_ray.nets.embeddings import TimeEmbedding, zeroed
+from gen_ray.nets.embeddings import TimeEmbedding, zero_module
 
 GROUP = 16
 """Channels in a group of GroupNorm: one AVX-512 vector, many times faster in bfloat16 than 4 or 8."""
@@ -46,7 +46,7 @@ class UNetConfig(Config):
         return UNet(self, shape[0], out_channels)
 
 
-class ResidualBlock(Recomputable):
+class ResidualBlock(Checkpointable):
     """x + conv(silu(scale·norm(conv(silu(norm(x)))) + shift)), with scale and shift read off the time embedding."""
 
     def __init__(self, inputs: int, outputs: int, time_width: int, dropout: float) -> None:
@@ -56,7 +56,7 @@ class ResidualBlock(Recomputable):
         self.modulation = nn.Linear(time_width, 2 * outputs)
         self.norm_out = nn.GroupNorm(outputs // GROUP, outputs)
         self.dropout = nn.Dropout(dropout)
-        self.conv_out = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
+        self.conv_out = zero_module(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class ResidualBlock(Recomputable):
         return self.shortcut(x) + self.conv_out(self.dropout(h))
 
 
-class Overview(nn.Module):
+class AttentionBlock(nn.Module):
     """x + attention(norm(x)) over all places of an image."""
 
     def __init__(self, width: int) -> None:
@@ -81,20 +81,20 @@ class Overview(nn.Module):
         return x + self.attention(places).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-class Bottom(nn.Module):
+class MidBlock(nn.Module):
     """Below the coarsest level: a residual block, then attention if asked for."""
 
     def __init__(self, width: int, time_width: int, config: UNetConfig) -> None:
         super().__init__()
         self.block = ResidualBlock(width, width, time_width, config.dropout)
-        self.overview = Overview(width) if config.attention else nn.Identity()
+        self.overview = AttentionBlock(width) if config.attention else nn.Identity()
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Return (B, width, H, W) for x (B, width, H, W) and time (B, E)."""
         return self.overview(self.block(x, time))
 
 
-class Coarser(nn.Module):
+class DownUp(nn.Module):
     """x + what the next level makes of x at half the size; odd H, W are halved rounding up."""
 
     def __init__(self, widths: list[int], time_width: int, config: UNetConfig) -> None:
@@ -119,7 +119,7 @@ class Level(nn.Module):
             self.downs.append(ResidualBlock(width, width, time_width, config.dropout))
             self.ups.append(ResidualBlock(2 * width, width, time_width, config.dropout))
         deeper = len(widths) > 1
-        self.below = Coarser(widths, time_width, config) if deeper else Bottom(width, time_width, config)
+        self.below = DownUp(widths, time_width, config) if deeper else MidBlock(width, time_width, config)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Return (B, width, H, W) for x (B, width, H, W) and time (B, E)."""
@@ -144,7 +144,7 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(in_channels * config.patch**2, width, 3, padding=1)
         self.levels = Level([config.width * m for m in config.multipliers], time_width, config)
         self.norm = nn.GroupNorm(width // GROUP, width)
-        self.head = zeroed(nn.Conv2d(width, out_channels * config.patch**2, 3, padding=1))
+        self.head = zero_module(nn.Conv2d(width, out_channels * config.patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the prediction (B, out_channels, H, W) for x (B, C, H, W) at times t (B,) in [0, 1]."""

@@ -11,7 +11,7 @@ from gen_ray.errors import nearest
 FIELDS = "minute hour day-of-month month day-of-week"
 
 
-class Cron:
+class CronTrigger:
     """Five fields as cron has them: Monday is 1, and of a day of the month and a day of the week either will do.
 
     Daylight saving time is Debian cron's: an hour left out is made up for at its end, one that comes twice counts once.

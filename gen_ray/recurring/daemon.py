@@ -8,8 +8,8 @@ from threading import Event
 from filelock import FileLock, Timeout
 
 from gen_ray.errors import RunError, UserError
-from gen_ray.recurring.reconciler import Keeper, utc_now
-from gen_ray.recurring.store import Schedule
+from gen_ray.recurring.reconciler import Reconciler, utc_now
+from gen_ray.recurring.store import RecurringSweep
 
 LOOK_SECONDS = 2.0
 LOCK = "daemon.lock"
@@ -24,7 +24,7 @@ class Daemon:
     """
 
     def __init__(
-        self, keeper: Keeper, tell: Callable[[str], None], adopt: Callable[[], Iterable[str]] = lambda: ()
+        self, keeper: Reconciler, tell: Callable[[str], None], adopt: Callable[[], Iterable[str]] = lambda: ()
     ) -> None:
         """Report line by line; adopt takes over the occurrences of a daemon that was killed and returns their ids."""
         self.keeper, self.book, self.tell, self.adopt = keeper, keeper.book, tell, adopt
@@ -94,7 +94,7 @@ class Daemon:
     def _take(self, name: str) -> None:
         self.broken.discard(name)
         try:
-            schedule: Schedule = self.book.load(name)
+            schedule: RecurringSweep = self.book.load(name)
         except UserError as error:  # reported once, and again when the file is changed
             self.broken.add(name)
             self.tell(str(error))

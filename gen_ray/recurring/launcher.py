@@ -13,7 +13,7 @@ Word = Literal["running", "done", "failed", "skipped", "missed", "waiting"]
 
 
 @dataclass(frozen=True)
-class State:
+class OccurrenceState:
     """How far an occurrence is, and why it is there."""
 
     word: Word
@@ -27,7 +27,7 @@ class Launcher(Protocol):
     def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
         """Start ``python WORDS`` in folder under an id, unless that was done before. Raise RunError."""
 
-    def state(self, occurrence: str) -> State | None:
+    def state(self, occurrence: str) -> OccurrenceState | None:
         """Return the state of an id, None where it was never launched. Raise RunError where that cannot be known."""
 
     def free_ids(self, schedule: str, after: str) -> None:
@@ -47,7 +47,7 @@ def later(ids: Iterable[str], schedule: str, after: str) -> Iterator[str]:
             yield found
 
 
-def wait(launcher: Launcher, occurrence: str) -> State | None:
+def wait(launcher: Launcher, occurrence: str) -> OccurrenceState | None:
     """Return the state in which an occurrence ends, None where it was never launched. Raise RunError."""
     while (state := launcher.state(occurrence)) is not None and state.word == "running":
         time.sleep(LOOK_SECONDS)

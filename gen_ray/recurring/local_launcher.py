@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from gen_ray.errors import RunError
-from gen_ray.recurring.launcher import State, later
+from gen_ray.recurring.launcher import OccurrenceState, later
 
 END_SECONDS = 30.0
 """What a sweep is given to end in order; Ray alone takes some seconds."""
@@ -24,7 +24,7 @@ PID = ".pid"
 AHEAD = ".clock-was-ahead"
 
 
-class Local:
+class LocalLauncher:
     """Child processes. A log is locked as long as its process lives: no pid that another may have taken since.
 
     The lock is the file's as the process has it open, so it outlives a daemon that dies, and ends with the process.
@@ -59,13 +59,13 @@ class Local:
                 raise RunError(f"{folder}: {error.strerror}") from None
         self.shells.append(child)
 
-    def state(self, occurrence: str) -> State | None:
+    def state(self, occurrence: str) -> OccurrenceState | None:
         """Return what lock and last line say."""
         file = self.log(occurrence)
         if not file.exists():
             return None
         if _is_locked(file):
-            return State("running")
+            return OccurrenceState("running")
         with file.open("rb") as log:
             log.seek(max(0, file.stat().st_size - TAIL_BYTES))
             lines = log.read().decode(errors="replace").splitlines()
@@ -127,12 +127,12 @@ def _orphan(file: Path) -> psutil.Process | None:
         return None
 
 
-def _ended(lines: list[str], file: Path) -> State:
+def _ended(lines: list[str], file: Path) -> OccurrenceState:
     last = lines.pop() if lines else ""
     if not last.startswith("exit "):
-        return State("failed", f"its process was killed ({file})", 1)
+        return OccurrenceState("failed", f"its process was killed ({file})", 1)
     code = int(last.removeprefix("exit "))
     if code == 0:
-        return State("done")
+        return OccurrenceState("done")
     said = next((line for line in reversed(lines) if line.startswith("error: ")), str(file))
-    return State("failed", f"exit {code}, {said}", code)
+    return OccurrenceState("failed", f"exit {code}, {said}", code)

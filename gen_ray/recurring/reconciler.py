@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from gen_ray.errors import RunError
 from gen_ray.recurring.launcher import UNAVAILABLE, Launcher
-from gen_ray.recurring.store import Book, Occurrence, Past, Schedule
+from gen_ray.recurring.store import Occurrence, RecurringSweep, ScheduleState, ScheduleStore
 
 RETRY_SECONDS = 30.0
 """Between two questions to a cluster that does not answer: each may take long, and other schedules wait meanwhile."""
@@ -19,7 +19,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Keeper:
+class Reconciler:
     """Holds schedules against the time. It remembers nothing: another one goes on where this one was killed.
 
     Of the occurrences that have passed since it last looked the newest counts. It is launched if it is not later than
@@ -29,8 +29,8 @@ class Keeper:
 
     def __init__(
         self,
-        book: Book,
-        launcher: Callable[[Schedule], Launcher],
+        book: ScheduleStore,
+        launcher: Callable[[RecurringSweep], Launcher],
         now: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -72,7 +72,7 @@ class Keeper:
             self.book.write(name, past.model_copy(update={"launched": made}))
         return made
 
-    def seen(self, schedule: Schedule, past: Past) -> Past:
+    def seen(self, schedule: RecurringSweep, past: ScheduleState) -> ScheduleState:
         """Return a past with the present state of what ran; unchanged where that cannot be known now."""
         if past.launched is None or not past.running:
             return past
@@ -83,7 +83,7 @@ class Keeper:
             return past
         return past.model_copy(update={"launched": past.launched.now(state)})
 
-    def _settled(self, schedule: Schedule, past: Past, at: datetime) -> Past:
+    def _settled(self, schedule: RecurringSweep, past: ScheduleState, at: datetime) -> ScheduleState:
         """Launch what is due, or say why not."""
         late = self.now() - at
         try:
@@ -105,12 +105,12 @@ class Keeper:
             failed = Occurrence(at=at, state="failed", note=str(error))
             return past.model_copy(update={"after": at, "passed": failed})
 
-    def _begun(self, past: Past, launched: Occurrence) -> Past:
+    def _begun(self, past: ScheduleState, launched: Occurrence) -> ScheduleState:
         """Return a past with what was launched, which does not wait any more."""
         passed = past.passed if past.passed and past.passed.state != "waiting" else None
-        return Past(after=launched.at, launched=launched, passed=passed)
+        return ScheduleState(after=launched.at, launched=launched, passed=passed)
 
-    def _not_ahead(self, schedule: Schedule, past: Past) -> Past:
+    def _not_ahead(self, schedule: RecurringSweep, past: ScheduleState) -> ScheduleState:
         """Return a past whose times are not in the future, as they are when the clock was once ahead."""
         now = self.now()
         if past.after <= now:
@@ -125,13 +125,13 @@ class Keeper:
         except RunError as error:
             logger.warning("%s: %s", schedule.name, error)
         passed = past.passed if past.passed and past.passed.at <= now else None
-        return Past(after=now, launched=past.launched, passed=passed)
+        return ScheduleState(after=now, launched=past.launched, passed=passed)
 
-    def _put_off(self, schedule: Schedule, error: RunError) -> None:
+    def _put_off(self, schedule: RecurringSweep, error: RunError) -> None:
         if error.reason == UNAVAILABLE:
             self.asked_again_at[schedule.name] = self.monotonic() + RETRY_SECONDS
 
-    def _launched(self, schedule: Schedule, at: datetime) -> Occurrence:
+    def _launched(self, schedule: RecurringSweep, at: datetime) -> Occurrence:
         words = schedule.words(at, self.book.root)
         self.launcher(schedule).launch(schedule.occurrence(at), words, schedule.folder)
         return Occurrence(at=at, state="running")

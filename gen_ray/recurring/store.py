@@ -14,8 +14,8 @@ from gen_ray.configuration.yaml12 import dump, quoted, read
 from gen_ray.errors import RunError, UserError, nearest
 from gen_ray.experiment import Name
 from gen_ray.recurring import cron
-from gen_ray.recurring.cron import Cron
-from gen_ray.recurring.launcher import State, Word
+from gen_ray.recurring.cron import CronTrigger
+from gen_ray.recurring.launcher import OccurrenceState, Word
 from gen_ray.storage.paths import is_remote, write_whole
 
 STATE, LOGS, LOCK = ".state.json", "logs", ".lock"
@@ -27,8 +27,8 @@ def _http(address: str) -> str:
     return address
 
 
-class Schedule(Config):
-    """A sweep and when it recurs. Made by ``Book.load``."""
+class RecurringSweep(Config):
+    """A sweep and when it recurs. Made by ``ScheduleStore.load``."""
 
     name: Name
     config: str
@@ -45,9 +45,9 @@ class Schedule(Config):
     added: AwareDatetime
 
     @property
-    def times(self) -> Cron:
+    def times(self) -> CronTrigger:
         """Return when it recurs."""
-        return Cron(self.cron, self.timezone)
+        return CronTrigger(self.cron, self.timezone)
 
     def occurrence(self, at: datetime) -> str:
         """Return the id of an occurrence: the same for whoever asks, so that none is launched twice."""
@@ -75,14 +75,14 @@ class Occurrence(Config):
     state: Word
     note: str = ""
 
-    def now(self, state: State | None) -> "Occurrence":
+    def now(self, state: OccurrenceState | None) -> "Occurrence":
         """Return it in the state that its launcher tells."""
         if state is None:
             return Occurrence(at=self.at, state="failed", note="nothing is known of it any more")
         return Occurrence(at=self.at, state=state.word, note=state.note)
 
 
-class Past(Config):
+class ScheduleState(Config):
     """What happened: all up to ``after`` is settled. The newest launched is kept: while it runs, others are skipped."""
 
     after: AwareDatetime
@@ -100,7 +100,7 @@ class Past(Config):
         return max((found for found in (self.launched, self.passed) if found), key=lambda o: o.at, default=None)
 
 
-class Book:
+class ScheduleStore:
     """The files."""
 
     def __init__(self, root: Path) -> None:
@@ -122,7 +122,7 @@ class Book:
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / LOCK)
 
-    def add(self, schedule: Schedule) -> None:
+    def add(self, schedule: RecurringSweep) -> None:
         """Write a schedule down. Raise UserError where there is one of that name."""
         with self.exclusive():
             if self.file(schedule.name).exists():
@@ -130,13 +130,13 @@ class Book:
             text = dump(schedule.model_dump(mode="json", exclude_none=True))
             _write(self.file(schedule.name), text)
 
-    def load(self, name: str) -> Schedule:
+    def load(self, name: str) -> RecurringSweep:
         """Return a schedule. Raise UserError where there is none of that name or its file is spoilt."""
         if name not in self.names():
             raise self._unknown(name)
         raw = read(self.file(name))
         try:
-            return validated(Schedule, {**raw, "name": name})
+            return validated(RecurringSweep, {**raw, "name": name})
         except UserError as error:
             raise UserError(f"{self.file(name)}: {error}") from None
 
@@ -148,17 +148,17 @@ class Book:
             self.file(name).unlink()
             (self.folder / f"{name}{STATE}").unlink(missing_ok=True)
 
-    def past(self, schedule: Schedule) -> Past:
+    def past(self, schedule: RecurringSweep) -> ScheduleState:
         """Return what happened; of a schedule that is new nothing is due that lies before it was added."""
         file = self.folder / f"{schedule.name}{STATE}"
         if not file.exists():
-            return Past(after=schedule.added)
+            return ScheduleState(after=schedule.added)
         try:
-            return Past.model_validate_json(file.read_text(encoding="utf-8"))
+            return ScheduleState.model_validate_json(file.read_text(encoding="utf-8"))
         except ValueError:
             raise UserError(f"{file}: is not as it was written; without it the schedule begins anew") from None
 
-    def write(self, name: str, past: Past) -> None:
+    def write(self, name: str, past: ScheduleState) -> None:
         """Write down what happened."""
         _write(self.folder / f"{name}{STATE}", past.model_dump_json(indent=1) + "\n")
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gen_ray.serving.errors import TOO_LARGE_FOR_MEMORY, UNEXPECTED, refused, standing
-from gen_ray.serving.service import Refusal, RefusedError
+from gen_ray.serving.errors import TOO_LARGE_FOR_MEMORY, UNEXPECTED, error_response, http_error
+from gen_ray.serving.service import ApiError, ApiException
 
 LINES = logging.getLogger("gen_ray.access")
 FAULTS = logging.getLogger("gen_ray.serving")
@@ -23,7 +23,7 @@ ALWAYS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 
 @dataclass
-class Record:
+class AccessRecord:
     """What is known of a request once it is over."""
 
     request_id: str
@@ -54,13 +54,13 @@ class Record:
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def record_of(scope: MutableMapping[str, Any]) -> Record:
+def record_of(scope: MutableMapping[str, Any]) -> AccessRecord:
     """Return the record of the request that a scope belongs to."""
-    record: Record = scope["gen_ray.record"]
+    record: AccessRecord = scope["gen_ray.record"]
     return record
 
 
-class Access:
+class AccessLogMiddleware:
     """Middleware: request id, headers of every response, log line, and a plain 500 for what nobody expected."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -73,33 +73,33 @@ class Access:
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
             return await send({"type": "websocket.close", "code": 1008})
-        record = scope["gen_ray.record"] = Record(_request_id(scope))
+        record = scope["gen_ray.record"] = AccessRecord(_request_id(scope))
 
         async def sending(message: Message) -> None:
-            await send(_noted(message, record))
+            await send(_log_unexpected(message, record))
 
         try:
             await self._guarded(scope, receive, sending, record)
         finally:
             LINES.info("%s", record.line(scope))
 
-    async def _guarded(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send, record: AccessRecord) -> None:
         try:
             await self.app(scope, receive, send)
             return
         except asyncio.CancelledError:  # Serve cancels the requests of clients that have left
-            gone = standing(499).refusal
+            gone = http_error(499).refusal
             record.status, record.told["code"] = record.status or gone.status, gone.code
             raise
         except Exception as error:
-            refusal = noted(error, record)
+            refusal = log_error(error, record)
         if not record.status:  # else the response is under way, and breaking off is all that can be said
-            await refused(refusal, record.request_id)(scope, receive, send)
+            await error_response(refusal, record.request_id)(scope, receive, send)
 
 
-def noted(error: Exception, record: Record) -> Refusal:
+def log_error(error: Exception, record: AccessRecord) -> ApiError:
     """Return what is said of an error, having written it down; of one that nobody expected the log tells all."""
-    if isinstance(error, RefusedError):
+    if isinstance(error, ApiException):
         refusal = error.refusal
     elif isinstance(error, MemoryError):
         FAULTS.error("request %s needs too much memory", record.request_id)
@@ -111,7 +111,7 @@ def noted(error: Exception, record: Record) -> Refusal:
     return refusal
 
 
-def _noted(message: Message, record: Record) -> Message:
+def _log_unexpected(message: Message, record: AccessRecord) -> Message:
     if message["type"] == "http.response.start":
         record.status = message["status"]
         headers: Mapping[str, str] = {"x-request-id": record.request_id, **ALWAYS}

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gen_ray.serving.access import NO_KEY, record_of
-from gen_ray.serving.errors import standing
+from gen_ray.serving.errors import http_error
 from gen_ray.serving.middleware import HEALTH, route_path
-from gen_ray.serving.settings import Settings
+from gen_ray.serving.settings import ApiSettings
 
 
 class Slots:
@@ -44,7 +44,7 @@ class Slots:
 class AdmissionMiddleware:
     """Middleware: refuses a request when its key has used its slots. Runs after keys, before bodies."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
         """Stand in front of an app."""
         self.app = app
         self.slots = Slots(settings.requests_at_once, [NO_KEY, *(key.name for key in settings.keys)])
@@ -55,7 +55,7 @@ class AdmissionMiddleware:
             return await self.app(scope, receive, send)
         key = record_of(scope).key
         if not self.slots.take(key):
-            raise standing(429, "too many requests of this key are under way; come back after Retry-After seconds")
+            raise http_error(429, "too many requests of this key are under way; come back after Retry-After seconds")
         try:
             await self.app(scope, receive, send)
         finally:

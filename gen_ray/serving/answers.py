@@ -13,16 +13,16 @@ from starlette.responses import Response
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import texts
 from gen_ray.serving import pictures
-from gen_ray.serving.service import Answer, Refusal, RefusedError
+from gen_ray.serving.service import ApiError, ApiException, JobResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class ResultView:
     """An answer, and what must be known to show it."""
 
     model: str
     spec: DataSpec
-    answer: Answer
+    answer: JobResult
     request_id: str
 
     @property
@@ -51,32 +51,32 @@ class Format:
     """A way to write a result down; unsuitable says in one line why data of a spec cannot be, or nothing."""
 
     media_type: str
-    write: Callable[[Result], bytes]
+    write: Callable[[ResultView], bytes]
     unsuitable: Callable[[DataSpec], str]
     headers: bool = True
     """Whether the facts go into headers, for want of a place in the body."""
 
 
-def respond(result: Result, name: str) -> Response:
+def respond(result: ResultView, name: str) -> Response:
     """Return the response in a format. Raise RefusedError 500 for numbers that are none."""
     check(result)
     form = FORMATS[name]
     return Response(form.write(result), media_type=form.media_type, headers=_headers(result) if form.headers else None)
 
 
-def check(result: Result) -> None:
+def check(result: ResultView) -> None:
     """Raise RefusedError 500 where an answer holds what no picture may show: better no sample than a black one."""
     for name, array in result.answer.arrays.items():
         levels = result.spec.levels if name == "samples" else np.inf
         if not np.isfinite(array).all() or (name == "samples" and ((array < 0) | (array >= levels)).any()):
-            raise RefusedError(
-                Refusal(status=500, code="not_finite", message=f"the model gave {name} that are no numbers")
+            raise ApiException(
+                ApiError(status=500, code="not_finite", message=f"the model gave {name} that are no numbers")
             )
 
 
-def said(result: Result, name: str) -> dict[str, Any]:
+def result_json(result: ResultView, name: str) -> dict[str, Any]:
     """Return an answer in format json or png, as the object that JSON writes down."""
-    spell = {"png": _drawn, "json": spelt}[name]
+    spell = {"png": _drawn, "json": sample_lists}[name]
     others = {key: array.tolist() for key, array in result.answer.arrays.items() if key != "samples"}
     samples: dict[str, Any] = {}
     if "samples" in result.answer.arrays:
@@ -84,41 +84,41 @@ def said(result: Result, name: str) -> dict[str, Any]:
     return {**result.facts(), **samples, **others}
 
 
-def spelt(samples: np.ndarray, spec: DataSpec) -> list[Any]:
+def sample_lists(samples: np.ndarray, spec: DataSpec) -> list[Any]:
     """Return samples (n, *shape) as texts, where they are, or else as nested lists."""
     if spec.is_text:
-        return [texts.speak(torch.from_numpy(tokens), spec) for tokens in samples]
+        return [texts.decode_tokens(torch.from_numpy(tokens), spec) for tokens in samples]
     listed: list[Any] = samples.tolist()
     return listed
 
 
 def _drawn(samples: np.ndarray, spec: DataSpec) -> list[Any]:
-    return list(pictures.encoded(samples, levels=spec.levels))
+    return list(pictures.encode_pictures(samples, levels=spec.levels))
 
 
-def _json(name: str) -> Callable[[Result], bytes]:
-    return lambda result: json.dumps(said(result, name), allow_nan=False, separators=(",", ":")).encode()
+def _json(name: str) -> Callable[[ResultView], bytes]:
+    return lambda result: json.dumps(result_json(result, name), allow_nan=False, separators=(",", ":")).encode()
 
 
-def _npz(result: Result) -> bytes:
+def _npz(result: ResultView) -> bytes:
     file, arrays = io.BytesIO(), dict(result.answer.arrays)
     if "samples" in arrays:
         arrays["samples"] = result.samples
         if result.spec.is_text:
-            arrays["texts"] = np.array(spelt(result.samples, result.spec), dtype=np.str_)
+            arrays["texts"] = np.array(sample_lists(result.samples, result.spec), dtype=np.str_)
     np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue()
 
 
-def _grid(result: Result) -> bytes:
-    return pictures.grid(result.samples, levels=result.spec.levels)
+def _grid(result: ResultView) -> bytes:
+    return pictures.encode_grid(result.samples, levels=result.spec.levels)
 
 
-def _text(result: Result) -> bytes:
+def _text(result: ResultView) -> bytes:
     return texts.page(torch.from_numpy(result.samples), result.spec).encode()
 
 
-def _headers(result: Result) -> Mapping[str, str]:
+def _headers(result: ResultView) -> Mapping[str, str]:
     facts = result.facts()
     seconds = facts.pop("seconds")
     flat = {**facts, "queued_seconds": seconds["queued"], "computed_seconds": seconds["computed"]}

@@ -7,24 +7,24 @@ from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
 
 from gen_ray.serving import errors, static_page, verbs
-from gen_ray.serving.access import FAULTS, Access
+from gen_ray.serving.access import FAULTS, AccessLogMiddleware
 from gen_ray.serving.admission import AdmissionMiddleware
-from gen_ray.serving.cards import shown, silent
-from gen_ray.serving.errors import documented, standing
-from gen_ray.serving.handler import Counter, Desks
-from gen_ray.serving.middleware import HEALTH, Bodies, Hosts, Keys
-from gen_ray.serving.openapi import READING_ERRORS, WITH_KEY, Health, Models
-from gen_ray.serving.service import RefusedError
-from gen_ray.serving.settings import Settings
+from gen_ray.serving.cards import card_json, unavailable_json
+from gen_ray.serving.errors import http_error, openapi_errors
+from gen_ray.serving.handler import ModelServices, RequestHandler
+from gen_ray.serving.middleware import HEALTH, BodyLimitMiddleware, HostMiddleware, KeyMiddleware
+from gen_ray.serving.openapi import READING_ERRORS, WITH_KEY, HealthSchema, ModelsSchema
+from gen_ray.serving.service import ApiException
+from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import Name
 
 
-def build(desks: Desks, settings: Settings) -> FastAPI:
+def build(desks: ModelServices, settings: ApiSettings) -> FastAPI:
     """Return the app over desks, or over a function that returns those there are now.
 
     Every response has X-Request-ID; every error has the body {code, message, request_id}.
     """
-    counter = Counter(desks, settings)
+    counter = RequestHandler(desks, settings)
     app = FastAPI(
         title="gen_ray",
         summary="Sample, complete, score and encode with trained generative models.",
@@ -32,14 +32,14 @@ def build(desks: Desks, settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         middleware=[  # the first is the outermost
-            Middleware(Access),
-            Middleware(Hosts, settings=settings),
-            Middleware(Keys, settings=settings, open_paths=open_paths()),
+            Middleware(AccessLogMiddleware),
+            Middleware(HostMiddleware, settings=settings),
+            Middleware(KeyMiddleware, settings=settings, open_paths=open_paths()),
             Middleware(AdmissionMiddleware, settings=settings),
-            Middleware(Bodies, settings=settings),
+            Middleware(BodyLimitMiddleware, settings=settings),
         ],
     )
-    errors.handle(app)
+    errors.install_handlers(app)
     for router in (_models(counter), verbs.router(counter), _health(counter)):
         app.include_router(router)
     static_page.mount(app)
@@ -51,46 +51,46 @@ def open_paths() -> frozenset[str]:
     return frozenset({*HEALTH, *static_page.files(), static_page.DOCUMENT})
 
 
-def _models(counter: Counter) -> APIRouter:
+def _models(counter: RequestHandler) -> APIRouter:
     routes = APIRouter(prefix="/v1/models", tags=["models"], dependencies=WITH_KEY)
 
-    @routes.get("", responses={200: {"model": Models}, **documented(READING_ERRORS)})
+    @routes.get("", responses={200: {"model": ModelsSchema}, **openapi_errors(READING_ERRORS)})
     async def models() -> dict[str, list[dict[str, Any]]]:
         """List the models and what each of them can do."""
-        return {"data": await asyncio.gather(*(_listed(counter, name) for name in counter.desks))}
+        return {"data": await asyncio.gather(*(_listed(counter, name) for name in counter.services))}
 
-    @routes.get("/{name}", responses=documented(READING_ERRORS))
+    @routes.get("/{name}", responses=openapi_errors(READING_ERRORS))
     async def model(name: Name) -> dict[str, Any]:
         """Tell what one model can do."""
-        return shown(await counter.card(name))
+        return card_json(await counter.card(name))
 
     return routes
 
 
-def _health(counter: Counter) -> APIRouter:
+def _health(counter: RequestHandler) -> APIRouter:
     routes = APIRouter(prefix="/healthz", tags=["health"])
 
     @routes.get("/live")
-    async def live() -> Health:
+    async def live() -> HealthSchema:
         """Tell that the server runs."""
-        return Health(status="live")
+        return HealthSchema(status="live")
 
-    @routes.get("/ready", responses=documented([503]))
-    async def ready() -> Health:
+    @routes.get("/ready", responses=openapi_errors([503]))
+    async def ready() -> HealthSchema:
         """Tell whether every model is ready; which are not is for those with a key to know."""
-        found = await asyncio.gather(*(_listed(counter, name) for name in counter.desks))
+        found = await asyncio.gather(*(_listed(counter, name) for name in counter.services))
         if not found or not all(card["ready"] for card in found):
-            raise standing(503, "not every model is ready")
-        return Health(status="ready")
+            raise http_error(503, "not every model is ready")
+        return HealthSchema(status="ready")
 
     return routes
 
 
-async def _listed(counter: Counter, name: str) -> dict[str, Any]:
+async def _listed(counter: RequestHandler, name: str) -> dict[str, Any]:
     try:
-        return shown(await counter.card(name))
-    except RefusedError:
-        return silent(name)
+        return card_json(await counter.card(name))
+    except ApiException:
+        return unavailable_json(name)
     except Exception:
         FAULTS.exception("the card of %s cannot be had", name)
-        return silent(name)
+        return unavailable_json(name)

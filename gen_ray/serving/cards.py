@@ -5,10 +5,10 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from gen_ray.serving.service import Card
+from gen_ray.serving.service import ModelCard
 
 
-def shown(card: Card) -> dict[str, Any]:
+def card_json(card: ModelCard) -> dict[str, Any]:
     """Return a card as JSON."""
     facts = {name: value for name, value in vars(card).items() if name not in ("spec", "curve")}
     spec = card.spec
@@ -24,12 +24,12 @@ def shown(card: Card) -> dict[str, Any]:
     return sent
 
 
-def as_json(card: Card) -> str:
+def as_json(card: ModelCard) -> str:
     """Return a card as it is sent. Raise TypeError or ValueError if it holds something that JSON does not know."""
-    return json.dumps(shown(card), allow_nan=False)
+    return json.dumps(card_json(card), allow_nan=False)
 
 
-def silent(name: str) -> dict[str, Any]:
+def unavailable_json(name: str) -> dict[str, Any]:
     """Return what is listed of a model that does not say what it is."""
     return {"id": name, "ready": False, "trouble": "the model does not answer"}
 

@@ -2,49 +2,49 @@
 
 from gen_ray.errors import nearest
 from gen_ray.serving.answers import FORMATS
-from gen_ray.serving.errors import invalid, standing
-from gen_ray.serving.sampling import Impute, Sample, Sampling
+from gen_ray.serving.errors import http_error, invalid_request
+from gen_ray.serving.sampling import ImputeBody, SampleBody, SamplingBody
 from gen_ray.serving.schemas_base import Body
-from gen_ray.serving.service import Card
-from gen_ray.serving.settings import Settings
+from gen_ray.serving.service import ModelCard
+from gen_ray.serving.settings import ApiSettings
 
 LISTED = 5_000_000
 """Numbers of an answer in format json, at most: as Python's they take eight times the memory of an array's."""
 
 
-def check(body: Body, card: Card, settings: Settings) -> None:
+def check(body: Body, card: ModelCard, settings: ApiSettings) -> None:
     """Raise RefusedError: 503 where the model is not ready, 422 where the request asks for what it cannot do."""
     if not card.ready:
-        raise standing(503)
+        raise http_error(503)
     if body.verb not in card.verbs:
-        raise invalid(f"the model does not {body.verb}; it can: {', '.join(card.verbs)}")
+        raise invalid_request(f"the model does not {body.verb}; it can: {', '.join(card.verbs)}")
     unsuitable = FORMATS[body.format].unsuitable(card.spec)
     if unsuitable:
-        raise invalid(f"format: {unsuitable}")
+        raise invalid_request(f"format: {unsuitable}")
     if (body.deadline_seconds or 0) > settings.longest_deadline_seconds:
-        raise invalid(f"deadline_seconds: at most {settings.longest_deadline_seconds:g}")
+        raise invalid_request(f"deadline_seconds: at most {settings.longest_deadline_seconds:g}")
     most = card.limits.get("n", body.count)
     if body.count > most:
-        raise invalid(f"at most {most:g} instances for this model", code="too_much")
-    rows = body.n if isinstance(body, Sampling) else body.count
+        raise invalid_request(f"at most {most:g} instances for this model", code="too_much")
+    rows = body.n if isinstance(body, SamplingBody) else body.count
     if body.format == "json" and body.verb not in ("score", "encode") and rows * card.spec.dims > LISTED:
-        raise invalid(
+        raise invalid_request(
             f"format: an answer in json has at most {LISTED:,} numbers; ask for npz, or for less", code="too_much"
         )
-    if isinstance(body, Sampling):
+    if isinstance(body, SamplingBody):
         _check_sampling(body, card)
 
 
-def _check_sampling(body: Sampling, card: Card) -> None:
-    known = card.imputers if isinstance(body, Impute) else card.samplers
+def _check_sampling(body: SamplingBody, card: ModelCard) -> None:
+    known = card.imputers if isinstance(body, ImputeBody) else card.samplers
     name = (body.sampler or "").partition(":")[0]
     if body.sampler is not None and name not in known:
-        raise invalid(f"sampler: there is none of that name; {nearest(name, known)}")
-    if isinstance(body, Sample) and body.quality is not None and body.quality not in card.quality:
-        raise invalid(
+        raise invalid_request(f"sampler: there is none of that name; {nearest(name, known)}")
+    if isinstance(body, SampleBody) and body.quality is not None and body.quality not in card.quality:
+        raise invalid_request(
             "quality: this version has no curve; gen-ray promote measures one for models:/NAME@champion. "
             "Give sampler and steps"
         )
     for field, asked in (("n", body.n), ("steps", body.steps or 0)):
         if asked > card.limits.get(field, asked):
-            raise invalid(f"{field}: at most {card.limits[field]:g} for this model", code="too_much")
+            raise invalid_request(f"{field}: at most {card.limits[field]:g} for this model", code="too_much")

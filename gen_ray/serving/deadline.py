@@ -6,12 +6,12 @@ from typing import Any, Self, TypeVar
 
 from starlette.types import Receive
 
-from gen_ray.serving.errors import standing
+from gen_ray.serving.errors import http_error
 
 T = TypeVar("T")
 
 
-class Attendance:
+class DeadlineGuard:
     """Watches over one request, whose body has been read, from now on for some seconds.
 
     Work that does not end when it is cancelled is not waited for: the deadline holds whatever the work does.
@@ -40,10 +40,10 @@ class Attendance:
         try:
             await self.done(task, grace_seconds=grace_seconds)
             if task.cancelled():
-                raise standing(503, "the work was given up on the server's side")
+                raise http_error(503, "the work was given up on the server's side")
             return task.result()
         finally:
-            give_up(task)
+            cancel(task)
 
     async def done(
         self, task: "asyncio.Future[Any]", patience: float | None = None, *, grace_seconds: float = 0
@@ -55,13 +55,13 @@ class Attendance:
         if task.done():
             return True
         if self.gone.done():
-            raise standing(499)
+            raise http_error(499)
         if wait == left:
-            raise standing(504)
+            raise http_error(504)
         return False
 
 
-def give_up(task: "asyncio.Future[Any]") -> None:
+def cancel(task: "asyncio.Future[Any]") -> None:
     """Cancel a task, without waiting for it; what it still raises is of interest to nobody."""
     task.cancel()
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())

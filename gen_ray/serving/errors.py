@@ -11,16 +11,16 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from gen_ray.serving.service import Refusal, RefusedError
+from gen_ray.serving.service import ApiError, ApiException
 
 LONGEST = 900
 """Characters of a message: four bytes each, and the body stays below 4 KB."""
 
-UNEXPECTED = Refusal(
+UNEXPECTED = ApiError(
     status=500, code="internal", message="the server failed; its log tells more under the same request_id"
 )
 
-TOO_LARGE_FOR_MEMORY = Refusal(
+TOO_LARGE_FOR_MEMORY = ApiError(
     status=413, code="too_large", message="the request needs more memory than the server has; ask for less at once"
 )
 
@@ -44,7 +44,7 @@ CODES: Mapping[int, tuple[str, str]] = {
 }
 
 
-class Problem(BaseModel):
+class ErrorBody(BaseModel):
     """The body of every error."""
 
     code: str
@@ -54,65 +54,65 @@ class Problem(BaseModel):
     request_id: str
 
 
-class EventProblem(Problem):
+class EventErrorBody(ErrorBody):
     """What an error event of a stream holds: the status came too early to say it."""
 
     status: int
 
 
-def invalid(message: str, *, code: str = "invalid") -> RefusedError:
+def invalid_request(message: str, *, code: str = "invalid") -> ApiException:
     """Return the error of a request that is at fault itself."""
-    return RefusedError(Refusal(status=422, code=code, message=message))
+    return ApiException(ApiError(status=422, code=code, message=message))
 
 
-def standing(status: int, message: str | None = None) -> RefusedError:
+def http_error(status: int, message: str | None = None) -> ApiException:
     """Return the error of a status, in its usual words or in others."""
     code, usual = CODES[status]
-    return RefusedError(Refusal(status=status, code=code, message=message or usual))
+    return ApiException(ApiError(status=status, code=code, message=message or usual))
 
 
-def problem(refusal: Refusal, request_id: str) -> dict[str, str]:
+def error_body(refusal: ApiError, request_id: str) -> dict[str, str]:
     """Return the body of a refusal: one line, short, and valid UTF-8 whatever the message holds."""
     message = " ".join(refusal.message.encode("utf-8", "replace").decode().split())[:LONGEST]
     return {"code": refusal.code, "message": message, "request_id": request_id}
 
 
-def refused(refusal: Refusal, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+def error_response(refusal: ApiError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response to a refusal; 429 always says when to come back, in whole seconds."""
     further = dict(headers or {})
     if refusal.status == 429 or refusal.retry_after_seconds is not None:
         further["Retry-After"] = str(max(1, math.ceil(refusal.retry_after_seconds or 1)))
     if refusal.status == 401:
         further["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(problem(refusal, request_id), refusal.status, further)
+    return JSONResponse(error_body(refusal, request_id), refusal.status, further)
 
 
-def documented(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
+def openapi_errors(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
     """Return what the OpenAPI document says of errors."""
-    return {status: {"model": Problem, "description": CODES[status][1]} for status in statuses}
+    return {status: {"model": ErrorBody, "description": CODES[status][1]} for status in statuses}
 
 
-def handle(app: FastAPI) -> None:
+def install_handlers(app: FastAPI) -> None:
     """Answer in this room's words to whatever the framework finds wrong with a request."""
-    app.add_exception_handler(RequestValidationError, _unfit)
-    app.add_exception_handler(HTTPException, _standard)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_exception)
 
 
-async def _unfit(request: Request, error: Exception) -> Response:
+async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     faults = error.errors()
     more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-    raise invalid(_explained(faults[0]) + more)
+    raise invalid_request(_describe(faults[0]) + more)
 
 
-async def _standard(request: Request, error: Exception) -> Response:
+async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code, message = CODES.get(error.status_code, ("refused", HTTPStatus(error.status_code).phrase))
-    refusal = Refusal(status=error.status_code, code=code, message=message)
-    return refused(refusal, request.scope["gen_ray.record"].request_id, error.headers)
+    refusal = ApiError(status=error.status_code, code=code, message=message)
+    return error_response(refusal, request.scope["gen_ray.record"].request_id, error.headers)
 
 
-def _explained(fault: Mapping[str, Any]) -> str:
+def _describe(fault: Mapping[str, Any]) -> str:
     """Return one line on a fault. Of its place only fields of the model are said, never a key that a client made up."""
     path = [str(step) for depth, step in enumerate(fault["loc"][1:]) if not depth or isinstance(step, int)]
     message = fault["msg"].removeprefix("Value error, ")

@@ -11,13 +11,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.serving import pictures
-from gen_ray.serving.access import Record, noted
-from gen_ray.serving.answers import spelt
-from gen_ray.serving.deadline import Attendance, give_up
-from gen_ray.serving.errors import problem
-from gen_ray.serving.service import Answer, Preview
+from gen_ray.serving.access import AccessRecord, log_error
+from gen_ray.serving.answers import sample_lists
+from gen_ray.serving.deadline import DeadlineGuard, cancel
+from gen_ray.serving.errors import error_body
+from gen_ray.serving.service import JobResult, StreamPreview
 
-Item = Preview | Answer
+Item = StreamPreview | JobResult
 AHEAD = 4
 """Events kept for a client that reads slowly; beyond that the work waits."""
 GRACE_SECONDS = 5.0
@@ -25,12 +25,12 @@ GRACE_SECONDS = 5.0
 ALIVE = b": still at work\n\n"
 
 
-class Events(Response):
+class EventStream(Response):
     """A response of events, each sent as it comes, while the client is there and the deadline is not over."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], attendance: Attendance) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], attendance: DeadlineGuard) -> None:
         """Take what is to be sent."""
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -46,8 +46,8 @@ class Events(Response):
         await send({"type": "http.response.body", "body": b""})
 
 
-async def begun(
-    items: AsyncGenerator[Item | None, None], show: Callable[[Item], bytes], record: Record
+async def start_stream(
+    items: AsyncGenerator[Item | None, None], show: Callable[[Item], bytes], record: AccessRecord
 ) -> AsyncGenerator[bytes, None]:
     """Return the events of items, once there is a first one. Raise RefusedError where there is none."""
     async for first in items:
@@ -56,7 +56,9 @@ async def begun(
     raise RuntimeError("the stream ended before it began")
 
 
-async def told(items: AsyncIterator[Item], attendance: Attendance, every: float) -> AsyncGenerator[Item | None, None]:
+async def with_heartbeat(
+    items: AsyncIterator[Item], attendance: DeadlineGuard, every: float
+) -> AsyncGenerator[Item | None, None]:
     """Yield items as they come, and None after each silence of some seconds. Raise RefusedError, and what items raise.
 
     They are read in a task of their own, so that whoever makes them is cancelled at once, wherever it is.
@@ -70,7 +72,7 @@ async def told(items: AsyncIterator[Item], attendance: Attendance, every: float)
                 while not await attendance.done(coming, every):
                     yield None
             finally:
-                give_up(coming)
+                cancel(coming)
             item = coming.result()
             if isinstance(item, StopAsyncIteration):
                 return
@@ -78,7 +80,7 @@ async def told(items: AsyncIterator[Item], attendance: Attendance, every: float)
                 raise item
             yield item
     finally:
-        give_up(reader)
+        cancel(reader)
 
 
 def event(name: str, data: Mapping[str, Any]) -> bytes:
@@ -86,20 +88,20 @@ def event(name: str, data: Mapping[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False, separators=(',', ':'))}\n\n".encode()
 
 
-def looked_at(preview: Preview, spec: DataSpec) -> dict[str, Any]:
+def preview_json(preview: StreamPreview, spec: DataSpec) -> dict[str, Any]:
     """Return a preview as JSON: base64 PNGs, grey where nothing is decided; texts with · there; or lists with −1."""
     facts = {"done": preview.done, "total": preview.total}
     samples = preview.samples.reshape(-1, *spec.shape)
     if pictures.drawable(spec):
-        return {**facts, "images": pictures.encoded(samples, levels=spec.levels)}
+        return {**facts, "images": pictures.encode_pictures(samples, levels=spec.levels)}
     if spec.is_text:
         # −1 is the last character of an alphabet that ends in a dot
-        return {**facts, "texts": spelt(samples, spec.model_copy(update={"alphabet": spec.alphabet + "·"}))}
+        return {**facts, "texts": sample_lists(samples, spec.model_copy(update={"alphabet": spec.alphabet + "·"}))}
     return {**facts, "samples": samples.tolist()}
 
 
 async def _events(
-    first: Item, items: AsyncGenerator[Item | None, None], show: Callable[[Item], bytes], record: Record
+    first: Item, items: AsyncGenerator[Item | None, None], show: Callable[[Item], bytes], record: AccessRecord
 ) -> AsyncGenerator[bytes, None]:
     """Yield events, the last of which says what went wrong, if anything did."""
     try:
@@ -109,12 +111,12 @@ async def _events(
             async for item in items:
                 last = item or last
                 yield ALIVE if item is None else await asyncio.to_thread(show, item)
-        if not isinstance(last, Answer):
+        if not isinstance(last, JobResult):
             raise RuntimeError("the stream ended without an answer")
         return
     except Exception as error:
-        refusal = noted(error, record)
-    yield event("error", {**problem(refusal, record.request_id), "status": refusal.status})
+        refusal = log_error(error, record)
+    yield event("error", {**error_body(refusal, record.request_id), "status": refusal.status})
 
 
 async def _read(items: AsyncIterator[Item], queue: "asyncio.Queue[Item | Exception]") -> None:

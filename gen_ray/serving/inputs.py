@@ -8,7 +8,7 @@ import numpy as np
 from gen_ray.datasets import images
 from gen_ray.dataspec import DataSpec
 from gen_ray.serving import nested, pictures
-from gen_ray.serving.errors import invalid
+from gen_ray.serving.errors import invalid_request
 
 LARGEST_LATENT = 1e6
 """Absolute value of a latent coordinate, at most."""
@@ -25,12 +25,12 @@ def from_pictures(
 ) -> np.ndarray:
     """Return base64 pictures as stored data (N, C, H, W), transparent pixels as background. Raise RefusedError 422."""
     if not pictures.drawable(spec):
-        raise invalid(f"{field}: the model's data are no pictures of 1 or 3 channels; send x")
+        raise invalid_request(f"{field}: the model's data are no pictures of 1 or 3 channels; send x")
     names = [f"{field}.{place}" for place in range(len(texts))] if len(texts) > 1 else [field]
-    opened = [pictures.opened(text, name, pixels=pixels) for text, name in zip(texts, names, strict=True)]
-    pictures.budget(opened, pixels=pixels)
+    opened = [pictures.open_picture(text, name, pixels=pixels) for text, name in zip(texts, names, strict=True)]
+    pictures.check_pixels(opened, pixels=pixels)
     decoded = [
-        pictures.decoded(picture, spec, name, resize=resize, background=background)
+        pictures.decode_picture(picture, spec, name, resize=resize, background=background)
         for picture, name in zip(opened, names, strict=True)
     ]
     return np.stack(decoded)
@@ -51,25 +51,25 @@ def from_texts(texts: Sequence[str], spec: DataSpec, field: str) -> np.ndarray:
     for place, text in enumerate(texts):
         name = f"{field}.{place}" if len(texts) > 1 else field
         if len(text) != length:
-            raise invalid(f"{name}: has {len(text)} characters, the model's texts have {length}")
+            raise invalid_request(f"{name}: has {len(text)} characters, the model's texts have {length}")
         strange = len({character for character in text if character not in known})
         if strange:
-            raise invalid(f"{name}: has {strange} characters that are not in the model's alphabet")
+            raise invalid_request(f"{name}: has {strange} characters that are not in the model's alphabet")
     tokens = np.array([[known[character] for character in text] for text in texts])
     return tokens.astype(np.uint8 if spec.levels <= 256 else np.int32)
 
 
-def from_holed_text(text: str, hole: str, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
+def from_masked_text(text: str, hole: str, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:
     """Return tokens (1, L) and where they are known (1, L); what is short goes on in holes. Raise RefusedError 422."""
     _needs_text(spec, "text")
     if hole in spec.alphabet:
-        raise invalid("hole: must be a character that does not occur in the model's alphabet")
+        raise invalid_request("hole: must be a character that does not occur in the model's alphabet")
     if len(text) > spec.shape[0]:
-        raise invalid(f"text: has {len(text)} characters, the model's texts have {spec.shape[0]}")
+        raise invalid_request(f"text: has {len(text)} characters, the model's texts have {spec.shape[0]}")
     text = text.ljust(spec.shape[0], hole)
     known = np.array([[character != hole for character in text]])
     if known.all():
-        raise invalid("text: has no hole; write the hole's character where something is to be filled in")
+        raise invalid_request("text: has no hole; write the hole's character where something is to be filled in")
     return from_texts([text.replace(hole, spec.alphabet[0])], spec, "text"), known
 
 
@@ -78,9 +78,9 @@ def known_by(mask: str | Sequence[Any], spec: DataSpec, *, pixels: int, resize: 
 
     Raise RefusedError 422, also for a mask without a hole.
     """
-    holes = _drawn(mask, spec, pixels, resize) if isinstance(mask, str) else _listed(mask, spec)
+    holes = _mask_from_picture(mask, spec, pixels, resize) if isinstance(mask, str) else _mask_from_lists(mask, spec)
     if not holes.any():
-        raise invalid("mask: has no hole; white, or 1, marks what is to be filled in")
+        raise invalid_request("mask: has no hole; white, or 1, marks what is to be filled in")
     return ~np.broadcast_to(holes, (1, *spec.shape)).copy()
 
 
@@ -89,19 +89,19 @@ def from_latents(z: Sequence[Any], width: int | None) -> np.ndarray:
     return nested.numbers(z, width or 0, LARGEST_LATENT, "z")
 
 
-def _drawn(mask: str, spec: DataSpec, pixels: int, resize: bool) -> np.ndarray:
+def _mask_from_picture(mask: str, spec: DataSpec, pixels: int, resize: bool) -> np.ndarray:
     if not spec.is_image:
-        raise invalid("mask: the model's data are no pictures; send nested lists of 0 and 1")
+        raise invalid_request("mask: the model's data are no pictures; send nested lists of 0 and 1")
     plain = DataSpec(name="mask", kind="image", shape=(1, *spec.shape[1:]), levels=2)
     drawn = from_pictures([mask], plain, "mask", pixels=pixels, resize=resize, background=images.BLACK)
     return drawn.astype(bool)
 
 
-def _listed(mask: Sequence[Any], spec: DataSpec) -> np.ndarray:
+def _mask_from_lists(mask: Sequence[Any], spec: DataSpec) -> np.ndarray:
     shapes = [spec.shape[1:], spec.shape] if spec.is_image else [spec.shape]
     return nested.integers(mask, shapes, 2, "mask").astype(bool)
 
 
 def _needs_text(spec: DataSpec, field: str) -> None:
     if not spec.is_text:
-        raise invalid(f"{field}: the model's data are no texts")
+        raise invalid_request(f"{field}: the model's data are no texts")

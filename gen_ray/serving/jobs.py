@@ -12,12 +12,12 @@ from torch import Tensor
 from gen_ray.engine.evaluation.evaluate import EFFORT
 from gen_ray.engine.inference import latent, score
 from gen_ray.engine.inference.artifact import Model
-from gen_ray.engine.inference.batcher import Ticket, Watch
+from gen_ray.engine.inference.batcher import OnPreview, RequestHandle
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
-from gen_ray.family import Chain, Held, Sampler
-from gen_ray.serving.loaded_model import Edition
-from gen_ray.serving.service import Job, Refusal, RefusedError
+from gen_ray.family import Chain, Known, Sampler
+from gen_ray.serving.loaded_model import LoadedModel
+from gen_ray.serving.service import ApiError, ApiException, ServingJob
 
 REPEATS = 5
 """Independent estimates of a likelihood, whose spread is its error."""
@@ -28,10 +28,10 @@ Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PendingJob:
     """A job under way: its ticket, what to make of the result, and what is to be told of how it was done."""
 
-    ticket: Ticket
+    ticket: RequestHandle
     arrays: Callable[[Any], Arrays]
     sampler: str | None = None
     steps: int | None = None
@@ -41,61 +41,61 @@ class Asked:
     """How samples of the walk, or a look at them, are laid out in an answer."""
 
 
-def ask(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> Asked:
+def submit(edition: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
     """Ask an edition's batcher for a job. Raise UserError for what it cannot do, RefusedError for too much, BusyError.
 
     deadline is on the clock of time.monotonic.
     """
-    asking: Asking = VERBS[job.verb]
+    asking: SubmitFunction = VERBS[job.verb]
     return asking(edition, job, deadline, watch)
 
 
-Asking = Callable[[Edition, Job, float, Watch | None], Asked]
+SubmitFunction = Callable[[LoadedModel, ServingJob, float, OnPreview | None], PendingJob]
 
 
-def _sample(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> Asked:
+def _sample(edition: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
     family = edition.model.family
-    sampler, steps = _chosen(edition, job)
+    sampler, steps = _sampler_and_steps(edition, job)
     chain, known = family.chain(sampler, steps), family.samplers()
-    _within(edition, job.n, chain)
+    _check_rows(edition, job.n, chain)
     about = known[sampler.partition(":")[0]]
-    ticket = _walk(edition, job, chain, job.n, None, about.adaptive, deadline, watch)
-    return _walked(ticket, sampler, _told(about, steps), chain, lambda samples: samples.numpy())
+    ticket = _submit_sampling(edition, job, chain, job.n, None, about.adaptive, deadline, watch)
+    return _sampling_job(ticket, sampler, _reported_steps(about, steps), chain, lambda samples: samples.numpy())
 
 
-def _impute(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> Asked:
+def _impute(edition: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
     family, x = edition.model.family, _instances(job)
     if job.mask is None or job.mask.shape != x.shape:
         raise UserError("mask: must have the shape of what is to be completed")
     known, n = family.imputers(), job.n
     name = job.sampler or next(iter(known))
     chain = family.impute(name, job.steps)
-    _within(edition, n * len(x), chain)
+    _check_rows(edition, n * len(x), chain)
     mask = torch.from_numpy(job.mask)
     if bool(mask.flatten(1).all(1).any()):
         raise UserError("mask: there is no hole to fill")
-    held = Held(known=torch.from_numpy(x).repeat_interleave(n, 0), mask=mask.repeat_interleave(n, 0))
-    ticket = _walk(edition, job, chain, n * len(x), held, False, deadline, watch)
+    held = Known(known=torch.from_numpy(x).repeat_interleave(n, 0), mask=mask.repeat_interleave(n, 0))
+    ticket = _submit_sampling(edition, job, chain, n * len(x), held, False, deadline, watch)
     shape = (len(x), n, *x.shape[1:])
-    told = _told(known[name.partition(":")[0]], job.steps)
-    return _walked(ticket, name, told, chain, lambda samples: samples.numpy().reshape(shape))
+    told = _reported_steps(known[name.partition(":")[0]], job.steps)
+    return _sampling_job(ticket, name, told, chain, lambda samples: samples.numpy().reshape(shape))
 
 
-def _walk(
-    edition: Edition,
-    job: Job,
+def _submit_sampling(
+    edition: LoadedModel,
+    job: ServingJob,
     chain: Chain,
     rows: int,
-    held: Held | None,
+    held: Known | None,
     adaptive: bool,
     deadline: float,
-    watch: Watch | None,
-) -> Ticket:
+    watch: OnPreview | None,
+) -> RequestHandle:
     batcher, fixed = edition.batcher, job.deterministic
     if adaptive:  # its rows are whole solutions: one tick of them would hold everybody up
         work = partial(generate, chain=chain, n=rows, seed=job.seed, device=batcher.device)
         evaluations = rows * ADAPTIVE_EVALUATIONS
-        return batcher.visit(work, evaluations, reduced=True, fixed=fixed, deadline=deadline, key=job.key)
+        return batcher.submit_callable(work, evaluations, reduced=True, fixed=fixed, deadline=deadline, key=job.key)
     return batcher.walk(
         chain,
         rows,
@@ -109,8 +109,10 @@ def _walk(
     )
 
 
-def _walked(ticket: Ticket, name: str, steps: int | None, chain: Chain, view: Callable[[Tensor], np.ndarray]) -> Asked:
-    return Asked(
+def _sampling_job(
+    ticket: RequestHandle, name: str, steps: int | None, chain: Chain, view: Callable[[Tensor], np.ndarray]
+) -> PendingJob:
+    return PendingJob(
         ticket=ticket,
         sampler=name,
         steps=steps,
@@ -120,18 +122,20 @@ def _walked(ticket: Ticket, name: str, steps: int | None, chain: Chain, view: Ca
     )
 
 
-def _score(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> Asked:
+def _score(edition: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
     x, model = torch.from_numpy(_instances(job)), edition.model
     effort = job.effort or model.experiment.evaluation.effort or EFFORT
     evaluations = len(x) * REPEATS * effort
-    _not_too_much(edition, len(x), evaluations * model.spec.dims)
+    _check_work(edition, len(x), evaluations * model.spec.dims)
 
-    def work(net: Any) -> score.Scores:
+    def work(net: Any) -> score.InstanceScores:
         device = edition.batcher.device
         return score.score(replace(model, net=net), x, effort=effort, repeats=REPEATS, seed=job.seed, device=device)
 
-    return Asked(
-        ticket=edition.batcher.visit(work, evaluations, fixed=job.deterministic, deadline=deadline, key=job.key),
+    return PendingJob(
+        ticket=edition.batcher.submit_callable(
+            work, evaluations, fixed=job.deterministic, deadline=deadline, key=job.key
+        ),
         nfe=REPEATS * effort,
         arrays=lambda found: {
             "bits_per_dim": found.bits_per_dim.numpy(),
@@ -141,48 +145,52 @@ def _score(edition: Edition, job: Job, deadline: float, watch: Watch | None) -> 
     )
 
 
-def _latently(
-    work: Callable[[Model, Job, torch.device], Arrays], edition: Edition, job: Job, deadline: float, watch: Watch | None
-) -> Asked:
+def _submit_latent(
+    work: Callable[[Model, ServingJob, torch.device], Arrays],
+    edition: LoadedModel,
+    job: ServingJob,
+    deadline: float,
+    watch: OnPreview | None,
+) -> PendingJob:
     latent.space(edition.model)
     rows = len(job.z if job.z is not None else _instances(job))
-    _not_too_much(edition, rows, rows * edition.model.spec.dims)
+    _check_work(edition, rows, rows * edition.model.spec.dims)
 
     def visit(net: Any) -> Arrays:
         return work(replace(edition.model, net=net), job, edition.batcher.device)
 
-    ticket = edition.batcher.visit(visit, 2 * rows, fixed=job.deterministic, deadline=deadline, key=job.key)
-    return Asked(ticket=ticket, arrays=lambda found: found)
+    ticket = edition.batcher.submit_callable(visit, 2 * rows, fixed=job.deterministic, deadline=deadline, key=job.key)
+    return PendingJob(ticket=ticket, arrays=lambda found: found)
 
 
-def _encode(model: Model, job: Job, device: torch.device) -> Arrays:
+def _encode(model: Model, job: ServingJob, device: torch.device) -> Arrays:
     posterior = latent.encode(model, torch.from_numpy(_instances(job)), seed=job.seed, device=device)
     return {"mu": posterior.mu.cpu().numpy(), "log_var": posterior.log_var.cpu().numpy()}
 
 
-def _decode(model: Model, job: Job, device: torch.device) -> Arrays:
+def _decode(model: Model, job: ServingJob, device: torch.device) -> Arrays:
     dim = latent.space(model).latent_dim
     if job.z is None or job.z.ndim != 2 or job.z.shape[1] != dim:
         raise UserError(f"z: must be lists of {dim} numbers, the latent dimensions of this model")
     return {"samples": latent.decode(model, torch.from_numpy(job.z).to(device)).numpy()}
 
 
-def _reconstruct(model: Model, job: Job, device: torch.device) -> Arrays:
+def _reconstruct(model: Model, job: ServingJob, device: torch.device) -> Arrays:
     mu = latent.encode(model, torch.from_numpy(_instances(job)), seed=job.seed, device=device).mu
     return {"samples": latent.decode(model, mu).numpy()}
 
 
-VERBS: Mapping[str, Asking] = {
+VERBS: Mapping[str, SubmitFunction] = {
     "sample": _sample,
     "impute": _impute,
     "score": _score,
-    "encode": partial(_latently, _encode),
-    "decode": partial(_latently, _decode),
-    "reconstruct": partial(_latently, _reconstruct),
+    "encode": partial(_submit_latent, _encode),
+    "decode": partial(_submit_latent, _decode),
+    "reconstruct": partial(_submit_latent, _reconstruct),
 }
 
 
-def _chosen(edition: Edition, job: Job) -> tuple[str, int | None]:
+def _sampler_and_steps(edition: LoadedModel, job: ServingJob) -> tuple[str, int | None]:
     """Return the sampler and steps that a job means."""
     if job.quality is None:
         if job.sampler is None:
@@ -198,22 +206,22 @@ def _chosen(edition: Edition, job: Job) -> tuple[str, int | None]:
     return choice.sampler, choice.steps
 
 
-def _told(about: Sampler, steps: int | None) -> int | None:
+def _reported_steps(about: Sampler, steps: int | None) -> int | None:
     """Return the steps to be told of: those asked for, or the default."""
     return about.default_steps if steps is None else steps
 
 
-def _instances(job: Job) -> np.ndarray:
+def _instances(job: ServingJob) -> np.ndarray:
     if job.x is None or not len(job.x):
         raise UserError(f"{job.verb}: needs at least one instance")
     return job.x
 
 
-def _within(edition: Edition, rows: int, chain: Chain) -> None:
-    _not_too_much(edition, rows, rows * chain.nfe * edition.model.spec.dims)
+def _check_rows(edition: LoadedModel, rows: int, chain: Chain) -> None:
+    _check_work(edition, rows, rows * chain.nfe * edition.model.spec.dims)
 
 
-def _not_too_much(edition: Edition, rows: int, work: float) -> None:
+def _check_work(edition: LoadedModel, rows: int, work: float) -> None:
     """Raise RefusedError, before anything is allocated for it, where a job asks for more than one may."""
     limits = edition.limits
     asked = (
@@ -223,4 +231,4 @@ def _not_too_much(edition: Edition, rows: int, work: float) -> None:
     for name, what, value, most in asked:
         if value > most:
             message = f"{name}: {value:,.0f} {what}; the most is {most:,.0f}"
-            raise RefusedError(Refusal(status=422, code="too_much", message=message))
+            raise ApiException(ApiError(status=422, code="too_much", message=message))

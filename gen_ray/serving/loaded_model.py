@@ -10,31 +10,31 @@ from gen_ray.engine.inference import artifact, fingerprint
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import Batcher, NotFiniteError, measure
 from gen_ray.errors import RunError
-from gen_ray.family import Chain, Latent, Sampler
+from gen_ray.family import Chain, Sampler, SupportsLatent
 from gen_ray.serving import cards
-from gen_ray.serving.limits import Limits
-from gen_ray.serving.service import Card, Verb
+from gen_ray.serving.limits import RequestLimits
+from gen_ray.serving.service import ModelCard, Verb
 from gen_ray.tracking.release import Release
 
-EVERYBODY: tuple[Verb, ...] = ("sample", "impute", "score")
-WITH_LATENT: tuple[Verb, ...] = (*EVERYBODY, "encode", "decode", "reconstruct")
+ALL_VERBS: tuple[Verb, ...] = ("sample", "impute", "score")
+WITH_LATENT: tuple[Verb, ...] = (*ALL_VERBS, "encode", "decode", "reconstruct")
 WARM_ROWS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edition:
+class LoadedModel:
     """A version at work. Requests that have begun on it end on it."""
 
     id: str
     release: Release
     model: Model
     batcher: Batcher
-    limits: Limits
+    limits: RequestLimits
 
     @classmethod
     def open(
-        cls, id: str, release: Release, folder: Path, device: torch.device, limits: Limits, **batching: Any
-    ) -> "Edition":
+        cls, id: str, release: Release, folder: Path, device: torch.device, limits: RequestLimits, **batching: Any
+    ) -> "LoadedModel":
         """Load a verified artifact, warm it up and hold its samples against the promotion's.
 
         Raise UserError for an artifact that cannot be trusted, RunError for samples that are not as they should be.
@@ -102,17 +102,17 @@ class Edition:
         about = self.model.family.samplers()[self.default_sampler.partition(":")[0]]
         return experiment.evaluation.steps or about.default_steps
 
-    def card(self, *, trouble: str | None = None) -> Card:
+    def card(self, *, trouble: str | None = None) -> ModelCard:
         """Return what is known of this version; trouble is why a newer one is not served."""
         model, family, release = self.model, self.model.family, self.release
-        return Card(
+        return ModelCard(
             id=self.id,
             version=release.version,
             family=model.experiment.family.name,
             spec=model.spec,
-            verbs=WITH_LATENT if isinstance(family, Latent) else EVERYBODY,
-            samplers={name: _told(about) for name, about in family.samplers().items()},
-            imputers={name: _told(about) for name, about in family.imputers().items()},
+            verbs=WITH_LATENT if isinstance(family, SupportsLatent) else ALL_VERBS,
+            samplers={name: _notes(about) for name, about in family.samplers().items()},
+            imputers={name: _notes(about) for name, about in family.imputers().items()},
             default={"sampler": self.default_sampler, "steps": self.default_steps, "nfe": self.default.nfe},
             quality={
                 name: {**asdict(choice), "nfe": family.chain(choice.sampler, choice.steps).nfe}
@@ -120,7 +120,7 @@ class Edition:
             },
             metric=release.metric,
             curve=release.curve,
-            latent_dim=family.latent_dim if isinstance(family, Latent) else None,
+            latent_dim=family.latent_dim if isinstance(family, SupportsLatent) else None,
             metrics={name: float(value) for name, value in model.meta.get("metrics", {}).items()},
             limits=asdict(self.limits),
             trouble=trouble,
@@ -131,6 +131,6 @@ class Edition:
         self.batcher.close()
 
 
-def _told(about: Sampler) -> dict[str, Any]:
+def _notes(about: Sampler) -> dict[str, Any]:
     told = asdict(about)
     return {**told, "options": {name: list(ends) for name, ends in about.options.items()}}

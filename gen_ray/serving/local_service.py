@@ -10,46 +10,46 @@ from typing import Any
 import numpy as np
 import torch
 
-from gen_ray.engine.inference.batcher import BusyError, GivenUpError, LateError, Look, NotFiniteError
+from gen_ray.engine.inference.batcher import BusyError, CancelledError, DeadlineExceededError, NotFiniteError, Preview
 from gen_ray.errors import RunError, UserError
 from gen_ray.serving.errors import TOO_LARGE_FOR_MEMORY
-from gen_ray.serving.jobs import Asked, ask
-from gen_ray.serving.loaded_model import Edition, Limits
-from gen_ray.serving.service import Answer, Card, Job, Preview, Refusal, RefusedError
-from gen_ray.serving.sources import Source
+from gen_ray.serving.jobs import PendingJob, submit
+from gen_ray.serving.loaded_model import Limits, LoadedModel
+from gen_ray.serving.service import ApiError, ApiException, JobResult, ModelCard, ServingJob, StreamPreview
+from gen_ray.serving.sources import VersionSource
 from gen_ray.tracking.release import Release
 
 LOG = logging.getLogger("gen_ray.serving")
 RETRY_SECONDS = 300.0
 """After this long a version that could not be served is tried again."""
-LATE = Refusal(status=504, code="deadline", message="deadline_seconds: it was not done by then")
+LATE = ApiError(status=504, code="deadline", message="deadline_seconds: it was not done by then")
 
 
-class Seat:
+class LocalModelService:
     """A Desk. ``await open()`` first; ``follow()`` runs beside; ``close()`` last."""
 
     def __init__(
         self,
         id: str,
-        source: Source,
+        source: VersionSource,
         *,
         device: torch.device,
         limits: Limits | None = None,
-        told: Callable[[Answer | Refusal, Job], None] = lambda outcome, job: None,
+        told: Callable[[JobResult | ApiError, ServingJob], None] = lambda outcome, job: None,
         **batching: Any,
     ) -> None:
         """Serve id from source; batching goes to Batcher; told hears of every job's end."""
         self.id, self.source, self.device, self.limits = id, source, device, limits or Limits()
         self._batching, self._told = batching, told
-        self._edition: Edition | None = None
+        self._edition: LoadedModel | None = None
         self._failed: tuple[Release, float] | None = None
         self.trouble: str | None = None
 
     @property
-    def edition(self) -> Edition:
+    def edition(self) -> LoadedModel:
         """Return what is served now. Raise RefusedError where nothing is yet."""
         if self._edition is None:
-            raise RefusedError(Refusal(status=503, code="unavailable", message=f"{self.id}: is not ready yet"))
+            raise ApiException(ApiError(status=503, code="unavailable", message=f"{self.id}: is not ready yet"))
         return self._edition
 
     # ---- editions ----------------------------------------------------------------------------------------------------
@@ -60,9 +60,9 @@ class Seat:
         self._edition = await asyncio.to_thread(self._load, release)
         LOG.info("%s: version %s is served", self.id, release.version)
 
-    def _load(self, release: Release) -> Edition:
+    def _load(self, release: Release) -> LoadedModel:
         folder: Path = self.source.fetch(release)
-        return Edition.open(self.id, release, folder, self.device, self.limits, **self._batching)
+        return LoadedModel.open(self.id, release, folder, self.device, self.limits, **self._batching)
 
     async def follow(self, every_seconds: float) -> None:
         """Look for a newer version again and again, for ever; whatever goes wrong, the present one stays."""
@@ -86,7 +86,7 @@ class Seat:
         elif self._failed is None or self._failed[0] != release or time.monotonic() > self._failed[1]:
             await self._change(present, release)
 
-    async def _change(self, present: Edition, release: Release) -> None:
+    async def _change(self, present: LoadedModel, release: Release) -> None:
         try:
             newer = await asyncio.to_thread(self._load, release)
         except Exception as error:
@@ -110,68 +110,68 @@ class Seat:
 
     # ---- jobs --------------------------------------------------------------------------------------------------------
 
-    async def card(self) -> Card:
+    async def card(self) -> ModelCard:
         """Return what is known of the model."""
         return self.edition.card(trouble=self.trouble)
 
-    async def run(self, job: Job) -> Answer:
+    async def run(self, job: ServingJob) -> JobResult:
         """Do a job. Raise RefusedError. Cancelling this gives the job up within one network evaluation."""
         edition = self.edition
         asked = self._ask(edition, job, None)
         return await self._answer(edition, asked, job)
 
-    async def stream(self, job: Job) -> AsyncGenerator[Preview | Answer, None]:
+    async def stream(self, job: ServingJob) -> AsyncGenerator[StreamPreview | JobResult, None]:
         """Do a job and yield looks at it on the way; the answer comes last. Raise RefusedError."""
         edition, loop = self.edition, asyncio.get_running_loop()
-        looks: asyncio.Queue[Look | None] = asyncio.Queue()
+        looks: asyncio.Queue[Preview | None] = asyncio.Queue()
 
-        def show(look: Look | None) -> None:
+        def show(look: Preview | None) -> None:
             loop.call_soon_threadsafe(looks.put_nowait, look)
 
         asked = self._ask(edition, job, show)
         asked.ticket.future.add_done_callback(lambda _: show(None))
         try:
             while (look := await looks.get()) is not None:
-                yield Preview(done=look.done, total=look.total, samples=asked.view(look.samples))
+                yield StreamPreview(done=look.done, total=look.total, samples=asked.view(look.samples))
             yield await self._answer(edition, asked, job)
         finally:
-            asked.ticket.give_up()
+            asked.ticket.cancel_request()
 
-    def _ask(self, edition: Edition, job: Job, watch: Callable[[Look], None] | None) -> Asked:
+    def _ask(self, edition: LoadedModel, job: ServingJob, watch: Callable[[Preview], None] | None) -> PendingJob:
         deadline = time.monotonic() + min(job.deadline_seconds, self.limits.deadline_seconds)
         try:
-            return ask(edition, job, deadline, watch)
-        except (BusyError, UserError, RefusedError) as error:
+            return submit(edition, job, deadline, watch)
+        except (BusyError, UserError, ApiException) as error:
             raise self._refused(error, job) from None
 
-    async def _answer(self, edition: Edition, asked: Asked, job: Job) -> Answer:
+    async def _answer(self, edition: LoadedModel, asked: PendingJob, job: ServingJob) -> JobResult:
         try:
             answer = _answer(edition, asked, job, await asyncio.wrap_future(asked.ticket.future))
         except asyncio.CancelledError:
-            asked.ticket.give_up()
+            asked.ticket.cancel_request()
             raise
         except Exception as error:
             raise self._refused(error, job) from error
         self._told(answer, job)
         return answer
 
-    def _refused(self, error: Exception, job: Job) -> RefusedError:
-        refused = refusal(error)
+    def _refused(self, error: Exception, job: ServingJob) -> ApiException:
+        refused = api_error(error)
         if refused.status == 500 and not isinstance(error, NotFiniteError):
             LOG.error("%s: request %s failed", self.id, job.request_id, exc_info=error)
         elif isinstance(error, MemoryError):
             LOG.warning("%s: request %s: %s", self.id, job.request_id, error)
         self._told(refused, job)
-        return RefusedError(refused)
+        return ApiException(refused)
 
 
-def _answer(edition: Edition, asked: Asked, job: Job, found: Any) -> Answer:
+def _answer(edition: LoadedModel, asked: PendingJob, job: ServingJob, found: Any) -> JobResult:
     notes: Mapping[str, Any] = asked.notes(found)
     arrays = asked.arrays(found)
     for name, values in arrays.items():
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             raise NotFiniteError(f"{name} is not finite")
-    return Answer(
+    return JobResult(
         arrays=arrays,
         version=edition.release.version,
         sampler=asked.sampler,
@@ -184,23 +184,23 @@ def _answer(edition: Edition, asked: Asked, job: Job, found: Any) -> Answer:
     )
 
 
-def refusal(error: Exception) -> Refusal:
+def api_error(error: Exception) -> ApiError:
     """Return what an error says to whoever asked."""
-    if isinstance(error, RefusedError):
+    if isinstance(error, ApiException):
         return error.refusal
     if isinstance(error, BusyError):
-        return Refusal(status=429, code="busy", message=str(error), retry_after_seconds=error.retry_after_seconds)
-    for kind, known in REFUSALS.items():
+        return ApiError(status=429, code="busy", message=str(error), retry_after_seconds=error.retry_after_seconds)
+    for kind, known in API_ERRORS.items():
         if isinstance(error, kind):
             return known(str(error))
-    return Refusal(status=500, code="internal", message="the model failed; the server's log says how")
+    return ApiError(status=500, code="internal", message="the model failed; the server's log says how")
 
 
-REFUSALS: Mapping[type[Exception], Callable[[str], Refusal]] = {
-    UserError: lambda line: Refusal(status=422, code="invalid", message=line),
-    RunError: lambda line: Refusal(status=503, code="unavailable", message=line),
-    LateError: lambda _: LATE,
-    GivenUpError: lambda line: Refusal(status=499, code="cancelled", message=line),
+API_ERRORS: Mapping[type[Exception], Callable[[str], ApiError]] = {
+    UserError: lambda line: ApiError(status=422, code="invalid", message=line),
+    RunError: lambda line: ApiError(status=503, code="unavailable", message=line),
+    DeadlineExceededError: lambda _: LATE,
+    CancelledError: lambda line: ApiError(status=499, code="cancelled", message=line),
     MemoryError: lambda _: TOO_LARGE_FOR_MEMORY,
-    NotFiniteError: lambda line: Refusal(status=500, code="not_finite", message=line),
+    NotFiniteError: lambda line: ApiError(status=500, code="not_finite", message=line),
 }

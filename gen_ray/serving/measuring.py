@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 
 from gen_ray.serving import inputs
 from gen_ray.serving.schemas_base import MOST, Body, Latents, Nested, Numbers, Picture, Samples, instances, one_of
-from gen_ray.serving.service import Card, Verb
+from gen_ray.serving.service import ModelCard, Verb
 
 
-class Instances(Body):
+class InstancesBody(Body):
     """Given instances, as pictures, nested lists or texts."""
 
     images: Annotated[list[Picture], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = None
@@ -30,14 +30,14 @@ class Instances(Body):
         """Return the number of instances."""
         return len(self.images or self.x or self.texts or ())
 
-    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
+    def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
         """Return x (N, *shape)."""
         if self.texts is not None:
             return {"x": inputs.from_texts(self.texts, card.spec, "texts")}
         return {"x": instances(card, pixels, images=self.images, x=self.x, field="images", resize=self.resize)}
 
 
-class Score(Instances):
+class ScoreBody(InstancesBody):
     """Measure the likelihood of instances in bits/dim."""
 
     verb: ClassVar[Verb] = "score"
@@ -50,21 +50,21 @@ class Score(Instances):
         return {**super().asked(), "effort": self.effort}
 
 
-class Encode(Instances):
+class EncodeBody(InstancesBody):
     """Find where instances lie in the latent space."""
 
     verb: ClassVar[Verb] = "encode"
     format: Numbers = "json"
 
 
-class Reconstruct(Instances):
+class ReconstructBody(InstancesBody):
     """Encode instances and decode them again."""
 
     verb: ClassVar[Verb] = "reconstruct"
     format: Samples = "json"
 
 
-class Decode(Body):
+class DecodeBody(Body):
     """Turn latent vectors into samples."""
 
     verb: ClassVar[Verb] = "decode"
@@ -76,6 +76,6 @@ class Decode(Body):
         """Return the number of latent vectors."""
         return len(self.z)
 
-    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
+    def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
         """Return z (N, Z)."""
         return {"z": inputs.from_latents(self.z, card.latent_dim)}

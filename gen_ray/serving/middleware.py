@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gen_ray.serving.access import NO_KEY, record_of
-from gen_ray.serving.errors import standing
-from gen_ray.serving.settings import Settings, owner
+from gen_ray.serving.errors import http_error
+from gen_ray.serving.settings import ApiSettings, key_name
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 MOST_HEADER_BYTES = 32 * 2**10
@@ -18,36 +18,36 @@ WRONG_KEY = "this key is not known here: send Authorization: Bearer KEY with one
 HEALTH = frozenset({"/healthz/live", "/healthz/ready"})
 
 
-class Hosts:
+class HostMiddleware:
     """Lets in what asks for one of the house's names, and changes that no foreign page asks for.
 
     A page of another site can make a browser send requests here, and by DNS rebinding even read the answers; but then
     the browser names that site in Host or Origin. Probes of health come by address, and learn nothing.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
         """Stand in front of an app."""
         self.app, self.hosts, self.origins = app, frozenset(settings.hosts), frozenset(map(str.lower, settings.origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raise RefusedError 400, 421, 403 or 431."""
         if sum(len(name) + len(value) for name, value in scope.get("headers", ())) > MOST_HEADER_BYTES:
-            raise standing(431, f"the headers have more than {MOST_HEADER_BYTES} bytes")
+            raise http_error(431, f"the headers have more than {MOST_HEADER_BYTES} bytes")
         if scope["type"] == "http" and route_path(scope) not in HEALTH:
             self._look_at(scope)
         await self.app(scope, receive, send)
 
     def _look_at(self, scope: Scope) -> None:
-        hosts = said(scope, b"host")
+        hosts = header_values(scope, b"host")
         if len(hosts) != 1:
-            raise standing(400, "the request needs one Host header")
+            raise http_error(400, "the request needs one Host header")
         named = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d{1,5})?", hosts[0].lower())
         if not named or not self._known(named[1], named[2]):
-            raise standing(421)
-        for origin in said(scope, b"origin"):
-            own = origin.lower() in self.origins or _place(origin) == hosts[0].lower()
+            raise http_error(421)
+        for origin in header_values(scope, b"origin"):
+            own = origin.lower() in self.origins or _host_and_port(origin) == hosts[0].lower()
             if not own and scope["method"] not in READING:
-                raise standing(403)
+                raise http_error(403)
 
     def _known(self, name: str, port: str | None) -> bool:
         """Return whether a host is allowed at any port, or at this one; without a port the default ones are meant."""
@@ -57,30 +57,30 @@ class Hosts:
         )
 
 
-class Keys:
+class KeyMiddleware:
     """Lets in who shows a key, and anybody to the named open paths."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, open_paths: Set[str]) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings, open_paths: Set[str]) -> None:
         """Stand in front of an app; open paths are compared whole, so what looks like one is not one."""
         self.app, self.keys, self.open_paths = app, settings.keys, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Raise RefusedError 401."""
         if scope["type"] == "http" and self.keys:
-            shown = said(scope, b"authorization")
+            shown = header_values(scope, b"authorization")
             scheme, _, secret = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
             secret = secret.strip() if scheme.lower() == "bearer" else ""
-            name = owner(secret, self.keys) if secret else None
+            name = key_name(secret, self.keys) if secret else None
             record_of(scope).key = name or NO_KEY
             if name is None and not (route_path(scope) in self.open_paths and scope["method"] in READING):
-                raise standing(401, WRONG_KEY if secret else None)
+                raise http_error(401, WRONG_KEY if secret else None)
         await self.app(scope, receive, send)
 
 
-class Bodies:
+class BodyLimitMiddleware:
     """Takes a body in whole before the app sees any of it: bytes are counted as they come, whatever is said of them."""
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
         """Stand in front of an app."""
         self.app, self.most = app, settings.body_bytes
         self.seconds, self.open_seconds = settings.body_seconds, min(settings.body_seconds, settings.open_body_seconds)
@@ -94,7 +94,7 @@ class Bodies:
             async with asyncio.timeout(self.open_seconds if record_of(scope).key == NO_KEY else self.seconds):
                 whole = [await self._taken_in(receive)]
         except TimeoutError:
-            raise standing(408) from None
+            raise http_error(408) from None
 
         async def receiving() -> Message:
             return whole.pop() if whole else await receive()
@@ -103,12 +103,12 @@ class Bodies:
 
     def _check_announced(self, scope: Scope) -> None:
         """Refuse what need not be waited for: a body that is too large, or one of a method that has none here."""
-        lengths = said(scope, b"content-length")
+        lengths = header_values(scope, b"content-length")
         if any(not re.fullmatch(r"\d{1,18}", length) for length in lengths):
-            raise standing(400)
-        announced = any(int(length) for length in lengths) or bool(said(scope, b"transfer-encoding"))
+            raise http_error(400)
+        announced = any(int(length) for length in lengths) or bool(header_values(scope, b"transfer-encoding"))
         if announced and scope["method"] in READING:
-            raise standing(400, f"{scope['method']} takes no body; send the request without one")
+            raise http_error(400, f"{scope['method']} takes no body; send the request without one")
         if any(int(length) > self.most for length in lengths):
             raise self._too_large()
 
@@ -120,9 +120,9 @@ class Bodies:
             except (
                 Exception
             ) as error:  # of the connection: Serve's proxy raises KeyError, StopAsyncIteration and others
-                raise standing(499) from error
+                raise http_error(499) from error
             if message["type"] != "http.request":
-                raise standing(499)
+                raise http_error(499)
             taken += message.get("body", b"")
             if len(taken) > self.most:
                 raise self._too_large()
@@ -130,10 +130,10 @@ class Bodies:
                 return {"type": "http.request", "body": bytes(taken), "more_body": False}
 
     def _too_large(self) -> Exception:
-        return standing(413, f"the body has more than {self.most} bytes")
+        return http_error(413, f"the body has more than {self.most} bytes")
 
 
-def said(scope: Scope, header: bytes) -> list[str]:
+def header_values(scope: Scope, header: bytes) -> list[str]:
     """Return every value of a header."""
     return [value.decode("latin-1") for name, value in scope["headers"] if name == header]
 
@@ -144,7 +144,7 @@ def route_path(scope: Scope) -> str:
     return path[len(root) :] if path.startswith(f"{root}/") else path
 
 
-def _place(origin: str) -> str:
+def _host_and_port(origin: str) -> str:
     """Return host:port of an origin, "" of none such as ``null``."""
     try:
         return urlsplit(origin).netloc.lower()

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_ray.serving.errors import invalid
+from gen_ray.serving.errors import invalid_request
 
 
 def integers(value: Any, shapes: Sequence[Sequence[int]], levels: int, field: str) -> np.ndarray:
@@ -14,22 +14,22 @@ def integers(value: Any, shapes: Sequence[Sequence[int]], levels: int, field: st
     A length of −1 stands for any. Raise RefusedError 422.
     """
     if not any(_fits(value, shape) for shape in shapes):
-        raise invalid(f"{field}: must be nested lists of shape {_spelt(shapes[-1])}")
+        raise invalid_request(f"{field}: must be nested lists of shape {_spelt(shapes[-1])}")
     flat = _flat(value, len(next(shape for shape in shapes if _fits(value, shape))))
     kinds = set(map(type, flat))
     if not (kinds <= {int} or (levels == 2 and kinds <= {int, bool})) or min(flat) < 0 or max(flat) >= levels:
         allowed = "0 and 1, or only false and true" if levels == 2 else f"whole numbers from 0 to {levels - 1}"
-        raise invalid(f"{field}: must hold only {allowed}")
+        raise invalid_request(f"{field}: must hold only {allowed}")
     return np.array(value, dtype=np.int64)
 
 
 def numbers(value: Any, width: int, largest: float, field: str) -> np.ndarray:
     """Return lists of numbers as an array (N, width), float32. Raise RefusedError 422."""
     if not _fits(value, (-1, width)):
-        raise invalid(f"{field}: must be lists of {width} numbers each")
+        raise invalid_request(f"{field}: must be lists of {width} numbers each")
     flat = _flat(value, 2)
     if not set(map(type, flat)) <= {int, float} or not all(-largest <= number <= largest for number in flat):
-        raise invalid(f"{field}: must hold only numbers from {-largest:g} to {largest:g}")
+        raise invalid_request(f"{field}: must hold only numbers from {-largest:g} to {largest:g}")
     return np.array(value, dtype=np.float32)
 
 

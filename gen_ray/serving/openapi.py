@@ -7,7 +7,7 @@ from fastapi import Security
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 
-from gen_ray.serving.errors import documented
+from gen_ray.serving.errors import openapi_errors
 
 ERRORS = (400, 401, 403, 404, 413, 415, 421, 422, 429, 499, 500, 503, 504)
 READING_ERRORS = (400, 401, 404, 413, 421, 422, 500, 503)
@@ -16,14 +16,14 @@ WITH_KEY = (Security(HTTPBearer(auto_error=False, description="A key of GEN_RAY_
 BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
-class Seconds(BaseModel):
+class DurationsSchema(BaseModel):
     """How long a request took."""
 
     queued: float
     computed: float
 
 
-class Facts(BaseModel):
+class ResultSchema(BaseModel):
     """What every answer says of itself; sent as X-GenRay-… headers where the body is no JSON."""
 
     model: str
@@ -35,11 +35,11 @@ class Facts(BaseModel):
     seed: int
     """The same request with this seed gets the same answer."""
     notes: dict[str, Any]
-    seconds: Seconds
+    seconds: DurationsSchema
     request_id: str
 
 
-class Samples(Facts):
+class SamplesSchema(ResultSchema):
     """Samples as nested lists of stored integers, as texts, or, in format png, as base64 PNGs."""
 
     samples: list[Any]
@@ -47,38 +47,38 @@ class Samples(Facts):
     """numpy's name of the type that the samples have in format npz."""
 
 
-class Scores(Facts):
+class ScoresSchema(ResultSchema):
     """Likelihoods of the instances; notes tell their kind."""
 
     bits_per_dim: list[float]
     standard_error: list[float]
 
 
-class Latents(Facts):
+class LatentsSchema(ResultSchema):
     """Means and logarithms of variances of the instances' latent variables."""
 
     mu: list[list[float]]
     log_var: list[list[float]]
 
 
-class Models(BaseModel):
+class ModelsSchema(BaseModel):
     """The models served here; of one that does not answer only id, ready and trouble are known."""
 
     data: list[dict[str, Any]]
 
 
-class Health(BaseModel):
+class HealthSchema(BaseModel):
     """How the server is."""
 
     status: str
 
 
-def answering(model: type[BaseModel], *, others: Sequence[str] = (), stream: bool = False) -> dict[int | str, Any]:
+def responses(model: type[BaseModel], *, others: Sequence[str] = (), stream: bool = False) -> dict[int | str, Any]:
     """Return the responses of a verb: 200 in JSON and in other media types, and every error."""
     media: Mapping[str, Any] = {kind: OTHERS[kind] for kind in others}
     events = {"text/event-stream": {"itemSchema": EVENT}} if stream else {}
     content = {"application/json": {}, **media, **events}  # readers take the first for the usual one
-    return {200: {"model": model, "content": content}, **documented(ERRORS)}
+    return {200: {"model": model, "content": content}, **openapi_errors(ERRORS)}
 
 
 EVENT = {

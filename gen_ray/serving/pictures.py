@@ -13,9 +13,9 @@ from gen_ray.datasets import images
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import instances
 from gen_ray.engine.plots import grids
-from gen_ray.serving.errors import invalid
+from gen_ray.serving.errors import invalid_request
 
-UNDECIDED = 128
+MASKED_GREY = 128
 """The grey of a place where a preview has nothing yet."""
 
 
@@ -24,7 +24,7 @@ def drawable(spec: DataSpec) -> bool:
     return spec.is_image and spec.shape[0] in images.MODES
 
 
-def opened(text: str, field: str, *, pixels: int) -> ImageFile.ImageFile:
+def open_picture(text: str, field: str, *, pixels: int) -> ImageFile.ImageFile:
     """Return the picture in a base64 text, its header read and no pixel yet. Raise RefusedError 422.
 
     field says which picture is meant; pixels is how many it may have.
@@ -32,12 +32,12 @@ def opened(text: str, field: str, *, pixels: int) -> ImageFile.ImageFile:
     try:
         data = base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError):
-        raise invalid(f"{field}: is not base64 of a picture file (no URL, no data: prefix)") from None
+        raise invalid_request(f"{field}: is not base64 of a picture file (no URL, no data: prefix)") from None
     with _refused(field):
         return images.opened(data, max_pixels=pixels)
 
 
-def decoded(
+def decode_picture(
     picture: ImageFile.ImageFile,
     spec: DataSpec,
     field: str,
@@ -50,13 +50,13 @@ def decoded(
     with _refused(field):
         plain = images.decoded(picture, channels, background=background)
     if plain.size != (width, height) and not resize:
-        raise invalid(
+        raise invalid_request(
             f"{field}: is {plain.width} x {plain.height} pixels, the model's pictures are {width} x {height}: "
             "send one of that size, or resize: true"
         )
     x = torch.from_numpy(images.values(plain))[None]
     own = spec.model_copy(update={"name": field, "shape": tuple(x.shape[1:]), "levels": 256})
-    return instances.fit(x, own, spec, resize=True)[0].numpy()
+    return instances.convert(x, own, spec, resize=True)[0].numpy()
 
 
 @contextmanager
@@ -65,28 +65,28 @@ def _refused(field: str) -> Iterator[None]:
     try:
         yield
     except images.TooLargeError as error:
-        raise invalid(f"{field}: {error.reason}", code="too_much") from None
+        raise invalid_request(f"{field}: {error.reason}", code="too_much") from None
     except images.ImageError as error:
-        raise invalid(f"{field}: {error.reason}") from None
+        raise invalid_request(f"{field}: {error.reason}") from None
 
 
-def png(sample: np.ndarray, *, levels: int) -> bytes:
+def encode_png(sample: np.ndarray, *, levels: int) -> bytes:
     """Return a PNG of one example (C, H, W) in {0 … levels−1} with 1 or 3 channels, at its own size; −1 is mid-grey."""
-    grey = np.where(sample < 0, UNDECIDED, np.rint(sample * (255 / (levels - 1)))).astype(np.uint8)
+    grey = np.where(sample < 0, MASKED_GREY, np.rint(sample * (255 / (levels - 1)))).astype(np.uint8)
     return grids.png(grey.transpose(1, 2, 0) if len(grey) > 1 else grey[0])
 
 
-def encoded(samples: np.ndarray, *, levels: int) -> list[str]:
+def encode_pictures(samples: np.ndarray, *, levels: int) -> list[str]:
     """Return base64 of a PNG of each sample (N, C, H, W)."""
-    return [base64.b64encode(png(sample, levels=levels)).decode() for sample in samples]
+    return [base64.b64encode(encode_png(sample, levels=levels)).decode() for sample in samples]
 
 
-def grid(samples: np.ndarray, *, levels: int) -> bytes:
+def encode_grid(samples: np.ndarray, *, levels: int) -> bytes:
     """Return one PNG of samples (N, C, H, W) side by side."""
     return grids.png(grids.grid(torch.from_numpy(samples), levels=levels))
 
 
-def budget(pictures: Sequence[ImageFile.ImageFile], *, pixels: int) -> None:
+def check_pixels(pictures: Sequence[ImageFile.ImageFile], *, pixels: int) -> None:
     """Raise RefusedError 422 where pictures together have more pixels than a request may bring."""
     if sum(picture.width * picture.height for picture in pictures) > pixels:
-        raise invalid(f"the pictures have more than {pixels} pixels together", code="too_much")
+        raise invalid_request(f"the pictures have more than {pixels} pixels together", code="too_much")

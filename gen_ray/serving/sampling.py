@@ -7,10 +7,10 @@ from pydantic import Field, model_validator
 
 from gen_ray.serving import inputs
 from gen_ray.serving.schemas_base import MOST, Body, Nested, Picture, Samples, instances, one_of
-from gen_ray.serving.service import Card, Quality, Verb
+from gen_ray.serving.service import ModelCard, Quality, Verb
 
 
-class Sampling(Body):
+class SamplingBody(Body):
     """How samples are drawn."""
 
     format: Samples = "json"
@@ -35,7 +35,7 @@ class Sampling(Body):
         return {**super().asked(), **how, "previews": previews}
 
 
-class Sample(Sampling):
+class SampleBody(SamplingBody):
     """Draw n samples."""
 
     verb: ClassVar[Verb] = "sample"
@@ -53,7 +53,7 @@ class Sample(Sampling):
         return {**super().asked(), "quality": self.quality}
 
 
-class Impute(Sampling):
+class ImputeBody(SamplingBody):
     """Fill the holes of one instance, n times: image or x with a mask, or a text in which a character marks holes."""
 
     verb: ClassVar[Verb] = "impute"
@@ -72,10 +72,10 @@ class Impute(Sampling):
             raise ValueError("image and x need a mask; a text has its holes in itself")
         return self
 
-    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
+    def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
         """Return x and where it is known, (1, *shape) each."""
         if self.text is not None:
-            x, known = inputs.from_holed_text(self.text, self.hole, card.spec)
+            x, known = inputs.from_masked_text(self.text, self.hole, card.spec)
             return {"x": x, "mask": known}
         assert self.mask is not None
         images = None if self.image is None else [self.image]

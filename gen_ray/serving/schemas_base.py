@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gen_ray.errors import nearest
 from gen_ray.serving import inputs
-from gen_ray.serving.service import Card, Verb
+from gen_ray.serving.service import ModelCard, Verb
 
 Samples = Literal["json", "png", "npz", "grid", "text"]
 Numbers = Literal["json", "npz"]
@@ -55,13 +55,13 @@ class Body(BaseModel):
         """Return the fields of a Job that the body itself holds."""
         return {"deterministic": self.deterministic}
 
-    def arrays(self, card: Card, pixels: int) -> Mapping[str, Any]:
+    def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
         """Return x, mask and z as far as the verb heeds them. Raise RefusedError 422."""
         return {}
 
 
 def instances(
-    card: Card,
+    card: ModelCard,
     pixels: int,
     *,
     images: Sequence[str] | None,

@@ -10,14 +10,14 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.evaluation.pareto import Point
+from gen_ray.engine.evaluation.pareto import CostQuality
 
 Verb = Literal["sample", "impute", "score", "encode", "decode", "reconstruct"]
 Quality = Literal["fast", "balanced", "best"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class ServingJob:
     """One request.
 
     Which fields a verb heeds: sample n and how to sample; impute x, mask, n completions of each and how; score x and
@@ -48,7 +48,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class JobResult:
     """What came of a job.
 
     arrays: ``samples`` (n, *shape) stored data of sample; (N, n, *shape) of impute; ``bits_per_dim`` (N,) and
@@ -69,7 +69,7 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preview:
+class StreamPreview:
     """A look at samples under way: (n, *shape) in {0 … levels−1}, −1 where nothing is decided yet."""
 
     done: int
@@ -79,7 +79,7 @@ class Preview:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refusal:
+class ApiError:
     """Why a job was not done. Travels as a value, for an exception would be logged as a fault on its way."""
 
     status: int
@@ -90,17 +90,17 @@ class Refusal:
     retry_after_seconds: float | None = None
 
 
-class RefusedError(Exception):
+class ApiException(Exception):
     """A refusal on its way to the client."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: ApiError) -> None:
         """Keep the refusal."""
         super().__init__(refusal.message)
         self.refusal = refusal
 
 
 @dataclass(frozen=True, kw_only=True)
-class Card:
+class ModelCard:
     """What is known of a served model, and may be shown to anybody with a key."""
 
     id: str
@@ -116,7 +116,7 @@ class Card:
     quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """fast, balanced and best: sampler, steps, nfe; empty where no curve was measured."""
     metric: str | None = None
-    curve: Sequence[Point] = ()
+    curve: Sequence[CostQuality] = ()
     latent_dim: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
@@ -126,17 +126,17 @@ class Card:
     """Why the newest version is not the one served, in one line; None where it is."""
 
 
-class Desk(Protocol):
+class ModelService(Protocol):
     """One served model, in this process or behind a Ray Serve handle."""
 
-    async def card(self) -> Card:
+    async def card(self) -> ModelCard:
         """Return what is known of it."""
         ...
 
-    async def run(self, job: Job) -> Answer:
+    async def run(self, job: ServingJob) -> JobResult:
         """Do a job. Raise RefusedError. Cancelling the task gives the job up within one network evaluation."""
         ...
 
-    def stream(self, job: Job) -> AsyncIterator[Preview | Answer]:
+    def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult]:
         """Do a job, telling of it on the way; the answer comes last. Raise RefusedError, also on the way."""
         ...

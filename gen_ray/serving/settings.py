@@ -23,14 +23,14 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """A named key, of which only the SHA-256 is kept: nothing that is printed or sent on gives it away."""
 
     name: str
     digest: bytes = field(repr=False)
 
     @classmethod
-    def of(cls, name: str, secret: str) -> "Key":
+    def of(cls, name: str, secret: str) -> "ApiKey":
         """Return the key that a secret opens."""
         return cls(name, hashlib.sha256(secret.encode()).digest())
 
@@ -64,10 +64,10 @@ def host_names(values: Iterable[str], source: str) -> tuple[str, ...]:
 Host = Annotated[str, AfterValidator(host_name)]
 
 
-class Settings(Config):
+class ApiSettings(Config):
     """Everything about the door that is not a model's own affair."""
 
-    keys: tuple[Key, ...] = ()
+    keys: tuple[ApiKey, ...] = ()
     """Without a key the door is open to whoever reaches it."""
     hosts: tuple[Host, ...] = ("localhost", "127.0.0.1", "[::1]")
     """Names in the Host header that are this house's; a page of another name must not reach it through a browser."""
@@ -91,16 +91,16 @@ class Settings(Config):
     """After how long a silence a stream says that it lives."""
 
 
-def from_environment(environment: Mapping[str, str], **changed: object) -> Settings:
+def from_environment(environment: Mapping[str, str], **changed: object) -> ApiSettings:
     """Return settings with the keys and further hosts of an environment. Raise UserError naming the variable."""
     further = host_names((host for host in environment.get(HOSTS, "").split(",") if host.strip()), HOSTS)
-    own = Settings.model_fields["hosts"].default
+    own = ApiSettings.model_fields["hosts"].default
     if KEYS in environment and not environment[KEYS].strip():
         raise UserError(f"{KEYS}: is set but empty; name keys (name:key,name:key), or unset it")
-    return Settings.model_validate({"keys": keys(environment.get(KEYS, "")), "hosts": (*own, *further), **changed})
+    return ApiSettings.model_validate({"keys": keys(environment.get(KEYS, "")), "hosts": (*own, *further), **changed})
 
 
-def keys(listed: str) -> tuple[Key, ...]:
+def keys(listed: str) -> tuple[ApiKey, ...]:
     """Return the keys of a list ``name:key,name:key``. Raise UserError, which never says a key itself."""
     found = tuple(_key(entry, place) for place, entry in enumerate(listed.split(","), 1)) if listed.strip() else ()
     twice = [name for name, times in Counter(key.name for key in found).items() if times > 1]
@@ -109,14 +109,14 @@ def keys(listed: str) -> tuple[Key, ...]:
     return found
 
 
-def owner(presented: str, known: tuple[Key, ...]) -> str | None:
+def key_name(presented: str, known: tuple[ApiKey, ...]) -> str | None:
     """Return the name of the key presented, or None. Takes the same time whichever it is, or none."""
     digest = hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
     names = [key.name for key in known if hmac.compare_digest(key.digest, digest)]
     return names[0] if names else None
 
 
-def _key(entry: str, place: int) -> Key:
+def _key(entry: str, place: int) -> ApiKey:
     name, colon, secret = entry.strip().partition(":")
     if not colon or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
         raise UserError(f"{KEYS}: entry {place} is not name:key (a name has letters, digits, '.', '_' and '-')")
@@ -124,4 +124,4 @@ def _key(entry: str, place: int) -> Key:
         raise UserError(f"{KEYS}: the key of {name!r} has fewer than {SHORTEST} characters; `openssl rand -hex 32`")
     if not re.fullmatch(r"[!-~]+", secret):
         raise UserError(f"{KEYS}: the key of {name!r} must be printable ASCII without spaces")
-    return Key.of(name, secret)
+    return ApiKey.of(name, secret)

@@ -16,7 +16,7 @@ from gen_ray.tracking.release import PATH, RUN, Release
 from gen_ray.tracking.store import Store
 
 
-class Source(Protocol):
+class VersionSource(Protocol):
     """Versions of one model. Called in threads; both may raise RunError or UserError."""
 
     def newest(self) -> Release:
@@ -29,7 +29,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Fixed:
+class FolderSource:
     """One artifact folder: a run's, or one that was copied here. Other weights (gen-ray ema) are another version."""
 
     folder: Path
@@ -47,7 +47,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegistrySource:
     """``models:/NAME@champion``, which follows the alias, or ``models:/NAME/3``, which does not."""
 
     store: Store
@@ -70,15 +70,15 @@ class Registered:
         return folder
 
 
-def source_of(model: str, root: Path, tracking_uri: str | None = None) -> Source:
+def source_of(model: str, root: Path, tracking_uri: str | None = None) -> VersionSource:
     """Return where the versions of a MODEL come from, root being the storage's. Raise UserError where there is none."""
     if not model.startswith(run_directory.REGISTERED):
-        return Fixed(folder_of(model, root, tracking_uri))
+        return FolderSource(folder_of(model, root, tracking_uri))
     from gen_ray.tracking import releases
 
     parts = releases.parts(model)
     cache = beside(root) / "serving" / "artifacts" / parts["name"]
-    return Registered(Store.of(tracking_uri, "gen_ray", root), model, cache)
+    return RegistrySource(Store.of(tracking_uri, "gen_ray", root), model, cache)
 
 
 def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:

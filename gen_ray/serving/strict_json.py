@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
-from gen_ray.serving.errors import standing
+from gen_ray.serving.errors import http_error
 
 
 class _Read(Request):
@@ -39,7 +39,7 @@ class JsonRoute(APIRoute):
             body = await request.body()
             kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if body and kind != "application/json":
-                raise standing(415)
+                raise http_error(415)
             return await handle(_Read(request, read(body) if body else {}))
 
         return handling
@@ -53,30 +53,30 @@ def read(body: bytes) -> Any:
         if "\\u" in text:  # the only way a lone surrogate gets in
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeError:
-        raise standing(400, "the body is not valid UTF-8, or holds half a surrogate pair") from None
+        raise http_error(400, "the body is not valid UTF-8, or holds half a surrogate pair") from None
     except RecursionError:
-        raise standing(400, "the body is nested too deeply") from None
+        raise http_error(400, "the body is nested too deeply") from None
     except json.JSONDecodeError as error:
-        raise standing(400, f"the body is not JSON (at character {error.pos})") from None
+        raise http_error(400, f"the body is not JSON (at character {error.pos})") from None
     except ValueError as error:
-        raise standing(400, f"the body is not JSON that can be used: {_reason(error)}") from None
+        raise http_error(400, f"the body is not JSON that can be used: {_reason(error)}") from None
     return value
 
 
-class _SaidError(ValueError):
+class _JsonFaultError(ValueError):
     """A fault in words of this file, without anything of the body."""
 
 
 def _reason(error: ValueError) -> str:
-    return str(error) if isinstance(error, _SaidError) else "a number has too many digits"
+    return str(error) if isinstance(error, _JsonFaultError) else "a number has too many digits"
 
 
 def _no_number(constant: str) -> NoReturn:
-    raise _SaidError("NaN and Infinity are no numbers in JSON")
+    raise _JsonFaultError("NaN and Infinity are no numbers in JSON")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
-        raise _SaidError("an object has the same key twice")
+        raise _JsonFaultError("an object has the same key twice")
     return value

@@ -6,55 +6,57 @@ from fastapi import APIRouter, Body, Path, Request
 from starlette.responses import Response
 
 from gen_ray.serving.examples import EXAMPLES
-from gen_ray.serving.handler import Counter
-from gen_ray.serving.measuring import Decode, Encode, Reconstruct, Score
-from gen_ray.serving.openapi import WITH_KEY, Latents, Samples, Scores, answering
-from gen_ray.serving.sampling import Impute, Sample
+from gen_ray.serving.handler import RequestHandler
+from gen_ray.serving.measuring import DecodeBody, EncodeBody, ReconstructBody, ScoreBody
+from gen_ray.serving.openapi import WITH_KEY, LatentsSchema, SamplesSchema, ScoresSchema, responses
+from gen_ray.serving.sampling import ImputeBody, SampleBody
 from gen_ray.serving.strict_json import JsonRoute
 
 Name = Annotated[str, Path(description="A model's id, as /v1/models lists it.", max_length=200)]
 NUMBERS = ("application/octet-stream",)
 PICTURES = ("application/octet-stream", "image/png", "text/plain")
-NOTHING = Sample()
+NOTHING = SampleBody()
 
 
 def _body(verb: str) -> Any:
     return Body(openapi_examples=EXAMPLES[verb])
 
 
-def router(counter: Counter) -> APIRouter:
+def router(counter: RequestHandler) -> APIRouter:
     """Return the routes POST /models/{name}/VERB."""
     routes = APIRouter(prefix="/v1/models/{name}", tags=["verbs"], dependencies=WITH_KEY, route_class=JsonRoute)
-    drawn, streamed = answering(Samples, others=PICTURES), answering(Samples, others=PICTURES, stream=True)
-    scored, encoded = answering(Scores, others=NUMBERS), answering(Latents, others=NUMBERS)
+    drawn, streamed = responses(SamplesSchema, others=PICTURES), responses(SamplesSchema, others=PICTURES, stream=True)
+    scored, encoded = responses(ScoresSchema, others=NUMBERS), responses(LatentsSchema, others=NUMBERS)
 
     @routes.post("/sample", response_class=Response, responses=streamed)
-    async def sample(request: Request, name: Name, body: Annotated[Sample, _body("sample")] = NOTHING) -> Response:
+    async def sample(request: Request, name: Name, body: Annotated[SampleBody, _body("sample")] = NOTHING) -> Response:
         """Draw n samples."""
         return await counter.serve(request, name, body)
 
     @routes.post("/impute", response_class=Response, responses=streamed)
-    async def impute(request: Request, name: Name, body: Annotated[Impute, _body("impute")]) -> Response:
+    async def impute(request: Request, name: Name, body: Annotated[ImputeBody, _body("impute")]) -> Response:
         """Fill the holes of one instance, n times."""
         return await counter.serve(request, name, body)
 
     @routes.post("/score", response_class=Response, responses=scored)
-    async def score(request: Request, name: Name, body: Annotated[Score, _body("score")]) -> Response:
+    async def score(request: Request, name: Name, body: Annotated[ScoreBody, _body("score")]) -> Response:
         """Measure the likelihood of instances, in bits/dim."""
         return await counter.serve(request, name, body)
 
     @routes.post("/encode", response_class=Response, responses=encoded)
-    async def encode(request: Request, name: Name, body: Annotated[Encode, _body("encode")]) -> Response:
+    async def encode(request: Request, name: Name, body: Annotated[EncodeBody, _body("encode")]) -> Response:
         """Find where instances lie in the latent space."""
         return await counter.serve(request, name, body)
 
     @routes.post("/decode", response_class=Response, responses=drawn)
-    async def decode(request: Request, name: Name, body: Annotated[Decode, _body("decode")]) -> Response:
+    async def decode(request: Request, name: Name, body: Annotated[DecodeBody, _body("decode")]) -> Response:
         """Turn latent vectors into samples."""
         return await counter.serve(request, name, body)
 
     @routes.post("/reconstruct", response_class=Response, responses=drawn)
-    async def reconstruct(request: Request, name: Name, body: Annotated[Reconstruct, _body("reconstruct")]) -> Response:
+    async def reconstruct(
+        request: Request, name: Name, body: Annotated[ReconstructBody, _body("reconstruct")]
+    ) -> Response:
         """Encode instances and decode them again."""
         return await counter.serve(request, name, body)
 

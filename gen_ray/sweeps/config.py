@@ -19,7 +19,7 @@ from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, Name, Text, flatten, parse
 from gen_ray.sweeps.corners import combinations, corners
 from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
-from gen_ray.sweeps.schedulers import Asha, Calm, Median, Population, Scheduler
+from gen_ray.sweeps.schedulers import AshaConfig, MedianConfig, NoPruning, PopulationConfig, Scheduler
 
 Point = Mapping[str, Any]
 """One place of a space: the values of the keys that are active there."""
@@ -43,7 +43,7 @@ GRID = 51_200
 Scalar = bool | int | float | str | None
 
 
-class Axis(Config):
+class SearchAxis(Config):
     """What one key may be. Exactly one of the kinds, and optionally the values of other keys it depends on."""
 
     choice: list[Any] | None = Field(None, min_length=1)
@@ -53,7 +53,7 @@ class Axis(Config):
     when: dict[str, Any] = Field({}, description="other keys' values under which this key is there")
 
     @model_validator(mode="after")
-    def _is_one_kind(self) -> "Axis":
+    def _is_one_kind(self) -> "SearchAxis":
         kinds = {"choice": self.choice, "uniform": self.uniform, "loguniform": self.loguniform, "randint": self.randint}
         given = [name for name, value in kinds.items() if value is not None]
         if len(given) != 1:
@@ -79,24 +79,24 @@ class Axis(Config):
         return label(value) in map(label, wanted if isinstance(wanted, list) else [wanted])
 
 
-class Searcher(Config):
+class SearcherConfig(Config):
     """How points are found: every one of a grid, at random, or by a tree-structured Parzen estimator."""
 
     name: Literal["grid", "random", "tpe"] = "random"
     seed: int = Field(0, ge=0, lt=2**63)
 
 
-class Sweep(Config):
+class SweepConfig(Config):
     """One sweep. Made by ``load``, which tells mistakes in one line."""
 
     name: Name
     experiment: Text
     settings: dict[str, Any] = Field({}, description="changes of the experiment that all trials share")
-    space: dict[str, Axis] = Field(min_length=1)
+    space: dict[str, SearchAxis] = Field(min_length=1)
     metric: str = "eval/bits_per_dim"
     direction: Literal["minimize", "maximize"] = "minimize"
-    searcher: Searcher = Searcher()
-    scheduler: Scheduler = Calm()
+    searcher: SearcherConfig = SearcherConfig()
+    scheduler: Scheduler = NoPruning()
     trials: int | None = Field(None, ge=1, le=100_000, description="left out: all points of a grid")
     minutes: float | None = Field(None, gt=0, le=1e6, description="no trial is begun after so many")
     concurrency: int | None = Field(None, ge=1, le=10_000, description="trials at a time; left out: as many as fit")
@@ -109,10 +109,10 @@ class Sweep(Config):
         return {"minimize": 1, "maximize": -1}[self.direction]
 
 
-class Plan:
+class SweepPlan:
     """A sweep with its base experiment: what its points mean."""
 
-    def __init__(self, sweep: Sweep, base: Mapping[str, Any]) -> None:
+    def __init__(self, sweep: SweepConfig, base: Mapping[str, Any]) -> None:
         """Check all that can be known before data are there. Raise UserError."""
         self.sweep, self.base = sweep, base
         _check(sweep)
@@ -121,12 +121,12 @@ class Plan:
         _check_metric(sweep, self.first)
         deciding = [self.experiment(point) for point in combinations(_reduced(sweep.space))]
         check_rankable(sweep.metric, list(sweep.space), deciding)
-        if isinstance(sweep.scheduler, Asha | Median) and sweep.scheduler.grace_epochs > self.epochs:
+        if isinstance(sweep.scheduler, AshaConfig | MedianConfig) and sweep.scheduler.grace_epochs > self.epochs:
             raise UserError(
                 f"scheduler.grace_epochs={sweep.scheduler.grace_epochs}: is more than training.epochs={self.epochs}, "
                 "before which every trial has ended"
             )
-        if isinstance(sweep.scheduler, Population):
+        if isinstance(sweep.scheduler, PopulationConfig):
             _check_population(sweep, sweep.scheduler, self.first.training.epochs)
 
     @property
@@ -161,17 +161,17 @@ class Plan:
         return found
 
 
-def _reduced(space: Mapping[str, Axis]) -> list[tuple[str, Axis]]:
+def _reduced(space: Mapping[str, SearchAxis]) -> list[tuple[str, SearchAxis]]:
     """Return the axes of a space, each held at one of its ends unless it decides what figures are ranked together."""
     deciding = {key for keys in DECIDED_BY.values() for key in keys}
     for key, axis in reversed(list(space.items())):
         if key in deciding:
             deciding.update(axis.when)
-    ends = {key: Axis(choice=[axis.ends[0]], when=axis.when) for key, axis in space.items()}
+    ends = {key: SearchAxis(choice=[axis.ends[0]], when=axis.when) for key, axis in space.items()}
     return [(key, axis if key in deciding else ends[key]) for key, axis in space.items()]
 
 
-def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
+def load(file: Path, overrides: Iterable[str] = ()) -> SweepPlan:
     """Return the plan of a sweep's YAML file changed by ``dotted.key=value``, which reach its experiment too.
 
     An override of a sweep's own key (trials, metric, searcher.…) changes the sweep, any other one all its trials.
@@ -184,11 +184,11 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
         if section == "space" and len(key) > 1:  # an axis is named by a dotted key
             axis = ".".join(key[:-1])
             apply(raw.setdefault("space", {}).setdefault(axis, {}), override.strip().removeprefix(f"space.{axis}."))
-        elif section in Sweep.model_fields:
+        elif section in SweepConfig.model_fields:
             apply(raw, override)
         else:
             settings.append(override)
-    to_sweep = partial(validated, Sweep)
+    to_sweep = partial(validated, SweepConfig)
     try:
         sweep = to_sweep(raw)
     except UserError as error:
@@ -198,15 +198,15 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Plan:
     for override in settings:
         apply(base, override)
     base["name"] = sweep.name
-    return Plan(sweep, base)
+    return SweepPlan(sweep, base)
 
 
-def dump(plan: Plan) -> str:
+def dump(plan: SweepPlan) -> str:
     """Return a plan as YAML: two of the same text are the same."""
     return yaml12.dump({"sweep": plan.sweep.model_dump(mode="json"), "base": dict(plan.base)})
 
 
-def differences(kept: bytes, plan: Plan) -> list[str]:
+def differences(kept: bytes, plan: SweepPlan) -> list[str]:
     """Return the keys by which a plan kept by ``dump`` differs from one. storage.root may: a storage can be moved.
 
     A file that cannot be read as a plan differs by all of it.
@@ -236,7 +236,7 @@ def words(point: Point) -> str:
     return ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in zip(point, shown, strict=True))
 
 
-def _check(sweep: Sweep) -> None:
+def _check(sweep: SweepConfig) -> None:
     known: list[str] = []
     for key, axis in sweep.space.items():
         if not key.startswith(SEARCHED):
@@ -254,7 +254,7 @@ def _check(sweep: Sweep) -> None:
         raise UserError(f"trials: searcher {sweep.searcher.name} needs a number of trials")
 
 
-def _check_metric(sweep: Sweep, base: Experiment) -> None:
+def _check_metric(sweep: SweepConfig, base: Experiment) -> None:
     """Refuse a metric that nothing reports, or that does not mean the same in every trial."""
     if sweep.metric not in (DURING, *FINAL):
         raise UserError(f"metric: {sweep.metric!r} is unknown; {nearest(sweep.metric, (DURING, *FINAL))}")
@@ -266,7 +266,7 @@ def _check_metric(sweep: Sweep, base: Experiment) -> None:
             raise UserError(f"metric: {DURING} is not comparable between values of {changing[0]}; eval/bits_per_dim is")
 
 
-def _check_population(sweep: Sweep, wanted: Population, epochs: int) -> None:
+def _check_population(sweep: SweepConfig, wanted: PopulationConfig, epochs: int) -> None:
     """Refuse what cannot change while a model trains, and a population in which nothing would ever be copied."""
     for key in sweep.space:
         if key not in CHANGING:

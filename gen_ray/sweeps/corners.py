@@ -7,13 +7,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gen_ray.sweeps.config import Axis, Point
+    from gen_ray.sweeps.config import Point, SearchAxis
 
 MOST = 512
 """Corners up to which all of a space are tried. Of more, each value of each key and a random choice of combinations."""
 
 
-def corners(space: "Mapping[str, Axis]") -> "list[Point]":
+def corners(space: "Mapping[str, SearchAxis]") -> "list[Point]":
     """Return points at the ends of all ranges and with all choices: the same ones for the same space."""
     found = list(itertools.islice(combinations(list(space.items())), MOST + 1))
     if len(found) <= MOST:
@@ -32,7 +32,7 @@ def corners(space: "Mapping[str, Axis]") -> "list[Point]":
     return chosen
 
 
-def combinations(axes: "Sequence[tuple[str, Axis]]", point: "Point" = MappingProxyType({})) -> "Iterator[Point]":
+def combinations(axes: "Sequence[tuple[str, SearchAxis]]", point: "Point" = MappingProxyType({})) -> "Iterator[Point]":
     """Yield every combination of the ends of axes with the point so far, an axis only where it is active."""
     if not axes:
         yield dict(point)
@@ -42,7 +42,7 @@ def combinations(axes: "Sequence[tuple[str, Axis]]", point: "Point" = MappingPro
         yield from combinations(rest, {**point, **value})
 
 
-def _with(space: "Mapping[str, Axis]", key: str, end: Any) -> dict[str, Any]:
+def _with(space: "Mapping[str, SearchAxis]", key: str, end: Any) -> dict[str, Any]:
     """Return an end of an axis with ends of the axes that it depends on with which it is active."""
     fixed = {key: end}
     for other in space[key].when:
@@ -53,7 +53,7 @@ def _with(space: "Mapping[str, Axis]", key: str, end: Any) -> dict[str, Any]:
     return fixed
 
 
-def _drawn(space: "Mapping[str, Axis]", fixed: Mapping[str, Any], rng: random.Random) -> "Point":
+def _drawn(space: "Mapping[str, SearchAxis]", fixed: Mapping[str, Any], rng: random.Random) -> "Point":
     point: dict[str, Any] = {}
     for key, axis in space.items():
         if axis.active(point):

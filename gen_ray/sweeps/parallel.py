@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from gen_ray.engine.plots.lines import pixels
-from gen_ray.sweeps.config import Axis, Point, Scalar, label
+from gen_ray.sweeps.config import Point, Scalar, SearchAxis, label
 
 LABEL = 22
 """Characters of a line of a label; longer labels are broken."""
@@ -26,7 +26,7 @@ APART = 0.05
 
 
 @dataclass(frozen=True)
-class Scale:
+class ParallelAxis:
     """One axis: the height in [0, 1] of a value, and labels by their heights."""
 
     name: str
@@ -42,13 +42,13 @@ class Scale:
 
 
 def parallel_coordinates(
-    trials: Sequence[tuple[Point, float]], space: Mapping[str, Axis], metric: str, sign: int
+    trials: Sequence[tuple[Point, float]], space: Mapping[str, SearchAxis], metric: str, sign: int
 ) -> np.ndarray:
     """Return trials (point, value of the metric) as lines, the best one red, uint8 (H, W, 3)."""
     return pixels(draw(trials, space, metric, sign))
 
 
-def draw(trials: Sequence[tuple[Point, float]], space: Mapping[str, Axis], metric: str, sign: int) -> Figure:
+def draw(trials: Sequence[tuple[Point, float]], space: Mapping[str, SearchAxis], metric: str, sign: int) -> Figure:
     """Return the figure of ``parallel_coordinates``."""
     scales = [_numbers(metric, [value for _, value in trials]), *(_scale(key, space[key]) for key in space)]
     unset = any(key not in point for point, _ in trials for key in space)
@@ -80,11 +80,11 @@ def draw(trials: Sequence[tuple[Point, float]], space: Mapping[str, Axis], metri
     return figure
 
 
-def _height(scale: Scale, point: Point) -> float:
+def _height(scale: ParallelAxis, point: Point) -> float:
     return scale.height(point[scale.name]) if scale.name in point else UNSET
 
 
-def _scale(key: str, axis: Axis) -> Scale:
+def _scale(key: str, axis: SearchAxis) -> ParallelAxis:
     """Return the axis of a key: its choices evenly apart, or its range."""
     if axis.choice is None:
         low, high = axis.ends
@@ -92,10 +92,10 @@ def _scale(key: str, axis: Axis) -> Scale:
     numbers = all(isinstance(choice, int | float) for choice in axis.choice)
     words = list(dict.fromkeys(map(label, sorted(axis.choice) if numbers else axis.choice)))
     at = {word: i / max(1, len(words) - 1) for i, word in enumerate(words)}
-    return Scale(key, lambda value: at[label(value)], {at[word]: _broken(str(word)) for word in words})
+    return ParallelAxis(key, lambda value: at[label(value)], {at[word]: _broken(str(word)) for word in words})
 
 
-def _numbers(name: str, values: Sequence[float], *, logarithmic: bool = False) -> Scale:
+def _numbers(name: str, values: Sequence[float], *, logarithmic: bool = False) -> ParallelAxis:
     """Return an axis from the smallest to the largest of values, with round numbers on it."""
     low, high = min(values), max(values)
     to = math.log10 if logarithmic else float
@@ -105,7 +105,7 @@ def _numbers(name: str, values: Sequence[float], *, logarithmic: bool = False) -
 
     ticks = (LogLocator(numticks=6) if logarithmic else MaxNLocator(5)).tick_values(low, high)
     inside = [low, *(tick for tick in ticks if APART < height(tick) < 1 - APART), high]
-    return Scale(name, height, {height(tick): f"{tick:.4g}" for tick in inside})
+    return ParallelAxis(name, height, {height(tick): f"{tick:.4g}" for tick in inside})
 
 
 def _broken(text: str) -> str:

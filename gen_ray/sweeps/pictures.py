@@ -15,7 +15,7 @@ from PIL import Image
 
 from gen_ray.engine.plots.lines import pixels
 from gen_ray.sweeps.parallel import parallel_coordinates
-from gen_ray.sweeps.study import FINISHED, Result, Study
+from gen_ray.sweeps.study import FINISHED, Study, TrialResult
 
 LABEL = 24
 """Characters of the name of a choice at most."""
@@ -51,7 +51,7 @@ def front(points: Mapping[int, tuple[float, float]]) -> list[int]:
     return found
 
 
-def pareto(results: list[Result], metric: str, sign: int) -> np.ndarray:
+def pareto(results: list[TrialResult], metric: str, sign: int) -> np.ndarray:
     """Return the finished trials by seconds a sample and metric, with the line of those that no other betters."""
     finished = {r.number: r.metrics for r in results if r.state == FINISHED and {metric, COST} <= r.metrics.keys()}
     points = {number: (found[COST], sign * found[metric]) for number, found in finished.items()}

@@ -5,30 +5,30 @@ from typing import Any
 
 import numpy as np
 
-from gen_ray.sweeps.config import Axis, Plan, Point
+from gen_ray.sweeps.config import Point, SearchAxis, SweepPlan
 
 DRAWS = 100
 """Draws for a point that has not been drawn yet, after which the space is taken to be exhausted."""
 
 
-def given(plan: Plan) -> Sequence[Point] | None:
+def predetermined_points(plan: SweepPlan) -> Sequence[Point] | None:
     """Return the points that are known beforehand: a grid's, or distinct random ones; None where results lead on."""
     known = {"grid": _laid, "random": _strewn}.get(plan.sweep.searcher.name)
     return known(plan) if known else None
 
 
-def _laid(plan: Plan) -> Sequence[Point]:
+def _laid(plan: SweepPlan) -> Sequence[Point]:
     return plan.grid()[: plan.sweep.trials]
 
 
-def _strewn(plan: Plan) -> Sequence[Point]:
+def _strewn(plan: SweepPlan) -> Sequence[Point]:
     sweep = plan.sweep
     rng, found = np.random.default_rng(sweep.searcher.seed), list[Point]()
     for _ in range(DRAWS * (sweep.trials or 0)):
         point: dict[str, Any] = {}
         for key, axis in sweep.space.items():
             if axis.active(point):
-                point[key] = drawn(axis, rng)
+                point[key] = sample_axis(axis, rng)
         if point not in found:
             found.append(point)
         if len(found) == sweep.trials:
@@ -36,7 +36,7 @@ def _strewn(plan: Plan) -> Sequence[Point]:
     return found
 
 
-def drawn(axis: Axis, rng: np.random.Generator) -> Any:
+def sample_axis(axis: SearchAxis, rng: np.random.Generator) -> Any:
     """Return a value of an axis at random."""
     if axis.choice is not None:
         return axis.choice[int(rng.integers(len(axis.choice)))]

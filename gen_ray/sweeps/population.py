@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from gen_ray.sweeps.config import Axis, Point, label
-from gen_ray.sweeps.points import drawn
+from gen_ray.sweeps.config import Point, SearchAxis, label
+from gen_ray.sweeps.points import sample_axis
 
 FACTORS = (0.8, 1.2)
 
@@ -22,17 +22,17 @@ def donors(losses: Mapping[int, float], quantile: float, rng: np.random.Generato
     return {worst: int(rng.choice(ranked[:few])) for worst in reversed(ranked[len(ranked) - few :])}
 
 
-def explored(space: Mapping[str, Axis], point: Point, resample: float, rng: np.random.Generator) -> Point:
+def explored(space: Mapping[str, SearchAxis], point: Point, resample: float, rng: np.random.Generator) -> Point:
     """Return a point near another, within the ends of all axes; an axis that becomes active is drawn afresh."""
     found: dict[str, Any] = {}
     for key, axis in space.items():
         if axis.active(found):
             fresh = key not in point or rng.random() < resample
-            found[key] = drawn(axis, rng) if fresh else _stepped(axis, point[key], rng)
+            found[key] = sample_axis(axis, rng) if fresh else _stepped(axis, point[key], rng)
     return found
 
 
-def _stepped(axis: Axis, value: Any, rng: np.random.Generator) -> Any:
+def _stepped(axis: SearchAxis, value: Any, rng: np.random.Generator) -> Any:
     """Return the choice before or after a value, or the value times a factor."""
     if axis.choice is not None:
         place = list(map(label, axis.choice)).index(label(value)) + int(rng.choice((-1, 1)))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gen_ray.engine.evaluation.provenance import BITS, SAME_FEATURES, comparable, planned
+from gen_ray.engine.evaluation.provenance import BITS, SAME_FEATURES, comparison_key, planned_provenance
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 
@@ -21,7 +21,7 @@ LOSS = "validation/"
 
 def check_rankable(metric: str, space: Sequence[str], experiments: Sequence[Experiment]) -> None:
     """Raise UserError where a metric has different provenance in experiments, naming the key of the space."""
-    parts = [comparable(_planned(metric, experiment)) for experiment in experiments]
+    parts = [comparison_key(_planned(metric, experiment)) for experiment in experiments]
     for part in sorted({key for found in parts for key in found}):
         values = sorted({found.get(part, "unknown") for found in parts})
         if len(values) > 1:
@@ -33,7 +33,7 @@ def check_rankable(metric: str, space: Sequence[str], experiments: Sequence[Expe
 
 
 def _planned(metric: str, experiment: Experiment) -> Mapping[str, Any]:
-    found = planned(experiment)
+    found = planned_provenance(experiment)
     if metric.startswith(LOSS):
         return {"values": found[BITS]["values"]}
     return found.get(SAME_FEATURES.get(metric, metric), {})

@@ -7,13 +7,13 @@ from pydantic import Field
 from gen_ray.configuration.base import Config, named
 
 
-class Calm(Config):
+class NoPruning(Config):
     """Every trial trains to its end."""
 
     name: Literal["none"] = "none"
 
 
-class Asha(Config):
+class AshaConfig(Config):
     """Successive halving (Li et al. 2020): from each rung one trial of so many goes on."""
 
     name: Literal["asha"] = "asha"
@@ -21,14 +21,14 @@ class Asha(Config):
     reduction: int = Field(3, ge=2, le=1000, description="one of so many goes on from each rung")
 
 
-class Median(Config):
+class MedianConfig(Config):
     """Trials below the median of the others are stopped."""
 
     name: Literal["median"] = "median"
     grace_epochs: int = Field(1, ge=1, le=10_000_000, description="before which no trial is stopped")
 
 
-class Population(Config):
+class PopulationConfig(Config):
     """Population based training (Jaderberg et al. 2017): the worst go on as copies of the best, with other settings."""
 
     name: Literal["pbt"] = "pbt"
@@ -37,4 +37,6 @@ class Population(Config):
     resample: float = Field(0.25, ge=0, le=1, description="probability of a fresh value instead of a step from the old")
 
 
-Scheduler = Annotated[Calm | Asha | Median | Population, Field(discriminator="name"), named("none")]
+Scheduler = Annotated[
+    NoPruning | AshaConfig | MedianConfig | PopulationConfig, Field(discriminator="name"), named("none")
+]

@@ -15,9 +15,9 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from gen_ray.sweeps.config import Axis, Plan, Point, Scalar, label
+from gen_ray.sweeps.config import Point, Scalar, SearchAxis, SweepPlan, label
 from gen_ray.sweeps.journal import journal
-from gen_ray.sweeps.points import given
+from gen_ray.sweeps.points import predetermined_points
 
 RECORD = "study.jsonl"
 METRICS, ERROR, REASON, COPIES, RESUMED = "metrics", "error", "reason", "copies", "resumed"
@@ -31,7 +31,7 @@ STATES = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Copy:
+class TrialCopy:
     """A trial's going on, after so many epochs, as a copy of another one with settings of its own."""
 
     epoch: int
@@ -44,7 +44,7 @@ class Copy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Result:
+class TrialResult:
     """One trial as the record has it, with the settings that it ended with."""
 
     number: int
@@ -56,13 +56,13 @@ class Result:
     reason: str
     seconds: float
     stopped_at: int | None = None
-    copies: Sequence[Copy] = ()
+    copies: Sequence[TrialCopy] = ()
 
 
 class Study:
     """The record of one sweep, in a file of its folder."""
 
-    def __init__(self, plan: Plan, folder: Path) -> None:
+    def __init__(self, plan: SweepPlan, folder: Path) -> None:
         """Open the record or begin it: the points of a grid and random ones are laid down before anything runs.
 
         Raise UserError for a damaged record.
@@ -78,7 +78,7 @@ class Study:
                 direction=self.sweep.direction,
                 load_if_exists=True,
             )
-        points = given(plan)
+        points = predetermined_points(plan)
         self.wanted = len(points) if points is not None else self.sweep.trials or 0
         for point in (points or [])[len(self._trials()) :]:  # all, or those that a killed process had no time for
             self.study.enqueue_trial({key: label(value) for key, value in point.items()})
@@ -101,7 +101,7 @@ class Study:
         self.live[trial.number] = trial
         return trial.number, self._point(trial)
 
-    def copy(self, number: int, copy: Copy) -> Sequence[Copy]:
+    def copy(self, number: int, copy: TrialCopy) -> Sequence[TrialCopy]:
         """Record that a live trial goes on as a copy of another; return all that it has been."""
         trial, point = self.live[number], {key: label(value) for key, value in copy.point.items()}
         words = {"epoch": copy.epoch, "donor": copy.donor, "point": point}
@@ -112,7 +112,7 @@ class Study:
         """Return the settings in force of a live trial."""
         return self._point(self.live[number])
 
-    def copies(self, number: int) -> Sequence[Copy]:
+    def copies(self, number: int) -> Sequence[TrialCopy]:
         """Return what a live trial has gone on as a copy of."""
         return self._copies(self.live[number])
 
@@ -124,7 +124,7 @@ class Study:
         error: str = "",
         reason: str = "",
         stopped_at: int | None = None,
-    ) -> Result:
+    ) -> TrialResult:
         """Record and return what came of a trial: an error, metrics at its end, or where it was stopped early."""
         trial, value = self.live.pop(number), metrics.get(self.sweep.metric)
         trial.set_user_attr(METRICS, dict(metrics))
@@ -137,7 +137,7 @@ class Study:
             return self._result(self.study.tell(trial, state=TrialState.PRUNED))
         return self._result(self.study.tell(trial, value))
 
-    def results(self) -> list[Result]:
+    def results(self) -> list[TrialResult]:
         """Return all trials that were begun, in the order of their numbers."""
         return [self._result(trial) for trial in self._trials() if trial.state in STATES]
 
@@ -146,7 +146,7 @@ class Study:
         states = [result.state for result in self.results()]
         return LIVE in states or len(states) < self.wanted
 
-    def best(self) -> list[Result]:
+    def best(self) -> list[TrialResult]:
         """Return the finished trials, the best first."""
         finished = [result for result in self.results() if result.state == FINISHED and result.value is not None]
         return sorted(finished, key=lambda result: self.sweep.sign * (result.value or 0.0))
@@ -164,10 +164,10 @@ class Study:
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
-    def _copies(self, trial: Trial | FrozenTrial) -> list[Copy]:
+    def _copies(self, trial: Trial | FrozenTrial) -> list[TrialCopy]:
         space = self.sweep.space
         return [
-            Copy(**{**words, "point": {key: _value(space[key], word) for key, word in words["point"].items()}})
+            TrialCopy(**{**words, "point": {key: _value(space[key], word) for key, word in words["point"].items()}})
             for words in trial.user_attrs.get(COPIES, [])
         ]
 
@@ -181,10 +181,10 @@ class Study:
                 point[key] = _value(axis, _suggested(trial, key, axis))
         return point
 
-    def _result(self, trial: FrozenTrial) -> Result:
+    def _result(self, trial: FrozenTrial) -> TrialResult:
         space, copies = self.sweep.space, self._copies(trial)
         begun = {key: _value(space[key], trial.params[key]) for key in space if key in trial.params}
-        return Result(
+        return TrialResult(
             number=trial.number,
             point=copies[-1].point if copies else begun,
             copies=copies,
@@ -215,7 +215,7 @@ def _seconds(trial: FrozenTrial, until: float) -> float:
     return float(resumed["seconds"]) + max(0.0, until - float(resumed["at"]))
 
 
-def _suggested(trial: Trial, key: str, axis: Axis) -> Scalar:
+def _suggested(trial: Trial, key: str, axis: SearchAxis) -> Scalar:
     if axis.choice is not None:
         return trial.suggest_categorical(key, list(map(label, axis.choice)))
     low, high = axis.ends
@@ -224,7 +224,7 @@ def _suggested(trial: Trial, key: str, axis: Axis) -> Scalar:
     return trial.suggest_float(key, low, high, log=axis.loguniform is not None)
 
 
-def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
+def _distribution(axis: SearchAxis) -> optuna.distributions.BaseDistribution:
     if axis.choice is not None:
         return optuna.distributions.CategoricalDistribution(list(map(label, axis.choice)))
     low, high = axis.ends
@@ -233,12 +233,12 @@ def _distribution(axis: Axis) -> optuna.distributions.BaseDistribution:
     return optuna.distributions.FloatDistribution(low, high, log=axis.loguniform is not None)
 
 
-def _value(axis: Axis, word: Scalar) -> Any:
+def _value(axis: SearchAxis, word: Scalar) -> Any:
     """Return the choice that a label stands for, or the number itself."""
     return axis.choice[list(map(label, axis.choice)).index(word)] if axis.choice is not None else word
 
 
-def table(results: Iterable[Result], keys: Iterable[str], metric: str) -> tuple[list[str], list[list[str]]]:
+def table(results: Iterable[TrialResult], keys: Iterable[str], metric: str) -> tuple[list[str], list[list[str]]]:
     """Return the header and a line for each trial, the failed ones with their error."""
     keys = list(keys)
     header = [
@@ -261,7 +261,7 @@ def table(results: Iterable[Result], keys: Iterable[str], metric: str) -> tuple[
     return header, lines
 
 
-def _story(result: Result) -> str:
+def _story(result: TrialResult) -> str:
     if result.error:
         return f"{result.state}: {result.error}"
     return ", from ".join([result.state, *map(str, result.copies)])

@@ -11,11 +11,11 @@ from gen_ray.engine.evaluation.provenance import (
     PRECISION,
     RECALL,
     SAME_FEATURES,
-    comparable,
-    note,
+    comparison_key,
+    reader_note,
 )
 from gen_ray.errors import UserError, nearest
-from gen_ray.tracking.runs import Row
+from gen_ray.tracking.runs import RunRow
 
 HIGHER_IS_BETTER = {PRECISION, RECALL, "train/images_per_second"}
 RANKED = (BITS, FRECHET)
@@ -49,11 +49,11 @@ class Table:
     title: str
     header: list[str]
     lines: list[list[str]]
-    runs: list[Row]
+    runs: list[RunRow]
     dispensable: Sequence[str] = ()
 
 
-def chosen(runs: Iterable[Row], where: Iterable[str]) -> list[Row]:
+def chosen(runs: Iterable[RunRow], where: Iterable[str]) -> list[RunRow]:
     """Return the runs, sweeps themselves left out, that fulfil every key=value. Raise UserError for a key none has."""
     found = [run for run in runs if run.tags.get(KIND) != "sweep"]
     for wish in where:
@@ -66,13 +66,13 @@ def chosen(runs: Iterable[Row], where: Iterable[str]) -> list[Row]:
     return found
 
 
-def tables(runs: Iterable[Row], sort: str) -> list[Table]:
+def tables(runs: Iterable[RunRow], sort: str) -> list[Table]:
     """Return a table for each provenance of the metrics. Raise UserError for a metric that no run has."""
     finished = [run for run in runs if run.status == "FINISHED" and run.tags.get(KIND) != "sweep"]
     known = {name for run in finished for name in run.metrics}
     if finished and sort not in known:
         raise UserError(f"--sort {sort}: no finished run has it; {nearest(sort, known)}")
-    groups: dict[tuple[str, ...], list[Row]] = defaultdict(list)
+    groups: dict[tuple[str, ...], list[RunRow]] = defaultdict(list)
     for run in finished:
         groups[provenance(run.tags)].append(run)
     return [_table(group, sort) for group in groups.values()]
@@ -90,7 +90,7 @@ def provenance(tags: Mapping[str, str], metrics: Iterable[str] = RANKED) -> tupl
     return tuple(
         f"provenance.{name}.{key}={value}"
         for name in names
-        for key, value in sorted(comparable(measured_with(tags, name)).items())
+        for key, value in sorted(comparison_key(measured_with(tags, name)).items())
     )
 
 
@@ -104,7 +104,7 @@ def differences(groups: Iterable[Table]) -> str:
     return "; ".join(f"{key}: {', '.join(values)}" for key, values in found.items() if len(values) > 1)
 
 
-def _table(runs: Sequence[Row], sort: str) -> Table:
+def _table(runs: Sequence[RunRow], sort: str) -> Table:
     sign = -1 if sort in HIGHER_IS_BETTER else 1
     ordered = sorted(runs, key=lambda run: sign * run.metrics.get(sort, sign * float("inf")))
     floor = _floor_column(ordered)
@@ -118,15 +118,15 @@ def _table(runs: Sequence[Row], sort: str) -> Table:
     return Table(_title(ordered[0], floor), [names.get(key, key) for key in keys], lines, ordered, dispensable)
 
 
-def _floor_column(runs: Iterable[Row]) -> str:
+def _floor_column(runs: Iterable[RunRow]) -> str:
     """Return the name of the column to be compared with the floor, empty where that is the distance itself."""
     differs = [run for run in runs if run.metrics.get(AT_FLOOR, run.metrics.get(FRECHET)) != run.metrics.get(FRECHET)]
     return f"Fréchet of {differs[0].metrics[f'{FLOOR}_rows']:.0f}" if differs else ""
 
 
-def _title(run: Row, shared: str) -> str:
+def _title(run: RunRow, shared: str) -> str:
     title = f"{run.params.get('data.source', '?')} ({run.params.get('data.fingerprint', '?')})"
-    values = comparable(measured_with(run.tags, BITS)).get("values", "stored")
+    values = comparison_key(measured_with(run.tags, BITS)).get("values", "stored")
     if values != "stored":
         title += f": bits/dim of {values} values"
     how = measured_with(run.tags, FRECHET)
@@ -140,10 +140,10 @@ def _title(run: Row, shared: str) -> str:
     if FLOOR in run.metrics and (shared or same):
         beside = f" (samples: column '{shared}')" if shared else ""
         title += f"; {run.metrics[f'{FLOOR}_rows']:.0f} held-out images: {run.metrics[FLOOR]:.2f}{beside}"
-    return f"{title}; {note(how)}" if note(how) else title
+    return f"{title}; {reader_note(how)}" if reader_note(how) else title
 
 
-def _cell(run: Row, column: str) -> str:
+def _cell(run: RunRow, column: str) -> str:
     words = {
         "run": run.run_id,
         "family": run.params.get("family.name", "?"),

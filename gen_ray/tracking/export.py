@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gen_ray.tracking.comparison import RANKED, Table, measured_with
-from gen_ray.tracking.runs import Row
+from gen_ray.tracking.runs import RunRow
 
 
 def to_json(groups: Sequence[Table]) -> str:
@@ -33,7 +33,7 @@ def to_csv(groups: Sequence[Table]) -> str:
         return text.getvalue()
 
 
-def _words(run: Row) -> dict[str, str]:
+def _words(run: RunRow) -> dict[str, str]:
     return {
         "mlflow_id": run.mlflow_id,
         "family": run.params.get("family.name", ""),
@@ -42,12 +42,12 @@ def _words(run: Row) -> dict[str, str]:
     }
 
 
-def _record(run: Row) -> dict[str, Any]:
+def _record(run: RunRow) -> dict[str, Any]:
     metrics = {key: value if math.isfinite(value) else None for key, value in sorted(run.metrics.items())}
     how = {metric: found for metric in RANKED if (found := measured_with(run.tags, metric))}
     return {"run": run.run_id, **_words(run), "metrics": metrics, "provenance": how}
 
 
-def _flat(run: Row) -> dict[str, str]:
+def _flat(run: RunRow) -> dict[str, str]:
     words = ((metric, *item) for metric in RANKED for item in measured_with(run.tags, metric).items())
     return {f"provenance.{metric}.{key}": value for metric, key, value in words}

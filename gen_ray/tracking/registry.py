@@ -12,9 +12,9 @@ from mlflow.entities.model_registry import ModelVersion
 from gen_ray.errors import RunError, UserError, nearest
 from gen_ray.tracking import signing, versions
 from gen_ray.tracking.comparison import BITS, HIGHER_IS_BETTER, provenance
-from gen_ray.tracking.runs import Row, alone, connect, reader, row, told
+from gen_ray.tracking.runs import RunRow, alone, connect, reader, row, told
 from gen_ray.tracking.store import Store
-from gen_ray.tracking.versions import CHAMPION, PREVIOUS, Record
+from gen_ray.tracking.versions import CHAMPION, PREVIOUS, VersionRecord
 
 MARGIN = 0.01
 NO_TAGS: Mapping[str, str] = MappingProxyType({})
@@ -41,11 +41,11 @@ def judged_by(metric: str) -> str:
     return metric if metric.startswith("eval/") else BITS
 
 
-def record(run: Row, metric: str) -> Record:
+def record(run: RunRow, metric: str) -> VersionRecord:
     """Return a run's own figure. Raise RunError where it has none."""
     if metric not in run.metrics:
         raise RunError(f"{run.run_id}: has no {metric} to be judged by")
-    return Record(
+    return VersionRecord(
         run_id=run.run_id,
         mlflow_id=run.mlflow_id,
         metric=metric,
@@ -55,7 +55,7 @@ def record(run: Row, metric: str) -> Record:
     )
 
 
-def champion(store: Store, model: str, *, checked: bool = True) -> Record | None:
+def champion(store: Store, model: str, *, checked: bool = True) -> VersionRecord | None:
     """Return the champion of a model, None where there is none, its signature checked where there is a key.
 
     Raise RunError where the store cannot be read, or the champion's tags cannot be relied on.
@@ -83,7 +83,9 @@ def promote_run(
     return promote(store, model, candidate, margin=margin)
 
 
-def promote(store: Store, model: str, candidate: Record, *, margin: float = MARGIN, force: bool = False) -> Verdict:
+def promote(
+    store: Store, model: str, candidate: VersionRecord, *, margin: float = MARGIN, force: bool = False
+) -> Verdict:
     """Make a candidate the champion if it beats the present one by the margin, in the metric's unit. Raise RunError.
 
     What does not become champion is no version either: the versions of a model are its champions, one after another.
@@ -101,14 +103,14 @@ def promote(store: Store, model: str, candidate: Record, *, margin: float = MARG
             return _contest(connect(store), store, model, candidate, present, Terms(margin, force))
 
 
-def _refused(model: str, present: Record | None, reason: str) -> Verdict:
+def _refused(model: str, present: VersionRecord | None, reason: str) -> Verdict:
     if present is None:
         return Verdict(False, f"{model} gets no champion: {reason}")
     return Verdict(False, f"champion of {model} stays version {present.version} (run {present.run_id}): {reason}")
 
 
 def _contest(
-    client: MlflowClient, store: Store, model: str, candidate: Record, former: Record | None, terms: Terms
+    client: MlflowClient, store: Store, model: str, candidate: VersionRecord, former: VersionRecord | None, terms: Terms
 ) -> Verdict:
     """Register a candidate and make it champion, unless another promotion that goes on at the same time is better.
 
@@ -140,7 +142,7 @@ def _contest(
     return Verdict(True, f"{line}, {was}")
 
 
-def _better(rivals: Iterable[ModelVersion], candidate: Record) -> Record | None:
+def _better(rivals: Iterable[ModelVersion], candidate: VersionRecord) -> VersionRecord | None:
     """Return the best of the rivals that are comparable with a candidate and better, None where it is the best."""
     best = candidate
     for rival in rivals:
@@ -151,7 +153,7 @@ def _better(rivals: Iterable[ModelVersion], candidate: Record) -> Record | None:
     return None if best is candidate else best
 
 
-def _against(candidate: Record, present: Record | None, margin: float) -> str:
+def _against(candidate: VersionRecord, present: VersionRecord | None, margin: float) -> str:
     """Return what speaks against a candidate; empty where nothing does."""
     if not math.isfinite(candidate.value):
         return f"{candidate.metric} of run {candidate.run_id} is {candidate.value}"
@@ -168,7 +170,7 @@ def _against(candidate: Record, present: Record | None, margin: float) -> str:
     return f"{how} does not beat {present.figure} by {margin:g}"
 
 
-def _difference(candidate: Record, present: Record) -> str:
+def _difference(candidate: VersionRecord, present: VersionRecord) -> str:
     if candidate.metric != present.metric:
         return f"{candidate.metric} with {present.metric}"
     mine, its = (
@@ -179,7 +181,7 @@ def _difference(candidate: Record, present: Record) -> str:
     return f"its {name} is {mine.get(key, 'unknown')}, the champion's {its.get(key, 'unknown')}"
 
 
-def obstacle(store: Store, model: str, candidate: Record, *, margin: float = MARGIN) -> str:
+def obstacle(store: Store, model: str, candidate: VersionRecord, *, margin: float = MARGIN) -> str:
     """Return what would keep a candidate from becoming champion now; empty where nothing would. Raise RunError."""
     present = champion(store, model)
     return "" if present and present.run_id == candidate.run_id else _against(candidate, present, margin)
@@ -209,7 +211,7 @@ def rollback(store: Store, model: str) -> Verdict:
     return Verdict(True, f"champion of {model}: version {before} again, was version {now}")
 
 
-def _renewed(store: Store, model: str, present: Record, candidate: Record) -> Verdict:
+def _renewed(store: Store, model: str, present: VersionRecord, candidate: VersionRecord) -> Verdict:
     with told(store):
         client = connect(store)
         kept = {key: value for key, value in present.tags.items() if key != signing.SIGNATURE}

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from gen_ray.engine.evaluation.pareto import Choice, Point
+from gen_ray.engine.evaluation.pareto import CostQuality, SamplerChoice
 from gen_ray.errors import RunError
 
 ARTIFACT = "gen_ray.artifact"
@@ -35,10 +35,10 @@ class Release:
     mlflow_id: str = ""
     path: str = "model"
     """Of the artifact among those of its MLflow run."""
-    quality: Mapping[str, Choice] = field(default_factory=dict)
+    quality: Mapping[str, SamplerChoice] = field(default_factory=dict)
     """fast, balanced and best; balanced is what a request gets that says nothing."""
     metric: str | None = None
-    curve: Sequence[Point] = ()
+    curve: Sequence[CostQuality] = ()
     fingerprint: str | None = None
     """SHA-256 of fixed samples of the fast choice, see engine/fingerprint, on ``build``."""
     build: str | None = None
@@ -73,7 +73,7 @@ class Release:
             quality=_parsed(QUALITIES, version, tags, QUALITY, "{}"),
             metric=tags.get(METRIC),
             curve=tuple(
-                Point(sampler=s, steps=k, nfe=nfe, seconds_per_sample=seconds, quality=q, error=error)
+                CostQuality(sampler=s, steps=k, nfe=nfe, seconds_per_sample=seconds, quality=q, error=error)
                 for s, k, nfe, seconds, q, error in _parsed(POINTS, version, tags, CURVE, "[]")
             ),
             fingerprint=tags.get(FINGERPRINT),
@@ -83,7 +83,7 @@ class Release:
         )
 
 
-QUALITIES = TypeAdapter(dict[Literal["fast", "balanced", "best"], Choice])
+QUALITIES = TypeAdapter(dict[Literal["fast", "balanced", "best"], SamplerChoice])
 POINTS = TypeAdapter(list[tuple[str, int, int, float, float, float]])
 
 
@@ -94,5 +94,5 @@ def _parsed(kind: TypeAdapter[Any], version: str, tags: Mapping[str, str], tag: 
         raise RunError(f"version {version}: its tag {tag} cannot be read; gen-ray promote writes it") from None
 
 
-def _figures(point: Point) -> tuple[float, float, float]:
+def _figures(point: CostQuality) -> tuple[float, float, float]:
     return point.seconds_per_sample, point.quality, point.error

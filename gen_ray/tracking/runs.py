@@ -191,7 +191,7 @@ def close_orphans(client: mlflow.MlflowClient, experiment_id: str) -> None:
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """One run as a table sees it."""
 
     run_id: str
@@ -203,7 +203,7 @@ class Row:
     mlflow_id: str = ""
 
 
-def rows(store: Store) -> list[Row]:
+def rows(store: Store) -> list[RunRow]:
     """Return the runs of the store's experiment, newest first. Raise RunError where the store cannot be read."""
     if not store.exists:
         return []
@@ -213,7 +213,7 @@ def rows(store: Store) -> list[Row]:
         return [_row(run) for run in _pages(client, experiment.experiment_id)] if experiment else []
 
 
-def row(store: Store, run_id: str) -> Row:
+def row(store: Store, run_id: str) -> RunRow:
     """Return a run by its id. Raise RunError where there is none."""
     with told(store):
         client = reader(store)
@@ -231,7 +231,7 @@ def tag(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
         connect(store).log_batch(found.mlflow_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def attach(store: Store, run: Row, files: Mapping[str, bytes], under: str) -> None:
+def attach(store: Store, run: RunRow, files: Mapping[str, bytes], under: str) -> None:
     """Keep files by name with a run that may have ended. Raise RunError."""
     with told(store), TemporaryDirectory() as folder:
         for name, content in files.items():
@@ -239,7 +239,7 @@ def attach(store: Store, run: Row, files: Mapping[str, bytes], under: str) -> No
         connect(store).log_artifacts(run.mlflow_id, folder, under)
 
 
-def picture(store: Store, run: Row, name: str) -> bytes | None:
+def picture(store: Store, run: RunRow, name: str) -> bytes | None:
     """Return the newest picture of a name as PNG, None where the run has none."""
     with told(store):
         client = reader(store)
@@ -277,8 +277,8 @@ def _pages(client: mlflow.MlflowClient, experiment_id: str) -> Iterable[Run]:
             return
 
 
-def _row(run: Run) -> Row:
-    return Row(
+def _row(run: Run) -> RunRow:
+    return RunRow(
         run_id=run.data.tags.get(RUN_ID, run.info.run_id),
         name=run.info.run_name,
         status=run.info.status,

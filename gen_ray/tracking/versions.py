@@ -26,7 +26,7 @@ RUN, METRIC, VALUE, ERROR, PROVENANCE = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class VersionRecord:
     """A run and one figure of it, with what that was measured with: a champion, or who wants to be it."""
 
     run_id: str
@@ -44,7 +44,7 @@ class Record:
         return f"{self.value:.4g}" + (f" ± {self.standard_error:.2g}" if self.standard_error is not None else "")
 
 
-def is_pending(version: Record | None) -> bool:
+def is_pending(version: VersionRecord | None) -> bool:
     """Return whether the promotion of a version is not decided yet."""
     return version is not None and version.tags.get(PROMOTION) == PENDING
 
@@ -62,7 +62,7 @@ def rivals(client: MlflowClient, model: str, own: ModelVersion, pending: Iterabl
     ]
 
 
-def crown(client: MlflowClient, model: str, version: str, former: Record | None) -> bool:
+def crown(client: MlflowClient, model: str, version: str, former: VersionRecord | None) -> bool:
     """Make a version the champion and a former one the previous; return whether the version still exists."""
     found = aliased(client, model, CHAMPION, version)
     if found and former is not None and former.version != version:
@@ -86,7 +86,7 @@ def aliased(client: MlflowClient, model: str, alias: str, version: str) -> bool:
     raise AssertionError("unreachable")
 
 
-def tags_of(candidate: Record) -> dict[str, str]:
+def tags_of(candidate: VersionRecord) -> dict[str, str]:
     """Return the tags of a version that a candidate becomes."""
     return {
         **candidate.tags,
@@ -98,7 +98,7 @@ def tags_of(candidate: Record) -> dict[str, str]:
     }
 
 
-def register(client: MlflowClient, model: str, candidate: Record) -> ModelVersion:
+def register(client: MlflowClient, model: str, candidate: VersionRecord) -> ModelVersion:
     """Create a pending version of a model, and the model where this is its first."""
     if registered(client, model) is None:
         try:
@@ -125,11 +125,11 @@ def registered(client: MlflowClient, model: str) -> RegisteredModel | None:
     return found[0] if found else None
 
 
-def read(version: ModelVersion) -> Record:
+def read(version: ModelVersion) -> VersionRecord:
     """Return what a version's tags say. Raise RunError for one that this project has not made."""
     tags = version.tags
     try:
-        return Record(
+        return VersionRecord(
             run_id=tags[RUN],
             mlflow_id=str(version.run_id),
             metric=tags[METRIC],

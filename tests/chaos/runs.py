@@ -7,7 +7,7 @@ from typing import Any
 
 from gen_ray.cluster.training.train import prepare_data, store_of
 from gen_ray.experiment import Experiment, parse
-from gen_ray.tracking.runs import Row, rows
+from gen_ray.tracking.runs import RunRow, rows
 from tests.cluster.street import through_ray, tiny
 
 MLP = {"name": "mlp", "width": 16, "depth": 1}
@@ -40,7 +40,7 @@ def drafts(experiment: Experiment) -> list[Path]:
     return list((experiment.storage.root / "runs").glob(f"{experiment.name}-*/*/.step-*"))
 
 
-def the_row(experiment: Experiment) -> Row:
+def the_row(experiment: Experiment) -> RunRow:
     [row] = rows(store_of(experiment))
     return row
 

@@ -9,9 +9,9 @@ import requests
 
 from gen_ray.cluster.jobs.jobs import Jobs
 from gen_ray.errors import RunError
-from gen_ray.recurring.launcher import State, wait
-from gen_ray.recurring.reconciler import Keeper
-from gen_ray.recurring.store import Book
+from gen_ray.recurring.launcher import OccurrenceState, wait
+from gen_ray.recurring.reconciler import Reconciler
+from gen_ray.recurring.store import ScheduleStore
 from tests.chaos.heads import started
 from tests.schedules.night import nightly
 
@@ -41,19 +41,19 @@ def test_an_occurrence_is_one_job_whoever_submits_it_and_its_end_is_known(
     head: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # another cluster, for runs of here
-    book, jobs = Book(tmp_path / "root"), Jobs(head)
+    book, jobs = ScheduleStore(tmp_path / "root"), Jobs(head)
     now = datetime.now(UTC)
     book.add(nightly(folder, cron="* * * * *", address=head, added=now - timedelta(minutes=2)))
     for _ in range(2):  # the second daemon finds what the first one did not live to write down
         (book.folder / "nightly.state.json").unlink(missing_ok=True)
-        keeper = Keeper(book, lambda schedule: Jobs(str(schedule.address)), lambda: now)
+        keeper = Reconciler(book, lambda schedule: Jobs(str(schedule.address)), lambda: now)
         assert [found.state for found in keeper.look("nightly")] == ["running"]
     schedule = book.load("nightly")
     launched = book.past(schedule).launched
     assert launched is not None
     occurrence = schedule.occurrence(launched.at)
     jobs.launch(occurrence, ["-m", "pipelines.sweep", "--fail"], folder)  # two daemons in the same moment: no other job
-    assert wait(jobs, occurrence) == State("done")
+    assert wait(jobs, occurrence) == OccurrenceState("done")
     assert "--tag" in requests.get(f"{head}/api/jobs/{occurrence}/logs", timeout=10).json()["logs"]
     ids = [job["submission_id"] for job in requests.get(f"{head}/api/jobs/", timeout=10).json()]
     assert ids.count(occurrence) == 1

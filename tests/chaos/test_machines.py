@@ -13,7 +13,7 @@ from gen_ray.client import ApiError, Client
 from gen_ray.cluster.data.blocks import Streamed
 from gen_ray.cluster.training.train import prepare_data
 from gen_ray.engine.inference import artifact
-from gen_ray.engine.training.batches import Together
+from gen_ray.engine.training.batches import CombinedBatches
 from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
@@ -30,7 +30,7 @@ def streamed_here(experiment: Experiment) -> dict[str, object]:
     """Return what two workers' streams come to in one process."""
     prepared, place = prepare_data(experiment), {"batch_size": experiment.data.batch_size, "seed": 3, "world_size": 2}
     splits = {
-        name: Together([Streamed(prepared.shards(name), rank=rank, **place) for rank in range(2)])
+        name: CombinedBatches([Streamed(prepared.shards(name), rank=rank, **place) for rank in range(2)])
         for name in ("train", "validation")
     }
     session = LocalSession(splits, slots=range(2), all_slots=2)

@@ -25,7 +25,7 @@ import requests
 import torch
 
 from gen_ray.client import ApiError, Client
-from gen_ray.engine.evaluation.pareto import NAMES, Choice
+from gen_ray.engine.evaluation.pareto import NAMES, SamplerChoice
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.fingerprint import build, fingerprint
 from gen_ray.tracking import registry
@@ -320,7 +320,7 @@ def registered(store: Store, folder: Path, seed: int, *, damaged: bool = False, 
     run.log({registry.BITS: 9.0 - seed}, 1)
     run.keep(folder / run_id, "model")
     run.close("FINISHED")
-    choice, cpu = Choice("ddim", 5), torch.device("cpu")
+    choice, cpu = SamplerChoice("ddim", 5), torch.device("cpu")
     sha = "0" * 64 if wrong else fingerprint(of, choice, cpu)
     release = Release(version="", quality=dict.fromkeys(NAMES, choice), fingerprint=sha, build=build(of, cpu))
     candidate = replace(registry.record(row(store, run_id), registry.BITS), tags=release.tags())

@@ -27,12 +27,12 @@ def _failing(task: Mapping[str, Any], how: str, ledger: str) -> Any:
     """Train; at step 20 of rank 1 something goes wrong, of which the ledger is told."""
     import torch
 
-    from gen_ray.cluster.training.worker import work
-    from gen_ray.engine.training.step import Learner
+    from gen_ray.cluster.training.worker import train_worker
+    from gen_ray.engine.training.step import TrainState
 
-    backward = Learner._backward
+    backward = TrainState._backward
 
-    def faulty(self: Learner, x: torch.Tensor, step: int, lane: int, *, last: bool) -> torch.Tensor:
+    def faulty(self: TrainState, x: torch.Tensor, step: int, lane: int, *, last: bool) -> torch.Tensor:
         if self.session.rank != 1 or step != 20:
             return backward(self, x, step, lane, last=last)
         with Path(ledger).open("a") as file:
@@ -41,11 +41,11 @@ def _failing(task: Mapping[str, Any], how: str, ledger: str) -> Any:
             raise torch.OutOfMemoryError("no room")
         return backward(self, x, step, lane, last=last) * float("nan")
 
-    Learner._backward = faulty  # type: ignore[method-assign]
+    TrainState._backward = faulty  # type: ignore[method-assign]
     try:
-        return work(task)
+        return train_worker(task)
     finally:
-        Learner._backward = backward  # type: ignore[method-assign]
+        TrainState._backward = backward  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from gen_ray import run_directory
 from gen_ray.cluster.sweeps.sweep import sweep
 from gen_ray.cluster.training.train import prepare_data, store_of
 from gen_ray.experiment import Experiment
-from gen_ray.sweeps.config import Plan, load
-from gen_ray.tracking.runs import Row, rows
+from gen_ray.sweeps.config import SweepPlan, load
+from gen_ray.tracking.runs import RunRow, rows
 from tests.chaos.test_killed import processes
 from tests.cluster.street import TINY, in_this_process, same, weights
 from tests.conftest import ROOT
@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 TRIALS = 8
 
 
-def written(folder: Path) -> tuple[Path, Plan]:
+def written(folder: Path) -> tuple[Path, SweepPlan]:
     """Return the file of a sweep of eight trials of a second or two each, and its plan."""
     base = {**TINY, "storage": {"root": str(folder / "runs")}}
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
@@ -47,7 +47,7 @@ def finished(root: Path) -> dict[str, int]:
     return {file.parent.name: file.stat().st_mtime_ns for file in root.glob("runs/eight-*/result.json")}
 
 
-def story(plan: Plan) -> tuple[list[Row], list[Row]]:
+def story(plan: SweepPlan) -> tuple[list[RunRow], list[RunRow]]:
     found = rows(store_of(plan.experiment({})))
     return [row for row in found if row.tags.get("gen_ray.kind") == "sweep"], [
         row for row in found if "gen_ray.trial" in row.tags

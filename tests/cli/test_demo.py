@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gen_ray.cluster.training.train import Outcome
+from gen_ray.cluster.training.train import TrainOutcome
 from gen_ray.experiment import Experiment, load
 from tests.conftest import ROOT, Said
 
@@ -20,10 +20,10 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Experiment]
     """Return what demo trains, in its order; the run of number i costs i bits and is drawn in the grey level 40·i."""
     asked: list[Experiment] = []
 
-    def train(experiment: Experiment, **_: object) -> Outcome:
+    def train(experiment: Experiment, **_: object) -> TrainOutcome:
         asked.append(experiment)
         metrics = {"eval/bits_per_dim": float(len(asked))}
-        return Outcome(run_id=f"{experiment.name}-1", artifact=tmp_path, metrics=metrics, provenance={})
+        return TrainOutcome(run_id=f"{experiment.name}-1", artifact=tmp_path, metrics=metrics, provenance={})
 
     def portray(experiment: Experiment, prepared: object, folder: Path) -> np.ndarray:
         assert experiment is asked[-1] and folder == tmp_path

@@ -82,7 +82,9 @@ def test_completions_are_drawn_between_what_was_given_and_where_they_disagree(ge
     assert gen_ray(*words).code == 0
     picture = np.asarray(Image.open(out))
     assert picture.shape == (2 * (28 + 112 + 16), 16 + 4 * (112 + 16), 3)
-    assert (picture[28 + 60, 16 + 10] == grids.HOLE).all() and not (picture[28 + 3, 16 + 10] == grids.HOLE).all()
+    assert (picture[28 + 60, 16 + 10] == grids.MISSING_COLOUR).all() and not (
+        picture[28 + 3, 16 + 10] == grids.MISSING_COLOUR
+    ).all()
     assert (picture[28 : 28 + 112, 16 + 3 * 128 :] == 255).all(), "no truth, three tiles"
     assert gen_ray(*words, "--truth", bench.image).code == 0
     truth = np.repeat(np.repeat(grids.rgb(torch.from_numpy(bench.stored)[None], levels=17)[0, 0].numpy(), 14, 0), 14, 1)
@@ -278,17 +280,17 @@ def test_one_command_trains_for_every_latent_dimension_and_draws_them(
 ) -> None:
     from contextlib import nullcontext
 
-    from gen_ray.cluster.training.train import Outcome
+    from gen_ray.cluster.training.train import TrainOutcome
     from gen_ray.experiment import Experiment
 
     asked: list[Experiment] = []
 
-    def train(experiment: Experiment, **_: object) -> Outcome:
+    def train(experiment: Experiment, **_: object) -> TrainOutcome:
         asked.append(experiment)
         dim = experiment.family.latent_dim  # type: ignore[attr-defined]
         folder = untrained(bench.root, tmp_path / experiment.name, f"family.latent_dim={dim}")
         metrics = {"eval/bits_per_dim": 2.5}
-        return Outcome(run_id=experiment.name, artifact=folder, metrics=metrics, provenance={})
+        return TrainOutcome(run_id=experiment.name, artifact=folder, metrics=metrics, provenance={})
 
     monkeypatch.setattr("gen_ray.cluster.training.train.train", train)
     monkeypatch.setattr("gen_ray.cluster.nodes.connect.connected", lambda scaling: nullcontext())
@@ -315,8 +317,8 @@ def test_a_text_is_read_with_its_holes_and_spoken_again() -> None:
     from gen_ray.engine.inference import instances
 
     spec = DataSpec(name="play", kind="tokens", shape=(8,), levels=5, alphabet=" beot")
-    tokens, holes = instances.written("to b_", spec, "_")
-    assert texts.speak(tokens[0][:4], spec) == "to b"
+    tokens, holes = instances.parse_masked_text("to b_", spec, "_")
+    assert texts.decode_tokens(tokens[0][:4], spec) == "to b"
     assert holes[0].tolist() == [False] * 4 + [True] * 4
     for text, hole, told in (
         ("to be or not", "_", "12 characters"),
@@ -325,7 +327,7 @@ def test_a_text_is_read_with_its_holes_and_spoken_again() -> None:
         ("Xo b_", "_", "'X', which does not occur"),
     ):
         with pytest.raises(UserError, match=told):
-            instances.written(text, spec, hole)
+            instances.parse_masked_text(text, spec, hole)
 
 
 def untrained_speaker(root: Path, kernel: str) -> Path:

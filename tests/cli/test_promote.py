@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gen_ray.cluster.evaluation.sampler_benchmark import Order
-from gen_ray.cluster.jobs.jobs import Job
+from gen_ray.cluster.evaluation.sampler_benchmark import MeasurementPlan
+from gen_ray.cluster.jobs.jobs import RayJob
 from gen_ray.engine.inference import artifact
 from gen_ray.tracking.registry import champion
 from gen_ray.tracking.releases import Release
@@ -29,7 +29,7 @@ def test_options_reach_the_measurement_and_the_named_store(
         run.log({"eval/bits_per_dim": bits}, 1)
         run.close("FINISHED")
 
-    def measured(experiment: object, folder: Path, store: Store, run: object, order: Order) -> Release:
+    def measured(experiment: object, folder: Path, store: Store, run: object, order: MeasurementPlan) -> Release:
         asked.append(order)
         return Release(version="")
 
@@ -37,7 +37,7 @@ def test_options_reach_the_measurement_and_the_named_store(
     place = ["--storage", tmp_path, "--tracking-uri", elsewhere]
     said = gen_ray("promote", RUN, *place, "--name", "toy", "--seed", 3, "--batch-size", 7, "-n", 20, "--steps", 1)
     assert said.code == 0, said
-    assert asked == [Order(samplers=(), steps=[1], n=20, seed=3, batch_size=7, minutes=10.0)]
+    assert asked == [MeasurementPlan(samplers=(), steps=[1], n=20, seed=3, batch_size=7, minutes=10.0)]
     present = champion(store, "toy")
     assert present is not None and present.run_id == made.meta["run_id"]
     assert not (tmp_path / "mlflow.db").exists()
@@ -48,7 +48,7 @@ def test_options_reach_the_measurement_and_the_named_store(
 @pytest.mark.parametrize("width", [30, 60, 80, 130])
 def test_jobs_are_listed_whole_on_narrow_terminals(width: int, gen_ray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [
-        Job(
+        RayJob(
             id=f"raysubmit_abcdefghijklmno{n}", state="failed", began=1.7e9 + n, seconds=123.4,
             command="python -m pipelines.train configs/demo/digits-ddpm.yaml training.epochs=3",
             message="[/x] job supervisor actor died",

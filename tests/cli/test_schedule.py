@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gen_ray.cluster.sweeps.report import Outcome
-from gen_ray.recurring.store import Book
-from gen_ray.sweeps.study import Result
+from gen_ray.cluster.sweeps.report import SweepOutcome
+from gen_ray.recurring.store import ScheduleStore
+from gen_ray.sweeps.study import TrialResult
 from gen_ray.tracking.registry import BITS, Verdict, champion
-from gen_ray.tracking.runs import Row, rows
+from gen_ray.tracking.runs import RunRow, rows
 from gen_ray.tracking.store import Store
 from tests.cluster.street import TINY
 from tests.conftest import ROOT, Said
@@ -48,7 +48,7 @@ def test_schedules_are_added_listed_and_removed(gen_ray: Run, sweep: Path) -> No
     listed = gen_ray(*listing)
     assert listed.code == 0
     assert all(word in listed.out for word in ("mondays", "0 2 * * 1", "Europe/Berlin", "two", "UTC"))
-    schedule = Book(sweep / "runs").load("mondays")
+    schedule = ScheduleStore(sweep / "runs").load("mondays")
     assert (schedule.folder, schedule.config, schedule.promote, schedule.margin) == (
         sweep,
         "sweep.yaml",
@@ -131,12 +131,14 @@ def test_a_trial_that_failed_does_not_keep_the_best_from_being_champion(
     gen_ray: Run, sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = {"point": {}, "value": 1.0, "metrics": {}, "error": "", "reason": "", "seconds": 1.0}
-    results = [Result(number=0, state="finished", **trial), Result(number=1, state="failed", **trial)]
-    outcome = Outcome(sweep_id="two-1", results=results, header=["trial"], lines=[["000"], ["001"]], best="two-1.000")
+    results = [TrialResult(number=0, state="finished", **trial), TrialResult(number=1, state="failed", **trial)]
+    outcome = SweepOutcome(
+        sweep_id="two-1", results=results, header=["trial"], lines=[["000"], ["001"]], best="two-1.000"
+    )
     asked: list[object] = []
     monkeypatch.setattr("gen_ray.cluster.sweeps.sweep.sweep", lambda *_, tags, **__: asked.append(tags) or outcome)
     for module in ("registry", "tracking"):
-        monkeypatch.setattr(f"gen_ray.{module}.row", lambda _, run_id: Row(run_id, "", "", {BITS: 1.0}, {}, {}))
+        monkeypatch.setattr(f"gen_ray.{module}.row", lambda _, run_id: RunRow(run_id, "", "", {BITS: 1.0}, {}, {}))
     monkeypatch.setattr("gen_ray.run_directory.artifact_of", lambda run_id, root: root / run_id)
     monkeypatch.setattr("gen_ray.tracking.releases.keep", lambda *_: ("model", "d" * 64))
     monkeypatch.setattr(

@@ -9,15 +9,15 @@ import torch
 
 from gen_ray import run_directory
 from gen_ray.cluster.data.blocks import Streamed, cached
-from gen_ray.cluster.tracking.logger_actor import Track, Tracker
+from gen_ray.cluster.tracking.logger_actor import LoggerActor, RunLogger
 from gen_ray.cluster.training.trainer import trainer
-from gen_ray.cluster.training.worker import work
+from gen_ray.cluster.training.worker import train_worker
 from gen_ray.configuration.overrides import merge
 from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import load_split
 from gen_ray.engine.training import checkpoint_store
-from gen_ray.engine.training.batches import Cached
+from gen_ray.engine.training.batches import InMemoryBatches
 from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment, parse
@@ -48,7 +48,7 @@ def tiny(storage: Path, **sections: Mapping[str, Any]) -> Experiment:
     return parse(raw)
 
 
-class Mute(Tracker):
+class Mute(LoggerActor):
     """A tracker that remembers what it was told to record, and records nothing."""
 
     def __init__(self) -> None:
@@ -70,12 +70,12 @@ def through_ray(
     experiment: Experiment,
     prepared: Prepared,
     run_id: str,
-    loop: Callable[[Mapping[str, Any]], Any] = work,
+    loop: Callable[[Mapping[str, Any]], Any] = train_worker,
     **extra: Any,
 ) -> tuple[dict[str, torch.Tensor], list[tuple[int, dict[str, float]]]]:
     """Train without evaluating; return the EMA weights and what was logged."""
     mute = ray.remote(Mute).options(num_cpus=0).remote()
-    trainer(experiment, prepared, Track(mute, run_id), loop, cached(experiment, prepared), **extra).fit()
+    trainer(experiment, prepared, RunLogger(mute, run_id), loop, cached(experiment, prepared), **extra).fit()
     last = checkpoint_store.checkpoints(run_directory.folder(experiment, run_id)).last()
     assert last is not None
     return weights(last), ray.get(mute.told.remote())
@@ -93,7 +93,7 @@ def in_this_process(
     splits = {
         name: Streamed(prepared.shards(name), **place)
         if streamed
-        else Cached(torch.from_numpy(load_split(prepared, name)[0]), **place)
+        else InMemoryBatches(torch.from_numpy(load_split(prepared, name)[0]), **place)
         for name in ("train", "validation")
     }
     session, threads = LocalSession(splits), torch.get_num_threads()

@@ -12,10 +12,10 @@ import torch
 
 from gen_ray.cluster.data.blocks import Streamed, in_memory
 from gen_ray.cluster.data.reading import dataset
-from gen_ray.cluster.training.trainer import spoken
+from gen_ray.cluster.training.trainer import user_error
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import load_split
-from gen_ray.engine.training.batches import Cached
+from gen_ray.engine.training.batches import InMemoryBatches
 from gen_ray.errors import UserError
 from tests.cluster.street import sharded
 
@@ -41,7 +41,7 @@ def place(world: int, rank: int = 0, accumulate: int = 1, batch_size: int = 64, 
     }  # fmt: skip
 
 
-def take(batches: Streamed | Cached, first: int, count: int) -> list[list[int]]:
+def take(batches: Streamed | InMemoryBatches, first: int, count: int) -> list[list[int]]:
     """Return the rows of some steps."""
     return [torch.cat(micros).tolist() for micros in itertools.islice(batches.stream(first), count)]
 
@@ -125,5 +125,5 @@ def test_a_flipped_bit_is_named_through_all_that_ray_wraps_around_it(
     shards[1].path.write_bytes(content)
     with pytest.raises(Exception, match="damaged") as caught:
         in_memory(dataset(shards), 300, prepared.spec)
-    told = spoken(caught.value)
+    told = user_error(caught.value)
     assert isinstance(told, UserError) and str(told).startswith(f"{shards[1].path}: damaged")

@@ -27,7 +27,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_who_booked_no_gpu_computes_on_the_cpu_beside_one(machine: Any) -> None:
-    assert device.given() == torch.device("cpu") and machine.set is None
+    assert device.reserved_device() == torch.device("cpu") and machine.set is None
 
 
 @pytest.mark.parametrize(
@@ -43,17 +43,17 @@ def test_a_gpu_is_found_among_those_in_sight(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     expected = torch.device("cuda", index)
-    assert device.given() == expected and machine.set == expected and machine.share == (0.25, expected)
+    assert device.reserved_device() == expected and machine.set == expected and machine.share == (0.25, expected)
 
 
 def test_a_gpu_that_is_hidden_from_the_process_is_named(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.booked = ["3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     with pytest.raises(UserError, match=r": Ray gave GPU 3, which is not one of CUDA_VISIBLE_DEVICES=0,1; start Ray"):
-        device.given()
+        device.reserved_device()
 
 
 def test_a_gpu_that_torch_cannot_use_is_told_with_the_machine(machine: Any) -> None:
     machine.booked, machine.cuda = ["3"], False
     with pytest.raises(UserError, match=r": Ray gave GPU 3, but torch .* can use none there; install"):
-        device.given()
+        device.reserved_device()

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gen_ray.cluster.jobs.jobs import Job, Jobs
+from gen_ray.cluster.jobs.jobs import Jobs, RayJob
 from gen_ray.errors import RunError
 from tests.conftest import free_port
 
@@ -15,7 +15,7 @@ def test_ids_of_a_clock_that_was_ahead_are_free_again(monkeypatch: pytest.Monkey
         "a-b-20261124T020000Z": "failed", "other": "failed",
     }  # fmt: skip
     jobs, deleted = Jobs("http://head:8265"), list[str]()
-    found = [Job(id=id, state=state, command="", began=0, seconds=0, message="") for id, state in states.items()]
+    found = [RayJob(id=id, state=state, command="", began=0, seconds=0, message="") for id, state in states.items()]
     monkeypatch.setattr(jobs, "all", lambda: found)
     monkeypatch.setattr(jobs, "_ask", lambda question: question(SimpleNamespace(delete_job=deleted.append)))
     jobs.free_ids("a", "a-20261123T120000Z")

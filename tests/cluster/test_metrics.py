@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from gen_ray.cluster.serving.metrics import Meters
-from gen_ray.engine.inference.batcher import Costs, Ticket
-from gen_ray.engine.inference.batcher.admission_control import Ledger
-from gen_ray.serving.service import Answer, Job, Refusal
+from gen_ray.cluster.serving.metrics import ReplicaMetrics
+from gen_ray.engine.inference.batcher import LatencyProfile, RequestHandle
+from gen_ray.engine.inference.batcher.admission_control import AdmissionControl
+from gen_ray.serving.service import ApiError, JobResult, ServingJob
 
 
 class Noted:
@@ -27,17 +27,17 @@ class Noted:
 
 @pytest.fixture
 def meters(monkeypatch: pytest.MonkeyPatch) -> Any:
-    made = Meters()
+    made = ReplicaMetrics()
     for name in ("_queued", "_latency", "_refused", "_backlog", "_requests"):
         monkeypatch.setattr(made, name, Noted())
     return made
 
 
 def test_the_queue_is_shown_by_key_and_a_key_without_requests_goes_back_to_zero(meters: Any) -> None:
-    ledger = Ledger(Costs((1,), (1.0,)), backlog_limit=1e9)
-    tickets = [Ticket(key="anna"), Ticket(key="anna"), Ticket(key="bert")]
+    ledger = AdmissionControl(LatencyProfile((1,), (1.0,)), backlog_limit=1e9)
+    tickets = [RequestHandle(key="anna"), RequestHandle(key="anna"), RequestHandle(key="bert")]
     for ticket in tickets:
-        ledger.enter(ticket, 3)
+        ledger.admit(ticket, 3)
     meters.read(ledger)
     assert {tags["key"]: value for value, tags in meters._requests.seen} == {"anna": 2, "bert": 1}
     assert {tags["key"]: value for value, tags in meters._backlog.seen} == {"anna": 6.0, "bert": 3.0}
@@ -48,12 +48,12 @@ def test_the_queue_is_shown_by_key_and_a_key_without_requests_goes_back_to_zero(
 
 
 def test_answers_and_refusals_are_counted_by_key(meters: Any) -> None:
-    job = Job(request_id="r", verb="score", key="anna")
-    answer = Answer(
+    job = ServingJob(request_id="r", verb="score", key="anna")
+    answer = JobResult(
         arrays={}, version="1", sampler=None, steps=None, nfe=1, seed=0, queued_seconds=1.0, computed_seconds=2.0
     )
     meters.told(answer, job)
-    meters.told(Refusal(status=429, code="busy", message="full"), job)
+    meters.told(ApiError(status=429, code="busy", message="full"), job)
     assert meters._queued.seen == [(1.0, {"verb": "score", "key": "anna"})]
     assert meters._latency.seen == [(3.0, {"verb": "score", "key": "anna"})]
     assert meters._refused.seen == [(1.0, {"verb": "score", "key": "anna", "code": "busy"})]

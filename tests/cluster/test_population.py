@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from gen_ray import run_directory
-from gen_ray.cluster.sweeps.population import carry_out
-from gen_ray.cluster.sweeps.report import Outcome, trial_run
+from gen_ray.cluster.sweeps.population import exploit
+from gen_ray.cluster.sweeps.report import SweepOutcome, trial_run
 from gen_ray.cluster.sweeps.sweep import sweep
 from gen_ray.cluster.training.train import store_of
 from gen_ray.engine.training import checkpoint_store
 from gen_ray.errors import EndedError
 from gen_ray.experiment import Experiment
-from gen_ray.sweeps.config import Plan
+from gen_ray.sweeps.config import SweepPlan
 from gen_ray.tracking.runs import connect
 from tests.cluster.test_sweep import plan, story
 
@@ -45,7 +45,7 @@ def newest(experiment: Experiment, run_id: str) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def four(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def four(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepPlan:
     """Return a population of which one more is going to fail."""
     return plan(tmp_path_factory.mktemp("four"), storage, "four", **{**KEYS, "trials": TRIALS + 1})
 
@@ -65,13 +65,13 @@ def with_bad_luck() -> Callable[..., None]:
 
 
 @pytest.fixture(scope="module")
-def copied(cluster: None, four: Plan) -> Iterator[tuple[Outcome, list[tuple[str, str]]]]:
+def copied(cluster: None, four: SweepPlan) -> Iterator[tuple[SweepOutcome, list[tuple[str, str]]]]:
     """Return what came of a population, and who was copied by whom: with the very files."""
     seen: list[tuple[str, str]] = []
 
     def carry(experiment: Experiment, run_id: str, donor: str) -> None:
         before = newest(experiment, run_id)
-        carry_out(experiment, run_id, donor)
+        exploit(experiment, run_id, donor)
         assert before != newest(experiment, run_id) == newest(experiment, donor)
         seen.append((run_id, donor))
 
@@ -82,7 +82,7 @@ def copied(cluster: None, four: Plan) -> Iterator[tuple[Outcome, list[tuple[str,
 
 
 def test_the_worst_go_on_as_copies_with_settings_of_their_own(
-    copied: tuple[Outcome, list[tuple[str, str]]], four: Plan
+    copied: tuple[SweepOutcome, list[tuple[str, str]]], four: SweepPlan
 ) -> None:
     outcome, seen = copied
     assert [result.state for result in outcome.results] == [*["finished"] * TRIALS, "failed"]
@@ -92,7 +92,7 @@ def test_the_worst_go_on_as_copies_with_settings_of_their_own(
         assert all(copy.epoch % INTERVAL == 0 and copy.epoch < EPOCHS for copy in result.copies)
         experiment = run_directory.load(run_directory.folder(four.first, trial_run(outcome.sweep_id, result.number)))
         assert experiment.training == four.experiment(result.point).training, "the settings it ended with"
-        last = checkpoint_store.trained(
+        last = checkpoint_store.checkpoint_of(
             run_directory.folder(experiment, trial_run(outcome.sweep_id, result.number)), "last"
         )
         [group] = torch.load(last / "optimizer.pt", weights_only=True)["param_groups"]
@@ -101,7 +101,9 @@ def test_the_worst_go_on_as_copies_with_settings_of_their_own(
         assert result.metrics["train/steps"] == STEPS
 
 
-def test_mlflow_has_one_run_a_trial_with_the_truth(copied: tuple[Outcome, list[tuple[str, str]]], four: Plan) -> None:
+def test_mlflow_has_one_run_a_trial_with_the_truth(
+    copied: tuple[SweepOutcome, list[tuple[str, str]]], four: SweepPlan
+) -> None:
     outcome, _ = copied
     parent, trials = story(four)
     assert parent.status == "FINISHED" and [row.status for row in trials] == [*["FINISHED"] * TRIALS, "FAILED"]
@@ -131,7 +133,7 @@ def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
         raise OSError("the driver dies between record and copy")
 
     def then_ctrl_c(experiment: Experiment, run_id: str, donor: str) -> None:
-        carry_out(experiment, run_id, donor)
+        exploit(experiment, run_id, donor)
         assert newest(experiment, run_id) == newest(experiment, donor)
         seen.append(run_id)
         if len(seen) == 2:
@@ -144,7 +146,7 @@ def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
     interrupted(then_ctrl_c)
     with pytest.raises(EndedError, match="--resume"):
         sweep(wanted, resume=True)
-    interrupted(carry_out)
+    interrupted(exploit)
     done = sweep(wanted, resume=True)
     assert [result.state for result in done.results] == ["finished"] * TRIALS
     assert seen[0] in {trial_run(done.sweep_id, result.number) for result in done.results if result.copies}

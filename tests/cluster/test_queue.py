@@ -15,7 +15,7 @@ from ray.core.generated.common_pb2 import Bundle
 from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 from ray.util import get_placement_group, remove_placement_group
 
-from gen_ray.cluster.jobs.queue import NAME, Shared, Turn, members, reserved, turn
+from gen_ray.cluster.jobs.queue import NAME, QueueSlot, Shared, members, reserved, turn
 from gen_ray.cluster.jobs.reservations import total
 from gen_ray.cluster.sweeps.sweep import sweep
 from gen_ray.cluster.tracking import logger_actor
@@ -48,7 +48,7 @@ def becomes(true: Callable[[], bool], seconds: float = 20) -> bool:
     return found
 
 
-def granted(place: Turn, running: int = 0) -> bool:
+def granted(place: QueueSlot, running: int = 0) -> bool:
     place.tell(running)  # or it would ask every half second only
     return place.granted(running)
 

@@ -19,13 +19,13 @@ import yaml
 from ray import serve
 
 from gen_ray.bench.cluster.serving import constant as bench_constant
-from gen_ray.bench.cluster.serving.load import Kind
+from gen_ray.bench.cluster.serving.load import RequestKind
 from gen_ray.client import ApiError, Client
 from gen_ray.cluster.nodes import ports
 from gen_ray.cluster.serving import endpoint, server
 from gen_ray.cluster.serving.app import build
-from gen_ray.cluster.serving.args import Application, Served
-from gen_ray.cluster.serving.ingress import door
+from gen_ray.cluster.serving.args import ServedModel, ServingApplication
+from gen_ray.cluster.serving.ingress import api_settings
 from gen_ray.cluster.serving.scaling import by_backlog, replicas_for
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.generate import generate
@@ -46,12 +46,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def url(cluster: None, root: Path) -> Iterator[str]:
-    from gen_ray.serving.settings import Key
+    from gen_ray.serving.settings import ApiKey
 
-    app = Application(
-        models={"ddpm": Served(model="toy-ddpm", cpus=0.5), "vae": Served(model="toy-vae", cpus=0.5)},
+    app = ServingApplication(
+        models={"ddpm": ServedModel(model="toy-ddpm", cpus=0.5), "vae": ServedModel(model="toy-vae", cpus=0.5)},
         root=root,
-        key_hashes={"anna": Key.of("anna", KEY).digest.hex()},
+        key_hashes={"anna": ApiKey.of("anna", KEY).digest.hex()},
     )
     with server.served(app, "127.0.0.1", free_port()) as address:
         yield address
@@ -138,7 +138,7 @@ def test_processes_share_a_log_file_that_is_rotated(tmp_path: Path) -> None:
 
 def test_a_constant_load_is_measured_over_time(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_constant, "WARM_SECONDS", 0.5)
-    kinds = [Kind("ddim", 5, 5), Kind("ancestral", 20, 20)]
+    kinds = [RequestKind("ddim", 5, 5), RequestKind("ancestral", 20, 20)]
     load = bench_constant.ConstantLoad("ddpm", f"{url}/v1/models/ddpm/sample", kinds, KEY)
     found = asyncio.run(load.run(2.0, 0.1))
     figures = found.figures()
@@ -154,13 +154,13 @@ def test_a_constant_load_is_measured_over_time(url: str, monkeypatch: pytest.Mon
 def test_the_slope_of_memory_is_that_of_the_second_half() -> None:
     grows = [100, 300, 500, 500, 500, 510, 520, 530, 540, 550]
     parts = [
-        bench_constant.Part(
+        bench_constant.LoadPart(
             end_seconds=60.0 * minute, requests=1, errors=0, median_seconds=1, p99_seconds=1,
             memory_mib={"replica": memory}, open_files=5,
         )
         for minute, memory in enumerate(grows, 1)
     ]  # fmt: skip
-    figures = bench_constant.Constant(rate=1.0, parts=parts).figures()
+    figures = bench_constant.ConstantLoadFigures(rate=1.0, parts=parts).figures()
     assert figures["memory_mib_per_minute"]["replica"] == pytest.approx(10.0)
 
 
@@ -205,7 +205,7 @@ def test_torch_is_not_on_the_event_loop(url: str) -> None:
 def test_a_second_server_of_a_cluster_is_refused_and_leaves_the_first(
     url: str, root: Path, host: str, port: int | None, replace: bool, refusal: str
 ) -> None:
-    other = Application(models={"other": Served(model="toy-vae")}, root=root)
+    other = ServingApplication(models={"other": ServedModel(model="toy-vae")}, root=root)
     here = int(url.rpartition(":")[2])
     with pytest.raises(UserError, match=refusal), server.served(other, host, port or here, replace=replace):
         pytest.fail("served")
@@ -288,9 +288,9 @@ def test_an_application_without_keys_is_for_loopback_only(
     monkeypatch.delenv("GEN_RAY_API_KEYS", raising=False)
     if keys is not None:
         monkeypatch.setenv("GEN_RAY_API_KEYS", keys)
-    app = Application(models={"a": Served(model="a")}, require_keys=required)
+    app = ServingApplication(models={"a": ServedModel(model="a")}, require_keys=required)
     with pytest.raises(UserError, match=refusal) if refusal else nullcontext():
-        assert bool(door(app, listening).keys) == bool(keys)
+        assert bool(api_settings(app, listening).keys) == bool(keys)
 
 
 def test_the_printed_yaml_says_where_to_listen(root: Path, gen_ray: Callable[..., Said]) -> None:
@@ -306,14 +306,14 @@ def test_the_shipped_files_are_understood_by_ray_serve_and_by_the_application(fi
     deployed = ServeDeploySchema.model_validate(yaml.safe_load(file.read_text()))
     for application in deployed.applications:
         assert application.import_path == f"{build.__module__}:{build.__name__}"
-        app = Application.model_validate(application.args)
+        app = ServingApplication.model_validate(application.args)
         assert app.models and build(app)
 
 
 def test_a_command_ends_only_what_it_has_deployed(url: str, root: Path) -> None:
     """The last test of this file: it replaces what the others use."""
     port = int(url.rpartition(":")[2])
-    other = Application(models={"other": Served(model="toy-vae", cpus=0.5)}, root=root)
+    other = ServingApplication(models={"other": ServedModel(model="toy-vae", cpus=0.5)}, root=root)
     with server.served(other, "127.0.0.1", port, replace=True):
         assert {card["id"] for card in Client(url).models()} == {"other"}
         server.kv._internal_kv_put(server.OWNER, b"a third command")

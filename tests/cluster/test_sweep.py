@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 from gen_ray import run_directory
-from gen_ray.cluster.sweeps.report import Outcome
+from gen_ray.cluster.sweeps.report import SweepOutcome
 from gen_ray.cluster.sweeps.searcher import SWEEP
 from gen_ray.cluster.sweeps.sweep import sweep
 from gen_ray.cluster.training.train import prepare_data, store_of
 from gen_ray.errors import EndedError, UserError
-from gen_ray.sweeps.config import Plan, load
-from gen_ray.tracking.runs import PARENT, Row, connect, picture, rows
+from gen_ray.sweeps.config import SweepPlan, load
+from gen_ray.tracking.runs import PARENT, RunRow, connect, picture, rows
 from tests.cluster.street import TINY, in_this_process, same, weights
 
 UNLUCKY = 5
@@ -45,7 +45,7 @@ def with_bad_luck() -> Callable[..., None]:
     return unlucky
 
 
-def plan(folder: Path, storage: Path, experiment: str, **keys: Any) -> Plan:
+def plan(folder: Path, storage: Path, experiment: str, **keys: Any) -> SweepPlan:
     base = {**TINY, "storage": {"root": str(storage)}, "tracking": {"experiment": experiment}}
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     raw = {"name": experiment, "experiment": "base.yaml", "searcher": {"name": "grid"}, **keys}
@@ -53,7 +53,7 @@ def plan(folder: Path, storage: Path, experiment: str, **keys: Any) -> Plan:
     return load(folder / "sweep.yaml")
 
 
-def story(found: Plan) -> tuple[Row, list[Row]]:
+def story(found: SweepPlan) -> tuple[RunRow, list[RunRow]]:
     """Return the parent's row and the trials', by number."""
     all_rows = rows(store_of(found.experiment(next(iter(found.corners())))))
     [parent] = [row for row in all_rows if row.tags.get("gen_ray.kind") == "sweep"]
@@ -61,7 +61,7 @@ def story(found: Plan) -> tuple[Row, list[Row]]:
 
 
 @pytest.fixture(scope="module")
-def three(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
+def three(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepPlan:
     """Return a sweep of which one trial must fail."""
     space = {"family.latent_dim": {"choice": [2, UNLUCKY, 3]}}
     return plan(
@@ -70,7 +70,7 @@ def three(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def outcome(cluster: None, three: Plan) -> Outcome:
+def outcome(cluster: None, three: SweepPlan) -> SweepOutcome:
     """Return what came of it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gen_ray.cluster.sweeps.sweep.trial", with_bad_luck())
@@ -78,7 +78,7 @@ def outcome(cluster: None, three: Plan) -> Outcome:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_trial_that_fails_is_told_and_ends_nothing_else(outcome: Outcome, three: Plan) -> None:
+def test_a_trial_that_fails_is_told_and_ends_nothing_else(outcome: SweepOutcome, three: SweepPlan) -> None:
     assert [result.state for result in outcome.results] == ["finished", "failed", "finished"]
     assert outcome.results[1].error == "ZeroDivisionError: bad luck"
     assert outcome.best in {f"{outcome.sweep_id}.{number:03d}" for number in (0, 2)}
@@ -87,7 +87,9 @@ def test_a_trial_that_fails_is_told_and_ends_nothing_else(outcome: Outcome, thre
 
 
 @pytest.mark.usefixtures("cluster")
-def test_mlflow_shows_one_parent_and_a_child_for_each_trial_with_the_truth(outcome: Outcome, three: Plan) -> None:
+def test_mlflow_shows_one_parent_and_a_child_for_each_trial_with_the_truth(
+    outcome: SweepOutcome, three: SweepPlan
+) -> None:
     parent, trials = story(three)
     assert parent.status == "FINISHED" and parent.tags["best_run"] == outcome.best
     assert parent.params["space.family.latent_dim"] == "{choice: [2, 5, 3]}"
@@ -109,7 +111,7 @@ def test_mlflow_shows_one_parent_and_a_child_for_each_trial_with_the_truth(outco
 
 
 @pytest.mark.usefixtures("cluster")
-def test_the_parent_holds_table_record_and_pictures(outcome: Outcome, three: Plan) -> None:
+def test_the_parent_holds_table_record_and_pictures(outcome: SweepOutcome, three: SweepPlan) -> None:
     store = store_of(three.experiment({}))
     client, [parent] = connect(store), [row for row in rows(store) if row.tags.get("gen_ray.kind") == "sweep"]
     kept = {Path(item.path).name for item in client.list_artifacts(parent.mlflow_id, "sweep")}
@@ -120,7 +122,7 @@ def test_the_parent_holds_table_record_and_pictures(outcome: Outcome, three: Pla
 
 @pytest.mark.usefixtures("cluster")
 def test_one_process_trains_trials_one_after_another_as_it_would_train_each_alone(
-    outcome: Outcome, three: Plan
+    outcome: SweepOutcome, three: SweepPlan
 ) -> None:
     experiment = three.experiment({"family.latent_dim": 3})
     alone, _ = in_this_process(experiment, prepare_data(experiment))

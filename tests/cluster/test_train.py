@@ -14,9 +14,9 @@ import yaml
 
 from gen_ray import run_directory
 from gen_ray.cluster.evaluation.evaluate import PORTRAYED, portray
-from gen_ray.cluster.training.train import Outcome, prepare_data, store_of, train
-from gen_ray.cluster.training.trainer import spoken
-from gen_ray.cluster.training.worker import is_of_the_group, told
+from gen_ray.cluster.training.train import TrainOutcome, prepare_data, store_of, train
+from gen_ray.cluster.training.trainer import user_error
+from gen_ray.cluster.training.worker import error_report, is_group_failure
 from gen_ray.datasets.chosen import read_chosen
 from gen_ray.datasets.prepared import DataError
 from gen_ray.engine.inference import artifact
@@ -24,7 +24,7 @@ from gen_ray.engine.plots import grids
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest
-from gen_ray.tracking.runs import Row, connect, experiment_id, rows
+from gen_ray.tracking.runs import RunRow, connect, experiment_id, rows
 from tests.cluster.street import in_this_process, same, sharded, through_ray, tiny, weights
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -41,18 +41,18 @@ def watched() -> list[tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def outcome(cluster: None, experiment: Experiment, watched: list[tuple[int, int]]) -> Outcome:
+def outcome(cluster: None, experiment: Experiment, watched: list[tuple[int, int]]) -> TrainOutcome:
     return train(experiment, watch=lambda done, total, newest: watched.append((done, total)))
 
 
 @pytest.fixture(scope="module")
-def tracked(experiment: Experiment, outcome: Outcome) -> Row:
+def tracked(experiment: Experiment, outcome: TrainOutcome) -> RunRow:
     [row] = [row for row in rows(store_of(experiment)) if row.run_id == outcome.run_id]
     return row
 
 
 def test_the_artifact_loads_and_its_weights_are_those_of_the_last_checkpoint(
-    experiment: Experiment, outcome: Outcome
+    experiment: Experiment, outcome: TrainOutcome
 ) -> None:
     model = artifact.load(outcome.artifact)
     assert model.experiment == experiment and model.meta["run_id"] == outcome.run_id
@@ -63,7 +63,7 @@ def test_the_artifact_loads_and_its_weights_are_those_of_the_last_checkpoint(
 
 
 def test_the_run_folder_holds_the_config_two_checkpoints_and_the_artifact(
-    experiment: Experiment, outcome: Outcome
+    experiment: Experiment, outcome: TrainOutcome
 ) -> None:
     home = outcome.artifact.parent
     assert home == experiment.storage.root / "runs" / outcome.run_id
@@ -77,7 +77,7 @@ def test_the_run_folder_holds_the_config_two_checkpoints_and_the_artifact(
 
 
 def test_mlflow_holds_every_setting_the_figures_and_where_they_come_from(
-    experiment: Experiment, outcome: Outcome, tracked: Row
+    experiment: Experiment, outcome: TrainOutcome, tracked: RunRow
 ) -> None:
     assert (tracked.status, tracked.name) == ("FINISHED", "tiny")
     assert {key: str(value) for key, value in experiment.flat().items()}.items() <= tracked.params.items()
@@ -97,7 +97,7 @@ def test_mlflow_holds_every_setting_the_figures_and_where_they_come_from(
     assert manifest.digest(extractors / "weights.safetensors").startswith(how["extractor"].removeprefix("classifier-"))
 
 
-def test_mlflow_holds_pictures_of_learning_and_the_model(experiment: Experiment, outcome: Outcome) -> None:
+def test_mlflow_holds_pictures_of_learning_and_the_model(experiment: Experiment, outcome: TrainOutcome) -> None:
     client = connect(store_of(experiment))
     [run] = client.search_runs(
         [experiment_id(store_of(experiment), client)], f"tags.`gen_ray.run_id` = '{outcome.run_id}'"
@@ -110,19 +110,23 @@ def test_mlflow_holds_pictures_of_learning_and_the_model(experiment: Experiment,
     assert steps == [5, 10, 15, 20, 22]
 
 
-def test_a_portrait_is_drawn_of_the_artifact_and_chosen_test_images(experiment: Experiment, outcome: Outcome) -> None:
+def test_a_portrait_is_drawn_of_the_artifact_and_chosen_test_images(
+    experiment: Experiment, outcome: TrainOutcome
+) -> None:
     prepared = prepare_data(experiment)
     picture = portray(experiment, prepared, outcome.artifact)
     shown = grids.grid(torch.from_numpy(read_chosen(prepared, "test", PORTRAYED)[0]), levels=17, columns=1)
     assert (picture[-len(shown) :, : shown.shape[1]] == shown).all()
 
 
-def test_progress_was_told_while_it_went_on(outcome: Outcome, watched: list[tuple[int, int]]) -> None:
+def test_progress_was_told_while_it_went_on(outcome: TrainOutcome, watched: list[tuple[int, int]]) -> None:
     done = [step for step, _ in watched]
     assert done == sorted(done) and done[-1] == 22 and {total for step, total in watched if step} == {22}
 
 
-def test_one_worker_learns_what_a_plain_process_learns_to_the_bit(experiment: Experiment, outcome: Outcome) -> None:
+def test_one_worker_learns_what_a_plain_process_learns_to_the_bit(
+    experiment: Experiment, outcome: TrainOutcome
+) -> None:
     local, _ = in_this_process(experiment, prepare_data(experiment))
     assert same(local, weights(outcome.artifact))
 
@@ -152,22 +156,22 @@ def _untrained(experiment: Experiment, prepared: Any) -> Mapping[str, torch.Tens
 
 def _killed_once(task: Mapping[str, Any]) -> Any:
     """Train, but die without a word at the seventh step of the first attempt."""
-    from gen_ray.cluster.training.worker import work
-    from gen_ray.engine.training.step import Learner
+    from gen_ray.cluster.training.worker import train_worker
+    from gen_ray.engine.training.step import TrainState
 
-    step = Learner.step
+    step = TrainState.step
 
-    def fatal(self: Learner, micros: list[torch.Tensor], at: int, *how: Any) -> Any:
+    def fatal(self: TrainState, micros: list[torch.Tensor], at: int, *how: Any) -> Any:
         if at == 6 and not Path(task["flag"]).exists():
             Path(task["flag"]).touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return step(self, micros, at, *how)
 
-    Learner.step = fatal  # type: ignore[method-assign]
+    TrainState.step = fatal  # type: ignore[method-assign]
     try:
-        return work(task)
+        return train_worker(task)
     finally:
-        Learner.step = step  # type: ignore[method-assign]
+        TrainState.step = step  # type: ignore[method-assign]
 
 
 @pytest.mark.chaos
@@ -208,21 +212,21 @@ def test_a_run_that_broke_off_is_resumed_to_the_same_weights_under_the_same_sett
 
 
 def _broken(task: Mapping[str, Any]) -> Any:
-    from gen_ray.cluster.training.worker import work
-    from gen_ray.engine.training.step import Learner
+    from gen_ray.cluster.training.worker import train_worker
+    from gen_ray.engine.training.step import TrainState
 
-    step = Learner.step
+    step = TrainState.step
 
-    def fatal(self: Learner, micros: list[torch.Tensor], at: int, *how: Any) -> Any:
+    def fatal(self: TrainState, micros: list[torch.Tensor], at: int, *how: Any) -> Any:
         if at == 6:
             raise ValueError("the seventh step")
         return step(self, micros, at, *how)
 
-    Learner.step = fatal  # type: ignore[method-assign]
+    TrainState.step = fatal  # type: ignore[method-assign]
     try:
-        return work(task)
+        return train_worker(task)
     finally:
-        Learner.step = step  # type: ignore[method-assign]
+        TrainState.step = step  # type: ignore[method-assign]
 
 
 def _by_value(loop: Any) -> Any:
@@ -247,13 +251,13 @@ def test_spoken_finds_the_word_meant_for_the_user_however_deep_ray_has_wrapped_i
     task = ray.exceptions.RayTaskError("f", "Traceback (most recent call last):\n…", meant)
     assert str(pickle.loads(pickle.dumps(meant))) == str(meant)
     for inner in (meant, task, task.as_instanceof_cause()):
-        found = spoken(WrappedError("training failed", rank_1=inner))
+        found = user_error(WrappedError("training failed", rank_1=inner))
         assert found is meant and isinstance(found, UserError)
-    unknown = spoken(WrappedError("first line\nlast line"))
+    unknown = user_error(WrappedError("first line\nlast line"))
     assert isinstance(unknown, RunError) and str(unknown) == "training stopped: last line"
 
 
-def test_the_resolved_config_of_the_artifact_is_plain_yaml(outcome: Outcome) -> None:
+def test_the_resolved_config_of_the_artifact_is_plain_yaml(outcome: TrainOutcome) -> None:
     raw = yaml.safe_load((outcome.artifact / "config.yaml").read_text())
     assert raw["family"]["net"]["hidden"] == [16]
     assert json.loads((outcome.artifact / "meta.json").read_text())["versions"]["ray"]
@@ -280,7 +284,7 @@ def test_a_group_that_ends_is_not_taken_for_an_error_of_the_code() -> None:
 
     with pytest.raises(ValueError, match="process group") as gone:
         dist.all_reduce(torch.zeros(1))
-    assert is_of_the_group(gone.value) and is_of_the_group(RuntimeError("Connection closed by peer"))
-    full = told(RuntimeError("CUDA error: out of memory\nCompile with"), {"data": {"batch_size": 8}})
+    assert is_group_failure(gone.value) and is_group_failure(RuntimeError("Connection closed by peer"))
+    full = error_report(RuntimeError("CUDA error: out of memory\nCompile with"), {"data": {"batch_size": 8}})
     assert full["message"].startswith("out of memory at data.batch_size=8: lower it")
-    assert not is_of_the_group(ValueError("x")) and not is_of_the_group(KeyError("process group"))
+    assert not is_group_failure(ValueError("x")) and not is_group_failure(KeyError("process group"))

@@ -17,7 +17,7 @@ from gen_ray.datasets.chosen import chosen_rows, read_chosen, read_rows
 from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
 from gen_ray.datasets.shards import load_split, read_shard
 from gen_ray.engine.evaluation import features
-from gen_ray.engine.evaluation.evaluate import Reference
+from gen_ray.engine.evaluation.evaluate import ReferenceData
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
 
@@ -94,7 +94,7 @@ def test_rows_come_in_the_order_asked_for_from_only_the_shards_that_hold_them(
     assert len(read) == 2 < len(by_class.shards("train")) and len(read) == len(set(read))
 
 
-def references(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Reference:
+def references(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> ReferenceData:
     """Return what metrics are measured against, of few rows."""
     monkeypatch.setattr(features, "MOST_STEPS", 60)
     monkeypatch.setattr("gen_ray.cluster.evaluation.evaluate.REFERENCE_ROWS", 48)

@@ -101,8 +101,8 @@ def test_files_of_all_systems_are_read_alike_by_training_and_score(
     trained = np.concatenate([batch.x for batch in source.rows(spec)])
     assert "".join(spec.alphabet[token] for token in trained[0]) == LINES and len(trained) == 1
     assert (instances.read(tmp_path / "book.txt", spec).numpy() == trained).all()
-    assert instances.left_out(tmp_path / "book.txt", spec) == ""
-    typed, _ = instances.written(FORMS["dos"].decode()[:-1], spec, "#")
+    assert instances.dropped_part(tmp_path / "book.txt", spec) == ""
+    typed, _ = instances.parse_masked_text(FORMS["dos"].decode()[:-1], spec, "#")
     assert typed.shape == (1, len(LINES))
 
 

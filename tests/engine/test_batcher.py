@@ -20,26 +20,26 @@ from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import (
     Batcher,
     BusyError,
-    Costs,
-    GivenUpError,
-    LateError,
-    Look,
+    CancelledError,
+    DeadlineExceededError,
+    LatencyProfile,
     NotFiniteError,
+    Preview,
     fair_shares,
     measure,
 )
 from gen_ray.engine.inference.generate import generate
 from gen_ray.experiment import parse
-from gen_ray.family import Held
+from gen_ray.family import Known
 from tests.engine.toys import CPU, images, model
 from tests.families.cases import CASES, Case, built
 
-CHEAP = Costs((1, 2, 4, 8, 16), (1.0, 1.1, 1.3, 1.7, 2.5))
+CHEAP = LatencyProfile((1, 2, 4, 8, 16), (1.0, 1.1, 1.3, 1.7, 2.5))
 everywhere = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.family}-{case.name}")
 
 
 @contextmanager
-def open_batcher(of: Model, costs: Costs = CHEAP, **options: Any) -> Iterator[Batcher]:
+def open_batcher(of: Model, costs: LatencyProfile = CHEAP, **options: Any) -> Iterator[Batcher]:
     batcher = Batcher(of, costs, CPU, **{"backlog_seconds": 1e9, **options})
     try:
         yield batcher
@@ -79,7 +79,7 @@ def gated(family: str = "ddpm") -> tuple[Model, Gated]:
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(0, 100))
 def test_shares_are_max_min_fair(wanted: list[int], room: int) -> None:
-    given = fair_shares.fair(wanted, room)
+    given = fair_shares.max_min_shares(wanted, room)
     assert sum(given) == min(room, sum(wanted)) and all(g <= w for g, w in zip(given, wanted, strict=True))
     for mine, want in zip(given, wanted, strict=True):
         if mine < want:  # who wants more has no less than another but for the indivisible one
@@ -87,17 +87,17 @@ def test_shares_are_max_min_fair(wanted: list[int], room: int) -> None:
 
 
 def test_a_small_request_beside_a_large_one_waits_for_ticks_of_twice_its_own() -> None:
-    steep = Costs((1, 2, 4, 8), (1.0, 1.9, 3.6, 6.8))
-    assert fair_shares.room([64], steep) == steep.best
-    assert fair_shares.room([64, 1], steep) == 2
-    assert fair_shares.room([64, 1, 1, 1], steep) == 4
-    assert fair_shares.room([], steep) == 0
+    steep = LatencyProfile((1, 2, 4, 8), (1.0, 1.9, 3.6, 6.8))
+    assert fair_shares.batch_size([64], steep) == steep.best
+    assert fair_shares.batch_size([64, 1], steep) == 2
+    assert fair_shares.batch_size([64, 1, 1, 1], steep) == 4
+    assert fair_shares.batch_size([], steep) == 0
 
 
 def test_costs_lie_on_the_line_between_what_was_measured() -> None:
     assert CHEAP.of(3) == pytest.approx(1.2) and CHEAP.of(32) == pytest.approx(5.0) and CHEAP.of(0) == 0
     assert CHEAP.best == 16 and CHEAP.most(0.1) == 1 and CHEAP.most(1.21) == 3 and CHEAP.most(99) == 16
-    assert Costs((1, 2, 4), (1.0, 2.0, 4.0)).best == 1
+    assert LatencyProfile((1, 2, 4), (1.0, 2.0, 4.0)).best == 1
 
 
 def test_costs_are_measured_on_the_default_sampler() -> None:
@@ -115,7 +115,7 @@ def test_samples_and_completions_together_are_what_they_are_alone(case: Case) ->
     family, x = of.family, case.x(2)
     mask = torch.zeros(x.shape, dtype=torch.bool)
     mask.view(2, -1)[:, : case.spec.dims // 2] = True
-    held = Held(known=x, mask=mask)
+    held = Known(known=x, mask=mask)
     chains = [(family.chain(name), None) for name, about in family.samplers().items() if not about.adaptive]
     chains += [(family.impute(name), held) for name in family.imputers()]
     with open_batcher(of) as batcher:
@@ -163,14 +163,16 @@ def test_whatever_comes_and_goes_everyone_gets_their_own(data: st.DataObject) ->
             deadline = time.monotonic() + delay if fate == "late" else None
             tickets.append(batcher.walk(of.family.chain(name, steps), n, seed=seed, fixed=fixed, deadline=deadline))
             if fate == "gives up":
-                tickets[-1].give_up()
+                tickets[-1].cancel_request()
         wait([ticket.future for ticket in tickets], timeout=60)
         assert batcher.ledger.pending == 0 and batcher.ledger.requests == 0
         assert not batcher._walking.walks and not any(c.rows for c in batcher._walking._cohorts.values())
     for (name, steps, n, seed, _, fate, _), ticket in zip(asked, tickets, strict=True):
         error = ticket.future.exception()
         if error is not None:
-            assert isinstance(error, GivenUpError if fate == "gives up" else LateError) and fate != "stays"
+            assert (
+                isinstance(error, CancelledError if fate == "gives up" else DeadlineExceededError) and fate != "stays"
+            )
             continue
         alone = generate(of.net, of.family.chain(name, steps), n, seed=seed, device=CPU)
         assert int((ticket.future.result().int() - alone.int()).abs().max()) <= 1
@@ -194,11 +196,11 @@ def test_padded_forwards_give_the_same_bytes_in_any_company() -> None:
 
 def test_looks_show_what_is_decided_and_what_is_under_way() -> None:
     of, seen = model("tokens"), []
-    with open_batcher(of, Costs((1, 2), (1.0, 1.1))) as batcher:
+    with open_batcher(of, LatencyProfile((1, 2), (1.0, 1.1))) as batcher:
         chain = of.family.chain("first_hitting", 16)
         ticket = batcher.walk(chain, 3, seed=1, watch=seen.append, looks=5)
         final = ticket.future.result(60)
-    assert 3 <= len(seen) <= 5 and all(isinstance(look, Look) and look.samples.shape == final.shape for look in seen)
+    assert 3 <= len(seen) <= 5 and all(isinstance(look, Preview) and look.samples.shape == final.shape for look in seen)
     assert [look.done for look in seen] == sorted({look.done for look in seen}) and seen[-1].done < seen[-1].total
     assert (seen[0].samples == -1).any()
     for look in seen:  # what is shown of an unmasking chain stays
@@ -216,10 +218,10 @@ def test_a_score_by_the_batcher_is_the_score(family: str) -> None:
     with open_batcher(of) as batcher:
         busy = [batcher.walk(of.experiment.chain(of.family), 4, seed=seed) for seed in range(3)]
 
-        def work(net: Any) -> scoring.Scores:
+        def work(net: Any) -> scoring.InstanceScores:
             return scoring.score(replace(of, net=net), x, effort=6, repeats=2, device=CPU)
 
-        scores = batcher.visit(work, 60).future.result(60)
+        scores = batcher.submit_callable(work, 60).future.result(60)
         wait([ticket.future for ticket in busy], timeout=60)
     assert scores.kind == alone.kind and scores.nfe == alone.nfe
     torch.testing.assert_close(scores.bits_per_dim, alone.bits_per_dim, rtol=1e-5, atol=1e-5)
@@ -232,7 +234,7 @@ def test_guests_and_walks_share_forwards() -> None:
         walk = batcher.walk(chain, 2, seed=0)
         x = torch.zeros(3, 1, 4, 4)
         until(lambda: net.come == 1)
-        guest = batcher.visit(lambda shared: shared(x, torch.full((3,), 0.5)), 3, reduced=True)
+        guest = batcher.submit_callable(lambda shared: shared(x, torch.full((3,), 0.5)), 3, reduced=True)
         until(lambda: batcher._inbox.qsize() == 1)
         net.gate.release(10)
         assert walk.future.result(20).shape == (2, 1, 4, 4)
@@ -249,16 +251,16 @@ def test_a_guest_in_need_of_gradients_evaluates_the_net_itself() -> None:
             return torch.autograd.grad(net(x, torch.ones(1)).sum(), x)[0]
 
     with open_batcher(of) as batcher:
-        torch.testing.assert_close(batcher.visit(slope, 1).future.result(20), slope(of.net))
+        torch.testing.assert_close(batcher.submit_callable(slope, 1).future.result(20), slope(of.net))
 
 
 def test_what_a_guest_raises_is_its_own() -> None:
     of = model("ddpm")
     with open_batcher(of) as batcher:
         walk = batcher.walk(of.family.chain("ddim", 20), 2, seed=0)
-        wrong = batcher.visit(lambda net: net(torch.zeros(1, 7, 4, 4), torch.zeros(1)), 1)
+        wrong = batcher.submit_callable(lambda net: net(torch.zeros(1, 7, 4, 4), torch.zeros(1)), 1)
         assert "mat1 and mat2" in str(wrong.future.exception(20))
-        assert batcher.visit(lambda net: 1 // 0, 1).future.exception(20).__class__ is ZeroDivisionError
+        assert batcher.submit_callable(lambda net: 1 // 0, 1).future.exception(20).__class__ is ZeroDivisionError
         assert walk.future.result(20).shape[0] == 2 and batcher.well
         assert batcher.ledger.pending == 0
 
@@ -279,9 +281,9 @@ def test_who_gives_up_is_gone_before_the_next_tick() -> None:
         walk = batcher.walk(of.family.chain("ancestral", 20), 3, seed=0)
         net.gate.release(5)
         until(lambda: net.come == 6)
-        walk.give_up()
+        walk.cancel_request()
         net.gate.release(1)  # the one that had begun
-        assert isinstance(walk.future.exception(20), GivenUpError)
+        assert isinstance(walk.future.exception(20), CancelledError)
         other = batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
         net.gate.release(2)
         assert other.future.result(20) is not None
@@ -292,10 +294,12 @@ def test_a_guest_that_gives_up_is_woken() -> None:
     of, net = gated()
     with open_batcher(of) as batcher:
         busy = batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
-        guest = batcher.visit(lambda shared: [shared(torch.zeros(1, 1, 4, 4), torch.zeros(1)) for _ in range(99)], 99)
-        guest.give_up()
+        guest = batcher.submit_callable(
+            lambda shared: [shared(torch.zeros(1, 1, 4, 4), torch.zeros(1)) for _ in range(99)], 99
+        )
+        guest.cancel_request()
         net.gate.release(3)
-        assert isinstance(guest.future.exception(20), GivenUpError) and busy.future.result(20) is not None
+        assert isinstance(guest.future.exception(20), CancelledError) and busy.future.result(20) is not None
 
 
 def test_not_finite_is_told_and_hurts_nobody_else() -> None:
@@ -351,7 +355,7 @@ def test_too_much_is_refused_at_once_and_says_when_to_come_again() -> None:
         with pytest.raises(BusyError, match="25 seconds"):
             batcher.walk(of.family.chain("ddim", 20), 2, seed=9)
         for ticket in (first, *small):
-            ticket.give_up()
+            ticket.cancel_request()
         net.gate.release(1)
         until(lambda: batcher.ledger.pending == 0)
         last = batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
@@ -363,7 +367,7 @@ def test_closing_finishes_what_was_asked_and_takes_nothing_more() -> None:
     of = model("ddpm")
     batcher = Batcher(of, CHEAP, CPU, backlog_seconds=1e9)
     tickets = [batcher.walk(of.family.chain("ancestral", 20), 5, seed=seed) for seed in range(4)]
-    guest = batcher.visit(lambda net: [net(torch.zeros(1, 1, 4, 4), torch.zeros(1)) for _ in range(5)], 5)
+    guest = batcher.submit_callable(lambda net: [net(torch.zeros(1, 1, 4, 4), torch.zeros(1)) for _ in range(5)], 5)
     batcher.close()
     assert all(ticket.future.result(0).shape[0] == 5 for ticket in tickets) and len(guest.future.result(0)) == 5
     with pytest.raises(BusyError):
@@ -373,7 +377,7 @@ def test_closing_finishes_what_was_asked_and_takes_nothing_more() -> None:
 
 def test_a_long_request_neither_holds_up_a_short_one_nor_starves() -> None:
     of, net = gated()
-    with open_batcher(of, Costs((1, 2, 4, 8), (1.0, 1.5, 2.5, 4.5))) as batcher:
+    with open_batcher(of, LatencyProfile((1, 2, 4, 8), (1.0, 1.5, 2.5, 4.5))) as batcher:
         long = batcher.walk(of.family.chain("ancestral", 20), 64, seed=0)
         net.gate.release(3)
         until(lambda: net.come == 4)

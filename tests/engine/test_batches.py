@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from gen_ray.engine.training import batches as module
-from gen_ray.engine.training.batches import Cached, Together, permutation, staged
+from gen_ray.engine.training.batches import CombinedBatches, InMemoryBatches, permutation, prefetch_to_device
 
 X = torch.arange(23)
 
 
-def taken(batches: Cached, first: int, steps: int) -> list[list[int]]:
+def taken(batches: InMemoryBatches, first: int, steps: int) -> list[list[int]]:
     """Return the rows of each step, micro-batches joined."""
     stream = batches.stream(first)
     return [torch.cat(micros).tolist() for micros in itertools.islice(stream, steps)]
@@ -23,7 +23,7 @@ def taken(batches: Cached, first: int, steps: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("batch_size", [1, 4, 23, 30, 60])
 def test_every_epoch_takes_every_row_once(batch_size: int) -> None:
-    rows = list(itertools.chain(*taken(Cached(X, batch_size=batch_size, seed=3), 0, 8 * 23 // batch_size + 8)))
+    rows = list(itertools.chain(*taken(InMemoryBatches(X, batch_size=batch_size, seed=3), 0, 8 * 23 // batch_size + 8)))
     epochs = [rows[e * 23 : (e + 1) * 23] for e in range(8)]
     assert all(sorted(epoch) == X.tolist() for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 8  # each in its own order
@@ -31,17 +31,17 @@ def test_every_epoch_takes_every_row_once(batch_size: int) -> None:
 
 @pytest.mark.parametrize("batch_size", [4, 30])
 def test_a_stream_begun_later_goes_on_as_if_it_had_always_run(batch_size: int) -> None:
-    whole = taken(Cached(X, batch_size=batch_size), 0, 20)
+    whole = taken(InMemoryBatches(X, batch_size=batch_size), 0, 20)
     for first in (1, 5, 6, 13):
-        assert taken(Cached(X, batch_size=batch_size), first, 20 - first) == whole[first:]
-    assert taken(Cached(X, batch_size=batch_size, seed=1), 0, 20) != whole
+        assert taken(InMemoryBatches(X, batch_size=batch_size), first, 20 - first) == whole[first:]
+    assert taken(InMemoryBatches(X, batch_size=batch_size, seed=1), 0, 20) != whole
 
 
 @pytest.mark.parametrize(("ranks", "accumulate"), [(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)])
 def test_lanes_are_dealt_out_in_order(ranks: int, accumulate: int) -> None:
-    alone = taken(Cached(X, batch_size=8), 0, 9)
+    alone = taken(InMemoryBatches(X, batch_size=8), 0, 9)
     dealt = [
-        itertools.islice(Cached(X, batch_size=8, rank=r, world_size=ranks, accumulate=accumulate).stream(0), 9)
+        itertools.islice(InMemoryBatches(X, batch_size=8, rank=r, world_size=ranks, accumulate=accumulate).stream(0), 9)
         for r in range(ranks)
     ]
     for step, per_rank in enumerate(zip(*dealt, strict=True)):
@@ -53,7 +53,9 @@ def test_lanes_are_dealt_out_in_order(ranks: int, accumulate: int) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [1, 5, 23, 100])
 def test_an_ordered_pass_covers_each_row_once_over_the_ranks(ranks: int, size: int) -> None:
-    found = [part for r in range(ranks) for part in Cached(X, batch_size=8, rank=r, world_size=ranks).ordered(size)]
+    found = [
+        part for r in range(ranks) for part in InMemoryBatches(X, batch_size=8, rank=r, world_size=ranks).ordered(size)
+    ]
     assert sorted(index for index, _ in found) == list(range(-(-23 // size)))
     assert torch.cat([x for _, x in sorted(found, key=lambda part: part[0])]).tolist() == X.tolist()
     assert all(len(x) <= size and x[0] == index * size for index, x in found)
@@ -66,19 +68,19 @@ def test_a_permutation_is_a_function_of_its_key() -> None:
     assert not np.array_equal(permutation(50, 1, 0), first)
     share = np.mean([permutation(10, seed)[0] for seed in range(2000)])
     assert abs(share - 4.5) < 4 * (99 / 12 / 2000) ** 0.5
-    assert Cached(X, batch_size=8).rows == 23
+    assert InMemoryBatches(X, batch_size=8).rows == 23
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_worker_that_does_the_work_of_several_has_their_rows(accumulate: int) -> None:
-    views = [Cached(X, batch_size=8, rank=r, world_size=4, accumulate=accumulate) for r in range(4)]
-    both = Together(views[1:3])
+    views = [InMemoryBatches(X, batch_size=8, rank=r, world_size=4, accumulate=accumulate) for r in range(4)]
+    both = CombinedBatches(views[1:3])
     steps = list(itertools.islice(both.stream(2), 5))
     apart = [list(itertools.islice(view.stream(2), 5)) for view in views[1:3]]
     for found, first, second in zip(steps, *apart, strict=True):
         assert torch.equal(torch.cat(found), torch.cat([*first, *second])) and len(found) == 2 * accumulate
     assert both.rows == len(X)
-    seen = [index for part in (Together(views[:3]), Together(views[3:])) for index, _ in part.ordered(3)]
+    seen = [index for part in (CombinedBatches(views[:3]), CombinedBatches(views[3:])) for index, _ in part.ordered(3)]
     assert sorted(seen) == list(range(-(-len(X) // 3)))
 
 
@@ -101,8 +103,8 @@ def test_a_gpus_next_batch_is_on_its_way_while_it_computes(monkeypatch: pytest.M
             return copies
 
     monkeypatch.setattr(module, "Copier", Played)
-    split = Cached(torch.arange(12), batch_size=4, accumulate=2)
-    with closing(staged(split.stream(0), torch.device("cuda"))) as stream:
+    split = InMemoryBatches(torch.arange(12), batch_size=4, accumulate=2)
+    with closing(prefetch_to_device(split.stream(0), torch.device("cuda"))) as stream:
         first = next(stream)
         assert second.wait(10), "the second batch is begun before the first is done with"
         expected = split.stream(0)
@@ -111,14 +113,14 @@ def test_a_gpus_next_batch_is_on_its_way_while_it_computes(monkeypatch: pytest.M
 
 
 def test_on_a_cpu_batches_come_as_they_are() -> None:
-    split = Cached(torch.arange(12), batch_size=4)
-    assert torch.equal(next(staged(split.stream(2), torch.device("cpu")))[0], next(split.stream(2))[0])
+    split = InMemoryBatches(torch.arange(12), batch_size=4)
+    assert torch.equal(next(prefetch_to_device(split.stream(2), torch.device("cpu")))[0], next(split.stream(2))[0])
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_every_rank_of_a_measurement_has_rows_of_a_small_split(ranks: int) -> None:
     """gen-ray plan --check failed on data of fewer than 4,097 rows: all of them were the first rank's."""
     for rank in range(ranks):
-        batches = Cached(batch_size=20, rank=rank, world_size=ranks, x=X)
+        batches = InMemoryBatches(batch_size=20, rank=rank, world_size=ranks, x=X)
         rows = module.own_rows(batches, ranks, 20)
         assert len(rows) >= 20 and set(rows.tolist()) <= set(X.tolist())

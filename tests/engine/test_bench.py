@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gen_ray.bench.baselines import alternate, ingest, walks
-from gen_ray.engine.training.batches import Clocked
+from gen_ray.bench.baselines import alternate, ingest, sampler_times
+from gen_ray.engine.training.batches import TimedIterator
 from tests.engine.toys import CPU, experiment, model, session
 
 
@@ -27,7 +27,7 @@ class Counted(nn.Module):
 def test_the_bare_side_of_a_walk_is_its_own_evaluations() -> None:
     trained = model("ddpm")
     net, chain, rounds = Counted(trained.net), trained.family.chain("ddim:eta=1", 5), 3
-    timed = walks(net, chain, batch=4, rounds=rounds, device=CPU)
+    timed = sampler_times(net, chain, batch=4, rounds=rounds, device=CPU)
     every = torch.tensor(net.asked).view(-1, chain.nfe)
     assert len(every) == 1 + 2 * (rounds + 1) and (every == every[0]).all()
     assert len(timed.bare) == len(timed.walk) == len(timed.ratios) == rounds
@@ -47,7 +47,7 @@ def test_waiting_is_what_the_stream_takes() -> None:
             time.sleep(0.02)
             yield [torch.zeros(1)]
 
-    clocked = Clocked(tardy())
+    clocked = TimedIterator(tardy())
     assert len(list(clocked)) == 3 and 0.06 <= clocked.seconds < 1
 
 

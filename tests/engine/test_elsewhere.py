@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 
 from gen_ray.engine.evaluation.evaluate import evaluate
-from gen_ray.engine.evaluation.summary_figure import halves
+from gen_ray.engine.evaluation.summary_figure import half_masks
 from gen_ray.engine.inference import latent
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher.latency_profile import measure
 from gen_ray.engine.inference.generate import generate
-from gen_ray.engine.inference.impute import complete, judge
+from gen_ray.engine.inference.impute import complete, masked_likelihood
 from gen_ray.engine.inference.score import score
 from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
-from gen_ray.family import Held
+from gen_ray.family import Known
 from tests.elsewhere import AWAY, Generator, MixedError, playing
 from tests.engine.test_measures import reference
 from tests.engine.toys import CPU, FAMILIES, SPEC, experiment, images, model, splits
@@ -64,8 +64,8 @@ def test_what_a_model_is_asked_for_is_what_the_cpu_says(family: str) -> None:
     for device, made in both(family):
         x, steps = images(3), None if family == "vae" else 11
         metrics = evaluate(made, reference(SPEC), device=device).metrics
-        completions = complete(made, x, halves(x), 2, steps=steps, device=device)
-        said = judge(made, completions, x, effort=2, device=device).nll.nats
+        completions = complete(made, x, half_masks(x), 2, steps=steps, device=device)
+        said = masked_likelihood(made, completions, x, effort=2, device=device).nll.nats
         scores = score(made, x, effort=2, repeats=2, device=device)
         measured = [value for name, value in metrics.items() if "second" not in name]
         found.append([torch.tensor(measured), completions.samples.float(), said, scores.bits_per_dim])
@@ -85,7 +85,7 @@ def test_what_a_model_is_asked_for_is_what_the_cpu_says(family: str) -> None:
 def test_all_computations_of_a_case_stay_on_its_device(family: str, name: str) -> None:
     case = Case(family, name)
     n, x = 2, case.x(2)
-    held = Held(known=x, mask=torch.rand((n, *case.spec.shape), generator=rng()) < 0.5)
+    held = Known(known=x, mask=torch.rand((n, *case.spec.shape), generator=rng()) < 0.5)
     with playing():
         bound, net, there = case.model(), awake(case.model()).to(AWAY), x.to(AWAY)
         loss = bound.loss(net, there, Generator(AWAY).manual_seed(0), step=1).total

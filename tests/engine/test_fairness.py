@@ -10,18 +10,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gen_ray.engine.inference.batcher import BusyError, Costs, Ticket, fair_shares
-from gen_ray.engine.inference.batcher.admission_control import MOST_REQUESTS, Ledger
+from gen_ray.engine.inference.batcher import BusyError, LatencyProfile, RequestHandle, fair_shares
+from gen_ray.engine.inference.batcher.admission_control import MOST_REQUESTS, AdmissionControl
 from gen_ray.engine.inference.batcher.fair_queue import FairQueue
 from tests.engine.test_batcher import CHEAP, gated, open_batcher, until
 from tests.engine.toys import images, model
 
-FLAT = Costs((1, 2, 4, 8), (1.0, 1.01, 1.02, 1.03))
+FLAT = LatencyProfile((1, 2, 4, 8), (1.0, 1.01, 1.02, 1.03))
 
 
 class Asking:
     def __init__(self, key: str) -> None:
-        self.ticket = Ticket(key=key)
+        self.ticket = RequestHandle(key=key)
 
 
 @settings(max_examples=40, deadline=None)
@@ -53,7 +53,7 @@ def test_keys_and_their_requests_are_served_equally_long(sizes: list[int], late:
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), max_size=12), st.integers(0, 100))
 def test_shares_are_max_min_fair_between_keys(asked: list[tuple[str, int]], room: int) -> None:
     keys, wanted = [key for key, _ in asked], [rows for _, rows in asked]
-    given = fair_shares.fair_by_key(keys, wanted, room)
+    given = fair_shares.max_min_shares_by_key(keys, wanted, room)
     assert sum(given) == min(room, sum(wanted)) and all(g <= w for g, w in zip(given, wanted, strict=True))
     got, asks = Counter[str](), Counter[str]()
     for key, rows, want in zip(keys, given, wanted, strict=True):
@@ -75,7 +75,7 @@ def test_many_requests_of_one_key_take_no_more_of_the_net_than_one_of_another() 
         assert one.future.result(20).shape[0] == 4  # 4 of 8 rows in each of 10 ticks
         assert not any(ticket.future.done() for ticket in many)
         for ticket in many:
-            ticket.give_up()
+            ticket.cancel_request()
         net.gate.release(1000)
 
 
@@ -90,7 +90,7 @@ def test_padded_requests_of_one_key_do_not_hold_up_another() -> None:
         until(lambda: net.come == 101)
         assert len([size for size in net.sizes if size == 2]) == 10 and net.sizes[:30].count(2) >= 8
         for ticket in many:
-            ticket.give_up()
+            ticket.cancel_request()
         net.gate.release(1000)
 
 
@@ -107,18 +107,18 @@ def test_long_guests_in_any_number_do_not_hold_up_a_short_request(short: str) ->
         return lambda shared: [shared(x, torch.full((1,), 0.5)) for _ in range(times)]
 
     with open_batcher(of, CHEAP) as batcher:
-        long = [batcher.visit(work(LONG), LONG, reduced=True) for _ in range(8)]
+        long = [batcher.submit_callable(work(LONG), LONG, reduced=True) for _ in range(8)]
         net.gate.release(20)
         until(lambda: net.come >= 20)
         if short == "walk":
             asked = batcher.walk(of.family.chain("ddim", 5), 1, seed=0)
         else:
-            asked = batcher.visit(work(5), 5, reduced=True)
+            asked = batcher.submit_callable(work(5), 5, reduced=True)
         net.gate.release(100)
         assert asked.future.result(20) is not None
         assert not any(ticket.future.done() for ticket in long)
         for ticket in long:
-            ticket.give_up()
+            ticket.cancel_request()
         net.gate.release(10_000)
 
 
@@ -153,16 +153,16 @@ def test_guests_that_need_gradients_take_turns_and_leave_room_for_others() -> No
         return work
 
     with open_batcher(replace(of, net=Timed()), CHEAP) as batcher:
-        long = [batcher.visit(slopes(number, 1000), 1000, key="greedy") for number in range(6)]
+        long = [batcher.submit_callable(slopes(number, 1000), 1000, key="greedy") for number in range(6)]
         until(lambda: min(done[number] for number in range(6)) >= 3)
         counts = [done[number] for number in range(6)]
-        short = batcher.visit(slopes(6, 5), 5, key="modest")
+        short = batcher.submit_callable(slopes(6, 5), 5, key="modest")
         walk = batcher.walk(of.family.chain("ddim", 20), 1, seed=0, key="third")
         before = sum(done.values())
         assert short.future.result(20) == 5 and walk.future.result(20) is not None
         after = sum(done.values()) - before - 5
         for ticket in long:
-            ticket.give_up()
+            ticket.cancel_request()
         assert all(isinstance(ticket.future.exception(20), Exception) for ticket in long)
         assert batcher.ledger.requests == 0
     assert most == 1 and max(counts) - min(counts) <= 2
@@ -184,12 +184,12 @@ def test_a_guest_that_waits_for_a_turn_is_woken_when_it_is_given_up_or_late() ->
             return shared(images(1).float().requires_grad_(), torch.ones(1))
 
     with open_batcher(of) as batcher:
-        first = batcher.visit(blocking, 1)
+        first = batcher.submit_callable(blocking, 1)
         until(lambda: batcher._turns._granted is not None)
-        late = batcher.visit(asking, 1, deadline=time.monotonic() + 0.05)
-        left = batcher.visit(asking, 1)
+        late = batcher.submit_callable(asking, 1, deadline=time.monotonic() + 0.05)
+        left = batcher.submit_callable(asking, 1)
         until(lambda: len(batcher._turns.waiting) == 2)
-        left.give_up()
+        left.cancel_request()
         time.sleep(0.06)
         batcher.walk(of.family.chain("ddim", 2), 1, seed=0).future.result(20)  # any tick looks for them
         assert late.future.exception(20) is not None and left.future.exception(20) is not None
@@ -199,22 +199,22 @@ def test_a_guest_that_waits_for_a_turn_is_woken_when_it_is_given_up_or_late() ->
 
 def test_admission_counts_what_comes_before_a_request_by_key() -> None:
     """A row takes a second. The greedy key fills its own limit; each other key still has its share."""
-    ledger = Ledger(Costs((1,), (1.0,)), backlog_limit=20.0)
+    ledger = AdmissionControl(LatencyProfile((1,), (1.0,)), backlog_limit=20.0)
     for _ in range(3):
-        ledger.enter(Ticket(key="greedy"), 10)
+        ledger.admit(RequestHandle(key="greedy"), 10)
     with pytest.raises(BusyError, match="30 seconds"):
-        ledger.enter(Ticket(key="greedy"), 10)
-    ledger.enter(Ticket(key="modest"), 10)  # behind 10 seconds of the other key
+        ledger.admit(RequestHandle(key="greedy"), 10)
+    ledger.admit(RequestHandle(key="modest"), 10)  # behind 10 seconds of the other key
     with pytest.raises(BusyError, match="30 seconds"):  # its own 10, and 20 of the other key
-        ledger.enter(Ticket(key="modest"), 10)
-    ledger.enter(Ticket(key="modest"), 2)
+        ledger.admit(RequestHandle(key="modest"), 10)
+    ledger.admit(RequestHandle(key="modest"), 2)
     assert ledger.by_key == {"greedy": (3, 30.0), "modest": (2, 12.0)}
 
 
 def test_one_key_has_a_limit_of_requests_and_leaves_room_for_others() -> None:
-    ledger = Ledger(CHEAP, backlog_limit=1e9)
+    ledger = AdmissionControl(CHEAP, backlog_limit=1e9)
     for _ in range(MOST_REQUESTS):
-        ledger.enter(Ticket(key="greedy"), 1)
+        ledger.admit(RequestHandle(key="greedy"), 1)
     with pytest.raises(BusyError, match=f"{MOST_REQUESTS} of this key"):
-        ledger.enter(Ticket(key="greedy"), 1)
-    ledger.enter(Ticket(key="modest"), 1)
+        ledger.admit(RequestHandle(key="greedy"), 1)
+    ledger.admit(RequestHandle(key="modest"), 1)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gen_ray.engine.training.step import Learner
+from gen_ray.engine.training.step import TrainState
 from tests.engine.toys import SPEC, experiment, session
 
 # loss per example in nats of steps 0 … 4; float32, seed 0, 40 images of toys.splits, batches of 8
@@ -17,6 +17,6 @@ CURVES = {
 def test_the_first_losses_are_what_they_were(family: str) -> None:
     exp = experiment(family, warmup_steps=2)
     here = session(exp)
-    learner, stream = Learner(exp.model(SPEC), exp.training, here, 10), here.batches("train").stream(0)
+    learner, stream = TrainState(exp.model(SPEC), exp.training, here, 10), here.batches("train").stream(0)
     losses = [float(learner.step(next(stream), step)[0][0]) for step in range(5)]
     assert losses == pytest.approx(CURVES[family], rel=1e-4)

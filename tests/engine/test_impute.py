@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import instances
-from gen_ray.engine.inference.impute import MARGINAL, OWN, Completions, complete, judge
+from gen_ray.engine.inference.impute import MARGINAL, MODEL_LIKELIHOOD, Completions, complete, masked_likelihood
 from gen_ray.engine.inference.score import score
 from gen_ray.errors import UserError
 from tests.engine.toys import CPU, images, model
@@ -53,7 +53,7 @@ def test_a_causal_imputer_does_not_heed_what_is_known_behind_its_first_hole() ->
     mask = torch.tensor([[1, 0, 1, 1, 0], [1, 1, 0, 0, 0], [0, 1, 1, 1, 1]]).bool()
     for causal, wanted in ((True, [2, 0, 4]), (False, [0, 0, 0])):
         made = Completions(samples=mask[:, None].long(), mask=mask, spec=TEXT, nfe=3, causal=causal)
-        assert made.unheeded().tolist() == wanted
+        assert made.unseen_known().tolist() == wanted
 
 
 def test_uncertainty_is_a_spread_for_images_and_an_entropy_for_tokens() -> None:
@@ -83,13 +83,15 @@ def test_completions_of_several_instances_stand_by_their_instance() -> None:
 def test_the_model_s_own_word_on_the_truth_goes_before_the_marginal_of_its_completions() -> None:
     truth, mask = images(2, seed=3), torch.ones(2, 1, 4, 4, dtype=torch.bool)
     mask[:, :, 2:] = False
-    for family, kind, meaning in (("tokens", "elbo-ct-masked", OWN), ("vae", "marginal-3", MARGINAL)):
+    for family, kind, meaning in (("tokens", "elbo-ct-masked", MODEL_LIKELIHOOD), ("vae", "marginal-3", MARGINAL)):
         now = model(family)
         made = complete(now, images(2), mask, 3, steps=2, device=CPU)
-        judged = judge(now, made, truth, device=CPU)
+        judged = masked_likelihood(now, made, truth, device=CPU)
         assert (judged.nll.kind, judged.meaning, judged.nll.nats.dtype) == (kind, meaning, torch.float64)
         other = torch.where(mask, 16 - truth, truth)
-        assert torch.equal(judge(now, made, other, device=CPU).nll.nats, judged.nll.nats), "what is known is as given"
+        assert torch.equal(masked_likelihood(now, made, other, device=CPU).nll.nats, judged.nll.nats), (
+            "what is known is as given"
+        )
 
 
 def test_a_score_s_error_is_what_repeating_it_shows() -> None:
@@ -118,33 +120,33 @@ def test_scaling_keeps_black_and_white_and_the_mean() -> None:
     own = DataSpec(name="own", kind="image", shape=(3, 28, 28), levels=256)
     spec = DataSpec(name="model", kind="image", shape=(1, 8, 8), levels=17)
     flat = torch.tensor([0, 128, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 3, 28, 28)
-    assert instances.fit(flat, own, spec, resize=True).flatten(1).unique(dim=1).flatten().tolist() == [0, 8, 16]
+    assert instances.convert(flat, own, spec, resize=True).flatten(1).unique(dim=1).flatten().tolist() == [0, 8, 16]
     x = torch.randint(256, (50, 3, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    small = instances.fit(x, own, spec, resize=True)
+    small = instances.convert(x, own, spec, resize=True)
     assert small.dtype == torch.uint8 and abs(small.float().mean() / 16 - 0.5) < 0.01
     with pytest.raises(UserError, match="--resize"):
-        instances.fit(x, own, spec, resize=False)
+        instances.convert(x, own, spec, resize=False)
     with pytest.raises(UserError, match="holds tokens"):
-        instances.fit(x, TEXT, spec, resize=True)
+        instances.convert(x, TEXT, spec, resize=True)
 
 
 def test_grey_values_of_levels_are_exact_and_others_are_reported() -> None:
     own = DataSpec(name="own", kind="image", shape=(1, 1, 17), levels=256)
     spec = own.model_copy(update={"name": "model", "levels": 17})
     exact = (torch.arange(17) * 255 / 16).round().view(1, 1, 1, 17).to(torch.uint8)
-    assert instances.fit(exact, own, spec, resize=False).flatten().tolist() == [*range(17)]
+    assert instances.convert(exact, own, spec, resize=False).flatten().tolist() == [*range(17)]
     assert not instances.rounded(exact, own, spec) and "256 levels are rounded" in instances.rounded(
         exact // 2, own, spec
     )
     few = own.model_copy(update={"levels": 100})
     with pytest.raises(UserError, match="--resize"):
-        instances.fit(exact // 3, few, spec, resize=False)
+        instances.convert(exact // 3, few, spec, resize=False)
 
 
 def test_text_of_another_alphabet_is_spelt_in_the_models() -> None:
     own = DataSpec(name="own", kind="tokens", shape=(3,), levels=3, alphabet="bde")
     spec = DataSpec(name="model", kind="tokens", shape=(3,), levels=5, alphabet="abcde")
     x = torch.tensor([[0, 1, 2], [2, 2, 0]], dtype=torch.uint8)
-    assert instances.fit(x, own, spec, resize=False).tolist() == [[1, 3, 4], [4, 4, 1]]
+    assert instances.convert(x, own, spec, resize=False).tolist() == [[1, 3, 4], [4, 4, 1]]
     with pytest.raises(UserError, match="'ac', which does not occur in own"):
-        instances.fit(torch.tensor([[0, 1, 2]]), spec, own, resize=False)
+        instances.convert(torch.tensor([[0, 1, 2]]), spec, own, resize=False)

@@ -20,15 +20,15 @@ from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.training import checkpoint
-from gen_ray.engine.training.step import Learner
+from gen_ray.engine.training.step import TrainState
 from gen_ray.errors import RunError, UserError
 from gen_ray.storage import manifest
 from tests.engine.toys import CPU, FAMILIES, SPEC, experiment, images, model, session
 
 
-def trained(family: str = "vae", steps: int = 1) -> Learner:
+def trained(family: str = "vae", steps: int = 1) -> TrainState:
     exp = experiment(family)
-    one = Learner(exp.model(SPEC), exp.training, session(exp), 10)
+    one = TrainState(exp.model(SPEC), exp.training, session(exp), 10)
     for step in range(steps):
         one.step([images(8)], step)
     return one

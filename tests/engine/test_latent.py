@@ -9,7 +9,7 @@ from torch import nn
 from gen_ray.engine.inference import latent
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.errors import UserError
-from gen_ray.family import Latent
+from gen_ray.family import SupportsLatent
 from tests.engine.toys import CPU, images, model
 from tests.families import test_vae_oracle as oracle
 
@@ -77,7 +77,7 @@ def test_the_map_of_a_plane_steps_evenly_in_probability(monkeypatch: pytest.Monk
 
 def test_only_a_plane_has_a_map_and_only_some_families_have_a_latent_space() -> None:
     now = model("vae")
-    assert isinstance(now.family, Latent) and not isinstance(model("ddpm").family, Latent)
+    assert isinstance(now.family, SupportsLatent) and not isinstance(model("ddpm").family, SupportsLatent)
     wide = Model(
         experiment=now.experiment,
         family=type(now.family)(now.family.config.model_copy(update={"latent_dim": 3}), now.spec),

@@ -11,7 +11,7 @@ import torch
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.plots.grids import grid
-from gen_ray.engine.training.batches import Cached
+from gen_ray.engine.training.batches import InMemoryBatches
 from gen_ray.engine.training.loop import VALIDATION_ROWS, StoppedError, fit, validate
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
@@ -158,7 +158,7 @@ def test_texts_are_shown_as_text_and_images_as_pictures_at_the_same_steps() -> N
     def trained(spec: DataSpec) -> LocalSession:
         shown.clear()
         x = torch.randint(4, (40, *spec.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-        here = Watching({split: Cached(x, batch_size=8) for split in ("train", "validation")})
+        here = Watching({split: InMemoryBatches(x, batch_size=8) for split in ("train", "validation")})
         fit(exp, exp.model(spec), here)
         return here
 

@@ -14,11 +14,11 @@ from torch import Tensor
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import evaluate as measures
 from gen_ray.engine.evaluation import features, frechet
-from gen_ray.engine.evaluation.evaluate import Reference, bits_per_dim, distances, evaluate, likelihood, sample
-from gen_ray.engine.evaluation.frechet import Moments, coverage, distance
-from gen_ray.engine.evaluation.provenance import planned
-from gen_ray.engine.evaluation.quality_metrics import judge_of
-from gen_ray.engine.evaluation.requirements import unmeasured
+from gen_ray.engine.evaluation.evaluate import ReferenceData, bits_per_dim, distances, evaluate, likelihood, sample
+from gen_ray.engine.evaluation.frechet import Moments, distance, manifold_coverage
+from gen_ray.engine.evaluation.provenance import planned_provenance
+from gen_ray.engine.evaluation.quality_metrics import quality_metric
+from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.texts import page
@@ -78,8 +78,8 @@ def test_moments_are_those_of_numpy() -> None:
 def test_coverage_of_itself_is_whole_and_of_strangers_none() -> None:
     x = cloud(200, 4).float()
     for k in (1, 5, 500):
-        assert coverage(x, x, neighbours=k) == 1
-    assert coverage(x, x + 100, neighbours=5) == 0
+        assert manifold_coverage(x, x, neighbours=k) == 1
+    assert manifold_coverage(x, x + 100, neighbours=5) == 0
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
@@ -87,26 +87,26 @@ def test_coverage_counts_the_modes_that_are_met(offset: float) -> None:
     """Two islands, one of them met: recall says so, precision does not mind."""
     left, right = cloud(150, 3).float() + offset, cloud(50, 3, seed=1).float() + offset + 50
     real, fake = torch.cat([left, right]), left[:100] + 0.001
-    assert coverage(real, fake, neighbours=3) == pytest.approx(0.75, abs=0.05)
-    assert coverage(fake, real, neighbours=3) == 1
+    assert manifold_coverage(real, fake, neighbours=3) == pytest.approx(0.75, abs=0.05)
+    assert manifold_coverage(fake, real, neighbours=3) == 1
 
 
 def test_coverage_by_hand() -> None:
     """On a line: points 0, 1, 3 reach 1, 1, 2 to their nearest neighbour."""
     by = torch.tensor([[0.0], [1.0], [3.0]])
     for place, inside in ((-1.0, 1), (-1.1, 0), (2.0, 1), (5.0, 1), (5.1, 0)):
-        assert coverage(torch.tensor([[place]]), by, neighbours=1) == inside
+        assert manifold_coverage(torch.tensor([[place]]), by, neighbours=1) == inside
 
 
 def test_coverage_is_blind_to_where_the_clouds_stand() -> None:
     """On numbers whose sum with 1024 is exact: a distance by way of a matrix product would drown in 1024²."""
     x, y = (torch.round(cloud(200, 8, seed).float() * 1024) / 1024 for seed in (0, 1))
-    assert 0 < coverage(x, y, neighbours=1) == coverage(x + 1024, y + 1024, neighbours=1) < 1
+    assert 0 < manifold_coverage(x, y, neighbours=1) == manifold_coverage(x + 1024, y + 1024, neighbours=1) < 1
 
 
 def test_duplicates_cover_their_like() -> None:
     x = cloud(40, 16).float().repeat(6, 1) + 30  # radii of 0: rounding must not hide a point from its twin
-    assert coverage(x, x, neighbours=3) == 1
+    assert manifold_coverage(x, x, neighbours=3) == 1
 
 
 # ---- the extractor ------------------------------------------------------------------------------------------------
@@ -133,9 +133,9 @@ def test_the_extractor_is_a_function_of_the_data_and_learns(labelled: tuple[Tens
 def test_the_extractor_is_trained_once_and_refused_when_damaged(
     labelled: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = features.obtain(tmp_path / "e", SPEC, lambda split: labelled)
+    first = features.load_or_train(tmp_path / "e", SPEC, lambda split: labelled)
     monkeypatch.setattr(features, "train", None)  # would fail if it were called
-    second = features.obtain(tmp_path / "e", SPEC, lambda split: labelled)
+    second = features.load_or_train(tmp_path / "e", SPEC, lambda split: labelled)
     x = images(700, seed=3)
     assert torch.equal(first.features(x), second.features(x)) and first.features(x).shape == (700, 64)
     torch.testing.assert_close(first.features(x)[600:605], first.features(x[600:605]), rtol=1e-4, atol=1e-4)
@@ -146,7 +146,7 @@ def test_the_extractor_is_trained_once_and_refused_when_damaged(
     content[-1] ^= 1
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"weights\.safetensors.*delete its folder"):
-        features.obtain(tmp_path / "e", SPEC, lambda split: labelled)
+        features.load_or_train(tmp_path / "e", SPEC, lambda split: labelled)
 
 
 # ---- likelihood ---------------------------------------------------------------------------------------------------
@@ -165,14 +165,14 @@ def uniform(levels: int) -> Model:
 
 def reference(
     spec: DataSpec, rows: int = 130, against: str = "train", extractor: Any = None, test_rows: int | None = None
-) -> Reference:
+) -> ReferenceData:
     train, test = (
         torch.randint(
             spec.levels, (rows, *spec.shape), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
         )
         for seed in (0, 1)
     )
-    return Reference(
+    return ReferenceData(
         train=train, test=test[:test_rows], rows_seed=0, fingerprint="abc", against=against, extractor=extractor
     )
 
@@ -269,7 +269,7 @@ def test_an_evaluation_of_a_model_of_text_shows_a_page_of_it_and_no_picture() ->
     family = exp.model(spec)
     now = Model(experiment=exp, family=family, net=family.build_net().eval(), meta={})
     x = torch.randint(4, (30, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    data = Reference(train=x, test=x, rows_seed=0, fingerprint="f" * 12, against="train", extractor=None)
+    data = ReferenceData(train=x, test=x, rows_seed=0, fingerprint="f" * 12, against="train", extractor=None)
     report = evaluate(now, data, device=CPU)
     drawn, _ = sample(now, exp.evaluation.samples, device=CPU)
     assert report.texts == {"samples": page(drawn, spec)} and not report.pictures
@@ -312,7 +312,7 @@ def test_what_cannot_be_measured_is_known_before_and_said_after(
 ) -> None:
     judge = Raw() if len(spec.classes) > 1 else None
     data = reference(spec, against=against, extractor=judge, test_rows=rows)
-    missing = unmeasured(spec, {"train": 130, "test": rows}, against)
+    missing = unmeasurable_metrics(spec, {"train": 130, "test": rows}, against)
     now = model()
     now = replace(now, family=now.experiment.model(spec))
     report = evaluate(now, data, device=CPU)
@@ -322,7 +322,7 @@ def test_what_cannot_be_measured_is_known_before_and_said_after(
     possible = {"eval/frechet_distance", "eval/precision", "eval/frechet_floor", "eval/bits_per_dim_standard_error"}
     assert possible - missing.keys() <= report.metrics.keys() and "eval/bits_per_dim" in report.metrics
     if judge and rows > 1:
-        judged = judge_of(spec, data)
+        judged = quality_metric(spec, data)
         assert judged is not None and judged.provenance["rows_seed"] == 0
 
 
@@ -348,5 +348,5 @@ def test_the_provenance_of_bits_says_which_values_they_are_of(family: dict[str, 
     now = Model(experiment=exp, family=bound, net=bound.build_net().eval(), meta={})
     _, how = likelihood(now, reference(SPEC), device=CPU)
     found = how["eval/bits_per_dim"]
-    assert found["values"] == values == planned(exp)["eval/bits_per_dim"]["values"]
+    assert found["values"] == values == planned_provenance(exp)["eval/bits_per_dim"]["values"]
     assert ("binary" in values) == found["kind"].endswith("-binary") and found["rows_seed"] == 0

@@ -11,7 +11,7 @@ from PIL import Image
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import samples
 from gen_ray.engine.inference.generate import generate
-from gen_ray.engine.plots.grids import HOLE, grid, panel, shades, sheet
+from gen_ray.engine.plots.grids import MISSING_COLOUR, contact_sheet, grid, panel, uncertainty_map
 from gen_ray.engine.training.session import chunks
 from gen_ray.errors import UserError
 from gen_ray.maths.noise import RowNoise
@@ -63,15 +63,15 @@ def test_a_panel_holds_its_pictures_side_by_side() -> None:
     assert (out[28:48, 16:46] == 10).all() and (out[28:68, 62:72] == 200).all()
     assert (out[:28, 16:46] < 128).any() and (out[:28, 46:62] == out[:, -16:].max()).all()
     assert (out[28:, 46:62] == 255).all() and (out[:, -16:] == 255).all()
-    rows = sheet([{"left": left}, {"right": right}])
+    rows = contact_sheet([{"left": left}, {"right": right}])
     assert rows.shape[0] == 28 + 20 + 16 + 28 + 40 + 16 and (rows[28:48, 16:46] == 10).all()
     assert (rows[92:132, 16:26] == 200).all()
 
 
 def test_shades_run_from_black_by_the_colour_of_holes_to_white() -> None:
-    seen = shades(torch.tensor([0.0, 0.2, 0.4]).view(1, 1, 1, 3))[0, :, 0]
-    assert seen.dtype == torch.uint8 and seen.T.tolist() == [[0, 0, 0], list(HOLE), [255, 255, 255]]
-    assert (shades(torch.zeros(1, 1, 1, 3)) == 0).all()
+    seen = uncertainty_map(torch.tensor([0.0, 0.2, 0.4]).view(1, 1, 1, 3))[0, :, 0]
+    assert seen.dtype == torch.uint8 and seen.T.tolist() == [[0, 0, 0], list(MISSING_COLOUR), [255, 255, 255]]
+    assert (uncertainty_map(torch.zeros(1, 1, 1, 3)) == 0).all()
 
 
 def test_samples_are_saved_as_they_are(tmp_path: Path) -> None:

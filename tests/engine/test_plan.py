@@ -10,18 +10,30 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_ray.bench.planner import Forecast, Link, Load, Pace, Site, forecast, paces, possible, worthwhile
+from gen_ray.bench.planner import (
+    Forecast,
+    NetworkLink,
+    RunWorkload,
+    StepCost,
+    Topology,
+    forecast,
+    paces,
+    possible,
+    worthwhile,
+)
 from gen_ray.datasets.prepare import prepare
 from gen_ray.engine.training import checkpoint
 from gen_ray.engine.training.session import LocalSession
-from gen_ray.engine.training.step import Learner
+from gen_ray.engine.training.step import TrainState
 from tests.conftest import ROOT, Said
 from tests.engine.toys import CPU, experiment, images, model
 
 GenRay = Callable[..., Said]
-LOAD = Load(batch=128, rows=12800, row_bytes=784, gradient_bytes=10**8, state_bytes=1, checkpoint_bytes=1, kept_bytes=1)
-FREE, SLOW = Link(1e9, 0.0), Link(8.0, 1e-3)
-SITE = Site(per_node=2, within=FREE, between=SLOW)
+LOAD = RunWorkload(
+    batch=128, rows=12800, row_bytes=784, gradient_bytes=10**8, state_bytes=1, checkpoint_bytes=1, kept_bytes=1
+)
+FREE, SLOW = NetworkLink(1e9, 0.0), NetworkLink(8.0, 1e-3)
+SITE = Topology(per_node=2, within=FREE, between=SLOW)
 
 
 def test_a_ring_carries_what_it_carries() -> None:
@@ -31,7 +43,7 @@ def test_a_ring_carries_what_it_carries() -> None:
 
 
 def test_a_forecast_is_what_one_computes_by_hand() -> None:
-    found = forecast(Pace(0.01, 0.001), LOAD, SITE, 4)
+    found = forecast(StepCost(0.01, 0.001), LOAD, SITE, 4)
     compute = 0.01 + 32 * 0.001
     last, flags = 6 * (1e-3 + 25 * 2**20 / 4 / 1e9), 6 * (1e-3 + 20 / 4 / 1e9)
     waiting = max(last, 0.156 - 2 / 3 * compute) + flags
@@ -50,7 +62,7 @@ def test_workers_slow_one_another_down_before_they_take_turns() -> None:
 
 def test_workers_who_share_cores_take_turns() -> None:
     site = replace(SITE, per_node=4, between=FREE, cores=2)
-    rates = [forecast(Pace(0.0, 0.001), LOAD, site, n).images_per_second for n in (1, 2, 4)]
+    rates = [forecast(StepCost(0.0, 0.001), LOAD, site, n).images_per_second for n in (1, 2, 4)]
     assert rates[1] / rates[0] == pytest.approx(2, rel=1e-3) and rates[2] / rates[1] == pytest.approx(1, rel=1e-3)
 
 
@@ -58,8 +70,8 @@ def test_workers_who_share_cores_take_turns() -> None:
 def test_a_better_link_is_never_slower_and_one_worker_needs_none(
     fixed: float, per_row: float, gbps: float, workers: int
 ) -> None:
-    pace = Pace(fixed, per_row)
-    worse, better = (replace(SITE, between=Link(g, 1e-4), within=Link(g, 1e-4)) for g in (gbps, 2 * gbps))
+    pace = StepCost(fixed, per_row)
+    worse, better = (replace(SITE, between=NetworkLink(g, 1e-4), within=NetworkLink(g, 1e-4)) for g in (gbps, 2 * gbps))
     assert (
         forecast(pace, LOAD, better, workers).images_per_second
         >= forecast(pace, LOAD, worse, workers).images_per_second
@@ -70,14 +82,14 @@ def test_a_better_link_is_never_slower_and_one_worker_needs_none(
 
 @given(st.floats(1e-4, 1), st.floats(1e-5, 1e-2))
 def test_a_line_is_found_again(fixed: float, per_row: float) -> None:
-    found = Pace.fit({n: fixed + per_row * n for n in (8, 16, 64, 128)})
+    found = StepCost.fit({n: fixed + per_row * n for n in (8, 16, 64, 128)})
     assert found.fixed == pytest.approx(fixed, rel=1e-4) and found.per_row == pytest.approx(per_row, rel=1e-4)
-    assert Pace.fit({128: 0.5}) == Pace(0.0, 0.5 / 128)
+    assert StepCost.fit({128: 0.5}) == StepCost(0.0, 0.5 / 128)
 
 
 def test_workers_stop_paying_where_doubling_them_brings_less() -> None:
     def of(workers: int, rate: float) -> Forecast:
-        return replace(forecast(Pace(0.0, 1.0), LOAD, SITE, 1), workers=workers, images_per_second=rate)
+        return replace(forecast(StepCost(0.0, 1.0), LOAD, SITE, 1), workers=workers, images_per_second=rate)
 
     assert worthwhile([of(1, 100), of(2, 190), of(4, 300), of(8, 360)]) == 4
     assert worthwhile([of(1, 100), of(2, 129)]) == 1
@@ -88,8 +100,8 @@ def test_workers_stop_paying_where_doubling_them_brings_less() -> None:
 def test_what_is_kept_is_what_is_written(tmp_path) -> None:
     exp = experiment("vae")
     net = model("vae").net
-    load = Load.of(exp, prepare("digits", out=tmp_path), exp.model(model("vae").spec).build_net())
-    learner = Learner(exp.model(model("vae").spec), exp.training, LocalSession({}), 10)
+    load = RunWorkload.of(exp, prepare("digits", out=tmp_path), exp.model(model("vae").spec).build_net())
+    learner = TrainState(exp.model(model("vae").spec), exp.training, LocalSession({}), 10)
     learner.step([images(8)], 0)
     files = learner.packed(1)
     assert load.checkpoint_bytes == pytest.approx(sum(map(len, files.values())), rel=0.35)  # names and shapes besides

@@ -8,7 +8,7 @@ import torch
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import evaluate
-from gen_ray.engine.evaluation.summary_figure import COLUMNS, COMPLETIONS, SAMPLES, halves, portrait
+from gen_ray.engine.evaluation.summary_figure import COLUMNS, COMPLETIONS, SAMPLES, half_masks, summary_figure
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.impute import complete
 from gen_ray.engine.plots import grids
@@ -53,7 +53,7 @@ def test_the_demo_is_of_every_family() -> None:
 def test_samples_stand_above_images_their_holes_and_what_fills_them(file: Path) -> None:
     model, n = untrained(file), 5
     x = torch.randint(17, (n, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    picture, mask = portrait(model, x, device=CPU), halves(x)
+    picture, mask = summary_figure(model, x, device=CPU), half_masks(x)
     samples, _ = evaluate.sample(model, SAMPLES, device=CPU)
     below = picture.shape[0] - (60 * n - 4)
     shown = grids.grid(samples, levels=17)
@@ -61,7 +61,7 @@ def test_samples_stand_above_images_their_holes_and_what_fills_them(file: Path) 
     assert (picture[22 + len(shown) : below] < 200).any(), "a caption stands between the two"
     rows, given = tiles(picture, below, n), grids.rgb(x, levels=17).permute(0, 2, 3, 1).numpy()
     known = mask.permute(0, 2, 3, 1).numpy()[..., 0]
-    assert (rows[:, 0] == given).all() and (rows[:, 1][~known] == grids.HOLE).all()
+    assert (rows[:, 0] == given).all() and (rows[:, 1][~known] == grids.MISSING_COLOUR).all()
     for column in range(1, COLUMNS):
         assert (rows[:, column][known] == given[known]).all()
     made = complete(model, x, mask, COMPLETIONS, device=CPU)
@@ -70,7 +70,7 @@ def test_samples_stand_above_images_their_holes_and_what_fills_them(file: Path) 
 
 
 def test_every_half_is_a_hole_by_turns() -> None:
-    known = halves(torch.zeros(5, 3, 4, 6))
+    known = half_masks(torch.zeros(5, 3, 4, 6))
     assert known.shape == (5, 3, 4, 6) and (known.flatten(1).double().mean(1) == 0.5).all()
     upper, lower, left, right = known[:4]
     assert upper[:, :2].all() and lower[:, 2:].all() and left[..., :3].all() and right[..., 3:].all()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gen_ray.engine.training import ema, post_hoc_ema
-from gen_ray.engine.training.step import Learner
+from gen_ray.engine.training.step import TrainState
 from gen_ray.errors import RunError, UserError
 from gen_ray.maths import power_ema
 from tests.engine.toys import SPEC, experiment, images, session
@@ -22,12 +22,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[float, di
     folder = tmp_path_factory.mktemp("run")
     exp = experiment("vae", ema_snapshots=12)
     here = session(exp, folder)
-    learner = Learner(exp.model(SPEC), exp.training, here, STEPS)
-    true = {width: ema.twin(learner.bare) for width in (0.05, 0.08, 0.15)}
+    learner = TrainState(exp.model(SPEC), exp.training, here, STEPS)
+    true = {width: ema.copy_for_ema(learner.bare) for width in (0.05, 0.08, 0.15)}
     for step in range(STEPS):
         learner.step([images(8, seed=step)], step)
         for width, average in true.items():
-            ema.move(average, learner.bare, 1 - power_ema.decay(step + 1, power_ema.gamma_of(width)))
+            ema.update(average, learner.bare, 1 - power_ema.decay(step + 1, power_ema.gamma_of(width)))
         if learner.snapshot_due(step + 1):
             here.keep(learner.packed_averages, step + 1)
     return folder, {width: average.state_dict() for width, average in true.items()} | {0.0: learner.bare.state_dict()}
@@ -74,7 +74,7 @@ def test_a_width_that_the_kept_ones_do_not_span_is_refused(home: tuple[Path, dic
 
 
 def test_few_times_kept_span_few_widths(home: tuple[Path, dict]) -> None:
-    first, second = post_hoc_ema.times(home[0])[:2]
+    first, second = post_hoc_ema.snapshot_steps(home[0])[:2]
     assert post_hoc_ema.residual(home[0], 0.05, first) < 1e-3 > post_hoc_ema.residual(home[0], 0.1, first)
     for width, at in ((0.15, first), (0.15, second), (0.03, second)):
         assert post_hoc_ema.residual(home[0], 0.15) < post_hoc_ema.MOST_RESIDUAL

@@ -9,27 +9,27 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_ray.engine.evaluation.pareto import Choice, Point, choose, front
+from gen_ray.engine.evaluation.pareto import CostQuality, SamplerChoice, choose, pareto_front
 from gen_ray.engine.evaluation.quality_metrics import WittenBell, jackknife
-from gen_ray.engine.evaluation.sampler_settings import affordable, menu
+from gen_ray.engine.evaluation.sampler_settings import affordable, sampler_settings
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.fingerprint import build, fingerprint
 from gen_ray.engine.plots import grids
-from gen_ray.engine.plots.lines import costs
+from gen_ray.engine.plots.lines import cost_quality
 from gen_ray.errors import UserError
 from gen_ray.tracking.releases import Release
 from tests.engine.toys import CPU, model
 
 
-def point(seconds: float, quality: float, error: float = 0.0, sampler: str = "s") -> Point:
-    return Point(sampler=sampler, steps=1, nfe=1, seconds_per_sample=seconds, quality=quality, error=error)
+def point(seconds: float, quality: float, error: float = 0.0, sampler: str = "s") -> CostQuality:
+    return CostQuality(sampler=sampler, steps=1, nfe=1, seconds_per_sample=seconds, quality=quality, error=error)
 
 
 POINTS = st.lists(st.builds(point, st.floats(1e-5, 1e2), st.floats(0, 1e3), st.floats(0, 10)), min_size=1, max_size=30)
 
 
 @given(POINTS)
-def test_no_choice_is_beaten_and_each_is_no_dearer_than_the_next(points: list[Point]) -> None:
+def test_no_choice_is_beaten_and_each_is_no_dearer_than_the_next(points: list[CostQuality]) -> None:
     chosen = choose(points)
     fast, balanced, best = (chosen[name] for name in ("fast", "balanced", "best"))
     assert fast.seconds_per_sample <= balanced.seconds_per_sample <= best.seconds_per_sample
@@ -42,12 +42,12 @@ def test_no_choice_is_beaten_and_each_is_no_dearer_than_the_next(points: list[Po
 
 
 @given(POINTS)
-def test_the_front_is_all_that_nothing_else_beats(points: list[Point]) -> None:
-    def beaten(one: Point) -> bool:
+def test_the_front_is_all_that_nothing_else_beats(points: list[CostQuality]) -> None:
+    def beaten(one: CostQuality) -> bool:
         a = (one.seconds_per_sample, one.quality)
         return any((b := (p.seconds_per_sample, p.quality)) != a and b[0] <= a[0] and b[1] <= a[1] for p in points)
 
-    assert {(p.seconds_per_sample, p.quality) for p in front(points)} == {
+    assert {(p.seconds_per_sample, p.quality) for p in pareto_front(points)} == {
         (p.seconds_per_sample, p.quality) for p in points if not beaten(p)
     }
 
@@ -88,32 +88,34 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 def test_the_menu_has_what_samplers_take() -> None:
     of = model("ddpm")
-    dishes = {(dish.choice.sampler, dish.choice.steps): dish.nfe for dish in menu(of.family)}
+    dishes = {(dish.choice.sampler, dish.choice.steps): dish.nfe for dish in sampler_settings(of.family)}
     assert dishes["ddim", 20] == 20 and dishes["heun", 10] == 19 and ("ancestral", 40) not in dishes
-    assert [d.choice for d in menu(of.family, ["ddim:eta=0.5"], [3, 6])] == [Choice("ddim:eta=0.5", n) for n in (3, 6)]
-    assert [dish.choice.sampler for dish in menu(model("vae").family)] == ["mean", "draw"]
+    assert [d.choice for d in sampler_settings(of.family, ["ddim:eta=0.5"], [3, 6])] == [
+        SamplerChoice("ddim:eta=0.5", n) for n in (3, 6)
+    ]
+    assert [dish.choice.sampler for dish in sampler_settings(model("vae").family)] == ["mean", "draw"]
     diffusion = model("score_sde")
-    assert "euler_maruyama" in {dish.choice.sampler for dish in menu(diffusion.family)}
+    assert "euler_maruyama" in {dish.choice.sampler for dish in sampler_settings(diffusion.family)}
     least = {name: about.least_steps for name, about in diffusion.family.samplers().items()}
-    assert all(dish.choice.steps >= least[dish.choice.sampler] for dish in menu(diffusion.family))
-    assert {dish.choice.sampler for dish in menu(diffusion.family, steps=[20])} == {
+    assert all(dish.choice.steps >= least[dish.choice.sampler] for dish in sampler_settings(diffusion.family))
+    assert {dish.choice.sampler for dish in sampler_settings(diffusion.family, steps=[20])} == {
         n for n in least if least[n] <= 20
     } - {"adaptive"}
     with pytest.raises(UserError, match="'euler_maruyama' needs at least 51 steps, got 20"):
-        menu(diffusion.family, ["euler_maruyama"], [20])
+        sampler_settings(diffusion.family, ["euler_maruyama"], [20])
     with pytest.raises(UserError, match="there is no sampler 'euler'"):
-        menu(of.family, ["euler"], [3])
+        sampler_settings(of.family, ["euler"], [3])
     with pytest.raises(UserError, match="sampler 'nosuch'; "):
-        menu(of.family, ["nosuch"])
-    kept, left = affordable(menu(of.family), 30)
+        sampler_settings(of.family, ["nosuch"])
+    kept, left = affordable(sampler_settings(of.family), 30)
     assert sum(dish.nfe for dish in kept) <= 30 and len(kept) + len(left) == len(dishes)
-    assert len(affordable(menu(of.family), 0)[0]) == 1
+    assert len(affordable(sampler_settings(of.family), 0)[0]) == 1
 
 
 @pytest.mark.parametrize("family", ["ddpm", "vae", "tokens"])
 def test_a_fingerprint_is_of_the_weights_alone(family: str, tmp_path: Path) -> None:
     of = model(family)
-    choice = Choice(next(iter(of.family.samplers())), 1 if family == "vae" else 4)
+    choice = SamplerChoice(next(iter(of.family.samplers())), 1 if family == "vae" else 4)
     sha = fingerprint(of, choice, CPU)
     artifact.write(tmp_path / "a", of)
     torch.manual_seed(99)
@@ -123,7 +125,9 @@ def test_a_fingerprint_is_of_the_weights_alone(family: str, tmp_path: Path) -> N
 
 
 def test_a_release_is_read_back_from_its_tags_which_mlflow_takes() -> None:
-    curve: Sequence[Point] = [point(1.234e-3 * (i + 1), 100.5 / (i + 1), 0.25, f"sampler-{i % 7}") for i in range(100)]
+    curve: Sequence[CostQuality] = [
+        point(1.234e-3 * (i + 1), 100.5 / (i + 1), 0.25, f"sampler-{i % 7}") for i in range(100)
+    ]
     chosen = {name: p.choice for name, p in choose(curve).items()}
     made = Release(
         version="3", mlflow_id="0" * 32, quality=chosen, metric="m", curve=curve, fingerprint="f" * 64, build="b"
@@ -139,6 +143,8 @@ def test_a_release_is_read_back_from_its_tags_which_mlflow_takes() -> None:
 
 def test_the_picture_of_a_curve_names_the_marks(tmp_path: Path) -> None:
     lines = {"ddim": [(0.001, 9.0), (0.01, 3.0)], "heun": [(0.002, 5.0)]}
-    picture = costs(lines, {"fast": (0.001, 9.0), "balanced": (0.01, 3.0), "best": (0.01, 3.0)}, quality="distance")
+    picture = cost_quality(
+        lines, {"fast": (0.001, 9.0), "balanced": (0.01, 3.0), "best": (0.01, 3.0)}, quality="distance"
+    )
     grids.write(tmp_path / "curve.png", picture)
     assert picture.shape[2] == 3 and (picture == 0).any()

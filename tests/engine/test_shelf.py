@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from gen_ray.engine.training.checkpoint_store import Shelf
+from gen_ray.engine.training.checkpoint_store import CheckpointStore
 from gen_ray.errors import RunError
 from gen_ray.storage import manifest
 
@@ -16,14 +16,14 @@ def of(validation: float) -> dict[str, bytes]:
     return {"position.json": json.dumps({"validation_nats": validation}).encode()}
 
 
-def filled(home: Path, losses: list[float], **kept: int) -> Shelf:
-    shelf = Shelf(home, **kept)
+def filled(home: Path, losses: list[float], **kept: int) -> CheckpointStore:
+    shelf = CheckpointStore(home, **kept)
     for step, loss in enumerate(losses, start=1):
         shelf.save(of(loss), step)
     return shelf
 
 
-def steps(shelf: Shelf) -> list[int]:
+def steps(shelf: CheckpointStore) -> list[int]:
     return [int(folder.name.removeprefix("step-")) for folder in shelf.folders()]
 
 
@@ -46,12 +46,12 @@ def test_the_newest_and_the_best_are_kept(
 
 
 def test_the_lowest_validation_loss_is_found_and_of_equal_ones_the_newest(tmp_path: Path) -> None:
-    assert Shelf(tmp_path / "none").lowest() is None
-    assert filled(tmp_path / "a", [1.0, 3.0, 2.0]).lowest() == tmp_path / "a" / "step-000000001"
-    assert filled(tmp_path / "b", [float("inf")] * 3).lowest() == tmp_path / "b" / "step-000000003"
+    assert CheckpointStore(tmp_path / "none").best_checkpoint() is None
+    assert filled(tmp_path / "a", [1.0, 3.0, 2.0]).best_checkpoint() == tmp_path / "a" / "step-000000001"
+    assert filled(tmp_path / "b", [float("inf")] * 3).best_checkpoint() == tmp_path / "b" / "step-000000003"
     damaged = filled(tmp_path / "c", [1.0, 3.0, 2.0])
     (damaged.place(1) / "MANIFEST.sha256").unlink()
-    assert damaged.lowest() == damaged.place(3)
+    assert damaged.best_checkpoint() == damaged.place(3)
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -
     (tmp_path / ".step-000000003.77").mkdir()
     (tmp_path / ".step-000000003.77" / "net.safetensors").write_bytes(b"half")
     assert steps(shelf) == [1, 2]
-    shelf.tidy()
+    shelf.remove_drafts()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000001", "step-000000002"]
 
 
@@ -78,12 +78,12 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path: P
         (folder / manifest.NAME).unlink()
     with pytest.raises(RunError, match=r"step-000000001/MANIFEST\.sha256: missing"):
         shelf.last()
-    assert Shelf(tmp_path / "none").last() is None
+    assert CheckpointStore(tmp_path / "none").last() is None
 
 
 def test_a_shelf_becomes_another_with_all_it_holds_and_nothing_else(tmp_path: Path) -> None:
     mine, other = filled(tmp_path / "mine", [5.0, 6.0, 7.0, 8.0, 9.0]), filled(tmp_path / "other", [1.0, 2.0, 3.0, 4.0])
-    mine.become(other)
+    mine.replace_with(other)
     assert steps(mine) == steps(other) == [1, 3, 4]
     last = mine.last()
     assert last is not None and last == tmp_path / "mine" / "step-000000004", "as it was written"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gen_ray.engine.training import ema
 from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
-from gen_ray.engine.training.step import Learner, NonFiniteError, Wish, autocast, learning_rate, precision_on
+from gen_ray.engine.training.step import NonFiniteError, StepSignal, TrainState, autocast, learning_rate, precision_on
 from gen_ray.errors import UserError
 from gen_ray.experiment import Training
 from gen_ray.family import LossTerms
@@ -21,9 +21,9 @@ from gen_ray.maths.noise import generator
 from tests.engine.toys import CPU, SPEC, Ring, RingSession, experiment, images, session, splits
 
 
-def learner(family: str = "vae", *, kind: type = LocalSession, total: int = 100, **training: Any) -> Learner:
+def learner(family: str = "vae", *, kind: type = LocalSession, total: int = 100, **training: Any) -> TrainState:
     exp = experiment(family, **training)
-    return Learner(exp.model(SPEC), exp.training, session(exp, kind=kind), total)
+    return TrainState(exp.model(SPEC), exp.training, session(exp, kind=kind), total)
 
 
 def weights(net: nn.Module) -> list[Tensor]:
@@ -61,7 +61,7 @@ def test_two_ranks_are_one_rank_with_two_micro_batches(family: str) -> None:
     apart = []
     for rank in (0, 1):
         exp = experiment(family, workers=2)
-        alone = Learner(exp.model(SPEC), exp.training, RingSession(Ring(2), rank, exp), 100)
+        alone = TrainState(exp.model(SPEC), exp.training, RingSession(Ring(2), rank, exp), 100)
         alone._backward(lanes[rank], 5, rank, last=True)
         apart.append([p.grad for p in alone.bare.parameters()])
     for grad, first, second in zip([p.grad for p in one.bare.parameters()], *apart, strict=True):
@@ -159,19 +159,19 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(decay: Any, expected: list
 
 def test_the_average_in_closed_form() -> None:
     net, drift = nn.Linear(1, 1, bias=False), 0.5
-    twin, expected = ema.twin(net), net.weight.item()
+    twin, expected = ema.copy_for_ema(net), net.weight.item()
     start = expected
     for step in range(200):
         with torch.no_grad():
             net.weight.fill_(start + drift * (step + 1))
         decay = min(0.9, (1 + step) / (10 + step))
         expected = decay * expected + (1 - decay) * net.weight.item()
-        ema.move(twin, net, ema.share(0.9, step))
+        ema.update(twin, net, ema.ema_rate(0.9, step))
         assert twin.weight.item() == pytest.approx(expected, rel=1e-5)
     assert (net.weight - twin.weight).item() == pytest.approx(drift * 0.9 / (1 - 0.9), rel=1e-3)  # lag of a line
     for step in range(200, 400):  # constant weights: the distance shrinks by the decay each step
         gap = (net.weight - twin.weight).item()
-        ema.move(twin, net, ema.share(0.9, step))
+        ema.update(twin, net, ema.ema_rate(0.9, step))
         if gap > 0.1:
             assert (net.weight - twin.weight).item() == pytest.approx(0.9 * gap, rel=1e-3)
     assert not twin.training and not any(p.requires_grad for p in twin.parameters())
@@ -179,9 +179,9 @@ def test_the_average_in_closed_form() -> None:
 
 def test_the_average_copies_buffers() -> None:
     net = nn.BatchNorm1d(2)
-    twin = ema.twin(net)
+    twin = ema.copy_for_ema(net)
     net(torch.randn(8, 2))
-    ema.move(twin, net, ema.share(0.9, 0))
+    ema.update(twin, net, ema.ema_rate(0.9, 0))
     assert torch.equal(twin.running_mean, net.running_mean) and twin.num_batches_tracked == 1
 
 
@@ -207,7 +207,7 @@ class Faulty:
 @pytest.mark.parametrize("gradient_only", [False, True])
 def test_a_loss_that_is_not_finite_stops_before_the_update(gradient_only: bool) -> None:
     exp = experiment("ddpm")
-    one = Learner(Faulty(exp.model(SPEC), 2, gradient_only=gradient_only), exp.training, session(exp), 100)  # type: ignore[arg-type]
+    one = TrainState(Faulty(exp.model(SPEC), 2, gradient_only=gradient_only), exp.training, session(exp), 100)  # type: ignore[arg-type]
     for step in (0, 1):
         one.step([images(8)], step)
     net, average, state = weights(one.bare), weights(one.ema), copy.deepcopy(one.optimizer.state_dict()["state"])
@@ -225,7 +225,7 @@ def test_every_rank_stops_and_names_the_one_at_fault(culprit: int) -> None:
     ring, exp = Ring(3), experiment(workers=3, batch_size=9)
 
     def work(rank: int) -> None:
-        one = Learner(made[rank], exp.training, RingSession(ring, rank, exp), 100)  # type: ignore[arg-type]
+        one = TrainState(made[rank], exp.training, RingSession(ring, rank, exp), 100)  # type: ignore[arg-type]
         one.step([images(3)], 0)
 
     made = [Faulty(exp.model(SPEC), 0, gradient_only=rank != culprit) for rank in range(3)]
@@ -235,12 +235,12 @@ def test_every_rank_stops_and_names_the_one_at_fault(culprit: int) -> None:
 
 
 def test_rank_0_alone_decides_what_is_to_be_done() -> None:
-    for asking, expected in ((0, Wish.STOP), (1, Wish.GO_ON)):
+    for asking, expected in ((0, StepSignal.STOP), (1, StepSignal.GO_ON)):
         ring, exp = Ring(2), experiment(workers=2)
-        ranks = [Learner(exp.model(SPEC), exp.training, RingSession(ring, r, exp), 100) for r in range(2)]
+        ranks = [TrainState(exp.model(SPEC), exp.training, RingSession(ring, r, exp), 100) for r in range(2)]
 
-        def work(rank: int, ranks: list[Learner] = ranks, asking: int = asking) -> Wish:
-            return ranks[rank].step([images(4)], 0, Wish.STOP if rank == asking else Wish.GO_ON)[1]
+        def work(rank: int, ranks: list[TrainState] = ranks, asking: int = asking) -> StepSignal:
+            return ranks[rank].step([images(4)], 0, StepSignal.STOP if rank == asking else StepSignal.GO_ON)[1]
 
         assert ring.run(work) == [expected, expected]
 
@@ -275,7 +275,7 @@ def test_bfloat16_trains_deterministically_near_float32(family: str) -> None:
 def test_recomputing_a_net_that_cannot_is_refused() -> None:
     exp = experiment("ddpm", recompute=True)
     with pytest.raises(UserError, match=r"training\.recompute: the net of ddpm has no blocks"):
-        Learner(exp.model(SPEC), exp.training, session(exp), 10)
+        TrainState(exp.model(SPEC), exp.training, session(exp), 10)
 
 
 def test_a_recomputing_run_is_the_run_to_the_bit() -> None:
@@ -283,7 +283,7 @@ def test_a_recomputing_run_is_the_run_to_the_bit() -> None:
     ends = []
     for anew in (False, True):
         exp = experiment("ddpm-dropout", recompute=anew)
-        one = Learner(exp.model(SPEC), exp.training, session(exp), 10)
+        one = TrainState(exp.model(SPEC), exp.training, session(exp), 10)
         for step in range(3):
             one.step([images(8, seed=step)], step)
         ends.append(one.bare.state_dict())
@@ -311,7 +311,7 @@ def test_the_step_is_the_same_however_many_workers_share_its_lanes(shared_out: l
     def gradients(slots: range, workers: int) -> list[torch.Tensor]:
         exp = experiment("vae")
         place = LocalSession(splits(exp), world_size=workers, slots=slots, all_slots=4)
-        alone = Learner(exp.model(SPEC), exp.training, place, 100)
+        alone = TrainState(exp.model(SPEC), exp.training, place, 100)
         for lane in alone.lanes:
             alone._backward(lanes[lane], 5, lane, last=lane == alone.lanes[-1])
         return [p.grad for p in alone.bare.parameters()]

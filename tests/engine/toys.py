@@ -11,7 +11,7 @@ from torch import Tensor
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
-from gen_ray.engine.training.batches import Cached
+from gen_ray.engine.training.batches import InMemoryBatches
 from gen_ray.engine.training.checkpoint import Files
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment, parse
@@ -52,7 +52,7 @@ def experiment(family: str = "vae", *, batch_size: int = 8, workers: int = 1, **
     )
 
 
-def splits(exp: Experiment, rank: int = 0, rows: int = 40) -> dict[str, Cached]:
+def splits(exp: Experiment, rank: int = 0, rows: int = 40) -> dict[str, InMemoryBatches]:
     place = {
         "batch_size": exp.data.batch_size,
         "seed": exp.training.seed,
@@ -60,7 +60,10 @@ def splits(exp: Experiment, rank: int = 0, rows: int = 40) -> dict[str, Cached]:
         "world_size": exp.scaling.num_workers,
         "accumulate": exp.training.accumulate,
     }
-    return {"train": Cached(images(rows), **place), "validation": Cached(images(700, seed=1), **place)}
+    return {
+        "train": InMemoryBatches(images(rows), **place),
+        "validation": InMemoryBatches(images(700, seed=1), **place),
+    }
 
 
 def session(exp: Experiment, folder: Path | None = None, kind: type[LocalSession] = LocalSession) -> LocalSession:

@@ -13,7 +13,7 @@ from gen_ray.configuration.base import Config, validated
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
-from gen_ray.family import Chain, Family, Held, Sampler
+from gen_ray.family import Chain, Family, Known, Sampler
 from gen_ray.maths.noise import RowNoise
 from tests.families.cases import CASES, CONFIGS, PROMISES, Case, awake, built, rng
 
@@ -301,14 +301,14 @@ TICKS = 20
 """Rows of a table that show whether completions depend on each other."""
 
 
-def held(case: Case, n: int) -> Held:
+def held(case: Case, n: int) -> Known:
     """Return n examples of which scattered scalars are known: in one row none, in another all."""
     mask = torch.rand((n, *case.spec.shape), generator=rng(n)) < 0.5
     mask[0], mask[-1] = False, True
-    return Held(known=case.x(n), mask=mask)
+    return Known(known=case.x(n), mask=mask)
 
 
-def noted(x: Tensor, given: Held) -> Tensor:
+def noted(x: Tensor, given: Known) -> Tensor:
     """Return completions as integers once the known part is seen to be bit for bit what was given."""
     assert x.shape == given.known.shape and torch.equal(x[given.mask].long(), given.known[given.mask].long())
     return x.int()
@@ -337,7 +337,7 @@ def test_a_completion_does_not_depend_on_its_neighbours(case: Case) -> None:
         given = held(case, 7)
         chain = Chain(chain.table[-TICKS:], chain.kernel)  # in hundreds of rows rounding grows, and so does the time
         many = noted(generate(net, chain, 7, seed=3, device=CPU, held=given), given)
-        other = Held(known=torch.where(given.mask, given.known, 0), mask=given.mask)
+        other = Known(known=torch.where(given.mask, given.known, 0), mask=given.mask)
         few, later = (
             generate(net, chain, n, seed=3, device=CPU, batch_size=2, first=first, held=other.part(first, n)).int()
             for n, first in ((3, 0), (4, 3))
@@ -363,7 +363,7 @@ def test_another_seed_completes_otherwise(case: Case) -> None:
     family, net = built(case)
     for name in family.imputers():
         x = case.x(1).expand(12, *case.spec.shape).clone()
-        given = Held(known=x, mask=torch.zeros_like(x, dtype=torch.bool))
+        given = Known(known=x, mask=torch.zeros_like(x, dtype=torch.bool))
         chain = family.impute(name, few(family.imputers()[name]))
         here, again, there = (generate(net, chain, 12, seed=seed, device=CPU, held=given) for seed in (0, 0, 1))
         assert torch.equal(here, again) and not torch.equal(here, there)

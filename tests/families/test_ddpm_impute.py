@@ -10,7 +10,7 @@ from torch.distributions import Normal
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.families.ddpm.model import FEWEST
-from gen_ray.family import Held
+from gen_ray.family import Known
 from gen_ray.maths import tables
 from tests.families.test_ddpm_oracle import CPU, MIXTURE, PAIR, model, oracle
 from tests.maths.test_tables import error
@@ -27,7 +27,7 @@ def completed(imputer: str, steps: int | None, level: int) -> Tensor:
     """Return the second pixel (N,) of completions where the first is held at a level."""
     family = model(PAIR, steps=200)
     known = torch.tensor([level, 7], dtype=torch.uint8).view(1, 1, 1, 2).expand(N, -1, -1, -1)
-    held = Held(known=known, mask=torch.tensor([True, False]).expand(N, 1, 1, 2))
+    held = Known(known=known, mask=torch.tensor([True, False]).expand(N, 1, 1, 2))
     net = oracle(family, MIXTURE)
     x = generate(net, family.impute(imputer, steps), N, seed=1, device=CPU, batch_size=N, held=held)
     assert (x[..., 0] == level).all()
@@ -100,7 +100,7 @@ def test_with_nothing_known_an_imputer_is_a_sampler_and_with_all_known_it_is_idl
     family = model(PAIR, steps=60)
     net, known = oracle(family, MIXTURE), torch.full((N, 1, 1, 2), 99, dtype=torch.uint8)
     for filled in (False, True):
-        held = Held(known=known, mask=torch.full_like(known, filled, dtype=torch.bool))
+        held = Known(known=known, mask=torch.full_like(known, filled, dtype=torch.bool))
         x = generate(net, family.impute("replacement", 60), N, seed=0, device=CPU, batch_size=N, held=held)
         same = generate(net, family.chain("ancestral", 60), N, seed=0, device=CPU, batch_size=N)
         assert torch.equal(x, known if filled else same)
@@ -131,5 +131,5 @@ def test_an_imputer_of_few_steps_is_not_worse_than_a_constant(name: str) -> None
             for steps in range(least, min(least + 8, T) + 1):
                 assert error(family.impute(name, steps).table) < 1.02, (schedule, T, steps)
             rows = tables.ancestral(family.schedule, least - 1, "large", spacing="log_snr")
-            below.append(error(tables.focus(rows, 20) if name == "focus" else tables.resample(rows, 10, 5)))
+            below.append(error(tables.repaint_low_noise(rows, 20) if name == "focus" else tables.resample(rows, 10, 5)))
     assert max(below) > 1.02

@@ -13,7 +13,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
-from gen_ray.family import Chain, Family, Held
+from gen_ray.family import Chain, Family, Known
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths.discrete_kernels import ResamplingKernel, UnmaskingKernel
 from gen_ray.maths.discrete_schedules import on_grid
@@ -375,11 +375,11 @@ def test_a_gibbs_corrector_leaves_the_law_of_its_level_and_finds_it_from_anywher
 # ---- completion -----------------------------------------------------------------------------------------------------
 
 
-def held(known: dict[int, int], n: int = ENOUGH) -> Held:
+def held(known: dict[int, int], n: int = ENOUGH) -> Known:
     values, mask = torch.full((n, JOINT.D), 2), torch.zeros(n, JOINT.D, dtype=torch.bool)
     for place, value in known.items():
         values[:, place], mask[:, place] = value, True
-    return Held(known=values.to(torch.uint8), mask=mask)
+    return Known(known=values.to(torch.uint8), mask=mask)
 
 
 def completed(chain: Chain, net: nn.Module, known: dict[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.experiment import parse
-from gen_ray.family import Completer, Family
+from gen_ray.family import Family, SupportsMaskedLikelihood
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths.discrete_schedules import on_grid
 from tests.families.cases import rng
@@ -50,7 +50,7 @@ def _sets(free: list[int], n: int) -> list[tuple[int, ...]]:
 
 def drawn(model: Family, net: nn.Module, x: Tensor, mask: Tensor, effort: int, n: int = 300) -> Tensor:
     """Return independent estimates (n, B), float64."""
-    assert isinstance(model, Completer)
+    assert isinstance(model, SupportsMaskedLikelihood)
     found = [model.masked_nll(net, x, mask, rng(i), effort=effort) for i in range(n)]
     return torch.stack([one.nats.double() for one in found if one is not None])
 
@@ -88,7 +88,7 @@ def test_the_estimate_is_unbiased_at_a_net_that_is_not_the_posterior(
 def test_where_nothing_is_known_it_is_the_likelihood_draw_for_draw(kernel: Any) -> None:
     model, x = family(kernel), JOINT.sample(6)
     net, nothing = (CausalOracle(JOINT) if kernel == "order" else CROOKED), torch.zeros(6, 3, dtype=torch.bool)
-    assert isinstance(model, Completer)
+    assert isinstance(model, SupportsMaskedLikelihood)
     found = model.masked_nll(net, x, nothing, rng(), effort=2)
     assert found is not None and torch.equal(found.nats.double(), model.nll(net, x, rng(), effort=2).nats.double())
 
@@ -106,7 +106,7 @@ def test_rows_may_have_holes_of_their_own_and_none_costs_nothing() -> None:
 @pytest.mark.parametrize("known", MASKS, ids=str)
 def test_an_order_is_exact_at_its_end_and_silent_elsewhere(known: tuple[bool, ...]) -> None:
     model, x = family("order"), JOINT.sequences
-    assert isinstance(model, Completer)
+    assert isinstance(model, SupportsMaskedLikelihood)
     found = model.masked_nll(CausalOracle(JOINT), x, torch.tensor(known).expand(x.shape), rng(), effort=9)
     if known != tuple(sorted(known, reverse=True)):
         assert found is None
@@ -117,5 +117,5 @@ def test_an_order_is_exact_at_its_end_and_silent_elsewhere(known: tuple[bool, ..
 
 def test_the_uniform_chain_has_no_such_bound() -> None:
     model, x = family("uniform"), JOINT.sample(2)
-    assert isinstance(model, Completer)
+    assert isinstance(model, SupportsMaskedLikelihood)
     assert model.masked_nll(CROOKED, x, torch.zeros(2, 3, dtype=torch.bool), rng(), effort=2) is None

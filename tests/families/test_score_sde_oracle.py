@@ -13,7 +13,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.families.score_sde import ScoreSde, ScoreSdeConfig
-from gen_ray.family import Held
+from gen_ray.family import Known
 from gen_ray.maths.gaussian import PREDICTIONS
 from gen_ray.maths.noise import RowNoise
 from tests.families.cases import rng
@@ -279,7 +279,7 @@ def completed(family: ScoreSde, imputer: str, steps: int | None) -> tuple[Tensor
     known, mask = torch.zeros(30, *PAIRS.shape, dtype=torch.int32), torch.zeros(30, *PAIRS.shape, dtype=torch.bool)
     known[..., 0], mask[..., 0] = u, True
     chain = family.impute(imputer, steps)
-    held = Held(known=known, mask=mask)
+    held = Known(known=known, mask=mask)
     out = generate(Oracle(PLANE, family), chain, 30, seed=1, device=CPU, held=held)
     assert (out[..., 0] == u).all()
     ln_w = PLANE.weights.log() - ((0.1 - PLANE.means) / PLANE.stds)[:, 0] ** 2 / 2 - PLANE.stds[:, 0].log()
@@ -313,7 +313,7 @@ def test_the_default_imputer_agrees_with_the_conditional_law(sde: str, dims: int
     cov = (basis * 0.09 * torch.logspace(0, -2, dims, dtype=torch.float64)) @ basis.T
     known = torch.arange(dims) % 2 == 0
     u = (torch.linalg.cholesky(cov) @ torch.randn(dims, dtype=torch.float64, generator=rng(1)) + 1) / family.bin
-    held = Held(known=u.round().int().expand(n, 1, 1, dims), mask=known.expand(n, 1, 1, dims))
+    held = Known(known=u.round().int().expand(n, 1, 1, dims), mask=known.expand(n, 1, 1, dims))
     chain = family.impute(next(iter(family.imputers())))
     out = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, held=held)
     x = out.double().view(n, dims) * family.bin - 1
@@ -336,7 +336,7 @@ def test_langevin_imputation_of_two_scalars_is_bounded(sde: str, steps: int, mos
     family, n = model(spec, sde=sde), 200
     cov = torch.tensor([[0.05, 0.02], [0.02, 0.05]], dtype=torch.float64)
     known = torch.full((n, 1, 1, 2), 40000, dtype=torch.int32)
-    held = Held(known=known, mask=torch.tensor([True, False]).expand(n, 1, 1, 2))
+    held = Known(known=known, mask=torch.tensor([True, False]).expand(n, 1, 1, 2))
     assert family.imputers()["pc"].least_steps == 16
     chain = family.impute("pc", steps)
     x = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, held=held)
@@ -377,7 +377,7 @@ def test_the_known_part_comes_back_bit_for_bit(sde: str, levels: int) -> None:
     known.view(-1)[: min(levels, 65536)] = torch.arange(min(levels, 65536))
     mask = torch.rand(known.shape, generator=rng(1)) < 0.9
     for imputer in ("pc", "repaint:times=2,jump=2"):
-        held = Held(known=known, mask=mask)
+        held = Known(known=known, mask=mask)
         steps = 16 if imputer == "pc" else 3
         out = generate(lambda z, t: 0.3 * z, family.impute(imputer, steps), 128, seed=0, device=CPU, held=held)
         assert torch.equal(out[mask].long(), known[mask])

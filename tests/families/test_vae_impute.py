@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.generate import generate
 from gen_ray.families.vae import Vae, VaeConfig
-from gen_ray.family import Chain, Held, State
+from gen_ray.family import Chain, Known, State
 from gen_ray.maths.noise import RowNoise
 from tests.families import test_vae_oracle as oracle
 from tests.families.cases import rng
@@ -50,7 +50,7 @@ class Quick:
 
 
 @torch.no_grad()
-def walk(net: nn.Module, chain: Chain, held: Held) -> State:
+def walk(net: nn.Module, chain: Chain, held: Known) -> State:
     """Return the state at the end of a chain of N rows."""
     noise = Quick()
     state = chain.kernel.start(noise, CPU, held)
@@ -64,7 +64,7 @@ def distance(vae: Vae, net: nn.Module, imputer: str, log_p: Tensor, first: int) 
     levels, shape, chain = vae.spec.levels, vae.spec.shape, vae.impute(imputer, 150)
     known, mask = torch.zeros(N, 2, dtype=torch.uint8), torch.zeros(N, 2, dtype=torch.bool)
     known[:, 0], known[:, 1], mask[:, 0] = first, levels - 1, True  # what stands in the hole must not matter
-    x = chain.kernel.finish(walk(net, chain, Held(known=known.view(N, *shape), mask=mask.view(N, *shape)))).flatten(1)
+    x = chain.kernel.finish(walk(net, chain, Known(known=known.view(N, *shape), mask=mask.view(N, *shape)))).flatten(1)
     assert (x[:, 0] == first).all()
     expected = N * log_p.view(levels, levels)[first].softmax(0)
     counted = torch.bincount(x[:, 1].long(), minlength=levels)
@@ -100,7 +100,7 @@ def bias(net: nn.Module, imputer: str, steps: int = 100) -> float:
     known = torch.tensor([1.5, -1.0])
     x = torch.cat([known, torch.tensor([99.0, -99.0])]).expand(N, 4).reshape(N, 1, 1, 4)
     mask = torch.tensor([True, True, False, False]).expand(N, 4).reshape(N, 1, 1, 4)
-    full = walk(net, oracle.family().impute(imputer, steps), Held(known=x, mask=mask))["seen"].flatten(1).double()
+    full = walk(net, oracle.family().impute(imputer, steps), Known(known=x, mask=mask))["seen"].flatten(1).double()
     assert torch.equal(full[:, :2], known.double().expand(N, 2))
     mean, covariance = conditional(known.double())
     offset = full[:, 2:] - mean
@@ -128,9 +128,9 @@ def test_where_all_is_known_nothing_changes_and_where_nothing_is_the_model_is_sa
     known = torch.randint(3, (N, *vae.spec.shape), generator=rng(), dtype=torch.uint8)
     for imputer in vae.imputers():
         chain = vae.impute(imputer, 3)
-        kept = Held(known=known, mask=torch.ones_like(known, dtype=torch.bool))
+        kept = Known(known=known, mask=torch.ones_like(known, dtype=torch.bool))
         assert torch.equal(generate(net, chain, N, seed=0, device=CPU, batch_size=N, held=kept), known)
-    free = Held(known=known, mask=torch.zeros_like(known, dtype=torch.bool))
+    free = Known(known=known, mask=torch.zeros_like(known, dtype=torch.bool))
     chain = vae.impute("metropolis", 150)
     x = chain.kernel.finish(walk(net, chain, free))
     expected = N * log_p.exp()
@@ -143,7 +143,7 @@ def test_samples_and_completions_share_a_batch() -> None:
     vae, net, *_ = strong("categorical")
     plain, filling = vae.chain("draw"), vae.impute("metropolis", 4)
     known = torch.ones(2, *vae.spec.shape, dtype=torch.uint8)
-    held = Held(known=known, mask=torch.tensor([[True, False], [False, False]]).view(2, *vae.spec.shape))
+    held = Known(known=known, mask=torch.tensor([[True, False], [False, False]]).view(2, *vae.spec.shape))
     kernel, one, two = filling.kernel, RowNoise.of(5, 2), RowNoise.of(6, 2)
     state, late = kernel.start(one, CPU, held), kernel.start(two, CPU)
     for tick, row in enumerate(filling.table, start=1):
@@ -165,7 +165,7 @@ def test_grey_levels_that_the_model_sees_as_bits_come_back_grey() -> None:
     known, mask = torch.full((300, 1, 4, 4), 8, dtype=torch.uint8), torch.zeros(300, 1, 4, 4, dtype=torch.bool)
     mask[..., :2, :] = True
     chain = vae.impute("metropolis", 5)
-    state = chain.kernel.start(RowNoise.of(0, 300), CPU, Held(known=known, mask=mask))
+    state = chain.kernel.start(RowNoise.of(0, 300), CPU, Known(known=known, mask=mask))
     bits = state["seen"][mask]
     assert set(bits.unique().tolist()) == {0.0, 1.0} and abs(bits.mean() - 0.5) < 4 * 0.5 / math.sqrt(len(bits))
     for tick, row in enumerate(chain.table, start=1):

@@ -14,23 +14,23 @@ from torch import Tensor, nn
 
 from gen_ray.engine.inference import score as scoring
 from gen_ray.engine.inference.artifact import Model
-from gen_ray.engine.inference.batcher import Batcher, Costs, GivenUpError, Ticket, measure
+from gen_ray.engine.inference.batcher import Batcher, CancelledError, LatencyProfile, RequestHandle, measure
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import RunError
 from gen_ray.experiment import parse
-from gen_ray.family import Held
+from gen_ray.family import Known
 from tests.engine.toys import experiment, images, model
 from tests.families.cases import Case, awake, rng
 from tests.gpu.comparing import assert_same_samples, full_precision, of_which
 
 pytestmark = pytest.mark.gpu
 SECONDS = 60
-COSTS = Costs((1, 2, 4, 8, 16, 32), (1.0, 1.1, 1.3, 1.7, 2.5, 4.0))
+COSTS = LatencyProfile((1, 2, 4, 8, 16, 32), (1.0, 1.1, 1.3, 1.7, 2.5, 4.0))
 """Made up, so that batches have the same sizes on every device; one test measures."""
 
 
 @contextmanager
-def open_batcher(of: Model, device: torch.device, costs: Costs = COSTS) -> Iterator[Batcher]:
+def open_batcher(of: Model, device: torch.device, costs: LatencyProfile = COSTS) -> Iterator[Batcher]:
     batcher = Batcher(of, costs, device, backlog_seconds=1e9)
     try:
         yield batcher
@@ -59,7 +59,7 @@ def test_mixed_samplers_and_imputers_give_what_each_gives_alone(case: Case, devi
     """All at once, in batches too small for all of them."""
     of = served(case, device)
     mask = torch.rand((2, *case.spec.shape), generator=rng()) < 0.5
-    held = Held(known=case.x(2), mask=mask)
+    held = Known(known=case.x(2), mask=mask)
     chains = [(of.family.chain(name), None) for name, about in of.family.samplers().items() if not about.adaptive]
     chains += [(of.family.impute(name), held) for name in of.family.imputers()]
     with full_precision(), open_batcher(of, device) as batcher:
@@ -80,10 +80,10 @@ def test_likelihoods_beside_samples(family: str, device: torch.device) -> None:
     with open_batcher(of, device) as batcher:
         busy = [batcher.walk(of.experiment.chain(of.family), 4, seed=seed) for seed in range(3)]
 
-        def work(net: Any) -> scoring.Scores:
+        def work(net: Any) -> scoring.InstanceScores:
             return scoring.score(replace(of, net=net), x, effort=6, repeats=2, device=device)
 
-        scores = batcher.visit(work, 60).future.result(SECONDS)
+        scores = batcher.submit_callable(work, 60).future.result(SECONDS)
         wait([ticket.future for ticket in busy], timeout=SECONDS)
     assert (scores.kind, scores.nfe) == (alone.kind, alone.nfe)
     torch.testing.assert_close(scores.bits_per_dim, alone.bits_per_dim, rtol=1e-3, atol=1e-4)
@@ -99,7 +99,7 @@ def test_a_gradient_beside_samples(device: torch.device) -> None:
 
     with open_batcher(of, device) as batcher:
         busy = batcher.walk(of.family.chain("ancestral"), 4, seed=0)
-        torch.testing.assert_close(batcher.visit(slope, 1).future.result(SECONDS), slope(of.net))
+        torch.testing.assert_close(batcher.submit_callable(slope, 1).future.result(SECONDS), slope(of.net))
         assert busy.future.result(SECONDS).shape == (4, 1, 4, 4)
 
 
@@ -108,10 +108,10 @@ def test_a_cancelled_request_leaves_and_the_others_stay(device: torch.device) ->
     chain = of.family.chain("ancestral")
     with open_batcher(of, device) as batcher:
         others = [batcher.walk(chain, 3, seed=seed) for seed in range(2)]
-        cancelled = [batcher.walk(chain, 400, seed=9), batcher.visit(lambda net: endless(net, device), 10**6)]
+        cancelled = [batcher.walk(chain, 400, seed=9), batcher.submit_callable(lambda net: endless(net, device), 10**6)]
         for ticket in cancelled:
-            ticket.give_up()
-            assert isinstance(ticket.future.exception(SECONDS), GivenUpError)
+            ticket.cancel_request()
+            assert isinstance(ticket.future.exception(SECONDS), CancelledError)
         found = [ticket.future.result(SECONDS) for ticket in others]
         assert batcher.ledger.pending == 0 and batcher.well
     alone = [generate(of.net, chain, 3, seed=seed, device=device) for seed in range(2)]
@@ -163,7 +163,7 @@ def test_out_of_memory_is_reported_in_one_line_and_the_others_go_on(device: torc
     of = replace(plain, net=Small(plain.net))
     rows = 1024 if device.type == "cuda" else 32
     chain = of.family.chain("ddim", 3)
-    with little_memory(device), open_batcher(of, device, Costs((1, rows), (1.0, 1.1))) as batcher:
+    with little_memory(device), open_batcher(of, device, LatencyProfile((1, rows), (1.0, 1.1))) as batcher:
         small = batcher.walk(chain, 2, seed=0).future.result(SECONDS)
         for _ in range(2):
             large = batcher.walk(chain, rows, seed=1).future.exception(SECONDS)
@@ -176,7 +176,7 @@ def test_out_of_memory_is_reported_in_one_line_and_the_others_go_on(device: torc
             out: Tensor = net(torch.zeros(rows, 1, 4, 4, device=device), torch.zeros(rows, device=device))
             return out
 
-        visitor = batcher.visit(evaluate, rows).future.exception(SECONDS)
+        visitor = batcher.submit_callable(evaluate, rows).future.exception(SECONDS)
         assert isinstance(visitor, MemoryError) and "\n" not in str(visitor)
         assert batcher.ledger.pending == 0
 
@@ -203,7 +203,7 @@ def test_a_model_that_does_not_fit_is_reported_in_one_line(device: torch.device)
 # ---- the same bytes -------------------------------------------------------------------------------------------------
 
 
-def sha256(ticket: Ticket) -> str:
+def sha256(ticket: RequestHandle) -> str:
     return hashlib.sha256(ticket.future.result(SECONDS).contiguous().numpy().tobytes()).hexdigest()
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from gen_ray.engine.training.batches import Cached, Copier, staged
+from gen_ray.engine.training.batches import Copier, InMemoryBatches, prefetch_to_device
 from gen_ray.maths.noise import RowNoise
 
 pytestmark = pytest.mark.gpu
@@ -34,10 +34,10 @@ class Copies(TorchFunctionMode):
         return out
 
 
-def data(device: torch.device) -> Cached:
+def data(device: torch.device) -> InMemoryBatches:
     rows, width = (4096, 3 * 32 * 32) if device.type == "cuda" else (64, 16)
     x = torch.randint(256, (rows, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return Cached(x, batch_size=rows // 4, accumulate=2)
+    return InMemoryBatches(x, batch_size=rows // 4, accumulate=2)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,7 +58,7 @@ def test_noise_is_the_same_and_comes_from_pinned_memory(kind: str, device: torch
 def test_batches_come_from_pinned_memory(device: torch.device) -> None:
     micros = next(data(device).stream(0))
     if device.type != "cuda":
-        assert next(staged(iter([micros]), device)) is micros, "the CPU takes batches as they are"
+        assert next(prefetch_to_device(iter([micros]), device)) is micros, "the CPU takes batches as they are"
         return
     copier = Copier(device)
     with Copies() as copies:
@@ -72,7 +72,7 @@ def test_staged_batches_are_equal_while_the_device_is_busy(device: torch.device)
     split, steps = data(device), 40 if device.type == "cuda" else 4
     work = torch.ones((2048, 2048) if device.type == "cuda" else (8, 8), device=device)
     sums = []
-    with closing(staged(split.stream(0), device)) as stream:
+    with closing(prefetch_to_device(split.stream(0), device)) as stream:
         for micros in islice(stream, steps):
             work = (work @ work).clamp(max=1.0)
             places = torch.arange(micros[0].numel(), device=device).view(micros[0].shape)

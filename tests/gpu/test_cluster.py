@@ -27,7 +27,7 @@ import torch.distributed
 
 from gen_ray.client import Client
 from gen_ray.cluster.training.train import prepare_data, store_of
-from gen_ray.cluster.training.worker import work
+from gen_ray.cluster.training.worker import train_worker
 from gen_ray.engine.inference import artifact
 from gen_ray.experiment import Experiment
 from gen_ray.tracking.runs import rows
@@ -84,14 +84,14 @@ def short(storage: Path, name: str, scaling: Mapping[str, Any], **training: Any)
 
 def noting(task: Mapping[str, Any]) -> Any:
     """Train as a worker does, after it has noted its device, its backend and a sum over all workers."""
-    from gen_ray.cluster.training.device import given
+    from gen_ray.cluster.training.device import reserved_device
 
-    device = given()
+    device = reserved_device()
     ones = torch.ones(3, device=device)
     torch.distributed.all_reduce(ones)
     found = {"device": device.type, "backend": torch.distributed.get_backend(), "sum": ones.tolist()}
     Path(task["note"]).write_text(json.dumps(found), encoding="utf-8")
-    return work(task)
+    return train_worker(task)
 
 
 @pytest.mark.usefixtures("nodes")

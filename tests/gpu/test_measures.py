@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from gen_ray.engine.evaluation.summary_figure import halves
+from gen_ray.engine.evaluation.summary_figure import half_masks
 from gen_ray.engine.inference import latent
 from gen_ray.engine.inference.artifact import Model
-from gen_ray.engine.inference.impute import Completions, complete, judge
+from gen_ray.engine.inference.impute import Completions, complete, masked_likelihood
 from gen_ray.engine.inference.score import score
 from tests.elsewhere import Generator
 from tests.engine.toys import images, model
@@ -38,10 +38,10 @@ def test_completions_and_likelihoods(family: str, device: torch.device) -> None:
     x = images(8)
     for place, made in both(family, device):
         steps = None if family == "vae" else 11
-        completions = complete(made, x, halves(x), 2, steps=steps, device=place)
+        completions = complete(made, x, half_masks(x), 2, steps=steps, device=place)
         samples.append(completions.samples.flatten(0, 1))
-        fixed = Completions(samples=x[:, None], mask=halves(x), spec=made.spec, nfe=1, causal=False)
-        nats.append(judge(made, fixed, x, effort=2, device=place).nll.nats)
+        fixed = Completions(samples=x[:, None], mask=half_masks(x), spec=made.spec, nfe=1, causal=False)
+        nats.append(masked_likelihood(made, fixed, x, effort=2, device=place).nll.nats)
         bits.append(score(made, x, effort=2, repeats=2, device=place).bits_per_dim)
     assert_same_samples(samples[1], samples[0], levels=0 if family == "tokens" else 1)
     assert_near(nats[1], nats[0], NLL_RTOL)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.generate import generate
 from gen_ray.experiment import load
-from gen_ray.family import Chain, Family, Held
+from gen_ray.family import Chain, Family, Known
 from tests.families.cases import Case, awake, rng
 from tests.gpu.comparing import (
     NLL_RTOL,
@@ -94,9 +94,9 @@ def chains(family: Family) -> Iterator[tuple[str, Chain, bool]]:
         yield name, family.impute(name, about.steps_up_to(STEPS)), True
 
 
-def half_known(case: Case, n: int) -> Held:
+def half_known(case: Case, n: int) -> Known:
     """Return n examples, half of each of which is to be completed."""
-    return Held(known=case.x(n), mask=torch.rand((n, *case.spec.shape), generator=rng(n)) < 0.5)
+    return Known(known=case.x(n), mask=torch.rand((n, *case.spec.shape), generator=rng(n)) < 0.5)
 
 
 def test_samplers_and_imputers(case: Case, device: torch.device) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.engine.training.session import LocalSession
-from gen_ray.engine.training.step import Learner, precision_on
+from gen_ray.engine.training.step import TrainState, precision_on
 from gen_ray.nets import UNetConfig
 from gen_ray.nets.activation_checkpointing import recompute
 from tests.engine.toys import SPEC, experiment, images, splits
@@ -24,12 +24,12 @@ from tests.gpu.comparing import (
 pytestmark = pytest.mark.gpu
 
 
-def learner(family: str, device: torch.device, **training: Any) -> Learner:
+def learner(family: str, device: torch.device, **training: Any) -> TrainState:
     exp = experiment(family, **training)
-    return Learner(exp.model(SPEC), exp.training, LocalSession(splits(exp), device=device), 100)
+    return TrainState(exp.model(SPEC), exp.training, LocalSession(splits(exp), device=device), 100)
 
 
-def losses(one: Learner, steps: int) -> list[float]:
+def losses(one: TrainState, steps: int) -> list[float]:
     """Train for a number of steps; return the losses."""
     return [float(one.step([images(8, seed=step)], step)[0][0]) for step in range(steps)]
 

@@ -146,7 +146,7 @@ SINGLE = {
     "ancestral": lambda p: tables.ancestral(p, 40),
     "ddim": lambda p: tables.ddim(p, 40, 0.4),
     "repaint": lambda p: tables.repaint(p, 40, times=3, jump=7, spacing="log_snr"),
-    "focus": lambda p: tables.focus(tables.ancestral(p, 40, spacing="log_snr"), times=7),
+    "focus": lambda p: tables.repaint_low_noise(tables.ancestral(p, 40, spacing="log_snr"), times=7),
     "repaint-ddim": lambda p: tables.repaint(p, 40, times=2, jump=40, eta=0.0),
 }
 
@@ -180,8 +180,8 @@ def test_repaint_walks_every_block_so_many_times() -> None:
 def test_focus_returns_where_signal_outweighs_noise(process: Process, steps: int) -> None:
     """times walks of a row on average; below them every row once. Where no row is near data all of them return."""
     plain = tables.ancestral(process, steps, spacing="log_snr")
-    assert torch.equal(tables.focus(plain, 1), plain)
-    table, (t, at) = tables.focus(plain, 9), plain[:, [Column.t, Column.sigma]].T
+    assert torch.equal(tables.repaint_low_noise(plain, 1), plain)
+    table, (t, at) = tables.repaint_low_noise(plain, 9), plain[:, [Column.t, Column.sigma]].T
     visits = (table[:, Column.t, None] == t).sum(0)
     assert len(table) == visits.sum() == 9 * (steps - 1) + 1 and visits[-1] == 1
     near = (at < plain[:, Column.alpha])[:-1]

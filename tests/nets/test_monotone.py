@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gen_ray.nets import Diffuser, Gamma, Noised
+from gen_ray.nets import Diffuser, Gamma, NoisedOutput
 
 T = torch.linspace(0, 1, 1001, dtype=torch.float64)
 
@@ -87,7 +87,7 @@ def test_one_forward_noises_and_denoises() -> None:
     net, t = Diffuser(denoiser, g, low=-9.0, high=4.0), torch.tensor([0.0, 0.3, 1.0])
     x_0, eps = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     seen = net(x_0, t, eps)
-    assert isinstance(seen, Noised)
+    assert isinstance(seen, NoisedOutput)
     values, slope = g(t)
     snr = torch.exp(-values).view(-1, 1, 1, 1)
     torch.testing.assert_close(seen.x_t, ((snr / (1 + snr)).sqrt() * x_0 + (1 / (1 + snr)).sqrt() * eps).float())

@@ -7,7 +7,7 @@ from gen_ray.errors import UserError
 from gen_ray.nets import Classifier
 from gen_ray.nets.attention import Attention, attend
 from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, sinusoids
-from gen_ray.nets.transformer import Tail, TransformerBlock
+from gen_ray.nets.transformer import FinalLayer, TransformerBlock
 
 
 def test_attend_is_softmax_of_scaled_products_on_either_path() -> None:
@@ -30,7 +30,7 @@ def test_attention_without_positions_commutes_with_permutations() -> None:
 def test_a_new_transformer_block_is_the_identity_and_a_new_tail_is_zero() -> None:
     x, condition = torch.randn(2, 5, 16), torch.randn(2, 8)
     assert torch.equal(TransformerBlock(16, 2, 8)(x, condition), x)
-    assert not Tail(16, 3, 8)(x, condition).any()
+    assert not FinalLayer(16, 3, 8)(x, condition).any()
 
 
 def test_a_new_transformer_block_can_learn_to_attend() -> None:

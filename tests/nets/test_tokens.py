@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from gen_ray.nets import CategoricalConfig, LevelUNetConfig, TokensConfig
 from gen_ray.nets.attention import attend
-from gen_ray.nets.tokens import places
+from gen_ray.nets.tokens import position_embeddings
 
 TOKENS = TokensConfig(width=32, depth=2, heads=2)
 UNET = LevelUNetConfig(width=16, multipliers=(1, 2), embedding=8)
@@ -125,7 +125,7 @@ def test_causal_attention_is_the_same_on_either_path() -> None:
 
 @pytest.mark.parametrize("shape", [(300,), (1, 9, 7), (3, 5, 5)])
 def test_every_place_has_its_own_embedding(shape: tuple[int, ...]) -> None:
-    found = places(shape, 32)
+    found = position_embeddings(shape, 32)
     assert found.shape == (torch.Size(shape).numel(), 32)
     distances = torch.cdist(found[None], found[None])[0] + torch.eye(len(found)) * 9
     assert distances.min() > 0.05

@@ -5,41 +5,41 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gen_ray.errors import RunError
-from gen_ray.recurring.launcher import UNAVAILABLE, State, later
-from gen_ray.recurring.reconciler import Keeper
-from gen_ray.recurring.store import Book, Past, Schedule
+from gen_ray.recurring.launcher import UNAVAILABLE, OccurrenceState, later
+from gen_ray.recurring.reconciler import Reconciler
+from gen_ray.recurring.store import RecurringSweep, ScheduleState, ScheduleStore
 
 MONDAY = datetime(2026, 11, 23, 2, tzinfo=UTC)
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
 
-def nightly(root: Path, **changed: object) -> Schedule:
+def nightly(root: Path, **changed: object) -> RecurringSweep:
     raw = {
         "name": "nightly", "config": "sweep.yaml", "cron": "0 2 * * *", "folder": root,
         "added": MONDAY - 12 * HOUR, **changed,
     }  # fmt: skip
-    return Schedule.model_validate(raw)
+    return RecurringSweep.model_validate(raw)
 
 
 class Paper:
     """Remembers what it was asked to launch; its states are set by hand."""
 
     def __init__(self) -> None:
-        self.states: dict[str, State] = {}
+        self.states: dict[str, OccurrenceState] = {}
         self.asked: list[tuple[str, Sequence[str]]] = []
         self.away = False
 
     def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
         self.asked.append((occurrence, words))
-        self.states.setdefault(occurrence, State("running"))
+        self.states.setdefault(occurrence, OccurrenceState("running"))
 
-    def state(self, occurrence: str) -> State | None:
+    def state(self, occurrence: str) -> OccurrenceState | None:
         if self.away:
             raise RunError("Ray jobs at http://head:8265: no answer", reason=UNAVAILABLE)
         return self.states.get(occurrence)
 
     def end_all(self) -> None:
-        self.states = dict.fromkeys(self.states, State("done"))
+        self.states = dict.fromkeys(self.states, OccurrenceState("done"))
 
     def free_ids(self, schedule: str, after: str) -> None:
         for occurrence in list(later(self.states, schedule, after)):
@@ -54,13 +54,13 @@ class Night:
     """A keeper of one schedule and all that it sees."""
 
     def __init__(self, root: Path, **changed: object) -> None:
-        self.now, self.paper, self.book = MONDAY - HOUR, Paper(), Book(root)
+        self.now, self.paper, self.book = MONDAY - HOUR, Paper(), ScheduleStore(root)
         self.book.add(nightly(root, **changed))
         self.restart()
 
     def restart(self) -> None:
         """Have another keeper go on, which knows the files alone."""
-        self.keeper = Keeper(self.book, lambda _: self.paper, lambda: self.now, lambda: self.now.timestamp())
+        self.keeper = Reconciler(self.book, lambda _: self.paper, lambda: self.now, lambda: self.now.timestamp())
 
     def look(self, now: datetime) -> list[tuple[str, str]]:
         """Return state and note of what a look at a time makes known."""
@@ -68,12 +68,12 @@ class Night:
         return [(found.state, found.note) for found in self.keeper.look("nightly")]
 
     def end(self, occurrence: str, word: str = "done") -> None:
-        self.paper.states[occurrence] = State(word)  # type: ignore[arg-type]
+        self.paper.states[occurrence] = OccurrenceState(word)  # type: ignore[arg-type]
 
     @property
     def launched(self) -> list[str]:
         return [occurrence for occurrence, _ in self.paper.asked]
 
     @property
-    def past(self) -> Past:
+    def past(self) -> ScheduleState:
         return self.book.past(self.book.load("nightly"))

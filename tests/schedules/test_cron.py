@@ -5,14 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gen_ray.recurring import cron
-from gen_ray.recurring.cron import Cron
+from gen_ray.recurring.cron import CronTrigger
 
 
 def utc(words: str) -> datetime:
     return datetime.fromisoformat(words).replace(tzinfo=UTC)
 
 
-def following(times: Cron, after: datetime, n: int) -> list[datetime]:
+def following(times: CronTrigger, after: datetime, n: int) -> list[datetime]:
     found: list[datetime] = []
     for _ in range(n):
         at = times.next(found[-1] if found else after)
@@ -23,17 +23,17 @@ def following(times: Cron, after: datetime, n: int) -> list[datetime]:
 
 def test_weekday_one_is_monday_and_zero_and_seven_are_sunday() -> None:
     for weekday, day in (("1", "2026-11-23"), ("0", "2026-11-22"), ("7", "2026-11-22")):
-        assert Cron(f"0 2 * * {weekday}", "UTC").next(utc("2026-11-21")) == utc(f"{day}T02:00")
+        assert CronTrigger(f"0 2 * * {weekday}", "UTC").next(utc("2026-11-21")) == utc(f"{day}T02:00")
 
 
 def test_of_day_of_month_and_day_of_week_either_will_do() -> None:
-    found = following(Cron("0 0 13 * 5", "UTC"), utc("2026-11-01"), 5)
+    found = following(CronTrigger("0 0 13 * 5", "UTC"), utc("2026-11-01"), 5)
     assert [at.day for at in found] == [6, 13, 20, 27, 4]
-    assert [at.day for at in following(Cron("0 0 15 * 5", "UTC"), utc("2026-11-07"), 3)] == [13, 15, 20]
+    assert [at.day for at in following(CronTrigger("0 0 15 * 5", "UTC"), utc("2026-11-07"), 3)] == [13, 15, 20]
 
 
 def test_an_hour_left_out_is_made_up_for_and_one_that_comes_twice_counts_once() -> None:
-    berlin = Cron("30 2 * * *", "Europe/Berlin")
+    berlin = CronTrigger("30 2 * * *", "Europe/Berlin")
     assert following(berlin, utc("2026-03-27T12:00"), 3) == [
         utc("2026-03-28T01:30"), utc("2026-03-29T01:00"), utc("2026-03-30T00:30"),
     ]  # fmt: skip
@@ -46,7 +46,7 @@ def test_an_hour_left_out_is_made_up_for_and_one_that_comes_twice_counts_once() 
 @pytest.mark.parametrize("fields", ["30 2 * * *", "*/20 * * * *", "10,50 1-3 * * *", "0 */2 * * *", "0 0 13 * 5"])
 @pytest.mark.parametrize("start", ["2026-03-28T20:00", "2026-10-24T20:00", "2026-12-31T20:00"])
 def test_the_newest_time_is_the_last_of_those_that_follow_one_another(fields: str, start: str) -> None:
-    times, now = Cron(fields, "Europe/Berlin"), utc(start)
+    times, now = CronTrigger(fields, "Europe/Berlin"), utc(start)
     last = times.last(now)
     assert last is not None and last <= now
     for _ in range(14 * 12):  # in steps of five minutes over the night in which clocks change
@@ -57,14 +57,14 @@ def test_the_newest_time_is_the_last_of_those_that_follow_one_another(fields: st
 
 
 def test_a_time_is_its_own_newest_to_the_second() -> None:
-    at, times = utc("2026-11-23T02:00"), Cron("0 2 * * *", "UTC")
+    at, times = utc("2026-11-23T02:00"), CronTrigger("0 2 * * *", "UTC")
     assert times.last(at) == times.last(at + timedelta(microseconds=1)) == at
     assert times.last(at - timedelta(microseconds=1)) == at - timedelta(days=1)
     assert times.next(at) == at + timedelta(days=1)
 
 
 def test_a_rare_time_is_found() -> None:
-    assert Cron("0 0 29 2 *", "UTC").next(utc("2026-11-23")) == utc("2028-02-29")
+    assert CronTrigger("0 0 29 2 *", "UTC").next(utc("2026-11-23")) == utc("2028-02-29")
 
 
 @pytest.mark.parametrize(

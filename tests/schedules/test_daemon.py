@@ -14,15 +14,15 @@ import pytest
 from gen_ray.errors import UserError
 from gen_ray.recurring import daemon
 from gen_ray.recurring.daemon import Daemon
-from gen_ray.recurring.reconciler import Keeper
-from gen_ray.recurring.store import Book
+from gen_ray.recurring.reconciler import Reconciler
+from gen_ray.recurring.store import ScheduleStore
 from tests.conftest import ROOT
 from tests.schedules.night import Paper, nightly
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> Book:
-    return Book(tmp_path)
+def book(tmp_path: Path) -> ScheduleStore:
+    return ScheduleStore(tmp_path)
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def paper() -> Paper:
 
 
 @pytest.fixture
-def lines(book: Book, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def lines(book: ScheduleStore, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return what a daemon says that runs for as long as the test."""
     monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
     told: list[str] = []
-    running = Daemon(Keeper(book, lambda _: paper), told.append)
+    running = Daemon(Reconciler(book, lambda _: paper), told.append)
     thread = Thread(target=running.run)
     thread.start()
     soon(lambda: (book.folder / daemon.LOCK).exists())
@@ -51,7 +51,7 @@ def soon(true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_files_that_come_change_and_go_are_noticed(book: Book, paper: Paper, lines: list[str]) -> None:
+def test_files_that_come_change_and_go_are_noticed(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     book.add(nightly(book.root, cron="* * * * *", added=an_hour_ago))
     soon(lambda: paper.asked)
@@ -67,12 +67,12 @@ def test_files_that_come_change_and_go_are_noticed(book: Book, paper: Paper, lin
     assert sum("spoilt.yaml: " in line for line in lines) == 1
 
 
-def test_a_second_daemon_is_refused(book: Book, paper: Paper, lines: list[str]) -> None:
+def test_a_second_daemon_is_refused(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
     with pytest.raises(UserError, match="another gen-ray schedule run keeps these schedules"):
-        Daemon(Keeper(book, lambda _: paper), print).run()
+        Daemon(Reconciler(book, lambda _: paper), print).run()
 
 
-def test_a_schedule_at_fault_stops_no_other_one(book: Book, paper: Paper, lines: list[str]) -> None:
+def test_a_schedule_at_fault_stops_no_other_one(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
     past = datetime.now(UTC) - timedelta(hours=1)
     book.add(nightly(book.root, name="a", cron="* * * * *", added=past))
     (book.folder / "a.state.json").write_text("{")
@@ -81,11 +81,11 @@ def test_a_schedule_at_fault_stops_no_other_one(book: Book, paper: Paper, lines:
     assert any("a.state.json: " in line for line in lines)
 
 
-def test_the_clock_may_be_set_while_it_runs(book: Book, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_may_be_set_while_it_runs(book: ScheduleStore, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
     year = timedelta(days=365)
     clock = [datetime.now(UTC) + year]
-    running = Daemon(Keeper(book, lambda _: paper, lambda: clock[0]), print)
+    running = Daemon(Reconciler(book, lambda _: paper, lambda: clock[0]), print)
     thread = Thread(target=running.run)
     thread.start()
     try:
@@ -101,7 +101,7 @@ def test_the_clock_may_be_set_while_it_runs(book: Book, paper: Paper, monkeypatc
         thread.join()
 
 
-def test_sigterm_ends_daemon_and_sweeps_in_order(book: Book, tmp_path: Path) -> None:
+def test_sigterm_ends_daemon_and_sweeps_in_order(book: ScheduleStore, tmp_path: Path) -> None:
     (tmp_path / "pipelines").mkdir()  # stands before the real one, in the folder that the sweep is started in
     (tmp_path / "pipelines" / "__init__.py").touch()
     (tmp_path / "pipelines" / "sweep.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")

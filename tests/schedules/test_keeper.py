@@ -9,7 +9,7 @@ import pytest
 
 from gen_ray.errors import RunError, UserError
 from gen_ray.recurring.reconciler import RETRY_SECONDS
-from gen_ray.recurring.store import Book
+from gen_ray.recurring.store import ScheduleStore
 from tests.schedules.night import DAY, HOUR, MONDAY, Night, nightly
 
 FIRST, SECOND = "nightly-20261123T020000Z", "nightly-20261124T020000Z"
@@ -163,7 +163,7 @@ def test_one_of_now_is_launched_unless_one_runs_and_moves_no_other(night: Night)
 
 
 def test_a_book_holds_names_apart_and_its_own_files_only(tmp_path: Path) -> None:
-    book = Book(tmp_path / "root")
+    book = ScheduleStore(tmp_path / "root")
     for unknown in (lambda: book.load("nightly"), lambda: book.remove("nightly"), lambda: book.remove("../outside")):
         (tmp_path / "outside.yaml").write_text("kept: true\n")
         with pytest.raises(UserError, match="no schedule"):

@@ -9,7 +9,7 @@ from httpx2 import Response
 from starlette.testclient import TestClient
 
 from gen_ray.serving.api import build
-from gen_ray.serving.settings import Key, Settings
+from gen_ray.serving.settings import ApiKey, ApiSettings
 from tests.serving.desks import Paper, street
 
 KEY = "correct-horse-battery-staple"
@@ -30,12 +30,14 @@ def desks() -> dict[str, Paper]:
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return Settings(keys=(Key.of("anna", KEY), Key.of("bert", "another-key-of-sixteen")), keep_alive_seconds=0.05)
+def settings() -> ApiSettings:
+    return ApiSettings(
+        keys=(ApiKey.of("anna", KEY), ApiKey.of("bert", "another-key-of-sixteen")), keep_alive_seconds=0.05
+    )
 
 
 @pytest.fixture
-def http(desks: dict[str, Paper], settings: Settings) -> Iterator[TestClient]:
+def http(desks: dict[str, Paper], settings: ApiSettings) -> Iterator[TestClient]:
     headers = {"Authorization": f"Bearer {KEY}"}
     with TestClient(build(desks, settings), base_url="http://localhost:8000", headers=headers) as client:
         yield client

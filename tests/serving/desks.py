@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.serving.service import Answer, Card, Desk, Job, Point, Preview, RefusedError
+from gen_ray.serving.service import ApiException, JobResult, ModelCard, ModelService, Point, ServingJob, StreamPreview
 
 DIGITS = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)
 COLOUR = DataSpec(name="colour", kind="image", shape=(3, 4, 5), levels=256)
@@ -16,10 +16,10 @@ TOKENS = DataSpec(name="tokens", kind="tokens", shape=(6,), levels=300)
 STEPS, LATENT = 10, 2
 
 
-def card(name: str, spec: DataSpec, **changed: object) -> Card:
+def card(name: str, spec: DataSpec, **changed: object) -> ModelCard:
     sampler = {"default_steps": STEPS, "nfe_per_step": 1, "summary": "of the test", "options": {"eta": [0.0, 1.0]}}
     fast = {"sampler": "ddim", "steps": 3, "nfe": 3}
-    plain = Card(
+    plain = ModelCard(
         id=name,
         version="7",
         family="ddpm",
@@ -41,21 +41,21 @@ def card(name: str, spec: DataSpec, **changed: object) -> Card:
 class Paper:
     """Answers at once, unless step_seconds make it slow; notes what it was asked and whether it was given up."""
 
-    card_: Card
+    card_: ModelCard
     step_seconds: float = 0.0
     trouble: Exception | None = None
     """Raised instead of an answer; of a stream after the second preview if late."""
     late: bool = False
-    spoil: Callable[[Answer], Answer] = lambda answer: answer
-    jobs: list[Job] = field(default_factory=list)
+    spoil: Callable[[JobResult], JobResult] = lambda answer: answer
+    jobs: list[ServingJob] = field(default_factory=list)
     given_up: list[str] = field(default_factory=list)
     deaf: bool = False
     """Whether being cancelled does not impress it."""
 
-    async def card(self) -> Card:
+    async def card(self) -> ModelCard:
         return self.card_
 
-    async def run(self, job: Job) -> Answer:
+    async def run(self, job: ServingJob) -> JobResult:
         self.jobs.append(job)
         if self.trouble:
             raise self.trouble
@@ -68,7 +68,7 @@ class Paper:
             raise
         return self.spoil(self.answer(job))
 
-    async def stream(self, job: Job) -> AsyncIterator[Preview | Answer]:
+    async def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult]:
         self.jobs.append(job)
         if self.trouble and not self.late:
             raise self.trouble
@@ -80,7 +80,7 @@ class Paper:
                 if self.trouble and done == 3:
                     raise self.trouble
                 if done in shown:
-                    yield Preview(done=done, total=STEPS, samples=self.undecided(samples, done))
+                    yield StreamPreview(done=done, total=STEPS, samples=self.undecided(samples, done))
         except (asyncio.CancelledError, GeneratorExit):
             self.given_up.append(job.request_id)
             raise
@@ -91,7 +91,7 @@ class Paper:
         flat[:, flat.shape[1] * done // STEPS :] = -1
         return flat.reshape(samples.shape)
 
-    def answer(self, job: Job) -> Answer:
+    def answer(self, job: ServingJob) -> JobResult:
         rng, spec = np.random.default_rng(job.seed), self.card_.spec
         given = len(job.x) if job.x is not None else 0 if job.z is None else len(job.z)
         samples = rng.integers(0, spec.levels, (given or job.n, *spec.shape)).astype(np.int32)
@@ -103,7 +103,7 @@ class Paper:
             "score": {"bits_per_dim": rng.random(given), "standard_error": rng.random(given)},
             "encode": {"mu": rng.normal(size=(given, LATENT)), "log_var": rng.normal(size=(given, LATENT))},
         }.get(job.verb, {"samples": samples if job.verb != "reconstruct" else job.x})
-        return Answer(
+        return JobResult(
             arrays=arrays,  # type: ignore[arg-type]
             version=self.card_.version,
             sampler=job.sampler or "ddim",
@@ -121,5 +121,5 @@ def street() -> dict[str, Paper]:
     return {spec.name: Paper(card(spec.name, spec)) for spec in (DIGITS, COLOUR, TEXT, TOKENS)}
 
 
-def refusing(error: RefusedError) -> Desk:
+def refusing(error: ApiException) -> ModelService:
     return Paper(card("digits", DIGITS), trouble=error)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from gen_ray.serving.admission import Slots
 from gen_ray.serving.api import build
-from gen_ray.serving.settings import Key, Settings
+from gen_ray.serving.settings import ApiKey, ApiSettings
 from tests.serving.desks import Paper
 
 KEYS = {name: f"the-key-of-{name}-of-this-test" for name in ("anna", "bert", "carl")}
-SETTINGS = Settings(
-    keys=tuple(Key.of(name, secret) for name, secret in KEYS.items()), requests_at_once=24, open_body_seconds=0.2
+SETTINGS = ApiSettings(
+    keys=tuple(ApiKey.of(name, secret) for name, secret in KEYS.items()), requests_at_once=24, open_body_seconds=0.2
 )
 
 
@@ -68,7 +68,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def test_a_body_announced_where_there_is_none_is_refused_at_once(
     desks: dict[str, Paper], announced: dict[str, str], path: str, keys: bool
 ) -> None:
-    app = build(desks, SETTINGS if keys else Settings())
+    app = build(desks, SETTINGS if keys else ApiSettings())
 
     async def scene() -> None:
         found = await asyncio.gather(*(Exchange(app, "GET", path, announced).run() for _ in range(60)))
@@ -93,7 +93,7 @@ def test_without_a_key_a_body_is_waited_for_a_short_time_while_health_is_answere
         assert (await get(app, "/v1/models").run()).status == 200
 
     run(scene())
-    assert Settings().open_body_seconds == 3
+    assert ApiSettings().open_body_seconds == 3
 
 
 def test_a_greedy_key_leaves_the_others_their_part(desks: dict[str, Paper]) -> None:

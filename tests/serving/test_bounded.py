@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gen_ray.serving.service import Answer
+from gen_ray.serving.service import JobResult
 from tests.serving.conftest import Ask
 from tests.serving.desks import Paper
 
@@ -81,7 +81,7 @@ def test_more_instances_than_the_model_takes_are_refused_before_they_are_read(as
         assert (response.status_code, response.json()["code"]) == (422, "too_much")
 
 
-def _starved(answer: Answer) -> Answer:
+def _starved(answer: JobResult) -> JobResult:
     raise MemoryError
 
 

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 import requests
 
-from gen_ray.client import ApiError, Client, Preview, Result, _body
+from gen_ray.client import ApiError, Client, ClientPreview, ClientResult, _body
 from gen_ray.serving.api import build
-from gen_ray.serving.service import Refusal, RefusedError
-from gen_ray.serving.settings import Settings
+from gen_ray.serving.service import ApiError, ApiException
+from gen_ray.serving.settings import ApiSettings
 from tests.serving.conftest import KEY
 from tests.serving.desks import Paper
 from tests.serving.loopback import listening
 
 
 @pytest.fixture
-def port(desks: dict[str, Paper], settings: Settings) -> Iterator[int]:
+def port(desks: dict[str, Paper], settings: ApiSettings) -> Iterator[int]:
     with listening(build(desks, settings), log_level="warning") as found:
         yield found
 
@@ -115,7 +115,7 @@ def test_a_field_that_the_client_sets_itself_is_refused(
 
 def test_a_stream_gives_previews_and_then_the_result(client: Client) -> None:
     *previews, last = client.stream("colour", n=2, seed=3, previews=4)
-    assert all(isinstance(preview, Preview) for preview in previews) and isinstance(last, Result)
+    assert all(isinstance(preview, ClientPreview) for preview in previews) and isinstance(last, ClientResult)
     assert [preview.done for preview in previews] == [2, 5, 8, 10]  # type: ignore[union-attr]
     assert previews[0].images.shape == (2, 4, 5, 3)  # type: ignore[union-attr]
     np.testing.assert_array_equal(last.samples, client.sample("colour", n=2, seed=3).samples)
@@ -145,7 +145,7 @@ def test_a_busy_server_is_asked_again_for_the_same_when_it_says(
 ) -> None:
     waits: list[float] = []
     desk = desks["digits"]
-    desk.trouble = RefusedError(Refusal(status=429, code="busy", message="full", retry_after_seconds=6.5))
+    desk.trouble = ApiException(ApiError(status=429, code="busy", message="full", retry_after_seconds=6.5))
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
@@ -161,7 +161,7 @@ def test_patience_ends(client: Client, desks: dict[str, Paper], monkeypatch: pyt
     monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
     for code, tries in (("internal", 9), ("not_finite", 1)):
         desks["digits"].jobs.clear()
-        desks["digits"].trouble = RefusedError(Refusal(status=500, code=code, message="no"))
+        desks["digits"].trouble = ApiException(ApiError(status=500, code=code, message="no"))
         with pytest.raises(ApiError, match="no"):
             client.sample("digits")
         assert len(desks["digits"].jobs) == tries
@@ -181,7 +181,7 @@ def test_a_stream_that_breaks_off_goes_on_where_it_was(port: int, desks: dict[st
     desks["digits"].step_seconds = 0.01
     *previews, last = Client(between.url, KEY).stream("digits", n=2)
     assert [preview.done for preview in previews] == list(range(1, 11))  # type: ignore[union-attr]
-    assert isinstance(last, Result) and between.connections == 4
+    assert isinstance(last, ClientResult) and between.connections == 4
     assert {job.seed for job in desks["digits"].jobs} == {last.seed}
 
 
@@ -205,7 +205,7 @@ def test_a_seed_of_none_is_drawn_once_for_all_tries(client: Client, desks: dict[
     for _ in range(2):
         assert client.sample("digits", seed=None).seed == desks["digits"].jobs[-1].seed
     *_, last = client.stream("digits", seed=None)
-    assert isinstance(last, Result) and last.seed == desks["digits"].jobs[-1].seed
+    assert isinstance(last, ClientResult) and last.seed == desks["digits"].jobs[-1].seed
     body = json.loads(_body({"seed": None}))
     assert isinstance(body["seed"], int) and json.loads(_body({"seed": 0}))["seed"] == 0
 
@@ -213,7 +213,7 @@ def test_a_seed_of_none_is_drawn_once_for_all_tries(client: Client, desks: dict[
 @pytest.mark.parametrize("model", ["digits", "colour", "tokens"])
 def test_a_stream_has_the_type_of_samples_that_one_answer_has(client: Client, model: str) -> None:
     *_, last = client.stream(model, n=2, seed=3)
-    assert isinstance(last, Result)
+    assert isinstance(last, ClientResult)
     plain = client.sample(model, n=2, seed=3).samples
     assert last.samples.dtype == plain.dtype and (last.samples == plain).all()
 

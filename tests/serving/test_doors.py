@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from gen_ray.errors import UserError
 from gen_ray.serving.api import build
 from gen_ray.serving.middleware import HEALTH
-from gen_ray.serving.settings import Settings, from_environment, host_names, keys
+from gen_ray.serving.settings import ApiSettings, from_environment, host_names, keys
 from gen_ray.serving.static_page import files
 from tests.serving.conftest import KEY, Ask
 from tests.serving.desks import Paper
@@ -41,7 +41,7 @@ def paths(routes: Iterable[object], prefix: str = "") -> Iterator[str]:
 
 
 @pytest.fixture
-def stranger(desks: dict[str, Paper], settings: Settings) -> TestClient:
+def stranger(desks: dict[str, Paper], settings: ApiSettings) -> TestClient:
     return TestClient(build(desks, settings), base_url="http://localhost")
 
 
@@ -97,7 +97,7 @@ def test_two_keys_at_once_are_none(stranger: TestClient) -> None:
 
 
 def test_without_keys_the_door_is_open(desks: dict[str, Paper]) -> None:
-    client = TestClient(build(desks, Settings()), base_url="http://127.0.0.1:8000")
+    client = TestClient(build(desks, ApiSettings()), base_url="http://127.0.0.1:8000")
     assert client.get("/v1/models").status_code == 200
 
 
@@ -153,7 +153,7 @@ def test_other_names_are_refused_with_a_key_too(http: TestClient, host: str) -> 
 def test_an_allowed_host_is_compared_as_browsers_send_it(
     desks: dict[str, Paper], allowed: str, host: str, known: bool
 ) -> None:
-    for given in (from_environment({"GEN_RAY_ALLOWED_HOSTS": allowed}), Settings(hosts=(allowed,))):
+    for given in (from_environment({"GEN_RAY_ALLOWED_HOSTS": allowed}), ApiSettings(hosts=(allowed,))):
         client = TestClient(build(desks, given), base_url="http://localhost")
         assert (client.get("/v1/models", headers={"Host": host}).status_code == 200) is known
 
@@ -182,7 +182,7 @@ def test_foreign_pages_change_nothing(http: TestClient, desks: dict[str, Paper],
 
 
 def test_the_own_page_and_those_named_may_ask(desks: dict[str, Paper]) -> None:
-    app = build(desks, Settings(origins=("https://lab.example",)))
+    app = build(desks, ApiSettings(origins=("https://lab.example",)))
     client = TestClient(app, base_url="http://localhost:8000")
     for origin in ("http://localhost:8000", "https://lab.example"):
         assert client.post("/v1/models/digits/sample", headers={"Origin": origin}).status_code == 200
@@ -247,7 +247,7 @@ def test_one_line_a_request_without_keys_and_bodies(
 
 
 def test_health_is_open_and_ready_only_once_every_model_is(
-    stranger: TestClient, desks: dict[str, Paper], settings: Settings
+    stranger: TestClient, desks: dict[str, Paper], settings: ApiSettings
 ) -> None:
     from dataclasses import replace
 
@@ -267,7 +267,7 @@ def test_models_may_come_and_go_and_one_that_is_silent_hides_no_other(desks: dic
             raise RuntimeError("replica died")
 
     served = dict(desks)
-    client = TestClient(build(lambda: served, Settings()), base_url="http://localhost")
+    client = TestClient(build(lambda: served, ApiSettings()), base_url="http://localhost")
     served["gone"] = Silent(desks["text"].card_)
     del served["digits"]
     listed = client.get("/v1/models").json()["data"]

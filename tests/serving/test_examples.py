@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 from gen_ray.dataspec import DataSpec
 from gen_ray.serving.api import build
 from gen_ray.serving.examples import EXAMPLES
-from gen_ray.serving.settings import Settings
+from gen_ray.serving.settings import ApiSettings
 from tests.serving.desks import COLOUR, DIGITS, Paper, card
 
 VERSE = DataSpec(name="verse", kind="tokens", shape=(32,), levels=8, alphabet="T beonrt")
@@ -16,7 +16,7 @@ VERSE = DataSpec(name="verse", kind="tokens", shape=(32,), levels=8, alphabet="T
 def open_http() -> TestClient:
     specs = {"digits": DIGITS, "colour": COLOUR, "verse": VERSE}
     desks = {name: Paper(card(name, spec, latent_dim=8)) for name, spec in specs.items()}
-    return TestClient(build(desks, Settings()), base_url="http://localhost:8000")
+    return TestClient(build(desks, ApiSettings()), base_url="http://localhost:8000")
 
 
 @pytest.mark.parametrize(("verb", "name"), [(verb, name) for verb, named in EXAMPLES.items() for name in named])

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from gen_ray.serving.service import Answer
+from gen_ray.serving.service import JobResult
 from tests.serving.conftest import Ask
 from tests.serving.desks import COLOUR, DIGITS, Paper
 
@@ -175,10 +175,10 @@ def test_a_verb_that_the_model_lacks_is_refused(ask: Ask, desks: dict[str, Paper
 @pytest.mark.parametrize("form", ["json", "png", "npz", "grid"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1, 17])
 def test_what_is_no_sample_is_never_shown(ask: Ask, desks: dict[str, Paper], form: str, value: float) -> None:
-    def spoil(answer: Answer) -> Answer:
+    def spoil(answer: JobResult) -> JobResult:
         samples = answer.arrays["samples"].astype(float)
         samples[0, 0, 0, 0] = value
-        return Answer(**{**vars(answer), "arrays": {"samples": samples}})
+        return JobResult(**{**vars(answer), "arrays": {"samples": samples}})
 
     desks["digits"].spoil = spoil
     response = ask("digits", "sample", format=form)
@@ -187,7 +187,7 @@ def test_what_is_no_sample_is_never_shown(ask: Ask, desks: dict[str, Paper], for
 
 
 def test_a_score_that_is_no_number_is_an_error(ask: Ask, desks: dict[str, Paper]) -> None:
-    desks["text"].spoil = lambda answer: Answer(
+    desks["text"].spoil = lambda answer: JobResult(
         **{**vars(answer), "arrays": {"bits_per_dim": np.array([np.nan]), "standard_error": np.array([0.0])}}
     )
     assert ask("text", "score", texts=["a" * 12]).json()["code"] == "not_finite"

@@ -15,7 +15,7 @@ from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from gen_ray.serving.api import build
-from gen_ray.serving.settings import Key, Settings
+from gen_ray.serving.settings import ApiKey, ApiSettings
 from tests.serving.conftest import KEY
 from tests.serving.desks import Paper, street
 
@@ -26,7 +26,7 @@ LONGEST = 4096
 
 def kinds(desks: dict[str, Paper]) -> Iterator[Any]:
     """Yield a way to make requests for each operation, model and whether the body is to be a right one."""
-    app = build(desks, Settings(keys=(Key.of("anna", KEY),), hosts=("testserver",)))
+    app = build(desks, ApiSettings(keys=(ApiKey.of("anna", KEY),), hosts=("testserver",)))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers=HEADERS)
     for found in schema.get_all_operations():
         operation = found.ok()

@@ -18,7 +18,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from gen_ray.serving.api import build
-from gen_ray.serving.settings import Settings
+from gen_ray.serving.settings import ApiSettings
 from tests.serving.conftest import Ask
 from tests.serving.desks import Paper
 
@@ -172,7 +172,7 @@ def test_pictures_that_break_off_or_are_of_another_kind(ask: Ask) -> None:
 
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_may_be_as_long_as_the_limit_and_no_longer(desks: dict[str, Paper], chunked: bool) -> None:
-    client = TestClient(build(desks, Settings(body_bytes=1000)), base_url="http://localhost")
+    client = TestClient(build(desks, ApiSettings(body_bytes=1000)), base_url="http://localhost")
 
     def post(length: int) -> int:
         body = b'{"n": 1}'.ljust(length)

@@ -10,23 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from gen_ray.engine.evaluation.pareto import Choice
+from gen_ray.engine.evaluation.pareto import SamplerChoice
 from gen_ray.engine.inference import artifact, latent, score
 from gen_ray.engine.inference.fingerprint import build, fingerprint
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import RunError
-from gen_ray.family import Held
+from gen_ray.family import Known
 from gen_ray.serving import cards
-from gen_ray.serving.loaded_model import Edition, Limits
-from gen_ray.serving.local_service import Seat
-from gen_ray.serving.service import Answer, Job, Preview, RefusedError
-from gen_ray.serving.sources import Fixed
+from gen_ray.serving.loaded_model import Limits, LoadedModel
+from gen_ray.serving.local_service import LocalModelService
+from gen_ray.serving.service import ApiException, JobResult, ServingJob, StreamPreview
+from gen_ray.serving.sources import FolderSource
 from gen_ray.tracking.releases import Release
 from tests.engine.toys import CPU, images, model
 
 
-def job(verb: Any = "sample", **fields: Any) -> Job:
-    return Job(request_id="r", verb=verb, **fields)
+def job(verb: Any = "sample", **fields: Any) -> ServingJob:
+    return ServingJob(request_id="r", verb=verb, **fields)
 
 
 def written(folder: Path, family: str = "ddpm", seed: int = 0) -> Path:
@@ -34,13 +34,13 @@ def written(folder: Path, family: str = "ddpm", seed: int = 0) -> Path:
     return folder
 
 
-async def seated(folder: Path, **options: Any) -> Seat:
-    seat = Seat("toy", Fixed(folder), device=CPU, **options)
+async def seated(folder: Path, **options: Any) -> LocalModelService:
+    seat = LocalModelService("toy", FolderSource(folder), device=CPU, **options)
     await seat.open()
     return seat
 
 
-def with_seat(folder: Path, work: Callable[[Seat], Any], **options: Any) -> Any:
+def with_seat(folder: Path, work: Callable[[LocalModelService], Any], **options: Any) -> Any:
     async def body() -> Any:
         seat = await seated(folder, **options)
         try:
@@ -58,7 +58,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def test_a_sample_is_that_of_generate_and_says_how_it_was_made(folders: dict[str, Path]) -> None:
-    async def work(seat: Seat) -> tuple[Answer, Answer]:
+    async def work(seat: LocalModelService) -> tuple[JobResult, JobResult]:
         return await seat.run(job(n=3, seed=5)), await seat.run(job(n=2, seed=5, sampler="heun", steps=4))
 
     default, chosen = with_seat(folders["ddpm"], work)
@@ -80,7 +80,7 @@ def test_completions_keep_what_is_known_and_scores_are_those_of_the_engine(
     mask = torch.zeros(x.shape, dtype=torch.bool)
     mask[..., :2, :] = True
 
-    async def work(seat: Seat) -> tuple[Answer, Answer]:
+    async def work(seat: LocalModelService) -> tuple[JobResult, JobResult]:
         filled = await seat.run(job("impute", n=3, seed=1, x=x.numpy(), mask=mask.numpy()))
         return filled, await seat.run(job("score", x=x.numpy(), effort=4, seed=2))
 
@@ -88,7 +88,7 @@ def test_completions_keep_what_is_known_and_scores_are_those_of_the_engine(
     samples, of = filled.arrays["samples"], artifact.load(folders[family])
     assert samples.shape == (2, 3, 1, 4, 4)
     assert (samples[:, :, :, :2] == x.numpy()[:, None, :, :2]).all()
-    held = Held(known=x.repeat_interleave(3, 0), mask=mask.repeat_interleave(3, 0))
+    held = Known(known=x.repeat_interleave(3, 0), mask=mask.repeat_interleave(3, 0))
     chain = of.family.impute(str(filled.sampler), filled.steps if family != "vae" else None)
     alone = generate(of.net, chain, 6, seed=1, device=CPU, held=held).view(2, 3, 1, 4, 4)
     assert (np.abs(samples.astype(int) - alone.numpy()) <= 1).mean() > 0.9
@@ -100,7 +100,7 @@ def test_completions_keep_what_is_known_and_scores_are_those_of_the_engine(
 def test_the_latent_verbs_are_those_of_the_engine(folders: dict[str, Path]) -> None:
     x = images(3, seed=3)
 
-    async def work(seat: Seat) -> list[Answer]:
+    async def work(seat: LocalModelService) -> list[JobResult]:
         encoded = await seat.run(job("encode", x=x.numpy()))
         decoded = await seat.run(job("decode", z=encoded.arrays["mu"]))
         return [encoded, decoded, await seat.run(job("reconstruct", x=x.numpy()))]
@@ -143,10 +143,10 @@ def test_what_cannot_be_done_is_refused_in_one_line(folders: dict[str, Path], na
     verb, fields, status, words = REFUSED[name]
     heard: list[Any] = []
 
-    async def work(seat: Seat) -> None:
+    async def work(seat: LocalModelService) -> None:
         await seat.run(job(verb, **fields))
 
-    with pytest.raises(RefusedError) as refused:
+    with pytest.raises(ApiException) as refused:
         with_seat(folders["ddpm"], work, limits=Limits(n=8, work=2000), told=lambda outcome, _: heard.append(outcome))
     assert refused.value.refusal.status == status and words in refused.value.refusal.message
     assert "\n" not in refused.value.refusal.message and heard == [refused.value.refusal]
@@ -158,12 +158,12 @@ def test_out_of_memory_is_a_refusal_and_one_line_in_the_log(
 ) -> None:
     asked = job(verb, x=images(2).numpy()) if verb == "score" else job(verb, n=2)
 
-    async def work(seat: Seat) -> None:
+    async def work(seat: LocalModelService) -> None:
         def full(*args: Any) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
 
         seat.edition.model.net.forward = full
-        with pytest.raises(RefusedError) as refused:
+        with pytest.raises(ApiException) as refused:
             await seat.run(asked)
         assert (refused.value.refusal.status, refused.value.refusal.code) == (413, "too_large")
 
@@ -174,18 +174,18 @@ def test_out_of_memory_is_a_refusal_and_one_line_in_the_log(
 
 
 def test_a_stream_shows_the_way_and_ends_with_the_answer(folders: dict[str, Path]) -> None:
-    async def work(seat: Seat) -> list[Preview | Answer]:
+    async def work(seat: LocalModelService) -> list[StreamPreview | JobResult]:
         return [event async for event in seat.stream(job(n=2, seed=1, sampler="ancestral", previews=4))]
 
     *previews, answer = with_seat(folders["ddpm"], work)
-    assert isinstance(answer, Answer) and 3 <= len(previews) <= 4
+    assert isinstance(answer, JobResult) and 3 <= len(previews) <= 4
     for event in previews:
-        assert isinstance(event, Preview) and event.samples.shape == answer.arrays["samples"].shape
+        assert isinstance(event, StreamPreview) and event.samples.shape == answer.arrays["samples"].shape
         assert 0 < event.done < event.total == 40
 
 
 def test_who_leaves_is_given_up(folders: dict[str, Path]) -> None:
-    async def work(seat: Seat) -> None:
+    async def work(seat: LocalModelService) -> None:
         long = job(n=200, sampler="ancestral", seed=1, previews=3)
         task = asyncio.create_task(seat.run(long))
         await asyncio.sleep(0.01)
@@ -227,14 +227,14 @@ def test_versions_change_under_load_without_a_request_lost_and_a_bad_one_changes
         written(tmp_path / version, seed=int(version))
     damaged = tmp_path / "3" / "weights.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
-    answers: list[Answer] = []
+    answers: list[JobResult] = []
 
-    async def client(seat: Seat, number: int, stop: asyncio.Event) -> None:
+    async def client(seat: LocalModelService, number: int, stop: asyncio.Event) -> None:
         while not stop.is_set():
             answers.append(await seat.run(job(n=2, seed=number, sampler="ancestral")))
 
     async def work() -> list[str | None]:
-        seat, stop = Seat("toy", shelf, device=CPU), asyncio.Event()
+        seat, stop = LocalModelService("toy", shelf, device=CPU), asyncio.Event()
         await seat.open()
         clients = [asyncio.create_task(client(seat, number, stop)) for number in range(4)]
         troubles = [(await seat.card()).trouble]
@@ -265,11 +265,11 @@ def test_versions_change_under_load_without_a_request_lost_and_a_bad_one_changes
 
 
 ODD: dict[str, dict[str, Any]] = {
-    "an unknown sampler": {"quality": {"balanced": Choice("euler", 3)}},
-    "an unknown sampler of another choice": {"quality": {"fast": Choice("nothing:eta=x", 3)}},
-    "no steps": {"quality": {"best": Choice("ddim", 0)}},
-    "too many steps": {"quality": {"best": Choice("ddim", 10**12)}},
-    "steps as a text": {"quality": {"best": Choice("ddim", "x")}},
+    "an unknown sampler": {"quality": {"balanced": SamplerChoice("euler", 3)}},
+    "an unknown sampler of another choice": {"quality": {"fast": SamplerChoice("nothing:eta=x", 3)}},
+    "no steps": {"quality": {"best": SamplerChoice("ddim", 0)}},
+    "too many steps": {"quality": {"best": SamplerChoice("ddim", 10**12)}},
+    "steps as a text": {"quality": {"best": SamplerChoice("ddim", "x")}},
     "a metric that JSON does not know": {"metric": {1, 2}},
 }
 
@@ -281,7 +281,7 @@ def test_a_version_whose_card_cannot_be_sent_does_not_take_over(tmp_path: Path, 
         written(tmp_path / version, seed=int(version))
 
     async def work() -> str | None:
-        seat = Seat("toy", shelf, device=CPU)
+        seat = LocalModelService("toy", shelf, device=CPU)
         await seat.open()
         shelf.now = Release(version="2", **ODD[name])
         await seat.renew()
@@ -312,20 +312,20 @@ def test_a_figure_that_is_not_finite_is_null_in_the_card(tmp_path: Path) -> None
     of.meta["metrics"] = {"eval/standard_error": float("nan"), "eval/bits_per_dim": 1.5}
     artifact.write(tmp_path / "nan", of)
 
-    async def work(seat: Seat) -> dict[str, Any]:
-        return cards.shown(await seat.card())
+    async def work(seat: LocalModelService) -> dict[str, Any]:
+        return cards.card_json(await seat.card())
 
     sent = with_seat(tmp_path / "nan", work)
     assert sent["metrics"] == {"eval/standard_error": None, "eval/bits_per_dim": 1.5}
 
 
 def test_a_version_whose_samples_are_not_those_of_its_promotion_is_not_served(folders: dict[str, Path]) -> None:
-    of, choice = artifact.load(folders["ddpm"]), Choice("ddim", 3)
+    of, choice = artifact.load(folders["ddpm"]), SamplerChoice("ddim", 3)
     right = Release(
         version="4", quality={"fast": choice}, fingerprint=fingerprint(of, choice, CPU), build=build(of, CPU)
     )
 
-    class Promoted(Fixed):
+    class Promoted(FolderSource):
         release = right
 
         def newest(self) -> Release:
@@ -334,7 +334,7 @@ def test_a_version_whose_samples_are_not_those_of_its_promotion_is_not_served(fo
     async def work(release: Release) -> None:
         source = Promoted(folders["ddpm"])
         source.__class__.release = release
-        seat = Seat("toy", source, device=CPU)
+        seat = LocalModelService("toy", source, device=CPU)
         await seat.open()
         await seat.close()
 
@@ -346,13 +346,17 @@ def test_a_version_whose_samples_are_not_those_of_its_promotion_is_not_served(fo
 
 
 def test_quality_picks_what_was_measured(folders: dict[str, Path]) -> None:
-    class Promoted(Fixed):
+    class Promoted(FolderSource):
         def newest(self) -> Release:
-            choices = {"fast": Choice("ddim", 3), "balanced": Choice("ddim", 7), "best": Choice("ancestral", 20)}
+            choices = {
+                "fast": SamplerChoice("ddim", 3),
+                "balanced": SamplerChoice("ddim", 7),
+                "best": SamplerChoice("ancestral", 20),
+            }
             return Release(version="4", quality=choices, metric="eval/frechet_distance")
 
-    async def work() -> list[Answer]:
-        seat = Seat("toy", Promoted(folders["ddpm"]), device=CPU)
+    async def work() -> list[JobResult]:
+        seat = LocalModelService("toy", Promoted(folders["ddpm"]), device=CPU)
         await seat.open()
         qualities: list[Any] = [None, "fast", "best"]
         answers = [await seat.run(job(quality=quality)) for quality in qualities]
@@ -372,7 +376,7 @@ def test_other_weights_of_a_served_run_are_another_version(tmp_path: Path) -> No
     """gen-ray ema replaces the artifact of a run: the samples served change together with the version."""
     folder = written(tmp_path / "run-1" / "artifact", seed=0)
 
-    async def work(seat: Seat) -> list[Any]:
+    async def work(seat: LocalModelService) -> list[Any]:
         answers = [await seat.run(job(n=2, seed=3))]
         written(folder, seed=1)
         answers.append(await seat.run(job(n=2, seed=3)))
@@ -388,7 +392,7 @@ def test_other_weights_of_a_served_run_are_another_version(tmp_path: Path) -> No
 
 def test_an_artifact_replaced_between_its_choice_and_its_loading_is_not_served(tmp_path: Path) -> None:
     folder = written(tmp_path / "run-1" / "artifact", seed=0)
-    release = Fixed(folder).newest()
+    release = FolderSource(folder).newest()
     written(folder, seed=1)
     with pytest.raises(RunError, match="was replaced while it was loaded"):
-        Edition.open("toy", release, folder, CPU, Limits())
+        LoadedModel.open("toy", release, folder, CPU, Limits())

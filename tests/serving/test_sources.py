@@ -6,7 +6,7 @@ import pytest
 
 from gen_ray import run_directory
 from gen_ray.errors import RunError, UserError
-from gen_ray.serving.sources import Fixed, folder_of
+from gen_ray.serving.sources import FolderSource, folder_of
 from gen_ray.storage import manifest
 from gen_ray.storage import paths as storage
 from gen_ray.tracking import signing
@@ -71,7 +71,7 @@ def test_the_run_id_in_a_tag_is_not_taken_for_a_path(storage: Path, tag: str) ->
 def test_other_weights_in_a_folder_are_another_version(tmp_path: Path) -> None:
     folder = tmp_path / "digits-20260101-000000" / "artifact"
     storage.commit(folder, lambda draft: fill("as trained", draft))
-    source = Fixed(folder)
+    source = FolderSource(folder)
     first = source.newest()
     assert first == source.newest() and first.version.startswith("digits-20260101-000000@")
     storage.commit(folder, lambda draft: fill("averaged", draft))

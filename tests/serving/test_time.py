@@ -15,12 +15,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from gen_ray.serving.api import build
-from gen_ray.serving.service import Refusal, RefusedError
-from gen_ray.serving.settings import Settings
+from gen_ray.serving.service import ApiError, ApiException
+from gen_ray.serving.settings import ApiSettings
 from tests.serving.conftest import Ask
 from tests.serving.desks import Paper
 
-BUSY = Refusal(status=429, code="busy", message="the queue is full", retry_after_seconds=2.2)
+BUSY = ApiError(status=429, code="busy", message="the queue is full", retry_after_seconds=2.2)
 
 
 class Line:
@@ -71,7 +71,7 @@ def events(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 @pytest.fixture
 def app(desks: dict[str, Paper]) -> Any:
-    return build(desks, Settings(keep_alive_seconds=0.05))
+    return build(desks, ApiSettings(keep_alive_seconds=0.05))
 
 
 async def until(true: Any) -> None:
@@ -151,13 +151,13 @@ def test_fifty_clients_hang_up(app: Any, desks: dict[str, Paper]) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_refusal_before_the_first_event_is_a_status(ask: Ask, desks: dict[str, Paper], stream: bool) -> None:
-    desks["digits"].trouble = RefusedError(BUSY)
+    desks["digits"].trouble = ApiException(BUSY)
     response = ask("digits", "sample", stream=stream)
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
     assert response.json() == {
         "code": "busy", "message": "the queue is full", "request_id": response.headers["x-request-id"],
     }  # fmt: skip
-    desks["digits"].trouble = RefusedError(Refusal(status=429, code="busy", message="é\ud800 \n" * 5000))
+    desks["digits"].trouble = ApiException(ApiError(status=429, code="busy", message="é\ud800 \n" * 5000))
     response = ask("digits", "sample", stream=stream)
     assert response.headers["retry-after"] == "1" and len(response.content) < 4096 and "\n" not in response.text
 
@@ -174,7 +174,7 @@ def test_a_fault_is_told_in_the_log_alone(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "code", "status"), [(RefusedError(BUSY), "busy", 429), (OSError("x"), "internal", 500)]
+    ("trouble", "code", "status"), [(ApiException(BUSY), "busy", 429), (OSError("x"), "internal", 500)]
 )
 def test_trouble_on_the_way_is_the_last_event(
     ask: Ask, desks: dict[str, Paper], trouble: Exception, code: str, status: int
@@ -240,7 +240,7 @@ def test_a_stream_says_that_it_lives_and_sends_each_event_at_once(app: Any, desk
 
 def test_a_body_that_does_not_come_in_is_not_waited_for(desks: dict[str, Paper]) -> None:
     async def scene() -> None:
-        line = Line(build(desks, Settings(body_seconds=0.1)), {})
+        line = Line(build(desks, ApiSettings(body_seconds=0.1)), {})
         line.body = None
         await line.run()
         assert line.status == 408
@@ -299,7 +299,7 @@ def test_a_model_that_does_not_say_what_it_is_is_not_waited_for(desks: dict[str,
         async def card(self) -> Any:
             await asyncio.sleep(10)
 
-    app = build({"digits": Silent(desks["digits"].card_)}, Settings(card_seconds=0.1))
+    app = build({"digits": Silent(desks["digits"].card_)}, ApiSettings(card_seconds=0.1))
     client = TestClient(app, base_url="http://localhost")
     assert client.post("/v1/models/digits/sample").json()["code"] == "unavailable"
     assert client.get("/v1/models").json()["data"][0]["ready"] is False

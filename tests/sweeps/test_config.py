@@ -9,7 +9,7 @@ import yaml
 from gen_ray.datasets.catalogue import open_source
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.errors import UserError
-from gen_ray.sweeps.config import Axis, differences, dump, load, words
+from gen_ray.sweeps.config import SearchAxis, differences, dump, load, words
 from gen_ray.sweeps.corners import MOST, corners
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
@@ -73,10 +73,10 @@ LARGE = {f"family.key{number}": {"choice": list(range(5))} for number in range(5
 
 def test_of_a_large_space_every_value_and_every_pair_is_among_its_corners() -> None:
     space = {
-        "first": Axis(choice=list(range(700))),
-        **{key: Axis(**axis) for key, axis in LARGE.items()},
-        "inner": Axis(uniform=(1, 2), when={"first": [699]}),
-        "innermost": Axis(choice=["a", "b"], when={"inner": 2.0}),
+        "first": SearchAxis(choice=list(range(700))),
+        **{key: SearchAxis(**axis) for key, axis in LARGE.items()},
+        "inner": SearchAxis(uniform=(1, 2), when={"first": [699]}),
+        "innermost": SearchAxis(choice=["a", "b"], when={"inner": 2.0}),
     }
     found = corners(space)
     assert found == corners(space) and len({str(point) for point in found}) == len(found) <= 720

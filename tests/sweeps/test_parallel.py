@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gen_ray.sweeps.config import Axis
+from gen_ray.sweeps.config import SearchAxis
 from gen_ray.sweeps.parallel import UNSET, draw, parallel_coordinates
 
 DEEP = [{"name": "mlp", "hidden": [512, 512, 512]}, {"name": "mlp", "hidden": [16, 16]}, "mlp"]
@@ -31,7 +31,7 @@ SPACES: dict[str, dict[str, Any]] = {
 }
 
 
-def drawn(space: dict[str, Axis], sign: int = 1) -> tuple[Figure, list[tuple[dict[str, Any], float]]]:
+def drawn(space: dict[str, SearchAxis], sign: int = 1) -> tuple[Figure, list[tuple[dict[str, Any], float]]]:
     trials: list[tuple[dict[str, Any], float]] = []
     for number, values in enumerate(itertools.islice(itertools.product(*(axis.ends for axis in space.values())), 12)):
         point: dict[str, Any] = {}
@@ -44,7 +44,7 @@ def drawn(space: dict[str, Axis], sign: int = 1) -> tuple[Figure, list[tuple[dic
 
 @pytest.mark.parametrize("name", SPACES)
 def test_no_text_covers_another_and_all_is_in_the_picture(name: str) -> None:
-    space = {key: Axis(**axis) for key, axis in SPACES[name].items()}
+    space = {key: SearchAxis(**axis) for key, axis in SPACES[name].items()}
     figure, _ = drawn(space)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -58,7 +58,7 @@ def test_no_text_covers_another_and_all_is_in_the_picture(name: str) -> None:
 
 @pytest.mark.parametrize("sign", [1, -1])
 def test_each_trial_is_a_line_and_the_best_one_is_red(sign: int) -> None:
-    space = {key: Axis(**axis) for key, axis in SPACES["on a condition"].items()}
+    space = {key: SearchAxis(**axis) for key, axis in SPACES["on a condition"].items()}
     figure, trials = drawn(space, sign)
     lines = figure.axes[0].lines[len(space) + 1 :]
     assert len(lines) == len(trials) and [line.get_color() == "tab:red" for line in lines].count(True) == 1

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_ray.sweeps.config import Axis
-from gen_ray.sweeps.points import drawn
+from gen_ray.sweeps.config import SearchAxis
+from gen_ray.sweeps.points import sample_axis
 from gen_ray.sweeps.population import donors, explored
 
 SPACE = {
-    "rate": Axis(loguniform=(1e-4, 1e-1)),
-    "decay": Axis(uniform=(0.0, 1.0)),
-    "width": Axis(randint=(1, 9)),
-    "clip": Axis(choice=[None, 0.5, 1.0, [1, 2]]),
-    "betas": Axis(choice=[[0.9, 0.99], [0.5, 0.9]], when={"clip": [0.5, 1.0]}),
+    "rate": SearchAxis(loguniform=(1e-4, 1e-1)),
+    "decay": SearchAxis(uniform=(0.0, 1.0)),
+    "width": SearchAxis(randint=(1, 9)),
+    "clip": SearchAxis(choice=[None, 0.5, 1.0, [1, 2]]),
+    "betas": SearchAxis(choice=[[0.9, 0.99], [0.5, 0.9]], when={"clip": [0.5, 1.0]}),
 }
 
 
@@ -24,7 +24,7 @@ def started(rng: np.random.Generator) -> dict[str, Any]:
     point: dict[str, Any] = {}
     for key, axis in SPACE.items():
         if axis.active(point):
-            point[key] = drawn(axis, rng)
+            point[key] = sample_axis(axis, rng)
     return point
 
 

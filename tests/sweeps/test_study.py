@@ -9,8 +9,8 @@ import pytest
 from gen_ray.errors import UserError
 from gen_ray.sweeps.config import load
 from gen_ray.sweeps.pictures import front, pictures
-from gen_ray.sweeps.points import given
-from gen_ray.sweeps.study import RECORD, Copy, Study, table
+from gen_ray.sweeps.points import predetermined_points
+from gen_ray.sweeps.study import RECORD, Study, TrialCopy, table
 from tests.sweeps.test_config import written
 
 BITS, COST = "eval/bits_per_dim", "sample/seconds_per_image"
@@ -77,10 +77,12 @@ def test_the_minutes_of_a_resumed_trial_leave_out_the_time_without_a_driver(tmp_
 
 def test_points_known_beforehand_are_distinct_and_a_function_of_the_seed(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"space": MIXED, "trials": 8}
-    by_seed = [given(load(written(tmp_path, searcher={"name": "random", "seed": s}, **keys))) for s in (1, 1, 2)]
+    by_seed = [
+        predetermined_points(load(written(tmp_path, searcher={"name": "random", "seed": s}, **keys))) for s in (1, 1, 2)
+    ]
     assert by_seed[0] == by_seed[1] != by_seed[2]
     few = {"space": {"family.latent_dim": {"randint": [1, 3]}}, "searcher": {"name": "random"}, "trials": 50}
-    points = given(load(written(tmp_path, **few)))
+    points = predetermined_points(load(written(tmp_path, **few)))
     assert points is not None and sorted(point["family.latent_dim"] for point in points) == [1, 2, 3]
 
 
@@ -102,8 +104,8 @@ def test_a_trial_that_went_on_as_a_copy_is_shown_with_the_settings_it_ended_with
     record = study(tmp_path, **keys)
     begun = dict(asked(record))
     near = {**begun[0], "training.learning_rate": 5e-3, "family.net": {"name": "mlp", "hidden": [32, 32]}}
-    record.copy(2, Copy(epoch=10, donor=1, point=begun[1]))
-    copies = record.copy(2, Copy(epoch=20, donor=0, point=near))
+    record.copy(2, TrialCopy(epoch=10, donor=1, point=begun[1]))
+    copies = record.copy(2, TrialCopy(epoch=20, donor=0, point=near))
     assert [str(copy) for copy in copies] == ["001 at epoch 10", "000 at epoch 20"] and record.point(2) == near
     again = study(tmp_path, **keys)
     assert dict(asked(again))[2] == near and again.copies(2) == copies, "settings in force survive the driver"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gen_ray.bench.cluster.training import on_workers, scaling_rates
-from gen_ray.bench.planner import Forecast, Link, Load, Pace, Site, forecast, paces, shares
+from gen_ray.bench.planner import Forecast, NetworkLink, RunWorkload, StepCost, Topology, forecast, paces, shares
 from gen_ray.cluster.nodes.connect import connected
 from gen_ray.cluster.training.train import prepare_data
 from gen_ray.cluster.training.worker import open_session
@@ -21,7 +21,7 @@ TIMES = 30
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckedForecast:
     """A forecast, and the images per second of each round that it is held against."""
 
     forecast: Forecast
@@ -33,24 +33,26 @@ class Checked:
         return median(self.measured) / self.forecast.images_per_second
 
 
-def check(experiment: Experiment, numbers: Sequence[int], *, rounds: int, steps: int) -> list[Checked]:
+def check(experiment: Experiment, numbers: Sequence[int], *, rounds: int, steps: int) -> list[CheckedForecast]:
     """Return forecasts for numbers of workers of one thread on this machine, and what these really do."""
     experiments = {number: _with(experiment, number) for number in {1, 2, *numbers}}
     prepared = prepare_data(experiment)
-    load = Load.of(experiment, prepared, experiment.model(prepared.spec).build_net())
+    load = RunWorkload.of(experiment, prepared, experiment.model(prepared.spec).build_net())
     cores = os.cpu_count() or 1
     full = max(number for number in experiments if number <= cores)
     with connected(experiments[max(experiments)].scaling):
         alone, among = (
             on_workers(experiments[number], _pacing, most=max(numbers), rounds=rounds) for number in (1, full)
         )
-        within = Link(*on_workers(experiments[2], _linking, size=load.gradient_bytes // 4))
+        within = NetworkLink(*on_workers(experiments[2], _linking, size=load.gradient_bytes // 4))
         rates = scaling_rates([experiments[number] for number in numbers], rounds=rounds, steps=steps)
     share = experiment.data.batch_size // full
     crowded = among[share] / alone[share] if share in alone else 1.0
-    site = Site(per_node=max(numbers), within=within, between=within, threads=1, cores=cores, crowded=crowded)
-    pace = Pace.fit(alone)
-    return [Checked(forecast(pace, load, site, number), rate) for number, rate in zip(numbers, rates, strict=True)]
+    site = Topology(per_node=max(numbers), within=within, between=within, threads=1, cores=cores, crowded=crowded)
+    pace = StepCost.fit(alone)
+    return [
+        CheckedForecast(forecast(pace, load, site, number), rate) for number, rate in zip(numbers, rates, strict=True)
+    ]
 
 
 def _with(experiment: Experiment, workers: int) -> Experiment:

@@ -31,7 +31,7 @@ SAMPLE_SECONDS = 0.05
 
 
 @dataclass
-class Peak:
+class PeakMemory:
     """The most that was seen, in bytes."""
 
     store: int = 0
@@ -41,17 +41,17 @@ class Peak:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Larger:
+class StreamingFigures:
     """What one epoch took."""
 
     data_bytes: int
     store_bytes: int
     rows: int
     seconds: float
-    peak: Peak
+    peak: PeakMemory
 
 
-def stream_larger(*, data_mb: int, store_mb: int) -> Larger:
+def stream_larger(*, data_mb: int, store_mb: int) -> StreamingFigures:
     """Stream an epoch of noise through an object store that is smaller. Raise UserError beside another Ray.
 
     Raise UserError or RunError also where Ray cannot start, before anything is written.
@@ -89,7 +89,9 @@ def stream_larger(*, data_mb: int, store_mb: int) -> Larger:
         finally:
             ray.shutdown()
         size = sum(prepared.rows.values()) * SIDE**2
-        return Larger(data_bytes=size, store_bytes=store_mb * MB, rows=steps * BATCH, seconds=seconds, peak=peak)
+        return StreamingFigures(
+            data_bytes=size, store_bytes=store_mb * MB, rows=steps * BATCH, seconds=seconds, peak=peak
+        )
 
 
 def _write(folder: Path, rows: int) -> None:
@@ -113,9 +115,9 @@ def _check_disk(folder: Path, data_mb: int) -> None:
 
 
 @contextmanager
-def _watched(store: int, folder: Path) -> Iterator[Peak]:
+def _watched(store: int, folder: Path) -> Iterator[PeakMemory]:
     """Give the peaks of what happens in the block, looked at twenty times a second."""
-    peak, over, own = Peak(), threading.Event(), psutil.Process()
+    peak, over, own = PeakMemory(), threading.Event(), psutil.Process()
 
     def look() -> None:
         while not over.wait(SAMPLE_SECONDS):

@@ -14,17 +14,17 @@ from gen_ray import run_directory
 from gen_ray.bench.baselines import alternate, ingest
 from gen_ray.cluster.data.blocks import cached
 from gen_ray.cluster.nodes.connect import connected
-from gen_ray.cluster.tracking.logger_actor import Track, start
+from gen_ray.cluster.tracking.logger_actor import RunLogger, start
 from gen_ray.cluster.training.train import prepare_data
-from gen_ray.cluster.training.trainer import spoken, trainer
+from gen_ray.cluster.training.trainer import trainer, user_error
 from gen_ray.cluster.training.worker import open_session
 from gen_ray.configuration import yaml12
 from gen_ray.engine.training.loop import steps
-from gen_ray.engine.training.step import Learner
+from gen_ray.engine.training.step import TrainState
 from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.config import load
-from gen_ray.sweeps.points import given
+from gen_ray.sweeps.points import predetermined_points
 from gen_ray.sweeps.study import Study
 
 
@@ -63,7 +63,7 @@ def sweep_times(file: Path, overrides: list[str], folder: Path) -> SweepTimes:
     """Return what commands take: a sweep, in the middle of its trainings one by one, each with all cores to itself."""
     here = [*overrides, f"storage.root={folder}"]
     plan, configs = load(file, here), list[Path]()
-    for point in given(plan) or plan.corners():
+    for point in predetermined_points(plan) or plan.corners():
         raw = plan.experiment(point).resolved()
         raw["scaling"]["cpus_per_worker"] = "auto"
         configs.append(folder / f"{len(configs)}.yaml")
@@ -100,11 +100,11 @@ def on_workers(experiment: Experiment, work: Callable[[dict[str, Any]], Any], **
     """Return what rank 0 returns of work."""
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)
-    track = Track(start(None, experiment.storage.root), "bench")
+    track = RunLogger(start(None, experiment.storage.root), "bench")
     try:
         return trainer(experiment, prepared, track, work, cached(experiment, prepared), **extra).fit().return_value
     except ray.train.TrainingFailedError as error:
-        raise spoken(error) from error
+        raise user_error(error) from error
 
 
 def _alternating(task: dict[str, Any]) -> dict[str, list[float]]:
@@ -123,7 +123,7 @@ def _stepping(task: dict[str, Any]) -> float:
     """Return images per second of all workers together, after half as many steps to warm up."""
     experiment, family, session = open_session(task)
     warm, size = task["steps"] // 2, experiment.data.batch_size
-    learner = Learner(family, experiment.training, session, warm + task["steps"])
+    learner = TrainState(family, experiment.training, session, warm + task["steps"])
     taken = steps(learner, session.batches("train"), size, first=0)
     for _ in range(warm):
         next(taken)

@@ -16,7 +16,7 @@ from gen_ray.bench.gpu.alternating import Conditions, Repeat, ratio
 from gen_ray.bench.gpu.sampling import sampler_run
 from gen_ray.bench.gpu.workloads import SAMPLERS, Size, Workload
 from gen_ray.engine.inference.artifact import Model
-from gen_ray.engine.inference.batcher import Batcher, Ticket
+from gen_ray.engine.inference.batcher import Batcher, RequestHandle
 from gen_ray.engine.inference.batcher import measure as measure_costs
 from gen_ray.errors import RunError
 from gen_ray.family import Chain
@@ -47,8 +47,8 @@ class MixedLoad:
         """Start without requests."""
         self.batcher, self.chains, self.size, self.conditions = batcher, chains, size, conditions
         self._random = random.Random(0)  # noqa: S311 - a load, not a secret
-        self._ended: queue.SimpleQueue[Ticket] = queue.SimpleQueue()
-        self._open: set[Ticket] = set()
+        self._ended: queue.SimpleQueue[RequestHandle] = queue.SimpleQueue()
+        self._open: set[RequestHandle] = set()
 
     def window(self, seconds: float) -> Window:
         """Return the work of the batcher in about this time, after a quarter of it to warm up.
@@ -79,9 +79,9 @@ class MixedLoad:
         self._open.add(ticket)
         ticket.future.add_done_callback(lambda _: self._ended.put(ticket))
 
-    def _serve(self, seconds: float) -> list[Ticket]:
+    def _serve(self, seconds: float) -> list[RequestHandle]:
         """Replace each request that ends by another one, for the given seconds; return those that ended."""
-        ended, end = list[Ticket](), time.monotonic() + seconds
+        ended, end = list[RequestHandle](), time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
                 ended.append(self._replace(left))
@@ -89,7 +89,7 @@ class MixedLoad:
                 break
         return ended
 
-    def _replace(self, patience: float) -> Ticket:
+    def _replace(self, patience: float) -> RequestHandle:
         """Return the next request that ends, with another one in its place. Raise queue.Empty where none ends."""
         ticket = self._ended.get(timeout=patience)
         self._open.remove(ticket)
@@ -100,7 +100,7 @@ class MixedLoad:
 
     def _cancel(self) -> None:
         for ticket in self._open:
-            ticket.give_up()
+            ticket.cancel_request()
         while self._open:
             self._open.discard(self._ended.get(timeout=PATIENCE_SECONDS))
 

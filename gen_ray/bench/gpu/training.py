@@ -10,10 +10,10 @@ from torch import Tensor
 from gen_ray.bench.gpu import flops, memory, syncs
 from gen_ray.bench.gpu.alternating import Conditions, Repeat, alternate, ratio
 from gen_ray.bench.gpu.workloads import Size, Workload, parameters
-from gen_ray.engine.training.batches import Cached
+from gen_ray.engine.training.batches import InMemoryBatches
 from gen_ray.engine.training.loop import steps
 from gen_ray.engine.training.session import LocalSession
-from gen_ray.engine.training.step import Learner, autocast, precision_on
+from gen_ray.engine.training.step import TrainState, autocast, precision_on
 from gen_ray.maths.noise import generator
 
 MANY_STEPS = 10**9
@@ -99,8 +99,8 @@ def bare_loop(workload: Workload, x: Tensor, device: torch.device) -> Repeat:
 def project_loop(workload: Workload, x: Tensor, device: torch.device) -> Repeat:
     """Return the project's own training: batches of x (N, *shape) in the host's memory, copied ahead to a GPU."""
     settings, batch = workload.experiment.training, workload.experiment.data.batch_size
-    session = LocalSession({"train": Cached(x=x, batch_size=batch, seed=settings.seed)}, device=device)
-    learner = Learner(workload.family, settings, session, MANY_STEPS)
+    session = LocalSession({"train": InMemoryBatches(x=x, batch_size=batch, seed=settings.seed)}, device=device)
+    learner = TrainState(workload.family, settings, session, MANY_STEPS)
     taken = steps(learner, session.batches("train"), batch, first=0)
 
     def repeat(times: int) -> None:

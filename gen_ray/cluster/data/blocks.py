@@ -15,7 +15,7 @@ from gen_ray.cluster.nodes.connect import alive
 from gen_ray.datasets.prepared import Prepared, Shard
 from gen_ray.datasets.shards import storage_dtype, to_numpy
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.training.batches import Lanes, ahead, permutation
+from gen_ray.engine.training.batches import MicroBatches, permutation, prefetch
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 
@@ -55,7 +55,7 @@ def cached(experiment: Experiment, prepared: Prepared) -> Splits:
 
 
 @dataclass(frozen=True)
-class Piece:
+class ShardSlice:
     """Rows begin … end−1 of a shard."""
 
     shard: Shard
@@ -68,7 +68,7 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Streamed(Lanes):
+class Streamed(MicroBatches):
     """A split larger than memory: shards in an order of (seed, epoch), rows shuffled within windows of 8 of them.
 
     Each epoch lays all shards end to end and gives every rank an equal stretch of their rows. A rank's steps run over
@@ -94,12 +94,12 @@ class Streamed(Lanes):
         first, end = (self.rows * rank // self.world_size for rank in (self.rank, self.rank + 1))
         return first, end
 
-    def deal(self, epoch: int) -> list[Piece]:
+    def deal(self, epoch: int) -> list[ShardSlice]:
         """Return this rank's pieces of an epoch, in order."""
         (first, end), at, pieces = self.stretch, 0, []
         for index in permutation(len(self.shards), self.seed, epoch):
             shard = self.shards[index]
-            piece = Piece(shard, max(first - at, 0), min(end - at, shard.rows))
+            piece = ShardSlice(shard, max(first - at, 0), min(end - at, shard.rows))
             if piece.begin < piece.end:
                 pieces.append(piece)
             at += shard.rows
@@ -111,7 +111,7 @@ class Streamed(Lanes):
         if first == end:
             raise UserError(f"data: {self.rows} rows are too few for {self.world_size} workers")
         waiting, micro = torch.empty(0), self.share // self.accumulate
-        for window in ahead(self._windows(*divmod(first_step * self.share, end - first))):
+        for window in prefetch(self._windows(*divmod(first_step * self.share, end - first))):
             rows = torch.cat([waiting, window]) if len(waiting) else window
             whole = len(rows) // self.share * self.share
             yield from (list(rows[at : at + self.share].split(micro)) for at in range(0, whole, self.share))
@@ -132,7 +132,7 @@ class Streamed(Lanes):
                 skip = 0
             epoch += 1
 
-    def _rows(self, pieces: list[Piece]) -> Iterator[Tensor]:
+    def _rows(self, pieces: list[ShardSlice]) -> Iterator[Tensor]:
         """Yield the rows of each piece, read by Ray Data a few shards ahead."""
         shards = dataset([piece.shard for piece in pieces])
         tables = shards.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)

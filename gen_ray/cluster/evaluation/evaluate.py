@@ -13,14 +13,14 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gen_ray.cluster.jobs.waiting import awaited, lost, missing, result, started
 from gen_ray.cluster.nodes.connect import cpus_per_worker, uses_gpu
-from gen_ray.cluster.training.device import given
+from gen_ray.cluster.training.device import reserved_device
 from gen_ray.datasets.chosen import SEED, chosen_rows, read_chosen, read_rows
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.evaluation import features
-from gen_ray.engine.evaluation.evaluate import REFERENCE_ROWS, Reference
+from gen_ray.engine.evaluation.evaluate import REFERENCE_ROWS, ReferenceData
 from gen_ray.engine.evaluation.evaluate import evaluate as measure
 from gen_ray.engine.evaluation.quality_metrics import READ_EXAMPLES
-from gen_ray.engine.evaluation.summary_figure import portrait
+from gen_ray.engine.evaluation.summary_figure import summary_figure
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.training import checkpoint, post_hoc_ema
@@ -119,7 +119,7 @@ def _from_artifact(cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, 
 def _portrait(cpus: int, data: Path, folder: Path) -> np.ndarray:
     device = device_of(cpus)
     x, _ = read_chosen(Prepared.load(data), "test", PORTRAYED)
-    return portrait(artifact.load(folder, device=device), torch.from_numpy(x), device=device)
+    return summary_figure(artifact.load(folder, device=device), torch.from_numpy(x), device=device)
 
 
 def evaluate_average(
@@ -156,7 +156,7 @@ def _from_average(
 def device_of(cpus: int) -> torch.device:
     """Return this worker's device, its threads set."""
     torch.set_num_threads(cpus)
-    return given()
+    return reserved_device()
 
 
 def _measure(model: Model, prepared: Prepared, device: torch.device, against: str) -> dict[str, Any]:
@@ -174,7 +174,7 @@ def _measure(model: Model, prepared: Prepared, device: torch.device, against: st
     }
 
 
-def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int = 0) -> Reference:
+def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int = 0) -> ReferenceData:
     """Return what samples of these data are compared with: seeded choices of rows, and the extractor of their labels.
 
     It holds at least test_rows rows of the test split, or all of them.
@@ -183,7 +183,7 @@ def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int =
     train, labels = read_chosen(prepared, "train", REFERENCE_ROWS if spec.is_image else READ_EXAMPLES)
     test, _ = read_chosen(prepared, "test", max(REFERENCE_ROWS, test_rows))
     judged = spec.is_image and labels is not None and len(np.unique(labels)) > 1
-    return Reference(
+    return ReferenceData(
         train=torch.from_numpy(train),
         test=torch.from_numpy(test),
         rows_seed=SEED,
@@ -195,7 +195,7 @@ def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int =
 
 def _extractor_of(prepared: Prepared) -> features.Extractor:
     home = prepared.folder.parent.parent / "extractors" / prepared.fingerprint[:12]
-    return features.obtain(home, prepared.spec, lambda split: _labelled(prepared, split))
+    return features.load_or_train(home, prepared.spec, lambda split: _labelled(prepared, split))
 
 
 def _labelled(prepared: Prepared, split: str) -> features.Labelled:

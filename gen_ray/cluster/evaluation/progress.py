@@ -15,19 +15,19 @@ METRICS = {"eval/bits_per_dim": "bits per dimension", "eval/frechet_distance": "
 
 
 @dataclass(frozen=True)
-class Point:
+class ProgressPoint:
     """Minutes of training, and what it had come to."""
 
     minutes: float
     metrics: Mapping[str, float]
 
 
-def measured(home: Path, sigma_rel: float, times: int) -> Iterator[Point]:
+def measured(home: Path, sigma_rel: float, times: int) -> Iterator[ProgressPoint]:
     """Yield a run's quality at ``times`` of the steps it kept averages at, evenly chosen, the last one included.
 
     Raise UserError where it kept none, or where MLflow does not know how long it trained.
     """
-    experiment, kept = run_directory.at(run_directory.load(home), home.parent.parent), post_hoc_ema.times(home)
+    experiment, kept = run_directory.at(run_directory.load(home), home.parent.parent), post_hoc_ema.snapshot_steps(home)
     found = next((row for row in rows(store_of(experiment)) if row.run_id == home.name), None)
     if found is None or "train/minutes" not in found.metrics:
         raise UserError(f"{home.name}: MLflow does not know how many minutes it trained")
@@ -36,4 +36,4 @@ def measured(home: Path, sigma_rel: float, times: int) -> Iterator[Point]:
         step = kept[len(kept) * part // min(times, len(kept)) - 1]
         report = evaluate_average(experiment, prepared, home, sigma_rel, at=step)
         metrics = {name: report["metrics"][key] for key, name in METRICS.items() if key in report["metrics"]}
-        yield Point(found.metrics["train/minutes"] * step / kept[-1], metrics)
+        yield ProgressPoint(found.metrics["train/minutes"] * step / kept[-1], metrics)

@@ -19,7 +19,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 from gen_ray.cluster.jobs import package, secret_files
 from gen_ray.cluster.nodes import environment
 from gen_ray.errors import RunError, UserError, nearest
-from gen_ray.recurring.launcher import UNAVAILABLE, State, later
+from gen_ray.recurring.launcher import UNAVAILABLE, OccurrenceState, later
 
 T = TypeVar("T")
 OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
@@ -38,7 +38,7 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class RayJob:
     """A job as a list shows it; times are seconds since 1970."""
 
     id: str
@@ -91,12 +91,12 @@ class Jobs:
             if self.state(occurrence) is None:  # else it was submitted before
                 raise
 
-    def state(self, occurrence: str) -> State | None:
+    def state(self, occurrence: str) -> OccurrenceState | None:
         """Return the state of a job, None where there is none of that id."""
         found = self._ask(lambda client: _found(client, occurrence))
         return _state(found) if found else None
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[RayJob]:
         """Return the jobs, the newest first."""
         found = [_job(details) for details in self._ask(lambda client: client.list_jobs()) if details.submission_id]
         return sorted(found, key=lambda job: job.began, reverse=True)
@@ -182,17 +182,17 @@ def _found(client: JobSubmissionClient, job: str) -> JobDetails | None:
         raise
 
 
-def _state(job: JobDetails) -> State:
+def _state(job: JobDetails) -> OccurrenceState:
     if not JobStatus(job.status).is_terminal():
-        return State("running")
+        return OccurrenceState("running")
     if job.status == JobStatus.SUCCEEDED:
-        return State("done")
-    return State("failed", f"{str(job.status).lower()}, {_line(job)}", job.driver_exit_code or 1)
+        return OccurrenceState("done")
+    return OccurrenceState("failed", f"{str(job.status).lower()}, {_line(job)}", job.driver_exit_code or 1)
 
 
-def _job(details: JobDetails) -> Job:
+def _job(details: JobDetails) -> RayJob:
     began, ended = (details.start_time or 0) / 1000, (details.end_time or 0) / 1000
-    return Job(
+    return RayJob(
         id=str(details.submission_id),
         state=str(details.status).lower(),
         command=details.entrypoint,

@@ -77,7 +77,7 @@ class Queue:
                     await self.leave(name)
 
 
-class Turn(Protocol):
+class QueueSlot(Protocol):
     """A member's place in the queue."""
 
     shared: bool
@@ -92,7 +92,7 @@ class Turn(Protocol):
         """Say how many are running."""
 
 
-class Free:
+class NoQueue:
     """The place of one who shares its cluster with nobody."""
 
     shared = left = False
@@ -139,7 +139,7 @@ class Together:
 
     shared = left = False
 
-    def __init__(self, place: Turn) -> None:
+    def __init__(self, place: QueueSlot) -> None:
         """Begin without it."""
         self.place = place
 
@@ -155,13 +155,13 @@ class Together:
 @contextmanager
 def turn(
     name: str, priority: float, needs: Mapping[str, float], tracker: Any, most: int = 1, *, together: bool = False
-) -> Iterator[Turn]:
+) -> Iterator[QueueSlot]:
     """Have a place in the queue while the block lasts, where RAY_ADDRESS names a cluster: one's own is not shared.
 
     Together, there is room for most trials at once, each with its needs, or for none.
     """
     if "RAY_ADDRESS" not in os.environ:
-        yield Free()
+        yield NoQueue()
         return
     places = most if together else 1
     amounts = {kind: places * amount for kind, amount in needs.items()}
@@ -175,7 +175,7 @@ def turn(
         place.queue.leave.remote(name)
 
 
-def wait(place: Turn) -> None:
+def wait(place: QueueSlot) -> None:
     """Return when the place is granted, or was given up."""
     while not place.left and not place.granted(0):
         time.sleep(ASK_SECONDS)

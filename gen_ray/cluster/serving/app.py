@@ -5,7 +5,7 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, BackpressureConfig
 
-from gen_ray.cluster.serving.args import Application, Served
+from gen_ray.cluster.serving.args import ServedModel, ServingApplication
 from gen_ray.cluster.serving.ingress import Ingress
 from gen_ray.cluster.serving.replica import Replica
 
@@ -22,7 +22,7 @@ QUIET = {"enable_access_log": False}
 """Ray Serve's own line for each request; ours says who asked for what."""
 
 
-def build(args: Application) -> serve.Application:
+def build(args: ServingApplication) -> serve.Application:
     """Return one deployment for each model, and the ingress before them."""
     raw = args.model_dump(mode="json")
     # the ingresses have divided them among the keys, so that no replica needs to refuse any
@@ -42,7 +42,7 @@ def build(args: Application) -> serve.Application:
     return ingress.bind(models, raw)
 
 
-def _deployment(id: str, served: Served, at_once: int) -> serve.Deployment:
+def _deployment(id: str, served: ServedModel, at_once: int) -> serve.Deployment:
     number: dict[str, Any] = {"num_replicas": served.min_replicas}
     if served.max_replicas > served.min_replicas:
         number = {"autoscaling_config": _scaled(served)}
@@ -59,7 +59,7 @@ def _deployment(id: str, served: Served, at_once: int) -> serve.Deployment:
     )
 
 
-def _scaled(served: Served) -> AutoscalingConfig:
+def _scaled(served: ServedModel) -> AutoscalingConfig:
     return AutoscalingConfig(
         min_replicas=served.min_replicas,
         max_replicas=served.max_replicas,

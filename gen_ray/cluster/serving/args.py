@@ -6,7 +6,7 @@ from pydantic import Field
 
 from gen_ray.configuration.base import LONGEST_SECONDS, Config
 from gen_ray.experiment import Root
-from gen_ray.serving.limits import Limits
+from gen_ray.serving.limits import RequestLimits
 from gen_ray.serving.settings import Host
 from gen_ray.storage.paths import default
 
@@ -15,7 +15,7 @@ NAME = "gen_ray"
 """Of the application, by which Ray Serve knows it."""
 
 
-class Served(Config):
+class ServedModel(Config):
     """One model: where it is, what each replica has, and how many there are."""
 
     model: str
@@ -31,16 +31,16 @@ class Served(Config):
     """More than this a replica, and there will be more replicas."""
 
 
-class Application(Config):
+class ServingApplication(Config):
     """All that is served by one application."""
 
-    models: Annotated[dict[str, Served], Field(min_length=1)]
+    models: Annotated[dict[str, ServedModel], Field(min_length=1)]
     root: Root = Field(default_factory=default)
     """storage.root of the runs; machines of a cluster share it."""
     tracking_uri: str | None = None
     follow_seconds: float = Field(10, gt=0, le=LONGEST_SECONDS)
     """How often the registry is asked for a newer champion."""
-    limits: Limits = Limits()
+    limits: RequestLimits = RequestLimits()
     key_hashes: dict[str, Digest] = Field(default_factory=dict)
     """SHA-256 of the keys by name; beside those of GEN_RAY_API_KEYS in the ingress's environment."""
     require_keys: bool = False

@@ -2,13 +2,13 @@
 
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from gen_ray.engine.inference.batcher.admission_control import Ledger
-from gen_ray.serving.service import Answer, Job, Refusal
+from gen_ray.engine.inference.batcher.admission_control import AdmissionControl
+from gen_ray.serving.service import ApiError, JobResult, ServingJob
 
 SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 
 
-class Meters:
+class ReplicaMetrics:
     """Counters, gauges and histograms of one replica."""
 
     def __init__(self) -> None:
@@ -26,16 +26,16 @@ class Meters:
         self._occupancy = Gauge("gen_ray_batch_occupancy", "Rows of a tick as a share of those there was room for")
         self._seen = (0, 0, 0)
 
-    def told(self, outcome: Answer | Refusal, job: Job) -> None:
+    def told(self, outcome: JobResult | ApiError, job: ServingJob) -> None:
         """Take note of how a job ended."""
         verb = {"verb": job.verb, "key": job.key}
-        if isinstance(outcome, Refusal):
+        if isinstance(outcome, ApiError):
             self._refused.inc(tags={**verb, "code": outcome.code})
             return
         self._queued.observe(outcome.queued_seconds, tags=verb)
         self._latency.observe(outcome.queued_seconds + outcome.computed_seconds, tags=verb)
 
-    def read(self, ledger: Ledger) -> None:
+    def read(self, ledger: AdmissionControl) -> None:
         """Publish what a batcher did since it was last read; a new version's batcher begins at 0."""
         now = (ledger.ticks, ledger.evaluations, ledger.room)
         ticks, evaluations, room = (new - old if new >= old else new for new, old in zip(now, self._seen, strict=True))

@@ -9,37 +9,39 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from gen_ray.serving.service import Answer, Card, Job, Preview, Refusal, RefusedError
+from gen_ray.serving.service import ApiError, ApiException, JobResult, ModelCard, ServingJob, StreamPreview
 
 TRIES = 3
 """A job is a function of its seed: where a replica dies with it, another one does it."""
 CARD_SECONDS = 1.0
 """How long a card is taken to hold: every request needs one, and it changes with the version alone."""
-GONE = Refusal(status=503, code="unavailable", message="the model is not reachable; try again", retry_after_seconds=1.0)
-FULL = Refusal(status=429, code="busy", message="too many requests are waiting", retry_after_seconds=1.0)
+GONE = ApiError(
+    status=503, code="unavailable", message="the model is not reachable; try again", retry_after_seconds=1.0
+)
+FULL = ApiError(status=429, code="busy", message="too many requests are waiting", retry_after_seconds=1.0)
 
 
-class HandleDesk:
+class RayModelService:
     """One served model in whatever replica there is room."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
         """Ask by a handle; replicas come and go."""
         self._handle = handle
         self._streams = handle.options(stream=True)
-        self._card: tuple[float, Card] | None = None
+        self._card: tuple[float, ModelCard] | None = None
 
-    async def card(self) -> Card:
+    async def card(self) -> ModelCard:
         """Return what is known of the model, of late. Raise RefusedError where no replica is ready."""
         if self._card is None or time.monotonic() > self._card[0] + CARD_SECONDS:
-            card: Card = await self._asked("card")
+            card: ModelCard = await self._asked("card")
             self._card = (time.monotonic(), card)
         return self._card[1]
 
-    async def run(self, job: Job) -> Answer:
+    async def run(self, job: ServingJob) -> JobResult:
         """Do a job. Raise RefusedError."""
-        outcome: Answer | Refusal = await self._asked("run", job)
-        if isinstance(outcome, Refusal):
-            raise RefusedError(outcome)
+        outcome: JobResult | ApiError = await self._asked("run", job)
+        if isinstance(outcome, ApiError):
+            raise ApiException(outcome)
         return outcome
 
     async def _asked(self, method: str, *args: Any) -> Any:
@@ -51,26 +53,26 @@ class HandleDesk:
                 response.cancel()
                 raise
             except BackPressureError:
-                raise RefusedError(FULL) from None
+                raise ApiException(FULL) from None
             except (RayActorError, DeploymentUnavailableError) as error:
                 if not left:
-                    raise RefusedError(GONE) from error
+                    raise ApiException(GONE) from error
                 await asyncio.sleep(0.2)
             except (RayServeException, RayError) as error:
-                raise RefusedError(GONE) from error
+                raise ApiException(GONE) from error
         raise AssertionError("unreachable")
 
-    async def stream(self, job: Job) -> AsyncIterator[Preview | Answer]:
+    async def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult]:
         """Do a job and yield looks at it on the way. Raise RefusedError; a stream that has begun is not begun anew."""
         events = self._streams.stream.remote(job)
         try:
             async for event in events:
-                if isinstance(event, Refusal):
-                    raise RefusedError(event)
+                if isinstance(event, ApiError):
+                    raise ApiException(event)
                 yield event
         except BackPressureError:
-            raise RefusedError(FULL) from None
+            raise ApiException(FULL) from None
         except (RayServeException, RayError) as error:
-            raise RefusedError(GONE) from error
+            raise ApiException(GONE) from error
         finally:
             events.cancel()

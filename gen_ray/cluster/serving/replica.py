@@ -10,12 +10,12 @@ import psutil
 import torch
 
 from gen_ray.cluster.serving import logs
-from gen_ray.cluster.serving.args import Application
-from gen_ray.cluster.serving.metrics import Meters
+from gen_ray.cluster.serving.args import ServingApplication
+from gen_ray.cluster.serving.metrics import ReplicaMetrics
 from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
-from gen_ray.cluster.training.device import given
-from gen_ray.serving.local_service import Seat
-from gen_ray.serving.service import Answer, Card, Job, Preview, Refusal, RefusedError
+from gen_ray.cluster.training.device import reserved_device
+from gen_ray.serving.local_service import LocalModelService
+from gen_ray.serving.service import ApiError, ApiException, JobResult, ModelCard, ServingJob, StreamPreview
 from gen_ray.serving.sources import source_of
 from gen_ray.storage.paths import beside
 from gen_ray.tracking import signing
@@ -30,16 +30,16 @@ class Replica:
 
     async def __init__(self, id: str, raw: dict[str, Any]) -> None:  # type: ignore[misc]
         """Load, check and warm the newest version; only then is the replica ready."""
-        app, self._beside = Application.model_validate(raw), list[asyncio.Task[None]]()
+        app, self._beside = ServingApplication.model_validate(raw), list[asyncio.Task[None]]()
         served = app.models[id]
-        self._served, self._meters = served, Meters()
-        device, threads = given(), max(1, int(served.cpus))
+        self._served, self._meters = served, ReplicaMetrics()
+        device, threads = reserved_device(), max(1, int(served.cpus))
         torch.set_num_threads(threads)
         logs.write(beside(app.root) / "serving")
         if app.require_signatures:
             signing.require()
         sys.setswitchinterval(SWITCH_SECONDS)
-        self._seat = Seat(
+        self._seat = LocalModelService(
             id,
             source_of(served.model, app.root, app.tracking_uri),
             device=device,
@@ -54,24 +54,24 @@ class Replica:
             asyncio.create_task(self._measure()),
         ]
 
-    async def card(self) -> Card:
+    async def card(self) -> ModelCard:
         """Return what is known of the model."""
         return await self._seat.card()
 
-    async def run(self, job: Job) -> Answer | Refusal:
+    async def run(self, job: ServingJob) -> JobResult | ApiError:
         """Do a job."""
         try:
             return await self._seat.run(job)
-        except RefusedError as error:
+        except ApiException as error:
             return error.refusal
 
-    async def stream(self, job: Job) -> AsyncIterator[Preview | Answer | Refusal]:
+    async def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult | ApiError]:
         """Do a job and yield looks at it on the way."""
         try:
             async with aclosing(self._seat.stream(job)) as events:
                 async for event in events:
                     yield event
-        except RefusedError as error:
+        except ApiException as error:
             yield error.refusal
 
     async def counters(self) -> dict[str, float]:

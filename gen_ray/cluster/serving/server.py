@@ -20,7 +20,7 @@ from gen_ray.cluster.nodes import environment, ports
 from gen_ray.cluster.nodes.connect import alive, joined
 from gen_ray.cluster.serving import endpoint, messages
 from gen_ray.cluster.serving.app import build
-from gen_ray.cluster.serving.args import NAME, Application
+from gen_ray.cluster.serving.args import NAME, ServingApplication
 from gen_ray.errors import RunError, UserError
 
 OWNER = b"gen_ray_serve_owner"
@@ -29,7 +29,7 @@ OWNER = b"gen_ray_serve_owner"
 
 @contextmanager
 def served(
-    app: Application, host: str, port: int, *, detached: bool = False, replace: bool = False, beside: float = 0
+    app: ServingApplication, host: str, port: int, *, detached: bool = False, replace: bool = False, beside: float = 0
 ) -> Iterator[str]:
     """Serve an application for as long as the block lasts, and give its address; detached leaves it running.
 
@@ -62,7 +62,7 @@ def _shared() -> bool:
     return "RAY_ADDRESS" in os.environ or ray.is_initialized()
 
 
-def _deploy(app: Application, host: str, port: int) -> bytes:
+def _deploy(app: ServingApplication, host: str, port: int) -> bytes:
     """Start Serve and the application, and return what the cluster notes as its owner. Raise UserError, RunError."""
     owner = secrets.token_bytes(8)
     try:

@@ -20,17 +20,19 @@ from gen_ray.engine.training import checkpoint_store, post_hoc_ema
 from gen_ray.engine.training.loop import step_at
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps import schedulers
-from gen_ray.sweeps.config import DURING, Plan, Sweep
+from gen_ray.sweeps.config import DURING, SweepConfig, SweepPlan
 from gen_ray.sweeps.population import donors
 
 Copying = Callable[[int, int, int, np.random.Generator], Mapping[str, Any]]
 """Has a trial (its number) go on as a copy of another after so many epochs; returns what its configuration becomes."""
 
 
-class Population(FIFOScheduler):
+class PopulationScheduler(FIFOScheduler):
     """Has all trials train until an epoch, wait there, and go on until the next, the worst as copies of the best."""
 
-    def __init__(self, plan: Plan, numbers: Mapping[str, int], copy: Copying, *, first: int | None, room: int) -> None:
+    def __init__(
+        self, plan: SweepPlan, numbers: Mapping[str, int], copy: Copying, *, first: int | None, room: int
+    ) -> None:
         """Begin with no trial, of which at most room train at a time; the first turn is at an epoch, or there is none.
 
         Which number a live trial of Ray Tune's has in the record, numbers tells.
@@ -74,13 +76,13 @@ class Population(FIFOScheduler):
             trial.set_config({**trial.config, **changed, "until": self.until, "minutes": minutes})
 
 
-def population(sweep: Sweep) -> schedulers.Population:
+def population(sweep: SweepConfig) -> schedulers.PopulationConfig:
     """Return what a sweep says of its population."""
-    assert isinstance(sweep.scheduler, schedulers.Population), "asked only where there is one"
+    assert isinstance(sweep.scheduler, schedulers.PopulationConfig), "asked only where there is one"
     return sweep.scheduler
 
 
-def first_turn(plan: Plan, prepared: Prepared, homes: Iterable[Path]) -> int | None:
+def first_turn(plan: SweepPlan, prepared: Prepared, homes: Iterable[Path]) -> int | None:
     """Return the epoch of the first turn that no run in these folders is past: after a kill some are further."""
     size, rows, interval = plan.first.data.batch_size, prepared.rows["train"], population(plan.sweep).interval_epochs
     kept = [folder for home in homes for folder in checkpoint_store.checkpoints(home).folders()]
@@ -89,13 +91,13 @@ def first_turn(plan: Plan, prepared: Prepared, homes: Iterable[Path]) -> int | N
     return _before_the_end(turn, plan)
 
 
-def _before_the_end(epoch: int, plan: Plan) -> int | None:
+def _before_the_end(epoch: int, plan: SweepPlan) -> int | None:
     return epoch if epoch < plan.first.training.epochs else None
 
 
-def carry_out(experiment: Experiment, run_id: str, donor_id: str) -> None:
+def exploit(experiment: Experiment, run_id: str, donor_id: str) -> None:
     """Have a run's folder go on as a copy of another's. The configuration, written last, tells that it is done."""
     home, donor = run_directory.folder(experiment, run_id), run_directory.folder(experiment, donor_id)
-    for place in (checkpoint_store.checkpoints, post_hoc_ema.shelf):
-        place(home).become(place(donor))
+    for place in (checkpoint_store.checkpoints, post_hoc_ema.snapshots):
+        place(home).replace_with(place(donor))
     run_directory.save(experiment, run_id)

@@ -10,22 +10,22 @@ from PIL import Image
 
 from gen_ray import run_directory
 from gen_ray.cluster.sweeps.trial import SAMPLES
-from gen_ray.cluster.tracking.logger_actor import Track
+from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.engine.plots import grids
 from gen_ray.storage.paths import write_whole
 from gen_ray.sweeps import config
 from gen_ray.sweeps.pictures import pictures
-from gen_ray.sweeps.study import RECORD, Result, Study, table
+from gen_ray.sweeps.study import RECORD, Study, TrialResult, table
 
 PLAN, DONE = "sweep.yaml", "table.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SweepOutcome:
     """A finished sweep."""
 
     sweep_id: str
-    results: list[Result]
+    results: list[TrialResult]
     header: list[str]
     lines: list[list[str]]
     best: str | None
@@ -36,7 +36,7 @@ def trial_run(sweep_id: str, number: int) -> str:
     return f"{sweep_id}.{number:03d}"
 
 
-def conclude(study: Study, home: Path) -> Outcome:
+def conclude(study: Study, home: Path) -> SweepOutcome:
     """Write the table, which ends the sweep, and return it."""
     results, best = study.results(), study.best()
     header, lines = table(results, study.sweep.space, study.sweep.metric)
@@ -48,7 +48,7 @@ def conclude(study: Study, home: Path) -> Outcome:
             ]
         )
         write_whole(home / DONE, text.getvalue())
-    return Outcome(
+    return SweepOutcome(
         sweep_id=home.name,
         results=results,
         header=header,
@@ -57,7 +57,7 @@ def conclude(study: Study, home: Path) -> Outcome:
     )
 
 
-def show(parent: Track, study: Study, outcome: Outcome, home: Path) -> None:
+def show(parent: RunLogger, study: Study, outcome: SweepOutcome, home: Path) -> None:
     """Give the parent run the table, the pictures, and the best trials' samples side by side."""
     for kept in (DONE, PLAN, RECORD):
         parent.keep(home / kept, "sweep")

@@ -10,34 +10,36 @@ import numpy as np
 from ray.tune.search import Searcher
 
 from gen_ray import run_directory
-from gen_ray.cluster.jobs.queue import Turn
-from gen_ray.cluster.sweeps.population import Population, carry_out, population
+from gen_ray.cluster.jobs.queue import QueueSlot
+from gen_ray.cluster.sweeps.population import PopulationScheduler, exploit, population
 from gen_ray.cluster.sweeps.report import trial_run
-from gen_ray.cluster.tracking.logger_actor import Track
+from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import params
-from gen_ray.cluster.training.train import Watch
+from gen_ray.cluster.training.train import OnProgress
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps import config
 from gen_ray.sweeps.config import Point
 from gen_ray.sweeps.population import explored
-from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Copy, Result, Study
+from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Study, TrialCopy, TrialResult
 
 SWEEP = "gen_ray.sweep"
 IMPOSSIBLE = "impossible"
 """The reason of a trial whose settings do not go together, which MLflow does not have."""
 
 
-class Ledger(Searcher):
+class StudySearcher(Searcher):
     """Ray Tune's view of a study. It also tells MLflow how each trial ended, which a stopped trial cannot do itself."""
 
-    def __init__(self, study: Study, parent: Track, prepared: Prepared, turn: Turn, watch: Watch | None) -> None:
+    def __init__(
+        self, study: Study, parent: RunLogger, prepared: Prepared, turn: QueueSlot, watch: OnProgress | None
+    ) -> None:
         """Begin with no trial running."""
         super().__init__()
         self.study, self.parent, self.prepared, self.turn, self.watch = study, parent, prepared, turn, watch
         self.numbers: dict[str, int] = {}
-        self.population: Population | None = None
+        self.population: PopulationScheduler | None = None
         self.began = time.monotonic()
 
     def late(self) -> bool:
@@ -65,16 +67,16 @@ class Ledger(Searcher):
         root = experiment.storage.root  # the storage may have been moved
         if copies and run_directory.at(run_directory.load(self.home(number)), root).resolved() != experiment.resolved():
             # A driver died in between.
-            carry_out(experiment, run_id, self.track(copies[-1].donor).run_id)
+            exploit(experiment, run_id, self.track(copies[-1].donor).run_id)
         return {"run_id": run_id, "experiment": json.dumps(experiment.resolved())}
 
     def copy(self, number: int, donor: int, epoch: int, rng: np.random.Generator) -> dict[str, str]:
         """Have a trial go on as a copy of another with settings near that one's; return what it is to train now."""
         sweep, study = self.study.sweep, self.study
         point = explored(sweep.space, study.point(donor), population(sweep).resample, rng)
-        told = _told(study.copy(number, Copy(epoch=epoch, donor=donor, point=point)))
+        told = _told(study.copy(number, TrialCopy(epoch=epoch, donor=donor, point=point)))
         experiment = study.plan.experiment(point)
-        carry_out(experiment, self.track(number).run_id, self.track(donor).run_id)
+        exploit(experiment, self.track(number).run_id, self.track(donor).run_id)
         self.track(number).tag(told)
         return {"experiment": json.dumps(experiment.resolved())}
 
@@ -96,7 +98,7 @@ class Ledger(Searcher):
                 self._open(result.number, result.point)
                 self._close(result)
 
-    def _close(self, result: Result) -> None:
+    def _close(self, result: TrialResult) -> None:
         track = self.track(result.number)
         if result.error:
             track.tag({"error": result.error[:500], "reason": result.reason})
@@ -128,9 +130,9 @@ class Ledger(Searcher):
             if result.state == LIVE:
                 self.track(result.number).end("KILLED")
 
-    def track(self, number: int) -> Track:
+    def track(self, number: int) -> RunLogger:
         """Return the track of a trial's run."""
-        return Track(self.parent.tracker, trial_run(self.parent.run_id, number))
+        return RunLogger(self.parent.tracker, trial_run(self.parent.run_id, number))
 
     def home(self, number: int) -> Path:
         """Return the folder of a trial's run."""
@@ -142,7 +144,7 @@ class Ledger(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Do nothing."""
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Ledger":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "StudySearcher":
         """Stay the one that there is."""
         return self
 
@@ -151,7 +153,7 @@ class Ledger(Searcher):
         return Searcher, ()
 
 
-def _told(copies: Sequence[Copy]) -> dict[str, str]:
+def _told(copies: Sequence[TrialCopy]) -> dict[str, str]:
     """Return the tags of a trial that went on as copies of others: MLflow's params are what it began with."""
     ended = {f"final.{key}": str(config.label(value)) for key, value in copies[-1].point.items()}
     return {"exploited": ", ".join(map(str, copies)), **ended}

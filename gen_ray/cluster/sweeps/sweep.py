@@ -15,15 +15,22 @@ from gen_ray.cluster.data.blocks import cached
 from gen_ray.cluster.jobs.queue import turn
 from gen_ray.cluster.jobs.waiting import awaited
 from gen_ray.cluster.nodes.connect import connected, cpus_per_worker, in_reach, needs, ray_storage, terminable
-from gen_ray.cluster.sweeps.population import Population, first_turn
-from gen_ray.cluster.sweeps.report import DONE, PLAN, Outcome, conclude, show
+from gen_ray.cluster.sweeps.population import PopulationScheduler, first_turn
+from gen_ray.cluster.sweeps.report import DONE, PLAN, SweepOutcome, conclude, show
 from gen_ray.cluster.sweeps.schedulers import stopping
-from gen_ray.cluster.sweeps.searcher import SWEEP, Ledger
+from gen_ray.cluster.sweeps.searcher import SWEEP, StudySearcher
 from gen_ray.cluster.sweeps.trial import Task, trial
 from gen_ray.cluster.tracking import logger_actor
-from gen_ray.cluster.tracking.logger_actor import Track
+from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import opened, recorded
-from gen_ray.cluster.training.train import Watch, prepare_data, report_large_batch, report_unmeasured, store_of, written
+from gen_ray.cluster.training.train import (
+    OnProgress,
+    prepare_data,
+    report_large_batch,
+    report_unmeasured,
+    store_of,
+    written,
+)
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import EndedError, UserError
 from gen_ray.experiment import Scaling, flatten
@@ -31,22 +38,22 @@ from gen_ray.resumption import Resumed
 from gen_ray.storage import lease
 from gen_ray.storage.paths import without_traces, write_whole
 from gen_ray.sweeps import config, journal, schedulers
-from gen_ray.sweeps.config import Plan
-from gen_ray.sweeps.points import given
+from gen_ray.sweeps.config import SweepPlan
+from gen_ray.sweeps.points import predetermined_points
 from gen_ray.sweeps.study import RECORD, Study
 
 SWEEPS = "sweeps"
 
 
 def sweep(
-    plan: Plan,
+    plan: SweepPlan,
     *,
     resume: bool = False,
     take_over: bool = False,
     accept_data: bool = False,
-    watch: Watch | None = None,
+    watch: OnProgress | None = None,
     tags: Mapping[str, str] = MappingProxyType({}),
-) -> Outcome:
+) -> SweepOutcome:
     """Try what the plan says, and return what came of it. A failed trial is in the table and ends nothing else.
 
     The other options are those of train. Raise UserError for an impossible point before anything starts, RunError where
@@ -57,7 +64,7 @@ def sweep(
     prepared = prepare_data(first)
     report_unmeasured(prepared, needed=plan.sweep.metric)
     report_large_batch(max(plan.experiments, key=lambda trial: trial.data.batch_size), prepared)
-    for point in given(plan) or plan.corners():
+    for point in predetermined_points(plan) or plan.corners():
         plan.experiment(point).model(prepared.spec)
     resumed = _resumed(plan, prepared, accept_data=accept_data) if resume else None
     with ExitStack() as leases:  # the last to end: by then no trial writes into its folder
@@ -69,7 +76,7 @@ def sweep(
             cpus = _cpus(first.scaling)
             each = needs(first.scaling, cpus)  # refuses a lack of GPUs
             home = resumed.home if resumed else run_directory.create(plan.sweep.name, first.storage.root / SWEEPS)
-            parent = Track(logger_actor.start(store, first.storage.root), home.name)
+            parent = RunLogger(logger_actor.start(store, first.storage.root), home.name)
             own = {SWEEP: home.name, "gen_ray.kind": "sweep", **(resumed.tags if resumed else {})}
             parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
             opened(parent, home, is_new=resumed is None)
@@ -82,20 +89,20 @@ def sweep(
 
 
 def _swept(
-    plan: Plan,
+    plan: SweepPlan,
     prepared: Prepared,
-    parent: Track,
+    parent: RunLogger,
     home: Path,
     each: Mapping[str, float],
     cpus: int,
-    watch: Watch | None,
-) -> Outcome:
+    watch: OnProgress | None,
+) -> SweepOutcome:
     """Run the trials of a sweep that is open in MLflow, each with its needs, and conclude it."""
     first, study = plan.first, Study(plan, home)
     most = min(plan.sweep.concurrency or _room(each), study.wanted)
-    together = isinstance(plan.sweep.scheduler, schedulers.Population)
+    together = isinstance(plan.sweep.scheduler, schedulers.PopulationConfig)
     with turn(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as place:
-        ledger = Ledger(study, parent, prepared, place, watch)
+        ledger = StudySearcher(study, parent, prepared, place, watch)
         ledger.reconcile()
         task = Task(parent.tracker, prepared.folder, awaited(partial(cached, first, prepared)), cpus)
         try:
@@ -109,7 +116,7 @@ def _swept(
     return outcome
 
 
-def _resumed(plan: Plan, prepared: Prepared, *, accept_data: bool) -> Resumed:
+def _resumed(plan: SweepPlan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     """Return the newest unfinished sweep of this name and content. Raise UserError."""
     below = plan.first.storage.root / SWEEPS
     found = [home for home in run_directory.named(plan.sweep.name, below) if (home / PLAN).is_file()]
@@ -130,7 +137,7 @@ def _resumed(plan: Plan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     return resumed
 
 
-def _changed(home: Path, plan: Plan) -> list[str]:
+def _changed(home: Path, plan: SweepPlan) -> list[str]:
     return config.differences((home / PLAN).read_bytes(), plan)
 
 
@@ -145,13 +152,13 @@ def _room(each: Mapping[str, float]) -> int:
     return max(1, int(min(in_reach().get(kind, 0) // amount for kind, amount in each.items())))
 
 
-def _run(ledger: Ledger, task: Task, each: Mapping[str, float], most: int, home: Path) -> None:
+def _run(ledger: StudySearcher, task: Task, each: Mapping[str, float], most: int, home: Path) -> None:
     plan = ledger.study.plan
     alone, sweep = plan.first.scaling.num_workers == 1, plan.sweep
     # Several workers are booked by Ray Train: a trial that booked a part of a core as well might wait for its own.
     # Of nothing at all Ray Tune makes no place, so it is a megabyte.
     booked = {kind.lower(): amount for kind, amount in each.items()} if alone else {"memory": 1e6}
-    together = isinstance(sweep.scheduler, schedulers.Population)
+    together = isinstance(sweep.scheduler, schedulers.PopulationConfig)
     scheduler = _population(ledger, most) if together else stopping(plan)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, task=task), booked),
@@ -175,15 +182,15 @@ def _run(ledger: Ledger, task: Task, each: Mapping[str, float], most: int, home:
         tuner.fit()
 
 
-def _population(ledger: Ledger, room: int) -> TrialScheduler:
+def _population(ledger: StudySearcher, room: int) -> TrialScheduler:
     """Return the scheduler of a population. The ledger asks it for room: to Ray Tune, trials that wait take some."""
     study, numbers = ledger.study, ledger.numbers
     first = first_turn(study.plan, ledger.prepared, [ledger.home(trial.number) for trial in study.waiting])
-    ledger.population = Population(study.plan, numbers, ledger.copy, first=first, room=room)
+    ledger.population = PopulationScheduler(study.plan, numbers, ledger.copy, first=first, room=room)
     return ledger.population
 
 
-def _params(plan: Plan, prepared: Prepared) -> dict[str, Any]:
+def _params(plan: SweepPlan, prepared: Prepared) -> dict[str, Any]:
     """Return a sweep's own settings as MLflow's params: an axis is one of them."""
     own = flatten(plan.sweep.model_dump(mode="json", exclude={"space", "settings"}))
     axes = plan.sweep.model_dump(mode="json", exclude_none=True, exclude_defaults=True)["space"]

@@ -17,9 +17,9 @@ from gen_ray import run_directory
 from gen_ray.cluster.data.blocks import in_memory
 from gen_ray.cluster.data.reading import Splits
 from gen_ray.cluster.evaluation.evaluate import evaluate, measure_checkpoint
-from gen_ray.cluster.tracking.logger_actor import Track
+from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import record
-from gen_ray.cluster.training.device import given
+from gen_ray.cluster.training.device import reserved_device
 from gen_ray.cluster.training.session import RunSession
 from gen_ray.cluster.training.train import fault
 from gen_ray.datasets.prepared import Prepared
@@ -52,10 +52,12 @@ class TrialSession(RunSession):
 
     rank, world_size = 0, 1
 
-    def __init__(self, experiment: Experiment, prepared: Prepared, track: Track, home: Path, splits: Splits) -> None:
+    def __init__(
+        self, experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, splits: Splits
+    ) -> None:
         """Take a GPU where Ray gave one."""
         super().__init__(experiment, prepared, track, home)
-        self.device, self.splits = given(), splits
+        self.device, self.splits = reserved_device(), splits
 
     def rows(self, split: str) -> Tensor | None:
         """Return a split that trials before this one in the same process have read already, or read it."""
@@ -74,7 +76,7 @@ class TrialSession(RunSession):
         """Record metrics, and tell Ray Tune of a validation."""
         super().log(metrics, step)
         if DURING in metrics:
-            self.settle()  # ended here, the trial is found again with all its checkpoints
+            self.flush()  # ended here, the trial is found again with all its checkpoints
             tune.report({**metrics, "epoch": epoch(self.experiment, self.prepared, step)})
 
 
@@ -86,7 +88,7 @@ def epoch(experiment: Experiment, prepared: Prepared, step: int) -> int:
 def trial(config: Mapping[str, Any], *, task: Task) -> None:
     """Train and measure one point. What goes wrong is a result like others: to try again would not mend it."""
     experiment, prepared = parse(json.loads(config["experiment"])), Prepared.load(task.prepared)
-    track = Track(task.tracker, config["run_id"])
+    track = RunLogger(task.tracker, config["run_id"])
     home = run_directory.save(experiment, track.run_id)
     result = home / RESULT
     if not result.exists():
@@ -110,16 +112,16 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
 
 
 def _leg(
-    config: Mapping[str, Any], experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task
+    config: Mapping[str, Any], experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, task: Task
 ) -> dict[str, Any]:
     """Train until an epoch where the trial is to wait, and return what it is compared by there."""
     minutes = _train(experiment, prepared, track, home, task, until=config["until"]) + config.get("minutes", 0.0)
-    loss = checkpoint.position(checkpoint_store.trained(home, "last"))["validation_nats"]
+    loss = checkpoint.position(checkpoint_store.checkpoint_of(home, "last"))["validation_nats"]
     return {DURING: loss, "train/minutes": minutes, "epoch": config["until"], "waits": True}
 
 
 def _train(
-    experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task, *, until: int | None = None
+    experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, task: Task, *, until: int | None = None
 ) -> float:
     """Train here or, by several workers, on Ray Train. Return the minutes that took."""
     began = time.monotonic()
@@ -129,11 +131,11 @@ def _train(
 
 
 def _metrics(
-    experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task, before: float
+    experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, task: Task, before: float
 ) -> dict[str, float]:
     """Return what a trial comes to, trained to its end and measured. It was trained so many minutes before."""
     minutes, alone = before + _train(experiment, prepared, track, home, task), experiment.scaling.num_workers == 1
-    trained, out = checkpoint_store.trained(home, experiment.evaluation.checkpoint), home / run_directory.ARTIFACT
+    trained, out = checkpoint_store.checkpoint_of(home, experiment.evaluation.checkpoint), home / run_directory.ARTIFACT
     if alone:
         report = measure_checkpoint(task.cpus, experiment.resolved(), prepared.folder, trained, out, home.name)
     else:
@@ -147,7 +149,7 @@ def _metrics(
 
 
 def _train_here(
-    experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task, until: int | None
+    experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, task: Task, until: int | None
 ) -> None:
     torch.set_num_threads(task.cpus)
     with closing(TrialSession(experiment, prepared, track, home, task.splits)) as session:
@@ -155,13 +157,13 @@ def _train_here(
 
 
 def _train_on_workers(
-    experiment: Experiment, prepared: Prepared, track: Track, home: Path, task: Task, until: int | None
+    experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, task: Task, until: int | None
 ) -> None:
     """Have Ray Train's workers train, and tell Ray Tune of every validation."""
-    from gen_ray.cluster.training.trainer import attempts
+    from gen_ray.cluster.training.trainer import fit_with_retries
 
     with ThreadPoolExecutor(1) as aside:
-        fitting = aside.submit(attempts, experiment, prepared, track, splits=task.splits, until=until)
+        fitting = aside.submit(fit_with_retries, experiment, prepared, track, splits=task.splits, until=until)
         told = None
         try:
             while not fitting.done():

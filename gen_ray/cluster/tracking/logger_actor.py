@@ -27,7 +27,7 @@ LOOK_SECONDS = 0.05
 
 
 @dataclass
-class Progress:
+class ProgressReport:
     """How far a run is, and what its processes have to know of one another."""
 
     done: int = 0
@@ -56,14 +56,14 @@ class Nowhere:
         """Do nothing."""
 
 
-class Tracker:
+class LoggerActor:
     """The process. No method waits for MLflow, so that all are answered at once."""
 
     outbox: "Outbox | Nowhere"
 
     def __init__(self, store: Store | None, folder: Path) -> None:
         """Begin with no run; messages that have to wait for the store are kept in folder."""
-        self.runs: dict[str, Progress] = defaultdict(Progress)
+        self.runs: dict[str, ProgressReport] = defaultdict(ProgressReport)
         if store is None:
             self.outbox = Nowhere()
             return
@@ -135,7 +135,7 @@ class Tracker:
 
 
 @dataclass(frozen=True)
-class Track:
+class RunLogger:
     """One run as its driver and its workers see it: what is said is on its way at once, what is asked is answered."""
 
     tracker: Any
@@ -228,7 +228,7 @@ class Track:
         ref: ray.ObjectRef[bool] = self.tracker.stopping.remote(self.run_id)
         return ref
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Return when what was said has arrived at the tracker: what a worker says last must not be lost with it."""
         ray.get(self.tracker.pending.remote(self.run_id))
 
@@ -252,4 +252,4 @@ def start(store: Store | None, root: Path) -> Any:
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    return ray.remote(Tracker).options(num_cpus=0, scheduling_strategy=here).remote(store, beside(root) / OUTBOX)
+    return ray.remote(LoggerActor).options(num_cpus=0, scheduling_strategy=here).remote(store, beside(root) / OUTBOX)

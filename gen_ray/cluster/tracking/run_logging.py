@@ -8,7 +8,7 @@ from typing import Any
 
 from gen_ray import run_directory
 from gen_ray.cluster.jobs.waiting import awaited
-from gen_ray.cluster.tracking.logger_actor import DRAIN_SECONDS, Track
+from gen_ray.cluster.tracking.logger_actor import DRAIN_SECONDS, RunLogger
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
@@ -20,7 +20,7 @@ INTERRUPTED_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
-def opened(track: Track, home: Path, *, is_new: bool) -> None:
+def opened(track: RunLogger, home: Path, *, is_new: bool) -> None:
     """Wait until the run is open in MLflow. Raise RunError where it is refused; a new run then leaves no folder."""
     try:
         awaited(track.opened, lambda: f"{track.run_id}: waits for MLflow to answer")
@@ -31,7 +31,7 @@ def opened(track: Track, home: Path, *, is_new: bool) -> None:
 
 
 @contextmanager
-def recorded(track: Track) -> Iterator[None]:
+def recorded(track: RunLogger) -> Iterator[None]:
     """Have a run that is open in MLflow end FINISHED, FAILED with the reason, or KILLED on an interrupt."""
     status = "KILLED"
     try:
@@ -49,7 +49,7 @@ def recorded(track: Track) -> Iterator[None]:
         _close(track, status)
 
 
-def _close(track: Track, status: str) -> None:
+def _close(track: RunLogger, status: str) -> None:
     """End the run in MLflow. A store that fails too must not hide what is on its way to the user."""
     trouble = track.close(status, INTERRUPTED_SECONDS if status == "KILLED" else DRAIN_SECONDS)
     if trouble:
@@ -63,7 +63,7 @@ def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
     return {**experiment.flat(), "data.fingerprint": prepared.fingerprint[:12], "data.bad_rows": prepared.quarantined}
 
 
-def record(track: Track, report: Mapping[str, Any], home: Path) -> None:
+def record(track: RunLogger, report: Mapping[str, Any], home: Path) -> None:
     """Record what evaluation found, with where each figure comes from, and the artifact."""
     step = report["steps"]
     track.log({**report["metrics"], "train/steps": step}, step)

@@ -9,7 +9,7 @@ import torch
 from gen_ray.errors import UserError
 
 
-def given() -> torch.device:
+def reserved_device() -> torch.device:
     """Return the GPU that Ray gave this process, or the CPU where it gave none. Raise UserError as usable does.
 
     A process that reserved a part of a GPU may use that part of its memory: otherwise the first one could take what the

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.cluster.data.blocks import Streamed
-from gen_ray.cluster.tracking.logger_actor import Track
+from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.training import checkpoint, checkpoint_store, post_hoc_ema
-from gen_ray.engine.training.batches import Batches, Cached, Together
+from gen_ray.engine.training.batches import Batches, CombinedBatches, InMemoryBatches
 from gen_ray.engine.training.checkpoint import Files
 from gen_ray.errors import RunError, SharedError
 from gen_ray.experiment import Experiment
@@ -31,7 +31,7 @@ class RunSession(ABC):
     world_size: int
     device: torch.device
 
-    def __init__(self, experiment: Experiment, prepared: Prepared, track: Track, home: Path) -> None:
+    def __init__(self, experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path) -> None:
         """Begin with nothing read and nothing written."""
         self.experiment, self.prepared, self.track, self.home = experiment, prepared, track, home
         self.held = dict[str, Batches]()
@@ -52,7 +52,7 @@ class RunSession(ABC):
         """Return a split: read once into this worker's memory, or anew every epoch where it is too large."""
         if split not in self.held:
             rows = self.rows(split)
-            self.held[split] = Together([self._view(split, rows, slot) for slot in self.slots])
+            self.held[split] = CombinedBatches([self._view(split, rows, slot) for slot in self.slots])
         return self.held[split]
 
     def _view(self, split: str, rows: Tensor | None, slot: int) -> Batches:
@@ -63,7 +63,7 @@ class RunSession(ABC):
             "world_size": self.all_slots,
             "accumulate": self.experiment.training.accumulate,
         }
-        return Streamed(self.prepared.shards(split), **place) if rows is None else Cached(rows, **place)
+        return Streamed(self.prepared.shards(split), **place) if rows is None else InMemoryBatches(rows, **place)
 
     @property
     def all_slots(self) -> int:
@@ -110,10 +110,10 @@ class RunSession(ABC):
 
     def keep(self, pack: Callable[[], Files], step: int) -> None:
         """Write averages into the run's folder, in the same manner."""
-        self._write(post_hoc_ema.shelf(self.home).add, pack, step)
+        self._write(post_hoc_ema.snapshots(self.home).add, pack, step)
 
     def _write(self, write: Callable[[Files, int], None], pack: Callable[[], Files], step: int) -> None:
-        self.settle()
+        self.flush()
         if self.rank == 0:
             self.writing = self.writer.submit(write, pack(), step)
 
@@ -125,11 +125,11 @@ class RunSession(ABC):
             self.answer, self.asked_at = self.track.stopping(), time.monotonic()
         return self.stop
 
-    def leaving(self) -> bool:
+    def preemption_notice(self) -> bool:
         """Return False where nobody gives notice."""
         return False
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait for what is being written. Raise SharedError on every rank where that failed: none waits for another."""
         fault: BaseException | None = None
         if self.writing is not None:
@@ -151,6 +151,6 @@ class RunSession(ABC):
         return nullcontext(checkpoint_store.checkpoints(self.home).place(int(step)) if int(step) else None)
 
     def _found(self) -> Path | None:
-        for place in (checkpoint_store.checkpoints(self.home), post_hoc_ema.shelf(self.home)):
-            place.tidy()
+        for place in (checkpoint_store.checkpoints(self.home), post_hoc_ema.snapshots(self.home)):
+            place.remove_drafts()
         return checkpoint_store.checkpoints(self.home).last()

@@ -5,7 +5,7 @@ from typing import Any
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend  # what a TorchConfig of one's own has to name
 
-from gen_ray.cluster.training.device import given
+from gen_ray.cluster.training.device import reserved_device
 
 
 class Gathering(_TorchBackend):
@@ -16,7 +16,7 @@ class Gathering(_TorchBackend):
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         """Choose the backend by the devices. Raise the UserError of a worker that cannot use its GPU."""
-        kinds = {device.type for device in worker_group.execute(given)}
+        kinds = {device.type for device in worker_group.execute(reserved_device)}
         backend_config.backend = "nccl" if kinds == {"cuda"} else "gloo"
         super().on_start(worker_group, backend_config)
 

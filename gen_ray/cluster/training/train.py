@@ -18,11 +18,11 @@ from gen_ray.cluster.jobs.queue import turn, wait
 from gen_ray.cluster.jobs.waiting import awaited, is_placing, missing, result, started
 from gen_ray.cluster.nodes.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.tracking import logger_actor
-from gen_ray.cluster.tracking.logger_actor import Track
+from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import opened, params, record, recorded
 from gen_ray.datasets.prepare import BadRows, find, prepare
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.engine.evaluation.requirements import unmeasured
+from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.training import checkpoint_store
 from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Experiment
@@ -30,7 +30,7 @@ from gen_ray.storage import lease, paths
 from gen_ray.tracking.store import Store
 
 logger = logging.getLogger(__name__)
-Watch = Callable[[int, int, Mapping[str, float]], None]
+OnProgress = Callable[[int, int, Mapping[str, float]], None]
 """Told (steps done, steps in all, newest metrics) now and then while training goes on."""
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 6.0
@@ -40,7 +40,7 @@ RETURN_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class TrainOutcome:
     """A finished run."""
 
     run_id: str
@@ -76,8 +76,8 @@ def train(
     resume: bool = False,
     take_over: bool = False,
     accept_data: bool = False,
-    watch: Watch | None = None,
-) -> Outcome:
+    watch: OnProgress | None = None,
+) -> TrainOutcome:
     """Run one experiment to its artifact. Raise UserError or RunError; the MLflow run then says FAILED and why.
 
     resume goes on with the newest run of this name. take_over ends the process that works on it, if one
@@ -97,7 +97,7 @@ def train(
         with connected(experiment.scaling):
             wanted = needs(experiment.scaling, cpus_per_worker(experiment.scaling))  # refuses a lack of GPUs
             home = resumed.home if resumed else run_directory.folder(experiment, run_directory.new_id(experiment))
-            track = Track(logger_actor.start(store, experiment.storage.root), home.name)
+            track = RunLogger(logger_actor.start(store, experiment.storage.root), home.name)
             track.open(name=experiment.name, params=params(experiment, prepared), tags=resumed.tags if resumed else {})
             opened(track, home, is_new=resumed is None)
             with recorded(track):
@@ -119,11 +119,11 @@ def written(root: Path, kind: str) -> tuple[Path, Path]:
 def _run(
     experiment: Experiment,
     prepared: Prepared,
-    track: Track,
+    track: RunLogger,
     home: Path,
     wanted: Mapping[str, float],
-    watch: Watch | None,
-) -> Outcome:
+    watch: OnProgress | None,
+) -> TrainOutcome:
     """Train and evaluate a run that is open in MLflow, once the cluster has room for its workers' needs."""
     imported = started(_imported)
     with turn(track.run_id, experiment.scaling.priority, wanted, track.tracker) as place:
@@ -136,10 +136,10 @@ def _run(
         if failure:
             raise fault(**failure)
         track.log({"train/minutes": (time.monotonic() - began) / 60}, 0)
-        checkpoint = checkpoint_store.trained(home, experiment.evaluation.checkpoint)
+        checkpoint = checkpoint_store.checkpoint_of(home, experiment.evaluation.checkpoint)
         report = evaluate(experiment, prepared, checkpoint, home / run_directory.ARTIFACT, run_id=track.run_id)
         record(track, report, home)
-    return Outcome(
+    return TrainOutcome(
         run_id=track.run_id,
         artifact=home / run_directory.ARTIFACT,
         metrics=report["metrics"],
@@ -149,7 +149,7 @@ def _run(
 
 def report_unmeasured(prepared: Prepared, needed: str = "") -> None:
     """Log a line for each thing that the data will not allow to measure. Raise UserError if that is needed."""
-    missing = unmeasured(prepared.spec, prepared.rows)
+    missing = unmeasurable_metrics(prepared.spec, prepared.rows)
     if needed in missing:
         raise UserError(f"metric {needed}: cannot be measured; {missing[needed]}")
     for line in dict.fromkeys(missing.values()):
@@ -169,9 +169,9 @@ def report_large_batch(experiment: Experiment, prepared: Prepared) -> None:
 
 def _imported() -> Callable[..., dict[str, str]]:
     """Return what trains. To import Ray Train takes seconds."""
-    from gen_ray.cluster.training.trainer import attempts
+    from gen_ray.cluster.training.trainer import fit_with_retries
 
-    return attempts
+    return fit_with_retries
 
 
 def store_of(experiment: Experiment) -> Store:
@@ -179,7 +179,7 @@ def store_of(experiment: Experiment) -> Store:
     return Store.of(experiment.tracking.uri, experiment.tracking.experiment, experiment.storage.root)
 
 
-def _stoppable(fit: Callable[[], dict[str, str]], track: Track, wanted: Mapping[str, float]) -> dict[str, str]:
+def _stoppable(fit: Callable[[], dict[str, str]], track: RunLogger, wanted: Mapping[str, float]) -> dict[str, str]:
     """Return what fit returns. On an interrupt let it save a checkpoint first, for as long as that may take.
 
     In a thread: in the main one Ray Train would answer Ctrl-C itself, by aborting the workers where they stand.
@@ -201,7 +201,7 @@ def _stoppable(fit: Callable[[], dict[str, str]], track: Track, wanted: Mapping[
         raise EndedError(message, getattr(ended, "code", 130)) from None
 
 
-def _stopped(track: Track) -> str:
+def _stopped(track: RunLogger) -> str:
     """Have the workers save a checkpoint and stop; return what they say, empty where they have not started or hang."""
     until = time.monotonic() + (STOP_SECONDS if track.has_started() else 0)
     track.stop()
@@ -219,7 +219,7 @@ def fault(message: str, reason: str, trace: str = "") -> Exception:
 
 
 @contextmanager
-def _watched(track: Track, watch: Watch | None) -> Iterator[None]:
+def _watched(track: RunLogger, watch: OnProgress | None) -> Iterator[None]:
     """Pass the tracker's progress on while the block runs, and once more after it; a short run ends first."""
     if watch is None:
         yield

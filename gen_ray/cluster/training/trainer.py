@@ -12,9 +12,9 @@ from ray.train.torch import TorchTrainer
 from gen_ray import run_directory
 from gen_ray.cluster.data.reading import Splits
 from gen_ray.cluster.nodes.connect import cpus_per_worker, ray_storage, uses_gpu
-from gen_ray.cluster.tracking.logger_actor import Track
+from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.training.torch_backend import Gathered
-from gen_ray.cluster.training.worker import work
+from gen_ray.cluster.training.worker import train_worker
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
@@ -24,17 +24,17 @@ ROOM_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 
-def attempts(
-    experiment: Experiment, prepared: Prepared, track: Track, *, splits: Splits, until: int | None = None
+def fit_with_retries(
+    experiment: Experiment, prepared: Prepared, track: RunLogger, *, splits: Splits, until: int | None = None
 ) -> dict[str, str]:
     """Return what the workers return. Ray replaces lost workers; a lost controller is replaced here, as often."""
     lost = 0
     while True:
         try:
-            fit = trainer(experiment, prepared, track, work, splits, until=until)
+            fit = trainer(experiment, prepared, track, train_worker, splits, until=until)
             found: dict[str, str] = fit.fit().return_value
         except (ray.train.TrainingFailedError, ray.exceptions.RayTaskError) as error:
-            raise spoken(error) from error
+            raise user_error(error) from error
         except ray.exceptions.RayActorError as error:
             track.vacate()
             lost += 1
@@ -49,7 +49,7 @@ def attempts(
 def trainer(
     experiment: Experiment,
     prepared: Prepared,
-    track: Track,
+    track: RunLogger,
     loop: Callable[..., Any],
     splits: Splits,
     **extra: Any,
@@ -88,7 +88,7 @@ def trainer(
     )
 
 
-def spoken(error: BaseException) -> Exception:
+def user_error(error: BaseException) -> Exception:
     """Return the UserError or RunError inside what Ray wrapped around it, else a RunError of its innermost line."""
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]

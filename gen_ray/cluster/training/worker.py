@@ -12,8 +12,8 @@ import ray.train.torch
 from torch import Tensor, nn
 
 from gen_ray.cluster.data.blocks import in_memory
-from gen_ray.cluster.tracking.logger_actor import Track
-from gen_ray.cluster.training.device import given
+from gen_ray.cluster.tracking.logger_actor import RunLogger
+from gen_ray.cluster.training.device import reserved_device
 from gen_ray.cluster.training.session import RunSession
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.inference.memory import is_out_of_memory
@@ -27,12 +27,14 @@ from gen_ray.storage.paths import place
 class TrainSession(RunSession):
     """A rank of Ray Train V2."""
 
-    def __init__(self, experiment: Experiment, prepared: Prepared, track: Track, home: Path, *, cache: bool) -> None:
+    def __init__(
+        self, experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, *, cache: bool
+    ) -> None:
         """Ask Ray which rank and device this is."""
         super().__init__(experiment, prepared, track, home)
         context = ray.train.get_context()
         self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
-        self.device, self.cache = given(), cache
+        self.device, self.cache = reserved_device(), cache
 
     def rows(self, split: str) -> Tensor | None:
         """Return what the trainer was given of a split."""
@@ -40,7 +42,7 @@ class TrainSession(RunSession):
             return None
         return in_memory(ray.train.get_dataset_shard(split), self.prepared.rows[split], self.prepared.spec)
 
-    def leaving(self) -> bool:
+    def preemption_notice(self) -> bool:
         """Return whether Ray was told to drain a rank's machine, as when a spot instance is reclaimed."""
         return ray.train.get_preemption_info() is not None
 
@@ -57,7 +59,7 @@ def open_session(task: Mapping[str, Any]) -> tuple[Experiment, Family, TrainSess
     return experiment, experiment.model(prepared.spec), session
 
 
-def told(error: Exception, experiment: Mapping[str, Any]) -> dict[str, str]:
+def error_report(error: Exception, experiment: Mapping[str, Any]) -> dict[str, str]:
     """Return message, reason and trace of what one rank raised."""
     message, reason = f"training stopped: {error}", type(error).__name__
     if isinstance(error, RunError | UserError):
@@ -68,21 +70,21 @@ def told(error: Exception, experiment: Mapping[str, Any]) -> dict[str, str]:
     return {"message": message, "reason": reason, "trace": traceback.format_exc()}
 
 
-def is_of_the_group(error: Exception) -> bool:
+def is_group_failure(error: Exception) -> bool:
     """Return whether an error may be due to the death of another rank: collectives fail, or their group is gone."""
     if isinstance(error, ValueError):  # torch raises it for a group that Ray Train has destroyed already
         return "process group" in str(error)
     return isinstance(error, RuntimeError | ray.exceptions.RayError)
 
 
-def work(task: Mapping[str, Any]) -> dict[str, str]:
+def train_worker(task: Mapping[str, Any]) -> dict[str, str]:
     """Train. Return what went wrong, as message and reason, where trying again would not mend it.
 
     What every rank raises is returned at once. What one rank alone raises has to break the others off: the tracker
     remembers it, the rank fails, and the workers that Ray starts in their place return it without another attempt.
     Ray alone would try every error again. Some errors may only say that the group ended, after another rank died.
     """
-    track: Track = task["track"]
+    track: RunLogger = task["track"]
     known = track.fault()
     if known:
         return known
@@ -97,9 +99,9 @@ def work(task: Mapping[str, Any]) -> dict[str, str]:
             track.condemn(**fault)  # a driver that is to end has no time for the end of Ray Train
         return fault
     except Exception as error:
-        if is_out_of_memory(error) or not is_of_the_group(error):
-            track.condemn(**told(error, task["experiment"]))
+        if is_out_of_memory(error) or not is_group_failure(error):
+            track.condemn(**error_report(error, task["experiment"]))
         raise
     finally:
-        track.settle()
+        track.flush()
     return {}

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gen_ray.engine.evaluation import frechet
 from gen_ray.engine.evaluation.features import Extractor
-from gen_ray.engine.evaluation.provenance import BITS, FLOOR, FRECHET, PRECISION, RECALL, planned
-from gen_ray.engine.evaluation.requirements import unmeasured
+from gen_ray.engine.evaluation.provenance import BITS, FLOOR, FRECHET, PRECISION, RECALL, planned_provenance
+from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.texts import page
@@ -33,7 +33,7 @@ SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class EvaluationReport:
     """Metrics with units in their names, what each was measured with, pictures uint8 (H, W, 3) and texts.
 
     ``unmeasured`` holds a line for each thing that these data do not allow to measure.
@@ -47,7 +47,7 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reference:
+class ReferenceData:
     """The data a model is compared with: a seeded choice of two splits' rows, in random order, and an extractor.
 
     Any beginning of ``train`` or ``test`` is therefore a random choice of the split too.
@@ -71,11 +71,11 @@ class Reference:
         return {"train": self.test, "test": self.train}[self.against][:REFERENCE_ROWS]
 
 
-def evaluate(model: Model, reference: Reference, *, device: torch.device) -> Report:
+def evaluate(model: Model, reference: ReferenceData, *, device: torch.device) -> EvaluationReport:
     """Measure likelihood on the test split and, where there is an extractor, the samples."""
     metrics, provenance = likelihood(model, reference, device=device)
     rows = {"train": len(reference.train), "test": len(reference.test)}
-    missing = unmeasured(model.spec, rows, reference.against, judged=reference.extractor is not None)
+    missing = unmeasurable_metrics(model.spec, rows, reference.against, judged=reference.extractor is not None)
     wanted = model.experiment.evaluation.samples
     judged = FRECHET not in missing  # else samples are only shown and timed
     samples, seconds = sample(model, wanted if judged else min(wanted, SHOWN), device=device)
@@ -84,7 +84,7 @@ def evaluate(model: Model, reference: Reference, *, device: torch.device) -> Rep
         found, how = distances(model, samples, reference, reference.extractor)
         metrics, provenance = metrics | found, provenance | how
     spec, shown = model.spec, samples[:SHOWN]
-    return Report(
+    return EvaluationReport(
         metrics=metrics,
         provenance=provenance,
         pictures={"samples": grid(shown, levels=spec.levels)} if spec.is_image else {},
@@ -107,7 +107,7 @@ def score(model: Model, x: Tensor, *, effort: int, device: torch.device) -> Iter
 
 
 def likelihood(
-    model: Model, reference: Reference, *, device: torch.device
+    model: Model, reference: ReferenceData, *, device: torch.device
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
     """Return bits per dimension of the test split, its standard error and evaluations, and where they come from.
 
@@ -127,7 +127,7 @@ def likelihood(
         values = torch.cat([nll.parts[part] for nll in found]).double().cpu()
         metrics[f"{BITS}_{part}"] = float(bits_per_dim(values, dims).mean())
     how = {
-        **planned(model.experiment)[BITS],
+        **planned_provenance(model.experiment)[BITS],
         "kind": found[0].kind,
         "data": reference.fingerprint,
         "split": "test",
@@ -148,7 +148,7 @@ def sample(model: Model, n: int, *, device: torch.device) -> tuple[Tensor, float
 
 
 def distances(
-    model: Model, samples: Tensor, reference: Reference, extractor: Extractor
+    model: Model, samples: Tensor, reference: ReferenceData, extractor: Extractor
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
     """Return Fréchet distance, precision and recall of samples (N, C, H, W), and what held-out data would reach."""
     fake, real, held = (extractor.features(x) for x in (samples, reference.real, reference.held_out))
@@ -157,11 +157,11 @@ def distances(
     metrics = {
         FRECHET: frechet.distance(frechet.Moments.of(fake), moments),
         **_floor(fake, held, moments),
-        PRECISION: frechet.coverage(fake[:rows], real[:rows], neighbours=k),
-        RECALL: frechet.coverage(real[:rows], fake[:rows], neighbours=k),
+        PRECISION: frechet.manifold_coverage(fake[:rows], real[:rows], neighbours=k),
+        RECALL: frechet.manifold_coverage(real[:rows], fake[:rows], neighbours=k),
     }
     how = {
-        **planned(model.experiment)[FRECHET],
+        **planned_provenance(model.experiment)[FRECHET],
         "extractor": extractor.name,
         "extractor_accuracy": extractor.accuracy,
         "resize": "none",

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.training import checkpoint
-from gen_ray.engine.training.batches import Cached
+from gen_ray.engine.training.batches import InMemoryBatches
 from gen_ray.errors import UserError
 from gen_ray.maths.levels import scaled
 from gen_ray.nets.classifier import Classifier
@@ -52,7 +52,7 @@ def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
         net = Classifier(spec.shape, len(spec.classes), features=FEATURES)
         optimizer = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
-        order = Cached(torch.arange(len(x)), batch_size=BATCH_SIZE, seed=SEED)
+        order = InMemoryBatches(torch.arange(len(x)), batch_size=BATCH_SIZE, seed=SEED)
         for _, [rows] in zip(range(steps), order.stream(0), strict=False):
             loss = nn.functional.cross_entropy(net(scaled(x[rows], spec.levels)), labels[rows].long())
             loss.backward()
@@ -62,7 +62,7 @@ def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
     return net.eval().requires_grad_(False)
 
 
-def keep(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
+def save(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
     """Write a trained extractor into folder."""
     files = {"weights.safetensors": checkpoint.weights(net), "meta.json": json.dumps(meta, indent=1).encode()}
     checkpoint.write(folder, files)
@@ -94,7 +94,7 @@ def accuracy(net: Classifier, spec: DataSpec, x: Tensor, labels: Tensor) -> floa
     return float((guesses == labels).float().mean())
 
 
-def obtain(folder: Path, spec: DataSpec, read: Callable[[str], Labelled]) -> Extractor:
+def load_or_train(folder: Path, spec: DataSpec, read: Callable[[str], Labelled]) -> Extractor:
     """Return the extractor kept in folder; read gives a split by its name.
 
     Where there is none, one process trains it and the others wait.
@@ -104,7 +104,7 @@ def obtain(folder: Path, spec: DataSpec, read: Callable[[str], Labelled]) -> Ext
             if not paths.is_there(folder):
                 net = train(spec, *read("train"))
                 measured = accuracy(net, spec, *read("test"))
-                keep(folder, net, {"test_accuracy": measured, "data": spec.model_dump(mode="json")})
+                save(folder, net, {"test_accuracy": measured, "data": spec.model_dump(mode="json")})
     return load(folder, spec)
 
 

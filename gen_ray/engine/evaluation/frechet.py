@@ -33,7 +33,7 @@ def distance(a: Moments, b: Moments) -> float:
     return max(0.0, float(shift + a.covariance.trace() + b.covariance.trace() - 2 * cross))
 
 
-def coverage(of: Tensor, by: Tensor, *, neighbours: int) -> float:
+def manifold_coverage(of: Tensor, by: Tensor, *, neighbours: int) -> float:
     """Return the share of rows of `of` (N, F) that lie in the manifold of `by` (M, F).
 
     The manifold is the union of balls about the rows of `by`, each reaching to its k-th nearest other row. Precision is

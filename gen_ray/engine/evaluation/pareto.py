@@ -14,7 +14,7 @@ TOLERABLE = 2.0
 
 
 @dataclass(frozen=True)
-class Choice:
+class SamplerChoice:
     """A sampler and its steps."""
 
     sampler: str
@@ -22,7 +22,7 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class CostQuality:
     """A sampler at a number of steps: what a sample costs, and how good samples are with the error of that figure."""
 
     sampler: str
@@ -33,21 +33,21 @@ class Point:
     error: float = 0.0
 
     @property
-    def choice(self) -> Choice:
+    def choice(self) -> SamplerChoice:
         """Return which it is."""
-        return Choice(self.sampler, self.steps)
+        return SamplerChoice(self.sampler, self.steps)
 
 
-def front(points: Sequence[Point]) -> list[Point]:
+def pareto_front(points: Sequence[CostQuality]) -> list[CostQuality]:
     """Return the points that no other one is both cheaper and better than, the cheapest first."""
-    found: list[Point] = []
+    found: list[CostQuality] = []
     for point in sorted(points, key=lambda point: (point.seconds_per_sample, point.quality)):
         if not found or point.quality < found[-1].quality:
             found.append(point)
     return found
 
 
-def choose(points: Sequence[Point]) -> Mapping[str, Point]:
+def choose(points: Sequence[CostQuality]) -> Mapping[str, CostQuality]:
     """Return ``fast``, ``balanced`` and ``best`` of at least one point, each no dearer than the next.
 
     best: the cheapest on the front that is as good as the lowest value, within the errors of the two. balanced: the
@@ -55,7 +55,7 @@ def choose(points: Sequence[Point]) -> Mapping[str, Point]:
     figures brought to 0 … 1 (Kneedle, Satopaa et al. 2011): twice as good counts alike wherever it happens. Where none
     is below that line it is the best. fast: the cheapest whose quality is at most twice the balanced one's.
     """
-    along = front(points)
+    along = pareto_front(points)
     lowest = along[-1]
     last = next(i for i, p in enumerate(along) if p.quality <= lowest.quality + max(p.error, lowest.error))
     along = along[: last + 1]
@@ -64,12 +64,12 @@ def choose(points: Sequence[Point]) -> Mapping[str, Point]:
     return dict(zip(NAMES, (fast, balanced, along[-1]), strict=True))
 
 
-def _knee(along: Sequence[Point]) -> Point:
+def _knee(along: Sequence[CostQuality]) -> CostQuality:
     if len(along) < 3:
         return along[-1]
     (x_0, y_0), (x_1, y_1) = _logarithms(along[0]), _logarithms(along[-1])
 
-    def below(point: Point) -> float:
+    def below(point: CostQuality) -> float:
         x, y = _logarithms(point)
         return (x_1 - x) / (x_1 - x_0) - (y - y_1) / max(y_0 - y_1, TINY)
 
@@ -77,5 +77,5 @@ def _knee(along: Sequence[Point]) -> Point:
     return knee if below(knee) > 0 else along[-1]
 
 
-def _logarithms(point: Point) -> tuple[float, float]:
+def _logarithms(point: CostQuality) -> tuple[float, float]:
     return math.log(point.seconds_per_sample), math.log(max(point.quality, TINY))

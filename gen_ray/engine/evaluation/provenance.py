@@ -20,7 +20,7 @@ BINARY = "-binary"
 """How the kind of a likelihood of binarised values ends."""
 
 
-def planned(experiment: "Experiment") -> dict[str, dict[str, Any]]:
+def planned_provenance(experiment: "Experiment") -> dict[str, dict[str, Any]]:
     """Return by metric the part of its provenance that the experiment decides; the data decide the rest."""
     wanted = experiment.evaluation
     return {
@@ -29,7 +29,7 @@ def planned(experiment: "Experiment") -> dict[str, dict[str, Any]]:
     }
 
 
-def comparable(how: Mapping[str, Any]) -> dict[str, str]:
+def comparison_key(how: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of a figure's provenance that two figures must share to be ranked together."""
     found = {key: str(word) for key, word in how.items() if key not in NOT_RANKED_BY}
     if "values" not in found and str(how.get("kind", "")).endswith(BINARY):  # of a run before values were recorded
@@ -37,7 +37,7 @@ def comparable(how: Mapping[str, Any]) -> dict[str, str]:
     return found
 
 
-def note(how: Mapping[str, Any]) -> str:
+def reader_note(how: Mapping[str, Any]) -> str:
     """Return what a reader of a figure with this provenance has to know besides, empty where there is nothing."""
     if how.get("reference") == "train":
         return "the reference is the training split, from which copies of training images have distance 0"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import frechet
-from gen_ray.engine.evaluation.evaluate import Reference
+from gen_ray.engine.evaluation.evaluate import ReferenceData
 
 BLOCKS = 5
 """Parts of the samples, each left out once: their spread is the error (jackknife)."""
@@ -22,26 +22,26 @@ READ_EXAMPLES = 20_000
 
 
 @dataclass(frozen=True)
-class Judge:
+class QualityMetric:
     """A figure of samples (N, *shape), lower is better: its metric's name and what it is measured with."""
 
     metric: str
     provenance: Mapping[str, Any]
-    judge: Callable[[Tensor], tuple[float, float]]
+    measure: Callable[[Tensor], tuple[float, float]]
 
     def __call__(self, samples: Tensor) -> tuple[float, float]:
         """Return the figure and its standard error."""
-        return self.judge(samples)
+        return self.measure(samples)
 
 
-def judge_of(spec: DataSpec, reference: Reference) -> Judge | None:
+def quality_metric(spec: DataSpec, reference: ReferenceData) -> QualityMetric | None:
     """Return what judges samples of these data; None where nothing can, as ``unmeasured`` says."""
     if not spec.is_image:
         return _of_tokens(spec, reference)
     return None if reference.extractor is None or len(reference.real) < 2 else _of_images(reference)
 
 
-def _of_images(reference: Reference) -> Judge:
+def _of_images(reference: ReferenceData) -> QualityMetric:
     extractor = reference.extractor
     assert extractor is not None
     real = frechet.Moments.of(extractor.features(reference.real))
@@ -57,10 +57,10 @@ def _of_images(reference: Reference) -> Judge:
         "reference_rows": len(reference.real),
         "rows_seed": reference.rows_seed,
     }
-    return Judge("frechet_distance", how, distance)
+    return QualityMetric("frechet_distance", how, distance)
 
 
-def _of_tokens(spec: DataSpec, reference: Reference) -> Judge:
+def _of_tokens(spec: DataSpec, reference: ReferenceData) -> QualityMetric:
     model = WittenBell(reference.train[:READ_EXAMPLES].tolist(), spec.levels, ORDER)
     held = float(model.bits(reference.test.flatten(1)).mean())
 
@@ -76,7 +76,7 @@ def _of_tokens(spec: DataSpec, reference: Reference) -> Judge:
         "rows_seed": reference.rows_seed,
         "held_out_bits": f"{held:.4f}",
     }
-    return Judge("ngram_gap_bits", how, gap)
+    return QualityMetric("ngram_gap_bits", how, gap)
 
 
 def jackknife(rows: Tensor, figure: Callable[[Tensor], float]) -> tuple[float, float]:

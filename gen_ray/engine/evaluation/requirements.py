@@ -6,7 +6,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation.provenance import BITS, FLOOR, FRECHET, PRECISION, RECALL
 
 
-def unmeasured(
+def unmeasurable_metrics(
     spec: DataSpec, rows: Mapping[str, int], against: str = "train", *, judged: bool = True
 ) -> dict[str, str]:
     """Return the metrics that splits of these sizes do not allow, each with the reason in a line.
@@ -18,7 +18,7 @@ def unmeasured(
         missing[f"{BITS}_standard_error"] = f"{spec.name}: the test split has 1 row: bits/dim without standard error"
     if not spec.is_image:
         return missing
-    if obstacle := _obstacle(spec, rows[against], against, judged):
+    if obstacle := _reason(spec, rows[against], against, judged):
         line = f"{spec.name}: {obstacle}: no Fréchet distance, precision and recall"
         return missing | dict.fromkeys((FRECHET, FLOOR, PRECISION, RECALL), line)
     held_out = "test" if against == "train" else "train"
@@ -27,7 +27,7 @@ def unmeasured(
     return missing
 
 
-def _obstacle(spec: DataSpec, rows: int, against: str, judged: bool) -> str:
+def _reason(spec: DataSpec, rows: int, against: str, judged: bool) -> str:
     """Return what stands against a distance of samples, empty where nothing does."""
     if not spec.classes:
         return "an extractor needs labelled images"

@@ -15,13 +15,13 @@ COMPLETIONS = COLUMNS - 2
 """Beside the image itself and the image with its hole, so that both grids are equally wide."""
 
 
-def portrait(model: Model, x: Tensor, *, device: torch.device) -> np.ndarray:
+def summary_figure(model: Model, x: Tensor, *, device: torch.device) -> np.ndarray:
     """Return samples and, below them, a row for each image of x (N, C, H, W): itself, its hole, completions of it.
 
     Samples are by the evaluation's sampler, completions by the family's default imputer at its default steps.
     """
     samples, _ = evaluate.sample(model, SAMPLES, device=device)
-    made = complete(model, x, halves(x), COMPLETIONS, device=device)
+    made = complete(model, x, half_masks(x), COMPLETIONS, device=device)
     sampler, walked = model.experiment.sampler(model.family), model.experiment.chain(model.family).nfe
     imputer = next(iter(model.family.imputers()))
     return grids.stacked(
@@ -36,7 +36,7 @@ def portrait(model: Model, x: Tensor, *, device: torch.device) -> np.ndarray:
     )
 
 
-def halves(x: Tensor) -> Tensor:
+def half_masks(x: Tensor) -> Tensor:
     """Return masks of x (N, C, H, W), True where known: the hole is the lower, upper, right and left half by turns."""
     height, width = x.shape[-2:]
     down, across = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
@@ -48,6 +48,6 @@ def halves(x: Tensor) -> Tensor:
 def _rows(made: Completions, x: Tensor) -> Tensor:
     """Return uint8 (N·(2 + k), 3, H, W), image by image: itself, its hole, its completions."""
     levels = made.spec.levels
-    given = [grids.rgb(x, levels=levels), grids.holed(x, made.mask, levels=levels)]
+    given = [grids.rgb(x, levels=levels), grids.with_missing(x, made.mask, levels=levels)]
     filled = [grids.rgb(made.samples[:, j], levels=levels) for j in range(made.k)]
     return torch.stack([*given, *filled], 1).flatten(0, 1)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gen_ray.engine.evaluation.pareto import Choice
+from gen_ray.engine.evaluation.pareto import SamplerChoice
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.training.step import autocast, precision_on
@@ -17,7 +17,7 @@ from gen_ray.engine.training.step import autocast, precision_on
 SAMPLES, SEED = 4, 0
 
 
-def fingerprint(model: Model, choice: Choice, device: torch.device) -> str:
+def fingerprint(model: Model, choice: SamplerChoice, device: torch.device) -> str:
     """Return the SHA-256 of samples 0 … 3 of seed 0, stored as they are, in forwards of four rows on one thread."""
     chain = model.family.chain(choice.sampler, choice.steps)
     with one_thread(), autocast(model.experiment.training.precision, device):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.engine.inference import memory
-from gen_ray.family import Chain, Held
+from gen_ray.family import Chain, Known
 from gen_ray.maths.noise import RowNoise
 
 
@@ -17,7 +17,7 @@ def generate(
     device: torch.device,
     batch_size: int = 64,
     first: int = 0,
-    held: Held | None = None,
+    held: Known | None = None,
 ) -> Tensor:
     """Return samples first … first+n−1 of a seed, integers (n, *shape) on the CPU; held (n, …) is what they must keep.
 
@@ -38,7 +38,7 @@ def generate(
 
 
 @torch.inference_mode()  # which spares every operation autograd's bookkeeping; generate copies into an ordinary tensor
-def _walk(net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, held: Held | None) -> Tensor:
+def _walk(net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, held: Known | None) -> Tensor:
     state = chain.kernel.start(noise.at(0), device, held)
     for tick, rows in enumerate(chain.table[:, None].expand(-1, noise.batch, -1), start=1):
         state = chain.kernel.tick(net, state, rows, noise.at(tick))

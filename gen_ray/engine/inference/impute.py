@@ -13,17 +13,17 @@ from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.training.step import autocast
 from gen_ray.errors import UserError
-from gen_ray.family import Completer, Held, Nll
+from gen_ray.family import Known, Nll, SupportsMaskedLikelihood
 from gen_ray.maths.noise import generator
 
-OWN = "the model's own −log p(holes | known), or an upper bound on it"
+MODEL_LIKELIHOOD = "the model's own −log p(holes | known), or an upper bound on it"
 BYTES_A_SCALAR = 28
 """Memory of a completion: the known values, the mask, the completion, and three copies in float64 for the spread."""
 MARGINAL = "each missing scalar alone, by the spread of its completions: depends on their number, bounds no joint law"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Judged:
+class MaskedLikelihood:
     """What is made of a truth in the holes, nll (N,), and in words what its kind means."""
 
     nll: Nll
@@ -48,7 +48,7 @@ class Completions:
         """Return the number of completions of an instance."""
         return self.samples.shape[1]
 
-    def unheeded(self) -> Tensor:
+    def unseen_known(self) -> Tensor:
         """Return how many known scalars the first hole of an instance was filled in ignorance of, (N,)."""
         known = self.mask.flatten(1)
         return (known & (~known).cummax(1).values).sum(1) * self.causal
@@ -110,7 +110,7 @@ def complete(
     imputers = model.family.imputers()
     asked = imputer or next(iter(imputers))
     chain, about = model.family.impute(asked, steps), imputers[asked.partition(":")[0]]
-    held = Held(known=known.repeat_interleave(k, 0), mask=mask.repeat_interleave(k, 0))
+    held = Known(known=known.repeat_interleave(k, 0), mask=mask.repeat_interleave(k, 0))
     with autocast(model.experiment.training.precision, device):
         samples = generate(model.net, chain, n, seed=seed, device=device, held=held)
     ways = samples.view(len(known), k, *known.shape[1:])
@@ -118,21 +118,21 @@ def complete(
 
 
 @torch.no_grad()
-def judge(
+def masked_likelihood(
     model: Model, made: Completions, truth: Tensor, *, effort: int | None = None, seed: int = 0, device: torch.device
-) -> Judged:
+) -> MaskedLikelihood:
     """Return −log p of the truth (N, *shape) in the holes given what is known: by the model itself where it can say.
 
     Else by the marginals of the completions. effort None means the evaluation's; the draws are a function of the seed.
     """
     own = None
-    if isinstance(model.family, Completer):
+    if isinstance(model.family, SupportsMaskedLikelihood):
         x = torch.where(made.mask, made.samples[:, 0], truth.reshape(made.mask.shape)).to(device)
         rng, effort = generator(seed, device=device), effort or model.experiment.evaluation.effort or EFFORT
         own = model.family.masked_nll(model.net, x, made.mask.to(device), rng, effort=effort)
     if own is None:
-        return Judged(nll=made.marginal_nll(truth), meaning=MARGINAL)
-    return Judged(nll=replace(own, nats=own.nats.double().cpu()), meaning=OWN)
+        return MaskedLikelihood(nll=made.marginal_nll(truth), meaning=MARGINAL)
+    return MaskedLikelihood(nll=replace(own, nats=own.nats.double().cpu()), meaning=MODEL_LIKELIHOOD)
 
 
 def _spread(samples: Tensor, levels: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from gen_ray.datasets import characters, images
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import arrays
-from gen_ray.engine.inference.texts import speak
+from gen_ray.engine.inference.texts import decode_tokens
 from gen_ray.errors import UserError
 from gen_ray.maths.levels import stored
 
@@ -36,7 +36,7 @@ def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
         raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())[:120]})") from None
 
 
-def left_out(file: Path, spec: DataSpec) -> str:
+def dropped_part(file: Path, spec: DataSpec) -> str:
     """Return one line on the part of a file that read drops, "" if it keeps everything.
 
     Of a text that is the rest shorter than an example, of a picture what ``rounded`` says.
@@ -51,7 +51,7 @@ def left_out(file: Path, spec: DataSpec) -> str:
     return f"{file}: {whole % length} of {whole} characters left out: fewer than a window of {length}"
 
 
-def read_holes(file: Path, spec: DataSpec) -> Tensor:
+def read_missing(file: Path, spec: DataSpec) -> Tensor:
     """Return a mask over one instance (1, *shape), True where there is a hole: white in a picture, True in an .npz.
 
     Transparent pixels count as black. Raise UserError for a mask of another size, or without a hole.
@@ -68,7 +68,7 @@ def read_holes(file: Path, spec: DataSpec) -> Tensor:
     return holes.bool().expand(1, *spec.shape)
 
 
-def written(text: str, spec: DataSpec, hole: str) -> tuple[Tensor, Tensor]:
+def parse_masked_text(text: str, spec: DataSpec, hole: str) -> tuple[Tensor, Tensor]:
     """Return tokens (1, L) of a text and where its holes are (1, L); a text too short is followed by holes.
 
     Raise UserError for characters that the model does not know and for a text that is too long.
@@ -85,7 +85,7 @@ def written(text: str, spec: DataSpec, hole: str) -> tuple[Tensor, Tensor]:
     return _tokens(text.replace(hole, spec.alphabet[0]), spec, "the text")[None], holes
 
 
-def fit(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor:
+def convert(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor:
     """Return stored data x (N, *own.shape) as stored data of another spec.
 
     Tokens are spelt in the other alphabet. Images that differ in shape or levels are scaled where resize is set:
@@ -188,7 +188,7 @@ def _tokens(text: str, spec: DataSpec, where: str) -> Tensor:
 
 
 def _respell(row: Tensor, own: DataSpec, spec: DataSpec) -> Tensor:
-    return _tokens(speak(row, own), spec, own.name)
+    return _tokens(decode_tokens(row, own), spec, own.name)
 
 
 READERS: Mapping[str, Mapping[str, Callable[[Path, DataSpec, bool], Tensor]]] = {

@@ -13,7 +13,7 @@ from gen_ray.engine.inference import memory
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.training.session import chunks
 from gen_ray.errors import UserError
-from gen_ray.family import Latent
+from gen_ray.family import SupportsLatent
 from gen_ray.maths import likelihoods
 from gen_ray.maths.noise import generator
 
@@ -27,7 +27,7 @@ DRAWS_TO_JUDGE = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Posterior:
+class LatentPosterior:
     """q(z|x) = N(mu, diag e^log_var), both (N, Z)."""
 
     mu: Tensor
@@ -43,31 +43,31 @@ class Posterior:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refined:
+class RefinedPosterior:
     """A posterior found anew for each instance, and what amortising cost: ELBO gained in nats (N,), standard error."""
 
-    posterior: Posterior
+    posterior: LatentPosterior
     gap_nats: Tensor
     gap_standard_error: Tensor
     elbo_nats: Tensor
 
 
-def space(model: Model) -> Latent:
+def space(model: Model) -> SupportsLatent:
     """Return the family's latent space. Raise UserError where it has none."""
-    if not isinstance(model.family, Latent):
+    if not isinstance(model.family, SupportsLatent):
         name = model.experiment.family.name
         raise UserError(f"{name}: has no latent space to encode into; families with one decode z ~ N(0, I): vae")
     return model.family
 
 
 @torch.no_grad()
-def encode(model: Model, x: Tensor, *, seed: int = 0, device: torch.device) -> Posterior:
+def encode(model: Model, x: Tensor, *, seed: int = 0, device: torch.device) -> LatentPosterior:
     """Return the amortised posteriors of stored data x (N, *shape)."""
     latent = space(model)
     observed = _observed(latent, x, seed, device)
     found = [latent.encode(model.net, part) for part in observed.split(ROWS_AT_ONCE)]
     mu, log_var = (torch.cat(parts).float() for parts in zip(*found, strict=True))
-    return Posterior(mu=mu, log_var=log_var)
+    return LatentPosterior(mu=mu, log_var=log_var)
 
 
 @torch.no_grad()
@@ -77,7 +77,7 @@ def decode(model: Model, z: Tensor) -> Tensor:
     return torch.cat([latent.decode(model.net, part).cpu() for part in z.split(ROWS_AT_ONCE)])
 
 
-def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.device) -> Refined:
+def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.device) -> RefinedPosterior:
     """Run variational inference again for each instance of x (N, *shape), from the amortised start.
 
     Adam on (mu, log_var) climbs each instance's own ELBO with new draws a step, its rate falling to nothing by a
@@ -87,11 +87,11 @@ def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.
     observed = _observed(latent, x, seed, device)
     parts = []
     for first, end in chunks(len(x), REFINED_AT_ONCE):
-        own = Posterior(mu=start.mu[first:end], log_var=start.log_var[first:end])
+        own = LatentPosterior(mu=start.mu[first:end], log_var=start.log_var[first:end])
         rngs = [generator(seed, draw, first, device=device) for draw in (1, 2)]
         parts.append(_refined(latent, model.net, observed[first:end], own, steps, *rngs))
-    return Refined(
-        posterior=Posterior(
+    return RefinedPosterior(
+        posterior=LatentPosterior(
             mu=torch.cat([part.posterior.mu for part in parts]),
             log_var=torch.cat([part.posterior.log_var for part in parts]),
         ),
@@ -102,16 +102,16 @@ def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.
 
 
 def _refined(
-    latent: Latent,
+    latent: SupportsLatent,
     net: nn.Module,
     observed: Tensor,
-    start: Posterior,
+    start: LatentPosterior,
     steps: int,
     rng: torch.Generator,
     judging: torch.Generator,
-) -> Refined:
+) -> RefinedPosterior:
     """Return the refined posteriors of instances that are refined together; both ELBOs are judged on the same draws."""
-    now = Posterior(mu=start.mu.clone().requires_grad_(), log_var=start.log_var.clone().requires_grad_())
+    now = LatentPosterior(mu=start.mu.clone().requires_grad_(), log_var=start.log_var.clone().requires_grad_())
     optimizer = torch.optim.Adam([now.mu, now.log_var], lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -120,13 +120,15 @@ def _refined(
         (-gain.sum()).backward()
         optimizer.step()
         schedule.step()
-    found, state = Posterior(mu=now.mu.detach(), log_var=now.log_var.detach()), judging.get_state()
+    found, state = LatentPosterior(mu=now.mu.detach(), log_var=now.log_var.detach()), judging.get_state()
     with torch.no_grad():
         before = _elbo_draws(latent, net, observed, start, DRAWS_TO_JUDGE, judging)
         after = _elbo_draws(latent, net, observed, found, DRAWS_TO_JUDGE, judging.set_state(state))
     gained = (after - before).double().unflatten(0, (-1, 2)).mean(1)  # pairs (eps, −eps) are one draw
     error = gained.std(0) / math.sqrt(len(gained))
-    return Refined(posterior=found, gap_nats=gained.mean(0), gap_standard_error=error, elbo_nats=after.double().mean(0))
+    return RefinedPosterior(
+        posterior=found, gap_nats=gained.mean(0), gap_standard_error=error, elbo_nats=after.double().mean(0)
+    )
 
 
 def interpolate(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.device) -> Tensor:
@@ -152,12 +154,12 @@ def manifold(model: Model, *, side: int, device: torch.device) -> Tensor:
     return decode(model, z)
 
 
-def _observed(latent: Latent, x: Tensor, seed: int, device: torch.device) -> Tensor:
+def _observed(latent: SupportsLatent, x: Tensor, seed: int, device: torch.device) -> Tensor:
     return latent.observe(x.to(device), generator(seed, device=device))
 
 
 def _elbo_draws(
-    latent: Latent, net: nn.Module, observed: Tensor, q: Posterior, draws: int, rng: torch.Generator
+    latent: SupportsLatent, net: nn.Module, observed: Tensor, q: LatentPosterior, draws: int, rng: torch.Generator
 ) -> Tensor:
     """Return log p(x|z) − KL(q ‖ prior) at draws of z, (S, N): antithetic ones, eps and then −eps."""
     found = []

@@ -13,7 +13,7 @@ from gen_ray.maths.noise import generator
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
+class InstanceScores:
     """Of N instances: bits per dimension (N,), its standard error over the draws (N,), kind, nfe of an estimate."""
 
     bits_per_dim: Tensor
@@ -37,7 +37,7 @@ class Scores:
 @torch.no_grad()
 def score(
     model: Model, x: Tensor, *, effort: int | None = None, repeats: int = 5, seed: int = 0, device: torch.device
-) -> Scores:
+) -> InstanceScores:
     """Return the scores of stored data x (N, *shape), each the mean of repeats independent estimates at an effort.
 
     effort None means the evaluation's. Every estimate is the family's own bound, so their mean is one too. The noise
@@ -54,4 +54,4 @@ def score(
         estimates.append(bits_per_dim(torch.cat(parts), model.spec.dims))
     drawn = torch.stack(estimates)
     error = drawn.std(0) / math.sqrt(repeats) if repeats > 1 else torch.full_like(drawn[0], math.nan)
-    return Scores(bits_per_dim=drawn.mean(0), standard_error=error, kind=nll.kind, nfe=nll.nfe, repeats=repeats)
+    return InstanceScores(bits_per_dim=drawn.mean(0), standard_error=error, kind=nll.kind, nfe=nll.nfe, repeats=repeats)

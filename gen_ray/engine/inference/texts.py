@@ -8,14 +8,14 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.storage.replacement import write_output
 
 
-def speak(tokens: Tensor, spec: DataSpec) -> str:
+def decode_tokens(tokens: Tensor, spec: DataSpec) -> str:
     """Return tokens (L,) as text."""
     return "".join(spec.alphabet[token] for token in tokens.tolist())
 
 
 def page(samples: Tensor, spec: DataSpec) -> str:
     """Return samples (N, L) one below the other, each under a line with its number, which counts from 0."""
-    return "".join(f"----- {number}\n{speak(tokens, spec)}\n" for number, tokens in enumerate(samples))
+    return "".join(f"----- {number}\n{decode_tokens(tokens, spec)}\n" for number, tokens in enumerate(samples))
 
 
 def write(file: Path, text: str) -> None:

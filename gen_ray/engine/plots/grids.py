@@ -14,7 +14,7 @@ from torch import Tensor
 from gen_ray.errors import UserError
 from gen_ray.storage.replacement import write_output
 
-HOLE = (200, 60, 120)
+MISSING_COLOUR = (200, 60, 120)
 """The colour of what is missing."""
 GAP = 16
 """Pixels between the pictures of a sheet."""
@@ -54,16 +54,21 @@ def rgb(images: Tensor, *, levels: int) -> Tensor:
     return (three.float() * (255 / (levels - 1))).round().to(torch.uint8)
 
 
-def holed(images: Tensor, mask: Tensor, *, levels: int) -> Tensor:
+def with_missing(images: Tensor, mask: Tensor, *, levels: int) -> Tensor:
     """Return images (N, C, H, W) as uint8 (N, 3, H, W) with what is not known by the mask in HOLE's colour."""
     known = mask.all(1, keepdim=True)
-    return torch.where(known, rgb(images, levels=levels), torch.tensor(HOLE, dtype=torch.uint8).view(1, 3, 1, 1))
+    return torch.where(
+        known, rgb(images, levels=levels), torch.tensor(MISSING_COLOUR, dtype=torch.uint8).view(1, 3, 1, 1)
+    )
 
 
-def shades(values: Tensor) -> Tensor:
+def uncertainty_map(values: Tensor) -> Tensor:
     """Return values (N, C, H, W) as uint8 (N, 3, H, W): 0 black, half the largest HOLE's colour, the largest white."""
     mean = values.double().mean(1, keepdim=True)
-    share, colour = mean / mean.max().clamp(min=1e-12), torch.tensor(HOLE, dtype=torch.float64).view(1, 3, 1, 1)
+    share, colour = (
+        mean / mean.max().clamp(min=1e-12),
+        torch.tensor(MISSING_COLOUR, dtype=torch.float64).view(1, 3, 1, 1),
+    )
     lower, upper = (2 * share).clamp(max=1), (2 * share - 1).clamp(min=0)
     return (colour * lower + (255 - colour) * upper).round().to(torch.uint8)
 
@@ -98,10 +103,10 @@ def write_arrays(file: Path, arrays: Mapping[str, Tensor]) -> None:
 
 def panel(titled: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return pictures (H, W, 3) side by side under their titles, uint8."""
-    return sheet([titled])
+    return contact_sheet([titled])
 
 
-def sheet(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+def contact_sheet(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
     """Return rows of pictures (H, W, 3), each under its title, uint8; a picture has the room that its title needs."""
     font, head = ImageFont.load_default(16), 28
     rooms = [[max(p.shape[1], math.ceil(font.getlength(title))) for title, p in row.items()] for row in rows]

@@ -30,7 +30,7 @@ def pixels(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def costs(lines: Mapping[str, Curve], marks: Mapping[str, tuple[float, float]], *, quality: str) -> np.ndarray:
+def cost_quality(lines: Mapping[str, Curve], marks: Mapping[str, tuple[float, float]], *, quality: str) -> np.ndarray:
     """Return a line a sampler of points (seconds a sample, quality), the marked ones named, uint8 (H, W, 3)."""
     figure = Figure(figsize=(7.2, 4.6), dpi=110, layout="constrained")
     axes = figure.subplots()

@@ -36,7 +36,7 @@ class Batches(Protocol):
 T = TypeVar("T")
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
+def prefetch(items: Iterator[T]) -> Iterator[T]:
     """Yield what is given without end, each made by a thread while the one before is in use."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items)
@@ -46,7 +46,7 @@ def ahead(items: Iterator[T]) -> Iterator[T]:
             yield item
 
 
-def staged(steps: Iterator[list[Tensor]], device: torch.device) -> Iterator[list[Tensor]]:
+def prefetch_to_device(steps: Iterator[list[Tensor]], device: torch.device) -> Iterator[list[Tensor]]:
     """Yield each step's micro-batches; for a GPU gathered and copied there while it computes the step before.
 
     On a CPU they are what they are: a thread would only take a core from the net.
@@ -55,7 +55,7 @@ def staged(steps: Iterator[list[Tensor]], device: torch.device) -> Iterator[list
         yield from steps
         return
     copier = Copier(device)
-    for begun in ahead(map(copier.begin, steps)):
+    for begun in prefetch(map(copier.begin, steps)):
         yield copier.finish(*begun)
 
 
@@ -81,7 +81,7 @@ class Copier:
         return copies
 
 
-class Clocked:
+class TimedIterator:
     """A stream whose user wants to know how long it waited for it."""
 
     def __init__(self, stream: Iterator[list[Tensor]]) -> None:
@@ -102,7 +102,7 @@ class Clocked:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lanes:
+class MicroBatches:
     """The part of every batch of batch_size rows that is a rank's: its accumulate lanes of world_size·accumulate."""
 
     batch_size: int
@@ -113,7 +113,7 @@ class Lanes:
 
 
 @dataclass(frozen=True)
-class Cached(Lanes):
+class InMemoryBatches(MicroBatches):
     """A split held in memory: x (N, *shape) in stored form, reordered anew each epoch from the seed.
 
     The steps run over the concatenation of the epochs' permutations, so that each row comes exactly once an epoch
@@ -151,7 +151,7 @@ class Cached(Lanes):
 
 
 @dataclass(frozen=True)
-class Together:
+class CombinedBatches:
     """Several ranks' views of one split as one: those of a worker that does the work of them all."""
 
     parts: Sequence[Batches]

@@ -25,20 +25,20 @@ By way of memory also because the libraries' own writers turn a full disk into e
 """
 
 
-def packed(
+def pack(
     *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, position: Mapping[str, Any]
 ) -> dict[str, bytes]:
     """Return nets by name (safetensors), optimizer state and position as files."""
     state = io.BytesIO()
     torch.save(optimizer.state_dict(), state)
     return {
-        **packed_nets(nets),
+        **pack_nets(nets),
         "optimizer.pt": state.getvalue(),
         "position.json": json.dumps(dict(position)).encode(),
     }
 
 
-def packed_nets(nets: Mapping[str, nn.Module]) -> dict[str, bytes]:
+def pack_nets(nets: Mapping[str, nn.Module]) -> dict[str, bytes]:
     """Return each net as a file of its name."""
     return {f"{name}.safetensors": weights(net) for name, net in nets.items()}
 

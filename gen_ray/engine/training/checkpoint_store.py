@@ -17,22 +17,22 @@ from gen_ray.storage import paths
 STEP = "step-"
 
 
-def checkpoints(home: Path) -> "Shelf":
+def checkpoints(home: Path) -> "CheckpointStore":
     """Return the checkpoints of a run's folder."""
-    return Shelf(home / "checkpoints")
+    return CheckpointStore(home / "checkpoints")
 
 
-def trained(home: Path, which: str) -> Path:
+def checkpoint_of(home: Path, which: str) -> Path:
     """Return the folder of a run's ``last`` or ``best`` checkpoint. Raise RunError where it has none."""
     kept = checkpoints(home)
-    found = {"last": kept.last, "best": kept.lowest}[which]()
+    found = {"last": kept.last, "best": kept.best_checkpoint}[which]()
     if found is None:
         raise RunError(f"{home.name}: the training ended without a checkpoint")
     return found
 
 
 @dataclass(frozen=True)
-class Shelf:
+class CheckpointStore:
     """The checkpoints step-… in home; kept are so many newest ones and so many of the lowest validation loss."""
 
     home: Path
@@ -53,12 +53,12 @@ class Shelf:
         for folder in self._surplus():
             paths.remove(folder)  # of use to nobody; the next save tries again
 
-    def tidy(self) -> None:
+    def remove_drafts(self) -> None:
         """Remove what writers left that were killed. Only for one who knows that nobody writes."""
         for draft in paths.drafts(self.home, f"{STEP}*"):
             paths.remove(draft)
 
-    def become(self, other: "Shelf") -> None:
+    def replace_with(self, other: "CheckpointStore") -> None:
         """Hold copies of what another holds, and nothing else. Only for one who knows that nobody writes."""
         paths.remove(self.home)
         for folder in other.folders():
@@ -73,12 +73,12 @@ class Shelf:
 
         Raise RunError where all are damaged: a run must not begin anew unasked.
         """
-        return _sound(reversed(self.folders()))
+        return _first_intact(reversed(self.folders()))
 
-    def lowest(self) -> Path | None:
+    def best_checkpoint(self) -> Path | None:
         """Return the checkpoint of the lowest validation loss that is as it was written, else like ``last``."""
         newest_first = self.folders()[::-1]
-        return _sound(sorted(newest_first, key=_validation))
+        return _first_intact(sorted(newest_first, key=_validation))
 
     def _surplus(self) -> list[Path]:
         losses = {folder: _validation(folder) for folder in self.folders()}
@@ -93,7 +93,7 @@ def step_of(folder: Path) -> int:
     return int(folder.name.removeprefix(STEP))
 
 
-def _sound(folders: Iterable[Path]) -> Path | None:
+def _first_intact(folders: Iterable[Path]) -> Path | None:
     """Return the first folder that is as it was written. A damaged one is named in the log and passed over."""
     fault: RunError | None = None
     for folder in folders:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.texts import page
 from gen_ray.engine.plots.grids import grid
-from gen_ray.engine.training.batches import Batches, Clocked, staged
+from gen_ray.engine.training.batches import Batches, TimedIterator, prefetch_to_device
 from gen_ray.engine.training.session import Session
-from gen_ray.engine.training.step import Learner, Wish, autocast
+from gen_ray.engine.training.step import StepSignal, TrainState, autocast
 from gen_ray.errors import SharedError
 from gen_ray.experiment import Experiment, Training
 from gen_ray.family import Family
@@ -22,7 +22,7 @@ from gen_ray.maths.noise import generator
 VALIDATION_ROWS = 256
 """Rows of one validation batch: part of the position that fixes its noise, so not for tuning."""
 
-LOOK_SECONDS = 2.0
+PREEMPTION_CHECK_SECONDS = 2.0
 """How often is asked whether a machine is about to be taken away: of all ranks together, which takes milliseconds."""
 
 PREVIEW_IMAGES, PREVIEW_TEXTS = 64, 8
@@ -42,7 +42,7 @@ def fit(experiment: Experiment, family: Family, session: Session, *, until: int 
     batches = session.batches("train")
     total = max(1, training.epochs * batches.rows // batch_size)
     end = total if until is None else min(total, step_at(until, batch_size, batches.rows))
-    learner = Learner(family, training, session, total)
+    learner = TrainState(family, training, session, total)
     for done, wish in steps(learner, batches, batch_size, first=learner.restore(), end=end):
         last, ended = done == end, _epoch_ended(done, batch_size, batches.rows)
         if last or (ended and ended % training.validate_every_epochs == 0):
@@ -55,23 +55,23 @@ def fit(experiment: Experiment, family: Family, session: Session, *, until: int 
             session.keep(learner.packed_averages, done)
         if last or wish:
             session.save(partial(learner.packed, done), done)
-        if wish is Wish.STOP and not last:
-            session.settle()
+        if wish is StepSignal.STOP and not last:
+            session.flush()
             raise StoppedError(f"stopped at step {done} of {total}: --resume goes on from there", reason="stopped")
-    session.settle()
+    session.flush()
     return learner.ema
 
 
 def steps(
-    learner: Learner, batches: Batches, batch_size: int, *, first: int, end: int | None = None
-) -> Iterator[tuple[int, Wish]]:
+    learner: TrainState, batches: Batches, batch_size: int, *, first: int, end: int | None = None
+) -> Iterator[tuple[int, StepSignal]]:
     """Take the steps first … end−1, logging on the way; yield after each (steps done, what is to be done now).
 
     Without an end these are all there are.
     """
     training, end = learner.training, learner.total_steps if end is None else end
-    stream = Clocked(staged(batches.stream(first), learner.session.device))
-    meter, watch = Meter(learner, stream, batch_size, first), Watch(training, learner.session)
+    stream = TimedIterator(prefetch_to_device(batches.stream(first), learner.session.device))
+    meter, watch = TrainingMeter(learner, stream, batch_size, first), CheckpointPolicy(training, learner.session)
     for step, micros in zip(range(first, end), stream, strict=False):
         wished, began = watch.wish(), time.monotonic()
         report, agreed = learner.step(micros, step, wished)
@@ -86,7 +86,7 @@ def steps(
             yield done, wish
 
 
-class Watch:
+class CheckpointPolicy:
     """When a checkpoint is due, or the end: rank 0 wishes, before each step, and all ranks do it after that step."""
 
     def __init__(self, training: Training, session: Session) -> None:
@@ -94,20 +94,20 @@ class Watch:
         self.every, self.session = training.checkpoint_every_seconds, session
         self.saved_at = self.looked_at = time.monotonic()
 
-    def wish(self) -> Wish:
+    def wish(self) -> StepSignal:
         """Return what rank 0 wishes; of the others nobody takes notice."""
         now = time.monotonic()
         if self.session.rank == 0 and self.session.stopping():
-            return Wish.STOP
+            return StepSignal.STOP
         if now - self.saved_at > self.every:
-            return Wish.CHECKPOINT
-        return Wish.LOOK if now - self.looked_at > LOOK_SECONDS else Wish.GO_ON
+            return StepSignal.CHECKPOINT
+        return StepSignal.LOOK if now - self.looked_at > PREEMPTION_CHECK_SECONDS else StepSignal.GO_ON
 
-    def answer(self, agreed: Wish) -> Wish:
+    def answer(self, agreed: StepSignal) -> StepSignal:
         """Return GO_ON, CHECKPOINT or STOP; where a machine is about to go, that is a checkpoint at every look."""
-        if agreed is Wish.LOOK:
+        if agreed is StepSignal.LOOK:
             self.looked_at = time.monotonic()
-            agreed = Wish.CHECKPOINT if self.session.leaving() else Wish.GO_ON
+            agreed = StepSignal.CHECKPOINT if self.session.preemption_notice() else StepSignal.GO_ON
         if agreed:
             self.saved_at = time.monotonic()
         return agreed
@@ -157,10 +157,10 @@ def preview(net: nn.Module, family: Family, experiment: Experiment, device: torc
         return generate(net, chain, n, seed=experiment.training.seed, device=device)
 
 
-class Meter:
+class TrainingMeter:
     """Means and rates between two lines of the log."""
 
-    def __init__(self, learner: Learner, stream: Clocked, batch_size: int, first: int) -> None:
+    def __init__(self, learner: TrainState, stream: TimedIterator, batch_size: int, first: int) -> None:
         """Start at step first."""
         self.learner, self.stream, self.batch_size = learner, stream, batch_size
         self._begin(first)

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from gen_ray.engine.training import checkpoint
-from gen_ray.engine.training.checkpoint_store import Shelf, step_of
+from gen_ray.engine.training.checkpoint_store import CheckpointStore, step_of
 from gen_ray.errors import UserError
 from gen_ray.maths import power_ema
 from gen_ray.storage import paths
@@ -40,14 +40,14 @@ FEW_TIMES, MOST_RESIDUAL_OF_FEW = 8, 0.02
 """Of fewer times, fits of the right width may still be wrong in the weights (2 times, width 0.12): see the table."""
 
 
-def named(powers: Mapping[float, nn.Module]) -> dict[str, nn.Module]:
+def file_names(powers: Mapping[float, nn.Module]) -> dict[str, nn.Module]:
     """Return the averages by the name of their file."""
     return {f"power-{gamma:g}": average for gamma, average in powers.items()}
 
 
-def times(home: Path) -> list[int]:
+def snapshot_steps(home: Path) -> list[int]:
     """Return the steps at which a run's folder keeps averages. Raise UserError where it keeps none."""
-    found = [step_of(folder) for folder in shelf(home).folders()]
+    found = [step_of(folder) for folder in snapshots(home).folders()]
     if not found:
         raise UserError(f"{home.name}: no averages were kept; train with training.ema_snapshots above 0")
     return found
@@ -81,7 +81,7 @@ class _Fit:
 
 
 def _fit(home: Path, sigma_rel: float, at: int | None) -> _Fit:
-    kept = [step for step in times(home) if at is None or step <= at]
+    kept = [step for step in snapshot_steps(home) if at is None or step <= at]
     try:
         found = _solve(kept, power_ema.gamma_of(sigma_rel))
     except ValueError as error:
@@ -92,7 +92,7 @@ def _fit(home: Path, sigma_rel: float, at: int | None) -> _Fit:
             f"fit is {found.residual:.3f}, the limit {_limit(len(kept)):g}, and its width {found.width:.3g}, the limit "
             f"{MOST_WIDTH_ERROR:.0%} off; widths that can: {_widths(kept)} (more with a higher training.ema_snapshots)"
         )
-    return _Fit([shelf(home).place(step) for step in kept], found.parts.tolist(), found.residual)
+    return _Fit([snapshots(home).place(step) for step in kept], found.parts.tolist(), found.residual)
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,6 @@ def _sum(folders: list[Path], parts: list[float]) -> dict[str, Tensor]:
     return {key: value.float() for key, value in total.items()}
 
 
-def shelf(home: Path) -> Shelf:
+def snapshots(home: Path) -> CheckpointStore:
     """Return the averages kept in a run's folder."""
-    return Shelf(home / "averages")
+    return CheckpointStore(home / "averages")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from gen_ray.engine.training import post_hoc_ema
 from gen_ray.engine.training.batches import Batches
 from gen_ray.engine.training.checkpoint import Files
-from gen_ray.engine.training.checkpoint_store import Shelf
+from gen_ray.engine.training.checkpoint_store import CheckpointStore
 
 
 class Session(Protocol):
@@ -76,11 +76,11 @@ class Session(Protocol):
         """Return whether the training is to stop now; asked of rank 0 before every step, so it must not wait."""
         ...
 
-    def leaving(self) -> bool:
+    def preemption_notice(self) -> bool:
         """Return, on every rank alike, whether notice was given that a machine of this training is taken away soon."""
         ...
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Return when all has been written. Raise SharedError on every rank where it could not be."""
         ...
 
@@ -134,27 +134,27 @@ class LocalSession:
     def save(self, pack: Callable[[], Files], step: int) -> None:
         """Write the checkpoint into the folder given, if one was."""
         if self.folder is not None:
-            Shelf(self.folder).save(pack(), step)
+            CheckpointStore(self.folder).save(pack(), step)
 
     def keep(self, pack: Callable[[], Files], step: int) -> None:
         """Write the averages below the folder given, if one was."""
         if self.folder is not None:
-            post_hoc_ema.shelf(self.folder).add(pack(), step)
+            post_hoc_ema.snapshots(self.folder).add(pack(), step)
 
     def stopping(self) -> bool:
         """Return False."""
         return False
 
-    def leaving(self) -> bool:
+    def preemption_notice(self) -> bool:
         """Return False."""
         return False
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Do nothing: all has been written."""
 
     def restore(self) -> AbstractContextManager[Path | None]:
         """Return the newest checkpoint of the folder that is as it was written."""
-        return nullcontext(Shelf(self.folder).last() if self.folder else None)
+        return nullcontext(CheckpointStore(self.folder).last() if self.folder else None)
 
 
 def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:

@@ -22,7 +22,7 @@ DROPOUT = 1
 """The last word of a position whose stream is dropout's; the noise of the loss has none there."""
 
 
-class Wish(IntEnum):
+class StepSignal(IntEnum):
     """What is to be done after a step, on all ranks alike."""
 
     GO_ON = 0
@@ -56,7 +56,7 @@ def precision_on(precision: str, device: torch.device) -> str:
     return "bfloat16" if has_bfloat16(cuda=device.type == "cuda") else "float32"
 
 
-class Learner:
+class TrainState:
     """All that learns: the net, its average and the optimizer. What it does at a step depends on the step alone."""
 
     def __init__(self, family: Family, training: Training, session: Session, total_steps: int) -> None:
@@ -64,8 +64,8 @@ class Learner:
         self.family, self.training, self.session, self.total_steps = family, training, session, total_steps
         torch.manual_seed(training.seed)
         self.bare = family.build_net().to(session.device)
-        self.ema = ema.twin(self.bare)
-        self.powers = {gamma: ema.twin(self.bare) for gamma in power_ema.GAMMAS if training.ema_snapshots}
+        self.ema = ema.copy_for_ema(self.bare)
+        self.powers = {gamma: ema.copy_for_ema(self.bare) for gamma in power_ema.GAMMAS if training.ema_snapshots}
         if training.recompute and not recompute(self.bare):
             raise UserError(f"training.recompute: the net of {family.config.name} has no blocks that can be recomputed")
         if training.compile:
@@ -84,7 +84,7 @@ class Learner:
         self.names: list[str] = []
         self.newest = self.best = math.inf  # validation loss, nats per example: the last and the lowest one
 
-    def step(self, micros: list[Tensor], step: int, wish: Wish = Wish.GO_ON) -> tuple[Tensor, Wish]:
+    def step(self, micros: list[Tensor], step: int, wish: StepSignal = StepSignal.GO_ON) -> tuple[Tensor, StepSignal]:
         """Apply one update; return means of loss and parts over this rank's rows (P,), and what rank 0 wishes.
 
         Raise NonFiniteError on all ranks before the update if any rank's loss or gradient is not finite.
@@ -110,10 +110,10 @@ class Learner:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        ema.move(self.ema, self.bare, ema.share(training.ema_decay, step))
+        ema.update(self.ema, self.bare, ema.ema_rate(training.ema_decay, step))
         for gamma, average in self.powers.items():
-            ema.move(average, self.bare, 1 - power_ema.decay(step + 1, gamma))
-        return report, Wish(int(wished))
+            ema.update(average, self.bare, 1 - power_ema.decay(step + 1, gamma))
+        return report, StepSignal(int(wished))
 
     def _backward(self, x: Tensor, step: int, lane: int, *, last: bool) -> Tensor:
         """Add the gradient of one micro-batch; return the means of loss and parts (P,), nats per example."""
@@ -133,7 +133,7 @@ class Learner:
 
     @property
     def _nets(self) -> dict[str, nn.Module]:
-        return {"net": self.bare, "ema": self.ema, **post_hoc_ema.named(self.powers)}
+        return {"net": self.bare, "ema": self.ema, **post_hoc_ema.file_names(self.powers)}
 
     def snapshot_due(self, done: int) -> bool:
         """Return whether the power-function averages are to be kept after so many steps."""
@@ -143,11 +143,11 @@ class Learner:
     def packed(self, step: int) -> checkpoint.Files:
         """Return the files of a checkpoint that stands before step."""
         position = {"step": step, "validation_nats": self.newest, "best_validation_nats": self.best}
-        return checkpoint.packed(nets=self._nets, optimizer=self.optimizer, position=position)
+        return checkpoint.pack(nets=self._nets, optimizer=self.optimizer, position=position)
 
     def packed_averages(self) -> checkpoint.Files:
         """Return the files of the power-function averages."""
-        return checkpoint.packed_nets(post_hoc_ema.named(self.powers))
+        return checkpoint.pack_nets(post_hoc_ema.file_names(self.powers))
 
     def restore(self) -> int:
         """Load the newest checkpoint, if there is one, and return the step to go on with."""

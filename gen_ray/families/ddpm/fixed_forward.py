@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from gen_ray.families.ddpm.config import DdpmConfig
 from gen_ray.families.ddpm.forward import Forward
-from gen_ray.families.ddpm.parametrization import Reading
+from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import LossTerms
 from gen_ray.maths import gaussian, likelihoods
-from gen_ray.maths.bounds import Step
+from gen_ray.maths.bounds import ChainStep
 from gen_ray.maths.noise import strata
 from gen_ray.maths.schedules import Discrete
 
@@ -19,25 +19,25 @@ HYBRID_WEIGHT = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
+class NoisedBatch:
     """One x_k ~ q(x_k | x_0) of every example and what the network made of it; v where it learns the variance."""
 
     u: Tensor
     x_0: Tensor
     eps: Tensor
     k: Tensor
-    step: Step
+    step: ChainStep
     x_t: Tensor
     prediction: Tensor
     v: Tensor | None
 
 
-class Given(Forward):
+class FixedForward(Forward):
     """A forward process that nobody learns."""
 
     decoder_nfe = 1
 
-    def __init__(self, config: DdpmConfig, schedule: Discrete, reading: Reading) -> None:
+    def __init__(self, config: DdpmConfig, schedule: Discrete, reading: Parametrization) -> None:
         """Choose the loss."""
         super().__init__(schedule, reading)
         self.vlb_weight, self.min_snr = config.vlb_weight or HYBRID_WEIGHT, config.min_snr
@@ -48,7 +48,7 @@ class Given(Forward):
         """Return the denoiser."""
         return denoiser
 
-    def fitted(self, net: nn.Module) -> "Given":
+    def fitted(self, net: nn.Module) -> "FixedForward":
         """Return the process as it is."""
         return self
 
@@ -66,35 +66,35 @@ class Given(Forward):
         eps, step = torch.randn(x_0.shape, generator=rng, device=x_0.device), self.bound.at(k, x_0.ndim)
         x_t = gaussian.diffuse(x_0, eps, step.alpha, step.sigma)  # x_t ~ q(x_k | x_0)
         prediction, v = self.reading.evaluate(net, x_t, k / T)
-        return self.lesson(Draw(u=u, x_0=x_0, eps=eps, k=k, step=step, x_t=x_t, prediction=prediction, v=v))
+        return self.lesson(NoisedBatch(u=u, x_0=x_0, eps=eps, k=k, step=step, x_t=x_t, prediction=prediction, v=v))
 
-    def _simple(self, draw: Draw) -> LossTerms:
+    def _simple(self, draw: NoisedBatch) -> LossTerms:
         simple = self._error(draw)
         return LossTerms(total=simple, parts={"simple": simple})
 
-    def _hybrid(self, draw: Draw) -> LossTerms:
+    def _hybrid(self, draw: NoisedBatch) -> LossTerms:
         """Nichol & Dhariwal eq. 16: the variance learns from the bound, the mean does not."""
         simple, vlb = self._error(draw), self._nats(draw, self.reading.clipped(self._x_0_hat(draw)).detach())
         return LossTerms(total=simple + self.vlb_weight * vlb, parts={"simple": simple, "vlb_nats": vlb})
 
-    def _vlb(self, draw: Draw) -> LossTerms:
+    def _vlb(self, draw: NoisedBatch) -> LossTerms:
         vlb = self._nats(draw, self._x_0_hat(draw))  # unclipped: what is clipped learns nothing
         return LossTerms(total=vlb, parts={"vlb_nats": vlb})
 
-    def _error(self, draw: Draw) -> Tensor:
+    def _error(self, draw: NoisedBatch) -> Tensor:
         target = self.reading.prediction.target(draw.x_0, draw.eps, draw.step.alpha, draw.step.sigma)
         error = likelihoods.sum_dims((target - draw.prediction).square())
         return error if self.min_snr is None else error * self._min_snr(draw.step, self.min_snr)
 
-    def _min_snr(self, step: Step, most: float) -> Tensor:
+    def _min_snr(self, step: ChainStep, most: float) -> Tensor:
         """Return the weight (B,) that makes the error of x_0 count min(SNR, most) (Hang et al. 2023, Min-SNR)."""
         slope = self.reading.prediction.to_x_0(torch.ones_like(step.alpha), 0 * step.alpha, step.alpha, step.sigma)
         return ((step.alpha / step.sigma).square().clamp(max=most) * slope.square()).flatten()
 
-    def _x_0_hat(self, draw: Draw) -> Tensor:
+    def _x_0_hat(self, draw: NoisedBatch) -> Tensor:
         return self.reading.prediction.to_x_0(draw.prediction, draw.x_t, draw.step.alpha, draw.step.sigma)
 
-    def _nats(self, draw: Draw, x_0_hat: Tensor) -> Tensor:
+    def _nats(self, draw: NoisedBatch, x_0_hat: Tensor) -> Tensor:
         return self.schedule.T * self.bound.step_nats(draw.u, draw.x_0, draw.x_t, draw.k, x_0_hat, draw.v)
 
     def decoder_nats(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from gen_ray.families.ddpm.parametrization import Reading
+from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import LossTerms
 from gen_ray.maths import gaussian
 from gen_ray.maths.bounds import ChainBound
@@ -19,7 +19,7 @@ class Forward(ABC):
     decoder_nfe: ClassVar[int]
     """Network evaluations of decoder_nats."""
 
-    def __init__(self, schedule: Discrete, reading: Reading) -> None:
+    def __init__(self, schedule: Discrete, reading: Parametrization) -> None:
         """Prepare the bound."""
         self.schedule, self.reading = schedule, reading
         self.bound = ChainBound(schedule, reading.variance, reading.levels)

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.families.ddpm.forward import Forward
-from gen_ray.families.ddpm.parametrization import Reading
+from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import LossTerms
 from gen_ray.maths import learned
 from gen_ray.maths.noise import strata
 from gen_ray.maths.schedules import Discrete, Learned, alpha_bar_of, times
-from gen_ray.nets import Diffuser, Gamma, Noised
+from gen_ray.nets import Diffuser, Gamma, NoisedOutput
 
 
 class LearnedForward(Forward):
@@ -26,7 +26,7 @@ class LearnedForward(Forward):
 
     decoder_nfe = 0
 
-    def __init__(self, config: Learned, schedule: Discrete, reading: Reading) -> None:
+    def __init__(self, config: Learned, schedule: Discrete, reading: Parametrization) -> None:
         """Choose how the bound is estimated in training."""
         super().__init__(schedule, reading)
         self.config = config
@@ -59,21 +59,21 @@ class LearnedForward(Forward):
         }
         return LossTerms(total=torch.stack(list(parts.values())).sum(0) + lesson, parts=parts)
 
-    def _continuous(self, net: nn.Module, x_0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Noised]:
+    def _continuous(self, net: nn.Module, x_0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor, NoisedOutput]:
         """Return ½·gamma'(t)·‖eps − eps_hat‖² (VDM eq. 17), what teaches gamma's interior, and the pass."""
-        seen: Noised = net(x_0, t, eps)
+        seen: NoisedOutput = net(x_0, t, eps)
         nats = learned.diffusion_nats(eps, self._eps_hat(seen), seen.rise)
         return nats, learned.interior_lesson(nats, seen.crowding), seen
 
-    def _discrete(self, net: nn.Module, x_0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Noised]:
+    def _discrete(self, net: nn.Module, x_0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor, NoisedOutput]:
         """Return (T−1)/2·expm1(gamma_t − gamma_s)·‖eps − eps_hat‖² (VDM eq. 14), from which all of gamma learns."""
         steps = self.schedule.T - 1
         end = 1 + (t * steps).floor().clamp(max=steps - 1)
-        seen: Noised = net(x_0, end / steps, eps, (end - 1) / steps)
+        seen: NoisedOutput = net(x_0, end / steps, eps, (end - 1) / steps)
         nats = learned.diffusion_nats(eps, self._eps_hat(seen), steps * torch.expm1(seen.rise))
         return nats, torch.zeros_like(nats), seen
 
-    def _eps_hat(self, seen: Noised) -> Tensor:
+    def _eps_hat(self, seen: NoisedOutput) -> Tensor:
         alpha, sigma = learned.marginal(seen.gamma, seen.x_t.ndim)
         return self.reading.prediction.to_eps(seen.output.float(), seen.x_t, alpha, sigma)
 

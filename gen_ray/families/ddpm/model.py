@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.families.ddpm.config import DdpmConfig
-from gen_ray.families.ddpm.fixed_forward import Given
+from gen_ray.families.ddpm.fixed_forward import FixedForward
 from gen_ray.families.ddpm.forward import Forward
 from gen_ray.families.ddpm.learned_forward import LearnedForward
-from gen_ray.families.ddpm.parametrization import Reading
+from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import Chain, Family, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import gaussian, tables
 from gen_ray.maths.bounds import summed
@@ -41,7 +41,7 @@ class Ddpm(Family):
         super().__init__(config, spec)
         self.require_images()
         prediction, variance = gaussian.PREDICTIONS[config.predict], VARIANCES[config.variance]
-        self.reading = Reading(prediction=prediction, variance=variance, clip=config.clip, levels=spec.levels)
+        self.reading = Parametrization(prediction=prediction, variance=variance, clip=config.clip, levels=spec.levels)
         self.forward = self._forward(Discrete.of(config.schedule, config.steps))
 
     def _forward(self, schedule: Discrete) -> Forward:
@@ -51,7 +51,7 @@ class Ddpm(Family):
             raise UserError(f"schedule: {fault}")
         if isinstance(self.config.schedule, Learned):
             return LearnedForward(self.config.schedule, schedule, self.reading)
-        return Given(self.config, schedule, self.reading)
+        return FixedForward(self.config, schedule, self.reading)
 
     @property
     def schedule(self) -> Discrete:
@@ -144,13 +144,13 @@ class Ddpm(Family):
         known = self.imputers()
         name, options = parse_sampler(imputer, known, "imputer", steps=steps)
         makers: dict[str, Callable[..., Tensor]] = {
-            "focus": self._focus,
+            "focus": self._repaint_low_noise,
             "repaint": self._repaint,
             "replacement": partial(tables.ancestral, variance=self.reading.variance),
         }
         return self._walk(makers[name](self.schedule, known[name].default_steps if steps is None else steps, **options))
 
-    def _focus(self, schedule: Discrete, steps: int, times: float = 20) -> Tensor:
+    def _repaint_low_noise(self, schedule: Discrete, steps: int, times: float = 20) -> Tensor:
         """Return ancestral steps as in ``_repaint``, but few, which share its returns where the known part tells.
 
         sqrt(500)·KS (below 1.63 at p = 0.01) of 5,000 completions of pairs whose known pixel fits the one component of
@@ -167,7 +167,9 @@ class Ddpm(Family):
 
         The schedule spends two thirds of its log SNR where noise hides what is known: returns there are lost.
         """
-        return tables.focus(tables.ancestral(schedule, steps, tables.Variance.LARGE, spacing="log_snr"), times)
+        return tables.repaint_low_noise(
+            tables.ancestral(schedule, steps, tables.Variance.LARGE, spacing="log_snr"), times
+        )
 
     def _repaint(self, schedule: Discrete, steps: int, times: float = 10, jump: float = 5) -> Tensor:
         """Return ancestral steps, resampled. What many returns settle in shows the error of a step many times over.

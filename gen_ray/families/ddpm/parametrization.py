@@ -9,7 +9,7 @@ from gen_ray.maths.tables import Variance
 
 
 @dataclass(frozen=True)
-class Reading:
+class Parametrization:
     """prediction is what the output stands for, variance whose variance the steps have, clip whether x̂_0 is clamped."""
 
     prediction: Prediction

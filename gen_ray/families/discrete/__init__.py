@@ -1,5 +1,5 @@
 """Diffusion in discrete space."""
 
-from gen_ray.families.discrete.model import Discrete
+from gen_ray.families.discrete.model import DiscreteDiffusion
 
-FAMILY = Discrete
+FAMILY = DiscreteDiffusion

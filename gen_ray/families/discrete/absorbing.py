@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from gen_ray.configuration.base import named
 from gen_ray.dataspec import DataSpec
-from gen_ray.families.discrete.orders import AnyOrder
-from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, GriddedConfig, Maker, Process
+from gen_ray.families.discrete.orders import MaskingKernel
+from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, ForwardKernel, GriddedConfig, TableFunction
 from gen_ray.family import LossTerms, Sampler
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
@@ -24,12 +24,12 @@ class AbsorbingConfig(GriddedConfig):
     loss: Literal["continuous", "vb", "hybrid"] = "continuous"
     schedule: Annotated[Smooth, named("reciprocal")] = Field(default={"name": "reciprocal"}, validate_default=True)
 
-    def on(self, spec: DataSpec) -> "Process":
+    def on(self, spec: DataSpec) -> "ForwardKernel":
         """Return the chain."""
-        return Absorbing(self, spec)
+        return AbsorbingKernel(self, spec)
 
 
-class Absorbing(AnyOrder):
+class AbsorbingKernel(MaskingKernel):
     """Every symbol is masked at a time of its own."""
 
     def __init__(self, config: AbsorbingConfig, spec: DataSpec) -> None:
@@ -78,7 +78,7 @@ class Absorbing(AnyOrder):
 
     OBJECTIVES: ClassVar = {"continuous": _continuous, "vb": _vb, "hybrid": _hybrid}
 
-    def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
+    def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
         """Return the samplers that reveal, and the chain's own."""
         default = min(DEFAULT_STEPS, len(self.alpha_bar) - 1)
         own = Sampler(

@@ -33,7 +33,7 @@ class DiscreteConfig(FamilyConfig):
     net: Annotated[CategoricalConfig, named("tokens")] = Field(default={"name": "tokens"}, validate_default=True)
 
 
-class Discrete(Family):
+class DiscreteDiffusion(Family):
     """Images or texts as categories, corrupted by a forward kernel and restored from predictions of x_0."""
 
     Config = DiscreteConfig

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.families.discrete.process import KernelConfig, Maker, Process
+from gen_ray.families.discrete.process import ForwardKernel, KernelConfig, TableFunction
 from gen_ray.family import LossTerms, Nll, Sampler
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
@@ -20,7 +20,7 @@ DEFAULT_REVEALS = 256
 """Network evaluations, at most, of the samplers that reveal some places at each."""
 
 
-class AnyOrder(Process):
+class MaskingKernel(ForwardKernel):
     """What chains that mask have in common: the likelihood, and samplers that reveal."""
 
     kind = "elbo-ct"
@@ -49,7 +49,7 @@ class AnyOrder(Process):
             nats[rows] = bounds.masked_bound(net, x[rows], rng, weights, self.K, draws, holes[rows]).double()
         return Nll(nats=nats, kind=f"{self.kind}-masked", nfe=min(effort, int(counts.max())))
 
-    def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
+    def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
         """Return first hitting, confidence and left to right."""
         D, few = self.D, min(self.D, DEFAULT_REVEALS)
         return {
@@ -74,7 +74,7 @@ class AnyOrder(Process):
         }
 
 
-def _left_to_right(D: int) -> tuple[Sampler, Maker]:
+def _left_to_right(D: int) -> tuple[Sampler, TableFunction]:
     def make(steps: int | None, options: Mapping[str, float]) -> Tensor:
         if steps not in (None, 1):
             raise UserError(f"steps: order takes one pass of {D} evaluations, a place each (leave steps out)")
@@ -83,7 +83,7 @@ def _left_to_right(D: int) -> tuple[Sampler, Maker]:
     return Sampler(default_steps=1, nfe_per_step=D, summary="Austin et al. 2021, section 4: the places in order"), make
 
 
-class RandomOrder(AnyOrder):
+class RandomOrderKernel(MaskingKernel):
     """The any-order bound, trained at a number of masked places drawn evenly from 1 … D."""
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
@@ -94,7 +94,7 @@ class RandomOrder(AnyOrder):
         return LossTerms(total=elbo, parts={"elbo_nats": elbo})
 
 
-class Order(Process):
+class AutoregressiveKernel(ForwardKernel):
     """The autoregressive chain, on a causal net: one evaluation is the exact likelihood."""
 
     causal = True
@@ -115,11 +115,11 @@ class Order(Process):
             return None
         return Nll(nats=bounds.ordered_nats(net, x, holes), kind="ar-masked", nfe=1)
 
-    def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
+    def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
         """Return left to right."""
         return {"order": _left_to_right(self.D)}
 
-    def imputers(self) -> dict[str, tuple[Sampler, Maker]]:
+    def imputers(self) -> dict[str, tuple[Sampler, TableFunction]]:
         """Return the same, which says that a causal net heeds what is known *before* a place, never after."""
         sampler, make = _left_to_right(self.D)
         summary = (
@@ -133,9 +133,9 @@ class RandomOrderConfig(KernelConfig):
 
     name: Literal["random_order"] = "random_order"
 
-    def on(self, spec: DataSpec) -> "Process":
+    def on(self, spec: DataSpec) -> "ForwardKernel":
         """Return the chain."""
-        return RandomOrder(self, spec)
+        return RandomOrderKernel(self, spec)
 
 
 class OrderConfig(KernelConfig):
@@ -143,6 +143,6 @@ class OrderConfig(KernelConfig):
 
     name: Literal["order"] = "order"
 
-    def on(self, spec: DataSpec) -> "Process":
+    def on(self, spec: DataSpec) -> "ForwardKernel":
         """Return the chain."""
-        return Order(self, spec)
+        return AutoregressiveKernel(self, spec)

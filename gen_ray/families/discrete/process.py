@@ -18,11 +18,11 @@ DEFAULT_STEPS = 100
 HYBRID_WEIGHT = 0.001
 """D3PM's weight λ of the cross-entropy beside the bound (eq. 5); 0.01 on text."""
 
-Maker = Callable[[int | None, Mapping[str, float]], Tensor]
+TableFunction = Callable[[int | None, Mapping[str, float]], Tensor]
 """(steps or None for the default, options) -> table."""
 
 
-class Process(ABC):
+class ForwardKernel(ABC):
     """A forward kernel on data: its losses, its likelihood and the tables of its samplers. x is (B, *shape) int64."""
 
     causal: ClassVar[bool] = False
@@ -46,10 +46,10 @@ class Process(ABC):
         return None
 
     @abstractmethod
-    def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
+    def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
         """Return the samplers, the default one first, and what makes their tables."""
 
-    def imputers(self) -> dict[str, tuple[Sampler, Maker]]:
+    def imputers(self) -> dict[str, tuple[Sampler, TableFunction]]:
         """Return the samplers that keep to what is held, the default one first."""
         return self.samplers()
 
@@ -58,7 +58,7 @@ class KernelConfig(Config):
     """A forward kernel; ``on`` binds it to data."""
 
     @abstractmethod
-    def on(self, spec: DataSpec) -> "Process":
+    def on(self, spec: DataSpec) -> "ForwardKernel":
         """Return the chain on data of this shape and number of levels."""
 
 

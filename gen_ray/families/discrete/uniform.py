@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gen_ray.configuration.base import named
 from gen_ray.dataspec import DataSpec
-from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, GriddedConfig, Maker, Process
+from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, ForwardKernel, GriddedConfig, TableFunction
 from gen_ray.family import LossTerms, Nll, Sampler
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
@@ -27,12 +27,12 @@ class UniformConfig(GriddedConfig):
     loss: Literal["hybrid", "vb"] = "hybrid"
     schedule: Annotated[Survival, named("cosine")] = Field(default={"name": "cosine"}, validate_default=True)
 
-    def on(self, spec: DataSpec) -> "Process":
+    def on(self, spec: DataSpec) -> "ForwardKernel":
         """Return the chain."""
-        return Uniform(self, spec)
+        return UniformKernel(self, spec)
 
 
-class Uniform(Process):
+class UniformKernel(ForwardKernel):
     """Every symbol is replaced, now and then, by any symbol."""
 
     def __init__(self, config: UniformConfig, spec: DataSpec) -> None:
@@ -55,7 +55,7 @@ class Uniform(Process):
         draws = min(effort, self.steps.T)
         return Nll(nats=self.steps.bound(net, x, rng, draws), kind="vlb", nfe=draws)
 
-    def samplers(self) -> dict[str, tuple[Sampler, Maker]]:
+    def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
         """Return the chain's own sampler, and the one with a corrector before each step."""
         default, alpha_bar = min(DEFAULT_STEPS, self.steps.T), self.steps.alpha_bar
         return {
@@ -76,6 +76,6 @@ class Uniform(Process):
             ),
         }
 
-    def imputers(self) -> dict[str, tuple[Sampler, Maker]]:
+    def imputers(self) -> dict[str, tuple[Sampler, TableFunction]]:
         """Return the same, the corrector first: it brings what is missing together with what is known."""
         return dict(reversed(self.samplers().items()))

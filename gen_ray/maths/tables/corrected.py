@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.maths.paths import Path, Process
-from gen_ray.maths.tables.rows import assemble, whole
+from gen_ray.maths.tables.rows import assemble, positive_int
 from gen_ray.maths.tables.samplers import ddim
 from gen_ray.maths.tables.sde import reverse_diffusion
 
@@ -53,4 +53,4 @@ def _alternate(path: Path, predictor: Tensor, snr: float, correctors: float, *, 
     else:
         eps = 2 * size**2  # in units of sigma²
         corrector = assemble(t, t, 1 - eps, eps * t.alpha, s=t.sigma * (2 * eps).sqrt())
-    return torch.stack([*[corrector] * whole("correctors", correctors), predictor], dim=1).flatten(0, 1)
+    return torch.stack([*[corrector] * positive_int("correctors", correctors), predictor], dim=1).flatten(0, 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.maths.paths import Process
-from gen_ray.maths.tables.rows import Column, whole
+from gen_ray.maths.tables.rows import Column, positive_int
 from gen_ray.maths.tables.samplers import ddim
 
 
@@ -32,8 +32,8 @@ def resample(rows: Tensor, times: float, jump: float) -> Tensor:
     is a mean and no draw, and to return from there again and again narrows what is found. Raise UserError unless times
     and jump are whole numbers above 0.
     """
-    again, blocks = whole("times", times) - 1, []
-    for block in rows[:-1].split(whole("jump", jump)):
+    again, blocks = positive_int("times", times) - 1, []
+    for block in rows[:-1].split(positive_int("jump", jump)):
         back = block.clone()
         if len(block):
             back[-1] = _turned(block[-1], block[0])
@@ -41,7 +41,7 @@ def resample(rows: Tensor, times: float, jump: float) -> Tensor:
     return torch.cat([*blocks, rows[-1:]])
 
 
-def focus(rows: Tensor, times: float) -> Tensor:
+def repaint_low_noise(rows: Tensor, times: float) -> Tensor:
     """Return the rows (N, 12) of a sampler, walked ``times`` times on average: times·N − times + 1 rows.
 
     Rows at which noise outweighs the signal are walked once, for there the known part says nothing of what it stands
@@ -52,7 +52,7 @@ def focus(rows: Tensor, times: float) -> Tensor:
     near = inner[:, Column.alpha] > inner[:, Column.sigma]
     if not near.any():
         return resample(rows, times, 1)
-    share, left = divmod((whole("times", times) - 1) * len(inner), int(near.sum()))
+    share, left = divmod((positive_int("times", times) - 1) * len(inner), int(near.sum()))
     again = torch.where(near, share + (near.cumsum(0) <= left).long(), 0).tolist()
     walked = [part for row, n in zip(inner, again, strict=True) for part in [_turned(row, row)] * n + [row]]
     return torch.stack([*walked, rows[-1]])

@@ -94,7 +94,7 @@ def langevin(by: Sequence[Tensor], x: Tensor, x_0: Tensor) -> list[Tensor]:
     return written
 
 
-def whole(option: str, value: float) -> int:
+def positive_int(option: str, value: float) -> int:
     """Return an option's value as an integer. Raise UserError unless it is one, and positive."""
     if value != int(value) or value < 1:
         raise UserError(f"option {option}={value:g} is not a whole number above 0")

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from gen_ray.serving.api import build
-from gen_ray.serving.settings import Key, Settings
+from gen_ray.serving.settings import ApiKey, ApiSettings
 from tests.serving.desks import street
 from tests.serving.loopback import listening
 
@@ -15,7 +15,7 @@ KEY = "the-key-of-this-test"
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    app = build(street(), Settings(keys=(Key.of("anna", KEY),)))
+    app = build(street(), ApiSettings(keys=(ApiKey.of("anna", KEY),)))
     with listening(app, timeout_graceful_shutdown=1) as port:
         yield f"http://127.0.0.1:{port}"
 

@@ -9,7 +9,7 @@ from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from gen_ray.cluster.serving.args import Application
+from gen_ray.cluster.serving.args import ServingApplication
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.training.step import autocast
 from gen_ray.maths.noise import RowNoise
@@ -24,7 +24,7 @@ class RequestBatches:
 
     def __init__(self, id: str, raw: dict[str, Any]) -> None:
         """Load the model as a replica does."""
-        app = Application.model_validate(raw)
+        app = ServingApplication.model_validate(raw)
         torch.set_num_threads(max(1, int(app.models[id].cpus)))
         self._model = artifact.load(folder_of(app.models[id].model, app.root, app.tracking_uri))
         self._evaluations = 0
@@ -69,7 +69,7 @@ class RequestBatches:
         return [part.numpy() for part in chain.kernel.finish(state).split(sizes)]
 
 
-def build(args: Application) -> serve.Application:
+def build(args: ServingApplication) -> serve.Application:
     """Return the baseline of the application's only model; the walk blocks its loop, as whole requests do."""
     [(id, served)] = args.models.items()
     return (

@@ -11,9 +11,9 @@ import numpy as np
 import psutil
 from ray import serve
 
-from gen_ray.bench.cluster.serving.load import Clients, Kind, Outcomes
+from gen_ray.bench.cluster.serving.load import LoadClients, RequestKind, RequestOutcomes
 from gen_ray.cluster.serving import server
-from gen_ray.cluster.serving.args import NAME, Application
+from gen_ray.cluster.serving.args import NAME, ServingApplication
 
 WARM_SECONDS = 8.0
 """Of saturated load, by which the capacity is estimated."""
@@ -25,7 +25,7 @@ PARTS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class LoadPart:
     """A tenth of the load. Seconds are of requests that were answered; memory is at its end, MiB by process."""
 
     end_seconds: float
@@ -38,13 +38,13 @@ class Part:
 
 
 @dataclass(kw_only=True)
-class Constant:
+class ConstantLoadFigures:
     """All parts, and the figures of the whole."""
 
     rate: float
     """Requests a second."""
-    whole: Outcomes = field(default_factory=Outcomes)
-    parts: list[Part] = field(default_factory=list)
+    whole: RequestOutcomes = field(default_factory=RequestOutcomes)
+    parts: list[LoadPart] = field(default_factory=list)
 
     def figures(self) -> dict[str, Any]:
         """Return the figures by name. The slope is fitted to the second half, after caches are full."""
@@ -66,7 +66,9 @@ class Constant:
         }
 
 
-def constant(app: Application, kinds: Sequence[Kind], port: int, *, seconds: float, share: float) -> Constant:
+def constant(
+    app: ServingApplication, kinds: Sequence[RequestKind], port: int, *, seconds: float, share: float
+) -> ConstantLoadFigures:
     """Serve the application's only model and send a share of the requests that it can answer, for some seconds."""
     [(id, _)] = app.models.items()
     with server.served(app, "127.0.0.1", port) as url:
@@ -76,22 +78,22 @@ def constant(app: Application, kinds: Sequence[Kind], port: int, *, seconds: flo
 class ConstantLoad:
     """Requests for samples of one served model at regular intervals, whether or not earlier ones are answered."""
 
-    def __init__(self, id: str, url: str, kinds: Sequence[Kind], key: str | None = None) -> None:
+    def __init__(self, id: str, url: str, kinds: Sequence[RequestKind], key: str | None = None) -> None:
         """Send to a URL, with a key if there is one, samplers in turn by chance."""
-        self.clients, self.kinds = Clients(url, key), kinds
+        self.clients, self.kinds = LoadClients(url, key), kinds
         self.replica = serve.get_deployment_handle(id, NAME)
         self.rng = random.Random(0)  # noqa: S311, a load and no secret
 
-    async def run(self, seconds: float, share: float) -> Constant:
+    async def run(self, seconds: float, share: float) -> ConstantLoadFigures:
         """Estimate the capacity and send a share of it for some seconds."""
         evaluations = await self.clients.saturate(self.kinds, CLIENTS, WARM_SECONDS, self.evaluations, rows=ROWS)
         mean = (1 + ROWS) / 2 * sum(kind.nfe for kind in self.kinds) / len(self.kinds)
-        found = Constant(rate=share * evaluations / mean)
+        found = ConstantLoadFigures(rate=share * evaluations / mean)
         started = due = time.perf_counter()
-        parts, tasks = list[tuple[float, Outcomes, dict[str, float], float]](), list[asyncio.Task[None]]()
+        parts, tasks = list[tuple[float, RequestOutcomes, dict[str, float], float]](), list[asyncio.Task[None]]()
         async with self.clients.session() as session:
             for number in range(1, PARTS + 1):
-                outcomes = Outcomes()
+                outcomes = RequestOutcomes()
                 while due < started + seconds * number / PARTS:
                     await asyncio.sleep(max(0.0, due - time.perf_counter()))
                     kind, rows = self.rng.choice(self.kinds), self.rng.randint(1, ROWS)
@@ -117,8 +119,8 @@ class ConstantLoad:
         return {"replica": counters["memory_mib"], **_of_this_machine()}, counters["open_files"]
 
 
-def _part(end: float, outcomes: Outcomes, memory: dict[str, float], files: float) -> Part:
-    return Part(
+def _part(end: float, outcomes: RequestOutcomes, memory: dict[str, float], files: float) -> LoadPart:
+    return LoadPart(
         end_seconds=end,
         requests=sum(outcomes.statuses.values()),
         errors=sum(count for status, count in outcomes.statuses.items() if status != 200),

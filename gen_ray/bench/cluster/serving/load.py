@@ -16,7 +16,7 @@ PATIENCE_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
-class Kind:
+class RequestKind:
     """A sampler, its steps and the network evaluations they take."""
 
     sampler: str
@@ -25,7 +25,7 @@ class Kind:
 
 
 @dataclass
-class Outcomes:
+class RequestOutcomes:
     """Seconds of every request that was answered, and how many ended with each status."""
 
     seconds: list[float] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Outcomes:
         return statistics.median(self.seconds) if self.seconds else 0.0
 
 
-class Clients:
+class LoadClients:
     """Requests to one address."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
@@ -50,7 +50,7 @@ class Clients:
         self.url, self._seeds = url, itertools.count()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    async def ask(self, session: aiohttp.ClientSession, kind: Kind, n: int, outcomes: Outcomes) -> None:
+    async def ask(self, session: aiohttp.ClientSession, kind: RequestKind, n: int, outcomes: RequestOutcomes) -> None:
         """Ask for n samples and note what came of it."""
         body = {"n": n, "seed": next(self._seeds), "sampler": kind.sampler, "steps": kind.steps, "format": "npz"}
         began = time.perf_counter()
@@ -72,7 +72,7 @@ class Clients:
 
     async def saturate(
         self,
-        kinds: Sequence[Kind],
+        kinds: Sequence[RequestKind],
         clients: int,
         seconds: float,
         counted: Callable[[], Awaitable[float]],
@@ -87,7 +87,7 @@ class Clients:
 
         async def client(session: aiohttp.ClientSession) -> None:
             while not stop.is_set():
-                await self.ask(session, rng.choice(kinds), rng.randint(1, rows), Outcomes())
+                await self.ask(session, rng.choice(kinds), rng.randint(1, rows), RequestOutcomes())
 
         async with self.session() as session:
             tasks = [asyncio.create_task(client(session)) for _ in range(clients)]
@@ -101,21 +101,21 @@ class Clients:
             await asyncio.gather(*tasks, return_exceptions=True)
         return rate
 
-    async def one_by_one(self, kind: Kind, n: int, times: int) -> Outcomes:
+    async def one_by_one(self, kind: RequestKind, n: int, times: int) -> RequestOutcomes:
         """Ask again and again, each time after the answer."""
-        outcomes = Outcomes()
+        outcomes = RequestOutcomes()
         async with self.session() as session:
             for _ in range(times):
                 await self.ask(session, kind, n, outcomes)
         return outcomes
 
-    async def beside(self, short: Kind, long: Kind, rows: int, times: int) -> Outcomes:
+    async def beside(self, short: RequestKind, long: RequestKind, rows: int, times: int) -> RequestOutcomes:
         """Ask for one short sample again and again while a long request of so many rows is under way."""
         async with self.session() as session:
 
             async def always() -> None:
                 while True:
-                    await self.ask(session, long, rows, Outcomes())
+                    await self.ask(session, long, rows, RequestOutcomes())
 
             busy = asyncio.create_task(always())
             await asyncio.sleep(1.0)
@@ -124,9 +124,9 @@ class Clients:
             await asyncio.gather(busy, return_exceptions=True)
         return found
 
-    async def overload(self, kind: Kind, n: int, rate: float, seconds: float) -> Outcomes:
+    async def overload(self, kind: RequestKind, n: int, rate: float, seconds: float) -> RequestOutcomes:
         """Ask rate times a second whatever becomes of it, and wait for the end of each."""
-        outcomes, tasks = Outcomes(), []
+        outcomes, tasks = RequestOutcomes(), []
         async with self.session() as session:
             end = time.perf_counter() + seconds
             due = time.perf_counter()

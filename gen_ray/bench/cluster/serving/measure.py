@@ -10,9 +10,9 @@ import torch
 from ray import serve
 
 from gen_ray.bench.cluster.serving import baseline
-from gen_ray.bench.cluster.serving.load import Clients, Kind, Outcomes
+from gen_ray.bench.cluster.serving.load import LoadClients, RequestKind, RequestOutcomes
 from gen_ray.cluster.serving import server
-from gen_ray.cluster.serving.args import Application
+from gen_ray.cluster.serving.args import ServingApplication
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
@@ -30,7 +30,7 @@ LONE_SECONDS = 0.4
 
 
 @dataclass(kw_only=True)
-class Found:
+class ServingFigures:
     """Everything measured. Rates are network evaluations a second, one a round."""
 
     offline: list[float] = field(default_factory=list)
@@ -40,10 +40,10 @@ class Found:
     lone: list[float] = field(default_factory=list)
     """Seconds by HTTP, and below in this process, in turn."""
     in_process: list[float] = field(default_factory=list)
-    idle: Outcomes = field(default_factory=Outcomes)
-    beside: Outcomes = field(default_factory=Outcomes)
-    overload: Outcomes = field(default_factory=Outcomes)
-    after: Outcomes = field(default_factory=Outcomes)
+    idle: RequestOutcomes = field(default_factory=RequestOutcomes)
+    beside: RequestOutcomes = field(default_factory=RequestOutcomes)
+    overload: RequestOutcomes = field(default_factory=RequestOutcomes)
+    after: RequestOutcomes = field(default_factory=RequestOutcomes)
     capacity: float = 0.0
     """Small requests a second."""
     asked_rate: float = 0.0
@@ -53,7 +53,7 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BenchPlan:
     """How long each part takes."""
 
     rounds: int
@@ -62,7 +62,7 @@ class Plan:
     overload_seconds: float
 
 
-def measure(app: Application, kinds: Sequence[Kind], port: int, plan: Plan) -> Found:
+def measure(app: ServingApplication, kinds: Sequence[RequestKind], port: int, plan: BenchPlan) -> ServingFigures:
     """Serve the application's only model and the baseline beside it, and measure both."""
     [(id, served)] = app.models.items()
     model = artifact.load(folder_of(served.model, app.root, app.tracking_uri))
@@ -74,17 +74,17 @@ def measure(app: Application, kinds: Sequence[Kind], port: int, plan: Plan) -> F
 
 
 class _Bench:
-    def __init__(self, model: Model, id: str, url: str, kinds: Sequence[Kind], plan: Plan) -> None:
+    def __init__(self, model: Model, id: str, url: str, kinds: Sequence[RequestKind], plan: BenchPlan) -> None:
         self.model, self.kinds, self.plan = model, kinds, plan
-        self.clients = Clients(f"{url}/v1/models/{id}/sample")
-        self.others = Clients(f"{url}{ROUTE}")
+        self.clients = LoadClients(f"{url}/v1/models/{id}/sample")
+        self.others = LoadClients(f"{url}{ROUTE}")
         self.replica = serve.get_deployment_handle(id, server.NAME)
         self.baseline = serve.get_deployment_handle("baseline", BASELINE)
         self.short = min(kinds, key=lambda kind: kind.nfe)
         self.long = max(kinds, key=lambda kind: kind.nfe)
 
-    async def all(self, backlog_seconds: float) -> Found:
-        found = Found(backlog_seconds=backlog_seconds)
+    async def all(self, backlog_seconds: float) -> ServingFigures:
+        found = ServingFigures(backlog_seconds=backlog_seconds)
         for _ in range(self.plan.rounds):
             found.offline.append(self.offline())
             found.served.append(await self.saturated(self.clients, self.evaluations))
@@ -103,14 +103,14 @@ class _Bench:
         seconds = {kind: self._generate(kind, FULL_BATCH) / FULL_BATCH for kind in self.kinds}
         return sum(kind.nfe for kind in self.kinds) / sum(seconds.values())
 
-    def _generate(self, kind: Kind, n: int) -> float:
+    def _generate(self, kind: RequestKind, n: int) -> float:
         chain = self.model.family.chain(kind.sampler, kind.steps)
         began = time.perf_counter()
         with autocast(self.model.experiment.training.precision, CPU):
             generate(self.model.net, chain, n, seed=0, device=CPU, batch_size=FULL_BATCH)
         return time.perf_counter() - began
 
-    async def saturated(self, clients: Clients, counted: Callable[[], Awaitable[float]]) -> float:
+    async def saturated(self, clients: LoadClients, counted: Callable[[], Awaitable[float]]) -> float:
         return await clients.saturate(self.kinds, self.plan.clients, self.plan.seconds, counted)
 
     async def evaluations(self) -> float:
@@ -124,18 +124,18 @@ class _Bench:
         while (await self.replica.counters.remote())["requests"]:
             await asyncio.sleep(0.1)
 
-    async def alone(self, found: Found) -> None:
+    async def alone(self, found: ServingFigures) -> None:
         """Ask for one sample of about LONE_SECONDS on the idle server, in turn with the same in this process."""
         step = self._generate(self.short, 1) / self.short.steps
         steps = max(self.short.steps, math.ceil(LONE_SECONDS / step))
-        kind = Kind(self.short.sampler, steps, self.model.family.chain(self.short.sampler, steps).nfe)
+        kind = RequestKind(self.short.sampler, steps, self.model.family.chain(self.short.sampler, steps).nfe)
         for _ in range(TIMES):
             found.in_process.append(self._generate(kind, 1))
             found.lone += (await self.clients.one_by_one(kind, 1, 1)).seconds
 
-    async def too_many(self, found: Found) -> None:
+    async def too_many(self, found: ServingFigures) -> None:
         """Ask five times as often as can be answered."""
-        rate = await self.saturated(Clients(self.clients.url), self.evaluations)
+        rate = await self.saturated(LoadClients(self.clients.url), self.evaluations)
         found.capacity = rate / (SMALL_ROWS * self.short.nfe)
         found.asked_rate = 5 * found.capacity
         await self.quiet()

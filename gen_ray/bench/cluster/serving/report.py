@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from gen_ray.bench.cluster.serving.load import Kind
-from gen_ray.bench.cluster.serving.measure import Found
+from gen_ray.bench.cluster.serving.load import RequestKind
+from gen_ray.bench.cluster.serving.measure import ServingFigures
 from gen_ray.errors import UserError
 from gen_ray.family import Family
 
@@ -13,7 +13,7 @@ MIXED = 3
 """Samplers in the load, where none are named: the family's first ones."""
 
 
-def kinds(family: Family, named: Sequence[str] | None) -> list[Kind]:
+def kinds(family: Family, named: Sequence[str] | None) -> list[RequestKind]:
     """Return the samplers of the load, each from NAME=STEPS, or else the family's own at their defaults."""
     if not named:
         told = [(name, about.default_steps) for name, about in family.samplers().items() if not about.adaptive]
@@ -28,11 +28,11 @@ def _parsed(text: str) -> tuple[str, int]:
     return name, int(steps)
 
 
-def _kind(family: Family, name: str, steps: int) -> Kind:
-    return Kind(name, steps, family.chain(name, steps).nfe)
+def _kind(family: Family, name: str, steps: int) -> RequestKind:
+    return RequestKind(name, steps, family.chain(name, steps).nfe)
 
 
-def figures(found: Found) -> dict[str, Any]:
+def figures(found: ServingFigures) -> dict[str, Any]:
     """Return the ratios that serving is judged by, and what they are made of."""
     over = found.overload
     return {

@@ -5,19 +5,19 @@ an encoding, an adaptive solver) in a thread of its own, whose calls of the net 
 """
 
 from gen_ray.engine.inference.batcher.batcher import Batcher
-from gen_ray.engine.inference.batcher.errors import BusyError, GivenUpError, LateError, NotFiniteError
-from gen_ray.engine.inference.batcher.latency_profile import Costs, measure
-from gen_ray.engine.inference.batcher.requests import Look, Ticket, Watch
+from gen_ray.engine.inference.batcher.errors import BusyError, CancelledError, DeadlineExceededError, NotFiniteError
+from gen_ray.engine.inference.batcher.latency_profile import LatencyProfile, measure
+from gen_ray.engine.inference.batcher.requests import OnPreview, Preview, RequestHandle
 
 __all__ = [
     "Batcher",
     "BusyError",
-    "Costs",
-    "GivenUpError",
-    "LateError",
-    "Look",
+    "CancelledError",
+    "DeadlineExceededError",
+    "LatencyProfile",
     "NotFiniteError",
-    "Ticket",
-    "Watch",
+    "OnPreview",
+    "Preview",
+    "RequestHandle",
     "measure",
 ]

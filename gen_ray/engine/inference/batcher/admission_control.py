@@ -4,8 +4,8 @@ import threading
 from collections.abc import Mapping
 
 from gen_ray.engine.inference.batcher.errors import BusyError
-from gen_ray.engine.inference.batcher.latency_profile import Costs
-from gen_ray.engine.inference.batcher.requests import Ticket
+from gen_ray.engine.inference.batcher.latency_profile import LatencyProfile
+from gen_ray.engine.inference.batcher.requests import RequestHandle
 
 MOST_REQUESTS = 256
 """Of one key."""
@@ -15,10 +15,10 @@ FAULTS = 3
 MOMENTUM = 0.05
 
 
-class Ledger:
+class AdmissionControl:
     """Counters that only grow, what is left of each request, and how fast it goes. May be asked from any thread."""
 
-    def __init__(self, costs: Costs, backlog_limit: float) -> None:
+    def __init__(self, costs: LatencyProfile, backlog_limit: float) -> None:
         """Refuse a request before which there would be more than backlog_limit seconds of work."""
         self.costs, self.backlog_limit = costs, backlog_limit
         self.evaluations = self.ticks = self.room = self.faults = 0
@@ -26,7 +26,7 @@ class Ledger:
         self.pace = 1.0
         """How many times what was measured at the start a tick takes now, a running mean."""
         self.closed = False
-        self._left: dict[Ticket, int] = {}
+        self._left: dict[RequestHandle, int] = {}
         self._lock = threading.Lock()
 
     @property
@@ -69,7 +69,7 @@ class Ledger:
         """Return whether nothing is to be done any more."""
         return self.closed and not self._left
 
-    def enter(self, ticket: Ticket, evaluations: int) -> None:
+    def admit(self, ticket: RequestHandle, evaluations: int) -> None:
         """Take a request in. Raise BusyError where it would have to wait too long, or its key has too many requests.
 
         As the requests of a key share alike, another one delays it by what that has left, but by no more than it has to
@@ -93,12 +93,12 @@ class Ledger:
                 raise BusyError(message, retry_after_seconds=max(1.0, waiting - self.backlog_limit))
             self._left[ticket] = evaluations
 
-    def leave(self, ticket: Ticket) -> None:
+    def leave(self, ticket: RequestHandle) -> None:
         """Let a request go, whatever is left of it."""
         with self._lock:
             self._left.pop(ticket, None)
 
-    def did(self, rows: Mapping[Ticket, int]) -> None:
+    def did(self, rows: Mapping[RequestHandle, int]) -> None:
         """Subtract an evaluation of some rows of each; an estimate that was too low ends at 1."""
         with self._lock:
             for ticket, done in rows.items():
@@ -124,4 +124,4 @@ class Ledger:
         with self._lock:
             self.closed = True
             for ticket in self._left if give_up else ():
-                ticket.give_up()
+                ticket.cancel_request()

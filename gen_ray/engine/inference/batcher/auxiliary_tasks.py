@@ -5,7 +5,7 @@ import time
 from gen_ray.engine.inference.batcher.batched_net import GradientTurn
 
 
-class Turns:
+class GradientTurns:
     """The turns that wait, and the one that was granted. Used in the batcher's thread only.
 
     A granted turn and the forwards that run beside it divide the cores: each is charged half of the time that both run.
@@ -43,6 +43,6 @@ class Turns:
     def drop(self) -> None:
         """Wake the guests that need not wait any more, with the reason."""
         for turn in list(self.waiting):
-            if obstacle := turn.ticket.obstacle:
+            if obstacle := turn.ticket.cancel_reason:
                 self.waiting.remove(turn)
                 turn.granted.set_exception(obstacle)

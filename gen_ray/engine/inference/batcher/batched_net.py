@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gen_ray.engine.inference.batcher.requests import Ticket
+from gen_ray.engine.inference.batcher.requests import RequestHandle
 
 Output = Tensor | tuple[Tensor, ...]
 FORWARD = "forward"
 
 
 @dataclass(eq=False, kw_only=True)
-class Call:
+class NetCall:
     """A guest waits for what the net says of its rows; they may be served a part at a time."""
 
-    ticket: Ticket
+    ticket: RequestHandle
     method: str
     args: tuple[Tensor, ...]
     reduced: bool
@@ -49,28 +49,30 @@ class Call:
         """Take what the net says of the next rows; after the last ones, answer."""
         self.ticket.begin()
         self.served += len(part[0] if isinstance(part, tuple) else part)
-        self.parts.append(tuple(map(plain, part)) if isinstance(part, tuple) else plain(part))
+        self.parts.append(
+            tuple(map(without_inference_mode, part)) if isinstance(part, tuple) else without_inference_mode(part)
+        )
         if not self.wanted:
-            self.answer.set_result(_whole(self.parts))
+            self.answer.set_result(_join_parts(self.parts))
 
 
 @dataclass(eq=False, kw_only=True)
 class GradientTurn:
     """A guest waits until it may evaluate the net itself; it has the turn until it asks for something else."""
 
-    ticket: Ticket
+    ticket: RequestHandle
     rows: int
     granted: Future[None] = field(default_factory=Future)
     ended: bool = False
 
 
-class Together:
+class BatchingNet:
     """The net as a kernel of walks sees it: rows of guests that ask the same come along in its forward."""
 
     def __init__(self, net: nn.Module) -> None:
         """Nobody comes along yet."""
         self._net = net
-        self.riders: list[tuple[Call, int]] = []
+        self.riders: list[tuple[NetCall, int]] = []
         """So many rows of each call, which come along wherever they fit; who has is taken out."""
 
     def __call__(self, *args: Tensor) -> Any:
@@ -96,7 +98,7 @@ class Together:
         return own
 
 
-def serve(net: nn.Module, calls: Sequence[tuple[Call, int]], *, device_type: str, fixed: int) -> None:
+def serve(net: nn.Module, calls: Sequence[tuple[NetCall, int]], *, device_type: str, fixed: int) -> None:
     """Serve so many rows of each call, those that ask the same by one forward; padded to fixed rows where wished."""
     waiting = list(calls)
     while waiting:
@@ -135,7 +137,7 @@ def rounded(rows: int) -> int:
     return -(-rows // step) * step
 
 
-def _cast(net: nn.Module, call: Call, args: tuple[Tensor, ...], device_type: str) -> Output:
+def _cast(net: nn.Module, call: NetCall, args: tuple[Tensor, ...], device_type: str) -> Output:
     if call.reduced:
         return evaluate(net, call.method, args)
     with torch.autocast(device_type, enabled=False):
@@ -154,19 +156,19 @@ def _split(out: Output, sizes: list[int]) -> list[Output]:
     return list(out.split(sizes))
 
 
-def _whole(parts: list[Output]) -> Output:
+def _join_parts(parts: list[Output]) -> Output:
     if isinstance(parts[0], tuple):
         return tuple(map(_cat, zip(*parts, strict=True)))
     return _cat([part for part in parts if isinstance(part, Tensor)])
 
 
-def plain(tensor: Tensor) -> Tensor:
+def without_inference_mode(tensor: Tensor) -> Tensor:
     """Return a copy that is no inference tensor: others may do with it what they do with any."""
     with torch.inference_mode(False):
         return tensor.clone()
 
 
-class GuestNet:
+class BatchedNetProxy:
     """The net as a guest's thread sees it: a call waits until it is served by the batcher's forward.
 
     Where gradients are wanted, as for the trace of a flow's Jacobian, the guest waits for a turn and evaluates the net
@@ -174,7 +176,13 @@ class GuestNet:
     """
 
     def __init__(
-        self, net: nn.Module, ticket: Ticket, ask: Callable[[Call | GradientTurn], None], *, reduced: bool, fixed: bool
+        self,
+        net: nn.Module,
+        ticket: RequestHandle,
+        ask: Callable[[NetCall | GradientTurn], None],
+        *,
+        reduced: bool,
+        fixed: bool,
     ) -> None:
         """Ask the batcher by ask."""
         self._net, self._ticket, self._ask = net, ticket, ask
@@ -206,7 +214,7 @@ class GuestNet:
 
     def _evaluate(self, method: str, args: tuple[Any, ...]) -> Any:
         self.end_turn()
-        if obstacle := self._ticket.obstacle:
+        if obstacle := self._ticket.cancel_reason:
             raise obstacle
         if torch.is_grad_enabled() and any(arg.requires_grad for arg in args):
             turn = GradientTurn(ticket=self._ticket, rows=len(args[0]))
@@ -214,6 +222,6 @@ class GuestNet:
             turn.granted.result()
             self._turn = turn
             return evaluate(self._net, method, args)
-        call = Call(ticket=self._ticket, method=method, args=args, reduced=self._reduced, fixed=self._fixed)
+        call = NetCall(ticket=self._ticket, method=method, args=args, reduced=self._reduced, fixed=self._fixed)
         self._ask(call)
         return call.answer.result()

@@ -13,17 +13,17 @@ from torch import Tensor
 
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import fair_shares
-from gen_ray.engine.inference.batcher.admission_control import MOST_IN_ALL, Ledger
-from gen_ray.engine.inference.batcher.auxiliary_tasks import Turns
-from gen_ray.engine.inference.batcher.batched_net import Call, GradientTurn, GuestNet, Together, serve
+from gen_ray.engine.inference.batcher.admission_control import MOST_IN_ALL, AdmissionControl
+from gen_ray.engine.inference.batcher.auxiliary_tasks import GradientTurns
+from gen_ray.engine.inference.batcher.batched_net import BatchedNetProxy, BatchingNet, GradientTurn, NetCall, serve
 from gen_ray.engine.inference.batcher.errors import memory_error
 from gen_ray.engine.inference.batcher.fair_queue import FairQueue
-from gen_ray.engine.inference.batcher.latency_profile import Costs
-from gen_ray.engine.inference.batcher.requests import Ticket, Walk, Watch
-from gen_ray.engine.inference.batcher.running_batch import Cohort
-from gen_ray.engine.inference.batcher.scheduler import Walking, goes
+from gen_ray.engine.inference.batcher.latency_profile import LatencyProfile
+from gen_ray.engine.inference.batcher.requests import OnPreview, RequestHandle, SamplingRequest
+from gen_ray.engine.inference.batcher.running_batch import RunningBatch
+from gen_ray.engine.inference.batcher.scheduler import Scheduler, is_running
 from gen_ray.engine.training.step import autocast
-from gen_ray.family import Chain, Held
+from gen_ray.family import Chain, Known
 
 T = TypeVar("T")
 FIXED_ROWS = 8
@@ -34,16 +34,22 @@ class Batcher:
     """Serves requests on one model until it is closed. Every method may be called from any thread."""
 
     def __init__(
-        self, model: Model, costs: Costs, device: torch.device, *, backlog_seconds: float = 30.0, threads: int = 1
+        self,
+        model: Model,
+        costs: LatencyProfile,
+        device: torch.device,
+        *,
+        backlog_seconds: float = 30.0,
+        threads: int = 1,
     ) -> None:
         """Refuse work before which more than backlog_seconds would come; threads is torch's number in the loop."""
         self.model, self.costs, self.device = model, costs, device
-        self.ledger = Ledger(costs, backlog_seconds)
-        self._inbox: queue.SimpleQueue[Walk | Call | GradientTurn | None] = queue.SimpleQueue()
+        self.ledger = AdmissionControl(costs, backlog_seconds)
+        self._inbox: queue.SimpleQueue[SamplingRequest | NetCall | GradientTurn | None] = queue.SimpleQueue()
         self._queue = FairQueue()
-        self._turns = Turns()
-        self._walking = Walking(device, FIXED_ROWS, self._settle)
-        self._calls: list[Call] = []
+        self._turns = GradientTurns()
+        self._walking = Scheduler(device, FIXED_ROWS, self._settle)
+        self._calls: list[NetCall] = []
         self._guests = ThreadPoolExecutor(MOST_IN_ALL, thread_name_prefix="guest")  # a thread for each
         self._thread = threading.Thread(target=self._live, args=(threads,), name="batcher", daemon=True)
         self._thread.start()
@@ -59,27 +65,27 @@ class Batcher:
         n: int,
         *,
         seed: int,
-        held: Held | None = None,
+        held: Known | None = None,
         fixed: bool = False,
         deadline: float | None = None,
-        watch: Watch | None = None,
+        watch: OnPreview | None = None,
         looks: int = 0,
         key: str = "",
-    ) -> Ticket:
+    ) -> RequestHandle:
         """Ask for samples 0 … n−1 of a seed along a chain, as generate gives them; the ticket's result is (n, *shape).
 
         fixed pads every forward to FIXED_ROWS, so that bits do not depend on the company. deadline is on the clock of
         time.monotonic. watch is called as many times as looks says, in the batcher's thread. key is the name of the
         API key that asks: keys share the time equally. Raise BusyError.
         """
-        asked = Walk(
-            chain, n, seed=seed, held=held, fixed=fixed, ticket=Ticket(deadline, key), watch=watch, looks=looks
+        asked = SamplingRequest(
+            chain, n, seed=seed, held=held, fixed=fixed, ticket=RequestHandle(deadline, key), watch=watch, looks=looks
         )
-        self.ledger.enter(asked.ticket, asked.total)
+        self.ledger.admit(asked.ticket, asked.total)
         self._inbox.put(asked)
         return asked.ticket
 
-    def visit(
+    def submit_callable(
         self,
         work: Callable[[Any], T],
         evaluations: int,
@@ -88,14 +94,14 @@ class Batcher:
         fixed: bool = False,
         deadline: float | None = None,
         key: str = "",
-    ) -> Ticket:
+    ) -> RequestHandle:
         """Have work(net) done in a guest's thread, its calls of the net by the batcher; about so many rows × calls.
 
         reduced asks the net in the model's reduced precision, as samples are drawn. Raise BusyError.
         """
-        ticket = Ticket(deadline, key)
-        net = GuestNet(self.model.net, ticket, self._inbox.put, reduced=reduced, fixed=fixed)
-        self.ledger.enter(ticket, evaluations)
+        ticket = RequestHandle(deadline, key)
+        net = BatchedNetProxy(self.model.net, ticket, self._inbox.put, reduced=reduced, fixed=fixed)
+        self.ledger.admit(ticket, evaluations)
         self._guests.submit(self._host, work, net, ticket)
         return ticket
 
@@ -107,10 +113,10 @@ class Batcher:
         self._inbox.put(None)
         self._thread.join()
 
-    def _host(self, work: Callable[[Any], T], net: GuestNet, ticket: Ticket) -> None:
+    def _host(self, work: Callable[[Any], T], net: BatchedNetProxy, ticket: RequestHandle) -> None:
         """Do a guest's work in its thread; its evaluations are counted off when it ends, however many they were."""
         try:
-            if obstacle := ticket.obstacle:
+            if obstacle := ticket.cancel_reason:
                 raise obstacle
             found = work(net)
         except Exception as error:
@@ -122,7 +128,7 @@ class Batcher:
             self.ledger.leave(ticket)
             ticket.end(found)
 
-    def _settle(self, walk: Walk, samples: Tensor | None, error: Exception | None) -> None:
+    def _settle(self, walk: SamplingRequest, samples: Tensor | None, error: Exception | None) -> None:
         self.ledger.leave(walk.ticket)
         walk.ticket.end(samples, error)
 
@@ -131,7 +137,7 @@ class Batcher:
     @torch.inference_mode()
     def _live(self, threads: int) -> None:
         torch.set_num_threads(threads)
-        net = Together(self.model.net)
+        net = BatchingNet(self.model.net)
         with autocast(self.model.experiment.training.precision, self.device):
             while self._take_in():
                 self._let_go()
@@ -145,9 +151,9 @@ class Batcher:
         with suppress(queue.Empty):
             item = self._inbox.get(block=idle)
             while True:
-                if isinstance(item, Walk):
+                if isinstance(item, SamplingRequest):
                     self._walking.walks.append(item)
-                elif isinstance(item, Call):
+                elif isinstance(item, NetCall):
                     self._calls.append(item)
                 elif isinstance(item, GradientTurn):
                     self._take_turn(item)
@@ -164,28 +170,36 @@ class Batcher:
     def _let_go(self) -> None:
         """Drop the walks, calls and turns that were cancelled or are late."""
         for walk in list(self._walking.walks):
-            if obstacle := walk.ticket.obstacle:
+            if obstacle := walk.ticket.cancel_reason:
                 self._walking.drop(walk, obstacle)
         for call in list(self._calls):
-            if obstacle := call.ticket.obstacle:
+            if obstacle := call.ticket.cancel_reason:
                 self._calls.remove(call)
                 call.answer.set_exception(obstacle)
         self._turns.drop()
 
-    def _tick(self, net: Together) -> None:
+    def _tick(self, net: BatchingNet) -> None:
         """Grant a turn if one is due, and serve walks and calls."""
-        waiting: list[Walk | Call | GradientTurn] = [*self._walking.walks, *self._calls, *self._turns.waiting]
+        waiting: list[SamplingRequest | NetCall | GradientTurn] = [
+            *self._walking.walks,
+            *self._calls,
+            *self._turns.waiting,
+        ]
         everything = self._queue.ordered(waiting)
         if everything and isinstance(everything[0], GradientTurn) and self._turns.can_grant:
             self._turns.grant(everything[0])
-        first = next((one for one in everything if isinstance(one, Walk)), None)
+        first = next((one for one in everything if isinstance(one, SamplingRequest)), None)
         cohort = self._walking.cohort(first)
-        asking = [one for one in everything if isinstance(one, Call) or (isinstance(one, Walk) and goes(one, cohort))]
+        asking = [
+            one
+            for one in everything
+            if isinstance(one, NetCall) or (isinstance(one, SamplingRequest) and is_running(one, cohort))
+        ]
         if not asking:
             return
         wanted = [one.wanted for one in asking]
-        room = min(fair_shares.room(wanted, self.costs), cohort.fixed or self.costs.best)
-        rows = fair_shares.fair_by_key([one.ticket.key for one in asking], wanted, room)
+        room = min(fair_shares.batch_size(wanted, self.costs), cohort.fixed or self.costs.best)
+        rows = fair_shares.max_min_shares_by_key([one.ticket.key for one in asking], wanted, room)
         given = {one: count for one, count in zip(asking, rows, strict=True) if count}
         began = time.perf_counter()
         self._forward(net, cohort, given)
@@ -193,17 +207,17 @@ class Batcher:
         self._queue.charge([one.ticket for one in given], self._turns.own_part(seconds))
         self.ledger.tick(sum(rows), room, cohort.fixed, seconds)
 
-    def _forward(self, net: Together, cohort: Cohort, given: Mapping[Walk | Call, int]) -> None:
+    def _forward(self, net: BatchingNet, cohort: RunningBatch, given: Mapping[SamplingRequest | NetCall, int]) -> None:
         """Advance the given number of rows of each walk, and serve that of each call."""
-        riders = [(call, rows) for call, rows in given.items() if isinstance(call, Call)]
-        walks = {walk: rows for walk, rows in given.items() if isinstance(walk, Walk)}
+        riders = [(call, rows) for call, rows in given.items() if isinstance(call, NetCall)]
+        walks = {walk: rows for walk, rows in given.items() if isinstance(walk, SamplingRequest)}
         net.riders = [] if cohort.fixed else riders
         if walks:
             self._step(net, cohort, walks)
         self._serve(riders if cohort.fixed else net.riders)
         self.ledger.did({call.ticket: rows for call, rows in riders})
 
-    def _step(self, net: Together, cohort: Cohort, walks: dict[Walk, int]) -> None:
+    def _step(self, net: BatchingNet, cohort: RunningBatch, walks: dict[SamplingRequest, int]) -> None:
         try:
             self._walking.step(cohort, walks, net)
             self.ledger.sound()
@@ -212,7 +226,7 @@ class Batcher:
             self.ledger.fault()
             self._walking.drop_all(cohort, walks, memory_error(error, self.device))
 
-    def _serve(self, riders: list[tuple[Call, int]]) -> None:
+    def _serve(self, riders: list[tuple[NetCall, int]]) -> None:
         """Serve the calls that did not fit into the walks' forward."""
         try:
             serve(self.model.net, riders, device_type=self.device.type, fixed=FIXED_ROWS)

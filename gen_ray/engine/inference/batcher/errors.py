@@ -14,11 +14,11 @@ class BusyError(Exception):
         self.retry_after_seconds = retry_after_seconds
 
 
-class LateError(Exception):
+class DeadlineExceededError(Exception):
     """Its deadline passed before it was done."""
 
 
-class GivenUpError(Exception):
+class CancelledError(Exception):
     """Who asked for it does not want it any more, or the batcher was closed."""
 
 

@@ -3,19 +3,19 @@
 from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
 
-from gen_ray.engine.inference.batcher.requests import Ticket
+from gen_ray.engine.inference.batcher.requests import RequestHandle
 
 
-class HasTicket(Protocol):
+class HasRequestHandle(Protocol):
     """Anything that waits for the net on behalf of a request."""
 
     @property
-    def ticket(self) -> Ticket:
+    def ticket(self) -> RequestHandle:
         """Return the request's ticket."""
         ...
 
 
-T = TypeVar("T", bound=HasTicket)
+T = TypeVar("T", bound=HasRequestHandle)
 
 
 class FairQueue:
@@ -43,9 +43,9 @@ class FairQueue:
                 one.ticket.spent = known.get(one.ticket.key, 0.0)
         return sorted(asking, key=lambda one: (self._seconds[one.ticket.key], one.ticket.spent or 0.0))
 
-    def charge(self, served: Collection[Ticket], seconds: float) -> None:
+    def charge(self, served: Collection[RequestHandle], seconds: float) -> None:
         """Divide seconds equally among the keys that were served, and then among the requests of each."""
-        of: dict[str, list[Ticket]] = {}
+        of: dict[str, list[RequestHandle]] = {}
         for ticket in served:
             of.setdefault(ticket.key, []).append(ticket)
         for key, tickets in of.items():

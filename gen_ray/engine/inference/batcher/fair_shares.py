@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from gen_ray.engine.inference.batcher.latency_profile import Costs
+from gen_ray.engine.inference.batcher.latency_profile import LatencyProfile
 
 
-def fair(wanted: Sequence[int], room: int) -> list[int]:
+def max_min_shares(wanted: Sequence[int], room: int) -> list[int]:
     """Return the max-min fair shares of room between those who want so many rows each.
 
     Nobody gets more than wanted, and nobody less than another who does not want less. Where there is not one for each,
@@ -23,7 +23,7 @@ def fair(wanted: Sequence[int], room: int) -> list[int]:
     return given
 
 
-def fair_by_key(keys: Sequence[str], wanted: Sequence[int], room: int) -> list[int]:
+def max_min_shares_by_key(keys: Sequence[str], wanted: Sequence[int], room: int) -> list[int]:
     """Return the max-min fair shares of room between keys, and within each key between its requests.
 
     keys names the key of each request; keys and requests that come first have what cannot be divided.
@@ -31,15 +31,15 @@ def fair_by_key(keys: Sequence[str], wanted: Sequence[int], room: int) -> list[i
     members: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
         members.setdefault(key, []).append(i)
-    of_key = fair([sum(wanted[i] for i in mine) for mine in members.values()], room)
+    of_key = max_min_shares([sum(wanted[i] for i in mine) for mine in members.values()], room)
     given = [0] * len(wanted)
     for mine, share in zip(members.values(), of_key, strict=True):
-        for i, rows in zip(mine, fair([wanted[i] for i in mine], share), strict=True):
+        for i, rows in zip(mine, max_min_shares([wanted[i] for i in mine], share), strict=True):
             given[i] = rows
     return given
 
 
-def room(wanted: Sequence[int], costs: Costs) -> int:
+def batch_size(wanted: Sequence[int], costs: LatencyProfile) -> int:
     """Return how many rows the next tick has, so that none of k requests is slower than k times it alone.
 
     That is what each would have if they took turns. A lone request of one row beside a large one would wait for ticks

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from gen_ray.engine.inference.artifact import Model
-from gen_ray.engine.inference.batcher.requests import Walk
-from gen_ray.engine.inference.batcher.running_batch import Cohort
+from gen_ray.engine.inference.batcher.requests import SamplingRequest
+from gen_ray.engine.inference.batcher.running_batch import RunningBatch
 from gen_ray.engine.inference.memory import is_out_of_memory
 from gen_ray.engine.training.step import autocast
 from gen_ray.errors import RunError
@@ -27,7 +27,7 @@ ROUNDS = 4
 
 
 @dataclass(frozen=True)
-class Costs:
+class LatencyProfile:
     """Seconds of a tick at some numbers of rows, both rising; in between on the line."""
 
     rows: Sequence[int]
@@ -62,7 +62,7 @@ class Costs:
 
 
 @torch.inference_mode()
-def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -> Costs:
+def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -> LatencyProfile:
     """Tick 1, 2, 4 … most_rows rows of the default sampler and return what each takes; warms the net up, too.
 
     It stops where a tick gets slow or the device is out of memory. Call it with as many threads as the batcher will
@@ -86,13 +86,13 @@ def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -
         if seconds[-1] > SLOWEST_TICK_SECONDS:
             break
         size *= 2
-    return Costs(tuple(rows), tuple(seconds))
+    return LatencyProfile(tuple(rows), tuple(seconds))
 
 
 def _tick_seconds(net: nn.Module, chain: Chain, device: torch.device, size: int) -> float:
-    walk = Walk(chain, size, seed=0)
-    cohort = Cohort(device)
-    cohort.reform(walk.next_rows(size))
+    walk = SamplingRequest(chain, size, seed=0)
+    cohort = RunningBatch(device)
+    cohort.set_rows(walk.next_rows(size))
     times = []
     for _ in range(ROUNDS + 1):
         for row in cohort.rows:

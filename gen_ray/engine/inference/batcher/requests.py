@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gen_ray.engine.inference.batcher.errors import GivenUpError, LateError
-from gen_ray.family import Chain, Held, State
+from gen_ray.engine.inference.batcher.errors import CancelledError, DeadlineExceededError
+from gen_ray.family import Chain, Known, State
 
 
 @dataclass(frozen=True)
-class Look:
+class Preview:
     """A walk under way: samples (n, *shape), −1 where nothing is decided, after so many of all its evaluations."""
 
     done: int
@@ -22,11 +22,11 @@ class Look:
     samples: Tensor
 
 
-Watch = Callable[[Look], None]
+OnPreview = Callable[[Preview], None]
 """Called in the batcher's thread; must not block."""
 
 
-class Ticket:
+class RequestHandle:
     """A request's future, and when what happened to it; ``done()`` of the future comes last."""
 
     def __init__(self, deadline: float | None = None, key: str = "") -> None:
@@ -38,7 +38,7 @@ class Ticket:
         self.asked, self.begun, self.ended = time.monotonic(), None, None  # type: float, float | None, float | None
         self.given_up = False
 
-    def give_up(self) -> None:
+    def cancel_request(self) -> None:
         """Want it no more: its rows are gone before the next tick."""
         self.given_up = True
 
@@ -62,11 +62,11 @@ class Ticket:
         self.begun = self.begun or time.monotonic()
 
     @property
-    def obstacle(self) -> Exception | None:
+    def cancel_reason(self) -> Exception | None:
         """Return why nobody waits for it any more, None where somebody does."""
         if self.given_up:
-            return GivenUpError("given up")
-        return LateError("its deadline has passed") if self.late else None
+            return CancelledError("given up")
+        return DeadlineExceededError("its deadline has passed") if self.late else None
 
     def end(self, result: Any = None, error: Exception | None = None) -> None:
         """Hand over what came of it."""
@@ -78,10 +78,10 @@ class Ticket:
 
 
 @dataclass(eq=False)
-class Row:
+class SampleRow:
     """One sample of a walk: where it stands, and its state (1, …) while it is not in the batch."""
 
-    walk: "Walk"
+    walk: "SamplingRequest"
     index: int
     position: int = 0
     state: State | None = None
@@ -89,7 +89,7 @@ class Row:
     """What its state had when it began; another row may bring more into a batch."""
 
 
-class Walk:
+class SamplingRequest:
     """n rows along one chain. Rows begin in order and as late as possible: one that waits costs no memory."""
 
     def __init__(
@@ -98,17 +98,17 @@ class Walk:
         n: int,
         *,
         seed: int,
-        held: Held | None = None,
+        held: Known | None = None,
         fixed: bool = False,
-        ticket: Ticket | None = None,
-        watch: Watch | None = None,
+        ticket: RequestHandle | None = None,
+        watch: OnPreview | None = None,
         looks: int = 0,
     ) -> None:
         """Let watch have as many looks on the way, evenly; held (n, …) is what the rows must keep."""
         self.chain, self.n, self.seed, self.held, self.fixed = chain, n, seed, held, fixed
         self.table = chain.table.numpy()
-        self.ticket, self.watch = ticket or Ticket(), watch
-        self.going: list[Row] = []
+        self.ticket, self.watch = ticket or RequestHandle(), watch
+        self.going: list[SampleRow] = []
         self.begun = self.finished = self.done = 0
         self.samples: Tensor | None = None
         self._every = max(1, -(-self.total // (looks + 1))) if looks and watch else 0
@@ -123,14 +123,14 @@ class Walk:
         """Return how many rows could go along now."""
         return self.n - self.finished
 
-    def next_rows(self, count: int) -> list[Row]:
+    def next_rows(self, count: int) -> list[SampleRow]:
         """Return the rows that go along: those farthest on, then new ones."""
         while len(self.going) < min(count, self.wanted):
-            self.going.append(Row(self, self.begun))
+            self.going.append(SampleRow(self, self.begun))
             self.begun += 1
         return self.going[:count]
 
-    def arrive(self, rows: list[Row], samples: Tensor) -> None:
+    def take_samples(self, rows: list[SampleRow], samples: Tensor) -> None:
         """Take the samples (B, *shape) of rows that are at their end."""
         if self.samples is None:
             self.samples = torch.empty((self.n, *samples.shape[1:]), dtype=samples.dtype)

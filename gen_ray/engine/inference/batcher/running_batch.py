@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gen_ray.engine.inference.batcher.requests import Row
+from gen_ray.engine.inference.batcher.requests import SampleRow
 from gen_ray.family import Kernel, State
 from gen_ray.maths.noise import RowNoise
 
 
-class Cohort:
+class RunningBatch:
     """Rows in any chains of one model, at any places."""
 
     def __init__(self, device: torch.device, *, fixed: int | None = None) -> None:
         """With fixed, every tick is padded to so many rows, which makes a row's bits independent of its company."""
         self.device, self.fixed = device, fixed
-        self.rows: list[Row] = []
+        self.rows: list[SampleRow] = []
         self.state: State = {}
         self.noise = RowNoise([], [], [])
 
@@ -28,7 +28,7 @@ class Cohort:
         """Return the kernel that all chains of a model share."""
         return self.rows[0].walk.chain.kernel
 
-    def reform(self, wanted: Sequence[Row]) -> None:
+    def set_rows(self, wanted: Sequence[SampleRow]) -> None:
         """Let exactly these rows go along: who leaves keeps its state, who comes brings it or begins."""
         coming = {id(row) for row in wanted}
         staying = [i for i, row in enumerate(self.rows) if id(row) in coming]
@@ -39,7 +39,7 @@ class Cohort:
             if id(row) not in coming and row.position < row.walk.chain.nfe:
                 row.state = {key: self.state[key][i : i + 1].clone() for key in row.keys}
         joining = [row for row in wanted if id(row) not in aboard]
-        parts = [_taken(self.state, staying)] if staying else []
+        parts = [_select(self.state, staying)] if staying else []
         for row in joining:
             if row.state is not None:
                 parts.append(row.state)
@@ -49,12 +49,12 @@ class Cohort:
         for _, group in groupby(fresh, key=lambda row: id(row.walk)):
             parts.append(self._begin(list(group)))
         self.rows = [self.rows[i] for i in staying] + resumed + fresh
-        self.state = _joined(parts, frozenset().union(*(row.keys for row in self.rows)))
+        self.state = _concatenate(parts, frozenset().union(*(row.keys for row in self.rows)))
         self.noise = RowNoise(
             [row.walk.seed for row in self.rows], [row.index for row in self.rows], [0] * len(self.rows)
         )
 
-    def _begin(self, rows: list[Row]) -> State:
+    def _begin(self, rows: list[SampleRow]) -> State:
         walk, first, n = rows[0].walk, rows[0].index, len(rows)
         held = walk.held and walk.held.part(first, n)
         state = walk.chain.kernel.start(RowNoise.of(walk.seed, n, first=first), self.device, held)
@@ -72,19 +72,19 @@ class Cohort:
         padding = self.fixed - len(self.rows) if self.fixed else 0
         if padding:
             index = [*range(len(self.rows)), *[0] * padding]
-            state = self.kernel.tick(net, _taken(self.state, index), table[index], noise.select(index))
+            state = self.kernel.tick(net, _select(self.state, index), table[index], noise.select(index))
             self.state = {key: value[: len(self.rows)] for key, value in state.items()}
         else:
             self.state = self.kernel.tick(net, self.state, table, noise)
         for row in self.rows:
             row.position += 1
 
-    def arrived(self) -> list[tuple[list[Row], Tensor, bool]]:
+    def pop_finished(self) -> list[tuple[list[SampleRow], Tensor, bool]]:
         """Take out the rows at their end: by walk its rows, their samples on the CPU, and whether all was finite."""
         ended = [i for i, row in enumerate(self.rows) if row.position == row.walk.chain.nfe]
         if not ended:
             return []
-        state = _taken(self.state, ended)
+        state = _select(self.state, ended)
         samples, finite = self.kernel.finish(state).cpu(), _finite(state)
         found, place = [], 0
         for _, group in groupby((self.rows[i] for i in ended), key=lambda row: id(row.walk)):
@@ -92,23 +92,23 @@ class Cohort:
             part = slice(place, place + len(rows))
             found.append((rows, samples[part], bool(finite[part].all())))
             place += len(rows)
-        self.reform([row for row in self.rows if row.position < row.walk.chain.nfe])
+        self.set_rows([row for row in self.rows if row.position < row.walk.chain.nfe])
         return found
 
     def clear(self) -> None:
         """Let all rows go without looking at a state that cannot be trusted."""
         self.rows, self.state = [], {}
 
-    def look(self) -> list[tuple[Row, Tensor]]:
+    def look(self) -> list[tuple[SampleRow, Tensor]]:
         """Return the rows and what each looks like now (*shape) on the CPU, −1 where nothing is decided."""
         return list(zip(self.rows, self.kernel.preview(self.state).cpu(), strict=True)) if self.rows else []
 
 
-def _taken(state: State, index: list[int]) -> State:
+def _select(state: State, index: list[int]) -> State:
     return {key: value[index] for key, value in state.items()}
 
 
-def _joined(parts: list[State], keys: frozenset[str]) -> State:
+def _concatenate(parts: list[State], keys: frozenset[str]) -> State:
     """Return the parts as one state; what a part lacks of the keys is 0 there: nothing is held (Kernel.start)."""
     alike = {key: next(part[key] for part in parts if key in part) for key in keys}
     sizes = [len(next(iter(part.values()))) for part in parts]
