@@ -200,14 +200,14 @@ def _remaining(first: tuple[int, float], done: int, total: int, now: float) -> s
 
 
 def _bar() -> Any:
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}{task.fields[note]}", markup=False),
     )
-    return VerbProgress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
 
 
 def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[str, Any]]) -> None:

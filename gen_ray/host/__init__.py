@@ -1,1 +1,1 @@
-"""This machine: processes, signals, hardware, the token of Ray."""
+"""The local machine: processes, signals, hardware, the token of Ray."""

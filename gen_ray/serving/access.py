@@ -14,7 +14,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gen_ray.serving.errors import TOO_LARGE_FOR_MEMORY, UNEXPECTED, error_response, http_error
-from gen_ray.serving.service import ApiError, ApiException
+from gen_ray.serving.service import ErrorReply, RequestRefusedError
 
 LINES = logging.getLogger("gen_ray.access")
 FAULTS = logging.getLogger("gen_ray.serving")
@@ -97,9 +97,9 @@ class AccessLogMiddleware:
             await error_response(refusal, record.request_id)(scope, receive, send)
 
 
-def log_error(error: Exception, record: AccessRecord) -> ApiError:
+def log_error(error: Exception, record: AccessRecord) -> ErrorReply:
     """Return what is said of an error, having written it down; of one that nobody expected the log tells all."""
-    if isinstance(error, ApiException):
+    if isinstance(error, RequestRefusedError):
         refusal = error.refusal
     elif isinstance(error, MemoryError):
         FAULTS.error("request %s needs too much memory", record.request_id)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import texts
 from gen_ray.serving import pictures
-from gen_ray.serving.service import ApiError, ApiException, JobResult
+from gen_ray.serving.service import ErrorReply, JobResult, RequestRefusedError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,8 @@ def check(result: ResultView) -> None:
     for name, array in result.answer.arrays.items():
         levels = result.spec.levels if name == "samples" else np.inf
         if not np.isfinite(array).all() or (name == "samples" and ((array < 0) | (array >= levels)).any()):
-            raise ApiException(
-                ApiError(status=500, code="not_finite", message=f"the model gave {name} that are no numbers")
+            raise RequestRefusedError(
+                ErrorReply(status=500, code="not_finite", message=f"the model gave {name} that are no numbers")
             )
 
 

@@ -14,7 +14,7 @@ from gen_ray.serving.errors import http_error, openapi_errors
 from gen_ray.serving.handler import ModelServices, RequestHandler
 from gen_ray.serving.middleware import HEALTH, BodyLimitMiddleware, HostMiddleware, KeyMiddleware
 from gen_ray.serving.openapi import READING_ERRORS, WITH_KEY, HealthSchema, ModelsSchema
-from gen_ray.serving.service import ApiException
+from gen_ray.serving.service import RequestRefusedError
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import Name
 
@@ -89,7 +89,7 @@ def _health(counter: RequestHandler) -> APIRouter:
 async def _listed(counter: RequestHandler, name: str) -> dict[str, Any]:
     try:
         return card_json(await counter.card(name))
-    except ApiException:
+    except RequestRefusedError:
         return unavailable_json(name)
     except Exception:
         FAULTS.exception("the card of %s cannot be had", name)

@@ -11,16 +11,16 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from gen_ray.serving.service import ApiError, ApiException
+from gen_ray.serving.service import ErrorReply, RequestRefusedError
 
 LONGEST = 900
 """Characters of a message: four bytes each, and the body stays below 4 KB."""
 
-UNEXPECTED = ApiError(
+UNEXPECTED = ErrorReply(
     status=500, code="internal", message="the server failed; its log tells more under the same request_id"
 )
 
-TOO_LARGE_FOR_MEMORY = ApiError(
+TOO_LARGE_FOR_MEMORY = ErrorReply(
     status=413, code="too_large", message="the request needs more memory than the server has; ask for less at once"
 )
 
@@ -60,24 +60,24 @@ class EventErrorBody(ErrorBody):
     status: int
 
 
-def invalid_request(message: str, *, code: str = "invalid") -> ApiException:
+def invalid_request(message: str, *, code: str = "invalid") -> RequestRefusedError:
     """Return the error of a request that is at fault itself."""
-    return ApiException(ApiError(status=422, code=code, message=message))
+    return RequestRefusedError(ErrorReply(status=422, code=code, message=message))
 
 
-def http_error(status: int, message: str | None = None) -> ApiException:
+def http_error(status: int, message: str | None = None) -> RequestRefusedError:
     """Return the error of a status, in its usual words or in others."""
     code, usual = CODES[status]
-    return ApiException(ApiError(status=status, code=code, message=message or usual))
+    return RequestRefusedError(ErrorReply(status=status, code=code, message=message or usual))
 
 
-def error_body(refusal: ApiError, request_id: str) -> dict[str, str]:
+def error_body(refusal: ErrorReply, request_id: str) -> dict[str, str]:
     """Return the body of a refusal: one line, short, and valid UTF-8 whatever the message holds."""
     message = " ".join(refusal.message.encode("utf-8", "replace").decode().split())[:LONGEST]
     return {"code": refusal.code, "message": message, "request_id": request_id}
 
 
-def error_response(refusal: ApiError, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+def error_response(refusal: ErrorReply, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response to a refusal; 429 always says when to come back, in whole seconds."""
     further = dict(headers or {})
     if refusal.status == 429 or refusal.retry_after_seconds is not None:
@@ -108,7 +108,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 async def _http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code, message = CODES.get(error.status_code, ("refused", HTTPStatus(error.status_code).phrase))
-    refusal = ApiError(status=error.status_code, code=code, message=message)
+    refusal = ErrorReply(status=error.status_code, code=code, message=message)
     return error_response(refusal, request.scope["gen_ray.record"].request_id, error.headers)
 
 

@@ -17,7 +17,7 @@ from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.family import Chain, Known, Sampler
 from gen_ray.serving.loaded_model import LoadedModel
-from gen_ray.serving.service import ApiError, ApiException, ServingJob
+from gen_ray.serving.service import ErrorReply, RequestRefusedError, ServingJob
 
 REPEATS = 5
 """Independent estimates of a likelihood, whose spread is its error."""
@@ -231,4 +231,4 @@ def _check_work(edition: LoadedModel, rows: int, work: float) -> None:
     for name, what, value, most in asked:
         if value > most:
             message = f"{name}: {value:,.0f} {what}; the most is {most:,.0f}"
-            raise ApiException(ApiError(status=422, code="too_much", message=message))
+            raise RequestRefusedError(ErrorReply(status=422, code="too_much", message=message))

@@ -14,15 +14,16 @@ from gen_ray.engine.inference.batcher import BusyError, CancelledError, Deadline
 from gen_ray.errors import RunError, UserError
 from gen_ray.serving.errors import TOO_LARGE_FOR_MEMORY
 from gen_ray.serving.jobs import PendingJob, submit
-from gen_ray.serving.loaded_model import Limits, LoadedModel
-from gen_ray.serving.service import ApiError, ApiException, JobResult, ModelCard, ServingJob, StreamPreview
+from gen_ray.serving.limits import RequestLimits
+from gen_ray.serving.loaded_model import LoadedModel
+from gen_ray.serving.service import ErrorReply, JobResult, ModelCard, RequestRefusedError, ServingJob, StreamPreview
 from gen_ray.serving.sources import VersionSource
 from gen_ray.tracking.release import Release
 
 LOG = logging.getLogger("gen_ray.serving")
 RETRY_SECONDS = 300.0
 """After this long a version that could not be served is tried again."""
-LATE = ApiError(status=504, code="deadline", message="deadline_seconds: it was not done by then")
+LATE = ErrorReply(status=504, code="deadline", message="deadline_seconds: it was not done by then")
 
 
 class LocalModelService:
@@ -34,12 +35,12 @@ class LocalModelService:
         source: VersionSource,
         *,
         device: torch.device,
-        limits: Limits | None = None,
-        told: Callable[[JobResult | ApiError, ServingJob], None] = lambda outcome, job: None,
+        limits: RequestLimits | None = None,
+        told: Callable[[JobResult | ErrorReply, ServingJob], None] = lambda outcome, job: None,
         **batching: Any,
     ) -> None:
         """Serve id from source; batching goes to Batcher; told hears of every job's end."""
-        self.id, self.source, self.device, self.limits = id, source, device, limits or Limits()
+        self.id, self.source, self.device, self.limits = id, source, device, limits or RequestLimits()
         self._batching, self._told = batching, told
         self._edition: LoadedModel | None = None
         self._failed: tuple[Release, float] | None = None
@@ -49,7 +50,9 @@ class LocalModelService:
     def edition(self) -> LoadedModel:
         """Return what is served now. Raise RefusedError where nothing is yet."""
         if self._edition is None:
-            raise ApiException(ApiError(status=503, code="unavailable", message=f"{self.id}: is not ready yet"))
+            raise RequestRefusedError(
+                ErrorReply(status=503, code="unavailable", message=f"{self.id}: is not ready yet")
+            )
         return self._edition
 
     # ---- editions ----------------------------------------------------------------------------------------------------
@@ -141,7 +144,7 @@ class LocalModelService:
         deadline = time.monotonic() + min(job.deadline_seconds, self.limits.deadline_seconds)
         try:
             return submit(edition, job, deadline, watch)
-        except (BusyError, UserError, ApiException) as error:
+        except (BusyError, UserError, RequestRefusedError) as error:
             raise self._refused(error, job) from None
 
     async def _answer(self, edition: LoadedModel, asked: PendingJob, job: ServingJob) -> JobResult:
@@ -155,14 +158,14 @@ class LocalModelService:
         self._told(answer, job)
         return answer
 
-    def _refused(self, error: Exception, job: ServingJob) -> ApiException:
-        refused = api_error(error)
+    def _refused(self, error: Exception, job: ServingJob) -> RequestRefusedError:
+        refused = error_reply(error)
         if refused.status == 500 and not isinstance(error, NotFiniteError):
             LOG.error("%s: request %s failed", self.id, job.request_id, exc_info=error)
         elif isinstance(error, MemoryError):
             LOG.warning("%s: request %s: %s", self.id, job.request_id, error)
         self._told(refused, job)
-        return ApiException(refused)
+        return RequestRefusedError(refused)
 
 
 def _answer(edition: LoadedModel, asked: PendingJob, job: ServingJob, found: Any) -> JobResult:
@@ -184,23 +187,23 @@ def _answer(edition: LoadedModel, asked: PendingJob, job: ServingJob, found: Any
     )
 
 
-def api_error(error: Exception) -> ApiError:
+def error_reply(error: Exception) -> ErrorReply:
     """Return what an error says to whoever asked."""
-    if isinstance(error, ApiException):
+    if isinstance(error, RequestRefusedError):
         return error.refusal
     if isinstance(error, BusyError):
-        return ApiError(status=429, code="busy", message=str(error), retry_after_seconds=error.retry_after_seconds)
-    for kind, known in API_ERRORS.items():
+        return ErrorReply(status=429, code="busy", message=str(error), retry_after_seconds=error.retry_after_seconds)
+    for kind, known in ERROR_REPLIES.items():
         if isinstance(error, kind):
             return known(str(error))
-    return ApiError(status=500, code="internal", message="the model failed; the server's log says how")
+    return ErrorReply(status=500, code="internal", message="the model failed; the server's log says how")
 
 
-API_ERRORS: Mapping[type[Exception], Callable[[str], ApiError]] = {
-    UserError: lambda line: ApiError(status=422, code="invalid", message=line),
-    RunError: lambda line: ApiError(status=503, code="unavailable", message=line),
+ERROR_REPLIES: Mapping[type[Exception], Callable[[str], ErrorReply]] = {
+    UserError: lambda line: ErrorReply(status=422, code="invalid", message=line),
+    RunError: lambda line: ErrorReply(status=503, code="unavailable", message=line),
     DeadlineExceededError: lambda _: LATE,
-    CancelledError: lambda line: ApiError(status=499, code="cancelled", message=line),
+    CancelledError: lambda line: ErrorReply(status=499, code="cancelled", message=line),
     MemoryError: lambda _: TOO_LARGE_FOR_MEMORY,
-    NotFiniteError: lambda line: ApiError(status=500, code="not_finite", message=line),
+    NotFiniteError: lambda line: ErrorReply(status=500, code="not_finite", message=line),
 }

@@ -79,7 +79,7 @@ class StreamPreview:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApiError:
+class ErrorReply:
     """Why a job was not done. Travels as a value, for an exception would be logged as a fault on its way."""
 
     status: int
@@ -90,10 +90,10 @@ class ApiError:
     retry_after_seconds: float | None = None
 
 
-class ApiException(Exception):
+class RequestRefusedError(Exception):
     """A refusal on its way to the client."""
 
-    def __init__(self, refusal: ApiError) -> None:
+    def __init__(self, refusal: ErrorReply) -> None:
         """Keep the refusal."""
         super().__init__(refusal.message)
         self.refusal = refusal

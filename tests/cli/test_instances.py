@@ -359,7 +359,8 @@ def test_texts_are_sampled_as_text(
     assert gen_ray(*words, "--seed", 1, "--out", "a.npz").code == 0
     spec = artifact.load(speaker / "model").spec
     parts = [
-        f"----- {i}\n{texts.speak(x, spec)}\n" for i, x in enumerate(torch.from_numpy(np.load("a.npz")["samples"]))
+        f"----- {i}\n{texts.decode_tokens(x, spec)}\n"
+        for i, x in enumerate(torch.from_numpy(np.load("a.npz")["samples"]))
     ]
     assert (tmp_path / "samples.txt").read_bytes().decode() == "".join(parts) and len(parts) == 3
     said = gen_ray(*words, "--out", "nowhere/a.txt")

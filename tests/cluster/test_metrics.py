@@ -7,7 +7,7 @@ import pytest
 from gen_ray.cluster.serving.metrics import ReplicaMetrics
 from gen_ray.engine.inference.batcher import LatencyProfile, RequestHandle
 from gen_ray.engine.inference.batcher.admission_control import AdmissionControl
-from gen_ray.serving.service import ApiError, JobResult, ServingJob
+from gen_ray.serving.service import ErrorReply, JobResult, ServingJob
 
 
 class Noted:
@@ -53,7 +53,7 @@ def test_answers_and_refusals_are_counted_by_key(meters: Any) -> None:
         arrays={}, version="1", sampler=None, steps=None, nfe=1, seed=0, queued_seconds=1.0, computed_seconds=2.0
     )
     meters.told(answer, job)
-    meters.told(ApiError(status=429, code="busy", message="full"), job)
+    meters.told(ErrorReply(status=429, code="busy", message="full"), job)
     assert meters._queued.seen == [(1.0, {"verb": "score", "key": "anna"})]
     assert meters._latency.seen == [(3.0, {"verb": "score", "key": "anna"})]
     assert meters._refused.seen == [(1.0, {"verb": "score", "key": "anna", "code": "busy"})]

@@ -20,7 +20,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import instances
 from gen_ray.errors import UserError
 from gen_ray.serving import inputs
-from gen_ray.serving.service import ApiException
+from gen_ray.serving.service import RequestRefusedError
 
 HEIGHT, WIDTH = 5, 7
 RNG = np.random.default_rng(0)
@@ -225,7 +225,7 @@ def test_jpeg_is_read_upright(put: Callable[[str, bytes], Path], orientation: in
 @pytest.mark.parametrize("name", DEEP)
 def test_more_than_8_bits_are_refused_everywhere(put: Callable[[str, bytes], Path], name: str, reader: str) -> None:
     file = put(name, DEEP[name])
-    with pytest.raises((UserError, ApiException), match="more than 8 bits a channel") as caught:
+    with pytest.raises((UserError, RequestRefusedError), match="more than 8 bits a channel") as caught:
         READERS[reader](file, 3)
     assert "\n" not in str(caught.value)
 
@@ -235,7 +235,7 @@ def test_more_than_8_bits_are_refused_everywhere(put: Callable[[str, bytes], Pat
 def test_other_files_are_refused_everywhere(put: Callable[[str, bytes], Path], name: str, reader: str) -> None:
     content, why = BROKEN[name]
     file = put(name, content)
-    with pytest.raises((UserError, ApiException), match=why) as caught:
+    with pytest.raises((UserError, RequestRefusedError), match=why) as caught:
         READERS[reader](file, 1)
     assert "\n" not in str(caught.value)
 

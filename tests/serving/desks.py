@@ -7,7 +7,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.serving.service import ApiException, JobResult, ModelCard, ModelService, Point, ServingJob, StreamPreview
+from gen_ray.serving.service import (
+    JobResult,
+    ModelCard,
+    ModelService,
+    Point,
+    RequestRefusedError,
+    ServingJob,
+    StreamPreview,
+)
 
 DIGITS = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)
 COLOUR = DataSpec(name="colour", kind="image", shape=(3, 4, 5), levels=256)
@@ -121,5 +129,5 @@ def street() -> dict[str, Paper]:
     return {spec.name: Paper(card(spec.name, spec)) for spec in (DIGITS, COLOUR, TEXT, TOKENS)}
 
 
-def refusing(error: ApiException) -> ModelService:
+def refusing(error: RequestRefusedError) -> ModelService:
     return Paper(card("digits", DIGITS), trouble=error)

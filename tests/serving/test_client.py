@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import requests
 
-from gen_ray.client import ApiError, Client, ClientPreview, ClientResult, _body
+from gen_ray.client import Client, ClientPreview, ClientResult, _body
 from gen_ray.serving.api import build
-from gen_ray.serving.service import ApiError, ApiException
+from gen_ray.serving.service import ErrorReply, RequestRefusedError
 from gen_ray.serving.settings import ApiSettings
 from tests.serving.conftest import KEY
 from tests.serving.desks import Paper
@@ -145,7 +145,7 @@ def test_a_busy_server_is_asked_again_for_the_same_when_it_says(
 ) -> None:
     waits: list[float] = []
     desk = desks["digits"]
-    desk.trouble = ApiException(ApiError(status=429, code="busy", message="full", retry_after_seconds=6.5))
+    desk.trouble = RequestRefusedError(ErrorReply(status=429, code="busy", message="full", retry_after_seconds=6.5))
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
@@ -161,7 +161,7 @@ def test_patience_ends(client: Client, desks: dict[str, Paper], monkeypatch: pyt
     monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
     for code, tries in (("internal", 9), ("not_finite", 1)):
         desks["digits"].jobs.clear()
-        desks["digits"].trouble = ApiException(ApiError(status=500, code=code, message="no"))
+        desks["digits"].trouble = RequestRefusedError(ErrorReply(status=500, code=code, message="no"))
         with pytest.raises(ApiError, match="no"):
             client.sample("digits")
         assert len(desks["digits"].jobs) == tries

@@ -19,7 +19,7 @@ from gen_ray.family import Known
 from gen_ray.serving import cards
 from gen_ray.serving.loaded_model import Limits, LoadedModel
 from gen_ray.serving.local_service import LocalModelService
-from gen_ray.serving.service import ApiException, JobResult, ServingJob, StreamPreview
+from gen_ray.serving.service import JobResult, RequestRefusedError, ServingJob, StreamPreview
 from gen_ray.serving.sources import FolderSource
 from gen_ray.tracking.releases import Release
 from tests.engine.toys import CPU, images, model
@@ -146,7 +146,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(folders: dict[str, Path], na
     async def work(seat: LocalModelService) -> None:
         await seat.run(job(verb, **fields))
 
-    with pytest.raises(ApiException) as refused:
+    with pytest.raises(RequestRefusedError) as refused:
         with_seat(folders["ddpm"], work, limits=Limits(n=8, work=2000), told=lambda outcome, _: heard.append(outcome))
     assert refused.value.refusal.status == status and words in refused.value.refusal.message
     assert "\n" not in refused.value.refusal.message and heard == [refused.value.refusal]
@@ -163,7 +163,7 @@ def test_out_of_memory_is_a_refusal_and_one_line_in_the_log(
             raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
 
         seat.edition.model.net.forward = full
-        with pytest.raises(ApiException) as refused:
+        with pytest.raises(RequestRefusedError) as refused:
             await seat.run(asked)
         assert (refused.value.refusal.status, refused.value.refusal.code) == (413, "too_large")
 

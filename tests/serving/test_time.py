@@ -15,12 +15,12 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from gen_ray.serving.api import build
-from gen_ray.serving.service import ApiError, ApiException
+from gen_ray.serving.service import ErrorReply, RequestRefusedError
 from gen_ray.serving.settings import ApiSettings
 from tests.serving.conftest import Ask
 from tests.serving.desks import Paper
 
-BUSY = ApiError(status=429, code="busy", message="the queue is full", retry_after_seconds=2.2)
+BUSY = ErrorReply(status=429, code="busy", message="the queue is full", retry_after_seconds=2.2)
 
 
 class Line:
@@ -151,13 +151,13 @@ def test_fifty_clients_hang_up(app: Any, desks: dict[str, Paper]) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_refusal_before_the_first_event_is_a_status(ask: Ask, desks: dict[str, Paper], stream: bool) -> None:
-    desks["digits"].trouble = ApiException(BUSY)
+    desks["digits"].trouble = RequestRefusedError(BUSY)
     response = ask("digits", "sample", stream=stream)
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
     assert response.json() == {
         "code": "busy", "message": "the queue is full", "request_id": response.headers["x-request-id"],
     }  # fmt: skip
-    desks["digits"].trouble = ApiException(ApiError(status=429, code="busy", message="é\ud800 \n" * 5000))
+    desks["digits"].trouble = RequestRefusedError(ErrorReply(status=429, code="busy", message="é\ud800 \n" * 5000))
     response = ask("digits", "sample", stream=stream)
     assert response.headers["retry-after"] == "1" and len(response.content) < 4096 and "\n" not in response.text
 
@@ -174,7 +174,7 @@ def test_a_fault_is_told_in_the_log_alone(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "code", "status"), [(ApiException(BUSY), "busy", 429), (OSError("x"), "internal", 500)]
+    ("trouble", "code", "status"), [(RequestRefusedError(BUSY), "busy", 429), (OSError("x"), "internal", 500)]
 )
 def test_trouble_on_the_way_is_the_last_event(
     ask: Ask, desks: dict[str, Paper], trouble: Exception, code: str, status: int

@@ -71,7 +71,8 @@ def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
         return {ray_token.MODE: ray_token.OPEN}
     if os.environ.get(ray_token.MODE) == ray_token.OPEN:
         raise UserError(
-            f"{ray_token.MODE}={ray_token.OPEN}: whoever reaches this machine could run code on it; unset it, or say --insecure"
+            f"{ray_token.MODE}={ray_token.OPEN}: any client that reaches this machine could run code on it; "
+            "unset it, or say --insecure"
         )
     if not ray_token.known():
         if not make:

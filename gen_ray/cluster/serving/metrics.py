@@ -3,7 +3,7 @@
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from gen_ray.engine.inference.batcher.admission_control import AdmissionControl
-from gen_ray.serving.service import ApiError, JobResult, ServingJob
+from gen_ray.serving.service import ErrorReply, JobResult, ServingJob
 
 SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0]
 
@@ -26,10 +26,10 @@ class ReplicaMetrics:
         self._occupancy = Gauge("gen_ray_batch_occupancy", "Rows of a tick as a share of those there was room for")
         self._seen = (0, 0, 0)
 
-    def told(self, outcome: JobResult | ApiError, job: ServingJob) -> None:
+    def told(self, outcome: JobResult | ErrorReply, job: ServingJob) -> None:
         """Take note of how a job ended."""
         verb = {"verb": job.verb, "key": job.key}
-        if isinstance(outcome, ApiError):
+        if isinstance(outcome, ErrorReply):
             self._refused.inc(tags={**verb, "code": outcome.code})
             return
         self._queued.observe(outcome.queued_seconds, tags=verb)

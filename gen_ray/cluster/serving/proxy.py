@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from gen_ray.serving.access import valid_request_id
 from gen_ray.serving.errors import CODES, error_response
 from gen_ray.serving.middleware import MOST_HEADER_BYTES
-from gen_ray.serving.service import ApiError
+from gen_ray.serving.service import ErrorReply
 
 MOST_CONNECTIONS = 1000
 """Open at a proxy. A further one takes the place of the one that has been idle longest, or is closed if none is idle.
@@ -37,7 +37,7 @@ UNREAD_SECONDS = 30.0
 """How long a client may leave an answer unread."""
 NO_APPLICATION = re.compile(rb"Path '.*' not found\. Ping http://\S+ for available routes\.", re.DOTALL)
 """The text of the 404 of Serve for a path without an application."""
-NOT_SERVED = ApiError(
+NOT_SERVED = ErrorReply(
     status=503, code="unavailable", message="nothing is served here at the moment; try again", retry_after_seconds=1.0
 )
 PHRASES = {400: "Bad Request", 431: "Request Header Fields Too Large"}

@@ -9,16 +9,16 @@ from ray.exceptions import RayActorError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from gen_ray.serving.service import ApiError, ApiException, JobResult, ModelCard, ServingJob, StreamPreview
+from gen_ray.serving.service import ErrorReply, JobResult, ModelCard, RequestRefusedError, ServingJob, StreamPreview
 
 TRIES = 3
 """A job is a function of its seed: where a replica dies with it, another one does it."""
 CARD_SECONDS = 1.0
 """How long a card is taken to hold: every request needs one, and it changes with the version alone."""
-GONE = ApiError(
+GONE = ErrorReply(
     status=503, code="unavailable", message="the model is not reachable; try again", retry_after_seconds=1.0
 )
-FULL = ApiError(status=429, code="busy", message="too many requests are waiting", retry_after_seconds=1.0)
+FULL = ErrorReply(status=429, code="busy", message="too many requests are waiting", retry_after_seconds=1.0)
 
 
 class RayModelService:
@@ -39,9 +39,9 @@ class RayModelService:
 
     async def run(self, job: ServingJob) -> JobResult:
         """Do a job. Raise RefusedError."""
-        outcome: JobResult | ApiError = await self._asked("run", job)
-        if isinstance(outcome, ApiError):
-            raise ApiException(outcome)
+        outcome: JobResult | ErrorReply = await self._asked("run", job)
+        if isinstance(outcome, ErrorReply):
+            raise RequestRefusedError(outcome)
         return outcome
 
     async def _asked(self, method: str, *args: Any) -> Any:
@@ -53,13 +53,13 @@ class RayModelService:
                 response.cancel()
                 raise
             except BackPressureError:
-                raise ApiException(FULL) from None
+                raise RequestRefusedError(FULL) from None
             except (RayActorError, DeploymentUnavailableError) as error:
                 if not left:
-                    raise ApiException(GONE) from error
+                    raise RequestRefusedError(GONE) from error
                 await asyncio.sleep(0.2)
             except (RayServeException, RayError) as error:
-                raise ApiException(GONE) from error
+                raise RequestRefusedError(GONE) from error
         raise AssertionError("unreachable")
 
     async def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult]:
@@ -67,12 +67,12 @@ class RayModelService:
         events = self._streams.stream.remote(job)
         try:
             async for event in events:
-                if isinstance(event, ApiError):
-                    raise ApiException(event)
+                if isinstance(event, ErrorReply):
+                    raise RequestRefusedError(event)
                 yield event
         except BackPressureError:
-            raise ApiException(FULL) from None
+            raise RequestRefusedError(FULL) from None
         except (RayServeException, RayError) as error:
-            raise ApiException(GONE) from error
+            raise RequestRefusedError(GONE) from error
         finally:
             events.cancel()

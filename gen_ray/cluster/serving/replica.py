@@ -15,7 +15,7 @@ from gen_ray.cluster.serving.metrics import ReplicaMetrics
 from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
 from gen_ray.cluster.training.device import reserved_device
 from gen_ray.serving.local_service import LocalModelService
-from gen_ray.serving.service import ApiError, ApiException, JobResult, ModelCard, ServingJob, StreamPreview
+from gen_ray.serving.service import ErrorReply, JobResult, ModelCard, RequestRefusedError, ServingJob, StreamPreview
 from gen_ray.serving.sources import source_of
 from gen_ray.storage.paths import beside
 from gen_ray.tracking import signing
@@ -58,20 +58,20 @@ class Replica:
         """Return what is known of the model."""
         return await self._seat.card()
 
-    async def run(self, job: ServingJob) -> JobResult | ApiError:
+    async def run(self, job: ServingJob) -> JobResult | ErrorReply:
         """Do a job."""
         try:
             return await self._seat.run(job)
-        except ApiException as error:
+        except RequestRefusedError as error:
             return error.refusal
 
-    async def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult | ApiError]:
+    async def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult | ErrorReply]:
         """Do a job and yield looks at it on the way."""
         try:
             async with aclosing(self._seat.stream(job)) as events:
                 async for event in events:
                     yield event
-        except ApiException as error:
+        except RequestRefusedError as error:
             yield error.refusal
 
     async def counters(self) -> dict[str, float]:
