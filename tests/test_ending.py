@@ -14,9 +14,9 @@ from tests.conftest import ROOT
 
 COMMAND = """
 import os, sys, threading, time
-from gen_ray import ending
+from gen_ray.host import signals
 from pipelines import terminal
-ending.GRACE_SECONDS = 1.0
+signals.GRACE_SECONDS = 1.0
 
 def orderly():
     try:
@@ -47,7 +47,7 @@ class Large:
 
 def loaded():
     import atexit
-    ending.GRACE_SECONDS = 60.0
+    signals.GRACE_SECONDS = 60.0
     os.kept = Large()  # taken apart with its module
     atexit.register(print, "exit handlers called", flush=True)
     print("ready", flush=True)

@@ -23,10 +23,10 @@ from tests.conftest import ROOT
 
 HOLDER = """
 import sys, time
-from gen_ray import lease, storage
+from gen_ray.storage import lease, paths
 lease.BEAT_SECONDS = 0.2
 try:
-    with lease.held(storage.place(sys.argv[1])):
+    with lease.held(paths.place(sys.argv[1])):
         print("held", flush=True)
         time.sleep(60)
 except lease.RunError as error:
@@ -84,7 +84,7 @@ def test_a_lease_that_a_full_disk_keeps_does_not_refuse_the_same_process(
         raise OSError(errno.ENOSPC, "disk full")
 
     with monkeypatch.context() as disk, lease.held(tmp_path):
-        disk.setattr(lease.conditional, "replace", full)
+        disk.setattr(lease.conditional_write, "replace", full)
     assert '"ended": false' in (tmp_path / lease.NAME).read_text(encoding="utf-8")
     with lease.held(tmp_path), pytest.raises(UserError, match="in use by"), lease.held(tmp_path):
         pass
@@ -202,7 +202,7 @@ def test_no_error_ends_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with lease.held(tmp_path) as mine:
         with monkeypatch.context() as broken:
-            broken.setattr(lease.conditional, "replace", fail)
+            broken.setattr(lease.conditional_write, "replace", fail)
             time.sleep(3 * lease.BEAT_SECONDS)
         before = mine.owner.heartbeat
         time.sleep(3 * lease.BEAT_SECONDS)

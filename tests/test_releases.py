@@ -129,7 +129,7 @@ def test_an_artifact_that_is_not_the_promoted_one_is_replaced_or_refused(
     assert (served / "weights.safetensors").read_text() == "w"
 
 
-def promotable(store: Store, model: str, folder: Path) -> registry.Record:
+def promotable(store: Store, model: str, folder: Path) -> registry.VersionRecord:
     """Return a run with an artifact folder, as gen-ray promote makes a candidate of it."""
     folder.mkdir()
     (folder / "weights.safetensors").write_text("w")

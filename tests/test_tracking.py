@@ -114,8 +114,8 @@ def test_processes_that_begin_at_once_share_a_new_store(tmp_path: Path) -> None:
     """MLflow's first migration of a database and the making of an experiment both fail where two do them."""
     begin = f"""
 from pathlib import Path
-from gen_ray.store import Store
-from gen_ray.tracking import TrackedRun
+from gen_ray.tracking.store import Store
+from gen_ray.tracking.runs import TrackedRun
 store = Store.of(None, "new", Path({str(tmp_path)!r}))
 import sys
 from collections.abc import Callable

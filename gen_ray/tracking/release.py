@@ -19,7 +19,7 @@ ARTIFACT = "gen_ray.artifact"
 CURVE, QUALITY, METRIC, FINGERPRINT, BUILD = (
     f"gen_ray.sampling.{key}" for key in ("curve", "quality", "metric", "fingerprint", "build")
 )
-MANIFEST = "gen_ray.storage.manifest"
+MANIFEST = "gen_ray.manifest"
 """Tag with the SHA-256 of the artifact's MANIFEST.sha256, and so of all its files."""
 PATH, MLFLOW_ID = re.compile(r"model(-[0-9a-f]{12})?"), re.compile(r"[0-9a-f]{32}")
 """What the project itself writes as the path of an artifact, and MLflow as the id of a run."""

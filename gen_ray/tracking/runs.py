@@ -25,7 +25,7 @@ from gen_ray.tracking.mlflow_client import reader as reader
 from gen_ray.tracking.store import Store
 
 logger = logging.getLogger(__name__)
-RUN_ID, PROCESS, PARENT = "gen_ray.run_id", "gen_ray.host.process", "mlflow.parentRunId"
+RUN_ID, PROCESS, PARENT = "gen_ray.run_id", "gen_ray.process", "mlflow.parentRunId"
 ACTIVE = "RUNNING"
 FAILURE = {"reason", "error"}  # tags that say why a run failed
 PARAM_CHARACTERS = 6000  # MLflow's own limit

@@ -64,7 +64,7 @@ def test_what_trying_again_would_not_mend_is_tried_once(
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ledger = str(tmp_path / "ledger")
-    monkeypatch.setattr("gen_ray.cluster.training.trainer.work", lambda task: _failing(task, how, ledger))
+    monkeypatch.setattr("gen_ray.cluster.training.trainer.train_worker", lambda task: _failing(task, how, ledger))
     experiment = long(storage, f"stopped-by-{how}")
     with pytest.raises(RunError, match=line) as told:
         train(experiment)

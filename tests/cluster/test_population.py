@@ -76,7 +76,7 @@ def copied(cluster: None, four: SweepPlan) -> Iterator[tuple[SweepOutcome, list[
         seen.append((run_id, donor))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gen_ray.cluster.sweeps.searcher.carry_out", carry)
+        patch.setattr("gen_ray.cluster.sweeps.searcher.exploit", carry)
         patch.setattr("gen_ray.cluster.sweeps.sweep.trial", with_bad_luck())
         yield sweep(four), seen
 
@@ -127,7 +127,7 @@ def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
     wanted = plan(tmp_path, storage, "orphaned", **{**KEYS, "concurrency": 4})
 
     def interrupted(carry: Carry) -> None:
-        monkeypatch.setattr("gen_ray.cluster.sweeps.searcher.carry_out", carry)
+        monkeypatch.setattr("gen_ray.cluster.sweeps.searcher.exploit", carry)
 
     def none_at_all(*_: Any) -> None:
         raise OSError("the driver dies between record and copy")

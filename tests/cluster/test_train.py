@@ -192,7 +192,7 @@ def test_a_run_that_broke_off_is_resumed_to_the_same_weights_under_the_same_sett
     whole = tiny(storage, tracking={"experiment": "resumed"}).model_copy(update={"name": "broken"})
     with pytest.raises(UserError, match="no unfinished run named 'broken'"):
         train(whole, resume=True)
-    monkeypatch.setattr("gen_ray.cluster.training.trainer.work", _by_value(_broken))
+    monkeypatch.setattr("gen_ray.cluster.training.trainer.train_worker", _by_value(_broken))
     with pytest.raises(RunError, match="the seventh step"):
         train(whole)
     monkeypatch.undo()

@@ -194,7 +194,7 @@ def test_a_killed_writer_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
     """SIGKILL half-way: what is there is hidden, and neither a restart nor the next commit stumbles over it."""
     exp = experiment()
     code = (
-        "import os, sys, pathlib\nfrom gen_ray.engine import checkpoint\n"
+        "import os, sys, pathlib\nfrom gen_ray.engine.training import checkpoint\n"
         "def fill(draft):\n (draft / 'half').write_text('half'); os.kill(os.getpid(), 9)\n"
         "checkpoint.commit(pathlib.Path(sys.argv[1]) / 'step-000000003', fill)"
     )

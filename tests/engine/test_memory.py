@@ -18,16 +18,16 @@ from tests.engine.toys import CPU, images, model
 
 GRID = """
 import sys, torch
-from gen_ray.engine import plots
+from gen_ray.engine.plots import grids
 from pathlib import Path
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 
 images = torch.zeros((int(sys.argv[1]), 1, 28, 28), dtype=torch.uint8)
-plots.write(Path(sys.argv[2]), plots.grid(images[:10]))
+grids.write(Path(sys.argv[2]), grids.grid(images[:10]))
 before = peak()
-plots.write(Path(sys.argv[2]), plots.grid(images))
+grids.write(Path(sys.argv[2]), grids.grid(images))
 print(1024 * (peak() - before))
 """
 

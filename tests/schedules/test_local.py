@@ -72,8 +72,8 @@ def test_closing_ends_what_runs_in_order(tmp_path: Path) -> None:
 START = """
 import sys, time
 from pathlib import Path
-from gen_ray.schedules.local import Local
-Local(Path(sys.argv[1])).launch("a-1", ["-c", sys.argv[2]], Path(sys.argv[1]))
+from gen_ray.recurring.local_launcher import LocalLauncher
+LocalLauncher(Path(sys.argv[1])).launch("a-1", ["-c", sys.argv[2]], Path(sys.argv[1]))
 time.sleep(60)
 """
 
@@ -111,8 +111,8 @@ def test_a_process_outlives_a_starter_that_is_killed_and_is_found_running_then_k
     start = f"""
 import time
 from pathlib import Path
-from gen_ray.schedules.local import Local
-Local(Path({str(tmp_path)!r})).launch("a-1", {WAITS!r}, Path({str(tmp_path)!r}))
+from gen_ray.recurring.local_launcher import LocalLauncher
+LocalLauncher(Path({str(tmp_path)!r})).launch("a-1", {WAITS!r}, Path({str(tmp_path)!r}))
 time.sleep(60)
 """
     starter, local = subprocess.Popen([sys.executable, "-c", start]), LocalLauncher(tmp_path)

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gen_ray.dataspec import DataSpec
+from gen_ray.engine.evaluation.pareto import CostQuality
 from gen_ray.serving.service import (
     JobResult,
     ModelCard,
     ModelService,
-    Point,
     RequestRefusedError,
     ServingJob,
     StreamPreview,
@@ -38,7 +38,7 @@ def card(name: str, spec: DataSpec, **changed: object) -> ModelCard:
         default={"sampler": "ddim", "steps": STEPS, "nfe": STEPS},
         quality={"fast": fast, "balanced": fast, "best": fast},
         metric="frechet_distance",
-        curve=[Point(sampler="ddim", steps=3, nfe=3, seconds_per_sample=0.1, quality=2.0)],
+        curve=[CostQuality(sampler="ddim", steps=3, nfe=3, seconds_per_sample=0.1, quality=2.0)],
         latent_dim=LATENT,
         limits={"n": 64, "steps": 1000, "work": 1e9},
     )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import requests
 
-from gen_ray.client import Client, ClientPreview, ClientResult, _body
+from gen_ray.client import ApiError, Client, ClientPreview, ClientResult, _body
 from gen_ray.serving.api import build
 from gen_ray.serving.service import ErrorReply, RequestRefusedError
 from gen_ray.serving.settings import ApiSettings

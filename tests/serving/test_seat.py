@@ -17,7 +17,8 @@ from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import RunError
 from gen_ray.family import Known
 from gen_ray.serving import cards
-from gen_ray.serving.loaded_model import Limits, LoadedModel
+from gen_ray.serving.limits import RequestLimits
+from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.service import JobResult, RequestRefusedError, ServingJob, StreamPreview
 from gen_ray.serving.sources import FolderSource
@@ -147,7 +148,9 @@ def test_what_cannot_be_done_is_refused_in_one_line(folders: dict[str, Path], na
         await seat.run(job(verb, **fields))
 
     with pytest.raises(RequestRefusedError) as refused:
-        with_seat(folders["ddpm"], work, limits=Limits(n=8, work=2000), told=lambda outcome, _: heard.append(outcome))
+        with_seat(
+            folders["ddpm"], work, limits=RequestLimits(n=8, work=2000), told=lambda outcome, _: heard.append(outcome)
+        )
     assert refused.value.refusal.status == status and words in refused.value.refusal.message
     assert "\n" not in refused.value.refusal.message and heard == [refused.value.refusal]
 
@@ -395,4 +398,4 @@ def test_an_artifact_replaced_between_its_choice_and_its_loading_is_not_served(t
     release = FolderSource(folder).newest()
     written(folder, seed=1)
     with pytest.raises(RunError, match="was replaced while it was loaded"):
-        LoadedModel.open("toy", release, folder, CPU, Limits())
+        LoadedModel.open("toy", release, folder, CPU, RequestLimits())
