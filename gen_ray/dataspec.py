@@ -1,4 +1,4 @@
-"""What a data set is, as far as a model needs to know."""
+"""The properties of a data set that a model depends on."""
 
 import math
 from typing import Literal
@@ -9,7 +9,7 @@ from gen_ray.configuration.base import Config
 
 
 class DataSpec(Config):
-    """Shape and alphabet of one example; written beside prepared data and inside every artifact.
+    """Shape and alphabet of one example; saved next to prepared data and in every artifact.
 
     An image is stored as integers (C, H, W) in {0 … levels-1}, a text as integers (L,) in {0 … levels-1}.
     """
@@ -33,5 +33,5 @@ class DataSpec(Config):
 
     @property
     def is_text(self) -> bool:
-        """Return whether an example is characters of an alphabet (L,): tokens without one cannot be spoken."""
+        """Return whether an example is text (L,) over an alphabet: tokens without an alphabet cannot be decoded."""
         return self.alphabet != ""

@@ -1,36 +1,36 @@
-"""The two ways a run ends badly on purpose. Everything else is a bug and keeps its traceback."""
+"""Exceptions that end a program with one line. Any other exception is a bug and is shown with its traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 LONGEST_SHOWN = 200
-"""Characters of a value that errors show."""
+"""Number of characters of a value that error messages show."""
 LISTED = 30
-"""Names in a hint; there may be thousands of runs."""
+"""Number of names in a hint; there may be thousands of runs."""
 
 
 class UserError(Exception):
-    """The user's mistake (exit code 2): one line that names the thing at fault and the remedy."""
+    """A mistake of the user (exit code 2). Its message is one line with the cause and the remedy."""
 
 
 class RunError(Exception):
-    """The run could not go on (exit code 1): one line that says what stopped it and what is kept."""
+    """A run that cannot continue (exit code 1). Its message is one line: the cause, and which results are kept."""
 
     def __init__(self, message: str, *, reason: str = "stopped") -> None:
-        """Keep a one-word reason for those who count failures."""
+        """Take the message and a one-word reason, by which failures are counted."""
         super().__init__(message)
         self.reason = reason
 
 
 class SharedError(RunError):
-    """What every rank of a training raises at the same step: nobody waits for anybody, and all may simply return."""
+    """An error that every rank of a training raises at the same step, so that no rank waits for another one."""
 
 
 class EndedError(BaseException):
-    """The user or a scheduler ended the work: not an error of it, but nothing that may pass for its success either."""
+    """The end of a program by the user or a cluster's scheduler. It is neither an error nor a success."""
 
     def __init__(self, message: str = "terminated", code: int = 143) -> None:
-        """Keep the exit code: 143 after SIGTERM, 130 after Ctrl-C."""
+        """Take the message and the exit code: 143 after SIGTERM, 130 after Ctrl-C."""
         super().__init__(message)
         self.code = code
 
@@ -38,7 +38,7 @@ class EndedError(BaseException):
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return a hint such as ``did you mean 'cosine'? (known: cosine, linear)`` for a misspelt word.
 
-    Where nothing is known the hint says so.
+    Without known words the hint is ``there are none``.
     """
     names = sorted(known)
     if not names:
@@ -50,6 +50,6 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def short(value: object) -> str:
-    """Return a value as an error shows it: a long one shortened."""
+    """Return a value as text for an error message, shortened to LONGEST_SHOWN characters."""
     text = repr(value)
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}… ({len(text):,} characters)"

@@ -1,4 +1,4 @@
-"""The whole typed configuration of one run: one YAML file plus ``key=value`` overrides, every key owned by somebody."""
+"""The complete typed configuration of a run: a YAML file plus ``key=value`` overrides."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ from gen_ray.storage import paths as storage
 from gen_ray.storage.user_paths import local
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""What may become part of a path: no separators, no leading dot, no control characters."""
+"""Names that may be part of a path: without separators, a leading dot or control characters."""
 
 NAME_RULE = "1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
 
@@ -39,7 +39,7 @@ def _name(text: str) -> str:
 
 
 def _folder(where: object) -> object:
-    """Return a path as an absolute one, before pathlib takes the second / of a URI away."""
+    """Return an absolute path. It must be made before pathlib, which removes the second / of a URI."""
     if not isinstance(where, str | Path):
         return where
     try:
@@ -56,12 +56,12 @@ def _on_bad_row(text: str) -> str:
 
 def _text(text: str) -> str:
     if "\0" in text:
-        raise ValueError("must be without null bytes")
+        raise ValueError("must not contain null bytes")
     return text
 
 
 Text = Annotated[str, AfterValidator(_text)]
-"""What names a file, a folder or a server."""
+"""The name of a file, a folder or a server, without null bytes."""
 Name = Annotated[str, AfterValidator(_name)]
 Count = Annotated[int, Field(ge=1, le=10_000)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -78,24 +78,24 @@ def _root(where: object) -> Path:
 
 Folder = Annotated[Path, BeforeValidator(_folder)]
 Root = Annotated[Path, PlainValidator(_root), PlainSerializer(str)]
-"""A folder or a URI; an object store's paths are no pathlib.Path, but know the same verbs."""
+"""A folder or a URI. The paths of an object store are not pathlib.Path objects, but have the same methods."""
 
 
 class Data(Config):
-    """Which data set, and how it is batched."""
+    """The data set and its batching."""
 
     source: Text = "digits"
     root: Folder | None = None
     options: SourceOptions = SourceOptions()
     on_bad_row: Annotated[str, AfterValidator(_on_bad_row)] = Field(
-        "stop", description="stop, or skip:N for up to N of them"
+        "stop", description="what to do with unreadable rows: stop, or skip:N to skip at most N rows"
     )
     batch_size: int = Field(128, ge=1, le=2**20)
     cache: Literal["auto", "memory", "stream"] = "auto"
 
 
 class Training(Config):
-    """How the weights are found."""
+    """The optimisation of the weights."""
 
     epochs: int = Field(40, ge=1, le=10_000_000)
     seed: int = Field(0, ge=0, lt=2**63)
@@ -106,13 +106,13 @@ class Training(Config):
     decay: Literal["constant", "cosine", "linear"] = "constant"
     gradient_clip_norm: float | None = Field(1.0, ge=1e-9, le=1e9)
     ema_decay: float = Field(0.999, ge=0, lt=1)
-    ema_snapshots: int = Field(
-        8, ge=0, le=10_000, description="times at which averages of any length can be made from are kept"
-    )
+    ema_snapshots: int = Field(8, ge=0, le=10_000, description="number of weight snapshots kept for post-hoc EMA")
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     accumulate: int = Field(1, ge=1, le=2**20)
-    compile: bool = Field(False, description="torch.compile; how long that takes is recorded")
-    recompute: bool = Field(False, description="a deep net's activations anew for the gradient: time for memory")
+    compile: bool = Field(False, description="compile the network by torch.compile; the time is recorded")
+    recompute: bool = Field(
+        False, description="recompute activations in the backward pass: saves memory and takes time"
+    )
     log_every_steps: int = Field(50, ge=1, le=10**9)
     validate_every_epochs: int = Field(1, ge=1, le=10_000_000)
     sample_every_epochs: int = Field(10, ge=1, le=10_000_000)
@@ -120,34 +120,43 @@ class Training(Config):
 
 
 class Scaling(Config):
-    """Where it runs. ``auto``: the machine's cores divided among the workers, and a GPU each where there are enough."""
+    """The workers and their resources.
 
-    num_workers: Count | tuple[Count, Count] = Field(1, description="or [fewest, most]: it goes on with what there is")
+    ``auto`` divides the cores of the machine among the workers, and gives each a GPU if there are enough.
+    """
+
+    num_workers: Count | tuple[Count, Count] = Field(
+        1, description="number of workers, or [fewest, most] for a run that adapts to the free resources"
+    )
     cpus_per_worker: Count | Literal["auto"] = "auto"
     use_gpu: bool | Literal["auto"] = "auto"
-    gpus_per_worker: float = Field(1.0, gt=0, le=1, description="below 1, trials of a sweep share a GPU and its memory")
-    max_failures: int = Field(3, ge=0, le=10_000, description="lost workers after which a run is given up")
+    gpus_per_worker: float = Field(
+        1.0, gt=0, le=1, description="GPUs of each worker; below 1, trials of a sweep share a GPU and its memory"
+    )
+    max_failures: int = Field(3, ge=0, le=10_000, description="number of lost workers after which the run fails")
     hang_seconds: float = Field(
-        60.0, ge=1, le=LONGEST_SECONDS, description="a worker that says nothing for so long counts as lost"
+        60.0, ge=1, le=LONGEST_SECONDS, description="seconds without a message after which a worker counts as lost"
     )
     grow_seconds: float = Field(
-        60.0, gt=0, le=LONGEST_SECONDS, description="how often a run that could have more workers looks for room"
+        60.0, gt=0, le=LONGEST_SECONDS, description="seconds between attempts of an elastic run to add workers"
     )
-    priority: float = Field(1.0, ge=1e-6, le=1e6, description="what share it has of a cluster on which others wait too")
+    priority: float = Field(
+        1.0, ge=1e-6, le=1e6, description="weight of the run's share of a cluster that several runs use"
+    )
 
     @property
     def fewest_workers(self) -> int:
-        """Return how many workers it needs to go on."""
+        """Return the smallest number of workers with which the run continues."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
 
     @property
     def most_workers(self) -> int:
-        """Return how many workers it has where there is room. Its batches are cut for so many, however many work."""
+        """Return the largest number of workers. Batches are divided for this number, also while fewer workers run."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
     @property
     def elastic(self) -> bool:
-        """Return whether it may lose workers, or gain some, and go on."""
+        """Return whether the number of workers may change during the run."""
         return not isinstance(self.num_workers, int)
 
     @model_validator(mode="after")
@@ -164,7 +173,7 @@ class Scaling(Config):
 
 
 class Evaluation(Config):
-    """What is measured when training is done."""
+    """The measurements after training."""
 
     samples: int = Field(2000, ge=2, le=1_000_000)
     sampler: str | None = None
@@ -172,24 +181,26 @@ class Evaluation(Config):
     likelihood_rows: int = Field(1000, ge=2, le=10_000_000)
     effort: int | None = Field(None, ge=1, le=100_000)
     neighbours: int = Field(5, ge=1, le=1000)
-    checkpoint: Literal["last", "best"] = Field("last", description="which one's weights: best by validation loss")
+    checkpoint: Literal["last", "best"] = Field(
+        "last", description="checkpoint to evaluate; best: the lowest validation loss"
+    )
 
 
 class Storage(Config):
-    """Where runs, checkpoints, prepared data and the default MLflow store live: a folder, or s3://bucket/prefix."""
+    """The place of runs, checkpoints, prepared data and the default MLflow store: a folder, or s3://bucket/prefix."""
 
     root: Root = Field(default_factory=storage.default)
 
 
 class Tracking(Config):
-    """Which MLflow server and experiment; uri null: MLFLOW_TRACKING_URI, else a SQLite store below storage.root."""
+    """The MLflow server and experiment. uri null: MLFLOW_TRACKING_URI, else a SQLite store below storage.root."""
 
     uri: Text | None = None
     experiment: Name = "gen_ray"
 
 
 class Experiment(Config):
-    """One run. Made by ``parse`` or ``load``, which tell mistakes in one line."""
+    """The configuration of a run. ``parse`` and ``load`` create it, and report mistakes in one line."""
 
     name: Name
     data: Data = Data()
@@ -201,17 +212,17 @@ class Experiment(Config):
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
-    def _lanes_divide_the_batch(self) -> "Experiment":
-        lanes = self.scaling.most_workers * self.training.accumulate
-        if self.data.batch_size % lanes:
+    def _micro_batches_divide_the_batch(self) -> "Experiment":
+        micro_batches = self.scaling.most_workers * self.training.accumulate
+        if self.data.batch_size % micro_batches:
             raise ValueError(
                 f"data.batch_size={self.data.batch_size} must be a multiple of "
-                f"scaling.num_workers × training.accumulate = {lanes}"
+                f"scaling.num_workers × training.accumulate = {micro_batches}"
             )
         return self
 
     def model(self, spec: DataSpec) -> Family:
-        """Return the family bound to a data set. Raise UserError where they or the evaluation do not go together."""
+        """Return the family bound to a data set. Raise UserError if the data or evaluation do not suit the family."""
         family = families.find(self.family.name)(self.family, spec)
         try:
             self.chain(family)
@@ -220,7 +231,7 @@ class Experiment(Config):
         return family
 
     def chain(self, family: Family, sampler: str | None = None, steps: int | None = None) -> Chain:
-        """Return the chain of a sampler and steps; what is left out is the evaluation's, else the family's default."""
+        """Return the chain of a sampler and steps. Defaults: those of the evaluation, else of the family."""
         if sampler is None:
             sampler, steps = self.sampler(family), steps or self.evaluation.steps
         return family.chain(sampler, steps)
@@ -239,7 +250,7 @@ class Experiment(Config):
 
 
 def parse(raw: Mapping[str, Any]) -> Experiment:
-    """Return the experiment that a mapping describes. Raise UserError: one line naming the key and the remedy."""
+    """Return the experiment that a mapping describes. Raise UserError: one line with the key and the remedy."""
     section = raw.get("family", {})
     section = {"name": section} if isinstance(section, str) else section
     if not isinstance(section, Mapping) or "name" not in section:
@@ -249,9 +260,9 @@ def parse(raw: Mapping[str, Any]) -> Experiment:
 
 
 def load(file: Path, overrides: Iterable[str] = ()) -> Experiment:
-    """Return the experiment of a YAML file changed, in order, by overlays and ``dotted.key=value`` overrides.
+    """Return the experiment of a YAML file, after overlays and ``dotted.key=value`` overrides in their order.
 
-    An overlay is a further YAML file of the same sections; what it says wins. Raise UserError.
+    An overlay is another YAML file with the same sections; its values replace earlier ones. Raise UserError.
     """
     overrides = list(overrides)
     raw = checked(file, TRAINING)

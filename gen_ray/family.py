@@ -1,7 +1,7 @@
-"""The seam: what the rest of the house may ask of a family of generative models.
+"""The interface between a family of generative models and the rest of the package.
 
-A family is mathematics bound to a network's *signature*, never to its weights: ``net`` is always an argument, so that
-a DDP wrapper, an EMA copy and a Serve replica are all just ``net``.
+A family is mathematics bound to a network's *signature*, never to its weights: ``net`` is always an argument, so a DDP
+wrapper, an EMA copy and the net of a Serve replica can all be passed as ``net``.
 
 Shapes: B batch, C channels, H height, W width, D scalars of an example, N table rows, R table columns.
 """
@@ -20,12 +20,12 @@ from gen_ray.errors import UserError, nearest
 from gen_ray.maths.noise import RowNoise
 
 State = dict[str, Tensor]
-"""What a chain carries from one network evaluation to the next; the first axis of every tensor is B."""
+"""The state of a chain between two network evaluations; the first axis of every tensor is B."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossTerms:
-    """A training loss per example, shape (B,), in nats up to a family's own weighting, and its named parts."""
+    """A training loss per example, shape (B,), in nats up to the family's weighting, and its named parts."""
 
     total: Tensor
     parts: Mapping[str, Tensor] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class LossTerms:
 
 @dataclass(frozen=True, kw_only=True)
 class Nll:
-    """Negative log-likelihood (or its bound) of the discrete data: (B,) nats, its kind, network evaluations each."""
+    """Negative log-likelihood of the discrete data or a bound: (B,) nats, kind, network evaluations per example."""
 
     nats: Tensor
     kind: str
@@ -43,7 +43,7 @@ class Nll:
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """What is known of the data to be completed: known (B, *shape) as stored, mask (B, *shape) True where known."""
+    """The known part of data to be completed: known (B, *shape) stored values, mask (B, *shape) True where known."""
 
     known: Tensor
     mask: Tensor
@@ -55,14 +55,17 @@ class Known:
 
 
 class Kernel(Protocol):
-    """The update that all chains of one model share. Row-wise: rows of a batch may stand in different chains."""
+    """The update that all chains of one model share.
+
+    It acts on each row by itself, so the rows of a batch may belong to different chains.
+    """
 
     def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
-        """Draw the state (B, …) at the beginning of the chain from the prior.
+        """Return the initial state (B, …) of the chain, drawn from the prior.
 
-        Where something is held the state carries it, and every tick brings it to the noise level it ends at; after the
-        last tick the known part is bit for bit what was given. It may do so in entries of its own; rows of a batch of
-        which something is held have those, and where they are 0 nothing is.
+        ``held`` is the known part. The state stores it, possibly in extra entries; every tick sets the known part to
+        the noise level at which the tick ends, and after the last tick it equals the given data bit for bit. A batch
+        that mixes rows with and without a known part has the extra entries, which are 0 in the rows without one.
         """
         ...
 
@@ -75,13 +78,13 @@ class Kernel(Protocol):
         ...
 
     def preview(self, state: State) -> Tensor:
-        """Return the data as they stand to become (B, *shape), integers; −1 where nothing is decided yet."""
+        """Return the current estimate of the data (B, *shape), integers; −1 where a value is not yet decided."""
         ...
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A sampler: a float64 table (N, R), one row a network evaluation, and the kernel that walks it."""
+    """A sampler: a float64 table (N, R) with one row per network evaluation, and the kernel that executes the rows."""
 
     table: Tensor
     kernel: Kernel
@@ -94,28 +97,29 @@ class Chain:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """What a family says of one of its samplers: default steps, nfe per step, its source and what it is."""
+    """The description of a sampler: default steps, network evaluations (nfe) per step, summary with its source."""
 
     default_steps: int
     nfe_per_step: int
     summary: str
     options: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """The numbers it takes as ``name:option=number``, with their allowed range."""
+    """The allowed range of each option, written ``name:option=number``."""
     nfe_saved: int = 0
-    """Evaluations that its last step does without."""
+    """Evaluations that the last step does not need."""
     adaptive: bool = False
-    """Whether a row of its table is as many evaluations as a solver takes."""
+    """Whether one row of the table takes a variable number of evaluations, chosen by a solver."""
     causal: bool = False
-    """Whether, as an imputer, it fills a place by what stands before it alone; what comes after is not heeded."""
+    """Whether, as an imputer, it fills each position from the positions before it only and ignores those after it."""
     least_steps: int = 1
-    """Fewer are refused: there the method is unstable, or an outlier even with an exact net."""
+    """The smallest number of steps accepted. With fewer the method is unstable or very inaccurate, even with an exact
+    net."""
 
     def nfe(self, steps: int) -> int:
-        """Return the network evaluations of so many steps, all options at their defaults."""
+        """Return the network evaluations of ``steps`` steps, all options at their defaults."""
         return self.nfe_per_step * steps - self.nfe_saved
 
     def steps_up_to(self, most: int) -> int:
-        """Return the default number of steps, but at most ``most`` unless more are needed."""
+        """Return the default number of steps, limited to ``most``, but not below ``least_steps``."""
         return max(self.least_steps, min(self.default_steps, most))
 
 
@@ -124,7 +128,7 @@ def parse_sampler(
 ) -> tuple[str, dict[str, float]]:
     """Split ``name`` or ``name:option=number,…``. Raise UserError for an unknown name or option and for too few steps.
 
-    what says which kind of chain is meant, a sampler or an imputer. The upper limit of steps is the caller's.
+    what: the word for error messages, "sampler" or "imputer". The caller checks the upper limit of steps.
     """
     name, _, tail = text.partition(":")
     if name not in known:
@@ -153,39 +157,40 @@ class FamilyConfig(Config):
     """The section ``family`` of an experiment; each family adds its own keys."""
 
     loss_is_bound: ClassVar[bool] = False
-    """Whether the training loss bounds the likelihood whatever the other keys are, so that it can rank them."""
+    """Whether the training loss is a bound on the likelihood for every value of the other keys, so it can rank them."""
 
     name: str
 
     @property
     def modelled_values(self) -> str:
-        """Return which values the likelihood is of: ``stored``, or how they are binarised first."""
+        """Return the kind of values that the likelihood models: ``stored``, or how they are binarised first."""
         return "stored"
 
 
 class Family(ABC):
-    """One family of generative models, made from its Config and the DataSpec it is to model."""
+    """A family of generative models, made from its Config and the DataSpec of the data."""
 
     Config: ClassVar[type[FamilyConfig]]
 
     def __init__(self, config: FamilyConfig, spec: DataSpec) -> None:
-        """Bind settings to data. Raise UserError where the two do not go together."""
+        """Store the settings and the data's spec. Raise UserError if the two are incompatible."""
         self.config, self.spec = config, spec
 
     def require_images(self) -> None:
-        """Raise UserError where the data are not images (C, H, W): for a family of continuous values."""
+        """Raise UserError if the data are not images (C, H, W). For families that model continuous values."""
         if not self.spec.is_image:
             data = f"{self.spec.name} holds {self.spec.kind}"
             raise UserError(f"family.name: {self.config.name} models images; {data} (use discrete)")
 
     @abstractmethod
     def build_net(self) -> nn.Module:
-        """Return a freshly initialised network of the signature this family expects."""
+        """Return a newly initialised network with the signature that this family expects."""
 
     def fitted(self, net: nn.Module) -> "Family":
-        """Return this family on what the bare net has learned of the process itself: itself where that is nothing.
+        """Return this family with the forward process that the unwrapped net has learned.
 
-        Whoever samples, completes or scores with a trained net asks for this once; loss needs it not.
+        A family with a fixed process returns itself. Call this once before sampling, imputing or scoring with a trained
+        net; ``loss`` does not need it.
         """
         return self
 
@@ -193,15 +198,15 @@ class Family(ABC):
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
         """Return the training loss of a batch of stored data x (B, *shape), integers in {0 … levels-1}.
 
-        step counts optimizer steps from 0; it is there for warm-ups.
+        step counts optimizer steps from 0; warm-ups use it.
         """
 
     @abstractmethod
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
         """Return −log p(x) or a bound, per example (B,), in nats of the *discrete* data.
 
-        effort is the number of draws spent on an example (importance samples, time steps): more is tighter or
-        less noisy, never biased in the model's favour.
+        effort is the number of draws per example (importance samples, time steps). More draws make the result tighter
+        or less noisy; it is never biased in the model's favour.
         """
 
     @abstractmethod
@@ -210,25 +215,25 @@ class Family(ABC):
 
     @abstractmethod
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
-        """Return the table of ``name`` or ``name:option=value,…``; steps None means its default.
+        """Return the chain of the sampler ``name`` or ``name:option=value,…``; steps None means its default.
 
         Raise UserError for an unknown sampler or option, naming the known ones, and for steps out of range.
         """
 
     @abstractmethod
     def imputers(self) -> Mapping[str, Sampler]:
-        """Return, by name, the chains that complete data of which a part is held, the default one first."""
+        """Return the imputers by name, the default one first: the chains that complete partly known data."""
 
     @abstractmethod
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the table of an imputer, walked from ``kernel.start(…, held)``. Raise UserError as chain does."""
+        """Return the chain of an imputer, which starts from ``kernel.start(…, held)``. Raise UserError as in chain."""
 
 
 @runtime_checkable
 class SupportsLatent(Protocol):
-    """What a family can do besides where it has a latent space: p(x|z), z ~ N(0, I), q(z|x) = N(mu, diag e^log_var).
+    """The methods of a family with a latent space: p(x|z), z ~ N(0, I), q(z|x) = N(mu, diag e^log_var).
 
-    Verbs about the latent space ask for this and not for a family's name.
+    Commands on the latent space check for this protocol, not for a family's name.
     """
 
     @property
@@ -237,7 +242,10 @@ class SupportsLatent(Protocol):
         ...
 
     def observe(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return what p(x|z) explains of stored data x (B, *shape): a draw where the data are binarised at random."""
+        """Return the data (B, *shape) that p(x|z) models, for stored data x (B, *shape).
+
+        They are a random draw where the family binarises at random.
+        """
         ...
 
     def encode(self, net: nn.Module, observed: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,15 +263,15 @@ class SupportsLatent(Protocol):
 
 @runtime_checkable
 class SupportsMaskedLikelihood(Protocol):
-    """What a family can do besides where it knows how probable a completion is, p(missing part | known part).
+    """The method of a family that can evaluate the likelihood of a completion, p(missing part | known part).
 
-    Whoever judges a truth in the holes asks for this first, and judges by completions where there is no answer.
+    Evaluations of the true missing values use it first, and compare completions where it returns None.
     """
 
     def masked_nll(self, net: nn.Module, x: Tensor, mask: Tensor, rng: torch.Generator, *, effort: int) -> Nll | None:
         """Return −log p(x where mask is False | x where it is True) or a bound, per example (B,), nats.
 
-        x (B, *shape) is stored data, mask (B, *shape) True where known; effort as in ``Family.nll``. Where nothing is
-        known that is ``nll``. None means that this model has no such bound for these masks.
+        x (B, *shape) is stored data, mask (B, *shape) True where known; effort as in ``Family.nll``. If nothing is
+        known the result is that of ``nll``. None means that the model cannot give such a bound for these masks.
         """
         ...

@@ -1,4 +1,4 @@
-"""What --resume goes on with: the newest run that has trained, under the settings and on the data that it had."""
+"""The choice of the run that --resume continues: the newest one that has trained, with equal settings and data."""
 
 import json
 import logging
@@ -23,12 +23,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Kept:
-    """Which data a run or sweep is of, as far as it is compared."""
+    """The description of a run's or sweep's data that is compared on resumption."""
 
     fingerprint: str
     rows: dict[str, int]
     spec: DataSpec | None = None
-    """None: written by a version that did not keep it."""
+    """None in files of earlier versions."""
 
 
 _KEPT = TypeAdapter(_Kept)
@@ -36,23 +36,23 @@ _KEPT = TypeAdapter(_Kept)
 
 @dataclass(frozen=True)
 class Resumed:
-    """A folder to go on in. What has changed is stated in lines for the user and in tags for MLflow."""
+    """A folder in which work continues, with lines for the user and tags for MLflow about changed settings or data."""
 
     home: Path
     lines: list[str] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
 
     def state(self) -> None:
-        """Tell the user."""
+        """Log the lines as warnings."""
         for line in self.lines:
             logger.warning("%s", line)
 
 
 def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False) -> Resumed:
-    """Return the newest run of this name that can go on. Raise UserError where there is none.
+    """Return the newest run of this name that can continue. Raise UserError if there is none.
 
-    Its settings must be the ones asked for, since a resumed run with others would be neither run; only training.epochs
-    may be raised, also that of a finished run. Its data must be the same unless others are accepted.
+    Its settings must be equal to those of the experiment, because a run has one configuration. Only training.epochs may
+    be raised, also for a finished run. The data must be the same unless accept_data is True.
     """
     home = experiment.storage.root / "runs"
     found, faults = _readable(
@@ -80,7 +80,7 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
 
 
 def _finished(found: "list[_Run]", now: Experiment) -> str:
-    """Return in words which finished run exists instead of an unfinished one, and with which settings it continues."""
+    """Return the remedy for a name without unfinished runs: the newest finished run and how it continues."""
     if not found:
         return ""
     home, before = found[-1].home, found[-1].settings
@@ -92,7 +92,7 @@ def _finished(found: "list[_Run]", now: Experiment) -> str:
 
 @dataclass(frozen=True)
 class _Run:
-    """A run with its settings; it is finished with an artifact of its last epoch, not with one of an earlier epoch."""
+    """A run with its settings. It is finished if it has an artifact of its last epoch."""
 
     home: Path
     settings: Experiment
@@ -100,7 +100,7 @@ class _Run:
 
 
 def _readable(homes: list[Path]) -> tuple[list[_Run], list[str]]:
-    """Return the runs that this version can read, and a line for each other one; a warning states it too."""
+    """Return the runs that this version can read, and an error line for each other run, which is also logged."""
     found, faults = list[_Run](), list[str]()
     for home in homes:
         try:
@@ -113,9 +113,9 @@ def _readable(homes: list[Path]) -> tuple[list[_Run], list[str]]:
 
 
 def newest(folders: list[Path], *, started: Callable[[Path], bool], same: Callable[[Path], bool]) -> Path:
-    """Return the newest folder in which work was done: one that failed at its start is passed over.
+    """Return the newest folder with results. Folders of runs that failed at their start are skipped.
 
-    A newer folder without work is preferred only if it has the settings asked for and the other one does not.
+    A newer folder without results is preferred only if it has the required settings and the older one does not.
     """
     at = max((index for index, folder in enumerate(folders) if started(folder)), default=None)
     if at is None:
@@ -126,7 +126,7 @@ def newest(folders: list[Path], *, started: Callable[[Path], bool], same: Callab
 
 
 def _trained(home: Path) -> int:
-    """Return the epochs after which a run's artifact was made, 0 where there is none. Raise UserError."""
+    """Return the number of epochs after which a run's artifact was made, 0 without an artifact. Raise UserError."""
     artifact = home / run_directory.ARTIFACT
     return run_directory.settings(artifact, home.parent.parent).training.epochs if paths.is_there(artifact) else 0
 
@@ -136,7 +136,7 @@ def _is_longer(before: Experiment, now: Experiment) -> bool:
 
 
 def _changed(before: Experiment, now: Experiment) -> list[str]:
-    """Return the settings that differ and must not. The storage may have been moved."""
+    """Return the settings that differ but must be equal. storage.root may differ."""
     one, other = run_directory.at(before, now.storage.root).flat(), now.flat()
     changed = {key for key in one.keys() | other.keys() if one.get(key) != other.get(key)}
     if now.training.epochs > before.training.epochs:
@@ -151,7 +151,7 @@ def _was(home: Path, settings: Experiment, experiment: Experiment, key: str) -> 
 
 
 def _state_epochs(resumed: Resumed, settings: Experiment, experiment: Experiment) -> None:
-    """Say what a longer training means for the learning rate, which is a function of the step and of all steps."""
+    """Add a line on the learning rate of a longer training: it depends on the step and on the number of all steps."""
     before, now = settings.training.epochs, experiment.training.epochs
     if now == before:
         return
@@ -166,16 +166,16 @@ def _state_epochs(resumed: Resumed, settings: Experiment, experiment: Experiment
 
 
 def keep_data(home: Path, prepared: Prepared) -> None:
-    """Keep with a run or sweep which data it is of."""
+    """Save the description of a run's or sweep's data in its folder."""
     spec = prepared.spec.model_dump(mode="json")
     kept = {"fingerprint": prepared.fingerprint, "source": prepared.source, "rows": prepared.rows, "spec": spec}
     paths.write_whole(home / DATA, json.dumps(kept, indent=1))
 
 
 def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> None:
-    """Raise UserError where the data are not those that the folder's work began with and others are not accepted."""
+    """Raise UserError if the data differ from those of the folder, unless accept_data is True."""
     file = resumed.home / DATA
-    if not file.exists():  # written by a version that did not keep it
+    if not file.exists():  # a folder of an earlier version
         return
     try:
         kept = _KEPT.validate_json(file.read_bytes())
@@ -202,7 +202,7 @@ def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> No
 
 
 def _other_kind(before: DataSpec, now: DataSpec) -> str:
-    """Return in words why weights for data of one kind are wrong for data of another, empty where they are not."""
+    """Return the difference between data sets for which the weights do not fit, or an empty text."""
     for key in ("kind", "shape", "levels"):
         was, new = getattr(before, key), getattr(now, key)
         if was != new:

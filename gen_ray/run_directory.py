@@ -1,4 +1,4 @@
-"""The folders of runs below storage.root, and how a MODEL on the command line is found."""
+"""The folders of runs below storage.root, and the search for a MODEL of the command line."""
 
 import json
 import re
@@ -19,28 +19,28 @@ from gen_ray.storage import paths
 RUNS, ARTIFACT, CONFIG, META = "runs", "artifact", "config.yaml", "meta.json"
 ID = r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}"
 REGISTERED = "models:/"
-"""What a MODEL begins with that is in MLflow's registry and not a folder."""
+"""Prefix of a MODEL in MLflow's registry."""
 MLFLOW_RUN = re.compile(r"runs:/.*|[0-9a-f]{32}(/.*)?")
-"""What a MODEL looks like that is a run of MLflow: its id, or runs:/ID."""
+"""Pattern of a MODEL that names a run of MLflow: its id, or runs:/ID."""
 RUN = r"-(\d{8}-\d{6})(?:-(?:(\d+)|r[0-9a-f]{8}))?"
-"""What follows a run's name in its id: the time, and a number where several runs start in one second.
+"""Suffix of a run's id after its name: the time, and a number if several runs start in one second.
 
-On an object store, where folders cannot be created exclusively, it is a random number, r and eight digits.
+On an object store, where folders cannot be created exclusively, the number is random: r and eight hex digits.
 """
 
 
 def folder(experiment: Experiment, run_id: str) -> Path:
-    """Return the folder of a run: config.yaml, checkpoints, and the artifact once it is evaluated."""
+    """Return the folder of a run. It holds config.yaml, checkpoints, and the artifact after the evaluation."""
     return experiment.storage.root / RUNS / run_id
 
 
 def new_id(experiment: Experiment) -> str:
-    """Return the id of a new run, its name and the time, after its folder was created."""
+    """Create the folder of a new run and return the run's id: its name and the time."""
     return create(experiment.name, experiment.storage.root / RUNS).name
 
 
 def create(name: str, home: Path) -> Path:
-    """Create and return a folder in home of a name and the time, which no other process has."""
+    """Create a folder in home, named by a name and the time, and return it. No other process has the same folder."""
     base = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     if paths.is_remote(home):
         return home / f"{base}-r{secrets.token_hex(4)}"
@@ -61,14 +61,14 @@ def save(experiment: Experiment, run_id: str) -> Path:
 
 
 def load(home: Path) -> Experiment:
-    """Return the configuration of a run's folder. Raise UserError naming the file where it cannot be read."""
+    """Return the configuration of a run's folder. Raise UserError with the file if it cannot be read."""
     return load_settings(home / CONFIG)
 
 
 def settings(artifact: Path, root: Path, overrides: Iterable[str] = ()) -> Experiment:
-    """Return the configuration that an artifact folder was trained with, changed by overrides. Raise UserError.
+    """Return the configuration with which an artifact was trained, changed by overrides. Raise UserError.
 
-    Its storage.root is the present one, because the storage may have been moved or copied since.
+    Its storage.root is the present one, because the storage may have been moved or copied after training.
     """
     experiment = paths.read(artifact, lambda found: load_settings(found / CONFIG, overrides))
     return at(experiment, root_of(artifact, root))
@@ -80,19 +80,19 @@ def at(experiment: Experiment, root: Path) -> Experiment:
 
 
 def root_of(artifact: Path, root: Path) -> Path:
-    """Return the storage.root that an artifact folder lies in, root where it lies outside the layout of one."""
+    """Return the storage.root that contains an artifact folder, or root if the folder is not in a run's folder."""
     home = artifact.parent.parent
     return home.parent if (artifact.name, home.name) == (ARTIFACT, RUNS) else root
 
 
 def meta(artifact: Path) -> dict[str, Any]:
-    """Return the facts that training wrote into an artifact folder (``engine.artifact.describe``)."""
+    """Return the metadata that training wrote into an artifact folder (``engine.artifact.describe``)."""
     found: dict[str, Any] = paths.read(artifact, lambda folder: json.loads((folder / META).read_text(encoding="utf-8")))
     return found
 
 
 def run_of(artifact: Path) -> str:
-    """Return the id of the run that an artifact folder is of. Raise UserError where the folder does not say."""
+    """Return the id of the run of an artifact folder. Raise UserError if its metadata lack the id."""
     try:
         return checked_id(str(meta(artifact)["run_id"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -100,7 +100,7 @@ def run_of(artifact: Path) -> str:
 
 
 def checked_id(run_id: str) -> str:
-    """Return the id of a run. Raise ValueError where it cannot be one, and so must not become a part of a path."""
+    """Return a run's id unchanged. Raise ValueError for any other text, which must not become part of a path."""
     if not re.fullmatch(ID, run_id):
         raise ValueError(f"{run_id[:80]!r} cannot be the id of a run")
     return run_id
@@ -109,7 +109,7 @@ def checked_id(run_id: str) -> str:
 def artifact_of(run_id: str, root: Path) -> Path:
     """Return the artifact folder of a run below root. Raise UserError.
 
-    The id may come from a tag in MLflow, which any of its users can set, and is never taken for a path.
+    The id may come from a tag in MLflow, which any of its users can set, and is never used as a path.
     """
     try:
         found = root / RUNS / checked_id(run_id) / ARTIFACT
@@ -121,9 +121,9 @@ def artifact_of(run_id: str, root: Path) -> Path:
 
 
 def find_artifact(model: str, root: Path) -> Path:
-    """Return the artifact folder that MODEL names: a folder, a run id, or a run's name (its newest run).
+    """Return the artifact folder of MODEL: a folder, a run id, or a run's name (its newest run).
 
-    Raise UserError naming where it was looked for, and the nearest run or what else helps.
+    Raise UserError with the places that were searched, and the nearest run or another remedy.
     """
     paths.check(root)
     given = paths.place(model)
@@ -137,7 +137,7 @@ def find_artifact(model: str, root: Path) -> Path:
 
 
 def _missing(model: str, given: Path, root: Path) -> str:
-    """Return why MODEL names no artifact, and what helps."""
+    """Return the reason why MODEL is not an artifact, and the remedy."""
     home = root / RUNS
     if given.exists():
         kind = "a folder" if given.is_dir() else "a file"

@@ -1,1 +1,1 @@
-"""The verbs, a file each: argv -> configuration -> one call -> print. Nothing heavy is imported before it is needed."""
+"""The command line, one file per verb: argv -> configuration -> one call -> print. Heavy imports are deferred."""

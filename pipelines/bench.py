@@ -1,4 +1,4 @@
-"""gen-ray bench: figures as ratios against a baseline that alternates with them in one run."""
+"""gen-ray bench: measure speed as a ratio to a baseline; both alternate within one run."""
 
 import json
 from itertools import product
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from gen_ray.bench.baselines import SamplerTimes
 
 Config = Annotated[Path, typer.Argument(help="The experiment's YAML file.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="key=value")]
-Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Rounds of each, after one to warm up.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key=value.")]
+Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Number of rounds, after one warm-up round.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = terminal.new_app()
@@ -29,10 +29,10 @@ def train(
     config: Config,
     overrides: Overrides = None,
     rounds: Rounds = 5,
-    steps: Annotated[int, typer.Option(min=1, max=1_000_000, help="Optimizer steps of a round.")] = 100,
+    steps: Annotated[int, typer.Option(min=1, max=1_000_000, help="Optimizer steps per round.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Training through Ray against a bare PyTorch loop of the same net over a tensor in memory (images per second)."""
+    """Compare training through Ray with a bare PyTorch loop: same net, data in memory (images per second)."""
     from gen_ray.bench.cluster.training import train_rates
     from gen_ray.experiment import load
 
@@ -66,14 +66,14 @@ def ingest(
     config: Config,
     overrides: Overrides = None,
     rounds: Rounds = 5,
-    steps: Annotated[int, typer.Option(min=1, max=1_000_000, help="Optimizer steps of a round of training.")] = 50,
+    steps: Annotated[int, typer.Option(min=1, max=1_000_000, help="Optimizer steps per round of training.")] = 50,
     as_json: AsJson = False,
 ) -> None:
-    """Measure reading alone, from memory and streamed, against training, and how long training waits for its data."""
+    """Compare reading of data (from memory, streamed) with training, and measure how long training waits for data."""
     from gen_ray.bench.cluster.training import ingest_rates
     from gen_ray.experiment import load
 
-    # Memory is what data.cache asks for, so that Ray Data hands the splits to the worker as well.
+    # With data.cache=memory, Ray Data passes the splits to the worker as well.
     experiment = load(config, [*(overrides or []), "scaling.num_workers=1", "data.cache=memory"])
     found = ingest_rates(experiment, rounds=rounds, steps=steps)
     trained = median(found["trained"])
@@ -89,7 +89,7 @@ def ingest(
         result = {"config": str(config), "rounds": rounds, "trained_images_per_second": trained, "ways": ways}
         typer.echo(json.dumps(result, indent=1))
         return
-    header = ["data.cache", "alone, images/s", "times training's rate", "training waits"]
+    header = ["data.cache", "reading only, images/s", "times training's rate", "training waits"]
     lines = [
         [name, f"{way['images_per_second']:,.0f}", f"{way['ratio']:.1f}", f"{100 * way['waiting']:.2f} %"]
         for name, way in ways.items()
@@ -102,15 +102,15 @@ def scaling(
     config: Config,
     overrides: Overrides = None,
     workers: Annotated[
-        list[int] | None, typer.Option(min=1, max=10_000, help="Again and again; 1 and 2 if left out.")
+        list[int] | None, typer.Option(min=1, max=10_000, help="Number of workers. May be repeated. Default: 1 and 2.")
     ] = None,
     rounds: Rounds = 3,
     steps: Annotated[
-        int, typer.Option(min=2, max=1_000_000, help="Optimizer steps of a round, after half as many.")
+        int, typer.Option(min=2, max=1_000_000, help="Optimizer steps per round, after a warm-up of half as many.")
     ] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Measure numbers of workers against the first of them; the machine's cores are divided among the workers."""
+    """Compare training at several numbers of workers with the first number; the workers share the machine's cores."""
     from gen_ray.bench.cluster.training import scaling_rates
     from gen_ray.experiment import load
 
@@ -131,11 +131,15 @@ def scaling(
 
 @app.command()
 def stream(
-    data_mb: Annotated[int, typer.Option(min=100, max=10_000_000, help="Megabytes of pictures to stream.")] = 800,
-    store_mb: Annotated[int, typer.Option(min=80, max=10_000_000, help="Megabytes of Ray's object store.")] = 80,
+    data_mb: Annotated[
+        int, typer.Option(min=100, max=10_000_000, help="Size of the streamed images, in megabytes.")
+    ] = 800,
+    store_mb: Annotated[
+        int, typer.Option(min=80, max=10_000_000, help="Size of Ray's object store, in megabytes.")
+    ] = 80,
     as_json: AsJson = False,
 ) -> None:
-    """Stream a data set larger than Ray's object store, and tell what memory that takes."""
+    """Stream a data set larger than Ray's object store, and report the peak memory."""
     from dataclasses import asdict
 
     from gen_ray.bench.cluster.streaming import MB, stream_larger
@@ -150,7 +154,7 @@ def stream(
     )
     peaks = {"object store": found.peak.store, "spilled": found.peak.spilled}
     peaks |= {"the consumer": found.peak.consumer, "a reader": found.peak.reader}
-    typer.echo("at most, MB: " + ", ".join(f"{name} {size / MB:,.0f}" for name, size in peaks.items()))
+    typer.echo("peak memory, MB: " + ", ".join(f"{name} {size / MB:,.0f}" for name, size in peaks.items()))
 
 
 @app.command()
@@ -159,7 +163,7 @@ def sweep(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure a sweep against its trainings one after another, each with all cores, and what a trial costs beyond."""
+    """Compare a sweep with its trainings run one after another on all cores, and measure the overhead of a trial."""
     from gen_ray.bench.cluster.training import sweep_times
 
     with TemporaryDirectory(prefix="gen-ray-bench-") as folder:
@@ -182,25 +186,27 @@ def sweep(
     ]
     terminal.show_table(f"{config.name}: {result['trials']} trials", ["what", "seconds"], lines)
     typer.echo(f"ratio {result['ratio']:.2f}")
-    typer.echo(f"a trial beyond its work: {median(times.overheads):.1f} s (highest {max(times.overheads):.1f})")
+    typer.echo(f"overhead of a trial: {median(times.overheads):.1f} s (highest {max(times.overheads):.1f})")
 
 
 @app.command()
 def sample(
-    config: Annotated[Path, typer.Argument(help="The experiment's YAML file; its net is measured untrained.")],
+    config: Annotated[Path, typer.Argument(help="The experiment's YAML file; the net is not trained.")],
     overrides: Overrides = None,
-    sampler: Annotated[list[str] | None, typer.Option(help="Again and again; the default one if left out.")] = None,
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="Sampler to measure. May be repeated. Default: the family's default.")
+    ] = None,
     batch: Annotated[
-        list[int] | None, typer.Option(min=1, max=10_000, help="Again and again; 1 and 16 if left out.")
+        list[int] | None, typer.Option(min=1, max=10_000, help="Batch size. May be repeated. Default: 1 and 16.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=10_000_000, help="Steps of every sampler; its default if left out.")
+        int | None, typer.Option(min=1, max=10_000_000, help="Steps of every sampler. Default: that of each sampler.")
     ] = None,
     rounds: Rounds = 7,
-    threads: Annotated[int, typer.Option(min=1, max=1024, help="Threads of the CPU.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Number of CPU threads.")] = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Measure walks along a sampler's table against their network evaluations alone: at 1 all else is free."""
+    """Compare the time of sampling with that of its network evaluations only: a ratio of 1 means no overhead."""
     import torch
 
     from gen_ray.bench.baselines import sampler_times
@@ -229,30 +235,32 @@ def sample(
 def serve(
     model: instances.ModelName,
     sampler: Annotated[
-        list[str] | None, typer.Option(help="NAME=STEPS, again and again; three of the family's own if left out.")
+        list[str] | None, typer.Option(help="NAME=STEPS. May be repeated. Default: three of the family's samplers.")
     ] = None,
     rounds: Annotated[
         int, typer.Option(min=1, max=10_000, help="Rounds of offline, served and request-level batching.")
     ] = 3,
     seconds: Annotated[
-        float, typer.Option(min=1, max=86_400, help="Of saturated load in a round, after a quarter as long.")
+        float, typer.Option(min=1, max=86_400, help="Seconds of saturated load per round; the warm-up takes a quarter.")
     ] = 20,
     clients: Annotated[int, typer.Option(min=1, max=10_000, help="Number of concurrent clients.")] = 24,
-    overload_seconds: Annotated[float, typer.Option(min=1, max=86_400, help="Of five times the capacity.")] = 30,
+    overload_seconds: Annotated[
+        float, typer.Option(min=1, max=86_400, help="Seconds of load at five times the capacity.")
+    ] = 30,
     constant_seconds: Annotated[
         float | None,
         typer.Option(
-            min=10, max=864_000, help="Measure a constant load of this length instead: latency, errors and memory."
+            min=10, max=864_000, help="Measure latency, errors and memory for these seconds of constant load instead."
         ),
     ] = None,
     constant_share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Of the capacity, in the constant load.")
+        float, typer.Option(min=0.01, max=1, help="Constant load as a share of the capacity.")
     ] = 0.5,
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 8123,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the measured server.")] = 8123,
     storage: instances.Storage = Path("gen_ray_runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Measure serving against full batches offline and batching whole requests; alone, beside others, too many."""
+    """Compare serving with full offline batches and with request-level batching; also latency and overload."""
     from gen_ray.bench.cluster.serving.measure import BenchPlan, measure
     from gen_ray.bench.cluster.serving.report import figures, kinds
     from gen_ray.cluster.serving.args import ServedModel, ServingApplication

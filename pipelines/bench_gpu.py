@@ -1,4 +1,4 @@
-"""gen-ray bench gpu: training, sampling and batching of GPU-size models, each against its baseline in one run."""
+"""gen-ray bench gpu: compare training, sampling and batching of GPU-size models with baselines in one run."""
 
 import json
 import os
@@ -19,14 +19,14 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "gpu"
 
 def gpu(
     seconds: Annotated[
-        float, typer.Option(min=0, max=86_400, help="Limit of the run time; measurements that do not fit are listed.")
+        float, typer.Option(min=0, max=86_400, help="Time limit in seconds; measurements that do not fit are listed.")
     ] = 480,
     device: Annotated[str, typer.Option(help="cuda or cpu.")] = "cuda",
     size: Annotated[str | None, typer.Option(help="full or small. Default: full on cuda, small on cpu.")] = None,
     rounds: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Alternating rounds of each measurement, at most.")
+        int, typer.Option(min=1, max=10_000, help="Maximum number of alternating rounds per measurement.")
     ] = 5,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Also write every figure to this file.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all results to this file.")] = None,
 ) -> None:
     """Measure training, sampling and batching on a GPU against bare PyTorch. Needs no data set, Ray or MLflow."""
     terminal.one_of("--device", device, ("cuda", "cpu"))
@@ -65,7 +65,7 @@ def gpu(
 
 
 def _device(name: str) -> "torch.device":
-    """Return the device. Raise UserError where torch sees no GPU."""
+    """Return the device. Raise UserError if it is a GPU and torch sees none."""
     import torch
 
     from gen_ray.errors import UserError
@@ -81,7 +81,7 @@ def _device(name: str) -> "torch.device":
 
 
 def _check(file: Path) -> None:
-    """Raise UserError where a path cannot be that of a file."""
+    """Raise UserError if the path cannot be that of a file."""
     from gen_ray.errors import UserError
 
     if not file.name or file.is_dir():
@@ -93,7 +93,7 @@ def _check(file: Path) -> None:
 
 
 def _write(file: Path, figures: dict[str, Any]) -> None:
-    """Replace the file by the figures so far; a device or pipe, such as /dev/stdout, receives them."""
+    """Replace the file by the results so far; write to a device or pipe, such as /dev/stdout, in place."""
     from gen_ray.storage.paths import write_whole
 
     text = json.dumps(figures, indent=1) + "\n"

@@ -44,12 +44,12 @@ VERBS = (
     doctor.doctor,
 )
 GROUPS = {
-    "jobs": (jobs.app, "What runs and ran on a cluster."),
-    "start": (start.app, "The processes of a cluster's machines."),
-    "schedule": (schedule.app, "Sweeps that recur, kept by a daemon."),
-    "latent": (latent.app, "Features, reconstructions, ways and maps of a latent space."),
-    "figure": (figure.app, "A figure of the literature, trained for and drawn by one command."),
-    "bench": (bench.app, "Measure a figure against its baseline, alternating in one run."),
+    "jobs": (jobs.app, "List, follow and stop the jobs of a cluster."),
+    "start": (start.app, "Start Ray or MLflow on the machines of a cluster."),
+    "schedule": (schedule.app, "Recurring sweeps, launched by a daemon."),
+    "latent": (latent.app, "Features, reconstructions, interpolations and maps of a latent space."),
+    "figure": (figure.app, "Train and draw a figure of the literature with one command."),
+    "bench": (bench.app, "Measure speed against a baseline; both alternate in one run."),
 }
 
 

@@ -1,4 +1,4 @@
-"""gen-ray compare [EXPERIMENT]: the runs of an experiment side by side."""
+"""gen-ray compare [EXPERIMENT]: compare the runs of an experiment in a table."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,15 +14,17 @@ def compare(
     sort: Annotated[str, typer.Option(help="The metric to sort by, best first.")] = "eval/bits_per_dim",
     where: Annotated[
         list[str] | None,
-        typer.Option(help="key=value, e.g. family=ddpm, data=fashion_mnist, sweep=ID or any dotted key."),
+        typer.Option(help="Filter key=value, e.g. family=ddpm, data=fashion_mnist, sweep=ID or any dotted key."),
     ] = None,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a line for each run, all digits.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: one line per run, all digits.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of tables of runs.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with the tables and the runs' samples.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page with the tables and the runs' samples.")] = None,
     storage: Storage = Path("gen_ray_runs"),
-    uri: Annotated[str | None, typer.Option(help="tracking.uri, where it is not the default store.")] = None,
+    uri: Annotated[
+        str | None, typer.Option(help="tracking.uri of the runs. Default: the store below --storage.")
+    ] = None,
 ) -> None:
-    """Print the finished runs as a table for each data set, and how to open the MLflow UI on the same store."""
+    """Print the finished runs, one table per data set, and the command that opens the MLflow UI."""
     from gen_ray.errors import UserError
     from gen_ray.tracking.store import Store
 

@@ -1,4 +1,4 @@
-"""The figures of gen-ray bench serve under a constant load."""
+"""The measurement of gen-ray bench serve under constant load."""
 
 import json
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def show(
     app: "ServingApplication", kinds: "list[RequestKind]", port: int, seconds: float, share: float, as_json: bool
 ) -> None:
-    """Measure a constant load and show its figures."""
+    """Measure a constant load and print the results."""
     from gen_ray.bench.cluster.serving.constant import constant
 
     found = constant(app, kinds, port, seconds=seconds, share=share).figures()

@@ -1,4 +1,4 @@
-"""gen-ray demo: every family on the embedded digits, side by side."""
+"""gen-ray demo: train and compare every family on the embedded digits."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,9 +13,9 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "demo"
 
 def demo(
     storage: Storage = Path("gen_ray_runs"),
-    out: Annotated[Path, typer.Option(help="The picture.")] = Path("demo.png"),
+    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("demo.png"),
 ) -> None:
-    """Train a small model of every family on 8×8 digits through Ray, evaluate, compare and draw: minutes."""
+    """Train a small model of every family on 8×8 digits through Ray; evaluate, compare and draw it (minutes)."""
     from gen_ray.cluster.evaluation.evaluate import portray
     from gen_ray.cluster.nodes.connect import connected
     from gen_ray.cluster.training.train import prepare_data, train
@@ -38,7 +38,7 @@ def demo(
     store = Store.of(None, experiment.tracking.experiment, storage)
     terminal.show_runs(store, "eval/bits_per_dim", only=runs)
     typer.echo(
-        f"samples, and test images completed: {out}\nnext:\n"
+        f"samples and completed test images: {out}\nnext:\n"
         f"  gen-ray sample {runs[0]} --storage {storage} --out samples.png\n"
         f"  gen-ray train {CONFIGS.parent}/fashion-ddpm.yaml data.root=FOLDER_OF_FashionMNIST\n"
         f"  gen-ray compare demo --storage {storage}\n"

@@ -1,4 +1,4 @@
-"""gen-ray doctor: what is installed, what each machine has, whether cluster and MLflow answer."""
+"""gen-ray doctor: check packages, the hardware of each machine, the cluster and MLflow."""
 
 import os
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 Mark = Literal["ok ", "?? ", "NO "]
 Line = tuple[Mark, str, str]
-"""What is fine, what may get in the way, what is missing or will not work; of what; and how it is."""
+"""Mark (fine, may cause problems, missing or will not work), subject and finding."""
 
 
 def doctor(
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Report what this machine, its cluster and MLflow can do; exit 1 if something needed is missing (NO)."""
+    """Check this machine, its cluster and MLflow; exit 1 if something needed is missing (NO)."""
     lines = list(_lines(storage))
     for mark, name, word in lines:
         typer.echo(f"{mark} {name}: {word}")
@@ -52,16 +52,16 @@ def _token() -> Line:
     from gen_ray.host import ray_token
 
     if not ray_token.known():
-        return "ok ", "token", "none: gen-ray start head makes one, and its machines need a copy"
+        return "ok ", "token", "none: gen-ray start head creates one; the other machines need a copy"
     if ray_token.is_open():
-        return "?? ", "token", f"{ray_token.file()}: others may read it (chmod 600)"
-    return "ok ", "token", "there, for its owner alone"
+        return "?? ", "token", f"{ray_token.file()}: other users can read it; run chmod 600 on it"
+    return "ok ", "token", "exists, readable by its owner only"
 
 
 def _cluster(storage: Path, here: "Machine") -> Iterator[Line]:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        yield "ok ", "cluster", "RAY_ADDRESS is not set: runs start a Ray of their own on this machine"
+        yield "ok ", "cluster", "RAY_ADDRESS is not set: each run starts a local Ray on this machine"
         return
     from gen_ray.cluster.nodes.checkup import examine
     from gen_ray.cluster.nodes.connect import connected, resources
@@ -88,9 +88,9 @@ def _store(root: Path) -> Line:
     from gen_ray.tracking.store import ENVIRONMENT, Store
 
     if not os.environ.get(ENVIRONMENT) and not is_remote(root) and not (root / "mlflow.db").exists():
-        return "ok ", "MLflow", f"no store yet below {root}: the first run makes one"
+        return "ok ", "MLflow", f"no store yet below {root}: the first run creates it"
     try:
-        store = Store.of(None, "gen_ray", root)  # which makes the folder
+        store = Store.of(None, "gen_ray", root)  # creates the folder
         from gen_ray.tracking.runs import experiments
 
         return "ok ", "MLflow", f"experiments {', '.join(experiments(store))} in {store.uri}"

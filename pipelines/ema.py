@@ -1,4 +1,4 @@
-"""gen-ray ema RUN: choose the length of the weights' average after training."""
+"""gen-ray ema RUN: choose the width of the weight average (EMA) after training."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -22,24 +22,22 @@ def ema(
     run: ModelName,
     more: Annotated[list[float] | None, typer.Argument(help="More relative widths.", metavar="WIDTH")] = None,
     sigma_rel: Annotated[
-        list[float] | None, typer.Option(help="Relative widths. Default: 0.05 0.07 0.1 0.15 0.2.")
+        list[float] | None, typer.Option(help="Relative widths of the averages. Default: 0.05 0.07 0.1 0.15 0.2.")
     ] = None,
-    by: Annotated[str, typer.Option(help="What the best is the lowest of: bits_per_dim or frechet_distance.")] = (
-        "bits_per_dim"
-    ),
+    by: Annotated[str, typer.Option(help="Metric to minimise: bits_per_dim or frechet_distance.")] = ("bits_per_dim"),
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Measure averages of other lengths than the run was trained with, and store the best as its model.
+    """Evaluate weight averages of other widths than that of the training, and store the best as the run's model.
 
-    A relative width of 0.1 averages over about the last fifth of the training (Karras et al. 2024). The table shows the
-    residual of the fit that makes an average from those kept; a width that the fit does not meet is refused.
+    A relative width of 0.1 averages over about the last fifth of the training (Karras et al. 2024). Each average is a
+    least-squares fit to the stored snapshots. The table shows its residual; a width with a poor fit is refused.
     """
     terminal.one_of("--by", by, METRICS)
     from gen_ray import run_directory
 
     folder = find(run, storage)
     if folder.name != run_directory.ARTIFACT:
-        raise UserError(f"{run}: averages are kept in the folder of its run, and {folder} is not in one")
+        raise UserError(f"{run}: only runs keep the snapshots for averages, and {folder} is not in a run")
     from gen_ray.engine.inference import artifact
     from gen_ray.engine.training import checkpoint, post_hoc_ema
     from gen_ray.storage.paths import copy, is_there, remove
@@ -64,7 +62,7 @@ def ema(
 def _measured(
     experiment: "Experiment", artifact: Path, widths: Iterable[float], candidates: Path
 ) -> dict[str, dict[str, Any]]:
-    """Return the metrics of each average by its name, after its model is written below candidates."""
+    """Write the model of each average below candidates; return the metrics by the name of the average."""
     from gen_ray.cluster.evaluation.evaluate import evaluate_average
     from gen_ray.cluster.nodes.connect import connected
     from gen_ray.cluster.training.train import training_data
@@ -80,7 +78,7 @@ def _measured(
 
 
 def _residuals(residual: Callable[[float], float], widths: list[float]) -> dict[float, float]:
-    """Return the residual of each width. Raise UserError for a width that cannot be made; leave out a default one."""
+    """Return the residual of each width. Raise UserError for a given width without a fit; skip a default one."""
     if widths:
         return {width: residual(width) for width in widths}
     found: dict[float, float] = {}

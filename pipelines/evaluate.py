@@ -1,4 +1,4 @@
-"""gen-ray evaluate RUN|ARTIFACT: measure a trained model again."""
+"""gen-ray evaluate RUN|ARTIFACT: evaluate a trained model again."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,7 @@ import typer
 from pipelines import terminal
 from pipelines.instances import Storage, find
 
-HEEDED = ("evaluation.", "scaling.", "data.root=")
+EFFECTIVE = ("evaluation.", "scaling.", "data.root=")
 
 
 def evaluate(
@@ -16,9 +16,9 @@ def evaluate(
         str, typer.Argument(help="A run's id or name, an MLflow run's id or runs:/ID, or an artifact folder.")
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="e.g. evaluation.effort=500 evaluation.sampler=ancestral")
+        list[str] | None, typer.Argument(help="key=value, e.g. evaluation.effort=500 evaluation.sampler=ancestral.")
     ] = None,
-    reference: Annotated[str, typer.Option(help="The split that samples are held against: train or test.")] = "train",
+    reference: Annotated[str, typer.Option(help="The split that samples are compared with: train or test.")] = "train",
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Measure bits per dimension and Fréchet distance of a trained model."""
@@ -27,8 +27,8 @@ def evaluate(
 
     terminal.one_of("--reference", reference, ("train", "test"))
     for override in overrides or []:
-        if not override.startswith(HEEDED):
-            raise UserError(f"{override}: has no effect on a trained model; these have one: {', '.join(HEEDED)}")
+        if not override.startswith(EFFECTIVE):
+            raise UserError(f"{override}: has no effect on a trained model; these have: {', '.join(EFFECTIVE)}")
     folder = find(model, storage)
     experiment = run_directory.settings(folder, storage, overrides or [])
     from gen_ray.cluster.evaluation.evaluate import evaluate_artifact

@@ -1,4 +1,4 @@
-"""How errors that are not the program's own end a verb: a full disk, a file that may not be read, a closed pipe."""
+"""Messages and exit codes for errors of the system: a full disk, an unreadable file, a closed pipe."""
 
 import codecs
 import errno
@@ -11,36 +11,36 @@ from pathlib import Path
 from typing import Any
 
 LINE = 1000
-"""Characters of an error at most: names of files may have thousands."""
+"""Maximum characters of an error message: file names may have thousands."""
 RUN = {
-    errno.ENOSPC: "free some room there and try again",
-    errno.EDQUOT: "free some room there, or ask for a larger quota",
+    errno.ENOSPC: "free some space there and try again",
+    errno.EDQUOT: "free some space there, or ask for a larger quota",
     errno.EFBIG: "the file system or ulimit -f allows no larger file",
     errno.EIO: "the disk reports a fault",
     errno.EMFILE: "allow more open files (ulimit -n 65536)",
     errno.ENFILE: "the machine allows no more open files",
     errno.ENOMEM: "the machine is out of memory",
 }
-"""What stops a run: exit code 1."""
+"""Errors that stop a run, with their remedies: exit code 1."""
 USER = {
-    errno.EACCES: "give this user the right to it, or name another place",
-    errno.EPERM: "give this user the right to it, or name another place",
-    errno.EROFS: "name a place that may be written to",
+    errno.EACCES: "give this user the permission, or name another path",
+    errno.EPERM: "give this user the permission, or name another path",
+    errno.EROFS: "name a writable path",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOENT: "",
     errno.ENOTDIR: "a part of the path is a file",
     errno.EISDIR: "name a file",
     errno.EEXIST: "",
-    errno.ELOOP: "its links lead in a circle",
+    errno.ELOOP: "its links form a loop",
     errno.ENOTEMPTY: "",
     errno.ENXIO: "",
 }
-"""What a user can change: exit code 2. Only with the name of a file, without which it may be a bug."""
+"""Errors that the user can mend: exit code 2. Only with a file name; without one the error may be a bug."""
 TYPOGRAPHY = str.maketrans({"…": "...", "–": "-", "×": "x", "±": "+-", "→": "->", "≤": "<=", "≥": ">=", "·": "."})
 
 
 def explained(error: BaseException) -> tuple[str, int] | None:
-    """Return the line and the exit code for an error of the system or of full memory, None for any other error."""
+    """Return the message and exit code for a system error or a lack of memory, None for any other error."""
     for cause in _causes(error):
         if not isinstance(cause, OSError) or cause.errno is None:
             continue
@@ -58,7 +58,7 @@ def explained(error: BaseException) -> tuple[str, int] | None:
 
 
 def _is_of_torch(error: BaseException) -> bool:
-    """Return whether an error says that a GPU's memory, or a CPU's, was full."""
+    """Return whether an error is torch's out-of-memory error, of a GPU or the CPU."""
     from gen_ray.engine.inference.memory import is_out_of_memory
 
     return is_out_of_memory(error)
@@ -83,17 +83,17 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def remedy(error: Any) -> str:
-    """Return what helps against an error of the command line: for the option of a setting, how that is given."""
+    """Return the remedy for a command-line error: for an option named like a setting, how to give the setting."""
     name = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
     context = getattr(error, "ctx", None)
     takes = {parameter.name for parameter in context.command.params} if name and context else set()
     if "overrides" in takes and (key := _setting(name)):
         return f"settings are given as key=value: {key}=…"
-    return "--help shows what there is"
+    return "--help lists the options"
 
 
 def _setting(name: str) -> str | None:
-    """Return the dotted key of a setting by its last part or all of it, or by the name that other verbs give it."""
+    """Return the dotted key of a setting by its full name, its last part, or the option name of other verbs."""
     from gen_ray.experiment import Experiment
 
     sections = {section: field.annotation for section, field in Experiment.model_fields.items()}
@@ -104,13 +104,13 @@ def _setting(name: str) -> str | None:
 
 
 def one_line(text: str) -> str:
-    """Return a text on one line of bearable length."""
+    """Return the text on one line of limited length."""
     line = " ".join(text.split())
     return line if len(line) <= LINE else f"{line[: LINE // 2]} … {line[-LINE // 2 :]}"
 
 
 def prepare_streams() -> None:
-    """Let every character be printed: a terminal that knows ASCII only gets similar ones."""
+    """Make every character printable: replace those that the terminal's encoding lacks by similar ASCII ones."""
     codecs.register_error("gen_ray.plain", _plain)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and not stream.encoding.lower().startswith("utf"):
@@ -125,7 +125,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
 
 
 def unreadable_word(words: list[str]) -> str | None:
-    """Return the line for a word of the command line that is not text in the encoding of this terminal."""
+    """Return an error message if a command-line word is not text in the encoding of this terminal, else None."""
     for word in words:
         if not word.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in word):
             return f"{word!a}: is not text in the encoding {sys.getfilesystemencoding()} (LANG=C.UTF-8 sets UTF-8)"
@@ -133,7 +133,7 @@ def unreadable_word(words: list[str]) -> str | None:
 
 
 def find_home() -> None:
-    """Set HOME to / for a user without a home, as Docker does: token, caches and ``~`` are looked for there."""
+    """Set HOME to / for a user without a home directory, as Docker does: token, caches and ``~`` need one."""
     try:
         Path.home()
     except RuntimeError:
@@ -141,14 +141,14 @@ def find_home() -> None:
 
 
 def is_closed(number: int) -> bool:
-    """Return whether the reader of a pipe that this process writes to has gone, as ``head`` does."""
+    """Return whether the reader of a pipe that this process writes to has closed it, as ``head`` does."""
     poll = select.poll()
     poll.register(number, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def flush() -> None:
-    """Print the rest. What cannot be printed any more is dropped: its error is reported already."""
+    """Flush the output. Output that cannot be printed is dropped because its error was already reported."""
     try:
         for stream in filter(None, (sys.stderr, sys.stdout)):
             stream.flush()
@@ -157,5 +157,5 @@ def flush() -> None:
 
 
 def discard_output() -> None:
-    """Write to nowhere from now on: Python would report at its end that it cannot flush."""
+    """Discard all further output; otherwise Python reports at exit that it cannot flush."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

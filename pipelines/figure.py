@@ -1,4 +1,4 @@
-"""gen-ray figure: a figure of the literature by one command."""
+"""gen-ray figure: train and draw a figure of the literature."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,12 +14,14 @@ SAMPLES = 100
 
 @app.command("latent-dims")
 def latent_dims(
-    config: Annotated[Path, typer.Argument(help="The experiment's YAML file, of a family with family.latent_dim.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, e.g. training.epochs=10")] = None,
+    config: Annotated[Path, typer.Argument(help="The experiment's YAML file; its family must have family.latent_dim.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Settings as key=value, e.g. training.epochs=10.")
+    ] = None,
     dims: Annotated[str, typer.Option(help="Latent dimensions, e.g. 2,5,10,20.")] = "2,5,10,20",
-    out: Annotated[Path, typer.Option(help="The picture.")] = Path("latent-dims.png"),
+    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("latent-dims.png"),
 ) -> None:
-    """Train the model once for each latent dimension and lay their samples side by side (Kingma & Welling, fig. 5)."""
+    """Train the model once per latent dimension and show the samples side by side (Kingma & Welling, fig. 5)."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
     from gen_ray.cluster.nodes.connect import connected
     from gen_ray.cluster.training.train import train
@@ -51,15 +53,15 @@ def latent_dims(
 
 @app.command()
 def progress(
-    run: Annotated[list[str], typer.Argument(help="Runs or names of runs, finished.", metavar="RUN...")],
-    sigma_rel: Annotated[float, typer.Option(help="Relative width of the average of the weights.")] = 0.1,
+    run: Annotated[list[str], typer.Argument(help="Ids or names of finished runs.", metavar="RUN...")],
+    sigma_rel: Annotated[float, typer.Option(help="Relative width of the weight average.")] = 0.1,
     times: Annotated[
-        int, typer.Option(min=2, max=10_000, help="Times of the training, at most as many as were kept.")
+        int, typer.Option(min=2, max=10_000, help="Number of points in time; at most the number of stored snapshots.")
     ] = 4,
-    out: Annotated[Path, typer.Option(help="The picture.")] = Path("progress.png"),
+    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("progress.png"),
     storage: instances.Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Measure what models were at several times of their training, and draw that against its minutes."""
+    """Evaluate models at several times of their training, and plot quality against minutes of training."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
     from gen_ray.cluster.evaluation.progress import measured
     from gen_ray.cluster.nodes.connect import connected

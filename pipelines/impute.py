@@ -1,4 +1,4 @@
-"""gen-ray impute MODEL: fill the holes of an instance."""
+"""gen-ray impute MODEL: fill in the missing values of an instance."""
 
 import math
 from dataclasses import dataclass
@@ -18,53 +18,57 @@ if TYPE_CHECKING:
     from gen_ray.engine.inference.impute import Completions
 
 TILE = 112
-"""Pixels of every image in the picture, so that one compares with another."""
+"""Width and height of every image in the picture, in pixels."""
 COLUMNS = 4
-"""Completions in a row, at least."""
+"""Minimum number of completions per row."""
 
 
 @dataclass(frozen=True)
 class ImputeOptions:
-    """What is to be completed: an image and a mask, or a text; and, if it is known, the truth in its holes."""
+    """The instance to complete: an image and a mask, or a text; optionally the true values of the missing part."""
 
-    image: Annotated[Path | None, typer.Option(help="A picture of the model's size, or .npz of stored values.")] = None
+    image: Annotated[Path | None, typer.Option(help="A picture of the model's size, or an .npz of stored values.")] = (
+        None
+    )
     mask: Annotated[
-        Path | None, typer.Option(help="A picture or .npz of the same size: white, or True, is a hole to fill.")
+        Path | None, typer.Option(help="A picture or .npz of the same size: white, or True, marks missing values.")
     ] = None
     text: Annotated[
-        str | None, typer.Option(help="For text models, e.g. 'To be or not to b____'; what is short goes on in holes.")
+        str | None,
+        typer.Option(help="For text models, e.g. 'To be or not to b____'; short texts are padded with missing ones."),
     ] = None
-    hole: Annotated[str, typer.Option(help="The character that marks a hole in --text.")] = "_"
+    hole: Annotated[str, typer.Option(help="The character that marks a missing one in --text.")] = "_"
     truth: Annotated[
         Path | None,
         typer.Option(
-            help="What the holes held (may be --image itself): is drawn, and judged given the known part. Kinds: "
-            "elbo-ct-masked, vlb-masked, the model's own upper bound on −log p(holes | known); ar-masked, that itself; "
-            "from models without these marginal-N, each scalar alone by its N completions: no bound, depends on -n."
+            help="File with the true values (may be --image itself): they are drawn, and their likelihood given the "
+            "known part is printed. Kinds: elbo-ct-masked and vlb-masked are upper bounds on −log p(missing | known); "
+            "ar-masked is that value; marginal-N, of other models, rates each scalar separately by its N completions: "
+            "it is not a bound and depends on -n."
         ),
     ] = None
 
 
-@terminal.grouped
+@terminal.option_groups
 def impute(
     model: ModelName,
     given: ImputeOptions,
-    k: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="How many completions.")] = 8,
+    k: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="Number of completions.")] = 8,
     imputer: Annotated[
-        str | None, typer.Option(help="NAME or NAME:option=value; the family's default if left out.")
+        str | None, typer.Option(help="NAME or NAME:option=value. Default: the family's default.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=10_000_000, help="Steps of the imputer; its default if left out.")
+        int | None, typer.Option(min=1, max=10_000_000, help="Steps of the imputer. Default: that of the imputer.")
     ] = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="A .png, or .npz of samples, uncertainty, known, holes. Replaces a file."),
+        typer.Option(help="A .png, or an .npz of samples, uncertainty, known and holes. An existing file is replaced."),
     ] = None,
-    list_imputers: Annotated[bool, typer.Option("--list-imputers", help="Show the imputers and stop.")] = False,
+    list_imputers: Annotated[bool, typer.Option("--list-imputers", help="List the imputers and exit.")] = False,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Complete an image or a text k times, the known part kept bit for bit, and show where the completions disagree."""
+    """Complete an image or a text several times and show where the completions differ. The known part is unchanged."""
     if out is not None:
         terminal.one_of("--out must end in", out.suffix, (".png", ".npz"))
     from gen_ray.engine.inference.impute import complete, masked_likelihood
@@ -77,26 +81,28 @@ def impute(
     truth = None if given.truth is None else _one(given.truth, found.spec)
     made = complete(found, known, ~holes, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())
     _show(made, known, truth, out)
-    typer.echo(f"{int(holes.sum())} of {holes.numel()} filled {k} times, seed {seed}, nfe {made.nfe}")
-    if unheeded := int(made.unseen_known()[0]):
-        typer.echo(f"{unheeded} known places follow a hole: this imputer fills one by what stands before it alone")
+    typer.echo(f"{int(holes.sum())} of {holes.numel()} values filled in {k} times, seed {seed}, nfe {made.nfe}")
+    if unseen := int(made.unseen_known()[0]):
+        typer.echo(
+            f"{unseen} known positions follow a missing one: this imputer conditions on preceding positions only"
+        )
     if truth is not None:
         judged = masked_likelihood(found, made, truth, seed=seed, device=instances.device())
         bits, nll = float(made.bits_per_dim(judged.nll)[0]), judged.nll
         typer.echo(
-            f"truth in the holes: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind}, nfe {nll.nfe})"
+            f"true missing values: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind}, nfe {nll.nfe})"
         )
         typer.echo(f"  {nll.kind}: {judged.meaning}")
 
 
 def _read(given: ImputeOptions, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
-    """Return what is known (1, *shape) and where its holes are (1, *shape)."""
+    """Return the instance (1, *shape) and the boolean mask of its missing values (1, *shape)."""
     from gen_ray.engine.inference import instances as reading
     from gen_ray.errors import UserError
 
     if given.text is not None:
         if not spec.is_text or given.image is not None or given.mask is not None:
-            raise UserError(f"--text: is for text models, without --image and --mask; {spec.name} holds {spec.kind}")
+            raise UserError(f"--text: needs a text model and neither --image nor --mask; {spec.name} holds {spec.kind}")
         return reading.parse_masked_text(given.text, spec, given.hole)
     if given.image is None or given.mask is None:
         raise UserError("give --image and --mask (a text model takes --text instead)")
@@ -115,7 +121,7 @@ def _one(file: Path, spec: "DataSpec") -> "Tensor":
 
 
 def _show(made: "Completions", known: "Tensor", truth: "Tensor | None", out: Path | None) -> None:
-    """Print texts, and write the picture or the arrays."""
+    """Print texts, or write the picture or the arrays."""
     from gen_ray.engine.inference import texts
     from gen_ray.engine.plots import grids
     from gen_ray.errors import UserError
@@ -137,15 +143,15 @@ def _show(made: "Completions", known: "Tensor", truth: "Tensor | None", out: Pat
 
 
 def picture(made: "Completions", known: "Tensor", truth: "Tensor | None" = None) -> "np.ndarray":
-    """Return what was given, the truth if it is known, mean and spread of the completions, and below them all of these.
+    """Return a picture (H, W, 3): input, truth if given, mean and standard deviation; below them all completions.
 
-    known and truth are (1, C, H, W). All images are of one size, and stand in the same columns.
+    known and truth are (1, C, H, W). All images have the same size and share columns.
     """
     from gen_ray.engine.plots import grids
 
     levels, spread = made.spec.levels, made.uncertainty()
     alone = {
-        "given + hole": grids.with_missing(known, made.mask, levels=levels),
+        "input, missing marked": grids.with_missing(known, made.mask, levels=levels),
         **({} if truth is None else {"truth": grids.rgb(truth, levels=levels)}),
         "mean": grids.rgb(made.mean(), levels=levels),
         f"std 0 … {float(spread.mean(1).max()):.2f}": grids.uncertainty_map(spread),

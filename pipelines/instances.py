@@ -1,4 +1,4 @@
-"""What the verbs about instances share: the model, and the instances themselves from files or from a data set."""
+"""Options shared by the verbs about instances: the model, and instances from files or from a data set."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,35 +21,40 @@ ModelName = Annotated[
     ),
 ]
 Rows = Annotated[
-    int, typer.Option("-n", min=1, max=10_000_000, help="Rows of a source: a seeded choice over the whole split.")
+    int,
+    typer.Option(
+        "-n", min=1, max=10_000_000, help="Number of rows of a source, chosen by a seed over the whole split."
+    ),
 ]
-Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="All draws are a function of it.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of all random draws.")]
 Storage = Annotated[
     Path,
     typer.Option(
         parser=root,
         metavar="FOLDER|URI",
         envvar=ENVIRONMENT,
-        help="storage.root of the runs; s3://bucket/prefix and the like too.",
+        help="storage.root of the runs: a folder, or a URI such as s3://bucket/prefix.",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class InstanceOptions:
-    """Where instances are to come from: files, a source, or, with neither, the data the model was trained on."""
+    """The instances to read: files, a source, or, with neither, the data that the model was trained on."""
 
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Pictures, .npz of stored values, .txt for text models.")
+        list[Path] | None, typer.Argument(help="Pictures, .npz of stored values, or .txt for text models.")
     ] = None
-    data: Annotated[str | None, typer.Option(help="A source instead of files, as in gen-ray prepare SOURCE.")] = None
+    data: Annotated[
+        str | None, typer.Option(help="A source as in gen-ray prepare SOURCE. Default: the training data.")
+    ] = None
     root: Annotated[Path | None, typer.Option(help="Folder of that source's files.")] = None
-    split: Annotated[str, typer.Option(help="Its split: train, validation or test.")] = "test"
+    split: Annotated[str, typer.Option(help="Split of the source: train, validation or test.")] = "test"
     resize: Annotated[bool, typer.Option("--resize", help="Scale images to the model's size and levels.")] = False
 
 
 def load(model: str, storage: Path) -> "Model":
-    """Return a trained model on the device there is."""
+    """Return a trained model on the first GPU, or else on the CPU."""
     folder = find(model, storage)  # before torch, whose import takes longer
     from gen_ray.engine.inference import artifact
 
@@ -57,7 +62,7 @@ def load(model: str, storage: Path) -> "Model":
 
 
 def find(model: str, root: Path, tracking_uri: str | None = None) -> Path:
-    """Return the artifact folder of a MODEL, of a registered one as it was downloaded. Raise UserError, RunError."""
+    """Return the artifact folder of a MODEL; a registered one is downloaded first. Raise UserError, RunError."""
     from gen_ray import run_directory
 
     if not model.startswith(run_directory.REGISTERED) and not run_directory.MLFLOW_RUN.fullmatch(model):
@@ -76,7 +81,7 @@ def device() -> "torch.device":
 
 
 def gather(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
-    """Return stored instances (N, *shape) as the model's data and a name for each: of a source n chosen ones.
+    """Return instances (N, *shape) converted to the model's data and N names; of a source, n rows chosen by seed.
 
     Raise UserError.
     """
@@ -97,7 +102,7 @@ def gather(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tup
 
 
 def tell_left_out(file: Path, spec: "DataSpec") -> None:
-    """Print one line on the part of a file that reading drops, if it does; on stderr, beside the figures."""
+    """Print a line on stderr if reading drops a part of the file."""
     from gen_ray.engine.inference import instances
 
     if line := instances.dropped_part(file, spec):
@@ -123,7 +128,7 @@ def _rows(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tupl
         options=options,
         on_bad_row=BadRows.parse(trained.on_bad_row),
     )
-    prepared.shards(asked.split)  # an unknown split is told before anything is read
+    prepared.shards(asked.split)  # reports an unknown split before anything is read
     n = min(n, prepared.rows[asked.split])
     memory.require(8 * n * prepared.spec.dims, f"{n:,} rows of {prepared.spec.name}", "choose fewer with -n")
     rows = chosen_rows(prepared.rows[asked.split], n)  # not the first ones: sources are often sorted by class

@@ -1,4 +1,4 @@
-"""gen-ray jobs list|logs|stop: what runs and ran on a cluster."""
+"""gen-ray jobs list|logs|stop: the jobs of a Ray cluster."""
 
 from datetime import datetime
 from typing import Annotated
@@ -10,12 +10,12 @@ from pipelines.submit import LOCAL, Address, followed
 
 app = terminal.new_app()
 app.callback()(lambda: None)
-Id = Annotated[str, typer.Argument(help="The job.")]
+Id = Annotated[str, typer.Argument(help="The job's id.")]
 
 
 @app.command("list")
 def list_(address: Address = LOCAL) -> None:
-    """Show the jobs, the newest first."""
+    """List the jobs, newest first."""
     from gen_ray.cluster.jobs.jobs import Jobs
 
     lines = [
@@ -40,9 +40,9 @@ def list_(address: Address = LOCAL) -> None:
 def logs(
     id: Id,
     address: Address = LOCAL,
-    follow: Annotated[bool, typer.Option("--follow", help="Until it ends; then exit as it did.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", help="Print until the job ends; exit with its code.")] = False,
 ) -> None:
-    """Print what a job has printed."""
+    """Print the output of a job."""
     from gen_ray.cluster.jobs.jobs import Jobs
 
     jobs = Jobs(address)
@@ -53,10 +53,10 @@ def logs(
 
 @app.command()
 def stop(id: Id, address: Address = LOCAL) -> None:
-    """Have a job save a checkpoint, close its MLflow run as KILLED, and end; train --resume goes on from there."""
+    """Stop a job: it saves a checkpoint and closes its MLflow run as KILLED; train --resume continues it."""
     from gen_ray.cluster.jobs.jobs import Jobs
 
-    typer.echo(f"{id}: {'is told to end' if Jobs(address).stop(id) else 'had ended'}")
+    typer.echo(f"{id}: {'stopping' if Jobs(address).stop(id) else 'had already ended'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""gen-ray latent: what a model's latent space holds."""
+"""gen-ray latent: encodings, reconstructions, interpolations and maps of a model's latent space."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,18 +20,18 @@ app = terminal.new_app()
 app.callback()(lambda: None)
 
 COLUMNS = 16
-"""Instances beside one another, at most."""
+"""Maximum number of instances per row."""
 
 Refine = Annotated[
     int,
     typer.Option(
-        min=0, max=100_000, help="Steps of variational inference anew for each instance; tells the amortisation gap."
+        min=0, max=100_000, help="Steps of variational inference per instance; prints the amortisation gap. 0: none."
     ),
 ]
 
 
 @app.command()
-@terminal.grouped
+@terminal.option_groups
 def encode(
     model: ModelName,
     asked: InstanceOptions,
@@ -43,7 +43,7 @@ def encode(
     ),
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Write the posterior features q(z|x) of instances."""
+    """Write the approximate posterior q(z|x) of instances as features."""
     terminal.one_of("--out must end in", out.suffix, (".npz",))
     from gen_ray.engine.inference import latent
     from gen_ray.engine.plots import grids as plots
@@ -56,25 +56,25 @@ def encode(
         better = latent.refine(found, x, steps=refine, seed=seed, device=where)
         q = better.posterior
         arrays |= {"refined_mu": q.mu, "refined_log_var": q.log_var, "amortisation_gap_nats": better.gap_nats}
-        _tell(better)
+        _show_gap(better)
     plots.write_arrays(out, arrays)
     typer.echo(f"{out}: {', '.join(arrays)} of {len(x)} instances, {posterior.mu.shape[1]} latent dimensions")
 
 
 @app.command()
-@terminal.grouped
+@terminal.option_groups
 def reconstruct(
     model: ModelName,
     asked: InstanceOptions,
     n: Rows = 16,
     refine: Refine = 0,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="A .png: originals, reconstructions, refined ones, in rows.")] = Path(
+    out: Annotated[Path, typer.Option(help="A .png with rows of originals, reconstructions and refined ones.")] = Path(
         "reconstructions.png"
     ),
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Draw instances above the mean of p(x|z) at the mean of q(z|x)."""
+    """Draw instances and, below them, their reconstructions: the mean of p(x|z) at the mean of q(z|x)."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
     from gen_ray.engine.inference import latent
     from gen_ray.engine.plots import grids as plots
@@ -89,24 +89,24 @@ def reconstruct(
     }
     if refine:
         better = latent.refine(found, x, steps=refine, seed=seed, device=where)
-        rows[f"refined: the same, q(z|x) found anew by {refine} steps"] = latent.decode(found, better.posterior.mu)
-        _tell(better)
+        rows[f"refined: the same, q(z|x) after {refine} steps of inference"] = latent.decode(found, better.posterior.mu)
+        _show_gap(better)
     plots.write(out, _blocks(rows, found.spec.levels))
     typer.echo(f"{out}: {len(x)} instances and their reconstructions")
 
 
 @app.command()
-@terminal.grouped
+@terminal.option_groups
 def interpolate(
     model: ModelName,
     asked: InstanceOptions,
-    n: Annotated[int, typer.Option("-n", min=2, max=10_000_000, help="How many rows of a source.")] = 5,
-    steps: Annotated[int, typer.Option(min=2, max=10_000, help="Images of a way, its ends included.")] = 9,
+    n: Annotated[int, typer.Option("-n", min=2, max=10_000_000, help="Number of rows of a source.")] = 5,
+    steps: Annotated[int, typer.Option(min=2, max=10_000, help="Images per interpolation, including both ends.")] = 9,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="A .png, a row for each way.")] = Path("interpolation.png"),
+    out: Annotated[Path, typer.Option(help="A .png with one row per interpolation.")] = Path("interpolation.png"),
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Draw the straight ways in latent space from each instance to the next."""
+    """Draw linear interpolations in latent space from each instance to the next."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
     from gen_ray.engine.inference import latent
     from gen_ray.engine.plots import grids as plots
@@ -114,26 +114,26 @@ def interpolate(
 
     found, x = _gathered(model, asked, n, storage)
     if len(x) < 2:
-        raise UserError("one instance: a way needs two ends, give another file")
+        raise UserError("one instance: an interpolation needs two; give another file")
     ways = latent.interpolate(found, x, steps=steps, seed=seed, device=instances.device())
     columns = {
         "from": (x[:-1], 1),
-        "straight ways between the means of q(z|x)": (ways.flatten(0, 1), steps),
+        "linear interpolation between the means of q(z|x)": (ways.flatten(0, 1), steps),
         "to": (x[1:], 1),
     }
     grids = {title: plots.grid(part, levels=found.spec.levels, columns=wide) for title, (part, wide) in columns.items()}
     plots.write(out, plots.panel(grids))
-    typer.echo(f"{out}: {len(ways)} ways of {steps} images")
+    typer.echo(f"{out}: {len(ways)} interpolations of {steps} images")
 
 
 @app.command()
 def manifold(
     model: ModelName,
-    side: Annotated[int, typer.Option(min=2, max=100, help="Images along a side.")] = 20,
-    out: Annotated[Path, typer.Option(help="A .png.")] = Path("manifold.png"),
+    side: Annotated[int, typer.Option(min=2, max=100, help="Images per side of the map.")] = 20,
+    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("manifold.png"),
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Draw the map of a two-dimensional latent space, at equal steps of the prior's probability."""
+    """Draw a map of a two-dimensional latent space on a grid of equally spaced quantiles of the prior."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
     from gen_ray.engine.inference import latent
     from gen_ray.engine.plots import grids as plots
@@ -147,7 +147,7 @@ def manifold(
 
 
 def _gathered(model: str, asked: InstanceOptions, n: int, storage: Path) -> tuple["Model", "Tensor"]:
-    """Return the model, which must have a latent space, and the instances asked for (N, *shape)."""
+    """Return the model and the instances (N, *shape). Raise UserError if the model has no latent space."""
     from gen_ray.engine.inference import latent
 
     found = instances.load(model, storage)
@@ -157,7 +157,7 @@ def _gathered(model: str, asked: InstanceOptions, n: int, storage: Path) -> tupl
 
 
 def _blocks(rows: Mapping[str, "Tensor"], levels: int) -> "np.ndarray":
-    """Return titled rows of images (N, C, H, W), instance above instance, in blocks of so many as stand in a row."""
+    """Return a picture (H, W, 3): the titled rows of images (N, C, H, W) in blocks of COLUMNS instances."""
     from gen_ray.engine.plots import grids as plots
 
     n = len(next(iter(rows.values())))
@@ -175,7 +175,7 @@ def _blocks(rows: Mapping[str, "Tensor"], levels: int) -> "np.ndarray":
     )
 
 
-def _tell(better: "RefinedPosterior") -> None:
+def _show_gap(better: "RefinedPosterior") -> None:
     gap, n = better.gap_nats, len(better.gap_nats)
     error = float(better.gap_standard_error.square().sum().sqrt()) / n
     worst = int(gap.argmax())

@@ -1,4 +1,4 @@
-"""gen-ray plan: what a run would take on how many machines, before they are paid for."""
+"""gen-ray plan: predict time, memory and storage of a run by number of machines."""
 
 import json
 import os
@@ -19,35 +19,37 @@ MB = 2**20
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """What there would be."""
+    """The planned machines and the links between them."""
 
-    nodes: Annotated[int, typer.Option(min=1, max=100_000, help="MachineOptions.")] = 1
-    gpus_per_node: Annotated[int, typer.Option(min=1, max=1024, help="GPUs of each: one worker has one.")] = 1
-    link_gbps: Annotated[float, typer.Option(min=0.001, max=1e9, help="Between machines, gigabits a second.")] = 10
-    node_gbps: Annotated[float, typer.Option(min=0.001, max=1e9, help="Between the GPUs of one machine.")] = 200
-    latency_us: Annotated[float, typer.Option(min=0, max=1e9, help="Of a message between machines, microseconds.")] = 50
+    nodes: Annotated[int, typer.Option(min=1, max=100_000, help="Number of machines.")] = 1
+    gpus_per_node: Annotated[int, typer.Option(min=1, max=1024, help="GPUs per machine, one per worker.")] = 1
+    link_gbps: Annotated[float, typer.Option(min=0.001, max=1e9, help="Bandwidth between machines, Gbit/s.")] = 10
+    node_gbps: Annotated[
+        float, typer.Option(min=0.001, max=1e9, help="Bandwidth between the GPUs of a machine, Gbit/s.")
+    ] = 200
+    latency_us: Annotated[float, typer.Option(min=0, max=1e9, help="Latency of a message, microseconds.")] = 50
 
 
-@terminal.grouped
+@terminal.option_groups
 def plan(
     machines: MachineOptions,
     config: Annotated[Path, typer.Argument(help="The experiment's YAML file.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, or a further YAML file.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value, or further YAML files.")] = None,
     rate: Annotated[
         list[str] | None,
-        typer.Option(help="IMAGES_PER_SECOND@ROWS of one worker there, as measured; twice, for two sizes of a step."),
+        typer.Option(help="Measured rate of one worker, IMAGES_PER_SECOND@ROWS, instead of measuring here; give two."),
     ] = None,
     check: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=10_000, help="Hold the plan against so many workers here; again and again."),
+        typer.Option(min=1, max=10_000, help="Compare the plan with this number of workers here. May be repeated."),
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds of each measurement.")] = 3,
-    steps: Annotated[int, typer.Option(min=2, max=1_000_000, help="Optimizer steps of a round of --check.")] = 60,
+    steps: Annotated[int, typer.Option(min=2, max=1_000_000, help="Optimizer steps per round of --check.")] = 60,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Predict epochs, ingest, memory and storage for 1, 2, 4 … workers, and where more of them stop paying.
+    """Predict epoch time, ingest, memory and storage for 1, 2, 4 … workers, and the number that is still worthwhile.
 
-    One worker's rate is measured here unless --rate says what it is there.
+    The rate of one worker is measured on this machine unless --rate gives that of the planned machine.
     """
     from gen_ray.experiment import load
 
@@ -55,13 +57,15 @@ def plan(
     if check:
         _check(experiment, sorted(set(check)), rounds=rounds, steps=steps, as_json=as_json)
         return
-    asked, pace = _paced(experiment, rate or [], machines.nodes * machines.gpus_per_node, rounds)
+    asked, pace = _workload_and_cost(experiment, rate or [], machines.nodes * machines.gpus_per_node, rounds)
     found = _forecasts(experiment, asked, pace, machines)
     _show(experiment, asked, pace, found, bool(rate), as_json)
 
 
-def _paced(experiment: "Experiment", rates: list[str], most: int, rounds: int) -> "tuple[RunWorkload, StepCost]":
-    """Return the run's load, and the pace of one worker as it is told or as it is here."""
+def _workload_and_cost(
+    experiment: "Experiment", rates: list[str], most: int, rounds: int
+) -> "tuple[RunWorkload, StepCost]":
+    """Return the run's workload and the step cost of one worker, from --rate or measured here."""
     import torch
 
     from gen_ray.bench.planner import RunWorkload, StepCost, paces, shares
@@ -73,7 +77,7 @@ def _paced(experiment: "Experiment", rates: list[str], most: int, rounds: int) -
     family = experiment.model(prepared.spec)
     load = RunWorkload.of(experiment, prepared, family.build_net())
     if rates:
-        return load, StepCost.fit(dict(_told(word) for word in rates))
+        return load, StepCost.fit(dict(_rate(word) for word in rates))
     threads = experiment.scaling.cpus_per_worker
     torch.set_num_threads(os.cpu_count() or 1 if threads == "auto" else threads)
     x = torch.from_numpy(load_split(prepared, "train")[0])
@@ -81,17 +85,17 @@ def _paced(experiment: "Experiment", rates: list[str], most: int, rounds: int) -
     return load, StepCost.fit(paces(experiment, family, x, sizes, device=device(), rounds=rounds))
 
 
-def _told(word: str) -> tuple[float, float]:
-    """Return rows and the seconds of a step from IMAGES_PER_SECOND@ROWS. Raise UserError."""
+def _rate(word: str) -> tuple[float, float]:
+    """Return rows and seconds per step from IMAGES_PER_SECOND@ROWS. Raise UserError."""
     from gen_ray.errors import UserError
 
     rate, _, rows = word.partition("@")
     try:
         found = float(rows), float(rows) / float(rate)
     except (ValueError, ZeroDivisionError):
-        raise UserError(f"--rate {word}: is written IMAGES_PER_SECOND@ROWS, e.g. 5000@128") from None
+        raise UserError(f"--rate {word}: write IMAGES_PER_SECOND@ROWS, e.g. 5000@128") from None
     if min(found) <= 0:
-        raise UserError(f"--rate {word}: both numbers are above 0")
+        raise UserError(f"--rate {word}: both numbers must be above 0")
     return found
 
 
@@ -101,11 +105,11 @@ def _forecasts(
     from gen_ray.bench.planner import forecast, possible
 
     most = machines.nodes * machines.gpus_per_node
-    site = _site(machines)
+    site = _topology(machines)
     return [forecast(pace, load, site, n) for n in possible(load.batch, experiment.training.accumulate, most)]
 
 
-def _site(machines: MachineOptions) -> "Topology":
+def _topology(machines: MachineOptions) -> "Topology":
     from gen_ray.bench.planner import NetworkLink, Topology
 
     latency = machines.latency_us / 1e6
@@ -117,24 +121,29 @@ def _site(machines: MachineOptions) -> "Topology":
 
 
 def _show(
-    experiment: "Experiment", load: "RunWorkload", pace: "StepCost", found: "list[Forecast]", told: bool, as_json: bool
+    experiment: "Experiment",
+    load: "RunWorkload",
+    pace: "StepCost",
+    found: "list[Forecast]",
+    is_given: bool,
+    as_json: bool,
 ) -> None:
     from gen_ray.bench.planner import worthwhile
 
     best = worthwhile(found)
     if as_json:
-        said = {"pace": asdict(pace), "load": asdict(load), "pays_until_workers": best}
-        typer.echo(json.dumps({**said, "forecasts": [asdict(one) for one in found]}, indent=1))
+        result = {"pace": asdict(pace), "load": asdict(load), "pays_until_workers": best}
+        typer.echo(json.dumps({**result, "forecasts": [asdict(one) for one in found]}, indent=1))
         return
     header = ["workers", "rows each", "compute, ms", "waits, ms", "images/s", "efficiency", "epoch, s", "ingest, MB/s"]
     gradients = f"{load.gradient_bytes / MB:.1f} MB of gradients"
     title = f"{experiment.name}: batches of {load.batch} from {load.rows:,} rows, {gradients}"
     terminal.show_table(title, header, [_line(one) for one in found])
-    origin = "as told by --rate" if told else "measured on this machine: --rate says what it is on another"
+    origin = "given by --rate" if is_given else "measured on this machine; --rate sets that of another"
     typer.echo(f"one worker: {1e3 * pace.fixed:.2f} ms a step and {1e6 * pace.per_row:.1f} us a row, {origin}")
-    typer.echo(f"more workers pay until there are {best}: twice as many are then less than 1.3 times as fast")
+    typer.echo(f"up to {best} workers are worthwhile: twice as many would be less than 1.3 times as fast")
     typer.echo(
-        f"each worker: {load.state_bytes / MB:,.0f} MB of weights, gradients, moments and averages, besides activations"
+        f"each worker: {load.state_bytes / MB:,.0f} MB of weights, gradients, moments and averages, plus activations"
         f" and, unless streamed, {load.rows * load.row_bytes / MB:,.0f} MB of data"
     )
     typer.echo(
@@ -164,11 +173,11 @@ def _check(experiment: "Experiment", numbers: list[int], *, rounds: int, steps: 
 
     for number in numbers:
         if experiment.data.batch_size % (number * experiment.training.accumulate):
-            raise UserError(f"--check {number}: data.batch_size={experiment.data.batch_size} cannot be divided by it")
+            raise UserError(f"--check {number}: data.batch_size={experiment.data.batch_size} is not divisible by it")
     found = check(experiment, numbers, rounds=rounds, steps=steps)
     if as_json:
-        said: list[dict[str, Any]] = [{**asdict(one), "ratio": one.ratio} for one in found]
-        typer.echo(json.dumps(said, indent=1))
+        result: list[dict[str, Any]] = [{**asdict(one), "ratio": one.ratio} for one in found]
+        typer.echo(json.dumps(result, indent=1))
         return
     header = ["workers", "planned, images/s", "measured", "ratio"]
     lines = [

@@ -1,4 +1,4 @@
-"""gen-ray prepare SOURCE: a data set becomes Parquet shards, once."""
+"""gen-ray prepare SOURCE: convert a data set to Parquet shards."""
 
 from pathlib import Path
 from typing import Annotated
@@ -18,7 +18,7 @@ def prepare(
     out: Annotated[
         Path | None,
         typer.Option(
-            parser=place, metavar="FOLDER|URI", help="Where the prepared folder goes. Default: data below --storage."
+            parser=place, metavar="FOLDER|URI", help="Parent of the prepared folder. Default: data below --storage."
         ),
     ] = None,
     root: Annotated[
@@ -27,11 +27,12 @@ def prepare(
     ] = None,
     on_bad_row: Annotated[str, typer.Option(help="stop, or skip:K to set aside at most K bad rows.")] = "stop",
     option: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE of the source: length, image_size, levels, shape.")
+        list[str] | None,
+        typer.Option(help="KEY=VALUE: length, image_size, levels or shape of the source. May be repeated."),
     ] = None,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Turn a data set into checked Parquet shards with fixed train, validation and test splits."""
+    """Convert a data set to checked Parquet shards with fixed train, validation and test splits."""
     from gen_ray.configuration.base import validated
     from gen_ray.configuration.overrides import apply
     from gen_ray.datasets.prepare import BadRows, SourceOptions

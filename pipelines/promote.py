@@ -1,4 +1,4 @@
-"""gen-ray promote RUN: measure a model's samplers, and make it the champion that is served."""
+"""gen-ray promote RUN: measure a model's samplers and make it the champion of a registered model."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,26 +22,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromoteOptions:
-    """What of the samplers is measured."""
+    """The settings of the sampler benchmark."""
 
-    sampler: Annotated[list[str] | None, typer.Option(help="Again and again; if left out all but adaptive ones.")] = (
-        None
-    )
+    sampler: Annotated[
+        list[str] | None, typer.Option(help="Sampler to measure. May be repeated. Default: all but adaptive ones.")
+    ] = None
     steps: Annotated[
         list[int] | None,
-        typer.Option(min=1, max=10_000_000, help="Again and again; about each sampler's default if left out."),
+        typer.Option(
+            min=1, max=10_000_000, help="Steps to measure. May be repeated. Default: around each sampler's default."
+        ),
     ] = None
-    n: Annotated[int, typer.Option("-n", min=10, max=1_000_000, help="Samples of each.")] = 1000
+    n: Annotated[int, typer.Option("-n", min=10, max=1_000_000, help="Number of samples per setting.")] = 1000
     minutes: Annotated[
-        float, typer.Option(min=0.01, max=100_000, help="Of measuring; the dearest are left out beyond.")
+        float, typer.Option(min=0.01, max=100_000, help="Time limit of measuring; the slowest settings are left out.")
     ] = 10.0
     seed: Seed = 0
     batch_size: Annotated[
-        int, typer.Option(min=1, max=2**20, help="Samples of one batch, for quality and for seconds.")
+        int, typer.Option(min=1, max=2**20, help="Samples per batch, for quality and for timing.")
     ] = 64
 
     def order(self) -> "MeasurementPlan":
-        """Return the measurement that these options ask for."""
+        """Return the plan of the measurement."""
         from gen_ray.cluster.evaluation.sampler_benchmark import MeasurementPlan
 
         return MeasurementPlan(
@@ -54,23 +56,29 @@ class PromoteOptions:
         )
 
 
-@terminal.grouped
+@terminal.option_groups
 def promote(
     asked: PromoteOptions,
-    run: Annotated[str | None, typer.Argument(help="A run's id or name; or --best, or --rollback.")] = None,
-    best: Annotated[str | None, typer.Option(help="A metric: the best finished run of --experiment by it.")] = None,
+    run: Annotated[str | None, typer.Argument(help="A run's id or name. Alternatives: --best, --rollback.")] = None,
+    best: Annotated[
+        str | None, typer.Option(help="Promote the finished run of --experiment that is best by this metric.")
+    ] = None,
     experiment: Annotated[str, typer.Option(help="The MLflow experiment of --best.")] = "gen_ray",
-    name: Annotated[str | None, typer.Option(help="The registered model; DATA-FAMILY if left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="The registered model. Default: DATA-FAMILY.")] = None,
     metric: Annotated[
-        str, typer.Option(help="By which a run is held against the champion, an eval/… metric.")
+        str, typer.Option(help="Metric by which the run is compared with the champion, eval/….")
     ] = "eval/bits_per_dim",
-    margin: Annotated[float, typer.Option(min=0, max=1e9, help="By how much it must be better.")] = 0.01,
-    force: Annotated[bool, typer.Option("--force", help="Promote it whatever the champion is.")] = False,
-    rollback: Annotated[str | None, typer.Option(help="A registered model: the previous champion again.")] = None,
+    margin: Annotated[
+        float, typer.Option(min=0, max=1e9, help="Minimum improvement on the champion, in the metric's unit.")
+    ] = 0.01,
+    force: Annotated[bool, typer.Option("--force", help="Promote without comparing with the champion.")] = False,
+    rollback: Annotated[
+        str | None, typer.Option(help="Restore the previous champion of this registered model.")
+    ] = None,
     storage: Storage = Path("gen_ray_runs"),
     tracking_uri: Annotated[str | None, typer.Option(help="MLflow's URI. Default: the run's tracking.uri.")] = None,
 ) -> None:
-    """Measure sampler × steps of a trained model, pick along the curve, and make the model champion if it is better."""
+    """Measure samplers × steps of a trained model, choose qualities, and make it the champion if it is better."""
     from gen_ray import run_directory
     from gen_ray.errors import UserError
     from gen_ray.tracking.store import Store
@@ -96,7 +104,7 @@ def promote(
     model = name or _model_name(run_directory.meta(chosen)["data"]["name"], found.family.name)
     terminal.check_name("--name", model)
     reason = "" if force else registry.obstacle(store, model, candidate, margin=margin)
-    if reason:  # told before anything is measured for minutes
+    if reason:  # before minutes of measuring
         typer.echo(f"{model} keeps its champion: {reason} (--force)")
         return
     measured = _measured(found, chosen, store, own, asked.order())
@@ -114,7 +122,7 @@ def _rollback(store: "Store", model: str) -> str:
 
 
 def _check(experiment: "Experiment", artifact: Path, asked: PromoteOptions) -> None:
-    """Raise UserError for samplers and steps that the model does not have, before Ray starts."""
+    """Raise UserError for unknown samplers or invalid steps, before Ray starts."""
     if not asked.sampler and not asked.steps:
         return
     from gen_ray import run_directory
@@ -126,7 +134,7 @@ def _check(experiment: "Experiment", artifact: Path, asked: PromoteOptions) -> N
 
 
 def _kept(measured: "Release", store: "Store", mlflow_id: str, artifact: Path) -> "Release":
-    """Return a release whose artifact is kept where servers find it."""
+    """Return the release with its artifact stored where servers find it."""
     from gen_ray.tracking.releases import keep
 
     path, digest = keep(store, mlflow_id, artifact)
@@ -134,12 +142,12 @@ def _kept(measured: "Release", store: "Store", mlflow_id: str, artifact: Path) -
 
 
 def _model_name(data: str, family: str) -> str:
-    """Return the name of a registered model where none is given: each data set has its own, each folder too."""
+    """Return the default name of a registered model, made of data set (or folder) and family."""
     return f"{data}-{family}".replace("_", "-").lstrip("-.")
 
 
 def _best(store: "Store", metric: str) -> str:
-    """Return the run that is best by a metric. Raise UserError where none has it, or where figures do not compare."""
+    """Return the best run by a metric. Raise UserError if no run has it or if the values are not comparable."""
     from gen_ray.errors import UserError
     from gen_ray.tracking.comparison import differences, tables
     from gen_ray.tracking.runs import rows
@@ -157,7 +165,7 @@ def _best(store: "Store", metric: str) -> str:
 def _measured(
     experiment: "Experiment", folder: Path, store: "Store", run: "RunRow", order: "MeasurementPlan"
 ) -> "Release":
-    """Return what is to be known of the version: curve, choices and fingerprint; keep the curve with the run."""
+    """Measure the samplers and attach the curve to the run; return curve, choices and fingerprint as a release."""
     from gen_ray.cluster.evaluation.sampler_benchmark import Measurement
     from gen_ray.cluster.nodes.connect import connected
     from gen_ray.cluster.training.train import training_data
@@ -167,9 +175,9 @@ def _measured(
 
     with connected(experiment.scaling):
         work = Measurement(experiment, training_data(experiment, folder), folder, order)
-        measured = work.points(_tell)
+        measured = work.points(_show_point)
         if measured is None:
-            typer.echo("no curve: images need labels of two classes or more for an extractor that judges samples")
+            typer.echo("no curve: the Fréchet distance needs images with labels of two classes or more")
             return Release(version="")
         choices = choose(measured.points)
         sha, build = work.fingerprint(choices["fast"].choice)
@@ -185,7 +193,7 @@ def _measured(
     )
 
 
-def _tell(done: int, total: int, point: "CostQuality") -> None:
+def _show_point(done: int, total: int, point: "CostQuality") -> None:
     typer.echo(
         f"{done}/{total}: {point.sampler} {point.steps}, {point.nfe} nfe, {point.seconds_per_sample:.2g} s a sample, "
         f"{point.quality:.4g} ± {point.error:.2g}",
@@ -211,8 +219,8 @@ def _show(measured: "Measured", choices: Mapping[str, "CostQuality"]) -> None:
     how = ", ".join(f"{key} {value}" for key, value in measured.provenance.items())
     terminal.show_table(f"{measured.metric} ({how})", header, lines)
     if measured.left_out:
-        names = ", ".join(f"{dish.choice.sampler} {dish.choice.steps}" for dish in measured.left_out)
-        typer.echo(f"left out, as they would take longer than --minutes: {names}")
+        names = ", ".join(f"{setting.choice.sampler} {setting.choice.steps}" for setting in measured.left_out)
+        typer.echo(f"left out because of --minutes: {names}")
 
 
 def _files(measured: "Measured", choices: Mapping[str, "CostQuality"]) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""gen-ray queue: who has how much of a shared cluster, and who waits."""
+"""gen-ray queue: running and waiting work on a shared cluster."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from pipelines import terminal
 
 
 def queue() -> None:
-    """Show the sweeps and trainings on the cluster that RAY_ADDRESS names, and the cause of each wait."""
+    """Show sweeps and trainings on the cluster that RAY_ADDRESS names, their resources, and what they wait for."""
     from gen_ray.cluster.jobs.queue import members, reserved
     from gen_ray.cluster.nodes.connect import connected
     from gen_ray.experiment import Scaling
@@ -18,18 +18,18 @@ def queue() -> None:
     if others:
         typer.echo(f"reserved by other applications: {_amounts(others)}")
     if not found:
-        typer.echo("nothing runs, nothing waits")
+        typer.echo("nothing runs or waits")
         return
     lines = [
         [
-            wish.name,
-            _amounts(wish.needs),
-            f"{wish.priority:g}",
-            str(wish.running),
+            member.name,
+            _amounts(member.needs),
+            f"{member.priority:g}",
+            str(member.running),
             waits_for,
             f"{seconds / 60:.1f}",
         ]
-        for wish, waits_for, seconds in found
+        for member, waits_for, seconds in found
     ]
     terminal.show_table(
         "queue", ["sweep or run", "each", "priority", "running", "waits for", "minutes"], lines, prose=("waits for",)

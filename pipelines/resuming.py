@@ -1,14 +1,14 @@
-"""The options of --resume that train and sweep share."""
+"""The options next to --resume that train and sweep share."""
 
 from typing import Annotated
 
 import typer
 
 TakeOver = Annotated[
-    bool, typer.Option("--take-over", help="With --resume: ask a live process in the run's folder to end, then go on.")
+    bool, typer.Option("--take-over", help="With --resume: ask the live owner of the folder to end, then continue.")
 ]
 AcceptData = Annotated[
-    bool, typer.Option("--accept-data", help="With --resume: go on although the data are not those of the run.")
+    bool, typer.Option("--accept-data", help="With --resume: continue although the data differ from those of the run.")
 ]
 
 

@@ -1,4 +1,4 @@
-"""gen-ray sample MODEL: draw from a trained model."""
+"""gen-ray sample MODEL: draw samples from a trained model."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,19 +11,19 @@ from pipelines.instances import ModelName, Storage
 
 def sample(
     model: ModelName,
-    n: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="How many.")] = 64,
+    n: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="Number of samples.")] = 64,
     sampler: Annotated[
-        str | None, typer.Option(help="NAME or NAME:option=value; the family's default if left out.")
+        str | None, typer.Option(help="NAME or NAME:option=value. Default: the family's default.")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(min=1, max=10_000_000, help="Steps of the sampler; its default if left out.")
+        int | None, typer.Option(min=1, max=10_000_000, help="Steps of the sampler. Default: that of the sampler.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Sample i is a function of (seed, i).")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed; sample i is a function of (seed, i).")] = 0,
     out: Annotated[
         Path | None,
         typer.Option(help="A .png, .txt or .npz; an existing file is replaced. Default: samples.png, .txt or .npz."),
     ] = None,
-    list_samplers: Annotated[bool, typer.Option("--list-samplers", help="Show the samplers and stop.")] = False,
+    list_samplers: Annotated[bool, typer.Option("--list-samplers", help="List the samplers and exit.")] = False,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Draw samples and write them as a picture, a text or an array."""

@@ -1,4 +1,4 @@
-"""gen-ray schedule add|list|remove|run: sweeps that recur."""
+"""gen-ray schedule add|list|remove|run: recurring sweeps."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,27 +19,30 @@ if TYPE_CHECKING:
 app = terminal.new_app()
 app.callback()(lambda: None)
 
-Name = Annotated[str, typer.Argument(help="The schedule.")]
+Name = Annotated[str, typer.Argument(help="Name of the schedule.")]
 
 
 @app.command()
 def add(
     plan: PlanFile,
-    cron: Annotated[str, typer.Option(help='When: minute hour day month weekday, e.g. "0 2 * * 1-5"; Monday is 1.')],
+    cron: Annotated[str, typer.Option(help='Times: minute hour day month weekday, e.g. "0 2 * * 1-5"; Monday is 1.')],
     overrides: Overrides = None,
-    timezone: Annotated[str, typer.Option(help="Of which the hours are, e.g. Europe/Berlin.")] = "UTC",
-    name: Annotated[str | None, typer.Option(help="Of the schedule; the sweep's own if left out.")] = None,
+    timezone: Annotated[str, typer.Option(help="Time zone of --cron, e.g. Europe/Berlin.")] = "UTC",
+    name: Annotated[str | None, typer.Option(help="Name of the schedule. Default: that of the sweep.")] = None,
     address: Annotated[
         str | None,
-        typer.Option(help="A Ray cluster's dashboard, http://head:8265, for a job there; else it runs here."),
+        typer.Option(help="Run as a job of this Ray cluster (dashboard, http://head:8265). Default: here."),
     ] = None,
     promote: Promote = None,
     margin: Margin = None,
     grace_minutes: Annotated[
-        float, typer.Option(min=0, max=1_000_000, help="How late a missed occurrence is still made up for.")
+        float,
+        typer.Option(
+            min=0, max=1_000_000, help="Maximum delay, in minutes, at which a missed occurrence is still launched."
+        ),
     ] = 60,
 ) -> None:
-    """Have a sweep recur. Its file is read anew each time, in the folder that this is called in."""
+    """Add a recurring sweep. Each occurrence reads the file again, relative to the current folder."""
     from gen_ray.configuration.base import validated
     from gen_ray.recurring.store import RecurringSweep, ScheduleStore
     from gen_ray.sweeps import config
@@ -65,18 +68,18 @@ def add(
         _check_secrets()
     book.add(schedule)
     typer.echo(f"{book.file(schedule.name)}: next {_next(schedule)}")
-    typer.echo(f"kept by: gen-ray schedule run --storage {storage}")
+    typer.echo(f"to launch it: gen-ray schedule run --storage {storage}")
 
 
 def _data_root(folder: Path | None) -> list[str]:
-    """Return the override by which a path of the config means this folder, not the copy of it that a job has."""
+    """Return the override that makes data.root this machine's folder instead of the job's uploaded copy."""
     from gen_ray.configuration import yaml12
 
     return [f"data.root={yaml12.quoted(str(folder))}"] if folder else []
 
 
 def _check_secrets() -> None:
-    """Raise UserError for files of this folder that no job should get."""
+    """Raise UserError for files of this folder that look like secrets."""
     from gen_ray.cluster.jobs import package, secret_files
 
     secret_files.check(Path(), package.contents(Path()))
@@ -84,7 +87,7 @@ def _check_secrets() -> None:
 
 @app.command(name="list")
 def list_(storage: Storage = Path("gen_ray_runs")) -> None:
-    """Show the schedules, when each is due next, and what became of the last occurrence."""
+    """List the schedules with their next time and the result of the last occurrence."""
     keeper, _ = _keeper(storage)
     lines = []
     for name in keeper.book.names():
@@ -102,7 +105,7 @@ def list_(storage: Storage = Path("gen_ray_runs")) -> None:
 
 @app.command()
 def remove(name: Name, storage: Storage = Path("gen_ray_runs")) -> None:
-    """Forget a schedule. An occurrence that runs goes on."""
+    """Remove a schedule. A running occurrence continues."""
     from gen_ray.recurring.store import ScheduleStore
 
     ScheduleStore(storage).remove(name)
@@ -112,11 +115,11 @@ def remove(name: Name, storage: Storage = Path("gen_ray_runs")) -> None:
 @app.command()
 def run(
     once: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Run one occurrence of this schedule now, and exit as it does.")
+        str | None, typer.Option(metavar="NAME", help="Run one occurrence of this schedule now; exit with its code.")
     ] = None,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Keep the schedules until Ctrl-C or SIGTERM, which also ends sweeps of this machine; Ray jobs go on."""
+    """Launch due sweeps until Ctrl-C or SIGTERM, which also ends the sweeps of this machine but no Ray jobs."""
     from gen_ray.errors import EndedError
     from gen_ray.recurring.daemon import Daemon
 
@@ -129,7 +132,7 @@ def run(
     except (EndedError, KeyboardInterrupt):
         if once is not None:
             raise
-        typer.echo("ended")  # as daemons are: no error of it
+        typer.echo("ended")  # a daemon that is ended has not failed
     finally:
         local.close()
 

@@ -1,4 +1,4 @@
-"""gen-ray score MODEL FILE…: how probable a model finds instances."""
+"""gen-ray score MODEL FILE…: the likelihood of instances under a model, in bits per dimension."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,21 +9,25 @@ from pipelines import instances, terminal
 from pipelines.instances import InstanceOptions, ModelName, Rows, Seed, Storage
 
 
-@terminal.grouped
+@terminal.option_groups
 def score(
     model: ModelName,
     asked: InstanceOptions,
     n: Rows = 200,
     effort: Annotated[
-        int | None, typer.Option(min=1, max=100_000, help="Draws an estimate; the evaluation's if left out.")
+        int | None, typer.Option(min=1, max=100_000, help="Draws per estimate. Default: that of the evaluation.")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=2, max=10_000, help="Independent estimates, for the standard error.")] = 5,
+    repeats: Annotated[
+        int, typer.Option(min=2, max=10_000, help="Number of independent estimates, for the standard error.")
+    ] = 5,
     seed: Seed = 0,
-    rows: Annotated[int, typer.Option(min=0, max=10_000_000, help="Show at most so many instances.")] = 20,
-    out: Annotated[Path | None, typer.Option(help="Write all scores to this .npz; replaces a file.")] = None,
+    rows: Annotated[int, typer.Option(min=0, max=10_000_000, help="Maximum number of instances to show.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option(help="Write all scores to this .npz; an existing file is replaced.")
+    ] = None,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Print bits per dimension with kind and standard error: of files one by one, of a source's rows also the mean."""
+    """Print bits per dimension of each instance with kind and standard error, and the mean if there are several."""
     if out is not None:
         terminal.one_of("--out must end in", out.suffix, (".npz",))
     from gen_ray.engine.inference.score import score as measure

@@ -1,4 +1,4 @@
-"""gen-ray serve [MODEL …]: trained models behind an API and a page."""
+"""gen-ray serve [MODEL …]: serve trained models over HTTP, with an API and a page."""
 
 import re
 from dataclasses import dataclass
@@ -17,62 +17,63 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ListenOptions:
-    """Where a server listens."""
+    """The address of the server."""
 
-    host: Annotated[str, typer.Option(help="Address to listen on; any but this machine's own needs keys.")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback needs API keys.")] = "127.0.0.1"
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000
-    allow_host: Annotated[
-        list[str] | None, typer.Option(help="A name by which the server may be addressed; again and again.")
-    ] = None
+    allow_host: Annotated[list[str] | None, typer.Option(help="Host name that requests may use. May be repeated.")] = (
+        None
+    )
 
 
 @dataclass(frozen=True)
 class ReplicaOptions:
-    """What each model is given."""
+    """The replicas of each model and their resources."""
 
-    cpus: Annotated[float, typer.Option(min=0, max=10_000, help="Cores of a replica; so many threads compute.")] = 1
-    gpus: Annotated[float, typer.Option(min=0, max=1, help="GPUs of a replica; a share of one where several fit.")] = 0
-    min_replicas: Annotated[int, typer.Option(min=1, max=1000, help="ReplicaOptions of each model, at least.")] = 1
+    cpus: Annotated[float, typer.Option(min=0, max=10_000, help="Cores and compute threads per replica.")] = 1
+    gpus: Annotated[
+        float, typer.Option(min=0, max=1, help="GPUs per replica; a fraction lets replicas share a GPU.")
+    ] = 0
+    min_replicas: Annotated[int, typer.Option(min=1, max=1000, help="Minimum number of replicas per model.")] = 1
     max_replicas: Annotated[
-        int | None, typer.Option(min=1, max=1000, help="And at most, as work waits; as many as at least if left out.")
+        int | None,
+        typer.Option(
+            min=1, max=1000, help="Maximum number per model; grows with waiting work. Default: --min-replicas."
+        ),
     ] = None
     backlog_seconds: Annotated[
         float,
-        typer.Option(
-            min=0.1, max=86_400, help="Seconds of work that may wait at a replica; more is told to come again."
-        ),
+        typer.Option(min=0.1, max=86_400, help="Seconds of work that may wait at a replica; further requests get 429."),
     ] = 20.0
     follow_seconds: Annotated[
-        float, typer.Option(min=0.1, max=86_400, help="Seconds between looks for a champion.")
+        float, typer.Option(min=0.1, max=86_400, help="Seconds between checks for a new champion.")
     ] = 10.0
 
 
-@terminal.grouped
+@terminal.option_groups
 def serve(
     place: ListenOptions,
     replicas: ReplicaOptions,
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Runs, artifact folders or models:/NAME@champion, perhaps as ID=MODEL; every champion if left out."
+            help="Runs, artifact folders or models:/NAME@champion, each also as ID=MODEL. Default: every champion."
         ),
     ] = None,
-    tracking_uri: Annotated[str | None, typer.Option(help="MLflow's, if it is not below --storage.")] = None,
+    tracking_uri: Annotated[str | None, typer.Option(help="URI of MLflow. Default: the store below --storage.")] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Leave it running on the cluster that RAY_ADDRESS names.")
+        bool, typer.Option("--detach", help="Return and leave it running on the cluster (RAY_ADDRESS).")
     ] = False,
     replace: Annotated[
-        bool, typer.Option("--replace", help="Take the place of what the cluster that RAY_ADDRESS names serves.")
+        bool, typer.Option("--replace", help="Replace the application that the cluster (RAY_ADDRESS) serves now.")
     ] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="End what --detach left running.")] = False,
-    config: Annotated[bool, typer.Option("--config", help="Print the YAML for `serve deploy`, and stop.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop what --detach left running.")] = False,
+    config: Annotated[bool, typer.Option("--config", help="Print the YAML for `serve deploy` and exit.")] = False,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Serve models over HTTP, with a page to play with at /; champions are followed as they change.
+    """Serve models over HTTP, with an interactive page at /; new champions are loaded as they appear.
 
-    Keys are read from GEN_RAY_API_KEYS=name:key,name:key. Ctrl-C and SIGTERM finish what was begun.
+    API keys are read from GEN_RAY_API_KEYS=name:key,name:key. Ctrl-C and SIGTERM finish the running requests first.
     """
     if stop:
         typer.echo("stopped" if _stop() else "nothing was served")
@@ -89,7 +90,7 @@ def serve(
         typer.echo(f"requests: {beside(app.root) / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
         if not detach:
             signals.wait()
-            typer.echo("ending: what was begun is finished", err=True)
+            typer.echo("ending: running requests are finished first", err=True)
 
 
 def _stop() -> bool:
@@ -107,7 +108,7 @@ def _show(app: "ServingApplication", url: str) -> None:
 def application(
     models: list[str], place: ListenOptions, replicas: ReplicaOptions, tracking_uri: str | None, storage: Path
 ) -> "ServingApplication":
-    """Return what is to be served. Raise UserError for what cannot be, before anything starts."""
+    """Return the application to serve. Raise UserError before anything starts if it cannot be served."""
     import os
 
     from gen_ray.cluster.nodes.ports import LOOPBACK
@@ -119,7 +120,7 @@ def application(
     keys = settings.from_environment(os.environ).keys
     if place.host not in LOOPBACK and not keys:
         raise UserError(
-            f"--host {place.host}: others could reach it; say in GEN_RAY_API_KEYS=name:key who may, or leave it out"
+            f"--host {place.host}: other machines could reach it; set GEN_RAY_API_KEYS=name:key, or leave --host out"
         )
     most = replicas.max_replicas or replicas.min_replicas
     if most < replicas.min_replicas:
@@ -147,7 +148,7 @@ def application(
 
 
 def _found(models: list[str], root: Path, tracking_uri: str | None) -> dict[str, str]:
-    """Return what is to be served by its id, every champion where nothing is named. Raise UserError, RunError."""
+    """Return the models to serve by id; every champion if none is named. Raise UserError, RunError."""
     from gen_ray.engine.inference import artifact
     from gen_ray.errors import UserError
     from gen_ray.run_directory import REGISTERED
@@ -166,7 +167,7 @@ def _found(models: list[str], root: Path, tracking_uri: str | None) -> dict[str,
 
 
 def _named(text: str) -> tuple[str, str]:
-    """Return a served model's id and where it is. Raise UserError for an id that no path could have."""
+    """Return a served model's id and location. Raise UserError for an id that cannot be part of a path."""
     from gen_ray.errors import UserError
     from gen_ray.experiment import NAME_PATTERN
     from gen_ray.run_directory import REGISTERED
@@ -196,7 +197,7 @@ def _keys(app: "ServingApplication") -> str:
 
 
 def _yaml(app: "ServingApplication", place: ListenOptions) -> str:
-    """Return what `serve deploy` reads, with the address: of itself it would listen on all interfaces."""
+    """Return the YAML for `serve deploy`; it includes the address because the default is all interfaces."""
     import yaml
 
     from gen_ray.cluster.serving.args import NAME as APP

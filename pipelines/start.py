@@ -1,4 +1,4 @@
-"""gen-ray start head|worker|mlflow: the processes of a cluster's machines."""
+"""gen-ray start head|worker|mlflow: start Ray or MLflow on the machines of a cluster."""
 
 from typing import Annotated
 
@@ -8,35 +8,41 @@ from pipelines import terminal
 
 app = terminal.new_app()
 app.callback()(lambda: None)
-Options = Annotated[list[str] | None, typer.Argument(metavar="[-- RAY OPTIONS …]", help="More for ray start.")]
-Insecure = Annotated[bool, typer.Option("--insecure", help="Let in whoever reaches this machine.")]
+Options = Annotated[
+    list[str] | None, typer.Argument(metavar="[-- RAY OPTIONS …]", help="Further options for ray start.")
+]
+Insecure = Annotated[
+    bool, typer.Option("--insecure", help="Start without authentication: anyone who reaches this machine can use it.")
+]
 
 
 @app.command()
 def head(
     options: Options = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Of Ray itself, for the other machines.")] = 6379,
-    dashboard_port: Annotated[int, typer.Option(min=1, max=65535, help="Of dashboard and jobs, on loopback.")] = 8265,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Ray's port, for the other machines.")] = 6379,
+    dashboard_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of dashboard and jobs, on loopback.")
+    ] = 8265,
     insecure: Insecure = False,
 ) -> None:
-    """Start Ray as a cluster's first machine, which asks for a token; the token is made where there is none."""
+    """Start Ray on a cluster's head. It requires a token, which is created if there is none."""
     from gen_ray.cluster.nodes import nodes
     from gen_ray.host import ray_token
 
     _warn(insecure)
     code = nodes.head(port=port, dashboard_port=dashboard_port, insecure=insecure, options=options or [])
     if not code and not insecure:
-        typer.echo(f"the token is in {ray_token.file()}; every machine that is to work here needs a copy")
+        typer.echo(f"the token is in {ray_token.file()}; every machine of the cluster needs a copy")
     raise typer.Exit(code)
 
 
 @app.command()
 def worker(
-    address: Annotated[str, typer.Argument(metavar="HEAD:PORT", help="Of the first machine.")],
+    address: Annotated[str, typer.Argument(metavar="HEAD:PORT", help="Address of the head.")],
     options: Options = None,
     insecure: Insecure = False,
 ) -> None:
-    """Start Ray as a further machine of a cluster, with the token of its head."""
+    """Start Ray on a further machine of a cluster, with the token of the head."""
     from gen_ray.cluster.nodes import nodes
 
     _warn(insecure)
@@ -48,14 +54,14 @@ def mlflow(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 5000,
     allow_host: Annotated[
-        list[str] | None, typer.Option(help="A name by which the server may be addressed; again and again.")
+        list[str] | None, typer.Option(help="Host name that requests may use. May be repeated.")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return when it answers, and leave it running.")] = False,
     insecure: Insecure = False,
 ) -> None:
-    """Start MLflow's server, with SQLite and files below GEN_RAY_STORAGE.
+    """Start MLflow's server with SQLite and files below GEN_RAY_STORAGE.
 
-    MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS_DESTINATION name a database and an object store instead.
+    MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS_DESTINATION select a database and an object store instead.
     """
     from gen_ray.cluster.nodes import nodes, ports
 
@@ -68,7 +74,7 @@ def mlflow(
 
 def _warn(insecure: bool) -> None:
     if insecure:
-        typer.echo("warning: whoever reaches this machine can run code on it (--insecure)", err=True)
+        typer.echo("warning: anyone who reaches this machine can run code on it (--insecure)", err=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""gen-ray submit VERB …: the same verb as a job of a Ray cluster."""
+"""gen-ray submit VERB …: run a verb as a job of a Ray cluster."""
 
 import os
 import time
@@ -13,37 +13,36 @@ if TYPE_CHECKING:
     from gen_ray.cluster.jobs.jobs import Jobs
 
 VERBS = ("compare", "demo", "doctor", "ema", "evaluate", "prepare", "promote", "queue", "serve", "sweep", "train")
-"""What works on storage.root alone: files written beside it would go with the job."""
+"""Verbs that write below storage.root only: other files would be lost with the job."""
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 LOCAL = "http://127.0.0.1:8265"
 
-Address = Annotated[
-    str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Of the cluster's dashboard, e.g. by ray dashboard.")
-]
+Address = Annotated[str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Address of the cluster's dashboard.")]
 
 
 def submit(
-    words: Annotated[list[str], typer.Argument(metavar="VERB …", help="A verb and what it is given, as ever.")],
+    words: Annotated[list[str], typer.Argument(metavar="VERB …", help="A verb with its arguments and options.")],
     address: Address = LOCAL,
-    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id, and leave it to itself.")] = False,
-    id: Annotated[str | None, typer.Option(help="Of the job; the verb and the time if left out.")] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id and return.")] = False,
+    id: Annotated[str | None, typer.Option(help="Id of the job. Default: made from verb and time.")] = None,
     env: Annotated[
-        list[str] | None, typer.Option(help="KEY=VALUE for the job, or KEY with its value here; again and again.")
+        list[str] | None,
+        typer.Option(help="Variable for the job: KEY=VALUE, or KEY with its value here. May be repeated."),
     ] = None,
-    working_dir: Annotated[Path, typer.Option(help="The folder that the job gets a copy of.")] = Path(),
+    working_dir: Annotated[Path, typer.Option(help="The folder to upload; the job runs in a copy of it.")] = Path(),
     include: Annotated[
         list[str] | None,
         typer.Option(metavar="FILE", help="A file to upload although it looks like a secret; may be repeated."),
     ] = None,
     limit_mb: Annotated[
-        float, typer.Option(min=0, max=1_000_000, help="Megabytes of that folder that may be uploaded.")
+        float, typer.Option(min=0, max=1_000_000, help="Maximum size of the upload, in megabytes.")
     ] = 100,
 ) -> None:
-    """Run a verb on a cluster: the same as ray job submit -- python -m pipelines.VERB, and exit as it does.
+    """Run a verb as a job, as ray job submit -- python -m pipelines.VERB does, and exit with its exit code.
 
-    Ctrl-C leaves the job running. The folder is uploaded without what .gitignore and .rayignore name; files that look
-    like secrets, and links that lead out of the folder, are refused. Results go below storage.root, which is a folder
-    that all machines share, or s3://…: GEN_RAY_STORAGE there says which.
+    Ctrl-C leaves the job running. The folder is uploaded without files that .gitignore and .rayignore name; files that
+    look like secrets, and links that lead out of the folder, are refused. Results go below storage.root, a folder that
+    all machines share or s3://…, set by GEN_RAY_STORAGE on the cluster.
     """
     from gen_ray.cluster.jobs import package
     from gen_ray.cluster.jobs.jobs import Jobs
@@ -66,33 +65,35 @@ def submit(
 
 
 def _check(verb: str, folder: Path) -> None:
-    """Raise UserError for a verb that cannot run as a job, and where the folder is missing."""
+    """Raise UserError for a verb that cannot run as a job and for a missing folder."""
     from gen_ray.errors import UserError, nearest
 
     if verb not in VERBS:
         raise UserError(
-            f"{verb}: cannot run as a job: only files below storage.root outlive it; {nearest(verb, VERBS)}"
+            f"{verb}: cannot run as a job, because only files below storage.root outlive it; {nearest(verb, VERBS)}"
         )
     if not folder.is_dir():
         raise UserError(f"--working-dir {folder}: is not a folder")
 
 
 def followed(jobs: "Jobs", job: str) -> int:
-    """Print what a job prints until it ends, and return its exit code; Ctrl-C leaves it running."""
+    """Print the output of a job until it ends and return its exit code; Ctrl-C leaves it running."""
     try:
         return jobs.follow(job, lambda text: typer.echo(text, nl=False))
     except KeyboardInterrupt:
-        typer.echo(f"\n{job} goes on; gen-ray jobs logs {job} --follow, or gen-ray jobs stop {job}", err=True)
+        typer.echo(f"\n{job} continues; gen-ray jobs logs {job} --follow, or gen-ray jobs stop {job}", err=True)
         raise
 
 
 def _variable(word: str) -> tuple[str, str]:
-    """Return an environment variable's name and value. Raise UserError where it has none."""
+    """Return the name and value of an environment variable. Raise UserError if it has no value."""
     from gen_ray.errors import UserError
 
     key, equals, value = word.partition("=")
     if not equals and key not in os.environ:
         raise UserError(f"--env {key}: is not set in this shell; write --env {key}=VALUE")
     if key.startswith("RAY_AUTH_"):
-        raise UserError(f"--env {key}: a job has the cluster's own; in its environment everybody could read it")
+        raise UserError(
+            f"--env {key}: a job has the cluster's token; every user of the cluster can read a job's variables"
+        )
     return key, value if equals else os.environ[key]

@@ -1,4 +1,4 @@
-"""gen-ray sweep CONFIG [key=value …]: many runs of one experiment, to find the best of them."""
+"""gen-ray sweep CONFIG [key=value …]: search the settings of an experiment for the best run."""
 
 import re
 from pathlib import Path
@@ -12,31 +12,34 @@ from pipelines.resuming import AcceptData, TakeOver, check_resume
 if TYPE_CHECKING:
     from gen_ray.sweeps.config import SweepPlan
 
-PlanFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep's YAML file, e.g. of configs/sweeps.")]
+PlanFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The sweep's YAML file, e.g. one of configs/sweeps.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value of the sweep (trials=8) or of all trials (training.epochs=3)")
 ]
 Promote = Annotated[
     str | None,
-    typer.Option(help="A registered model in MLflow, whose champion the best trial becomes if it is better."),
+    typer.Option(help="Registered model in MLflow; the best trial becomes its champion if it is better."),
 ]
 Margin = Annotated[
-    float | None, typer.Option(min=0, max=1e9, help="By how much, in the metric's unit; 0.01 if left out.")
+    float | None,
+    typer.Option(min=0, max=1e9, help="Minimum improvement for --promote, in the metric's unit. Default: 0.01."),
 ]
 
 
 def sweep(
     plan: PlanFile,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved sweep and stop.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the newest unfinished sweep.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved sweep and exit.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the newest unfinished sweep.")] = False,
     take_over: TakeOver = False,
     accept_data: AcceptData = False,
-    tag: Annotated[list[str] | None, typer.Option(help="key=value, a tag of the sweep's run in MLflow.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Tag key=value of the sweep's run in MLflow. May be repeated.")
+    ] = None,
     promote: Promote = None,
     margin: Margin = None,
 ) -> None:
-    """Try the points of a space on Ray Tune; MLflow has the sweep as one run and each trial below it."""
+    """Run the trials of a search space on Ray Tune; MLflow shows one run for the sweep and, below it, one per trial."""
     from gen_ray.errors import RunError
     from gen_ray.sweeps import config
 
@@ -62,29 +65,27 @@ def sweep(
 
 
 def check_promotion(promote: str | None, margin: float | None) -> None:
-    """Raise UserError for a name that MLflow would refuse, or a margin of nothing: before hours are spent."""
+    """Raise UserError for a name that MLflow would refuse, or for --margin without --promote."""
     from gen_ray.errors import UserError
     from gen_ray.experiment import NAME_PATTERN
 
     if promote is None and margin is not None:
         raise UserError("--margin: has no effect without --promote MODEL")
     if promote is not None and not re.fullmatch(NAME_PATTERN, promote):
-        raise UserError(f"--promote {promote!r}: a model's name is of letters, digits, '.', '_' and '-'")
+        raise UserError(f"--promote {promote!r}: a model's name consists of letters, digits, '.', '_' and '-'")
 
 
 def _tags(words: list[str]) -> dict[str, str]:
     from gen_ray.errors import UserError
 
     for word in words:
-        if not re.match(r"[\w./ -]{1,250}=.", word):  # what MLflow takes for a key
-            raise UserError(
-                f"--tag {word!r}: a tag is written key=value, its key of letters, digits, '.', '_', '/', '-'"
-            )
+        if not re.match(r"[\w./ -]{1,250}=.", word):  # the keys that MLflow accepts
+            raise UserError(f"--tag {word!r}: write key=value; the key consists of letters, digits, '.', '_', '/', '-'")
     return {key: value for key, _, value in (word.partition("=") for word in words)}
 
 
 def _promoted(plan: "SweepPlan", sweep_id: str, best: str, model: str, margin: float | None) -> str:
-    """Hold the best trial against the champion, and return what came of it, which the sweep's run is tagged with."""
+    """Compare the best trial with the champion; tag the sweep's run with the outcome and return it."""
     from gen_ray import run_directory
     from gen_ray.cluster.training.train import store_of
     from gen_ray.tracking import registry

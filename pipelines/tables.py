@@ -1,4 +1,4 @@
-"""Tables on a terminal, in which no figure and no id is cut off: all text is plain, never rich's markup."""
+"""Tables on a terminal: numbers and ids are never cut off, and text is never read as rich's markup."""
 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -7,11 +7,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 BREAKABLE = 12
-"""Characters that a column of prose needs at least."""
+"""Minimum width of a prose column, in characters."""
 UNLIMITED = 100_000
-"""Characters of a line of a file or pipe."""
+"""Line width that means a file or pipe, in characters."""
 PIPED = 200
-"""Characters after which prose is broken in a file or pipe."""
+"""Line width at which prose is wrapped in a file or pipe, in characters."""
 
 
 def show_table(
@@ -22,9 +22,9 @@ def show_table(
     prose: Collection[str] = (),
     dispensable: Sequence[str] = (),
 ) -> None:
-    """Print a table. On a narrow terminal, columns named in prose are broken, dispensable ones left out in their order.
+    """Print a table. On a narrow terminal, wrap the columns named in prose and leave out dispensable ones in order.
 
-    If that is not enough, each line is printed as a list of its values by name.
+    If the table is still too wide, each line is printed as a list of names and values.
     """
     from rich.console import Console
 
@@ -32,19 +32,19 @@ def show_table(
     if not console.is_terminal:
         console = Console(markup=False, emoji=False, highlight=False, width=UNLIMITED)
     widths = [_width(name, column, prose) for name, column in zip(header, _columns(header, lines), strict=True)]
-    room = max(PIPED, _needed(widths)) if console.width == UNLIMITED else console.width
+    width = max(PIPED, _needed(widths)) if console.width == UNLIMITED else console.width
     kept, left_out = list(range(len(header))), [name for name in dispensable if name in header]
     gone = []
-    while _needed([widths[i] for i in kept]) > room and left_out:
+    while _needed([widths[i] for i in kept]) > width and left_out:
         gone.append(left_out.pop(0))
         kept.remove(header.index(gone[-1]))
     console.print(title, soft_wrap=True)
-    if _needed([widths[i] for i in kept]) > room:
+    if _needed([widths[i] for i in kept]) > width:
         _print_records(console, header, lines)
         return
-    _print_table(console, [header[i] for i in kept], [[line[i] for i in kept] for line in lines], prose, room)
+    _print_table(console, [header[i] for i in kept], [[line[i] for i in kept] for line in lines], prose, width)
     if gone:
-        console.print(f"left out, as the terminal has {room} columns: {', '.join(gone)}", soft_wrap=True)
+        console.print(f"left out because the terminal has {width} columns: {', '.join(gone)}", soft_wrap=True)
 
 
 def _columns(header: list[str], lines: list[list[str]]) -> list[list[str]]:
@@ -52,7 +52,7 @@ def _columns(header: list[str], lines: list[list[str]]) -> list[list[str]]:
 
 
 def _width(name: str, cells: list[str], prose: Collection[str]) -> int:
-    """Return the characters that a column needs at least."""
+    """Return the minimum width of a column, in characters."""
     from rich.cells import cell_len
 
     widest = max((cell_len(part) for cell in (name, *cells) for part in cell.splitlines() or [""]), default=0)
@@ -60,12 +60,12 @@ def _width(name: str, cells: list[str], prose: Collection[str]) -> int:
 
 
 def _needed(widths: Collection[int]) -> int:
-    """Return the characters of a line: each column has a border and a blank on either side."""
+    """Return the width of a line, in characters: each column has a border and a blank on either side."""
     return sum(width + 3 for width in widths) + 1
 
 
 def _print_table(
-    console: "Console", header: list[str], lines: list[list[str]], prose: Collection[str], room: int
+    console: "Console", header: list[str], lines: list[list[str]], prose: Collection[str], width: int
 ) -> None:
     from rich.table import Table
 
@@ -75,7 +75,7 @@ def _print_table(
         table.add_column(name, no_wrap=name not in prose, overflow="fold", justify="left" if left else "right")
     for line in lines:
         table.add_row(*line)
-    console.print(table, width=room)
+    console.print(table, width=width)
 
 
 def _print_records(console: "Console", header: list[str], lines: list[list[str]]) -> None:

@@ -1,4 +1,4 @@
-"""How the verbs speak: errors in one line with the right exit code, progress with rate and remaining time."""
+"""Entry point and output of the verbs: one-line errors with exit codes, progress with rate and remaining time."""
 
 import inspect
 import os
@@ -30,14 +30,14 @@ INTERRUPTED = 130
 
 
 def main(verb: typer.Typer | Callable[..., Any]) -> None:
-    """Run a verb or all of them. Exit 0 done, 1 failed, 2 the user's mistake; --debug shows the traceback."""
-    # Before torch is loaded, which reads it once: spinning at barriers, its threads wait for any other work's turn.
+    """Run one verb or all of them. Exit codes: 0 done, 1 failed, 2 user error; --debug shows the traceback."""
+    # Must precede the import of torch, which reads it once: threads that spin at barriers slow down all other work.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     failures.prepare_streams()
     failures.find_home()
     ray_token.use()
     _bypass_proxy()
-    app = verb if isinstance(verb, typer.Typer) else _alone(verb)
+    app = verb if isinstance(verb, typer.Typer) else _single_verb(verb)
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     if isinstance(verb, typer.Typer) and not sys.argv[1:]:
@@ -69,7 +69,7 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
 
 
 def _run(app: Callable[..., Any]) -> NoReturn:
-    """Run a command line and exit as it does. Raise KeyboardInterrupt where Ctrl-C ended it."""
+    """Run a command line and exit with its code. Raise KeyboardInterrupt if Ctrl-C ended it."""
     from gen_ray.errors import UserError
 
     if fault := failures.unreadable_word(sys.argv):
@@ -78,7 +78,7 @@ def _run(app: Callable[..., Any]) -> NoReturn:
     shadowing.check(Path.cwd())
     with signals.in_order():
         code = app(standalone_mode=False)
-        if code == INTERRUPTED:  # as typer answers Ctrl-C
+        if code == INTERRUPTED:  # typer's exit code for Ctrl-C
             raise KeyboardInterrupt
         if sys.stdout:
             sys.stdout.flush()  # a full disk or a closed pipe is reported here, with its exit code
@@ -86,14 +86,14 @@ def _run(app: Callable[..., Any]) -> NoReturn:
 
 
 def _bypass_proxy() -> None:
-    """Let clients reach this machine's own servers where a proxy is set: Ray's dashboard, MLflow, an object store."""
+    """Exclude this machine from HTTP proxies, so that clients reach its Ray dashboard, MLflow and object store."""
     present = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     names = [name for name in ("localhost", "127.0.0.1", "::1") if name not in present.split(",")]
     merged = ",".join([*filter(None, [present]), *names])
     os.environ.update(no_proxy=merged, NO_PROXY=merged)
 
 
-def _alone(verb: Callable[..., Any]) -> typer.Typer:
+def _single_verb(verb: Callable[..., Any]) -> typer.Typer:
     app = new_app()
     app.command()(verb)
     return app
@@ -104,10 +104,10 @@ def new_app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
-def grouped(verb: Callable[..., None]) -> Callable[..., None]:
-    """Return a verb whose parameters that are dataclasses are given field by field, each field an option of its own.
+def option_groups(verb: Callable[..., None]) -> Callable[..., None]:
+    """Return a verb in which each field of a dataclass parameter is a separate option.
 
-    Options that belong together are so written once and shared by verbs: typer itself knows of no groups.
+    Verbs can then share a dataclass of related options; typer itself has no such groups.
     """
     own = inspect.signature(verb)
     groups: dict[str, Any] = {p.name: p.annotation for p in own.parameters.values() if is_dataclass(p.annotation)}
@@ -124,7 +124,7 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
-    """Return a parameter, or what stands for it where it is a dataclass; keyword-only, as typer passes them."""
+    """Return the parameter, or one parameter per field if it is a dataclass; keyword-only, as typer passes them."""
     kind = parameter.annotation
     if not is_dataclass(kind):
         return [parameter.replace(kind=parameter.KEYWORD_ONLY)]
@@ -148,13 +148,13 @@ def _fail(line: str, code: int) -> None:
 
 
 class VerbProgress:
-    """A bar with rate and remaining time on a terminal, a line every ten seconds elsewhere."""
+    """Progress display: a bar with rate and remaining time on a terminal, a line every ten seconds elsewhere."""
 
     LINE_SECONDS = 10.0
 
     def __init__(self, label: str) -> None:
-        """Say what is under way."""
-        self.label, self.said = label, 0.0
+        """Create the display for the work named by label."""
+        self.label, self.printed_at = label, 0.0
         self.first: tuple[int, float] | None = None
         self.bar: Any = None
         if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
@@ -168,20 +168,20 @@ class VerbProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the bar as it stands."""
+        """Stop updating the bar."""
         if self.bar is not None:
             with suppress(OSError):  # the terminal may be gone
                 self.bar.stop()
 
     def __call__(self, done: int, total: int, newest: Mapping[str, float]) -> None:
-        """Show (steps done, steps in all, newest metrics)."""
+        """Show progress: steps done, total steps (0 if unknown) and the newest metrics."""
         now = time.monotonic()
         note = _note(newest)
         if self.bar is not None:
             self.bar.update(self.task, completed=done, total=total or None, note=note)
-        elif done and now - self.said >= self.LINE_SECONDS:
+        elif done and now - self.printed_at >= self.LINE_SECONDS:
             self.first = self.first or (done, now)
-            self.said = now
+            self.printed_at = now
             typer.echo(f"{self.label}: step {done}/{total}{_remaining(self.first, done, total, now)}{note}", err=True)
 
 
@@ -211,7 +211,7 @@ def _bar() -> Any:
 
 
 def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print what an evaluation measured, each figure with what it was measured with."""
+    """Print the metrics of an evaluation, each with its provenance."""
     from gen_ray.engine.evaluation.provenance import FRECHET, reader_note
 
     for name, value in metrics.items():
@@ -222,7 +222,7 @@ def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[
 
 
 def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    """Raise UserError naming the known values where value is not one of them."""
+    """Raise UserError with the nearest known values if value is not one of them."""
     from gen_ray.errors import UserError, nearest
 
     if value not in known:
@@ -230,7 +230,7 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def check_name(option: str, value: str) -> None:
-    """Raise UserError where value cannot be a name, as part of a path or an address."""
+    """Raise UserError if value is not a valid name for a path or an address."""
     from gen_ray.errors import UserError
     from gen_ray.experiment import NAME_PATTERN
 
@@ -241,13 +241,13 @@ def check_name(option: str, value: str) -> None:
 
 
 def show_chains(what: str, known: Mapping[str, "Sampler"]) -> None:
-    """Print what chains there are, a sampler or imputer a line: what it is, what it takes and what it costs."""
+    """Print the samplers or imputers, one per line, with source, options and cost."""
     lines = [
         [name, about.summary, _options(about), str(about.least_steps), *_cost(about)] for name, about in known.items()
     ]
     header = [what, "source", "options", "least steps", "steps", "nfe/step", "nfe"]
     show_table(f"{what}s, the default one first", header, lines, prose=("source", "options"))
-    typer.echo(f"--{what} NAME or NAME:option=value,…; steps are the default, nfe the network evaluations they take")
+    typer.echo(f"--{what} NAME or NAME:option=value,…; steps: the default; nfe: network evaluations of these steps")
 
 
 def _options(about: "Sampler") -> str:
@@ -255,14 +255,14 @@ def _options(about: "Sampler") -> str:
 
 
 def _cost(about: "Sampler") -> list[str]:
-    """Return steps, evaluations a step and in all; a solver that chooses its own steps has no such figure."""
+    """Return default steps, evaluations per step and in total; the latter two vary for an adaptive solver."""
     if about.adaptive:
         return [str(about.default_steps), "varies", "varies"]
     return [str(about.default_steps), str(about.nfe_per_step), str(about.nfe(about.default_steps))]
 
 
 def show_runs(store: "Store", sort: str, *, only: Collection[str] = (), where: Collection[str] = ()) -> "list[Table]":
-    """Print and return the finished runs of a store that are asked for, a table for each provenance."""
+    """Print and return the matching finished runs of a store, one table per provenance."""
     groups = find_runs(store, sort, only=only, where=where)
     for group in groups:
         show_table(group.title, group.header, group.lines, dispensable=group.dispensable)
@@ -272,21 +272,21 @@ def show_runs(store: "Store", sort: str, *, only: Collection[str] = (), where: C
 def find_runs(
     store: "Store", sort: str, *, only: Collection[str] = (), where: Collection[str] = (), err: bool = False
 ) -> "list[Table]":
-    """Return the finished runs of a store that are asked for; print a line, on stderr if err, where there are none."""
+    """Return the matching finished runs of a store. If there are none, print a line (on stderr if err)."""
     from gen_ray.tracking.comparison import chosen, tables
     from gen_ray.tracking.runs import experiments, rows
 
     groups = tables([row for row in chosen(rows(store), where) if not only or row.run_id in only], sort)
     if not groups:
         there = ", ".join(experiments(store))
-        such = " ".join(["no finished runs", *(f"with {wish}" for wish in where)])
+        such = " ".join(["no finished runs", *(f"with {filter_}" for filter_ in where)])
         line = f"{such} in experiment {store.experiment!r} of {store.uri}; experiments there: {there or 'none'}"
         typer.echo(f"{line}; gen-ray compare EXPERIMENT shows another one" if there else line, err=err)
     return groups
 
 
 def ui_command(store: "Store") -> str:
-    """Return the command that opens the MLflow UI on a store, and the address it then answers at."""
+    """Return the command that opens the MLflow UI on a store, with its address."""
     if store.uri.startswith("http"):
         return store.uri
     return f"mlflow ui --backend-store-uri {shlex.quote(store.uri)} --port 5000   then open http://127.0.0.1:5000"

@@ -1,4 +1,4 @@
-"""gen-ray train CONFIG [key=value …]: one experiment to its artifact."""
+"""gen-ray train CONFIG [key=value …]: train one experiment and save its artifact."""
 
 from pathlib import Path
 from typing import Annotated
@@ -12,13 +12,13 @@ from pipelines.resuming import AcceptData, TakeOver, check_resume
 def train(
     config: Annotated[Path, typer.Argument(help="The experiment's YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, e.g. training.epochs=10; further YAML files.")
+        list[str] | None, typer.Argument(help="Settings as key=value, e.g. training.epochs=10, or further YAML files.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the resolved run and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and exit.")] = False,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="Go on with the newest run of this name; a finished one needs more training.epochs."
+            "--resume", help="Continue the newest run of this name; a finished one needs more training.epochs."
         ),
     ] = False,
     take_over: TakeOver = False,

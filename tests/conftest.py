@@ -1,4 +1,4 @@
-"""What tests share: one Ray for the session, one folder of prepared data and extractors, and the command line."""
+"""Shared fixtures: one Ray for the session, one folder of prepared data and extractors, and the command line."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ENVIRONMENT = {
-    "OMP_WAIT_POLICY": "passive",  # tests share their cores; threads that spin at a barrier waste them
+    "OMP_WAIT_POLICY": "passive",  # tests share cores, which threads that spin at a barrier would waste
     "RAY_AUTH_MODE": "disabled",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
@@ -25,7 +25,7 @@ ENVIRONMENT = {
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return a free port of this machine."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return int(found.getsockname()[1])
@@ -41,14 +41,14 @@ ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option of tests/gpu. It is here because pytest reads the options of no conftest.py further down."""
+    """Add the option of tests/gpu. It is here because pytest reads options only from the top conftest.py."""
     parser.addoption(
         "--device", choices=["cuda", "cpu"], help="Device of tests/gpu, for all cases. Default: cuda with -m gpu."
     )
 
 
 def pytest_configure() -> None:
-    """Give the examples of Hypothesis any time they take on a busy machine. tests/gpu runs where it is missing."""
+    """Disable the deadline of Hypothesis, for busy machines. tests/gpu also runs without Hypothesis."""
     if find_spec("hypothesis"):
         from hypothesis import settings
 
@@ -57,7 +57,7 @@ def pytest_configure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say in one line each why tests of tests/gpu were skipped."""
+    """Print the reasons why tests of tests/gpu were skipped, one line each."""
     reports = terminalreporter.getreports("skipped")
     why = Counter(report.longrepr[2] for report in reports if report.nodeid.startswith("tests/gpu/"))
     for reason, number in why.items():
@@ -66,7 +66,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Ray with four logical CPUs for as long as the tests last; ``connected()`` finds it."""
+    """Ray with four logical CPUs during the session; ``connected()`` finds it."""
     import ray
 
     folder = tempfile.mkdtemp(prefix="gr")  # short: socket paths have a limit
@@ -91,7 +91,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Path]:
-    """Return a bucket on a real S3 server of loopback, as storage.root."""
+    """Return a bucket on a real S3 server on loopback, as storage.root."""
     from gen_ray.storage.paths import place, remote
 
     port = S3.rpartition(":")[2]
@@ -115,7 +115,7 @@ def s3() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Said:
-    """How a command ended and what it said."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -131,7 +131,7 @@ class Said:
 
 @pytest.fixture
 def gen_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
-    """Return gen-ray as a function of its words, run in this process."""
+    """Return a function of command-line words that runs gen-ray in this process."""
     from pipelines import cli
 
     def run(*words: object) -> Said:

@@ -1,8 +1,8 @@
-"""A second device, played on the CPU: it computes what the CPU does and mixes with its tensors as little as a GPU does.
+"""A simulated second device on the CPU: same results as the CPU, and like a GPU it refuses tensors of the CPU.
 
-Its tensors call themselves meta's, the one other device that every build of torch knows, and hold tensors of the CPU's.
-Where one of them meets a tensor of the CPU's with dimensions, MixedError is raised, as a RuntimeError is on a GPU. The
-same happens where a generator draws on another device than that for which it was made.
+Its tensors report the device meta, the only other device in every build of torch, and hold tensors of the CPU.
+An operation on one of them and a CPU tensor with dimensions raises MixedError, like a RuntimeError on a GPU. The
+same happens if a generator draws on another device than its own.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +22,11 @@ COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 
 
 class MixedError(Exception):
-    """Tensors of two devices met, or a generator and a tensor."""
+    """An operation used tensors of two devices, or a generator and a tensor of two devices."""
 
 
 def played(op: Op, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-    """Return what op makes of the held tensors, on the device where it would be."""
+    """Return the result of op on the held tensors, on the device where it would be."""
     kwargs = kwargs or {}
     tensors = [part for part in tree_iter((args, kwargs)) if isinstance(part, Tensor)]
     there = [part for part in tensors if isinstance(part, Away)]
@@ -40,12 +40,12 @@ def played(op: Op, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapp
         return args[0]
     if not away:
         return out
-    own = {id(part.held): part for part in there}  # in place, or the very tensor
+    own = {id(part.held): part for part in there}  # an in-place result, or the same tensor
     return tree_map(lambda part: own.get(id(part), Away(part)) if isinstance(part, Tensor) else part, out)
 
 
 def _indexed(op: Op, args: Sequence[Any]) -> bool:
-    """Return whether a tensor there is indexed by integers of here, which a GPU allows too."""
+    """Return whether a tensor of the device is indexed by CPU integers, which a GPU also allows."""
     return op.overloadpacket is torch.ops.aten.index and isinstance(args[0], Away)
 
 
@@ -79,7 +79,7 @@ class Away(Tensor):
 
 
 class Playing(TorchDispatchMode):
-    """Has what is made on the other device, without a tensor from there, made by it too."""
+    """Creates tensors on the simulated device for operations that only name the device."""
 
     def __torch_dispatch__(self, *asked: Any) -> Any:
         return played(*asked)
@@ -104,7 +104,7 @@ class Generator(torch.Generator):
 
 
 class Drawing(TorchFunctionMode):
-    """Raises MixedError where a generator draws on another device than that for which it was made."""
+    """Raises MixedError if a generator draws on another device than its own."""
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -117,7 +117,7 @@ class Drawing(TorchFunctionMode):
 
 @contextmanager
 def playing() -> Iterator[None]:
-    """Have the other device at hand, also for those who ask for one behind a mode's back."""
+    """Enable the simulated device, including for code that bypasses dispatch modes."""
     autocast = torch.autocast
 
     def by_name(device_type: str, **how: Any) -> torch.autocast:

@@ -1,4 +1,4 @@
-"""Kubernetes' manifests, held against the fields that kubernetes_fields.yaml says there are."""
+"""Validation of Kubernetes manifests against the fields in kubernetes_fields.yaml."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ PLAIN = {
 
 
 def faults(manifest: dict[str, Any]) -> list[str]:
-    """Return what is wrong with a manifest, each with its place."""
+    """Return the errors of a manifest, each with its location."""
     checker = jsonschema.Draft202012Validator({**_schema(manifest["kind"]), "$defs": _definitions()})
     return [f"{fault.json_path}: {fault.message}" for fault in checker.iter_errors(manifest)]
 
@@ -34,7 +34,7 @@ def _definitions() -> dict[str, Any]:
 
 
 def _schema(said: Any) -> dict[str, Any]:
-    """Return the JSON schema of a type as kubernetes_fields.yaml says it."""
+    """Return the JSON schema of a type from its entry in kubernetes_fields.yaml."""
     if isinstance(said, list):
         return {"type": "array", "items": _schema(said[0])}
     if isinstance(said, dict) and said.keys() == {"string"}:

@@ -1,4 +1,4 @@
-"""Commands carried out up to the moment at which they would start something."""
+"""Dry execution of commands: they run until they would start something."""
 
 import contextlib
 import pkgutil
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 
 class Started(BaseException):
-    """Raised in the place of a process, a cluster, a data set, a model or a store of MLflow."""
+    """Raised instead of the start or use of a process, a cluster, a data set, a model or an MLflow store."""
 
 
 def start(*_: Any, **__: Any) -> Any:
@@ -34,7 +34,7 @@ STARTS = (
 
 
 def carry_out(words: list[str], variables: Mapping[str, str], folder: Path) -> None:
-    """Run gen-ray with the environment of a machine until it starts something. Fail with the error of a refusal."""
+    """Run gen-ray with a machine's environment until it starts something. Fail with its error if it refuses."""
     with pytest.MonkeyPatch.context() as patch:
         for target, attribute in [_resolved(name) for name in STARTS]:
             patch.setattr(target, attribute, start)
@@ -59,20 +59,20 @@ def carry_out(words: list[str], variables: Mapping[str, str], folder: Path) -> N
 
 
 def _resolved(name: str) -> tuple[Any, str]:
-    """Return what holds an attribute; all modules are imported before any attribute is replaced."""
+    """Return the owner and the name of an attribute; all modules are imported before attributes are replaced."""
     path, _, attribute = name.rpartition(".")
     return pkgutil.resolve_name(path), attribute
 
 
 def job(words: list[str]) -> list[str] | None:
-    """Return the words of the verb that gen-ray submit runs on the cluster, None for another verb."""
+    """Return the command that gen-ray submit runs on the cluster; None for other commands."""
     if words[:1] != ["submit"]:
         return None
     return next(words[place:] for place, word in enumerate(words) if word in cli_verbs())
 
 
 def cli_verbs() -> tuple[str, ...]:
-    """Return the verbs that may be submitted."""
+    """Return the commands that may be submitted."""
     from pipelines.submit import VERBS
 
     return VERBS

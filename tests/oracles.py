@@ -1,4 +1,4 @@
-"""Models whose every answer is known: what a perfect network would say, and what a perfect sampler would return."""
+"""Models with known exact results: the output of a perfect network and of a perfect sampler."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from gen_ray.maths.schedules import Discrete
 class GaussianMixture:
     """p(x_0) = sum_m weights[m]·N(means[m], diag stds[m]²): weights (M,), means (M, D), stds (M, D), float64.
 
-    x_t = alpha·x_0 + sigma·eps is then a mixture as well; x is (…, D) and alpha, sigma broadcast against (…, 1).
+    x_t = alpha·x_0 + sigma·eps is then also a mixture; x is (…, D) and alpha, sigma broadcast against (…, 1).
     """
 
     weights: Tensor

@@ -1,4 +1,4 @@
-"""The files that start clusters say what Ray, Kubernetes and gen-ray understand, and give no secret away."""
+"""Cluster files: they are valid for Ray, Kubernetes and gen-ray, and contain no secret."""
 
 import json
 import re
@@ -53,16 +53,16 @@ def containers() -> Iterator[dict[str, Any]]:
 
 
 def clusters() -> Iterator[dict[str, Any]]:
-    """Yield the specification of every Ray cluster, whatever it stands in."""
+    """Yield the specification of every Ray cluster in any kind of manifest."""
     for _, node in OBJECTS:
         yield from (below for below in mappings(node) if "headGroupSpec" in below)
 
 
-# --- what ray up is given
+# --- files for ray up
 
 
 @by_name
-def test_ray_up_takes_it(file: Path) -> None:
+def test_ray_up_accepts_the_file(file: Path) -> None:
     from ray.autoscaler._private import util
 
     raw = yaml.safe_load(file.read_text())
@@ -73,7 +73,7 @@ def test_ray_up_takes_it(file: Path) -> None:
     assert prepared["head_start_ray_commands"] == raw["head_start_ray_commands"]
 
 
-def test_machines_with_a_gpu_come_and_go_with_the_work() -> None:
+def test_gpu_machines_are_added_and_removed_with_the_load() -> None:
     raw = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     head, worker = (raw["available_node_types"][name] for name in ("head", "gpu_worker"))
     assert raw["head_node_type"] == "head" and "GPU" not in head["resources"]
@@ -81,7 +81,7 @@ def test_machines_with_a_gpu_come_and_go_with_the_work() -> None:
     assert 0 < worker["max_workers"] <= raw["max_workers"]
 
 
-def test_machines_of_ones_own_are_all_used() -> None:
+def test_all_machines_of_a_fixed_list_are_used() -> None:
     from ray.autoscaler._private.util import prepare_config
 
     raw = yaml.safe_load(LAUNCHED[1].read_text())
@@ -90,33 +90,37 @@ def test_machines_of_ones_own_are_all_used() -> None:
 
 
 @by_name
-def test_the_token_goes_from_the_head_to_the_workers_and_nowhere_else(file: Path) -> None:
+def test_the_token_is_copied_from_the_head_to_the_workers_only(file: Path) -> None:
     raw = yaml.safe_load(file.read_text())
     assert raw["cluster_synced_files"] == ["~/.ray/auth_token"]
     assert not any(".ray" in path for pair in raw["file_mounts"].items() for path in pair)
     commands = " ".join(line for part in (*STARTS, "setup_commands") for line in raw[part])
     assert "RAY_AUTH_MODE=token" in commands and "--insecure" not in commands
-    assert not re.search(r"RAY_AUTH_TOKEN\b|get-auth-token", commands)  # the one is in ps, the other prints it
+    assert not re.search(
+        r"RAY_AUTH_TOKEN\b|get-auth-token", commands
+    )  # the first is visible in ps, the second prints the token
     [head] = [line for line in raw["head_start_ray_commands"] if "gen-ray start head" in line]
-    assert "--autoscaling-config=~/ray_bootstrap_config.yaml" in head  # the launcher's own, which starts the workers
+    assert (
+        "--autoscaling-config=~/ray_bootstrap_config.yaml" in head
+    )  # the file of the launcher, which starts the workers
 
 
 @by_name
-def test_nothing_but_ssh_is_open_to_the_outside(file: Path) -> None:
+def test_only_ssh_is_open_to_the_outside(file: Path) -> None:
     raw = yaml.safe_load(file.read_text())
     assert set(raw["provider"].get("security_group", {})) <= {"GroupName"}
     assert not re.search(r"--(dashboard-)?host|0\.0\.0\.0", " ".join(line for part in STARTS for line in raw[part]))
 
 
 @by_name
-def test_what_is_copied_is_there(file: Path) -> None:
+def test_copied_files_exist(file: Path) -> None:
     for remote, local in yaml.safe_load(file.read_text())["file_mounts"].items():
         assert (ROOT / local).exists() and remote == f"~/gen_ray/{local}"
 
 
 @by_name
 def test_every_shell_of_the_cluster_has_the_variables_once(file: Path, tmp_path: Path) -> None:
-    """Bash reads all commands, and those that write the variables are carried out, twice as ray up may do."""
+    """Bash parses all commands; those that write the variables are executed twice, as by ray up."""
     raw = yaml.safe_load(file.read_text())
     for line in (*raw["setup_commands"], *(line for part in STARTS for line in raw[part])):
         subprocess.run(["bash", "-n", "-c", line], check=True)
@@ -135,11 +139,11 @@ def test_every_shell_of_the_cluster_has_the_variables_once(file: Path, tmp_path:
     assert there["PATH"].startswith(f"{tmp_path}/gen_ray_venv/bin:")
 
 
-# --- what Kubernetes is given
+# --- files for Kubernetes
 
 
 @by_object
-def test_every_field_is_one_of_kubernetes(file: Path, node: dict[str, Any]) -> None:
+def test_every_field_is_a_field_of_kubernetes(file: Path, node: dict[str, Any]) -> None:
     assert not faults(node)
 
 
@@ -153,13 +157,13 @@ def test_every_field_is_one_of_kubernetes(file: Path, node: dict[str, Any]) -> N
     ],
     ids=["misspelt", "text for a number", "no resources", "not one of the words"],
 )
-def test_a_wrong_field_is_noticed(spoilt: dict[str, Any]) -> None:
+def test_a_wrong_field_is_detected(spoilt: dict[str, Any]) -> None:
     [cluster] = of_kind("RayCluster")
     group = {**cluster["spec"]["workerGroupSpecs"][0], **spoilt}
     assert faults({**cluster, "spec": {**cluster["spec"], "workerGroupSpecs": [group]}})
 
 
-def test_every_cluster_has_a_token_and_grows_with_the_work() -> None:
+def test_every_cluster_has_a_token_and_scales_with_the_load() -> None:
     found = list(clusters())
     assert len(found) == 4
     for spec in found:
@@ -168,7 +172,7 @@ def test_every_cluster_has_a_token_and_grows_with_the_work() -> None:
             assert 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"] > group["minReplicas"]
 
 
-def test_a_group_with_gpus_books_them_and_is_let_onto_their_nodes() -> None:
+def test_a_group_with_gpus_requests_them_and_tolerates_their_nodes() -> None:
     groups = [group for spec in clusters() for group in spec["workerGroupSpecs"] if group["groupName"] == "gpu"]
     assert groups
     for group in groups:
@@ -189,7 +193,7 @@ def test_no_container_is_root_or_without_memory() -> None:
 
 
 def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield every pod's specification, and whether it is of a head, of workers or of another kind."""
+    """Yield the role (head, workers or another kind) and the specification of every pod."""
     for spec in clusters():
         yield "head", spec["headGroupSpec"]["template"]["spec"]
         yield from (("worker", group["template"]["spec"]) for group in spec["workerGroupSpecs"])
@@ -199,18 +203,18 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def test_only_heads_have_a_token_of_kubernetes() -> None:
-    """The autoscaler of a head needs it."""
+    """The autoscaler of a head needs the token."""
     assert {kind for kind, _ in pods()} == {"head", "worker", "other"}
     for kind, pod in pods():
         assert pod.get("automountServiceAccountToken", True) is (kind == "head")
 
 
-def test_file_systems_are_read_only_but_for_rays_own_pods() -> None:
+def test_file_systems_are_read_only_except_in_pods_of_ray() -> None:
     for kind, pod in pods():
         [container] = pod["containers"]
         read_only = container["securityContext"].get("readOnlyRootFilesystem", False)
         assert read_only is (kind == "other")
-        if read_only:  # Python's temporary files
+        if read_only:  # for temporary files of Python
             assert "/tmp" in [mount["mountPath"] for mount in container["volumeMounts"]]
 
 
@@ -220,7 +224,7 @@ def test_every_pod_has_a_policy_for_both_directions() -> None:
     for label in labels:
         [policy] = [policy for policy in policies if policy["podSelector"]["matchLabels"] == label]
         assert policy["policyTypes"] == ["Ingress", "Egress"] and policy["egress"]
-        assert all("to" in rule for rule in policy["egress"])  # a rule without it would open the way to anywhere
+        assert all("to" in rule for rule in policy["egress"])  # a rule without it allows every destination
         names = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
         assert names in [rule.get("ports") for rule in policy["egress"]]
     used = [
@@ -238,7 +242,7 @@ def test_mlflow_is_probed() -> None:
         assert mlflow[probe]["httpGet"] == {"path": "/health", "port": "http"}
 
 
-def test_what_a_manifest_refers_to_is_in_another_or_said_how_to_make() -> None:
+def test_references_of_a_manifest_exist_or_their_creation_is_documented() -> None:
     names = {(node["kind"], node["metadata"].get("name")) for _, node in OBJECTS}
     said = "\n".join(file.read_text() for file in MANIFESTS)
     for below in (below for _, node in OBJECTS for below in mappings(node)):
@@ -249,13 +253,13 @@ def test_what_a_manifest_refers_to_is_in_another_or_said_how_to_make() -> None:
             if field in below:
                 name = below[field]["name"]
                 assert f"kubectl create secret generic {name} " in said or (name, "auth_token") == (
-                    of_kind("RayCluster")[0]["metadata"]["name"],  # KubeRay's own Secret has the cluster's name
+                    of_kind("RayCluster")[0]["metadata"]["name"],  # the Secret of KubeRay has the cluster's name
                     below[field]["key"],
                 )
 
 
-def test_pods_that_promote_or_serve_have_the_signing_key_if_there_is_one() -> None:
-    """Its Secret is optional: a pod starts without it, and releases are then neither signed nor checked."""
+def test_pods_that_promote_or_serve_have_the_signing_key_if_it_exists() -> None:
+    """The Secret is optional: pods start without it, and releases are then neither signed nor checked."""
     reference = {"name": "gen-ray-signing", "key": signing.ENVIRONMENT, "optional": True}
     found = {
         (file.stem, container["name"])
@@ -264,14 +268,14 @@ def test_pods_that_promote_or_serve_have_the_signing_key_if_there_is_one() -> No
         for container in below.get("containers", [])
         if {"name": signing.ENVIRONMENT, "valueFrom": {"secretKeyRef": reference}} in container.get("env", [])
     }
-    # Promotions run on heads, replicas on both. The submitting pod of nightly-cronjob.yaml runs nothing itself.
+    # Promotions run on heads, replicas on heads and workers. The pod of nightly-cronjob.yaml only submits a job.
     assert found == {
         ("cluster", "ray-head"), ("cluster", "ray-worker"), ("service", "ray-head"), ("service", "ray-worker"),
         ("nightly", "ray-head"),
     }  # fmt: skip
 
 
-def test_services_are_called_what_others_call_them() -> None:
+def test_services_have_the_names_that_others_use() -> None:
     [shared] = [node["data"] for node in of_kind("ConfigMap") if node["metadata"]["name"] == "gen-ray"]
     [service] = of_kind("Service")
     address = f"{service['metadata']['name']}:{service['spec']['ports'][0]['port']}"
@@ -288,7 +292,7 @@ def test_the_image_is_of_this_version_and_of_one_ray() -> None:
     assert re.fullmatch(rf"gen-ray:{re.escape(project['version'])}@sha256:[0-9a-f]{{64}}", image)
     common = (ROOT / "configs" / "cluster" / "kuberay" / "common.yaml").read_text()
     assert image.endswith("0" * 64) and "The 64 zeros stand for the digest of your image" in common
-    [named] = re.findall(r"s\|(gen-ray:\S+?)\$\|", common)  # what the file's own command replaces
+    [named] = re.findall(r"s\|(gen-ray:\S+?)\$\|", common)  # the text that the command in the file replaces
     assert re.fullmatch(named, image)
     dockerfile = DOCKERFILE.read_text()
     [ray] = re.findall(r"^ARG RAY=(\S+)$", dockerfile, flags=re.MULTILINE)
@@ -300,7 +304,7 @@ def test_the_image_is_of_this_version_and_of_one_ray() -> None:
     assert re.findall(r"^USER (\S+)$", dockerfile, flags=re.MULTILINE) == ["ray"]
 
 
-def test_ray_serve_takes_what_is_to_be_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_serve_accepts_the_application(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     from gen_ray.cluster.nodes.environment import SERVE
@@ -316,11 +320,11 @@ def test_ray_serve_takes_what_is_to_be_served(monkeypatch: pytest.MonkeyPatch) -
         (raw["applications"][0], application),
         (raw["http_options"], deployed.http_options),
     ):
-        assert said.keys() <= type(model).model_fields.keys()  # Serve itself drops what it does not know
+        assert said.keys() <= type(model).model_fields.keys()  # Serve ignores unknown keys
     assert application.name == NAME and ServingApplication.model_validate(application.args).models
     module, _, name = application.import_path.partition(":")
     assert callable(getattr(import_module(module), name))
-    assert f"{service['metadata']['name']}-serve-svc" in application.args["hosts"]  # as KubeRay calls its Service
+    assert f"{service['metadata']['name']}-serve-svc" in application.args["hosts"]  # the name of KubeRay's Service
     monkeypatch.delenv("GEN_RAY_API_KEYS", raising=False)
     app = ServingApplication.model_validate(application.args)
     for keys, refusal in ((None, "require_keys"), ("", "is set but empty"), ("anna:" + "k" * 32, "")):
@@ -331,16 +335,14 @@ def test_ray_serve_takes_what_is_to_be_served(monkeypatch: pytest.MonkeyPatch) -
     for below in (below for below in mappings(service) if "containers" in below):
         env = {entry["name"]: entry for entry in below["containers"][0]["env"]}
         assert {name: entry["value"] for name, entry in env.items() if "value" in entry} == SERVE
-        assert (
-            "optional" not in env["GEN_RAY_API_KEYS"]["valueFrom"]["secretKeyRef"]
-        )  # the door is never without a lock
+        assert "optional" not in env["GEN_RAY_API_KEYS"]["valueFrom"]["secretKeyRef"]  # keys are always required
 
 
-# --- what gen-ray is told, anywhere
+# --- gen-ray commands in all files
 
 
 def spoken() -> Iterator[tuple[str, list[str]]]:
-    """Yield file and words of each gen-ray command: in a shell's, in comments, as lists, as a Ray job's entrypoint."""
+    """Yield file and words of each gen-ray command in shell code, comments, lists and entrypoints of Ray jobs."""
     for file in FILES:
         for line in re.findall(r"(?<![\w./-])gen-ray ((?:[a-z]|--)[^\n'`>&;|#)]*)", file.read_text()):
             yield file.name, shlex.split(line)
@@ -359,7 +361,7 @@ COMMANDS = sorted({(name, *words) for name, words in spoken()})
 
 @pytest.fixture
 def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
-    """Return what parses the words of a command as gen-ray would, and carries nothing out."""
+    """Return a function that parses the words of a command as gen-ray does, without executing it."""
     apps: list[typer.Typer] = []
     monkeypatch.setattr(cli.terminal, "main", apps.append)
     cli.main()
@@ -378,7 +380,7 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
         own = own[: own.index("--")] if "--" in own else own
         assert {
             it.partition("=")[0] for it in own if it.startswith("-")
-        } <= options  # what is passed on is not looked at
+        } <= options  # options that are passed on are not checked
         if word == "submit":
             parsed(words[inner:])
 
@@ -400,14 +402,14 @@ def test_every_command_parses(command: tuple[str, ...], parse: Callable[[list[st
 def test_every_command_passes_its_own_checks(command: tuple[str, ...], tmp_path: Path) -> None:
     words = [word.replace(INSTALLED, str(ROOT)).replace("$RAY_HEAD_IP", "192.0.2.1") for word in command[1:]]
     (tmp_path / ".ray").mkdir()
-    (tmp_path / ".ray" / "auth_token").write_text("t" * 64)  # as the launcher or KubeRay brings it
+    (tmp_path / ".ray" / "auth_token").write_text("t" * 64)  # as the launcher or KubeRay writes it
     carry_out(words, {"RAY_AUTH_MODE": "token"}, tmp_path)
     if inner := job(words):
         carry_out(inner, {"RAY_AUTH_MODE": "token", "RAY_ADDRESS": "192.0.2.1:6379"}, tmp_path)
 
 
 @pytest.mark.parametrize("command", [it for it in COMMANDS if {"train", "sweep"} & set(it)], ids=" ".join)
-def test_every_config_that_is_named_describes_a_run(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_named_config_describes_a_run(command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     words = [word.removeprefix(f"{INSTALLED}/") for word in command]
     config, *changes = [word for word in words if re.match(r"configs/|[a-z_.]+=", word)]
@@ -415,7 +417,7 @@ def test_every_config_that_is_named_describes_a_run(command: tuple[str, ...], mo
     assert read(Path(config), changes)
 
 
-# --- what nobody is told
+# --- secrets
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
@@ -431,18 +433,18 @@ def test_no_file_holds_a_secret(file: Path) -> None:
                 pytest.fail(f"{below['name']} is written out")
 
 
-# ---- what the image is made of --------------------------------------------------------------------------------------
+# ---- packages of the image ------------------------------------------------------------------------------------------
 
 LOCK = ROOT / "configs" / "cluster" / "requirements.txt"
 
 
 def pins() -> dict[str, tuple[str, list[str]]]:
-    """Return the version and the hashes of every package of the lock."""
+    """Return the version and the hashes of every package of the lock file."""
     found = re.findall(r"^([\w.-]+)==(\S+) \\\n((?:    --hash=\S+(?: \\)?\n)+)", LOCK.read_text(), re.MULTILINE)
     return {name: (version, re.findall(r"--hash=sha256:([0-9a-f]{64})\b", hashes)) for name, version, hashes in found}
 
 
-def test_the_lock_pins_all_that_is_needed_by_hash_and_names_no_registry() -> None:
+def test_the_lock_pins_all_requirements_by_hash_and_names_no_registry() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [
         *project["dependencies"],
@@ -477,14 +479,14 @@ def test_no_version_with_a_known_vulnerability_is_allowed(name: str) -> None:
 
 
 @pytest.mark.parametrize("extra", ["s3", "postgres"])
-def test_every_extra_that_is_asked_for_exists(extra: str) -> None:
+def test_every_required_extra_exists(extra: str) -> None:
     lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
     for wanted in map(Requirement, lines):
         with suppress(PackageNotFoundError):
             assert wanted.extras <= {*(metadata(wanted.name).get_all("Provides-Extra") or [])}, wanted
 
 
-def test_the_image_is_made_of_the_lock() -> None:
+def test_the_image_is_built_from_the_lock() -> None:
     text = DOCKERFILE.read_text()
     [ray] = re.findall(r"^ARG RAY=(\S+)$", text, re.MULTILINE)
     assert pins()["ray"][0] == ray

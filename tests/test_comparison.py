@@ -1,4 +1,4 @@
-"""Figures are ranked against each other only where they were measured alike."""
+"""Comparison of runs: only metrics of the same provenance are ranked against each other."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ HOW = {"extractor": "classifier-1", "reference": "train", "reference_rows": "146
 
 
 def run(name: str, bits: float = 1.0, status: str = "FINISHED", distance: float | None = 2.0, **how: str) -> RunRow:
-    """Return a run as MLflow would give it."""
+    """Return a run like those from MLflow."""
     own = {"kind": how.pop("kind", "elbo"), "data": "d", **({"values": how.pop("values")} if "values" in how else {})}
     tags = {f"provenance.eval/bits_per_dim.{key}": word for key, word in own.items()}
     metrics = {"eval/bits_per_dim": bits, "eval/bits_per_dim_standard_error": 0.01, "train/steps": 10.0}
@@ -43,25 +43,25 @@ def order(runs: list[RunRow], sort: str = "eval/bits_per_dim") -> list[list[str]
 
 
 @pytest.mark.parametrize("key", sorted(HOW))
-def test_figures_of_another_provenance_stand_in_another_table(key: str) -> None:
+def test_metrics_of_another_provenance_are_in_another_table(key: str) -> None:
     other: dict[str, Any] = {key: "another" if not HOW[key].isdigit() else "7"}
     assert sorted(order([run("a"), run("b", 0.5, **other), run("c", 0.7)])) == [["b"], ["c", "a"]]
 
 
-def test_the_kind_of_bound_stands_beside_the_number_and_separates_nothing() -> None:
+def test_the_kind_of_bound_is_shown_and_does_not_separate_tables() -> None:
     [table] = tables([run("a", 2.0, kind="elbo"), run("b", 1.5, kind="iwae-100")], "eval/bits_per_dim")
     column = table.header.index("kind")
     assert [(line[0], line[column]) for line in table.lines] == [("b", "iwae-100"), ("a", "elbo")]
 
 
-def test_the_best_comes_first_whichever_way_best_is_and_whatever_order_they_came_in() -> None:
+def test_the_best_run_comes_first_for_either_direction_and_any_input_order() -> None:
     runs = [run("a", 1.0), run("b", 3.0), run("c", 2.0)]
     for shuffled in itertools.permutations(runs):
         assert order(list(shuffled)) == [["a", "c", "b"]]
         assert order(list(shuffled), "eval/precision") == [["a", "c", "b"]]
 
 
-def test_what_has_no_such_figure_comes_last() -> None:
+def test_runs_without_the_metric_come_last() -> None:
     whole = run("bare")
     for sort in ("eval/bits_per_dim", "eval/precision"):
         left = {key: value for key, value in whole.metrics.items() if key != sort}
@@ -74,7 +74,7 @@ def test_only_finished_runs_are_compared() -> None:
     assert tables([run("b", status="KILLED")], "eval/bits_per_dim") == []
 
 
-def test_the_title_tells_what_the_distance_was_measured_with_and_its_floor() -> None:
+def test_the_title_has_the_provenance_of_the_distance_and_its_floor() -> None:
     [table] = tables([run("a")], "eval/bits_per_dim")
     assert all(word in table.title for word in ("digits (d)", "64 samples", "1462 train", "classifier-1", "0.50"))
     assert "30 held-out" in table.title and "the reference is the training split" in table.title
@@ -83,7 +83,7 @@ def test_the_title_tells_what_the_distance_was_measured_with_and_its_floor() -> 
     assert table.title == "digits (d)"
 
 
-def test_a_figure_that_no_run_has_is_told_with_the_nearest() -> None:
+def test_a_metric_that_no_run_has_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match="did you mean 'eval/bits_per_dim'"):
         tables([run("a")], "eval/bits_per_dimm")
 
@@ -102,7 +102,7 @@ BINARISED = [
 
 
 @pytest.mark.parametrize(("one", "other"), BINARISED)
-def test_bits_of_other_values_are_neither_ranked_nor_held_against_a_champion(
+def test_bits_of_other_values_are_neither_ranked_nor_compared_with_a_champion(
     one: dict[str, str], other: dict[str, str]
 ) -> None:
     runs = [run("a", 1.0, **one), run("b", 4.71, **other)]
@@ -110,10 +110,12 @@ def test_bits_of_other_values_are_neither_ranked_nor_held_against_a_champion(
     mine, theirs = (record(each, "eval/bits_per_dim").provenance for each in runs)
     assert mine != theirs, "registry.promote compares these"
     assert "eval/bits_per_dim.values: " in differences(tables(runs, "eval/bits_per_dim"))
-    assert len({record(each, "eval/precision").provenance for each in runs}) == 1, "the distance is of the same values"
+    assert len({record(each, "eval/precision").provenance for each in runs}) == 1, (
+        "the distance is computed from the same values"
+    )
 
 
-def test_the_metric_that_is_sorted_by_has_a_column_and_is_never_left_out() -> None:
+def test_the_sort_metric_always_has_a_column() -> None:
     runs = [run("a"), run("b")]
     for number, each in enumerate(runs):
         runs[number] = RunRow(**{**vars(each), "metrics": {**each.metrics, "validation/loss_nats": 2.0 - number}})
@@ -139,6 +141,6 @@ def test_csv_and_json_hold_every_digit_of_every_run() -> None:
     assert read["b,[/x]"]["provenance"]["eval/frechet_distance"]["samples"] == "64"
 
 
-def test_what_separates_figures_does_not_wait_for_torch() -> None:
+def test_the_module_of_provenance_does_not_import_torch() -> None:
     code = "import sys, gen_ray.engine.evaluation.provenance; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

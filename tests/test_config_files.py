@@ -1,4 +1,4 @@
-"""A file that configures something else than its command expects is named, as is the file that holds a mistake."""
+"""Configuration files: a file of the wrong kind is named, and an error names the file that contains it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,9 @@ def test_a_file_of_another_kind_is_named(load: Callable[[Path], object], file: P
         ([str(SWEEP)], "latent-dims.yaml: configures a sweep"),
     ],
 )
-def test_a_mistake_is_reported_with_the_file_that_holds_it(tmp_path: Path, overrides: list[str], expected: str) -> None:
+def test_an_error_is_reported_with_the_file_that_contains_it(
+    tmp_path: Path, overrides: list[str], expected: str
+) -> None:
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.safe_dump({"training": {"epoch": 3}}))
     with pytest.raises(UserError) as fault:
@@ -49,7 +51,7 @@ def test_a_mistake_is_reported_with_the_file_that_holds_it(tmp_path: Path, overr
     assert str(fault.value).startswith(expected) or (expected in str(fault.value) and "configures" in expected)
 
 
-def test_a_mistake_in_a_file_is_reported_with_that_file(tmp_path: Path) -> None:
+def test_an_error_in_a_file_is_reported_with_that_file(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("name: a\nfamily: vae\ntraining: {epoch: 3}\n")
     (tmp_path / "sweep.yaml").write_text(
         "name: a\nexperiment: base.yaml\nspace: {family.latent_dim: {choice: [1]}}\nx: 1"
@@ -60,5 +62,5 @@ def test_a_mistake_in_a_file_is_reported_with_that_file(tmp_path: Path) -> None:
         sweeps.load(tmp_path / "sweep.yaml")
 
 
-def test_a_hint_for_a_name_where_none_exist_says_so() -> None:
+def test_the_hint_for_a_name_states_that_no_names_exist() -> None:
     assert nearest("x", []) == "there are none"

@@ -1,4 +1,4 @@
-"""The database of runs: in folders of any name, moved, copied, read-only, or not there at all."""
+"""The database of runs: in folders of any name, moved, copied, read-only, or missing."""
 
 import shutil
 import sqlite3
@@ -23,7 +23,7 @@ NAME = "moved"
 
 @pytest.fixture(scope="module")
 def original(storage: Path) -> Path:
-    """Return a storage with one finished run that has a picture; its database is the session's."""
+    """Return a storage with one finished run that has a picture; it uses the session's database."""
     run = TrackedRun(Store.of(None, NAME, storage), "a-1", name="a", params={}, tags={})
     run.show("samples", np.full((4, 4, 3), 7, np.uint8), step=1)
     run.close("FINISHED")
@@ -31,7 +31,7 @@ def original(storage: Path) -> Path:
 
 
 def copied(original: Path, to: Path) -> Store:
-    """Copy the database and the artifacts of the experiment into a folder, and return the store there."""
+    """Copy the database and the artifacts of the experiment to a folder, and return the store of the copy."""
     to.mkdir(parents=True)
     shutil.copy(original / "mlflow.db", to)
     shutil.copytree(original / database.ARTIFACTS / NAME, to / database.ARTIFACTS / NAME)
@@ -39,11 +39,11 @@ def copied(original: Path, to: Path) -> Store:
 
 
 def contents(folder: Path) -> dict[str, int]:
-    """Return time of change by name of all that is below a folder."""
+    """Return the modification time of everything below a folder by name."""
     return {str(found.relative_to(folder)): found.stat().st_mtime_ns for found in folder.rglob("*")}
 
 
-def test_a_copied_storage_uses_its_own_artifacts_and_leaves_the_original_alone(original: Path, tmp_path: Path) -> None:
+def test_a_copied_storage_uses_its_own_artifacts_and_not_the_original(original: Path, tmp_path: Path) -> None:
     before = contents(original / database.ARTIFACTS)
     store = copied(original, tmp_path / "it's [a] copy? 100%41 #1")
     [old] = rows(store)
@@ -56,7 +56,7 @@ def test_a_copied_storage_uses_its_own_artifacts_and_leaves_the_original_alone(o
     assert contents(original / database.ARTIFACTS) == before
 
 
-def test_a_link_to_the_storage_is_not_another_place(original: Path, tmp_path: Path) -> None:
+def test_a_link_to_the_storage_is_the_same_storage(original: Path, tmp_path: Path) -> None:
     store = copied(original, tmp_path / "real")
     rows(store)
     (tmp_path / "link").symlink_to(tmp_path / "real")
@@ -128,7 +128,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_a_process_killed_while_it_wrote_leaves_a_database_that_is_read_again(
+def test_a_process_killed_during_a_write_leaves_a_readable_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "mlflow.db"

@@ -1,4 +1,4 @@
-"""Text files are UTF-8 on every machine, whatever its locale is."""
+"""Text files are UTF-8 on every machine, for any locale."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ OPENS = {"open", "fdopen", "NamedTemporaryFile", "TemporaryFile"}
 
 
 def follows_the_locale(call: ast.Call) -> bool:
-    """Return whether a call reads or writes text without naming its encoding."""
+    """Return whether a call reads or writes text without a stated encoding."""
     given = {word.arg: word.value for word in call.keywords}
     if "encoding" in given:
         return False
@@ -32,7 +32,7 @@ def follows_the_locale(call: ast.Call) -> bool:
 
 
 def faults(source: str) -> Iterator[int]:
-    """Yield the lines of calls that follow the locale."""
+    """Yield the lines of calls that depend on the locale."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and follows_the_locale(node):
             yield node.lineno
@@ -59,5 +59,5 @@ def test_text_has_a_named_encoding(file: Path) -> None:
         ("subprocess.run(words, text=True, encoding='utf-8')", False),
     ],
 )
-def test_calls_that_follow_the_locale_are_found(source: str, is_fault: bool) -> None:
+def test_calls_that_depend_on_the_locale_are_found(source: str, is_fault: bool) -> None:
     assert bool(list(faults(source))) == is_fault

@@ -1,4 +1,4 @@
-"""Signals by which terminals and schedulers end a command."""
+"""Signals with which terminals and schedulers end a command."""
 
 import os
 import signal
@@ -59,7 +59,7 @@ terminal.main(VERBS[sys.argv.pop(1)])
 
 
 def ended(how: str, *numbers: int, **options: object) -> tuple[int, str, str, float]:
-    """Return exit code, output, errors and seconds of a command that gets signals."""
+    """Return exit code, stdout, stderr and seconds of a command that receives signals."""
     command = [sys.executable, "-c", COMMAND, how]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # nohup pytest ignores it
@@ -74,7 +74,7 @@ def ended(how: str, *numbers: int, **options: object) -> tuple[int, str, str, fl
 
 
 @pytest.mark.parametrize("number", sorted(SIGNALS), ids=lambda number: signal.Signals(number).name)
-def test_every_signal_that_ends_programs_ends_one_in_order(number: int) -> None:
+def test_every_ending_signal_ends_a_command_in_order(number: int) -> None:
     assert len(SIGNALS) == len(NAMES)
     code, out, err, _ = ended("orderly", number, number)
     name = {"SIGINT": "interrupted", "SIGTERM": "terminated"}.get(signal.Signals(number).name)
@@ -83,14 +83,14 @@ def test_every_signal_that_ends_programs_ends_one_in_order(number: int) -> None:
 
 
 @pytest.mark.parametrize("how", ["stubborn", "lingering"])
-def test_a_command_that_cannot_end_is_ended(how: str) -> None:
+def test_a_command_that_cannot_end_in_order_is_killed(how: str) -> None:
     code, _, err, seconds = ended(how, signal.SIGTERM)
     assert code == 128 + signal.SIGTERM and 0.9 < seconds < 10
     assert "SIGTERM: ended before everything was put in order" in err
 
 
-def test_taking_the_interpreter_apart_does_not_delay_the_end() -> None:
-    """Where torch and Ray are loaded it took 5 s on a busy machine, after all else was done."""
+def test_the_shutdown_of_the_interpreter_does_not_delay_the_end() -> None:
+    """With torch and Ray loaded, this shutdown took 5 s on a busy machine."""
     code, out, err, seconds = ended("loaded", signal.SIGTERM)
     assert (code, out, err) == (143, "exit handlers called\n", "error: terminated\n") and seconds < 15
 

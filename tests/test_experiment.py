@@ -1,4 +1,4 @@
-"""The configuration: what is written is what is run, and a mistake is told in one line that names its remedy."""
+"""Experiment configuration: resolved form and overrides; errors are one line that names the remedy."""
 
 import random
 import re
@@ -40,7 +40,7 @@ VAE, DDPM = {"name": "a", "family": "vae"}, {"name": "a", "family": "ddpm"}
 
 
 def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return raw with the value at a dotted key."""
+    """Return a copy of raw with the value at a dotted key."""
     for part in reversed(key.split(".")):
         value = {part: value}
     copy = parse(raw).resolved()
@@ -49,18 +49,18 @@ def changed(raw: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def fault(raw: dict[str, Any]) -> str:
-    """Return the one line that a bad configuration gets."""
+    """Return the error line of a bad configuration."""
     with pytest.raises(UserError) as caught:
         parse(raw)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-# ---- what is written is what is run -------------------------------------------------------------------------------
+# ---- resolved form and overrides ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda p: p.stem)
-def test_a_shipped_config_loads_and_its_resolved_form_says_the_same(file: Path, tmp_path: Path) -> None:
+def test_a_shipped_config_loads_and_equals_its_resolved_form(file: Path, tmp_path: Path) -> None:
     experiment = load(file)
     (tmp_path / "resolved.yaml").write_text(yaml.safe_dump(experiment.resolved(), sort_keys=False))
     again = load(tmp_path / "resolved.yaml")
@@ -70,7 +70,7 @@ def test_a_shipped_config_loads_and_its_resolved_form_says_the_same(file: Path, 
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
-def test_a_shipped_overlay_goes_with_some_config_and_what_it_says_wins(overlay: Path) -> None:
+def test_a_shipped_overlay_suits_some_config_and_takes_precedence(overlay: Path) -> None:
     said = read(overlay)
     fits = 0
     for file in CONFIGS:
@@ -84,7 +84,7 @@ def test_a_shipped_overlay_goes_with_some_config_and_what_it_says_wins(overlay: 
     assert fits
 
 
-def test_flat_names_reach_every_leaf_and_overrides_take_them_back() -> None:
+def test_flat_names_cover_every_leaf_and_work_as_overrides() -> None:
     experiment = load(CONFIGS[0])
     words = [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in experiment.flat().items()]
     assert all(not isinstance(value, dict) for value in experiment.flat().values())
@@ -104,7 +104,7 @@ def test_any_valid_values_survive_yaml_unchanged(epochs: int, seed: int, rate: f
     assert (experiment.training.epochs, experiment.training.seed, experiment.name) == (epochs, seed, name)
 
 
-def test_overrides_reach_below_a_shorthand(tmp_path: Path) -> None:
+def test_overrides_apply_below_a_shorthand(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("name: a\nfamily: {name: ddpm, schedule: cosine}\n")
     family = load(file, ["family.schedule.s=0.01", "family.net.width=16"]).resolved()["family"]
@@ -114,7 +114,7 @@ def test_overrides_reach_below_a_shorthand(tmp_path: Path) -> None:
     assert load(file, ["family.schedule=linear"]).resolved()["family"]["schedule"]["name"] == "linear"
 
 
-def test_an_overlay_that_names_another_component_leaves_the_settings_of_the_first_behind() -> None:
+def test_an_overlay_with_another_component_drops_the_settings_of_the_first() -> None:
     raw = {"name": "a", "family": {"name": "ddpm", "net": {"name": "unet", "width": 32, "blocks": 2}}}
     merge(raw, {"family": {"net": {"name": "mlp", "depth": 2}}})
     assert raw["family"]["net"] == {"name": "mlp", "depth": 2}
@@ -122,12 +122,12 @@ def test_an_overlay_that_names_another_component_leaves_the_settings_of_the_firs
     assert parse(raw).resolved()["family"]["net"]["depth"] == 3
 
 
-def test_what_is_relative_becomes_absolute_where_it_is_read() -> None:
+def test_relative_paths_become_absolute_on_reading() -> None:
     experiment = parse({**VAE, "storage": {"root": "here"}, "data": {"root": "~/there"}})
     assert experiment.storage.root == Path.cwd() / "here" and experiment.data.root == Path.home() / "there"
 
 
-# ---- mistakes -----------------------------------------------------------------------------------------------------
+# ---- errors -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", [VAE, DDPM], ids=["vae", "ddpm"])
@@ -258,7 +258,7 @@ def paths(node: dict[str, Any], *above: str) -> Iterator[list[str]]:
         ("family.predict", "score", "'eps'"),
     ],
 )
-def test_a_value_out_of_range_is_told_the_range(key: str, value: Any, bound: str) -> None:
+def test_a_value_out_of_range_is_refused_with_the_range(key: str, value: Any, bound: str) -> None:
     told = fault(changed(DDPM, key, value))
     assert told.startswith(key.removesuffix(".name")) and bound in told and repr(value) in told
 
@@ -274,7 +274,7 @@ def test_a_value_out_of_range_is_told_the_range(key: str, value: Any, bound: str
         (VAE, "data.batch_size", 33, ["data.batch_size=33", "scaling.num_workers × training.accumulate = 2"]),
     ],
 )
-def test_an_option_without_effect_says_so(raw: dict[str, Any], key: str, value: Any, words: list[str]) -> None:
+def test_an_option_without_effect_is_refused(raw: dict[str, Any], key: str, value: Any, words: list[str]) -> None:
     lanes = {"scaling": {"num_workers": 2}} if key == "data.batch_size" else {}
     told = fault(changed({**raw, **lanes}, key, value))
     assert all(word in told for word in words)
@@ -291,7 +291,7 @@ def test_an_option_without_effect_says_so(raw: dict[str, Any], key: str, value: 
         (DDPM, "evaluation.steps", 5000, ["evaluation.steps", "1 … 1000"]),
     ],
 )
-def test_an_evaluation_that_the_family_cannot_do_is_told_before_training(
+def test_an_evaluation_that_the_family_lacks_is_refused_before_training(
     raw: dict[str, Any], key: str, value: Any, words: list[str]
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -299,7 +299,7 @@ def test_an_evaluation_that_the_family_cannot_do_is_told_before_training(
     assert all(word in str(caught.value) for word in words)
 
 
-def test_a_family_is_required_and_an_unknown_one_is_told_the_nearest() -> None:
+def test_a_family_is_required_and_an_unknown_one_gets_the_nearest_name() -> None:
     assert "family.name: is required; known: ddpm, discrete, score_sde, vae" in fault({"name": "a"})
     assert "did you mean 'ddpm'" in fault({"name": "a", "family": "ddpn"})
     assert "family.name" in fault({"name": "a", "family": [1]}) and "name: is required" in fault({"family": "vae"})
@@ -328,8 +328,8 @@ def test_a_name_that_is_accepted_is_one_path_component(name: str) -> None:
     [
         ("name: a\nfamily: [vae\n", [":3", "expected"]),
         ("name: a\n\tfamily: vae\n", [":2", "cannot start any token"]),
-        ("name: a\nfamily: vae\nname: b\n", [":1", "'name' stands twice"]),
-        ("name: a\nfamily: {name: vae, latent_dim: 2, latent_dim: 3}\n", [":2", "'latent_dim' stands twice"]),
+        ("name: a\nfamily: vae\nname: b\n", [":1", "'name' occurs twice"]),
+        ("name: a\nfamily: {name: vae, latent_dim: 2, latent_dim: 3}\n", [":2", "'latent_dim' occurs twice"]),
         ("name: &n a\nfamily: *n\n", [":2", "aliases are not allowed"]),
         ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", [":2", "aliases are not allowed"]),
         ("name: !!python/name:os.system\n", [":1", "could not determine a constructor"]),
@@ -342,7 +342,7 @@ def test_a_name_that_is_accepted_is_one_path_component(name: str) -> None:
     ],
     ids=lambda v: v[:20].encode("unicode_escape").decode() if isinstance(v, str) else "",
 )
-def test_a_fault_of_the_yaml_is_told_by_file_and_line(tmp_path: Path, text: str, words: list[str]) -> None:
+def test_an_error_in_the_yaml_is_reported_with_file_and_line(tmp_path: Path, text: str, words: list[str]) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(text)
     with pytest.raises(UserError) as caught:
@@ -363,7 +363,7 @@ def test_no_yaml_runs_code(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-def test_files_that_are_no_configs_are_told_by_name(tmp_path: Path) -> None:
+def test_files_that_are_not_configs_are_named(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\n")
     with pytest.raises(UserError, match=r"latin\.yaml: is not UTF-8"):
         load(tmp_path / "latin.yaml")
@@ -388,7 +388,7 @@ def test_files_that_are_no_configs_are_told_by_name(tmp_path: Path) -> None:
         ("training.epochs=" + "[" * 5000, ["training.epochs"]),
     ],
 )
-def test_a_bad_override_is_told_in_one_line(tmp_path: Path, override: str, words: list[str]) -> None:
+def test_a_bad_override_is_refused_in_one_line(tmp_path: Path, override: str, words: list[str]) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("name: a\nfamily: vae\ntraining: {seed: 1}\n")
     with pytest.raises(UserError) as caught:
@@ -396,7 +396,7 @@ def test_a_bad_override_is_told_in_one_line(tmp_path: Path, override: str, words
     assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words), caught.value
 
 
-def test_a_configuration_cannot_be_changed_once_it_is_read() -> None:
+def test_a_configuration_is_immutable() -> None:
     experiment: Experiment = parse(VAE)
     with pytest.raises(ValueError, match="frozen"):
         experiment.name = "b"  # type: ignore[misc]
@@ -433,7 +433,7 @@ FREE = {SearchAxis, VP, VE, SubVP}
 
 @pytest.mark.parametrize("config", sorted(SECTIONS - FREE, key=lambda config: config.__name__))
 def test_a_number_has_a_lower_and_an_upper_limit(config: type[Config]) -> None:
-    """A very large number makes a run hang or exhaust the memory after its start."""
+    """A very large number could make a run hang, or exhaust the memory after its start."""
     for key, field in config.model_fields.items():
         for limits in numbers(field.annotation, list(field.metadata)):
             for names in (("ge", "gt"), ("le", "lt")):
@@ -444,14 +444,14 @@ LARGE = ["data.batch_size", "training.ema_snapshots", "training.epochs", "evalua
 
 
 @pytest.mark.parametrize("key", [*LARGE, "evaluation.likelihood_rows", "evaluation.neighbours", "scaling.num_workers"])
-def test_a_number_beyond_its_limit_is_refused_in_a_line(key: str) -> None:
+def test_a_number_beyond_its_limit_is_refused_in_one_line(key: str) -> None:
     line = fault(changed(VAE, key, 10**9))
     assert line.startswith(f"{key}: must be ") and "less than or equal to" in line and "1000000000" in line
 
 
 @pytest.mark.parametrize("index", [0, 1])
 @pytest.mark.parametrize("value", [-1, 1.0, 2.0])
-def test_betas_are_momenta(index: int, value: float) -> None:
+def test_betas_have_the_range_of_momenta(index: int, value: float) -> None:
     betas = [0.9, 0.999]
     betas[index] = value
     assert fault(changed(VAE, "training.betas", betas)).startswith(f"training.betas.{index}: must be ")
@@ -464,25 +464,25 @@ def test_a_null_byte_is_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize("value", [10**400, "x" * 1000, [1] * 1000], ids=["integer", "text", "list"])
-def test_a_long_value_is_shown_in_part(value: Any) -> None:
+def test_a_long_value_is_shortened(value: Any) -> None:
     line = fault(changed(VAE, "training.epochs", value))
     assert line.startswith("training.epochs: must be ") and len(line) < 300 and "characters)" in line
 
 
 @pytest.mark.parametrize("number", ["1" * 400, "0x" + "f" * 5000, "-" + "9" * 400])
-def test_an_integer_of_hundreds_of_digits_is_no_number(tmp_path: Path, number: str) -> None:
+def test_an_integer_of_hundreds_of_digits_is_refused(tmp_path: Path, number: str) -> None:
     (tmp_path / "a.yaml").write_text(f"name: a\nfamily: vae\ntraining: {{epochs: {number}}}\n")
     with pytest.raises(UserError, match=r"a\.yaml:3: '.{20,45}' cannot be read as int$"):
         load(tmp_path / "a.yaml")
 
 
 @pytest.mark.parametrize("root", ["http://x/y", "s3://b/c"])
-def test_data_are_on_this_machine(root: str) -> None:
+def test_data_folders_are_on_this_machine(root: str) -> None:
     assert f"data.root: {root}: must be a path of this machine" in fault(changed(VAE, "data.root", root))
     with pytest.raises(UserError, match=f"^{root}: must be a path of this machine"):
         prepare(f"image_folder:{root}", out=Path("out"))
 
 
 @pytest.mark.parametrize("root", ["://", "http://", "http://a/b", "memory://a", "zip://", "s3://", "s3:///a", "S3://a"])
-def test_a_uri_that_is_no_object_stores_is_refused(root: str) -> None:
+def test_a_uri_of_an_unknown_store_is_refused(root: str) -> None:
     assert f"storage.root: {root}: must be a folder or s3://BUCKET/PREFIX" in fault(changed(VAE, "storage.root", root))

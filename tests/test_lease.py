@@ -1,4 +1,4 @@
-"""One process at a time works in the folder of a run."""
+"""The lease of a run folder, which lets one process at a time work in it."""
 
 import errno
 import json
@@ -50,7 +50,7 @@ def home(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.fixture(params=[signal.SIG_DFL, signal.SIG_IGN], ids=["foreground", "background"])
 def holder(home: Path, request: pytest.FixtureRequest) -> Iterator["subprocess.Popen[str]"]:
-    """Another process that holds the lease; a shell lets its background processes ignore SIGINT."""
+    """Another process that holds the lease, started by a shell, whose background processes ignore SIGINT."""
     command = [sys.executable, "-c", HOLDER, str(home)]
     start = partial(signal.signal, signal.SIGINT, request.param)
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, preexec_fn=start) as it:
@@ -90,7 +90,7 @@ def test_a_lease_that_a_full_disk_keeps_does_not_refuse_the_same_process(
         pass
 
 
-def test_of_many_that_start_at_once_one_gets_it(home: Path) -> None:
+def test_of_many_simultaneous_starts_one_gets_the_lease(home: Path) -> None:
     def attempt(_: int) -> bool:
         try:
             lease.Lease(home / lease.NAME, lease._acquired(home, take_over=False)).over.set()
@@ -103,8 +103,8 @@ def test_of_many_that_start_at_once_one_gets_it(home: Path) -> None:
 
 
 @pytest.mark.parametrize("is_alive", [True, False])
-def test_an_owner_on_another_machine_lives_as_long_as_its_file_changes(is_alive: bool, tmp_path: Path) -> None:
-    """Whatever its clock says."""
+def test_an_owner_on_another_machine_is_alive_while_its_file_changes(is_alive: bool, tmp_path: Path) -> None:
+    """Its clock does not matter."""
     file, over = tmp_path / lease.NAME, threading.Event()
     elsewhere = replace(lease.Owner.this(), machine="another", host="gpu7", heartbeat=1e12)
     file.write_text(elsewhere.text())
@@ -134,13 +134,13 @@ def test_an_owner_that_lost_its_lease_is_interrupted(tmp_path: Path) -> None:
 
 
 def lost(mine: lease.Lease) -> None:
-    """Have another process write its own lease, as after a pause of this one."""
+    """Let another process write its own lease, as after a pause of this one."""
     mine.file.write_text(replace(lease.Owner.this(), host="gpu7").text())
     time.sleep(10)
 
 
 def changed(**fields: object) -> bytes:
-    """Return the file of a lease of this machine with some fields changed."""
+    """Return the content of a lease file of this machine with changed fields."""
     return json.dumps({**asdict(replace(lease.Owner.this(), machine="another")), **fields}).encode()
 
 
@@ -159,13 +159,13 @@ def test_a_damaged_lease_is_replaced_with_a_warning(
     file.write_bytes(content)
     with lease.held(tmp_path) as mine:
         assert f"{file}: is damaged" in caplog.text
-        file.write_bytes(content)  # and while it is held, by the next heartbeat
+        file.write_bytes(content)  # also while it is held, by the next heartbeat
         mine._beat()
         found = lease._read(file)
         assert found is not None and found.token == mine.owner.token and not mine.lost
 
 
-def test_a_lease_of_a_later_version_counts(tmp_path: Path) -> None:
+def test_a_lease_of_a_later_version_is_respected(tmp_path: Path) -> None:
     parent = psutil.Process(os.getppid())
     owner = replace(lease.Owner.this(), pid=parent.pid, process_start=parent.create_time())
     (tmp_path / lease.NAME).write_text(json.dumps({**asdict(owner), "color": "red"}))
@@ -209,7 +209,7 @@ def test_no_error_ends_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert mine.owner.heartbeat > before
 
 
-def test_a_conditional_write_happens_only_to_what_was_read(home: Path) -> None:
+def test_a_conditional_write_needs_the_content_that_was_read(home: Path) -> None:
     file = home / "a.json"
     assert not conditional_write.replace(file, "nothing", "x") and conditional_write.read(file) is None
     assert conditional_write.replace(file, None, "1") and not conditional_write.replace(file, None, "2")

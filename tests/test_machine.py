@@ -1,4 +1,4 @@
-"""What doctor says of machines: what may get in the way, and what will not work."""
+"""gen-ray doctor: possible problems of machines, and errors."""
 
 import re
 from dataclasses import replace
@@ -20,14 +20,14 @@ OLDER = replace(HERE, versions={**HERE.versions, "torch": "2.9.0"})
 THERE = Node("there (192.0.2.2)", 2, HERE, True)
 
 
-def test_this_machine_is_seen_and_nothing_made(tmp_path: Path) -> None:
+def test_this_machine_is_described_and_nothing_is_created(tmp_path: Path) -> None:
     seen = look(tmp_path / "not" / "there")
     assert seen.cores > 0 and seen.memory_gib > 0.1 and seen.open_files > 0 and seen.disk_gib > 0
     assert {"python", "ray", "torch", "gen-ray"} <= set(seen.versions) and not list(tmp_path.iterdir())
 
 
 def test_gpus_that_torch_cannot_use_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a driver older than torch's CUDA, the driver still lists its GPUs."""
+    """A driver that is older than torch's CUDA still lists its GPUs."""
 
     def fail(_: int) -> None:
         raise RuntimeError("The NVIDIA driver on your system is too old (found version 11040).")
@@ -57,7 +57,7 @@ def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch, major
         ({"disk_gib": 0.5}, "0.5 GiB free on the disk"),
     ],
 )
-def test_what_may_get_in_the_way_is_told_with_its_remedy(changed: dict[str, float], told: str) -> None:
+def test_a_possible_problem_is_reported_with_its_remedy(changed: dict[str, float], told: str) -> None:
     assert not list(HERE.doubts()) and not list(replace(HERE, shm_gib=None).doubts())
     [doubt] = replace(HERE, **changed).doubts()
     assert re.search(told, doubt)
@@ -72,10 +72,10 @@ def test_what_may_get_in_the_way_is_told_with_its_remedy(changed: dict[str, floa
             "torch is 2.9.0, here 2.14",
         ),
         (replace(THERE, seen=replace(HERE, gpus=())), r"Ray counts 2 GPUs, torch \(CUDA 13.0\) can use 0"),
-        (replace(THERE, shares=False), "storage.root is not the folder"),
+        (replace(THERE, shares=False), "storage.root is another folder than here"),
     ],
 )
-def test_what_will_not_work_is_told_with_its_remedy(node: Node, told: str) -> None:
+def test_an_error_is_reported_with_its_remedy(node: Node, told: str) -> None:
     assert not list(THERE.wrong(HERE)) and not list(replace(THERE, gpus=0).wrong(HERE))
     [wrong] = node.wrong(HERE)
     assert re.search(told, wrong)

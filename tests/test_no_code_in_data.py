@@ -1,4 +1,4 @@
-"""Nothing that is read can run code: the calls by which data would become programs stand nowhere in the sources."""
+"""Data cannot run code: the sources contain no call that would execute data."""
 
 import ast
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ def dotted(node: ast.expr) -> str:
 
 
 def faults(source: str) -> Iterator[str]:
-    """Yield the lines of calls that would let data run code."""
+    """Yield the lines of calls that could execute data."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
@@ -50,11 +50,11 @@ def test_a_source_lets_no_data_run_code(file) -> None:
         "yaml.load(x, yaml.Loader)", "np.load(f, allow_pickle=True)", "subprocess.run(x, shell=True)",
     ],
 )  # fmt: skip
-def test_it_would_be_found(source: str) -> None:
+def test_such_calls_are_found(source: str) -> None:
     assert list(faults(source))
 
 
-def test_the_loader_is_a_safe_one() -> None:
+def test_the_yaml_loader_is_a_safe_one() -> None:
     from gen_ray.configuration import yaml12
 
     tags = {tag.rpartition(":")[2] for tag in yaml12._Loader.yaml_constructors if tag}

@@ -1,4 +1,4 @@
-"""Messages to MLflow arrive in order, late rather than never, and never twice."""
+"""The outbox: messages to MLflow are delivered in order and exactly once, also after an outage."""
 
 import errno
 import json
@@ -25,7 +25,7 @@ STORE = Store("sqlite:///nowhere.db", "x")
 
 
 class Ledger:
-    """A store that can be away, or refuse a name."""
+    """A fake store that can be unavailable, or refuse a name."""
 
     def __init__(self) -> None:
         self.there, self.seen = threading.Event(), list[tuple[str, str, dict[str, Any]]]()
@@ -86,7 +86,7 @@ def test_a_store_that_is_away_delays_messages_and_loses_none(ledger: Ledger, tmp
     began = time.monotonic()
     for step in range(100):
         outbox.put("a", "log", metrics={"loss": 1.0}, step=step, at=step)
-    assert time.monotonic() - began < 0.5, "nobody waits for the store"
+    assert time.monotonic() - began < 0.5, "logging does not wait for the store"
     until(lambda: outbox.pending("a") == (100, "away"))
     ledger.there.set()
     until(lambda: outbox.pending("a") == (0, ""))
@@ -94,7 +94,7 @@ def test_a_store_that_is_away_delays_messages_and_loses_none(ledger: Ledger, tmp
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_refused_for_good_does_not_hold_up_the_rest(
+def test_permanently_refused_messages_do_not_delay_the_others(
     ledger: Ledger, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox = Outbox(STORE, tmp_path, ledger)
@@ -108,7 +108,7 @@ def test_what_is_refused_for_good_does_not_hold_up_the_rest(
     assert "a: no such step" in caplog.text
 
 
-def test_metrics_of_a_run_go_together_and_pass_nothing_of_their_run(ledger: Ledger, tmp_path: Path) -> None:
+def test_metrics_of_a_run_are_sent_together_and_in_order(ledger: Ledger, tmp_path: Path) -> None:
     outbox = Outbox(STORE, tmp_path, ledger)
     ledger.there.clear()
     for run in "ab":
@@ -124,7 +124,7 @@ def test_metrics_of_a_run_go_together_and_pass_nothing_of_their_run(ledger: Ledg
     assert of_a == ["open", *range(0, 600, 2), "tag", 600]
 
 
-def test_what_a_process_leaves_behind_the_next_one_sends(ledger: Ledger, tmp_path: Path) -> None:
+def test_messages_of_an_ended_process_are_sent_by_the_next_one(ledger: Ledger, tmp_path: Path) -> None:
     gone = Outbox(STORE, tmp_path, ledger)
     gone.put("a", "open", name="a", params={"k": 1}, tags={})
     until(lambda: gone.pending("a") == (0, ""))
@@ -157,7 +157,7 @@ GONE = f"{socket.gethostname()}:999999999:1"
 
 
 def left_behind(folder: Path, name: str = "left.jsonl", run_id: str = "a") -> Path:
-    """Write the file that a process leaves which ended while the store was away."""
+    """Write the file of a process that ended while the store was unavailable."""
     file = folder / name
     messages = [[run_id, "open", {"name": run_id, "params": {}, "tags": {}}], [run_id, "tag", {"tags": {"k": "v"}}]]
     head = [STORE.uri, STORE.experiment, GONE]
@@ -207,7 +207,7 @@ def test_a_file_that_cannot_be_read_is_not_damaged(ledger: Ledger, tmp_path: Pat
 
 
 @pytest.mark.parametrize("verb", ["write_whole", "unlink"])
-def test_a_folder_that_may_not_be_written_ends_no_delivery(
+def test_a_read_only_folder_does_not_stop_delivery(
     ledger: Ledger, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch, caplog: Caplog
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -227,7 +227,7 @@ def test_a_folder_that_may_not_be_written_ends_no_delivery(
     assert words in caplog.text and caplog.text.count("cannot be written") <= 1
 
 
-def test_of_several_starts_after_an_outage_one_sends_each_file(tmp_path: Path) -> None:
+def test_of_several_starts_after_an_outage_only_one_sends_each_file(tmp_path: Path) -> None:
     for number in range(8):
         left_behind(tmp_path, f"{number}.jsonl", f"run-{number}")
     ledgers, together = [Ledger() for _ in range(4)], threading.Barrier(4)
@@ -254,13 +254,13 @@ def test_a_message_stays_in_its_file_until_it_is_delivered(ledger: Ledger, tmp_p
     first.discard()
     [taken] = tmp_path.iterdir()
     name = taken.name.replace(quote(this_process(), safe=""), quote(GONE, safe=""))
-    taken.rename(tmp_path / name)  # as if this process had ended
+    taken.rename(tmp_path / name)  # simulates the end of this process
     following = Outbox(STORE, tmp_path, fresh := Ledger())
     until(lambda: following.pending("a") == (0, ""))
     assert [verb for _, verb, _ in fresh.seen] == ["open", "tag", "close"] and not list(tmp_path.iterdir())
 
 
-def test_a_file_is_kept_whose_run_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_file_of_a_refused_run_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def refuse(store: Store, run_id: str, **how: Any) -> None:
         raise RunError("experiment was deleted", reason=REFUSED)
 

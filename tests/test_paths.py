@@ -1,4 +1,4 @@
-"""Paths in every form that users write."""
+"""Parsing of paths in every form that users write."""
 
 import os
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def test_object_stores_refuse_patterns(uri: str) -> None:
         ("s3://a/b", "s3://a/b"),
     ],
 )
-def test_words_of_the_command_line(word: str, read: str) -> None:
+def test_words_of_the_command_line_are_parsed(word: str, read: str) -> None:
     assert user_paths.without_file_uri(word) == read
 
 
@@ -106,5 +106,5 @@ def test_a_job_may_not_prepare_into_its_own_copy_of_the_files(
     monkeypatch.chdir(home)
     for words in ((), ("--out", "data")):
         said = gen_ray("prepare", "digits", *words)
-        assert said.code == 2 and "in the job's own copy of its files" in said.fault
+        assert said.code == 2 and "in the job's copy of its files" in said.fault
     assert not [*home.iterdir()]

@@ -1,4 +1,4 @@
-"""What the README names exists: files, verbs, options, settings."""
+"""The README: every named file, command, option and setting exists."""
 
 import re
 import shlex
@@ -35,7 +35,7 @@ SPOKEN = list(commands(re.findall(r"`((?:gen-ray|python -m pipelines\.)[^`]*)`",
 COMMANDS = [words[words[0] == "submit" :] for _, words in (*PRINTED, *SPOKEN) if "VERB" not in words]
 
 
-def test_two_commands_set_everything_up_and_end_with_demo_and_pytest() -> None:
+def test_two_commands_install_everything_before_demo_and_pytest() -> None:
     whole = [block for block in BLOCKS if "python3 -m venv" in block]
     assert sorted(block.rstrip().rsplit("&& ", 1)[-1] for block in whole) == ["gen-ray demo", "pytest"]
 
@@ -45,7 +45,7 @@ def test_ci_runs_the_test_command_as_printed() -> None:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words)[:50])
-def test_every_verb_and_option_exists(words: list[str], gen_ray: Callable[..., Said]) -> None:
+def test_every_command_and_option_exists(words: list[str], gen_ray: Callable[..., Said]) -> None:
     verb = words[:2] if words[0] in cli.GROUPS else words[:1]
     said = gen_ray(*verb, "--help")
     assert said.code == 0
@@ -56,13 +56,13 @@ def test_every_verb_and_option_exists(words: list[str], gen_ray: Callable[..., S
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return one folder for all lines, some of which need what the lines before them leave there."""
+    """Return one folder for all lines, because some lines need the results of earlier ones."""
     return tmp_path_factory.mktemp("home")
 
 
 @pytest.mark.parametrize(
     ("variables", "words"),
-    [it for it in PRINTED if it[1] not in (["demo"], ["schedule", "run"])],  # which have nothing to check
+    [it for it in PRINTED if it[1] not in (["demo"], ["schedule", "run"])],  # these two lack checks
     ids=lambda it: " ".join(it)[:50],
 )
 def test_every_command_passes_its_own_checks(variables: dict[str, str], words: list[str], home: Path) -> None:
@@ -87,7 +87,7 @@ def test_every_path_exists() -> None:
     assert named and not [path for path in named if not (ROOT / path).exists()]
 
 
-def test_every_setting_it_names_is_one() -> None:
+def test_every_named_setting_exists() -> None:
     known = {key for file in (ROOT / "configs" / "demo").glob("*.yaml") for key in load(file).flat()}
     sections = {key.rsplit(".", 1)[0] for key in known}
     named = set(

@@ -1,4 +1,4 @@
-"""A champion is replaced by what is better on the same terms, and by nothing else."""
+"""The model registry: a champion is replaced only by a better run with metrics of the same provenance."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +19,13 @@ FRECHET = {"provenance.eval/frechet_distance.data": "aaa", "provenance.eval/frec
 
 @pytest.fixture
 def store(storage: Path) -> Store:
-    """Return the session's one database: making one takes seconds."""
+    """Return the database of the session, because creating one takes seconds."""
     return Store.of(None, "registry", storage)
 
 
 @pytest.fixture
 def model(request: pytest.FixtureRequest) -> str:
-    """Return a model of this test alone."""
+    """Return the name of a model of this test only."""
     return request.node.name[:60].rstrip("]").replace("[", "-")
 
 
@@ -41,7 +41,7 @@ def ran(store: Store, model: str, number: int, bits: float, tags: Any = DATA, **
     return run_id
 
 
-def test_the_first_is_champion_and_a_better_one_takes_its_place(store: Store, model: str) -> None:
+def test_the_first_run_is_champion_until_a_better_one_replaces_it(store: Store, model: str) -> None:
     assert champion(store, model) is None
     first, second = ran(store, model, 1, 1.84), ran(store, model, 2, 1.81)
     verdict = promote_run(store, model, first, BITS)
@@ -62,7 +62,7 @@ def test_the_first_is_champion_and_a_better_one_takes_its_place(store: Store, mo
 
 
 @pytest.mark.parametrize(("bits", "margin"), [(1.83, 0.02), (1.84, 0.0), (1.9, 0.0), (float("nan"), 0.0)])
-def test_what_does_not_beat_it_by_the_margin_changes_nothing(
+def test_a_run_that_does_not_win_by_the_margin_changes_nothing(
     store: Store, model: str, bits: float, margin: float
 ) -> None:
     first, second = ran(store, model, 1, 1.84), ran(store, model, 2, bits)
@@ -76,7 +76,7 @@ def test_what_does_not_beat_it_by_the_margin_changes_nothing(
     assert len(connect(store).search_model_versions(f"name='{model}'")) == 1
 
 
-def test_figures_of_another_provenance_are_not_held_against_each_other(store: Store, model: str) -> None:
+def test_metrics_of_another_provenance_are_not_compared(store: Store, model: str) -> None:
     promote_run(store, model, ran(store, model, 1, 1.84), BITS)
     other = ran(store, model, 2, 0.5, tags={**DATA, "provenance.eval/bits_per_dim.data": "bbb"})
     verdict = promote_run(store, model, other, BITS)
@@ -88,7 +88,7 @@ def test_figures_of_another_provenance_are_not_held_against_each_other(store: St
     assert not verdict.promoted and "eval/frechet_distance with eval/bits_per_dim" in verdict.line
 
 
-def test_more_is_better_where_it_is(store: Store, model: str) -> None:
+def test_for_some_metrics_a_larger_value_is_better(store: Store, model: str) -> None:
     for number, recall, promoted in ((1, 0.5, True), (2, 0.4, False), (3, 0.6, True)):
         run_id = ran(store, model, number, 1.0, tags=FRECHET, recall=recall)
         assert promote_run(store, model, run_id, "eval/recall").promoted is promoted
@@ -96,20 +96,20 @@ def test_more_is_better_where_it_is(store: Store, model: str) -> None:
     assert "its samples is 9" in promote_run(store, model, run_id, "eval/recall").line
 
 
-def test_nothing_that_is_not_finite_is_ever_champion(store: Store, model: str) -> None:
+def test_a_metric_that_is_not_finite_never_wins(store: Store, model: str) -> None:
     verdict = promote_run(store, model, ran(store, model, 1, float("nan")), BITS)
     assert not verdict.promoted and verdict.line.startswith(f"{model} gets no champion: ")
     assert champion(store, model) is None
 
 
-def test_a_run_that_is_not_there_or_has_no_figure_is_told(store: Store, model: str) -> None:
+def test_a_missing_run_or_metric_is_reported(store: Store, model: str) -> None:
     with pytest.raises(RunError, match="has no run nobody"):
         promote_run(store, model, "nobody", BITS)
     with pytest.raises(RunError, match="has no eval/recall"):
         promote_run(store, model, ran(store, model, 1, 1.0), "eval/recall")
 
 
-def test_a_champion_that_somebody_else_made_is_not_guessed_at(store: Store, model: str) -> None:
+def test_a_champion_of_another_tool_is_not_compared(store: Store, model: str) -> None:
     client, run_id = connect(store), ran(store, model, 1, 1.0)
     client.create_registered_model(model)
     mlflow_id = row(store, run_id).mlflow_id
@@ -119,7 +119,7 @@ def test_a_champion_that_somebody_else_made_is_not_guessed_at(store: Store, mode
         promote_run(store, model, run_id, BITS)
 
 
-def test_a_sweep_is_judged_by_its_own_metric_if_all_runs_have_that() -> None:
+def test_a_sweep_is_compared_by_its_own_metric_if_all_runs_have_it() -> None:
     assert judged_by("eval/frechet_distance") == "eval/frechet_distance"
     assert judged_by("validation/loss_nats") == judged_by("sample/seconds_per_image") == BITS
 
@@ -131,7 +131,7 @@ def test_a_run_that_has_ended_can_be_tagged(store: Store, model: str) -> None:
     assert found.tags["promotion"] == "champion" and found.status == "FINISHED"
 
 
-def test_the_former_champion_is_kept_as_previous_and_can_be_had_back(store: Store, model: str) -> None:
+def test_the_former_champion_is_kept_as_previous_and_can_be_restored(store: Store, model: str) -> None:
     runs = [ran(store, model, number, bits) for number, bits in ((1, 1.9), (2, 1.8))]
     promote_run(store, model, runs[0], BITS)
     with pytest.raises(RunError, match="has had no champion before this one"):
@@ -145,13 +145,13 @@ def test_the_former_champion_is_kept_as_previous_and_can_be_had_back(store: Stor
     assert registry.rollback(store, model).promoted and champion(store, model).version == "2"  # type: ignore[union-attr]
 
 
-def test_the_name_of_a_model_that_is_not_registered_is_the_users_mistake(store: Store, model: str) -> None:
+def test_an_unregistered_model_name_is_an_error_of_the_user(store: Store, model: str) -> None:
     promote_run(store, model, ran(store, model, 1, 1.9), BITS)
     with pytest.raises(UserError, match=f"--rollback {model}x: is not a registered model; did you mean '{model}'"):
         registry.rollback(store, f"{model}x")
 
 
-def test_force_promotes_what_is_worse_and_a_champion_is_tagged_anew(store: Store, model: str) -> None:
+def test_force_promotes_a_worse_run_and_updates_the_tags_of_a_champion(store: Store, model: str) -> None:
     first, worse = ran(store, model, 1, 1.8), ran(store, model, 2, 1.9)
     promote_run(store, model, first, BITS)
     candidate = registry.record(row(store, worse), BITS)
@@ -180,9 +180,7 @@ def test_releases_are_found_and_fetched_once(store: Store, model: str, tmp_path:
             releases.release(store, wrong)
 
 
-def test_an_artifact_that_changed_after_training_is_kept_beside_the_first(
-    store: Store, model: str, tmp_path: Path
-) -> None:
+def test_a_changed_artifact_is_stored_beside_the_first(store: Store, model: str, tmp_path: Path) -> None:
     run = row(store, ran(store, model, 1, 1.8))
     folder = tmp_path / "artifact"
     folder.mkdir()

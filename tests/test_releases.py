@@ -1,4 +1,4 @@
-"""Tags in MLflow, which any of its users can set, decide neither which files are touched nor which model is served."""
+"""MLflow tags, which any user can set, affect neither which files are touched nor which model is served."""
 
 import os
 import threading
@@ -29,7 +29,7 @@ PATHS = ["/", "..", "../..", "model/../../..", "model-" + "g" * 12, "model/", "m
 
 @pytest.fixture
 def store(storage: Path) -> Store:
-    """Return the session's one database: making one takes seconds."""
+    """Return the database of the session, because creating one takes seconds."""
     return Store.of(None, "registry", storage)
 
 
@@ -40,8 +40,8 @@ def model(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_tag_never_becomes_a_path_of_its_setter(store: Store, tmp_path: Path, path: str) -> None:
-    """A tag that names a folder elsewhere is refused, and the folder stays."""
+def test_a_tag_is_never_used_as_a_path(store: Store, tmp_path: Path, path: str) -> None:
+    """A tag that names another folder is refused, and the folder is not removed."""
     kept = tmp_path / "precious"
     kept.mkdir()
     (kept / "thesis.txt").write_text("all of it")
@@ -80,13 +80,13 @@ def test_a_run_id_from_a_tag_is_not_taken_for_a_path(tmp_path: Path, run_id: str
 
 
 @pytest.mark.parametrize("name", ["a'b", "a/b", "..", "a\n", "' OR name LIKE '%"])
-def test_a_name_never_becomes_a_query(store: Store, name: str) -> None:
+def test_a_name_is_never_used_as_a_query(store: Store, name: str) -> None:
     for use in (lambda: champion(store, name), lambda: registry.rollback(store, name)):
-        with pytest.raises(UserError, match="a model's name is of letters"):
+        with pytest.raises(UserError, match="the name of a model may only have letters"):
             use()
 
 
-def test_only_the_artifacts_used_last_stay_in_the_cache(store: Store, model: str, tmp_path: Path) -> None:
+def test_only_the_last_used_artifacts_stay_in_the_cache(store: Store, model: str, tmp_path: Path) -> None:
     cache, old = tmp_path / "cache", [f"{number:032x}" for number in range(5)]
     for age, name in enumerate([*old, ".part-killed", "another-folder"]):
         (cache / name / "model").mkdir(parents=True)
@@ -98,7 +98,7 @@ def test_only_the_artifacts_used_last_stay_in_the_cache(store: Store, model: str
 
 
 def test_artifacts_of_the_older_layout_are_removed(store: Store, model: str, tmp_path: Path) -> None:
-    """They lay in the cache itself, by run; a model of the present layout may be named like a run, and stays."""
+    """They were in the cache folder, one per run; a model of the present layout with the name of a run stays."""
     cache = tmp_path / "artifacts"
     unused, used, plain, named = (f"{number:032x}" for number in range(4))
     for place in (f"{unused}/model", f"{used}/model", plain, f"{named}/{unused}/model", "other/model"):
@@ -130,7 +130,7 @@ def test_an_artifact_that_is_not_the_promoted_one_is_replaced_or_refused(
 
 
 def promotable(store: Store, model: str, folder: Path) -> registry.VersionRecord:
-    """Return a run with an artifact folder, as gen-ray promote makes a candidate of it."""
+    """Return the candidate version that gen-ray promote makes of a run with an artifact folder."""
     folder.mkdir()
     (folder / "weights.safetensors").write_text("w")
     manifest.write(folder)
@@ -169,16 +169,16 @@ def test_with_a_key_only_signed_versions_are_served(
         monkeypatch.setenv(signing.ENVIRONMENT, short)
         with pytest.raises(UserError, match="GEN_RAY_SIGNING_KEY: has"):
             releases.release(store, served)
-    monkeypatch.setenv(signing.ENVIRONMENT, KEY + "\n")  # of a file with a line end
+    monkeypatch.setenv(signing.ENVIRONMENT, KEY + "\n")  # as read from a file with a line end
     assert signing.key() == KEY.encode()
 
 
 @pytest.mark.parametrize("last", ["the better one", "the worse one"])
 @pytest.mark.parametrize("has_champion", [False, True])
-def test_of_two_promotions_at_once_the_better_one_stays(
+def test_of_two_simultaneous_promotions_the_better_one_stays(
     store: Store, model: str, monkeypatch: pytest.MonkeyPatch, last: str, has_champion: bool
 ) -> None:
-    """An MLflow server lacks a lock, so that both find the same champion before either sets the alias."""
+    """An MLflow server lacks a lock, so both find the same champion before either sets the alias."""
     if has_champion:
         promote_run(store, model, ran(store, model, 1, 2.0), BITS)
     better, worse = (registry.record(row(store, ran(store, model, n, bits)), BITS) for n, bits in ((2, 1.5), (3, 1.8)))

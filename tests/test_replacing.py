@@ -1,4 +1,4 @@
-"""Files that a user names appear whole or not at all."""
+"""Atomic replacement of files that a user names."""
 
 import os
 import resource
@@ -25,7 +25,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
 
 @contextmanager
 def no_room() -> Iterator[None]:
-    """Let no file grow beyond 1,000 bytes."""
+    """Limit every file to 1,000 bytes."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
@@ -36,7 +36,7 @@ def no_room() -> Iterator[None]:
 
 @pytest.mark.parametrize("name", WRITERS)
 @pytest.mark.parametrize("older", [True, False])
-def test_without_room_nothing_is_half_written_and_an_older_file_stays(tmp_path: Path, name: str, older: bool) -> None:
+def test_on_a_full_disk_no_partial_file_is_left_and_an_older_one_stays(tmp_path: Path, name: str, older: bool) -> None:
     file = tmp_path / name
     if older:
         file.write_bytes(b"older")
@@ -47,7 +47,7 @@ def test_without_room_nothing_is_half_written_and_an_older_file_stays(tmp_path: 
     assert [found.name for found in tmp_path.iterdir()] == [name] and file.stat().st_size > 1000
 
 
-def test_a_link_and_the_mode_of_a_file_stay(tmp_path: Path) -> None:
+def test_a_link_and_the_mode_of_a_file_are_kept(tmp_path: Path) -> None:
     file, link = tmp_path / "file", tmp_path / "link"
     file.write_bytes(b"older")
     file.chmod(0o640)

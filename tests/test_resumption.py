@@ -1,4 +1,4 @@
-"""What --resume goes on with."""
+"""The runs and settings that --resume continues."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +32,7 @@ def make(tmp_path: Path) -> Callable[..., Experiment]:
 
 
 def saved(experiment: Experiment, second: int, *, started: bool = True, trained: int | None = None) -> str:
-    """Make a run's folder, with a checkpoint if it started, with the artifact of some epochs if it was trained."""
+    """Create a run folder: with a checkpoint if started, with the artifact of some epochs if trained."""
     home = run_directory.save(experiment, f"a-20260101-{second:06d}")
     resumption.keep_data(home, data())
     if started:
@@ -45,10 +45,10 @@ def saved(experiment: Experiment, second: int, *, started: bool = True, trained:
     return home.name
 
 
-def test_only_unfinished_runs_of_the_very_name_are_resumed(make: Callable[..., Experiment], tmp_path: Path) -> None:
+def test_only_unfinished_runs_of_the_same_name_are_resumed(make: Callable[..., Experiment], tmp_path: Path) -> None:
     experiment = make()
     for run_id in ("a-b-20260101-000000", "a-nothing", "b-20260101-000000", "a-20260101-000009"):
-        (tmp_path / "runs" / run_id).mkdir(parents=True)  # the last one died before it wrote its settings
+        (tmp_path / "runs" / run_id).mkdir(parents=True)  # the last run died before it wrote its settings
     with pytest.raises(UserError, match=r"--resume: no unfinished run named 'a' in .*/runs$"):
         resumption.run(experiment, data())
     done = saved(experiment, 1, trained=40)
@@ -63,12 +63,12 @@ def test_only_unfinished_runs_of_the_very_name_are_resumed(make: Callable[..., E
     assert resumption.run(experiment, data()).home.name == name
 
 
-def test_a_run_that_never_started_does_not_shadow_one_that_did(make: Callable[..., Experiment]) -> None:
+def test_a_run_that_never_started_does_not_hide_one_that_did(make: Callable[..., Experiment]) -> None:
     saved(make(), 1)
     name = saved(make(), 2)
     saved(make(), 3, started=False)
     assert resumption.run(make(), data()).home.name == name
-    other = saved(make(seed=1), 4, started=False)  # only it has the settings asked for
+    other = saved(make(seed=1), 4, started=False)  # only this run has the given settings
     assert resumption.run(make(seed=1), data()).home.name == other
 
 
@@ -93,13 +93,13 @@ def test_other_data_are_refused_unless_accepted(accept: bool, make: Callable[...
 
 @pytest.mark.parametrize("change", [{"levels": 16}, {"shape": (1, 9, 9)}, {"kind": "tokens"}, {"alphabet": "ab"}])
 def test_data_that_the_weights_do_not_fit_are_not_accepted(make: Callable[..., Experiment], change: Any) -> None:
-    """A text with a new character failed in the workers; one with another alphabet of the same size was trained on."""
+    """Regression: text with a new character failed in the workers; another alphabet of the same size was accepted."""
     name, other = saved(make(), 1), data("2" * 64)
     other = replace(other, spec=other.spec.model_copy(update=change))
     with pytest.raises(UserError, match=rf"--accept-data: .*{next(iter(change))} of the data was .*{name} do not fit"):
         resumption.run(make(), other, accept_data=True)
     old = Path(make().storage.root) / "runs" / name / resumption.DATA
-    old.write_text('{"fingerprint": "1", "rows": {}}')  # of a version that did not keep the kind of data
+    old.write_text('{"fingerprint": "1", "rows": {}}')  # written by a version that did not store the kind of data
     assert resumption.run(make(), other, accept_data=True).lines
 
 
@@ -112,7 +112,7 @@ def test_data_that_the_weights_do_not_fit_are_not_accepted(make: Callable[..., E
     ],
 )
 @pytest.mark.parametrize("trained", [None, 40])
-def test_epochs_may_be_raised_and_what_that_means_is_stated(
+def test_epochs_may_be_raised_and_the_effect_is_stated(
     decay: str, meaning: str, trained: int | None, make: Callable[..., Experiment]
 ) -> None:
     name = saved(make(decay=decay), 1, trained=trained)

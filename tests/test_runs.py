@@ -1,4 +1,4 @@
-"""Folders of runs: never two of one id, and a MODEL is found however it is called."""
+"""Run folders: ids are unique, and a MODEL is found by folder, run id or name."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -25,7 +25,7 @@ def make(root: Path, run_id: str, *, finished: bool = True) -> Path:
     return home
 
 
-def test_ids_of_one_second_differ_and_may_stand_in_a_path(tmp_path: Path) -> None:
+def test_ids_of_one_second_differ_and_are_valid_in_paths(tmp_path: Path) -> None:
     experiment = parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path)}})
     with ThreadPoolExecutor(8) as pool:
         ids = sorted(
@@ -46,7 +46,7 @@ def test_ids_of_one_second_differ_on_an_object_store(s3: Path, tmp_path: Path) -
     assert len(ids) == 2 and {run.name for run in run_directory.named("a", root / "runs")} == ids
 
 
-def test_a_model_is_found_by_folder_run_id_or_name_and_the_name_means_the_newest(tmp_path: Path) -> None:
+def test_a_model_is_found_by_folder_run_id_or_name_of_the_newest_run(tmp_path: Path) -> None:
     homes = [make(tmp_path, f"a-2026010{day}-000000") for day in (1, 2)] + [make(tmp_path, "a-20260102-000000-2")]
     homes += [make(tmp_path, f"a-20260102-000000-{number}") for number in range(3, 12)]
     make(tmp_path, "a-20260103-000000", finished=False)
@@ -55,7 +55,7 @@ def test_a_model_is_found_by_folder_run_id_or_name_and_the_name_means_the_newest
         assert run_directory.find_artifact(model, tmp_path) == homes[index] / "artifact"
 
 
-def test_a_model_that_is_not_there_is_told_with_the_nearest_run(tmp_path: Path) -> None:
+def test_a_missing_model_is_reported_with_the_nearest_run(tmp_path: Path) -> None:
     make(tmp_path, "digits-vae-20260101-000000")
     with pytest.raises(UserError, match=r"did you mean 'digits-vae-20260101-000000'"):
         run_directory.find_artifact("digits-vea-20260101-000000", tmp_path)

@@ -1,4 +1,4 @@
-"""A file of the user's that has the name of a package."""
+"""User files that have the name of a package."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def test_a_file_that_shadows_a_package_is_named(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_it_is_refused_only_where_python_looks_there_first(first: bool, tmp_path: Path) -> None:
+def test_it_is_refused_only_where_python_searches_there_first(first: bool, tmp_path: Path) -> None:
     (tmp_path / "pandas.py").write_text("raise SystemExit('x')")
     words = ["-m", "pipelines.cli", "compare", "--help"]
     way = [] if first else ["-P"]
@@ -39,7 +39,7 @@ def test_it_is_refused_only_where_python_looks_there_first(first: bool, tmp_path
 
 @pytest.mark.parametrize("name", ["token.py", "random.py", "types.py"])
 def test_a_file_that_shadows_pythons_own_modules_does_not_disturb_gen_ray(name: str, tmp_path: Path) -> None:
-    """Python itself imports it before any code of this project under ``python -m``, unless by -P."""
+    """With ``python -m`` but without -P, Python imports it before any code of this project."""
     (tmp_path / name).write_text("raise SystemExit('x')")
     command = str(Path(sys.executable).parent / "gen-ray")
     for words in ([command], [sys.executable, "-P", "-m", "pipelines.cli"]):

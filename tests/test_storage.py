@@ -1,4 +1,4 @@
-"""Folders and object stores through the same verbs, the latter against a real S3 server."""
+"""Storage on folders and on a real S3 server through the same functions."""
 
 import shutil
 import time
@@ -31,7 +31,7 @@ from gen_ray.tracking.store import Store
 
 @pytest.fixture(params=["folder", "s3"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """Return an empty root of either kind."""
+    """Return an empty root: a folder or a bucket."""
     return tmp_path / "root" if request.param == "folder" else request.getfixturevalue("s3") / tmp_path.name
 
 
@@ -42,7 +42,7 @@ def fill(content: str, draft: Path) -> None:
     manifest.write(draft)
 
 
-def test_a_folder_appears_whole_and_can_be_replaced_copied_and_removed(root: Path) -> None:
+def test_a_folder_appears_complete_and_can_be_replaced_copied_and_removed(root: Path) -> None:
     for content in ("first", "second"):
         paths.commit(root / "f", partial(fill, content))
     with paths.here(root / "f") as found:
@@ -55,15 +55,15 @@ def test_a_folder_appears_whole_and_can_be_replaced_copied_and_removed(root: Pat
     assert paths.drafts(root) == []
 
 
-def test_only_drafts_are_taken_for_drafts(tmp_path: Path) -> None:
-    """Preparing clears drafts away; a hidden folder that is somebody else's stays."""
+def test_only_drafts_are_removed_as_drafts(tmp_path: Path) -> None:
+    """Preparing data removes drafts; a hidden folder of another program stays."""
     (tmp_path / "data" / ".mine").mkdir(parents=True)
     (tmp_path / "data" / ".digits-0.77.partial").mkdir()
     prepare("digits", out=tmp_path / "data")
     assert [folder.name for folder in (tmp_path / "data").glob(".*")] == [".mine"]
 
 
-def test_a_folder_whose_writer_failed_is_not_there(root: Path) -> None:
+def test_a_folder_whose_writer_failed_does_not_exist(root: Path) -> None:
     def fail(draft: Path) -> None:
         (draft / "a").write_text("half")
         raise OSError("no more")
@@ -73,19 +73,19 @@ def test_a_folder_whose_writer_failed_is_not_there(root: Path) -> None:
     assert not (root / "f").exists() and paths.drafts(root) == []
 
 
-def test_on_an_object_store_a_version_counts_once_it_is_pointed_to(s3: Path, tmp_path: Path) -> None:
-    """A writer killed half way leaves files that are not taken for a checkpoint, and the next one replaces it."""
+def test_on_an_object_store_a_version_exists_once_the_pointer_names_it(s3: Path, tmp_path: Path) -> None:
+    """The files of a killed writer are not taken for a checkpoint, and the next writer replaces them."""
     home = CheckpointStore(s3 / tmp_path.name)
     home.add({"a": b"1"}, 5)
     (home.place(7) / "a").write_bytes(b"half")
     assert home.folders() == [home.place(5)] and home.last() == home.place(5)
     home.add({"a": b"2"}, 7)
     (paths.current(home.place(7)) / "a").write_bytes(b"3")
-    assert home.last() == home.place(5)  # damaged: passed over
+    assert home.last() == home.place(5)  # the newer one is damaged and skipped
 
 
-def test_what_an_older_version_stored_on_an_object_store_is_read(s3: Path, tmp_path: Path) -> None:
-    """Before there were versions, the files were in the folder itself."""
+def test_the_object_store_layout_of_an_older_release_is_read(s3: Path, tmp_path: Path) -> None:
+    """Before versions existed, the files were in the folder itself."""
     folder = s3 / tmp_path.name / "f"
     (folder / "a").write_bytes(b"1")
     (folder / manifest.NAME).write_text(manifest.text({"a": sha256(b"1").hexdigest()}))
@@ -96,7 +96,7 @@ def test_what_an_older_version_stored_on_an_object_store_is_read(s3: Path, tmp_p
 
 
 def content(folder: Path) -> str:
-    """Return what fill wrote, after a check."""
+    """Return the content that fill wrote, after a check of the folder."""
     manifest.verify(folder)
     [text] = {(folder / "a").read_text(), (folder / "deep" / "b").read_text()}
     return text
@@ -104,13 +104,13 @@ def content(folder: Path) -> str:
 
 @pytest.fixture(params=["in one step", "in two steps"])
 def _disk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a file system be one that exchanges names, or one that cannot."""
+    """Use a file system with or without atomic exchange of names."""
     if request.param == "in two steps":
         monkeypatch.setattr(replacement, "swap", lambda first, second: False)
 
 
 @pytest.mark.usefixtures("_disk")
-def test_readers_see_one_version_or_the_next_while_writers_replace_it(tmp_path: Path) -> None:
+def test_readers_see_the_old_or_the_new_version_during_a_replacement(tmp_path: Path) -> None:
     folder = tmp_path / "f"
     paths.commit(folder, partial(fill, "0"))
 
@@ -128,8 +128,8 @@ def test_readers_see_one_version_or_the_next_while_writers_replace_it(tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
-def test_a_folder_that_is_being_removed_is_not_put_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the old version is removed, another writer moves the new one aside, and a reader looks for the folder."""
+def test_a_folder_that_is_being_removed_is_not_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """During the removal of the old version another writer moves the new one, and a reader looks for the folder."""
     folder, found = tmp_path / "f", list[str]()
     paths.commit(folder, partial(fill, "old"))
     monkeypatch.setattr(replacement, "swap", lambda first, second: False)
@@ -148,7 +148,7 @@ def test_a_folder_that_is_being_removed_is_not_put_back(tmp_path: Path, monkeypa
 
 
 class Killed(BaseException):
-    """Ends a process at once."""
+    """Stands for the sudden end of a process."""
 
 
 @pytest.mark.usefixtures("_disk")
@@ -178,9 +178,7 @@ def test_a_kill_at_any_moment_leaves_the_old_version_or_the_new_one(
     assert paths.read(folder, content) == "third"
 
 
-def test_an_upload_that_fails_leaves_the_version_before(
-    s3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_upload_keeps_the_previous_version(s3: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = s3 / tmp_path.name / "f"
     paths.commit(folder, partial(fill, "first"))
 
@@ -196,7 +194,7 @@ def test_an_upload_that_fails_leaves_the_version_before(
     assert paths.read(folder, content) == "third" and len(list(folder.iterdir())) == 2
 
 
-def test_a_text_file_is_written_by_several_at_once(root: Path) -> None:
+def test_a_text_file_can_be_written_by_several_processes_at_once(root: Path) -> None:
     if not paths.is_remote(root):
         root.mkdir()
     texts = [str(number) * 5000 for number in range(8)]
@@ -222,7 +220,7 @@ def test_one_process_at_a_time_trains_an_extractor(tmp_path: Path, monkeypatch: 
     assert trained == [8] and name.startswith("classifier-")
 
 
-def test_what_is_kept_of_checkpoints_is_the_same(root: Path) -> None:
+def test_the_kept_checkpoints_are_the_same_on_both_storages(root: Path) -> None:
     home = CheckpointStore(root / "checkpoints")
     for step, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, 5.0)):
         position = f'{{"step": {step}, "validation_nats": {loss}}}'.encode()
@@ -234,7 +232,7 @@ def test_what_is_kept_of_checkpoints_is_the_same(root: Path) -> None:
     assert [folder.name for folder in other.folders()] == [folder.name for folder in home.folders()]
 
 
-def test_a_journal_is_found_again(root: Path) -> None:
+def test_a_journal_can_be_reopened(root: Path) -> None:
     if not paths.is_remote(root):
         root.mkdir()
     first = journal(root / "study.jsonl")
@@ -254,7 +252,7 @@ def test_a_damaged_shard_on_s3_is_named(s3: Path, tmp_path: Path) -> None:
         load_split(prepared, "test")
 
 
-def test_what_cannot_be_reached_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unreachable_storage_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"zz://a: must be a folder or s3://BUCKET/PREFIX"):
         place("zz://a")
     with pytest.raises(UserError, match=r"tracking\.uri: is needed where storage.root is s3://b/c"):
@@ -267,7 +265,7 @@ def test_what_cannot_be_reached_is_told_in_one_line(monkeypatch: pytest.MonkeyPa
         parse({"name": "a", "family": "vae", "storage": {"root": str(tmp_path / "_ray_pkg_1" / "runs")}})
 
 
-def test_a_root_that_cannot_be_reached_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_root_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise ConnectionRefusedError("nobody there")
 
@@ -277,6 +275,6 @@ def test_a_root_that_cannot_be_reached_is_told_in_one_line(monkeypatch: pytest.M
         paths.check(root)
 
 
-def test_an_object_store_that_refuses_is_told_in_one_line(s3: Path) -> None:
+def test_a_refusal_of_an_object_store_is_reported_in_one_line(s3: Path) -> None:
     with pytest.raises(RunError, match="s3://no-such-bucket/x: could not be written"):
         checkpoint.write(place("s3://no-such-bucket/x"), {"a": b"1"})

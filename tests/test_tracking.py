@@ -1,4 +1,4 @@
-"""Runs in MLflow are found again, never duplicated, and closed with the truth."""
+"""Tracking in MLflow: runs are found again, never duplicated, and closed with their true status."""
 
 import shutil
 import socket
@@ -35,7 +35,7 @@ from gen_ray.tracking.store import Store
 
 @pytest.fixture
 def store(storage: Path, request: pytest.FixtureRequest) -> Store:
-    """Return an experiment of this test alone in the session's one database: making a database takes seconds."""
+    """Return a separate experiment in the database of the session, because creating a database takes seconds."""
     return Store.of(None, request.node.name[:60], storage)
 
 
@@ -48,7 +48,7 @@ def only(store: Store) -> RunRow:
     return row
 
 
-def test_a_run_opened_again_is_the_same_run_with_the_params_it_began_with(store: Store) -> None:
+def test_a_reopened_run_is_the_same_run_with_its_first_params(store: Store) -> None:
     first = open_run(store, epochs=2)
     first.log({"train/loss_nats": 3.0}, 1)
     first.close("KILLED")
@@ -64,7 +64,7 @@ def test_a_run_opened_again_is_the_same_run_with_the_params_it_began_with(store:
     assert [(point.step, point.value) for point in history] == [(1, 3.0), (2, 2.0)]
 
 
-def test_an_epoch_repeated_after_a_crash_overwrites_nothing_and_the_newest_value_counts(store: Store) -> None:
+def test_an_epoch_repeated_after_a_crash_overwrites_nothing_and_the_newest_value_is_used(store: Store) -> None:
     run = open_run(store)
     for value in (3.0, 2.5):
         run.log({"m": value}, 1)
@@ -72,7 +72,7 @@ def test_an_epoch_repeated_after_a_crash_overwrites_nothing_and_the_newest_value
     assert len(run.client.get_metric_history(run.id, "m")) == 2
 
 
-def test_a_run_opened_again_no_longer_says_why_it_failed(store: Store) -> None:
+def test_a_reopened_run_has_no_reason_of_failure(store: Store) -> None:
     run = open_run(store)
     run.tag({"reason": "non_finite", "error": "loss is nan", "kept": "yes"})
     run.close("FAILED")
@@ -81,7 +81,7 @@ def test_a_run_opened_again_no_longer_says_why_it_failed(store: Store) -> None:
 
 
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
-def test_a_run_ends_as_it_is_told(store: Store, status: str) -> None:
+def test_a_run_ends_with_the_given_status(store: Store, status: str) -> None:
     run = open_run(store)
     run.tag({"reason": "non_finite"})
     run.close(status)
@@ -110,8 +110,8 @@ def test_the_next_start_closes_runs_whose_process_is_gone_and_no_others(store: S
     }  # fmt: skip
 
 
-def test_processes_that_begin_at_once_share_a_new_store(tmp_path: Path) -> None:
-    """MLflow's first migration of a database and the making of an experiment both fail where two do them."""
+def test_processes_that_start_at_once_share_a_new_store(tmp_path: Path) -> None:
+    """Two simultaneous first migrations of a database, or creations of an experiment, would fail in MLflow."""
     begin = f"""
 from pathlib import Path
 from gen_ray.tracking.store import Store
@@ -136,7 +136,7 @@ TrackedRun(store, "a-1", name="a", params={{}}, tags={{}}).close("FINISHED")
     assert experiments(Store.of(None, "new", tmp_path)) == ["Default", "new"]
 
 
-def test_runs_of_other_tools_in_the_experiment_are_left_alone_and_readable(store: Store) -> None:
+def test_runs_of_other_tools_in_the_experiment_are_unchanged_and_readable(store: Store) -> None:
     client = connect(store)
     foreign = client.create_run(experiment_id(store, client)).info.run_id
     open_run(store)
@@ -144,7 +144,7 @@ def test_runs_of_other_tools_in_the_experiment_are_left_alone_and_readable(store
     assert found == {foreign: "RUNNING", "a-1": "RUNNING"}
 
 
-def test_pictures_and_folders_are_kept(store: Store, tmp_path: Path) -> None:
+def test_pictures_and_folders_are_stored(store: Store, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_bytes(b"w")
     (tmp_path / "config.yaml").write_text("name: a\n")
@@ -180,8 +180,8 @@ def test_rows_come_in_pages_and_newest_first(store: Store, monkeypatch: pytest.M
     "\x00:1:1",
     "host:1:1e400", "host:١:1",
 ])  # fmt: skip
-def test_words_that_name_no_process_name_none_that_is_gone(store: Store, value: str) -> None:
-    """Any user may set a tag, and one that is not this project's must not stop a training."""
+def test_invalid_process_tags_do_not_close_a_run(store: Store, value: str) -> None:
+    """Any user may set a tag, and a tag of another tool must not stop a training."""
     assert not is_gone(value.replace("host", socket.gethostname()))
     run = open_run(store, f"foreign-{len(value)}")
     run.tag({PROCESS: value.replace("host", socket.gethostname()).replace("\x00", "")})
@@ -200,7 +200,7 @@ def test_a_deleted_experiment_is_named_with_the_remedy(store: Store) -> None:
     assert [row.run_id for row in rows(store)] == ["a-1"]
 
 
-def test_a_file_that_is_gone_is_refused_and_not_tried_for_ever(store: Store, tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_and_not_retried_forever(store: Store, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist") as caught:
         open_run(store).keep(tmp_path / "gone", "model")
     assert caught.value.reason == REFUSED
@@ -210,7 +210,9 @@ def test_a_file_that_is_gone_is_refused_and_not_tried_for_ever(store: Store, tmp
     lambda store: open_run(store, odd="\udcff"), lambda store: open_run(store).tag({"odd": "\udcff"}),
     lambda store: open_run(store).show_text("odd", "\udcff", 1),
 ], ids=["params", "tags", "texts"])  # fmt: skip
-def test_what_is_not_text_is_refused_and_not_tried_for_ever(store: Store, use: Callable[[Store], object]) -> None:
+def test_values_that_are_not_text_are_refused_and_not_retried_forever(
+    store: Store, use: Callable[[Store], object]
+) -> None:
     with pytest.raises(RunError, match="surrogates not allowed") as caught:
         use(store)
     assert caught.value.reason == REFUSED
@@ -222,7 +224,7 @@ def test_what_is_not_text_is_refused_and_not_tried_for_ever(store: Store, use: C
     ("10.0.0.1:5000", "did you mean http://10.0.0.1:5000"), ("localhost", "did you mean http://localhost"),
     ("./mlruns", "use sqlite:///"), ("file:///tmp/mlruns", "use sqlite:////tmp/mlruns/mlflow.db"),
     ("/tmp/x", "use sqlite"),
-    ("ftp://nowhere", r"MLflow has servers at http"), ("s3://bucket/x", r"MLflow has servers at http"),
+    ("ftp://nowhere", r"must be a server.s address, http"), ("s3://bucket/x", r"must be a server.s address, http"),
 ])  # fmt: skip
 def test_a_tracking_uri_without_a_server_or_database_is_named(
     uri: str, remedy: str, monkeypatch: pytest.MonkeyPatch
@@ -238,7 +240,7 @@ def test_a_tracking_uri_without_a_server_or_database_is_named(
 @pytest.mark.parametrize(
     "uri", ["https://a/b", "sqlite:////a.db", "postgresql+psycopg2://a/b", "databricks", "mysql://a"]
 )
-def test_a_server_or_database_is_taken(uri: str) -> None:
+def test_a_server_or_database_is_accepted(uri: str) -> None:
     assert Store.of(uri, "x", Path()).uri == uri
 
 
@@ -250,7 +252,7 @@ def test_a_store_that_cannot_be_used_is_named_in_one_line(
     uri = uri.format(tmp_path)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     store = Store.of(uri, "x", Path())
-    readers = [lambda: rows(store)] if store.exists else []  # a missing database is like one without runs
+    readers = [lambda: rows(store)] if store.exists else []  # a missing database is treated as one without runs
     for use in (*readers, lambda: open_run(store)):
         with pytest.raises(RunError) as caught:
             use()
@@ -269,7 +271,7 @@ def test_the_tag_that_finds_a_run_is_documented(store: Store) -> None:
 def test_errors_of_a_database_have_a_remedy(store: Store, fault: str, remedy: str) -> None:
     with pytest.raises(RunError, match=f"{fault}.*{remedy}") as raised, told(store):
         raise OperationalError("INSERT", None, sqlite3.OperationalError(fault))
-    assert raised.value.reason == "tracking", "to try again may help"
+    assert raised.value.reason == "tracking", "a retry may help"
 
 
 def test_an_error_of_a_database_is_one_line_without_the_traceback_that_mlflow_prints(

@@ -1,4 +1,4 @@
-"""Values arrive as they are written: files are YAML 1.2, and a word of the command line is text by default."""
+"""Values of configurations: files are YAML 1.2, and command-line words are text by default."""
 
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ TEXTS = [
 
 
 @pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:20]))
-def test_text_arrives_unchanged_whatever_it_means_to_yaml(tmp_path: Path, text: str) -> None:
+def test_text_is_unchanged_whatever_its_meaning_in_yaml(tmp_path: Path, text: str) -> None:
     assert yaml12.value(text) == text
     file = tmp_path / "a.yaml"
     file.write_text("name: a\nfamily: vae\n")
@@ -62,7 +62,7 @@ def test_any_word_is_a_value_or_itself_and_never_an_error(text: str) -> None:
         st.lists(st.integers(), max_size=3),
     )
 )
-def test_what_is_written_is_read_back_by_readers_of_yaml_1_1_and_1_2(value: Any) -> None:
+def test_written_values_are_read_back_as_yaml_1_1_and_1_2(value: Any) -> None:
     for text in (yaml12.dump({"a": value}), yaml12.flow({"a": value})):
         assert yaml.safe_load(text) == {"a": value} and yaml12.value("{a: " + yaml12.flow(value) + "}") == {"a": value}
     assert yaml12.value(yaml12.flow(value)) == value
@@ -73,7 +73,7 @@ def test_what_is_written_is_read_back_by_readers_of_yaml_1_1_and_1_2(value: Any)
 @pytest.mark.parametrize(
     "value", ["!!float x", "!!int ''", "!!bool [x]", "!!null x", "!!timestamp x", "1" * 5000, "!x y", '"\\udcff"']
 )
-def test_a_value_that_cannot_be_read_is_told_by_file_and_line(tmp_path: Path, value: str) -> None:
+def test_a_value_that_cannot_be_read_is_reported_with_file_and_line(tmp_path: Path, value: str) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(f"name: a\nfamily: {{latent_dim: {value}}}\n")
     with pytest.raises(UserError, match=r"a\.yaml:2: ") as caught:

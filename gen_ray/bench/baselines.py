@@ -1,4 +1,4 @@
-"""Baselines: training as anyone would write it first, and sampling as if the network's evaluations were all of it."""
+"""Baselines: a bare PyTorch training loop, and a sampler's network evaluations without the sampler."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,27 +20,28 @@ from gen_ray.maths.noise import generator
 
 @dataclass(frozen=True)
 class TrainingRates:
-    """Images per second of each round."""
+    """Images per second of each round, of the bare loop and of the project's loop."""
 
     bare: list[float]
     ours: list[float]
 
 
 def alternate(experiment: Experiment, family: Family, session: Session, *, rounds: int, steps: int) -> TrainingRates:
-    """Return the rates of the bare loop and of this house's, steps each a round, in turn within one process."""
+    """Return the rates of the bare loop and of the project's loop, alternating within one process, steps per round."""
     size, total = experiment.data.batch_size, (rounds + 1) * steps
     loops: list[Iterator[object]] = [
         bare_loop(experiment, family, own_rows(session.batches("train"), session.world_size, size), session.device),
         our_steps(TrainState(family, experiment.training, session, total), session.batches("train"), size, first=0),
     ]
-    seconds = [[_timed(partial(_drain, loop, steps)) for loop in loops] for _ in range(rounds + 1)][1:]  # one warms up
+    # The first round warms up.
+    seconds = [[_timed(partial(_drain, loop, steps)) for loop in loops] for _ in range(rounds + 1)][1:]
     images = steps * size
     return TrainingRates(bare=[images / s for s, _ in seconds], ours=[images / s for _, s in seconds])
 
 
 @dataclass(frozen=True)
 class IngestRates:
-    """Images per second of each round, of training and of each way to the data alone, and what training waits."""
+    """Results of each round: images per second of training and of each data path only, and the waiting share."""
 
     trained: list[float]
     alone: dict[str, list[float]]
@@ -50,21 +51,21 @@ class IngestRates:
 def ingest(
     experiment: Experiment, family: Family, session: Session, ways: Mapping[str, Batches], *, rounds: int, steps: int
 ) -> IngestRates:
-    """Time the ways to the data, in turn: each alone, and each while training steps are taken from it.
+    """Time the data paths in turn: first without, then with training on their batches.
 
-    A round alone goes through the data four times, so that what was read ahead does not decide it.
+    A round without training reads the data four times, so that batches prefetched before it do not dominate.
     """
     size, total = experiment.data.batch_size, (rounds + 1) * steps
     alone = {name: max(steps, 4 * batches.rows // size) for name, batches in ways.items()}
     drained = {name: batches.stream(0) for name, batches in ways.items()}
     clocked = {name: TimedIterator(batches.stream(0)) for name, batches in ways.items()}
-    learners = {name: TrainState(family, experiment.training, session, total) for name in ways}
+    states = {name: TrainState(family, experiment.training, session, total) for name in ways}
     found = IngestRates(trained=[], alone={name: [] for name in ways}, waiting={name: [] for name in ways})
     for number in range(rounds + 1):
         for name, stream in clocked.items():
             idle = _timed(partial(_drain, drained[name], alone[name]))
             before = stream.seconds
-            busy = _timed(partial(_train, learners[name], stream, range(number * steps, (number + 1) * steps)))
+            busy = _timed(partial(_train, states[name], stream, range(number * steps, (number + 1) * steps)))
             if number:  # the first round warms up
                 found.alone[name].append(alone[name] * size / idle)
                 found.trained.append(steps * size / busy)
@@ -77,15 +78,15 @@ def _drain(stream: Iterator[object], steps: int) -> None:
         next(stream)
 
 
-def _train(learner: TrainState, stream: TimedIterator, steps: range) -> None:
+def _train(state: TrainState, stream: TimedIterator, steps: range) -> None:
     for step in steps:
-        learner.step(next(stream), step)
+        state.step(next(stream), step)
 
 
 def bare_loop(experiment: Experiment, family: Family, x: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Train in eager float32 on x (N, *shape), yielding the loss of each step: no Ray, clipping, EMA, checks or log."""
+    """Train in eager float32 on x (N, *shape); yield each step's loss (). No Ray, clipping, EMA, checks or logging."""
     torch.manual_seed(experiment.training.seed)
-    rng = generator(experiment.training.seed, device=device)  # dropout draws from the global state, of another seed
+    rng = generator(experiment.training.seed, device=device)  # not for dropout, which uses the global generator
     net, x = family.build_net().to(device), x.to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=experiment.training.learning_rate)
     size = experiment.data.batch_size
@@ -101,19 +102,19 @@ def bare_loop(experiment: Experiment, family: Family, x: Tensor, device: torch.d
 
 @dataclass(frozen=True)
 class SamplerTimes:
-    """Seconds of each round: of a chain's network evaluations alone, and of walking the chain."""
+    """Seconds of each round: of a chain's network evaluations without the sampler, and of sampling with the chain."""
 
     bare: list[float]
     walk: list[float]
 
     @property
     def ratios(self) -> list[float]:
-        """Return, for each round, the share of the walk that its network evaluations are; 1 is no overhead."""
+        """Return each round's fraction of the sampling time that is network evaluations; 1 means no overhead."""
         return [bare / walk for bare, walk in zip(self.bare, self.walk, strict=True)]
 
 
 def sampler_times(net: nn.Module, chain: Chain, *, batch: int, rounds: int, device: torch.device) -> SamplerTimes:
-    """Time walks of a batch, start to finished samples, in turn with the same evaluations on recorded inputs."""
+    """Time sampling of a batch, start to finished samples, alternating with the same evaluations on recorded inputs."""
 
     def walk() -> None:
         generate(net, chain, batch, seed=0, device=device, batch_size=batch)
@@ -140,6 +141,6 @@ def _timed(work: Callable[[], None]) -> float:
 
 
 def _finished(device: torch.device) -> None:
-    """Wait for an accelerator's queue, as handing samples over to the CPU does."""
+    """Wait for an accelerator's queue, as copying samples to the CPU does."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,7 +1,7 @@
-"""A client of the API that does not mind if an answer gets lost on the way. Knows nothing else of this package.
+"""A client of the API that repeats failed requests. It does not depend on the rest of this package.
 
-Sampling is a pure function of the request and its seed, and the client draws the seed before the first try: so it may
-ask again, after whatever went wrong, and gets the samples it would have had.
+Sampling is a pure function of the request and its seed, and the client draws the seed before the first attempt.
+Therefore a repeated request returns the same samples, whatever the failure was.
 """
 
 import base64
@@ -23,26 +23,32 @@ __all__ = ["ApiError", "Client", "ClientPreview", "ClientResult"]
 
 
 class Client:
-    """The API at a URL. Every verb takes the fields of its request as keywords; arrays may be numpy's.
+    """A client of the API at a URL. Each verb takes the request's fields as keywords; arrays may be NumPy arrays.
 
-    The client itself sets the fields format and stream.
+    The client sets the fields format and stream itself.
     """
 
     def __init__(self, url: str, key: str | None = None, *, retries: int = 8, timeout: float = 120.0) -> None:
-        """Keep where the API is; nothing is sent yet. timeout is how many seconds a silence may last."""
+        """Create a client; nothing is sent yet.
+
+        retries is the number of repeated attempts; timeout is the maximum seconds without any data from the server.
+        """
         self._sender = Sender(url, key, retries=retries, timeout=timeout)
 
     def models(self) -> list[dict[str, Any]]:
-        """Return what is known of each model. Raise ApiError."""
+        """Return the card of each model. Raise ApiError."""
         listed: list[dict[str, Any]] = self._sender.send("GET", "/v1/models").json()["data"]
         return listed
 
     def sample(self, model: str, *, n: int = 1, **fields: Any) -> ClientResult:
-        """Return n samples. Raise ApiError."""
+        """Return samples (n, *shape). Raise ApiError."""
         return self._ask(model, "sample", {"n": n, **fields})
 
     def impute(self, model: str, **fields: Any) -> ClientResult:
-        """Return n completions of one instance: image (bytes or a Path) or x, and mask; or text. Raise ApiError."""
+        """Return n completions of one instance. Raise ApiError.
+
+        The instance is image (bytes or a Path) or x, with mask; or text.
+        """
         return self._ask(model, "impute", fields)
 
     def score(self, model: str, **fields: Any) -> ClientResult:
@@ -54,21 +60,21 @@ class Client:
         return self._ask(model, "encode", fields)
 
     def decode(self, model: str, *, z: Any, **fields: Any) -> ClientResult:
-        """Return samples at latent vectors z (N, Z). Raise ApiError."""
+        """Return samples (N, *shape) decoded from latent vectors z (N, Z). Raise ApiError."""
         return self._ask(model, "decode", {"z": z, **fields})
 
     def reconstruct(self, model: str, **fields: Any) -> ClientResult:
-        """Return images, x or texts encoded and decoded again. Raise ApiError."""
+        """Return reconstructions (N, *shape) of images, x or texts. Raise ApiError."""
         return self._ask(model, "reconstruct", fields)
 
     def picture(self, model: str, verb: str = "sample", **fields: Any) -> bytes:
-        """Return the samples of sample, impute, decode or reconstruct side by side as a PNG file. Raise ApiError."""
+        """Return the samples of sample, impute, decode or reconstruct as one PNG grid. Raise ApiError."""
         return self._answer(model, verb, fields, "grid").content
 
     def stream(self, model: str, verb: str = "sample", **fields: Any) -> Iterator[ClientPreview | ClientResult]:
-        """Yield previews of samples, or of completions, and the result at last. Raise ApiError.
+        """Yield previews of samples or completions, then the result. Raise ApiError.
 
-        A stream that breaks off is begun anew; previews that were seen are not shown again.
+        An interrupted stream is requested again; previews that were yielded before are skipped.
         """
         body, retry, seen = _body({**_allowed(fields), "stream": True, "format": "json"}), self._sender.patience, 0
         while True:
@@ -91,8 +97,8 @@ class Client:
 
     def _ask(self, model: str, verb: str, fields: Mapping[str, Any]) -> ClientResult:
         response = self._answer(model, verb, fields, "npz")
-        with np.load(io.BytesIO(response.content), allow_pickle=False) as held:
-            return result(facts(response.headers), {name: held[name] for name in held.files})
+        with np.load(io.BytesIO(response.content), allow_pickle=False) as archive:
+            return result(facts(response.headers), {name: archive[name] for name in archive.files})
 
     def _answer(self, model: str, verb: str, fields: Mapping[str, Any], form: str) -> requests.Response:
         body = _body({**_allowed(fields), "format": form})
@@ -100,7 +106,7 @@ class Client:
 
 
 def _allowed(fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields. Raise ValueError for those that would have no effect because the client sets them."""
+    """Return the fields. Raise ValueError for fields that the client sets itself."""
     for name, instead in OWN.items():
         if name in fields:
             raise ValueError(f"{name}: is set by the client; {instead}")
@@ -109,7 +115,8 @@ def _allowed(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _body(fields: Mapping[str, Any]) -> str:
     seed = fields.get("seed")
-    drawn = secrets.randbelow(2**53) if seed is None else seed  # None too: the server would draw another at each try
+    # also if seed=None was given, because the server would draw a new seed at each attempt
+    drawn = secrets.randbelow(2**53) if seed is None else seed
     pictures = {name: _picture(name, fields[name]) for name in PICTURES if fields.get(name) is not None}
     return json.dumps({**fields, **pictures, "seed": drawn}, default=_plain, allow_nan=False)
 
@@ -117,11 +124,11 @@ def _body(fields: Mapping[str, Any]) -> str:
 OWN = {"format": "the verbs return arrays, and picture() returns a PNG", "stream": "stream() yields previews"}
 """Fields that the client sets, and what to use instead."""
 PICTURES = ("image", "images", "mask")
-"""Fields that may hold files of pictures, as bytes, pathlib.Path or base64."""
+"""Fields that accept picture files as bytes, pathlib.Path or base64."""
 
 
 def _picture(field: str, value: Any) -> Any:
-    """Return base64 for bytes and paths. Raise ValueError for a text that is not base64: such as a path in a str."""
+    """Return base64 of bytes and paths. Raise ValueError for a str that is not base64, such as a path."""
     if isinstance(value, list | tuple):
         return [_picture(field, item) for item in value]
     if isinstance(value, os.PathLike):

@@ -1,4 +1,4 @@
-"""What the API answers, as numpy arrays and named facts."""
+"""Responses of the API as NumPy arrays and named fields."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ from PIL import Image
 
 @dataclass(frozen=True, kw_only=True)
 class ClientResult:
-    """An answer: arrays by name, and what the server says of it."""
+    """A result: arrays by name, and the server's metadata."""
 
     arrays: Mapping[str, np.ndarray]
     model: str
@@ -29,18 +29,21 @@ class ClientResult:
 
     @property
     def samples(self) -> np.ndarray:
-        """Return samples (n, *shape), stored integers."""
+        """Return samples (n, *shape) as stored integers."""
         return self.arrays["samples"]
 
     @property
     def texts(self) -> list[str]:
-        """Return samples as texts, of a model of texts."""
+        """Return the samples of a text model as strings."""
         return [str(text) for text in self.arrays["texts"]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientPreview:
-    """A look at samples under way: images (n, H, W[, 3]) uint8, or texts, with done of total evaluations done."""
+    """A preview of unfinished samples: images (n, H, W[, 3]) uint8, or texts.
+
+    done and total are the completed and all network evaluations.
+    """
 
     done: int
     total: int
@@ -49,21 +52,21 @@ class ClientPreview:
 
 
 def facts(headers: Mapping[str, str]) -> dict[str, Any]:
-    """Return what X-GenRay-… headers say of an answer whose body is no JSON."""
+    """Return the metadata in the X-GenRay-… headers of a response whose body is not JSON."""
     prefix = "x-genray-"
-    told = {name.lower().removeprefix(prefix).replace("-", "_"): value for name, value in headers.items()}
-    numbers = {name: json.loads(told[name]) for name in ("steps", "nfe", "seed", "notes")}
-    names = {name: _name(told[name]) for name in ("model", "version", "sampler")}
-    seconds = {name: float(told[f"{name}_seconds"]) for name in ("queued", "computed")}
+    fields = {name.lower().removeprefix(prefix).replace("-", "_"): value for name, value in headers.items()}
+    numbers = {name: json.loads(fields[name]) for name in ("steps", "nfe", "seed", "notes")}
+    names = {name: _name(fields[name]) for name in ("model", "version", "sampler")}
+    seconds = {name: float(fields[f"{name}_seconds"]) for name in ("queued", "computed")}
     return {**numbers, **names, "seconds": seconds, "request_id": headers["X-Request-ID"]}
 
 
-def result(said: Mapping[str, Any], held: Mapping[str, np.ndarray]) -> ClientResult:
-    """Return an answer, from what is said of it and its arrays."""
-    named = {name: said[name] for name in ("model", "version", "sampler", "steps", "nfe", "seed", "notes")}
-    seconds, request_id = said["seconds"], said["request_id"]
+def result(metadata: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> ClientResult:
+    """Return a result from its metadata and arrays."""
+    named = {name: metadata[name] for name in ("model", "version", "sampler", "steps", "nfe", "seed", "notes")}
+    seconds, request_id = metadata["seconds"], metadata["request_id"]
     return ClientResult(
-        arrays=held,
+        arrays=values,
         queued_seconds=seconds["queued"],
         computed_seconds=seconds["computed"],
         request_id=request_id,
@@ -72,7 +75,7 @@ def result(said: Mapping[str, Any], held: Mapping[str, np.ndarray]) -> ClientRes
 
 
 def arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the samples of the last event of a stream, of the type that format npz has, or their texts."""
+    """Return the samples of a stream's result event with the dtype of format npz, or the texts."""
     samples = data["samples"]
     if samples and isinstance(samples[0], str):
         return {"texts": np.array(samples, dtype=np.str_)}
@@ -80,7 +83,7 @@ def arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def preview(data: Mapping[str, Any]) -> ClientPreview:
-    """Return the preview in an event."""
+    """Return the preview of a preview event."""
     images = [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(image)), formats=("PNG",)))
         for image in data.get("images", [])
@@ -94,7 +97,7 @@ def preview(data: Mapping[str, Any]) -> ClientPreview:
 
 
 def events(lines: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield name and data of server-sent events; lines that begin with a colon only say that somebody is there."""
+    """Yield name and data of server-sent events. Lines that start with a colon are heartbeats and are skipped."""
     name = ""
     for line in lines:
         kind, _, value = line.decode().partition(": ")
@@ -105,6 +108,6 @@ def events(lines: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _name(value: str) -> str | None:
-    """Return a name as it is, unless it had to be put into JSON to fit into a header."""
+    """Decode a name of a header: JSON null or a JSON string, otherwise the value unchanged."""
     name: str | None = json.loads(value) if value == "null" or value.startswith('"') else value
     return name

@@ -1,4 +1,4 @@
-"""Requests that are sent again until they are answered, as long as there is patience left."""
+"""HTTP requests with retries."""
 
 import ipaddress
 from urllib.parse import urlsplit
@@ -9,36 +9,39 @@ from urllib3.exceptions import MaxRetryError, ProtocolError
 
 AGAIN = frozenset({429, 500, 502, 503, 504})
 POINTLESS = frozenset({"not_finite", "invalid", "too_much"})
-"""Codes that the same request would get again."""
+"""Error codes for which a retry would fail in the same way."""
 LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 class ApiError(Exception):
-    """What the API answers when it does not do what it is asked; status 0 where it could not be reached."""
+    """An error response of the API; status 0 if the server could not be reached."""
 
     def __init__(self, status: int, code: str, message: str, request_id: str | None = None) -> None:
-        """Keep the status, the word for programs, and the id under which the server's log tells more."""
+        """Keep the HTTP status, the error code, the message, and the request id of the server's log."""
         super().__init__(f"{message} (code {code}, status {status}, request {request_id or 'unknown'})")
         self.status, self.code, self.message, self.request_id = status, code, message, request_id
 
 
 class Sender:
-    """A session with the API at a URL."""
+    """An HTTP session with the API at a URL."""
 
     def __init__(self, url: str, key: str | None, *, retries: int, timeout: float) -> None:
-        """Keep where the API is; nothing is sent yet."""
+        """Create a session; nothing is sent yet. timeout is in seconds."""
         self.url, self.timeout = url.rstrip("/"), timeout
         self.patience = Retry(
             retries, allowed_methods=None, backoff_factor=0.1, backoff_max=5, backoff_jitter=0.1, retry_after_max=60
         )
         self._session = requests.Session()
-        # "" and not None, which requests would replace by the environment's proxy
+        # "" instead of None, which requests would replace by the environment's proxy
         self._proxies = dict.fromkeys(("http", "https"), "") if _is_this_machine(url) else None
-        # a function, for otherwise requests would prefer what a .netrc says of the host
+        # a function, because otherwise requests would prefer the host's entry in .netrc
         self._session.auth = lambda request: _with(request, key)
 
     def send(self, method: str, path: str, body: str | None = None, *, stream: bool = False) -> requests.Response:
-        """Return a good response, read to its end unless it is a stream. Raise ApiError once there is no point."""
+        """Return a successful response, read completely unless it is a stream.
+
+        Raise ApiError for a permanent error, or when the retries are used up.
+        """
         retry = self.patience
         while True:
             try:
@@ -65,13 +68,15 @@ class Sender:
             proxies=self._proxies,
         )
         if response.status_code == requests.codes.ok and "X-Request-ID" not in response.headers:
-            # Python takes a head that breaks off for a whole one, with nothing after it
-            raise requests.ConnectionError("the answer broke off in its head, or another server gave it")
+            # Python accepts an incomplete head as complete, with an empty body
+            raise requests.ConnectionError(
+                "the response has no X-Request-ID: it was cut off, or comes from another server"
+            )
         return response
 
 
 def _is_this_machine(url: str) -> bool:
-    """Return whether a URL names this machine, which a proxy would take for itself."""
+    """Return whether a URL names this machine. A proxy would resolve such a name to itself."""
     host = urlsplit(url).hostname or ""
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -80,7 +85,10 @@ def _is_this_machine(url: str) -> bool:
 
 
 def once_more(retry: Retry, response: requests.Response | None, fault: ApiError | str) -> Retry:
-    """Wait as long as the server wants, or ever longer, and return what patience is left. Raise ApiError at its end."""
+    """Wait, and return the remaining retries. Raise ApiError if none is left.
+
+    The time is that of Retry-After, or increases with each attempt.
+    """
     try:
         left = retry.increment(error=ProtocolError(str(fault)), method="POST")
     except (MaxRetryError, ProtocolError):
@@ -99,5 +107,5 @@ def _fault(response: requests.Response) -> ApiError:
     try:
         body = response.json()
         return ApiError(response.status_code, body["code"], body["message"], body["request_id"])
-    except (ValueError, KeyError, TypeError):  # a proxy's words rather than the API's
+    except (ValueError, KeyError, TypeError):  # the body is from a proxy, not from the API
         return ApiError(response.status_code, "unknown", response.reason, response.headers.get("X-Request-ID"))

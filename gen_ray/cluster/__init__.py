@@ -1,1 +1,1 @@
-"""The only floor that imports ray: where things run, never what they compute."""
+"""The only layer that imports ray: where work runs. It computes nothing itself."""

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a configuration, in one line: the key's path, the fault, the nearest key."""
+"""One-line messages for pydantic's errors in a configuration: the key's path, the error, the nearest key."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,30 +24,31 @@ EXPECTED = {
     "path": "a path",
     "datetime": "a date and time, e.g. 2026-01-31T02:00:00Z",
 }
-"""The expected value by the first word of the name of pydantic's error."""
+"""Expected values by the first word of the type of pydantic's error."""
 TRUTH_VALUE = "truth_value"
-"""The type of the error of a model in which a key that stands for a number is true or false."""
+"""The type of the error for true or false as the value of a number."""
 TEXT = ("must be a string", "must be a path", "must be a path or URI")
 Kind = Literal["key", "index", "tag", "type"]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """An error of pydantic's with the keys that lead to it."""
+    """An error of pydantic with the path of keys to it."""
 
     error: ErrorDetails
     keys: tuple[str, ...]
     union: tuple[str, ...] | None
-    """The keys up to a value that may be of several types, where this is the error of one of them."""
+    """Path of keys to a value of a union type if this is the error of one of the types, else None."""
 
 
 def explain(model: type[BaseModel], errors: Sequence[ErrorDetails], path: str) -> str:
-    """Return the line for the first of the errors that pydantic found in a model; path is where the model itself is."""
+    """Return the message for the first of pydantic's errors in a model. path: the key of the model itself."""
     schema = _schema(model)
     faults = [_fault(schema, error) for error in errors]
     places = list(dict.fromkeys(fault.union or fault.keys for fault in faults))
     same = [fault for fault in faults if (fault.union or fault.keys) == places[0]]
-    deepest = max(same, key=lambda fault: len(fault.keys)).keys  # of a list's item more is known than of the list
+    # The error of a list's item says more than that of the list.
+    deepest = max(same, key=lambda fault: len(fault.keys)).keys
     same = [fault for fault in same if fault.keys == deepest]
     more = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     return _line(schema, same, path) + more
@@ -72,14 +73,14 @@ def _line(schema: dict[str, Any], same: Sequence[Fault], path: str) -> str:
         tag = str(first.error["ctx"]["tag"])
         known = [name for node in _options(schema, _follow(schema, first.error["loc"])) for name in _tags(node)]
         return f"{key}.name: {nearest(tag, known)}, got {short(tag)}"
-    said = _alternatives([fault.error for fault in same])
+    problem = _alternatives([fault.error for fault in same])
     shown = "" if isinstance(given, Mapping | BaseModel) else f", got {short(given)}"
-    remedy = "; write it in quotes ('\"…\"' in a shell)" if said in TEXT and given is not None else ""
-    return ": ".join(part for part in (key, f"{said}{shown}{remedy}") if part)
+    remedy = "; write it in quotes ('\"…\"' in a shell)" if problem in TEXT and given is not None else ""
+    return ": ".join(part for part in (key, f"{problem}{shown}{remedy}") if part)
 
 
 def _alternatives(errors: Sequence[ErrorDetails]) -> str:
-    """Return what a value must be that may be of several types: what its own type demands, if it has one of them."""
+    """Return the requirement on a value of a union type. If the value has one of the types, only its limits count."""
     limits = [error for error in errors if error["type"] != "literal_error" and not _is_of_another_type(error)]
     texts = list(dict.fromkeys(_text(error) for error in limits or errors))
     return ", or ".join([texts[0], *(text.removeprefix("must be ") for text in texts[1:])])
@@ -90,7 +91,7 @@ def _is_of_another_type(error: ErrorDetails) -> bool:
 
 
 def _text(error: ErrorDetails) -> str:
-    """Return an error without the names that types have in Python."""
+    """Return the text of an error without the names of Python's types."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "model_attributes_type":
         return "must be a name, or a section such as {name: …}"
@@ -119,7 +120,7 @@ def _fault(schema: dict[str, Any], error: ErrorDetails) -> Fault:
 
 
 def _steps(schema: dict[str, Any], error: ErrorDetails) -> Iterator[tuple[int | str, Kind]]:
-    """Yield each step of an error's location with its kind: the user wrote the keys, but neither tags nor types."""
+    """Yield each step of an error's location with its kind. Only keys and indices are in the user's file."""
     nodes = [schema]
     for index, step in enumerate(error["loc"]):
         last = index == len(error["loc"]) - 1
@@ -144,7 +145,7 @@ def _follow(schema: dict[str, Any], loc: Sequence[int | str]) -> list[dict[str, 
 
 
 def _below(schema: dict[str, Any], nodes: Sequence[dict[str, Any]], step: int | str) -> list[dict[str, Any]]:
-    """Return the schemas of what a step leads to from any of some schemas."""
+    """Return the schemas to which a step leads from any of nodes."""
     found: list[Any] = []
     for node in _options(schema, nodes):
         if isinstance(step, int):

@@ -1,4 +1,4 @@
-"""What a YAML file configures, and which of several files is at fault."""
+"""The kind of a configuration file, and the search for the file that causes an error."""
 
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
@@ -19,11 +19,11 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "provider": ("a Ray cluster", "ray up takes it"),
     "family": (TRAINING, "gen-ray train takes it"),
 }
-"""Keys that only one kind of file has, with that kind and its command."""
+"""Keys that occur in only one kind of file, with this kind and its command."""
 
 
 def checked(file: Path, wanted: str) -> dict[str, Any]:
-    """Return the mapping in a YAML file. Raise UserError where it configures something else than is wanted."""
+    """Return the mapping in a YAML file. Raise UserError if the file is not of the wanted kind."""
     raw = read(file)
     key = next((key for key in MARKS if key in raw), None)
     if key is not None and MARKS[key][0] != wanted:
@@ -33,7 +33,7 @@ def checked(file: Path, wanted: str) -> dict[str, Any]:
 
 
 def is_overlay(override: str) -> bool:
-    """Return whether an override is a further YAML file."""
+    """Return whether an override is the name of a YAML file."""
     return override.endswith((".yaml", ".yml")) and "=" not in override
 
 
@@ -48,7 +48,7 @@ def change(raw: dict[str, Any], override: str) -> None:
 def located(
     error: UserError, raw: Mapping[str, Any], file: Path, overrides: Iterable[str], parse: Callable[[Any], object]
 ) -> UserError:
-    """Return an error of a changed configuration with the file that causes it; as it is where an override does."""
+    """Return an error of a changed configuration with the file that causes it, or unchanged if an override does."""
     state = deepcopy(dict(raw))
     for source in ("", *overrides):
         if source:

@@ -1,4 +1,4 @@
-"""Changes of a configuration before it is checked: overlays and ``dotted.key=value``."""
+"""Changes of a configuration before its validation: overlays and ``dotted.key=value``."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from gen_ray.errors import UserError
 
 
 def merge(raw: dict[str, Any], overlay: Mapping[str, Any]) -> None:
-    """Lay a mapping over another, section by section; one that names another component replaces the first whole."""
+    """Merge an overlay into a mapping, section by section. A section with another ``name`` is replaced completely."""
     for key, value in overlay.items():
         below = raw.get(key)
         if isinstance(value, Mapping) and isinstance(below, str):
@@ -20,7 +20,7 @@ def merge(raw: dict[str, Any], overlay: Mapping[str, Any]) -> None:
 
 
 def apply(raw: dict[str, Any], override: str) -> None:
-    """Set one ``dotted.key=value``, its value as ``yaml12.value`` reads it. Raise UserError."""
+    """Set one ``dotted.key=value``. ``yaml12.value`` reads the value. Raise UserError."""
     key, separator, value = override.partition("=")
     if not separator or not all(key.strip().split(".")):
         raise UserError(f"{override!r}: an override is written key=value, e.g. training.epochs=10")
@@ -28,7 +28,7 @@ def apply(raw: dict[str, Any], override: str) -> None:
 
 
 def put(raw: dict[str, Any], key: str, value: Any) -> None:
-    """Set one dotted key. Raise UserError where something above it is a single value."""
+    """Set one dotted key. Raise UserError if a parent of it is a single value."""
     *parents, last = key.split(".")
     node = raw
     for parent in parents:

@@ -1,6 +1,6 @@
-"""YAML as configurations use it: version 1.2's core schema, in which ``no`` is text, 010 is ten and 1:30 is text.
+"""YAML for configurations: the core schema of version 1.2, in which ``no`` is text, 010 is ten and 1:30 is text.
 
-PyYAML implements YAML 1.1, whose readers turn such values into something else without a word.
+PyYAML implements YAML 1.1, which silently reads such values as other types.
 """
 
 import re
@@ -13,16 +13,16 @@ from yamlcore import CoreLoader
 from gen_ray.errors import UserError
 
 OLD, NEW = yaml.SafeDumper.yaml_implicit_resolvers, CoreLoader.yaml_implicit_resolvers
-"""By which first characters YAML 1.1 and 1.2 take text for something else."""
+"""Resolvers of YAML 1.1 and 1.2 by the first character of a plain text."""
 PLAIN = re.compile(r"[-+.0-9A-Za-z]+")
-"""What a number, true, false or null consists of."""
+"""Pattern of the characters of numbers, true, false and null."""
 
 MOST_BITS = 1024
-"""Of an integer, about what a number of floating point reaches; Python cannot show very long ones."""
+"""Maximum size of an integer, about the range of floating point. Python cannot print very long integers."""
 
 
 class _Loader(CoreLoader):
-    """A CoreLoader that refuses anchors and repeated keys: a config is small and says each thing once."""
+    """A CoreLoader that rejects aliases and repeated keys, which small configurations do not need."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.events.AliasEvent):
@@ -49,13 +49,13 @@ class _Loader(CoreLoader):
             twice = {str(key) for key in keys if keys.count(key) > 1}
             if twice:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {twice.pop()!r} stands twice", node.start_mark
+                    None, None, f"key {twice.pop()!r} occurs twice", node.start_mark
                 )
         return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or 1.2 would read as a number or the like, so that readers of both agree."""
+    """A dumper that quotes text which YAML 1.1 or 1.2 would read as a number or another type."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012  PyYAML's own kind of table
         first: [*OLD.get(first, []), *NEW.get(first, [])] for first in {**OLD, **NEW}
@@ -102,16 +102,16 @@ def flow(value: Any) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return a text in double quotes, as which no part of it has a meaning."""
+    """Return a text as a YAML string in double quotes, in which no part has a special meaning."""
     found: str = yaml.dump(text, Dumper=_Dumper, default_style='"', width=10**6)
     return found.strip()
 
 
 def value(text: str) -> Any:
-    """Return the value that a word of the command line means.
+    """Return the value of a word of the command line.
 
-    A number, true, false and null are what YAML says. So are a list, a mapping or a quoted text that takes the whole
-    word. Everything else is the text as it is: ``#``, ``: ``, ``=`` or ``*`` in a path mean nothing.
+    Numbers, true, false and null are read as YAML, and so is a list, a mapping or a quoted text that is the whole word.
+    Everything else is text, in which ``#``, ``: ``, ``=`` and ``*`` have no special meaning.
     """
     found = text.strip().removesuffix("\n...")
     if found[:1] in ("[", "{", '"', "'"):
@@ -124,7 +124,7 @@ def value(text: str) -> Any:
 
 
 def _whole(text: str) -> Any:
-    """Return what YAML reads in a text, None where it does not take all of it."""
+    """Return the YAML value of a text, or None if the value is not the whole text."""
     try:
         node = yaml.compose(text, _Loader)
         return yaml.load(text, _Loader) if node and node.end_mark.index == len(text) else None  # noqa: S506

@@ -1,5 +1,5 @@
-"""Sources -> Parquet shards and a DataSpec; knows no ray.
+"""Data sets: the conversion of sources to Parquet shards and a DataSpec. It does not import Ray.
 
-``prepare`` turns a source into a folder, ``shards`` reads it back. A row's split is a function of its identity alone
-(``rows.assign``), every file of the folder stands in ``MANIFEST.sha256``, and every shard is checked before it is used.
+``prepare`` converts a source to a folder, and ``shards`` reads it. A row's split depends only on its identity
+(``rows.assign``). ``MANIFEST.sha256`` lists every file of the folder, and every shard is checked before use.
 """

@@ -1,4 +1,4 @@
-"""The sources by name. A new one is a class and a line here."""
+"""The registry of sources by name. A new source needs a class, and a line in SOURCES."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,11 +38,11 @@ TABLES = (
     "table",
     "pandas",
 )
-"""Names of formats of tables and arrays that Parquet stands for here."""
+"""Names of other formats of tables and arrays, which have to be converted to Parquet."""
 
 
 def open_source(source: str, root: Path | None, options: SourceOptions) -> DataSource:
-    """Return the source written ``name`` or ``name:ARGUMENT``.
+    """Return the source of a text ``name`` or ``name:ARGUMENT``.
 
     Raise UserError for an unknown name, a missing or superfluous argument, or an option without effect.
     """
@@ -54,14 +54,14 @@ def open_source(source: str, root: Path | None, options: SourceOptions) -> DataS
         raise UserError(f"source {source!r}: write {name}{':' + kind.argument if kind.argument else ''}")
     defaults = SourceOptions()
     for key in type(options).model_fields:
-        if key not in kind.heeds and getattr(options, key) != getattr(defaults, key):
-            owners = ", ".join(other for other, cls in SOURCES.items() if key in cls.heeds)
+        if key not in kind.used_options and getattr(options, key) != getattr(defaults, key):
+            owners = ", ".join(other for other, cls in SOURCES.items() if key in cls.used_options)
             raise UserError(f"--option {key} (data.options.{key}) has no effect on source {name!r} (only on {owners})")
     return kind(argument, root, options)
 
 
 def _hint(name: str) -> str:
-    """Return what to write instead of an unknown source."""
+    """Return the remedy for an unknown source."""
     known = f"known: {', '.join(SOURCES)}"
     if name.lower() in TABLES:
         return (

@@ -1,7 +1,8 @@
-"""Text files as characters: the only reader, for data sets and for instances on the command line.
+"""The reader of text files, for data sets and for instances on the command line.
 
-Files of all systems read alike. The encoding is UTF-8, or UTF-16 or UTF-32 after a byte order mark; such marks are
-dropped, also between the parts of concatenated files. Every line end (CR LF, CR, NEL, LS, PS) becomes a line feed.
+The result does not depend on the system that wrote the file. The encoding is UTF-8, or UTF-16 or UTF-32 after a byte
+order mark. Such marks are dropped, also between the parts of concatenated files. Every line end (CR LF, CR, NEL, LS,
+PS) becomes a line feed.
 """
 
 import codecs
@@ -14,7 +15,7 @@ from gen_ray.errors import UserError
 
 MARK = "\ufeff"
 LINE_ENDS = str.maketrans({"\x85": "\n", "\u2028": "\n", "\u2029": "\n", MARK: None})
-MARKS = (  # longer ones first: UTF-32 begins like UTF-16
+MARKS = (  # longer marks first, because the mark of UTF-16 is a prefix of that of UTF-32
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -31,7 +32,7 @@ def read(path: Path) -> str:
 def blocks(path: Path, size: int) -> Iterator[str]:
     """Yield the characters of a text file, decoded from at most size bytes at a time.
 
-    Raise UserError, for bytes of another encoding naming the first of them.
+    Raise UserError, for bytes of another encoding with the position of the first one.
     """
     check(path)
     newlines = io.IncrementalNewlineDecoder(None, translate=True)  # a line end may straddle two blocks
@@ -45,14 +46,14 @@ def blocks(path: Path, size: int) -> Iterator[str]:
 
 
 def check(path: Path) -> None:
-    """Raise UserError unless path leads to a regular file."""
+    """Raise UserError unless path is a regular file or a link to one."""
     if not path.is_file():
         fault = "a folder, not a file" if path.is_dir() else "not a regular file" if path.exists() else "no such file"
         raise UserError(f"{path}: {fault}")
 
 
 def plain(text: str) -> str:
-    """Return a text with the line ends of a file and without its byte order marks."""
+    """Return a text with line feeds as its only line ends, and without byte order marks."""
     return io.IncrementalNewlineDecoder(None, translate=True).decode(text, final=True).translate(LINE_ENDS)
 
 

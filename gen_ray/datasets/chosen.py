@@ -1,6 +1,7 @@
-"""A seeded choice of a split's rows: what metrics and pictures use instead of its first rows.
+"""A seeded random choice of a split's rows for metrics and pictures.
 
-Sources keep their order, and image folders or sorted Parquet files are stored class by class.
+The first rows are not a random choice, because sources keep their order, and image folders or sorted Parquet files are
+ordered by class.
 """
 
 import numpy as np
@@ -9,15 +10,15 @@ from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import read_shard, storage_dtype, to_numpy
 
 SEED = 0
-"""The seed of every choice that figures are measured on; it stands in their provenance."""
+"""The seed of every choice of rows for measurements. It is part of their provenance."""
 KEYS_AT_ONCE = 2**20
 
 
 def chosen_rows(total: int, n: int, *, seed: int = SEED) -> np.ndarray:
     """Return the numbers of n of total rows in random order, (min(n, total),) int64, a function of (seed, total).
 
-    Every row has a random key, and the rows of the smallest keys are chosen: a smaller choice is the beginning of a
-    larger one. Memory is O(n), whatever the total.
+    Every row has a random key, and the rows with the smallest keys are chosen. A smaller choice is a prefix of a larger
+    one. Memory is O(n), independent of total.
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, total])))
     rows, keys = np.empty(0, np.int64), np.empty(0)
@@ -31,7 +32,7 @@ def chosen_rows(total: int, n: int, *, seed: int = SEED) -> np.ndarray:
 
 
 def read_rows(prepared: Prepared, split: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return rows of a split by number, in the order given: x (n, *shape) and labels (n,) int32, None without classes.
+    """Return rows of a split by number, in the given order: x (n, *shape) and labels (n,) int32, None without classes.
 
     One shard is in memory at a time, and a shard without any of the rows is not read. Raise DataError.
     """

@@ -1,4 +1,4 @@
-"""The data set that is always there: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels."""
+"""The source ``digits``: scikit-learn's 1,797 handwritten digits of 8 x 8 pixels, which need no download."""
 
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -16,11 +16,11 @@ class Digits(DataSource):
     name = "digits"
 
     def signature(self) -> list[list[object]]:
-        """Return the version of the package that carries the data."""
+        """Return the version of the package that contains the data."""
         return [["scikit-learn", version("scikit-learn")]]
 
     def spec(self) -> DataSpec:
-        """Return what is known of the data without reading it."""
+        """Return the constant description of the data."""
         classes = tuple("0123456789")
         return DataSpec(name=self.name, kind="image", shape=(1, 8, 8), levels=17, classes=classes)
 

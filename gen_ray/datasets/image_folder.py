@@ -1,4 +1,4 @@
-"""A folder of image files."""
+"""The source ``image_folder``: a folder of image files."""
 
 from collections.abc import Iterator
 from functools import cached_property
@@ -16,19 +16,19 @@ from gen_ray.errors import UserError
 
 
 class ImageFolder(DataSource):
-    """Images below a folder: one class a sub-folder, or all in the folder itself and no labels.
+    """Images below a folder: a sub-folder for each class, or all images in the folder and no labels.
 
     Sub-folders named train with val or test (``image_layout.SPLIT_NAMES``) are the splits, each with such a layout.
-    Images are grey if all of them are, else RGB. The first readable image decides on the size; ``image_size`` scales
-    the shorter side and crops the centre. Files without an image's ending are not read.
+    Images are grey if all of them are, else RGB. The first readable image determines the size; ``image_size`` scales
+    the shorter side and crops the centre. Files without the suffix of an image are not read.
     """
 
     argument = "DIR"
-    heeds = frozenset({"image_size", "levels"})
+    used_options = frozenset({"image_size", "levels"})
 
     @property
     def name(self) -> str:
-        """Return the folder's name, after its parent's where it is the name of a split."""
+        """Return the folder's name, with that of its parent before it if the folder is named like a split."""
         folder = self.path.absolute()
         return plain_name(f"{folder.parent.name}-{folder.name}" if split_of(folder.name) else folder.name)
 
@@ -47,7 +47,7 @@ class ImageFolder(DataSource):
         return [["image_folder", 2], *stamps((self.path / entry.file for entry in self.files), self.path)]
 
     def spec(self) -> DataSpec:
-        """Decode images until one can be read, and read headers until one is in colour."""
+        """Return the spec. Images are decoded until one can be read, and headers are read until one is in colour."""
         size, first, channels = None, None, 1
         for entry in self.files:
             try:
@@ -65,7 +65,7 @@ class ImageFolder(DataSource):
         return DataSpec(name=self.name, kind="image", shape=shape, levels=256, classes=self.classes)
 
     def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
-        """Yield the images split by split in order of their paths, which are also their identities."""
+        """Yield the images split by split, ordered by their paths, which are also their identities."""
         for split in (None, *SPLITS):
             yield from self._rows([entry for entry in self.files if entry.split == split], spec)
 

@@ -1,4 +1,4 @@
-"""The layout of a folder of images: which files are read, and what their folders' names mean."""
+"""The layout of a folder of images: its image files, with the classes and splits by the names of folders."""
 
 import logging
 import os
@@ -16,15 +16,15 @@ SPLIT_NAMES: Mapping[str, Split] = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""Names of folders, in any case, that publishers give to splits."""
+"""Splits by the lower-case names that publishers give to their folders."""
 CLASS_DEPTH = 2
-"""Levels at which class folders are: in the folder, or in the folder of a split."""
+"""Depth of class folders: in the folder, or in the folder of a split."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """An image file, its path below the folder, with the class and the split that its folders' names give it."""
+    """An image file, by its path below the folder, with the class and the split from its folders' names."""
 
     file: Path
     label: str | None = None
@@ -32,7 +32,7 @@ class Entry:
 
 
 def split_of(name: str) -> Split | None:
-    """Return the split that a folder's name stands for, None for any other name."""
+    """Return the split of a folder's name, or None if the name is not that of a split."""
     return SPLIT_NAMES.get(name.lower())
 
 
@@ -81,10 +81,10 @@ def _labelled(folder: Path, files: list[Path], *, depth: int, split_name: str = 
 
 
 def _below(folder: Path) -> list[Path]:
-    """Return the image files below a folder, hidden names left out. Raise UserError for a folder of other things.
+    """Return the image files below a folder, without hidden names. Raise UserError for a folder of mostly other files.
 
-    Links to files are followed. Links to folders are followed within the folder, each loop once; those that lead out of
-    it only as class folders, which are in the folder or in a sub-folder of it.
+    Links to files are followed. Links to folders are followed within the folder, each loop once. Links out of the
+    folder are followed only at the level of class folders, in the folder or in a sub-folder of it.
     """
     scan, root, images, outside = Scan(folder, "images"), os.path.realpath(folder), [], []
     pending: list[tuple[Path, frozenset[str]]] = [(folder, frozenset({root}))]

@@ -1,8 +1,8 @@
-"""Image files as pixels: the only reader, for data sets, instances on the command line and pictures in requests.
+"""The reader of image files, for data sets, instances on the command line and pictures in requests.
 
-Rules: the decoder is one of ``FORMATS``, whatever a file is called; the size is checked before a pixel is decoded; EXIF
-orientation is applied; transparency shows a background; more than 8 bits a channel is refused, because their range is
-not known; of an animation the first frame is read.
+Rules: The decoder is one of ``FORMATS``, regardless of the file's name. The size is checked before pixels are decoded.
+EXIF orientation is applied. Transparent pixels show a background. More than 8 bits per channel are rejected, because
+their range is unknown. Of an animation the first frame is read.
 """
 
 import re
@@ -17,32 +17,32 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-"""Pillow's decoders that may run. Without this list Pillow chooses by content, and starts Ghostscript."""
+"""Pillow's permitted decoders. Without this list Pillow chooses one by content, and may start Ghostscript."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 MODES = {1: "L", 3: "RGB"}
-"""Pillow's name of an opaque image of 8 bits, by channels."""
+"""Pillow's mode of an opaque 8-bit image by the number of channels."""
 MAX_PIXELS = 64_000_000
 MAX_SCANS = 64
-"""Of a JPEG: each scan is a pass over all pixels, and a small file can hold a hundred thousand scans."""
+"""Maximum number of scans of a JPEG. A scan is a pass over all pixels, and a small file can hold 100,000 scans."""
 Colour = tuple[int, int, int, int]
 WHITE, BLACK = (255, 255, 255, 255), (0, 0, 0, 255)
-"""Backgrounds behind transparent pixels. Masks take black, because white marks a missing value."""
+"""Backgrounds of transparent pixels. Masks use black, because white marks a missing value."""
 _GREY = frozenset({"1", "L", "LA", "La"})
 _DEEP = frozenset({"F", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 
 class ImageError(Exception):
-    """Why an image cannot be used, as a phrase without the file's name; ``reason`` repeats nothing of the content."""
+    """The reason why an image cannot be used, without the file's name. ``reason`` does not contain file content."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        """Keep the reason apart from the decoder's own message."""
+        """Take the reason, and as detail the decoder's message, which may contain file content."""
         super().__init__(f"{reason} ({detail})" if detail else reason)
         self.reason = reason
 
 
 class TooLargeError(ImageError):
-    """The image asks for more work than is allowed."""
+    """An image exceeds the limit of pixels or scans."""
 
 
 def read(source: Path | bytes, channels: int, *, background: Colour = WHITE) -> np.ndarray:
@@ -52,18 +52,18 @@ def read(source: Path | bytes, channels: int, *, background: Colour = WHITE) -> 
 
 
 def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFile.ImageFile:
-    """Return an image of which only the header is read; the caller closes it. Raise ImageError."""
+    """Return an image after reading only its header. The caller closes it. Raise ImageError."""
     if isinstance(source, Path):
         _check_file(source)
     try:
-        with warnings.catch_warnings():  # the limit below is lower than the one that Pillow warns at
+        with warnings.catch_warnings():  # the limit below is lower than that of Pillow's warning
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
     except Image.DecompressionBombError:
         raise TooLargeError(f"more than the {max_pixels:,} pixels allowed") from None
     except UnidentifiedImageError:
         raise ImageError(f"not an image that can be read; {', '.join(FORMATS)} can") from None
-    except Exception as error:  # decoders raise anything on damaged headers
+    except Exception as error:  # decoders raise various exceptions for damaged headers
         raise ImageError("not an image that can be read", _line(error)) from error
     if image.width * image.height > max_pixels:
         image.close()
@@ -109,7 +109,7 @@ def _opaque(image: ImageFile.ImageFile, background: Colour) -> Image.Image:
 
 
 def _check_file(path: Path) -> None:
-    """Raise ImageError unless path leads to a regular file, not to a folder, or a pipe that would block."""
+    """Raise ImageError unless path is a regular file or a link to one. Reading a pipe would block."""
     try:
         kind = path.stat().st_mode
     except FileNotFoundError:
@@ -121,7 +121,7 @@ def _check_file(path: Path) -> None:
 
 
 def _check_depth(image: ImageFile.ImageFile) -> None:
-    """Raise ImageError for more than 8 bits a channel; of colours Pillow would drop the low bits without a word."""
+    """Raise ImageError for more than 8 bits per channel. In colour images Pillow would silently drop the low bits."""
     arguments = [tile.args if isinstance(tile.args, tuple) else (tile.args,) for tile in image.tile]
     deepest = image.mode if image.mode in _DEEP else ""
     if image.format in ("PNG", "TIFF"):
@@ -146,7 +146,7 @@ def _check_scans(image: ImageFile.ImageFile) -> None:
 
 @contextmanager
 def _damage() -> Iterator[None]:
-    """Raise as ImageError whatever a decoder raises on a damaged file."""
+    """Raise any exception of a decoder as ImageError."""
     try:
         yield
     except ImageError:

@@ -1,4 +1,4 @@
-"""The user's own tensors in Parquet files."""
+"""The source ``parquet``: tensors in the user's Parquet files."""
 
 import glob
 import json
@@ -27,9 +27,10 @@ CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True)
 class _Part:
-    """Consecutive rows of a file: sound ones as x (n, size) and labels (n,), and a mask (rows,) that says which.
+    """Consecutive rows of a file: the n usable ones as x (n, size) and labels (n,).
 
-    ``x_sound`` (rows,) is True where x is usable, whatever the label.
+    The mask ``sound`` (rows,) is True for usable rows. ``x_sound`` (rows,) is True for rows with usable x, regardless
+    of the label.
     """
 
     file: Path
@@ -41,24 +42,24 @@ class _Part:
 
 
 class ParquetFiles(DataSource):
-    """Integers ≥ 0 in the column ``x`` (or the only column of lists or tensors), and labels in ``label`` if there.
+    """Integers ≥ 0 in the column ``x`` (or the only column of lists or tensors), and labels in ``label`` if it exists.
 
     The column is a fixed-shape tensor (Arrow's or Ray's), a fixed-size list, or lists of equal length; ``shape``
-    overrides what the type says. One axis is tokens (L,); two are a grey image (H, W); three are an image (C, H, W),
-    unless only the last of them is 1, 3 or 4, when it is (H, W, C). The number of levels is the largest value + 1.
+    overrides the shape of the type. One axis: tokens (L,). Two axes: a grey image (H, W). Three axes: an image
+    (C, H, W), or (H, W, C) if only the last axis is 1, 3 or 4. The number of levels is the largest value + 1.
     """
 
     argument = "GLOB"
-    heeds = frozenset({"shape", "levels"})
+    used_options = frozenset({"shape", "levels"})
 
     @property
     def name(self) -> str:
-        """Return the file's name without ending, or for a pattern the name of the folder it starts from."""
+        """Return the file's name without its suffix, or for a pattern the name of ``base``."""
         return plain_name(self.path.stem if self.path.is_file() else self.base.absolute().name)
 
     @cached_property
     def base(self) -> Path:
-        """Return the longest leading folder without wildcards; the name of an existing folder holds none."""
+        """Return the longest leading folder without wildcards. Names of existing folders do not count as wildcards."""
         folders = [*reversed(self.path.parents)]
         plain = takewhile(lambda folder: not glob.has_magic(folder.name) or folder.is_dir(), folders)
         return [*plain][-1]
@@ -88,7 +89,7 @@ class ParquetFiles(DataSource):
 
     @cached_property
     def column(self) -> pa.Field:
-        """Return the column of tensors. Raise UserError if it is not clear which, or not of integers."""
+        """Return the column of tensors. Raise UserError if it is ambiguous or does not hold integers."""
         _check_once("x", self.schema, self.files[0])
         fields = [field for field in self.schema if _element(field.type) is not None]
         named = [field for field in self.schema if field.name == "x"] or fields
@@ -110,7 +111,7 @@ class ParquetFiles(DataSource):
 
     @cached_property
     def labelled(self) -> bool:
-        """Return whether there are labels. Raise UserError if they are not integers."""
+        """Return whether the files have labels. Raise UserError if the labels are not integers."""
         if "label" not in self.schema.names:
             return False
         _check_once("label", self.schema, self.files[0])
@@ -121,7 +122,7 @@ class ParquetFiles(DataSource):
 
     @cached_property
     def shape(self) -> tuple[int, ...]:
-        """Return the shape of an example as stored."""
+        """Return the stored shape of an example."""
         shape = self.options.shape or _stated_shape(self.column, self.files[0]) or self._first_length()
         if not shape:
             raise UserError(f"{self.path}: column {self.column.name!r} holds only nulls, or the files lack rows")
@@ -131,7 +132,7 @@ class ParquetFiles(DataSource):
         return shape
 
     def spec(self) -> DataSpec:
-        """Read everything once for the largest value and label."""
+        """Return the spec, after reading all files for the largest value and label."""
         highest, last_label = 0, 0
         for part in self._parts():
             if isinstance(part, _Part) and len(part.x):
@@ -150,7 +151,7 @@ class ParquetFiles(DataSource):
         )
 
     def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
-        """Yield all rows; one is known by its file's path below ``base`` and its number there."""
+        """Yield all rows. A row's identity is its file's path below ``base`` and its number in the file."""
         _, axes = _image_axes(self.shape)
         for part in self._parts():
             if isinstance(part, BadRow):
@@ -166,7 +167,7 @@ class ParquetFiles(DataSource):
             yield Batch(x=x, keys=keys, labels=part.labels)
 
     def _first_length(self) -> tuple[int, ...]:
-        """Return the length of the first list that is not null as a shape, () if all are null."""
+        """Return the length of the first non-null list as a shape, or () if all are null."""
         for file in self.files:
             for _, part in self._read(file, 1):
                 if isinstance(part, pa.RecordBatch) and not part.column(self.column.name).null_count:
@@ -189,7 +190,7 @@ class ParquetFiles(DataSource):
                 yield _Part(file, first, x_sound, sound, x, labels)
 
     def _read(self, path: Path, rows: int) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
-        """Yield (number of the first row, rows), or for what is left of a row group that cannot be read a BadRow."""
+        """Yield (number of the first row, rows), or a BadRow for the rest of a row group that cannot be read."""
         columns = [self.column.name, *(["label"] if self.labelled else [])]
         with _opened(path) as file:
             here = {field.name: field.type for field in file.schema_arrow}
@@ -213,16 +214,16 @@ class ParquetFiles(DataSource):
 
 
 def _listed(schema: pa.Schema) -> str:
-    """Return the columns of a file with their types, of many the first ones."""
+    """Return at most LISTED columns of a file with their types, as text."""
     shown = [f"{field.name} ({field.type})" for field in schema][:LISTED]
     more = f" and {len(schema) - LISTED} more" if len(schema) > LISTED else ""
     return ", ".join(shown) + more if shown else "none"
 
 
 def _matching(base: Path, pattern: Path) -> Iterator[Path]:
-    """Yield the matches of a pattern below a folder. ``**`` follows no links to folders.
+    """Yield the matches of a pattern below a folder. ``**`` does not follow links to folders.
 
-    Raise UserError where a pattern of several folders would scan mostly other entries.
+    Raise UserError if a pattern with several wildcards would scan mostly other entries.
     """
     if sum(map(glob.has_magic, pattern.parts)) > 1:
         scan = Scan(base, "files that match")
@@ -232,7 +233,7 @@ def _matching(base: Path, pattern: Path) -> Iterator[Path]:
         yield from (base / name for name in glob.iglob(str(pattern), root_dir=base))
         return
     hidden = any(part.startswith(".") for part in pattern.parts)
-    for file in base.glob(str(pattern)):  # unlike glob.glob, it follows no links
+    for file in base.glob(str(pattern)):  # unlike glob.glob, it does not follow links
         if hidden or not any(part.startswith(".") for part in file.relative_to(base).parts):
             yield file
 
@@ -241,7 +242,7 @@ def _matching(base: Path, pattern: Path) -> Iterator[Path]:
 def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         file = pq.ParquetFile(path, page_checksum_verification=True, buffer_size=2**20, pre_buffer=False)
-        _ = file.schema_arrow  # Ray's column types, where they are registered, read metadata of their own here
+        _ = file.schema_arrow  # Ray's column types, if registered, read their metadata here
     except (OSError, ValueError, TypeError, ArithmeticError, RecursionError, pa.ArrowException) as error:
         raise UserError(" ".join(f"{path}: not a readable Parquet file ({error})".split())[:300]) from error
     with file:
@@ -253,7 +254,7 @@ def _storage(kind: pa.DataType) -> pa.DataType:
 
 
 def _element(kind: pa.DataType) -> pa.DataType | None:
-    """Return what a list or tensor type holds if that is numbers, else None."""
+    """Return the element type of a list or tensor of numbers, else None."""
     stored = _storage(kind)
     lists = pa.types.is_list(stored) or pa.types.is_large_list(stored) or pa.types.is_fixed_size_list(stored)
     return stored.value_type if lists and pa.types.is_primitive(stored.value_type) else None
@@ -269,7 +270,7 @@ def _stated_shape(column: pa.Field, file: Path) -> tuple[int, ...]:
     kind, metadata = column.type, column.metadata or {}
     if isinstance(kind, pa.FixedShapeTensorType) and kind.permutation not in (None, [*range(len(kind.shape))]):
         raise UserError(f"{file}: column {column.name!r} has permuted axes; store the tensors in plain order")
-    ray = metadata.get(b"ARROW:extension:name", b"").startswith(b"ray.data.arrow_tensor")  # and ray is not imported
+    ray = metadata.get(b"ARROW:extension:name", b"").startswith(b"ray.data.arrow_tensor")  # without importing Ray
     if not hasattr(kind, "shape") and not ray:
         return (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
     stated = kind.shape if hasattr(kind, "shape") else _shape_in(metadata.get(b"ARROW:extension:metadata", b""))
@@ -279,7 +280,7 @@ def _stated_shape(column: pa.Field, file: Path) -> tuple[int, ...]:
 
 
 def _shape_in(text: bytes) -> object:
-    """Return the value in the metadata of a tensor column, None where it cannot be read."""
+    """Return the value in the metadata of a tensor column, or None if it cannot be read."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -287,7 +288,7 @@ def _shape_in(text: bytes) -> object:
 
 
 def _image_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shape (L,) or (C, H, W) of an example stored as shape, and where its axes 1, 2, … come from."""
+    """Return the shape (L,) or (C, H, W) of an example stored as shape, and the stored axes of its axes 1, 2, …."""
     if len(shape) == 2:
         return (1, *shape), (1, 2)
     if len(shape) == 3 and shape[2] in CHANNELS and shape[0] not in CHANNELS:
@@ -296,7 +297,7 @@ def _image_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...
 
 
 def _sound(array: pa.Array, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the usable rows of a column, x (n, size) int64, and a mask (rows,) that says which those are."""
+    """Return the usable rows of a column, x (n, size) int64, and the mask (rows,) of usable rows."""
     lists = array.storage if isinstance(array, pa.ExtensionArray) else array
     sound = pc.fill_null(pc.list_value_length(lists), -1).to_numpy() == size
     flat = lists.filter(pa.array(sound)).flatten().cast(pa.int64(), safe=False)

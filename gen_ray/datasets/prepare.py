@@ -1,4 +1,4 @@
-"""The verb: a source becomes a folder of shards, once."""
+"""Preparation of a data set: converts a source to a folder of shards, once."""
 
 import errno
 import fcntl
@@ -25,7 +25,7 @@ from gen_ray.storage import manifest, paths
 __all__ = ["BadRows", "Prepared", "SourceOptions", "prepare"]
 
 UNSAFE = "RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA"
-"""Has Ray Data unpickle what a Parquet file says of its columns (PYSEC-2026-2272)."""
+"""Environment variable that lets Ray Data unpickle metadata of Parquet columns (PYSEC-2026-2272)."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE)
 """Errors that another name of the folder would not avoid."""
 SHARD_BYTES = 8 * 2**20
@@ -42,12 +42,12 @@ def prepare(
     shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
 ) -> Prepared:
-    """Return the prepared folder ``out/<name>-<key>`` of a source, making it if it is not there yet.
+    """Return the prepared folder ``out/<name>-<key>`` of a source. Create it if it does not exist.
 
-    The key stands for the source, its options and the paths, sizes and times of its files: if nothing changed, nothing
-    is read. If the source's files are missing, data prepared from them before are used. Rows keep the source's order.
-    progress is called with the number of rows of every finished batch. Raise UserError for an unknown, missing or
-    damaged source, RunError if the folder cannot be written.
+    The key is a hash of the source, its options and the paths, sizes and times of its files, so that unchanged files
+    are not read. If the source's files are missing, data prepared from them before are used. Rows keep the source's
+    order. progress is called with the number of rows of every finished batch. Raise UserError for an unknown, missing
+    or damaged source, RunError if the folder cannot be written.
     """
     if os.environ.get(UNSAFE):
         raise UserError(f"{UNSAFE} is set: it lets data files run code; unset it")
@@ -72,16 +72,16 @@ def prepare(
 
 
 def _made(folder: Path, fill: Callable[[Path], None]) -> Prepared:
-    """Return a prepared folder after filling it, unless another process did so in the meantime."""
-    with paths.without_traces(folder.parent), _alone(folder.parent):
+    """Return a prepared folder after filling it, unless another process has filled it in the meantime."""
+    with paths.without_traces(folder.parent), _exclusive(folder.parent):
         if not (done := _existing(folder)):
-            _become(folder, fill)
+            _commit(folder, fill)
             done = Prepared.load(folder)
     return done
 
 
 def _without_source(out: Path, about: Mapping[str, object], missing: UserError) -> Prepared:
-    """Return the only data below out that were prepared from a source with the same options. Raise missing else."""
+    """Return the data below out that were prepared from a source with the same options. Raise missing unless unique."""
     same = [data for data in _all(out) if (data.source, data.options) == (about["source"], about["options"])]
     if len(same) != 1:
         raise missing
@@ -90,9 +90,9 @@ def _without_source(out: Path, about: Mapping[str, object], missing: UserError) 
 
 
 def find(out: Path, fingerprint: str) -> Prepared | None:
-    """Return the prepared folder below out whose shards have a fingerprint, None where there is none.
+    """Return the prepared folder below out whose shards have a fingerprint, or None.
 
-    Needs neither the source nor its path, so it finds data that were moved or whose raw files are gone.
+    It needs neither the source nor its path, and so finds data that were moved or whose raw files are missing.
     """
     return next((data for data in _all(out) if data.fingerprint == fingerprint), None)
 
@@ -111,7 +111,7 @@ def _fill(
     progress: Progress,
     draft: Path,
 ) -> None:
-    """Write shards, spec, quarantine and, last of all, the manifest."""
+    """Write shards, spec, quarantine and, last, the manifest."""
     native = origin.spec()
     spec = _coarsened(native, origin.options.levels)
     writers = [ShardWriter(draft, split, spec, shard_bytes) for split in SPLITS]
@@ -164,8 +164,8 @@ def _check_splits(origin: DataSource, rows: dict[str, int]) -> None:
 
 
 def _existing(folder: Path) -> Prepared | None:
-    """Return the folder if it is there and complete."""
-    paths.is_there(folder)  # also where a killed process had moved it aside
+    """Return the prepared folder if it exists and is complete, else None."""
+    paths.is_there(folder)  # restores a folder that a killed process had moved aside
     try:
         return Prepared.load(folder)
     except UserError:
@@ -173,10 +173,10 @@ def _existing(folder: Path) -> Prepared | None:
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Let one process at a time prepare below out. The lock ends with the process, however that ends.
+def _exclusive(out: Path) -> Iterator[None]:
+    """Hold the lock of the process that prepares data below out. It is released when the process ends in any way.
 
-    On an object store one process of each machine: what two of them make is the same, and the later one stays.
+    On an object store each machine has its own lock. Several processes write equal data, and the last one counts.
     """
     out = paths.beside(out)
     try:
@@ -195,8 +195,8 @@ def _alone(out: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _become(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Have a folder appear complete or not at all. What killed attempts left behind is cleared away first."""
+def _commit(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Create a folder atomically, after removing the drafts of killed processes. Raise RunError."""
     for left in paths.drafts(folder.parent):
         paths.remove(left)
     try:

@@ -1,4 +1,4 @@
-"""A prepared data set: a folder whose every file stands in MANIFEST.sha256."""
+"""A prepared data set: a folder with the digests of all its files in MANIFEST.sha256."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -17,21 +17,21 @@ SPEC = "spec.json"
 
 
 class DataError(UserError):
-    """A file of a prepared data set is missing or is not the one that was written."""
+    """A file of a prepared data set is missing or damaged."""
 
     def __init__(self, path: Path, fault: str) -> None:
-        """Name the file, what is wrong with it and the remedy."""
+        """Take the file and the problem. The message also contains the remedy."""
         super().__init__(f"{path}: {fault}; remove the folder {path.parent} and prepare again")
         self.path, self.fault = path, fault
 
     def __reduce__(self) -> tuple[type[Self], tuple[Path, str]]:
-        """Come back whole from another process: pickle makes an exception anew from what its __init__ was given."""
+        """Return the arguments of __init__ for pickle, which otherwise passes only the message."""
         return type(self), (self.path, self.fault)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """One Parquet file of a split, holding its rows first_row … first_row + rows - 1."""
+    """A Parquet file of a split with its rows first_row … first_row + rows - 1."""
 
     path: Path
     sha256: str
@@ -41,7 +41,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A complete prepared folder. ``fingerprint`` is a function of the shards' content; ``rows`` counts each split."""
+    """A complete prepared folder. ``fingerprint`` is a hash of the shards; ``rows`` has the number of rows by split."""
 
     folder: Path
     spec: DataSpec
@@ -60,9 +60,9 @@ class Prepared:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Open a prepared folder, checking all but the shards' content (``read_shard`` does that).
+        """Open a prepared folder and check it, except the shards' content, which ``read_shard`` checks.
 
-        Raise UserError if it is not one, DataError naming the file if it is damaged.
+        Raise UserError if it is not a prepared folder, DataError with the file if it is damaged.
         """
         folder = folder.absolute()
         home = paths.current(folder)
@@ -86,7 +86,7 @@ class Prepared:
 
 
 def fingerprint(digests: Iterable[str]) -> str:
-    """Return the SHA-256 over the shards' SHA-256 in order."""
+    """Return the SHA-256 of the shards' SHA-256 digests in their order."""
     return sha256("".join(digests).encode()).hexdigest()
 
 
@@ -98,9 +98,9 @@ def read_manifest(folder: Path) -> dict[str, str]:
         digests = manifest.read(folder)
     except manifest.DamagedError as error:
         raise DataError(folder / manifest.NAME, "damaged") from error
-    there = {file.name for file in folder.iterdir()}
+    present = {file.name for file in folder.iterdir()}
     for name in digests:
-        if name not in there:
+        if name not in present:
             raise DataError(folder / name, "missing")
         if not name.endswith(".parquet"):
             checked_bytes(folder / name, digests[name])

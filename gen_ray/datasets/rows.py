@@ -1,4 +1,4 @@
-"""What a source yields, which split a row lands in, and what becomes of a bad one."""
+"""Batches of rows from sources, the assignment of rows to splits, and the treatment of bad rows."""
 
 import json
 import re
@@ -14,15 +14,15 @@ from gen_ray.errors import UserError
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 SHARES: Mapping[Split, float] = {"validation": 0.1, "test": 0.1}
-"""Of the rows of a data set without official splits; the rest is for training."""
+"""Shares of rows of a data set without official splits. The rest is the training split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some rows: x (n, *shape) integers, their identities (n), labels (n,), and the split their publisher put them in.
+    """A batch of rows: x (n, *shape) integers, their identities (n), labels (n,), and their official split.
 
-    An identity says where a row comes from (a path, an index), never what is in it. ``provided`` are the splits that
-    the publisher provides; the others are taken from the official training rows.
+    An identity is the origin of a row (a path, an index) and does not depend on its content. ``provided`` are the
+    splits of the publisher; the other splits are taken from the official training rows.
     """
 
     x: np.ndarray
@@ -34,7 +34,7 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class BadRow:
-    """Rows that cannot be used: the file, the first such row in it (None: the whole file is one row), how many, why."""
+    """Unusable rows: the file, the number of the first one (None: the file is one row), their number, the reason."""
 
     file: str
     reason: str
@@ -48,13 +48,13 @@ class BadRow:
 
 @dataclass(frozen=True)
 class BadRows:
-    """How many bad rows are set aside before preparing stops; 0 stops at the first."""
+    """The policy for bad rows: the number that may be skipped; 0 stops at the first bad row."""
 
     limit: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read ``stop`` or ``skip:K``. Raise UserError for anything else."""
+        """Return the policy of a text ``stop`` or ``skip:K``. Raise UserError for other texts."""
         match = re.fullmatch(r"stop|skip:(\d{1,9})", text)
         if not match:
             raise UserError(f"--on-bad-row {text!r}: write stop, or skip:K to leave out at most K bad rows")
@@ -65,13 +65,13 @@ STOP = BadRows()
 
 
 def allowing(number: object) -> str:
-    """Return how a command and a configuration say that a number of bad rows may be left out."""
+    """Return the option and the configuration key that let a number of bad rows be skipped."""
     return f"gen-ray prepare --on-bad-row skip:{number}, or data.on_bad_row=skip:{number} in a training"
 
 
 @dataclass
 class Quarantine:
-    """The bad rows met so far, at most as many as the policy allows."""
+    """The bad rows found so far, at most as many as the policy allows."""
 
     policy: BadRows
     found: list[BadRow] = field(default_factory=list)
@@ -80,7 +80,7 @@ class Quarantine:
         return sum(bad.rows for bad in self.found)
 
     def add(self, bad: BadRow) -> None:
-        """Set a bad row aside. Raise UserError that names it if that is one too many."""
+        """Add a bad row. Raise UserError with the row if the policy does not allow it."""
         self.found.append(bad)
         if len(self) <= self.policy.limit:
             return
@@ -91,15 +91,16 @@ class Quarantine:
         )
 
     def text(self) -> str:
-        """Return one JSON object a line."""
+        """Return the bad rows as JSON objects, one on each line."""
         return "".join(json.dumps(vars(bad)) + "\n" for bad in self.found)
 
 
 def assign(batch: Batch) -> np.ndarray:
     """Return the index into SPLITS of every row, shape (n,).
 
-    Without official splits 80 / 10 / 10 %; with them, 1/12 of the official training rows become each missing split.
-    Depends on a row's identity alone, so no row moves when others come or go.
+    Without official splits the shares are 80 / 10 / 10 %. With them, each missing split gets 1/12 of the official
+    training rows. The split depends only on a row's identity, so that it does not change if other rows are added or
+    removed.
     """
     if batch.official in ("validation", "test"):
         return np.full(len(batch.keys), SPLITS.index(batch.official))

@@ -1,4 +1,4 @@
-"""Bounded scans of folders: a folder that holds mostly other things is refused, not read to its end."""
+"""Bounded scans of folders. The scan of a folder with mostly other files is stopped by an error."""
 
 import os
 import stat
@@ -9,12 +9,12 @@ from pathlib import Path
 from gen_ray.errors import UserError
 
 MOST_OTHERS, OTHERS_A_FILE = 200_000, 10
-"""Limit of other entries in a scan: a constant, plus a number for each file of the kind."""
+"""Limit of other entries in a scan: a constant, plus a number for each file of the wanted kind."""
 
 
 @dataclass
 class Scan:
-    """Counts the entries of a scan of a folder for files of a kind, e.g. ``images``."""
+    """Counter of the entries in a scan of a folder for files of a kind, e.g. ``images``."""
 
     folder: Path
     kind: str
@@ -22,7 +22,7 @@ class Scan:
     others: int = 0
 
     def count(self, *, found: bool) -> None:
-        """Count an entry. Raise UserError where too many are of other kinds."""
+        """Count an entry. Raise UserError if too many entries are of other kinds."""
         if found:
             self.found += 1
             return
@@ -35,7 +35,7 @@ class Scan:
 
 
 def walk(folder: Path, depth: int | None = None) -> Iterator[os.DirEntry[str]]:
-    """Yield all entries below a folder without following links, at most depth levels of them; unreadable ones not."""
+    """Yield the entries below a folder, at most depth levels, without following links or reading unreadable folders."""
     pending = [(str(folder), 1)]
     while pending:
         here, level = pending.pop()
@@ -46,14 +46,14 @@ def walk(folder: Path, depth: int | None = None) -> Iterator[os.DirEntry[str]]:
                         pending.append((item.path, level + 1))
                     yield item
         except OSError:
-            continue  # glob passes over it, too
+            continue  # as glob does
 
 
 def is_folder(place: Path, *, missing: bool = False) -> bool:
-    """Return whether a path of a scan leads to a folder.
+    """Return whether a path of a scan is a folder or a link to one.
 
-    Raise UserError for a link to something missing and for what cannot be read, unless missing: it may be a folder, and
-    the data would lack its files without a message.
+    Raise UserError for a broken link or an unreadable path, unless missing is True. It may be a folder, whose files
+    would be silently absent from the data.
     """
     try:
         return stat.S_ISDIR(place.stat().st_mode)

@@ -1,4 +1,4 @@
-"""Reading a prepared data set back, every byte checked first."""
+"""The reader of prepared data sets. Shards are checked by their SHA-256 before they are parsed."""
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ __all__ = ["DataError", "Shard", "load_split", "read_shard", "to_numpy"]
 def read_shard(shard: Shard) -> pa.Table:
     """Return a shard's rows: ``row`` int64, ``x`` a fixed-shape tensor, ``label`` int32 if the data have labels.
 
-    Raise DataError naming the file if it is missing, empty, truncated or differs in a single bit.
+    Raise DataError with the file if it is missing, empty, truncated or differs in a single bit.
     """
     content = checked_bytes(shard.path, shard.sha256)
     try:
@@ -25,9 +25,9 @@ def read_shard(shard: Shard) -> pa.Table:
 
 
 def to_numpy(table: pa.Table, column: str = "x") -> np.ndarray:
-    """Return a column as an array (n, *shape), read-only, without copying if the table is in one piece."""
+    """Return a column as a read-only array (n, *shape), without copying if the table has only one chunk."""
     array = table.column(column).combine_chunks()
-    if isinstance(array, pa.ChunkedArray):  # what pyarrow gives for a table without rows
+    if isinstance(array, pa.ChunkedArray):  # the result of pyarrow for a table without rows
         array = array.chunk(0)
     return array.to_numpy_ndarray() if isinstance(array, pa.FixedShapeTensorArray) else array.to_numpy()
 
@@ -46,5 +46,5 @@ def load_split(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray |
 
 
 def storage_dtype(levels: int) -> np.dtype:
-    """Return the type that x is stored as: uint8 up to 256 levels, else int32."""
+    """Return the stored type of x: uint8 up to 256 levels, else int32."""
     return np.dtype(np.uint8 if levels <= 256 else np.int32)

@@ -1,4 +1,4 @@
-"""What every source of rows can do, and the settings they take."""
+"""The interface of sources of rows, and their settings."""
 
 import math
 import re
@@ -16,23 +16,24 @@ from gen_ray.errors import UserError
 from gen_ray.storage.user_paths import local
 
 BATCH_VALUES = 2**20
-"""A batch holds about this many scalars at most, so that memory does not grow with the data set."""
+"""Approximate maximum number of scalars of a batch, so that memory does not grow with the data set."""
 
 EXAMPLE_VALUES = 2**26
-"""The largest number of scalars in an example: about the pixels that an image may have."""
+"""Maximum number of scalars in an example, about the maximum number of pixels of an image."""
 
 
 def _of_few_values(shape: tuple[int, ...]) -> tuple[int, ...]:
     if math.prod(shape) > EXAMPLE_VALUES:
-        raise ValueError(f"must be of at most {EXAMPLE_VALUES:,} values")
+        raise ValueError(f"must have at most {EXAMPLE_VALUES:,} values")
     return shape
 
 
 class SourceOptions(Config):
-    """Settings of the sources; one that a source would not heed is an error.
+    """Settings of the sources. A setting without effect on a source is an error.
 
-    length: characters of one example (text). image_size: side in pixels to scale and centre-crop to (image_folder).
-    levels: quantise images to this many grey levels (any image source). shape: of one example (parquet).
+    length: characters of an example (text). image_size: side in pixels after scaling and centre-cropping
+    (image_folder). levels: number of grey levels to which images are quantised (any image source). shape: shape of an
+    example (parquet).
     """
 
     length: int = Field(default=256, ge=1, le=1_000_000)
@@ -44,44 +45,44 @@ class SourceOptions(Config):
 
 
 class DataSource(ABC):
-    """A place where rows come from. Making one costs next to nothing; nothing is held but a batch at a time."""
+    """Interface of a source of rows. Creating a source does not read data, and rows are read in batches."""
 
     argument: ClassVar[str] = ""
-    """What follows the colon in ``name:ARGUMENT``; empty if nothing does."""
-    heeds: ClassVar[frozenset[str]] = frozenset({"levels"})
-    """The SourceOptions that have an effect."""
+    """Description of the argument after the colon in ``name:ARGUMENT``; empty if the source has no argument."""
+    used_options: ClassVar[frozenset[str]] = frozenset({"levels"})
+    """Names of the SourceOptions that have an effect."""
 
     def __init__(self, argument: str, root: Path | None, options: SourceOptions) -> None:
-        """Note where to look; relative paths start at root, or else at the current folder."""
+        """Take the argument, a path. Relative paths start at root, or else at the current folder."""
         self.path = (root or Path()) / local(argument)
         self.root, self.options = root, options
 
     @property
     @abstractmethod
     def name(self) -> str:
-        """Return what the data set is called."""
+        """Return the name of the data set."""
 
     @abstractmethod
     def signature(self) -> list[list[object]]:
-        """Return what the rows depend on, cheap to tell: paths, sizes and times of the files, or a version."""
+        """Return cheap values that change with the data: paths, sizes and times of the files, or a version."""
 
     @abstractmethod
     def spec(self) -> DataSpec:
-        """Return shape and alphabet, reading as much as that takes. Raise UserError if there is nothing to read."""
+        """Return shape and alphabet. Data are read as far as necessary. Raise UserError if the source is empty."""
 
     @abstractmethod
     def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
-        """Yield all rows in a fixed order, x in {0 … spec.levels-1}; bad ones as BadRow."""
+        """Yield all rows in a fixed order, x in {0 … spec.levels-1}. Bad rows are yielded as BadRow."""
 
 
 def stamps(files: Iterable[Path], base: Path) -> list[list[object]]:
-    """Return (path below base, bytes, nanoseconds of last change) of every file; a dangling link counts as a file."""
+    """Return (path below base, bytes, nanoseconds of last change) of every file. A broken link counts as a file."""
     found = ((file, file.stat() if file.exists() else file.lstat()) for file in files)
     return [[file.relative_to(base).as_posix(), stat.st_size, stat.st_mtime_ns] for file, stat in found]
 
 
 def plain_name(text: str) -> str:
-    """Return text as a name of 1 to 48 characters of A-Z a-z 0-9 . _ - that does not begin with a dot or dash."""
+    """Return text as a name of 1 to 48 characters of A-Z a-z 0-9 . _ - that does not start with a dot or dash."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:48] or "data"
 
 

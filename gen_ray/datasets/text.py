@@ -1,4 +1,4 @@
-"""A text file as sequences of characters."""
+"""The source ``text``: a text file as sequences of characters."""
 
 from collections.abc import Iterator
 
@@ -12,18 +12,18 @@ from gen_ray.errors import UserError
 
 
 class Text(DataSource):
-    """A text cut into consecutive chunks of ``length`` characters (a shorter rest is dropped).
+    """A text, divided into consecutive chunks of ``length`` characters. A shorter rest is dropped.
 
-    A token is a character's place in the alphabet, which is the sorted set of all characters of the file, as
+    A token is a character's index in the alphabet, which is the sorted set of all characters of the file, as
     ``characters`` reads it.
     """
 
     argument = "FILE"
-    heeds = frozenset({"length"})
+    used_options = frozenset({"length"})
 
     @property
     def name(self) -> str:
-        """Return the file's name without its ending."""
+        """Return the file's name without its suffix."""
         return plain_name(self.path.stem)
 
     def signature(self) -> list[list[object]]:
@@ -32,7 +32,7 @@ class Text(DataSource):
         return [["text", 2], *stamps([self.path], self.path.parent)]
 
     def spec(self) -> DataSpec:
-        """Read the file once for its alphabet."""
+        """Return the spec, after reading the file for its alphabet."""
         known, total = np.empty(0, np.uint32), 0
         for codes in self._codes():
             known, total = np.union1d(known, codes), total + len(codes)
@@ -46,7 +46,7 @@ class Text(DataSource):
         return DataSpec(name=self.name, kind="tokens", shape=(self.options.length,), levels=levels, alphabet=alphabet)
 
     def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
-        """Read the file a second time; a chunk is known by its number."""
+        """Yield the chunks from a second reading of the file. A chunk's identity is its number."""
         known = np.frombuffer(spec.alphabet.encode("utf-32-le"), dtype="<u4")
         length, done, rest = self.options.length, 0, np.empty(0, np.uint32)
         for codes in self._codes():
@@ -64,7 +64,7 @@ class Text(DataSource):
 
 
 def _remedy(total: int, different: int) -> str:
-    """Return what makes a text long enough."""
+    """Return the remedy for a short text."""
     if total < 1 or different < 2:
         return "a text needs at least two different characters"
     return f"provide a longer text, or shorter examples: --option length=N (data.options.length=N), N at most {total}"

@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and CIFAR-10 in the layout torchvision keeps them in."""
+"""The sources MNIST, Fashion-MNIST and CIFAR-10, in torchvision's layout of files."""
 
 import math
 import socket
@@ -19,7 +19,7 @@ DOWNLOAD_TIMEOUT_SECONDS = 10.0
 
 
 @contextmanager
-def _impatient_sockets() -> Iterator[None]:
+def _socket_timeout() -> Iterator[None]:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
     try:
@@ -29,9 +29,9 @@ def _impatient_sockets() -> Iterator[None]:
 
 
 class TorchvisionSource(DataSource):
-    """A data set torchvision knows; root (default ./data) is what torchvision calls root.
+    """A data set of torchvision. root (default ./data) is torchvision's root.
 
-    Files already there are used as they are; only missing ones are downloaded. The official test split is kept.
+    Existing files are used unchanged, and only missing ones are downloaded. The official test split is kept.
     """
 
     dataset: ClassVar[str]
@@ -45,14 +45,14 @@ class TorchvisionSource(DataSource):
         return (self.root or Path("data")).absolute()
 
     def signature(self) -> list[list[object]]:
-        """Return the stamps of the files, downloading them if need be."""
+        """Return the stamps of the files. Missing files are downloaded first."""
         paths = [self.home / self.folder / file for file in self.files]
         if not all(path.is_file() for path in paths):
             self._download()
         return stamps(paths, self.home)
 
     def spec(self) -> DataSpec:
-        """Return what torchvision says of the data."""
+        """Return the spec with torchvision's names of the classes."""
         classes = tuple(self._open("test").classes)
         return DataSpec(name=self.name, kind="image", shape=self.shape, levels=256, classes=classes)
 
@@ -66,7 +66,7 @@ class TorchvisionSource(DataSource):
                 yield Batch(x=x[first : first + step], keys=keys, labels=labels[first : first + step], official=part)
 
     def check(self) -> None:
-        """Raise UserError that names a damaged file, where the format lets one tell."""
+        """Raise UserError for a damaged file, if the format allows the check."""
 
     def _arrays(self, part: Literal["train", "test"], classes: int) -> tuple[np.ndarray, np.ndarray]:
         """Return images (n, C, H, W) and labels (n,) of an official split."""
@@ -94,13 +94,13 @@ class TorchvisionSource(DataSource):
             ) from error
 
     def _download(self) -> None:
-        """Download the files. A folder appears, and a file in it, only once all are complete."""
+        """Download the files. The folder and its files appear only after all are complete."""
         from torchvision import datasets  # a slow import
 
         folder = self.home / self.folder
         present = next(parent for parent in (self.home, *self.home.parents) if parent.is_dir())
         try:
-            with _impatient_sockets(), TemporaryDirectory(prefix=".gen_ray-download-", dir=present) as part:
+            with _socket_timeout(), TemporaryDirectory(prefix=".gen_ray-download-", dir=present) as part:
                 getattr(datasets, self.dataset)(part, download=True)
                 folder.mkdir(parents=True, exist_ok=True)
                 for file in self.files:
@@ -124,7 +124,7 @@ class Mnist(TorchvisionSource):
     shape = (1, 28, 28)
 
     def check(self) -> None:
-        """Compare every file's size with what its header announces (torchvision only looks whether it exists)."""
+        """Compare every file's size with its header. torchvision only checks that the file exists."""
         for path in (self.home / self.folder / file for file in self.files):
             with path.open("rb") as stream:
                 head = stream.read(16)
@@ -135,7 +135,7 @@ class Mnist(TorchvisionSource):
 
 
 class FashionMnist(Mnist):
-    """As MNIST, but clothes."""
+    """Images of clothes with the format of MNIST."""
 
     dataset = "FashionMNIST"
     folder = "FashionMNIST/raw"

@@ -1,4 +1,4 @@
-"""Writing a split as Parquet shards, one in memory at a time."""
+"""The writer of a split as Parquet shards, with one shard in memory at a time."""
 
 import os
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from gen_ray.errors import RunError
 
 @dataclass
 class ShardWriter:
-    """Collects the rows of one split and writes a file whenever about shard_bytes of x are together.
+    """Writer of the rows of a split. It writes a file for about every shard_bytes of x.
 
     ``written`` holds (rows, SHA-256) of every file by name.
     """
@@ -48,7 +48,7 @@ class ShardWriter:
                 self.flush()
 
     def flush(self) -> None:
-        """Write the rows collected, if any."""
+        """Write the collected rows, if any."""
         if not self._filled:
             return
         name = f"{self.split}-{len(self.written):05d}.parquet"
@@ -71,7 +71,7 @@ class ShardWriter:
 
 
 def write_durably(path: Path, content: bytes | pa.Buffer) -> str:
-    """Write a file through to the disk and return its SHA-256. Raise RunError, e.g. when the disk is full."""
+    """Write a file with fsync and return its SHA-256. Raise RunError, e.g. when the disk is full."""
     try:
         with path.open("wb") as stream:
             stream.write(content)

@@ -1,1 +1,1 @@
-"""One process, torch only: the training loop, evaluation, sampling and the artifact. No Ray, no MLflow."""
+"""Training, evaluation, sampling and artifacts in one process, with torch and without Ray or MLflow."""

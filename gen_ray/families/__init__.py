@@ -1,6 +1,6 @@
-"""The families, found by file name: families/NAME.py holds ``FAMILY`` and is chosen by ``family: {name: NAME}``.
+"""The families, found by module name: families/NAME defines ``FAMILY`` and is selected by ``family: {name: NAME}``.
 
-A further family is a further file; nothing here changes.
+To add a family, add a module; this file need not change.
 """
 
 import importlib
@@ -11,12 +11,12 @@ from gen_ray.family import Family
 
 
 def names() -> list[str]:
-    """Return the families there are."""
+    """Return the names of all families."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
 def find(name: str) -> type[Family]:
-    """Return the family's class. Raise UserError naming the known ones."""
+    """Return the family's class. Raise UserError with the known names for an unknown one."""
     if name not in names():
         raise UserError(f"family.name: there is no family {short(name)}; {nearest(name, names())}")
     found: type[Family] = importlib.import_module(f"{__name__}.{name}").FAMILY

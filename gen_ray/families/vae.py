@@ -1,4 +1,4 @@
-"""Variational autoencoder by auto-encoding variational Bayes (Kingma & Welling 2014, arXiv 1312.6114).
+"""The variational autoencoder, trained by auto-encoding variational Bayes (Kingma & Welling 2014, arXiv 1312.6114).
 
 p(x, z) = p(x|z) N(z; 0, I), q(z|x) = N(mu(x), diag sigma²(x)); z = mu + sigma·eps, eps ~ N(0, I).
 """
@@ -23,11 +23,11 @@ from gen_ray.maths.observation import OBSERVATIONS, Observation
 from gen_ray.nets import Autoencoder, AutoencoderConfig
 
 MAX_STEPS = 100_000
-"""Of an imputer."""
+"""The largest number of steps of an imputer."""
 
 
 class VaeConfig(FamilyConfig):
-    """What a VAE needs to know beyond its data."""
+    """The settings of a VAE."""
 
     loss_is_bound: ClassVar[bool] = True
 
@@ -52,12 +52,12 @@ class VaeConfig(FamilyConfig):
 
 @dataclass(frozen=True)
 class DecodeKernel:
-    """One evaluation: perhaps move z, then the mean of p(x|z) or a draw from it; what is held stays.
+    """The update of a VAE: optionally move z, then set x to the mean of p(x|z) or a draw; the known part is fixed.
 
-    A table row is (draw, move, correct), each 0 or 1. move: propose z' ~ q(z|x) with x as completed so far (Rezende
-    et al. 2014, section 4.2); correct: accept it with the probability that makes p(x_missing | x_known) stationary
-    whatever the encoder is (Mattei & Frellsen 2018, algorithm 1). Without move z stays as it is, at first z ~ N(0,
-    I).
+    A table row is (draw, move, correct), each 0 or 1. draw: set x to a draw from p(x|z), not to the mean. move: propose
+    z' ~ q(z|x) for the current completion x (Rezende et al. 2014, section 4.2). correct: accept z' with the probability
+    that makes p(x_missing | x_known) stationary for every encoder (Mattei & Frellsen 2018, algorithm 1). Without move,
+    z does not change; it starts as z ~ N(0, I).
     """
 
     latent_dim: int
@@ -65,7 +65,7 @@ class DecodeKernel:
     observation: Observation
 
     def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
-        """Draw z ~ N(0, I), (B, Z); fix what p(x|z) is to explain of the known part."""
+        """Return the initial state: z ~ N(0, I) (B, Z), and the known part as p(x|z) models it."""
         x = torch.zeros(noise.batch, *self.shape, device=device)
         known, seen, mask = x, x, torch.zeros_like(x, dtype=torch.bool)
         if held is not None:
@@ -76,10 +76,10 @@ class DecodeKernel:
         return {"z": z, "params": params, "x": x, "seen": seen, "known": known, "mask": mask}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
-        """Advance by one decoder evaluation, and one of the encoder where a row moves; rows (B, 3)."""
+        """Advance by one decoder evaluation, and one encoder evaluation if any row moves; rows (B, 3)."""
         drawn, moving, corrected = (rows[:, column].cpu() > 0 for column in range(3))
         z, params, device = state["z"], state["params"], state["z"].device
-        # u: D numbers for the draw and a last one for the acceptance
+        # u: D uniforms for the draw and one more for the acceptance
         u = noise.uniform((math.prod(self.shape) + 1,), where=drawn, device=device)
         proposed, mu, log_var = z, z, z
         if moving.any():
@@ -94,12 +94,12 @@ class DecodeKernel:
         return {**state, "z": proposed, "params": decoded, **self._complete(state, decoded, drawn, u[:, :-1])}
 
     def _log_weight(self, seen: Tensor, z: Tensor, params: Tensor, mu: Tensor, log_var: Tensor) -> Tensor:
-        """Return log p(x, z) − log q(z|x) but for what does not depend on z, (B,) float64."""
+        """Return log p(x, z) − log q(z|x) up to terms that do not depend on z, (B,) float64."""
         log_likelihood = self.observation.log_prob(seen, params).flatten(1).double().sum(1)
         return log_likelihood + 0.5 * ((z - mu) ** 2 * (-log_var).exp() - z**2).double().sum(1)
 
     def _complete(self, state: State, params: Tensor, drawn: Tensor, u: Tensor) -> State:
-        """Return x and what is seen of it, the part that is not known filled by p(x|z)."""
+        """Return x from p(x|z), and the encoder's input ``seen``: known values, and x where they are missing."""
         x = self.observation.mean(params)
         if drawn.any():
             sample = self.observation.draw(params, u.reshape(-1, *self.shape))
@@ -108,28 +108,28 @@ class DecodeKernel:
         return {"x": x, "seen": torch.where(state["mask"], state["seen"], seen)}
 
     def finish(self, state: State) -> Tensor:
-        """Return levels (B, C, H, W), uint8 up to 256 of them, else int32."""
+        """Return levels (B, C, H, W), uint8 up to 256 levels, else int32."""
         known, x = (stored(state[key], self.observation.levels) for key in ("known", "x"))
         return torch.where(state["mask"], known, x)
 
     def preview(self, state: State) -> Tensor:
-        """Return the data as completed so far (B, C, H, W)."""
+        """Return the current completion (B, C, H, W)."""
         return self.finish(state)
 
 
 def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
-    """Return yes in the rows (B,) that are True, else no; both (B, …)."""
+    """Return (B, …): the rows of yes where rows (B,) is True, else those of no."""
     return torch.where(rows.to(yes.device).view(-1, *[1] * (yes.ndim - 1)), yes, no)
 
 
 class Vae(Family):
-    """AEVB with an analytic KL; the likelihood of x by importance sampling (Burda et al. 2016)."""
+    """The VAE family: AEVB with an analytic KL; likelihoods by importance sampling (Burda et al. 2016)."""
 
     Config = VaeConfig
     config: VaeConfig
 
     def __init__(self, config: VaeConfig, spec: DataSpec) -> None:
-        """Choose p(x|z). Raise UserError for data that are not images."""
+        """Select p(x|z) by the settings. Raise UserError for data that are not images."""
         super().__init__(config, spec)
         self.require_images()
         self.observation = OBSERVATIONS[config.likelihood, config.binarise](spec.levels, spec.shape[0])
@@ -139,7 +139,7 @@ class Vae(Family):
         return self.config.net.build(self.spec.shape, self.config.latent_dim, self.observation.out_channels)
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
-        """Return −ELBO = E_q[−log p(x|z)] + w·KL(q(z|x) ‖ N(0, I)), w rising to 1 over kl_warmup_steps (B,)."""
+        """Return −ELBO = E_q[−log p(x|z)] + w·KL(q(z|x) ‖ N(0, I)) (B,); w rises to 1 over kl_warmup_steps."""
         reconstruction, kl = self._elbo_terms(net, x, rng)
         weight = min(1.0, (step + 1) / self.config.kl_warmup_steps) if self.config.kl_warmup_steps else 1.0
         parts = {"reconstruction_nats": reconstruction, "kl_nats": kl}
@@ -153,9 +153,10 @@ class Vae(Family):
         return reconstruction, likelihoods.standard_normal_kl(mu.float(), log_var.float()).sum(1)
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
-        """Return −ELBO with the analytic KL for effort 1, else the importance-weighted bound with effort draws.
+        """Return −ELBO with the analytic KL for effort 1, else the importance-weighted bound with ``effort`` draws.
 
-        −log (1/k) Σ_i p(x, z_i)/q(z_i|x), z_i ~ q(z|x) (Burda et al. 2016, eq. 8).
+        That bound is −log (1/k) Σ_i p(x, z_i)/q(z_i|x), z_i ~ q(z|x), k = effort (Burda et al. 2016, eq. 8). Both are
+        (B,) nats.
         """
         if effort == 1:
             reconstruction, kl = self._elbo_terms(net, x, rng)
@@ -175,7 +176,7 @@ class Vae(Family):
         return log_likelihood + (0.5 * (eps**2 + log_var - z**2)).sum(1)
 
     def samplers(self) -> Mapping[str, Sampler]:
-        """Return ``mean`` (what the papers show) and ``draw`` (a true sample of the model)."""
+        """Return ``mean`` (the samples usually shown in papers) and ``draw`` (true samples of the model)."""
         return {
             "mean": Sampler(
                 default_steps=1, nfe_per_step=1, summary="Kingma & Welling 2014: z ~ N(0, I), then the mean of p(x|z)"
@@ -186,15 +187,15 @@ class Vae(Family):
         }
 
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
-        """Return the one-row table of a sampler."""
+        """Return the chain of a sampler, which has one row."""
         name, _ = parse_sampler(sampler, self.samplers(), steps=steps)
         if steps not in (None, 1):
             raise UserError(f"steps: has no effect for vae: {name} takes one network evaluation (leave it out)")
         draw = list(self.samplers()).index(name)  # 0 mean, 1 draw
-        return self._walk([(draw, 0, 0)])
+        return self._chain([(draw, 0, 0)])
 
     def imputers(self) -> Mapping[str, Sampler]:
-        """Return ``metropolis`` (exact in the long run) and ``gibbs`` (exact only if q(z|x) is)."""
+        """Return ``metropolis`` (exact in the limit of many steps) and ``gibbs`` (exact only if q(z|x) is exact)."""
         return {
             "metropolis": Sampler(
                 default_steps=200,
@@ -204,25 +205,25 @@ class Vae(Family):
             "gibbs": Sampler(
                 default_steps=100,
                 nfe_per_step=1,
-                summary="Rezende et al. 2014, section 4.2: encode, decode, draw what is missing",
+                summary="Rezende et al. 2014, section 4.2: encode, decode, draw the missing part",
             ),
         }
 
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the table of an imputer: the first row decodes z ~ N(0, I), the others encode and decode."""
+        """Return the chain of an imputer: the first row decodes z ~ N(0, I), the others encode and decode."""
         known = self.imputers()
         name, _ = parse_sampler(imputer, known, "imputer", steps=steps)
         n = known[name].default_steps if steps is None else steps
         if not 1 <= n <= MAX_STEPS:
             raise UserError(f"steps: imputer {name} takes 1 … {MAX_STEPS}, not {n}")
         free = {"metropolis": n // 5, "gibbs": n}[name]
-        return self._walk([(1, int(row > 0), int(row > free)) for row in range(n)])
+        return self._chain([(1, int(row > 0), int(row > free)) for row in range(n)])
 
-    def _walk(self, rows: list[tuple[int, int, int]]) -> Chain:
+    def _chain(self, rows: list[tuple[int, int, int]]) -> Chain:
         kernel = DecodeKernel(self.config.latent_dim, self.spec.shape, self.observation)
         return Chain(torch.tensor(rows, dtype=torch.float64), kernel)
 
-    # ---- the latent space (gen_ray.family.Latent) -----------------------------------------------------------------
+    # ---- the latent space (gen_ray.family.SupportsLatent) -----------------------------------------------------------
 
     @property
     def latent_dim(self) -> int:
@@ -230,7 +231,7 @@ class Vae(Family):
         return self.config.latent_dim
 
     def observe(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return what p(x|z) explains of stored data x (B, C, H, W)."""
+        """Return the data (B, C, H, W) that p(x|z) models, for stored data x (B, C, H, W)."""
         return self.observation.prepare(x, rng)
 
     def encode(self, net: nn.Module, observed: Tensor) -> tuple[Tensor, Tensor]:
@@ -238,7 +239,7 @@ class Vae(Family):
         return cast(Autoencoder, net).encode(self.observation.scaled(observed))
 
     def decode(self, net: nn.Module, z: Tensor) -> Tensor:
-        """Return the mean of p(x|z) as levels (B, C, H, W), uint8 up to 256 of them, else int32."""
+        """Return the mean of p(x|z) as levels (B, C, H, W), uint8 up to 256 levels, else int32."""
         return stored(self.observation.mean(cast(Autoencoder, net).decode(z)), self.observation.levels)
 
     def log_likelihood(self, net: nn.Module, observed: Tensor, z: Tensor) -> Tensor:

@@ -1,1 +1,1 @@
-"""The local machine: processes, signals, hardware, the token of Ray."""
+"""The local machine: processes, signals, hardware, Ray's token."""

@@ -1,4 +1,4 @@
-"""What a machine has and what would get in the way there: looked at without starting anything."""
+"""The hardware and software of this machine and its limits, read without starting any process."""
 
 import os
 import platform
@@ -19,32 +19,32 @@ FEW_FILES, LITTLE_SHM_GIB, LITTLE_DISK_GIB = 4096, 1.0, 5.0
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine, as a process on it sees it."""
+    """The description of a machine by a process that runs on it."""
 
     versions: dict[str, str]
-    """Of Python and PACKAGES; of what is not installed none."""
+    """Versions of Python and of the installed ones of PACKAGES."""
     cores: int
     memory_gib: float
     gpus: tuple[str, ...]
-    """Their names and memory, as far as torch can use them."""
+    """Names and memory of the GPUs that torch can use."""
     bfloat16: bool
-    """Whether what would train there, GPU or CPU, multiplies in bfloat16."""
+    """Whether the device for training, GPU or CPU, multiplies in bfloat16."""
     cuda: str
-    """What torch was built for, "none" for CPUs alone."""
+    """CUDA version of torch's build, "none" for a build for CPUs only."""
     shm_gib: float | None
-    """Free in the memory that processes share, where Ray keeps its objects; None where there is no such folder."""
+    """Free shared memory in GiB, where Ray keeps its objects; None if the folder does not exist."""
     open_files: int
     disk_gib: float
-    """Free where the storage is or will be; for an object store, where Ray keeps its logs."""
+    """Free space in GiB on the disk of the storage, or of Ray's logs if the storage is an object store."""
 
     def __str__(self) -> str:
-        """Return it in a line."""
+        """Return the description as one line."""
         gpus = ", ".join(self.gpus) or "no GPU"
         hardware = "in hardware" if self.bfloat16 else "not in hardware"
         return f"{self.cores} cores, {self.memory_gib:.0f} GiB, {gpus} (CUDA {self.cuda}), bfloat16 {hardware}"
 
     def doubts(self) -> Iterator[str]:
-        """Yield what works but may not for long, and its remedy."""
+        """Yield warnings about limits that may be reached later, with their remedies."""
         if self.open_files < FEW_FILES:
             yield f"{self.open_files} open files a process: a cluster's head needs many (ulimit -n 65536)"
         if self.shm_gib is not None and self.shm_gib < LITTLE_SHM_GIB:
@@ -54,15 +54,15 @@ class Machine:
 
 
 def look(storage: Path) -> Machine:
-    """Return this machine, with the disk of a folder that need not be there."""
+    """Return the description of this machine. storage: a folder, which may be missing, whose disk is measured."""
     import torch
 
     # The driver may list GPUs that torch cannot use, for instance because it is older than torch's CUDA.
     usable = torch.cuda.device_count() if torch.cuda.is_available() else 0
     found = [torch.cuda.get_device_properties(i) for i in range(usable)]
-    shm, there = Path("/dev/shm"), storage.absolute()  # noqa: S108 - looked at only
-    while not there.exists():
-        there = there.parent
+    shm, existing = Path("/dev/shm"), storage.absolute()  # noqa: S108 - not written to
+    while not existing.exists():
+        existing = existing.parent
     return Machine(
         versions=versions(*PACKAGES),
         cores=os.cpu_count() or 1,
@@ -72,7 +72,7 @@ def look(storage: Path) -> Machine:
         cuda=torch.version.cuda or "none",
         shm_gib=shutil.disk_usage(shm).free / GIB if shm.is_dir() else None,
         open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        disk_gib=shutil.disk_usage(there).free / GIB,
+        disk_gib=shutil.disk_usage(existing).free / GIB,
     )
 
 
@@ -89,7 +89,7 @@ def has_bfloat16(*, cuda: bool) -> bool:
 
 
 def versions(*packages: str) -> dict[str, str]:
-    """Return the versions of Python and of those packages that are installed."""
+    """Return the versions of Python and of the installed packages among those named."""
     found = {"python": platform.python_version()}
     for name in packages:
         with suppress(PackageNotFoundError):

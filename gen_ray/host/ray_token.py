@@ -1,4 +1,4 @@
-"""Ray's token, without which nobody may use a cluster. It goes from file to header; nobody prints it."""
+"""Ray's authentication token, which is required to use a cluster. It is read from a file and never printed."""
 
 import logging
 import os
@@ -15,28 +15,29 @@ OTHERS = 0o077
 
 
 def file() -> Path:
-    """Return where Ray looks for the token."""
+    """Return the file in which Ray looks for the token."""
     return Path(os.environ.get(PATH) or Path.home() / ".ray" / "auth_token")
 
 
 def known() -> bool:
-    """Return whether there is a token."""
+    """Return whether a token exists, in the environment or in the file."""
     return bool(os.environ.get(VALUE)) or file().is_file()
 
 
 def use() -> None:
-    """Have Ray's clients send the token, if there is one, as they do of themselves only to clusters that they find.
+    """Let Ray's clients send the token, if it exists. By default they send it only to clusters that they find.
 
-    Ray reads the variable when it is imported.
+    Call this before Ray is imported, because Ray reads the environment variable at import.
     """
     if known():
         os.environ.setdefault(MODE, "token")
 
 
 def ready() -> None:
-    """Make the token where there is none, readable by its owner only. Raise UserError where that fails.
+    """Create the token if it does not exist, readable only by its owner. Raise UserError if that fails.
 
-    To be called before Ray starts: Ray itself writes the file with the rights of the umask, so that others can read it.
+    Call this before Ray starts, because Ray writes the file with the permissions of the umask, so that others can read
+    it.
     """
     if os.environ.get(MODE) == OPEN:
         return
@@ -46,7 +47,7 @@ def ready() -> None:
 
 
 def secure() -> None:
-    """Take others' rights to the token's file away. A warning says where that is not allowed."""
+    """Remove other users' permissions on the token's file. Log a warning if that is not allowed."""
     if not is_open():
         return
     try:
@@ -56,19 +57,19 @@ def secure() -> None:
 
 
 def is_open() -> bool:
-    """Return whether others than its owner have rights to the token's file."""
+    """Return whether other users have permissions on the token's file."""
     return file().is_file() and bool(file().stat().st_mode & OTHERS)
 
 
 def generate() -> None:
-    """Write a new token; one that another process writes at the same time is kept. Raise UserError."""
+    """Write a new token, unless another process has written one at the same time. Raise UserError."""
     draft = file().with_name(f".{file().name}.{os.getpid()}")
     try:
         file().parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
             stream.write(secrets.token_hex(32))
         with suppress(FileExistsError):
-            os.link(draft, file())  # complete or not at all, and never in the place of another
+            os.link(draft, file())  # atomic, and does not replace an existing file
     except OSError as error:
         raise UserError(f"{file()}: Ray's token cannot be written ({error.strerror})") from None
     finally:

@@ -1,4 +1,4 @@
-"""Files of the user that would be imported instead of a package, because of their names and their folder."""
+"""The check for files of the user that shadow packages: Python would import them instead of the package."""
 
 import sys
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ OWN = frozenset({"gen_ray", "pipelines", "tests"})
 
 
 def check(folder: Path) -> None:
-    """Raise UserError naming the files of a folder that shadow packages, where Python looks in that folder first."""
+    """Raise UserError with the files of a folder that shadow packages, if Python searches the folder first."""
     found = list(shadows(folder)) if _is_first(folder) else []
     if found:
         names = ", ".join(file.name for file in found)
@@ -19,7 +19,7 @@ def check(folder: Path) -> None:
 
 
 def shadows(folder: Path) -> Iterator[Path]:
-    """Yield the modules and packages of a folder that have the name of one that is installed, or of Python's own."""
+    """Yield the modules and packages of a folder that have the name of an installed or a standard one."""
     elsewhere = [path for path in sys.path if path and Path(path).resolve() != folder.resolve()]
     for file in sorted(folder.iterdir()):
         name = file.stem if file.suffix == ".py" else file.name

@@ -1,4 +1,4 @@
-"""The signals by which terminals and schedulers end a program, and the time that a program has to end in order."""
+"""The signals by which terminals and clusters end a program, and the time that the program has for an orderly end."""
 
 import atexit
 import os
@@ -12,17 +12,18 @@ from contextlib import contextmanager, suppress
 from gen_ray.errors import EndedError
 
 NAMES = ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGPWR")
-"""A closed terminal, Ctrl-C, Ctrl-\\, most schedulers, warnings of Slurm, LSF and SGE, a CPU limit, containers."""
+"""Sent by a closed terminal, Ctrl-C, Ctrl-\\, most job schedulers, Slurm, LSF and SGE as warnings, a CPU limit, and
+containers."""
 SIGNALS = frozenset(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 GRACE_SECONDS = 9.0
-"""After this time the process ends whatever it waits for: schedulers kill it a little later."""
+"""After this time the process ends unconditionally, because job schedulers kill it a little later."""
 
 
 class _Clock:
-    """Ends the process a while after the first signal of SIGNALS, also where the main thread does not react.
+    """Timer that ends the process GRACE_SECONDS after the first signal of SIGNALS, even if the main thread hangs.
 
-    Python runs handlers in the main thread between two of its instructions. That thread may be inside a library's
-    call that does not return, so another thread reads the signals' numbers from the wake-up file.
+    Python runs signal handlers in the main thread between two of its instructions. This thread may be inside a library
+    call that does not return. Therefore another thread reads the signals' numbers from the wake-up file.
     """
 
     def __init__(self) -> None:
@@ -31,22 +32,22 @@ class _Clock:
 
     @property
     def has_heard(self) -> bool:
-        """Return whether a signal came; its handler and the thread notice it in any order."""
+        """Return whether a signal was received, by the handler or by the thread."""
         return bool(self.heard or self.seen)
 
     def start(self) -> None:
-        """Watch the signals of this process."""
+        """Start to watch the signals of this process."""
         self.heard = self.seen = self.code = 0
         self.is_patient, self.is_running = False, True
         atexit.unregister(self._leave)
-        atexit.register(self._leave)  # before any library's, and so called after them
+        atexit.register(self._leave)  # before those of libraries, and so called after them
         read, self.write = os.pipe()
         os.set_blocking(self.write, False)
         self.before = signal.set_wakeup_fd(self.write, warn_on_full_buffer=False)
         threading.Thread(target=self._watch, args=(read,), name="ending", daemon=True).start()
 
     def stop(self) -> None:
-        """Stop watching, unless a signal was seen: some thread may still keep the process from ending."""
+        """Stop watching, unless a signal was received, because a thread may still prevent the end of the process."""
         self.is_running = False
         if not self.has_heard:
             signal.set_wakeup_fd(self.before)
@@ -77,13 +78,13 @@ _clock = _Clock()
 
 @contextmanager
 def in_order() -> Iterator[None]:
-    """Raise EndedError in the block at the first signal of SIGNALS, KeyboardInterrupt at SIGINT; end soon after it.
+    """Raise EndedError in the block at the first signal of SIGNALS, or KeyboardInterrupt at SIGINT.
 
-    Further signals do not disturb the work of ending: timeout(1), for one, sends its signal twice. A process that was
-    started by nohup keeps ignoring SIGHUP.
+    The process ends at most GRACE_SECONDS later. Further signals are ignored, because e.g. timeout(1) sends its signal
+    twice. A process that was started by nohup keeps ignoring SIGHUP.
     """
     if _clock.is_running or threading.current_thread() is not threading.main_thread():
-        yield  # a verb inside another one leaves the signals to it
+        yield  # a command inside another one does not handle the signals
         return
     before = {number: signal.signal(number, _raise) for number in _answered()}
     _clock.start()
@@ -97,22 +98,22 @@ def in_order() -> Iterator[None]:
 
 
 def take_time() -> None:
-    """Let the process take longer to end: it answers those that wait for it first."""
+    """Remove the time limit for the end of the process, which first answers its waiting clients."""
     _clock.is_patient = True
 
 
 def leave(code: int) -> None:
-    """Have a process that heard a signal end with a code as soon as its exit handlers are done.
+    """Let a process that received a signal end with an exit code right after its exit handlers.
 
-    Python then takes apart all that is loaded, which takes 5 s for torch and Ray on a busy machine, without the thread
-    that limits the time.
+    This skips Python's finalisation, which takes 5 s with torch and Ray on a busy machine, without the thread that
+    limits the time.
     """
     if _clock.has_heard:
         _clock.code = code
 
 
 def wait() -> None:
-    """Return at the first signal of SIGNALS; the process may then take its time to end."""
+    """Wait for the first signal of SIGNALS. There is no time limit for the end of the process after it."""
     take_time()
     heard = threading.Event()
     for number in _answered():
@@ -135,6 +136,6 @@ def _raise(number: int, _: object) -> None:
 
 
 def ended(number: int) -> EndedError:
-    """Return the error of a signal: its exit code is the shell's for it."""
+    """Return the exception of a signal, with the exit code that shells use for it."""
     name = signal.Signals(number).name
     return EndedError("terminated" if name == "SIGTERM" else f"ended by {name}", 128 + number)

@@ -1,6 +1,6 @@
 """The variational bound of a Gaussian chain, term by term (Ho et al. 2020, eq. 5): L_T + Σ_k L_{k−1} + L_0, in nats.
 
-Shapes: B batch, then the axes of an example, written (B, …); what is one number an example is (B, 1, …).
+Shapes: B batch, then the axes of an example, written (B, …); one number per example is (B, 1, …).
 """
 
 from collections.abc import Callable
@@ -16,24 +16,24 @@ from gen_ray.maths.tables import Variance
 
 
 class ChainStep(NamedTuple):
-    """What a chain is at k, each (B, 1, …) float32."""
+    """The coefficients of a chain at step k, each (B, 1, …) float32."""
 
     alpha: Tensor
     sigma: Tensor
-    coef_x: Tensor  # of x_k and x_0 in the mean of q(x_{k−1} | x_k, x_0)
+    coef_x: Tensor  # coefficients of x_k and x_0 in the mean of q(x_{k−1} | x_k, x_0)
     coef_x_0: Tensor
-    log_true: Tensor  # ln of its variance; very small where k = 1
-    log_middle: Tensor  # ln of the variance of p(x_{k−1} | x_k) half-way, in log space, from smallest to largest
-    log_reach: Tensor  # ln of the largest over the middle one
+    log_true: Tensor  # ln of the variance of q(x_{k−1} | x_k, x_0); very small where k = 1
+    log_middle: Tensor  # ln of the geometric mean of the smallest and the largest variance of p(x_{k−1} | x_k)
+    log_reach: Tensor  # ln of the largest variance over that mean
 
 
 LARGENESS = {Variance.SMALL: -1.0, Variance.LARGE: 1.0}
-"""Where between the smallest (−1) and the largest (1) variance, in log space, the one that is not learned lies."""
+"""The position of a fixed variance between the smallest (−1) and the largest (1) one, in log space."""
 
 
 @dataclass(frozen=True, eq=False)
 class ChainBound:
-    """The bound of p(x_{k−1}|x_k) = N(coef_x·x_k + coef_x_0·x̂_0, variance) on data of so many levels."""
+    """The bound of p(x_{k−1}|x_k) = N(coef_x·x_k + coef_x_0·x̂_0, variance) on data of ``levels`` levels."""
 
     schedule: Discrete
     variance: Variance
@@ -41,17 +41,17 @@ class ChainBound:
     _columns: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     def at(self, k: Tensor, ndim: int) -> ChainStep:
-        """Return what the chain is at k (B,), integers in {1 … T}, for tensors of ndim axes."""
+        """Return the coefficients at k (B,), integers in {1 … T}, each (B, 1, …) with ndim axes."""
         if k.device not in self._columns:
             self._columns[k.device] = self._laid_out().to(k.device, torch.float32)
         return ChainStep(*(column.view(-1, *[1] * (ndim - 1)) for column in self._columns[k.device][k].unbind(1)))
 
     def _laid_out(self) -> Tensor:
-        """Return the columns of Step for k = 0 … T, (T+1, 7) float64; row 0 is not used."""
+        """Return the columns of ChainStep for k = 0 … T, (T+1, 7) float64; row 0 is not used."""
         d = self.schedule
         q = gaussian.posterior(d, torch.arange(1, d.T + 1))
         tilde = q.variance.clone()
-        tilde[0] = tilde[1]  # beta_tilde_1 is 0: its logarithm is taken from the step above
+        tilde[0] = tilde[1]  # beta_tilde_1 is 0 and has no logarithm: use that of k = 2
         least, largest = tilde.log(), d.beta[1:].log()
         log_true = q.variance.clamp(min=1e-20).log()
         columns = [
@@ -66,13 +66,13 @@ class ChainBound:
         return torch.cat([torch.zeros(1, 7, dtype=torch.float64), torch.stack(columns, 1)])
 
     def log_variance(self, step: ChainStep, v: Tensor | None) -> Tensor:
-        """Return ln of the variance of p(x_{k−1}|x_k): (B, 1, …), or (B, …) by the v of a net that learns it."""
+        """Return ln of the variance of p(x_{k−1}|x_k): (B, 1, …), or (B, …) if the net predicts it by v (B, …)."""
         return step.log_middle + (LARGENESS[self.variance] if v is None else v) * step.log_reach
 
     def step_nats(self, u: Tensor, x_0: Tensor, x_t: Tensor, k: Tensor, x_0_hat: Tensor, v: Tensor | None) -> Tensor:
         """Return L_{k−1} = KL(q(x_{k−1}|x_k, x_0) ‖ p(x_{k−1}|x_k)), or L_0 = −log p(u|x_1) where k = 1; (B,).
 
-        u (B, …) are the stored levels of x_0. L_0 is computed for the rows at k = 1 alone: it costs much more.
+        u (B, …) are the stored levels of x_0. L_0 is computed only for the rows at k = 1, because it costs much more.
         """
         step = self.at(k, x_0.ndim)
         log_variance = self.log_variance(step, v)
@@ -91,10 +91,10 @@ class ChainBound:
 
 
 def summed(nats_at: Callable[[Tensor], Tensor], T: int, draws: int, like: Tensor, rng: torch.Generator) -> Tensor:
-    """Return an unbiased estimate of Σ_{k=2}^{T} nats_at(k) of every example, (B,) as like, from draws evaluations.
+    """Return an unbiased estimate (B,) of Σ_{k=2}^{T} nats_at(k) per example, by ``draws`` evaluations.
 
-    The steps fall into ``draws`` equal parts of which one uniform draw each is evaluated and weighted by the part's
-    size: exact up to what nats_at draws once draws = T − 1.
+    B and the device are those of ``like``. The steps are divided into ``draws`` equal parts; one uniformly drawn step
+    of each is evaluated and weighted by the part's size. With draws = T − 1 only nats_at itself is random.
     """
     total = torch.zeros(len(like), device=like.device)
     for part in range(draws):

@@ -1,8 +1,8 @@
 """Diffusion of categories in closed form (D3PM: Austin et al. 2021, arXiv 2107.03006).
 
 One step keeps a symbol or replaces it by a draw from a fixed ``limit``: Q_t = a_t·I + (1 − a_t)·1·limitᵀ. Such matrices
-are closed under products, so all that is left of a chain is alpha_bar_t = prod a, the probability that a symbol was
-never replaced. The limit is uniform (ibid., A.2.1) or the single symbol [MASK] (A.2.2); no K×K matrix is ever formed.
+are closed under products, so a chain is described by alpha_bar_t = prod a, the probability that a symbol was never
+replaced. The limit is uniform (ibid., A.2.1) or the single symbol [MASK] (A.2.2). No K×K matrix is ever formed.
 
 Letters: K categories of the data, S >= K symbols of x_t; (…) any leading axes. alpha_bar and a broadcast against (…).
 """
@@ -17,18 +17,18 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False)
 class Corruption:
-    """What a symbol is replaced by: limit (S,), float64, sums to one."""
+    """The distribution of the symbol that replaces another: limit (S,), float64, sums to one."""
 
     limit: Tensor
 
     @classmethod
     def uniform(cls, K: int) -> "Corruption":
-        """Return the replacement by any of K symbols."""
+        """Return the corruption whose limit is uniform over K symbols."""
         return cls(torch.full((K,), 1 / K, dtype=torch.float64))
 
     @classmethod
     def absorbing(cls, K: int) -> "Corruption":
-        """Return the replacement by [MASK], which is symbol K."""
+        """Return the corruption whose limit is [MASK], which is symbol K."""
         return cls(F.one_hot(torch.tensor(K), K + 1).double())
 
     @property
@@ -45,8 +45,8 @@ class Corruption:
         """Return p(x_s | x_t) (…, S), x_t (…,) integers: D3PM eq. 4, summed over x_0 in closed form.
 
         It is q(x_t|x_s) times the marginal of x_s, normalised. a = alpha_bar_t / alpha_bar_s is the survival from s to
-        t. p (…, K) is what is known of x_0 *without* x_t's own place: p = onehot(x_0) gives q(x_s|x_t,x_0), and a = 0
-        gives p(x_s | all other places), one Gibbs step.
+        t. p (…, K) is the distribution of x_0 given x_t at all *other* positions: p = onehot(x_0) gives
+        q(x_s|x_t,x_0), and a = 0 gives p(x_s | all other positions), one Gibbs step.
         """
         marginal = self.cumulative(p, alpha_bar_s)
         replaced = ((1 - a) * self.limit.to(p)[x_t])[..., None] * marginal
@@ -55,7 +55,7 @@ class Corruption:
         return joint / joint.sum(-1, keepdim=True)
 
     def diffuse(self, x_0: Tensor, alpha_bar: Tensor, u: Tensor) -> Tensor:
-        """Return x_t ~ q(x_t | x_0), int64, for x_0 (…,) int64 and uniforms u (…,), float64."""
+        """Return x_t ~ q(x_t | x_0) (…,), int64, for x_0 (…,) int64 and uniforms u (…,), float64."""
         again = ((u - alpha_bar) / (1 - alpha_bar).clamp(min=torch.finfo(torch.float64).tiny)).clamp(min=0)
         drawn = torch.searchsorted(self.limit.cumsum(0).to(u.device), again, right=True).clamp(max=self.symbols - 1)
         return torch.where(u < alpha_bar, x_0, drawn)
@@ -64,7 +64,7 @@ class Corruption:
 def draw(weights: Tensor, u: Tensor) -> Tensor:
     """Return categories (…,) int64 of weights (…, K) >= 0, not all 0, by inverse CDF of uniforms u (…,).
 
-    Both float64: in float32 the sum swallows what is rarer than 1e-7, and so the temperature falls (arXiv 2409.02908).
+    Both float64: a float32 sum loses probabilities below 1e-7, which lowers the temperature (arXiv 2409.02908).
     """
     cdf = weights.cumsum(-1)
     return (cdf <= u[..., None] * cdf[..., -1:]).sum(-1).clamp(max=weights.shape[-1] - 1)
@@ -74,7 +74,7 @@ def uniform_kl(log_p: Tensor, x_t: Tensor, x_0: Tensor, a: Tensor, alpha_bar_s: 
     """Return KL(q(x_s|x_t,x_0) ‖ p(x_s|x_t)) (…,) nats for the uniform limit; −ln p(x_0|x_t) where alpha_bar_s = 1.
 
     log_p (…, K) = ln p of ``Corruption.reverse``; x_t, x_0 (…,); a and alpha_bar_s (…,) float64, alpha_bar_s > 0.
-    q(x_s = j) is (a[j = x_t] + b)·(A[j = x_0] + B) / Z: what is expected under it takes one sum and two gathers.
+    q(x_s = j) is (a[j = x_t] + b)·(A[j = x_0] + B) / Z: an expectation under it takes one sum and two gathers.
     """
     K = log_p.shape[-1]
     a, b, A, B = (v.to(log_p) for v in (a, (1 - a) / K, alpha_bar_s, (1 - alpha_bar_s) / K))
@@ -89,9 +89,10 @@ def uniform_kl(log_p: Tensor, x_t: Tensor, x_0: Tensor, a: Tensor, alpha_bar_s: 
 
 
 def uniform_x_0_nats(log_p: Tensor, x_t: Tensor, x_0: Tensor, alpha_bar: Tensor) -> Tensor:
-    """Return −ln p(x_0|x_t) (…,) nats for the uniform limit, alpha_bar (…,) float64, < 1; else as ``uniform_kl``.
+    """Return −ln p(x_0|x_t) (…,) nats for the uniform limit, alpha_bar (…,) float64, < 1.
 
-    By Bayes p(x_0|x_t) ∝ p(x_0)·q(x_t|x_0), and q(x_t|x_0) is the same for all x_0 but x_t itself.
+    The other arguments are those of ``uniform_kl``. By Bayes p(x_0|x_t) ∝ p(x_0)·q(x_t|x_0), and q(x_t|x_0) has one
+    value for x_0 = x_t and another for all other x_0.
     """
     odds = (log_p.shape[-1] * alpha_bar / (1 - alpha_bar)).to(log_p)  # q(x_t | x_0 = x_t) / q(x_t | other x_0) − 1
     at_t, at_0 = (log_p.gather(-1, x[..., None])[..., 0] for x in (x_t, x_0))
@@ -99,9 +100,9 @@ def uniform_x_0_nats(log_p: Tensor, x_t: Tensor, x_0: Tensor, alpha_bar: Tensor)
 
 
 def cross_entropy(logits: Tensor, x: Tensor, where: Tensor) -> Tensor:
-    """Return Σ −ln softmax(logits)[x] over the places of an example where it is True: (B,) nats.
+    """Return Σ −ln softmax(logits)[x] over the positions at which ``where`` is True: (B,) nats.
 
-    logits (B, *shape, K), x (B, *shape) int64, where (B, *shape). Other places cost nothing.
+    logits (B, *shape, K), x (B, *shape) int64, where (B, *shape). Other positions take no computation.
     """
     chosen = F.cross_entropy(logits[where], x[where], reduction="none")
     return torch.zeros(x.shape, dtype=chosen.dtype, device=x.device).masked_scatter(where, chosen).flatten(1).sum(1)

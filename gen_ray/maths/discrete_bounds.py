@@ -1,10 +1,11 @@
-"""What categorical diffusion is trained by and judged by: bounds on −ln p(x_0), per example (B,) in nats.
+"""Training losses and likelihood bounds of categorical diffusion: bounds on −ln p(x_0), per example (B,) in nats.
 
-``net(x_t (B, *shape) int64, t (B,) float32)`` gives logits (B, *shape, K) of x_0 at every place from what the *other*
-places say. Where x_t is masked that is p(x_0|x_t); with the uniform limit Bayes adds its own symbol (categorical.py).
+``net(x_t (B, *shape) int64, t (B,) float32)`` returns logits (B, *shape, K) of x_0 at every position given x_t at the
+*other* positions. At a masked position this is p(x_0|x_t); with the uniform limit, Bayes' rule adds the position's
+symbol (categorical.py).
 
-A net for masks is told the masked share n/D as its time: p(x_0|x_t) depends on the unmasked symbols alone (Ou et al.
-2024, arXiv 2406.03736), so that one net serves every schedule, sampler and imputation.
+A net for masks gets the masked share n/D as its time: p(x_0|x_t) depends only on the unmasked symbols (Ou et al. 2024,
+arXiv 2406.03736), so one net serves every schedule, sampler and imputation.
 """
 
 from dataclasses import dataclass
@@ -15,21 +16,21 @@ from torch import Tensor, nn
 from gen_ray.maths.categorical import Corruption, cross_entropy, log_binomial, uniform_kl, uniform_x_0_nats
 
 STEPS_AT_ONCE = 1000
-"""Rows of the T×D table of binomial probabilities that are in memory together."""
+"""Rows of the T×D table of binomial probabilities that are in memory at the same time."""
 
 
 def like(x: Tensor, rng: torch.Generator) -> Tensor:
-    """Return uniforms of the shape of x, float64."""
+    """Return uniforms in [0, 1) of the shape of x, float64."""
     return torch.rand(x.shape, generator=rng, device=x.device, dtype=torch.float64)
 
 
-def wide(values: Tensor, x: Tensor) -> Tensor:
-    """Return values (B,) as (B, 1, …), to stand against x (B, *shape)."""
+def append_dims(values: Tensor, x: Tensor) -> Tensor:
+    """Return values (B,) as (B, 1, …), which broadcasts to x (B, *shape)."""
     return values.view(-1, *[1] * (x.ndim - 1))
 
 
 def masked_share(masked: Tensor) -> Tensor:
-    """Return n/D (B,), float32: the time that a net for masks is told."""
+    """Return n/D (B,), float32: the time input of a net for masks."""
     return masked.flatten(1).float().mean(1)
 
 
@@ -37,23 +38,23 @@ def masked_share(masked: Tensor) -> Tensor:
 
 
 def masked_nats(net: nn.Module, x: Tensor, masked: Tensor, mask: int) -> Tensor:
-    """Return Σ −ln p(x_0) over the masked places (B,), for x (B, *shape) int64 and masked of its shape."""
+    """Return Σ −ln p(x_0) over the masked positions (B,), for x (B, *shape) int64 and masked of its shape."""
     return cross_entropy(net(torch.where(masked, mask, x), masked_share(masked)), x, masked)
 
 
 def random_masks(x: Tensor, n: Tensor, rng: torch.Generator, among: Tensor | None = None) -> Tensor:
-    """Return masks (B, *shape) of n (B,) places each, every set of them equally likely.
+    """Return masks (B, *shape) of n (B,) positions each, every set of them equally likely.
 
-    among (B, *shape) says which places may be masked, at least n of them; None means all.
+    among (B, *shape) is True at the positions that may be masked, at least n of them; None means all.
     """
     u = like(x, rng)
     if among is not None:
-        u = u.masked_fill(~among, 2.0)  # behind all that may be masked
+        u = u.masked_fill(~among, 2.0)  # sorted after all positions that may be masked
     return (u.flatten(1).argsort(1).argsort(1) < n[:, None]).view(x.shape)
 
 
 def count_weights(D: int, alpha_bar: Tensor | None = None) -> Tensor:
-    """Return w (D,), float64: the bound is Σ_n w[n−1]·E[masked_nats of n random places], n = 1 … D.
+    """Return w (D,), float64: the bound is Σ_n w[n−1]·E[masked_nats of n random positions], n = 1 … D.
 
     Without alpha_bar: 1/n, the any-order bound (Hoogeboom et al. 2022, arXiv 2110.02037, eq. 5), which is the
     continuous-time absorbing bound ∫ −alpha_bar′/(1 − alpha_bar)·E[masked_nats] dt for *every* schedule from 1 to 0,
@@ -74,34 +75,34 @@ def masked_bound(
     weights: Tensor,
     mask: int,
     draws: int,
-    holes: Tensor | None = None,
+    missing: Tensor | None = None,
 ) -> Tensor:
     """Return an unbiased estimate (B,) of Σ_n weights[n−1]·E[masked_nats] by ``draws`` <= D evaluations.
 
-    1 … D falls into ``draws`` equal parts and one n is drawn in each: with draws = D every n is met once.
+    1 … D is divided into ``draws`` equal parts and one n is drawn in each; with draws = D every n is used once.
 
-    With holes (B, *shape), D = len(weights) of them in each row, nothing else is ever masked. That bounds
-    −ln p(x in the holes | the rest): every order of revealing the holes is a chain rule of it.
+    missing (B, *shape) is True at missing values, D = len(weights) of them in each row; only these are masked. The
+    result then bounds −ln p(missing values | the rest), because every order of revealing them is a chain rule of it.
     """
     D, nats = len(weights), torch.zeros(len(x), device=x.device)
     for part in range(draws):
         u = torch.rand(len(x), generator=rng, device=x.device, dtype=torch.float64)
         n = 1 + ((part + u) * (D / draws)).long().clamp(max=D - 1)
         weight = weights.to(x.device)[n - 1] * (D / draws)
-        nats = nats + weight.float() * masked_nats(net, x, random_masks(x, n, rng, holes), mask)
+        nats = nats + weight.float() * masked_nats(net, x, random_masks(x, n, rng, missing), mask)
     return nats
 
 
-def ordered_nats(net: nn.Module, x: Tensor, holes: Tensor | None = None) -> Tensor:
-    """Return −ln p(x) (B,), exact, of a causal net by one evaluation; with holes (B, *shape), the sum over those alone.
+def ordered_nats(net: nn.Module, x: Tensor, missing: Tensor | None = None) -> Tensor:
+    """Return −ln p(x) (B,), exact, of a causal net by one evaluation.
 
-    That sum is −ln p(x in the holes | the rest) where the holes are the last places, for then all that is known is
-    known before.
+    If missing (B, *shape), True at missing values, is given, the sum is over these only. It is −ln p(missing values |
+    the rest) if they are the last positions, because then all known values come before them.
 
-    It is the bound of the chain that masks the last place at step 1, the one before at step 2 … (D3PM, section 3.3):
-    step k of it reveals place D−k given all before, and those are all that a causal net looks at.
+    It is the bound of the chain that masks the last position at step 1, the one before it at step 2, … (D3PM, section
+    3.3): step k reveals position D−k given all before it, and a causal net sees exactly those.
     """
-    where = torch.ones_like(x, dtype=torch.bool) if holes is None else holes
+    where = torch.ones_like(x, dtype=torch.bool) if missing is None else missing
     return cross_entropy(net(x, torch.zeros(len(x), device=x.device)), x, where)
 
 
@@ -125,7 +126,7 @@ class UniformChain:
 
         L_{k−1} = KL(q(x_{k−1}|x_k,x_0) ‖ p(x_{k−1}|x_k)); at k = 1 it is −ln p(x_0|x_1).
         """
-        now, after = (wide(self.alpha_bar.to(x.device)[j], x) for j in (k, k - 1))
+        now, after = (append_dims(self.alpha_bar.to(x.device)[j], x) for j in (k, k - 1))
         x_k = Corruption.uniform(self.K).diffuse(x, now, like(x, rng))
         log_p = net(x_k, (k / self.T).float()).log_softmax(-1)
         kl = uniform_kl(log_p, x_k, x, now / after, after)

@@ -1,6 +1,6 @@
-"""The walks along the tables of categorical diffusion (discrete_tables.py): unmasking and resampling.
+"""The updates of categorical diffusion, which execute the tables of discrete_tables.py: unmasking and resampling.
 
-Nets are called as in discrete_bounds.py. Draws are float64; what a row does depends on its own noise alone.
+Nets are called as in discrete_bounds.py. Draws are float64; the update of a row depends only on that row's noise.
 """
 
 import math
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.maths.categorical import Corruption, draw
-from gen_ray.maths.discrete_bounds import masked_share, wide
+from gen_ray.maths.discrete_bounds import append_dims, masked_share
 from gen_ray.maths.discrete_tables import Resample, Unmask
 from gen_ray.maths.kernels import Held
 from gen_ray.maths.levels import stored
@@ -21,7 +21,7 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class UnmaskingKernel:
-    """From all [MASK] (symbol K) to data. A revealed place stays as it is, and so does a known one.
+    """The update from all [MASK] (symbol K) to data. Revealed and known positions do not change.
 
     State: u (B, *shape) float64, the hitting levels; x (B, *shape) int64, the symbols.
     """
@@ -30,7 +30,7 @@ class UnmaskingKernel:
     K: int
 
     def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> State:
-        """Draw the hitting levels; mask all that is not known."""
+        """Return the initial state: hitting levels are drawn, and all positions that are not known are masked."""
         u = noise.uniform(self.shape, device=device)
         x = torch.full(u.shape, self.K, device=device)
         if held is not None:
@@ -38,7 +38,7 @@ class UnmaskingKernel:
         return {"u": u, "x": x}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
-        """Reveal what rows (B, 6) say, columns as in Unmask; x_i ~ p(x_i | all that was revealed before this row)."""
+        """Reveal positions by rows (B, 6), columns as in Unmask; x_i ~ p(x_i | all positions revealed before)."""
         u, x = state["u"], state["x"]
         masked, fresh = x == self.K, noise.uniform(self.shape, device=x.device)
         gumbel = noise.gumbel(self.shape, where=rows[:, Unmask.noise] > 0, device=x.device)
@@ -48,9 +48,13 @@ class UnmaskingKernel:
         return {"u": u, "x": x.masked_scatter(reveal, drawn)}
 
     def _chosen(self, logits: Tensor, state: State, rows: Tensor, fresh: Tensor, gumbel: Tensor) -> Tensor:
-        """Return where the rows reveal, (B, *shape): what fresh (B, *shape) would draw there may be asked for."""
+        """Return a mask (B, *shape) of the positions to reveal.
+
+        fresh (B, *shape) are the uniforms of the draw: a table with confidence ranks positions by the symbols they
+        would draw. gumbel (B, *shape) is noise on the ranking.
+        """
         masked = state["x"] == self.K
-        column = {name: wide(rows[:, name], masked) for name in Unmask}
+        column = {name: append_dims(rows[:, name], masked) for name in Unmask}
         place = torch.arange(math.prod(self.shape), device=masked.device).view(self.shape)
         score = column[Unmask.noise] * gumbel - column[Unmask.level] * state["u"] - column[Unmask.place] * place
         judged = masked & (column[Unmask.confidence] > 0)
@@ -66,7 +70,7 @@ class UnmaskingKernel:
         return stored(state["x"], self.K)
 
     def preview(self, state: State) -> Tensor:
-        """Return what is revealed (B, *shape), −1 at a mask."""
+        """Return the revealed symbols (B, *shape), −1 where masked."""
         return state["x"].masked_fill(state["x"] == self.K, -1)
 
 
@@ -79,27 +83,27 @@ def _categories(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class ResamplingKernel:
-    """From uniform noise to data of K categories, every place redrawn again and again.
+    """The update from uniform noise to data of K categories, in which every position is redrawn repeatedly.
 
-    State: x (B, *shape) int64; known and mask of its shape where something is held. The known part is drawn anew from
-    q(x_s|x_0) at the level s where a row ends: at the data it is x_0 itself. With this replacement a completion is
-    exact in the limit of many correctors near the data, not before.
+    State: x (B, *shape) int64; also known and mask of the same shape in imputation. After each row the known part is
+    redrawn from q(x_s|x_0) at the level s at which the row ends; at the data it is x_0 itself. With this replacement a
+    completion is exact only in the limit of many correctors near the data.
     """
 
     shape: tuple[int, ...]
     K: int
 
     def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> State:
-        """Draw x_T uniformly; at alpha_bar_T = 0 that is the law of the known part, too."""
+        """Return the initial state: x_T is uniform; as alpha_bar_T = 0, this is also the law of the known part."""
         x = (noise.uniform(self.shape, device=device) * self.K).long()
         return {"x": x} if held is None else {"x": x, "known": held.known.to(x), "mask": held.mask.to(device)}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
-        """Redraw what rows (B, 4) say, columns as in Resample."""
+        """Redraw positions by rows (B, 4), columns as in Resample."""
         x, corruption = state["x"], Corruption.uniform(self.K)
         rows = rows.to(x.device)
         u = noise.uniform((3, *self.shape), device=x.device)
-        a, alpha_bar_s = wide(rows[:, Resample.a], x), wide(rows[:, Resample.alpha_bar_s], x)
+        a, alpha_bar_s = append_dims(rows[:, Resample.a], x), append_dims(rows[:, Resample.alpha_bar_s], x)
         p = net(x, rows[:, Resample.t].float()).double().softmax(-1)
         drawn = draw(corruption.reverse(x, p, a, alpha_bar_s), u[:, 0])
         count = (rows[:, Resample.share] * math.prod(self.shape)).round().clamp(min=1)
@@ -114,5 +118,5 @@ class ResamplingKernel:
         return stored(state["x"], self.K)
 
     def preview(self, state: State) -> Tensor:
-        """Return the symbols as they stand (B, *shape)."""
+        """Return the current symbols (B, *shape)."""
         return self.finish(state)

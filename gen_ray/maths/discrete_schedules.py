@@ -1,7 +1,7 @@
 """Schedules of categorical diffusion: alpha_bar(t), the probability to survive until t, from 1 to exactly 0.
 
-t in [0, 1], float64; a chain of T steps stands at t = k/T. Ending at 0 makes the prior exact: L_T = 0, and a mask is
-all that is left of an absorbed example.
+t in [0, 1], float64; step k of a chain of T steps is at t = k/T. Because alpha_bar ends at 0, the prior is exact,
+L_T = 0, and an absorbed example ends as masks only.
 """
 
 import math
@@ -17,19 +17,19 @@ from gen_ray.errors import UserError
 from gen_ray.maths.categorical import mutual_information
 
 HALVINGS = 80
-"""Bisections that find alpha_bar to the last bit."""
+"""Number of bisections that determine alpha_bar to the last bit."""
 
 
 class _Survival(Config):
-    """What all schedules can do."""
+    """The interface of all schedules."""
 
     @abstractmethod
     def alpha_bar(self, t: Tensor, K: int) -> Tensor:
-        """Return alpha_bar at t, the shape of t, of data of K categories."""
+        """Return alpha_bar at t, float64 of the shape of t, for data of K categories."""
 
 
 class _Smooth(_Survival):
-    """A schedule whose rate is known: what continuous time needs."""
+    """A schedule with a closed-form rate, as continuous time needs."""
 
     @abstractmethod
     def rate(self, t: Tensor) -> Tensor:
@@ -50,8 +50,8 @@ class Reciprocal(_Smooth):
         return 1 / t.double()
 
 
-class Cosine(_Smooth):
-    """A cosine of time, not squared: f(t)/f(0), f = cos(π/2·(t + s)/(1 + s)) (D3PM, A.2; Hoogeboom et al. 2021)."""
+class CosineSurvival(_Smooth):
+    """A cosine of time (not squared): f(t)/f(0), f = cos(π/2·(t + s)/(1 + s)) (D3PM, A.2; Hoogeboom et al. 2021)."""
 
     name: Literal["cosine"] = "cosine"
     s: float = Field(default=0.008, gt=0, le=1)
@@ -72,8 +72,8 @@ class Cosine(_Smooth):
         return (t.double() + self.s) * scale, self.s * scale
 
 
-class Linear(_Smooth):
-    """DDPM's betas on a line (Ho et al. 2020) in continuous time, 1000·beta, stretched so as to end at exactly 0."""
+class LinearSurvival(_Smooth):
+    """DDPM's linear betas (Ho et al. 2020) in continuous time, 1000·beta, rescaled so that alpha_bar(1) = 0 exactly."""
 
     name: Literal["linear"] = "linear"
     beta_min: float = Field(default=1e-4, gt=0, lt=1)
@@ -98,10 +98,10 @@ class Linear(_Smooth):
 
 
 class MutualInformation(_Survival):
-    """I(x_0; x_t) falls on a line from H(x_0) to 0 (D3PM, A.7), for the uniform limit.
+    """A schedule with I(x_0; x_t) falling linearly from H(x_0) to 0 (D3PM, A.7), for the uniform limit.
 
-    marginal: the K frequencies of the data's symbols; left out, they are taken to be equal. For the absorbing limit the
-    same law is ``reciprocal``.
+    marginal: the K frequencies of the data's symbols; by default they are equal. For the absorbing limit the same
+    condition gives ``reciprocal``.
     """
 
     name: Literal["mutual_information"] = "mutual_information"
@@ -128,14 +128,14 @@ class MutualInformation(_Survival):
         return torch.where(t >= 1, 0.0, torch.where(t <= 0, 1.0, high))
 
 
-Smooth = Annotated[Reciprocal | Cosine | Linear, Field(discriminator="name")]
+Smooth = Annotated[Reciprocal | CosineSurvival | LinearSurvival, Field(discriminator="name")]
 """Schedules for the absorbing limit, in continuous or discrete time."""
-Survival = Annotated[Reciprocal | Cosine | Linear | MutualInformation, Field(discriminator="name")]
+Survival = Annotated[Reciprocal | CosineSurvival | LinearSurvival | MutualInformation, Field(discriminator="name")]
 """Schedules for the uniform limit."""
 
 
 def on_grid(schedule: _Survival, T: int, K: int) -> Tensor:
-    """Return alpha_bar (T+1,), float64, at k = 0 … T. Raise UserError if it does not fall from 1 to 0 strictly."""
+    """Return alpha_bar (T+1,), float64, at k = 0 … T. Raise UserError if it does not fall strictly from 1 to 0."""
     alpha_bar = schedule.alpha_bar(torch.arange(T + 1, dtype=torch.float64) / T, K)
     if not ((alpha_bar[1:] < alpha_bar[:-1]).all() and alpha_bar[0] == 1 and alpha_bar[-1] == 0):
         raise UserError(f"schedule: alpha_bar must fall strictly from 1 to 0 on {T} steps; these settings do not do so")

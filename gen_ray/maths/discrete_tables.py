@@ -1,11 +1,11 @@
-"""The samplers of categorical diffusion as tables, float64: one row a network evaluation.
+"""The samplers of categorical diffusion as tables, float64, with one row per network evaluation.
 
-Absorbing chains are told by *hitting levels*: place i has its u_i ~ U(0, 1) and is masked at time t iff
-u_i >= alpha_bar_t. To reveal all with u_i < alpha_bar_s is then ancestral sampling (D3PM); to reveal the smallest u_i,
-one at a time, is the first-hitting sampler (Zheng et al. 2025, arXiv 2409.02908), which has the law of the
-continuous-time chain. Its event times change nothing by themselves: the net is told the masked share, not the time.
+Absorbing chains are described by *hitting levels*: position i has a level u_i ~ U(0, 1) and is masked at time t iff
+u_i >= alpha_bar_t. Revealing all positions with u_i < alpha_bar_s is ancestral sampling (D3PM). Revealing the smallest
+u_i, one at a time, is the first-hitting sampler (Zheng et al. 2025, arXiv 2409.02908), which has the law of the
+continuous-time chain. Its event times need not be computed, because the net's input is the masked share, not the time.
 
-All raise UserError for steps out of range.
+All functions raise UserError for steps out of range.
 """
 
 from enum import IntEnum
@@ -17,10 +17,10 @@ from gen_ray.maths.tables import respace
 
 
 class Unmask(IntEnum):
-    """Columns of an unmasking table (N, 6): which of the masked places a row reveals.
+    """Columns of an unmasking table (N, 6), which select the masked positions that a row reveals.
 
-    Those with u_i < survival, and of n masked places the ceil(share·n) first by the falling score
-    noise·g_i + confidence·ln p(x_i) − level·u_i − place·i, where g_i is a Gumbel variable drawn afresh at every row.
+    A row reveals the positions with u_i < survival and, of n masked positions, the ceil(share·n) with the highest score
+    noise·g_i + confidence·ln p(x_i) − level·u_i − place·i, where g_i is a new Gumbel variable in every row.
     """
 
     survival = 0
@@ -32,10 +32,10 @@ class Unmask(IntEnum):
 
 
 class Resample(IntEnum):
-    """Columns of a resampling table (N, 4): x_s ~ p(x_s|x_t) (categorical.Corruption.reverse) at some places.
+    """Columns of a resampling table (N, 4): x_s ~ p(x_s|x_t) (categorical.Corruption.reverse) at some positions.
 
-    t is the net's time, a the survival from s to t (0: forget the place's own symbol, which is a Gibbs step at s = t),
-    alpha_bar_s the survival at the row's end, share the part of all places that is resampled, chosen at random.
+    t is the net's time, a the survival from s to t (0 ignores the position's symbol, which at s = t is a Gibbs step),
+    alpha_bar_s the survival at the row's end, share the fraction of all positions that is resampled, chosen at random.
     """
 
     t = 0
@@ -45,20 +45,20 @@ class Resample(IntEnum):
 
 
 def first_hitting(D: int, steps: int) -> Tensor:
-    """Return the table (steps, 6) that reveals D places in random order; exact for steps = D, the most there are."""
+    """Return the table (steps, 6) that reveals D positions in random order; steps <= D, exact for steps = D."""
     return _revealing(D, steps, level=1.0)
 
 
 def in_order(D: int) -> Tensor:
-    """Return the table (D, 6) that reveals one place after the other, the first one first."""
+    """Return the table (D, 6) that reveals one position per row, from the first to the last."""
     return _revealing(D, D, place=1.0)
 
 
 def confident(D: int, steps: int, temperature: float) -> Tensor:
     """Return the table (steps, 6) that reveals where the drawn symbols are most probable (Chang et al. 2022, MaskGIT).
 
-    Gumbel noise, fresh at each step, times temperature, which falls to 0 with the masked share, is added to ln p. Not
-    a draw from the model.
+    New Gumbel noise is added to ln p at each step, multiplied by temperature times the masked share. The samples do not
+    follow the model's distribution.
     """
     table = _revealing(D, steps, confidence=1.0)
     table[:, Unmask.noise] = temperature * torch.arange(steps - 1, -1, -1, dtype=torch.float64) / steps
@@ -66,13 +66,13 @@ def confident(D: int, steps: int, temperature: float) -> Tensor:
 
 
 def ancestral_unmasking(alpha_bar: Tensor, steps: int) -> Tensor:
-    """Return D3PM's own sampler (steps, 6) of an absorbing chain alpha_bar (T+1,), on steps of its T."""
+    """Return D3PM's ancestral sampler (steps, 6) of an absorbing chain alpha_bar (T+1,), on ``steps`` of its T."""
     k = respace(len(alpha_bar) - 1, steps)
     return _columns(steps, Unmask, survival=alpha_bar[k[1:]])
 
 
 def ancestral_resampling(alpha_bar: Tensor, steps: int) -> Tensor:
-    """Return D3PM's own sampler (steps, 4) of a uniform chain alpha_bar (T+1,), on steps of its T."""
+    """Return D3PM's ancestral sampler (steps, 4) of a uniform chain alpha_bar (T+1,), on ``steps`` of its T."""
     k = respace(len(alpha_bar) - 1, steps)
     t, s = k[:-1], k[1:]
     a = alpha_bar[t] / alpha_bar[s]
@@ -82,9 +82,9 @@ def ancestral_resampling(alpha_bar: Tensor, steps: int) -> Tensor:
 def gibbs_resampling(alpha_bar: Tensor, steps: int, share: float) -> Tensor:
     """Return ancestral steps, each after a corrector (2·steps, 4), of a uniform chain alpha_bar (T+1,).
 
-    The corrector redraws ``share`` of the places, at least one, from p(x_t at the place | x_t elsewhere), which D3PM's
-    parametrisation has in closed form (compare Zhao et al. 2024, arXiv 2407.21243). One place at a time leaves p(x_t)
-    as it is; several at once nearly.
+    The corrector redraws ``share`` of the positions, at least one, from p(x_t at the position | x_t elsewhere), which
+    D3PM's parametrisation has in closed form (compare Zhao et al. 2024, arXiv 2407.21243). Redrawing one position at a
+    time leaves p(x_t) invariant; redrawing several at once does so approximately.
     """
     predictor = ancestral_resampling(alpha_bar, steps)
     corrector = predictor.clone()
@@ -100,7 +100,7 @@ def _revealing(D: int, steps: int, **scores: float) -> Tensor:
 
 
 def _columns(rows: int, names: type[IntEnum], **columns: Tensor | float) -> Tensor:
-    """Return a table (rows, columns of names) of zeros but for the columns given."""
+    """Return a table (rows, len(names)) with the given columns; the others are zero."""
     table = torch.zeros(rows, len(names), dtype=torch.float64)
     for name, column in columns.items():
         table[:, names[name]] = torch.as_tensor(column, dtype=torch.float64)

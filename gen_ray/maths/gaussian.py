@@ -1,4 +1,4 @@
-"""The Gaussian process x_t = alpha·x_0 + sigma·eps: its marginals, its posteriors, and what a network may predict.
+"""The Gaussian process x_t = alpha·x_0 + sigma·eps: its marginals, posteriors and prediction targets.
 
 alpha and sigma are numbers or tensors that broadcast against x, such as (B, 1, 1, 1). Nothing here assumes
 alpha² + sigma² = 1, so the same formulas serve DDPM, VP, VE and sub-VP.
@@ -28,7 +28,7 @@ class Posterior(NamedTuple):
 
 
 def posterior_between(alpha_s: Tensor, sigma_s: Tensor, alpha_t: Tensor, sigma_t: Tensor) -> Posterior:
-    """Return q(x_s | x_t, x_0) for times s < t (s nearer to data), elementwise (Kingma et al. 2021, eq. 25-27)."""
+    """Return q(x_s | x_t, x_0) for times s < t (s nearer to the data), elementwise (Kingma et al. 2021, eq. 25-27)."""
     scale = alpha_t / alpha_s
     variance = sigma_t**2 - (scale * sigma_s) ** 2  # of q(x_t | x_s)
     return Posterior(
@@ -44,14 +44,14 @@ def posterior(schedule: Discrete, k: int | Tensor) -> Posterior:
 
 
 class Prediction(Protocol):
-    """What a network's output stands for. All tensors have the shape of x_t; sigma > 0 and alpha > 0."""
+    """The quantity that a network predicts. All tensors have the shape of x_t; sigma > 0 and alpha > 0."""
 
     def target(self, x_0: Tensor, eps: Tensor, alpha: Scalar, sigma: Scalar) -> Tensor:
-        """Return what the network should say at x_t = alpha·x_0 + sigma·eps."""
+        """Return the network's target at x_t = alpha·x_0 + sigma·eps."""
         ...
 
     def to_x_0(self, output: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar) -> Tensor:
-        """Return the data that the output implies."""
+        """Return the x_0 that the output implies."""
         ...
 
     def to_eps(self, output: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar) -> Tensor:
@@ -99,4 +99,4 @@ class _V:
 
 
 PREDICTIONS: Mapping[str, Prediction] = {"eps": _Eps(), "x_0": _X0(), "v": _V()}
-"""The parametrisations by name."""
+"""The prediction types by name."""

@@ -1,4 +1,4 @@
-"""The walk along a Gaussian table: one network evaluation, one fused update, for rows in any chains."""
+"""The update of a Gaussian chain: one network evaluation and one fused update per table row, for rows of any chains."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ Denoise = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Te
 
 
 class Held(Protocol):
-    """What is known of the data: known (B, *shape) as stored, mask (B, *shape) True where known."""
+    """The known part of the data: known (B, *shape) stored values, mask (B, *shape) True where known."""
 
     @property
     def known(self) -> Tensor:
-        """Return the data."""
+        """Return the stored values; they are used only where mask is True."""
         ...
 
     @property
     def mask(self) -> Tensor:
-        """Return where they count."""
+        """Return the mask, True where known."""
         ...
 
 
 @dataclass(frozen=True)
 class GaussianKernel:
-    """x <- a·x + b·x̂_0 + c·x̂_0⁻ + s·exp(r·v)·z for every row by its own coefficients (tables.py).
+    """The update x <- a·x + b·x̂_0 + c·x̂_0⁻ + s·exp(r·v)·z, with coefficients per row (tables/rows.py).
 
-    prior_std is the standard deviation of x at the beginning of every chain.
+    prior_std is the standard deviation of x at the start of every chain.
     """
 
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ class GaussianKernel:
     prior_std: float = 1.0
 
     def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> dict[str, Tensor]:
-        """Draw x_T: {"x": (B, *shape), "x_0": zeros of the same shape}, and "known" (scaled) and "mask" if held."""
+        """Return the initial state {"x": x_T (B, *shape), "x_0": zeros}, and "known" (scaled) and "mask" if held."""
         x = self.prior_std * noise.normal(self.shape, device=device)
         state = {"x": x, "x_0": torch.zeros_like(x)}
         if held is None:
@@ -53,7 +53,7 @@ class GaussianKernel:
 
     def tick(self, net: nn.Module, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> dict[str, Tensor]:
         """Advance state by one evaluation; rows (B, 12) float64 on the CPU, columns as in tables.Column."""
-        x, used = state["x"], rows.any(0).tolist()  # on the host once: what no row uses costs nothing
+        x, used = state["x"], rows.any(0).tolist()  # once, on the host: terms that no row uses are not computed
         z = noise.normal(self.shape, where=rows[:, Column.s] > 0, device=x.device) if used[Column.s] else None
         by: Sequence[Tensor] = spread(rows, x)
         x_0, v = self.denoise(net, x, by[Column.t].flatten(), by[Column.alpha], by[Column.sigma])
@@ -65,8 +65,8 @@ class GaussianKernel:
         return {**state, "x": x, "x_0": x_0}
 
     def _keep(self, x: Tensor, by: Sequence[Tensor], state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> Tensor:
-        """Return x with its known part drawn from q(x_r | x_0), r where the row ends; at the data it is x_0 itself."""
-        holding = state["mask"].flatten(1).any(1).cpu()  # not every row of a batch has to hold something
+        """Return x with its known part drawn from q(x_r | x_0) at the row's end r; at the data it is x_0 itself."""
+        holding = state["mask"].flatten(1).any(1).cpu()  # some rows of a batch may have no known part
         z = noise.held_normal(self.shape, where=(rows[:, Column.sigma_to] > 0) & holding, device=x.device)
         kept = by[Column.alpha_to] * state["known"] + by[Column.sigma_to] * z
         return torch.where(state["mask"], kept, x)
@@ -76,7 +76,7 @@ class GaussianKernel:
         return stored(nearest(state["x"], self.levels), self.levels)
 
     def preview(self, state: dict[str, Tensor]) -> Tensor:
-        """Return the levels nearest to the newest x̂_0 (B, *shape): mid-grey before the first evaluation."""
+        """Return the levels nearest to the latest x̂_0 (B, *shape); mid-grey before the first evaluation."""
         return stored(nearest(state["x_0"], self.levels), self.levels)
 
 
@@ -86,22 +86,22 @@ Solve = Callable[[nn.Module, Tensor, float], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class FlowKernel(GaussianKernel):
-    """A Gaussian kernel that can also solve the flow adaptively: a row whose rtol > 0 is a whole chain.
+    """A Gaussian kernel that can also solve the flow adaptively: a row with rtol > 0 is a whole chain.
 
-    Such rows are solved one by one: steps shared by a batch would make a sample depend on its neighbours.
+    Such rows are solved one by one, because a step size shared by a batch would make a sample depend on its neighbours.
     """
 
     solve: Solve
 
     def tick(self, net: nn.Module, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> dict[str, Tensor]:
-        """Advance state by one evaluation, and the rows that are solved by as many as the solver takes."""
+        """Advance state by one evaluation, and rows with rtol > 0 to the end of the flow."""
         solved = rows[:, Column.rtol] > 0
         if not solved.any():
             return super().tick(net, state, rows, noise)
         at, out = (~solved).nonzero().flatten(), {key: value.clone() for key, value in state.items()}
         if len(at):
-            walked = super().tick(net, {key: value[at] for key, value in state.items()}, rows[at], noise.select(at))
-            for key, value in walked.items():
+            advanced = super().tick(net, {key: value[at] for key, value in state.items()}, rows[at], noise.select(at))
+            for key, value in advanced.items():
                 out[key][at] = value
         for i in solved.nonzero().flatten().tolist():
             out["x"][i] = self.solve(net, state["x"][i : i + 1], float(rows[i, Column.rtol]))[0]

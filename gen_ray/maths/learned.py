@@ -1,12 +1,12 @@
-"""The variational bound where the forward process is learned (Kingma et al. 2021, VDM, arXiv 2107.00630), in nats.
+"""The variational bound for a learned forward process (Kingma et al. 2021, VDM, arXiv 2107.00630), in nats.
 
 With gamma = −ln SNR, alpha² = sigmoid(−gamma) and sigma² = sigmoid(gamma) the bound is prior + reconstruction +
 diffusion (eq. 11), the last in continuous time ½·E_t[gamma'(t)·‖eps − eps_hat‖²] (eq. 17-18), and on a grid of T times
 (T−1)/2·E_k[expm1(gamma_t − gamma_s)·‖eps − eps_hat‖²] (eq. 13-14).
 
-By v = gamma(t) the former is ½·∫ E‖eps − eps_hat‖² dv: only the ends of gamma matter to it. But the variance of L, its
-estimate at a uniform t, is that of E_t[L²] = ¼·∫ E‖eps − eps_hat‖⁴·gamma'(t(v)) dv, which the interior is there to
-lower; the gradient of that at fixed v is E_t[L²·∇ ln gamma'(t(v))].
+With v = gamma(t) the continuous term is ½·∫ E‖eps − eps_hat‖² dv, which depends only on the ends of gamma. The interior
+of gamma is trained to lower the variance of L, the estimate of this term at a uniform t. It enters the variance through
+E_t[L²] = ¼·∫ E‖eps − eps_hat‖⁴·gamma'(t(v)) dv, whose gradient at fixed v is E_t[L²·∇ ln gamma'(t(v))].
 
 Shapes: B batch, then the axes of an example, written (B, …).
 """
@@ -26,7 +26,7 @@ def marginal(gamma: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
 
 
 def place(alpha: Tensor, sigma: Tensor, low: float, high: float) -> Tensor:
-    """Return where gamma = 2·ln(sigma/alpha) stands between low (0) and high (1), the shape of alpha."""
+    """Return gamma = 2·ln(sigma/alpha) scaled linearly from [low, high] to [0, 1], the shape of alpha."""
     return (2 * (sigma.log() - alpha.log()) - low) / (high - low)
 
 
@@ -42,7 +42,10 @@ def diffusion_nats(eps: Tensor, eps_hat: Tensor, weight: Tensor) -> Tensor:
 
 
 def interior_lesson(nats: Tensor, crowding: Tensor) -> Tensor:
-    """Return zeros (B,) whose mean has the gradient of ln E_t[L²]; nats (B,) are L, crowding ln gamma' at fixed v."""
+    """Return a loss (B,) of value zero whose mean has the gradient of ln E_t[L²]: the schedule's variance loss.
+
+    nats (B,) are L, crowding (B,) is ln gamma' at fixed v.
+    """
     squares = nats.detach().double().square()
     lesson = squares / squares.mean().clamp(min=torch.finfo(torch.float64).tiny) * crowding
     return (lesson - lesson.detach()).float()
@@ -52,8 +55,8 @@ def reconstruction_nats(u: Tensor, eps: Tensor, first: Tensor, levels: int) -> T
     """Return −log p(u|z), (B,), of levels u (B, …) at z = alpha·x + sigma·eps ~ q(z|u), gamma(0) = first.
 
     p(u|z) ∝ N(z; alpha·x(u), sigma²) over the levels (VDM, section 3.1). In units of sigma the levels lie
-    d = 2/(levels−1)·alpha/sigma apart, so the log-odds of level u − j are ½eps² − ½(eps + d·j)². Levels further off
-    than twelve sigmas are left out: their share is below e^-18 even where eps is six.
+    d = 2/(levels−1)·alpha/sigma apart, so the log-odds of level u − j are ½eps² − ½(eps + d·j)². Levels more than
+    twelve sigmas away are left out: their share is below e^-18 even for eps = 6.
     """
     d = (torch.exp(-first / 2) * (2 / (levels - 1))).float()
     reach = min(levels - 1, math.ceil(12 / max(float(d.detach()), 1e-30)))

@@ -1,4 +1,4 @@
-"""The levels that data are stored in, and the range [−1, 1] in which Gaussian models see them."""
+"""Conversion between the levels of stored data and the range [−1, 1] of Gaussian models."""
 
 import torch
 from torch import Tensor
@@ -10,13 +10,13 @@ def scaled(u: Tensor, levels: int, dtype: torch.dtype = torch.float32) -> Tensor
 
 
 def nearest(x: Tensor, levels: int) -> Tensor:
-    """Return the levels nearest to x, of any shape, as whole numbers in {0 … levels−1} of x's own dtype.
+    """Return the levels nearest to x, of any shape, as whole numbers in {0 … levels−1} with the dtype of x.
 
-    The inverse of scaled; what lies outside [−1, 1] goes to the end it is nearer to.
+    The inverse of scaled; values outside [−1, 1] are clamped.
     """
     return ((x + 1) * ((levels - 1) / 2)).round_().clamp_(0, levels - 1)
 
 
 def stored(u: Tensor, levels: int) -> Tensor:
-    """Return levels u, of any shape, in the type they are stored in: uint8 up to 256 of them, else int32."""
+    """Return levels u, of any shape, in the dtype of stored data: uint8 up to 256 levels, else int32."""
     return u.to(torch.uint8 if levels <= 256 else torch.int32)

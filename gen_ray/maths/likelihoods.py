@@ -1,7 +1,7 @@
 """Log-probabilities and divergences, in nats and elementwise: sum_dims turns them into one number per example.
 
-The discretised ones give integers u in {0 … levels-1} the mass that a density on x = 2·u/(levels-1) - 1 has in a bin
-of width 2/(levels-1) around x; the two edge bins take the tails, so that the masses sum to one.
+The discretised functions give an integer u in {0 … levels-1} the mass of a density in the bin of width 2/(levels-1)
+around x = 2·u/(levels-1) - 1; the two edge bins include the tails, so the masses sum to one.
 """
 
 import math
@@ -18,7 +18,7 @@ _LOG_SCALE_LIMIT = 20.0  # a scale of e^-20 is already 10^4 times narrower than 
 
 
 def sum_dims(x: Tensor) -> Tensor:
-    """Sum (B, …) over all axes but the first: (B,)."""
+    """Return the sum (B,) of x (B, …) over all axes except the first."""
     return x.reshape(x.shape[0], math.prod(x.shape[1:])).sum(1)
 
 
@@ -34,22 +34,22 @@ def standard_normal_kl(mean: Tensor, log_var: Tensor) -> Tensor:
 
 
 def bernoulli_log_prob(x: Tensor, logits: Tensor) -> Tensor:
-    """Return x·ln p + (1-x)·ln(1-p), p = sigmoid(logits), elementwise nats; a likelihood for x in {0, 1} only."""
+    """Return x·ln p + (1-x)·ln(1-p), p = sigmoid(logits), elementwise nats; a log-likelihood only for x in {0, 1}."""
     return x * logits - F.softplus(logits)
 
 
 def categorical_log_prob(u: Tensor, logits: Tensor, dim: int = -1) -> Tensor:
-    """Return ln softmax(logits)[u], the shape of u (int64): logits have K entries along ``dim``, an axis u lacks."""
+    """Return ln softmax(logits)[u], the shape of u (int64); logits have an additional axis ``dim`` of size K."""
     return logits.log_softmax(dim).gather(dim, u.unsqueeze(dim)).squeeze(dim)
 
 
 def discretised_logistic_log_prob(u: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
     """Return ln of the mass of a logistic in the bin of u, elementwise nats, the dtype of mean.
 
-    Finite, with finite gradients, at any mean and scale (Salimans et al. 2017, PixelCNN++, eq. 2). There the
-    difference of sigmoids is approximated where it underflows; here it is a product and exact:
-    s(p) - s(m) = s(p)·s(-m)·(1 - e^(m-p)), in which nothing cancels, so that float32 will do: this is a training loss.
-    log_scale acts as if clamped to [-20, 20].
+    Finite, with finite gradients, at any mean and scale (Salimans et al. 2017, PixelCNN++, eq. 2). The paper
+    approximates the difference of sigmoids where it underflows. Here it is an exact product without cancellation,
+    s(p) - s(m) = s(p)·s(-m)·(1 - e^(m-p)), so that float32 suffices for this training loss.
+    log_scale is clamped to [-20, 20].
     """
     c, d, log_d = _bin(u, mean, log_scale, levels)
     below = torch.where(u == levels - 1, 0.0, _log_sigmoid(c + d / 2))
@@ -61,13 +61,12 @@ def discretised_logistic_log_prob(u: Tensor, mean: Tensor, log_scale: Tensor, le
 def discretised_gaussian_log_prob(u: Tensor, mean: Tensor, log_sigma: Tensor, levels: int) -> Tensor:
     """Return ln of the mass of N(mean, e^(2·log_sigma)) in the bin of u, elementwise nats, the dtype of mean.
 
-    Finite, with finite gradients, at any mean and sigma (Ho et al. 2020, eq. 13). log_sigma acts as if clamped to
-    [-20, 20].
+    Finite, with finite gradients, at any mean and sigma (Ho et al. 2020, eq. 13). log_sigma is clamped to [-20, 20].
     """
     c, d, log_d = _bin(u, mean.double(), log_sigma.double(), levels)  # in float32 neighbouring edges would cancel
     # The mass of [c - d/2, c + d/2] is that of its mirror image in the lower tail, where log_ndtr is accurate.
     upper, lower = (_log_ndtr(edge - c.abs()) for edge in (d / 2, -d / 2))
-    gap = (upper - lower).clamp(min=1e-4)  # only a narrow bin has a smaller one, and that is handled below
+    gap = (upper - lower).clamp(min=1e-4)  # only a narrow bin has a smaller gap; it is handled below
     wide = upper + torch.log(-torch.expm1(-gap))
     # A narrow bin: phi(c) times the integral of e^(-c·y) over it, 2·sinh(c·d/2)/c. The rest is below d²/8 = 1e-7.
     z = c.abs() * d
@@ -94,9 +93,9 @@ def _bin(u: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> _Bin:
 
 
 def _log_mean_exp(d: Tensor) -> Tensor:
-    """Return ln((1 - e^-d)/d) for d >= 0, the mean of e^-y over [0, d], without cancellation at small d.
+    """Return ln((1 - e^-d)/d) for d >= 0, the log of the mean of e^-y over [0, d], without cancellation at small d.
 
-    Below 1/4 by the series of ln(sinh(d/2)/(d/2)) - d/2, whose next term is d⁶/181440 = 1e-9 there.
+    Below d = 1/4 it is the series of ln(sinh(d/2)/(d/2)) - d/2, whose first omitted term is at most d⁶/181440 = 1e-9.
     """
     near, far = d.clamp(max=0.25), d.clamp(min=0.25)
     series = near.square() * (1 / 24 - near.square() / 2880) - near / 2
@@ -104,12 +103,12 @@ def _log_mean_exp(d: Tensor) -> Tensor:
 
 
 def _log_sigmoid(x: Tensor) -> Tensor:
-    """Return ln sigmoid(x) to an absolute error of one rounding of 1; on a CPU 3 times as fast as logsigmoid."""
+    """Return ln sigmoid(x) to an absolute error of one rounding of 1, on a CPU 3 times as fast as logsigmoid."""
     return x.clamp(max=0) - torch.log(1 + torch.exp(-x.abs()))
 
 
 def _log_ndtr(x: Tensor) -> Tensor:
-    """Return ln of the normal cumulative at x, float64; torch's own has a wrong gradient below -10^6, and then NaN."""
+    """Return ln of the normal CDF at x, float64. torch's log_ndtr has wrong gradients, then NaN, below x = -10^6."""
     near, far = x.clamp(min=-1e3), x.clamp(max=-1e3)
     tail = -(far.square() + _LOG_2_PI) / 2 - torch.log(-far) - far.pow(-2)  # Laplace's series, to 3/x⁴
     return torch.where(x < -1e3, tail, torch.special.log_ndtr(near))

@@ -1,8 +1,8 @@
-"""Randomness as a function of position: of a row in sampling, of a step in training.
+"""Randomness as a function of position: of the row in sampling, of the step in training.
 
 Sampling uses a counter-based generator (Philox: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"),
 whose n-th word is a hash of (key, counter). The key is a request's seed; the counter's upper words are the row, the
-tick and the kind of draw, so each of these owns 2^64 blocks of its own and no row can see its neighbours.
+tick and the kind of draw. Each combination has a separate range of 2^64 blocks, so rows do not affect each other.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ Words = np.ndarray | Sequence[int]
 
 
 class _Lane(IntEnum):
-    """Kinds of draw. Each has its own streams, so that asking for one does not disturb another."""
+    """Kinds of draw. Each has separate streams, so a draw of one kind does not change the draws of another."""
 
     NORMAL = 0
     UNIFORM = 1
@@ -31,10 +31,10 @@ class _Lane(IntEnum):
 
 @dataclass(frozen=True, eq=False, init=False)
 class RowNoise:
-    """The noise of B rows; the draws of row i are a function of (seeds[i], rows[i], ticks[i]) alone.
+    """The noise of B rows; the draws of row i are a function of (seeds[i], rows[i], ticks[i]) only.
 
-    Seeds, rows and ticks are unsigned 64-bit integers (B,). Asking twice for the same kind gives the same draws, and a
-    smaller draw is the beginning of a larger one. Bits are fixed for one version of numpy (its NEP 19).
+    Seeds, rows and ticks are unsigned 64-bit integers (B,). Repeated calls for the same kind give the same draws, and a
+    smaller draw is the start of a larger one. Bits are guaranteed for one version of numpy (its NEP 19).
     """
 
     seeds: np.ndarray
@@ -42,7 +42,7 @@ class RowNoise:
     ticks: np.ndarray
 
     def __init__(self, seeds: Words, rows: Words, ticks: Words) -> None:
-        """Store the three as uint64 arrays. Raise ValueError if their lengths differ."""
+        """Store seeds, rows and ticks as uint64 arrays. Raise ValueError if their lengths differ."""
         words = [np.asarray(part, dtype=np.uint64) for part in (seeds, rows, ticks)]
         if len({part.shape for part in words}) > 1 or words[0].ndim != 1:
             raise ValueError(f"seeds, rows and ticks must have one length, not {[part.shape for part in words]}")
@@ -60,7 +60,7 @@ class RowNoise:
         return len(self.seeds)
 
     def at(self, tick: int | Words) -> Self:
-        """Return the same rows at another tick: one for all, or (B,)."""
+        """Return the same rows at another tick: one number for all rows, or (B,)."""
         ticks = np.empty_like(self.seeds)
         ticks[:] = tick
         return self._same(self.seeds, self.rows, ticks)
@@ -72,7 +72,7 @@ class RowNoise:
 
     @classmethod
     def _same(cls, seeds: np.ndarray, rows: np.ndarray, ticks: np.ndarray) -> Self:
-        """Return what __init__ does for arrays known to be of one length: it is asked for at every tick."""
+        """Return an instance of arrays known to have one length, without the checks of __init__, for speed per tick."""
         made = object.__new__(cls)
         for name, part in (("seeds", seeds), ("rows", rows), ("ticks", ticks)):
             object.__setattr__(made, name, part)
@@ -81,25 +81,25 @@ class RowNoise:
     def normal(
         self, shape: tuple[int, ...], *, where: Tensor | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """Return standard normals (B, *shape), float32. Rows where the mask (B,) is False are zero and cost nothing."""
+        """Return standard normals (B, *shape), float32; zeros, not computed, in rows where ``where`` (B,) is False."""
         return self._draw(_Lane.NORMAL, np.random.Generator.standard_normal, np.float32, shape, where, device)
 
     def held_normal(
         self, shape: tuple[int, ...], *, where: Tensor | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """Return standard normals (B, *shape), float32, independent of ``normal``: the noise of what a chain holds."""
+        """Return standard normals (B, *shape), float32, independent of ``normal``, for the known part of a chain."""
         return self._draw(_Lane.HELD, np.random.Generator.standard_normal, np.float32, shape, where, device)
 
     def uniform(
         self, shape: tuple[int, ...], *, where: Tensor | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """Return uniforms in [0, 1), (B, *shape), float64. Rows where the mask (B,) is False are zero."""
+        """Return uniforms in [0, 1), (B, *shape), float64; zeros in rows where ``where`` (B,) is False."""
         return self._draw(_Lane.UNIFORM, np.random.Generator.random, np.float64, shape, where, device)
 
     def gumbel(
         self, shape: tuple[int, ...], *, where: Tensor | None = None, device: torch.device | str = "cpu"
     ) -> Tensor:
-        """Return standard Gumbels, -ln of an exponential, (B, *shape), float64. Masked rows are zero.
+        """Return standard Gumbels, -ln of an exponential, (B, *shape), float64; zeros in rows where ``where`` is False.
 
         Float64, because float32 truncates the upper tail and so lowers the temperature (arXiv 2409.02908).
         """
@@ -120,10 +120,10 @@ class RowNoise:
         where: Tensor | None,
         device: torch.device | str,
     ) -> Tensor:
-        """Fill (B, *shape) on the host, a row at a time, and hand it to the device."""
+        """Return draws (B, *shape), filled row by row on the host and copied to the device."""
         wanted = list(range(self.batch)) if where is None else where.nonzero().flatten().tolist()
         make = torch.empty if len(wanted) == self.batch else torch.zeros
-        # Page-locked where a GPU is to fetch it: it would have to be copied once more, and waited for, otherwise.
+        # Page-locked for a GPU: otherwise the transfer needs another copy and blocks.
         on_gpu = torch.device(device).type == "cuda"
         filled = make((self.batch, *shape), dtype=_TORCH[dtype], pin_memory=on_gpu)
         out = filled.numpy()
@@ -137,7 +137,7 @@ _TORCH: dict[type, torch.dtype] = {np.float32: torch.float32, np.float64: torch.
 
 
 class _Stream(threading.local):
-    """One generator of a thread, moved from row to row: 1 µs, where a new one takes 7."""
+    """One generator per thread, moved from row to row in 1 µs; a new generator takes 7 µs."""
 
     def __init__(self) -> None:
         self.bits = np.random.Philox(key=0)
@@ -145,7 +145,7 @@ class _Stream(threading.local):
         self.state: Any = self.bits.state
 
     def at(self, seed: int, lane: int, row: int, tick: int) -> np.random.Generator:
-        """Return the generator at the beginning of one draw of a row."""
+        """Return the generator at the start of one draw of a row."""
         self.state["state"] = {
             "key": np.array([seed, 0], np.uint64),
             "counter": np.array([0, tick, row, lane], np.uint64),
@@ -160,26 +160,26 @@ _STREAM = _Stream()
 def generator(seed: int, *position: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator seeded by a hash of (seed, *position), for instance (run's seed, rank, step).
 
-    Training draws from one of these at each step, so that a resumed run repeats an undisturbed one. The hash is 64 bits
-    wide; torch keeps 32 of them on a CPU.
+    Training makes a new one at each step, so a resumed run repeats an uninterrupted one. The hash has 64 bits, of which
+    torch uses 32 on a CPU.
     """
     return torch.Generator(device).manual_seed(seed_at(seed, *position))
 
 
 def seed_at(seed: int, *position: int) -> int:
-    """Return a hash of (seed, *position), 64 bits: the seed of one stream among many.
+    """Return a 64-bit hash of (seed, *position), as the seed of a separate stream.
 
-    Two generators with one seed draw the same words, also where one of them is torch's global one.
+    Two generators with equal seeds draw the same words, even if one of them is torch's global generator.
     """
     words = repr([int(word) for word in (seed, *position)]).encode()
     return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
 
 
-def strata(batch: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
+def stratified_uniform(batch: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
     """Return uniforms (B,) float64 in [0, 1), one in each of B equal parts, from a single draw (Kingma et al. 2021).
 
-    They are equally spaced, which takes most of the variance that comes from the time alone. The draw shifts them round
-    the circle: each is uniform, so a row's place in the batch says nothing, even where rows stand in a fixed order.
+    They are equally spaced, which removes most of the variance due to the time. The draw shifts them modulo 1: each is
+    uniform, so a row's index in the batch carries no information, even if rows are in a fixed order.
     """
     shift = torch.rand((), generator=rng, device=device, dtype=torch.float64)
     return (torch.arange(batch, device=device, dtype=torch.float64) / batch + shift) % 1

@@ -1,4 +1,4 @@
-"""Observation models p(x|z): how a pixel's parameters, channels of a decoder's output, are a law over its levels."""
+"""Observation models p(x|z): distributions over a pixel's levels, with parameters from a decoder's output channels."""
 
 from abc import ABC, abstractmethod
 
@@ -13,23 +13,26 @@ class Observation(ABC):
     """p(x|z) for pixels x in {0 … levels−1} given params (B, out_channels, H, W)."""
 
     suffix = ""
-    """What the kind of a likelihood adds to its name: bits of different data are not to be ranked together."""
+    """A suffix of the likelihood's kind: likelihoods of differently prepared data must not be ranked together."""
 
     def __init__(self, levels: int, channels: int) -> None:
-        """Bind to the number of levels and of image channels."""
+        """Store the number of levels and of image channels."""
         self.levels, self.channels = levels, channels
 
     @property
     @abstractmethod
     def out_channels(self) -> int:
-        """Return the number of parameters of a pixel."""
+        """Return the number of parameters per pixel."""
 
     def prepare(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return the data that is to be explained, (B, C, H, W) integers."""
+        """Return the data that p(x|z) models, (B, C, H, W) integers."""
         return x
 
     def seen(self, x: Tensor, u: Tensor) -> Tensor:
-        """Return the same where it is drawn by u ~ U[0, 1), which broadcasts to x; u has no effect on other data."""
+        """Return the data of ``prepare``, with u ~ U[0, 1) that broadcasts to x in place of the random draw.
+
+        u has no effect if the data are not binarised at random.
+        """
         return x
 
     def scaled(self, x: Tensor) -> Tensor:
@@ -42,11 +45,11 @@ class Observation(ABC):
 
     @abstractmethod
     def mean(self, params: Tensor) -> Tensor:
-        """Return E[x|z] rounded to a level (B, C, H, W)."""
+        """Return E[x|z] (B, C, H, W), rounded to a level."""
 
     @abstractmethod
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
-        """Return x ~ p(x|z) by its inverse distribution function at u ~ U[0, 1), (B, C, H, W)."""
+        """Return x ~ p(x|z) (B, C, H, W): the inverse distribution function at u ~ U[0, 1) of the same shape."""
 
 
 class Bernoulli(Observation):
@@ -56,7 +59,7 @@ class Bernoulli(Observation):
 
     @property
     def out_channels(self) -> int:
-        """One logit a pixel."""
+        """Return one logit per image channel."""
         return self.channels
 
     def prepare(self, x: Tensor, rng: torch.Generator) -> Tensor:
@@ -64,7 +67,7 @@ class Bernoulli(Observation):
         return self.seen(x, torch.empty(0))
 
     def seen(self, x: Tensor, u: Tensor) -> Tensor:
-        """Return one where the grey level is above the middle."""
+        """Return 1 where the grey level is above the middle, else 0."""
         return (x.float() / (self.levels - 1) > 0.5).to(x.dtype)
 
     def scaled(self, x: Tensor) -> Tensor:
@@ -76,37 +79,37 @@ class Bernoulli(Observation):
         return likelihoods.bernoulli_log_prob(x.float(), params)
 
     def mean(self, params: Tensor) -> Tensor:
-        """Return the probability of a one on the grey scale."""
+        """Return the probability of 1, scaled to grey levels."""
         return (params.sigmoid() * (self.levels - 1)).round()
 
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
-        """Return black or white."""
+        """Return 0 (black) or levels−1 (white)."""
         return (u < params.sigmoid()).to(params.dtype) * (self.levels - 1)
 
 
 class DynamicBernoulli(Bernoulli):
-    """Binary pixels drawn anew each time: 1 with probability u/(levels−1) (Salakhutdinov & Murray 2008)."""
+    """Binary pixels, drawn again at each use: 1 with probability u/(levels−1) (Salakhutdinov & Murray 2008)."""
 
     def prepare(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Return bits (B, C, H, W)."""
         return self.seen(x, torch.rand(x.shape, generator=rng, device=x.device))
 
     def seen(self, x: Tensor, u: Tensor) -> Tensor:
-        """Return one with probability x/(levels−1)."""
+        """Return 1 with probability x/(levels−1), else 0."""
         return (x.float() / (self.levels - 1) > u).to(x.dtype)
 
 
 class Logistic(Observation):
-    """A logistic density cut into level-wide bins (Salimans et al. 2017): 8-bit data, comparable bits per dim."""
+    """A logistic density integrated over the bins of the levels (Salimans et al. 2017): comparable bits per dim."""
 
     @property
     def out_channels(self) -> int:
-        """Mean and log-scale of a pixel."""
+        """Return two parameters per image channel: mean and log-scale."""
         return 2 * self.channels
 
     def _mean_and_log_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_scale = params.chunk(2, dim=1)
-        # Starts at a fifth of the range; below e^-7 a bin of 8-bit data holds all the mass anyway.
+        # The initial scale is e^-1.6 = 0.2; below e^-7 one bin of 8-bit data has all the mass anyway.
         return mean, (log_scale - 1.6).clamp(min=-7.0)
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
@@ -128,7 +131,7 @@ class Categorical(Observation):
 
     @property
     def out_channels(self) -> int:
-        """One logit a level of a pixel."""
+        """Return one logit per level and image channel."""
         return self.levels * self.channels
 
     def _logits(self, params: Tensor) -> Tensor:
@@ -146,7 +149,7 @@ class Categorical(Observation):
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
         """Return levels by the inverse distribution function."""
         cumulative = self._logits(params).double().softmax(-1).cumsum(-1)
-        # searchsorted copies tensors that are not contiguous and prints a warning about it.
+        # searchsorted copies tensors that are not contiguous and warns about it.
         levels = torch.searchsorted(cumulative.contiguous(), u.double().unsqueeze(-1).contiguous(), right=True)
         return levels.squeeze(-1).clamp(max=self.levels - 1)
 
@@ -157,4 +160,4 @@ OBSERVATIONS: dict[tuple[str, str | None], type[Observation]] = {
     ("logistic", None): Logistic,
     ("categorical", None): Categorical,
 }
-"""By (likelihood, binarisation): the pairs that go together."""
+"""Observation models by (likelihood, binarisation); other pairs are invalid."""

@@ -1,6 +1,6 @@
-"""The probability-flow ODE (Song et al. 2021, arXiv 2011.13456, section 4.3) and the density that it carries.
+"""The probability-flow ODE (Song et al. 2021, arXiv 2011.13456, section 4.3) and the density along it.
 
-In z = x/sqrt(alpha² + sigma²) and u = ln(sigma/alpha) the ODEs of VP, VE, sub-VP and DDPM are one, and not stiff:
+In z = x/sqrt(alpha² + sigma²) and u = ln(sigma/alpha) the ODEs of VP, VE, sub-VP and DDPM are the same and not stiff:
 
     dz/du = s·(eps(z, u) − s·z),   s = sigma/sqrt(alpha² + sigma²) = sqrt(sigmoid(2u)),
 
@@ -21,7 +21,7 @@ from gen_ray.configuration.base import Config
 Eps = Callable[[Tensor, Tensor], Tensor]
 """(z (B, *shape), u scalar) -> eps (B, *shape)."""
 FIRST_STEP = 0.02
-"""The first step of the adaptive solver, as a part of the interval; those that follow are chosen by their error."""
+"""The first step of the adaptive solver, as a fraction of the interval; later steps are chosen by the error."""
 Slope = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
 
 
@@ -29,7 +29,7 @@ class _Solver(Config):
     """A solver of torchdiffeq."""
 
     def integrate(self, slope: Slope, y: tuple[Tensor, ...], u0: float, u1: float) -> tuple[Tensor, ...]:
-        """Return y at u1 of dy/du = slope(u, y) from y at u0; the first axis of every part of y is B."""
+        """Return y at u1, the solution of dy/du = slope(u, y) from y at u0; the first axis of every part of y is B."""
         import torchdiffeq
 
         times = self.times(u0, u1).to(y[0].device)
@@ -38,7 +38,7 @@ class _Solver(Config):
 
     @abstractmethod
     def times(self, u0: float, u1: float) -> Tensor:
-        """Return where the solution is asked for, float64."""
+        """Return the u at which torchdiffeq reports the solution (N,), float64."""
 
     @abstractmethod
     def settings(self, u0: float, u1: float) -> dict[str, Any]:
@@ -46,13 +46,13 @@ class _Solver(Config):
 
 
 class Rk4(_Solver):
-    """Runge and Kutta's method of fourth order in equal steps: 4·steps evaluations, each row of a batch by itself."""
+    """The fourth-order Runge-Kutta method in equal steps: 4·steps evaluations; rows of a batch are independent."""
 
     name: Literal["rk4"] = "rk4"
     steps: int = Field(25, ge=1, le=10_000)
 
     def times(self, u0: float, u1: float) -> Tensor:
-        """Return equal steps."""
+        """Return the ends of equal steps (steps+1,)."""
         return torch.linspace(u0, u1, self.steps + 1, dtype=torch.float64)
 
     def settings(self, u0: float, u1: float) -> dict[str, Any]:
@@ -61,11 +61,11 @@ class Rk4(_Solver):
 
 
 class Dopri5(_Solver):
-    """Dormand and Prince's adaptive method, which scipy calls RK45: its evaluations depend on net and data.
+    """Dormand and Prince's adaptive method (RK45 in scipy); the number of evaluations depends on net and data.
 
-    A step is as long as the worst row of the batch allows, so that a row's result depends on its company up to rtol.
-    The network is evaluated between u0 and u1 only: the last step ends at u1 (torchdiffeq's own would pass it and
-    interpolate), and the first one is a fixed part of the interval (the usual estimate of it has no upper bound).
+    The worst row of the batch limits the step size, so a row's result depends on the other rows, up to rtol. The
+    network is evaluated only between u0 and u1: the last step ends at u1 (by default torchdiffeq passes it and
+    interpolates), and the first step is a fixed fraction of the interval (the usual estimate has no upper bound).
     """
 
     name: Literal["dopri5"] = "dopri5"
@@ -73,7 +73,7 @@ class Dopri5(_Solver):
     atol: float = Field(1e-4, ge=1e-10, le=0.1)
 
     def times(self, u0: float, u1: float) -> Tensor:
-        """Return the ends."""
+        """Return u0 and u1 (2,)."""
         return torch.tensor([u0, u1], dtype=torch.float64)
 
     def settings(self, u0: float, u1: float) -> dict[str, Any]:
@@ -89,11 +89,11 @@ def _worst_row(parts: tuple[Tensor, ...]) -> Tensor:
 
 
 Solver = Annotated[Rk4 | Dopri5, Field(discriminator="name")]
-"""Any of them; in a config file the key ``name`` says which."""
+"""Any solver; in a config file the key ``name`` selects it."""
 
 
 class Carried(NamedTuple):
-    """Where the flow carries z (B, *shape), and ∫ divergence du on the way (B,), both float64; evaluations of eps."""
+    """The end point z (B, *shape) of the flow and ∫ divergence du along it (B,), float64; nfe evaluations of eps."""
 
     z: Tensor
     log_volume: Tensor
@@ -102,13 +102,13 @@ class Carried(NamedTuple):
 
 @dataclass
 class Flow:
-    """The flow of a predictor of the noise."""
+    """The flow of a noise predictor; nfe counts its evaluations."""
 
     eps: Eps
     nfe: int = 0
 
     def slope(self, z: Tensor, u: Tensor) -> Tensor:
-        """Return dz/du (B, *shape) in the dtype of z; the network is asked in float32."""
+        """Return dz/du (B, *shape) in the dtype of z; the network is evaluated in float32."""
         self.nfe += 1
         s = torch.sigmoid(2 * u).sqrt()
         return s * (self.eps(z.float(), u).to(z.dtype) - s * z)
@@ -118,10 +118,12 @@ class Flow:
         return solver.integrate(lambda u, y: (self.slope(y[0], u),), (z.double(),), u0, u1)[0]
 
     def carry_density(self, solver: Solver, z: Tensor, u0: float, u1: float, probes: Tensor) -> Carried:
-        """Carry z from u0 to u1; ln p(z_u0) = ln p(z_u1) + log_volume where u1 > u0 (Chen et al. 2018, theorem 1).
+        """Return z carried from u0 to u1, and how its density changes (Chen et al. 2018, theorem 1).
 
-        The trace of the Jacobian is the mean of v·(J·v) over the probes v (P, B, *shape): Hutchinson's estimator,
-        unbiased for random signs, or exact where the probes are sqrt(D) times the D unit vectors.
+        If u1 > u0, ln p(z_u0) = ln p(z_u1) + log_volume.
+
+        The trace of the Jacobian is the mean of v·(J·v) over the probes v (P, B, *shape): Hutchinson's estimator, which
+        is unbiased for random signs, and exact if the probes are sqrt(D) times the D unit vectors.
         """
         before = self.nfe
 
@@ -145,7 +147,7 @@ def random_signs(z: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def unit_vectors(z: Tensor, rng: torch.Generator) -> Tensor:
-    """Return the D probes (D, *z.shape), float64, whose mean is the exact trace; rng is not asked."""
+    """Return D probes (D, *z.shape), float64, which give the exact trace; rng is not used."""
     dims = z[0].numel()
     eye = dims**0.5 * torch.eye(dims, dtype=torch.float64, device=z.device)
     return eye.view(dims, 1, *z.shape[1:]).expand(dims, *z.shape)

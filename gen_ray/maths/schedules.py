@@ -1,7 +1,7 @@
-"""Noise schedules: how much of the data is left at time t.
+"""Noise schedules: the share of the data that is left at time t.
 
-A schedule is a small Config that answers two questions: alpha_bar on T steps, and log_snr in continuous time. Discrete
-is what the rest of the house computes with: a schedule laid on T steps, and everything that follows from alpha_bar.
+A schedule is a small Config with two methods: alpha_bar on T steps, and log_snr in continuous time. The rest of the
+package computes with Discrete: a schedule on T steps, and all quantities derived from alpha_bar.
 """
 
 import math
@@ -21,16 +21,16 @@ from gen_ray.maths.paths import Path, grid
 
 @dataclass(frozen=True, eq=False)
 class Discrete:
-    """A schedule on T steps, from alpha_bar (T+1,) float64: k=0 is data (alpha_bar 1), k=T is noise.
+    """A schedule on T steps, given by alpha_bar (T+1,) float64: k=0 is data (alpha_bar 1), k=T is noise.
 
-    Every property but T is float64 (T+1,), indexed by k. Raise UserError unless alpha_bar falls strictly from 1 and
+    All properties except T are float64 (T+1,), indexed by k. Raise UserError unless alpha_bar falls strictly from 1 and
     stays above 0.
     """
 
     alpha_bar: Tensor
 
     def __post_init__(self) -> None:
-        """Check what the formulas below rely on."""
+        """Check the conditions on alpha_bar that the formulas below need."""
         object.__setattr__(self, "alpha_bar", torch.as_tensor(self.alpha_bar, dtype=torch.float64))
         if self.alpha_bar.ndim != 1 or len(self.alpha_bar) < 2 or self.alpha_bar[0] != 1:
             raise UserError("schedule: alpha_bar needs the T+1 values of k = 0 … T, T >= 1, and to be 1 at k = 0")
@@ -41,7 +41,7 @@ class Discrete:
 
     @classmethod
     def of(cls, schedule: "Learnable", T: int) -> Self:
-        """Lay a schedule on T steps. Raise UserError for a T it cannot be laid on."""
+        """Return a schedule on T steps. Raise UserError for a T that the schedule does not allow."""
         return cls(schedule.alpha_bar(T))
 
     @property
@@ -76,9 +76,10 @@ class Discrete:
         return self.alpha_bar.log() - torch.log1p(-self.alpha_bar)
 
     def path(self, steps: int, spacing: str = "uniform") -> Path:
-        """Return the chain at steps + 1 of its T + 1 times, and the SDE whose rate is constant within each of the T.
+        """Return the path of the chain at steps + 1 of its T + 1 times.
 
-        beta(t) = −T·ln(1 − beta_k), which is T·beta_k for many steps (Song et al. 2021, appendix B).
+        f and g2 are those of the SDE whose rate is constant within each of the T steps: beta(t) = −T·ln(1 − beta_k),
+        which is T·beta_k for many steps (Song et al. 2021, appendix B).
         """
         k = grid(self, steps, spacing)
         rate = -self.T * torch.log1p(-self.beta[k])
@@ -86,7 +87,7 @@ class Discrete:
 
 
 class _Schedule(Config):
-    """What all schedules can do."""
+    """The interface of all schedules."""
 
     @abstractmethod
     def alpha_bar(self, T: int) -> Tensor:
@@ -98,10 +99,10 @@ class _Schedule(Config):
 
 
 class Linear(_Schedule):
-    """Betas on a line (Ho et al. 2020, section 4), stated for T = 1000.
+    """Linear betas (Ho et al. 2020, section 4), specified for T = 1000.
 
     For another T they are multiplied by 1000/T (Nichol & Dhariwal 2021, "improved DDPM", their code), so that alpha_bar
-    at the same t = k/T hardly depends on T. Raise UserError for a T so small that a beta reaches 1.
+    at the same t = k/T hardly depends on T. Raise UserError if T is so small that a beta reaches 1.
     """
 
     name: Literal["linear"] = "linear"
@@ -117,13 +118,13 @@ class Linear(_Schedule):
         return _cumulative(torch.linspace(self.beta_min, self.beta_max, steps, dtype=torch.float64) * (1000 / T))
 
     def log_snr(self, t: Tensor) -> Tensor:
-        """Return ln(alpha_bar / (1 - alpha_bar)) of the limit of many steps (Song et al. 2021, eq. 33), t in (0, 1]."""
+        """Return ln(alpha_bar / (1 - alpha_bar)) in the limit of many steps (Song et al. 2021, eq. 33), t in (0, 1]."""
         t, first, last = t.double(), 1000 * self.beta_min, 1000 * self.beta_max
         return -torch.expm1(first * t + (last - first) * t.square() / 2).log()
 
 
 class Cosine(_Schedule):
-    """A squared cosine of time (Nichol & Dhariwal 2021, eq. 17), with betas no larger than beta_clip."""
+    """A squared cosine of time (Nichol & Dhariwal 2021, eq. 17), with betas limited to beta_clip."""
 
     name: Literal["cosine"] = "cosine"
     s: float = Field(default=0.008, gt=0, le=1)
@@ -145,7 +146,7 @@ class Cosine(_Schedule):
 
 
 class Sigmoid(_Schedule):
-    """A sigmoid of time, from start to end at temperature tau (Jabri et al. 2022, algorithm 2; their floor of 1e-9)."""
+    """A sigmoid of time from start to end, temperature tau, at least 1e-9 (Jabri et al. 2022, algorithm 2)."""
 
     name: Literal["sigmoid"] = "sigmoid"
     start: float = Field(default=-3.0, ge=-100, le=100)
@@ -175,15 +176,18 @@ class Sigmoid(_Schedule):
 
 
 Schedule = Annotated[Linear | Cosine | Sigmoid, Field(discriminator="name")]
-"""Any schedule; in a config file the key ``name`` says which."""
+"""Any fixed schedule; in a config file the key ``name`` selects it."""
 
 
 class Learned(_Schedule):
-    """gamma = −ln SNR, monotone in t and trained with the denoiser (Kingma et al. 2021, VDM, arXiv 2107.00630).
+    """A learned schedule: gamma = −ln SNR is monotone in t and trained with the denoiser.
 
-    gamma_min and gamma_max are where its ends begin, and stay where learn_ends is false. Until a net's own gamma takes
-    its place it is a straight line. estimate names the bound that is trained: in ``continuous`` time it depends on the
-    ends alone and the interior learns to lower its estimator's variance; in ``discrete`` time all learn from it.
+    Kingma et al. 2021, VDM, arXiv 2107.00630.
+
+    gamma_min and gamma_max are the initial values of its ends, which are fixed if learn_ends is false. Until a net's
+    gamma replaces it, the schedule is a straight line. estimate selects the training bound: in ``continuous`` time it
+    depends only on the ends, and the interior learns to lower the estimator's variance; in ``discrete`` time ends and
+    interior learn from the bound.
     """
 
     name: Literal["learned"] = "learned"
@@ -209,13 +213,13 @@ class Learned(_Schedule):
 
 
 Learnable = Annotated[Linear | Cosine | Sigmoid | Learned, Field(discriminator="name")]
-"""Any schedule, also one that is learned: for families that can."""
+"""Any schedule, fixed or learned, for families that support learned ones."""
 
 
 def times(T: int) -> Tensor:
-    """Return the times (T,), float64, at which k = 1 … T stand on a learned gamma: from 0 to 1, both included.
+    """Return the times (T,), float64, of k = 1 … T on a learned gamma: from 0 to 1, both included.
 
-    Its noisiest x is at t = 1 and its cleanest at t = 0, which is k = 1 and not yet data (VDM, section 3).
+    The noisiest x is at t = 1 and the cleanest at t = 0, which is k = 1 and still has noise (VDM, section 3).
     """
     return torch.linspace(0, 1, T, dtype=torch.float64)
 

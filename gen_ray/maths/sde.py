@@ -1,8 +1,8 @@
 """Linear SDEs dx = f(t)·x·dt + g(t)·dw that turn data (t = 0) into noise (t = 1) (Song et al. 2021, arXiv 2011.13456).
 
-Each is a small Config; x_t = alpha(t)·x_0 + sigma(t)·eps. Times t are of any shape, all results float64 of that shape.
-u = ln(sigma/alpha) = −log_snr/2 rises with t and has du/dt = g²/(2·sigma²): on every one of these SDEs the likelihood
-weighting g²/sigma² is a uniform u. Computation below t_min is left out: there the score diverges (ibid., appendix C).
+Each is a small Config; x_t = alpha(t)·x_0 + sigma(t)·eps. Times t have any shape; results are float64 of that shape.
+u = ln(sigma/alpha) = −log_snr/2 increases with t, and du/dt = g²/(2·sigma²), so for every SDE here the likelihood
+weighting g²/sigma² is a uniform u. Nothing is computed below t_min, where the score diverges (ibid., appendix C).
 """
 
 import math
@@ -22,13 +22,13 @@ MOST_STEPS = 100_000
 
 
 class _Sde(Config):
-    """What all of them can do."""
+    """The interface of all SDEs."""
 
     t_min: float
 
     @abstractmethod
     def f(self, t: Tensor) -> Tensor:
-        """Return the drift's coefficient: the drift is f·x."""
+        """Return the coefficient f of the drift f·x."""
 
     @abstractmethod
     def g2(self, t: Tensor) -> Tensor:
@@ -52,7 +52,10 @@ class _Sde(Config):
         return 1.0
 
     def _check_ends(self, last: str) -> None:
-        """Raise ValueError unless 32-bit floats hold both ends and the last one, which a key sets, is noise."""
+        """Raise ValueError unless 32-bit floats can hold both ends and the process ends in noise.
+
+        last is the config key that sets the end at t = 1, for the message.
+        """
         ends = torch.tensor([self.t_min, 1.0], dtype=torch.float64)
         (first, sigma), alpha = self.sigma(ends).tolist(), float(self.alpha(ends[1]))
         if not first * LARGEST_SCALE >= 1:
@@ -72,7 +75,7 @@ class _Sde(Config):
         return low, high
 
     def path(self, steps: int, spacing: str = "uniform") -> Path:
-        """Return ``steps`` points from t = 1 to t_min and the data after them. Raise UserError as Process says."""
+        """Return a path of ``steps`` points from t = 1 to t_min and then the data. Raise UserError as in Process."""
         if not 1 <= steps <= MOST_STEPS:
             raise UserError(f"steps: {steps} is out of range; this model takes 1 … {MOST_STEPS}")
         if spacing not in SPACINGS:
@@ -82,7 +85,7 @@ class _Sde(Config):
 
 
 class _Beta(_Sde):
-    """Those with alpha = exp(−½∫beta), beta on a line from beta_min to beta_max."""
+    """SDEs with alpha = exp(−½∫beta) and a linear beta from beta_min to beta_max."""
 
     beta_min: float = Field(0.1, gt=0)
     beta_max: float = Field(20.0, gt=0)
@@ -104,7 +107,7 @@ class _Beta(_Sde):
         return self.beta_min * t.double() + (self.beta_max - self.beta_min) / 2 * t.double() ** 2
 
     def inverse_integral(self, total: Tensor) -> Tensor:
-        """Return the t at which ∫_0^t beta is total, by the root of the quadratic that does not cancel."""
+        """Return the t at which ∫_0^t beta is total: a root of a quadratic, in a form without cancellation."""
         return 2 * total / (self.beta_min + (self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * total).sqrt())
 
     def f(self, t: Tensor) -> Tensor:
@@ -135,7 +138,7 @@ class VP(_Beta):
 
 
 class SubVP(_Beta):
-    """A variance below VP's at every t (Song et al. 2021, eq. 12 and 29)."""
+    """Sub-variance preserving: a variance below VP's at every t (Song et al. 2021, eq. 12 and 29)."""
 
     name: Literal["subvp"] = "subvp"
 
@@ -144,7 +147,7 @@ class SubVP(_Beta):
         return self.beta(t) * -torch.expm1(-2 * self.integral(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Return 1 − alpha²: the standard deviation, where VP has it as the variance."""
+        """Return 1 − alpha²: the standard deviation here, but the variance on VP."""
         return -torch.expm1(-self.integral(t))
 
     def time(self, u: Tensor) -> Tensor:
@@ -155,7 +158,7 @@ class SubVP(_Beta):
 class VE(_Sde):
     """Variance exploding: noise is added, the signal stays (Song et al. 2021, eq. 9 and 30).
 
-    sigma(0) is sigma_min, not 0: the process starts at data that already carry so much noise.
+    sigma(0) is sigma_min, not 0: the process starts at data with noise of that scale.
     """
 
     name: Literal["ve"] = "ve"
@@ -203,14 +206,14 @@ class VE(_Sde):
 def _equal_u(sde: _Sde, steps: int) -> Tensor:
     low, high = sde.u_range
     t = sde.time(torch.linspace(high, low, steps, dtype=torch.float64))
-    return t.clamp(sde.t_min, 1)  # what rounding put outside
+    return t.clamp(sde.t_min, 1)  # rounding may exceed the interval
 
 
 SPACINGS: Mapping[str, Callable[[_Sde, int], Tensor]] = {
     "uniform": lambda sde, steps: torch.linspace(1, sde.t_min, steps, dtype=torch.float64),
     "log_snr": _equal_u,
 }
-"""Falling times (steps,) from 1 to t_min, equal in t or in log_snr (see paths.GRIDS)."""
+"""Decreasing times (steps,) from 1 to t_min in equal steps of t or of log_snr (see paths.GRIDS)."""
 
 Sde = Annotated[VP | VE | SubVP, Field(discriminator="name")]
-"""Any of them; in a config file the key ``name`` says which."""
+"""Any SDE; in a config file the key ``name`` selects it."""

@@ -1,10 +1,10 @@
-"""Networks: torch.nn only. A denoiser is net(x (B, *shape), t (B,)) -> (B, out_channels, *shape[1:]), t in [0, 1].
+"""Networks, which depend on torch.nn only.
 
-A categorical net is net(x (B, *shape) int64, t (B,)) -> logits (B, *shape, K).
+A denoiser is net(x (B, *shape), t (B,)) -> (B, out_channels, *shape[1:]), t in [0, 1]. A categorical net is
+net(x (B, *shape) int64, t (B,)) -> logits (B, *shape, K).
 
-Every config is a member of one of the three unions below, told apart by `name`, and has a method `build`
-(`build_categorical` for logits).
-Every net may be run under autocast and answers in float32; memory layout is its own affair.
+Every config is a member of one of the three unions below, distinguished by `name`, and has a method `build`
+(`build_categorical` for logits). Every net may run under autocast, returns float32 and chooses its memory layout.
 """
 
 from typing import Annotated

@@ -1,4 +1,7 @@
-"""Blocks whose inner activations may be computed a second time instead of being kept (Chen et al. 2016, 1604.06174)."""
+"""Activation checkpointing: blocks that recompute their inner activations in the backward pass instead of storing them.
+
+Chen et al. 2016, arXiv 1604.06174.
+"""
 
 from typing import Any
 
@@ -8,19 +11,22 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Checkpointable(nn.Module):
-    """A block of a deep net. Where ``recompute``, only its inputs are kept for the gradient; dropout draws the same."""
+    """A block of a deep net. If ``recompute``, only its inputs are stored for the gradient.
+
+    Dropout draws the same mask when the block is recomputed.
+    """
 
     recompute = False
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
-        """Return what forward returns."""
+        """Return the result of forward."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(super().__call__, *inputs, use_reentrant=False)
         return super().__call__(*inputs)
 
 
 def recompute(net: nn.Module) -> int:
-    """Have all such blocks of net recompute; return how many there are."""
+    """Enable recomputation in all checkpointable blocks of net and return their number."""
     blocks = [module for module in net.modules() if isinstance(module, Checkpointable)]
     for block in blocks:
         block.recompute = True

@@ -21,16 +21,17 @@ AnyHeaded = TypeVar("AnyHeaded", bound=AttentionConfig)
 
 
 def heads_divide_width(config: AnyHeaded) -> AnyHeaded:
-    """Return config, as validators do. Raise ValueError where its features cannot be dealt out to its heads."""
+    """Return config unchanged, as validators do. Raise ValueError unless width is a multiple of heads."""
     if config.width % config.heads:
         raise ValueError(f"width {config.width} must be a multiple of heads {config.heads}")
     return config
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
-    """Return softmax(q·kᵀ/√D)·v, all (B, heads, N, D); causal: every place sees itself and those before it alone.
+    """Return softmax(q·kᵀ/√D)·v, all (B, heads, N, D).
 
-    On CPU in bfloat16 torch's fused kernel has a backward 3-5 times slower than these two products.
+    If causal, a position attends only to itself and the positions before it. On CPU in bfloat16 the backward pass of
+    torch's fused kernel is 3-5 times slower than the two matrix products used here.
     """
     if q.device.type == "cpu" and q.dtype == torch.bfloat16:
         products = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
@@ -42,7 +43,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention (Vaswani et al. 2017); adds nothing when new. Knows no positions of its own."""
+    """Multi-head self-attention (Vaswani et al. 2017) without positions; its output is 0 when new."""
 
     def __init__(self, width: int, heads: int, *, causal: bool = False) -> None:
         super().__init__()
@@ -51,6 +52,6 @@ class Attention(nn.Module):
         self.out = zero_module(nn.Linear(width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return what every place of x (B, N, width) gathers from all, or from those before: (B, N, width)."""
+        """Return the attention output (B, N, width) for x (B, N, width)."""
         q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         return self.out(attend(q, k, v, causal=self.causal).transpose(1, 2).flatten(2))

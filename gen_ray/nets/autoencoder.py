@@ -1,6 +1,6 @@
 """Encoder and decoder of a variational autoencoder for images.
 
-Shapes: B batch, C channels, H height, W width, Z latent dimensions; P = out_channels numbers a pixel for p(x|z).
+Shapes: B batch, C channels, H height, W width, Z latent dimensions; P = out_channels parameters of p(x|z) per pixel.
 """
 
 import itertools
@@ -16,11 +16,11 @@ from gen_ray.configuration.base import Config
 from gen_ray.errors import UserError
 
 LOG_VAR_BOUND = 10.0
-"""A posterior log-variance is 10·tanh(raw/10): the identity near 0, within ±10 anywhere, never without gradient."""
+"""A posterior log-variance is 10·tanh(raw/10): the identity near 0, always within ±10, and its gradient is not 0."""
 
 
 class Autoencoder(nn.Module):
-    """q(z|x) and p(x|z) in one module whose forward goes through both, so that DDP synchronises both."""
+    """q(z|x) and p(x|z) in one module; forward uses both, so DDP synchronises both."""
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ Units = Annotated[int, Field(ge=1, le=65536)]
 
 
 class MlpAutoencoderConfig(Config):
-    """Settings of the perceptron pair of Kingma & Welling (2014), with a modern activation."""
+    """Settings of the multilayer perceptrons of Kingma & Welling (2014), with SiLU as the activation."""
 
     name: Literal["mlp"] = "mlp"
     hidden: tuple[Units, ...] = Field((400,), min_length=1, description="hidden units per layer, image side first")
@@ -60,7 +60,7 @@ class MlpAutoencoderConfig(Config):
 
 
 class ConvAutoencoderConfig(Config):
-    """Settings of the convolutional pair: halved (rounding up) until at most 7 pixels a side, at least twice."""
+    """Settings of the convolutional pair: at least two halvings (rounding up), until at most 7 pixels a side."""
 
     name: Literal["conv"] = "conv"
     width: int = Field(32, ge=4, le=1024, description="channels after the first halving; each further one doubles them")
@@ -81,7 +81,7 @@ class ConvAutoencoderConfig(Config):
 
 
 class DownBlock(nn.Module):
-    """Half the size, rounding up: a strided convolution and a residual one."""
+    """Downsampling to half the size, rounded up: a strided convolution and a residual one."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -95,7 +95,7 @@ class DownBlock(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Twice the size, cropped to `size`: the mirror of Shrink, with depth-to-space for the upsampling."""
+    """Upsampling to twice the size, cropped to `size`: the mirror of DownBlock, with depth-to-space."""
 
     def __init__(self, inputs: int, outputs: int, size: tuple[int, int]) -> None:
         super().__init__()
@@ -119,7 +119,7 @@ def perceptron(widths: tuple[int, ...]) -> nn.Sequential:
 
 
 def halvings(height: int, width: int) -> list[tuple[int, int]]:
-    """Return the grid sizes from (height, width) down: at least two halvings, then until both are at most 7."""
+    """Return the grid sizes from (height, width) down: at least two halvings, and more until both are at most 7."""
     sizes = [(height, width)]
     while len(sizes) < 3 or max(sizes[-1]) > 7:
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))

@@ -1,4 +1,4 @@
-"""How a network is told the time and the place: sinusoids, always computed in float32."""
+"""Embeddings of time and position by sinusoids, always computed in float32."""
 
 import math
 from typing import TypeVar
@@ -21,16 +21,16 @@ def sinusoids(position: Tensor, width: int, *, longest: float = 10_000.0) -> Ten
 
 
 def grid_sinusoids(height: int, width: int, channels: int) -> Tensor:
-    """Return fixed 2-D position embeddings (height·width, channels), rows first; half the channels say y, half x."""
+    """Return fixed 2-D position embeddings (height·width, channels), row by row; half the channels encode y, half x."""
     y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     halves = [sinusoids(axis.flatten(), channels // 2, longest=100.0) for axis in (y, x)]
     return torch.cat(halves, dim=-1)
 
 
 class TimeEmbedding(nn.Module):
-    """t (B,) in [0, 1] -> (B, width): sinusoids of 1000·t and a two-layer perceptron.
+    """The time embedding: sinusoids of 1000·t and a two-layer perceptron, t (B,) in [0, 1] -> (B, width).
 
-    Runs in float32 even under autocast: bfloat16 cannot tell neighbouring times apart, and B rows cost nothing.
+    It runs in float32 even under autocast, because bfloat16 cannot distinguish neighbouring times; the cost is small.
     """
 
     def __init__(self, width: int) -> None:
@@ -45,7 +45,7 @@ class TimeEmbedding(nn.Module):
 
 
 def zero_module(layer: Layer) -> Layer:
-    """Return the layer with weight and bias set to zero, so that what it ends adds nothing at first."""
+    """Return the layer with weight and bias set to zero, so that the branch that it ends adds 0 at first."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -25,7 +25,7 @@ class MlpConfig(Config):
 
 
 class MlpBlock(nn.Module):
-    """h + W2·silu(scale·norm(W1·silu(norm(h))) + shift), with scale and shift read off the time embedding."""
+    """h + W2·silu(scale·norm(W1·silu(norm(h))) + shift), with scale and shift from the time embedding."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class MlpBlock(nn.Module):
 
 
 class Mlp(nn.Module):
-    """The residual perceptron: the whole example at once, whatever its shape. Predicts 0 when new."""
+    """The residual perceptron over the flattened example. Predicts 0 when new."""
 
     def __init__(self, config: MlpConfig, shape: tuple[int, ...], out_channels: int) -> None:
         super().__init__()

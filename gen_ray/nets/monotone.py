@@ -1,4 +1,4 @@
-"""A learned forward process: gamma(t) = −ln SNR as a monotone net, and the module that holds it beside a denoiser.
+"""A learned forward process: gamma(t) = −ln SNR as a monotone net, and the module that combines it with a denoiser.
 
 Kingma et al. 2021, "Variational diffusion models" (VDM), arXiv 2107.00630, section 3.1 and appendix H.
 
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class Monotone(nn.Module):
-    """A strictly rising map of [0, 1] onto itself: f(t) = a·t + Σ_u v_u·sigmoid(w_u·(t − c_u)), scaled to its ends.
+    """A strictly increasing map of [0, 1] onto itself: f(t) = a·t + Σ_u v_u·sigmoid(w_u·(t − c_u)), rescaled.
 
-    a, v and w are exponentials, so positive for any parameters (appendix H, its first two layers merged into one).
-    New, it is close to the identity. Everything is float64: N times cost nothing beside one image.
+    a, v and w are exponentials and so positive for all parameters (appendix H, its first two layers merged into one).
+    A new map is close to the identity. All computation is float64: its cost is negligible compared with one image.
     """
 
     def __init__(self, hidden: int) -> None:
@@ -27,21 +27,21 @@ class Monotone(nn.Module):
         self.c = nn.Parameter(torch.linspace(-0.2, 1.2, hidden))
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the map and its slope, each (N,) float64, at times t (N,)."""
+        """Return the map's value and slope, each (N,) float64, at times t (N,)."""
         ends = torch.tensor([0.0, 1.0], dtype=torch.float64, device=t.device)
         f, slope = self._unscaled(torch.cat([ends, t.double()]))
         span = f[1] - f[0]
         return (f[2:] - f[0]) / span, slope[2:] / span
 
     def _unscaled(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return f and f' at t (N,)."""
+        """Return f and f', each (N,) float64, at t (N,)."""
         a, v, w = (p.double().exp() for p in (self.log_a, self.log_v, self.log_w))
         s = torch.sigmoid(w * (t[:, None] - self.c.double()))  # (N, U)
         return a * t + s @ v, a + (s * (1 - s)) @ (v * w)
 
 
 class Gamma(nn.Module):
-    """gamma(t) = first + (last − first)·shape(t), first and last learned or not; last > first for any parameters."""
+    """gamma(t) = first + (last − first)·shape(t); first and last may be learned; last > first for all parameters."""
 
     first: Tensor
     log_span: Tensor
@@ -54,7 +54,7 @@ class Gamma(nn.Module):
             self.register_parameter(name, nn.Parameter(end)) if learn_ends else self.register_buffer(name, end)
 
     def ends(self) -> tuple[Tensor, Tensor]:
-        """Return gamma(0) and its rise to gamma(1), float64."""
+        """Return the scalars gamma(0) and gamma(1) − gamma(0), float64."""
         return self.first.double(), self.log_span.double().exp()
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,10 +63,10 @@ class Gamma(nn.Module):
         return first + span * shape, span * slope
 
     def by_ends_alone(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return gamma and its slope, whose gradients reach the ends alone, and what teaches the interior; (N,) each.
+        """Return gamma and its slope, with gradients only to the ends, and a quantity that trains the interior.
 
-        The last is ln of the shape's slope where gamma *is* and not when: the time is carried along so that gamma
-        stays, t − (shape(t) − [shape(t)])/[slope(t)] with [·] held constant (the implicit function theorem).
+        Each is (N,) float64. The last one is ln of the shape's slope at a fixed value of gamma, not at a fixed time: it
+        is evaluated at t − (shape(t) − [shape(t)])/[slope(t)] with [·] held constant (the implicit function theorem).
         """
         (first, span), (shape, slope) = self.ends(), self.interior(t)
         held, held_slope = shape.detach(), slope.detach()
@@ -75,7 +75,7 @@ class Gamma(nn.Module):
 
 
 class NoisedOutput(NamedTuple):
-    """One pass of the whole: x_t and the denoiser's output (B, C', H, W), and gamma, all float64, where it was."""
+    """The result of one training pass: x_t, the denoiser's output (B, C', H, W), and float64 values of gamma."""
 
     x_t: Tensor
     output: Tensor
@@ -83,14 +83,14 @@ class NoisedOutput(NamedTuple):
     rise: Tensor  # (B,): gamma'(t), or gamma(t) − gamma(before)
     first: Tensor  # (): gamma(0)
     last: Tensor  # (): gamma(1)
-    crowding: Tensor  # (B,): what teaches the interior in continuous time
+    crowding: Tensor  # (B,): ln of the slope at fixed gamma, which trains the interior in continuous time
 
 
 class Diffuser(nn.Module):
-    """A denoiser and the forward process it undoes. One forward reaches every parameter: DDP sees no other.
+    """A denoiser and its learned forward process. One forward call uses every parameter, as DDP requires.
 
-    The denoiser is told where gamma stands between low and high and not the time, so that it does not notice another
-    interior (VDM, section 3.2: x̂(z_t, gamma_t)).
+    The denoiser's time input is gamma scaled from [low, high] to [0, 1] and not the time, so it does not depend on
+    gamma's interior (VDM, section 3.2: x̂(z_t, gamma_t)).
     """
 
     def __init__(self, denoiser: nn.Module, gamma: Gamma, low: float, high: float) -> None:
@@ -100,10 +100,10 @@ class Diffuser(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, eps: Tensor | None = None, before: Tensor | None = None
     ) -> Tensor | NoisedOutput:
-        """Return the denoiser's output for x_t (B, C, H, W), t (B,) saying where its gamma stands between low and high.
+        """Return the denoiser's output (B, C', H, W) for x_t (B, C, H, W); t (B,) is gamma scaled to [0, 1].
 
-        With eps, x is x_0 and t (B,) a time in [0, 1]: it is noised first and all is returned; before (B,) < t makes
-        the rise the one between the two, with gradients everywhere.
+        With eps (B, C, H, W), x is x_0 and t (B,) a time in [0, 1]: x is noised first, and a NoisedOutput is returned.
+        With before (B,) < t, ``rise`` is gamma(t) − gamma(before), and gradients reach all of gamma.
         """
         if eps is None:
             output: Tensor = self.denoiser(x, t)
@@ -112,8 +112,8 @@ class Diffuser(nn.Module):
         wide = gamma.view(-1, *[1] * (x.ndim - 1))
         x_t = torch.sigmoid(-wide).sqrt().to(x.dtype) * x + torch.sigmoid(wide).sqrt().to(x.dtype) * eps
         first, span = self.gamma.ends()
-        told = ((gamma - self.low) / (self.high - self.low)).to(x.dtype)
-        return NoisedOutput(x_t, self.denoiser(x_t, told), gamma, rise, first, first + span, crowding)
+        time = ((gamma - self.low) / (self.high - self.low)).to(x.dtype)
+        return NoisedOutput(x_t, self.denoiser(x_t, time), gamma, rise, first, first + span, crowding)
 
     def _gammas(self, t: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if before is None:

@@ -1,6 +1,6 @@
 """Networks over symbols: net(x (B, *shape) int64 in {0 … S−1}, t (B,)) -> logits (B, *shape, K), float32.
 
-Shapes: B batch, L places of an example (C·H·W of an image), F features (the config's ``width``).
+Shapes: B batch, L positions of an example (C·H·W of an image), F features (the config's ``width``).
 """
 
 import math
@@ -19,7 +19,7 @@ from gen_ray.nets.unet import UNetConfig
 
 
 class TokensConfig(Config):
-    """Settings of the transformer over symbols, one place each: of a text, or of an image's pixels in raster order."""
+    """Settings of the transformer over symbols: the characters of a text, or an image's pixels in raster order."""
 
     images_only: ClassVar[bool] = False
 
@@ -27,20 +27,20 @@ class TokensConfig(Config):
     width: int = Field(128, ge=16, le=4096, multiple_of=4, description="features per symbol, a multiple of heads")
     depth: int = Field(4, ge=1, le=64, description="transformer blocks")
     heads: int = Field(4, ge=1, le=64, description="attention heads")
-    neighbours: int = Field(2, ge=1, le=32, description="places on either side that are mixed before the first block")
+    neighbours: int = Field(2, ge=1, le=32, description="positions on either side mixed before the first block")
 
     _heads_divide_width = model_validator(mode="after")(heads_divide_width)
 
     def build_categorical(self, shape: tuple[int, ...], symbols: int, levels: int, *, causal: bool) -> nn.Module:
-        """Return the net for S = symbols and K = levels; a causal one looks at the places before a place alone."""
+        """Return the net for S = symbols and K = levels; a causal net sees only the positions before each position."""
         return TokenNet(self, shape, symbols, levels, causal=causal)
 
 
 class Neighbours(nn.Module):
-    """x plus a convolution of it over n places on either side, or over 2n before where causal.
+    """x plus a convolution of x over n positions on either side, or over the 2n positions before if causal.
 
-    Attention takes long to find out what a neighbour is. On tinyshakespeare, absorbing, 40 CPU-seconds of the default
-    text net reached 4.76 bits per character without (the entropy of single characters) and 3.64 with this.
+    Attention learns slowly which positions are neighbours. On tinyshakespeare, absorbing, 40 CPU-seconds of the default
+    text net reached 4.76 bits per character (the entropy of single characters) without this layer and 3.64 with it.
     """
 
     def __init__(self, width: int, n: int, *, causal: bool) -> None:
@@ -54,9 +54,10 @@ class Neighbours(nn.Module):
 
 
 class TokenNet(nn.Module):
-    """Embeddings of symbols, their neighbours and place, transformer blocks conditioned on time, logits (0 when new).
+    """A transformer over symbols, conditioned on time; its logits are 0 when new.
 
-    A causal one is fed the sequence moved by one place, a symbol of its own (S) before it.
+    The input is an embedding of symbols, neighbours and position. A causal net gets the sequence shifted by one
+    position, with the additional symbol S as the first.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class TokenNet(nn.Module):
 
 
 def position_embeddings(shape: tuple[int, ...], width: int) -> Tensor:
-    """Return embeddings of places (L, width): sinusoids of the index, or of channel and of row and column."""
+    """Return position embeddings (L, width): sinusoids of the index, or of channel, row and column for images."""
     if len(shape) != 3:
         return sinusoids(torch.arange(math.prod(shape)), width)
     channel = sinusoids(torch.arange(shape[0]), width)[:, None]
@@ -94,20 +95,20 @@ def position_embeddings(shape: tuple[int, ...], width: int) -> Tensor:
 
 
 class LevelUNetConfig(UNetConfig):
-    """The U-Net over images whose levels are categories."""
+    """Settings of the U-Net over images whose levels are categories."""
 
     images_only: ClassVar[bool] = True
 
     embedding: int = Field(16, ge=2, le=1024, multiple_of=2, description="features of a level, per pixel and channel")
 
     def build_categorical(self, shape: tuple[int, ...], symbols: int, levels: int, *, causal: bool) -> nn.Module:
-        """Return the net for S = symbols and K = levels; it sees all places at once, so it cannot be causal."""
+        """Return the net for S = symbols and K = levels. It sees all positions at once, so it cannot be causal."""
         assert not causal
         return LevelUNet(self, shape, symbols, levels)
 
 
 class LevelUNet(nn.Module):
-    """Levels as features, C·E channels in, C·K out. The embedding of neighbouring levels starts alike."""
+    """A U-Net on embedded levels: C·E channels in, C·K out. Neighbouring levels start with similar embeddings."""
 
     def __init__(self, config: LevelUNetConfig, shape: tuple[int, ...], symbols: int, levels: int) -> None:
         super().__init__()

@@ -1,6 +1,6 @@
 """A transformer conditioned on time by adaptive layer norm that starts as the identity (DiT: Peebles & Xie 2023).
 
-`TransformerBlock` and `Tail` know sequences and a condition alone, so a net for tokens is an embedding before them.
+`TransformerBlock` and `FinalLayer` need only a sequence and a condition, so a net for tokens adds only an embedding.
 Shapes: B batch, C channels, H height, W width in pixels, N sequence length, F features (the config's `width`).
 """
 
@@ -45,13 +45,13 @@ def modulated(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 class TransformerBlock(Checkpointable):
-    """Attention, then a perceptron, each scaled, shifted and gated by the condition; the identity when new."""
+    """Attention and a perceptron, each scaled, shifted and gated by the condition; the identity when new."""
 
     def __init__(self, width: int, heads: int, condition_width: int, *, causal: bool = False) -> None:
         super().__init__()
         self.modulation = zero_module(nn.Linear(condition_width, 6 * width))
         self.attention = Attention(width, heads, causal=causal)
-        self.attention.out.reset_parameters()  # the gate is zero already: with both zero neither would ever learn
+        self.attention.out.reset_parameters()  # the gate is already zero: with both zero, neither would ever learn
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class TransformerBlock(Checkpointable):
 
 
 class FinalLayer(nn.Module):
-    """The last adaptive norm and projection of a transformer: 0 when new."""
+    """The final adaptive norm and projection of a transformer; its output is 0 when new."""
 
     def __init__(self, width: int, outputs: int, condition_width: int) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ class FinalLayer(nn.Module):
 
 
 class DiT(nn.Module):
-    """The diffusion transformer over image patches; returns float32 whatever autocast does inside."""
+    """The diffusion transformer over image patches; returns float32 also under autocast."""
 
     def __init__(self, config: DiTConfig, shape: tuple[int, ...], out_channels: int) -> None:
         super().__init__()

@@ -1,10 +1,11 @@
 """A time-conditioned U-Net (Ho et al. 2020, appendix B; Dhariwal & Nichol 2021) arranged for speed on CPU.
 
-Where it departs from the papers, measurement on CPU said so: one block per level and direction, each block down joined
-to its partner up; attention at the coarsest level alone; upsampling after a 1×1 convolution; GroupNorm in groups of 16;
-activations channels-last, laid out by the net itself. On Fashion-MNIST 12 nets were compared for 60-90 CPU-seconds and
-the best two for 200: they came out level in held-out eps-MSE, and the default is the larger. The other one (width 16,
-multipliers (1, 2, 4)) costs half as much per image. Folding pixels into channels (`patch` 2) was cheaper and worse.
+Deviations from the papers follow measurements on CPU: one block per level and direction, with a skip connection from
+each block down to the corresponding block up; attention only at the coarsest level; upsampling after a 1×1 convolution;
+GroupNorm in groups of 16; channels-last activations, which the net arranges itself. On Fashion-MNIST 12 nets were
+compared for 60-90 CPU-seconds and the best two for 200. These two were equal in held-out eps-MSE, and the default is
+the larger one. The other (width 16, multipliers (1, 2, 4)) costs half as much per image. Folding pixels into channels
+(`patch` 2) was cheaper and worse.
 
 Shapes: B batch, C channels, H height, W width, E time embedding.
 """
@@ -23,7 +24,7 @@ from gen_ray.nets.attention import Attention
 from gen_ray.nets.embeddings import TimeEmbedding, zero_module
 
 GROUP = 16
-"""Channels in a group of GroupNorm: one AVX-512 vector, many times faster in bfloat16 than 4 or 8."""
+"""Channels per group of GroupNorm: one AVX-512 vector, many times faster in bfloat16 than 4 or 8."""
 
 Multiplier = Annotated[int, Field(ge=1, le=64)]
 
@@ -47,7 +48,7 @@ class UNetConfig(Config):
 
 
 class ResidualBlock(Checkpointable):
-    """x + conv(silu(scale·norm(conv(silu(norm(x)))) + shift)), with scale and shift read off the time embedding."""
+    """x + conv(silu(scale·norm(conv(silu(norm(x)))) + shift)), with scale and shift from the time embedding."""
 
     def __init__(self, inputs: int, outputs: int, time_width: int, dropout: float) -> None:
         super().__init__()
@@ -68,7 +69,7 @@ class ResidualBlock(Checkpointable):
 
 
 class AttentionBlock(nn.Module):
-    """x + attention(norm(x)) over all places of an image."""
+    """x + attention(norm(x)) over all pixels of an image."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -77,12 +78,12 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, width, H, W) for x (B, width, H, W)."""
-        places = self.norm(x.flatten(2).transpose(1, 2))
-        return x + self.attention(places).transpose(1, 2).unflatten(2, x.shape[2:])
+        pixels = self.norm(x.flatten(2).transpose(1, 2))
+        return x + self.attention(pixels).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class MidBlock(nn.Module):
-    """Below the coarsest level: a residual block, then attention if asked for."""
+    """The block at the bottom of the U-Net: a residual block, then attention if configured."""
 
     def __init__(self, width: int, time_width: int, config: UNetConfig) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class MidBlock(nn.Module):
 
 
 class DownUp(nn.Module):
-    """x + what the next level makes of x at half the size; odd H, W are halved rounding up."""
+    """x + upsample(level(downsample(x))), with the next level at half the size; odd H, W are rounded up."""
 
     def __init__(self, widths: list[int], time_width: int, config: UNetConfig) -> None:
         super().__init__()
@@ -109,7 +110,7 @@ class DownUp(nn.Module):
 
 
 class Level(nn.Module):
-    """Blocks down, whatever is below, blocks up; every block up is given the output of its partner down."""
+    """Blocks down, the coarser levels, blocks up; every block up also gets the output of its partner down."""
 
     def __init__(self, widths: list[int], time_width: int, config: UNetConfig) -> None:
         super().__init__()
@@ -134,7 +135,7 @@ class Level(nn.Module):
 
 
 class UNet(nn.Module):
-    """The U-Net. Predicts 0 when new; returns float32 whatever autocast does inside."""
+    """The U-Net. Predicts 0 when new; returns float32 also under autocast."""
 
     def __init__(self, config: UNetConfig, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""Sweeps that recur: when, what for, and what came of them. Files below storage.root/schedules are all there is."""
+"""Recurring sweeps: their times, their start, and their results. All state is in files below storage.root/schedules."""

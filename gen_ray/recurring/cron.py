@@ -1,4 +1,4 @@
-"""When a schedule is due, in cron's own meaning of five fields and in a time zone."""
+"""The times of a recurring sweep, by cron's five fields in a time zone."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,22 +12,24 @@ FIELDS = "minute hour day-of-month month day-of-week"
 
 
 class CronTrigger:
-    """Five fields as cron has them: Monday is 1, and of a day of the month and a day of the week either will do.
+    """The times of cron's five fields. Monday is 1. If day of month and day of week are set, either one suffices.
 
-    Daylight saving time is Debian cron's: an hour left out is made up for at its end, one that comes twice counts once.
+    Daylight saving time follows Debian's cron: times in a skipped hour run at its end, and times in a repeated hour run
+    once.
     """
 
     def __init__(self, fields: str, timezone: str) -> None:
-        """Take fields and zone that ``fields`` and ``zone`` have checked."""
+        """Take the fields and the name of the time zone, which ``fields`` and ``zone`` have validated."""
         self.fields, self.zone = fields, ZoneInfo(timezone)
 
     def next(self, after: datetime) -> datetime | None:
-        """Return the first time after a time, in UTC; None where there is none in 50 years."""
+        """Return the first time of the schedule after a given time, in UTC, or None if there is none in 50 years."""
         return next((at for at in self._from(after) if at > after), None)
 
     def last(self, now: datetime) -> datetime | None:
-        """Return the newest time that is not after now, in UTC."""
-        # A second later it is asked for what lies before; where the clock was put back it stops short of the newest.
+        """Return the last time of the schedule that is not after now, in UTC, or None."""
+        # CronSim searches backwards from an excluded start, hence the added second. Where daylight saving time ends, it
+        # does not find the newest time, hence the loop.
         local = now.astimezone(self.zone).replace(microsecond=0) + timedelta(seconds=1)
         found = next(CronSim(self.fields, local, reverse=True), None)
         if found is None:
@@ -44,9 +46,9 @@ class CronTrigger:
 
 
 def fields(words: str) -> str:
-    """Return words if they are cron's fields. Raise ValueError."""
+    """Return words unchanged. Raise ValueError unless they are cron's five fields."""
     example = f'five fields are expected ({FIELDS}), e.g. "0 2 * * *"'
-    if len(words.split()) != 5:  # cronsim itself knows of seconds too
+    if len(words.split()) != 5:  # cronsim also accepts seconds
         raise ValueError(example)
     try:
         CronSim(words, datetime.now(UTC))
@@ -56,9 +58,9 @@ def fields(words: str) -> str:
 
 
 def zone(name: str) -> str:
-    """Return name if it is that of a time zone. Raise ValueError."""
+    """Return name unchanged. Raise ValueError unless it is the name of a time zone."""
     known = available_timezones()
     if name not in known:
         close = nearest(name, known).split(" (known")[0]
-        raise ValueError(close if close.startswith("did") else "is no time zone; one is e.g. Europe/Berlin or UTC")
+        raise ValueError(close if close.startswith("did") else "is not a time zone, e.g. Europe/Berlin or UTC")
     return name

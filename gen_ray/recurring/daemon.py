@@ -1,4 +1,4 @@
-"""The daemon: every two seconds it looks at every schedule, by a clock that nobody can set."""
+"""The daemon, which checks every recurring sweep every two seconds of the monotonic clock."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -17,28 +17,31 @@ logger = logging.getLogger(__name__)
 
 
 class Daemon:
-    """Runs a keeper until it is interrupted.
+    """Runs a reconciler until it is interrupted.
 
-    Its one thread looks at one schedule after another, so that no two looks meet at a file. It waits for the next round
-    by the monotonic clock: when the machine's clock is set, no schedule sleeps until an hour that lies far ahead.
+    Its only thread checks one schedule after another, so that files are not used concurrently. It waits for the next
+    round by the monotonic clock, so that setting the machine's clock does not delay a schedule.
     """
 
     def __init__(
         self, keeper: Reconciler, tell: Callable[[str], None], adopt: Callable[[], Iterable[str]] = lambda: ()
     ) -> None:
-        """Report line by line; adopt takes over the occurrences of a daemon that was killed and returns their ids."""
+        """Take the reconciler and two functions.
+
+        tell reports a line. adopt takes over the occurrences of a daemon that was killed and returns their ids.
+        """
         self.keeper, self.book, self.tell, self.adopt = keeper, keeper.book, tell, adopt
         self.known: dict[str, int] = {}
         self.broken: set[str] = set()
         self.stopped = Event()
 
     def run(self) -> None:
-        """Block. Raise UserError where another daemon keeps these schedules."""
+        """Run until ``stop`` or an interrupt. Raise UserError if another daemon runs these schedules."""
         self.book.folder.mkdir(parents=True, exist_ok=True)
         try:
             only = FileLock(self.book.folder / LOCK).acquire(timeout=0)
         except Timeout:
-            raise UserError(f"{self.book.folder}: another gen-ray schedule run keeps these schedules") from None
+            raise UserError(f"{self.book.folder}: another gen-ray schedule run is running these schedules") from None
         with only, ThreadPoolExecutor(1) as pool:
             looking = pool.submit(self._loop)
             try:
@@ -47,7 +50,7 @@ class Daemon:
                 self.stop()
 
     def stop(self) -> None:
-        """End after the schedule that is looked at."""
+        """End the loop after the present schedule."""
         self.stopped.set()
 
     def _loop(self) -> None:
@@ -58,7 +61,7 @@ class Daemon:
             self.stopped.wait(LOOK_SECONDS)
 
     def rescan(self) -> None:
-        """Take up new and changed schedules, drop removed ones, and look at all of them."""
+        """Load new and changed schedules, drop removed ones, and check all of them."""
         there = self._files()
         for name in self.known.keys() - there.keys():
             self.tell(f"{name}: removed")
@@ -70,14 +73,14 @@ class Daemon:
         self.known = there
 
     def look(self, name: str) -> None:
-        """Have the keeper look, and report what it found. An error of one schedule does not stop the others."""
+        """Reconcile a schedule and report changes. An error of one schedule does not stop the others."""
         try:
             schedule, found = self.book.load(name), self.keeper.look(name)
-        except (UserError, RunError, OSError) as error:  # removed or damaged this moment; a full disk
+        except (UserError, RunError, OSError) as error:  # just removed or damaged, or a full disk
             self.tell(f"{name}: {error}")
             return
         except Exception:
-            logger.exception("%s: a look at it failed", name)
+            logger.exception("%s: could not be checked", name)
             return
         for one in found:
             self.tell(f"{schedule.occurrence(one.at)}: {one.state}{one.note and ': '}{one.note}")
@@ -87,7 +90,7 @@ class Daemon:
         for name in self.book.names():
             try:
                 found[name] = self.book.file(name).stat().st_mtime_ns
-            except FileNotFoundError:  # removed this moment
+            except FileNotFoundError:  # just removed
                 continue
         return found
 

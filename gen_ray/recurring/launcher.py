@@ -1,4 +1,4 @@
-"""What runs an occurrence: a process of this machine or a job of a Ray cluster."""
+"""The interface of launchers, which run occurrences as processes of this machine or as jobs of a Ray cluster."""
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,13 +8,13 @@ from typing import Literal, Protocol
 
 LOOK_SECONDS = 0.5
 UNAVAILABLE = "cluster"
-"""The reason of a RunError after which the same question may be answered later."""
+"""The reason of a RunError after which another attempt may succeed."""
 Word = Literal["running", "done", "failed", "skipped", "missed", "waiting"]
 
 
 @dataclass(frozen=True)
 class OccurrenceState:
-    """How far an occurrence is, and why it is there."""
+    """The state of an occurrence, with a note on the reason and the exit code."""
 
     word: Word
     note: str = ""
@@ -22,33 +22,33 @@ class OccurrenceState:
 
 
 class Launcher(Protocol):
-    """Runs commands under ids. An id is launched once, however often it is asked for."""
+    """Interface: runs commands under ids. Each id is launched at most once."""
 
     def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
-        """Start ``python WORDS`` in folder under an id, unless that was done before. Raise RunError."""
+        """Start ``python WORDS`` in folder under an id, unless the id was launched before. Raise RunError."""
 
     def state(self, occurrence: str) -> OccurrenceState | None:
-        """Return the state of an id, None where it was never launched. Raise RunError where that cannot be known."""
+        """Return the state of an id, or None if it was never launched. Raise RunError if the state is not available."""
 
     def free_ids(self, schedule: str, after: str) -> None:
-        """Have the ids of a schedule that come after another one and ran already be launched when they are due.
+        """Free the ids of a schedule that follow a given id and have ended, so that they are launched when due.
 
-        They ran when the clock was ahead. Raise RunError.
+        They ran while the clock was ahead. Raise RunError.
         """
 
     def close(self) -> None:
-        """End what is not to outlive this process."""
+        """End the commands that must not outlive this process."""
 
 
 def later(ids: Iterable[str], schedule: str, after: str) -> Iterator[str]:
-    """Yield the ids of a schedule's occurrences whose time is after that of another one: they end with it."""
+    """Yield the ids of a schedule's occurrences later than that of the id ``after``. An id ends with its time."""
     for found in ids:
         if found.startswith(f"{schedule}-") and len(found) == len(after) and found > after:
             yield found
 
 
 def wait(launcher: Launcher, occurrence: str) -> OccurrenceState | None:
-    """Return the state in which an occurrence ends, None where it was never launched. Raise RunError."""
+    """Wait for the end of an occurrence. Return its state, or None if it was never launched. Raise RunError."""
     while (state := launcher.state(occurrence)) is not None and state.word == "running":
         time.sleep(LOOK_SECONDS)
     return state

@@ -1,4 +1,4 @@
-"""Occurrences as processes of this machine, each with its output in a log file."""
+"""The launcher of occurrences as processes of this machine, each with its output in a log file."""
 
 import fcntl
 import os
@@ -15,32 +15,32 @@ from gen_ray.errors import RunError
 from gen_ray.recurring.launcher import OccurrenceState, later
 
 END_SECONDS = 30.0
-"""What a sweep is given to end in order; Ray alone takes some seconds."""
+"""Time for a sweep to end in order. Ray needs some seconds of it."""
 TAIL_BYTES = 10_000
 SHELL = 'echo "$$ $1" >"$0"; shift; "$@"; code=$?; rm -f "$0"; echo "exit $code"'
-"""How a process ended is the log's last line: whoever reads it need not be the one who started it."""
+"""The last line of the log is the exit code, so that a process that did not start the shell can read it."""
 PID = ".pid"
-"""How a file ends that holds the shell's id and that of its starter while the shell lives."""
+"""Suffix of the file that holds the process ids of the shell and of its starter while the shell runs."""
 AHEAD = ".clock-was-ahead"
 
 
 class LocalLauncher:
-    """Child processes. A log is locked as long as its process lives: no pid that another may have taken since.
+    """A launcher of child processes. A log is locked while its process runs; process ids may be reused.
 
-    The lock is the file's as the process has it open, so it outlives a daemon that dies, and ends with the process.
+    The lock belongs to the open file of the process. It outlives a daemon that dies, and ends with the process.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Keep the logs in folder."""
+        """Take the folder for the logs."""
         self.folder = folder
         self.shells: list[psutil.Process] = []
 
     def log(self, occurrence: str) -> Path:
-        """Return the file of the output."""
+        """Return the log file of an occurrence."""
         return self.folder / f"{occurrence}.log"
 
     def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
-        """Start a process of its own session: a Ctrl-C in the daemon's terminal must reach it in order."""
+        """Start a process in a new session, because Ctrl-C in the daemon's terminal must not reach it directly."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             log = self.log(occurrence).open("xb")
@@ -60,7 +60,7 @@ class LocalLauncher:
         self.shells.append(child)
 
     def state(self, occurrence: str) -> OccurrenceState | None:
-        """Return what lock and last line say."""
+        """Return the state by the lock and the last line of the log."""
         file = self.log(occurrence)
         if not file.exists():
             return None
@@ -72,7 +72,7 @@ class LocalLauncher:
         return _ended(lines, file)
 
     def adopt(self) -> Iterator[str]:
-        """Yield the occurrences that still run after their starter was killed; ``close`` ends these too."""
+        """Yield the running occurrences whose starter was killed. ``close`` ends these too."""
         for file in sorted(self.folder.glob(f".*{PID}")):
             occurrence = file.name[1:].removesuffix(PID)
             if not _is_locked(self.log(occurrence)):
@@ -84,17 +84,17 @@ class LocalLauncher:
                 yield occurrence
 
     def free_ids(self, schedule: str, after: str) -> None:
-        """Rename the logs of occurrences that ran when the clock was ahead."""
+        """Rename the logs of occurrences that ran while the clock was ahead."""
         for occurrence in later([file.stem for file in self.folder.glob("*.log")], schedule, after):
             if not _is_locked(self.log(occurrence)):
                 self.log(occurrence).replace(self.log(occurrence + AHEAD))
 
     def close(self) -> None:
-        """End the processes and return when they have ended."""
+        """Terminate the processes, and wait until they have ended."""
         running = [shell for shell in self.shells if shell.is_running()]
         for shell in running:
             with suppress(psutil.NoSuchProcess):
-                for process in shell.children():  # the shell itself stays, to say how that ended
+                for process in shell.children():  # not the shell, which writes the exit code
                     process.terminate()
         _, left = psutil.wait_procs(running, END_SECONDS)
         for shell in left:
@@ -106,7 +106,7 @@ class LocalLauncher:
 
 
 def _is_locked(log: Path) -> bool:
-    """Return whether the process that writes a log lives."""
+    """Return whether the process that writes a log runs."""
     try:
         with log.open("rb") as found:
             fcntl.flock(found, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -118,12 +118,12 @@ def _is_locked(log: Path) -> bool:
 
 
 def _orphan(file: Path) -> psutil.Process | None:
-    """Return the shell of a file with its id if another process than its starter is now its parent."""
+    """Return the shell of a process id file if its parent is no longer its starter, else None."""
     try:
         pid, starter = map(int, file.read_text(encoding="utf-8").split())
         shell = psutil.Process(pid)
         return shell if shell.ppid() != starter and str(file) in shell.cmdline() else None
-    except (OSError, ValueError, psutil.Error):  # it has ended this moment, or its number is another process's
+    except (OSError, ValueError, psutil.Error):  # the shell has just ended, or its id was reused
         return None
 
 
@@ -134,5 +134,5 @@ def _ended(lines: list[str], file: Path) -> OccurrenceState:
     code = int(last.removeprefix("exit "))
     if code == 0:
         return OccurrenceState("done")
-    said = next((line for line in reversed(lines) if line.startswith("error: ")), str(file))
-    return OccurrenceState("failed", f"exit {code}, {said}", code)
+    reason = next((line for line in reversed(lines) if line.startswith("error: ")), str(file))
+    return OccurrenceState("failed", f"exit {code}, {reason}", code)

@@ -1,4 +1,4 @@
-"""What becomes of an occurrence that is due. The clock, the launchers and the files are all it knows."""
+"""The reconciler of recurring sweeps: launches an occurrence that is due, or records it as skipped or missed."""
 
 import logging
 import time
@@ -10,21 +10,21 @@ from gen_ray.recurring.launcher import UNAVAILABLE, Launcher
 from gen_ray.recurring.store import Occurrence, RecurringSweep, ScheduleState, ScheduleStore
 
 RETRY_SECONDS = 30.0
-"""Between two questions to a cluster that does not answer: each may take long, and other schedules wait meanwhile."""
+"""Time between two requests to a cluster that does not answer. A request may take long and delays other schedules."""
 logger = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
-    """Return the time."""
+    """Return the present time in UTC."""
     return datetime.now(UTC)
 
 
 class Reconciler:
-    """Holds schedules against the time. It remembers nothing: another one goes on where this one was killed.
+    """Compares schedules with the clock. All its state is in files, so that another reconciler can continue.
 
-    Of the occurrences that have passed since it last looked the newest counts. It is launched if it is not later than
-    the schedule's grace and no other one of the schedule runs; else it is written down as missed or skipped. Where the
-    cluster does not answer, it is tried again within the grace.
+    Only the newest occurrence since the last check counts. It is launched if it is within the schedule's grace period
+    and no other occurrence of the schedule runs. Otherwise it is recorded as missed or skipped. If the cluster does not
+    answer, the launch is repeated within the grace period.
     """
 
     def __init__(
@@ -34,12 +34,12 @@ class Reconciler:
         now: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Keep the schedules of a book; launcher says what runs which."""
+        """Take the store of schedules, a function that returns the launcher of a schedule, and the clocks."""
         self.book, self.launcher, self.now, self.monotonic = book, launcher, now, monotonic
         self.asked_again_at: dict[str, float] = {}
 
     def look(self, name: str) -> list[Occurrence]:
-        """Settle what is due, and return the occurrences of which something has become known."""
+        """Launch or record the occurrence that is due. Return the occurrences whose state has changed."""
         if self.monotonic() < self.asked_again_at.get(name, 0.0):
             return []
         with self.book.exclusive():
@@ -55,13 +55,13 @@ class Reconciler:
         return [found for found in (past.launched, past.passed) if found is not None and found not in old]
 
     def refresh(self, name: str) -> None:
-        """Write down what has become of an occurrence that ran."""
+        """Record the present state of the launched occurrence."""
         with self.book.exclusive():
             schedule = self.book.load(name)
             self.book.write(name, self.seen(schedule, self.book.past(schedule)))
 
     def once(self, name: str) -> Occurrence:
-        """Launch an occurrence of now, whatever the schedule says. Raise RunError where one runs already."""
+        """Launch an occurrence now, regardless of the schedule's times. Raise RunError if one runs already."""
         with self.book.exclusive():
             schedule = self.book.load(name)
             past = self.seen(schedule, self.book.past(schedule))
@@ -73,7 +73,7 @@ class Reconciler:
         return made
 
     def seen(self, schedule: RecurringSweep, past: ScheduleState) -> ScheduleState:
-        """Return a past with the present state of what ran; unchanged where that cannot be known now."""
+        """Return a schedule's state with the present state of the launched occurrence, if it is available now."""
         if past.launched is None or not past.running:
             return past
         try:
@@ -84,20 +84,20 @@ class Reconciler:
         return past.model_copy(update={"launched": past.launched.now(state)})
 
     def _settled(self, schedule: RecurringSweep, past: ScheduleState, at: datetime) -> ScheduleState:
-        """Launch what is due, or say why not."""
+        """Launch the occurrence of a time, or record why not. Return the schedule's new state."""
         late = self.now() - at
         try:
-            # A keeper that died before it wrote this down may have launched it already.
+            # A reconciler that died before it recorded the launch may have launched the occurrence already.
             state = self.launcher(schedule).state(schedule.occurrence(at))
             if state is not None:
-                return self._begun(past, Occurrence(at=at, state="running").now(state))
+                return self._after_launch(past, Occurrence(at=at, state="running").now(state))
             if past.launched and past.running:
                 note = f"{schedule.occurrence(past.launched.at)} still runs"
                 return past.model_copy(update={"after": at, "passed": Occurrence(at=at, state="skipped", note=note)})
             if late > timedelta(minutes=schedule.grace_minutes):
                 note = f"noticed {timedelta(seconds=round(late.total_seconds()))} late"
                 return past.model_copy(update={"after": at, "passed": Occurrence(at=at, state="missed", note=note)})
-            return self._begun(past, self._launched(schedule, at))
+            return self._after_launch(past, self._launched(schedule, at))
         except RunError as error:
             self._put_off(schedule, error)
             if error.reason == UNAVAILABLE and late < timedelta(minutes=schedule.grace_minutes):
@@ -105,13 +105,13 @@ class Reconciler:
             failed = Occurrence(at=at, state="failed", note=str(error))
             return past.model_copy(update={"after": at, "passed": failed})
 
-    def _begun(self, past: ScheduleState, launched: Occurrence) -> ScheduleState:
-        """Return a past with what was launched, which does not wait any more."""
+    def _after_launch(self, past: ScheduleState, launched: Occurrence) -> ScheduleState:
+        """Return a schedule's state with the launched occurrence, and without a waiting one."""
         passed = past.passed if past.passed and past.passed.state != "waiting" else None
         return ScheduleState(after=launched.at, launched=launched, passed=passed)
 
     def _not_ahead(self, schedule: RecurringSweep, past: ScheduleState) -> ScheduleState:
-        """Return a past whose times are not in the future, as they are when the clock was once ahead."""
+        """Return a schedule's state without times in the future, which remain if the clock was once ahead."""
         now = self.now()
         if past.after <= now:
             return past

@@ -1,4 +1,4 @@
-"""The schedules of a storage.root, a readable file each, and beside it what happened last."""
+"""The store of recurring sweeps below a storage.root: for each a YAML file, and a JSON file with its state."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -23,40 +23,42 @@ STATE, LOGS, LOCK = ".state.json", "logs", ".lock"
 
 def _http(address: str) -> str:
     if not address.startswith(("http://", "https://")):
-        raise ValueError("is the dashboard's, e.g. http://head:8265")
+        raise ValueError("must be the dashboard's address, e.g. http://head:8265")
     return address
 
 
 class RecurringSweep(Config):
-    """A sweep and when it recurs. Made by ``ScheduleStore.load``."""
+    """The configuration of a recurring sweep. ``ScheduleStore.load`` creates it."""
 
     name: Name
     config: str
     overrides: Sequence[str] = ()
     cron: Annotated[str, AfterValidator(cron.fields)]
     timezone: Annotated[str, AfterValidator(cron.zone)] = "UTC"
-    folder: Path = Field(description="where the sweep is started, and what a Ray job is given")
-    address: Annotated[str, AfterValidator(_http)] | None = Field(None, description="of a Ray cluster; else it is here")
+    folder: Path = Field(description="working directory of the sweep; a Ray job gets a copy of it")
+    address: Annotated[str, AfterValidator(_http)] | None = Field(
+        None, description="of a Ray cluster; default: this machine"
+    )
     promote: Name | None = None
     margin: float | None = Field(None, ge=0, le=1e9)
     grace_minutes: float = Field(
-        60.0, ge=0, le=1_000_000, description="lateness after which an occurrence is not made up for"
+        60.0, ge=0, le=1_000_000, description="lateness in minutes after which an occurrence is not launched"
     )
     added: AwareDatetime
 
     @property
     def times(self) -> CronTrigger:
-        """Return when it recurs."""
+        """Return the times of the sweep."""
         return CronTrigger(self.cron, self.timezone)
 
     def occurrence(self, at: datetime) -> str:
-        """Return the id of an occurrence: the same for whoever asks, so that none is launched twice."""
+        """Return the id of an occurrence. It depends only on name and time, so that an occurrence is launched once."""
         return f"{self.name}-{at.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
     def words(self, at: datetime, root: Path) -> list[str]:
-        """Return what python is given to run the sweep of an occurrence, with its results below root.
+        """Return the arguments of python that run the sweep of an occurrence, with its results below root.
 
-        A job's working directory is a copy that ends with it, so that root is told, whatever the config says.
+        They set storage.root, because the working directory of a job is a copy that is deleted after the job.
         """
         tags = {"gen_ray.schedule": self.name, "gen_ray.occurrence": at.astimezone(self.times.zone).isoformat()}
         words = ["-m", "pipelines.sweep", self.config, *self.overrides, f"storage.root={quoted(str(root))}"]
@@ -69,29 +71,32 @@ class RecurringSweep(Config):
 
 
 class Occurrence(Config):
-    """One time at which a schedule was due, and what came of it."""
+    """An occurrence of a recurring sweep: the time at which it was due, and its state."""
 
     at: AwareDatetime
     state: Word
     note: str = ""
 
     def now(self, state: OccurrenceState | None) -> "Occurrence":
-        """Return it in the state that its launcher tells."""
+        """Return the occurrence with the state from its launcher."""
         if state is None:
-            return Occurrence(at=self.at, state="failed", note="nothing is known of it any more")
+            return Occurrence(at=self.at, state="failed", note="its launcher has no record of it")
         return Occurrence(at=self.at, state=state.word, note=state.note)
 
 
 class ScheduleState(Config):
-    """What happened: all up to ``after`` is settled. The newest launched is kept: while it runs, others are skipped."""
+    """The state of a recurring sweep. All occurrences up to the time ``after`` are decided.
+
+    The newest launched occurrence is kept, because others are skipped while it runs.
+    """
 
     after: AwareDatetime
     launched: Occurrence | None = None
-    passed: Occurrence | None = Field(None, description="the newest that was not launched, and why")
+    passed: Occurrence | None = Field(None, description="newest occurrence that was not launched, and the reason")
 
     @property
     def running(self) -> bool:
-        """Return whether an occurrence ran when this was written."""
+        """Return whether the launched occurrence was running when the state was written."""
         return self.launched is not None and self.launched.state == "running"
 
     @property
@@ -101,12 +106,12 @@ class ScheduleState(Config):
 
 
 class ScheduleStore:
-    """The files."""
+    """The store of recurring sweeps in the folder ``schedules`` of a storage.root."""
 
     def __init__(self, root: Path) -> None:
-        """Look below a storage.root. Raise UserError where that is a URI: its files are locked and kept by a daemon."""
+        """Take the storage.root. Raise UserError for a URI, because the files must be locked by a daemon."""
         if is_remote(root):
-            raise UserError(f"--storage {root}: schedules are kept in a folder of the machine whose daemon keeps them")
+            raise UserError(f"--storage {root}: schedules must be in a local folder of the daemon's machine")
         self.root, self.folder = root.absolute(), root.absolute() / "schedules"
 
     def file(self, name: str) -> Path:
@@ -114,16 +119,16 @@ class ScheduleStore:
         return self.folder / f"{name}.yaml"
 
     def names(self) -> list[str]:
-        """Return the schedules there are."""
+        """Return the sorted names of the schedules."""
         return sorted(file.stem for file in self.folder.glob("*.yaml"))
 
     def exclusive(self) -> AbstractContextManager[object]:
-        """Return what keeps others out for the moment in which files are read and written."""
+        """Return the lock that is held while files are read and written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return FileLock(self.folder / LOCK)
 
     def add(self, schedule: RecurringSweep) -> None:
-        """Write a schedule down. Raise UserError where there is one of that name."""
+        """Write a new schedule. Raise UserError if one of that name exists."""
         with self.exclusive():
             if self.file(schedule.name).exists():
                 raise UserError(f"--name: there is a schedule {schedule.name!r} already; remove it or name this one")
@@ -131,7 +136,7 @@ class ScheduleStore:
             _write(self.file(schedule.name), text)
 
     def load(self, name: str) -> RecurringSweep:
-        """Return a schedule. Raise UserError where there is none of that name or its file is spoilt."""
+        """Return a schedule. Raise UserError if it does not exist or its file is damaged."""
         if name not in self.names():
             raise self._unknown(name)
         raw = read(self.file(name))
@@ -141,7 +146,7 @@ class ScheduleStore:
             raise UserError(f"{self.file(name)}: {error}") from None
 
     def remove(self, name: str) -> None:
-        """Forget a schedule. Raise UserError where there is none."""
+        """Remove a schedule and its state. Raise UserError if it does not exist."""
         if name not in self.names():
             raise self._unknown(name)
         with self.exclusive():
@@ -149,17 +154,17 @@ class ScheduleStore:
             (self.folder / f"{name}{STATE}").unlink(missing_ok=True)
 
     def past(self, schedule: RecurringSweep) -> ScheduleState:
-        """Return what happened; of a schedule that is new nothing is due that lies before it was added."""
+        """Return the state of a schedule. For a new schedule, times before it was added are not due."""
         file = self.folder / f"{schedule.name}{STATE}"
         if not file.exists():
             return ScheduleState(after=schedule.added)
         try:
             return ScheduleState.model_validate_json(file.read_text(encoding="utf-8"))
         except ValueError:
-            raise UserError(f"{file}: is not as it was written; without it the schedule begins anew") from None
+            raise UserError(f"{file}: is damaged; remove it, and the schedule starts without a history") from None
 
     def write(self, name: str, past: ScheduleState) -> None:
-        """Write down what happened."""
+        """Write the state of a schedule."""
         _write(self.folder / f"{name}{STATE}", past.model_dump_json(indent=1) + "\n")
 
     def _unknown(self, name: str) -> UserError:
@@ -170,4 +175,4 @@ def _write(file: Path, text: str) -> None:
     try:
         write_whole(file, text)
     except OSError as error:
-        raise RunError(f"{file}: cannot be written ({error.strerror or error}); it is as it was") from None
+        raise RunError(f"{file}: cannot be written ({error.strerror or error}); its content has not changed") from None

@@ -1,1 +1,1 @@
-"""Trained models behind an API: what a request is, who answers it, over HTTP and as a page. Knows no Ray."""
+"""The serving API for trained models: request types, model services, HTTP routes and a web page; without Ray."""

@@ -1,4 +1,4 @@
-"""The outermost room: names every request, writes one line about it, and lets no exception out into the open."""
+"""The outermost middleware: request ids, the access log, and a JSON error for every uncaught exception."""
 
 import asyncio
 import json
@@ -24,18 +24,18 @@ ALWAYS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 @dataclass
 class AccessRecord:
-    """What is known of a request once it is over."""
+    """The data of one access log line, filled in while a request is processed."""
 
     request_id: str
     started: float = field(default_factory=time.monotonic)
     key: str = NO_KEY
     status: int = 0
     bytes_out: int = 0
-    told: dict[str, Any] = field(default_factory=dict)
-    """Of the work: model, version, seed, nfe; and the code of a refusal."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Facts about the work: model, version, seed, nfe; and the code of an error."""
 
     def line(self, scope: Scope) -> str:
-        """Return it as one line of JSON. The path is the route's template: what a client wrote stays out of logs."""
+        """Return the log line as JSON. The path is the route's template, because logs must not hold client input."""
         fields = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "request_id": self.request_id,
@@ -45,7 +45,7 @@ class AccessRecord:
             "status": self.status,
             "ms": round((time.monotonic() - self.started) * 1000, 1),
             **dict.fromkeys(("model", "version", "seed", "nfe")),
-            **self.told,
+            **self.facts,
             "bytes_out": self.bytes_out,
         }
         return json.dumps(fields)
@@ -55,20 +55,20 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
 def record_of(scope: MutableMapping[str, Any]) -> AccessRecord:
-    """Return the record of the request that a scope belongs to."""
+    """Return the access record of the request of a scope."""
     record: AccessRecord = scope["gen_ray.record"]
     return record
 
 
 class AccessLogMiddleware:
-    """Middleware: request id, headers of every response, log line, and a plain 500 for what nobody expected."""
+    """Middleware that adds the request id and default headers, logs each request, and answers exceptions."""
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of an app."""
+        """Wrap an app."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through. What is neither HTTP nor the server's own start and stop is turned away."""
+        """Process an HTTP request. Lifespan events are passed on; WebSocket connections are closed."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
@@ -87,18 +87,18 @@ class AccessLogMiddleware:
         try:
             await self.app(scope, receive, send)
             return
-        except asyncio.CancelledError:  # Serve cancels the requests of clients that have left
+        except asyncio.CancelledError:  # Serve cancels the requests of clients that have disconnected
             gone = http_error(499).refusal
-            record.status, record.told["code"] = record.status or gone.status, gone.code
+            record.status, record.facts["code"] = record.status or gone.status, gone.code
             raise
         except Exception as error:
             refusal = log_error(error, record)
-        if not record.status:  # else the response is under way, and breaking off is all that can be said
+        if not record.status:  # otherwise the response has started and can only be broken off
             await error_response(refusal, record.request_id)(scope, receive, send)
 
 
 def log_error(error: Exception, record: AccessRecord) -> ErrorReply:
-    """Return what is said of an error, having written it down; of one that nobody expected the log tells all."""
+    """Log an error and return its reply. Unexpected errors are logged with their traceback."""
     if isinstance(error, RequestRefusedError):
         refusal = error.refusal
     elif isinstance(error, MemoryError):
@@ -107,7 +107,7 @@ def log_error(error: Exception, record: AccessRecord) -> ErrorReply:
     else:
         FAULTS.error("request %s failed", record.request_id, exc_info=error)
         refusal = UNEXPECTED
-    record.told["code"] = refusal.code
+    record.facts["code"] = refusal.code
     return refusal
 
 
@@ -123,7 +123,7 @@ def _log_unexpected(message: Message, record: AccessRecord) -> Message:
 
 
 def valid_request_id(value: str) -> bool:
-    """Return whether a client's request id may be repeated in headers and logs."""
+    """Return whether a client's request id is safe to repeat in headers and logs."""
     return re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value) is not None
 
 

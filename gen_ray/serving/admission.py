@@ -1,4 +1,4 @@
-"""Requests that may be under way at once at the ingress, divided among the keys; health checks are not counted."""
+"""Admission control at the ingress: the number of concurrent requests, divided among the API keys."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ from gen_ray.serving.settings import ApiSettings
 
 
 class Slots:
-    """Slots for requests. Half are reserved for the keys in equal parts; all keys compete for the other half.
+    """Slots for concurrent requests. Half are reserved in equal parts for the keys; all keys share the other half.
 
-    One key can therefore hold at most its own part and the common half, and each other key still has its part.
+    One key can therefore hold at most its own part and the shared half. The other keys always keep their parts.
     """
 
     def __init__(self, number: int, keys: Iterable[str]) -> None:
-        """Divide a number of slots; each key has at least one."""
+        """Divide a number of slots among keys; each key has at least one."""
         names = set(keys)
         self.reserved = max(1, number // (2 * len(names)))
         self.common = max(0, number - self.reserved * len(names))
@@ -26,7 +26,7 @@ class Slots:
         self._common = 0
 
     def take(self, key: str) -> bool:
-        """Take a slot for a key; return whether there was one."""
+        """Take a slot for a key. Return False if none is free."""
         if self._held[key] >= self.reserved:
             if self._common >= self.common:
                 return False
@@ -35,27 +35,30 @@ class Slots:
         return True
 
     def release(self, key: str) -> None:
-        """Give a slot back."""
+        """Release a slot of a key."""
         if self._held[key] > self.reserved:
             self._common -= 1
         self._held[key] -= 1
 
 
 class AdmissionMiddleware:
-    """Middleware: refuses a request when its key has used its slots. Runs after keys, before bodies."""
+    """Middleware that refuses a request when all slots of its key are in use. Health checks are not counted.
+
+    It runs after KeyMiddleware and before BodyLimitMiddleware.
+    """
 
     def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
-        """Stand in front of an app."""
+        """Wrap an app."""
         self.app = app
         self.slots = Slots(settings.requests_at_once, [NO_KEY, *(key.name for key in settings.keys)])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raise RefusedError 429."""
+        """Process a request. Raise RequestRefusedError 429."""
         if scope["type"] != "http" or route_path(scope) in HEALTH:
             return await self.app(scope, receive, send)
         key = record_of(scope).key
         if not self.slots.take(key):
-            raise http_error(429, "too many requests of this key are under way; come back after Retry-After seconds")
+            raise http_error(429, "too many concurrent requests of this key; try again after Retry-After seconds")
         try:
             await self.app(scope, receive, send)
         finally:

@@ -1,4 +1,4 @@
-"""Answers as HTTP sends them: numbers as JSON or .npz, samples also as PNG, one picture of all, or text."""
+"""Response formats: arrays as JSON or .npz; samples also as base64 PNGs, as one PNG grid, or as text."""
 
 import io
 import json
@@ -18,7 +18,7 @@ from gen_ray.serving.service import ErrorReply, JobResult, RequestRefusedError
 
 @dataclass(frozen=True, kw_only=True)
 class ResultView:
-    """An answer, and what must be known to show it."""
+    """A job's result with the model name and data spec that its formatting needs."""
 
     model: str
     spec: DataSpec
@@ -27,11 +27,11 @@ class ResultView:
 
     @property
     def samples(self) -> np.ndarray:
-        """Return the samples (n, *shape), whichever instance they complete."""
+        """Return the samples (n, *shape). Completions of several instances are concatenated."""
         return self.answer.arrays["samples"].reshape(-1, *self.spec.shape)
 
     def facts(self) -> dict[str, Any]:
-        """Return everything but the arrays."""
+        """Return all fields except the arrays."""
         answer = self.answer
         return {
             "model": self.model,
@@ -48,34 +48,44 @@ class ResultView:
 
 @dataclass(frozen=True)
 class Format:
-    """A way to write a result down; unsuitable says in one line why data of a spec cannot be, or nothing."""
+    """An output format.
+
+    ``unsuitable`` returns one line on why the format cannot represent a spec's data, or an empty string.
+    """
 
     media_type: str
     write: Callable[[ResultView], bytes]
     unsuitable: Callable[[DataSpec], str]
     headers: bool = True
-    """Whether the facts go into headers, for want of a place in the body."""
+    """Whether the facts are sent as headers, because the body has no place for them."""
 
 
 def respond(result: ResultView, name: str) -> Response:
-    """Return the response in a format. Raise RefusedError 500 for numbers that are none."""
+    """Return the response in a format. Raise RequestRefusedError 500 for NaN, infinite or out-of-range values."""
     check(result)
     form = FORMATS[name]
     return Response(form.write(result), media_type=form.media_type, headers=_headers(result) if form.headers else None)
 
 
 def check(result: ResultView) -> None:
-    """Raise RefusedError 500 where an answer holds what no picture may show: better no sample than a black one."""
+    """Raise RequestRefusedError 500 if an array has values that are not finite, or samples outside {0 … levels−1}.
+
+    Otherwise such samples would be shown as black pictures.
+    """
     for name, array in result.answer.arrays.items():
         levels = result.spec.levels if name == "samples" else np.inf
         if not np.isfinite(array).all() or (name == "samples" and ((array < 0) | (array >= levels)).any()):
             raise RequestRefusedError(
-                ErrorReply(status=500, code="not_finite", message=f"the model gave {name} that are no numbers")
+                ErrorReply(
+                    status=500,
+                    code="not_finite",
+                    message=f"the model returned {name} with values that are not finite or out of range",
+                )
             )
 
 
 def result_json(result: ResultView, name: str) -> dict[str, Any]:
-    """Return an answer in format json or png, as the object that JSON writes down."""
+    """Return a result in format json or png as an object that can be serialised to JSON."""
     spell = {"png": _drawn, "json": sample_lists}[name]
     others = {key: array.tolist() for key, array in result.answer.arrays.items() if key != "samples"}
     samples: dict[str, Any] = {}
@@ -85,7 +95,7 @@ def result_json(result: ResultView, name: str) -> dict[str, Any]:
 
 
 def sample_lists(samples: np.ndarray, spec: DataSpec) -> list[Any]:
-    """Return samples (n, *shape) as texts, where they are, or else as nested lists."""
+    """Return samples (n, *shape) as strings if the data are texts, otherwise as nested lists."""
     if spec.is_text:
         return [texts.decode_tokens(torch.from_numpy(tokens), spec) for tokens in samples]
     listed: list[Any] = samples.tolist()
@@ -122,12 +132,12 @@ def _headers(result: ResultView) -> Mapping[str, str]:
     facts = result.facts()
     seconds = facts.pop("seconds")
     flat = {**facts, "queued_seconds": seconds["queued"], "computed_seconds": seconds["computed"]}
-    del flat["request_id"]  # every response has it anyway
+    del flat["request_id"]  # every response has it as X-Request-ID
     return {f"X-GenRay-{name.replace('_', '-').title()}": _ascii(value) for name, value in flat.items()}
 
 
 def _ascii(value: Any) -> str:
-    """Return a plain name as it is, and else JSON, which has nothing in it that a header cannot hold."""
+    """Return a printable ASCII string unchanged, and other values as JSON, which is valid in a header."""
     plain = isinstance(value, str) and value.isascii() and value.isprintable()
     return value if plain else json.dumps(value)
 

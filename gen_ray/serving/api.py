@@ -1,4 +1,4 @@
-"""The app: models behind /v1, health, and the page. It knows desks and nothing of who is behind them."""
+"""The FastAPI application: models below /v1, health checks, and the web page."""
 
 import asyncio
 from typing import Any
@@ -19,16 +19,16 @@ from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import Name
 
 
-def build(desks: ModelServices, settings: ApiSettings) -> FastAPI:
-    """Return the app over desks, or over a function that returns those there are now.
+def build(services: ModelServices, settings: ApiSettings) -> FastAPI:
+    """Return the app for model services by name, or for a function that returns the current ones.
 
     Every response has X-Request-ID; every error has the body {code, message, request_id}.
     """
-    counter = RequestHandler(desks, settings)
+    handler = RequestHandler(services, settings)
     app = FastAPI(
         title="gen_ray",
         summary="Sample, complete, score and encode with trained generative models.",
-        docs_url=None,  # FastAPI's page loads its scripts from elsewhere
+        docs_url=None,  # FastAPI's page loads its scripts from another site
         redoc_url=None,
         redirect_slashes=False,
         middleware=[  # the first is the outermost
@@ -40,45 +40,45 @@ def build(desks: ModelServices, settings: ApiSettings) -> FastAPI:
         ],
     )
     errors.install_handlers(app)
-    for router in (_models(counter), verbs.router(counter), _health(counter)):
+    for router in (_models(handler), verbs.router(handler), _health(handler)):
         app.include_router(router)
     static_page.mount(app)
     return app
 
 
 def open_paths() -> frozenset[str]:
-    """Return the paths that need no key: health, the pages, and the document of the API."""
+    """Return the paths that need no key: health checks, the pages, and the OpenAPI document."""
     return frozenset({*HEALTH, *static_page.files(), static_page.DOCUMENT})
 
 
-def _models(counter: RequestHandler) -> APIRouter:
+def _models(handler: RequestHandler) -> APIRouter:
     routes = APIRouter(prefix="/v1/models", tags=["models"], dependencies=WITH_KEY)
 
     @routes.get("", responses={200: {"model": ModelsSchema}, **openapi_errors(READING_ERRORS)})
     async def models() -> dict[str, list[dict[str, Any]]]:
-        """List the models and what each of them can do."""
-        return {"data": await asyncio.gather(*(_listed(counter, name) for name in counter.services))}
+        """List the models with their capabilities."""
+        return {"data": await asyncio.gather(*(_listed(handler, name) for name in handler.services))}
 
     @routes.get("/{name}", responses=openapi_errors(READING_ERRORS))
     async def model(name: Name) -> dict[str, Any]:
-        """Tell what one model can do."""
-        return card_json(await counter.card(name))
+        """Return the capabilities of one model."""
+        return card_json(await handler.card(name))
 
     return routes
 
 
-def _health(counter: RequestHandler) -> APIRouter:
+def _health(handler: RequestHandler) -> APIRouter:
     routes = APIRouter(prefix="/healthz", tags=["health"])
 
     @routes.get("/live")
     async def live() -> HealthSchema:
-        """Tell that the server runs."""
+        """Return 200 while the server runs."""
         return HealthSchema(status="live")
 
     @routes.get("/ready", responses=openapi_errors([503]))
     async def ready() -> HealthSchema:
-        """Tell whether every model is ready; which are not is for those with a key to know."""
-        found = await asyncio.gather(*(_listed(counter, name) for name in counter.services))
+        """Return 200 if every model is ready, otherwise 503. GET /v1/models lists their states; it needs a key."""
+        found = await asyncio.gather(*(_listed(handler, name) for name in handler.services))
         if not found or not all(card["ready"] for card in found):
             raise http_error(503, "not every model is ready")
         return HealthSchema(status="ready")
@@ -86,11 +86,11 @@ def _health(counter: RequestHandler) -> APIRouter:
     return routes
 
 
-async def _listed(counter: RequestHandler, name: str) -> dict[str, Any]:
+async def _listed(handler: RequestHandler, name: str) -> dict[str, Any]:
     try:
-        return card_json(await counter.card(name))
+        return card_json(await handler.card(name))
     except RequestRefusedError:
         return unavailable_json(name)
     except Exception:
-        FAULTS.exception("the card of %s cannot be had", name)
+        FAULTS.exception("cannot get the card of model %s", name)
         return unavailable_json(name)

@@ -1,4 +1,4 @@
-"""Cards as JSON: what a client may know of a model before it asks it for anything."""
+"""Model cards as JSON: the public description of a served model."""
 
 import json
 import math
@@ -25,17 +25,17 @@ def card_json(card: ModelCard) -> dict[str, Any]:
 
 
 def as_json(card: ModelCard) -> str:
-    """Return a card as it is sent. Raise TypeError or ValueError if it holds something that JSON does not know."""
+    """Return a card as JSON text. Raise TypeError or ValueError if a value cannot be serialised."""
     return json.dumps(card_json(card), allow_nan=False)
 
 
 def unavailable_json(name: str) -> dict[str, Any]:
-    """Return what is listed of a model that does not say what it is."""
+    """Return the list entry of a model that does not respond."""
     return {"id": name, "ready": False, "trouble": "the model does not answer"}
 
 
 def _finite(value: Any) -> Any:
-    """Return a value with null for NaN and infinity: a metric may be one, and JSON knows neither."""
+    """Return a value with NaN and infinity replaced by None, because JSON has neither."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""A request held against the card of the model it asks: what can be told to be in vain is not begun."""
+"""Validation of a request against the model's card, before any work is started."""
 
 from gen_ray.errors import nearest
 from gen_ray.serving.answers import FORMATS
@@ -9,15 +9,15 @@ from gen_ray.serving.service import ModelCard
 from gen_ray.serving.settings import ApiSettings
 
 LISTED = 5_000_000
-"""Numbers of an answer in format json, at most: as Python's they take eight times the memory of an array's."""
+"""Maximum numbers in a response in format json: Python numbers take eight times the memory of an array."""
 
 
 def check(body: Body, card: ModelCard, settings: ApiSettings) -> None:
-    """Raise RefusedError: 503 where the model is not ready, 422 where the request asks for what it cannot do."""
+    """Raise RequestRefusedError 503 if the model is not ready, 422 if it cannot do what the request asks."""
     if not card.ready:
         raise http_error(503)
     if body.verb not in card.verbs:
-        raise invalid_request(f"the model does not {body.verb}; it can: {', '.join(card.verbs)}")
+        raise invalid_request(f"the model does not support {body.verb}; supported: {', '.join(card.verbs)}")
     unsuitable = FORMATS[body.format].unsuitable(card.spec)
     if unsuitable:
         raise invalid_request(f"format: {unsuitable}")
@@ -29,7 +29,8 @@ def check(body: Body, card: ModelCard, settings: ApiSettings) -> None:
     rows = body.n if isinstance(body, SamplingBody) else body.count
     if body.format == "json" and body.verb not in ("score", "encode") and rows * card.spec.dims > LISTED:
         raise invalid_request(
-            f"format: an answer in json has at most {LISTED:,} numbers; ask for npz, or for less", code="too_much"
+            f"format: a json response has at most {LISTED:,} numbers; ask for npz, or for fewer samples",
+            code="too_much",
         )
     if isinstance(body, SamplingBody):
         _check_sampling(body, card)
@@ -39,12 +40,12 @@ def _check_sampling(body: SamplingBody, card: ModelCard) -> None:
     known = card.imputers if isinstance(body, ImputeBody) else card.samplers
     name = (body.sampler or "").partition(":")[0]
     if body.sampler is not None and name not in known:
-        raise invalid_request(f"sampler: there is none of that name; {nearest(name, known)}")
+        raise invalid_request(f"sampler: unknown name; {nearest(name, known)}")
     if isinstance(body, SampleBody) and body.quality is not None and body.quality not in card.quality:
         raise invalid_request(
             "quality: this version has no curve; gen-ray promote measures one for models:/NAME@champion. "
             "Give sampler and steps"
         )
-    for field, asked in (("n", body.n), ("steps", body.steps or 0)):
-        if asked > card.limits.get(field, asked):
+    for field, requested in (("n", body.n), ("steps", body.steps or 0)):
+        if requested > card.limits.get(field, requested):
             raise invalid_request(f"{field}: at most {card.limits[field]:g} for this model", code="too_much")

@@ -1,4 +1,4 @@
-"""A client at the counter: work is done while it is there and while there is time, and given up otherwise."""
+"""Deadlines and disconnects: work for a request is cancelled when its client is gone or its deadline has passed."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -12,35 +12,38 @@ T = TypeVar("T")
 
 
 class DeadlineGuard:
-    """Watches over one request, whose body has been read, from now on for some seconds.
+    """A guard that watches one request for a disconnect and a deadline. The body must have been read.
 
-    Work that does not end when it is cancelled is not waited for: the deadline holds whatever the work does.
+    The deadline holds even if the work ignores its cancellation, because the guard does not wait for it.
     """
 
     def __init__(self, receive: Receive, seconds: float) -> None:
-        """Begin to watch."""
+        """Start to watch for a disconnect on receive; the deadline is in ``seconds``."""
         self.until = asyncio.get_running_loop().time() + seconds
         self.gone = asyncio.ensure_future(_left(receive))
 
     async def __aenter__(self) -> Self:
-        """Watch for as long as the block."""
+        """Watch until the block ends."""
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self.end()
 
     def end(self) -> None:
-        """Watch no more."""
+        """Stop watching."""
         self.gone.cancel()
 
     async def result(self, work: Coroutine[Any, Any, T], *, grace_seconds: float = 0) -> T:
-        """Return what comes of work, also in a grace after the deadline. Raise its error, or RefusedError 499, 504."""
+        """Return the result of work, up to ``grace_seconds`` after the deadline.
+
+        Raise the work's error, or RequestRefusedError 499 (disconnect) or 504 (deadline).
+        """
         task = asyncio.ensure_future(work)
         try:
             await self.done(task, grace_seconds=grace_seconds)
             if task.cancelled():
-                raise http_error(503, "the work was given up on the server's side")
+                raise http_error(503, "the server cancelled the work; try again")
             return task.result()
         finally:
             cancel(task)
@@ -48,7 +51,7 @@ class DeadlineGuard:
     async def done(
         self, task: "asyncio.Future[Any]", patience: float | None = None, *, grace_seconds: float = 0
     ) -> bool:
-        """Return whether a task is done, after some seconds of patience at most. Raise RefusedError 499 or 504."""
+        """Wait at most ``patience`` seconds; return whether the task is done. Raise RequestRefusedError 499 or 504."""
         left = self.until + grace_seconds - asyncio.get_running_loop().time()
         wait = left if patience is None else min(patience, left)
         await asyncio.wait({task, self.gone}, timeout=max(0.0, wait), return_when=asyncio.FIRST_COMPLETED)
@@ -62,7 +65,7 @@ class DeadlineGuard:
 
 
 def cancel(task: "asyncio.Future[Any]") -> None:
-    """Cancel a task, without waiting for it; what it still raises is of interest to nobody."""
+    """Cancel a task without waiting for it. Its errors are dropped."""
     task.cancel()
     task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
 

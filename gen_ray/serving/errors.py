@@ -1,4 +1,4 @@
-"""How a request is turned away: one small body for every reason, in which nothing of the request is repeated."""
+"""Error responses: one body format for all errors. It never repeats data of the request."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ from starlette.responses import JSONResponse, Response
 from gen_ray.serving.service import ErrorReply, RequestRefusedError
 
 LONGEST = 900
-"""Characters of a message: four bytes each, and the body stays below 4 KB."""
+"""Maximum characters of a message: with four bytes each, the body stays below 4 KB."""
 
 UNEXPECTED = ErrorReply(
-    status=500, code="internal", message="the server failed; its log tells more under the same request_id"
+    status=500, code="internal", message="internal error; the server's log has details under the same request_id"
 )
 
 TOO_LARGE_FOR_MEMORY = ErrorReply(
@@ -28,19 +28,19 @@ CODES: Mapping[int, tuple[str, str]] = {
     400: ("malformed", "the request cannot be read"),
     401: ("unauthorized", "a key is needed: send Authorization: Bearer KEY"),
     403: ("forbidden", "a page of another origin may not do this"),
-    404: ("not_found", "there is no such path; /openapi.json lists them"),
-    405: ("method_not_allowed", "the path does not know this method; the Allow header names those it knows"),
-    408: ("too_slow", "the body took too long to come in"),
+    404: ("not_found", "no such path; /openapi.json lists the paths"),
+    405: ("method_not_allowed", "the path does not support this method; the Allow header lists the supported methods"),
+    408: ("too_slow", "the body arrived too slowly"),
     413: ("too_large", "the body is too large"),
     415: ("not_json", "send JSON, with Content-Type: application/json"),
-    421: ("wrong_host", "this server is not known by that name"),
+    421: ("wrong_host", "the Host header does not name this server"),
     422: ("invalid", "a field is wrong, or asks for what the model cannot do"),
     431: ("headers_too_large", "the headers are too large"),
-    429: ("busy", "too much to do; come back after Retry-After seconds"),
-    499: ("cancelled", "the client went away"),
+    429: ("busy", "the server is busy; try again after Retry-After seconds"),
+    499: ("cancelled", "the client disconnected"),
     500: ("internal", UNEXPECTED.message),
     503: ("unavailable", "the model is not ready"),
-    504: ("deadline", "the answer was not there in time"),
+    504: ("deadline", "the result was not ready before the deadline"),
 }
 
 
@@ -48,37 +48,37 @@ class ErrorBody(BaseModel):
     """The body of every error."""
 
     code: str
-    """One word for programs."""
+    """A fixed identifier for programs."""
     message: str
-    """One line for people: what is wrong, and the remedy."""
+    """One line for people: the problem and the remedy."""
     request_id: str
 
 
 class EventErrorBody(ErrorBody):
-    """What an error event of a stream holds: the status came too early to say it."""
+    """The data of a stream's error event, with the status, because the HTTP status was sent earlier."""
 
     status: int
 
 
 def invalid_request(message: str, *, code: str = "invalid") -> RequestRefusedError:
-    """Return the error of a request that is at fault itself."""
+    """Return the 422 error of an invalid request."""
     return RequestRefusedError(ErrorReply(status=422, code=code, message=message))
 
 
 def http_error(status: int, message: str | None = None) -> RequestRefusedError:
-    """Return the error of a status, in its usual words or in others."""
+    """Return the error of an HTTP status, with its default message or another."""
     code, usual = CODES[status]
     return RequestRefusedError(ErrorReply(status=status, code=code, message=message or usual))
 
 
 def error_body(refusal: ErrorReply, request_id: str) -> dict[str, str]:
-    """Return the body of a refusal: one line, short, and valid UTF-8 whatever the message holds."""
+    """Return the body of an error. The message is one line of at most LONGEST characters of valid UTF-8."""
     message = " ".join(refusal.message.encode("utf-8", "replace").decode().split())[:LONGEST]
     return {"code": refusal.code, "message": message, "request_id": request_id}
 
 
 def error_response(refusal: ErrorReply, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
-    """Return the response to a refusal; 429 always says when to come back, in whole seconds."""
+    """Return the response of an error; 429 always has Retry-After, in whole seconds."""
     further = dict(headers or {})
     if refusal.status == 429 or refusal.retry_after_seconds is not None:
         further["Retry-After"] = str(max(1, math.ceil(refusal.retry_after_seconds or 1)))
@@ -88,12 +88,12 @@ def error_response(refusal: ErrorReply, request_id: str, headers: Mapping[str, s
 
 
 def openapi_errors(statuses: Sequence[int]) -> dict[int | str, dict[str, Any]]:
-    """Return what the OpenAPI document says of errors."""
+    """Return the error responses for the OpenAPI document."""
     return {status: {"model": ErrorBody, "description": CODES[status][1]} for status in statuses}
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Answer in this room's words to whatever the framework finds wrong with a request."""
+    """Give the framework's own errors the error body of this module."""
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_exception)
 
@@ -113,7 +113,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
 
 
 def _describe(fault: Mapping[str, Any]) -> str:
-    """Return one line on a fault. Of its place only fields of the model are said, never a key that a client made up."""
+    """Return one line on a validation error. Its path names only fields of the schema, never keys of the client."""
     path = [str(step) for depth, step in enumerate(fault["loc"][1:]) if not depth or isinstance(step, int)]
     message = fault["msg"].removeprefix("Value error, ")
     return f"{'.'.join(path)}: {message}" if path else f"the body: {message}"

@@ -1,4 +1,4 @@
-"""Streams: server-sent events of how samples come about, the result last, or else why there is none."""
+"""Streams: server-sent events with previews of the samples, then the result or an error."""
 
 import asyncio
 import json
@@ -19,49 +19,50 @@ from gen_ray.serving.service import JobResult, StreamPreview
 
 Item = StreamPreview | JobResult
 AHEAD = 4
-"""Events kept for a client that reads slowly; beyond that the work waits."""
+"""Events buffered for a client that reads slowly; when the buffer is full, the work waits."""
 GRACE_SECONDS = 5.0
-"""Beyond the deadline, for a last event to say that it was missed."""
+"""Time after the deadline in which the event that reports the missed deadline can be sent."""
 ALIVE = b": still at work\n\n"
 
 
 class EventStream(Response):
-    """A response of events, each sent as it comes, while the client is there and the deadline is not over."""
+    """A response of server-sent events, sent until the client disconnects or the deadline has passed."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncGenerator[bytes, None], attendance: DeadlineGuard) -> None:
-        """Take what is to be sent."""
+    def __init__(self, events: AsyncGenerator[bytes, None], guard: DeadlineGuard) -> None:
+        """Send encoded events; guard watches for a disconnect and the deadline."""
         super().__init__(headers={"X-Accel-Buffering": "no"})
         del self.headers["content-length"]
-        self.events, self.attendance = events, attendance
+        self.events, self.guard = events, guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them. A client that is gone, or does not read, ends it in the middle."""
-        async with self.attendance, aclosing(self.events) as events:
+        """Send the events. The response ends early if the client is gone or does not read."""
+        async with self.guard, aclosing(self.events) as events:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async for body in events:
                 message = {"type": "http.response.body", "body": body, "more_body": True}
-                await self.attendance.result(_sent(send, message), grace_seconds=GRACE_SECONDS)
+                await self.guard.result(_sent(send, message), grace_seconds=GRACE_SECONDS)
         await send({"type": "http.response.body", "body": b""})
 
 
 async def start_stream(
     items: AsyncGenerator[Item | None, None], show: Callable[[Item], bytes], record: AccessRecord
 ) -> AsyncGenerator[bytes, None]:
-    """Return the events of items, once there is a first one. Raise RefusedError where there is none."""
+    """Return the encoded events of items once the first item has arrived. Raise the error that precedes it."""
     async for first in items:
         if first is not None:
             return _events(first, items, show, record)
-    raise RuntimeError("the stream ended before it began")
+    raise RuntimeError("the stream ended without any item")
 
 
 async def with_heartbeat(
-    items: AsyncIterator[Item], attendance: DeadlineGuard, every: float
+    items: AsyncIterator[Item], guard: DeadlineGuard, every: float
 ) -> AsyncGenerator[Item | None, None]:
-    """Yield items as they come, and None after each silence of some seconds. Raise RefusedError, and what items raise.
+    """Yield items as they arrive, and None after every ``every`` seconds without one.
 
-    They are read in a task of their own, so that whoever makes them is cancelled at once, wherever it is.
+    A separate task reads the items, so that their producer can be cancelled at any point.
+    Raise RequestRefusedError, and the errors of items.
     """
     queue: asyncio.Queue[Item | Exception] = asyncio.Queue(AHEAD)
     reader = asyncio.ensure_future(_read(items, queue))
@@ -69,7 +70,7 @@ async def with_heartbeat(
         while True:
             coming = asyncio.ensure_future(queue.get())
             try:
-                while not await attendance.done(coming, every):
+                while not await guard.done(coming, every):
                     yield None
             finally:
                 cancel(coming)
@@ -84,18 +85,21 @@ async def with_heartbeat(
 
 
 def event(name: str, data: Mapping[str, Any]) -> bytes:
-    """Return one event."""
+    """Return one server-sent event."""
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False, separators=(',', ':'))}\n\n".encode()
 
 
 def preview_json(preview: StreamPreview, spec: DataSpec) -> dict[str, Any]:
-    """Return a preview as JSON: base64 PNGs, grey where nothing is decided; texts with · there; or lists with −1."""
+    """Return a preview as JSON: base64 PNGs, texts, or nested lists.
+
+    Undecided places are grey in pictures, · in texts, and −1 in lists.
+    """
     facts = {"done": preview.done, "total": preview.total}
     samples = preview.samples.reshape(-1, *spec.shape)
     if pictures.drawable(spec):
         return {**facts, "images": pictures.encode_pictures(samples, levels=spec.levels)}
     if spec.is_text:
-        # −1 is the last character of an alphabet that ends in a dot
+        # index −1 is the last character, here ·
         return {**facts, "texts": sample_lists(samples, spec.model_copy(update={"alphabet": spec.alphabet + "·"}))}
     return {**facts, "samples": samples.tolist()}
 
@@ -103,7 +107,7 @@ def preview_json(preview: StreamPreview, spec: DataSpec) -> dict[str, Any]:
 async def _events(
     first: Item, items: AsyncGenerator[Item | None, None], show: Callable[[Item], bytes], record: AccessRecord
 ) -> AsyncGenerator[bytes, None]:
-    """Yield events, the last of which says what went wrong, if anything did."""
+    """Yield encoded events; if an error occurs, the last one reports it."""
     try:
         async with aclosing(items):
             last: Item | None = first
@@ -112,7 +116,7 @@ async def _events(
                 last = item or last
                 yield ALIVE if item is None else await asyncio.to_thread(show, item)
         if not isinstance(last, JobResult):
-            raise RuntimeError("the stream ended without an answer")
+            raise RuntimeError("the stream ended without a result")
         return
     except Exception as error:
         refusal = log_error(error, record)

@@ -1,4 +1,4 @@
-"""Example requests for the OpenAPI document. The server answers each of them as it stands, so /docs can send it.
+"""Example requests for the OpenAPI document. The server accepts each of them unchanged, so /docs can send it.
 
 Pictures are scaled to the model's size, so these examples fit every image model.
 """
@@ -26,7 +26,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     },
     "impute": {
         "picture": _example("A picture without its lower half", n=2, image=ONE, mask=LOWER_HALF, resize=True, seed=7),
-        "text": _example("A text with holes", n=2, text="To be or not to b____", seed=7),
+        "text": _example("A text with missing characters", n=2, text="To be or not to b____", seed=7),
     },
     "score": {"picture": _PICTURE},
     "encode": {"picture": _PICTURE},

@@ -1,4 +1,4 @@
-"""From a request to its response: find the desk, hold the request against its card, have it done, write it down."""
+"""The request handler: finds the model service, validates the request, runs the job and formats the response."""
 
 import asyncio
 import secrets
@@ -21,41 +21,44 @@ from gen_ray.serving.service import JobResult, ModelCard, ModelService, ServingJ
 from gen_ray.serving.settings import ApiSettings
 
 EXACT = 2**53
-"""Seeds drawn here are below: the largest whole numbers that every reader of JSON, JavaScript's too, gets right."""
+"""Upper bound of the seeds drawn here: JSON readers, JavaScript's too, represent integers below it exactly."""
 
 ModelServices = Mapping[str, ModelService] | Callable[[], Mapping[str, ModelService]]
 
 
 class RequestHandler:
-    """The desks, by name, and what happens at them."""
+    """The model services by name, and the processing of requests to them."""
 
-    def __init__(self, desks: ModelServices, settings: ApiSettings) -> None:
-        """Keep the desks; a function is asked for them at every request, so that models may come and go."""
-        self._desks, self.settings = desks, settings
+    def __init__(self, services: ModelServices, settings: ApiSettings) -> None:
+        """Handle requests to services. A function is called for each request, so that models may change."""
+        self._services, self.settings = services, settings
 
     @property
     def services(self) -> Mapping[str, ModelService]:
-        """Return the desks there are now."""
-        return self._desks() if callable(self._desks) else self._desks
+        """Return the current model services by name."""
+        return self._services() if callable(self._services) else self._services
 
     def service(self, name: str) -> ModelService:
-        """Return a desk. Raise RefusedError 404."""
-        desks = self.services
-        if name not in desks:
-            raise http_error(404, f"there is no model of that name; {nearest(name[:64], desks)}")
-        return desks[name]
+        """Return the service of a model. Raise RequestRefusedError 404."""
+        services = self.services
+        if name not in services:
+            raise http_error(404, f"no such model; {nearest(name[:64], services)}")
+        return services[name]
 
     async def card(self, name: str) -> ModelCard:
-        """Return what is known of a model. Raise RefusedError 404, and 503 where it does not say so in time."""
+        """Return a model's card.
+
+        Raise RequestRefusedError 404, or 503 if the model does not respond within card_seconds.
+        """
         try:
             async with asyncio.timeout(self.settings.card_seconds):
                 return await self.service(name).card()
         except TimeoutError:
-            raise http_error(503, "the model does not answer") from None
+            raise http_error(503, "the model does not respond; try again") from None
 
     async def serve(self, request: Request, name: str, body: Body) -> Response:
-        """Return the response to a request. Raise RefusedError."""
-        record, desk, card = record_of(request.scope), self.service(name), await self.card(name)
+        """Run the job of a request and return its response. Raise RequestRefusedError."""
+        record, service, card = record_of(request.scope), self.service(name), await self.card(name)
         check(body, card, self.settings)
         arrays = await asyncio.to_thread(body.arrays, card, self.settings.picture_pixels)
         job = ServingJob(
@@ -64,16 +67,16 @@ class RequestHandler:
             key=record.key,
             seed=secrets.randbelow(EXACT) if body.seed is None else body.seed,
             deadline_seconds=body.deadline_seconds or self.settings.deadline_seconds,
-            **body.asked(),
+            **body.job_fields(),
             **arrays,
         )
-        record.told.update(model=name, version=card.version, seed=job.seed)
-        attendance = DeadlineGuard(request.receive, job.deadline_seconds)
+        record.facts.update(model=name, version=card.version, seed=job.seed)
+        guard = DeadlineGuard(request.receive, job.deadline_seconds)
         if isinstance(body, SamplingBody) and body.stream:
-            items = events.with_heartbeat(desk.stream(job), attendance, self.settings.keep_alive_seconds)
-            return await _streamed(items, partial(_event, name, card, body.format, record), attendance, record)
-        async with attendance:
-            answer = await attendance.result(desk.run(job))
+            items = events.with_heartbeat(service.stream(job), guard, self.settings.keep_alive_seconds)
+            return await _streamed(items, partial(_event, name, card, body.format, record), guard, record)
+        async with guard:
+            answer = await guard.result(service.run(job))
         result = _record_result(
             ResultView(model=name, spec=card.spec, answer=answer, request_id=record.request_id), record
         )
@@ -83,13 +86,13 @@ class RequestHandler:
 async def _streamed(
     items: AsyncGenerator[StreamPreview | JobResult | None, None],
     show: Callable[[StreamPreview | JobResult], bytes],
-    attendance: DeadlineGuard,
+    guard: DeadlineGuard,
     record: AccessRecord,
 ) -> Response:
     try:
-        return events.EventStream(await events.start_stream(items, show, record), attendance)
+        return events.EventStream(await events.start_stream(items, show, record), guard)
     except BaseException:
-        attendance.end()
+        guard.end()
         raise
 
 
@@ -102,5 +105,5 @@ def _event(name: str, card: ModelCard, form: str, record: AccessRecord, item: St
 
 
 def _record_result(result: ResultView, record: AccessRecord) -> ResultView:
-    record.told.update(version=result.answer.version, nfe=result.answer.nfe)
+    record.facts.update(version=result.answer.version, nfe=result.answer.nfe)
     return result

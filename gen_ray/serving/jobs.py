@@ -1,4 +1,7 @@
-"""What each verb asks of the batcher, and what its answer is made of. N instances, n completions of each."""
+"""The jobs of the verbs: submission to the batcher and conversion of the results.
+
+N instances, n completions of each.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -20,69 +23,70 @@ from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.service import ErrorReply, RequestRefusedError, ServingJob
 
 REPEATS = 5
-"""Independent estimates of a likelihood, whose spread is its error."""
+"""Independent estimates of a likelihood; their spread gives its standard error."""
 ADAPTIVE_EVALUATIONS = 300
-"""What a solver that chooses its own steps takes, about: to know how much work is waiting."""
+"""Approximate network evaluations of an adaptive solver, for the estimate of the backlog."""
 
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PendingJob:
-    """A job under way: its ticket, what to make of the result, and what is to be told of how it was done."""
+    """A submitted job: its request handle, the conversion of its result, and metadata for the response."""
 
-    ticket: RequestHandle
+    handle: RequestHandle
     arrays: Callable[[Any], Arrays]
     sampler: str | None = None
     steps: int | None = None
     nfe: int = 1
     notes: Callable[[Any], Mapping[str, Any]] = field(default=lambda found: {})
     view: Callable[[Tensor], np.ndarray] = field(default=lambda samples: samples.numpy())
-    """How samples of the walk, or a look at them, are laid out in an answer."""
+    """Conversion of samples, or of a preview of them, to the array of the response."""
 
 
-def submit(edition: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
-    """Ask an edition's batcher for a job. Raise UserError for what it cannot do, RefusedError for too much, BusyError.
+def submit(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
+    """Submit a job to the batcher of a loaded model. deadline is a time of time.monotonic.
 
-    deadline is on the clock of time.monotonic.
+    Raise UserError if the model cannot do it, RequestRefusedError if it exceeds the limits, BusyError if the queue is
+    full.
     """
-    asking: SubmitFunction = VERBS[job.verb]
-    return asking(edition, job, deadline, watch)
+    submit_verb: SubmitFunction = VERBS[job.verb]
+    return submit_verb(loaded, job, deadline, watch)
 
 
 SubmitFunction = Callable[[LoadedModel, ServingJob, float, OnPreview | None], PendingJob]
 
 
-def _sample(edition: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
-    family = edition.model.family
-    sampler, steps = _sampler_and_steps(edition, job)
+def _sample(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
+    family = loaded.model.family
+    sampler, steps = _sampler_and_steps(loaded, job)
     chain, known = family.chain(sampler, steps), family.samplers()
-    _check_rows(edition, job.n, chain)
+    _check_rows(loaded, job.n, chain)
     about = known[sampler.partition(":")[0]]
-    ticket = _submit_sampling(edition, job, chain, job.n, None, about.adaptive, deadline, watch)
-    return _sampling_job(ticket, sampler, _reported_steps(about, steps), chain, lambda samples: samples.numpy())
+    handle = _submit_sampling(loaded, job, chain, job.n, None, about.adaptive, deadline, watch)
+    return _sampling_job(handle, sampler, _reported_steps(about, steps), chain, lambda samples: samples.numpy())
 
 
-def _impute(edition: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
-    family, x = edition.model.family, _instances(job)
+def _impute(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
+    family, x = loaded.model.family, _instances(job)
     if job.mask is None or job.mask.shape != x.shape:
-        raise UserError("mask: must have the shape of what is to be completed")
+        raise UserError("mask: must have the shape of the instances to complete")
     known, n = family.imputers(), job.n
     name = job.sampler or next(iter(known))
     chain = family.impute(name, job.steps)
-    _check_rows(edition, n * len(x), chain)
+    _check_rows(loaded, n * len(x), chain)
     mask = torch.from_numpy(job.mask)
     if bool(mask.flatten(1).all(1).any()):
-        raise UserError("mask: there is no hole to fill")
+        raise UserError("mask: nothing is missing in an instance; mark the places to fill in")
     held = Known(known=torch.from_numpy(x).repeat_interleave(n, 0), mask=mask.repeat_interleave(n, 0))
-    ticket = _submit_sampling(edition, job, chain, n * len(x), held, False, deadline, watch)
+    handle = _submit_sampling(loaded, job, chain, n * len(x), held, False, deadline, watch)
     shape = (len(x), n, *x.shape[1:])
-    told = _reported_steps(known[name.partition(":")[0]], job.steps)
-    return _sampling_job(ticket, name, told, chain, lambda samples: samples.numpy().reshape(shape))
+    steps = _reported_steps(known[name.partition(":")[0]], job.steps)
+    return _sampling_job(handle, name, steps, chain, lambda samples: samples.numpy().reshape(shape))
 
 
 def _submit_sampling(
-    edition: LoadedModel,
+    loaded: LoadedModel,
     job: ServingJob,
     chain: Chain,
     rows: int,
@@ -91,8 +95,8 @@ def _submit_sampling(
     deadline: float,
     watch: OnPreview | None,
 ) -> RequestHandle:
-    batcher, fixed = edition.batcher, job.deterministic
-    if adaptive:  # its rows are whole solutions: one tick of them would hold everybody up
+    batcher, fixed = loaded.batcher, job.deterministic
+    if adaptive:  # one tick of it would be a whole solution and delay all other requests
         work = partial(generate, chain=chain, n=rows, seed=job.seed, device=batcher.device)
         evaluations = rows * ADAPTIVE_EVALUATIONS
         return batcher.submit_callable(work, evaluations, reduced=True, fixed=fixed, deadline=deadline, key=job.key)
@@ -110,10 +114,10 @@ def _submit_sampling(
 
 
 def _sampling_job(
-    ticket: RequestHandle, name: str, steps: int | None, chain: Chain, view: Callable[[Tensor], np.ndarray]
+    handle: RequestHandle, name: str, steps: int | None, chain: Chain, view: Callable[[Tensor], np.ndarray]
 ) -> PendingJob:
     return PendingJob(
-        ticket=ticket,
+        handle=handle,
         sampler=name,
         steps=steps,
         nfe=chain.nfe,
@@ -122,18 +126,18 @@ def _sampling_job(
     )
 
 
-def _score(edition: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
-    x, model = torch.from_numpy(_instances(job)), edition.model
+def _score(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
+    x, model = torch.from_numpy(_instances(job)), loaded.model
     effort = job.effort or model.experiment.evaluation.effort or EFFORT
     evaluations = len(x) * REPEATS * effort
-    _check_work(edition, len(x), evaluations * model.spec.dims)
+    _check_work(loaded, len(x), evaluations * model.spec.dims)
 
     def work(net: Any) -> score.InstanceScores:
-        device = edition.batcher.device
+        device = loaded.batcher.device
         return score.score(replace(model, net=net), x, effort=effort, repeats=REPEATS, seed=job.seed, device=device)
 
     return PendingJob(
-        ticket=edition.batcher.submit_callable(
+        handle=loaded.batcher.submit_callable(
             work, evaluations, fixed=job.deterministic, deadline=deadline, key=job.key
         ),
         nfe=REPEATS * effort,
@@ -147,20 +151,20 @@ def _score(edition: LoadedModel, job: ServingJob, deadline: float, watch: OnPrev
 
 def _submit_latent(
     work: Callable[[Model, ServingJob, torch.device], Arrays],
-    edition: LoadedModel,
+    loaded: LoadedModel,
     job: ServingJob,
     deadline: float,
     watch: OnPreview | None,
 ) -> PendingJob:
-    latent.space(edition.model)
+    latent.space(loaded.model)
     rows = len(job.z if job.z is not None else _instances(job))
-    _check_work(edition, rows, rows * edition.model.spec.dims)
+    _check_work(loaded, rows, rows * loaded.model.spec.dims)
 
-    def visit(net: Any) -> Arrays:
-        return work(replace(edition.model, net=net), job, edition.batcher.device)
+    def run(net: Any) -> Arrays:
+        return work(replace(loaded.model, net=net), job, loaded.batcher.device)
 
-    ticket = edition.batcher.submit_callable(visit, 2 * rows, fixed=job.deterministic, deadline=deadline, key=job.key)
-    return PendingJob(ticket=ticket, arrays=lambda found: found)
+    handle = loaded.batcher.submit_callable(run, 2 * rows, fixed=job.deterministic, deadline=deadline, key=job.key)
+    return PendingJob(handle=handle, arrays=lambda found: found)
 
 
 def _encode(model: Model, job: ServingJob, device: torch.device) -> Arrays:
@@ -190,24 +194,24 @@ VERBS: Mapping[str, SubmitFunction] = {
 }
 
 
-def _sampler_and_steps(edition: LoadedModel, job: ServingJob) -> tuple[str, int | None]:
-    """Return the sampler and steps that a job means."""
+def _sampler_and_steps(loaded: LoadedModel, job: ServingJob) -> tuple[str, int | None]:
+    """Return the sampler and the number of steps of a job."""
     if job.quality is None:
         if job.sampler is None:
-            return edition.default_sampler, job.steps or edition.default_steps
+            return loaded.default_sampler, job.steps or loaded.default_steps
         return job.sampler, job.steps
     if job.sampler is not None or job.steps is not None:
-        raise UserError("quality: says which sampler and steps are meant; leave those out, or it")
-    if job.quality not in edition.release.quality:
+        raise UserError("quality: chooses sampler and steps; give either quality, or sampler and steps")
+    if job.quality not in loaded.release.quality:
         raise UserError(
-            "quality: no curve was measured for this version; gen-ray promote measures one (give sampler and steps)"
+            "quality: no curve was measured for this version; gen-ray promote measures one. Give sampler and steps"
         )
-    choice = edition.release.quality[job.quality]
+    choice = loaded.release.quality[job.quality]
     return choice.sampler, choice.steps
 
 
 def _reported_steps(about: Sampler, steps: int | None) -> int | None:
-    """Return the steps to be told of: those asked for, or the default."""
+    """Return the steps to report: the requested number, or the sampler's default."""
     return about.default_steps if steps is None else steps
 
 
@@ -217,18 +221,18 @@ def _instances(job: ServingJob) -> np.ndarray:
     return job.x
 
 
-def _check_rows(edition: LoadedModel, rows: int, chain: Chain) -> None:
-    _check_work(edition, rows, rows * chain.nfe * edition.model.spec.dims)
+def _check_rows(loaded: LoadedModel, rows: int, chain: Chain) -> None:
+    _check_work(loaded, rows, rows * chain.nfe * loaded.model.spec.dims)
 
 
-def _check_work(edition: LoadedModel, rows: int, work: float) -> None:
-    """Raise RefusedError, before anything is allocated for it, where a job asks for more than one may."""
-    limits = edition.limits
-    asked = (
+def _check_work(loaded: LoadedModel, rows: int, work: float) -> None:
+    """Raise RequestRefusedError 422 if a job exceeds the limits. Called before anything is allocated for it."""
+    limits = loaded.limits
+    checks = (
         ("n", "samples in all", rows, limits.n),
         ("work", "samples x network evaluations x scalars of a sample", work, limits.work),
     )
-    for name, what, value, most in asked:
+    for name, what, value, most in checks:
         if value > most:
-            message = f"{name}: {value:,.0f} {what}; the most is {most:,.0f}"
+            message = f"{name}: {value:,.0f} {what}; the maximum is {most:,.0f}"
             raise RequestRefusedError(ErrorReply(status=422, code="too_much", message=message))

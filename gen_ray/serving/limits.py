@@ -1,14 +1,14 @@
-"""Limits of one request, known to processes that do not load torch."""
+"""Limits of one request. A separate module, so that it can be imported without torch."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLimits:
-    """What one request may ask for."""
+    """Maximum size and duration of one request."""
 
     n: int = 256
-    """Samples; of impute, instances × completions."""
+    """Samples; for impute, instances × completions."""
     steps: int = 4000
     work: float = 1e8
     """Samples × network evaluations × scalars of a sample: 64 images of 28 × 28 in 1000 steps are half of it."""

@@ -1,4 +1,4 @@
-"""One version of a model, loaded, checked and warm: its net in a batcher, and its card."""
+"""A loaded and checked version of a model: its network in a batcher, and its card."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ WARM_ROWS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """A version at work. Requests that have begun on it end on it."""
+    """A loaded version that serves requests. A request is completed by the version on which it started."""
 
     id: str
     release: Release
@@ -35,27 +35,28 @@ class LoadedModel:
     def open(
         cls, id: str, release: Release, folder: Path, device: torch.device, limits: RequestLimits, **batching: Any
     ) -> "LoadedModel":
-        """Load a verified artifact, warm it up and hold its samples against the promotion's.
+        """Load a verified artifact, warm it up, and compare its samples with those of its promotion.
 
-        Raise UserError for an artifact that cannot be trusted, RunError for samples that are not as they should be.
+        Raise UserError for an artifact that cannot be trusted, RunError if a check fails.
         """
         model = artifact.load(folder, device=device)
         if release.manifest and release.manifest != model.digest:
             raise RunError(f"version {release.version}: its artifact was replaced while it was loaded")
         costs = measure(model, device)
         batcher = Batcher(model, costs, device, **batching)
-        edition = cls(id=id, release=release, model=model, batcher=batcher, limits=limits)
+        loaded = cls(id=id, release=release, model=model, batcher=batcher, limits=limits)
         try:
-            edition.check()
+            loaded.check()
         except BaseException:
             batcher.close(drain=False)
             raise
-        return edition
+        return loaded
 
     def check(self) -> None:
         """Build the card and draw a few samples.
 
-        Raise RunError where the card cannot be served, or samples are not finite or, on its build, not the promotion's.
+        Raise RunError if the card cannot be sent, if samples are not finite, or if on the build of the promotion they
+        differ from those of the promotion.
         """
         self._check_card()
         try:
@@ -72,30 +73,30 @@ class LoadedModel:
                 )
 
     def _check_card(self) -> None:
-        """Raise RunError where the card of this version cannot be sent: no request could be answered then."""
+        """Raise RunError if the card cannot be sent, because then no request could be answered."""
         try:
             for name, choice in self.release.quality.items():
                 if choice.steps > self.limits.steps:
-                    raise ValueError(f"{name} has {choice.steps} steps, the most is {self.limits.steps}")
+                    raise ValueError(f"{name} has {choice.steps} steps, the maximum is {self.limits.steps}")
             cards.as_json(self.card())
-        except Exception as error:  # tags and metrics come from elsewhere and may break anything
+        except Exception as error:  # tags and metrics come from the registry and may have any value
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise RunError(f"version {self.release.version}: its card cannot be made: {reason}") from None
 
     @property
     def default(self) -> Chain:
-        """Return the chain of a request that says nothing: the promoted one, or else the evaluation's."""
+        """Return the chain of a request without sampler and steps: that of the promotion, or else of the evaluation."""
         return self.model.family.chain(self.default_sampler, self.default_steps)
 
     @property
     def default_sampler(self) -> str:
-        """Return the sampler of that chain."""
+        """Return the sampler of the default chain."""
         chosen = self.release.quality.get("balanced")
         return chosen.sampler if chosen else self.model.experiment.sampler(self.model.family)
 
     @property
     def default_steps(self) -> int:
-        """Return its steps."""
+        """Return the number of steps of the default chain."""
         chosen, experiment = self.release.quality.get("balanced"), self.model.experiment
         if chosen:
             return chosen.steps
@@ -103,7 +104,7 @@ class LoadedModel:
         return experiment.evaluation.steps or about.default_steps
 
     def card(self, *, trouble: str | None = None) -> ModelCard:
-        """Return what is known of this version; trouble is why a newer one is not served."""
+        """Return the card of this version; ``trouble`` says why a newer one is not served."""
         model, family, release = self.model, self.model.family, self.release
         return ModelCard(
             id=self.id,
@@ -127,10 +128,10 @@ class LoadedModel:
         )
 
     def close(self) -> None:
-        """Finish what was begun and let the net go."""
+        """Finish the submitted jobs and release the network."""
         self.batcher.close()
 
 
 def _notes(about: Sampler) -> dict[str, Any]:
-    told = asdict(about)
-    return {**told, "options": {name: list(ends) for name, ends in about.options.items()}}
+    fields = asdict(about)
+    return {**fields, "options": {name: list(ends) for name, ends in about.options.items()}}

@@ -1,4 +1,4 @@
-"""A served model in this process: jobs go to the edition that is current, and editions change without a pause."""
+"""A model service in this process: it runs jobs on the current version and changes versions without a pause."""
 
 import asyncio
 import logging
@@ -22,12 +22,12 @@ from gen_ray.tracking.release import Release
 
 LOG = logging.getLogger("gen_ray.serving")
 RETRY_SECONDS = 300.0
-"""After this long a version that could not be served is tried again."""
-LATE = ErrorReply(status=504, code="deadline", message="deadline_seconds: it was not done by then")
+"""Time after which loading a version that failed is tried again."""
+LATE = ErrorReply(status=504, code="deadline", message="deadline_seconds: the job was not finished in time")
 
 
 class LocalModelService:
-    """A Desk. ``await open()`` first; ``follow()`` runs beside; ``close()`` last."""
+    """A ModelService in this process. Call ``open`` first and ``close`` last; ``follow`` runs in the background."""
 
     def __init__(
         self,
@@ -36,53 +36,57 @@ class LocalModelService:
         *,
         device: torch.device,
         limits: RequestLimits | None = None,
-        told: Callable[[JobResult | ErrorReply, ServingJob], None] = lambda outcome, job: None,
+        on_finished: Callable[[JobResult | ErrorReply, ServingJob], None] = lambda outcome, job: None,
         **batching: Any,
     ) -> None:
-        """Serve id from source; batching goes to Batcher; told hears of every job's end."""
+        """Serve versions of source as id.
+
+        on_finished is called with the outcome of each job; batching are options of Batcher.
+        """
         self.id, self.source, self.device, self.limits = id, source, device, limits or RequestLimits()
-        self._batching, self._told = batching, told
-        self._edition: LoadedModel | None = None
+        self._batching, self._on_finished = batching, on_finished
+        self._current: LoadedModel | None = None
         self._failed: tuple[Release, float] | None = None
         self.trouble: str | None = None
 
     @property
-    def edition(self) -> LoadedModel:
-        """Return what is served now. Raise RefusedError where nothing is yet."""
-        if self._edition is None:
+    def current(self) -> LoadedModel:
+        """Return the version that is served now. Raise RequestRefusedError 503 if none is loaded yet."""
+        if self._current is None:
             raise RequestRefusedError(
-                ErrorReply(status=503, code="unavailable", message=f"{self.id}: is not ready yet")
+                ErrorReply(status=503, code="unavailable", message=f"{self.id}: the model is not ready yet; try again")
             )
-        return self._edition
+        return self._current
 
-    # ---- editions ----------------------------------------------------------------------------------------------------
+    # ---- versions ----------------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Load the newest version. Raise UserError or RunError where it cannot be served."""
+        """Load the newest version. Raise UserError or RunError if it cannot be served."""
         release = await asyncio.to_thread(self.source.newest)
-        self._edition = await asyncio.to_thread(self._load, release)
-        LOG.info("%s: version %s is served", self.id, release.version)
+        self._current = await asyncio.to_thread(self._load, release)
+        LOG.info("%s: serving version %s", self.id, release.version)
 
     def _load(self, release: Release) -> LoadedModel:
         folder: Path = self.source.fetch(release)
         return LoadedModel.open(self.id, release, folder, self.device, self.limits, **self._batching)
 
     async def follow(self, every_seconds: float) -> None:
-        """Look for a newer version again and again, for ever; whatever goes wrong, the present one stays."""
+        """Check for a newer version periodically, without end. After any error the present version stays."""
         while True:
             await asyncio.sleep(every_seconds)
             await self.renew()
 
     async def renew(self) -> None:
-        """Serve the newest version if it is another one: load and check it beside the present one, then change.
+        """Serve the newest version if it differs: load and check it while the present one serves, then switch.
 
-        Requests on the present one end on it. One that cannot be served leaves it in place and is told in the card.
+        Requests are completed by the version on which they started. If the newest version cannot be served, the present
+        one stays, and the card reports the reason.
         """
-        present = self.edition
+        present = self.current
         try:
             release = await asyncio.to_thread(self.source.newest)
-        except Exception as error:  # whatever it is, it is no reason to stop serving
-            self._stay("newer versions cannot be looked for", error)
+        except Exception as error:  # no error here is a reason to stop serving
+            self._stay("cannot check for newer versions", error)
             return
         if release == present.release:
             self.trouble = self._failed = None
@@ -96,66 +100,66 @@ class LocalModelService:
             self._failed = (release, time.monotonic() + RETRY_SECONDS)
             self._stay(f"version {release.version} is not served", error)
             return
-        self._edition, self.trouble, self._failed = newer, None, None
-        LOG.info("%s: version %s is served, was %s", self.id, release.version, present.release.version)
+        self._current, self.trouble, self._failed = newer, None, None
+        LOG.info("%s: serving version %s instead of %s", self.id, release.version, present.release.version)
         await asyncio.to_thread(present.close)
 
     def _stay(self, what: str, error: Exception) -> None:
         trouble = f"{what}: {' '.join(str(error).split())[:300] or type(error).__name__}"
-        if trouble != self.trouble:  # once, not every time
-            LOG.error("%s: stays at version %s, %s", self.id, self.edition.release.version, trouble)
+        if trouble != self.trouble:  # log each reason once
+            LOG.error("%s: keeping version %s: %s", self.id, self.current.release.version, trouble)
         self.trouble = trouble
 
     async def close(self) -> None:
-        """Finish what was begun."""
-        if self._edition is not None:
-            await asyncio.to_thread(self._edition.close)
+        """Finish the submitted jobs and release the network."""
+        if self._current is not None:
+            await asyncio.to_thread(self._current.close)
 
     # ---- jobs --------------------------------------------------------------------------------------------------------
 
     async def card(self) -> ModelCard:
-        """Return what is known of the model."""
-        return self.edition.card(trouble=self.trouble)
+        """Return the card of the current version."""
+        return self.current.card(trouble=self.trouble)
 
     async def run(self, job: ServingJob) -> JobResult:
-        """Do a job. Raise RefusedError. Cancelling this gives the job up within one network evaluation."""
-        edition = self.edition
-        asked = self._ask(edition, job, None)
-        return await self._answer(edition, asked, job)
+        """Run a job. Raise RequestRefusedError. Cancelling the task stops the job within one network evaluation."""
+        loaded = self.current
+        pending = self._submit(loaded, job, None)
+        return await self._result(loaded, pending, job)
 
     async def stream(self, job: ServingJob) -> AsyncGenerator[StreamPreview | JobResult, None]:
-        """Do a job and yield looks at it on the way; the answer comes last. Raise RefusedError."""
-        edition, loop = self.edition, asyncio.get_running_loop()
-        looks: asyncio.Queue[Preview | None] = asyncio.Queue()
+        """Run a job and yield previews, then the result. Raise RequestRefusedError."""
+        loaded, loop = self.current, asyncio.get_running_loop()
+        previews: asyncio.Queue[Preview | None] = asyncio.Queue()
 
-        def show(look: Preview | None) -> None:
-            loop.call_soon_threadsafe(looks.put_nowait, look)
+        def show(preview: Preview | None) -> None:
+            loop.call_soon_threadsafe(previews.put_nowait, preview)
 
-        asked = self._ask(edition, job, show)
-        asked.ticket.future.add_done_callback(lambda _: show(None))
+        pending = self._submit(loaded, job, show)
+        pending.handle.future.add_done_callback(lambda _: show(None))
         try:
-            while (look := await looks.get()) is not None:
-                yield StreamPreview(done=look.done, total=look.total, samples=asked.view(look.samples))
-            yield await self._answer(edition, asked, job)
+            while (preview := await previews.get()) is not None:
+                yield StreamPreview(done=preview.done, total=preview.total, samples=pending.view(preview.samples))
+            yield await self._result(loaded, pending, job)
         finally:
-            asked.ticket.cancel_request()
+            pending.handle.cancel_request()
 
-    def _ask(self, edition: LoadedModel, job: ServingJob, watch: Callable[[Preview], None] | None) -> PendingJob:
+    def _submit(self, loaded: LoadedModel, job: ServingJob, watch: Callable[[Preview], None] | None) -> PendingJob:
         deadline = time.monotonic() + min(job.deadline_seconds, self.limits.deadline_seconds)
         try:
-            return submit(edition, job, deadline, watch)
+            return submit(loaded, job, deadline, watch)
         except (BusyError, UserError, RequestRefusedError) as error:
             raise self._refused(error, job) from None
 
-    async def _answer(self, edition: LoadedModel, asked: PendingJob, job: ServingJob) -> JobResult:
+    async def _result(self, loaded: LoadedModel, pending: PendingJob, job: ServingJob) -> JobResult:
         try:
-            answer = _answer(edition, asked, job, await asyncio.wrap_future(asked.ticket.future))
+            answer = _job_result(loaded, pending, job, await asyncio.wrap_future(pending.handle.future))
         except asyncio.CancelledError:
-            asked.ticket.cancel_request()
+            pending.handle.cancel_request()
             raise
         except Exception as error:
             raise self._refused(error, job) from error
-        self._told(answer, job)
+        self._on_finished(answer, job)
         return answer
 
     def _refused(self, error: Exception, job: ServingJob) -> RequestRefusedError:
@@ -164,31 +168,31 @@ class LocalModelService:
             LOG.error("%s: request %s failed", self.id, job.request_id, exc_info=error)
         elif isinstance(error, MemoryError):
             LOG.warning("%s: request %s: %s", self.id, job.request_id, error)
-        self._told(refused, job)
+        self._on_finished(refused, job)
         return RequestRefusedError(refused)
 
 
-def _answer(edition: LoadedModel, asked: PendingJob, job: ServingJob, found: Any) -> JobResult:
-    notes: Mapping[str, Any] = asked.notes(found)
-    arrays = asked.arrays(found)
+def _job_result(loaded: LoadedModel, pending: PendingJob, job: ServingJob, found: Any) -> JobResult:
+    notes: Mapping[str, Any] = pending.notes(found)
+    arrays = pending.arrays(found)
     for name, values in arrays.items():
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             raise NotFiniteError(f"{name} is not finite")
     return JobResult(
         arrays=arrays,
-        version=edition.release.version,
-        sampler=asked.sampler,
-        steps=asked.steps,
-        nfe=int(notes.get("nfe", asked.nfe)),
+        version=loaded.release.version,
+        sampler=pending.sampler,
+        steps=pending.steps,
+        nfe=int(notes.get("nfe", pending.nfe)),
         seed=job.seed,
-        queued_seconds=asked.ticket.queued_seconds,
-        computed_seconds=asked.ticket.computed_seconds,
+        queued_seconds=pending.handle.queued_seconds,
+        computed_seconds=pending.handle.computed_seconds,
         notes={key: value for key, value in notes.items() if key != "nfe"},
     )
 
 
 def error_reply(error: Exception) -> ErrorReply:
-    """Return what an error says to whoever asked."""
+    """Return the reply to the client for an error."""
     if isinstance(error, RequestRefusedError):
         return error.refusal
     if isinstance(error, BusyError):
@@ -196,7 +200,7 @@ def error_reply(error: Exception) -> ErrorReply:
     for kind, known in ERROR_REPLIES.items():
         if isinstance(error, kind):
             return known(str(error))
-    return ErrorReply(status=500, code="internal", message="the model failed; the server's log says how")
+    return ErrorReply(status=500, code="internal", message="the model failed; the server's log has details")
 
 
 ERROR_REPLIES: Mapping[type[Exception], Callable[[str], ErrorReply]] = {

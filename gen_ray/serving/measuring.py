@@ -1,4 +1,4 @@
-"""Requests over given instances or latent vectors: scores, latents, and what they decode to."""
+"""Request bodies with instances or latent vectors: score, encode, reconstruct and decode."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
@@ -11,7 +11,7 @@ from gen_ray.serving.service import ModelCard, Verb
 
 
 class InstancesBody(Body):
-    """Given instances, as pictures, nested lists or texts."""
+    """Instances as pictures, nested lists or texts."""
 
     images: Annotated[list[Picture], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = None
     x: Nested | None = None
@@ -31,7 +31,7 @@ class InstancesBody(Body):
         return len(self.images or self.x or self.texts or ())
 
     def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
-        """Return x (N, *shape)."""
+        """Return the instances x (N, *shape)."""
         if self.texts is not None:
             return {"x": inputs.from_texts(self.texts, card.spec, "texts")}
         return {"x": instances(card, pixels, images=self.images, x=self.x, field="images", resize=self.resize)}
@@ -43,15 +43,20 @@ class ScoreBody(InstancesBody):
     verb: ClassVar[Verb] = "score"
 
     format: Numbers = "json"
-    effort: int | None = Field(default=None, ge=1, le=100_000, description="How exactly, in the likelihood's own unit.")
+    effort: int | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Accuracy of the estimate; the unit depends on the kind of likelihood.",
+    )
 
-    def asked(self) -> dict[str, Any]:
-        """Return how hard to try."""
-        return {**super().asked(), "effort": self.effort}
+    def job_fields(self) -> dict[str, Any]:
+        """Return the fields of the job, with the effort."""
+        return {**super().job_fields(), "effort": self.effort}
 
 
 class EncodeBody(InstancesBody):
-    """Find where instances lie in the latent space."""
+    """Encode instances: mean and log-variance of their latent variables."""
 
     verb: ClassVar[Verb] = "encode"
     format: Numbers = "json"
@@ -65,7 +70,7 @@ class ReconstructBody(InstancesBody):
 
 
 class DecodeBody(Body):
-    """Turn latent vectors into samples."""
+    """Decode latent vectors to samples."""
 
     verb: ClassVar[Verb] = "decode"
     format: Samples = "json"
@@ -77,5 +82,5 @@ class DecodeBody(Body):
         return len(self.z)
 
     def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
-        """Return z (N, Z)."""
+        """Return the latent vectors z (N, Z)."""
         return {"z": inputs.from_latents(self.z, card.latent_dim)}

@@ -1,4 +1,7 @@
-"""Who may come in: middleware round the whole app, so that a route added later is closed from the start."""
+"""Access control as middleware: hosts, origins, API keys and body sizes.
+
+It wraps the whole app, so that it also protects routes that are added later.
+"""
 
 import asyncio
 import re
@@ -13,44 +16,45 @@ from gen_ray.serving.settings import ApiSettings, key_name
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 MOST_HEADER_BYTES = 32 * 2**10
-"""Names and values of a request's headers together."""
-WRONG_KEY = "this key is not known here: send Authorization: Bearer KEY with one of the server's GEN_RAY_API_KEYS"
+"""Maximum bytes of all header names and values of a request together."""
+WRONG_KEY = "this key is not known: send Authorization: Bearer KEY with one of the server's GEN_RAY_API_KEYS"
 HEALTH = frozenset({"/healthz/live", "/healthz/ready"})
 
 
 class HostMiddleware:
-    """Lets in what asks for one of the house's names, and changes that no foreign page asks for.
+    """Middleware that checks the Host header, and the Origin header of requests that change something.
 
-    A page of another site can make a browser send requests here, and by DNS rebinding even read the answers; but then
-    the browser names that site in Host or Origin. Probes of health come by address, and learn nothing.
+    A page of another site can make a browser send requests to this server, and by DNS rebinding even read the
+    responses; but then the browser names that site in Host or Origin. Health checks are exempt, because probes use the
+    address, and the response reveals nothing.
     """
 
     def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
-        """Stand in front of an app."""
+        """Wrap an app."""
         self.app, self.hosts, self.origins = app, frozenset(settings.hosts), frozenset(map(str.lower, settings.origins))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raise RefusedError 400, 421, 403 or 431."""
+        """Process a request. Raise RequestRefusedError 400, 403, 421 or 431."""
         if sum(len(name) + len(value) for name, value in scope.get("headers", ())) > MOST_HEADER_BYTES:
             raise http_error(431, f"the headers have more than {MOST_HEADER_BYTES} bytes")
         if scope["type"] == "http" and route_path(scope) not in HEALTH:
-            self._look_at(scope)
+            self._check_host(scope)
         await self.app(scope, receive, send)
 
-    def _look_at(self, scope: Scope) -> None:
+    def _check_host(self, scope: Scope) -> None:
         hosts = header_values(scope, b"host")
         if len(hosts) != 1:
             raise http_error(400, "the request needs one Host header")
         named = re.fullmatch(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d{1,5})?", hosts[0].lower())
-        if not named or not self._known(named[1], named[2]):
+        if not named or not self._is_allowed(named[1], named[2]):
             raise http_error(421)
         for origin in header_values(scope, b"origin"):
             own = origin.lower() in self.origins or _host_and_port(origin) == hosts[0].lower()
             if not own and scope["method"] not in READING:
                 raise http_error(403)
 
-    def _known(self, name: str, port: str | None) -> bool:
-        """Return whether a host is allowed at any port, or at this one; without a port the default ones are meant."""
+    def _is_allowed(self, name: str, port: str | None) -> bool:
+        """Return whether a host is allowed at any port, or at the given port; no port means 80 or 443."""
         name = name.rstrip(".")
         return name in self.hosts or any(
             f"{name}{given}" in self.hosts for given in ([port] if port else [":80", ":443"])
@@ -58,17 +62,17 @@ class HostMiddleware:
 
 
 class KeyMiddleware:
-    """Lets in who shows a key, and anybody to the named open paths."""
+    """Middleware that requires an API key, except for reading the open paths."""
 
     def __init__(self, app: ASGIApp, settings: ApiSettings, open_paths: Set[str]) -> None:
-        """Stand in front of an app; open paths are compared whole, so what looks like one is not one."""
+        """Wrap an app. An open path must match the whole path of a request."""
         self.app, self.keys, self.open_paths = app, settings.keys, open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raise RefusedError 401."""
+        """Process a request. Raise RequestRefusedError 401."""
         if scope["type"] == "http" and self.keys:
-            shown = header_values(scope, b"authorization")
-            scheme, _, secret = shown[0].partition(" ") if len(shown) == 1 else ("", "", "")
+            credentials = header_values(scope, b"authorization")
+            scheme, _, secret = credentials[0].partition(" ") if len(credentials) == 1 else ("", "", "")
             secret = secret.strip() if scheme.lower() == "bearer" else ""
             name = key_name(secret, self.keys) if secret else None
             record_of(scope).key = name or NO_KEY
@@ -78,21 +82,24 @@ class KeyMiddleware:
 
 
 class BodyLimitMiddleware:
-    """Takes a body in whole before the app sees any of it: bytes are counted as they come, whatever is said of them."""
+    """Middleware that receives the whole body before the app runs, with limits on its size and time.
+
+    The received bytes are counted; Content-Length is not trusted.
+    """
 
     def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
-        """Stand in front of an app."""
+        """Wrap an app."""
         self.app, self.most = app, settings.body_bytes
         self.seconds, self.open_seconds = settings.body_seconds, min(settings.body_seconds, settings.open_body_seconds)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raise RefusedError 400, 408 or 413."""
+        """Process a request. Raise RequestRefusedError 400, 408, 413 or 499."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         self._check_announced(scope)
         try:
             async with asyncio.timeout(self.open_seconds if record_of(scope).key == NO_KEY else self.seconds):
-                whole = [await self._taken_in(receive)]
+                whole = [await self._receive_body(receive)]
         except TimeoutError:
             raise http_error(408) from None
 
@@ -102,7 +109,7 @@ class BodyLimitMiddleware:
         await self.app(scope, receiving, send)
 
     def _check_announced(self, scope: Scope) -> None:
-        """Refuse what need not be waited for: a body that is too large, or one of a method that has none here."""
+        """Refuse, before receiving, a body that is too large or whose method takes none."""
         lengths = header_values(scope, b"content-length")
         if any(not re.fullmatch(r"\d{1,18}", length) for length in lengths):
             raise http_error(400)
@@ -112,40 +119,38 @@ class BodyLimitMiddleware:
         if any(int(length) > self.most for length in lengths):
             raise self._too_large()
 
-    async def _taken_in(self, receive: Receive) -> Message:
-        taken = bytearray()
+    async def _receive_body(self, receive: Receive) -> Message:
+        body = bytearray()
         while True:
             try:
                 message = await receive()
-            except (
-                Exception
-            ) as error:  # of the connection: Serve's proxy raises KeyError, StopAsyncIteration and others
+            except Exception as error:  # from the connection: Serve's proxy raises KeyError, StopAsyncIteration, …
                 raise http_error(499) from error
             if message["type"] != "http.request":
                 raise http_error(499)
-            taken += message.get("body", b"")
-            if len(taken) > self.most:
+            body += message.get("body", b"")
+            if len(body) > self.most:
                 raise self._too_large()
             if not message.get("more_body", False):
-                return {"type": "http.request", "body": bytes(taken), "more_body": False}
+                return {"type": "http.request", "body": bytes(body), "more_body": False}
 
     def _too_large(self) -> Exception:
         return http_error(413, f"the body has more than {self.most} bytes")
 
 
 def header_values(scope: Scope, header: bytes) -> list[str]:
-    """Return every value of a header."""
+    """Return all values of a header."""
     return [value.decode("latin-1") for name, value in scope["headers"] if name == header]
 
 
 def route_path(scope: Scope) -> str:
-    """Return the path as the routes see it, without the prefix that the app is mounted under."""
+    """Return the path without the prefix under which the app is mounted."""
     path, root = str(scope["path"]), str(scope.get("root_path", "")).rstrip("/")
     return path[len(root) :] if path.startswith(f"{root}/") else path
 
 
 def _host_and_port(origin: str) -> str:
-    """Return host:port of an origin, "" of none such as ``null``."""
+    """Return host:port of an origin, or "" if it has none, such as ``null``."""
     try:
         return urlsplit(origin).netloc.lower()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Nested lists of a request as arrays: type, length and range are checked before any array is created."""
+"""Conversion of nested lists to arrays; types, lengths and ranges are checked before any array is created."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +9,9 @@ from gen_ray.serving.errors import invalid_request
 
 
 def integers(value: Any, shapes: Sequence[Sequence[int]], levels: int, field: str) -> np.ndarray:
-    """Return nested lists of integers in {0 … levels−1} as an array of one of the shapes, int64.
+    """Return nested lists of integers in {0 … levels−1} as an int64 array of one of the shapes.
 
-    A length of −1 stands for any. Raise RefusedError 422.
+    A length of −1 matches any length. Raise RequestRefusedError 422.
     """
     if not any(_fits(value, shape) for shape in shapes):
         raise invalid_request(f"{field}: must be nested lists of shape {_spelt(shapes[-1])}")
@@ -24,7 +24,7 @@ def integers(value: Any, shapes: Sequence[Sequence[int]], levels: int, field: st
 
 
 def numbers(value: Any, width: int, largest: float, field: str) -> np.ndarray:
-    """Return lists of numbers as an array (N, width), float32. Raise RefusedError 422."""
+    """Return lists of numbers as a float32 array (N, width). Raise RequestRefusedError 422."""
     if not _fits(value, (-1, width)):
         raise invalid_request(f"{field}: must be lists of {width} numbers each")
     flat = _flat(value, 2)
@@ -34,7 +34,7 @@ def numbers(value: Any, width: int, largest: float, field: str) -> np.ndarray:
 
 
 def _fits(value: Any, shape: Sequence[int]) -> bool:
-    """Return whether value is lists of these lengths; stops at the first list of another length."""
+    """Return whether value is nested lists of this shape. Stops at the first list of another length."""
     if not shape:
         return not isinstance(value, list)
     if not isinstance(value, list) or not value or len(value) != (len(value) if shape[0] < 0 else shape[0]):

@@ -1,4 +1,4 @@
-"""Pictures as they travel: base64 of a file, read no further than its header until its size is known."""
+"""Decoding and encoding of base64 pictures. The size in the header is checked before pixels are decoded."""
 
 import base64
 import binascii
@@ -16,18 +16,18 @@ from gen_ray.engine.plots import grids
 from gen_ray.serving.errors import invalid_request
 
 MASKED_GREY = 128
-"""The grey of a place where a preview has nothing yet."""
+"""Grey level of undecided places in a preview."""
 
 
 def drawable(spec: DataSpec) -> bool:
-    """Return whether examples are pictures that a PNG can hold."""
+    """Return whether examples can be written as PNG: images of 1 or 3 channels."""
     return spec.is_image and spec.shape[0] in images.MODES
 
 
 def open_picture(text: str, field: str, *, pixels: int) -> ImageFile.ImageFile:
-    """Return the picture in a base64 text, its header read and no pixel yet. Raise RefusedError 422.
+    """Open a base64 picture and read its header, without decoding pixels.
 
-    field says which picture is meant; pixels is how many it may have.
+    field names the picture in error messages; pixels is its maximum size. Raise RequestRefusedError 422.
     """
     try:
         data = base64.b64decode("".join(text.split()), validate=True)
@@ -45,7 +45,10 @@ def decode_picture(
     resize: bool,
     background: images.Colour = images.WHITE,
 ) -> np.ndarray:
-    """Return a picture as stored data of a spec, (C, H, W). Raise RefusedError 422 for another size, telling both."""
+    """Return a picture as stored data of a spec, (C, H, W).
+
+    Raise RequestRefusedError 422 if it cannot be read, or has another size and resize is False.
+    """
     channels, height, width = spec.shape
     with _refused(field):
         plain = images.decoded(picture, channels, background=background)
@@ -61,7 +64,7 @@ def decode_picture(
 
 @contextmanager
 def _refused(field: str) -> Iterator[None]:
-    """Raise RefusedError 422 for a picture that cannot be used, without repeating anything of its content."""
+    """Turn errors of images into RequestRefusedError 422, without repeating the picture's content."""
     try:
         yield
     except images.TooLargeError as error:
@@ -71,22 +74,22 @@ def _refused(field: str) -> Iterator[None]:
 
 
 def encode_png(sample: np.ndarray, *, levels: int) -> bytes:
-    """Return a PNG of one example (C, H, W) in {0 … levels−1} with 1 or 3 channels, at its own size; −1 is mid-grey."""
+    """Return a PNG of one example (C, H, W) in {0 … levels−1} with 1 or 3 channels; −1 becomes mid-grey."""
     grey = np.where(sample < 0, MASKED_GREY, np.rint(sample * (255 / (levels - 1)))).astype(np.uint8)
     return grids.png(grey.transpose(1, 2, 0) if len(grey) > 1 else grey[0])
 
 
 def encode_pictures(samples: np.ndarray, *, levels: int) -> list[str]:
-    """Return base64 of a PNG of each sample (N, C, H, W)."""
+    """Return base64 PNGs of samples (N, C, H, W)."""
     return [base64.b64encode(encode_png(sample, levels=levels)).decode() for sample in samples]
 
 
 def encode_grid(samples: np.ndarray, *, levels: int) -> bytes:
-    """Return one PNG of samples (N, C, H, W) side by side."""
+    """Return one PNG with samples (N, C, H, W) in a grid."""
     return grids.png(grids.grid(torch.from_numpy(samples), levels=levels))
 
 
 def check_pixels(pictures: Sequence[ImageFile.ImageFile], *, pixels: int) -> None:
-    """Raise RefusedError 422 where pictures together have more pixels than a request may bring."""
+    """Raise RequestRefusedError 422 if pictures have more pixels together than one request may have."""
     if sum(picture.width * picture.height for picture in pictures) > pixels:
         raise invalid_request(f"the pictures have more than {pixels} pixels together", code="too_much")

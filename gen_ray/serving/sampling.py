@@ -1,4 +1,4 @@
-"""Requests that draw: samples, and completions of an instance with holes."""
+"""Request bodies of sample and impute."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -11,14 +11,14 @@ from gen_ray.serving.service import ModelCard, Quality, Verb
 
 
 class SamplingBody(Body):
-    """How samples are drawn."""
+    """Fields of all requests that draw samples."""
 
     format: Samples = "json"
     n: int = Field(default=1, ge=1, le=MOST)
     sampler: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:=,+-]{1,64}$", description="NAME:option=value")
     steps: int | None = Field(default=None, ge=1, le=100_000)
     stream: bool = Field(default=False, description="Server-sent events: preview, result, error.")
-    previews: int | None = Field(default=None, ge=0, le=50, description="Of a stream; 10 if left out.")
+    previews: int | None = Field(default=None, ge=0, le=50, description="Number of previews of a stream. Default: 10.")
 
     @model_validator(mode="after")
     def _each_has_an_effect(self) -> Self:
@@ -28,11 +28,11 @@ class SamplingBody(Body):
             raise ValueError("a stream ends in format json or png")
         return self
 
-    def asked(self) -> dict[str, Any]:
-        """Return how to sample."""
+    def job_fields(self) -> dict[str, Any]:
+        """Return the fields of the job, with those for sampling."""
         previews = (10 if self.previews is None else self.previews) if self.stream else 0
         how = {name: getattr(self, name) for name in ("n", "sampler", "steps")}
-        return {**super().asked(), **how, "previews": previews}
+        return {**super().job_fields(), **how, "previews": previews}
 
 
 class SampleBody(SamplingBody):
@@ -40,27 +40,31 @@ class SampleBody(SamplingBody):
 
     verb: ClassVar[Verb] = "sample"
 
-    quality: Quality | None = Field(default=None, description="Chooses sampler and steps by the measured curve.")
+    quality: Quality | None = Field(
+        default=None, description="Choose sampler and steps from the measured cost-quality curve."
+    )
 
     @model_validator(mode="after")
     def _one_choice(self) -> Self:
         if self.quality is not None and (self.sampler is not None or self.steps is not None):
-            raise ValueError("quality chooses sampler and steps; leave it out, or them")
+            raise ValueError("quality chooses sampler and steps; give either quality, or sampler and steps")
         return self
 
-    def asked(self) -> dict[str, Any]:
-        """Return how to sample; only samplers have a measured curve, imputers do not."""
-        return {**super().asked(), "quality": self.quality}
+    def job_fields(self) -> dict[str, Any]:
+        """Return the fields of the job, with quality. Imputers have no measured curve."""
+        return {**super().job_fields(), "quality": self.quality}
 
 
 class ImputeBody(SamplingBody):
-    """Fill the holes of one instance, n times: image or x with a mask, or a text in which a character marks holes."""
+    """Complete the missing part of one instance, n times: image or x with a mask, or a text with hole characters."""
 
     verb: ClassVar[Verb] = "impute"
 
     image: Picture | None = None
     x: Nested | None = None
-    mask: str | list[Any] | None = Field(default=None, description="A picture, white where a hole is; or 0 and 1.")
+    mask: str | list[Any] | None = Field(
+        default=None, description="Picture that is white where values are missing, or nested lists with 1 there."
+    )
     resize: bool = Field(default=False, description="Scale pictures of another size.")
     text: str | None = Field(default=None, max_length=2**20)
     hole: str = Field(default="_", min_length=1, max_length=1)
@@ -69,11 +73,11 @@ class ImputeBody(SamplingBody):
     def _one_instance(self) -> Self:
         one_of(self, ("image", "x", "text"))
         if (self.mask is None) == (self.text is None):
-            raise ValueError("image and x need a mask; a text has its holes in itself")
+            raise ValueError("give a mask with image or x; in a text, hole characters mark what is missing")
         return self
 
     def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
-        """Return x and where it is known, (1, *shape) each."""
+        """Return x and mask (True where known), (1, *shape) each."""
         if self.text is not None:
             x, known = inputs.from_masked_text(self.text, self.hole, card.spec)
             return {"x": x, "mask": known}

@@ -1,6 +1,6 @@
-"""The counter between HTTP and the engine: a request as the engine wants it, what is known of a served model, answers.
+"""The interface between HTTP and the engine: jobs, results, previews, errors, model cards and the model service.
 
-Everything here is plain data, so that it crosses processes. N instances, D scalars of one, Z latent dimensions.
+All types are plain data, so that they can be sent between processes. N instances of D scalars, Z latent dimensions.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,8 +20,8 @@ Quality = Literal["fast", "balanced", "best"]
 class ServingJob:
     """One request.
 
-    Which fields a verb heeds: sample n and how to sample; impute x, mask, n completions of each and how; score x and
-    effort; encode and reconstruct x; decode z.
+    Fields that a verb uses: sample: n, sampler, steps, quality; impute: x, mask, n (completions of each), sampler,
+    steps; score: x, effort; encode and reconstruct: x; decode: z.
 
     x (N, *shape) is stored data, mask (N, *shape) True where known, z (N, Z) float32.
     """
@@ -29,27 +29,27 @@ class ServingJob:
     request_id: str
     verb: Verb
     key: str = ""
-    """The name of the API key that asks; keys share a model's time equally."""
+    """Name of the client's API key; keys share a model's time equally."""
     n: int = 1
     seed: int = 0
     sampler: str | None = None
-    """Or imputer, NAME or NAME:option=value; None means by quality, or else the model's own default."""
+    """Sampler or imputer, NAME or NAME:option=value. None: chosen by quality, otherwise the model's default."""
     steps: int | None = None
     quality: Quality | None = None
     deterministic: bool = False
-    """Whether every forward is padded to one fixed size, so that the bytes are the same in any company."""
+    """Whether each forward is padded to a fixed size, so that the bytes do not depend on other requests."""
     x: np.ndarray | None = None
     mask: np.ndarray | None = None
     z: np.ndarray | None = None
     effort: int | None = None
     deadline_seconds: float = 60.0
     previews: int = 0
-    """How many pictures of the way to send while sampling, at most; streams only."""
+    """Maximum number of previews to send while sampling; streams only."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult:
-    """What came of a job.
+    """The result of a job.
 
     arrays: ``samples`` (n, *shape) stored data of sample; (N, n, *shape) of impute; ``bits_per_dim`` (N,) and
     ``standard_error`` (N,) of score; ``mu`` and ``log_var`` (N, Z) of encode; ``samples`` (N, *shape) of decode and
@@ -65,43 +65,46 @@ class JobResult:
     queued_seconds: float
     computed_seconds: float
     notes: Mapping[str, Any] = field(default_factory=dict)
-    """Further words for the response, such as the ``kind`` of a likelihood."""
+    """Further facts for the response, such as the ``kind`` of a likelihood."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamPreview:
-    """A look at samples under way: (n, *shape) in {0 … levels−1}, −1 where nothing is decided yet."""
+    """A preview of unfinished samples: (n, *shape) in {0 … levels−1}, −1 where undecided."""
 
     done: int
-    """Network evaluations done, over all samples."""
+    """Network evaluations done for all samples together."""
     total: int
     samples: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorReply:
-    """Why a job was not done. Travels as a value, for an exception would be logged as a fault on its way."""
+    """The reason why a job failed or was refused.
+
+    It is returned as a value between processes, because Ray Serve would log an exception as a fault.
+    """
 
     status: int
-    """HTTP's: 422 the request's fault, 429 busy, 499 given up, 500 not finite, 503 not ready, 504 too late."""
+    """HTTP status: 422 invalid request, 429 busy, 499 cancelled, 500 not finite, 503 not ready, 504 too late."""
     code: str
-    """One word for programs: invalid, too_much, busy, cancelled, not_finite, unavailable, deadline."""
+    """A fixed identifier for programs: invalid, too_much, busy, cancelled, not_finite, unavailable, deadline."""
     message: str
     retry_after_seconds: float | None = None
 
 
 class RequestRefusedError(Exception):
-    """A refusal on its way to the client."""
+    """An error with the reply that the client gets."""
 
     def __init__(self, refusal: ErrorReply) -> None:
-        """Keep the refusal."""
+        """Wrap a reply."""
         super().__init__(refusal.message)
         self.refusal = refusal
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """What is known of a served model, and may be shown to anybody with a key."""
+    """The description of a served model, visible to every holder of a key."""
 
     id: str
     version: str
@@ -109,34 +112,34 @@ class ModelCard:
     spec: DataSpec
     verbs: Sequence[Verb]
     samplers: Mapping[str, Mapping[str, Any]]
-    """By name, the default one first: the fields of a Sampler, among them options {name: [low, high]}."""
+    """Fields of a Sampler by name, the default first; options are {name: [low, high]}."""
     imputers: Mapping[str, Mapping[str, Any]]
     default: Mapping[str, Any]
-    """What a request without sampler and steps gets: sampler, steps, nfe."""
+    """sampler, steps and nfe of a request that gives neither sampler nor steps."""
     quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """fast, balanced and best: sampler, steps, nfe; empty where no curve was measured."""
+    """sampler, steps and nfe of fast, balanced and best; empty if no curve was measured."""
     metric: str | None = None
     curve: Sequence[CostQuality] = ()
     latent_dim: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
-    """What a request may ask for at most: n, steps, work (n × network evaluations × D)."""
+    """Maxima for one request: n, steps, work (n × network evaluations × D)."""
     ready: bool = True
     trouble: str | None = None
-    """Why the newest version is not the one served, in one line; None where it is."""
+    """One line on why the newest version is not served; None if it is."""
 
 
 class ModelService(Protocol):
     """One served model, in this process or behind a Ray Serve handle."""
 
     async def card(self) -> ModelCard:
-        """Return what is known of it."""
+        """Return the model's card. Raise RequestRefusedError if the model is not ready."""
         ...
 
     async def run(self, job: ServingJob) -> JobResult:
-        """Do a job. Raise RefusedError. Cancelling the task gives the job up within one network evaluation."""
+        """Run a job. Raise RequestRefusedError. Cancelling the task stops the job within one network evaluation."""
         ...
 
     def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult]:
-        """Do a job, telling of it on the way; the answer comes last. Raise RefusedError, also on the way."""
+        """Run a job and yield previews, then the result. Raise RequestRefusedError, also between items."""
         ...

@@ -1,4 +1,4 @@
-"""How the door is set up: who may come in, under which names the house is known, and how much one may carry."""
+"""Settings of the API: keys, accepted host names and origins, limits on requests and times."""
 
 import hashlib
 import hmac
@@ -18,25 +18,25 @@ from gen_ray.errors import UserError
 KEYS = "GEN_RAY_API_KEYS"
 HOSTS = "GEN_RAY_ALLOWED_HOSTS"
 SHORTEST = 16
-"""Characters of a key: fewer can be guessed."""
+"""Minimum characters of a key; shorter keys can be guessed."""
 MIB = 2**20
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A named key, of which only the SHA-256 is kept: nothing that is printed or sent on gives it away."""
+    """A named API key. Only its SHA-256 is stored, so that printing or sending it does not reveal the key."""
 
     name: str
     digest: bytes = field(repr=False)
 
     @classmethod
     def of(cls, name: str, secret: str) -> "ApiKey":
-        """Return the key that a secret opens."""
+        """Return the named key of a secret."""
         return cls(name, hashlib.sha256(secret.encode()).digest())
 
 
 def host_name(value: str) -> str:
-    """Return a host as the Host header has it: in lower case, an IPv6 address in brackets. Raise ValueError."""
+    """Return a host in the form of the Host header: lower case, IPv6 addresses in brackets. Raise ValueError."""
     text = value.strip().rstrip(".")
     with suppress(ValueError):
         address = ipaddress.ip_address(text.strip("[]"))
@@ -51,7 +51,7 @@ def host_name(value: str) -> str:
 
 
 def host_names(values: Iterable[str], source: str) -> tuple[str, ...]:
-    """Return hosts as the Host header has them. Raise UserError naming the source and the value."""
+    """Return hosts in the form of the Host header. Raise UserError with the source and the value."""
     found = []
     for value in values:
         try:
@@ -65,52 +65,52 @@ Host = Annotated[str, AfterValidator(host_name)]
 
 
 class ApiSettings(Config):
-    """Everything about the door that is not a model's own affair."""
+    """Settings that do not depend on the model."""
 
     keys: tuple[ApiKey, ...] = ()
-    """Without a key the door is open to whoever reaches it."""
+    """API keys. Without any, the API is open to every client that can reach it."""
     hosts: tuple[Host, ...] = ("localhost", "127.0.0.1", "[::1]")
-    """Names in the Host header that are this house's; a page of another name must not reach it through a browser."""
+    """Accepted names in the Host header. They protect against pages of other sites in a browser (DNS rebinding)."""
     origins: tuple[str, ...] = ()
-    """Further pages that may change things here, as scheme://host:port, besides those of the same host."""
+    """Origins (scheme://host:port) that may send changing requests, besides pages of the same host."""
     body_bytes: int = Field(default=MIB, ge=1, le=2**40)
     body_seconds: float = Field(default=30.0, gt=0, le=LONGEST_SECONDS)
-    """How long a body may take to come in."""
+    """Maximum seconds for receiving a body."""
     open_body_seconds: float = Field(default=3.0, gt=0, le=LONGEST_SECONDS)
-    """The same for a request without a key."""
+    """The same for requests without a key."""
     requests_at_once: int = Field(default=128, ge=1, le=100_000)
-    """At one ingress, divided among the keys; health checks are not counted."""
+    """Maximum concurrent requests at one ingress, divided among the keys; health checks are not counted."""
     picture_pixels: int = Field(default=4_000_000, ge=1, le=10**12)
-    """Of all pictures of one request together."""
+    """Maximum pixels of all pictures of one request together."""
     deadline_seconds: float = Field(default=60.0, gt=0, le=LONGEST_SECONDS)
-    """What a request gets that asks for none."""
+    """Default deadline of a request."""
     longest_deadline_seconds: float = Field(default=600.0, gt=0, le=LONGEST_SECONDS)
     card_seconds: float = Field(default=5.0, gt=0, le=LONGEST_SECONDS)
-    """How long a model may take to say what it is."""
+    """Maximum seconds to wait for a model's card."""
     keep_alive_seconds: float = Field(default=5.0, gt=0, le=LONGEST_SECONDS)
-    """After how long a silence a stream says that it lives."""
+    """Seconds without an event after which a stream sends a heartbeat."""
 
 
 def from_environment(environment: Mapping[str, str], **changed: object) -> ApiSettings:
-    """Return settings with the keys and further hosts of an environment. Raise UserError naming the variable."""
+    """Return settings with the keys and hosts of environment variables. Raise UserError with the variable's name."""
     further = host_names((host for host in environment.get(HOSTS, "").split(",") if host.strip()), HOSTS)
     own = ApiSettings.model_fields["hosts"].default
     if KEYS in environment and not environment[KEYS].strip():
-        raise UserError(f"{KEYS}: is set but empty; name keys (name:key,name:key), or unset it")
+        raise UserError(f"{KEYS}: is set but empty; set it to name:key,name:key, or unset it")
     return ApiSettings.model_validate({"keys": keys(environment.get(KEYS, "")), "hosts": (*own, *further), **changed})
 
 
 def keys(listed: str) -> tuple[ApiKey, ...]:
-    """Return the keys of a list ``name:key,name:key``. Raise UserError, which never says a key itself."""
+    """Parse keys ``name:key,name:key``. Raise UserError; its message never contains a key."""
     found = tuple(_key(entry, place) for place, entry in enumerate(listed.split(","), 1)) if listed.strip() else ()
     twice = [name for name, times in Counter(key.name for key in found).items() if times > 1]
     if twice:
-        raise UserError(f"{KEYS}: names {twice[0]!r} twice; give every key a name of its own")
+        raise UserError(f"{KEYS}: has the name {twice[0]!r} twice; give each key a different name")
     return found
 
 
 def key_name(presented: str, known: tuple[ApiKey, ...]) -> str | None:
-    """Return the name of the key presented, or None. Takes the same time whichever it is, or none."""
+    """Return the name of a presented key, or None. The comparison takes constant time."""
     digest = hashlib.sha256(presented.encode("utf-8", "surrogatepass")).digest()
     names = [key.name for key in known if hmac.compare_digest(key.digest, digest)]
     return names[0] if names else None

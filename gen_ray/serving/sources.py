@@ -1,6 +1,6 @@
-"""Where a served model's versions come from: a folder, or the registry, whose champion changes.
+"""Sources of a served model's versions: a folder, or the registry, whose champion changes.
 
-MLflow is imported only where it is asked: its import takes a second of a replica's start.
+MLflow is imported only where it is needed, because its import adds a second to a replica's start.
 """
 
 from dataclasses import dataclass
@@ -17,25 +17,25 @@ from gen_ray.tracking.store import Store
 
 
 class VersionSource(Protocol):
-    """Versions of one model. Called in threads; both may raise RunError or UserError."""
+    """Versions of one model. The methods are called in threads and may raise RunError or UserError."""
 
     def newest(self) -> Release:
-        """Return the version that is to be served now."""
+        """Return the version to serve now."""
         ...
 
     def fetch(self, release: Release) -> Path:
-        """Return the folder of a version's artifact on this machine."""
+        """Return the local folder of a version's artifact."""
         ...
 
 
 @dataclass(frozen=True)
 class FolderSource:
-    """One artifact folder: a run's, or one that was copied here. Other weights (gen-ray ema) are another version."""
+    """One artifact folder: a run's or a copy. Other weights (gen-ray ema) are another version."""
 
     folder: Path
 
     def newest(self) -> Release:
-        """Return the version in the folder, named by its run's folder and the SHA-256 of its manifest."""
+        """Return the version in the folder. Its name is the run's folder name and the SHA-256 of the manifest."""
         name, digest = self.folder.name, artifact.digest(self.folder)
         if name == run_directory.ARTIFACT:
             name = self.folder.parent.name
@@ -53,16 +53,16 @@ class RegistrySource:
     store: Store
     model: str
     cache: Path
-    """Where the artifacts of this model are kept on this machine."""
+    """Local folder for downloaded artifacts of this model."""
 
     def newest(self) -> Release:
-        """Return the version that the name stands for now."""
+        """Return the version to which the name refers now."""
         from gen_ray.tracking import releases
 
         return releases.release(self.store, self.model)
 
     def fetch(self, release: Release) -> Path:
-        """Return the folder, downloaded once; it is verified where it is loaded."""
+        """Return the folder of the artifact, which is downloaded once. It is verified when it is loaded."""
         from gen_ray.tracking import releases
 
         folder = releases.fetch(self.store, release, self.cache)
@@ -71,7 +71,7 @@ class RegistrySource:
 
 
 def source_of(model: str, root: Path, tracking_uri: str | None = None) -> VersionSource:
-    """Return where the versions of a MODEL come from, root being the storage's. Raise UserError where there is none."""
+    """Return the source of a MODEL's versions; root is storage.root. Raise UserError if the model does not exist."""
     if not model.startswith(run_directory.REGISTERED):
         return FolderSource(folder_of(model, root, tracking_uri))
     from gen_ray.tracking import releases
@@ -82,9 +82,10 @@ def source_of(model: str, root: Path, tracking_uri: str | None = None) -> Versio
 
 
 def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:
-    """Return the artifact folder of a MODEL that is not a registered one. Raise UserError, RunError.
+    """Return the artifact folder of a MODEL that is not registered. Raise UserError, RunError.
 
-    An MLflow run's id, or runs:/ID, means the run's folder below root if there is one, or else its artifact in MLflow.
+    An MLflow run's id, or runs:/ID, refers to the run's folder below root if it exists, otherwise to its artifact in
+    MLflow.
     """
     found = RUN.fullmatch(model)
     if found is None and model.startswith("runs:/"):

@@ -1,4 +1,4 @@
-"""The page and the API's document: static files, which hold no data and so need no key; both pages ask for one."""
+"""Static files: the web page and the API documentation. They hold no data, so they need no key."""
 
 from collections.abc import Callable, Coroutine, Mapping
 from importlib import resources
@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response
 
 FOLDER = Path(__file__).parent / "page"
 HEADERS = {
-    # an image may be made by the page itself; nothing comes from elsewhere, and no other site may frame it
+    # the page creates images itself (data:, blob:); nothing is loaded from other sites, and none may frame the page
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "Referrer-Policy": "no-referrer",
@@ -19,18 +19,18 @@ HEADERS = {
 
 DOCS_HEADERS = {
     **HEADERS,
-    # Swagger UI writes style elements, and shows icons from data: addresses
+    # Swagger UI adds style elements and shows icons from data: URLs
     "Content-Security-Policy": HEADERS["Content-Security-Policy"].replace(
         "style-src 'self'", "style-src 'self' 'unsafe-inline'"
     ),
 }
 SWAGGER = ("swagger-ui-bundle.js", "swagger-ui.css")
 DOCUMENT = "/openapi.json"
-"""What both pages and programs may read without a key: it describes the API, not the models."""
+"""The OpenAPI document. It needs no key, because it describes the API and not the models."""
 
 
 def files() -> Mapping[str, Path]:
-    """Return the files by the path they are served at; / and /docs are the index.html of their folders."""
+    """Return the served files by path; / and /docs are the index.html of their folders."""
     swagger = Path(str(resources.files("fastapi_offline") / "static"))
     found = {f"/{file.relative_to(FOLDER).as_posix()}": file for file in sorted(FOLDER.rglob("*")) if file.is_file()}
     indices = {"/": FOLDER / "index.html", "/docs": FOLDER / "docs" / "index.html"}
@@ -38,7 +38,7 @@ def files() -> Mapping[str, Path]:
 
 
 def mount(app: FastAPI) -> None:
-    """Serve each file at a route of its own: a mount at / would swallow the 404s and 405s of the API."""
+    """Add a route for each file. A mount at / would replace the 404s and 405s of the API."""
     for path, file in files().items():
         headers = DOCS_HEADERS if path == "/docs" else HEADERS
         app.add_api_route(path, _serving(file, headers), methods=["GET", "HEAD"], include_in_schema=False)

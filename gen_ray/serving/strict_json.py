@@ -1,4 +1,4 @@
-"""Bodies read as JSON says, no more: what Python's reader forgives or trips over is told as the client's mistake."""
+"""Strict JSON bodies: input that Python's parser tolerates or fails on is refused as an error of the client."""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -27,10 +27,10 @@ class _Read(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route that reads its body strictly; no body at all is an empty object."""
+    """A route that parses its body strictly. A missing body is an empty object."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return the handler. It raises RefusedError 400 or 415."""
+        """Return the handler, which raises RequestRefusedError 400 or 415."""
         handle = super().get_route_handler()
 
         async def handling(request: Request) -> Response:
@@ -46,14 +46,17 @@ class JsonRoute(APIRoute):
 
 
 def read(body: bytes) -> Any:
-    """Return what a JSON text says. Raise RefusedError 400, also for NaN, a key said twice, and half a character."""
+    """Return the value of a JSON text.
+
+    Raise RequestRefusedError 400, also for NaN, Infinity, duplicate keys and lone surrogates.
+    """
     try:
         text = body.decode("utf-8")
         value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
-        if "\\u" in text:  # the only way a lone surrogate gets in
+        if "\\u" in text:  # a lone surrogate can only come from an escape
             json.dumps(value, ensure_ascii=False).encode("utf-8")
     except UnicodeError:
-        raise http_error(400, "the body is not valid UTF-8, or holds half a surrogate pair") from None
+        raise http_error(400, "the body is not valid UTF-8, or contains a lone surrogate") from None
     except RecursionError:
         raise http_error(400, "the body is nested too deeply") from None
     except json.JSONDecodeError as error:
@@ -64,7 +67,7 @@ def read(body: bytes) -> Any:
 
 
 class _JsonFaultError(ValueError):
-    """A fault in words of this file, without anything of the body."""
+    """An error whose message is from this module and does not repeat the body."""
 
 
 def _reason(error: ValueError) -> str:
@@ -72,7 +75,7 @@ def _reason(error: ValueError) -> str:
 
 
 def _no_number(constant: str) -> NoReturn:
-    raise _JsonFaultError("NaN and Infinity are no numbers in JSON")
+    raise _JsonFaultError("NaN and Infinity are not valid JSON")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The six verbs as routes; what differs between them is in their bodies, so each is one line here."""
+"""The routes of the six verbs. They differ only in their bodies and responses."""
 
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ def _body(verb: str) -> Any:
     return Body(openapi_examples=EXAMPLES[verb])
 
 
-def router(counter: RequestHandler) -> APIRouter:
+def router(handler: RequestHandler) -> APIRouter:
     """Return the routes POST /models/{name}/VERB."""
     routes = APIRouter(prefix="/v1/models/{name}", tags=["verbs"], dependencies=WITH_KEY, route_class=JsonRoute)
     drawn, streamed = responses(SamplesSchema, others=PICTURES), responses(SamplesSchema, others=PICTURES, stream=True)
@@ -31,33 +31,33 @@ def router(counter: RequestHandler) -> APIRouter:
     @routes.post("/sample", response_class=Response, responses=streamed)
     async def sample(request: Request, name: Name, body: Annotated[SampleBody, _body("sample")] = NOTHING) -> Response:
         """Draw n samples."""
-        return await counter.serve(request, name, body)
+        return await handler.serve(request, name, body)
 
     @routes.post("/impute", response_class=Response, responses=streamed)
     async def impute(request: Request, name: Name, body: Annotated[ImputeBody, _body("impute")]) -> Response:
-        """Fill the holes of one instance, n times."""
-        return await counter.serve(request, name, body)
+        """Complete the missing part of one instance, n times."""
+        return await handler.serve(request, name, body)
 
     @routes.post("/score", response_class=Response, responses=scored)
     async def score(request: Request, name: Name, body: Annotated[ScoreBody, _body("score")]) -> Response:
         """Measure the likelihood of instances, in bits/dim."""
-        return await counter.serve(request, name, body)
+        return await handler.serve(request, name, body)
 
     @routes.post("/encode", response_class=Response, responses=encoded)
     async def encode(request: Request, name: Name, body: Annotated[EncodeBody, _body("encode")]) -> Response:
-        """Find where instances lie in the latent space."""
-        return await counter.serve(request, name, body)
+        """Encode instances: mean and log-variance of their latent variables."""
+        return await handler.serve(request, name, body)
 
     @routes.post("/decode", response_class=Response, responses=drawn)
     async def decode(request: Request, name: Name, body: Annotated[DecodeBody, _body("decode")]) -> Response:
-        """Turn latent vectors into samples."""
-        return await counter.serve(request, name, body)
+        """Decode latent vectors to samples."""
+        return await handler.serve(request, name, body)
 
     @routes.post("/reconstruct", response_class=Response, responses=drawn)
     async def reconstruct(
         request: Request, name: Name, body: Annotated[ReconstructBody, _body("reconstruct")]
     ) -> Response:
         """Encode instances and decode them again."""
-        return await counter.serve(request, name, body)
+        return await handler.serve(request, name, body)
 
     return routes

@@ -8,14 +8,14 @@ from filelock import FileLock
 from gen_ray.storage import paths
 
 CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
-"""S3's answers to a conditional write that came too late."""
+"""S3's error codes for a conditional write after the object has changed."""
 
 
 def replace(file: Path, before: str | None, after: str) -> bool:
     """Write after into file if the file holds before (None: if it does not exist). Return whether it was written.
 
-    Exact in folders and on stores with S3's conditional writes. On other object stores a writer can be overwritten by
-    another one at the same moment; a later write by the same process must therefore read first. Raise OSError.
+    This is atomic in folders and on stores with S3's conditional writes. On other object stores a concurrent writer can
+    overwrite the file; a later write by the same process must therefore read first. Raise OSError.
     """
     if paths.is_remote(file):
         with paths.as_os_errors(file):
@@ -64,7 +64,7 @@ def _put(file: Path, before: str | None, after: str) -> bool:
 
 
 def _put_elsewhere(client: Any, path: str, file: Path, before: str | None, after: str) -> bool:
-    """Do what replace does on a store other than S3: creation is exclusive where fsspec's client supports it."""
+    """Replace a file on a store other than S3. Creation is exclusive if fsspec's client supports it."""
     if read(file) != before:
         return False
     if before is None:
@@ -78,6 +78,6 @@ def _put_elsewhere(client: Any, path: str, file: Path, before: str | None, after
 
 
 def _code(error: BaseException) -> str:
-    """Return the code of botocore's error below one of s3fs."""
+    """Return the code of the botocore error that caused an error of s3fs, or an empty text."""
     answer: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
     return str(answer.get("Error", {}).get("Code", ""))

@@ -1,4 +1,4 @@
-"""A lock by which one process at a time makes a folder below storage.root."""
+"""A lock that lets one process at a time create a folder below storage.root."""
 
 import errno
 import logging
@@ -15,9 +15,10 @@ UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Let one process at a time make a folder; the lock ends with its process.
+    """Hold the lock of a folder. It is released when its process ends.
 
-    On an object store one process of each machine; on a file system without locks any number, which commit allows.
+    On an object store each machine has its own lock. A file system without locks does not limit the processes, which
+    ``paths.commit`` allows.
     """
     home = beside(folder.parent)
     home.mkdir(parents=True, exist_ok=True)
@@ -27,7 +28,9 @@ def exclusive(folder: Path) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         if getattr(error, "errno", errno.ENOSYS) not in UNLOCKABLE:
             raise
-        logging.getLogger(__name__).warning("%s: its file system lacks locks; others may make it too", folder)
+        logging.getLogger(__name__).warning(
+            "%s: its file system lacks locks; other processes may create the folder too", folder
+        )
     try:
         yield
     finally:

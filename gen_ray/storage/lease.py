@@ -1,7 +1,7 @@
-"""A lease: the file by which one process at a time works in the folder of a run or sweep.
+"""A lease: a file that lets one process at a time work in the folder of a run or sweep.
 
-It names the owner and is written again every few seconds. An owner on this machine lives as long as its process; one on
-another machine as long as its file changes, so that clocks that differ do not matter.
+The file names the owner and is rewritten every few seconds. An owner on this machine is alive while its process runs.
+An owner on another machine is alive while its file changes, so that differences between clocks do not matter.
 """
 
 import getpass
@@ -29,9 +29,9 @@ from gen_ray.storage import conditional_write
 NAME = "lease.json"
 BEAT_SECONDS = 5.0
 SILENT_SECONDS = 30.0
-"""An owner on another machine whose file does not change for this long is dead."""
+"""Time without a change of the file after which an owner on another machine is dead."""
 HANDOVER_SECONDS = 30.0
-"""How long --take-over waits for the present owner to save a checkpoint and end."""
+"""Time that --take-over gives the present owner to save a checkpoint and end."""
 LOOK_SECONDS = 0.5
 Time = Annotated[float, Field(ge=0, lt=1e15)]
 logger = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ logger = logging.getLogger(__name__)
 class Owner:
     """The content of a lease; times are seconds since 1970."""
 
-    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")  # of a file that is read
+    __pydantic_config__ = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")  # for reading the file
 
     token: str
     user: str
@@ -52,7 +52,7 @@ class Owner:
     start: Time
     heartbeat: Time
     claimed_by: str = ""
-    """Name of the process that asked for the lease by --take-over."""
+    """Name of the process that requested the lease by --take-over."""
     ended: bool = False
 
     @classmethod
@@ -71,12 +71,12 @@ class Owner:
 
     @property
     def name(self) -> str:
-        """Return the owner in words."""
+        """Return the owner as text: user, host and process id."""
         return f"{self.user}@{self.host} (pid {self.pid})"
 
     @property
     def age(self) -> str:
-        """Return how long the lease has been held and how old its heartbeat is, by this machine's clock."""
+        """Return the ages of the lease and of its heartbeat as text, by this machine's clock."""
         held, silent = (max(0.0, time.time() - since) for since in (self.start, self.heartbeat))
         return f"for {_words(held)}, last heartbeat {_words(silent)} ago"
 
@@ -86,7 +86,7 @@ class Owner:
 
 
 _FILE = TypeAdapter(Owner)
-"""What the file of a lease holds: a field that only a later version knows is ignored."""
+"""The schema of the file of a lease. Unknown fields of later versions are ignored."""
 _held: set[str] = set()
 """Tokens of the leases that this process holds."""
 
@@ -101,7 +101,7 @@ class Lease:
         self.thread.start()
 
     def release(self) -> None:
-        """End the lease: the file says so."""
+        """End the lease, and mark it as ended in the file."""
         self.over.set()
         self.thread.join()
         _held.discard(self.owner.token)  # also where the file cannot be written: on a full disk
@@ -114,9 +114,9 @@ class Lease:
         while not self.over.wait(BEAT_SECONDS) and not self.lost:
             try:
                 self._beat()
-            except OSError:  # a storage that is away for a while: the next heartbeat tries again
+            except OSError:  # the storage is unavailable; the next heartbeat tries again
                 continue
-            except Exception:  # an error that ended this thread would end the lease of a process that goes on
+            except Exception:  # without this thread, the lease of a running process would expire
                 logger.exception("%s: could not be renewed; the next heartbeat tries again", self.file)
         if self.lost and not self.over.is_set():
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
@@ -135,16 +135,16 @@ class Lease:
             self.lost = found.name
         elif found.claimed_by:
             self.lost = found.claimed_by
-        else:  # written by a heartbeat whose answer was lost
+        else:  # written by a heartbeat whose response was lost
             self.owner = found
 
 
 @contextmanager
 def held(folder: Path, *, take_over: bool = False) -> Iterator[Lease]:
-    """Hold the lease of a folder while the block runs. Raise UserError naming the process that holds it.
+    """Hold the lease of a folder while the block runs. Raise UserError with the process that holds it already.
 
-    With take_over that process is asked to end, and waited for. If this one is asked in turn, its main thread gets
-    SIGINT, and the block ends with RunError.
+    With take_over that process is requested to end, and this one waits for it. If another process takes the lease over
+    from this one, its main thread gets SIGINT, and the block ends with RunError.
     """
     lease = Lease(folder / NAME, _acquired(folder, take_over=take_over))
     try:
@@ -200,7 +200,7 @@ def _acquired(folder: Path, *, take_over: bool) -> Owner:
 
 
 def _is_live(file: Path, owner: Owner) -> bool:
-    """Return whether the owner's process runs: known at once on this machine, else watched."""
+    """Return whether the owner's process runs. On another machine this waits for a heartbeat."""
     if owner.machine == process.machine():
         if owner.pid == os.getpid():
             return owner.token in _held
@@ -219,7 +219,7 @@ def _changes(file: Path, owner: Owner, seconds: float) -> bool:
 
 
 def _hand_over(file: Path, owner: Owner, mine: Owner) -> None:
-    """Ask the owner for the lease and wait until it has ended, or does not answer."""
+    """Request the lease from the owner, and wait until the owner has ended, at most HANDOVER_SECONDS."""
     logger.warning("%s: waiting for %s to end", file.parent.name, owner.name)
     until, here = time.monotonic() + HANDOVER_SECONDS, owner.machine == process.machine()
     while time.monotonic() < until:
@@ -238,7 +238,7 @@ def _read(file: Path) -> Owner | None:
 
 
 def _text(file: Path) -> str | None:
-    """Return the text of a lease, None where there is none. Raise UserError for a folder of that name."""
+    """Return the text of a lease, or None. Raise UserError if a folder has the name of the file."""
     try:
         return conditional_write.read(file)
     except IsADirectoryError:
@@ -246,7 +246,7 @@ def _text(file: Path) -> str | None:
 
 
 def _parsed(text: str | None) -> Owner | None:
-    """Return the owner, None where there is none: a file that is not a lease belongs to no process."""
+    """Return the owner in the text of a lease, or None if there is no text or it is not a lease."""
     try:
         return _FILE.validate_json(text) if text else None
     except ValueError:  # pydantic's errors too

@@ -1,6 +1,6 @@
 """Integrity of a folder: MANIFEST.sha256 in sha256sum's own format, written last and checked before use.
 
-Neither safetensors nor Parquet nor torch.load notices a flipped bit; this does.
+The manifest detects flipped bits, which safetensors, Parquet and torch.load do not detect.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ NAME = "MANIFEST.sha256"
 
 
 class DamagedError(Exception):
-    """A file is not what its manifest says; the message names it."""
+    """A file that does not agree with its manifest. The message names the file."""
 
 
 def digest(file: Path) -> str:
@@ -22,7 +22,7 @@ def digest(file: Path) -> str:
 
 
 def write(folder: Path) -> None:
-    """Write the manifest of every file below folder and flush all of it to the disk."""
+    """Write the manifest of every file below folder, and flush all files to the disk."""
     files = sorted(f for f in folder.rglob("*") if f.is_file() and f.name != NAME)
     (folder / NAME).write_text(text({f.relative_to(folder).as_posix(): digest(f) for f in files}), encoding="utf-8")
     for file in [*files, folder / NAME, folder]:
@@ -30,24 +30,24 @@ def write(folder: Path) -> None:
 
 
 def read(folder: Path) -> dict[str, str]:
-    """Return digest by relative name. Raise DamagedError where there is no readable manifest."""
+    """Return the SHA-256 digests by relative name. Raise DamagedError if the manifest is missing or unreadable."""
     try:
         content = (folder / NAME).read_bytes().decode("utf-8")
         listed = {name: sha for sha, name in (line.split("  ", 1) for line in content.splitlines())}
     except (OSError, ValueError) as error:
         raise DamagedError(f"{folder / NAME}: missing or unreadable") from error
     if text(listed) != content:
-        raise DamagedError(f"{folder / NAME}: is not as it was written")
+        raise DamagedError(f"{folder / NAME}: has changed since it was written")
     return listed
 
 
 def text(digests: Mapping[str, str]) -> str:
-    """Return the manifest of files by relative name, as ``sha256sum -c`` understands it."""
+    """Return the manifest of digests by relative name, in the format of ``sha256sum -c``."""
     return "".join(f"{sha}  {name}\n" for name, sha in digests.items())
 
 
 def verify(folder: Path) -> None:
-    """Raise DamagedError naming the first file that is missing, added or altered since the manifest was written."""
+    """Raise DamagedError with the first file that is missing, added or changed since the manifest was written."""
     expected = read(folder)
     present = {f.relative_to(folder).as_posix() for f in folder.rglob("*") if f.is_file() and f.name != NAME}
     for name in sorted(expected.keys() | present):
@@ -62,7 +62,7 @@ def verify(folder: Path) -> None:
 
 
 def flush(path: Path) -> None:
-    """Make a file's content, or the names in a folder, durable."""
+    """Flush a file's content, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

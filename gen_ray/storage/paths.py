@@ -1,8 +1,8 @@
-"""What is below storage.root: a folder that all machines share, or the URI of an object store, as paths alike.
+"""Paths below storage.root, which is a folder that all machines share, or the URI of an object store.
 
-A folder with a manifest appears complete or not at all, and is replaced in one step. An object store lacks
-renaming and locks, and a folder there is whatever names have in common: each version of a folder is uploaded under a
-new name below it, and the object CURRENT, written last and deleted first, holds that name.
+A folder with a manifest is created and replaced atomically. An object store lacks renaming and locks, and its folders
+are only common prefixes of names. There each version of a folder is uploaded under a new name below it, and the object
+CURRENT, written last and deleted first, holds this name.
 """
 
 import os
@@ -24,43 +24,43 @@ from gen_ray.storage.user_paths import check_remote, local, printable
 
 ENVIRONMENT, DEFAULT = "GEN_RAY_STORAGE", "gen_ray_runs"
 PACKAGE = "_ray_pkg_"
-"""In the name of the folder that Ray copies a job's files to, and takes away again."""
+"""Part of the name of the folder to which Ray copies a job's files, and which it deletes after the job."""
 CURRENT = "CURRENT"
 """Name of the object that holds the name of a folder's present version on an object store."""
 READS = 100
-"""Times a folder is read again that is replaced during each reading."""
+"""Maximum number of attempts to read a folder that is replaced during each reading."""
 FAILURES = 3
-"""Times a folder is read again that could not be read and seems not to have been replaced."""
+"""Number of repeated attempts to read a folder after errors, if it was apparently not replaced."""
 VERSION = re.compile(r"v-[0-9a-f]+-[0-9a-f]{8}")
 T = TypeVar("T")
 
 
 def default() -> Path:
-    """Return the storage.root of those who name none."""
+    """Return the default storage.root: that of the environment variable, else DEFAULT."""
     return root(os.environ.get(ENVIRONMENT) or DEFAULT)
 
 
 def root(where: str | os.PathLike[str]) -> Path:
-    """Return what place does. Raise UserError also for a folder that ends with the job it is asked in."""
+    """Return the path of a storage.root, as ``place`` does. Raise UserError also for a folder that Ray deletes."""
     found = place(where)
     if PACKAGE in str(found):
         raise UserError(
-            f"storage.root={found}: is in the job's own copy of its files, which goes when the job ends; name a folder "
-            f"that all machines share, or s3://…, or set {ENVIRONMENT} on the cluster's machines"
+            f"storage.root={found}: is in the job's copy of its files, which is deleted when the job ends; name a "
+            f"folder that all machines share, or s3://…, or set {ENVIRONMENT} on the cluster's machines"
         )
     return found
 
 
 def place(where: str | os.PathLike[str]) -> Path:
-    """Return the path of a folder, or for s3://bucket/prefix one of an object store. Raise UserError."""
+    """Return the path of a local folder, or that of an object store for s3://bucket/prefix. Raise UserError."""
     text = str(where)
     if "://" not in text or text.startswith("file:"):
         return printable(local(text).absolute())
     check_remote(text)
-    from upath import UPath  # here, since few need it
+    from upath import UPath  # here, because it is rarely needed
 
     try:
-        # Another process may have written since: what was listed before is not kept.
+        # Listings are not cached, because other processes may write.
         return cast(Path, UPath(text.rstrip("/"), use_listings_cache=False))
     except (ValueError, ImportError) as error:
         raise UserError(f"storage.root={text}: {error}") from None
@@ -78,7 +78,7 @@ def remote(path: Path) -> tuple[Any, str]:
 
 
 def check(root: Path) -> None:
-    """Raise UserError where an object store does not answer, or does not let us in."""
+    """Raise UserError if an object store does not answer or denies access."""
     if not is_remote(root):
         return
     try:
@@ -89,7 +89,10 @@ def check(root: Path) -> None:
 
 
 def beside(root: Path) -> Path:
-    """Return where files go that have to be this machine's own: root, or what stands for a URI in the user's cache."""
+    """Return the local folder for a root's files that must not be on an object store, e.g. locks.
+
+    It is root itself, or for a URI a folder in the user's cache.
+    """
     if not is_remote(root):
         return root
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -98,9 +101,9 @@ def beside(root: Path) -> Path:
 
 @contextmanager
 def here(path: Path) -> Iterator[Path]:
-    """Give a file or folder as one of this machine: itself, or a copy for as long as the block lasts.
+    """Yield a local path of a file or folder: the path itself, or a copy that is deleted after the block.
 
-    A folder that may be replaced meanwhile is read by ``read``.
+    Use ``read`` for a folder that may be replaced meanwhile.
     """
     if not is_remote(path):
         yield path
@@ -115,23 +118,23 @@ def here(path: Path) -> Iterator[Path]:
 
 
 def current(folder: Path) -> Path:
-    """Return where the files of a folder are: there, or on an object store below it, in its present version."""
+    """Return the folder that holds the files of a folder: itself, or on an object store its present version."""
     name = _version(folder) if is_remote(folder) else None
     return folder / name if name else folder
 
 
 def is_there(folder: Path) -> bool:
-    """Return whether a folder was committed; on a disk, also whether there is another folder of that name."""
+    """Return whether a folder was committed. On a disk, return whether any folder of this name exists."""
     if is_remote(folder):
         return (current(folder) / manifest.NAME).exists()
     return put_back(folder)
 
 
 def read(folder: Path, reader: Callable[[Path], T]) -> T:
-    """Return what reader makes of a committed folder, given as one of this machine.
+    """Return the result of reader for a committed folder, which is passed as a local path.
 
-    Where the folder is replaced meanwhile, it is read again: no result is made of two versions. Where a reading fails
-    and the folder seems to be the same, it may have been moved aside and back, so a few more readings decide.
+    If the folder is replaced meanwhile, it is read again, so that a result never mixes two versions. If reading fails
+    although the folder seems to be the same, it may have been moved aside and back, so that a few more attempts follow.
     """
     failures = 0
     for left in reversed(range(READS)):
@@ -150,9 +153,9 @@ def read(folder: Path, reader: Callable[[Path], T]) -> T:
 
 
 def commit(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make folder appear complete or not at all: have a draft of it filled, with its manifest. Raise OSError.
+    """Create or replace folder atomically. fill writes its files and the manifest into a draft. Raise OSError.
 
-    The version before stays until the new one takes its place. Of several processes that commit, the last one counts.
+    The old version stays until the new one replaces it. If several processes commit, the last one counts.
     """
     if is_remote(folder):
         with TemporaryDirectory(prefix="gen_ray-") as draft:
@@ -171,9 +174,9 @@ def commit(folder: Path, fill: Callable[[Path], None]) -> None:
 
 @contextmanager
 def without_traces(*folders: Path) -> Iterator[None]:
-    """Remove the empty folders, at these paths or above, that the block created before it raised an error.
+    """Remove the empty folders at these paths or above that the block created, if it raises an error.
 
-    A refused command leaves the storage as it was. Folders that existed before, or that hold something, stay.
+    Thus a rejected command does not change the storage. Folders that existed before, or that are not empty, stay.
     """
     above = {parent for folder in folders if not is_remote(folder) for parent in (folder, *folder.parents)}
     missing = [folder for folder in above if not os.path.lexists(folder)]
@@ -181,26 +184,26 @@ def without_traces(*folders: Path) -> Iterator[None]:
         yield
     except BaseException:
         for folder in sorted(missing, key=lambda folder: len(folder.parts), reverse=True):
-            with suppress(OSError):  # it was not created, or it holds something
+            with suppress(OSError):  # it was not created, or it is not empty
                 folder.rmdir()
         raise
 
 
 def drafts(home: Path, pattern: str = f"*{PARTIAL}") -> list[Path]:
-    """Return what was begun in home, under names that match, and not finished: by a process that died, or works."""
+    """Return the drafts in home with matching names, of processes that have died or still work."""
     return [] if is_remote(home) else list(home.glob(f".{pattern}"))
 
 
 def complete(home: Path, pattern: str) -> list[Path]:
-    """Return the folders in home that were committed under names that match, in the order of these names."""
+    """Return the committed folders in home with matching names, sorted by name."""
     if not is_remote(home):
-        return sorted(home.glob(pattern))  # one without a manifest is damaged, which its reader has to be told
+        return sorted(home.glob(pattern))  # also damaged ones without a manifest, which the reader reports
     found = {file.parent for last in (CURRENT, manifest.NAME) for file in home.glob(f"{pattern}/{last}")}
     return sorted(found, key=lambda folder: folder.name)
 
 
 def copy(folder: Path, draft: Path) -> None:
-    """Fill a draft with what a folder holds."""
+    """Copy the content of a folder into a draft."""
 
     def fill(found: Path) -> None:
         shutil.rmtree(draft)
@@ -210,12 +213,12 @@ def copy(folder: Path, draft: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Take a folder away, as far as that is possible; it is gone in one step."""
+    """Remove a folder atomically, as far as possible. Errors are ignored on a disk."""
     if not is_remote(folder):
         gone = hidden(folder, PARTIAL)
         try:
             folder.rename(gone)
-        except OSError:  # nothing there, or nothing that may be renamed
+        except OSError:  # it does not exist, or may not be renamed
             gone = folder
         shutil.rmtree(gone, ignore_errors=True)
         return
@@ -228,7 +231,7 @@ def remove(folder: Path) -> None:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Have a file appear whole or not at all, also after a crash of the machine."""
+    """Write a text file atomically, also in case of a crash of the machine."""
     if is_remote(file):
         with as_os_errors(file):
             file.write_text(text, encoding="utf-8")
@@ -246,7 +249,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def _identity(folder: Path) -> object:
-    """Return what differs between versions of a folder, None where there is none."""
+    """Return a value that differs between versions of a folder, or None if the folder does not exist."""
     if is_remote(folder):
         return _version(folder)
     if not is_there(folder):
@@ -258,7 +261,7 @@ def _identity(folder: Path) -> object:
 
 
 def _version(folder: Path) -> str | None:
-    """Return the name of the present version of a folder on an object store, None where it is not committed so."""
+    """Return the name of the present version of a folder on an object store, or None if it has no CURRENT object."""
     try:
         name = read_object(folder / CURRENT).decode(errors="replace").strip()
     except (FileNotFoundError, NotADirectoryError):
@@ -271,7 +274,7 @@ def _version(folder: Path) -> str | None:
 def read_object(file: Path) -> bytes:
     """Return the content of a file on an object store, read in one request. Raise OSError.
 
-    The store's own file objects ask for its size first, and fail where it is replaced in between.
+    The store's own file objects request its size first, and fail if it is replaced in between.
     """
     client, path = remote(file)
     with as_os_errors(file):
@@ -280,7 +283,7 @@ def read_object(file: Path) -> bytes:
 
 
 def _upload(draft: Path, folder: Path) -> None:
-    """Upload a draft as a new version of folder, make it the present one, and remove the one before."""
+    """Upload a draft as a new version of folder, make it the present one, and remove the old one."""
     before, name = _version(folder), f"v-{time.time_ns():x}-{secrets.token_hex(4)}"
     files = [file for file in draft.rglob("*") if file.is_file() and file.name != manifest.NAME]
     client, home = remote(folder / name)
@@ -295,7 +298,7 @@ def _upload(draft: Path, folder: Path) -> None:
 
 @contextmanager
 def as_os_errors(path: Path) -> Iterator[None]:
-    """Raise as OSError what the clients of object stores raise: botocore's errors, for one, are of no common kind."""
+    """Raise exceptions of the clients of object stores as OSError, because e.g. botocore's have no common base."""
     try:
         yield
     except OSError:

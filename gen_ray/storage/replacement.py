@@ -1,4 +1,4 @@
-"""Replacement of a folder or file on a disk: its name stands for the old one or the new one at every moment."""
+"""Atomic replacement of a folder or file on a disk: its name is always that of the old one or of the new one."""
 
 import ctypes
 import errno
@@ -13,21 +13,21 @@ from gen_ray.errors import UserError
 
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
 UNKNOWN = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM}
-"""What a kernel or a file system (NFS, sshfs) answers that cannot exchange names."""
+"""Error codes of a kernel or a file system (NFS, sshfs) that cannot exchange names."""
 PARTIAL, ASIDE = ".partial", ".aside.partial"
-"""How the hidden names of a draft and of a folder about to be replaced end; other hidden folders are never touched."""
+"""Suffixes of the hidden names of a draft and of a folder during its replacement. No other hidden folder is changed."""
 
 
 def hidden(path: Path, end: str) -> Path:
-    """Return a name beside a path that no other process uses; names made later sort last."""
+    """Return a unique hidden name in the folder of a path. Later names sort last."""
     return path.with_name(f".{path.name}.{time.time_ns()}-{secrets.token_hex(4)}{end}")
 
 
 def write_output(file: Path, content: bytes) -> None:
-    """Write a file that a user named, whole or not at all. Raise UserError where that cannot be done.
+    """Write a file named by the user atomically. Raise UserError if it cannot be written.
 
-    On a full disk an older file of the name stays as it is. Devices, pipes and files in a folder that cannot be written
-    are written in place.
+    On a full disk an older file of the name does not change. Devices, pipes and files in a read-only folder are written
+    in place.
     """
     try:
         target = file.resolve()  # a link stays a link
@@ -47,24 +47,24 @@ def write_output(file: Path, content: bytes) -> None:
 
 
 def take_place(draft: Path, folder: Path) -> None:
-    """Rename a draft to folder. An older folder is removed, or has the draft's name afterwards. Raise OSError."""
+    """Rename a draft to folder. An older folder is removed, or gets the draft's name. Raise OSError."""
     while not (_renamed(draft, folder) or _exchanged(draft, folder)):
         pass  # another process has removed or replaced the folder in between
 
 
 def put_back(folder: Path) -> bool:
-    """Return whether a folder exists, after its old version got its name back if a killed process moved it aside."""
+    """Restore the old version of a folder if a killed process moved it aside. Return whether the folder exists."""
     if not folder.is_dir() and folder.parent.is_dir():
         start = f".{folder.name}."
         names = [name for name in os.listdir(folder.parent) if name.startswith(start) and name.endswith(ASIDE)]
         for name in sorted(names, reverse=True):
-            with suppress(OSError):  # another process did so, or the new version exists by now
+            with suppress(OSError):  # another process restored it, or the new version exists already
                 (folder.parent / name).rename(folder)
     return folder.is_dir()
 
 
 def _renamed(draft: Path, folder: Path) -> bool:
-    """Return whether a draft could be renamed to folder: not where a folder of that name is."""
+    """Rename a draft to folder. Return False if a folder of this name exists. Raise OSError."""
     try:
         draft.rename(folder)
     except OSError as error:
@@ -75,7 +75,7 @@ def _renamed(draft: Path, folder: Path) -> bool:
 
 
 def _exchanged(draft: Path, folder: Path) -> bool:
-    """Return whether a draft has taken the place of a folder, in one step or else in two."""
+    """Replace a folder by a draft, in one step if possible, else in two. Return whether the draft has its name."""
     aside = hidden(folder, ASIDE)
     try:
         if swap(draft, folder):
@@ -89,7 +89,7 @@ def _exchanged(draft: Path, folder: Path) -> bool:
         with suppress(OSError):  # the old version stays, unless another process has made a new one
             aside.rename(folder)
         raise
-    gone = hidden(folder, PARTIAL)  # put_back restores a folder aside, and must not find one half removed
+    gone = hidden(folder, PARTIAL)  # not ASIDE, because put_back must not restore a partially removed folder
     with suppress(OSError):  # put back by another process
         aside.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
@@ -97,9 +97,9 @@ def _exchanged(draft: Path, folder: Path) -> bool:
 
 
 def swap(first: Path, second: Path) -> bool:
-    """Exchange what two paths name, in one step. Return False where the system cannot. Raise OSError.
+    """Exchange two paths atomically. Return False if the system does not support it. Raise OSError.
 
-    Linux's renameat2(2), which Python's own ``os`` lacks.
+    This calls Linux's renameat2(2), which Python's ``os`` lacks.
     """
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if rename is None:

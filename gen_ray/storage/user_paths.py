@@ -1,4 +1,4 @@
-"""Paths and URIs as users write them."""
+"""Paths and URIs in the users' notation."""
 
 import re
 from pathlib import Path
@@ -13,14 +13,14 @@ PATTERNS = frozenset("[]*?#%")
 
 
 def local(text: str) -> Path:
-    """Return a path of this machine, written as a path (~ is the home folder) or as a file: URI. Raise UserError."""
+    """Return a local path from a path (~ is the home folder) or a file: URI. Raise UserError."""
     if "\0" in (unquote(text) if text.startswith("file:") else text):
-        raise UserError(f"{text!r}: no name of a file or folder has a null byte")
+        raise UserError(f"{text!r}: the name of a file or folder cannot contain a null byte")
     if re.match(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://", text):
         raise UserError(f"{text}: must be a path of this machine; copy the files here first")
     if not text.startswith("file:"):
         if not text.startswith("~"):
-            return Path(text)  # ./~x too, which Path would shorten to ~x
+            return Path(text)  # also for ./~x, which Path shortens to ~x
         try:
             return Path(text).expanduser()
         except RuntimeError:
@@ -36,7 +36,7 @@ def local(text: str) -> Path:
 
 
 def printable(path: Path) -> Path:
-    """Return a path. Raise UserError where it is not text, which neither a database nor a URI can hold."""
+    """Return a path unchanged. Raise UserError if it is not UTF-8 text, as databases and URIs require."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -47,13 +47,13 @@ def printable(path: Path) -> Path:
 
 
 def without_file_uri(word: str) -> str:
-    """Return a word of the command line, a file: URI in it (or after ``--option=``) as a path. Raise UserError."""
+    """Return a word of the command line with a file: URI (also after ``--option=``) as a path. Raise UserError."""
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     return f"{option}{equals}{local(value)}" if value.startswith("file:/") else word
 
 
 def check_remote(text: str) -> None:
-    """Raise UserError unless a URI is that of an object store, without characters that have another meaning there."""
+    """Raise UserError unless a URI is that of an object store and has only characters without a special meaning."""
     if not re.match(rf"({'|'.join(STORES)})://[^/]", text):
         raise UserError(
             f"{text}: must be a folder or s3://BUCKET/PREFIX (other object stores: {', '.join(STORES[1:])})"

@@ -1,1 +1,1 @@
-"""Sweeps without the cluster: what is to be tried, the record of what was, and its pictures."""
+"""The parts of sweeps that need no cluster: configuration, the record of trials, and plots."""

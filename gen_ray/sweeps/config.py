@@ -1,4 +1,4 @@
-"""The typed configuration of a sweep: a base experiment, a space over any of its keys, and how to search it."""
+"""The typed configuration of a sweep: a base experiment, a search space over its keys, and a searcher."""
 
 import itertools
 import json
@@ -22,10 +22,10 @@ from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
 from gen_ray.sweeps.schedulers import AshaConfig, MedianConfig, NoPruning, PopulationConfig, Scheduler
 
 Point = Mapping[str, Any]
-"""One place of a space: the values of the keys that are active there."""
+"""A point of a space: the values of the keys that are active at the point."""
 
 DURING = "validation/loss_nats"
-"""The one metric known while a trial trains, so the only one by which it can be stopped early."""
+"""The only metric that is available during training, and so the only one for early stopping."""
 FINAL = (
     "eval/bits_per_dim",
     "eval/frechet_distance",
@@ -37,20 +37,20 @@ SEARCHED = ("family.", "training.", "evaluation.", "data.batch_size")
 CHANGING = tuple(
     f"training.{key}" for key in ("learning_rate", "betas", "weight_decay", "gradient_clip_norm", "ema_decay")
 )
-"""What another checkpoint may go on with: it shapes neither the weights nor what the loss means."""
+"""Keys that may change between checkpoints, because neither the weights' shapes nor the loss depend on them."""
 GRID = 51_200
-"""Points of a grid at most."""
+"""Maximum number of points of a grid."""
 Scalar = bool | int | float | str | None
 
 
 class SearchAxis(Config):
-    """What one key may be. Exactly one of the kinds, and optionally the values of other keys it depends on."""
+    """The values of a key: exactly one of four kinds, and optionally a condition on other keys."""
 
     choice: list[Any] | None = Field(None, min_length=1)
     uniform: tuple[float, float] | None = None
     loguniform: tuple[float, float] | None = None
     randint: tuple[int, int] | None = Field(None, description="both ends included")
-    when: dict[str, Any] = Field({}, description="other keys' values under which this key is there")
+    when: dict[str, Any] = Field({}, description="values of earlier keys for which this key is active")
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> "SearchAxis":
@@ -70,24 +70,24 @@ class SearchAxis(Config):
         return self.choice or self.uniform or self.loguniform or self.randint or []
 
     def active(self, point: Point) -> bool:
-        """Return whether the keys it depends on have, in the point so far, one of the values it names."""
+        """Return whether all keys of ``when`` have one of their values in a point."""
         return all(key in point and self.allows(key, point[key]) for key in self.when)
 
     def allows(self, key: str, value: Any) -> bool:
-        """Return whether a value of a key that it depends on is one of those it names."""
+        """Return whether a value of a key of ``when`` is one of the listed values."""
         wanted = self.when[key]
         return label(value) in map(label, wanted if isinstance(wanted, list) else [wanted])
 
 
 class SearcherConfig(Config):
-    """How points are found: every one of a grid, at random, or by a tree-structured Parzen estimator."""
+    """The searcher: all points of a grid, random points, or a tree-structured Parzen estimator."""
 
     name: Literal["grid", "random", "tpe"] = "random"
     seed: int = Field(0, ge=0, lt=2**63)
 
 
 class SweepConfig(Config):
-    """One sweep. Made by ``load``, which tells mistakes in one line."""
+    """The configuration of a sweep. ``load`` creates it, and reports mistakes in one line."""
 
     name: Name
     experiment: Text
@@ -97,23 +97,26 @@ class SweepConfig(Config):
     direction: Literal["minimize", "maximize"] = "minimize"
     searcher: SearcherConfig = SearcherConfig()
     scheduler: Scheduler = NoPruning()
-    trials: int | None = Field(None, ge=1, le=100_000, description="left out: all points of a grid")
-    minutes: float | None = Field(None, gt=0, le=1e6, description="no trial is begun after so many")
-    concurrency: int | None = Field(None, ge=1, le=10_000, description="trials at a time; left out: as many as fit")
-    max_failures: int = Field(3, ge=0, le=10_000, description="lost processes of a trial after which it is given up")
-    best: int = Field(4, ge=1, le=1000, description="trials whose samples are shown side by side")
+    trials: int | None = Field(None, ge=1, le=100_000, description="number of trials; default: all points of a grid")
+    minutes: float | None = Field(None, gt=0, le=1e6, description="minutes after which no trial is started")
+    concurrency: int | None = Field(None, ge=1, le=10_000, description="concurrent trials; default: all that fit")
+    max_failures: int = Field(3, ge=0, le=10_000, description="lost processes of a trial after which it fails")
+    best: int = Field(4, ge=1, le=1000, description="number of trials whose samples are shown")
 
     @property
     def sign(self) -> int:
-        """Return what makes less of the metric better: 1, or -1 where more is."""
+        """Return 1 if the metric is minimised, -1 if it is maximised."""
         return {"minimize": 1, "maximize": -1}[self.direction]
 
 
 class SweepPlan:
-    """A sweep with its base experiment: what its points mean."""
+    """A sweep with its base experiment: maps points to experiments."""
 
     def __init__(self, sweep: SweepConfig, base: Mapping[str, Any]) -> None:
-        """Check all that can be known before data are there. Raise UserError."""
+        """Take the configurations of the sweep and of its base experiment. Check them as far as possible without data.
+
+        Raise UserError.
+        """
         self.sweep, self.base = sweep, base
         _check(sweep)
         self._corners = corners(sweep.space)
@@ -131,7 +134,7 @@ class SweepPlan:
 
     @property
     def first(self) -> Experiment:
-        """Return the experiment of one point: what is not searched is the same in all."""
+        """Return the experiment of one point. Settings that are not searched are equal in all experiments."""
         return self.experiments[0]
 
     @property
@@ -140,7 +143,7 @@ class SweepPlan:
         return max(experiment.training.epochs for experiment in self.experiments)
 
     def experiment(self, point: Point) -> Experiment:
-        """Return the experiment of a point. Raise UserError naming the point where it is none."""
+        """Return the experiment of a point. Raise UserError with the point if its settings are invalid."""
         raw: dict[str, Any] = json.loads(json.dumps(self.base))
         try:
             for key, value in point.items():
@@ -150,11 +153,11 @@ class SweepPlan:
             raise UserError(f"space: {words(point)}: {error}") from None
 
     def corners(self) -> Sequence[Point]:
-        """Return points at the ends of all ranges and with all choices, in a large space some of them."""
+        """Return the points at the ends of all ranges and with all choices, or some of them in a large space."""
         return self._corners
 
     def grid(self) -> list[Point]:
-        """Return all points of a space of choices. Raise UserError where they are too many to be meant."""
+        """Return all points of a space of choices. Raise UserError for more than GRID points."""
         found = list(itertools.islice(combinations(list(self.sweep.space.items())), GRID + 1))
         if len(found) > GRID:
             raise UserError(f"space: a grid of more than {GRID} points; use searcher random or tpe")
@@ -162,7 +165,7 @@ class SweepPlan:
 
 
 def _reduced(space: Mapping[str, SearchAxis]) -> list[tuple[str, SearchAxis]]:
-    """Return the axes of a space, each held at one of its ends unless it decides what figures are ranked together."""
+    """Return the axes of a space, each fixed at one end unless it decides which figures may be ranked together."""
     deciding = {key for keys in DECIDED_BY.values() for key in keys}
     for key, axis in reversed(list(space.items())):
         if key in deciding:
@@ -172,10 +175,10 @@ def _reduced(space: Mapping[str, SearchAxis]) -> list[tuple[str, SearchAxis]]:
 
 
 def load(file: Path, overrides: Iterable[str] = ()) -> SweepPlan:
-    """Return the plan of a sweep's YAML file changed by ``dotted.key=value``, which reach its experiment too.
+    """Return the plan of a sweep's YAML file after ``dotted.key=value`` overrides.
 
-    An override of a sweep's own key (trials, metric, searcher.…) changes the sweep, any other one all its trials.
-    Raise UserError: one line naming file, key and the nearest valid one.
+    An override of a sweep's key (trials, metric, searcher.…) changes the sweep. Any other override changes the
+    experiment of all trials. Raise UserError: one line with the file, the key and the nearest valid key.
     """
     raw = checked(file, SWEEP)
     own, settings = deepcopy(raw), list[str]()
@@ -202,14 +205,15 @@ def load(file: Path, overrides: Iterable[str] = ()) -> SweepPlan:
 
 
 def dump(plan: SweepPlan) -> str:
-    """Return a plan as YAML: two of the same text are the same."""
+    """Return a plan as YAML. Equal plans have equal texts."""
     return yaml12.dump({"sweep": plan.sweep.model_dump(mode="json"), "base": dict(plan.base)})
 
 
 def differences(kept: bytes, plan: SweepPlan) -> list[str]:
-    """Return the keys by which a plan kept by ``dump`` differs from one. storage.root may: a storage can be moved.
+    """Return the keys in which a plan saved by ``dump`` differs from another plan.
 
-    A file that cannot be read as a plan differs by all of it.
+    storage.root is not compared, because a storage can be moved. For an unreadable file the result is a text that says
+    so.
     """
     try:
         before = _without_root(yaml12.parsed(kept.decode()))
@@ -226,12 +230,12 @@ def _without_root(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def label(value: Any) -> Scalar:
-    """Return a value as one word: scalars as they are, whatever has parts on one line."""
+    """Return a value as a scalar: lists and mappings become YAML on one line."""
     return value if isinstance(value, Scalar) else yaml12.flow(value)
 
 
 def words(point: Point) -> str:
-    """Return a point in words, its keys by their last part."""
+    """Return a point as text, with the last parts of its keys."""
     shown = (f"{value:.4g}" if isinstance(value, float) else str(label(value)) for value in point.values())
     return ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in zip(point, shown, strict=True))
 
@@ -244,7 +248,7 @@ def _check(sweep: SweepConfig) -> None:
         for other in axis.when:
             if other not in known:
                 raise UserError(
-                    f"space.{key}.when.{other}: must be a key that space names before this one; {nearest(other, known)}"
+                    f"space.{key}.when.{other}: must be a key declared earlier in space; {nearest(other, known)}"
                 )
         known.append(key)
     ranges = [key for key, axis in sweep.space.items() if axis.choice is None]
@@ -255,7 +259,7 @@ def _check(sweep: SweepConfig) -> None:
 
 
 def _check_metric(sweep: SweepConfig, base: Experiment) -> None:
-    """Refuse a metric that nothing reports, or that does not mean the same in every trial."""
+    """Raise UserError for a metric that is unknown, or that is not comparable between trials."""
     if sweep.metric not in (DURING, *FINAL):
         raise UserError(f"metric: {sweep.metric!r} is unknown; {nearest(sweep.metric, (DURING, *FINAL))}")
     if sweep.scheduler.name != "none" and sweep.metric != DURING:
@@ -267,7 +271,7 @@ def _check_metric(sweep: SweepConfig, base: Experiment) -> None:
 
 
 def _check_population(sweep: SweepConfig, wanted: PopulationConfig, epochs: int) -> None:
-    """Refuse what cannot change while a model trains, and a population in which nothing would ever be copied."""
+    """Raise UserError for keys that cannot change during training, and for a population without any copies."""
     for key in sweep.space:
         if key not in CHANGING:
             raise UserError(f"space.{key}: cannot change while a model trains; for pbt: {', '.join(CHANGING)}")

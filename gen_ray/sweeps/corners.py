@@ -1,4 +1,4 @@
-"""Points at the ends of a space's ranges, which show before a sweep starts whether its trials are possible."""
+"""Points at the ends of a space's ranges, by which a sweep is checked before it starts."""
 
 import itertools
 import random
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from gen_ray.sweeps.config import Point, SearchAxis
 
 MOST = 512
-"""Corners up to which all of a space are tried. Of more, each value of each key and a random choice of combinations."""
+"""Maximum number of corners. In a larger space: each value of each key, and a random choice of combinations."""
 
 
 def corners(space: "Mapping[str, SearchAxis]") -> "list[Point]":
-    """Return points at the ends of all ranges and with all choices: the same ones for the same space."""
+    """Return points at the ends of all ranges and with all choices. The result depends only on the space."""
     found = list(itertools.islice(combinations(list(space.items())), MOST + 1))
     if len(found) <= MOST:
         return found
@@ -33,7 +33,7 @@ def corners(space: "Mapping[str, SearchAxis]") -> "list[Point]":
 
 
 def combinations(axes: "Sequence[tuple[str, SearchAxis]]", point: "Point" = MappingProxyType({})) -> "Iterator[Point]":
-    """Yield every combination of the ends of axes with the point so far, an axis only where it is active."""
+    """Yield point extended by every combination of the ends of axes. Inactive axes are left out."""
     if not axes:
         yield dict(point)
         return
@@ -43,7 +43,7 @@ def combinations(axes: "Sequence[tuple[str, SearchAxis]]", point: "Point" = Mapp
 
 
 def _with(space: "Mapping[str, SearchAxis]", key: str, end: Any) -> dict[str, Any]:
-    """Return an end of an axis with ends of the axes that it depends on with which it is active."""
+    """Return an end of an axis, with ends of the axes in its ``when`` for which the axis is active."""
     fixed = {key: end}
     for other in space[key].when:
         for value in space[other].ends:

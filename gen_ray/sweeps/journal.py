@@ -1,4 +1,4 @@
-"""The file of a sweep's record: a journal that is appended to, or on an object store, which cannot, written anew."""
+"""The journal file of a sweep's record. On an object store, which cannot append, the whole file is rewritten."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def journal(file: Path) -> BaseJournalBackend:
-    """Return the journal in a file, which need not be there yet. Raise UserError for a damaged one."""
+    """Return the journal in a file, which may be missing. Raise UserError for a damaged file."""
     if is_remote(file):
         return Rewritten(file)
     _mend(file)
@@ -26,12 +26,12 @@ def journal(file: Path) -> BaseJournalBackend:
 
 
 def check(file: Path) -> None:
-    """Raise UserError for a journal that is damaged. An unfinished last line is not damage, see _mend."""
+    """Raise UserError for a damaged journal. An unfinished last line is not damage, see _mend."""
     _entries(file)
 
 
 def _entries(file: Path) -> tuple[list[bytes], bytes]:
-    """Return the lines of a journal, and what follows the last line end. Raise UserError for a damaged line."""
+    """Return the lines of a journal, and the rest after the last line end. Raise UserError for a damaged line."""
     *lines, rest = file.read_bytes().split(b"\n") if file.exists() else [b""]
     for number, line in enumerate(lines, 1):
         operation = _operation(line)
@@ -44,7 +44,7 @@ def _entries(file: Path) -> tuple[list[bytes], bytes]:
 
 
 def _operation(line: bytes) -> int | None:
-    """Return the operation of an entry, None where the line is not an entry."""
+    """Return the operation of an entry, or None if the line is not an entry."""
     try:
         found = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -54,20 +54,20 @@ def _operation(line: bytes) -> int | None:
 
 
 def _mend(file: Path) -> None:
-    """Remove an unfinished last line: a process was killed, or the disk was full, while it was written.
+    """Remove an unfinished last line, which remains if a process was killed or the disk was full.
 
-    Without this the next entry would be appended to that line, and Optuna could read neither.
+    Otherwise the next entry would be appended to this line, and Optuna could read neither.
     """
     _, rest = _entries(file)
     if rest:
-        logger.warning("%s: its last line was not written whole and is removed", file)
+        logger.warning("%s: its last line is incomplete and is removed", file)
         with file.open("r+b") as stream:
             stream.truncate(file.stat().st_size - len(rest))
             os.fsync(stream.fileno())
 
 
 class Rewritten(BaseJournalBackend):
-    """A journal in one object, by the only process that writes it: a sweep has one driver."""
+    """A journal in one object, which is rewritten for each entry. Only one process, the driver, may write it."""
 
     def __init__(self, file: Path) -> None:
         """Read the entries of the file. Raise UserError for a damaged journal."""
@@ -75,10 +75,10 @@ class Rewritten(BaseJournalBackend):
         self.lines = [line.decode("utf-8") for line in _entries(file)[0]]
 
     def read_logs(self, log_number_from: int) -> Iterable[dict[str, Any]]:
-        """Yield the entries from one on."""
+        """Yield the entries from a number on."""
         yield from map(json.loads, self.lines[log_number_from:])
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Add entries."""
+        """Append entries and write the file."""
         self.lines += [json.dumps(entry, separators=(",", ":")) for entry in logs]
         write_whole(self.file, "".join(f"{line}\n" for line in self.lines))

@@ -1,4 +1,4 @@
-"""Parallel coordinates of a sweep: an axis for the metric and for each key, a line for each finished trial."""
+"""Plot of a sweep in parallel coordinates: an axis for the metric and each key, a line for each finished trial."""
 
 import math
 import textwrap
@@ -14,20 +14,20 @@ from gen_ray.engine.plots.lines import pixels
 from gen_ray.sweeps.config import Point, Scalar, SearchAxis, label
 
 LABEL = 22
-"""Characters of a line of a label; longer labels are broken."""
+"""Maximum number of characters of a label's line. Longer labels are wrapped."""
 LINES = 3
-"""Lines of a label at most."""
+"""Maximum number of lines of a label."""
 CHARACTER, LINE, GAP = 0.075, 0.16, 0.5
-"""Inches of a character, of a line of text, and between a label and the next axis."""
+"""Sizes in inches: width of a character, height of a line of text, distance of a label and the next axis."""
 UNSET = -0.12
-"""The height of trials in which a key is not set."""
+"""Height on an axis of trials in which the key is not set."""
 APART = 0.05
-"""Difference in height of two labels of one axis at least, where a line is of that height."""
+"""Minimum difference in height of an inner label and the ends of its axis."""
 
 
 @dataclass(frozen=True)
 class ParallelAxis:
-    """One axis: the height in [0, 1] of a value, and labels by their heights."""
+    """An axis of the plot: the height in [0, 1] of a value, and labels by their heights."""
 
     name: str
     height: Callable[[Scalar], float]
@@ -35,7 +35,7 @@ class ParallelAxis:
 
     @property
     def width(self) -> float:
-        """Return the inches that the axis needs with its labels."""
+        """Return the width in inches of the axis with its labels."""
         words = [line for text in self.labels.values() for line in text.splitlines()]
         longest = max(len(word) for word in [*words, *_broken(self.name).splitlines()])
         return longest * CHARACTER + GAP
@@ -44,7 +44,7 @@ class ParallelAxis:
 def parallel_coordinates(
     trials: Sequence[tuple[Point, float]], space: Mapping[str, SearchAxis], metric: str, sign: int
 ) -> np.ndarray:
-    """Return trials (point, value of the metric) as lines, the best one red, uint8 (H, W, 3)."""
+    """Return the plot, uint8 (H, W, 3), of trials (point, value of the metric). The best trial is red."""
     return pixels(draw(trials, space, metric, sign))
 
 
@@ -85,7 +85,7 @@ def _height(scale: ParallelAxis, point: Point) -> float:
 
 
 def _scale(key: str, axis: SearchAxis) -> ParallelAxis:
-    """Return the axis of a key: its choices evenly apart, or its range."""
+    """Return the axis of a key: its choices at equal distances, or its range."""
     if axis.choice is None:
         low, high = axis.ends
         return _numbers(key, [low, high], logarithmic=axis.loguniform is not None)
@@ -96,7 +96,7 @@ def _scale(key: str, axis: SearchAxis) -> ParallelAxis:
 
 
 def _numbers(name: str, values: Sequence[float], *, logarithmic: bool = False) -> ParallelAxis:
-    """Return an axis from the smallest to the largest of values, with round numbers on it."""
+    """Return an axis from the smallest to the largest of values, with round numbers as labels."""
     low, high = min(values), max(values)
     to = math.log10 if logarithmic else float
 

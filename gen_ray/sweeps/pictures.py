@@ -1,4 +1,4 @@
-"""A sweep's pictures, drawn by Optuna and matplotlib, uint8 (H, W, 3)."""
+"""Plots of a sweep by Optuna and matplotlib, uint8 (H, W, 3)."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,12 +18,15 @@ from gen_ray.sweeps.parallel import parallel_coordinates
 from gen_ray.sweeps.study import FINISHED, Study, TrialResult
 
 LABEL = 24
-"""Characters of the name of a choice at most."""
+"""Maximum number of characters of a choice's name."""
 COST = "sample/seconds_per_image"
 
 
 def pictures(study: Study) -> dict[str, np.ndarray]:
-    """Return what the trials so far show: each picture needs two finished ones, some need keys that all trials have."""
+    """Return the plots of the trials so far, uint8 (H, W, 3) by name, or none before two trials have finished.
+
+    The importance of keys needs at least two keys that all trials have.
+    """
     if len(study.best()) < 2:
         return {}
     metric, inner = study.sweep.metric, study.shown()
@@ -42,7 +45,7 @@ def pictures(study: Study) -> dict[str, np.ndarray]:
 
 
 def front(points: Mapping[int, tuple[float, float]]) -> list[int]:
-    """Return the keys of points (cost, loss) that no other point betters in one and equals in the other, by cost."""
+    """Return the keys of the Pareto-optimal points (cost, loss), ordered by cost."""
     best, found = float("inf"), []
     for key, (_, loss) in sorted(points.items(), key=lambda item: item[1]):
         if loss < best:
@@ -52,7 +55,7 @@ def front(points: Mapping[int, tuple[float, float]]) -> list[int]:
 
 
 def pareto(results: list[TrialResult], metric: str, sign: int) -> np.ndarray:
-    """Return the finished trials by seconds a sample and metric, with the line of those that no other betters."""
+    """Return a plot, uint8 (H, W, 3), of the finished trials by cost and metric, with the Pareto front."""
     finished = {r.number: r.metrics for r in results if r.state == FINISHED and {metric, COST} <= r.metrics.keys()}
     points = {number: (found[COST], sign * found[metric]) for number, found in finished.items()}
     figure = Figure(figsize=(6, 4), dpi=110, layout="constrained")
@@ -71,7 +74,7 @@ def pareto(results: list[TrialResult], metric: str, sign: int) -> np.ndarray:
 
 def _rendered(plot: Callable[[], object]) -> np.ndarray:
     mpl.use("agg")
-    # Optuna sets its own style; a name may hold a dollar sign, which is not mathematics
+    # Optuna sets its own style. A name may contain a dollar sign, which must not start a formula.
     with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings(action="ignore"):
         drawn = plot()
     each: list[Axes] = list(np.ravel(np.asarray(drawn, dtype=object)))
@@ -84,7 +87,7 @@ def _rendered(plot: Callable[[], object]) -> np.ndarray:
 
 
 def _turn_long_labels(axes: Axes) -> None:
-    """Shorten and turn the names of choices below an axis, which would overlap."""
+    """Shorten and rotate the names of choices below an axis, so that they do not overlap."""
     if isinstance(axes.xaxis.get_major_formatter(), StrCategoryFormatter):
         names = [text.get_text().strip("'") for text in axes.get_xticklabels()]
         short = [name if len(name) <= LABEL else f"{name[: LABEL - 1]}…" for name in names]

@@ -1,4 +1,4 @@
-"""The points of a sweep that are known before anything runs: a grid's, or distinct random ones."""
+"""The points of a sweep that do not depend on results: those of a grid, or distinct random points."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,20 +8,20 @@ import numpy as np
 from gen_ray.sweeps.config import Point, SearchAxis, SweepPlan
 
 DRAWS = 100
-"""Draws for a point that has not been drawn yet, after which the space is taken to be exhausted."""
+"""Number of draws per trial for distinct points. After it the space counts as exhausted."""
 
 
 def predetermined_points(plan: SweepPlan) -> Sequence[Point] | None:
-    """Return the points that are known beforehand: a grid's, or distinct random ones; None where results lead on."""
-    known = {"grid": _laid, "random": _strewn}.get(plan.sweep.searcher.name)
+    """Return the points of a grid, or distinct random points, or None for a searcher that depends on results."""
+    known = {"grid": _grid_points, "random": _random_points}.get(plan.sweep.searcher.name)
     return known(plan) if known else None
 
 
-def _laid(plan: SweepPlan) -> Sequence[Point]:
+def _grid_points(plan: SweepPlan) -> Sequence[Point]:
     return plan.grid()[: plan.sweep.trials]
 
 
-def _strewn(plan: SweepPlan) -> Sequence[Point]:
+def _random_points(plan: SweepPlan) -> Sequence[Point]:
     sweep = plan.sweep
     rng, found = np.random.default_rng(sweep.searcher.seed), list[Point]()
     for _ in range(DRAWS * (sweep.trials or 0)):
@@ -37,7 +37,7 @@ def _strewn(plan: SweepPlan) -> Sequence[Point]:
 
 
 def sample_axis(axis: SearchAxis, rng: np.random.Generator) -> Any:
-    """Return a value of an axis at random."""
+    """Return a random value of an axis."""
     if axis.choice is not None:
         return axis.choice[int(rng.integers(len(axis.choice)))]
     low, high = axis.ends

@@ -1,6 +1,6 @@
-"""Population based training (Jaderberg et al. 2017) without the cluster: who copies whom, and with which settings.
+"""Population based training (Jaderberg et al. 2017) without the cluster: the choice of donors and of new settings.
 
-Ray Tune's own scheduler of this name draws from Python's global randomness; here every draw is one of a seed.
+All draws depend on a seed. Ray Tune's own scheduler uses Python's global random generator.
 """
 
 import math
@@ -16,14 +16,14 @@ FACTORS = (0.8, 1.2)
 
 
 def donors(losses: Mapping[int, float], quantile: float, rng: np.random.Generator) -> dict[int, int]:
-    """Return, for each of the worst quantile, the one of the best that it is to copy; less is better, NaN is worst."""
+    """Return a donor of the best quantile for each trial of the worst quantile. Lower is better, NaN is worst."""
     ranked = sorted(losses, key=lambda number: (math.isnan(losses[number]), losses[number], number))
     few = min(math.ceil(quantile * len(ranked)), len(ranked) // 2)
     return {worst: int(rng.choice(ranked[:few])) for worst in reversed(ranked[len(ranked) - few :])}
 
 
 def explored(space: Mapping[str, SearchAxis], point: Point, resample: float, rng: np.random.Generator) -> Point:
-    """Return a point near another, within the ends of all axes; an axis that becomes active is drawn afresh."""
+    """Return a point near another, within the ends of all axes. The value of a newly active axis is drawn at random."""
     found: dict[str, Any] = {}
     for key, axis in space.items():
         if axis.active(found):
@@ -33,7 +33,7 @@ def explored(space: Mapping[str, SearchAxis], point: Point, resample: float, rng
 
 
 def _stepped(axis: SearchAxis, value: Any, rng: np.random.Generator) -> Any:
-    """Return the choice before or after a value, or the value times a factor."""
+    """Return the choice before or after a value, or the value times a factor of FACTORS."""
     if axis.choice is not None:
         place = list(map(label, axis.choice)).index(label(value)) + int(rng.choice((-1, 1)))
         return axis.choice[min(max(place, 0), len(axis.choice) - 1)]

@@ -1,4 +1,4 @@
-"""Whether the figures of all trials of a sweep may be ranked together, known before any of them is trained."""
+"""The check before a sweep that the figures of all its trials may be ranked together."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,14 +13,14 @@ DECIDED_BY = {
     "samples": ("evaluation.samples",),
     "neighbours": ("evaluation.neighbours",),
 }
-"""The keys of an experiment that decide a part of a figure's provenance."""
+"""The keys of an experiment that decide each part of a figure's provenance."""
 
 LOSS = "validation/"
-"""Prefix of the losses' names; a loss that bounds the likelihood is of the same values as the bits/dim."""
+"""Prefix of the names of losses. A loss that bounds the likelihood has the provenance of the bits/dim."""
 
 
 def check_rankable(metric: str, space: Sequence[str], experiments: Sequence[Experiment]) -> None:
-    """Raise UserError where a metric has different provenance in experiments, naming the key of the space."""
+    """Raise UserError with the key of the space if a metric has different provenance in experiments."""
     parts = [comparison_key(_planned(metric, experiment)) for experiment in experiments]
     for part in sorted({key for found in parts for key in found}):
         values = sorted({found.get(part, "unknown") for found in parts})

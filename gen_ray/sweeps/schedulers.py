@@ -1,4 +1,4 @@
-"""What may happen to a trial on its way: nothing, an early end, or going on as a copy of a better one."""
+"""Configurations of trial schedulers: no pruning, early stopping, or population based training."""
 
 from typing import Annotated, Literal
 
@@ -8,33 +8,33 @@ from gen_ray.configuration.base import Config, named
 
 
 class NoPruning(Config):
-    """Every trial trains to its end."""
+    """No early stopping: every trial trains to its end."""
 
     name: Literal["none"] = "none"
 
 
 class AshaConfig(Config):
-    """Successive halving (Li et al. 2020): from each rung one trial of so many goes on."""
+    """Asynchronous successive halving (Li et al. 2020): one of ``reduction`` trials continues from each rung."""
 
     name: Literal["asha"] = "asha"
-    grace_epochs: int = Field(1, ge=1, le=10_000_000, description="before which no trial is stopped")
-    reduction: int = Field(3, ge=2, le=1000, description="one of so many goes on from each rung")
+    grace_epochs: int = Field(1, ge=1, le=10_000_000, description="epochs before which no trial is stopped")
+    reduction: int = Field(3, ge=2, le=1000, description="one of this number of trials continues from each rung")
 
 
 class MedianConfig(Config):
-    """Trials below the median of the others are stopped."""
+    """Median stopping: trials that are worse than the median of the others are stopped."""
 
     name: Literal["median"] = "median"
-    grace_epochs: int = Field(1, ge=1, le=10_000_000, description="before which no trial is stopped")
+    grace_epochs: int = Field(1, ge=1, le=10_000_000, description="epochs before which no trial is stopped")
 
 
 class PopulationConfig(Config):
-    """Population based training (Jaderberg et al. 2017): the worst go on as copies of the best, with other settings."""
+    """Population based training (Jaderberg et al. 2017): the worst trials copy the best ones and change settings."""
 
     name: Literal["pbt"] = "pbt"
-    interval_epochs: int = Field(ge=1, le=10_000_000, description="after which all trials wait and are compared")
-    quantile: float = Field(0.25, gt=0, le=0.5, description="share of the worst that copy, and of the best copied")
-    resample: float = Field(0.25, ge=0, le=1, description="probability of a fresh value instead of a step from the old")
+    interval_epochs: int = Field(ge=1, le=10_000_000, description="epochs between comparisons of all trials")
+    quantile: float = Field(0.25, gt=0, le=0.5, description="share of trials that copy, and of donors")
+    resample: float = Field(0.25, ge=0, le=1, description="probability of a random value instead of a step")
 
 
 Scheduler = Annotated[

@@ -1,6 +1,6 @@
-"""A sweep's record: an Optuna study in a journal file, which says what was tried, what came of it, and what is next.
+"""The record of a sweep: an Optuna study in a journal file, with all trials, their results and the waiting points.
 
-It is a sweep's only memory: whoever opens it after a kill finds the finished trials finished and the live ones live.
+All state of a sweep is in this file, so that a new driver can continue after the old one was killed.
 """
 
 import time
@@ -32,20 +32,20 @@ STATES = {
 
 @dataclass(frozen=True, kw_only=True)
 class TrialCopy:
-    """A trial's going on, after so many epochs, as a copy of another one with settings of its own."""
+    """A copy event: after ``epoch`` epochs a trial continues as a copy of a donor with the settings of a point."""
 
     epoch: int
     donor: int
     point: Point
 
     def __str__(self) -> str:
-        """Return where it comes from."""
+        """Return the donor and the epoch as text."""
         return f"{self.donor:03d} at epoch {self.epoch}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """One trial as the record has it, with the settings that it ended with."""
+    """A trial of the record, with its final settings."""
 
     number: int
     point: Point
@@ -60,10 +60,10 @@ class TrialResult:
 
 
 class Study:
-    """The record of one sweep, in a file of its folder."""
+    """The record of a sweep, in a file in its folder."""
 
     def __init__(self, plan: SweepPlan, folder: Path) -> None:
-        """Open the record or begin it: the points of a grid and random ones are laid down before anything runs.
+        """Open or create the record. Points that do not depend on results are recorded before the first trial.
 
         Raise UserError for a damaged record.
         """
@@ -73,14 +73,14 @@ class Study:
             self.study = optuna.create_study(
                 study_name=folder.name,
                 storage=JournalStorage(journal(file)),
-                # Runs of one pool at the same time: a point close to one that is running is worth less.
+                # Trials run concurrently: with constant_liar, points close to a running trial are less attractive.
                 sampler=optuna.samplers.TPESampler(seed=self.sweep.searcher.seed, constant_liar=True),
                 direction=self.sweep.direction,
                 load_if_exists=True,
             )
         points = predetermined_points(plan)
         self.wanted = len(points) if points is not None else self.sweep.trials or 0
-        for point in (points or [])[len(self._trials()) :]:  # all, or those that a killed process had no time for
+        for point in (points or [])[len(self._trials()) :]:  # all, or those that a killed process did not add
             self.study.enqueue_trial({key: label(value) for key, value in point.items()})
         running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
         self.waiting = [Trial(self.study, trial._trial_id) for trial in running]
@@ -89,12 +89,12 @@ class Study:
         self.live: dict[int, Trial] = {}
 
     def exhausted(self) -> bool:
-        """Return whether no trial is left to begin."""
-        begun = sum(trial.state != TrialState.WAITING for trial in self._trials())
-        return not self.waiting and begun >= self.wanted
+        """Return whether all trials were started."""
+        started = sum(trial.state != TrialState.WAITING for trial in self._trials())
+        return not self.waiting and started >= self.wanted
 
     def ask(self) -> tuple[int, Point]:
-        """Return the next trial's number and point: one that was live when a driver died, or else a new one."""
+        """Return the number and point of the next trial: one that was live when a driver died, else a new one."""
         trial = self.waiting.pop(0) if self.waiting else self.study.ask()
         if trial.number in self.before:
             trial.set_user_attr(RESUMED, {"at": time.time(), "seconds": self.before[trial.number]})
@@ -102,18 +102,18 @@ class Study:
         return trial.number, self._point(trial)
 
     def copy(self, number: int, copy: TrialCopy) -> Sequence[TrialCopy]:
-        """Record that a live trial goes on as a copy of another; return all that it has been."""
+        """Record that a live trial continues as a copy of another one. Return all its copies so far."""
         trial, point = self.live[number], {key: label(value) for key, value in copy.point.items()}
         words = {"epoch": copy.epoch, "donor": copy.donor, "point": point}
         trial.set_user_attr(COPIES, [*trial.user_attrs.get(COPIES, []), words])
         return self.copies(number)
 
     def point(self, number: int) -> Point:
-        """Return the settings in force of a live trial."""
+        """Return the present settings of a live trial."""
         return self._point(self.live[number])
 
     def copies(self, number: int) -> Sequence[TrialCopy]:
-        """Return what a live trial has gone on as a copy of."""
+        """Return the copies that a live trial has made so far."""
         return self._copies(self.live[number])
 
     def tell(
@@ -125,7 +125,7 @@ class Study:
         reason: str = "",
         stopped_at: int | None = None,
     ) -> TrialResult:
-        """Record and return what came of a trial: an error, metrics at its end, or where it was stopped early."""
+        """Record and return the result of a trial: an error, the final metrics, or the epoch of an early stop."""
         trial, value = self.live.pop(number), metrics.get(self.sweep.metric)
         trial.set_user_attr(METRICS, dict(metrics))
         if error or value is None or not np.isfinite(value):
@@ -138,21 +138,21 @@ class Study:
         return self._result(self.study.tell(trial, value))
 
     def results(self) -> list[TrialResult]:
-        """Return all trials that were begun, in the order of their numbers."""
+        """Return all trials that were started, in the order of their numbers."""
         return [self._result(trial) for trial in self._trials() if trial.state in STATES]
 
     def unfinished(self) -> bool:
-        """Return whether trials have not ended, or not even begun."""
+        """Return whether any trial has not ended or not started."""
         states = [result.state for result in self.results()]
         return LIVE in states or len(states) < self.wanted
 
     def best(self) -> list[TrialResult]:
-        """Return the finished trials, the best first."""
+        """Return the finished trials, best first."""
         finished = [result for result in self.results() if result.state == FINISHED and result.value is not None]
         return sorted(finished, key=lambda result: self.sweep.sign * (result.value or 0.0))
 
     def shown(self) -> optuna.Study:
-        """Return a study for pictures: the finished trials with the settings that they ended with."""
+        """Return a study for plots, which holds the finished trials with their final settings."""
         shown, axes = optuna.create_study(direction=self.sweep.direction), self.sweep.space
         for result in self.results():
             if result.state == FINISHED:
@@ -183,10 +183,10 @@ class Study:
 
     def _result(self, trial: FrozenTrial) -> TrialResult:
         space, copies = self.sweep.space, self._copies(trial)
-        begun = {key: _value(space[key], trial.params[key]) for key in space if key in trial.params}
+        initial = {key: _value(space[key], trial.params[key]) for key in space if key in trial.params}
         return TrialResult(
             number=trial.number,
-            point=copies[-1].point if copies else begun,
+            point=copies[-1].point if copies else initial,
             copies=copies,
             state=STATES[trial.state],
             value=trial.value,
@@ -199,16 +199,15 @@ class Study:
 
 
 def _moments(trial: FrozenTrial) -> list[float]:
-    """Return when something was recorded of a trial, in seconds since 1970."""
+    """Return the times at which something was recorded about a trial, in seconds since 1970."""
     moments = [moment.timestamp() for moment in (trial.datetime_start, trial.datetime_complete) if moment]
     return [*moments, *(resumed["at"] for resumed in [trial.user_attrs.get(RESUMED)] if resumed)]
 
 
 def _seconds(trial: FrozenTrial, until: float) -> float:
-    """Return how long a trial took, without the time in which no driver ran.
+    """Return the duration of a trial in seconds, without the time in which no driver ran.
 
-    A driver that died worked at least until the last moment that it recorded of any trial; later work is not recorded,
-    so it is not counted.
+    The work of a driver that died counts until its last record of any trial, because later work was not recorded.
     """
     start = trial.datetime_start.timestamp() if trial.datetime_start else until
     resumed = trial.user_attrs.get(RESUMED, {"at": start, "seconds": 0.0})
@@ -234,12 +233,12 @@ def _distribution(axis: SearchAxis) -> optuna.distributions.BaseDistribution:
 
 
 def _value(axis: SearchAxis, word: Scalar) -> Any:
-    """Return the choice that a label stands for, or the number itself."""
+    """Return the choice with a given label, or the number unchanged."""
     return axis.choice[list(map(label, axis.choice)).index(word)] if axis.choice is not None else word
 
 
 def table(results: Iterable[TrialResult], keys: Iterable[str], metric: str) -> tuple[list[str], list[list[str]]]:
-    """Return the header and a line for each trial, the failed ones with their error."""
+    """Return the header and a line for each trial. Failed trials show their error."""
     keys = list(keys)
     header = [
         "trial",

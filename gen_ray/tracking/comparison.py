@@ -1,4 +1,4 @@
-"""Runs side by side. Figures of different provenance are never ranked against each other."""
+"""Tables of runs. Figures of different provenance are never ranked together."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ HIGHER_IS_BETTER = {PRECISION, RECALL, "train/images_per_second"}
 RANKED = (BITS, FRECHET)
 KIND, UNMEASURED = "gen_ray.kind", "gen_ray.unmeasured"
 SHORT = {"family": "family.name", "data": "data.source", "sweep": "gen_ray.sweep", "net": "family.net.name"}
-"""What --where calls the keys that one asks for most."""
+"""Short names of frequent keys in --where."""
 AT_FLOOR = f"{FRECHET}_at_floor_rows"
 COLUMNS = {
     "run": "run",
@@ -36,15 +36,15 @@ COLUMNS = {
     "sampler": "sampler",
     "train/steps": "steps",
 }
-"""Columns by the metric or word they show; the one that is compared with the floor is named by its rows."""
+"""Column titles by metric or attribute. The title of the column that is compared with the floor has its rows."""
 FORMS = {BITS: "{:.3f}", FRECHET: "{:.2f}", "sample/seconds_per_image": "{:.2g}", "train/steps": "{:,.0f}"}
 DISPENSABLE = ("train/steps", "sample/seconds_per_image", "sampler", RECALL, PRECISION, AT_FLOOR, "kind", "family")
-"""Columns in the order in which a narrow terminal does without them."""
+"""Columns in the order in which they are omitted on a narrow terminal."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Runs that may be ranked together, best first; ``dispensable`` are the columns that may be left out, in order."""
+    """Runs that may be ranked together, best first. ``dispensable``: columns that may be omitted, in this order."""
 
     title: str
     header: list[str]
@@ -54,14 +54,14 @@ class Table:
 
 
 def chosen(runs: Iterable[RunRow], where: Iterable[str]) -> list[RunRow]:
-    """Return the runs, sweeps themselves left out, that fulfil every key=value. Raise UserError for a key none has."""
+    """Return the runs, without sweeps, that match every key=value. Raise UserError for a key that no run has."""
     found = [run for run in runs if run.tags.get(KIND) != "sweep"]
-    for wish in where:
-        key, separator, value = wish.partition("=")
+    for condition in where:
+        key, separator, value = condition.partition("=")
         name = SHORT.get(key, key)
         known = {known for run in found for known in (*run.params, *run.tags)}
         if not separator or (found and name not in known):
-            raise UserError(f"--where {wish}: no run has such a setting; {nearest(key, SHORT)}, or any dotted key")
+            raise UserError(f"--where {condition}: no run has such a setting; {nearest(key, SHORT)}, or any dotted key")
         found = [run for run in found if value in (run.params.get(name), run.tags.get(name))]
     return found
 
@@ -79,13 +79,13 @@ def tables(runs: Iterable[RunRow], sort: str) -> list[Table]:
 
 
 def measured_with(tags: Mapping[str, str], metric: str) -> dict[str, str]:
-    """Return all that a run's tags say on how a metric was measured."""
+    """Return the provenance of a metric from a run's tags."""
     prefix = f"provenance.{SAME_FEATURES.get(metric, metric)}."
     return {key.removeprefix(prefix): value for key, value in sorted(tags.items()) if key.startswith(prefix)}
 
 
 def provenance(tags: Mapping[str, str], metrics: Iterable[str] = RANKED) -> tuple[str, ...]:
-    """Return what metrics were measured with, as far as figures that differ in it must not be ranked together."""
+    """Return the part of the provenance of metrics that must be equal for figures to be ranked together."""
     names = [SAME_FEATURES.get(metric, metric) for metric in metrics]
     return tuple(
         f"provenance.{name}.{key}={value}"
@@ -95,7 +95,7 @@ def provenance(tags: Mapping[str, str], metrics: Iterable[str] = RANKED) -> tupl
 
 
 def differences(groups: Iterable[Table]) -> str:
-    """Return in which parts of their provenance tables differ, with the values."""
+    """Return the parts of the provenance in which tables differ, with their values."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     each = [dict(word.split("=", 1) for word in provenance(group.runs[0].tags)) for group in groups]
     for key in sorted({key for one in each for key in one}):
@@ -119,7 +119,7 @@ def _table(runs: Sequence[RunRow], sort: str) -> Table:
 
 
 def _floor_column(runs: Iterable[RunRow]) -> str:
-    """Return the name of the column to be compared with the floor, empty where that is the distance itself."""
+    """Return the title of the column to compare with the floor, empty if this is the distance itself."""
     differs = [run for run in runs if run.metrics.get(AT_FLOOR, run.metrics.get(FRECHET)) != run.metrics.get(FRECHET)]
     return f"Fréchet of {differs[0].metrics[f'{FLOOR}_rows']:.0f}" if differs else ""
 
@@ -138,8 +138,8 @@ def _title(run: RunRow, shared: str) -> str:
     )
     same = run.metrics.get(f"{FLOOR}_rows") == float(how.get("samples", 0))
     if FLOOR in run.metrics and (shared or same):
-        beside = f" (samples: column '{shared}')" if shared else ""
-        title += f"; {run.metrics[f'{FLOOR}_rows']:.0f} held-out images: {run.metrics[FLOOR]:.2f}{beside}"
+        note = f" (samples: column '{shared}')" if shared else ""
+        title += f"; {run.metrics[f'{FLOOR}_rows']:.0f} held-out images: {run.metrics[FLOOR]:.2f}{note}"
     return f"{title}; {reader_note(how)}" if reader_note(how) else title
 
 

@@ -1,4 +1,4 @@
-"""The SQLite database of an MLflow store on this machine: its address, and what a moved or read-only one needs."""
+"""The SQLite database of an MLflow store on this machine: its address, relocation, and copies for reading."""
 
 import atexit
 import os
@@ -15,44 +15,44 @@ from gen_ray.errors import UserError
 
 SCHEME = "sqlite:///"
 ARTIFACTS = "mlflow_artifacts"
-"""The folder beside the database that holds the artifacts of all experiments."""
+"""Name of the folder of all experiments' artifacts, in the folder of the database."""
 LOCATIONS = (
     ("experiments", "artifact_location"),
     ("runs", "artifact_uri"),
     ("model_versions", "storage_location"),
     ("logged_models", "artifact_location"),
 )
-"""Where MLflow's schema has absolute addresses of artifacts: table and column."""
+"""Tables and columns of MLflow's schema that hold absolute addresses of artifacts."""
 UNFINISHED = (sqlite3.SQLITE_READONLY_ROLLBACK, sqlite3.SQLITE_READONLY_RECOVERY, sqlite3.SQLITE_READONLY)
-"""What SQLite answers where a journal has to be rolled back and the file cannot be written."""
+"""Error codes of SQLite if a journal has to be rolled back and the file cannot be written."""
 
 
 def uri_of(file: Path) -> str:
-    """Return the URI of a SQLite file as SQLAlchemy reads it; in its path only % and ? have another meaning."""
+    """Return the URI of a SQLite file for SQLAlchemy. Only % and ? have to be escaped in its path."""
     return SCHEME + str(file).replace("%", "%25").replace("?", "%3F")
 
 
 def file_of(uri: str) -> Path | None:
-    """Return the file of a SQLite URI, None for the URI of another store."""
+    """Return the file of a SQLite URI, or None for the URI of another store."""
     path = unquote(uri.removeprefix(SCHEME).partition("?")[0])
     return Path(path) if uri.startswith(SCHEME) and not path.startswith("file:") else None
 
 
 def is_writable(file: Path) -> bool:
-    """Return whether this process may write a database: SQLite also needs the folder, for its journal."""
+    """Return whether this process may write a database. SQLite also writes its journal into the folder."""
     return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)
 
 
 def check(file: Path) -> None:
-    """Raise sqlite3.Error for a file that is not a database; MLflow would retry for minutes."""
+    """Raise sqlite3.Error for a file that is not a database, for which MLflow would retry for minutes."""
     with closing(sqlite3.connect(_existing(file), uri=True)) as database:
         database.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
 def relocate(file: Path, artifact_root: str) -> None:
-    """Have the artifacts of a database that was moved or copied with its folder be those below artifact_root, a URI.
+    """Change the artifact addresses of a database that was moved or copied with its folder to artifact_root, a URI.
 
-    Experiments of other places are left as they are.
+    Experiments whose artifacts are in other places do not change.
     """
     if not (former := _former_roots(file, artifact_root)):
         return
@@ -67,11 +67,11 @@ def relocate(file: Path, artifact_root: str) -> None:
 
 
 def _former_roots(file: Path, artifact_root: str) -> list[str]:
-    """Return the addresses at which a database has artifacts that are now at artifact_root."""
+    """Return the former addresses in a database of the artifacts that are now at artifact_root."""
     with closing(sqlite3.connect(_existing(file), uri=True)) as database:
         try:
             found = [location for (location,) in database.execute("SELECT artifact_location FROM experiments")]
-        except sqlite3.OperationalError:  # a database without tables, which MLflow will create
+        except sqlite3.OperationalError:  # the database is empty; MLflow will create the tables
             return []
     split = (str(location).rpartition(f"/{ARTIFACTS}/") for location in found)
     roots = sorted({f"{head}/{ARTIFACTS}" for head, here, _ in split if here and head.startswith("file:")})
@@ -79,13 +79,13 @@ def _former_roots(file: Path, artifact_root: str) -> list[str]:
 
 
 def _same(one: str, other: str) -> bool:
-    """Return whether two file URIs lead to one existing folder, for instance by a link."""
+    """Return whether two file URIs name the same existing folder, for instance by a link."""
     here, there = (Path(url2pathname(urlsplit(uri).path)) for uri in (one, other))
     return here.exists() and there.exists() and here.samefile(there)
 
 
 def snapshot(file: Path, artifact_root: str | None) -> Path:
-    """Return a copy of a database that this process may only read; it lasts as long as the process."""
+    """Return a copy of a database that this process may only read. The copy is deleted when the process ends."""
     stat = file.stat()
     return _copy(file, artifact_root, stat.st_mtime_ns, stat.st_size)
 
@@ -102,7 +102,7 @@ def _copy(file: Path, artifact_root: str | None, changed: int, size: int) -> Pat
             if error.sqlite_errorcode not in UNFINISHED:
                 raise
             raise UserError(
-                f"{file}: a process was killed while it wrote to it, and this user cannot complete that; "
+                f"{file}: a process was killed while it wrote to it, and this user may not repair the file; "
                 "run gen-ray compare once as a user with permission to write"
             ) from error
     if artifact_root:
@@ -111,9 +111,9 @@ def _copy(file: Path, artifact_root: str | None, changed: int, size: int) -> Pat
 
 
 def _existing(file: Path) -> str:
-    """Return the address of a file as SQLite opens it without creating it.
+    """Return the address by which SQLite opens an existing file.
 
-    A file that this process may write is opened for writing, even to read: a process that was killed while it wrote
-    leaves a journal, which the next reader has to roll back.
+    A writable file is opened for writing even to read it, because a process that was killed while it wrote leaves a
+    journal, which the next reader has to roll back.
     """
     return f"file:{quote(str(file))}?mode={'rw' if is_writable(file) else 'ro'}"

@@ -1,4 +1,4 @@
-"""Compared runs as CSV and JSON, every figure with all its digits."""
+"""Export of compared runs as CSV and JSON, with all digits of every figure."""
 
 import csv
 import io
@@ -12,13 +12,13 @@ from gen_ray.tracking.runs import RunRow
 
 
 def to_json(groups: Sequence[Table]) -> str:
-    """Return a list of tables, each with its title and its runs, best first; a figure that is not finite is null."""
+    """Return tables as a JSON list, each with its title and its runs, best first. Non-finite figures become null."""
     found = [{"title": group.title, "runs": [_record(run) for run in group.runs]} for group in groups]
     return json.dumps(found, indent=1, ensure_ascii=False)
 
 
 def to_csv(groups: Sequence[Table]) -> str:
-    """Return a line for each run, best first within its table; ``table`` numbers the tables from 1."""
+    """Return tables as CSV with a line for each run, best first in its table. The column ``table`` counts from 1."""
     lines = [
         {"table": number, "run": run.run_id, **_words(run), **run.metrics, **_flat(run)}
         for number, group in enumerate(groups, start=1)

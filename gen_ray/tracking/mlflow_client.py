@@ -1,4 +1,4 @@
-"""MLflow's client of a store: for writing, and for reading without a trace."""
+"""MLflow's client of a store: for writing, and for reading without changes to the store."""
 
 import logging
 import os
@@ -11,18 +11,18 @@ from filelock import FileLock
 from gen_ray.tracking import database
 from gen_ray.tracking.store import Store
 
-RETRIES = "2"  # MLflow's own 7 keep one waiting for minutes where no server answers
+RETRIES = "2"  # with MLflow's default of 7, a call takes minutes if the server does not answer
 
 
 def connect(store: Store) -> mlflow.MlflowClient:
-    """Return MLflow's client for reading and writing; a database file is created where it does not exist."""
+    """Return MLflow's client for reading and writing. A missing database file is created."""
     if file := database.file_of(store.uri):
         file.parent.mkdir(parents=True, exist_ok=True)
     return _client(store)
 
 
 def reader(store: Store) -> mlflow.MlflowClient:
-    """Return MLflow's client for reading: creates nothing, and reads a database that this process may not write.
+    """Return MLflow's client for reading. It creates nothing, and can read a database that this process may not write.
 
     Raise UserError for a database file that does not exist.
     """
@@ -34,12 +34,12 @@ def reader(store: Store) -> mlflow.MlflowClient:
 
 
 def _client(store: Store) -> mlflow.MlflowClient:
-    """Return MLflow's client, with the chatter of migrations and downloads held back."""
+    """Return MLflow's client, without the log lines of migrations and the progress bars of downloads."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It prints the traceback of a database error that it also raises: gen_ray.tracking.runs reports it in one line.
+    # MLflow logs the traceback of a database error and also raises it; gen_ray.tracking.runs reports it in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     with alone(store.uri):
         file = database.file_of(store.uri)
@@ -51,6 +51,9 @@ def _client(store: Store) -> mlflow.MlflowClient:
 
 
 def alone(uri: str, what: str = "") -> AbstractContextManager[object]:
-    """Return what lets one process at a time do what with a database file: MLflow's migration expects no company."""
+    """Return a lock of a database file, needed because MLflow's migration must not run in two processes at once.
+
+    what distinguishes the locks of one file. For a server the context does nothing.
+    """
     file = database.file_of(uri)
     return FileLock(f"{file}{what}.lock") if file else nullcontext()

@@ -1,4 +1,4 @@
-"""Messages on their way to MLflow. A store that is away for a while delays them; none is lost, nobody waits."""
+"""The outbox of messages to MLflow. While the store is unavailable messages are kept, and senders do not wait."""
 
 import logging
 import time
@@ -17,20 +17,23 @@ from gen_ray.tracking.store import Store
 
 RETRY_SECONDS = 1.0
 OPEN, LOG, POINTS = "open", "log", 1000
-"""Metrics go together as far as MLflow takes them: a server needs 25 ms for one message, and hardly more for many."""
+"""POINTS is MLflow's limit of metrics in a request. A server needs 25 ms for a request, hardly more for a large one."""
 VERBS = {OPEN, LOG, "tag", "show", "show_text", "keep", "close"}
 logger = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Delivers messages in order, in a thread that no error ends. A refused message is dropped with a warning.
+    """A queue of messages that a thread delivers in order. A refused message is dropped with a warning.
 
-    While a store is away they are also in a file of folder, which the next outbox of that folder sends if this one's
-    process ends before it could.
+    While the store is unavailable the messages are also in a file in folder. If this process ends before it could send
+    them, the next outbox of the folder does so.
     """
 
     def __init__(self, store: Store, folder: Path, deliver: Callable[..., Any] = TrackedRun) -> None:
-        """Take over what processes that are gone have left in folder, and begin."""
+        """Take over the files in folder of processes that have ended, and start the thread.
+
+        deliver opens the run of a message and returns an object with the methods in VERBS.
+        """
         self.store, self.deliver = store, deliver
         self.file = spool.new_file(folder)
         self.waiting, self.counts = dict[int, Message](), Counter[str]()
@@ -38,7 +41,7 @@ class Outbox:
         self.runs: dict[str, TrackedRun] = {}
         self.refusals: dict[str, str] = {}
         self.taken: dict[Path, set[int]] = {}
-        """Serial numbers of the messages of each file taken over that are not delivered yet."""
+        """Serial numbers of undelivered messages by the file from which they were taken over."""
         self.trouble, self.unsaved, self.changed = "", False, Condition()
         for file, messages in spool.take_over(folder, store):
             closed = {run_id for run_id, verb, _ in messages if verb == "close"}
@@ -48,7 +51,7 @@ class Outbox:
         Thread(target=self._work, daemon=True).start()
 
     def put(self, run_id: str, verb: str, **args: Any) -> None:
-        """Send a message; it may take as long as it likes."""
+        """Queue a message for delivery, and return at once."""
         with self.changed:
             self._add((run_id, verb, args))
             self.changed.notify_all()
@@ -60,17 +63,17 @@ class Outbox:
         return serial
 
     def refusal(self, run_id: str) -> str:
-        """Return why MLflow refused to open a run; empty where it did not."""
+        """Return the reason why MLflow refused to open a run, or an empty text."""
         with self.changed:
             return self.refusals.get(run_id, "")
 
     def pending(self, run_id: str) -> tuple[int, str]:
-        """Return how many messages of a run are on their way, and what the store says against them."""
+        """Return the number of undelivered messages of a run, and the error of the store if it is unavailable."""
         with self.changed:
             return self.counts[run_id], self.trouble
 
     def discard(self) -> None:
-        """Forget what has not been sent; files taken over stay for the next process."""
+        """Discard the undelivered messages. Files that were taken over stay for the next process."""
         with self.changed:
             self.waiting.clear()
             self.counts.clear()
@@ -89,20 +92,20 @@ class Outbox:
             except RunError as error:
                 if error.reason != REFUSED:
                     self._keep()
-                    self.trouble = str(error)  # from now on somebody may discard what was kept
+                    self.trouble = str(error)  # only now, because a caller that sees it may discard the file
                     time.sleep(RETRY_SECONDS)
                     continue
                 if len(batch) > 1:
-                    most = 1  # one by one, so that no more is dropped than what is refused
+                    most = 1  # one at a time, so that only the refused message is dropped
                     continue
                 self._refused(batch, str(error))
-            except Exception as error:  # a fault of this message: the thread goes on, since others wait for it
+            except Exception as error:  # a fault of this message; the thread goes on with the others
                 logger.exception("MLflow: a message could not be sent")
                 self._refused(batch, f"{type(error).__name__}: {error}")
             self._sent(batch)
 
     def _refused(self, batch: Mapping[int, Message], why: str) -> None:
-        """Warn of a message that is dropped. If it opens a run, its sender learns of it, and a file is kept."""
+        """Log a message that is dropped. If it opens a run, record the refusal and set aside the files with it."""
         run_id, verb, _ = next(iter(batch.values()))
         logger.warning("%s: %s", run_id, why)
         if verb == OPEN:
@@ -114,7 +117,7 @@ class Outbox:
                     spool.set_aside(file, spool.REFUSED, f"MLflow refuses to open {run_id}")
 
     def _batch(self, most: int) -> dict[int, Message]:
-        """Return the first message; if it is of metrics, with the run's that follow it, so many values in all."""
+        """Return the first message. Metrics are joined by the run's following messages, up to ``most`` values."""
         first, message = next(iter(self.waiting.items()))
         batch, points = {first: message}, 0
         if message[1] != LOG:
@@ -154,7 +157,7 @@ class Outbox:
                 spool.remove(self.file)
 
     def _keep(self) -> None:
-        """Write down the messages that wait, with how to open their runs. Those taken over are in files already."""
+        """Save the waiting messages, with messages that open their runs. Those taken over are in files already."""
         with self.changed:
             kept = set().union(*self.taken.values())
             messages = [message for serial, message in self.waiting.items() if serial not in kept]
@@ -164,7 +167,7 @@ class Outbox:
         if messages:
             try:
                 spool.save(self.file, self.store, messages)
-            except OSError as error:  # they are still here, and sent as soon as the store is back
+            except OSError as error:  # the messages are still in memory, and are sent when the store is back
                 if not self.unsaved:
                     logger.warning(
                         "%s: cannot be written (%s); messages are lost if this process ends before %s answers",

@@ -1,4 +1,4 @@
-"""Registered models in MLflow: which version is the champion of a model, and what has to be better to become it."""
+"""Registered models in MLflow: the champion of a model, and the comparison by which a candidate replaces it."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,7 @@ NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Verdict:
-    """Who is champion now, and why in one line."""
+    """The result of a promotion or rollback: whether the champion changed, and one line with the reason."""
 
     promoted: bool
     line: str
@@ -30,19 +30,19 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Terms:
-    """By how much a candidate must be better than the champion; force asks for a finite figure only."""
+    """The margin by which a candidate must be better than the champion. force requires only a finite figure."""
 
     margin: float
     force: bool
 
 
 def judged_by(metric: str) -> str:
-    """Return the metric by which a sweep's winner is held against the champion: its own where all runs have it."""
+    """Return the metric for comparing a sweep's winner with the champion: the sweep's own if all runs have it."""
     return metric if metric.startswith("eval/") else BITS
 
 
 def record(run: RunRow, metric: str) -> VersionRecord:
-    """Return a run's own figure. Raise RunError where it has none."""
+    """Return the record of a run's figure of a metric. Raise RunError if the run lacks it."""
     if metric not in run.metrics:
         raise RunError(f"{run.run_id}: has no {metric} to be judged by")
     return VersionRecord(
@@ -56,9 +56,9 @@ def record(run: RunRow, metric: str) -> VersionRecord:
 
 
 def champion(store: Store, model: str, *, checked: bool = True) -> VersionRecord | None:
-    """Return the champion of a model, None where there is none, its signature checked where there is a key.
+    """Return the champion of a model, or None. Its signature is checked if there is a key and checked is True.
 
-    Raise RunError where the store cannot be read, or the champion's tags cannot be relied on.
+    Raise RunError if the store cannot be read, or the champion's tags are incomplete or not signed with the key.
     """
     versions.check_name(model)
     if not store.exists:
@@ -78,7 +78,7 @@ def champion(store: Store, model: str, *, checked: bool = True) -> VersionRecord
 def promote_run(
     store: Store, model: str, run_id: str, metric: str, *, margin: float = MARGIN, tags: Mapping[str, str] = NO_TAGS
 ) -> Verdict:
-    """Do what promote does for a run's own figure; tags are those of its version."""
+    """Promote a run by its figure of a metric, as ``promote`` does. tags become those of its version."""
     candidate = replace(record(row(store, run_id), metric), tags=tags)
     return promote(store, model, candidate, margin=margin)
 
@@ -88,9 +88,9 @@ def promote(
 ) -> Verdict:
     """Make a candidate the champion if it beats the present one by the margin, in the metric's unit. Raise RunError.
 
-    What does not become champion is no version either: the versions of a model are its champions, one after another.
-    The former champion keeps the alias ``previous``. A champion that is promoted again has its tags renewed. force
-    asks for no more than a finite figure.
+    A candidate that does not become champion is not registered, so that all versions of a model were its champions.
+    The former champion keeps the alias ``previous``. A champion that is promoted again gets new tags. force requires
+    only a finite figure.
     """
     with alone(store.uri, ".registry"):
         present = champion(store, model, checked=not force)
@@ -112,11 +112,12 @@ def _refused(model: str, present: VersionRecord | None, reason: str) -> Verdict:
 def _contest(
     client: MlflowClient, store: Store, model: str, candidate: VersionRecord, former: VersionRecord | None, terms: Terms
 ) -> Verdict:
-    """Register a candidate and make it champion, unless another promotion that goes on at the same time is better.
+    """Register a candidate and make it champion, unless a concurrent promotion is better.
 
-    An MLflow server sets an alias unconditionally, and the lock of ``promote`` covers databases on this disk only. So
-    each promotion registers its version as pending, reads the champion again, sets the alias, and then looks at the
-    versions that were pending meanwhile: the last one to look sees all of them, and sets the alias to the best.
+    An MLflow server sets an alias unconditionally, and the lock of ``promote`` covers only databases on this disk.
+    Therefore each promotion registers its version as pending, reads the champion again, sets the alias, and then reads
+    the versions that were pending meanwhile. The last promotion to read sees all of them, and sets the alias to the
+    best one.
     """
     own = versions.register(client, model, candidate)
     number = str(own.version)  # a database returns a number, a server a text
@@ -143,10 +144,10 @@ def _contest(
 
 
 def _better(rivals: Iterable[ModelVersion], candidate: VersionRecord) -> VersionRecord | None:
-    """Return the best of the rivals that are comparable with a candidate and better, None where it is the best."""
+    """Return the best of the rivals that are comparable with a candidate and better, or None."""
     best = candidate
     for rival in rivals:
-        with suppress(RunError):  # not one of this project
+        with suppress(RunError):  # a version that this project has not made
             other = versions.read(rival)
             if not _against(other, best, 0.0):
                 best = other
@@ -154,7 +155,7 @@ def _better(rivals: Iterable[ModelVersion], candidate: VersionRecord) -> Version
 
 
 def _against(candidate: VersionRecord, present: VersionRecord | None, margin: float) -> str:
-    """Return what speaks against a candidate; empty where nothing does."""
+    """Return the reason why a candidate cannot replace the present champion, or an empty text."""
     if not math.isfinite(candidate.value):
         return f"{candidate.metric} of run {candidate.run_id} is {candidate.value}"
     if present is None:
@@ -182,7 +183,7 @@ def _difference(candidate: VersionRecord, present: VersionRecord) -> str:
 
 
 def obstacle(store: Store, model: str, candidate: VersionRecord, *, margin: float = MARGIN) -> str:
-    """Return what would keep a candidate from becoming champion now; empty where nothing would. Raise RunError."""
+    """Return the reason why a candidate would not become champion now, or an empty text. Raise RunError."""
     present = champion(store, model)
     return "" if present and present.run_id == candidate.run_id else _against(candidate, present, margin)
 

@@ -1,6 +1,6 @@
-"""A version of a registered model as it is served: its place, and the measurements of its promotion.
+"""A version of a registered model for serving: its location, and the measurements made at its promotion.
 
-Without MLflow, whose import takes a second of each replica's start.
+This module does not import MLflow, which would add a second to the start of each replica.
 """
 
 import json
@@ -15,38 +15,38 @@ from gen_ray.engine.evaluation.pareto import CostQuality, SamplerChoice
 from gen_ray.errors import RunError
 
 ARTIFACT = "gen_ray.artifact"
-"""Tag: where among its run's artifacts a version has its own, ``model`` where nothing is said."""
+"""Tag with the path of a version's artifact among those of its run. Default: ``model``."""
 CURVE, QUALITY, METRIC, FINGERPRINT, BUILD = (
     f"gen_ray.sampling.{key}" for key in ("curve", "quality", "metric", "fingerprint", "build")
 )
 MANIFEST = "gen_ray.manifest"
-"""Tag with the SHA-256 of the artifact's MANIFEST.sha256, and so of all its files."""
+"""Tag with the SHA-256 of the artifact's MANIFEST.sha256, which covers all its files."""
 PATH, MLFLOW_ID = re.compile(r"model(-[0-9a-f]{12})?"), re.compile(r"[0-9a-f]{32}")
-"""What the project itself writes as the path of an artifact, and MLflow as the id of a run."""
+"""Patterns of an artifact's path as this project writes it, and of MLflow's ids of runs."""
 RUN = re.compile(r"(?:runs:/)?(?P<id>[0-9a-f]{32})(?:/(?P<path>.+))?")
-"""What a MODEL is that names a run of MLflow, and perhaps the path of an artifact of it."""
+"""Pattern of a MODEL that names a run of MLflow, optionally with the path of one of its artifacts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Release:
-    """A version of a model and what was measured of it when it was promoted; nothing of a plain artifact."""
+    """A version of a model and the measurements made at its promotion. A plain artifact has no measurements."""
 
     version: str
     mlflow_id: str = ""
     path: str = "model"
-    """Of the artifact among those of its MLflow run."""
+    """Path of the artifact among those of its MLflow run."""
     quality: Mapping[str, SamplerChoice] = field(default_factory=dict)
-    """fast, balanced and best; balanced is what a request gets that says nothing."""
+    """The choices fast, balanced and best. balanced is the default of requests."""
     metric: str | None = None
     curve: Sequence[CostQuality] = ()
     fingerprint: str | None = None
-    """SHA-256 of fixed samples of the fast choice, see engine/fingerprint, on ``build``."""
+    """SHA-256 of fixed samples of the fast choice, made on ``build``; see engine/inference/fingerprint."""
     build: str | None = None
     manifest: str | None = None
     """SHA-256 of the artifact's manifest."""
 
     def tags(self) -> dict[str, str]:
-        """Return what a version is tagged with."""
+        """Return the tags of the version."""
         points = [[p.sampler, p.steps, p.nfe, *(float(f"{v:.4g}") for v in _figures(p))] for p in self.curve]
         known = {
             CURVE: json.dumps(points, separators=(",", ":")),
@@ -61,7 +61,10 @@ class Release:
 
     @classmethod
     def read(cls, version: str, mlflow_id: str, tags: Mapping[str, str]) -> "Release":
-        """Return what tags say. Raise RunError for tags that this project does not write: any user may set them."""
+        """Return the release that tags describe. Raise RunError for tags that this project cannot have written.
+
+        Every user of MLflow may set tags.
+        """
         path = tags.get(ARTIFACT, "model")
         if not PATH.fullmatch(path):
             raise RunError(f"version {version}: its tag {ARTIFACT} is {path[:80]!r}, not model or model-<12 digits>")

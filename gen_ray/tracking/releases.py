@@ -1,4 +1,4 @@
-"""Versions of registered models as they are served: what was measured of each, and its artifact on this machine."""
+"""Versions of registered models for serving: their measurements, and their artifacts on this machine."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from gen_ray.tracking.versions import CHAMPION
 
 PART = ".part-"
 KEPT, KEPT_SECONDS = 3, 3600.0
-"""Artifacts of a model that stay on this machine, the last used ones and those used within an hour."""
+"""A machine keeps the last KEPT used artifacts of a model and those used in the last KEPT_SECONDS."""
 MODEL = re.compile(
     r"models:/(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,63})(?:@(?P<alias>[A-Za-z0-9._-]+)|/(?P<version>\d+))"
 )
@@ -38,7 +38,7 @@ def parts(model: str) -> re.Match[str]:
 def release(store: Store, model: str) -> Release:
     """Return the version that ``models:/NAME@ALIAS`` or ``models:/NAME/VERSION`` names now. Raise UserError, RunError.
 
-    One question to the registry: cheap enough to be asked every few seconds.
+    This takes one request to the registry, so that it can be polled every few seconds.
     """
     named = parts(model)
     with told(store):
@@ -64,7 +64,7 @@ def release(store: Store, model: str) -> Release:
 
 
 def champions(store: Store) -> list[str]:
-    """Return the names of the registered models that have a champion. Raise RunError."""
+    """Return the sorted names of the registered models that have a champion. Raise RunError."""
     if not store.exists:
         return []
     with told(store):
@@ -73,7 +73,7 @@ def champions(store: Store) -> list[str]:
 
 
 def run_id(store: Store, mlflow_id: str) -> str:
-    """Return the id that this project gave a run of MLflow. Raise UserError where it has not recorded the run."""
+    """Return this project's id of a run of MLflow. Raise UserError for a run that this project has not recorded."""
     with told(store):
         try:
             tags = connect(store).get_run(mlflow_id).data.tags
@@ -88,9 +88,9 @@ def run_id(store: Store, mlflow_id: str) -> str:
 
 
 def fetch(store: Store, found: Release, into: Path) -> Path:
-    """Return a version's artifact folder below into, downloaded unless an undamaged copy exists. Raise RunError.
+    """Return a version's artifact folder below into. It is downloaded unless an undamaged copy exists. Raise RunError.
 
-    Older artifacts in into are removed, nothing else is.
+    Only older artifacts are removed from into.
     """
     home = into / found.mlflow_id / found.path
     into.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def fetch(store: Store, found: Release, into: Path) -> Path:
 
 
 def _is_sound(home: Path, found: Release) -> bool:
-    """Return whether a folder is the artifact of a version."""
+    """Return whether a folder is the undamaged artifact of a version."""
     try:
         manifest.verify(home)
         return found.manifest in (None, manifest.digest(home / manifest.NAME))
@@ -129,7 +129,7 @@ def _download(store: Store, found: Release, into: Path, home: Path) -> None:
 
 
 def _tidy(into: Path, used: Path) -> None:
-    """Remove the artifacts of a model that have not been used for longest, and downloads of killed processes."""
+    """Remove the least recently used artifacts of a model, and downloads of killed processes."""
     now, ages = time.time(), dict[Path, float]()
     for folder in into.iterdir():
         if folder != used and (MLFLOW_ID.fullmatch(folder.name) or folder.name.startswith(PART)):
@@ -142,9 +142,9 @@ def _tidy(into: Path, used: Path) -> None:
 
 
 def tidy_older(cache: Path) -> None:
-    """Remove artifacts that earlier versions kept directly in the cache, by their run's id; unused for KEPT_SECONDS.
+    """Remove artifacts that earlier versions kept directly in the cache by run id, if unused for KEPT_SECONDS.
 
-    The present layout has a folder for each model, which may be named like an id: an older entry has manifests.
+    The present layout has a folder for each model, whose name may look like an id. Only older entries hold manifests.
     """
     for folder in cache.iterdir():
         is_older = MLFLOW_ID.fullmatch(folder.name) and not folder.is_symlink() and _holds_manifests(folder)
@@ -159,10 +159,10 @@ def _holds_manifests(folder: Path) -> bool:
 
 
 def keep(store: Store, mlflow_id: str, folder: Path) -> tuple[str, str]:
-    """Return the path at which an MLflow run has this artifact folder, and its manifest's SHA-256. Raise RunError.
+    """Upload an artifact folder to an MLflow run unless the run has it. Return its path there and its manifest digest.
 
-    It is uploaded unless the run has it. It is at ``model`` as it was when training ended; gen-ray ema may have given
-    the run other weights since.
+    ``model`` holds the artifact of the end of training. gen-ray ema may have changed the weights of the run since then.
+    Raise RunError.
     """
     with told(store), TemporaryDirectory() as part, paths.here(folder) as found:
         mine = manifest.digest(found / manifest.NAME)

@@ -1,4 +1,4 @@
-"""Tables and samples of runs as one HTML page that needs nothing else."""
+"""Report of tables and samples of runs as one self-contained HTML page."""
 
 import base64
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from gen_ray.tracking.runs import picture
 from gen_ray.tracking.store import Store
 
 SHOWN = 12
-"""Runs of a table, the best ones, whose samples are shown."""
+"""Number of runs of a table, best first, whose samples are shown."""
 PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ store.experiment }}</title>
@@ -40,7 +40,7 @@ figcaption { font-size: 13px; color: #555 } img { max-width: 100%; image-renderi
 
 
 def write(file: Path, groups: Iterable[Table], store: Store) -> None:
-    """Write the page. Raise UserError where that cannot be done."""
+    """Write the page. Raise UserError if the file cannot be written."""
     page, filled = Environment(autoescape=True, trim_blocks=True).from_string(PAGE), []
     for table in groups:
         found = ((run.run_id, picture(store, run, "evaluation_samples")) for run in table.runs[:SHOWN])

@@ -1,4 +1,4 @@
-"""Runs in MLflow: found again by tag, never duplicated, closed with the truth. Only registry imports mlflow too."""
+"""Runs in MLflow: found by their tag, never duplicated, and closed with their true status."""
 
 import logging
 import re
@@ -32,22 +32,22 @@ PARAM_CHARACTERS = 6000  # MLflow's own limit
 PAGE = 1000
 REFUSED = "refused"
 REFUSALS = {400, 404}
-"""Answers that will be the same tomorrow."""
+"""HTTP status codes for which another attempt is useless."""
 DATABASE_REMEDIES = {
     "database is locked": " by another process; end that process, or wait for it, and try again",
     "database or disk is full": "; free some room there and try again",
 }
-"""What to do about errors of SQLite."""
+"""Remedies for errors of SQLite."""
 
 
 def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
-    """Return the experiment's id, creating it first where it does not exist."""
+    """Return the id of the store's experiment. Create the experiment if it does not exist."""
     with alone(store.uri):
         found = existing(store, client)
         if found is not None:
             return str(found.experiment_id)
         location = f"{store.artifact_root}/{store.experiment}" if store.artifact_root else None
-        # Without its kind the UI opens an experiment as one of language models and hides the training charts.
+        # Without this tag the UI shows the experiment as one of language models and hides the training charts.
         kind = {"mlflow.experimentKind": "custom_model_development"}
         try:
             return str(client.create_experiment(store.experiment, artifact_location=location, tags=kind))
@@ -59,7 +59,7 @@ def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
 
 
 def existing(store: Store, client: mlflow.MlflowClient) -> Experiment | None:
-    """Return the store's experiment, None where there is none. Raise RunError for a deleted one, not to be restored."""
+    """Return the store's experiment, or None. Raise RunError for a deleted one, which only the user may restore."""
     found = client.get_experiment_by_name(store.experiment)
     if found is not None and found.lifecycle_stage == LifecycleStage.DELETED:
         raise RunError(
@@ -72,7 +72,7 @@ def existing(store: Store, client: mlflow.MlflowClient) -> Experiment | None:
 
 @contextmanager
 def told(store: Store) -> Iterator[None]:
-    """Tell in one line why a store cannot be used; the reason says whether to try again may help."""
+    """Raise errors of a store as RunError with one line. Its reason is REFUSED if another attempt is useless."""
     try:
         yield
     except (
@@ -83,7 +83,7 @@ def told(store: Store) -> Iterator[None]:
         UnicodeError,
     ) as error:  # MLflow passes on a database's first error
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        line = next((line for line in lines if "Error)" in line), lines[0])  # a database's own word, if there is one
+        line = next((line for line in lines if "Error)" in line), lines[0])  # the database's message, if there is one
         final = _is_final(error)
         if "404 != 200" in line:
             line = f"{line.partition('. Response')[0]}; is this the address of an MLflow server, and its path right?"
@@ -92,7 +92,7 @@ def told(store: Store) -> Iterator[None]:
 
 
 def _is_final(error: BaseException | None) -> bool:
-    """Return whether MLflow's answer will be the same again: a refusal, or a text that cannot be encoded."""
+    """Return whether another attempt is useless: MLflow refuses the request, or a text cannot be encoded."""
     if isinstance(error, mlflow.MlflowException) and error.get_http_status_code() in REFUSALS:
         return True
     while error and not isinstance(error, UnicodeError):  # MLflow and SQLAlchemy raise their own errors from it
@@ -101,7 +101,7 @@ def _is_final(error: BaseException | None) -> bool:
 
 
 class TrackedRun:
-    """One MLflow run. Opening it twice under one run id reopens it."""
+    """An MLflow run that is written. A run id that exists already is reopened."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class TrackedRun:
         tags: Mapping[str, str],
         parent: str | None = None,
     ) -> None:
-        """Find the run by its tag or create it, below the run parent if given, and close the runs of drivers that died.
+        """Find the run by its tag or create it, as a child of the run parent if given. Close the runs of dead drivers.
 
         Raise RunError.
         """
@@ -142,11 +142,11 @@ class TrackedRun:
         self.client.log_batch(self.id, params=new, tags=[RunTag(key, str(value)) for key, value in mine.items()])
 
     def log(self, metrics: Mapping[str, float], step: int, at: int | None = None) -> None:
-        """Record metrics at a step, of now or of a time in milliseconds since 1970."""
+        """Record metrics at a step. at: time in milliseconds since 1970, by default now."""
         self.log_points([(metrics, step, at or int(time.time() * 1000))])
 
     def log_points(self, points: Iterable[tuple[Mapping[str, float], int, int]]) -> None:
-        """Record metrics of several steps, each with its time, at most 1,000 values."""
+        """Record points, each of metrics, a step and a time in milliseconds since 1970; at most 1,000 values."""
         values = [Metric(key, float(value), at, step) for metrics, step, at in points for key, value in metrics.items()]
         with told(self.store):
             self.client.log_batch(self.id, metrics=values)
@@ -162,7 +162,7 @@ class TrackedRun:
             self.client.log_image(self.id, picture, key=name, step=step)
 
     def show_text(self, name: str, text: str, step: int) -> None:
-        """Record a text as the artifact ``texts/NAME/step-STEP.txt``; MLflow's own place for pictures is ``images``."""
+        """Record a text as the artifact ``texts/NAME/step-STEP.txt``. MLflow itself keeps pictures in ``images``."""
         with told(self.store):
             self.client.log_text(self.id, text, f"texts/{name}/step-{step:09d}.txt")
 
@@ -181,18 +181,18 @@ class TrackedRun:
 
 
 def close_orphans(client: mlflow.MlflowClient, experiment_id: str) -> None:
-    """Close as KILLED the runs that stand as RUNNING although the process that kept them is gone."""
+    """Close as KILLED the runs with the status RUNNING whose process has ended."""
     for run in client.search_runs([experiment_id], f"attributes.status = '{ACTIVE}'", max_results=PAGE):
         if is_gone(run.data.tags.get(PROCESS, "")):
             try:
                 client.set_terminated(run.info.run_id, "KILLED")
-            except mlflow.MlflowException as error:  # another run than the one to open
+            except mlflow.MlflowException as error:  # not the run to open, so only a warning
                 logger.warning("%s: is gone and cannot be closed: %s", run.info.run_id, error)
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """One run as a table sees it."""
+    """A recorded run, as tables and promotions read it."""
 
     run_id: str
     name: str
@@ -204,7 +204,7 @@ class RunRow:
 
 
 def rows(store: Store) -> list[RunRow]:
-    """Return the runs of the store's experiment, newest first. Raise RunError where the store cannot be read."""
+    """Return the runs of the store's experiment, newest first. Raise RunError if the store cannot be read."""
     if not store.exists:
         return []
     with told(store):
@@ -214,7 +214,7 @@ def rows(store: Store) -> list[RunRow]:
 
 
 def row(store: Store, run_id: str) -> RunRow:
-    """Return a run by its id. Raise RunError where there is none."""
+    """Return a run by its id. Raise RunError if it does not exist."""
     with told(store):
         client = reader(store)
         experiment = existing(store, client)
@@ -225,14 +225,14 @@ def row(store: Store, run_id: str) -> RunRow:
 
 
 def tag(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
-    """Set tags of a run that may have ended."""
+    """Set tags of a run, which may have ended. Raise RunError."""
     found = row(store, run_id)
     with told(store):
         connect(store).log_batch(found.mlflow_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
 def attach(store: Store, run: RunRow, files: Mapping[str, bytes], under: str) -> None:
-    """Keep files by name with a run that may have ended. Raise RunError."""
+    """Upload files, given by name, as artifacts of a run, which may have ended. Raise RunError."""
     with told(store), TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
@@ -240,7 +240,7 @@ def attach(store: Store, run: RunRow, files: Mapping[str, bytes], under: str) ->
 
 
 def picture(store: Store, run: RunRow, name: str) -> bytes | None:
-    """Return the newest picture of a name as PNG, None where the run has none."""
+    """Return the newest picture of a name as PNG, or None."""
     with told(store):
         client = reader(store)
         found = [item.path for item in client.list_artifacts(run.mlflow_id, "images")]
@@ -250,7 +250,7 @@ def picture(store: Store, run: RunRow, name: str) -> bytes | None:
 
 
 def experiments(store: Store) -> list[str]:
-    """Return the names of all experiments of the store. Raise RunError where the store cannot be read."""
+    """Return the names of all experiments of the store. Raise RunError if the store cannot be read."""
     if not store.exists:
         return []
     with told(store):

@@ -1,4 +1,7 @@
-"""Signatures of registered versions, by a key of promotion and serving: the MLflow server need not be trusted then."""
+"""Signatures of registered versions, by a key that only promotion and serving have.
+
+With signatures the MLflow server need not be trusted.
+"""
 
 import hmac
 import json
@@ -9,16 +12,16 @@ from gen_ray.errors import RunError, UserError
 
 ENVIRONMENT, SIGNATURE, OURS = "GEN_RAY_SIGNING_KEY", "gen_ray.signature", "gen_ray."
 UNSIGNED = {SIGNATURE, "gen_ray.promotion"}
-"""Tags that a signature does not cover: itself, and the state of a promotion in progress."""
+"""Tags that a signature does not cover: the signature, and the state of a promotion in progress."""
 SHORTEST = 32
 
 
 def key() -> bytes | None:
-    """Return the key of the environment, None where it is not set. Raise UserError for a short one."""
+    """Return the key of the environment, or None. Raise UserError for a key shorter than SHORTEST characters."""
     found = os.environ.get(ENVIRONMENT)
     if found is None:
         return None
-    found = found.strip()  # a Secret made from a file ends with a line end
+    found = found.strip()  # a Kubernetes Secret made from a file has a final newline
     if len(found) < SHORTEST:
         raise UserError(
             f"{ENVIRONMENT}: has {len(found)} characters and needs {SHORTEST}; python -c 'import secrets; "
@@ -28,19 +31,19 @@ def key() -> bytes | None:
 
 
 def require() -> None:
-    """Raise UserError where the environment lacks the key."""
+    """Raise UserError if the environment lacks the key."""
     if key() is None:
         raise UserError(f"{ENVIRONMENT}: is set where the application was started and not for its replicas")
 
 
 def signed(model: str, mlflow_id: str, tags: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags of a version of a model, with their signature where there is a key. Raise UserError."""
+    """Return the tags of a version of a model, with their signature if there is a key. Raise UserError."""
     secret = key()
     return dict(tags) if secret is None else {**tags, SIGNATURE: _signature(secret, model, mlflow_id, tags)}
 
 
 def check(model: str, version: str, mlflow_id: str, tags: Mapping[str, str]) -> None:
-    """Raise RunError where there is a key and the tags of a version were not signed with it."""
+    """Raise RunError if there is a key and the tags of a version were not signed with it."""
     secret = key()
     if secret is None:
         return

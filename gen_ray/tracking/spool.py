@@ -1,7 +1,7 @@
-"""Files of messages to MLflow that wait for a store, and what processes that are gone have left in such files.
+"""Files of messages that wait for an MLflow store, and the takeover of files of processes that have ended.
 
-A file belongs to the process in its name. Another one takes a file over by renaming it, which only one of several can,
-and removes it when all its messages are delivered.
+A file belongs to the process in its name. Another process takes a file over by renaming it, which only one process can
+do, and removes it when all its messages are delivered.
 """
 
 import base64
@@ -20,11 +20,11 @@ from gen_ray.storage.paths import write_whole
 from gen_ray.tracking.store import Store
 
 MESSAGES, DAMAGED, REFUSED = ".jsonl", ".damaged", ".refused"
-"""How the names of files end: in use, not readable, and of messages that MLflow refused."""
+"""Suffixes of file names: in use, not readable, and with messages that MLflow refused."""
 logger = logging.getLogger(__name__)
 
 Message = tuple[str, str, dict[str, Any]]
-"""A run's id, a verb of TrackedRun (or "open", its constructor) and the verb's arguments."""
+"""A run's id, the name of a method of TrackedRun (or "open", its constructor) and its arguments."""
 
 
 def new_file(folder: Path) -> Path:
@@ -33,17 +33,17 @@ def new_file(folder: Path) -> Path:
 
 
 def save(file: Path, store: Store, messages: Iterable[Message]) -> None:
-    """Write messages to a store into a file, whole or not at all. Raise OSError."""
+    """Write messages to a store into a file atomically. Raise OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [[store.uri, store.experiment, this_process()], *messages]
     write_whole(file, "\n".join(json.dumps(line, default=_plain) for line in lines))
 
 
 def take_over(folder: Path, store: Store) -> Iterator[tuple[Path, list[Message]]]:
-    """Yield the files left by processes that are gone, now this process's, with their messages to a store.
+    """Take over the files of processes that have ended; yield each file's new name and its messages to a store.
 
-    A file that is damaged is set aside with a warning. One that this user may not read or rename is passed over with a
-    warning: it may be sound, and another user's process can send it.
+    A damaged file is set aside with a warning. A file that this user may not read or rename is skipped with a warning,
+    because it may be intact and a process of another user can send it.
     """
     for file in sorted(folder.glob(f"*{MESSAGES}")):
         try:
@@ -64,14 +64,14 @@ def take_over(folder: Path, store: Store) -> Iterator[tuple[Path, list[Message]]
 
 
 def set_aside(file: Path, end: str, why: str) -> None:
-    """Rename a file so that it is not sent, and say so. Where that is not allowed, a warning says so."""
+    """Rename a file so that it is not sent. Log a warning, also if renaming is not allowed."""
     aside = file.with_suffix(end)
     if _renamed(file, aside):
         logger.warning("%s: %s; its messages to MLflow are not sent, the file is kept as %s", file, why, aside.name)
 
 
 def remove(file: Path) -> None:
-    """Remove a file whose messages are delivered. Where that is not allowed, a warning says so."""
+    """Remove a file whose messages are delivered. Log a warning if that is not allowed."""
     try:
         file.unlink(missing_ok=True)
     except OSError as error:
@@ -79,7 +79,7 @@ def remove(file: Path) -> None:
 
 
 def _renamed(file: Path, new: Path) -> bool:
-    """Return whether this process has renamed a file: not where another was faster, or it is not allowed."""
+    """Return whether this process has renamed a file: False if another process was faster, or if it is not allowed."""
     try:
         file.rename(new)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Where runs are recorded. Apart from tracking, since to import MLflow takes over a second."""
+"""The address of an MLflow store. This module does not import MLflow, which takes over a second."""
 
 import os
 import re
@@ -15,9 +15,9 @@ ENVIRONMENT = "MLFLOW_TRACKING_URI"
 
 
 def checked(uri: str, key: str) -> str:
-    """Return a tracking URI. Raise UserError, which names its key, for one by which MLflow finds no server or database.
+    """Return a tracking URI unchanged. Raise UserError, with its key, if it does not name a server or a database.
 
-    MLflow takes an address without a scheme for a folder, and no longer records runs in folders.
+    MLflow reads an address without a scheme as a folder, and no longer records runs in folders.
     """
     scheme, separator, _ = uri.partition("://")
     if scheme.partition("+")[0] in SCHEMES and (separator or scheme == "databricks"):
@@ -26,7 +26,7 @@ def checked(uri: str, key: str) -> str:
         raise UserError(f"{key}={uri}: lacks its scheme; did you mean http://{uri}")
     if separator and scheme != "file":
         raise UserError(
-            f"{key}={uri}: MLflow has servers at http(s)://…, and databases such as sqlite:////path/mlflow.db"
+            f"{key}={uri}: must be a server's address, http(s)://…, or a database such as sqlite:////path/mlflow.db"
         )
     raise UserError(
         f"{key}={uri}: is a folder, where MLflow no longer records runs; use sqlite:///{_folder(uri)}/mlflow.db "
@@ -48,9 +48,9 @@ class Store:
 
     @classmethod
     def of(cls, uri: str | None, experiment: str, root: Path) -> "Store":
-        """Return the store of a configuration: what MLflow's own variable names, or SQLite below root, unless told.
+        """Return the store of a configuration: uri, else that of MLflow's environment variable, else SQLite below root.
 
-        Raise UserError where root is on an object store, on which there is no SQLite.
+        Raise UserError if root is on an object store, which cannot hold a SQLite database.
         """
         if uri:
             return cls(checked(uri, "tracking.uri"), experiment)
@@ -58,19 +58,19 @@ class Store:
             return cls(checked(uri, ENVIRONMENT), experiment)
         if is_remote(root):
             raise UserError(
-                f"tracking.uri: is needed where storage.root is {root}; an MLflow server's (gen-ray start mlflow), "
-                f"there or in {ENVIRONMENT}"
+                f"tracking.uri: is needed where storage.root is {root}; set it, or {ENVIRONMENT}, to the address of an "
+                "MLflow server (gen-ray start mlflow)"
             )
         return cls(database.uri_of(root / DATABASE), experiment, (root / database.ARTIFACTS).as_uri())
 
     @property
     def exists(self) -> bool:
-        """Return whether there may be runs in the store: False only for a database file that is missing."""
+        """Return whether the store may hold runs: False only for a missing database file."""
         file = database.file_of(self.uri)
         return file is None or file.is_file()
 
     def check(self) -> None:
-        """Raise UserError for a database file that is missing."""
+        """Raise UserError for a missing database file."""
         if not self.exists:
             raise UserError(
                 f"{database.file_of(self.uri)}: does not exist, so no runs are recorded there; is --storage right?"

@@ -1,4 +1,4 @@
-"""Versions of registered models in MLflow: their tags, and the aliases that name the champion and the one before."""
+"""Versions of registered models in MLflow: their tags, and the aliases of the champion and the previous champion."""
 
 import re
 import time
@@ -18,7 +18,7 @@ PROMOTION, PENDING = "gen_ray.promotion", "pending"
 """Tag of a version from its registration until its promotion is decided."""
 TRIES, TRY_SECONDS = 5, 0.2
 PENDING_SECONDS = 600
-"""Age after which a pending version is one whose promotion was killed."""
+"""Age after which the promotion of a pending version counts as killed."""
 EXISTS, GONE = "RESOURCE_ALREADY_EXISTS", "RESOURCE_DOES_NOT_EXIST"
 RUN, METRIC, VALUE, ERROR, PROVENANCE = (
     f"gen_ray.{key}" for key in ("run_id", "metric", "value", "standard_error", "provenance")
@@ -27,7 +27,7 @@ RUN, METRIC, VALUE, ERROR, PROVENANCE = (
 
 @dataclass(frozen=True, kw_only=True)
 class VersionRecord:
-    """A run and one figure of it, with what that was measured with: a champion, or who wants to be it."""
+    """A champion or a candidate: a run and one of its figures, with the provenance of the figure."""
 
     run_id: str
     mlflow_id: str
@@ -40,17 +40,17 @@ class VersionRecord:
 
     @property
     def figure(self) -> str:
-        """Return the figure in words."""
+        """Return the figure with its standard error as text."""
         return f"{self.value:.4g}" + (f" ± {self.standard_error:.2g}" if self.standard_error is not None else "")
 
 
 def is_pending(version: VersionRecord | None) -> bool:
-    """Return whether the promotion of a version is not decided yet."""
+    """Return whether the promotion of a version is undecided."""
     return version is not None and version.tags.get(PROMOTION) == PENDING
 
 
 def rivals(client: MlflowClient, model: str, own: ModelVersion, pending: Iterable[str] = ()) -> list[ModelVersion]:
-    """Return the versions that are pending beside own, were so before, or were registered after it."""
+    """Return the other versions that are pending, are in ``pending``, or were registered after own."""
     oldest = own.creation_timestamp - 1000 * PENDING_SECONDS
     others = [v for v in client.search_model_versions(f"name='{model}'") if v.version != own.version]
     return [
@@ -63,7 +63,7 @@ def rivals(client: MlflowClient, model: str, own: ModelVersion, pending: Iterabl
 
 
 def crown(client: MlflowClient, model: str, version: str, former: VersionRecord | None) -> bool:
-    """Make a version the champion and a former one the previous; return whether the version still exists."""
+    """Set the alias of the champion, and that of the previous champion to former. Return whether the version exists."""
     found = aliased(client, model, CHAMPION, version)
     if found and former is not None and former.version != version:
         aliased(client, model, PREVIOUS, former.version)
@@ -80,14 +80,14 @@ def aliased(client: MlflowClient, model: str, alias: str, version: str) -> bool:
                 return False
             if not left:
                 raise
-            time.sleep(TRY_SECONDS)  # a server fails where two requests set an alias for the first time
+            time.sleep(TRY_SECONDS)  # a server fails if two requests set a new alias at once
         else:
             return True
     raise AssertionError("unreachable")
 
 
 def tags_of(candidate: VersionRecord) -> dict[str, str]:
-    """Return the tags of a version that a candidate becomes."""
+    """Return the tags of a candidate's version."""
     return {
         **candidate.tags,
         RUN: candidate.run_id,
@@ -99,14 +99,14 @@ def tags_of(candidate: VersionRecord) -> dict[str, str]:
 
 
 def register(client: MlflowClient, model: str, candidate: VersionRecord) -> ModelVersion:
-    """Create a pending version of a model, and the model where this is its first."""
+    """Create a pending version of a model, and the model if it does not exist."""
     if registered(client, model) is None:
         try:
             client.create_registered_model(model)
         except MlflowException as error:
             if error.error_code != EXISTS:  # another promotion has just created it
                 raise
-    # the artifact as it is: no pickle of MLflow's own kinds of model
+    # The source is the artifact folder. None of MLflow's model flavours is used, because they hold pickles.
     source = f"runs:/{candidate.mlflow_id}/{candidate.tags.get(ARTIFACT, 'model')}"
     tags = {**signing.signed(model, candidate.mlflow_id, tags_of(candidate)), PROMOTION: PENDING}
     return client.create_model_version(model, source, run_id=candidate.mlflow_id, tags=tags)
@@ -115,18 +115,18 @@ def register(client: MlflowClient, model: str, candidate: VersionRecord) -> Mode
 def check_name(model: str) -> None:
     """Raise UserError for a name that a registered model cannot have."""
     if not re.fullmatch(NAME_PATTERN, model):
-        raise UserError(f"{model}: a model's name is of letters, digits, '.', '_' and '-'")
+        raise UserError(f"{model}: the name of a model may only have letters, digits, '.', '_' and '-'")
 
 
 def registered(client: MlflowClient, model: str) -> RegisteredModel | None:
-    """Return a registered model, None where there is none. Raise UserError for a name that cannot be one."""
-    check_name(model)  # it becomes a part of the query
+    """Return a registered model, or None. Raise UserError for an invalid name."""
+    check_name(model)  # the name becomes part of the query
     found = client.search_registered_models(f"name='{model}'", max_results=1)
     return found[0] if found else None
 
 
 def read(version: ModelVersion) -> VersionRecord:
-    """Return what a version's tags say. Raise RunError for one that this project has not made."""
+    """Return the record in a version's tags. Raise RunError for a version that this project has not made."""
     tags = version.tags
     try:
         return VersionRecord(

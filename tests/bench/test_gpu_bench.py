@@ -1,4 +1,4 @@
-"""gen-ray bench gpu at small sizes on the CPU: every figure is present, and the time limit holds."""
+"""gen-ray bench gpu with small sizes on the CPU: every figure is present, and the time limit holds."""
 
 import json
 import math
@@ -29,7 +29,7 @@ ABSENT = ("ray", "mlflow", "pyarrow", "sklearn", "torchvision", "matplotlib", "f
 
 
 class FakeClock:
-    """A clock that only work advances."""
+    """A clock that advances only by work."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -178,12 +178,12 @@ def test_the_full_size_knows_the_samplers_and_shapes_of_its_configs() -> None:
             assert steps <= workloads.FULL.sampler_steps and chain.nfe <= 2 * steps
 
 
-# ---- what only a GPU has, played ------------------------------------------------------------------------------------
+# ---- features of a GPU, simulated -----------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def played_gpu(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Play the functions of torch.cuda that the benchmark calls; return the calls."""
+    """Simulate the torch.cuda functions that the benchmark calls; return the calls."""
     calls = list[str]()
 
     def play(name: str, *answers: object) -> None:
@@ -212,7 +212,7 @@ def test_peak_memory_of_a_gpu_is_that_of_the_work(played_gpu: list[str]) -> None
     assert found == {"allocated_mib": 3, "reserved_mib": 4}
     order = [call for call in played_gpu if call in ("reset_peak_memory_stats", "work 2", "max_memory_allocated")]
     assert order == ["reset_peak_memory_stats", "work 2", "max_memory_allocated"]
-    assert played_gpu[played_gpu.index("work 2") + 1] == "synchronize", "the work is finished before it is judged"
+    assert played_gpu[played_gpu.index("work 2") + 1] == "synchronize", "the work is finished before its memory is read"
 
 
 def test_the_environment_names_the_card_also_without_git_and_nvidia_smi(
@@ -232,7 +232,7 @@ def test_the_environment_names_the_card_also_without_git_and_nvidia_smi(
 # ---- the time limit -------------------------------------------------------------------------------------------------
 
 
-def test_what_does_not_fit_into_the_time_limit_is_left_out_and_what_fails_is_named() -> None:
+def test_measurements_beyond_the_time_limit_are_left_out_and_failed_ones_are_named() -> None:
     clock, saved = FakeClock(), list[int]()
 
     def task(name: str, seconds: float, taken: float, error: Exception | None = None) -> BenchTask:
@@ -313,7 +313,7 @@ def test_bad_input_ends_a_run() -> None:
 # ---- alternating rounds ---------------------------------------------------------------------------------------------
 
 
-def test_sides_take_turns_and_fill_the_time() -> None:
+def test_sides_alternate_and_fill_the_time() -> None:
     clock, order = FakeClock(), list[tuple[str, int]]()
 
     def side(name: str, seconds: float) -> Callable[[int], None]:

@@ -1,4 +1,4 @@
-"""A head of one's own, started by the launcher, on ports and in folders of its own; ended by its processes' ids."""
+"""A separate head node, started by the launcher with its own ports and folders, and stopped by process ids."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from tests.conftest import ROOT, Said, free_port
 
 @dataclass(frozen=True)
 class Head:
-    """Where it is, and the environment of somebody who has its token."""
+    """The addresses of a head, and the environment of a client that has its token."""
 
     dashboard: str
     address: str
@@ -29,18 +29,18 @@ class Head:
 
     @property
     def token(self) -> str:
-        """Return what only those who may are to know."""
+        """Return the secret token of the cluster."""
         return (self.home / ".ray" / "auth_token").read_text()
 
     def gen_ray(self, *words: object, cwd: Path = ROOT, seconds: float = 200, **changed: str) -> Said:
-        """Return how gen-ray ended and what it said."""
+        """Run gen-ray and return its exit code and output."""
         command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
         env = {**self.environment, **changed}
         done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=seconds)
         return Said(done.returncode, done.stdout, done.stderr)
 
     def processes(self) -> list[psutil.Process]:
-        """Return Ray's processes."""
+        """Return the processes of this head's Ray."""
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -51,7 +51,7 @@ class Head:
 
 @contextmanager
 def started(*, cpus: int = 1, insecure: bool = False, **variables: str) -> Iterator[Head]:
-    """Give a head that runs while the block does."""
+    """Yield a head that runs during the block."""
     folder, home = Path(tempfile.mkdtemp(prefix="gr")), Path(tempfile.mkdtemp(prefix="grh"))
     port, dashboard = free_port(), free_port()
     calm = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}

@@ -1,4 +1,4 @@
-"""Several nodes of Ray on this machine, each with a raylet of its own, and commands that run on them."""
+"""Several Ray nodes on this machine, each with its own raylet, and commands that run on them."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ SOON = {
 
 @contextmanager
 def machines(*cpus: int, **head: Any) -> Iterator[tuple[Cluster, list[Any]]]:
-    """Give a cluster of a head with so many CPUs, and what else it has, and of further nodes; and these nodes."""
+    """Yield a cluster and its further nodes; cpus are those of the head, then of each node; head: its other options."""
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "_system_config": SOON, **head})
     try:
         yield nodes, [nodes.add_node(num_cpus=number) for number in cpus[1:]]
@@ -36,12 +36,12 @@ def machines(*cpus: int, **head: Any) -> Iterator[tuple[Cluster, list[Any]]]:
 
 
 def power_cut(node: Any) -> None:
-    """Kill a node's raylet, with which all its workers go."""
+    """Kill the raylet of a node, which ends all workers of the node."""
     node.all_processes["raylet"][0].process.send_signal(signal.SIGKILL)
 
 
 def on(nodes: Cluster, verb: str, *words: object, **environment: str) -> "subprocess.Popen[str]":
-    """Start a verb on a cluster."""
+    """Start a command on a cluster."""
     module = verb if "." in verb else f"pipelines.{verb}"
     command = [sys.executable, "-m", module, *map(str, words)]
     own = {**os.environ, "RAY_ADDRESS": nodes.address, **environment}
@@ -49,7 +49,7 @@ def on(nodes: Cluster, verb: str, *words: object, **environment: str) -> "subpro
 
 
 def until(reached: Callable[[], Any], driver: "subprocess.Popen[str]", seconds: float = 100) -> float:
-    """Wait until something is so while a command runs, and return how long that took."""
+    """Wait until a condition holds while a command runs, and return the seconds."""
     began = time.monotonic()
     while not reached():
         assert driver.poll() is None, driver.stdout and driver.stdout.read()
@@ -62,13 +62,13 @@ def until(reached: Callable[[], Any], driver: "subprocess.Popen[str]", seconds: 
 
 
 def ended(driver: "subprocess.Popen[str]", seconds: float = 120) -> None:
-    """Wait for a command to end well."""
+    """Wait for a command to end, and check that it succeeded."""
     said, _ = driver.communicate(timeout=seconds)
     assert driver.returncode == 0, said
 
 
 def written(experiment: Experiment, folder: Path) -> Path:
-    """Return the file of an experiment."""
+    """Write the configuration file of an experiment and return its path."""
     file = folder / f"{experiment.name}.yaml"
     file.write_text(yaml.safe_dump(experiment.resolved()))
     return file

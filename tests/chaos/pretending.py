@@ -1,6 +1,6 @@
-"""gen-ray with GPUs that Ray counts and nobody has: ``python -m tests.chaos.pretending VERB …`` on a cluster with some.
+"""gen-ray with simulated GPUs: ``python -m tests.chaos.pretending VERB …`` on a cluster that counts some.
 
-Every process that is given one notes its number, and computes on the CPU.
+Every process that gets one records its number and computes on the CPU.
 """
 
 import os
@@ -10,7 +10,7 @@ ROOT, NOTES = Path(__file__).parents[2], "PRETENDED_GPUS"
 
 
 def pretend() -> None:
-    """Take the place of what would look for a GPU. Ray calls it in every process that it starts for this driver."""
+    """Replace the functions that look for a GPU. Ray calls this in every process that it starts for this driver."""
     import torch
 
     from gen_ray.cluster.training import device
@@ -28,7 +28,7 @@ if __name__ == "__main__":
 
     from pipelines import cli
 
-    # Besides the checkout all that this process was given: tests/gpu/README.md installs packages in a folder of it.
+    # The checkout and the present PYTHONPATH: tests/gpu/README.md installs packages in a folder of it.
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     variables = {NOTES: os.environ[NOTES], "PYTHONPATH": path}
     hook = {"worker_process_setup_hook": "tests.chaos.pretending.pretend", "env_vars": variables}

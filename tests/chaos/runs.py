@@ -1,4 +1,4 @@
-"""Runs long enough to be disturbed, and what they would have come to undisturbed."""
+"""Runs that are long enough to be disturbed, and their results without disturbance."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -22,7 +22,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 def long(
     storage: Path, name: str, family: str = "vae", tracking: Mapping[str, Any] | None = None, **scaling: Any
 ) -> Experiment:
-    """Return a run of 137 steps, with a checkpoint after each."""
+    """Return the experiment of a run of 137 steps with a checkpoint after each step."""
     training = {"epochs": 12, "validate_every_epochs": 6, "sample_every_epochs": 100}
     found = tiny(storage, training=training, scaling={"num_workers": 2, "max_failures": 3, **scaling})
     changed = {"name": name, "family": FAMILIES[family], "tracking": tracking or {"experiment": name}}
@@ -30,13 +30,13 @@ def long(
 
 
 def newest(experiment: Experiment) -> int:
-    """Return the step of the newest checkpoint of any run of this name, 0 where there is none."""
+    """Return the step of the newest checkpoint of any run of this name, or 0."""
     found = (experiment.storage.root / "runs").glob(f"{experiment.name}-*/checkpoints/step-*")
     return max((int(folder.name.removeprefix("step-")) for folder in found), default=0)
 
 
 def drafts(experiment: Experiment) -> list[Path]:
-    """Return what was left half written in any run of this name."""
+    """Return the partly written folders in all runs of this name."""
     return list((experiment.storage.root / "runs").glob(f"{experiment.name}-*/*/.step-*"))
 
 
@@ -47,6 +47,6 @@ def the_row(experiment: Experiment) -> RunRow:
 
 @cache
 def undisturbed(storage: Path, family: str = "vae") -> dict[str, Any]:
-    """Return what a run of a family comes to that nothing happens to."""
+    """Return the result of an undisturbed run of a family."""
     experiment = long(storage, f"calm-{family.replace('_', '-')}", family)
     return through_ray(experiment, prepare_data(experiment), experiment.name)[0]

@@ -1,4 +1,4 @@
-"""Machines of namespaces: each has its own address, processes, home and ssh server, as one that stands elsewhere."""
+"""Machines simulated with namespaces: each has its own address, processes, home folder and ssh server."""
 
 import os
 import shutil
@@ -36,12 +36,12 @@ StrictModes no
 MaxStartups 100
 SetEnv PYTHONPATH={packages} PIP_NO_DEPS=1 PIP_NO_INDEX=1 PIP_NO_BUILD_ISOLATION=0 PIP_DISABLE_PIP_VERSION_CHECK=1
 """
-"""What an installation would fetch is there already: to fetch it twice more would be most of the test."""
+"""Packages that an installation would download are already present; downloads would take most of the test's time."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """The machines' addresses, the first the head's, a key to all of them, and a folder that they share."""
+    """The addresses of the machines (the head first), the ssh key of all of them, and their shared folder."""
 
     addresses: Sequence[str]
     key: Path
@@ -51,8 +51,8 @@ class Site:
 
 @contextmanager
 def machines(count: int) -> Iterator[Site]:
-    """Give so many machines."""
-    base = Path(tempfile.mkdtemp(prefix="gr", dir="/var/tmp"))  # not /tmp: what is there is each machine's own
+    """Yield a site of count machines."""
+    base = Path(tempfile.mkdtemp(prefix="gr", dir="/var/tmp"))  # not /tmp, which is separate on each machine
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", base / "key")
     for folder in (base / "shared", base / "home"):
         folder.mkdir()
@@ -73,7 +73,7 @@ def _machine(base: Path, number: int) -> Iterator[str]:
     for folder in (own / "home", own / "tmp"):
         folder.mkdir(parents=True)
     (own / "passwd").write_text(f"ray:x:0:0::{base}/home:/bin/bash\n{Path('/etc/passwd').read_text()}")
-    # Ray's own command is not in an environment without its dependencies: it is that of these tests.
+    # An environment without dependencies lacks the ray command, so that of these tests is used.
     (own / "home" / ".bash_profile").write_text(f"export PATH=$PATH:{Path(sys.executable).parent}\n. ~/.bashrc\n")
     (own / "home" / ".bashrc").touch()
     packages = site.getsitepackages()[0]
@@ -84,7 +84,7 @@ def _machine(base: Path, number: int) -> Iterator[str]:
     run("ip", "link", "set", veth, "master", BRIDGE, "up")
     run("ip", "-n", net, "addr", "add", f"{address}/24", "dev", "eth0")
     run("ip", "-n", net, "link", "set", "eth0", "up")
-    run("ip", "-n", net, "route", "add", "default", "via", HERE)  # by it Ray knows which address is its own
+    run("ip", "-n", net, "route", "add", "default", "via", HERE)  # Ray finds its own address by this route
     apart = ["unshare", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc"]
     inside = INSIDE.format(base=base, name=name)
     log = (own / "sshd.log").open("wb")
@@ -93,10 +93,10 @@ def _machine(base: Path, number: int) -> Iterator[str]:
         _answers(address, base / "key", process, own / "sshd.log")
         yield address
     finally:
-        process.kill()  # and with the first of its processes all others
+        process.kill()  # ends all processes of the machine with its first one
         process.wait()
         log.close()
-        run("ip", "link", "del", veth)  # its end in there would keep it
+        run("ip", "link", "del", veth)  # otherwise its end in the namespace keeps it
         run("ip", "netns", "del", net)
 
 
@@ -111,7 +111,7 @@ def _answers(address: str, key: Path, process: "subprocess.Popen[bytes]", log: P
 
 
 def allowed() -> bool:
-    """Return whether this process may make namespaces and bridges, as root on a machine of its own may."""
+    """Return whether this process may create namespaces and bridges, like root on a separate machine."""
     apart = subprocess.run(["unshare", "--pid", "--net", "--mount", "--fork", "true"], capture_output=True, check=False)
     bridge = ["type", "bridge"]
     made = subprocess.run(["ip", "link", "add", "grprobe", *bridge], capture_output=True, check=False)
@@ -120,7 +120,7 @@ def allowed() -> bool:
 
 
 def copied(base: Path) -> Path:
-    """Return a clone of the project as it stands, with what is not yet committed."""
+    """Return a clone of the project that includes uncommitted changes."""
     clone = base / "clone"
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -133,6 +133,6 @@ def copied(base: Path) -> Path:
 
 
 def run(*words: object) -> None:
-    """Run a command of the system's."""
+    """Run a system command and check that it succeeded."""
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, env={**os.environ})
     assert not done.returncode, done.stderr

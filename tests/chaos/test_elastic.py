@@ -1,4 +1,4 @@
-"""Runs that may lose machines and go on with what is left, or are told in time that one is taken away."""
+"""Elastic runs: they continue with the remaining machines, and save a checkpoint on a preemption notice."""
 
 import subprocess
 import sys
@@ -19,10 +19,10 @@ from tests.cluster.street import same, weights
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 
 
-def test_a_run_goes_on_with_one_worker_of_two_and_takes_a_second_again(
+def test_a_run_continues_with_one_of_two_workers_and_adds_a_second_later(
     cluster: None, storage: Path, tmp_path: Path
 ) -> None:
-    """However many workers there were at whatever step, the weights are those of two that nothing happened to."""
+    """For any number of workers at any step, the weights equal those of an undisturbed run of two workers."""
     expected = undisturbed(storage)
     experiment = long(storage, "elastic", num_workers=[1, 2], cpus_per_worker=1, grow_seconds=3)
     with (
@@ -41,10 +41,8 @@ def test_a_run_goes_on_with_one_worker_of_two_and_takes_a_second_again(
     print(f"no step for {shrunk:.1f} s")
 
 
-def test_on_notice_that_a_machine_goes_a_checkpoint_is_saved_at_once(
-    cluster: None, storage: Path, tmp_path: Path
-) -> None:
-    """The next checkpoint would be due in an hour; the notice gives 20 seconds, then the machine is gone."""
+def test_a_preemption_notice_saves_a_checkpoint_at_once(cluster: None, storage: Path, tmp_path: Path) -> None:
+    """The next checkpoint is due in an hour; the machine is removed 20 seconds after the notice."""
     experiment = long(storage, "notice", num_workers=[1, 2], cpus_per_worker=1)
     words = ["training.checkpoint_every_seconds=3600", "training.epochs=400"]
     heeded = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
@@ -62,7 +60,7 @@ def test_on_notice_that_a_machine_goes_a_checkpoint_is_saved_at_once(
 
 
 def _pause(experiment: Experiment, driver: "subprocess.Popen[str]") -> float:
-    """Return the seconds without a checkpoint, which comes at every step otherwise, before it goes on."""
+    """Return the seconds without a checkpoint until the run continues; otherwise every step has a checkpoint."""
     last, began = newest(experiment), time.monotonic()
     while True:
         pause = until(lambda before=last: newest(experiment) != before, driver)
@@ -77,7 +75,7 @@ def _trains(experiment: Experiment) -> bool:
 
 
 def _notice(nodes: Cluster, node: Any, *, seconds: int) -> None:
-    """Tell Ray what a cloud tells: that a node is taken away in so many seconds."""
+    """Send Ray the notice of a cloud that a node will be removed in the given seconds."""
     command = [
         str(Path(sys.executable).with_name("ray")), "drain-node", "--address", nodes.address, "--node-id", node.node_id,
         "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "reclaimed",

@@ -1,4 +1,4 @@
-"""A disk that fills up while a run saves: one line tells it, nothing stays half written, with room the run goes on."""
+"""A disk that fills up during a run: one line reports it, no partial file stays, and the run can be resumed."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ pytestmark = [
 
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """Return a file system of its own, of 2 MB unless the test says otherwise."""
+    """Return a separate file system of 2 MB, or of the size that the test sets."""
     size = getattr(request, "param", "2m")
     disk = tmp_path / "disk"
     disk.mkdir()
@@ -37,14 +37,14 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 
 @contextmanager
 def filled_up_after(step: int, disk: Path, experiment: Experiment) -> Iterator[Path]:
-    """While the block runs, fill the disk as soon as a checkpoint passes the step; give the file that does."""
+    """During the block, fill the disk as soon as a checkpoint passes the step; yield the file that fills it."""
     over, filler = Event(), disk / "filler"
 
     def fill() -> None:
         while newest(experiment) < step:
             if over.wait(0.01):
                 return
-        with suppress(OSError), filler.open("wb") as stream:  # full, which is the purpose
+        with suppress(OSError), filler.open("wb") as stream:  # the write ends when the disk is full
             while not over.is_set():
                 stream.write(bytes(4096))
                 stream.flush()
@@ -81,7 +81,7 @@ def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path,
 
 @pytest.mark.parametrize("small_disk", ["8m"], indirect=True)
 def test_mlflow_on_the_same_full_disk_does_not_hide_the_line(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Then MLflow cannot be told either: its run is closed by whoever opens the store next."""
+    """In this case MLflow cannot be updated either: the next process that opens the store closes the run."""
     monkeypatch.setattr("gen_ray.cluster.tracking.logger_actor.DRAIN_SECONDS", 5.0)
     experiment = long(small_disk, "both", tracking={"experiment": "both"})
     prepare_data(experiment)

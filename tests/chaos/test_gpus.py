@@ -1,4 +1,4 @@
-"""Who gets which GPU, on a cluster that counts some; and what is said where they cannot be used."""
+"""Assignment of GPUs on a cluster with simulated GPUs, and the messages where they cannot be used."""
 
 import re
 import subprocess
@@ -31,12 +31,12 @@ def nodes() -> Iterator[Any]:
 
 
 def pretending(nodes: Any, folder: Path, *words: object) -> "subprocess.Popen[str]":
-    """Start a verb with GPUs that are played."""
+    """Start a command with simulated GPUs."""
     return on(nodes, "tests.chaos.pretending", *words, **{NOTES: str(folder / "notes")})
 
 
 def noted(folder: Path) -> dict[int, set[str]]:
-    """Return the GPUs of each process that was given one."""
+    """Return the GPUs of each process that has some."""
     found = defaultdict(set)
     for line in (folder / "notes").read_text().splitlines():
         pid, gpu = line.split()
@@ -45,24 +45,24 @@ def noted(folder: Path) -> dict[int, set[str]]:
     return found
 
 
-def test_a_gpu_that_torch_cannot_use_is_told_by_the_machine_it_is_in(nodes: Any, storage: Path, tmp_path: Path) -> None:
+def test_a_gpu_that_torch_cannot_use_is_reported_with_its_machine(nodes: Any, storage: Path, tmp_path: Path) -> None:
     experiment = tiny(storage, scaling={**AUTO, "num_workers": 2}, tracking={"experiment": "no-driver"})
     with on(nodes, "train", written(experiment, tmp_path)) as driver:
         said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 2, said
     [line] = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert "Ray gave GPU" in line and "use_gpu=false" in line and "Traceback" not in said
+    assert "Ray assigned GPU" in line and "use_gpu=false" in line and "Traceback" not in said
     assert [row.status for row in rows(store_of(experiment))] == ["FAILED"]
 
 
-def test_every_worker_trains_on_a_gpu_of_its_own(nodes: Any, storage: Path, tmp_path: Path) -> None:
+def test_every_worker_trains_on_a_separate_gpu(nodes: Any, storage: Path, tmp_path: Path) -> None:
     experiment = tiny(storage, scaling={**AUTO, "num_workers": 2}, tracking={"experiment": "two-gpus"})
     with pretending(nodes, tmp_path, "train", written(experiment, tmp_path)) as driver:
         ended(driver)
     assert {gpu for gpus in noted(tmp_path).values() for gpu in gpus} == {"0", "1"}
 
 
-def test_trials_of_a_sweep_share_the_gpus_out(nodes: Any, storage: Path, tmp_path: Path) -> None:
+def test_trials_of_a_sweep_share_the_gpus(nodes: Any, storage: Path, tmp_path: Path) -> None:
     space = {"family.latent_dim": {"choice": [2, 3, 4, 5]}}
     plan(tmp_path, storage, "gpu-trials", space=space, settings={"scaling": AUTO, "training": {"epochs": 20}})
     with pretending(nodes, tmp_path, "sweep", tmp_path / "sweep.yaml") as driver:
@@ -83,7 +83,7 @@ def test_replicas_share_a_gpu(nodes: Any, storage: Path, tmp_path: Path) -> None
             driver.terminate()
 
 
-def test_doctor_looks_at_every_machine(nodes: Any, tmp_path: Path) -> None:
+def test_doctor_checks_every_machine(nodes: Any, tmp_path: Path) -> None:
     second = nodes.add_node(num_cpus=1)
     try:
         with on(nodes, "doctor", "--storage", tmp_path) as driver:

@@ -1,4 +1,4 @@
-"""A cluster as the launcher starts it: who has no token does nothing there, and the token is nowhere to be read."""
+"""Security of a cluster started by the launcher: nothing works without the token, and the token is never visible."""
 
 import json
 import signal
@@ -34,14 +34,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def head(shared: Path) -> Iterator[Head]:
-    """Return a head whose jobs keep what they find in the shared folder."""
+    """Return a head whose jobs store their results in the shared folder."""
     with started(cpus=2, GEN_RAY_STORAGE=str(shared)) as found:
         yield found
 
 
 @pytest.fixture
 def work(shared: Path, tmp_path: Path) -> Path:
-    """Return a working directory with a run that takes a minute and one that cannot begin."""
+    """Return a working directory with a run that takes a minute and one that cannot start."""
     raw = long(shared, "jobbed", num_workers=1).resolved()
     raw["training"] |= {"epochs": 1500, "checkpoint_every_seconds": 3600, "ema_snapshots": 0}
     del raw["storage"]
@@ -65,7 +65,7 @@ def test_without_the_token_nothing_is_answered(head: Head) -> None:
     assert not (head.folder / "canary").exists()
 
 
-def test_what_is_wrong_with_a_token_is_told_in_one_line(head: Head) -> None:
+def test_a_wrong_token_is_reported_in_one_line(head: Head) -> None:
     none = head.gen_ray("jobs", "list", RAY_AUTH_TOKEN_PATH="/nowhere", RAY_AUTH_MODE="disabled")
     wrong = head.gen_ray("jobs", "list", RAY_AUTH_TOKEN="wrong")
     assert none.code == wrong.code == 1
@@ -75,7 +75,7 @@ def test_what_is_wrong_with_a_token_is_told_in_one_line(head: Head) -> None:
 
 
 def test_a_job_that_is_stopped_saves_a_checkpoint_and_its_run_is_killed(head: Head, work: Path, shared: Path) -> None:
-    """And what tells of the token: no log, no process, nothing in MLflow."""
+    """Also checks that no log, process or MLflow record contains the token."""
     job = head.gen_ray("submit", "--no-wait", "train", "long.yaml", cwd=work).out.strip()
     store = Store.of(None, "jobbed", shared)
     _until(lambda: any("train/loss_nats" in row.metrics for row in rows(store)) if _there(shared) else False)
@@ -104,8 +104,8 @@ def test_a_job_that_is_stopped_saves_a_checkpoint_and_its_run_is_killed(head: He
     assert head.token not in "".join(f"{file}{file.read_bytes()!r}" for file in home.rglob("*.yaml"))
 
 
-def test_a_submitted_verb_is_that_verb(head: Head, work: Path) -> None:
-    """Its exit code, its lines and its errors; the same as through Ray's own command."""
+def test_a_submitted_command_behaves_like_a_local_one(head: Head, work: Path) -> None:
+    """Exit code, output and errors are the same, and the same as through Ray's own command."""
     ours = head.gen_ray("submit", "train", "short.yaml", "--dry-run", cwd=work)
     ray = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--working-dir", "."]
     env = {**head.environment, "RAY_AUTH_MODE": "token"}
@@ -120,7 +120,9 @@ def test_a_submitted_verb_is_that_verb(head: Head, work: Path) -> None:
     assert "train short.yaml --dry-run" in listed and "failed" in listed and "error: training.epochs" in listed
 
 
-def test_a_job_whose_supervisor_is_killed_goes_on_by_the_same_command(head: Head, work: Path, shared: Path) -> None:
+def test_a_job_whose_supervisor_was_killed_is_continued_by_the_same_command(
+    head: Head, work: Path, shared: Path
+) -> None:
     job = head.gen_ray("submit", "--no-wait", "train", "short.yaml", "training.epochs=400", cwd=work).out.strip()
     store = Store.of(None, "jobbed", shared)
     _until(lambda: any(row.name == "short" and "train/loss_nats" in row.metrics for row in rows(store)))
@@ -133,8 +135,8 @@ def test_a_job_whose_supervisor_is_killed_goes_on_by_the_same_command(head: Head
     assert job in head.gen_ray("jobs", "list").out
 
 
-def test_who_listens_where(head: Head, shared: Path, tmp_path: Path) -> None:
-    """Whatever is not Ray's own talk among machines listens on this one alone."""
+def test_only_internal_ray_ports_listen_beyond_this_machine(head: Head, shared: Path, tmp_path: Path) -> None:
+    """Every service except Ray's communication between machines listens on this machine only."""
     port, serving = free_port(), free_port()
     said = head.gen_ray("start", "mlflow", "--port", port, "--detach")
     assert said.code == 0, said.err
@@ -163,7 +165,7 @@ def test_who_listens_where(head: Head, shared: Path, tmp_path: Path) -> None:
 
 
 def _listening(shared: Path) -> list[tuple[str, str, int]]:
-    """Return command, address and port of each listening process of the cluster whose storage is this folder."""
+    """Return command, address and port of each listening process of the cluster with this storage folder."""
     found = []
     for one in psutil.net_connections("tcp"):
         if one.status == psutil.CONN_LISTEN and one.pid:
@@ -184,7 +186,7 @@ def _alive() -> list[psutil.Process]:
 
 
 def _command(process: psutil.Process) -> str:
-    """Return the command of a process, empty where it has ended."""
+    """Return the command of a process, or an empty text if it has ended."""
     with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, FileNotFoundError):
         return " ".join(process.cmdline())
     return ""

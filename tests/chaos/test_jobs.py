@@ -1,4 +1,4 @@
-"""Occurrences as jobs of a real Ray cluster: submitted once however often that is tried, known by their id."""
+"""Occurrences as jobs of a real Ray cluster: identified by their ids and submitted only once."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -20,14 +20,14 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
-    """Return the dashboard's address of a head that asks nobody for a token, as this process has none."""
+    """Return the dashboard address of a head without token authentication, because this process lacks a token."""
     with started(insecure=True) as found:
         yield found.dashboard
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Return a working directory whose sweep takes a moment, and stands before the real one."""
+    """Return a working directory whose short sweep program shadows the real one."""
     package = tmp_path / "work" / "pipelines"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
@@ -37,14 +37,14 @@ def folder(tmp_path: Path) -> Path:
     return package.parent
 
 
-def test_an_occurrence_is_one_job_whoever_submits_it_and_its_end_is_known(
+def test_an_occurrence_is_one_job_and_its_end_is_known(
     head: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # another cluster, for runs of here
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # another cluster, for local runs
     book, jobs = ScheduleStore(tmp_path / "root"), Jobs(head)
     now = datetime.now(UTC)
     book.add(nightly(folder, cron="* * * * *", address=head, added=now - timedelta(minutes=2)))
-    for _ in range(2):  # the second daemon finds what the first one did not live to write down
+    for _ in range(2):  # the second daemon finds the job that the first one did not record
         (book.folder / "nightly.state.json").unlink(missing_ok=True)
         keeper = Reconciler(book, lambda schedule: Jobs(str(schedule.address)), lambda: now)
         assert [found.state for found in keeper.look("nightly")] == ["running"]
@@ -52,7 +52,7 @@ def test_an_occurrence_is_one_job_whoever_submits_it_and_its_end_is_known(
     launched = book.past(schedule).launched
     assert launched is not None
     occurrence = schedule.occurrence(launched.at)
-    jobs.launch(occurrence, ["-m", "pipelines.sweep", "--fail"], folder)  # two daemons in the same moment: no other job
+    jobs.launch(occurrence, ["-m", "pipelines.sweep", "--fail"], folder)  # two daemons at the same time: only one job
     assert wait(jobs, occurrence) == OccurrenceState("done")
     assert "--tag" in requests.get(f"{head}/api/jobs/{occurrence}/logs", timeout=10).json()["logs"]
     ids = [job["submission_id"] for job in requests.get(f"{head}/api/jobs/", timeout=10).json()]
@@ -60,7 +60,7 @@ def test_an_occurrence_is_one_job_whoever_submits_it_and_its_end_is_known(
     assert [found.state for found in keeper.look("nightly")] == ["done"]
 
 
-def test_how_a_job_failed_is_told(head: str, folder: Path) -> None:
+def test_the_failure_of_a_job_is_reported(head: str, folder: Path) -> None:
     jobs = Jobs(head)
     with pytest.raises(RunError, match="nowhere"):
         jobs.launch("nightly-1", ["-m", "pipelines.sweep"], folder / "nowhere")
@@ -70,7 +70,7 @@ def test_how_a_job_failed_is_told(head: str, folder: Path) -> None:
     assert state is not None and (state.word, state.code) == ("failed", 1) and state.note.startswith("failed, ")
 
 
-def test_a_cluster_that_does_not_answer_is_told_in_one_line() -> None:
+def test_a_cluster_that_does_not_answer_is_reported_in_one_line() -> None:
     jobs = Jobs("http://127.0.0.1:9")
     for ask in (lambda: jobs.state("a"), lambda: jobs.launch("a", [], Path())):
         with pytest.raises(RunError, match=r"Ray jobs at http://127\.0\.0\.1:9: no cluster") as told:

@@ -1,6 +1,6 @@
-"""Workers and controllers that die at any moment: the run goes on, and ends where it would have ended.
+"""Workers and controllers that are killed at any moment: the run continues and ends with the same result.
 
-Nothing is killed but processes of this session's own Ray, found among its descendants.
+Only processes of this session's Ray are killed; they are found among the descendants of this process.
 """
 
 import random
@@ -33,7 +33,7 @@ def processes(name: str) -> list[psutil.Process]:
             if child.cmdline() and child.cmdline()[0].startswith(f"ray::{name}"):
                 found.append(child)
         except psutil.NoSuchProcess:
-            pass  # ended while we looked
+            pass  # the process ended meanwhile
     return found
 
 
@@ -44,7 +44,7 @@ RANK, CONTROLLER = "RayTrainWorker", "TrainController"
 def striking(
     experiment: Experiment, at: list[tuple[int, str]], how: int = signal.SIGKILL, seed: int = 0
 ) -> Iterator[list[int]]:
-    """While the block runs, signal a random process of a name as soon as a checkpoint passes each of the steps."""
+    """During the block, signal a random process of a name each time a checkpoint passes one of the steps."""
     struck: list[int] = []
     over, rng = Event(), random.Random(seed)
 
@@ -53,7 +53,7 @@ def striking(
             while newest(experiment) < step or not (found := processes(name)):
                 if over.wait(0.02):
                     return
-            time.sleep(rng.random() * 0.05)  # anywhere within a step, or within the saving of one
+            time.sleep(rng.random() * 0.05)  # at any time within a step or its saving
             rng.choice(found).send_signal(how)
             struck.append(step)
 
@@ -68,8 +68,8 @@ def striking(
 
 @pytest.mark.timeout(480, method="thread")
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_whose_ranks_and_controller_are_killed_ends_where_it_would_have_ended(family: str, storage: Path) -> None:
-    """Three ranks and five controllers of each family, each within a few milliseconds of a checkpoint's saving."""
+def test_a_run_whose_ranks_and_controller_are_killed_ends_with_the_same_result(family: str, storage: Path) -> None:
+    """Kills three ranks and five controllers per family, each within milliseconds of the saving of a checkpoint."""
     part = list(FAMILIES).index(family)
     controllers = [(10 + part + 25 * i, CONTROLLER) for i in range(5)]
     instants = sorted([*controllers, (20, RANK), (50, RANK), (80, RANK)])
@@ -89,7 +89,7 @@ def test_a_rank_that_hangs_is_found_and_replaced(storage: Path) -> None:
     assert struck == [60] and same(weights(done.artifact), undisturbed(storage))
 
 
-def test_a_run_given_up_keeps_its_newest_checkpoint_and_goes_on_from_it(storage: Path) -> None:
+def test_a_failed_run_keeps_its_newest_checkpoint_and_resumes_from_it(storage: Path) -> None:
     experiment = long(storage, "given-up", max_failures=1)
     with striking(experiment, [(30, RANK), (70, RANK)]), pytest.raises(RunError):
         train(experiment)

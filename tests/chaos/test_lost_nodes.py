@@ -1,4 +1,4 @@
-"""Machines and reading processes that go away: no row is lost or comes twice, and the run ends where it would have."""
+"""Lost machines and reading processes: no row is lost or repeated, and the run ends with the same result."""
 
 import os
 import signal
@@ -27,14 +27,14 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 
 
 def _slowly(item: dict[str, np.ndarray]) -> Any:
-    """Read as ever, but take long enough over it to be killed."""
+    """Read as usual, but slowly enough to be killed."""
     from gen_ray.cluster.data.reading import _read
 
     time.sleep(0.3)
     return _read(item)
 
 
-def test_rows_come_exactly_once_though_their_readers_are_killed(
+def test_rows_occur_exactly_once_although_their_readers_are_killed(
     cluster: None, storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepared = sharded(storage)
@@ -60,8 +60,8 @@ def test_rows_come_exactly_once_though_their_readers_are_killed(
     assert sorted(row.tobytes() for row in rows) == sorted(row.tobytes() for row in x)
 
 
-def test_a_run_that_loses_a_node_goes_on_when_there_is_another(cluster: None, storage: Path, tmp_path: Path) -> None:
-    """A worker on each of two nodes; the second node's raylet is killed, then a third node comes."""
+def test_a_run_that_loses_a_node_continues_on_another(cluster: None, storage: Path, tmp_path: Path) -> None:
+    """Each of two nodes has a worker; the raylet of the second is killed, then a third node joins."""
     expected = undisturbed(storage)
     experiment = long(storage, "lost-node", cpus_per_worker=2)
     file = tmp_path / "lost-node.yaml"

@@ -1,4 +1,4 @@
-"""Machines that are lost while a cluster of them reads, sweeps and serves, and drivers that die there."""
+"""Machines lost while their cluster reads, sweeps and serves, and drivers that die on a cluster."""
 
 import signal
 import time
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
 
 
 def streamed_here(experiment: Experiment) -> dict[str, object]:
-    """Return what two workers' streams come to in one process."""
+    """Return the weights of a training on the streams of two workers in one process."""
     prepared, place = prepare_data(experiment), {"batch_size": experiment.data.batch_size, "seed": 3, "world_size": 2}
     splits = {
         name: CombinedBatches([Streamed(prepared.shards(name), rank=rank, **place) for rank in range(2)])
@@ -38,7 +38,7 @@ def streamed_here(experiment: Experiment) -> dict[str, object]:
 
 
 def test_a_machine_is_lost_while_its_worker_streams(cluster: None, storage: Path, tmp_path: Path) -> None:
-    """No row is lost and none comes twice, or the weights would not be those of a process that nothing happened to."""
+    """No row is lost or repeated, because the weights equal those of an undisturbed process."""
     experiment = long(storage, "streaming", num_workers=[1, 2], cpus_per_worker=1)
     experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"cache": "stream"})})
     expected = streamed_here(experiment)
@@ -51,7 +51,7 @@ def test_a_machine_is_lost_while_its_worker_streams(cluster: None, storage: Path
     assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), expected)
 
 
-def test_a_driver_dies_on_a_cluster_and_the_same_command_goes_on(cluster: None, storage: Path, tmp_path: Path) -> None:
+def test_after_the_death_of_a_driver_the_same_command_continues(cluster: None, storage: Path, tmp_path: Path) -> None:
     experiment = long(storage, "driverless", cpus_per_worker=1)
     file = written(experiment, tmp_path)
     with machines(2, 1) as (nodes, _):
@@ -68,7 +68,7 @@ def test_a_driver_dies_on_a_cluster_and_the_same_command_goes_on(cluster: None, 
 
 
 def test_a_machine_is_lost_while_both_serve(cluster: None, tmp_path: Path) -> None:
-    """Two replicas on two machines, ten requests a second by the shipped client: nothing fails."""
+    """Two replicas on two machines, ten requests per second with the client of this project: no request fails."""
     artifact.write(tmp_path / "runs" / "toy" / "artifact", model("ddpm"))
     port = free_port()
     words = ["toy=toy", "--storage", tmp_path, "--port", port, "--min-replicas", 2]

@@ -1,4 +1,4 @@
-"""The README's ten lines for somebody who has machines, run as printed, against two that are made of namespaces."""
+"""The README's ten commands for a cluster of machines, run as printed on two simulated machines."""
 
 import os
 import re
@@ -20,7 +20,7 @@ HEADING = "## On a cluster"
 
 
 def printed() -> list[str]:
-    """Return the first block of commands below the heading."""
+    """Return the commands of the first block below the heading."""
     text = (ROOT / "README.md").read_text()
     block = re.search(r"```bash\n(.*?)```", text[text.index(f"{HEADING}\n") :], re.DOTALL)
     assert block
@@ -43,14 +43,16 @@ SAYS = {
 
 @dataclass
 class Desk:
-    """Where the user sits: a clone whose file names the machines."""
+    """The user's machine: a clone of the project whose cluster file names the machines."""
 
     clone: Path
     shared: Path
     done: list[str] = field(default_factory=list)
 
     def run(self, line: str) -> str:
-        assert self.done == LINES[: len(self.done)] and line == LINES[len(self.done)], "one line needs those before it"
+        assert self.done == LINES[: len(self.done)] and line == LINES[len(self.done)], (
+            "a line needs the lines before it"
+        )
         own = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         own.pop("RAY_AUTH_MODE", None)
         done = subprocess.run(
@@ -84,12 +86,12 @@ def desk() -> Iterator[Desk]:
         yield Desk(clone, site.shared)
 
 
-def test_there_are_ten() -> None:
+def test_the_block_has_ten_commands() -> None:
     assert len(LINES) == 10
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_line_does_what_it_says(desk: Desk, line: str) -> None:
+def test_a_command_has_the_stated_result(desk: Desk, line: str) -> None:
     said = desk.run(line)
     for word, pattern in SAYS.items():
         if word in line:

@@ -1,4 +1,4 @@
-"""gen-ray serve while replicas, the proxy and the controller are killed, clients leave, and far too much is asked."""
+"""gen-ray serve while replicas, the proxy and the controller are killed, clients disconnect, and under overload."""
 
 import hashlib
 import json
@@ -41,14 +41,14 @@ FAMILIES = ("ddpm", "vae", "tokens")
 
 @dataclass
 class Server:
-    """The command under test, and its processes."""
+    """The command under test and its processes."""
 
     url: str
     process: "subprocess.Popen[bytes]"
     folder: Path
 
     def pids(self, title: str) -> list[int]:
-        """Return the processes below the command whose title holds these words."""
+        """Return the ids of the command's descendants whose title contains these words."""
         found = []
         for child in psutil.Process(self.process.pid).children(recursive=True):
             try:
@@ -63,7 +63,7 @@ class Server:
 
 
 def start(folder: Path, *options: str) -> Server:
-    """Serve one toy of each family."""
+    """Serve one small model of each family."""
     for family in FAMILIES:
         artifact.write(folder / "runs" / f"toy-{family}" / "artifact", model(family))
     return run(folder, *[f"{family}=toy-{family}" for family in FAMILIES], *options)
@@ -93,7 +93,7 @@ def answers(server: Server, how: str = "ready") -> bool:
 
 
 def until(true: Callable[[], Any], seconds: float) -> float:
-    """Return how long it took until something is true."""
+    """Wait until a condition is true and return the seconds."""
     began = time.monotonic()
     while not true():
         assert time.monotonic() - began < seconds
@@ -117,7 +117,7 @@ def ask(server: Server, seed: int = 0, timeout: float = 30, **fields: Any) -> re
 
 
 class Traffic:
-    """Requests at a steady rate, by the shipped client and without a second try, until told to stop."""
+    """Requests at a constant rate until the block ends, with retries by the client and without retries."""
 
     def __init__(self, server: Server, rate: float = 10.0) -> None:
         self.server, self.rate, self.stop = server, rate, threading.Event()
@@ -160,13 +160,13 @@ class Traffic:
 
 
 def served(server: Server, id: str) -> int:
-    """Return how often a replica of a model has come into service, which the error log has a line for."""
+    """Return how many replicas of a model have become ready, counted by lines of the error log."""
     [log] = (server.folder / "serving").glob("errors-*.log")
     return log.read_text().count(f" {id}: version ")
 
 
 def test_replicas_are_killed_under_load(server: Server) -> None:
-    """T17: nothing fails by the shipped client, at most 1 % without a second try; a new one is ready in ten seconds."""
+    """T17: no request of the client fails, at most 1 % without retries; a new replica is ready in ten seconds."""
     took: list[float] = []
     with Traffic(server) as traffic:
         for _ in range(4):
@@ -182,7 +182,7 @@ def test_replicas_are_killed_under_load(server: Server) -> None:
 
 
 def test_the_controller_is_killed_under_load(server: Server) -> None:
-    """T18: nobody notices."""
+    """T18: no request fails."""
     with Traffic(server) as traffic:
         time.sleep(2)
         server.kill("ServeController")
@@ -191,7 +191,7 @@ def test_the_controller_is_killed_under_load(server: Server) -> None:
 
 
 def test_the_proxy_is_killed(server: Server) -> None:
-    """T18: somebody answers again within six seconds; a client that tries again does not fail."""
+    """T18: a new proxy answers within six seconds; a client with retries does not fail."""
     with Traffic(server) as traffic:
         time.sleep(2)
         server.kill("ProxyActor")
@@ -200,8 +200,8 @@ def test_the_proxy_is_killed(server: Server) -> None:
     assert took < 6 and set(traffic.patient) == {"done"}
 
 
-def test_far_too_much_is_told_to_come_again(server: Server) -> None:
-    """T20: 200 and 429 alone, memory flat, and as quick as before when it is over."""
+def test_overload_is_refused_with_a_time_to_retry(server: Server) -> None:
+    """T20: only statuses 200 and 429, constant memory, and the former latency afterwards."""
     long = {"sampler": "ancestral", "n": 256}
     before = min(timed(lambda: ask(server)) for _ in range(5))
     memory = max(psutil.Process(pid).memory_info().rss for pid in server.pids("ServeReplica:gen_ray:ddpm"))
@@ -232,7 +232,7 @@ def timed(work: Callable[[], Any]) -> float:
     return time.monotonic() - began
 
 
-def test_the_deadline_holds_whatever_the_headers_say(server: Server) -> None:
+def test_the_deadline_holds_for_any_headers(server: Server) -> None:
     """T21."""
     for headers in (
         {},
@@ -246,8 +246,8 @@ def test_the_deadline_holds_whatever_the_headers_say(server: Server) -> None:
         assert (answer.status_code, answer.json()["code"]) == (504, "deadline"), headers
 
 
-def test_clients_that_hang_up_cost_nothing_more(server: Server) -> None:
-    """T22: fifty leave in the middle; two seconds later the replicas rest."""
+def test_clients_that_disconnect_use_no_more_time(server: Server) -> None:
+    """T22: fifty clients disconnect during their requests; two seconds later the replicas are idle."""
     body = json.dumps({"n": 256, "sampler": "ancestral", "steps": 20}).encode()
     host, port = server.url.removeprefix("http://").split(":")
     head = f"POST /v1/models/ddpm/sample HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
@@ -263,8 +263,8 @@ def test_clients_that_hang_up_cost_nothing_more(server: Server) -> None:
     assert max(spent) < 0.5
 
 
-def test_a_needle_is_the_same_bytes_in_any_company(server: Server) -> None:
-    """T26: alone, among others, on either replica, after a replica's death: one SHA-256 of array and picture."""
+def test_a_deterministic_request_gives_the_same_bytes_beside_any_others(server: Server) -> None:
+    """T26: array and picture have one SHA-256: idle, under load, on either replica, after a replica's death."""
     found: dict[str, set[str]] = {family: set() for family in FAMILIES}
     pictures: set[str] = set()
     rng, client = random.Random(0), Client(server.url)
@@ -296,8 +296,8 @@ def test_a_needle_is_the_same_bytes_in_any_company(server: Server) -> None:
     assert len(pictures) == 1
 
 
-def test_sigterm_finishes_what_was_begun(tmp_path: Path) -> None:
-    """T32: the answer comes, nothing new is taken, and the command is done within thirty seconds with code 0."""
+def test_sigterm_finishes_accepted_requests(tmp_path: Path) -> None:
+    """T32: accepted requests are answered, new ones refused, and the command ends with code 0 within 30 seconds."""
     server = start(tmp_path)
     with ThreadPoolExecutor(1) as pool:
         begun = pool.submit(ask, server, n=256, sampler="ancestral")
@@ -310,7 +310,7 @@ def test_sigterm_finishes_what_was_begun(tmp_path: Path) -> None:
 
 
 def registered(store: Store, folder: Path, seed: int, *, damaged: bool = False, wrong: bool = False) -> None:
-    """Make a toy of these weights the champion, perhaps with a flipped bit, or with another's fingerprint."""
+    """Make a small model the champion, optionally with a flipped bit (damaged) or a wrong fingerprint (wrong)."""
     of, run_id = model("ddpm", seed), f"toy-{seed}"
     artifact.write(folder / run_id, of)
     if damaged:
@@ -328,7 +328,7 @@ def registered(store: Store, folder: Path, seed: int, *, damaged: bool = False, 
 
 
 def test_versions_change_under_load(tmp_path: Path) -> None:
-    """T19: a good version, a damaged one, one whose samples are not those of its promotion, and a good one again."""
+    """T19: a good version, a damaged one, one whose samples differ from its promotion, and a good one again."""
     store = Store.of(None, "toys", tmp_path)
     registered(store, tmp_path, 1)
     options = ("--follow-seconds", "0.5", "--cpus", "0.5", "--min-replicas", "2")
@@ -354,9 +354,9 @@ def test_versions_change_under_load(tmp_path: Path) -> None:
     assert set(traffic.versions) == {"1", "2", "5"}
     [file] = (tmp_path / "serving").glob("errors-*.log")
     for line in (
-        "version 2 is served, was 1",
-        "version 5 is served, was 2",
+        "serving version 2 instead of 1",
+        "serving version 5 instead of 2",
         "version 3 is not served",
         "version 4 is not",
     ):
-        assert file.read_text().count(line) == 2, line  # each of two replicas changes on its own
+        assert file.read_text().count(line) == 2, line  # each of two replicas changes separately

@@ -1,4 +1,4 @@
-"""Everything on an object store: a real S3 server of loopback holds data, runs, checkpoints and MLflow's artifacts."""
+"""Storage on a real S3 server on loopback: data, runs, checkpoints and MLflow artifacts."""
 
 import os
 import subprocess
@@ -32,8 +32,8 @@ def on(s3: Path, name: str, experiment: Experiment, **sections: object) -> Exper
     return parse(raw)
 
 
-def test_weights_trained_there_are_those_of_a_folder(cluster: None, s3: Path, storage: Path) -> None:
-    """Two workers read, save and resume there; what they come to is bit for bit what one process does at home."""
+def test_weights_trained_on_s3_equal_those_of_a_folder(cluster: None, s3: Path, storage: Path) -> None:
+    """Two workers read, save and resume on S3; the weights equal those of one process on a local folder to the bit."""
     away = on(s3, "away", tiny(storage, training={"epochs": 2}, scaling={"num_workers": 2}))
     prepared = prepare_data(away)
     assert str(prepared.folder).startswith(f"{s3 / 'away' / 'data'}/digits-")
@@ -58,8 +58,8 @@ def mlflow(s3: Path, tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
-def test_every_verb_finds_there_what_another_left(s3: Path, mlflow: str, storage: Path, tmp_path: Path) -> None:
-    """Nothing but two variables says where: trained, resumed from, swept, evaluated, sampled, promoted and compared."""
+def test_every_command_finds_the_results_of_others_on_s3(s3: Path, mlflow: str, storage: Path, tmp_path: Path) -> None:
+    """Trains, resumes, sweeps, evaluates, samples, promotes and compares; only two variables name the storage."""
     environment = {**os.environ, "GEN_RAY_STORAGE": str(s3 / "verbs"), "MLFLOW_TRACKING_URI": mlflow}
     environment["XDG_CACHE_HOME"] = str(tmp_path / "cache")
 

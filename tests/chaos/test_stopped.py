@@ -1,4 +1,4 @@
-"""What stops a run at once: the user, a loss that is no number, no memory. The last checkpoint is kept."""
+"""Runs that stop at once: by the user, a loss that is not finite, or missing memory. The last checkpoint is kept."""
 
 import signal
 import subprocess
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark
 
 
 def _failing(task: Mapping[str, Any], how: str, ledger: str) -> Any:
-    """Train; at step 20 of rank 1 something goes wrong, of which the ledger is told."""
+    """Train; rank 1 fails at step 20 and records the attempt in the ledger file."""
     import torch
 
     from gen_ray.cluster.training.worker import train_worker
@@ -59,7 +59,7 @@ def _failing(task: Mapping[str, Any], how: str, ledger: str) -> Any:
         ("memory", r"out of memory at data\.batch_size=128: lower it", "OutOfMemoryError"),
     ],
 )
-def test_what_trying_again_would_not_mend_is_tried_once(
+def test_a_permanent_failure_is_not_retried(
     how: str, line: str, reason: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -78,8 +78,8 @@ def test_what_trying_again_would_not_mend_is_tried_once(
     assert same(weights(done.artifact), undisturbed(storage))
 
 
-def test_a_terminated_command_leaves_a_checkpoint_of_that_moment(storage: Path, tmp_path: Path) -> None:
-    """As ``ray job stop`` ends it. The run saves nothing of its own accord, so that what is there was made for it."""
+def test_a_terminated_command_saves_a_checkpoint_at_that_moment(storage: Path, tmp_path: Path) -> None:
+    """SIGTERM as from ``ray job stop``. The run saves no other checkpoints, so a checkpoint is due to the signal."""
     experiment = long(storage, "terminated")
     training = experiment.training.model_copy(update={"epochs": 4000, "checkpoint_every_seconds": 1e6})
     file = tmp_path / "terminated.yaml"

@@ -1,4 +1,4 @@
-"""Sweeps whose driver dies at any moment, and whose store goes away: nothing is done twice, nothing is left untold."""
+"""Sweeps whose driver dies or whose store is unavailable: no trial is repeated and no result is missing."""
 
 import os
 import random
@@ -30,7 +30,7 @@ TRIALS = 8
 
 
 def written(folder: Path) -> tuple[Path, SweepPlan]:
-    """Return the file of a sweep of eight trials of a second or two each, and its plan."""
+    """Return the file and the plan of a sweep of eight trials of one or two seconds each."""
     base = {**TINY, "storage": {"root": str(folder / "runs")}}
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
     sweep = {
@@ -43,7 +43,7 @@ def written(folder: Path) -> tuple[Path, SweepPlan]:
 
 
 def finished(root: Path) -> dict[str, int]:
-    """Return the trials that have their result, with when they had it."""
+    """Return the time of the result of each finished trial by its run id."""
     return {file.parent.name: file.stat().st_mtime_ns for file in root.glob("runs/eight-*/result.json")}
 
 
@@ -60,14 +60,14 @@ def steps_in_all(experiment: Experiment) -> int:
 
 
 def gone(children: list[psutil.Process]) -> None:
-    """End what a dead driver's Ray has left: some of it would not for half a minute."""
+    """End the remaining Ray processes of a dead driver; some would run for another half minute."""
     for process in children:
         with suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(children, timeout=30)
 
 
-def test_a_sweep_whose_driver_is_killed_three_times_does_nothing_twice(tmp_path: Path) -> None:
+def test_a_sweep_whose_driver_is_killed_three_times_repeats_nothing(tmp_path: Path) -> None:
     file, plan = written(tmp_path)
     root, known = plan.experiment({}).storage.root, dict[str, int]()
     command = [sys.executable, "-m", "pipelines.sweep", str(file)]
@@ -100,7 +100,7 @@ def test_a_sweep_whose_driver_is_killed_three_times_does_nothing_twice(tmp_path:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_trials_whose_processes_are_killed_reach_their_end(tmp_path: Path) -> None:
+def test_trials_whose_processes_are_killed_finish(tmp_path: Path) -> None:
     _, plan = written(tmp_path)
     struck, over, rng = list[int](), Event(), random.Random(1)
 

@@ -1,4 +1,4 @@
-"""Three machines, of which one is lost, and their MLflow server with it, while they train and sweep."""
+"""Training and sweep on three machines, of which one is lost together with the MLflow server."""
 
 import subprocess
 import time
@@ -26,7 +26,7 @@ AWAY_SECONDS, TRIALS = 10.0, 4
 
 
 def struck(folder: Path, port: int, begin: Callable[[Any], "subprocess.Popen[str]"], ripe: Callable[[], Any]) -> None:
-    """Run a command on three machines; when it is ripe for that, take away one of them and, for a while, MLflow."""
+    """Run a command on three machines; once ripe() is true, remove one machine and, for a while, MLflow."""
     with machines(1, 1, 1) as (nodes, [_, third]):
         with served(folder, port):
             driver = begin(nodes)
@@ -38,7 +38,7 @@ def struck(folder: Path, port: int, begin: Callable[[Any], "subprocess.Popen[str
                 ended(driver)
 
 
-def test_a_training_goes_on_and_mlflow_has_every_point(cluster: None, storage: Path, tmp_path: Path) -> None:
+def test_a_training_continues_and_mlflow_has_every_point(cluster: None, storage: Path, tmp_path: Path) -> None:
     port = free_port()
     tracking = {"uri": f"http://127.0.0.1:{port}", "experiment": "three"}
     three = {**long(storage, "three", tracking=tracking).resolved(), "data": {"source": "digits", "batch_size": 96}}
@@ -53,8 +53,8 @@ def test_a_training_goes_on_and_mlflow_has_every_point(cluster: None, storage: P
     assert {point.step for point in history} >= {*range(5, total, 5), total}
 
 
-def test_a_sweep_goes_on_and_no_trial_is_told_twice(cluster: None, tmp_path: Path) -> None:
-    """Trials of the lost machine go on elsewhere from their checkpoints; none that had ended is done again."""
+def test_a_sweep_continues_and_no_trial_is_reported_twice(cluster: None, tmp_path: Path) -> None:
+    """Trials of the lost machine continue elsewhere from their checkpoints; finished trials are not repeated."""
     file, plan = eight(tmp_path)
     port, raw = free_port(), yaml.safe_load(file.read_text())
     raw["space"] = {"training.seed": {"choice": list(range(TRIALS))}}

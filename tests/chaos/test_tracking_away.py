@@ -1,4 +1,4 @@
-"""MLflow's server is away for half a minute in the middle of a run."""
+"""The MLflow server is unavailable for half a minute during a run."""
 
 import os
 import subprocess
@@ -23,14 +23,14 @@ from tests.conftest import free_port
 
 pytestmark = pytest.mark.chaos
 AWAY_SECONDS, EVERY = 30.0, 20
-"""How long there is no server, and the steps from one loss that is logged to the next."""
+"""Seconds without a server, and steps between two logged losses."""
 PAUSE_SECONDS = 3.0
-"""A store that does not answer would hold up who waits for it until a request gives up, or it is back."""
+"""A caller that waits for the store would be blocked until its request times out or the store is back."""
 
 
 @contextmanager
 def served(folder: Path, port: int, artifacts: Path | None = None) -> Iterator[None]:
-    """Serve MLflow's store of a folder while the block runs, its artifacts there or elsewhere; then kill the server."""
+    """Serve the MLflow store of a folder during the block, then kill the server; artifacts may be elsewhere."""
     server = subprocess.Popen(
         [
             *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
@@ -60,7 +60,7 @@ def _answers(port: int) -> bool:
 
 
 def longest_pause(seen: list[tuple[float, int]], total: int) -> float:
-    """Return the longest time in which no step was made, before the last one."""
+    """Return the longest time in seconds between two steps."""
     advances = [at for (at, step), (_, before) in zip(seen[1:], seen, strict=False) if step > before]
     ends = [at for at, step in seen if step >= total][:1] or [seen[-1][0]]
     times = [seen[0][0], *(at for at in advances if at <= ends[0]), ends[0]]
@@ -68,7 +68,7 @@ def longest_pause(seen: list[tuple[float, int]], total: int) -> float:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_nothing_waits_for_a_store_that_is_away_and_no_point_is_missing(tmp_path: Path) -> None:
+def test_training_does_not_wait_for_an_unavailable_store_and_no_point_is_missing(tmp_path: Path) -> None:
     port = free_port()
     where = {"uri": f"http://127.0.0.1:{port}", "experiment": "away"}
     rare = dict.fromkeys(("validate_every_epochs", "sample_every_epochs"), 1500)

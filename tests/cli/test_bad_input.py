@@ -1,4 +1,4 @@
-"""Design section 10, rows 1 to 5, through the command line: the exit code, and one line that names thing and remedy."""
+"""Bad input (design section 10, rows 1 to 5) on the command line: exit code, and one line with problem and remedy."""
 
 import os
 import subprocess
@@ -27,14 +27,14 @@ Run = Callable[..., Said]
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """Return the file of the tiny experiment, with its runs below tmp_path."""
+    """Return the configuration file of the tiny experiment, whose runs are stored below tmp_path."""
     file = tmp_path / "tiny.yaml"
     file.write_text(yaml.safe_dump({**TINY, "storage": {"root": str(tmp_path / "runs")}}))
     return file
 
 
 def untouched(config: Path) -> bool:
-    """Return whether no run was begun."""
+    """Return whether no run was started."""
     return not (config.parent / "runs" / "runs").exists()
 
 
@@ -59,7 +59,7 @@ def untouched(config: Path) -> bool:
         ("data.options.length=3", "no effect"),
     ],
 )
-def test_rows_1_and_2_a_wrong_setting(gen_ray: Run, config: Path, override: str, told: str) -> None:
+def test_rows_1_and_2_a_wrong_setting_is_refused(gen_ray: Run, config: Path, override: str, told: str) -> None:
     said = gen_ray("train", config, override)
     assert said.code == 2 and told in said.fault and not said.out and untouched(config)
 
@@ -67,8 +67,8 @@ def test_rows_1_and_2_a_wrong_setting(gen_ray: Run, config: Path, override: str,
 # ---- row 3: missing data ------------------------------------------------------------------------------------------
 
 
-def test_row_3_a_missing_data_set_names_the_folder_and_the_two_ways(gen_ray: Run, config: Path, tmp_path: Path) -> None:
-    # A proxy that answers nothing stands for a machine without network.
+def test_row_3_a_missing_data_set_is_named_with_folder_and_remedies(gen_ray: Run, config: Path, tmp_path: Path) -> None:
+    # A proxy that never answers simulates a machine without network.
     for key in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         os.environ.pop(key, None)
     began = time.monotonic()
@@ -119,7 +119,7 @@ def test_row_4_a_truncated_parquet_source_stops_before_training(gen_ray: Run, co
 
 
 @pytest.mark.usefixtures("cluster")
-def test_row_4_a_flipped_byte_in_a_prepared_shard_stops_the_run_which_says_failed(gen_ray: Run, config: Path) -> None:
+def test_row_4_a_flipped_byte_in_a_shard_fails_the_run(gen_ray: Run, config: Path) -> None:
     experiment = load(config)
     shard = prepare_data(experiment).shards("train")[0].path
     content = bytearray(shard.read_bytes())
@@ -137,14 +137,14 @@ def test_row_4_a_flipped_byte_in_a_prepared_shard_stops_the_run_which_says_faile
 
 @pytest.mark.chaos  # half a minute
 def test_row_5_a_loss_that_is_not_finite_ends_the_run_once_and_keeps_the_last_checkpoint(config: Path) -> None:
-    """As a user has it: a process of its own, which starts Ray and leaves none of it behind."""
-    # Weights grow 9,000-fold a step: finite at first, then the loss overflows.
+    """Runs the command as a user does, in a separate process, which starts Ray and leaves no process of it."""
+    # Weights grow 9,000-fold per step: the loss is finite at first and then overflows.
     words = ["training.learning_rate=9", "training.weight_decay=1000", "scaling.max_failures=3"]
     command = [sys.executable, "-m", "pipelines.train", str(config), *words]
-    with tempfile.TemporaryDirectory(prefix="r") as folder:  # sockets allow short paths only, tmp_path is too long
+    with tempfile.TemporaryDirectory(prefix="r") as folder:  # tmp_path is too long for sockets
         env = {**os.environ, "RAY_TMPDIR": folder}
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env) as process:
-            until(lambda: len(_ray_processes(folder)) > 2, 100)  # otherwise the search below would prove nothing
+            until(lambda: len(_ray_processes(folder)) > 2, 100)  # otherwise the search below proves nothing
             out, err = process.communicate(timeout=200)
         until(lambda: not _ray_processes(folder), 10)
     *waiting, line = err.splitlines()
@@ -157,14 +157,14 @@ def test_row_5_a_loss_that_is_not_finite_ends_the_run_once_and_keeps_the_last_ch
     home = experiment.storage.root / "runs" / row.run_id
     checkpoints = sorted((home / "checkpoints").glob("step-*"))
     failed_at = int(line.split("at step ")[1].split()[0])
-    assert int(checkpoints[-1].name.removeprefix("step-")) == failed_at  # taken after the step before: one attempt
+    assert int(checkpoints[-1].name.removeprefix("step-")) == failed_at  # saved after the step before: one attempt
     manifest.verify(checkpoints[-1])
     assert all(torch.isfinite(value).all() for value in weights(checkpoints[-1]).values())
     assert not (home / "artifact").exists()
 
 
 def until(true: Callable[[], object], seconds: float) -> None:
-    """Return when this is true."""
+    """Wait until the condition is true."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end
@@ -172,7 +172,7 @@ def until(true: Callable[[], object], seconds: float) -> None:
 
 
 def _ray_processes(folder: str) -> list[str]:
-    """Return the commands of the processes of the Ray in this folder (workers rename themselves; their logs stay)."""
+    """Return the commands of this folder's Ray processes, found by their logs because workers rename themselves."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error, FileNotFoundError):
@@ -182,7 +182,7 @@ def _ray_processes(folder: str) -> list[str]:
     return found
 
 
-def test_a_tracking_server_that_does_not_answer_is_told_before_training(
+def test_a_tracking_server_that_does_not_answer_is_reported_before_training(
     gen_ray: Run, config: Path, cluster: None
 ) -> None:
     said = gen_ray("train", config, "tracking.uri=sqlite:////proc/none/mlflow.db")

@@ -1,4 +1,4 @@
-"""gen-ray bench: what it says of everything it was asked for. How fast that is, no test says."""
+"""gen-ray bench: every requested measurement is reported. The speed itself is not tested."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def test_every_sampler_and_batch_is_measured(gen_ray: Callable[..., Said], tmp_p
     assert "digits-ddpm: 2 rounds, 1 thread" in told and "ddim" in told
 
 
-def test_a_sampler_that_is_not_there_is_told(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
+def test_an_unknown_sampler_is_refused(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
     said = gen_ray("bench", "sample", CONFIG, f"storage.root={tmp_path}", "--sampler", "dimm")
     assert said.code == 2 and "did you mean 'ddim'?" in said.fault
     assert gen_ray("bench", "sample", CONFIG, "--batch", 0).code == 2
@@ -46,7 +46,7 @@ def tiny(cluster: None, tmp_path: Path) -> list[object]:
 
 
 @pytest.mark.chaos
-def test_both_ways_to_the_data_are_measured(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
+def test_both_ways_of_reading_data_are_measured(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
     said = gen_ray("bench", "ingest", *tiny, "--rounds", 1)
     assert said.code == 0, said
     found = json.loads(said.out)
@@ -57,7 +57,7 @@ def test_both_ways_to_the_data_are_measured(gen_ray: Callable[..., Said], tiny: 
 
 
 @pytest.mark.chaos  # half a minute
-def test_numbers_of_workers_are_measured_against_the_first(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
+def test_numbers_of_workers_are_compared_with_the_first(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
     said = gen_ray("bench", "scaling", *tiny, "--rounds", 1, "--workers", 2, "--workers", 1)
     assert said.code == 0, said
     two, one = json.loads(said.out)["scaling"]
@@ -65,10 +65,10 @@ def test_numbers_of_workers_are_measured_against_the_first(gen_ray: Callable[...
     assert one["ratio"] == pytest.approx(one["images_per_second"] / two["images_per_second"])
 
 
-def test_a_sweep_is_measured_against_its_trainings(
+def test_a_sweep_is_compared_with_its_trainings(
     cluster: None, gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of its commands the sweep is done, in this process, so that it shares the session's Ray."""
+    """Only the sweep is executed, in this process, so that it uses the session's Ray."""
     from gen_ray.bench.cluster import training
 
     done = list[str]()
@@ -92,7 +92,7 @@ def test_a_sweep_is_measured_against_its_trainings(
     said = gen_ray("bench", "sweep", tmp_path / "pair.yaml", "--json")
     assert said.code == 0, said
     found = json.loads(said.out)
-    assert done == ["train", "train", "sweep", "train"], "one to warm up, and the sweep between the others"
+    assert done == ["train", "train", "sweep", "train"], "one warm-up, and the sweep between the others"
     assert found["trials"] == 2 and found["ratio"] == found["sweep_seconds"] / found["trainings_seconds"]
     assert 0 < found["trial_overhead_seconds"] <= found["trial_overhead_seconds_highest"] < found["sweep_seconds"]
     failed = gen_ray("bench", "sweep", tmp_path / "pair.yaml", "name=broken")

@@ -1,4 +1,4 @@
-"""gen-ray demo trains every config of configs/demo and lays the portraits side by side; here nothing is trained."""
+"""gen-ray demo trains every config of configs/demo and joins their summary figures; training is replaced here."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ NAMES = sorted(load(file).name for file in (ROOT / "configs" / "demo").glob("*.y
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Experiment]:
-    """Return what demo trains, in its order; the run of number i costs i bits and is drawn in the grey level 40·i."""
+    """Return the experiments that demo trains, in order; run i has i bits per dimension and grey level 40·i."""
     asked: list[Experiment] = []
 
     def train(experiment: Experiment, **_: object) -> TrainOutcome:
@@ -36,7 +36,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Experiment]
     return asked
 
 
-def test_every_family_is_trained_and_its_portrait_stands_under_its_name(
+def test_every_family_is_trained_and_shown_under_its_name(
     gen_ray: Callable[..., Said], trained: list[Experiment], tmp_path: Path
 ) -> None:
     out = tmp_path / "demo.png"
@@ -45,7 +45,7 @@ def test_every_family_is_trained_and_its_portrait_stands_under_its_name(
     assert [experiment.name for experiment in trained] == NAMES and len(NAMES) == 4
     assert all(f"{name}: {i}.000 bits/dim" in said.out for i, name in enumerate(NAMES, start=1))
     assert f"table of {' '.join(f'{name}-1' for name in NAMES)}" in said.out
-    assert f"test images completed: {out}" in said.out and f"gen-ray sample {NAMES[0]}-1 --storage" in said.out
+    assert f"completed test images: {out}" in said.out and f"gen-ray sample {NAMES[0]}-1 --storage" in said.out
     picture = np.asarray(Image.open(out))
     for i in range(4):
         left = 16 + i * 316

@@ -1,4 +1,4 @@
-"""gen-ray ema: other averages of a finished run are measured, the best becomes its model."""
+"""gen-ray ema: averages of a finished run are measured, and the best becomes its model."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_the_best_average_becomes_the_model(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
-    experiment = tiny(tmp_path, training={"epochs": 3, "ema_decay": 0.999})  # so long an average is a bad one here
+    experiment = tiny(tmp_path, training={"epochs": 3, "ema_decay": 0.999})  # such a long average is bad here
     done = train(experiment)
     home, before = done.artifact.parent, done.metrics["eval/bits_per_dim"]
     for words, told in (

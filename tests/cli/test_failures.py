@@ -1,4 +1,4 @@
-"""What the operating system refuses ends a verb with one line; a bug is only what a program did wrong itself."""
+"""Errors of the operating system end a command with one line; other unexpected errors are reported as bugs."""
 
 import errno
 import io
@@ -19,12 +19,12 @@ from tests.conftest import ROOT, Said
 DEMO = ROOT / "configs" / "demo" / "digits-vae.yaml"
 Run = Callable[..., Said]
 REFUSED = [
-    (errno.ENOSPC, 1, "free some room"),
+    (errno.ENOSPC, 1, "free some space"),
     (errno.EDQUOT, 1, "quota"),
     (errno.EMFILE, 1, "ulimit -n"),
     (errno.EIO, 1, "fault"),
-    (errno.EROFS, 2, "may be written"),
-    (errno.EACCES, 2, "right"),
+    (errno.EROFS, 2, "writable"),
+    (errno.EACCES, 2, "the permission"),
     (errno.ENAMETOOLONG, 2, "shorter"),
     (errno.ENOTDIR, 2, "is a file"),
     (errno.EISDIR, 2, "name a file"),
@@ -75,7 +75,7 @@ def test_a_current_folder_that_was_removed_is_named(
     assert said.code == 2 and said.fault == "error: the current folder was removed; change to another one"
 
 
-def test_a_line_has_an_end(gen_ray: Run) -> None:
+def test_the_length_of_a_line_is_limited(gen_ray: Run) -> None:
     said = gen_ray("train", "a" * 5000 + ".yaml")
     assert said.code == 2 and len(said.fault) < 1100 and said.fault.endswith("File name too long")
 
@@ -110,7 +110,7 @@ def test_a_user_without_a_home_can_run_every_verb(
 
 
 @pytest.mark.parametrize("closed", [True, False])
-def test_output_that_cannot_be_written_is_no_traceback(closed: bool) -> None:
+def test_output_that_cannot_be_written_gives_no_traceback(closed: bool) -> None:
     command = [sys.executable, "-m", "pipelines.cli", "train", str(DEMO), "--dry-run"]
     with open("/dev/full", "w") as full:
         out = subprocess.PIPE if closed else full
@@ -138,8 +138,8 @@ def test_an_error_that_was_expected_keeps_its_own_line(gen_ray: Run, monkeypatch
         (["sweep", "a.yaml", "--epochs", "3"], "training.epochs=…"),
         (["train", "a.yaml", "--tracking-uri", "x"], "tracking.uri=…"),
         (["plan", "a.yaml", "--batch-size", "3"], "data.batch_size=…"),
-        (["train", "a.yaml", "--nonsense", "3"], "(--help shows"),
-        (["sample", "a", "--epochs", "3"], "(--help shows"),
+        (["train", "a.yaml", "--nonsense", "3"], "(--help lists"),
+        (["sample", "a", "--epochs", "3"], "(--help lists"),
     ],
 )
 def test_an_option_that_is_a_setting_is_refused_with_its_key(gen_ray: Run, words: list[str], remedy: str) -> None:

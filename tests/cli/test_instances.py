@@ -1,4 +1,4 @@
-"""The verbs about instances: impute, score, latent, figure; what they write, print, and refuse."""
+"""The commands impute, score, latent and figure: their files, output and errors."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ Run = Callable[..., Said]
 
 
 def untrained(root: Path, folder: Path, *overrides: str) -> Path:
-    """Write the artifact of a VAE of digits that has learnt nothing."""
+    """Write the artifact of an untrained VAE of digits."""
     data = prepare("digits", out=root / "data")
     experiment = load(CONFIG, [f"storage.root={root}", "family.net.hidden=[8]", "evaluation.effort=3", *overrides])
     torch.manual_seed(0)
@@ -36,7 +36,7 @@ def untrained(root: Path, folder: Path, *overrides: str) -> Path:
 
 @dataclass(frozen=True)
 class Bench:
-    """A model, an image of its size, a mask whose lower half is a hole, and where all that lies."""
+    """A model, an image of its size, a mask with a missing lower half, and the folder of these files."""
 
     root: Path
     model: Path
@@ -60,12 +60,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 # ---- impute -------------------------------------------------------------------------------------------------------
 
 
-def test_completions_keep_the_picture_bit_for_bit_and_say_where_they_disagree(gen_ray: Run, bench: Bench) -> None:
+def test_completions_keep_known_pixels_and_report_their_spread(gen_ray: Run, bench: Bench) -> None:
     out = bench.root / "c.npz"
     words = ["impute", bench.model, "--image", bench.image, "--mask", bench.mask, "-n", 5, "--out", out]
     said = gen_ray(*words, "--steps", 7, "--imputer", "gibbs", "--truth", bench.image)
     assert said.code == 0 and not said.err, said
-    assert "32 of 64 filled 5 times, seed 0, nfe 7" in said.out and "(marginal-5, nfe 35)" in said.out
+    assert "32 of 64 values filled in 5 times, seed 0, nfe 7" in said.out and "(marginal-5, nfe 35)" in said.out
     assert "each missing scalar alone" in said.out
     arrays = np.load(out)
     assert (arrays["samples"][:, :, :4] == bench.stored[:, :4]).all() and (arrays["known"] == bench.stored).all()
@@ -76,7 +76,7 @@ def test_completions_keep_the_picture_bit_for_bit_and_say_where_they_disagree(ge
     assert again.code == 0 and (np.load(out)["samples"] != arrays["samples"]).any()
 
 
-def test_completions_are_drawn_between_what_was_given_and_where_they_disagree(gen_ray: Run, bench: Bench) -> None:
+def test_the_figure_shows_input_completions_and_spread(gen_ray: Run, bench: Bench) -> None:
     out = bench.root / "c.png"
     words = ["impute", bench.model, "--image", bench.image, "--mask", bench.mask, "-n", 3, "--steps", 3, "--out", out]
     assert gen_ray(*words).code == 0
@@ -102,7 +102,7 @@ def test_a_mask_may_be_an_array(gen_ray: Run, bench: Bench) -> None:
     np.savez(bench.root / "image.npz", x=bench.stored)
     words = ["impute", bench.model, "--image", bench.root / "image.npz", "--mask", bench.root / "mask.npz"]
     said = gen_ray(*words, "-n", 2, "--steps", 2, "--out", bench.root / "a.npz")
-    assert said.code == 0 and "1 of 64 filled 2 times" in said.out
+    assert said.code == 0 and "1 of 64 values filled in 2 times" in said.out
 
 
 def test_imputers_are_listed(gen_ray: Run, bench: Bench) -> None:
@@ -115,7 +115,7 @@ def test_imputers_are_listed(gen_ray: Run, bench: Bench) -> None:
 
 @pytest.fixture(scope="module")
 def odd(bench: Bench) -> Path:
-    """Return a folder of files that do not fit the model."""
+    """Return a folder with files that do not suit the model."""
     root = bench.root / "odd"
     root.mkdir()
     small, black = np.full((5, 5, 3), 255, np.uint8), np.zeros((8, 8, 3), np.uint8)
@@ -143,12 +143,12 @@ def odd(bench: Bench) -> Path:
         ("high.npz", None, "whole numbers from 0 to 16"),
         ("half.npz", None, "whole numbers from 0 to 16"),
         ("two.npz", None, "holds a, b; give one array"),
-        (None, "black.png", "the mask has no hole"),
+        (None, "black.png", "the mask has no missing value"),
         (None, "small.png", "small.png: is 5 x 5 pixels"),
-        (None, "many.npz", "holds 3 masks; one is needed"),
+        (None, "many.npz", "holds 3 masks; give a file with one mask"),
     ],
 )
-def test_what_does_not_fit_is_told_in_one_line(
+def test_unsuitable_files_are_refused_in_one_line(
     gen_ray: Run, bench: Bench, odd: Path, image: str | None, mask: str | None, told: str
 ) -> None:
     given = {"--image": odd / image if image else bench.image, "--mask": odd / mask if mask else bench.mask}
@@ -164,17 +164,17 @@ def test_what_does_not_fit_is_told_in_one_line(
         (["--steps", 10**7], "steps: imputer metropolis takes 1 …"),
         (["--out", "a.gif"], ".png"),
         (["--out", "nowhere/a.png"], "nowhere/a.png: cannot be written"),
-        (["--text", "to b_"], "--text: is for text models"),
+        (["--text", "to b_"], "--text: needs a text model"),
         (["--truth", "nowhere.png"], "nowhere.png: no such file"),
     ],
 )
-def test_a_mistaken_wish_is_told_in_one_line(gen_ray: Run, bench: Bench, words: list[object], told: str) -> None:
+def test_a_wrong_option_is_refused_in_one_line(gen_ray: Run, bench: Bench, words: list[object], told: str) -> None:
     place = ["--image", bench.image, "--mask", bench.mask, *([] if "--steps" in words else ["--steps", 2])]
     said = gen_ray("impute", bench.model, *place, *words)
     assert said.code == 2 and told in said.fault
 
 
-def test_an_image_without_a_mask_is_not_enough(gen_ray: Run, bench: Bench) -> None:
+def test_an_image_without_a_mask_is_refused(gen_ray: Run, bench: Bench) -> None:
     assert "give --image and --mask" in gen_ray("impute", bench.model, "--image", bench.image).fault
 
 
@@ -192,7 +192,7 @@ def test_every_instance_gets_its_bits_with_kind_and_error(gen_ray: Run, bench: B
     assert "(elbo)" in gen_ray("score", bench.model, bench.root / "two-of-them.npz", "--effort", 1).out
 
 
-def test_a_source_is_scored_row_by_row_and_on_the_mean(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
+def test_a_source_is_scored_by_row_and_on_average(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
     place = ["--storage", bench.root, "-n", 30, "--rows", 2]
     own, named = gen_ray("score", bench.model, *place), gen_ray("score", bench.model, "--data", "digits", *place)
     assert own.code == 0 and own.out == named.out
@@ -216,7 +216,7 @@ def test_a_source_is_scored_row_by_row_and_on_the_mean(gen_ray: Run, bench: Benc
         (["black.png", "--out", "a.png"], ".npz"),
     ],
 )
-def test_a_mistaken_score_is_told_in_one_line(
+def test_a_wrong_score_command_is_refused_in_one_line(
     gen_ray: Run, bench: Bench, odd: Path, words: list[str], told: str
 ) -> None:
     placed = [odd / word if word in ("small.png", "black.png") else word for word in words]
@@ -224,7 +224,7 @@ def test_a_mistaken_score_is_told_in_one_line(
     assert said.code == 2 and told in said.fault
 
 
-def test_a_picture_and_a_source_of_more_levels_are_treated_alike(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
+def test_images_and_sources_with_more_levels_are_treated_alike(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(40):
         Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(tmp_path / f"{i}.png")
@@ -234,7 +234,7 @@ def test_a_picture_and_a_source_of_more_levels_are_treated_alike(gen_ray: Run, b
         assert answer.code == 0 and "256 levels are rounded to the nearest of the model's 17" in answer.err, answer
 
 
-def test_resizing_makes_a_picture_fit(gen_ray: Run, bench: Bench, odd: Path) -> None:
+def test_resizing_makes_an_image_suitable(gen_ray: Run, bench: Bench, odd: Path) -> None:
     said = gen_ray("score", bench.model, odd / "small.png", "--resize")
     assert said.code == 0 and "small.png" in said.out.replace("\n", "")
 
@@ -243,11 +243,11 @@ def test_resizing_makes_a_picture_fit(gen_ray: Run, bench: Bench, odd: Path) -> 
 
 
 def stored_rows(bench: Bench) -> torch.Tensor:
-    """Return rows of the test split of digits in the order in which verbs choose them."""
+    """Return rows of the test split of digits in the order in which commands choose them."""
     return torch.from_numpy(read_chosen(prepare("digits", out=bench.root / "data"), "test", 16)[0])
 
 
-def test_features_reconstructions_ways(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
+def test_features_reconstructions_and_interpolations_are_written(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
     place = ["--storage", bench.root, "-n", 4]
     said = gen_ray("latent", "encode", bench.model, *place, "--refine", 3, "--out", tmp_path / "f.npz")
     arrays = np.load(tmp_path / "f.npz")
@@ -264,10 +264,10 @@ def test_features_reconstructions_ways(gen_ray: Run, bench: Bench, tmp_path: Pat
     ends = grids.grid(x[:4], levels=17, columns=1)
     assert (drawn[28:-16, 16 : 16 + 56] == ends[:-60]).all() and (drawn[28:-16, -16 - 56 : -16] == ends[60:]).all()
     said = gen_ray("latent", "interpolate", bench.model, bench.image, "--out", tmp_path / "i.png")
-    assert said.code == 2 and "a way needs two ends" in said.fault
+    assert said.code == 2 and "an interpolation needs two" in said.fault
 
 
-def test_only_a_plane_is_mapped(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
+def test_only_a_latent_space_of_two_dimensions_is_mapped(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
     said = gen_ray("latent", "manifold", bench.model, "--out", tmp_path / "m.png")
     assert said.code == 2 and "latent_dim=2; this model has 8" in said.fault
     plane = untrained(bench.root, tmp_path / "plane", "family.latent_dim=2")
@@ -275,7 +275,7 @@ def test_only_a_plane_is_mapped(gen_ray: Run, bench: Bench, tmp_path: Path) -> N
     assert np.asarray(Image.open(tmp_path / "m.png")).shape[0] == 28 + 3 * 34 - 2 + 16
 
 
-def test_one_command_trains_for_every_latent_dimension_and_draws_them(
+def test_one_command_trains_and_draws_every_latent_dimension(
     gen_ray: Run, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from contextlib import nullcontext
@@ -312,7 +312,7 @@ def test_one_command_trains_for_every_latent_dimension_and_draws_them(
 # ---- text ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_text_is_read_with_its_holes_and_spoken_again() -> None:
+def test_a_masked_text_is_parsed_and_decoded_again() -> None:
     from gen_ray.dataspec import DataSpec
     from gen_ray.engine.inference import instances
 
@@ -322,7 +322,7 @@ def test_a_text_is_read_with_its_holes_and_spoken_again() -> None:
     assert holes[0].tolist() == [False] * 4 + [True] * 4
     for text, hole, told in (
         ("to be or not", "_", "12 characters"),
-        ("to be to", "_", "no hole"),
+        ("to be to", "_", "no missing character"),
         ("to be", "b", "--hole"),
         ("Xo b_", "_", "'X', which does not occur"),
     ):
@@ -331,7 +331,7 @@ def test_a_text_is_read_with_its_holes_and_spoken_again() -> None:
 
 
 def untrained_speaker(root: Path, kernel: str) -> Path:
-    """Write the artifact of an untrained model of text, beside the text it is of."""
+    """Write the artifact of an untrained text model beside its training text."""
     (root / "play.txt").write_text("to be or not to be\n" * 100)
     source = f"text:{root / 'play.txt'}"
     data = prepare(source, out=root / "data", options=SourceOptions(length=12))
@@ -367,7 +367,7 @@ def test_texts_are_sampled_as_text(
     assert said.code == 2 and "nowhere/a.txt: cannot be written" in said.fault
 
 
-def test_samples_go_only_into_files_that_can_hold_them(
+def test_samples_are_written_only_to_suitable_files(
     gen_ray: Run, bench: Bench, speaker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -386,7 +386,9 @@ def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:
     words = ["impute", speaker / "model", "--text", "to b_ or", "-n", 3]
     (speaker / "truth.txt").write_text("to be or not")
     said = gen_ray(*words, "--truth", speaker / "truth.txt", "--out", out)
-    assert said.code == 0 and "5 of 12 filled 3 times" in said.out and "(elbo-ct-masked, nfe 5)" in said.out, said
+    assert (
+        said.code == 0 and "5 of 12 values filled in 3 times" in said.out and "(elbo-ct-masked, nfe 5)" in said.out
+    ), said
     assert "the model's own" in said.out and not said.err
     spoken = said.out.split("completions: ")[0].strip("\n")
     assert spoken.startswith("to b") and np.load(out)["samples"].shape == (3, 12)
@@ -412,13 +414,13 @@ def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:
     assert said.code == 2 and "discrete: has no latent space" in said.fault
 
 
-def test_an_imputer_that_does_not_look_back_says_so(gen_ray: Run, speaker: Path, tmp_path: Path) -> None:
+def test_a_causal_imputer_reports_ignored_values(gen_ray: Run, speaker: Path, tmp_path: Path) -> None:
     causal = untrained_speaker(tmp_path, "order") / "model"
     for model, text, told in (
-        (causal, "to b_ or not", "7 known places follow a hole: "),
+        (causal, "to b_ or not", "7 known positions follow a missing one: "),
         (causal, "to be or ___", ""),
         (speaker / "model", "to b_ or not", ""),
     ):
         said = gen_ray("impute", model, "--text", text, "-n", 2)
-        assert said.code == 0 and told in said.out and ("follow a hole" in said.out) == bool(told), said
-    assert "not heeded" in " ".join(gen_ray("impute", causal, "--list-imputers").out.split())
+        assert said.code == 0 and told in said.out and ("follow a missing one" in said.out) == bool(told), said
+    assert "kept but not used" in " ".join(gen_ray("impute", causal, "--list-imputers").out.split())

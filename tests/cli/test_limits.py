@@ -1,4 +1,4 @@
-"""Numbers on the command line have upper limits; a result that exceeds the memory or the disk is refused."""
+"""Upper limits of numbers on the command line; a result that exceeds memory or disk is refused."""
 
 import inspect
 from collections.abc import Callable, Iterator
@@ -16,12 +16,12 @@ from tests.cli.test_instances import untrained
 from tests.conftest import Said
 
 Run = Callable[..., Said]
-WIDTHS = {"sigma_rel", "more"}  # relative widths: power_ema.gamma_of refuses those that do not exist
+WIDTHS = {"sigma_rel", "more"}  # relative widths: power_ema.gamma_of refuses impossible ones
 MIB = 2**20
 
 
 def numbers() -> Iterator[tuple[str, OptionInfo]]:
-    """Yield each option of a whole or real number, by its verb and its name."""
+    """Yield each option of type int or float with its command and name."""
     verbs: list[Any] = [*cli.VERBS, submit.submit]
     verbs += [command.callback for group, _ in cli.GROUPS.values() for command in group.registered_commands]
     for verb in verbs:
@@ -33,7 +33,7 @@ def numbers() -> Iterator[tuple[str, OptionInfo]]:
 
 
 def test_every_number_on_the_command_line_has_an_upper_limit() -> None:
-    """A very large number makes a verb hang, or exhaust the memory after minutes of work."""
+    """A very large number could make a command hang, or exhaust the memory after minutes of work."""
     found = dict(numbers())
     assert len(found) > 60
     assert {key.split()[1] for key, option in found.items() if option.max is None} <= WIDTHS
@@ -46,7 +46,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("words", [("sample", "-n"), ("score", "-n"), ("score", "--effort"), ("impute", "-n")])
-def test_a_number_beyond_its_limit_is_refused_in_a_line(gen_ray: Run, words: tuple[str, str]) -> None:
+def test_a_number_beyond_its_limit_is_refused_in_one_line(gen_ray: Run, words: tuple[str, str]) -> None:
     verb, option = words
     said = gen_ray(verb, "model", option, 10_000_000_000)
     assert said.code == 2 and f"'{option}'" in said.fault and "less than or equal to 1" in said.fault
@@ -64,12 +64,12 @@ def test_samples_that_do_not_fit_into_memory_are_refused_before_any_is_drawn(
     gen_ray: Run, model: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...], told: str
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: 20 * MIB)
-    monkeypatch.setattr("gen_ray.engine.inference.generate._walk", lambda *_: pytest.fail("a network evaluation ran"))
+    monkeypatch.setattr("gen_ray.engine.inference.generate._sample", lambda *_: pytest.fail("a network evaluation ran"))
     said = gen_ray("sample", model, *words)
     assert said.code == 2 and told in said.fault and "0.0 GiB are available" in said.fault
 
 
-def test_rows_completions_and_ways_that_do_not_fit_into_memory_are_refused(
+def test_rows_completions_and_interpolations_that_exceed_memory_are_refused(
     gen_ray: Run, model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

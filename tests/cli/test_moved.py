@@ -1,4 +1,4 @@
-"""A storage that was moved, without the raw files of its data, from another folder."""
+"""A storage folder that was moved without the raw files of its data."""
 
 import shutil
 from collections.abc import Callable
@@ -23,7 +23,7 @@ RUN = "v-20260101-000000"
 
 @pytest.fixture
 def moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the new place of a storage with an untrained run on a folder of images, which is gone."""
+    """Return the new path of a storage with an untrained run on a folder of images that no longer exists."""
     raw, root = tmp_path / "raw", tmp_path / "old"
     raw.mkdir()
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (60, 8, 8), np.uint8)):
@@ -65,7 +65,7 @@ def test_score_reads_the_data_of_the_model(gen_ray: Callable[..., Said], moved: 
     assert not [*Path().iterdir()]
 
 
-def test_a_source_without_its_files_is_what_was_prepared_from_it(moved: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_prepared_data_replace_a_source_without_its_files(moved: Path, caplog: pytest.LogCaptureFixture) -> None:
     experiment = run_directory.settings(run_directory.find_artifact(RUN, moved), moved)
     assert prepare_data(experiment).folder.parent == moved / "data"
     assert "no such folder; using the data prepared from it" in caplog.text

@@ -1,4 +1,4 @@
-"""What promote is asked for reaches the measurement and the store that is named."""
+"""gen-ray promote: its options reach the measurement and the named store; listing of jobs."""
 
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def test_jobs_are_listed_whole_on_narrow_terminals(width: int, gen_ray: Any, mon
         (["--rollback", "toy"], "give one of RUN"),
     ],
 )
-def test_a_wrong_word_is_refused_before_mlflow_and_ray_are_used(
+def test_a_wrong_option_is_refused_before_mlflow_and_ray_are_used(
     gen_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], fault: str
 ) -> None:
     artifact.write(tmp_path / "runs" / RUN / "artifact", model())

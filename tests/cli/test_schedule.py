@@ -1,4 +1,4 @@
-"""gen-ray schedule, and what a sweep leaves in MLflow that one started."""
+"""gen-ray schedule, and the MLflow records of a sweep that a schedule started."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ NIGHTLY = ["--cron", "0 2 * * *"]
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder of a sweep of two trials, sweep.yaml, and stand in it."""
+    """Return the folder of sweep.yaml, a sweep of two trials, and make it the current folder."""
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({**TINY, "storage": {"root": "runs"}}))
     raw = {
         "name": "two", "experiment": "base.yaml", "searcher": {"name": "grid"}, "concurrency": 1,
@@ -67,7 +67,10 @@ def test_schedules_are_added_listed_and_removed(gen_ray: Run, sweep: Path) -> No
         (["sweep.yaml", "--cron", "@daily"], "cron: five fields are expected (minute hour"),
         (["sweep.yaml", *NIGHTLY, "--timezone", "Europe/Berln"], "timezone: did you mean 'Europe/Berlin'"),
         (["sweep.yaml", *NIGHTLY, "--name", "../up"], "error: name: "),
-        (["sweep.yaml", *NIGHTLY, "--address", "head:10001"], "address: is the dashboard's, e.g. http://head:8265"),
+        (
+            ["sweep.yaml", *NIGHTLY, "--address", "head:10001"],
+            "address: must be the dashboard's address, e.g. http://head:8265",
+        ),
         (["sweep.yaml", *NIGHTLY, "--margin", "0.1"], "--margin: has no effect without --promote"),
         (["sweep.yaml", *NIGHTLY, "--promote", "a/b"], "--promote 'a/b': "),
         (["nowhere.yaml", *NIGHTLY], "nowhere.yaml: No such file"),
@@ -80,14 +83,14 @@ def test_schedules_are_added_listed_and_removed(gen_ray: Run, sweep: Path) -> No
         (["sweep.yaml"], "Missing option '--cron'"),
     ],
 )
-def test_what_cannot_be_scheduled_is_told_and_nothing_is_written(
+def test_an_impossible_schedule_is_refused_and_nothing_is_written(
     gen_ray: Run, sweep: Path, words: list[str], told: str
 ) -> None:
     said = gen_ray("schedule", "add", *words)
     assert said.code == 2 and told in said.fault and not (sweep / "runs").exists()
 
 
-def test_names_that_are_taken_or_unknown_are_told(gen_ray: Run, sweep: Path) -> None:
+def test_taken_and_unknown_names_are_refused(gen_ray: Run, sweep: Path) -> None:
     gen_ray("schedule", "add", "sweep.yaml", *NIGHTLY)
     said = gen_ray("schedule", "add", "sweep.yaml", *NIGHTLY)
     assert said.code == 2 and "there is a schedule 'two' already" in said.fault
@@ -97,16 +100,16 @@ def test_names_that_are_taken_or_unknown_are_told(gen_ray: Run, sweep: Path) -> 
 
 
 @pytest.mark.parametrize("word", ["colour", "=red", "a*b=c", "colour="])
-def test_a_tag_that_mlflow_would_refuse_is_told_before_anything_runs(gen_ray: Run, sweep: Path, word: str) -> None:
+def test_a_tag_that_mlflow_would_refuse_is_refused_before_anything_runs(gen_ray: Run, sweep: Path, word: str) -> None:
     said = gen_ray("sweep", "sweep.yaml", "--tag", word)
-    assert said.code == 2 and f"--tag '{word}': a tag is written key=value" in said.fault
+    assert said.code == 2 and f"--tag '{word}': write key=value" in said.fault
 
 
-@pytest.mark.chaos  # the longest of the tests, as commands are
+@pytest.mark.chaos  # the longest of these tests, because it runs the whole command
 def test_an_occurrence_is_a_sweep_linked_to_its_schedule_whose_winner_is_champion(
     gen_ray: Run, sweep: Path, storage: Path
 ) -> None:
-    """As a user has it, a process of its own with a Ray of its own; data and database are the session's."""
+    """Runs a separate process with its own Ray, as for a user; data and database are those of the session."""
     own = [f"storage.root={storage}", "tracking.experiment=nightly"]
     added = gen_ray("schedule", "add", "sweep.yaml", *own, *NIGHTLY, "--name", "nightly", "--promote", "nightly")
     assert added.code == 0
@@ -127,9 +130,7 @@ def test_an_occurrence_is_a_sweep_linked_to_its_schedule_whose_winner_is_champio
     assert gen_ray("schedule", "remove", "nightly", "--storage", storage).code == 0
 
 
-def test_a_trial_that_failed_does_not_keep_the_best_from_being_champion(
-    gen_ray: Run, sweep: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_trial_does_not_prevent_a_champion(gen_ray: Run, sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = {"point": {}, "value": 1.0, "metrics": {}, "error": "", "reason": "", "seconds": 1.0}
     results = [TrialResult(number=0, state="finished", **trial), TrialResult(number=1, state="failed", **trial)]
     outcome = SweepOutcome(

@@ -1,4 +1,4 @@
-"""What gen-ray submit does not upload: secrets, and files that lie outside the folder."""
+"""Files that gen-ray submit does not upload: secrets, and files outside the folder."""
 
 import json
 import subprocess
@@ -41,7 +41,7 @@ def test_a_secret_is_refused_by_name_and_uploaded_only_where_it_is_included(
     said = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
     assert said.code == 2 and f"{name}: looks like a secret by its name" in said.fault
     said = gen_ray("submit", "--address", UNREACHABLE, "--include", name, "train", "run.yaml")
-    assert said.code == 1 and "no cluster's dashboard answers" in said.fault  # it is this that would have been next
+    assert said.code == 1 and "no cluster's dashboard answers" in said.fault  # the next step after the check
     (work / ".rayignore").write_text(f"/{name}\n".replace("[", "\\["))
     assert gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml").code == 1
 
@@ -82,14 +82,14 @@ def test_a_private_key_is_found_anywhere_in_a_file(tmp_path: Path, content: byte
         *("api_keys.py", "rootkey.csv", "x_accessKeys.csv", "secrets-prod.yaml", "kaggle.json", "prod.tfvars"),
     ],
 )
-def test_a_secret_is_known_by_its_name(tmp_path: Path, name: str) -> None:
+def test_a_secret_is_recognised_by_its_name(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("x")
     with pytest.raises(UserError, match="looks like a secret by its name"):
         secret_files.check(tmp_path, [tmp_path / name])
 
 
 @pytest.mark.parametrize("link", ["file", "folder"])
-def test_a_link_that_leads_out_of_the_folder_is_refused(
+def test_a_link_to_a_file_outside_the_folder_is_refused(
     work: Path, gen_ray: GenRay, tmp_path_factory: pytest.TempPathFactory, link: str
 ) -> None:
     outside = tmp_path_factory.mktemp("outside")
@@ -109,7 +109,7 @@ def test_a_file_that_is_not_a_secret_is_uploaded(work: Path, name: str) -> None:
     secret_files.check(work, package.contents(work))
 
 
-def test_rays_own_token_is_a_secret_whatever_its_name(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_of_ray_is_a_secret_under_any_name(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (work / "harmless.txt").write_text("t" * 64)
     monkeypatch.setenv(ray_token.PATH, str(work / "harmless.txt"))
     with pytest.raises(UserError, match=r"harmless\.txt: looks like a secret"):
@@ -129,8 +129,8 @@ def test_the_repository_ignores_what_looks_like_a_secret() -> None:
     secret_files.check(ROOT, [file for file in ours if file.is_file()])
 
 
-def test_a_schedule_of_jobs_is_refused_a_secret(work: Path, gen_ray: GenRay) -> None:
-    """When it is added, and when a secret has come into its folder since."""
+def test_a_schedule_of_jobs_with_a_secret_is_refused(work: Path, gen_ray: GenRay) -> None:
+    """Checked when the schedule is added, and again when its folder contains a secret later."""
     (work / "token").write_text("x")
     plan = ROOT / "configs" / "sweeps" / "digits-vae-latent-dims.yaml"
     said = gen_ray(

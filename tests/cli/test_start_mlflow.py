@@ -1,4 +1,4 @@
-"""gen-ray start mlflow --detach: the server that answers is the one that was started; a failed one leaves nothing."""
+"""gen-ray start mlflow: the answering server is the started one; a failed start leaves no process or file."""
 
 import http.server
 import os
@@ -37,7 +37,7 @@ Server((host, int(port)), Handler).serve_forever()
 
 
 class Other(http.server.BaseHTTPRequestHandler):
-    """A server of another program, which says that it is well."""
+    """A server of another program, which reports that it is healthy."""
 
     def do_GET(self) -> None:
         self.send_response(200)
@@ -58,7 +58,7 @@ def other() -> Iterator[int]:
 def start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gen_ray: Callable[..., Said]
 ) -> Iterator[Callable[..., Said]]:
-    """Return the command with a small server in the place of MLflow's, detached by default."""
+    """Return a function that runs the command with a small server instead of MLflow's, detached by default."""
     (tmp_path / "server.py").write_text(SERVER)
     stub = tmp_path / "python"
     stub.write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path}/server.py {tmp_path}/pid $*\n")
@@ -78,7 +78,7 @@ def start(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "0.0.0.0"])
 @pytest.mark.parametrize("proxy", [False, True])
-def test_a_server_is_reached_at_any_address_and_whatever_proxy_is_set(
+def test_a_server_is_reached_at_any_address_and_with_any_proxy_set(
     start: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, host: str, proxy: bool
 ) -> None:
     if proxy:
@@ -90,21 +90,23 @@ def test_a_server_is_reached_at_any_address_and_whatever_proxy_is_set(
     assert said.code == 0 and f"export MLFLOW_TRACKING_URI=http://{shown}:{port}" in said.out, said.err
 
 
-def test_another_server_is_not_mistaken_for_ones_own(start: Callable[..., Said], other: int, tmp_path: Path) -> None:
+def test_another_server_is_not_taken_for_the_started_one(
+    start: Callable[..., Said], other: int, tmp_path: Path
+) -> None:
     said = start("--port", other)
     assert said.code == 2 and f"--port {other}: another server listens at http://127.0.0.1:{other}" in said.fault
     assert not (tmp_path / "pid").exists()
 
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
-def test_nothing_is_left_of_a_server_that_does_not_come_up(
+def test_nothing_is_left_of_a_server_that_fails_to_start(
     start: Callable[..., Said], other: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    """Also where another server has taken the port after the check, and answers in its place."""
+    """Also if another server takes the port after the check and answers instead."""
     monkeypatch.setattr(ports, "check", lambda *_: None)
     monkeypatch.setattr(nodes, "START_SECONDS", 2.0)
     said = start("--port", other, how=how)
-    assert said.code == 1 and re.search(r"MLflow's server did not come up; \S+mlflow-server.log says why", said.fault)
+    assert said.code == 1 and re.search(r"MLflow's server did not start; \S+mlflow-server.log says why", said.fault)
     group = int((tmp_path / "pid").read_text())
     assert not [p for p in psutil.process_iter() if p.status() != "zombie" and os.getpgid(p.pid) == group]
 
@@ -130,7 +132,7 @@ cli.main()
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.usefixtures("start")
-def test_a_signal_to_the_command_alone_stops_the_server_and_its_workers(
+def test_a_signal_to_only_the_command_stops_the_server_and_its_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
     """A process manager or kill(1) signals one process; a worker left behind keeps the port and the database.

@@ -1,4 +1,4 @@
-"""What is refused before a cluster is asked, and what its machines' processes are started with."""
+"""gen-ray submit and start: refusals before the cluster is contacted, tokens, and the options of Ray's processes."""
 
 import os
 import re
@@ -23,7 +23,7 @@ UNREACHABLE = "http://127.0.0.1:9"
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a working directory with something to ignore in it."""
+    """Return a working directory that contains ignored files."""
     monkeypatch.chdir(tmp_path)
     for file, size in (("run.yaml", 10), ("big.bin", 3 * 2**20), ("data/x.bin", 2**20), ("notes/a.txt", 5)):
         (tmp_path / file).parent.mkdir(exist_ok=True)
@@ -35,7 +35,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_folder_is_uploaded_without_what_is_ignored(work: Path) -> None:
+def test_a_folder_is_uploaded_without_ignored_files(work: Path) -> None:
     found = {str(file.relative_to(work)): size for file, size in package.contents(work).items()}
     assert found == {".gitignore": 6, ".rayignore": 12, "run.yaml": 10, "big.bin": 3 * 2**20}
 
@@ -44,7 +44,7 @@ def test_a_folder_is_uploaded_without_what_is_ignored(work: Path) -> None:
     ("words", "fault"),
     [
         (["trian", "run.yaml"], r"trian: cannot run as a job.*did you mean 'train'"),
-        (["sample", "run"], r"sample: cannot run as a job: only files below storage.root outlive it"),
+        (["sample", "run"], r"sample: cannot run as a job, because only files below storage.root outlive it"),
         (["--limit-mb", 2, "train", "run.yaml"], r"3\.0 MB would be uploaded, the limit is 2 .*big\.bin 3\.0 MB"),
         (["train", "data/x.bin"], r"data/x\.bin: the job would not find it"),
         (["train", "/etc/hosts"], r"/etc/hosts: the job would not find it"),
@@ -54,7 +54,7 @@ def test_a_folder_is_uploaded_without_what_is_ignored(work: Path) -> None:
         (["--id", "../x", "train", "run.yaml"], r"--id \.\./x: a name is 1 to 64 letters"),
     ],
 )
-def test_what_cannot_become_a_job_is_refused_in_one_line(
+def test_a_command_that_cannot_be_a_job_is_refused_in_one_line(
     work: Path, gen_ray: GenRay, words: list[object], fault: str
 ) -> None:
     said = gen_ray("submit", "--address", UNREACHABLE, *words)
@@ -87,7 +87,7 @@ def test_a_job_waits_for_the_agent_of_a_new_cluster(work: Path, monkeypatch: pyt
         assert asked == ["a"] * (waits + 1)
 
 
-def test_a_cluster_that_does_not_answer_is_told_in_one_line(work: Path, gen_ray: GenRay) -> None:
+def test_a_cluster_that_does_not_answer_is_reported_in_one_line(work: Path, gen_ray: GenRay) -> None:
     for words in (["submit", "train", "run.yaml"], ["jobs", "list"], ["jobs", "stop", "a"], ["jobs", "logs", "a"]):
         said = gen_ray(*words, "--address", UNREACHABLE)
         assert said.code == 1 and f"Ray jobs at {UNREACHABLE}: no cluster" in said.fault
@@ -95,7 +95,7 @@ def test_a_cluster_that_does_not_answer_is_told_in_one_line(work: Path, gen_ray:
 
 @pytest.fixture
 def ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str]]:
-    """Put a ray and a home in the place of the real ones; return what it was called with."""
+    """Replace the ray command and the home folder; return a function that reads the arguments of the call."""
     (tmp_path / "bin").mkdir()
     stub = tmp_path / "bin" / "python"
     stub.write_text(f'#!/bin/sh\n(echo "words=$*"; env) > {tmp_path}/called\nexit 3\n')
@@ -119,7 +119,7 @@ def test_a_head_makes_a_token_that_others_cannot_read(ray: Callable[[], dict[str
     assert stat.S_IMODE(file.stat().st_mode) == 0o600 and len(file.read_text()) == 64
     assert file.read_text() not in "".join(called.values())
     before = file.read_text()
-    file.chmod(0o644)  # as Ray itself leaves it
+    file.chmod(0o644)  # the mode that Ray sets
     nodes.head(port=7000, dashboard_port=7001, insecure=False, options=[])
     assert file.read_text() == before and stat.S_IMODE(file.stat().st_mode) == 0o600
 
@@ -143,21 +143,23 @@ def test_a_worker_needs_the_heads_token(ray: Callable[[], dict[str, str]], gen_r
     assert ray()["words"] == "-m ray.scripts.scripts start --disable-usage-stats --address=head:6379 --num-gpus=1"
 
 
-def test_an_open_cluster_has_to_be_asked_for(
+def test_a_cluster_without_token_needs_an_option(
     ray: Callable[[], dict[str, str]], gen_ray: GenRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gen_ray.cluster.nodes.ports.check", lambda *_: None)  # another Ray may run on this machine
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     said = gen_ray("start", "head")
-    assert said.code == 2 and "RAY_AUTH_MODE=disabled: whoever reaches this machine could run code" in said.fault
+    assert (
+        said.code == 2 and "RAY_AUTH_MODE=disabled: any client that reaches this machine could run code" in said.fault
+    )
     said = gen_ray("start", "head", "--insecure")
-    assert said.code == 3 and "warning: whoever reaches this machine" in said.err
+    assert said.code == 3 and "warning: anyone who reaches this machine" in said.err
     assert ray()["RAY_AUTH_MODE"] == "disabled"
 
 
-def test_mlflow_listens_elsewhere_only_where_that_is_asked_for(gen_ray: GenRay) -> None:
+def test_mlflow_listens_on_other_interfaces_only_with_an_option(gen_ray: GenRay) -> None:
     said = gen_ray("start", "mlflow", "--host", "0.0.0.0")
-    assert said.code == 2 and "--host 0.0.0.0: MLflow's server asks nobody who he is" in said.fault
+    assert said.code == 2 and "--host 0.0.0.0: MLflow has no authentication" in said.fault
 
 
 def test_a_client_with_a_token_sends_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_a_client_with_a_token_sends_it(monkeypatch: pytest.MonkeyPatch, tmp_pat
     for name in (ray_token.MODE, ray_token.VALUE, ray_token.PATH):
         monkeypatch.delenv(name, raising=False)
     ray_token.use()
-    assert ray_token.MODE not in os.environ  # Ray makes one for a cluster of its own
+    assert ray_token.MODE not in os.environ  # Ray creates a token for a local cluster
     monkeypatch.setenv(ray_token.VALUE, "t")
     ray_token.use()
     assert os.environ.pop(ray_token.MODE) == "token"
@@ -175,7 +177,7 @@ def test_a_client_with_a_token_sends_it(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 class InitError(Exception):
-    """In the place of Ray's start."""
+    """Raised instead of the start of Ray."""
 
 
 def start_own() -> None:
@@ -198,7 +200,7 @@ def start_small() -> None:
 def test_others_cannot_read_the_token_when_ray_starts(
     start: Callable[[], None], mode: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Wherever Ray is started: Ray itself writes the file with the rights of the umask."""
+    """Holds for every start of Ray, because Ray writes the file with the permissions of the umask."""
     if mode is None and start is join_another:
         pytest.skip("a cluster's token is copied from its head")
     found: list[int] = []
@@ -223,7 +225,7 @@ def test_others_cannot_read_the_token_when_ray_starts(
     assert found == [0o600] and len(ray_token.file().read_text()) == 64
 
 
-def test_every_start_of_ray_is_among_these() -> None:
+def test_every_start_of_ray_is_covered() -> None:
     files = [file for folder in ("gen_ray", "pipelines") for file in (ROOT / folder).rglob("*.py")]
     started = [file.name for file in files if "ray.init(" in file.read_text(encoding="utf-8")]
     assert started == ["starting.py"]  # after refusals.check
@@ -242,7 +244,7 @@ def test_processes_that_make_a_token_at_once_agree_on_it(monkeypatch: pytest.Mon
 def test_a_token_of_another_owner_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Such as a Secret that is mounted for reading only."""
+    """For example a Kubernetes Secret that is mounted read-only."""
     monkeypatch.setenv(ray_token.PATH, str(tmp_path / "token"))
     ray_token.generate()
     ray_token.file().chmod(0o644)

@@ -1,4 +1,4 @@
-"""Tables are whole on any terminal: no figure and no id is cut off, and all text is plain."""
+"""Tables on terminals of any width: figures and ids are never cut off, and text is not taken for markup."""
 
 import re
 
@@ -22,7 +22,7 @@ PIPE = 0
 
 @pytest.fixture(params=[12, 40, 80, 120, 300, PIPE])
 def width(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Return the columns of the terminal that tables are printed on; 0 for a pipe."""
+    """Return the width of the terminal in columns; 0 for a pipe."""
     if request.param != PIPE:
         monkeypatch.setenv("COLUMNS", str(request.param))
         monkeypatch.setenv("FORCE_COLOR", "1")
@@ -35,7 +35,7 @@ def printed(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("dispensable", [(), ("sampler", "family")])
-def test_every_id_and_figure_is_whole_at_any_width(
+def test_every_id_and_figure_is_complete_at_any_width(
     width: int, dispensable: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_table("runs", HEADER, LINES, prose=("story",), dispensable=dispensable)
@@ -59,7 +59,7 @@ def test_columns_are_left_out_in_their_order_and_named(
         show_table("", HEADER[:5], [LINES[0][:5]], dispensable=order)
         out = printed(capsys)
         assert max(map(len, out.splitlines()[:-1])) <= columns and LINES[0][0] in out
-        now = out.partition("left out, as the terminal has ")[2].partition(": ")[2].strip()
+        now = out.partition("left out because the terminal has ")[2].partition(": ")[2].strip()
         assert now.startswith(left_out) and (not now or tuple(now.split(", ")) == order[: now.count(",") + 1])
         left_out = now
     assert left_out == "sampler, family, Fréchet"
@@ -80,7 +80,7 @@ MARKUP = ["[/x]", "[red]a", "[link=file:///etc]b[/link]", "[bold", "\\[x]", ":sm
 
 
 @pytest.mark.parametrize("text", MARKUP)
-def test_text_that_looks_like_markup_is_printed_as_it_is(
+def test_text_that_looks_like_markup_is_printed_unchanged(
     text: str, width: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_table(
@@ -91,7 +91,7 @@ def test_text_that_looks_like_markup_is_printed_as_it_is(
 
 
 @pytest.mark.parametrize("text", MARKUP[:2])
-def test_compare_survives_the_name_of_any_run(
+def test_compare_supports_any_name_of_a_run(
     text: str, gen_ray: object, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.getbasetemp() / "bracketed"

@@ -1,4 +1,4 @@
-"""What the command line says: help that is quick, lists, lines; and one line for every mistake in calling it."""
+"""Output of the command line: fast help, lists, and one line for every wrong call."""
 
 import re
 import subprocess
@@ -27,7 +27,7 @@ Run = Callable[..., Said]
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a storage.root with one finished, if untrained, run of each family."""
+    """Return a storage.root with one finished but untrained run of each family."""
     import torch
 
     root = tmp_path_factory.mktemp("shelf")
@@ -77,7 +77,7 @@ def test_help_does_not_wait_for_torch(command: list[str]) -> None:
         (["bench"], "Missing command"),
     ],
 )
-def test_a_command_that_cannot_be_read_gets_one_line(gen_ray: Run, words: list[object], told: str) -> None:
+def test_a_wrong_command_is_refused_in_one_line(gen_ray: Run, words: list[object], told: str) -> None:
     said = gen_ray(*words)
     assert said.code == 2 and told in said.fault and "--help" in said.fault and not said.out
 
@@ -85,7 +85,7 @@ def test_a_command_that_cannot_be_read_gets_one_line(gen_ray: Run, words: list[o
 # ---- train ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_dry_run_shows_what_would_run_and_it_loads_again(gen_ray: Run, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_resolved_config_which_loads_again(gen_ray: Run, tmp_path: Path) -> None:
     said = gen_ray("train", DEMO / "digits-vae.yaml", "training.epochs=3", "--dry-run")
     assert said.code == 0 and not said.err
     (tmp_path / "shown.yaml").write_text(said.out)
@@ -95,7 +95,7 @@ def test_a_dry_run_shows_what_would_run_and_it_loads_again(gen_ray: Run, tmp_pat
     assert gen_ray("train", tmp_path / "shown.yaml", "--dry-run").out == said.out
 
 
-def test_debug_shows_the_traceback_that_is_otherwise_kept(
+def test_debug_shows_the_traceback_that_is_otherwise_hidden(
     gen_ray: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from gen_ray.errors import UserError
@@ -108,7 +108,7 @@ def test_debug_shows_the_traceback_that_is_otherwise_kept(
         cli.main()
 
 
-def test_a_fault_of_ours_is_told_in_one_line_with_code_1(gen_ray: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_is_reported_in_one_line_with_code_1(gen_ray: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise ZeroDivisionError("first\nsecond")
 
@@ -130,7 +130,7 @@ def test_an_interrupt_is_one_line_or_none_and_code_130(gen_ray: Run, monkeypatch
 
 
 @pytest.mark.parametrize("family", ["vae", "ddpm"])
-def test_samples_are_a_picture_or_an_array_and_a_function_of_the_seed(
+def test_samples_are_an_image_or_array_and_depend_on_the_seed_only(
     gen_ray: Run, shelf: Path, tmp_path: Path, family: str
 ) -> None:
     def draw(name: str, *more: object) -> Path:
@@ -147,7 +147,7 @@ def test_samples_are_a_picture_or_an_array_and_a_function_of_the_seed(
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-def test_steps_without_a_sampler_are_the_steps_of_the_default_one(gen_ray: Run, shelf: Path, tmp_path: Path) -> None:
+def test_steps_without_a_sampler_apply_to_the_default_sampler(gen_ray: Run, shelf: Path, tmp_path: Path) -> None:
     place = ["--storage", shelf, "-n", 1, "--out", tmp_path / "a.png"]
     assert "nfe 7," in gen_ray("sample", "digits-ddpm", "--steps", 7, *place).out
     assert "nfe 9," in gen_ray("sample", "digits-ddpm", "--sampler", "ddim:eta=1", "--steps", 9, *place).out
@@ -156,7 +156,7 @@ def test_steps_without_a_sampler_are_the_steps_of_the_default_one(gen_ray: Run, 
 
 
 def listed(out: str) -> dict[str, list[str]]:
-    """Return the cells of a table's rows by their first one."""
+    """Return the cells of each row of a table by the first cell."""
     rows = [[cell.strip() for cell in line.strip("│ ").split("│")] for line in out.splitlines() if line[:1] == "│"]
     return {name: cells for name, *cells in rows}
 
@@ -177,7 +177,7 @@ def test_samplers_are_listed(gen_ray: Run, shelf: Path) -> None:
     assert "--sampler NAME or NAME:option=value" in said.out
 
 
-def test_a_sampler_that_chooses_its_own_steps_has_no_figure_but_varies(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_steps_of_an_adaptive_sampler_are_shown_as_varies(capsys: pytest.CaptureFixture[str]) -> None:
     takes = {"rtol": (1e-5, 0.01), "atol": (0, 1.0)}
     solver = Sampler(default_steps=1, nfe_per_step=1, adaptive=True, summary="A. & B. 1980", options=takes)
     show_chains("sampler", {"adaptive": solver})
@@ -185,7 +185,7 @@ def test_a_sampler_that_chooses_its_own_steps_has_no_figure_but_varies(capsys: p
     assert listed(capsys.readouterr().out) == {"adaptive": ["A. & B. 1980", options, "1", "1", "varies", "varies"]}
 
 
-def test_on_a_narrow_terminal_only_prose_is_broken(
+def test_on_a_narrow_terminal_only_prose_is_wrapped(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
@@ -216,14 +216,14 @@ def test_on_a_narrow_terminal_only_prose_is_broken(
         (["evaluate", "digits-vae", "evaluation.stesp=3"], "did you mean 'steps'"),
     ],
 )
-def test_a_mistake_about_a_model_is_told_with_what_there_is(
+def test_a_wrong_model_is_refused_with_the_available_ones(
     gen_ray: Run, shelf: Path, words: list[str], told: str
 ) -> None:
     said = gen_ray(*words, "--storage", shelf)
     assert said.code == 2 and told in said.fault
 
 
-def test_an_altered_artifact_is_refused_by_the_name_of_the_file(gen_ray: Run, shelf: Path, tmp_path: Path) -> None:
+def test_an_altered_artifact_is_refused_with_the_name_of_the_file(gen_ray: Run, shelf: Path, tmp_path: Path) -> None:
     import shutil
 
     folder = Path(shutil.copytree(shelf / "runs" / "digits-vae-20260101-000000" / "artifact", tmp_path / "artifact"))
@@ -234,7 +234,7 @@ def test_an_altered_artifact_is_refused_by_the_name_of_the_file(gen_ray: Run, sh
     assert said.code == 2 and f"{folder}/weights.safetensors" in said.fault and not (tmp_path / "a.png").exists()
 
 
-def test_prepare_prints_the_folder_and_finds_it_again(gen_ray: Run, tmp_path: Path) -> None:
+def test_prepare_prints_the_folder_and_reuses_it(gen_ray: Run, tmp_path: Path) -> None:
     first, again = (gen_ray("prepare", "digits", "--out", tmp_path) for _ in range(2))
     assert first.code == 0 and first == again and not first.err
     folder = Path(first.out.splitlines()[0])
@@ -256,17 +256,17 @@ def test_prepare_prints_the_folder_and_finds_it_again(gen_ray: Run, tmp_path: Pa
         (["parquet:nowhere/*.parquet"], "nowhere"),
     ],
 )
-def test_a_mistake_about_a_source_is_told(gen_ray: Run, tmp_path: Path, words: list[str], told: str) -> None:
+def test_a_wrong_source_is_refused(gen_ray: Run, tmp_path: Path, words: list[str], told: str) -> None:
     said = gen_ray("prepare", *words, "--out", tmp_path / "out")
     assert said.code == 2 and told in said.fault
 
 
-def test_compare_of_nothing_says_where_it_looked(gen_ray: Run, storage: Path) -> None:
+def test_compare_without_runs_names_the_searched_store(gen_ray: Run, storage: Path) -> None:
     said = gen_ray("compare", "never", "--storage", storage)
     assert said.code == 0 and "no finished runs in experiment 'never'" in said.out and "mlflow ui" in said.out
 
 
-def test_compare_chooses_and_writes_a_page_that_needs_nothing_else(gen_ray: Run, tmp_path: Path) -> None:
+def test_compare_selects_runs_and_writes_a_self_contained_page(gen_ray: Run, tmp_path: Path) -> None:
     import base64
 
     from gen_ray.tracking.runs import TrackedRun
@@ -296,21 +296,21 @@ def test_compare_chooses_and_writes_a_page_that_needs_nothing_else(gen_ray: Run,
 
 
 @pytest.mark.parametrize("content", [b"not a database but some text" * 40, b"SQLite format 3\0" + b"\xff" * 5000])
-def test_a_store_that_is_not_a_database_is_one_line(content: bytes, gen_ray: Run, tmp_path: Path) -> None:
-    """MLflow passes on the first error of a database, a full disk's too, as SQLAlchemy raises it."""
+def test_a_store_that_is_not_a_database_is_refused_in_one_line(content: bytes, gen_ray: Run, tmp_path: Path) -> None:
+    """MLflow passes on the first database error, including that of a full disk, as SQLAlchemy raises it."""
     (tmp_path / "mlflow.db").write_bytes(content)
     said = gen_ray("compare", "page", "--storage", tmp_path)
     assert said.code == 1 and "(a bug?" not in said.fault and "mlflow.db" in said.fault
 
 
-def test_doctor_looks_and_leaves_nothing(gen_ray: Run, tmp_path: Path) -> None:
+def test_doctor_reports_and_leaves_nothing(gen_ray: Run, tmp_path: Path) -> None:
     said = gen_ray("doctor", "--storage", tmp_path / "none")
     assert said.code == 0 and all(line[:3] in ("ok ", "?? ") for line in said.out.splitlines())
     assert all(word in said.out for word in ("ray: ", "torch: ", "mlflow: ", "cores"))
     assert not (tmp_path / "none").exists()
 
 
-def test_doctor_asks_the_store_that_the_variable_names(
+def test_doctor_checks_the_store_of_the_environment_variable(
     gen_ray: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/there.db")

@@ -1,4 +1,4 @@
-"""A tiny experiment and the ways to run it: through Ray Train, and as a plain process to hold that against."""
+"""A tiny experiment and two ways to run it: through Ray Train, and in this process for comparison."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -49,7 +49,7 @@ def tiny(storage: Path, **sections: Mapping[str, Any]) -> Experiment:
 
 
 class Mute(LoggerActor):
-    """A tracker that remembers what it was told to record, and records nothing."""
+    """A logger actor that keeps metrics and errors in memory and does not send them to MLflow."""
 
     def __init__(self) -> None:
         super().__init__(None, Path())
@@ -73,7 +73,7 @@ def through_ray(
     loop: Callable[[Mapping[str, Any]], Any] = train_worker,
     **extra: Any,
 ) -> tuple[dict[str, torch.Tensor], list[tuple[int, dict[str, float]]]]:
-    """Train without evaluating; return the EMA weights and what was logged."""
+    """Train without evaluation; return the EMA weights and the logged metrics."""
     mute = ray.remote(Mute).options(num_cpus=0).remote()
     trainer(experiment, prepared, RunLogger(mute, run_id), loop, cached(experiment, prepared), **extra).fit()
     last = checkpoint_store.checkpoints(run_directory.folder(experiment, run_id)).last()
@@ -84,7 +84,7 @@ def through_ray(
 def in_this_process(
     experiment: Experiment, prepared: Prepared, *, streamed: bool = False
 ) -> tuple[dict[str, torch.Tensor], LocalSession]:
-    """Train with neither Ray Train nor tracking; return the EMA weights and the session."""
+    """Train without Ray Train and without tracking; return the EMA weights and the session."""
     place = {
         "batch_size": experiment.data.batch_size,
         "seed": experiment.training.seed,
@@ -108,13 +108,13 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Return the EMA weights of a checkpoint or artifact."""
     from safetensors.torch import load
 
-    files = current(checkpoint)  # on an object store, those of its present version
+    files = current(checkpoint)  # on an object store the files of the current version
     [file] = [p for p in (files / "ema.safetensors", files / "weights.safetensors") if p.exists()]
     return load(file.read_bytes())
 
 
 def same(first: Mapping[str, torch.Tensor], second: Mapping[str, torch.Tensor]) -> bool:
-    """Return whether two states are equal to the bit."""
+    """Return whether two state dictionaries are equal to the bit."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 

@@ -1,4 +1,4 @@
-"""What a cluster has, and what it may come to have."""
+"""Resources of a cluster: present ones, and those that an autoscaler may add."""
 
 from contextlib import suppress
 
@@ -11,8 +11,8 @@ from gen_ray.experiment import Scaling
 
 
 @pytest.mark.usefixtures("cluster")
-def test_machines_that_an_autoscaler_may_start_count_as_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A group of 0 to 4 machines with a GPU: refused for want of GPUs, nobody would ever make it start one."""
+def test_machines_that_an_autoscaler_may_start_count_as_available(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of 0 to 4 GPU machines would never start one if requests were refused while it has none."""
     wanted = Scaling(num_workers=2, use_gpu=True)
     with pytest.raises(UserError, match="2 workers need 2 GPUs, the cluster has 0"):
         connect.uses_gpu(wanted)
@@ -20,7 +20,7 @@ def test_machines_that_an_autoscaler_may_start_count_as_there(monkeypatch: pytes
     monkeypatch.setattr(connect.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 2, "GPU": 4})
     assert connect.uses_gpu(wanted) and connect.uses_gpu(Scaling(num_workers=2))
     assert connect.needs(wanted, 3) == {"CPU": 6, "GPU": 2}
-    assert connect.in_reach()["GPU"] == 4 and connect.in_reach()["CPU"] == 4  # four there, whatever the file says
+    assert connect.in_reach()["GPU"] == 4 and connect.in_reach()["CPU"] == 4  # four are present, whatever the file says
     with pytest.raises(UserError, match="5 workers need 5 GPUs"):
         connect.uses_gpu(Scaling(num_workers=5, use_gpu=True))
     assert connect.uses_gpu(Scaling(num_workers=(3, 8), use_gpu=True))
@@ -28,12 +28,12 @@ def test_machines_that_an_autoscaler_may_start_count_as_there(monkeypatch: pytes
 
 
 def test_ray_does_not_start_again_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A training that was interrupted started a second Ray: its thread asked something after the first one's end."""
+    """Regression: a thread of an interrupted training called Ray after its shutdown and started a second Ray."""
     started: list[object] = []
     monkeypatch.setattr("ray.init", lambda *_, **options: started.append(options.get("address")))
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setattr("gen_ray.cluster.nodes.preflight.check", lambda *_: None)
     start.start(None)
-    with suppress(Exception):  # what Ray says where there is none; the tests may have one
+    with suppress(Exception):  # Ray's error without a cluster; the tests may have a cluster
         placement_group_table()
     assert started == ["local"]

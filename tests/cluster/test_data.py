@@ -1,4 +1,4 @@
-"""Rows on their way to a worker: all of them, once an epoch, in an order that is a function of the position."""
+"""Streamed rows of a worker: every row once per epoch, in an order that depends only on seed and position."""
 
 import itertools
 import shutil
@@ -27,7 +27,7 @@ def prepared(storage: Path) -> Prepared:
 
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch, prepared: Prepared) -> torch.Tensor:
-    """Let Streamed read rows numbered 0 … N−1 without Ray; the laws of order need no cluster."""
+    """Let Streamed read the rows 0 … N−1 without Ray, because tests of the order need no cluster."""
     monkeypatch.setattr(
         Streamed, "_rows",
         lambda self, pieces: (torch.arange(p.shard.first_row + p.begin, p.shard.first_row + p.end) for p in pieces),
@@ -42,12 +42,12 @@ def place(world: int, rank: int = 0, accumulate: int = 1, batch_size: int = 64, 
 
 
 def take(batches: Streamed | InMemoryBatches, first: int, count: int) -> list[list[int]]:
-    """Return the rows of some steps."""
+    """Return the rows of each of count steps."""
     return [torch.cat(micros).tolist() for micros in itertools.islice(batches.stream(first), count)]
 
 
 @pytest.mark.parametrize(("world", "batch_size"), [(1, 96), (2, 96), (3, 96), (2, 1400), (3, 3000)])
-def test_every_row_comes_exactly_once_an_epoch(
+def test_every_row_occurs_exactly_once_per_epoch(
     prepared: Prepared, at_once: torch.Tensor, world: int, batch_size: int
 ) -> None:
     epochs, everything = 3, [Counter[int]() for _ in range(3)]
@@ -63,7 +63,7 @@ def test_every_row_comes_exactly_once_an_epoch(
 
 @pytest.mark.parametrize("batch_size", [32, 96, 120])
 @pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 2)])
-def test_a_stream_begun_later_is_the_stream_advanced(
+def test_a_stream_started_at_a_later_step_equals_the_advanced_stream(
     prepared: Prepared, at_once: torch.Tensor, batch_size: int, world: int, accumulate: int
 ) -> None:
     for rank in range(world):
@@ -83,10 +83,10 @@ def test_the_order_is_a_function_of_the_seed_and_differs_between_epochs(
     assert take(one, 0, 3) == take(again, 0, 3) != take(other, 0, 3)
     assert take(one, 0, steps) != take(one, steps, steps)
     moved = np.abs(np.diff(take(one, 0, 1)[0]))
-    assert np.median(moved) > 10  # shuffled beyond a shard's own order
+    assert np.median(moved) > 10  # rows are shuffled across shards
 
 
-def test_fewer_rows_than_workers_are_refused_rather_than_waited_for(prepared: Prepared, at_once: torch.Tensor) -> None:
+def test_fewer_rows_than_workers_are_refused_without_waiting(prepared: Prepared, at_once: torch.Tensor) -> None:
     [shard] = prepared.shards("train")[:1]
     streamed = Streamed([replace(shard, rows=2)], **place(3, batch_size=3))
     with pytest.raises(UserError, match="2 rows are too few for 3 workers"):
@@ -96,14 +96,14 @@ def test_fewer_rows_than_workers_are_refused_rather_than_waited_for(prepared: Pr
 # ---- through Ray --------------------------------------------------------------------------------------------------
 
 
-def test_a_dataset_gives_every_row_whatever_the_order_of_its_blocks(cluster: None, prepared: Prepared) -> None:
+def test_a_dataset_gives_every_row_for_any_order_of_its_blocks(cluster: None, prepared: Prepared) -> None:
     x, _ = load_split(prepared, "train")
     shards = prepared.shards("train")
     assert np.array_equal(in_memory(dataset(shards), len(x), prepared.spec).numpy(), x)
     assert np.array_equal(in_memory(dataset(shards[::-1]), len(x), prepared.spec).numpy(), x)
 
 
-def test_streamed_rows_are_the_rows_of_the_shards(cluster: None, prepared: Prepared) -> None:
+def test_streamed_rows_equal_the_rows_of_the_shards(cluster: None, prepared: Prepared) -> None:
     x, _ = load_split(prepared, "train")
     streamed = Streamed(prepared.shards("train")[:3], **place(1))
     rows = torch.cat([micro for step in itertools.islice(streamed.stream(0), 3) for micro in step]).numpy()

@@ -1,4 +1,4 @@
-"""The device of a process is the one that Ray booked for it, whatever torch sees."""
+"""The device of a process is the one that Ray assigned to it, not every device that torch sees."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from gen_ray.errors import UserError
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a machine: what Ray booked of it (booked), whether torch can use it (cuda), and what was set."""
+    """Return a fake machine: GPUs assigned by Ray (booked), whether torch can use CUDA (cuda), the device set."""
     there = SimpleNamespace(booked=[], cuda=True, set=None, share=None, part=1.0)
     context = SimpleNamespace(
         get_accelerator_ids=lambda: {"GPU": there.booked}, get_assigned_resources=lambda: {"CPU": 1, "GPU": there.part}
@@ -26,7 +26,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     return there
 
 
-def test_who_booked_no_gpu_computes_on_the_cpu_beside_one(machine: Any) -> None:
+def test_a_process_without_assigned_gpu_computes_on_the_cpu(machine: Any) -> None:
     assert device.reserved_device() == torch.device("cpu") and machine.set is None
 
 
@@ -34,10 +34,10 @@ def test_who_booked_no_gpu_computes_on_the_cpu_beside_one(machine: Any) -> None:
     ("gpu", "visible", "index"),
     [("3", "3", 0), ("3", "0,1,3", 2), ("3", "0, 3", 1), ("3", None, 3), ("MIG-5c8", "MIG-1f0,MIG-5c8", 1)],
 )
-def test_a_gpu_is_found_among_those_in_sight(
+def test_the_assigned_gpu_is_found_among_the_visible_ones(
     machine: Any, monkeypatch: pytest.MonkeyPatch, gpu: str, visible: str | None, index: int
 ) -> None:
-    """Ray shows the workers of a training their neighbours' GPUs as well, or all GPUs where it is not to set any."""
+    """Ray makes the GPUs of all workers of a training visible, or all GPUs where it sets no visible devices."""
     machine.booked, machine.part = [gpu], 0.25
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
@@ -49,11 +49,13 @@ def test_a_gpu_is_found_among_those_in_sight(
 def test_a_gpu_that_is_hidden_from_the_process_is_named(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.booked = ["3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(UserError, match=r": Ray gave GPU 3, which is not one of CUDA_VISIBLE_DEVICES=0,1; start Ray"):
+    with pytest.raises(
+        UserError, match=r": Ray assigned GPU 3, which is not one of CUDA_VISIBLE_DEVICES=0,1; start Ray"
+    ):
         device.reserved_device()
 
 
-def test_a_gpu_that_torch_cannot_use_is_told_with_the_machine(machine: Any) -> None:
+def test_a_gpu_that_torch_cannot_use_is_reported_with_its_machine(machine: Any) -> None:
     machine.booked, machine.cuda = ["3"], False
-    with pytest.raises(UserError, match=r": Ray gave GPU 3, but torch .* can use none there; install"):
+    with pytest.raises(UserError, match=r": Ray assigned GPU 3, but torch .* can use none there; install"):
         device.reserved_device()

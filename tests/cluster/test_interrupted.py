@@ -12,12 +12,12 @@ from gen_ray.errors import EndedError
 
 
 class Interrupted:
-    """A tracker whose workers stop at once when they are asked to."""
+    """A run logger whose workers stop at once on request."""
 
     run_id = "a"
 
     def __init__(self) -> None:
-        """Start without a stop."""
+        """Create a logger without a requested stop."""
         self.stopped = threading.Event()
 
     def has_started(self) -> bool:
@@ -30,13 +30,13 @@ class Interrupted:
         return {"message": "stopped at step 3 of 9"} if self.stopped.is_set() else {}
 
 
-def test_ray_train_has_returned_before_ray_may_be_shut_down() -> None:
-    """Shut down while a thread is inside Ray, the process crashed with SIGSEGV or started a second Ray."""
+def test_ray_train_returns_before_ray_is_shut_down() -> None:
+    """Regression: a shutdown while a thread used Ray crashed the process with SIGSEGV or started a second Ray."""
     track, returned = Interrupted(), threading.Event()
 
     def fit() -> dict[str, str]:
         track.stopped.wait()
-        time.sleep(0.5)  # a controller looks at its workers now and then
+        time.sleep(0.5)  # the controller polls its workers
         returned.set()
         return {}
 

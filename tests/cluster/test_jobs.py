@@ -1,4 +1,4 @@
-"""Jobs by their ids, without a cluster."""
+"""Job ids and cluster addresses, without a cluster."""
 
 from types import SimpleNamespace
 
@@ -9,7 +9,7 @@ from gen_ray.errors import RunError
 from tests.conftest import free_port
 
 
-def test_ids_of_a_clock_that_was_ahead_are_free_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_of_a_clock_that_was_ahead_are_not_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
     states = {
         "a-20261123T020000Z": "succeeded", "a-20261124T020000Z": "succeeded", "a-20261125T020000Z": "running",
         "a-b-20261124T020000Z": "failed", "other": "failed",

@@ -1,4 +1,4 @@
-"""A sweep's record as Ray Tune sees it, without Ray."""
+"""The searcher that records a sweep for Ray Tune, without Ray."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,9 +16,7 @@ from gen_ray.sweeps.study import FAILED, Study
 from tests.cluster.test_sweep import plan
 
 
-def test_settings_that_do_not_go_together_fail_their_own_trial_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_incompatible_settings_fail_only_their_own_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = {"family.latent_dim": {"choice": [2, 3, 4]}}
     found, real = plan(tmp_path, tmp_path, "together", space=space), SweepPlan.experiment
 

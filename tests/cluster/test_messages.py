@@ -1,4 +1,4 @@
-"""Only the message that a command itself causes is left out of Ray's messages on its terminal."""
+"""Ray's messages on the terminal: only the message caused by the command itself is left out."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from ray._private import worker
 from gen_ray.cluster.serving import messages
 
 
-def test_only_the_end_of_the_controller_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_message_about_the_end_of_the_controller_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     printed: list[str] = []
 
     def print_message(data: dict[str, Any], ignore_prefix: bool) -> None:

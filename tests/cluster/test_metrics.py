@@ -1,4 +1,4 @@
-"""Metrics of a replica for Prometheus, by the name of the key; without Ray's processes."""
+"""Prometheus metrics of a replica by key name, without processes of Ray."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from gen_ray.serving.service import ErrorReply, JobResult, ServingJob
 
 
 class Noted:
-    """A metric that keeps its values."""
+    """A metric that keeps its values for the test."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, dict[str, str]]] = []
@@ -33,7 +33,7 @@ def meters(monkeypatch: pytest.MonkeyPatch) -> Any:
     return made
 
 
-def test_the_queue_is_shown_by_key_and_a_key_without_requests_goes_back_to_zero(meters: Any) -> None:
+def test_the_queue_is_shown_by_key_and_returns_to_zero(meters: Any) -> None:
     ledger = AdmissionControl(LatencyProfile((1,), (1.0,)), backlog_limit=1e9)
     tickets = [RequestHandle(key="anna"), RequestHandle(key="anna"), RequestHandle(key="bert")]
     for ticket in tickets:
@@ -52,8 +52,8 @@ def test_answers_and_refusals_are_counted_by_key(meters: Any) -> None:
     answer = JobResult(
         arrays={}, version="1", sampler=None, steps=None, nfe=1, seed=0, queued_seconds=1.0, computed_seconds=2.0
     )
-    meters.told(answer, job)
-    meters.told(ErrorReply(status=429, code="busy", message="full"), job)
+    meters.record(answer, job)
+    meters.record(ErrorReply(status=429, code="busy", message="full"), job)
     assert meters._queued.seen == [(1.0, {"verb": "score", "key": "anna"})]
     assert meters._latency.seen == [(3.0, {"verb": "score", "key": "anna"})]
     assert meters._refused.seen == [(1.0, {"verb": "score", "key": "anna", "code": "busy"})]

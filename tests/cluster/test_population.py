@@ -1,4 +1,4 @@
-"""Population based training through Ray Tune: who is copied, what goes on with which settings, and what MLflow says."""
+"""Population based training through Ray Tune: copied trials, their settings, and the records in MLflow."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ KEYS: dict[str, Any] = {
     },
     "searcher": {"name": "random", "seed": 1},
     "trials": TRIALS,
-    "concurrency": 2,  # fewer than there are, so that some have to wait
+    "concurrency": 2,  # fewer than the trials, so that some wait
     "settings": {"training": {"epochs": EPOCHS, "checkpoint_every_seconds": 60}},
     "metric": "validation/loss_nats",
     "scheduler": {"name": "pbt", "interval_epochs": INTERVAL},
@@ -46,12 +46,12 @@ def newest(experiment: Experiment, run_id: str) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def four(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepPlan:
-    """Return a population of which one more is going to fail."""
+    """Return a plan of a population in which one additional trial fails."""
     return plan(tmp_path_factory.mktemp("four"), storage, "four", **{**KEYS, "trials": TRIALS + 1})
 
 
 def with_bad_luck() -> Callable[..., None]:
-    """Return trial, but for one that fails before its second turn; made inside, so that processes get it whole."""
+    """Return trial with one that fails before its second span; a local function, which Ray sends by value."""
 
     def unlucky(config: dict[str, Any], *, task: Any) -> None:
         from gen_ray.cluster.sweeps import trial as module
@@ -66,7 +66,7 @@ def with_bad_luck() -> Callable[..., None]:
 
 @pytest.fixture(scope="module")
 def copied(cluster: None, four: SweepPlan) -> Iterator[tuple[SweepOutcome, list[tuple[str, str]]]]:
-    """Return what came of a population, and who was copied by whom: with the very files."""
+    """Return the outcome of a population and the copies (run, donor), after checking the copied files."""
     seen: list[tuple[str, str]] = []
 
     def carry(experiment: Experiment, run_id: str, donor: str) -> None:
@@ -81,7 +81,7 @@ def copied(cluster: None, four: SweepPlan) -> Iterator[tuple[SweepOutcome, list[
         yield sweep(four), seen
 
 
-def test_the_worst_go_on_as_copies_with_settings_of_their_own(
+def test_the_worst_trials_continue_as_copies_with_new_settings(
     copied: tuple[SweepOutcome, list[tuple[str, str]]], four: SweepPlan
 ) -> None:
     outcome, seen = copied
@@ -91,7 +91,7 @@ def test_the_worst_go_on_as_copies_with_settings_of_their_own(
     for result in outcome.results[:TRIALS]:
         assert all(copy.epoch % INTERVAL == 0 and copy.epoch < EPOCHS for copy in result.copies)
         experiment = run_directory.load(run_directory.folder(four.first, trial_run(outcome.sweep_id, result.number)))
-        assert experiment.training == four.experiment(result.point).training, "the settings it ended with"
+        assert experiment.training == four.experiment(result.point).training, "the settings at its end"
         last = checkpoint_store.checkpoint_of(
             run_directory.folder(experiment, trial_run(outcome.sweep_id, result.number)), "last"
         )
@@ -101,7 +101,7 @@ def test_the_worst_go_on_as_copies_with_settings_of_their_own(
         assert result.metrics["train/steps"] == STEPS
 
 
-def test_mlflow_has_one_run_a_trial_with_the_truth(
+def test_mlflow_has_one_run_per_trial_with_its_actual_history(
     copied: tuple[SweepOutcome, list[tuple[str, str]]], four: SweepPlan
 ) -> None:
     outcome, _ = copied
@@ -121,7 +121,7 @@ def test_mlflow_has_one_run_a_trial_with_the_truth(
 
 @pytest.mark.chaos
 @pytest.mark.usefixtures("cluster")
-def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
+def test_a_population_resumes_with_the_settings_at_the_death_of_its_driver(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = plan(tmp_path, storage, "orphaned", **{**KEYS, "concurrency": 4})
@@ -160,7 +160,7 @@ def test_a_population_goes_on_with_the_settings_in_force_when_its_driver_died(
 
 @pytest.mark.chaos
 @pytest.mark.usefixtures("cluster")
-def test_trials_of_two_workers_wait_for_one_another_too(storage: Path, tmp_path: Path) -> None:
+def test_trials_with_two_workers_also_wait_for_one_another(storage: Path, tmp_path: Path) -> None:
     settings = {"scaling": {"num_workers": 2}, "training": {"epochs": 2}}
     wanted = plan(
         tmp_path, storage, "two-by-two",

@@ -1,4 +1,4 @@
-"""The limits of Serve's proxies, on a server of uvicorn as Serve starts it, without Ray."""
+"""Limits of the proxies of Ray Serve, on a uvicorn server started as Serve does, without Ray."""
 
 import asyncio
 import inspect
@@ -56,10 +56,10 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def talk(port: int, *parts: bytes) -> bytes:
-    """Send parts and return everything that is received until the end, or for two seconds."""
+    """Send parts and return all bytes received until the connection ends or two seconds pass."""
     with closing(socket.create_connection(("127.0.0.1", port), timeout=2)) as line:
         received = b""
-        with suppress(OSError):  # the server may answer and close before it has everything
+        with suppress(OSError):  # the server may answer and close before it has read everything
             for part in parts:
                 line.sendall(part)
         try:
@@ -116,7 +116,7 @@ def test_headers_below_the_limit_and_large_bodies_pass(port: int) -> None:
     assert talk(port, twice).count(b"HTTP/1.1 200") == 2
 
 
-def test_headers_that_do_not_come_are_not_waited_for(port: int) -> None:
+def test_the_wait_for_headers_is_limited(port: int) -> None:
     started = time.monotonic()
     assert talk(port, b"GET / HTTP/1.1\r\nHost: a\r\n") == b""
     assert time.monotonic() - started < 1.9
@@ -136,8 +136,8 @@ SLOW = b"POST /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
         ([request(b"A: " + b"a" * 40_000)], [b"200", b"431"]),
     ],
 )
-def test_what_follows_a_request_waits_for_its_answer(port: int, following: list[bytes], statuses: list[bytes]) -> None:
-    """The answer takes longer than a client may take for its headers."""
+def test_pipelined_requests_wait_for_the_first_answer(port: int, following: list[bytes], statuses: list[bytes]) -> None:
+    """The answer takes longer than the time limit for a client's headers."""
     with closing(socket.create_connection(("127.0.0.1", port), timeout=3)) as line:
         line.sendall(SLOW)
         for part in following:
@@ -163,7 +163,7 @@ def test_connections_have_a_limit(port: int) -> None:
     assert talk(port, request()).startswith(b"HTTP/1.1 200")
 
 
-def test_an_idle_connection_gives_place_to_a_new_one(port: int) -> None:
+def test_an_idle_connection_is_closed_for_a_new_one(port: int) -> None:
     held = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
     time.sleep(0.1)
     assert talk(port, request()).startswith(b"HTTP/1.1 200")
@@ -172,21 +172,21 @@ def test_an_idle_connection_gives_place_to_a_new_one(port: int) -> None:
 
 
 def answered_early(port: int) -> socket.socket:
-    """Return a connection whose request is answered, and whose body has not ended."""
+    """Return a connection whose request is answered although its body has not ended."""
     line = socket.create_connection(("127.0.0.1", port), timeout=3)
     line.sendall(b"POST /early HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
     assert line.recv(65536).startswith(b"HTTP/1.1 200")
     return line
 
 
-def test_a_body_without_end_is_not_read_after_its_answer(port: int) -> None:
+def test_an_endless_body_is_not_read_after_its_answer(port: int) -> None:
     sent = 0
     with closing(answered_early(port)) as line, suppress(ConnectionError):
         while sent < 60:
             line.sendall(b"1\r\n \r\n")
             sent += 1
             time.sleep(0.05)
-    assert sent < 40, "0.5 s of it"
+    assert sent < 40, "at most 0.5 s of the body"
 
 
 def test_the_rest_of_a_body_after_its_answer_leaves_the_connection_open_for_a_request(port: int) -> None:
@@ -197,7 +197,7 @@ def test_the_rest_of_a_body_after_its_answer_leaves_the_connection_open_for_a_re
         assert line.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_a_connection_is_closed_that_is_silent_after_the_rest_of_a_body(port: int) -> None:
+def test_a_connection_that_is_idle_after_the_rest_of_a_body_is_closed(port: int) -> None:
     with closing(answered_early(port)) as line:
         line.sendall(b"1\r\n \r\n0\r\n\r\n")
         line.settimeout(8)  # uvicorn keeps connections for 5 s
@@ -205,7 +205,7 @@ def test_a_connection_is_closed_that_is_silent_after_the_rest_of_a_body(port: in
             assert line.recv(1) == b""
 
 
-def test_an_answer_that_is_not_read_is_not_kept(port: int) -> None:
+def test_an_answer_that_the_client_does_not_read_is_dropped(port: int) -> None:
     with closing(socket.socket()) as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         line.settimeout(5)
@@ -239,6 +239,6 @@ def test_without_an_application_a_client_gets_503_and_retry_after(port: int) -> 
     assert other.startswith(b"HTTP/1.1 404 ") and b"not known here" in other
 
 
-def test_the_404_of_serve_is_the_one_that_is_recognised() -> None:
+def test_the_404_of_serve_is_recognised() -> None:
     source = inspect.getsource(HTTPProxy.not_found_response)
     assert "Path '{proxy_request.path}' not found. " in source and "Ping http://.../-/routes for available" in source

@@ -1,4 +1,4 @@
-"""On a cluster that is shared, whoever wants to begin something asks the queue."""
+"""The queue of a shared cluster, which grants resources to trainings and sweeps."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ WAIT_SECONDS = 8.0
 
 @pytest.fixture
 def shared(cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The session's Ray as if it were a cluster of many, with a queue of its own."""
+    """Treat the session's Ray as a shared cluster with its own queue."""
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     yield
     ray.kill(ray.get_actor(NAME, namespace=NAME))
@@ -37,7 +37,7 @@ def shared(cluster: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def someone(tmp_path: Path) -> Any:
-    """Return the tracker of another driver."""
+    """Return the logger actor of another driver."""
     return logger_actor.start(None, tmp_path)
 
 
@@ -49,12 +49,12 @@ def becomes(true: Callable[[], bool], seconds: float = 20) -> bool:
 
 
 def granted(place: QueueSlot, running: int = 0) -> bool:
-    place.tell(running)  # or it would ask every half second only
+    place.tell(running)  # otherwise it would ask only every half second
     return place.granted(running)
 
 
 @pytest.mark.usefixtures("shared")
-def test_what_a_dead_driver_had_is_free_again(someone: Any, tmp_path: Path) -> None:
+def test_the_resources_of_a_dead_driver_are_released(someone: Any, tmp_path: Path) -> None:
     mine = logger_actor.start(None, tmp_path)
     with turn("theirs", 1, {"CPU": 4.0}, someone) as theirs, turn("mine", 2, {"CPU": 4.0}, mine) as place:
         assert granted(theirs) and not granted(place)
@@ -81,7 +81,7 @@ ray.get(placement_group([{"CPU": 1}, {"CPU": 1}], name="group", lifetime="detach
 
 
 @pytest.mark.usefixtures("shared")
-def test_what_other_applications_have_reserved_is_not_given_away(someone: Any) -> None:
+def test_resources_reserved_by_other_applications_are_not_granted(someone: Any) -> None:
     with turn("large", 1, {"CPU": 2.0}, someone) as large, turn("small", 1, {"CPU": 1.0}, someone) as small:
         place = [os.environ["RAY_ADDRESS"], ray.get_runtime_context().namespace]
         subprocess.run([sys.executable, "-c", OTHERS, *place], check=True, timeout=60)
@@ -94,7 +94,7 @@ def test_what_other_applications_have_reserved_is_not_given_away(someone: Any) -
         assert becomes(lambda: "CPU" not in reserved())
 
 
-def test_an_actor_counts_with_its_group_and_a_group_that_waits_not_at_all() -> None:
+def test_an_actor_counts_with_its_group_and_a_waiting_group_does_not_count() -> None:
     mine, theirs = b"\1\0\0\0", b"\2\0\0\0"
     actors = [
         ActorTableData(job_id=theirs, required_resources={"CPU": 1.0, "GPU": 0.5}),
@@ -112,7 +112,7 @@ def test_an_actor_counts_with_its_group_and_a_group_that_waits_not_at_all() -> N
 
 
 @pytest.mark.usefixtures("shared")
-def test_a_queue_that_is_lost_comes_back_and_learns_who_is_there(someone: Any) -> None:
+def test_a_lost_queue_restarts_and_learns_its_members(someone: Any) -> None:
     with turn("a", 1, {"CPU": 2.0}, someone, most=9) as place:
         assert isinstance(place, Shared)
         assert granted(place) and granted(place, 1)
@@ -123,7 +123,7 @@ def test_a_queue_that_is_lost_comes_back_and_learns_who_is_there(someone: Any) -
 
 
 @pytest.mark.usefixtures("shared")
-def test_a_sweep_takes_what_others_leave(someone: Any, storage: Path, tmp_path: Path) -> None:
+def test_a_sweep_uses_the_resources_that_others_leave(someone: Any, storage: Path, tmp_path: Path) -> None:
     space = {"family.latent_dim": {"choice": [2, 3, 4]}}
     found, most = plan(tmp_path, storage, "what-is-left", space=space), list[float]()
     with turn("other", 1, {"CPU": 3.0}, someone) as other:
@@ -134,7 +134,7 @@ def test_a_sweep_takes_what_others_leave(someone: Any, storage: Path, tmp_path: 
 
 
 @pytest.mark.usefixtures("shared")
-def test_a_training_waits_its_turn(someone: Any, storage: Path, tmp_path: Path) -> None:
+def test_a_training_waits_until_its_resources_are_granted(someone: Any, storage: Path, tmp_path: Path) -> None:
     experiment = plan(tmp_path, storage, "its-turn", space={"family.latent_dim": {"choice": [2]}}).first
     with turn("other", 1, {"CPU": 4.0}, someone) as other:
         assert granted(other)
@@ -143,10 +143,10 @@ def test_a_training_waits_its_turn(someone: Any, storage: Path, tmp_path: Path) 
         freed.start()
         told = list[float]()
         train(experiment, watch=lambda done, *_: told.append(time.monotonic() - began) if done else None)
-    assert min(told) > WAIT_SECONDS, "no step before there was room"
+    assert min(told) > WAIT_SECONDS, "no step before the resources were free"
 
 
-def test_a_ray_of_ones_own_has_no_queue() -> None:
+def test_a_local_ray_has_no_queue() -> None:
     with pytest.raises(UserError, match="RAY_ADDRESS: is not set"):
         members()
     with turn("a", 1, {"CPU": 1e9}, None) as place:

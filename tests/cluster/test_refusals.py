@@ -1,4 +1,4 @@
-"""An environment that Ray refuses, or in which it would wait endlessly, is found before Ray starts."""
+"""Checks before Ray starts: an environment that Ray refuses, or in which it would wait endlessly, is named."""
 
 import os
 import socket
@@ -78,7 +78,7 @@ def test_memory_that_is_full_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
         (Exception("The current node timed out"), RunError, "timed out"),
     ],
 )
-def test_what_ray_raises_is_told_in_a_line(error: BaseException, kind: type[Exception], line: str) -> None:
+def test_an_error_of_ray_is_reported_in_one_line(error: BaseException, kind: type[Exception], line: str) -> None:
     with pytest.raises(kind, match=line) as told, preflight.translated(None):
         raise error
     assert "\n" not in str(told.value)
@@ -95,7 +95,7 @@ def test_a_refused_training_leaves_no_folder(tmp_path: Path, monkeypatch: pytest
     assert not os.path.exists(tmp_path / "runs")
 
 
-def test_the_bench_of_streams_is_refused_before_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_streaming_benchmark_is_refused_before_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_memory_usage_threshold", "95")
     monkeypatch.setattr("gen_ray.bench.cluster.streaming._write", lambda *_: pytest.fail("was called"))
     monkeypatch.setattr("ray.is_initialized", lambda: False)

@@ -1,4 +1,4 @@
-"""A refused command leaves the storage as it was: no folder of a run or sweep, and no empty folder."""
+"""A refused command leaves the storage unchanged: no folder of a run or sweep, and no empty folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_training_or_sweep_that_is_refused_leaves_only_its_data(
     assert not [path for folder in kept for path in folder.iterdir()]
 
 
-def test_data_that_cannot_be_prepared_leave_no_folder(tmp_path: Path) -> None:
+def test_data_that_cannot_be_prepared_leave_no_folders(tmp_path: Path) -> None:
     (tmp_path / "short.txt").write_text("abc")
     with pytest.raises(UserError, match="too few for one example"):
         prepare(f"text:{tmp_path}/short.txt", out=tmp_path / "runs" / "data")

@@ -1,4 +1,4 @@
-"""Models behind Ray Serve, by HTTP: what comes back, what is told on the way, who leaves, and how many replicas."""
+"""Models on Ray Serve through HTTP: answers, previews, disconnects, logs, and the number of replicas."""
 
 import asyncio
 import json
@@ -57,7 +57,7 @@ def url(cluster: None, root: Path) -> Iterator[str]:
         yield address
 
 
-def test_samples_by_http_are_those_of_the_engine(url: str, root: Path) -> None:
+def test_samples_by_http_equal_those_of_the_engine(url: str, root: Path) -> None:
     client = Client(url, KEY)
     assert {card["id"]: card["family"] for card in client.models()} == {"ddpm": "ddpm", "vae": "vae"}
     found = client.sample("ddpm", n=3, seed=5, sampler="heun", steps=4)
@@ -67,12 +67,12 @@ def test_samples_by_http_are_those_of_the_engine(url: str, root: Path) -> None:
     assert client.score("vae", x=alone).arrays["bits_per_dim"].shape == (3,)
 
 
-def test_a_stream_shows_the_way(url: str) -> None:
+def test_a_stream_has_previews(url: str) -> None:
     events = list(Client(url, KEY).stream("ddpm", n=2, seed=1, sampler="ancestral", previews=4))
     assert len(events) >= 3
 
 
-def test_without_a_key_the_door_is_closed(url: str) -> None:
+def test_requests_without_a_key_are_refused(url: str) -> None:
     with pytest.raises(ApiError) as refused:
         Client(url).models()
     assert refused.value.status == 401
@@ -83,7 +83,7 @@ def counters(name: str) -> dict[str, float]:
     return found
 
 
-def test_who_hangs_up_is_given_up_in_the_replica(url: str) -> None:
+def test_a_disconnect_cancels_the_job_in_the_replica(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     body = json.dumps({"n": 200, "sampler": "ancestral", "steps": 20}).encode()
     for extra in ("", "x-request-disconnect-disabled: ?0\r\n"):
@@ -103,7 +103,7 @@ def until(true: Callable[[], Any], seconds: float = 20) -> None:
         time.sleep(0.05)
 
 
-def test_requests_are_written_down_with_the_name_of_the_key(url: str, root: Path) -> None:
+def test_requests_are_logged_with_the_name_of_the_key(url: str, root: Path) -> None:
     Client(url, KEY).sample("ddpm", n=1, seed=3)
     [file] = (root / "serving").glob("access-*.jsonl")
     lines = [json.loads(line) for line in file.read_text().splitlines()]
@@ -112,7 +112,7 @@ def test_requests_are_written_down_with_the_name_of_the_key(url: str, root: Path
 
 
 def test_the_error_log_has_the_versions_that_replicas_serve(url: str, root: Path) -> None:
-    """They are other processes than the ingress, which writes the requests."""
+    """Replicas are other processes than the ingress, which logs the requests."""
     [file] = (root / "serving").glob("errors-*.log")
     for family in ("ddpm", "vae"):
         assert f"INFO {family}: version toy-{family}" in file.read_text()
@@ -127,7 +127,7 @@ for line in range(200):
 """
 
 
-def test_processes_share_a_log_file_that_is_rotated(tmp_path: Path) -> None:
+def test_processes_share_a_rotated_log_file(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path / "a.log")]
     writers = [subprocess.Popen([*command, str(number)]) for number in range(3)]
     assert [writer.wait() for writer in writers] == [0, 0, 0]
@@ -164,7 +164,7 @@ def test_the_slope_of_memory_is_that_of_the_second_half() -> None:
     assert figures["memory_mib_per_minute"]["replica"] == pytest.approx(10.0)
 
 
-def test_replicas_follow_the_seconds_that_wait() -> None:
+def test_the_number_of_replicas_follows_the_backlog_in_seconds() -> None:
     assert [replicas_for(waiting, 2.0, 1, 4) for waiting in (0, 1, 3, 7, 99)] == [1, 1, 2, 4, 4]
 
     class Context:
@@ -173,7 +173,7 @@ def test_replicas_follow_the_seconds_that_wait() -> None:
         aggregated_metrics: dict[str, dict[str, float]] | None = None
 
     context: Any = Context()
-    assert by_backlog(context)[0] == 2  # nobody has reported yet: leave it as it is
+    assert by_backlog(context)[0] == 2  # without reports the number stays the same
     context.aggregated_metrics = {
         "backlog_seconds": {"a": 1.0, "b": 4.5},
         "target_backlog_seconds": {"a": 2.0, "b": 2.0},
@@ -181,8 +181,8 @@ def test_replicas_follow_the_seconds_that_wait() -> None:
     assert by_backlog(context)[0] == 3
 
 
-def test_torch_is_not_on_the_event_loop(url: str) -> None:
-    """While a large job computes, cards are answered."""
+def test_torch_does_not_block_the_event_loop(url: str) -> None:
+    """Requests for cards are answered during a large job."""
     client = Client(url, KEY)
     torch.manual_seed(0)
     began = time.monotonic()
@@ -225,8 +225,8 @@ def test_two_commands_do_not_start_on_one_cluster_at_once(url: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "::1", "localhost"])
-def test_a_port_is_of_one_server(host: str) -> None:
-    """Also between the check and the proxy's start; the proxy itself, which binds with SO_REUSEPORT, still gets it."""
+def test_a_port_belongs_to_one_server(host: str) -> None:
+    """Also between the check and the start of the proxy; the proxy, which uses SO_REUSEPORT, can still bind it."""
     port = free_port()
     with ports.held(host, port):
         with pytest.raises(UserError, match=f"--port {port}: another server listens"), ports.held(host, port):
@@ -247,12 +247,12 @@ def test_a_port_is_of_one_server(host: str) -> None:
     [
         (["--port", "PORT"], r"--port \d+: another server listens at http://127\.0\.0\.1:\d+"),
         (["--host", "192.0.2.77"], "GEN_RAY_API_KEYS"),
-        (["--detach"], "--detach: RAY_ADDRESS names no cluster"),
-        (["--stop"], "--stop: RAY_ADDRESS names no cluster"),
+        (["--detach"], "--detach: needs a cluster on which"),
+        (["--stop"], "--stop: needs the cluster on which"),
     ],
     ids=lambda it: it[0] if isinstance(it, list) else "",
 )
-def test_what_cannot_be_served_is_refused_before_ray_starts(
+def test_models_that_cannot_be_served_are_refused_before_ray_starts(
     root: Path, gen_ray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, words: list[str], refusal: str
 ) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
@@ -273,7 +273,7 @@ def test_an_address_of_another_machine_is_refused(root: Path, gen_ray: Callable[
     ("listening", "keys", "required", "refusal"),
     [
         ("127.0.0.1", None, False, ""),
-        ("127.0.0.1", None, True, "require_keys: the application is without keys"),
+        ("127.0.0.1", None, True, "require_keys: the application has no API keys"),
         ("127.0.0.1", "", False, "GEN_RAY_API_KEYS: is set but empty"),
         ("127.0.0.1", "  ", True, "GEN_RAY_API_KEYS: is set but empty"),
         ("0.0.0.0", None, False, "Ray Serve listens on 0.0.0.0"),
@@ -293,8 +293,8 @@ def test_an_application_without_keys_is_for_loopback_only(
         assert bool(api_settings(app, listening).keys) == bool(keys)
 
 
-def test_the_printed_yaml_says_where_to_listen(root: Path, gen_ray: Callable[..., Said]) -> None:
-    """Ray Serve itself would listen on all interfaces."""
+def test_the_printed_yaml_has_the_host_to_listen_on(root: Path, gen_ray: Callable[..., Said]) -> None:
+    """By default Ray Serve listens on all interfaces."""
     printed = yaml.safe_load(gen_ray("serve", "toy-vae", "--storage", root, "--config").out)
     assert printed["http_options"] == {"host": "127.0.0.1", "port": 8000}
 
@@ -310,8 +310,8 @@ def test_the_shipped_files_are_understood_by_ray_serve_and_by_the_application(fi
         assert app.models and build(app)
 
 
-def test_a_command_ends_only_what_it_has_deployed(url: str, root: Path) -> None:
-    """The last test of this file: it replaces what the others use."""
+def test_a_command_removes_only_its_own_deployment(url: str, root: Path) -> None:
+    """The last test of this file, because it replaces the application that the others use."""
     port = int(url.rpartition(":")[2])
     other = ServingApplication(models={"other": ServedModel(model="toy-vae", cpus=0.5)}, root=root)
     with server.served(other, "127.0.0.1", port, replace=True):

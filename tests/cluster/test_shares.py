@@ -1,4 +1,4 @@
-"""A shared cluster is divided by priority, nobody starves, and nothing begins without room."""
+"""Fair shares of a cluster: divided by priority, without starvation, and never more than the resources."""
 
 import itertools
 from collections import Counter
@@ -14,7 +14,7 @@ from pipelines import queue as command
 
 
 class Cluster:
-    """Shares, with members whose trials end when they are told to, and a clock."""
+    """Fair shares with a clock and with members whose trials end when the test ends them."""
 
     def __init__(self, **room: float) -> None:
         self.now, self.room, self.shares = 0.0, room, Shares(lambda: self.now)
@@ -29,7 +29,7 @@ class Cluster:
         return granted
 
     def round(self) -> None:
-        """Let all ask until nobody gets any more."""
+        """Let all members ask until no request is granted."""
         self.now += 0.5
         while sum(self.ask(name) for name in self.wishes):
             pass
@@ -46,7 +46,7 @@ def test_priorities_divide_a_busy_cluster() -> None:
     cluster = Cluster(CPU=12)
     cluster.member("a", CPU=1)
     cluster.round()
-    assert cluster.running["a"] == 12, "alone it has all"
+    assert cluster.running["a"] == 12, "the only member has everything"
     cluster.member("b", CPU=1)
     cluster.member("c", priority=2, CPU=1)
     for _ in range(40):
@@ -58,7 +58,7 @@ def test_priorities_divide_a_busy_cluster() -> None:
     assert cluster.running == {"a": 3, "b": 3, "c": 6}
 
 
-def test_one_that_needs_much_is_not_overtaken_for_ever() -> None:
+def test_a_member_with_large_needs_is_not_overtaken_forever() -> None:
     cluster = Cluster(CPU=4)
     cluster.member("small", CPU=1)
     cluster.round()
@@ -71,7 +71,7 @@ def test_one_that_needs_much_is_not_overtaken_for_ever() -> None:
     assert cluster.running == {"small": 0, "large": 1}
 
 
-def test_a_single_place_is_given_in_turn_by_priority() -> None:
+def test_a_single_place_alternates_by_priority() -> None:
     cluster, had = Cluster(CPU=1), Counter[str]()
     cluster.member("a", CPU=1)
     cluster.member("b", priority=3, CPU=1)
@@ -81,10 +81,10 @@ def test_a_single_place_is_given_in_turn_by_priority() -> None:
         had[name] += 1
         cluster.end(name)
         cluster.now += 0.1
-    assert had == {"a": 11, "b": 29}, "a asked before b was there"
+    assert had == {"a": 11, "b": 29}, "a asked before b joined"
 
 
-def test_one_too_large_for_the_cluster_keeps_nobody_waiting() -> None:
+def test_a_member_too_large_for_the_cluster_blocks_no_other() -> None:
     cluster = Cluster(CPU=4)
     cluster.member("huge", CPU=5)
     cluster.member("small", CPU=1)
@@ -92,7 +92,7 @@ def test_one_too_large_for_the_cluster_keeps_nobody_waiting() -> None:
     assert cluster.running == {"huge": 0, "small": 4}
 
 
-def test_one_that_does_not_ask_any_more_keeps_nobody_waiting() -> None:
+def test_a_member_that_stopped_asking_blocks_no_other() -> None:
     cluster = Cluster(CPU=2)
     for name in ("a", "b"):
         cluster.member(name, CPU=2)
@@ -103,7 +103,7 @@ def test_one_that_does_not_ask_any_more_keeps_nobody_waiting() -> None:
     assert cluster.ask("a")
 
 
-def test_one_that_has_all_it_would_have_keeps_nobody_waiting() -> None:
+def test_a_satisfied_member_blocks_no_other() -> None:
     cluster = Cluster(CPU=4)
     cluster.member("modest", CPU=1)
     cluster.wishes["modest"]["most"] = 1
@@ -114,7 +114,7 @@ def test_one_that_has_all_it_would_have_keeps_nobody_waiting() -> None:
     assert cluster.running["other"] == 3
 
 
-def test_what_is_left_counts_no_more_and_there_is_an_end_to_a_queue() -> None:
+def test_members_that_left_do_not_count_and_the_queue_is_limited() -> None:
     cluster = Cluster(CPU=2)
     for number in range(MEMBERS):
         cluster.member(str(number), CPU=1)
@@ -130,7 +130,7 @@ def test_what_is_left_counts_no_more_and_there_is_an_end_to_a_queue() -> None:
     st.lists(st.tuples(st.integers(1, 4), st.integers(0, 2), st.sampled_from([0.5, 1.0, 3.0])), min_size=1, max_size=5),
     st.randoms(use_true_random=False),
 )
-def test_never_more_than_there_is_and_everybody_gets_something(
+def test_grants_never_exceed_the_resources_and_every_member_gets_some(
     demands: list[tuple[int, int, float]], chance: Any
 ) -> None:
     cluster, had = Cluster(CPU=4, GPU=2), set[str]()
@@ -145,7 +145,7 @@ def test_never_more_than_there_is_and_everybody_gets_something(
     assert had == set(cluster.wishes)
 
 
-def test_a_lost_queue_learns_from_what_it_is_asked() -> None:
+def test_a_lost_queue_learns_from_the_requests() -> None:
     cluster = Cluster(CPU=3)
     cluster.member("a", CPU=1)
     cluster.round()
@@ -154,7 +154,7 @@ def test_a_lost_queue_learns_from_what_it_is_asked() -> None:
 
 
 @pytest.mark.parametrize("priorities", list(itertools.permutations([1, 2, 4])))
-def test_who_has_nothing_comes_first_the_higher_priority_before_the_lower(priorities: tuple[int, ...]) -> None:
+def test_members_without_trials_come_first_by_priority(priorities: tuple[int, ...]) -> None:
     cluster = Cluster(CPU=1)
     cluster.member("busy", CPU=1)
     assert cluster.ask("busy")
@@ -165,7 +165,7 @@ def test_who_has_nothing_comes_first_the_higher_priority_before_the_lower(priori
     assert [name for name in ("busy", "1", "2", "4") if cluster.ask(name)] == ["4"]
 
 
-def test_a_member_that_waits_says_for_what() -> None:
+def test_a_waiting_member_states_the_reason() -> None:
     cluster = Cluster(CPU=8, GPU=1)
     cluster.member("first", CPU=6)
     cluster.member("second", CPU=4, GPU=1)
@@ -182,7 +182,7 @@ def test_a_member_that_waits_says_for_what() -> None:
     assert waits_for("first") == waits_for("second") == ""
 
 
-def test_the_command_shows_what_a_member_waits_for(
+def test_the_command_shows_why_a_member_waits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     waiting = Wish(name="digits-1", priority=1, needs={"CPU": 4}, running=0)

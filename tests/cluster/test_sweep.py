@@ -1,4 +1,4 @@
-"""A sweep through Ray Tune, and what MLflow says of it."""
+"""A sweep through Ray Tune and its records in MLflow."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ UNLUCKY = 5
 
 
 def with_bad_luck() -> Callable[..., None]:
-    """Return trial, but for the bad luck; made inside, so that processes get it whole."""
+    """Return trial with injected failures; a local function, which Ray sends by value."""
 
     def unlucky(config: dict[str, Any], *, task: Any) -> None:
         from gen_ray.cluster.sweeps import trial as module
@@ -54,7 +54,7 @@ def plan(folder: Path, storage: Path, experiment: str, **keys: Any) -> SweepPlan
 
 
 def story(found: SweepPlan) -> tuple[RunRow, list[RunRow]]:
-    """Return the parent's row and the trials', by number."""
+    """Return the MLflow rows of the parent and of the trials in order of number."""
     all_rows = rows(store_of(found.experiment(next(iter(found.corners())))))
     [parent] = [row for row in all_rows if row.tags.get("gen_ray.kind") == "sweep"]
     return parent, sorted((row for row in all_rows if row is not parent), key=lambda row: row.run_id)
@@ -62,7 +62,7 @@ def story(found: SweepPlan) -> tuple[RunRow, list[RunRow]]:
 
 @pytest.fixture(scope="module")
 def three(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepPlan:
-    """Return a sweep of which one trial must fail."""
+    """Return the plan of a sweep in which one trial fails."""
     space = {"family.latent_dim": {"choice": [2, UNLUCKY, 3]}}
     return plan(
         tmp_path_factory.mktemp("three"), storage, "three-dims", space=space, settings={"training": {"epochs": 2}}
@@ -71,14 +71,14 @@ def three(storage: Path, tmp_path_factory: pytest.TempPathFactory) -> SweepPlan:
 
 @pytest.fixture(scope="module")
 def outcome(cluster: None, three: SweepPlan) -> SweepOutcome:
-    """Return what came of it."""
+    """Return the outcome of the sweep."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gen_ray.cluster.sweeps.sweep.trial", with_bad_luck())
         return sweep(three)
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_trial_that_fails_is_told_and_ends_nothing_else(outcome: SweepOutcome, three: SweepPlan) -> None:
+def test_a_failed_trial_is_reported_and_stops_no_other(outcome: SweepOutcome, three: SweepPlan) -> None:
     assert [result.state for result in outcome.results] == ["finished", "failed", "finished"]
     assert outcome.results[1].error == "ZeroDivisionError: bad luck"
     assert outcome.best in {f"{outcome.sweep_id}.{number:03d}" for number in (0, 2)}
@@ -87,9 +87,7 @@ def test_a_trial_that_fails_is_told_and_ends_nothing_else(outcome: SweepOutcome,
 
 
 @pytest.mark.usefixtures("cluster")
-def test_mlflow_shows_one_parent_and_a_child_for_each_trial_with_the_truth(
-    outcome: SweepOutcome, three: SweepPlan
-) -> None:
+def test_mlflow_has_one_parent_and_an_accurate_child_for_each_trial(outcome: SweepOutcome, three: SweepPlan) -> None:
     parent, trials = story(three)
     assert parent.status == "FINISHED" and parent.tags["best_run"] == outcome.best
     assert parent.params["space.family.latent_dim"] == "{choice: [2, 5, 3]}"
@@ -121,16 +119,14 @@ def test_the_parent_holds_table_record_and_pictures(outcome: SweepOutcome, three
 
 
 @pytest.mark.usefixtures("cluster")
-def test_one_process_trains_trials_one_after_another_as_it_would_train_each_alone(
-    outcome: SweepOutcome, three: SweepPlan
-) -> None:
+def test_trials_in_one_process_equal_separate_trainings(outcome: SweepOutcome, three: SweepPlan) -> None:
     experiment = three.experiment({"family.latent_dim": 3})
     alone, _ = in_this_process(experiment, prepare_data(experiment))
     assert same(alone, weights(run_directory.folder(experiment, f"{outcome.sweep_id}.002") / "artifact"))
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_sweep_cut_off_goes_on_and_repeats_nothing(storage: Path, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_resumes_and_repeats_nothing(storage: Path, tmp_path: Path) -> None:
     keys = {
         "space": {"training.seed": {"choice": [1, 2, 3]}},
         "settings": {"training": {"epochs": 1}},
@@ -142,7 +138,7 @@ def test_a_sweep_cut_off_goes_on_and_repeats_nothing(storage: Path, tmp_path: Pa
 
     def cut(done: int, *_: Any) -> None:
         if done == 1:
-            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, which Ray Tune answers itself
+            os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, which Ray Tune handles
 
     with pytest.raises(EndedError, match="--resume") as ended:
         sweep(wanted, watch=cut)
@@ -154,7 +150,7 @@ def test_a_sweep_cut_off_goes_on_and_repeats_nothing(storage: Path, tmp_path: Pa
     written = first.stat().st_mtime_ns
 
     other = plan(tmp_path, storage, "cut-off", **{**keys, "trials": 2})
-    with pytest.raises(UserError, match=r"is not what is asked for now \(sweep\.trials\)"):
+    with pytest.raises(UserError, match=r"differs from the given sweep \(sweep\.trials\)"):
         sweep(other, resume=True)
     done = sweep(plan(tmp_path, storage, "cut-off", **keys), resume=True)
     assert [result.state for result in done.results] == ["finished"] * 3 and first.stat().st_mtime_ns == written
@@ -164,7 +160,7 @@ def test_a_sweep_cut_off_goes_on_and_repeats_nothing(storage: Path, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("cluster")
-def test_what_is_hopeless_is_stopped_early_and_says_so(storage: Path, tmp_path: Path) -> None:
+def test_a_hopeless_trial_is_pruned_and_marked(storage: Path, tmp_path: Path) -> None:
     rates = [1e-2, 1e-7, 1e-8]
     wanted = plan(
         tmp_path, storage, "hopeless", space={"training.learning_rate": {"choice": rates}}, concurrency=1,
@@ -179,7 +175,7 @@ def test_what_is_hopeless_is_stopped_early_and_says_so(storage: Path, tmp_path: 
 
 
 @pytest.mark.usefixtures("cluster")
-def test_a_trial_of_two_workers_is_trained_on_ray_train(storage: Path, tmp_path: Path) -> None:
+def test_a_trial_with_two_workers_uses_ray_train(storage: Path, tmp_path: Path) -> None:
     settings = {"scaling": {"num_workers": 2}, "training": {"epochs": 1}}
     wanted = plan(tmp_path, storage, "two-each", space={"family.latent_dim": {"choice": [3]}}, settings=settings)
     done = sweep(wanted)

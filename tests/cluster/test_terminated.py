@@ -1,4 +1,4 @@
-"""A sweep that a daemon or ``ray job stop`` ends."""
+"""A sweep that is stopped by the daemon or by ``ray job stop``."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from tests.cluster.test_sweep import plan, story
 
 
 @pytest.mark.usefixtures("cluster")
-def test_sigterm_ends_a_sweep_as_unfinished_and_not_as_an_error_of_ray(storage: Path, tmp_path: Path) -> None:
+def test_after_sigterm_a_sweep_is_unfinished_and_not_an_error_of_ray(storage: Path, tmp_path: Path) -> None:
     space = {"training.seed": {"choice": [1, 2, 3]}}
     wanted = plan(tmp_path, storage, "terminated", space=space, settings={"training": {"epochs": 1}}, concurrency=1)
 

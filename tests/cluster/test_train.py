@@ -1,4 +1,4 @@
-"""The street from end to end, and the law that Ray adds placement, not behaviour."""
+"""Training from data to MLflow on Ray: the weights equal those of a training without Ray."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def tracked(experiment: Experiment, outcome: TrainOutcome) -> RunRow:
     return row
 
 
-def test_the_artifact_loads_and_its_weights_are_those_of_the_last_checkpoint(
+def test_the_artifact_loads_with_the_weights_of_the_last_checkpoint(
     experiment: Experiment, outcome: TrainOutcome
 ) -> None:
     model = artifact.load(outcome.artifact)
@@ -76,7 +76,7 @@ def test_the_run_folder_holds_the_config_two_checkpoints_and_the_artifact(
         manifest.verify(folder)
 
 
-def test_mlflow_holds_every_setting_the_figures_and_where_they_come_from(
+def test_mlflow_has_every_setting_the_metrics_and_their_provenance(
     experiment: Experiment, outcome: TrainOutcome, tracked: RunRow
 ) -> None:
     assert (tracked.status, tracked.name) == ("FINISHED", "tiny")
@@ -97,7 +97,7 @@ def test_mlflow_holds_every_setting_the_figures_and_where_they_come_from(
     assert manifest.digest(extractors / "weights.safetensors").startswith(how["extractor"].removeprefix("classifier-"))
 
 
-def test_mlflow_holds_pictures_of_learning_and_the_model(experiment: Experiment, outcome: TrainOutcome) -> None:
+def test_mlflow_has_pictures_of_progress_and_the_model(experiment: Experiment, outcome: TrainOutcome) -> None:
     client = connect(store_of(experiment))
     [run] = client.search_runs(
         [experiment_id(store_of(experiment), client)], f"tags.`gen_ray.run_id` = '{outcome.run_id}'"
@@ -110,7 +110,7 @@ def test_mlflow_holds_pictures_of_learning_and_the_model(experiment: Experiment,
     assert steps == [5, 10, 15, 20, 22]
 
 
-def test_a_portrait_is_drawn_of_the_artifact_and_chosen_test_images(
+def test_the_summary_figure_shows_the_artifact_and_chosen_test_images(
     experiment: Experiment, outcome: TrainOutcome
 ) -> None:
     prepared = prepare_data(experiment)
@@ -119,20 +119,18 @@ def test_a_portrait_is_drawn_of_the_artifact_and_chosen_test_images(
     assert (picture[-len(shown) :, : shown.shape[1]] == shown).all()
 
 
-def test_progress_was_told_while_it_went_on(outcome: TrainOutcome, watched: list[tuple[int, int]]) -> None:
+def test_progress_is_reported_during_training(outcome: TrainOutcome, watched: list[tuple[int, int]]) -> None:
     done = [step for step, _ in watched]
     assert done == sorted(done) and done[-1] == 22 and {total for step, total in watched if step} == {22}
 
 
-def test_one_worker_learns_what_a_plain_process_learns_to_the_bit(
-    experiment: Experiment, outcome: TrainOutcome
-) -> None:
+def test_one_worker_equals_a_plain_process_to_the_bit(experiment: Experiment, outcome: TrainOutcome) -> None:
     local, _ = in_this_process(experiment, prepare_data(experiment))
     assert same(local, weights(outcome.artifact))
 
 
 @pytest.mark.parametrize("family", ["ddpm"])
-def test_two_workers_equal_one_on_the_joined_batch(storage: Path, family: str) -> None:
+def test_two_workers_equal_one_with_the_joined_batch(storage: Path, family: str) -> None:
     net = {"name": "mlp", "width": 16, "depth": 1}
     sections = {"family": {"name": family, "steps": 20, "net": net}, "data": {"batch_size": 64}}
     two = tiny(storage, **sections, scaling={"num_workers": 2})
@@ -155,7 +153,7 @@ def _untrained(experiment: Experiment, prepared: Any) -> Mapping[str, torch.Tens
 
 
 def _killed_once(task: Mapping[str, Any]) -> Any:
-    """Train, but die without a word at the seventh step of the first attempt."""
+    """Train, but exit without a message at the seventh step of the first attempt."""
     from gen_ray.cluster.training.worker import train_worker
     from gen_ray.engine.training.step import TrainState
 
@@ -175,18 +173,18 @@ def _killed_once(task: Mapping[str, Any]) -> Any:
 
 
 @pytest.mark.chaos
-def test_a_killed_worker_on_streamed_data_comes_back_to_the_same_weights(storage: Path, tmp_path: Path) -> None:
-    """On a machine all of whose CPUs are the worker's: reading for it must not wait for it to end."""
+def test_a_killed_worker_on_streamed_data_restarts_to_the_same_weights(storage: Path, tmp_path: Path) -> None:
+    """The worker has all CPUs of the machine: reading its data must not wait for free ones."""
     once = tiny(storage, data={"cache": "stream"}, scaling={"max_failures": 1, "cpus_per_worker": 4})
     prepared = sharded(storage)
-    assert len(prepared.shards("train")) > 8  # more than one window
+    assert len(prepared.shards("train")) > 8  # more than one window of shards
     resumed, logged = through_ray(once, prepared, "killed-once", _by_value(_killed_once), flag=str(tmp_path / "died"))
     undisturbed, session = in_this_process(once, prepared, streamed=True)
     assert (tmp_path / "died").exists() and same(resumed, undisturbed)
     assert logged[-1][0] == session.history[-1][0] == 1462 // 128
 
 
-def test_a_run_that_broke_off_is_resumed_to_the_same_weights_under_the_same_settings_only(
+def test_an_interrupted_run_resumes_to_the_same_weights_with_the_same_settings_only(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tiny(storage, tracking={"experiment": "resumed"}).model_copy(update={"name": "broken"})
@@ -230,7 +228,7 @@ def _broken(task: Mapping[str, Any]) -> Any:
 
 
 def _by_value(loop: Any) -> Any:
-    """Let Ray send a function of this module as it is: workers cannot import tests."""
+    """Let Ray send a function of this module by value, because workers cannot import tests."""
     import sys
 
     from ray import cloudpickle
@@ -239,7 +237,7 @@ def _by_value(loop: Any) -> Any:
     return loop
 
 
-def test_spoken_finds_the_word_meant_for_the_user_however_deep_ray_has_wrapped_it() -> None:
+def test_the_message_for_the_user_is_found_in_nested_errors_of_ray() -> None:
     import ray
 
     class WrappedError(Exception):
@@ -264,7 +262,7 @@ def test_the_resolved_config_of_the_artifact_is_plain_yaml(outcome: TrainOutcome
 
 
 def test_a_run_that_mlflow_refuses_is_not_trained(storage: Path) -> None:
-    """It used to be trained to its end, and to be recorded nowhere."""
+    """Regression: such a run was trained to its end and recorded nowhere."""
     refused = tiny(storage, name="refused", tracking={"experiment": "deleted"})
     client = connect(store_of(refused))
     client.delete_experiment(experiment_id(store_of(refused), client))
@@ -278,8 +276,8 @@ def test_a_run_that_mlflow_refuses_is_not_trained(storage: Path) -> None:
     assert run_directory.named("refused", storage / "runs") == []
 
 
-def test_a_group_that_ends_is_not_taken_for_an_error_of_the_code() -> None:
-    """Ray Train destroys the process group of a rank while its thread may still be about to use it."""
+def test_the_end_of_a_process_group_is_not_an_error_of_the_code() -> None:
+    """Ray Train destroys the process group of a rank while the rank's thread may still use it."""
     import torch.distributed as dist
 
     with pytest.raises(ValueError, match="process group") as gone:

@@ -1,4 +1,4 @@
-"""What a command says that waits, and that a signal ends its waiting."""
+"""Waiting commands: they report the reason repeatedly, and a signal ends the wait."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ def all_cores() -> Iterator[None]:
         ray.util.remove_placement_group(group)
 
 
-def test_it_says_what_for_again_and_again(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_of_the_wait_is_repeated(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "REPORT_SECONDS", 0.05)
     with caplog.at_level(logging.WARNING):
         assert waiting.awaited(lambda: time.sleep(0.3) or 7, lambda: "waits for 1 CPU") == 7
@@ -51,7 +51,7 @@ def test_errors_of_the_call_are_raised(error: Exception, kind: type[Exception]) 
     assert "\n" not in str(raised.value)
 
 
-def test_a_signal_ends_it() -> None:
+def test_a_signal_ends_the_wait() -> None:
     before, never = signal.signal(signal.SIGINT, signal.default_int_handler), threading.Event()
     threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     try:
@@ -63,7 +63,7 @@ def test_a_signal_ends_it() -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_on_a_full_cluster_data_are_read_and_what_is_missing_is_named(
+def test_on_a_full_cluster_data_are_read_and_missing_resources_are_named(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     prepared = prepare("digits", out=tmp_path_factory.mktemp("data"))

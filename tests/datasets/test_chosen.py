@@ -1,4 +1,4 @@
-"""Figures are of a random choice over a whole split, whatever the order in which it is stored."""
+"""Metrics use a random choice of rows over a whole split, for any order of storage."""
 
 import re
 from collections import Counter
@@ -27,7 +27,7 @@ EACH = 150
 
 @pytest.mark.parametrize("at_once", [1, 7, 2**20])
 @pytest.mark.parametrize("n", [0, 1, 10, 99, 100, 1000])
-def test_a_choice_is_without_repetition_and_the_beginning_of_a_larger_one(
+def test_a_choice_has_no_repetition_and_is_a_prefix_of_a_larger_one(
     n: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = chosen_rows(100, 100)
@@ -44,7 +44,7 @@ def test_every_row_is_chosen_equally_often() -> None:
 
 
 def images(label: int, n: int) -> np.ndarray:
-    """Return images (n, 4, 4) whose values say their class."""
+    """Return images (n, 4, 4) whose values determine their class."""
     return np.random.default_rng(label).integers(60 * label, 60 * label + 20, (n, 4, 4)).astype(np.uint8)
 
 
@@ -68,13 +68,13 @@ def sorted_parquet(folder: Path) -> str:
 
 @pytest.fixture(params=[image_folder, sorted_parquet])
 def by_class(request: pytest.FixtureRequest, tmp_path: Path) -> Prepared:
-    """Return data that are stored class by class, in many shards."""
+    """Return data that are stored by class in many shards."""
     source = request.param(tmp_path / "raw")
     options = SourceOptions(shape=(1, 4, 4)) if request.param is sorted_parquet else None
     return prepare(source, out=tmp_path / "s" / "data", options=options, shard_bytes=40 * 16)
 
 
-def test_a_few_chosen_rows_have_all_classes_though_the_first_have_one(by_class: Prepared) -> None:
+def test_a_few_chosen_rows_have_all_classes_although_the_first_rows_have_one(by_class: Prepared) -> None:
     _, first = load_split(by_class, "train")
     x, labels = read_chosen(by_class, "train", 60)
     assert first is not None and labels is not None and len(set(first[:60])) == 1
@@ -82,7 +82,7 @@ def test_a_few_chosen_rows_have_all_classes_though_the_first_have_one(by_class: 
     assert (x.reshape(60, -1).min(1) // 60 == labels).all(), "rows and labels belong together"
 
 
-def test_rows_come_in_the_order_asked_for_from_only_the_shards_that_hold_them(
+def test_rows_come_in_the_requested_order_from_only_the_needed_shards(
     by_class: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
@@ -95,15 +95,13 @@ def test_rows_come_in_the_order_asked_for_from_only_the_shards_that_hold_them(
 
 
 def references(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> ReferenceData:
-    """Return what metrics are measured against, of few rows."""
+    """Return reference data for metrics with few rows."""
     monkeypatch.setattr(features, "MOST_STEPS", 60)
     monkeypatch.setattr("gen_ray.cluster.evaluation.evaluate.REFERENCE_ROWS", 48)
     return reference_of(prepared)
 
 
-def test_what_metrics_are_measured_against_is_chosen_from_the_whole_split(
-    by_class: Prepared, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reference_data_are_chosen_from_the_whole_split(by_class: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     found = references(by_class, monkeypatch)
     assert found.extractor is not None and found.rows_seed == chosen.SEED
     for split in (found.train, found.test):

@@ -1,4 +1,4 @@
-"""Image folders: layouts, stable splits, and every way a file can be bad."""
+"""Image folders: layouts, stable splits, and every kind of bad file."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from gen_ray.errors import UserError
 
 
 def draw(folder: Path, names: list[str], *, colour: bool = False, seed: int = 0) -> dict[str, np.ndarray]:
-    """Write noise images of 6 x 4 pixels (width x height) and return what they hold by name, (C, H, W)."""
+    """Write noise images of 6 x 4 pixels (width x height) and return their pixels (C, H, W) by name."""
     rng = np.random.default_rng(seed)
     drawn = {}
     for name in names:
@@ -67,7 +67,7 @@ def test_a_flat_folder_has_no_labels(flat: Path) -> None:
     assert sum(prepared.rows.values()) == 60
 
 
-def test_no_row_changes_its_split_when_others_come_or_go(flat: Path) -> None:
+def test_no_row_changes_its_split_when_others_are_added_or_removed(flat: Path) -> None:
     before = split_by_content(make(flat))
     draw(flat, [f"new{i}.png" for i in range(30)], seed=1)
     for path in sorted(flat.iterdir())[:5]:
@@ -82,14 +82,14 @@ def test_a_split_does_not_depend_on_where_the_folder_is(flat: Path, tmp_path: Pa
     assert split_by_content(make(flat)) == split_by_content(make(Path(moved)))
 
 
-def test_the_law_is_the_path_below_the_folder(flat: Path) -> None:
+def test_the_split_depends_on_the_path_below_the_folder(flat: Path) -> None:
     names = sorted(path.name for path in flat.iterdir())
     counts = np.bincount(assign(Batch(x=np.empty(0), keys=names)), minlength=3)
     assert list(make(flat).rows.values()) == counts.tolist()
 
 
 def corrupt(path: Path, kind: str) -> None:
-    """Make one bad file of a kind."""
+    """Write one bad file of the given kind."""
     whole = path.read_bytes()
     if kind == "truncated":
         path.write_bytes(whole[: len(whole) * 2 // 3])
@@ -130,7 +130,7 @@ def test_a_bad_image_stops_preparing_with_its_name_or_is_set_aside(flat: Path, k
     assert json.loads(line)["file"] == str(flat / "007.png") and json.loads(line)["reason"]
 
 
-def test_skip_k_puts_up_with_k_and_not_with_one_more(flat: Path) -> None:
+def test_skip_k_tolerates_k_bad_rows_and_not_one_more(flat: Path) -> None:
     for i in range(3):
         corrupt(flat / f"{i:03d}.png", "garbage")
     with pytest.raises(UserError, match=r"002.png.*bad row 3, but at most 2 may"):
@@ -149,7 +149,7 @@ def test_bad_rows_are_parsed() -> None:
             BadRows.parse(wrong)
 
 
-def test_no_readable_image_at_all(tmp_path: Path) -> None:
+def test_a_folder_without_readable_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "a.png").write_bytes(b"x")
     with pytest.raises(UserError, match=r"none of 1 images can be read.*a\.png"):
@@ -172,7 +172,7 @@ def test_image_size_scales_images_of_any_size(flat: Path) -> None:
     assert (np.full((1, 8, 8), 77, np.uint8)).tobytes() in split_by_content(prepared)
 
 
-def test_hidden_and_other_files_are_not_looked_at(flat: Path) -> None:
+def test_hidden_and_other_files_are_ignored(flat: Path) -> None:
     (flat / "._000.png").write_bytes(b"what some systems leave behind")
     (flat / "README").write_text("x")
     assert sum(make(flat).rows.values()) == 60
@@ -202,7 +202,7 @@ def test_links_to_class_folders_are_followed_and_loops_end(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["dangling link", "link loop", "pipe"])
-def test_what_is_not_a_file_is_a_bad_row(flat: Path, kind: str) -> None:
+def test_an_entry_that_is_not_a_file_is_a_bad_row(flat: Path, kind: str) -> None:
     bad = flat / "bad.png"
     if kind == "pipe":
         os.mkfifo(bad)
@@ -219,7 +219,7 @@ def test_what_is_not_a_file_is_a_bad_row(flat: Path, kind: str) -> None:
 )
 @pytest.mark.parametrize("others", [True, False])
 def test_a_link_to_a_missing_folder_is_named(tmp_path: Path, name: str, target: str, others: bool) -> None:
-    """The class would be left out without a message."""
+    """Otherwise the class would be left out without a message."""
     (tmp_path / "pets" / "c0").mkdir(parents=True)
     if others:
         draw(tmp_path / "pets", [f"c0/{i}.png" for i in range(3)])

@@ -1,4 +1,4 @@
-"""One reader for image files: formats × modes × entry points give the same pixels, or the same refusal."""
+"""The reader of image files: all formats, modes and entry points give the same pixels or the same refusal."""
 
 import base64
 import io
@@ -41,7 +41,7 @@ def saved(image: Image.Image, suffix: str, **settings: object) -> bytes:
 def png(
     depth: int, kind: int, rows: np.ndarray, *chunks: tuple[bytes, bytes], size: tuple[int, int] = (WIDTH, HEIGHT)
 ) -> bytes:
-    """Return a PNG of kinds that Pillow does not write: samples (H, W·C) big-endian of a depth, and more chunks."""
+    """Return a PNG that Pillow cannot write: big-endian samples (H, W·C) of a bit depth, and extra chunks."""
     raw = b"".join(b"\0" + row.astype(">u2" if depth == 16 else "u1").tobytes() for row in rows)
     head = (b"IHDR", struct.pack(">IIBBBBB", *size, depth, kind, 0, 0, 0))
     parts = [head, *chunks, (b"IDAT", zlib.compress(raw)), (b"IEND", b"")]
@@ -52,7 +52,7 @@ def png(
 
 
 def palette(colours: np.ndarray) -> Image.Image:
-    """Return an image in mode P that shows colours (H, W, 3), each pixel with an entry in the palette."""
+    """Return an image in mode P with the colours (H, W, 3); each pixel has its own palette entry."""
     image = Image.fromarray(np.arange(HEIGHT * WIDTH, dtype=np.uint8).reshape(HEIGHT, WIDTH), "L").convert("P")
     image.putpalette(colours.reshape(-1, 3).tobytes())
     return image
@@ -64,7 +64,7 @@ def with_alpha(pixels: np.ndarray, alpha: np.ndarray) -> Image.Image:
 
 
 def shown(pixels: np.ndarray, background: int = 255) -> np.ndarray:
-    """Return pixels with the transparent ones as background."""
+    """Return the pixels with transparent ones replaced by the background."""
     return np.where(GONE if pixels.ndim == 2 else GONE[..., None], background, pixels).astype(np.uint8)
 
 
@@ -79,7 +79,7 @@ Case = tuple[str, bytes, np.ndarray]
 
 
 def cases() -> Iterator[Case]:
-    """Yield the file's name, its content and the pixels it shows, (H, W) or (H, W, 3)."""
+    """Yield the name, the content and the pixels, (H, W) or (H, W, 3), of each file."""
     for suffix in LOSSLESS:
         yield f"rgb.{suffix}", saved(Image.fromarray(COLOUR), suffix), COLOUR
         yield f"grey.{suffix}", saved(Image.fromarray(GREY), suffix), repeated(GREY) if suffix == "webp" else GREY
@@ -120,7 +120,7 @@ def test_lab_is_read_with_any_number_of_channels() -> None:
 
 
 def first_gone(pixels: np.ndarray, index: int) -> np.ndarray:
-    """Return pixels with the one at a flat index transparent; all colours of the noise differ."""
+    """Return the pixels with the one at a flat index transparent; all colours of the noise differ."""
     out = pixels.copy().reshape(-1, 3)
     out[index] = 255
     return out.reshape(pixels.shape)

@@ -1,4 +1,4 @@
-"""A prepared folder is what was written, to the bit, or it is refused by the name of the file at fault."""
+"""Integrity of a prepared folder: it is unchanged to the bit, or refused with the name of the faulty file."""
 
 import random
 import shutil
@@ -16,7 +16,7 @@ from gen_ray.errors import UserError
 
 @pytest.fixture(scope="module")
 def pristine(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Return a prepared folder with every kind of file in it."""
+    """Return a prepared folder with files of every kind."""
     home = tmp_path_factory.mktemp("pristine")
     (home / "images").mkdir()
     for i in range(60):
@@ -26,7 +26,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def read_all(folder: Path) -> None:
-    """Read everything there is to read."""
+    """Read all data of a prepared folder."""
     prepared = Prepared.load(folder)
     for split in SPLITS:
         load_split(prepared, split)
@@ -36,7 +36,7 @@ def copy(pristine: Prepared, tmp_path: Path) -> Path:
     return Path(shutil.copytree(pristine.folder, tmp_path / "copy"))
 
 
-def test_the_manifest_is_what_sha256sum_understands(pristine: Prepared) -> None:
+def test_the_manifest_has_the_format_of_sha256sum(pristine: Prepared) -> None:
     subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "MANIFEST.sha256"], cwd=pristine.folder, check=True)
     listed = {line.split()[1] for line in (pristine.folder / "MANIFEST.sha256").read_text().splitlines()}
     assert listed | {"MANIFEST.sha256"} == {path.name for path in pristine.folder.iterdir()}
@@ -69,7 +69,9 @@ def test_any_flipped_bit_of_the_manifest_is_refused(pristine: Prepared, tmp_path
 
 
 @pytest.mark.parametrize("name", ["train-00000.parquet", "test-00000.parquet", "spec.json", "quarantine.jsonl"])
-def test_missing_empty_and_truncated_files_are_refused_by_name(pristine: Prepared, tmp_path: Path, name: str) -> None:
+def test_missing_empty_and_truncated_files_are_refused_with_their_names(
+    pristine: Prepared, tmp_path: Path, name: str
+) -> None:
     folder = copy(pristine, tmp_path)
     content = (folder / name).read_bytes()
     for wrong in (b"", content[:-1], content[: len(content) // 2], content + b"\0"):
@@ -81,7 +83,7 @@ def test_missing_empty_and_truncated_files_are_refused_by_name(pristine: Prepare
         read_all(folder)
 
 
-def test_a_shard_that_vanishes_after_loading_is_refused_by_name(pristine: Prepared, tmp_path: Path) -> None:
+def test_a_shard_that_disappears_after_loading_is_refused_with_its_name(pristine: Prepared, tmp_path: Path) -> None:
     prepared = Prepared.load(copy(pristine, tmp_path))
     prepared.shards("train")[0].path.unlink()
     with pytest.raises(DataError, match=r"train-00000.parquet: missing"):

@@ -1,4 +1,4 @@
-"""Parquet of the user's own: every layout, every damage, and more data than memory."""
+"""Parquet files of users: every layout, every kind of damage, and more data than memory."""
 
 import os
 import pickle
@@ -98,14 +98,14 @@ def test_labels_and_more_than_256_levels(tmp_path: Path) -> None:
         assert all(want[row.tobytes()] == label for row, label in zip(*load_split(prepared, split), strict=True))
 
 
-def test_the_only_tensor_column_will_do_whatever_its_name(tmp_path: Path) -> None:
+def test_the_only_tensor_column_is_used_for_any_name(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     table = pa.table({"name": ["a"] * N, "pixels": tensors(noise(4, 4).astype(np.uint8)), "label": [0, 1] * (N // 2)})
     pq.write_table(table, tmp_path / "tables" / "a.parquet")
     assert make(tmp_path).spec.shape == (1, 4, 4)
 
 
-def test_what_ray_writes_can_be_read_without_ray(tmp_path: Path) -> None:
+def test_files_of_ray_can_be_read_without_ray(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     metadata = {b"ARROW:extension:name": b"ray.data.arrow_tensor_v2", b"ARROW:extension:metadata": b"[5, 7]"}
     field = pa.field("x", pa.large_list(pa.uint8()), metadata=metadata)
@@ -162,7 +162,7 @@ def test_bad_rows_are_named_by_file_and_row_or_set_aside(tmp_path: Path) -> None
     assert multiset(content(prepared)) == multiset(np.array(good, np.uint8))
 
 
-def test_a_damaged_row_group_is_named_and_costs_its_rows(tmp_path: Path) -> None:
+def test_a_damaged_row_group_is_named_and_its_rows_are_dropped(tmp_path: Path) -> None:
     path = save(tmp_path, tensors(noise(500).astype(np.uint8)))
     column = pq.ParquetFile(path).metadata.row_group(1).column(0)
     raw = bytearray(path.read_bytes())
@@ -229,7 +229,7 @@ print(peaks[1] - peaks[0], made.rows["train"])
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     schema = pa.schema({"x": pa.fixed_shape_tensor(pa.uint8(), (3, 32, 32))})
-    for name, groups in (("small", 8), ("large", 40)):  # 1 MiB a group
+    for name, groups in (("small", 8), ("large", 40)):  # 1 MiB per group
         with pq.ParquetWriter(tmp_path / f"{name}.parquet", schema, compression="none") as writer:
             for _ in range(groups):
                 x = tensors(rng.integers(0, 256, (341, 3, 32, 32), np.uint8))
@@ -248,7 +248,7 @@ def test_a_bad_label_is_reported_as_a_label(tmp_path: Path, labels: list, row: i
     assert make(tmp_path, skip=1).quarantined == 1
 
 
-def test_brackets_in_the_names_of_folders_and_files_are_no_wildcards(tmp_path: Path) -> None:
+def test_brackets_in_the_names_of_folders_and_files_are_not_wildcards(tmp_path: Path) -> None:
     home = tmp_path / "run [1] *"
     home.mkdir()
     x = noise(4)
@@ -282,8 +282,8 @@ def test_a_folder_is_not_a_parquet_file(tmp_path: Path) -> None:
         (b"", "not a readable Parquet file|states no shape"),
     ],
 )
-def test_a_stated_shape_that_is_none_is_named(tmp_path: Path, stated: bytes, fault: str) -> None:
-    """Where Ray's column types are registered, they read the metadata themselves."""
+def test_an_invalid_stated_shape_is_named(tmp_path: Path, stated: bytes, fault: str) -> None:
+    """If Ray's column types are registered, they read the metadata instead."""
     metadata = {b"ARROW:extension:name": b"ray.data.arrow_tensor", b"ARROW:extension:metadata": stated}
     field = pa.field("x", pa.list_(pa.int64()), metadata=metadata)
     (tmp_path / "tables").mkdir()
@@ -312,7 +312,7 @@ def test_an_impossible_shape_is_refused(shape: list[int]) -> None:
         validated(SourceOptions, {"shape": shape})
 
 
-def test_columns_without_lists_are_named_with_what_is_needed(tmp_path: Path) -> None:
+def test_columns_without_lists_are_named_with_the_remedy(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1.5], "b": ["x"], "c": [3]}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"column named x, or else only one .*levels-1 .*a \(double\), b \(string\), c"):
         prepare("parquet:t.parquet", root=tmp_path, out=tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Laws of preparing: nothing lost, nothing moved, nothing done twice, nothing half done."""
+"""Preparation of data: no row is lost or moved, nothing is repeated, and no partial result is left."""
 
 import json
 import os
@@ -24,24 +24,24 @@ from gen_ray.errors import RunError, UserError
 
 
 def everything(prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of all splits, x and labels."""
+    """Return x and labels of all splits."""
     xs, labels = zip(*(load_split(prepared, split) for split in SPLITS), strict=True)
     return np.concatenate(xs), np.concatenate(labels)
 
 
-def test_digits_are_those_of_scikit_learn_bit_for_bit(tmp_path: Path) -> None:
+def test_digits_equal_those_of_scikit_learn_to_the_bit(tmp_path: Path) -> None:
     prepared = prepare("digits", out=tmp_path)
     digits = load_digits()
     places = assign(Batch(x=digits.images, keys=[str(i) for i in range(1797)]))
     for place, split in enumerate(SPLITS):
         x, labels = load_split(prepared, split)
-        assert np.array_equal(x[:, 0], digits.images[places == place])  # in the source's order
+        assert np.array_equal(x[:, 0], digits.images[places == place])  # in the order of the source
         assert np.array_equal(labels, digits.target[places == place])
     assert sum(prepared.rows.values()) == 1797
     assert prepared.spec.levels == 17 and prepared.spec.shape == (1, 8, 8) and len(prepared.spec.classes) == 10
 
 
-def test_every_row_lands_in_exactly_one_split(tmp_path: Path) -> None:
+def test_every_row_is_in_exactly_one_split(tmp_path: Path) -> None:
     x, _ = everything(prepare("digits", out=tmp_path))
     images = load_digits().images.astype(np.uint8)
     assert sorted(row.tobytes() for row in x) == sorted(row.tobytes() for row in images)
@@ -69,7 +69,7 @@ def test_shards_are_dense_ordered_and_readable_by_any_arrow_tool(tmp_path: Path)
     assert pq.ParquetFile(shards[1].path).num_row_groups == 1
 
 
-def test_to_numpy_is_zero_copy_also_of_slices_and_of_nothing(tmp_path: Path) -> None:
+def test_to_numpy_is_zero_copy_also_for_slices_and_empty_arrays(tmp_path: Path) -> None:
     table = read_shard(prepare("digits", out=tmp_path).shards("test")[0])
     x = to_numpy(table)
     assert not x.flags.owndata and not x.flags.writeable
@@ -84,7 +84,7 @@ def test_shard_size_changes_neither_rows_nor_splits(tmp_path: Path) -> None:
     assert few.folder != many.folder and len(many.shards("train")) == -(-many.rows["train"] // 50)
 
 
-def test_fingerprint_is_of_the_content(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_content(tmp_path: Path) -> None:
     here, there = prepare("digits", out=tmp_path / "a"), prepare("digits", out=tmp_path / "b")
     coarse = prepare("digits", out=tmp_path / "a", options=SourceOptions(levels=2))
     assert here.fingerprint == there.fingerprint != coarse.fingerprint
@@ -101,7 +101,7 @@ def test_a_second_call_reads_and_writes_nothing(tmp_path: Path, monkeypatch: pyt
     assert {path: path.stat().st_mtime_ns for path in [tmp_path, *tmp_path.rglob("*")]} == before
 
 
-def test_a_changed_source_is_prepared_anew(tmp_path: Path) -> None:
+def test_a_changed_source_is_prepared_again(tmp_path: Path) -> None:
     file = tmp_path / "book.txt"
     file.write_text("to be or not to be " * 100)
     options = SourceOptions(length=8)
@@ -136,13 +136,13 @@ def test_a_killed_prepare_is_never_taken_for_a_finished_one(tmp_path: Path) -> N
     assert sum(done.rows.values()) == 2_100_000 // 64
 
 
-def test_what_any_killed_prepare_left_is_cleared_away(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_prepare_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".other-0123456789ab.partial").mkdir()
     prepared = prepare("digits", out=tmp_path)
     assert list(tmp_path.iterdir()) == [prepared.folder]
 
 
-def test_importing_and_finding_prepared_data_is_light(tmp_path: Path) -> None:
+def test_finding_prepared_data_imports_no_large_packages(tmp_path: Path) -> None:
     prepare("digits", out=tmp_path)
     program = (
         "import sys; from pathlib import Path; from gen_ray.datasets.prepare import prepare;"
@@ -165,7 +165,7 @@ def test_a_failed_prepare_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     assert not (tmp_path / "out").exists()
 
 
-def test_a_full_disk_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -175,20 +175,20 @@ def test_a_full_disk_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_unusable_out_is_said_in_one_line(tmp_path: Path) -> None:
+def test_an_unusable_out_is_reported_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: cannot be used as a folder"):
         prepare("digits", out=tmp_path / "file")
 
 
-def test_several_at_once_make_one_folder(tmp_path: Path) -> None:
+def test_several_processes_at_once_make_one_folder(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda _: prepare("digits", out=tmp_path), range(4)))
     assert all(prepared == made[0] for prepared in made)
     assert list(tmp_path.iterdir()) == [made[0].folder]
 
 
-def test_spec_json_says_where_the_data_come_from(tmp_path: Path) -> None:
+def test_spec_json_has_the_provenance_of_the_data(tmp_path: Path) -> None:
     prepared = prepare("digits", out=tmp_path, options=SourceOptions(levels=4))
     about = json.loads((prepared.folder / "spec.json").read_text())
     assert about["source"] == "digits" and about["options"]["levels"] == 4 and about["quarantined"] == 0
@@ -217,13 +217,13 @@ def test_progress_counts_every_row(tmp_path: Path) -> None:
         ("digits", {"levels": 17}, "--option levels=17 .*has no effect"),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, source: str, options: dict[str, int], message: str) -> None:
+def test_an_error_is_named(tmp_path: Path, source: str, options: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         prepare(source, root=tmp_path, out=tmp_path, options=SourceOptions(**options))
     assert "\n" not in str(caught.value)
 
 
-def test_too_few_rows_for_three_splits(tmp_path: Path) -> None:
+def test_too_few_rows_for_three_splits_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("ab" * 8)
     with pytest.raises(UserError, match="split empty"):
         prepare("text:a.txt", root=tmp_path, out=tmp_path, options=SourceOptions(length=8))

@@ -1,4 +1,4 @@
-"""Folders that hold mostly other things: a scan of them ends after a limited number of entries, in one line."""
+"""Folders with mostly unrelated files: their scan ends after a limited number of entries with one line."""
 
 import logging
 import os
@@ -31,7 +31,7 @@ def tables(folder: Path, n: int) -> None:
 
 
 def others(folder: Path, n: int) -> None:
-    """Write empty files of another kind."""
+    """Write n empty files of another kind."""
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(n):
         (folder / f"{i}.txt").touch()
@@ -54,7 +54,7 @@ def test_a_folder_of_other_files_is_refused_with_its_name_and_the_remedy(tmp_pat
 
 
 def test_a_scan_ends_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole disk: no more entries are read than the limit allows, also in folders without any file."""
+    """On the whole disk no more entries than the limit are read, also in folders without files."""
     seen = []
     count = scan.Scan.count
     monkeypatch.setattr(scan.Scan, "count", lambda self, *, found: seen.append(found) or count(self, found=found))
@@ -79,7 +79,7 @@ def test_links_below_class_folders_do_not_lead_out_of_the_folder(
     deep = tmp_path / "pets" / "cat" / "near"
     os.symlink(tmp_path / "elsewhere", deep / "out")
     os.symlink(tmp_path / "pets" / "dog", deep / "within")
-    os.symlink(tmp_path / "elsewhere", tmp_path / "pets" / "bird")  # a class kept elsewhere
+    os.symlink(tmp_path / "elsewhere", tmp_path / "pets" / "bird")  # a class in another folder
     with caplog.at_level(logging.WARNING):
         found = image_layout.entries(tmp_path / "pets")
     assert sorted({str(entry.file.parent) for entry in found}) == ["bird", "cat/near", "cat/near/within", "dog"]
@@ -93,7 +93,7 @@ def test_a_pattern_over_other_files_is_refused_and_follows_no_links(tmp_path: Pa
     os.symlink(tmp_path / "elsewhere", tmp_path / "data" / "link")
     found = {p: ParquetFiles(f"{tmp_path}/data/{p}", None, SourceOptions()).files for p in ("**/*.parquet", "*/*")}
     assert [file.name for file in found["**/*.parquet"]] == ["0.parquet", "1.parquet"]
-    assert len(found["*/*"]) == 3  # one level of links, as a shell reads it
+    assert len(found["*/*"]) == 3  # one level of links, as in a shell
     others(tmp_path / "data" / "b", 60)
     with pytest.raises(UserError, match=r"data: a scan stopped at \d files that match among \d+ other entries"):
         _ = ParquetFiles(f"{tmp_path}/data/**/*.parquet", None, SourceOptions()).files

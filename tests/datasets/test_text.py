@@ -1,4 +1,4 @@
-"""Text: what is put in can be read back, whatever the alphabet."""
+"""Text data: it can be read back for any alphabet."""
 
 import codecs
 from pathlib import Path
@@ -22,7 +22,7 @@ def make(home: Path, content: bytes, length: int = 16) -> Prepared:
 
 
 def decoded(prepared: Prepared, length: int) -> str:
-    """Put the chunks back in the order of the file."""
+    """Return the text of all chunks in the order of the file."""
     n = sum(prepared.rows.values())
     places = assign(Batch(x=np.empty(0), keys=[str(i) for i in range(n)]))
     tokens = np.empty((n, length), np.int64)
@@ -34,7 +34,7 @@ def decoded(prepared: Prepared, length: int) -> str:
 @pytest.mark.parametrize("letters", ["ab \n\t", "aé€𝄞", "".join(map(chr, range(0x4E00, 0x4E00 + 700)))])
 @pytest.mark.parametrize("block", [7, 2**20])
 def test_text_round_trips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: str, block: int) -> None:
-    monkeypatch.setattr(texts, "BATCH_VALUES", block)  # characters straddle the blocks read
+    monkeypatch.setattr(texts, "BATCH_VALUES", block)  # characters cross the borders of blocks
     content = letters + "".join(np.random.default_rng(0).choice(list(letters), 3000))
     prepared = make(tmp_path, content.encode())
     assert decoded(prepared, 16) == content[: len(content) // 16 * 16]
@@ -90,7 +90,7 @@ FORMS = {
 
 @pytest.mark.parametrize("block", [1, 2, 7, 2**20])
 @pytest.mark.parametrize("form", FORMS)
-def test_files_of_all_systems_are_read_alike_by_training_and_score(
+def test_files_of_all_systems_are_read_equally_by_training_and_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, block: int
 ) -> None:
     monkeypatch.setattr(texts, "BATCH_VALUES", block)
@@ -114,7 +114,7 @@ def test_files_of_all_systems_are_read_alike_by_training_and_score(
         (None, "a folder, not a file"),
     ],
 )
-def test_training_and_score_refuse_alike(tmp_path: Path, content: bytes | None, why: str) -> None:
+def test_training_and_score_refuse_the_same_files(tmp_path: Path, content: bytes | None, why: str) -> None:
     file = tmp_path / "book.txt"
     file.mkdir() if content is None else file.write_bytes(content)
     spec = DataSpec(name="x", kind="tokens", shape=(2,), levels=3, alphabet="abc")

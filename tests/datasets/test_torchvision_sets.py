@@ -1,4 +1,4 @@
-"""torchvision's layout: a tiny imitation of Fashion-MNIST and CIFAR-10, absence, damage, and a server that hangs."""
+"""Data sets of torchvision: tiny copies of Fashion-MNIST and CIFAR-10, missing and damaged files, a hanging server."""
 
 import hashlib
 import pickle
@@ -25,7 +25,7 @@ def write_idx(path: Path, array: np.ndarray) -> None:
 
 @pytest.fixture
 def clothes(tmp_path: Path) -> dict[str, np.ndarray]:
-    """Write 240 training and 20 test images as Fashion-MNIST and return them."""
+    """Write 240 training and 20 test images in the format of Fashion-MNIST and return them."""
     raw, rng = tmp_path / "FashionMNIST" / "raw", np.random.default_rng(0)
     raw.mkdir(parents=True)
     arrays = {}

@@ -1,4 +1,4 @@
-"""Tensors here are small: threads cost more than they bring, above all beside other work."""
+"""Fixture of the engine tests: one thread, because the tensors are small and more threads are slower."""
 
 from collections.abc import Iterator
 

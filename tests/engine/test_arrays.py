@@ -1,4 +1,4 @@
-"""Files named .npz that hold something else: one line with the file and the remedy, and little memory."""
+"""Reading of .npz files: other contents are refused in one line with file and remedy, using little memory."""
 
 import io
 import tracemalloc
@@ -64,7 +64,7 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_that_is_no_npz_of_instances_is_one_line(tmp_path: Path, name: str) -> None:
+def test_a_file_without_instances_is_refused_in_one_line(tmp_path: Path, name: str) -> None:
     data, words = BAD[name]
     file = tmp_path / "x.npz"
     file.write_bytes(data)
@@ -79,7 +79,7 @@ def test_a_file_that_is_no_npz_of_instances_is_one_line(tmp_path: Path, name: st
     assert line.startswith(str(file)) and words in line and "\n" not in line
 
 
-def test_a_good_file_is_read_by_its_only_array_or_the_one_named_samples(tmp_path: Path) -> None:
+def test_the_only_array_or_the_one_named_samples_is_read(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", z=ONE + 1)
     np.savez(tmp_path / "b.npz", other=ONE, samples=np.asfortranarray(ONE + 2))
     assert [(name, int(x.max()), x.shape) for name, x in map(arrays.read, sorted(tmp_path.iterdir()))] == [

@@ -1,4 +1,4 @@
-"""The batcher against generate: whatever comes and goes, everyone gets what is theirs alone."""
+"""The batcher compared with generate: every request gets the same result as without other requests."""
 
 import threading
 import time
@@ -54,7 +54,7 @@ def served(case: Case) -> Model:
 
 
 class Gated(nn.Module):
-    """A net whose forwards wait to be let through, and are counted."""
+    """A net that counts its forward passes and runs each only when the test releases it."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -78,15 +78,15 @@ def gated(family: str = "ddpm") -> tuple[Model, Gated]:
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(0, 100))
-def test_shares_are_max_min_fair(wanted: list[int], room: int) -> None:
+def test_rows_are_shared_max_min_fairly(wanted: list[int], room: int) -> None:
     given = fair_shares.max_min_shares(wanted, room)
     assert sum(given) == min(room, sum(wanted)) and all(g <= w for g, w in zip(given, wanted, strict=True))
     for mine, want in zip(given, wanted, strict=True):
-        if mine < want:  # who wants more has no less than another but for the indivisible one
+        if mine < want:  # a larger request gets at most one row less than another
             assert all(other <= mine + 1 for other in given)
 
 
-def test_a_small_request_beside_a_large_one_waits_for_ticks_of_twice_its_own() -> None:
+def test_a_large_request_at_most_doubles_the_tick_of_a_small_one() -> None:
     steep = LatencyProfile((1, 2, 4, 8), (1.0, 1.9, 3.6, 6.8))
     assert fair_shares.batch_size([64], steep) == steep.best
     assert fair_shares.batch_size([64, 1], steep) == 2
@@ -94,7 +94,7 @@ def test_a_small_request_beside_a_large_one_waits_for_ticks_of_twice_its_own() -
     assert fair_shares.batch_size([], steep) == 0
 
 
-def test_costs_lie_on_the_line_between_what_was_measured() -> None:
+def test_costs_are_interpolated_linearly_between_measurements() -> None:
     assert CHEAP.of(3) == pytest.approx(1.2) and CHEAP.of(32) == pytest.approx(5.0) and CHEAP.of(0) == 0
     assert CHEAP.best == 16 and CHEAP.most(0.1) == 1 and CHEAP.most(1.21) == 3 and CHEAP.most(99) == 16
     assert LatencyProfile((1, 2, 4), (1.0, 2.0, 4.0)).best == 1
@@ -105,12 +105,12 @@ def test_costs_are_measured_on_the_default_sampler() -> None:
     assert costs.rows[0] == 1 and list(costs.seconds) == sorted(costs.seconds) and costs.row_seconds > 0
 
 
-# ---- what a request gets ------------------------------------------------------------------------------------------
+# ---- results of requests ------------------------------------------------------------------------------------------
 
 
 @everywhere
-def test_samples_and_completions_together_are_what_they_are_alone(case: Case) -> None:
-    """Every sampler and imputer that is a table, several requests of each at once, one batch too small for all."""
+def test_batched_samples_and_completions_equal_single_ones(case: Case) -> None:
+    """Covers every sampler and imputer that is a table, at the same time, in batches too small for all requests."""
     of = served(case)
     family, x = of.family, case.x(2)
     mask = torch.zeros(x.shape, dtype=torch.bool)
@@ -130,7 +130,7 @@ def test_samples_and_completions_together_are_what_they_are_alone(case: Case) ->
 
 
 def near(a: Tensor, b: Tensor, case: Case) -> bool:
-    """One grey level apart at most; categories, which have no near, are equal but for a rounding's rare say."""
+    """Return whether values differ by at most one grey level; categories are equal except for rare rounding cases."""
     if case.family == "discrete":
         return float((a != b).float().mean()) <= 0.25
     return int((a.int() - b.int()).abs().max()) <= 1
@@ -138,8 +138,8 @@ def near(a: Tensor, b: Tensor, case: Case) -> bool:
 
 @settings(max_examples=15, deadline=None)
 @given(st.data())
-def test_whatever_comes_and_goes_everyone_gets_their_own(data: st.DataObject) -> None:
-    """Random samplers, steps, numbers, seeds, delays, cancellations, padded or not: the right result, and no leak."""
+def test_any_mix_of_requests_gives_each_its_own_result(data: st.DataObject) -> None:
+    """Random samplers, steps, numbers, seeds, delays, cancellations and padding: correct results, nothing left over."""
     of = model("ddpm")
     asked = data.draw(
         st.lists(
@@ -178,7 +178,7 @@ def test_whatever_comes_and_goes_everyone_gets_their_own(data: st.DataObject) ->
         assert int((ticket.future.result().int() - alone.int()).abs().max()) <= 1
 
 
-def test_padded_forwards_give_the_same_bytes_in_any_company() -> None:
+def test_padded_forwards_give_the_same_bytes_beside_any_requests() -> None:
     of = model("ddpm-dropout")
     chain = of.family.chain("ancestral", 6)
     found = set()
@@ -194,7 +194,7 @@ def test_padded_forwards_give_the_same_bytes_in_any_company() -> None:
     assert len(found) == 1
 
 
-def test_looks_show_what_is_decided_and_what_is_under_way() -> None:
+def test_previews_show_decided_and_undecided_values() -> None:
     of, seen = model("tokens"), []
     with open_batcher(of, LatencyProfile((1, 2), (1.0, 1.1))) as batcher:
         chain = of.family.chain("first_hitting", 16)
@@ -203,16 +203,16 @@ def test_looks_show_what_is_decided_and_what_is_under_way() -> None:
     assert 3 <= len(seen) <= 5 and all(isinstance(look, Preview) and look.samples.shape == final.shape for look in seen)
     assert [look.done for look in seen] == sorted({look.done for look in seen}) and seen[-1].done < seen[-1].total
     assert (seen[0].samples == -1).any()
-    for look in seen:  # what is shown of an unmasking chain stays
+    for look in seen:  # a symbol that an unmasking chain has shown does not change
         decided = look.samples >= 0
         assert torch.equal(look.samples[decided], final[decided].int())
 
 
-# ---- guests -------------------------------------------------------------------------------------------------------
+# ---- auxiliary tasks ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["ddpm", "ddpm-learned", "vae", "tokens"])
-def test_a_score_by_the_batcher_is_the_score(family: str) -> None:
+def test_a_score_through_the_batcher_equals_the_direct_score(family: str) -> None:
     of, x = model(family), images(5)
     alone = scoring.score(of, x, effort=6, repeats=2, device=CPU)
     with open_batcher(of) as batcher:
@@ -227,7 +227,7 @@ def test_a_score_by_the_batcher_is_the_score(family: str) -> None:
     torch.testing.assert_close(scores.bits_per_dim, alone.bits_per_dim, rtol=1e-5, atol=1e-5)
 
 
-def test_guests_and_walks_share_forwards() -> None:
+def test_auxiliary_tasks_and_sampling_share_forwards() -> None:
     of, net = gated()
     with open_batcher(of) as batcher:
         chain = of.family.chain("ddim", 4)
@@ -242,7 +242,7 @@ def test_guests_and_walks_share_forwards() -> None:
     assert net.sizes == [2, 5, 2, 2]
 
 
-def test_a_guest_in_need_of_gradients_evaluates_the_net_itself() -> None:
+def test_an_auxiliary_task_that_needs_gradients_evaluates_the_net_itself() -> None:
     of = model("ddpm")
 
     def slope(net: Any) -> Tensor:
@@ -254,7 +254,7 @@ def test_a_guest_in_need_of_gradients_evaluates_the_net_itself() -> None:
         torch.testing.assert_close(batcher.submit_callable(slope, 1).future.result(20), slope(of.net))
 
 
-def test_what_a_guest_raises_is_its_own() -> None:
+def test_an_error_of_an_auxiliary_task_ends_only_that_task() -> None:
     of = model("ddpm")
     with open_batcher(of) as batcher:
         walk = batcher.walk(of.family.chain("ddim", 20), 2, seed=0)
@@ -265,7 +265,7 @@ def test_what_a_guest_raises_is_its_own() -> None:
         assert batcher.ledger.pending == 0
 
 
-# ---- coming to nothing --------------------------------------------------------------------------------------------
+# ---- cancellation, errors and admission ---------------------------------------------------------------------------
 
 
 def until(true: Any) -> None:
@@ -275,14 +275,14 @@ def until(true: Any) -> None:
         time.sleep(0.001)
 
 
-def test_who_gives_up_is_gone_before_the_next_tick() -> None:
+def test_a_cancelled_request_is_removed_before_the_next_tick() -> None:
     of, net = gated()
     with open_batcher(of) as batcher:
         walk = batcher.walk(of.family.chain("ancestral", 20), 3, seed=0)
         net.gate.release(5)
         until(lambda: net.come == 6)
         walk.cancel_request()
-        net.gate.release(1)  # the one that had begun
+        net.gate.release(1)  # the forward that had already started
         assert isinstance(walk.future.exception(20), CancelledError)
         other = batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
         net.gate.release(2)
@@ -290,7 +290,7 @@ def test_who_gives_up_is_gone_before_the_next_tick() -> None:
     assert net.sizes == [3] * 6 + [1] * 2
 
 
-def test_a_guest_that_gives_up_is_woken() -> None:
+def test_a_cancelled_auxiliary_task_is_woken() -> None:
     of, net = gated()
     with open_batcher(of) as batcher:
         busy = batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
@@ -302,7 +302,7 @@ def test_a_guest_that_gives_up_is_woken() -> None:
         assert isinstance(guest.future.exception(20), CancelledError) and busy.future.result(20) is not None
 
 
-def test_not_finite_is_told_and_hurts_nobody_else() -> None:
+def test_a_result_that_is_not_finite_fails_only_its_own_request() -> None:
     of, net = gated()
     net.gate.release(1000)
     with open_batcher(of) as batcher:
@@ -317,7 +317,7 @@ def test_not_finite_is_told_and_hurts_nobody_else() -> None:
         assert batcher.walk(of.family.chain("ddim", 3), 2, seed=0).future.result(20) is not None and batcher.well
 
 
-def test_a_net_that_raises_is_told_to_those_it_concerns_and_the_batcher_says_it_is_not_well() -> None:
+def test_an_error_of_the_net_fails_its_requests_and_makes_the_batcher_unhealthy() -> None:
     plain = model("ddpm")
 
     class Broken(nn.Module):
@@ -342,13 +342,13 @@ def test_a_net_that_raises_is_told_to_those_it_concerns_and_the_batcher_says_it_
         assert batcher.well and batcher.ledger.pending == 0
 
 
-def test_too_much_is_refused_at_once_and_says_when_to_come_again() -> None:
-    """A row takes 2.5/16 s. Others delay a request by what they have left, but by no more than it takes itself."""
+def test_overload_is_refused_at_once_with_a_time_to_retry() -> None:
+    """A row takes 2.5/16 s. Another request adds at most its remaining time and at most the new request's own time."""
     of, net = gated()
     with open_batcher(of, backlog_seconds=20.0) as batcher:
         first = batcher.walk(of.family.chain("ancestral", 20), 16, seed=0)  # 50 s
         until(lambda: net.come == 1)
-        with pytest.raises(BusyError, match="50 seconds of work come before it; the most is 20") as busy:
+        with pytest.raises(BusyError, match="50 seconds of work come before it; the limit is 20 seconds") as busy:
             batcher.walk(of.family.chain("ancestral", 20), 17, seed=0)
         assert busy.value.retry_after_seconds == pytest.approx(30.0)
         small = [batcher.walk(of.family.chain("ddim", 20), 2, seed=i) for i in range(3)]  # 6.25 s each
@@ -363,7 +363,7 @@ def test_too_much_is_refused_at_once_and_says_when_to_come_again() -> None:
         assert last.future.result(20) is not None
 
 
-def test_closing_finishes_what_was_asked_and_takes_nothing_more() -> None:
+def test_closing_finishes_accepted_requests_and_refuses_new_ones() -> None:
     of = model("ddpm")
     batcher = Batcher(of, CHEAP, CPU, backlog_seconds=1e9)
     tickets = [batcher.walk(of.family.chain("ancestral", 20), 5, seed=seed) for seed in range(4)]
@@ -375,7 +375,7 @@ def test_closing_finishes_what_was_asked_and_takes_nothing_more() -> None:
     assert not batcher._thread.is_alive()
 
 
-def test_a_long_request_neither_holds_up_a_short_one_nor_starves() -> None:
+def test_a_long_request_neither_delays_a_short_one_nor_starves() -> None:
     of, net = gated()
     with open_batcher(of, LatencyProfile((1, 2, 4, 8), (1.0, 1.5, 2.5, 4.5))) as batcher:
         long = batcher.walk(of.family.chain("ancestral", 20), 64, seed=0)
@@ -385,7 +385,7 @@ def test_a_long_request_neither_holds_up_a_short_one_nor_starves() -> None:
         before = batcher.ledger.evaluations
         net.gate.release(1 + 5)
         assert short.future.result(20) is not None
-        assert net.sizes[:4] == [8] * 4 and net.sizes[4:9] == [3] * 5  # 1.0 alone, so at most 2.0 beside another
+        assert net.sizes[:4] == [8] * 4 and net.sizes[4:9] == [3] * 5  # 1.0 s, at most 2.0 s beside another
         assert batcher.ledger.evaluations > before + 8 + 5
         net.gate.release(1000)
         assert np.array_equal(long.future.result(30).shape, (64, 1, 4, 4))

@@ -1,4 +1,4 @@
-"""The rows of a step are a function of (seed, step); lanes are the same computation however they are dealt out."""
+"""Batches: the rows of a step depend only on (seed, step); micro-batches are the same for any distribution."""
 
 import itertools
 import threading
@@ -22,7 +22,7 @@ def taken(batches: InMemoryBatches, first: int, steps: int) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 23, 30, 60])
-def test_every_epoch_takes_every_row_once(batch_size: int) -> None:
+def test_every_epoch_contains_every_row_once(batch_size: int) -> None:
     rows = list(itertools.chain(*taken(InMemoryBatches(X, batch_size=batch_size, seed=3), 0, 8 * 23 // batch_size + 8)))
     epochs = [rows[e * 23 : (e + 1) * 23] for e in range(8)]
     assert all(sorted(epoch) == X.tolist() for epoch in epochs)
@@ -30,7 +30,7 @@ def test_every_epoch_takes_every_row_once(batch_size: int) -> None:
 
 
 @pytest.mark.parametrize("batch_size", [4, 30])
-def test_a_stream_begun_later_goes_on_as_if_it_had_always_run(batch_size: int) -> None:
+def test_a_stream_started_at_a_later_step_has_the_same_rows(batch_size: int) -> None:
     whole = taken(InMemoryBatches(X, batch_size=batch_size), 0, 20)
     for first in (1, 5, 6, 13):
         assert taken(InMemoryBatches(X, batch_size=batch_size), first, 20 - first) == whole[first:]
@@ -38,7 +38,7 @@ def test_a_stream_begun_later_goes_on_as_if_it_had_always_run(batch_size: int) -
 
 
 @pytest.mark.parametrize(("ranks", "accumulate"), [(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)])
-def test_lanes_are_dealt_out_in_order(ranks: int, accumulate: int) -> None:
+def test_micro_batches_are_assigned_in_order(ranks: int, accumulate: int) -> None:
     alone = taken(InMemoryBatches(X, batch_size=8), 0, 9)
     dealt = [
         itertools.islice(InMemoryBatches(X, batch_size=8, rank=r, world_size=ranks, accumulate=accumulate).stream(0), 9)
@@ -52,7 +52,7 @@ def test_lanes_are_dealt_out_in_order(ranks: int, accumulate: int) -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
 @pytest.mark.parametrize("size", [1, 5, 23, 100])
-def test_an_ordered_pass_covers_each_row_once_over_the_ranks(ranks: int, size: int) -> None:
+def test_an_ordered_pass_covers_each_row_once_over_all_ranks(ranks: int, size: int) -> None:
     found = [
         part for r in range(ranks) for part in InMemoryBatches(X, batch_size=8, rank=r, world_size=ranks).ordered(size)
     ]
@@ -72,7 +72,7 @@ def test_a_permutation_is_a_function_of_its_key() -> None:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_worker_that_does_the_work_of_several_has_their_rows(accumulate: int) -> None:
+def test_a_worker_that_replaces_several_gets_their_rows(accumulate: int) -> None:
     views = [InMemoryBatches(X, batch_size=8, rank=r, world_size=4, accumulate=accumulate) for r in range(4)]
     both = CombinedBatches(views[1:3])
     steps = list(itertools.islice(both.stream(2), 5))
@@ -84,8 +84,8 @@ def test_a_worker_that_does_the_work_of_several_has_their_rows(accumulate: int) 
     assert sorted(seen) == list(range(-(-len(X) // 3)))
 
 
-def test_a_gpus_next_batch_is_on_its_way_while_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the copying itself, for which a GPU is needed: the order, the rows, and who waits for whom."""
+def test_the_next_batch_is_copied_to_the_gpu_during_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks order, rows and waiting of the threads; the copy itself needs a GPU and is replaced."""
     second, told = threading.Event(), list[str]()
 
     class Played:
@@ -106,20 +106,20 @@ def test_a_gpus_next_batch_is_on_its_way_while_it_computes(monkeypatch: pytest.M
     split = InMemoryBatches(torch.arange(12), batch_size=4, accumulate=2)
     with closing(prefetch_to_device(split.stream(0), torch.device("cuda"))) as stream:
         first = next(stream)
-        assert second.wait(10), "the second batch is begun before the first is done with"
+        assert second.wait(10), "the copy of the second batch starts while the first batch is in use"
         expected = split.stream(0)
         for found in (first, next(stream), next(stream)):
             assert all(torch.equal(*pair) for pair in zip(found, next(expected), strict=True))
 
 
-def test_on_a_cpu_batches_come_as_they_are() -> None:
+def test_on_a_cpu_batches_are_passed_through_unchanged() -> None:
     split = InMemoryBatches(torch.arange(12), batch_size=4)
     assert torch.equal(next(prefetch_to_device(split.stream(2), torch.device("cpu")))[0], next(split.stream(2))[0])
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 def test_every_rank_of_a_measurement_has_rows_of_a_small_split(ranks: int) -> None:
-    """gen-ray plan --check failed on data of fewer than 4,097 rows: all of them were the first rank's."""
+    """Regression: gen-ray plan --check failed on data of fewer than 4,097 rows because rank 0 had all rows."""
     for rank in range(ranks):
         batches = InMemoryBatches(batch_size=20, rank=rank, world_size=ranks, x=X)
         rows = module.own_rows(batches, ranks, 20)

@@ -1,4 +1,4 @@
-"""What a benchmark compares is the same work on both sides; how fast it is, no test says."""
+"""Benchmarks: both sides of a comparison do the same work. The speed itself is not tested."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.engine.toys import CPU, experiment, model, session
 
 
 class Counted(nn.Module):
-    """A net that keeps a checksum of what it was asked."""
+    """A net that keeps a checksum of its inputs."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Counted(nn.Module):
         return self.net(x, t)
 
 
-def test_the_bare_side_of_a_walk_is_its_own_evaluations() -> None:
+def test_the_baseline_of_sampling_repeats_its_evaluations() -> None:
     trained = model("ddpm")
     net, chain, rounds = Counted(trained.net), trained.family.chain("ddim:eta=1", 5), 3
     timed = sampler_times(net, chain, batch=4, rounds=rounds, device=CPU)
@@ -41,7 +41,7 @@ def test_both_sides_of_training_are_timed_round_by_round(tmp_path: Path) -> None
     assert len(rates.bare) == len(rates.ours) == 2 and min(*rates.bare, *rates.ours) > 0
 
 
-def test_waiting_is_what_the_stream_takes() -> None:
+def test_the_waiting_time_is_the_time_of_the_stream() -> None:
     def tardy() -> Iterator[list[Tensor]]:
         for _ in range(3):
             time.sleep(0.02)
@@ -51,7 +51,7 @@ def test_waiting_is_what_the_stream_takes() -> None:
     assert len(list(clocked)) == 3 and 0.06 <= clocked.seconds < 1
 
 
-def test_reading_is_timed_alone_and_under_training(tmp_path: Path) -> None:
+def test_reading_is_timed_separately_and_during_training(tmp_path: Path) -> None:
     exp = experiment("vae", batch_size=8)
     here = session(exp, tmp_path)
     found = ingest(exp, model("vae").family, here, {"memory": here.batches("train")}, rounds=2, steps=3)

@@ -1,4 +1,4 @@
-"""The engine away from the CPU: a training, its measures and what a model is asked for come out as on the CPU."""
+"""The engine on another device: training, measures and inference give the same results as on the CPU."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,7 +36,7 @@ TOLD = "validation/loss_nats"
 
 
 def both(family: str) -> Iterator[tuple[torch.device, Model]]:
-    """Yield here, then there: the device and a model there."""
+    """Yield the device and a model on it: the CPU first, then the other device."""
     for device in (CPU, AWAY):
         made = model(family)
         with playing():
@@ -44,7 +44,7 @@ def both(family: str) -> Iterator[tuple[torch.device, Model]]:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_training_learns_what_it_learns_on_the_cpu(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
+def test_training_gives_the_same_weights_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     real = torch.optim.AdamW
     monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, *, fused, **how: real(parameters, **how))
     found = []
@@ -59,7 +59,7 @@ def test_a_training_learns_what_it_learns_on_the_cpu(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_a_model_is_asked_for_is_what_the_cpu_says(family: str) -> None:
+def test_inference_gives_the_same_results_as_on_the_cpu(family: str) -> None:
     found: list[list[Tensor]] = []
     for device, made in both(family):
         x, steps = images(3), None if family == "vae" else 11
@@ -95,7 +95,7 @@ def test_all_computations_of_a_case_stay_on_its_device(family: str, name: str) -
         with torch.no_grad():
             assert fitted.nll(net, there, Generator(AWAY).manual_seed(0), effort=2).nats.device == AWAY
         for sampler, about in fitted.samplers().items():
-            if not about.adaptive:  # as many steps as an untrained net makes it take
+            if not about.adaptive:  # with an untrained net the number of its steps is not fixed
                 chain = fitted.chain(sampler, about.steps_up_to(3))
                 assert generate(net, chain, n, seed=0, device=AWAY).device == CPU
         for imputer, about in fitted.imputers().items():

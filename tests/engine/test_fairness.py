@@ -1,4 +1,4 @@
-"""Fairness of the batcher: keys share the net equally, and so do the requests of a key, whatever their verb."""
+"""Fairness of the batcher: keys share the net equally, and so do the requests of one key, for every verb."""
 
 import threading
 import time
@@ -26,8 +26,8 @@ class Asking:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=4), st.integers(0, 5))
-def test_keys_and_their_requests_are_served_equally_long(sizes: list[int], late: int) -> None:
-    """One is served at a time; a second of it costs the same whichever it is, and a late key does not catch up."""
+def test_keys_and_their_requests_get_equal_time(sizes: list[int], late: int) -> None:
+    """One request is served at a time; each second counts the same, and a key that joins late does not catch up."""
     fair = FairQueue()
     asking = [Asking(str(key)) for key, size in enumerate(sizes) for _ in range(size)]
     for _ in range(late):
@@ -64,7 +64,7 @@ def test_shares_are_max_min_fair_between_keys(asked: list[tuple[str, int]], room
             assert all(got[other] <= got[key] + 1 for other in asks)
 
 
-def test_many_requests_of_one_key_take_no_more_of_the_net_than_one_of_another() -> None:
+def test_many_requests_of_one_key_get_no_more_rows_than_one_of_another() -> None:
     of, net = gated()
     with open_batcher(of, FLAT) as batcher:
         many = [batcher.walk(of.family.chain("ancestral", 20), 8, seed=i, key="greedy") for i in range(10)]
@@ -79,7 +79,7 @@ def test_many_requests_of_one_key_take_no_more_of_the_net_than_one_of_another() 
         net.gate.release(1000)
 
 
-def test_padded_requests_of_one_key_do_not_hold_up_another() -> None:
+def test_padded_requests_of_one_key_do_not_delay_another() -> None:
     of, net = gated()
     with open_batcher(of, FLAT) as batcher:
         many = [batcher.walk(of.family.chain("ancestral", 20), 8, seed=i, key="greedy", fixed=True) for i in range(9)]
@@ -98,8 +98,8 @@ LONG = 400
 
 
 @pytest.mark.parametrize("short", ["walk", "guest"])
-def test_long_guests_in_any_number_do_not_hold_up_a_short_request(short: str) -> None:
-    """Eight likelihoods of 400 evaluations beside a request of 5: it has a row in every tick."""
+def test_many_long_auxiliary_tasks_do_not_delay_a_short_request(short: str) -> None:
+    """Eight likelihoods of 400 evaluations beside a request of 5: the short request has a row in every tick."""
     of, net = gated()
     x = torch.zeros(1, 1, 4, 4)
 
@@ -122,7 +122,7 @@ def test_long_guests_in_any_number_do_not_hold_up_a_short_request(short: str) ->
         net.gate.release(10_000)
 
 
-def test_guests_that_need_gradients_take_turns_and_leave_room_for_others() -> None:
+def test_auxiliary_tasks_with_gradients_alternate_and_leave_room_for_others() -> None:
     of = model("ddpm")
     lock, at_once, most, done = threading.Lock(), 0, 0, Counter[int]()
 
@@ -166,10 +166,10 @@ def test_guests_that_need_gradients_take_turns_and_leave_room_for_others() -> No
         assert all(isinstance(ticket.future.exception(20), Exception) for ticket in long)
         assert batcher.ledger.requests == 0
     assert most == 1 and max(counts) - min(counts) <= 2
-    assert after <= 12, "keys take turns: five evaluations of one, about five of the other"
+    assert after <= 12, "keys alternate: five evaluations of one, about five of the other"
 
 
-def test_a_guest_that_waits_for_a_turn_is_woken_when_it_is_given_up_or_late() -> None:
+def test_a_waiting_auxiliary_task_is_woken_when_cancelled_or_late() -> None:
     of = model("ddpm")
     hold = threading.Event()
 
@@ -191,14 +191,14 @@ def test_a_guest_that_waits_for_a_turn_is_woken_when_it_is_given_up_or_late() ->
         until(lambda: len(batcher._turns.waiting) == 2)
         left.cancel_request()
         time.sleep(0.06)
-        batcher.walk(of.family.chain("ddim", 2), 1, seed=0).future.result(20)  # any tick looks for them
+        batcher.walk(of.family.chain("ddim", 2), 1, seed=0).future.result(20)  # a tick notices cancelled or late tasks
         assert late.future.exception(20) is not None and left.future.exception(20) is not None
         hold.set()
         assert first.future.result(20) is None
 
 
-def test_admission_counts_what_comes_before_a_request_by_key() -> None:
-    """A row takes a second. The greedy key fills its own limit; each other key still has its share."""
+def test_admission_counts_the_work_before_a_request_by_key() -> None:
+    """A row takes one second. The greedy key reaches its own limit; every other key keeps its share."""
     ledger = AdmissionControl(LatencyProfile((1,), (1.0,)), backlog_limit=20.0)
     for _ in range(3):
         ledger.admit(RequestHandle(key="greedy"), 10)
@@ -211,7 +211,7 @@ def test_admission_counts_what_comes_before_a_request_by_key() -> None:
     assert ledger.by_key == {"greedy": (3, 30.0), "modest": (2, 12.0)}
 
 
-def test_one_key_has_a_limit_of_requests_and_leaves_room_for_others() -> None:
+def test_a_limit_of_requests_per_key_leaves_room_for_others() -> None:
     ledger = AdmissionControl(CHEAP, backlog_limit=1e9)
     for _ in range(MOST_REQUESTS):
         ledger.admit(RequestHandle(key="greedy"), 1)

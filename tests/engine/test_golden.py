@@ -1,4 +1,4 @@
-"""The first losses of a run, written down: what moves them is a change of the mathematics, not of the style."""
+"""Golden values of the first losses of a run: only a change of the mathematics may change them."""
 
 import pytest
 
@@ -14,7 +14,7 @@ CURVES = {
 
 
 @pytest.mark.parametrize("family", CURVES)
-def test_the_first_losses_are_what_they_were(family: str) -> None:
+def test_the_first_losses_equal_the_golden_values(family: str) -> None:
     exp = experiment(family, warmup_steps=2)
     here = session(exp)
     learner, stream = TrainState(exp.model(SPEC), exp.training, here, 10), here.batches("train").stream(0)

@@ -1,4 +1,4 @@
-"""Completions: what is said of their spread and of the truth; scores: estimates with an honest error."""
+"""Completions: their spread and the likelihood of the truth. Scores: estimates with a correct standard error."""
 
 import math
 from pathlib import Path
@@ -27,7 +27,7 @@ def completions(spec: DataSpec, samples: Tensor) -> Completions:
 
 @pytest.mark.parametrize("spec", [IMAGE, TEXT], ids=["image", "tokens"])
 @pytest.mark.parametrize("k", [1, 4])
-def test_the_marginal_is_a_law_over_the_levels_of_what_is_missing(spec: DataSpec, k: int) -> None:
+def test_the_marginal_is_a_distribution_over_the_missing_levels(spec: DataSpec, k: int) -> None:
     samples = torch.tensor([[0, 1], [0, 2], [0, 2], [0, 4]])[:k]
     made = completions(spec, samples)
     p = torch.stack([(-made.marginal_nll(torch.tensor([0, level])).nats).exp()[0] for level in range(5)])
@@ -49,7 +49,7 @@ def test_the_marginal_of_tokens_is_their_smoothed_histogram_and_of_images_a_gaus
     assert math.isclose(float(made.bits_per_dim(nll)[0]), float(nll.nats[0]) / math.log(2))  # one scalar is missing
 
 
-def test_a_causal_imputer_does_not_heed_what_is_known_behind_its_first_hole() -> None:
+def test_a_causal_imputer_ignores_known_values_after_its_first_missing_one() -> None:
     mask = torch.tensor([[1, 0, 1, 1, 0], [1, 1, 0, 0, 0], [0, 1, 1, 1, 1]]).bool()
     for causal, wanted in ((True, [2, 0, 4]), (False, [0, 0, 0])):
         made = Completions(samples=mask[:, None].long(), mask=mask, spec=TEXT, nfe=3, causal=causal)
@@ -66,7 +66,7 @@ def test_uncertainty_is_a_spread_for_images_and_an_entropy_for_tokens() -> None:
         assert (completions(spec, samples[:1]).uncertainty() == 0).all()
 
 
-def test_completions_of_several_instances_stand_by_their_instance() -> None:
+def test_completions_are_grouped_by_instance() -> None:
     now, x = model("vae"), images(3)
     mask = torch.rand(3, 1, 4, 4, generator=torch.Generator().manual_seed(1)) < 0.5
     made = complete(now, x, mask, 4, steps=5, device=CPU)
@@ -76,11 +76,11 @@ def test_completions_of_several_instances_stand_by_their_instance() -> None:
     assert torch.equal(complete(now, x, mask, 4, steps=5, device=CPU).samples, made.samples)
     assert not torch.equal(complete(now, x, mask, 4, steps=5, seed=1, device=CPU).samples, made.samples)
     mask[1] = True
-    with pytest.raises(UserError, match="instance 1 has no hole"):
+    with pytest.raises(UserError, match="instance 1 has no missing value"):
         complete(now, x, mask, 4, device=CPU)
 
 
-def test_the_model_s_own_word_on_the_truth_goes_before_the_marginal_of_its_completions() -> None:
+def test_the_model_likelihood_is_preferred_to_the_marginal_of_completions() -> None:
     truth, mask = images(2, seed=3), torch.ones(2, 1, 4, 4, dtype=torch.bool)
     mask[:, :, 2:] = False
     for family, kind, meaning in (("tokens", "elbo-ct-masked", MODEL_LIKELIHOOD), ("vae", "marginal-3", MARGINAL)):
@@ -90,11 +90,11 @@ def test_the_model_s_own_word_on_the_truth_goes_before_the_marginal_of_its_compl
         assert (judged.nll.kind, judged.meaning, judged.nll.nats.dtype) == (kind, meaning, torch.float64)
         other = torch.where(mask, 16 - truth, truth)
         assert torch.equal(masked_likelihood(now, made, other, device=CPU).nll.nats, judged.nll.nats), (
-            "what is known is as given"
+            "the truth at known places is ignored"
         )
 
 
-def test_a_score_s_error_is_what_repeating_it_shows() -> None:
+def test_the_error_of_a_score_matches_its_repetitions() -> None:
     now, x = model("vae"), images(6)
     runs = [score(now, x, effort=1, repeats=16, seed=seed, device=CPU) for seed in range(40)]
     assert runs[0].kind == "elbo" and runs[0].nfe == 1 and runs[0].bits_per_dim.shape == (6,)
@@ -106,7 +106,7 @@ def test_a_score_s_error_is_what_repeating_it_shows() -> None:
 
 
 @pytest.mark.parametrize("levels", [2, 17, 200, 256])
-def test_pictures_are_read_back_as_they_were_written(tmp_path: Path, levels: int) -> None:
+def test_images_are_read_back_unchanged(tmp_path: Path, levels: int) -> None:
     from gen_ray.engine.plots import grids
 
     for channels in (1, 3):
@@ -143,7 +143,7 @@ def test_grey_values_of_levels_are_exact_and_others_are_reported() -> None:
         instances.convert(exact // 3, few, spec, resize=False)
 
 
-def test_text_of_another_alphabet_is_spelt_in_the_models() -> None:
+def test_text_of_another_alphabet_is_encoded_in_the_models() -> None:
     own = DataSpec(name="own", kind="tokens", shape=(3,), levels=3, alphabet="bde")
     spec = DataSpec(name="model", kind="tokens", shape=(3,), levels=5, alphabet="abcde")
     x = torch.tensor([[0, 1, 2], [2, 2, 0]], dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Manifest, checkpoint and artifact: what was written, to the bit and complete, or refused by the file's name."""
+"""Manifest, checkpoint and artifact: the contents are complete and bit-exact, or refused with the file's name."""
 
 import errno
 import json
@@ -61,7 +61,7 @@ both = pytest.mark.parametrize("kind", KINDS)
 
 
 @both
-def test_a_folder_holds_what_its_manifest_says(kind: str, tmp_path: Path) -> None:
+def test_a_folder_holds_the_files_of_its_manifest(kind: str, tmp_path: Path) -> None:
     write, read, _, files = KINDS[kind]
     write(tmp_path / "f")
     assert (
@@ -76,7 +76,7 @@ def test_a_folder_holds_what_its_manifest_says(kind: str, tmp_path: Path) -> Non
 
 @both
 def test_one_flipped_bit_in_any_file_is_refused_with_its_name(kind: str, tmp_path: Path) -> None:
-    """200 flips and more: 40 in each of a checkpoint's six files."""
+    """Flips more than 200 bits: 40 in each of the six files of a checkpoint."""
     write, read, error, files = KINDS[kind]
     write(tmp_path / "f")
     dice = random.Random(0)
@@ -140,7 +140,7 @@ def test_missing_added_and_linked_files_are_refused(kind: str, tmp_path: Path) -
 
 @contextmanager
 def files_of_at_most(size: int) -> Iterator[None]:
-    """Let any file end at size bytes, as on a disk that fills up."""
+    """Limit every file to size bytes, as on a disk that fills up."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -184,14 +184,14 @@ def test_any_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_commit_replaces_the_old_folder_whole(tmp_path: Path) -> None:
+def test_a_commit_replaces_the_whole_old_folder(tmp_path: Path) -> None:
     for name in ("old", "new"):
         checkpoint.commit(tmp_path / "deep" / "f", lambda draft, name=name: (draft / name).touch())
     assert [p.name for p in (tmp_path / "deep" / "f").iterdir()] == ["new"]
 
 
 def test_a_killed_writer_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
-    """SIGKILL half-way: what is there is hidden, and neither a restart nor the next commit stumbles over it."""
+    """After SIGKILL during a write the partial folder is hidden; a restart and the next commit work."""
     exp = experiment()
     code = (
         "import os, sys, pathlib\nfrom gen_ray.engine.training import checkpoint\n"
@@ -211,7 +211,7 @@ def test_a_killed_writer_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_checkpoint_gives_back_net_average_optimizer_and_step(family: str, tmp_path: Path) -> None:
+def test_a_checkpoint_restores_net_average_optimizer_and_step(family: str, tmp_path: Path) -> None:
     one, other = trained(family, steps=3), trained(family, steps=0)
     checkpoint.write(tmp_path / "c", one.packed(3))
     position = checkpoint.read(tmp_path / "c", nets={"net": other.bare, "ema": other.ema}, optimizer=other.optimizer)
@@ -226,7 +226,7 @@ def test_a_checkpoint_gives_back_net_average_optimizer_and_step(family: str, tmp
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_artifact_samples_to_the_bit_what_its_model_did(family: str, tmp_path: Path) -> None:
+def test_an_artifact_gives_the_samples_of_its_model_to_the_bit(family: str, tmp_path: Path) -> None:
     before = model(family)
     artifact.write(tmp_path / "a", before)
     after = artifact.load(tmp_path / "a")
@@ -241,7 +241,7 @@ def test_an_artifact_samples_to_the_bit_what_its_model_did(family: str, tmp_path
     assert torch.equal(*nats)
 
 
-def test_an_artifact_holds_no_pickle_and_says_where_it_comes_from(tmp_path: Path) -> None:
+def test_an_artifact_holds_provenance_and_no_pickle(tmp_path: Path) -> None:
     artifact.write(tmp_path / "a", model())
     for file in (tmp_path / "a").iterdir():
         assert file.suffix in {".yaml", ".json", ".safetensors", ".sha256"}
@@ -259,7 +259,7 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
         artifact.load(tmp_path / "a")
 
 
-def test_weights_that_share_memory_or_are_not_contiguous_come_back(tmp_path: Path) -> None:
+def test_weights_that_share_memory_or_are_not_contiguous_are_restored(tmp_path: Path) -> None:
     now: Model = model()
     first = next(p for p in now.net.parameters() if p.ndim == 2)
     first.data = first.data.T.contiguous().T

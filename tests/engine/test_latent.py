@@ -1,4 +1,4 @@
-"""The latent space where the exact posterior is known: refinement finds it and closes the gap."""
+"""The latent space of a model with a known posterior: refinement finds it and closes the amortisation gap."""
 
 import math
 
@@ -15,7 +15,7 @@ from tests.families import test_vae_oracle as oracle
 
 
 def linear(net: nn.Module) -> Model:
-    """Return the linear Gaussian VAE with a net as a model."""
+    """Return a model: the linear Gaussian VAE with the given net."""
     toy = model("vae")
     return Model(experiment=toy.experiment, family=oracle.family(), net=net.requires_grad_(False), meta={})
 
@@ -34,12 +34,12 @@ def test_refinement_finds_the_exact_posterior_and_closes_the_amortisation_gap() 
     torch.testing.assert_close(better.elbo_nats, oracle.evidence(x).double(), rtol=0, atol=0.3)
 
 
-def test_where_the_encoder_is_exact_there_is_no_gap() -> None:
+def test_an_exact_encoder_has_no_gap() -> None:
     better = latent.refine(linear(oracle.exact()), oracle.data(5), steps=100, device=CPU)
     assert (better.gap_nats.abs() < 0.02).all()
 
 
-def test_refinement_leaves_the_net_and_the_neighbours_alone() -> None:
+def test_refinement_changes_neither_the_net_nor_other_rows() -> None:
     now, x = model("vae"), images(4)
     before = [part.clone() for part in now.net.parameters()]
     better, alone = (
@@ -50,7 +50,7 @@ def test_refinement_leaves_the_net_and_the_neighbours_alone() -> None:
     assert (better.posterior.mu != latent.encode(now, x, device=CPU).mu).any()
 
 
-def test_a_way_begins_and_ends_at_the_reconstructions() -> None:
+def test_an_interpolation_starts_and_ends_at_the_reconstructions() -> None:
     now, x = model("vae"), images(3)
     ways = latent.interpolate(now, x, steps=4, device=CPU)
     ends = latent.decode(now, latent.encode(now, x, device=CPU).mu)
@@ -59,13 +59,13 @@ def test_a_way_begins_and_ends_at_the_reconstructions() -> None:
 
 
 class Plane(nn.Module):
-    """Decodes z to itself, in the first two of four pixels."""
+    """A decoder that copies z (B, 2) into the first two of four pixels."""
 
     def decode(self, z: torch.Tensor) -> torch.Tensor:
         return torch.cat([z, torch.zeros_like(z)], 1).view(-1, 1, 1, 4)
 
 
-def test_the_map_of_a_plane_steps_evenly_in_probability(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_map_of_a_plane_has_even_steps_in_probability(monkeypatch: pytest.MonkeyPatch) -> None:
     now = linear(Plane())
     monkeypatch.setattr(type(now.family), "decode", lambda self, net, z: net.decode(z))
     z = latent.manifold(now, side=4, device=CPU).flatten(1)[:, :2].view(4, 4, 2)
@@ -75,7 +75,7 @@ def test_the_map_of_a_plane_steps_evenly_in_probability(monkeypatch: pytest.Monk
     torch.testing.assert_close(u[..., 1], steps.flip(0)[:, None].expand(4, 4))  # down a column the second falls
 
 
-def test_only_a_plane_has_a_map_and_only_some_families_have_a_latent_space() -> None:
+def test_only_two_dimensions_have_a_map_and_only_some_families_a_latent_space() -> None:
     now = model("vae")
     assert isinstance(now.family, SupportsLatent) and not isinstance(model("ddpm").family, SupportsLatent)
     wide = Model(

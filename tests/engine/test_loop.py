@@ -1,4 +1,4 @@
-"""The loop: broken off and taken up again it is the run that was never broken off."""
+"""The training loop: an interrupted and resumed run equals an uninterrupted one."""
 
 import math
 import re
@@ -35,7 +35,7 @@ def every_step(family: str = "vae") -> Experiment:
 
 
 class Stopped(LocalSession):
-    """Is asked to stop as the fifth step begins."""
+    """A session that is asked to stop at the start of the fifth step."""
 
     asked = 0
 
@@ -48,7 +48,7 @@ def of(history: list[tuple[int, dict[str, float]]]) -> list[tuple[int, str, floa
     return [(step, k, v) for step, metrics in history for k, v in metrics.items() if k not in CLOCKED]
 
 
-def test_a_training_that_is_asked_to_stop_does_so_with_a_checkpoint_and_goes_on_from_it(tmp_path: Path) -> None:
+def test_a_stopped_training_saves_a_checkpoint_and_resumes_from_it(tmp_path: Path) -> None:
     exp = experiment("vae", checkpoint_every_seconds=1e6)
     with pytest.raises(StoppedError, match="stopped at step 5 of 10: --resume"):
         run(exp, tmp_path / "halves", Stopped)
@@ -58,7 +58,7 @@ def test_a_training_that_is_asked_to_stop_does_so_with_a_checkpoint_and_goes_on_
     assert manifest.read(tmp_path / "halves" / "step-000000010") == manifest.read(tmp_path / "whole" / "step-000000010")
 
 
-def test_what_is_trained_until_an_epoch_goes_on_to_the_bit_or_with_the_settings_now_in_force(tmp_path: Path) -> None:
+def test_training_up_to_an_epoch_continues_bit_for_bit_or_with_new_settings(tmp_path: Path) -> None:
     whole = run(every_step(), tmp_path / "whole")
     for folder in ("halves", "changed"):
         exp = every_step()
@@ -66,7 +66,7 @@ def test_what_is_trained_until_an_epoch_goes_on_to_the_bit_or_with_the_settings_
         fit(exp, exp.model(SPEC), here, until=1)
         assert max(step for step, _ in here.history) == 5 and "validation/loss_nats" in here.history[-1][1]
         fit(exp, exp.model(SPEC), here, until=1)
-        assert max(step for step, _ in here.history) == 5, "what is reached is not trained again"
+        assert max(step for step, _ in here.history) == 5, "finished epochs are not trained again"
     halves = run(every_step(), tmp_path / "halves")
     assert of(halves.history) == [entry for entry in of(whole.history) if entry[0] > 5]
     settings = {"learning_rate": 0.03, "weight_decay": 0.5, "betas": (0.5, 0.7)}
@@ -76,14 +76,14 @@ def test_what_is_trained_until_an_epoch_goes_on_to_the_bit_or_with_the_settings_
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_five_steps_and_five_are_ten_to_the_bit(family: str, tmp_path: Path) -> None:
+def test_five_steps_twice_equal_ten_to_the_bit(family: str, tmp_path: Path) -> None:
     """SHA-256 of net, averages, optimizer and position; 40 rows in batches of 8 are 5 steps an epoch."""
     exp = every_step(family)
     whole = run(exp, tmp_path / "whole")
     with pytest.raises(KilledError):
         run(exp, tmp_path / "halves", Dying)
     assert max(p.name for p in (tmp_path / "halves").iterdir()) == "step-000000005"
-    torch.manual_seed(12345)  # nothing outside may matter
+    torch.manual_seed(12345)  # the global generator must not matter
     resumed = run(exp, tmp_path / "halves")
     last = [manifest.read(tmp_path / name / "step-000000010") for name in ("whole", "halves")]
     assert last[0] == last[1] and len(last[0]) == 6
@@ -103,7 +103,7 @@ def test_the_best_value_survives_a_restart(tmp_path: Path, monkeypatch: pytest.M
     assert [v for _, k, v in resumed if k == "validation/loss_nats"] == [2.0]
 
 
-def test_a_finished_run_taken_up_again_does_nothing(tmp_path: Path) -> None:
+def test_resuming_a_finished_run_does_nothing(tmp_path: Path) -> None:
     exp = every_step()
     run(exp, tmp_path)
     again = run(exp, tmp_path)
@@ -127,8 +127,8 @@ def test_the_log_is_the_mean_over_its_window() -> None:
     assert [v for _, v in found] == pytest.approx([sum(each[:4]) / 4, sum(each[4:8]) / 4, sum(each[8:]) / 2])
 
 
-def test_events_fall_on_the_ends_of_epochs() -> None:
-    """16 rows a step of 40 rows: epochs end in steps 3 (2.5), 5, 8 (7.5), 10, 13 (12.5), …"""
+def test_events_happen_at_the_ends_of_epochs() -> None:
+    """With 16 of 40 rows per step, epochs end in steps 3 (2.5), 5, 8 (7.5), 10, 13 (12.5), …"""
     exp = experiment(batch_size=16, epochs=6, validate_every_epochs=2, sample_every_epochs=4)
 
     class Watching(LocalSession):
@@ -174,7 +174,7 @@ def test_texts_are_shown_as_text_and_images_as_pictures_at_the_same_steps() -> N
 
 
 @pytest.mark.parametrize("family", ["vae", "ddpm-learned"])
-def test_a_picture_of_learning_is_the_grid_of_64_samples_of_the_net(family: str) -> None:
+def test_the_picture_of_progress_is_a_grid_of_64_samples(family: str) -> None:
     exp, here = experiment(family), session(experiment(family))
     bound = exp.model(SPEC)
     net = fit(exp, bound, here).eval()

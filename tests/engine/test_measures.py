@@ -1,4 +1,4 @@
-"""Distances, features, likelihood and evaluation against numbers that are known."""
+"""Distances, features, likelihood and evaluation, compared with known values."""
 
 import math
 from dataclasses import replace
@@ -46,14 +46,14 @@ def test_the_distance_of_gaussians_with_common_axes() -> None:
     assert distance(b, a) == pytest.approx(expected, rel=1e-7)
 
 
-def test_the_distance_of_any_two_gaussians_by_scipy() -> None:
+def test_the_distance_of_any_two_gaussians_equals_that_of_scipy() -> None:
     a, b = (Moments.of(cloud(50, 6, seed) @ cloud(6, 6, seed + 5)) for seed in (0, 1))
     root = np.real(sqrtm(a.covariance.numpy() @ b.covariance.numpy()))
     expected = float((a.mean - b.mean).square().sum() + (a.covariance + b.covariance).trace()) - 2 * np.trace(root)
     assert distance(a, b) == pytest.approx(expected, rel=1e-8)
 
 
-def test_the_distance_is_zero_to_itself_and_blind_to_rotation() -> None:
+def test_the_distance_to_itself_is_zero_and_rotation_does_not_matter() -> None:
     x, y = cloud(300, 8), 0.5 * cloud(200, 8, seed=1) + 1
     axes = torch.linalg.qr(cloud(8, 8, seed=2)).Q
     d = distance(Moments.of(x), Moments.of(y))
@@ -64,7 +64,7 @@ def test_the_distance_is_zero_to_itself_and_blind_to_rotation() -> None:
     assert distance(flat, flat) == pytest.approx(0, abs=1e-9)
 
 
-def test_moments_are_those_of_numpy() -> None:
+def test_moments_equal_those_of_numpy() -> None:
     x = cloud(30, 4).float()
     np.testing.assert_allclose(Moments.of(x).covariance, np.cov(x.numpy().astype(np.float64), rowvar=False), rtol=1e-6)
     np.testing.assert_allclose(Moments.of(x).mean, x.numpy().astype(np.float64).mean(0), rtol=1e-6)
@@ -75,7 +75,7 @@ def test_moments_are_those_of_numpy() -> None:
 # ---- precision and recall -----------------------------------------------------------------------------------------
 
 
-def test_coverage_of_itself_is_whole_and_of_strangers_none() -> None:
+def test_coverage_of_itself_is_one_and_of_distant_points_zero() -> None:
     x = cloud(200, 4).float()
     for k in (1, 5, 500):
         assert manifold_coverage(x, x, neighbours=k) == 1
@@ -83,29 +83,29 @@ def test_coverage_of_itself_is_whole_and_of_strangers_none() -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-def test_coverage_counts_the_modes_that_are_met(offset: float) -> None:
-    """Two islands, one of them met: recall says so, precision does not mind."""
+def test_recall_counts_the_modes_that_are_covered(offset: float) -> None:
+    """Of two modes only one is covered: recall falls, precision does not."""
     left, right = cloud(150, 3).float() + offset, cloud(50, 3, seed=1).float() + offset + 50
     real, fake = torch.cat([left, right]), left[:100] + 0.001
     assert manifold_coverage(real, fake, neighbours=3) == pytest.approx(0.75, abs=0.05)
     assert manifold_coverage(fake, real, neighbours=3) == 1
 
 
-def test_coverage_by_hand() -> None:
-    """On a line: points 0, 1, 3 reach 1, 1, 2 to their nearest neighbour."""
+def test_coverage_equals_a_value_computed_by_hand() -> None:
+    """On a line the points 0, 1, 3 have the distances 1, 1, 2 to their nearest neighbours."""
     by = torch.tensor([[0.0], [1.0], [3.0]])
     for place, inside in ((-1.0, 1), (-1.1, 0), (2.0, 1), (5.0, 1), (5.1, 0)):
         assert manifold_coverage(torch.tensor([[place]]), by, neighbours=1) == inside
 
 
-def test_coverage_is_blind_to_where_the_clouds_stand() -> None:
-    """On numbers whose sum with 1024 is exact: a distance by way of a matrix product would drown in 1024²."""
+def test_coverage_does_not_change_under_translation() -> None:
+    """The sums with 1024 are exact; a distance by a matrix product would be lost in the rounding of 1024²."""
     x, y = (torch.round(cloud(200, 8, seed).float() * 1024) / 1024 for seed in (0, 1))
     assert 0 < manifold_coverage(x, y, neighbours=1) == manifold_coverage(x + 1024, y + 1024, neighbours=1) < 1
 
 
-def test_duplicates_cover_their_like() -> None:
-    x = cloud(40, 16).float().repeat(6, 1) + 30  # radii of 0: rounding must not hide a point from its twin
+def test_duplicates_cover_one_another() -> None:
+    x = cloud(40, 16).float().repeat(6, 1) + 30  # radii of 0: in spite of rounding a point must find its duplicate
     assert manifold_coverage(x, x, neighbours=3) == 1
 
 
@@ -114,7 +114,7 @@ def test_duplicates_cover_their_like() -> None:
 
 @pytest.fixture
 def labelled(monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
-    """Two classes, dark and bright, and a shorter training."""
+    """Return images and labels of two classes, dark and bright; the extractor's training is shortened."""
     monkeypatch.setattr(features, "MOST_STEPS", 15)
     labels = torch.arange(64) % 2
     return (images(64) // 2 + 8 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels
@@ -153,7 +153,7 @@ def test_the_extractor_is_trained_once_and_refused_when_damaged(
 
 
 def uniform(levels: int) -> Model:
-    """A VAE whose decoder ignores z and gives every level the same probability, and whose encoder says the prior."""
+    """Return a VAE whose decoder ignores z and gives every level the same probability; its encoder is the prior."""
     spec = DataSpec(name="uniform", kind="image", shape=(1, 2, 3), levels=levels)
     exp = parse({"name": "uniform", "family": {"name": "vae", "likelihood": "categorical", "latent_dim": 2}})
     family = exp.model(spec)
@@ -214,7 +214,7 @@ def test_the_likelihood_is_the_mean_over_rows_with_its_standard_error(family: st
 # ---- evaluation ---------------------------------------------------------------------------------------------------
 
 
-def test_a_sample_is_what_generate_gives() -> None:
+def test_samples_equal_those_of_generate() -> None:
     now = model("ddpm")
     x, seconds = sample(now, 5, device=CPU)
     chain = now.family.chain("ddim")
@@ -231,7 +231,7 @@ class Raw:
 
 
 @pytest.mark.parametrize("against", ["train", "test"])
-def test_samples_that_are_the_data_are_at_no_distance(against: str) -> None:
+def test_samples_that_equal_the_data_have_distance_zero(against: str) -> None:
     data = reference(SPEC, against=against, extractor=Raw())
     metrics, how = distances(model(), data.real, data, data.extractor)
     assert metrics["eval/frechet_distance"] == pytest.approx(0, abs=1e-6)
@@ -246,7 +246,7 @@ def test_samples_that_are_the_data_are_at_no_distance(against: str) -> None:
 
 
 @pytest.mark.parametrize("family", ["vae", "ddpm"])
-def test_an_evaluation_says_the_same_again_and_where_each_number_comes_from(family: str) -> None:
+def test_an_evaluation_is_repeatable_and_has_a_provenance_for_each_number(family: str) -> None:
     now, data = model(family), reference(SPEC, extractor=Raw())
     reports = [evaluate(now, data, device=CPU) for _ in range(2)]
     metrics = [{k: v for k, v in r.metrics.items() if "seconds" not in k} for r in reports]
@@ -263,7 +263,7 @@ def test_an_evaluation_says_the_same_again_and_where_each_number_comes_from(fami
     assert "eval/frechet_distance" not in without.metrics and set(without.provenance) == {"eval/bits_per_dim"}
 
 
-def test_an_evaluation_of_a_model_of_text_shows_a_page_of_it_and_no_picture() -> None:
+def test_the_evaluation_of_a_text_model_shows_text_and_no_picture() -> None:
     spec = DataSpec(name="play", kind="tokens", shape=(6,), levels=4, alphabet="abcd")
     exp = experiment("tokens")
     family = exp.model(spec)
@@ -276,8 +276,8 @@ def test_an_evaluation_of_a_model_of_text_shows_a_page_of_it_and_no_picture() ->
 
 
 @pytest.mark.parametrize(("samples", "test_rows"), [(100, 30), (100, 101), (40, 130)])
-def test_the_floor_and_the_distance_beside_it_are_of_equally_many_rows(samples: int, test_rows: int) -> None:
-    """Samples that are real data, as many as are held out: their distance is that floor, whatever all of them have."""
+def test_floor_and_distance_are_computed_from_equally_many_rows(samples: int, test_rows: int) -> None:
+    """Samples that are as many rows of real data as are held out have the floor as their distance."""
     data = reference(SPEC, extractor=Raw(), test_rows=test_rows)
     rows = min(samples, test_rows)
     drawn = torch.cat([data.test[:rows], data.train[: samples - rows]])
@@ -307,7 +307,7 @@ UNLABELLED = SPEC.model_copy(update={"classes": ()})
         (UNLABELLED, 1, "train", "bits/dim without standard error"),
     ],
 )
-def test_what_cannot_be_measured_is_known_before_and_said_after(
+def test_a_measure_that_is_impossible_is_known_before_and_reported_after(
     spec: DataSpec, rows: int, against: str, line: str
 ) -> None:
     judge = Raw() if len(spec.classes) > 1 else None
@@ -326,7 +326,7 @@ def test_what_cannot_be_measured_is_known_before_and_said_after(
         assert judged is not None and judged.provenance["rows_seed"] == 0
 
 
-def test_labels_of_one_class_among_several_names_are_no_judge() -> None:
+def test_labels_of_only_one_class_do_not_train_an_extractor() -> None:
     data = reference(SPEC)
     report = evaluate(model(), data, device=CPU)
     assert "a single class" in report.unmeasured[0] and "eval/frechet_distance" not in report.metrics
@@ -341,7 +341,7 @@ def test_labels_of_one_class_among_several_names_are_no_judge() -> None:
         ({"likelihood": "bernoulli", "binarise": "dynamic"}, "dynamic binary"),
     ],
 )
-def test_the_provenance_of_bits_says_which_values_they_are_of(family: dict[str, str], values: str) -> None:
+def test_the_provenance_of_bits_states_which_values_they_describe(family: dict[str, str], values: str) -> None:
     exp = experiment()
     exp = parse({**exp.resolved(), "family": {**exp.resolved()["family"], **family}})
     bound = exp.model(SPEC)

@@ -53,8 +53,8 @@ def test_a_container_s_free_memory_counts(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("part", memory.OTHER_ALLOCATORS)
-def test_an_error_of_a_library_that_allocates_by_itself_is_out_of_memory(part: str) -> None:
-    """Measurement stops at the largest batch that fits, and a request that does not fit has one line."""
+def test_an_allocation_error_of_a_library_counts_as_out_of_memory(part: str) -> None:
+    """Measurement stops at the largest batch that fits; a request that does not fit is refused in one line."""
     error = RuntimeError(f"{part}\nException raised from …")
     small = model("ddpm")
     forward = small.net.forward
@@ -70,7 +70,7 @@ def test_an_error_of_a_library_that_allocates_by_itself_is_out_of_memory(part: s
     assert isinstance(refused, MemoryError) and "\n" not in str(refused)
 
 
-def test_the_error_of_a_cpu_s_allocator_is_out_of_memory_and_a_net_s_own_is_not() -> None:
+def test_an_error_of_the_cpu_allocator_counts_as_out_of_memory_and_one_of_the_net_does_not() -> None:
     with pytest.raises(RuntimeError) as error:
         torch.empty(10**14)
     assert memory.is_out_of_memory(error.value)
@@ -87,8 +87,8 @@ def test_the_error_of_a_cpu_s_allocator_is_out_of_memory_and_a_net_s_own_is_not(
 
 def test_samples_are_refused_after_the_first_batch_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     now, walks = model("vae"), []
-    walk = generate._walk
-    monkeypatch.setattr(generate, "_walk", lambda *args: walks.append(1) or walk(*args))
+    walk = generate._sample
+    monkeypatch.setattr(generate, "_sample", lambda *args: walks.append(1) or walk(*args))
     monkeypatch.setattr(memory, "available", lambda: 10_000)
     chain = now.family.chain("mean")
     with pytest.raises(UserError, match=r"1,000 samples: needs"):
@@ -122,11 +122,11 @@ def test_many_instances_are_encoded_and_refined_in_parts(monkeypatch: pytest.Mon
     assert (latent.interpolate(now, x, steps=3, device=CPU) - ways).abs().max() <= 1
     parts = latent.refine(now, x, steps=3, device=CPU)
     assert parts.posterior.mu.shape == better.posterior.mu.shape and parts.gap_nats.shape == (10,)
-    torch.testing.assert_close(parts.posterior.mu, better.posterior.mu, rtol=0, atol=0.2)  # by other draws
+    torch.testing.assert_close(parts.posterior.mu, better.posterior.mu, rtol=0, atol=0.2)  # different random draws
 
 
 def test_the_entropy_of_tokens_is_that_of_their_frequencies() -> None:
-    """In time proportional to the number of completions: by pairs of them, 10,000 took minutes."""
+    """The time is proportional to the number of completions; with pairs of them, 10,000 took minutes."""
     samples = torch.tensor([[[0, 5], [0, 5], [1, 5], [2, 5]]])
     expected = torch.tensor([[0.5, 0.25, 0.25]], dtype=torch.float64)
     entropy = UNCERTAINTY["tokens"](samples, 7)

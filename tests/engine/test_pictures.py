@@ -1,4 +1,4 @@
-"""Pictures put every pixel where it belongs; generation numbers its samples."""
+"""Pictures: the place of every pixel. Generation: samples depend on seed and number only."""
 
 import dataclasses
 from pathlib import Path
@@ -20,7 +20,7 @@ from tests.engine.toys import CPU, images, model
 
 @pytest.mark.parametrize(("n", "columns"), [(1, None), (5, None), (5, 2), (7, 7), (4, 1)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_tile_stands_in_its_place_enlarged_by_a_whole_factor(n: int, columns: int | None, channels: int) -> None:
+def test_every_tile_is_in_its_place_and_enlarged_by_an_integer(n: int, columns: int | None, channels: int) -> None:
     x = torch.randint(17, (n, channels, 3, 4), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     picture, across = grid(x, levels=17, columns=columns, tile_pixels=9), columns or int(np.ceil(np.sqrt(n)))
     rows, gap = -(-n // across), grid(x[[0, 0]], columns=2, tile_pixels=9).shape[1] - 2 * 8  # two of 4 pixels, doubled
@@ -54,7 +54,7 @@ def test_large_images_are_not_shrunk() -> None:
     assert grid(torch.zeros(1, 1, 100, 90, dtype=torch.uint8)).shape == (100, 90, 3)
 
 
-def test_a_panel_holds_its_pictures_side_by_side() -> None:
+def test_a_panel_shows_its_pictures_side_by_side() -> None:
     left, right = np.full((20, 30, 3), 10, np.uint8), np.full((40, 10, 3), 200, np.uint8)
     out = panel({"left": left, "right": right})
     assert out.shape[0] == 40 + 28 + 16 and out.shape[1] > 16 + 30 + 16 + 10 + 16, (
@@ -68,13 +68,13 @@ def test_a_panel_holds_its_pictures_side_by_side() -> None:
     assert (rows[92:132, 16:26] == 200).all()
 
 
-def test_shades_run_from_black_by_the_colour_of_holes_to_white() -> None:
+def test_shades_run_from_black_through_the_colour_of_missing_values_to_white() -> None:
     seen = uncertainty_map(torch.tensor([0.0, 0.2, 0.4]).view(1, 1, 1, 3))[0, :, 0]
     assert seen.dtype == torch.uint8 and seen.T.tolist() == [[0, 0, 0], list(MISSING_COLOUR), [255, 255, 255]]
     assert (uncertainty_map(torch.zeros(1, 1, 1, 3)) == 0).all()
 
 
-def test_samples_are_saved_as_they_are(tmp_path: Path) -> None:
+def test_samples_are_saved_unchanged(tmp_path: Path) -> None:
     x, spec = images(5), DataSpec(name="x", kind="image", shape=(1, 4, 4), levels=17)
     samples.save(tmp_path / "x.npz", x, spec)
     assert (np.load(tmp_path / "x.npz")["samples"] == x.numpy()).all()
@@ -101,7 +101,7 @@ def test_a_sample_is_a_function_of_seed_and_number(family: str) -> None:
 
 
 def test_each_tick_has_its_own_noise_and_row() -> None:
-    """The start is drawn at tick 0, evaluation i at tick i with row i of the table."""
+    """The start is drawn at tick 0; evaluation i happens at tick i with row i of the table."""
     now, asked = model("ddpm"), []
 
     class Recording:

@@ -1,4 +1,4 @@
-"""Scale on paper: against figures computed by hand, and laws that hold whatever the figures."""
+"""Forecasts of scaling: values computed by hand, and laws that hold for any input."""
 
 import json
 import re
@@ -36,13 +36,13 @@ FREE, SLOW = NetworkLink(1e9, 0.0), NetworkLink(8.0, 1e-3)
 SITE = Topology(per_node=2, within=FREE, between=SLOW)
 
 
-def test_a_ring_carries_what_it_carries() -> None:
-    """Patarasuk & Yuan 2009: 2(W−1) hops of a W-th; 10^8 bytes over 10^9 bytes a second by four are 150 ms."""
+def test_the_time_of_a_ring_all_reduce_follows_its_formula() -> None:
+    """Patarasuk & Yuan 2009: 2(W−1) hops of 1/W of the data; 10^8 bytes at 10^9 bytes/s on 4 workers take 150 ms."""
     assert SLOW.all_reduce(10**8, 4) == pytest.approx(6 * (1e-3 + 0.25e8 / 1e9))
     assert SLOW.all_reduce(10**8, 1) == 0
 
 
-def test_a_forecast_is_what_one_computes_by_hand() -> None:
+def test_a_forecast_equals_values_computed_by_hand() -> None:
     found = forecast(StepCost(0.01, 0.001), LOAD, SITE, 4)
     compute = 0.01 + 32 * 0.001
     last, flags = 6 * (1e-3 + 25 * 2**20 / 4 / 1e9), 6 * (1e-3 + 20 / 4 / 1e9)
@@ -54,13 +54,13 @@ def test_a_forecast_is_what_one_computes_by_hand() -> None:
     assert found.efficiency == pytest.approx(found.images_per_second / 4 / (128 / 0.138))
 
 
-def test_workers_slow_one_another_down_before_they_take_turns() -> None:
+def test_workers_slow_one_another_down_before_they_share_cores() -> None:
     site = replace(SITE, per_node=8, cores=4, crowded=1.3)
     assert [site.crowding(workers) for workers in (1, 2, 4, 8)] == pytest.approx([1, 1.1, 1.3, 2.6])
     assert replace(site, threads=4).crowding(2) == pytest.approx(2.6) and replace(site, cores=None).crowding(8) == 1
 
 
-def test_workers_who_share_cores_take_turns() -> None:
+def test_workers_that_share_cores_divide_the_time() -> None:
     site = replace(SITE, per_node=4, between=FREE, cores=2)
     rates = [forecast(StepCost(0.0, 0.001), LOAD, site, n).images_per_second for n in (1, 2, 4)]
     assert rates[1] / rates[0] == pytest.approx(2, rel=1e-3) and rates[2] / rates[1] == pytest.approx(1, rel=1e-3)
@@ -81,13 +81,13 @@ def test_a_better_link_is_never_slower_and_one_worker_needs_none(
 
 
 @given(st.floats(1e-4, 1), st.floats(1e-5, 1e-2))
-def test_a_line_is_found_again(fixed: float, per_row: float) -> None:
+def test_a_linear_cost_is_recovered(fixed: float, per_row: float) -> None:
     found = StepCost.fit({n: fixed + per_row * n for n in (8, 16, 64, 128)})
     assert found.fixed == pytest.approx(fixed, rel=1e-4) and found.per_row == pytest.approx(per_row, rel=1e-4)
     assert StepCost.fit({128: 0.5}) == StepCost(0.0, 0.5 / 128)
 
 
-def test_workers_stop_paying_where_doubling_them_brings_less() -> None:
+def test_more_workers_are_not_worthwhile_where_doubling_gains_too_little() -> None:
     def of(workers: int, rate: float) -> Forecast:
         return replace(forecast(StepCost(0.0, 1.0), LOAD, SITE, 1), workers=workers, images_per_second=rate)
 
@@ -97,19 +97,19 @@ def test_workers_stop_paying_where_doubling_them_brings_less() -> None:
     assert possible(96, 1, 12) == [1, 2, 4, 8, 12] and possible(64, 2, 12) == [1, 2, 4, 8]
 
 
-def test_what_is_kept_is_what_is_written(tmp_path) -> None:
+def test_the_estimate_of_checkpoint_bytes_matches_the_files(tmp_path) -> None:
     exp = experiment("vae")
     net = model("vae").net
     load = RunWorkload.of(exp, prepare("digits", out=tmp_path), exp.model(model("vae").spec).build_net())
     learner = TrainState(exp.model(model("vae").spec), exp.training, LocalSession({}), 10)
     learner.step([images(8)], 0)
     files = learner.packed(1)
-    assert load.checkpoint_bytes == pytest.approx(sum(map(len, files.values())), rel=0.35)  # names and shapes besides
+    assert load.checkpoint_bytes == pytest.approx(sum(map(len, files.values())), rel=0.35)  # plus names and shapes
     assert load.gradient_bytes == sum(p.numel() * 4 for p in learner.bare.parameters())
     assert len(checkpoint.weights(net)) > load.gradient_bytes
 
 
-def test_a_pace_is_measured_and_more_rows_take_longer() -> None:
+def test_step_costs_are_measured_and_more_rows_take_longer() -> None:
     exp = experiment("ddpm-dropout")
     found = paces(exp, exp.model(model("vae").spec), images(512), [512, 1], device=CPU, rounds=1)
     assert found[512] > found[1] > 0 and torch.is_grad_enabled()
@@ -126,21 +126,21 @@ def test_the_plan_of_a_shipped_config(gen_ray: GenRay, storage) -> None:
         found["load"]["batch"] / (found["pace"]["fixed"] + found["pace"]["per_row"] * found["load"]["batch"])
     )
     shown = gen_ray(*words).out
-    assert "as told by --rate" in shown and re.search(r"more workers pay until there are \d", shown)
+    assert "given by --rate" in shown and re.search(r"up to \d+ workers are worthwhile", shown)
 
 
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--rate", "x"], "--rate x: is written IMAGES_PER_SECOND@ROWS"),
+        (["--rate", "x"], "--rate x: write IMAGES_PER_SECOND@ROWS"),
         (["--rate", "0@8"], "--rate 0@8: is written"),
-        (["--rate", "-1@8"], "--rate -1@8: both numbers are above 0"),
+        (["--rate", "-1@8"], "--rate -1@8: both numbers must be above 0"),
         (["--nodes", "0"], "nodes"),
         (["--check", "7"], "--check 7: data.batch_size="),
         (["training.epoch=1"], "training.epoch"),
     ],
 )
-def test_what_cannot_be_planned_is_told_in_one_line(gen_ray: GenRay, storage, words: list[str], fault: str) -> None:
+def test_an_impossible_plan_is_refused_in_one_line(gen_ray: GenRay, storage, words: list[str], fault: str) -> None:
     config = ROOT / "configs" / "demo" / "digits-vae.yaml"
     said = gen_ray("plan", config, f"storage.root={storage}", *words)
     assert said.code == 2 and fault in said.fault

@@ -1,4 +1,4 @@
-"""A portrait shows what the model draws and how it completes, whatever its family."""
+"""The summary figure shows samples and completions of a model of any family."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def untrained(file: Path) -> artifact.Model:
 
 
 def tiles(picture: np.ndarray, top: int, rows: int) -> np.ndarray:
-    """Return the 8×8 images of a grid that begins at top, (rows, COLUMNS, 8, 8, 3): a pixel of each 7×7 square."""
+    """Return the 8×8 images of a grid that starts at row top, (rows, COLUMNS, 8, 8, 3): a pixel of each 7×7 square."""
     found = [
         [picture[top + 60 * i : top + 60 * i + 56 : 7, 60 * j : 60 * j + 56 : 7] for j in range(COLUMNS)]
         for i in range(rows)
@@ -45,12 +45,12 @@ def tiles(picture: np.ndarray, top: int, rows: int) -> np.ndarray:
     return np.array(found)
 
 
-def test_the_demo_is_of_every_family() -> None:
+def test_the_demo_covers_every_family() -> None:
     assert sorted(load(file).family.name for file in DEMO) == sorted(TINY)
 
 
 @pytest.mark.parametrize("file", DEMO, ids=lambda file: file.stem)
-def test_samples_stand_above_images_their_holes_and_what_fills_them(file: Path) -> None:
+def test_samples_stand_above_images_masked_images_and_completions(file: Path) -> None:
     model, n = untrained(file), 5
     x = torch.randint(17, (n, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     picture, mask = summary_figure(model, x, device=CPU), half_masks(x)
@@ -69,7 +69,7 @@ def test_samples_stand_above_images_their_holes_and_what_fills_them(file: Path) 
     assert (rows[:, 2:].reshape(filled.shape) == filled).all()
 
 
-def test_every_half_is_a_hole_by_turns() -> None:
+def test_each_half_is_masked_in_turn() -> None:
     known = half_masks(torch.zeros(5, 3, 4, 6))
     assert known.shape == (5, 3, 4, 6) and (known.flatten(1).double().mean(1) == 0.5).all()
     upper, lower, left, right = known[:4]

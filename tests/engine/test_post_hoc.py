@@ -1,4 +1,4 @@
-"""Averages of other lengths, made after a training from what it kept."""
+"""Post-hoc EMA: averages of other lengths, made after training from its snapshots."""
 
 import math
 import re
@@ -18,7 +18,7 @@ STEPS = 240
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[float, dict[str, torch.Tensor]]]:
-    """Return the folder of a short training, and what averages of three widths truly were at its end."""
+    """Return the folder of a short training, and the true averages of three widths at its end."""
     folder = tmp_path_factory.mktemp("run")
     exp = experiment("vae", ema_snapshots=12)
     here = session(exp, folder)
@@ -38,7 +38,7 @@ def flat(state: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("width", [0.05, 0.08, 0.15])
-def test_an_average_that_nobody_kept_is_met(home: tuple[Path, dict], width: float) -> None:
+def test_an_average_without_a_snapshot_is_reconstructed(home: tuple[Path, dict], width: float) -> None:
     folder, true = home
     found = post_hoc_ema.average(folder, width)
     assert found.keys() == true[width].keys() and all(value.dtype == torch.float32 for value in found.values())
@@ -47,13 +47,11 @@ def test_an_average_that_nobody_kept_is_met(home: tuple[Path, dict], width: floa
     assert apart < (1e-5 if width == 0.05 else 0.05) * spread
 
 
-def test_it_was_kept_as_often_as_asked_for(home: tuple[Path, dict]) -> None:
+def test_as_many_snapshots_are_kept_as_configured(home: tuple[Path, dict]) -> None:
     assert [f.name for f in sorted((home[0] / "averages").iterdir())] == [f"step-{20 * i:09d}" for i in range(1, 13)]
 
 
-def test_a_run_that_kept_nothing_and_a_width_that_does_not_exist_are_told(
-    home: tuple[Path, dict], tmp_path: Path
-) -> None:
+def test_a_run_without_snapshots_and_an_impossible_width_are_refused(home: tuple[Path, dict], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"training\.ema_snapshots above 0"):
         post_hoc_ema.average(tmp_path, 0.1)
     with pytest.raises(UserError, match=r"--sigma-rel: .* not 0\.5"):
@@ -61,8 +59,8 @@ def test_a_run_that_kept_nothing_and_a_width_that_does_not_exist_are_told(
 
 
 @pytest.mark.parametrize("width", [0.01, 0.02, 0.25, 0.28])
-def test_a_width_that_the_kept_ones_do_not_span_is_refused(home: tuple[Path, dict], width: float) -> None:
-    """In one line with the residual, the limit and the widths that can be made, before any weights are read."""
+def test_a_width_outside_the_span_of_the_snapshots_is_refused(home: tuple[Path, dict], width: float) -> None:
+    """One line states the residual, the limit and the possible widths, before any weights are read."""
     for refuse in (post_hoc_ema.residual, post_hoc_ema.average):
         with pytest.raises(
             UserError, match=r"12 times: the residual .* is 0\.\d+, the limit 0\.08, and its width .* can: "
@@ -73,7 +71,7 @@ def test_a_width_that_the_kept_ones_do_not_span_is_refused(home: tuple[Path, dic
     assert all(post_hoc_ema.residual(home[0], end) <= post_hoc_ema.MOST_RESIDUAL for end in (low, high))
 
 
-def test_few_times_kept_span_few_widths(home: tuple[Path, dict]) -> None:
+def test_few_snapshots_span_few_widths(home: tuple[Path, dict]) -> None:
     first, second = post_hoc_ema.snapshot_steps(home[0])[:2]
     assert post_hoc_ema.residual(home[0], 0.05, first) < 1e-3 > post_hoc_ema.residual(home[0], 0.1, first)
     for width, at in ((0.15, first), (0.15, second), (0.03, second)):
@@ -86,8 +84,8 @@ GRID = [width / 1000 for width in range(10, 288, 3)]
 
 
 @pytest.mark.parametrize(("times", "span"), [(1, 0.01), (2, 0.01), (3, 0.01), (4, 0.02), (8, 0.15), (16, 0.2)])
-def test_a_width_that_is_accepted_is_met_within_a_tenth(times: int, span: float) -> None:
-    """By quadrature: the standard deviation of the sum's profile, and its mean, by which a steady drift is averaged."""
+def test_an_accepted_width_is_reconstructed_within_a_tenth(times: int, span: float) -> None:
+    """Computes by quadrature the standard deviation of the summed profile and its mean (the lag of a steady drift)."""
     kept = [4800 * i // times for i in range(1, times + 1)]
     at = torch.tensor(kept, dtype=torch.float64).repeat_interleave(2) / 4800
     gammas = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat(times)
@@ -107,8 +105,8 @@ def test_a_width_that_is_accepted_is_met_within_a_tenth(times: int, span: float)
     assert max(accepted) - min(accepted) > span and {0.1, 0.049} <= set(accepted)
 
 
-def test_at_few_times_the_limit_is_that_of_the_weights_error() -> None:
-    """Of two times, width 0.12 was off by 15 % of the weights' movement, with a fit of residual 0.073."""
+def test_with_few_snapshots_the_limit_bounds_the_error_of_the_weights() -> None:
+    """With two snapshots, width 0.12 was wrong by 15 % of the weights' movement; the residual of the fit was 0.073."""
     for kept in ([2400, 4800], [4800]):
         for width in (0.02, 0.035, 0.07, 0.12, 0.15, 0.2, 0.25):
             assert not post_hoc_ema._solve(kept, power_ema.gamma_of(width)).is_close(width, len(kept))

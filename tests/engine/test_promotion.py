@@ -1,4 +1,4 @@
-"""What a model's samplers are worth: the choice along a curve, the judges, the menu and the fingerprint."""
+"""Promotion: the choice of samplers by cost and quality, quality metrics, sampler settings, the fingerprint."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ POINTS = st.lists(st.builds(point, st.floats(1e-5, 1e2), st.floats(0, 1e3), st.f
 
 
 @given(POINTS)
-def test_no_choice_is_beaten_and_each_is_no_dearer_than_the_next(points: list[CostQuality]) -> None:
+def test_choices_are_not_dominated_and_ordered_by_cost(points: list[CostQuality]) -> None:
     chosen = choose(points)
     fast, balanced, best = (chosen[name] for name in ("fast", "balanced", "best"))
     assert fast.seconds_per_sample <= balanced.seconds_per_sample <= best.seconds_per_sample
@@ -42,7 +42,7 @@ def test_no_choice_is_beaten_and_each_is_no_dearer_than_the_next(points: list[Co
 
 
 @given(POINTS)
-def test_the_front_is_all_that_nothing_else_beats(points: list[CostQuality]) -> None:
+def test_the_front_holds_exactly_the_points_that_are_not_dominated(points: list[CostQuality]) -> None:
     def beaten(one: CostQuality) -> bool:
         a = (one.seconds_per_sample, one.quality)
         return any((b := (p.seconds_per_sample, p.quality)) != a and b[0] <= a[0] and b[1] <= a[1] for p in points)
@@ -52,23 +52,23 @@ def test_the_front_is_all_that_nothing_else_beats(points: list[CostQuality]) -> 
     }
 
 
-def test_the_knee_is_where_the_curve_bends_and_errors_are_heeded() -> None:
+def test_the_knee_is_where_the_curve_bends_and_takes_errors_into_account() -> None:
     bent = [point(0.001, 100), point(0.002, 30), point(0.01, 4, 0.1), point(0.1, 3.2, 0.1), point(1.0, 3.1, 0.15)]
     chosen = choose(bent)
-    assert (chosen["balanced"], chosen["best"]) == (bent[2], bent[3])  # 3.1 is no better than 3.2 within its error
+    assert (chosen["balanced"], chosen["best"]) == (bent[2], bent[3])  # 3.1 and 3.2 differ by less than the error
     straight = [point(0.001, 8), point(0.002, 7.9), point(0.004, 2)]
     assert choose(straight)["balanced"] is straight[2]
     assert choose(bent[:1])["balanced"] is bent[0] and choose(bent[:2])["balanced"] is bent[1]
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=5))
-def test_the_judge_of_texts_is_a_distribution_after_any_history(examples: list[list[int]]) -> None:
+def test_the_quality_metric_of_texts_is_a_distribution_after_any_history(examples: list[list[int]]) -> None:
     judge = WittenBell(examples, 4, 3)
     for history in [(), (0,), (1, 2), *(tuple(example[:2]) for example in examples)]:
         assert sum(judge.p(history, symbol) for symbol in range(4)) == pytest.approx(1)
 
 
-def test_the_judge_of_texts_against_its_formula() -> None:
+def test_the_quality_metric_of_texts_follows_its_formula() -> None:
     judge = WittenBell([[0, 1, 0, 2, 0, 1]], 3, 2)
 
     def unigram(symbol: int) -> float:  # three kinds among six symbols
@@ -86,7 +86,7 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
     assert sum(figures) / len(figures) == pytest.approx(1 / math.sqrt(500), rel=0.3)
 
 
-def test_the_menu_has_what_samplers_take() -> None:
+def test_the_sampler_settings_hold_the_options_of_each_sampler() -> None:
     of = model("ddpm")
     dishes = {(dish.choice.sampler, dish.choice.steps): dish.nfe for dish in sampler_settings(of.family)}
     assert dishes["ddim", 20] == 20 and dishes["heun", 10] == 19 and ("ancestral", 40) not in dishes
@@ -113,7 +113,7 @@ def test_the_menu_has_what_samplers_take() -> None:
 
 
 @pytest.mark.parametrize("family", ["ddpm", "vae", "tokens"])
-def test_a_fingerprint_is_of_the_weights_alone(family: str, tmp_path: Path) -> None:
+def test_a_fingerprint_depends_on_the_weights_only(family: str, tmp_path: Path) -> None:
     of = model(family)
     choice = SamplerChoice(next(iter(of.family.samplers())), 1 if family == "vae" else 4)
     sha = fingerprint(of, choice, CPU)
@@ -141,7 +141,7 @@ def test_a_release_is_read_back_from_its_tags_which_mlflow_takes() -> None:
     assert Release.read("1", "0" * 32, {}) == Release(version="1", mlflow_id="0" * 32)
 
 
-def test_the_picture_of_a_curve_names_the_marks(tmp_path: Path) -> None:
+def test_the_plot_of_a_curve_names_the_marks(tmp_path: Path) -> None:
     lines = {"ddim": [(0.001, 9.0), (0.01, 3.0)], "heun": [(0.002, 5.0)]}
     picture = cost_quality(
         lines, {"fast": (0.001, 9.0), "balanced": (0.01, 3.0), "best": (0.01, 3.0)}, quality="distance"

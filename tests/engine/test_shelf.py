@@ -1,4 +1,4 @@
-"""Which checkpoints of a run are kept, and which one it goes on from."""
+"""The checkpoint store: which checkpoints of a run are kept, and from which one it resumes."""
 
 import json
 import logging
@@ -12,7 +12,7 @@ from gen_ray.storage import manifest
 
 
 def of(validation: float) -> dict[str, bytes]:
-    """Return the files of a checkpoint of a validation loss."""
+    """Return the files of a checkpoint with a validation loss."""
     return {"position.json": json.dumps({"validation_nats": validation}).encode()}
 
 
@@ -54,7 +54,7 @@ def test_the_lowest_validation_loss_is_found_and_of_equal_ones_the_newest(tmp_pa
     assert damaged.best_checkpoint() == damaged.place(3)
 
 
-def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_the_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     shelf = filled(tmp_path, [1.0, 2.0])
     (tmp_path / ".step-000000003.77").mkdir()
     (tmp_path / ".step-000000003.77" / "net.safetensors").write_bytes(b"half")
@@ -63,7 +63,7 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000001", "step-000000002"]
 
 
-def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shelf = filled(tmp_path, [1.0, 2.0, 3.0])
     (shelf.place(3) / "position.json").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
@@ -72,7 +72,7 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tmp_path: Path, caplog: p
     assert "step-000000003/position.json" in line and "trying another checkpoint" in line
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path: Path) -> None:
+def test_a_run_with_only_damaged_checkpoints_does_not_start_over(tmp_path: Path) -> None:
     shelf = filled(tmp_path, [2.0, 1.0])
     for folder in shelf.folders():
         (folder / manifest.NAME).unlink()
@@ -81,10 +81,10 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path: P
     assert CheckpointStore(tmp_path / "none").last() is None
 
 
-def test_a_shelf_becomes_another_with_all_it_holds_and_nothing_else(tmp_path: Path) -> None:
+def test_replacing_a_store_copies_all_of_its_checkpoints_and_nothing_else(tmp_path: Path) -> None:
     mine, other = filled(tmp_path / "mine", [5.0, 6.0, 7.0, 8.0, 9.0]), filled(tmp_path / "other", [1.0, 2.0, 3.0, 4.0])
     mine.replace_with(other)
     assert steps(mine) == steps(other) == [1, 3, 4]
     last = mine.last()
-    assert last is not None and last == tmp_path / "mine" / "step-000000004", "as it was written"
+    assert last is not None and last == tmp_path / "mine" / "step-000000004", "the copied one"
     assert manifest.read(last) == manifest.read(other.place(4))

@@ -1,4 +1,4 @@
-"""One optimizer step: lanes, learning rate, average, clipping, and the guard before the update."""
+"""One optimizer step: micro-batches, learning rate, EMA, clipping, and the finite check before the update."""
 
 import copy
 import math
@@ -34,11 +34,11 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-# ---- lanes --------------------------------------------------------------------------------------------------------
+# ---- micro-batches ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", ["vae", "ddpm"])
-def test_accumulated_gradients_are_the_gradient_of_the_mean_over_lanes(family: str) -> None:
+def test_accumulated_gradients_equal_the_gradient_of_the_mean(family: str) -> None:
     two = learner(family, accumulate=2)
     x = images(8)
     for lane, micro in enumerate(x.split(4)):
@@ -52,8 +52,8 @@ def test_accumulated_gradients_are_the_gradient_of_the_mean_over_lanes(family: s
 
 
 @pytest.mark.parametrize("family", ["vae", "ddpm-dropout"])
-def test_two_ranks_are_one_rank_with_two_micro_batches(family: str) -> None:
-    """Each lane has its own noise and dropout, whoever runs it; DDP's average is the accumulation."""
+def test_two_ranks_equal_one_rank_with_two_micro_batches(family: str) -> None:
+    """Noise and dropout belong to the micro-batch, not the rank; DDP's average equals the accumulation."""
     one = learner(family, accumulate=2)
     lanes = list(images(8).split(4))
     for lane in (0, 1):
@@ -69,7 +69,7 @@ def test_two_ranks_are_one_rank_with_two_micro_batches(family: str) -> None:
 
 
 def test_dropout_does_not_share_the_stream_of_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One seed in two generators is one stream of words, on CPUs and GPUs: masks would then depend on the noise."""
+    """Two generators with one seed give one stream, on CPUs and GPUs: dropout masks would depend on the noise."""
     one, seen = learner("ddpm-dropout"), []
 
     def loss(net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
@@ -120,7 +120,7 @@ def test_a_step_is_adamw_on_the_mean_loss_per_dimension() -> None:
 
 
 def test_clipping_bounds_the_gradient_and_nothing_else() -> None:
-    """Of plain gradient descent, so that the length of an update is the gradient's."""
+    """Uses plain gradient descent, so that the length of an update is that of the gradient."""
     for limit, bound in ((1e-3, 1e-3), (None, math.inf), (1e6, math.inf)):
         one, x = learner(gradient_clip_norm=limit), images(8)
         free = torch.autograd.grad(
@@ -133,7 +133,7 @@ def test_clipping_bounds_the_gradient_and_nothing_else() -> None:
         moved = [b - a for a, b in zip(weights(one.bare), before, strict=True)]
         length = math.sqrt(sum(float(m.square().sum()) for m in moved)) / 1e-2
         assert length == pytest.approx(min(norm, bound), rel=1e-3)
-        for step, gradient in zip(moved, free, strict=True):  # the direction stays
+        for step, gradient in zip(moved, free, strict=True):  # the direction does not change
             torch.testing.assert_close(step / 1e-2, gradient * min(1, bound / norm), rtol=1e-2, atol=1e-5)
 
 
@@ -157,7 +157,7 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(decay: Any, expected: list
     assert one.optimizer.param_groups[0]["lr"] == pytest.approx(5e-4)
 
 
-def test_the_average_in_closed_form() -> None:
+def test_the_average_follows_its_closed_form() -> None:
     net, drift = nn.Linear(1, 1, bias=False), 0.5
     twin, expected = ema.copy_for_ema(net), net.weight.item()
     start = expected
@@ -185,11 +185,11 @@ def test_the_average_copies_buffers() -> None:
     assert torch.equal(twin.running_mean, net.running_mean) and twin.num_batches_tracked == 1
 
 
-# ---- the guard ----------------------------------------------------------------------------------------------------
+# ---- the finite check ---------------------------------------------------------------------------------------------
 
 
 class Faulty:
-    """A family whose loss, or whose gradient alone, is not finite at some step."""
+    """A family whose loss and gradient, or only whose gradient, are not finite at some step."""
 
     def __init__(self, family: Any, step: int, *, gradient_only: bool) -> None:
         self.family, self.at, self.gradient_only = family, step, gradient_only
@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(gradient_only: bool) 
 
 @pytest.mark.parametrize("culprit", [0, 1, 2])
 def test_every_rank_stops_and_names_the_one_at_fault(culprit: int) -> None:
-    """After DDP's average the gradient is bad on every rank, the loss on one alone."""
+    """After DDP's average the gradient is not finite on every rank, but the loss only on one."""
     ring, exp = Ring(3), experiment(workers=3, batch_size=9)
 
     def work(rank: int) -> None:
@@ -234,7 +234,7 @@ def test_every_rank_stops_and_names_the_one_at_fault(culprit: int) -> None:
     assert all(f"step 0 on rank {culprit} (vae)" in str(error) for error in errors)
 
 
-def test_rank_0_alone_decides_what_is_to_be_done() -> None:
+def test_only_rank_0_decides_the_signal_of_a_step() -> None:
     for asking, expected in ((0, StepSignal.STOP), (1, StepSignal.GO_ON)):
         ring, exp = Ring(2), experiment(workers=2)
         ranks = [TrainState(exp.model(SPEC), exp.training, RingSession(ring, r, exp), 100) for r in range(2)]
@@ -269,17 +269,17 @@ def test_bfloat16_trains_deterministically_near_float32(family: str) -> None:
     assert runs["bfloat16"][0] != runs["float32"][0]
 
 
-# ---- time for memory, time for time -------------------------------------------------------------------------------
+# ---- activation checkpointing, compilation, workers ---------------------------------------------------------------
 
 
-def test_recomputing_a_net_that_cannot_is_refused() -> None:
+def test_recomputing_is_refused_for_a_net_without_blocks() -> None:
     exp = experiment("ddpm", recompute=True)
     with pytest.raises(UserError, match=r"training\.recompute: the net of ddpm has no blocks"):
         TrainState(exp.model(SPEC), exp.training, session(exp), 10)
 
 
-def test_a_recomputing_run_is_the_run_to_the_bit() -> None:
-    """With dropout in it, which must draw the same numbers twice."""
+def test_a_recomputing_run_equals_the_plain_run_to_the_bit() -> None:
+    """The net has dropout, which must draw the same numbers twice."""
     ends = []
     for anew in (False, True):
         exp = experiment("ddpm-dropout", recompute=anew)
@@ -291,7 +291,7 @@ def test_a_recomputing_run_is_the_run_to_the_bit() -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
-def test_a_compiled_run_learns_what_the_eager_one_learns_under_the_same_names() -> None:
+def test_a_compiled_run_has_the_weights_and_names_of_the_eager_run() -> None:
     ends = []
     for compiled in (False, True):
         exp = experiment("vae", compile=compiled, learning_rate=1e-3)
@@ -304,8 +304,8 @@ def test_a_compiled_run_learns_what_the_eager_one_learns_under_the_same_names() 
 
 
 @pytest.mark.parametrize("shared_out", [[range(4)], [range(2), range(2, 4)], [range(1), range(1, 2), range(2, 4)]])
-def test_the_step_is_the_same_however_many_workers_share_its_lanes(shared_out: list[range]) -> None:
-    """A batch of four lanes by one, two or, unequally, three workers: the average of their gradients is one thing."""
+def test_the_step_is_the_same_for_any_number_of_workers(shared_out: list[range]) -> None:
+    """Four micro-batches on one, two or (unequally) three workers give the same average gradient."""
     lanes = list(images(8).split(2))
 
     def gradients(slots: range, workers: int) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Small runs: a few images, tiny nets, float32."""
+"""Small experiments for the engine tests: a few images, tiny nets, float32."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -82,11 +82,11 @@ def model(family: str = "vae", seed: int = 0) -> Model:
 
 
 class KilledError(Exception):
-    """The process dies."""
+    """Stands for the death of the process."""
 
 
 class Dying(LocalSession):
-    """Dies as soon as the checkpoint of step 5 is written."""
+    """A session that dies as soon as the checkpoint of step 5 is written."""
 
     def save(self, pack: Callable[[], Files], step: int) -> None:
         super().save(pack, step)
@@ -95,7 +95,7 @@ class Dying(LocalSession):
 
 
 class Ring:
-    """Ranks as threads: their sums meet at a barrier."""
+    """Ranks as threads of one process, whose sums are exchanged at a barrier."""
 
     def __init__(self, size: int) -> None:
         self.size, self.barrier, self.values = size, threading.Barrier(size, timeout=20), {}

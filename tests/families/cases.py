@@ -1,4 +1,4 @@
-"""What the contract suite runs over. A further family adds its Cases here; nothing in the suite changes."""
+"""Cases of the contract suite. A new family adds its cases here; the suite does not change."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ TEXT = DataSpec(name="text", kind="tokens", shape=(6,), levels=5)
 
 @dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What a family says of its likelihood at an effort (nfe None: as many as it takes), and the data it refuses."""
+    """Expected kind, nfe (None: not fixed) and draws of a family's likelihood at an effort, and the data it refuses."""
 
     kind: Callable[[Mapping[str, Any], int], str]
     nfe: Callable[[Mapping[str, Any], int], int | None]
@@ -122,7 +122,7 @@ def _vae_kind(settings: Mapping[str, Any], effort: int) -> str:
 
 
 def _ddpm_nfe(settings: Mapping[str, Any], effort: int) -> int:
-    """A learned process has a decoder without a net; else one evaluation is the decoder's."""
+    """Return the nfe; a learned process has a decoder without a net, otherwise the decoder is one evaluation."""
     decoder = 0 if "learned" in str(settings["schedule"]) else 1
     return decoder + max(1, min(effort - decoder, settings["steps"] - 1))
 
@@ -135,7 +135,7 @@ def _discrete_kind(settings: Mapping[str, Any], effort: int) -> str:
 
 
 def _discrete_nfe(settings: Mapping[str, Any], effort: int) -> int:
-    """As many evaluations as there are steps, or numbers of masked places, but one of a causal net."""
+    """Return the nfe: at most the number of steps or of masked positions; one for a causal net."""
     kernel = settings["kernel"]
     return min(effort, {"order": 1, "uniform": kernel.get("steps", 0)}.get(kernel["name"], settings["dims"]))
 
@@ -145,7 +145,7 @@ def _score_sde_draws(settings: Mapping[str, Any], effort: int) -> int:
 
 
 def _score_sde_nfe(settings: Mapping[str, Any], effort: int) -> int | None:
-    """An adaptive solver has no steps to promise."""
+    """Return the nfe; None for an adaptive solver, whose number of steps is not fixed."""
     if "steps" not in settings["solver"]:
         return None
     return 4 * settings["solver"]["steps"] * _score_sde_draws(settings, effort)
@@ -192,7 +192,7 @@ PROMISES = {
 
 @dataclass(frozen=True)
 class Case:
-    """One configuration of one family and the data it is to model."""
+    """One configuration of a family and the data that it models."""
 
     family: str
     name: str
@@ -211,7 +211,7 @@ class Case:
 
     @property
     def exact(self) -> bool:
-        """Return whether loss and likelihood are exact: no draw is taken for them."""
+        """Return whether loss and likelihood are exact, that is, computed without random draws."""
         return self.settings.get("kernel", {}).get("name") == "order"
 
     def experiment(self) -> Experiment:
@@ -221,7 +221,7 @@ class Case:
         return self.experiment().model(self.spec)
 
     def x(self, n: int, seed: int = 0) -> Tensor:
-        """Return n examples as they are stored, the extreme levels among them."""
+        """Return n stored examples (n, *shape), including the extreme levels."""
         rng = torch.Generator().manual_seed(seed)
         x = torch.randint(self.spec.levels, (n, *self.spec.shape), generator=rng)
         x.view(n, -1)[:, 0], x.view(n, -1)[:, 1] = 0, self.spec.levels - 1
@@ -229,7 +229,7 @@ class Case:
 
 
 def awake(family: Family, seed: int = 0, noise: float = 0.05) -> nn.Module:
-    """Return a net of the family whose zero initialisations are gone."""
+    """Return a net of the family with noise added to its zero initialisations."""
     torch.manual_seed(seed)
     net = family.build_net()
     with torch.no_grad():
@@ -240,7 +240,7 @@ def awake(family: Family, seed: int = 0, noise: float = 0.05) -> nn.Module:
 
 @cache
 def built(case: Case) -> tuple[Family, nn.Module]:
-    """Return a case's family and an awake net that no test may change."""
+    """Return the family of a case and a net with added noise, which tests must not change."""
     family = case.model()
     return family, awake(family).requires_grad_(False)
 

@@ -1,4 +1,4 @@
-"""A joint distribution small enough to know everything about, and the perfect net of it."""
+"""A joint distribution small enough for enumeration, and its perfect nets."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ from gen_ray.maths.noise import RowNoise
 
 @dataclass(frozen=True, eq=False)
 class Joint:
-    """p (K^D,) over all sequences of D symbols, the last one running fastest."""
+    """p (K^D,) over all sequences of D symbols; the last symbol varies fastest."""
 
     K: int
     D: int
@@ -35,7 +35,7 @@ class Joint:
         return float(-torch.xlogy(self.p, self.p).sum())
 
     def index(self, x: Tensor) -> Tensor:
-        """Return the place of sequences x (B, D) in p."""
+        """Return the index in p of sequences x (B, D)."""
         return (x.long() * self.K ** torch.arange(self.D - 1, -1, -1)).sum(1)
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
@@ -43,31 +43,31 @@ class Joint:
         return self.sequences[at]
 
     def noised(self, alpha_bar: float) -> "Joint":
-        """Return the law of x_t under the uniform limit."""
+        """Return the distribution of x_t under the uniform limit."""
         each = Corruption.uniform(self.K).cumulative(
             torch.eye(self.K, dtype=torch.float64), torch.tensor(alpha_bar, dtype=torch.float64)
         )
         p = self.p.view([self.K] * self.D)
         for _ in range(self.D):
-            p = torch.tensordot(p, each, dims=([0], [0]))  # the place moves to the end: D turns bring all home
+            p = torch.tensordot(p, each, dims=([0], [0]))  # moves the position to the end; D steps restore the order
         return Joint(self.K, self.D, p.flatten())
 
     def given(self, known: dict[int, int]) -> "Joint":
-        """Return the law where some places are known."""
+        """Return the distribution given known positions."""
         fits = torch.stack([self.sequences[:, i] == v for i, v in known.items()]).all(0)
         p = self.p * fits
         return Joint(self.K, self.D, p / p.sum())
 
 
 class MaskOracle(nn.Module):
-    """ln p(x_i | what is not masked elsewhere); whatever the time says."""
+    """The perfect net ln p(x_i | unmasked symbols elsewhere), which ignores the time."""
 
     def __init__(self, joint: Joint) -> None:
         super().__init__()
         self.joint = joint
 
     def likelihood(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return q(x_t at a place | x_0 there) for all sequences: (B, K^D, D)."""
+        """Return q(x_t,i | x_0,i) at each position i for all sequences x_0: (B, K^D, D)."""
         clean = self.joint.sequences
         return ((x[:, None] == clean) | (x[:, None] == self.joint.K)).double()
 
@@ -77,7 +77,7 @@ class MaskOracle(nn.Module):
         return self.answers(states[:, :-1].long(), states[:, -1])[back]
 
     def answers(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return the logits of states that differ."""
+        """Return the logits (B, D, K) of distinct states."""
         q, out = self.likelihood(x, t), []
         for i in range(self.joint.D):
             others = [j for j in range(self.joint.D) if j != i]
@@ -88,7 +88,7 @@ class MaskOracle(nn.Module):
 
 
 class UniformOracle(MaskOracle):
-    """ln p(x_0 at i | x_t elsewhere) under the uniform limit; t = k/T."""
+    """The perfect net ln p(x_0,i | x_t elsewhere) under the uniform limit; t = k/T."""
 
     def __init__(self, joint: Joint, alpha_bar: Tensor) -> None:
         super().__init__(joint)
@@ -100,7 +100,7 @@ class UniformOracle(MaskOracle):
 
 
 class CausalOracle(MaskOracle):
-    """ln p(x_i | x_<i); what comes later is not looked at."""
+    """The perfect causal net ln p(x_i | x_<i), which ignores later symbols."""
 
     def answers(self, x: Tensor, t: Tensor) -> Tensor:
         hidden = torch.full_like(x, self.joint.K)
@@ -111,7 +111,7 @@ class CausalOracle(MaskOracle):
 
 
 class Lookup(nn.Module):
-    """The mask oracle's answers to all (K+1)^D states, known beforehand: quick on many rows."""
+    """The mask oracle with precomputed logits of all (K+1)^D states, which is fast on many rows."""
 
     def __init__(self, joint: Joint) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class Lookup(nn.Module):
 
 
 class Uniforms(RowNoise):
-    """Noise whose uniforms a function gives to their shape (B, …): chosen ones, or those of all rows at once."""
+    """Noise whose uniforms are source(shape (B, …)): chosen values, or values drawn for all rows at once."""
 
     def __init__(self, n: int, source: Callable[[tuple[int, ...]], Tensor]) -> None:
         super().__init__([0] * n, range(n), [0] * n)
@@ -140,7 +140,7 @@ def seeded(seed: int) -> Callable[[tuple[int, ...]], Tensor]:
 
 
 def two_sample_surprise(joint: Joint, x: Tensor, y: Tensor) -> float:
-    """Return how many standard deviations the chi-square between as many samples x and y (N, D) is too high."""
+    """Return the excess in standard deviations of the two-sample chi-square of x and y (N, D)."""
     a, b = (torch.bincount(joint.index(z), minlength=len(joint.p)).double() for z in (x, y))
     assert len(x) == len(y) and (a + b > 10).all()
     freedom = len(a) - 1
@@ -148,7 +148,7 @@ def two_sample_surprise(joint: Joint, x: Tensor, y: Tensor) -> float:
 
 
 def surprise(joint: Joint, x: Tensor) -> float:
-    """Return how many standard deviations the chi-square of samples x (N, D) lies above what it should be."""
+    """Return the excess in standard deviations of the chi-square of samples x (N, D) over its expectation."""
     counts, wanted = torch.bincount(joint.index(x), minlength=len(joint.p)).double(), joint.p * len(x)
     possible = joint.p > 0
     assert not counts[~possible].any()

@@ -1,4 +1,4 @@
-"""What every family promises, whatever it is: one suite over every family and configuration."""
+"""The contract suite: laws that every family and every configuration satisfies."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -33,7 +33,7 @@ Choice = tuple[type[Config], str, str]
 
 
 def choices(config: type[Config]) -> Iterator[Choice]:
-    """Yield what can be chosen by a word in a config and all below it."""
+    """Yield the named choices of a config and of the configs below it."""
     for key, field in config.model_fields.items():
         for option in options(field.annotation):
             if isinstance(option, str):
@@ -44,14 +44,14 @@ def choices(config: type[Config]) -> Iterator[Choice]:
 
 
 def options(hint: Any) -> list[Any]:
-    """Return the words and configs within a type hint."""
+    """Return the literals and configs in a type hint."""
     if isinstance(hint, str) or (isinstance(hint, type) and issubclass(hint, Config)):
         return [hint]
     return [option for part in get_args(hint) for option in options(part)]
 
 
 def chosen(config: Config) -> Iterator[Choice]:
-    """Yield the choices that a config has made."""
+    """Yield the choices made in a config."""
     for key in type(config).model_fields:
         value = getattr(config, key)
         if isinstance(value, str):
@@ -62,8 +62,8 @@ def chosen(config: Config) -> Iterator[Choice]:
 
 
 @every_family
-def test_everything_that_can_be_chosen_by_name_is_under_contract(name: str) -> None:
-    """Kernels, SDEs, schedules, solvers, nets and every other word: a new one asks for a case."""
+def test_every_named_choice_is_under_contract(name: str) -> None:
+    """Every named kernel, SDE, schedule, solver, net and option needs a case."""
     made = {choice for case in CASES if case.family == name for choice in chosen(case.experiment().family)}
     wanted = set(choices(families.find(name).Config))
     assert {(config.__name__, *words) for config, *words in wanted ^ made} == set()
@@ -73,7 +73,7 @@ def test_everything_that_can_be_chosen_by_name_is_under_contract(name: str) -> N
 
 
 @everywhere
-def test_the_loss_is_finite_per_example_and_leaves_everything_as_it_was(case: Case) -> None:
+def test_the_loss_is_finite_per_example_and_changes_nothing(case: Case) -> None:
     family, net = built(case)
     x, before, state = case.x(5), case.x(5), torch.get_rng_state()
     terms = family.loss(net, x, rng(), step=0)
@@ -84,7 +84,7 @@ def test_the_loss_is_finite_per_example_and_leaves_everything_as_it_was(case: Ca
 
 
 @everywhere
-def test_the_loss_is_a_function_of_its_generator(case: Case) -> None:
+def test_the_loss_depends_on_its_generator_only(case: Case) -> None:
     family, net = built(case)
     first, again, other = (family.loss(net, case.x(5), rng(seed), step=0).total for seed in (1, 1, 2))
     assert torch.equal(first, again) and torch.equal(first, other) == case.exact
@@ -99,8 +99,8 @@ READINGS: dict[str, Callable[..., Tensor]] = {
 
 @everywhere
 @pytest.mark.parametrize("reading", READINGS.values(), ids=READINGS)
-def test_a_row_is_judged_by_itself(case: Case, reading: Callable[..., Tensor]) -> None:
-    """All other rows exchanged, the noise the same: a row's loss stays."""
+def test_the_loss_of_a_row_does_not_depend_on_other_rows(case: Case, reading: Callable[..., Tensor]) -> None:
+    """All other rows are replaced with the same noise; the loss of a row stays the same."""
     family, net = built(case)
     x, others = case.x(4), case.x(4, seed=1)
     for i in range(4):
@@ -138,11 +138,11 @@ def test_a_step_against_the_gradient_lowers_the_loss(case: Case) -> None:
         for parameter, gradient in zip(net.parameters(), gradients, strict=True):
             parameter -= 1e-3 / norm * gradient
         after = family.loss(net, x, rng(), step=100).total.mean()
-    assert 0.5 < (before - after) / (1e-3 * norm) < 1.5  # as much as the gradient says
+    assert 0.5 < (before - after) / (1e-3 * norm) < 1.5  # the decrease predicted by the gradient
 
 
 @everywhere
-def test_bfloat16_is_near_and_answers_in_float32(case: Case) -> None:
+def test_bfloat16_is_near_float32_and_returns_float32(case: Case) -> None:
     family, net = built(case)
     exact = family.loss(net, case.x(8), rng(), step=0).total
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -156,7 +156,7 @@ def test_bfloat16_is_near_and_answers_in_float32(case: Case) -> None:
 
 @everywhere
 @pytest.mark.parametrize("effort", [1, 2, 5, 1000])
-def test_a_likelihood_says_what_it_is_and_what_it_cost(case: Case, effort: int) -> None:
+def test_a_likelihood_states_its_kind_and_cost(case: Case, effort: int) -> None:
     family, net = built(case)
     counted = Counted(net)
     nll = family.nll(counted, case.x(3), rng(), effort=effort)
@@ -170,7 +170,7 @@ def test_a_likelihood_says_what_it_is_and_what_it_cost(case: Case, effort: int) 
 
 
 class Counted(torch.nn.Module):
-    """A net that counts the rows' passes through its generative half."""
+    """A net that counts the rows that pass through its generative half."""
 
     def __init__(self, net: torch.nn.Module) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class Counted(torch.nn.Module):
 
 
 @everywhere
-def test_less_effort_never_flatters_the_model(case: Case) -> None:
+def test_less_effort_does_not_improve_the_likelihood(case: Case) -> None:
     family, net = built(case)
     x, repeats = case.x(1), 1000
     cheap, dear = (
@@ -203,12 +203,12 @@ def test_less_effort_never_flatters_the_model(case: Case) -> None:
 
 
 def few(chain: Sampler) -> int:
-    """Return three steps, or as near to it as a sampler or imputer takes."""
+    """Return three steps, or the nearest number that a sampler or imputer allows."""
     return chain.steps_up_to(3)
 
 
 def chains(family: Family) -> Iterator[tuple[str, int | None, Chain]]:
-    """Yield every sampler at its default, at few steps and, where it has options, at their ends."""
+    """Yield every sampler with default steps, with few steps, and with the extremes of its options."""
     for name, sampler in family.samplers().items():
         options = [f"{name}:{key}={end}" for key, ends in sampler.options.items() for end in ends]
         for text in (name, *options):
@@ -245,7 +245,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(case: Case) -> None:
 
 
 @everywhere
-def test_another_seed_is_another_sample(case: Case) -> None:
+def test_another_seed_gives_another_sample(case: Case) -> None:
     family, _ = built(case)
     chain = family.chain(list(family.samplers())[-1])
     here, same, there = (chain.kernel.start(RowNoise.of(seed, 4), CPU) for seed in (0, 0, 1))
@@ -255,8 +255,8 @@ def test_another_seed_is_another_sample(case: Case) -> None:
 
 
 @everywhere
-def test_rows_in_different_chains_share_a_batch(case: Case) -> None:
-    """Requests with other samplers, lengths, seeds and starting times walk together as each would alone."""
+def test_rows_of_different_chains_share_a_batch(case: Case) -> None:
+    """Requests with different samplers, lengths, seeds and starts give the same results together as separately."""
     family, net = built(case)
     jobs = [(chain, 10 + j, j % 3) for j, (_, _, chain) in enumerate(chains(family))]  # chain, seed, tick of arrival
     kernel, done, walking = jobs[0][0].kernel, {}, {}
@@ -285,11 +285,11 @@ def test_rows_in_different_chains_share_a_batch(case: Case) -> None:
         assert (done[j].int() - alone.int()).abs().max() <= 1
 
 
-# ---- completing what is partly known --------------------------------------------------------------------------------
+# ---- imputation -----------------------------------------------------------------------------------------------------
 
 
 def imputers(family: Family) -> Iterator[tuple[str, int | None, Chain]]:
-    """Yield every imputer at its default, at few steps and, where it has options, at their ends."""
+    """Yield every imputer with default steps, with few steps, and with the extremes of its options."""
     for name, imputer in family.imputers().items():
         options = [f"{name}:{key}={end}" for key, ends in imputer.options.items() for end in ends]
         for text in (name, *options):
@@ -302,20 +302,20 @@ TICKS = 20
 
 
 def held(case: Case, n: int) -> Known:
-    """Return n examples of which scattered scalars are known: in one row none, in another all."""
+    """Return n examples with scattered known scalars; in one row none are known, in another all."""
     mask = torch.rand((n, *case.spec.shape), generator=rng(n)) < 0.5
     mask[0], mask[-1] = False, True
     return Known(known=case.x(n), mask=mask)
 
 
 def noted(x: Tensor, given: Known) -> Tensor:
-    """Return completions as integers once the known part is seen to be bit for bit what was given."""
+    """Check that the known part is unchanged to the bit, and return the completions as integers."""
     assert x.shape == given.known.shape and torch.equal(x[given.mask].long(), given.known[given.mask].long())
     return x.int()
 
 
 @everywhere
-def test_completions_keep_what_is_known_and_stay_within_the_levels(case: Case) -> None:
+def test_completions_keep_known_values_and_stay_within_the_levels(case: Case) -> None:
     family, net = built(case)
     for text, steps, chain in imputers(family):
         imputer, counted, given = family.imputers()[text.partition(":")[0]], Counted(net), held(case, 5)
@@ -329,13 +329,13 @@ def test_completions_keep_what_is_known_and_stay_within_the_levels(case: Case) -
 
 @everywhere
 def test_a_completion_does_not_depend_on_its_neighbours(case: Case) -> None:
-    """Nor on what stands in the hole."""
+    """It does not depend on the values at missing places either."""
     family, net = built(case)
     for _, steps, chain in imputers(family):
         if steps is None:
             continue
         given = held(case, 7)
-        chain = Chain(chain.table[-TICKS:], chain.kernel)  # in hundreds of rows rounding grows, and so does the time
+        chain = Chain(chain.table[-TICKS:], chain.kernel)  # rounding errors and time grow with hundreds of rows
         many = noted(generate(net, chain, 7, seed=3, device=CPU, held=given), given)
         other = Known(known=torch.where(given.mask, given.known, 0), mask=given.mask)
         few, later = (
@@ -346,7 +346,7 @@ def test_a_completion_does_not_depend_on_its_neighbours(case: Case) -> None:
 
 
 @everywhere
-def test_completions_that_began_apart_share_a_batch(case: Case) -> None:
+def test_completions_that_started_at_different_ticks_share_a_batch(case: Case) -> None:
     family, net = built(case)
     name = next(iter(family.imputers()))
     chain, given = family.impute(name, few(family.imputers()[name])), held(case, 4)
@@ -359,7 +359,7 @@ def test_completions_that_began_apart_share_a_batch(case: Case) -> None:
 
 
 @everywhere
-def test_another_seed_completes_otherwise(case: Case) -> None:
+def test_another_seed_gives_another_completion(case: Case) -> None:
     family, net = built(case)
     for name in family.imputers():
         x = case.x(1).expand(12, *case.spec.shape).clone()
@@ -370,7 +370,7 @@ def test_another_seed_completes_otherwise(case: Case) -> None:
 
 
 @every_family
-def test_a_mistaken_imputer_is_answered_with_what_is_known(name: str) -> None:
+def test_a_wrong_imputer_is_refused_with_the_known_ones(name: str) -> None:
     family = Case(name, next(iter(CONFIGS[name]))).model()
     known = next(iter(family.imputers()))
     with pytest.raises(UserError, match=known):
@@ -383,8 +383,8 @@ def test_a_mistaken_imputer_is_answered_with_what_is_known(name: str) -> None:
 
 
 @everywhere
-def test_fewer_steps_than_the_least_are_refused_and_the_default_is_not(case: Case) -> None:
-    """Samplers and imputers; with options as well, and as a configuration."""
+def test_fewer_steps_than_the_minimum_are_refused(case: Case) -> None:
+    """Covers samplers and imputers, also with options, and their defaults."""
     family = case.model()
     made = [(family.chain, "sampler", family.samplers()), (family.impute, "imputer", family.imputers())]
     for make, what, known in made:
@@ -407,11 +407,11 @@ def test_a_configuration_with_too_few_steps_is_refused() -> None:
         parse(resolved).model(case.spec)
 
 
-# ---- mistakes and settings ----------------------------------------------------------------------------------------
+# ---- errors and settings ------------------------------------------------------------------------------------------
 
 
 @every_family
-def test_mistakes_are_named_and_answered_with_what_is_known(name: str) -> None:
+def test_errors_are_named_with_the_known_values(name: str) -> None:
     case = Case(name, next(iter(CONFIGS[name])))
     family, promise = case.model(), PROMISES[name]
     known = next(iter(family.samplers()))
@@ -434,7 +434,7 @@ def test_an_option_out_of_range_is_named(text: str) -> None:
 
 
 @everywhere
-def test_the_resolved_configuration_says_everything(case: Case) -> None:
+def test_the_resolved_configuration_is_complete(case: Case) -> None:
     experiment = case.experiment()
     resolved = experiment.resolved()
     assert parse(resolved) == experiment and parse(resolved).resolved() == resolved
@@ -444,7 +444,7 @@ def test_the_resolved_configuration_says_everything(case: Case) -> None:
 
 
 def _holds(resolved: object, said: object) -> bool:
-    """Return whether everything that was said stands in what was resolved; ``cosine`` is short for its mapping."""
+    """Return whether the resolved form contains every given setting; ``cosine`` is short for its mapping."""
     if isinstance(said, Mapping):
         return isinstance(resolved, Mapping) and all(_holds(resolved[key], value) for key, value in said.items())
     return resolved == said or (isinstance(resolved, Mapping) and resolved["name"] == said)
@@ -458,7 +458,7 @@ def test_an_unknown_or_ineffective_setting_is_refused(name: str) -> None:
 
 
 @everywhere
-def test_weights_are_all_there_is_to_a_net(case: Case) -> None:
+def test_the_weights_determine_a_net(case: Case) -> None:
     family, net = built(case)
     other = awake(family, seed=1).requires_grad_(False)
     before = family.loss(other, case.x(3), rng(), step=0).total

@@ -1,4 +1,4 @@
-"""Completions by DDPM with the exact denoiser of a mixture: the conditional of the unknown given the known."""
+"""Completions by DDPM with the exact denoiser of a mixture, compared with the exact conditional."""
 
 import math
 
@@ -24,7 +24,7 @@ DEFAULTS = [("focus", None), ("repaint", None), ("repaint:times=10,jump=5", 60)]
 
 
 def completed(imputer: str, steps: int | None, level: int) -> Tensor:
-    """Return the second pixel (N,) of completions where the first is held at a level."""
+    """Return the second pixel (N,) of completions whose first pixel is known."""
     family = model(PAIR, steps=200)
     known = torch.tensor([level, 7], dtype=torch.uint8).view(1, 1, 1, 2).expand(N, -1, -1, -1)
     held = Known(known=known, mask=torch.tensor([True, False]).expand(N, 1, 1, 2))
@@ -35,16 +35,16 @@ def completed(imputer: str, steps: int | None, level: int) -> Tensor:
 
 
 def conditional(level: int) -> tuple[Tensor, Normal]:
-    """Return the weights (2,) of the components given the first pixel, and the second pixel's normal in each."""
+    """Return the weights (2,) of the components given the first pixel, and the normal of the second pixel in each."""
     x = torch.tensor(level / 127.5 - 1).double()
     joint = MIXTURE.weights.log() + Normal(MIXTURE.means[:, 0], MIXTURE.stds[:, 0]).log_prob(x)
     return joint.softmax(0), Normal(MIXTURE.means[:, 1], MIXTURE.stds[:, 1])
 
 
 def distance(x: Tensor, level: int) -> float:
-    """Return Kolmogorov's distance of completions (N,) from the exact conditional, times sqrt(N).
+    """Return the Kolmogorov distance of completions (N,) from the exact conditional, times sqrt(N).
 
-    Taken at the edges between levels: rounding to the nearest alone is 0.4 from a normal of deviation 0.08.
+    It is computed at the edges between levels: rounding to levels already gives 0.4 for a standard deviation of 0.08.
     """
     weights, parts = conditional(level)
     edges = (torch.arange(256).double() + 0.5) / 127.5 - 1
@@ -74,10 +74,10 @@ def test_completions_follow_the_exact_conditional(imputer: str, steps: int | Non
     assert distance(x, level) < 1.63  # p = 0.01
 
 
-def test_the_default_is_a_little_off_where_the_known_part_leaves_it_open() -> None:
-    """P(second pixel < 0), 0.144, is found as 0.20 ± 0.02, an error of 1.2 in sqrt(N)·KS, and chance adds 0.8.
+def test_the_default_has_a_small_bias_for_an_ambiguous_known_part() -> None:
+    """P(second pixel < 0) = 0.144 is estimated as 0.20 ± 0.02, an error of 1.2 in sqrt(N)·KS; chance adds 0.8.
 
-    RePaint's own default, at as many evaluations, is off by 4.4 and finds 0.33.
+    RePaint's default settings with as many evaluations have an error of 4.4 and estimate 0.33.
     """
     x, other = (
         completed(imputer, None, KNOWN["either"]) for imputer in (next(iter(model(PAIR).imputers())), "repaint")
@@ -88,15 +88,15 @@ def test_the_default_is_a_little_off_where_the_known_part_leaves_it_open() -> No
     assert distance(x, 110) < 2.6 and distance(other, 110) > 1.3 * distance(x, 110)
 
 
-def test_replacement_is_cheaper_and_further_off_and_resampling_mends_it() -> None:
-    """Between the two components, where what is known must be weighed."""
+def test_replacement_is_cheaper_and_less_accurate_than_resampling() -> None:
+    """The known part lies between the two components."""
     cheap, some, more = (
         distance(completed(imputer, 40, 110), 110) for imputer in ("replacement", "repaint:times=4", "repaint:times=16")
     )
     assert cheap > 1.2 * some > 1.2 * 1.2 * more
 
 
-def test_with_nothing_known_an_imputer_is_a_sampler_and_with_all_known_it_is_idle() -> None:
+def test_an_imputer_samples_if_nothing_is_known_and_changes_nothing_if_all_is_known() -> None:
     family = model(PAIR, steps=60)
     net, known = oracle(family, MIXTURE), torch.full((N, 1, 1, 2), 99, dtype=torch.uint8)
     for filled in (False, True):
@@ -106,7 +106,7 @@ def test_with_nothing_known_an_imputer_is_a_sampler_and_with_all_known_it_is_idl
         assert torch.equal(x, known if filled else same)
 
 
-def test_the_cost_is_what_is_said() -> None:
+def test_the_cost_equals_the_stated_nfe() -> None:
     family = model(PAIR, steps=60)
     for name, imputer in family.imputers().items():
         assert family.impute(name).nfe == imputer.nfe(imputer.default_steps)
@@ -121,8 +121,8 @@ SCHEDULES = {"linear": {}, "cosine": {}, "sigmoid": {}, "learned": {"loss": "vlb
 
 
 @pytest.mark.parametrize("name", FEWEST)
-def test_an_imputer_of_few_steps_is_not_worse_than_a_constant(name: str) -> None:
-    """Where all of a sample is free: with one step fewer than FEWEST it is, on some schedule."""
+def test_an_imputer_with_few_steps_is_not_worse_than_a_constant(name: str) -> None:
+    """All values are missing. With one step fewer than FEWEST it is worse for some schedule."""
     below = []
     for schedule, settings in SCHEDULES.items():
         for T in (25, 100, 1000):

@@ -21,7 +21,7 @@ LOW, HIGH, S2 = -9.0, 4.0, 0.2**2
 
 
 class Told(nn.Module):
-    """The exact denoiser of a mixture, told where gamma stands between LOW and HIGH."""
+    """The exact denoiser of a mixture; its time is the position of gamma between LOW and HIGH."""
 
     def __init__(self, mixture: GaussianMixture) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ def model(spec: Any = PIXEL, steps: int = 100, **schedule: Any) -> Ddpm:
 
 
 def exact(family: Ddpm, mixture: GaussianMixture = GAUSSIAN, noise: float = 0.0) -> Diffuser:
-    """Return the exact denoiser with a gamma whose interior is bent by noise."""
+    """Return the exact denoiser with a gamma whose interior is changed by noise."""
     net = family.forward.wrapped(Told(mixture))
     assert isinstance(net, Diffuser)
     torch.manual_seed(0)
@@ -59,8 +59,8 @@ def left_over(gamma: float) -> float:
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_the_training_loss_is_the_bound_whatever_the_interior(noise: float) -> None:
-    """E[diffusion] = ½∫m dgamma in closed form, and what it teaches: the ends by m there, the interior nothing."""
+def test_the_training_loss_is_the_bound_for_any_interior(noise: float) -> None:
+    """E[diffusion] = ½∫m dgamma in closed form; its gradient is m at the ends and zero in the interior."""
     family, n = model(), 40_000
     net = exact(family, noise=noise)
     parts = family.loss(net, drawn(n), rng(1), step=0).parts
@@ -75,7 +75,7 @@ def test_the_training_loss_is_the_bound_whatever_the_interior(noise: float) -> N
     assert all(g is None for g in torch.autograd.grad(parts["diffusion_nats"].mean(), interior, allow_unused=True))
 
 
-def test_the_bound_falls_to_the_entropy_with_the_steps_and_is_a_chains_bound() -> None:
+def test_the_bound_falls_to_the_entropy_with_more_steps() -> None:
     x, gaps = LEVELS.repeat(8, 1, 1, 1), []
     for steps in (25, 100, 400):
         family = model(steps=steps)
@@ -85,7 +85,7 @@ def test_the_bound_falls_to_the_entropy_with_the_steps_and_is_a_chains_bound() -
     assert gaps[0] > gaps[1] > gaps[2] > -0.01 and gaps[2] < 0.05, gaps
 
 
-def test_in_discrete_time_training_and_likelihood_are_one_number() -> None:
+def test_in_discrete_time_training_loss_and_likelihood_are_equal() -> None:
     family, n = model(steps=12, estimate="discrete"), 40_000
     net = exact(family, noise=0.5)
     loss = family.loss(net, drawn(n), rng(1), step=0).total.double().detach()
@@ -95,7 +95,7 @@ def test_in_discrete_time_training_and_likelihood_are_one_number() -> None:
     assert abs(float(loss.mean() - nll.nats.double().mean())) < 4 * error
 
 
-def test_learning_the_interior_lowers_the_variance_of_the_bound_and_leaves_the_bound() -> None:
+def test_learning_the_interior_lowers_the_variance_and_keeps_the_bound() -> None:
     family = model(learn_ends=False)
     net = exact(family, noise=0.5)
 
@@ -113,7 +113,7 @@ def test_learning_the_interior_lowers_the_variance_of_the_bound_and_leaves_the_b
     assert abs(after_mean - mean) < 4 * std / math.sqrt(8000)
 
 
-def test_what_a_net_has_learned_is_the_chain_of_its_fitted_family() -> None:
+def test_the_fitted_family_uses_the_learned_chain() -> None:
     family = model(steps=40)
     net = exact(family, noise=0.7)
     net.gamma.first.data -= 1.0
@@ -131,8 +131,8 @@ def test_what_a_net_has_learned_is_the_chain_of_its_fitted_family() -> None:
 @pytest.mark.parametrize(
     ("sampler", "steps"), [("ancestral", None), ("ddim:eta=1", 100), ("dpmpp_2m", 25), ("heun", 15)]
 )
-def test_the_samples_of_the_exact_net_are_the_data(sampler: str, steps: int | None, noise: float) -> None:
-    """Also on a gamma that is not the one the net was trained with: it is told the SNR."""
+def test_the_samples_of_the_exact_net_follow_the_data(sampler: str, steps: int | None, noise: float) -> None:
+    """Also for another gamma than in training, because the net's time input determines the SNR."""
     family, n = model(PAIR, steps=150), 1000
     net = exact(family, MIXTURE, noise)
     chain = family.fitted(net).chain(sampler, steps)
@@ -151,6 +151,6 @@ def test_the_samples_of_the_exact_net_are_the_data(sampler: str, steps: int | No
         ({"loss": "vlb", "schedule": {"name": "learned", "gamma_min": 6}}, "gamma_max must be larger"),
     ],
 )
-def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_incompatible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         validated(DdpmConfig, {"schedule": "learned", **settings}, path="family")

@@ -1,4 +1,4 @@
-"""DDPM with the exact denoiser of known data: the bound tends to the entropy, the samples to the data."""
+"""DDPM with the exact denoiser of known data: the bound tends to the entropy, and samples follow the data."""
 
 import itertools
 import math
@@ -37,7 +37,7 @@ def model(spec: DataSpec = PIXEL, **settings: Any) -> Ddpm:
 
 
 class Spoken(nn.Module):
-    """A denoiser that also says a constant of the variance."""
+    """A denoiser that also outputs a constant for the variance."""
 
     def __init__(self, net: nn.Module, raw: float) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ def oracle(family: Ddpm, mixture: GaussianMixture = GAUSSIAN) -> OracleNet:
 
 
 def expected_bound(family: Ddpm, net: nn.Module, repeats: int = 8) -> tuple[float, float]:
-    """Return E_p(x)[nll] with every k evaluated, and its standard error: the levels are summed over, not drawn."""
+    """Return E_p(x)[nll] with every k evaluated, and its standard error; levels are summed, not drawn."""
     x = LEVELS.repeat(repeats, 1, 1, 1)
     nats = family.nll(net, x, rng(), effort=family.config.steps).nats.double().view(repeats, 256)
     estimates = nats @ LOG_P.exp()
@@ -78,8 +78,8 @@ def test_the_bound_falls_to_the_entropy_of_the_data(schedule: str) -> None:
 
 @pytest.mark.parametrize("variance", ["small", "large"])
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
-def test_the_steps_of_the_bound_in_closed_form(schedule: str, variance: str) -> None:
-    """E[L_{k−1}] = ½(ln(s²/beta_tilde) + (beta_tilde + c²·Var[x_0|x_k])/s² − 1), c what x_0 weighs in the mean.
+def test_the_steps_of_the_bound_follow_their_closed_form(schedule: str, variance: str) -> None:
+    """E[L_{k−1}] = ½(ln(s²/beta_tilde) + (beta_tilde + c²·Var[x_0|x_k])/s² − 1), c the weight of x_0 in the mean.
 
     With ``small`` the sum does not tend to 0 with T: near data the true variance is beta, twice beta_tilde at k = 2.
     """
@@ -103,7 +103,7 @@ def test_the_parametrisation_does_not_change_the_bound(predict: str) -> None:
 
 
 def written_out(family: Ddpm, net: nn.Module, x: Tensor, draws: torch.Generator) -> Tensor:
-    """Return L_T + Σ L_{k−1} + L_0 in float64 from the betas (Ho et al. eq. 5-7 and 13), drawing as nll draws."""
+    """Return L_T + Σ L_{k−1} + L_0 in float64 from the betas (Ho et al. eq. 5-7 and 13), with the draws of nll."""
     d, T = family.schedule, family.config.steps
     x_0 = x.double() / 127.5 - 1
     betas = 1 - d.alpha_bar[1:] / d.alpha_bar[:-1]
@@ -111,7 +111,7 @@ def written_out(family: Ddpm, net: nn.Module, x: Tensor, draws: torch.Generator)
     total = kl_divergence(Normal(bar[-1].sqrt() * x_0, (1 - bar[-1]).sqrt()), Normal(0.0, 1.0))
     for k in range(1, T + 1):
         if k > 1:
-            torch.rand(len(x), generator=draws, dtype=torch.float64)  # which k: only one is left
+            torch.rand(len(x), generator=draws, dtype=torch.float64)  # the draw of k, of which only one is left
         eps = torch.randn(x_0.shape, generator=draws).double()
         now, before = bar[k - 1], (bar[k - 2] if k > 1 else torch.tensor(1.0))
         x_k = now.sqrt() * x_0 + (1 - now).sqrt() * eps
@@ -131,7 +131,7 @@ def written_out(family: Ddpm, net: nn.Module, x: Tensor, draws: torch.Generator)
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])
-def test_at_full_effort_the_bound_is_the_papers_sum(variance: str) -> None:
+def test_at_full_effort_the_bound_is_the_sum_of_the_paper(variance: str) -> None:
     family = model(steps=30, variance=variance)
     net, x = oracle(family), LEVELS[::5]
     nll = family.nll(net, x, rng(3), effort=30)
@@ -149,7 +149,7 @@ def test_the_estimate_is_unbiased_at_any_effort(effort: int) -> None:
     assert abs(few.mean() - all_of_them.mean()) < 4 * error
     if effort == 24:
         one_draw = family.nll(net, x, rng(1), effort=2).nats.double()
-        assert few.std() < 0.5 * one_draw.std()  # strata take the variance that comes from k
+        assert few.std() < 0.5 * one_draw.std()  # stratification removes the variance due to k
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "linear", "sigmoid"])
@@ -161,7 +161,7 @@ def test_the_prior_term_is_the_divergence_from_noise(schedule: str) -> None:
     torch.testing.assert_close(family.forward.bound.prior_nats(x_0).double(), expected, rtol=1e-3, atol=1e-6)
 
 
-def test_the_prior_term_lives_where_the_data_live() -> None:
+def test_the_prior_term_is_on_the_device_of_the_data() -> None:
     assert model().forward.bound.prior_nats(torch.zeros(2, 1, 1, 1, device="meta")).device.type == "meta"
 
 
@@ -169,7 +169,7 @@ def test_the_prior_term_lives_where_the_data_live() -> None:
 
 
 @pytest.mark.parametrize(("raw", "same"), [(-1.0, "small"), (1.0, "large")])
-def test_a_learned_variance_ends_at_small_and_large(raw: float, same: str) -> None:
+def test_a_learned_variance_has_the_ends_small_and_large(raw: float, same: str) -> None:
     fixed, learned = model(steps=20, variance=same), model(steps=20, variance="learned")
     net, said = oracle(fixed), Spoken(oracle(fixed), raw)
     torch.testing.assert_close(
@@ -192,7 +192,7 @@ def test_a_learned_variance_is_between_them_in_log_space() -> None:
 
 
 class Constant(nn.Module):
-    """A net that says two numbers everywhere: a prediction and a variance."""
+    """A net with two constant outputs: a prediction and a variance."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class Constant(nn.Module):
 
 @pytest.mark.parametrize(("weight", "used"), [(None, 1e-3), (0.25, 0.25)])
 @pytest.mark.parametrize("predict", ["eps", "x_0", "v"])
-def test_in_the_hybrid_the_bound_teaches_the_variance_alone(predict: str, weight: float | None, used: float) -> None:
+def test_in_the_hybrid_loss_the_bound_trains_only_the_variance(predict: str, weight: float | None, used: float) -> None:
     family, net = model(steps=20, variance="learned", predict=predict, vlb_weight=weight), Constant()
     terms = family.loss(net, LEVELS, rng(), step=0)
     torch.testing.assert_close(terms.total, terms.parts["simple"] + used * terms.parts["vlb_nats"])
@@ -219,7 +219,7 @@ def test_in_the_hybrid_the_bound_teaches_the_variance_alone(predict: str, weight
     assert by_simple[0] != 0 and (by_simple[1] is None or by_simple[1] == 0)
 
 
-def test_in_the_bound_alone_both_learn() -> None:
+def test_the_bound_trains_both_outputs() -> None:
     net = Constant()
     family = model(steps=20, variance="learned", loss="vlb")
     family.loss(net, LEVELS, rng(), step=0).total.sum().backward()
@@ -227,7 +227,7 @@ def test_in_the_bound_alone_both_learn() -> None:
 
 
 class Remembering(nn.Module):
-    """A new net, which predicts zero, and keeps its answer and the times it was asked for."""
+    """A new net, which predicts zero and keeps its output and its times."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.t, self.answer = t, torch.zeros_like(x).requires_grad_()
@@ -236,7 +236,7 @@ class Remembering(nn.Module):
 
 @pytest.mark.parametrize("most", [0.5, 5.0])
 @pytest.mark.parametrize("predict", ["eps", "x_0", "v"])
-def test_min_snr_weighs_the_error_of_x_0_whatever_is_predicted(predict: str, most: float) -> None:
+def test_min_snr_weights_the_error_of_x_0_for_any_parametrisation(predict: str, most: float) -> None:
     family, seen = model(steps=20, predict=predict, min_snr=most, clip=False), []
 
     def net(x: Tensor, t: Tensor) -> Tensor:
@@ -255,8 +255,8 @@ def test_min_snr_weighs_the_error_of_x_0_whatever_is_predicted(predict: str, mos
 
 @pytest.mark.parametrize("predict", ["eps", "x_0", "v"])
 @pytest.mark.parametrize("loss", ["simple", "vlb"])
-def test_every_step_teaches_a_new_net(loss: str, predict: str) -> None:
-    """Also near noise, where the implied x̂_0 of a new net is far outside the data's range."""
+def test_every_step_trains_a_new_net(loss: str, predict: str) -> None:
+    """Also near noise, where the implied x̂_0 of a new net is far outside the range of the data."""
     family, net = model(steps=100, loss=loss, predict=predict), Remembering()
     family.loss(net, LEVELS.repeat(4, 1, 1, 1), rng(), step=0).total.sum().backward()
     assert (net.answer.grad != 0).all()
@@ -279,8 +279,8 @@ def test_the_simple_loss_of_the_exact_net_is_the_posterior_variance(predict: str
     assert abs(loss.mean() - expected) < 4 * loss.std() / math.sqrt(n) + 0.002 * expected
 
 
-def test_the_steps_of_a_batch_are_strata() -> None:
-    """Each of B equal parts of {1 … T} is drawn from once; every row meets every k equally often, in its own place."""
+def test_the_steps_of_a_batch_are_stratified() -> None:
+    """Each of B equal parts of {1 … T} gives one draw, and every row gets every k equally often."""
     family, net, counts = model(schedule="linear", steps=50), Remembering(), torch.zeros(20, 51)
     for seed in range(2000):
         family.loss(net, LEVELS[:20], rng(seed), step=0)
@@ -292,8 +292,8 @@ def test_the_steps_of_a_batch_are_strata() -> None:
     assert (chi_square < 94.0).all()  # 49 degrees of freedom, p = 0.0001
 
 
-def test_the_training_bound_is_the_likelihood() -> None:
-    """E[loss] + L_T = E[nll], where nothing is clipped."""
+def test_the_training_bound_equals_the_likelihood() -> None:
+    """E[loss] + L_T = E[nll] without clipping."""
     family, n = model(steps=25, loss="vlb", clip=False), 40_000
     net = oracle(family)
     x = LEVELS[torch.multinomial(LOG_P.exp(), n, replacement=True, generator=rng())]
@@ -317,7 +317,7 @@ MIXTURE = GaussianMixture(
     ("sampler", "steps"),
     [("ancestral", None), ("ancestral", 60), ("ddim", 60), ("ddim:eta=1", 80), ("dpmpp_2m", 20), ("dpmpp_2m", None)],
 )
-def test_the_samples_of_the_exact_net_are_the_data(sampler: str, steps: int | None, predict: str) -> None:
+def test_the_samples_of_the_exact_net_follow_the_data(sampler: str, steps: int | None, predict: str) -> None:
     family, n = model(PAIR, steps=120, predict=predict), 1500
     samples = generate(oracle(family, MIXTURE), family.chain(sampler, steps), n, seed=3, device=CPU, batch_size=n)
     x = samples.double().flatten(1) / 127.5 - 1
@@ -328,7 +328,7 @@ def test_the_samples_of_the_exact_net_are_the_data(sampler: str, steps: int | No
     assert float(MIXTURE.log_prob(x).mean()) > float(MIXTURE.log_prob(MIXTURE.sample(n, rng())).mean()) - 0.15
 
 
-def test_clipping_keeps_the_prediction_in_range_and_can_be_left_out() -> None:
+def test_clipping_keeps_the_prediction_in_range_and_can_be_disabled() -> None:
     clipped, free = model(steps=10), model(steps=10, clip=False)
     x_t, t, one = torch.full((1, 1, 1, 1), 3.0), torch.ones(1), torch.full((1, 1, 1, 1), 0.5)
     for family, value in ((clipped, 1.0), (free, 6.0)):
@@ -351,8 +351,8 @@ def replace_levels(levels: int) -> DataSpec:
     return PIXEL.model_copy(update={"levels": levels})
 
 
-def test_a_row_without_noise_costs_no_draw() -> None:
-    """ddim at eta = 0 is a function of its start: no generator is asked on the way."""
+def test_a_row_without_noise_draws_nothing() -> None:
+    """ddim with eta = 0 depends only on its start and draws no noise."""
 
     class Forbidden(RowNoise):
         def normal(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""The discrete family on joints where every answer is known."""
+"""The discrete family on joint distributions whose exact results are known."""
 
 import itertools
 import math
@@ -57,7 +57,7 @@ def walked(model: Family, net: nn.Module, text: str, steps: int | None = None, n
 
 
 def enumerated(net: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
-    """The bound with every set of masked places instead of random ones, (B,)."""
+    """Return the bound with every set of masked positions instead of random ones, (B,)."""
     D, total = x.shape[1], torch.zeros(len(x), dtype=torch.float64)
     for n in range(1, D + 1):
         sets = [torch.zeros(D, dtype=torch.bool).index_fill(0, torch.tensor(s), True) for s in _subsets(D, n)]
@@ -70,8 +70,8 @@ def _subsets(D: int, n: int) -> list[tuple[int, ...]]:
     return list(itertools.combinations(range(D), n))
 
 
-def test_with_the_true_posterior_the_continuous_bound_is_the_likelihood_itself() -> None:
-    """Every order of revealing is a chain rule: no example loses anything."""
+def test_with_the_true_posterior_the_continuous_bound_equals_the_likelihood() -> None:
+    """Every order of revealing is a chain rule, so the bound is exact for every example."""
     found = enumerated(MASKS, JOINT.sequences, bounds.count_weights(JOINT.D))
     torch.testing.assert_close(found, -JOINT.p.log(), rtol=1e-5, atol=1e-5)
 
@@ -96,7 +96,7 @@ CONTINUOUS = [
 
 @pytest.mark.parametrize("kernel", CONTINUOUS, ids=str)
 def test_with_the_true_posterior_the_training_loss_is_the_entropy(kernel: Any) -> None:
-    """A factor of 1.03 would be six standard errors off."""
+    """A factor of 1.03 would be an error of six standard errors."""
     model = family(kernel)
     draws = torch.stack([model.loss(MASKS, JOINT.sample(4000, i), rng(i), step=0).total.mean() for i in range(100)])
     error = float(draws.std()) / math.sqrt(len(draws))
@@ -104,8 +104,8 @@ def test_with_the_true_posterior_the_training_loss_is_the_entropy(kernel: Any) -
 
 
 @pytest.mark.parametrize("kernel", CONTINUOUS, ids=str)
-def test_training_losses_of_all_schedules_and_of_random_order_estimate_one_number(kernel: Any) -> None:
-    """Invariance in continuous time, at a net that is *not* the true posterior."""
+def test_training_losses_of_all_schedules_and_of_random_order_have_one_mean(kernel: Any) -> None:
+    """Invariance in continuous time, for a net that is *not* the true posterior."""
     model, crooked = family(kernel), MaskOracle(Joint.random(3, 3, seed=1))
     x = JOINT.sample(8)
     wanted = float(enumerated(crooked, x, bounds.count_weights(3)).mean())
@@ -141,7 +141,7 @@ GRIDDED = [
 
 @pytest.mark.parametrize(("kernel", "weight"), GRIDDED, ids=str)
 def test_a_gridded_loss_is_the_bound_and_lambda_times_the_cross_entropy(kernel: dict[str, Any], weight: float) -> None:
-    """D3PM's eq. 5, each part against its expectation over all k and x_k; a factor of 1.03 would be six errors off."""
+    """D3PM's eq. 5, each part compared with its mean over all k and x_k; a factor of 1.03 would be six errors."""
     model = family({**kernel, "steps": 4})
     expected = {"absorbing": absorbing_parts, "uniform": uniform_parts}[kernel["name"]](model)
     net, each = expected.net, []
@@ -158,7 +158,7 @@ def test_a_gridded_loss_is_the_bound_and_lambda_times_the_cross_entropy(kernel: 
 
 @dataclass(frozen=True)
 class Parts:
-    """A net that is not the true posterior, and what it makes of the joint: bound and Σ −ln p(x_0|x_k), in nats."""
+    """A net that is not the true posterior, with its exact bound and Σ −ln p(x_0|x_k) on the joint, in nats."""
 
     net: nn.Module
     vlb: float
@@ -166,7 +166,7 @@ class Parts:
 
 
 def absorbing_parts(model: Family) -> Parts:
-    """By the numbers of masked places: Bin(n; D, 1 − alpha_bar_k) at step k."""
+    """Sum over the numbers of masked positions, which are Bin(n; D, 1 − alpha_bar_k) at step k."""
     net, alpha_bar = MaskOracle(Joint.random(3, 3, seed=1)), model.process.alpha_bar.tolist()
     hidden = [1 - kept for kept in alpha_bar[1:]]
     pmf = [[math.comb(3, n) * h**n * (1 - h) ** (3 - n) for n in (1, 2, 3)] for h in hidden]
@@ -176,7 +176,7 @@ def absorbing_parts(model: Family) -> Parts:
 
 
 def uniform_parts(model: Family) -> Parts:
-    """By all x_k, and Bayes' rule at each place: p(x_0|x_k) ∝ p(x_0|x_k elsewhere)·q(x_k|x_0)."""
+    """Sum over all x_k, with Bayes' rule at each position: p(x_0|x_k) ∝ p(x_0|x_k elsewhere)·q(x_k|x_0)."""
     chain, x, vlb, ce = model.process.steps, JOINT.sequences, 0.0, 0.0
     net = UniformOracle(Joint.random(3, 3, seed=1), chain.alpha_bar)
     for k in range(1, chain.T + 1):
@@ -193,8 +193,8 @@ def uniform_parts(model: Family) -> Parts:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "reciprocal", "mutual_information"])
 @pytest.mark.parametrize("T", [2, 9])
-def test_the_uniform_bound_of_one_place_is_its_entropy_however_few_the_steps(schedule: str, T: int) -> None:
-    """A single place has nothing to be independent of: the reverse chain is exact, and so is the bound."""
+def test_the_uniform_bound_of_one_position_is_its_entropy_for_any_steps(schedule: str, T: int) -> None:
+    """For a single position the reverse chain is exact, and therefore also the bound."""
     joint = Joint.random(K=4, D=1)
     model, net = uniform(joint, schedule=schedule, steps=T)
     chain = model.process.steps
@@ -206,13 +206,13 @@ def test_the_uniform_bound_of_one_place_is_its_entropy_however_few_the_steps(sch
 
 
 def _outcomes(alpha_bar: Tensor, K: int) -> list[tuple[Tensor, Tensor]]:
-    """Return x_k (K, 1) for every symbol it may be, and q(x_k|x_0) for x_0 = 0 … K−1."""
+    """Return every possible x_k (K, 1), and q(x_k|x_0) for x_0 = 0 … K−1."""
     q = alpha_bar * torch.eye(K, dtype=torch.float64) + (1 - alpha_bar) / K
     return [(torch.full((K, 1), v), q[:, v]) for v in range(K)]
 
 
 def _step_nats(chain: bounds.UniformChain, net: nn.Module, x_k: Tensor, k: int, x: Tensor) -> Tensor:
-    """Return L_{k−1} of every place (B, D) for x_k and x (B, D)."""
+    """Return L_{k−1} of every position (B, D) for x_k and x (B, D)."""
     a, s = chain.alpha_bar[k] / chain.alpha_bar[k - 1], chain.alpha_bar[k - 1]
     log_p = net(x_k, torch.full((len(x),), k / chain.T)).log_softmax(-1)
     return bounds.uniform_kl(log_p, x_k, x, a.expand(x.shape), s.expand(x.shape))
@@ -238,7 +238,7 @@ def test_an_order_bound_is_the_autoregressive_likelihood_and_sums_to_one() -> No
 
 
 def test_an_order_bound_is_the_sum_over_the_steps_of_its_chain() -> None:
-    """At step k the k last places are masked; x_{k−1} differs from x_k in place D−k alone (D3PM, section 3.3)."""
+    """At step k the last k positions are masked; x_{k−1} differs from x_k only in position D−k (D3PM, section 3.3)."""
     joint = Joint.random(3, 4)
     model = family("order", joint, width=16, depth=2, heads=2)
     net, x = awake(model, noise=0.3), joint.sequences
@@ -268,13 +268,13 @@ def test_a_causal_net_draws_from_the_joint() -> None:
     assert surprise(JOINT, walked(family("order"), CausalOracle(JOINT), "order")) < 4
 
 
-def test_revealing_several_at_once_is_noticed() -> None:
+def test_revealing_several_positions_at_once_is_detected() -> None:
     assert surprise(JOINT, walked(family("absorbing"), MASKS, "first_hitting", 1)) > 10
 
 
 @pytest.mark.parametrize("schedule", ["reciprocal", "cosine", "linear"])
-def test_first_hitting_and_ancestral_draw_one_law_and_reveal_in_one_order(schedule: str) -> None:
-    """Both follow the hitting levels; at many steps hardly two places share one, so that both are exact."""
+def test_first_hitting_and_ancestral_have_one_distribution_and_order(schedule: str) -> None:
+    """Both follow the hitting levels; with many steps positions rarely share a step, so both are exact."""
     pair, n = Joint.random(3, 2), 20_000
     model = family({"name": "absorbing", "schedule": schedule, "steps": 10_000}, pair)
     noise = Uniforms(n, seeded(0))
@@ -289,7 +289,7 @@ def test_first_hitting_and_ancestral_draw_one_law_and_reveal_in_one_order(schedu
 
 
 def revealed(chain: Chain, net: nn.Module, state: dict[str, Tensor], noise: RowNoise) -> tuple[Tensor, Tensor]:
-    """Return the data (B, D) at the end of a chain and the tick at which each place was revealed (B, D)."""
+    """Return the data (B, D) at the end of a chain and the tick at which each position was revealed (B, D)."""
     ticks = torch.zeros(state["x"].shape, dtype=torch.long)
     for row in chain.table:
         ticks += state["x"] == chain.kernel.K
@@ -303,8 +303,8 @@ RESAMPLE = (ResamplingKernel((1,), 2), {"alpha_bar_s": 1.0, "share": 1.0}, {"x":
 
 
 @pytest.mark.parametrize(("kernel", "row", "state", "columns"), [UNMASK, RESAMPLE], ids=["unmasking", "resampling"])
-def test_a_walk_draws_in_float64(kernel: Any, row: dict[str, float], state: dict[str, Tensor], columns: Any) -> None:
-    """In float32 the symbol before a rare one, of 1e-9, takes all of it."""
+def test_a_chain_draws_in_float64(kernel: Any, row: dict[str, float], state: dict[str, Tensor], columns: Any) -> None:
+    """In float32 a rare symbol, of probability 1e-9, would never be drawn."""
 
     class Rare(nn.Module):
         def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -319,7 +319,7 @@ def test_a_walk_draws_in_float64(kernel: Any, row: dict[str, float], state: dict
 
 
 class Sure(nn.Module):
-    """Says symbol 0 everywhere, and in the middle with most conviction."""
+    """Predicts symbol 0 everywhere, with the largest confidence in the middle."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         logits = torch.zeros(len(x), 3, 3)
@@ -327,7 +327,7 @@ class Sure(nn.Module):
         return logits
 
 
-def test_confidence_reveals_the_surest_place_first() -> None:
+def test_confidence_reveals_the_most_confident_position_first() -> None:
     chain = family("absorbing").chain("confidence")
     noise = RowNoise.of(0, 50)
     state = chain.kernel.tick(Sure(), chain.kernel.start(noise, CPU), chain.table[:1].expand(50, -1), noise.at(1))
@@ -338,8 +338,8 @@ def test_confidence_reveals_the_surest_place_first() -> None:
     assert (state["x"][:, 1] != JOINT.K).float().mean() < 0.7
 
 
-def test_the_noise_on_confidence_is_fresh_at_every_step() -> None:
-    """A place that lost at one step is as likely as any to win at the next, whatever its hitting level."""
+def test_the_noise_on_confidence_is_new_at_every_step() -> None:
+    """A position that was not chosen at one step has the same chance at the next, for any hitting level."""
     hot, n = family("absorbing").chain("confidence:temperature=100"), 2000
     noise, net = RowNoise.of(0, n), Sure()
     state, rows = hot.kernel.start(noise, CPU), hot.table[:1].expand(n, -1)
@@ -355,7 +355,7 @@ def test_samplers_of_the_uniform_chain_draw_from_the_joint(text: str) -> None:
     assert surprise(JOINT, walked(model, net, text)) < 4
 
 
-def test_a_gibbs_corrector_leaves_the_law_of_its_level_and_finds_it_from_anywhere() -> None:
+def test_a_gibbs_corrector_keeps_and_reaches_the_distribution_of_its_level() -> None:
     model, net = uniform(steps=10)
     k = 4
     level = float(model.process.steps.alpha_bar[k])
@@ -403,7 +403,7 @@ def test_the_uniform_chain_completes_nearly_by_the_conditional() -> None:
     assert total_variation(JOINT.given(known), x) < 0.05 < total_variation(JOINT, x)
 
 
-def test_a_causal_chain_completes_by_what_is_known_before_and_never_by_what_comes_after() -> None:
+def test_a_causal_chain_completes_by_earlier_symbols_only() -> None:
     model, net = family("order"), CausalOracle(JOINT)
     assert surprise(JOINT.given({0: 1}), completed(model.impute("order"), net, {0: 1})) < 4
     x = completed(model.impute("order"), net, {2: 0})
@@ -416,12 +416,12 @@ def test_a_causal_chain_completes_by_what_is_known_before_and_never_by_what_come
     [("order", CausalOracle(JOINT)), ({"name": "absorbing", "steps": 10}, MASKS)],
     ids=["order", "absorbing"],
 )
-def test_an_imputer_says_whether_it_heeds_what_comes_after(kernel: Any, net: nn.Module) -> None:
+def test_an_imputer_states_whether_it_uses_later_symbols(kernel: Any, net: nn.Module) -> None:
     model = family(kernel)
     for name, about in model.imputers().items():
         low, high = (completed(model.impute(name), net, {2: value})[:, :2] for value in (0, 2))
         assert torch.equal(low, high) == about.causal == (kernel == "order")
-        assert ("not heeded" in about.summary) == about.causal
+        assert ("kept but not used" in about.summary) == about.causal
     assert not any(about.causal for about in model.samplers().values())
 
 
@@ -452,6 +452,6 @@ def test_a_u_net_cannot_be_causal() -> None:
         experiment.model(spec)
 
 
-def test_order_takes_no_steps() -> None:
+def test_order_refuses_steps() -> None:
     with pytest.raises(UserError, match="one pass of 3 evaluations"):
         family("order").chain("order", 2)

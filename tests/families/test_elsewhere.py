@@ -1,4 +1,4 @@
-"""Every family away from the CPU: losses, likelihoods and samples of the other device are the CPU's."""
+"""Families on another device: losses, likelihoods and samples equal those of the CPU."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ FEW = 3
 
 
 def both(case: Case) -> Iterator[tuple[torch.device, Family, nn.Module]]:
-    """Yield here, then there: the device, a model of its own, its net there."""
+    """Yield the device, a separate family and its net there: the CPU first, then the other device."""
     for device in (CPU, AWAY):
         family = case.model()
         net = awake(family)
@@ -27,12 +27,12 @@ def both(case: Case) -> Iterator[tuple[torch.device, Family, nn.Module]]:
 
 
 def near(here: Tensor, there: Tensor) -> bool:
-    """Return whether two tensors differ by rounding alone."""
+    """Return whether two tensors differ only by rounding."""
     return bool((here - there).abs().max() <= 1e-5 * here.abs().max())
 
 
 @everywhere
-def test_a_loss_and_its_gradients_are_the_cpus(case: Case) -> None:
+def test_loss_and_gradients_equal_those_of_the_cpu(case: Case) -> None:
     found = []
     for device, family, net in both(case):
         loss = family.loss(net, case.x(4).to(device), rng(), step=1).total
@@ -44,7 +44,7 @@ def test_a_loss_and_its_gradients_are_the_cpus(case: Case) -> None:
 
 @pytest.mark.chaos
 @some
-def test_a_likelihood_is_the_cpus(case: Case) -> None:
+def test_a_likelihood_equals_that_of_the_cpu(case: Case) -> None:
     found = []
     for device, family, net in both(case):
         with torch.no_grad():
@@ -53,7 +53,7 @@ def test_a_likelihood_is_the_cpus(case: Case) -> None:
 
 
 def chains(family: Family) -> Iterator[tuple[Chain, bool]]:
-    """Yield every sampler and imputer in the fewest steps it takes, at least FEW, and whether it is given a part."""
+    """Yield every sampler and imputer with its fewest steps, at least FEW, and whether it is an imputer."""
     for name, sampler in family.samplers().items():
         yield family.chain(name, sampler.steps_up_to(FEW)), False
     for name, imputer in family.imputers().items():
@@ -62,7 +62,7 @@ def chains(family: Family) -> Iterator[tuple[Chain, bool]]:
 
 @pytest.mark.chaos
 @some
-def test_samples_are_the_cpus(case: Case) -> None:
+def test_samples_equal_those_of_the_cpu(case: Case) -> None:
     found: list[list[Tensor]] = []
     for device, family, net in both(case):
         parts = {True: held(case, 4), False: None}

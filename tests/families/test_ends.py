@@ -1,4 +1,4 @@
-"""Chains whose last step is not noise, from which sampling starts, are refused."""
+"""Chains that do not end in noise, from which sampling starts, are refused."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How probable a completion is, by the discrete family itself, against every set of holes of a joint counted out."""
+"""Likelihood of completions by the discrete family, compared with an enumeration of all sets of masked positions."""
 
 import itertools
 import math
@@ -28,14 +28,14 @@ def family(kernel: Any) -> Family:
 
 
 def conditional(x: Tensor, known: tuple[bool, ...]) -> Tensor:
-    """Return −ln p(x in the holes | x where known) of the joint (B,), float64."""
+    """Return −ln p(missing symbols | known symbols) of the joint (B,), float64."""
     places = torch.tensor(known)
-    agree = (x[:, None] == JOINT.sequences)[..., places].all(-1)  # (B, K^D): which sequences share what is known
+    agree = (x[:, None] == JOINT.sequences)[..., places].all(-1)  # (B, K^D): sequences with the same known symbols
     return (agree.double() @ JOINT.p).log() - JOINT.p.log()[JOINT.index(x)]
 
 
 def enumerated(net: nn.Module, x: Tensor, known: tuple[bool, ...], weights: Tensor) -> Tensor:
-    """Return the bound with every set of holes masked instead of random ones, (B,), float64."""
+    """Return the bound with every set of missing positions masked instead of random ones, (B,), float64."""
     free, total = [i for i, one in enumerate(known) if not one], torch.zeros(len(x), dtype=torch.float64)
     for n in range(1, len(free) + 1):
         sets = [torch.zeros(JOINT.D, dtype=torch.bool).index_fill(0, torch.tensor(s), True) for s in _sets(free, n)]
@@ -56,12 +56,12 @@ def drawn(model: Family, net: nn.Module, x: Tensor, mask: Tensor, effort: int, n
 
 
 @pytest.mark.parametrize("known", MASKS, ids=str)
-def test_with_the_true_posterior_the_bound_is_the_conditional_itself(known: tuple[bool, ...]) -> None:
-    """The enumeration is of ours; that its estimate is unbiased is the next test's."""
+def test_with_the_true_posterior_the_bound_equals_the_conditional(known: tuple[bool, ...]) -> None:
+    """The enumeration is written here; the next test shows that the estimate is unbiased."""
     x, m = JOINT.sequences, known.count(False)
     wanted = enumerated(MaskOracle(JOINT), x, known, bounds.count_weights(m))
     torch.testing.assert_close(wanted, conditional(x, known), rtol=1e-5, atol=1e-5)
-    if m == 1:  # one order alone: no draw is left to chance
+    if m == 1:  # only one order is possible, so nothing is random
         found = drawn(family("absorbing"), MaskOracle(JOINT), x, torch.tensor(known).expand(x.shape), 9, n=1)[0]
         torch.testing.assert_close(found, conditional(x, known), rtol=1e-5, atol=1e-5)
 
@@ -71,7 +71,7 @@ def test_with_the_true_posterior_the_bound_is_the_conditional_itself(known: tupl
     ("kernel", "kind"), [("absorbing", "elbo-ct"), ("random_order", "elbo-ct"), (VB, "vlb")], ids=str
 )
 @pytest.mark.parametrize("effort", [1, 9])
-def test_the_estimate_is_unbiased_at_a_net_that_is_not_the_posterior(
+def test_the_estimate_is_unbiased_for_a_net_that_is_not_the_posterior(
     kernel: Any, kind: str, known: tuple[bool, ...], effort: int
 ) -> None:
     model, x, m = family(kernel), JOINT.sample(6), known.count(False)
@@ -85,7 +85,7 @@ def test_the_estimate_is_unbiased_at_a_net_that_is_not_the_posterior(
 
 
 @pytest.mark.parametrize("kernel", ["absorbing", "random_order", VB, "order"], ids=str)
-def test_where_nothing_is_known_it_is_the_likelihood_draw_for_draw(kernel: Any) -> None:
+def test_if_nothing_is_known_it_equals_the_likelihood_for_each_draw(kernel: Any) -> None:
     model, x = family(kernel), JOINT.sample(6)
     net, nothing = (CausalOracle(JOINT) if kernel == "order" else CROOKED), torch.zeros(6, 3, dtype=torch.bool)
     assert isinstance(model, SupportsMaskedLikelihood)
@@ -93,7 +93,7 @@ def test_where_nothing_is_known_it_is_the_likelihood_draw_for_draw(kernel: Any) 
     assert found is not None and torch.equal(found.nats.double(), model.nll(net, x, rng(), effort=2).nats.double())
 
 
-def test_rows_may_have_holes_of_their_own_and_none_costs_nothing() -> None:
+def test_rows_may_have_different_masks_and_complete_rows_cost_nothing() -> None:
     model, x = family("absorbing"), JOINT.sequences[:4]
     mask = torch.tensor([[True, True, True], [True, False, True], [False, False, True], [False, False, False]])
     estimates = drawn(model, MaskOracle(JOINT), x, mask, effort=9, n=400)
@@ -104,7 +104,7 @@ def test_rows_may_have_holes_of_their_own_and_none_costs_nothing() -> None:
 
 
 @pytest.mark.parametrize("known", MASKS, ids=str)
-def test_an_order_is_exact_at_its_end_and_silent_elsewhere(known: tuple[bool, ...]) -> None:
+def test_an_order_is_exact_for_missing_values_at_its_end_only(known: tuple[bool, ...]) -> None:
     model, x = family("order"), JOINT.sequences
     assert isinstance(model, SupportsMaskedLikelihood)
     found = model.masked_nll(CausalOracle(JOINT), x, torch.tensor(known).expand(x.shape), rng(), effort=9)

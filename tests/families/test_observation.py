@@ -1,4 +1,4 @@
-"""p(x|z) of a pixel: it sums to one, what is drawn follows it, and its mean is the mean."""
+"""Observation models p(x|z) of a pixel: they sum to one, draws follow them, and their means are correct."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def made(likelihood: str, binarise: str | None, levels: int) -> tuple[Observatio
 
 
 def outcomes(model: Observation) -> range:
-    """Return what a pixel may be: for a Bernoulli the data are bits."""
+    """Return the possible values of a pixel, which are bits for a Bernoulli."""
     return range(2 if model.suffix else model.levels)
 
 
@@ -37,13 +37,13 @@ def test_the_probabilities_of_a_pixel_sum_to_one(likelihood: str, binarise: str 
 
 @everywhere
 def test_drawing_is_the_inverse_of_the_distribution(likelihood: str, binarise: str | None, levels: int) -> None:
-    """Of N evenly spaced u, N·p(level) ± 1 fall on a level: sharper than any chi-square."""
+    """Of N evenly spaced u, N·p(level) ± 1 give a level; this is sharper than a chi-square test."""
     model, params = made(likelihood, binarise, levels)
     p, N = probabilities(model, params), 4000
     u = ((torch.arange(N, dtype=torch.float64) + 0.5) / N).view(N, 1, 1, 1, 1).expand(N, *p.shape[1:])
     for b in range(len(params)):
         drawn = model.draw(params[b].expand(N, *params.shape[1:]), u[:, b].contiguous())
-        step = levels - 1 if model.suffix else 1  # bits are shown black and white
+        step = levels - 1 if model.suffix else 1  # bits are shown as black and white
         for place, outcome in enumerate(outcomes(model)):
             share = (drawn == outcome * step).double().mean(0)
             torch.testing.assert_close(share, p[place, b], rtol=0, atol=1.1 / N + 1e-5)
@@ -67,9 +67,9 @@ def test_a_level_without_probability_is_never_drawn() -> None:
 
 
 @everywhere
-def test_the_mean_is_the_mean(likelihood: str, binarise: str | None, levels: int) -> None:
+def test_the_mean_equals_the_sum_over_levels(likelihood: str, binarise: str | None, levels: int) -> None:
     model, params = made(likelihood, binarise, levels)
-    params = params * 0.3  # a logistic's centre is its mean only where the edges cut off little
+    params = params * 0.3  # the centre of a logistic is its mean only if the edges cut off little
     if likelihood == "logistic":
         params[:, CHANNELS:] -= 1.5
     mean = model.mean(params)
@@ -80,7 +80,7 @@ def test_the_mean_is_the_mean(likelihood: str, binarise: str | None, levels: int
     assert (mean - (p * grey).sum(0)).abs().max() <= tolerance
 
 
-def test_static_binarisation_cuts_at_the_middle_and_dynamic_by_chance() -> None:
+def test_static_binarisation_has_a_threshold_and_dynamic_is_random() -> None:
     x = torch.arange(17, dtype=torch.uint8).view(1, 1, 1, 17).expand(4000, 1, 1, 17)
     rng = torch.Generator().manual_seed(0)
     static, dynamic = (OBSERVATIONS["bernoulli", how](17, 1) for how in ("static", "dynamic"))
@@ -92,18 +92,18 @@ def test_static_binarisation_cuts_at_the_middle_and_dynamic_by_chance() -> None:
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
-def test_the_encoder_sees_levels_between_minus_one_and_one(levels: int) -> None:
+def test_the_encoder_gets_values_between_minus_one_and_one(levels: int) -> None:
     seen = OBSERVATIONS["logistic", None](levels, 1).scaled(torch.arange(levels).to(torch.uint8))
     torch.testing.assert_close(seen, torch.linspace(-1, 1, levels))
 
 
 @everywhere
 @pytest.mark.filterwarnings("error")
-def test_drawing_warns_of_nothing(likelihood: str, binarise: str | None, levels: int) -> None:
-    """Users saw a warning of torch about numbers that are not contiguous, as those of a request's rows are."""
+def test_drawing_gives_no_warning(likelihood: str, binarise: str | None, levels: int) -> None:
+    """Regression: torch warned about tensors that are not contiguous, such as those of the rows of a request."""
     model, params = made(likelihood, binarise, levels)
     u = torch.rand(1, CHANNELS, len(params), 2).transpose(0, 2)
-    torch.set_warn_always(True)  # torch repeats no warning otherwise
+    torch.set_warn_always(True)  # otherwise torch warns only once
     try:
         model.draw(params, u)
     finally:

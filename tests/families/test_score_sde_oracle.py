@@ -1,4 +1,4 @@
-"""Score-based models with the exact noise predictor of known data: likelihood, samples, completions are the data's."""
+"""Score-based models with the exact noise predictor of known data: likelihood, samples and completions."""
 
 import math
 from functools import cache
@@ -58,7 +58,7 @@ def model(spec: DataSpec = PIXEL, **settings: Any) -> ScoreSde:
 
 @cache
 def masses(sde: str) -> Tensor:
-    """Return ln of the mass that the model's density, x_t/alpha_t at t_min, has in the bin of each of 8 levels."""
+    """Return ln of the mass of the model's density of x_t/alpha_t at t_min in the bins of the 8 levels, (8,)."""
     family = model(sde=sde)
     t = torch.tensor(family.sde.t_min)
     places = (torch.arange(8)[:, None] + (torch.arange(2000) + 0.5) / 2000 - 0.5) * family.bin - 1
@@ -92,7 +92,7 @@ LONG: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("sde", LONG.values(), ids=LONG)
 def test_the_density_of_the_family_is_exact(sde: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without jitter a point's mass is density · bin volume, to 1e-3 nats a dimension; an image is 1 pair of levels."""
+    """Without jitter the mass of a point is density · bin volume to 1e-3 nats per dimension; an image is one pair."""
     spec = PAIRS.model_copy(update={"shape": (1, 1, 2), "levels": 16})
     family = model(spec, sde=sde, trace="exact", solver={"name": "rk4", "steps": 100})
     monkeypatch.setattr(family, "_jitter", lambda x, rng: 0.0)
@@ -114,7 +114,7 @@ def test_uniform_dequantisation_is_a_bound_and_importance_weights_tighten_it() -
 
 @pytest.mark.parametrize("solver", ["rk4", "dopri5"])
 def test_the_estimated_trace_is_unbiased_at_any_effort(solver: str) -> None:
-    """Averaged, never exponentiated: more draws are less noisy and have the same mean."""
+    """Estimates are averaged, never exponentiated: more draws have less noise and the same mean."""
     spec = PAIRS.model_copy(update={"shape": (1, 1, 2), "levels": 16})
     exact, hutchinson = (model(spec, trace=t, solver=solver) for t in ("exact", "hutchinson"))
     net, x = Oracle(PLANE, exact), torch.tensor([4, 5]).view(1, 1, 1, 2).expand(400, -1, -1, -1)
@@ -128,7 +128,7 @@ def test_the_estimated_trace_is_unbiased_at_any_effort(solver: str) -> None:
     assert three.nats.std() < 0.8 * one.nats.std()
 
 
-def test_parametrisations_have_one_likelihood_and_one_loss() -> None:
+def test_parametrisations_have_the_same_likelihood_and_loss() -> None:
     eps, v = (model(predict=p) for p in ("eps", "v"))
     nll = [f.nll(Oracle(WIDE, f), LEVELS, rng(), effort=1).nats for f in (eps, v)]
     torch.testing.assert_close(*nll, rtol=1e-3, atol=1e-3)
@@ -157,7 +157,7 @@ def test_the_loss_of_the_exact_net_is_the_posterior_variance(weighting: str, sde
     assert abs(float(loss.mean()) - expected) < 4 * float(loss.std()) / math.sqrt(len(x)) + 0.003 * expected
 
 
-def test_dequantised_data_fill_their_bins_and_can_be_left_as_they_are() -> None:
+def test_dequantised_data_fill_their_bins_and_dequantisation_is_optional() -> None:
     filled, left = (model(dequantise=on) for on in (True, False))
     x = LEVELS.repeat(500, 1, 1, 1)
     at = (filled._scaled(x, rng()) + 1) / filled.bin - x
@@ -190,7 +190,7 @@ def test_dequantised_data_fill_their_bins_and_can_be_left_as_they_are() -> None:
         ("pc_ancestral", 400),
     ],
 )
-def test_the_samples_of_the_exact_net_are_the_data(sampler: str, steps: int | None, sde: str) -> None:
+def test_the_samples_of_the_exact_net_follow_the_data(sampler: str, steps: int | None, sde: str) -> None:
     family, rows = model(PAIRS, sde=sde), 60
     samples = generate(Oracle(PLANE, family), family.chain(sampler, steps), rows, seed=3, device=CPU, batch_size=rows)
     x = samples.double().view(-1, 2) * family.bin - 1
@@ -236,8 +236,8 @@ def test_the_bias_of_default_steps_is_bounded(sampler: str, sde: str) -> None:
     assert ((x.mean(0) - PLANE.mean).abs() < 4 * (PLANE.variance / len(x)).sqrt() + 0.01).all()
 
 
-def test_the_adaptive_solver_keeps_company_with_tables() -> None:
-    """One row of its table solves the whole flow, beside rows of other samplers that take one step."""
+def test_the_adaptive_solver_shares_a_batch_with_tables() -> None:
+    """One row of its table solves the whole flow, while rows of other samplers take one step."""
     family = model(PAIRS)
     net = Oracle(PLANE, family)
     adaptive, ddim = family.chain("adaptive:rtol=1e-5"), family.chain("ddim", 3)
@@ -255,7 +255,7 @@ def test_the_adaptive_solver_keeps_company_with_tables() -> None:
 
 
 @pytest.mark.parametrize("sde", SDES)
-def test_the_adaptive_solver_keeps_to_the_times_of_training(sde: str) -> None:
+def test_the_adaptive_solver_uses_only_times_of_training(sde: str) -> None:
     """Samples and likelihoods: the network gets t in t_min … 1, and the answers are finite."""
     family, seen = model(PAIRS, sde=sde, solver="dopri5"), []
 
@@ -270,11 +270,11 @@ def test_the_adaptive_solver_keeps_to_the_times_of_training(sde: str) -> None:
     assert family.sde.t_min * (1 - 1e-4) <= float(t.min()) and float(t.max()) <= 1 + 1e-6
 
 
-# ---- completing -----------------------------------------------------------------------------------------------------
+# ---- imputation -----------------------------------------------------------------------------------------------------
 
 
 def completed(family: ScoreSde, imputer: str, steps: int | None) -> tuple[Tensor, Tensor]:
-    """Return the free coordinate of 960 pairs of which the other is held at 0.1, and draws from its exact law."""
+    """Return the missing coordinate of 960 pairs whose other is known as 0.1, and exact conditional draws."""
     u = round(1.1 / 2 * 4095)
     known, mask = torch.zeros(30, *PAIRS.shape, dtype=torch.int32), torch.zeros(30, *PAIRS.shape, dtype=torch.bool)
     known[..., 0], mask[..., 0] = u, True
@@ -305,8 +305,8 @@ CORRELATED = [(sde, dims) for sde in SDES for dims in (2, 16)]
 
 
 @pytest.mark.parametrize(("sde", "dims"), CORRELATED)
-def test_the_default_imputer_agrees_with_the_conditional_law(sde: str, dims: int) -> None:
-    """Gaussian scalars that depend on one another, every second one known: deviations and means of the others."""
+def test_the_default_imputer_agrees_with_the_exact_conditional(sde: str, dims: int) -> None:
+    """Correlated Gaussian scalars, every second one known: compares standard deviations and means of the others."""
     spec, n = PAIRS.model_copy(update={"shape": (1, 1, dims), "levels": 65536}), 150
     family = model(spec, sde=sde)
     basis, _ = torch.linalg.qr(torch.randn(dims, dims, dtype=torch.float64, generator=rng()))
@@ -328,9 +328,9 @@ def test_the_default_imputer_agrees_with_the_conditional_law(sde: str, dims: int
 @pytest.mark.parametrize("sde", SDES)
 @pytest.mark.parametrize(("steps", "most"), [(60, 1.5), (16, 2.0)])
 def test_langevin_imputation_of_two_scalars_is_bounded(sde: str, steps: int, most: float) -> None:
-    """Steps by norms of two scalars: a ratio without a limit made the deviation of a pair's free scalar 3.4 times.
+    """Step sizes from norms of two scalars: without a limit the missing one had 3.4 times its standard deviation.
 
-    In fewer than 16 steps it is more than twice the true one, on sub-VP.
+    With fewer than 16 steps on sub-VP it is more than twice the true one.
     """
     spec = PAIRS.model_copy(update={"shape": (1, 1, 2), "levels": 65536})
     family, n = model(spec, sde=sde), 200
@@ -362,8 +362,8 @@ def test_completions_follow_the_exact_conditional(sde: str, imputer: str, steps:
     assert float(found.var() / wanted.var()) == pytest.approx(1, abs=0.15)
 
 
-def test_replacement_alone_does_not() -> None:
-    """Without correctors or U-turns the two-sample test sees the difference, so that it says something above."""
+def test_replacement_without_corrections_does_not_follow_the_conditional() -> None:
+    """Without correctors or resampling the two-sample test detects the difference, so the test above is sensitive."""
     for imputer, steps in (("repaint:times=1", 150), ("pc:snr=0.01", 100)):
         found, wanted = completed(model(PAIRS), imputer, steps)
         assert ks_2samp(found.numpy(), wanted.numpy()).pvalue < 1e-6
@@ -371,7 +371,7 @@ def test_replacement_alone_does_not() -> None:
 
 @pytest.mark.parametrize("levels", [2, 17, 256, 257, 4096, 65536])
 @pytest.mark.parametrize("sde", SDES)
-def test_the_known_part_comes_back_bit_for_bit(sde: str, levels: int) -> None:
+def test_the_known_part_is_unchanged_to_the_bit(sde: str, levels: int) -> None:
     family = model(DataSpec(name="l", kind="image", shape=(1, 1, 512), levels=levels), sde=sde)
     known = torch.randint(levels, (128, 1, 1, 512), generator=rng())
     known.view(-1)[: min(levels, 65536)] = torch.arange(min(levels, 65536))

@@ -1,4 +1,4 @@
-"""Filling holes with a VAE whose conditional p(x_missing | x_known) is known: by counting, and in closed form."""
+"""Imputation by a VAE whose conditional p(x_missing | x_known) is known by enumeration or in closed form."""
 
 import math
 
@@ -17,11 +17,11 @@ from tests.families.cases import rng
 CPU = torch.device("cpu")
 CHI_SQUARE = {1: 10.8, 2: 13.8, 3: 16.3}  # p = 0.001
 N = 2000
-STRENGTH = {"bernoulli": 5, "categorical": 5, "logistic": 1.5}  # every level keeps a probability worth counting
+STRENGTH = {"bernoulli": 5, "categorical": 5, "logistic": 1.5}  # every level keeps a measurable probability
 
 
 def strong(name: str, *, spoil: float = 0.0) -> tuple[Vae, nn.Module, Tensor, Tensor]:
-    """Return an enumerable VAE whose pixels depend on z, an encoder whose mean is off, all images and log p(x)."""
+    """Return an enumerable VAE whose pixels depend on z, a net with a spoilt encoder mean, all images and log p(x)."""
     vae, net, x, _ = oracle.tiny(name)
     last = [part for part in net.decoder.modules() if isinstance(part, nn.Linear)][-1]
     last.weight.mul_(STRENGTH[name])
@@ -35,7 +35,7 @@ def strong(name: str, *, spoil: float = 0.0) -> tuple[Vae, nn.Module, Tensor, Te
 
 
 class Quick:
-    """Noise of N rows at once: laws of large numbers need many rows and not each row's independence of the others."""
+    """Noise of N rows drawn at once, which is fast; statistical tests need no separate stream per row."""
 
     batch = N
 
@@ -60,10 +60,10 @@ def walk(net: nn.Module, chain: Chain, held: Known) -> State:
 
 
 def distance(vae: Vae, net: nn.Module, imputer: str, log_p: Tensor, first: int) -> tuple[float, int]:
-    """Return the chi-square of the second pixel's completions given the first, and its degrees of freedom."""
+    """Return the chi-square of completions of the second pixel given the first, and its degrees of freedom."""
     levels, shape, chain = vae.spec.levels, vae.spec.shape, vae.impute(imputer, 150)
     known, mask = torch.zeros(N, 2, dtype=torch.uint8), torch.zeros(N, 2, dtype=torch.bool)
-    known[:, 0], known[:, 1], mask[:, 0] = first, levels - 1, True  # what stands in the hole must not matter
+    known[:, 0], known[:, 1], mask[:, 0] = first, levels - 1, True  # the value at the missing place must not matter
     x = chain.kernel.finish(walk(net, chain, Known(known=known.view(N, *shape), mask=mask.view(N, *shape)))).flatten(1)
     assert (x[:, 0] == first).all()
     expected = N * log_p.view(levels, levels)[first].softmax(0)
@@ -73,7 +73,7 @@ def distance(vae: Vae, net: nn.Module, imputer: str, log_p: Tensor, first: int) 
 
 @pytest.mark.parametrize("spoil", [0.0, 0.7], ids=["as-it-is", "spoiled"])
 @pytest.mark.parametrize("name", oracle.TINY)
-def test_metropolis_completions_follow_the_conditional_whatever_the_encoder(name: str, spoil: float) -> None:
+def test_metropolis_completions_follow_the_conditional_for_any_encoder(name: str, spoil: float) -> None:
     vae, net, _, log_p = strong(name, spoil=spoil)
     for first in range(vae.spec.levels):
         statistic, freedom = distance(vae, net, "metropolis", log_p, first)
@@ -96,7 +96,7 @@ def conditional(known: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bias(net: nn.Module, imputer: str, steps: int = 100) -> float:
-    """Return how many standard errors the completions' first two moments are from the exact ones, at worst."""
+    """Return the largest error of the first two moments of completions, in standard errors."""
     known = torch.tensor([1.5, -1.0])
     x = torch.cat([known, torch.tensor([99.0, -99.0])]).expand(N, 4).reshape(N, 1, 1, 4)
     mask = torch.tensor([True, True, False, False]).expand(N, 4).reshape(N, 1, 1, 4)
@@ -109,21 +109,21 @@ def bias(net: nn.Module, imputer: str, steps: int = 100) -> float:
 
 
 @torch.no_grad()
-def test_both_are_exact_with_the_exact_posterior() -> None:
+def test_both_imputers_are_exact_with_the_exact_posterior() -> None:
     assert bias(oracle.exact(), "gibbs") < 4
     assert bias(oracle.exact(), "metropolis") < 4
 
 
 @torch.no_grad()
-def test_only_the_correction_mends_a_sloppy_encoder() -> None:
+def test_only_the_correction_compensates_an_inexact_encoder() -> None:
     assert bias(oracle.sloppy(), "gibbs") > 10
     assert bias(oracle.sloppy(), "metropolis") < 4
 
 
-# ---- held data ----------------------------------------------------------------------------------------------------
+# ---- known data ---------------------------------------------------------------------------------------------------
 
 
-def test_where_all_is_known_nothing_changes_and_where_nothing_is_the_model_is_sampled() -> None:
+def test_nothing_changes_if_all_is_known_and_the_model_is_sampled_if_nothing_is() -> None:
     vae, net, _, log_p = strong("categorical")
     known = torch.randint(3, (N, *vae.spec.shape), generator=rng(), dtype=torch.uint8)
     for imputer in vae.imputers():
@@ -139,7 +139,7 @@ def test_where_all_is_known_nothing_changes_and_where_nothing_is_the_model_is_sa
 
 
 def test_samples_and_completions_share_a_batch() -> None:
-    """One kernel walks both, and each goes as it would alone."""
+    """One kernel advances both, and each gives the same result as separately."""
     vae, net, *_ = strong("categorical")
     plain, filling = vae.chain("draw"), vae.impute("metropolis", 4)
     known = torch.ones(2, *vae.spec.shape, dtype=torch.uint8)
@@ -157,8 +157,8 @@ def test_samples_and_completions_share_a_batch() -> None:
     assert torch.equal(both[2:], generate(net, plain, 2, seed=6, device=CPU))
 
 
-def test_grey_levels_that_the_model_sees_as_bits_come_back_grey() -> None:
-    """Dynamic binarisation: the bits of the known part are drawn once a chain, by each row for itself."""
+def test_grey_levels_binarised_for_the_model_are_returned_unchanged() -> None:
+    """With dynamic binarisation each row draws the bits of its known part once per chain."""
     config = VaeConfig(latent_dim=2, likelihood="bernoulli", binarise="dynamic", net={"name": "mlp", "hidden": [8]})
     vae = Vae(config, DataSpec(name="grey", kind="image", shape=(1, 4, 4), levels=17))
     net = oracle.awake(vae)

@@ -1,4 +1,4 @@
-"""The VAE where log p(x) is known: a linear Gaussian one, and images so small that all of them can be counted."""
+"""VAEs with known log p(x): a linear Gaussian one, and images small enough for enumeration."""
 
 import itertools
 import math
@@ -99,7 +99,7 @@ def test_importance_weights_are_constant_at_the_exact_posterior(effort: int) -> 
 
 
 def elbo(net: Linear, x: Tensor) -> Tensor:
-    """Return log p(x) − KL(q(z|x) ‖ p(z|x)), the two Gaussians' divergence by torch, (N,)."""
+    """Return log p(x) − KL(q(z|x) ‖ p(z|x)) (N,), with the divergence of the two Gaussians from torch."""
     A, log_var = posterior()
     q_mu, q_log_var = net.encode(x)
     q = torch.distributions.Normal(q_mu, (q_log_var / 2).exp())
@@ -109,7 +109,7 @@ def elbo(net: Linear, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("net", [exact(), sloppy()], ids=["exact", "sloppy"])
 @torch.no_grad()
-def test_the_elbo_is_evidence_less_divergence(net: Linear) -> None:
+def test_the_elbo_is_the_evidence_minus_the_divergence(net: Linear) -> None:
     x, repeats = data(8), 20_000
     many = x.repeat(repeats, 1, 1, 1)
     for nats in (
@@ -124,7 +124,7 @@ def test_the_elbo_is_evidence_less_divergence(net: Linear) -> None:
 
 @torch.no_grad()
 def test_the_importance_weighted_bound_rises_to_the_evidence() -> None:
-    """Burda et al. 2016, theorem 1; and exp(−nll) is an unbiased estimate of p(x) at any number of draws."""
+    """Burda et al. 2016, theorem 1; exp(−nll) is an unbiased estimate of p(x) for any number of draws."""
     x, repeats = data(4, seed=3), 20_000
     bounds, errors = [elbo(sloppy(), x)], [torch.zeros(4)]
     for effort in (2, 8, 64):
@@ -141,7 +141,7 @@ def test_the_importance_weighted_bound_rises_to_the_evidence() -> None:
 
 
 def test_training_reaches_the_evidence() -> None:
-    """From random weights, encoder and decoder: the gap to the data's own law closes to 0.02 nats."""
+    """Encoder and decoder start from random weights; the gap to the data distribution falls to 0.02 nats."""
     torch.manual_seed(0)
     net, vae = Linear(0.1 * torch.randn(2, 4), torch.zeros(2), 0.3 * torch.randn(4, 2), torch.zeros(4)), family()
     optimizer = torch.optim.Adam(net.parameters(), lr=0.03)
@@ -159,7 +159,7 @@ def test_training_reaches_the_evidence() -> None:
     assert -4 * both.std() / math.sqrt(len(both)) < both.mean() < 0.02
 
 
-# ---- images that can be counted -----------------------------------------------------------------------------------
+# ---- enumerable images --------------------------------------------------------------------------------------------
 
 NET = {"name": "mlp", "hidden": [16]}
 TINY = {
@@ -170,7 +170,7 @@ TINY = {
 
 
 def tiny(name: str) -> tuple[Vae, nn.Module, Tensor, Tensor]:
-    """Return a family, a net, all images there are, and log p(x) of each by quadrature over z."""
+    """Return a family, a net, all possible images, and log p(x) of each by quadrature over z."""
     config, shape, levels = TINY[name]
     vae = Vae(config, DataSpec(name=name, kind="image", shape=shape, levels=levels))
     net = awake(vae, noise=0.1).requires_grad_(False)
@@ -207,7 +207,7 @@ def test_importance_sampling_finds_the_probability_of_every_image(name: str) -> 
 
 
 def test_drawn_samples_follow_the_model() -> None:
-    """A true sample of the model has the model's probabilities; a chi-square over all images."""
+    """Samples have the probabilities of the model, by a chi-square test over all images."""
     vae, net, _, log_p = tiny("categorical")
     n = 9000
     samples = generate(net, vae.chain("draw"), n, seed=0, device=torch.device("cpu"), batch_size=3000)

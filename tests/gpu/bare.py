@@ -1,6 +1,6 @@
-"""A virtual environment that holds torch, what torch requires, and chosen packages: a bare machine, played.
+"""A virtual environment with torch, its requirements and chosen packages, which simulates a bare machine.
 
-Packages are links to those of this environment, so it is made in a second and nothing is downloaded.
+Packages are links to those of this environment, so it is created in a second without downloads.
 """
 
 import re
@@ -16,7 +16,7 @@ PAGE = Path(__file__).with_name("README.md")
 
 
 def listed(part: str) -> dict[str, str]:
-    """Return the packages of a part of the page and their versions: the list that ``pip install`` is given there."""
+    """Return the packages of a part of the page and their versions, as in its ``pip install`` command."""
     text = PAGE.read_text(encoding="utf-8").partition(f"## {part}\n")[2].partition("\n## ")[0]
     found = re.search(r"pip install --no-deps --target \S+ -r tests/gpu/(\S+)", text)
     assert found, f"{PAGE}: {part} lacks a line pip install --no-deps --target FOLDER -r tests/gpu/FILE"
@@ -28,7 +28,7 @@ def listed(part: str) -> dict[str, str]:
 
 
 def required(*names: str) -> set[str]:
-    """Return these packages, ``name`` or ``name[extra]``, and all that they require, as far as it is installed here."""
+    """Return these packages, ``name`` or ``name[extra]``, and all of their requirements that are installed here."""
     extras: dict[str, set[str]] = {}
     waiting = [Requirement(name) for name in names]
     while waiting:
@@ -48,7 +48,7 @@ def required(*names: str) -> set[str]:
 
 
 def make(folder: Path, packages: Iterable[str]) -> Path:
-    """Make the environment with torch and what torch requires, and folder/site with these packages; return its Python.
+    """Create the environment with torch and its requirements, and folder/site with these packages; return its Python.
 
     As on the page, the packages are in a folder that only PYTHONPATH names.
     """

@@ -1,4 +1,4 @@
-"""How results of the device are compared with those of the CPU: the same draws, float32, and stated tolerances."""
+"""Comparison of results of the device with those of the CPU: the same draws, float32, and stated tolerances."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -45,9 +45,9 @@ def of_which(few: Iterable[Any], others: Iterable[Any]) -> list[Any]:
 
 
 class HostDraws(TorchFunctionMode):
-    """Draws on the CPU what a CPU generator is asked for, and copies it to the device.
+    """Makes the draws of a CPU generator on the CPU and copies them to the device.
 
-    A GPU's own generator draws other numbers, so the losses of two devices cannot be compared with it.
+    The generator of a GPU draws other numbers, with which the losses of two devices could not be compared.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
@@ -80,7 +80,7 @@ def on(device: torch.device, net: nn.Module) -> nn.Module:
 
 
 def assert_near(there: Tensor, here: Tensor, rtol: float = RTOL) -> None:
-    """Assert that the device's result is the CPU's within rtol of its largest value."""
+    """Assert that the result of the device equals that of the CPU within rtol of its largest value."""
     there, here = there.detach().cpu().double(), here.detach().double()
     worst, limit = float((there - here).abs().max()), rtol * float(here.abs().max())
     assert worst <= limit, f"differs by {worst:.3g}, allowed is {limit:.3g}"

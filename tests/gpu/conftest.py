@@ -1,4 +1,4 @@
-"""The device of these tests, and how many of their cases run on it.
+"""Options and fixtures of the GPU tests: the device, and the cases that run on it.
 
 A GPU runs all of them, and so does ``--device cpu``. Without either option, in the ordinary tests, the CPU runs a few
 cases of each test, because other tests cover the rest there.
@@ -26,12 +26,12 @@ FEW = (
 
 
 def runs_all(config: pytest.Config) -> bool:
-    """Return whether all cases were asked for: by ``-m gpu``, or by ``--device``."""
+    """Return whether all cases are requested, by ``-m gpu`` or by ``--device``."""
     return config.getoption("--device") is not None or chosen(config) == "cuda"
 
 
 def chosen(config: pytest.Config) -> str:
-    """Return the device that was asked for: with ``-m gpu`` CUDA, otherwise the CPU."""
+    """Return the requested device: CUDA with ``-m gpu``, otherwise the CPU."""
     return config.getoption("--device") or ("cuda" if config.getoption("markexpr").strip() == "gpu" else "cpu")
 
 

@@ -55,8 +55,8 @@ def test_costs_are_measured(device: torch.device) -> None:
     assert costs.rows[0] == 1 and list(costs.seconds) == sorted(costs.seconds) and costs.row_seconds > 0
 
 
-def test_mixed_samplers_and_imputers_give_what_each_gives_alone(case: Case, device: torch.device) -> None:
-    """All at once, in batches too small for all of them."""
+def test_mixed_samplers_and_imputers_equal_separate_ones(case: Case, device: torch.device) -> None:
+    """All run at once, in batches too small for all of them."""
     of = served(case, device)
     mask = torch.rand((2, *case.spec.shape), generator=rng()) < 0.5
     held = Known(known=case.x(2), mask=mask)
@@ -103,7 +103,7 @@ def test_a_gradient_beside_samples(device: torch.device) -> None:
         assert busy.future.result(SECONDS).shape == (4, 1, 4, 4)
 
 
-def test_a_cancelled_request_leaves_and_the_others_stay(device: torch.device) -> None:
+def test_a_cancelled_request_is_removed_and_the_others_continue(device: torch.device) -> None:
     of = toy("ddpm", device)
     chain = of.family.chain("ancestral")
     with open_batcher(of, device) as batcher:
@@ -158,7 +158,7 @@ def little_memory(device: torch.device) -> Iterator[None]:
         torch.cuda.empty_cache()
 
 
-def test_out_of_memory_is_reported_in_one_line_and_the_others_go_on(device: torch.device) -> None:
+def test_out_of_memory_is_reported_in_one_line_and_the_others_continue(device: torch.device) -> None:
     plain = toy("ddpm-dropout", device)
     of = replace(plain, net=Small(plain.net))
     rows = 1024 if device.type == "cuda" else 32
@@ -181,7 +181,7 @@ def test_out_of_memory_is_reported_in_one_line_and_the_others_go_on(device: torc
         assert batcher.ledger.pending == 0
 
 
-def test_costs_are_measured_up_to_what_fits(device: torch.device) -> None:
+def test_costs_are_measured_up_to_the_largest_batch_that_fits(device: torch.device) -> None:
     plain = toy("ddpm-dropout", device)
     with little_memory(device):
         costs = measure(replace(plain, net=Small(plain.net)), device)
@@ -209,8 +209,10 @@ def sha256(ticket: RequestHandle) -> str:
 
 @pytest.mark.parametrize("precision", of_which(["float32"], ["bfloat16"]))
 @pytest.mark.parametrize("family", of_which(["ddpm-dropout"], ["vae", "ddpm", "tokens", "score_sde"]))
-def test_deterministic_gives_the_same_bytes_in_any_company(family: str, precision: str, device: torch.device) -> None:
-    """A request by itself, and among 64 others of other samplers, numbers of samples and seeds, half of them padded."""
+def test_deterministic_gives_the_same_bytes_beside_any_requests(
+    family: str, precision: str, device: torch.device
+) -> None:
+    """A request without others, and among 64 others with other samplers, sizes and seeds, half of them padded."""
     of, random_ = toy(family, device, precision), random.Random(0)
     names = [name for name, about in of.family.samplers().items() if not about.adaptive]
     chain, hashes = of.experiment.chain(of.family), set()

@@ -1,4 +1,4 @@
-"""Batches and noise on their way to the device: from page-locked memory, without waiting, and unchanged."""
+"""Transfer of batches and noise to the device: from page-locked memory, without waiting, and unchanged."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -51,14 +51,14 @@ def test_noise_is_the_same_and_comes_from_pinned_memory(kind: str, device: torch
     assert torch.equal(there.cpu(), getattr(noise, kind)((3, 4)))
     assert torch.equal(some.cpu(), getattr(noise, kind)((3, 4), where=where))
     on_gpu = device.type == "cuda"
-    assert len(copies.pinned) == (2 + 1 if on_gpu else 0)  # and the mask, which this test copies
+    assert len(copies.pinned) == (2 + 1 if on_gpu else 0)  # plus the mask, which this test copies
     assert copies.pinned.count(True) == copies.waited.count(False) == (2 if on_gpu else 0)
 
 
 def test_batches_come_from_pinned_memory(device: torch.device) -> None:
     micros = next(data(device).stream(0))
     if device.type != "cuda":
-        assert next(prefetch_to_device(iter([micros]), device)) is micros, "the CPU takes batches as they are"
+        assert next(prefetch_to_device(iter([micros]), device)) is micros, "the CPU uses the batches unchanged"
         return
     copier = Copier(device)
     with Copies() as copies:
@@ -68,7 +68,7 @@ def test_batches_come_from_pinned_memory(device: torch.device) -> None:
 
 
 def test_staged_batches_are_equal_while_the_device_is_busy(device: torch.device) -> None:
-    """A copy that is used too early, or whose memory is used again too early, would be another batch."""
+    """A copy that is used too early, or whose memory is reused too early, would give another batch."""
     split, steps = data(device), 40 if device.type == "cuda" else 4
     work = torch.ones((2048, 2048) if device.type == "cuda" else (8, 8), device=device)
     sums = []
@@ -76,7 +76,7 @@ def test_staged_batches_are_equal_while_the_device_is_busy(device: torch.device)
         for micros in islice(stream, steps):
             work = (work @ work).clamp(max=1.0)
             places = torch.arange(micros[0].numel(), device=device).view(micros[0].shape)
-            sums.append([(micro.long() * places).sum() for micro in micros])  # of the order of the rows, too
+            sums.append([(micro.long() * places).sum() for micro in micros])  # depends also on the order of the rows
     for found, micros in zip(sums, split.stream(0), strict=False):
         places = torch.arange(micros[0].numel()).view(micros[0].shape)
         assert [int(one) for one in found] == [int((micro.long() * places).sum()) for micro in micros]

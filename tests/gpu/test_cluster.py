@@ -1,6 +1,6 @@
 """Ray on the GPU: a training by NCCL, trials and replicas on half a GPU each, a killed worker and ``--resume``.
 
-With ``--device cpu`` Ray counts a GPU that is played: every process that is given it computes on the CPU.
+With ``--device cpu`` the GPU of Ray is simulated: every process that gets it computes on the CPU.
 """
 
 import json
@@ -49,7 +49,7 @@ HALF = {**GPU, "gpus_per_worker": 0.5}
 
 @pytest.fixture(scope="module")
 def nodes(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Return a cluster of this machine with one GPU, a real one or a played one, connected to this process."""
+    """Return a cluster of this machine with one GPU, real or simulated, connected to this process."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     notes = tmp_path_factory.mktemp("played") / "notes"
     runtime: dict[str, Any] = {"env_vars": {"PYTHONPATH": path, NOTES: str(notes)}}
@@ -65,7 +65,7 @@ def nodes(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def verb(nodes: Any, device: torch.device, tmp_path: Path) -> Callable[..., "subprocess.Popen[str]"]:
-    """Return what starts a verb on the cluster; a played GPU is noted in a file by each process that is given it."""
+    """Return a function that starts a command on the cluster; each process records its simulated GPU in a file."""
 
     def start(*words: object) -> "subprocess.Popen[str]":
         if device.type == "cuda":
@@ -83,7 +83,7 @@ def short(storage: Path, name: str, scaling: Mapping[str, Any], **training: Any)
 
 
 def noting(task: Mapping[str, Any]) -> Any:
-    """Train as a worker does, after it has noted its device, its backend and a sum over all workers."""
+    """Record the device, the backend and a sum over all workers, then train as a worker does."""
     from gen_ray.cluster.training.device import reserved_device
 
     device = reserved_device()
@@ -128,7 +128,7 @@ def test_two_trials_on_half_a_gpu_each(verb: Any, storage: Path, tmp_path: Path)
 
 
 def free() -> float:
-    """Return how much of the GPU is not reserved."""
+    """Return the share of the GPU that is not reserved."""
     return float(ray.available_resources().get("GPU", 0.0))
 
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.gpu
 
 
 def compiler_lacks() -> str:
-    """Return what the code of inductor and Triton cannot be compiled without, as far as it is missing."""
+    """Return the missing requirements of the compilers of inductor and Triton, or an empty text."""
     if shutil.which("g++") is None:
         return "a C++ compiler (g++)"
     headers = Path(sysconfig.get_path("include"), "Python.h")
@@ -25,7 +25,7 @@ def compiler_lacks() -> str:
 
 @full_run
 @pytest.mark.parametrize("family", ["vae", "ddpm"])
-def test_compiled_training_learns_what_the_uncompiled_learns(family: str, device: torch.device) -> None:
+def test_compiled_training_equals_uncompiled_training(family: str, device: torch.device) -> None:
     if missing := compiler_lacks():
         pytest.skip(f"torch.compile needs {missing}")
     losses, weights = [], []

@@ -1,4 +1,4 @@
-"""What a model is asked for, computed on the device: completions, likelihoods and latent codes are the CPU's."""
+"""Inference on the device: completions, likelihoods and latent codes equal those of the CPU."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def both(family: str, device: torch.device) -> Iterator[tuple[torch.device, Model]]:
-    """Yield the CPU and the device, each with a copy of one model; both draw the CPU's numbers."""
+    """Yield the CPU and the device, each with a copy of one model; both use the draws of the CPU."""
     for place in (CPU, device):
         made = model(family)
         net = made.net if place is CPU else on(device, made.net)
@@ -60,4 +60,4 @@ def test_latent_codes(device: torch.device) -> None:
     assert_same_samples(pictures[2].flatten(0, 1), pictures[0].flatten(0, 1))
     assert_same_samples(pictures[3], pictures[1])
     assert_near(codes[2], codes[0], RTOL)
-    assert_near(codes[3], codes[1], 100 * RTOL)  # Adam's steps have a length that hardly depends on the gradient's
+    assert_near(codes[3], codes[1], 100 * RTOL)  # the length of Adam's steps hardly depends on the gradient

@@ -1,4 +1,4 @@
-"""Every family, net, kernel and SDE on the device against the CPU: loss, gradient, likelihood, samplers, imputers."""
+"""Loss, gradient, likelihood, samplers and imputers of every family, net, kernel and SDE on the device and the CPU."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,7 +65,7 @@ def learned(family: Family, device: torch.device, x: Tensor) -> list[tuple[Tenso
 
 
 def rows(device: torch.device) -> int:
-    """Return the number of samples: as many as the GPU has room for would take the CPU too long."""
+    """Return the number of samples, which is smaller on the CPU because it is slower."""
     return 32 if device.type == "cuda" else 8
 
 
@@ -95,7 +95,7 @@ def chains(family: Family) -> Iterator[tuple[str, Chain, bool]]:
 
 
 def half_known(case: Case, n: int) -> Known:
-    """Return n examples, half of each of which is to be completed."""
+    """Return n examples, each with one half missing."""
     return Known(known=case.x(n), mask=torch.rand((n, *case.spec.shape), generator=rng(n)) < 0.5)
 
 
@@ -120,7 +120,7 @@ def test_samplers_and_imputers(case: Case, device: torch.device) -> None:
 
 @pytest.mark.parametrize("name", of_which(["fashion-vae"], [name for name in SHIPPED if name != "fashion-vae"]))
 def test_configuration_of_this_repository(name: str, device: torch.device) -> None:
-    """The nets that the README's figures are of, with TF32 as torch has it by default."""
+    """The nets of the README's figures, with TF32 as in torch's default."""
     experiment = load(CONFIGS / f"{name}.yaml")
     family, spec = experiment.model(SHIPPED[name]), SHIPPED[name]
     x = torch.randint(spec.levels, (rows(device) // 4, *spec.shape), generator=rng(), dtype=torch.uint8)

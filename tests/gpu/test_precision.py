@@ -81,7 +81,7 @@ def test_convolutions_are_channels_last_and_give_the_same(device: torch.device) 
         for layer in convolutions:
             layer.register_forward_pre_hook(contiguous)
         expected = net(x, t)
-    assert layouts.count(True) >= len(layouts) - 1, "all but the stem, whose input is the image itself"
+    assert layouts.count(True) >= len(layouts) - 1, "all except the stem, whose input is the image"
     assert_near(found, expected.cpu())
 
 

@@ -1,4 +1,4 @@
-"""A training on the device that is interrupted and resumed is, to the bit, the training that was not."""
+"""Resumption on the device: an interrupted and resumed training equals an uninterrupted one to the bit."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def run(exp: Experiment, folder: Path, device: torch.device, kind: type[LocalSes
 
 
 def trained(family: str, precision: str, folder: Path, device: torch.device) -> dict[str, dict[str, str]]:
-    """Return the SHA-256 of each file of the last checkpoint, of a training and of one that died and was resumed."""
+    """Return the SHA-256 of each file of the last checkpoint of an uninterrupted and of a resumed training."""
     exp = experiment(family, precision=precision, checkpoint_every_seconds=0, ema_decay=0.9, decay="cosine")
     run(exp, folder / "whole", device)
     with pytest.raises(KilledError):
@@ -46,7 +46,7 @@ def test_resumed_training_is_equal_to_the_bit(
 @full_run
 @pytest.mark.parametrize("family", ["ddpm-dropout", *FAMILIES])
 def test_resumed_training_with_the_default_algorithms(family: str, tmp_path: Path, device: torch.device) -> None:
-    """Without deterministic algorithms, a GPU may add in another order: then the test is an expected failure."""
+    """Without deterministic algorithms a GPU may add in another order; the test is then an expected failure."""
     found = trained(family, "float32", tmp_path, device)
     if device.type == "cuda" and found["whole"] != found["halves"]:
         pytest.xfail(f"{family}: not equal to the bit without deterministic algorithms")

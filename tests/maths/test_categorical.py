@@ -1,4 +1,4 @@
-"""Closed forms of categorical diffusion against matrices, enumeration and quadrature."""
+"""Closed forms of categorical diffusion, compared with matrices, enumeration and quadrature."""
 
 import math
 
@@ -18,10 +18,10 @@ from gen_ray.maths.categorical import (
     uniform_x_0_nats,
 )
 from gen_ray.maths.discrete_bounds import count_weights
-from gen_ray.maths.discrete_schedules import Cosine, Linear, MutualInformation, Reciprocal, on_grid
+from gen_ray.maths.discrete_schedules import CosineSurvival, LinearSurvival, MutualInformation, Reciprocal, on_grid
 
 T = 7
-SMOOTH = {"reciprocal": Reciprocal(), "cosine": Cosine(), "linear": Linear()}
+SMOOTH = {"reciprocal": Reciprocal(), "cosine": CosineSurvival(), "linear": LinearSurvival()}
 ALL = SMOOTH | {"mutual_information": MutualInformation()}
 LIMITS = {"uniform": Corruption.uniform, "absorbing": Corruption.absorbing}
 on_all = pytest.mark.parametrize("schedule", ALL.values(), ids=ALL)
@@ -35,14 +35,14 @@ def random_p(*shape: int) -> Tensor:
 
 
 def step_matrix(corruption: Corruption, a: Tensor) -> Tensor:
-    """D3PM's Q_t, (S, S), a row for every symbol before."""
+    """Return D3PM's Q_t (S, S), with one row for every previous symbol."""
     S = corruption.symbols
     return a * torch.eye(S, dtype=torch.float64) + (1 - a) * corruption.limit.expand(S, S)
 
 
 def chain(corruption: Corruption, K: int) -> tuple[Tensor, list[Tensor], list[Tensor]]:
     """Return alpha_bar (T+1,), the one-step matrices and their products up to k."""
-    alpha_bar = on_grid(Cosine(), T, K)
+    alpha_bar = on_grid(CosineSurvival(), T, K)
     steps = [step_matrix(corruption, alpha_bar[k] / alpha_bar[k - 1]) for k in range(1, T + 1)]
     products = [torch.eye(corruption.symbols, dtype=torch.float64)]
     for step in steps:
@@ -64,7 +64,7 @@ def test_the_cumulative_kernel_is_the_product_of_the_steps(limit: type, K: int) 
 @any_k
 @both_limits
 @pytest.mark.parametrize("back", [1, 3])
-def test_the_posterior_is_bayes_rule_by_enumeration(limit: type, K: int, back: int) -> None:
+def test_the_posterior_equals_bayes_rule_by_enumeration(limit: type, K: int, back: int) -> None:
     corruption = limit(K)
     alpha_bar, steps, products = chain(corruption, K)
     for k in range(back, T + 1):
@@ -87,7 +87,7 @@ def test_the_posterior_is_bayes_rule_by_enumeration(limit: type, K: int, back: i
 @any_k
 @both_limits
 def test_the_model_is_the_mixture_of_posteriors_over_x_0(limit: type, K: int) -> None:
-    """D3PM's eq. 4: p given without x_t's own place, times q(x_t|x_0), weighs q(x_s|x_t,x_0)."""
+    """D3PM's eq. 4: p without x_t's own position, times q(x_t|x_0), is the weight of q(x_s|x_t,x_0)."""
     corruption = limit(K)
     alpha_bar, _, products = chain(corruption, K)
     p = random_p(K)
@@ -105,9 +105,7 @@ def test_the_model_is_the_mixture_of_posteriors_over_x_0(limit: type, K: int) ->
 
 @any_k
 @on_all
-def test_kl_and_cross_entropy_of_the_uniform_chain_are_those_of_the_enumerated_posteriors(
-    schedule: Cosine, K: int
-) -> None:
+def test_kl_and_cross_entropy_of_the_uniform_chain_equal_enumeration(schedule: CosineSurvival, K: int) -> None:
     corruption, alpha_bar = Corruption.uniform(K), on_grid(schedule, T, K)
     x_0, x_t = (x.flatten() for x in torch.meshgrid(torch.arange(K), torch.arange(K), indexing="ij"))
     p = random_p(len(x_0), K)
@@ -142,7 +140,7 @@ def grid(n: int) -> Tensor:
 
 
 @both_limits
-def test_corruption_has_the_frequencies_it_promises(limit: type) -> None:
+def test_corruption_has_the_stated_frequencies(limit: type) -> None:
     corruption, n = limit(4), 100_000
     for alpha_bar in (0.0, 0.3, 0.75, 1.0):
         x_t = corruption.diffuse(torch.full((n,), 2), torch.tensor(alpha_bar, dtype=torch.float64), grid(n))
@@ -151,13 +149,13 @@ def test_corruption_has_the_frequencies_it_promises(limit: type) -> None:
         torch.testing.assert_close(found, wanted, rtol=0, atol=2 / n)
 
 
-def test_draws_have_the_weights_frequencies() -> None:
+def test_draws_have_the_frequencies_of_the_weights() -> None:
     weights = torch.tensor([0.0, 3.0, 0.0, 1.0, 4.0, 0.0], dtype=torch.float64)
     found = torch.bincount(draw(weights.expand(8000, 6), grid(8000)), minlength=6)
     assert found.tolist() == [0, 3000, 0, 1000, 4000, 0]
 
 
-def test_what_is_rarer_than_float32_can_say_is_drawn_as_often_as_it_should() -> None:
+def test_probabilities_below_the_resolution_of_float32_are_drawn_correctly() -> None:
     rare = 1e-12
     for logits in ([0.0, math.log(rare)], [math.log(rare), 0.0]):
         weights = torch.tensor(logits, dtype=torch.float64).softmax(-1).expand(1000, 2)
@@ -168,7 +166,7 @@ def test_what_is_rarer_than_float32_can_say_is_drawn_as_often_as_it_should() -> 
     assert draw(torch.tensor([1.0, 0.0]).double(), torch.tensor(1 - 2**-53, dtype=torch.float64)) == 0
 
 
-def test_cross_entropy_counts_the_chosen_places_alone() -> None:
+def test_cross_entropy_counts_the_chosen_positions_only() -> None:
     logits, x = torch.randn(3, 2, 4, 5), torch.randint(5, (3, 2, 4))
     where = torch.rand(3, 2, 4) < 0.5
     wanted = -(logits.log_softmax(-1).gather(-1, x[..., None])[..., 0] * where).sum((1, 2))
@@ -181,27 +179,27 @@ def test_cross_entropy_counts_the_chosen_places_alone() -> None:
 
 @on_all
 @pytest.mark.parametrize("steps", [1, 2, 1000])
-def test_alpha_bar_falls_from_one_to_exactly_zero(schedule: Cosine, steps: int) -> None:
+def test_alpha_bar_falls_from_one_to_exactly_zero(schedule: CosineSurvival, steps: int) -> None:
     alpha_bar = on_grid(schedule, steps, 17)
     assert alpha_bar[0] == 1 and alpha_bar[-1] == 0 and (alpha_bar.diff() < 0).all()
 
 
 @on_smooth
-def test_the_rate_is_the_derivative_of_the_log_of_what_is_lost(schedule: Cosine) -> None:
+def test_the_rate_is_the_derivative_of_the_log_of_the_lost_share(schedule: CosineSurvival) -> None:
     t = torch.tensor([1e-6, 1e-3, 0.2, 0.5, 0.9, 0.999], dtype=torch.float64, requires_grad=True)
     lost = 1 - schedule.alpha_bar(t, 5)
     torch.autograd.backward(lost.log().sum())
     torch.testing.assert_close(schedule.rate(t.detach()), t.grad, rtol=1e-6, atol=0)
 
 
-def test_reciprocal_betas() -> None:
+def test_betas_of_the_reciprocal_schedule() -> None:
     alpha_bar = on_grid(Reciprocal(), 10, 3)
     beta = 1 - alpha_bar[1:] / alpha_bar[:-1]
     torch.testing.assert_close(beta, 1 / (10 - torch.arange(1, 11, dtype=torch.float64) + 1))
 
 
 @pytest.mark.parametrize("marginal", [None, (0.5, 0.2, 0.2, 0.1), (3, 0, 1, 6)])
-def test_mutual_information_falls_on_a_line(marginal: tuple[float, ...] | None) -> None:
+def test_mutual_information_falls_linearly(marginal: tuple[float, ...] | None) -> None:
     alpha_bar = on_grid(MutualInformation(marginal=marginal), 10, 4)
     p = torch.tensor(marginal or [1, 1, 1, 1], dtype=torch.float64)
     p = p / p.sum()
@@ -210,7 +208,7 @@ def test_mutual_information_falls_on_a_line(marginal: tuple[float, ...] | None) 
     torch.testing.assert_close(mutual_information(alpha_bar, p), wanted, rtol=1e-6, atol=1e-9)
 
 
-def test_mutual_information_is_that_of_the_joint_table() -> None:
+def test_mutual_information_equals_that_of_the_joint_table() -> None:
     p, alpha_bar = random_p(4), torch.tensor([0.0, 0.3, 0.9, 1.0], dtype=torch.float64)
     for i, level in enumerate(alpha_bar):
         joint = p[:, None] * Corruption.uniform(4).cumulative(torch.eye(4, dtype=torch.float64), level)
@@ -233,7 +231,9 @@ def test_binomial_probabilities() -> None:
 
 @on_smooth
 @pytest.mark.parametrize("D", [1, 5])
-def test_in_continuous_time_a_number_of_masks_weighs_the_same_under_every_schedule(schedule: Cosine, D: int) -> None:
+def test_in_continuous_time_the_weight_of_a_number_of_masks_is_the_same_for_every_schedule(
+    schedule: CosineSurvival, D: int
+) -> None:
     edges = torch.linspace(0, 1, 200_001, dtype=torch.float64)
     t = (edges[1:] + edges[:-1]) / 2
     rate_times_pmf = schedule.rate(t)[:, None] * log_binomial(D, 1 - schedule.alpha_bar(t, 3)).exp()[:, 1:]
@@ -241,13 +241,13 @@ def test_in_continuous_time_a_number_of_masks_weighs_the_same_under_every_schedu
 
 
 @on_smooth
-def test_more_steps_tighten_the_bound_towards_continuous_time(schedule: Cosine) -> None:
-    """However the weights are spread over numbers of masks, D places are counted."""
+def test_more_steps_tighten_the_bound_towards_continuous_time(schedule: CosineSurvival) -> None:
+    """The weights over the numbers of masks add up to D positions for every schedule."""
     D = 6
     n = torch.arange(1, D + 1, dtype=torch.float64)
     found = {steps: count_weights(D, on_grid(schedule, steps, 3)) for steps in (1, 10, 3000)}
     for weights in found.values():
         torch.testing.assert_close((weights * n).sum(), torch.tensor(float(D), dtype=torch.float64))
-    assert found[1].tolist() == pytest.approx([0.0] * (D - 1) + [1.0])  # everything at once, from nothing
+    assert found[1].tolist() == pytest.approx([0.0] * (D - 1) + [1.0])  # one step reveals everything at once
     gaps = [(weights - count_weights(D)).abs().sum() for weights in found.values()]
     assert gaps[0] > gaps[1] > gaps[2] and gaps[2] < 5e-3

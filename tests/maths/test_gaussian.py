@@ -1,4 +1,4 @@
-"""The posterior against Bayes on a grid, and the conversions against each other."""
+"""The posterior, compared with Bayes' rule on a grid, and conversions, compared with each other."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def normal(x: Tensor, mean: Tensor | float, variance: Tensor | float) -> Tensor:
 
 
 @pytest.mark.parametrize("k", [2, 10, 60, 100])
-def test_posterior_is_bayes_on_a_grid(k: int) -> None:
+def test_posterior_equals_bayes_rule_on_a_grid(k: int) -> None:
     d, x_0, x_k = Discrete.of(Linear(), 100), 0.4, -0.7
     x = torch.linspace(-8, 8, 400_001, dtype=torch.float64)
     mass = normal(x_k, (1 - d.beta[k]).sqrt() * x, d.beta[k]) * normal(x, d.alpha[k - 1] * x_0, d.sigma[k - 1] ** 2)
@@ -38,8 +38,8 @@ def test_posterior_is_eq_7_and_takes_many_k_at_once() -> None:
 
 
 @pytest.mark.parametrize("process", ["preserving", "exploding"])
-def test_posterior_between_carries_the_marginal_back(process: str) -> None:
-    """Chapman-Kolmogorov: ∫ q(x_s | x_t, x_0) q(x_t | x_0) dx_t = q(x_s | x_0), whatever alpha and sigma."""
+def test_posterior_between_times_gives_the_earlier_marginal(process: str) -> None:
+    """Chapman-Kolmogorov: ∫ q(x_s | x_t, x_0) q(x_t | x_0) dx_t = q(x_s | x_0) for any alpha and sigma."""
     d = Discrete.of(Cosine(), 100)
     s, t = torch.tensor([1, 20, 50]), torch.tensor([40, 21, 99])
     pair = {
@@ -52,7 +52,7 @@ def test_posterior_between_carries_the_marginal_back(process: str) -> None:
     torch.testing.assert_close((q.coef_x * sigma_t) ** 2 + q.variance, sigma_s**2)
 
 
-def test_two_posterior_steps_are_one_long_one() -> None:
+def test_two_posterior_steps_equal_one_long_step() -> None:
     d = Discrete.of(Linear(), 200)
     at = [(d.alpha[k], d.sigma[k]) for k in (30, 90, 170)]
     near, far, both = (posterior_between(*at[i], *at[j]) for i, j in ((0, 1), (1, 2), (0, 2)))
@@ -62,7 +62,7 @@ def test_two_posterior_steps_are_one_long_one() -> None:
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)
-def test_a_perfect_output_gives_back_data_and_noise(name: str) -> None:
+def test_a_perfect_output_gives_data_and_noise(name: str) -> None:
     g = torch.Generator().manual_seed(0)
     x_0, eps = torch.randn(2, 6, 1, 4, 4, dtype=torch.float64, generator=g)
     angle = torch.linspace(0.1, 1.4, 6, dtype=torch.float64).view(6, 1, 1, 1)
@@ -75,8 +75,8 @@ def test_a_perfect_output_gives_back_data_and_noise(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)
-def test_an_imperfect_output_is_read_consistently(name: str) -> None:
-    """Whatever the network says, the x_0 and eps read from it are those of this x_t."""
+def test_an_imperfect_output_is_converted_consistently(name: str) -> None:
+    """For any network output, the derived x_0 and eps are consistent with x_t."""
     g = torch.Generator().manual_seed(1)
     output, x_t = torch.randn(2, 5, 3, dtype=torch.float64, generator=g)
     alpha, sigma = torch.tensor(0.6), torch.tensor(0.8)
@@ -95,7 +95,7 @@ def test_v_is_the_velocity_along_the_angle() -> None:
 
 @pytest.mark.parametrize("sigma", [0.05, 0.5, 0.99])
 def test_score_is_the_gradient_of_the_log_density(sigma: float) -> None:
-    """Tweedie's formula (Efron 2011), by which the tables write the score as a·x + b·x̂_0."""
+    """Tweedie's formula (Efron 2011), with which tables express the score as a·x + b·x̂_0."""
     alpha = (1 - sigma**2) ** 0.5
     x = torch.linspace(-2, 2, 41, dtype=torch.float64)[:, None].requires_grad_()
     (gradient,) = torch.autograd.grad(MIXTURE.log_prob(x, alpha, sigma).sum(), x)
@@ -103,7 +103,7 @@ def test_score_is_the_gradient_of_the_log_density(sigma: float) -> None:
     torch.testing.assert_close(MIXTURE.score(x, alpha, sigma), gradient)
 
 
-def test_the_oracle_itself() -> None:
+def test_the_oracle_is_exact() -> None:
     """E[x_0 | x_t] by integration over a grid, and moments by sampling."""
     x_0 = torch.linspace(-2, 2, 20_001, dtype=torch.float64)[:, None]
     mass = MIXTURE.log_prob(x_0).exp() * normal(torch.tensor(0.3), 0.8 * x_0[:, 0], 0.36)

@@ -1,6 +1,6 @@
-"""The bound of a learned forward process on Gaussian data, where all of it is known by quadrature.
+"""The bound of a learned forward process on Gaussian data, compared with quadrature.
 
-x_0 ~ N(0, s²) and the exact denoiser leave m(gamma) = E(eps − eps_hat)² = s²·SNR/(1 + s²·SNR), SNR = e^−gamma, so that
+For x_0 ~ N(0, s²) the exact denoiser has m(gamma) = E(eps − eps_hat)² = s²·SNR/(1 + s²·SNR), SNR = e^−gamma, so that
 ½∫m dgamma between the ends is ½·ln of (1 + s²·SNR_0)/(1 + s²·SNR_1).
 """
 
@@ -18,7 +18,7 @@ from tests.nets.test_monotone import gamma
 
 S2 = 0.3**2
 N = 4000
-MIDDLES = (torch.arange(N, dtype=torch.float64) + 0.5) / N  # the midpoint rule: equal weights, as a mean has
+MIDDLES = (torch.arange(N, dtype=torch.float64) + 0.5) / N  # the midpoint rule, whose weights are equal
 
 
 def left_over(gamma: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def left_over(gamma: Tensor) -> Tensor:
 
 
 def biased(gamma: Tensor) -> Tensor:
-    """Return it for a poor denoiser, which still is told gamma alone."""
+    """Return E(eps − eps_hat)² of a poor denoiser, which also depends only on gamma."""
     return left_over(gamma) + 0.3 * torch.sin(gamma) ** 2
 
 
@@ -45,7 +45,7 @@ def discrete(net: Gamma, T: int) -> Tensor:
 
 
 def gradients(loss: Tensor, net: Gamma) -> tuple[Tensor, Tensor]:
-    """Return the gradient by the interior's parameters and by the ends, flat."""
+    """Return the flat gradients with respect to the parameters of the interior and to the ends."""
     ends = [net.first, net.log_span]
     grads = torch.autograd.grad(loss, [*net.interior.parameters(), *ends])
     return torch.cat([g.flatten() for g in grads[:-2]]), torch.stack(grads[-2:])
@@ -53,7 +53,7 @@ def gradients(loss: Tensor, net: Gamma) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("noise", [0.0, 1.0])
-def test_in_continuous_time_the_bound_depends_on_the_ends_alone(noise: float, seed: int) -> None:
+def test_in_continuous_time_the_bound_depends_only_on_the_ends(noise: float, seed: int) -> None:
     net = gamma(noise, seed)
     first, span = net.ends()
     low, high = first.detach(), (first + span).detach()
@@ -63,10 +63,12 @@ def test_in_continuous_time_the_bound_depends_on_the_ends_alone(noise: float, se
     wanted = torch.stack([left_over(high) - left_over(low), left_over(high) * span.detach()]) / 2
     torch.testing.assert_close(outer.double(), wanted, rtol=1e-3, atol=1e-4)
     assert inner.abs().max() < 1e-4 * outer.abs().max()
-    assert gradients(discrete(net, 20), net)[0].abs().max() > 100 * inner.abs().max()  # on a few steps it matters
+    assert (
+        gradients(discrete(net, 20), net)[0].abs().max() > 100 * inner.abs().max()
+    )  # with few steps the interior matters
 
 
-def test_that_holds_of_any_denoiser_that_is_told_gamma() -> None:
+def test_that_holds_for_any_denoiser_that_depends_on_gamma() -> None:
     net = gamma(1.0)
     inner, outer = gradients(continuous(net, biased), net)
     assert inner.abs().max() < 1e-4 * outer.abs().max()
@@ -82,8 +84,8 @@ def test_the_bound_on_a_grid_falls_to_that_of_continuous_time(noise: float) -> N
     assert gaps[4] < 0.6 * gaps[3] and gaps[-1] < 0.02 * limit
 
 
-def test_the_interior_is_taught_to_lower_the_square_of_the_estimate() -> None:
-    """The lesson's gradient is that of ln E_t[L²], ends held: by quadrature, without the implicit time."""
+def test_the_interior_is_trained_to_lower_the_square_of_the_estimate() -> None:
+    """The gradient of the variance loss is that of ln E_t[L²] with fixed ends, by quadrature without implicit time."""
     net = gamma(0.7)
     values, slope = net(MIDDLES)
     wanted, _ = gradients((0.5 * slope * left_over(values)).square().mean().log(), net)
@@ -111,7 +113,7 @@ def test_the_reconstruction_is_a_softmax_over_all_levels(levels: int, first: flo
     torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_the_prior_term_and_the_place_of_a_marginal() -> None:
+def test_the_prior_term_and_the_position_of_a_marginal() -> None:
     g = torch.tensor([-13.3, -2.0, 0.0, 5.0], dtype=torch.float64)
     alpha, sigma = learned.marginal(g, 3)
     torch.testing.assert_close((alpha**2 + sigma**2).flatten(), torch.ones(4))
@@ -121,7 +123,7 @@ def test_the_prior_term_and_the_place_of_a_marginal() -> None:
     torch.testing.assert_close(learned.prior_nats(x_0, g[-1]), expected[None], rtol=1e-4, atol=1e-6)
 
 
-def test_a_straight_line_until_a_net_is_fitted() -> None:
+def test_gamma_is_a_straight_line_until_a_net_is_fitted() -> None:
     d = Discrete.of(Learned(gamma_min=-10, gamma_max=4), 15)
     torch.testing.assert_close(-d.log_snr[1:], torch.linspace(-10, 4, 15, dtype=torch.float64))
     assert d.alpha_bar[0] == 1

@@ -1,4 +1,4 @@
-"""Likelihoods sum to one, divergences match quadrature, and nothing blows up at the extremes."""
+"""Likelihoods sum to one, divergences equal quadrature, and values at the extremes are finite."""
 
 import itertools
 import math
@@ -51,8 +51,8 @@ def test_gradients_are_finite_at_the_extremes(log_prob: Discretised) -> None:
 
 
 @BOTH
-def test_gradients_where_the_formulas_meet(log_prob: Discretised) -> None:
-    """Widths on both sides of the switch, bins in the tail and in the middle, against finite differences."""
+def test_gradients_are_correct_where_the_formulas_meet(log_prob: Discretised) -> None:
+    """Widths on both sides of the switch and bins in tail and middle, compared with finite differences."""
     width = torch.tensor([0.2e-3, 0.99e-3, 1.01e-3, 3e-3, 0.5, 20.0], dtype=torch.float64)
     log_scale = ((2 / 255) / width).log()[:, None].requires_grad_()
     mean = torch.tensor([-1.0, 0.02, 1.3], dtype=torch.float64).requires_grad_()
@@ -70,8 +70,8 @@ def test_mass_is_a_difference_of_the_cumulative(log_prob: Discretised) -> None:
 
 
 @BOTH
-def test_narrow_bins_are_the_density(log_prob: Discretised) -> None:
-    """As levels grow, mass / width tends to the density."""
+def test_narrow_bins_approach_the_density(log_prob: Discretised) -> None:
+    """As the number of levels grows, mass / width tends to the density."""
     levels = 65536
     x = torch.tensor([-0.8, 0.0, 0.7], dtype=torch.float64)
     u = ((x + 1) / 2 * (levels - 1)).round().long()
@@ -82,13 +82,13 @@ def test_narrow_bins_are_the_density(log_prob: Discretised) -> None:
 
 
 @BOTH
-def test_reflection(log_prob: Discretised) -> None:
+def test_reflection_of_value_and_mean_keeps_the_mass(log_prob: Discretised) -> None:
     u, mean, log_scale = every_case(64, torch.float64)
     torch.testing.assert_close(log_prob(u, mean, log_scale, 64), log_prob(63 - u, -mean, log_scale, 64))
 
 
 def test_the_gaussian_tail_falls_as_the_square() -> None:
-    """A bin 2000 standard deviations away: its mass is that of its near edge, to first order in the exponent."""
+    """For a bin 2000 standard deviations away, the mass is that of its near edge to first order in the exponent."""
     u, mean, log_sigma = torch.tensor(200), torch.tensor(-1.0), torch.tensor(-7.0)
     near = (2 * 200 / 255 - 1 / 255) * torch.tensor(7.0).exp()
     value = discretised_gaussian_log_prob(u, mean, log_sigma, 256)
@@ -96,7 +96,7 @@ def test_the_gaussian_tail_falls_as_the_square() -> None:
 
 
 def test_the_gaussian_gradient_is_right_in_the_far_tail() -> None:
-    """ln of the mass is about -e²/2, e the distance to the near edge, so its gradient in the mean is e / sigma."""
+    """ln of the mass is about -e²/2 with e the distance to the near edge; its gradient by the mean is e / sigma."""
     for mean in (-1.0, -1e2, -1e4):
         m = torch.tensor(mean, dtype=torch.float64, requires_grad=True)
         log_sigma = torch.tensor(-9.0, dtype=torch.float64)
@@ -105,7 +105,7 @@ def test_the_gaussian_gradient_is_right_in_the_far_tail() -> None:
         assert gradient.item() == pytest.approx(edge * math.exp(18.0), rel=1e-6)
 
 
-def test_normal_kl_is_that_of_torch_and_of_quadrature() -> None:
+def test_normal_kl_equals_that_of_torch_and_quadrature() -> None:
     g = torch.Generator().manual_seed(0)
     m1, v1, m2, v2 = torch.randn(4, 50, dtype=torch.float64, generator=g)
     p, q = (torch.distributions.Normal(m, (v / 2).exp()) for m, v in ((m1, v1), (m2, v2)))

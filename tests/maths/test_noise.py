@@ -1,4 +1,4 @@
-"""A row's noise is a function of (seed, row, tick) and of nothing else."""
+"""The noise of a row depends only on (seed, row, tick)."""
 
 import itertools
 
@@ -18,7 +18,7 @@ MOMENTS = {"normal": (0.0, 1.0), "uniform": (0.5, 1 / 12), "gumbel": (0.57721566
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_company_and_order_do_not_matter(kind: str) -> None:
+def test_other_rows_and_order_do_not_matter(kind: str) -> None:
     seeds, rows, ticks = [7, 2**63 + 5, 7, 0], [3, 0, 2**40, 1], [0, 9, 9, 2]
     together = getattr(RowNoise(seeds, rows, ticks), kind)((2, 5))
     for i in range(4):
@@ -28,7 +28,7 @@ def test_company_and_order_do_not_matter(kind: str) -> None:
     assert torch.equal(reverse.flip(0), together)
 
 
-def test_asking_for_one_kind_does_not_disturb_another() -> None:
+def test_drawing_one_kind_does_not_change_another() -> None:
     noise = RowNoise.of(1, 3).at(4)
     first = noise.normal((6,))
     noise.uniform((100,))
@@ -61,7 +61,7 @@ def test_streams_do_not_overlap() -> None:
     assert len(torch.cat(near).unique()) == 16 * 4096
 
 
-def test_where_leaves_the_other_rows_alone() -> None:
+def test_where_does_not_change_the_other_rows() -> None:
     noise, mask = RowNoise.of(5, 6), torch.tensor([True, False, True, True, False, False])
     masked = noise.normal((3,), where=mask)
     assert torch.equal(masked[mask], noise.normal((3,))[mask])
@@ -88,7 +88,7 @@ def test_unequal_lengths_are_refused() -> None:
         RowNoise([1, 2], [0], [0, 0])
 
 
-def test_generator_is_a_function_of_its_position() -> None:
+def test_the_generator_depends_only_on_its_position() -> None:
     def draw(*position: int) -> torch.Tensor:
         return torch.randn(64, generator=generator(*position))
 
@@ -98,7 +98,7 @@ def test_generator_is_a_function_of_its_position() -> None:
     assert len({generator(0, step).initial_seed() & 0xFFFFFFFF for step in range(2000)}) == 2000
 
 
-def test_the_noise_of_what_is_held_is_its_own() -> None:
+def test_the_noise_of_known_values_is_separate() -> None:
     noise = RowNoise.of(3, 4).at(5)
     held, free = noise.held_normal((1000,)), noise.normal((1000,))
     assert torch.equal(held, noise.held_normal((1000,))) and held.dtype == torch.float32

@@ -1,4 +1,4 @@
-"""The flow of known densities: ln p to 1e-3 nats a dimension, an unbiased trace, there and back."""
+"""The flow of known densities: ln p to 1e-3 nats per dimension, an unbiased trace, and inversion."""
 
 import math
 from collections.abc import Callable
@@ -40,7 +40,7 @@ def flow(data: GaussianMixture) -> Flow:
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 @pytest.mark.parametrize("solver", [Rk4(steps=40), Dopri5(rtol=1e-5, atol=1e-5)], ids=lambda solver: solver.name)
 def test_the_density_is_exact(data: GaussianMixture, sde: Sde, solver: Solver) -> None:
-    """For every point where the flow ends in the data's own marginal, and on average where it ends in the prior."""
+    """For every point if the flow ends in the exact marginal, and on average if it ends in the prior."""
     (low, high), of = sde.u_range, flow(data)
     alpha, sigma = sides(low)
     x = data.sample(40, torch.Generator().manual_seed(0))
@@ -55,7 +55,7 @@ def test_the_density_is_exact(data: GaussianMixture, sde: Sde, solver: Solver) -
 
 
 @pytest.mark.parametrize("solver", SOLVERS.values(), ids=SOLVERS)
-def test_there_and_back(solver: Solver) -> None:
+def test_the_flow_can_be_inverted(solver: Solver) -> None:
     of, z = flow(PLANE), torch.randn(20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     low, high = VP().u_range
     data = of.carry(solver, z, high, low)
@@ -86,7 +86,7 @@ def test_the_adaptive_solver_keeps_its_tolerance() -> None:
 
 
 def test_hutchinsons_estimator_is_unbiased() -> None:
-    """Random signs give the trace on average; the estimates of ln p are spread around the exact one."""
+    """Random signs give the trace on average; estimates of ln p scatter around the exact value."""
     (low, high), n, of = VP().u_range, 400, flow(PLANE)
     z = sides(low)[0] * PLANE.sample(1, torch.Generator().manual_seed(3)).expand(n, 2)
     exact = of.carry_density(Rk4(), z[:1], low, high, unit_vectors(z[:1], RNG)).log_volume
@@ -108,7 +108,7 @@ FIELDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @pytest.mark.parametrize("field", FIELDS.values(), ids=FIELDS)
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 @pytest.mark.parametrize("solver", [Rk4(), Dopri5(), Dopri5(rtol=0.1, atol=0.1)], ids=["rk4", "dopri5", "dopri5-wide"])
-def test_no_time_is_asked_for_beyond_the_interval(solver: Solver, sde: Sde, field: Callable[..., Tensor]) -> None:
+def test_no_time_outside_the_interval_is_evaluated(solver: Solver, sde: Sde, field: Callable[..., Tensor]) -> None:
     (low, high), seen, x = sde.u_range, [], torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
 
     def eps(z: Tensor, u: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Power-function averages: the profile, its width, and reconstruction against a run whose weights are known."""
+"""Power-function averages: the profile, its width, and reconstruction, compared with known weights."""
 
 import math
 
@@ -9,7 +9,7 @@ from gen_ray.maths import power_ema
 
 
 def averages(path: torch.Tensor, gamma: float) -> torch.Tensor:
-    """Return the average of gamma after every step of a path (T, D), by its recursion."""
+    """Return the average of exponent gamma after every step of a path, by its recursion: (T, D)."""
     now, found = torch.zeros_like(path[0]), []
     for step, weights in enumerate(path, start=1):
         now = now.lerp(weights, 1 - power_ema.decay(step, gamma))
@@ -18,7 +18,7 @@ def averages(path: torch.Tensor, gamma: float) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("gamma", [0.0, 1.0, 6.94, 16.97, 60.0])
-def test_the_recursion_weighs_by_a_power(gamma: float) -> None:
+def test_the_recursion_weights_by_a_power(gamma: float) -> None:
     t = 4000
     weights = averages(torch.eye(t, dtype=torch.float64), gamma)[-1]
     s = torch.arange(1, t + 1, dtype=torch.float64)
@@ -30,7 +30,7 @@ def test_the_recursion_weighs_by_a_power(gamma: float) -> None:
     assert spread == pytest.approx(power_ema.sigma_rel(gamma), rel=2e-3)
 
 
-def test_the_two_kept_have_the_papers_widths() -> None:
+def test_the_two_tracked_averages_have_the_widths_of_the_paper() -> None:
     assert [round(power_ema.sigma_rel(gamma), 4) for gamma in power_ema.GAMMAS] == [0.1, 0.05]
 
 
@@ -40,12 +40,12 @@ def test_gamma_and_width_are_inverse(width: float) -> None:
 
 
 @pytest.mark.parametrize("width", [0.0, -0.1, 0.3, math.nan])
-def test_an_impossible_width_is_told(width: float) -> None:
+def test_an_impossible_width_is_refused(width: float) -> None:
     with pytest.raises(ValueError, match="relative width"):
         power_ema.gamma_of(width)
 
 
-def test_overlap_is_the_integral() -> None:
+def test_overlap_equals_the_integral() -> None:
     s = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000 * 10
 
     def profile(t: float, gamma: float) -> torch.Tensor:
@@ -75,8 +75,8 @@ def test_the_residual_is_the_distance_of_the_profiles(width: float, n: int) -> N
 
 
 @pytest.mark.parametrize("width", [0.03, 0.05, 0.08, 0.1, 0.15, 0.2])
-def test_averages_kept_at_a_few_times_add_up_to_any_other(width: float) -> None:
-    """A noisy path of 4,096 steps, averages kept at 16 times: the wanted one is met within 5 %."""
+def test_a_few_snapshots_reconstruct_any_other_average(width: float) -> None:
+    """On a noisy path of 4,096 steps with 16 snapshots, the reconstruction is exact within 5 %."""
     rng = torch.Generator().manual_seed(0)
     t, d = 4096, 200
     drift = torch.linspace(0, 1, t, dtype=torch.float64)[:, None].sqrt() * torch.randn(d, generator=rng).double()
@@ -93,7 +93,7 @@ def test_averages_kept_at_a_few_times_add_up_to_any_other(width: float) -> None:
     assert error < 0.05 * float(wanted.norm()) and (width in (0.05, 0.1) or error < 0.5 * alone)
 
 
-def test_what_was_kept_comes_back_as_it_is() -> None:
+def test_a_snapshot_is_reconstructed_exactly() -> None:
     times = torch.tensor([100.0, 200.0, 100.0, 200.0], dtype=torch.float64)
     gammas = torch.tensor([6.94, 6.94, 16.97, 16.97], dtype=torch.float64)
     found = power_ema.coefficients(times, gammas, 200.0, 16.97)

@@ -1,4 +1,4 @@
-"""Schedules fall from data to noise, and everything derived from alpha_bar agrees with it."""
+"""Schedules fall from data to noise, and all quantities derived from alpha_bar agree with it."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def test_ends(schedule: Linear | Cosine | Sigmoid) -> None:
 
 
 @ALL
-def test_continuous_log_snr_is_the_discrete_one(schedule: Linear | Cosine | Sigmoid) -> None:
+def test_continuous_log_snr_equals_the_discrete_one(schedule: Linear | Cosine | Sigmoid) -> None:
     T = 4000
     k = torch.tensor([40, 400, 2000, 3600])
     close(schedule.log_snr(k.double() / T), Discrete.of(schedule, T).log_snr[k], rtol=0.0, atol=0.06)
@@ -52,7 +52,7 @@ def test_the_number_of_steps_does_not_change_the_noise_at_a_time(schedule: Linea
     close(few[:-1], many[:-1], rtol=0.0, atol=3e-3)
 
 
-def test_linear_at_1000_is_that_of_ho_et_al() -> None:
+def test_linear_with_1000_steps_is_that_of_ho_et_al() -> None:
     d = Discrete.of(Linear(), 1000)
     close(d.beta[1:], torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), rtol=1e-10)
     assert d.alpha_bar[-1] == pytest.approx(4.0358e-5, rel=1e-3)  # the known value of the published checkpoints
@@ -75,12 +75,12 @@ def test_sigmoid_is_symmetric_about_the_middle() -> None:
 @pytest.mark.parametrize(
     "alpha_bar", [[1.0, 0.5, 0.5], [1.0, 0.5, 0.6], [1.0, 0.5, 0.0], [0.9, 0.5], [1.0], [1.0, float("nan")]]
 )
-def test_what_is_no_schedule_is_refused(alpha_bar: list[float]) -> None:
+def test_an_invalid_schedule_is_refused(alpha_bar: list[float]) -> None:
     with pytest.raises(UserError, match="schedule"):
         Discrete(torch.tensor(alpha_bar, dtype=torch.float64))
 
 
-def test_too_few_steps_name_the_least() -> None:
+def test_too_few_steps_are_refused_with_the_minimum() -> None:
     with pytest.raises(UserError, match="at least 21"):
         Linear().alpha_bar(20)
     assert Discrete.of(Linear(), 21).alpha_bar[-1] > 0

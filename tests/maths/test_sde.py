@@ -1,4 +1,4 @@
-"""The SDEs against their own simulation, their differential equations and the schedule that VP is the limit of."""
+"""The SDEs, compared with their simulation, their differential equations, and the schedule of which VP is the limit."""
 
 import math
 
@@ -16,8 +16,8 @@ T = torch.linspace(0.01, 1, 34, dtype=torch.float64)
 
 
 @everywhere
-def test_marginals_are_those_of_the_simulated_sde(sde: Sde) -> None:
-    """Euler-Maruyama forwards from one datum; VE's starts with sigma_min of noise."""
+def test_marginals_equal_those_of_the_simulated_sde(sde: Sde) -> None:
+    """Euler-Maruyama forwards from one datum; VE starts with noise of sigma_min."""
     rng, n, steps, x_0 = torch.Generator().manual_seed(0), 8000, 1000, 0.8
     x = x_0 + float(sde.sigma(torch.zeros(1))) * torch.randn(n, dtype=torch.float64, generator=rng)
     for i in range(steps):
@@ -48,7 +48,7 @@ def test_marginals_solve_their_equations(sde: Sde) -> None:
 
 
 @everywhere
-def test_time_is_where_u_is(sde: Sde) -> None:
+def test_time_is_the_inverse_of_u(sde: Sde) -> None:
     torch.testing.assert_close(sde.time(sde.u(T)), T, rtol=1e-9, atol=1e-12)
     low, high = sde.u_range
     assert low < high
@@ -84,7 +84,7 @@ def test_a_path_falls_from_noise_to_data(sde: Sde, spacing: str) -> None:
     torch.testing.assert_close(gaps, gaps.mean().expand_as(gaps), rtol=1e-6, atol=1e-9)
 
 
-def test_mistakes_are_named() -> None:
+def test_errors_are_named() -> None:
     for steps in (0, -1, 10**6):
         with pytest.raises(UserError, match="steps"):
             VP().path(steps)
@@ -109,6 +109,8 @@ def test_mistakes_are_named() -> None:
         (VE, {"sigma_max": 0.5}, "make sigma_max larger"),
     ],
 )
-def test_an_sde_ends_in_noise_that_floats_hold(kind: type[VP | VE | SubVP], settings: dict, message: str) -> None:
+def test_an_sde_ends_in_noise_that_floats_can_represent(
+    kind: type[VP | VE | SubVP], settings: dict, message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         kind(**settings)

@@ -1,4 +1,4 @@
-"""Tables of the SDEs: exact moments on a Gaussian, the papers' own updates, and U-turns that keep the marginals."""
+"""Tables of the SDEs: exact moments on a Gaussian, the updates of the papers, and returns that keep the marginals."""
 
 import math
 from collections.abc import Callable
@@ -29,7 +29,7 @@ on_every_process = pytest.mark.parametrize("process", PROCESSES.values(), ids=PR
 
 
 def moments(table: Tensor, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and variance after the rows of a table (c = 0), exactly: with Gaussian data x̂_0 is affine in x."""
+    """Return the exact mean and variance after the rows of a table (c = 0): for Gaussian data x̂_0 is affine in x."""
     for row in table:
         c = Column
         gain = row[c.alpha] * GAUSSIAN.variance / (row[c.alpha] ** 2 * GAUSSIAN.variance + row[c.sigma] ** 2)
@@ -55,14 +55,14 @@ STOCHASTIC = {
 @on_every_sde
 @pytest.mark.parametrize(("table", "order"), STOCHASTIC.values(), ids=STOCHASTIC)
 def test_moments_converge_to_the_marginals(sde: Sde, table: Callable[..., Tensor], order: float) -> None:
-    """Started in the exact marginal at t = 1, the chain is in the one at t_min; the error falls as 1/steps."""
+    """A chain that starts in the exact marginal at t = 1 ends in that of t_min; the error falls as 1/steps."""
     errors = []
     for steps in (500, 2000):
         rows = table(sde, steps)
         mean, variance = moments(rows[:-1], *marginal(rows[0, Column.alpha], rows[0, Column.sigma]))
         wanted = marginal(rows[-1, Column.alpha], rows[-1, Column.sigma])
         errors.append(max(float((mean - wanted[0]).abs()), float((variance / wanted[1] - 1).abs())))
-    exact = errors[0] < 1e-4  # VE by Euler-Maruyama, whose step to t_min is all but none
+    exact = errors[0] < 1e-4  # VE by Euler-Maruyama, whose step to t_min is almost zero
     assert exact or (errors[1] < 0.03 and math.log(errors[0] / errors[1]) / math.log(4) > order - 0.2), errors
 
 
@@ -80,7 +80,7 @@ def test_deterministic_tables_follow_the_flow(sde: Sde, table: Callable[..., Ten
     assert math.log(errors[0] / errors[1]) / math.log(4) > order - 0.25 and errors[1] < 0.02, errors
 
 
-def test_reverse_diffusion_is_the_papers() -> None:
+def test_reverse_diffusion_is_that_of_the_paper() -> None:
     """VP: x ← (2 − sqrt(1−beta))·x + beta·score + sqrt(beta)·z (alg. 3); VE: x ← x + V·score + sqrt(V)·z (alg. 2)."""
     d, c = Discrete.of(Linear(), 100), Column
     rows, k = tables.reverse_diffusion(d, 100)[:-1], torch.arange(100, 1, -1)
@@ -94,7 +94,7 @@ def test_reverse_diffusion_is_the_papers() -> None:
     torch.testing.assert_close(rows[:, c.a] + rows[:, c.b], torch.ones(19, dtype=torch.float64))
 
 
-def test_ancestral_on_ve_is_the_papers() -> None:
+def test_ancestral_on_ve_is_that_of_the_paper() -> None:
     """x ← x + V·score + sqrt(sigma_r²·V/sigma_t²)·z, V = sigma_t² − sigma_r² (Song et al. 2021, eq. 47)."""
     rows, c = tables.ancestral(VE(), 20)[:-1], Column
     t, r = rows[:, c.sigma] ** 2, rows[:, c.sigma_to] ** 2
@@ -105,7 +105,7 @@ def test_ancestral_on_ve_is_the_papers() -> None:
 @on_every_default
 @pytest.mark.parametrize("name", samplers.SAMPLERS)
 def test_no_number_of_steps_is_an_outlier(sde: Sde, name: str) -> None:
-    """The exact net: from the least steps on not worse than one step, whose answer is a constant, nor than twice it."""
+    """With the exact net no allowed number of steps is worse than one step (a constant), or twice both neighbours."""
     if name == "adaptive":
         return
     fewest = LEAST.get(name, 1)
@@ -117,7 +117,7 @@ def test_no_number_of_steps_is_an_outlier(sde: Sde, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEAST)
-def test_the_fewest_steps_are_the_fewest(name: str) -> None:
+def test_one_step_fewer_than_the_minimum_is_worse(name: str) -> None:
     below = LEAST[name] - 1
     assert max(error(samplers.SAMPLERS[name](sde, below), sde.prior_std) for sde in DEFAULTS.values()) > 1.02
 
@@ -153,8 +153,8 @@ SINGLE = {
 
 @on_every_process
 @pytest.mark.parametrize("make", SINGLE.values(), ids=SINGLE)
-def test_every_row_ends_in_the_marginal_it_says(process: Process, make: Callable[[Process], Tensor]) -> None:
-    """When the data are one point the state is N(alpha_to·x_0, sigma_to²) after every row, U-turns among them."""
+def test_every_row_ends_in_its_stated_marginal(process: Process, make: Callable[[Process], Tensor]) -> None:
+    """For data of one point the state is N(alpha_to·x_0, sigma_to²) after every row, including returns to noise."""
     table, x_0, c = make(process), 0.7, Column
     mean, variance = table[0, c.alpha] * x_0, table[0, c.sigma] ** 2
     for i, row in enumerate(table):
@@ -166,19 +166,19 @@ def test_every_row_ends_in_the_marginal_it_says(process: Process, make: Callable
     assert table[-1, [c.alpha_to, c.sigma_to]].tolist() == [1, 0]
 
 
-def test_repaint_walks_every_block_so_many_times() -> None:
+def test_repaint_repeats_every_block_the_given_number_of_times() -> None:
     d = Discrete.of(Cosine(), 100)
     assert torch.equal(tables.repaint(d, 30, times=1), tables.ddim(d, 30, eta=1.0))
     table, plain = tables.repaint(d, 30, times=4, jump=8), tables.ddim(d, 30, eta=1.0)
-    assert len(table) == 4 * 29 + 1  # the last row, which ends at a mean, is walked once
+    assert len(table) == 4 * 29 + 1  # the last row, which ends at a mean, occurs once
     turns = (table[1:, Column.t] > table[:-1, Column.t]).sum()
     assert turns == 3 * 4 and torch.equal(table[24:32], plain[:8])  # 3 returns in each of 4 blocks
 
 
 @on_every_process
 @pytest.mark.parametrize("steps", [1, 2, 3, 40])
-def test_focus_returns_where_signal_outweighs_noise(process: Process, steps: int) -> None:
-    """times walks of a row on average; below them every row once. Where no row is near data all of them return."""
+def test_repaint_low_noise_returns_where_the_signal_exceeds_the_noise(process: Process, steps: int) -> None:
+    """Those rows repeat ``times`` on average, rows below them once. If no row is near data, all rows return."""
     plain = tables.ancestral(process, steps, spacing="log_snr")
     assert torch.equal(tables.repaint_low_noise(plain, 1), plain)
     table, (t, at) = tables.repaint_low_noise(plain, 9), plain[:, [Column.t, Column.sigma]].T
@@ -208,7 +208,7 @@ def test_correctors_come_before_their_predictor(process: Process) -> None:
 @on_every_process
 @pytest.mark.parametrize("make", [tables.reverse_diffusion_pc, tables.ancestral_pc])
 def test_correctors_of_samplers_are_langevin_steps_by_sigma(process: Process, make: Callable[..., Tensor]) -> None:
-    """x ← x + eps·score + sqrt(2·eps)·z, eps = 2·(snr·sigma)²·m²: the same for every example, whatever its size."""
+    """x ← x + eps·score + sqrt(2·eps)·z, eps = 2·(snr·sigma)²·m²: the same for every example and size."""
     table, c = make(process, 10, snr=0.2, correctors=2), Column
     corrector, m = table[0::3], table[0::3, c.alpha] / table[2::3, c.alpha_to]
     assert torch.equal(corrector, table[1::3]) and (table[:, c.snr] == 0).all()
@@ -222,7 +222,7 @@ def test_correctors_of_samplers_are_langevin_steps_by_sigma(process: Process, ma
 @pytest.mark.parametrize("make", [tables.reverse_diffusion_pc, tables.ancestral_pc])
 @pytest.mark.parametrize("snr", [0.01, 0.16, 0.5, 1.0])
 def test_correctors_keep_the_variance(sde: Sde, make: Callable[..., Tensor], snr: float) -> None:
-    """The exact moments of Gaussian data, for every number of scalars: no row depends on an example's norms."""
+    """The exact moments of Gaussian data hold for every number of scalars, because rows do not use norms."""
     rows = make(sde, 500, snr=snr)
     mean, variance = moments(rows[:-1], *marginal(rows[0, Column.alpha], rows[0, Column.sigma]))
     wanted = marginal(rows[-1, Column.alpha], rows[-1, Column.sigma])
@@ -230,8 +230,8 @@ def test_correctors_keep_the_variance(sde: Sde, make: Callable[..., Tensor], snr
 
 
 @pytest.mark.parametrize("size", [1.0, 0.01])
-def test_a_langevin_row_by_norms_is_the_papers_step(size: float) -> None:
-    """eps = 2·snr²·D/max(‖score‖², 1/sigma²), x ← x + eps·score + sqrt(2·eps)·z; other rows stay as they are."""
+def test_a_langevin_row_by_norms_is_the_step_of_the_paper(size: float) -> None:
+    """eps = 2·snr²·D/max(‖score‖², 1/sigma²), x ← x + eps·score + sqrt(2·eps)·z; other rows do not change."""
     rng = torch.Generator().manual_seed(0)
     x, x_0, z = torch.randn(3, 2, 1, 4, 4, generator=rng)
     x, x_0 = size * x, size * x_0
@@ -258,6 +258,6 @@ def test_a_langevin_row_by_norms_is_the_papers_step(size: float) -> None:
         (lambda: tables.pf_ode(VP(), 5, "log"), "unknown grid"),
     ],
 )
-def test_mistakes_are_named(call: Callable[[], Tensor], message: str) -> None:
+def test_errors_are_named(call: Callable[[], Tensor], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call()

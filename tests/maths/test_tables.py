@@ -1,4 +1,4 @@
-"""Tables against what is known exactly: the flow of a Gaussian, the moments of a mixture, the papers' own loops."""
+"""Tables, compared with exact results: the flow of a Gaussian, moments of a mixture, the loops of the papers."""
 
 import itertools
 import math
@@ -28,7 +28,7 @@ ON_ALL = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
 def flow(schedule: Discrete, x_t: Tensor) -> Tensor:
-    """Where the probability-flow ODE carries x_T when the data are GAUSSIAN: the monotone map of the marginals."""
+    """Return the end of the probability-flow ODE from x_T for GAUSSIAN data: the monotone map of the marginals."""
     mean, variance = GAUSSIAN.mean, GAUSSIAN.variance
     spread = (schedule.alpha_bar[-1] * variance + schedule.sigma[-1] ** 2).sqrt()
     return mean + variance.sqrt() * (x_t - schedule.alpha[-1] * mean) / spread
@@ -37,9 +37,9 @@ def flow(schedule: Discrete, x_t: Tensor) -> Tensor:
 @pytest.mark.parametrize(("name", "order"), [("ddim", 1.0), ("dpmpp_2m", 2.0), ("heun", 2.0)])
 @pytest.mark.parametrize("kind", [Linear(), Cosine(), Sigmoid()], ids=lambda s: s.name)
 def test_order_of_convergence(kind: Linear | Cosine | Sigmoid, name: str, order: float) -> None:
-    """Four times the steps divide the error by 4^order; T is large, so that steps fall where they are wanted."""
+    """Four times the steps divide the error by 4^order; T is large, so that grids can place steps freely."""
     schedule = Discrete.of(kind, 4000)
-    few, many = 40, 160  # heun: in longer steps its gain is cut off
+    few, many = 40, 160  # heun: the gain of longer steps is limited
     errors = [
         (walk(DETERMINISTIC[name](schedule, n), NOISE, GAUSSIAN.posterior_mean) - flow(schedule, NOISE)).abs().max()
         for n in (few, many)
@@ -83,7 +83,7 @@ SMALL = {f"{kind.name}-25": Discrete.of(kind, 25) for kind in (Linear(), Cosine(
 
 
 def error(table: Tensor, prior_std: float = 1.0) -> float:
-    """Return the largest 2-Wasserstein distance of samples from SHARP data, exact net, in deviations of the data."""
+    """Return the largest 2-Wasserstein distance of samples from SHARP data with the exact net, in data deviations."""
     found = []
     for data in SHARP:
         mean, variance = table.new_zeros(2), torch.diag(table.new_tensor([prior_std**2, 0.0]))  # of (x, x̂0⁻)
@@ -105,7 +105,7 @@ def error(table: Tensor, prior_std: float = 1.0) -> float:
 @pytest.mark.parametrize("schedule", [*SCHEDULES.values(), *SMALL.values()], ids=[*SCHEDULES, *SMALL])
 @pytest.mark.parametrize("table", [*DETERMINISTIC.values(), ancestral], ids=[*DETERMINISTIC, "ancestral"])
 def test_no_number_of_steps_is_an_outlier(schedule: Discrete, table: Callable[[Discrete, int], Tensor]) -> None:
-    """The exact net: never worse than one step, whose answer is a constant, nor than twice both neighbours."""
+    """With the exact net no number of steps is worse than one step (a constant), or than twice both neighbours."""
     errors = [error(table(schedule, n)) for n in range(1, min(schedule.T, 25) + 1)]
     assert max(errors) < 1.02
     for before, here, after in zip(errors, errors[1:], errors[2:], strict=False):
@@ -136,7 +136,7 @@ def test_ancestral_is_algorithm_2_of_ho(schedule: Discrete, variance: Variance) 
     beta = (1 - schedule.alpha_bar[k] / schedule.alpha_bar[k - 1])[:, None]
     bar, before = schedule.alpha_bar[k, None], schedule.alpha_bar[k - 1, None]
     x, eps, z = torch.randn(3, 1000, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    x = bar.sqrt() * x + (1 - bar).sqrt() * eps + z  # any x, not the one that eps made
+    x = bar.sqrt() * x + (1 - bar).sqrt() * eps + z  # any x, not the one made with eps
     sigma = (beta * {Variance.SMALL: (1 - before) / (1 - bar), Variance.LARGE: (k > 1)[:, None]}[variance]).sqrt()
     wanted = (x - beta / (1 - bar).sqrt() * eps) / (1 - beta).sqrt() + sigma * z
     by = spread(table, x)
@@ -146,7 +146,7 @@ def test_ancestral_is_algorithm_2_of_ho(schedule: Discrete, variance: Variance) 
 
 @pytest.mark.parametrize("steps", [7, 40, 100])
 def test_ancestral_respaced_draws_the_exact_marginals_of_one_datum(steps: int) -> None:
-    """When the data are one point, the chain has the marginals q(x_k | x_0) at every k it visits."""
+    """For data of one point, the chain has the marginals q(x_k | x_0) at every k of its grid."""
     d = Discrete.of(Linear(), 100)
     table, ks, x_0 = ancestral(d, steps), respace(100, steps), 0.8
     mean, variance = d.alpha[100] * x_0, d.sigma[100] ** 2
@@ -197,12 +197,12 @@ def test_every_table_is_finite_and_ends_at_the_prediction(
     rows = table(schedule, steps)
     assert rows.isfinite().all() and rows.dtype == torch.float64
     assert rows[-1, Column.a :].tolist() == [0, 1, 0, 0, 0, 1, 0, 0, 0]
-    assert rows[0, Column.c] == 0  # nothing came before
+    assert rows[0, Column.c] == 0  # the first row lacks a previous prediction
     assert len(rows) == (2 * steps - 1 if table is heun else steps)
 
 
 def paper_dpmpp_2m(schedule: Discrete, ks: list[int], x: Tensor, denoise: Callable[..., Tensor]) -> Tensor:
-    """Lu et al. 2022 (DPM-Solver++), algorithm 2, line by line; then x̂0 at the last time."""
+    """Return Lu et al. 2022 (DPM-Solver++), algorithm 2, line by line; then x̂0 at the last time."""
     alpha, sigma = schedule.alpha, schedule.sigma
     lamda = [(alpha[k] / sigma[k]).log() for k in ks]
     buffer = [denoise(x, alpha[ks[0]], sigma[ks[0]])]
@@ -218,9 +218,9 @@ def paper_dpmpp_2m(schedule: Discrete, ks: list[int], x: Tensor, denoise: Callab
 
 
 def paper_heun(schedule: Discrete, ks: list[int], x: Tensor, denoise: Callable[..., Tensor]) -> Tensor:
-    """Karras et al. 2022 (EDM), algorithm 1 with s(t) = 1 and sigma(t) = t, on y = x/alpha.
+    """Return Karras et al. 2022 (EDM), algorithm 1 with s(t) = 1 and sigma(t) = t, on y = x/alpha.
 
-    The correction is (w_r - w_k)/2·(slope(guess, r) - d) = gain/alpha_r·(x̂0 - x̂0⁻); its gain is cut off at 1/2.
+    The correction is (w_r - w_k)/2·(slope(guess, r) - d) = gain/alpha_r·(x̂0 - x̂0⁻); its gain is limited to 1/2.
     """
     w = schedule.sigma / schedule.alpha
 
@@ -239,7 +239,7 @@ def paper_heun(schedule: Discrete, ks: list[int], x: Tensor, denoise: Callable[.
 @ON_ALL
 @pytest.mark.parametrize("spacing", GRIDS)
 @pytest.mark.parametrize(("table", "paper"), [(dpmpp_2m, paper_dpmpp_2m), (heun, paper_heun)], ids=["dpmpp_2m", "heun"])
-def test_tables_are_the_papers_algorithms(
+def test_tables_equal_the_algorithms_of_the_papers(
     schedule: Discrete, spacing: str, table: Callable[..., Tensor], paper: Callable[..., Tensor]
 ) -> None:
     for steps in (1, 2, 15):
@@ -262,12 +262,12 @@ def test_grids_fall_from_noise_to_data(schedule: Discrete, name: str) -> None:
 def test_the_log_snr_grid_is_equidistant() -> None:
     d = Discrete.of(Linear(), 20_000)
     gaps = d.log_snr[grid(d, 12, "log_snr")[:-1]].diff()
-    inner = gaps[:-2]  # near data T allows no finer grid
+    inner = gaps[:-2]  # T allows no finer grid near data
     assert inner.max() / inner.min() < 1.05
 
 
-def test_apply_is_the_row_it_stands_for() -> None:
-    """Each row of a batch in another table, in float32, against the sum written out in float64."""
+def test_apply_equals_the_formula_of_its_row() -> None:
+    """Rows of a batch use different tables in float32; compared with the explicit sum in float64."""
     g = torch.Generator().manual_seed(0)
     d = SCHEDULES["cosine"]
     rows = torch.stack([ancestral(d, 10, "learned")[3], heun(d, 10)[5], dpmpp_2m(d, 10)[4], ddim(d, 10, 0.5)[0]])
@@ -279,7 +279,7 @@ def test_apply_is_the_row_it_stands_for() -> None:
     out = apply(spread(rows, x), x, x_0, prev, z, v)
     assert out.dtype == torch.float32 and torch.equal(x, before)
     torch.testing.assert_close(out, written.float(), rtol=2e-6, atol=2e-6)
-    for i in range(4):  # no company changes a row
+    for i in range(4):  # other rows do not change a row
         row, *parts = (part[i, None] for part in (rows, x, x_0, prev, z, v))
         alone = apply(spread(row, x), *parts)
         assert torch.equal(alone[0], out[i])
@@ -302,6 +302,6 @@ def test_dpmpp_first_order_is_ddim() -> None:
         (lambda d: dpmpp_2m(d, 10, "log-snr"), r"did you mean 'log_snr'"),
     ],
 )
-def test_mistakes_are_named(call: Callable[[Discrete], Tensor], message: str) -> None:
+def test_errors_are_named(call: Callable[[Discrete], Tensor], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(SCHEDULES["cosine"])

@@ -1,4 +1,4 @@
-"""The shortest engine: walk a table with an exact denoiser."""
+"""A minimal engine: applies the rows of a table with an exact denoiser."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def walk(table: Tensor, x: Tensor, denoise: Denoise, generator: torch.Generator | None = None) -> Tensor:
-    """Return x after every row of the table; denoise(x, alpha, sigma) is E[x_0 | x_t]."""
+    """Return x (…,) after all rows of the table; denoise(x, alpha, sigma) is E[x_0 | x_t]."""
     x_0_prev = None
     for row in table:
         x_0 = denoise(x, row[Column.alpha], row[Column.sigma])

@@ -1,4 +1,4 @@
-"""The denoisers the contract tests run over, small, and a way to move a new net off its zero initialisation."""
+"""Small denoisers for the contract tests, optionally with noise added to their zero initialisation."""
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ CASES = {
 
 
 def built(case: str, *, awake: bool = True) -> tuple[nn.Module, tuple[int, ...], int]:
-    """Return (net, shape, out_channels) of a case; awake adds noise to every parameter."""
+    """Return (net, shape, out_channels) of a case; with awake, noise is added to every parameter."""
     config, shape, out_channels = CASES[case]
     torch.manual_seed(0)
     net = config.build(shape, out_channels)

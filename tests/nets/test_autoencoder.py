@@ -1,4 +1,4 @@
-"""What an encoder-decoder pair promises."""
+"""The contract of encoder-decoder pairs."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def built(case: str) -> tuple:
 
 
 @every_pair
-def test_forward_is_encode_reparametrise_decode(case: str) -> None:
+def test_forward_equals_encode_reparametrise_decode(case: str) -> None:
     net, x, eps, out_channels = built(case)
     mu, log_var, params = net(x, eps)
     assert params.shape == (6, out_channels, *x.shape[2:])
@@ -42,14 +42,14 @@ def test_gradients_reach_every_parameter(case: str) -> None:
 
 
 @every_pair
-def test_a_row_does_not_see_its_neighbours(case: str) -> None:
+def test_a_row_does_not_depend_on_other_rows(case: str) -> None:
     net, x, eps, _ = built(case)
     for together, alone in zip(net(x, eps), net(x[2:3], eps[2:3]), strict=True):
         torch.testing.assert_close(together[2:3], alone, rtol=1e-5, atol=1e-5)
 
 
 @every_pair
-def test_wild_input_keeps_the_posterior_sane(case: str) -> None:
+def test_extreme_input_gives_a_finite_posterior(case: str) -> None:
     net, x, _, _ = built(case)
     _, log_var = net.encode(1e4 * x)
     assert log_var.isfinite().all() and log_var.abs().max() <= LOG_VAR_BOUND
@@ -58,7 +58,7 @@ def test_wild_input_keeps_the_posterior_sane(case: str) -> None:
 
 
 @every_pair
-def test_a_tiny_batch_can_be_learnt_by_heart(case: str) -> None:
+def test_a_tiny_batch_can_be_memorised(case: str) -> None:
     net, x, eps, out_channels = built(case)
     target = x.mean(1, keepdim=True).sign().expand(-1, out_channels, -1, -1)
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
@@ -71,7 +71,7 @@ def test_a_tiny_batch_can_be_learnt_by_heart(case: str) -> None:
 
 
 @every_pair
-def test_autocast_answers_in_float32(case: str) -> None:
+def test_autocast_returns_float32(case: str) -> None:
     net, x, eps, _ = built(case)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = net(x, eps)

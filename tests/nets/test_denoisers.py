@@ -1,4 +1,4 @@
-"""What every denoiser promises, whatever its architecture."""
+"""The contract of denoisers of every architecture."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_the_prediction_depends_on_x_and_on_t(case: str) -> None:
 
 
 @every_denoiser
-def test_a_row_does_not_see_its_neighbours(case: str) -> None:
+def test_a_row_does_not_depend_on_other_rows(case: str) -> None:
     net, shape, _ = built(case)
     x, t = torch.randn(5, *shape), torch.rand(5)
     together = net(x, t)
@@ -52,7 +52,7 @@ def test_memory_layout_of_the_input_does_not_matter(case: str) -> None:
 
 
 @every_denoiser
-def test_autocast_answers_in_float32_near_the_exact_prediction(case: str) -> None:
+def test_autocast_returns_float32_near_the_exact_prediction(case: str) -> None:
     net, shape, _ = built(case)
     x, t = torch.randn(4, *shape), torch.rand(4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -69,7 +69,7 @@ def test_a_config_survives_a_round_trip_through_the_union(case: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["unet-no-attention", "dit", "mlp-vector"])
-def test_a_tiny_batch_can_be_learnt_by_heart(case: str) -> None:
+def test_a_tiny_batch_can_be_memorised(case: str) -> None:
     net, shape, out_channels = built(case, awake=False)
     x, t, target = torch.randn(4, *shape), torch.rand(4), torch.randn(4, out_channels, *shape[1:])
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2 if case == "mlp-vector" else 5e-3)
@@ -81,7 +81,7 @@ def test_a_tiny_batch_can_be_learnt_by_heart(case: str) -> None:
     assert loss < 0.2 * target.square().mean()
 
 
-def test_dropout_works_in_training_and_rests_in_evaluation() -> None:
+def test_dropout_is_active_in_training_and_off_in_evaluation() -> None:
     config = TINY_UNET.model_copy(update={"dropout": 0.5})
     net = config.build((1, 6, 6), 1)
     torch.nn.init.normal_(net.head.weight)
@@ -102,7 +102,9 @@ def test_dropout_works_in_training_and_rests_in_evaluation() -> None:
         (UNetConfig(), (64,), "images.*mlp"),
     ],
 )
-def test_a_net_that_does_not_suit_the_data_says_what_would(config: UNetConfig, shape: tuple, words: str) -> None:
+def test_a_net_that_does_not_suit_the_data_is_refused_with_a_remedy(
+    config: UNetConfig, shape: tuple, words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         config.build(shape, 1)
 

@@ -1,4 +1,4 @@
-"""A learned gamma rises from end to end whatever its parameters, and its slope is its slope."""
+"""The learned gamma: it rises between its ends for any parameters, and its slope is its derivative."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def gamma(noise: float, seed: int = 0, hidden: int = 16) -> Gamma:
 
 @pytest.mark.parametrize("noise", [0.0, 0.3, 1.0, 2.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_it_rises_between_exact_ends_whatever_the_parameters(noise: float, seed: int) -> None:
+def test_it_rises_between_exact_ends_for_any_parameters(noise: float, seed: int) -> None:
     net = gamma(noise, seed)
     values, slope = net(T)
     assert (values.diff() > 0).all() and (slope > 0).all() and values.dtype == torch.float64
@@ -41,14 +41,14 @@ def test_its_slope_is_its_derivative() -> None:
     torch.testing.assert_close(torch.autograd.grad(values.sum(), t)[0], slope)
 
 
-def test_ends_that_are_not_learned_are_no_parameters_and_are_kept_with_the_weights() -> None:
+def test_ends_that_are_not_learned_are_buffers_saved_with_the_weights() -> None:
     fixed = Gamma(4, -9.0, 4.0, learn_ends=False)
     assert {name.partition(".")[0] for name, _ in fixed.named_parameters()} == {"interior"}
     assert {"first", "log_span"} <= set(fixed.state_dict())
 
 
-def test_what_teaches_the_interior_is_the_slope_where_gamma_is_and_not_when() -> None:
-    """Against finite differences: each parameter moved, the time found at which gamma is what it was."""
+def test_the_interior_is_trained_by_the_slope_at_fixed_gamma_not_fixed_time() -> None:
+    """Compared with finite differences: after a change of each parameter, the time of the same gamma is found."""
     net, t, step = gamma(0.5), torch.tensor([0.1, 0.4, 0.83], dtype=torch.float64), 1e-4
     values, slope, crowding = net.by_ends_alone(t)
     torch.testing.assert_close((values, slope), net(t))
@@ -75,7 +75,7 @@ def test_what_teaches_the_interior_is_the_slope_where_gamma_is_and_not_when() ->
 
 
 class Seeing(nn.Module):
-    """A denoiser that keeps what it was given."""
+    """A denoiser that keeps its inputs."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         self.x, self.t = x, t
@@ -101,7 +101,7 @@ def test_one_forward_noises_and_denoises() -> None:
 
 @pytest.mark.parametrize("before", [None, 0.5])
 def test_every_parameter_is_reached_by_one_forward(before: float | None) -> None:
-    """In continuous time what is diffused teaches the ends, and the last part the interior alone."""
+    """In continuous time the diffused input trains the ends, and the last output only the interior."""
     net = Diffuser(Seeing(), gamma(0.5), low=-9.0, high=4.0)
     x_0, eps = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0.6, 0.7, 0.9])

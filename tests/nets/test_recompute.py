@@ -1,4 +1,4 @@
-"""Recomputed activations: the same gradients from fewer bytes kept."""
+"""Recomputed activations give the same gradients with fewer stored bytes."""
 
 from typing import Any
 
@@ -19,14 +19,14 @@ def kept_bytes_and_gradients(net: nn.Module, x: Tensor) -> tuple[int, list[Tenso
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
-    torch.manual_seed(1)  # of dropout
+    torch.manual_seed(1)  # seed of dropout
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = net(x, torch.linspace(0.1, 0.9, len(x))).square().mean()
     return sum(kept.values()), list(torch.autograd.grad(loss, list(net.parameters())))
 
 
 @pytest.mark.parametrize("case", ["unet-28", "dit", "unet-dropout"])
-def test_gradients_are_the_same_and_less_is_kept(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_the_same_and_fewer_bytes_are_stored(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, "unet-dropout", (UNetConfig(width=16, multipliers=(1,), dropout=0.5), (1, 8, 8), 1))
     net, shape, _ = built(case)
     x = torch.randn(8, *shape)
@@ -43,6 +43,6 @@ def test_a_net_without_deep_blocks_has_nothing_to_recompute() -> None:
 
 
 @pytest.mark.parametrize("key", ["compile", "recompute"])
-def test_both_are_off_unless_asked_for(key: str) -> None:
+def test_both_are_off_by_default(key: str) -> None:
     settings: dict[str, Any] = Training().model_dump()
     assert settings[key] is False

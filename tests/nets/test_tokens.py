@@ -1,4 +1,4 @@
-"""What every net over symbols promises, and what a causal one does besides."""
+"""The contract of nets over symbols, and additional laws of causal nets."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def symbols(n: int, shape: tuple[int, ...]) -> Tensor:
 
 
 @every_net
-def test_a_new_net_finds_all_categories_equally_probable(case: str) -> None:
+def test_a_new_net_gives_all_categories_equal_probability(case: str) -> None:
     net, shape = built(case, noise=0)
     assert torch.equal(net(symbols(3, shape), torch.rand(3)), torch.zeros(3, *shape, K))
 
@@ -53,8 +53,8 @@ def test_gradients_reach_every_parameter(case: str) -> None:
 
 
 @every_net
-def test_from_scratch_everything_learns(case: str) -> None:
-    """Two factors that both start at zero never would: the gate of a block and what it lets through."""
+def test_every_parameter_of_a_new_net_can_be_trained(case: str) -> None:
+    """If both the gate of a block and its input were initialised to zero, neither would ever change."""
     config, shape, is_causal = CASES[case]
     net = config.build_categorical(shape, K + 1, K, causal=is_causal)
     before = {name: parameter.clone() for name, parameter in net.named_parameters()}
@@ -67,7 +67,7 @@ def test_from_scratch_everything_learns(case: str) -> None:
 
 
 @every_net
-def test_the_logits_depend_on_symbols_and_on_time_and_on_no_other_row(case: str) -> None:
+def test_the_logits_depend_on_symbols_and_time_but_not_on_other_rows(case: str) -> None:
     net, shape = built(case)
     x, t = symbols(4, shape), torch.rand(4)
     here = net(x, t)
@@ -78,7 +78,7 @@ def test_the_logits_depend_on_symbols_and_on_time_and_on_no_other_row(case: str)
 
 
 @every_net
-def test_autocast_answers_in_float32_near_the_exact_logits(case: str) -> None:
+def test_autocast_returns_float32_near_the_exact_logits(case: str) -> None:
     net, shape = built(case)
     x, t = symbols(4, shape), torch.rand(4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -89,8 +89,8 @@ def test_autocast_answers_in_float32_near_the_exact_logits(case: str) -> None:
 
 @causal
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=str)
-def test_a_causal_net_looks_at_the_places_before_alone(case: str, precision: torch.dtype) -> None:
-    """Place i changes the logits after it, all of them here, and none up to it: not its own either."""
+def test_a_causal_net_uses_earlier_positions_only(case: str, precision: torch.dtype) -> None:
+    """Position i changes all later logits, but not its own or earlier ones."""
     net, shape = built(case)
     x, t = symbols(2, shape), torch.zeros(2)
     L = x[0].numel()
@@ -103,7 +103,7 @@ def test_a_causal_net_looks_at_the_places_before_alone(case: str, precision: tor
             assert changed.tolist() == [j > i for j in range(L)]
 
 
-def test_a_net_that_is_not_causal_looks_everywhere() -> None:
+def test_a_net_that_is_not_causal_uses_all_positions() -> None:
     net, shape = built("tokens-text")
     x, t = symbols(1, shape), torch.zeros(1)
     other = x.clone()
@@ -111,7 +111,7 @@ def test_a_net_that_is_not_causal_looks_everywhere() -> None:
     assert ((net(x, t) - net(other, t)).abs().amax((0, 2)) > 0).all()
 
 
-def test_causal_attention_is_the_same_on_either_path() -> None:
+def test_causal_attention_is_the_same_on_both_paths() -> None:
     q, k, v = torch.randn(3, 2, 4, 10, 8, generator=torch.Generator().manual_seed(0))
     exact = attend(q, k, v, causal=True)
     torch.testing.assert_close(exact[:, :, 0], v[:, :, 0])
@@ -124,7 +124,7 @@ def test_causal_attention_is_the_same_on_either_path() -> None:
 
 
 @pytest.mark.parametrize("shape", [(300,), (1, 9, 7), (3, 5, 5)])
-def test_every_place_has_its_own_embedding(shape: tuple[int, ...]) -> None:
+def test_every_position_has_a_different_embedding(shape: tuple[int, ...]) -> None:
     found = position_embeddings(shape, 32)
     assert found.shape == (torch.Size(shape).numel(), 32)
     distances = torch.cdist(found[None], found[None])[0] + torch.eye(len(found)) * 9

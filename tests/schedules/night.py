@@ -1,4 +1,4 @@
-"""A schedule of every night at two, a clock that is set, and a launcher that starts nothing."""
+"""A nightly schedule at two o'clock, a clock set by the test, and a launcher that starts nothing."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -22,7 +22,7 @@ def nightly(root: Path, **changed: object) -> RecurringSweep:
 
 
 class Paper:
-    """Remembers what it was asked to launch; its states are set by hand."""
+    """A fake launcher that records launches; the test sets the states of occurrences."""
 
     def __init__(self) -> None:
         self.states: dict[str, OccurrenceState] = {}
@@ -51,7 +51,7 @@ class Paper:
 
 
 class Night:
-    """A keeper of one schedule and all that it sees."""
+    """A reconciler of one schedule with its files and launcher."""
 
     def __init__(self, root: Path, **changed: object) -> None:
         self.now, self.paper, self.book = MONDAY - HOUR, Paper(), ScheduleStore(root)
@@ -59,11 +59,11 @@ class Night:
         self.restart()
 
     def restart(self) -> None:
-        """Have another keeper go on, which knows the files alone."""
+        """Continue with another reconciler, which has only the files."""
         self.keeper = Reconciler(self.book, lambda _: self.paper, lambda: self.now, lambda: self.now.timestamp())
 
     def look(self, now: datetime) -> list[tuple[str, str]]:
-        """Return state and note of what a look at a time makes known."""
+        """Run the reconciler at a time and return states and notes of the reported occurrences."""
         self.now = now
         return [(found.state, found.note) for found in self.keeper.look("nightly")]
 

@@ -1,4 +1,4 @@
-"""Fields mean what they mean to cron, and the times before now are those that would have come after."""
+"""Cron triggers: fields have the meaning of cron, and previous times agree with following times."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -26,13 +26,13 @@ def test_weekday_one_is_monday_and_zero_and_seven_are_sunday() -> None:
         assert CronTrigger(f"0 2 * * {weekday}", "UTC").next(utc("2026-11-21")) == utc(f"{day}T02:00")
 
 
-def test_of_day_of_month_and_day_of_week_either_will_do() -> None:
+def test_day_of_month_or_day_of_week_must_match() -> None:
     found = following(CronTrigger("0 0 13 * 5", "UTC"), utc("2026-11-01"), 5)
     assert [at.day for at in found] == [6, 13, 20, 27, 4]
     assert [at.day for at in following(CronTrigger("0 0 15 * 5", "UTC"), utc("2026-11-07"), 3)] == [13, 15, 20]
 
 
-def test_an_hour_left_out_is_made_up_for_and_one_that_comes_twice_counts_once() -> None:
+def test_a_skipped_hour_is_made_up_and_a_repeated_hour_counts_once() -> None:
     berlin = CronTrigger("30 2 * * *", "Europe/Berlin")
     assert following(berlin, utc("2026-03-27T12:00"), 3) == [
         utc("2026-03-28T01:30"), utc("2026-03-29T01:00"), utc("2026-03-30T00:30"),
@@ -45,18 +45,18 @@ def test_an_hour_left_out_is_made_up_for_and_one_that_comes_twice_counts_once() 
 
 @pytest.mark.parametrize("fields", ["30 2 * * *", "*/20 * * * *", "10,50 1-3 * * *", "0 */2 * * *", "0 0 13 * 5"])
 @pytest.mark.parametrize("start", ["2026-03-28T20:00", "2026-10-24T20:00", "2026-12-31T20:00"])
-def test_the_newest_time_is_the_last_of_those_that_follow_one_another(fields: str, start: str) -> None:
+def test_the_newest_time_is_the_last_of_the_following_times(fields: str, start: str) -> None:
     times, now = CronTrigger(fields, "Europe/Berlin"), utc(start)
     last = times.last(now)
     assert last is not None and last <= now
-    for _ in range(14 * 12):  # in steps of five minutes over the night in which clocks change
+    for _ in range(14 * 12):  # in steps of five minutes through the night of the clock change
         now += timedelta(minutes=5)
         while (after := times.next(last)) is not None and after <= now:
             last = after
         assert times.last(now) == last
 
 
-def test_a_time_is_its_own_newest_to_the_second() -> None:
+def test_a_due_time_is_its_own_newest_time() -> None:
     at, times = utc("2026-11-23T02:00"), CronTrigger("0 2 * * *", "UTC")
     assert times.last(at) == times.last(at + timedelta(microseconds=1)) == at
     assert times.last(at - timedelta(microseconds=1)) == at - timedelta(days=1)
@@ -74,13 +74,13 @@ def test_a_rare_time_is_found() -> None:
         ("0 0 31 2 *", "bad day-of-month"), ("0 0 * * 8", "bad day-of-week"), ("daily at two o clock", "bad minute"),
     ],
 )  # fmt: skip
-def test_what_is_no_cron_is_told(words: str, told: str) -> None:
+def test_an_invalid_cron_expression_is_refused(words: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         cron.fields(words)
 
 
-@pytest.mark.parametrize(("name", "told"), [("Europe/Berln", "'Europe/Berlin'"), ("../etc/passwd", "no time zone")])
-def test_what_is_no_time_zone_is_told(name: str, told: str) -> None:
+@pytest.mark.parametrize(("name", "told"), [("Europe/Berln", "'Europe/Berlin'"), ("../etc/passwd", "not a time zone")])
+def test_an_invalid_time_zone_is_refused(name: str, told: str) -> None:
     assert cron.zone("Europe/Berlin") == "Europe/Berlin"
     with pytest.raises(ValueError, match=told):
         cron.zone(name)

@@ -1,4 +1,4 @@
-"""The daemon takes up what is added, drops what is removed, and is the only one, whatever the clock says."""
+"""The daemon: it notices added and removed schedules, runs only once, and tolerates changes of the clock."""
 
 import signal
 import subprocess
@@ -32,7 +32,7 @@ def paper() -> Paper:
 
 @pytest.fixture
 def lines(book: ScheduleStore, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Return what a daemon says that runs for as long as the test."""
+    """Return the output lines of a daemon that runs during the test."""
     monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
     told: list[str] = []
     running = Daemon(Reconciler(book, lambda _: paper), told.append)
@@ -51,7 +51,7 @@ def soon(true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_files_that_come_change_and_go_are_noticed(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
+def test_added_changed_and_removed_files_are_noticed(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     book.add(nightly(book.root, cron="* * * * *", added=an_hour_ago))
     soon(lambda: paper.asked)
@@ -59,7 +59,7 @@ def test_files_that_come_change_and_go_are_noticed(book: ScheduleStore, paper: P
     soon(lambda: f"{occurrence}: running" in lines)
     assert lines[0].startswith("nightly: * * * * * UTC, next ")
     paper.states.clear()
-    soon(lambda: f"{occurrence}: failed: nothing is known of it any more" in lines)
+    soon(lambda: f"{occurrence}: failed: its launcher has no record of it" in lines)
     (book.folder / "spoilt.yaml").write_text("cron: never\n")
     soon(lambda: any("spoilt.yaml: " in line for line in lines))
     book.remove("nightly")
@@ -68,11 +68,11 @@ def test_files_that_come_change_and_go_are_noticed(book: ScheduleStore, paper: P
 
 
 def test_a_second_daemon_is_refused(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
-    with pytest.raises(UserError, match="another gen-ray schedule run keeps these schedules"):
+    with pytest.raises(UserError, match="another gen-ray schedule run is running these schedules"):
         Daemon(Reconciler(book, lambda _: paper), print).run()
 
 
-def test_a_schedule_at_fault_stops_no_other_one(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
+def test_a_faulty_schedule_stops_no_other(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
     past = datetime.now(UTC) - timedelta(hours=1)
     book.add(nightly(book.root, name="a", cron="* * * * *", added=past))
     (book.folder / "a.state.json").write_text("{")
@@ -102,7 +102,7 @@ def test_the_clock_may_be_set_while_it_runs(book: ScheduleStore, paper: Paper, m
 
 
 def test_sigterm_ends_daemon_and_sweeps_in_order(book: ScheduleStore, tmp_path: Path) -> None:
-    (tmp_path / "pipelines").mkdir()  # stands before the real one, in the folder that the sweep is started in
+    (tmp_path / "pipelines").mkdir()  # shadows the real one in the folder where the sweep starts
     (tmp_path / "pipelines" / "__init__.py").touch()
     (tmp_path / "pipelines" / "sweep.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
     book.add(nightly(tmp_path, cron="* * * * *", added=datetime.now(UTC) - timedelta(minutes=2)))

@@ -1,4 +1,4 @@
-"""The rules: once each, never two at once, the newest missed one made up for; whoever keeps them may die anywhere."""
+"""The reconciler: one launch per occurrence, never two at once, the newest missed one later; it may die anywhere."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def test_an_occurrence_is_launched_when_it_is_due_and_once(night: Night) -> None
     assert night.look(MONDAY + DAY) == [("running", "")] and night.launched == [FIRST, SECOND]
 
 
-def test_the_command_says_which_sweep_for_which_schedule_and_where_its_results_are(tmp_path: Path) -> None:
+def test_the_command_names_the_sweep_the_schedule_and_the_storage(tmp_path: Path) -> None:
     night = Night(
         tmp_path, overrides=["trials=2"], timezone="Europe/Berlin", cron="0 3 * * *", promote="digits", margin=0.5
     )
@@ -43,7 +43,7 @@ def test_the_command_says_which_sweep_for_which_schedule_and_where_its_results_a
     ]  # fmt: skip
 
 
-def test_while_the_one_before_runs_the_next_is_skipped_and_says_so(night: Night) -> None:
+def test_an_occurrence_is_skipped_with_a_note_while_the_previous_one_runs(night: Night) -> None:
     night.look(MONDAY)
     assert night.look(MONDAY + DAY) == [("skipped", f"{FIRST} still runs")] and night.launched == [FIRST]
     night.end(FIRST, "failed")
@@ -56,7 +56,7 @@ def test_while_the_one_before_runs_the_next_is_skipped_and_says_so(night: Night)
     ("late", "launched", "known"),
     [(HOUR, [SECOND], [("running", "")]), (HOUR + SECONDS, [], [("missed", "noticed 1:00:02 late")])],
 )
-def test_of_what_was_missed_the_newest_is_made_up_for_within_its_grace(
+def test_only_the_newest_missed_occurrence_is_launched_within_its_grace(
     night: Night, late: timedelta, launched: list[str], known: list[tuple[str, str]]
 ) -> None:
     assert night.look(MONDAY + DAY + late) == known and night.launched == launched
@@ -67,30 +67,30 @@ def test_of_what_was_missed_the_newest_is_made_up_for_within_its_grace(
     assert night.launched == [*launched, "nightly-20261125T020000Z"]
 
 
-def test_nothing_before_it_was_added_was_missed(tmp_path: Path) -> None:
+def test_times_before_the_schedule_was_added_are_not_missed(tmp_path: Path) -> None:
     night = Night(tmp_path, added=MONDAY + SECONDS)
     assert night.look(MONDAY + 2 * SECONDS) == [] and night.past.last is None
 
 
-def test_a_keeper_that_died_before_it_wrote_launches_nothing_twice(night: Night) -> None:
+def test_a_reconciler_that_died_before_writing_launches_nothing_twice(night: Night) -> None:
     night.look(MONDAY)
     (night.book.folder / "nightly.state.json").unlink()
     night.restart()
     assert night.look(MONDAY + 3 * HOUR) == [("running", "")] and night.launched == [FIRST]
 
 
-def test_a_keeper_that_goes_on_knows_what_runs(night: Night) -> None:
+def test_a_restarted_reconciler_knows_the_running_occurrence(night: Night) -> None:
     night.look(MONDAY)
     night.restart()
     assert night.look(MONDAY + DAY) == [("skipped", f"{FIRST} still runs")]
-    night.paper.states.clear()  # a cluster that was made anew knows of no job
-    assert night.look(MONDAY + DAY + HOUR) == [("failed", "nothing is known of it any more")]
+    night.paper.states.clear()  # a new cluster does not know the job
+    assert night.look(MONDAY + DAY + HOUR) == [("failed", "its launcher has no record of it")]
 
 
 AWAY = "Ray jobs at http://head:8265: no answer"
 
 
-def test_an_occurrence_that_finds_the_cluster_away_is_tried_again_within_its_grace(night: Night) -> None:
+def test_an_occurrence_is_retried_within_its_grace_if_the_cluster_is_unavailable(night: Night) -> None:
     night.paper.away = True
     assert night.look(MONDAY) == [("waiting", AWAY)] and night.look(MONDAY + RETRY) == []
     night.restart()
@@ -102,7 +102,7 @@ def test_an_occurrence_that_finds_the_cluster_away_is_tried_again_within_its_gra
     assert night.look(MONDAY + DAY) == [("running", "")] and night.launched == [FIRST, SECOND]
 
 
-def test_a_cluster_that_is_away_is_not_asked_at_every_look(night: Night) -> None:
+def test_an_unavailable_cluster_is_not_queried_every_time(night: Night) -> None:
     night.paper.away = True
     night.look(MONDAY)
     night.paper.away = False
@@ -110,30 +110,32 @@ def test_a_cluster_that_is_away_is_not_asked_at_every_look(night: Night) -> None
     assert night.look(MONDAY + RETRY) == [("running", "")]
 
 
-def test_after_its_grace_an_occurrence_of_a_cluster_that_is_away_has_failed(night: Night) -> None:
+def test_after_its_grace_an_occurrence_of_an_unavailable_cluster_has_failed(night: Night) -> None:
     night.look(MONDAY)
     night.paper.away = True
     night.look(MONDAY + DAY)
     assert night.look(MONDAY + DAY + HOUR) == [("failed", AWAY)]
     night.paper.away = False
     assert night.look(MONDAY + DAY + 2 * HOUR) == [] and night.launched == [FIRST]
-    assert night.look(MONDAY + 2 * DAY) == [("skipped", f"{FIRST} still runs")], "what runs is not forgotten"
+    assert night.look(MONDAY + 2 * DAY) == [("skipped", f"{FIRST} still runs")], (
+        "the running occurrence is not forgotten"
+    )
 
 
-def test_without_grace_an_occurrence_of_a_cluster_that_is_away_fails_at_once(tmp_path: Path) -> None:
+def test_without_grace_an_occurrence_of_an_unavailable_cluster_fails_at_once(tmp_path: Path) -> None:
     night = Night(tmp_path, grace_minutes=0)
     night.paper.away = True
     assert night.look(MONDAY) == [("failed", AWAY)]
 
 
 @pytest.mark.parametrize("ended", [True, False])
-def test_a_clock_that_was_ahead_keeps_no_occurrence_back(
+def test_a_clock_that_was_ahead_delays_no_occurrence(
     night: Night, caplog: pytest.LogCaptureFixture, ended: bool
 ) -> None:
     night.look(MONDAY + DAY)
     if ended:
         night.end(SECOND)
-    for news in ([("done", "")] if ended else [], []):  # the clock is put right: one line says so
+    for news in ([("done", "")] if ended else [], []):  # the clock is corrected: one line reports it
         assert night.look(MONDAY - HOUR) == news
     [line] = [record.getMessage() for record in caplog.records]
     assert line.startswith("nightly: is settled until 2026-11-24T02:00:00+00:00, which is in the future")
@@ -144,7 +146,7 @@ def test_a_clock_that_was_ahead_keeps_no_occurrence_back(
     else:
         assert night.look(MONDAY) == [("running", "")]
         night.end(FIRST)
-        assert night.look(MONDAY + DAY) == [("running", "")], "although its id was taken when the clock was ahead"
+        assert night.look(MONDAY + DAY) == [("running", "")], "although its id was used when the clock was ahead"
         assert night.launched == [SECOND, FIRST, SECOND]
 
 
@@ -153,7 +155,7 @@ def test_a_schedule_that_was_added_when_the_clock_was_ahead_recurs_from_now_on(t
     assert night.look(MONDAY - HOUR) == [] and night.look(MONDAY) == [("running", "")]
 
 
-def test_one_of_now_is_launched_unless_one_runs_and_moves_no_other(night: Night) -> None:
+def test_a_manual_occurrence_is_launched_unless_one_runs_and_shifts_no_other(night: Night) -> None:
     night.now = MONDAY - HOUR
     night.keeper.once("nightly")
     with pytest.raises(RunError, match="nightly-20261123T010000Z still runs"):
@@ -162,7 +164,7 @@ def test_one_of_now_is_launched_unless_one_runs_and_moves_no_other(night: Night)
     assert night.look(MONDAY) == [("running", "")] and night.launched[-1] == FIRST
 
 
-def test_a_book_holds_names_apart_and_its_own_files_only(tmp_path: Path) -> None:
+def test_a_schedule_store_separates_names_and_reads_only_its_own_files(tmp_path: Path) -> None:
     book = ScheduleStore(tmp_path / "root")
     for unknown in (lambda: book.load("nightly"), lambda: book.remove("nightly"), lambda: book.remove("../outside")):
         (tmp_path / "outside.yaml").write_text("kept: true\n")
@@ -181,9 +183,7 @@ def test_a_book_holds_names_apart_and_its_own_files_only(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS], ids=errno.errorcode.get)
-def test_a_disk_that_takes_nothing_is_reported_with_the_file(
-    night: Night, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_a_full_disk_is_reported_with_the_file(night: Night, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -197,7 +197,7 @@ def test_a_disk_that_takes_nothing_is_reported_with_the_file(
     assert night.look(MONDAY) == [("running", "")] and night.launched == [FIRST], "launched once"
 
 
-def test_a_state_that_is_spoilt_is_named(night: Night) -> None:
+def test_a_damaged_state_is_named(night: Night) -> None:
     file = night.book.folder / "nightly.state.json"
     file.write_text("{")
     with pytest.raises(UserError, match=str(file)):

@@ -1,4 +1,4 @@
-"""Occurrences as processes: how they end is known to whoever asks, and none outlives the one that is told to end."""
+"""Occurrences as local processes: their ends are recorded for other processes, and closing ends all of them."""
 
 import os
 import signal
@@ -53,14 +53,14 @@ def test_an_id_is_launched_once(tmp_path: Path) -> None:
     assert len(local.shells) == 1 and (tmp_path / "runs").read_text() == "x"
 
 
-def test_a_folder_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     local = LocalLauncher(tmp_path)
     with pytest.raises(RunError, match="nowhere: No such file"):
         local.launch("a-1", FAILS, tmp_path / "nowhere")
     assert ended(local, "a-1").word == "failed"
 
 
-def test_closing_ends_what_runs_in_order(tmp_path: Path) -> None:
+def test_closing_ends_running_occurrences_in_order(tmp_path: Path) -> None:
     local = LocalLauncher(tmp_path)
     local.launch("a-1", WAITS, tmp_path)
     said(local, "a-1")
@@ -78,14 +78,14 @@ time.sleep(60)
 """
 
 
-def test_what_a_killed_starter_left_is_adopted_and_ended_in_order(tmp_path: Path) -> None:
+def test_processes_of_a_killed_launcher_are_adopted_and_ended_in_order(tmp_path: Path) -> None:
     starter, local = subprocess.Popen([sys.executable, "-c", START, str(tmp_path), WAITS[1]]), LocalLauncher(tmp_path)
     while not local.log("a-1").exists():
         time.sleep(0.02)
     said(local, "a-1")
     local.launch("b-1", WAITS, tmp_path)
     said(local, "b-1")
-    assert list(LocalLauncher(tmp_path).adopt()) == [], "both have a starter that lives"
+    assert list(LocalLauncher(tmp_path).adopt()) == [], "both have a launcher that is alive"
     starter.kill()
     starter.wait()
     (tmp_path / ".c-1.pid").write_text(f"{os.getpid()} 1")
@@ -94,10 +94,10 @@ def test_what_a_killed_starter_left_is_adopted_and_ended_in_order(tmp_path: Path
     other.close()
     assert ended(other, "a-1").code == 128 + signal.SIGTERM and local.state("b-1") == OccurrenceState("running")
     local.close()
-    assert not list(tmp_path.glob(".*")), "the files with ids go with the processes"
+    assert not list(tmp_path.glob(".*")), "the files with ids are removed with the processes"
 
 
-def test_ids_of_a_clock_that_was_ahead_are_free_again(tmp_path: Path) -> None:
+def test_ids_of_a_clock_that_was_ahead_are_not_reserved(tmp_path: Path) -> None:
     local = LocalLauncher(tmp_path)
     past, due, other = "a-20261123T020000Z", "a-20261124T020000Z", "a-b-20261124T020000Z"
     for occurrence in (past, due, other):
@@ -107,7 +107,7 @@ def test_ids_of_a_clock_that_was_ahead_are_free_again(tmp_path: Path) -> None:
     assert local.state(due) is None and local.state(past) == local.state(other) == OccurrenceState("done")
 
 
-def test_a_process_outlives_a_starter_that_is_killed_and_is_found_running_then_killed(tmp_path: Path) -> None:
+def test_a_process_survives_its_killed_launcher_and_is_found_running_then_killed(tmp_path: Path) -> None:
     start = f"""
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The app over paper desks, asked in this process, with a key."""
+"""Fixtures of the serving tests: the API over fake model services, called in this process with a key."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,7 +45,7 @@ def http(desks: dict[str, Paper], settings: ApiSettings) -> Iterator[TestClient]
 
 @pytest.fixture
 def ask(http: TestClient) -> Ask:
-    """Return a function: model, verb and the fields of a body, to the response."""
+    """Return a function of model, verb and body fields that returns the response."""
 
     def ask(model: str, verb: str, **fields: Any) -> Response:
         return http.post(f"/v1/models/{model}/{verb}", json=fields)

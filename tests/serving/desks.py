@@ -1,4 +1,4 @@
-"""A desk without an engine: samples are a function of the seed, and how it misbehaves is set from outside."""
+"""A fake model service without an engine: samples depend on the seed, and tests set how it misbehaves."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -47,12 +47,12 @@ def card(name: str, spec: DataSpec, **changed: object) -> ModelCard:
 
 @dataclass
 class Paper:
-    """Answers at once, unless step_seconds make it slow; notes what it was asked and whether it was given up."""
+    """A fake model service: answers at once or after step_seconds per step; records jobs and cancellations."""
 
     card_: ModelCard
     step_seconds: float = 0.0
     trouble: Exception | None = None
-    """Raised instead of an answer; of a stream after the second preview if late."""
+    """Error raised instead of the answer; with late, raised by a stream after the second preview."""
     late: bool = False
     spoil: Callable[[JobResult], JobResult] = lambda answer: answer
     jobs: list[ServingJob] = field(default_factory=list)
@@ -125,7 +125,7 @@ class Paper:
 
 
 def street() -> dict[str, Paper]:
-    """Return a desk for each kind of data."""
+    """Return a fake model service for each kind of data."""
     return {spec.name: Paper(card(spec.name, spec)) for spec in (DIGITS, COLOUR, TEXT, TOKENS)}
 
 

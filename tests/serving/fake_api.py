@@ -1,6 +1,6 @@
-"""A server that looks to the page like the real one: models without weights, whose pictures are told by eye.
+"""A fake server for tests of the page: models without weights, whose pictures can be told apart by eye.
 
-It serves the page under the strictest policy that the page has to live with, remembers what it was asked, and is busy,
+It serves the page under the strictest content policy that the page must support, records requests, and is busy,
 closed, slow or broken on demand.
 """
 
@@ -35,7 +35,7 @@ LIMITS = {"n": 144, "steps": 1000, "work": 1e12}
 
 @dataclass
 class Mood:
-    """How the server is, and what it was asked."""
+    """The state of the server, set by a test, and the requests it received."""
 
     key: str | None = None
     busy: int = 0
@@ -49,10 +49,10 @@ class Mood:
     """Between two previews, and before every answer."""
     asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
     left: int = 0
-    """How many streams ended because nobody listened any more."""
+    """Number of streams that ended because the client disconnected."""
 
     def last(self, verb: str) -> dict[str, Any]:
-        """Return the body of the newest request of a verb."""
+        """Return the body of the last request of a verb."""
         return next(body for _, other, body in reversed(self.asked) if other == verb)
 
     def count(self, verb: str) -> int:
@@ -67,7 +67,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Model:
-    """A picture or a text for every seed; the first preview is noise, the last one nearly it."""
+    """A fake model: one image or text per seed; the first preview is noise, the last one nearly the sample."""
 
     id: str
     shape: tuple[int, ...]
@@ -92,7 +92,7 @@ class Model:
 
     @property
     def kind(self) -> str:
-        """Return the word for samples in a preview."""
+        """Return the field of a preview that holds the samples."""
         return "texts" if self.is_text else "images" if len(self.shape) == 3 else "samples"
 
     def on_the_way(self, x: np.ndarray, share: float, seed: int, row: int) -> np.ndarray:
@@ -102,7 +102,7 @@ class Model:
         return (share * x + (1 - share) * rng.integers(0, 256, x.shape)).astype(np.uint8)
 
     def decode(self, z: np.ndarray) -> np.ndarray:
-        """Return the mean of ten digits that stand in a circle, each by its nearness to the first two of z."""
+        """Return the mean of ten digits on a circle, weighted by their distance from the first two entries of z."""
         means = np.stack([digits()[targets() == digit].mean(0) for digit in range(10)])
         angle = np.arange(10) * 2 * np.pi / 10
         places = 1.8 * np.stack([np.cos(angle), np.sin(angle)], 1)
@@ -173,7 +173,7 @@ METRICS = {
 
 
 def _curve() -> list[dict[str, Any]]:
-    """Return points as they are measured: samplers of second order are better where there are few steps."""
+    """Return plausible points of cost and quality: second-order samplers are better with few steps."""
     floors = {"ddim": (9.0, 1.0), "dpmpp_2m": (12.0, 1.6), "ancestral": (90.0, 1.0)}
     points = []
     for sampler, (scale, order) in floors.items():
@@ -206,7 +206,7 @@ MODELS = {
 
 
 def build(mood: Mood) -> FastAPI:
-    """Return the app, as it is in a mood."""
+    """Return the app with the given state."""
     app = FastAPI(openapi_url="/openapi.json", docs_url=None, redoc_url=None)
 
     @app.exception_handler(RefusedError)
@@ -253,7 +253,7 @@ def at_the_door(mood: Mood, request: Request) -> None:
 
 
 def completed(model: Model, verb: str, body: Mapping[str, Any]) -> list[np.ndarray]:
-    """Return the samples that a request gets."""
+    """Return the samples of a request."""
     if verb == "decode":
         return [model.decode(np.array(z)) for z in body["z"]]
     drawn = [model.sample(body.get("seed", 0), row) for row in range(body.get("n", 1))]
@@ -267,7 +267,7 @@ def completed(model: Model, verb: str, body: Mapping[str, Any]) -> list[np.ndarr
 
 
 def answer(model: Model, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the real server would, in shape."""
+    """Return an answer with the structure of the real server's."""
     steps = body.get("steps", 1)
     facts = {
         "model": model.id,
@@ -294,7 +294,7 @@ def answer(model: Model, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
 async def streamed(
     mood: Mood, model: Model, verb: str, body: Mapping[str, Any], request: Request
 ) -> AsyncIterator[bytes]:
-    """Yield previews, each nearer to the samples, and the answer; bytes are cut anywhere, as networks do."""
+    """Yield previews, each nearer to the samples, and the answer; bytes are split anywhere, as in networks."""
     steps = body.get("steps", 1)
     total, looks = steps * body["n"], min(body["previews"], 8, steps)
     samples = completed(model, verb, body)
@@ -339,7 +339,7 @@ def targets() -> np.ndarray:
 
 
 def painted(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Return a picture of two waves of two colours."""
+    """Return an image of two waves in two colours."""
     y, x = np.mgrid[: shape[1], : shape[2]] / shape[1]
     waves = [np.sin(6 * (a * x + b * y) + c) / 2 + 0.5 for a, b, c in rng.uniform(-2, 2, (2, 3))]
     colours = rng.integers(0, 255, (2, 3, 1, 1))
@@ -347,14 +347,14 @@ def painted(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def png(x: np.ndarray) -> str:
-    """Return base64 of a PNG of (C, H, W)."""
+    """Return an image (C, H, W) as a PNG in base64."""
     file = io.BytesIO()
     Image.fromarray(x.transpose(1, 2, 0) if len(x) == 3 else x[0]).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()
 
 
 def picture(text: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Return base64 of a PNG as (C, H, W); it has to be of that size."""
+    """Return a PNG in base64 as an array (C, H, W); its size must be the given one."""
     image = np.array(
         Image.open(io.BytesIO(base64.b64decode(text, validate=True))).convert("RGB" if shape[0] == 3 else "L")
     )

@@ -1,4 +1,4 @@
-"""A real server of an application, on a free port of loopback."""
+"""A real server of an application on a free loopback port."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ import uvicorn
 
 @contextmanager
 def listening(app: Any, **options: Any) -> Iterator[int]:
-    """Serve an application in a thread while the block runs, and give the port; options are uvicorn's."""
+    """Serve an application in a thread during the block and yield the port; options are those of uvicorn."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, **{"log_level": "critical", **options}))
     thread = threading.Thread(target=server.run)
     thread.start()

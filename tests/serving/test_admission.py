@@ -1,4 +1,4 @@
-"""Slots at the ingress: one key, or clients that send nothing, cannot take those of others."""
+"""Request slots of the ingress: one key, or clients that send nothing, cannot use the slots of others."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ SETTINGS = ApiSettings(
 
 
 class Exchange:
-    """One request whose body may never be sent; the status of the answer and how long it took."""
+    """One request whose body may never be sent; records the status of the answer and its duration."""
 
     def __init__(self, app: Any, method: str, path: str, headers: dict[str, str], body: bytes | None = None) -> None:
         self.app, self.body, self.status, self.seconds = app, body, 0, 0.0
@@ -65,7 +65,7 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 @pytest.mark.parametrize("announced", [{"content-length": "5"}, {"transfer-encoding": "chunked"}])
 @pytest.mark.parametrize("path", ["/healthz/live", "/", "/style.css", "/v1/models"])
 @pytest.mark.parametrize("keys", [True, False])
-def test_a_body_announced_where_there_is_none_is_refused_at_once(
+def test_an_announced_body_is_refused_at_once_where_none_is_expected(
     desks: dict[str, Paper], announced: dict[str, str], path: str, keys: bool
 ) -> None:
     app = build(desks, SETTINGS if keys else ApiSettings())
@@ -78,7 +78,7 @@ def test_a_body_announced_where_there_is_none_is_refused_at_once(
     run(scene())
 
 
-def test_without_a_key_a_body_is_waited_for_a_short_time_while_health_is_answered(desks: dict[str, Paper]) -> None:
+def test_without_a_key_the_wait_for_a_body_is_short_and_health_is_answered(desks: dict[str, Paper]) -> None:
     app = build(desks, SETTINGS.model_copy(update={"keys": ()}))
 
     async def scene() -> None:
@@ -96,8 +96,8 @@ def test_without_a_key_a_body_is_waited_for_a_short_time_while_health_is_answere
     assert ApiSettings().open_body_seconds == 3
 
 
-def test_a_greedy_key_leaves_the_others_their_part(desks: dict[str, Paper]) -> None:
-    """24 slots: 3 reserved for each of three keys and for no key, 12 for all; other models count as well."""
+def test_a_greedy_key_leaves_other_keys_their_slots(desks: dict[str, Paper]) -> None:
+    """24 slots: 3 reserved for each of three keys and for requests without key, 12 shared, over all models."""
     app = build(desks, SETTINGS)
     desks["digits"].step_seconds = 0.05
 
@@ -118,7 +118,7 @@ def test_a_greedy_key_leaves_the_others_their_part(desks: dict[str, Paper]) -> N
 
 
 @given(st.integers(1, 40), st.integers(1, 5), st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=200))
-def test_slots_are_given_back_and_each_key_always_has_its_part(
+def test_slots_are_released_and_each_key_always_has_its_share(
     number: int, keys: int, steps: list[tuple[int, bool]]
 ) -> None:
     names = [str(key) for key in range(keys)]

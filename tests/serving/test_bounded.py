@@ -1,4 +1,4 @@
-"""Nested input is bounded before it is validated or becomes an array: small requests take little memory and time."""
+"""Limits of nested input, applied before validation and conversion: small requests use little memory and time."""
 
 import json
 import time
@@ -32,7 +32,7 @@ FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_small_request_takes_little_memory(ask: Ask, desks: dict[str, Paper], name: str) -> None:
+def test_a_small_request_uses_little_memory(ask: Ask, desks: dict[str, Paper], name: str) -> None:
     verb, fields = FIELDS[name]
     model = "text" if "texts" in fields else "digits"
     ask(model, verb, **fields)  # imports and caches of the first request do not count
@@ -60,10 +60,10 @@ def test_a_small_request_takes_little_memory(ask: Ask, desks: dict[str, Paper], 
         ("sample", {str(key): key for key in range(60_000)}),
     ],
 )
-def test_a_mebibyte_of_mistakes_is_refused_in_little_time(ask: Ask, verb: str, fields: dict[str, Any]) -> None:
+def test_a_mebibyte_of_errors_is_refused_quickly(ask: Ask, verb: str, fields: dict[str, Any]) -> None:
     assert len(json.dumps(fields, separators=(",", ":"))) < 2**20
     seconds = []
-    for _ in range(3):  # other threads of this process take time as well, but not each time
+    for _ in range(3):  # three tries, because other threads of this process also take time
         started = time.process_time()
         response = ask("digits", verb, **fields)
         seconds.append(time.process_time() - started)
@@ -71,7 +71,7 @@ def test_a_mebibyte_of_mistakes_is_refused_in_little_time(ask: Ask, verb: str, f
     assert min(seconds) < 0.8
 
 
-def test_more_instances_than_the_model_takes_are_refused_before_they_are_read(ask: Ask) -> None:
+def test_too_many_instances_are_refused_before_they_are_decoded(ask: Ask) -> None:
     for verb, fields in (
         ("score", {"x": [DIGIT] * 65}),
         ("encode", {"images": ["QUJD"] * 65}),
@@ -85,7 +85,7 @@ def _starved(answer: JobResult) -> JobResult:
     raise MemoryError
 
 
-def test_too_little_memory_is_413_and_no_fault(ask: Ask, desks: dict[str, Paper]) -> None:
+def test_too_little_memory_is_413_and_not_a_server_error(ask: Ask, desks: dict[str, Paper]) -> None:
     desks["digits"].spoil = _starved
     response = ask("digits", "sample")
     assert (response.status_code, response.json()["code"]) == (413, "too_large")

@@ -1,4 +1,4 @@
-"""The client against a real server on loopback, with a proxy between them that loses things."""
+"""The client with a real server on loopback, also through a proxy that loses data."""
 
 import base64
 import contextlib
@@ -34,7 +34,7 @@ def client(port: int) -> Client:
 
 
 class Lossy:
-    """Passes connections on; of each of the first answers, only as many bytes as are listed."""
+    """A proxy that cuts the first answers after the listed numbers of bytes and forwards everything else."""
 
     def __init__(self, port: int, keep: list[int]) -> None:
         self.port, self.keep, self.connections = port, keep, 0
@@ -64,7 +64,7 @@ class Lossy:
                 far.sendall(data)
 
 
-def test_every_verb_gives_arrays_and_facts(client: Client, desks: dict[str, Paper]) -> None:
+def test_every_verb_returns_arrays_and_metadata(client: Client, desks: dict[str, Paper]) -> None:
     assert [card["id"] for card in client.models()] == ["digits", "colour", "text", "tokens"]
     result = client.sample("digits", n=3, seed=5, sampler="ancestral", steps=4)
     assert result.samples.shape == (3, 1, 8, 8) and result.samples.max() <= 16
@@ -84,7 +84,7 @@ def test_every_verb_gives_arrays_and_facts(client: Client, desks: dict[str, Pape
     assert len(client.sample("text", n=2).texts[1]) == 12
 
 
-def test_a_picture_may_be_given_as_the_bytes_of_its_file(client: Client, tmp_path: Path) -> None:
+def test_an_image_may_be_given_as_the_bytes_of_its_file(client: Client, tmp_path: Path) -> None:
     from PIL import Image
 
     Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
@@ -92,7 +92,7 @@ def test_a_picture_may_be_given_as_the_bytes_of_its_file(client: Client, tmp_pat
     assert (client.reconstruct("digits", images=[white]).samples == 16).all()
 
 
-def test_a_picture_is_the_png_that_the_api_gives(client: Client, port: int) -> None:
+def test_an_image_is_the_png_of_the_api(client: Client, port: int) -> None:
     form = {"n": 4, "seed": 3, "format": "grid"}
     asked = {"Authorization": f"Bearer {KEY}"}
     sent = requests.post(f"http://127.0.0.1:{port}/v1/models/digits/sample", json=form, headers=asked, timeout=30)
@@ -103,17 +103,17 @@ def test_a_picture_is_the_png_that_the_api_gives(client: Client, port: int) -> N
 
 
 @pytest.mark.parametrize("field", [{"format": "png"}, {"format": "npz"}, {"stream": False}, {"stream": True}])
-def test_a_field_that_the_client_sets_itself_is_refused(
+def test_a_field_that_the_client_sets_is_refused(
     client: Client, desks: dict[str, Paper], field: dict[str, Any]
 ) -> None:
-    """It was dropped without a word: asked for a grid, sample returned arrays."""
+    """Regression: such a field was ignored silently; sample(format="grid") returned arrays."""
     for ask in (client.sample, client.picture, lambda *model, **fields: next(client.stream(*model, **fields))):
         with pytest.raises(ValueError, match="is set by the client"):
             ask("digits", **field)
     assert not desks["digits"].jobs
 
 
-def test_a_stream_gives_previews_and_then_the_result(client: Client) -> None:
+def test_a_stream_yields_previews_and_then_the_result(client: Client) -> None:
     *previews, last = client.stream("colour", n=2, seed=3, previews=4)
     assert all(isinstance(preview, ClientPreview) for preview in previews) and isinstance(last, ClientResult)
     assert [preview.done for preview in previews] == [2, 5, 8, 10]  # type: ignore[union-attr]
@@ -133,14 +133,14 @@ def test_a_stream_gives_previews_and_then_the_result(client: Client) -> None:
         (lambda client: Client("http://127.0.0.1:9", retries=1).models(), 0, "unreachable"),
     ],
 )
-def test_errors_say_what_the_api_says(client: Client, ask: Callable[[Client], Any], status: int, code: str) -> None:
+def test_errors_have_the_api_message(client: Client, ask: Callable[[Client], Any], status: int, code: str) -> None:
     with pytest.raises(ApiError) as error:
         ask(client)
     assert (error.value.status, error.value.code) == (status, code) and error.value.message in str(error.value)
     assert bool(error.value.request_id) is (status > 0)
 
 
-def test_a_busy_server_is_asked_again_for_the_same_when_it_says(
+def test_a_busy_server_is_retried_with_the_same_request_at_the_time_it_states(
     client: Client, desks: dict[str, Paper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
@@ -156,7 +156,7 @@ def test_a_busy_server_is_asked_again_for_the_same_when_it_says(
     assert waits == [7, 7] and [job.seed for job in desk.jobs] == [result.seed] * 3
 
 
-def test_patience_ends(client: Client, desks: dict[str, Paper], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_are_limited(client: Client, desks: dict[str, Paper], monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
     for code, tries in (("internal", 9), ("not_finite", 1)):
@@ -168,7 +168,7 @@ def test_patience_ends(client: Client, desks: dict[str, Paper], monkeypatch: pyt
     assert waits == sorted(waits) and 5 < sum(waits) < 20
 
 
-def test_what_gets_lost_is_asked_for_again(port: int, desks: dict[str, Paper]) -> None:
+def test_lost_answers_are_requested_again(port: int, desks: dict[str, Paper]) -> None:
     between = Lossy(port, [0, 50, 600, 1200])
     client = Client(between.url, KEY)
     result = client.sample("colour", n=20)
@@ -176,7 +176,7 @@ def test_what_gets_lost_is_asked_for_again(port: int, desks: dict[str, Paper]) -
     assert {job.seed for job in desks["colour"].jobs} == {result.seed}
 
 
-def test_a_stream_that_breaks_off_goes_on_where_it_was(port: int, desks: dict[str, Paper]) -> None:
+def test_an_interrupted_stream_continues_after_the_last_preview(port: int, desks: dict[str, Paper]) -> None:
     between = Lossy(port, [0, 800, 1500])
     desks["digits"].step_seconds = 0.01
     *previews, last = Client(between.url, KEY).stream("digits", n=2)
@@ -186,7 +186,7 @@ def test_a_stream_that_breaks_off_goes_on_where_it_was(port: int, desks: dict[st
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://localhost:{port}", "http://a.localhost:{port}"])
-def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+def test_a_proxy_of_the_environment_is_not_used_for_this_machine(
     port: int, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
@@ -211,16 +211,14 @@ def test_a_seed_of_none_is_drawn_once_for_all_tries(client: Client, desks: dict[
 
 
 @pytest.mark.parametrize("model", ["digits", "colour", "tokens"])
-def test_a_stream_has_the_type_of_samples_that_one_answer_has(client: Client, model: str) -> None:
+def test_a_stream_has_the_sample_type_of_a_single_answer(client: Client, model: str) -> None:
     *_, last = client.stream(model, n=2, seed=3)
     assert isinstance(last, ClientResult)
     plain = client.sample(model, n=2, seed=3).samples
     assert last.samples.dtype == plain.dtype and (last.samples == plain).all()
 
 
-def test_pictures_may_be_paths_bytes_or_base64_and_a_path_in_a_text_is_explained(
-    client: Client, tmp_path: Path
-) -> None:
+def test_images_may_be_paths_bytes_or_base64_and_a_path_as_text_is_explained(client: Client, tmp_path: Path) -> None:
     from PIL import Image
 
     file = tmp_path / "white.png"

@@ -1,4 +1,4 @@
-"""Who comes in: every route there is, under every method, from every host and origin, with every kind of key."""
+"""Access control: every route with every method, from every kind of host and origin, with every kind of key."""
 
 import json
 import logging
@@ -31,7 +31,7 @@ WRONG: list[dict[str, str | bytes]] = [
 
 
 def paths(routes: Iterable[object], prefix: str = "") -> Iterator[str]:
-    """Yield the path of every route, also of those in routers that were included."""
+    """Yield the path of every route, including those of included routers."""
     for route in routes:
         inner = getattr(route, "original_router", None)
         if inner is not None:
@@ -63,14 +63,14 @@ def test_every_route_under_every_method_needs_a_key(stranger: TestClient, desks:
     assert tried > 1000 and not any(desk.jobs for desk in desks.values())
 
 
-def test_a_route_added_later_is_closed(stranger: TestClient) -> None:
+def test_a_route_added_later_needs_a_key(stranger: TestClient) -> None:
     assert isinstance(stranger.app, FastAPI)
     stranger.app.add_api_route("/secret", lambda: "told")
     assert stranger.get("/secret").status_code == 401
     assert stranger.get("/secret", headers={"Authorization": f"bearer {KEY}"}).json() == "told"
 
 
-def test_the_document_of_the_api_is_open_and_loads_nothing_from_elsewhere(stranger: TestClient) -> None:
+def test_the_api_document_is_open_and_loads_nothing_from_other_hosts(stranger: TestClient) -> None:
     response = stranger.get("/docs")
     assert response.status_code == 200 and "://" not in response.text
     assert "default-src 'self'" in response.headers["content-security-policy"]
@@ -91,24 +91,24 @@ def test_a_wrong_key_is_distinguished_from_a_missing_one(stranger: TestClient, h
     assert "send Authorization: Bearer KEY" in message
 
 
-def test_two_keys_at_once_are_none(stranger: TestClient) -> None:
+def test_two_keys_in_one_request_are_refused(stranger: TestClient) -> None:
     twice = [("Authorization", f"Bearer {KEY}"), ("Authorization", f"Bearer {KEY}")]
     assert stranger.get("/v1/models", headers=twice).status_code == 401
 
 
-def test_without_keys_the_door_is_open(desks: dict[str, Paper]) -> None:
+def test_without_configured_keys_no_key_is_needed(desks: dict[str, Paper]) -> None:
     client = TestClient(build(desks, ApiSettings()), base_url="http://127.0.0.1:8000")
     assert client.get("/v1/models").status_code == 200
 
 
-def test_the_page_is_open_and_says_where_from_it_may_load(stranger: TestClient) -> None:
+def test_the_page_is_open_and_has_a_content_security_policy(stranger: TestClient) -> None:
     response = stranger.get("/")
     assert response.status_code == 200 and response.headers["content-type"].startswith("text/html")
     assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:1", "127.0.0.1:8000", "[::1]", "[::1]:8000", "LOCALHOST:80"])
-def test_the_house_is_known_by_its_names(http: TestClient, host: str) -> None:
+def test_requests_to_known_host_names_are_accepted(http: TestClient, host: str) -> None:
     assert http.get("/v1/models", headers={"Host": host}).status_code == 200
 
 
@@ -125,7 +125,7 @@ def test_the_house_is_known_by_its_names(http: TestClient, host: str) -> None:
         "a b",
     ],
 )
-def test_other_names_are_refused_with_a_key_too(http: TestClient, host: str) -> None:
+def test_other_host_names_are_refused_even_with_a_key(http: TestClient, host: str) -> None:
     for path in ("/v1/models", "/", "/docs"):
         response = http.get(path, headers={"Host": host})
         assert response.status_code == 421 and "evil" not in response.text
@@ -161,7 +161,7 @@ def test_an_allowed_host_is_compared_as_browsers_send_it(
 @pytest.mark.parametrize(
     "value", ["https://models.example.org", "a b", "models.example.org/", "*", "a:b", "x:123456", ""]
 )
-def test_a_host_that_is_none_is_named(value: str) -> None:
+def test_an_invalid_host_is_named(value: str) -> None:
     with pytest.raises(UserError, match=r"--allow-host .*: must be a host such as"):
         host_names([value], "--allow-host")
 
@@ -172,7 +172,7 @@ def test_headers_have_a_limit(http: TestClient) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:9999", "http://[", "file://"])
-def test_foreign_pages_change_nothing(http: TestClient, desks: dict[str, Paper], origin: str) -> None:
+def test_pages_of_other_origins_change_nothing(http: TestClient, desks: dict[str, Paper], origin: str) -> None:
     response = http.post("/v1/models/digits/sample", json={}, headers={"Origin": origin})
     assert response.status_code == 403 and not desks["digits"].jobs
     read = http.get("/v1/models", headers={"Origin": origin})
@@ -181,14 +181,14 @@ def test_foreign_pages_change_nothing(http: TestClient, desks: dict[str, Paper],
     assert not [name for name in preflight.headers if name.startswith("access-control")]
 
 
-def test_the_own_page_and_those_named_may_ask(desks: dict[str, Paper]) -> None:
+def test_the_own_origin_and_allowed_origins_may_send_requests(desks: dict[str, Paper]) -> None:
     app = build(desks, ApiSettings(origins=("https://lab.example",)))
     client = TestClient(app, base_url="http://localhost:8000")
     for origin in ("http://localhost:8000", "https://lab.example"):
         assert client.post("/v1/models/digits/sample", headers={"Origin": origin}).status_code == 200
 
 
-def test_keys_are_read_from_the_environment_and_never_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_keys_are_read_from_the_environment_and_never_logged(caplog: pytest.LogCaptureFixture) -> None:
     environment = {"GEN_RAY_API_KEYS": f" anna:{KEY}, bert:with:colon:0123456789", "GEN_RAY_ALLOWED_HOSTS": "Box,"}
     settings = from_environment(environment, body_bytes=10)
     assert [key.name for key in settings.keys] == ["anna", "bert"] and settings.body_bytes == 10
@@ -208,7 +208,7 @@ def test_malformed_keys_name_the_variable_and_not_the_key(listed: str) -> None:
     assert KEY not in str(fault.value) and "secret" not in str(fault.value) and "short" not in str(fault.value)
 
 
-def test_every_response_says_who_it_is_for(http: TestClient, stranger: TestClient) -> None:
+def test_every_response_has_its_request_id_and_is_not_cached(http: TestClient, stranger: TestClient) -> None:
     for response in (
         http.get("/v1/models", headers={"X-Request-ID": "my.id-1_A"}),
         http.get("/nothing", headers={"X-Request-ID": "my.id-1_A"}),
@@ -223,7 +223,7 @@ def test_every_response_says_who_it_is_for(http: TestClient, stranger: TestClien
         assert http.get("/v1/models", headers={"X-Request-ID": strange}).headers["x-request-id"] != strange
 
 
-def test_one_line_a_request_without_keys_and_bodies(
+def test_the_log_has_one_line_per_request_without_keys_and_bodies(
     ask: Ask, http: TestClient, stranger: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="gen_ray.access"):
@@ -246,7 +246,7 @@ def test_one_line_a_request_without_keys_and_bodies(
     ]  # fmt: skip
 
 
-def test_health_is_open_and_ready_only_once_every_model_is(
+def test_health_is_open_and_ready_waits_for_every_model(
     stranger: TestClient, desks: dict[str, Paper], settings: ApiSettings
 ) -> None:
     from dataclasses import replace
@@ -261,7 +261,7 @@ def test_health_is_open_and_ready_only_once_every_model_is(
     assert (refusal.status_code, refusal.json()["code"]) == (503, "unavailable")
 
 
-def test_models_may_come_and_go_and_one_that_is_silent_hides_no_other(desks: dict[str, Paper]) -> None:
+def test_models_may_come_and_go_and_a_silent_one_hides_no_other(desks: dict[str, Paper]) -> None:
     class Silent(Paper):
         async def card(self) -> object:  # type: ignore[override]
             raise RuntimeError("replica died")

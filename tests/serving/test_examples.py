@@ -1,4 +1,4 @@
-"""The requests that /docs fills in are answered, and so are the bounds that the document publishes."""
+"""The OpenAPI document: its example requests and its published bounds are accepted."""
 
 import pytest
 from starlette.testclient import TestClient
@@ -20,7 +20,7 @@ def open_http() -> TestClient:
 
 
 @pytest.mark.parametrize(("verb", "name"), [(verb, name) for verb, named in EXAMPLES.items() for name in named])
-def test_an_example_is_answered_as_it_stands(open_http: TestClient, verb: str, name: str) -> None:
+def test_an_unchanged_example_is_accepted(open_http: TestClient, verb: str, name: str) -> None:
     for model in ["verse"] if name == "text" else ["digits", "colour"]:
         response = open_http.post(f"/v1/models/{model}/{verb}", json=EXAMPLES[verb][name]["value"])
         assert response.status_code == 200, response.text

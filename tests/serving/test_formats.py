@@ -1,4 +1,4 @@
-"""What goes in and what comes out: every verb, every format, every kind of data."""
+"""Input and output formats of the API for every verb and every kind of data."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ def refused(response: Any, status: int) -> str:
     return body["message"]
 
 
-def test_the_list_tells_what_each_model_can_do(http: TestClient) -> None:
+def test_the_list_of_models_has_the_verbs_of_each(http: TestClient) -> None:
     data = http.get("/v1/models").json()["data"]
     assert [card["id"] for card in data] == ["digits", "colour", "text", "tokens"]
     assert data[0]["data"] == {"name": "digits", "kind": "image", "shape": [1, 8, 8], "levels": 17, "alphabet": ""}
@@ -40,7 +40,7 @@ def test_the_list_tells_what_each_model_can_do(http: TestClient) -> None:
     assert "did you mean 'digits'?" in refused(http.get("/v1/models/digit"), 404)
 
 
-def test_json_repeats_the_seed_and_the_seed_repeats_the_samples(ask: Ask) -> None:
+def test_json_has_the_seed_and_the_seed_reproduces_the_samples(ask: Ask) -> None:
     first = ask("digits", "sample", n=3).json()
     assert np.shape(first["samples"]) == (3, 1, 8, 8) and 0 <= first["seed"] < 2**53
     assert {"model": "digits", "version": "7", "sampler": "ddim", "steps": 10, "nfe": 30}.items() <= first.items()
@@ -68,7 +68,7 @@ def test_every_format_holds_the_same_samples(ask: Ask, model: str, spec: Any) ->
     assert grid.headers["content-type"] == "image/png" and Image.open(io.BytesIO(grid.content)).mode == "RGB"
 
 
-def test_texts_are_spoken(ask: Ask) -> None:
+def test_texts_are_decoded(ask: Ask) -> None:
     [text] = ask("text", "sample", seed=1).json()["samples"]
     assert len(text) == 12 and set(text) <= set("abc ")
     page = ask("text", "sample", seed=1, format="text")
@@ -80,11 +80,11 @@ def test_texts_are_spoken(ask: Ask) -> None:
     ("model", "form"),
     [("digits", "text"), ("text", "png"), ("text", "grid"), ("tokens", "text"), ("tokens", "png"), ("digits", "gif")],
 )
-def test_a_format_that_the_data_do_not_have_is_refused(ask: Ask, model: str, form: str) -> None:
+def test_a_format_unsuitable_for_the_data_is_refused(ask: Ask, model: str, form: str) -> None:
     assert refused(ask(model, "sample", format=form), 422).startswith("format: ")
 
 
-def test_a_picture_is_read_back_as_it_was_written(ask: Ask, desks: dict[str, Paper]) -> None:
+def test_an_image_is_read_back_unchanged(ask: Ask, desks: dict[str, Paper]) -> None:
     [text] = ask("digits", "sample", seed=3, format="png").json()["samples"]
     samples = ask("digits", "sample", seed=3).json()["samples"]
     assert ask("digits", "reconstruct", images=[text]).json()["samples"] == samples
@@ -93,7 +93,7 @@ def test_a_picture_is_read_back_as_it_was_written(ask: Ask, desks: dict[str, Pap
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP"])
-def test_pictures_of_another_size_are_scaled_only_on_request(ask: Ask, form: str) -> None:
+def test_images_of_another_size_are_scaled_only_on_request(ask: Ask, form: str) -> None:
     picture = png(np.full((20, 10, 3), 255, np.uint8), form)
     message = refused(ask("digits", "score", images=[picture]), 422)
     assert "10 x 20 pixels" in message and "8 x 8" in message and "resize: true" in message
@@ -101,7 +101,7 @@ def test_pictures_of_another_size_are_scaled_only_on_request(ask: Ask, form: str
     assert np.array(scored["samples"]).min() == 16
 
 
-def test_holes_are_white_or_one_and_the_rest_is_kept(ask: Ask, desks: dict[str, Paper]) -> None:
+def test_missing_values_are_white_or_one_and_the_rest_is_kept(ask: Ask, desks: dict[str, Paper]) -> None:
     x, mask = np.random.default_rng(0).integers(0, 17, (8, 8)), np.zeros((8, 8), np.uint8)
     mask[:4] = 255
     drawn = ask("digits", "impute", n=3, seed=1, x=x.tolist(), mask=png(mask)).json()
@@ -112,7 +112,7 @@ def test_holes_are_white_or_one_and_the_rest_is_kept(ask: Ask, desks: dict[str, 
     assert "no hole" in refused(ask("digits", "impute", x=x.tolist(), mask=[[0] * 8] * 8), 422)
 
 
-def test_holes_in_texts_are_a_character(ask: Ask) -> None:
+def test_missing_values_in_texts_are_a_character(ask: Ask) -> None:
     [text] = ask("text", "impute", text="ab_c", seed=2).json()["samples"]
     assert text[:2] == "ab" and text[3] == "c" and len(text) == 12
     assert "alphabet" in refused(ask("text", "impute", text="abc", hole="a"), 422)
@@ -136,14 +136,14 @@ def test_scores_and_latents_are_numbers(ask: Ask) -> None:
         ("sample", {"sampler": "repaint"}, "known: ancestral, ddim"),
         ("sample", {"n": 65}, "n: at most 64"),
         ("sample", {"steps": 1001}, "steps: at most 1000"),
-        ("sample", {"quality": "fast", "steps": 3}, "leave it out, or them"),
+        ("sample", {"quality": "fast", "steps": 3}, "give either quality, or"),
         ("sample", {"previews": 3}, "stream: true"),
         ("sample", {"stream": True, "format": "npz"}, "json or png"),
         ("sample", {"sed": 3}, "did you mean 'seed'?"),
         ("sample", {"deadline_seconds": 601}, "deadline_seconds: at most 600"),
         ("sample", {"n": True}, "n: "),
         ("impute", {"x": [[0]], "image": "QUFB", "mask": [[1]]}, "exactly one of"),
-        ("impute", {"x": [[0]]}, "need a mask"),
+        ("impute", {"x": [[0]]}, "give a mask with"),
         ("impute", {"x": [[[0] * 8] * 8], "mask": [[1] * 8] * 8, "quality": "fast"}, "has a key that is not known"),
         ("sample", {"format": "text"}, "ask for json, png, grid or npz"),
         ("impute", {"x": [[0]], "mask": [[1]]}, "x: must be nested lists of shape (1, 8, 8)"),
@@ -151,13 +151,13 @@ def test_scores_and_latents_are_numbers(ask: Ask) -> None:
         ("score", {"x": [[[0.5] * 8] * 8]}, "whole numbers"),
         ("score", {"x": [[[False] * 8] * 8]}, "whole numbers"),
         ("score", {"x": [[1], [1, 2]]}, "x: must be nested lists"),
-        ("score", {"texts": ["ab"]}, "no texts"),
+        ("score", {"texts": ["ab"]}, "data are not texts"),
         ("score", {}, "exactly one of"),
         ("decode", {"z": [[1.0]]}, "lists of 2 numbers"),
         ("encode", {"x": [[[0] * 8] * 8], "format": "png"}, "'json' or 'npz'"),
     ],
 )
-def test_what_cannot_be_done_is_told_with_the_field_and_the_remedy(
+def test_an_impossible_request_is_refused_with_field_and_remedy(
     ask: Ask, desks: dict[str, Paper], verb: str, fields: dict[str, Any], named: str
 ) -> None:
     assert named in refused(ask("digits", verb, **fields), 422)
@@ -168,13 +168,13 @@ def test_a_verb_that_the_model_lacks_is_refused(ask: Ask, desks: dict[str, Paper
     from tests.serving.desks import card
 
     desks["digits"].card_ = card("digits", DIGITS, verbs=("sample", "score"), quality={})
-    assert "it can: sample, score" in refused(ask("digits", "decode", z=[[1, 2]]), 422)
+    assert "supported: sample, score" in refused(ask("digits", "decode", z=[[1, 2]]), 422)
     assert "no curve" in refused(ask("digits", "sample", quality="fast"), 422)
 
 
 @pytest.mark.parametrize("form", ["json", "png", "npz", "grid"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1, 17])
-def test_what_is_no_sample_is_never_shown(ask: Ask, desks: dict[str, Paper], form: str, value: float) -> None:
+def test_samples_that_are_not_finite_are_never_sent(ask: Ask, desks: dict[str, Paper], form: str, value: float) -> None:
     def spoil(answer: JobResult) -> JobResult:
         samples = answer.arrays["samples"].astype(float)
         samples[0, 0, 0, 0] = value
@@ -186,7 +186,7 @@ def test_what_is_no_sample_is_never_shown(ask: Ask, desks: dict[str, Paper], for
     assert response.json()["code"] == "not_finite"
 
 
-def test_a_score_that_is_no_number_is_an_error(ask: Ask, desks: dict[str, Paper]) -> None:
+def test_a_score_that_is_not_a_number_is_an_error(ask: Ask, desks: dict[str, Paper]) -> None:
     desks["text"].spoil = lambda answer: JobResult(
         **{**vars(answer), "arrays": {"bits_per_dim": np.array([np.nan]), "standard_error": np.array([0.0])}}
     )

@@ -1,6 +1,6 @@
-"""Requests made from the OpenAPI document, right ones and wrong ones: the document is true, and nothing ends in a 5xx.
+"""Valid and invalid requests generated from the OpenAPI document: it is correct, and no answer has a status 5xx.
 
-The ordinary suite sends some 200, the one marked chaos 2,000, or as many as GEN_RAY_FUZZ says.
+The ordinary test sends about 200 requests, the one marked chaos 2,000 or the number in GEN_RAY_FUZZ.
 """
 
 import os
@@ -25,7 +25,7 @@ LONGEST = 4096
 
 
 def kinds(desks: dict[str, Paper]) -> Iterator[Any]:
-    """Yield a way to make requests for each operation, model and whether the body is to be a right one."""
+    """Yield a strategy of requests for each combination of operation, model and validity of the body."""
     app = build(desks, ApiSettings(keys=(ApiKey.of("anna", KEY),), hosts=("testserver",)))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers=HEADERS)
     for found in schema.get_all_operations():
@@ -37,7 +37,7 @@ def kinds(desks: dict[str, Paper]) -> Iterator[Any]:
 
 
 def fuzz(requests: int) -> Counter[int]:
-    """Send about so many requests and check each answer against the document. Return how many had which status."""
+    """Send about that many requests, check each answer against the document, and return the count by status."""
     statuses: Counter[int] = Counter()
     ways = list(kinds(street()))
     for way in ways:
@@ -52,8 +52,8 @@ def fuzz(requests: int) -> Counter[int]:
         def run(case: Case) -> None:
             response = case.call(headers=HEADERS)
             statuses[response.status_code] += 1
-            # a document cannot say of a model that it has no latent space, or of a picture which size it should have;
-            # and 413 is a refusal that the library does not know as one
+            # the document cannot state that a model lacks a latent space, or which size an image must have;
+            # and the library does not treat 413 as a refusal
             excluded = [positive_data_acceptance, *[negative_data_rejection] * (response.status_code == 413)]
             case.validate_response(response, excluded_checks=excluded)
             assert response.status_code < 500

@@ -1,4 +1,4 @@
-"""What is sent by mistake or on purpose: nothing of it is repeated or fetched, and none of it is the server's fault."""
+"""Malformed and malicious requests: the server neither echoes nor fetches them, and answers with a status 4xx."""
 
 import base64
 import gc
@@ -31,7 +31,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def bomb(width: int, height: int) -> bytes:
-    """Return 74 bytes that say they are a PNG of any size."""
+    """Return 74 bytes of a PNG whose header claims the given size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     data = chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
     whole = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data
@@ -85,14 +85,14 @@ def harmless(response: object) -> None:
 
 
 @pytest.mark.parametrize("raw", RAW.values(), ids=list(RAW))
-def test_raw_bytes(http: TestClient, raw: bytes, desks: dict[str, Paper]) -> None:
+def test_raw_bytes_are_refused(http: TestClient, raw: bytes, desks: dict[str, Paper]) -> None:
     for path in (SAMPLE, SCORE, DECODE):
         harmless(http.post(path, content=raw, headers={"Content-Type": "application/json"}))
     assert not desks["digits"].jobs
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "json"])
-def test_what_is_not_called_json_is_not_read(http: TestClient, kind: str) -> None:
+def test_a_body_with_another_content_type_is_not_read(http: TestClient, kind: str) -> None:
     response = http.post(SAMPLE, content=b'{"n": 1}', headers={"Content-Type": kind})
     harmless(response)
     assert response.status_code == 415
@@ -105,18 +105,18 @@ def test_what_is_not_called_json_is_not_read(http: TestClient, kind: str) -> Non
     {"images": ["é"]}, {"images": [base64.b64encode(MARKER.encode() * 20).decode()]}, {"images": [None]},
     {"texts": [MARKER]}, {"images": MARKER},
 ])  # fmt: skip
-def test_instances_that_are_none(ask: Ask, fields: dict[str, object]) -> None:
+def test_invalid_instances_are_refused(ask: Ask, fields: dict[str, object]) -> None:
     for model in ("digits", "colour", "text", "tokens"):
         harmless(ask(model, "score", **fields))
 
 
 @pytest.mark.parametrize("z", [[[1e400, 0]], [[10**400, 0]], [[1e300, 0]], [[0]], [[]], [], [[0, 0, 0]], [["0", "0"]]])
-def test_latents_that_are_none(http: TestClient, z: list[object]) -> None:
+def test_invalid_latents_are_refused(http: TestClient, z: list[object]) -> None:
     raw = json.dumps({"z": z}).replace("Infinity", "1e400").encode()
     harmless(http.post(DECODE, content=raw, headers={"Content-Type": "application/json"}))
 
 
-def test_paths_of_every_kind(http: TestClient) -> None:
+def test_unknown_paths_of_every_kind_are_refused(http: TestClient) -> None:
     for name in (MARKER, "..%2f..%2fetc%2fpasswd", "%00", "%ff%fe", "a" * 5000, "{}", "digits%0d%0aX:1"):
         harmless(http.get(f"/v1/models/{name}"))
         harmless(http.post(f"/v1/models/{name}/sample", json={}))
@@ -126,7 +126,7 @@ def test_paths_of_every_kind(http: TestClient) -> None:
 
 
 @pytest.mark.parametrize("filtered", ["ignore", "error"])
-def test_a_picture_that_says_it_is_huge_is_believed_and_refused(ask: Ask, filtered: Literal["ignore", "error"]) -> None:
+def test_an_image_whose_header_claims_a_huge_size_is_refused(ask: Ask, filtered: Literal["ignore", "error"]) -> None:
     warnings.simplefilter(filtered, Image.DecompressionBombWarning)
     huge = bomb(12_000, 12_000)
     assert len(huge) <= 80
@@ -149,7 +149,7 @@ def test_a_picture_that_says_it_is_huge_is_believed_and_refused(ask: Ask, filter
     assert psutil.Process().memory_info().rss - before < 50e6
 
 
-def test_pictures_that_break_off_or_are_of_another_kind(ask: Ask) -> None:
+def test_truncated_images_and_other_formats_are_refused(ask: Ask) -> None:
     gif = base64.b64encode(
         b"GIF89a\x08\x00\x08\x00\x80\x00\x00\x00\x00\x00\xff\xff\xff,\x00\x00\x00\x00\x08\x00\x08\x00"
     )
@@ -171,7 +171,7 @@ def test_pictures_that_break_off_or_are_of_another_kind(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_may_be_as_long_as_the_limit_and_no_longer(desks: dict[str, Paper], chunked: bool) -> None:
+def test_a_body_may_have_the_length_of_the_limit_but_not_more(desks: dict[str, Paper], chunked: bool) -> None:
     client = TestClient(build(desks, ApiSettings(body_bytes=1000)), base_url="http://localhost")
 
     def post(length: int) -> int:
@@ -186,7 +186,7 @@ def test_a_body_may_be_as_long_as_the_limit_and_no_longer(desks: dict[str, Paper
     assert client.post(SAMPLE, content=b"{}", headers={"Content-Length": "9" * 30}).status_code == 400
 
 
-def test_the_limit_is_a_mebibyte_unless_told(http: TestClient) -> None:
+def test_the_default_limit_is_a_mebibyte(http: TestClient) -> None:
     for length, status in ((2**20, 200), (2**20 + 1, 413)):
         response = http.post(SAMPLE, content=b"{}".ljust(length), headers={"Content-Type": "application/json"})
         assert response.status_code == status
@@ -201,7 +201,7 @@ def canary() -> Iterator[tuple[int, list[str]]]:
             hits.append(self.path)
             self.send_error(404)
 
-        do_HEAD = do_POST = do_GET  # noqa: N815 # the base class has them so
+        do_HEAD = do_POST = do_GET  # noqa: N815 # names of the base class
 
         def log_message(self, *_: object) -> None:
             pass

@@ -1,4 +1,4 @@
-"""What a replica does not load: each second of its start is one without it."""
+"""Imports of a replica: modules that it does not need are not loaded, because they delay its start."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A served model in one process: what each verb answers, what is refused, and how versions change under load."""
+"""The local model service: the answers of each verb, refusals, and changes of version under load."""
 
 import asyncio
 from collections.abc import Callable
@@ -58,7 +58,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: written(home / family, family) for family in ("ddpm", "vae", "tokens")}
 
 
-def test_a_sample_is_that_of_generate_and_says_how_it_was_made(folders: dict[str, Path]) -> None:
+def test_a_sample_equals_that_of_generate_and_has_its_settings(folders: dict[str, Path]) -> None:
     async def work(seat: LocalModelService) -> tuple[JobResult, JobResult]:
         return await seat.run(job(n=3, seed=5)), await seat.run(job(n=2, seed=5, sampler="heun", steps=4))
 
@@ -74,7 +74,7 @@ def test_a_sample_is_that_of_generate_and_says_how_it_was_made(folders: dict[str
 
 
 @pytest.mark.parametrize("family", ["ddpm", "vae", "tokens"])
-def test_completions_keep_what_is_known_and_scores_are_those_of_the_engine(
+def test_completions_keep_known_values_and_scores_equal_those_of_the_engine(
     folders: dict[str, Path], family: str
 ) -> None:
     x = images(2, seed=3)
@@ -98,7 +98,7 @@ def test_completions_keep_what_is_known_and_scores_are_those_of_the_engine(
     assert scored.notes["kind"] == by_engine.kind and scored.nfe == 5 * by_engine.nfe
 
 
-def test_the_latent_verbs_are_those_of_the_engine(folders: dict[str, Path]) -> None:
+def test_the_latent_verbs_give_the_results_of_the_engine(folders: dict[str, Path]) -> None:
     x = images(3, seed=3)
 
     async def work(seat: LocalModelService) -> list[JobResult]:
@@ -124,14 +124,14 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
         "steps: imputer 'focus' needs at least 11 steps, got 8",
     ),
     "quality": ("sample", {"quality": "best"}, 422, "gen-ray promote"),
-    "both": ("sample", {"quality": "best", "steps": 3}, 422, "leave those out"),
-    "n": ("sample", {"n": 9}, 422, "n: 9 samples in all; the most is 8"),
+    "both": ("sample", {"quality": "best", "steps": 3}, 422, "give either quality, or"),
+    "n": ("sample", {"n": 9}, 422, "n: 9 samples in all; the maximum is 8"),
     "work": ("sample", {"n": 8, "steps": 20, "sampler": "ancestral"}, 422, "work: 2,560"),
     "hole": (
         "impute",
         {"x": images(1).numpy(), "mask": np.ones((1, 1, 4, 4), bool), "sampler": "replacement", "steps": 5},
         422,
-        "mask: there is no hole to fill",
+        "mask: nothing is missing in an instance",
     ),
     "latent": ("encode", {"x": images(1).numpy()}, 422, "has no latent space"),
     "nothing": ("score", {}, 422, "score: needs at least one instance"),
@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_done_is_refused_in_one_line(folders: dict[str, Path], name: str) -> None:
+def test_an_impossible_job_is_refused_in_one_line(folders: dict[str, Path], name: str) -> None:
     verb, fields, status, words = REFUSED[name]
     heard: list[Any] = []
 
@@ -149,7 +149,10 @@ def test_what_cannot_be_done_is_refused_in_one_line(folders: dict[str, Path], na
 
     with pytest.raises(RequestRefusedError) as refused:
         with_seat(
-            folders["ddpm"], work, limits=RequestLimits(n=8, work=2000), told=lambda outcome, _: heard.append(outcome)
+            folders["ddpm"],
+            work,
+            limits=RequestLimits(n=8, work=2000),
+            on_finished=lambda outcome, _: heard.append(outcome),
         )
     assert refused.value.refusal.status == status and words in refused.value.refusal.message
     assert "\n" not in refused.value.refusal.message and heard == [refused.value.refusal]
@@ -165,7 +168,7 @@ def test_out_of_memory_is_a_refusal_and_one_line_in_the_log(
         def full(*args: Any) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
 
-        seat.edition.model.net.forward = full
+        seat.current.model.net.forward = full
         with pytest.raises(RequestRefusedError) as refused:
             await seat.run(asked)
         assert (refused.value.refusal.status, refused.value.refusal.code) == (413, "too_large")
@@ -176,7 +179,7 @@ def test_out_of_memory_is_a_refusal_and_one_line_in_the_log(
     assert not line.exc_info
 
 
-def test_a_stream_shows_the_way_and_ends_with_the_answer(folders: dict[str, Path]) -> None:
+def test_a_stream_has_previews_and_ends_with_the_answer(folders: dict[str, Path]) -> None:
     async def work(seat: LocalModelService) -> list[StreamPreview | JobResult]:
         return [event async for event in seat.stream(job(n=2, seed=1, sampler="ancestral", previews=4))]
 
@@ -187,7 +190,7 @@ def test_a_stream_shows_the_way_and_ends_with_the_answer(folders: dict[str, Path
         assert 0 < event.done < event.total == 40
 
 
-def test_who_leaves_is_given_up(folders: dict[str, Path]) -> None:
+def test_the_job_of_a_client_that_leaves_is_cancelled(folders: dict[str, Path]) -> None:
     async def work(seat: LocalModelService) -> None:
         long = job(n=200, sampler="ancestral", seed=1, previews=3)
         task = asyncio.create_task(seat.run(long))
@@ -196,7 +199,7 @@ def test_who_leaves_is_given_up(folders: dict[str, Path]) -> None:
         stream = seat.stream(long)
         await anext(stream)
         await stream.aclose()
-        ledger = seat.edition.batcher.ledger
+        ledger = seat.current.batcher.ledger
         for _ in range(200):
             if ledger.requests == 0:
                 break
@@ -210,7 +213,7 @@ def test_who_leaves_is_given_up(folders: dict[str, Path]) -> None:
 
 
 class Shelf:
-    """A source whose newest version is what a test says."""
+    """A source whose newest version is set by the test."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.now, self.fault = folder, Release(version="1"), None
@@ -224,7 +227,7 @@ class Shelf:
         return self.folder / release.version
 
 
-def test_versions_change_under_load_without_a_request_lost_and_a_bad_one_changes_nothing(tmp_path: Path) -> None:
+def test_versions_change_under_load_without_lost_requests_and_a_bad_version_is_ignored(tmp_path: Path) -> None:
     shelf = Shelf(tmp_path)
     for version in ("1", "2", "3"):
         written(tmp_path / version, seed=int(version))
@@ -258,10 +261,10 @@ def test_versions_change_under_load_without_a_request_lost_and_a_bad_one_changes
     first, second, third, fourth, fifth = asyncio.run(work())
     assert first is None and second is None and fourth is None
     assert third is not None and "version 3 is not served" in third and "weights.safetensors" in third
-    assert fifth is not None and "newer versions cannot be looked for: the store does not answer" in fifth
+    assert fifth is not None and "cannot check for newer versions: the store does not answer" in fifth
     assert {answer.version for answer in answers} == {"1", "2"}
     by_version = {(a.version, a.seed): a.arrays["samples"].astype(int) for a in answers}
-    for answer in answers:  # each is wholly of the version that it names
+    for answer in answers:  # each answer comes from exactly the version that it names
         one = by_version[answer.version, answer.seed]
         assert np.abs(answer.arrays["samples"].astype(int) - one).max() <= 1
     assert (by_version["1", 0] != by_version["2", 0]).any()
@@ -322,7 +325,7 @@ def test_a_figure_that_is_not_finite_is_null_in_the_card(tmp_path: Path) -> None
     assert sent["metrics"] == {"eval/standard_error": None, "eval/bits_per_dim": 1.5}
 
 
-def test_a_version_whose_samples_are_not_those_of_its_promotion_is_not_served(folders: dict[str, Path]) -> None:
+def test_a_version_whose_samples_differ_from_its_promotion_is_not_served(folders: dict[str, Path]) -> None:
     of, choice = artifact.load(folders["ddpm"]), SamplerChoice("ddim", 3)
     right = Release(
         version="4", quality={"fast": choice}, fingerprint=fingerprint(of, choice, CPU), build=build(of, CPU)
@@ -345,10 +348,10 @@ def test_a_version_whose_samples_are_not_those_of_its_promotion_is_not_served(fo
     wrong = replace(right, fingerprint="0" * 64)
     with pytest.raises(RunError, match="fixed samples have SHA-256"):
         asyncio.run(work(wrong))
-    asyncio.run(work(replace(wrong, build="another machine")))  # there it need not be the same
+    asyncio.run(work(replace(wrong, build="another machine")))  # the samples of another machine may differ
 
 
-def test_quality_picks_what_was_measured(folders: dict[str, Path]) -> None:
+def test_quality_selects_the_measured_sampler(folders: dict[str, Path]) -> None:
     class Promoted(FolderSource):
         def newest(self) -> Release:
             choices = {
@@ -376,7 +379,7 @@ def test_quality_picks_what_was_measured(folders: dict[str, Path]) -> None:
 
 
 def test_other_weights_of_a_served_run_are_another_version(tmp_path: Path) -> None:
-    """gen-ray ema replaces the artifact of a run: the samples served change together with the version."""
+    """After gen-ray ema replaces the artifact of a run, samples and version change together."""
     folder = written(tmp_path / "run-1" / "artifact", seed=0)
 
     async def work(seat: LocalModelService) -> list[Any]:

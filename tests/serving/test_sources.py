@@ -1,4 +1,4 @@
-"""A MODEL is found by its folder, its run, or its run in MLflow, and other weights are another version."""
+"""Sources of models: a folder, a run, or a run in MLflow; other weights are another version."""
 
 from pathlib import Path
 

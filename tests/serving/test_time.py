@@ -1,4 +1,4 @@
-"""Deadlines, clients that leave, refusals on the way, and streams, through a plain ASGI harness where time counts."""
+"""Deadlines, disconnects, late errors and streams; tests that measure time use a plain ASGI harness."""
 
 import asyncio
 import base64
@@ -24,7 +24,7 @@ BUSY = ErrorReply(status=429, code="busy", message="the queue is full", retry_af
 
 
 class Line:
-    """One request by hand: what the server sends is kept with when it came, and the client hangs up when told to."""
+    """One ASGI request: records each message with its time; the client disconnects when the test sets hung_up."""
 
     def __init__(self, app: Any, body: dict[str, object], *, model: str = "digits", verb: str = "sample") -> None:
         self.app, self.sent, self.hung_up = app, [], asyncio.Event()  # type: ignore[var-annotated]
@@ -57,7 +57,7 @@ class Line:
 
 
 def run(work: Coroutine[Any, Any, None]) -> float:
-    """Return how many seconds it took."""
+    """Run the work and return its duration in seconds."""
     started = time.monotonic()
     asyncio.run(work)
     return time.monotonic() - started
@@ -85,7 +85,7 @@ async def until(true: Any) -> None:
     {"x-request-disconnect-disabled": "?1", "x-request-timeout-seconds": "-1"},
 ])  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
-def test_the_deadline_holds_whatever_headers_say(
+def test_the_deadline_holds_for_any_headers(
     http: TestClient, desks: dict[str, Paper], headers: dict[str, str], stream: bool
 ) -> None:
     desks["digits"].step_seconds = 2.0
@@ -110,7 +110,7 @@ def test_the_deadline_holds_for_work_that_does_not_end_when_cancelled(app: Any, 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("verb", ["sample", "impute"])
-def test_work_is_given_up_as_soon_as_the_client_hangs_up(
+def test_work_is_cancelled_when_the_client_disconnects(
     app: Any, desks: dict[str, Paper], stream: bool, verb: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     desk = desks["digits"]
@@ -133,7 +133,7 @@ def test_work_is_given_up_as_soon_as_the_client_hangs_up(
     assert line["code"] == "cancelled" and line["status"] == (200 if stream else 499)
 
 
-def test_fifty_clients_hang_up(app: Any, desks: dict[str, Paper]) -> None:
+def test_the_work_of_fifty_clients_that_disconnect_is_cancelled(app: Any, desks: dict[str, Paper]) -> None:
     desks["digits"].step_seconds = 0.5
 
     async def scene() -> None:
@@ -150,7 +150,7 @@ def test_fifty_clients_hang_up(app: Any, desks: dict[str, Paper]) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_refusal_before_the_first_event_is_a_status(ask: Ask, desks: dict[str, Paper], stream: bool) -> None:
+def test_an_error_before_the_first_event_is_a_status(ask: Ask, desks: dict[str, Paper], stream: bool) -> None:
     desks["digits"].trouble = RequestRefusedError(BUSY)
     response = ask("digits", "sample", stream=stream)
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
@@ -163,7 +163,7 @@ def test_a_refusal_before_the_first_event_is_a_status(ask: Ask, desks: dict[str,
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_fault_is_told_in_the_log_alone(
+def test_details_of_a_server_error_are_only_in_the_log(
     ask: Ask, desks: dict[str, Paper], stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     desks["digits"].trouble = ZeroDivisionError("secret of the house")
@@ -176,7 +176,7 @@ def test_a_fault_is_told_in_the_log_alone(
 @pytest.mark.parametrize(
     ("trouble", "code", "status"), [(RequestRefusedError(BUSY), "busy", 429), (OSError("x"), "internal", 500)]
 )
-def test_trouble_on_the_way_is_the_last_event(
+def test_an_error_during_a_stream_is_the_last_event(
     ask: Ask, desks: dict[str, Paper], trouble: Exception, code: str, status: int
 ) -> None:
     desks["digits"].trouble, desks["digits"].late = trouble, True
@@ -188,7 +188,7 @@ def test_trouble_on_the_way_is_the_last_event(
     )
 
 
-def test_a_deadline_on_the_way_is_the_last_event(ask: Ask, desks: dict[str, Paper]) -> None:
+def test_a_deadline_during_a_stream_is_the_last_event(ask: Ask, desks: dict[str, Paper]) -> None:
     desks["digits"].step_seconds = 0.05
     *previews, (name, data) = events(ask("digits", "sample", stream=True, deadline_seconds=0.22).text)
     assert 1 <= len(previews) <= 4 and (name, data["code"], data["status"]) == ("error", "deadline", 504)
@@ -196,7 +196,7 @@ def test_a_deadline_on_the_way_is_the_last_event(ask: Ask, desks: dict[str, Pape
 
 
 @pytest.mark.parametrize("form", ["json", "png"])
-def test_previews_and_then_the_result_as_without_a_stream(ask: Ask, form: str) -> None:
+def test_a_stream_has_previews_and_the_result_of_a_plain_request(ask: Ask, form: str) -> None:
     response = ask("digits", "sample", n=2, seed=4, stream=True, format=form, previews=5)
     assert response.headers["content-type"].startswith("text/event-stream")
     told = events(response.text)
@@ -210,12 +210,12 @@ def test_previews_and_then_the_result_as_without_a_stream(ask: Ask, form: str) -
     assert (grey[12:] == 128).all()
 
 
-def test_a_stream_may_have_no_previews_and_else_has_ten(ask: Ask) -> None:
+def test_a_stream_has_ten_previews_unless_they_are_disabled(ask: Ask) -> None:
     assert [name for name, _ in events(ask("digits", "sample", stream=True, previews=0).text)] == ["result"]
     assert len(events(ask("digits", "sample", stream=True).text)) == 11
 
 
-def test_what_is_undecided_in_a_text_is_a_dot(ask: Ask) -> None:
+def test_undecided_characters_of_a_text_are_dots(ask: Ask) -> None:
     told = events(ask("text", "sample", seed=1, stream=True).text)
     [final] = told[-1][1]["samples"]
     assert told[0][1]["texts"] == [final[:1] + "·" * 11] and told[4][1]["texts"] == [final[:6] + "·" * 6]
@@ -223,7 +223,7 @@ def test_what_is_undecided_in_a_text_is_a_dot(ask: Ask) -> None:
     assert tokens[0][1]["samples"] == [[-1] * 6]
 
 
-def test_a_stream_says_that_it_lives_and_sends_each_event_at_once(app: Any, desks: dict[str, Paper]) -> None:
+def test_a_stream_has_heartbeats_and_sends_each_event_at_once(app: Any, desks: dict[str, Paper]) -> None:
     desks["digits"].step_seconds = 0.12
 
     async def scene() -> None:
@@ -238,7 +238,7 @@ def test_a_stream_says_that_it_lives_and_sends_each_event_at_once(app: Any, desk
     run(scene())
 
 
-def test_a_body_that_does_not_come_in_is_not_waited_for(desks: dict[str, Paper]) -> None:
+def test_the_wait_for_a_missing_body_is_limited(desks: dict[str, Paper]) -> None:
     async def scene() -> None:
         line = Line(build(desks, ApiSettings(body_seconds=0.1)), {})
         line.body = None
@@ -249,7 +249,7 @@ def test_a_body_that_does_not_come_in_is_not_waited_for(desks: dict[str, Paper])
 
 
 @pytest.mark.parametrize("way", ["disconnect", "KeyError", "StopAsyncIteration", "cancelled"])
-def test_a_client_that_leaves_while_it_sends_is_no_fault(
+def test_a_client_that_disconnects_while_it_sends_is_not_a_server_error(
     app: Any, desks: dict[str, Paper], way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts: list[Any] = [{"type": "http.request", "body": b'{"n"', "more_body": True}]
@@ -278,7 +278,7 @@ def test_a_client_that_leaves_while_it_sends_is_no_fault(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_body_without_end_is_read_no_further_than_the_limit(app: Any) -> None:
+def test_an_endless_body_is_read_up_to_the_limit_only(app: Any) -> None:
     taken = 0
 
     async def endless() -> dict[str, object]:
@@ -294,7 +294,7 @@ def test_a_body_without_end_is_read_no_further_than_the_limit(app: Any) -> None:
     run(scene())
 
 
-def test_a_model_that_does_not_say_what_it_is_is_not_waited_for(desks: dict[str, Paper]) -> None:
+def test_the_wait_for_the_card_of_a_model_is_limited(desks: dict[str, Paper]) -> None:
     class Silent(Paper):
         async def card(self) -> Any:
             await asyncio.sleep(10)

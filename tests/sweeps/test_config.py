@@ -1,4 +1,4 @@
-"""A sweep is known to be possible before anything of it starts."""
+"""Sweep configuration: an impossible sweep is refused before anything starts."""
 
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ def written(folder: Path, base: dict[str, Any] = BASE, **keys: Any) -> Path:
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
-def test_a_shipped_sweep_is_possible_in_every_corner(file: Path) -> None:
+def test_every_corner_of_a_shipped_sweep_is_valid(file: Path) -> None:
     plan = load(file)
     assert dump(load(file)) == dump(plan)
     experiments = [plan.experiment(point) for point in plan.corners()]
@@ -39,7 +39,7 @@ def test_a_shipped_sweep_is_possible_in_every_corner(file: Path) -> None:
         experiment.model(digits.spec()).build_net()
 
 
-def test_a_key_that_depends_on_another_is_there_only_with_it(tmp_path: Path) -> None:
+def test_a_conditional_key_occurs_only_with_the_key_it_depends_on(tmp_path: Path) -> None:
     space = {
         "family.latent_dim": {"choice": [2, 4]},
         "training.learning_rate": {"choice": [1e-3, 2e-3], "when": {"family.latent_dim": 2}},
@@ -53,14 +53,14 @@ def test_a_key_that_depends_on_another_is_there_only_with_it(tmp_path: Path) -> 
     ]
 
 
-def test_overrides_reach_the_sweep_by_its_own_keys_and_all_trials_by_others(tmp_path: Path) -> None:
+def test_overrides_of_sweep_keys_change_the_sweep_and_others_all_trials(tmp_path: Path) -> None:
     plan = load(written(tmp_path), ["trials=1", "training.epochs=3", "space.family.latent_dim.choice=[7]"])
     [point] = plan.grid()
     assert plan.sweep.trials == 1 and point == {"family.latent_dim": 7}
     assert plan.experiment(point).training.epochs == 3 and plan.experiment(point).family.latent_dim == 7
 
 
-def test_a_space_too_large_for_a_grid_is_none_for_a_random_search(tmp_path: Path) -> None:
+def test_a_space_too_large_for_a_grid_is_valid_for_a_random_search(tmp_path: Path) -> None:
     names = ("training.seed", "training.epochs", "family.latent_dim")
     space = {name: {"choice": list(range(1, 101))} for name in names}
     with pytest.raises(UserError, match="more than 51200 points"):
@@ -71,7 +71,7 @@ def test_a_space_too_large_for_a_grid_is_none_for_a_random_search(tmp_path: Path
 LARGE = {f"family.key{number}": {"choice": list(range(5))} for number in range(5)}
 
 
-def test_of_a_large_space_every_value_and_every_pair_is_among_its_corners() -> None:
+def test_the_corners_of_a_large_space_cover_every_value_and_pair() -> None:
     space = {
         "first": SearchAxis(choice=list(range(700))),
         **{key: SearchAxis(**axis) for key, axis in LARGE.items()},
@@ -88,7 +88,7 @@ def test_of_a_large_space_every_value_and_every_pair_is_among_its_corners() -> N
     assert len(pairs) == 10 * 5 * 5
 
 
-def test_a_mistake_in_a_large_space_is_found_in_whichever_axis_it_is(tmp_path: Path) -> None:
+def test_an_error_in_any_axis_of_a_large_space_is_found(tmp_path: Path) -> None:
     names = (
         "training.seed",
         "family.latent_dim",
@@ -124,7 +124,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"space": RATE, "searcher": {"name": "random"}}, "trials: searcher random needs"),
     (
         {"space": {"family.latent_dim": {"choice": [2], "when": {"family.likelihod": 1}}}},
-        "must be a key that space names before",
+        "must be a key declared earlier in space",
     ),
     ({"space": {"family.latent_dim.x": {"choice": [2]}}}, "latent_dim is a single value"),
     ({"metric": "eval/bits"}, r"did you mean 'eval/bits_per_dim'"),
@@ -151,19 +151,19 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("keys", "told"), WRONG, ids=[told for _, told in WRONG])
-def test_a_mistake_costs_no_trial(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
+def test_an_error_is_found_before_the_first_trial(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
     with pytest.raises(UserError, match=told) as fault:
         load(written(tmp_path, **keys))
     assert "\n" not in str(fault.value)
 
 
-def test_grace_is_measured_against_the_longest_trial(tmp_path: Path) -> None:
+def test_the_grace_period_is_compared_with_the_longest_trial(tmp_path: Path) -> None:
     changes = {"scheduler": {"name": "asha", "grace_epochs": 50}, "metric": "validation/loss_nats"}
     plan = load(written(tmp_path, **changes, space={"training.epochs": {"choice": [10, 60]}}))
     assert plan.epochs == 60
 
 
-def test_a_population_is_possible_with_what_may_change(tmp_path: Path) -> None:
+def test_a_population_is_valid_with_keys_that_may_change(tmp_path: Path) -> None:
     space = {
         **RATE,
         "training.betas": {"choice": [[0.9, 0.99], [0.5, 0.9]]},
@@ -173,7 +173,7 @@ def test_a_population_is_possible_with_what_may_change(tmp_path: Path) -> None:
     assert plan.sweep.scheduler.name == "pbt"
 
 
-def test_a_loss_that_means_another_thing_in_every_trial_ranks_none(tmp_path: Path) -> None:
+def test_losses_that_are_not_comparable_between_trials_are_refused(tmp_path: Path) -> None:
     space = {"family.schedule": {"choice": ["linear", "cosine"]}}
     with pytest.raises(UserError, match=r"is not comparable between values of family.schedule"):
         load(written(tmp_path, DDPM, space=space, metric="validation/loss_nats"))
@@ -203,7 +203,7 @@ UNRANKABLE = [
 
 
 @pytest.mark.parametrize(("metric", "space", "key", "settings"), UNRANKABLE)
-def test_a_sweep_whose_figures_could_not_be_ranked_is_refused(
+def test_a_sweep_whose_metrics_cannot_be_ranked_is_refused(
     tmp_path: Path, metric: str, space: dict[str, Any], key: str, settings: dict[str, Any]
 ) -> None:
     searcher = {"name": "random"}
@@ -221,13 +221,13 @@ def test_a_sweep_whose_figures_could_not_be_ranked_is_refused(
         ("eval/bits_per_dim", {"evaluation.samples": {"choice": [10, 20]}}),
     ],
 )
-def test_a_sweep_of_comparable_figures_is_possible(tmp_path: Path, metric: str, space: dict[str, Any]) -> None:
+def test_a_sweep_of_comparable_metrics_is_valid(tmp_path: Path, metric: str, space: dict[str, Any]) -> None:
     searcher = {"name": "random"}
     assert load(written(tmp_path, metric=metric, space=space, searcher=searcher, trials=4)).first
 
 
-def test_a_kept_plan_is_the_same_one_below_a_moved_storage(tmp_path: Path) -> None:
-    """Also where the YAML names the storage; every other change, and another order of the space, is one."""
+def test_a_stored_plan_is_the_same_after_its_storage_moved(tmp_path: Path) -> None:
+    """Also if the YAML names the storage; any other change, including the order of the space, makes another plan."""
     base = {"family": {"name": "vae"}, "name": "base", "storage": {"root": "old"}}
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
     space = {"training.seed": {"choice": [1, 2]}, "training.learning_rate": {"choice": [1e-5, 1e-3]}}

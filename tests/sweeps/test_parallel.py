@@ -1,4 +1,4 @@
-"""Parallel coordinates can be read: no text covers another or leaves the picture, and every trial is a line."""
+"""The plot of parallel coordinates: texts do not overlap or leave the picture, and every trial is a line."""
 
 import itertools
 from typing import Any
@@ -43,7 +43,7 @@ def drawn(space: dict[str, SearchAxis], sign: int = 1) -> tuple[Figure, list[tup
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_no_text_covers_another_and_all_is_in_the_picture(name: str) -> None:
+def test_texts_do_not_overlap_and_are_inside_the_picture(name: str) -> None:
     space = {key: SearchAxis(**axis) for key, axis in SPACES[name].items()}
     figure, _ = drawn(space)
     canvas = FigureCanvasAgg(figure)

@@ -1,4 +1,4 @@
-"""Who copies whom, and with which settings: laws that hold for every draw."""
+"""Population based training: laws of the copies and their settings that hold for every draw."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ def started(rng: np.random.Generator) -> dict[str, Any]:
 
 
 @given(seed=st.integers(0, 2**32), resample=st.floats(0, 1))
-def test_a_hundred_turns_stay_within_the_ends_and_are_a_function_of_the_seed(seed: int, resample: float) -> None:
+def test_a_hundred_steps_stay_within_the_bounds_and_depend_on_the_seed_only(seed: int, resample: float) -> None:
     def walked() -> list[dict[str, Any]]:
         rng = np.random.default_rng(seed)
         points = [started(rng)]
@@ -42,10 +42,10 @@ def test_a_hundred_turns_stay_within_the_ends_and_are_a_function_of_the_seed(see
     for point in points:
         assert 1e-4 <= point["rate"] <= 1e-1 and 0 <= point["decay"] <= 1 and point["clip"] in SPACE["clip"].ends
         assert isinstance(point["width"], int) and 1 <= point["width"] <= 9
-        assert ("betas" in point) == (point["clip"] in (0.5, 1.0)), "a key is there only with the one it depends on"
+        assert ("betas" in point) == (point["clip"] in (0.5, 1.0)), "a key occurs only with the key it depends on"
 
 
-def test_without_fresh_values_a_step_is_a_factor_or_a_neighbour() -> None:
+def test_without_resampling_a_step_is_a_factor_or_a_neighbour() -> None:
     rng, steps = np.random.default_rng(0), set()
     for _ in range(50):
         found = explored({key: SPACE[key] for key in ("rate", "clip")}, {"rate": 1e-2, "clip": 0.5}, 0.0, rng)
@@ -58,7 +58,7 @@ def test_without_fresh_values_a_step_is_a_factor_or_a_neighbour() -> None:
     [
         ({0: 3.0, 1: 1.0, 2: 2.0, 3: 4.0}, 0.25, {3: {1}}),
         ({0: 3.0, 1: 1.0, 2: 2.0, 3: 4.0}, 0.5, {3: {1, 2}, 0: {1, 2}}),
-        ({0: 3.0, 1: 1.0, 2: float("nan")}, 0.5, {2: {1}}),  # half of three is one; no number is the worst
+        ({0: 3.0, 1: 1.0, 2: float("nan")}, 0.5, {2: {1}}),  # half of three is one; nan is the worst
         ({4: 1.0, 7: 1.0}, 0.1, {7: {4}}),
         ({0: 1.0}, 0.5, {}),
     ],

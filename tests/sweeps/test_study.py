@@ -1,4 +1,4 @@
-"""The record of a sweep outlives its driver."""
+"""The record of a sweep, which remains after the death of its driver."""
 
 import time
 from pathlib import Path
@@ -33,7 +33,7 @@ def asked(record: Study) -> list[tuple[int, Any]]:
 
 
 @pytest.mark.parametrize("searcher", ["random", "tpe"])
-def test_whoever_opens_it_after_a_kill_goes_on_where_it_stood(tmp_path: Path, searcher: str) -> None:
+def test_a_record_reopened_after_a_kill_continues_at_the_same_point(tmp_path: Path, searcher: str) -> None:
     keys = {"space": MIXED, "searcher": {"name": searcher, "seed": 3}, "trials": 6}
     first = study(tmp_path, **keys)
     begun = [first.ask() for _ in range(4)]
@@ -42,7 +42,7 @@ def test_whoever_opens_it_after_a_kill_goes_on_where_it_stood(tmp_path: Path, se
     first.tell(2, {}, error="boom", reason="bang")
     again = study(tmp_path, **keys)
     rest = asked(again)
-    assert rest[:2] == [begun[1], begun[3]], "the live ones come first, as they were"
+    assert rest[:2] == [begun[1], begun[3]], "running trials come first, unchanged"
     assert [number for number, _ in rest] == [1, 3, 4, 5]
     for number, _ in rest:
         again.tell(number, {BITS: 3.0 + number, COST: 1.0 / (1 + number)})
@@ -59,12 +59,12 @@ def test_whoever_opens_it_after_a_kill_goes_on_where_it_stood(tmp_path: Path, se
 
 
 def test_the_minutes_of_a_resumed_trial_leave_out_the_time_without_a_driver(tmp_path: Path) -> None:
-    """A trial of a sweep that was interrupted overnight would otherwise have taken hours."""
+    """Otherwise a trial of a sweep that was interrupted overnight would have a duration of hours."""
     keys = {"space": {"family.latent_dim": {"choice": [1, 2]}}}
     first = study(tmp_path, **keys)
     asked(first)
     time.sleep(0.3)
-    first.tell(1, {BITS: 2.0})  # the last that this driver records
+    first.tell(1, {BITS: 2.0})  # the last record of this driver
     for _ in range(2):
         time.sleep(0.5)
         again = study(tmp_path, **keys)
@@ -75,7 +75,7 @@ def test_the_minutes_of_a_resumed_trial_leave_out_the_time_without_a_driver(tmp_
     assert trial.duration is not None and 0.5 <= result.seconds <= trial.duration.total_seconds() - 1.0
 
 
-def test_points_known_beforehand_are_distinct_and_a_function_of_the_seed(tmp_path: Path) -> None:
+def test_predetermined_points_are_distinct_and_depend_on_the_seed_only(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"space": MIXED, "trials": 8}
     by_seed = [
         predetermined_points(load(written(tmp_path, searcher={"name": "random", "seed": s}, **keys))) for s in (1, 1, 2)
@@ -86,7 +86,7 @@ def test_points_known_beforehand_are_distinct_and_a_function_of_the_seed(tmp_pat
     assert points is not None and sorted(point["family.latent_dim"] for point in points) == [1, 2, 3]
 
 
-def test_a_trial_without_a_finite_figure_has_failed(tmp_path: Path) -> None:
+def test_a_trial_without_a_finite_metric_has_failed(tmp_path: Path) -> None:
     record = study(tmp_path, space={"family.latent_dim": {"choice": [1, 2, 3]}})
     asked(record)
     record.tell(0, {BITS: float("nan")})
@@ -99,7 +99,7 @@ def test_a_trial_without_a_finite_figure_has_failed(tmp_path: Path) -> None:
     assert pictures(record) == {}
 
 
-def test_a_trial_that_went_on_as_a_copy_is_shown_with_the_settings_it_ended_with(tmp_path: Path) -> None:
+def test_a_trial_that_became_a_copy_is_shown_with_its_final_settings(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"space": MIXED, "searcher": {"name": "random"}, "trials": 3}
     record = study(tmp_path, **keys)
     begun = dict(asked(record))
@@ -108,7 +108,9 @@ def test_a_trial_that_went_on_as_a_copy_is_shown_with_the_settings_it_ended_with
     copies = record.copy(2, TrialCopy(epoch=20, donor=0, point=near))
     assert [str(copy) for copy in copies] == ["001 at epoch 10", "000 at epoch 20"] and record.point(2) == near
     again = study(tmp_path, **keys)
-    assert dict(asked(again))[2] == near and again.copies(2) == copies, "settings in force survive the driver"
+    assert dict(asked(again))[2] == near and again.copies(2) == copies, (
+        "current settings remain after the driver's death"
+    )
     for number in range(3):
         again.tell(number, {BITS: float(number)})
     ended = again.results()
@@ -118,7 +120,7 @@ def test_a_trial_that_went_on_as_a_copy_is_shown_with_the_settings_it_ended_with
     assert lines[2][2] == "0.005" and lines[2][5] == "finished, from 001 at epoch 10, from 000 at epoch 20"
 
 
-def test_the_front_holds_what_nothing_betters() -> None:
+def test_the_front_holds_the_points_that_are_not_dominated() -> None:
     points = {0: (1.0, 5.0), 1: (2.0, 3.0), 2: (2.0, 4.0), 3: (3.0, 3.0), 4: (4.0, 1.0)}
     assert front(points) == [0, 1, 4]
 
@@ -131,7 +133,7 @@ def journal_lines(folder: Path) -> list[bytes]:
 
 
 @pytest.mark.parametrize("cut", [1, 20, 0], ids=["line end", "half a line", "zeros behind"])
-def test_a_record_whose_last_line_was_not_written_whole_goes_on_without_it(tmp_path: Path, cut: int) -> None:
+def test_a_record_continues_without_a_partial_last_line(tmp_path: Path, cut: int) -> None:
     first = study(tmp_path, **GRID)
     point = first.ask()[1]
     first.tell(0, {BITS: 2.0, COST: 0.1})
@@ -140,7 +142,7 @@ def test_a_record_whose_last_line_was_not_written_whole_goes_on_without_it(tmp_p
     again = study(tmp_path, **GRID)
     rest = asked(again)
     assert [number for number, _ in rest] == ([0, 1, 2, 3] if cut else [1, 2, 3]), (
-        "trial 0 is repeated where its end was cut off"
+        "trial 0 is repeated if its end was cut off"
     )
     for number, _ in rest:
         again.tell(number, {BITS: 3.0, COST: 0.1})
@@ -149,7 +151,7 @@ def test_a_record_whose_last_line_was_not_written_whole_goes_on_without_it(tmp_p
 
 
 @pytest.mark.parametrize("lines", [0, 1, 3])
-def test_a_grid_whose_process_was_killed_while_it_was_laid_down_is_completed(tmp_path: Path, lines: int) -> None:
+def test_a_grid_whose_writer_was_killed_is_completed(tmp_path: Path, lines: int) -> None:
     points = [point for _, point in asked(study(tmp_path, **GRID))]
     cut = tmp_path / "cut"
     cut.mkdir()

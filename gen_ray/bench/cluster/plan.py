@@ -1,4 +1,4 @@
-"""What a plan is held against: the rates of so many workers of this machine, and what the plan makes of one of them."""
+"""Check of the scaling model on this machine: measured rates of several workers against their forecasts."""
 
 import os
 import time
@@ -22,37 +22,36 @@ TIMES = 30
 
 @dataclass(frozen=True)
 class CheckedForecast:
-    """A forecast, and the images per second of each round that it is held against."""
+    """A forecast, and the measured images per second of each round."""
 
     forecast: Forecast
     measured: list[float]
 
     @property
     def ratio(self) -> float:
-        """Return what was measured, against what was forecast."""
+        """Return the measured rate divided by the forecast."""
         return median(self.measured) / self.forecast.images_per_second
 
 
 def check(experiment: Experiment, numbers: Sequence[int], *, rounds: int, steps: int) -> list[CheckedForecast]:
-    """Return forecasts for numbers of workers of one thread on this machine, and what these really do."""
+    """Return forecasts and measured rates for numbers of single-threaded workers on this machine."""
     experiments = {number: _with(experiment, number) for number in {1, 2, *numbers}}
     prepared = prepare_data(experiment)
-    load = RunWorkload.of(experiment, prepared, experiment.model(prepared.spec).build_net())
+    workload = RunWorkload.of(experiment, prepared, experiment.model(prepared.spec).build_net())
     cores = os.cpu_count() or 1
     full = max(number for number in experiments if number <= cores)
     with connected(experiments[max(experiments)].scaling):
-        alone, among = (
+        single, among = (
             on_workers(experiments[number], _pacing, most=max(numbers), rounds=rounds) for number in (1, full)
         )
-        within = NetworkLink(*on_workers(experiments[2], _linking, size=load.gradient_bytes // 4))
+        within = NetworkLink(*on_workers(experiments[2], _linking, size=workload.gradient_bytes // 4))
         rates = scaling_rates([experiments[number] for number in numbers], rounds=rounds, steps=steps)
     share = experiment.data.batch_size // full
-    crowded = among[share] / alone[share] if share in alone else 1.0
-    site = Topology(per_node=max(numbers), within=within, between=within, threads=1, cores=cores, crowded=crowded)
-    pace = StepCost.fit(alone)
-    return [
-        CheckedForecast(forecast(pace, load, site, number), rate) for number, rate in zip(numbers, rates, strict=True)
-    ]
+    crowded = among[share] / single[share] if share in single else 1.0
+    topology = Topology(per_node=max(numbers), within=within, between=within, threads=1, cores=cores, crowded=crowded)
+    cost = StepCost.fit(single)
+    forecasts = [forecast(cost, workload, topology, number) for number in numbers]
+    return [CheckedForecast(found, rate) for found, rate in zip(forecasts, rates, strict=True)]
 
 
 def _with(experiment: Experiment, workers: int) -> Experiment:
@@ -62,7 +61,7 @@ def _with(experiment: Experiment, workers: int) -> Experiment:
 
 
 def _pacing(task: dict[str, Any]) -> dict[float, float]:
-    """Return seconds by rows of a worker that waits for no other, for the shares that so many would have of a batch."""
+    """Return seconds per step by rows, without synchronisation, for the batch shares of 1, 2, 4 … workers."""
     experiment, family, session = open_session(task)
     x = own_rows(session.batches("train"), session.world_size, experiment.data.batch_size)
     sizes = shares(experiment.data.batch_size, task["most"])
@@ -70,7 +69,7 @@ def _pacing(task: dict[str, Any]) -> dict[float, float]:
 
 
 def _linking(task: dict[str, Any]) -> tuple[float, float]:
-    """Return gigabits a second and latency of what joins two workers, by sums of one float and of so many."""
+    """Return gigabits per second and latency between two workers, from sums of one float and of size floats."""
     _, _, session = open_session(task)
     seconds = [_summed(session, length) for length in (1, task["size"])]
     each = max(1e-9, seconds[1] - seconds[0])

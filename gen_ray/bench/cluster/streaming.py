@@ -1,4 +1,4 @@
-"""A data set many times larger than the object store, streamed: how much memory that takes, and how fast it is."""
+"""Benchmark of streaming a data set many times larger than the object store: memory and speed."""
 
 import logging
 import shutil
@@ -32,7 +32,7 @@ SAMPLE_SECONDS = 0.05
 
 @dataclass
 class PeakMemory:
-    """The most that was seen, in bytes."""
+    """Peak memory in bytes: object store, spilled, this process, reader processes."""
 
     store: int = 0
     spilled: int = 0
@@ -42,7 +42,7 @@ class PeakMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamingFigures:
-    """What one epoch took."""
+    """Results of one streamed epoch."""
 
     data_bytes: int
     store_bytes: int
@@ -52,12 +52,12 @@ class StreamingFigures:
 
 
 def stream_larger(*, data_mb: int, store_mb: int) -> StreamingFigures:
-    """Stream an epoch of noise through an object store that is smaller. Raise UserError beside another Ray.
+    """Stream an epoch of noise through a smaller object store; sizes in MB.
 
-    Raise UserError or RunError also where Ray cannot start, before anything is written.
+    Raise UserError if Ray is already initialised, UserError or RunError if it cannot start, before writing anything.
     """
     if ray.is_initialized():
-        raise UserError("bench stream: needs a process of its own, for a Ray with a small object store")
+        raise UserError("bench stream: Ray is already running in this process; run it in a separate process")
     preflight.check(None)
     memory.require(store_mb * MB, f"--store-mb {store_mb:,}", "ask for less")
     with tempfile.TemporaryDirectory(prefix="gr") as folder:
@@ -77,7 +77,7 @@ def stream_larger(*, data_mb: int, store_mb: int) -> StreamingFigures:
         try:
             streamed = Streamed(prepared.shards("train"), batch_size=BATCH)
             steps = streamed.rows // BATCH
-            # Closed, for it would go on to read ahead while Ray ends.
+            # Closed: otherwise it continues to read ahead while Ray shuts down.
             with (
                 _watched(store_mb * MB, Path(folder) / "ray") as peak,
                 closing(cast(Any, streamed.stream(0))) as stream,
@@ -95,7 +95,7 @@ def stream_larger(*, data_mb: int, store_mb: int) -> StreamingFigures:
 
 
 def _write(folder: Path, rows: int) -> None:
-    """Write pictures of noise, which no compression makes smaller."""
+    """Write images (1, SIDE, SIDE) of noise, which cannot be compressed."""
     folder.mkdir()
     rng, kind = np.random.default_rng(0), pa.fixed_shape_tensor(pa.uint8(), (1, SIDE, SIDE))
     for part, first in enumerate(range(0, rows, PART_ROWS)):
@@ -105,7 +105,7 @@ def _write(folder: Path, rows: int) -> None:
 
 
 def _check_disk(folder: Path, data_mb: int) -> None:
-    """Raise UserError where the data, their prepared form and what Ray spills of them do not fit onto the disk."""
+    """Raise UserError if the data, their prepared form and Ray's spilled objects do not fit on the disk."""
     needed, free = 3 * data_mb * MB, shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
@@ -116,7 +116,7 @@ def _check_disk(folder: Path, data_mb: int) -> None:
 
 @contextmanager
 def _watched(store: int, folder: Path) -> Iterator[PeakMemory]:
-    """Give the peaks of what happens in the block, looked at twenty times a second."""
+    """Yield the peak memory during the block, sampled twenty times a second."""
     peak, over, own = PeakMemory(), threading.Event(), psutil.Process()
 
     def look() -> None:

@@ -1,4 +1,4 @@
-"""Measurements that need the street itself: the same worker, the same data path, the same session as a training run."""
+"""Benchmarks that need the complete training setup: Ray Train's worker, data path and session."""
 
 import subprocess
 import sys
@@ -29,19 +29,19 @@ from gen_ray.sweeps.study import Study
 
 
 def train_rates(experiment: Experiment, *, rounds: int, steps: int) -> dict[str, list[float]]:
-    """Return images per second of the bare loop and of ours, alternating inside one Ray Train worker."""
+    """Return images per second of the bare loop and of the project's loop, alternating inside one Ray Train worker."""
     with connected(experiment.scaling):
         return on_workers(experiment, _alternating, rounds=rounds, steps=steps)
 
 
 def ingest_rates(experiment: Experiment, *, rounds: int, steps: int) -> dict[str, Any]:
-    """Return engine.bench.Ingest's fields for the two values of data.cache, measured inside one Ray Train worker."""
+    """Return the fields of IngestRates for both values of data.cache, measured inside one Ray Train worker."""
     with connected(experiment.scaling):
         return on_workers(experiment, _ingesting, rounds=rounds, steps=steps)
 
 
 def scaling_rates(experiments: list[Experiment], *, rounds: int, steps: int) -> list[list[float]]:
-    """Return images per second of each experiment in each round; they run one after the other, round after round."""
+    """Return images per second of each experiment in each round; the experiments alternate."""
     rates: list[list[float]] = [[] for _ in experiments]
     with connected(max((e.scaling for e in experiments), key=lambda scaling: scaling.most_workers)):
         for _ in range(rounds):
@@ -52,7 +52,7 @@ def scaling_rates(experiments: list[Experiment], *, rounds: int, steps: int) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepTimes:
-    """Seconds of a sweep, of its trainings one after another, and of what each trial took beyond its own work."""
+    """Seconds of a sweep, of its trainings one by one, and of each trial's overhead."""
 
     sweep: float
     trainings: list[float]
@@ -60,7 +60,7 @@ class SweepTimes:
 
 
 def sweep_times(file: Path, overrides: list[str], folder: Path) -> SweepTimes:
-    """Return what commands take: a sweep, in the middle of its trainings one by one, each with all cores to itself."""
+    """Time commands: a sweep, and before and after it its trainings one by one, each on all cores."""
     here = [*overrides, f"storage.root={folder}"]
     plan, configs = load(file, here), list[Path]()
     for point in predetermined_points(plan) or plan.corners():
@@ -68,7 +68,7 @@ def sweep_times(file: Path, overrides: list[str], folder: Path) -> SweepTimes:
         raw["scaling"]["cpus_per_worker"] = "auto"
         configs.append(folder / f"{len(configs)}.yaml")
         configs[-1].write_text(yaml12.dump(raw), encoding="utf-8")
-    _command("train", configs[0], "training.epochs=1")  # what they all share is prepared beforehand
+    _command("train", configs[0], "training.epochs=1")  # prepares the shared data
     half = len(configs) // 2
     trainings = [_command("train", config) for config in configs[:half]]
     swept = _command("sweep", file, *here)
@@ -81,7 +81,7 @@ def sweep_times(file: Path, overrides: list[str], folder: Path) -> SweepTimes:
 
 
 def _command(verb: str, *words: Path | str) -> float:
-    """Return the seconds that a verb takes as a command. Raise RunError where it fails."""
+    """Return the seconds of a gen-ray command. Raise RunError if it fails."""
     began = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", f"pipelines.{verb}", *map(str, words)],
@@ -97,7 +97,7 @@ def _command(verb: str, *words: Path | str) -> float:
 
 
 def on_workers(experiment: Experiment, work: Callable[[dict[str, Any]], Any], **extra: int) -> Any:
-    """Return what rank 0 returns of work."""
+    """Run work on the workers of a training; return rank 0's result."""
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)
     track = RunLogger(start(None, experiment.storage.root), "bench")
@@ -120,11 +120,11 @@ def _ingesting(task: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stepping(task: dict[str, Any]) -> float:
-    """Return images per second of all workers together, after half as many steps to warm up."""
+    """Return images per second of all workers together, after a warm-up of half as many steps."""
     experiment, family, session = open_session(task)
     warm, size = task["steps"] // 2, experiment.data.batch_size
-    learner = TrainState(family, experiment.training, session, warm + task["steps"])
-    taken = steps(learner, session.batches("train"), size, first=0)
+    state = TrainState(family, experiment.training, session, warm + task["steps"])
+    taken = steps(state, session.batches("train"), size, first=0)
     for _ in range(warm):
         next(taken)
     began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Alternating rounds: a figure and its baseline are measured in turn, so that a change of the clocks affects both."""
+"""Alternating rounds: a figure and its baseline are measured in turn, so that a change of clock rates affects both."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,10 +8,10 @@ from statistics import median
 import torch
 
 LEAST_ROUNDS = 3
-"""Rounds that a figure has even where they take longer than planned, as long as the run has time."""
+"""Minimum number of rounds of a figure even if they take longer than planned, while the run has time."""
 
 Repeat = Callable[[int], object]
-"""Does a piece of work a number of times. On a GPU it may return before the work is finished."""
+"""Repeats some work the given number of times. On a GPU it may return before the work is finished."""
 
 
 class OutOfTimeError(Exception):
@@ -20,7 +20,7 @@ class OutOfTimeError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What all measurements of a run share. deadline is on the clock, which is in seconds."""
+    """Settings shared by all measurements of a run. deadline is in seconds of clock."""
 
     device: torch.device
     rounds: int
@@ -33,12 +33,12 @@ class Conditions:
             raise OutOfTimeError
 
     def finish(self) -> None:
-        """Wait until the device has done all that was queued."""
+        """Wait until the device has finished all queued work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def seconds(self, work: Repeat, times: int = 1) -> float:
-        """Return the time of the repetitions, on the host and the device together."""
+        """Return the seconds of the repetitions, on the host and the device together."""
         self.finish()
         began = self.clock()
         work(times)
@@ -49,9 +49,9 @@ class Conditions:
 def alternate(conditions: Conditions, sides: Mapping[str, Repeat], *, seconds: float) -> dict[str, list[float]]:
     """Return for each side its seconds per repetition in each round; the sides take turns within a round.
 
-    Each side is warmed up by one call and timed by a second one, from which the number of its repetitions follows:
-    all rounds together take about the given seconds. Where they take longer, there are LEAST_ROUNDS of them, or only
-    one after the deadline of the run. Raise OutOfTimeError where the deadline comes before the rounds.
+    Each side is warmed up by one call and timed by a second one, which determines the number of repetitions:
+    all rounds together take about the given seconds. If they take longer, there are LEAST_ROUNDS of them, or only
+    one after the deadline of the run. Raise OutOfTimeError if the deadline comes before the rounds.
     """
     end = conditions.clock() + seconds
     once: dict[str, float] = {}
@@ -73,9 +73,9 @@ def alternate(conditions: Conditions, sides: Mapping[str, Repeat], *, seconds: f
 
 
 def ratio(baseline: Sequence[float], measured: Sequence[float]) -> dict[str, float]:
-    """Return the median of the rounds' ratios baseline / measured and their spread.
+    """Return the median and the range of the rounds' ratios baseline / measured.
 
-    Of seconds, 1 means as fast as the baseline, and less than 1 means slower.
+    For seconds, 1 means as fast as the baseline, and less than 1 means slower.
     """
     ratios = [base / own for base, own in zip(baseline, measured, strict=True)]
     return {"ratio": median(ratios), "ratio_lowest": min(ratios), "ratio_highest": max(ratios)}

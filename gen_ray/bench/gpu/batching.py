@@ -1,4 +1,4 @@
-"""The batcher under a mixed load of concurrent clients, against the same samplers in full batches without requests."""
+"""The batcher under a mixed load of concurrent clients, against the same samplers in full batches."""
 
 import math
 import queue
@@ -22,38 +22,38 @@ from gen_ray.errors import RunError
 from gen_ray.family import Chain
 
 WARM_UP = 0.25
-"""Part of a window before it, in which the batches fill up."""
+"""Warm-up before a window, as a fraction of it, in which the batches fill up."""
 SINGLE_ROWS, SINGLE_TIMES = 4, 5
-"""Samples of a single request, and how often it is measured."""
+"""Number of samples of a single request, and number of its measurements."""
 PATIENCE_SECONDS = 60.0
 """Time after which a batcher that finishes no request counts as stuck."""
 
 
 @dataclass(frozen=True)
 class Window:
-    """A time under load: its seconds, evaluations × rows, and the number of requests that ended."""
+    """A time window under load: its seconds, evaluations × rows, and the number of requests that ended."""
 
     seconds: float
     evaluations: int
     ended: int
     latencies: Sequence[float]
-    """Seconds of each request that started in that time, also of those that ended later."""
+    """Seconds of each request that started in the window, also if it ended later."""
 
 
 class MixedLoad:
-    """Clients that always have a request in the batcher: a random sampler and a random number of samples."""
+    """Clients that always have a request in the batcher, with a random sampler and a random number of samples."""
 
     def __init__(self, batcher: Batcher, chains: Sequence[Chain], size: Size, conditions: Conditions) -> None:
-        """Start without requests."""
+        """Create a load without requests on the batcher."""
         self.batcher, self.chains, self.size, self.conditions = batcher, chains, size, conditions
         self._random = random.Random(0)  # noqa: S311 - a load, not a secret
         self._ended: queue.SimpleQueue[RequestHandle] = queue.SimpleQueue()
         self._open: set[RequestHandle] = set()
 
     def window(self, seconds: float) -> Window:
-        """Return the work of the batcher in about this time, after a quarter of it to warm up.
+        """Return the batcher's work in a window of about these seconds, after a warm-up of a quarter of it.
 
-        The load continues until the last request that started in that time has ended.
+        The load continues until the last request that started in the window has ended.
         """
         try:
             for _ in range(self.size.clients):
@@ -65,22 +65,22 @@ class MixedLoad:
                 ended += self._serve(seconds)
             self.conditions.finish()
             taken, evaluations = time.monotonic() - began, self.batcher.ledger.evaluations - before
-            own = [ticket for ticket in ended if ticket not in open_before]
+            own = [handle for handle in ended if handle not in open_before]
             waiting = self._open - open_before
             while waiting & self._open:
-                own += [ticket for ticket in [self._replace(PATIENCE_SECONDS)] if ticket in waiting]
-            return Window(taken, evaluations, len(ended), [(ticket.ended or 0.0) - ticket.asked for ticket in own])
+                own += [handle for handle in [self._replace(PATIENCE_SECONDS)] if handle in waiting]
+            return Window(taken, evaluations, len(ended), [(handle.ended or 0.0) - handle.asked for handle in own])
         finally:
             self._cancel()
 
     def _submit(self) -> None:
         chain, rows = self._random.choice(self.chains), self._random.randint(1, self.size.request_rows)
-        ticket = self.batcher.walk(chain, rows, seed=self._random.getrandbits(32))
-        self._open.add(ticket)
-        ticket.future.add_done_callback(lambda _: self._ended.put(ticket))
+        handle = self.batcher.walk(chain, rows, seed=self._random.getrandbits(32))
+        self._open.add(handle)
+        handle.future.add_done_callback(lambda _: self._ended.put(handle))
 
     def _serve(self, seconds: float) -> list[RequestHandle]:
-        """Replace each request that ends by another one, for the given seconds; return those that ended."""
+        """Replace each request that ends by a new one, for the given seconds; return those that ended."""
         ended, end = list[RequestHandle](), time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
@@ -90,25 +90,25 @@ class MixedLoad:
         return ended
 
     def _replace(self, patience: float) -> RequestHandle:
-        """Return the next request that ends, with another one in its place. Raise queue.Empty where none ends."""
-        ticket = self._ended.get(timeout=patience)
-        self._open.remove(ticket)
-        if error := ticket.future.exception():
+        """Return the next request that ends, after submitting a new one. Raise queue.Empty if none ends in time."""
+        handle = self._ended.get(timeout=patience)
+        self._open.remove(handle)
+        if error := handle.future.exception():
             raise RunError(f"the batcher failed under the mixed load: {error}") from error
         self._submit()
-        return ticket
+        return handle
 
     def _cancel(self) -> None:
-        for ticket in self._open:
-            ticket.cancel_request()
+        for handle in self._open:
+            handle.cancel_request()
         while self._open:
             self._open.discard(self._ended.get(timeout=PATIENCE_SECONDS))
 
 
 def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str, Any]:
-    """Return rates and latencies of the batcher beside those of full batches, and its peak memory."""
+    """Return the batcher's rates, latencies and peak memory, next to the rates of full batches."""
     device, model = conditions.device, workload.model(conditions.device)
-    chains = [  # every second sampler takes twice as many steps
+    chains = [  # every second sampler uses twice as many steps
         workload.chain(sampler, size.sampler_steps * (1 + number % 2))[0]
         for number, sampler in enumerate(SAMPLERS[workload.name])
     ]
@@ -137,7 +137,7 @@ def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str,
 def _rounds(
     load: MixedLoad, runs: Sequence[Repeat], size: Size, conditions: Conditions
 ) -> tuple[list[Window], list[float]]:
-    """Return the windows of the load and the seconds of the full batches, in turn."""
+    """Return the windows of the load and the seconds of the full batches, measured in turn."""
 
     def offline() -> float:
         return sum(conditions.seconds(run) for run in runs)
@@ -155,7 +155,7 @@ def _rounds(
 
 
 def _figures(windows: Sequence[Window], offline: Sequence[float]) -> dict[str, Any]:
-    """Return the rates and latencies; offline is the seconds of an evaluation in full batches in each round."""
+    """Return rates and latencies; offline is the seconds per evaluation in full batches of each round."""
     served = [window.seconds / window.evaluations for window in windows]
     latencies = sorted(seconds for window in windows for seconds in window.latencies)
     return {
@@ -177,7 +177,7 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 def _single(
     batcher: Batcher, model: Model, chain: Chain, workload: Workload, conditions: Conditions
 ) -> dict[str, float]:
-    """Return the latency of one request without others, beside the same samples without the batcher."""
+    """Return the latency of a single request, next to the same samples without the batcher."""
 
     def served(_: int) -> None:
         batcher.walk(chain, SINGLE_ROWS, seed=0).future.result(timeout=PATIENCE_SECONDS)

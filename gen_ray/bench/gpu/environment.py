@@ -1,4 +1,4 @@
-"""Where and how a run of the benchmark took place."""
+"""Description of the environment of a benchmark run."""
 
 import platform
 import subprocess
@@ -13,7 +13,7 @@ MIB = 2**20
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """Return the device, the versions of what computes there, its settings, the commit and the date."""
+    """Return device, software versions, numerical settings, commit and date."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": git_commit(),
@@ -44,7 +44,7 @@ def _gpu(device: torch.device) -> dict[str, Any]:
 
 
 def _driver() -> str:
-    """Return the driver's version as nvidia-smi reports it; where that fails, it prints another text instead."""
+    """Return the driver's version from nvidia-smi, or "unknown"."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=30)

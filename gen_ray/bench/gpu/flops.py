@@ -12,13 +12,13 @@ from gen_ray.engine.training.step import autocast, precision_on
 from gen_ray.maths.noise import generator
 
 COUNTED_ROWS = 2
-"""Examples of the step whose operations are counted; their number is proportional to the batch."""
+"""Batch size of the counted step; the number of operations is proportional to it."""
 
 
 def count(work: Callable[[], object]) -> int:
     """Return the operations of the matrix products and convolutions of work, a multiplication and an addition each.
 
-    Attention is computed by plain products meanwhile, because the counter does not know all of the fused kernels.
+    Attention is computed by plain products during the count, because the counter does not know all fused kernels.
     """
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
@@ -26,7 +26,7 @@ def count(work: Callable[[], object]) -> int:
 
 
 def of_training(workload: Workload, device: torch.device) -> float:
-    """Return the operations that one example takes in a training step, forward and backward."""
+    """Return the operations per example of a training step, forward and backward."""
     net, x = workload.net(device), workload.examples(COUNTED_ROWS).to(device)
     rng = generator(0, device=device)
 
@@ -39,7 +39,7 @@ def of_training(workload: Workload, device: torch.device) -> float:
 
 
 def matmul(workload: Workload, side: int, device: torch.device) -> tuple[Repeat, float]:
-    """Return a product of two random square matrices in the workload's precision, and its operations."""
+    """Return a product of two random matrices (side, side) in the workload's precision, and its operations."""
     dtype = getattr(torch, precision_on(workload.experiment.training.precision, device))
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work: what torch allocated on the GPU, or the process's resident memory on a CPU."""
+"""Peak memory of some work: torch's allocations on a GPU, or the resident memory of the process on a CPU."""
 
 import gc
 import resource
@@ -11,11 +11,11 @@ from gen_ray.bench.gpu.alternating import Conditions, Repeat
 
 MIB = 2**20
 CALLS = 2
-"""Calls after which memory has reached its peak: an optimizer allocates its state at the first step."""
+"""Number of calls after which memory has peaked: an optimizer allocates its state at the first step."""
 
 
 def peak(conditions: Conditions, build: Callable[[], Repeat]) -> dict[str, Any]:
-    """Return the peak of the objects that build makes and of its first calls, MiB, beyond the memory used before."""
+    """Return the peak memory in MiB of the objects that build makes and of its first calls, without earlier memory."""
     if conditions.device.type != "cuda":
         build()(CALLS)
         return {"process_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / MIB}
@@ -32,7 +32,7 @@ def peak(conditions: Conditions, build: Callable[[], Repeat]) -> dict[str, Any]:
 
 
 def release(device: torch.device) -> None:
-    """Give back the GPU memory of objects that are not used any more."""
+    """Release the GPU memory of unused objects."""
     if device.type == "cuda":
         gc.collect()
         torch.cuda.empty_cache()

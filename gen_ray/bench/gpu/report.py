@@ -11,7 +11,7 @@ BARE, OURS = "bare", "gen_ray"
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table of text."""
+    """A table of strings."""
 
     title: str
     header: list[str]
@@ -19,7 +19,7 @@ class ReportTable:
 
 
 def as_json(outcome: BenchOutcome, environment: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every figure; run says how it was asked for."""
+    """Return all figures as JSON values; run holds the run's options."""
     return {
         "environment": dict(environment),
         "run": {**run, "seconds": outcome.seconds},
@@ -37,7 +37,7 @@ def tables(outcome: BenchOutcome) -> Iterator[ReportTable]:
 
 
 def remarks(outcome: BenchOutcome) -> Iterator[str]:
-    """Yield a line for every measurement without figures."""
+    """Yield a line for each measurement without figures."""
     for name, reason in outcome.not_measured.items():
         yield f"not measured: {name} ({reason})"
     for family, of in outcome.figures.get("sampling", {}).items():

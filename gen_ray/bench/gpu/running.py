@@ -1,4 +1,4 @@
-"""Carries out measurements in their order within a time limit, and keeps their figures."""
+"""Runs measurements in order within a time limit, and keeps their figures."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +28,7 @@ class BenchTask:
 
 
 NOT_REACHED = "the run ended before it was finished"
-"""The reason that each measurement has at first, because a run may end at any moment."""
+"""Initial reason of each measurement, because a run may end at any moment."""
 
 
 @dataclass
@@ -52,11 +52,11 @@ def run(
     save: Callable[[BenchOutcome], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Fill found; announce is called before each measurement, and save after each, so that no figure is lost.
+    """Run the tasks and fill found; announce is called before each one and save after each, so that no figure is lost.
 
-    At any time found names all measurements, also where an interruption ends the run. save is also called at the start,
-    so that a file that cannot be written ends the run at once. A measurement that may not fit into the rest of the time
-    is left out. One that fails does not stop the others.
+    found lists all measurements at any time, also after an interruption. save is also called at the start, so that an
+    unwritable file ends the run at once. A measurement that may not fit into the remaining time is left out. A failed
+    measurement does not stop the others.
     """
     began = clock()
     found.not_measured.update({task.name: NOT_REACHED for task in tasks})
@@ -92,7 +92,7 @@ def _carry_out(task: BenchTask, conditions: Conditions, found: BenchOutcome) -> 
         found.not_measured[task.name] = "the time limit was reached during its set-up"
     except UserError:
         raise
-    except Exception as error:  # for instance out of memory: the others are measured, and the report names this one
+    except Exception as error:  # such as out of memory: the report names it, the others are still measured
         line = (str(error).strip().splitlines() or [""])[0]
         del found.not_measured[task.name]
         found.failed[task.name] = f"{type(error).__name__}: {line}"

@@ -1,4 +1,4 @@
-"""Samplers against their network evaluations only, at several batch sizes."""
+"""Samplers against their network evaluations without the sampler, at several batch sizes."""
 
 from statistics import median
 from typing import Any
@@ -16,10 +16,10 @@ from gen_ray.family import Chain
 
 
 class CallRecorder:
-    """A net that notes which of its methods a kernel calls, and with what."""
+    """A net proxy that records which methods of the net a sampler calls, with their arguments."""
 
     def __init__(self, net: nn.Module) -> None:
-        """Pass all calls on to net."""
+        """Wrap net, which receives all calls."""
         self._net, self.calls = net, list[tuple[str, tuple[Tensor, ...]]]()
 
     def __call__(self, *args: Tensor) -> Any:
@@ -40,9 +40,9 @@ class CallRecorder:
 
 
 def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str, Any]:
-    """Return a figure for every sampler and batch size, and memory and host waits of the first one's largest batch.
+    """Return a figure for each sampler and batch size; memory and host syncs for the first sampler's largest batch.
 
-    Where the time limit is reached, or a batch does not fit into memory, the missing figures are listed by reason.
+    Figures that are missing because of the time limit or of memory are listed with the reason.
     """
     model, found, missing = workload.model(conditions.device), list[dict[str, Any]](), dict[str, str]()
     cells = [(sampler, batch) for sampler in SAMPLERS[workload.name] for batch in size.batches]
@@ -83,7 +83,7 @@ def _timed(
 
 
 def sampler_run(net: Any, chain: Chain, batch: int, workload: Workload, device: torch.device) -> Repeat:
-    """Return sampling of one batch, from the prior to finished samples on the CPU."""
+    """Return a function that samples one batch, from the prior to finished samples on the CPU."""
 
     def repeat(times: int) -> None:
         with autocast(workload.experiment.training.precision, device):
@@ -96,7 +96,7 @@ def sampler_run(net: Any, chain: Chain, batch: int, workload: Workload, device: 
 def evaluations(
     net: nn.Module, calls: list[tuple[str, tuple[Tensor, ...]]], workload: Workload, device: torch.device
 ) -> Repeat:
-    """Return the network evaluations of a sampler run by themselves."""
+    """Return a function that repeats the recorded network evaluations of a sampler without the sampler."""
 
     @torch.inference_mode()
     def repeat(times: int) -> None:

@@ -1,4 +1,4 @@
-"""Which measurements there are, in the order of their importance."""
+"""The list of measurements, in order of importance."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -10,14 +10,14 @@ from gen_ray.bench.gpu.workloads import SAMPLERS, Size, Workload, workload
 from gen_ray.errors import UserError
 
 FIRST = "ddpm"
-"""The family of which everything is measured before the other families."""
+"""The family that is measured completely before the other families."""
 
 
 def tasks(folder: Path, size: Size) -> list[BenchTask]:
-    """Return the measurements of the experiments of a folder. Raise UserError where it has none."""
+    """Return the measurements of the experiments in a folder. Raise UserError if it has none."""
     files = sorted(folder.glob("*.yaml"))
     if not files:
-        raise UserError(f"{folder}: holds no experiments; run the benchmark in a checkout of the project")
+        raise UserError(f"{folder}: contains no experiments; run the benchmark in a checkout of the project")
     workloads = sorted((workload(file, size) for file in files), key=lambda one: one.name != FIRST)
     by_kind = [_training(workloads, size), _sampling(workloads, size), _batching(workloads, size)]
     first = [of_kind[0] for of_kind in by_kind]

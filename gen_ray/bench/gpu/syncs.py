@@ -1,4 +1,4 @@
-"""Counts the operations that make the host wait for the GPU, with the line of this project that asks for each."""
+"""Counts the operations that make the host wait for the GPU, by the line of this project that causes them."""
 
 import sys
 import warnings
@@ -15,11 +15,11 @@ from gen_ray.bench.gpu.alternating import Repeat
 
 PACKAGE = Path(__file__).parents[2]
 MESSAGE = "called a synchronizing CUDA operation"
-"""Part of torch's warning."""
+"""Text that identifies torch's warning."""
 
 
 def count(work: Repeat, times: int, device: torch.device) -> dict[str, Any]:
-    """Return the waits of each repetition and, by line, where they come from; on a CPU there are none to measure."""
+    """Return the number of waits per repetition, in total and by source line; None on a CPU."""
     if device.type != "cuda":
         return {"each": None, "note": "not measured on the CPU"}
     mode = torch.cuda.get_sync_debug_mode()
@@ -52,7 +52,7 @@ def recorded() -> Iterator[Counter[str]]:
 
 
 def _own_line(frame: FrameType | None) -> str | None:
-    """Return the innermost line of this project that led here, such as gen_ray/engine/training/step.py:102."""
+    """Return the innermost line of this project on the stack, such as gen_ray/engine/training/step.py:102."""
     while frame is not None:
         file = Path(frame.f_code.co_filename)
         if file.is_relative_to(PACKAGE) and file != Path(__file__):

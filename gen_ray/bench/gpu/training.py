@@ -1,4 +1,4 @@
-"""Training by the project's own loop, against a bare PyTorch loop of the same net with the data on the device."""
+"""Training by the project's loop, against a bare PyTorch loop of the same net with the data on the device."""
 
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -17,12 +17,12 @@ from gen_ray.engine.training.step import TrainState, autocast, precision_on
 from gen_ray.maths.noise import generator
 
 MANY_STEPS = 10**9
-"""Length of the training whose first steps are measured."""
+"""Length in steps of the training whose first steps are measured."""
 SYNC_STEPS = 3
 
 
 def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str, Any]:
-    """Return the figures of both loops: rate, utilisation, host waits and memory."""
+    """Return the figures of both loops: rate, utilisation, host syncs and memory."""
     device, settings = conditions.device, workload.experiment.training
     x = workload.examples(max(size.data_rows, workload.experiment.data.batch_size))
     loops: Mapping[str, Callable[[], Repeat]] = {
@@ -70,7 +70,7 @@ def _rates(seconds: list[float], batch: int, step_flops: float, peak_rates: list
 
 
 def bare_loop(workload: Workload, x: Tensor, device: torch.device) -> Repeat:
-    """Return training without the project: no clipping, average of weights, checks or log; x (N, *shape) on the device.
+    """Return a bare training loop on x (N, *shape), held on the device: no clipping, weight average, checks or logging.
 
     Net, loss, fused optimizer and precision are those of the experiment.
     """
@@ -97,11 +97,11 @@ def bare_loop(workload: Workload, x: Tensor, device: torch.device) -> Repeat:
 
 
 def project_loop(workload: Workload, x: Tensor, device: torch.device) -> Repeat:
-    """Return the project's own training: batches of x (N, *shape) in the host's memory, copied ahead to a GPU."""
+    """Return the project's training loop on x (N, *shape), held in host memory and prefetched to a GPU."""
     settings, batch = workload.experiment.training, workload.experiment.data.batch_size
     session = LocalSession({"train": InMemoryBatches(x=x, batch_size=batch, seed=settings.seed)}, device=device)
-    learner = TrainState(workload.family, settings, session, MANY_STEPS)
-    taken = steps(learner, session.batches("train"), batch, first=0)
+    state = TrainState(workload.family, settings, session, MANY_STEPS)
+    taken = steps(state, session.batches("train"), batch, first=0)
 
     def repeat(times: int) -> None:
         for _ in range(times):

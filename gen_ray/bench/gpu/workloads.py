@@ -19,9 +19,9 @@ IMAGES: Mapping[str, tuple[int, int, int]] = {
     "mnist": (1, 28, 28),
     "fashion_mnist": (1, 28, 28),
 }
-"""Shapes of the data sources, known here so that no data set is read."""
+"""Shapes (C, H, W) of the data sources, listed here so that no data set is read."""
 CHARACTERS = 65
-"""Different characters of a text, as in tinyshakespeare."""
+"""Number of different characters of a text, as in tinyshakespeare."""
 SMALL_SIDE, SMALL_LENGTH = 8, 16
 SMALL: Mapping[str, tuple[str, ...]] = {
     "vae": ("family.net={name: conv, width: 4, hidden: 8}", "family.latent_dim=4"),
@@ -29,43 +29,43 @@ SMALL: Mapping[str, tuple[str, ...]] = {
     "score_sde": ("family.net={name: dit, width: 16, depth: 1, heads: 2, patch: 4}",),
     "discrete": ("family.net={name: tokens, width: 16, depth: 1, heads: 2}",),
 }
-"""Overrides of the small size by family; the data are made smaller as well."""
+"""Overrides for the small size, by family; the data are smaller as well."""
 SAMPLERS: Mapping[str, tuple[str, ...]] = {
     "ddpm": ("ddim", "ancestral", "dpmpp_2m", "heun"),
     "score_sde": ("dpmpp_2m", "heun", "ancestral"),
     "discrete": ("first_hitting", "ancestral"),
     "vae": ("mean", "draw"),
 }
-"""The samplers that are measured, by family."""
+"""The measured samplers by family."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """How large the nets, batches and rounds are. Seconds are of the rounds of one measurement, without its set-up."""
+    """Sizes of nets, batches and rounds. Seconds are of the rounds of one measurement, without its set-up."""
 
     name: str
     reduced: bool
-    """Whether nets, data and batches of training are the small ones."""
+    """Whether nets, data and training batches are the small ones."""
     batches: tuple[int, ...]
     """Batch sizes of the samplers."""
     sampler_steps: int
-    """Steps of a sampler, unless its default is less or it needs more."""
+    """Steps of a sampler, unless its default is smaller or it requires more."""
     serving_batch: int
     """Largest batch of the batcher."""
     clients: int
     request_rows: int
-    """Samples of a request of the mixed load, at most."""
+    """Maximum number of samples of a request of the mixed load."""
     matmul: int
     """Side of the square matrices whose product gives the peak rate."""
     data_rows: int
     training_seconds: float
     sampling_seconds: float
-    """Of each sampler and batch size."""
+    """Seconds for each sampler and batch size."""
     window_seconds: float
-    """Of one round of the mixed load, after a quarter of that to warm up."""
+    """Seconds of one round of the mixed load, after a warm-up of a quarter of that."""
     batching_seconds: float
     set_up_seconds: float
-    """Estimate of what a measurement takes before its rounds."""
+    """Estimated seconds of a measurement before its rounds."""
 
 
 FULL = Size(
@@ -131,19 +131,19 @@ class Workload:
         return self.family.build_net().to(device)
 
     def model(self, device: torch.device) -> Model:
-        """Return a new net as a model that is served."""
+        """Return a new net as a model for serving."""
         net = self.net(device).eval().requires_grad_(False)
         return Model(experiment=self.experiment, family=self.family, net=net, meta={})
 
     def chain(self, sampler: str, most_steps: int) -> tuple[Chain, int]:
-        """Return the chain of a sampler and its steps: its default, but at most most_steps unless it needs more."""
+        """Return a sampler's chain and steps: its default steps, but at most most_steps unless it requires more."""
         about = self.family.samplers()[sampler]
         steps = about.steps_up_to(most_steps)
         return self.family.chain(sampler, None if steps == about.default_steps else steps), steps
 
 
 def workload(file: Path, size: Size) -> Workload:
-    """Return the workload of an experiment's file. Raise UserError where the shape of its data is not known."""
+    """Return the workload of an experiment's file. Raise UserError if the shape of its data is unknown."""
     experiment = load(file)
     if size.reduced:
         small = (*SMALL[experiment.family.name], "data.batch_size=4")

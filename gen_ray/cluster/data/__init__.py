@@ -1,1 +1,1 @@
-"""Prepared data sets as Ray Data, and blocks as batches of a training worker."""
+"""Prepared data sets as Ray Data, and their blocks as batches of a training worker."""

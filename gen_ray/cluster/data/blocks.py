@@ -1,4 +1,4 @@
-"""What a training worker makes of the blocks of a data set."""
+"""Batches of a training worker from the blocks of a data set, cached in memory or streamed."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ from gen_ray.experiment import Experiment
 
 WINDOW_SHARDS = 8
 MEMORY_SHARE = 0.25
-"""Of a node's memory, what the cached splits of its workers may take together."""
+"""Maximum fraction of a node's memory for the cached splits of its workers."""
 
 
 def in_memory(batches: Any, rows: int, spec: DataSpec) -> Tensor:
-    """Return a split, x (N, *shape) in stored form, from blocks that come in any order."""
+    """Return a split, x (N, *shape) in stored form, from blocks in any order."""
     x = np.empty((rows, *spec.shape), storage_dtype(spec.levels))
     for table in batches.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
         x[to_numpy(table, "row")] = _tensors(table)
@@ -39,7 +39,7 @@ def _tensors(table: pa.Table) -> np.ndarray:
 
 
 def fits_in_memory(prepared: Prepared, workers: int) -> bool:
-    """Return whether every worker of a node can hold the splits that training takes from memory."""
+    """Return whether each node has memory for the cached splits of all of its workers."""
     size = sum(prepared.rows[s] for s in CACHED) * prepared.spec.dims
     size *= storage_dtype(prepared.spec.levels).itemsize
     nodes = [node["Resources"] for node in alive()]
@@ -48,7 +48,7 @@ def fits_in_memory(prepared: Prepared, workers: int) -> bool:
 
 
 def cached(experiment: Experiment, prepared: Prepared) -> Splits:
-    """Return the splits read, or none where the workers are to stream them."""
+    """Return the cached splits, or an empty mapping if the workers are to stream them."""
     fits = fits_in_memory(prepared, experiment.scaling.most_workers)
     memory = {"memory": True, "stream": False}.get(experiment.data.cache, fits)
     return read(prepared) if memory else {}
@@ -56,7 +56,7 @@ def cached(experiment: Experiment, prepared: Prepared) -> Splits:
 
 @dataclass(frozen=True)
 class ShardSlice:
-    """Rows begin … end−1 of a shard."""
+    """Rows [begin, end) of a shard."""
 
     shard: Shard
     begin: int
@@ -69,11 +69,11 @@ class ShardSlice:
 
 @dataclass(frozen=True)
 class Streamed(MicroBatches):
-    """A split larger than memory: shards in an order of (seed, epoch), rows shuffled within windows of 8 of them.
+    """A split larger than memory: shards ordered by (seed, epoch), rows shuffled within windows of 8 shards.
 
-    Each epoch lays all shards end to end and gives every rank an equal stretch of their rows. A rank's steps run over
-    the stretches of all epochs end to end, so that each row comes exactly once an epoch; and since everything is a
-    function of (seed, step), a run resumes where it stood.
+    Each epoch concatenates all shards and gives every rank an equal span of the rows. A rank's steps run over its spans
+    of all epochs in sequence, so that each row occurs exactly once an epoch. Everything is a function of (seed, step),
+    so that a run resumes at the same position.
     """
 
     shards: list[Shard]
@@ -85,17 +85,17 @@ class Streamed(MicroBatches):
 
     @property
     def share(self) -> int:
-        """Return this rank's rows of a batch."""
+        """Return the number of this rank's rows of a batch."""
         return self.batch_size // self.world_size
 
     @property
     def stretch(self) -> tuple[int, int]:
-        """Return the first and the last but one of this rank's places in the row of all rows of an epoch."""
+        """Return the bounds [first, end) of this rank's rows in an epoch's concatenated rows."""
         first, end = (self.rows * rank // self.world_size for rank in (self.rank, self.rank + 1))
         return first, end
 
     def deal(self, epoch: int) -> list[ShardSlice]:
-        """Return this rank's pieces of an epoch, in order."""
+        """Return this rank's slices of an epoch, in order."""
         (first, end), at, pieces = self.stretch, 0, []
         for index in permutation(len(self.shards), self.seed, epoch):
             shard = self.shards[index]
@@ -106,7 +106,7 @@ class Streamed(MicroBatches):
         return pieces
 
     def stream(self, first_step: int) -> Iterator[list[Tensor]]:
-        """Yield this rank's micro-batches of each step. Raise UserError where there are fewer rows than workers."""
+        """Yield this rank's micro-batches (n, *shape) of each step. Raise UserError for fewer rows than workers."""
         first, end = self.stretch
         if first == end:
             raise UserError(f"data: {self.rows} rows are too few for {self.world_size} workers")
@@ -118,7 +118,7 @@ class Streamed(MicroBatches):
             waiting = rows[whole:]
 
     def _windows(self, epoch: int, skip: int) -> Iterator[Tensor]:
-        """Yield the shuffled rows (n, *shape) of one window after the other, for ever, but for the first skip rows."""
+        """Yield the shuffled rows (n, *shape) of each window, endlessly, without the first skip rows."""
         while True:
             mine = self.deal(epoch)
             windows = [mine[first : first + WINDOW_SHARDS] for first in range(0, len(mine), WINDOW_SHARDS)]
@@ -133,14 +133,14 @@ class Streamed(MicroBatches):
             epoch += 1
 
     def _rows(self, pieces: list[ShardSlice]) -> Iterator[Tensor]:
-        """Yield the rows of each piece, read by Ray Data a few shards ahead."""
+        """Yield the rows (n, *shape) of each slice; Ray Data reads a few shards ahead."""
         shards = dataset([piece.shard for piece in pieces])
         tables = shards.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
         for piece, table in zip(pieces, tables, strict=True):
             yield torch.from_numpy(_tensors(table)[piece.begin : piece.end].copy())
 
     def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield every world_size-th batch of the split in its stored order."""
+        """Yield (index, batch (n, *shape)) for every world_size-th batch of the split in stored order."""
         batches = dataset(self.shards).iter_batches(batch_size=size, batch_format="pyarrow", prefetch_batches=2)
         for index, table in enumerate(batches):
             if index % self.world_size == self.rank:

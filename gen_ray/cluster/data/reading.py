@@ -1,4 +1,4 @@
-"""Prepared shards as Ray Data. Without torch: a process that reads imports this file, and torch takes seconds."""
+"""Prepared shards as Ray Data. Free of torch, because reader processes import this file and torch takes seconds."""
 
 import logging
 from collections.abc import Mapping
@@ -13,21 +13,21 @@ from gen_ray.datasets.shards import read_shard
 from gen_ray.storage.paths import place
 
 READERS = 4
-"""Processes that read at once. They book no CPU: training workers may have booked all, and wait for what these read."""
+"""Concurrent reader processes. They reserve no CPU, because the training workers that wait for them may hold all."""
 
 
 def dataset(shards: list[Shard]) -> "ray.data.Dataset":
-    """Return shards as a Ray dataset of one block each, in order, every byte checked where it is read.
+    """Return shards as a Ray dataset of one block each, in order; the checksum of each shard is verified on reading.
 
-    Ray's own reader merges small files into one block and does not notice a flipped bit.
+    Ray's own reader merges small files into one block and does not detect a flipped bit.
     """
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it tells the user of every execution
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs every execution
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = True
-    context.raise_original_map_exception = True  # else the name of a damaged file is lost on the way to the driver
+    context.raise_original_map_exception = True  # otherwise the name of a damaged file is lost
     items = [{"path": str(s.path), "sha256": s.sha256, "rows": s.rows, "first_row": s.first_row} for s in shards]
-    readers = min(READERS, len(items))  # Ray warns of more than there is to do
+    readers = min(READERS, len(items))  # Ray warns if there are more readers than items
     listing = ray.data.from_items(items, override_num_blocks=len(items))
     return listing.map_batches(_read, batch_size=1, batch_format="numpy", num_cpus=0, concurrency=readers)
 
@@ -47,10 +47,10 @@ CACHED = ("train", "validation")
 
 
 def read(prepared: Prepared) -> Splits:
-    """Return the splits that training takes from memory, read once into the cluster's own for all workers and attempts.
+    """Read the cached splits once into the cluster's object store, for all workers and restarts.
 
-    By the driver: readers are processes, and to start four takes longer than to read what fits into memory. Without a
-    task of Ray's, which would wait for a core where others have all.
+    The driver reads: starting four reader processes takes longer than reading data that fit into memory, and a Ray task
+    would wait for a core if others hold all.
     """
     return {split: ray.data.from_blocks(list(map(_table, prepared.shards(split)))) for split in CACHED}
 

@@ -1,4 +1,4 @@
-"""Evaluation and portraits as Ray tasks: where the data and the accelerators are, not where the user sits."""
+"""Evaluation and summary figures as Ray tasks, run where the data and the accelerators are."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -28,13 +28,13 @@ from gen_ray.experiment import Experiment, parse
 from gen_ray.run_directory import ARTIFACT
 
 PORTRAYED = 4
-"""Test images that a portrait completes: one for each place of the hole."""
+"""Number of test images that a summary figure completes, one for each position of the unknown region."""
 
 
 def evaluate(
     experiment: Experiment, prepared: Prepared, checkpoint_folder: Path, out: Path, *, run_id: str
 ) -> dict[str, Any]:
-    """Measure the EMA weights of a checkpoint, write the artifact to out, and return the report and the step."""
+    """Measure a checkpoint's EMA weights, write the artifact to out, and return the report with the step."""
     return on_a_worker(
         measure_checkpoint, experiment, experiment.resolved(), prepared.folder, checkpoint_folder, out, run_id
     )
@@ -43,17 +43,17 @@ def evaluate(
 def evaluate_artifact(
     experiment: Experiment, prepared: Prepared, folder: Path, *, against: str = "train"
 ) -> dict[str, Any]:
-    """Measure an artifact again, as experiment.evaluation says, and return the report."""
+    """Measure an artifact again with the settings of experiment.evaluation, and return the report."""
     return on_a_worker(_from_artifact, experiment, experiment.resolved(), prepared.folder, folder, against)
 
 
 def portray(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndarray:
-    """Return the portrait of an artifact and test images, uint8 (H, W, 3)."""
+    """Return the summary figure of an artifact with test images, uint8 (H, W, 3)."""
     return on_a_worker(_portrait, experiment, prepared.folder, folder)
 
 
 def on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
-    """Return task(cpus, *args) of a worker that has what all of the experiment's workers had."""
+    """Run task(cpus, *args) in a worker with the resources of all of the experiment's workers; return its result."""
     place = place_of(experiment)
     wanted = {kind: place[name] for kind, name in (("CPU", "num_cpus"), ("GPU", "num_gpus")) if place[name]}
     steps = (
@@ -67,24 +67,24 @@ def on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
 
 
 def _started_and_done(task: Any, *args: Any) -> Iterator[Any]:
-    """Yield when the worker has its resources, then what the task returns."""
+    """Yield None once the worker has its resources, then the task's result."""
     yield None
     yield task(*args)
 
 
 def place_of(experiment: Experiment) -> dict[str, Any]:
-    """Return the options of one task or actor that is to have what all of the experiment's workers had."""
-    alone = experiment.scaling.model_copy(update={"num_workers": 1})
-    anywhere = PlacementGroupSchedulingStrategy(None)  # not where a trial of a sweep has its small place
+    """Return the Ray options of a task or actor that gets the resources of all of the experiment's workers."""
+    one_worker = experiment.scaling.model_copy(update={"num_workers": 1})
+    anywhere = PlacementGroupSchedulingStrategy(None)  # not in the small placement group of a sweep's trial
     return {
-        "num_cpus": cpus_per_worker(alone),
-        "num_gpus": alone.gpus_per_worker if uses_gpu(alone) else 0,
+        "num_cpus": cpus_per_worker(one_worker),
+        "num_gpus": one_worker.gpus_per_worker if uses_gpu(one_worker) else 0,
         "scheduling_strategy": anywhere,
     }
 
 
 def unwrapped(asked: Any) -> Any:
-    """Return what a worker returns, or raise what it raised, without Ray's wrapping, whose message is a traceback."""
+    """Return a task's result, or raise its own error without Ray's wrapper, whose message is a traceback."""
     try:
         return ray.get(asked)
     except ray.exceptions.RayTaskError as error:
@@ -96,7 +96,7 @@ def unwrapped(asked: Any) -> Any:
 def measure_checkpoint(
     cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, out: Path, run_id: str
 ) -> dict[str, Any]:
-    """Do what ``evaluate`` does, in this process on so many of its cores."""
+    """Do the work of ``evaluate`` in this process, on cpus of its cores."""
     experiment, prepared, device = parse(raw), Prepared.load(data), device_of(cpus)
     family = experiment.model(prepared.spec)
     net = family.build_net()
@@ -131,9 +131,10 @@ def evaluate_average(
     at: int | None = None,
     out: Path | None = None,
 ) -> dict[str, Any]:
-    """Measure the average of relative width sigma_rel of a run's folder, at its end or at a step, return the report.
+    """Measure the post-hoc EMA of relative width sigma_rel of a run's folder, and return the report.
 
-    Its artifact is written to out, if given. Raise UserError where the run kept no averages.
+    at is a step; the default is the end. The artifact is written to out, if given. Raise UserError if the run kept no
+    snapshots.
     """
     return on_a_worker(_from_average, experiment, experiment.resolved(), prepared.folder, home, sigma_rel, at, out)
 
@@ -144,7 +145,7 @@ def _from_average(
     device = device_of(cpus)
     weights, trained = post_hoc_ema.average(home, sigma_rel, at), artifact.load(home / ARTIFACT, device=device)
     trained.net.load_state_dict(weights)
-    model = replace(trained, experiment=parse(raw), net=trained.net)  # replace: what the net has learned is read anew
+    model = replace(trained, experiment=parse(raw), net=trained.net)  # replace: caches of the old weights are dropped
     report = _measure(model, Prepared.load(data), device, "train")
     found = {name: report[name] for name in ("metrics", "provenance")}
     if out is not None:
@@ -154,7 +155,7 @@ def _from_average(
 
 
 def device_of(cpus: int) -> torch.device:
-    """Return this worker's device, its threads set."""
+    """Return this worker's device after setting the number of CPU threads."""
     torch.set_num_threads(cpus)
     return reserved_device()
 
@@ -175,9 +176,9 @@ def _measure(model: Model, prepared: Prepared, device: torch.device, against: st
 
 
 def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int = 0) -> ReferenceData:
-    """Return what samples of these data are compared with: seeded choices of rows, and the extractor of their labels.
+    """Return the reference data of an evaluation: seeded choices of rows, and a feature extractor if labels exist.
 
-    It holds at least test_rows rows of the test split, or all of them.
+    It holds at least test_rows rows of the test split, or all rows if the split is smaller.
     """
     spec = prepared.spec
     train, labels = read_chosen(prepared, "train", REFERENCE_ROWS if spec.is_image else READ_EXAMPLES)
@@ -199,8 +200,8 @@ def _extractor_of(prepared: Prepared) -> features.Extractor:
 
 
 def _labelled(prepared: Prepared, split: str) -> features.Labelled:
-    """Return images and labels of a split in stored order, a seeded choice where all are too many."""
+    """Return images and labels of a split in stored order; a seeded choice of rows if there are too many."""
     rows = chosen_rows(prepared.rows[split], features.most_rows(prepared.spec))
     x, labels = read_rows(prepared, split, np.sort(rows))
-    assert labels is not None, "an extractor is trained on labels"
+    assert labels is not None, "training an extractor needs labels"
     return torch.from_numpy(x), torch.from_numpy(labels)

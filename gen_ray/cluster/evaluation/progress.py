@@ -1,4 +1,4 @@
-"""What a model was at several times of its training, from the averages that the run kept."""
+"""Quality of a model over its training, from the weight snapshots that the run kept."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ METRICS = {"eval/bits_per_dim": "bits per dimension", "eval/frechet_distance": "
 
 @dataclass(frozen=True)
 class ProgressPoint:
-    """Minutes of training, and what it had come to."""
+    """Minutes of training, and the metrics at that time."""
 
     minutes: float
     metrics: Mapping[str, float]
 
 
 def measured(home: Path, sigma_rel: float, times: int) -> Iterator[ProgressPoint]:
-    """Yield a run's quality at ``times`` of the steps it kept averages at, evenly chosen, the last one included.
+    """Yield a run's quality at ``times`` of its snapshot steps, evenly spaced, the last one included.
 
-    Raise UserError where it kept none, or where MLflow does not know how long it trained.
+    Raise UserError if the run kept no snapshots, or if MLflow does not have its training time.
     """
     experiment, kept = run_directory.at(run_directory.load(home), home.parent.parent), post_hoc_ema.snapshot_steps(home)
     found = next((row for row in rows(store_of(experiment)) if row.run_id == home.name), None)
     if found is None or "train/minutes" not in found.metrics:
-        raise UserError(f"{home.name}: MLflow does not know how many minutes it trained")
+        raise UserError(f"{home.name}: train/minutes is missing in MLflow")
     prepared = training_data(experiment, home / run_directory.ARTIFACT)
     for part in range(1, min(times, len(kept)) + 1):
         step = kept[len(kept) * part // min(times, len(kept)) - 1]

@@ -1,4 +1,4 @@
-"""Sampler × steps of a trained model, measured in a worker: what serving it well costs."""
+"""Benchmark of samplers and steps of a trained model, in a worker: the cost of serving at a given quality."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from gen_ray.experiment import Experiment
 
 @dataclass(frozen=True, kw_only=True)
 class MeasurementPlan:
-    """What is to be measured: named samplers and steps or the usual ones, n samples of each, so many minutes of it."""
+    """Settings of the benchmark: samplers and steps (default: the usual ones), samples each, time limit in minutes."""
 
     samplers: Sequence[str] = ()
     steps: Sequence[int] = ()
@@ -36,7 +36,7 @@ class MeasurementPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The points, what they were measured with, and the choices that would have taken too long."""
+    """The measured points, their provenance, and the settings left out because they would have taken too long."""
 
     metric: str
     points: Sequence[CostQuality]
@@ -45,65 +45,65 @@ class Measured:
 
 
 class SamplerBenchmark:
-    """A worker with the model and the judge in it."""
+    """An actor that holds the model and the quality metric."""
 
     def __init__(self, folder: Path, data: Path, cpus: int, order: MeasurementPlan) -> None:
-        """Load both."""
+        """Load the artifact in folder and the reference data; cpus is the number of threads."""
         prepared, self.order, self.cpus = Prepared.load(data), order, cpus
         self.device = device_of(cpus)
         self.model = artifact.load(folder, device=self.device)
         self.measure = quality_metric(prepared.spec, reference_of(prepared))
 
     def plan(self) -> tuple[list[SamplerSetting], list[SamplerSetting], str, dict[str, Any]] | None:
-        """Return what to measure and what to leave out, the metric and its provenance; None where nothing can judge."""
+        """Return settings to measure, settings to leave out, metric, provenance; None if no metric fits the data."""
         if self.measure is None:
             return None
         order = self.order
-        dishes = sampler_settings(self.model.family, order.samplers, order.steps)
+        settings = sampler_settings(self.model.family, order.samplers, order.steps)
         each = seconds_an_evaluation(self.model, batch_size=order.batch_size, device=self.device)
-        kept, left = affordable(dishes, 60 * order.minutes / (each * order.n))
+        kept, left = affordable(settings, 60 * order.minutes / (each * order.n))
         how = {"samples": order.n, "seed": order.seed, "batch_size": order.batch_size, "threads": self.cpus}
         return kept, left, self.measure.metric, {**self.measure.provenance, **how}
 
-    def taste(self, dish: SamplerSetting) -> CostQuality:
-        """Measure one choice."""
+    def measure_setting(self, setting: SamplerSetting) -> CostQuality:
+        """Measure one setting."""
         assert self.measure is not None
         order = self.order
         return measure_setting(
-            self.model, dish, self.measure, order.n, seed=order.seed, batch_size=order.batch_size, device=self.device
+            self.model, setting, self.measure, order.n, seed=order.seed, batch_size=order.batch_size, device=self.device
         )
 
     def fingerprint(self, choice: SamplerChoice) -> tuple[str, str]:
-        """Return the SHA-256 of fixed samples of a choice, and the build it holds on."""
+        """Return the SHA-256 of fixed samples of a choice, and the software build for which it is valid."""
         return fingerprint.fingerprint(self.model, choice, self.device), fingerprint.build(self.model, self.device)
 
 
 class Measurement:
-    """The worker, from here."""
+    """A client of the SamplerBenchmark actor."""
 
     def __init__(self, experiment: Experiment, prepared: Prepared, folder: Path, order: MeasurementPlan) -> None:
-        """Start it, with what all workers of the training had."""
+        """Start the actor with the resources of all of the training's workers."""
         place = place_of(experiment)
-        self._kitchen = (
+        self._benchmark = (
             ray.remote(SamplerBenchmark).options(**place).remote(folder, prepared.folder, place["num_cpus"], order)
         )
 
     def points(self, watch: Callable[[int, int, CostQuality], None]) -> Measured | None:
-        """Return the curve, telling watch (done, of, newest) on the way; None where nothing can judge the samples."""
+        """Return the measured points, calling watch(done, of, newest) after each; None if no metric applies."""
         plan = self._ask("plan")
         if plan is None:
             return None
         kept, left, metric, how = plan
         found: list[CostQuality] = []
-        for dish in kept:
-            found.append(self._ask("taste", dish))
+        for setting in kept:
+            found.append(self._ask("measure_setting", setting))
             watch(len(found), len(kept), found[-1])
         return Measured(metric=metric, points=found, provenance=how, left_out=left)
 
     def fingerprint(self, choice: SamplerChoice) -> tuple[str, str]:
-        """Return the SHA-256 of fixed samples of a choice, and the build it holds on."""
+        """Return the SHA-256 of fixed samples of a choice, and the software build for which it is valid."""
         found: tuple[str, str] = self._ask("fingerprint", choice)
         return found
 
     def _ask(self, method: str, *args: Any) -> Any:
-        return unwrapped(getattr(self._kitchen, method).remote(*args))
+        return unwrapped(getattr(self._benchmark, method).remote(*args))

@@ -1,7 +1,8 @@
-"""Whose turn it is on a cluster that several sweeps and trainings share.
+"""Fair shares of a cluster that several sweeps and trainings use at the same time.
 
-Dominant resource fairness (Ghodsi et al. 2011), weighted by priority: the next to begin something is who has the
-smallest part of the cluster for its priority, so nobody starves. Nothing begins for which there is no room.
+Dominant resource fairness (Ghodsi et al. 2011), weighted by priority: the next start goes to the member with the
+smallest share of the cluster relative to its priority, so that no member starves. A start is granted only if its
+resources are free.
 """
 
 import time
@@ -9,50 +10,50 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 PATIENCE_SECONDS = 5.0
-"""Who has not asked again for so long is not waiting any more, and keeps nobody from beginning."""
+"""A member that has not asked again for this time no longer waits and does not block other members."""
 MEMBERS = 1000
 Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What a member asks for each time: all there is to know of it, so that a queue that was lost is built anew."""
+    """A member's request. It is complete, so that a lost queue can be rebuilt from the members' next requests."""
 
     name: str
     priority: float
     needs: Resources
-    """Of one trial, or of a whole training."""
+    """Resources of one trial, or of a whole training."""
     running: int
     job: str = ""
-    """Ray's id of the member's job: what that job has reserved is the member's own."""
+    """Ray's id of the member's job. Resources that this job has reserved count as the member's."""
     most: float = float("inf")
-    """How many it would have running at a time."""
+    """Maximum number of concurrent starts."""
 
 
 @dataclass
 class Member:
-    """One that has asked, and not left."""
+    """A member of the queue: it has asked and has not left."""
 
     wish: Wish
     since: float
     running: int = 0
     asked_at: float = float("-inf")
     served: float = 0.0
-    """Parts of the cluster given to it so far, by its priority: who had less of it comes first among equals."""
+    """Sum of the shares granted so far, divided by priority. Breaks ties: less comes first."""
     served_at: float = float("-inf")
     room: Resources = field(default_factory=dict)
-    """What the cluster had for it when it last asked."""
+    """Resources available to the member when it last asked."""
 
 
 class Shares:
-    """The members and what each has."""
+    """Table of the members, with the decision which of them may start next."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with no members."""
+        """Create an empty table; clock returns seconds."""
         self.members, self.clock = dict[str, Member](), clock
 
     def ask(self, wish: Wish, room: Resources) -> bool:
-        """Return whether the member may begin one more now, on a cluster of so much room."""
+        """Return whether the member may start one more now; room is the cluster's resources that members may use."""
         member = self.members.get(wish.name)
         if member is None:
             if len(self.members) >= MEMBERS:
@@ -69,20 +70,20 @@ class Shares:
         return granted
 
     def tell(self, name: str, running: int) -> None:
-        """Note how many a member has running."""
+        """Set the number of a member's running trials."""
         if name in self.members:
             self.members[name].running = running
 
     def leave(self, name: str) -> None:
-        """Forget a member."""
+        """Remove a member."""
         self.members.pop(name, None)
 
     def waits(self, member: Member) -> bool:
-        """Return whether a member asked a moment ago, and has not all it would have."""
+        """Return whether a member asked recently and runs fewer trials than it wants."""
         return member.running < member.wish.most and self.clock() - member.asked_at < PATIENCE_SECONDS
 
     def waits_for(self, member: Member) -> str:
-        """Return in words which resources a member waits for, else "its turn"; empty where it does not wait."""
+        """Describe the resources that a member waits for, or "its turn"; return "" if it does not wait."""
         if not self.waits(member):
             return ""
         free = {kind: member.room.get(kind, 0.0) - taken for kind, taken in self._taken(member.wish.needs).items()}
@@ -94,7 +95,7 @@ class Shares:
         return ", ".join(short) or "its turn"
 
     def _waiting(self, room: Resources) -> list[Member]:
-        """Return who wants to begin; those for whom the whole cluster is too small come into question only alone."""
+        """Return the waiting members; those too large for the whole cluster count only if there are no others."""
         wanting = [member for member in self.members.values() if self.waits(member)]
         possible = [other for other in wanting if all(room.get(k, 0) >= n for k, n in other.wish.needs.items())]
         return possible or wanting
@@ -112,5 +113,5 @@ class Shares:
 
 
 def _part(wish: Wish, room: Resources) -> float:
-    """Return the part of the cluster that one of its trials takes, of whatever it takes most of, by its priority."""
+    """Return the dominant share of one start: the largest fraction of any resource, divided by priority."""
     return max((n / room[k] for k, n in wish.needs.items() if room.get(k)), default=0.0) / wish.priority

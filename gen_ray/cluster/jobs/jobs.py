@@ -1,4 +1,4 @@
-"""Commands as Ray jobs: submitted under an id that is taken only once, and asked after by it."""
+"""Commands as Ray jobs: submission under a unique id, and queries by that id."""
 
 import asyncio
 import logging
@@ -23,23 +23,23 @@ from gen_ray.recurring.launcher import UNAVAILABLE, OccurrenceState, later
 
 T = TypeVar("T")
 OVERRULING = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-"""Ray's client prefers these to the address it is given."""
+"""Environment variables that override the address given to Ray's client."""
 STOPPED_CODE = 143
 NO_AGENT, AGENT_SECONDS = "No available agent", 60.0
-"""What Ray answers until the agent of a new cluster is up, and how long that may take."""
+"""Ray's message until the agent of a new cluster is up, and the maximum wait for it in seconds."""
 TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
     "ray._private.runtime_env.working_dir",
 )
-"""Ray's loggers that tell of every file left out of an upload."""
+"""Ray's loggers that report every file excluded from an upload."""
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
 class RayJob:
-    """A job as a list shows it; times are seconds since 1970."""
+    """An entry of the list of jobs; the field began is in seconds since 1970."""
 
     id: str
     state: str
@@ -50,10 +50,10 @@ class RayJob:
 
 
 class Jobs:
-    """A cluster's jobs, by the address of its dashboard. They go on whatever becomes of this process."""
+    """The jobs of a cluster, by the address of its dashboard. Jobs continue when this process ends."""
 
     def __init__(self, address: str) -> None:
-        """Connect to nothing yet: the cluster may come and go."""
+        """Store the address. Each call opens a new connection, because the cluster may come and go."""
         self.address = address
 
     def submit(
@@ -64,9 +64,9 @@ class Jobs:
         variables: Mapping[str, str] = NOTHING,
         included: Collection[str] = (),
     ) -> None:
-        """Submit ``python WORDS`` with a copy of folder as its working directory. Raise RunError.
+        """Submit ``python WORDS`` with a copy of folder as its working directory.
 
-        Raise UserError where the copy would contain a secret that is not included by name.
+        Raise RunError if Ray refuses, UserError if the copy would contain a secret file that is not in included.
         """
         secret_files.check(folder, package.contents(folder), included)
         env = {"working_dir": str(folder), "env_vars": {**environment.STOP, **variables}}
@@ -76,23 +76,23 @@ class Jobs:
             try:
                 self._ask(lambda client: client.submit_job(entrypoint=entrypoint, submission_id=job, runtime_env=env))
                 return
-            except RunError as error:  # the cluster has only just started: nothing was submitted
+            except RunError as error:  # the cluster has just started: nothing was submitted
                 if NO_AGENT not in str(error) or time.monotonic() > until:
                     raise
                 time.sleep(1)
 
     def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
-        """Submit a job unless there is one of that id. Raise RunError."""
+        """Submit a job unless its id exists. Raise RunError."""
         try:
             self.submit(occurrence, words, folder)
-        except UserError as error:  # a secret has come into the folder since: the daemon goes on
+        except UserError as error:  # the folder has a new secret file: the daemon must continue
             raise RunError(str(error), reason="secret") from None
         except RunError:
-            if self.state(occurrence) is None:  # else it was submitted before
+            if self.state(occurrence) is None:  # otherwise it was submitted before
                 raise
 
     def state(self, occurrence: str) -> OccurrenceState | None:
-        """Return the state of a job, None where there is none of that id."""
+        """Return the state of a job, or None if the id is unknown."""
         found = self._ask(lambda client: _found(client, occurrence))
         return _state(found) if found else None
 
@@ -102,19 +102,19 @@ class Jobs:
         return sorted(found, key=lambda job: job.began, reverse=True)
 
     def log(self, job: str) -> str:
-        """Return what a job has printed so far. Raise UserError where there is none of that id."""
+        """Return a job's output so far. Raise UserError if the id is unknown."""
         self._known(job)
         text: str = self._ask(lambda client: client.get_job_logs(job))
         return text
 
     def follow(self, job: str, tell: Callable[[str], None]) -> int:
-        """Tell what a job prints until it has ended, and return its exit code. Raise UserError, RunError."""
+        """Pass a job's output to tell, line by line, until it ends; return its exit code. Raise UserError, RunError."""
         self._known(job)
         self._ask(lambda client: asyncio.run(_tell(client.tail_job_logs(job), tell)))
         return self.code(job)
 
     def code(self, job: str) -> int:
-        """Return the exit code of a job that has ended; 143, as after SIGTERM, of one that was stopped."""
+        """Return the exit code of a job that has ended; 143, as after SIGTERM, if it was stopped."""
         details = self._known(job)
         if details.status == JobStatus.SUCCEEDED:
             return 0
@@ -124,20 +124,20 @@ class Jobs:
         return code if code > 0 else 128 - code
 
     def stop(self, job: str) -> bool:
-        """Have a job end in order; return whether it had not yet. Raise UserError where there is none of that id."""
+        """Stop a job gracefully; return whether it was still running. Raise UserError if the id is unknown."""
         ended = JobStatus(self._known(job).status).is_terminal()
         if not ended:
             self._ask(lambda client: client.stop_job(job))
         return not ended
 
     def free_ids(self, schedule: str, after: str) -> None:
-        """Delete the jobs that ran when the clock was ahead, under ids that are due later."""
+        """Delete ended jobs whose ids are due later than after; they ran while the clock was ahead."""
         ended = {job.id for job in self.all() if job.state in ("succeeded", "failed", "stopped")}
         for job in later(ended, schedule, after):
             self._ask(lambda client, job=job: client.delete_job(job))  # type: ignore[misc]
 
     def close(self) -> None:
-        """Leave the jobs alone."""
+        """Do nothing: the jobs continue."""
 
     def _known(self, job: str) -> JobDetails:
         details = self._ask(lambda client: _found(client, job))
@@ -157,12 +157,12 @@ class Jobs:
 
 
 def _reason(error: Exception) -> str:
-    """Return why a question was not answered, and what helps where it is the token."""
+    """Return the reason of a failed query, with a remedy if the token is the cause."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     if line.startswith("Authentication required"):
-        return "asks for a token: copy the head's ~/.ray/auth_token here, or set RAY_AUTH_TOKEN_PATH"
+        return "the cluster asks for a token: copy the head's ~/.ray/auth_token here, or set RAY_AUTH_TOKEN_PATH"
     if line.startswith("Authentication failed"):
-        return "refuses this token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH): it is not this cluster's"
+        return "the cluster refuses this token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH): it is not this cluster's"
     if line.startswith("Failed to connect to Ray"):
         return "no cluster's dashboard answers there; start a cluster (gen-ray start head), or name one with --address"
     return line
@@ -176,7 +176,7 @@ async def _tell(lines: AsyncIterator[str], tell: Callable[[str], None]) -> None:
 def _found(client: JobSubmissionClient, job: str) -> JobDetails | None:
     try:
         return client.get_job_info(job)
-    except RuntimeError as error:  # Ray's only one; to list all jobs instead would take the longer the more there were
+    except RuntimeError as error:  # Ray's only error type here; listing all jobs instead would be slow
         if "status code 404" in str(error):
             return None
         raise
@@ -203,7 +203,7 @@ def _job(details: JobDetails) -> RayJob:
 
 
 def _line(details: JobDetails) -> str:
-    """Return what a command said of its own failure, or else what Ray says of it."""
+    """Return the command's own error message, or otherwise the first line of Ray's message."""
     lines = str(details.message).strip().splitlines() or [""]
     return next((line for line in reversed(lines) if line.startswith("error: ")), lines[0])
 

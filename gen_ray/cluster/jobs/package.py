@@ -1,11 +1,11 @@
-"""The files of a job's working directory that Ray uploads: how many megabytes, and whether the job finds them."""
+"""Checks of the files that Ray uploads as a job's working directory: their size, and that the job finds its files."""
 
 import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from ray._private import ray_constants
-from ray._private.runtime_env import packaging  # Ray's own walk: what it leaves out, and what not, is its to say
+from ray._private.runtime_env import packaging  # Ray's own walk, to exclude exactly the files that Ray excludes
 
 from gen_ray.errors import UserError
 
@@ -14,7 +14,7 @@ LARGEST = 5
 
 
 def contents(folder: Path) -> dict[Path, int]:
-    """Return the files that Ray uploads of a folder, each with its bytes: .gitignore and .rayignore are honoured."""
+    """Return the files of a folder that Ray uploads and their sizes in bytes; .gitignore and .rayignore apply."""
     found: dict[Path, int] = {}
 
     def note(path: Path) -> None:
@@ -24,13 +24,13 @@ def contents(folder: Path) -> dict[Path, int]:
     whole = folder.absolute()
     defaults = ray_constants.get_runtime_env_default_excludes()
     quiet = logging.getLogger("gen_ray.package")
-    quiet.setLevel(logging.WARNING)  # Ray tells it of every file of names to ignore
+    quiet.setLevel(logging.WARNING)  # Ray logs every ignore file here
     packaging._dir_travel(whole, [packaging._get_excludes(whole, defaults)], note, include_gitignore=True, logger=quiet)
     return found
 
 
 def check(folder: Path, files: Mapping[Path, int], limit_mb: float) -> None:
-    """Raise UserError, naming the largest files, where a folder is more than so many megabytes."""
+    """Raise UserError, with the largest files, if a folder exceeds limit_mb megabytes."""
     size = sum(files.values())
     if size <= limit_mb * MEGABYTE:
         return
@@ -43,10 +43,10 @@ def check(folder: Path, files: Mapping[Path, int], limit_mb: float) -> None:
 
 
 def check_words(folder: Path, files: Mapping[Path, int], words: list[str]) -> None:
-    """Raise UserError where a word is a file here that the job will not find there."""
+    """Raise UserError if an argument names a local file that the job's copy of the folder does not contain."""
     for word in words:
         if Path(word).is_file() and (Path(word).is_absolute() or folder.absolute() / word not in files):
             raise UserError(
-                f"{word}: the job would not find it: it gets a copy of {folder.absolute()}, from which on a file is "
-                "named, without what .gitignore and .rayignore name"
+                f"{word}: the job would not find it: the job runs in a copy of {folder.absolute()} without the files "
+                "that .gitignore and .rayignore exclude; give a path relative to that folder"
             )

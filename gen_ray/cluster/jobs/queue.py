@@ -1,4 +1,4 @@
-"""The queue of a shared cluster: a named actor that all sweeps and trainings on it ask before they begin something."""
+"""The queue of a shared cluster: a named actor that grants sweeps and trainings their next start."""
 
 import asyncio
 import logging
@@ -24,17 +24,17 @@ logger = logging.getLogger(__name__)
 
 
 class Queue:
-    """The actor. It knows of a driver's death by that of the driver's tracker, and frees what it had."""
+    """The queue's actor. The death of a driver's logger actor shows that the driver died; its share is then freed."""
 
     def __init__(self) -> None:
-        """Start without members."""
+        """Create an empty queue."""
         self.shares, self.trackers = Shares(), dict[str, Any]()
         self.watch: asyncio.Task[None] | None = None
         self.others: Resources = {}
         self.jobs, self.looked_at = set[str](), float("-inf")
 
     async def ask(self, wish: Wish, tracker: Any) -> bool:
-        """Return whether the member may begin one more now."""
+        """Return whether the member may start one more now."""
         self.trackers[wish.name] = tracker
         self.watch = self.watch or asyncio.create_task(self._forget_the_dead())
         others = self.reserved(wish.job)
@@ -42,23 +42,23 @@ class Queue:
         return self.shares.ask(wish, room)
 
     def reserved(self, job: str = "") -> Resources:
-        """Return what jobs have reserved that are not members; it is looked up once a second at most."""
+        """Return the resources that jobs outside the queue have reserved; looked up at most once a second."""
         if time.monotonic() - self.looked_at > RESERVED_SECONDS or job not in self.jobs:
             self.jobs = {job, *(member.wish.job for member in self.shares.members.values())}
             self.others, self.looked_at = reserved_by_others(self.jobs), time.monotonic()
         return self.others
 
     async def tell(self, name: str, running: int) -> None:
-        """Note how many a member has running."""
+        """Set the number of a member's running trials."""
         self.shares.tell(name, running)
 
     async def leave(self, name: str) -> None:
-        """Forget a member."""
+        """Remove a member."""
         self.shares.leave(name)
         self.trackers.pop(name, None)
 
     async def members(self) -> list[tuple[Wish, str, float]]:
-        """Return each member with its running trials, its wait in words, and the seconds since it came."""
+        """Return each member's request with its running trials, the reason of its wait, and seconds since it joined."""
         now = time.monotonic()
         return [
             (replace(member.wish, running=member.running), self.shares.waits_for(member), now - member.since)
@@ -78,27 +78,27 @@ class Queue:
 
 
 class QueueSlot(Protocol):
-    """A member's place in the queue."""
+    """A member's slot in the queue."""
 
     shared: bool
-    """Whether what a trial had goes back to the queue when it ends."""
+    """Whether a trial's resources return to the queue when the trial ends."""
     left: bool
-    """Whether the place was given up."""
+    """Whether the member has left the queue."""
 
     def granted(self, running: int) -> bool:
-        """Return whether one more may start now, beside those of the member that run."""
+        """Return whether one more may start now, in addition to running."""
 
     def tell(self, running: int) -> None:
-        """Say how many are running."""
+        """Report the number of running trials."""
 
 
 class NoQueue:
-    """The place of one who shares its cluster with nobody."""
+    """The slot of a run on a cluster that is not shared: every start is granted."""
 
     shared = left = False
 
     def granted(self, running: int) -> bool:
-        """Return that it may."""
+        """Return True."""
         return True
 
     def tell(self, running: int) -> None:
@@ -106,18 +106,18 @@ class NoQueue:
 
 
 class Shared:
-    """A place in the cluster's queue."""
+    """A slot in the cluster's queue."""
 
     shared = True
     left = False
 
     def __init__(self, wish: Wish, tracker: Any) -> None:
-        """Begin with nothing asked."""
+        """Connect to the queue; tracker is the logger actor whose death removes the member."""
         self.wish, self.tracker, self.asked_at, self.reported_at = wish, tracker, 0.0, 0.0
         self.queue = _queue()
 
     def granted(self, running: int) -> bool:
-        """Return whether one more may start now; asked every half second at most."""
+        """Return whether one more may start now; the queue is asked at most every half second."""
         if time.monotonic() - self.asked_at < ASK_SECONDS:
             return False
         self.asked_at = time.monotonic()
@@ -129,26 +129,26 @@ class Shared:
         return granted
 
     def tell(self, running: int) -> None:
-        """Say how many are running."""
+        """Report the number of running trials."""
         self.asked_at = 0.0
-        ray.get(self.queue.tell.remote(self.wish.name, running))  # told late, it would undo what is granted next
+        ray.get(self.queue.tell.remote(self.wish.name, running))  # synchronous: a late report would undo the next grant
 
 
-class Together:
-    """A place for all of a sweep's trials: whoever is the first of them has it for all until the last has ended."""
+class WholeSweepSlot:
+    """A slot for all trials of a sweep together: the first one acquires it and the last one to end releases it."""
 
     shared = left = False
 
     def __init__(self, place: QueueSlot) -> None:
-        """Begin without it."""
+        """Wrap the slot that is acquired for all trials."""
         self.place = place
 
     def granted(self, running: int) -> bool:
-        """Return whether one more may begin now."""
+        """Return whether one more may start now."""
         return running > 0 or self.place.granted(0)
 
     def tell(self, running: int) -> None:
-        """Say how many are running."""
+        """Report the number of running trials."""
         self.place.tell(min(1, running))
 
 
@@ -156,9 +156,9 @@ class Together:
 def turn(
     name: str, priority: float, needs: Mapping[str, float], tracker: Any, most: int = 1, *, together: bool = False
 ) -> Iterator[QueueSlot]:
-    """Have a place in the queue while the block lasts, where RAY_ADDRESS names a cluster: one's own is not shared.
+    """Yield a slot in the queue of the cluster that RAY_ADDRESS names, or NoQueue without RAY_ADDRESS.
 
-    Together, there is room for most trials at once, each with its needs, or for none.
+    With together, the slot covers most concurrent trials, each with its needs, or none.
     """
     if "RAY_ADDRESS" not in os.environ:
         yield NoQueue()
@@ -169,33 +169,33 @@ def turn(
     wish = Wish(name=name, priority=priority, needs=amounts, running=0, job=job, most=most // places)
     place = Shared(wish, tracker)
     try:
-        yield Together(place) if together else place
+        yield WholeSweepSlot(place) if together else place
     finally:
         place.left = True
         place.queue.leave.remote(name)
 
 
 def wait(place: QueueSlot) -> None:
-    """Return when the place is granted, or was given up."""
+    """Block until the slot is granted or the member has left the queue."""
     while not place.left and not place.granted(0):
         time.sleep(ASK_SECONDS)
 
 
 def members() -> list[tuple[Wish, str, float]]:
-    """Return who is in the queue of the cluster that RAY_ADDRESS names. Raise UserError where it names none."""
+    """Return the members of the queue of the cluster that RAY_ADDRESS names. Raise UserError if it is not set."""
     if "RAY_ADDRESS" not in os.environ:
-        raise UserError("RAY_ADDRESS: is not set; a Ray that a run starts for itself has no queue")
+        raise UserError("RAY_ADDRESS: is not set; only a shared cluster has a queue: set it to its head's HOST:PORT")
     found: list[tuple[Wish, str, float]] = ray.get(_queue().members.remote())
     return found
 
 
 def reserved() -> Resources:
-    """Return what others than the queue's members have reserved on the cluster that RAY_ADDRESS names."""
+    """Return the resources that jobs outside the queue have reserved on the cluster that RAY_ADDRESS names."""
     found: Resources = ray.get(_queue().reserved.remote())
     return found
 
 
 def _queue() -> Any:
-    """Return the cluster's queue, begun by whoever asks first. Lost with its node it starts again on another."""
+    """Return the cluster's queue, creating it if needed. If its node is lost, it restarts on another node."""
     name = {"name": NAME, "namespace": NAME, "get_if_exists": True, "lifetime": "detached"}
     return ray.remote(Queue).options(**name, num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()

@@ -1,17 +1,17 @@
-"""What others have reserved on a cluster: placement groups, Serve's replicas and plain actors that ask no queue."""
+"""Resources reserved outside the queue: placement groups, Serve replicas and plain actors."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from ray._private.state import state  # the public tables name no job
+from ray._private.state import state  # Ray's public tables lack the job ids
 from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 
 
 def reserved_by_others(jobs: Collection[str]) -> dict[str, float]:
-    """Return the resources that actors and placement groups of other jobs than these hold at the moment.
+    """Return the resources that actors and placement groups of all other jobs hold now.
 
-    An actor inside a placement group counts with the group. What only waits for resources holds none. Tasks are not
-    counted: Ray keeps no table of their resources, and they end.
+    An actor inside a placement group counts with the group. Pending actors and groups hold nothing. Tasks do not count:
+    Ray keeps no table of their resources, and they end.
     """
     accessor = state._connect_and_get_accessor()
     actors = map(ActorTableData.FromString, accessor.get_actor_table(None, "ALIVE"))
@@ -22,7 +22,7 @@ def reserved_by_others(jobs: Collection[str]) -> dict[str, float]:
 def total(
     jobs: Collection[str], actors: Iterable[ActorTableData], groups: Iterable[PlacementGroupTableData]
 ) -> dict[str, float]:
-    """Return the sum over the tables of a cluster, without the rows of some jobs."""
+    """Return the summed resources of the rows that do not belong to the given jobs."""
     found = Counter[str]()
     for actor in actors:
         if actor.job_id.hex() not in jobs and not actor.placement_group_id.strip(b"\xff"):

@@ -1,4 +1,4 @@
-"""Files of a working directory that must not be uploaded: secrets, and links that lead out of the folder."""
+"""Check of a working directory for files that must not be uploaded: secrets and links that lead out of the folder."""
 
 import re
 from collections.abc import Collection, Iterable
@@ -21,29 +21,29 @@ NAMES = (
 )
 """Patterns of names, compared in lower case. The repository's .gitignore has the same list."""
 FOLDERS = (".ssh", ".aws", ".gnupg", ".kube", ".docker", ".azure", ".ray")
-"""Folders of a home; every file in them is taken for a secret."""
+"""Folders of a home directory; every file in them counts as a secret."""
 EXAMPLES = ("*.example", "*.sample", "*.template", "*.pub")
-"""Patterns of names that are not secrets, although one of NAMES matches: .env.example."""
+"""Patterns of names that are not secrets even if they match NAMES, such as .env.example."""
 COPIES = ("~", ".bak", ".old", ".orig", ".save", ".swp")
-"""How the names of copies end that editors and users make: server.key.bak is as secret as server.key."""
+"""Suffixes of copies made by editors and users: server.key.bak is as secret as server.key."""
 PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
-"""The first line of a key, wherever it stands: also indented in YAML, or within a string of JSON."""
+"""First line of a private key, also indented in YAML or inside a JSON string."""
 MARK = b"PRIVATE KEY"
 MARKS = (MARK, MARK.decode().encode("utf-16-le")[:-1])
-"""What files with a key contain, in UTF-8 and in both byte orders of UTF-16 (which PowerShell writes)."""
+"""Bytes that every file with a key contains, in UTF-8 and in both byte orders of UTF-16 (written by PowerShell)."""
 BLOCK_BYTES, AROUND_BYTES = 2**20, 256
 
 
 def check(folder: Path, files: Iterable[Path], included: Collection[str] = ()) -> None:
-    """Raise UserError, naming the file, where one of the files to upload is a secret or lies outside the folder.
+    """Raise UserError, with the file's name, if a file to upload is a secret or lies outside the folder.
 
-    The files are paths below folder; included are patterns of relative paths that are uploaded nevertheless.
+    files are paths below folder. included are patterns of relative paths that may be uploaded nevertheless.
     """
     whole = folder.absolute()
     uploaded = {str(file.relative_to(whole)): file for file in files}
     for pattern in included:
         if not any(_matches(name, pattern) for name in uploaded):
-            raise UserError(f"--include {pattern}: matches none of the files that {folder} has for an upload")
+            raise UserError(f"--include {pattern}: matches none of the files to upload from {folder}")
     for name, file in sorted(uploaded.items()):
         fault = _fault(name, file, whole)
         if fault and not any(_matches(name, pattern) for pattern in included):
@@ -54,7 +54,7 @@ def check(folder: Path, files: Iterable[Path], included: Collection[str] = ()) -
 
 
 def _fault(name: str, file: Path, whole: Path) -> str:
-    """Return why a file must not be uploaded, nothing where it may."""
+    """Return the reason why a file must not be uploaded, or ""."""
     real = file.resolve()
     if not real.is_relative_to(whole.resolve()):
         return f"leads out of the folder, to {real},"
@@ -67,16 +67,16 @@ def _fault(name: str, file: Path, whole: Path) -> str:
 
 
 def _matches(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatch(name, pattern)  # a name may have brackets
+    return name == pattern or fnmatch(name, pattern)  # equality first: a name may contain brackets
 
 
 def _has_private_key(file: Path) -> bool:
-    """Return whether a file has the first line of a private key anywhere. Raise OSError."""
+    """Return whether a file contains the first line of a private key. Raise OSError."""
     before = b""
     with file.open("rb") as stream:
         while block := stream.read(BLOCK_BYTES):
             part = before + block
-            # The search for a mark is quick. Few files have one and need the pattern and a copy without null bytes.
+            # Searching for the mark is fast. Few files contain it and need the pattern and a copy without null bytes.
             if any(mark in part for mark in MARKS) and PRIVATE_KEY.search(part.replace(b"\0", b"")):
                 return True
             before = part[-AROUND_BYTES:]
@@ -92,7 +92,7 @@ def _is_secret(name: str) -> bool:
 
 
 def _original(name: str) -> str:
-    """Return the name of the file that a name is of a copy of, or else the name itself."""
+    """Return a name without the suffixes of copies."""
     for end in COPIES:
         if name.endswith(end):
             return _original(name.removesuffix(end))

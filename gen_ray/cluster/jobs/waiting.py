@@ -1,4 +1,4 @@
-"""Waiting that can be interrupted by a signal and says every ten seconds what it waits for."""
+"""Interruptible waiting that logs the reason every ten seconds."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def started(call: Callable[[], T]) -> "Future[T]":
-    """Run a call in a thread that does not keep the process from ending, as a pool's threads do."""
+    """Run a call in a daemon thread, which, unlike a pool's threads, does not keep the process alive."""
     found: Future[T] = Future()
 
     def run() -> None:
@@ -31,15 +31,16 @@ def started(call: Callable[[], T]) -> "Future[T]":
 
 
 def awaited(call: Callable[[], T], report: Callable[[], str] = str) -> T:
-    """Return what a call returns; report returns in a line what it waits for, or nothing.
+    """Return the result of a call; report returns one line with the reason of the wait, or "".
 
-    Not in the main thread: inside Ray a signal is noticed late, and the error of its handler becomes a SystemError.
+    The call runs outside the main thread: inside Ray a signal is noticed late, and an error of its handler becomes a
+    SystemError.
     """
     return result(started(call), report)
 
 
 def result(found: "Future[T]", report: Callable[[], str] = str) -> T:
-    """Return the result of a call that was started, as awaited does."""
+    """Return the result of a future from started; report as in awaited."""
     while True:
         try:
             return found.result(REPORT_SECONDS)
@@ -56,7 +57,7 @@ def result(found: "Future[T]", report: Callable[[], str] = str) -> T:
 
 
 def missing(needs: Mapping[str, float]) -> str:
-    """Return in words which of the resources are not free on the cluster, empty where all are."""
+    """Describe the resources of needs that are not free on the cluster; "" if all are free."""
     free, there = ray.available_resources(), ray.cluster_resources()
     short = {kind: amount for kind, amount in needs.items() if free.get(kind, 0.0) < amount}
     return ", ".join(
@@ -66,14 +67,14 @@ def missing(needs: Mapping[str, float]) -> str:
 
 
 def is_placing() -> bool:
-    """Return whether a placement group on the cluster waits for resources, as those of trainings do."""
+    """Return whether a placement group on the cluster waits for resources, such as that of a training."""
     return any(group["state"] in ("PENDING", "RESCHEDULING") for group in ray.util.placement_group_table().values())
 
 
 def lost(error: RayError) -> RunError:
-    """Return what ended a process of Ray's that was started again in vain, in a line with the remedy."""
+    """Return a RunError with cause and remedy for a Ray process that was lost despite restarts."""
     if isinstance(error, OutOfMemoryError):
         remedy = "use fewer or smaller workers, or raise RAY_memory_usage_threshold"
         return RunError(f"Ray ended a process because its machine's memory is full: {remedy}", reason="memory")
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return RunError(f"a process of Ray's died again and again: {first}", reason="lost")
+    return RunError(f"a Ray process died repeatedly: {first}", reason="lost")

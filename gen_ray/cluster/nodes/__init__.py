@@ -1,1 +1,1 @@
-"""Ray's processes on the machines of a cluster: start, connection, checks."""
+"""Ray's processes on the machines of a cluster: start, connection and checks."""

@@ -1,4 +1,4 @@
-"""A look at every machine of a cluster, from a task on each."""
+"""Inspection of every machine of a cluster by a task on each."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -17,25 +17,25 @@ from gen_ray.storage.paths import is_remote, place
 
 ANSWER_SECONDS = 60.0
 COMPARED = ("python", "ray", "torch", "gen-ray")
-"""What must be the same everywhere: Ray refuses or pickles fail, or a checkpoint is not what it says."""
+"""Packages whose versions must match: otherwise Ray refuses, pickles fail, or checkpoints mean something else."""
 
 
 @dataclass(frozen=True)
 class Node:
-    """A machine of the cluster."""
+    """A machine of the cluster, as seen from a task on it."""
 
     name: str
     gpus: int
-    """That Ray counts there."""
+    """Number of GPUs that Ray counts there."""
     seen: Machine | None
-    """None where its task failed or did not answer."""
+    """The task's findings; None if it failed or did not answer."""
     shares: bool = True
-    """Whether the storage there is the one here."""
+    """Whether storage.root there is the same folder as here."""
     fault: str = ""
-    """Why it was not seen."""
+    """Why the task failed."""
 
     def wrong(self, here: Machine) -> Iterator[str]:
-        """Yield what will not work there, and the remedy."""
+        """Yield each problem of this machine with its remedy; here is this process's machine."""
         if self.seen is None:
             yield f"no task can run there: {self.fault}"
             return
@@ -45,17 +45,17 @@ class Node:
                 yield f"{name} is {other}, here {mine}: install the same on all machines"
         if self.gpus > len(self.seen.gpus):
             yield (
-                f"Ray counts {self.gpus} GPUs, torch (CUDA {self.seen.cuda}) can use {len(self.seen.gpus)}: install a "
-                "driver and a torch that go together, or start Ray there with --num-gpus=0"
+                f"Ray counts {self.gpus} GPUs, torch (CUDA {self.seen.cuda}) can use {len(self.seen.gpus)}: install "
+                "matching versions of driver and torch, or start Ray there with --num-gpus=0"
             )
         if not self.shares:
-            yield "storage.root is not the folder that it is here: share it, or name an object store"
+            yield "storage.root is another folder than here: use a shared folder or an object store"
 
 
 def examine(root: Path) -> list[Node]:
-    """Return the machines of the cluster that this process is connected to, each as a task there saw it.
+    """Return the machines of the connected cluster, as seen by a task on each.
 
-    root is storage.root. A file is put there for that moment where the folder exists, to see who shares it.
+    root is storage.root. If it exists, it temporarily gets a file, which shows the machines that share it.
     """
     with _marker(root) as marker:
         asked = {node["NodeID"]: (node, _ask(node["NodeID"], root, marker)) for node in alive()}
@@ -69,14 +69,14 @@ def _node(node: Mapping[str, Any], task: ray.ObjectRef) -> Node:
     try:
         return Node(name, gpus, *ray.get(task, timeout=0))
     except ray.exceptions.GetTimeoutError:
-        return Node(name, gpus, None, fault=f"none answered within {ANSWER_SECONDS:.0f} s; see its raylet's log")
-    except ray.exceptions.RayError as error:  # gen_ray is not installed there, or another
+        return Node(name, gpus, None, fault=f"no answer within {ANSWER_SECONDS:.0f} s; see its raylet's log")
+    except ray.exceptions.RayError as error:  # gen_ray is missing there, or has another version
         return Node(name, gpus, None, fault=str(error).strip().splitlines()[-1])
 
 
 @contextmanager
 def _marker(root: Path) -> Iterator[str]:
-    """Give the path of a file that is in a folder for a while; of none where there is no folder to share."""
+    """Yield the path of a temporary file in a folder, or "" if it is not a local folder."""
     if is_remote(root) or not root.is_dir():
         yield ""
         return
@@ -86,11 +86,11 @@ def _marker(root: Path) -> Iterator[str]:
 
 def _ask(node: str, root: Path, marker: str) -> ray.ObjectRef:
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    # Once a process: it takes the hiding of GPUs away for itself.
+    # max_calls=1: the task removes the hiding of GPUs from its process.
     task = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=there)(_look)
     return task.remote(str(root), marker)
 
 
 def _look(root: str, marker: str) -> tuple[Machine, bool]:
-    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # who books no GPU sees none, but here all are to be looked at
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides all GPUs from this task, which must see them
     return look(Path("/") if is_remote(place(root)) else Path(root)), not marker or Path(marker).exists()

@@ -1,4 +1,4 @@
-"""A Ray cluster to work on: the one that RAY_ADDRESS names, or one of this machine's own cores."""
+"""Connection to a Ray cluster: the one that RAY_ADDRESS names, or a local one on this machine's cores."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.state import state  # what an autoscaler may do is told nowhere else; Ray Train asks it too
+from ray._private.state import state  # the only source of an autoscaler's limits; Ray Train uses it too
 
 from gen_ray.cluster.nodes import environment
 from gen_ray.cluster.nodes.start import start
@@ -23,16 +23,16 @@ from gen_ray.storage.paths import is_remote, remote
 
 @contextmanager
 def connected(scaling: Scaling) -> Iterator[None]:
-    """Use the cluster there is, else join or start one for as long as the block lasts."""
+    """Use the connected cluster, or else join or start one for the duration of the block."""
     with joined(_booked(scaling)):
         yield
 
 
 @contextmanager
 def joined(cpus: int) -> Iterator[None]:
-    """Do what connected does for work that books so many cores, which this machine need not have."""
+    """Connect as connected does, for work that reserves cpus cores, which may exceed this machine's."""
     address = os.environ.get("RAY_ADDRESS")
-    for key, value in (environment.RAY if address else environment.RAY | environment.ALONE).items():
+    for key, value in (environment.RAY if address else environment.RAY | environment.LOCAL).items():
         os.environ.setdefault(key, value)
     if ray.is_initialized():
         yield
@@ -50,7 +50,7 @@ def joined(cpus: int) -> Iterator[None]:
         num_cpus=None if address else max(os.cpu_count() or 1, cpus),
     )
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_term)  # Ray has put its own there, by which nothing would be closed
+        signal.signal(signal.SIGTERM, on_term)  # Ray's own handler would skip all cleanup
     try:
         yield
     finally:
@@ -59,10 +59,10 @@ def joined(cpus: int) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Have every signal that ends a program end Ray Tune as Ctrl-C does, in order, and raise EndedError when it has.
+    """Make every terminating signal end Ray Tune in order, as Ctrl-C does, and then raise EndedError.
 
-    An exception that a handler raises while Ray itself waits comes out of there as a SystemError. Further signals
-    change nothing. Tune sets its handlers and leaves one of them: those before are restored.
+    An exception that a handler raises while Ray itself waits arrives as a SystemError. Further signals are ignored.
+    Tune sets its own handlers and leaves one of them behind: the previous handlers are restored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -85,7 +85,7 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
     if heard:
         name = signals.ended(heard[0])
-        raise EndedError(f"{name} before all trials were done: --resume goes on from there", name.code)
+        raise EndedError(f"{name} before all trials were done; --resume continues from there", name.code)
 
 
 def _booked(scaling: Scaling) -> int:
@@ -93,7 +93,7 @@ def _booked(scaling: Scaling) -> int:
 
 
 def cpus_per_worker(scaling: Scaling) -> int:
-    """Return the cores of a worker: an equal share of a machine's cores unless the configuration says how many."""
+    """Return the cores of a worker: as configured, or else an equal share of a machine's cores."""
     if scaling.cpus_per_worker != "auto":
         return scaling.cpus_per_worker
     nodes = [node["Resources"].get("CPU", 0) for node in alive()]
@@ -103,12 +103,12 @@ def cpus_per_worker(scaling: Scaling) -> int:
 
 
 def alive() -> list[dict[str, Any]]:
-    """Return what Ray knows of the machines that are there now."""
+    """Return Ray's records of the nodes that are alive."""
     return [node for node in ray.nodes() if node["Alive"]]
 
 
 def uses_gpu(scaling: Scaling) -> bool:
-    """Return whether each worker gets a GPU. Raise UserError where GPUs are demanded and there are too few."""
+    """Return whether each worker gets a GPU. Raise UserError if GPUs are required and there are too few."""
     there, wanted = in_reach().get("GPU", 0.0), scaling.fewest_workers * scaling.gpus_per_worker
     if scaling.use_gpu is True and there < wanted:
         raise UserError(
@@ -118,9 +118,9 @@ def uses_gpu(scaling: Scaling) -> bool:
 
 
 def in_reach() -> dict[str, float]:
-    """Return what the cluster has or, where that is more, what its autoscaler may make it have.
+    """Return the cluster's resources, or the autoscaler's limits where they are larger.
 
-    Machines that come when they are wanted have to be wanted first: nobody is refused for what is not there yet.
+    The autoscaler adds machines only on demand, so that a request must not be refused for resources that it may add.
     """
     found: dict[str, float] = dict(ray.cluster_resources())
     possible = state.get_max_resources_from_cluster_config() or {}
@@ -128,13 +128,13 @@ def in_reach() -> dict[str, float]:
 
 
 def needs(scaling: Scaling, cpus: int) -> dict[str, float]:
-    """Return what the workers that a training cannot do without take together, each so many cores."""
+    """Return the resources of the fewest workers of a training, with cpus cores each."""
     gpus = scaling.fewest_workers * scaling.gpus_per_worker if uses_gpu(scaling) else 0.0
     return {"CPU": cpus * scaling.fewest_workers, **({"GPU": gpus} if gpus else {})}
 
 
 def ray_storage(folder: Path) -> dict[str, Any]:
-    """Return what Ray Train and Tune are told of a folder or URI: a URI's own client, whatever they would take."""
+    """Return Ray Train's and Tune's storage arguments of a folder or URI; a URI uses the client of storage.paths."""
     if not is_remote(folder):
         return {"storage_path": str(folder)}
     from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -144,6 +144,6 @@ def ray_storage(folder: Path) -> dict[str, Any]:
 
 
 def resources() -> str:
-    """Return the cluster's CPUs, GPUs and nodes in words."""
+    """Return the cluster's CPUs, GPUs and nodes as text."""
     there = ray.cluster_resources()
     return f"{there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs on {len(ray.nodes())} node(s)"

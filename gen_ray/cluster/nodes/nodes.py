@@ -1,4 +1,4 @@
-"""The processes of a cluster's machines: Ray's, which let nobody in without the token, and MLflow's server."""
+"""Starts the processes of a cluster's machines: Ray, which requires the token, and MLflow's server."""
 
 import os
 import signal
@@ -21,22 +21,22 @@ from gen_ray.tracking.database import uri_of
 
 DATABASE, ARTIFACTS = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"
 SERVER = {
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 14 processes that nothing here needs
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # 14 unnecessary processes
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",  # artifacts are safetensors and JSON
 }
 START_SECONDS = 90.0
-STOP_SECONDS = 3.0  # requests under way are answered; twice this is less than what ending.GRACE_SECONDS allows
+STOP_SECONDS = 3.0  # pending requests finish; twice this is less than ending.GRACE_SECONDS
 ANYWHERE = "192.0.2.1"
-"""An address that is nobody's (RFC 5737): which way would a packet go?"""
+"""A documentation address (RFC 5737), used to find the interface of outgoing packets."""
 
 
 def head(*, port: int, dashboard_port: int, insecure: bool, options: Sequence[str]) -> int:
-    """Start Ray as the first machine of a cluster, making its token where there is none, and return its exit code.
+    """Start Ray as the head of a cluster, creating its token if missing, and return the exit code.
 
-    The dashboard, by which jobs are submitted, is this machine's alone. Raise UserError where that would be open, or
-    where a port is in use: Ray itself would take another one for the dashboard.
+    The dashboard, which accepts jobs, listens on this machine's loopback only. Raise UserError if the cluster would be
+    open, or if a port is in use: Ray itself would choose another port for the dashboard.
     """
-    ports.check("0.0.0.0", port)  # noqa: S104 - other machines have to reach it, with the token
+    ports.check("0.0.0.0", port)  # noqa: S104 - other machines must reach it; the token protects it
     ports.check("127.0.0.1", dashboard_port, "--dashboard-port")
     own = _guarded(insecure=insecure, make=True)
     words = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", *options]
@@ -44,16 +44,16 @@ def head(*, port: int, dashboard_port: int, insecure: bool, options: Sequence[st
 
 
 def worker(address: str, *, insecure: bool, options: Sequence[str]) -> int:
-    """Start Ray as a further machine of the cluster at HEAD:PORT and return its exit code. Raise UserError."""
+    """Start Ray as a worker of the cluster at HEAD:PORT and return the exit code. Raise UserError."""
     own = _guarded(insecure=insecure, make=False)
     return _ray_start([f"--address={address}", *options], address.rpartition(":")[0], own)
 
 
 def _interface(host: str) -> Mapping[str, str]:
-    """Return the variable by which gloo takes the network that leads to a host; nothing where none is known to.
+    """Return the variable that makes gloo use the network interface towards a host; {} without a route to it.
 
-    Of itself it takes the one that this machine's name stands for, which many systems say is loopback: two workers on
-    two machines then never find one another.
+    By default gloo uses the interface of the machine's host name, which is loopback on many systems: workers on two
+    machines then cannot connect.
     """
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         try:
@@ -66,13 +66,13 @@ def _interface(host: str) -> Mapping[str, str]:
 
 
 def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
-    """Return the variables under which Ray asks for the token, which is there then."""
+    """Return the variables that make Ray require the token, after checking or creating it."""
     if insecure:
         return {ray_token.MODE: ray_token.OPEN}
     if os.environ.get(ray_token.MODE) == ray_token.OPEN:
         raise UserError(
             f"{ray_token.MODE}={ray_token.OPEN}: any client that reaches this machine could run code on it; "
-            "unset it, or say --insecure"
+            "unset it, or pass --insecure"
         )
     if not ray_token.known():
         if not make:
@@ -83,53 +83,53 @@ def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
 
 
 def _ray_start(words: Sequence[str], towards: str, guard: Mapping[str, str]) -> int:
-    """Run ray start, whose other machines are towards an address; what the user has set is left, but for the guard."""
+    """Run ray start; towards is an address of the network to use. The user's variables win, except over the guard."""
     usual = {**environment.RAY, **environment.SERVE, **environment.STOP, **_interface(towards)}
-    told = {**usual, **os.environ, **guard}
+    variables = {**usual, **os.environ, **guard}
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", *words]
-    return subprocess.run(command, env=told, check=False).returncode
+    return subprocess.run(command, env=variables, check=False).returncode
 
 
 def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequence[str] = ()) -> int:
-    """Run MLflow's server, or with detach leave it running once it answers, and return its exit code.
+    """Run MLflow's server and return its exit code; with detach, leave it running once it answers.
 
     Its database is SQLite and its artifacts are files of this machine unless MLflow's own variables name others.
-    Raise UserError where anybody could use it from elsewhere, RunError where it does not come up.
+    Raise UserError if it would be open to other machines, RunError if it does not start.
     """
     if host not in ports.LOOPBACK and not insecure:
         raise UserError(
-            f"--host {host}: MLflow's server asks nobody who he is; leave it on 127.0.0.1 and come by ssh -L "
-            f"{port}:127.0.0.1:{port}, put a proxy that asks before it, or say --insecure"
+            f"--host {host}: MLflow has no authentication; keep 127.0.0.1 and connect by ssh -L "
+            f"{port}:127.0.0.1:{port}, put an authenticating proxy in front, or pass --insecure"
         )
     ports.check(host, port)
     root = beside(default())
     root.mkdir(parents=True, exist_ok=True)
     stores = {DATABASE: uri_of(root / "mlflow.db"), ARTIFACTS: (root / "mlflow_artifacts").as_uri()}
-    # By variables, not words: a database's password must not stand in the list of processes.
-    told = {**stores, **os.environ, **SERVER}
+    # Passed by variables, not arguments: a database's password must not appear in the process list.
+    variables = {**stores, **os.environ, **SERVER}
     words = ["server", "--host", host, "--port", str(port), "--workers", "1"]
-    if names or host == "::1":  # which MLflow does not let in of itself
+    if names or host == "::1":  # MLflow does not allow these hosts by default
         here = [f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")]
         words += ["--allowed-hosts", ",".join([*names, *here])]
     command = [sys.executable, "-m", "mlflow", *words]
     if not detach:
-        return _attached(command, told)
-    _detached(command, told, host, port, root / "mlflow-server.log")
+        return _attached(command, variables)
+    _detached(command, variables, host, port, root / "mlflow-server.log")
     return 0
 
 
 def _attached(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """Run a server until it ends and return its exit code. A signal to this process stops the server, workers too."""
+    """Run a server until it ends and return its exit code. A signal to this process also stops the server's workers."""
     server = subprocess.Popen(command, env=environment)
     try:
         return server.wait()
-    except BaseException:  # the server's worker holds the port and outlives the process that started it
+    except BaseException:  # the server's worker holds the port and outlives its parent
         _stop(server)
         raise
 
 
 def _stop(server: "subprocess.Popen[bytes]") -> None:
-    """Stop a server and all its descendants, those that do not react within STOP_SECONDS by SIGKILL."""
+    """Stop a server and its descendants; those still running after STOP_SECONDS get SIGKILL."""
     with suppress(psutil.NoSuchProcess):
         running = [*psutil.Process(server.pid).children(recursive=True), psutil.Process(server.pid)]
         for send in (psutil.Process.terminate, psutil.Process.kill):
@@ -140,7 +140,7 @@ def _stop(server: "subprocess.Popen[bytes]") -> None:
 
 
 def _detached(command: Sequence[str], environment: Mapping[str, str], host: str, port: int, log: Path) -> None:
-    """Start a server and leave it running once it answers. Raise RunError where it does not; nothing is then left."""
+    """Start a server and leave it running once it answers. Otherwise kill it and raise RunError."""
     with log.open("ab") as stream:
         server = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, start_new_session=True
@@ -155,7 +155,7 @@ def _detached(command: Sequence[str], environment: Mapping[str, str], host: str,
 
 
 def _wait(server: "subprocess.Popen[bytes]", host: str, port: int, log: Path) -> None:
-    """Wait until this server answers, and not another one that listens at the same address."""
+    """Wait until this server answers; another server at the same address does not count."""
     address, until = ports.own_url(host, port), time.monotonic() + START_SECONDS
     with requests.Session() as session:
         session.trust_env = False  # a proxy does not reach this machine's loopback
@@ -164,4 +164,4 @@ def _wait(server: "subprocess.Popen[bytes]", host: str, port: int, log: Path) ->
                 if session.get(f"{address}/health", timeout=5).ok and ports.listens(server.pid, port):
                     return
             time.sleep(0.2)
-    raise RunError(f"{address}: MLflow's server did not come up; {log} says why")
+    raise RunError(f"{address}: MLflow's server did not start; {log} says why")

@@ -1,4 +1,4 @@
-"""Ports of this machine: whether one is free, and which process listens there."""
+"""Ports of this machine: whether a port is free, and whether a process listens on it."""
 
 import errno
 import socket
@@ -14,21 +14,21 @@ ALL_INTERFACES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared 
 
 
 def url(host: str, port: int) -> str:
-    """Return the address of a server as a browser takes it."""
+    """Return a server's URL for a browser."""
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def own_url(host: str, port: int) -> str:
-    """Return the address by which this machine itself reaches a server that listens on host."""
+    """Return the URL at which this machine itself reaches a server that listens on host."""
     return url(ALL_INTERFACES.get(host, host), port)
 
 
 @contextmanager
 def held(host: str, port: int, option: str = "--port") -> Iterator[None]:
-    """Keep a port for a server that binds with SO_REUSEPORT. Raise UserError where it is in use.
+    """Reserve a port for a server that binds with SO_REUSEPORT. Raise UserError if it is in use.
 
-    Ray Serve's proxy does so: a second server on the same port would answer half of the first one's requests. The
-    socket here is bound but does not listen: it gets no connection, and no other command gets the port.
+    Ray Serve's proxy binds so: a second server on the same port would receive half of the first one's requests. The
+    socket here is bound but does not listen: it receives no connections, and other commands cannot use the port.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as kept:
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
@@ -42,7 +42,7 @@ def held(host: str, port: int, option: str = "--port") -> Iterator[None]:
 
 
 def check(host: str, port: int, option: str = "--port") -> None:
-    """Raise UserError where a port, as an option names it, is in use or cannot be listened on."""
+    """Raise UserError if a port, given by an option, is in use or cannot be listened on."""
     with held(host, port, option):
         pass
 

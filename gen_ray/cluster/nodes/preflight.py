@@ -1,4 +1,4 @@
-"""What Ray refuses or waits for endlessly because of the environment, found before it starts and stated in one line."""
+"""Checks, before Ray starts, of an environment that Ray would refuse or wait for endlessly; each error is one line."""
 
 import json
 import os
@@ -18,7 +18,7 @@ USUAL_THRESHOLD = 0.95
 
 
 def check(address: str | None) -> None:
-    """Raise UserError for an environment that Ray cannot work in, RunError where the named cluster does not answer."""
+    """Raise UserError for an environment that Ray cannot work in, RunError if the named cluster does not answer."""
     _check_variables()
     if address is None:
         _check_memory()
@@ -41,7 +41,7 @@ def _check_variables() -> None:
 
 
 def _numeric(name: str, kind: type, is_valid: Callable[[float], bool], meaning: str) -> None:
-    """Raise UserError where a variable is not a number: Ray's processes would abort and say nothing."""
+    """Raise UserError if a variable is not a valid number: Ray's processes would abort without a message."""
     text = os.environ.get(name)
     if text is None:
         return
@@ -54,7 +54,7 @@ def _numeric(name: str, kind: type, is_valid: Callable[[float], bool], meaning: 
 
 
 def _check_memory() -> None:
-    """Raise RunError where this machine's memory is so full that Ray would end each worker that it starts."""
+    """Raise RunError if this machine's memory is so full that Ray would kill its workers."""
     if os.environ.get(REFRESH) == "0":
         return
     threshold, used = float(os.environ.get(THRESHOLD, USUAL_THRESHOLD)), psutil.virtual_memory().percent / 100
@@ -82,13 +82,13 @@ def _check_address(address: str) -> None:
 
 
 def reach(host: str, port: int) -> None:
-    """Connect to a port and leave it. Raise OSError."""
+    """Connect to a port and close the connection. Raise OSError."""
     socket.create_connection((host, port), ANSWER_SECONDS).close()
 
 
 @contextmanager
 def translated(address: str | None) -> Iterator[None]:
-    """Raise Ray's refusals to start as UserError or RunError, with the remedy."""
+    """Translate Ray's errors on start into UserError or RunError with the remedy."""
     where = f"RAY_ADDRESS={address}: " if address else ""
     try:
         yield
@@ -109,7 +109,7 @@ def translated(address: str | None) -> Iterator[None]:
     except SystemExit as error:  # how Ray ends a driver whose cluster does not answer
         raise RunError(f"{where}no Ray cluster answers", reason="cluster") from error
     except Exception as error:
-        if type(error) is not Exception:  # Ray raises bare ones
+        if type(error) is not Exception:  # Ray raises plain Exception
             raise
         raise RunError(f"{where}Ray cannot start: {_line(error)}", reason="cluster") from error
 

@@ -1,4 +1,4 @@
-"""How Ray's processes are started for a driver: apart from its terminal, importing what the driver imports."""
+"""Starts Ray's processes for a driver: detached from its terminal, with the driver's import path."""
 
 import signal
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import auto_init_hook, services  # Ray has no option for either
+from ray._private import auto_init_hook, services  # Ray offers options for neither
 from ray.job_config import JobConfig
 
 import gen_ray
@@ -17,9 +17,9 @@ from gen_ray.host import shadowing, signals
 
 
 def start(address: str | None, **options: Any) -> None:
-    """Connect to a cluster, or start Ray on this machine where there is no address. Raise UserError, RunError."""
+    """Connect to a cluster, or start Ray on this machine if address is None. Raise UserError, RunError."""
     preflight.check(address)
-    # A thread of Ray Train that still asks something after ray.shutdown() would start another Ray on this machine.
+    # A thread of Ray Train that calls Ray after ray.shutdown() would otherwise start another Ray on this machine.
     auto_init_hook.enable_auto_connect = False
     job = PathsOfTheDriver()
     with preflight.translated(address), _apart():
@@ -27,10 +27,10 @@ def start(address: str | None, **options: Any) -> None:
 
 
 class PathsOfTheDriver(JobConfig):
-    """A job whose workers import what the driver imports.
+    """A job whose workers import the same code as the driver.
 
-    Ray puts the current folder first in their paths, so that a file of the user's, such as pandas.py, would be imported
-    instead of a package. The folder of this code is put there only where it is not installed.
+    Ray puts the current folder first in the workers' path, so that a user's file such as pandas.py would shadow a
+    package. Here, only the folder of this code is added, and only if the code is not installed.
     """
 
     def __init__(self) -> None:
@@ -49,9 +49,9 @@ class PathsOfTheDriver(JobConfig):
 
 @contextmanager
 def _apart() -> Iterator[None]:
-    """Start Ray's processes so that signals to the terminal's process group, or of a scheduler, reach the driver only.
+    """Start Ray's processes so that signals to the terminal's process group, or of a scheduler, reach only the driver.
 
-    Else its workers would end before they can save a checkpoint. SIGTERM is kept: Ray ends its processes by it.
+    Otherwise its workers would end before they can save a checkpoint. SIGTERM stays: Ray ends its processes with it.
     """
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals.SIGNALS - {signal.SIGTERM})
     popen = services.ConsolePopen

@@ -1,1 +1,1 @@
-"""Models on Ray Serve: a deployment each, one ingress before them, and what starts, scales and watches them."""
+"""Models on Ray Serve: one deployment per model, an ingress, autoscaling, metrics, and the server command."""

@@ -1,4 +1,4 @@
-"""The application that Ray Serve deploys: ``build`` for ``serve deploy`` and for gen-ray serve alike."""
+"""The Ray Serve application: ``build`` is used by ``serve deploy`` and by gen-ray serve."""
 
 from typing import Any
 
@@ -10,22 +10,22 @@ from gen_ray.cluster.serving.ingress import Ingress
 from gen_ray.cluster.serving.replica import Replica
 
 SPARE = 64
-"""Requests at the ingress beyond requests_at_once: health checks, and those that it refuses itself, key by key."""
+"""Concurrent requests at an ingress beyond requests_at_once: health checks, and requests that it refuses by key."""
 QUEUED = 1024
-"""Requests that wait at a proxy for the ingress. The proxy does not know keys, so it should refuse none."""
+"""Requests queued at a proxy for the ingress. The proxy does not know keys, so it should not refuse requests."""
 DRAIN_SECONDS = 25.0
 HEALTH_SECONDS = 0.5
-"""How often the controller asks a replica whether it is well. Only so does it notice that one has died."""
+"""Seconds between health checks of a replica. Only they reveal that a replica has died."""
 INGRESS_CPUS = 0
-"""Of the ingress, which mostly waits: a core for it would be a core less for a net."""
+"""CPUs reserved for the ingress. It mostly waits; a reserved core would be missing for the models."""
 QUIET = {"enable_access_log": False}
-"""Ray Serve's own line for each request; ours says who asked for what."""
+"""Disables Ray Serve's access log; gen_ray writes its own, with key, model and version."""
 
 
 def build(args: ServingApplication) -> serve.Application:
-    """Return one deployment for each model, and the ingress before them."""
+    """Return the application: one deployment for each model, and the ingress."""
     raw = args.model_dump(mode="json")
-    # the ingresses have divided them among the keys, so that no replica needs to refuse any
+    # the ingresses divide requests among the keys, so replicas do not need to refuse any
     at_once = args.ingress_replicas * (args.requests_at_once + SPARE)
     models = {id: _deployment(id, served, at_once).bind(id, raw) for id, served in args.models.items()}
     ingress = serve.deployment(serve.ingress()(Ingress)).options(

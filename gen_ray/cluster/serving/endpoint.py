@@ -1,11 +1,11 @@
-"""The address at which Ray Serve listens: whether it is free, and whether an application may be served there."""
+"""Checks of the address at which Ray Serve listens: whether it is free, and whether the application may use it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
 from ray import serve
-from ray.serve.context import _get_global_client  # Serve's public API does not say where its proxies listen
+from ray.serve.context import _get_global_client  # Serve's public API does not return the proxies' address
 from ray.serve.schema import ApplicationStatus
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -21,11 +21,14 @@ INGRESS = "ingress"
 
 @contextmanager
 def admitted(host: str, port: int, *, keys: bool, replace: bool) -> Iterator[None]:
-    """Let one command at a time start an application on a cluster. Raise UserError for a second one, and as _admit."""
+    """Hold the cluster's lock for starting an application, and check the address.
+
+    Raise UserError if another command holds the lock, or if the address cannot be used.
+    """
     try:
         claim = ray.remote(_Claim).options(num_cpus=0, name="gen_ray_serve", namespace="gen_ray").remote()
-    except ValueError:  # an actor of that name; it ends with its driver
-        raise UserError("another gen-ray serve is starting on this cluster; try again when it answers") from None
+    except ValueError:  # an actor of that name exists; it ends with its driver
+        raise UserError("another gen-ray serve is starting on this cluster; try again when it has started") from None
     try:
         _admit(host, port, keys=keys, replace=replace)
         yield
@@ -34,11 +37,11 @@ def admitted(host: str, port: int, *, keys: bool, replace: bool) -> Iterator[Non
 
 
 class _Claim:
-    """An actor whose name can be taken only once."""
+    """An actor whose name serves as a lock."""
 
 
 def _admit(host: str, port: int, *, keys: bool, replace: bool) -> None:
-    """Raise UserError where the cluster already serves something else, or listens elsewhere than asked."""
+    """Raise UserError if the cluster already serves another application or listens at another address."""
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is None:
         _probe(host, port)
@@ -67,7 +70,7 @@ def _refuse_another(where: str, *, replace: bool) -> None:
 
 
 def _probe(host: str, port: int) -> None:
-    """Raise UserError where the head, on which Serve will listen, has another server at that port."""
+    """Raise UserError if the port is in use on the cluster's head, where Serve will listen."""
     [head] = [node["NodeID"] for node in alive() if HEAD in node["Resources"]]
     where = NodeAffinitySchedulingStrategy(head, soft=False)
     fault = ray.get(ray.remote(_fault).options(num_cpus=0, scheduling_strategy=where).remote(host, port))
@@ -84,14 +87,14 @@ def _fault(host: str, port: int) -> str:
 
 
 def check_lock(host: str) -> None:
-    """Raise UserError for an application without keys where Serve's proxies listen on more than loopback."""
+    """Raise UserError for an application without keys if Serve's proxies do not listen on loopback only."""
     if host not in LOOPBACK:
         raise UserError(
-            f"Ray Serve listens on {host}, which others can reach, and the application is without keys: set "
+            f"Ray Serve listens on {host}, which others can reach, and the application has no API keys: set "
             "GEN_RAY_API_KEYS=name:key (key_hashes of the application), or start Serve on 127.0.0.1"
         )
 
 
 def listening() -> str:
-    """Return the host on which Serve's proxies listen, asked from within a replica."""
+    """Return the host on which Serve's proxies listen. To be called in a replica."""
     return str(_get_global_client().http_config.host)

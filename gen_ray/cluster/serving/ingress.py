@@ -1,4 +1,7 @@
-"""The door: HTTP before the models' handles. Keys come as hashes; what is logged goes to files below storage.root."""
+"""The ingress deployment: the HTTP API in front of the models' handles.
+
+Keys are passed as hashes. Logs are written to files below storage.root.
+"""
 
 import os
 from collections.abc import Mapping
@@ -16,30 +19,30 @@ from gen_ray.storage.paths import beside
 
 
 class Ingress:
-    """What Ray Serve's proxies call."""
+    """The deployment that Ray Serve's proxies call."""
 
     def __init__(self, handles: Mapping[str, DeploymentHandle], raw: dict[str, Any]) -> None:
-        """Know the models by their handles."""
+        """Serve the models of handles, with the settings of the application."""
         self._handles, self._app = handles, ServingApplication.model_validate(raw)
-        self._door = api_settings(self._app, endpoint.listening())
+        self._settings = api_settings(self._app, endpoint.listening())
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        """Return the app; Ray Serve asks for it in the replica."""
+        """Return the app; Ray Serve calls this method in the replica."""
         logs.write(beside(self._app.root) / "serving")
-        desks = {name: RayModelService(handle) for name, handle in self._handles.items()}
-        return api.build(desks, self._door)
+        services = {name: RayModelService(handle) for name, handle in self._handles.items()}
+        return api.build(services, self._settings)
 
 
 def api_settings(app: ServingApplication, listening: str) -> settings.ApiSettings:
-    """Return the settings of the door: those of the application and those of this process's environment.
+    """Return the API settings of the application and of this process's environment.
 
-    Raise UserError where it would be open although it must not be: that covers ``serve deploy`` too.
+    Raise UserError if keys are required but missing. This check also protects ``serve deploy``.
     """
     found = settings.from_environment(os.environ)
     hashed = tuple(settings.ApiKey(name, bytes.fromhex(digest)) for name, digest in app.key_hashes.items())
     known = {key.name: key for key in (*found.keys, *hashed)}
     if app.require_keys and not known:
-        raise UserError(f"require_keys: the application is without keys; set {settings.KEYS}=name:key for its replicas")
+        raise UserError(f"require_keys: the application has no API keys; set {settings.KEYS}=name:key for its replicas")
     if not known:
         endpoint.check_lock(listening)
     return found.model_copy(

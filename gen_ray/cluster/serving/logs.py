@@ -1,4 +1,4 @@
-"""Log files of a served application, to which all of its processes on a machine append."""
+"""Log files of a served application, shared by its processes on a machine."""
 
 import logging
 import os
@@ -13,9 +13,9 @@ LOG_BYTES, LOG_FILES = 20 * 2**20, 5
 
 
 class SharedFileHandler(RotatingFileHandler):
-    """A rotating log file of several processes: one of them writes or rotates at a time.
+    """A rotating log file shared by several processes. A file lock lets one of them write or rotate at a time.
 
-    Without the lock two processes would rotate at once, and one would go on writing to a file that has been renamed.
+    Without the lock two processes could rotate at once, and one would continue to write to a renamed file.
     """
 
     def __init__(self, file: Path, **rotation: Any) -> None:
@@ -23,7 +23,7 @@ class SharedFileHandler(RotatingFileHandler):
         self._turn = FileLock(file.with_name(f".{file.name}.lock"), timeout=5)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; one that cannot be written is reported on stderr, as logging does."""
+        """Write a record. A failure is reported on stderr, as usual in logging."""
         try:
             with self._turn:
                 self._follow()
@@ -32,7 +32,7 @@ class SharedFileHandler(RotatingFileHandler):
             self.handleError(record)
 
     def _follow(self) -> None:
-        """Open the file again where another process has renamed it."""
+        """Reopen the file if another process has renamed it."""
         if self.stream is None:
             return
         path = Path(self.baseFilename)
@@ -42,9 +42,9 @@ class SharedFileHandler(RotatingFileHandler):
 
 
 def write(folder: Path) -> None:
-    """Write a line of JSON for each request to access-HOST.jsonl in folder, and all other lines to errors-HOST.log.
+    """Log requests as JSON lines to access-HOST.jsonl in folder, and everything else to errors-HOST.log.
 
-    The latter has failures and the changes of versions. A second call changes nothing.
+    The latter contains failures and version changes. Further calls have no effect.
     """
     folder.mkdir(parents=True, exist_ok=True)
     host = socket.gethostname()

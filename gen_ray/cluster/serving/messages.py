@@ -1,22 +1,22 @@
-"""Ray's messages on the terminal of a serving command that report a fault that the command itself wants."""
+"""A filter for Ray's messages on the terminal about the intended end of Serve's controller."""
 
 from typing import Any
 
-from ray._private import worker  # log_to_driver=False does not concern these messages
+from ray._private import worker  # log_to_driver=False has no effect on these messages
 
 EXPECTED = "Task ServeController.graceful_shutdown failed"
-"""Serve ends its controller while that still carries out the request to end."""
+"""Serve ends its controller while the controller still processes the shutdown request."""
 
 
 def drop_expected() -> None:
-    """Let this process no longer print that Serve's controller was ended, as the command itself wants."""
+    """Stop this process from printing that Serve's controller was ended, which the command intended."""
     if isinstance(worker.print_to_stdstream, _Filtered):
         return
     worker.print_to_stdstream = _Filtered(worker.print_to_stdstream)
 
 
 class _Filtered:
-    """Prints a message of Ray's unless it is expected."""
+    """A function that prints Ray's messages except the expected ones."""
 
     def __init__(self, print_message: Any) -> None:
         self.print_message = print_message

@@ -23,22 +23,22 @@ from gen_ray.serving.middleware import MOST_HEADER_BYTES
 from gen_ray.serving.service import ErrorReply
 
 MOST_CONNECTIONS = 1000
-"""Open at a proxy. A further one takes the place of the one that has been idle longest, or is closed if none is idle.
+"""Maximum open connections of a proxy. A further one replaces the longest idle one; if none is idle, it is closed.
 
 The backlog of the system's socket is not counted.
 """
 HEAD_SECONDS = 10.0
-"""How long a client may take for the request line and headers."""
+"""Maximum seconds for receiving the request line and headers."""
 REQUEST_ID = b"x-request-id"
 NOT_FOUND = 404
 REST_SECONDS = 3.0
-"""How long a client may take for the rest of a body after the answer, for instance one that refuses the request."""
+"""Maximum seconds for the rest of a body after the response, for instance one that refuses the request."""
 UNREAD_SECONDS = 30.0
-"""How long a client may leave an answer unread."""
+"""Maximum seconds for which a client may leave a response unread."""
 NO_APPLICATION = re.compile(rb"Path '.*' not found\. Ping http://\S+ for available routes\.", re.DOTALL)
-"""The text of the 404 of Serve for a path without an application."""
+"""Text of Serve's 404 for a path without an application."""
 NOT_SERVED = ErrorReply(
-    status=503, code="unavailable", message="nothing is served here at the moment; try again", retry_after_seconds=1.0
+    status=503, code="unavailable", message="no application is served at the moment; try again", retry_after_seconds=1.0
 )
 PHRASES = {400: "Bad Request", 431: "Request Header Fields Too Large"}
 
@@ -50,19 +50,19 @@ def middlewares() -> list[Middleware]:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """A connection whose headers have a limit in bytes and in time; connections beyond a number are closed."""
+    """An HTTP connection with limits on the size and time of headers and on the number of connections."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Start before the first request."""
+        """Wait for the first request; the arguments are those of HttpToolsProtocol."""
         super().__init__(*args, **kwargs)
         self._head_bytes = self._unparsed_bytes = 0
         self._in_head = True
-        self._timer: asyncio.TimerHandle | None = None  # of the headers, or of the rest of a body
+        self._timer: asyncio.TimerHandle | None = None  # for the headers, or for the rest of a body
         self.idle_since = time.monotonic()
-        self._next_request = b""  # received before the request in front of it was answered
+        self._next_request = b""  # received before the previous request was answered
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Accept a connection; if there are too many, one of them is closed."""
+        """Accept a connection; if there are too many, close one of them."""
         super().connection_made(transport)
         if sum(not one.transport.is_closing() for one in self.connections) > MOST_CONNECTIONS:
             idle = [one for one in self.connections if isinstance(one, LimitedProtocol) and one.is_idle]
@@ -74,26 +74,26 @@ class LimitedProtocol(HttpToolsProtocol):
 
     @property
     def is_idle(self) -> bool:
-        """Return whether the connection waits for a request: there is no answer under way, and no body."""
+        """Return whether the connection waits for a request, without a body or response in progress."""
         return self._in_head and not self._answering and not self.transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Stop the timer of a closed connection."""
         self._stop_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse data. A header that has not ended counts with all that was received of it.
+        """Parse data. The received part of an incomplete header counts towards the limit.
 
-        Line ends between requests are ignored (RFC 9112, 2.2). What follows a request waits until that is answered: its
-        client may be slow to send the rest, or wrong, without an effect on the answer.
+        Line ends between requests are ignored (RFC 9112, 2.2). Data after a request waits until the request is
+        answered, so that slow or invalid data does not affect the response.
         """
         if self._in_head and not self._unparsed_bytes + len(self._next_request) and not data.strip(b"\r\n"):
             return
         if self._answering:
             self._next_request += data
             if len(self._next_request) > MOST_HEADER_BYTES:
-                self.flow.pause_reading()  # until the answer is complete
+                self.flow.pause_reading()  # until the response is complete
             return
         if self._in_head:
             self._unparsed_bytes += len(data)
@@ -105,11 +105,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._in_head and self._unparsed_bytes > MOST_HEADER_BYTES:
             self._refuse(431)
         elif self._in_head and self._timer is None and self.timeout_keep_alive_task is None and not self._answering:
-            # the rest of a body after its answer; uvicorn has stopped its own timer
+            # the rest of a body after its response; uvicorn has stopped its own timer
             self._start_timer(self.timeout_keep_alive)
 
     def on_response_complete(self) -> None:
-        """Parse the bytes received meanwhile. The rest of the body of the answered request has a time limit."""
+        """Parse the bytes received in the meantime, and limit the time for the rest of the answered request's body."""
         super().on_response_complete()
         self.idle_since = time.monotonic()
         if not self._in_head and not self.transport.is_closing():
@@ -120,7 +120,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     @property
     def _answering(self) -> bool:
-        """Return whether a request was received whole and its answer is not complete."""
+        """Return whether a request was received completely and its response is not complete."""
         return self._in_head and self.cycle is not None and not self.cycle.response_complete
 
     def on_url(self, url: bytes) -> None:
@@ -147,7 +147,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer a request that cannot be parsed, or was refused while it was parsed."""
+        """Respond to a request that cannot be parsed, or was refused during parsing."""
         self._refuse(431 if self._head_bytes > MOST_HEADER_BYTES else 400)
 
     def _count(self, length: int) -> None:
@@ -170,7 +170,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 def _refusal(status: int) -> bytes:
-    """Return the response to a request that has not become one: JSON as every error."""
+    """Return the response to a request that could not be parsed: JSON, as for all errors."""
     code, message = CODES[status]
     request_id = secrets.token_hex(8)
     body = json.dumps({"code": code, "message": message, "request_id": request_id})
@@ -180,24 +180,24 @@ def _refusal(status: int) -> bytes:
 
 
 def _limit_unread(transport: asyncio.Transport) -> None:
-    """Have the system close a connection whose client reads nothing of an answer for UNREAD_SECONDS (Linux)."""
+    """Let the kernel close a connection whose client reads nothing for UNREAD_SECONDS (Linux only)."""
     own = transport.get_extra_info("socket")
     if own is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         own.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * UNREAD_SECONDS))
 
 
 class RequestIdMiddleware:
-    """Middleware outside Serve's own: one X-Request-ID on each response, and of a client only a well-formed one.
+    """Middleware around Serve's own that ensures one X-Request-ID per response, and drops invalid ids of clients.
 
-    Serve passes on and repeats any value of a client, and appends its header to the ingress's.
+    Serve itself passes on and repeats any value of a client, and appends its header to that of the ingress.
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of an app."""
+        """Wrap an app."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on."""
+        """Process a request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         given = [value for name, value in scope["headers"] if name == REQUEST_ID]
@@ -217,17 +217,17 @@ def _with_one_id(message: Message) -> Message:
 
 
 class NoApplicationMiddleware:
-    """Middleware that answers 503 and Retry-After, in JSON, where Serve answers 404 without an application.
+    """Middleware that replaces Serve's 404 for a missing application by a 503 with Retry-After in JSON.
 
-    This happens while gen-ray serve ends or starts. A client does not repeat a request after 404.
+    Serve sends it while gen-ray serve starts or ends. A client would not repeat a request after 404.
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        """Stand in front of an app."""
+        """Wrap an app."""
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and hold the start of a 404 until its text is known."""
+        """Process a request, and delay the start of a 404 until its text is known."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         held: list[Message] = []

@@ -1,4 +1,4 @@
-"""A Desk behind a Ray Serve handle."""
+"""A model service behind a Ray Serve handle."""
 
 import asyncio
 import time
@@ -12,39 +12,39 @@ from ray.serve.handle import DeploymentHandle
 from gen_ray.serving.service import ErrorReply, JobResult, ModelCard, RequestRefusedError, ServingJob, StreamPreview
 
 TRIES = 3
-"""A job is a function of its seed: where a replica dies with it, another one does it."""
+"""Attempts per job. A job is a function of its seed, so another replica can repeat it if one dies."""
 CARD_SECONDS = 1.0
-"""How long a card is taken to hold: every request needs one, and it changes with the version alone."""
+"""Seconds for which a card is cached: every request needs it, and it changes only with the version."""
 GONE = ErrorReply(
-    status=503, code="unavailable", message="the model is not reachable; try again", retry_after_seconds=1.0
+    status=503, code="unavailable", message="the model cannot be reached; try again", retry_after_seconds=1.0
 )
 FULL = ErrorReply(status=429, code="busy", message="too many requests are waiting", retry_after_seconds=1.0)
 
 
 class RayModelService:
-    """One served model in whatever replica there is room."""
+    """A ModelService that sends jobs to the replicas of a deployment."""
 
     def __init__(self, handle: DeploymentHandle) -> None:
-        """Ask by a handle; replicas come and go."""
+        """Send jobs by a handle, which follows changes of the replicas."""
         self._handle = handle
         self._streams = handle.options(stream=True)
         self._card: tuple[float, ModelCard] | None = None
 
     async def card(self) -> ModelCard:
-        """Return what is known of the model, of late. Raise RefusedError where no replica is ready."""
+        """Return the model's card, at most CARD_SECONDS old. Raise RequestRefusedError if no replica is ready."""
         if self._card is None or time.monotonic() > self._card[0] + CARD_SECONDS:
-            card: ModelCard = await self._asked("card")
+            card: ModelCard = await self._call("card")
             self._card = (time.monotonic(), card)
         return self._card[1]
 
     async def run(self, job: ServingJob) -> JobResult:
-        """Do a job. Raise RefusedError."""
-        outcome: JobResult | ErrorReply = await self._asked("run", job)
+        """Run a job. Raise RequestRefusedError."""
+        outcome: JobResult | ErrorReply = await self._call("run", job)
         if isinstance(outcome, ErrorReply):
             raise RequestRefusedError(outcome)
         return outcome
 
-    async def _asked(self, method: str, *args: Any) -> Any:
+    async def _call(self, method: str, *args: Any) -> Any:
         for left in reversed(range(TRIES)):
             response = getattr(self._handle, method).remote(*args)
             try:
@@ -63,7 +63,7 @@ class RayModelService:
         raise AssertionError("unreachable")
 
     async def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult]:
-        """Do a job and yield looks at it on the way. Raise RefusedError; a stream that has begun is not begun anew."""
+        """Run a job and yield previews, then the result. Raise RequestRefusedError; a stream is not retried."""
         events = self._streams.stream.remote(job)
         try:
             async for event in events:

@@ -1,4 +1,7 @@
-"""One replica of a model: a Seat in an actor. Its net computes in a thread, so that health and streams are answered."""
+"""The replica deployment: a LocalModelService in an actor.
+
+The network runs in a thread, so that health checks and streams are processed meanwhile.
+"""
 
 import asyncio
 import sys
@@ -22,61 +25,62 @@ from gen_ray.tracking import signing
 
 METER_SECONDS = 1.0
 SWITCH_SECONDS = 0.0005
-"""Between Python's threads: with the usual 5 ms, a request of 0.4 ms beside six likelihoods took 50 times as long."""
+"""Thread switch interval of Python. With the default of 5 ms, a request of 0.4 ms took 50 times as long next to six
+likelihood requests."""
 
 
 class Replica:
-    """What Ray Serve calls; plain data in and out, refusals as values."""
+    """The deployment class of a model. Arguments and results are plain data; errors are returned as values."""
 
     async def __init__(self, id: str, raw: dict[str, Any]) -> None:  # type: ignore[misc]
-        """Load, check and warm the newest version; only then is the replica ready."""
-        app, self._beside = ServingApplication.model_validate(raw), list[asyncio.Task[None]]()
+        """Load, check and warm up the newest version of model ``id``. Afterwards the replica is ready."""
+        app, self._background = ServingApplication.model_validate(raw), list[asyncio.Task[None]]()
         served = app.models[id]
-        self._served, self._meters = served, ReplicaMetrics()
+        self._served, self._metrics = served, ReplicaMetrics()
         device, threads = reserved_device(), max(1, int(served.cpus))
         torch.set_num_threads(threads)
         logs.write(beside(app.root) / "serving")
         if app.require_signatures:
             signing.require()
         sys.setswitchinterval(SWITCH_SECONDS)
-        self._seat = LocalModelService(
+        self._service = LocalModelService(
             id,
             source_of(served.model, app.root, app.tracking_uri),
             device=device,
             limits=app.limits,
-            told=self._meters.told,
+            on_finished=self._metrics.record,
             threads=threads,
             backlog_seconds=served.backlog_seconds,
         )
-        await self._seat.open()
-        self._beside = [
-            asyncio.create_task(self._seat.follow(app.follow_seconds)),
+        await self._service.open()
+        self._background = [
+            asyncio.create_task(self._service.follow(app.follow_seconds)),
             asyncio.create_task(self._measure()),
         ]
 
     async def card(self) -> ModelCard:
-        """Return what is known of the model."""
-        return await self._seat.card()
+        """Return the model's card."""
+        return await self._service.card()
 
     async def run(self, job: ServingJob) -> JobResult | ErrorReply:
-        """Do a job."""
+        """Run a job."""
         try:
-            return await self._seat.run(job)
+            return await self._service.run(job)
         except RequestRefusedError as error:
             return error.refusal
 
     async def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult | ErrorReply]:
-        """Do a job and yield looks at it on the way."""
+        """Run a job and yield previews, then the result."""
         try:
-            async with aclosing(self._seat.stream(job)) as events:
+            async with aclosing(self._service.stream(job)) as events:
                 async for event in events:
                     yield event
         except RequestRefusedError as error:
             yield error.refusal
 
     async def counters(self) -> dict[str, float]:
-        """Return evaluations done, requests under way, MiB of memory and open files, for measurements."""
-        ledger, process = self._seat.edition.batcher.ledger, psutil.Process()
+        """Return network evaluations, active requests, memory in MiB and open files, for measurements."""
+        ledger, process = self._service.current.batcher.ledger, psutil.Process()
         return {
             "evaluations": ledger.evaluations,
             "requests": ledger.requests,
@@ -85,27 +89,27 @@ class Replica:
         }
 
     async def check_health(self) -> None:
-        """Raise RuntimeError where the batcher is not well or nobody looks for newer versions: Serve replaces it."""
-        if not self._seat.edition.batcher.well:
-            raise RuntimeError("the batcher's forwards keep failing")
-        for task in self._beside:
+        """Raise RuntimeError if the batcher or a background task has failed; Serve then replaces the replica."""
+        if not self._service.current.batcher.well:
+            raise RuntimeError("the batcher's network evaluations keep failing")
+        for task in self._background:
             if task.done():
-                raise RuntimeError(f"what goes on beside the requests has ended: {task.exception()!r}")
+                raise RuntimeError(f"a background task has ended: {task.exception()!r}")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """Return what the autoscaling policy wants to know."""
+        """Return the metrics for the autoscaling policy."""
         return {
-            BACKLOG: self._seat.edition.batcher.ledger.backlog_seconds,
+            BACKLOG: self._service.current.batcher.ledger.backlog_seconds,
             TARGET: self._served.target_backlog_seconds,
         }
 
     async def _measure(self) -> None:
         while True:
             await asyncio.sleep(METER_SECONDS)
-            self._meters.read(self._seat.edition.batcher.ledger)
+            self._metrics.read(self._service.current.batcher.ledger)
 
     async def __del__(self) -> None:
-        """Finish what was begun: Serve has routed everything new elsewhere."""
-        for task in self._beside:
+        """Finish the submitted jobs. Serve routes new requests to other replicas before."""
+        for task in self._background:
             task.cancel()
-        await self._seat.close()
+        await self._service.close()

@@ -1,4 +1,7 @@
-"""How many replicas a model has: by the seconds of work that wait; requests differ a thousandfold in it."""
+"""The autoscaling policy: the number of replicas by queued seconds of work.
+
+The number of requests is not a measure of it, because their durations differ by a factor of a thousand.
+"""
 
 import math
 from typing import Any
@@ -6,16 +9,16 @@ from typing import Any
 from ray.serve.config import AutoscalingContext
 
 BACKLOG, TARGET = "backlog_seconds", "target_backlog_seconds"
-"""What every replica reports of itself, and what it is told to have waiting."""
+"""Names of the metrics that each replica reports: its queued seconds of work, and their target."""
 
 
 def replicas_for(waiting: float, target: float, low: int, high: int) -> int:
-    """Return the replicas by which waiting seconds of work come down to the target each."""
+    """Return the number of replicas with which each has at most target of the waiting seconds of work."""
     return max(low, min(high, math.ceil(waiting / target)))
 
 
 def by_backlog(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-    """Return the number of replicas wanted and the policy's state: a policy of Ray Serve."""
+    """Return the target number of replicas and the policy's state (the interface of Ray Serve's policies)."""
     metrics, low = context.aggregated_metrics or {}, context.capacity_adjusted_min_replicas
     waiting, targets = metrics.get(BACKLOG, {}), metrics.get(TARGET, {})
     if not targets:

@@ -1,4 +1,4 @@
-"""Serving from the command line: a Ray of one's own or the cluster's, the proxy, the application, and its end."""
+"""Serving from the command line: starts and ends Ray, Serve's proxy and the application."""
 
 import logging
 import math
@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 import ray
 from ray import serve
 from ray.experimental import (
-    internal_kv as kv,  # what all drivers of a cluster see, and what outlives Serve's controller
+    internal_kv as kv,  # shared by all drivers of a cluster, and kept after Serve's controller has ended
 )
 from ray.serve.config import HTTPOptions
 from ray.serve.exceptions import RayServeException
@@ -24,27 +24,26 @@ from gen_ray.cluster.serving.args import NAME, ServingApplication
 from gen_ray.errors import RunError, UserError
 
 OWNER = b"gen_ray_serve_owner"
-"""Key under which the cluster keeps which command has deployed the application."""
+"""Key in Ray's internal store for the id of the command that deployed the application."""
 
 
 @contextmanager
 def served(
     app: ServingApplication, host: str, port: int, *, detached: bool = False, replace: bool = False, beside: float = 0
 ) -> Iterator[str]:
-    """Serve an application for as long as the block lasts, and give its address; detached leaves it running.
+    """Serve an application until the block ends, and yield its address; detached leaves it running.
 
-    A Ray of one's own has room for so many cores more as beside says.
-    Raise UserError where something else is served there, RunError where it cannot be served; the models' own words
-    say why.
+    A new local Ray gets ``beside`` additional cores. Raise UserError if something else is served there, RunError if the
+    application cannot be served, with the reason of the model.
     """
     for key, value in environment.SERVE.items():
         os.environ.setdefault(key, value)
     own = not _shared()
     if own and detached:
-        raise UserError("--detach: RAY_ADDRESS names no cluster on which the application could stay")
+        raise UserError("--detach: needs a cluster on which the application can stay; set RAY_ADDRESS")
     cpus = sum(max(1, int(model.cpus * model.max_replicas)) for model in app.models.values())
     with ports.held(host, port) if own else nullcontext(), joined(cpus + math.ceil(beside)):
-        logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it tells of every step
+        logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it logs every step
         keys = bool(app.key_hashes)
         with nullcontext() if own else endpoint.admitted(host, port, keys=keys, replace=replace):
             owner = _deploy(app, host, port)
@@ -53,17 +52,17 @@ def served(
             yield ports.url(host, port)
             stays = detached
         finally:
-            if not stays and kv._internal_kv_get(OWNER) == owner:  # else another command has replaced it
+            if not stays and kv._internal_kv_get(OWNER) == owner:  # otherwise another command has replaced it
                 _end()
 
 
 def _shared() -> bool:
-    """Return whether the application goes onto a Ray that others use too."""
+    """Return whether the application runs on a Ray that other programs use too."""
     return "RAY_ADDRESS" in os.environ or ray.is_initialized()
 
 
 def _deploy(app: ServingApplication, host: str, port: int) -> bytes:
-    """Start Serve and the application, and return what the cluster notes as its owner. Raise UserError, RunError."""
+    """Start Serve and the application, and return the owner id that the cluster stores. Raise UserError, RunError."""
     owner = secrets.token_bytes(8)
     try:
         serve.start(http_options=HTTPOptions(host=host, port=port), logging_config={"enable_access_log": False})
@@ -74,7 +73,7 @@ def _deploy(app: ServingApplication, host: str, port: int) -> bytes:
         reason = _reason(error)
         _end()
         raise RunError(f"cannot be served: {reason}") from None
-    except BaseException:  # Ctrl-C while the models are loaded
+    except BaseException:  # such as Ctrl-C while the models are loaded
         _end()
         raise
     kv._internal_kv_put(OWNER, owner)
@@ -82,7 +81,7 @@ def _deploy(app: ServingApplication, host: str, port: int) -> bytes:
 
 
 def _end() -> None:
-    """End the application after its last requests, and Serve with it unless other applications use it."""
+    """End the application after its last requests, and also Serve unless other applications use it."""
     messages.drop_expected()
     serve.delete(NAME)
     if not set(serve.status().applications) - {NAME}:
@@ -92,7 +91,7 @@ def _end() -> None:
 def stop() -> bool:
     """End the cluster's application after its last requests; return whether one was running."""
     if not _shared():
-        raise UserError("--stop: RAY_ADDRESS names no cluster on which an application could be running")
+        raise UserError("--stop: needs the cluster on which the application runs; set RAY_ADDRESS")
     with joined(1):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         if NAME not in serve.status().applications:
@@ -102,13 +101,13 @@ def stop() -> bool:
 
 
 def _reason(error: RuntimeError) -> str:
-    """Return the last error that a deployment's constructor told of, or else the first line of Serve's own."""
+    """Return the last error of a deployment's constructor, or else the first line of Serve's error."""
     status = serve.status().applications.get(NAME)
-    said = "\n".join(deployment.message for deployment in status.deployments.values()) if status else ""
-    faults = [line for line in said.splitlines() if re.match(r"\S*(Error|Exception): ", line)]
+    output = "\n".join(deployment.message for deployment in status.deployments.values()) if status else ""
+    faults = [line for line in output.splitlines() if re.match(r"\S*(Error|Exception): ", line)]
     return faults[-1].rpartition("Error: ")[2] if faults else str(error).strip().splitlines()[0]
 
 
 def nodes() -> list[str]:
-    """Return where each node of the cluster publishes its metrics for Prometheus."""
+    """Return the HOST:PORT at which each node of the cluster publishes its Prometheus metrics."""
     return [f"{n['NodeManagerAddress']}:{n['MetricsExportPort']}" for n in alive()]

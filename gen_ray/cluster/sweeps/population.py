@@ -1,8 +1,8 @@
-"""Population based training as a scheduler of Ray Tune: all trials wait for the last one, then the worst copy the best.
+"""Population based training as a synchronous scheduler of Ray Tune: all trials wait, then the worst copy the best.
 
-Not Ray Tune's own. That one refuses every searcher, so also the record of a sweep, and when it is synchronous, as this
-one is, it decides only on a result: trials that wait for one that fails wait for ever, and one that is still saving may
-be stopped. Here a turn is when every live trial is paused: nobody writes, so checkpoints can be copied as they stand.
+Ray Tune's own scheduler does not fit. It refuses all searchers, so also a sweep's study. In synchronous mode it decides
+only on results: trials that wait for a failed trial wait endlessly, and a trial may be stopped while it saves. Here a
+round of copying takes place when all live trials are paused: no process writes, so checkpoints can be copied safely.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,46 +24,47 @@ from gen_ray.sweeps.config import DURING, SweepConfig, SweepPlan
 from gen_ray.sweeps.population import donors
 
 Copying = Callable[[int, int, int, np.random.Generator], Mapping[str, Any]]
-"""Has a trial (its number) go on as a copy of another after so many epochs; returns what its configuration becomes."""
+"""(number, donor, epoch, rng) -> changes of the configuration: makes a trial continue as a copy of the donor trial."""
 
 
 class PopulationScheduler(FIFOScheduler):
-    """Has all trials train until an epoch, wait there, and go on until the next, the worst as copies of the best."""
+    """Trains all trials until an epoch and pauses them; then all continue, the worst ones as copies of the best."""
 
     def __init__(
         self, plan: SweepPlan, numbers: Mapping[str, int], copy: Copying, *, first: int | None, room: int
     ) -> None:
-        """Begin with no trial, of which at most room train at a time; the first turn is at an epoch, or there is none.
+        """Create a scheduler without trials.
 
-        Which number a live trial of Ray Tune's has in the record, numbers tells.
+        numbers maps Ray Tune's trial ids to the study's numbers. first is the epoch of the first round of copying, or
+        None. At most room trials train at a time.
         """
         super().__init__()
         self.plan, self.numbers, self.copy, self.until, self.room = plan, numbers, copy, first, room
         self.trials = dict[str, Trial]()
 
     def full(self) -> bool:
-        """Return whether as many trials train, or are about to, as there is room for. Those that wait need none."""
+        """Return whether room trials train or are about to. Paused trials do not count."""
         return sum(trial.status in (Trial.PENDING, Trial.RUNNING) for trial in self.trials.values()) >= self.room
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Tell a trial where it is to wait first, or again after its process was lost."""
+        """Set the epoch at which a trial pauses first; called again after its process was lost."""
         self.trials[trial.trial_id] = trial
         trial.set_config({**trial.config, "until": self.until})
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Pause a trial that has come to where it is to wait; what it validates on the way decides nothing."""
+        """Pause a trial that has reached its epoch; earlier validations decide nothing."""
         return str(TrialScheduler.PAUSE if "waits" in result else TrialScheduler.CONTINUE)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """Return a trial that has not come to the next turn yet, after taking the turn if it is time."""
+        """Return a trial that has not reached the next epoch of copying, after copying if all trials are paused."""
         live = [trial for trial in self.trials.values() if not trial.is_finished()]
         if live and self.until and all(trial.status == Trial.PAUSED for trial in live):
-            self._turn(live, self.until)
+            self._copy_round(live, self.until)
         paused = (trial for trial in live if trial.status == Trial.PAUSED)
         behind = (trial for trial in paused if trial.last_result["epoch"] != self.until)
         return None if self.full() else next(behind, None)
 
-    def _turn(self, trials: Iterable[Trial], epoch: int) -> None:
+    def _copy_round(self, trials: Iterable[Trial], epoch: int) -> None:
         sweep, rng = self.plan.sweep, np.random.default_rng((self.plan.sweep.searcher.seed, epoch))
         live = {self.numbers[trial.trial_id]: trial for trial in trials}
         losses = {number: sweep.sign * float(trial.last_result[DURING]) for number, trial in live.items()}
@@ -77,13 +78,13 @@ class PopulationScheduler(FIFOScheduler):
 
 
 def population(sweep: SweepConfig) -> schedulers.PopulationConfig:
-    """Return what a sweep says of its population."""
-    assert isinstance(sweep.scheduler, schedulers.PopulationConfig), "asked only where there is one"
+    """Return the population settings of a sweep."""
+    assert isinstance(sweep.scheduler, schedulers.PopulationConfig), "the sweep must have a population scheduler"
     return sweep.scheduler
 
 
 def first_turn(plan: SweepPlan, prepared: Prepared, homes: Iterable[Path]) -> int | None:
-    """Return the epoch of the first turn that no run in these folders is past: after a kill some are further."""
+    """Return the epoch of the first round of copying that no run in homes has passed; after a kill, runs differ."""
     size, rows, interval = plan.first.data.batch_size, prepared.rows["train"], population(plan.sweep).interval_epochs
     kept = [folder for home in homes for folder in checkpoint_store.checkpoints(home).folders()]
     newest = max(map(checkpoint_store.step_of, kept), default=0)
@@ -96,7 +97,7 @@ def _before_the_end(epoch: int, plan: SweepPlan) -> int | None:
 
 
 def exploit(experiment: Experiment, run_id: str, donor_id: str) -> None:
-    """Have a run's folder go on as a copy of another's. The configuration, written last, tells that it is done."""
+    """Make a run's folder a copy of another's. The configuration is written last and marks the copy as complete."""
     home, donor = run_directory.folder(experiment, run_id), run_directory.folder(experiment, donor_id)
     for place in (checkpoint_store.checkpoints, post_hoc_ema.snapshots):
         place(home).replace_with(place(donor))

@@ -1,4 +1,4 @@
-"""What is left of a sweep when it is over: the table, its pictures, and what the parent run says in MLflow."""
+"""Results of a finished sweep: the table, its pictures, and the records of the parent run in MLflow."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ PLAN, DONE = "sweep.yaml", "table.csv"
 
 @dataclass(frozen=True, kw_only=True)
 class SweepOutcome:
-    """A finished sweep."""
+    """The outcome of a finished sweep: results, table, and the run id of the best trial."""
 
     sweep_id: str
     results: list[TrialResult]
@@ -32,12 +32,12 @@ class SweepOutcome:
 
 
 def trial_run(sweep_id: str, number: int) -> str:
-    """Return the run id of a trial: no run's name followed by a time, so that no run's name ever means a trial."""
+    """Return a trial's run id. Unlike the ids of other runs it does not end in a time, so the two never coincide."""
     return f"{sweep_id}.{number:03d}"
 
 
 def conclude(study: Study, home: Path) -> SweepOutcome:
-    """Write the table, which ends the sweep, and return it."""
+    """Write the table, which marks the sweep as finished, and return the outcome."""
     results, best = study.results(), study.best()
     header, lines = table(results, study.sweep.space, study.sweep.metric)
     with io.StringIO() as text:
@@ -58,9 +58,9 @@ def conclude(study: Study, home: Path) -> SweepOutcome:
 
 
 def show(parent: RunLogger, study: Study, outcome: SweepOutcome, home: Path) -> None:
-    """Give the parent run the table, the pictures, and the best trials' samples side by side."""
+    """Record in the parent run the table, the pictures, and the best trials' samples side by side."""
     for kept in (DONE, PLAN, RECORD):
-        parent.keep(home / kept, "sweep")
+        parent.log_artifact(home / kept, "sweep")
     drawn = pictures(study)
     best, samples = study.best(), {}
     for result in best[: study.sweep.best]:
@@ -71,10 +71,10 @@ def show(parent: RunLogger, study: Study, outcome: SweepOutcome, home: Path) -> 
     if samples:
         drawn["best_samples"] = grids.panel(samples)
     for name, picture in drawn.items():
-        parent.show(f"sweep_{name}", picture, 0)
+        parent.log_image(f"sweep_{name}", picture, 0)
         (home / f"{name}.png").write_bytes(grids.png(picture))
     states = [result.state for result in outcome.results]
     parent.log({f"trials/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}, 0)
     if outcome.best:
         parent.log({f"best/{study.sweep.metric.replace('/', '_')}": best[0].value or 0.0}, 0)
-        parent.tag({"best_run": outcome.best, "best_point": config.words(best[0].point)})
+        parent.set_tags({"best_run": outcome.best, "best_point": config.words(best[0].point)})

@@ -1,4 +1,4 @@
-"""Ray Tune's schedulers as a sweep's configuration names them."""
+"""Ray Tune's schedulers for the settings of a sweep's configuration."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from gen_ray.sweeps.schedulers import AshaConfig, MedianConfig
 
 
 def stopping(plan: SweepPlan) -> TrialScheduler:
-    """Return what stops a sweep's trials early, or lets each train to its end."""
+    """Return the scheduler that stops a sweep's trials early, or one that trains each trial to its end."""
     wanted = plan.sweep.scheduler
     mode: dict[str, Any] = {"time_attr": "epoch", "metric": plan.sweep.metric, "mode": plan.sweep.direction[:3]}
     if isinstance(wanted, AshaConfig):
-        # One more than there are: else it would end a trial at its last validation, before it is measured.
+        # One more epoch than there are: otherwise ASHA ends a trial at its last validation, before its evaluation.
         return ASHAScheduler(
             max_t=plan.epochs + 1, grace_period=wanted.grace_epochs, reduction_factor=wanted.reduction, **mode
         )

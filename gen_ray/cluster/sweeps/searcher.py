@@ -1,4 +1,4 @@
-"""A sweep's record as Ray Tune's searcher, and the one who tells MLflow how each trial ended."""
+"""Ray Tune searcher that is backed by a sweep's study and records in MLflow how each trial ended."""
 
 import json
 import time
@@ -26,16 +26,16 @@ from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Study, TrialCopy, TrialR
 
 SWEEP = "gen_ray.sweep"
 IMPOSSIBLE = "impossible"
-"""The reason of a trial whose settings do not go together, which MLflow does not have."""
+"""Reason of a trial with incompatible settings, which gets no run in MLflow."""
 
 
 class StudySearcher(Searcher):
-    """Ray Tune's view of a study. It also tells MLflow how each trial ended, which a stopped trial cannot do itself."""
+    """Ray Tune's searcher of a study. It also records in MLflow how trials ended, as a stopped trial cannot do so."""
 
     def __init__(
         self, study: Study, parent: RunLogger, prepared: Prepared, turn: QueueSlot, watch: OnProgress | None
     ) -> None:
-        """Begin with no trial running."""
+        """Create a searcher without running trials; turn is the sweep's slot in the cluster's queue."""
         super().__init__()
         self.study, self.parent, self.prepared, self.turn, self.watch = study, parent, prepared, turn, watch
         self.numbers: dict[str, int] = {}
@@ -43,45 +43,45 @@ class StudySearcher(Searcher):
         self.began = time.monotonic()
 
     def late(self) -> bool:
-        """Return whether the time in which trials may begin is over."""
+        """Return whether the time limit for starting trials has passed."""
         minutes = self.study.sweep.minutes
         return minutes is not None and time.monotonic() - self.began > 60 * minutes
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the next trial's configuration, None while it is others' turn."""
+        """Return the next trial's configuration, or None while the queue grants no start."""
         if self.population and self.population.full():
             return None
         if self.late() or self.study.exhausted():
-            # As long as more trials may come, Ray Tune keeps processes, in which those that wait can go on at once.
+            # While more trials may come, Ray Tune keeps idle processes, in which paused trials can continue at once.
             return None if self.population and self.numbers else Searcher.FINISHED
         if not self.turn.granted(len(self.numbers)):
             return None
         number, point = self.study.ask()
         try:
             experiment, run_id = self._open(number, point), self.track(number).run_id
-        except UserError as error:  # a combination that no corner has shown: only this trial fails
+        except UserError as error:  # a combination that the checked corners do not cover: only this trial fails
             self.study.tell(number, {}, error=str(error), reason=IMPOSSIBLE)
             return None
         self.numbers[trial_id] = number
         copies = self.study.copies(number)
-        root = experiment.storage.root  # the storage may have been moved
+        root = experiment.storage.root  # storage.root may have moved
         if copies and run_directory.at(run_directory.load(self.home(number)), root).resolved() != experiment.resolved():
-            # A driver died in between.
+            # A driver died between the study's record and the copy.
             exploit(experiment, run_id, self.track(copies[-1].donor).run_id)
         return {"run_id": run_id, "experiment": json.dumps(experiment.resolved())}
 
     def copy(self, number: int, donor: int, epoch: int, rng: np.random.Generator) -> dict[str, str]:
-        """Have a trial go on as a copy of another with settings near that one's; return what it is to train now."""
+        """Make a trial continue as a copy of another with settings near the donor's; return its new configuration."""
         sweep, study = self.study.sweep, self.study
         point = explored(sweep.space, study.point(donor), population(sweep).resample, rng)
-        told = _told(study.copy(number, TrialCopy(epoch=epoch, donor=donor, point=point)))
+        tags = _copy_tags(study.copy(number, TrialCopy(epoch=epoch, donor=donor, point=point)))
         experiment = study.plan.experiment(point)
         exploit(experiment, self.track(number).run_id, self.track(donor).run_id)
-        self.track(number).tag(told)
+        self.track(number).set_tags(tags)
         return {"experiment": json.dumps(experiment.resolved())}
 
     def _open(self, number: int, point: Point) -> Experiment:
-        """Open a trial's run in MLflow below the sweep's, and return what it is to train."""
+        """Open a trial's MLflow run as a child of the sweep's run, and return the trial's experiment."""
         experiment = self.study.plan.experiment(point)
         self.track(number).open(
             name=f"{number:03d} {config.words(point)}",
@@ -92,7 +92,7 @@ class StudySearcher(Searcher):
         return experiment
 
     def reconcile(self) -> None:
-        """Tell MLflow again how the trials ended that a driver before this one saw end: it may have died in between."""
+        """Record the ended trials in MLflow again: an earlier driver may have died before it did so."""
         for result in self.study.results():
             if result.state != LIVE and result.reason != IMPOSSIBLE:
                 self._open(result.number, result.point)
@@ -101,21 +101,21 @@ class StudySearcher(Searcher):
     def _close(self, result: TrialResult) -> None:
         track = self.track(result.number)
         if result.error:
-            track.tag({"error": result.error[:500], "reason": result.reason})
+            track.set_tags({"error": result.error[:500], "reason": result.reason})
         if result.state == STOPPED:
-            track.tag({"stopped_early": f"after epoch {result.stopped_at}"})
+            track.set_tags({"stopped_early": f"after epoch {result.stopped_at}"})
         if result.copies:
-            track.tag(_told(result.copies))
+            track.set_tags(_copy_tags(result.copies))
         track.end("FAILED" if result.state == FAILED else "FINISHED")
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Do nothing: the trial tells MLflow itself."""
+        """Do nothing: the trial reports to MLflow itself."""
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Record how a trial ended, in the study and in MLflow."""
+        """Record how a trial ended in the study and in MLflow."""
         number, found = self.numbers.pop(trial_id), result or {}
         metrics = {key: float(value) for key, value in found.items() if "/" in key and isinstance(value, int | float)}
-        wrong = "its process was lost too often" if error else str(found.get("error", ""))
+        wrong = "its process died too often" if error else str(found.get("error", ""))
         reason = "lost" if error else str(found.get("reason", ""))
         stopped_at = None if found.get("ended") else found.get("epoch")
         self._close(self.study.tell(number, metrics, error=wrong, reason=reason, stopped_at=stopped_at))
@@ -125,13 +125,13 @@ class StudySearcher(Searcher):
             self.watch(ended, self.study.wanted, {})
 
     def break_off(self) -> None:
-        """Tell MLflow that trials have ended which nobody trains any more; a sweep resumed opens them again."""
+        """End the runs of unfinished trials as KILLED; a resumed sweep opens them again."""
         for result in self.study.results():
             if result.state == LIVE:
                 self.track(result.number).end("KILLED")
 
     def track(self, number: int) -> RunLogger:
-        """Return the track of a trial's run."""
+        """Return the logger of a trial's run."""
         return RunLogger(self.parent.tracker, trial_run(self.parent.run_id, number))
 
     def home(self, number: int) -> Path:
@@ -139,21 +139,21 @@ class StudySearcher(Searcher):
         return run_directory.folder(self.study.plan.first, self.track(number).run_id)
 
     def save(self, checkpoint_path: str) -> None:
-        """Do nothing: the study's file is the only memory there is."""
+        """Do nothing: the study's file is the only state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Do nothing."""
+        """Do nothing: the study restores itself."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "StudySearcher":
-        """Stay the one that there is."""
+        """Return self: the searcher is a singleton."""
         return self
 
     def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
-        """Leave nothing of it in what Ray Tune pickles for a restoration that is not used."""
+        """Pickle as an empty Searcher: Ray Tune's own restoration is not used."""
         return Searcher, ()
 
 
-def _told(copies: Sequence[TrialCopy]) -> dict[str, str]:
-    """Return the tags of a trial that went on as copies of others: MLflow's params are what it began with."""
+def _copy_tags(copies: Sequence[TrialCopy]) -> dict[str, str]:
+    """Return the tags of a trial that continued as copies of others: MLflow's params keep its first settings."""
     ended = {f"final.{key}": str(config.label(value)) for key, value in copies[-1].point.items()}
     return {"exploited": ", ".join(map(str, copies)), **ended}

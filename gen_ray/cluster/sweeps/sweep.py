@@ -1,4 +1,4 @@
-"""A sweep on Ray Tune: the study says what to try, trials are runs of their own, MLflow shows them below one parent."""
+"""A sweep on Ray Tune: the study chooses the points, and each trial is an MLflow run below one parent run."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -54,27 +54,27 @@ def sweep(
     watch: OnProgress | None = None,
     tags: Mapping[str, str] = MappingProxyType({}),
 ) -> SweepOutcome:
-    """Try what the plan says, and return what came of it. A failed trial is in the table and ends nothing else.
+    """Run a sweep and return its outcome. A failed trial is listed in the table and does not end the sweep.
 
-    The other options are those of train. Raise UserError for an impossible point before anything starts, RunError where
-    the sweep itself cannot go on.
+    The options are those of train. Raise UserError for an impossible point before anything starts, RunError if the
+    sweep itself cannot continue.
     """
     first = plan.first
-    store = store_of(first)  # a wrong address ends the command here
+    store = store_of(first)  # fails here if the address is wrong
     prepared = prepare_data(first)
     report_unmeasured(prepared, needed=plan.sweep.metric)
     report_large_batch(max(plan.experiments, key=lambda trial: trial.data.batch_size), prepared)
     for point in predetermined_points(plan) or plan.corners():
         plan.experiment(point).model(prepared.spec)
     resumed = _resumed(plan, prepared, accept_data=accept_data) if resume else None
-    with ExitStack() as leases:  # the last to end: by then no trial writes into its folder
+    with ExitStack() as leases:  # released last, when no trial writes into its folder
         leases.enter_context(without_traces(*written(first.storage.root, SWEEPS)))
         if resumed:
             leases.enter_context(lease.held(resumed.home, take_over=take_over))
             resumed.state()
         with connected(first.scaling):
             cpus = _cpus(first.scaling)
-            each = needs(first.scaling, cpus)  # refuses a lack of GPUs
+            each = needs(first.scaling, cpus)  # raises UserError if GPUs are missing
             home = resumed.home if resumed else run_directory.create(plan.sweep.name, first.storage.root / SWEEPS)
             parent = RunLogger(logger_actor.start(store, first.storage.root), home.name)
             own = {SWEEP: home.name, "gen_ray.kind": "sweep", **(resumed.tags if resumed else {})}
@@ -97,27 +97,27 @@ def _swept(
     cpus: int,
     watch: OnProgress | None,
 ) -> SweepOutcome:
-    """Run the trials of a sweep that is open in MLflow, each with its needs, and conclude it."""
+    """Run the trials of a sweep that is open in MLflow, each with the resources in each, and conclude the sweep."""
     first, study = plan.first, Study(plan, home)
     most = min(plan.sweep.concurrency or _room(each), study.wanted)
     together = isinstance(plan.sweep.scheduler, schedulers.PopulationConfig)
     with turn(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as place:
-        ledger = StudySearcher(study, parent, prepared, place, watch)
-        ledger.reconcile()
+        searcher = StudySearcher(study, parent, prepared, place, watch)
+        searcher.reconcile()
         task = Task(parent.tracker, prepared.folder, awaited(partial(cached, first, prepared)), cpus)
         try:
-            _run(ledger, task, each, most, home)
+            _run(searcher, task, each, most, home)
         finally:
-            ledger.break_off()
-    if study.unfinished() and not ledger.late():  # Ray Tune takes Ctrl-C for an order to end well
-        raise EndedError(f"{home.name}: ended before all trials were done: --resume goes on from there", 130)
+            searcher.break_off()
+    if study.unfinished() and not searcher.late():  # Ray Tune returns normally after Ctrl-C
+        raise EndedError(f"{home.name}: ended before all trials were done; --resume continues from there", 130)
     outcome = conclude(study, home)
     show(parent, study, outcome, home)
     return outcome
 
 
 def _resumed(plan: SweepPlan, prepared: Prepared, *, accept_data: bool) -> Resumed:
-    """Return the newest unfinished sweep of this name and content. Raise UserError."""
+    """Return the newest unfinished sweep with this name and plan. Raise UserError if there is none."""
     below = plan.first.storage.root / SWEEPS
     found = [home for home in run_directory.named(plan.sweep.name, below) if (home / PLAN).is_file()]
     found = [home for home in found if not (home / DONE).exists()]
@@ -130,7 +130,7 @@ def _resumed(plan: SweepPlan, prepared: Prepared, *, accept_data: bool) -> Resum
     )
     if changed := _changed(home, plan):
         keys = ", ".join(changed[:3])
-        raise UserError(f"--resume: {home / PLAN} is not what is asked for now ({keys}); ask for the same sweep")
+        raise UserError(f"--resume: {home / PLAN} differs from the given sweep ({keys}); give the same sweep")
     journal.check(home / RECORD)
     resumed = Resumed(home)
     resumption.check_data(resumed, prepared, accept_data=accept_data)
@@ -142,32 +142,32 @@ def _changed(home: Path, plan: SweepPlan) -> list[str]:
 
 
 def _cpus(scaling: Scaling) -> int:
-    """Return the cores of a trial's worker: where there is one alone, so many trials run at once that one will do."""
-    alone = scaling.num_workers == 1 and scaling.cpus_per_worker == "auto"
-    return 1 if alone else cpus_per_worker(scaling)
+    """Return the cores of a trial's worker. One core suffices for single-worker trials, because many run at once."""
+    single_worker = scaling.num_workers == 1 and scaling.cpus_per_worker == "auto"
+    return 1 if single_worker else cpus_per_worker(scaling)
 
 
 def _room(each: Mapping[str, float]) -> int:
-    """Return how many trials the cluster has room for, at least one: it may grow, or tell that it cannot."""
+    """Return how many trials the cluster can run at once, at least 1: it may grow, or report that it cannot."""
     return max(1, int(min(in_reach().get(kind, 0) // amount for kind, amount in each.items())))
 
 
-def _run(ledger: StudySearcher, task: Task, each: Mapping[str, float], most: int, home: Path) -> None:
-    plan = ledger.study.plan
-    alone, sweep = plan.first.scaling.num_workers == 1, plan.sweep
-    # Several workers are booked by Ray Train: a trial that booked a part of a core as well might wait for its own.
-    # Of nothing at all Ray Tune makes no place, so it is a megabyte.
-    booked = {kind.lower(): amount for kind, amount in each.items()} if alone else {"memory": 1e6}
+def _run(searcher: StudySearcher, task: Task, each: Mapping[str, float], most: int, home: Path) -> None:
+    plan = searcher.study.plan
+    single_worker, sweep = plan.first.scaling.num_workers == 1, plan.sweep
+    # Ray Train reserves the resources of several workers: a trial that also held a core might block its own workers.
+    # Ray Tune needs some resource for a placement group, so the trial reserves a megabyte.
+    booked = {kind.lower(): amount for kind, amount in each.items()} if single_worker else {"memory": 1e6}
     together = isinstance(sweep.scheduler, schedulers.PopulationConfig)
-    scheduler = _population(ledger, most) if together else stopping(plan)
+    scheduler = _population(searcher, most) if together else stopping(plan)
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, task=task), booked),
         tune_config=tune.TuneConfig(
-            search_alg=ledger,
+            search_alg=searcher,
             scheduler=scheduler,
-            num_samples=ledger.study.wanted + 1,  # the ledger says when there are no more
+            num_samples=searcher.study.wanted + 1,  # the searcher ends the sweep
             max_concurrent_trials=None if together else most,
-            reuse_actors=alone and not ledger.turn.shared,  # a process kept idle keeps its core
+            reuse_actors=single_worker and not searcher.turn.shared,  # an idle process keeps its core
             trial_dirname_creator=str,
             trial_name_creator=str,
         ),
@@ -182,16 +182,16 @@ def _run(ledger: StudySearcher, task: Task, each: Mapping[str, float], most: int
         tuner.fit()
 
 
-def _population(ledger: StudySearcher, room: int) -> TrialScheduler:
-    """Return the scheduler of a population. The ledger asks it for room: to Ray Tune, trials that wait take some."""
-    study, numbers = ledger.study, ledger.numbers
-    first = first_turn(study.plan, ledger.prepared, [ledger.home(trial.number) for trial in study.waiting])
-    ledger.population = PopulationScheduler(study.plan, numbers, ledger.copy, first=first, room=room)
-    return ledger.population
+def _population(searcher: StudySearcher, room: int) -> TrialScheduler:
+    """Return a population's scheduler. The searcher asks it for capacity, because Ray Tune counts paused trials."""
+    study, numbers = searcher.study, searcher.numbers
+    first = first_turn(study.plan, searcher.prepared, [searcher.home(trial.number) for trial in study.waiting])
+    searcher.population = PopulationScheduler(study.plan, numbers, searcher.copy, first=first, room=room)
+    return searcher.population
 
 
 def _params(plan: SweepPlan, prepared: Prepared) -> dict[str, Any]:
-    """Return a sweep's own settings as MLflow's params: an axis is one of them."""
+    """Return a sweep's own settings and its axes as MLflow params."""
     own = flatten(plan.sweep.model_dump(mode="json", exclude={"space", "settings"}))
     axes = plan.sweep.model_dump(mode="json", exclude_none=True, exclude_defaults=True)["space"]
     space = {f"space.{key}": config.label(axis) for key, axis in axes.items()}

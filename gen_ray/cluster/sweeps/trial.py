@@ -1,4 +1,4 @@
-"""One trial of a sweep, inside a process of Ray Tune: trained here by one worker, or on Ray Train by several."""
+"""One trial of a sweep, in a process of Ray Tune: trained there by one worker, or on Ray Train by several."""
 
 import json
 import time
@@ -34,12 +34,12 @@ from gen_ray.sweeps.config import DURING
 RESULT, SAMPLES = "result.json", "samples.png"
 LOOK_SECONDS, DRAIN_SECONDS = 0.5, 5.0
 _held: dict[tuple[str, str], Tensor] = {}
-"""Splits in this process's memory, for all trials that it will train."""
+"""Splits (N, *shape) in this process's memory, shared by all trials that it trains."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What all trials of a sweep share."""
+    """Settings that all trials of a sweep share."""
 
     tracker: Any
     prepared: Path
@@ -48,19 +48,19 @@ class Task:
 
 
 class TrialSession(RunSession):
-    """The one rank of a trial in a process of Ray Tune, which hears of every validation and may end the trial there."""
+    """The session of a single-worker trial: reports each validation to Ray Tune, which may end the trial there."""
 
     rank, world_size = 0, 1
 
     def __init__(
         self, experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, splits: Splits
     ) -> None:
-        """Take a GPU where Ray gave one."""
+        """Create the session on the device that Ray reserved; splits are the cached data sets."""
         super().__init__(experiment, prepared, track, home)
         self.device, self.splits = reserved_device(), splits
 
     def rows(self, split: str) -> Tensor | None:
-        """Return a split that trials before this one in the same process have read already, or read it."""
+        """Return a split (N, *shape), read once per process, or None if it is to be streamed."""
         if not self.splits:
             return None
         key = (self.prepared.fingerprint, split)
@@ -73,20 +73,20 @@ class TrialSession(RunSession):
         return net.to(self.device)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record metrics, and tell Ray Tune of a validation."""
+        """Record metrics, and report a validation to Ray Tune."""
         super().log(metrics, step)
         if DURING in metrics:
-            self.flush()  # ended here, the trial is found again with all its checkpoints
+            self.flush()  # if the trial ends here, all its checkpoints are written
             tune.report({**metrics, "epoch": epoch(self.experiment, self.prepared, step)})
 
 
 def epoch(experiment: Experiment, prepared: Prepared, step: int) -> int:
-    """Return the epochs that a number of optimizer steps makes."""
+    """Return the epoch after a number of optimizer steps."""
     return round(step * experiment.data.batch_size / prepared.rows["train"])
 
 
 def trial(config: Mapping[str, Any], *, task: Task) -> None:
-    """Train and measure one point. What goes wrong is a result like others: to try again would not mend it."""
+    """Train and evaluate one point. Errors are reported as results, because a retry would not fix them."""
     experiment, prepared = parse(json.loads(config["experiment"])), Prepared.load(task.prepared)
     track = RunLogger(task.tracker, config["run_id"])
     home = run_directory.save(experiment, track.run_id)
@@ -94,16 +94,16 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
     if not result.exists():
         try:
             if config.get("until"):
-                tune.report(_leg(config, experiment, prepared, track, home, task))  # and begun anew from here later
+                tune.report(_leg(config, experiment, prepared, track, home, task))  # pauses here, continues later
             minutes = config.get("minutes", 0.0)
             metrics = _metrics(experiment, prepared, track, home, task, minutes)
         except (UserError, RunError) as error:
             tune.report({"error": str(error), "reason": getattr(error, "reason", "user")})
             return
-        except Exception as error:  # a bug in a family is one trial's bad luck, not the end of the sweep
+        except Exception as error:  # a bug in a family ends only this trial
             tune.report({"error": f"{type(error).__name__}: {error}", "reason": type(error).__name__})
             return
-        track.drained(DRAIN_SECONDS)  # a trial with a result is never told of again
+        track.drained(DRAIN_SECONDS)  # a trial with a result is not recorded again
         if refused := track.refusal():
             tune.report({"error": refused, "reason": "tracking"})
             return
@@ -114,7 +114,7 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
 def _leg(
     config: Mapping[str, Any], experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, task: Task
 ) -> dict[str, Any]:
-    """Train until an epoch where the trial is to wait, and return what it is compared by there."""
+    """Train until the epoch at which the trial pauses, and return the values by which it is compared there."""
     minutes = _train(experiment, prepared, track, home, task, until=config["until"]) + config.get("minutes", 0.0)
     loss = checkpoint.position(checkpoint_store.checkpoint_of(home, "last"))["validation_nats"]
     return {DURING: loss, "train/minutes": minutes, "epoch": config["until"], "waits": True}
@@ -123,7 +123,7 @@ def _leg(
 def _train(
     experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, task: Task, *, until: int | None = None
 ) -> float:
-    """Train here or, by several workers, on Ray Train. Return the minutes that took."""
+    """Train in this process or, with several workers, on Ray Train. Return the minutes."""
     began = time.monotonic()
     train = _train_here if experiment.scaling.num_workers == 1 else _train_on_workers
     train(experiment, prepared, track, home, task, until)
@@ -133,10 +133,10 @@ def _train(
 def _metrics(
     experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, task: Task, before: float
 ) -> dict[str, float]:
-    """Return what a trial comes to, trained to its end and measured. It was trained so many minutes before."""
-    minutes, alone = before + _train(experiment, prepared, track, home, task), experiment.scaling.num_workers == 1
+    """Train a trial to its end, evaluate it, and return its metrics; before is the minutes of earlier training."""
+    minutes = before + _train(experiment, prepared, track, home, task)
     trained, out = checkpoint_store.checkpoint_of(home, experiment.evaluation.checkpoint), home / run_directory.ARTIFACT
-    if alone:
+    if experiment.scaling.num_workers == 1:
         report = measure_checkpoint(task.cpus, experiment.resolved(), prepared.folder, trained, out, home.name)
     else:
         report = evaluate(experiment, prepared, trained, out, run_id=home.name)
@@ -144,7 +144,7 @@ def _metrics(
     track.log({"train/minutes": minutes}, 0)
     for picture in report["pictures"].values():
         (home / SAMPLES).write_bytes(grids.png(picture))
-    loss = checkpoint.position(trained)["validation_nats"]  # of this attempt or, where that found all done, an earlier
+    loss = checkpoint.position(trained)["validation_nats"]  # of the attempt that finished the training
     return {DURING: loss, **report["metrics"], "train/minutes": minutes, "train/steps": report["steps"]}
 
 
@@ -159,19 +159,19 @@ def _train_here(
 def _train_on_workers(
     experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path, task: Task, until: int | None
 ) -> None:
-    """Have Ray Train's workers train, and tell Ray Tune of every validation."""
+    """Train on Ray Train's workers, and report every validation to Ray Tune."""
     from gen_ray.cluster.training.trainer import fit_with_retries
 
     with ThreadPoolExecutor(1) as aside:
         fitting = aside.submit(fit_with_retries, experiment, prepared, track, splits=task.splits, until=until)
-        told = None
+        reported = None
         try:
             while not fitting.done():
                 time.sleep(LOOK_SECONDS)
                 done, _, newest = track.look()
-                if newest.get(DURING) != told:
-                    told = newest[DURING]
-                    tune.report({DURING: told, "epoch": epoch(experiment, prepared, done)})
+                if newest.get(DURING) != reported:
+                    reported = newest[DURING]
+                    tune.report({DURING: reported, "epoch": epoch(experiment, prepared, done)})
         except SystemExit:  # stopped early
             track.stop()
             raise

@@ -1,4 +1,4 @@
-"""What MLflow records of a run, however it was trained."""
+"""What MLflow records of a run, under Ray Train and under Ray Tune."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -16,12 +16,12 @@ from gen_ray.storage import paths
 from gen_ray.tracking.comparison import RANKED, UNMEASURED
 
 INTERRUPTED_SECONDS = 2.0
-"""How long a command that was interrupted waits for MLflow; its next start closes the run where this was too short."""
+"""Time that an interrupted command waits for MLflow; if it is too short, the next start closes the run."""
 logger = logging.getLogger(__name__)
 
 
 def opened(track: RunLogger, home: Path, *, is_new: bool) -> None:
-    """Wait until the run is open in MLflow. Raise RunError where it is refused; a new run then leaves no folder."""
+    """Wait until the run is open in MLflow. Raise RunError if it is refused; a new run then leaves no folder."""
     try:
         awaited(track.opened, lambda: f"{track.run_id}: waits for MLflow to answer")
     except BaseException:
@@ -32,25 +32,25 @@ def opened(track: RunLogger, home: Path, *, is_new: bool) -> None:
 
 @contextmanager
 def recorded(track: RunLogger) -> Iterator[None]:
-    """Have a run that is open in MLflow end FINISHED, FAILED with the reason, or KILLED on an interrupt."""
+    """End an open MLflow run after the block as FINISHED, as FAILED with the reason, or as KILLED on an interrupt."""
     status = "KILLED"
     try:
         yield
         status = "FINISHED"
     except (RunError, UserError) as error:
         status = "FAILED"
-        track.tag({"reason": getattr(error, "reason", type(error).__name__), "error": str(error)})
+        track.set_tags({"reason": getattr(error, "reason", type(error).__name__), "error": str(error)})
         raise
     except Exception as error:
         status = "FAILED"
-        track.tag({"reason": type(error).__name__, "error": str(error)[:500]})
+        track.set_tags({"reason": type(error).__name__, "error": str(error)[:500]})
         raise
     finally:
         _close(track, status)
 
 
 def _close(track: RunLogger, status: str) -> None:
-    """End the run in MLflow. A store that fails too must not hide what is on its way to the user."""
+    """End the run in MLflow. An error of the store must not hide the error that is already propagating."""
     trouble = track.close(status, INTERRUPTED_SECONDS if status == "KILLED" else DRAIN_SECONDS)
     if trouble:
         logger.warning("%s: %s, but not recorded: %s", track.run_id, status, trouble)
@@ -59,22 +59,22 @@ def _close(track: RunLogger, status: str) -> None:
 
 
 def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
-    """Return what MLflow keeps as a run's parameters: every setting, and which data it was."""
+    """Return the run's MLflow params: every setting, and the identity of the data."""
     return {**experiment.flat(), "data.fingerprint": prepared.fingerprint[:12], "data.bad_rows": prepared.quarantined}
 
 
 def record(track: RunLogger, report: Mapping[str, Any], home: Path) -> None:
-    """Record what evaluation found, with where each figure comes from, and the artifact."""
+    """Record the evaluation's metrics with their provenance, its pictures and texts, and the artifact."""
     step = report["steps"]
     track.log({**report["metrics"], "train/steps": step}, step)
     origins = {name: report["provenance"].get(name, {}) for name in RANKED}
     kept = {f"provenance.{name}.{key}": str(word) for name, how in origins.items() for key, word in how.items()}
     if report["unmeasured"]:
         kept[UNMEASURED] = "; ".join(report["unmeasured"])
-    track.tag({"sampler": report["sampler"], **kept})
+    track.set_tags({"sampler": report["sampler"], **kept})
     for name, picture in report["pictures"].items():
-        track.show(f"evaluation_{name}", picture, step)
+        track.log_image(f"evaluation_{name}", picture, step)
     for name, text in report["texts"].items():
-        track.show_text(f"evaluation_{name}", text, step)
-    track.keep(home / run_directory.ARTIFACT, "model")
-    track.keep(home / run_directory.CONFIG, "config")
+        track.log_text(f"evaluation_{name}", text, step)
+    track.log_artifact(home / run_directory.ARTIFACT, "model")
+    track.log_artifact(home / run_directory.CONFIG, "config")

@@ -1,4 +1,4 @@
-"""The session that the training loop asks for, as far as it is the same under Ray Train and under Ray Tune."""
+"""The part of the training loop's session that is the same under Ray Train and Ray Tune."""
 
 import time
 from abc import ABC, abstractmethod
@@ -25,14 +25,14 @@ ASK_SECONDS = 0.5
 
 
 class RunSession(ABC):
-    """engine.session.Session of a run that a tracker knows and that keeps its checkpoints in a folder, home."""
+    """Implements engine.training.session.Session for a run with a RunLogger and checkpoints in a folder, home."""
 
     rank: int
     world_size: int
     device: torch.device
 
     def __init__(self, experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path) -> None:
-        """Begin with nothing read and nothing written."""
+        """Create a session that has read and written nothing; track logs the run, home is its folder."""
         self.experiment, self.prepared, self.track, self.home = experiment, prepared, track, home
         self.held = dict[str, Batches]()
         self.stop, self.asked_at = False, time.monotonic()
@@ -42,14 +42,14 @@ class RunSession(ABC):
 
     @abstractmethod
     def prepare(self, net: nn.Module) -> nn.Module:
-        """Return the net as this place trains it."""
+        """Return the net prepared for training in this process."""
 
     @abstractmethod
     def rows(self, split: str) -> Tensor | None:
-        """Return a split in stored form (N, *shape) where it is to be held in memory, None where to be streamed."""
+        """Return a split in stored form (N, *shape) if it is to be held in memory, None if it is to be streamed."""
 
     def batches(self, split: str) -> Batches:
-        """Return a split: read once into this worker's memory, or anew every epoch where it is too large."""
+        """Return a split's batches: read once into this worker's memory, or streamed every epoch if it is too large."""
         if split not in self.held:
             rows = self.rows(split)
             self.held[split] = CombinedBatches([self._view(split, rows, slot) for slot in self.slots])
@@ -67,49 +67,49 @@ class RunSession(ABC):
 
     @property
     def all_slots(self) -> int:
-        """Return for how many workers a batch is cut: as many as there may be."""
+        """Return the number of logical workers that a batch is divided among: the maximum number of workers."""
         return self.experiment.scaling.most_workers
 
     @property
     def slots(self) -> range:
-        """Return which of these workers' work is this rank's."""
+        """Return the logical workers whose work this rank does."""
         first, end = (rank * self.all_slots // self.world_size for rank in (self.rank, self.rank + 1))
         return range(first, end)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return values summed over the ranks."""
+        """Sum values in place over the ranks and return them, in the same shape."""
         if self.world_size > 1:
             torch.distributed.all_reduce(values)
         return values
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Send rank 0's metrics to the tracker; nobody waits for MLflow."""
+        """Send rank 0's metrics to the logger actor without waiting for MLflow."""
         if self.rank == 0:
             self.track.log(metrics, step)
 
     def show(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Send a picture to the tracker."""
-        self.track.show(name, picture, step)
+        """Send a picture (H, W, 3) to the logger actor."""
+        self.track.log_image(name, picture, step)
 
     def show_text(self, name: str, text: str, step: int) -> None:
-        """Send a text to the tracker."""
-        self.track.show_text(name, text, step)
+        """Send a text to the logger actor."""
+        self.track.log_text(name, text, step)
 
     def progress(self, done: int, total: int) -> None:
-        """Tell the tracker how far the training is."""
+        """Report the training's progress to the logger actor."""
         if self.rank == 0:
             self.track.progress(done, total)
 
     def save(self, pack: Callable[[], Files], step: int) -> None:
-        """Write a checkpoint into the run's folder, which all machines share, while training goes on.
+        """Write a checkpoint into the run's folder, which all machines share, while training continues.
 
-        Not by ray.train.report: it copies what is written twice, keeps its own record of what there is, which a kill
-        can leave empty, and has every rank wait for the controller's next look.
+        ray.train.report is not used: it writes the files twice, keeps its own index, which a kill can leave empty, and
+        makes every rank wait for the controller's next poll.
         """
         self._write(checkpoint_store.checkpoints(self.home).save, pack, step)
 
     def keep(self, pack: Callable[[], Files], step: int) -> None:
-        """Write averages into the run's folder, in the same manner."""
+        """Write a snapshot for post-hoc EMA into the run's folder in the same way."""
         self._write(post_hoc_ema.snapshots(self.home).add, pack, step)
 
     def _write(self, write: Callable[[Files, int], None], pack: Callable[[], Files], step: int) -> None:
@@ -118,7 +118,7 @@ class RunSession(ABC):
             self.writing = self.writer.submit(write, pack(), step)
 
     def stopping(self) -> bool:
-        """Return whether the tracker said so when last asked: every half second, its answer is not waited for."""
+        """Return the last known stop flag of the logger actor, which is polled every half second without waiting."""
         if self.answer and ray.wait([self.answer], timeout=0)[0]:
             self.stop, self.answer = ray.get(self.answer), None
         if self.answer is None and time.monotonic() - self.asked_at > ASK_SECONDS:
@@ -126,26 +126,26 @@ class RunSession(ABC):
         return self.stop
 
     def preemption_notice(self) -> bool:
-        """Return False where nobody gives notice."""
+        """Return False: this session receives no notices."""
         return False
 
     def flush(self) -> None:
-        """Wait for what is being written. Raise SharedError on every rank where that failed: none waits for another."""
+        """Wait for pending writes. If one failed, raise SharedError on all ranks, so that no rank waits for another."""
         fault: BaseException | None = None
         if self.writing is not None:
             fault, self.writing = self.writing.exception(), None
         if fault is not None and not isinstance(fault, RunError):
             raise fault
         if self.sum(torch.tensor([float(fault is not None)], device=self.device)).item():
-            told = fault or RunError("rank 0 could not write a checkpoint", reason="storage")
-            raise SharedError(str(told), reason=told.reason) from fault
+            error = fault or RunError("rank 0 could not write a checkpoint", reason="storage")
+            raise SharedError(str(error), reason=error.reason) from fault
 
     def close(self) -> None:
-        """End when nothing is being written any more."""
+        """Shut down after pending writes."""
         self.writer.shutdown()
 
     def restore(self) -> AbstractContextManager[Path | None]:
-        """Return the checkpoint that rank 0 finds newest, so that all ranks begin from one."""
+        """Return the newest checkpoint that rank 0 finds, so that all ranks start from the same one."""
         found = self._found() if self.rank == 0 else None
         step = self.sum(torch.tensor([checkpoint.position(found)["step"] if found else 0], device=self.device))
         return nullcontext(checkpoint_store.checkpoints(self.home).place(int(step)) if int(step) else None)

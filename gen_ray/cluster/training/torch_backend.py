@@ -1,30 +1,30 @@
-"""How the workers of a training find together: by NCCL on GPUs, by gloo on CPUs."""
+"""torch's process group of a training: NCCL on GPUs, gloo on CPUs."""
 
 from typing import Any
 
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend  # what a TorchConfig of one's own has to name
+from ray.train.torch.config import _TorchBackend  # TorchConfig.backend_cls must return a subclass
 
 from gen_ray.cluster.training.device import reserved_device
 
 
-class Gathering(_TorchBackend):
-    """Makes the process group once every worker has been seen to have its device.
+class CheckedTorchBackend(_TorchBackend):
+    """Creates the process group after a check that every worker has its device.
 
-    NCCL, asked first, fails without a word on which machine lacks what.
+    NCCL does not report which machine lacks a device.
     """
 
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-        """Choose the backend by the devices. Raise the UserError of a worker that cannot use its GPU."""
+        """Choose the backend by the workers' devices. Raise the UserError of a worker that cannot use its GPU."""
         kinds = {device.type for device in worker_group.execute(reserved_device)}
         backend_config.backend = "nccl" if kinds == {"cuda"} else "gloo"
         super().on_start(worker_group, backend_config)
 
 
-class Gathered(TorchConfig):
-    """What tells a TorchTrainer of it."""
+class CheckedTorchConfig(TorchConfig):
+    """TorchConfig that selects CheckedTorchBackend as the backend."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
-        """Return Gathering."""
-        return Gathering
+        """Return CheckedTorchBackend."""
+        return CheckedTorchBackend

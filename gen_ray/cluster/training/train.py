@@ -1,4 +1,4 @@
-"""One experiment from configuration to artifact: prepare, train on Ray Train, evaluate, track."""
+"""Runs one experiment from configuration to artifact: prepare, train on Ray Train, evaluate, record."""
 
 import logging
 import time
@@ -31,12 +31,12 @@ from gen_ray.tracking.store import Store
 
 logger = logging.getLogger(__name__)
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
-"""Told (steps done, steps in all, newest metrics) now and then while training goes on."""
+"""Callback with (steps done, total steps, newest metrics), called regularly during training."""
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 6.0
-"""What an interrupted training is given to save a checkpoint."""
+"""Time for an interrupted training to save a checkpoint."""
 RETURN_SECONDS = 2.0
-"""What Ray Train is given to return when its workers have stopped."""
+"""Time for Ray Train to return after its workers have stopped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class TrainOutcome:
 
 
 def prepare_data(experiment: Experiment, progress: Callable[[int], None] | None = None) -> Prepared:
-    """Return the experiment's data set, preparing it first where that has not been done."""
+    """Return the experiment's data set; prepare it if necessary."""
     data = experiment.data
     paths.check(experiment.storage.root)
     return prepare(
@@ -64,7 +64,7 @@ def prepare_data(experiment: Experiment, progress: Callable[[int], None] | None 
 
 
 def training_data(experiment: Experiment, artifact: Path) -> Prepared:
-    """Return the prepared data that an artifact was trained on, from storage.root, prepared again where missing."""
+    """Return the prepared data that an artifact was trained on, from storage.root; prepare them again if missing."""
     paths.check(experiment.storage.root)
     found = find(experiment.storage.root / "data", run_directory.meta(artifact)["data_fingerprint"])
     return found or prepare_data(experiment)
@@ -78,24 +78,24 @@ def train(
     accept_data: bool = False,
     watch: OnProgress | None = None,
 ) -> TrainOutcome:
-    """Run one experiment to its artifact. Raise UserError or RunError; the MLflow run then says FAILED and why.
+    """Run one experiment to its artifact. Raise UserError or RunError; the MLflow run is then FAILED with the reason.
 
-    resume goes on with the newest run of this name. take_over ends the process that works on it, if one
-    does; accept_data goes on also if the data are other ones.
+    resume continues the newest run of this name. take_over ends another process that works on that run; accept_data
+    continues even if the data have changed.
     """
-    store = store_of(experiment)  # a wrong address ends the command here
+    store = store_of(experiment)  # fails here if the address is wrong
     prepared = prepare_data(experiment)
-    experiment.model(prepared.spec)  # settings that do not fit the data are refused before anything starts
+    experiment.model(prepared.spec)  # rejects settings that do not fit the data
     report_unmeasured(prepared)
     report_large_batch(experiment, prepared)
     resumed = resumption.run(experiment, prepared, accept_data=accept_data) if resume else None
-    with ExitStack() as leases:  # the last to end: by then no worker writes into the folder
+    with ExitStack() as leases:  # released last, when no worker writes into the folder
         leases.enter_context(paths.without_traces(*written(experiment.storage.root, run_directory.RUNS)))
         if resumed:
             leases.enter_context(lease.held(resumed.home, take_over=take_over))
             resumed.state()
         with connected(experiment.scaling):
-            wanted = needs(experiment.scaling, cpus_per_worker(experiment.scaling))  # refuses a lack of GPUs
+            wanted = needs(experiment.scaling, cpus_per_worker(experiment.scaling))  # raises if GPUs are missing
             home = resumed.home if resumed else run_directory.folder(experiment, run_directory.new_id(experiment))
             track = RunLogger(logger_actor.start(store, experiment.storage.root), home.name)
             track.open(name=experiment.name, params=params(experiment, prepared), tags=resumed.tags if resumed else {})
@@ -109,7 +109,7 @@ def train(
 
 
 def written(root: Path, kind: str) -> tuple[Path, Path]:
-    """Return the folders below storage.root into which a command writes before its first training: see without_traces.
+    """Return the folders below storage.root that a command writes to before its first training; see without_traces.
 
     kind: the folder of its runs or sweeps.
     """
@@ -124,7 +124,7 @@ def _run(
     wanted: Mapping[str, float],
     watch: OnProgress | None,
 ) -> TrainOutcome:
-    """Train and evaluate a run that is open in MLflow, once the cluster has room for its workers' needs."""
+    """Train and evaluate a run that is open in MLflow, when the cluster has the resources in wanted."""
     imported = started(_imported)
     with turn(track.run_id, experiment.scaling.priority, wanted, track.tracker) as place:
         awaited(partial(wait, place))
@@ -148,7 +148,7 @@ def _run(
 
 
 def report_unmeasured(prepared: Prepared, needed: str = "") -> None:
-    """Log a line for each thing that the data will not allow to measure. Raise UserError if that is needed."""
+    """Warn about each metric that the data do not allow to measure. Raise UserError if needed is one of them."""
     missing = unmeasurable_metrics(prepared.spec, prepared.rows)
     if needed in missing:
         raise UserError(f"metric {needed}: cannot be measured; {missing[needed]}")
@@ -157,18 +157,18 @@ def report_unmeasured(prepared: Prepared, needed: str = "") -> None:
 
 
 def report_large_batch(experiment: Experiment, prepared: Prepared) -> None:
-    """Log a line where a batch holds more rows than the training split, and so each row more than once."""
+    """Warn if a batch holds more rows than the training split, so that rows repeat within it."""
     size, rows = experiment.data.batch_size, prepared.rows["train"]
     if size > rows:
         steps = max(1, experiment.training.epochs * rows // size)
         logger.warning(
-            "data.batch_size=%d: is more than the %d training rows, which a batch repeats; the training has %d step%s",
+            "data.batch_size=%d: is more than the %d training rows, so rows repeat in a batch; training has %d step%s",
             *(size, rows, steps, "" if steps == 1 else "s"),
         )
 
 
 def _imported() -> Callable[..., dict[str, str]]:
-    """Return what trains. To import Ray Train takes seconds."""
+    """Import fit_with_retries; importing Ray Train takes seconds."""
     from gen_ray.cluster.training.trainer import fit_with_retries
 
     return fit_with_retries
@@ -180,29 +180,29 @@ def store_of(experiment: Experiment) -> Store:
 
 
 def _stoppable(fit: Callable[[], dict[str, str]], track: RunLogger, wanted: Mapping[str, float]) -> dict[str, str]:
-    """Return what fit returns. On an interrupt let it save a checkpoint first, for as long as that may take.
+    """Return the result of fit. On an interrupt, first give it time to save a checkpoint.
 
-    In a thread: in the main one Ray Train would answer Ctrl-C itself, by aborting the workers where they stand.
+    fit runs in a thread: in the main thread Ray Train would handle Ctrl-C itself by aborting the workers at once.
     """
 
     def report() -> str:
         if track.has_started():
             return ""
-        room = missing(wanted) if is_placing() else ""  # what the workers have is not free either
+        room = missing(wanted) if is_placing() else ""  # after placement the workers' own resources are not free
         return f"{track.run_id}: waits for {room or 'its workers to start'}"
 
     fitting = started(fit)
     try:
         return result(fitting, report)
     except (KeyboardInterrupt, EndedError) as ended:
-        message = _stopped(track) or "ended before there was anything to save"
+        message = _stopped(track) or "ended before the first checkpoint"
         # Ray must not be shut down while that thread is inside it: the process crashed or started a second Ray.
         futures.wait([fitting], timeout=RETURN_SECONDS)
         raise EndedError(message, getattr(ended, "code", 130)) from None
 
 
 def _stopped(track: RunLogger) -> str:
-    """Have the workers save a checkpoint and stop; return what they say, empty where they have not started or hang."""
+    """Make the workers save a checkpoint and stop; return their message, or "" if they have not started or hang."""
     until = time.monotonic() + (STOP_SECONDS if track.has_started() else 0)
     track.stop()
     while not (stopped := track.fault()) and time.monotonic() < until:
@@ -211,7 +211,7 @@ def _stopped(track: RunLogger) -> str:
 
 
 def fault(message: str, reason: str, trace: str = "") -> Exception:
-    """Return what a worker returned as the error it was; --debug shows the trace of the worker below it."""
+    """Return a worker's error report as an error; --debug shows the worker's trace as its note."""
     error = UserError(message) if reason == "user" else RunError(message, reason=reason)
     if trace:
         error.add_note(trace)
@@ -220,7 +220,7 @@ def fault(message: str, reason: str, trace: str = "") -> Exception:
 
 @contextmanager
 def _watched(track: RunLogger, watch: OnProgress | None) -> Iterator[None]:
-    """Pass the tracker's progress on while the block runs, and once more after it; a short run ends first."""
+    """Pass the logged progress to watch during the block, and once after it, because a run may be short."""
     if watch is None:
         yield
         return

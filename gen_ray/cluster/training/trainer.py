@@ -1,4 +1,4 @@
-"""One training on Ray Train, tried again where workers or controllers are lost."""
+"""One training on Ray Train, retried if workers or controllers are lost."""
 
 import logging
 import os
@@ -13,21 +13,21 @@ from gen_ray import run_directory
 from gen_ray.cluster.data.reading import Splits
 from gen_ray.cluster.nodes.connect import cpus_per_worker, ray_storage, uses_gpu
 from gen_ray.cluster.tracking.logger_actor import RunLogger
-from gen_ray.cluster.training.torch_backend import Gathered
+from gen_ray.cluster.training.torch_backend import CheckedTorchConfig
 from gen_ray.cluster.training.worker import train_worker
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
 
 ROOM_SECONDS = 10.0
-"""How long an elastic run waits for room for the workers that it has lost before it goes on with fewer."""
+"""Time an elastic run waits for resources to replace lost workers before it continues with fewer."""
 logger = logging.getLogger(__name__)
 
 
 def fit_with_retries(
     experiment: Experiment, prepared: Prepared, track: RunLogger, *, splits: Splits, until: int | None = None
 ) -> dict[str, str]:
-    """Return what the workers return. Ray replaces lost workers; a lost controller is replaced here, as often."""
+    """Train and return the workers' error report. Ray replaces lost workers; lost controllers are replaced here."""
     lost = 0
     while True:
         try:
@@ -36,12 +36,12 @@ def fit_with_retries(
         except (ray.train.TrainingFailedError, ray.exceptions.RayTaskError) as error:
             raise user_error(error) from error
         except ray.exceptions.RayActorError as error:
-            track.vacate()
+            track.release_placement_group()
             lost += 1
             if lost > experiment.scaling.max_failures:
-                message = f"{track.run_id}: the training's controller died; --resume goes on from the last checkpoint"
+                message = f"{track.run_id}: the training's controller died; --resume continues from the last checkpoint"
                 raise RunError(message, reason="controller_lost") from error
-            logger.warning("%s: the training's controller died; going on from the last checkpoint", track.run_id)
+            logger.warning("%s: the training's controller died; continuing from the last checkpoint", track.run_id)
         else:
             return found
 
@@ -56,7 +56,7 @@ def trainer(
 ) -> TorchTrainer:
     """Return a Ray Train trainer that calls loop({experiment, prepared, track, cache, **extra}) on every worker."""
     scaling, gpu = experiment.scaling, uses_gpu(experiment.scaling)
-    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(scaling.hang_seconds)  # the driver's goes with the run
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(scaling.hang_seconds)  # the run inherits it
     if scaling.elastic:
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(ROOM_SECONDS)
     task = {
@@ -69,7 +69,7 @@ def trainer(
     return TorchTrainer(
         loop,
         train_loop_config={**task, **extra},
-        torch_config=Gathered(),
+        torch_config=CheckedTorchConfig(),
         scaling_config=ray.train.ScalingConfig(
             num_workers=scaling.num_workers,
             elastic_resize_monitor_interval_s=scaling.grow_seconds,
@@ -83,13 +83,13 @@ def trainer(
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
         datasets=dict(splits),
-        # Every worker reads the whole split and takes its lanes by index: the order is then a function of the seed.
+        # Every worker reads the whole split and selects its rows by index, so that the order is a function of the seed.
         dataset_config=ray.train.DataConfig(datasets_to_split=[]),
     )
 
 
 def user_error(error: BaseException) -> Exception:
-    """Return the UserError or RunError inside what Ray wrapped around it, else a RunError of its innermost line."""
+    """Return the UserError or RunError inside Ray's wrappers, or else a RunError with the innermost message."""
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -98,7 +98,7 @@ def user_error(error: BaseException) -> Exception:
             continue
         seen.append(found)
         if isinstance(found, UserError | RunError) and not isinstance(found, ray.exceptions.RayTaskError):
-            return found  # a RayTaskError may pass for one, but its message is a traceback
+            return found  # a RayTaskError may be an instance of both, but its message is a traceback
         waiting += [getattr(found, name, None) for name in ("cause", "__cause__", "controller_failure")]
         waiting += list(getattr(found, "worker_failures", {}).values())
     last = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]

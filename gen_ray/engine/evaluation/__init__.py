@@ -1,1 +1,1 @@
-"""Quality of a trained model: bits per dimension, sample quality, quality against cost."""
+"""Evaluation of a trained model: bits per dimension, sample quality, quality against cost."""

@@ -1,4 +1,4 @@
-"""What a model is worth: bits per dimension and the distance of its samples from the data, each with provenance."""
+"""Evaluates a model: bits per dimension, and the distance of its samples from the data, each with its provenance."""
 
 import math
 import time
@@ -24,7 +24,7 @@ from gen_ray.family import Nll
 from gen_ray.maths.noise import generator
 
 EFFORT = 100
-"""Draws spent on an example unless the evaluation says otherwise."""
+"""Default number of draws per example."""
 ROWS_AT_ONCE = 100
 REFERENCE_ROWS = 10_000
 MANIFOLD_ROWS = 2_000
@@ -34,9 +34,9 @@ SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
-    """Metrics with units in their names, what each was measured with, pictures uint8 (H, W, 3) and texts.
+    """Metrics with units in their names, their provenance, pictures uint8 (H, W, 3) and texts.
 
-    ``unmeasured`` holds a line for each thing that these data do not allow to measure.
+    ``unmeasured`` holds one line for each metric that the data do not allow.
     """
 
     metrics: Mapping[str, float]
@@ -50,7 +50,7 @@ class EvaluationReport:
 class ReferenceData:
     """The data a model is compared with: a seeded choice of two splits' rows, in random order, and an extractor.
 
-    Any beginning of ``train`` or ``test`` is therefore a random choice of the split too.
+    Because of the random order, any prefix of ``train`` or ``test`` is also a random sample of the split.
     """
 
     train: Tensor
@@ -67,17 +67,17 @@ class ReferenceData:
 
     @property
     def held_out(self) -> Tensor:
-        """Return the other examples: their distance from ``real`` is what a perfect model would reach."""
+        """Return the examples of the other split; their distance from ``real`` is that of a perfect model."""
         return {"train": self.test, "test": self.train}[self.against][:REFERENCE_ROWS]
 
 
 def evaluate(model: Model, reference: ReferenceData, *, device: torch.device) -> EvaluationReport:
-    """Measure likelihood on the test split and, where there is an extractor, the samples."""
+    """Measure the likelihood on the test split and, where there is an extractor, the quality of samples."""
     metrics, provenance = likelihood(model, reference, device=device)
     rows = {"train": len(reference.train), "test": len(reference.test)}
     missing = unmeasurable_metrics(model.spec, rows, reference.against, judged=reference.extractor is not None)
     wanted = model.experiment.evaluation.samples
-    judged = FRECHET not in missing  # else samples are only shown and timed
+    judged = FRECHET not in missing  # otherwise samples are only shown and timed
     samples, seconds = sample(model, wanted if judged else min(wanted, SHOWN), device=device)
     metrics["sample/seconds_per_image"] = seconds
     if judged and reference.extractor is not None:
@@ -94,13 +94,13 @@ def evaluate(model: Model, reference: ReferenceData, *, device: torch.device) ->
 
 
 def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
-    """Return nats (B,) of examples with dims scalars as bits per dimension (B,). The only place that does so."""
+    """Convert nats (B,) of examples with dims scalars to bits per dimension (B,). All conversions use this function."""
     return nats / (dims * math.log(2))
 
 
 @torch.no_grad()
 def score(model: Model, x: Tensor, *, effort: int, device: torch.device) -> Iterator[Nll]:
-    """Yield the Nll of batches of x (N, *shape), the noise of each a function of its place alone."""
+    """Yield the Nll of batches of x (N, *shape); the noise of each depends only on its position."""
     for first, end in chunks(len(x), ROWS_AT_ONCE):
         rng = generator(SEED, first, device=device)
         yield model.family.nll(model.net, x[first:end].to(device), rng, effort=effort)
@@ -109,9 +109,9 @@ def score(model: Model, x: Tensor, *, effort: int, device: torch.device) -> Iter
 def likelihood(
     model: Model, reference: ReferenceData, *, device: torch.device
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
-    """Return bits per dimension of the test split, its standard error and evaluations, and where they come from.
+    """Return bits per dimension of the test split, its standard error and evaluations, and their provenance.
 
-    A standard error needs two rows.
+    The standard error needs two rows.
     """
     wanted, dims = model.experiment.evaluation, model.spec.dims
     x = reference.test[: wanted.likelihood_rows]
@@ -139,7 +139,7 @@ def likelihood(
 
 
 def sample(model: Model, n: int, *, device: torch.device) -> tuple[Tensor, float]:
-    """Return n samples (n, *shape) by the evaluation's sampler, and the seconds each took."""
+    """Return n samples (n, *shape) by the evaluation's sampler, and the seconds per sample."""
     chain = model.experiment.chain(model.family)
     began = time.perf_counter()
     with autocast(model.experiment.training.precision, device):
@@ -150,7 +150,7 @@ def sample(model: Model, n: int, *, device: torch.device) -> tuple[Tensor, float
 def distances(
     model: Model, samples: Tensor, reference: ReferenceData, extractor: Extractor
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
-    """Return Fréchet distance, precision and recall of samples (N, C, H, W), and what held-out data would reach."""
+    """Return metrics and provenance of samples (N, C, H, W): Fréchet distance, its floor, precision and recall."""
     fake, real, held = (extractor.features(x) for x in (samples, reference.real, reference.held_out))
     k, rows = model.experiment.evaluation.neighbours, MANIFOLD_ROWS
     moments = frechet.Moments.of(real)
@@ -178,10 +178,10 @@ def distances(
 
 
 def _floor(fake: Tensor, held: Tensor, moments: frechet.Moments) -> dict[str, float]:
-    """Return the distance of held-out features and, of as many rows, that of the samples; nothing for a single row.
+    """Return the distance of held-out features and that of the samples at as many rows; nothing for a single row.
 
     The distance of n rows is biased upwards by about 1/n, so only distances of equally many rows can be compared. The
-    samples' one is the mean over all parts of that size.
+    figure of the samples is the mean over all parts of that size.
     """
     size = min(len(fake), len(held))
     if size < 2:

@@ -1,4 +1,4 @@
-"""The named extractor behind the Fréchet distance: a small classifier, trained once on a labelled data set and kept."""
+"""The feature extractor of the Fréchet distance: a small classifier, trained once on a labelled data set and saved."""
 
 import json
 from collections.abc import Callable
@@ -22,16 +22,16 @@ FEATURES = 64
 SEED, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 0, 64, 4e-3, 0.02
 EPOCHS, MOST_STEPS = 15, 3500
 MOST_ROWS = MOST_STEPS * BATCH_SIZE
-"""Images that the training can see at most."""
+"""Largest number of images in training."""
 MOST_BYTES = 2**30
-"""Of these images in memory."""
+"""Largest memory of these images."""
 Labelled = tuple[Tensor, Tensor]
 """Images (N, C, H, W) and their labels (N,)."""
 
 
 @dataclass(frozen=True)
 class Extractor:
-    """Features (N, 64) of stored images in their own size, and the name by which a distance in their space goes."""
+    """Features (N, 64) of stored images at their own size, and the extractor's name for the provenance of distances."""
 
     net: Classifier
     levels: int
@@ -45,7 +45,7 @@ class Extractor:
 
 
 def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
-    """Return a classifier of x (N, C, H, W) by labels (N,), the same for the same data: 15 epochs or 3,500 steps."""
+    """Return a classifier of x (N, C, H, W) by labels (N,), deterministic: at most 15 epochs and 3,500 steps."""
     steps = min(MOST_STEPS, EPOCHS * len(x) // BATCH_SIZE + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -63,13 +63,13 @@ def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
 
 
 def save(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
-    """Write a trained extractor into folder."""
+    """Write a trained extractor to folder."""
     files = {"weights.safetensors": checkpoint.weights(net), "meta.json": json.dumps(meta, indent=1).encode()}
     checkpoint.write(folder, files)
 
 
 def load(folder: Path, spec: DataSpec) -> Extractor:
-    """Return a kept extractor. Raise UserError naming the file that is missing or altered."""
+    """Return a saved extractor. Raise UserError naming a missing or altered file."""
     return paths.read(folder, lambda found: _load(found, spec))
 
 
@@ -78,7 +78,7 @@ def _load(folder: Path, spec: DataSpec) -> Extractor:
         manifest.verify(folder)
     except manifest.DamagedError as error:
         raise UserError(
-            f"the feature extractor cannot be trusted: {error}; delete its folder to train it anew"
+            f"the feature extractor cannot be trusted: {error}; delete its folder to train it again"
         ) from None
     net = Classifier(spec.shape, len(spec.classes), features=FEATURES)
     net.load_state_dict(load_file(folder / "weights.safetensors"))
@@ -88,14 +88,14 @@ def _load(folder: Path, spec: DataSpec) -> Extractor:
 
 
 def accuracy(net: Classifier, spec: DataSpec, x: Tensor, labels: Tensor) -> float:
-    """Return the share of images whose label the classifier tells."""
+    """Return the share of images that the classifier labels correctly."""
     with torch.no_grad():
         guesses = torch.cat([net(scaled(part, spec.levels)).argmax(1) for part in x.split(512)])
     return float((guesses == labels).float().mean())
 
 
 def load_or_train(folder: Path, spec: DataSpec, read: Callable[[str], Labelled]) -> Extractor:
-    """Return the extractor kept in folder; read gives a split by its name.
+    """Return the extractor saved in folder; read returns a split by its name.
 
     Where there is none, one process trains it and the others wait.
     """
@@ -109,6 +109,6 @@ def load_or_train(folder: Path, spec: DataSpec, read: Callable[[str], Labelled])
 
 
 def most_rows(spec: DataSpec) -> int:
-    """Return how many images of a split an extractor is trained on at most."""
+    """Return the largest number of images that an extractor of this spec is trained on."""
     size = spec.dims * (1 if spec.levels <= 256 else 4)
     return min(MOST_ROWS, max(1, MOST_BYTES // size))

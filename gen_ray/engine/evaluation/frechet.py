@@ -1,4 +1,4 @@
-"""Distances between two clouds of features: Fréchet (Heusel et al. 2017), precision and recall (Kynkäänniemi 2019)."""
+"""Distances between two sets of features: Fréchet (Heusel et al. 2017), precision and recall (Kynkäänniemi 2019)."""
 
 from dataclasses import dataclass
 
@@ -36,8 +36,8 @@ def distance(a: Moments, b: Moments) -> float:
 def manifold_coverage(of: Tensor, by: Tensor, *, neighbours: int) -> float:
     """Return the share of rows of `of` (N, F) that lie in the manifold of `by` (M, F).
 
-    The manifold is the union of balls about the rows of `by`, each reaching to its k-th nearest other row. Precision is
-    coverage(of=generated, by=real), recall is coverage(of=real, by=generated).
+    The manifold is the union of balls around the rows of `by`; each ball extends to its k-th nearest other row.
+    Precision is manifold_coverage(of=generated, by=real), recall is manifold_coverage(of=real, by=generated).
     """
     k = min(neighbours, len(by) - 1)
     radius = _distances(by, by).kthvalue(k + 1, dim=1).values  # the nearest row is the row itself
@@ -46,5 +46,5 @@ def manifold_coverage(of: Tensor, by: Tensor, *, neighbours: int) -> float:
 
 
 def _distances(a: Tensor, b: Tensor) -> Tensor:
-    """Return (N, M), exactly 0 between equal rows: by way of a matrix product it would not be."""
+    """Return the distances (N, M), exactly 0 between equal rows, which a matrix product would not give."""
     return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")

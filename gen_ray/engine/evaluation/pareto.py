@@ -1,6 +1,6 @@
-"""Quality against cost: the points that were measured of a model's samplers, and which of them to use.
+"""Quality against cost: the measured points of a model's samplers, their Pareto front, and the recommended ones.
 
-Points are compared by seconds a sample and by quality, of which less is better.
+Points are compared by seconds per sample and by a quality figure; lower is better in both.
 """
 
 import math
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 NAMES = ("fast", "balanced", "best")
 TINY = 1e-9
 TOLERABLE = 2.0
-"""How many times the balanced quality the fast choice may have."""
+"""Largest quality figure of the fast choice, as a multiple of the balanced one's."""
 
 
 @dataclass(frozen=True)
 class SamplerChoice:
-    """A sampler and its steps."""
+    """A sampler and its number of steps."""
 
     sampler: str
     steps: int
@@ -23,7 +23,7 @@ class SamplerChoice:
 
 @dataclass(frozen=True, kw_only=True)
 class CostQuality:
-    """A sampler at a number of steps: what a sample costs, and how good samples are with the error of that figure."""
+    """A measured sampler setting: seconds per sample, and quality with its standard error."""
 
     sampler: str
     steps: int
@@ -34,12 +34,12 @@ class CostQuality:
 
     @property
     def choice(self) -> SamplerChoice:
-        """Return which it is."""
+        """Return the sampler and its steps."""
         return SamplerChoice(self.sampler, self.steps)
 
 
 def pareto_front(points: Sequence[CostQuality]) -> list[CostQuality]:
-    """Return the points that no other one is both cheaper and better than, the cheapest first."""
+    """Return the points that are not dominated in cost and quality, the cheapest first."""
     found: list[CostQuality] = []
     for point in sorted(points, key=lambda point: (point.seconds_per_sample, point.quality)):
         if not found or point.quality < found[-1].quality:
@@ -48,12 +48,13 @@ def pareto_front(points: Sequence[CostQuality]) -> list[CostQuality]:
 
 
 def choose(points: Sequence[CostQuality]) -> Mapping[str, CostQuality]:
-    """Return ``fast``, ``balanced`` and ``best`` of at least one point, each no dearer than the next.
+    """Return the ``fast``, ``balanced`` and ``best`` of the points, in order of cost; at least one point is needed.
 
-    best: the cheapest on the front that is as good as the lowest value, within the errors of the two. balanced: the
-    knee of the front up to there, the point farthest below the straight line between its ends, the logarithms of both
-    figures brought to 0 … 1 (Kneedle, Satopaa et al. 2011): twice as good counts alike wherever it happens. Where none
-    is below that line it is the best. fast: the cheapest whose quality is at most twice the balanced one's.
+    best: the cheapest point on the front that equals the lowest value within the errors of the two. balanced: the knee
+    of the front up to there, which is the point farthest below the straight line between its ends, with the logarithms
+    of both figures scaled to 0 … 1 (Kneedle, Satopaa et al. 2011), so that a factor of two counts the same everywhere.
+    Where no point is below that line, it is the best one. fast: the cheapest point whose quality is at most TOLERABLE
+    times the balanced one's.
     """
     along = pareto_front(points)
     lowest = along[-1]

@@ -1,12 +1,13 @@
-"""What a figure was measured with, as far as it decides which figures may be ranked together.
+"""The provenance of a figure: the part of its measurement that decides which figures may be ranked together.
 
-Tables, champions and sweeps all ask ``comparable``: two figures of one metric are ranked only where it is equal.
+Tables, champions and sweeps all use ``comparison_key``: two figures of one metric are ranked together only where it is
+equal.
 """
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:  # families import torch, which takes seconds, and compare needs none of it
+if TYPE_CHECKING:  # families import torch, which takes seconds; `gen-ray compare` does not need it
     from gen_ray.experiment import Experiment
 
 BITS, FRECHET, FLOOR, PRECISION, RECALL = (
@@ -15,13 +16,13 @@ BITS, FRECHET, FLOOR, PRECISION, RECALL = (
 SAME_FEATURES = {PRECISION: FRECHET, RECALL: FRECHET}
 """Metrics with the provenance of another metric."""
 NOT_RANKED_BY = {"kind", "extractor_accuracy"}
-"""Kinds of bound are shown beside the number: each is an upper bound on the same quantity, so they are comparable."""
+"""Ignored keys. Each kind of bound is an upper bound on the same quantity, so figures of all kinds are comparable."""
 BINARY = "-binary"
-"""How the kind of a likelihood of binarised values ends."""
+"""Suffix of the kind of a likelihood of binarised values."""
 
 
 def planned_provenance(experiment: "Experiment") -> dict[str, dict[str, Any]]:
-    """Return by metric the part of its provenance that the experiment decides; the data decide the rest."""
+    """Return for each metric the part of its provenance that the experiment determines; the data determine the rest."""
     wanted = experiment.evaluation
     return {
         BITS: {"values": experiment.family.modelled_values, "rows": wanted.likelihood_rows},
@@ -32,13 +33,13 @@ def planned_provenance(experiment: "Experiment") -> dict[str, dict[str, Any]]:
 def comparison_key(how: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of a figure's provenance that two figures must share to be ranked together."""
     found = {key: str(word) for key, word in how.items() if key not in NOT_RANKED_BY}
-    if "values" not in found and str(how.get("kind", "")).endswith(BINARY):  # of a run before values were recorded
+    if "values" not in found and str(how.get("kind", "")).endswith(BINARY):  # a run from before values were recorded
         found["values"] = "binary"
     return found
 
 
 def reader_note(how: Mapping[str, Any]) -> str:
-    """Return what a reader of a figure with this provenance has to know besides, empty where there is nothing."""
+    """Return a note that a reader of a figure with this provenance needs, "" if none."""
     if how.get("reference") == "train":
         return "the reference is the training split, from which copies of training images have distance 0"
     return ""

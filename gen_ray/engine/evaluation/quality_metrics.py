@@ -1,4 +1,4 @@
-"""How good samples are, by a figure that says what it was measured with: a distance, or of texts a gap in bits."""
+"""Quality metrics of samples with their provenance: the Fréchet distance of images, the n-gram gap in bits of texts."""
 
 import math
 from collections import defaultdict
@@ -14,28 +14,28 @@ from gen_ray.engine.evaluation import frechet
 from gen_ray.engine.evaluation.evaluate import ReferenceData
 
 BLOCKS = 5
-"""Parts of the samples, each left out once: their spread is the error (jackknife)."""
+"""Number of parts of the samples for the jackknife error."""
 ORDER = 5
-"""Characters of the judge's n-grams."""
+"""Length of the n-grams, in characters."""
 READ_EXAMPLES = 20_000
-"""Examples of the training split that the judge of texts reads at most."""
+"""Most examples of the training split that the n-gram model is fitted to."""
 
 
 @dataclass(frozen=True)
 class QualityMetric:
-    """A figure of samples (N, *shape), lower is better: its metric's name and what it is measured with."""
+    """A quality metric of samples (N, *shape), lower is better: its name and its provenance."""
 
     metric: str
     provenance: Mapping[str, Any]
     measure: Callable[[Tensor], tuple[float, float]]
 
     def __call__(self, samples: Tensor) -> tuple[float, float]:
-        """Return the figure and its standard error."""
+        """Return the figure of samples (N, *shape) and its standard error."""
         return self.measure(samples)
 
 
 def quality_metric(spec: DataSpec, reference: ReferenceData) -> QualityMetric | None:
-    """Return what judges samples of these data; None where nothing can, as ``unmeasured`` says."""
+    """Return the quality metric for these data; None where there is none (``unmeasurable_metrics`` has the reason)."""
     if not spec.is_image:
         return _of_tokens(spec, reference)
     return None if reference.extractor is None or len(reference.real) < 2 else _of_images(reference)
@@ -80,7 +80,7 @@ def _of_tokens(spec: DataSpec, reference: ReferenceData) -> QualityMetric:
 
 
 def jackknife(rows: Tensor, figure: Callable[[Tensor], float]) -> tuple[float, float]:
-    """Return a figure of rows (N, …) and its standard error from leaving out each of BLOCKS parts in turn."""
+    """Return a figure of rows (N, …) and its jackknife standard error, leaving out each of BLOCKS parts in turn."""
     parts = rows.tensor_split(BLOCKS)
     without = torch.tensor([figure(torch.cat([p for j, p in enumerate(parts) if j != i])) for i in range(BLOCKS)])
     error = math.sqrt((BLOCKS - 1) / BLOCKS * float((without - without.mean()).square().sum()))
@@ -90,8 +90,8 @@ def jackknife(rows: Tensor, figure: Callable[[Tensor], float]) -> tuple[float, f
 class WittenBell:
     """An n-gram model smoothed by Witten & Bell 1991, interpolated (Chen & Goodman 1999, section 2.6).
 
-    p(w|h) = (c(h, w) + T(h)·p(w|h′))/(c(h) + T(h)), T(h) the kinds of symbols seen after h, h′ the history h without
-    its first symbol, and below the empty history 1/K.
+    p(w|h) = (c(h, w) + T(h)·p(w|h′))/(c(h) + T(h)), where T(h) is the number of different symbols seen after h, and h′
+    is h without its first symbol; below the empty history the probability is 1/K.
     """
 
     def __init__(self, examples: Sequence[Sequence[int]], K: int, order: int) -> None:
@@ -105,7 +105,7 @@ class WittenBell:
         self.totals = {history: sum(after.values()) for history, after in self.counts.items()}
 
     def p(self, history: tuple[int, ...], symbol: int) -> float:
-        """Return how probable a symbol is after a history."""
+        """Return the probability of a symbol after a history."""
         below = self.p(history[1:], symbol) if history else 1 / self.K
         after = self.counts.get(history)
         if after is None:
@@ -114,7 +114,7 @@ class WittenBell:
         return (after.get(symbol, 0) + kinds * below) / (self.totals[history] + kinds)
 
     def bits(self, x: Tensor) -> Tensor:
-        """Return bits per symbol of each example x (N, L), (N,) float64."""
+        """Return the bits per symbol of each example of x (N, L): (N,) float64."""
         found = []
         for row in x.tolist():
             grams = ((tuple(row[max(0, i - self.order + 1) : i]), symbol) for i, symbol in enumerate(row))

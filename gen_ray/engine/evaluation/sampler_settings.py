@@ -1,4 +1,4 @@
-"""What to measure of a model's samplers: each at some numbers of steps, as far as the time allows."""
+"""The sampler settings to measure: each sampler at several numbers of steps, within a time budget."""
 
 import time
 from collections.abc import Sequence
@@ -15,22 +15,22 @@ from gen_ray.errors import UserError
 from gen_ray.family import Family, parse_sampler
 
 SCALES = (1 / 4, 1 / 2, 1, 2)
-"""Of a sampler's default steps."""
+"""Measured numbers of steps, as multiples of a sampler's default."""
 
 
 @dataclass(frozen=True)
 class SamplerSetting:
-    """A choice and the network evaluations that a sample of it takes."""
+    """A sampler choice and the network evaluations per sample."""
 
     choice: SamplerChoice
     nfe: int
 
 
 def sampler_settings(family: Family, samplers: Sequence[str] = (), steps: Sequence[int] = ()) -> list[SamplerSetting]:
-    """Return the choices there are, the cheapest first: named samplers or all that are no adaptive solvers.
+    """Return the settings of the given samplers, the cheapest first; by default of all samplers that are not adaptive.
 
-    Numbers of steps that a sampler does not take are left out. Raise UserError for an unknown sampler or option, and
-    where nothing is left.
+    steps defaults to SCALES of each sampler's default. Numbers of steps that a sampler does not allow are skipped.
+    Raise UserError for an unknown sampler or option, and where no setting is left.
     """
     known = family.samplers()
     for name in samplers:
@@ -46,44 +46,49 @@ def sampler_settings(family: Family, samplers: Sequence[str] = (), steps: Sequen
                 if samplers and steps:
                     raise
     if not found:
-        raise UserError("--steps: no sampler takes these; leave it out, or see gen-ray sample MODEL --list-samplers")
-    return sorted((SamplerSetting(choice, nfe) for choice, nfe in found.items()), key=lambda dish: dish.nfe)
+        raise UserError(
+            "--steps: no sampler allows these; omit the option, or see gen-ray sample MODEL --list-samplers"
+        )
+    return sorted((SamplerSetting(choice, nfe) for choice, nfe in found.items()), key=lambda setting: setting.nfe)
 
 
 def affordable(
-    dishes: Sequence[SamplerSetting], evaluations: float
+    settings: Sequence[SamplerSetting], evaluations: float
 ) -> tuple[list[SamplerSetting], list[SamplerSetting]]:
-    """Return those that together take at most so many evaluations a sample, and the dearest ones that do not fit."""
+    """Return the settings whose evaluations per sample add up to at most evaluations, and the more expensive rest.
+
+    The cheapest setting is always included.
+    """
     kept, spent = 0, 0
-    while kept < len(dishes) and spent + dishes[kept].nfe <= evaluations:
-        spent += dishes[kept].nfe
+    while kept < len(settings) and spent + settings[kept].nfe <= evaluations:
+        spent += settings[kept].nfe
         kept += 1
     kept = max(1, kept)
-    return list(dishes[:kept]), list(dishes[kept:])
+    return list(settings[:kept]), list(settings[kept:])
 
 
 def measure_setting(
     model: Model,
-    dish: SamplerSetting,
-    judge: QualityMetric,
+    setting: SamplerSetting,
+    metric: QualityMetric,
     n: int,
     *,
     seed: int,
     batch_size: int,
     device: torch.device,
 ) -> CostQuality:
-    """Draw n samples of a choice and return what they cost and are worth. The net should be warm."""
-    choice = dish.choice
+    """Draw n samples with a setting and return their cost and quality. The net should be warm."""
+    choice = setting.choice
     chain = model.family.chain(choice.sampler, choice.steps)
     began = time.perf_counter()
     with autocast(model.experiment.training.precision, device):
         samples = generate(model.net, chain, n, seed=seed, device=device, batch_size=batch_size)
     seconds = (time.perf_counter() - began) / n
-    quality, error = judge(samples)
+    quality, error = metric(samples)
     return CostQuality(
         sampler=choice.sampler,
         steps=choice.steps,
-        nfe=dish.nfe,
+        nfe=setting.nfe,
         seconds_per_sample=seconds,
         quality=quality,
         error=error,
@@ -91,13 +96,13 @@ def measure_setting(
 
 
 def seconds_an_evaluation(model: Model, *, batch_size: int, device: torch.device) -> float:
-    """Return what a network evaluation of a row costs in a batch of this size; warms the net up."""
-    dish = sampler_settings(model.family)[0]
-    chain = model.family.chain(dish.choice.sampler, dish.choice.steps)
+    """Return the seconds of one row's network evaluation in a batch of this size; also warms the net up."""
+    setting = sampler_settings(model.family)[0]
+    chain = model.family.chain(setting.choice.sampler, setting.choice.steps)
     times = []
     for _ in range(2):
         began = time.perf_counter()
         with autocast(model.experiment.training.precision, device):
             generate(model.net, chain, batch_size, seed=0, device=device, batch_size=batch_size)
-        times.append((time.perf_counter() - began) / (batch_size * dish.nfe))
+        times.append((time.perf_counter() - began) / (batch_size * setting.nfe))
     return times[-1]

@@ -1,4 +1,4 @@
-"""A model's portrait in one picture: its samples, and held-out images completed from a half of each."""
+"""The summary figure of a model: samples, and completions of held-out images with one half missing."""
 
 import numpy as np
 import torch
@@ -12,24 +12,25 @@ from gen_ray.engine.plots import grids
 SAMPLES = 64
 COLUMNS = 8
 COMPLETIONS = COLUMNS - 2
-"""Beside the image itself and the image with its hole, so that both grids are equally wide."""
+"""With the image and its masked version this fills COLUMNS, so that both grids have the same width."""
 
 
 def summary_figure(model: Model, x: Tensor, *, device: torch.device) -> np.ndarray:
-    """Return samples and, below them, a row for each image of x (N, C, H, W): itself, its hole, completions of it.
+    """Return samples and, below them, a row for each image of x (N, C, H, W), as uint8 (H, W, 3).
 
-    Samples are by the evaluation's sampler, completions by the family's default imputer at its default steps.
+    A row shows the image, the image with its missing half, and completions. Samples use the evaluation's sampler,
+    completions the family's default imputer at its default steps.
     """
     samples, _ = evaluate.sample(model, SAMPLES, device=device)
     made = complete(model, x, half_masks(x), COMPLETIONS, device=device)
-    sampler, walked = model.experiment.sampler(model.family), model.experiment.chain(model.family).nfe
+    sampler, evaluations = model.experiment.sampler(model.family), model.experiment.chain(model.family).nfe
     imputer = next(iter(model.family.imputers()))
     return grids.stacked(
         {
-            f"{SAMPLES} samples by {sampler}, {walked} nfe": grids.grid(
+            f"{SAMPLES} samples by {sampler}, {evaluations} nfe": grids.grid(
                 samples, levels=model.spec.levels, columns=COLUMNS
             ),
-            f"test images, their holes, completions by {imputer}, {made.nfe} nfe": grids.grid(
+            f"test images, their missing halves, completions by {imputer}, {made.nfe} nfe": grids.grid(
                 _rows(made, x), columns=COLUMNS
             ),
         }
@@ -37,7 +38,7 @@ def summary_figure(model: Model, x: Tensor, *, device: torch.device) -> np.ndarr
 
 
 def half_masks(x: Tensor) -> Tensor:
-    """Return masks of x (N, C, H, W), True where known: the hole is the lower, upper, right and left half by turns."""
+    """Return masks of x (N, C, H, W), True where known; the lower, upper, right and left halves are missing in turn."""
     height, width = x.shape[-2:]
     down, across = torch.arange(height)[:, None].expand(height, width), torch.arange(width).expand(height, width)
     upper, left = down < height // 2, across < width // 2
@@ -46,7 +47,7 @@ def half_masks(x: Tensor) -> Tensor:
 
 
 def _rows(made: Completions, x: Tensor) -> Tensor:
-    """Return uint8 (N·(2 + k), 3, H, W), image by image: itself, its hole, its completions."""
+    """Return uint8 (N·(2 + k), 3, H, W): for each image itself, its masked version, and its completions."""
     levels = made.spec.levels
     given = [grids.rgb(x, levels=levels), grids.with_missing(x, made.mask, levels=levels)]
     filled = [grids.rgb(made.samples[:, j], levels=levels) for j in range(made.k)]

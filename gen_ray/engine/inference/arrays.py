@@ -1,4 +1,4 @@
-"""One array of an .npz file: its header is checked before memory is taken for its values."""
+"""Reads one array of an .npz file; its header is checked before memory for its values is allocated."""
 
 import math
 import zipfile
@@ -11,14 +11,15 @@ from numpy.lib import format as npy
 from gen_ray.errors import UserError
 
 SAMPLES = "samples"
-"""The name of the array to read where a file holds several."""
+"""Name of the array to read from a file that holds several."""
 MOST_BYTES = 4 * 2**30
+"""Largest array that is read."""
 
 
 def read(file: Path) -> tuple[str, np.ndarray]:
-    """Return name and values of the only array of an .npz file, or of the one named samples.
+    """Return the name and values of the only array of an .npz file, or of the one named samples.
 
-    Raise UserError naming the file and the remedy, FileNotFoundError.
+    Raise UserError naming the file and the remedy, and FileNotFoundError.
     """
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -52,7 +53,7 @@ def _chosen(file: Path, archive: zipfile.ZipFile) -> tuple[str, np.ndarray]:
 
 
 def _check(file: Path, name: str, stream: IO[bytes], file_bytes: int) -> None:
-    """Raise UserError where a header announces something other than numbers, or not the bytes that follow it."""
+    """Raise UserError where a header announces a non-numeric type, or more bytes than follow it."""
     version = npy.read_magic(stream)
     shape, _, dtype = npy.read_array_header_1_0(stream) if version == (1, 0) else npy.read_array_header_2_0(stream)
     if dtype.kind not in "buif":
@@ -61,4 +62,4 @@ def _check(file: Path, name: str, stream: IO[bytes], file_bytes: int) -> None:
     if announced > present:
         raise UserError(f"{file}: array {name!r} announces {announced:,} bytes and has {present:,}: it is damaged")
     if announced > MOST_BYTES:
-        raise UserError(f"{file}: array {name!r} has {announced:,} bytes, the most is {MOST_BYTES:,}; split it")
+        raise UserError(f"{file}: array {name!r} has {announced:,} bytes, the limit is {MOST_BYTES:,}; split it")

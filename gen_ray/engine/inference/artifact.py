@@ -1,4 +1,4 @@
-"""The artifact: the one folder a server needs. Plain YAML, JSON and safetensors, verified before use, no pickle."""
+"""The artifact: the only folder a server needs. It holds YAML, JSON and safetensors, no pickle; verified before use."""
 
 import json
 import subprocess
@@ -27,7 +27,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A trained model ready to be asked: its family bound to its data, the EMA net, and where it came from."""
+    """A trained model: its family bound to its data, the EMA net, and its origin."""
 
     experiment: Experiment
     family: Family
@@ -37,17 +37,17 @@ class Model:
     """SHA-256 of the manifest of the artifact that it was loaded from."""
 
     def __post_init__(self) -> None:
-        """Let the family know what the net has learned of the process itself."""
+        """Bind the family to what the net has learned of the forward process."""
         object.__setattr__(self, "family", self.family.fitted(self.net))
 
     @property
     def spec(self) -> DataSpec:
-        """Return what the data are."""
+        """Return the specification of the data."""
         return self.family.spec
 
 
 def write(folder: Path, model: Model) -> None:
-    """Write the artifact into folder, complete or not at all."""
+    """Write the artifact to folder, completely or not at all."""
     files = {
         "config.yaml": yaml12.dump(model.experiment.resolved()).encode(),
         "weights.safetensors": checkpoint.weights(model.net),
@@ -57,7 +57,7 @@ def write(folder: Path, model: Model) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Raise UserError naming the file of an artifact folder that is missing or altered."""
+    """Raise UserError naming the missing or altered file of an artifact folder."""
     try:
         paths.read(folder, manifest.verify)
     except manifest.DamagedError as error:
@@ -65,7 +65,7 @@ def verify(folder: Path) -> None:
 
 
 def load(folder: Path, *, device: torch.device | None = None) -> Model:
-    """Return the model of an artifact folder. Raise UserError naming the file that is missing or altered."""
+    """Return the model of an artifact folder on a device, by default the CPU. Raise UserError naming a bad file."""
     return paths.read(folder, lambda found: _load(found, device or torch.device("cpu")))
 
 
@@ -84,7 +84,7 @@ def _load(folder: Path, device: torch.device) -> Model:
 
 
 def digest(folder: Path) -> str:
-    """Return the SHA-256 of an artifact's manifest, which differs where any of its files does. Raise UserError."""
+    """Return the SHA-256 of an artifact's manifest, which changes with any of its files. Raise UserError."""
     try:
         return sha256((paths.current(folder) / manifest.NAME).read_bytes()).hexdigest()
     except FileNotFoundError as error:
@@ -92,7 +92,7 @@ def digest(folder: Path) -> str:
 
 
 def describe(spec: DataSpec, fingerprint: str, *, run_id: str, steps: int) -> dict[str, Any]:
-    """Return the meta of a model fresh from training; metrics are added by evaluation."""
+    """Return the metadata of a newly trained model; the evaluation adds metrics."""
     return {
         "format": FORMAT,
         "run_id": run_id,
@@ -107,7 +107,7 @@ def describe(spec: DataSpec, fingerprint: str, *, run_id: str, steps: int) -> di
 
 
 def git_commit() -> str:
-    """Return the commit this code stands at, or ``unknown`` outside a checkout and where git is not installed."""
+    """Return the commit of this code, or ``unknown`` outside a checkout or without git."""
     here = Path(__file__).parent
     try:
         done = subprocess.run(

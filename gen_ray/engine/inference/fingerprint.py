@@ -1,4 +1,4 @@
-"""A model's samples in one line: the same weights on the same build give the same bytes."""
+"""The fingerprint of a model's samples: the same weights on the same build give the same bytes."""
 
 import hashlib
 import platform
@@ -18,7 +18,7 @@ SAMPLES, SEED = 4, 0
 
 
 def fingerprint(model: Model, choice: SamplerChoice, device: torch.device) -> str:
-    """Return the SHA-256 of samples 0 … 3 of seed 0, stored as they are, in forwards of four rows on one thread."""
+    """Return the SHA-256 of samples 0 … 3 of seed 0 in stored form, computed in forwards of four rows on one thread."""
     chain = model.family.chain(choice.sampler, choice.steps)
     with one_thread(), autocast(model.experiment.training.precision, device):
         samples = generate(model.net, chain, SAMPLES, seed=SEED, device=device, batch_size=SAMPLES)
@@ -26,14 +26,14 @@ def fingerprint(model: Model, choice: SamplerChoice, device: torch.device) -> st
 
 
 def build(model: Model, device: torch.device) -> str:
-    """Return all that a fingerprint depends on besides the model: hashes of two builds need not be the same."""
+    """Return a description of the build. Fingerprints depend on it, so they may differ between two builds."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     precision = precision_on(model.experiment.training.precision, device)
     return f"torch {torch.__version__}, numpy {np.__version__}, {device.type} {where}, {precision}"
 
 
 def _processor() -> str:
-    """Return the CPU's model and what torch uses of it."""
+    """Return the CPU's model and the instruction set that torch uses."""
     model = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").is_file():
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -43,7 +43,7 @@ def _processor() -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread for as long as the block lasts: how work is divided among several shows in last bits."""
+    """Compute on one thread inside the block, because the division of work among threads changes the last bits."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

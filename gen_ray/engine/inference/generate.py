@@ -1,4 +1,4 @@
-"""Walk a chain for a fixed batch: gather a row of the table, one network evaluation, one update, repeat."""
+"""Draws samples of a fixed batch: for each table row one network evaluation and one update."""
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,17 @@ def generate(
     first: int = 0,
     held: Known | None = None,
 ) -> Tensor:
-    """Return samples first … first+n−1 of a seed, integers (n, *shape) on the CPU; held (n, …) is what they must keep.
+    """Return samples first … first+n−1 of a seed, integers (n, *shape) on the CPU.
 
-    Sample i depends on (seed, i), its part of held and the net alone; the batch changes float rounding only. Raise
-    UserError after the first batch where n samples do not fit into memory.
+    held (n, …) are known values that the samples keep. Sample i depends only on (seed, i), its part of held and the
+    net; the batch size changes only float rounding. Raise UserError after the first batch where n samples do not fit
+    into memory.
     """
     drawn: Tensor | None = None
     for start in range(0, n, batch_size):
         size = min(batch_size, n - start)
         noise = RowNoise.of(seed, size, first=first + start)
-        part = _walk(net, chain, noise, device, held and held.part(start, size))
+        part = _sample(net, chain, noise, device, held and held.part(start, size))
         if drawn is None:  # the first batch shows how much memory a sample takes
             memory.require(part[0].nbytes * n, f"{n:,} samples", "ask for fewer")
             drawn = part.new_empty((n, *part.shape[1:]))
@@ -37,8 +38,8 @@ def generate(
     return drawn
 
 
-@torch.inference_mode()  # which spares every operation autograd's bookkeeping; generate copies into an ordinary tensor
-def _walk(net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, held: Known | None) -> Tensor:
+@torch.inference_mode()  # avoids the overhead of autograd; generate copies the result into an ordinary tensor
+def _sample(net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, held: Known | None) -> Tensor:
     state = chain.kernel.start(noise.at(0), device, held)
     for tick, rows in enumerate(chain.table[:, None].expand(-1, noise.batch, -1), start=1):
         state = chain.kernel.tick(net, state, rows, noise.at(tick))

@@ -1,4 +1,4 @@
-"""Fill the holes of instances: completions, where they disagree, and what they say of the truth."""
+"""Imputation: completions of instances with missing values, their uncertainty, and the likelihood of the truth."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,15 +16,15 @@ from gen_ray.errors import UserError
 from gen_ray.family import Known, Nll, SupportsMaskedLikelihood
 from gen_ray.maths.noise import generator
 
-MODEL_LIKELIHOOD = "the model's own −log p(holes | known), or an upper bound on it"
+MODEL_LIKELIHOOD = "the model's own −log p(missing | known), or an upper bound on it"
 BYTES_A_SCALAR = 28
-"""Memory of a completion: the known values, the mask, the completion, and three copies in float64 for the spread."""
+"""Bytes per scalar of a completion: known value, mask, completion, and three float64 copies for the uncertainty."""
 MARGINAL = "each missing scalar alone, by the spread of its completions: depends on their number, bounds no joint law"
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLikelihood:
-    """What is made of a truth in the holes, nll (N,), and in words what its kind means."""
+    """The likelihood of the true missing values, nll (N,), and a description of its kind."""
 
     nll: Nll
     meaning: str
@@ -32,9 +32,9 @@ class MaskedLikelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class Completions:
-    """k ways to complete each of N instances: samples (N, k, *shape), mask (N, *shape) True where known.
+    """k completions of each of N instances: samples (N, k, *shape), mask (N, *shape) True where known.
 
-    causal: whether each hole was filled by what stands before it alone.
+    causal: whether each missing value was filled using only the values before it.
     """
 
     samples: Tensor
@@ -45,33 +45,33 @@ class Completions:
 
     @property
     def k(self) -> int:
-        """Return the number of completions of an instance."""
+        """Return the number of completions per instance."""
         return self.samples.shape[1]
 
     def unseen_known(self) -> Tensor:
-        """Return how many known scalars the first hole of an instance was filled in ignorance of, (N,)."""
+        """Return for each instance how many known scalars its first missing value was filled without, (N,)."""
         known = self.mask.flatten(1)
         return (known & (~known).cummax(1).values).sum(1) * self.causal
 
     def mean(self) -> Tensor:
-        """Return the mean of the completions (N, *shape), float64; of images, for tokens have none."""
+        """Return the mean of the completions of images (N, *shape), float64; tokens have no mean."""
         return self.samples.double().mean(1)
 
     def uncertainty(self) -> Tensor:
-        """Return how far the completions disagree (N, *shape), float64, 0 where known.
+        """Return the disagreement of the completions (N, *shape), float64, 0 where known.
 
-        Of images the standard deviation of a pixel, as a share of the range from black to white; of tokens the
+        For images: the standard deviation of a pixel as a share of the range from black to white. For tokens: the
         entropy of a position, in nats.
         """
         return UNCERTAINTY[self.spec.kind](self.samples, self.spec.levels).masked_fill(self.mask, 0.0)
 
     def marginal_nll(self, truth: Tensor) -> Nll:
-        """Return −Σ log p_d(truth_d) over the holes (N,), nats, each scalar judged by the marginal of its completions.
+        """Return −Σ log p_d(truth_d) over the missing scalars (N,), nats, from the marginals of the completions.
 
-        p_d = (k·f_d + uniform)/(k + 1), f_d fitted to the k completions of scalar d: of images a Gaussian cut into
-        levels (its variance not below that of a level's width), of tokens the frequencies. The kind is
-        ``marginal-k``: it knows nothing of how scalars hang together, and so is neither a bound on nor comparable
-        with a joint likelihood.
+        p_d = (k·f_d + uniform)/(k + 1), where f_d is fitted to the k completions of scalar d: for images a Gaussian
+        discretised to levels (its variance at least that of a level's width), for tokens the frequencies. The kind is
+        ``marginal-k``. It ignores the dependence between scalars; it is therefore not a bound on a joint likelihood and
+        not comparable with one.
         """
         truth = truth.reshape(self.mask.shape)
         fitted = MARGINALS[self.spec.kind](self.samples, truth, self.spec.levels)
@@ -80,7 +80,7 @@ class Completions:
         return Nll(nats=nats, kind=f"marginal-{self.k}", nfe=self.k * self.nfe)
 
     def bits_per_dim(self, nll: Nll) -> Tensor:
-        """Return a masked likelihood in bits per scalar that was missing, (N,)."""
+        """Return a masked likelihood in bits per missing scalar, (N,)."""
         missing = (~self.mask).flatten(1).sum(1)
         return torch.stack([bits_per_dim(nats, int(d)) for nats, d in zip(nll.nats, missing, strict=True)])
 
@@ -96,15 +96,15 @@ def complete(
     seed: int = 0,
     device: torch.device,
 ) -> Completions:
-    """Return k completions of known (N, *shape), stored data of which mask (N, *shape) True marks what is to be kept.
+    """Return k completions of known (N, *shape), stored data; mask (N, *shape) is True where values are kept.
 
     imputer None means the family's default. Completion j of instance i is a function of (seed, i·k + j). Raise
-    UserError for an unknown imputer, steps out of range, an instance in which nothing is missing, and more completions
-    than fit into memory.
+    UserError for an unknown imputer, steps out of range, an instance without a missing value, and more completions than
+    fit into memory.
     """
     whole = [i for i, instance in enumerate(mask.flatten(1)) if bool(instance.all())]
     if whole:
-        raise UserError(f"the mask of instance {whole[0]} has no hole: there is nothing to fill")
+        raise UserError(f"the mask of instance {whole[0]} has no missing value; mark at least one")
     n = len(known) * k
     memory.require(n * model.spec.dims * BYTES_A_SCALAR, f"{n:,} completions", "ask for fewer")
     imputers = model.family.imputers()
@@ -113,17 +113,18 @@ def complete(
     held = Known(known=known.repeat_interleave(k, 0), mask=mask.repeat_interleave(k, 0))
     with autocast(model.experiment.training.precision, device):
         samples = generate(model.net, chain, n, seed=seed, device=device, held=held)
-    ways = samples.view(len(known), k, *known.shape[1:])
-    return Completions(samples=ways, mask=mask, spec=model.spec, nfe=chain.nfe, causal=about.causal)
+    completions = samples.view(len(known), k, *known.shape[1:])
+    return Completions(samples=completions, mask=mask, spec=model.spec, nfe=chain.nfe, causal=about.causal)
 
 
 @torch.no_grad()
 def masked_likelihood(
     model: Model, made: Completions, truth: Tensor, *, effort: int | None = None, seed: int = 0, device: torch.device
 ) -> MaskedLikelihood:
-    """Return −log p of the truth (N, *shape) in the holes given what is known: by the model itself where it can say.
+    """Return −log p of the true missing values (truth (N, *shape)) given the known ones.
 
-    Else by the marginals of the completions. effort None means the evaluation's; the draws are a function of the seed.
+    It is the model's own likelihood if the family supports that, else that of the marginals of the completions. effort
+    None means the evaluation's; the draws are a function of the seed.
     """
     own = None
     if isinstance(model.family, SupportsMaskedLikelihood):
@@ -145,7 +146,7 @@ def _entropy(samples: Tensor, levels: int) -> Tensor:
 
 
 def _gaussian(samples: Tensor, truth: Tensor, levels: int) -> Tensor:
-    """Return the mass of truth's level under a Gaussian with the samples' moments; the edge levels take the tails."""
+    """Return the mass of truth's level under a Gaussian with the samples' moments; outer levels include the tails."""
     x, u = samples.double(), truth.double()
     variance = x.var(1, correction=int(x.shape[1] > 1)) + 1 / 12
     law = torch.distributions.Normal(x.mean(1), variance.sqrt())

@@ -1,4 +1,4 @@
-"""Instances from files, in the form a model's data are stored in: pictures, arrays, text, and masks over them."""
+"""Reads instances from files in the stored form of a model's data: pictures, arrays, texts, and masks."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,10 +20,10 @@ GREYS = 256
 
 
 def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
-    """Return the instances in a file, integers (N, *shape): one of a picture, as many as there are of .npz and .txt.
+    """Return the instances of a file, integers (N, *shape): N = 1 for a picture, any number for .npz and .txt.
 
-    A grey value g in {0 … 255} of a picture becomes the level nearest to it, so that pictures this house writes are
-    read back exactly. resize scales pictures to the model's size. Raise UserError naming the file and the remedy.
+    A grey value g in {0 … 255} of a picture becomes the nearest level, so that pictures written by gen_ray are read
+    back exactly. resize scales pictures to the model's size. Raise UserError naming the file and the remedy.
     """
     readers: Mapping[str, Callable[[Path, DataSpec, bool], Tensor]] = READERS[spec.kind]
     if file.suffix.lower() not in readers:
@@ -37,9 +37,9 @@ def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
 
 
 def dropped_part(file: Path, spec: DataSpec) -> str:
-    """Return one line on the part of a file that read drops, "" if it keeps everything.
+    """Return one line on what read loses of a file, "" if nothing.
 
-    Of a text that is the rest shorter than an example, of a picture what ``rounded`` says.
+    For a text that is the end, if it is shorter than an example; for a picture see ``rounded``.
     """
     if spec.is_image:
         return _rounded_picture(file, spec) if file.suffix.lower() in images.SUFFIXES else ""
@@ -52,26 +52,27 @@ def dropped_part(file: Path, spec: DataSpec) -> str:
 
 
 def read_missing(file: Path, spec: DataSpec) -> Tensor:
-    """Return a mask over one instance (1, *shape), True where there is a hole: white in a picture, True in an .npz.
+    """Return a mask over one instance (1, *shape), True where missing: white in a picture, True in an .npz.
 
-    Transparent pixels count as black. Raise UserError for a mask of another size, or without a hole.
+    Transparent pixels count as black. Raise UserError for a mask of another size, or without a missing value.
     """
     plain = spec.model_copy(update={"levels": 2, "alphabet": "", "name": f"a mask for {spec.name}"})
     if spec.is_image:
         plain = plain.model_copy(update={"shape": (1, *spec.shape[1:])})
     drawn = spec.is_image and file.suffix.lower() in images.SUFFIXES
-    holes = _picture(file, plain, False, background=images.BLACK) if drawn else read(file, plain)
-    if len(holes) != 1:
-        raise UserError(f"{file}: holds {len(holes)} masks; one is needed")
-    if not holes.any():
-        raise UserError(f"{file}: the mask has no hole (white, or True, marks what to fill)")
-    return holes.bool().expand(1, *spec.shape)
+    missing = _picture(file, plain, False, background=images.BLACK) if drawn else read(file, plain)
+    if len(missing) != 1:
+        raise UserError(f"{file}: holds {len(missing)} masks; give a file with one mask")
+    if not missing.any():
+        raise UserError(f"{file}: the mask has no missing value; mark what to fill in white, or with True")
+    return missing.bool().expand(1, *spec.shape)
 
 
 def parse_masked_text(text: str, spec: DataSpec, hole: str) -> tuple[Tensor, Tensor]:
-    """Return tokens (1, L) of a text and where its holes are (1, L); a text too short is followed by holes.
+    """Return the tokens of a text (1, L) and where they are missing (1, L); hole is the character for a missing one.
 
-    Raise UserError for characters that the model does not know and for a text that is too long.
+    A text that is too short is extended by missing tokens. Raise UserError for characters unknown to the model and for
+    a text that is too long.
     """
     text, length = characters.plain(text), spec.shape[0]
     if len(hole) != 1 or hole in spec.alphabet:
@@ -79,18 +80,18 @@ def parse_masked_text(text: str, spec: DataSpec, hole: str) -> tuple[Tensor, Ten
     if len(text) > length:
         raise UserError(f"the text has {len(text)} characters, {spec.name} has examples of {length}: shorten it")
     text = text.ljust(length, hole)
-    holes = torch.tensor([[character == hole for character in text]])
-    if not holes.any():
-        raise UserError(f"the text has no hole: write {hole!r} where something is to be filled in")
-    return _tokens(text.replace(hole, spec.alphabet[0]), spec, "the text")[None], holes
+    missing = torch.tensor([[character == hole for character in text]])
+    if not missing.any():
+        raise UserError(f"the text has no missing character; write {hole!r} where one is to be filled in")
+    return _tokens(text.replace(hole, spec.alphabet[0]), spec, "the text")[None], missing
 
 
 def convert(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor:
-    """Return stored data x (N, *own.shape) as stored data of another spec.
+    """Return stored data x (N, *own.shape) converted to the stored form of another spec, (N, *spec.shape).
 
-    Tokens are spelt in the other alphabet. Images that differ in shape or levels are scaled where resize is set:
-    bilinear with antialiasing, then to the nearest level. Without it, 256 levels become the nearest ones of the model,
-    as those of a picture file do. Raise UserError where the two do not go together.
+    Tokens are translated to the other alphabet. With resize, images of another shape or number of levels are scaled
+    (bilinear, with antialiasing) and rounded to the nearest level. Without it, images of 256 levels are rounded to the
+    model's levels, as picture files are. Raise UserError where the two specs do not fit together.
     """
     if own.kind != spec.kind:
         raise UserError(f"{own.name} holds {own.kind}, the model's {spec.name} holds {spec.kind}")
@@ -109,9 +110,9 @@ def convert(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor
 
 
 def rounded(x: Tensor, own: DataSpec, spec: DataSpec) -> str:
-    """Return one line where images x (N, *shape) have grey values between the levels of a model, "" where they do not.
+    """Return one line if images x (N, *own.shape) have grey values between the model's levels, else "".
 
-    Images of another size are scaled, which changes them anyway.
+    Images of another size return "", because scaling changes them anyway.
     """
     if not spec.is_image or own.shape != spec.shape or own.levels <= spec.levels:
         return ""
@@ -172,7 +173,7 @@ def _array(file: Path, spec: DataSpec, resize: bool) -> Tensor:
 
 
 def _text(file: Path, spec: DataSpec, resize: bool) -> Tensor:
-    """Return consecutive pieces of a text; a shorter rest is left out, as left_out tells."""
+    """Return consecutive examples of a text; a shorter rest is dropped, which ``dropped_part`` reports."""
     text, length = characters.read(file), spec.shape[0]
     if len(text) < length:
         raise UserError(f"{file}: has {len(text)} characters; {spec.name} needs {length}, the length of its examples")

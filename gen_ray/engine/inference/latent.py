@@ -1,4 +1,4 @@
-"""What can be done in a latent space: features, reconstructions, ways between instances, the map of a plane.
+"""Operations in a latent space: encoding, reconstruction, interpolation between instances, the map of a plane.
 
 Shapes: N instances, Z latent dimensions, S draws.
 """
@@ -18,9 +18,9 @@ from gen_ray.maths import likelihoods
 from gen_ray.maths.noise import generator
 
 ROWS_AT_ONCE = 256
-"""Instances that the net encodes or decodes together."""
+"""Instances per forward of the encoder or decoder."""
 REFINED_AT_ONCE = 500
-"""Instances whose posteriors are refined together: with DRAWS_A_STEP draws each, and gradients."""
+"""Instances whose posteriors are refined in one group, with DRAWS_A_STEP draws each, and gradients."""
 LEARNING_RATE = 0.05
 DRAWS_A_STEP = 16
 DRAWS_TO_JUDGE = 128
@@ -44,7 +44,7 @@ class LatentPosterior:
 
 @dataclass(frozen=True, kw_only=True)
 class RefinedPosterior:
-    """A posterior found anew for each instance, and what amortising cost: ELBO gained in nats (N,), standard error."""
+    """Posteriors optimised for each instance, and the ELBO gained by that (N,), nats, with its standard error (N,)."""
 
     posterior: LatentPosterior
     gap_nats: Tensor
@@ -53,10 +53,10 @@ class RefinedPosterior:
 
 
 def space(model: Model) -> SupportsLatent:
-    """Return the family's latent space. Raise UserError where it has none."""
+    """Return the family as a latent-variable model. Raise UserError where it has no latent space."""
     if not isinstance(model.family, SupportsLatent):
         name = model.experiment.family.name
-        raise UserError(f"{name}: has no latent space to encode into; families with one decode z ~ N(0, I): vae")
+        raise UserError(f"{name}: has no latent space to encode into; choose a model of a family that has one: vae")
     return model.family
 
 
@@ -78,10 +78,11 @@ def decode(model: Model, z: Tensor) -> Tensor:
 
 
 def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.device) -> RefinedPosterior:
-    """Run variational inference again for each instance of x (N, *shape), from the amortised start.
+    """Optimise the posterior of each instance of x (N, *shape), starting from the amortised one.
 
-    Adam on (mu, log_var) climbs each instance's own ELBO with new draws a step, its rate falling to nothing by a
-    cosine. Both ELBOs are then judged on the same further draws: the amortisation gap (Cremer et al. 2018, eq. 4).
+    Adam maximises each instance's own ELBO over (mu, log_var) with new draws at each step; a cosine schedule lowers its
+    rate to 0. Both ELBOs are then estimated from the same further draws; their difference is the amortisation gap
+    (Cremer et al. 2018, eq. 4).
     """
     latent, start = space(model), encode(model, x, seed=seed, device=device)
     observed = _observed(latent, x, seed, device)
@@ -108,9 +109,9 @@ def _refined(
     start: LatentPosterior,
     steps: int,
     rng: torch.Generator,
-    judging: torch.Generator,
+    judge_rng: torch.Generator,
 ) -> RefinedPosterior:
-    """Return the refined posteriors of instances that are refined together; both ELBOs are judged on the same draws."""
+    """Return the refined posteriors of one group of instances; both ELBOs are estimated from the same draws."""
     now = LatentPosterior(mu=start.mu.clone().requires_grad_(), log_var=start.log_var.clone().requires_grad_())
     optimizer = torch.optim.Adam([now.mu, now.log_var], lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -120,10 +121,10 @@ def _refined(
         (-gain.sum()).backward()
         optimizer.step()
         schedule.step()
-    found, state = LatentPosterior(mu=now.mu.detach(), log_var=now.log_var.detach()), judging.get_state()
+    found, state = LatentPosterior(mu=now.mu.detach(), log_var=now.log_var.detach()), judge_rng.get_state()
     with torch.no_grad():
-        before = _elbo_draws(latent, net, observed, start, DRAWS_TO_JUDGE, judging)
-        after = _elbo_draws(latent, net, observed, found, DRAWS_TO_JUDGE, judging.set_state(state))
+        before = _elbo_draws(latent, net, observed, start, DRAWS_TO_JUDGE, judge_rng)
+        after = _elbo_draws(latent, net, observed, found, DRAWS_TO_JUDGE, judge_rng.set_state(state))
     gained = (after - before).double().unflatten(0, (-1, 2)).mean(1)  # pairs (eps, −eps) are one draw
     error = gained.std(0) / math.sqrt(len(gained))
     return RefinedPosterior(
@@ -132,19 +133,23 @@ def _refined(
 
 
 def interpolate(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.device) -> Tensor:
-    """Return, for each neighbouring pair of x (N, *shape), a straight way between their means: (N−1, steps, *shape)."""
+    """Return for each pair of neighbours in x (N, *shape) the images along the line between their means.
+
+    The result has shape (N−1, steps, *shape), levels.
+    """
     n = (len(x) - 1) * steps
     memory.require(n * 20 * model.spec.dims, f"{n:,} images", "ask for fewer steps, or for fewer instances")
     mu = encode(model, x, seed=seed, device=device).mu
     share = torch.linspace(0, 1, steps, device=mu.device)[None, :, None]
-    ways = (1 - share) * mu[:-1, None] + share * mu[1:, None]
-    return decode(model, ways.flatten(0, 1)).view(len(x) - 1, steps, *x.shape[1:])
+    path = (1 - share) * mu[:-1, None] + share * mu[1:, None]
+    return decode(model, path.flatten(0, 1)).view(len(x) - 1, steps, *x.shape[1:])
 
 
 def manifold(model: Model, *, side: int, device: torch.device) -> Tensor:
     """Return side × side images (side², *shape): a plane of z at equal steps of probability (Kingma & Welling, fig. 4).
 
-    Rows go down the second coordinate from its upper end, columns along the first. Raise UserError unless Z = 2.
+    The second coordinate decreases from row to row; the first increases from column to column. Raise UserError unless
+    Z = 2.
     """
     latent = space(model)
     if latent.latent_dim != 2:
@@ -161,7 +166,7 @@ def _observed(latent: SupportsLatent, x: Tensor, seed: int, device: torch.device
 def _elbo_draws(
     latent: SupportsLatent, net: nn.Module, observed: Tensor, q: LatentPosterior, draws: int, rng: torch.Generator
 ) -> Tensor:
-    """Return log p(x|z) − KL(q ‖ prior) at draws of z, (S, N): antithetic ones, eps and then −eps."""
+    """Return log p(x|z) − KL(q ‖ prior) at antithetic draws of z (eps, then −eps), (S, N)."""
     found = []
     for _ in range(draws // DRAWS_A_STEP):
         half = torch.randn((DRAWS_A_STEP // 2, *q.mu.shape), generator=rng, device=q.mu.device)

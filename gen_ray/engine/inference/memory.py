@@ -1,4 +1,4 @@
-"""The memory that a result needs, compared with the available memory before the work starts; errors of full memory."""
+"""Compares the memory that a result needs with the available memory before the work; recognises memory errors."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ CGROUPS = (
     (Path("/sys/fs/cgroup"), "memory.max", "memory.current", "inactive_file"),
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""By version of Linux's control groups: folder, files of the limit and of the use, and the freeable part of the use."""
+"""For each version of Linux control groups: folder, file of the limit, file of the usage, key of the freeable usage."""
 OTHER_ALLOCATORS = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
@@ -20,19 +20,19 @@ OTHER_ALLOCATORS = (
     "CUDA error: out of memory",
     "DefaultCPUAllocator: can't allocate memory",
 )
-"""Parts of the messages of RuntimeErrors in place of torch.OutOfMemoryError.
+"""Parts of the messages of RuntimeErrors that are raised instead of torch.OutOfMemoryError.
 
-They come from cuBLAS, from cuDNN (pytorch/pytorch#108645), from CUDA itself (page-locked memory) and from a CPU.
+They come from cuBLAS, cuDNN (pytorch/pytorch#108645), CUDA itself (page-locked memory) and the CPU allocator.
 """
 
 
 def available() -> int:
-    """Return the bytes that this process can still take: the machine's free memory, or that of a container."""
+    """Return the bytes that this process can still allocate: the machine's free memory, or that of its container."""
     return min([psutil.virtual_memory().available, *_free_in_containers()])
 
 
 def require(needed: int, what: str, remedy: str) -> None:
-    """Raise UserError where a result of needed bytes does not fit into the memory that is available."""
+    """Raise UserError where a result of needed bytes does not fit into the available memory."""
     if needed > (free := available()):
         raise UserError(
             f"{what}: needs {needed / GIB:,.1f} GiB of memory, {free / GIB:,.1f} GiB are available; {remedy}"
@@ -40,7 +40,7 @@ def require(needed: int, what: str, remedy: str) -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory was full: torch's error of that name, or one of a library that allocates by itself."""
+    """Return whether memory was full: torch.OutOfMemoryError, or the error of a library with its own allocator."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(part in str(error) for part in OTHER_ALLOCATORS)
@@ -62,6 +62,6 @@ def _number(file: Path) -> int:
 
 
 def _statistic(file: Path, name: str) -> int:
-    """Return a value of memory.stat: Linux frees the pages of files that are not in use before a process is killed."""
+    """Return a value of memory.stat. Linux frees unused pages of files before it kills a process."""
     lines = file.read_text(encoding="ascii").splitlines() if file.is_file() else []
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), 0)

@@ -1,4 +1,4 @@
-"""Samples as files: a picture of images, a page of texts, an array of anything."""
+"""Writes samples to files: images as a picture, texts as a page, any data as an array."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,14 +27,14 @@ def _array(file: Path, samples: Tensor, spec: DataSpec) -> None:
 
 
 def writers(spec: DataSpec) -> Mapping[str, Writer]:
-    """Return what writes samples of a spec, by the ending of the file; the default one first."""
+    """Return the writers of samples of a spec by file suffix; the default comes first."""
     if spec.is_image:
         return {".png": _picture, ".npz": _array}
     return {".txt": _page, ".npz": _array} if spec.is_text else {".npz": _array}
 
 
 def file_for(out: Path | None, spec: DataSpec) -> Path:
-    """Return out, or ``samples`` with the default ending. Raise UserError for an ending that these data do not have."""
+    """Return out, or ``samples`` with the default suffix. Raise UserError for a suffix that the data do not support."""
     endings = list(writers(spec))
     out = out or Path(f"samples{endings[0]}")
     if out.suffix not in endings:
@@ -45,15 +45,15 @@ def file_for(out: Path | None, spec: DataSpec) -> Path:
 
 
 def check(file: Path, n: int, spec: DataSpec) -> None:
-    """Raise UserError where n samples and the file made of them do not fit into memory."""
+    """Raise UserError where n samples and the file content made of them do not fit into memory."""
     needed = n * spec.dims * (1 if spec.levels <= 256 else 4)
     remedy = "ask for fewer"
     if file.suffix != ".npz":
-        needed += grids.grid_bytes(n, spec.shape) if spec.is_image else 8 * n * spec.dims  # a text, twice in memory
+        needed += grids.grid_bytes(n, spec.shape) if spec.is_image else 8 * n * spec.dims  # the text is in memory twice
         remedy += ", or write them with --out samples.npz"
     memory.require(needed, f"-n {n:,} as {file.suffix}", remedy)
 
 
 def save(file: Path, samples: Tensor, spec: DataSpec) -> None:
-    """Write samples (N, *shape) as the ending of file says. Raise UserError where that cannot be done."""
+    """Write samples (N, *shape) in the format of the file's suffix. Raise UserError where this fails."""
     writers(spec)[file.suffix](file, samples, spec)

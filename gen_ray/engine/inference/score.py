@@ -1,4 +1,4 @@
-"""Score instances: how probable a model finds each, with the error of the estimate."""
+"""Scores instances: their likelihood under a model, with the standard error of the estimate."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from gen_ray.maths.noise import generator
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceScores:
-    """Of N instances: bits per dimension (N,), its standard error over the draws (N,), kind, nfe of an estimate."""
+    """Scores of N instances: bits per dimension (N,), its standard error over the draws (N,), kind of bound, nfe."""
 
     bits_per_dim: Tensor
     standard_error: Tensor
@@ -29,7 +29,10 @@ class InstanceScores:
 
     @property
     def mean_standard_error(self) -> float:
-        """Return the standard error of the mean as an estimate of the data's: instances vary, and so do draws."""
+        """Return the standard error of the mean as an estimate for the data's distribution.
+
+        It includes the variation between instances and between draws.
+        """
         n = len(self.bits_per_dim)
         return float(self.bits_per_dim.std() / math.sqrt(n)) if n > 1 else float(self.standard_error.max())
 
@@ -38,10 +41,10 @@ class InstanceScores:
 def score(
     model: Model, x: Tensor, *, effort: int | None = None, repeats: int = 5, seed: int = 0, device: torch.device
 ) -> InstanceScores:
-    """Return the scores of stored data x (N, *shape), each the mean of repeats independent estimates at an effort.
+    """Return the scores of stored data x (N, *shape), each the mean of repeats independent estimates.
 
-    effort None means the evaluation's. Every estimate is the family's own bound, so their mean is one too. The noise
-    is a function of (seed, repeat, place in x).
+    effort None means the evaluation's effort. Every estimate is the family's bound, and so is their mean. The noise is
+    a function of (seed, repeat, position in x).
     """
     effort = effort or model.experiment.evaluation.effort or EFFORT
     estimates: list[Tensor] = []

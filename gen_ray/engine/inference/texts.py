@@ -1,4 +1,4 @@
-"""Tokens as the text they stand for, and many of them on one page."""
+"""Converts tokens to text, and many texts to one page."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ def decode_tokens(tokens: Tensor, spec: DataSpec) -> str:
 
 
 def page(samples: Tensor, spec: DataSpec) -> str:
-    """Return samples (N, L) one below the other, each under a line with its number, which counts from 0."""
+    """Return samples (N, L) as one text, each below a line with its number, counted from 0."""
     return "".join(f"----- {number}\n{decode_tokens(tokens, spec)}\n" for number, tokens in enumerate(samples))
 
 
 def write(file: Path, text: str) -> None:
-    """Write a text as UTF-8, its line ends as they are. Raise UserError where that cannot be done."""
+    """Write a text as UTF-8 with its line ends unchanged. Raise UserError where the file cannot be written."""
     write_output(file, text.encode("utf-8"))

@@ -1,1 +1,1 @@
-"""Pictures as uint8 arrays."""
+"""Plots as uint8 arrays."""

@@ -1,4 +1,4 @@
-"""Pictures of samples and numbers, as arrays: who shows them decides where they go."""
+"""Image grids and panels as uint8 arrays, and functions that write them."""
 
 import io
 import math
@@ -15,9 +15,9 @@ from gen_ray.errors import UserError
 from gen_ray.storage.replacement import write_output
 
 MISSING_COLOUR = (200, 60, 120)
-"""The colour of what is missing."""
+"""The colour of missing values."""
 GAP = 16
-"""Pixels between the pictures of a sheet."""
+"""Pixels between the pictures of a contact sheet."""
 
 
 def grid(
@@ -25,7 +25,7 @@ def grid(
 ) -> np.ndarray:
     """Return images (N, C, H, W) in {0 … levels−1} side by side, gap pixels apart, uint8 (height, width, 3).
 
-    Small images are enlarged by a whole factor to about tile_pixels, without smoothing; missing tiles stay white.
+    Small images are enlarged by an integer factor to about tile_pixels, without smoothing; unused tiles are white.
     """
     columns = columns or math.ceil(math.sqrt(len(images)))
     pixels = rgb(images, levels=levels)
@@ -41,11 +41,11 @@ def grid(
 
 
 def grid_bytes(images: int, shape: tuple[int, ...], *, tile_pixels: int = 56, gap: int = 4) -> int:
-    """Return an upper bound on the memory that ``grid`` and ``write`` take for images of a shape (C, H, W)."""
+    """Return an upper bound on the memory that ``grid`` and ``write`` need for images of a shape (C, H, W)."""
     _, height, width = shape
     factor = max(1, tile_pixels // width)
     enlarged = 3 * (factor * height + gap) * (factor * width + gap)
-    return images * (5 * 3 * height * width + 4 * enlarged)  # as float and uint8; enlarged, on the canvas, for Pillow
+    return images * (5 * 3 * height * width + 4 * enlarged)  # float and uint8 copies; enlarged, canvas, Pillow
 
 
 def rgb(images: Tensor, *, levels: int) -> Tensor:
@@ -55,7 +55,7 @@ def rgb(images: Tensor, *, levels: int) -> Tensor:
 
 
 def with_missing(images: Tensor, mask: Tensor, *, levels: int) -> Tensor:
-    """Return images (N, C, H, W) as uint8 (N, 3, H, W) with what is not known by the mask in HOLE's colour."""
+    """Return images (N, C, H, W) as uint8 (N, 3, H, W), with MISSING_COLOUR where mask (N, C, H, W) is False."""
     known = mask.all(1, keepdim=True)
     return torch.where(
         known, rgb(images, levels=levels), torch.tensor(MISSING_COLOUR, dtype=torch.uint8).view(1, 3, 1, 1)
@@ -63,7 +63,7 @@ def with_missing(images: Tensor, mask: Tensor, *, levels: int) -> Tensor:
 
 
 def uncertainty_map(values: Tensor) -> Tensor:
-    """Return values (N, C, H, W) as uint8 (N, 3, H, W): 0 black, half the largest HOLE's colour, the largest white."""
+    """Return values (N, C, H, W) as uint8 (N, 3, H, W): black at 0, MISSING_COLOUR at half the maximum, white there."""
     mean = values.double().mean(1, keepdim=True)
     share, colour = (
         mean / mean.max().clamp(min=1e-12),
@@ -74,7 +74,7 @@ def uncertainty_map(values: Tensor) -> Tensor:
 
 
 def write(file: Path, picture: np.ndarray) -> None:
-    """Write a picture, uint8 (H, W, 3). Raise UserError where that cannot be done."""
+    """Write a picture, uint8 (H, W, 3). Raise UserError where the file cannot be written."""
     kind = Image.registered_extensions().get(file.suffix.lower())
     if kind not in Image.SAVE:
         raise UserError(f"{file}: cannot be written (unknown file extension: {file.suffix or 'none'}); name it .png")
@@ -87,14 +87,14 @@ def write(file: Path, picture: np.ndarray) -> None:
 
 
 def png(picture: np.ndarray) -> bytes:
-    """Return a picture, uint8 (H, W, 3) or grey (H, W), as a PNG."""
+    """Encode a picture, uint8 (H, W, 3) or grey (H, W), as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def write_arrays(file: Path, arrays: Mapping[str, Tensor]) -> None:
-    """Write named arrays as .npz. Raise UserError where that cannot be done."""
+    """Write named arrays as .npz. Raise UserError where the file cannot be written."""
     plain: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **plain)
@@ -102,12 +102,12 @@ def write_arrays(file: Path, arrays: Mapping[str, Tensor]) -> None:
 
 
 def panel(titled: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return pictures (H, W, 3) side by side under their titles, uint8."""
+    """Return pictures (H, W, 3) side by side below their titles, uint8 (H, W, 3)."""
     return contact_sheet([titled])
 
 
 def contact_sheet(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
-    """Return rows of pictures (H, W, 3), each under its title, uint8; a picture has the room that its title needs."""
+    """Return rows of pictures (H, W, 3), each below its title, uint8 (H, W, 3); columns are as wide as titles need."""
     font, head = ImageFont.load_default(16), 28
     rooms = [[max(p.shape[1], math.ceil(font.getlength(title))) for title, p in row.items()] for row in rows]
     heights = [head + max(p.shape[0] for p in row.values()) + GAP for row in rows]
@@ -124,7 +124,7 @@ def contact_sheet(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
 
 
 def stacked(captioned: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return pictures (H, W, 3) one above the other, each under its caption, uint8."""
+    """Return pictures (H, W, 3) one below the other, each below its caption, uint8 (H, W, 3)."""
     font, gap, head = ImageFont.load_default(13), 16, 22
     width = max(p.shape[1] for p in captioned.values())
     height = sum(head + p.shape[0] + gap for p in captioned.values()) - gap

@@ -1,1 +1,1 @@
-"""Training in one process: the loop, the step, batches, checkpoints, averages of the weights."""
+"""Training in one process: the loop, the optimizer step, batches, checkpoints, EMA weights."""

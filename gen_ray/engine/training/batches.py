@@ -1,7 +1,7 @@
-"""Batches as a function of position: (seed, step) fixes the rows of a step, whatever was or was not run before.
+"""Batches as a function of position: (seed, step) determines the rows of a step, whatever ran before.
 
-A step's global batch is cut into *lanes*, the micro-batches of all ranks in order: rank r with `accumulate` a owns
-lanes r·a … r·a + a−1. Two workers are so the same computation as one worker that accumulates two micro-batches.
+A step's global batch is cut into the micro-batches of all ranks in order: with `accumulate` a, rank r owns the
+micro-batches r·a … r·a + a−1. Two workers therefore compute the same as one worker that accumulates two micro-batches.
 """
 
 import time
@@ -25,11 +25,14 @@ class Batches(Protocol):
         ...
 
     def stream(self, first_step: int) -> Iterator[list[Tensor]]:
-        """Yield, from first_step on and for ever, this rank's micro-batches (B/lanes, *shape) of each step."""
+        """Yield without end this rank's micro-batches (B/micro-batches, *shape) of each step, from first_step on."""
         ...
 
     def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield (index, batch of at most size rows) of this rank's share of the split, each row once over all ranks."""
+        """Yield (index, batch of at most size rows) of this rank's share of the split.
+
+        Together, the ranks cover each row once.
+        """
         ...
 
 
@@ -37,7 +40,7 @@ T = TypeVar("T")
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:
-    """Yield what is given without end, each made by a thread while the one before is in use."""
+    """Yield the items of an endless iterator; a thread computes each one while the previous one is in use."""
     with ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, items)
         while True:
@@ -47,45 +50,45 @@ def prefetch(items: Iterator[T]) -> Iterator[T]:
 
 
 def prefetch_to_device(steps: Iterator[list[Tensor]], device: torch.device) -> Iterator[list[Tensor]]:
-    """Yield each step's micro-batches; for a GPU gathered and copied there while it computes the step before.
+    """Yield each step's micro-batches; for a GPU they are gathered and copied while it computes the previous step.
 
-    On a CPU they are what they are: a thread would only take a core from the net.
+    On a CPU they are passed on unchanged, because a prefetching thread would take a core from the computation.
     """
     if device.type != "cuda":
         yield from steps
         return
     copier = Copier(device)
-    for begun in prefetch(map(copier.begin, steps)):
-        yield copier.finish(*begun)
+    for started in prefetch(map(copier.begin, steps)):
+        yield copier.finish(*started)
 
 
 class Copier:
-    """Copies to a GPU by page-locked memory and a stream of their own, which wait for nothing that it computes."""
+    """Copies to a GPU through page-locked memory, on a separate CUDA stream that does not wait for computations."""
 
     def __init__(self, device: torch.device) -> None:
-        """Make the stream."""
+        """Create the CUDA stream."""
         self.device, self.stream = device, torch.cuda.Stream(device)
 
     def begin(self, micros: list[Tensor]) -> tuple[list[Tensor], torch.cuda.Event]:
-        """Return copies that are under way, and what tells when they are made."""
+        """Start the copies; return them and the event of their completion."""
         with torch.cuda.stream(self.stream):
             copies = [micro.pin_memory().to(self.device, non_blocking=True) for micro in micros]
             return copies, self.stream.record_event()
 
     def finish(self, copies: list[Tensor], made: torch.cuda.Event) -> list[Tensor]:
-        """Return the copies for use on the current stream, which waits for them; the host does not."""
+        """Return the copies for use on the current stream. The stream waits for them; the host does not."""
         using = torch.cuda.current_stream(self.device)
         using.wait_event(made)
         for copy in copies:
-            copy.record_stream(using)  # else its memory would be given to a next copy while it is in use
+            copy.record_stream(using)  # otherwise its memory could be reused while it is in use
         return copies
 
 
 class TimedIterator:
-    """A stream whose user wants to know how long it waited for it."""
+    """An iterator that measures how long its consumer waits for it."""
 
     def __init__(self, stream: Iterator[list[Tensor]]) -> None:
-        """Take over the stream."""
+        """Wrap stream."""
         self.stream, self.seconds = stream, 0.0
 
     def __iter__(self) -> Iterator[list[Tensor]]:
@@ -103,7 +106,7 @@ class TimedIterator:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatches:
-    """The part of every batch of batch_size rows that is a rank's: its accumulate lanes of world_size·accumulate."""
+    """A rank's part of every batch of batch_size rows: its accumulate micro-batches of world_size·accumulate."""
 
     batch_size: int
     seed: int = 0
@@ -114,9 +117,9 @@ class MicroBatches:
 
 @dataclass(frozen=True)
 class InMemoryBatches(MicroBatches):
-    """A split held in memory: x (N, *shape) in stored form, reordered anew each epoch from the seed.
+    """A split held in memory: x (N, *shape) in stored form, with a new permutation from the seed in each epoch.
 
-    The steps run over the concatenation of the epochs' permutations, so that each row comes exactly once an epoch
+    The steps run over the concatenation of the epochs' permutations; each row therefore occurs exactly once per epoch,
     even where the batch size does not divide N.
     """
 
@@ -128,7 +131,7 @@ class InMemoryBatches(MicroBatches):
         return len(self.x)
 
     def indices(self, step: int) -> np.ndarray:
-        """Return the rows (B,) of the global batch of a step."""
+        """Return the row numbers (B,) of the global batch of a step."""
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs = positions // self.rows
         return np.concatenate(
@@ -137,22 +140,22 @@ class InMemoryBatches(MicroBatches):
 
     def stream(self, first_step: int) -> Iterator[list[Tensor]]:
         """Yield this rank's micro-batches of each step."""
-        lanes = self.world_size * self.accumulate
-        first_lane, step = self.rank * self.accumulate, first_step
+        micro_batches = self.world_size * self.accumulate
+        first_own, step = self.rank * self.accumulate, first_step
         while True:
-            cut = torch.from_numpy(self.indices(step)).view(lanes, -1)
-            yield [self.x[cut[first_lane + a]] for a in range(self.accumulate)]
+            cut = torch.from_numpy(self.indices(step)).view(micro_batches, -1)
+            yield [self.x[cut[first_own + a]] for a in range(self.accumulate)]
             step += 1
 
     def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield every world_size-th slice of the split, beginning with the rank's own."""
+        """Yield every world_size-th slice of the split, starting with slice rank."""
         for index in range(self.rank, -(-self.rows // size), self.world_size):
             yield index, self.x[index * size : (index + 1) * size]
 
 
 @dataclass(frozen=True)
 class CombinedBatches:
-    """Several ranks' views of one split as one: those of a worker that does the work of them all."""
+    """The views of several ranks on one split, combined for a worker that does the work of all of them."""
 
     parts: Sequence[Batches]
 
@@ -162,18 +165,18 @@ class CombinedBatches:
         return self.parts[0].rows
 
     def stream(self, first_step: int) -> Iterator[list[Tensor]]:
-        """Yield the micro-batches of all of them, of each step."""
+        """Yield the micro-batches of all parts for each step."""
         for micros in zip(*(part.stream(first_step) for part in self.parts), strict=True):
             yield [micro for of_part in micros for micro in of_part]
 
     def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield the share of the split that they have together."""
+        """Yield the shares of all parts."""
         for part in self.parts:
             yield from part.ordered(size)
 
 
 def own_rows(batches: Batches, ranks: int, least: int) -> Tensor:
-    """Return a rank's rows of a split; where they are fewer than least, they are repeated."""
+    """Return a rank's rows of a split; they are repeated where there are fewer than least."""
     size = max(1, min(4096, batches.rows // ranks))  # larger slices of a small split would leave a rank without rows
     x = torch.cat([rows for _, rows in batches.ordered(size)])
     return torch.cat([x] * -(-least // len(x))) if len(x) < least else x
@@ -181,5 +184,5 @@ def own_rows(batches: Batches, ranks: int, least: int) -> Tensor:
 
 @lru_cache(maxsize=2)
 def permutation(n: int, *key: int) -> np.ndarray:
-    """Return a permutation of range(n), (n,) int64, that is a function of key alone."""
+    """Return a permutation of range(n), (n,) int64, as a function of key only."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(n)

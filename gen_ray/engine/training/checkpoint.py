@@ -1,6 +1,6 @@
-"""A checkpoint folder: all that training resumes from, complete or not there at all.
+"""A checkpoint folder: everything that training resumes from, complete or absent.
 
-Randomness and the order of the data are functions of the step, so the step number stands for both.
+Randomness and the order of the data are functions of the step, so the step number is enough to restore both.
 """
 
 import errno
@@ -19,16 +19,16 @@ from gen_ray.errors import RunError
 from gen_ray.storage import manifest, paths
 
 Files = Mapping[str, bytes]
-"""What a folder is to hold, by file name: packed at once, written while training goes on.
+"""The content of a folder by file name: packed at once, written while training continues.
 
-By way of memory also because the libraries' own writers turn a full disk into errors without errno.
+The content is packed in memory also because the libraries' own writers report a full disk without errno.
 """
 
 
 def pack(
     *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer, position: Mapping[str, Any]
 ) -> dict[str, bytes]:
-    """Return nets by name (safetensors), optimizer state and position as files."""
+    """Return nets by name (safetensors), the optimizer state and the position as files."""
     state = io.BytesIO()
     torch.save(optimizer.state_dict(), state)
     return {
@@ -39,7 +39,7 @@ def pack(
 
 
 def pack_nets(nets: Mapping[str, nn.Module]) -> dict[str, bytes]:
-    """Return each net as a file of its name."""
+    """Return each net as a file with its name."""
     return {f"{name}.safetensors": weights(net) for name, net in nets.items()}
 
 
@@ -49,7 +49,7 @@ def weights(net: nn.Module) -> bytes:
 
 
 def write(folder: Path, files: Files) -> None:
-    """Make a folder of files appear complete, with its manifest, or not at all. Raise RunError."""
+    """Write a folder of files with its manifest, completely or not at all. Raise RunError."""
     commit(folder, partial(_fill, files))
 
 
@@ -62,7 +62,7 @@ def _fill(files: Files, draft: Path) -> None:
 def read(
     folder: Path, *, nets: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
 ) -> dict[str, Any]:
-    """Load what is asked for of a checkpoint and return its position. Raise RunError where it is damaged."""
+    """Load the given nets and optimizer from a checkpoint and return its position. Raise RunError where damaged."""
 
     def load(found: Path) -> dict[str, Any]:
         verify(found)
@@ -76,7 +76,7 @@ def read(
 
 
 def verify(folder: Path) -> None:
-    """Raise RunError naming the file that is not as it was written."""
+    """Raise RunError naming a file that is damaged or missing."""
     try:
         paths.read(folder, manifest.verify)
     except manifest.DamagedError as error:
@@ -86,13 +86,13 @@ def verify(folder: Path) -> None:
 
 
 def position(folder: Path) -> dict[str, Any]:
-    """Return where the training stood."""
+    """Return the position of the training: step and validation losses."""
     found: dict[str, Any] = json.loads((paths.current(folder) / "position.json").read_text(encoding="utf-8"))
     return found
 
 
 def commit(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Make folder appear complete or not at all, by filling a draft of it. Raise RunError; nothing is left then."""
+    """Create folder completely or not at all, by filling a draft of it. On RunError nothing is left."""
     try:
         paths.commit(folder, fill)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""A run's checkpoints: the newest ones and the best one, each complete or not there at all, found again by looking.
+"""A run's checkpoints: the newest ones and the best ones, each complete or absent.
 
-Nothing else records which there are, so there is nothing that a kill at the wrong moment could leave half written.
+The folders on disk are the only record, so that a kill at any moment cannot leave a record half written.
 """
 
 import logging
@@ -23,7 +23,7 @@ def checkpoints(home: Path) -> "CheckpointStore":
 
 
 def checkpoint_of(home: Path, which: str) -> Path:
-    """Return the folder of a run's ``last`` or ``best`` checkpoint. Raise RunError where it has none."""
+    """Return the folder of a run's ``last`` or ``best`` checkpoint. Raise RunError where there is none."""
     kept = checkpoints(home)
     found = {"last": kept.last, "best": kept.best_checkpoint}[which]()
     if found is None:
@@ -33,7 +33,7 @@ def checkpoint_of(home: Path, which: str) -> Path:
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints step-… in home; kept are so many newest ones and so many of the lowest validation loss."""
+    """The checkpoints step-… in home. newest counts the latest ones kept, best those of the lowest validation loss."""
 
     home: Path
     newest: int = 2
@@ -48,18 +48,18 @@ class CheckpointStore:
         checkpoint.write(self.place(step), files)
 
     def save(self, files: checkpoint.Files, step: int) -> None:
-        """Add a checkpoint, then take away what is kept no longer. Raise RunError."""
+        """Add a checkpoint, then remove those no longer kept. Raise RunError."""
         self.add(files, step)
         for folder in self._surplus():
-            paths.remove(folder)  # of use to nobody; the next save tries again
+            paths.remove(folder)  # if that fails, the next save tries again
 
     def remove_drafts(self) -> None:
-        """Remove what writers left that were killed. Only for one who knows that nobody writes."""
+        """Remove the drafts of killed writers. Call it only while no process writes."""
         for draft in paths.drafts(self.home, f"{STEP}*"):
             paths.remove(draft)
 
     def replace_with(self, other: "CheckpointStore") -> None:
-        """Hold copies of what another holds, and nothing else. Only for one who knows that nobody writes."""
+        """Replace the content by copies of another store's checkpoints. Call it only while no process writes."""
         paths.remove(self.home)
         for folder in other.folders():
             checkpoint.commit(self.home / folder.name, partial(paths.copy, folder))
@@ -69,14 +69,17 @@ class CheckpointStore:
         return paths.complete(self.home, f"{STEP}*")
 
     def last(self) -> Path | None:
-        """Return the newest checkpoint that is as it was written, None where there are none.
+        """Return the newest undamaged checkpoint, None for an empty store.
 
-        Raise RunError where all are damaged: a run must not begin anew unasked.
+        Raise RunError where all are damaged, because a run must not silently start from scratch.
         """
         return _first_intact(reversed(self.folders()))
 
     def best_checkpoint(self) -> Path | None:
-        """Return the checkpoint of the lowest validation loss that is as it was written, else like ``last``."""
+        """Return the undamaged checkpoint of the lowest validation loss, the newest where none has one.
+
+        Return None or raise RunError where ``last`` does.
+        """
         newest_first = self.folders()[::-1]
         return _first_intact(sorted(newest_first, key=_validation))
 
@@ -89,12 +92,12 @@ class CheckpointStore:
 
 
 def step_of(folder: Path) -> int:
-    """Return the step that a folder of a shelf is of."""
+    """Return the step of a checkpoint's folder."""
     return int(folder.name.removeprefix(STEP))
 
 
 def _first_intact(folders: Iterable[Path]) -> Path | None:
-    """Return the first folder that is as it was written. A damaged one is named in the log and passed over."""
+    """Return the first undamaged folder; damaged ones are logged and skipped."""
     fault: RunError | None = None
     for folder in folders:
         try:
@@ -112,5 +115,5 @@ def _first_intact(folders: Iterable[Path]) -> Path | None:
 def _validation(folder: Path) -> float:
     try:
         return float(checkpoint.position(folder)["validation_nats"])
-    except (OSError, ValueError, KeyError):  # damaged: nobody's best
+    except (OSError, ValueError, KeyError):  # damaged: cannot be the best
         return math.inf

@@ -1,4 +1,4 @@
-"""The training loop, the only one. It knows no family and no Ray; a guard added here protects every run."""
+"""The training loop, the only one. It does not depend on a family or on Ray; a check added here protects every run."""
 
 import time
 from collections.abc import Iterator
@@ -20,64 +20,64 @@ from gen_ray.family import Family
 from gen_ray.maths.noise import generator
 
 VALIDATION_ROWS = 256
-"""Rows of one validation batch: part of the position that fixes its noise, so not for tuning."""
+"""Rows of one validation batch. The noise depends on it, so it is not an option."""
 
 PREEMPTION_CHECK_SECONDS = 2.0
-"""How often is asked whether a machine is about to be taken away: of all ranks together, which takes milliseconds."""
+"""Seconds between preemption checks; a check is a collective of all ranks and takes milliseconds."""
 
 PREVIEW_IMAGES, PREVIEW_TEXTS = 64, 8
-"""Samples by which learning is watched: as many as one looks at, or reads."""
+"""Numbers of samples in a preview."""
 
 
 class StoppedError(SharedError):
-    """The training was asked to stop, and has done so with a checkpoint."""
+    """The training was stopped on request, after it saved a checkpoint."""
 
 
 def fit(experiment: Experiment, family: Family, session: Session, *, until: int | None = None) -> nn.Module:
-    """Train from the newest checkpoint (or from nothing) to the last epoch, or only until another one is complete.
+    """Train from the newest checkpoint, or from scratch, to the last epoch or to the end of epoch until.
 
-    Return the EMA net, which has been validated there and kept.
+    Return the EMA net, which was validated and saved at that point.
     """
     training, batch_size = experiment.training, experiment.data.batch_size
     batches = session.batches("train")
     total = max(1, training.epochs * batches.rows // batch_size)
     end = total if until is None else min(total, step_at(until, batch_size, batches.rows))
-    learner = TrainState(family, training, session, total)
-    for done, wish in steps(learner, batches, batch_size, first=learner.restore(), end=end):
+    state = TrainState(family, training, session, total)
+    for done, wish in steps(state, batches, batch_size, first=state.restore(), end=end):
         last, ended = done == end, _epoch_ended(done, batch_size, batches.rows)
         if last or (ended and ended % training.validate_every_epochs == 0):
-            loss = validate(learner.ema, family, experiment, session)
-            learner.newest, learner.best = loss, min(learner.best, loss)
-            session.log({"validation/loss_nats": loss, "best/validation_loss_nats": learner.best}, done)
+            loss = validate(state.ema, family, experiment, session)
+            state.newest, state.best = loss, min(state.best, loss)
+            session.log({"validation/loss_nats": loss, "best/validation_loss_nats": state.best}, done)
         if session.rank == 0 and (last or (ended and ended % training.sample_every_epochs == 0)):
-            show_samples(learner.ema, family, experiment, session, done)
-        if learner.snapshot_due(done):
-            session.keep(learner.packed_averages, done)
+            show_samples(state.ema, family, experiment, session, done)
+        if state.snapshot_due(done):
+            session.keep(state.packed_averages, done)
         if last or wish:
-            session.save(partial(learner.packed, done), done)
+            session.save(partial(state.packed, done), done)
         if wish is StepSignal.STOP and not last:
             session.flush()
-            raise StoppedError(f"stopped at step {done} of {total}: --resume goes on from there", reason="stopped")
+            raise StoppedError(f"stopped at step {done} of {total}: --resume continues from there", reason="stopped")
     session.flush()
-    return learner.ema
+    return state.ema
 
 
 def steps(
-    learner: TrainState, batches: Batches, batch_size: int, *, first: int, end: int | None = None
+    state: TrainState, batches: Batches, batch_size: int, *, first: int, end: int | None = None
 ) -> Iterator[tuple[int, StepSignal]]:
-    """Take the steps first … end−1, logging on the way; yield after each (steps done, what is to be done now).
+    """Run the steps first … end−1 with logging; yield after each (steps done, signal for all ranks).
 
-    Without an end these are all there are.
+    end defaults to the total number of steps.
     """
-    training, end = learner.training, learner.total_steps if end is None else end
-    stream = TimedIterator(prefetch_to_device(batches.stream(first), learner.session.device))
-    meter, watch = TrainingMeter(learner, stream, batch_size, first), CheckpointPolicy(training, learner.session)
+    training, end = state.training, state.total_steps if end is None else end
+    stream = TimedIterator(prefetch_to_device(batches.stream(first), state.session.device))
+    meter, watch = TrainingMeter(state, stream, batch_size, first), CheckpointPolicy(training, state.session)
     for step, micros in zip(range(first, end), stream, strict=False):
         wished, began = watch.wish(), time.monotonic()
-        report, agreed = learner.step(micros, step, wished)
+        report, agreed = state.step(micros, step, wished)
         wish = watch.answer(agreed)
         if step == first and training.compile:  # the first step compiles forward and backward
-            learner.session.log({"train/compile_seconds": time.monotonic() - began}, step)
+            state.session.log({"train/compile_seconds": time.monotonic() - began}, step)
         meter.add(report)
         done = step + 1
         if done % training.log_every_steps == 0 or done == end:
@@ -87,26 +87,26 @@ def steps(
 
 
 class CheckpointPolicy:
-    """When a checkpoint is due, or the end: rank 0 wishes, before each step, and all ranks do it after that step."""
+    """Decides when to save a checkpoint or to stop: rank 0 decides before a step, and all ranks act after it."""
 
     def __init__(self, training: Training, session: Session) -> None:
-        """Begin with nothing due."""
+        """Start the interval of the next checkpoint and of the next preemption check."""
         self.every, self.session = training.checkpoint_every_seconds, session
-        self.saved_at = self.looked_at = time.monotonic()
+        self.saved_at = self.checked_at = time.monotonic()
 
     def wish(self) -> StepSignal:
-        """Return what rank 0 wishes; of the others nobody takes notice."""
+        """Return the signal of rank 0; that of other ranks is ignored."""
         now = time.monotonic()
         if self.session.rank == 0 and self.session.stopping():
             return StepSignal.STOP
         if now - self.saved_at > self.every:
             return StepSignal.CHECKPOINT
-        return StepSignal.LOOK if now - self.looked_at > PREEMPTION_CHECK_SECONDS else StepSignal.GO_ON
+        return StepSignal.CHECK_PREEMPTION if now - self.checked_at > PREEMPTION_CHECK_SECONDS else StepSignal.GO_ON
 
     def answer(self, agreed: StepSignal) -> StepSignal:
-        """Return GO_ON, CHECKPOINT or STOP; where a machine is about to go, that is a checkpoint at every look."""
-        if agreed is StepSignal.LOOK:
-            self.looked_at = time.monotonic()
+        """Return GO_ON, CHECKPOINT or STOP. A preemption check becomes a checkpoint where notice was given."""
+        if agreed is StepSignal.CHECK_PREEMPTION:
+            self.checked_at = time.monotonic()
             agreed = StepSignal.CHECKPOINT if self.session.preemption_notice() else StepSignal.GO_ON
         if agreed:
             self.saved_at = time.monotonic()
@@ -114,7 +114,7 @@ class CheckpointPolicy:
 
 
 def step_at(epoch: int, batch_size: int, rows: int) -> int:
-    """Return the optimizer steps after which so many epochs are complete."""
+    """Return the number of optimizer steps that complete the given number of epochs."""
     return -(-epoch * rows // batch_size)
 
 
@@ -141,7 +141,7 @@ def validate(net: nn.Module, family: Family, experiment: Experiment, session: Se
 
 
 def show_samples(net: nn.Module, family: Family, experiment: Experiment, session: Session, step: int) -> None:
-    """Record the samples by which learning is watched: a picture of images, a page of texts, of other data nothing."""
+    """Log preview samples: a picture for images, a page for texts, nothing for other data."""
     spec, drawn = family.spec, partial(preview, net, family, experiment, session.device)
     if spec.is_image:
         session.show("samples", grid(drawn(PREVIEW_IMAGES), levels=spec.levels), step)
@@ -150,7 +150,7 @@ def show_samples(net: nn.Module, family: Family, experiment: Experiment, session
 
 
 def preview(net: nn.Module, family: Family, experiment: Experiment, device: torch.device, n: int) -> Tensor:
-    """Return n samples (n, *shape): same seed every time, the default sampler."""
+    """Return n samples (n, *shape) of the default sampler, with the same seed at every call."""
     family = family.fitted(net)
     chain = family.chain(next(iter(family.samplers())))
     with autocast(experiment.training.precision, device):
@@ -158,11 +158,11 @@ def preview(net: nn.Module, family: Family, experiment: Experiment, device: torc
 
 
 class TrainingMeter:
-    """Means and rates between two lines of the log."""
+    """Means and rates between two log lines."""
 
-    def __init__(self, learner: TrainState, stream: TimedIterator, batch_size: int, first: int) -> None:
+    def __init__(self, state: TrainState, stream: TimedIterator, batch_size: int, first: int) -> None:
         """Start at step first."""
-        self.learner, self.stream, self.batch_size = learner, stream, batch_size
+        self.state, self.stream, self.batch_size = state, stream, batch_size
         self._begin(first)
 
     def _begin(self, step: int) -> None:
@@ -170,27 +170,27 @@ class TrainingMeter:
         self.stream.seconds = 0.0
 
     def add(self, report: torch.Tensor) -> None:
-        """Count one step's loss and parts (P,)."""
+        """Add one step's loss and parts (P,)."""
         self.sums, self.count = self.sums + report, self.count + 1
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave what happens in the block out of the rate."""
+        """Exclude the time of the block from the rate."""
         began = time.monotonic()
         yield
         self.since += time.monotonic() - began
 
     def flush(self, done: int) -> None:
-        """Log the means over all ranks since the last line."""
-        learner, session = self.learner, self.learner.session
+        """Log the means over all ranks since the last log line."""
+        state, session = self.state, self.state.session
         means = session.sum(self.sums / self.count) / session.world_size
         seconds = time.monotonic() - self.since
         metrics = {
-            **{f"train/{name}": value for name, value in zip(learner.names, means.tolist(), strict=True)},
+            **{f"train/{name}": value for name, value in zip(state.names, means.tolist(), strict=True)},
             "train/images_per_second": (done - self.logged) * self.batch_size / seconds,
             "train/waiting_for_data": self.stream.seconds / seconds,
-            "train/learning_rate": learner.optimizer.param_groups[0]["lr"],
+            "train/learning_rate": state.optimizer.param_groups[0]["lr"],
         }
         session.log(metrics, done)
-        session.progress(done, learner.total_steps)
+        session.progress(done, state.total_steps)
         self._begin(done)

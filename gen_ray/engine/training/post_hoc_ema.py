@@ -1,4 +1,4 @@
-"""Power-function averages kept while training, from which averages of any length are made afterwards.
+"""Post-hoc EMA: snapshots of power-function averages saved during training, from which other EMA widths are computed.
 
 Karras et al. 2024 (arXiv 2312.02696), section 3; the arithmetic is in maths/power_ema.py.
 """
@@ -19,25 +19,29 @@ from gen_ray.maths import power_ema
 from gen_ray.storage import paths
 
 MOST_RESIDUAL = 0.08
-"""The largest residual of a fit. Measured on four trainings of digits models (4,700 and 9,400 steps, cosine decay of
-the learning rate), the error of the weights as a share of the distance from the average to the last weights:
+"""The largest accepted residual of a fit.
 
-    kept at 8 times    width 0.15, residual 0.033    0.9 %
+Measured on four trainings of digits models (4,700 and 9,400 steps, cosine decay of the learning rate): the error of the
+weights as a share of the distance from the average to the last weights.
+
+    8 snapshots        width 0.15, residual 0.033    0.9 %
                        width 0.2, residual 0.077     5 %
                        width 0.22, residual 0.106    8 %
                        width 0.25, residual 0.180    15-17 %
-    kept at 2 times    width 0.12, residual 0.073    15 %
+    2 snapshots        width 0.12, residual 0.073    15 %
                        width 0.2, residual 0.450     28 %
 
-Below 0.05 the error is better measured by the distance to the nearest average kept: at width 0.02 of 8 times (0.245) it
-is twice as large, so that the kept one is the better estimate; at 0.03 (0.100) it is 0.9 times as large."""
+At widths below 0.05 the error is better compared with the distance to the nearest saved average. With 8 snapshots it is
+twice as large at width 0.02 (residual 0.245), so that the saved average is the better estimate, and 0.9 times as large
+at width 0.03 (0.100)."""
 MOST_WIDTH_ERROR = 0.1
 """The largest difference between the requested width and that of the fit (``power_ema.width``), as a share of it.
 
-The residual at which it is reached depends on the number of times: 0.011, 0.022, 0.012, 0.014 and 0.022 for 1, 2, 3, 4
-and 8 times, at widths near 0.05, the narrower average kept. Above 0.1 it is reached at residuals of 0.3 to 0.6 only."""
+The residual at which it is reached depends on the number of snapshots: 0.011, 0.022, 0.012, 0.014 and 0.022 for 1, 2,
+3, 4 and 8, at widths near 0.05, that of the narrower saved average. At widths above 0.1 it is reached only at residuals
+of 0.3 to 0.6."""
 FEW_TIMES, MOST_RESIDUAL_OF_FEW = 8, 0.02
-"""Of fewer times, fits of the right width may still be wrong in the weights (2 times, width 0.12): see the table."""
+"""With fewer snapshots a fit of the right width may still have wrong weights: see 2 snapshots, width 0.12."""
 
 
 def file_names(powers: Mapping[float, nn.Module]) -> dict[str, nn.Module]:
@@ -46,25 +50,25 @@ def file_names(powers: Mapping[float, nn.Module]) -> dict[str, nn.Module]:
 
 
 def snapshot_steps(home: Path) -> list[int]:
-    """Return the steps at which a run's folder keeps averages. Raise UserError where it keeps none."""
+    """Return the steps of the snapshots in a run's folder. Raise UserError where there are none."""
     found = [step_of(folder) for folder in snapshots(home).folders()]
     if not found:
-        raise UserError(f"{home.name}: no averages were kept; train with training.ema_snapshots above 0")
+        raise UserError(f"{home.name}: no weight snapshots were saved; train with training.ema_snapshots above 0")
     return found
 
 
 def residual(home: Path, sigma_rel: float, at: int | None = None) -> float:
-    """Return the residual of the fit by which ``average`` makes an average, without reading weights.
+    """Return the residual of the fit that ``average`` uses, without reading weights.
 
-    Raise UserError where the run kept nothing, such an average does not exist, or the fit is not close enough.
+    Raise UserError where the run has no snapshots, the width does not exist, or the fit is not close enough.
     """
     return _fit(home, sigma_rel, at).residual
 
 
 def average(home: Path, sigma_rel: float, at: int | None = None) -> dict[str, Tensor]:
-    """Return the weights (a state dict, float32) of the average of relative width sigma_rel at one of the times kept.
+    """Return the weights (a state dict, float32) of the average of relative width sigma_rel at a snapshot's step.
 
-    That is the last one unless another step is given. Raise UserError as ``residual`` does, RunError for a bad file.
+    at None means the last snapshot. Raise UserError as ``residual`` does, RunError for a damaged file.
     """
     fit = _fit(home, sigma_rel, at)
     with ExitStack() as stack:
@@ -73,7 +77,7 @@ def average(home: Path, sigma_rel: float, at: int | None = None) -> dict[str, Te
 
 @dataclass(frozen=True)
 class _Fit:
-    """Folders in the order of their times, the parts (F·2,) of the two averages in each, and the fit's residual."""
+    """Folders in order of their steps, the coefficients (F·2,) of the two averages in each, and the fit's residual."""
 
     folders: list[Path]
     parts: list[float]
@@ -97,7 +101,7 @@ def _fit(home: Path, sigma_rel: float, at: int | None) -> _Fit:
 
 @dataclass(frozen=True)
 class _Solution:
-    """The parts of the averages kept, the residual of their sum, and the sum's relative width."""
+    """The coefficients of the saved averages, the residual of their sum, and the sum's relative width."""
 
     parts: Tensor
     residual: float
@@ -112,7 +116,7 @@ def _limit(times: int) -> float:
 
 
 def _solve(kept: list[int], gamma: float) -> _Solution:
-    """Return how averages kept at these steps fit the one of gamma at the last."""
+    """Fit the averages saved at these steps to the one of gamma at the last step."""
     at = torch.tensor(kept, dtype=torch.float64).repeat_interleave(len(power_ema.GAMMAS))
     gammas, last = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat(len(kept)), float(kept[-1])
     parts = power_ema.coefficients(at, gammas, last, gamma)
@@ -121,7 +125,7 @@ def _solve(kept: list[int], gamma: float) -> _Solution:
 
 
 def _widths(kept: list[int]) -> str:
-    """Return the widths, in thousandths, that can be made, as intervals."""
+    """Return the feasible widths as intervals, in steps of 0.001."""
     grid = range(5, 289)
     good = [n for n in grid if _solve(kept, power_ema.gamma_of(n / 1000)).is_close(n / 1000, len(kept))]
     lows = [n for n in good if n - 1 not in good]
@@ -143,5 +147,5 @@ def _sum(folders: list[Path], parts: list[float]) -> dict[str, Tensor]:
 
 
 def snapshots(home: Path) -> CheckpointStore:
-    """Return the averages kept in a run's folder."""
+    """Return the snapshots of averages in a run's folder."""
     return CheckpointStore(home / "averages")

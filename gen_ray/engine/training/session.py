@@ -1,4 +1,4 @@
-"""What the training loop needs from the outside world, so that it runs alike under Ray Train and in a plain process."""
+"""The training loop's interface to its environment: the same under Ray Train and in a plain process."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,7 +17,10 @@ from gen_ray.engine.training.checkpoint_store import CheckpointStore
 
 
 class Session(Protocol):
-    """The few verbs of a place to train. Every rank calls all but show and show_text, rank 0's, equally often."""
+    """The environment of a training.
+
+    All ranks make the same calls, except show and show_text, which only rank 0 makes.
+    """
 
     rank: int
     world_size: int
@@ -25,20 +28,20 @@ class Session(Protocol):
 
     @property
     def all_slots(self) -> int:
-        """Return for how many workers a batch is cut, however many there are now."""
+        """Return the number of logical workers between which a batch is divided, whatever the number of ranks."""
         ...
 
     @property
     def slots(self) -> range:
-        """Return which of these workers' work is this rank's."""
+        """Return the logical workers whose work this rank does."""
         ...
 
     def batches(self, split: str) -> Batches:
-        """Return the view of a split that this rank's slots have together."""
+        """Return the view of a split for all logical workers of this rank."""
         ...
 
     def prepare(self, net: nn.Module) -> nn.Module:
-        """Return the net wrapped so that its gradients are averaged over the ranks."""
+        """Return the net wrapped so that gradients are averaged over the ranks."""
         ...
 
     def sum(self, values: Tensor) -> Tensor:
@@ -46,52 +49,52 @@ class Session(Protocol):
         ...
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Record metrics at an optimizer step."""
+        """Log metrics at an optimizer step."""
         ...
 
     def show(self, name: str, picture: np.ndarray, step: int) -> None:
-        """Record a picture, uint8 (H, W, 3), at an optimizer step."""
+        """Log a picture, uint8 (H, W, 3), at an optimizer step."""
         ...
 
     def show_text(self, name: str, text: str, step: int) -> None:
-        """Record a text at an optimizer step."""
+        """Log a text at an optimizer step."""
         ...
 
     def progress(self, done: int, total: int) -> None:
-        """Tell how many of the optimizer steps are done."""
+        """Report how many of the optimizer steps are done."""
         ...
 
     def save(self, pack: Callable[[], Files], step: int) -> None:
-        """Keep a checkpoint of this step, packed at once by rank 0 and written while training goes on.
+        """Save a checkpoint of this step; rank 0 packs it at once, and it is written while training continues.
 
-        Raise SharedError on every rank where the one before could not be written.
+        Raise SharedError on every rank where the previous one could not be written.
         """
         ...
 
     def keep(self, pack: Callable[[], Files], step: int) -> None:
-        """Keep averages of this step for good, in the same manner."""
+        """Save a snapshot of the averages of this step permanently, in the same way."""
         ...
 
     def stopping(self) -> bool:
-        """Return whether the training is to stop now; asked of rank 0 before every step, so it must not wait."""
+        """Return whether to stop now; rank 0 calls it before every step, so it must not block."""
         ...
 
     def preemption_notice(self) -> bool:
-        """Return, on every rank alike, whether notice was given that a machine of this training is taken away soon."""
+        """Return, equally on every rank, whether notice was given that a machine of this training will be preempted."""
         ...
 
     def flush(self) -> None:
-        """Return when all has been written. Raise SharedError on every rank where it could not be."""
+        """Return when everything has been written. Raise SharedError on every rank where that failed."""
         ...
 
     def restore(self) -> AbstractContextManager[Path | None]:
-        """Enter with the folder of the newest checkpoint, None where there is none."""
+        """Return a context with the folder of the newest checkpoint, None where there is none."""
         ...
 
 
 @dataclass
 class LocalSession:
-    """One plain process: what tests, notebooks and the benchmark's own loop use."""
+    """A session in one plain process, for tests, notebooks and benchmarks."""
 
     splits: Mapping[str, Batches]
     folder: Path | None = None
@@ -109,15 +112,15 @@ class LocalSession:
         return self.splits[split]
 
     def prepare(self, net: nn.Module) -> nn.Module:
-        """Return the net as it is."""
+        """Return the net unchanged."""
         return net
 
     def sum(self, values: Tensor) -> Tensor:
-        """Return values as they are."""
+        """Return values unchanged."""
         return values
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
-        """Append to history."""
+        """Append the metrics to history."""
         self.history.append((step, dict(metrics)))
 
     def show(self, name: str, picture: np.ndarray, step: int) -> None:
@@ -129,15 +132,15 @@ class LocalSession:
         self.texts[name] = text
 
     def progress(self, done: int, total: int) -> None:
-        """Tell nobody."""
+        """Do nothing."""
 
     def save(self, pack: Callable[[], Files], step: int) -> None:
-        """Write the checkpoint into the folder given, if one was."""
+        """Write the checkpoint to the session's folder, if it has one."""
         if self.folder is not None:
             CheckpointStore(self.folder).save(pack(), step)
 
     def keep(self, pack: Callable[[], Files], step: int) -> None:
-        """Write the averages below the folder given, if one was."""
+        """Write the averages below the session's folder, if it has one."""
         if self.folder is not None:
             post_hoc_ema.snapshots(self.folder).add(pack(), step)
 
@@ -150,10 +153,10 @@ class LocalSession:
         return False
 
     def flush(self) -> None:
-        """Do nothing: all has been written."""
+        """Do nothing, because save and keep write at once."""
 
     def restore(self) -> AbstractContextManager[Path | None]:
-        """Return the newest checkpoint of the folder that is as it was written."""
+        """Return the newest undamaged checkpoint of the folder."""
         return nullcontext(CheckpointStore(self.folder).last() if self.folder else None)
 
 

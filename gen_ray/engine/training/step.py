@@ -1,4 +1,4 @@
-"""One optimizer step: forward, backward, finite check on all ranks, clip, update, EMA."""
+"""One optimizer step: forward, backward, finite check on all ranks, clipping, update, EMA."""
 
 import math
 from contextlib import AbstractContextManager, ExitStack
@@ -19,25 +19,25 @@ from gen_ray.maths.noise import generator, seed_at
 from gen_ray.nets.activation_checkpointing import recompute
 
 DROPOUT = 1
-"""The last word of a position whose stream is dropout's; the noise of the loss has none there."""
+"""Last element of the seed of dropout's random stream; seeds of the loss's noise do not have it."""
 
 
 class StepSignal(IntEnum):
-    """What is to be done after a step, on all ranks alike."""
+    """What all ranks do after a step; rank 0 decides."""
 
     GO_ON = 0
-    LOOK = 1
-    """Ask whether a machine is about to be taken away."""
+    CHECK_PREEMPTION = 1
+    """Check for a preemption notice."""
     CHECKPOINT = 2
     STOP = 3
 
 
 class NonFiniteError(SharedError):
-    """A loss or gradient was NaN or infinite; every rank raises it at the same step, before the update."""
+    """The loss or a gradient was NaN or infinite. All ranks raise it at the same step, before the update."""
 
 
 def learning_rate(training: Training, step: int, total: int) -> float:
-    """Return the learning rate at a step: linear warm-up, then constant or a half cosine down to zero."""
+    """Return the learning rate at a step: linear warm-up, then constant, or a cosine or linear decay to zero."""
     warm = min(1.0, (step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
     done = min(1.0, max(0, step - training.warmup_steps) / max(1, total - training.warmup_steps))
     fall = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done}
@@ -45,22 +45,22 @@ def learning_rate(training: Training, step: int, total: int) -> float:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """Return the autocast that a precision asks for on this device; ``auto`` is bfloat16 where hardware has it."""
+    """Return the autocast context of a precision on a device; ``auto`` is bfloat16 where the hardware supports it."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_on(precision, device) == "bfloat16")
 
 
 def precision_on(precision: str, device: torch.device) -> str:
-    """Return float32 or bfloat16 for ``auto``."""
+    """Return the precision, with ``auto`` resolved to float32 or bfloat16 for the device."""
     if precision != "auto":
         return precision
     return "bfloat16" if has_bfloat16(cuda=device.type == "cuda") else "float32"
 
 
 class TrainState:
-    """All that learns: the net, its average and the optimizer. What it does at a step depends on the step alone."""
+    """The state of training: net, EMA nets and optimizer. Apart from it, a step depends only on its number."""
 
     def __init__(self, family: Family, training: Training, session: Session, total_steps: int) -> None:
-        """Initialise from training.seed, alike on every rank."""
+        """Initialise from training.seed, equally on every rank."""
         self.family, self.training, self.session, self.total_steps = family, training, session, total_steps
         torch.manual_seed(training.seed)
         self.bare = family.build_net().to(session.device)
@@ -78,14 +78,16 @@ class TrainState:
             weight_decay=training.weight_decay,
             fused=True,
         )
+        # The numbers of this rank's micro-batches in the global batch.
         self.lanes = range(session.slots.start * training.accumulate, session.slots.stop * training.accumulate)
-        # Ranks are averaged, each the sum of its lanes over this: the mean of all lanes, however they are shared out.
+        # A rank's gradient is the sum over its micro-batches divided by this; the average over ranks is then the mean
+        # over all micro-batches, whatever their distribution.
         self.divisor = session.all_slots * training.accumulate / session.world_size
         self.names: list[str] = []
         self.newest = self.best = math.inf  # validation loss, nats per example: the last and the lowest one
 
     def step(self, micros: list[Tensor], step: int, wish: StepSignal = StepSignal.GO_ON) -> tuple[Tensor, StepSignal]:
-        """Apply one update; return means of loss and parts over this rank's rows (P,), and what rank 0 wishes.
+        """Apply one update. Return the means of loss and parts over this rank's rows (P,), and rank 0's signal.
 
         Raise NonFiniteError on all ranks before the update if any rank's loss or gradient is not finite.
         """
@@ -97,14 +99,14 @@ class TrainState:
         norm = nn.utils.clip_grad_norm_(self.bare.parameters(), training.gradient_clip_norm or math.inf)
         flags = torch.zeros(1 + session.world_size, device=session.device)
         flags[0] = float(wish) if session.rank == 0 else 0.0
-        # A bad gradient reaches every rank by way of the average: the rank whose own loss is bad weighs more.
+        # A non-finite gradient reaches every rank through the average; a rank whose own loss is bad counts twice.
         flags[1 + session.rank] = (~torch.stack([report[0], report[0] + norm]).isfinite()).sum()
         wished, *bad = session.sum(flags).tolist()
         if any(bad):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(
                 f"the loss or its gradient is not finite at step {step} on rank {bad.index(max(bad))} "
-                f"({self.family.config.name}): nothing was updated and the last checkpoint is kept; "
+                f"({self.family.config.name}): nothing was updated, and the last checkpoint is kept; "
                 "try a lower training.learning_rate or training.precision=float32",
                 reason="non_finite",
             )
@@ -116,15 +118,15 @@ class TrainState:
         return report, StepSignal(int(wished))
 
     def _backward(self, x: Tensor, step: int, lane: int, *, last: bool) -> Tensor:
-        """Add the gradient of one micro-batch; return the means of loss and parts (P,), nats per example."""
+        """Add the gradient of micro-batch number lane; return the means of loss and parts (P,), nats per example."""
         session = self.session
         x = x.to(session.device)
         rng = generator(self.training.seed, step, lane, device=session.device)
-        # Dropout draws from the global state: a function of step too, but a stream independent of the noise in rng.
+        # Dropout draws from the global generator: also a function of step, but independent of the noise in rng.
         torch.manual_seed(seed_at(self.training.seed, step, lane, DROPOUT))
         with ExitStack() as stack:
             if not last and isinstance(self.net, DistributedDataParallel):
-                stack.enter_context(self.net.no_sync())  # DDP averages once, with the last micro-batch
+                stack.enter_context(self.net.no_sync())  # DDP averages once, at the last micro-batch
             with autocast(self.training.precision, session.device):
                 terms = self.family.loss(self.net, x, rng, step=step)
             (terms.total.mean() / (self.family.spec.dims * self.divisor)).backward()
@@ -136,26 +138,26 @@ class TrainState:
         return {"net": self.bare, "ema": self.ema, **post_hoc_ema.file_names(self.powers)}
 
     def snapshot_due(self, done: int) -> bool:
-        """Return whether the power-function averages are to be kept after so many steps."""
+        """Return whether a snapshot of the power-function averages is due after done steps."""
         n, total = self.training.ema_snapshots, self.total_steps
         return done * n // total > (done - 1) * n // total
 
     def packed(self, step: int) -> checkpoint.Files:
-        """Return the files of a checkpoint that stands before step."""
+        """Return the files of a checkpoint taken before step."""
         position = {"step": step, "validation_nats": self.newest, "best_validation_nats": self.best}
         return checkpoint.pack(nets=self._nets, optimizer=self.optimizer, position=position)
 
     def packed_averages(self) -> checkpoint.Files:
-        """Return the files of the power-function averages."""
+        """Return the files of a snapshot of the power-function averages."""
         return checkpoint.pack_nets(post_hoc_ema.file_names(self.powers))
 
     def restore(self) -> int:
-        """Load the newest checkpoint, if there is one, and return the step to go on with."""
+        """Load the newest checkpoint, if there is one, and return the next step."""
         with self.session.restore() as folder:
             if folder is None:
                 return 0
             position = checkpoint.read(folder, nets=self._nets, optimizer=self.optimizer)
-            for group in self.optimizer.param_groups:  # it came with the settings it was saved under
+            for group in self.optimizer.param_groups:  # the loaded state has the settings of the earlier run
                 group.update(betas=self.training.betas, weight_decay=self.training.weight_decay)
             self.newest, self.best = position["validation_nats"], position["best_validation_nats"]
             return position["step"]

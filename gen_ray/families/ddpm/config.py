@@ -11,7 +11,7 @@ from gen_ray.nets import DenoiserConfig
 
 
 class DdpmConfig(FamilyConfig):
-    """What a DDPM needs to know beyond its data."""
+    """The settings of a DDPM."""
 
     name: Literal["ddpm"] = "ddpm"
     schedule: Annotated[Learnable, named("cosine")] = Field(default={"name": "cosine"}, validate_default=True)
@@ -20,7 +20,9 @@ class DdpmConfig(FamilyConfig):
     variance: Literal["small", "large", "learned"] = "small"
     loss: Literal["simple", "vlb"] = "simple"
     vlb_weight: float | None = Field(None, gt=0, le=1e6)
-    min_snr: float | None = Field(None, gt=0, le=1e9, description="what the error of x_0 counts at most in loss=simple")
+    min_snr: float | None = Field(
+        None, gt=0, le=1e9, description="Min-SNR-gamma: upper bound of the SNR weight in loss=simple"
+    )
     clip: bool = True
     net: Annotated[DenoiserConfig, named("unet")] = Field(default={"name": "unet"}, validate_default=True)
 
@@ -30,7 +32,11 @@ class DdpmConfig(FamilyConfig):
         if self.vlb_weight is not None and not hybrid:
             raise ValueError("vlb_weight has no effect without variance=learned and loss=simple (the hybrid loss)")
         if self.min_snr is not None and self.loss != "simple":
-            raise ValueError("min_snr weighs loss=simple (Hang et al. 2023); the bound has weights of its own")
+            raise ValueError(
+                "min_snr has no effect without loss=simple: it is a weight of that loss (Hang et al. 2023)"
+            )
         if isinstance(self.schedule, Learned) and (self.loss, self.variance) != ("vlb", "small"):
-            raise ValueError("schedule=learned learns from the bound of the exact posterior: loss=vlb, variance=small")
+            raise ValueError(
+                "schedule=learned is trained by the bound with the exact posterior: set loss=vlb, variance=small"
+            )
         return self

@@ -1,4 +1,4 @@
-"""The forward process of a schedule, and the losses that go with it."""
+"""The forward process of a fixed schedule, and its training losses."""
 
 from dataclasses import dataclass
 
@@ -11,16 +11,19 @@ from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import LossTerms
 from gen_ray.maths import gaussian, likelihoods
 from gen_ray.maths.bounds import ChainStep
-from gen_ray.maths.noise import strata
+from gen_ray.maths.noise import stratified_uniform
 from gen_ray.maths.schedules import Discrete
 
 HYBRID_WEIGHT = 1e-3
-"""Nichol & Dhariwal's weight of the bound, in the units of L_simple summed over the dimensions."""
+"""Nichol & Dhariwal's weight of the bound, for L_simple summed over the dimensions."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisedBatch:
-    """One x_k ~ q(x_k | x_0) of every example and what the network made of it; v where it learns the variance."""
+    """One x_k ~ q(x_k | x_0) per example and the network's prediction; v if the variance is learned.
+
+    k (B,); step (B, 1, …) each; the other tensors (B, C, H, W).
+    """
 
     u: Tensor
     x_0: Tensor
@@ -33,70 +36,72 @@ class NoisedBatch:
 
 
 class FixedForward(Forward):
-    """A forward process that nobody learns."""
+    """A forward process that is not learned."""
 
     decoder_nfe = 1
 
-    def __init__(self, config: DdpmConfig, schedule: Discrete, reading: Parametrization) -> None:
-        """Choose the loss."""
-        super().__init__(schedule, reading)
+    def __init__(self, config: DdpmConfig, schedule: Discrete, parametrization: Parametrization) -> None:
+        """Set up the chain and select the loss by config.loss."""
+        super().__init__(schedule, parametrization)
         self.vlb_weight, self.min_snr = config.vlb_weight or HYBRID_WEIGHT, config.min_snr
-        simple = self._hybrid if reading.learns_variance else self._simple
-        self.lesson = {"simple": simple, "vlb": self._vlb}[config.loss]
+        simple = self._hybrid if parametrization.learns_variance else self._simple
+        self.loss_fn = {"simple": simple, "vlb": self._vlb}[config.loss]
 
     def wrapped(self, denoiser: nn.Module) -> nn.Module:
-        """Return the denoiser."""
+        """Return the denoiser unchanged."""
         return denoiser
 
     def fitted(self, net: nn.Module) -> "FixedForward":
-        """Return the process as it is."""
+        """Return this process, which has no learned part."""
         return self
 
-    def told(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def network_time(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return t (B,)."""
         return t
 
     def loss(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> LossTerms:
-        """Return L_simple = ‖target − prediction‖² (Ho et al. eq. 14), T·L_{k−1} in nats, or their hybrid (B,).
+        """Return L_simple = ‖target − prediction‖² (Ho et al. eq. 14), T·L_{k−1} in nats, or their hybrid, (B,).
 
         k is stratified over the batch: one uniform draw in each of B equal parts of {1 … T}.
         """
         T = self.schedule.T
-        k = 1 + (strata(len(x_0), rng, x_0.device) * T).long().clamp(max=T - 1)
+        k = 1 + (stratified_uniform(len(x_0), rng, x_0.device) * T).long().clamp(max=T - 1)
         eps, step = torch.randn(x_0.shape, generator=rng, device=x_0.device), self.bound.at(k, x_0.ndim)
         x_t = gaussian.diffuse(x_0, eps, step.alpha, step.sigma)  # x_t ~ q(x_k | x_0)
-        prediction, v = self.reading.evaluate(net, x_t, k / T)
-        return self.lesson(NoisedBatch(u=u, x_0=x_0, eps=eps, k=k, step=step, x_t=x_t, prediction=prediction, v=v))
+        prediction, v = self.parametrization.evaluate(net, x_t, k / T)
+        return self.loss_fn(NoisedBatch(u=u, x_0=x_0, eps=eps, k=k, step=step, x_t=x_t, prediction=prediction, v=v))
 
     def _simple(self, draw: NoisedBatch) -> LossTerms:
         simple = self._error(draw)
         return LossTerms(total=simple, parts={"simple": simple})
 
     def _hybrid(self, draw: NoisedBatch) -> LossTerms:
-        """Nichol & Dhariwal eq. 16: the variance learns from the bound, the mean does not."""
-        simple, vlb = self._error(draw), self._nats(draw, self.reading.clipped(self._x_0_hat(draw)).detach())
+        """Return the hybrid loss (Nichol & Dhariwal eq. 16): only the variance learns from the bound."""
+        simple, vlb = self._error(draw), self._nats(draw, self.parametrization.clipped(self._x_0_hat(draw)).detach())
         return LossTerms(total=simple + self.vlb_weight * vlb, parts={"simple": simple, "vlb_nats": vlb})
 
     def _vlb(self, draw: NoisedBatch) -> LossTerms:
-        vlb = self._nats(draw, self._x_0_hat(draw))  # unclipped: what is clipped learns nothing
+        vlb = self._nats(draw, self._x_0_hat(draw))  # not clipped: clipped values have no gradient
         return LossTerms(total=vlb, parts={"vlb_nats": vlb})
 
     def _error(self, draw: NoisedBatch) -> Tensor:
-        target = self.reading.prediction.target(draw.x_0, draw.eps, draw.step.alpha, draw.step.sigma)
+        target = self.parametrization.prediction.target(draw.x_0, draw.eps, draw.step.alpha, draw.step.sigma)
         error = likelihoods.sum_dims((target - draw.prediction).square())
         return error if self.min_snr is None else error * self._min_snr(draw.step, self.min_snr)
 
     def _min_snr(self, step: ChainStep, most: float) -> Tensor:
-        """Return the weight (B,) that makes the error of x_0 count min(SNR, most) (Hang et al. 2023, Min-SNR)."""
-        slope = self.reading.prediction.to_x_0(torch.ones_like(step.alpha), 0 * step.alpha, step.alpha, step.sigma)
+        """Return the weight (B,) that gives the error of x_0 the weight min(SNR, most) (Hang et al. 2023, Min-SNR)."""
+        slope = self.parametrization.prediction.to_x_0(
+            torch.ones_like(step.alpha), 0 * step.alpha, step.alpha, step.sigma
+        )
         return ((step.alpha / step.sigma).square().clamp(max=most) * slope.square()).flatten()
 
     def _x_0_hat(self, draw: NoisedBatch) -> Tensor:
-        return self.reading.prediction.to_x_0(draw.prediction, draw.x_t, draw.step.alpha, draw.step.sigma)
+        return self.parametrization.prediction.to_x_0(draw.prediction, draw.x_t, draw.step.alpha, draw.step.sigma)
 
     def _nats(self, draw: NoisedBatch, x_0_hat: Tensor) -> Tensor:
         return self.schedule.T * self.bound.step_nats(draw.u, draw.x_0, draw.x_t, draw.k, x_0_hat, draw.v)
 
     def decoder_nats(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> Tensor:
-        """Return −log p(u|x_1), p(u|x_1) a discretised Gaussian around x̂_0, (B,) nats."""
+        """Return −log p(u|x_1), with p(u|x_1) a discretised Gaussian around x̂_0, (B,) nats."""
         return self.step_nats(net, u, x_0, rng, torch.ones(len(x_0), dtype=torch.long, device=x_0.device))

@@ -1,4 +1,4 @@
-"""The forward process as the family sees it, and the terms of the bound that hold whether it is given or learned."""
+"""The interface of forward processes, and the terms of the bound that fixed and learned processes have in common."""
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
@@ -14,27 +14,27 @@ from gen_ray.maths.schedules import Discrete
 
 
 class Forward(ABC):
-    """A chain of T steps; u are stored data, x_0 the same in [−1, 1], (B, C, H, W)."""
+    """A chain of T steps; u are stored data, x_0 the same data in [−1, 1], (B, C, H, W)."""
 
     decoder_nfe: ClassVar[int]
-    """Network evaluations of decoder_nats."""
+    """The number of network evaluations of decoder_nats."""
 
-    def __init__(self, schedule: Discrete, reading: Parametrization) -> None:
-        """Prepare the bound."""
-        self.schedule, self.reading = schedule, reading
-        self.bound = ChainBound(schedule, reading.variance, reading.levels)
+    def __init__(self, schedule: Discrete, parametrization: Parametrization) -> None:
+        """Store the chain's schedule and the parametrisation of the net, and make the bound of both."""
+        self.schedule, self.parametrization = schedule, parametrization
+        self.bound = ChainBound(schedule, parametrization.variance, parametrization.levels)
 
     @abstractmethod
     def wrapped(self, denoiser: nn.Module) -> nn.Module:
-        """Return the denoiser together with what is learned of the process."""
+        """Return a net of the denoiser and the learned parts of the process."""
 
     @abstractmethod
     def fitted(self, net: nn.Module) -> "Forward":
-        """Return the process that net has learned."""
+        """Return this process with the parts that net has learned."""
 
     @abstractmethod
-    def told(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return what the denoiser is told of where x_t stands, (B,), from t = k/T (B,) and the marginal (B, 1, …)."""
+    def network_time(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return the denoiser's time input (B,) from t = k/T (B,) and the marginal alpha, sigma (B, 1, …)."""
 
     @abstractmethod
     def loss(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> LossTerms:
@@ -54,6 +54,6 @@ class Forward(ABC):
     def denoise(
         self, net: nn.Module, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Return x̂_0 (B, C, H, W), clipped to the data's range if so configured, and v of a learned variance."""
-        prediction, v = self.reading.evaluate(net, x_t, self.told(t, alpha, sigma))
-        return self.reading.clipped(self.reading.prediction.to_x_0(prediction, x_t, alpha, sigma)), v
+        """Return x̂_0, clipped to [−1, 1] if configured, and v of a learned variance or None; each (B, C, H, W)."""
+        prediction, v = self.parametrization.evaluate(net, x_t, self.network_time(t, alpha, sigma))
+        return self.parametrization.clipped(self.parametrization.prediction.to_x_0(prediction, x_t, alpha, sigma)), v

@@ -1,7 +1,7 @@
 """A forward process that is learned with the denoiser (Kingma et al. 2021, VDM; see gen_ray/maths/learned.py).
 
-The net is a Diffuser, net(x_0, t, eps) -> Noised, whose denoiser is told gamma's place between gamma_min and gamma_max.
-k = 1 … T stand at the times 0 … 1, and p(x_{k−1}|x_k) = q(x_{k−1}|x_k, x_0 = x̂_0).
+The net is a Diffuser, net(x_0, t, eps) -> NoisedOutput. The time input of its denoiser is gamma scaled from [gamma_min,
+gamma_max] to [0, 1]. k = 1 … T are at the times 0 … 1, and p(x_{k−1}|x_k) = q(x_{k−1}|x_k, x_0 = x̂_0).
 """
 
 from typing import cast
@@ -13,60 +13,64 @@ from gen_ray.families.ddpm.forward import Forward
 from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import LossTerms
 from gen_ray.maths import learned
-from gen_ray.maths.noise import strata
+from gen_ray.maths.noise import stratified_uniform
 from gen_ray.maths.schedules import Discrete, Learned, alpha_bar_of, times
 from gen_ray.nets import Diffuser, Gamma, NoisedOutput
 
 
 class LearnedForward(Forward):
-    """Monotone gamma(t). Training asks the net for it; the chain is that of ``schedule``, a line until fitted.
+    """A forward process with a monotone gamma(t). Training evaluates the net's gamma; the chain uses ``schedule``.
 
-    As the denoiser is told the SNR and not the time, a chain on any schedule between the same ends is a fair one.
+    ``schedule`` is a straight line until ``fitted``. As the denoiser's input is the SNR and not the time, a chain on
+    any schedule between the same ends is valid.
     """
 
     decoder_nfe = 0
 
-    def __init__(self, config: Learned, schedule: Discrete, reading: Parametrization) -> None:
-        """Choose how the bound is estimated in training."""
-        super().__init__(schedule, reading)
+    def __init__(self, config: Learned, schedule: Discrete, parametrization: Parametrization) -> None:
+        """Set up the chain and select the training estimate of the bound by config.estimate."""
+        super().__init__(schedule, parametrization)
         self.config = config
         self.diffusion = {"continuous": self._continuous, "discrete": self._discrete}[config.estimate]
 
     def wrapped(self, denoiser: nn.Module) -> nn.Module:
-        """Return the denoiser and a new gamma as one net."""
+        """Return a Diffuser of the denoiser and a new gamma."""
         low, high = self.config.gamma_min, self.config.gamma_max
         return Diffuser(denoiser, Gamma(self.config.hidden, low, high, learn_ends=self.config.learn_ends), low, high)
 
     @torch.no_grad()
     def fitted(self, net: nn.Module) -> "LearnedForward":
-        """Return the process on the gamma of net, which is the bare Diffuser."""
+        """Return the process with the gamma of net, an unwrapped Diffuser."""
         gamma, _ = cast(Diffuser, net).gamma(times(self.schedule.T).to(next(net.parameters()).device))
-        return LearnedForward(self.config, Discrete(alpha_bar_of(gamma.cpu())), self.reading)
+        return LearnedForward(self.config, Discrete(alpha_bar_of(gamma.cpu())), self.parametrization)
 
-    def told(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return gamma's place between gamma_min (0) and gamma_max (1), (B,)."""
+    def network_time(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return gamma scaled from [gamma_min, gamma_max] to [0, 1], (B,)."""
         return learned.place(alpha, sigma, self.config.gamma_min, self.config.gamma_max).flatten()
 
     def loss(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> LossTerms:
-        """Return the bound prior + diffusion + reconstruction (VDM eq. 11), (B,) nats, at one time an example."""
-        t = strata(len(x_0), rng, x_0.device)
+        """Return the bound prior + diffusion + reconstruction (VDM eq. 11), (B,) nats, at one time per example."""
+        t = stratified_uniform(len(x_0), rng, x_0.device)
         eps, eps_0 = (torch.randn(x_0.shape, generator=rng, device=x_0.device) for _ in range(2))
-        diffusion, lesson, seen = self.diffusion(net, x_0, eps, t)
+        diffusion, variance_loss, seen = self.diffusion(net, x_0, eps, t)
         parts = {
             "prior_nats": learned.prior_nats(x_0, seen.last),
             "diffusion_nats": diffusion,
-            "decoder_nats": learned.reconstruction_nats(u, eps_0, seen.first, self.reading.levels),
+            "decoder_nats": learned.reconstruction_nats(u, eps_0, seen.first, self.parametrization.levels),
         }
-        return LossTerms(total=torch.stack(list(parts.values())).sum(0) + lesson, parts=parts)
+        return LossTerms(total=torch.stack(list(parts.values())).sum(0) + variance_loss, parts=parts)
 
     def _continuous(self, net: nn.Module, x_0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor, NoisedOutput]:
-        """Return ½·gamma'(t)·‖eps − eps_hat‖² (VDM eq. 17), what teaches gamma's interior, and the pass."""
+        """Return ½·gamma'(t)·‖eps − eps_hat‖² (VDM eq. 17), the schedule's variance loss, each (B,), and the pass."""
         seen: NoisedOutput = net(x_0, t, eps)
         nats = learned.diffusion_nats(eps, self._eps_hat(seen), seen.rise)
         return nats, learned.interior_lesson(nats, seen.crowding), seen
 
     def _discrete(self, net: nn.Module, x_0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor, NoisedOutput]:
-        """Return (T−1)/2·expm1(gamma_t − gamma_s)·‖eps − eps_hat‖² (VDM eq. 14), from which all of gamma learns."""
+        """Return (T−1)/2·expm1(gamma_t − gamma_s)·‖eps − eps_hat‖² (VDM eq. 14), zeros, each (B,), and the pass.
+
+        All of gamma learns from this bound, so a variance loss is not needed.
+        """
         steps = self.schedule.T - 1
         end = 1 + (t * steps).floor().clamp(max=steps - 1)
         seen: NoisedOutput = net(x_0, end / steps, eps, (end - 1) / steps)
@@ -75,9 +79,9 @@ class LearnedForward(Forward):
 
     def _eps_hat(self, seen: NoisedOutput) -> Tensor:
         alpha, sigma = learned.marginal(seen.gamma, seen.x_t.ndim)
-        return self.reading.prediction.to_eps(seen.output.float(), seen.x_t, alpha, sigma)
+        return self.parametrization.prediction.to_eps(seen.output.float(), seen.x_t, alpha, sigma)
 
     def decoder_nats(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> Tensor:
         """Return −log p(u|x_1), p(u|x_1) ∝ q(x_1|u) (VDM, section 3.1), (B,) nats, without the net."""
         eps = torch.randn(x_0.shape, generator=rng, device=x_0.device)
-        return learned.reconstruction_nats(u, eps, -self.schedule.log_snr[1].to(u.device), self.reading.levels)
+        return learned.reconstruction_nats(u, eps, -self.schedule.log_snr[1].to(u.device), self.parametrization.levels)

@@ -1,4 +1,4 @@
-"""How a network's output is read: as a prediction of x_0 and, where it has one, a say on the variance."""
+"""The parametrisation of a DDPM: how the network's output gives a prediction and, optionally, a learned variance."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,11 @@ from gen_ray.maths.tables import Variance
 
 @dataclass(frozen=True)
 class Parametrization:
-    """prediction is what the output stands for, variance whose variance the steps have, clip whether x̂_0 is clamped."""
+    """The meaning of a network's output.
+
+    prediction: the predicted quantity; variance: the choice of the steps' variance; clip: whether x̂_0 is clamped to
+    [−1, 1]; levels: the number of levels of the data.
+    """
 
     prediction: Prediction
     variance: Variance
@@ -19,11 +23,14 @@ class Parametrization:
 
     @property
     def learns_variance(self) -> bool:
-        """Return whether half of the output's channels are about the variance."""
+        """Return whether half of the output's channels predict the variance."""
         return self.variance is Variance.LEARNED
 
     def evaluate(self, net: nn.Module, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the prediction (B, C, H, W) and v, −1 for the smallest and 1 for the largest variance, or None."""
+        """Return the prediction and v, each (B, C, H, W); v is −1 at the smallest and 1 at the largest variance.
+
+        v is None if the variance is not learned.
+        """
         output = net(x_t, t).float()
         if not self.learns_variance:
             return output, None
@@ -31,5 +38,5 @@ class Parametrization:
         return prediction, v
 
     def clipped(self, x_0: Tensor) -> Tensor:
-        """Return x_0 clamped to the data's range if so configured."""
+        """Return x_0 (B, C, H, W), clamped to [−1, 1] if configured."""
         return x_0.clamp(-1, 1) if self.clip else x_0

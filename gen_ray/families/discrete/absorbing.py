@@ -1,4 +1,4 @@
-"""The absorbing chain: every symbol becomes [MASK] at a time of its own."""
+"""The absorbing chain: every symbol becomes [MASK] at a separate random time."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -14,26 +14,26 @@ from gen_ray.family import LossTerms, Sampler
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
 from gen_ray.maths.discrete_schedules import Smooth, on_grid
-from gen_ray.maths.noise import strata
+from gen_ray.maths.noise import stratified_uniform
 
 
 class AbsorbingConfig(GriddedConfig):
-    """Symbols become [MASK]. loss ``continuous`` needs no grid; ``steps`` is then for ancestral sampling alone."""
+    """The settings of the absorbing chain. With loss ``continuous``, only ancestral sampling uses ``steps``."""
 
     name: Literal["absorbing"] = "absorbing"
     loss: Literal["continuous", "vb", "hybrid"] = "continuous"
     schedule: Annotated[Smooth, named("reciprocal")] = Field(default={"name": "reciprocal"}, validate_default=True)
 
     def on(self, spec: DataSpec) -> "ForwardKernel":
-        """Return the chain."""
+        """Return the kernel on data of this spec."""
         return AbsorbingKernel(self, spec)
 
 
 class AbsorbingKernel(MaskingKernel):
-    """Every symbol is masked at a time of its own."""
+    """The forward kernel that masks every symbol at a separate random time."""
 
     def __init__(self, config: AbsorbingConfig, spec: DataSpec) -> None:
-        """Lay the schedule on the grid."""
+        """Bind the settings to the data and evaluate the schedule on the grid."""
         super().__init__(config, spec)
         self.schedule, self.objective = config.schedule, self.OBJECTIVES[config.loss]
         self.alpha_bar = on_grid(config.schedule, config.steps, spec.levels)
@@ -42,21 +42,21 @@ class AbsorbingKernel(MaskingKernel):
         self.kind = "vlb" if self.gridded else "elbo-ct"
 
     def weigh(self, m: int) -> Tensor:
-        """Return what each number of m places weighs in the bound of the T steps, or of continuous time, (m,)."""
+        """Return the weight (m,) of each number 1 … m of masked positions, for T steps or continuous time."""
         return bounds.count_weights(m, self.alpha_bar if self.gridded else None)
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
-        """Return the objective that the settings name."""
+        """Return the loss (B,), nats, that config.loss selects."""
         return self.objective(self, net, x, rng)
 
     def _continuous(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
-        """Return −alpha_bar′/(1 − alpha_bar)·Σ −ln p(x_0|x_t), t ~ U(0, 1) (MD4, arXiv 2406.04329)."""
-        t = strata(len(x), rng, x.device).clamp(min=1e-9)
+        """Return −alpha_bar′/(1 − alpha_bar)·Σ −ln p(x_0|x_t), (B,) nats, t ~ U(0, 1) (MD4, arXiv 2406.04329)."""
+        t = stratified_uniform(len(x), rng, x.device).clamp(min=1e-9)
         elbo = self.schedule.rate(t).float() * self._nats(net, x, self.schedule.alpha_bar(t, self.K), rng)
         return LossTerms(total=elbo, parts={"elbo_nats": elbo})
 
     def _vb(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
-        """Return T·L_{k−1}, k ~ U{1 … T}: the share of masked places that step k reveals, times their cross-entropy."""
+        """Return T·L_{k−1}, k ~ U{1 … T}: T·(share of masked positions that step k reveals)·(their cross-entropy)."""
         vlb, _ = self._step(net, x, rng)
         return LossTerms(total=vlb, parts={"vlb_nats": vlb})
 
@@ -67,22 +67,24 @@ class AbsorbingKernel(MaskingKernel):
 
     def _step(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         T, alpha_bar = len(self.alpha_bar) - 1, self.alpha_bar.to(x.device)
-        k = 1 + (strata(len(x), rng, x.device) * T).long().clamp(max=T - 1)
+        k = 1 + (stratified_uniform(len(x), rng, x.device) * T).long().clamp(max=T - 1)
         ce = self._nats(net, x, alpha_bar[k], rng)
         revealed = (alpha_bar[k - 1] - alpha_bar[k]) / (1 - alpha_bar[k])
         return T * revealed.float() * ce, ce
 
     def _nats(self, net: nn.Module, x: Tensor, alpha_bar: Tensor, rng: torch.Generator) -> Tensor:
-        masked = bounds.like(x, rng) >= bounds.wide(alpha_bar, x)  # x_t ~ q(x_t | x_0)
+        masked = bounds.like(x, rng) >= bounds.append_dims(alpha_bar, x)  # x_t ~ q(x_t | x_0)
         return bounds.masked_nats(net, x, masked, self.K)
 
     OBJECTIVES: ClassVar = {"continuous": _continuous, "vb": _vb, "hybrid": _hybrid}
 
     def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
-        """Return the samplers that reveal, and the chain's own."""
+        """Return the samplers of MaskingKernel and the ancestral sampler."""
         default = min(DEFAULT_STEPS, len(self.alpha_bar) - 1)
         own = Sampler(
-            default_steps=default, nfe_per_step=1, summary="Austin et al. 2021, alg. 2: places revealed at random times"
+            default_steps=default,
+            nfe_per_step=1,
+            summary="Austin et al. 2021, alg. 2: positions revealed at random times",
         )
         return super().samplers() | {
             "ancestral": (

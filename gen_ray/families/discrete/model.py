@@ -1,8 +1,9 @@
-"""Diffusion in discrete space (Austin et al. 2021, D3PM, arXiv 2107.03006), inverted from predictions of x_0.
+"""The discrete diffusion family (Austin et al. 2021, D3PM, arXiv 2107.03006), inverted by predictions of x_0.
 
-The net is given x_t and says p(x_0) at every place from what the other places say. All else is the forward kernel's:
-``uniform`` and ``absorbing`` replace symbols at random times, ``random_order`` masks one place after the other
-(Hoogeboom et al. 2022, arXiv 2110.02037), and ``order`` does so from the last to the first: an autoregressive model.
+From x_t the net predicts p(x_0) at every position given the other positions. Everything else depends on the forward
+kernel: ``uniform`` and ``absorbing`` replace symbols at random times, ``random_order`` masks one position after the
+other in random order (Hoogeboom et al. 2022, arXiv 2110.02037), and ``order`` masks them from the last to the first,
+which gives an autoregressive model.
 """
 
 from collections.abc import Mapping
@@ -22,11 +23,11 @@ from gen_ray.family import Chain, Family, FamilyConfig, LossTerms, Nll, Sampler,
 from gen_ray.nets import CategoricalConfig
 
 AnyKernel = Annotated[AbsorbingConfig | UniformConfig | RandomOrderConfig | OrderConfig, Field(discriminator="name")]
-"""Any forward kernel; in a config file the key ``name`` says which."""
+"""Any forward kernel; in a config file the key ``name`` selects it."""
 
 
 class DiscreteConfig(FamilyConfig):
-    """What a discrete diffusion needs to know beyond its data."""
+    """The settings of a discrete diffusion."""
 
     name: Literal["discrete"] = "discrete"
     kernel: Annotated[AnyKernel, named("absorbing")] = Field(default={"name": "absorbing"}, validate_default=True)
@@ -40,7 +41,7 @@ class DiscreteDiffusion(Family):
     config: DiscreteConfig
 
     def __init__(self, config: DiscreteConfig, spec: DataSpec) -> None:
-        """Bind the kernel to the data. Raise UserError for a net that does not read them so."""
+        """Bind the forward kernel to the data. Raise UserError if the net does not fit the data or the kernel."""
         super().__init__(config, spec)
         if config.net.images_only and not spec.is_image:
             raise UserError(
@@ -62,16 +63,18 @@ class DiscreteDiffusion(Family):
         return self.process.loss(net, x.long(), rng)
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
-        """Return the bound (B,), its draws spread evenly over the steps, or the exact value of ``order``.
+        """Return a bound (B,) in nats, with draws spread evenly over the steps; for ``order`` the exact value.
 
-        Kinds: ``vlb`` of a chain of T steps, ``elbo-ct`` of continuous time (= any order), ``ar`` exact.
+        Kinds: ``vlb`` for a chain of T steps, ``elbo-ct`` for continuous time (equal to any order), ``ar`` for the
+        exact value.
         """
         return self.process.nll(net, x.long(), rng, effort)
 
     def masked_nll(self, net: nn.Module, x: Tensor, mask: Tensor, rng: torch.Generator, *, effort: int) -> Nll | None:
-        """Return the bound (B,) of what is not known, given what is: ``elbo-ct-masked``, ``vlb-masked``.
+        """Return the bound (B,) on the missing values given the known ones: ``elbo-ct-masked`` or ``vlb-masked``.
 
-        Of ``order`` the exact value, ``ar-masked``, where the holes are the last places. Else None, and of ``uniform``.
+        For ``order`` it is the exact value, ``ar-masked``, if the missing values are the last positions, else None. For
+        ``uniform`` it is None.
         """
         return self.process.masked_nll(net, x.long(), ~mask, rng, effort)
 
@@ -80,7 +83,7 @@ class DiscreteDiffusion(Family):
         return {name: sampler for name, (sampler, _) in self.process.samplers().items()}
 
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
-        """Return the table of a sampler, e.g. ``confidence:temperature=1``."""
+        """Return the chain of a sampler, e.g. ``confidence:temperature=1``."""
         name, options = parse_sampler(sampler, self.samplers(), steps=steps)
         return Chain(self.process.samplers()[name][1](steps, options), self.process.kernel)
 
@@ -89,6 +92,6 @@ class DiscreteDiffusion(Family):
         return {name: sampler for name, (sampler, _) in self.process.imputers().items()}
 
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the table of an imputer."""
+        """Return the chain of an imputer."""
         name, options = parse_sampler(imputer, self.imputers(), "imputer", steps=steps)
         return Chain(self.process.imputers()[name][1](steps, options), self.process.kernel)

@@ -1,4 +1,4 @@
-"""What a forward kernel is, to the family: its losses, its likelihood and its samplers."""
+"""The interface of a forward kernel: its losses, likelihoods and samplers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,21 +14,21 @@ from gen_ray.family import Kernel, LossTerms, Nll, Sampler
 from gen_ray.maths.discrete_kernels import UnmaskingKernel
 
 DEFAULT_STEPS = 100
-"""Of the samplers that follow the time grid, at most."""
+"""The largest default number of steps of the samplers that follow the time grid."""
 HYBRID_WEIGHT = 0.001
-"""D3PM's weight λ of the cross-entropy beside the bound (eq. 5); 0.01 on text."""
+"""D3PM's weight λ of the cross-entropy that is added to the bound (eq. 5); 0.01 on text."""
 
 TableFunction = Callable[[int | None, Mapping[str, float]], Tensor]
 """(steps or None for the default, options) -> table."""
 
 
 class ForwardKernel(ABC):
-    """A forward kernel on data: its losses, its likelihood and the tables of its samplers. x is (B, *shape) int64."""
+    """A forward kernel bound to data: its losses, likelihood and samplers' tables. x is (B, *shape) int64."""
 
     causal: ClassVar[bool] = False
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
-        """Bind settings to data."""
+        """Bind the settings to the data: D, the numbers of levels and symbols, and the update kernel."""
         self.D, self.K = spec.dims, spec.levels
         self.symbols = self.K + 1
         self.kernel: Kernel = UnmaskingKernel(spec.shape, spec.levels)
@@ -39,31 +39,34 @@ class ForwardKernel(ABC):
 
     @abstractmethod
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
-        """Return −log p(x) or a bound (B,)."""
+        """Return −log p(x) or a bound, (B,) nats, by at most ``effort`` network evaluations."""
 
-    def masked_nll(self, net: nn.Module, x: Tensor, holes: Tensor, rng: torch.Generator, effort: int) -> Nll | None:
-        """Return −log p(x in holes (B, *shape) | the rest) or a bound (B,), None where the chain has none."""
+    def masked_nll(self, net: nn.Module, x: Tensor, missing: Tensor, rng: torch.Generator, effort: int) -> Nll | None:
+        """Return −log p(missing values | the rest) or a bound, (B,) nats, or None if the chain does not have one.
+
+        missing (B, *shape) is True at the missing values of x.
+        """
         return None
 
     @abstractmethod
     def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
-        """Return the samplers, the default one first, and what makes their tables."""
+        """Return the samplers and their table functions by name, the default one first."""
 
     def imputers(self) -> dict[str, tuple[Sampler, TableFunction]]:
-        """Return the samplers that keep to what is held, the default one first."""
+        """Return the samplers that can keep a known part fixed, and their table functions, the default one first."""
         return self.samplers()
 
 
 class KernelConfig(Config):
-    """A forward kernel; ``on`` binds it to data."""
+    """The settings of a forward kernel; ``on`` binds them to data."""
 
     @abstractmethod
     def on(self, spec: DataSpec) -> "ForwardKernel":
-        """Return the chain on data of this shape and number of levels."""
+        """Return the forward kernel on data of this shape and number of levels."""
 
 
 class GriddedConfig(KernelConfig):
-    """Settings of the kernels that have a time grid and a choice of losses."""
+    """The settings of kernels with a time grid and a choice of losses."""
 
     loss: str
     steps: int = Field(1000, ge=2, le=100_000)

@@ -1,4 +1,4 @@
-"""The uniform chain: every symbol is replaced, now and then, by any symbol."""
+"""The uniform chain: symbols are replaced at random times by uniformly drawn ones."""
 
 from typing import Annotated, Literal
 
@@ -14,29 +14,29 @@ from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
 from gen_ray.maths.discrete_kernels import ResamplingKernel
 from gen_ray.maths.discrete_schedules import Survival, on_grid
-from gen_ray.maths.noise import strata
+from gen_ray.maths.noise import stratified_uniform
 
 DEFAULT_SHARE = 1 / 16
-"""Of the places, what a corrector redraws at once (one at least): more mixes faster and is less exact."""
+"""The share of positions that a corrector redraws at once (at least one): a larger share mixes faster, less exactly."""
 
 
 class UniformConfig(GriddedConfig):
-    """Symbols become any symbol."""
+    """The settings of the uniform chain."""
 
     name: Literal["uniform"] = "uniform"
     loss: Literal["hybrid", "vb"] = "hybrid"
     schedule: Annotated[Survival, named("cosine")] = Field(default={"name": "cosine"}, validate_default=True)
 
     def on(self, spec: DataSpec) -> "ForwardKernel":
-        """Return the chain."""
+        """Return the kernel on data of this spec."""
         return UniformKernel(self, spec)
 
 
 class UniformKernel(ForwardKernel):
-    """Every symbol is replaced, now and then, by any symbol."""
+    """The forward kernel that replaces symbols at random times by uniformly drawn ones."""
 
     def __init__(self, config: UniformConfig, spec: DataSpec) -> None:
-        """Lay the schedule on the grid."""
+        """Bind the settings to the data and evaluate the schedule on the grid."""
         super().__init__(config, spec)
         self.symbols = self.K
         self.kernel = ResamplingKernel(spec.shape, spec.levels)
@@ -44,19 +44,19 @@ class UniformKernel(ForwardKernel):
         self.ce_weight = (config.ce_weight or HYBRID_WEIGHT) if config.loss == "hybrid" else 0.0
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
-        """Return T·L_{k−1} + λ·Σ −ln p(x_0|x_k), k ~ U{1 … T} (D3PM, eq. 5), λ = 0 for the bound alone."""
+        """Return T·L_{k−1} + λ·Σ −ln p(x_0|x_k), (B,) nats, k ~ U{1 … T} (D3PM, eq. 5); λ = 0 gives the bound."""
         T = self.steps.T
-        k = 1 + (strata(len(x), rng, x.device) * T).long().clamp(max=T - 1)
+        k = 1 + (stratified_uniform(len(x), rng, x.device) * T).long().clamp(max=T - 1)
         kl, ce = self.steps.step_nats(net, x, k, rng)
         return LossTerms(total=T * kl + self.ce_weight * ce, parts={"vlb_nats": T * kl, "cross_entropy_nats": ce})
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
-        """Return the bound of the T steps by at most T evaluations."""
+        """Return the bound of the T steps, (B,) nats, by at most T evaluations."""
         draws = min(effort, self.steps.T)
         return Nll(nats=self.steps.bound(net, x, rng, draws), kind="vlb", nfe=draws)
 
     def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
-        """Return the chain's own sampler, and the one with a corrector before each step."""
+        """Return the ancestral sampler, and one with a corrector before each step."""
         default, alpha_bar = min(DEFAULT_STEPS, self.steps.T), self.steps.alpha_bar
         return {
             "ancestral": (
@@ -67,7 +67,7 @@ class UniformKernel(ForwardKernel):
                 Sampler(
                     default_steps=default,
                     nfe_per_step=2,
-                    summary="cf. Zhao et al. 2024: a Gibbs corrector on a share of the places before each step",
+                    summary="cf. Zhao et al. 2024: a Gibbs corrector on a share of the positions before each step",
                     options={"share": (0.0, 1.0)},
                 ),
                 lambda steps, options: tables.gibbs_resampling(
@@ -77,5 +77,5 @@ class UniformKernel(ForwardKernel):
         }
 
     def imputers(self) -> dict[str, tuple[Sampler, TableFunction]]:
-        """Return the same, the corrector first: it brings what is missing together with what is known."""
+        """Return the samplers, ``gibbs`` first: its corrector makes completions consistent with the known part."""
         return dict(reversed(self.samplers().items()))

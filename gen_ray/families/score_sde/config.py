@@ -12,7 +12,7 @@ from gen_ray.nets import DenoiserConfig
 
 
 class ScoreSdeConfig(FamilyConfig):
-    """What a score-based model needs to know beyond its data."""
+    """The settings of a score-based model."""
 
     name: Literal["score_sde"] = "score_sde"
     sde: Annotated[Sde, named("vp")] = Field(default={"name": "vp"}, validate_default=True)

@@ -1,7 +1,7 @@
-"""The least steps of the methods that are unstable or far too noisy in long steps, for the parameters of an SDE.
+"""The least number of steps of samplers that are unstable or far too noisy in long steps, for an SDE's parameters.
 
-Of Gaussian data with the exact net, a chain's moments follow from its table by a recursion. The least number of steps
-is the one from which on no chain is worse than one step, whose answer is a constant.
+For Gaussian data and the exact net, the moments of a chain follow from its table by a recursion. The least number of
+steps is the smallest from which on every chain is better than a single step, whose result is a constant.
 """
 
 import math
@@ -15,28 +15,30 @@ from gen_ray.maths.sde import Sde
 from gen_ray.maths.tables import Column
 
 LEAST: Mapping[str, int] = {"pf_ode": 10, "euler_maruyama": 51, "reverse_diffusion": 40, "pc": 40}
-"""The least steps on VP, VE and sub-VP with default parameters, equal steps of t, and the lower limit on all others."""
+"""The least steps on VP, VE and sub-VP with default parameters in equal steps of t; a lower limit for other SDEs."""
 DEVIATIONS = (1.0, 0.2, 0.05)
 MEAN = 0.3
 MOST_ERROR = 1.02
-"""In deviations of the data: a constant, their mean, has an error of 1."""
+"""The largest accepted error, in standard deviations of the data: a constant, their mean, has an error of 1."""
 GROWTH = 1.05
-"""The ratio of the numbers of steps that are examined: neighbours hardly differ."""
+"""The ratio of successive numbers of steps that are examined; neighbouring numbers hardly differ."""
 LEAST_IMPUTING = 16
 IMPUTING_RANGE = 14.2
-"""Of the imputer pc, on an SDE whose ln(sigma/alpha) has this range (sub-VP's by default, the largest of the three):
-with the exact net of correlated Gaussian data, D = 2 to 16, half of them known, deviations are 8 to 16 times the
-conditional ones in 2 steps, 1.5 to 2.7 times in 12, 1.3 to 2.0 times in 16, 1.1 to 1.3 in 40.
+"""The least steps of the imputer pc are LEAST_IMPUTING for an SDE whose ln(sigma/alpha) has this range (sub-VP's by
+default, the largest of the three SDEs) or a smaller one, and grow in proportion to a larger range.
 
-In steps of this length they are 2.0 to 2.3 times (D = 4) on five SDEs of ranges from 14 to 49, in 16 up to 7.4."""
+With the exact net of correlated Gaussian data, D = 2 to 16, half of them known, the standard deviations of completions
+are 8 to 16 times the conditional ones in 2 steps, 1.5 to 2.7 times in 12, 1.3 to 2.0 times in 16, 1.1 to 1.3 times in
+40. In steps of this length they are 2.0 to 2.3 times (D = 4) on five SDEs with ranges from 14 to 49; in 16 steps up to
+7.4 times."""
 
 
 @lru_cache(maxsize=256)
 def least_steps(sde: Sde, name: str, make: Callable[..., Tensor]) -> int:
     """Return the least number of steps of a sampler, by its name and the function that makes its table.
 
-    A step is stable where its length is below 1/g²·(variance of x_t), for every variance of the data: the numbers of
-    steps below that of the shortest such length are examined, the worst of them excluded and all below it.
+    A step is stable if it is shorter than 1/g²·(variance of x_t), for every variance of the data. The numbers of steps
+    up to the one at which all steps are stable are examined; the result is above the largest with too large an error.
     """
     if name not in LEAST:
         return 1
@@ -53,15 +55,15 @@ def least_steps(sde: Sde, name: str, make: Callable[..., Tensor]) -> int:
 
 
 def least_imputing_steps(sde: Sde) -> int:
-    """Return the least number of steps of the imputer pc: its steps are equal in ln(sigma/alpha)."""
+    """Return the least number of steps of the imputer pc, whose steps are equal in ln(sigma/alpha)."""
     low, high = sde.u_range
     return max(LEAST_IMPUTING, math.ceil(LEAST_IMPUTING * (high - low) / IMPUTING_RANGE))
 
 
 def error(table: Tensor, prior_std: float) -> float:
-    """Return the largest 2-Wasserstein distance of a chain's samples from Gaussian data, in deviations of the data.
+    """Return the largest 2-Wasserstein distance of a chain's samples from Gaussian data, in their standard deviations.
 
-    table (N, 12) of a method of one step: c = 0. With the exact net x̂0 is affine in x.
+    table (N, 12) is that of a one-step method (c = 0). With the exact net x̂0 is affine in x.
     """
     rows = table[:, [Column.alpha, Column.sigma, Column.a, Column.b, Column.s]].tolist()
     return max(_distance(rows, prior_std, std) for std in DEVIATIONS)

@@ -1,4 +1,4 @@
-"""The family: a network read as the noise, its loss, its density by the flow, its samplers as tables."""
+"""The score-based family: denoising score matching, densities by the probability flow, and samplers as tables."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from gen_ray.family import Chain, Family, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import gaussian, ode
 from gen_ray.maths.kernels import FlowKernel
 from gen_ray.maths.levels import scaled
-from gen_ray.maths.noise import strata
+from gen_ray.maths.noise import stratified_uniform
 
 
 class ScoreSde(Family):
@@ -25,7 +25,7 @@ class ScoreSde(Family):
     config: ScoreSdeConfig
 
     def __init__(self, config: ScoreSdeConfig, spec: DataSpec) -> None:
-        """Bind to images. Raise UserError for other data."""
+        """Store the settings and the data's spec. Raise UserError for data that are not images."""
         super().__init__(config, spec)
         self.require_images()
         self.sde, self.prediction = config.sde, gaussian.PREDICTIONS[config.predict]
@@ -35,10 +35,10 @@ class ScoreSde(Family):
         """Return net(z (B,C,H,W), t (B,)) -> (B, C, H, W)."""
         return self.config.net.build(self.spec.shape, self.spec.shape[0])
 
-    # ---- the readings of one network evaluation -------------------------------------------------------------------
+    # ---- one network evaluation -------------------------------------------------------------------------------------
 
     def denoise(self, net: nn.Module, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, None]:
-        """Return x̂_0 (B, C, H, W), clipped to the range of dequantised data if so configured; no learned variance."""
+        """Return x̂_0 (B, C, H, W), clipped to the range of (dequantised) data if configured; no learned variance."""
         scale = (alpha * alpha + sigma * sigma).rsqrt()
         z = x_t * scale
         x_0 = self.prediction.to_x_0(net(z, t).float(), z, alpha * scale, sigma * scale)
@@ -57,7 +57,7 @@ class ScoreSde(Family):
         return ode.Flow(eps)
 
     def _scaled(self, x: Tensor, rng: torch.Generator) -> Tensor:
-        """Return x (B, *shape) in [−1, 1] and, if dequantised, anywhere in its bin: a density has no atoms."""
+        """Return x (B, *shape) scaled to [−1, 1] and, if dequantised, uniform in its bin, as a density needs."""
         x_0 = scaled(x, self.spec.levels)
         return x_0 + self._jitter(x, rng) if self.config.dequantise else x_0
 
@@ -67,13 +67,13 @@ class ScoreSde(Family):
     # ---- training ---------------------------------------------------------------------------------------------------
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
-        """Return lambda(t)·‖score − ∇ln p(x_t|x_0)‖², t stratified over the batch; (B,).
+        """Return lambda(t)·‖score − ∇ln p(x_t|x_0)‖² (B,), with t stratified over the batch.
 
-        Denoising score matching (Vincent 2011) at every t (Song et al. 2021, eq. 7): on average over x_0 the best fit
-        to the gradient of ln p(x_t|x_0), which is −eps/sigma, is the score of the marginal p(x_t).
+        Denoising score matching (Vincent 2011) at every t (Song et al. 2021, eq. 7): the best fit, averaged over x_0,
+        to ∇ln p(x_t|x_0) = −eps/sigma is the score of the marginal p(x_t).
         """
         x_0 = self._scaled(x, rng)
-        t, weight = WEIGHTINGS[self.config.weighting](self.sde, strata(len(x), rng, x.device))
+        t, weight = WEIGHTINGS[self.config.weighting](self.sde, stratified_uniform(len(x), rng, x.device))
         eps = torch.randn(x_0.shape, generator=rng, device=x.device)
         u = self.sde.u(t).view(-1, *[1] * len(self.spec.shape))
         sigma, alpha = (torch.sigmoid(sign * u).sqrt().float() for sign in (2, -2))
@@ -86,8 +86,8 @@ class ScoreSde(Family):
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
         """Return −ln P(x) by the probability-flow ODE (Song et al. 2021, appendix D.2) and dequantisation.
 
-        P(x) is the mass in x's bins of the density that the flow gives to x_t/alpha_t at t_min. effort counts network
-        evaluations, each with a product by the Jacobian: there are as many draws as it pays for, and at least one.
+        P(x) is the mass in the bins of x of the flow's density of x_t/alpha_t at t_min. effort is a number of network
+        evaluations, each with a Jacobian product; it determines the number of draws, which is at least one.
         """
         trace, found = TRACES[self.config.trace], [self._log_mass(net, x, rng)]
         draws = max(1, effort // found[0][1])
@@ -97,7 +97,7 @@ class ScoreSde(Family):
         return Nll(nats=-log_p.float(), kind=kind, nfe=sum(nfe for _, nfe in found))
 
     def _log_mass(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> tuple[Tensor, int]:
-        """Return ln(density · bin volume) (B,) at one place in the bins of x, float64, and evaluations."""
+        """Return ln(density · bin volume) (B,) float64 at one point in the bins of x, and the number of evaluations."""
         low, high = self.sde.u_range
         x_0 = (scaled(x, self.spec.levels) + self._jitter(x, rng)).double()
         scale = math.sqrt(1 / (1 + math.exp(2 * low)))  # alpha/sqrt(alpha² + sigma²): z = scale·x_0
@@ -114,22 +114,22 @@ class ScoreSde(Family):
         one = torch.ones(1, dtype=torch.float64)
         return self.sde.prior_std / math.hypot(float(self.sde.alpha(one)), float(self.sde.sigma(one)))
 
-    # ---- sampling and completing ----------------------------------------------------------------------------------
+    # ---- sampling and imputation ------------------------------------------------------------------------------------
 
     def samplers(self) -> Mapping[str, Sampler]:
-        """Return the samplers that are tables over this SDE's time."""
+        """Return the samplers, whose tables use this SDE's time."""
         return chains.samplers(self.sde, self.config.steps)
 
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
-        """Return the table of a sampler, e.g. ``pc:snr=0.1``."""
+        """Return the chain of a sampler, e.g. ``pc:snr=0.1``."""
         return self._made("sampler", sampler, steps, self.samplers(), chains.SAMPLERS)
 
     def imputers(self) -> Mapping[str, Sampler]:
-        """Return RePaint, and predictor-corrector with the known part held (Song et al. 2021, appendix I.2)."""
+        """Return RePaint, and predictor-corrector with a fixed known part (Song et al. 2021, appendix I.2)."""
         return chains.imputers(self.sde, self.config.steps)
 
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the table of an imputer, e.g. ``repaint:times=5,jump=10``."""
+        """Return the chain of an imputer, e.g. ``repaint:times=5,jump=10``."""
         return self._made("imputer", imputer, steps, self.imputers(), chains.IMPUTERS)
 
     def _made(
@@ -141,12 +141,12 @@ class ScoreSde(Family):
 
     @property
     def kernel(self) -> FlowKernel:
-        """Return the kernel that walks every one of the tables."""
+        """Return the kernel that executes all tables of this family."""
         spec = self.spec
         return FlowKernel(spec.shape, spec.levels, self.denoise, prior_std=self.sde.prior_std, solve=self.solve)
 
     def solve(self, net: nn.Module, x: Tensor, rtol: float) -> Tensor:
-        """Return x̂_0 (B, *shape) where the flow carries x from t = 1 to t_min, solved adaptively."""
+        """Return x̂_0 (B, *shape) at the end of the flow from x at t = 1 to t_min, solved adaptively to rtol."""
         (low, high), path = self.sde.u_range, self.sde.path(2)
         scale = (path.alpha**2 + path.sigma**2).sqrt().tolist()
         z = self._flow(net).carry(ode.Dopri5(rtol=rtol, atol=rtol), x / scale[0], high, low)

@@ -1,4 +1,4 @@
-"""The trace of the flow's Jacobian, and what it makes of several draws of a density."""
+"""Estimators of the trace of the flow's Jacobian, and how they combine several draws of a density."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -12,7 +12,11 @@ from gen_ray.maths import ode
 
 @dataclass(frozen=True)
 class Trace:
-    """How the Jacobian's trace is had, and how the densities (draws, B) of dequantised data become one (B,)."""
+    """An estimator of the Jacobian's trace.
+
+    probes: its probe vectors; combine: from log densities (draws, B) of dequantised data to one (B,); suffix: of the
+    likelihood's kind.
+    """
 
     probes: Callable[[Tensor, torch.Generator], Tensor]
     combine: Callable[[Tensor], Tensor]
@@ -23,6 +27,8 @@ TRACES: Mapping[str, Trace] = {
     "hutchinson": Trace(ode.random_signs, lambda log_p: log_p.mean(0), ""),
     "exact": Trace(ode.unit_vectors, lambda log_p: log_p.logsumexp(0) - math.log(len(log_p)), "-iw"),
 }
-"""Importance-weighted dequantisation (Hoogeboom et al. 2020) is a bound for exact densities only: the exponential of an
-estimated ln p is too large on average, in the model's favour. So estimated ones are averaged, which is the bound of
-uniform dequantisation (Theis et al. 2016) whatever the number of draws."""
+"""The trace estimators by name.
+
+Importance-weighted dequantisation (Hoogeboom et al. 2020) is a bound for exact densities only: the exponential of an
+estimated ln p is too large on average, in the model's favour. Therefore estimated log densities are averaged, which
+gives the bound of uniform dequantisation (Theis et al. 2016) for any number of draws."""

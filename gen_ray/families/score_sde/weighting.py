@@ -1,4 +1,4 @@
-"""Which times training sees, and what the error counts at them."""
+"""The loss weightings: distributions of the training times and weights of the error."""
 
 from collections.abc import Callable, Mapping
 
@@ -17,8 +17,9 @@ def _uniform_u(sde: Sde, part: Tensor) -> tuple[Tensor, float]:
 
 
 WEIGHTINGS: Mapping[str, Callable[[Sde, Tensor], tuple[Tensor, float]]] = {"eps": _uniform_t, "likelihood": _uniform_u}
-"""Times (B,) for strata (B,) in [0, 1), and the weight of ‖eps − eps_hat‖² there.
+"""Functions from stratified uniforms (B,) in [0, 1) to times (B,) and the weight of ‖eps − eps_hat‖², by name.
 
-``eps`` is lambda = sigma² (Song et al. 2021, section 3.3). ``likelihood`` is lambda = g² (Song et al. 2021b, eq. 9),
-t drawn in proportion to g²/sigma² (ibid., section 4.3), which is a uniform u (maths/sde.py): in nats up to a constant.
+``eps`` is lambda = sigma² (Song et al. 2021, section 3.3). ``likelihood`` is lambda = g² (Song et al. 2021b, eq. 9)
+with t drawn in proportion to g²/sigma² (ibid., section 4.3), which is a uniform u (maths/sde.py). It gives nats up to a
+constant.
 """

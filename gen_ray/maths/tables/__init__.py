@@ -1,4 +1,4 @@
-"""Samplers of Gaussian chains as tables: one row of numbers per network evaluation, one update for all of them."""
+"""Samplers of Gaussian chains as tables: one row of numbers per network evaluation, and one update for all samplers."""
 
 from gen_ray.maths.paths import GRIDS, Path, Process, grid, respace
 from gen_ray.maths.tables.corrected import ancestral_pc, imputing_pc, reverse_diffusion_pc

@@ -1,7 +1,7 @@
 """Predictor-corrector tables (Song et al. 2021, arXiv 2011.13456, algorithms 2-5).
 
-At each time the corrector comes first and the predictor takes it to the next, as in the authors' code: (correctors +
-1)·steps rows, of which the last ends at x̂0.
+At each time the corrector comes first, then the predictor moves to the next time, as in the authors' code. The tables
+have (correctors + 1)·steps rows; the last row ends at x̂0.
 """
 
 import torch
@@ -16,14 +16,14 @@ from gen_ray.maths.tables.sde import reverse_diffusion
 def reverse_diffusion_pc(
     process: Process, steps: int, snr: float = 0.16, correctors: float = 1, spacing: str = "uniform"
 ) -> Tensor:
-    """Return Langevin steps and reverse-diffusion steps in turn, (N, 12); snr > 0 is the corrector's step size."""
+    """Return alternating Langevin and reverse-diffusion steps, (N, 12); snr > 0 sets the corrector's step size."""
     return _alternate(process.path(steps, spacing), reverse_diffusion(process, steps, spacing), snr, correctors)
 
 
 def imputing_pc(
     process: Process, steps: int, snr: float = 0.16, correctors: float = 4, spacing: str = "log_snr"
 ) -> Tensor:
-    """Return ``reverse_diffusion_pc`` whose Langevin steps are computed from norms, (N, 12): see rows.langevin."""
+    """Return ``reverse_diffusion_pc`` with the Langevin step size from norms (see rows.langevin), (N, 12)."""
     return _alternate(
         process.path(steps, spacing), reverse_diffusion(process, steps, spacing), snr, correctors, by_norms=True
     )
@@ -32,21 +32,22 @@ def imputing_pc(
 def ancestral_pc(
     process: Process, steps: int, snr: float = 0.16, correctors: float = 1, spacing: str = "uniform"
 ) -> Tensor:
-    """Return Langevin steps and ancestral steps in turn, (N, 12)."""
-    predictor = ddim(process, steps, eta=1.0, spacing=spacing)  # which is ancestral, on any spacing
+    """Return alternating Langevin and ancestral steps, (N, 12)."""
+    predictor = ddim(process, steps, eta=1.0, spacing=spacing)  # with eta = 1 it is ancestral sampling
     return _alternate(process.path(steps, spacing), predictor, snr, correctors)
 
 
 def _alternate(path: Path, predictor: Tensor, snr: float, correctors: float, *, by_norms: bool = False) -> Tensor:
     """Return the rows of a predictor (steps, 12), each after its Langevin steps x + eps·score + sqrt(2·eps)·z.
 
-    The authors' eps is 2·(snr·‖z‖/‖score‖)² with norms that are means over a batch, a ratio of about sigma, since score
-    = −eps_hat/sigma. In one example of few scalars the norms vary: the step depends on z and is long where the score is
-    small: in 100 steps the variance of Gaussian data was 5.8-7.7 times too large at D = 1 and 1.9-2.6 times at D = 3.
-    By sigma it is within 8 % at any D. Hence sigma, unless ``by_norms``, which mixes faster near data.
+    The authors' eps is 2·(snr·‖z‖/‖score‖)² with norms averaged over a batch; the ratio of the norms is about sigma,
+    because score = −eps_hat/sigma. For a single example of few scalars the norms vary: the step depends on z and is too
+    long if the score is small. In 100 steps the variance of Gaussian data was 5.8-7.7 times too large at D = 1 and
+    1.9-2.6 times at D = 3; with sigma it is within 8 % at any D. Hence sigma is used, unless ``by_norms``, which mixes
+    faster near the data.
     """
     t, r = path.pairs
-    # VP's further factor alpha_i = 1 − beta_i is the square of what this step leaves of the signal; 1 on VE.
+    # VP's additional factor alpha_i = 1 − beta_i is the square of this step's factor on the signal; it is 1 on VE.
     size = snr * t.alpha / r.alpha
     if by_norms:
         corrector = assemble(t, t, -1 / t.sigma**2, t.alpha / t.sigma**2, s=1.0, snr=size)

@@ -1,7 +1,7 @@
 """RePaint's resampling (Lugmayr et al. 2022, arXiv 2201.09865, algorithm 1, section 4.2) as rows of a table.
 
-A chain that only replaces the known part denoises the rest without regard to it. RePaint goes ``jump`` steps towards
-data, lets q(x_t | x_r) take the result back to where it was, and does so ``times`` times before it goes on.
+A chain that only replaces the known part denoises the rest with little regard to it. RePaint repeats each block of
+``jump`` steps ``times`` times; between repetitions the forward process q(x_t | x_r) returns to the start of the block.
 """
 
 import torch
@@ -25,12 +25,12 @@ def repaint(
 
 
 def resample(rows: Tensor, times: float, jump: float) -> Tensor:
-    """Return the rows (N, 12) of a sampler with every block of ``jump`` of them walked ``times`` times.
+    """Return the rows (N, 12) of a sampler with every block of ``jump`` rows executed ``times`` times.
 
-    A U-turn costs no evaluation: it is merged into the row before it, x ← m·(row) + sqrt(m²·s² + V)·z with
-    q(x_t | x_r) = N(m·x_r, V·I); the known part is drawn anew at t. The last row is walked once: it ends at x̂0, which
-    is a mean and no draw, and to return from there again and again narrows what is found. Raise UserError unless times
-    and jump are whole numbers above 0.
+    A return needs no evaluation: it is merged into the row before it, x ← m·(row) + sqrt(m²·s² + V)·z with
+    q(x_t | x_r) = N(m·x_r, V·I); the known part is redrawn at t. The last row is executed once: it ends at x̂0, a mean
+    and not a draw, so repeated returns from it would narrow the distribution of the result. Raise UserError unless
+    times and jump are whole numbers above 0.
     """
     again, blocks = positive_int("times", times) - 1, []
     for block in rows[:-1].split(positive_int("jump", jump)):
@@ -42,11 +42,11 @@ def resample(rows: Tensor, times: float, jump: float) -> Tensor:
 
 
 def repaint_low_noise(rows: Tensor, times: float) -> Tensor:
-    """Return the rows (N, 12) of a sampler, walked ``times`` times on average: times·N − times + 1 rows.
+    """Return the rows (N, 12) of a sampler, executed ``times`` times on average: times·N − times + 1 rows.
 
-    Rows at which noise outweighs the signal are walked once, for there the known part says nothing of what it stands
-    for; those nearer to data share the returns, each to where its row began (jump 1). The last row is walked once, as
-    in ``resample``. Raise UserError unless times is a whole number above 0.
+    Rows with more noise than signal are executed once, because there the noised known part carries little information.
+    The rows nearer to the data share the returns, each to the start of the same row (jump 1). The last row is executed
+    once, as in ``resample``. Raise UserError unless times is a whole number above 0.
     """
     inner = rows[:-1]
     near = inner[:, Column.alpha] > inner[:, Column.sigma]
@@ -54,12 +54,12 @@ def repaint_low_noise(rows: Tensor, times: float) -> Tensor:
         return resample(rows, times, 1)
     share, left = divmod((positive_int("times", times) - 1) * len(inner), int(near.sum()))
     again = torch.where(near, share + (near.cumsum(0) <= left).long(), 0).tolist()
-    walked = [part for row, n in zip(inner, again, strict=True) for part in [_turned(row, row)] * n + [row]]
-    return torch.stack([*walked, rows[-1]])
+    repeated = [part for row, n in zip(inner, again, strict=True) for part in [_turned(row, row)] * n + [row]]
+    return torch.stack([*repeated, rows[-1]])
 
 
 def _turned(row: Tensor, start: Tensor) -> Tensor:
-    """Return a row (R,) followed by the forward process to where ``start`` begins."""
+    """Return a row (R,) merged with a return by the forward process to the time at which ``start`` begins."""
     turned, c = row.clone(), Column
     m = start[c.alpha] / row[c.alpha_to]
     variance = start[c.sigma] ** 2 - (m * row[c.sigma_to]) ** 2

@@ -1,4 +1,4 @@
-"""A row of a sampler's table, and the update it stands for."""
+"""The rows of a sampler's table and the update that they define."""
 
 from collections.abc import Sequence
 from enum import IntEnum
@@ -13,25 +13,25 @@ from gen_ray.maths.paths import Path
 class Column(IntEnum):
     """The columns of a Gaussian table (N, 12), float64.
 
-    With x̂0 the data prediction at this row's time and x̂0⁻ the one of the row before, the row's update is
-    x ← a·x + b·x̂0 + c·x̂0⁻ + s·exp(r·v)·z, z ~ N(0, I), where v in [-1, 1] is the network's say on the variance.
+    With x̂0 the data prediction at this row's time and x̂0⁻ that of the previous row, the row's update is
+    x ← a·x + b·x̂0 + c·x̂0⁻ + s·exp(r·v)·z, z ~ N(0, I), where v in [-1, 1] is the network's output for the variance.
 
-    Where snr > 0 the row is a Langevin step: a·x + b·x̂0 is the score there, see ``langevin``. Where rtol > 0 it is
-    the whole probability-flow ODE, for a kernel that has a solver.
+    If snr > 0 the row is a Langevin step, and a·x + b·x̂0 is the score (see ``langevin``). If rtol > 0 the row is the
+    whole probability-flow ODE, for a kernel that has a solver.
     """
 
     t = 0  # network time
-    alpha = 1  # the marginal at this time, to turn the network's output into x̂0
+    alpha = 1  # the marginal at this time, for the conversion of the network's output to x̂0
     sigma = 2
     a = 3
     b = 4
     c = 5
-    s = 6  # standard deviation of the fresh noise; where it is learned, the middle of its range in log space
-    r = 7  # ln of the largest over the middle one; 0 where it is not learned
-    alpha_to = 8  # the marginal at which the row ends: what a known part is brought to; data: 1 and 0
+    s = 6  # standard deviation of the added noise; if learned, the middle of its range in log space
+    r = 7  # ln of the largest standard deviation over the middle one; 0 if not learned
+    alpha_to = 8  # the marginal at the row's end, to which a known part is noised; at the data 1 and 0
     sigma_to = 9
-    snr = 10  # 0 but in the row of a corrector whose step is computed from norms
-    rtol = 11  # 0 but in an adaptive solver's row
+    snr = 10  # above 0 only in corrector rows with a step size from norms
+    rtol = 11  # above 0 only in an adaptive solver's row
 
 
 def assemble(
@@ -45,7 +45,7 @@ def assemble(
     snr: Tensor | float = 0.0,
     rtol: Tensor | float = 0.0,
 ) -> Tensor:
-    """Return the table (N, 12), float64, of rows from the points t to the points ``to``; a number fills its column."""
+    """Return the table (N, 12), float64, of rows from points t to points ``to``; a number fills the whole column."""
     columns = (t.t, t.alpha, t.sigma, a, b, c, s, r, to.alpha, to.sigma, snr, rtol)
     wide = (torch.as_tensor(column, dtype=torch.float64) for column in columns)
     return torch.stack(torch.broadcast_tensors(*wide), dim=1)
@@ -61,8 +61,8 @@ def apply(
 ) -> Tensor:
     """Return the next x (B, *shape), in the dtype of x, as a new tensor.
 
-    by is the spread of each row of the batch at its own place in its own table; x_0, x_0_prev, z and v have the shape
-    of x. x_0_prev may be None where all c are 0, z where all s are 0, v where all r are 0.
+    by is the ``spread`` of one table row per row of the batch; x_0, x_0_prev, z and v have the shape of x. x_0_prev may
+    be None if all c are 0, z if all s are 0, v if all r are 0.
     """
     out = by[Column.a] * x
     out.addcmul_(by[Column.b], x_0)
@@ -74,13 +74,13 @@ def apply(
 
 
 def langevin(by: Sequence[Tensor], x: Tensor, x_0: Tensor) -> list[Tensor]:
-    """Return a spread whose Langevin steps x + eps·score + sqrt(2·eps)·z are written out as ordinary updates.
+    """Return a spread in which Langevin steps x + eps·score + sqrt(2·eps)·z are rewritten as ordinary updates.
 
-    eps = 2·snr²·D/max(‖score‖², 1/sigma²), norms over the example's D scalars. Song et al. 2021, alg. 4 and 5, have
-    batch means, and ‖z‖² for its mean, D: with z itself the step would depend on the noise that it adds. 1/sigma² is
-    the mean square of one scalar's score where noise outweighs the data: without this limit a score near 0 makes the
-    step of an example of few scalars too long. VP has a further factor; the table's snr has its root. Rows whose snr is
-    0 come back as they are.
+    eps = 2·snr²·D/max(‖score‖², 1/sigma²), with norms over the example's D scalars. Song et al. 2021, alg. 4 and 5, use
+    batch means, and ‖z‖² instead of its mean, D; with z itself the step would depend on the noise that it adds.
+    1/sigma² is the mean square of one scalar's score where noise dominates the data; without this limit a score near 0
+    would make the step too long for an example of few scalars. VP's additional factor is in the table: its square root
+    is part of snr. Rows with snr = 0 are unchanged.
     """
     score = apply(by, x, x_0, None, None).flatten(1).square().sum(1).view_as(by[0])
     eps = 2 * by[Column.snr] ** 2 * x[0].numel() / torch.maximum(score, by[Column.sigma] ** -2)
@@ -95,7 +95,7 @@ def langevin(by: Sequence[Tensor], x: Tensor, x_0: Tensor) -> list[Tensor]:
 
 
 def positive_int(option: str, value: float) -> int:
-    """Return an option's value as an integer. Raise UserError unless it is one, and positive."""
+    """Return an option's value as an integer. Raise UserError unless it is a positive whole number."""
     if value != int(value) or value < 1:
         raise UserError(f"option {option}={value:g} is not a whole number above 0")
     return int(value)

@@ -1,8 +1,8 @@
 """The tables of the samplers of a discrete Gaussian chain, each (N, 12) float64, N the number of network evaluations.
 
-They hold for every Process, alpha² + sigma² = 1 or not: DDPM and the SDEs alike. Below, t is where a row begins and r,
-nearer to data, where it ends. ``spacing`` is one of paths.GRIDS. All raise UserError for steps that the process does
-not take and for unknown names.
+They hold for every Process, DDPM and all SDEs, whether or not alpha² + sigma² = 1. Below, a row goes from time t to
+time r, which is nearer to the data. ``spacing`` is one of paths.GRIDS. All functions raise UserError for a number of
+steps that the process does not allow and for unknown names.
 """
 
 from collections.abc import Callable, Mapping
@@ -30,11 +30,11 @@ VARIANCES: Mapping[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     Variance.LARGE: lambda beta, beta_tilde: (beta, beta),
     Variance.LEARNED: lambda beta, beta_tilde: (beta_tilde, beta),
 }
-"""The smallest and the largest variance of an ancestral step, of beta and beta_tilde."""
+"""The smallest and the largest variance of an ancestral step as functions of beta and beta_tilde."""
 
 
 def ancestral(process: Process, steps: int, variance: str = Variance.SMALL, spacing: str = "uniform") -> Tensor:
-    """Return DDPM's own sampler (Ho et al. 2020, alg. 2), respaced if steps < T (Nichol & Dhariwal 2021, section 4).
+    """Return DDPM's ancestral sampler (Ho et al. 2020, alg. 2), respaced if steps < T (Nichol & Dhariwal 2021, sec. 4).
 
     variance is a Variance or its name; ``learned`` is ibid., eq. 15. On VE it is Song et al. 2021, appendix F.
     """
@@ -67,7 +67,7 @@ def dpmpp_2m(process: Process, steps: int, spacing: str = "log_snr") -> Tensor:
     """Return DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, alg. 2): second order, deterministic."""
     t, r = process.path(steps, spacing).pairs
     h = (r.log_snr - t.log_snr) / 2  # infinite in the last row
-    # The slope of x̂0 is extrapolated from the row before: none at the first, none in the last, which ends at x̂0.
+    # The slope of x̂0 is extrapolated from the previous row; the first row has none, and the last ends at x̂0.
     slope = torch.zeros_like(h)
     slope[1:-1] = h[1:-1] / (2 * h[:-2])
     gain = -r.alpha * torch.expm1(-h)
@@ -76,30 +76,30 @@ def dpmpp_2m(process: Process, steps: int, spacing: str = "log_snr") -> Tensor:
 
 HEUN = "Karras et al. 2022, alg. 1, its correction's gain at most 1/2"
 MOST_GAIN = 0.5
-"""The largest gain of heun's correction: that of the same correction by an exponential integrator in a long step."""
+"""The largest gain of heun's correction: an exponential integrator's correction has this gain in a long step."""
 
 
 def heun(process: Process, steps: int, spacing: str = "log_snr") -> Tensor:
     """Return Heun's method on the probability-flow ODE (Karras et al. 2022, alg. 1): 2·steps - 1 rows, second order.
 
     With y = x/alpha and w = sigma/alpha the ODE is dy/dw = (y - x̂0)/w. An Euler row to r is a DDIM row. The correction
-    at r averages both slopes; written out, the old y drops out of it: y ← y + (w_t - w_r)/(2·w_r)·(x̂0 - x̂0⁻).
+    at r averages both slopes and does not depend on the old y: y ← y + (w_t - w_r)/(2·w_r)·(x̂0 - x̂0⁻).
 
-    That gain is unbounded, and a long step (the first one of a sigmoid schedule) multiplies the network's error
-    by it: it is cut off at MOST_GAIN, which leaves steps of w_t < 2·w_r as they are. Fréchet distance of digits models
-    (MLP, eps, T = 1000) in 10 | 20 | 30 steps, mean and deviation of three seeds:
+    The gain (w_t - w_r)/(2·w_r) is unbounded, and in a long step (the first one of a sigmoid schedule) it amplifies the
+    network's error. It is therefore limited to MOST_GAIN, which does not change steps of w_t < 2·w_r. Fréchet distance
+    of digits models (MLP, eps, T = 1000) in 10 | 20 | 30 steps, mean and deviation of three seeds:
 
         gain                     sigmoid                              cosine
         without a limit          15.2 ± 1.9 | 20.2 ± 2.2 | 21.1 ± 2.2   5.3 ± 0.1 | 6.8 ± 0.1 | 7.3 ± 0.3
         exponential integrator   11.2 ± 0.2 |  8.1 ± 0.1 |  7.6 ± 0.1  11.6 ± 0.2 | 8.8 ± 0.2 | 8.3 ± 0.3
         at most 1/2               8.5 ± 0.2 |  6.5 ± 0.2 |  7.0 ± 0.2   8.2 ± 0.3 | 6.8 ± 0.1 | 7.3 ± 0.3
 
-    The exponential integrator's gain is alpha_r·(1 - w_r/w_t)/2. With an exact denoiser all limits from 0.35 to 1 are
-    good, and without one the error of two steps is 300 to 10^6 deviations of the data.
+    The exponential integrator's gain is alpha_r·(1 - w_r/w_t)/2. With an exact denoiser all limits from 0.35 to 1 work
+    well; without a limit the error of two steps is 300 to 10^6 standard deviations of the data.
     """
     t, r = process.path(steps, spacing).pairs
     a = r.sigma / t.sigma
     euler = assemble(t, r, a, r.alpha - a * t.alpha)
     gain = (r.alpha * (r.alpha * t.sigma / (r.sigma * t.alpha) - 1) / 2).clamp(max=MOST_GAIN)
     correction = assemble(r, r, 1.0, gain, -gain)
-    return torch.stack([euler, correction], dim=1).flatten(0, 1)[:-1]  # the last step, to sigma = 0, is Euler's alone
+    return torch.stack([euler, correction], dim=1).flatten(0, 1)[:-1]  # no correction in the last step, to sigma = 0

@@ -1,8 +1,8 @@
 """Tables of the reverse-time SDE and its probability-flow ODE (Song et al. 2021, arXiv 2011.13456, eq. 6 and 13).
 
-With the score (alpha·x̂0 − x)/sigma² every discretisation is a row in x and x̂0. All tables (N, 12), float64; the last
-row, to sigma = 0, is no step of the SDE but ends at x̂0: the denoising step of Song et al., appendix G. Raise UserError
-as samplers.py does.
+With the score (alpha·x̂0 − x)/sigma² every discretisation is a row in x and x̂0. All tables are (N, 12), float64. The
+last row, to sigma = 0, is not a step of the SDE; it ends at x̂0, as the denoising step of Song et al., appendix G. The
+functions raise UserError as those of samplers.py.
 """
 
 import torch
@@ -14,14 +14,14 @@ from gen_ray.maths.tables.rows import assemble
 
 
 def euler_maruyama(process: Process, steps: int, spacing: str = "uniform") -> Tensor:
-    """Return x ← x − (f·x − g²·score)·dt + g·sqrt(dt)·z, dt > 0 (ibid., eq. 6)."""
+    """Return Euler-Maruyama steps of the reverse SDE: x ← x − (f·x − g²·score)·dt + g·sqrt(dt)·z, dt > 0 (eq. 6)."""
     t, r = process.path(steps, spacing).pairs
     dt = t.t - r.t
     return _step(t, r, 1 - t.f * dt, t.g2 * dt, t.g2 * dt)
 
 
 def pf_ode(process: Process, steps: int, spacing: str = "uniform") -> Tensor:
-    """Return Euler's steps of the flow, x ← x − (f·x − ½g²·score)·dt (ibid., eq. 13)."""
+    """Return Euler steps of the probability-flow ODE: x ← x − (f·x − ½g²·score)·dt (eq. 13)."""
     t, r = process.path(steps, spacing).pairs
     dt = t.t - r.t
     return _step(t, r, 1 - t.f * dt, t.g2 * dt / 2, torch.zeros_like(dt))
@@ -30,7 +30,7 @@ def pf_ode(process: Process, steps: int, spacing: str = "uniform") -> Tensor:
 def reverse_diffusion(process: Process, steps: int, spacing: str = "uniform") -> Tensor:
     """Return the reverse diffusion sampler: x ← (2 − m)·x + V·score + sqrt(V)·z (ibid., eq. 46, appendix E).
 
-    The forward step it mirrors is the exact one, q(x_t | x_r) = N(m·x_r, V·I).
+    It reverses the exact forward step q(x_t | x_r) = N(m·x_r, V·I).
     """
     t, r = process.path(steps, spacing).pairs
     m = t.alpha / r.alpha
@@ -39,9 +39,9 @@ def reverse_diffusion(process: Process, steps: int, spacing: str = "uniform") ->
 
 
 def adaptive(process: Process, steps: int = 1, rtol: float = 1e-4) -> Tensor:
-    """Return the one row (1, 12) that is the whole flow, solved to rtol by a kernel that can.
+    """Return one row (1, 12) for the whole flow, which a kernel with a solver solves to rtol.
 
-    Raise UserError unless steps = 1: the solver chooses its own.
+    Raise UserError unless steps = 1, because the solver chooses its steps itself.
     """
     if steps != 1:
         raise UserError(f"steps: {steps} is out of range; an adaptive solver takes 1 and chooses its own")
@@ -50,7 +50,7 @@ def adaptive(process: Process, steps: int = 1, rtol: float = 1e-4) -> Tensor:
 
 
 def _step(t: Path, r: Path, scale: Tensor, drift: Tensor, variance: Tensor) -> Tensor:
-    """Return the rows x ← scale·x + drift·score + sqrt(variance)·z, the last of them x ← x̂0."""
+    """Return rows x ← scale·x + drift·score + sqrt(variance)·z, with x ← x̂0 as the last row."""
     inner = r.sigma > 0
     a = torch.where(inner, scale - drift / t.sigma**2, 0.0)
     b = torch.where(inner, drift * t.alpha / t.sigma**2, 1.0)

@@ -1,24 +1,24 @@
-/** The server as the page sees it: keys, refusals, patience when it is busy, streams. Knows nothing of the screen. */
+/** The client of the server's API: keys, errors, retries when the server is busy, streams. Independent of the display. */
 
 const KEY = "gen_ray.key";
-const BUSY_SECONDS = 2; // where a refusal in the middle of a stream does not say when to come back
+const BUSY_SECONDS = 2; // wait after an error in a stream, which has no Retry-After
 
 let ask = async () => null;
 let asking = null;
 
-/** Say how to ask for a key: asker(whether one was refused) → key, or null. */
+/** Set the function that asks the user for a key: asker(whether a key was refused) → key, or null. */
 export function askWith(asker) {
   ask = asker;
 }
 
-/** The key of this tab of the browser; sessionStorage forgets it with the tab. */
+/** The API key of this browser tab; sessionStorage deletes it when the tab is closed. */
 export const key = {
   get: () => sessionStorage.getItem(KEY),
   set: (value) => sessionStorage.setItem(KEY, value),
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-/** Why the server did not do it. */
+/** An error response of the server; status 0 if there was no response. */
 export class Refusal extends Error {
   constructor(status, { code = "", message = "", request_id = "" } = {}, retryAfter = null) {
     super(message || `The server answered ${status}.`);
@@ -26,23 +26,23 @@ export class Refusal extends Error {
   }
 }
 
-/** The models served. */
+/** Return the cards of the served models. */
 export async function models(options = {}) {
   const listed = await patiently(async () => (await reach("v1/models", null, options.signal)).json(), options);
   return listed.data;
 }
 
-/** Do a verb with a model and return the answer. */
+/** Send a request and return the JSON result. */
 export function post(model, verb, body, options = {}) {
   return patiently(async () => (await reach(path(model, verb), body, options.signal)).json(), options);
 }
 
-/** Do a verb and return the answer as a file. */
+/** Send a request and return the result as a Blob. */
 export function file(model, verb, body, options = {}) {
   return patiently(async () => (await reach(path(model, verb), body, options.signal)).blob(), options);
 }
 
-/** Do a verb, calling options.preview on the way, and return the answer. */
+/** Send a streaming request, call options.preview for each preview, and return the result. */
 export function stream(model, verb, body, options = {}) {
   return patiently(async () => {
     const response = await reach(path(model, verb), { ...body, stream: true }, options.signal);
@@ -55,7 +55,7 @@ export function stream(model, verb, body, options = {}) {
   }, options);
 }
 
-/** The same request for a terminal. The key is named, never written down. */
+/** Return the request as a curl command. It names the key's environment variable and does not contain the key. */
 export function curl(model, verb, body, output) {
   const parts = [
     `curl ${quoted(new URL(path(model, verb), document.baseURI.split("#")[0]).href)}`,
@@ -75,7 +75,7 @@ function quoted(text) {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
-/** Try until it is neither for want of a key nor for want of room that it fails. */
+/** Repeat an attempt after asking for a key (401) or waiting (429). Other errors are thrown. */
 async function patiently(attempt, { signal, busy = () => {} }) {
   for (;;) {
     const shown = key.get();
@@ -89,7 +89,7 @@ async function patiently(attempt, { signal, busy = () => {} }) {
   }
 }
 
-/** Get a key other than the one shown. Requests refused together ask once. */
+/** Ask for a key other than the refused one. Concurrent requests ask only once. */
 async function otherKey(shown, error) {
   if (key.get() !== shown) return;
   asking ??= ask(shown !== null).finally(() => (asking = null));
@@ -129,7 +129,7 @@ async function reach(url, body, signal) {
   throw new Refusal(response.status, await response.json().catch(() => ({})), after > 0 ? after : null);
 }
 
-/** Yield [name, data] of server-sent events. EventSource would do it, but it cannot POST. */
+/** Yield [name, data] of server-sent events. EventSource is not used because it cannot send POST requests. */
 async function* events(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
@@ -142,7 +142,7 @@ async function* events(stream) {
       const lines = part.split("\n");
       const of = (field) => lines.filter((line) => line.startsWith(`${field}:`)).map((line) => line.slice(field.length + 1).replace(/^ /, ""));
       const data = of("data");
-      if (data.length) yield [of("event")[0] ?? "message", JSON.parse(data.join("\n"))]; // else a comment: still alive
+      if (data.length) yield [of("event")[0] ?? "message", JSON.parse(data.join("\n"))]; // otherwise a comment: the heartbeat
     }
   }
 }

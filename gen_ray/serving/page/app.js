@@ -1,4 +1,4 @@
-/** The page: which model, which seed, which tab. Everything else is in the tabs. */
+/** The page: selection of model, seed and tab. The tabs implement everything else. */
 
 import * as api from "./api.js";
 import { face, roll } from "./dice.js";
@@ -23,13 +23,13 @@ let card = null;
 let tab = null;
 let panels = new Map();
 
-/** Whether a model can do what a tab is for: filling and scoring numbers that are neither picture nor text is left to programs. */
+/** Return whether a tab supports the model. Data that are neither pictures nor texts can only be drawn and compared. */
 function fits({ verb, id }) {
   const seen = mediumOf(card).kind !== "numbers" || id === "draw" || id === "compare";
   return card.verbs.includes(verb) && seen && (id !== "latent" || card.latent_dim);
 }
 
-/** Return the number in the seed's field. */
+/** Return the seed of the input field. */
 function seed() {
   return Number(on.seed.value);
 }
@@ -39,7 +39,7 @@ function showSeed(value) {
   on.dice.replaceChildren(face(value));
 }
 
-/** What tabs are given. */
+/** Return the context that is passed to the tabs. */
 function context() {
   return {
     card, cards, easel, seed,
@@ -51,14 +51,14 @@ function context() {
   };
 }
 
-/** Take a sample of a model to another tab. */
+/** Open another tab with a sample of a model. */
 async function carry(to, sample, id) {
   if (id !== card.id) choose(id);
   open(to);
   await panels.get(to).take(sample);
 }
 
-/** Have another model. What was chosen for the last one is of no use to it. */
+/** Switch to another model. The tabs are rebuilt, because their settings belong to the previous model. */
 function choose(id) {
   for (const panel of panels.values()) panel.close();
   panels = new Map();
@@ -91,7 +91,7 @@ function open(one) {
   document.title = `${one.title} · ${card.id} · gen_ray`;
 }
 
-/** Show what the link says. Whoever follows a link to samples gets to see them; others are asked first. */
+/** Show the state in the link. A link with model and seed to a shared tab starts the run. */
 function follow() {
   const said = link.read();
   const ready = cards.filter((one) => one.ready);

@@ -1,13 +1,13 @@
-/** The button that does it, the one that stops it, how far it is, and one line on how it went. */
+/** A start button, a stop button, a progress bar and a status line for one task. */
 
 import { h } from "./dom.js";
 import { many } from "./say.js";
 
-/** One piece of work that can be started, started over and stopped. */
+/** A task that can be started, restarted and stopped. */
 export class Bar {
   /**
    * @param {string} label of the button
-   * @param {(tools: {signal, busy, progress}) => Promise<string>} work returns the line to end with
+   * @param {(tools: {signal, busy, progress}) => Promise<string>} work returns the final status line
    */
   constructor(label, work) {
     this.work = work;
@@ -22,7 +22,7 @@ export class Bar {
     this.element = h("div.bar", {}, h("div.buttons", {}, this.button, this.stopper, this.status), under, this.trouble);
   }
 
-  /** Begin, in place of what runs: the bar's own work or another that it is to tell of. */
+  /** Start the bar's own work or another one, and cancel what is running. */
   async start(work = this.work) {
     this.running?.abort();
     const own = (this.running = new AbortController());
@@ -43,7 +43,7 @@ export class Bar {
     }
   }
 
-  /** Give up what runs; the server notices within one network evaluation. */
+  /** Cancel the running work; the server stops it within one network evaluation. */
   stop() {
     this.running?.abort();
   }
@@ -57,7 +57,7 @@ export class Bar {
     this.count.textContent = `${done} / ${total}`;
   }
 
-  /** Say a line, or why there is none. */
+  /** Show a status line and an error message. */
   tell(line, trouble = "") {
     this.status.textContent = line;
     this.trouble.textContent = trouble;
@@ -68,7 +68,7 @@ export class Bar {
       this.tell(this.done ? `Stopped after ${this.done[0]} of ${many(this.done[1], "evaluation")}.` : "Stopped.");
     } else {
       this.tell("", error.requestId ? `${error.message} (request ${error.requestId})` : error.message);
-      if (!("status" in error)) throw error; // the page's own mistake: the console has its place
+      if (!("status" in error)) throw error; // an error of the page itself: show it in the console
     }
   }
 

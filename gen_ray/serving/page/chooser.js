@@ -1,10 +1,10 @@
-/** How to draw: a sampler or imputer, its options, its number of steps, and what the measured curve says of them. */
+/** Controls for a sampler or imputer, its options and number of steps, and the measured curve. */
 
 import { Curve } from "./curve.js";
 import { field, h, segmented } from "./dom.js";
 import { many } from "./say.js";
 
-const TICKS = 1000; // of the slider of steps, whose scale is logarithmic
+const TICKS = 1000; // positions of the slider of steps, whose scale is logarithmic
 
 /** Split NAME:option=value,… */
 export function parse(text) {
@@ -14,10 +14,10 @@ export function parse(text) {
 
 export class Chooser {
   /**
-   * @param card the model's
+   * @param card the model's card
    * @param {"sampler"|"imputer"} kind
-   * @param {{sampler?: string, steps?: number}} first what to begin with, as far as the model knows it
-   * @param {(chosen: Chooser) => void} changed is called with every choice, the first one included
+   * @param {{sampler?: string, steps?: number}} first initial values, if the model supports them
+   * @param {(chosen: Chooser) => void} changed is called after every choice, including the first
    * @param {boolean} drawn whether the measured curve is shown
    */
   constructor(card, kind, first, changed, drawn = true) {
@@ -39,21 +39,21 @@ export class Chooser {
     this.pick(parse(first.sampler ?? "").name in this.known ? first : usual);
   }
 
-  /** What a request says of it. Options left empty are the sampler's own affair, and so are steps where there is no choice. */
+  /** Return the fields for a request. Empty options are left out, and also steps if their number is fixed. */
   value() {
     const said = [...this.options.querySelectorAll("input")].filter((input) => input.value !== "").map((input) => `${input.name}=${input.value}`);
     const sampler = this.select.value + (said.length ? `:${said.join(",")}` : "");
     return this.fixed ? { sampler } : { sampler, steps: Number(this.steps.value) };
   }
 
-  /** Choose; without steps, the sampler's usual number. */
+  /** Choose a sampler; without steps, with its default number. */
   pick({ sampler, steps }) {
     const { name, options } = parse(sampler);
     const about = this.known[name];
     this.select.value = name;
     this.summary.textContent = about.summary ?? "";
     this.options.replaceChildren(...Object.entries(about.options ?? {}).map(([option, range]) => this.option(option, range, options[option])));
-    // one step is the usual number exactly where no other is possible: a decoder, an order of places, an adaptive solver
+    // default_steps is 1 exactly where the number is fixed: a decoder, an autoregressive order, an adaptive solver
     this.fixed = about.default_steps === 1;
     this.stepping.hidden = this.fixed;
     this.steps.min = this.least = about.least_steps ?? 1;
@@ -61,7 +61,7 @@ export class Chooser {
   }
 
   option(name, [low, high], value = "") {
-    const input = h("input", { name, type: "number", min: low, max: high, step: "any", value, placeholder: "usual", oninput: () => this.tell() });
+    const input = h("input", { name, type: "number", min: low, max: high, step: "any", value, placeholder: "default", oninput: () => this.tell() });
     return field(name, input, h("span.range", {}, `${low} … ${high}`));
   }
 
@@ -96,13 +96,13 @@ export class Chooser {
   tell() {
     const { sampler, steps = 1 } = this.value();
     const about = this.known[this.select.value];
-    this.cost.textContent = `about ${many(about.nfe_per_step * steps, "network evaluation")} a sample`;
+    this.cost.textContent = `about ${many(about.nfe_per_step * steps, "network evaluation")} per sample`;
     this.curve?.mark(sampler, steps);
     this.grade(sampler, steps);
     this.changed(this);
   }
 
-  /** Show which quality this is, if it is one. Two of them may be the same choice: then the one that was asked for stays. */
+  /** Check the radio button of the matching quality, if any. If several match, the checked one stays. */
   grade(sampler, steps) {
     const radios = [...(this.quality?.querySelectorAll("input") ?? [])];
     const fitting = radios.filter(({ value }) => this.grades[value].sampler === sampler && this.grades[value].steps === steps);

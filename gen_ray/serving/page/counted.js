@@ -1,10 +1,10 @@
-/** How many: a number within what the model allows, kept in the link. */
+/** A number field for the sample count, limited by the model and stored in the link. */
 
 import { field, h } from "./dom.js";
 import * as link from "./link.js";
 import { mediumOf } from "./medium.js";
 
-/** Return the control {element, value}; name is its word in the link. */
+/** Return the control {element, value}; name is its key in the link. */
 export function counted(title, name, card) {
   const most = card.limits?.n ?? 64;
   const usual = Math.min(most, mediumOf(card).kind === "picture" ? 16 : 4);

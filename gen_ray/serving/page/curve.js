@@ -1,4 +1,4 @@
-/** Quality against seconds as it was measured: every point is one sampler at one number of steps, and can be picked. */
+/** The measured plot of quality against seconds. Each point is a sampler with a number of steps and can be selected. */
 
 import { h, svg } from "./dom.js";
 import { figure, many, time } from "./say.js";
@@ -6,10 +6,10 @@ import { figure, many, time } from "./say.js";
 const WIDTH = 320;
 const HEIGHT = 180;
 const EDGE = { left: 40, right: 12, top: 22, bottom: 30 };
-const NEAR = 3; // points of this radius are seen, of four times that they are hit
+const NEAR = 3; // radius of points; their clickable radius is four times as large
 
 export class Curve {
-  /** @param picked is called with the point {sampler, steps} that was chosen */
+  /** @param picked is called with the selected point {sampler, steps} */
   constructor({ curve, quality = {}, metric }, picked) {
     this.points = [...curve].sort((a, b) => a.seconds_per_sample - b.seconds_per_sample);
     this.metric = (metric ?? "quality").split("/").at(-1).replaceAll("_", " ");
@@ -19,7 +19,7 @@ export class Curve {
     this.lines = this.grouped().map(([sampler, line]) => this.line(sampler, line));
     this.dots = this.points.map((point, i) => this.dot(point, i));
     const drawing = svg(
-      "svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": `${this.metric} against seconds a sample; lower is better` },
+      "svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "group", "aria-label": `${this.metric} against seconds per sample; lower is better` },
       ...this.axes(), ...this.lines, ...this.dots, ...this.points.map((point) => this.label(point, quality)),
     );
     this.caption = h("figcaption");
@@ -29,7 +29,7 @@ export class Curve {
     this.reach(0);
   }
 
-  /** Show which point is the one that is set, if it is one. */
+  /** Mark the point of the current settings, if there is one. */
   mark(sampler, steps) {
     this.marked = this.points.find((point) => point.sampler === sampler && point.steps === steps);
     this.dots.forEach((dot, i) => {
@@ -42,11 +42,11 @@ export class Curve {
   }
 
   tell(point) {
-    this.caption.textContent = point ? this.words(point) : "Each point was measured; pick one.";
+    this.caption.textContent = point ? this.words(point) : "Each point is a measured setting; select one.";
   }
 
   words({ sampler, steps, seconds_per_sample: seconds, quality }) {
-    return `${sampler}, ${many(steps, "step")}: ${this.metric} ${figure(quality)} at ${time(seconds)} a sample`;
+    return `${sampler}, ${many(steps, "step")}: ${this.metric} ${figure(quality)} at ${time(seconds)} per sample`;
   }
 
   grouped() {
@@ -70,7 +70,7 @@ export class Curve {
     return dot;
   }
 
-  /** Write beside a point what it is: fast, balanced, best, or several of them. */
+  /** Return the label of a point: fast, balanced, best, or several of them. */
   label(point, quality) {
     const names = Object.keys(quality).filter((name) => quality[name].sampler === point.sampler && quality[name].steps === point.steps);
     const [x, y] = this.at(point);
@@ -85,7 +85,7 @@ export class Curve {
     return [
       svg("path", { d: `M${EDGE.left} ${EDGE.top - 8}V${floor}H${WIDTH - EDGE.right}`, class: "axis" }),
       ...across, ...up,
-      svg("text", { x: WIDTH - EDGE.right, y: HEIGHT - 4, "text-anchor": "end", class: "title" }, "time a sample →"),
+      svg("text", { x: WIDTH - EDGE.right, y: HEIGHT - 4, "text-anchor": "end", class: "title" }, "time per sample →"),
       svg("text", { x: 0, y: 9, class: "title" }, `↓ ${this.metric}`),
     ];
   }
@@ -94,7 +94,7 @@ export class Curve {
     return [this.x(seconds), this.y(quality)].map((place) => Math.round(place * 10) / 10);
   }
 
-  /** One point at a time is in the order of tabs; arrows go on to the next. */
+  /** Handle keys. Only one point is in the tab order; the arrow keys move to its neighbours. */
   walk(event) {
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (by) this.dots[this.reach((this.reached + by + this.dots.length) % this.dots.length)].focus();
@@ -109,7 +109,7 @@ export class Curve {
   }
 }
 
-/** A scale from values to places, logarithmic where the values allow it, with a few round ticks. */
+/** Return a scale from values to positions, logarithmic for positive values with a wide range, with a few round ticks. */
 function scale(values, from, to) {
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const bend = low > 0 && high / low > 3 ? Math.log10 : (value) => value;
@@ -119,7 +119,7 @@ function scale(values, from, to) {
   return place;
 }
 
-/** 1, 10, 100 …, with 2 and 5 between where there are few. */
+/** Return the ticks 1, 10, 100 …, with intermediate ones if these are few. */
 function decades(low, high) {
   const found = (steps) => {
     const ticks = [];

@@ -1,10 +1,10 @@
-/** Elements without a framework, and without strings of HTML: what a server says can never become markup. */
+/** DOM helpers. They never parse HTML strings, so text of the server cannot become markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
  * Build an element: h("button.quiet", {onclick}, "Roll").
- * Properties are set as properties; aria-…, data-…, role and for as attributes; null leaves one out.
+ * Properties are set as properties; aria-…, data-…, role and for as attributes; null values are skipped.
  */
 export function h(selector, properties = {}, ...children) {
   const [tag, ...classes] = selector.split(".");
@@ -19,7 +19,7 @@ export function h(selector, properties = {}, ...children) {
   return element;
 }
 
-/** Build an SVG element, which knows only attributes. */
+/** Build an SVG element from attributes. */
 export function svg(tag, attributes = {}, ...children) {
   const element = document.createElementNS(SVG, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
@@ -29,13 +29,13 @@ export function svg(tag, attributes = {}, ...children) {
 
 let count = 0;
 
-/** A label above its control, tied to it by an id of its own. */
+/** Build a label above its control, linked by the control's id. */
 export function field(title, control, ...after) {
   control.id ||= `control-${(count += 1)}`;
   return h("div.field", {}, h("label", { htmlFor: control.id }, title), h("div.row", {}, control, ...after));
 }
 
-/** A group of radio buttons drawn as one row of words; calls chosen(value). */
+/** Build a group of radio buttons, shown as one row; calls chosen(value). */
 export function segmented(title, values, value, chosen) {
   const name = `group-${(count += 1)}`;
   const choices = Object.entries(values).map(([key, label]) =>
@@ -44,20 +44,20 @@ export function segmented(title, values, value, chosen) {
   return h("div.segmented", { role: "radiogroup", "aria-label": title }, ...choices);
 }
 
-/** Bring an element into view if a small screen has it elsewhere. */
+/** Scroll an element into view if it is outside the upper part of the screen. */
 export function reveal(element) {
   const { top } = element.getBoundingClientRect();
   if (top < 0 || top > innerHeight * 0.4) element.scrollIntoView({ block: "start", behavior: "instant" });
 }
 
-/** Hand the user a file. */
+/** Download a Blob as a file. */
 export function save(blob, name) {
   const url = URL.createObjectURL(blob);
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-/** Copy a text; the clipboard of browsers exists on https and localhost only, so there is an older way beside it. */
+/** Copy a text. navigator.clipboard exists only on https and localhost; elsewhere execCommand is used. */
 export async function copy(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const area = h("textarea.offstage", { value: text });

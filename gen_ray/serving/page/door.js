@@ -2,12 +2,12 @@
 
 import * as api from "./api.js";
 
-/** Ask whenever the server wants a key; the link in the footer forgets it again. */
+/** Set up the dialog, and the button in the footer that deletes the key. */
 export function guard() {
   const [door, line, input, forget] = ["door", "door-line", "key", "forget"].map((id) => document.getElementById(id));
   const seen = () => (forget.hidden = api.key.get() === null);
   api.askWith((refused) => {
-    line.textContent = refused ? "That key was not accepted. Another?" : "This server answers to those with an API key.";
+    line.textContent = refused ? "That key was not accepted. Enter another key." : "This server requires an API key.";
     api.key.forget();
     input.value = "";
     door.showModal();
@@ -17,7 +17,7 @@ export function guard() {
         resolve(key);
         queueMicrotask(seen);
       };
-      // the form is never sent: the key belongs into a header, not into an address
+      // the form is never submitted, because the key must be in a header and not in the URL
       door.querySelector("form").onsubmit = (event) => (event.preventDefault(), leave(input.value.trim()));
       document.getElementById("door-cancel").onclick = () => leave(null);
       door.oncancel = () => leave(null);

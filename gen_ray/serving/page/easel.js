@@ -1,10 +1,10 @@
-/** One picture to draw on or to cut holes into, with finger, mouse or keys, at the model's own size. */
+/** A canvas for drawing a picture and its mask by touch, mouse or keys, at the model's resolution. */
 
 import { h, segmented } from "./dom.js";
 import { picture } from "./medium.js";
 
 const HOLE = "rgb(232 102 60 / 82%)";
-const SCREEN = 288; // pixels that the picture should be wide, about
+const SCREEN = 288; // approximate width of the picture in screen pixels
 
 export class Easel {
   constructor() {
@@ -20,7 +20,7 @@ export class Easel {
     this.listen();
   }
 
-  /** Take the shape of a model's pictures; what is on the paper is kept, scaled. The hole is mended. */
+  /** Set the size of a model's pictures. The picture is kept and scaled; the mask is cleared. */
   fit([channels, height, width]) {
     const old = this.paper.width && this.channels ? this.copied() : null;
     Object.assign(this, { channels, height, width });
@@ -36,14 +36,14 @@ export class Easel {
     this.sized();
   }
 
-  /** Offer the tools of a tab: with holes or without, and its own way to get a picture. */
+  /** Show the tools of a tab, with or without those for masks; source is the tab's button for getting a picture. */
   equip(holes, source) {
-    const tools = { ...(holes ? { hole: "Hole", mend: "Mend" } : {}), ink: "Ink", rub: "Rub" };
+    const tools = { ...(holes ? { hole: "Mask", mend: "Unmask" } : {}), ink: "Ink", rub: "Erase" };
     this.tool = Object.keys(tools)[0];
     this.hole.hidden = !holes;
     const own = (label, click) => h("button.quiet", { type: "button", onclick: click }, label);
     const upload = h("input.offstage", { type: "file", accept: "image/*", "aria-label": "Upload a picture", onchange: () => this.upload(upload) });
-    const holed = [own("Lower half", () => this.cut((x, y) => y >= this.height / 2)), own("Right half", () => this.cut((x) => x >= this.width / 2)), own("Invert", () => this.invert()), own("No hole", () => this.mend())];
+    const holed = [own("Lower half", () => this.cut((x, y) => y >= this.height / 2)), own("Right half", () => this.cut((x) => x >= this.width / 2)), own("Invert", () => this.invert()), own("Clear mask", () => this.mend())];
     this.board.setAttribute("aria-label", `Picture of ${this.width} by ${this.height} pixels. Arrow keys move the brush, space paints.`);
     this.tools.replaceChildren(
       h("div.row", {}, source, h("label.quiet.upload", {}, "Upload …", upload), own("Blank", () => this.clear())),
@@ -54,12 +54,12 @@ export class Easel {
     );
   }
 
-  /** The picture as base64 of a PNG. */
+  /** The picture as a base64 PNG. */
   get png() {
     return this.paper.toDataURL("image/png").split(",")[1];
   }
 
-  /** The hole as base64 of a PNG, white where it is. */
+  /** The mask as a base64 PNG, white where pixels are missing. */
   get mask() {
     const canvas = h("canvas", { width: this.width, height: this.height });
     const context = canvas.getContext("2d");
@@ -70,13 +70,13 @@ export class Easel {
     return canvas.toDataURL("image/png").split(",")[1];
   }
 
-  /** Whether there is a hole, pixel by pixel. */
+  /** The mask as an array of booleans, true where pixels are missing. */
   get holes() {
     const { data } = this.on(this.hole).getImageData(0, 0, this.width, this.height);
     return Array.from({ length: this.width * this.height }, (_, i) => data[4 * i + 3] > 0);
   }
 
-  /** Put a sample of a model on the paper, base64 of a PNG. */
+  /** Show a sample of a model, a base64 PNG. */
   async show(sample) {
     this.put(await picture(sample));
   }
@@ -97,7 +97,7 @@ export class Easel {
     this.cut((x, y) => !holes[y * this.width + x]);
   }
 
-  /** Make a hole of just the pixels that a rule says. */
+  /** Set the mask to the pixels for which rule(x, y) is true. */
   cut(rule) {
     this.mend();
     const context = this.on(this.hole);
@@ -107,7 +107,7 @@ export class Easel {
 
   async upload(input) {
     const [file] = input.files;
-    input.value = ""; // so that the same file can be chosen again
+    input.value = ""; // allow choosing the same file again
     if (!file) return;
     try {
       this.put(await createImageBitmap(file));
@@ -116,14 +116,14 @@ export class Easel {
     }
   }
 
-  /** Draw a picture so that it covers the paper, its middle in the middle, grey where the model knows no colours. */
+  /** Draw a picture centred so that it covers the canvas, converted to grey if the model has one channel. */
   put(image) {
     const context = this.on(this.paper);
     const scale = Math.max(this.width / image.width, this.height / image.height);
     const [width, height] = [image.width * scale, image.height * scale];
     context.imageSmoothingEnabled = scale !== 1;
     context.imageSmoothingQuality = "high";
-    context.fillStyle = "#000"; // below what is transparent
+    context.fillStyle = "#000"; // the background of transparent pixels
     context.fillRect(0, 0, this.width, this.height);
     context.drawImage(image, (this.width - width) / 2, (this.height - height) / 2, width, height);
     if (this.channels === 1) this.grey(context);
@@ -156,7 +156,7 @@ export class Easel {
       this.at = this.point(event);
       this.hover();
       if (!this.last) return;
-      // what the hand did between two frames counts too; some browsers have no record of it
+      // include moves between two frames; some browsers do not record them
       const moves = event.getCoalescedEvents?.() ?? [];
       for (const move of moves.length ? moves : [event]) {
         const to = this.point(move);
@@ -177,11 +177,11 @@ export class Easel {
     const within = (value, size) => Math.min(Math.max(Math.floor(value), 0), size - 1) + 0.5;
     const from = { x: within(this.at.x, this.width), y: within(this.at.y, this.height) };
     this.at = move ? { x: within(from.x + move[0], this.width), y: within(from.y + move[1], this.height) } : from;
-    if (!move || event.shiftKey) this.stroke(from, this.at); // shift draws while it moves
+    if (!move || event.shiftKey) this.stroke(from, this.at); // with shift, moving also paints
     this.hover();
   }
 
-  /** Where an event is, in the model's pixels. */
+  /** Return the position of an event in the model's pixels. */
   point({ clientX, clientY }) {
     const { left, top, width, height } = this.paper.getBoundingClientRect();
     return { x: ((clientX - left) / width) * this.width, y: ((clientY - top) / height) * this.height };
@@ -200,7 +200,8 @@ export class Easel {
     this.sizeLabel.textContent = `${this.size.value} px`;
   }
 
-  /** The square of pixels under the brush: an odd one has its middle under the hand, an even one its nearest corner. */
+  /** Return the square of pixels under the brush: an odd size is centred on the pointer's pixel, an even one on the nearest
+   * corner. */
   footprint({ x, y }) {
     const size = Number(this.size.value);
     const low = (value) => (size % 2 ? Math.floor(value) - (size - 1) / 2 : Math.round(value) - size / 2);
@@ -218,7 +219,7 @@ export class Easel {
     const [left, top, size] = this.footprint(at);
     const layer = this.tool === "hole" || this.tool === "mend" ? this.hole : this.paper;
     const context = this.on(layer);
-    context.clearRect(left, top, size, size); // the hole's colour is not to lie twice on itself
+    context.clearRect(left, top, size, size); // the translucent mask colour must not be drawn twice
     if (this.tool === "mend") return;
     context.fillStyle = { hole: HOLE, ink: this.channels === 3 ? this.colour.value : "#fff", rub: "#000" }[this.tool];
     context.fillRect(left, top, size, size);

@@ -1,4 +1,4 @@
-/** Samples in an even grid, what each of them can go on to, and files of them all. */
+/** The gallery: samples in a grid, actions for a selected sample, and downloads. */
 
 import * as api from "./api.js";
 import { copy, h, save } from "./dom.js";
@@ -9,7 +9,7 @@ const GAP = 4; // pixels between tiles
 const NARROW = 480;
 
 export class Gallery {
-  /** @param carry (verb, sample) takes one sample to another tab; null where the tab has no other to go to */
+  /** @param carry (verb, sample) opens another tab with a sample */
   constructor(card, carry) {
     this.card = card;
     this.carry = carry;
@@ -22,7 +22,7 @@ export class Gallery {
     if (this.medium.kind === "picture") new ResizeObserver(() => this.arrange()).observe(this.grid);
   }
 
-  /** Make room for n samples, so that nothing moves when they come. */
+  /** Create n empty tiles, so that the layout does not change when samples arrive. */
   expect(n) {
     this.samples = [];
     this.files.hidden = this.actions.hidden = true;
@@ -38,14 +38,14 @@ export class Gallery {
     const n = this.tiles?.length ?? 0;
     if (room === GAP || !n) return;
     let tile = this.medium.tile(n);
-    // a telephone's own pixels are finer than these, so that a tile need not be a whole number of them
+    // phones have finer physical pixels, so tiles may have a fractional width
     if (room < NARROW) tile = room / Math.ceil(room / (tile + GAP)) - GAP;
     this.columns = even(n, Math.max(1, Math.floor((room + 0.5) / (tile + GAP))));
     this.grid.style.setProperty("--columns", this.columns);
     this.grid.style.setProperty("--tile", `${tile}px`);
   }
 
-  /** Show samples, under way or done. given is a text whose holes they fill. */
+  /** Show unfinished or finished samples. given is the text with missing characters that they complete. */
   put(samples, given) {
     if (samples.length !== this.tiles?.length) this.expect(samples.length);
     this.samples = samples;
@@ -56,7 +56,7 @@ export class Gallery {
     });
   }
 
-  /** Show an answer: samples, where they come from, and how to have them elsewhere. */
+  /** Show a result: samples, provenance and downloads. */
   show(answer, { verb, body, given }) {
     this.put(answer.samples, given);
     this.facts.textContent = provenance(answer, body.seed);
@@ -75,7 +75,7 @@ export class Gallery {
   }
 
   choose(i) {
-    if (this.files.hidden) return; // still under way
+    if (this.files.hidden) return; // unfinished
     this.tiles.forEach(({ button }, j) => button.setAttribute("aria-pressed", String(i === j)));
     const verbs = Object.entries({ impute: "Fill", encode: "Encode", score: "Score" }).filter(([verb]) => this.card.verbs.includes(verb));
     const go = this.medium.kind === "numbers" ? [] : verbs.map(([verb, title]) => h("button.link", { type: "button", onclick: () => this.carry(verb, this.samples[i]) }, title));
@@ -89,7 +89,7 @@ export class Gallery {
     const { title, suffix, format } = this.medium.whole;
     const button = (label, onclick) => h("button.link", { type: "button", onclick }, label);
     const npz = button("npz", async () => {
-      // a second computation: the numbers themselves never came to the page
+      // the samples are computed again, because the page has only PNGs
       await this.told(npz, "computing …", async () => save(await api.file(this.card.id, verb, { ...body, format: "npz" }), `${this.name}.npz`));
     });
     const command = api.curl(this.card.id, verb, { ...body, format }, format === "text" ? null : `${this.name}.${suffix}`);
@@ -103,7 +103,7 @@ export class Gallery {
     save(await this.medium.file(samples, Math.min(columns, samples.length)), name);
   }
 
-  /** Say on a button what it does or did, for a while. */
+  /** Show a word on a button while it works and shortly afterwards. */
   async told(button, word, work) {
     const label = button.textContent;
     button.textContent = word;
@@ -118,7 +118,7 @@ export class Gallery {
   }
 }
 
-/** The number of columns, at most so many, that leaves no row short; if that would waste half of the room, the most. */
+/** Return the largest number of columns up to most that fills all rows, or most if that would leave half the width unused. */
 function even(n, most) {
   for (let columns = Math.min(n, most); columns > most / 2; columns -= 1) if (n % columns === 0) return columns;
   return most;

@@ -1,17 +1,17 @@
-/** What a link to this view says: everything after #. One place, so that what is shown and what is shared agree. */
+/** The state of the page in the URL fragment, so that a link shows the same view. */
 
-/** Return what the link says, all as text. */
+/** Return the fields of the link as strings. */
 export function read() {
   return Object.fromEntries(new URLSearchParams(location.hash.slice(1)));
 }
 
-/** Change what the link says; null takes a word out. The history keeps no entry of every move of a slider. */
+/** Change fields of the link; null removes a field. The browser's history gets no entry. */
 export function write(changes) {
   const kept = Object.entries({ ...read(), ...changes }).filter(([, value]) => value !== null && value !== undefined);
   history.replaceState(null, "", `#${new URLSearchParams(kept)}`);
 }
 
-/** Return a whole number that the link says, within bounds, or else a given one. */
+/** Return an integer field of the link, clipped to the bounds, or a default. */
 export function whole(name, low, high, otherwise) {
   const text = read()[name] ?? "";
   return /^\d{1,16}$/.test(text) ? Math.min(Math.max(Number(text), low), high) : otherwise;

@@ -1,13 +1,13 @@
-/** What a model's data look like on a screen: pictures, texts, or, for want of either, numbers. */
+/** Renderers for a model's data: pictures, texts or, otherwise, numbers. */
 
 import { h } from "./dom.js";
 
-const UNDECIDED = "·"; // what a preview of a text has where nothing is decided yet
-const TILE = 96; // pixels on the screen that a picture should be wide, about
-const FEW = 4; // samples that are shown at twice the size
-const HOLES = "_▢¤␣"; // the first of these that is no letter of a model's alphabet stands for a hole
+const UNDECIDED = "·"; // undecided character in the preview of a text
+const TILE = 96; // approximate width of a picture in screen pixels
+const FEW = 4; // up to this number, samples are shown at twice the size
+const HOLES = "_▢¤␣"; // the first of these outside the model's alphabet marks a missing character
 
-/** Return how to show a model's samples. */
+/** Return the renderer for a model's samples. */
 export function mediumOf({ data }) {
   if (data.kind === "image" && [1, 3].includes(data.shape[0])) return new Pictures(data.shape);
   return data.alphabet ? new Texts(data) : new Numbers();
@@ -22,7 +22,7 @@ class Pictures {
     Object.assign(this, { height, width });
   }
 
-  /** The width of a tile on the screen: a whole number of screen pixels for each of the model's, more where few are shown. */
+  /** Return the width of a tile: an integer number of screen pixels per pixel of the model, larger for few samples. */
   tile(n) {
     const scale = Math.max(1, Math.round(TILE / Math.max(this.width, this.height)));
     return this.width * scale * (n <= FEW ? 2 : 1);
@@ -36,7 +36,7 @@ class Pictures {
     view.src = `data:image/png;base64,${sample}`;
   }
 
-  /** All samples as one file, as they stand in rows on the screen, at their own size. */
+  /** Return a PNG Blob of all samples in rows, at their original size. */
   async file(samples, columns) {
     const rows = Math.ceil(samples.length / columns);
     const canvas = h("canvas", { width: columns * (this.width + 1) - 1, height: rows * (this.height + 1) - 1 });
@@ -62,7 +62,7 @@ class Texts {
     return h("pre");
   }
 
-  /** Show a text; what stood for a hole in the text given is marked where it has been filled. */
+  /** Show a text, and highlight the characters that were missing in the given text. */
   put(view, sample, given = "") {
     const letters = [...sample];
     const holes = given ? [...given].concat(Array(Math.max(0, letters.length - [...given].length)).fill(this.hole)) : [];
@@ -93,14 +93,14 @@ class Numbers {
   }
 }
 
-/** Load a picture from base64 of a PNG. */
+/** Load a base64 PNG. */
 export async function picture(base64) {
   const image = h("img", { src: `data:image/png;base64,${base64}` });
   await image.decode();
   return image;
 }
 
-/** Join neighbours of one kind. */
+/** Join adjacent letters of the same kind: [kind, text] pairs. */
 function runs(letters, kinds) {
   const joined = [];
   letters.forEach((letter, i) => {

@@ -1,4 +1,4 @@
-/** Normal numbers from a seed: the page's own, for points of a latent space. The server's are others. */
+/** Normal random numbers from a seed, for points of the latent space. They differ from those of the server. */
 
 /** Return n numbers of N(0, 1), the same for the same seed. */
 export function normals(seed, n) {
@@ -6,7 +6,7 @@ export function normals(seed, n) {
   return Array.from({ length: n }, () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform()));
 }
 
-/** Tommy Ettinger's generator of 32 bits; the upper half of a long seed is folded in. */
+/** Tommy Ettinger's generator of 32 bits; the upper half of a long seed is combined with the lower by XOR. */
 function mulberry32(seed) {
   let state = (seed ^ Math.floor(seed / 2 ** 32)) >>> 0;
   return () => {

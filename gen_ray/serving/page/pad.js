@@ -1,11 +1,11 @@
-/** A plane of two latent dimensions to drag a point over; behind it, what every part of it decodes to. */
+/** A pad for choosing a point of a two-dimensional latent space, over a map of decoded pictures. */
 
 import * as api from "./api.js";
 import { h } from "./dom.js";
 import { mediumOf, picture } from "./medium.js";
 
-const REACH = 3; // standard deviations from the middle to the edge
-const MOST = 15; // pictures a side of the survey, as in Kingma & Welling's figure
+const REACH = 3; // standard deviations from the centre to the edge
+const MOST = 15; // maximum pictures per side of the map, as in Kingma & Welling's figure
 
 export class Pad {
   /** @param moved is called with [z₁, z₂] while the point is dragged */
@@ -14,7 +14,7 @@ export class Pad {
     this.medium = mediumOf(card);
     this.survey_ = h("canvas", { width: 1, height: 1 });
     this.dot = h("div.dot");
-    // the sliders beside it do the same by keys, and are told to screen readers
+    // the sliders next to it do the same with keys and are available to screen readers
     this.element = h("div.pad", { "aria-hidden": "true" }, this.survey_, this.dot);
     this.element.addEventListener("pointerdown", (event) => {
       this.element.setPointerCapture(event.pointerId);
@@ -25,7 +25,7 @@ export class Pad {
     for (const end of ["pointerup", "pointercancel"]) this.element.addEventListener(end, () => (this.held = false));
   }
 
-  /** Show where z is. */
+  /** Show the position of z. */
   point([first, second]) {
     const within = (share) => `${100 * Math.min(Math.max(share, 0), 1)}%`;
     this.dot.style.left = within((first + REACH) / (2 * REACH));
@@ -39,7 +39,7 @@ export class Pad {
     return [round(REACH * (2 * within((clientX - left) / width) - 1)), round(REACH * (1 - 2 * within((clientY - top) / height)))];
   }
 
-  /** Decode a grid over the plane, once. Without it the pad works as well, so a refusal is let go. */
+  /** Decode a grid over the plane, once. Errors are ignored, because the pad also works without the map. */
   async survey() {
     if (this.surveyed || this.medium.kind !== "picture") return;
     this.surveyed = true;
@@ -54,7 +54,7 @@ export class Pad {
   }
 }
 
-/** The z in the middle of the i-th of so many parts. */
+/** Return z at the centre of the i-th of ``side`` intervals. */
 function middle(i, side) {
   return REACH * ((2 * i + 1) / side - 1);
 }

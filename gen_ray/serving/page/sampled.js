@@ -1,10 +1,10 @@
-/** What drawing, filling and comparing share: a stream of previews into a gallery, and the answer. */
+/** Sampling for the tabs Draw, Fill and Compare: a stream of previews, then the result, shown in a gallery. */
 
 import * as api from "./api.js";
 
-const PREVIEWS = 24; // enough to see a picture form, few enough to cost nothing
+const PREVIEWS = 24; // enough to follow a picture, at negligible cost
 
-/** Do a verb as a stream and show it. Return the line to end with. */
+/** Send a streaming request and show its previews and result. Return the final status line. */
 export async function sampled(gallery, verb, request, { signal, busy, progress }, given) {
   const body = { ...request, format: gallery.medium.format };
   gallery.expect(body.n);

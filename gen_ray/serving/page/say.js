@@ -1,33 +1,34 @@
-/** Figures and facts in words. */
+/** Formatting of numbers, times and facts as text. */
 
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const plain = new Intl.NumberFormat("en");
 
-/** A measured number, to three digits. */
+/** Format a measured number with three digits. */
 export const figure = (value) => (Math.abs(value) >= 1000 || (value !== 0 && Math.abs(value) < 0.001) ? value.toExponential(1) : short.format(value));
 
-/** A count. */
+/** Format a count. */
 export const number = (value) => plain.format(value);
 
-/** A time, in the unit that suits it. */
+/** Format a time in ms or s. */
 export const time = (seconds) => (seconds < 0.9995 ? `${short.format(seconds * 1000)} ms` : `${short.format(seconds)} s`);
 
-/** A count and its noun. */
+/** Format a count with its noun. */
 export const many = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
-/** One line on a model. */
+/** Return one line on a model. */
 export function facts({ family, version, data, latent_dim: latent, metrics = {} }) {
   const size = data.kind === "image" ? data.shape.slice(1).join(" × ") + (data.shape[0] === 3 ? ", colour" : "") : many(data.shape[0], data.alphabet ? "character" : "token");
   return [family, `version ${version}`, `${data.name}, ${size}, ${number(data.levels)} levels`, latent ? many(latent, "latent dimension") : null, ...measured(metrics)].filter(Boolean).join(" · ");
 }
 
-/** The measured quality of a model: bits/dim with its standard error, and the Fréchet distance. */
+/** Return the measured quality of a model: bits/dim with its standard error, and the Fréchet distance. */
 function measured({ "eval/bits_per_dim": bits, "eval/bits_per_dim_standard_error": error, "eval/frechet_distance": distance }) {
   const range = error === undefined ? "" : ` ± ${figure(error)}`;
   return [bits === undefined ? null : `${figure(bits)}${range} bits/dim`, distance === undefined ? null : `Fréchet distance ${figure(distance)}`];
 }
 
-/** One line on how an answer came about; seed is the one sent, for the answer's may be beyond what JavaScript counts to. */
+/** Return one line on the provenance of a result. seed is the one sent, because that of the result may exceed JavaScript's
+ * exact integers. */
 export function provenance({ version, sampler, steps, nfe, seconds }, seed) {
   const how = sampler ? `${sampler}${steps ? `, ${many(steps, "step")}` : ""}` : null;
   return [

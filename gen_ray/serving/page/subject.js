@@ -1,16 +1,16 @@
-/** The instance that is to be filled, encoded or scored: a picture on the easel, or a text. */
+/** The instance to complete, encode or score: a picture on the canvas, or a text. */
 
 import * as api from "./api.js";
 import { h } from "./dom.js";
 import { mediumOf } from "./medium.js";
 import { many } from "./say.js";
 
-/** Return the subject of a tab. bar tells how it goes while the model draws one; holes says whether it may have some. */
+/** Return the instance input of a tab. bar shows the progress while the model draws one; holes enables masks. */
 export function subjectOf(ctx, bar, { holes }) {
   return mediumOf(ctx.card).kind === "picture" ? new Picture(ctx, bar, holes) : new Text(ctx, bar, holes);
 }
 
-/** Let the model draw one, a different one each time. */
+/** Draw a sample with a random seed. */
 async function drawn({ card }, { signal, busy }) {
   const seed = crypto.getRandomValues(new Uint32Array(1))[0];
   const { format } = mediumOf(card);
@@ -18,7 +18,7 @@ async function drawn({ card }, { signal, busy }) {
   return samples[0];
 }
 
-/** A button that lets the model draw the subject. */
+/** Return a button that fills the input with a sample of the model. */
 function drawer(ctx, bar, take) {
   const work = async (tools) => {
     bar.tell("The model draws one …");
@@ -36,7 +36,7 @@ class Picture {
     this.element.addEventListener("trouble", (event) => bar.tell("", event.detail));
   }
 
-  /** Bring the one easel here: what is on it goes along from tab to tab. */
+  /** Move the shared canvas into this tab, with its content. */
   enter() {
     this.element.append(this.easel.element);
     this.easel.equip(this.holes, this.drawer);
@@ -46,13 +46,13 @@ class Picture {
     return this.easel.show(sample);
   }
 
-  /** What a request says of one instance with holes. */
+  /** Return the fields of a request for one instance with missing parts. */
   holed() {
-    if (!this.easel.holes.some(Boolean)) throw new api.Refusal(0, { message: "There is no hole yet: paint one on the picture." });
+    if (!this.easel.holes.some(Boolean)) throw new api.Refusal(0, { message: "Nothing is masked yet: paint over the part to fill in." });
     return { image: this.easel.png, mask: this.easel.mask };
   }
 
-  /** What a request says of whole instances. */
+  /** Return the fields of a request for complete instances. */
   whole() {
     return { images: [this.easel.png] };
   }
@@ -65,13 +65,13 @@ class Text {
     const { hole } = this.medium;
     this.area = h("textarea", {
       id: `text-${holes}`, rows: 6, spellcheck: false, oninput: () => this.count(),
-      placeholder: holes ? `Write, with ${hole} where the model is to fill in` : "Write, or paste",
+      placeholder: holes ? `Text with ${hole} for each character to fill in` : "Type or paste a text",
     });
     this.counter = h("p.cost", { id: `count-${holes}` });
     this.area.setAttribute("aria-describedby", this.counter.id);
-    const cut = h("button.quiet", { type: "button", onclick: () => this.cut() }, "Make the selection a hole");
+    const cut = h("button.quiet", { type: "button", onclick: () => this.cut() }, "Mask the selection");
     this.element = h(
-      "section.subject", {}, h("label", { htmlFor: this.area.id }, holes ? `Text, ${hole} is a hole` : "Text"), this.area, this.counter,
+      "section.subject", {}, h("label", { htmlFor: this.area.id }, holes ? `Text (${hole} marks a missing character)` : "Text"), this.area, this.counter,
       h("div.row", {}, drawer(ctx, bar, (sample) => this.take(sample)), holes ? cut : null),
     );
     this.count();
@@ -104,8 +104,8 @@ class Text {
     const holes = letters.filter((letter) => letter === this.medium.hole).length;
     const strange = new Set(letters.filter((letter) => letter !== this.medium.hole && !this.medium.alphabet.has(letter)));
     const missing = this.medium.length - letters.length;
-    const more = missing > 0 ? (this.holes ? `${missing} more to come as holes` : `${missing} short`) : missing < 0 ? `${-missing} too many` : null;
-    const words = [`${letters.length} of ${many(this.medium.length, "character")}`, this.holes ? many(holes, "hole") : null, more];
+    const more = missing > 0 ? (this.holes ? `${missing} more appended as missing` : `${missing} short`) : missing < 0 ? `${-missing} too many` : null;
+    const words = [`${letters.length} of ${many(this.medium.length, "character")}`, this.holes ? `${holes} missing` : null, more];
     if (strange.size) words.push(`not in the alphabet: ${[...strange].slice(0, 8).join(" ")}`);
     this.counter.textContent = words.filter(Boolean).join(" · ");
   }

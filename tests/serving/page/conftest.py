@@ -1,4 +1,4 @@
-"""A browser, the fake server, and a page in which nothing may go wrong unseen."""
+"""Fixtures of the page tests: a browser, the fake server, and a page whose script errors fail the test."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Return a headless Chromium of the system; without one the tests fail."""
+    """Return the system's Chromium, headless; the tests fail if it is missing."""
     assert CHROMIUM.exists(), f"{CHROMIUM} is missing: apt-get install chromium"
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -27,26 +27,26 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def mood() -> Mood:
-    """Return how the server is, for a test to change, and what it was asked, for a test to see."""
+    """Return the state of the fake server, which a test may change, and its recorded requests."""
     return Mood()
 
 
 @pytest.fixture
 def address(mood: Mood) -> Iterator[str]:
-    """Return where the fake server is."""
+    """Return the address of the fake server."""
     with listening(fake_api.build(mood), timeout_graceful_shutdown=1) as port:
         yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture
 def expected() -> list[str]:
-    """Return what the console may say, for a test to add to: the browser tells of every 4xx there by itself."""
+    """Return the allowed console messages; a test adds to them, because the browser logs every status 4xx."""
     return []
 
 
 @pytest.fixture
 def view(browser: Browser, address: str, expected: list[str]) -> Iterator[Open]:
-    """Return a function that opens the page at a link. In the end no script has failed and no policy was broken."""
+    """Return a function that opens the page at a link; at the end, script errors and policy violations fail."""
     said: list[str] = []
     context = browser.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
     context.grant_permissions(["clipboard-read", "clipboard-write"])

@@ -1,4 +1,4 @@
-"""How the page bears itself: keys, a busy server, refusals, small screens, and no mouse."""
+"""Behaviour of the page: API keys, a busy server, errors, small screens, keyboard use."""
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -21,13 +21,13 @@ def refusal(page: Page) -> str:
     return alert.inner_text()
 
 
-def test_a_closed_door_asks_for_the_key(view: Open, mood: Mood, expected: list[str]) -> None:
+def test_the_page_asks_for_a_required_key(view: Open, mood: Mood, expected: list[str]) -> None:
     expected.append("401")
     mood.key = "correct-horse-battery"
     page = view(wait=False)
     door = page.get_by_role("dialog")
     door.get_by_label("API key").fill("wrong")
-    door.get_by_role("button", name="Open").click()
+    door.get_by_role("button", name="Continue").click()
     expect(door).to_contain_text("That key was not accepted")
     door.get_by_label("API key").fill("correct-horse-battery")
     page.keyboard.press("Enter")
@@ -38,17 +38,17 @@ def test_a_closed_door_asks_for_the_key(view: Open, mood: Mood, expected: list[s
     page.get_by_role("button", name="copied").wait_for()
     command = page.evaluate("navigator.clipboard.readText()")
     assert "Bearer $GEN_RAY_API_KEY" in command and "horse" not in command + page.url
-    page.reload()  # the tab remembers the key, and nothing else does
+    page.reload()  # only the tab remembers the key
     page.get_by_role("tab", name="Draw").wait_for()
     assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
     page.get_by_role("button", name="Forget the key").click()
     draw(page)
     expect(door).to_be_visible()
-    door.get_by_role("button", name="Not now").click()
+    door.get_by_role("button", name="Cancel").click()
     assert "a key is needed" in refusal(page)
 
 
-def test_a_busy_server_is_asked_again_when_it_said(view: Open, mood: Mood, expected: list[str]) -> None:
+def test_a_busy_server_is_retried_at_the_time_it_states(view: Open, mood: Mood, expected: list[str]) -> None:
     expected.append("429")
     mood.busy, mood.retry_after = 2, 2
     page = view("model=digits-ddpm&tab=draw")
@@ -70,7 +70,7 @@ def test_waiting_for_a_busy_server_can_be_stopped(view: Open, mood: Mood, expect
     assert mood.count("sample") == 1
 
 
-def test_a_refusal_is_one_line(view: Open, mood: Mood, expected: list[str]) -> None:
+def test_an_error_is_shown_in_one_line(view: Open, mood: Mood, expected: list[str]) -> None:
     expected.append("422")
     mood.broken = "steps: <b>must</b> be at most 1000"
     page = view("model=digits-ddpm&tab=draw")
@@ -82,14 +82,14 @@ def test_a_refusal_is_one_line(view: Open, mood: Mood, expected: list[str]) -> N
     expect(page.locator(".bar").get_by_role("alert")).to_be_empty()
 
 
-def test_a_stream_may_fail_on_its_way(view: Open, mood: Mood) -> None:
+def test_an_error_during_a_stream_is_shown(view: Open, mood: Mood) -> None:
     mood.broken_late = "the model gave samples that are no numbers"
     page = view("model=digits-ddpm&tab=draw")
     draw(page)
     assert refusal(page) == "the model gave samples that are no numbers (request feed5eed)"
 
 
-def test_a_server_that_is_gone_is_said_to_be(view: Open, expected: list[str]) -> None:
+def test_an_unreachable_server_is_reported(view: Open, expected: list[str]) -> None:
     expected.append("ERR_")
     page = view("model=digits-ddpm&tab=draw")
     page.context.set_offline(True)
@@ -97,14 +97,14 @@ def test_a_server_that_is_gone_is_said_to_be(view: Open, expected: list[str]) ->
     assert refusal(page) == "The server cannot be reached."
 
 
-def test_a_model_that_is_not_ready_cannot_be_chosen(view: Open) -> None:
+def test_a_model_that_is_not_ready_cannot_be_selected(view: Open) -> None:
     page = view("model=asleep")
     expect(page.get_by_role("option", name="asleep (not ready)")).to_be_disabled()
     expect(page.locator("#trouble")).to_have_text("The link is to a model that is not served here.")
 
 
 @pytest.mark.parametrize("model", ["digits-ddpm", "digits-vae", "tiles-sde", "verse-absorbing"])
-def test_a_telephone_never_scrolls_sideways(view: Open, model: str) -> None:
+def test_a_phone_never_scrolls_sideways(view: Open, model: str) -> None:
     page = view(f"model={model}&tab=draw&seed=1", viewport=PHONE)
     page.get_by_text("Done.").wait_for()
     for tab in page.get_by_role("tab").all():
@@ -115,14 +115,14 @@ def test_a_telephone_never_scrolls_sideways(view: Open, model: str) -> None:
         assert box and box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
 
 
-def test_on_a_telephone_samples_are_brought_into_view(view: Open) -> None:
+def test_on_a_phone_samples_are_scrolled_into_view(view: Open) -> None:
     page = view("model=digits-ddpm&tab=draw", viewport=PHONE)
     draw(page)
     expect(page.get_by_role("button", name="Sample 1", exact=True)).to_be_in_viewport()
     expect(page.get_by_role("button", name="Draw", exact=True)).to_be_in_viewport()
 
 
-def test_a_finger_paints(browser: object, address: str, mood: Mood) -> None:
+def test_a_touch_paints(browser: object, address: str, mood: Mood) -> None:
     context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)  # type: ignore[attr-defined]
     page = context.new_page()
     page.goto(f"{address}/#model=digits-ddpm&tab=fill")
@@ -134,7 +134,7 @@ def test_a_finger_paints(browser: object, address: str, mood: Mood) -> None:
     context.close()
 
 
-def test_everything_is_reached_by_keys(view: Open, mood: Mood) -> None:
+def test_every_control_is_reached_by_keyboard(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=draw")
     page.get_by_role("tab", name="Draw").focus()
     page.keyboard.press("ArrowRight")
@@ -157,7 +157,7 @@ def test_every_control_has_a_name(view: Open, tab: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out_from_the_paper(view: Open, scheme: str) -> None:
+def test_text_has_enough_contrast(view: Open, scheme: str) -> None:
     page = view("model=digits-ddpm&tab=draw", color_scheme=scheme)
     style = "(name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
     paper, field = (page.evaluate(style, name) for name in ("--paper", "--field"))
@@ -167,7 +167,7 @@ def test_words_stand_out_from_the_paper(view: Open, scheme: str) -> None:
 
 
 def contrast(one: str, other: str) -> float:
-    """Return the ratio of luminances of two colours #rgb or #rrggbb, as WCAG has it."""
+    """Return the contrast ratio of two colours #rgb or #rrggbb as defined by WCAG."""
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 

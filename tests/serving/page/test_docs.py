@@ -1,4 +1,4 @@
-"""The API's document in a browser: opened without a key, under its policy; a key is entered there and used."""
+"""The API document in a browser: it opens without a key under its content policy; a key entered there is used."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ def address() -> Iterator[str]:
 
 
 @pytest.mark.browser
-def test_the_document_is_shown_and_tries_requests_with_a_key(browser: Browser, address: str) -> None:
+def test_the_document_is_shown_and_sends_requests_with_a_key(browser: Browser, address: str) -> None:
     page, said = browser.new_page(), list[str]()
     page.on("console", lambda message: said.append(message.text))
     asked: list[str] = []
@@ -35,7 +35,7 @@ def test_the_document_is_shown_and_tries_requests_with_a_key(browser: Browser, a
     page.get_by_role("button", name="Try it out").click()
     page.get_by_role("button", name="Execute").click()
     page.locator(".live-responses-table .response-col_status", has_text="200").wait_for()
-    for verb in ("impute", "score"):  # as they are filled in
+    for verb in ("impute", "score"):  # the unchanged examples
         block = page.locator(f"#operations-verbs-{verb}_v1_models__name__{verb}_post")
         block.locator(".opblock-summary-control").click()
         block.get_by_role("button", name="Try it out").click()

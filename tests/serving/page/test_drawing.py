@@ -1,4 +1,4 @@
-"""Drawing: how samples come about, which they are, and what can be done with them."""
+"""The Draw tab: previews, seeds, links, and actions on samples."""
 
 import json
 import re
@@ -22,18 +22,18 @@ NOTED = """() => {
 
 
 def pictures(page: Page) -> list[str]:
-    """Return what the tiles show."""
+    """Return the image sources of the tiles."""
     return page.locator(".tile img").evaluate_all("images => images.map((image) => image.src)")
 
 
 def drawn(page: Page) -> list[str]:
-    """Draw, and return what came of it."""
+    """Draw samples and return the image sources of their tiles."""
     page.get_by_role("button", name="Draw", exact=True).click()
     page.get_by_role("button", name="Copy as curl").wait_for()
     return pictures(page)
 
 
-def test_samples_are_seen_while_they_come_about(view: Open, mood: Mood) -> None:
+def test_previews_are_shown_during_sampling(view: Open, mood: Mood) -> None:
     mood.seconds = 0.1
     page = view("model=digits-ddpm&tab=draw")
     page.evaluate(NOTED)
@@ -50,7 +50,7 @@ def test_samples_are_seen_while_they_come_about(view: Open, mood: Mood) -> None:
     assert mood.last("sample") == said
 
 
-def test_stop_gives_up_and_keeps_what_is_there(view: Open, mood: Mood) -> None:
+def test_stop_cancels_the_request_and_keeps_the_last_preview(view: Open, mood: Mood) -> None:
     mood.seconds = 0.3
     page = view("model=digits-ddpm&tab=draw")
     page.get_by_role("button", name="Draw", exact=True).click()
@@ -63,7 +63,7 @@ def test_stop_gives_up_and_keeps_what_is_there(view: Open, mood: Mood) -> None:
     assert mood.left == 1 and pictures(page) == kept
 
 
-def test_a_seed_is_a_picture(view: Open) -> None:
+def test_a_seed_always_gives_the_same_image(view: Open) -> None:
     page = view("model=digits-ddpm&tab=draw")
     first = drawn(page)
     page.get_by_label("Seed", exact=True).fill("7")
@@ -72,7 +72,7 @@ def test_a_seed_is_a_picture(view: Open) -> None:
     assert drawn(page) == first and not set(first) & set(other) and len(set(first)) == 16
 
 
-def test_the_dice_roll_a_seed_and_draw(view: Open, mood: Mood) -> None:
+def test_the_dice_button_chooses_a_seed_and_draws(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=draw")
     page.get_by_role("button", name="Roll another seed").click()
     page.get_by_text("Done.").wait_for()
@@ -80,7 +80,7 @@ def test_the_dice_roll_a_seed_and_draw(view: Open, mood: Mood) -> None:
     assert mood.last("sample")["seed"] == seed and f"seed={seed}" in page.url
 
 
-def test_a_link_shows_the_same_to_others(view: Open) -> None:
+def test_a_link_reproduces_the_samples(view: Open) -> None:
     page = view("model=digits-ddpm&tab=draw")
     page.get_by_label("Seed", exact=True).fill("12")
     page.get_by_label("Samples", exact=True).fill("9")
@@ -94,19 +94,19 @@ def test_a_link_shows_the_same_to_others(view: Open) -> None:
     assert other.get_by_label("Sampler").input_value() == "dpmpp_2m"
 
 
-def test_the_page_asks_for_nothing_before_it_is_told_to(view: Open, mood: Mood) -> None:
+def test_the_page_sends_no_request_before_the_user_does(view: Open, mood: Mood) -> None:
     page = view()
     page.wait_for_timeout(200)
     assert not mood.asked and "model=digits-ddpm" in page.url and "seed=0" in page.url and "tab=draw" in page.url
 
 
-def test_the_line_about_the_model_shows_its_quality(view: Open) -> None:
+def test_the_description_of_the_model_shows_its_quality(view: Open) -> None:
     expect(view().locator("#facts")).to_have_text(
         re.compile(r"levels · 2\.31 ± 0\.0176 bits/dim · Fréchet distance 11\.3$")
     )
 
 
-def test_options_and_quality_choose_a_sampler(view: Open, mood: Mood) -> None:
+def test_options_and_quality_select_a_sampler(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=draw")
     expect(page.get_by_text("Song et al. 2021, eq. 12")).to_be_visible()
     page.get_by_label("eta").fill("0.5")
@@ -124,7 +124,7 @@ def test_options_and_quality_choose_a_sampler(view: Open, mood: Mood) -> None:
     expect(page.get_by_label("Steps", exact=True)).to_have_value("2")
 
 
-def test_a_point_of_the_curve_is_picked_by_mouse_and_by_keys(view: Open) -> None:
+def test_a_point_of_the_curve_is_selected_by_mouse_and_keyboard(view: Open) -> None:
     page = view("model=digits-ddpm&tab=draw")
     page.get_by_role("button", name="ddim, 10 steps").click(force=True)
     steps = page.get_by_label("Steps", exact=True)
@@ -145,14 +145,14 @@ def test_the_slider_of_steps_reaches_both_ends(view: Open) -> None:
     expect(steps).to_have_value("1")
 
 
-def test_where_there_is_one_number_of_steps_none_is_sent(view: Open, mood: Mood) -> None:
+def test_no_steps_are_sent_where_only_one_number_is_possible(view: Open, mood: Mood) -> None:
     page = view("model=digits-vae&tab=draw")
     expect(page.get_by_label("Steps", exact=True)).to_be_hidden()
     drawn(page)
     assert "steps" not in mood.last("sample")
 
 
-def test_files_and_the_command_say_the_same_request(view: Open, mood: Mood) -> None:
+def test_downloads_and_the_command_describe_the_same_request(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=draw&seed=3")
     page.get_by_text("Done.").wait_for()
     with page.expect_download() as png:
@@ -171,7 +171,7 @@ def test_files_and_the_command_say_the_same_request(view: Open, mood: Mood) -> N
     assert command.startswith("curl 'http://127.0.0.1") and command.endswith("-o 'digits-ddpm-3.png'")
 
 
-def test_a_sample_goes_on_to_be_scored(view: Open, mood: Mood) -> None:
+def test_a_sample_can_be_passed_to_scoring(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=draw&seed=3")
     page.get_by_text("Done.").wait_for()
     page.get_by_role("button", name="Sample 2", exact=True).click()
@@ -181,7 +181,7 @@ def test_a_sample_goes_on_to_be_scored(view: Open, mood: Mood) -> None:
     assert mood.count("score") == 1
 
 
-def test_what_is_neither_picture_nor_text_is_shown_as_numbers(view: Open) -> None:
+def test_data_that_are_neither_image_nor_text_are_shown_as_numbers(view: Open) -> None:
     page = view("model=codes-order&tab=score&seed=6&n=3")
     expect(page.get_by_role("tab")).to_have_text([re.compile("Draw"), re.compile("Compare")])
     page.get_by_role("button", name="Draw", exact=True).click()
@@ -190,7 +190,7 @@ def test_what_is_neither_picture_nor_text_is_shown_as_numbers(view: Open) -> Non
     assert shown == [MODELS["codes-order"].sample(6, row).tolist() for row in range(3)]
 
 
-def test_two_models_side_by_side_from_one_seed(view: Open, mood: Mood) -> None:
+def test_two_models_are_compared_with_one_seed(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=compare&with=digits-vae&seed=4&n=6")
     page.get_by_text("Done.").wait_for()
     sides = page.locator(".side")

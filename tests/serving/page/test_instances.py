@@ -1,4 +1,4 @@
-"""Filling, scoring, encoding and walking through latent space, by hand, by keys and with files."""
+"""The tabs for imputation, scores and the latent space, used by mouse, keyboard and with files."""
 
 import base64
 import io
@@ -17,19 +17,19 @@ pytestmark = pytest.mark.browser
 
 
 def sent(text: str) -> np.ndarray:
-    """Return a picture that the server was sent, as grey levels (H, W)."""
+    """Return an image that the server received, as grey levels (H, W)."""
     return np.array(Image.open(io.BytesIO(base64.b64decode(text))).convert("L"))
 
 
 def at(board: Locator, x: float, y: float) -> tuple[float, float]:
-    """Return where the middle of a pixel of an 8 x 8 picture is in the window."""
+    """Return the window coordinates of the centre of a pixel of an 8 x 8 image."""
     box = board.bounding_box()
     assert box
     return box["x"] + (x + 0.5) * box["width"] / 8, box["y"] + (y + 0.5) * box["height"] / 8
 
 
 def stroke(page: Page, *places: tuple[int, int]) -> None:
-    """Draw a line from pixel to pixel with the mouse held down."""
+    """Draw a line from pixel to pixel with the mouse button pressed."""
     board = page.locator(".board")
     page.mouse.move(*at(board, *places[0]))
     page.mouse.down()
@@ -42,7 +42,7 @@ def pressed(page: Page, name: str) -> None:
     page.get_by_role("button", name=name, exact=True).click()
 
 
-def test_a_hole_is_filled_where_it_was_painted(view: Open, mood: Mood) -> None:
+def test_missing_values_are_filled_where_they_were_painted(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=fill&seed=9")
     pressed(page, "Let the model draw one")
     page.get_by_text("The model draws one").wait_for(state="hidden")
@@ -60,7 +60,7 @@ def test_a_hole_is_filled_where_it_was_painted(view: Open, mood: Mood) -> None:
     assert len(shown) == 5 and all((sent(png)[hole == 0] == one[0][hole == 0]).all() for png in shown)
 
 
-def test_a_hole_is_mended_cut_and_inverted(view: Open, mood: Mood) -> None:
+def test_the_mask_can_be_erased_preset_and_inverted(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=fill")
 
     def hole() -> np.ndarray:
@@ -75,14 +75,16 @@ def test_a_hole_is_mended_cut_and_inverted(view: Open, mood: Mood) -> None:
     assert (hole() == (y >= 4)).all()
     pressed(page, "Invert")
     assert (hole() == (y < 4)).all()
-    page.get_by_role("radio", name="Mend").check()
+    page.get_by_role("radio", name="Unmask").check()
     stroke(page, (0, 0), (7, 0))
     assert (hole() == ((y < 4) & (y > 0))).all()
     pressed(page, "Right half")
     assert (hole() == (x >= 4)).all()
-    pressed(page, "No hole")
+    pressed(page, "Clear mask")
     pressed(page, "Fill")
-    expect(page.locator(".bar").get_by_role("alert")).to_have_text("There is no hole yet: paint one on the picture.")
+    expect(page.locator(".bar").get_by_role("alert")).to_have_text(
+        "Nothing is masked yet: paint over the part to fill in."
+    )
 
 
 def test_a_brush_has_a_size(view: Open, mood: Mood) -> None:
@@ -95,7 +97,7 @@ def test_a_brush_has_a_size(view: Open, mood: Mood) -> None:
     assert ((sent(mood.last("impute")["mask"]) > 127) == ((abs(x - 3) <= 1) & (abs(y - 3) <= 1))).all()
 
 
-def test_the_easel_knows_keys(view: Open, mood: Mood) -> None:
+def test_the_canvas_editor_supports_the_keyboard(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=fill")
     page.locator(".board").focus()
     for key in ("Space", "ArrowLeft", "ArrowLeft", "Space", "Shift+ArrowDown"):
@@ -106,10 +108,10 @@ def test_the_easel_knows_keys(view: Open, mood: Mood) -> None:
     assert holes == {(4, 4), (2, 4), (2, 5)}
 
 
-def test_ink_and_a_touch_draw_by_hand(view: Open, mood: Mood) -> None:
+def test_ink_and_touch_draw_an_image(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=score")
     stroke(page, (0, 0), (7, 7))
-    page.get_by_role("radio", name="Rub").check()
+    page.get_by_role("radio", name="Erase").check()
     stroke(page, (0, 0))
     pressed(page, "Score")
     page.get_by_role("listitem").wait_for()
@@ -117,10 +119,10 @@ def test_ink_and_a_touch_draw_by_hand(view: Open, mood: Mood) -> None:
     assert drawn[7, 7] == 255 and drawn[0, 0] == 0 and (drawn > 0).sum() >= 7
 
 
-def test_an_upload_takes_the_models_size_and_colours(view: Open, mood: Mood, tmp_path: Path) -> None:
+def test_an_upload_is_converted_to_the_size_and_colours_of_the_model(view: Open, mood: Mood, tmp_path: Path) -> None:
     page, file = view("model=digits-ddpm&tab=score"), tmp_path / "wide.png"
     wide = np.zeros((40, 80, 3), dtype=np.uint8)
-    wide[:, 20:60] = (200, 200, 200)  # the middle, which is what is kept
+    wide[:, 20:60] = (200, 200, 200)  # the middle, which is kept
     Image.fromarray(wide).save(file)
     page.get_by_label("Upload a picture").set_input_files(file)
     page.wait_for_timeout(200)
@@ -129,7 +131,7 @@ def test_an_upload_takes_the_models_size_and_colours(view: Open, mood: Mood, tmp
     assert (sent(mood.last("score")["images"][0]) == 200).all()
 
 
-def test_what_is_no_picture_is_said_to_be_none(view: Open, tmp_path: Path) -> None:
+def test_a_file_that_is_not_an_image_is_reported(view: Open, tmp_path: Path) -> None:
     page, file = view("model=digits-ddpm&tab=score"), tmp_path / "picture.png"
     file.write_bytes(b"not a picture")
     page.get_by_label("Upload a picture").set_input_files(file)
@@ -163,7 +165,7 @@ def test_dragging_over_latent_space_moves_the_picture(view: Open, mood: Mood) ->
     assert mood.last("decode")["z"] == [[2, 2]] and 1 < mood.count("decode") - before < 40
 
 
-def test_sliders_come_in_twenties_and_take_keys(view: Open, mood: Mood) -> None:
+def test_sliders_are_shown_in_groups_of_twenty_and_support_the_keyboard(view: Open, mood: Mood) -> None:
     page = view("model=digits-vae-24&tab=latent")
     expect(page.get_by_label("z 21", exact=True)).to_be_hidden()
     page.get_by_text("4 more").click()
@@ -174,7 +176,7 @@ def test_sliders_come_in_twenties_and_take_keys(view: Open, mood: Mood) -> None:
     assert mood.last("decode")["z"] == [[-3, *[0] * 22, 3]]
 
 
-def test_a_picture_is_encoded_and_a_seed_is_a_point(view: Open, mood: Mood) -> None:
+def test_an_image_is_encoded_and_a_seed_gives_a_point(view: Open, mood: Mood) -> None:
     page = view("model=digits-vae&tab=latent&seed=5")
     pressed(page, "Encode")  # black: the fake's mean is (−2, −2)
     expect(page.get_by_label("z 1", exact=True)).to_have_value("-2")
@@ -197,14 +199,14 @@ def test_a_text_model_draws_fills_and_scores_texts(view: Open, mood: Mood) -> No
     mood.seconds = 0.1
     page = view("model=verse-absorbing&tab=draw&n=2")
     pressed(page, "Draw")
-    expect(page.locator("pre .dim").first).to_be_visible()  # what is not decided yet
+    expect(page.locator("pre .dim").first).to_be_visible()  # symbols that are not decided yet
     page.get_by_text("Done.").wait_for()
     expect(page.locator("pre").first).to_have_text(_verse(0))
     page.get_by_role("tab", name="Fill").click()
-    text = page.get_by_label("Text, _ is a hole")
+    text = page.get_by_label("Text (_ marks a missing character)")
     text.fill("shall i compare ____ to a day!")
     expect(
-        page.get_by_text("30 of 64 characters · 4 holes · 34 more to come as holes · not in the alphabet: !")
+        page.get_by_text("30 of 64 characters · 4 missing · 34 more appended as missing · not in the alphabet: !")
     ).to_be_visible()
     text.fill("shall i compare ____ to a day")
     pressed(page, "Fill")
@@ -216,7 +218,7 @@ def test_a_text_model_draws_fills_and_scores_texts(view: Open, mood: Mood) -> No
     expect(filled.locator("mark").first).to_have_text(verse[16:20])
     expect(filled.locator("mark").last).to_have_text(verse[29:])
     text.select_text()
-    pressed(page, "Make the selection a hole")
+    pressed(page, "Mask the selection")
     assert text.input_value() == "_" * 29
     page.get_by_role("tab", name="Score").click()
     pressed(page, "Let the model draw one")
@@ -225,7 +227,7 @@ def test_a_text_model_draws_fills_and_scores_texts(view: Open, mood: Mood) -> No
     expect(page.get_by_role("status")).to_have_text("2.300 ± 0.021 bits/dim (elbo)")
 
 
-def test_colours_are_the_models(view: Open, mood: Mood) -> None:
+def test_a_drawn_image_has_the_colours_of_the_model(view: Open, mood: Mood) -> None:
     page = view("model=tiles-sde&tab=score")
     page.get_by_label("Ink", exact=True).last.fill("#ff8000")
     stroke(page, (4, 4))

@@ -1,7 +1,8 @@
-"""Many requests on one network, tick by tick: what generate does for a fixed batch, for one that comes and goes.
+"""Continuous batching: many requests on one network, one evaluation at a time.
 
-A *walk* is n rows along one chain; rows of any walks share a forward. A *guest* is other work on the net (a likelihood,
-an encoding, an adaptive solver) in a thread of its own, whose calls of the net come along where they fit. No Ray here.
+A *sampling request* is n rows along one chain; the rows of all sampling requests share a forward. An *auxiliary task*
+is other work on the network (a likelihood, an encoding, an adaptive solver) in a separate thread; its network calls
+join the batch where their arguments fit. This package does not use Ray.
 """
 
 from gen_ray.engine.inference.batcher.batcher import Batcher

@@ -1,4 +1,4 @@
-"""What a batcher has to do and has done, in evaluations and in seconds; and whether more may come."""
+"""Admission control: the backlog of the batcher in evaluations and seconds, its counters, and when to refuse."""
 
 import threading
 from collections.abc import Mapping
@@ -8,51 +8,53 @@ from gen_ray.engine.inference.batcher.latency_profile import LatencyProfile
 from gen_ray.engine.inference.batcher.requests import RequestHandle
 
 MOST_REQUESTS = 256
-"""Of one key."""
+"""Most unfinished requests of one key."""
 MOST_IN_ALL = 1024
+"""Most unfinished requests of all keys together."""
 FAULTS = 3
-"""Forwards that raised without a tick between that did not, after which a batcher is not well."""
+"""Number of consecutive forwards that raised after which the batcher is unhealthy."""
 MOMENTUM = 0.05
+"""Weight of the latest evaluation in the running mean of the speed."""
 
 
 class AdmissionControl:
-    """Counters that only grow, what is left of each request, and how fast it goes. May be asked from any thread."""
+    """Counters that only grow, the remaining work of each request, and the current speed. Thread-safe."""
 
     def __init__(self, costs: LatencyProfile, backlog_limit: float) -> None:
-        """Refuse a request before which there would be more than backlog_limit seconds of work."""
+        """Refuse a request that would wait for more than backlog_limit seconds of work."""
         self.costs, self.backlog_limit = costs, backlog_limit
         self.evaluations = self.ticks = self.room = self.faults = 0
         self.busy_seconds = 0.0
         self.pace = 1.0
-        """How many times what was measured at the start a tick takes now, a running mean."""
+        """Running mean of an evaluation's time, as a multiple of the time measured at the start."""
         self.closed = False
         self._left: dict[RequestHandle, int] = {}
         self._lock = threading.Lock()
 
     @property
     def requests(self) -> int:
-        """Return how many requests are not done yet."""
+        """Return the number of unfinished requests."""
         return len(self._left)
 
     @property
     def pending(self) -> int:
-        """Return the evaluations that are left of all requests."""
+        """Return the remaining evaluations of all requests."""
         with self._lock:
             return sum(self._left.values())
 
     @property
     def by_key(self) -> Mapping[str, tuple[int, float]]:
-        """Return the number of requests of each key that are not done yet, and how long their work will take."""
+        """Return for each key the number of its unfinished requests and the seconds of their remaining work."""
         found: dict[str, tuple[int, float]] = {}
         with self._lock:
-            for ticket, left in self._left.items():
-                requests, seconds = found.get(ticket.key, (0, 0.0))
-                found[ticket.key] = (requests + 1, seconds + left * self._row_seconds)
+            for handle, left in self._left.items():
+                requests, seconds = found.get(handle.key, (0, 0.0))
+                found[handle.key] = (requests + 1, seconds + left * self._row_seconds)
         return found
 
     @property
     def backlog_seconds(self) -> float:
-        """Return how long all that is pending will take."""
+        """Return the seconds that all pending work takes."""
         return self.pending * self._row_seconds
 
     @property
@@ -61,67 +63,68 @@ class AdmissionControl:
 
     @property
     def well(self) -> bool:
-        """Return whether forwards do not keep raising."""
+        """Return whether fewer than FAULTS consecutive forwards have raised."""
         return self.faults < FAULTS
 
     @property
     def closed_and_empty(self) -> bool:
-        """Return whether nothing is to be done any more."""
+        """Return whether the batcher is closed and no work is left."""
         return self.closed and not self._left
 
-    def admit(self, ticket: RequestHandle, evaluations: int) -> None:
-        """Take a request in. Raise BusyError where it would have to wait too long, or its key has too many requests.
+    def admit(self, handle: RequestHandle, evaluations: int) -> None:
+        """Admit a request. Raise BusyError where it would wait too long, or where its key has too many requests.
 
-        As the requests of a key share alike, another one delays it by what that has left, but by no more than it has to
-        do itself: beside a request of a minute there is room for one of a second, but not for hundreds of them. Keys
-        share alike, too: another key delays it by no more than what its own key has to do until it is done.
+        The requests of a key share its time equally. Another request of the key therefore delays a new one by its
+        remaining work, but by no more than the work of the new one: beside a request of a minute, one of a second is
+        admitted, but not hundreds of them. Keys share the time equally, too: another key causes a delay of at most
+        the work of the request's own key, the new request included.
         """
         with self._lock:
             of_key: dict[str, list[int]] = {}
             for other, left in self._left.items():
                 of_key.setdefault(other.key, []).append(left)
-            mine = of_key.pop(ticket.key, [])
+            mine = of_key.pop(handle.key, [])
             if len(mine) >= MOST_REQUESTS or len(self._left) >= MOST_IN_ALL:
                 raise BusyError(
-                    f"{len(self._left)} requests are under way, {len(mine)} of this key", retry_after_seconds=1.0
+                    f"{len(self._left)} requests are unfinished, {len(mine)} of this key", retry_after_seconds=1.0
                 )
             own = sum(min(left, evaluations) for left in mine)
             others = sum(min(sum(lefts), own + evaluations) for lefts in of_key.values())
             waiting = (own + others) * self._row_seconds
             if self.closed or waiting > self.backlog_limit:
-                message = f"{waiting:.0f} seconds of work come before it; the most is {self.backlog_limit:.0f}"
+                message = f"{waiting:.0f} seconds of work come before it; the limit is {self.backlog_limit:.0f} seconds"
                 raise BusyError(message, retry_after_seconds=max(1.0, waiting - self.backlog_limit))
-            self._left[ticket] = evaluations
+            self._left[handle] = evaluations
 
-    def leave(self, ticket: RequestHandle) -> None:
-        """Let a request go, whatever is left of it."""
+    def leave(self, handle: RequestHandle) -> None:
+        """Remove a request, whatever is left of it."""
         with self._lock:
-            self._left.pop(ticket, None)
+            self._left.pop(handle, None)
 
     def did(self, rows: Mapping[RequestHandle, int]) -> None:
-        """Subtract an evaluation of some rows of each; an estimate that was too low ends at 1."""
+        """Subtract one evaluation of the given rows from each request; an estimate that was too low stays at 1."""
         with self._lock:
-            for ticket, done in rows.items():
-                if ticket in self._left:
-                    self._left[ticket] = max(1, self._left[ticket] - done)
+            for handle, done in rows.items():
+                if handle in self._left:
+                    self._left[handle] = max(1, self._left[handle] - done)
 
     def sound(self) -> None:
-        """Count a forward that did not raise."""
+        """Record a forward that did not raise."""
         self.faults = 0
 
     def tick(self, rows: int, room: int, fixed: int | None, seconds: float) -> None:
-        """Count a tick of so many rows where there was room for so many."""
+        """Count a batch evaluation of rows rows, where room rows were possible."""
         self.ticks, self.evaluations, self.room = self.ticks + 1, self.evaluations + rows, self.room + room
         self.busy_seconds += seconds
         self.pace += MOMENTUM * (min(10.0, seconds / self.costs.of(fixed or rows)) - self.pace)
 
     def fault(self) -> None:
-        """Count a forward that raised."""
+        """Record a forward that raised."""
         self.faults += 1
 
     def close(self, *, give_up: bool) -> None:
-        """Take nothing more in."""
+        """Refuse all further requests; with give_up, also cancel the unfinished ones."""
         with self._lock:
             self.closed = True
-            for ticket in self._left if give_up else ():
-                ticket.cancel_request()
+            for handle in self._left if give_up else ():
+                handle.cancel_request()

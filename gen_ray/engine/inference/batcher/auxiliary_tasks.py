@@ -1,4 +1,4 @@
-"""Turns of guests that evaluate the net in their own thread: one at a time, while the batcher's forwards continue."""
+"""Gradient turns: auxiliary tasks evaluate the network in their own threads, one at a time, beside the batcher."""
 
 import time
 
@@ -6,16 +6,16 @@ from gen_ray.engine.inference.batcher.batched_net import GradientTurn
 
 
 class GradientTurns:
-    """The turns that wait, and the one that was granted. Used in the batcher's thread only.
+    """The waiting turns and the granted one. Used in the batcher's thread only.
 
-    A granted turn and the forwards that run beside it divide the cores: each is charged half of the time that both run.
+    A granted turn and the forwards beside it divide the cores: each is charged half of the time during which both run.
     """
 
     def __init__(self) -> None:
         """Start without turns."""
         self.waiting: list[GradientTurn] = []
         self._granted: GradientTurn | None = None
-        self._began = self._of_others = 0.0
+        self._began = self._shared = 0.0
 
     @property
     def can_grant(self) -> bool:
@@ -23,26 +23,26 @@ class GradientTurns:
         return bool(self.waiting) and self._granted is None
 
     def grant(self, turn: GradientTurn) -> None:
-        """Let a guest evaluate the net."""
+        """Let the task of a turn evaluate the network."""
         self.waiting.remove(turn)
-        self._granted, self._began, self._of_others = turn, time.perf_counter(), 0.0
+        self._granted, self._began, self._shared = turn, time.perf_counter(), 0.0
         turn.granted.set_result(None)
 
     def own_part(self, seconds: float) -> float:
-        """Return the seconds that a forward is charged."""
+        """Return the seconds charged for a forward that took seconds."""
         if self._granted is None:
             return seconds
-        self._of_others += seconds / 2
+        self._shared += seconds / 2
         return seconds / 2
 
     def end(self) -> float:
-        """Take the granted turn back and return the seconds that it is charged."""
+        """End the granted turn and return the seconds charged for it."""
         self._granted = None
-        return max(0.0, time.perf_counter() - self._began - self._of_others)
+        return max(0.0, time.perf_counter() - self._began - self._shared)
 
     def drop(self) -> None:
-        """Wake the guests that need not wait any more, with the reason."""
+        """Wake the tasks whose request was cancelled or is late, with the error."""
         for turn in list(self.waiting):
-            if obstacle := turn.ticket.cancel_reason:
+            if reason := turn.ticket.cancel_reason:
                 self.waiting.remove(turn)
-                turn.granted.set_exception(obstacle)
+                turn.granted.set_exception(reason)

@@ -1,4 +1,4 @@
-"""One forward for all who ask the same of the net at the same time: the walks' kernel, and guests in other threads."""
+"""One forward for equal network calls: those of the sampling kernel, and those of auxiliary tasks in other threads."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -16,13 +16,13 @@ FORWARD = "forward"
 
 @dataclass(eq=False, kw_only=True)
 class NetCall:
-    """A guest waits for what the net says of its rows; they may be served a part at a time."""
+    """A network call of an auxiliary task, which waits for the output; its rows may be served in several parts."""
 
     ticket: RequestHandle
     method: str
     args: tuple[Tensor, ...]
     reduced: bool
-    """Whether under the model's reduced precision, as samples are drawn; likelihoods are not."""
+    """Whether to use the model's reduced precision, as samples do; likelihoods do not."""
     fixed: bool = False
     answer: Future[Output] = field(default_factory=Future)
     parts: list[Output] = field(default_factory=list)
@@ -30,11 +30,11 @@ class NetCall:
 
     @property
     def wanted(self) -> int:
-        """Return how many rows are still to be served."""
+        """Return the number of rows still to be served."""
         return len(self.args[0]) - self.served
 
     def fits(self, method: str, args: tuple[Tensor, ...], reduced: bool) -> bool:
-        """Return whether its rows could be further rows of these arguments."""
+        """Return whether its rows can be appended to these arguments."""
         return (
             (method, len(args), reduced) == (self.method, len(self.args), self.reduced)
             and not self.fixed
@@ -42,11 +42,11 @@ class NetCall:
         )
 
     def next(self, rows: int) -> tuple[Tensor, ...]:
-        """Return the arguments of so many further rows."""
+        """Return the arguments of the next rows."""
         return tuple(arg[self.served : self.served + rows] for arg in self.args)
 
     def take(self, part: Output) -> None:
-        """Take what the net says of the next rows; after the last ones, answer."""
+        """Append the network's output for the next rows; after the last ones, set the answer."""
         self.ticket.begin()
         self.served += len(part[0] if isinstance(part, tuple) else part)
         self.parts.append(
@@ -58,7 +58,7 @@ class NetCall:
 
 @dataclass(eq=False, kw_only=True)
 class GradientTurn:
-    """A guest waits until it may evaluate the net itself; it has the turn until it asks for something else."""
+    """An auxiliary task's wait for permission to evaluate the network itself; it ends with the next network call."""
 
     ticket: RequestHandle
     rows: int
@@ -67,24 +67,24 @@ class GradientTurn:
 
 
 class BatchingNet:
-    """The net as a kernel of walks sees it: rows of guests that ask the same come along in its forward."""
+    """The network as the sampling kernel calls it; rows of matching calls of auxiliary tasks join its forward."""
 
     def __init__(self, net: nn.Module) -> None:
-        """Nobody comes along yet."""
+        """Wrap net; no calls join yet."""
         self._net = net
         self.riders: list[tuple[NetCall, int]] = []
-        """So many rows of each call, which come along wherever they fit; who has is taken out."""
+        """Calls with their number of rows to join a matching forward; a call that has joined is removed."""
 
     def __call__(self, *args: Tensor) -> Any:
         """Return net(*args)."""
         return self._evaluate(FORWARD, args)
 
     def encode(self, *args: Tensor) -> Any:
-        """Return net.encode(*args), of a net that has it."""
+        """Return net.encode(*args), for a network that has it."""
         return self._evaluate("encode", args)
 
     def decode(self, *args: Tensor) -> Any:
-        """Return net.decode(*args), of a net that has it."""
+        """Return net.decode(*args), for a network that has it."""
         return self._evaluate("decode", args)
 
     def _evaluate(self, method: str, args: tuple[Tensor, ...]) -> Output:
@@ -99,7 +99,7 @@ class BatchingNet:
 
 
 def serve(net: nn.Module, calls: Sequence[tuple[NetCall, int]], *, device_type: str, fixed: int) -> None:
-    """Serve so many rows of each call, those that ask the same by one forward; padded to fixed rows where wished."""
+    """Serve the given rows of each call; equal calls share a forward, and fixed calls are padded to fixed rows."""
     waiting = list(calls)
     while waiting:
         first, rows = waiting.pop(0)
@@ -118,7 +118,7 @@ def serve(net: nn.Module, calls: Sequence[tuple[NetCall, int]], *, device_type: 
 
 
 def evaluate(net: nn.Module, method: str, args: tuple[Tensor, ...]) -> Output:
-    """Return what a method of the net says; its forward by way of its hooks."""
+    """Return the output of a method of the network; ``forward`` is called by way of the network's hooks."""
     call: Callable[..., Output] = net if method == FORWARD else getattr(net, method)
     rows = len(args[0])
     more = rounded(rows) - rows
@@ -128,10 +128,10 @@ def evaluate(net: nn.Module, method: str, args: tuple[Tensor, ...]) -> Output:
 
 
 def rounded(rows: int) -> int:
-    """Return the next number of rows that forwards have (1 … 8, 10, 12, 14, 16, 20, 24 …), at most a quarter more.
+    """Return the next larger allowed number of rows (1 … 8, 10, 12, 14, 16, 20, 24 …), at most a quarter more.
 
-    oneDNN keeps what it has compiled for a shape, weights laid out anew included: if there were forwards of any number
-    of rows, that would be more than it can keep, and hundreds of MiB of it.
+    oneDNN caches compiled code and reordered weights for each shape. With forwards of arbitrary sizes, these would
+    exceed its cache and use hundreds of MiB.
     """
     step = 1 << max(0, (rows - 1).bit_length() - 3)
     return -(-rows // step) * step
@@ -163,16 +163,16 @@ def _join_parts(parts: list[Output]) -> Output:
 
 
 def without_inference_mode(tensor: Tensor) -> Tensor:
-    """Return a copy that is no inference tensor: others may do with it what they do with any."""
+    """Return a copy that is not an inference tensor, so that it can be used outside inference mode."""
     with torch.inference_mode(False):
         return tensor.clone()
 
 
 class BatchedNetProxy:
-    """The net as a guest's thread sees it: a call waits until it is served by the batcher's forward.
+    """The network as an auxiliary task calls it: a call waits until the batcher has served it.
 
-    Where gradients are wanted, as for the trace of a flow's Jacobian, the guest waits for a turn and evaluates the net
-    itself: without turns, a few such requests would take the cores from all others.
+    A call that needs gradients, as the trace of a flow's Jacobian does, waits for a turn and evaluates the network in
+    the task's own thread. Without turns, a few such tasks would occupy all cores.
     """
 
     def __init__(
@@ -184,13 +184,13 @@ class BatchedNetProxy:
         reduced: bool,
         fixed: bool,
     ) -> None:
-        """Ask the batcher by ask."""
+        """Wrap net; ask submits calls to the batcher; reduced and fixed apply to every call."""
         self._net, self._ticket, self._ask = net, ticket, ask
         self._reduced, self._fixed = reduced, fixed
         self._turn: GradientTurn | None = None
 
     def __call__(self, *args: Any) -> Any:
-        """Return net(*args). Raise GivenUpError or LateError where it need not be known any more."""
+        """Return net(*args). Raise CancelledError or DeadlineExceededError where the request must end."""
         return self._evaluate(FORWARD, args)
 
     def encode(self, *args: Any) -> Any:
@@ -202,11 +202,11 @@ class BatchedNetProxy:
         return self._evaluate("decode", args)
 
     def __getattr__(self, name: str) -> Any:
-        """Return what else the net has, its own: parameters, a learned process."""
+        """Return any other attribute of the network itself: parameters, a learned process."""
         return getattr(self._net, name)
 
     def end_turn(self) -> None:
-        """Let the next guest evaluate the net; derivatives of the evaluation belong to the turn."""
+        """Release the turn. It includes the derivatives of the evaluation."""
         if self._turn is not None:
             self._turn.ended = True
             self._ask(self._turn)
@@ -214,8 +214,8 @@ class BatchedNetProxy:
 
     def _evaluate(self, method: str, args: tuple[Any, ...]) -> Any:
         self.end_turn()
-        if obstacle := self._ticket.cancel_reason:
-            raise obstacle
+        if reason := self._ticket.cancel_reason:
+            raise reason
         if torch.is_grad_enabled() and any(arg.requires_grad for arg in args):
             turn = GradientTurn(ticket=self._ticket, rows=len(args[0]))
             self._ask(turn)

@@ -1,4 +1,4 @@
-"""Why a request came to nothing though it was not at fault."""
+"""Errors of valid requests that could not be completed."""
 
 import torch
 
@@ -6,28 +6,28 @@ from gen_ray.engine.inference.memory import is_out_of_memory
 
 
 class BusyError(Exception):
-    """There is more work waiting than may wait."""
+    """The batcher refuses the request because too much work is waiting."""
 
     def __init__(self, message: str, *, retry_after_seconds: float) -> None:
-        """Keep when it is worth asking again."""
+        """retry_after_seconds is the time after which a new attempt can succeed."""
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 
 
 class DeadlineExceededError(Exception):
-    """Its deadline passed before it was done."""
+    """The deadline of the request passed before it was done."""
 
 
 class CancelledError(Exception):
-    """Who asked for it does not want it any more, or the batcher was closed."""
+    """The client cancelled the request, or the batcher was closed."""
 
 
 class NotFiniteError(Exception):
-    """The net said NaN or infinity: there is no sample to show."""
+    """The network's output contains NaN or infinity, so the request has no result."""
 
 
 def memory_error(error: Exception, device: torch.device) -> Exception:
-    """Return a MemoryError of one line in place of torch's own; any other error as it is.
+    """Return a MemoryError with a one-line message in place of torch's own error; return any other error unchanged.
 
     torch's message is a paragraph, and its traceback would keep the tensors of the batch in memory.
     """

@@ -1,4 +1,4 @@
-"""The order of requests: those whose key, and then who themselves, had the least time so far come first."""
+"""The fair queue: orders requests by the network time that their key, and then they themselves, have used so far."""
 
 from collections.abc import Collection, Sequence
 from typing import Protocol, TypeVar
@@ -7,11 +7,11 @@ from gen_ray.engine.inference.batcher.requests import RequestHandle
 
 
 class HasRequestHandle(Protocol):
-    """Anything that waits for the net on behalf of a request."""
+    """An object that waits for the network on behalf of a request."""
 
     @property
     def ticket(self) -> RequestHandle:
-        """Return the request's ticket."""
+        """Return the handle of the request."""
         ...
 
 
@@ -21,8 +21,8 @@ T = TypeVar("T", bound=HasRequestHandle)
 class FairQueue:
     """Fair queueing in two levels: keys share the time equally, and so do the requests of each key.
 
-    A request that arrives, or a key that was idle, starts level with the least served of the others: it is neither
-    paid for the time before nor made to wait for it (Goyal et al. 1996, start-time fair queueing).
+    A new request, or a key that was idle, starts level with the least served of the others: it is neither credited nor
+    charged for the time before (Goyal et al. 1996, start-time fair queueing).
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class FairQueue:
         self._level = 0.0
 
     def ordered(self, asking: Sequence[T]) -> list[T]:
-        """Return what asks, the least served first."""
+        """Return the waiting objects, the least served first."""
         self._arrive(frozenset(one.ticket.key for one in asking))
         known: dict[str, float] = {}
         for one in asking:
@@ -46,13 +46,13 @@ class FairQueue:
     def charge(self, served: Collection[RequestHandle], seconds: float) -> None:
         """Divide seconds equally among the keys that were served, and then among the requests of each."""
         of: dict[str, list[RequestHandle]] = {}
-        for ticket in served:
-            of.setdefault(ticket.key, []).append(ticket)
-        for key, tickets in of.items():
+        for handle in served:
+            of.setdefault(handle.key, []).append(handle)
+        for key, handles in of.items():
             share = seconds / len(of)
             self._seconds[key] = self._seconds.get(key, self._level) + share
-            for ticket in tickets:
-                ticket.spent = (ticket.spent or 0.0) + share / len(tickets)
+            for handle in handles:
+                handle.spent = (handle.spent or 0.0) + share / len(handles)
 
     def _arrive(self, active: frozenset[str]) -> None:
         staying = [self._seconds[key] for key in active & self._active]

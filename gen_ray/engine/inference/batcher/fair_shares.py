@@ -1,4 +1,4 @@
-"""Who goes along in the next tick: shares of a batch between requests that want more rows than there is room for."""
+"""Fair shares of the next batch between requests that want more rows than it has."""
 
 from collections.abc import Sequence
 
@@ -6,10 +6,10 @@ from gen_ray.engine.inference.batcher.latency_profile import LatencyProfile
 
 
 def max_min_shares(wanted: Sequence[int], room: int) -> list[int]:
-    """Return the max-min fair shares of room between those who want so many rows each.
+    """Return the max-min fair shares of room rows between requests that want the given numbers of rows.
 
-    Nobody gets more than wanted, and nobody less than another who does not want less. Where there is not one for each,
-    the first ones have it: the caller's order decides whose turn it is.
+    No request gets more than it wants, and none gets less than another unless it wants less. Where there are fewer rows
+    than requests, the first requests get them: the order is the caller's decision.
     """
     given = [0] * len(wanted)
     hungry = [i for i, want in enumerate(wanted) if want > 0]
@@ -24,9 +24,9 @@ def max_min_shares(wanted: Sequence[int], room: int) -> list[int]:
 
 
 def max_min_shares_by_key(keys: Sequence[str], wanted: Sequence[int], room: int) -> list[int]:
-    """Return the max-min fair shares of room between keys, and within each key between its requests.
+    """Return the max-min fair shares of room rows between keys, and within each key between its requests.
 
-    keys names the key of each request; keys and requests that come first have what cannot be divided.
+    keys names the key of each request. Rows that cannot be divided equally go to the keys and requests that come first.
     """
     members: dict[str, list[int]] = {}
     for i, key in enumerate(keys):
@@ -40,11 +40,11 @@ def max_min_shares_by_key(keys: Sequence[str], wanted: Sequence[int], room: int)
 
 
 def batch_size(wanted: Sequence[int], costs: LatencyProfile) -> int:
-    """Return how many rows the next tick has, so that none of k requests is slower than k times it alone.
+    """Return the rows of the next batch such that each of k requests takes at most k times its time in an idle batcher.
 
-    That is what each would have if they took turns. A lone request of one row beside a large one would wait for ticks
-    many times as long as its own; so a tick takes at most k times what the smallest would take by itself. With many
-    requests that binds nothing, and a batch is as large as pays.
+    That is also the time if the requests took turns. Beside a large request, a request of one row would wait for
+    evaluations many times as long as its own; an evaluation therefore takes at most k times that of the smallest
+    request by itself. With many requests this does not limit the batch, and it has the best size.
     """
     hungry = [want for want in wanted if want > 0]
     return costs.most(len(hungry) * costs.of(min(*hungry, costs.best))) if hungry else 0

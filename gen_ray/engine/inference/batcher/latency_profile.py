@@ -1,4 +1,4 @@
-"""What a tick costs by the number of its rows: measured once, so that batches are as large as pays and no larger."""
+"""The latency profile: seconds of a batch evaluation by its number of rows, measured once, and the best batch size."""
 
 import time
 from bisect import bisect_right
@@ -20,37 +20,38 @@ from gen_ray.family import Chain
 
 MOST_ROWS = 512
 SLOWEST_TICK_SECONDS = 0.1
-"""No batch is larger than the first one that takes this long: whoever comes in waits for a tick to end."""
+"""The largest batch is the first that takes this long, because a new request waits for the running evaluation."""
 ENOUGH = 0.97
-"""Share of the highest rate that will do: beyond it a larger batch only makes ticks longer."""
+"""Sufficient share of the highest throughput; a larger batch would only increase the latency."""
 ROUNDS = 4
+"""Timed evaluations of each size; the fastest counts."""
 
 
 @dataclass(frozen=True)
 class LatencyProfile:
-    """Seconds of a tick at some numbers of rows, both rising; in between on the line."""
+    """Seconds of one evaluation at some numbers of rows, both increasing; linear interpolation in between."""
 
     rows: Sequence[int]
     seconds: Sequence[float]
 
     def of(self, rows: int) -> float:
-        """Return the seconds of a tick of so many rows; beyond the largest measured, several ticks of it."""
+        """Return the seconds of an evaluation of rows; beyond the largest measured size, of several evaluations."""
         whole, rest = divmod(rows, self.rows[-1])
         return whole * self.seconds[-1] + (float(np.interp(rest, [0, *self.rows], [0.0, *self.seconds])) if rest else 0)
 
     @cached_property
     def best(self) -> int:
-        """Return the smallest measured number of rows at which the rate is nearly the highest."""
+        """Return the smallest measured number of rows whose throughput is at least ENOUGH of the highest."""
         rates = [rows / seconds for rows, seconds in zip(self.rows, self.seconds, strict=True)]
         return next(rows for rows, rate in zip(self.rows, rates, strict=True) if rate >= ENOUGH * max(rates))
 
     @cached_property
     def row_seconds(self) -> float:
-        """Return what a row's tick costs in a batch of the best size."""
+        """Return the seconds of one row's evaluation in a batch of the best size."""
         return self.of(self.best) / self.best
 
     def most(self, seconds: float) -> int:
-        """Return how many rows a tick of so many seconds has, at least one and at most the best number."""
+        """Return how many rows can be evaluated in the given seconds: at least one, at most the best size."""
         at = bisect_right(self.seconds, seconds)
         if at == 0:
             return 1
@@ -63,10 +64,10 @@ class LatencyProfile:
 
 @torch.inference_mode()
 def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -> LatencyProfile:
-    """Tick 1, 2, 4 … most_rows rows of the default sampler and return what each takes; warms the net up, too.
+    """Evaluate 1, 2, 4 … most_rows rows of the default sampler and return the time of each size; warms the network up.
 
-    It stops where a tick gets slow or the device is out of memory. Call it with as many threads as the batcher will
-    have. Raise RunError where one row does not fit.
+    The measurement stops where an evaluation becomes slow or the device is out of memory. Call it with the same number
+    of threads as the batcher will have. Raise RunError where one row does not fit.
     """
     rows: list[int] = []
     seconds: list[float] = []
@@ -75,7 +76,7 @@ def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -
         try:
             with autocast(model.experiment.training.precision, device):
                 took = _tick_seconds(model.net, chain, device, size)
-        except RuntimeError as error:  # which torch.OutOfMemoryError is, too
+        except RuntimeError as error:  # the base class of torch.OutOfMemoryError
             if not is_out_of_memory(error):
                 raise
             if not rows:
@@ -90,16 +91,16 @@ def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -
 
 
 def _tick_seconds(net: nn.Module, chain: Chain, device: torch.device, size: int) -> float:
-    walk = SamplingRequest(chain, size, seed=0)
-    cohort = RunningBatch(device)
-    cohort.set_rows(walk.next_rows(size))
+    request = SamplingRequest(chain, size, seed=0)
+    batch = RunningBatch(device)
+    batch.set_rows(request.next_rows(size))
     times = []
     for _ in range(ROUNDS + 1):
-        for row in cohort.rows:
-            row.position = walk.chain.nfe // 2
+        for row in batch.rows:
+            row.position = request.chain.nfe // 2
         began = time.perf_counter()
-        cohort.tick(net)
+        batch.tick(net)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - began)
-    return min(times[1:])  # what else runs on the machine only adds to it
+    return min(times[1:])  # the minimum, because other processes can only add time

@@ -1,4 +1,4 @@
-"""A request in the batcher: the walk of its rows, and the ticket by which it is waited for, watched and given up."""
+"""A request in the batcher: its rows, and the handle that waits for it, reports its times and cancels it."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from gen_ray.family import Chain, Known, State
 
 @dataclass(frozen=True)
 class Preview:
-    """A walk under way: samples (n, *shape), −1 where nothing is decided, after so many of all its evaluations."""
+    """An unfinished sampling request: samples (n, *shape), −1 where undecided, after done of total evaluations."""
 
     done: int
     total: int
@@ -23,23 +23,23 @@ class Preview:
 
 
 OnPreview = Callable[[Preview], None]
-"""Called in the batcher's thread; must not block."""
+"""A callback for previews. It runs in the batcher's thread and must not block."""
 
 
 class RequestHandle:
-    """A request's future, and when what happened to it; ``done()`` of the future comes last."""
+    """The future of a request, its deadline and its times. ``done()`` of the future becomes true last."""
 
     def __init__(self, deadline: float | None = None, key: str = "") -> None:
-        """Begin now; deadline is on the clock of time.monotonic, key the name of the API key that asked."""
+        """Start the clock. deadline is a time of time.monotonic; key is the name of the API key of the request."""
         self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()  # it is given up by give_up alone
+        self.future.set_running_or_notify_cancel()  # a running future cannot be cancelled; cancel_request does that
         self.deadline, self.key = deadline, key
-        self.spent: float | None = None  # seconds of the net that it had, see FairQueue; None until it first asks
+        self.spent: float | None = None  # seconds of network time, see FairQueue; None until it first waits
         self.asked, self.begun, self.ended = time.monotonic(), None, None  # type: float, float | None, float | None
         self.given_up = False
 
     def cancel_request(self) -> None:
-        """Want it no more: its rows are gone before the next tick."""
+        """Cancel the request; its rows leave the batch before the next evaluation."""
         self.given_up = True
 
     @property
@@ -49,27 +49,27 @@ class RequestHandle:
 
     @property
     def queued_seconds(self) -> float:
-        """Return the time from asking to the first evaluation, or until now."""
+        """Return the seconds from submission to the first evaluation, or until now."""
         return (self.begun or self.ended or time.monotonic()) - self.asked
 
     @property
     def computed_seconds(self) -> float:
-        """Return the time from the first evaluation to the end, or until now."""
+        """Return the seconds from the first evaluation to the end, or until now."""
         return (self.ended or time.monotonic()) - self.begun if self.begun is not None else 0.0
 
     def begin(self) -> None:
-        """Note the first evaluation; later ones change nothing."""
+        """Record the time of the first evaluation; later calls change nothing."""
         self.begun = self.begun or time.monotonic()
 
     @property
     def cancel_reason(self) -> Exception | None:
-        """Return why nobody waits for it any more, None where somebody does."""
+        """Return the error with which the request must end early; None while it should go on."""
         if self.given_up:
-            return CancelledError("given up")
-        return DeadlineExceededError("its deadline has passed") if self.late else None
+            return CancelledError("the request was cancelled")
+        return DeadlineExceededError("the deadline of the request has passed") if self.late else None
 
     def end(self, result: Any = None, error: Exception | None = None) -> None:
-        """Hand over what came of it."""
+        """Set the result or the error of the future."""
         self.ended = time.monotonic()
         if error is not None:
             self.future.set_exception(error)
@@ -79,18 +79,18 @@ class RequestHandle:
 
 @dataclass(eq=False)
 class SampleRow:
-    """One sample of a walk: where it stands, and its state (1, …) while it is not in the batch."""
+    """One sample of a request: its position in the chain, and its state (1, …) while it is not in the batch."""
 
     walk: "SamplingRequest"
     index: int
     position: int = 0
     state: State | None = None
     keys: frozenset[str] = frozenset()
-    """What its state had when it began; another row may bring more into a batch."""
+    """The entries of its state at the start; rows of other requests may add further entries to the batch."""
 
 
 class SamplingRequest:
-    """n rows along one chain. Rows begin in order and as late as possible: one that waits costs no memory."""
+    """n rows along one chain. Rows start in order and as late as possible, because a waiting row needs no memory."""
 
     def __init__(
         self,
@@ -104,7 +104,10 @@ class SamplingRequest:
         watch: OnPreview | None = None,
         looks: int = 0,
     ) -> None:
-        """Let watch have as many looks on the way, evenly; held (n, …) is what the rows must keep."""
+        """Submit to ticket; watch is called with looks previews, evenly spaced; held (n, …) are known values to keep.
+
+        With fixed, the forwards of the rows are padded to a fixed number of rows.
+        """
         self.chain, self.n, self.seed, self.held, self.fixed = chain, n, seed, held, fixed
         self.table = chain.table.numpy()
         self.ticket, self.watch = ticket or RequestHandle(), watch
@@ -115,23 +118,23 @@ class SamplingRequest:
 
     @property
     def total(self) -> int:
-        """Return all evaluations of all rows."""
+        """Return the number of evaluations of all rows."""
         return self.n * self.chain.nfe
 
     @property
     def wanted(self) -> int:
-        """Return how many rows could go along now."""
+        """Return how many rows the next batch could take."""
         return self.n - self.finished
 
     def next_rows(self, count: int) -> list[SampleRow]:
-        """Return the rows that go along: those farthest on, then new ones."""
+        """Return at most count rows for the next batch: the most advanced ones first, then new ones."""
         while len(self.going) < min(count, self.wanted):
             self.going.append(SampleRow(self, self.begun))
             self.begun += 1
         return self.going[:count]
 
     def take_samples(self, rows: list[SampleRow], samples: Tensor) -> None:
-        """Take the samples (B, *shape) of rows that are at their end."""
+        """Store the samples (B, *shape) of finished rows."""
         if self.samples is None:
             self.samples = torch.empty((self.n, *samples.shape[1:]), dtype=samples.dtype)
         self.samples[[row.index for row in rows]] = samples
@@ -140,6 +143,6 @@ class SamplingRequest:
         self.finished += len(rows)
 
     def advance(self, rows: int) -> bool:
-        """Count evaluations; return whether it is time for a look."""
+        """Count evaluations; return whether a preview is due."""
         before, self.done = self.done, self.done + rows
         return bool(self._every) and self.done < self.total and before // self._every < self.done // self._every

@@ -1,4 +1,4 @@
-"""The rows that go along in a tick: one stacked state, put together anew only when somebody comes or goes."""
+"""The running batch: the rows of the next evaluation in one stacked state, rebuilt only when its rows change."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -14,10 +14,10 @@ from gen_ray.maths.noise import RowNoise
 
 
 class RunningBatch:
-    """Rows in any chains of one model, at any places."""
+    """Rows of any chains of one model, at any positions."""
 
     def __init__(self, device: torch.device, *, fixed: int | None = None) -> None:
-        """With fixed, every tick is padded to so many rows, which makes a row's bits independent of its company."""
+        """With fixed, every evaluation is padded to that many rows; a row's bits then do not depend on the others."""
         self.device, self.fixed = device, fixed
         self.rows: list[SampleRow] = []
         self.state: State = {}
@@ -25,11 +25,11 @@ class RunningBatch:
 
     @property
     def kernel(self) -> Kernel:
-        """Return the kernel that all chains of a model share."""
+        """Return the kernel shared by all chains of a model."""
         return self.rows[0].walk.chain.kernel
 
     def set_rows(self, wanted: Sequence[SampleRow]) -> None:
-        """Let exactly these rows go along: who leaves keeps its state, who comes brings it or begins."""
+        """Make the batch consist of exactly these rows. Leaving rows keep their state; joining rows resume or start."""
         coming = {id(row) for row in wanted}
         staying = [i for i, row in enumerate(self.rows) if id(row) in coming]
         if len(staying) == len(self.rows) == len(wanted):
@@ -55,9 +55,9 @@ class RunningBatch:
         )
 
     def _begin(self, rows: list[SampleRow]) -> State:
-        walk, first, n = rows[0].walk, rows[0].index, len(rows)
-        held = walk.held and walk.held.part(first, n)
-        state = walk.chain.kernel.start(RowNoise.of(walk.seed, n, first=first), self.device, held)
+        request, first, n = rows[0].walk, rows[0].index, len(rows)
+        held = request.held and request.held.part(first, n)
+        state = request.chain.kernel.start(RowNoise.of(request.seed, n, first=first), self.device, held)
         for row in rows:
             row.keys = frozenset(state)
         return state
@@ -80,7 +80,10 @@ class RunningBatch:
             row.position += 1
 
     def pop_finished(self) -> list[tuple[list[SampleRow], Tensor, bool]]:
-        """Take out the rows at their end: by walk its rows, their samples on the CPU, and whether all was finite."""
+        """Remove the finished rows and return them by request.
+
+        Each entry has the rows of one request, their samples (B, *shape) on the CPU, and whether their state is finite.
+        """
         ended = [i for i, row in enumerate(self.rows) if row.position == row.walk.chain.nfe]
         if not ended:
             return []
@@ -96,11 +99,11 @@ class RunningBatch:
         return found
 
     def clear(self) -> None:
-        """Let all rows go without looking at a state that cannot be trusted."""
+        """Remove all rows without reading the state, which is invalid after an error."""
         self.rows, self.state = [], {}
 
     def look(self) -> list[tuple[SampleRow, Tensor]]:
-        """Return the rows and what each looks like now (*shape) on the CPU, −1 where nothing is decided."""
+        """Return each row and its current preview (*shape) on the CPU, −1 where undecided."""
         return list(zip(self.rows, self.kernel.preview(self.state).cpu(), strict=True)) if self.rows else []
 
 
@@ -109,7 +112,7 @@ def _select(state: State, index: list[int]) -> State:
 
 
 def _concatenate(parts: list[State], keys: frozenset[str]) -> State:
-    """Return the parts as one state; what a part lacks of the keys is 0 there: nothing is held (Kernel.start)."""
+    """Concatenate states along the rows; an entry that a part lacks is 0 there: nothing is known (Kernel.start)."""
     alike = {key: next(part[key] for part in parts if key in part) for key in keys}
     sizes = [len(next(iter(part.values()))) for part in parts]
     return {
@@ -124,6 +127,6 @@ def _concatenate(parts: list[State], keys: frozenset[str]) -> State:
 
 
 def _finite(state: State) -> Tensor:
-    """Return for each row (B,) whether all of its state is finite."""
+    """Return for each row (B,) whether its whole state is finite."""
     each = [value.flatten(1).isfinite().all(1) for value in state.values()]
     return torch.stack(each).all(0).cpu()

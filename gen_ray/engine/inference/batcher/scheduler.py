@@ -1,4 +1,4 @@
-"""The walks of a batcher: their rows in the next tick, their previews, and their ends."""
+"""The scheduler of sampling requests: the rows of the next evaluation, previews, results and errors."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -11,76 +11,76 @@ from gen_ray.engine.inference.batcher.requests import Preview, SampleRow, Sampli
 from gen_ray.engine.inference.batcher.running_batch import RunningBatch
 
 OnFinished = Callable[[SamplingRequest, Tensor | None, Exception | None], None]
-"""(walk, its samples, or what went wrong): it is no longer here."""
+"""Callback (request, samples, error) for a request that has left the scheduler; samples or error is None."""
 
 
 class Scheduler:
-    """All walks under way. Those whose forwards are padded have separate ticks."""
+    """All sampling requests in progress. Requests with padded forwards have a separate running batch."""
 
     def __init__(self, device: torch.device, fixed_rows: int, settle: OnFinished) -> None:
-        """Whatever becomes of a walk goes to settle."""
+        """Create an empty scheduler; settle is called with the outcome of each request."""
         self.walks: list[SamplingRequest] = []
         self._settle = settle
         self._cohorts = {False: RunningBatch(device), True: RunningBatch(device, fixed=fixed_rows)}
 
-    def cohort(self, first: SamplingRequest | None) -> RunningBatch:
-        """Return the cohort for the rows of a walk."""
+    def batch_for(self, first: SamplingRequest | None) -> RunningBatch:
+        """Return the running batch for the rows of a request."""
         return self._cohorts[first is not None and first.fixed]
 
-    def step(self, cohort: RunningBatch, given: Mapping[SamplingRequest, int], net: BatchingNet) -> None:
-        """Advance so many rows of each walk by one evaluation."""
-        cohort.set_rows([row for walk, rows in given.items() for row in walk.next_rows(rows)])
-        for walk in given:
-            walk.ticket.begin()
-        cohort.tick(net)
-        looking = [walk for walk, rows in given.items() if walk.advance(rows)]
-        for arrived, samples, finite in cohort.pop_finished():
-            self._arrived(arrived, samples, finite)
-        for walk in looking:
-            if walk in self.walks and walk.watch is not None:
-                walk.watch(Preview(walk.done, walk.total, _preview_of(walk, cohort)))
+    def step(self, batch: RunningBatch, given: Mapping[SamplingRequest, int], net: BatchingNet) -> None:
+        """Advance the given number of rows of each request by one evaluation."""
+        batch.set_rows([row for request, rows in given.items() for row in request.next_rows(rows)])
+        for request in given:
+            request.ticket.begin()
+        batch.tick(net)
+        looking = [request for request, rows in given.items() if request.advance(rows)]
+        for finished, samples, finite in batch.pop_finished():
+            self._finish_rows(finished, samples, finite)
+        for request in looking:
+            if request in self.walks and request.watch is not None:
+                request.watch(Preview(request.done, request.total, _preview_of(request, batch)))
 
-    def _arrived(self, rows: list[SampleRow], samples: Tensor, finite: bool) -> None:
-        walk = rows[0].walk
-        if walk not in self.walks:
+    def _finish_rows(self, rows: list[SampleRow], samples: Tensor, finite: bool) -> None:
+        request = rows[0].walk
+        if request not in self.walks:
             return
         if not finite:
-            self.drop(walk, NotFiniteError("the net's output is not finite"))
+            self.drop(request, NotFiniteError("the network's output is not finite"))
             return
-        walk.take_samples(rows, without_inference_mode(samples))
-        if not walk.wanted:
-            self.walks.remove(walk)
-            self._settle(walk, walk.samples, None)
+        request.take_samples(rows, without_inference_mode(samples))
+        if not request.wanted:
+            self.walks.remove(request)
+            self._settle(request, request.samples, None)
 
-    def drop(self, walk: SamplingRequest, error: Exception) -> None:
-        """Let a walk and its rows go."""
-        cohort = self._cohorts[walk.fixed]
-        cohort.set_rows([row for row in cohort.rows if row.walk is not walk])
-        self.walks.remove(walk)
-        self._settle(walk, None, error)
+    def drop(self, request: SamplingRequest, error: Exception) -> None:
+        """Remove a request and its rows, and report the error."""
+        batch = self._cohorts[request.fixed]
+        batch.set_rows([row for row in batch.rows if row.walk is not request])
+        self.walks.remove(request)
+        self._settle(request, None, error)
 
-    def drop_all(self, cohort: RunningBatch, given: Iterable[SamplingRequest], error: Exception) -> None:
-        """Let go whoever had, or was to have, a row in a tick that raised: nobody knows in what state they are."""
-        for walk in dict.fromkeys([*given, *(row.walk for row in cohort.rows)]):
-            if walk in self.walks:
-                self.walks.remove(walk)
-                self._settle(walk, None, error)
-        cohort.clear()
-
-
-def is_running(walk: SamplingRequest, cohort: RunningBatch) -> bool:
-    """Return whether a cohort has the rows of a walk."""
-    return walk.fixed == (cohort.fixed is not None)
+    def drop_all(self, batch: RunningBatch, given: Iterable[SamplingRequest], error: Exception) -> None:
+        """Remove all requests with a row in, or due in, an evaluation that raised: the state of the rows is unknown."""
+        for request in dict.fromkeys([*given, *(row.walk for row in batch.rows)]):
+            if request in self.walks:
+                self.walks.remove(request)
+                self._settle(request, None, error)
+        batch.clear()
 
 
-def _preview_of(walk: SamplingRequest, cohort: RunningBatch) -> Tensor:
-    """Return what a walk's samples look like now, (n, *shape) int32; −1 where nothing is decided."""
-    kernel, going = walk.chain.kernel, {row.index: row for row in walk.going}
-    here = {row.index: image for row, image in cohort.look() if row.walk is walk}
+def is_running(request: SamplingRequest, batch: RunningBatch) -> bool:
+    """Return whether a running batch is the one for the rows of a request."""
+    return request.fixed == (batch.fixed is not None)
+
+
+def _preview_of(request: SamplingRequest, batch: RunningBatch) -> Tensor:
+    """Return the current preview of a request's samples, (n, *shape) int32, −1 where undecided."""
+    kernel, going = request.chain.kernel, {row.index: row for row in request.going}
+    here = {row.index: image for row, image in batch.look() if row.walk is request}
     parked = {i: kernel.preview(row.state)[0].cpu() for i, row in going.items() if row.state is not None}
-    ended = [] if walk.samples is None else [i for i in range(walk.begun) if i not in going]
-    known = {**{i: walk.samples[i] for i in ended if walk.samples is not None}, **here, **parked}
-    shown = torch.full((walk.n, *next(iter(known.values())).shape), -1, dtype=torch.int32)
+    ended = [] if request.samples is None else [i for i in range(request.begun) if i not in going]
+    known = {**{i: request.samples[i] for i in ended if request.samples is not None}, **here, **parked}
+    shown = torch.full((request.n, *next(iter(known.values())).shape), -1, dtype=torch.int32)
     for index, sample in known.items():
         shown[index] = sample.int()
     return without_inference_mode(shown)

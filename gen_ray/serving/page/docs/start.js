@@ -1,2 +1,2 @@
-// The API's document, with a button that asks for a key and sends it along with what is tried out.
+// Shows the OpenAPI document with Swagger UI; its Authorize button sets the key for the requests tried out.
 SwaggerUIBundle({ url: "openapi.json", dom_id: "#docs", deepLinking: true, validatorUrl: null });

@@ -1,4 +1,4 @@
-/** Compare: the page's model and another, or the same with another sampler, from one seed side by side. */
+/** The Compare tab: samples of two models, or of two samplers, side by side from one seed. */
 
 import { Bar } from "../bar.js";
 import { Chooser } from "../chooser.js";
@@ -33,12 +33,12 @@ function build(ctx) {
   return { element: h("div.panel.comparing", {}, form, p.place, q.place), run: () => form.requestSubmit(), close: () => bar.stop() };
 }
 
-/** The model that a link names, or one of the same data, or the same model, whose samplers can be compared too. */
+/** Return the model in the link, otherwise another model of the same data, otherwise the same model. */
 function rival(card, able) {
   return able.find(({ id }) => id === link.read().with) ?? able.find((one) => one !== card && one.data.name === card.data.name) ?? card;
 }
 
-/** Draw from both at once; one bar tells of their evaluations together. */
+/** Draw from both concurrently; one bar shows their total progress. */
 async function both(sides, n, tools) {
   const far = sides.map(() => [0, 0]);
   const runs = sides.map((side, i) => {
@@ -53,9 +53,9 @@ async function both(sides, n, tools) {
   return "Done.";
 }
 
-/** One of the two: a model, how to draw from it, and what came of it. */
+/** One side of the comparison: a model, its sampling controls and its gallery. */
 class Side {
-  /** @param words of the link for the sampler and its steps */
+  /** @param the keys in the link for the sampler and its steps */
   constructor(ctx, letter, [sampler, steps]) {
     Object.assign(this, { ctx, letter, words: { sampler, steps } });
     this.chosen = h("div");

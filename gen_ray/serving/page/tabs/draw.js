@@ -1,4 +1,4 @@
-/** Draw: samples of a model, seen while they come about. */
+/** The Draw tab: samples of a model, with previews. */
 
 import { Bar } from "../bar.js";
 import { Chooser } from "../chooser.js";

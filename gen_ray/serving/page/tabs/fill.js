@@ -1,4 +1,4 @@
-/** Fill: what a model makes of the rest, given a part. */
+/** The Fill tab: completions of an instance of which a part is known. */
 
 import { Bar } from "../bar.js";
 import { Chooser } from "../chooser.js";

@@ -1,4 +1,4 @@
-/** Latent: the picture that a point of the latent space stands for, and the point that a picture comes from. */
+/** The Latent tab: decodes points of the latent space and encodes instances. */
 
 import * as api from "../api.js";
 import { Bar } from "../bar.js";
@@ -8,8 +8,8 @@ import { Pad } from "../pad.js";
 import { normals } from "../normals.js";
 import { subjectOf } from "../subject.js";
 
-const REACH = 3; // standard deviations of the prior that the sliders go to at first
-const SHOWN = 20; // sliders that are there at once
+const REACH = 3; // initial range of the sliders in standard deviations of the prior
+const SHOWN = 20; // sliders that are shown initially
 
 export const latent = { id: "latent", title: "Latent", formula: "z ↦ x", verb: "decode", build };
 
@@ -32,7 +32,7 @@ class Walk {
     this.sliders = this.z.map((_, i) => this.slider(i));
     this.bar = new Bar("Encode", (tools) => this.encode(tools));
     this.subject = subjectOf(ctx, this.bar, { holes: false });
-    this.view = this.medium.view("What the latent point decodes to");
+    this.view = this.medium.view("Decoded latent point");
     this.pad = this.z.length === 2 ? new Pad(ctx.card, (z) => this.move(z)) : null;
     this.element = this.arranged();
     this.encoder.hidden = !ctx.card.verbs.includes("encode");
@@ -51,7 +51,7 @@ class Walk {
   }
 
   slider(i) {
-    const output = h("span.value"); // not an output: that would be read aloud at every move
+    const output = h("span.value"); // not an output element, which screen readers would read aloud at every move
     const input = h("input", { type: "range", min: -REACH, max: REACH, step: 0.01, value: 0, "aria-label": `z ${i + 1}` });
     input.oninput = () => this.move(this.z.map((value, j) => (i === j ? Number(input.value) : value)));
     return { input, output, element: h("label.z", {}, h("i", {}, "z", h("sub", {}, String(i + 1))), input, output) };
@@ -68,7 +68,7 @@ class Walk {
     await this.bar.start();
   }
 
-  /** A point of the prior that the seed of the page stands for. */
+  /** Move to a point of the prior drawn with the page's seed. */
   roll() {
     this.move(normals(this.ctx.seed(), this.z.length));
   }
@@ -76,7 +76,7 @@ class Walk {
   move(z) {
     this.z = z;
     this.sliders.forEach(({ input, output }, i) => {
-      // an encoded picture may lie further out than any slider went
+      // an encoded picture may lie outside the range of the sliders
       const reach = Math.max(REACH, Math.ceil(Math.abs(z[i])));
       Object.assign(input, { min: -reach, max: reach, value: z[i] });
       output.textContent = z[i].toFixed(2).replace("-", "−");
@@ -85,7 +85,7 @@ class Walk {
     this.follow();
   }
 
-  /** Decode where z is now. One request at a time; when it is back, the latest z goes next, those between are let go. */
+  /** Decode the current z. One request runs at a time; after it the latest z is sent, and those between are skipped. */
   async follow() {
     this.stale = true;
     if (this.following) return;
