@@ -151,7 +151,7 @@ def picture(made: "Completions", known: "Tensor", truth: "Tensor | None" = None)
 
     levels, spread = made.spec.levels, made.uncertainty()
     alone = {
-        "input, missing marked": grids.with_missing(known, made.mask, levels=levels),
+        "masked input": grids.with_missing(known, made.mask, levels=levels),
         **({} if truth is None else {"truth": grids.rgb(truth, levels=levels)}),
         "mean": grids.rgb(made.mean(), levels=levels),
         f"std 0 … {float(spread.mean(1).max()):.2f}": grids.uncertainty_map(spread),

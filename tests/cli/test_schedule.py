@@ -138,8 +138,10 @@ def test_a_failed_trial_does_not_prevent_a_champion(gen_ray: Run, sweep: Path, m
     )
     asked: list[object] = []
     monkeypatch.setattr("gen_ray.cluster.sweeps.sweep.sweep", lambda *_, tags, **__: asked.append(tags) or outcome)
-    for module in ("registry", "tracking"):
-        monkeypatch.setattr(f"gen_ray.{module}.row", lambda _, run_id: RunRow(run_id, "", "", {BITS: 1.0}, {}, {}))
+    for module in ("registry", "runs"):
+        monkeypatch.setattr(
+            f"gen_ray.tracking.{module}.row", lambda _, run_id: RunRow(run_id, "", "", {BITS: 1.0}, {}, {})
+        )
     monkeypatch.setattr("gen_ray.run_directory.artifact_of", lambda run_id, root: root / run_id)
     monkeypatch.setattr("gen_ray.tracking.releases.keep", lambda *_: ("model", "d" * 64))
     monkeypatch.setattr(

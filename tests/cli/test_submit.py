@@ -50,7 +50,7 @@ def test_a_folder_is_uploaded_without_ignored_files(work: Path) -> None:
         (["train", "/etc/hosts"], r"/etc/hosts: the job would not find it"),
         (["--working-dir", "nowhere", "train", "a"], r"--working-dir nowhere: is not a folder"),
         (["--env", "NOT_SET_HERE", "train", "run.yaml"], r"--env NOT_SET_HERE: is not set in this shell"),
-        (["--env", "RAY_AUTH_TOKEN=a", "train", "run.yaml"], r"--env RAY_AUTH_TOKEN: a job has the cluster's own"),
+        (["--env", "RAY_AUTH_TOKEN=a", "train", "run.yaml"], r"--env RAY_AUTH_TOKEN: a job has the cluster's token"),
         (["--id", "../x", "train", "run.yaml"], r"--id \.\./x: a name is 1 to 64 letters"),
     ],
 )
@@ -228,7 +228,7 @@ def test_others_cannot_read_the_token_when_ray_starts(
 def test_every_start_of_ray_is_covered() -> None:
     files = [file for folder in ("gen_ray", "pipelines") for file in (ROOT / folder).rglob("*.py")]
     started = [file.name for file in files if "ray.init(" in file.read_text(encoding="utf-8")]
-    assert started == ["starting.py"]  # after refusals.check
+    assert started == ["start.py"]  # after preflight.check
 
 
 def test_processes_that_make_a_token_at_once_agree_on_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

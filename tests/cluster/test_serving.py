@@ -115,7 +115,7 @@ def test_the_error_log_has_the_versions_that_replicas_serve(url: str, root: Path
     """Replicas are other processes than the ingress, which logs the requests."""
     [file] = (root / "serving").glob("errors-*.log")
     for family in ("ddpm", "vae"):
-        assert f"INFO {family}: version toy-{family}" in file.read_text()
+        assert f"INFO {family}: serving version toy-{family}" in file.read_text()
 
 
 WRITER = """

@@ -133,7 +133,7 @@ def test_the_plan_of_a_shipped_config(gen_ray: GenRay, storage) -> None:
     ("words", "fault"),
     [
         (["--rate", "x"], "--rate x: write IMAGES_PER_SECOND@ROWS"),
-        (["--rate", "0@8"], "--rate 0@8: is written"),
+        (["--rate", "0@8"], "--rate 0@8: write"),
         (["--rate", "-1@8"], "--rate -1@8: both numbers must be above 0"),
         (["--nodes", "0"], "nodes"),
         (["--check", "7"], "--check 7: data.batch_size="),

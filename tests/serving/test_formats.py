@@ -109,7 +109,7 @@ def test_missing_values_are_white_or_one_and_the_rest_is_kept(ask: Ask, desks: d
     assert drawn["samples"] == listed["samples"] and np.shape(drawn["samples"]) == (3, 1, 8, 8)
     assert all((np.array(sample)[0, 4:] == x[4:]).all() for sample in drawn["samples"])
     np.testing.assert_array_equal(desks["digits"].jobs[0].mask, (mask == 0)[None, None])
-    assert "no hole" in refused(ask("digits", "impute", x=x.tolist(), mask=[[0] * 8] * 8), 422)
+    assert "nothing is missing" in refused(ask("digits", "impute", x=x.tolist(), mask=[[0] * 8] * 8), 422)
 
 
 def test_missing_values_in_texts_are_a_character(ask: Ask) -> None:
