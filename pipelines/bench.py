@@ -211,7 +211,7 @@ def sample(
 
     from gen_ray.bench.baselines import sampler_times
     from gen_ray.cluster.training.train import prepare_data
-    from gen_ray.engine.training.step import autocast
+    from gen_ray.engine.inference.precision import autocast
     from gen_ray.experiment import load
 
     experiment = load(config, overrides or [])

@@ -38,8 +38,8 @@ def ema(
     folder = find(run, storage)
     if folder.name != run_directory.ARTIFACT:
         raise UserError(f"{run}: only runs keep the snapshots for averages, and {folder} is not in a run")
-    from gen_ray.engine.inference import artifact
-    from gen_ray.engine.training import checkpoint, post_hoc_ema
+    from gen_ray.engine.inference import artifact, model_files
+    from gen_ray.engine.training import post_hoc_ema
     from gen_ray.storage.paths import copy, is_there, remove
     from gen_ray.storage.replacement import PARTIAL, hidden
 
@@ -53,7 +53,7 @@ def ema(
         _show(found, by, {_name({"sigma_rel": width}): residual for width, residual in residuals.items()})
         best = min(found, key=lambda name: found[name][f"eval/{by}"])
         if is_there(candidates / best):
-            checkpoint.commit(folder, partial(copy, candidates / best))
+            model_files.commit(folder, partial(copy, candidates / best))
     finally:
         remove(candidates)
     typer.echo(f"{folder}: {best}")

@@ -32,7 +32,7 @@ def sample(
     found, device = instances.load(model, storage), instances.device()
     from gen_ray.engine.inference import samples
     from gen_ray.engine.inference.generate import generate
-    from gen_ray.engine.training.step import autocast
+    from gen_ray.engine.inference.precision import autocast
 
     if list_samplers:
         terminal.show_chains("sampler", found.family.samplers())

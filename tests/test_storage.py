@@ -18,7 +18,8 @@ from gen_ray.datasets.prepared import DataError
 from gen_ray.datasets.shards import load_split
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import features
-from gen_ray.engine.training import checkpoint, checkpoint_store
+from gen_ray.engine.inference import model_files
+from gen_ray.engine.training import checkpoint_store
 from gen_ray.engine.training.checkpoint_store import CheckpointStore
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import parse
@@ -277,4 +278,4 @@ def test_an_unreachable_root_is_reported_in_one_line(monkeypatch: pytest.MonkeyP
 
 def test_a_refusal_of_an_object_store_is_reported_in_one_line(s3: Path) -> None:
     with pytest.raises(RunError, match="s3://no-such-bucket/x: could not be written"):
-        checkpoint.write(place("s3://no-such-bucket/x"), {"a": b"1"})
+        model_files.write(place("s3://no-such-bucket/x"), {"a": b"1"})

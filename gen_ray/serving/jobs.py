@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gen_ray.engine.evaluation.evaluate import EFFORT
 from gen_ray.engine.inference import latent, score
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import OnPreview, RequestHandle
 from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.inference.score import EFFORT
 from gen_ray.errors import UserError
 from gen_ray.family import Chain, Known, Sampler
 from gen_ray.serving.loaded_model import LoadedModel

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from gen_ray.engine.evaluation.pareto import CostQuality, SamplerChoice
+from gen_ray.engine.evaluation.pareto import CostQuality
+from gen_ray.engine.inference.sampler_choice import SamplerChoice
 from gen_ray.errors import RunError
 
 ARTIFACT = "gen_ray.artifact"

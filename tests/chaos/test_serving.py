@@ -25,9 +25,10 @@ import requests
 import torch
 
 from gen_ray.client import ApiError, Client
-from gen_ray.engine.evaluation.pareto import NAMES, SamplerChoice
+from gen_ray.engine.evaluation.pareto import NAMES
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.fingerprint import build, fingerprint
+from gen_ray.engine.inference.sampler_choice import SamplerChoice
 from gen_ray.tracking import registry
 from gen_ray.tracking.releases import Release
 from gen_ray.tracking.runs import TrackedRun, row

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gen_ray.engine.inference import artifact
+from gen_ray.engine.inference import artifact, model_files
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.training import checkpoint
@@ -35,7 +35,7 @@ def trained(family: str = "vae", steps: int = 1) -> TrainState:
 
 
 def write_checkpoint(folder: Path) -> None:
-    checkpoint.write(folder, trained().packed(1))
+    model_files.write(folder, trained().packed(1))
 
 
 def read_checkpoint(folder: Path) -> None:
@@ -175,18 +175,18 @@ def test_any_failure_leaves_nothing_behind(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(RunError, match=r"new: could not be written: disk full"):
-        checkpoint.commit(tmp_path / "new", full)
+        model_files.commit(tmp_path / "new", full)
     with pytest.raises(KeyboardInterrupt):
-        checkpoint.commit(tmp_path / "new", interrupted)
+        model_files.commit(tmp_path / "new", interrupted)
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"file/new: could not be written: Not a directory"):
-        checkpoint.commit(tmp_path / "file" / "new", lambda draft: None)
+        model_files.commit(tmp_path / "file" / "new", lambda draft: None)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_commit_replaces_the_whole_old_folder(tmp_path: Path) -> None:
     for name in ("old", "new"):
-        checkpoint.commit(tmp_path / "deep" / "f", lambda draft, name=name: (draft / name).touch())
+        model_files.commit(tmp_path / "deep" / "f", lambda draft, name=name: (draft / name).touch())
     assert [p.name for p in (tmp_path / "deep" / "f").iterdir()] == ["new"]
 
 
@@ -194,9 +194,9 @@ def test_a_killed_writer_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
     """After SIGKILL during a write the partial folder is hidden; a restart and the next commit work."""
     exp = experiment()
     code = (
-        "import os, sys, pathlib\nfrom gen_ray.engine.training import checkpoint\n"
+        "import os, sys, pathlib\nfrom gen_ray.engine.inference import model_files\n"
         "def fill(draft):\n (draft / 'half').write_text('half'); os.kill(os.getpid(), 9)\n"
-        "checkpoint.commit(pathlib.Path(sys.argv[1]) / 'step-000000003', fill)"
+        "model_files.commit(pathlib.Path(sys.argv[1]) / 'step-000000003', fill)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
     assert not (tmp_path / "step-000000003").exists()
@@ -213,7 +213,7 @@ def test_a_killed_writer_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_checkpoint_restores_net_average_optimizer_and_step(family: str, tmp_path: Path) -> None:
     one, other = trained(family, steps=3), trained(family, steps=0)
-    checkpoint.write(tmp_path / "c", one.packed(3))
+    model_files.write(tmp_path / "c", one.packed(3))
     position = checkpoint.read(tmp_path / "c", nets={"net": other.bare, "ema": other.ema}, optimizer=other.optimizer)
     assert position["step"] == checkpoint.position(tmp_path / "c")["step"] == 3
     for mine, theirs in ((one.bare, other.bare), (one.ema, other.ema)):

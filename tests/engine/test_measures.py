@@ -14,13 +14,14 @@ from torch import Tensor
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import evaluate as measures
 from gen_ray.engine.evaluation import features, frechet
-from gen_ray.engine.evaluation.evaluate import ReferenceData, bits_per_dim, distances, evaluate, likelihood, sample
+from gen_ray.engine.evaluation.evaluate import ReferenceData, distances, evaluate, likelihood, sample
 from gen_ray.engine.evaluation.frechet import Moments, distance, manifold_coverage
 from gen_ray.engine.evaluation.provenance import planned_provenance
 from gen_ray.engine.evaluation.quality_metrics import quality_metric
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.inference.score import bits_per_dim
 from gen_ray.engine.inference.texts import page
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse

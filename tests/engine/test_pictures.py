@@ -10,9 +10,9 @@ from PIL import Image
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import samples
+from gen_ray.engine.inference.chunks import chunks
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.plots.grids import MISSING_COLOUR, contact_sheet, grid, panel, uncertainty_map
-from gen_ray.engine.training.session import chunks
 from gen_ray.errors import UserError
 from gen_ray.maths.noise import RowNoise
 from tests.engine.toys import CPU, images, model

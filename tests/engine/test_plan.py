@@ -22,7 +22,7 @@ from gen_ray.bench.planner import (
     worthwhile,
 )
 from gen_ray.datasets.prepare import prepare
-from gen_ray.engine.training import checkpoint
+from gen_ray.engine.inference import model_files
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.engine.training.step import TrainState
 from tests.conftest import ROOT, Said
@@ -106,7 +106,7 @@ def test_the_estimate_of_checkpoint_bytes_matches_the_files(tmp_path) -> None:
     files = learner.packed(1)
     assert load.checkpoint_bytes == pytest.approx(sum(map(len, files.values())), rel=0.35)  # plus names and shapes
     assert load.gradient_bytes == sum(p.numel() * 4 for p in learner.bare.parameters())
-    assert len(checkpoint.weights(net)) > load.gradient_bytes
+    assert len(model_files.weights(net)) > load.gradient_bytes
 
 
 def test_step_costs_are_measured_and_more_rows_take_longer() -> None:

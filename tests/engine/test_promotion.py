@@ -9,11 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_ray.engine.evaluation.pareto import CostQuality, SamplerChoice, choose, pareto_front
+from gen_ray.engine.evaluation.pareto import CostQuality, choose, pareto_front
 from gen_ray.engine.evaluation.quality_metrics import WittenBell, jackknife
 from gen_ray.engine.evaluation.sampler_settings import affordable, sampler_settings
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.fingerprint import build, fingerprint
+from gen_ray.engine.inference.sampler_choice import SamplerChoice
 from gen_ray.engine.plots import grids
 from gen_ray.engine.plots.lines import cost_quality
 from gen_ray.errors import UserError

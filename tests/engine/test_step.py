@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gen_ray.engine.inference.precision import autocast, precision_on
 from gen_ray.engine.training import ema
 from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
-from gen_ray.engine.training.step import NonFiniteError, StepSignal, TrainState, autocast, learning_rate, precision_on
+from gen_ray.engine.training.step import NonFiniteError, StepSignal, TrainState, learning_rate
 from gen_ray.errors import UserError
 from gen_ray.experiment import Training
 from gen_ray.family import LossTerms

@@ -11,8 +11,8 @@ from torch import Tensor
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.model_files import Files
 from gen_ray.engine.training.batches import InMemoryBatches
-from gen_ray.engine.training.checkpoint import Files
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family

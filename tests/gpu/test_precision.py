@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gen_ray.engine.inference.precision import precision_on
 from gen_ray.engine.training.session import LocalSession
-from gen_ray.engine.training.step import TrainState, precision_on
+from gen_ray.engine.training.step import TrainState
 from gen_ray.nets import UNetConfig
 from gen_ray.nets.activation_checkpointing import recompute
 from tests.engine.toys import SPEC, experiment, images, splits

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from gen_ray.engine.evaluation.pareto import SamplerChoice
 from gen_ray.engine.inference import artifact, latent, score
 from gen_ray.engine.inference.fingerprint import build, fingerprint
 from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.inference.sampler_choice import SamplerChoice
 from gen_ray.errors import RunError
 from gen_ray.family import Known
 from gen_ray.serving import cards

@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gen_ray.bench.gpu.alternating import Repeat
 from gen_ray.bench.gpu.workloads import Workload
-from gen_ray.engine.training.step import autocast, precision_on
+from gen_ray.engine.inference.precision import autocast, precision_on
 from gen_ray.maths.noise import generator
 
 COUNTED_ROWS = 2

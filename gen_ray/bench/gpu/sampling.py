@@ -11,7 +11,7 @@ from gen_ray.bench.gpu.alternating import Conditions, OutOfTimeError, Repeat, al
 from gen_ray.bench.gpu.workloads import SAMPLERS, Size, Workload
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.memory import is_out_of_memory
-from gen_ray.engine.training.step import autocast
+from gen_ray.engine.inference.precision import autocast
 from gen_ray.family import Chain
 
 

@@ -10,10 +10,11 @@ from torch import Tensor
 from gen_ray.bench.gpu import flops, memory, syncs
 from gen_ray.bench.gpu.alternating import Conditions, Repeat, alternate, ratio
 from gen_ray.bench.gpu.workloads import Size, Workload, parameters
+from gen_ray.engine.inference.precision import autocast, precision_on
 from gen_ray.engine.training.batches import InMemoryBatches
 from gen_ray.engine.training.loop import steps
 from gen_ray.engine.training.session import LocalSession
-from gen_ray.engine.training.step import TrainState, autocast, precision_on
+from gen_ray.engine.training.step import TrainState
 from gen_ray.maths.noise import generator
 
 MANY_STEPS = 10**9

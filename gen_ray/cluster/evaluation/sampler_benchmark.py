@@ -9,7 +9,7 @@ import ray
 
 from gen_ray.cluster.evaluation.evaluate import device_of, place_of, reference_of, unwrapped
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.engine.evaluation.pareto import CostQuality, SamplerChoice
+from gen_ray.engine.evaluation.pareto import CostQuality
 from gen_ray.engine.evaluation.quality_metrics import quality_metric
 from gen_ray.engine.evaluation.sampler_settings import (
     SamplerSetting,
@@ -19,6 +19,7 @@ from gen_ray.engine.evaluation.sampler_settings import (
     seconds_an_evaluation,
 )
 from gen_ray.engine.inference import artifact, fingerprint
+from gen_ray.engine.inference.sampler_choice import SamplerChoice
 from gen_ray.experiment import Experiment
 
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from gen_ray.cluster.data.blocks import Streamed
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.datasets.prepared import Prepared
+from gen_ray.engine.inference.model_files import Files
 from gen_ray.engine.training import checkpoint, checkpoint_store, post_hoc_ema
 from gen_ray.engine.training.batches import Batches, CombinedBatches, InMemoryBatches
-from gen_ray.engine.training.checkpoint import Files
 from gen_ray.errors import RunError, SharedError
 from gen_ray.experiment import Experiment
 

@@ -15,17 +15,15 @@ from gen_ray.engine.evaluation.features import Extractor
 from gen_ray.engine.evaluation.provenance import BITS, FLOOR, FRECHET, PRECISION, RECALL, planned_provenance
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.inference.artifact import Model
+from gen_ray.engine.inference.chunks import chunks
 from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.inference.precision import autocast
+from gen_ray.engine.inference.score import EFFORT, ROWS_AT_ONCE, bits_per_dim
 from gen_ray.engine.inference.texts import page
 from gen_ray.engine.plots.grids import grid
-from gen_ray.engine.training.session import chunks
-from gen_ray.engine.training.step import autocast
 from gen_ray.family import Nll
 from gen_ray.maths.noise import generator
 
-EFFORT = 100
-"""Default number of draws per example."""
-ROWS_AT_ONCE = 100
 REFERENCE_ROWS = 10_000
 MANIFOLD_ROWS = 2_000
 SHOWN = 64
@@ -91,11 +89,6 @@ def evaluate(model: Model, reference: ReferenceData, *, device: torch.device) ->
         texts={"samples": page(shown, spec)} if spec.is_text else {},
         unmeasured=tuple(dict.fromkeys(missing.values())),
     )
-
-
-def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
-    """Convert nats (B,) of examples with dims scalars to bits per dimension (B,). All conversions use this function."""
-    return nats / (dims * math.log(2))
 
 
 @torch.no_grad()

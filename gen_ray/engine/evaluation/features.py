@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.training import checkpoint
+from gen_ray.engine.inference import model_files
 from gen_ray.engine.training.batches import InMemoryBatches
 from gen_ray.errors import UserError
 from gen_ray.maths.levels import scaled
@@ -64,8 +64,8 @@ def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
 
 def save(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
     """Write a trained extractor to folder."""
-    files = {"weights.safetensors": checkpoint.weights(net), "meta.json": json.dumps(meta, indent=1).encode()}
-    checkpoint.write(folder, files)
+    files = {"weights.safetensors": model_files.weights(net), "meta.json": json.dumps(meta, indent=1).encode()}
+    model_files.write(folder, files)
 
 
 def load(folder: Path, spec: DataSpec) -> Extractor:

@@ -7,18 +7,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from gen_ray.engine.inference.sampler_choice import SamplerChoice
+
 NAMES = ("fast", "balanced", "best")
 TINY = 1e-9
 TOLERABLE = 2.0
 """Largest quality figure of the fast choice, as a multiple of the balanced one's."""
-
-
-@dataclass(frozen=True)
-class SamplerChoice:
-    """A sampler and its number of steps."""
-
-    sampler: str
-    steps: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from gen_ray.engine.evaluation.pareto import CostQuality, SamplerChoice
+from gen_ray.engine.evaluation.pareto import CostQuality
 from gen_ray.engine.evaluation.quality_metrics import QualityMetric
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
-from gen_ray.engine.training.step import autocast
+from gen_ray.engine.inference.precision import autocast
+from gen_ray.engine.inference.sampler_choice import SamplerChoice
 from gen_ray.errors import UserError
 from gen_ray.family import Family, parse_sampler
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from gen_ray.configuration import yaml12
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.training import checkpoint
+from gen_ray.engine.inference import model_files
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 from gen_ray.experiment import load as load_settings
@@ -50,10 +50,10 @@ def write(folder: Path, model: Model) -> None:
     """Write the artifact to folder, completely or not at all."""
     files = {
         "config.yaml": yaml12.dump(model.experiment.resolved()).encode(),
-        "weights.safetensors": checkpoint.weights(model.net),
+        "weights.safetensors": model_files.weights(model.net),
         "meta.json": json.dumps(dict(model.meta), indent=1).encode(),
     }
-    checkpoint.write(folder, files)
+    model_files.write(folder, files)
 
 
 def verify(folder: Path) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gen_ray.engine.evaluation.pareto import SamplerChoice
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
-from gen_ray.engine.training.step import autocast, precision_on
+from gen_ray.engine.inference.precision import autocast, precision_on
+from gen_ray.engine.inference.sampler_choice import SamplerChoice
 
 SAMPLES, SEED = 4, 0
 

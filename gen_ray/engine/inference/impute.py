@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.evaluation.evaluate import EFFORT, bits_per_dim
 from gen_ray.engine.inference import memory
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
-from gen_ray.engine.training.step import autocast
+from gen_ray.engine.inference.precision import autocast
+from gen_ray.engine.inference.score import EFFORT, bits_per_dim
 from gen_ray.errors import UserError
 from gen_ray.family import Known, Nll, SupportsMaskedLikelihood
 from gen_ray.maths.noise import generator

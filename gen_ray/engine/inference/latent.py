@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gen_ray.engine.inference import memory
 from gen_ray.engine.inference.artifact import Model
-from gen_ray.engine.training.session import chunks
+from gen_ray.engine.inference.chunks import chunks
 from gen_ray.errors import UserError
 from gen_ray.family import SupportsLatent
 from gen_ray.maths import likelihoods

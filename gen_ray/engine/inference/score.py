@@ -6,10 +6,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gen_ray.engine.evaluation.evaluate import EFFORT, ROWS_AT_ONCE, bits_per_dim
 from gen_ray.engine.inference.artifact import Model
-from gen_ray.engine.training.session import chunks
+from gen_ray.engine.inference.chunks import chunks
 from gen_ray.maths.noise import generator
+
+EFFORT = 100
+"""Default number of draws per example."""
+ROWS_AT_ONCE = 100
+
+
+def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
+    """Convert nats (B,) of examples with dims scalars to bits per dimension (B,). All conversions use this function."""
+    return nats / (dims * math.log(2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from gen_ray.engine.inference import model_files
 from gen_ray.engine.training import checkpoint
 from gen_ray.errors import RunError
 from gen_ray.storage import paths
@@ -43,11 +44,11 @@ class CheckpointStore:
         """Return the folder of a step's checkpoint."""
         return self.home / f"{STEP}{step:09d}"
 
-    def add(self, files: checkpoint.Files, step: int) -> None:
+    def add(self, files: model_files.Files, step: int) -> None:
         """Add a folder of files. Raise RunError."""
-        checkpoint.write(self.place(step), files)
+        model_files.write(self.place(step), files)
 
-    def save(self, files: checkpoint.Files, step: int) -> None:
+    def save(self, files: model_files.Files, step: int) -> None:
         """Add a checkpoint, then remove those no longer kept. Raise RunError."""
         self.add(files, step)
         for folder in self._surplus():
@@ -62,7 +63,7 @@ class CheckpointStore:
         """Replace the content by copies of another store's checkpoints. Call it only while no process writes."""
         paths.remove(self.home)
         for folder in other.folders():
-            checkpoint.commit(self.home / folder.name, partial(paths.copy, folder))
+            model_files.commit(self.home / folder.name, partial(paths.copy, folder))
 
     def folders(self) -> list[Path]:
         """Return the checkpoints, oldest first."""

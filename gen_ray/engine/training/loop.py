@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.engine.inference.generate import generate
+from gen_ray.engine.inference.precision import autocast
 from gen_ray.engine.inference.texts import page
 from gen_ray.engine.plots.grids import grid
 from gen_ray.engine.training.batches import Batches, TimedIterator, prefetch_to_device
 from gen_ray.engine.training.session import Session
-from gen_ray.engine.training.step import StepSignal, TrainState, autocast
+from gen_ray.engine.training.step import StepSignal, TrainState
 from gen_ray.errors import SharedError
 from gen_ray.experiment import Experiment, Training
 from gen_ray.family import Family

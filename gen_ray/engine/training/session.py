@@ -1,6 +1,6 @@
 """The training loop's interface to its environment: the same under Ray Train and in a plain process."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gen_ray.engine.inference.model_files import Files
 from gen_ray.engine.training import post_hoc_ema
 from gen_ray.engine.training.batches import Batches
-from gen_ray.engine.training.checkpoint import Files
 from gen_ray.engine.training.checkpoint_store import CheckpointStore
 
 
@@ -158,9 +158,3 @@ class LocalSession:
     def restore(self) -> AbstractContextManager[Path | None]:
         """Return the newest undamaged checkpoint of the folder."""
         return nullcontext(CheckpointStore(self.folder).last() if self.folder else None)
-
-
-def chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
-    """Yield (first, end) of consecutive parts of at most size that cover range(total)."""
-    for first in range(0, total, size):
-        yield first, min(first + size, total)

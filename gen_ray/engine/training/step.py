@@ -1,19 +1,20 @@
 """One optimizer step: forward, backward, finite check on all ranks, clipping, update, EMA."""
 
 import math
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from enum import IntEnum
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gen_ray.engine.inference import model_files
+from gen_ray.engine.inference.precision import autocast
 from gen_ray.engine.training import checkpoint, ema, post_hoc_ema
 from gen_ray.engine.training.session import Session
 from gen_ray.errors import SharedError, UserError
 from gen_ray.experiment import Training
 from gen_ray.family import Family
-from gen_ray.host.machine import has_bfloat16
 from gen_ray.maths import power_ema
 from gen_ray.maths.noise import generator, seed_at
 from gen_ray.nets.activation_checkpointing import recompute
@@ -42,18 +43,6 @@ def learning_rate(training: Training, step: int, total: int) -> float:
     done = min(1.0, max(0, step - training.warmup_steps) / max(1, total - training.warmup_steps))
     fall = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done}
     return training.learning_rate * warm * fall[training.decay]
-
-
-def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """Return the autocast context of a precision on a device; ``auto`` is bfloat16 where the hardware supports it."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_on(precision, device) == "bfloat16")
-
-
-def precision_on(precision: str, device: torch.device) -> str:
-    """Return the precision, with ``auto`` resolved to float32 or bfloat16 for the device."""
-    if precision != "auto":
-        return precision
-    return "bfloat16" if has_bfloat16(cuda=device.type == "cuda") else "float32"
 
 
 class TrainState:
@@ -142,12 +131,12 @@ class TrainState:
         n, total = self.training.ema_snapshots, self.total_steps
         return done * n // total > (done - 1) * n // total
 
-    def packed(self, step: int) -> checkpoint.Files:
+    def packed(self, step: int) -> model_files.Files:
         """Return the files of a checkpoint taken before step."""
         position = {"step": step, "validation_nats": self.newest, "best_validation_nats": self.best}
         return checkpoint.pack(nets=self._nets, optimizer=self.optimizer, position=position)
 
-    def packed_averages(self) -> checkpoint.Files:
+    def packed_averages(self) -> model_files.Files:
         """Return the files of a snapshot of the power-function averages."""
         return checkpoint.pack_nets(post_hoc_ema.file_names(self.powers))
 

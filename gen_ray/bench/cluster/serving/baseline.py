@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from gen_ray.cluster.serving.args import ServingApplication
 from gen_ray.engine.inference import artifact
-from gen_ray.engine.training.step import autocast
+from gen_ray.engine.inference.precision import autocast
 from gen_ray.maths.noise import RowNoise
 from gen_ray.serving.sources import folder_of
 

@@ -16,7 +16,7 @@ from gen_ray.cluster.serving.args import ServingApplication
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
-from gen_ray.engine.training.step import autocast
+from gen_ray.engine.inference.precision import autocast
 from gen_ray.serving.sources import folder_of
 
 CPU = torch.device("cpu")

@@ -22,7 +22,7 @@ from gen_ray.engine.inference.batcher.latency_profile import LatencyProfile
 from gen_ray.engine.inference.batcher.requests import OnPreview, RequestHandle, SamplingRequest
 from gen_ray.engine.inference.batcher.running_batch import RunningBatch
 from gen_ray.engine.inference.batcher.scheduler import Scheduler, is_running
-from gen_ray.engine.training.step import autocast
+from gen_ray.engine.inference.precision import autocast
 from gen_ray.family import Chain, Known
 
 T = TypeVar("T")

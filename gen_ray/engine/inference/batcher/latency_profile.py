@@ -14,7 +14,7 @@ from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher.requests import SamplingRequest
 from gen_ray.engine.inference.batcher.running_batch import RunningBatch
 from gen_ray.engine.inference.memory import is_out_of_memory
-from gen_ray.engine.training.step import autocast
+from gen_ray.engine.inference.precision import autocast
 from gen_ray.errors import RunError
 from gen_ray.family import Chain
 
