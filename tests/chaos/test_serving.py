@@ -33,7 +33,7 @@ from gen_ray.tracking import registry
 from gen_ray.tracking.releases import Release
 from gen_ray.tracking.runs import TrackedRun, row
 from gen_ray.tracking.store import Store
-from tests.conftest import free_port
+from tests.conftest import free_port, until
 from tests.engine.toys import model
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(360, method="thread")]
@@ -91,15 +91,6 @@ def answers(server: Server, how: str = "ready") -> bool:
         return requests.get(f"{server.url}/healthz/{how}", timeout=2).status_code == 200
     except requests.RequestException:
         return False
-
-
-def until(true: Callable[[], Any], seconds: float) -> float:
-    """Wait until a condition is true and return the seconds."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 @pytest.fixture(scope="module")
