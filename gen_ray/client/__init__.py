@@ -28,7 +28,7 @@ class Client:
     The client sets the fields format and stream itself.
     """
 
-    def __init__(self, url: str, key: str | None = None, *, retries: int = 8, timeout: float = 120.0) -> None:
+    def __init__(self, url: str, key: str | None = None, *, retries: int = 10, timeout: float = 120.0) -> None:
         """Create a client; nothing is sent yet.
 
         retries is the number of repeated attempts; timeout is the maximum seconds without any data from the server.

@@ -1,15 +1,15 @@
 """Several Ray nodes on this machine, each with its own raylet, and commands that run on them."""
 
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 from ray.cluster_utils import Cluster
 
@@ -36,8 +36,16 @@ def machines(*cpus: int, **head: Any) -> Iterator[tuple[Cluster, list[Any]]]:
 
 
 def power_cut(node: Any) -> None:
-    """Kill the raylet of a node, which ends all workers of the node."""
-    node.all_processes["raylet"][0].process.send_signal(signal.SIGKILL)
+    """Kill all processes of a node at once.
+
+    If only the raylet is killed, its workers continue for some seconds: the node's HTTP proxy, which listens on the same
+    port as the others here, answers 500 during that time.
+    """
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    raylet.suspend()  # it starts no further worker
+    for process in (*raylet.children(recursive=True), raylet):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def on(nodes: Cluster, verb: str, *words: object, **environment: str) -> "subprocess.Popen[str]":
