@@ -4,6 +4,7 @@ import http.server
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -119,19 +120,32 @@ def test_ctrl_c_leaves_nothing(start: Callable[..., Said], tmp_path: Path, monke
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
 
 
+COMMAND = """
+import sys
+from pipelines import cli
+sys.executable, sys.argv = sys.argv[1], ["gen-ray", *sys.argv[2:]]
+cli.main()
+"""
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.usefixtures("start")
 def test_a_signal_to_the_command_alone_stops_the_server_and_its_workers(
-    start: Callable[..., Said], tmp_path: Path, number: int, code: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int
 ) -> None:
-    """A process manager or kill(1) signals one process; a worker left behind keeps the port and the database."""
-    child = tmp_path / "pid.child"
+    """A process manager or kill(1) signals one process; a worker left behind keeps the port and the database.
 
-    def interrupt() -> None:
+    In a separate process: a command that a signal has reached ends its process after some seconds.
+    """
+    stub, child = sys.executable, tmp_path / "pid.child"
+    monkeypatch.undo()
+    env = {**os.environ, "GEN_RAY_STORAGE": str(tmp_path / "storage"), "HOW": "hangs"}
+    words = [sys.executable, "-c", COMMAND, stub, "start", "mlflow", "--port", str(free_port())]
+    with subprocess.Popen(words, env=env, stderr=subprocess.PIPE) as command:
         while not (child.exists() and child.read_text()):
+            assert command.poll() is None, command.communicate()
             time.sleep(0.01)
-        os.kill(os.getpid(), number)
-
-    threading.Thread(target=interrupt).start()
-    assert start("--port", free_port(), how="hangs", detach=False).code == code
+        command.send_signal(number)
+        assert command.wait(30) == code, command.communicate()
     assert not psutil.pid_exists(int((tmp_path / "pid").read_text()))
     assert not psutil.pid_exists(int(child.read_text())) or psutil.Process(int(child.read_text())).status() == "zombie"
