@@ -7,7 +7,8 @@ import requests
 from urllib3 import Retry
 from urllib3.exceptions import MaxRetryError, ProtocolError
 
-AGAIN = frozenset({429, 500, 502, 503, 504})
+AGAIN = frozenset({429, 499, 500, 502, 503, 504})
+"""499 too: where a machine is lost, Serve can take a client that waits for one that has left."""
 POINTLESS = frozenset({"not_finite", "invalid", "too_much"})
 """Codes that the same request would get again."""
 LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
