@@ -88,12 +88,12 @@ async def until(true: Any) -> None:
 def test_the_deadline_holds_whatever_headers_say(
     http: TestClient, desks: dict[str, Paper], headers: dict[str, str], stream: bool
 ) -> None:
-    desks["digits"].step_seconds = 2.0
+    desks["digits"].step_seconds = 4.0
     started = time.monotonic()
     body = {"deadline_seconds": 0.1, "stream": stream}
     response = http.post("/v1/models/digits/sample", json=body, headers=headers)
     assert (response.status_code, response.json()["code"]) == (504, "deadline")
-    assert time.monotonic() - started < 1 and len(desks["digits"].given_up) == 1
+    assert time.monotonic() - started < 2 and len(desks["digits"].given_up) == 1  # less than a step
 
 
 def test_the_deadline_holds_for_work_that_does_not_end_when_cancelled(app: Any, desks: dict[str, Paper]) -> None:
