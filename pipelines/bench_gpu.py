@@ -94,13 +94,9 @@ def _check(file: Path) -> None:
 
 def _write(file: Path, figures: dict[str, Any]) -> None:
     """Replace the file by the figures so far; a device or pipe, such as /dev/stdout, receives them."""
-    from gen_ray.storage import write_whole
+    from gen_ray.replacing import write_output
 
-    text = json.dumps(figures, indent=1) + "\n"
-    if file.exists() and not file.is_file():
-        file.write_text(text, encoding="utf-8")
-    else:
-        write_whole(file.resolve(), text)
+    write_output(file, (json.dumps(figures, indent=1) + "\n").encode("utf-8"))
 
 
 def _show(outcome: "BenchOutcome", described: dict[str, Any]) -> None:
