@@ -40,6 +40,15 @@ for name in ("RAY_ADDRESS", "GEN_RAY_STORAGE", "MLFLOW_TRACKING_URI"):
 ROOT = Path(__file__).parents[1]
 
 
+def until(true: Callable[[], object], seconds: float = 20) -> float:
+    """Return the seconds until something is true. Fail where that takes longer than allowed."""
+    began = time.monotonic()
+    while not true():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option of tests/gpu. It is here because pytest reads the options of no conftest.py further down."""
     parser.addoption(

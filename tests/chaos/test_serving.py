@@ -32,7 +32,7 @@ from gen_ray.engine.fingerprint import build, fingerprint
 from gen_ray.releases import Release
 from gen_ray.store import Store
 from gen_ray.tracking import TrackedRun, row
-from tests.conftest import free_port
+from tests.conftest import free_port, until
 from tests.engine.toys import model
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(360, method="thread")]
@@ -90,15 +90,6 @@ def answers(server: Server, how: str = "ready") -> bool:
         return requests.get(f"{server.url}/healthz/{how}", timeout=2).status_code == 200
     except requests.RequestException:
         return False
-
-
-def until(true: Callable[[], Any], seconds: float) -> float:
-    """Return how long it took until something is true."""
-    began = time.monotonic()
-    while not true():
-        assert time.monotonic() - began < seconds
-        time.sleep(0.05)
-    return time.monotonic() - began
 
 
 @pytest.fixture(scope="module")

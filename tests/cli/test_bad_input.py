@@ -20,7 +20,7 @@ from gen_ray.cluster.train import prepare_data, store_of
 from gen_ray.experiment import load
 from gen_ray.tracking import rows
 from tests.cluster.street import TINY, weights
-from tests.conftest import Said
+from tests.conftest import Said, until
 
 Run = Callable[..., Said]
 
@@ -161,14 +161,6 @@ def test_row_5_a_loss_that_is_not_finite_ends_the_run_once_and_keeps_the_last_ch
     manifest.verify(checkpoints[-1])
     assert all(torch.isfinite(value).all() for value in weights(checkpoints[-1]).values())
     assert not (home / "artifact").exists()
-
-
-def until(true: Callable[[], object], seconds: float) -> None:
-    """Return when this is true."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def _ray_processes(folder: str) -> list[str]:

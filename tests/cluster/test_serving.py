@@ -30,7 +30,7 @@ from gen_ray.cluster.serving.scaling import by_backlog, replicas_for
 from gen_ray.engine import artifact
 from gen_ray.engine.generate import generate
 from gen_ray.errors import UserError
-from tests.conftest import Said, free_port
+from tests.conftest import Said, free_port, until
 from tests.engine.toys import CPU, model
 
 KEY = "a-key-of-this-test-alone"
@@ -94,13 +94,6 @@ def test_who_hangs_up_is_given_up_in_the_replica(url: str) -> None:
                     f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
                 )
     until(lambda: counters("ddpm")["requests"] == 0)
-
-
-def until(true: Callable[[], Any], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def test_requests_are_written_down_with_the_name_of_the_key(url: str, root: Path) -> None:

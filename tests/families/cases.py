@@ -245,8 +245,8 @@ def built(case: Case) -> tuple[Family, nn.Module]:
     return family, awake(family).requires_grad_(False)
 
 
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+def rng(seed: int = 0, device: torch.device | str = "cpu") -> torch.Generator:
+    return torch.Generator(device).manual_seed(seed)
 
 
 CASES = [Case(family, name) for family, cases in CONFIGS.items() for name in cases]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gen_ray.engine.generate import generate
 from gen_ray.family import Chain, Family
 from tests.elsewhere import AWAY, playing
-from tests.families.cases import CASES, Case, awake
+from tests.families.cases import CASES, Case, awake, rng
 from tests.families.test_contract import CPU, everywhere, held
 
 some = pytest.mark.parametrize("case", CASES[::3], ids=lambda case: f"{case.family}-{case.name}")
@@ -26,11 +26,6 @@ def both(case: Case) -> Iterator[tuple[torch.device, Family, nn.Module]]:
             yield device, family, net.to(device)
 
 
-def drawing(device: torch.device) -> torch.Generator:
-    """Return a generator of a device, with the same numbers on both."""
-    return torch.Generator(device).manual_seed(0)
-
-
 def near(here: Tensor, there: Tensor) -> bool:
     """Return whether two tensors differ by rounding alone."""
     return bool((here - there).abs().max() <= 1e-5 * here.abs().max())
@@ -40,7 +35,7 @@ def near(here: Tensor, there: Tensor) -> bool:
 def test_a_loss_and_its_gradients_are_the_cpus(case: Case) -> None:
     found = []
     for device, family, net in both(case):
-        loss = family.loss(net, case.x(4).to(device), drawing(device), step=1).total
+        loss = family.loss(net, case.x(4).to(device), rng(device=device), step=1).total
         assert loss.device == device
         loss.mean().backward()
         found.append([loss.detach().cpu(), *(p.grad.cpu() for p in net.parameters() if p.grad is not None)])
@@ -53,7 +48,7 @@ def test_a_likelihood_is_the_cpus(case: Case) -> None:
     found = []
     for device, family, net in both(case):
         with torch.no_grad():
-            found.append(family.nll(net, case.x(4).to(device), drawing(device), effort=2).nats.cpu())
+            found.append(family.nll(net, case.x(4).to(device), rng(device=device), effort=2).nats.cpu())
     torch.testing.assert_close(*found)
 
 
