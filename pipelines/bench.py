@@ -210,7 +210,7 @@ def sample(
     import torch
 
     from gen_ray.bench.baselines import sampler_times
-    from gen_ray.cluster.training.train import prepare_data
+    from gen_ray.cluster.data.preparation import prepare_data
     from gen_ray.engine.inference.precision import autocast
     from gen_ray.experiment import load
 

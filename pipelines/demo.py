@@ -16,9 +16,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("demo.png"),
 ) -> None:
     """Train a small model of every family on 8×8 digits through Ray; evaluate, compare and draw it (minutes)."""
+    from gen_ray.cluster.data.preparation import prepare_data
     from gen_ray.cluster.evaluation.evaluate import portray
     from gen_ray.cluster.nodes.connect import connected
-    from gen_ray.cluster.training.train import prepare_data, train
+    from gen_ray.cluster.training.train import train
     from gen_ray.engine.plots import grids
     from gen_ray.experiment import Scaling, load
     from gen_ray.tracking.store import Store

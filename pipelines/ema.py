@@ -63,9 +63,9 @@ def _measured(
     experiment: "Experiment", artifact: Path, widths: Iterable[float], candidates: Path
 ) -> dict[str, dict[str, Any]]:
     """Write the model of each average below candidates; return the metrics by the name of the average."""
+    from gen_ray.cluster.data.preparation import training_data
     from gen_ray.cluster.evaluation.evaluate import evaluate_average
     from gen_ray.cluster.nodes.connect import connected
-    from gen_ray.cluster.training.train import training_data
 
     found: dict[str, dict[str, Any]] = {}
     with connected(experiment.scaling):

@@ -31,9 +31,9 @@ def evaluate(
             raise UserError(f"{override}: has no effect on a trained model; these have: {', '.join(EFFECTIVE)}")
     folder = find(model, storage)
     experiment = run_directory.settings(folder, storage, overrides or [])
+    from gen_ray.cluster.data.preparation import training_data
     from gen_ray.cluster.evaluation.evaluate import evaluate_artifact
     from gen_ray.cluster.nodes.connect import connected  # imports Ray, which takes longer than all the checks
-    from gen_ray.cluster.training.train import training_data
 
     prepared = training_data(experiment, folder)
     experiment.model(prepared.spec)

@@ -69,7 +69,7 @@ def _workload_and_cost(
     import torch
 
     from gen_ray.bench.planner import RunWorkload, StepCost, paces, shares
-    from gen_ray.cluster.training.train import prepare_data
+    from gen_ray.cluster.data.preparation import prepare_data
     from gen_ray.datasets.shards import load_split
     from pipelines.instances import device
 

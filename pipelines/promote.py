@@ -166,9 +166,9 @@ def _measured(
     experiment: "Experiment", folder: Path, store: "Store", run: "RunRow", order: "MeasurementPlan"
 ) -> "Release":
     """Measure the samplers and attach the curve to the run; return curve, choices and fingerprint as a release."""
+    from gen_ray.cluster.data.preparation import training_data
     from gen_ray.cluster.evaluation.sampler_benchmark import Measurement
     from gen_ray.cluster.nodes.connect import connected
-    from gen_ray.cluster.training.train import training_data
     from gen_ray.engine.evaluation.pareto import choose
     from gen_ray.tracking.releases import Release
     from gen_ray.tracking.runs import attach

@@ -87,12 +87,12 @@ def _tags(words: list[str]) -> dict[str, str]:
 def _promoted(plan: "SweepPlan", sweep_id: str, best: str, model: str, margin: float | None) -> str:
     """Compare the best trial with the champion; tag the sweep's run with the outcome and return it."""
     from gen_ray import run_directory
-    from gen_ray.cluster.training.train import store_of
     from gen_ray.tracking import registry
     from gen_ray.tracking.releases import Release, keep
     from gen_ray.tracking.runs import row, tag
+    from gen_ray.tracking.store import Store
 
-    store, metric = store_of(plan.first), registry.judged_by(plan.sweep.metric)
+    store, metric = Store.of_experiment(plan.first), registry.judged_by(plan.sweep.metric)
     margin = registry.MARGIN if margin is None else margin
     path, digest = keep(store, row(store, best).mlflow_id, run_directory.artifact_of(best, plan.first.storage.root))
     tags = Release(version="", path=path, manifest=digest).tags()

@@ -4,10 +4,14 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gen_ray.errors import UserError
 from gen_ray.storage.paths import is_remote
 from gen_ray.tracking import database
+
+if TYPE_CHECKING:
+    from gen_ray.experiment import Experiment
 
 SCHEMES = {"http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks"}
 DATABASE = "mlflow.db"
@@ -62,6 +66,11 @@ class Store:
                 "MLflow server (gen-ray start mlflow)"
             )
         return cls(database.uri_of(root / DATABASE), experiment, (root / database.ARTIFACTS).as_uri())
+
+    @classmethod
+    def of_experiment(cls, experiment: "Experiment") -> "Store":
+        """Return the store of an experiment. Raise UserError as of does."""
+        return cls.of(experiment.tracking.uri, experiment.tracking.experiment, experiment.storage.root)
 
     @property
     def exists(self) -> bool:

@@ -38,8 +38,8 @@ def machines(*cpus: int, **head: Any) -> Iterator[tuple[Cluster, list[Any]]]:
 def power_cut(node: Any) -> None:
     """Kill all processes of a node at once.
 
-    If only the raylet is killed, its workers continue for some seconds: the node's HTTP proxy, which listens on the same
-    port as the others here, answers 500 during that time.
+    If only the raylet is killed, its workers continue for some seconds: the node's HTTP proxy, which listens on the
+    same port as the others here, answers 500 during that time.
     """
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
     raylet.suspend()  # it starts no further worker

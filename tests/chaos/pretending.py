@@ -13,7 +13,7 @@ def pretend() -> None:
     """Replace the functions that look for a GPU. Ray calls this in every process that it starts for this driver."""
     import torch
 
-    from gen_ray.cluster.training import device
+    from gen_ray.cluster.nodes import device
 
     def usable(gpu: str) -> torch.device:
         with Path(os.environ[NOTES]).open("a") as notes:

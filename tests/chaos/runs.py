@@ -5,9 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from gen_ray.cluster.training.train import prepare_data, store_of
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.experiment import Experiment, parse
 from gen_ray.tracking.runs import RunRow, rows
+from gen_ray.tracking.store import Store
 from tests.cluster.street import through_ray, tiny
 
 MLP = {"name": "mlp", "width": 16, "depth": 1}
@@ -41,7 +42,7 @@ def drafts(experiment: Experiment) -> list[Path]:
 
 
 def the_row(experiment: Experiment) -> RunRow:
-    [row] = rows(store_of(experiment))
+    [row] = rows(Store.of_experiment(experiment))
     return row
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from gen_ray.cluster.training.train import store_of
 from gen_ray.experiment import Experiment
 from gen_ray.tracking.runs import rows
+from gen_ray.tracking.store import Store
 from tests.chaos.machines import ended, machines, on, power_cut, until, written
 from tests.chaos.runs import long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
@@ -71,7 +71,7 @@ def _pause(experiment: Experiment, driver: "subprocess.Popen[str]") -> float:
 
 
 def _trains(experiment: Experiment) -> bool:
-    return any("train/loss_nats" in row.metrics for row in rows(store_of(experiment)))
+    return any("train/loss_nats" in row.metrics for row in rows(Store.of_experiment(experiment)))
 
 
 def _notice(nodes: Cluster, node: Any, *, seconds: int) -> None:

@@ -9,7 +9,8 @@ from threading import Event, Thread
 
 import pytest
 
-from gen_ray.cluster.training.train import prepare_data, train
+from gen_ray.cluster.data.preparation import prepare_data
+from gen_ray.cluster.training.train import train
 from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from gen_ray.cluster.training.train import store_of
 from gen_ray.engine.inference import artifact
 from gen_ray.tracking.runs import rows
+from gen_ray.tracking.store import Store
 from tests.chaos.machines import ended, machines, on, until, written
 from tests.chaos.pretending import NOTES
 from tests.cluster.street import tiny
@@ -52,7 +52,7 @@ def test_a_gpu_that_torch_cannot_use_is_reported_with_its_machine(nodes: Any, st
     assert driver.returncode == 2, said
     [line] = [line for line in said.splitlines() if line.startswith("error: ")]
     assert "Ray assigned GPU" in line and "use_gpu=false" in line and "Traceback" not in said
-    assert [row.status for row in rows(store_of(experiment))] == ["FAILED"]
+    assert [row.status for row in rows(Store.of_experiment(experiment))] == ["FAILED"]
 
 
 def test_every_worker_trains_on_a_separate_gpu(nodes: Any, storage: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import requests
 
 from gen_ray.client import ApiError, Client
 from gen_ray.cluster.data.blocks import Streamed
-from gen_ray.cluster.training.train import prepare_data
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.training.batches import CombinedBatches
 from gen_ray.engine.training.loop import fit

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from gen_ray import run_directory
-from gen_ray.cluster.training.train import prepare_data
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.configuration.overrides import merge
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.training import checkpoint_store

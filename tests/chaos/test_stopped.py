@@ -102,7 +102,7 @@ def test_a_terminated_command_saves_a_checkpoint_at_that_moment(storage: Path, t
 
 
 def _rows(experiment: Any) -> list[Any]:
-    from gen_ray.cluster.training.train import store_of
     from gen_ray.tracking.runs import rows
+    from gen_ray.tracking.store import Store
 
-    return rows(store_of(experiment))
+    return rows(Store.of_experiment(experiment))

@@ -16,11 +16,12 @@ import pytest
 import yaml
 
 from gen_ray import run_directory
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.sweeps.sweep import sweep
-from gen_ray.cluster.training.train import prepare_data, store_of
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.config import SweepPlan, load
 from gen_ray.tracking.runs import RunRow, rows
+from gen_ray.tracking.store import Store
 from tests.chaos.test_killed import processes
 from tests.cluster.street import TINY, in_this_process, same, weights
 from tests.conftest import ROOT
@@ -48,7 +49,7 @@ def finished(root: Path) -> dict[str, int]:
 
 
 def story(plan: SweepPlan) -> tuple[list[RunRow], list[RunRow]]:
-    found = rows(store_of(plan.experiment({})))
+    found = rows(Store.of_experiment(plan.experiment({})))
     return [row for row in found if row.tags.get("gen_ray.kind") == "sweep"], [
         row for row in found if "gen_ray.trial" in row.tags
     ]

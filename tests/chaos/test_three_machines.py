@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from gen_ray.cluster.training.train import prepare_data, store_of
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.experiment import parse
 from gen_ray.sweeps.config import load
 from gen_ray.tracking.runs import connect
+from gen_ray.tracking.store import Store
 from tests.chaos.machines import ended, machines, on, power_cut, until, written
 from tests.chaos.runs import long, newest, the_row
 from tests.chaos.test_sweeps import finished, steps_in_all, story
@@ -47,7 +48,7 @@ def test_a_training_continues_and_mlflow_has_every_point(cluster: None, storage:
     struck(tmp_path, port, lambda nodes: on(nodes, "train", file), lambda: newest(experiment) >= 20)
     with served(tmp_path, port):
         row = the_row(experiment)
-        history = connect(store_of(experiment)).get_metric_history(row.mlflow_id, "train/loss_nats")
+        history = connect(Store.of_experiment(experiment)).get_metric_history(row.mlflow_id, "train/loss_nats")
     total = prepare_data(experiment).rows["train"] * experiment.training.epochs // 96
     assert row.status == "FINISHED" and row.params["scaling.num_workers"] == "[1, 3]"
     assert {point.step for point in history} >= {*range(5, total, 5), total}

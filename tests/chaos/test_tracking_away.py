@@ -16,8 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from gen_ray.cluster.training.train import prepare_data, store_of, train
+from gen_ray.cluster.data.preparation import prepare_data
+from gen_ray.cluster.training.train import train
 from gen_ray.tracking.runs import connect, rows
+from gen_ray.tracking.store import Store
 from tests.cluster.street import tiny
 from tests.conftest import free_port
 
@@ -90,7 +92,7 @@ def test_training_does_not_wait_for_an_unavailable_store_and_no_point_is_missing
         back = time.monotonic()
         with served(tmp_path, port):
             done = running.result(120)
-            client, [row] = connect(store_of(experiment)), rows(store_of(experiment))
+            client, [row] = connect(Store.of_experiment(experiment)), rows(Store.of_experiment(experiment))
             history = client.get_metric_history(row.mlflow_id, "train/loss_nats")
     total = prepare_data(experiment).rows["train"] * 1500 // 128
     gone = [(at, step) for at, step in seen if away < at < back]

@@ -15,10 +15,11 @@ import torch
 import yaml
 from PIL import Image
 
-from gen_ray.cluster.training.train import prepare_data, store_of
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.experiment import load
 from gen_ray.storage import manifest
 from gen_ray.tracking.runs import rows
+from gen_ray.tracking.store import Store
 from tests.cluster.street import TINY, weights
 from tests.conftest import Said, until
 
@@ -127,7 +128,7 @@ def test_row_4_a_flipped_byte_in_a_shard_fails_the_run(gen_ray: Run, config: Pat
     shard.write_bytes(content)
     said = gen_ray("train", config)
     assert said.code == 2 and said.fault.startswith(f"error: {shard}: damaged") and "prepare again" in said.fault
-    [row] = rows(store_of(experiment))
+    [row] = rows(Store.of_experiment(experiment))
     assert row.status == "FAILED" and row.tags["error"].startswith(str(shard)) and "train/loss_nats" not in row.metrics
     assert not list((experiment.storage.root / "runs" / row.run_id).glob("step-*"))
 
@@ -152,7 +153,7 @@ def test_row_5_a_loss_that_is_not_finite_ends_the_run_once_and_keeps_the_last_ch
     assert process.returncode == 1 and line.startswith("error: the loss or its gradient is not finite at step ")
     assert " on rank 0 (vae)" in line and not out
     experiment = load(config, words)
-    [row] = rows(store_of(experiment))
+    [row] = rows(Store.of_experiment(experiment))
     assert (row.status, row.tags["reason"]) == ("FAILED", "non_finite") and row.tags["error"] in line
     home = experiment.storage.root / "runs" / row.run_id
     checkpoints = sorted((home / "checkpoints").glob("step-*"))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from gen_ray import run_directory
-from gen_ray.cluster.training.train import prepare_data, training_data
+from gen_ray.cluster.data.preparation import prepare_data, training_data
 from gen_ray.datasets.prepare import SourceOptions, prepare
 from gen_ray.engine.inference import artifact
 from gen_ray.errors import UserError

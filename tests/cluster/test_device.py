@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from gen_ray.cluster.training import device
+from gen_ray.cluster.nodes import device
 from gen_ray.errors import UserError
 
 

@@ -13,12 +13,12 @@ from gen_ray import run_directory
 from gen_ray.cluster.sweeps.population import exploit
 from gen_ray.cluster.sweeps.report import SweepOutcome, trial_run
 from gen_ray.cluster.sweeps.sweep import sweep
-from gen_ray.cluster.training.train import store_of
 from gen_ray.engine.training import checkpoint_store
 from gen_ray.errors import EndedError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps.config import SweepPlan
 from gen_ray.tracking.runs import connect
+from gen_ray.tracking.store import Store
 from tests.cluster.test_sweep import plan, story
 
 TRIALS, EPOCHS, INTERVAL, STEPS = 4, 6, 2, 68
@@ -107,7 +107,7 @@ def test_mlflow_has_one_run_per_trial_with_its_actual_history(
     outcome, _ = copied
     parent, trials = story(four)
     assert parent.status == "FINISHED" and [row.status for row in trials] == [*["FINISHED"] * TRIALS, "FAILED"]
-    client = connect(store_of(four.first))
+    client = connect(Store.of_experiment(four.first))
     for row, result in list(zip(trials, outcome.results, strict=True))[:TRIALS]:
         assert "stopped_early" not in row.tags
         assert ("exploited" in row.tags) == bool(result.copies)

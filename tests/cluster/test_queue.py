@@ -19,9 +19,10 @@ from gen_ray.cluster.jobs.queue import NAME, QueueSlot, Shared, members, reserve
 from gen_ray.cluster.jobs.reservations import total
 from gen_ray.cluster.sweeps.sweep import sweep
 from gen_ray.cluster.tracking import logger_actor
-from gen_ray.cluster.training.train import store_of, train
+from gen_ray.cluster.training.train import train
 from gen_ray.errors import UserError
 from gen_ray.tracking.runs import rows
+from gen_ray.tracking.store import Store
 from tests.cluster.test_sweep import plan
 
 WAIT_SECONDS = 8.0
@@ -161,4 +162,4 @@ def test_gpus_that_the_cluster_lacks_are_refused_before_a_run_starts(verb: str, 
     found = plan(tmp_path, storage, name, space={"family.latent_dim": {"choice": [2]}}, settings=settings)
     with pytest.raises(UserError, match=r"scaling\.use_gpu=true: 1 workers need 1 GPUs, the cluster has 0"):
         {"train": lambda: train(found.first), "sweep": lambda: sweep(found)}[verb]()
-    assert rows(store_of(found.first)) == [] and not [*(storage / "runs").glob(f"{name}*")]
+    assert rows(Store.of_experiment(found.first)) == [] and not [*(storage / "runs").glob(f"{name}*")]

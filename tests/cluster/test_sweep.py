@@ -10,13 +10,14 @@ import pytest
 import yaml
 
 from gen_ray import run_directory
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.sweeps.report import SweepOutcome
 from gen_ray.cluster.sweeps.searcher import SWEEP
 from gen_ray.cluster.sweeps.sweep import sweep
-from gen_ray.cluster.training.train import prepare_data, store_of
 from gen_ray.errors import EndedError, UserError
 from gen_ray.sweeps.config import SweepPlan, load
 from gen_ray.tracking.runs import PARENT, RunRow, connect, picture, rows
+from gen_ray.tracking.store import Store
 from tests.cluster.street import TINY, in_this_process, same, weights
 
 UNLUCKY = 5
@@ -55,7 +56,7 @@ def plan(folder: Path, storage: Path, experiment: str, **keys: Any) -> SweepPlan
 
 def story(found: SweepPlan) -> tuple[RunRow, list[RunRow]]:
     """Return the MLflow rows of the parent and of the trials in order of number."""
-    all_rows = rows(store_of(found.experiment(next(iter(found.corners())))))
+    all_rows = rows(Store.of_experiment(found.experiment(next(iter(found.corners())))))
     [parent] = [row for row in all_rows if row.tags.get("gen_ray.kind") == "sweep"]
     return parent, sorted((row for row in all_rows if row is not parent), key=lambda row: row.run_id)
 
@@ -110,7 +111,7 @@ def test_mlflow_has_one_parent_and_an_accurate_child_for_each_trial(outcome: Swe
 
 @pytest.mark.usefixtures("cluster")
 def test_the_parent_holds_table_record_and_pictures(outcome: SweepOutcome, three: SweepPlan) -> None:
-    store = store_of(three.experiment({}))
+    store = Store.of_experiment(three.experiment({}))
     client, [parent] = connect(store), [row for row in rows(store) if row.tags.get("gen_ray.kind") == "sweep"]
     kept = {Path(item.path).name for item in client.list_artifacts(parent.mlflow_id, "sweep")}
     assert kept == {"table.csv", "sweep.yaml", "study.jsonl"}

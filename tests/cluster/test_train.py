@@ -13,8 +13,9 @@ import torch
 import yaml
 
 from gen_ray import run_directory
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.evaluation.evaluate import PORTRAYED, portray
-from gen_ray.cluster.training.train import TrainOutcome, prepare_data, store_of, train
+from gen_ray.cluster.training.train import TrainOutcome, train
 from gen_ray.cluster.training.trainer import user_error
 from gen_ray.cluster.training.worker import error_report, is_group_failure
 from gen_ray.datasets.chosen import read_chosen
@@ -25,6 +26,7 @@ from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest
 from gen_ray.tracking.runs import RunRow, connect, experiment_id, rows
+from gen_ray.tracking.store import Store
 from tests.cluster.street import in_this_process, same, sharded, through_ray, tiny, weights
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -47,7 +49,7 @@ def outcome(cluster: None, experiment: Experiment, watched: list[tuple[int, int]
 
 @pytest.fixture(scope="module")
 def tracked(experiment: Experiment, outcome: TrainOutcome) -> RunRow:
-    [row] = [row for row in rows(store_of(experiment)) if row.run_id == outcome.run_id]
+    [row] = [row for row in rows(Store.of_experiment(experiment)) if row.run_id == outcome.run_id]
     return row
 
 
@@ -98,9 +100,9 @@ def test_mlflow_has_every_setting_the_metrics_and_their_provenance(
 
 
 def test_mlflow_has_pictures_of_progress_and_the_model(experiment: Experiment, outcome: TrainOutcome) -> None:
-    client = connect(store_of(experiment))
+    client = connect(Store.of_experiment(experiment))
     [run] = client.search_runs(
-        [experiment_id(store_of(experiment), client)], f"tags.`gen_ray.run_id` = '{outcome.run_id}'"
+        [experiment_id(Store.of_experiment(experiment), client)], f"tags.`gen_ray.run_id` = '{outcome.run_id}'"
     )
     images = [item.path for item in client.list_artifacts(run.info.run_id, "images")]
     assert any("samples" in path and "22" in path for path in images)
@@ -194,7 +196,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights_with_the_same_settings_o
     with pytest.raises(RunError, match="the seventh step"):
         train(whole)
     monkeypatch.undo()
-    [row] = rows(store_of(whole))
+    [row] = rows(Store.of_experiment(whole))
     assert (row.status, row.tags["error"]) == ("FAILED", "training stopped: the seventh step")
     home = whole.storage.root / "runs" / row.run_id
     assert (home / "checkpoints" / "step-000000006").is_dir() and not (home / "artifact").exists()
@@ -203,7 +205,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights_with_the_same_settings_o
         train(other, resume=True)
     done = train(whole, resume=True)
     assert done.run_id == row.run_id and same(weights(done.artifact), in_this_process(whole, prepare_data(whole))[0])
-    [row] = rows(store_of(whole))  # still one run
+    [row] = rows(Store.of_experiment(whole))  # still one run
     assert row.status == "FINISHED" and row.metrics["train/steps"] == 11
     with pytest.raises(UserError, match="no unfinished run"):
         train(whole, resume=True)
@@ -264,8 +266,8 @@ def test_the_resolved_config_of_the_artifact_is_plain_yaml(outcome: TrainOutcome
 def test_a_run_that_mlflow_refuses_is_not_trained(storage: Path) -> None:
     """Regression: such a run was trained to its end and recorded nowhere."""
     refused = tiny(storage, name="refused", tracking={"experiment": "deleted"})
-    client = connect(store_of(refused))
-    client.delete_experiment(experiment_id(store_of(refused), client))
+    client = connect(Store.of_experiment(refused))
+    client.delete_experiment(experiment_id(Store.of_experiment(refused), client))
     seen = list[int]()
     with pytest.raises(RunError, match="experiment 'deleted' was deleted; name another"):
         train(refused, watch=lambda done, total, newest: seen.append(done))

@@ -26,11 +26,12 @@ import requests
 import torch.distributed
 
 from gen_ray.client import Client
-from gen_ray.cluster.training.train import prepare_data, store_of
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.training.worker import train_worker
 from gen_ray.engine.inference import artifact
 from gen_ray.experiment import Experiment
 from gen_ray.tracking.runs import rows
+from gen_ray.tracking.store import Store
 from tests.chaos.machines import ended, machines, on, until, written
 from tests.chaos.pretending import NOTES, ROOT
 from tests.chaos.runs import newest
@@ -84,7 +85,7 @@ def short(storage: Path, name: str, scaling: Mapping[str, Any], **training: Any)
 
 def noting(task: Mapping[str, Any]) -> Any:
     """Record the device, the backend and a sum over all workers, then train as a worker does."""
-    from gen_ray.cluster.training.device import reserved_device
+    from gen_ray.cluster.nodes.device import reserved_device
 
     device = reserved_device()
     ones = torch.ones(3, device=device)
@@ -122,7 +123,7 @@ def test_two_trials_on_half_a_gpu_each(verb: Any, storage: Path, tmp_path: Path)
         until(lambda: free() == 0, driver, PATIENCE)  # both at once
         ended(driver, PATIENCE)
     experiment = short(storage, "halves", HALF)
-    trials = [row for row in rows(store_of(experiment)) if "gen_ray.trial" in row.tags]
+    trials = [row for row in rows(Store.of_experiment(experiment)) if "gen_ray.trial" in row.tags]
     assert [row.status for row in trials] == ["FINISHED"] * 2
     assert all(row.params["scaling.gpus_per_worker"] == "0.5" for row in trials)
 
@@ -172,9 +173,9 @@ def test_a_killed_worker_and_resume(verb: Any, storage: Path, tmp_path: Path) ->
         rank.send_signal(signal.SIGKILL)
         said, _ = driver.communicate(timeout=PATIENCE)
         assert driver.returncode == 1, said
-    [row] = rows(store_of(experiment))
+    [row] = rows(Store.of_experiment(experiment))
     assert row.status == "FAILED"
     with verb("train", file, "--resume") as driver:
         ended(driver, PATIENCE)
-    [row] = rows(store_of(experiment))
+    [row] = rows(Store.of_experiment(experiment))
     assert row.status == "FINISHED" and row.metrics["train/steps"] == 12 * 1462 // 128

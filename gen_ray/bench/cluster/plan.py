@@ -11,8 +11,8 @@ import torch
 
 from gen_ray.bench.cluster.training import on_workers, scaling_rates
 from gen_ray.bench.planner import Forecast, NetworkLink, RunWorkload, StepCost, Topology, forecast, paces, shares
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.nodes.connect import connected
-from gen_ray.cluster.training.train import prepare_data
 from gen_ray.cluster.training.worker import open_session
 from gen_ray.engine.training.batches import own_rows
 from gen_ray.experiment import Experiment, parse

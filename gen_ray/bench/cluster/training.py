@@ -13,9 +13,9 @@ import ray.train
 from gen_ray import run_directory
 from gen_ray.bench.baselines import alternate, ingest
 from gen_ray.cluster.data.blocks import cached
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.nodes.connect import connected
 from gen_ray.cluster.tracking.logger_actor import RunLogger, start
-from gen_ray.cluster.training.train import prepare_data
 from gen_ray.cluster.training.trainer import trainer, user_error
 from gen_ray.cluster.training.worker import open_session
 from gen_ray.configuration import yaml12

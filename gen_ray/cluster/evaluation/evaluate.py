@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from gen_ray.cluster.jobs.waiting import awaited, lost, missing, result, started
 from gen_ray.cluster.nodes.connect import cpus_per_worker, uses_gpu
-from gen_ray.cluster.training.device import reserved_device
+from gen_ray.cluster.nodes.device import reserved_device
 from gen_ray.datasets.chosen import SEED, chosen_rows, read_chosen, read_rows
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.evaluation import features

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gen_ray import run_directory
+from gen_ray.cluster.data.preparation import training_data
 from gen_ray.cluster.evaluation.evaluate import evaluate_average
-from gen_ray.cluster.training.train import store_of, training_data
 from gen_ray.engine.training import post_hoc_ema
 from gen_ray.errors import UserError
 from gen_ray.tracking.runs import rows
+from gen_ray.tracking.store import Store
 
 METRICS = {"eval/bits_per_dim": "bits per dimension", "eval/frechet_distance": "Fréchet distance"}
 
@@ -28,7 +29,7 @@ def measured(home: Path, sigma_rel: float, times: int) -> Iterator[ProgressPoint
     Raise UserError if the run kept no snapshots, or if MLflow does not have its training time.
     """
     experiment, kept = run_directory.at(run_directory.load(home), home.parent.parent), post_hoc_ema.snapshot_steps(home)
-    found = next((row for row in rows(store_of(experiment)) if row.run_id == home.name), None)
+    found = next((row for row in rows(Store.of_experiment(experiment)) if row.run_id == home.name), None)
     if found is None or "train/minutes" not in found.metrics:
         raise UserError(f"{home.name}: train/minutes is missing in MLflow")
     prepared = training_data(experiment, home / run_directory.ARTIFACT)

@@ -12,11 +12,11 @@ from typing import Any
 import psutil
 import torch
 
+from gen_ray.cluster.nodes.device import reserved_device
 from gen_ray.cluster.serving import logs
 from gen_ray.cluster.serving.args import ServingApplication
 from gen_ray.cluster.serving.metrics import ReplicaMetrics
 from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
-from gen_ray.cluster.training.device import reserved_device
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.service import ErrorReply, JobResult, ModelCard, RequestRefusedError, ServingJob, StreamPreview
 from gen_ray.serving.sources import source_of

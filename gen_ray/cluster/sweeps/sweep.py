@@ -12,6 +12,7 @@ from ray.tune.schedulers import TrialScheduler
 
 from gen_ray import resumption, run_directory
 from gen_ray.cluster.data.blocks import cached
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.jobs.queue import turn
 from gen_ray.cluster.jobs.waiting import awaited
 from gen_ray.cluster.nodes.connect import connected, cpus_per_worker, in_reach, needs, ray_storage, terminable
@@ -23,14 +24,7 @@ from gen_ray.cluster.sweeps.trial import Task, trial
 from gen_ray.cluster.tracking import logger_actor
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import opened, recorded
-from gen_ray.cluster.training.train import (
-    OnProgress,
-    prepare_data,
-    report_large_batch,
-    report_unmeasured,
-    store_of,
-    written,
-)
+from gen_ray.cluster.training.train import OnProgress, report_large_batch, report_unmeasured, written
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import EndedError, UserError
 from gen_ray.experiment import Scaling, flatten
@@ -41,6 +35,7 @@ from gen_ray.sweeps import config, journal, schedulers
 from gen_ray.sweeps.config import SweepPlan
 from gen_ray.sweeps.points import predetermined_points
 from gen_ray.sweeps.study import RECORD, Study
+from gen_ray.tracking.store import Store
 
 SWEEPS = "sweeps"
 
@@ -60,7 +55,7 @@ def sweep(
     sweep itself cannot continue.
     """
     first = plan.first
-    store = store_of(first)  # fails here if the address is wrong
+    store = Store.of_experiment(first)  # fails here if the address is wrong
     prepared = prepare_data(first)
     report_unmeasured(prepared, needed=plan.sweep.metric)
     report_large_batch(max(plan.experiments, key=lambda trial: trial.data.batch_size), prepared)

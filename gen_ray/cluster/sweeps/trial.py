@@ -17,9 +17,9 @@ from gen_ray import run_directory
 from gen_ray.cluster.data.blocks import in_memory
 from gen_ray.cluster.data.reading import Splits
 from gen_ray.cluster.evaluation.evaluate import evaluate, measure_checkpoint
+from gen_ray.cluster.nodes.device import reserved_device
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import record
-from gen_ray.cluster.training.device import reserved_device
 from gen_ray.cluster.training.session import RunSession
 from gen_ray.cluster.training.train import fault
 from gen_ray.datasets.prepared import Prepared

@@ -5,7 +5,7 @@ from typing import Any
 from ray.train.torch import TorchConfig
 from ray.train.torch.config import _TorchBackend  # TorchConfig.backend_cls must return a subclass
 
-from gen_ray.cluster.training.device import reserved_device
+from gen_ray.cluster.nodes.device import reserved_device
 
 
 class CheckedTorchBackend(_TorchBackend):

@@ -13,6 +13,7 @@ from typing import Any
 
 from gen_ray import resumption, run_directory
 from gen_ray.cluster.data.blocks import cached
+from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.evaluation.evaluate import evaluate
 from gen_ray.cluster.jobs.queue import turn, wait
 from gen_ray.cluster.jobs.waiting import awaited, is_placing, missing, result, started
@@ -20,7 +21,6 @@ from gen_ray.cluster.nodes.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.tracking import logger_actor
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import opened, params, record, recorded
-from gen_ray.datasets.prepare import BadRows, find, prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.training import checkpoint_store
@@ -49,27 +49,6 @@ class TrainOutcome:
     provenance: Mapping[str, Mapping[str, Any]]
 
 
-def prepare_data(experiment: Experiment, progress: Callable[[int], None] | None = None) -> Prepared:
-    """Return the experiment's data set; prepare it if necessary."""
-    data = experiment.data
-    paths.check(experiment.storage.root)
-    return prepare(
-        data.source,
-        root=data.root,
-        out=experiment.storage.root / "data",
-        options=data.options,
-        on_bad_row=BadRows.parse(data.on_bad_row),
-        progress=progress,
-    )
-
-
-def training_data(experiment: Experiment, artifact: Path) -> Prepared:
-    """Return the prepared data that an artifact was trained on, from storage.root; prepare them again if missing."""
-    paths.check(experiment.storage.root)
-    found = find(experiment.storage.root / "data", run_directory.meta(artifact)["data_fingerprint"])
-    return found or prepare_data(experiment)
-
-
 def train(
     experiment: Experiment,
     *,
@@ -83,7 +62,7 @@ def train(
     resume continues the newest run of this name. take_over ends another process that works on that run; accept_data
     continues even if the data have changed.
     """
-    store = store_of(experiment)  # fails here if the address is wrong
+    store = Store.of_experiment(experiment)  # fails here if the address is wrong
     prepared = prepare_data(experiment)
     experiment.model(prepared.spec)  # rejects settings that do not fit the data
     report_unmeasured(prepared)
@@ -172,11 +151,6 @@ def _imported() -> Callable[..., dict[str, str]]:
     from gen_ray.cluster.training.trainer import fit_with_retries
 
     return fit_with_retries
-
-
-def store_of(experiment: Experiment) -> Store:
-    """Return the MLflow store of an experiment."""
-    return Store.of(experiment.tracking.uri, experiment.tracking.experiment, experiment.storage.root)
 
 
 def _stoppable(fit: Callable[[], dict[str, str]], track: RunLogger, wanted: Mapping[str, float]) -> dict[str, str]:

@@ -12,8 +12,8 @@ import ray.train.torch
 from torch import Tensor, nn
 
 from gen_ray.cluster.data.blocks import in_memory
+from gen_ray.cluster.nodes.device import reserved_device
 from gen_ray.cluster.tracking.logger_actor import RunLogger
-from gen_ray.cluster.training.device import reserved_device
 from gen_ray.cluster.training.session import RunSession
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.inference.memory import is_out_of_memory
