@@ -1,22 +1,42 @@
-"""The FastAPI application: models below /v1, health checks, and the web page."""
+"""The FastAPI application: models below /v1, health checks, and the static files of the web page and of /docs."""
 
 import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from starlette.middleware import Middleware
+from starlette.responses import FileResponse, Response
 
-from gen_ray.serving import errors, static_page, verbs
-from gen_ray.serving.access import FAULTS, AccessLogMiddleware
-from gen_ray.serving.admission import AdmissionMiddleware
-from gen_ray.serving.cards import card_json, unavailable_json
+from gen_ray.serving import errors, verbs
+from gen_ray.serving.access_log import FAULTS, AccessLogMiddleware
 from gen_ray.serving.errors import http_error, openapi_errors
 from gen_ray.serving.handler import ModelServices, RequestHandler
-from gen_ray.serving.middleware import HEALTH, BodyLimitMiddleware, HostMiddleware, KeyMiddleware
+from gen_ray.serving.middleware import HEALTH, AdmissionMiddleware, BodyLimitMiddleware, HostMiddleware, KeyMiddleware
 from gen_ray.serving.openapi import READING_ERRORS, WITH_KEY, HealthSchema, ModelsSchema
-from gen_ray.serving.service import RequestRefusedError
+from gen_ray.serving.service import RequestRefusedError, card_json, unavailable_json
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import Name
+
+PAGE_FOLDER = Path(__file__).parent / "page"
+PAGE_HEADERS = {
+    # the page creates images itself (data:, blob:); nothing is loaded from other sites, and none may frame the page
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; style-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+DOCS_HEADERS = {
+    **PAGE_HEADERS,
+    # Swagger UI adds style elements and shows icons from data: URLs
+    "Content-Security-Policy": PAGE_HEADERS["Content-Security-Policy"].replace(
+        "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+    ),
+}
+SWAGGER = ("swagger-ui-bundle.js", "swagger-ui.css")
+OPENAPI_PATH = "/openapi.json"
+"""The OpenAPI document. It needs no key, because it describes the API and not the models."""
 
 
 def build(services: ModelServices, settings: ApiSettings) -> FastAPI:
@@ -42,13 +62,13 @@ def build(services: ModelServices, settings: ApiSettings) -> FastAPI:
     errors.install_handlers(app)
     for router in (_models(handler), verbs.router(handler), _health(handler)):
         app.include_router(router)
-    static_page.mount(app)
+    mount_static_files(app)
     return app
 
 
 def open_paths() -> frozenset[str]:
     """Return the paths that need no key: health checks, the pages, and the OpenAPI document."""
-    return frozenset({*HEALTH, *static_page.files(), static_page.DOCUMENT})
+    return frozenset({*HEALTH, *static_files(), OPENAPI_PATH})
 
 
 def _models(handler: RequestHandler) -> APIRouter:
@@ -94,3 +114,29 @@ async def _listed(handler: RequestHandler, name: str) -> dict[str, Any]:
     except Exception:
         FAULTS.exception("cannot get the card of model %s", name)
         return unavailable_json(name)
+
+
+def static_files() -> Mapping[str, Path]:
+    """Return the served files by path; / and /docs are the index.html of their folders."""
+    swagger = Path(str(resources.files("fastapi_offline") / "static"))
+    found = {
+        f"/{file.relative_to(PAGE_FOLDER).as_posix()}": file
+        for file in sorted(PAGE_FOLDER.rglob("*"))
+        if file.is_file()
+    }
+    indices = {"/": PAGE_FOLDER / "index.html", "/docs": PAGE_FOLDER / "docs" / "index.html"}
+    return {**indices, **found, **{f"/docs/{name}": swagger / name for name in SWAGGER}}
+
+
+def mount_static_files(app: FastAPI) -> None:
+    """Add a route for each file. A mount at / would replace the 404s and 405s of the API."""
+    for path, file in static_files().items():
+        headers = DOCS_HEADERS if path == "/docs" else PAGE_HEADERS
+        app.add_api_route(path, _file_route(file, headers), methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def _file_route(file: Path, headers: Mapping[str, str]) -> Callable[[], Coroutine[Any, Any, Response]]:
+    async def serve() -> Response:
+        return FileResponse(file, headers=headers)
+
+    return serve

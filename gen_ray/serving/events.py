@@ -10,11 +10,11 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.serving import pictures
-from gen_ray.serving.access import AccessRecord, log_error
-from gen_ray.serving.answers import sample_lists
+from gen_ray.serving.access_log import AccessRecord, log_error
 from gen_ray.serving.deadline import DeadlineGuard, cancel
 from gen_ray.serving.errors import error_body
+from gen_ray.serving.inputs import drawable
+from gen_ray.serving.responses import encode_pictures, sample_lists
 from gen_ray.serving.service import JobResult, StreamPreview
 
 Item = StreamPreview | JobResult
@@ -96,8 +96,8 @@ def preview_json(preview: StreamPreview, spec: DataSpec) -> dict[str, Any]:
     """
     facts = {"done": preview.done, "total": preview.total}
     samples = preview.samples.reshape(-1, *spec.shape)
-    if pictures.drawable(spec):
-        return {**facts, "images": pictures.encode_pictures(samples, levels=spec.levels)}
+    if drawable(spec):
+        return {**facts, "images": encode_pictures(samples, levels=spec.levels)}
     if spec.is_text:
         # index −1 is the last character, here ·
         return {**facts, "texts": sample_lists(samples, spec.model_copy(update={"alphabet": spec.alphabet + "·"}))}

@@ -1,4 +1,4 @@
-"""The request handler: finds the model service, validates the request, runs the job and formats the response."""
+"""The request handler: finds the model service, checks the request, runs the job and formats the response."""
 
 import asyncio
 import secrets
@@ -9,14 +9,12 @@ from fastapi import Request
 from starlette.responses import Response
 
 from gen_ray.errors import nearest
-from gen_ray.serving import answers, events
-from gen_ray.serving.access import AccessRecord, record_of
-from gen_ray.serving.answers import ResultView
-from gen_ray.serving.checks import check
+from gen_ray.serving import events, responses
+from gen_ray.serving.access_log import AccessRecord, record_of
 from gen_ray.serving.deadline import DeadlineGuard
-from gen_ray.serving.errors import http_error
-from gen_ray.serving.sampling import SamplingBody
-from gen_ray.serving.schemas_base import Body
+from gen_ray.serving.errors import http_error, invalid_request
+from gen_ray.serving.responses import FORMATS, ResultView
+from gen_ray.serving.schemas import Body, ImputeBody, SampleBody, SamplingBody
 from gen_ray.serving.service import JobResult, ModelCard, ModelService, ServingJob, StreamPreview
 from gen_ray.serving.settings import ApiSettings
 
@@ -59,7 +57,7 @@ class RequestHandler:
     async def serve(self, request: Request, name: str, body: Body) -> Response:
         """Run the job of a request and return its response. Raise RequestRefusedError."""
         record, service, card = record_of(request.scope), self.service(name), await self.card(name)
-        check(body, card, self.settings)
+        check_request(body, card, self.settings)
         arrays = await asyncio.to_thread(body.arrays, card, self.settings.picture_pixels)
         job = ServingJob(
             request_id=record.request_id,
@@ -80,7 +78,7 @@ class RequestHandler:
         result = _record_result(
             ResultView(model=name, spec=card.spec, answer=answer, request_id=record.request_id), record
         )
-        return await asyncio.to_thread(answers.respond, result, body.format)
+        return await asyncio.to_thread(responses.respond, result, body.format)
 
 
 async def _streamed(
@@ -100,10 +98,53 @@ def _event(name: str, card: ModelCard, form: str, record: AccessRecord, item: St
     if isinstance(item, StreamPreview):
         return events.event("preview", events.preview_json(item, card.spec))
     result = _record_result(ResultView(model=name, spec=card.spec, answer=item, request_id=record.request_id), record)
-    answers.check(result)
-    return events.event("result", answers.result_json(result, form))
+    responses.check_values(result)
+    return events.event("result", responses.result_json(result, form))
 
 
 def _record_result(result: ResultView, record: AccessRecord) -> ResultView:
     record.facts.update(version=result.answer.version, nfe=result.answer.nfe)
     return result
+
+
+LISTED = 5_000_000
+"""Maximum numbers in a response in format json: Python numbers take eight times the memory of an array."""
+
+
+def check_request(body: Body, card: ModelCard, settings: ApiSettings) -> None:
+    """Raise RequestRefusedError 503 if the model is not ready, 422 if it cannot do what the request asks."""
+    if not card.ready:
+        raise http_error(503)
+    if body.verb not in card.verbs:
+        raise invalid_request(f"the model does not support {body.verb}; supported: {', '.join(card.verbs)}")
+    unsuitable = FORMATS[body.format].unsuitable(card.spec)
+    if unsuitable:
+        raise invalid_request(f"format: {unsuitable}")
+    if (body.deadline_seconds or 0) > settings.longest_deadline_seconds:
+        raise invalid_request(f"deadline_seconds: at most {settings.longest_deadline_seconds:g}")
+    most = card.limits.get("n", body.count)
+    if body.count > most:
+        raise invalid_request(f"at most {most:g} instances for this model", code="too_much")
+    rows = body.n if isinstance(body, SamplingBody) else body.count
+    if body.format == "json" and body.verb not in ("score", "encode") and rows * card.spec.dims > LISTED:
+        raise invalid_request(
+            f"format: a json response has at most {LISTED:,} numbers; ask for npz, or for fewer samples",
+            code="too_much",
+        )
+    if isinstance(body, SamplingBody):
+        _check_sampling(body, card)
+
+
+def _check_sampling(body: SamplingBody, card: ModelCard) -> None:
+    known = card.imputers if isinstance(body, ImputeBody) else card.samplers
+    name = (body.sampler or "").partition(":")[0]
+    if body.sampler is not None and name not in known:
+        raise invalid_request(f"sampler: unknown name; {nearest(name, known)}")
+    if isinstance(body, SampleBody) and body.quality is not None and body.quality not in card.quality:
+        raise invalid_request(
+            "quality: this version has no curve; gen-ray promote measures one for models:/NAME@champion. "
+            "Give sampler and steps"
+        )
+    for field, requested in (("n", body.n), ("steps", body.steps or 0)):
+        if requested > card.limits.get(field, requested):
+            raise invalid_request(f"{field}: at most {card.limits[field]:g} for this model", code="too_much")

@@ -11,9 +11,7 @@ from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import Batcher, NotFiniteError, measure
 from gen_ray.errors import RunError
 from gen_ray.family import Chain, Sampler, SupportsLatent
-from gen_ray.serving import cards
-from gen_ray.serving.limits import RequestLimits
-from gen_ray.serving.service import ModelCard, Verb
+from gen_ray.serving.service import ModelCard, RequestLimits, Verb, card_text
 from gen_ray.tracking.release import Release
 
 ALL_VERBS: tuple[Verb, ...] = ("sample", "impute", "score")
@@ -78,7 +76,7 @@ class LoadedModel:
             for name, choice in self.release.quality.items():
                 if choice.steps > self.limits.steps:
                     raise ValueError(f"{name} has {choice.steps} steps, the maximum is {self.limits.steps}")
-            cards.as_json(self.card())
+            card_text(self.card())
         except Exception as error:  # tags and metrics come from the registry and may have any value
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise RunError(f"version {self.release.version}: its card cannot be made: {reason}") from None

@@ -14,9 +14,16 @@ from gen_ray.engine.inference.batcher import BusyError, CancelledError, Deadline
 from gen_ray.errors import RunError, UserError
 from gen_ray.serving.errors import TOO_LARGE_FOR_MEMORY
 from gen_ray.serving.jobs import PendingJob, submit
-from gen_ray.serving.limits import RequestLimits
 from gen_ray.serving.loaded_model import LoadedModel
-from gen_ray.serving.service import ErrorReply, JobResult, ModelCard, RequestRefusedError, ServingJob, StreamPreview
+from gen_ray.serving.service import (
+    ErrorReply,
+    JobResult,
+    ModelCard,
+    RequestLimits,
+    RequestRefusedError,
+    ServingJob,
+    StreamPreview,
+)
 from gen_ray.serving.sources import VersionSource
 from gen_ray.tracking.release import Release
 

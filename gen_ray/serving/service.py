@@ -1,10 +1,12 @@
-"""The interface between HTTP and the engine: jobs, results, previews, errors, model cards and the model service.
+"""The interface between HTTP and the engine: jobs, results, previews, errors, limits, cards and the model service.
 
 All types are plain data, so that they can be sent between processes. N instances of D scalars, Z latent dimensions.
 """
 
+import json
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -143,3 +145,50 @@ class ModelService(Protocol):
     def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult]:
         """Run a job and yield previews, then the result. Raise RequestRefusedError, also between items."""
         ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestLimits:
+    """Maximum size and duration of one request."""
+
+    n: int = 256
+    """Samples; for impute, instances × completions."""
+    steps: int = 4000
+    work: float = 1e8
+    """Samples × network evaluations × scalars of a sample: 64 images of 28 × 28 in 1000 steps are half of it."""
+    deadline_seconds: float = 300.0
+
+
+def card_json(card: ModelCard) -> dict[str, Any]:
+    """Return a card as JSON."""
+    facts = {name: value for name, value in vars(card).items() if name not in ("spec", "curve")}
+    spec = card.spec
+    data = {
+        "name": spec.name,
+        "kind": spec.kind,
+        "shape": list(spec.shape),
+        "levels": spec.levels,
+        "alphabet": spec.alphabet,
+    }
+    whole = {**facts, "data": data, "verbs": list(card.verbs), "curve": [asdict(point) for point in card.curve]}
+    sent: dict[str, Any] = _finite(whole)
+    return sent
+
+
+def card_text(card: ModelCard) -> str:
+    """Return a card as JSON text. Raise TypeError or ValueError if a value cannot be serialised."""
+    return json.dumps(card_json(card), allow_nan=False)
+
+
+def unavailable_json(name: str) -> dict[str, Any]:
+    """Return the list entry of a model that does not respond."""
+    return {"id": name, "ready": False, "trouble": "the model does not answer"}
+
+
+def _finite(value: Any) -> Any:
+    """Return a value with NaN and infinity replaced by None, because JSON has neither."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_ray.serving.admission import Slots
 from gen_ray.serving.api import build
+from gen_ray.serving.middleware import Slots
 from gen_ray.serving.settings import ApiKey, ApiSettings
 from tests.serving.desks import Paper
 

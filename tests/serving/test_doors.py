@@ -9,14 +9,13 @@ from fastapi import FastAPI
 from starlette.testclient import TestClient
 
 from gen_ray.errors import UserError
-from gen_ray.serving.api import build
+from gen_ray.serving.api import build, static_files
 from gen_ray.serving.middleware import HEALTH
 from gen_ray.serving.settings import ApiSettings, from_environment, host_names, keys
-from gen_ray.serving.static_page import files
 from tests.serving.conftest import KEY, Ask
 from tests.serving.desks import Paper
 
-OPEN = {*HEALTH, *files(), "/docs", "/docs/swagger-ui-bundle.js", "/openapi.json"}
+OPEN = {*HEALTH, *static_files(), "/docs", "/docs/swagger-ui-bundle.js", "/openapi.json"}
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
 WRONG: list[dict[str, str | bytes]] = [
     {},

@@ -5,8 +5,8 @@ from starlette.testclient import TestClient
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.serving.api import build
-from gen_ray.serving.examples import EXAMPLES
 from gen_ray.serving.settings import ApiSettings
+from gen_ray.serving.verbs import EXAMPLES
 from tests.serving.desks import COLOUR, DIGITS, Paper, card
 
 VERSE = DataSpec(name="verse", kind="tokens", shape=(32,), levels=8, alphabet="T beonrt")

@@ -120,7 +120,7 @@ def test_unknown_paths_of_every_kind_are_refused(http: TestClient) -> None:
     for name in (MARKER, "..%2f..%2fetc%2fpasswd", "%00", "%ff%fe", "a" * 5000, "{}", "digits%0d%0aX:1"):
         harmless(http.get(f"/v1/models/{name}"))
         harmless(http.post(f"/v1/models/{name}/sample", json={}))
-    for path in (f"/{MARKER}", "/page/index.html", "/..%2fsettings.py", "/static_page.py", "/v1", "/v1/models/"):
+    for path in (f"/{MARKER}", "/page/index.html", "/..%2fsettings.py", "/api.py", "/v1", "/v1/models/"):
         harmless(http.get(path))
     harmless(http.delete("/v1/models"))
 

@@ -16,11 +16,9 @@ from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.sampler_choice import SamplerChoice
 from gen_ray.errors import RunError
 from gen_ray.family import Known
-from gen_ray.serving import cards
-from gen_ray.serving.limits import RequestLimits
 from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.local_service import LocalModelService
-from gen_ray.serving.service import JobResult, RequestRefusedError, ServingJob, StreamPreview
+from gen_ray.serving.service import JobResult, RequestLimits, RequestRefusedError, ServingJob, StreamPreview, card_json
 from gen_ray.serving.sources import FolderSource
 from gen_ray.tracking.releases import Release
 from tests.engine.toys import CPU, images, model
@@ -319,7 +317,7 @@ def test_a_figure_that_is_not_finite_is_null_in_the_card(tmp_path: Path) -> None
     artifact.write(tmp_path / "nan", of)
 
     async def work(seat: LocalModelService) -> dict[str, Any]:
-        return cards.card_json(await seat.card())
+        return card_json(await seat.card())
 
     sent = with_seat(tmp_path / "nan", work)
     assert sent["metrics"] == {"eval/standard_error": None, "eval/bits_per_dim": 1.5}

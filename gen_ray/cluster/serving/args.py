@@ -6,7 +6,7 @@ from pydantic import Field
 
 from gen_ray.configuration.base import LONGEST_SECONDS, Config
 from gen_ray.experiment import Root
-from gen_ray.serving.limits import RequestLimits
+from gen_ray.serving.service import RequestLimits
 from gen_ray.serving.settings import Host
 from gen_ray.storage.paths import default
 

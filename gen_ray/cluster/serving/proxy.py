@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn import config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gen_ray.serving.access import valid_request_id
+from gen_ray.serving.access_log import valid_request_id
 from gen_ray.serving.errors import CODES, error_response
 from gen_ray.serving.middleware import MOST_HEADER_BYTES
 from gen_ray.serving.service import ErrorReply

@@ -1,5 +1,6 @@
 """Response formats: arrays as JSON or .npz; samples also as base64 PNGs, as one PNG grid, or as text."""
 
+import base64
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -12,8 +13,12 @@ from starlette.responses import Response
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import texts
-from gen_ray.serving import pictures
+from gen_ray.engine.plots import grids
+from gen_ray.serving.inputs import drawable
 from gen_ray.serving.service import ErrorReply, JobResult, RequestRefusedError
+
+MASKED_GREY = 128
+"""Grey level of undecided places in a preview."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,12 +67,12 @@ class Format:
 
 def respond(result: ResultView, name: str) -> Response:
     """Return the response in a format. Raise RequestRefusedError 500 for NaN, infinite or out-of-range values."""
-    check(result)
+    check_values(result)
     form = FORMATS[name]
     return Response(form.write(result), media_type=form.media_type, headers=_headers(result) if form.headers else None)
 
 
-def check(result: ResultView) -> None:
+def check_values(result: ResultView) -> None:
     """Raise RequestRefusedError 500 if an array has values that are not finite, or samples outside {0 … levels−1}.
 
     Otherwise such samples would be shown as black pictures.
@@ -94,6 +99,22 @@ def result_json(result: ResultView, name: str) -> dict[str, Any]:
     return {**result.facts(), **samples, **others}
 
 
+def encode_png(sample: np.ndarray, *, levels: int) -> bytes:
+    """Return a PNG of one example (C, H, W) in {0 … levels−1} with 1 or 3 channels; −1 becomes mid-grey."""
+    grey = np.where(sample < 0, MASKED_GREY, np.rint(sample * (255 / (levels - 1)))).astype(np.uint8)
+    return grids.png(grey.transpose(1, 2, 0) if len(grey) > 1 else grey[0])
+
+
+def encode_pictures(samples: np.ndarray, *, levels: int) -> list[str]:
+    """Return base64 PNGs of samples (N, C, H, W)."""
+    return [base64.b64encode(encode_png(sample, levels=levels)).decode() for sample in samples]
+
+
+def encode_grid(samples: np.ndarray, *, levels: int) -> bytes:
+    """Return one PNG with samples (N, C, H, W) in a grid."""
+    return grids.png(grids.grid(torch.from_numpy(samples), levels=levels))
+
+
 def sample_lists(samples: np.ndarray, spec: DataSpec) -> list[Any]:
     """Return samples (n, *shape) as strings if the data are texts, otherwise as nested lists."""
     if spec.is_text:
@@ -103,7 +124,7 @@ def sample_lists(samples: np.ndarray, spec: DataSpec) -> list[Any]:
 
 
 def _drawn(samples: np.ndarray, spec: DataSpec) -> list[Any]:
-    return list(pictures.encode_pictures(samples, levels=spec.levels))
+    return list(encode_pictures(samples, levels=spec.levels))
 
 
 def _json(name: str) -> Callable[[ResultView], bytes]:
@@ -121,7 +142,7 @@ def _npz(result: ResultView) -> bytes:
 
 
 def _grid(result: ResultView) -> bytes:
-    return pictures.encode_grid(result.samples, levels=result.spec.levels)
+    return encode_grid(result.samples, levels=result.spec.levels)
 
 
 def _text(result: ResultView) -> bytes:
@@ -147,7 +168,7 @@ def _any(spec: DataSpec) -> str:
 
 
 def _pictures(spec: DataSpec) -> str:
-    if pictures.drawable(spec):
+    if drawable(spec):
         return ""
     others = "json, text or npz" if spec.is_text else "json or npz"
     return f"the model's samples are not pictures of 1 or 3 channels; ask for {others}"
@@ -156,7 +177,7 @@ def _pictures(spec: DataSpec) -> str:
 def _texts(spec: DataSpec) -> str:
     if spec.is_text:
         return ""
-    others = "json, png, grid or npz" if pictures.drawable(spec) else "json or npz"
+    others = "json, png, grid or npz" if drawable(spec) else "json or npz"
     return f"the model's samples are not texts; ask for {others}"
 
 
