@@ -95,20 +95,22 @@ def _submit_sampling(
     deadline: float,
     watch: OnPreview | None,
 ) -> RequestHandle:
-    batcher, fixed = loaded.batcher, job.deterministic
+    batcher, padded = loaded.batcher, job.deterministic
     if adaptive:  # one tick of it would be a whole solution and delay all other requests
         work = partial(generate, chain=chain, n=rows, seed=job.seed, device=batcher.device)
         evaluations = rows * ADAPTIVE_EVALUATIONS
-        return batcher.submit_callable(work, evaluations, reduced=True, fixed=fixed, deadline=deadline, key=job.key)
-    return batcher.walk(
+        return batcher.submit_callable(
+            work, evaluations, reduced_precision=True, padded=padded, deadline=deadline, key=job.key
+        )
+    return batcher.submit(
         chain,
         rows,
         seed=job.seed,
-        held=held,
-        fixed=fixed,
+        known=held,
+        padded=padded,
         deadline=deadline,
-        watch=watch,
-        looks=job.previews if watch else 0,
+        on_preview=watch,
+        previews=job.previews if watch else 0,
         key=job.key,
     )
 
@@ -138,7 +140,7 @@ def _score(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPrevi
 
     return PendingJob(
         handle=loaded.batcher.submit_callable(
-            work, evaluations, fixed=job.deterministic, deadline=deadline, key=job.key
+            work, evaluations, padded=job.deterministic, deadline=deadline, key=job.key
         ),
         nfe=REPEATS * effort,
         arrays=lambda found: {
@@ -163,7 +165,7 @@ def _submit_latent(
     def run(net: Any) -> Arrays:
         return work(replace(loaded.model, net=net), job, loaded.batcher.device)
 
-    handle = loaded.batcher.submit_callable(run, 2 * rows, fixed=job.deterministic, deadline=deadline, key=job.key)
+    handle = loaded.batcher.submit_callable(run, 2 * rows, padded=job.deterministic, deadline=deadline, key=job.key)
     return PendingJob(handle=handle, arrays=lambda found: found)
 
 

@@ -58,7 +58,7 @@ class LoadedModel:
         """
         self._check_card()
         try:
-            self.batcher.walk(self.default, WARM_ROWS, seed=0).future.result()
+            self.batcher.submit(self.default, WARM_ROWS, seed=0).future.result()
         except NotFiniteError:
             raise RunError(f"version {self.release.version}: its samples are not finite") from None
         device, promised = self.batcher.device, self.release.fingerprint

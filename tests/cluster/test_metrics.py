@@ -34,16 +34,16 @@ def meters(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_the_queue_is_shown_by_key_and_returns_to_zero(meters: Any) -> None:
-    ledger = AdmissionControl(LatencyProfile((1,), (1.0,)), backlog_limit=1e9)
-    tickets = [RequestHandle(key="anna"), RequestHandle(key="anna"), RequestHandle(key="bert")]
-    for ticket in tickets:
-        ledger.admit(ticket, 3)
-    meters.read(ledger)
+    admission = AdmissionControl(LatencyProfile((1,), (1.0,)), backlog_limit=1e9)
+    handles = [RequestHandle(key="anna"), RequestHandle(key="anna"), RequestHandle(key="bert")]
+    for handle in handles:
+        admission.admit(handle, 3)
+    meters.read(admission)
     assert {tags["key"]: value for value, tags in meters._requests.seen} == {"anna": 2, "bert": 1}
     assert {tags["key"]: value for value, tags in meters._backlog.seen} == {"anna": 6.0, "bert": 3.0}
-    ledger.leave(tickets[2])
+    admission.release(handles[2])
     meters._requests.seen.clear()
-    meters.read(ledger)
+    meters.read(admission)
     assert {tags["key"]: value for value, tags in meters._requests.seen} == {"anna": 2, "bert": 0}
 
 

@@ -88,16 +88,16 @@ def test_rows_are_shared_max_min_fairly(wanted: list[int], room: int) -> None:
 
 def test_a_large_request_at_most_doubles_the_tick_of_a_small_one() -> None:
     steep = LatencyProfile((1, 2, 4, 8), (1.0, 1.9, 3.6, 6.8))
-    assert fair_shares.batch_size([64], steep) == steep.best
+    assert fair_shares.batch_size([64], steep) == steep.best_rows
     assert fair_shares.batch_size([64, 1], steep) == 2
     assert fair_shares.batch_size([64, 1, 1, 1], steep) == 4
     assert fair_shares.batch_size([], steep) == 0
 
 
 def test_costs_are_interpolated_linearly_between_measurements() -> None:
-    assert CHEAP.of(3) == pytest.approx(1.2) and CHEAP.of(32) == pytest.approx(5.0) and CHEAP.of(0) == 0
-    assert CHEAP.best == 16 and CHEAP.most(0.1) == 1 and CHEAP.most(1.21) == 3 and CHEAP.most(99) == 16
-    assert LatencyProfile((1, 2, 4), (1.0, 2.0, 4.0)).best == 1
+    assert [CHEAP.seconds_of(rows) for rows in (3, 32, 0)] == pytest.approx([1.2, 5.0, 0.0])
+    assert CHEAP.best_rows == 16 and [CHEAP.rows_within(seconds) for seconds in (0.1, 1.21, 99)] == [1, 3, 16]
+    assert LatencyProfile((1, 2, 4), (1.0, 2.0, 4.0)).best_rows == 1
 
 
 def test_costs_are_measured_on_the_default_sampler() -> None:
@@ -119,10 +119,10 @@ def test_batched_samples_and_completions_equal_single_ones(case: Case) -> None:
     chains = [(family.chain(name), None) for name, about in family.samplers().items() if not about.adaptive]
     chains += [(family.impute(name), held) for name in family.imputers()]
     with open_batcher(of) as batcher:
-        tickets = [batcher.walk(chain, 2, seed=seed, held=held) for seed, (chain, held) in enumerate(chains)]
-        found = [ticket.future.result(60) for ticket in tickets]
+        handles = [batcher.submit(chain, 2, seed=seed, known=held) for seed, (chain, held) in enumerate(chains)]
+        found = [handle.future.result(60) for handle in handles]
     for seed, ((chain, held), samples) in enumerate(zip(chains, found, strict=True)):
-        alone = generate(of.net, chain, 2, seed=seed, device=CPU, held=held)
+        alone = generate(of.net, chain, 2, seed=seed, device=CPU, known=held)
         assert samples.dtype == alone.dtype
         assert near(samples, alone, case), seed
         if held is not None:
@@ -157,25 +157,25 @@ def test_any_mix_of_requests_gives_each_its_own_result(data: st.DataObject) -> N
         )
     )
     with open_batcher(of) as batcher:
-        tickets = []
-        for name, steps, n, seed, fixed, fate, delay in asked:
+        handles = []
+        for name, steps, n, seed, padded, fate, delay in asked:
             time.sleep(delay)
             deadline = time.monotonic() + delay if fate == "late" else None
-            tickets.append(batcher.walk(of.family.chain(name, steps), n, seed=seed, fixed=fixed, deadline=deadline))
+            handles.append(batcher.submit(of.family.chain(name, steps), n, seed=seed, padded=padded, deadline=deadline))
             if fate == "gives up":
-                tickets[-1].cancel_request()
-        wait([ticket.future for ticket in tickets], timeout=60)
-        assert batcher.ledger.pending == 0 and batcher.ledger.requests == 0
-        assert not batcher._walking.walks and not any(c.rows for c in batcher._walking._cohorts.values())
-    for (name, steps, n, seed, _, fate, _), ticket in zip(asked, tickets, strict=True):
-        error = ticket.future.exception()
+                handles[-1].cancel_request()
+        wait([handle.future for handle in handles], timeout=60)
+        assert batcher.admission.pending == 0 and batcher.admission.requests == 0
+        assert not batcher._scheduler.requests and not any(c.rows for c in batcher._scheduler._batches.values())
+    for (name, steps, n, seed, _, fate, _), handle in zip(asked, handles, strict=True):
+        error = handle.future.exception()
         if error is not None:
             assert (
                 isinstance(error, CancelledError if fate == "gives up" else DeadlineExceededError) and fate != "stays"
             )
             continue
         alone = generate(of.net, of.family.chain(name, steps), n, seed=seed, device=CPU)
-        assert int((ticket.future.result().int() - alone.int()).abs().max()) <= 1
+        assert int((handle.future.result().int() - alone.int()).abs().max()) <= 1
 
 
 def test_padded_forwards_give_the_same_bytes_beside_any_requests() -> None:
@@ -185,10 +185,10 @@ def test_padded_forwards_give_the_same_bytes_beside_any_requests() -> None:
     for company in range(12):
         with open_batcher(of) as batcher:
             others = [
-                batcher.walk(of.family.chain("ddim", 3 + i), 1 + i, seed=9 + i, fixed=bool(company % 2))
+                batcher.submit(of.family.chain("ddim", 3 + i), 1 + i, seed=9 + i, padded=bool(company % 2))
                 for i in range(company % 5)
             ]
-            needle = batcher.walk(chain, 2, seed=7, fixed=True)
+            needle = batcher.submit(chain, 2, seed=7, padded=True)
             found.add(needle.future.result(60).numpy().tobytes())
             wait([other.future for other in others], timeout=60)
     assert len(found) == 1
@@ -198,8 +198,8 @@ def test_previews_show_decided_and_undecided_values() -> None:
     of, seen = model("tokens"), []
     with open_batcher(of, LatencyProfile((1, 2), (1.0, 1.1))) as batcher:
         chain = of.family.chain("first_hitting", 16)
-        ticket = batcher.walk(chain, 3, seed=1, watch=seen.append, looks=5)
-        final = ticket.future.result(60)
+        handle = batcher.submit(chain, 3, seed=1, on_preview=seen.append, previews=5)
+        final = handle.future.result(60)
     assert 3 <= len(seen) <= 5 and all(isinstance(look, Preview) and look.samples.shape == final.shape for look in seen)
     assert [look.done for look in seen] == sorted({look.done for look in seen}) and seen[-1].done < seen[-1].total
     assert (seen[0].samples == -1).any()
@@ -216,13 +216,13 @@ def test_a_score_through_the_batcher_equals_the_direct_score(family: str) -> Non
     of, x = model(family), images(5)
     alone = scoring.score(of, x, effort=6, repeats=2, device=CPU)
     with open_batcher(of) as batcher:
-        busy = [batcher.walk(of.experiment.chain(of.family), 4, seed=seed) for seed in range(3)]
+        busy = [batcher.submit(of.experiment.chain(of.family), 4, seed=seed) for seed in range(3)]
 
         def work(net: Any) -> scoring.InstanceScores:
             return scoring.score(replace(of, net=net), x, effort=6, repeats=2, device=CPU)
 
         scores = batcher.submit_callable(work, 60).future.result(60)
-        wait([ticket.future for ticket in busy], timeout=60)
+        wait([handle.future for handle in busy], timeout=60)
     assert scores.kind == alone.kind and scores.nfe == alone.nfe
     torch.testing.assert_close(scores.bits_per_dim, alone.bits_per_dim, rtol=1e-5, atol=1e-5)
 
@@ -231,14 +231,14 @@ def test_auxiliary_tasks_and_sampling_share_forwards() -> None:
     of, net = gated()
     with open_batcher(of) as batcher:
         chain = of.family.chain("ddim", 4)
-        walk = batcher.walk(chain, 2, seed=0)
+        request = batcher.submit(chain, 2, seed=0)
         x = torch.zeros(3, 1, 4, 4)
         until(lambda: net.come == 1)
-        guest = batcher.submit_callable(lambda shared: shared(x, torch.full((3,), 0.5)), 3, reduced=True)
+        task = batcher.submit_callable(lambda shared: shared(x, torch.full((3,), 0.5)), 3, reduced_precision=True)
         until(lambda: batcher._inbox.qsize() == 1)
         net.gate.release(10)
-        assert walk.future.result(20).shape == (2, 1, 4, 4)
-        torch.testing.assert_close(guest.future.result(20), net.net(x, torch.full((3,), 0.5)))
+        assert request.future.result(20).shape == (2, 1, 4, 4)
+        torch.testing.assert_close(task.future.result(20), net.net(x, torch.full((3,), 0.5)))
     assert net.sizes == [2, 5, 2, 2]
 
 
@@ -257,12 +257,12 @@ def test_an_auxiliary_task_that_needs_gradients_evaluates_the_net_itself() -> No
 def test_an_error_of_an_auxiliary_task_ends_only_that_task() -> None:
     of = model("ddpm")
     with open_batcher(of) as batcher:
-        walk = batcher.walk(of.family.chain("ddim", 20), 2, seed=0)
+        request = batcher.submit(of.family.chain("ddim", 20), 2, seed=0)
         wrong = batcher.submit_callable(lambda net: net(torch.zeros(1, 7, 4, 4), torch.zeros(1)), 1)
         assert "mat1 and mat2" in str(wrong.future.exception(20))
         assert batcher.submit_callable(lambda net: 1 // 0, 1).future.exception(20).__class__ is ZeroDivisionError
-        assert walk.future.result(20).shape[0] == 2 and batcher.well
-        assert batcher.ledger.pending == 0
+        assert request.future.result(20).shape[0] == 2 and batcher.healthy
+        assert batcher.admission.pending == 0
 
 
 # ---- cancellation, errors and admission ---------------------------------------------------------------------------
@@ -278,13 +278,13 @@ def until(true: Any) -> None:
 def test_a_cancelled_request_is_removed_before_the_next_tick() -> None:
     of, net = gated()
     with open_batcher(of) as batcher:
-        walk = batcher.walk(of.family.chain("ancestral", 20), 3, seed=0)
+        request = batcher.submit(of.family.chain("ancestral", 20), 3, seed=0)
         net.gate.release(5)
         until(lambda: net.come == 6)
-        walk.cancel_request()
+        request.cancel_request()
         net.gate.release(1)  # the forward that had already started
-        assert isinstance(walk.future.exception(20), CancelledError)
-        other = batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
+        assert isinstance(request.future.exception(20), CancelledError)
+        other = batcher.submit(of.family.chain("ddim", 2), 1, seed=0)
         net.gate.release(2)
         assert other.future.result(20) is not None
     assert net.sizes == [3] * 6 + [1] * 2
@@ -293,13 +293,13 @@ def test_a_cancelled_request_is_removed_before_the_next_tick() -> None:
 def test_a_cancelled_auxiliary_task_is_woken() -> None:
     of, net = gated()
     with open_batcher(of) as batcher:
-        busy = batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
-        guest = batcher.submit_callable(
+        busy = batcher.submit(of.family.chain("ddim", 2), 1, seed=0)
+        task = batcher.submit_callable(
             lambda shared: [shared(torch.zeros(1, 1, 4, 4), torch.zeros(1)) for _ in range(99)], 99
         )
-        guest.cancel_request()
+        task.cancel_request()
         net.gate.release(3)
-        assert isinstance(guest.future.exception(20), CancelledError) and busy.future.result(20) is not None
+        assert isinstance(task.future.exception(20), CancelledError) and busy.future.result(20) is not None
 
 
 def test_a_result_that_is_not_finite_fails_only_its_own_request() -> None:
@@ -311,10 +311,10 @@ def test_a_result_that_is_not_finite_fails_only_its_own_request() -> None:
             kept = weight.clone()
             weight.fill_(torch.nan)
         with pytest.raises(NotFiniteError):
-            batcher.walk(of.family.chain("ddim", 3), 2, seed=0).future.result(20)
+            batcher.submit(of.family.chain("ddim", 3), 2, seed=0).future.result(20)
         with torch.no_grad():
             weight.copy_(kept)
-        assert batcher.walk(of.family.chain("ddim", 3), 2, seed=0).future.result(20) is not None and batcher.well
+        assert batcher.submit(of.family.chain("ddim", 3), 2, seed=0).future.result(20) is not None and batcher.healthy
 
 
 def test_an_error_of_the_net_fails_its_requests_and_makes_the_batcher_unhealthy() -> None:
@@ -333,32 +333,32 @@ def test_an_error_of_the_net_fails_its_requests_and_makes_the_batcher_unhealthy(
     of = Model(experiment=plain.experiment, family=plain.family, net=net, meta={})
     with open_batcher(of) as batcher:
         for count in range(3):
-            assert batcher.well == (count < 3)
+            assert batcher.healthy == (count < 3)
             with pytest.raises(RuntimeError, match="out of memory"):
-                batcher.walk(of.family.chain("ddim", 3), 2, seed=0).future.result(20)
-        assert not batcher.well
+                batcher.submit(of.family.chain("ddim", 3), 2, seed=0).future.result(20)
+        assert not batcher.healthy
         net.broken = False
-        assert batcher.walk(of.family.chain("ddim", 3), 2, seed=0).future.result(20) is not None
-        assert batcher.well and batcher.ledger.pending == 0
+        assert batcher.submit(of.family.chain("ddim", 3), 2, seed=0).future.result(20) is not None
+        assert batcher.healthy and batcher.admission.pending == 0
 
 
 def test_overload_is_refused_at_once_with_a_time_to_retry() -> None:
     """A row takes 2.5/16 s. Another request adds at most its remaining time and at most the new request's own time."""
     of, net = gated()
     with open_batcher(of, backlog_seconds=20.0) as batcher:
-        first = batcher.walk(of.family.chain("ancestral", 20), 16, seed=0)  # 50 s
+        first = batcher.submit(of.family.chain("ancestral", 20), 16, seed=0)  # 50 s
         until(lambda: net.come == 1)
         with pytest.raises(BusyError, match="50 seconds of work come before it; the limit is 20 seconds") as busy:
-            batcher.walk(of.family.chain("ancestral", 20), 17, seed=0)
+            batcher.submit(of.family.chain("ancestral", 20), 17, seed=0)
         assert busy.value.retry_after_seconds == pytest.approx(30.0)
-        small = [batcher.walk(of.family.chain("ddim", 20), 2, seed=i) for i in range(3)]  # 6.25 s each
+        small = [batcher.submit(of.family.chain("ddim", 20), 2, seed=i) for i in range(3)]  # 6.25 s each
         with pytest.raises(BusyError, match="25 seconds"):
-            batcher.walk(of.family.chain("ddim", 20), 2, seed=9)
-        for ticket in (first, *small):
-            ticket.cancel_request()
+            batcher.submit(of.family.chain("ddim", 20), 2, seed=9)
+        for handle in (first, *small):
+            handle.cancel_request()
         net.gate.release(1)
-        until(lambda: batcher.ledger.pending == 0)
-        last = batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
+        until(lambda: batcher.admission.pending == 0)
+        last = batcher.submit(of.family.chain("ddim", 2), 1, seed=0)
         net.gate.release(2)
         assert last.future.result(20) is not None
 
@@ -366,26 +366,26 @@ def test_overload_is_refused_at_once_with_a_time_to_retry() -> None:
 def test_closing_finishes_accepted_requests_and_refuses_new_ones() -> None:
     of = model("ddpm")
     batcher = Batcher(of, CHEAP, CPU, backlog_seconds=1e9)
-    tickets = [batcher.walk(of.family.chain("ancestral", 20), 5, seed=seed) for seed in range(4)]
-    guest = batcher.submit_callable(lambda net: [net(torch.zeros(1, 1, 4, 4), torch.zeros(1)) for _ in range(5)], 5)
+    handles = [batcher.submit(of.family.chain("ancestral", 20), 5, seed=seed) for seed in range(4)]
+    task = batcher.submit_callable(lambda net: [net(torch.zeros(1, 1, 4, 4), torch.zeros(1)) for _ in range(5)], 5)
     batcher.close()
-    assert all(ticket.future.result(0).shape[0] == 5 for ticket in tickets) and len(guest.future.result(0)) == 5
+    assert all(handle.future.result(0).shape[0] == 5 for handle in handles) and len(task.future.result(0)) == 5
     with pytest.raises(BusyError):
-        batcher.walk(of.family.chain("ddim", 2), 1, seed=0)
+        batcher.submit(of.family.chain("ddim", 2), 1, seed=0)
     assert not batcher._thread.is_alive()
 
 
 def test_a_long_request_neither_delays_a_short_one_nor_starves() -> None:
     of, net = gated()
     with open_batcher(of, LatencyProfile((1, 2, 4, 8), (1.0, 1.5, 2.5, 4.5))) as batcher:
-        long = batcher.walk(of.family.chain("ancestral", 20), 64, seed=0)
+        long = batcher.submit(of.family.chain("ancestral", 20), 64, seed=0)
         net.gate.release(3)
         until(lambda: net.come == 4)
-        short = batcher.walk(of.family.chain("ddim", 5), 1, seed=0)
-        before = batcher.ledger.evaluations
+        short = batcher.submit(of.family.chain("ddim", 5), 1, seed=0)
+        before = batcher.admission.evaluations
         net.gate.release(1 + 5)
         assert short.future.result(20) is not None
         assert net.sizes[:4] == [8] * 4 and net.sizes[4:9] == [3] * 5  # 1.0 s, at most 2.0 s beside another
-        assert batcher.ledger.evaluations > before + 8 + 5
+        assert batcher.admission.evaluations > before + 8 + 5
         net.gate.release(1000)
         assert np.array_equal(long.future.result(30).shape, (64, 1, 4, 4))

@@ -100,7 +100,7 @@ def test_all_computations_of_a_case_stay_on_its_device(family: str, name: str) -
                 assert generate(net, chain, n, seed=0, device=AWAY).device == CPU
         for imputer, about in fitted.imputers().items():
             chain = fitted.impute(imputer, about.steps_up_to(3))
-            assert generate(net, chain, n, seed=0, device=AWAY, held=held).device == CPU
+            assert generate(net, chain, n, seed=0, device=AWAY, known=held).device == CPU
 
 
 def test_a_mix_of_devices_that_a_gpu_refuses_is_refused() -> None:

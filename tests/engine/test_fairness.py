@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gen_ray.engine.inference.batcher import BusyError, LatencyProfile, RequestHandle, fair_shares
-from gen_ray.engine.inference.batcher.admission_control import MOST_REQUESTS, AdmissionControl
+from gen_ray.engine.inference.batcher.admission_control import MAX_REQUESTS_PER_KEY, AdmissionControl
 from gen_ray.engine.inference.batcher.fair_queue import FairQueue
 from tests.engine.test_batcher import CHEAP, gated, open_batcher, until
 from tests.engine.toys import images, model
@@ -21,7 +21,7 @@ FLAT = LatencyProfile((1, 2, 4, 8), (1.0, 1.01, 1.02, 1.03))
 
 class Asking:
     def __init__(self, key: str) -> None:
-        self.ticket = RequestHandle(key=key)
+        self.handle = RequestHandle(key=key)
 
 
 @settings(max_examples=40, deadline=None)
@@ -31,22 +31,22 @@ def test_keys_and_their_requests_get_equal_time(sizes: list[int], late: int) -> 
     fair = FairQueue()
     asking = [Asking(str(key)) for key, size in enumerate(sizes) for _ in range(size)]
     for _ in range(late):
-        fair.charge([fair.ordered(asking)[0].ticket], 1.0)
+        fair.charge([fair.ordered(asking)[0].handle], 1.0)
     newcomer = Asking("late")
     asking.append(newcomer)
     served: Counter[Asking] = Counter()
     rounds = 60 * (len(sizes) + 1)
     for _ in range(rounds):
         first = fair.ordered(asking)[0]
-        fair.charge([first.ticket], 1.0)
+        fair.charge([first.handle], 1.0)
         served[first] += 1
     by_key = Counter(
-        {key: sum(n for one, n in served.items() if one.ticket.key == key) for key in map(str, range(len(sizes)))}
+        {key: sum(n for one, n in served.items() if one.handle.key == key) for key in map(str, range(len(sizes)))}
     )
     by_key["late"] = served[newcomer]
     assert max(by_key.values()) - min(by_key.values()) <= 2 + late
     for key, size in enumerate(sizes):
-        mine = [served[one] for one in asking if one.ticket.key == str(key)]
+        mine = [served[one] for one in asking if one.handle.key == str(key)]
         assert max(mine) - min(mine) <= 2 + late and len(mine) == size
 
 
@@ -67,37 +67,39 @@ def test_shares_are_max_min_fair_between_keys(asked: list[tuple[str, int]], room
 def test_many_requests_of_one_key_get_no_more_rows_than_one_of_another() -> None:
     of, net = gated()
     with open_batcher(of, FLAT) as batcher:
-        many = [batcher.walk(of.family.chain("ancestral", 20), 8, seed=i, key="greedy") for i in range(10)]
+        many = [batcher.submit(of.family.chain("ancestral", 20), 8, seed=i, key="greedy") for i in range(10)]
         net.gate.release(1)
         until(lambda: net.come == 2)
-        one = batcher.walk(of.family.chain("ddim", 10), 4, seed=0, key="modest")
+        one = batcher.submit(of.family.chain("ddim", 10), 4, seed=0, key="modest")
         net.gate.release(1 + 10)
         assert one.future.result(20).shape[0] == 4  # 4 of 8 rows in each of 10 ticks
-        assert not any(ticket.future.done() for ticket in many)
-        for ticket in many:
-            ticket.cancel_request()
+        assert not any(handle.future.done() for handle in many)
+        for handle in many:
+            handle.cancel_request()
         net.gate.release(1000)
 
 
 def test_padded_requests_of_one_key_do_not_delay_another() -> None:
     of, net = gated()
     with open_batcher(of, FLAT) as batcher:
-        many = [batcher.walk(of.family.chain("ancestral", 20), 8, seed=i, key="greedy", fixed=True) for i in range(9)]
+        many = [
+            batcher.submit(of.family.chain("ancestral", 20), 8, seed=i, key="greedy", padded=True) for i in range(9)
+        ]
         until(lambda: net.come == 1)
-        one = batcher.walk(of.family.chain("ddim", 10), 2, seed=0, key="modest")
+        one = batcher.submit(of.family.chain("ddim", 10), 2, seed=0, key="modest")
         net.gate.release(100)
         assert one.future.result(20) is not None
         until(lambda: net.come == 101)
         assert len([size for size in net.sizes if size == 2]) == 10 and net.sizes[:30].count(2) >= 8
-        for ticket in many:
-            ticket.cancel_request()
+        for handle in many:
+            handle.cancel_request()
         net.gate.release(1000)
 
 
 LONG = 400
 
 
-@pytest.mark.parametrize("short", ["walk", "guest"])
+@pytest.mark.parametrize("short", ["request", "task"])
 def test_many_long_auxiliary_tasks_do_not_delay_a_short_request(short: str) -> None:
     """Eight likelihoods of 400 evaluations beside a request of 5: the short request has a row in every tick."""
     of, net = gated()
@@ -107,18 +109,18 @@ def test_many_long_auxiliary_tasks_do_not_delay_a_short_request(short: str) -> N
         return lambda shared: [shared(x, torch.full((1,), 0.5)) for _ in range(times)]
 
     with open_batcher(of, CHEAP) as batcher:
-        long = [batcher.submit_callable(work(LONG), LONG, reduced=True) for _ in range(8)]
+        long = [batcher.submit_callable(work(LONG), LONG, reduced_precision=True) for _ in range(8)]
         net.gate.release(20)
         until(lambda: net.come >= 20)
-        if short == "walk":
-            asked = batcher.walk(of.family.chain("ddim", 5), 1, seed=0)
+        if short == "request":
+            asked = batcher.submit(of.family.chain("ddim", 5), 1, seed=0)
         else:
-            asked = batcher.submit_callable(work(5), 5, reduced=True)
+            asked = batcher.submit_callable(work(5), 5, reduced_precision=True)
         net.gate.release(100)
         assert asked.future.result(20) is not None
-        assert not any(ticket.future.done() for ticket in long)
-        for ticket in long:
-            ticket.cancel_request()
+        assert not any(handle.future.done() for handle in long)
+        for handle in long:
+            handle.cancel_request()
         net.gate.release(10_000)
 
 
@@ -157,14 +159,14 @@ def test_auxiliary_tasks_with_gradients_alternate_and_leave_room_for_others() ->
         until(lambda: min(done[number] for number in range(6)) >= 3)
         counts = [done[number] for number in range(6)]
         short = batcher.submit_callable(slopes(6, 5), 5, key="modest")
-        walk = batcher.walk(of.family.chain("ddim", 20), 1, seed=0, key="third")
+        request = batcher.submit(of.family.chain("ddim", 20), 1, seed=0, key="third")
         before = sum(done.values())
-        assert short.future.result(20) == 5 and walk.future.result(20) is not None
+        assert short.future.result(20) == 5 and request.future.result(20) is not None
         after = sum(done.values()) - before - 5
-        for ticket in long:
-            ticket.cancel_request()
-        assert all(isinstance(ticket.future.exception(20), Exception) for ticket in long)
-        assert batcher.ledger.requests == 0
+        for handle in long:
+            handle.cancel_request()
+        assert all(isinstance(handle.future.exception(20), Exception) for handle in long)
+        assert batcher.admission.requests == 0
     assert most == 1 and max(counts) - min(counts) <= 2
     assert after <= 12, "keys alternate: five evaluations of one, about five of the other"
 
@@ -191,7 +193,8 @@ def test_a_waiting_auxiliary_task_is_woken_when_cancelled_or_late() -> None:
         until(lambda: len(batcher._turns.waiting) == 2)
         left.cancel_request()
         time.sleep(0.06)
-        batcher.walk(of.family.chain("ddim", 2), 1, seed=0).future.result(20)  # a tick notices cancelled or late tasks
+        # cancelled and late tasks are dropped before the next evaluation
+        batcher.submit(of.family.chain("ddim", 2), 1, seed=0).future.result(20)
         assert late.future.exception(20) is not None and left.future.exception(20) is not None
         hold.set()
         assert first.future.result(20) is None
@@ -199,22 +202,22 @@ def test_a_waiting_auxiliary_task_is_woken_when_cancelled_or_late() -> None:
 
 def test_admission_counts_the_work_before_a_request_by_key() -> None:
     """A row takes one second. The greedy key reaches its own limit; every other key keeps its share."""
-    ledger = AdmissionControl(LatencyProfile((1,), (1.0,)), backlog_limit=20.0)
+    admission = AdmissionControl(LatencyProfile((1,), (1.0,)), backlog_limit=20.0)
     for _ in range(3):
-        ledger.admit(RequestHandle(key="greedy"), 10)
+        admission.admit(RequestHandle(key="greedy"), 10)
     with pytest.raises(BusyError, match="30 seconds"):
-        ledger.admit(RequestHandle(key="greedy"), 10)
-    ledger.admit(RequestHandle(key="modest"), 10)  # behind 10 seconds of the other key
+        admission.admit(RequestHandle(key="greedy"), 10)
+    admission.admit(RequestHandle(key="modest"), 10)  # behind 10 seconds of the other key
     with pytest.raises(BusyError, match="30 seconds"):  # its own 10, and 20 of the other key
-        ledger.admit(RequestHandle(key="modest"), 10)
-    ledger.admit(RequestHandle(key="modest"), 2)
-    assert ledger.by_key == {"greedy": (3, 30.0), "modest": (2, 12.0)}
+        admission.admit(RequestHandle(key="modest"), 10)
+    admission.admit(RequestHandle(key="modest"), 2)
+    assert admission.by_key == {"greedy": (3, 30.0), "modest": (2, 12.0)}
 
 
 def test_a_limit_of_requests_per_key_leaves_room_for_others() -> None:
-    ledger = AdmissionControl(CHEAP, backlog_limit=1e9)
-    for _ in range(MOST_REQUESTS):
-        ledger.admit(RequestHandle(key="greedy"), 1)
-    with pytest.raises(BusyError, match=f"{MOST_REQUESTS} of this key"):
-        ledger.admit(RequestHandle(key="greedy"), 1)
-    ledger.admit(RequestHandle(key="modest"), 1)
+    admission = AdmissionControl(CHEAP, backlog_limit=1e9)
+    for _ in range(MAX_REQUESTS_PER_KEY):
+        admission.admit(RequestHandle(key="greedy"), 1)
+    with pytest.raises(BusyError, match=f"{MAX_REQUESTS_PER_KEY} of this key"):
+        admission.admit(RequestHandle(key="greedy"), 1)
+    admission.admit(RequestHandle(key="modest"), 1)

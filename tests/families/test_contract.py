@@ -319,7 +319,7 @@ def test_completions_keep_known_values_and_stay_within_the_levels(case: Case) ->
     family, net = built(case)
     for text, steps, chain in imputers(family):
         imputer, counted, given = family.imputers()[text.partition(":")[0]], Counted(net), held(case, 5)
-        x = generate(counted, chain, 5, seed=0, device=CPU, held=given)
+        x = generate(counted, chain, 5, seed=0, device=CPU, known=given)
         assert chain.table.dtype == torch.float64 and chain.table.isfinite().all()
         assert counted.evaluations == chain.nfe and imputer.summary
         assert ":" in text or chain.nfe == imputer.nfe(steps or imputer.default_steps)
@@ -336,10 +336,10 @@ def test_a_completion_does_not_depend_on_its_neighbours(case: Case) -> None:
             continue
         given = held(case, 7)
         chain = Chain(chain.table[-TICKS:], chain.kernel)  # rounding errors and time grow with hundreds of rows
-        many = noted(generate(net, chain, 7, seed=3, device=CPU, held=given), given)
+        many = noted(generate(net, chain, 7, seed=3, device=CPU, known=given), given)
         other = Known(known=torch.where(given.mask, given.known, 0), mask=given.mask)
         few, later = (
-            generate(net, chain, n, seed=3, device=CPU, batch_size=2, first=first, held=other.part(first, n)).int()
+            generate(net, chain, n, seed=3, device=CPU, batch_size=2, first=first, known=other.part(first, n)).int()
             for n, first in ((3, 0), (4, 3))
         )
         assert (torch.cat([few, later]) - many).abs().max() <= 1
@@ -354,7 +354,7 @@ def test_completions_that_started_at_different_ticks_share_a_batch(case: Case) -
     together = {key: torch.cat([state[key] for state in states]) for key in states[0]}
     for tick, row in enumerate(chain.table, start=1):
         together = chain.kernel.tick(net, together, row.expand(4, -1), RowNoise.of(0, 4).at(tick))
-    alone = generate(net, chain, 4, seed=0, device=CPU, held=given)
+    alone = generate(net, chain, 4, seed=0, device=CPU, known=given)
     assert (noted(chain.kernel.finish(together), given) - alone.int()).abs().max() <= 1
 
 
@@ -365,7 +365,7 @@ def test_another_seed_gives_another_completion(case: Case) -> None:
         x = case.x(1).expand(12, *case.spec.shape).clone()
         given = Known(known=x, mask=torch.zeros_like(x, dtype=torch.bool))
         chain = family.impute(name, few(family.imputers()[name]))
-        here, again, there = (generate(net, chain, 12, seed=seed, device=CPU, held=given) for seed in (0, 0, 1))
+        here, again, there = (generate(net, chain, 12, seed=seed, device=CPU, known=given) for seed in (0, 0, 1))
         assert torch.equal(here, again) and not torch.equal(here, there)
 
 

@@ -29,7 +29,7 @@ def completed(imputer: str, steps: int | None, level: int) -> Tensor:
     known = torch.tensor([level, 7], dtype=torch.uint8).view(1, 1, 1, 2).expand(N, -1, -1, -1)
     held = Known(known=known, mask=torch.tensor([True, False]).expand(N, 1, 1, 2))
     net = oracle(family, MIXTURE)
-    x = generate(net, family.impute(imputer, steps), N, seed=1, device=CPU, batch_size=N, held=held)
+    x = generate(net, family.impute(imputer, steps), N, seed=1, device=CPU, batch_size=N, known=held)
     assert (x[..., 0] == level).all()
     return x[..., 1].double().flatten() / 127.5 - 1
 
@@ -101,7 +101,7 @@ def test_an_imputer_samples_if_nothing_is_known_and_changes_nothing_if_all_is_kn
     net, known = oracle(family, MIXTURE), torch.full((N, 1, 1, 2), 99, dtype=torch.uint8)
     for filled in (False, True):
         held = Known(known=known, mask=torch.full_like(known, filled, dtype=torch.bool))
-        x = generate(net, family.impute("replacement", 60), N, seed=0, device=CPU, batch_size=N, held=held)
+        x = generate(net, family.impute("replacement", 60), N, seed=0, device=CPU, batch_size=N, known=held)
         same = generate(net, family.chain("ancestral", 60), N, seed=0, device=CPU, batch_size=N)
         assert torch.equal(x, known if filled else same)
 

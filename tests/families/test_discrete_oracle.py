@@ -384,7 +384,7 @@ def held(known: dict[int, int], n: int = ENOUGH) -> Known:
 
 def completed(chain: Chain, net: nn.Module, known: dict[int, int]) -> Tensor:
     part = held(known)
-    x = generate(net, chain, ENOUGH, seed=5, device=CPU, batch_size=1000, held=part)
+    x = generate(net, chain, ENOUGH, seed=5, device=CPU, batch_size=1000, known=part)
     assert x.dtype == torch.uint8 and torch.equal(x[part.mask], part.known[part.mask])
     return x.long()
 

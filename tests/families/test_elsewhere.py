@@ -67,5 +67,5 @@ def test_samples_equal_those_of_the_cpu(case: Case) -> None:
     for device, family, net in both(case):
         parts = {True: held(case, 4), False: None}
         fitted = chains(family.fitted(net))
-        found.append([generate(net, chain, 4, seed=0, device=device, held=parts[given]) for chain, given in fitted])
+        found.append([generate(net, chain, 4, seed=0, device=device, known=parts[given]) for chain, given in fitted])
     assert all((here.int() - there.int()).abs().max() <= 1 for here, there in zip(*found, strict=True))

@@ -280,7 +280,7 @@ def completed(family: ScoreSde, imputer: str, steps: int | None) -> tuple[Tensor
     known[..., 0], mask[..., 0] = u, True
     chain = family.impute(imputer, steps)
     held = Known(known=known, mask=mask)
-    out = generate(Oracle(PLANE, family), chain, 30, seed=1, device=CPU, held=held)
+    out = generate(Oracle(PLANE, family), chain, 30, seed=1, device=CPU, known=held)
     assert (out[..., 0] == u).all()
     ln_w = PLANE.weights.log() - ((0.1 - PLANE.means) / PLANE.stds)[:, 0] ** 2 / 2 - PLANE.stds[:, 0].log()
     law = GaussianMixture(ln_w.softmax(0), PLANE.means[:, 1:], PLANE.stds[:, 1:])
@@ -315,7 +315,7 @@ def test_the_default_imputer_agrees_with_the_exact_conditional(sde: str, dims: i
     u = (torch.linalg.cholesky(cov) @ torch.randn(dims, dtype=torch.float64, generator=rng(1)) + 1) / family.bin
     held = Known(known=u.round().int().expand(n, 1, 1, dims), mask=known.expand(n, 1, 1, dims))
     chain = family.impute(next(iter(family.imputers())))
-    out = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, held=held)
+    out = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, known=held)
     x = out.double().view(n, dims) * family.bin - 1
     toward = torch.linalg.solve(cov[known][:, known], cov[known][:, ~known])
     law = cov[~known][:, ~known] - cov[~known][:, known] @ toward
@@ -339,7 +339,7 @@ def test_langevin_imputation_of_two_scalars_is_bounded(sde: str, steps: int, mos
     held = Known(known=known, mask=torch.tensor([True, False]).expand(n, 1, 1, 2))
     assert family.imputers()["pc"].least_steps == 16
     chain = family.impute("pc", steps)
-    x = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, held=held)
+    x = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, known=held)
     free = x[..., 1].double() * family.bin - 1
     assert 0.8 < float(free.std()) / math.sqrt(0.05 - 0.02**2 / 0.05) < most
 
@@ -379,5 +379,5 @@ def test_the_known_part_is_unchanged_to_the_bit(sde: str, levels: int) -> None:
     for imputer in ("pc", "repaint:times=2,jump=2"):
         held = Known(known=known, mask=mask)
         steps = 16 if imputer == "pc" else 3
-        out = generate(lambda z, t: 0.3 * z, family.impute(imputer, steps), 128, seed=0, device=CPU, held=held)
+        out = generate(lambda z, t: 0.3 * z, family.impute(imputer, steps), 128, seed=0, device=CPU, known=held)
         assert torch.equal(out[mask].long(), known[mask])

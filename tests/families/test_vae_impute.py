@@ -129,7 +129,7 @@ def test_nothing_changes_if_all_is_known_and_the_model_is_sampled_if_nothing_is(
     for imputer in vae.imputers():
         chain = vae.impute(imputer, 3)
         kept = Known(known=known, mask=torch.ones_like(known, dtype=torch.bool))
-        assert torch.equal(generate(net, chain, N, seed=0, device=CPU, batch_size=N, held=kept), known)
+        assert torch.equal(generate(net, chain, N, seed=0, device=CPU, batch_size=N, known=kept), known)
     free = Known(known=known, mask=torch.zeros_like(known, dtype=torch.bool))
     chain = vae.impute("metropolis", 150)
     x = chain.kernel.finish(walk(net, chain, free))
@@ -153,7 +153,7 @@ def test_samples_and_completions_share_a_batch() -> None:
         noise = RowNoise([5, 5, 6, 6], [0, 1, 0, 1], [tick, tick, 1, 1]) if last else one.at(tick)
         state = kernel.tick(net, state, rows, noise)
     both = kernel.finish(state)
-    assert torch.equal(both[:2], generate(net, filling, 2, seed=5, device=CPU, held=held))
+    assert torch.equal(both[:2], generate(net, filling, 2, seed=5, device=CPU, known=held))
     assert torch.equal(both[2:], generate(net, plain, 2, seed=6, device=CPU))
 
 

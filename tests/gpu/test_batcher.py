@@ -63,10 +63,11 @@ def test_mixed_samplers_and_imputers_equal_separate_ones(case: Case, device: tor
     chains = [(of.family.chain(name), None) for name, about in of.family.samplers().items() if not about.adaptive]
     chains += [(of.family.impute(name), held) for name in of.family.imputers()]
     with full_precision(), open_batcher(of, device) as batcher:
-        tickets = [batcher.walk(chain, 2, seed=seed, held=part) for seed, (chain, part) in enumerate(chains)]
-        found = [ticket.future.result(SECONDS) for ticket in tickets]
+        handles = [batcher.submit(chain, 2, seed=seed, known=part) for seed, (chain, part) in enumerate(chains)]
+        found = [handle.future.result(SECONDS) for handle in handles]
         alone = [
-            generate(of.net, chain, 2, seed=seed, device=device, held=part) for seed, (chain, part) in enumerate(chains)
+            generate(of.net, chain, 2, seed=seed, device=device, known=part)
+            for seed, (chain, part) in enumerate(chains)
         ]
     assert_same_samples(torch.cat(found), torch.cat(alone), levels=0 if case.family == "discrete" else 1)
     for samples in found[-len(of.family.imputers()) :]:
@@ -78,13 +79,13 @@ def test_likelihoods_beside_samples(family: str, device: torch.device) -> None:
     of, x = toy(family, device), images(5)
     alone = scoring.score(of, x, effort=6, repeats=2, device=device)
     with open_batcher(of, device) as batcher:
-        busy = [batcher.walk(of.experiment.chain(of.family), 4, seed=seed) for seed in range(3)]
+        busy = [batcher.submit(of.experiment.chain(of.family), 4, seed=seed) for seed in range(3)]
 
         def work(net: Any) -> scoring.InstanceScores:
             return scoring.score(replace(of, net=net), x, effort=6, repeats=2, device=device)
 
         scores = batcher.submit_callable(work, 60).future.result(SECONDS)
-        wait([ticket.future for ticket in busy], timeout=SECONDS)
+        wait([handle.future for handle in busy], timeout=SECONDS)
     assert (scores.kind, scores.nfe) == (alone.kind, alone.nfe)
     torch.testing.assert_close(scores.bits_per_dim, alone.bits_per_dim, rtol=1e-3, atol=1e-4)
 
@@ -98,7 +99,7 @@ def test_a_gradient_beside_samples(device: torch.device) -> None:
             return torch.autograd.grad(net(x, torch.ones(1, device=device)).sum(), x)[0]
 
     with open_batcher(of, device) as batcher:
-        busy = batcher.walk(of.family.chain("ancestral"), 4, seed=0)
+        busy = batcher.submit(of.family.chain("ancestral"), 4, seed=0)
         torch.testing.assert_close(batcher.submit_callable(slope, 1).future.result(SECONDS), slope(of.net))
         assert busy.future.result(SECONDS).shape == (4, 1, 4, 4)
 
@@ -107,13 +108,16 @@ def test_a_cancelled_request_is_removed_and_the_others_continue(device: torch.de
     of = toy("ddpm", device)
     chain = of.family.chain("ancestral")
     with open_batcher(of, device) as batcher:
-        others = [batcher.walk(chain, 3, seed=seed) for seed in range(2)]
-        cancelled = [batcher.walk(chain, 400, seed=9), batcher.submit_callable(lambda net: endless(net, device), 10**6)]
-        for ticket in cancelled:
-            ticket.cancel_request()
-            assert isinstance(ticket.future.exception(SECONDS), CancelledError)
-        found = [ticket.future.result(SECONDS) for ticket in others]
-        assert batcher.ledger.pending == 0 and batcher.well
+        others = [batcher.submit(chain, 3, seed=seed) for seed in range(2)]
+        cancelled = [
+            batcher.submit(chain, 400, seed=9),
+            batcher.submit_callable(lambda net: endless(net, device), 10**6),
+        ]
+        for handle in cancelled:
+            handle.cancel_request()
+            assert isinstance(handle.future.exception(SECONDS), CancelledError)
+        found = [handle.future.result(SECONDS) for handle in others]
+        assert batcher.admission.pending == 0 and batcher.healthy
     alone = [generate(of.net, chain, 3, seed=seed, device=device) for seed in range(2)]
     assert_same_samples(torch.cat(found), torch.cat(alone))
 
@@ -164,13 +168,13 @@ def test_out_of_memory_is_reported_in_one_line_and_the_others_continue(device: t
     rows = 1024 if device.type == "cuda" else 32
     chain = of.family.chain("ddim", 3)
     with little_memory(device), open_batcher(of, device, LatencyProfile((1, rows), (1.0, 1.1))) as batcher:
-        small = batcher.walk(chain, 2, seed=0).future.result(SECONDS)
+        small = batcher.submit(chain, 2, seed=0).future.result(SECONDS)
         for _ in range(2):
-            large = batcher.walk(chain, rows, seed=1).future.exception(SECONDS)
+            large = batcher.submit(chain, rows, seed=1).future.exception(SECONDS)
             assert isinstance(large, MemoryError) and str(large).startswith(f"out of memory on {device}: ")
             assert "\n" not in str(large) and large.__traceback__ is None
-            again = batcher.walk(chain, 2, seed=0).future.result(SECONDS)
-            assert torch.equal(small, again) and batcher.well
+            again = batcher.submit(chain, 2, seed=0).future.result(SECONDS)
+            assert torch.equal(small, again) and batcher.healthy
 
         def evaluate(net: Any) -> Tensor:
             out: Tensor = net(torch.zeros(rows, 1, 4, 4, device=device), torch.zeros(rows, device=device))
@@ -178,7 +182,7 @@ def test_out_of_memory_is_reported_in_one_line_and_the_others_continue(device: t
 
         visitor = batcher.submit_callable(evaluate, rows).future.exception(SECONDS)
         assert isinstance(visitor, MemoryError) and "\n" not in str(visitor)
-        assert batcher.ledger.pending == 0
+        assert batcher.admission.pending == 0
 
 
 def test_costs_are_measured_up_to_the_largest_batch_that_fits(device: torch.device) -> None:
@@ -203,8 +207,8 @@ def test_a_model_that_does_not_fit_is_reported_in_one_line(device: torch.device)
 # ---- the same bytes -------------------------------------------------------------------------------------------------
 
 
-def sha256(ticket: RequestHandle) -> str:
-    return hashlib.sha256(ticket.future.result(SECONDS).contiguous().numpy().tobytes()).hexdigest()
+def sha256(handle: RequestHandle) -> str:
+    return hashlib.sha256(handle.future.result(SECONDS).contiguous().numpy().tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize("precision", of_which(["float32"], ["bfloat16"]))
@@ -217,20 +221,20 @@ def test_deterministic_gives_the_same_bytes_beside_any_requests(
     names = [name for name, about in of.family.samplers().items() if not about.adaptive]
     chain, hashes = of.experiment.chain(of.family), set()
     with open_batcher(of, device) as batcher:
-        hashes.add(sha256(batcher.walk(chain, 3, seed=7, fixed=True)))
+        hashes.add(sha256(batcher.submit(chain, 3, seed=7, padded=True)))
     for position in (0, 31, 63):
         with open_batcher(of, device) as batcher:
             others, needle = [], None
             for i in range(64):
                 if i == position:
-                    needle = batcher.walk(chain, 3, seed=7, fixed=True)
+                    needle = batcher.submit(chain, 3, seed=7, padded=True)
                 name = random_.choice(names)
                 about = of.family.samplers()[name]
                 steps = about.steps_up_to(random_.randint(2, 12))
                 company = of.family.chain(name, steps)
-                others.append(batcher.walk(company, random_.randint(1, 5), seed=100 + i, fixed=bool(i % 2)))
+                others.append(batcher.submit(company, random_.randint(1, 5), seed=100 + i, padded=bool(i % 2)))
             assert needle is not None
             hashes.add(sha256(needle))
-            done, waiting = wait([ticket.future for ticket in others], timeout=SECONDS)
+            done, waiting = wait([handle.future for handle in others], timeout=SECONDS)
             assert not waiting and not any(future.exception() for future in done)
     assert len(hashes) == 1

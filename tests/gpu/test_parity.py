@@ -107,7 +107,7 @@ def test_samplers_and_imputers(case: Case, device: torch.device) -> None:
             found.append(
                 {
                     (name, imputes): generate(
-                        net, chain, n, seed=0, device=place, held=half_known(case, n) if imputes else None
+                        net, chain, n, seed=0, device=place, known=half_known(case, n) if imputes else None
                     )
                     for name, chain, imputes in chains(fitted)
                 }

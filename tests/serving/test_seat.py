@@ -89,7 +89,7 @@ def test_completions_keep_known_values_and_scores_equal_those_of_the_engine(
     assert (samples[:, :, :, :2] == x.numpy()[:, None, :, :2]).all()
     held = Known(known=x.repeat_interleave(3, 0), mask=mask.repeat_interleave(3, 0))
     chain = of.family.impute(str(filled.sampler), filled.steps if family != "vae" else None)
-    alone = generate(of.net, chain, 6, seed=1, device=CPU, held=held).view(2, 3, 1, 4, 4)
+    alone = generate(of.net, chain, 6, seed=1, device=CPU, known=held).view(2, 3, 1, 4, 4)
     assert (np.abs(samples.astype(int) - alone.numpy()) <= 1).mean() > 0.9
     by_engine = score.score(of, x, effort=4, seed=2, device=CPU)
     np.testing.assert_allclose(scored.arrays["bits_per_dim"], by_engine.bits_per_dim.numpy(), rtol=1e-5)
@@ -197,12 +197,12 @@ def test_the_job_of_a_client_that_leaves_is_cancelled(folders: dict[str, Path]) 
         stream = seat.stream(long)
         await anext(stream)
         await stream.aclose()
-        ledger = seat.current.batcher.ledger
+        admission = seat.current.batcher.admission
         for _ in range(200):
-            if ledger.requests == 0:
+            if admission.requests == 0:
                 break
             await asyncio.sleep(0.01)
-        assert ledger.requests == 0 and ledger.pending == 0
+        assert admission.requests == 0 and admission.pending == 0
 
     with_seat(folders["ddpm"], work)
 

@@ -59,23 +59,25 @@ class MixedLoad:
             for _ in range(self.size.clients):
                 self._submit()
             self._serve(WARM_UP * seconds)
-            before, began, open_before = self.batcher.ledger.evaluations, time.monotonic(), self._open.copy()
+            before, began, open_before = self.batcher.admission.evaluations, time.monotonic(), self._open.copy()
             ended = self._serve(seconds)
-            while self.batcher.well and not (ended and self.batcher.ledger.evaluations > before):
+            while self.batcher.healthy and not (ended and self.batcher.admission.evaluations > before):
                 ended += self._serve(seconds)
             self.conditions.finish()
-            taken, evaluations = time.monotonic() - began, self.batcher.ledger.evaluations - before
+            taken, evaluations = time.monotonic() - began, self.batcher.admission.evaluations - before
             own = [handle for handle in ended if handle not in open_before]
             waiting = self._open - open_before
             while waiting & self._open:
                 own += [handle for handle in [self._replace(PATIENCE_SECONDS)] if handle in waiting]
-            return Window(taken, evaluations, len(ended), [(handle.ended or 0.0) - handle.asked for handle in own])
+            return Window(
+                taken, evaluations, len(ended), [(handle.ended or 0.0) - handle.submitted_at for handle in own]
+            )
         finally:
             self._cancel()
 
     def _submit(self) -> None:
         chain, rows = self._random.choice(self.chains), self._random.randint(1, self.size.request_rows)
-        handle = self.batcher.walk(chain, rows, seed=self._random.getrandbits(32))
+        handle = self.batcher.submit(chain, rows, seed=self._random.getrandbits(32))
         self._open.add(handle)
         handle.future.add_done_callback(lambda _: self._ended.put(handle))
 
@@ -116,17 +118,17 @@ def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str,
     conditions.check()
     batcher = Batcher(model, costs, device, backlog_seconds=math.inf, threads=torch.get_num_threads())
     try:
-        runs = [sampler_run(model.net, chain, costs.best, workload, device) for chain in chains]
+        runs = [sampler_run(model.net, chain, costs.best_rows, workload, device) for chain in chains]
         windows, offline = _rounds(MixedLoad(batcher, chains, size, conditions), runs, size, conditions)
         single = _single(batcher, model, chains[0], workload, conditions)
         peak = memory.peak(conditions, lambda: _full_request(batcher, chains[0], size.serving_batch))
     finally:
         batcher.close(drain=False)
-    evaluations = costs.best * sum(chain.nfe for chain in chains)
+    evaluations = costs.best_rows * sum(chain.nfe for chain in chains)
     return _figures(windows, [seconds / evaluations for seconds in offline]) | {
         "evaluations": {name: chain.nfe for name, chain in zip(SAMPLERS[workload.name], chains, strict=True)},
         "clients": size.clients,
-        "batch": costs.best,
+        "batch": costs.best_rows,
         "batch_milliseconds": {str(rows): 1e3 * taken for rows, taken in zip(costs.rows, costs.seconds, strict=True)},
         "single_request": single,
         "memory_batch": size.serving_batch,
@@ -180,7 +182,7 @@ def _single(
     """Return the latency of a single request, next to the same samples without the batcher."""
 
     def served(_: int) -> None:
-        batcher.walk(chain, SINGLE_ROWS, seed=0).future.result(timeout=PATIENCE_SECONDS)
+        batcher.submit(chain, SINGLE_ROWS, seed=0).future.result(timeout=PATIENCE_SECONDS)
 
     direct = sampler_run(model.net, chain, SINGLE_ROWS, workload, conditions.device)
     seconds = [(conditions.seconds(direct), conditions.seconds(served)) for _ in range(SINGLE_TIMES + 1)][1:]
@@ -195,6 +197,6 @@ def _single(
 
 def _full_request(batcher: Batcher, chain: Chain, rows: int) -> Callable[[int], None]:
     def repeat(_: int) -> None:
-        batcher.walk(chain, rows, seed=0).future.result()
+        batcher.submit(chain, rows, seed=0).future.result()
 
     return repeat

@@ -35,17 +35,18 @@ class ReplicaMetrics:
         self._queued.observe(outcome.queued_seconds, tags=verb)
         self._latency.observe(outcome.queued_seconds + outcome.computed_seconds, tags=verb)
 
-    def read(self, ledger: AdmissionControl) -> None:
+    def read(self, admission: AdmissionControl) -> None:
         """Publish a batcher's counters since the last reading. The batcher of a new version starts at 0."""
-        now = (ledger.ticks, ledger.evaluations, ledger.room)
-        ticks, evaluations, room = (new - old if new >= old else new for new, old in zip(now, self._seen, strict=True))
+        now = (admission.ticks, admission.evaluations, admission.possible_rows)
+        grown = [new - old if new >= old else new for new, old in zip(now, self._seen, strict=True)]
+        ticks, evaluations, possible_rows = grown
         self._seen = now
         if ticks:
             self._forwards.inc(ticks)
             self._evaluations.inc(evaluations)
         self._rows.set(evaluations / max(1, ticks))
-        self._occupancy.set(evaluations / max(1, room))
-        by_key = ledger.by_key
+        self._occupancy.set(evaluations / max(1, possible_rows))
+        by_key = admission.by_key
         self._keys |= by_key.keys()
         for key in self._keys:  # also idle keys: otherwise their last value would stay
             requests, seconds = by_key.get(key, (0, 0.0))

@@ -80,17 +80,17 @@ class Replica:
 
     async def counters(self) -> dict[str, float]:
         """Return network evaluations, active requests, memory in MiB and open files, for measurements."""
-        ledger, process = self._service.current.batcher.ledger, psutil.Process()
+        admission, process = self._service.current.batcher.admission, psutil.Process()
         return {
-            "evaluations": ledger.evaluations,
-            "requests": ledger.requests,
+            "evaluations": admission.evaluations,
+            "requests": admission.requests,
             "memory_mib": process.memory_info().rss / 2**20,
             "open_files": process.num_fds(),
         }
 
     async def check_health(self) -> None:
         """Raise RuntimeError if the batcher or a background task has failed; Serve then replaces the replica."""
-        if not self._service.current.batcher.well:
+        if not self._service.current.batcher.healthy:
             raise RuntimeError("the batcher's network evaluations keep failing")
         for task in self._background:
             if task.done():
@@ -99,14 +99,14 @@ class Replica:
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """Return the metrics for the autoscaling policy."""
         return {
-            BACKLOG: self._service.current.batcher.ledger.backlog_seconds,
+            BACKLOG: self._service.current.batcher.admission.backlog_seconds,
             TARGET: self._served.target_backlog_seconds,
         }
 
     async def _measure(self) -> None:
         while True:
             await asyncio.sleep(METER_SECONDS)
-            self._metrics.read(self._service.current.batcher.ledger)
+            self._metrics.read(self._service.current.batcher.admission)
 
     async def __del__(self) -> None:
         """Finish the submitted jobs. Serve routes new requests to other replicas before."""

@@ -17,11 +17,11 @@ def generate(
     device: torch.device,
     batch_size: int = 64,
     first: int = 0,
-    held: Known | None = None,
+    known: Known | None = None,
 ) -> Tensor:
     """Return samples first … first+n−1 of a seed, integers (n, *shape) on the CPU.
 
-    held (n, …) are known values that the samples keep. Sample i depends only on (seed, i), its part of held and the
+    known (n, …) are values that the samples keep. Sample i depends only on (seed, i), its part of known and the
     net; the batch size changes only float rounding. Raise UserError after the first batch where n samples do not fit
     into memory.
     """
@@ -29,7 +29,7 @@ def generate(
     for start in range(0, n, batch_size):
         size = min(batch_size, n - start)
         noise = RowNoise.of(seed, size, first=first + start)
-        part = _sample(net, chain, noise, device, held and held.part(start, size))
+        part = _sample(net, chain, noise, device, known and known.part(start, size))
         if drawn is None:  # the first batch shows how much memory a sample takes
             memory.require(part[0].nbytes * n, f"{n:,} samples", "ask for fewer")
             drawn = part.new_empty((n, *part.shape[1:]))
@@ -39,8 +39,8 @@ def generate(
 
 
 @torch.inference_mode()  # avoids the overhead of autograd; generate copies the result into an ordinary tensor
-def _sample(net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, held: Known | None) -> Tensor:
-    state = chain.kernel.start(noise.at(0), device, held)
+def _sample(net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, known: Known | None) -> Tensor:
+    state = chain.kernel.start(noise.at(0), device, known)
     for tick, rows in enumerate(chain.table[:, None].expand(-1, noise.batch, -1), start=1):
         state = chain.kernel.tick(net, state, rows, noise.at(tick))
     return chain.kernel.finish(state).cpu()

@@ -112,7 +112,7 @@ def complete(
     chain, about = model.family.impute(asked, steps), imputers[asked.partition(":")[0]]
     held = Known(known=known.repeat_interleave(k, 0), mask=mask.repeat_interleave(k, 0))
     with autocast(model.experiment.training.precision, device):
-        samples = generate(model.net, chain, n, seed=seed, device=device, held=held)
+        samples = generate(model.net, chain, n, seed=seed, device=device, known=held)
     completions = samples.view(len(known), k, *known.shape[1:])
     return Completions(samples=completions, mask=mask, spec=model.spec, nfe=chain.nfe, causal=about.causal)
 

@@ -7,25 +7,25 @@ from gen_ray.engine.inference.batcher.errors import BusyError
 from gen_ray.engine.inference.batcher.latency_profile import LatencyProfile
 from gen_ray.engine.inference.batcher.requests import RequestHandle
 
-MOST_REQUESTS = 256
+MAX_REQUESTS_PER_KEY = 256
 """Most unfinished requests of one key."""
-MOST_IN_ALL = 1024
+MAX_REQUESTS = 1024
 """Most unfinished requests of all keys together."""
-FAULTS = 3
+MAX_CONSECUTIVE_ERRORS = 3
 """Number of consecutive forwards that raised after which the batcher is unhealthy."""
-MOMENTUM = 0.05
+SMOOTHING = 0.05
 """Weight of the latest evaluation in the running mean of the speed."""
 
 
 class AdmissionControl:
     """Counters that only grow, the remaining work of each request, and the current speed. Thread-safe."""
 
-    def __init__(self, costs: LatencyProfile, backlog_limit: float) -> None:
+    def __init__(self, profile: LatencyProfile, backlog_limit: float) -> None:
         """Refuse a request that would wait for more than backlog_limit seconds of work."""
-        self.costs, self.backlog_limit = costs, backlog_limit
-        self.evaluations = self.ticks = self.room = self.faults = 0
+        self.profile, self.backlog_limit = profile, backlog_limit
+        self.evaluations = self.ticks = self.possible_rows = self.consecutive_errors = 0
         self.busy_seconds = 0.0
-        self.pace = 1.0
+        self.slowdown = 1.0
         """Running mean of an evaluation's time, as a multiple of the time measured at the start."""
         self.closed = False
         self._left: dict[RequestHandle, int] = {}
@@ -59,12 +59,12 @@ class AdmissionControl:
 
     @property
     def _row_seconds(self) -> float:
-        return self.costs.row_seconds * self.pace
+        return self.profile.row_seconds * self.slowdown
 
     @property
-    def well(self) -> bool:
-        """Return whether fewer than FAULTS consecutive forwards have raised."""
-        return self.faults < FAULTS
+    def healthy(self) -> bool:
+        """Return whether fewer than MAX_CONSECUTIVE_ERRORS consecutive forwards have raised."""
+        return self.consecutive_errors < MAX_CONSECUTIVE_ERRORS
 
     @property
     def closed_and_empty(self) -> bool:
@@ -84,7 +84,7 @@ class AdmissionControl:
             for other, left in self._left.items():
                 of_key.setdefault(other.key, []).append(left)
             mine = of_key.pop(handle.key, [])
-            if len(mine) >= MOST_REQUESTS or len(self._left) >= MOST_IN_ALL:
+            if len(mine) >= MAX_REQUESTS_PER_KEY or len(self._left) >= MAX_REQUESTS:
                 raise BusyError(
                     f"{len(self._left)} requests are unfinished, {len(mine)} of this key", retry_after_seconds=1.0
                 )
@@ -96,35 +96,37 @@ class AdmissionControl:
                 raise BusyError(message, retry_after_seconds=max(1.0, waiting - self.backlog_limit))
             self._left[handle] = evaluations
 
-    def leave(self, handle: RequestHandle) -> None:
+    def release(self, handle: RequestHandle) -> None:
         """Remove a request, whatever is left of it."""
         with self._lock:
             self._left.pop(handle, None)
 
-    def did(self, rows: Mapping[RequestHandle, int]) -> None:
+    def subtract(self, rows: Mapping[RequestHandle, int]) -> None:
         """Subtract one evaluation of the given rows from each request; an estimate that was too low stays at 1."""
         with self._lock:
             for handle, done in rows.items():
                 if handle in self._left:
                     self._left[handle] = max(1, self._left[handle] - done)
 
-    def sound(self) -> None:
+    def record_success(self) -> None:
         """Record a forward that did not raise."""
-        self.faults = 0
+        self.consecutive_errors = 0
 
-    def tick(self, rows: int, room: int, fixed: int | None, seconds: float) -> None:
-        """Count a batch evaluation of rows rows, where room rows were possible."""
-        self.ticks, self.evaluations, self.room = self.ticks + 1, self.evaluations + rows, self.room + room
+    def record_batch(self, rows: int, possible_rows: int, padded_rows: int | None, seconds: float) -> None:
+        """Record an evaluation of rows out of possible_rows; padded_rows is its size if it was padded."""
+        self.ticks += 1
+        self.evaluations += rows
+        self.possible_rows += possible_rows
         self.busy_seconds += seconds
-        self.pace += MOMENTUM * (min(10.0, seconds / self.costs.of(fixed or rows)) - self.pace)
+        self.slowdown += SMOOTHING * (min(10.0, seconds / self.profile.seconds_of(padded_rows or rows)) - self.slowdown)
 
-    def fault(self) -> None:
+    def record_error(self) -> None:
         """Record a forward that raised."""
-        self.faults += 1
+        self.consecutive_errors += 1
 
-    def close(self, *, give_up: bool) -> None:
-        """Refuse all further requests; with give_up, also cancel the unfinished ones."""
+    def close(self, *, cancel: bool) -> None:
+        """Refuse all further requests; with cancel, also cancel the unfinished ones."""
         with self._lock:
             self.closed = True
-            for handle in self._left if give_up else ():
+            for handle in self._left if cancel else ():
                 handle.cancel_request()

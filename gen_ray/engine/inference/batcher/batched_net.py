@@ -18,49 +18,49 @@ FORWARD = "forward"
 class NetCall:
     """A network call of an auxiliary task, which waits for the output; its rows may be served in several parts."""
 
-    ticket: RequestHandle
+    handle: RequestHandle
     method: str
     args: tuple[Tensor, ...]
-    reduced: bool
+    reduced_precision: bool
     """Whether to use the model's reduced precision, as samples do; likelihoods do not."""
-    fixed: bool = False
-    answer: Future[Output] = field(default_factory=Future)
+    padded: bool = False
+    output: Future[Output] = field(default_factory=Future)
     parts: list[Output] = field(default_factory=list)
     served: int = 0
 
     @property
-    def wanted(self) -> int:
+    def rows_left(self) -> int:
         """Return the number of rows still to be served."""
         return len(self.args[0]) - self.served
 
-    def fits(self, method: str, args: tuple[Tensor, ...], reduced: bool) -> bool:
+    def fits(self, method: str, args: tuple[Tensor, ...], reduced_precision: bool) -> bool:
         """Return whether its rows can be appended to these arguments."""
         return (
-            (method, len(args), reduced) == (self.method, len(self.args), self.reduced)
-            and not self.fixed
+            (method, len(args), reduced_precision) == (self.method, len(self.args), self.reduced_precision)
+            and not self.padded
             and all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in zip(args, self.args, strict=True))
         )
 
-    def next(self, rows: int) -> tuple[Tensor, ...]:
+    def next_args(self, rows: int) -> tuple[Tensor, ...]:
         """Return the arguments of the next rows."""
         return tuple(arg[self.served : self.served + rows] for arg in self.args)
 
-    def take(self, part: Output) -> None:
-        """Append the network's output for the next rows; after the last ones, set the answer."""
-        self.ticket.begin()
+    def add_part(self, part: Output) -> None:
+        """Append the network's output for the next rows; after the last ones, set the output."""
+        self.handle.begin()
         self.served += len(part[0] if isinstance(part, tuple) else part)
         self.parts.append(
             tuple(map(without_inference_mode, part)) if isinstance(part, tuple) else without_inference_mode(part)
         )
-        if not self.wanted:
-            self.answer.set_result(_join_parts(self.parts))
+        if not self.rows_left:
+            self.output.set_result(_join_parts(self.parts))
 
 
 @dataclass(eq=False, kw_only=True)
 class GradientTurn:
     """An auxiliary task's wait for permission to evaluate the network itself; it ends with the next network call."""
 
-    ticket: RequestHandle
+    handle: RequestHandle
     rows: int
     granted: Future[None] = field(default_factory=Future)
     ended: bool = False
@@ -72,7 +72,7 @@ class BatchingNet:
     def __init__(self, net: nn.Module) -> None:
         """Wrap net; no calls join yet."""
         self._net = net
-        self.riders: list[tuple[NetCall, int]] = []
+        self.joined: list[tuple[NetCall, int]] = []
         """Calls with their number of rows to join a matching forward; a call that has joined is removed."""
 
     def __call__(self, *args: Tensor) -> Any:
@@ -88,46 +88,48 @@ class BatchingNet:
         return self._evaluate("decode", args)
 
     def _evaluate(self, method: str, args: tuple[Tensor, ...]) -> Output:
-        fitting = [(call, rows) for call, rows in self.riders if call.fits(method, args, True)]
-        parts = [args, *(call.next(rows) for call, rows in fitting)]
+        fitting = [(call, rows) for call, rows in self.joined if call.fits(method, args, True)]
+        parts = [args, *(call.next_args(rows) for call, rows in fitting)]
         out = evaluate(self._net, method, tuple(map(_cat, zip(*parts, strict=True))))
-        self.riders = [rider for rider in self.riders if rider not in fitting]
+        self.joined = [pair for pair in self.joined if pair not in fitting]
         own, *others = _split(out, [len(part[0]) for part in parts])
         for (call, _), part in zip(fitting, others, strict=True):
-            call.take(part)
+            call.add_part(part)
         return own
 
 
-def serve(net: nn.Module, calls: Sequence[tuple[NetCall, int]], *, device_type: str, fixed: int) -> None:
-    """Serve the given rows of each call; equal calls share a forward, and fixed calls are padded to fixed rows."""
+def serve_calls(net: nn.Module, calls: Sequence[tuple[NetCall, int]], *, device_type: str, padded_rows: int) -> None:
+    """Serve the given rows of each call; equal calls share a forward; padded calls get padded_rows rows."""
     waiting = list(calls)
     while waiting:
         first, rows = waiting.pop(0)
-        if first.fixed:
-            args = first.next(min(rows, fixed))
-            padded = tuple(torch.cat([arg, arg[:1].expand(fixed - len(arg), *arg.shape[1:])]) for arg in args)
-            first.take(_split(_cast(net, first, padded, device_type), [len(args[0]), fixed - len(args[0])])[0])
+        if first.padded:
+            args = first.next_args(min(rows, padded_rows))
+            filled = tuple(torch.cat([arg, arg[:1].expand(padded_rows - len(arg), *arg.shape[1:])]) for arg in args)
+            first.add_part(
+                _split(_cast(net, first, filled, device_type), [len(args[0]), padded_rows - len(args[0])])[0]
+            )
             continue
-        alike = [(c, r) for c, r in waiting if c.fits(first.method, first.args, first.reduced)]
-        waiting = [rider for rider in waiting if rider not in alike]
-        together = [(first, rows), *alike]
-        parts = [call.next(r) for call, r in together]
+        alike = [(c, r) for c, r in waiting if c.fits(first.method, first.args, first.reduced_precision)]
+        waiting = [pair for pair in waiting if pair not in alike]
+        group = [(first, rows), *alike]
+        parts = [call.next_args(r) for call, r in group]
         out = _cast(net, first, tuple(map(_cat, zip(*parts, strict=True))), device_type)
-        for (call, _), part in zip(together, _split(out, [len(p[0]) for p in parts]), strict=True):
-            call.take(part)
+        for (call, _), part in zip(group, _split(out, [len(p[0]) for p in parts]), strict=True):
+            call.add_part(part)
 
 
 def evaluate(net: nn.Module, method: str, args: tuple[Tensor, ...]) -> Output:
     """Return the output of a method of the network; ``forward`` is called by way of the network's hooks."""
     call: Callable[..., Output] = net if method == FORWARD else getattr(net, method)
     rows = len(args[0])
-    more = rounded(rows) - rows
+    more = rounded_rows(rows) - rows
     if not more:
         return call(*args)
     return _split(call(*(torch.cat([arg, arg[-1:].expand(more, *arg.shape[1:])]) for arg in args)), [rows, more])[0]
 
 
-def rounded(rows: int) -> int:
+def rounded_rows(rows: int) -> int:
     """Return the next larger allowed number of rows (1 … 8, 10, 12, 14, 16, 20, 24 …), at most a quarter more.
 
     oneDNN caches compiled code and reordered weights for each shape. With forwards of arbitrary sizes, these would
@@ -138,7 +140,7 @@ def rounded(rows: int) -> int:
 
 
 def _cast(net: nn.Module, call: NetCall, args: tuple[Tensor, ...], device_type: str) -> Output:
-    if call.reduced:
+    if call.reduced_precision:
         return evaluate(net, call.method, args)
     with torch.autocast(device_type, enabled=False):
         return evaluate(net, call.method, args)
@@ -178,15 +180,15 @@ class BatchedNetProxy:
     def __init__(
         self,
         net: nn.Module,
-        ticket: RequestHandle,
-        ask: Callable[[NetCall | GradientTurn], None],
+        handle: RequestHandle,
+        submit: Callable[[NetCall | GradientTurn], None],
         *,
-        reduced: bool,
-        fixed: bool,
+        reduced_precision: bool,
+        padded: bool,
     ) -> None:
-        """Wrap net; ask submits calls to the batcher; reduced and fixed apply to every call."""
-        self._net, self._ticket, self._ask = net, ticket, ask
-        self._reduced, self._fixed = reduced, fixed
+        """Wrap net; submit is the batcher's queue; reduced_precision and padded apply to every call."""
+        self._net, self._handle, self._submit = net, handle, submit
+        self._reduced_precision, self._padded = reduced_precision, padded
         self._turn: GradientTurn | None = None
 
     def __call__(self, *args: Any) -> Any:
@@ -209,19 +211,25 @@ class BatchedNetProxy:
         """Release the turn. It includes the derivatives of the evaluation."""
         if self._turn is not None:
             self._turn.ended = True
-            self._ask(self._turn)
+            self._submit(self._turn)
             self._turn = None
 
     def _evaluate(self, method: str, args: tuple[Any, ...]) -> Any:
         self.end_turn()
-        if reason := self._ticket.cancel_reason:
+        if reason := self._handle.cancel_reason:
             raise reason
         if torch.is_grad_enabled() and any(arg.requires_grad for arg in args):
-            turn = GradientTurn(ticket=self._ticket, rows=len(args[0]))
-            self._ask(turn)
+            turn = GradientTurn(handle=self._handle, rows=len(args[0]))
+            self._submit(turn)
             turn.granted.result()
             self._turn = turn
             return evaluate(self._net, method, args)
-        call = NetCall(ticket=self._ticket, method=method, args=args, reduced=self._reduced, fixed=self._fixed)
-        self._ask(call)
-        return call.answer.result()
+        call = NetCall(
+            handle=self._handle,
+            method=method,
+            args=args,
+            reduced_precision=self._reduced_precision,
+            padded=self._padded,
+        )
+        self._submit(call)
+        return call.output.result()

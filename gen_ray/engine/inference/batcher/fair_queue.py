@@ -10,7 +10,7 @@ class HasRequestHandle(Protocol):
     """An object that waits for the network on behalf of a request."""
 
     @property
-    def ticket(self) -> RequestHandle:
+    def handle(self) -> RequestHandle:
         """Return the handle of the request."""
         ...
 
@@ -29,19 +29,20 @@ class FairQueue:
         """Start with every key at zero."""
         self._seconds: dict[str, float] = {}
         self._active: frozenset[str] = frozenset()
-        self._level = 0.0
+        self._virtual_time = 0.0
 
-    def ordered(self, asking: Sequence[T]) -> list[T]:
+    def ordered(self, waiting: Sequence[T]) -> list[T]:
         """Return the waiting objects, the least served first."""
-        self._arrive(frozenset(one.ticket.key for one in asking))
-        known: dict[str, float] = {}
-        for one in asking:
-            if one.ticket.spent is not None:
-                known[one.ticket.key] = min(known.get(one.ticket.key, one.ticket.spent), one.ticket.spent)
-        for one in asking:
-            if one.ticket.spent is None:
-                one.ticket.spent = known.get(one.ticket.key, 0.0)
-        return sorted(asking, key=lambda one: (self._seconds[one.ticket.key], one.ticket.spent or 0.0))
+        self._activate(frozenset(item.handle.key for item in waiting))
+        least: dict[str, float] = {}
+        for item in waiting:
+            key, spent = item.handle.key, item.handle.network_seconds
+            if spent is not None:
+                least[key] = min(least.get(key, spent), spent)
+        for item in waiting:
+            if item.handle.network_seconds is None:
+                item.handle.network_seconds = least.get(item.handle.key, 0.0)
+        return sorted(waiting, key=lambda item: (self._seconds[item.handle.key], item.handle.network_seconds or 0.0))
 
     def charge(self, served: Collection[RequestHandle], seconds: float) -> None:
         """Divide seconds equally among the keys that were served, and then among the requests of each."""
@@ -50,14 +51,16 @@ class FairQueue:
             of.setdefault(handle.key, []).append(handle)
         for key, handles in of.items():
             share = seconds / len(of)
-            self._seconds[key] = self._seconds.get(key, self._level) + share
+            self._seconds[key] = self._seconds.get(key, self._virtual_time) + share
             for handle in handles:
-                handle.spent = (handle.spent or 0.0) + share / len(handles)
+                handle.network_seconds = (handle.network_seconds or 0.0) + share / len(handles)
 
-    def _arrive(self, active: frozenset[str]) -> None:
+    def _activate(self, active: frozenset[str]) -> None:
         staying = [self._seconds[key] for key in active & self._active]
-        self._level = max(self._level, min(staying, default=self._level))
+        self._virtual_time = max(self._virtual_time, min(staying, default=self._virtual_time))
         for key in active - self._active:
-            self._seconds[key] = max(self._seconds.get(key, 0.0), self._level)
-        self._seconds = {key: spent for key, spent in self._seconds.items() if key in active or spent > self._level}
+            self._seconds[key] = max(self._seconds.get(key, 0.0), self._virtual_time)
+        self._seconds = {
+            key: spent for key, spent in self._seconds.items() if key in active or spent > self._virtual_time
+        }
         self._active = active

@@ -18,7 +18,7 @@ from gen_ray.engine.inference.precision import autocast
 from gen_ray.errors import RunError
 from gen_ray.family import Chain
 
-MOST_ROWS = 512
+MAX_ROWS = 512
 SLOWEST_TICK_SECONDS = 0.1
 """The largest batch is the first that takes this long, because a new request waits for the running evaluation."""
 ENOUGH = 0.97
@@ -34,13 +34,13 @@ class LatencyProfile:
     rows: Sequence[int]
     seconds: Sequence[float]
 
-    def of(self, rows: int) -> float:
+    def seconds_of(self, rows: int) -> float:
         """Return the seconds of an evaluation of rows; beyond the largest measured size, of several evaluations."""
         whole, rest = divmod(rows, self.rows[-1])
         return whole * self.seconds[-1] + (float(np.interp(rest, [0, *self.rows], [0.0, *self.seconds])) if rest else 0)
 
     @cached_property
-    def best(self) -> int:
+    def best_rows(self) -> int:
         """Return the smallest measured number of rows whose throughput is at least ENOUGH of the highest."""
         rates = [rows / seconds for rows, seconds in zip(self.rows, self.seconds, strict=True)]
         return next(rows for rows, rate in zip(self.rows, rates, strict=True) if rate >= ENOUGH * max(rates))
@@ -48,22 +48,22 @@ class LatencyProfile:
     @cached_property
     def row_seconds(self) -> float:
         """Return the seconds of one row's evaluation in a batch of the best size."""
-        return self.of(self.best) / self.best
+        return self.seconds_of(self.best_rows) / self.best_rows
 
-    def most(self, seconds: float) -> int:
+    def rows_within(self, seconds: float) -> int:
         """Return how many rows can be evaluated in the given seconds: at least one, at most the best size."""
         at = bisect_right(self.seconds, seconds)
         if at == 0:
             return 1
         if at == len(self.seconds):
-            return self.best
+            return self.best_rows
         (low, high), (under, over) = self.rows[at - 1 : at + 1], self.seconds[at - 1 : at + 1]
         between = low + (high - low) * (seconds - under) / (over - under) if over > under else low
-        return max(1, min(self.best, int(between)))
+        return max(1, min(self.best_rows, int(between)))
 
 
 @torch.inference_mode()
-def measure(model: Model, device: torch.device, *, most_rows: int = MOST_ROWS) -> LatencyProfile:
+def measure(model: Model, device: torch.device, *, most_rows: int = MAX_ROWS) -> LatencyProfile:
     """Evaluate 1, 2, 4 … most_rows rows of the default sampler and return the time of each size; warms the network up.
 
     The measurement stops where an evaluation becomes slow or the device is out of memory. Call it with the same number

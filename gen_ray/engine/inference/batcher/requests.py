@@ -34,23 +34,23 @@ class RequestHandle:
         self.future: Future[Any] = Future()
         self.future.set_running_or_notify_cancel()  # a running future cannot be cancelled; cancel_request does that
         self.deadline, self.key = deadline, key
-        self.spent: float | None = None  # seconds of network time, see FairQueue; None until it first waits
-        self.asked, self.begun, self.ended = time.monotonic(), None, None  # type: float, float | None, float | None
-        self.given_up = False
+        self.network_seconds: float | None = None  # seconds of network time, see FairQueue; None until it first waits
+        self.submitted_at, self.begun, self.ended = time.monotonic(), None, None  # type: float, float | None, float | None
+        self.cancelled = False
 
     def cancel_request(self) -> None:
         """Cancel the request; its rows leave the batch before the next evaluation."""
-        self.given_up = True
+        self.cancelled = True
 
     @property
-    def late(self) -> bool:
+    def is_late(self) -> bool:
         """Return whether the deadline has passed."""
         return self.deadline is not None and time.monotonic() > self.deadline
 
     @property
     def queued_seconds(self) -> float:
         """Return the seconds from submission to the first evaluation, or until now."""
-        return (self.begun or self.ended or time.monotonic()) - self.asked
+        return (self.begun or self.ended or time.monotonic()) - self.submitted_at
 
     @property
     def computed_seconds(self) -> float:
@@ -64,9 +64,9 @@ class RequestHandle:
     @property
     def cancel_reason(self) -> Exception | None:
         """Return the error with which the request must end early; None while it should go on."""
-        if self.given_up:
+        if self.cancelled:
             return CancelledError("the request was cancelled")
-        return DeadlineExceededError("the deadline of the request has passed") if self.late else None
+        return DeadlineExceededError("the deadline of the request has passed") if self.is_late else None
 
     def end(self, result: Any = None, error: Exception | None = None) -> None:
         """Set the result or the error of the future."""
@@ -81,7 +81,7 @@ class RequestHandle:
 class SampleRow:
     """One sample of a request: its position in the chain, and its state (1, …) while it is not in the batch."""
 
-    walk: "SamplingRequest"
+    request: "SamplingRequest"
     index: int
     position: int = 0
     state: State | None = None
@@ -98,23 +98,23 @@ class SamplingRequest:
         n: int,
         *,
         seed: int,
-        held: Known | None = None,
-        fixed: bool = False,
-        ticket: RequestHandle | None = None,
-        watch: OnPreview | None = None,
-        looks: int = 0,
+        known: Known | None = None,
+        padded: bool = False,
+        handle: RequestHandle | None = None,
+        on_preview: OnPreview | None = None,
+        previews: int = 0,
     ) -> None:
-        """Submit to ticket; watch is called with looks previews, evenly spaced; held (n, …) are known values to keep.
+        """Create a request. known (n, …) are values to keep; on_preview is called with evenly spaced previews.
 
-        With fixed, the forwards of the rows are padded to a fixed number of rows.
+        With padded, the forwards of the rows are padded to a fixed number of rows.
         """
-        self.chain, self.n, self.seed, self.held, self.fixed = chain, n, seed, held, fixed
+        self.chain, self.n, self.seed, self.known, self.padded = chain, n, seed, known, padded
         self.table = chain.table.numpy()
-        self.ticket, self.watch = ticket or RequestHandle(), watch
-        self.going: list[SampleRow] = []
+        self.handle, self.on_preview = handle or RequestHandle(), on_preview
+        self.started_rows: list[SampleRow] = []
         self.begun = self.finished = self.done = 0
         self.samples: Tensor | None = None
-        self._every = max(1, -(-self.total // (looks + 1))) if looks and watch else 0
+        self._preview_interval = max(1, -(-self.total // (previews + 1))) if previews and on_preview else 0
 
     @property
     def total(self) -> int:
@@ -122,16 +122,16 @@ class SamplingRequest:
         return self.n * self.chain.nfe
 
     @property
-    def wanted(self) -> int:
+    def rows_left(self) -> int:
         """Return how many rows the next batch could take."""
         return self.n - self.finished
 
     def next_rows(self, count: int) -> list[SampleRow]:
         """Return at most count rows for the next batch: the most advanced ones first, then new ones."""
-        while len(self.going) < min(count, self.wanted):
-            self.going.append(SampleRow(self, self.begun))
+        while len(self.started_rows) < min(count, self.rows_left):
+            self.started_rows.append(SampleRow(self, self.begun))
             self.begun += 1
-        return self.going[:count]
+        return self.started_rows[:count]
 
     def take_samples(self, rows: list[SampleRow], samples: Tensor) -> None:
         """Store the samples (B, *shape) of finished rows."""
@@ -139,10 +139,11 @@ class SamplingRequest:
             self.samples = torch.empty((self.n, *samples.shape[1:]), dtype=samples.dtype)
         self.samples[[row.index for row in rows]] = samples
         gone = set(map(id, rows))
-        self.going = [row for row in self.going if id(row) not in gone]
+        self.started_rows = [row for row in self.started_rows if id(row) not in gone]
         self.finished += len(rows)
 
     def advance(self, rows: int) -> bool:
         """Count evaluations; return whether a preview is due."""
         before, self.done = self.done, self.done + rows
-        return bool(self._every) and self.done < self.total and before // self._every < self.done // self._every
+        interval = self._preview_interval
+        return bool(interval) and self.done < self.total and before // interval < self.done // interval

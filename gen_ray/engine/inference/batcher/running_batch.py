@@ -16,9 +16,9 @@ from gen_ray.maths.noise import RowNoise
 class RunningBatch:
     """Rows of any chains of one model, at any positions."""
 
-    def __init__(self, device: torch.device, *, fixed: int | None = None) -> None:
-        """With fixed, every evaluation is padded to that many rows; a row's bits then do not depend on the others."""
-        self.device, self.fixed = device, fixed
+    def __init__(self, device: torch.device, *, padded_rows: int | None = None) -> None:
+        """With padded_rows, every evaluation is padded to this size; a row's bits then do not depend on other rows."""
+        self.device, self.padded_rows = device, padded_rows
         self.rows: list[SampleRow] = []
         self.state: State = {}
         self.noise = RowNoise([], [], [])
@@ -26,7 +26,7 @@ class RunningBatch:
     @property
     def kernel(self) -> Kernel:
         """Return the kernel shared by all chains of a model."""
-        return self.rows[0].walk.chain.kernel
+        return self.rows[0].request.chain.kernel
 
     def set_rows(self, wanted: Sequence[SampleRow]) -> None:
         """Make the batch consist of exactly these rows. Leaving rows keep their state; joining rows resume or start."""
@@ -36,7 +36,7 @@ class RunningBatch:
             return
         aboard = {id(row) for row in self.rows}
         for i, row in enumerate(self.rows):
-            if id(row) not in coming and row.position < row.walk.chain.nfe:
+            if id(row) not in coming and row.position < row.request.chain.nfe:
                 row.state = {key: self.state[key][i : i + 1].clone() for key in row.keys}
         joining = [row for row in wanted if id(row) not in aboard]
         parts = [_select(self.state, staying)] if staying else []
@@ -46,18 +46,18 @@ class RunningBatch:
                 row.state = None
         resumed = [row for row in joining if row.keys]
         fresh = [row for row in joining if not row.keys]
-        for _, group in groupby(fresh, key=lambda row: id(row.walk)):
+        for _, group in groupby(fresh, key=lambda row: id(row.request)):
             parts.append(self._begin(list(group)))
         self.rows = [self.rows[i] for i in staying] + resumed + fresh
         self.state = _concatenate(parts, frozenset().union(*(row.keys for row in self.rows)))
         self.noise = RowNoise(
-            [row.walk.seed for row in self.rows], [row.index for row in self.rows], [0] * len(self.rows)
+            [row.request.seed for row in self.rows], [row.index for row in self.rows], [0] * len(self.rows)
         )
 
     def _begin(self, rows: list[SampleRow]) -> State:
-        request, first, n = rows[0].walk, rows[0].index, len(rows)
-        held = request.held and request.held.part(first, n)
-        state = request.chain.kernel.start(RowNoise.of(request.seed, n, first=first), self.device, held)
+        request, first, n = rows[0].request, rows[0].index, len(rows)
+        known = request.known and request.known.part(first, n)
+        state = request.chain.kernel.start(RowNoise.of(request.seed, n, first=first), self.device, known)
         for row in rows:
             row.keys = frozenset(state)
         return state
@@ -66,10 +66,10 @@ class RunningBatch:
         """Advance every row by one network evaluation."""
         at = [row.position for row in self.rows]
         table = torch.from_numpy(
-            np.stack([row.walk.table[place] for row, place in zip(self.rows, at, strict=True)])  # (B, R) float64
+            np.stack([row.request.table[place] for row, place in zip(self.rows, at, strict=True)])  # (B, R) float64
         )
         noise = self.noise.at([place + 1 for place in at])
-        padding = self.fixed - len(self.rows) if self.fixed else 0
+        padding = self.padded_rows - len(self.rows) if self.padded_rows else 0
         if padding:
             index = [*range(len(self.rows)), *[0] * padding]
             state = self.kernel.tick(net, _select(self.state, index), table[index], noise.select(index))
@@ -84,25 +84,25 @@ class RunningBatch:
 
         Each entry has the rows of one request, their samples (B, *shape) on the CPU, and whether their state is finite.
         """
-        ended = [i for i, row in enumerate(self.rows) if row.position == row.walk.chain.nfe]
+        ended = [i for i, row in enumerate(self.rows) if row.position == row.request.chain.nfe]
         if not ended:
             return []
         state = _select(self.state, ended)
         samples, finite = self.kernel.finish(state).cpu(), _finite(state)
         found, place = [], 0
-        for _, group in groupby((self.rows[i] for i in ended), key=lambda row: id(row.walk)):
+        for _, group in groupby((self.rows[i] for i in ended), key=lambda row: id(row.request)):
             rows = list(group)
             part = slice(place, place + len(rows))
             found.append((rows, samples[part], bool(finite[part].all())))
             place += len(rows)
-        self.set_rows([row for row in self.rows if row.position < row.walk.chain.nfe])
+        self.set_rows([row for row in self.rows if row.position < row.request.chain.nfe])
         return found
 
     def clear(self) -> None:
         """Remove all rows without reading the state, which is invalid after an error."""
         self.rows, self.state = [], {}
 
-    def look(self) -> list[tuple[SampleRow, Tensor]]:
+    def previews(self) -> list[tuple[SampleRow, Tensor]]:
         """Return each row and its current preview (*shape) on the CPU, −1 where undecided."""
         return list(zip(self.rows, self.kernel.preview(self.state).cpu(), strict=True)) if self.rows else []
 

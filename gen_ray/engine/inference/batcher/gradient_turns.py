@@ -1,4 +1,4 @@
-"""Gradient turns: auxiliary tasks evaluate the network in their own threads, one at a time, beside the batcher."""
+"""Gradient turns: an auxiliary task that needs gradients evaluates the network in its own thread, one at a time."""
 
 import time
 
@@ -28,7 +28,7 @@ class GradientTurns:
         self._granted, self._began, self._shared = turn, time.perf_counter(), 0.0
         turn.granted.set_result(None)
 
-    def own_part(self, seconds: float) -> float:
+    def charged_seconds(self, seconds: float) -> float:
         """Return the seconds charged for a forward that took seconds."""
         if self._granted is None:
             return seconds
@@ -40,9 +40,9 @@ class GradientTurns:
         self._granted = None
         return max(0.0, time.perf_counter() - self._began - self._shared)
 
-    def drop(self) -> None:
+    def drop_cancelled(self) -> None:
         """Wake the tasks whose request was cancelled or is late, with the error."""
         for turn in list(self.waiting):
-            if reason := turn.ticket.cancel_reason:
+            if reason := turn.handle.cancel_reason:
                 self.waiting.remove(turn)
                 turn.granted.set_exception(reason)
