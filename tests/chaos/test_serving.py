@@ -154,7 +154,7 @@ class Traffic:
 def served(server: Server, id: str) -> int:
     """Return how many replicas of a model have become ready, counted by lines of the error log."""
     [log] = (server.folder / "serving").glob("errors-*.log")
-    return log.read_text().count(f" {id}: version ")
+    return log.read_text().count(f" {id}: serving version ")
 
 
 def test_replicas_are_killed_under_load(server: Server) -> None:
