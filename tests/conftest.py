@@ -9,12 +9,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+from tests import tiers
 
 ENVIRONMENT = {
     "OMP_WAIT_POLICY": "passive",  # tests share cores, which threads that spin at a barrier would waste
@@ -58,11 +60,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """Disable the deadline of Hypothesis, for busy machines. tests/gpu also runs without Hypothesis."""
+    tiers.GUARD.install()
     if find_spec("hypothesis"):
         from hypothesis import settings
 
         settings.register_profile("shared cores", deadline=None)
         settings.load_profile("shared cores")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give every test its tier, before pytest selects by -m."""
+    tiers.mark(config, items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let no fast test start a process or a server."""
+    tiers.GUARD.test = item.nodeid if item.get_closest_marker("fast") else None
+    try:
+        return (yield)
+    finally:
+        tiers.GUARD.test = None
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -16,7 +16,7 @@ from tests.chaos.machines import ended, machines, on, power_cut, until, written
 from tests.chaos.runs import long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.timeout(480, method="thread")]
 
 
 def test_a_run_continues_with_one_of_two_workers_and_adds_a_second_later(

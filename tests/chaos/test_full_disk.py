@@ -19,7 +19,6 @@ from tests.cluster.street import same, weights
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system"),
-    pytest.mark.chaos,
     pytest.mark.usefixtures("cluster"),
     pytest.mark.timeout(480, method="thread"),
 ]
@@ -80,6 +79,7 @@ def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path,
     assert same(weights(done.artifact), undisturbed(storage)) and the_row(experiment).status == "FINISHED"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("small_disk", ["8m"], indirect=True)
 def test_mlflow_on_the_same_full_disk_does_not_hide_the_line(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this case MLflow cannot be updated either: the next process that opens the store closes the run."""

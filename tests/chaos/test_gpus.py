@@ -19,7 +19,7 @@ from tests.cluster.test_sweep import plan
 from tests.conftest import free_port
 from tests.engine.toys import model
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(360, method="thread")]
+pytestmark = [pytest.mark.timeout(360, method="thread")]
 AUTO = {"use_gpu": "auto", "cpus_per_worker": 1}
 
 
@@ -62,6 +62,7 @@ def test_every_worker_trains_on_a_separate_gpu(nodes: Any, storage: Path, tmp_pa
     assert {gpu for gpus in noted(tmp_path).values() for gpu in gpus} == {"0", "1"}
 
 
+@pytest.mark.soak
 def test_trials_of_a_sweep_share_the_gpus(nodes: Any, storage: Path, tmp_path: Path) -> None:
     space = {"family.latent_dim": {"choice": [2, 3, 4, 5]}}
     plan(tmp_path, storage, "gpu-trials", space=space, settings={"scaling": AUTO, "training": {"epochs": 20}})
@@ -70,6 +71,7 @@ def test_trials_of_a_sweep_share_the_gpus(nodes: Any, storage: Path, tmp_path: P
     assert {gpu for gpus in noted(tmp_path).values() for gpu in gpus} == {"0", "1"}
 
 
+@pytest.mark.soak
 def test_replicas_share_a_gpu(nodes: Any, storage: Path, tmp_path: Path) -> None:
     artifact.write(tmp_path / "runs" / "toy" / "artifact", model("vae"))
     port = free_port()

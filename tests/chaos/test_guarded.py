@@ -21,7 +21,7 @@ from tests.chaos.heads import Head, started
 from tests.chaos.runs import long
 from tests.conftest import free_port
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.timed, pytest.mark.timeout(480, method="thread")]
 INNER, METRICS = ("gcs_server", "raylet", "ray::", "agent.py"), (44217, 44227)
 """Ray's own processes, which listen on all interfaces, for one another; the README lists them."""
 

@@ -15,7 +15,7 @@ from gen_ray.recurring.store import ScheduleStore
 from tests.chaos.heads import started
 from tests.schedules.night import nightly
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.timeout(480, method="thread")]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ Only processes of this session's Ray are killed; they are found among the descen
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event, Thread
@@ -22,7 +22,7 @@ from gen_ray.storage import manifest
 from tests.chaos.runs import FAMILIES, drafts, long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 
-pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(480, method="thread")]
 
 
 def processes(name: str) -> list[psutil.Process]:
@@ -66,14 +66,21 @@ def striking(
         thread.join()
 
 
-@pytest.mark.timeout(480, method="thread")
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_run_whose_ranks_and_controller_are_killed_ends_with_the_same_result(family: str, storage: Path) -> None:
-    """Kills three ranks and five controllers per family, each within milliseconds of the saving of a checkpoint."""
+@pytest.mark.parametrize(
+    ("family", "ranks", "controllers"),
+    [
+        pytest.param("vae", [20], [45], id="once"),
+        *[pytest.param(name, [20, 50, 80], range(10, 135, 25), id=name, marks=pytest.mark.soak) for name in FAMILIES],
+    ],
+)
+def test_a_run_whose_ranks_and_controller_are_killed_ends_with_the_same_result(
+    family: str, ranks: Sequence[int], controllers: Sequence[int], storage: Path
+) -> None:
+    """Each process is killed within milliseconds of the saving of a checkpoint."""
     part = list(FAMILIES).index(family)
-    controllers = [(10 + part + 25 * i, CONTROLLER) for i in range(5)]
-    instants = sorted([*controllers, (20, RANK), (50, RANK), (80, RANK)])
-    experiment = long(storage, f"killed-{family.replace('_', '-')}", family, max_failures=8)
+    instants = sorted([*((step, RANK) for step in ranks), *((step + part, CONTROLLER) for step in controllers)])
+    name = f"killed-{len(instants)}-{family.replace('_', '-')}"
+    experiment = long(storage, name, family, max_failures=8)
     with striking(experiment, instants, seed=part) as struck:
         done = train(experiment)
     assert struck == [step for step, _ in instants]
@@ -89,6 +96,7 @@ def test_a_rank_that_hangs_is_found_and_replaced(storage: Path) -> None:
     assert struck == [60] and same(weights(done.artifact), undisturbed(storage))
 
 
+@pytest.mark.soak
 def test_a_failed_run_keeps_its_newest_checkpoint_and_resumes_from_it(storage: Path) -> None:
     experiment = long(storage, "given-up", max_failures=1)
     with striking(experiment, [(30, RANK), (70, RANK)]), pytest.raises(RunError):

@@ -23,7 +23,7 @@ from tests.chaos.test_killed import processes
 from tests.cluster.street import same, sharded, weights
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.timeout(480, method="thread")]
 
 
 def _slowly(item: dict[str, np.ndarray]) -> Any:
@@ -60,6 +60,7 @@ def test_rows_occur_exactly_once_although_their_readers_are_killed(
     assert sorted(row.tobytes() for row in rows) == sorted(row.tobytes() for row in x)
 
 
+@pytest.mark.soak
 def test_a_run_that_loses_a_node_continues_on_another(cluster: None, storage: Path, tmp_path: Path) -> None:
     """Each of two nodes has a worker; the raylet of the second is killed, then a third node joins."""
     expected = undisturbed(storage)

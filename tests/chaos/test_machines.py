@@ -23,7 +23,7 @@ from tests.cluster.street import same, weights
 from tests.conftest import free_port
 from tests.engine.toys import model
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.timeout(480, method="thread")]
 
 
 def streamed_here(experiment: Experiment) -> dict[str, object]:
@@ -37,6 +37,7 @@ def streamed_here(experiment: Experiment) -> dict[str, object]:
     return fit(experiment, experiment.model(prepared.spec), session).state_dict()
 
 
+@pytest.mark.soak
 def test_a_machine_is_lost_while_its_worker_streams(cluster: None, storage: Path, tmp_path: Path) -> None:
     """No row is lost or repeated, because the weights equal those of an undisturbed process."""
     experiment = long(storage, "streaming", num_workers=[1, 2], cpus_per_worker=1)

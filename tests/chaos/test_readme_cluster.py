@@ -14,7 +14,7 @@ import pytest
 from tests.chaos.sandbox import allowed, copied, machines
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.timeout(480, method="thread")]
 FILE = "configs/cluster/local.yaml"
 HEADING = "## On a cluster"
 

@@ -36,7 +36,7 @@ from gen_ray.tracking.store import Store
 from tests.conftest import free_port, until
 from tests.engine.toys import model
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(360, method="thread")]
+pytestmark = [pytest.mark.timed, pytest.mark.timeout(360, method="thread")]
 FAMILIES = ("ddpm", "vae", "tokens")
 
 
@@ -157,11 +157,12 @@ def served(server: Server, id: str) -> int:
     return log.read_text().count(f" {id}: serving version ")
 
 
-def test_replicas_are_killed_under_load(server: Server) -> None:
+@pytest.mark.parametrize("kills", [2, pytest.param(4, marks=pytest.mark.soak)])
+def test_replicas_are_killed_under_load(kills: int, server: Server) -> None:
     """T17: no request of the client fails, at most 1 % without retries; a new replica is ready in ten seconds."""
     took: list[float] = []
     with Traffic(server) as traffic:
-        for _ in range(4):
+        for _ in range(kills):
             time.sleep(3)
             before = served(server, "ddpm")
             server.kill("ServeReplica:gen_ray:ddpm")
@@ -169,7 +170,7 @@ def test_replicas_are_killed_under_load(server: Server) -> None:
             time.sleep(4)
     print(f"a replica is back after {', '.join(f'{seconds:.1f}' for seconds in took)} s")
     assert max(took) < 10
-    assert set(traffic.patient) == {"done"} and traffic.patient["done"] > 150
+    assert set(traffic.patient) == {"done"} and traffic.patient["done"] > 40 * kills
     assert traffic.plain[200] >= 0.99 * sum(traffic.plain.values()), traffic.plain
 
 
@@ -197,7 +198,7 @@ def test_overload_is_refused_with_a_time_to_retry(server: Server) -> None:
     long = {"sampler": "ancestral", "n": 256}
     before = min(timed(lambda: ask(server)) for _ in range(5))
     memory = max(psutil.Process(pid).memory_info().rss for pid in server.pids("ServeReplica:gen_ray:ddpm"))
-    statuses, seconds, end = Counter[int](), [], time.monotonic() + 15
+    statuses, seconds, end = Counter[int](), [], time.monotonic() + 8
 
     def client(number: int) -> None:
         while time.monotonic() < end:
@@ -255,7 +256,8 @@ def test_clients_that_disconnect_use_no_more_time(server: Server) -> None:
     assert max(spent) < 0.5
 
 
-def test_a_deterministic_request_gives_the_same_bytes_beside_any_others(server: Server) -> None:
+@pytest.mark.parametrize("trials", [12, pytest.param(40, marks=pytest.mark.soak)])
+def test_a_deterministic_request_gives_the_same_bytes_beside_any_others(trials: int, server: Server) -> None:
     """T26: array and picture have one SHA-256: idle, under load, on either replica, after a replica's death."""
     found: dict[str, set[str]] = {family: set() for family in FAMILIES}
     pictures: set[str] = set()
@@ -272,8 +274,8 @@ def test_a_deterministic_request_gives_the_same_bytes_beside_any_others(server: 
     def hay() -> None:
         client.sample(rng.choice(FAMILIES), n=rng.randint(1, 16), seed=rng.randint(0, 99))
 
-    for trial in range(40):
-        if trial == 20:
+    for trial in range(trials):
+        if trial == trials // 2:
             server.kill("ServeReplica:gen_ray:ddpm")
         with ThreadPoolExecutor(8) as pool:
             work = (

@@ -23,7 +23,7 @@ from tests.chaos.test_tracking_away import served
 from tests.cluster.street import in_this_process, same, through_ray, tiny, weights
 from tests.conftest import ROOT, free_port
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.timeout(480, method="thread")]
 
 
 def on(s3: Path, name: str, experiment: Experiment, **sections: object) -> Experiment:
@@ -58,6 +58,7 @@ def mlflow(s3: Path, tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{port}"
 
 
+@pytest.mark.soak
 def test_every_command_finds_the_results_of_others_on_s3(s3: Path, mlflow: str, storage: Path, tmp_path: Path) -> None:
     """Trains, resumes, sweeps, evaluates, samples, promotes and compares; only two variables name the storage."""
     environment = {**os.environ, "GEN_RAY_STORAGE": str(s3 / "verbs"), "MLFLOW_TRACKING_URI": mlflow}

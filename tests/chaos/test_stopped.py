@@ -20,7 +20,7 @@ from tests.chaos.runs import drafts, long, newest, the_row, undisturbed
 from tests.cluster.street import same, weights
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.chaos, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(480, method="thread")]
 
 
 def _failing(task: Mapping[str, Any], how: str, ledger: str) -> Any:
@@ -51,10 +51,11 @@ def _failing(task: Mapping[str, Any], how: str, ledger: str) -> Any:
 @pytest.mark.parametrize(
     ("how", "line", "reason"),
     [
-        (
+        pytest.param(
             "nan",
             r"not finite at step 20 on rank 1 \(vae\): nothing was updated",
             "non_finite",
+            marks=pytest.mark.soak,
         ),
         ("memory", r"out of memory at data\.batch_size=128: lower it", "OutOfMemoryError"),
     ],

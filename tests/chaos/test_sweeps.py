@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -26,7 +27,7 @@ from tests.chaos.test_killed import processes
 from tests.cluster.street import TINY, in_this_process, same, weights
 from tests.conftest import ROOT
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.timeout(480, method="thread")]
 TRIALS = 8
 
 
@@ -68,12 +69,14 @@ def gone(children: list[psutil.Process]) -> None:
     psutil.wait_procs(children, timeout=30)
 
 
-def test_a_sweep_whose_driver_is_killed_three_times_repeats_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [(2,), pytest.param((1, 2, 2), marks=pytest.mark.soak)], ids=["once", "three"])
+def test_a_sweep_whose_driver_is_killed_repeats_nothing(kills: Sequence[int], tmp_path: Path) -> None:
+    """Each number is that of the trials that finish before the driver is killed."""
     file, plan = written(tmp_path)
     root, known = plan.experiment({}).storage.root, dict[str, int]()
     command = [sys.executable, "-m", "pipelines.sweep", str(file)]
     calm = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    for more in (1, 2, 2):
+    for more in kills:
         driver = subprocess.Popen(command, cwd=ROOT, env=calm, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         while len(finished(root)) < len(known) + more:
             assert driver.poll() is None, driver.returncode

@@ -22,7 +22,7 @@ from tests.chaos.test_sweeps import written as eight
 from tests.chaos.test_tracking_away import served
 from tests.conftest import free_port
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(480, method="thread")]
+pytestmark = [pytest.mark.timeout(480, method="thread")]
 AWAY_SECONDS, TRIALS = 10.0, 4
 
 
@@ -39,6 +39,7 @@ def struck(folder: Path, port: int, begin: Callable[[Any], "subprocess.Popen[str
                 ended(driver)
 
 
+@pytest.mark.soak
 def test_a_training_continues_and_mlflow_has_every_point(cluster: None, storage: Path, tmp_path: Path) -> None:
     port = free_port()
     tracking = {"uri": f"http://127.0.0.1:{port}", "experiment": "three"}

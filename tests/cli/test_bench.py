@@ -45,7 +45,7 @@ def tiny(cluster: None, tmp_path: Path) -> list[object]:
     return [vae, f"storage.root={tmp_path}", "family.net={name: mlp, hidden: [8]}", "--steps", 4, "--json"]
 
 
-@pytest.mark.chaos
+@pytest.mark.soak
 def test_both_ways_of_reading_data_are_measured(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
     said = gen_ray("bench", "ingest", *tiny, "--rounds", 1)
     assert said.code == 0, said
@@ -56,7 +56,7 @@ def test_both_ways_of_reading_data_are_measured(gen_ray: Callable[..., Said], ti
         assert 0 < way["waiting"] < 1 and way["ratio"] > 0
 
 
-@pytest.mark.chaos  # half a minute
+@pytest.mark.soak
 def test_numbers_of_workers_are_compared_with_the_first(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
     said = gen_ray("bench", "scaling", *tiny, "--rounds", 1, "--workers", 2, "--workers", 1)
     assert said.code == 0, said

@@ -119,7 +119,7 @@ def test_mlflow_has_one_run_per_trial_with_its_actual_history(
             assert steps == sorted(set(steps)) and steps[-1] == STEPS, metric
 
 
-@pytest.mark.chaos
+@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_a_population_resumes_with_the_settings_at_the_death_of_its_driver(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -158,7 +158,7 @@ def test_a_population_resumes_with_the_settings_at_the_death_of_its_driver(
     assert parent.status == "FINISHED" and [row.status for row in trials] == ["FINISHED"] * TRIALS
 
 
-@pytest.mark.chaos
+@pytest.mark.soak
 @pytest.mark.usefixtures("cluster")
 def test_trials_with_two_workers_also_wait_for_one_another(storage: Path, tmp_path: Path) -> None:
     settings = {"scaling": {"num_workers": 2}, "training": {"epochs": 2}}

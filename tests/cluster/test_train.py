@@ -174,7 +174,7 @@ def _killed_once(task: Mapping[str, Any]) -> Any:
         TrainState.step = step  # type: ignore[method-assign]
 
 
-@pytest.mark.chaos
+@pytest.mark.soak
 def test_a_killed_worker_on_streamed_data_restarts_to_the_same_weights(storage: Path, tmp_path: Path) -> None:
     """The worker has all CPUs of the machine: reading its data must not wait for free ones."""
     once = tiny(storage, data={"cache": "stream"}, scaling={"max_failures": 1, "cpus_per_worker": 4})

@@ -42,7 +42,7 @@ def test_loss_and_gradients_equal_those_of_the_cpu(case: Case) -> None:
     assert len(found[0]) > 1 and all(near(*pair) for pair in zip(*found, strict=True))
 
 
-@pytest.mark.chaos
+@pytest.mark.soak
 @some
 def test_a_likelihood_equals_that_of_the_cpu(case: Case) -> None:
     found = []
@@ -60,7 +60,7 @@ def chains(family: Family) -> Iterator[tuple[Chain, bool]]:
         yield family.impute(name, imputer.steps_up_to(FEW)), True
 
 
-@pytest.mark.chaos
+@pytest.mark.soak
 @some
 def test_samples_equal_those_of_the_cpu(case: Case) -> None:
     found: list[list[Tensor]] = []

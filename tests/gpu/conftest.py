@@ -11,18 +11,10 @@ import pytest
 import torch
 
 from tests.families.cases import CASES, Case
+from tests.tiers import FEW_CASES
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 """cuBLAS reads it once, when CUDA starts; deterministic algorithms need it."""
-
-FEW = (
-    ("vae", "categorical-conv"),
-    ("ddpm", "eps-learned-simple-cosine-dit"),
-    ("ddpm", "eps-small-vlb-learned-unet"),
-    ("discrete", "absorbing-hybrid-text"),
-    ("score_sde", "subvp-dit"),
-)
-"""The cases of the ordinary tests: each family, each kind of net, and a learned schedule."""
 
 
 def runs_all(config: pytest.Config) -> bool:
@@ -38,7 +30,7 @@ def chosen(config: pytest.Config) -> str:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give every case to a test that takes a ``case``; in the ordinary tests only a few."""
     if "case" in metafunc.fixturenames:
-        cases = CASES if runs_all(metafunc.config) else [Case(*names) for names in FEW]
+        cases = CASES if runs_all(metafunc.config) else [Case(*names) for names in FEW_CASES]
         metafunc.parametrize("case", cases, ids=[f"{case.family}-{case.name}" for case in cases])
 
 

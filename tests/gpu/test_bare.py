@@ -81,7 +81,7 @@ def test_listed_versions_go_together() -> None:
     assert wrong == []
 
 
-@pytest.mark.chaos
+@pytest.mark.soak
 def test_benchmark_runs_with_the_packages_of_the_page(tmp_path: Path) -> None:
     runner = {"iniconfig", "packaging", "pluggy", "pytest"}
     packages = [*(bare.listed("Engine tests").keys() - runner), *bare.listed("Benchmark")]
@@ -89,7 +89,7 @@ def test_benchmark_runs_with_the_packages_of_the_page(tmp_path: Path) -> None:
     bare_run(tmp_path, packages, verb, "gpu", "--device", "cpu", "--seconds", "0")
 
 
-@pytest.mark.chaos
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_cluster_part_runs_with_the_packages_of_the_page(tmp_path: Path) -> None:
     packages = [*bare.listed("Engine tests"), *bare.listed("Cluster tests")]

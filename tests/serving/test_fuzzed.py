@@ -1,6 +1,6 @@
 """Valid and invalid requests generated from the OpenAPI document: it is correct, and no answer has a status 5xx.
 
-The ordinary test sends about 200 requests, the one marked chaos 2,000 or the number in GEN_RAY_FUZZ.
+The ordinary test sends about 200 requests, the one marked soak 2,000 or the number in GEN_RAY_FUZZ.
 """
 
 import os
@@ -68,7 +68,7 @@ def test_two_hundred_requests() -> None:
     assert statuses[200] > 10 and statuses[422] > 50, statuses
 
 
-@pytest.mark.chaos
+@pytest.mark.soak
 def test_thousands_of_requests() -> None:
     requests = int(os.environ.get("GEN_RAY_FUZZ", "2000"))
     statuses = fuzz(requests)
