@@ -123,13 +123,13 @@ def test_a_submitted_command_behaves_like_a_local_one(head: Head, work: Path) ->
 def test_a_job_whose_supervisor_was_killed_is_continued_by_the_same_command(
     head: Head, work: Path, shared: Path
 ) -> None:
-    job = head.gen_ray("submit", "--no-wait", "train", "short.yaml", "training.epochs=400", cwd=work).out.strip()
+    job = head.gen_ray("submit", "--no-wait", "train", "short.yaml", "training.epochs=200", cwd=work).out.strip()
     store = Store.of(None, "jobbed", shared)
     _until(lambda: any(row.name == "short" and "train/loss_nats" in row.metrics for row in rows(store)))
     [supervisor] = [process for process in _alive() if "JobSupervisor" in _command(process)]
     supervisor.send_signal(signal.SIGKILL)
     _until(lambda: not any("pipelines.train short.yaml" in _command(p) for p in _alive()), seconds=40)
-    again = head.gen_ray("submit", "train", "short.yaml", "training.epochs=400", "--resume", cwd=work)
+    again = head.gen_ray("submit", "train", "short.yaml", "training.epochs=200", "--resume", cwd=work)
     assert again.code == 0, again.out
     assert [row.status for row in rows(store) if row.name == "short"] == ["FINISHED"]
     assert job in head.gen_ray("jobs", "list").out
