@@ -10,7 +10,15 @@ LISTED = 30
 
 
 class UserError(Exception):
-    """A mistake of the user (exit code 2). Its message is one line with the cause and the remedy."""
+    """A mistake of the user (exit code 2). Its message is one line with the cause and the remedy.
+
+    field: the name of the wrong argument, as in Python. The message then begins with it, and with its value if given.
+    """
+
+    def __init__(self, message: str, *, field: str = "", value: object = None) -> None:
+        """Take the message, and the argument that it is about."""
+        super().__init__(f"{argument(field, value)}: {message}" if field else message)
+        self.field = field
 
 
 class RunError(Exception):
@@ -33,6 +41,14 @@ class EndedError(BaseException):
         """Take the message and the exit code: 143 after SIGTERM, 130 after Ctrl-C."""
         super().__init__(message)
         self.code = code
+
+
+def argument(name: str, value: object = None) -> str:
+    """Return how messages of the library write an argument: in backquotes, as in Python, with a value if it is given.
+
+    The command line shows its flag instead, because its users do not know the library's arguments.
+    """
+    return f"`{name}`" if value is None else f"`{name}={value}`"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The choice of the run that --resume continues: the newest one that has trained, with equal settings and data."""
+"""The choice of the run to resume: the newest one that has trained, with equal settings and data."""
 
 import json
 import logging
@@ -63,7 +63,7 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
     }
     if not unfinished:
         reason = f" that can be read; {faults[-1]}" if faults else _finished(found, experiment)
-        raise UserError(f"--resume: no unfinished run named {experiment.name!r} in {home}{reason}")
+        raise UserError(f"no unfinished run named {experiment.name!r} in {home}{reason}", field="resume")
     chosen = newest(
         list(unfinished),
         started=lambda one: bool(checkpoint_store.checkpoints(one).folders()),
@@ -72,7 +72,7 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
     before = unfinished[chosen]
     changed = _changed(before, experiment)
     if changed:
-        raise UserError(f"--resume: {changed[0]} {_was(chosen, before, experiment, changed[0])}")
+        raise UserError(f"{changed[0]} {_was(chosen, before, experiment, changed[0])}", field="resume")
     resumed = Resumed(chosen)
     _state_epochs(resumed, before, experiment)
     check_data(resumed, prepared, accept_data=accept_data)
@@ -108,7 +108,7 @@ def _readable(homes: list[Path]) -> tuple[list[_Run], list[str]]:
             found.append(_Run(home, settings, is_finished=_trained(home) >= settings.training.epochs))
         except UserError as error:
             faults.append(str(error))
-            logger.warning("--resume: %s is passed over: %s", home.name, error)
+            logger.warning("%s is not resumed: %s", home.name, error)
     return found, faults
 
 
@@ -182,7 +182,7 @@ def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> No
     except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         line = f"{file}: is damaged ({str(error).splitlines()[0]})"
         if not accept_data:
-            raise UserError(f"--resume: {line}; --accept-data goes on without the data being compared") from None
+            raise UserError(f"{line}; `accept_data` continues without comparing the data", field="resume") from None
         resumed.lines.append(f"{line}; the data are not compared")
         return
     if kept.fingerprint == prepared.fingerprint:
@@ -190,12 +190,13 @@ def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> No
     change = f"{_about(kept.fingerprint, kept.rows)}, now {_about(prepared.fingerprint, prepared.rows)}"
     if not accept_data:
         raise UserError(
-            f"--resume: data.source={prepared.source} is not what {resumed.home.name} was trained on: it was {change}; "
-            "restore the data, or go on with the new ones by --accept-data"
+            f"data.source={prepared.source} is not what {resumed.home.name} was trained on: it was {change}; "
+            "restore the data, or continue with the new data by `accept_data`",
+            field="resume",
         )
     if kept.spec and (fault := _other_kind(kept.spec, prepared.spec)):
         raise UserError(
-            f"--accept-data: {fault}, so that the weights of {resumed.home.name} do not fit; train a new run"
+            f"{fault}, so that the weights of {resumed.home.name} do not fit; train a new run", field="accept_data"
         )
     resumed.lines.append(f"{resumed.home.name}: goes on with other data: {change}")
     resumed.tags["data.changed_on_resume"] = change

@@ -144,12 +144,12 @@ def _missing(model: str, given: Path, root: Path) -> str:
         return f"is {kind}, but not an artifact folder (it holds no {META}); runs have theirs in {home}/*/{ARTIFACT}"
     line = "no such artifact folder, and no finished run of that name"
     if (home / model).exists() or named(model, home):
-        return f"{line}: the runs of that name in {home} have not finished; gen-ray train CONFIG --resume goes on"
+        return f"{line}: the runs of that name in {home} have not finished; gen-ray train CONFIG `resume` continues one"
     if not root.exists():
-        return f"{line}: the storage folder {root} does not exist; --storage or {paths.ENVIRONMENT} names another"
+        return f"{line}: the storage folder {root} does not exist; `storage` or {paths.ENVIRONMENT} names another"
     runs = [run.parent.name for run in home.glob(f"*/{ARTIFACT}")]
     if not runs:
-        return f"{line}: {home} holds no finished runs; --storage or {paths.ENVIRONMENT} names another storage folder"
+        return f"{line}: {home} holds no finished runs; `storage` or {paths.ENVIRONMENT} names another storage folder"
     return f"{line} in {home}; {nearest(model, runs)}"
 
 

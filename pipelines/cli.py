@@ -1,5 +1,7 @@
 """gen-ray VERB: all verbs on one command line."""
 
+import typer
+
 from pipelines import (
     bench,
     compare,
@@ -53,8 +55,8 @@ GROUPS = {
 }
 
 
-def main() -> None:
-    """Train, compare and sample the classical families of generative models on Ray."""
+def new_app() -> typer.Typer:
+    """Return the command line with all verbs."""
     app = terminal.new_app()
     app.callback()(lambda: None)
     for verb in VERBS:
@@ -62,7 +64,12 @@ def main() -> None:
     app.command(context_settings=submit.SETTINGS)(submit.submit)
     for name, (group, purpose) in GROUPS.items():
         app.add_typer(group, name=name, help=purpose)
-    terminal.main(app)
+    return app
+
+
+def main() -> None:
+    """Train, compare and sample the classical families of generative models on Ray."""
+    terminal.main(new_app())
 
 
 if __name__ == "__main__":

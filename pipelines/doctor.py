@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from pipelines import terminal
+from pipelines import failures, terminal
 from pipelines.instances import Storage
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _cluster(storage: Path, here: "Machine") -> Iterator[Line]:
             yield "ok ", "cluster", f"{address} answers: {resources()}"
             nodes = examine(storage)
     except RunError as error:
-        yield "NO ", "cluster", str(error)
+        yield "NO ", "cluster", failures.with_flags(str(error))
         return
     for node in nodes:
         if node.seen:
@@ -95,7 +95,7 @@ def _store(root: Path) -> Line:
 
         return "ok ", "MLflow", f"experiments {', '.join(experiments(store))} in {store.uri}"
     except (RunError, UserError) as error:
-        return "NO ", "MLflow", str(error)
+        return "NO ", "MLflow", failures.with_flags(str(error))
 
 
 if __name__ == "__main__":

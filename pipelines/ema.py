@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gen_ray.errors import UserError
-from pipelines import terminal
+from pipelines import failures, terminal
 from pipelines.instances import ModelName, Storage, find
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _residuals(residual: Callable[[float], float], widths: list[float]) -> dict[
         try:
             found[width] = residual(width)
         except UserError as error:
-            typer.echo(f"left out: {error}")
+            typer.echo(f"left out: {failures.with_flags(str(error))}")
     return found
 
 

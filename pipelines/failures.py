@@ -4,6 +4,7 @@ import codecs
 import errno
 import io
 import os
+import re
 import select
 import sys
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ USER = {
     errno.ENXIO: "",
 }
 """Errors that the user can mend: exit code 2. Only with a file name; without one the error may be a bug."""
+ARGUMENT = re.compile(r"`(?P<name>[a-z]\w*)(?:=(?P<value>[^`]*))?`")
 TYPOGRAPHY = str.maketrans({"…": "...", "–": "-", "×": "x", "±": "+-", "→": "->", "≤": "<=", "≥": ">=", "·": "."})
 
 
@@ -101,6 +103,15 @@ def _setting(name: str) -> str | None:
     if name == "storage":
         return "storage.root"
     return next((key for key in keys if name in (key.replace(".", "_"), key.rpartition(".")[2])), None)
+
+
+def with_flags(text: str) -> str:
+    """Return a message of the library with its arguments, see errors.argument, as flags of the command line."""
+    return ARGUMENT.sub(lambda found: _flag(found["name"]) + (f" {found['value']}" if found["value"] else ""), text)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}" if len(name) > 1 else f"-{name}"
 
 
 def one_line(text: str) -> str:

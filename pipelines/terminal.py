@@ -141,7 +141,7 @@ def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
 
 def _fail(line: str, code: int) -> None:
     with suppress(OSError):  # the terminal may be gone
-        typer.echo(f"error: {failures.one_line(line)}", err=True)
+        typer.echo(f"error: {failures.one_line(failures.with_flags(line))}", err=True)
     failures.flush()
     signals.leave(code)
     raise SystemExit(code)

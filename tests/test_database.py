@@ -86,7 +86,7 @@ def test_readers_of_a_storage_that_does_not_exist_create_nothing(tmp_path: Path)
         lambda: release(store, "models:/m@champion"),
         lambda: registry.rollback(store, "m"),
     ):
-        with pytest.raises(UserError, match=r"mlflow\.db: does not exist.*--storage"):
+        with pytest.raises(UserError, match=r"mlflow\.db: does not exist.*`storage`"):
             read()
     assert not [*tmp_path.iterdir()]
 

@@ -60,7 +60,7 @@ def holder(home: Path, request: pytest.FixtureRequest) -> Iterator["subprocess.P
 
 
 def test_a_live_lease_is_refused_with_the_name_of_its_owner(home: Path, holder: "subprocess.Popen[str]") -> None:
-    words = rf"in use by \S+@\S+ \(pid {holder.pid}\) for \d+ s, last heartbeat \d+ s ago; .*--take-over"
+    words = rf"in use by \S+@\S+ \(pid {holder.pid}\) for \d+ s, last heartbeat \d+ s ago; .*`take_over`"
     with pytest.raises(UserError, match=words), lease.held(home):
         pytest.fail("held by two processes")
     holder.kill()

@@ -147,7 +147,7 @@ def test_the_former_champion_is_kept_as_previous_and_can_be_restored(store: Stor
 
 def test_an_unregistered_model_name_is_an_error_of_the_user(store: Store, model: str) -> None:
     promote_run(store, model, ran(store, model, 1, 1.9), BITS)
-    with pytest.raises(UserError, match=f"--rollback {model}x: is not a registered model; did you mean '{model}'"):
+    with pytest.raises(UserError, match=f"`rollback={model}x`: is not a registered model; did you mean '{model}'"):
         registry.rollback(store, f"{model}x")
 
 

@@ -1,4 +1,4 @@
-"""The runs and settings that --resume continues."""
+"""The runs and settings that a resumed training continues."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,7 +49,7 @@ def test_only_unfinished_runs_of_the_same_name_are_resumed(make: Callable[..., E
     experiment = make()
     for run_id in ("a-b-20260101-000000", "a-nothing", "b-20260101-000000", "a-20260101-000009"):
         (tmp_path / "runs" / run_id).mkdir(parents=True)  # the last run died before it wrote its settings
-    with pytest.raises(UserError, match=r"--resume: no unfinished run named 'a' in .*/runs$"):
+    with pytest.raises(UserError, match=r"`resume`: no unfinished run named 'a' in .*/runs$"):
         resumption.run(experiment, data())
     done = saved(experiment, 1, trained=40)
     longer = rf"no unfinished run named 'a' in .*; {done} is finished: training.epochs above 40 trains it for longer$"
@@ -74,7 +74,7 @@ def test_a_run_that_never_started_does_not_hide_one_that_did(make: Callable[...,
 
 def test_other_settings_are_refused_by_key(make: Callable[..., Experiment]) -> None:
     name = saved(make(), 1)
-    with pytest.raises(UserError, match=rf"--resume: training\.seed was 0 in {name}, now it is 4"):
+    with pytest.raises(UserError, match=rf"`resume`: training\.seed was 0 in {name}, now it is 4"):
         resumption.run(make(seed=4), data())
 
 
@@ -83,7 +83,7 @@ def test_other_data_are_refused_unless_accepted(accept: bool, make: Callable[...
     name, grown = saved(make(), 1), data("2" * 64, rows=12)
     if not accept:
         with pytest.raises(
-            UserError, match=rf"{name} was trained on: it was 111.* \(10 rows\), now 2+ .*--accept-data"
+            UserError, match=rf"{name} was trained on: it was 111.* \(10 rows\), now 2+ .*`accept_data`"
         ):
             resumption.run(make(), grown)
         return
@@ -96,7 +96,7 @@ def test_data_that_the_weights_do_not_fit_are_not_accepted(make: Callable[..., E
     """Regression: text with a new character failed in the workers; another alphabet of the same size was accepted."""
     name, other = saved(make(), 1), data("2" * 64)
     other = replace(other, spec=other.spec.model_copy(update=change))
-    with pytest.raises(UserError, match=rf"--accept-data: .*{next(iter(change))} of the data was .*{name} do not fit"):
+    with pytest.raises(UserError, match=rf"`accept_data`: .*{next(iter(change))} of the data was .*{name} do not fit"):
         resumption.run(make(), other, accept_data=True)
     old = Path(make().storage.root) / "runs" / name / resumption.DATA
     old.write_text('{"fingerprint": "1", "rows": {}}')  # written by a version that did not store the kind of data
@@ -143,7 +143,7 @@ def test_a_run_that_cannot_be_read_does_not_block_another(
     assert "\n" not in str(caught.value)
     name = saved(make(), 2)
     assert resumption.run(make(), data()).home.name == name
-    assert f"{file.parents[place.count('/')].name} is passed over: {file}" in caplog.text
+    assert f"{file.parents[place.count('/')].name} is not resumed: {file}" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"fingerprint": "1", "rows": 3}', "[" * 5000, "\xff"])
@@ -156,6 +156,6 @@ def test_a_damaged_record_of_the_data_is_named(
     if accept:
         assert f"{file}: is damaged" in resumption.run(make(), data(), accept_data=True).lines[0]
         return
-    with pytest.raises(UserError, match=rf"{file}: is damaged .*; --accept-data goes on") as caught:
+    with pytest.raises(UserError, match=rf"{file}: is damaged .*; `accept_data` continues") as caught:
         resumption.run(make(), data())
     assert "\n" not in str(caught.value)

@@ -56,7 +56,9 @@ def open_source(source: str, root: Path | None, options: SourceOptions) -> DataS
     for key in type(options).model_fields:
         if key not in kind.used_options and getattr(options, key) != getattr(defaults, key):
             owners = ", ".join(other for other, cls in SOURCES.items() if key in cls.used_options)
-            raise UserError(f"--option {key} (data.options.{key}) has no effect on source {name!r} (only on {owners})")
+            raise UserError(
+                f"data.options.{key} has no effect on source {name!r} (only on {owners})", field="option", value=key
+            )
     return kind(argument, root, options)
 
 

@@ -96,7 +96,7 @@ class ParquetFiles(DataSource):
         if len(named) == 1 and _element(named[0].type) is None:
             raise UserError(
                 f"{self.files[0]}: column 'x' is {named[0].type}; store flat lists or fixed-shape tensors of integers "
-                "(--option shape=…, or data.options.shape, says how a flat list is cut)"
+                "(`option=shape=…`, or data.options.shape, says how a flat list is cut)"
             )
         if len(named) != 1:
             raise UserError(
@@ -275,7 +275,7 @@ def _stated_shape(column: pa.Field, file: Path) -> tuple[int, ...]:
         return (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
     stated = kind.shape if hasattr(kind, "shape") else _shape_in(metadata.get(b"ARROW:extension:metadata", b""))
     if not isinstance(stated, list | tuple) or not all(type(axis) is int for axis in stated):
-        raise UserError(f"{file}: column {column.name!r} states no shape; give it, e.g. --option shape=[28,28]")
+        raise UserError(f"{file}: column {column.name!r} states no shape; give it, e.g. `option=shape=[28,28]`")
     return tuple(stated)
 
 

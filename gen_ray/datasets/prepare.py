@@ -149,7 +149,9 @@ def _coarsened(spec: DataSpec, levels: int | None) -> DataSpec:
         return spec
     if not spec.is_image or levels >= spec.levels:
         raise UserError(
-            f"--option levels={levels} (data.options.levels) has no effect on {spec.kind} of {spec.levels} levels"
+            f"data.options.levels has no effect on {spec.kind} of {spec.levels} levels",
+            field="option",
+            value=f"levels={levels}",
         )
     return spec.model_copy(update={"levels": levels})
 
@@ -186,7 +188,7 @@ def _exclusive(out: Path) -> Iterator[None]:
         kind = RunError if error.errno in FULL else UserError
         raise kind(
             f"{out}: cannot be used as a folder ({error.strerror}); "
-            "storage.root (--storage), or --out of gen-ray prepare, names another one"
+            "storage.root (`storage`), or `out` of gen-ray prepare, names another one"
         ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

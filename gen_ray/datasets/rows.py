@@ -57,7 +57,9 @@ class BadRows:
         """Return the policy of a text ``stop`` or ``skip:K``. Raise UserError for other texts."""
         match = re.fullmatch(r"stop|skip:(\d{1,9})", text)
         if not match:
-            raise UserError(f"--on-bad-row {text!r}: write stop, or skip:K to leave out at most K bad rows")
+            raise UserError(
+                "write stop, or skip:K to leave out at most K bad rows", field="on_bad_row", value=repr(text)
+            )
         return cls(int(match[1] or 0))
 
 
@@ -66,7 +68,7 @@ STOP = BadRows()
 
 def allowing(number: object) -> str:
     """Return the option and the configuration key that let a number of bad rows be skipped."""
-    return f"gen-ray prepare --on-bad-row skip:{number}, or data.on_bad_row=skip:{number} in a training"
+    return f"gen-ray prepare `on_bad_row=skip:{number}`, or data.on_bad_row=skip:{number} in a training"
 
 
 @dataclass

@@ -67,4 +67,4 @@ def _remedy(total: int, different: int) -> str:
     """Return the remedy for a short text."""
     if total < 1 or different < 2:
         return "a text needs at least two different characters"
-    return f"provide a longer text, or shorter examples: --option length=N (data.options.length=N), N at most {total}"
+    return f"provide a longer text, or shorter examples: `option=length=N` (data.options.length=N), N at most {total}"

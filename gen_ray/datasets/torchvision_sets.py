@@ -110,7 +110,7 @@ class TorchvisionSource(DataSource):
             raise UserError(
                 f"{self.name} is not in {folder}{absent} and could not be downloaded ({_line(error)}): put "
                 f"torchvision's files in {folder}, or run where the download works; "
-                "data.root (prepare: --root) names another folder"
+                "data.root (prepare: `root`) names another folder"
             ) from error
 
 

@@ -111,7 +111,7 @@ class ScheduleStore:
     def __init__(self, root: Path) -> None:
         """Take the storage.root. Raise UserError for a URI, because the files must be locked by a daemon."""
         if is_remote(root):
-            raise UserError(f"--storage {root}: schedules must be in a local folder of the daemon's machine")
+            raise UserError("schedules must be in a local folder of the daemon's machine", field="storage", value=root)
         self.root, self.folder = root.absolute(), root.absolute() / "schedules"
 
     def file(self, name: str) -> Path:
@@ -131,7 +131,9 @@ class ScheduleStore:
         """Write a new schedule. Raise UserError if one of that name exists."""
         with self.exclusive():
             if self.file(schedule.name).exists():
-                raise UserError(f"--name: there is a schedule {schedule.name!r} already; remove it or name this one")
+                raise UserError(
+                    f"there is a schedule {schedule.name!r} already; remove it or name this one", field="name"
+                )
             text = dump(schedule.model_dump(mode="json", exclude_none=True))
             _write(self.file(schedule.name), text)
 

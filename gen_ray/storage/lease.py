@@ -31,7 +31,7 @@ BEAT_SECONDS = 5.0
 SILENT_SECONDS = 30.0
 """Time without a change of the file after which an owner on another machine is dead."""
 HANDOVER_SECONDS = 30.0
-"""Time that --take-over gives the present owner to save a checkpoint and end."""
+"""Time that take_over gives the present owner to save a checkpoint and end."""
 LOOK_SECONDS = 0.5
 Time = Annotated[float, Field(ge=0, lt=1e15)]
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Owner:
     start: Time
     heartbeat: Time
     claimed_by: str = ""
-    """Name of the process that requested the lease by --take-over."""
+    """Name of the process that requested the lease by take_over."""
     ended: bool = False
 
     @classmethod
@@ -189,7 +189,7 @@ def _acquired(folder: Path, *, take_over: bool) -> Owner:
             if not take_over:
                 raise UserError(
                     f"{folder.name}: in use by {before.name} {before.age}; "
-                    "wait until that process has ended, or end it with --take-over"
+                    "wait until that process has ended, or end it with `take_over`"
                 )
             _hand_over(file, before, mine)
             text = conditional_write.read(file)

@@ -47,7 +47,7 @@ def printable(path: Path) -> Path:
 
 
 def without_file_uri(word: str) -> str:
-    """Return a word of the command line with a file: URI (also after ``--option=``) as a path. Raise UserError."""
+    """Return a word of the command line with a file: URI (also of an option) as a path. Raise UserError."""
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
     return f"{option}{equals}{local(value)}" if value.startswith("file:/") else word
 

@@ -38,7 +38,7 @@ def _entries(file: Path) -> tuple[list[bytes], bytes]:
         if operation is None or (number == 1 and operation != CREATE_STUDY):
             raise UserError(
                 f"{file}: line {number} is damaged, so the sweep cannot be resumed: restore the file from a copy, or "
-                "start a new sweep without --resume"
+                "start a new sweep without `resume`"
             )
     return lines, rest
 

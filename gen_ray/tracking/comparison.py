@@ -21,7 +21,7 @@ HIGHER_IS_BETTER = {PRECISION, RECALL, "train/images_per_second"}
 RANKED = (BITS, FRECHET)
 KIND, UNMEASURED = "gen_ray.kind", "gen_ray.unmeasured"
 SHORT = {"family": "family.name", "data": "data.source", "sweep": "gen_ray.sweep", "net": "family.net.name"}
-"""Short names of frequent keys in --where."""
+"""Short names of frequent keys in conditions."""
 AT_FLOOR = f"{FRECHET}_at_floor_rows"
 COLUMNS = {
     "run": "run",
@@ -61,7 +61,9 @@ def chosen(runs: Iterable[RunRow], where: Iterable[str]) -> list[RunRow]:
         name = SHORT.get(key, key)
         known = {known for run in found for known in (*run.params, *run.tags)}
         if not separator or (found and name not in known):
-            raise UserError(f"--where {condition}: no run has such a setting; {nearest(key, SHORT)}, or any dotted key")
+            raise UserError(
+                f"no run has such a setting; {nearest(key, SHORT)}, or any dotted key", field="where", value=condition
+            )
         found = [run for run in found if value in (run.params.get(name), run.tags.get(name))]
     return found
 
@@ -71,7 +73,7 @@ def tables(runs: Iterable[RunRow], sort: str) -> list[Table]:
     finished = [run for run in runs if run.status == "FINISHED" and run.tags.get(KIND) != "sweep"]
     known = {name for run in finished for name in run.metrics}
     if finished and sort not in known:
-        raise UserError(f"--sort {sort}: no finished run has it; {nearest(sort, known)}")
+        raise UserError(f"no finished run has it; {nearest(sort, known)}", field="sort", value=sort)
     groups: dict[tuple[str, ...], list[RunRow]] = defaultdict(list)
     for run in finished:
         groups[provenance(run.tags)].append(run)

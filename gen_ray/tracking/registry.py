@@ -199,7 +199,7 @@ def rollback(store: Store, model: str) -> Verdict:
         found = versions.registered(reader(store), model)
         if found is None:
             names = (known.name for known in reader(store).search_registered_models())
-            raise UserError(f"--rollback {model}: is not a registered model; {nearest(model, names)}")
+            raise UserError(f"is not a registered model; {nearest(model, names)}", field="rollback", value=model)
     with alone(store.uri, ".registry"), told(store):
         client = connect(store)
         found = versions.registered(client, model)

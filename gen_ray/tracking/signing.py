@@ -50,7 +50,7 @@ def check(model: str, version: str, mlflow_id: str, tags: Mapping[str, str]) -> 
     if not hmac.compare_digest(tags.get(SIGNATURE, "").encode(), _signature(secret, model, mlflow_id, tags).encode()):
         raise RunError(
             f"version {version} of {model}: its tags are not signed with this {ENVIRONMENT}; they were changed, or "
-            "it was promoted without the key: promote it again with --force"
+            "it was promoted without the key: promote it again with `force`"
         )
 
 

@@ -82,5 +82,5 @@ class Store:
         """Raise UserError for a missing database file."""
         if not self.exists:
             raise UserError(
-                f"{database.file_of(self.uri)}: does not exist, so no runs are recorded there; is --storage right?"
+                f"{database.file_of(self.uri)}: does not exist, so no runs are recorded there; is `storage` right?"
             )

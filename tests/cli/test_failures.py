@@ -1,19 +1,24 @@
 """Errors of the operating system end a command with one line; other unexpected errors are reported as bugs."""
 
+import ast
 import errno
 import io
 import os
+import pickle
+import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer
 
-from gen_ray.errors import RunError
+from gen_ray.errors import RunError, UserError, argument
 from gen_ray.host import ray_token
-from pipelines import failures
+from pipelines import cli, failures
 from tests.conftest import ROOT, Said
 
 DEMO = ROOT / "configs" / "demo" / "digits-vae.yaml"
@@ -145,3 +150,47 @@ def test_an_error_that_was_expected_keeps_its_own_line(gen_ray: Run, monkeypatch
 def test_an_option_that_is_a_setting_is_refused_with_its_key(gen_ray: Run, words: list[str], remedy: str) -> None:
     answer = gen_ray(*words)
     assert answer.code == 2 and "No such option" in answer.fault and remedy in answer.fault
+
+
+def literals(tree: ast.AST) -> list[str]:
+    """Return the strings of a module except its docstrings."""
+    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    constants = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in documentation]
+    return [node.value for node in constants if isinstance(node.value, str)]
+
+
+def arguments(tree: ast.AST) -> Iterator[str]:
+    """Yield the names of arguments in the errors of a module."""
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        name = call.func.id if isinstance(call.func, ast.Name) else ""
+        given = call.args[:1] if name == "argument" else [word.value for word in call.keywords if word.arg == "field"]
+        if name.endswith("Error") or name == "argument":
+            yield from (str(node.value) for node in given if isinstance(node, ast.Constant))
+            yield from (found for text in literals(call) for found in re.findall(r"`([a-z]\w*)(?=[=`])", text))
+
+
+def flags(command: Any) -> set[str]:
+    """Return the options of a command and of all commands below it."""
+    own = {option for parameter in command.params for option in parameter.opts}
+    return own.union(*map(flags, getattr(command, "commands", {}).values()))
+
+
+def test_no_message_of_the_library_names_a_flag() -> None:
+    flag = re.compile(r"(?<![\w-])(?<!docker run )--[a-z]")
+    for file in sorted((ROOT / "gen_ray").rglob("*.py")):
+        messages = [text for text in literals(ast.parse(file.read_text())) if " " in text]
+        assert not [text for text in messages if flag.search(text)], file
+
+
+def test_the_command_line_has_a_flag_for_every_argument_in_the_errors_of_the_library() -> None:
+    known = flags(typer.main.get_command(cli.new_app()))
+    named = {name for file in (ROOT / "gen_ray").rglob("*.py") for name in arguments(ast.parse(file.read_text()))}
+    assert {"resume", "out", "accept_data", "port"} <= named
+    assert {failures.with_flags(argument(name)) for name in named} <= known
+
+
+def test_an_argument_is_shown_as_its_flag_also_after_pickling() -> None:
+    made = UserError("is not a file, but `mask=a.npz` is; see `n`", field="accept_data", value=3)
+    error = pickle.loads(pickle.dumps(made))
+    assert error.field == "accept_data" and str(error).startswith("`accept_data=3`: is not a file")
+    assert failures.with_flags(str(error)) == "--accept-data 3: is not a file, but --mask a.npz is; see -n"

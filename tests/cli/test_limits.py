@@ -87,7 +87,7 @@ def test_a_stream_larger_than_the_disk_or_the_memory_is_refused_before_anything_
 ) -> None:
     monkeypatch.setattr("gen_ray.bench.cluster.streaming._write", lambda *_: pytest.fail("was called"))
     monkeypatch.setattr("gen_ray.bench.cluster.streaming.ray.is_initialized", lambda: False)
-    with pytest.raises(UserError, match=r"--data-mb 9,000,000: needs 27,000,000 MB in .* MB are free; ask for less"):
+    with pytest.raises(UserError, match=r"`data_mb=9,000,000`: needs 27,000,000 MB in .* MB are free; ask for less"):
         streaming.stream_larger(data_mb=9_000_000, store_mb=80)
-    with pytest.raises(UserError, match=r"--store-mb 9,000,000: needs .* GiB of memory"):
+    with pytest.raises(UserError, match=r"`store_mb=9,000,000`: needs .* GiB of memory"):
         streaming.stream_larger(data_mb=100, store_mb=9_000_000)

@@ -24,5 +24,5 @@ def test_ids_of_a_clock_that_was_ahead_are_not_reserved(monkeypatch: pytest.Monk
 
 def test_an_address_without_a_cluster_is_not_a_cluster_without_jobs() -> None:
     address = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(RunError, match=rf"Ray jobs at {address}: no cluster's dashboard answers there; .*--address"):
+    with pytest.raises(RunError, match=rf"Ray jobs at {address}: no cluster's dashboard answers there; .*`address`"):
         Jobs(address).all()

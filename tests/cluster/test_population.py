@@ -144,7 +144,7 @@ def test_a_population_resumes_with_the_settings_at_the_death_of_its_driver(
     with pytest.raises(OSError, match="between record and copy"):
         sweep(wanted)
     interrupted(then_ctrl_c)
-    with pytest.raises(EndedError, match="--resume"):
+    with pytest.raises(EndedError, match="`resume`"):
         sweep(wanted, resume=True)
     interrupted(exploit)
     done = sweep(wanted, resume=True)

@@ -189,9 +189,9 @@ def test_torch_does_not_block_the_event_loop(url: str) -> None:
 @pytest.mark.parametrize(
     ("host", "port", "replace", "refusal"),
     [
-        ("127.0.0.1", None, False, r"already serves ddpm, vae at http://127\.0\.0\.1:\d+ .*--replace.*--stop"),
+        ("127.0.0.1", None, False, r"already serves ddpm, vae at http://127\.0\.0\.1:\d+ .*`replace`.*`stop`"),
         ("127.0.0.1", 9, False, "already serves ddpm, vae"),
-        ("127.0.0.1", 9, True, r"--port 9: Ray Serve of this cluster listens at http://127\.0\.0\.1:\d+"),
+        ("127.0.0.1", 9, True, r"`port=9`: Ray Serve of this cluster listens at http://127\.0\.0\.1:\d+"),
         ("0.0.0.0", None, True, r"--host 0\.0\.0\.0 .*use --host 127\.0\.0\.1"),
     ],
 )
@@ -222,7 +222,7 @@ def test_a_port_belongs_to_one_server(host: str) -> None:
     """Also between the check and the start of the proxy; the proxy, which uses SO_REUSEPORT, can still bind it."""
     port = free_port()
     with ports.held(host, port):
-        with pytest.raises(UserError, match=f"--port {port}: another server listens"), ports.held(host, port):
+        with pytest.raises(UserError, match=f"`port={port}`: another server listens"), ports.held(host, port):
             pytest.fail("held twice")
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as proxy:
             for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
@@ -259,7 +259,7 @@ def test_an_address_of_another_machine_is_refused(root: Path, gen_ray: Callable[
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setenv("GEN_RAY_API_KEYS", f"anna:{KEY}")
     said = gen_ray("serve", "toy-vae", "--storage", root, "--host", "192.0.2.77")
-    assert said.code == 2 and "--host 192.0.2.77 --port 8000: cannot be listened on" in said.fault
+    assert said.code == 2 and "--host 192.0.2.77: cannot be listened on with --port 8000" in said.fault
 
 
 @pytest.mark.parametrize(

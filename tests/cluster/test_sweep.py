@@ -141,7 +141,7 @@ def test_an_interrupted_sweep_resumes_and_repeats_nothing(storage: Path, tmp_pat
         if done == 1:
             os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, which Ray Tune handles
 
-    with pytest.raises(EndedError, match="--resume") as ended:
+    with pytest.raises(EndedError, match="`resume`") as ended:
         sweep(wanted, watch=cut)
     assert ended.value.code == 130
     parent, before = story(wanted)

@@ -22,7 +22,7 @@ def test_after_sigterm_a_sweep_is_unfinished_and_not_an_error_of_ray(storage: Pa
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(EndedError, match="--resume") as ended:
+    with pytest.raises(EndedError, match="`resume`") as ended:
         sweep(wanted, watch=cut, tags={"gen_ray.schedule": "nightly"})
     assert ended.value.code == 143 and signal.getsignal(signal.SIGTERM) == before
     parent, trials = story(wanted)

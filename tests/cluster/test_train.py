@@ -201,7 +201,7 @@ def test_an_interrupted_run_resumes_to_the_same_weights_with_the_same_settings_o
     home = whole.storage.root / "runs" / row.run_id
     assert (home / "checkpoints" / "step-000000006").is_dir() and not (home / "artifact").exists()
     other = whole.model_copy(update={"training": whole.training.model_copy(update={"seed": 4})})
-    with pytest.raises(UserError, match=r"--resume: training\.seed was 3 in broken-.*, now it is 4"):
+    with pytest.raises(UserError, match=r"`resume`: training\.seed was 3 in broken-.*, now it is 4"):
         train(other, resume=True)
     done = train(whole, resume=True)
     assert done.run_id == row.run_id and same(weights(done.artifact), in_this_process(whole, prepare_data(whole))[0])

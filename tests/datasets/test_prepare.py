@@ -212,9 +212,9 @@ def test_progress_counts_every_row(tmp_path: Path) -> None:
         ("text:nowhere.txt", {}, r"nowhere\.txt: no such file"),
         ("image_folder:nowhere", {}, "nowhere: no such folder"),
         ("parquet:nowhere/*.parquet", {}, "no Parquet file"),
-        ("digits", {"length": 3}, r"--option length .*has no effect on source 'digits' .*text"),
-        ("digits", {"image_size": 3}, "--option image_size .*has no effect"),
-        ("digits", {"levels": 17}, "--option levels=17 .*has no effect"),
+        ("digits", {"length": 3}, r"`option=length`: .*has no effect on source 'digits' .*text"),
+        ("digits", {"image_size": 3}, "`option=image_size`: .*has no effect"),
+        ("digits", {"levels": 17}, "`option=levels=17`: .*has no effect"),
     ],
 )
 def test_an_error_is_named(tmp_path: Path, source: str, options: dict[str, int], message: str) -> None:
@@ -232,7 +232,7 @@ def test_too_few_rows_for_three_splits_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "content", "told"),
     [
-        ("text:a.txt", b"abc", r"3 characters.*--option length=N \(data.options.length=N\), N at most 3"),
+        ("text:a.txt", b"abc", r"3 characters.*`option=length=N` \(data.options.length=N\), N at most 3"),
         ("text:a.txt", b"", "0 characters.*at least two different characters"),
         ("text:a.txt", b"\xffabc", "byte 0 is not UTF-8; store the text as UTF-8 .*UTF-16 and UTF-32 are read after a"),
         ("csv:a.csv", b"1,2", "unknown source 'csv': convert it to Parquet, a column x .*known: digits"),
@@ -249,7 +249,7 @@ def test_a_source_that_cannot_be_used_is_refused_with_the_remedy(
 
 @pytest.mark.parametrize("text", ["skp", "skip", "skip:-1", "5"])
 def test_a_malformed_limit_of_bad_rows_names_the_option(text: str) -> None:
-    with pytest.raises(UserError, match=rf"--on-bad-row '{text}': write stop, or skip:K"):
+    with pytest.raises(UserError, match=rf"`on_bad_row='{text}'`: write stop, or skip:K"):
         BadRows.parse(text)
 
 
@@ -258,10 +258,10 @@ def test_a_bad_row_is_refused_with_the_option_and_the_key_that_allow_it(tmp_path
     for number in range(3):
         Image.new("L", (8, 8), number).save(tmp_path / "images" / "a" / f"{number}.png")
     (tmp_path / "images" / "a" / "1.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"--on-bad-row skip:K, or data.on_bad_row=skip:K in a training"):
+    with pytest.raises(UserError, match=r"`on_bad_row=skip:K`, or data.on_bad_row=skip:K in a training"):
         prepare("image_folder:images", root=tmp_path, out=tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_made_is_refused_with_the_key_that_names_it() -> None:
-    with pytest.raises(UserError, match=r"/proc/x/data: cannot be used as a folder .*storage\.root \(--storage\)"):
+    with pytest.raises(UserError, match=r"/proc/x/data: cannot be used as a folder .*storage\.root \(`storage`\)"):
         prepare("digits", out=Path("/proc/x/data"))

@@ -124,7 +124,7 @@ def test_scaling_keeps_black_and_white_and_the_mean() -> None:
     x = torch.randint(256, (50, 3, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     small = instances.convert(x, own, spec, resize=True)
     assert small.dtype == torch.uint8 and abs(small.float().mean() / 16 - 0.5) < 0.01
-    with pytest.raises(UserError, match="--resize"):
+    with pytest.raises(UserError, match="`resize`"):
         instances.convert(x, own, spec, resize=False)
     with pytest.raises(UserError, match="holds tokens"):
         instances.convert(x, TEXT, spec, resize=True)
@@ -139,7 +139,7 @@ def test_grey_values_of_levels_are_exact_and_others_are_reported() -> None:
         exact // 2, own, spec
     )
     few = own.model_copy(update={"levels": 100})
-    with pytest.raises(UserError, match="--resize"):
+    with pytest.raises(UserError, match="`resize`"):
         instances.convert(exact // 3, few, spec, resize=False)
 
 

@@ -54,7 +54,7 @@ def test_as_many_snapshots_are_kept_as_configured(home: tuple[Path, dict]) -> No
 def test_a_run_without_snapshots_and_an_impossible_width_are_refused(home: tuple[Path, dict], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"training\.ema_snapshots above 0"):
         post_hoc_ema.average(tmp_path, 0.1)
-    with pytest.raises(UserError, match=r"--sigma-rel: .* not 0\.5"):
+    with pytest.raises(UserError, match=r"`sigma_rel`: .* not 0\.5"):
         post_hoc_ema.average(home[0], 0.5)
 
 

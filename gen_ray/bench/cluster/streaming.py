@@ -22,7 +22,7 @@ from gen_ray.cluster.nodes import preflight
 from gen_ray.cluster.nodes.start import start
 from gen_ray.datasets.prepare import prepare
 from gen_ray.engine.inference import memory
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 from gen_ray.host import ray_token
 
 MB = 2**20
@@ -59,7 +59,7 @@ def stream_larger(*, data_mb: int, store_mb: int) -> StreamingFigures:
     if ray.is_initialized():
         raise UserError("bench stream: Ray is already running in this process; run it in a separate process")
     preflight.check(None)
-    memory.require(store_mb * MB, f"--store-mb {store_mb:,}", "ask for less")
+    memory.require(store_mb * MB, argument("store_mb", f"{store_mb:,}"), "ask for less")
     with tempfile.TemporaryDirectory(prefix="gr") as folder:
         _check_disk(Path(folder), data_mb)
         _write(Path(folder) / "parts", data_mb * MB // SIDE**2)
@@ -109,8 +109,10 @@ def _check_disk(folder: Path, data_mb: int) -> None:
     needed, free = 3 * data_mb * MB, shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(
-            f"--data-mb {data_mb:,}: needs {needed / MB:,.0f} MB in {folder.parent}, {free / MB:,.0f} MB are free; "
-            "ask for less, or set TMPDIR to a larger disk"
+            f"needs {needed / MB:,.0f} MB in {folder.parent}, {free / MB:,.0f} MB are free; "
+            "ask for less, or set TMPDIR to a larger disk",
+            field="data_mb",
+            value=f"{data_mb:,}",
         )
 
 

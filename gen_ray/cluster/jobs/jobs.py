@@ -164,7 +164,7 @@ def _reason(error: Exception) -> str:
     if line.startswith("Authentication failed"):
         return "the cluster refuses this token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH): it is not this cluster's"
     if line.startswith("Failed to connect to Ray"):
-        return "no cluster's dashboard answers there; start a cluster (gen-ray start head), or name one with --address"
+        return "no cluster's dashboard answers there; start a cluster (gen-ray start head), or name one with `address`"
     return line
 
 

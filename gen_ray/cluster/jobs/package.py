@@ -37,7 +37,7 @@ def check(folder: Path, files: Mapping[Path, int], limit_mb: float) -> None:
     largest = sorted(files, key=files.__getitem__, reverse=True)[:LARGEST]
     named = ", ".join(f"{file.relative_to(folder.absolute())} {files[file] / MEGABYTE:,.1f} MB" for file in largest)
     raise UserError(
-        f"{folder}: {size / MEGABYTE:,.1f} MB would be uploaded, the limit is {limit_mb:g} (--limit-mb): the largest "
+        f"{folder}: {size / MEGABYTE:,.1f} MB would be uploaded, the limit is {limit_mb:g} (`limit_mb`): the largest "
         f"are {named}; name what the job does not need in .gitignore or .rayignore"
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable
 from fnmatch import fnmatch
 from pathlib import Path
 
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 from gen_ray.host import ray_token
 
 NAMES = (
@@ -43,13 +43,13 @@ def check(folder: Path, files: Iterable[Path], included: Collection[str] = ()) -
     uploaded = {str(file.relative_to(whole)): file for file in files}
     for pattern in included:
         if not any(_matches(name, pattern) for name in uploaded):
-            raise UserError(f"--include {pattern}: matches none of the files to upload from {folder}")
+            raise UserError(f"matches none of the files to upload from {folder}", field="include", value=pattern)
     for name, file in sorted(uploaded.items()):
         fault = _fault(name, file, whole)
         if fault and not any(_matches(name, pattern) for pattern in included):
             raise UserError(
                 f"{folder / name}: {fault} and would be uploaded; name it in .gitignore or .rayignore, or upload it by "
-                f"gen-ray submit --include '{name}'"
+                f"gen-ray submit {argument('include', repr(name))}"
             )
 
 

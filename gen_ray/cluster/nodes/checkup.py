@@ -46,7 +46,7 @@ class Node:
         if self.gpus > len(self.seen.gpus):
             yield (
                 f"Ray counts {self.gpus} GPUs, torch (CUDA {self.seen.cuda}) can use {len(self.seen.gpus)}: install "
-                "matching versions of driver and torch, or start Ray there with --num-gpus=0"
+                "matching versions of driver and torch, or start Ray there without GPUs (num_gpus=0)"
             )
         if not self.shares:
             yield "storage.root is another folder than here: use a shared folder or an object store"

@@ -85,7 +85,7 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
     if heard:
         name = signals.ended(heard[0])
-        raise EndedError(f"{name} before all trials were done; --resume continues from there", name.code)
+        raise EndedError(f"{name} before all trials were done; `resume` continues from there", name.code)
 
 
 def _booked(scaling: Scaling) -> int:

@@ -37,7 +37,7 @@ def head(*, port: int, dashboard_port: int, insecure: bool, options: Sequence[st
     open, or if a port is in use: Ray itself would choose another port for the dashboard.
     """
     ports.check("0.0.0.0", port)  # noqa: S104 - other machines must reach it; the token protects it
-    ports.check("127.0.0.1", dashboard_port, "--dashboard-port")
+    ports.check("127.0.0.1", dashboard_port, "dashboard_port")
     own = _guarded(insecure=insecure, make=True)
     words = ["--head", f"--port={port}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard_port}", *options]
     return _ray_start(words, ANYWHERE, own)
@@ -72,7 +72,7 @@ def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
     if os.environ.get(ray_token.MODE) == ray_token.OPEN:
         raise UserError(
             f"{ray_token.MODE}={ray_token.OPEN}: any client that reaches this machine could run code on it; "
-            "unset it, or pass --insecure"
+            "unset it, or pass `insecure`"
         )
     if not ray_token.known():
         if not make:
@@ -98,8 +98,10 @@ def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequenc
     """
     if host not in ports.LOOPBACK and not insecure:
         raise UserError(
-            f"--host {host}: MLflow has no authentication; keep 127.0.0.1 and connect by ssh -L "
-            f"{port}:127.0.0.1:{port}, put an authenticating proxy in front, or pass --insecure"
+            "MLflow has no authentication; keep 127.0.0.1 and connect by ssh -L "
+            f"{port}:127.0.0.1:{port}, put an authenticating proxy in front, or pass `insecure`",
+            field="host",
+            value=host,
         )
     ports.check(host, port)
     root = beside(default())

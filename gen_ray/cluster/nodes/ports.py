@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ALL_INTERFACES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared with, not listened on
@@ -24,7 +24,7 @@ def own_url(host: str, port: int) -> str:
 
 
 @contextmanager
-def held(host: str, port: int, option: str = "--port") -> Iterator[None]:
+def held(host: str, port: int, field: str = "port") -> Iterator[None]:
     """Reserve a port for a server that binds with SO_REUSEPORT. Raise UserError if it is in use.
 
     Ray Serve's proxy binds so: a second server on the same port would receive half of the first one's requests. The
@@ -35,22 +35,24 @@ def held(host: str, port: int, option: str = "--port") -> Iterator[None]:
         try:
             kept.bind((host, port))
         except OSError as error:
-            raise UserError(_unusable(host, port, option, error)) from None
+            raise _unusable(host, port, field, error) from None
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         yield
 
 
-def check(host: str, port: int, option: str = "--port") -> None:
-    """Raise UserError if a port, given by an option, is in use or cannot be listened on."""
-    with held(host, port, option):
+def check(host: str, port: int, field: str = "port") -> None:
+    """Raise UserError if a port is in use or cannot be listened on. field: the name of the argument that gives it."""
+    with held(host, port, field):
         pass
 
 
-def _unusable(host: str, port: int, option: str, error: OSError) -> str:
+def _unusable(host: str, port: int, field: str, error: OSError) -> UserError:
     if error.errno == errno.EADDRINUSE:
-        return f"{option} {port}: another server listens at {own_url(host, port)}; end it, or name another port"
-    return f"--host {host} {option} {port}: cannot be listened on ({error.strerror}); name an address of this machine"
+        line = f"another server listens at {own_url(host, port)}; end it, or name another port"
+        return UserError(line, field=field, value=port)
+    line = f"cannot be listened on with {argument(field, port)} ({error.strerror}); name an address of this machine"
+    return UserError(line, field="host", value=host)
 
 
 def listens(pid: int, port: int) -> bool:

@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from gen_ray.cluster.nodes.connect import alive
 from gen_ray.cluster.nodes.ports import LOOPBACK, held, url
 from gen_ray.cluster.serving.args import NAME
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 
 HEAD = "node:__internal_head__"
 GONE = (ApplicationStatus.NOT_STARTED, ApplicationStatus.DELETING)
@@ -51,8 +51,11 @@ def _admit(host: str, port: int, *, keys: bool, replace: bool) -> None:
     _refuse_another(where, replace=replace)
     if at.port != port or (at.host != host and {at.host, host} - set(LOOPBACK)):
         raise UserError(
-            f"--host {host} --port {port}: Ray Serve of this cluster listens at {where} and cannot change that while "
-            f"it runs; use --host {at.host} --port {at.port}, or end it first (gen-ray serve --stop, serve shutdown)"
+            f"Ray Serve of this cluster listens at {where} and cannot change that while it runs; use "
+            f"{argument('host', at.host)} {argument('port', at.port)}, or end it first (gen-ray serve `stop`, serve "
+            "shutdown)",
+            field="port" if at.port != port else "host",
+            value=port if at.port != port else host,
         )
     if not keys:
         check_lock(at.host)
@@ -65,7 +68,7 @@ def _refuse_another(where: str, *, replace: bool) -> None:
     models = ", ".join(sorted(set(app.deployments) - {INGRESS}))
     raise UserError(
         f"this cluster already serves {models} at {where} (application {NAME}, {app.status.value}): "
-        "--replace puts the new application in its place, gen-ray serve --stop ends it"
+        "`replace` puts the new application in its place, gen-ray serve `stop` ends it"
     )
 
 

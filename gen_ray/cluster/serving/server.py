@@ -40,7 +40,7 @@ def served(
         os.environ.setdefault(key, value)
     own = not _shared()
     if own and detached:
-        raise UserError("--detach: needs a cluster on which the application can stay; set RAY_ADDRESS")
+        raise UserError("needs a cluster on which the application can stay; set RAY_ADDRESS", field="detach")
     cpus = sum(max(1, int(model.cpus * model.max_replicas)) for model in app.models.values())
     with ports.held(host, port) if own else nullcontext(), joined(cpus + math.ceil(beside)):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it logs every step
@@ -91,7 +91,7 @@ def _end() -> None:
 def stop() -> bool:
     """End the cluster's application after its last requests; return whether one was running."""
     if not _shared():
-        raise UserError("--stop: needs the cluster on which the application runs; set RAY_ADDRESS")
+        raise UserError("needs the cluster on which the application runs; set RAY_ADDRESS", field="stop")
     with joined(1):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         if NAME not in serve.status().applications:

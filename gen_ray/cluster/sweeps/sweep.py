@@ -105,7 +105,7 @@ def _swept(
         finally:
             searcher.break_off()
     if study.unfinished() and not searcher.late():  # Ray Tune returns normally after Ctrl-C
-        raise EndedError(f"{home.name}: ended before all trials were done; --resume continues from there", 130)
+        raise EndedError(f"{home.name}: ended before all trials were done; `resume` continues from there", 130)
     outcome = conclude(study, home)
     show(parent, study, outcome, home)
     return outcome
@@ -117,7 +117,7 @@ def _resumed(plan: SweepPlan, prepared: Prepared, *, accept_data: bool) -> Resum
     found = [home for home in run_directory.named(plan.sweep.name, below) if (home / PLAN).is_file()]
     found = [home for home in found if not (home / DONE).exists()]
     if not found:
-        raise UserError(f"--resume: no unfinished sweep named {plan.sweep.name!r} in {below}")
+        raise UserError(f"no unfinished sweep named {plan.sweep.name!r} in {below}", field="resume")
     home = resumption.newest(
         found,
         started=lambda home: (home / RECORD).exists(),
@@ -125,7 +125,7 @@ def _resumed(plan: SweepPlan, prepared: Prepared, *, accept_data: bool) -> Resum
     )
     if changed := _changed(home, plan):
         keys = ", ".join(changed[:3])
-        raise UserError(f"--resume: {home / PLAN} differs from the given sweep ({keys}); give the same sweep")
+        raise UserError(f"{home / PLAN} differs from the given sweep ({keys}); give the same sweep", field="resume")
     journal.check(home / RECORD)
     resumed = Resumed(home)
     resumption.check_data(resumed, prepared, accept_data=accept_data)

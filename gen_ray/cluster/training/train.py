@@ -185,7 +185,7 @@ def _stopped(track: RunLogger) -> str:
 
 
 def fault(message: str, reason: str, trace: str = "") -> Exception:
-    """Return a worker's error report as an error; --debug shows the worker's trace as its note."""
+    """Return a worker's error report as an error; the worker's trace is its note."""
     error = UserError(message) if reason == "user" else RunError(message, reason=reason)
     if trace:
         error.add_note(trace)

@@ -39,7 +39,7 @@ def fit_with_retries(
             track.release_placement_group()
             lost += 1
             if lost > experiment.scaling.max_failures:
-                message = f"{track.run_id}: the training's controller died; --resume continues from the last checkpoint"
+                message = f"{track.run_id}: the training's controller died; `resume` continues from the last checkpoint"
                 raise RunError(message, reason="controller_lost") from error
             logger.warning("%s: the training's controller died; continuing from the last checkpoint", track.run_id)
         else:

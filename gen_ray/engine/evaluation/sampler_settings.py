@@ -48,7 +48,7 @@ def sampler_settings(family: Family, samplers: Sequence[str] = (), steps: Sequen
                     raise
     if not found:
         raise UserError(
-            "--steps: no sampler allows these; omit the option, or see gen-ray sample MODEL --list-samplers"
+            "no sampler allows these; omit the option, or see gen-ray sample MODEL `list_samplers`", field="steps"
         )
     return sorted((SamplerSetting(choice, nfe) for choice, nfe in found.items()), key=lambda setting: setting.nfe)
 

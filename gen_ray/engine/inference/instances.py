@@ -76,7 +76,7 @@ def parse_masked_text(text: str, spec: DataSpec, hole: str) -> tuple[Tensor, Ten
     """
     text, length = characters.plain(text), spec.shape[0]
     if len(hole) != 1 or hole in spec.alphabet:
-        raise UserError(f"--hole {hole!r}: must be one character that does not occur in {spec.name}")
+        raise UserError(f"must be one character that does not occur in {spec.name}", field="hole", value=repr(hole))
     if len(text) > length:
         raise UserError(f"the text has {len(text)} characters, {spec.name} has examples of {length}: shorten it")
     text = text.ljust(length, hole)
@@ -104,7 +104,7 @@ def convert(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor
     if not resize and (own.shape, own.levels) != (spec.shape, GREYS):
         raise UserError(
             f"{own.name} is {own.shape} of {own.levels} levels, the model's {spec.name} {spec.shape} of {spec.levels}: "
-            "--resize scales it"
+            "`resize` scales it"
         )
     return _scaled(x, own, spec)
 
@@ -153,7 +153,7 @@ def _picture(file: Path, spec: DataSpec, resize: bool, *, background: images.Col
     if x.shape[1:] != spec.shape and not resize:
         raise UserError(
             f"{file}: is {x.shape[3]} x {x.shape[2]} pixels, {spec.name} has {spec.shape[2]} x {spec.shape[1]}: "
-            "give one of that size (score and latent scale it with --resize)"
+            "give one of that size (score and latent scale it with `resize`)"
         )
     return _scaled(x, spec.model_copy(update={"shape": tuple(x.shape[1:]), "levels": GREYS}), spec)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import memory, texts
 from gen_ray.engine.plots import grids
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 
 Writer = Callable[[Path, Tensor, DataSpec], None]
 """(file, samples (N, *shape), spec)."""
@@ -39,7 +39,7 @@ def file_for(out: Path | None, spec: DataSpec) -> Path:
     out = out or Path(f"samples{endings[0]}")
     if out.suffix not in endings:
         raise UserError(
-            f"--out {out}: {spec.name} holds {spec.kind}, its samples are written as {' or '.join(endings)}"
+            f"{spec.name} holds {spec.kind}, its samples are written as {' or '.join(endings)}", field="out", value=out
         )
     return out
 
@@ -50,8 +50,8 @@ def check(file: Path, n: int, spec: DataSpec) -> None:
     remedy = "ask for fewer"
     if file.suffix != ".npz":
         needed += grids.grid_bytes(n, spec.shape) if spec.is_image else 8 * n * spec.dims  # the text is in memory twice
-        remedy += ", or write them with --out samples.npz"
-    memory.require(needed, f"-n {n:,} as {file.suffix}", remedy)
+        remedy += ", or write them with `out=samples.npz`"
+    memory.require(needed, f"{argument('n', f'{n:,}')} as {file.suffix}", remedy)
 
 
 def save(file: Path, samples: Tensor, spec: DataSpec) -> None:

@@ -58,7 +58,7 @@ def fit(experiment: Experiment, family: Family, session: Session, *, until: int 
             session.save(partial(state.packed, done), done)
         if wish is StepSignal.STOP and not last:
             session.flush()
-            raise StoppedError(f"stopped at step {done} of {total}: --resume continues from there", reason="stopped")
+            raise StoppedError(f"stopped at step {done} of {total}: `resume` continues from there", reason="stopped")
     session.flush()
     return state.ema
 

@@ -89,12 +89,13 @@ def _fit(home: Path, sigma_rel: float, at: int | None) -> _Fit:
     try:
         found = _solve(kept, power_ema.gamma_of(sigma_rel))
     except ValueError as error:
-        raise UserError(f"--sigma-rel: {error}") from None
+        raise UserError(str(error), field="sigma_rel") from None
     if not found.is_close(sigma_rel, len(kept)):
         raise UserError(
-            f"--sigma-rel: {sigma_rel:g} cannot be made from averages kept at {len(kept)} times: the residual of the "
+            f"{sigma_rel:g} cannot be made from averages kept at {len(kept)} times: the residual of the "
             f"fit is {found.residual:.3f}, the limit {_limit(len(kept)):g}, and its width {found.width:.3g}, the limit "
-            f"{MOST_WIDTH_ERROR:.0%} off; widths that can: {_widths(kept)} (more with a higher training.ema_snapshots)"
+            f"{MOST_WIDTH_ERROR:.0%} off; widths that can: {_widths(kept)} (more with a higher training.ema_snapshots)",
+            field="sigma_rel",
         )
     return _Fit([snapshots(home).place(step) for step in kept], found.parts.tolist(), found.residual)
 

@@ -24,7 +24,7 @@ def kinds(family: Family, named: Sequence[str] | None) -> list[RequestKind]:
 def _parsed(text: str) -> tuple[str, int]:
     name, _, steps = text.rpartition("=")
     if not name or not steps.isdigit():
-        raise UserError(f"--sampler {text}: must be NAME=STEPS, such as ddim=50")
+        raise UserError("must be NAME=STEPS, such as ddim=50", field="sampler", value=text)
     return name, int(steps)
 
 
