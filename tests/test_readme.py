@@ -1,47 +1,54 @@
-"""The README: every named file, command, option and setting exists."""
+"""The README pages: every named file, link, command, option, setting and configuration exists."""
 
 import re
-import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from gen_ray.experiment import load
+from gen_ray import experiment
+from gen_ray.configuration import yaml12
+from gen_ray.configuration.base import validated
 from gen_ray.sweeps import config as sweeps
 from pipelines import cli
 from tests.conftest import ROOT, Said
 from tests.launching import carry_out, job
+from tests.pages import PAGES, README, Page, printed, quoted
 
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
-TEST_COMMAND = next((block for block in BLOCKS if block.rstrip().endswith("pytest")), None)
-
-
-def commands(lines: list[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """Yield the variables and words of every gen-ray command in lines of a shell."""
-    for line in lines:
-        said = shlex.split(line)[-1] if line.startswith("ray exec") else line
-        for part in said.split("&&"):
-            words = shlex.split(part.partition(" > ")[0], comments=True)
-            count = next((place for place, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), 0)
-            variables = dict(word.replace("$KEY", "k" * 32).split("=", 1) for word in words[:count])
-            if words[count : count + 1] == ["gen-ray"] and words[count + 1 : count + 2] not in ([], ["VERB"]):
-                yield variables, words[count + 1 :]
+TEST_COMMAND = next((block for block in README.blocks("bash") if block.rstrip().endswith("pytest")), None)
+LONGEST = 250
+"""The most lines of the README in the root; details are on the pages of the folders."""
+LARGEST = 100_000
+"""The most bytes of a picture."""
 
 
-PRINTED = list(commands("\n".join(BLOCKS).replace("\\\n", " ").splitlines()))
-SPOKEN = list(commands(re.findall(r"`((?:gen-ray|python -m pipelines\.)[^`]*)`", README.replace("\n", " "))))
-COMMANDS = [words[words[0] == "submit" :] for _, words in (*PRINTED, *SPOKEN) if "VERB" not in words]
+def distinct(found: list[tuple[dict[str, str], list[str]]]) -> list[tuple[dict[str, str], list[str]]]:
+    """Return commands without repetitions, in their order."""
+    return [it for place, it in enumerate(found) if it not in found[:place]]
+
+
+PRINTED = distinct([it for page in PAGES for it in printed(page)])
+QUOTED = distinct([it for page in PAGES for it in quoted(page)])
+COMMANDS = [
+    words[words[0] == "submit" and len(words) > 1 :]
+    for _, words in distinct([({}, words) for _, words in (*PRINTED, *QUOTED)])
+    if "VERB" not in words
+]
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 
 def test_two_commands_install_everything_before_demo_and_pytest() -> None:
-    whole = [block for block in BLOCKS if "python3 -m venv" in block]
+    whole = [block for block in README.blocks("bash") if "python3 -m venv" in block]
     assert sorted(block.rstrip().rsplit("&& ", 1)[-1] for block in whole) == ["gen-ray demo", "pytest"]
 
 
 def test_ci_runs_the_test_command_as_printed() -> None:
     assert TEST_COMMAND is not None and TEST_COMMAND.rstrip() in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.text.splitlines()) <= LONGEST
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words)[:50])
@@ -78,19 +85,69 @@ def test_every_training_command_describes_a_run(words: list[str], monkeypatch: p
     monkeypatch.chdir(ROOT)
     plain = [word for word in words if "=" in word or word.endswith((".yaml", ".yml"))]
     if plain and Path(plain[0]).suffix:
-        read = sweeps.load if {"sweep", "schedule"} & set(words) else load
+        read = sweeps.load if {"sweep", "schedule"} & set(words) else experiment.load
         read(Path(plain[0]), plain[1:])
 
 
-def test_every_path_exists() -> None:
-    named = set(re.findall(r"(?<![\w/.])((?:configs|gen_ray|pipelines|tests|\.ci)/[\w./-]*[\w/])", README))
-    assert named and not [path for path in named if not (ROOT / path).exists()]
+@each_page
+def test_every_path_exists(page: Page) -> None:
+    named = set(re.findall(r"(?<![\w/.(-])((?:configs|gen_ray|pipelines|tests|\.ci)/[\w./-]*[\w/])", page.text))
+    assert not [path for path in named if not (ROOT / path).exists()]
 
 
-def test_every_named_setting_exists() -> None:
-    known = {key for file in (ROOT / "configs" / "demo").glob("*.yaml") for key in load(file).flat()}
+@each_page
+def test_every_link_leads_to_a_file_and_a_heading(page: Page) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.prose):
+        if target.startswith("https://"):
+            continue
+        path, _, heading = target.partition("#")
+        file = (ROOT / page.path.parent / path).resolve() if path else ROOT / page.path
+        assert file.is_relative_to(ROOT) and file.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", file.read_text(), flags=re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in headings}
+            assert heading in anchors, target
+        if file.suffix == ".png":
+            assert file.stat().st_size <= LARGEST, target
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    reached, waiting = set[Path](), [README]
+    while waiting:
+        page = waiting.pop()
+        reached.add(page.path)
+        links = {(ROOT / page.path.parent / link).resolve() for link in re.findall(r"\]\(([^)#\s]+)", page.text)}
+        waiting += [other for other in PAGES if ROOT / other.path in links and other.path not in reached]
+    assert reached == {page.path for page in PAGES}
+
+
+@each_page
+def test_every_named_setting_exists(page: Page) -> None:
+    known = {key for file in (ROOT / "configs" / "demo").glob("*.yaml") for key in experiment.load(file).flat()}
     sections = {key.rsplit(".", 1)[0] for key in known}
     named = set(
-        re.findall(r"`((?:data|family|training|scaling|evaluation|storage|tracking)\.[a-z_.]+)(?:=[^`]*)?`", README)
+        re.findall(
+            r"`((?:data|family|training|scaling|evaluation|storage|tracking)\.[a-z_.]+)(?:[=:][^`]*)?`", page.text
+        )
     )
     assert not named - known - sections
+
+
+@each_page
+def test_every_shown_configuration_is_valid(page: Page) -> None:
+    for block in page.blocks("yaml"):
+        raw = yaml12.parsed(block)
+        if "space" in raw:
+            validated(sweeps.SweepConfig, raw)
+        else:
+            experiment.parse(raw)
+
+
+@each_page
+def test_every_shown_program_compiles(page: Page) -> None:
+    for block in page.blocks("python"):
+        compile(block, page.name, "exec")
+
+
+def test_yaml_blocks_are_found() -> None:
+    assert any(yaml.safe_load(block) for page in PAGES for block in page.blocks("yaml"))

@@ -1,4 +1,4 @@
-"""The README's ten commands for a cluster of machines, run as printed on two simulated machines."""
+"""The ten commands of configs/cluster/README.md for a cluster of machines, run as printed on two simulated machines."""
 
 import os
 import re
@@ -21,7 +21,7 @@ HEADING = "## On a cluster"
 
 def printed() -> list[str]:
     """Return the commands of the first block below the heading."""
-    text = (ROOT / "README.md").read_text()
+    text = (ROOT / "configs/cluster/README.md").read_text()
     block = re.search(r"```bash\n(.*?)```", text[text.index(f"{HEADING}\n") :], re.DOTALL)
     assert block
     return block[1].splitlines()
