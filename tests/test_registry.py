@@ -103,8 +103,8 @@ def test_a_metric_that_is_not_finite_never_wins(store: Store, model: str) -> Non
 
 
 def test_a_missing_run_or_metric_is_reported(store: Store, model: str) -> None:
-    with pytest.raises(RunError, match="has no run nobody"):
-        promote_run(store, model, "nobody", BITS)
+    with pytest.raises(RunError, match="has no run unknown"):
+        promote_run(store, model, "unknown", BITS)
     with pytest.raises(RunError, match="has no eval/recall"):
         promote_run(store, model, ran(store, model, 1, 1.0), "eval/recall")
 
@@ -158,7 +158,7 @@ def test_force_promotes_a_worse_run_and_updates_the_tags_of_a_champion(store: St
     assert not registry.promote(store, model, candidate).promoted
     assert registry.promote(store, model, candidate, force=True).promoted
     again = replace(candidate, tags={"gen_ray.sampling.metric": "m"})
-    assert registry.promote(store, model, again).line.endswith("stays, tagged anew")
+    assert registry.promote(store, model, again).line.endswith("stays, with new tags")
     assert releases.release(store, f"models:/{model}@champion").metric == "m"
 
 

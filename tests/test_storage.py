@@ -268,11 +268,11 @@ def test_unreachable_storage_is_reported_in_one_line(monkeypatch: pytest.MonkeyP
 
 def test_an_unreachable_root_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
-        raise ConnectionRefusedError("nobody there")
+        raise ConnectionRefusedError("refused by the peer")
 
     root = place("s3://bucket/unreachable")
     monkeypatch.setattr(type(root), "exists", lambda self: refuse())
-    with pytest.raises(UserError, match=r"storage\.root=s3://bucket/unreachable: nobody there"):
+    with pytest.raises(UserError, match=r"storage\.root=s3://bucket/unreachable: refused by the peer"):
         paths.check(root)
 
 

@@ -219,4 +219,4 @@ def _renewed(store: Store, model: str, present: VersionRecord, candidate: Versio
         tags = {**kept, **versions.tags_of(candidate)}
         for key, value in signing.signed(model, present.mlflow_id, tags).items():
             client.set_model_version_tag(model, present.version, key, value)
-    return Verdict(True, f"champion of {model}: version {present.version} (run {present.run_id}) stays, tagged anew")
+    return Verdict(True, f"champion of {model}: version {present.version} (run {present.run_id}) stays, with new tags")

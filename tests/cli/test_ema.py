@@ -50,6 +50,6 @@ def test_the_quality_of_a_run_is_drawn_against_its_minutes(gen_ray: Callable[...
     assert late < early and float(table[0][1]) <= float(table[1][1])
     with Image.open(picture) as drawn:
         assert drawn.size[0] > 2 * drawn.size[1]
-    for words, told in ((("nobody",), "nobody: no such"), (("tiny", "--times", "1"), "--times")):
+    for words, told in ((("unknown",), "unknown: no such"), (("tiny", "--times", "1"), "--times")):
         said = gen_ray("figure", "progress", *words, "--storage", tmp_path)
         assert said.code == 2 and told in said.fault

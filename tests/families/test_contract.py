@@ -29,7 +29,7 @@ def test_every_family_is_under_contract(name: str) -> None:
 
 
 Choice = tuple[type[Config], str, str]
-"""A config, one of its keys, and a word that may stand there: a Literal's, or the name of a config of a union."""
+"""A config, one of its keys, and one of its possible words: a Literal's, or the name of a config of a union."""
 
 
 def choices(config: type[Config]) -> Iterator[Choice]:

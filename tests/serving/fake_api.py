@@ -1,4 +1,4 @@
-"""A fake server for tests of the page: models without weights, whose pictures can be told apart by eye.
+"""A fake server for tests of the page: models without weights, whose pictures can be distinguished by eye.
 
 It serves the page under the strictest content policy that the page must support, records requests, and is busy,
 closed, slow or broken on demand.

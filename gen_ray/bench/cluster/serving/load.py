@@ -102,7 +102,7 @@ class LoadClients:
         return rate
 
     async def one_by_one(self, kind: RequestKind, n: int, times: int) -> RequestOutcomes:
-        """Ask again and again, each time after the answer."""
+        """Send requests one after another, each after the answer to the one before."""
         outcomes = RequestOutcomes()
         async with self.session() as session:
             for _ in range(times):
@@ -110,7 +110,7 @@ class LoadClients:
         return outcomes
 
     async def beside(self, short: RequestKind, long: RequestKind, rows: int, times: int) -> RequestOutcomes:
-        """Ask for one short sample again and again while a long request of so many rows is under way."""
+        """Repeatedly request one short sample while a long request of ``rows`` samples is in progress."""
         async with self.session() as session:
 
             async def always() -> None:
