@@ -73,11 +73,11 @@ def test_the_api_document_is_open_and_loads_nothing_from_other_hosts(stranger: T
     response = stranger.get("/docs")
     assert response.status_code == 200 and "://" not in response.text
     assert "default-src 'self'" in response.headers["content-security-policy"]
-    for file in ("docs/swagger-ui-bundle.js", "docs/swagger-ui.css", "docs/start.js", "icon.svg", "openapi.json"):
+    for file in ("docs/swagger-ui-bundle.js", "docs/swagger-ui.css", "docs/swagger.js", "icon.svg", "openapi.json"):
         assert file == "openapi.json" or file in response.text
         found = stranger.get(f"/{file}")
         assert found.status_code == 200 and found.content
-    assert "SwaggerUIBundle" in stranger.get("/docs/start.js").text
+    assert "SwaggerUIBundle" in stranger.get("/docs/swagger.js").text
     assert stranger.get("/redoc").status_code == 401
 
 

@@ -1,25 +1,25 @@
-/** The client of the server's API: keys, errors, retries when the server is busy, streams. Independent of the display. */
+/** Client of the HTTP API: keys, errors, retries when the server is busy, streams. It does not depend on the display. */
 
-const KEY = "gen_ray.key";
-const BUSY_SECONDS = 2; // wait after an error in a stream, which has no Retry-After
+const KEY_STORAGE_NAME = "gen_ray.key";
+const DEFAULT_RETRY_SECONDS = 2; // an error in a stream has no Retry-After
 
-let ask = async () => null;
-let asking = null;
+let promptForKey = async () => null;
+let pendingPrompt = null;
 
-/** Set the function that asks the user for a key: asker(whether a key was refused) → key, or null. */
-export function askWith(asker) {
-  ask = asker;
+/** Set the function that asks the user for a key: prompt(whether a key was rejected) → key, or null if cancelled. */
+export function setKeyPrompt(prompt) {
+  promptForKey = prompt;
 }
 
-/** The API key of this browser tab; sessionStorage deletes it when the tab is closed. */
-export const key = {
-  get: () => sessionStorage.getItem(KEY),
-  set: (value) => sessionStorage.setItem(KEY, value),
-  forget: () => sessionStorage.removeItem(KEY),
+/** The API key of this browser tab. sessionStorage deletes it when the tab is closed. */
+export const apiKey = {
+  get: () => sessionStorage.getItem(KEY_STORAGE_NAME),
+  set: (value) => sessionStorage.setItem(KEY_STORAGE_NAME, value),
+  remove: () => sessionStorage.removeItem(KEY_STORAGE_NAME),
 };
 
 /** An error response of the server; status 0 if there was no response. */
-export class Refusal extends Error {
+export class ApiError extends Error {
   constructor(status, { code = "", message = "", request_id = "" } = {}, retryAfter = null) {
     super(message || `The server answered ${status}.`);
     Object.assign(this, { status, code, requestId: request_id, retryAfter });
@@ -27,80 +27,80 @@ export class Refusal extends Error {
 }
 
 /** Return the cards of the served models. */
-export async function models(options = {}) {
-  const listed = await patiently(async () => (await reach("v1/models", null, options.signal)).json(), options);
-  return listed.data;
+export async function listModels(options = {}) {
+  const list = await withRetries(async () => (await fetchResponse("v1/models", null, options.signal)).json(), options);
+  return list.data;
 }
 
 /** Send a request and return the JSON result. */
-export function post(model, verb, body, options = {}) {
-  return patiently(async () => (await reach(path(model, verb), body, options.signal)).json(), options);
+export function postForJson(model, verb, body, options = {}) {
+  return withRetries(async () => (await fetchResponse(verbPath(model, verb), body, options.signal)).json(), options);
 }
 
 /** Send a request and return the result as a Blob. */
-export function file(model, verb, body, options = {}) {
-  return patiently(async () => (await reach(path(model, verb), body, options.signal)).blob(), options);
+export function postForBlob(model, verb, body, options = {}) {
+  return withRetries(async () => (await fetchResponse(verbPath(model, verb), body, options.signal)).blob(), options);
 }
 
-/** Send a streaming request, call options.preview for each preview, and return the result. */
-export function stream(model, verb, body, options = {}) {
-  return patiently(async () => {
-    const response = await reach(path(model, verb), { ...body, stream: true }, options.signal);
-    for await (const [name, data] of events(response.body)) {
-      if (name === "preview") options.preview?.(data);
+/** Send a streaming request, call options.onPreview for each preview, and return the result. */
+export function postForStream(model, verb, body, options = {}) {
+  return withRetries(async () => {
+    const response = await fetchResponse(verbPath(model, verb), { ...body, stream: true }, options.signal);
+    for await (const [name, data] of serverSentEvents(response.body)) {
+      if (name === "preview") options.onPreview?.(data);
       if (name === "result") return data;
-      if (name === "error") throw new Refusal(data.status, data);
+      if (name === "error") throw new ApiError(data.status, data);
     }
-    throw new Refusal(0, { message: "The stream ended without a result." });
+    throw new ApiError(0, { message: "The stream ended without a result." });
   }, options);
 }
 
 /** Return the request as a curl command. It names the key's environment variable and does not contain the key. */
-export function curl(model, verb, body, output) {
+export function curlCommand(model, verb, body, outputFile) {
   const parts = [
-    `curl ${quoted(new URL(path(model, verb), document.baseURI.split("#")[0]).href)}`,
+    `curl ${shellQuote(new URL(verbPath(model, verb), document.baseURI.split("#")[0]).href)}`,
     "-H 'Content-Type: application/json'",
-    ...(key.get() ? ['-H "Authorization: Bearer $GEN_RAY_API_KEY"'] : []),
-    `-d ${quoted(JSON.stringify(body))}`,
-    ...(output ? [`-o ${quoted(output)}`] : []),
+    ...(apiKey.get() ? ['-H "Authorization: Bearer $GEN_RAY_API_KEY"'] : []),
+    `-d ${shellQuote(JSON.stringify(body))}`,
+    ...(outputFile ? [`-o ${shellQuote(outputFile)}`] : []),
   ];
   return parts.join(" \\\n  ");
 }
 
-function path(model, verb) {
+function verbPath(model, verb) {
   return `v1/models/${encodeURIComponent(model)}/${verb}`;
 }
 
-function quoted(text) {
+function shellQuote(text) {
   return `'${text.replaceAll("'", `'\\''`)}'`;
 }
 
-/** Repeat an attempt after asking for a key (401) or waiting (429). Other errors are thrown. */
-async function patiently(attempt, { signal, busy = () => {} }) {
+/** Send a request; repeat it after asking for a key (401) or waiting (429). Other errors are thrown. */
+async function withRetries(send, { signal, onBusy = () => {} }) {
   for (;;) {
-    const shown = key.get();
+    const usedKey = apiKey.get();
     try {
-      return await attempt();
+      return await send();
     } catch (error) {
-      if (error.status === 401) await otherKey(shown, error);
-      else if (error.status === 429) await countdown(error.retryAfter ?? BUSY_SECONDS, signal, busy);
+      if (error.status === 401) await replaceKey(usedKey, error);
+      else if (error.status === 429) await countDown(error.retryAfter ?? DEFAULT_RETRY_SECONDS, signal, onBusy);
       else throw error;
     }
   }
 }
 
-/** Ask for a key other than the refused one. Concurrent requests ask only once. */
-async function otherKey(shown, error) {
-  if (key.get() !== shown) return;
-  asking ??= ask(shown !== null).finally(() => (asking = null));
-  const given = await asking;
-  if (given === null) throw error;
-  key.set(given);
+/** Ask for another key than the rejected one. Concurrent requests share one prompt. */
+async function replaceKey(rejectedKey, error) {
+  if (apiKey.get() !== rejectedKey) return;
+  pendingPrompt ??= promptForKey(rejectedKey !== null).finally(() => (pendingPrompt = null));
+  const newKey = await pendingPrompt;
+  if (newKey === null) throw error;
+  apiKey.set(newKey);
 }
 
-async function countdown(seconds, signal, busy) {
-  for (let left = Math.ceil(seconds); left > 0; left -= 1) {
-    busy(left);
+async function countDown(seconds, signal, onBusy) {
+  for (let remaining = Math.ceil(seconds); remaining > 0; remaining -= 1) {
+    onBusy(remaining);
     await sleep(1000, signal);
   }
 }
@@ -108,41 +108,42 @@ async function countdown(seconds, signal, busy) {
 function sleep(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     signal?.throwIfAborted();
-    const stopped = () => (clearTimeout(timer), reject(signal.reason));
-    const timer = setTimeout(() => (signal?.removeEventListener("abort", stopped), resolve()), milliseconds);
-    signal?.addEventListener("abort", stopped, { once: true });
+    const onAbort = () => (clearTimeout(timer), reject(signal.reason));
+    const timer = setTimeout(() => (signal?.removeEventListener("abort", onAbort), resolve()), milliseconds);
+    signal?.addEventListener("abort", onAbort, { once: true });
   });
 }
 
-async function reach(url, body, signal) {
-  const headers = key.get() ? { Authorization: `Bearer ${key.get()}` } : {};
-  const asked = body ? { method: "POST", body: JSON.stringify(body), headers: { ...headers, "Content-Type": "application/json" } } : { headers };
+/** Send a request and return the response. Throw ApiError if the server reports an error or cannot be reached. */
+async function fetchResponse(url, body, signal) {
+  const headers = apiKey.get() ? { Authorization: `Bearer ${apiKey.get()}` } : {};
+  const request = body ? { method: "POST", body: JSON.stringify(body), headers: { ...headers, "Content-Type": "application/json" } } : { headers };
   let response;
   try {
-    response = await fetch(url, { ...asked, signal });
+    response = await fetch(url, { ...request, signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refusal(0, { message: "The server cannot be reached." });
+    throw new ApiError(0, { message: "The server cannot be reached." });
   }
   if (response.ok) return response;
-  const after = Number(response.headers.get("Retry-After"));
-  throw new Refusal(response.status, await response.json().catch(() => ({})), after > 0 ? after : null);
+  const retryAfter = Number(response.headers.get("Retry-After"));
+  throw new ApiError(response.status, await response.json().catch(() => ({})), retryAfter > 0 ? retryAfter : null);
 }
 
 /** Yield [name, data] of server-sent events. EventSource is not used because it cannot send POST requests. */
-async function* events(stream) {
+async function* serverSentEvents(stream) {
   const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
-  let text = "";
+  let buffer = "";
   for (;;) {
     const { done, value } = await reader.read();
     if (done) return;
-    const parts = (text + value).replaceAll("\r\n", "\n").split("\n\n");
-    text = parts.pop();
-    for (const part of parts) {
-      const lines = part.split("\n");
-      const of = (field) => lines.filter((line) => line.startsWith(`${field}:`)).map((line) => line.slice(field.length + 1).replace(/^ /, ""));
-      const data = of("data");
-      if (data.length) yield [of("event")[0] ?? "message", JSON.parse(data.join("\n"))]; // otherwise a comment: the heartbeat
+    const events = (buffer + value).replaceAll("\r\n", "\n").split("\n\n");
+    buffer = events.pop(); // an incomplete event
+    for (const event of events) {
+      const lines = event.split("\n");
+      const valuesOf = (field) => lines.filter((line) => line.startsWith(`${field}:`)).map((line) => line.slice(field.length + 1).replace(/^ /, ""));
+      const data = valuesOf("data");
+      if (data.length) yield [valuesOf("event")[0] ?? "message", JSON.parse(data.join("\n"))]; // otherwise a comment: the heartbeat
     }
   }
 }

@@ -1,152 +1,162 @@
 /** The page: selection of model, seed and tab. The tabs implement everything else. */
 
 import * as api from "./api.js";
-import { face, roll } from "./dice.js";
-import { guard } from "./door.js";
+import { CanvasEditor } from "./canvas_editor.js";
 import { h } from "./dom.js";
-import { Easel } from "./easel.js";
-import * as link from "./link.js";
-import { mediumOf } from "./medium.js";
-import { facts } from "./say.js";
-import { compare } from "./tabs/compare.js";
-import { draw } from "./tabs/draw.js";
-import { fill } from "./tabs/fill.js";
-import { latent } from "./tabs/latent.js";
-import { score } from "./tabs/score.js";
+import { modelSummary } from "./format.js";
+import { setUpKeyDialog } from "./key_dialog.js";
+import { dieIcon, randomSeed } from "./random_seed.js";
+import { rendererFor } from "./renderers.js";
+import { compareTab } from "./tabs/compare.js";
+import { imputeTab } from "./tabs/impute.js";
+import { latentTab } from "./tabs/latent.js";
+import { sampleTab } from "./tabs/sample.js";
+import { scoreTab } from "./tabs/score.js";
+import * as urlState from "./url_state.js";
 
-const TABS = [draw, fill, latent, score, compare];
-const GOES = { impute: fill, encode: latent, score };
-const on = Object.fromEntries(["model", "seed", "dice", "facts", "trouble", "tabs", "main"].map((id) => [id, document.getElementById(id)]));
-const easel = new Easel();
+const TABS = [sampleTab, imputeTab, latentTab, scoreTab, compareTab];
+const TAB_OF_VERB = { impute: imputeTab, encode: latentTab, score: scoreTab };
+const ids = { model: "model", seed: "seed", seedButton: "random-seed", summary: "model-summary", error: "page-error", tabs: "tabs", main: "main" };
+const elements = Object.fromEntries(Object.entries(ids).map(([name, id]) => [name, document.getElementById(id)]));
+const canvasEditor = new CanvasEditor();
 let cards = [];
 let card = null;
-let tab = null;
-let panels = new Map();
+let currentTab = null;
+let panels = new Map(); // of the tabs opened so far
 
-/** Return whether a tab supports the model. Data that are neither pictures nor texts can only be drawn and compared. */
-function fits({ verb, id }) {
-  const seen = mediumOf(card).kind !== "numbers" || id === "draw" || id === "compare";
-  return card.verbs.includes(verb) && seen && (id !== "latent" || card.latent_dim);
+/** Return whether the model supports a tab. Data other than images and texts can only be sampled and compared. */
+function isSupported({ verb, id }) {
+  const isRendered = rendererFor(card).kind !== "numbers" || id === "sample" || id === "compare";
+  return card.verbs.includes(verb) && isRendered && (id !== "latent" || card.latent_dim);
 }
 
-/** Return the seed of the input field. */
+/** Return the seed in the input field. */
 function seed() {
-  return Number(on.seed.value);
+  return Number(elements.seed.value);
 }
 
-function showSeed(value) {
-  on.seed.value = value;
-  on.dice.replaceChildren(face(value));
+function setSeed(value) {
+  elements.seed.value = value;
+  elements.seedButton.replaceChildren(dieIcon(value));
 }
 
-/** Return the context that is passed to the tabs. */
-function context() {
+/** Return the functions and data that the tabs need. */
+function tabContext() {
   return {
-    card, cards, easel, seed,
-    carry: (verb, sample, id = card.id) => carry(GOES[verb], sample, id),
-    submits: (bar) => (event) => {
+    card, cards, canvasEditor, seed,
+    openInTab: (verb, sample, id = card.id) => openInTab(TAB_OF_VERB[verb], sample, id),
+    submitHandler: (runControls) => (event) => {
       event.preventDefault();
-      if (on.seed.reportValidity()) bar.start();
+      if (elements.seed.reportValidity()) runControls.start();
     },
   };
 }
 
-/** Open another tab with a sample of a model. */
-async function carry(to, sample, id) {
-  if (id !== card.id) choose(id);
-  open(to);
-  await panels.get(to).take(sample);
+/** Open a tab with a sample of a model. */
+async function openInTab(tab, sample, id) {
+  if (id !== card.id) setModel(id);
+  openTab(tab);
+  await panels.get(tab).setInstance(sample);
 }
 
 /** Switch to another model. The tabs are rebuilt, because their settings belong to the previous model. */
-function choose(id) {
-  for (const panel of panels.values()) panel.close();
+function setModel(id) {
+  for (const panel of panels.values()) panel.stop();
   panels = new Map();
   card = cards.find((other) => other.id === id);
-  on.model.value = id;
-  on.facts.textContent = facts(card);
-  on.trouble.textContent = card.trouble ?? "";
-  if (mediumOf(card).kind === "picture") easel.fit(card.data.shape);
-  on.tabs.replaceChildren(...TABS.filter(fits).map(handle));
-  link.write({ model: id });
+  elements.model.value = id;
+  elements.summary.textContent = modelSummary(card);
+  elements.error.textContent = card.trouble ?? "";
+  if (rendererFor(card).kind === "image") canvasEditor.setShape(card.data.shape);
+  elements.tabs.replaceChildren(...TABS.filter(isSupported).map(tabButton));
+  urlState.write({ model: id });
 }
 
-function handle(one) {
-  const own = { id: `tab-${one.id}`, type: "button", role: "tab", "aria-controls": "main", onclick: () => open(one) };
-  return h("button", own, h("span", {}, one.title), h("i", { "aria-hidden": "true" }, one.formula));
+function tabButton(tab) {
+  const properties = { id: `tab-${tab.id}`, type: "button", role: "tab", "aria-controls": "main", onclick: () => openTab(tab) };
+  return h("button", properties, h("span", {}, tab.title), h("i", { "aria-hidden": "true" }, tab.formula));
 }
 
-function open(one) {
-  tab = one;
-  if (!panels.has(one)) panels.set(one, one.build(context()));
-  for (const button of on.tabs.children) {
-    const own = button.id === `tab-${one.id}`;
-    button.setAttribute("aria-selected", String(own));
-    button.tabIndex = own ? 0 : -1;
+function openTab(tab) {
+  currentTab = tab;
+  if (!panels.has(tab)) panels.set(tab, tab.build(tabContext()));
+  for (const button of elements.tabs.children) {
+    const isOpen = button.id === `tab-${tab.id}`;
+    button.setAttribute("aria-selected", String(isOpen));
+    button.tabIndex = isOpen ? 0 : -1;
   }
-  on.main.setAttribute("aria-labelledby", `tab-${one.id}`);
-  on.main.replaceChildren(panels.get(one).element);
-  panels.get(one).enter?.();
-  link.write({ tab: one.id });
-  document.title = `${one.title} · ${card.id} · gen_ray`;
+  elements.main.setAttribute("aria-labelledby", `tab-${tab.id}`);
+  elements.main.replaceChildren(panels.get(tab).element);
+  panels.get(tab).onOpen?.();
+  urlState.write({ tab: tab.id });
+  document.title = `${tab.title} · ${card.id} · gen_ray`;
 }
 
-/** Show the state in the link. A link with model and seed to a shared tab starts the run. */
-function follow() {
-  const said = link.read();
+/** Show the state in the URL. A link that names a model and a seed also starts the run in the tabs that support this. */
+function applyUrl() {
+  const state = urlState.read();
   const ready = cards.filter((one) => one.ready);
-  const meant = ready.find((one) => one.id === said.model);
+  const linked = ready.find((one) => one.id === state.model);
   if (!ready.length) {
-    on.trouble.textContent = cards.length ? "No model is ready yet; reload the page in a while." : "No model is served here.";
+    elements.error.textContent = cards.length ? "No model is ready yet; reload the page in a while." : "No model is served here.";
     return;
   }
-  showSeed(link.whole("seed", 0, Number.MAX_SAFE_INTEGER, 0));
-  link.write({ seed: seed() });
-  choose((meant ?? ready[0]).id);
-  if (said.model && !meant) on.trouble.textContent = "The link is to a model that is not served here.";
-  open(TABS.filter(fits).find((one) => one.id === said.tab) ?? TABS.find(fits));
-  if (meant && said.seed && tab.shared) panels.get(tab).run();
+  setSeed(urlState.readInteger("seed", 0, Number.MAX_SAFE_INTEGER, 0));
+  urlState.write({ seed: seed() });
+  setModel((linked ?? ready[0]).id);
+  if (state.model && !linked) elements.error.textContent = "The link is to a model that is not served here.";
+  openTab(TABS.filter(isSupported).find((tab) => tab.id === state.tab) ?? TABS.find(isSupported));
+  if (linked && state.seed && currentTab.runsFromLink) panels.get(currentTab).run();
 }
 
-function listen() {
-  on.model.onchange = () => {
-    link.write({ sampler: null, steps: null, with: null, with_sampler: null, with_steps: null });
-    choose(on.model.value);
-    open(fits(tab) ? tab : TABS.find(fits));
-  };
-  on.seed.oninput = () => {
-    link.write({ seed: on.seed.value });
-    on.dice.replaceChildren(face(seed()));
-  };
-  on.seed.onkeydown = (event) => event.key === "Enter" && panels.get(tab).run();
-  on.dice.onclick = () => {
-    showSeed(roll());
-    link.write({ seed: on.seed.value });
-    if (tab.shared || tab === latent) panels.get(tab).run();
-  };
-  on.tabs.onkeydown = (event) => {
-    const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-    if (!by) return;
-    const able = TABS.filter(fits);
-    open(able[(able.indexOf(tab) + by + able.length) % able.length]);
-    document.getElementById(`tab-${tab.id}`).focus();
-  };
-  addEventListener("hashchange", follow);
-  addEventListener("keydown", (event) => event.key === "Escape" && panels.get(tab)?.close());
+function onModelChange() {
+  urlState.write({ sampler: null, steps: null, with: null, with_sampler: null, with_steps: null });
+  setModel(elements.model.value);
+  openTab(isSupported(currentTab) ? currentTab : TABS.find(isSupported));
+}
+
+function onSeedInput() {
+  urlState.write({ seed: elements.seed.value });
+  elements.seedButton.replaceChildren(dieIcon(seed()));
+}
+
+function onRandomSeed() {
+  setSeed(randomSeed());
+  urlState.write({ seed: elements.seed.value });
+  if (currentTab.runsFromLink || currentTab === latentTab) panels.get(currentTab).run();
+}
+
+/** Open the previous or next tab with the arrow keys. */
+function onTabKey(event) {
+  const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (!step) return;
+  const supported = TABS.filter(isSupported);
+  openTab(supported[(supported.indexOf(currentTab) + step + supported.length) % supported.length]);
+  document.getElementById(`tab-${currentTab.id}`).focus();
+}
+
+function addListeners() {
+  elements.model.onchange = onModelChange;
+  elements.seed.oninput = onSeedInput;
+  elements.seed.onkeydown = (event) => event.key === "Enter" && panels.get(currentTab).run();
+  elements.seedButton.onclick = onRandomSeed;
+  elements.tabs.onkeydown = onTabKey;
+  addEventListener("hashchange", applyUrl);
+  addEventListener("keydown", (event) => event.key === "Escape" && panels.get(currentTab)?.stop());
 }
 
 async function start() {
-  guard();
+  setUpKeyDialog();
   try {
-    cards = await api.models({ busy: (seconds) => (on.trouble.textContent = `The server is busy; trying again in ${seconds} s.`) });
+    cards = await api.listModels({ onBusy: (seconds) => (elements.error.textContent = `The server is busy; trying again in ${seconds} s.`) });
   } catch (error) {
-    on.trouble.textContent = `${error.message} Reload the page to try again.`;
+    elements.error.textContent = `${error.message} Reload the page to try again.`;
     return;
   }
-  on.trouble.textContent = "";
-  on.model.replaceChildren(...cards.map(({ id, ready }) => h("option", { value: id, disabled: !ready }, ready ? id : `${id} (not ready)`)));
-  follow();
-  listen();
+  elements.error.textContent = "";
+  elements.model.replaceChildren(...cards.map(({ id, ready }) => h("option", { value: id, disabled: !ready }, ready ? id : `${id} (not ready)`)));
+  applyUrl();
+  addListeners();
 }
 
 start();

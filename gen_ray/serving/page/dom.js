@@ -1,9 +1,9 @@
-/** DOM helpers. They never parse HTML strings, so text of the server cannot become markup. */
+/** DOM helpers. They never parse HTML strings, so text from the server cannot become markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Build an element: h("button.quiet", {onclick}, "Roll").
+ * Build an element: h("button.secondary", {onclick}, "Blank").
  * Properties are set as properties; aria-…, data-…, role and for as attributes; null values are skipped.
  */
 export function h(selector, properties = {}, ...children) {
@@ -27,40 +27,40 @@ export function svg(tag, attributes = {}, ...children) {
   return element;
 }
 
-let count = 0;
+let idCount = 0;
 
 /** Build a label above its control, linked by the control's id. */
-export function field(title, control, ...after) {
-  control.id ||= `control-${(count += 1)}`;
-  return h("div.field", {}, h("label", { htmlFor: control.id }, title), h("div.row", {}, control, ...after));
+export function labelledField(label, control, ...after) {
+  control.id ||= `control-${(idCount += 1)}`;
+  return h("div.field", {}, h("label", { htmlFor: control.id }, label), h("div.row", {}, control, ...after));
 }
 
-/** Build a group of radio buttons, shown as one row; calls chosen(value). */
-export function segmented(title, values, value, chosen) {
-  const name = `group-${(count += 1)}`;
-  const choices = Object.entries(values).map(([key, label]) =>
-    h("label", {}, h("input", { type: "radio", name, value: key, checked: key === value, onchange: () => chosen(key) }), h("span", {}, label)),
+/** Build a group of radio buttons, shown as one row; calls onChoose(value). */
+export function radioGroup(label, choices, value, onChoose) {
+  const name = `group-${(idCount += 1)}`;
+  const options = Object.entries(choices).map(([key, text]) =>
+    h("label", {}, h("input", { type: "radio", name, value: key, checked: key === value, onchange: () => onChoose(key) }), h("span", {}, text)),
   );
-  return h("div.segmented", { role: "radiogroup", "aria-label": title }, ...choices);
+  return h("div.radio-group", { role: "radiogroup", "aria-label": label }, ...options);
 }
 
 /** Scroll an element into view if it is outside the upper part of the screen. */
-export function reveal(element) {
+export function scrollIntoUpperView(element) {
   const { top } = element.getBoundingClientRect();
   if (top < 0 || top > innerHeight * 0.4) element.scrollIntoView({ block: "start", behavior: "instant" });
 }
 
 /** Download a Blob as a file. */
-export function save(blob, name) {
+export function download(blob, name) {
   const url = URL.createObjectURL(blob);
   h("a", { href: url, download: name }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
 /** Copy a text. navigator.clipboard exists only on https and localhost; elsewhere execCommand is used. */
-export async function copy(text) {
+export async function copyToClipboard(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = h("textarea.offstage", { value: text });
+  const area = h("textarea.invisible", { value: text });
   document.body.append(area);
   area.select();
   document.execCommand("copy");

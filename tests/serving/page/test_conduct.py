@@ -16,7 +16,7 @@ def draw(page: Page) -> None:
 
 
 def refusal(page: Page) -> str:
-    alert = page.locator(".bar").get_by_role("alert")
+    alert = page.locator(".run-controls").get_by_role("alert")
     expect(alert).not_to_be_empty()
     return alert.inner_text()
 
@@ -51,7 +51,7 @@ def test_the_page_asks_for_a_required_key(view: Open, mood: Mood, expected: list
 def test_a_busy_server_is_retried_at_the_time_it_states(view: Open, mood: Mood, expected: list[str]) -> None:
     expected.append("429")
     mood.busy, mood.retry_after = 2, 2
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     draw(page)
     expect(page.get_by_role("status")).to_have_text("The server is busy; trying again in 2 s.")
     expect(page.get_by_role("status")).to_have_text("The server is busy; trying again in 1 s.")
@@ -62,7 +62,7 @@ def test_a_busy_server_is_retried_at_the_time_it_states(view: Open, mood: Mood, 
 def test_waiting_for_a_busy_server_can_be_stopped(view: Open, mood: Mood, expected: list[str]) -> None:
     expected.append("429")
     mood.busy, mood.retry_after = 1, 30
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     draw(page)
     page.get_by_text("trying again in 30 s").wait_for()
     page.keyboard.press("Escape")
@@ -73,25 +73,25 @@ def test_waiting_for_a_busy_server_can_be_stopped(view: Open, mood: Mood, expect
 def test_an_error_is_shown_in_one_line(view: Open, mood: Mood, expected: list[str]) -> None:
     expected.append("422")
     mood.broken = "steps: <b>must</b> be at most 1000"
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     draw(page)
     assert refusal(page) == "steps: <b>must</b> be at most 1000 (request feed5eed)"
     mood.broken = None
     draw(page)
     page.get_by_text("Done.").wait_for()
-    expect(page.locator(".bar").get_by_role("alert")).to_be_empty()
+    expect(page.locator(".run-controls").get_by_role("alert")).to_be_empty()
 
 
 def test_an_error_during_a_stream_is_shown(view: Open, mood: Mood) -> None:
     mood.broken_late = "the model gave samples that are no numbers"
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     draw(page)
     assert refusal(page) == "the model gave samples that are no numbers (request feed5eed)"
 
 
 def test_an_unreachable_server_is_reported(view: Open, expected: list[str]) -> None:
     expected.append("ERR_")
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     page.context.set_offline(True)
     draw(page)
     assert refusal(page) == "The server cannot be reached."
@@ -100,12 +100,12 @@ def test_an_unreachable_server_is_reported(view: Open, expected: list[str]) -> N
 def test_a_model_that_is_not_ready_cannot_be_selected(view: Open) -> None:
     page = view("model=asleep")
     expect(page.get_by_role("option", name="asleep (not ready)")).to_be_disabled()
-    expect(page.locator("#trouble")).to_have_text("The link is to a model that is not served here.")
+    expect(page.locator("#page-error")).to_have_text("The link is to a model that is not served here.")
 
 
 @pytest.mark.parametrize("model", ["digits-ddpm", "digits-vae", "tiles-sde", "verse-absorbing"])
 def test_a_phone_never_scrolls_sideways(view: Open, model: str) -> None:
-    page = view(f"model={model}&tab=draw&seed=1", viewport=PHONE)
+    page = view(f"model={model}&tab=sample&seed=1", viewport=PHONE)
     page.get_by_text("Done.").wait_for()
     for tab in page.get_by_role("tab").all():
         tab.click()
@@ -116,7 +116,7 @@ def test_a_phone_never_scrolls_sideways(view: Open, model: str) -> None:
 
 
 def test_on_a_phone_samples_are_scrolled_into_view(view: Open) -> None:
-    page = view("model=digits-ddpm&tab=draw", viewport=PHONE)
+    page = view("model=digits-ddpm&tab=sample", viewport=PHONE)
     draw(page)
     expect(page.get_by_role("button", name="Sample 1", exact=True)).to_be_in_viewport()
     expect(page.get_by_role("button", name="Draw", exact=True)).to_be_in_viewport()
@@ -125,8 +125,8 @@ def test_on_a_phone_samples_are_scrolled_into_view(view: Open) -> None:
 def test_a_touch_paints(browser: object, address: str, mood: Mood) -> None:
     context = browser.new_context(viewport=PHONE, has_touch=True, is_mobile=True)  # type: ignore[attr-defined]
     page = context.new_page()
-    page.goto(f"{address}/#model=digits-ddpm&tab=fill")
-    box = page.locator(".board").bounding_box()
+    page.goto(f"{address}/#model=digits-ddpm&tab=impute")
+    box = page.locator(".canvas").bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
     page.get_by_role("button", name="Fill", exact=True).tap()
     page.get_by_text("Done.").wait_for()
@@ -135,7 +135,7 @@ def test_a_touch_paints(browser: object, address: str, mood: Mood) -> None:
 
 
 def test_every_control_is_reached_by_keyboard(view: Open, mood: Mood) -> None:
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     page.get_by_role("tab", name="Draw").focus()
     page.keyboard.press("ArrowRight")
     expect(page.get_by_role("tab", name="Fill")).to_be_focused()
@@ -147,7 +147,7 @@ def test_every_control_is_reached_by_keyboard(view: Open, mood: Mood) -> None:
     assert mood.count("sample") == 1
 
 
-@pytest.mark.parametrize("tab", ["draw", "fill", "latent", "score", "compare"])
+@pytest.mark.parametrize("tab", ["sample", "impute", "latent", "score", "compare"])
 def test_every_control_has_a_name(view: Open, tab: str) -> None:
     page = view(f"model=digits-vae&tab={tab}")
     nameless = """() => [...document.querySelectorAll(":is(main, header) :is(input, select, textarea, button)")]
@@ -158,12 +158,12 @@ def test_every_control_has_a_name(view: Open, tab: str) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_enough_contrast(view: Open, scheme: str) -> None:
-    page = view("model=digits-ddpm&tab=draw", color_scheme=scheme)
+    page = view("model=digits-ddpm&tab=sample", color_scheme=scheme)
     style = "(name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim()"
-    paper, field = (page.evaluate(style, name) for name in ("--paper", "--field"))
-    for ink in ("--ink", "--soft", "--accent", "--bad"):
+    paper, field = (page.evaluate(style, name) for name in ("--background", "--control-background"))
+    for ink in ("--text", "--muted", "--accent", "--error"):
         assert min(contrast(page.evaluate(style, ink), ground) for ground in (paper, field)) >= 4.5, ink
-    assert contrast(page.evaluate(style, "--on-accent"), page.evaluate(style, "--accent")) >= 4.5
+    assert contrast(page.evaluate(style, "--accent-text"), page.evaluate(style, "--accent")) >= 4.5
 
 
 def contrast(one: str, other: str) -> float:

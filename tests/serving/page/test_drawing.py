@@ -35,11 +35,11 @@ def drawn(page: Page) -> list[str]:
 
 def test_previews_are_shown_during_sampling(view: Open, mood: Mood) -> None:
     mood.seconds = 0.1
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     page.evaluate(NOTED)
     page.get_by_role("button", name="Draw", exact=True).click()
     expect(page.get_by_role("progressbar")).to_be_visible()
-    expect(page.locator(".count")).to_have_text(re.compile(r"^\d+ / 800$"))
+    expect(page.locator(".progress-count")).to_have_text(re.compile(r"^\d+ / 800$"))
     page.get_by_text("Done.").wait_for()
     looks = page.evaluate("window.looks")
     assert len(looks) == 9 and looks[-1] == pictures(page)[0]
@@ -52,9 +52,9 @@ def test_previews_are_shown_during_sampling(view: Open, mood: Mood) -> None:
 
 def test_stop_cancels_the_request_and_keeps_the_last_preview(view: Open, mood: Mood) -> None:
     mood.seconds = 0.3
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     page.get_by_role("button", name="Draw", exact=True).click()
-    page.locator(".tile.there").first.wait_for()
+    page.locator(".tile.has-sample").first.wait_for()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("status")).to_contain_text("Stopped after")
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
@@ -64,7 +64,7 @@ def test_stop_cancels_the_request_and_keeps_the_last_preview(view: Open, mood: M
 
 
 def test_a_seed_always_gives_the_same_image(view: Open) -> None:
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     first = drawn(page)
     page.get_by_label("Seed", exact=True).fill("7")
     other = drawn(page)
@@ -73,7 +73,7 @@ def test_a_seed_always_gives_the_same_image(view: Open) -> None:
 
 
 def test_the_dice_button_chooses_a_seed_and_draws(view: Open, mood: Mood) -> None:
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     page.get_by_role("button", name="Roll another seed").click()
     page.get_by_text("Done.").wait_for()
     seed = int(page.get_by_label("Seed", exact=True).input_value())
@@ -81,7 +81,7 @@ def test_the_dice_button_chooses_a_seed_and_draws(view: Open, mood: Mood) -> Non
 
 
 def test_a_link_reproduces_the_samples(view: Open) -> None:
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     page.get_by_label("Seed", exact=True).fill("12")
     page.get_by_label("Samples", exact=True).fill("9")
     page.get_by_label("Sampler").select_option("dpmpp_2m")
@@ -97,17 +97,17 @@ def test_a_link_reproduces_the_samples(view: Open) -> None:
 def test_the_page_sends_no_request_before_the_user_does(view: Open, mood: Mood) -> None:
     page = view()
     page.wait_for_timeout(200)
-    assert not mood.asked and "model=digits-ddpm" in page.url and "seed=0" in page.url and "tab=draw" in page.url
+    assert not mood.asked and "model=digits-ddpm" in page.url and "seed=0" in page.url and "tab=sample" in page.url
 
 
 def test_the_description_of_the_model_shows_its_quality(view: Open) -> None:
-    expect(view().locator("#facts")).to_have_text(
+    expect(view().locator("#model-summary")).to_have_text(
         re.compile(r"levels · 2\.31 ± 0\.0176 bits/dim · Fréchet distance 11\.3$")
     )
 
 
 def test_options_and_quality_select_a_sampler(view: Open, mood: Mood) -> None:
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     expect(page.get_by_text("Song et al. 2021, eq. 12")).to_be_visible()
     page.get_by_label("eta").fill("0.5")
     drawn(page)
@@ -125,7 +125,7 @@ def test_options_and_quality_select_a_sampler(view: Open, mood: Mood) -> None:
 
 
 def test_a_point_of_the_curve_is_selected_by_mouse_and_keyboard(view: Open) -> None:
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     page.get_by_role("button", name="ddim, 10 steps").click(force=True)
     steps = page.get_by_label("Steps", exact=True)
     expect(steps).to_have_value("10")
@@ -133,11 +133,11 @@ def test_a_point_of_the_curve_is_selected_by_mouse_and_keyboard(view: Open) -> N
     page.keyboard.press("Enter")
     expect(page.get_by_label("Sampler")).to_have_value("dpmpp_2m")
     expect(steps).to_have_value("10")
-    expect(page.locator(".curve figcaption")).to_contain_text("dpmpp_2m, 10 steps: frechet distance")
+    expect(page.locator(".quality-plot figcaption")).to_contain_text("dpmpp_2m, 10 steps: frechet distance")
 
 
 def test_the_slider_of_steps_reaches_both_ends(view: Open) -> None:
-    page = view("model=digits-ddpm&tab=draw")
+    page = view("model=digits-ddpm&tab=sample")
     slider, steps = page.get_by_label("Steps, as a slider"), page.get_by_label("Steps", exact=True)
     slider.press("End")
     expect(steps).to_have_value("1000")
@@ -146,14 +146,14 @@ def test_the_slider_of_steps_reaches_both_ends(view: Open) -> None:
 
 
 def test_no_steps_are_sent_where_only_one_number_is_possible(view: Open, mood: Mood) -> None:
-    page = view("model=digits-vae&tab=draw")
+    page = view("model=digits-vae&tab=sample")
     expect(page.get_by_label("Steps", exact=True)).to_be_hidden()
     drawn(page)
     assert "steps" not in mood.last("sample")
 
 
 def test_downloads_and_the_command_describe_the_same_request(view: Open, mood: Mood) -> None:
-    page = view("model=digits-ddpm&tab=draw&seed=3")
+    page = view("model=digits-ddpm&tab=sample&seed=3")
     page.get_by_text("Done.").wait_for()
     with page.expect_download() as png:
         page.get_by_role("button", name="PNG").click()
@@ -172,7 +172,7 @@ def test_downloads_and_the_command_describe_the_same_request(view: Open, mood: M
 
 
 def test_a_sample_can_be_passed_to_scoring(view: Open, mood: Mood) -> None:
-    page = view("model=digits-ddpm&tab=draw&seed=3")
+    page = view("model=digits-ddpm&tab=sample&seed=3")
     page.get_by_text("Done.").wait_for()
     page.get_by_role("button", name="Sample 2", exact=True).click()
     page.locator(".actions").get_by_role("button", name="Score").click()
@@ -193,9 +193,9 @@ def test_data_that_are_neither_image_nor_text_are_shown_as_numbers(view: Open) -
 def test_two_models_are_compared_with_one_seed(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=compare&with=digits-vae&seed=4&n=6")
     page.get_by_text("Done.").wait_for()
-    sides = page.locator(".side")
+    sides = page.locator(".compare-results")
     for side, model in enumerate(("digits-ddpm", "digits-vae")):
-        assert sides.nth(side).locator(".tile.there").count() == 6
+        assert sides.nth(side).locator(".tile.has-sample").count() == 6
         expect(sides.nth(side)).to_contain_text(model)
         expect(sides.nth(side)).to_contain_text("seed 4")
     bodies = {name: (body["seed"], body["n"], body["sampler"]) for name, _, body in mood.asked}

@@ -30,7 +30,7 @@ def at(board: Locator, x: float, y: float) -> tuple[float, float]:
 
 def stroke(page: Page, *places: tuple[int, int]) -> None:
     """Draw a line from pixel to pixel with the mouse button pressed."""
-    board = page.locator(".board")
+    board = page.locator(".canvas")
     page.mouse.move(*at(board, *places[0]))
     page.mouse.down()
     for place in places[1:]:
@@ -43,7 +43,7 @@ def pressed(page: Page, name: str) -> None:
 
 
 def test_missing_values_are_filled_where_they_were_painted(view: Open, mood: Mood) -> None:
-    page = view("model=digits-ddpm&tab=fill&seed=9")
+    page = view("model=digits-ddpm&tab=impute&seed=9")
     pressed(page, "Let the model draw one")
     page.get_by_text("The model draws one").wait_for(state="hidden")
     stroke(page, (1, 2), (5, 2), (5, 6))
@@ -61,7 +61,7 @@ def test_missing_values_are_filled_where_they_were_painted(view: Open, mood: Moo
 
 
 def test_the_mask_can_be_erased_preset_and_inverted(view: Open, mood: Mood) -> None:
-    page = view("model=digits-ddpm&tab=fill")
+    page = view("model=digits-ddpm&tab=impute")
 
     def hole() -> np.ndarray:
         before = mood.count("impute")
@@ -82,13 +82,13 @@ def test_the_mask_can_be_erased_preset_and_inverted(view: Open, mood: Mood) -> N
     assert (hole() == (x >= 4)).all()
     pressed(page, "Clear mask")
     pressed(page, "Fill")
-    expect(page.locator(".bar").get_by_role("alert")).to_have_text(
+    expect(page.locator(".run-controls").get_by_role("alert")).to_have_text(
         "Nothing is masked yet: paint over the part to fill in."
     )
 
 
 def test_a_brush_has_a_size(view: Open, mood: Mood) -> None:
-    page = view("model=digits-ddpm&tab=fill")
+    page = view("model=digits-ddpm&tab=impute")
     page.get_by_label("Brush size").fill("3")
     stroke(page, (3, 3))
     pressed(page, "Fill")
@@ -98,8 +98,8 @@ def test_a_brush_has_a_size(view: Open, mood: Mood) -> None:
 
 
 def test_the_canvas_editor_supports_the_keyboard(view: Open, mood: Mood) -> None:
-    page = view("model=digits-ddpm&tab=fill")
-    page.locator(".board").focus()
+    page = view("model=digits-ddpm&tab=impute")
+    page.locator(".canvas").focus()
     for key in ("Space", "ArrowLeft", "ArrowLeft", "Space", "Shift+ArrowDown"):
         page.keyboard.press(key)
     pressed(page, "Fill")
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_an_image_is_reported(view: Open, tmp_path: Path) -> 
     page, file = view("model=digits-ddpm&tab=score"), tmp_path / "picture.png"
     file.write_bytes(b"not a picture")
     page.get_by_label("Upload a picture").set_input_files(file)
-    expect(page.locator(".bar").get_by_role("alert")).to_contain_text("picture.png: is not a picture")
+    expect(page.locator(".run-controls").get_by_role("alert")).to_contain_text("picture.png: is not a picture")
 
 
 def test_a_score_is_a_number_with_its_error_and_kind(view: Open, mood: Mood) -> None:
@@ -149,7 +149,7 @@ def test_a_score_is_a_number_with_its_error_and_kind(view: Open, mood: Mood) -> 
 def test_dragging_over_latent_space_moves_the_picture(view: Open, mood: Mood) -> None:
     mood.seconds = 0.08
     page = view("model=digits-vae&tab=latent")
-    image, pad = page.locator(".decoded img"), page.locator(".pad")
+    image, pad = page.locator(".decoded img"), page.locator(".latent-map")
     expect(image).to_have_attribute("src", _decoded(0, 0))
     survey = next(body for _, verb, body in mood.asked if verb == "decode" and len(body["z"]) > 1)
     assert len(survey["z"]) == 144 and survey["z"][0] == [-2.75, 2.75]
@@ -197,9 +197,9 @@ def test_only_models_with_a_latent_space_have_the_tab(view: Open) -> None:
 
 def test_a_text_model_draws_fills_and_scores_texts(view: Open, mood: Mood) -> None:
     mood.seconds = 0.1
-    page = view("model=verse-absorbing&tab=draw&n=2")
+    page = view("model=verse-absorbing&tab=sample&n=2")
     pressed(page, "Draw")
-    expect(page.locator("pre .dim").first).to_be_visible()  # symbols that are not decided yet
+    expect(page.locator("pre .undecided").first).to_be_visible()  # symbols that are not decided yet
     page.get_by_text("Done.").wait_for()
     expect(page.locator("pre").first).to_have_text(_verse(0))
     page.get_by_role("tab", name="Fill").click()

@@ -1,86 +1,87 @@
 /** The Compare tab: samples of two models, or of two samplers, side by side from one seed. */
 
-import { Bar } from "../bar.js";
-import { Chooser } from "../chooser.js";
-import { counted } from "../counted.js";
-import { field, h, reveal } from "../dom.js";
-import { Gallery } from "../gallery.js";
-import * as link from "../link.js";
-import { sampled } from "../sampled.js";
+import { countField } from "../count_field.js";
+import { h, labelledField, scrollIntoUpperView } from "../dom.js";
+import { RunControls } from "../run_controls.js";
+import { SampleGallery } from "../sample_gallery.js";
+import { SamplerControls } from "../sampler_controls.js";
+import { streamSamples } from "../stream_samples.js";
+import * as urlState from "../url_state.js";
 
-export const compare = { id: "compare", title: "Compare", formula: "p(x), q(x)", verb: "sample", shared: true, build };
+export const compareTab = { id: "compare", title: "Compare", formula: "p(x), q(x)", verb: "sample", runsFromLink: true, build };
 
 function build(ctx) {
-  const n = counted("Samples of each", "n", ctx.card);
-  const p = new Side(ctx, "p", ["sampler", "steps"]);
-  const q = new Side(ctx, "q", ["with_sampler", "with_steps"]);
-  const able = ctx.cards.filter((card) => card.ready && card.verbs.includes("sample"));
-  const select = h("select", { onchange: () => other(select.value) }, ...able.map(({ id }) => h("option", {}, id)));
-  const other = (id) => {
+  const n = countField("Samples of each", "n", ctx.card);
+  const p = new ComparedModel(ctx, "p", { sampler: "sampler", steps: "steps" });
+  const q = new ComparedModel(ctx, "q", { sampler: "with_sampler", steps: "with_steps" });
+  const available = ctx.cards.filter((card) => card.ready && card.verbs.includes("sample"));
+  const select = h("select", { onchange: () => selectSecond(select.value) }, ...available.map(({ id }) => h("option", {}, id)));
+  const selectSecond = (id) => {
     select.value = id;
-    link.write({ with: id });
-    q.choose(able.find((card) => card.id === id));
+    urlState.write({ with: id });
+    q.setModel(available.find((card) => card.id === id));
   };
-  p.choose(ctx.card);
-  other(rival(ctx.card, able).id);
-  const bar = new Bar("Draw both", (tools) => {
-    reveal(p.place);
-    return both([p, q], n.value, tools);
+  p.setModel(ctx.card);
+  selectSecond(initialSecond(ctx.card, available).id);
+  const runControls = new RunControls("Draw both", (tools) => {
+    scrollIntoUpperView(p.results);
+    return runBoth([p, q], n.value, tools);
   });
-  const second = h("div.model", {}, field("Compared with", select));
-  const first = h("div.model", {}, h("p.summary", {}, `${ctx.card.id}, the model of this page`));
-  const form = h("form.both", { onsubmit: ctx.submits(bar) }, p.controls(first), q.controls(second), h("div.common", {}, n.element, bar.element));
-  return { element: h("div.panel.comparing", {}, form, p.place, q.place), run: () => form.requestSubmit(), close: () => bar.stop() };
+  const first = h("div", {}, h("p.summary", {}, `${ctx.card.id}, the model of this page`));
+  const second = h("div", {}, labelledField("Compared with", select));
+  const shared = h("div.shared-controls", {}, n.element, runControls.element);
+  const form = h("form.compare-controls", { onsubmit: ctx.submitHandler(runControls) }, p.createControls(first), q.createControls(second), shared);
+  return { element: h("div.panel.compare", {}, form, p.results, q.results), run: () => form.requestSubmit(), stop: () => runControls.stop() };
 }
 
-/** Return the model in the link, otherwise another model of the same data, otherwise the same model. */
-function rival(card, able) {
-  return able.find(({ id }) => id === link.read().with) ?? able.find((one) => one !== card && one.data.name === card.data.name) ?? card;
+/** Return the second model in the URL, otherwise another model of the same data, otherwise the same model. */
+function initialSecond(card, available) {
+  return available.find(({ id }) => id === urlState.read().with) ?? available.find((other) => other !== card && other.data.name === card.data.name) ?? card;
 }
 
-/** Draw from both concurrently; one bar shows their total progress. */
-async function both(sides, n, tools) {
-  const far = sides.map(() => [0, 0]);
-  const runs = sides.map((side, i) => {
-    const progress = (...own) => {
-      far[i] = own;
-      tools.progress(far[0][0] + far[1][0], far[0][1] + far[1][1]);
+/** Sample from both models concurrently; one progress bar shows the total. */
+async function runBoth(models, n, tools) {
+  const progress = models.map(() => [0, 0]); // [done, total] of each
+  const runs = models.map((model, i) => {
+    const onProgress = (done, total) => {
+      progress[i] = [done, total];
+      tools.onProgress(progress[0][0] + progress[1][0], progress[0][1] + progress[1][1]);
     };
-    return side.run(n, { ...tools, progress });
+    return model.run(n, { ...tools, onProgress });
   });
   const failed = (await Promise.allSettled(runs)).find(({ status }) => status === "rejected");
   if (failed) throw failed.reason;
   return "Done.";
 }
 
-/** One side of the comparison: a model, its sampling controls and its gallery. */
-class Side {
-  /** @param the keys in the link for the sampler and its steps */
-  constructor(ctx, letter, [sampler, steps]) {
-    Object.assign(this, { ctx, letter, words: { sampler, steps } });
-    this.chosen = h("div");
-    this.place = h("div.side");
+/** One side of the comparison: a model, its sampler controls and its gallery. */
+class ComparedModel {
+  /** @param {{sampler: string, steps: string}} urlKeys the keys of the settings in the URL */
+  constructor(ctx, letter, urlKeys) {
+    Object.assign(this, { ctx, letter, urlKeys });
+    this.settings = h("div");
+    this.results = h("div.compare-results");
   }
 
-  controls(model) {
-    return h("fieldset", {}, h("legend", {}, h("i", {}, this.letter)), model, this.chosen);
+  createControls(model) {
+    return h("fieldset", {}, h("legend", {}, h("i", {}, this.letter)), model, this.settings);
   }
 
-  choose(card) {
-    const { sampler, steps } = this.words;
-    const first = { sampler: link.read()[sampler], steps: link.whole(steps, 1, Infinity, undefined) };
-    const tell = (chooser) => link.write({ [steps]: null, ...renamed(chooser.value(), this.words) });
-    this.chooser = new Chooser(card, "sampler", first, tell, false);
-    this.gallery = new Gallery(card, (verb, sample) => this.ctx.carry(verb, sample, card.id));
-    this.chosen.replaceChildren(this.chooser.element);
-    this.place.replaceChildren(h("h2", {}, h("i", {}, this.letter), ` ${card.id}`), this.gallery.element);
+  setModel(card) {
+    const { sampler, steps } = this.urlKeys;
+    const initial = { sampler: urlState.read()[sampler], steps: urlState.readInteger(steps, 1, Infinity, undefined) };
+    const writeUrl = (controls) => urlState.write({ [steps]: null, ...renameKeys(controls.value(), this.urlKeys) });
+    this.samplerControls = new SamplerControls(card, "sampler", initial, writeUrl, false);
+    this.gallery = new SampleGallery(card, (verb, sample) => this.ctx.openInTab(verb, sample, card.id));
+    this.settings.replaceChildren(this.samplerControls.element);
+    this.results.replaceChildren(h("h2", {}, h("i", {}, this.letter), ` ${card.id}`), this.gallery.element);
   }
 
   run(n, tools) {
-    return sampled(this.gallery, "sample", { n, seed: this.ctx.seed(), ...this.chooser.value() }, tools);
+    return streamSamples(this.gallery, "sample", { n, seed: this.ctx.seed(), ...this.samplerControls.value() }, tools);
   }
 }
 
-function renamed(values, words) {
-  return Object.fromEntries(Object.entries(values).map(([name, value]) => [words[name], value]));
+function renameKeys(object, newKeys) {
+  return Object.fromEntries(Object.entries(object).map(([key, value]) => [newKeys[key], value]));
 }

@@ -1,59 +1,59 @@
 /** The Score tab: the negative log-likelihood of an instance in bits per dimension. */
 
 import * as api from "../api.js";
-import { Bar } from "../bar.js";
-import { field, h } from "../dom.js";
-import { mediumOf } from "../medium.js";
-import { figure } from "../say.js";
-import { subjectOf } from "../subject.js";
+import { h, labelledField } from "../dom.js";
+import { formatValue } from "../format.js";
+import { instanceInput } from "../instance_input.js";
+import { rendererFor } from "../renderers.js";
+import { RunControls } from "../run_controls.js";
 
-export const score = { id: "score", title: "Score", formula: "−log₂ p(x) / D", verb: "score", build };
+export const scoreTab = { id: "score", title: "Score", formula: "−log₂ p(x) / D", verb: "score", build };
 
 function build(ctx) {
   const { card } = ctx;
   const effort = h("input", { type: "number", inputMode: "numeric", min: 1, step: 1, placeholder: "default" });
-  const bits = [];
+  const allBits = [];
   const list = h("ol.scores", { reversed: true, "aria-label": "Scores, the newest first" });
-  const bar = new Bar("Score", async ({ signal, busy }) => {
-    const whole = subject.whole();
-    bar.tell("Computing …");
-    const answer = await api.post(card.id, "score", { ...whole, seed: ctx.seed(), ...(effort.value ? { effort: Number(effort.value) } : {}) }, { signal, busy });
-    const line = scored(answer);
-    list.prepend(h("li", {}, pictured(card, whole), line));
-    bits.unshift(answer.bits_per_dim[0]);
-    rule(list, bits);
-    return line.textContent;
+  const runControls = new RunControls("Score", async ({ signal, onBusy }) => {
+    const instances = input.completeInstances();
+    runControls.showStatus("Computing …");
+    const result = await api.postForJson(card.id, "score", { ...instances, seed: ctx.seed(), ...(effort.value ? { effort: Number(effort.value) } : {}) }, { signal, onBusy });
+    const score = scoreParagraph(result);
+    list.prepend(h("li", {}, thumbnail(card, instances), score));
+    allBits.unshift(result.bits_per_dim[0]);
+    updateScoreLines(list, allBits);
+    return score.textContent;
   });
-  const subject = subjectOf(ctx, bar, { holes: false });
-  const more = "More effort gives a smaller error. Its unit depends on the kind of likelihood.";
-  const form = h("form.controls", { onsubmit: ctx.submits(bar) }, field("Effort", effort), h("p.summary", {}, more), bar.element);
+  const input = instanceInput(ctx, runControls, { withMask: false });
+  const effortHint = h("p.summary", {}, "More effort gives a smaller error. Its unit depends on the kind of likelihood.");
+  const form = h("form.controls", { onsubmit: ctx.submitHandler(runControls) }, labelledField("Effort", effort), effortHint, runControls.element);
   return {
-    element: h("div.panel", {}, subject.element, form, h("section.gallery", {}, list)),
-    enter: () => subject.enter(),
-    take: (sample) => subject.take(sample),
+    element: h("div.panel", {}, input.element, form, h("section.gallery", {}, list)),
+    onOpen: () => input.onOpen(),
+    setInstance: (sample) => input.setInstance(sample),
     run: () => form.requestSubmit(),
-    close: () => bar.stop(),
+    stop: () => runControls.stop(),
   };
 }
 
-/** Return a paragraph such as 2.31 ± 0.02 bits/dim, with the kind of likelihood. */
-function scored(answer) {
-  const [bits, error] = [answer.bits_per_dim[0], answer.standard_error[0]];
-  const kind = answer.kind ?? answer.notes?.kind;
-  return h("p", {}, h("strong", {}, bits.toFixed(3)), ` ± ${figure(error)} bits/dim`, kind ? h("span.kind", {}, ` (${kind})`) : null);
+/** Return a paragraph such as 2.31 ± 0.02 bits/dim (elbo). */
+function scoreParagraph(result) {
+  const [bits, error] = [result.bits_per_dim[0], result.standard_error[0]];
+  const kind = result.kind ?? result.notes?.kind;
+  return h("p", {}, h("strong", {}, bits.toFixed(3)), ` ± ${formatValue(error)} bits/dim`, kind ? h("span.likelihood-kind", {}, ` (${kind})`) : null);
 }
 
-/** Set the length of each score's underline to its fraction of the highest, for comparison. */
-function rule(list, bits) {
-  const highest = Math.max(...bits);
-  bits.forEach((value, i) => list.children[i].style.setProperty("--share", Math.max(0, value / highest)));
+/** Set the length of the line below each score to its ratio to the highest score, for comparison. */
+function updateScoreLines(list, allBits) {
+  const highest = Math.max(...allBits);
+  allBits.forEach((bits, i) => list.children[i].style.setProperty("--ratio", Math.max(0, bits / highest)));
 }
 
 /** Return a small view of the scored instance. */
-function pictured(card, { images, texts }) {
+function thumbnail(card, { images, texts }) {
   if (texts) return h("q", {}, texts[0].slice(0, 60));
-  const medium = mediumOf(card);
-  const view = medium.view("Scored picture");
-  medium.put(view, images[0]);
+  const renderer = rendererFor(card);
+  const view = renderer.createView("Scored picture");
+  renderer.show(view, images[0]);
   return view;
 }

@@ -1,12 +1,12 @@
-/** Normal random numbers from a seed, for points of the latent space. They differ from those of the server. */
+/** Seeded normal random numbers for points of the latent space. They differ from those of the server. */
 
-/** Return n numbers of N(0, 1), the same for the same seed. */
-export function normals(seed, n) {
+/** Return n numbers from N(0, 1), the same for the same seed. */
+export function standardNormals(seed, n) {
   const uniform = mulberry32(seed);
   return Array.from({ length: n }, () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform()));
 }
 
-/** Tommy Ettinger's generator of 32 bits; the upper half of a long seed is combined with the lower by XOR. */
+/** Tommy Ettinger's 32-bit generator; the upper half of a long seed is combined with the lower half by XOR. */
 function mulberry32(seed) {
   let state = (seed ^ Math.floor(seed / 2 ** 32)) >>> 0;
   return () => {

@@ -1,0 +1,39 @@
+/** Formatting of numbers, durations and descriptions as text. */
+
+const threeDigits = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const plain = new Intl.NumberFormat("en");
+
+/** Format a measured number with three significant digits. */
+export const formatValue = (value) => (Math.abs(value) >= 1000 || (value !== 0 && Math.abs(value) < 0.001) ? value.toExponential(1) : threeDigits.format(value));
+
+/** Format a count. */
+export const formatCount = (value) => plain.format(value);
+
+/** Format a duration in ms or s. */
+export const formatDuration = (seconds) => (seconds < 0.9995 ? `${threeDigits.format(seconds * 1000)} ms` : `${threeDigits.format(seconds)} s`);
+
+/** Format a count with its noun: 1 step, 2 steps. */
+export const countOf = (count, noun) => `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`;
+
+/** Return a one-line description of a model. */
+export function modelSummary({ family, version, data, latent_dim: latentDim, metrics = {} }) {
+  const size = data.kind === "image" ? data.shape.slice(1).join(" × ") + (data.shape[0] === 3 ? ", colour" : "") : countOf(data.shape[0], data.alphabet ? "character" : "token");
+  const description = `${data.name}, ${size}, ${formatCount(data.levels)} levels`;
+  return [family, `version ${version}`, description, latentDim ? countOf(latentDim, "latent dimension") : null, ...measuredQuality(metrics)].filter(Boolean).join(" · ");
+}
+
+/** Return the measured quality of a model: bits/dim with its standard error, and the Fréchet distance. */
+function measuredQuality({ "eval/bits_per_dim": bits, "eval/bits_per_dim_standard_error": error, "eval/frechet_distance": distance }) {
+  const range = error === undefined ? "" : ` ± ${formatValue(error)}`;
+  return [bits === undefined ? null : `${formatValue(bits)}${range} bits/dim`, distance === undefined ? null : `Fréchet distance ${formatValue(distance)}`];
+}
+
+/** Return a one-line description of how a result was computed. seed is the number sent, because the result's may exceed
+ * JavaScript's exact integers. */
+export function provenance({ version, sampler, steps, nfe, seconds }, seed) {
+  const setting = sampler ? `${sampler}${steps ? `, ${countOf(steps, "step")}` : ""}` : null;
+  return [
+    `version ${version}`, setting, countOf(nfe, "network evaluation"), `seed ${seed}`,
+    `queued ${formatDuration(seconds.queued)}`, `computed ${formatDuration(seconds.computed)}`,
+  ].filter(Boolean).join(" · ");
+}
