@@ -4,22 +4,26 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Body, FastAPI, Request
+from fastapi import Path as PathParameter
 from starlette.middleware import Middleware
 from starlette.responses import FileResponse, Response
 
-from gen_ray.serving import errors, verbs
+from gen_ray.serving import errors
 from gen_ray.serving.access_log import FAULTS, AccessLogMiddleware
 from gen_ray.serving.errors import http_error, openapi_errors
 from gen_ray.serving.handler import ModelServices, RequestHandler
 from gen_ray.serving.middleware import HEALTH, AdmissionMiddleware, BodyLimitMiddleware, HostMiddleware, KeyMiddleware
-from gen_ray.serving.openapi import READING_ERRORS, WITH_KEY, HealthSchema, ModelsSchema
+from gen_ray.serving.openapi import READING_ERRORS, WITH_KEY, HealthSchema, ModelsSchema, responses
+from gen_ray.serving.responses import FORMATS
 from gen_ray.serving.service import RequestRefusedError, card_json, unavailable_json
 from gen_ray.serving.settings import ApiSettings
-from gen_ray.serving.verbs import Name
+from gen_ray.serving.strict_json import JsonRoute
+from gen_ray.serving.verbs import VERBS, Verb
 
+Name = Annotated[str, PathParameter(description="A model's id, as /v1/models lists it.", max_length=200)]
 PAGE_FOLDER = Path(__file__).parent / "page"
 PAGE_HEADERS = {
     # the page creates images itself (data:, blob:); nothing is loaded from other sites, and none may frame the page
@@ -60,7 +64,7 @@ def build(services: ModelServices, settings: ApiSettings) -> FastAPI:
         ],
     )
     errors.install_handlers(app)
-    for router in (_models(handler), verbs.router(handler), _health(handler)):
+    for router in (_models(handler), _verbs(handler), _health(handler)):
         app.include_router(router)
     mount_static_files(app)
     return app
@@ -85,6 +89,33 @@ def _models(handler: RequestHandler) -> APIRouter:
         return card_json(await handler.card(name))
 
     return routes
+
+
+def _verbs(handler: RequestHandler) -> APIRouter:
+    """Return the routes POST /v1/models/{name}/VERB, which are derived from the declarations of the verbs."""
+    routes = APIRouter(prefix="/v1/models/{name}", tags=["verbs"], dependencies=WITH_KEY, route_class=JsonRoute)
+    for verb in VERBS.values():
+        media_types = [FORMATS[name].media_type for name in verb.formats]
+        routes.add_api_route(
+            f"/{verb.name}",
+            _verb_endpoint(handler, verb),
+            methods=["POST"],
+            name=verb.name,
+            description=verb.description,
+            response_class=Response,
+            responses=responses(verb.result, media_types, stream=verb.streams),
+        )
+    return routes
+
+
+def _verb_endpoint(handler: RequestHandler, verb: Verb) -> Callable[..., Coroutine[Any, Any, Response]]:
+    async def endpoint(request: Request, name: Name, body: Any) -> Response:
+        return await handler.serve(request, name, verb, body)
+
+    # FastAPI reads the schema from the annotation, and from the default that the body may be left out
+    endpoint.__annotations__["body"] = Annotated[verb.body, Body(openapi_examples=verb.examples)]
+    endpoint.__defaults__ = verb.default_body
+    return endpoint
 
 
 def _health(handler: RequestHandler) -> APIRouter:

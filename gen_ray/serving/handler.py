@@ -13,10 +13,12 @@ from gen_ray.serving import events, responses
 from gen_ray.serving.access_log import AccessRecord, record_of
 from gen_ray.serving.deadline import DeadlineGuard
 from gen_ray.serving.errors import http_error, invalid_request
+from gen_ray.serving.openapi import SamplesSchema
 from gen_ray.serving.responses import FORMATS, ResultView
-from gen_ray.serving.schemas import Body, ImputeBody, SampleBody, SamplingBody
+from gen_ray.serving.schemas import ImputeBody, RequestBody, SampleBody, SamplingBody
 from gen_ray.serving.service import JobResult, ModelCard, ModelService, ServingJob, StreamPreview
 from gen_ray.serving.settings import ApiSettings
+from gen_ray.serving.verbs import Verb
 
 EXACT = 2**53
 """Upper bound of the seeds drawn here: JSON readers, JavaScript's too, represent integers below it exactly."""
@@ -54,14 +56,14 @@ class RequestHandler:
         except TimeoutError:
             raise http_error(503, "the model does not respond; try again") from None
 
-    async def serve(self, request: Request, name: str, body: Body) -> Response:
+    async def serve(self, request: Request, name: str, verb: Verb, body: RequestBody) -> Response:
         """Run the job of a request and return its response. Raise RequestRefusedError."""
         record, service, card = record_of(request.scope), self.service(name), await self.card(name)
-        check_request(body, card, self.settings)
+        check_request(verb, body, card, self.settings)
         arrays = await asyncio.to_thread(body.arrays, card, self.settings.picture_pixels)
         job = ServingJob(
             request_id=record.request_id,
-            verb=body.verb,
+            verb=verb.name,
             key=record.key,
             seed=secrets.randbelow(EXACT) if body.seed is None else body.seed,
             deadline_seconds=body.deadline_seconds or self.settings.deadline_seconds,
@@ -111,12 +113,12 @@ LISTED = 5_000_000
 """Maximum numbers in a response in format json: Python numbers take eight times the memory of an array."""
 
 
-def check_request(body: Body, card: ModelCard, settings: ApiSettings) -> None:
+def check_request(verb: Verb, body: RequestBody, card: ModelCard, settings: ApiSettings) -> None:
     """Raise RequestRefusedError 503 if the model is not ready, 422 if it cannot do what the request asks."""
     if not card.ready:
         raise http_error(503)
-    if body.verb not in card.verbs:
-        raise invalid_request(f"the model does not support {body.verb}; supported: {', '.join(card.verbs)}")
+    if verb.name not in card.verbs:
+        raise invalid_request(f"the model does not support {verb.name}; supported: {', '.join(card.verbs)}")
     unsuitable = FORMATS[body.format].unsuitable(card.spec)
     if unsuitable:
         raise invalid_request(f"format: {unsuitable}")
@@ -126,7 +128,7 @@ def check_request(body: Body, card: ModelCard, settings: ApiSettings) -> None:
     if body.count > most:
         raise invalid_request(f"at most {most:g} instances for this model", code="too_much")
     rows = body.n if isinstance(body, SamplingBody) else body.count
-    if body.format == "json" and body.verb not in ("score", "encode") and rows * card.spec.dims > LISTED:
+    if body.format == "json" and issubclass(verb.result, SamplesSchema) and rows * card.spec.dims > LISTED:
         raise invalid_request(
             f"format: a json response has at most {LISTED:,} numbers; ask for npz, or for fewer samples",
             code="too_much",

@@ -44,20 +44,16 @@ class PendingJob:
     """Conversion of samples, or of a preview of them, to the array of the response."""
 
 
-def submit(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
-    """Submit a job to the batcher of a loaded model. deadline is a time of time.monotonic.
-
-    Raise UserError if the model cannot do it, RequestRefusedError if it exceeds the limits, BusyError if the queue is
-    full.
-    """
-    submit_verb: SubmitFunction = VERBS[job.verb]
-    return submit_verb(loaded, job, deadline, watch)
-
-
 SubmitFunction = Callable[[LoadedModel, ServingJob, float, OnPreview | None], PendingJob]
+"""A verb's function: it submits a job to the batcher of a loaded model, with a deadline of time.monotonic.
+
+It raises UserError if the model cannot do the job, RequestRefusedError if the job exceeds the limits, BusyError if the
+queue is full.
+"""
 
 
-def _sample(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
+def submit_sample(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
+    """Draw job.n samples, with previews to watch."""
     family = loaded.model.family
     sampler, steps = _sampler_and_steps(loaded, job)
     chain, known = family.chain(sampler, steps), family.samplers()
@@ -67,7 +63,8 @@ def _sample(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPrev
     return _sampling_job(handle, sampler, _reported_steps(about, steps), chain, lambda samples: samples.numpy())
 
 
-def _impute(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
+def submit_impute(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
+    """Draw job.n completions of each instance, with previews to watch."""
     family, x = loaded.model.family, _instances(job)
     if job.mask is None or job.mask.shape != x.shape:
         raise UserError("mask: must have the shape of the instances to complete")
@@ -128,7 +125,8 @@ def _sampling_job(
     )
 
 
-def _score(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
+def submit_score(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:
+    """Estimate the likelihood of each instance."""
     x, model = torch.from_numpy(_instances(job)), loaded.model
     effort = job.effort or model.experiment.evaluation.effort or EFFORT
     evaluations = len(x) * REPEATS * effort
@@ -151,13 +149,14 @@ def _score(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPrevi
     )
 
 
-def _submit_latent(
+def submit_latent(
     work: Callable[[Model, ServingJob, torch.device], Arrays],
     loaded: LoadedModel,
     job: ServingJob,
     deadline: float,
     watch: OnPreview | None,
 ) -> PendingJob:
+    """Submit a function of the latent verbs, such as ``encode``. Raise UserError for a model without latent space."""
     latent.space(loaded.model)
     rows = len(job.z if job.z is not None else _instances(job))
     _check_work(loaded, rows, rows * loaded.model.spec.dims)
@@ -169,31 +168,24 @@ def _submit_latent(
     return PendingJob(handle=handle, arrays=lambda found: found)
 
 
-def _encode(model: Model, job: ServingJob, device: torch.device) -> Arrays:
+def encode(model: Model, job: ServingJob, device: torch.device) -> Arrays:
+    """Return mu and log_var (N, Z) of the instances."""
     posterior = latent.encode(model, torch.from_numpy(_instances(job)), seed=job.seed, device=device)
     return {"mu": posterior.mu.cpu().numpy(), "log_var": posterior.log_var.cpu().numpy()}
 
 
-def _decode(model: Model, job: ServingJob, device: torch.device) -> Arrays:
+def decode(model: Model, job: ServingJob, device: torch.device) -> Arrays:
+    """Return samples (N, *shape) decoded from latent vectors."""
     dim = latent.space(model).latent_dim
     if job.z is None or job.z.ndim != 2 or job.z.shape[1] != dim:
         raise UserError(f"z: must be lists of {dim} numbers, the latent dimensions of this model")
     return {"samples": latent.decode(model, torch.from_numpy(job.z).to(device)).numpy()}
 
 
-def _reconstruct(model: Model, job: ServingJob, device: torch.device) -> Arrays:
+def reconstruct(model: Model, job: ServingJob, device: torch.device) -> Arrays:
+    """Return reconstructions (N, *shape) of the instances."""
     mu = latent.encode(model, torch.from_numpy(_instances(job)), seed=job.seed, device=device).mu
     return {"samples": latent.decode(model, mu).numpy()}
-
-
-VERBS: Mapping[str, SubmitFunction] = {
-    "sample": _sample,
-    "impute": _impute,
-    "score": _score,
-    "encode": partial(_submit_latent, _encode),
-    "decode": partial(_submit_latent, _decode),
-    "reconstruct": partial(_submit_latent, _reconstruct),
-}
 
 
 def _sampler_and_steps(loaded: LoadedModel, job: ServingJob) -> tuple[str, int | None]:

@@ -1,5 +1,6 @@
 """A loaded and checked version of a model: its network in a batcher, and its card."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,10 @@ from gen_ray.engine.inference import artifact, fingerprint
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import Batcher, NotFiniteError, measure
 from gen_ray.errors import RunError
-from gen_ray.family import Chain, Sampler, SupportsLatent
-from gen_ray.serving.service import ModelCard, RequestLimits, Verb, card_text
+from gen_ray.family import Chain, Family, Sampler, SupportsLatent
+from gen_ray.serving.service import ModelCard, RequestLimits, card_text
 from gen_ray.tracking.release import Release
 
-ALL_VERBS: tuple[Verb, ...] = ("sample", "impute", "score")
-WITH_LATENT: tuple[Verb, ...] = (*ALL_VERBS, "encode", "decode", "reconstruct")
 WARM_ROWS = 2
 
 
@@ -28,12 +27,23 @@ class LoadedModel:
     model: Model
     batcher: Batcher
     limits: RequestLimits
+    verbs: Sequence[str]
+    """Names of the verbs that the model supports."""
 
     @classmethod
     def open(
-        cls, id: str, release: Release, folder: Path, device: torch.device, limits: RequestLimits, **batching: Any
+        cls,
+        id: str,
+        release: Release,
+        folder: Path,
+        device: torch.device,
+        limits: RequestLimits,
+        verbs: Callable[[Family], Sequence[str]],
+        **batching: Any,
     ) -> "LoadedModel":
         """Load a verified artifact, warm it up, and compare its samples with those of its promotion.
+
+        verbs returns the verbs that a family supports.
 
         Raise UserError for an artifact that cannot be trusted, RunError if a check fails.
         """
@@ -42,7 +52,7 @@ class LoadedModel:
             raise RunError(f"version {release.version}: its artifact was replaced while it was loaded")
         costs = measure(model, device)
         batcher = Batcher(model, costs, device, **batching)
-        loaded = cls(id=id, release=release, model=model, batcher=batcher, limits=limits)
+        loaded = cls(id=id, release=release, model=model, batcher=batcher, limits=limits, verbs=verbs(model.family))
         try:
             loaded.check()
         except BaseException:
@@ -109,7 +119,7 @@ class LoadedModel:
             version=release.version,
             family=model.experiment.family.name,
             spec=model.spec,
-            verbs=WITH_LATENT if isinstance(family, SupportsLatent) else ALL_VERBS,
+            verbs=self.verbs,
             samplers={name: _notes(about) for name, about in family.samplers().items()},
             imputers={name: _notes(about) for name, about in family.imputers().items()},
             default={"sampler": self.default_sampler, "steps": self.default_steps, "nfe": self.default.nfe},

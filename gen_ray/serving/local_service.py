@@ -13,7 +13,7 @@ import torch
 from gen_ray.engine.inference.batcher import BusyError, CancelledError, DeadlineExceededError, NotFiniteError, Preview
 from gen_ray.errors import RunError, UserError
 from gen_ray.serving.errors import TOO_LARGE_FOR_MEMORY
-from gen_ray.serving.jobs import PendingJob, submit
+from gen_ray.serving.jobs import PendingJob
 from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.service import (
     ErrorReply,
@@ -25,6 +25,7 @@ from gen_ray.serving.service import (
     StreamPreview,
 )
 from gen_ray.serving.sources import VersionSource
+from gen_ray.serving.verbs import VERBS, supported_verbs
 from gen_ray.tracking.release import Release
 
 LOG = logging.getLogger("gen_ray.serving")
@@ -75,7 +76,7 @@ class LocalModelService:
 
     def _load(self, release: Release) -> LoadedModel:
         folder: Path = self.source.fetch(release)
-        return LoadedModel.open(self.id, release, folder, self.device, self.limits, **self._batching)
+        return LoadedModel.open(self.id, release, folder, self.device, self.limits, supported_verbs, **self._batching)
 
     async def follow(self, every_seconds: float) -> None:
         """Check for a newer version periodically, without end. After any error the present version stays."""
@@ -154,7 +155,7 @@ class LocalModelService:
     def _submit(self, loaded: LoadedModel, job: ServingJob, watch: Callable[[Preview], None] | None) -> PendingJob:
         deadline = time.monotonic() + min(job.deadline_seconds, self.limits.deadline_seconds)
         try:
-            return submit(loaded, job, deadline, watch)
+            return VERBS[job.verb].submit(loaded, job, deadline, watch)
         except (BusyError, UserError, RequestRefusedError) as error:
             raise self._refused(error, job) from None
 

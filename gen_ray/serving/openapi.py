@@ -1,6 +1,6 @@
 """Response schemas of the OpenAPI document."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastapi import Security
@@ -73,12 +73,12 @@ class HealthSchema(BaseModel):
     status: str
 
 
-def responses(model: type[BaseModel], *, others: Sequence[str] = (), stream: bool = False) -> dict[int | str, Any]:
-    """Return the responses of a verb: 200 in JSON and other media types, and all errors."""
-    media: Mapping[str, Any] = {kind: OTHERS[kind] for kind in others}
+def responses(result: type[ResultSchema], media_types: Iterable[str], *, stream: bool) -> dict[int | str, Any]:
+    """Return the responses of a verb: 200 in the media types of its formats, and all errors."""
+    media = {kind: MEDIA[kind] for kind in media_types}
     events = {"text/event-stream": {"itemSchema": EVENT}} if stream else {}
     content = {"application/json": {}, **media, **events}  # readers take the first as the default
-    return {200: {"model": model, "content": content}, **openapi_errors(ERRORS)}
+    return {200: {"model": result, "content": content}, **openapi_errors(ERRORS)}
 
 
 EVENT = {
@@ -92,7 +92,8 @@ EVENT = {
     },
     "required": ["event", "data"],
 }
-OTHERS = {
+MEDIA: Mapping[str, Mapping[str, Any]] = {
+    "application/json": {},
     "application/octet-stream": BINARY,
     "image/png": BINARY,
     "text/plain": {"schema": {"type": "string"}},

@@ -1,14 +1,14 @@
 """Request bodies of all verbs: strict validation, bounds, and conversion to the fields of a job."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gen_ray.errors import nearest
 from gen_ray.serving import inputs
-from gen_ray.serving.service import ModelCard, Quality, Verb
+from gen_ray.serving.service import ModelCard, Quality
 
 Samples = Literal["json", "png", "npz", "grid", "text"]
 Numbers = Literal["json", "npz"]
@@ -26,11 +26,10 @@ MOST = 4096
 """Maximum number of items of any kind in one request; a model's own limits are lower."""
 
 
-class Body(BaseModel):
+class RequestBody(BaseModel):
     """Fields of every request."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
-    verb: ClassVar[Verb]
 
     format: str = "json"
     seed: Seed | None = Field(default=None, description="Default: random. The seed is always returned.")
@@ -79,13 +78,13 @@ def instances(
     return inputs.from_lists(x or [], card.spec, many=many)
 
 
-def one_of(body: Body, names: Sequence[str]) -> None:
+def one_of(body: RequestBody, names: Sequence[str]) -> None:
     """Raise ValueError unless exactly one of the fields is given."""
     if sum(getattr(body, name) is not None for name in names) != 1:
         raise ValueError(f"give exactly one of {', '.join(names)}")
 
 
-class SamplingBody(Body):
+class SamplingBody(RequestBody):
     """Fields of all requests that draw samples."""
 
     format: Samples = "json"
@@ -113,8 +112,6 @@ class SamplingBody(Body):
 class SampleBody(SamplingBody):
     """Draw n samples."""
 
-    verb: ClassVar[Verb] = "sample"
-
     quality: Quality | None = Field(
         default=None, description="Choose sampler and steps from the measured cost-quality curve."
     )
@@ -132,8 +129,6 @@ class SampleBody(SamplingBody):
 
 class ImputeBody(SamplingBody):
     """Complete the missing part of one instance, n times: image or x with a mask, or a text with hole characters."""
-
-    verb: ClassVar[Verb] = "impute"
 
     image: Picture | None = None
     x: Nested | None = None
@@ -162,7 +157,7 @@ class ImputeBody(SamplingBody):
         return {"x": x, "mask": inputs.known_by(self.mask, card.spec, pixels=pixels, resize=self.resize)}
 
 
-class InstancesBody(Body):
+class InstancesBody(RequestBody):
     """Instances as pictures, nested lists or texts."""
 
     images: Annotated[list[Picture], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = None
@@ -192,8 +187,6 @@ class InstancesBody(Body):
 class ScoreBody(InstancesBody):
     """Measure the likelihood of instances in bits/dim."""
 
-    verb: ClassVar[Verb] = "score"
-
     format: Numbers = "json"
     effort: int | None = Field(
         default=None,
@@ -210,21 +203,18 @@ class ScoreBody(InstancesBody):
 class EncodeBody(InstancesBody):
     """Encode instances: mean and log-variance of their latent variables."""
 
-    verb: ClassVar[Verb] = "encode"
     format: Numbers = "json"
 
 
 class ReconstructBody(InstancesBody):
     """Encode instances and decode them again."""
 
-    verb: ClassVar[Verb] = "reconstruct"
     format: Samples = "json"
 
 
-class DecodeBody(Body):
+class DecodeBody(RequestBody):
     """Decode latent vectors to samples."""
 
-    verb: ClassVar[Verb] = "decode"
     format: Samples = "json"
     z: Latents
 

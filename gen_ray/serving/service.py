@@ -14,7 +14,6 @@ import numpy as np
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation.pareto import CostQuality
 
-Verb = Literal["sample", "impute", "score", "encode", "decode", "reconstruct"]
 Quality = Literal["fast", "balanced", "best"]
 
 
@@ -29,7 +28,8 @@ class ServingJob:
     """
 
     request_id: str
-    verb: Verb
+    verb: str
+    """Name of a verb in ``verbs.VERBS``."""
     key: str = ""
     """Name of the client's API key; keys share a model's time equally."""
     n: int = 1
@@ -112,7 +112,7 @@ class ModelCard:
     version: str
     family: str
     spec: DataSpec
-    verbs: Sequence[Verb]
+    verbs: Sequence[str]
     samplers: Mapping[str, Mapping[str, Any]]
     """Fields of a Sampler by name, the default first; options are {name: [low, high]}."""
     imputers: Mapping[str, Mapping[str, Any]]

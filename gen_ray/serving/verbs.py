@@ -1,92 +1,149 @@
-"""The routes of the six verbs, and their example requests. The verbs differ only in their bodies and responses."""
+"""The verbs of the API. A verb is one declaration, from which its route, checks, documentation and job are derived.
 
-from typing import Annotated, Any
+To add a verb, write the function that submits its job (see ``jobs.SubmitFunction``) and declare it in ``VERBS``. Its
+request body is one of ``schemas`` or a subclass of ``RequestBody``; its result is one of ``openapi`` or a subclass of
+``ResultSchema`` with the names of the result's arrays.
+"""
 
-from fastapi import APIRouter, Body, Path, Request
-from starlette.responses import Response
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, get_args
 
-from gen_ray.serving.handler import RequestHandler
-from gen_ray.serving.openapi import WITH_KEY, LatentsSchema, SamplesSchema, ScoresSchema, responses
-from gen_ray.serving.schemas import DecodeBody, EncodeBody, ImputeBody, ReconstructBody, SampleBody, ScoreBody
-from gen_ray.serving.strict_json import JsonRoute
+from pydantic import ValidationError
 
-Name = Annotated[str, Path(description="A model's id, as /v1/models lists it.", max_length=200)]
-NUMBERS = ("application/octet-stream",)
-PICTURES = ("application/octet-stream", "image/png", "text/plain")
-NOTHING = SampleBody()
+from gen_ray.family import Family, SupportsLatent
+from gen_ray.serving import jobs
+from gen_ray.serving.openapi import LatentsSchema, ResultSchema, SamplesSchema, ScoresSchema
+from gen_ray.serving.schemas import (
+    DecodeBody,
+    EncodeBody,
+    ImputeBody,
+    ReconstructBody,
+    RequestBody,
+    SampleBody,
+    ScoreBody,
+)
 
-
-def _body(verb: str) -> Any:
-    return Body(openapi_examples=EXAMPLES[verb])
-
-
-def router(handler: RequestHandler) -> APIRouter:
-    """Return the routes POST /models/{name}/VERB."""
-    routes = APIRouter(prefix="/v1/models/{name}", tags=["verbs"], dependencies=WITH_KEY, route_class=JsonRoute)
-    drawn, streamed = responses(SamplesSchema, others=PICTURES), responses(SamplesSchema, others=PICTURES, stream=True)
-    scored, encoded = responses(ScoresSchema, others=NUMBERS), responses(LatentsSchema, others=NUMBERS)
-
-    @routes.post("/sample", response_class=Response, responses=streamed)
-    async def sample(request: Request, name: Name, body: Annotated[SampleBody, _body("sample")] = NOTHING) -> Response:
-        """Draw n samples."""
-        return await handler.serve(request, name, body)
-
-    @routes.post("/impute", response_class=Response, responses=streamed)
-    async def impute(request: Request, name: Name, body: Annotated[ImputeBody, _body("impute")]) -> Response:
-        """Complete the missing part of one instance, n times."""
-        return await handler.serve(request, name, body)
-
-    @routes.post("/score", response_class=Response, responses=scored)
-    async def score(request: Request, name: Name, body: Annotated[ScoreBody, _body("score")]) -> Response:
-        """Measure the likelihood of instances, in bits/dim."""
-        return await handler.serve(request, name, body)
-
-    @routes.post("/encode", response_class=Response, responses=encoded)
-    async def encode(request: Request, name: Name, body: Annotated[EncodeBody, _body("encode")]) -> Response:
-        """Encode instances: mean and log-variance of their latent variables."""
-        return await handler.serve(request, name, body)
-
-    @routes.post("/decode", response_class=Response, responses=drawn)
-    async def decode(request: Request, name: Name, body: Annotated[DecodeBody, _body("decode")]) -> Response:
-        """Decode latent vectors to samples."""
-        return await handler.serve(request, name, body)
-
-    @routes.post("/reconstruct", response_class=Response, responses=drawn)
-    async def reconstruct(
-        request: Request, name: Name, body: Annotated[ReconstructBody, _body("reconstruct")]
-    ) -> Response:
-        """Encode instances and decode them again."""
-        return await handler.serve(request, name, body)
-
-    return routes
-
-
-ONE = (
+DIGIT = (
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAL0lEQVR42m3HMQ0AIAwAsAZlSEHK"
     "JCAJKUiYg3HAydfCTCCqwMh1QRTaywfou4ID2ecLMvm5a2QAAAAASUVORK5CYII="
 )
-"""A PNG of 8 x 8 grey pixels that show the digit 1."""
+"""A PNG of 8 x 8 grey pixels that show the digit 1. The server scales it, so that it fits every image model."""
 LOWER_HALF = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAAAAADhZOFXAAAAE0lEQVR42mNgIAwY/0MZTAw4GQAjtQEHAjuD0gAAAABJRU5ErkJggg=="
 """A PNG of the same size, white in its lower half."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """The declaration of POST /v1/models/{model}/NAME."""
+
+    name: str
+    description: str
+    body: type[RequestBody]
+    """Schema of the request."""
+    result: type[ResultSchema]
+    """Schema of a JSON response."""
+    submit: jobs.SubmitFunction
+    """Submits the job of a request to the model's batcher."""
+    examples: dict[str, Any]
+    """Requests in the API's documentation by name. The server accepts each unchanged; /docs fills in the first."""
+    supported: Callable[[Family], bool] = lambda family: True
+    """Whether a model of a family has this verb."""
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Return the names of the response formats."""
+        return get_args(self.body.model_fields["format"].annotation)
+
+    @property
+    def streams(self) -> bool:
+        """Return whether a request may ask for a stream."""
+        return "stream" in self.body.model_fields
+
+    @property
+    def default_body(self) -> tuple[RequestBody, ...]:
+        """Return the body of a request without one, or nothing if the verb needs a body."""
+        try:
+            return (self.body(),)
+        except ValidationError:
+            return ()
+
+
+def supported_verbs(family: Family) -> tuple[str, ...]:
+    """Return the names of the verbs that models of a family support."""
+    return tuple(verb.name for verb in VERBS.values() if verb.supported(family))
 
 
 def _example(summary: str, **body: Any) -> dict[str, Any]:
     return {"summary": summary, "value": body}
 
 
-_PICTURE = _example("A picture", images=[ONE], resize=True)
-EXAMPLES: dict[str, dict[str, Any]] = {
-    "sample": {
-        "json": _example("Four samples", n=4, seed=7),
-        "grid": _example("Sixteen samples in one picture", n=16, seed=7, format="grid"),
-    },
-    "impute": {
-        "picture": _example("A picture without its lower half", n=2, image=ONE, mask=LOWER_HALF, resize=True, seed=7),
-        "text": _example("A text with missing characters", n=2, text="To be or not to b____", seed=7),
-    },
-    "score": {"picture": _PICTURE},
-    "encode": {"picture": _PICTURE},
-    "decode": {"origin": _example("The origin of a latent space of 8 dimensions", z=[[0.0] * 8])},
-    "reconstruct": {"picture": _PICTURE},
-}
-"""Examples of each verb by name; /docs fills in the first. decode needs as many numbers as the model's latent_dim."""
+def _has_latent_space(family: Family) -> bool:
+    return isinstance(family, SupportsLatent)
+
+
+PICTURE = {"picture": _example("A picture", images=[DIGIT], resize=True)}
+
+_DECLARED = (
+    Verb(
+        name="sample",
+        description="Draw n samples.",
+        body=SampleBody,
+        result=SamplesSchema,
+        submit=jobs.submit_sample,
+        examples={
+            "json": _example("Four samples", n=4, seed=7),
+            "grid": _example("Sixteen samples in one picture", n=16, seed=7, format="grid"),
+        },
+    ),
+    Verb(
+        name="impute",
+        description="Complete the missing part of one instance, n times.",
+        body=ImputeBody,
+        result=SamplesSchema,
+        submit=jobs.submit_impute,
+        examples={
+            "picture": _example(
+                "A picture without its lower half", n=2, image=DIGIT, mask=LOWER_HALF, resize=True, seed=7
+            ),
+            "text": _example("A text with missing characters", n=2, text="To be or not to b____", seed=7),
+        },
+    ),
+    Verb(
+        name="score",
+        description="Measure the likelihood of instances, in bits/dim.",
+        body=ScoreBody,
+        result=ScoresSchema,
+        submit=jobs.submit_score,
+        examples=PICTURE,
+    ),
+    Verb(
+        name="encode",
+        description="Encode instances: mean and log-variance of their latent variables.",
+        body=EncodeBody,
+        result=LatentsSchema,
+        submit=partial(jobs.submit_latent, jobs.encode),
+        examples=PICTURE,
+        supported=_has_latent_space,
+    ),
+    Verb(
+        name="decode",
+        description="Decode latent vectors to samples.",
+        body=DecodeBody,
+        result=SamplesSchema,
+        submit=partial(jobs.submit_latent, jobs.decode),
+        examples={"origin": _example("The origin of a latent space of 8 dimensions", z=[[0.0] * 8])},
+        supported=_has_latent_space,
+    ),
+    Verb(
+        name="reconstruct",
+        description="Encode instances and decode them again.",
+        body=ReconstructBody,
+        result=SamplesSchema,
+        submit=partial(jobs.submit_latent, jobs.reconstruct),
+        examples=PICTURE,
+        supported=_has_latent_space,
+    ),
+)
+VERBS: dict[str, Verb] = {verb.name: verb for verb in _DECLARED}

@@ -6,7 +6,7 @@ from starlette.testclient import TestClient
 from gen_ray.dataspec import DataSpec
 from gen_ray.serving.api import build
 from gen_ray.serving.settings import ApiSettings
-from gen_ray.serving.verbs import EXAMPLES
+from gen_ray.serving.verbs import VERBS
 from tests.serving.desks import COLOUR, DIGITS, Paper, card
 
 VERSE = DataSpec(name="verse", kind="tokens", shape=(32,), levels=8, alphabet="T beonrt")
@@ -19,20 +19,20 @@ def open_http() -> TestClient:
     return TestClient(build(desks, ApiSettings()), base_url="http://localhost:8000")
 
 
-@pytest.mark.parametrize(("verb", "name"), [(verb, name) for verb, named in EXAMPLES.items() for name in named])
+@pytest.mark.parametrize(("verb", "name"), [(verb.name, name) for verb in VERBS.values() for name in verb.examples])
 def test_an_unchanged_example_is_accepted(open_http: TestClient, verb: str, name: str) -> None:
     for model in ["verse"] if name == "text" else ["digits", "colour"]:
-        response = open_http.post(f"/v1/models/{model}/{verb}", json=EXAMPLES[verb][name]["value"])
+        response = open_http.post(f"/v1/models/{model}/{verb}", json=VERBS[verb].examples[name]["value"])
         assert response.status_code == 200, response.text
 
 
 def test_the_document_has_an_example_and_json_first_for_every_verb(open_http: TestClient) -> None:
     paths = open_http.get("/openapi.json").json()["paths"]
     verbs = [path.rpartition("/")[2] for path, item in paths.items() if "post" in item]
-    assert sorted(verbs) == sorted(EXAMPLES)
+    assert sorted(verbs) == sorted(VERBS)
     for verb in verbs:
         content = paths[f"/v1/models/{{name}}/{verb}"]["post"]["requestBody"]["content"]["application/json"]
-        assert content["examples"] == EXAMPLES[verb]
+        assert content["examples"] == VERBS[verb].examples
         answers = paths[f"/v1/models/{{name}}/{verb}"]["post"]["responses"]["200"]["content"]
         assert next(iter(answers)) == "application/json" and "$ref" in answers["application/json"]["schema"]
 

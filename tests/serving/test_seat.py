@@ -20,6 +20,7 @@ from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.service import JobResult, RequestLimits, RequestRefusedError, ServingJob, StreamPreview, card_json
 from gen_ray.serving.sources import FolderSource
+from gen_ray.serving.verbs import supported_verbs
 from gen_ray.tracking.releases import Release
 from tests.engine.toys import CPU, images, model
 
@@ -399,4 +400,4 @@ def test_an_artifact_replaced_between_its_choice_and_its_loading_is_not_served(t
     release = FolderSource(folder).newest()
     written(folder, seed=1)
     with pytest.raises(RunError, match="was replaced while it was loaded"):
-        LoadedModel.open("toy", release, folder, CPU, RequestLimits())
+        LoadedModel.open("toy", release, folder, CPU, RequestLimits(), supported_verbs)
