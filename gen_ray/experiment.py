@@ -84,39 +84,50 @@ Root = Annotated[Path, PlainValidator(_root), PlainSerializer(str)]
 class Data(Config):
     """The data set and its batching."""
 
-    source: Text = "digits"
-    root: Folder | None = None
+    source: Text = Field(
+        "digits",
+        description="the data set: digits, mnist, fashion_mnist, cifar10, image_folder:DIR, text:FILE or parquet:GLOB",
+    )
+    root: Folder | None = Field(None, description="folder of files already on disk (layout of torchvision)")
     options: SourceOptions = SourceOptions()
     on_bad_row: Annotated[str, AfterValidator(_on_bad_row)] = Field(
         "stop", description="what to do with unreadable rows: stop, or skip:N to skip at most N rows"
     )
-    batch_size: int = Field(128, ge=1, le=2**20)
-    cache: Literal["auto", "memory", "stream"] = "auto"
+    batch_size: int = Field(128, ge=1, le=2**20, description="rows per step, over all workers")
+    cache: Literal["auto", "memory", "stream"] = Field(
+        "auto", description="memory: each worker holds the data; stream: reads the shards in each epoch"
+    )
 
 
 class Training(Config):
     """The optimisation of the weights."""
 
-    epochs: int = Field(40, ge=1, le=10_000_000)
-    seed: int = Field(0, ge=0, lt=2**63)
-    learning_rate: float = Field(2e-4, gt=0, lt=10)
-    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
-    weight_decay: float = Field(0.0, ge=0, le=1000)
-    warmup_steps: int = Field(0, ge=0, le=10**9)
-    decay: Literal["constant", "cosine", "linear"] = "constant"
-    gradient_clip_norm: float | None = Field(1.0, ge=1e-9, le=1e9)
-    ema_decay: float = Field(0.999, ge=0, lt=1)
+    epochs: int = Field(40, ge=1, le=10_000_000, description="passes over the training split")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, data order, noise and dropout")
+    learning_rate: float = Field(2e-4, gt=0, lt=10, description="step size after the warm-up")
+    betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), description="decay of the two moments of AdamW")
+    weight_decay: float = Field(0.0, ge=0, le=1000, description="decoupled weight decay")
+    warmup_steps: int = Field(0, ge=0, le=10**9, description="steps in which the learning rate rises from 0")
+    decay: Literal["constant", "cosine", "linear"] = Field(
+        "constant", description="course of the learning rate after the warm-up"
+    )
+    gradient_clip_norm: float | None = Field(
+        1.0, ge=1e-9, le=1e9, description="largest norm of a gradient; null: no limit"
+    )
+    ema_decay: float = Field(0.999, ge=0, lt=1, description="decay of the weight average that is evaluated and served")
     ema_snapshots: int = Field(8, ge=0, le=10_000, description="number of weight snapshots kept for post-hoc EMA")
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    accumulate: int = Field(1, ge=1, le=2**20)
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 if the hardware supports it"
+    )
+    accumulate: int = Field(1, ge=1, le=2**20, description="micro-batches per worker and step")
     compile: bool = Field(False, description="compile the network by torch.compile; the time is recorded")
     recompute: bool = Field(
         False, description="recompute activations in the backward pass: saves memory and takes time"
     )
-    log_every_steps: int = Field(50, ge=1, le=10**9)
-    validate_every_epochs: int = Field(1, ge=1, le=10_000_000)
-    sample_every_epochs: int = Field(10, ge=1, le=10_000_000)
-    checkpoint_every_seconds: float = Field(60.0, ge=0, le=LONGEST_SECONDS)
+    log_every_steps: int = Field(50, ge=1, le=10**9, description="steps between metrics")
+    validate_every_epochs: int = Field(1, ge=1, le=10_000_000, description="epochs between validations")
+    sample_every_epochs: int = Field(10, ge=1, le=10_000_000, description="epochs between pictures")
+    checkpoint_every_seconds: float = Field(60.0, ge=0, le=LONGEST_SECONDS, description="seconds between checkpoints")
 
 
 class Scaling(Config):
@@ -128,8 +139,8 @@ class Scaling(Config):
     num_workers: Count | tuple[Count, Count] = Field(
         1, description="number of workers, or [fewest, most] for a run that adapts to the free resources"
     )
-    cpus_per_worker: Count | Literal["auto"] = "auto"
-    use_gpu: bool | Literal["auto"] = "auto"
+    cpus_per_worker: Count | Literal["auto"] = Field("auto", description="cores of each worker; auto: an equal share")
+    use_gpu: bool | Literal["auto"] = Field("auto", description="auto: one GPU per worker if there are enough")
     gpus_per_worker: float = Field(
         1.0, gt=0, le=1, description="GPUs of each worker; below 1, trials of a sweep share a GPU and its memory"
     )
@@ -175,12 +186,12 @@ class Scaling(Config):
 class Evaluation(Config):
     """The measurements after training."""
 
-    samples: int = Field(2000, ge=2, le=1_000_000)
-    sampler: str | None = None
-    steps: int | None = Field(None, ge=1, le=100_000)
-    likelihood_rows: int = Field(1000, ge=2, le=10_000_000)
-    effort: int | None = Field(None, ge=1, le=100_000)
-    neighbours: int = Field(5, ge=1, le=1000)
+    samples: int = Field(2000, ge=2, le=1_000_000, description="samples for Fréchet distance, precision and recall")
+    sampler: str | None = Field(None, description="NAME or NAME:option=value; null: the default of the family")
+    steps: int | None = Field(None, ge=1, le=100_000, description="steps of the sampler; null: its default")
+    likelihood_rows: int = Field(1000, ge=2, le=10_000_000, description="largest number of rows for bits per dimension")
+    effort: int | None = Field(None, ge=1, le=100_000, description="draws per row for bits per dimension; null: 100")
+    neighbours: int = Field(5, ge=1, le=1000, description="neighbours in precision and recall")
     checkpoint: Literal["last", "best"] = Field(
         "last", description="checkpoint to evaluate; best: the lowest validation loss"
     )
@@ -189,20 +200,23 @@ class Evaluation(Config):
 class Storage(Config):
     """The place of runs, checkpoints, prepared data and the default MLflow store: a folder, or s3://bucket/prefix."""
 
-    root: Root = Field(default_factory=storage.default)
+    root: Root = Field(default_factory=storage.default, description="a folder, or a URI such as s3://bucket/prefix")
 
 
 class Tracking(Config):
     """The MLflow server and experiment. uri null: MLFLOW_TRACKING_URI, else a SQLite store below storage.root."""
 
-    uri: Text | None = None
-    experiment: Name = "gen_ray"
+    uri: Text | None = Field(None, description="URI of MLflow; null: see above")
+    experiment: Name = Field("gen_ray", description="the MLflow experiment")
 
 
 class Experiment(Config):
-    """The configuration of a run. ``parse`` and ``load`` create it, and report mistakes in one line."""
+    """The configuration of a run.
 
-    name: Name
+    ``parse`` and ``load`` create it, and report mistakes in one line.
+    """
+
+    name: Name = Field(description="name of the runs")
     data: Data = Data()
     family: SerializeAsAny[FamilyConfig]
     training: Training = Training()

@@ -11,6 +11,7 @@ from gen_ray import experiment
 from gen_ray.configuration import yaml12
 from gen_ray.configuration.base import validated
 from gen_ray.sweeps import config as sweeps
+from gen_ray.sweeps import reference
 from pipelines import cli
 from tests.conftest import ROOT, Said
 from tests.launching import carry_out, job
@@ -131,6 +132,17 @@ def test_every_named_setting_exists(page: Page) -> None:
         )
     )
     assert not named - known - sections
+
+
+def test_the_reference_of_keys_is_up_to_date() -> None:
+    text = (ROOT / reference.PAGE).read_text()
+    assert reference.page(text) == text, "run python -m gen_ray.sweeps.reference"
+
+
+def test_every_key_has_a_meaning() -> None:
+    rows = re.findall(r"^\| `([a-z_0-9]+)` \| (.*?) \|.*\| (.*) \|$", reference.reference(), flags=re.MULTILINE)
+    assert len(rows) > 100
+    assert not [key for key, values, meaning in rows if not meaning and key != "name" and "mapping" not in values]
 
 
 @each_page

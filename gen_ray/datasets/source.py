@@ -36,11 +36,13 @@ class SourceOptions(Config):
     example (parquet).
     """
 
-    length: int = Field(default=256, ge=1, le=1_000_000)
-    image_size: int | None = Field(default=None, ge=1, le=4096)
-    levels: int | None = Field(default=None, ge=2, le=256)
+    length: int = Field(default=256, ge=1, le=1_000_000, description="characters of an example (text)")
+    image_size: int | None = Field(
+        default=None, ge=1, le=4096, description="side in pixels after scaling and cropping (image_folder)"
+    )
+    levels: int | None = Field(default=None, ge=2, le=256, description="grey levels to which images are quantised")
     shape: Annotated[tuple[Annotated[int, Field(ge=1, le=100_000)], ...], AfterValidator(_of_few_values)] | None = (
-        Field(default=None, min_length=1, max_length=3)
+        Field(default=None, min_length=1, max_length=3, description="shape of an example (parquet)")
     )
 
 

@@ -32,11 +32,16 @@ class VaeConfig(FamilyConfig):
     loss_is_bound: ClassVar[bool] = True
 
     name: Literal["vae"] = "vae"
-    latent_dim: int = Field(20, ge=1, le=65536)
-    likelihood: Literal["bernoulli", "logistic", "categorical"] = "logistic"
-    binarise: Literal["static", "dynamic"] | None = None
-    kl_warmup_steps: int = Field(0, ge=0, le=10**9)
-    net: Annotated[AutoencoderConfig, named("mlp")] = Field(default={"name": "mlp"}, validate_default=True)
+    latent_dim: int = Field(20, ge=1, le=65536, description="number of latent variables")
+    likelihood: Literal["bernoulli", "logistic", "categorical"] = Field("logistic", description="p(x|z) of a pixel")
+    binarise: Literal["static", "dynamic"] | None = Field(
+        None,
+        description="static: 1 above the middle grey level; dynamic: 1 with the grey level as probability",
+    )
+    kl_warmup_steps: int = Field(0, ge=0, le=10**9, description="steps in which the weight of the KL term rises to 1")
+    net: Annotated[AutoencoderConfig, named("mlp")] = Field(
+        default={"name": "mlp"}, validate_default=True, description="encoder and decoder"
+    )
 
     @property
     def modelled_values(self) -> str:

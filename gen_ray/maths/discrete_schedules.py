@@ -54,7 +54,7 @@ class CosineSurvival(_Smooth):
     """A cosine of time (not squared): f(t)/f(0), f = cos(π/2·(t + s)/(1 + s)) (D3PM, A.2; Hoogeboom et al. 2021)."""
 
     name: Literal["cosine"] = "cosine"
-    s: float = Field(default=0.008, gt=0, le=1)
+    s: float = Field(default=0.008, gt=0, le=1, description="offset at the data")
 
     def alpha_bar(self, t: Tensor, K: int) -> Tensor:
         """Return f(t)/f(0)."""
@@ -76,8 +76,8 @@ class LinearSurvival(_Smooth):
     """DDPM's linear betas (Ho et al. 2020) in continuous time, 1000·beta, rescaled so that alpha_bar(1) = 0 exactly."""
 
     name: Literal["linear"] = "linear"
-    beta_min: float = Field(default=1e-4, gt=0, lt=1)
-    beta_max: float = Field(default=0.02, gt=0, lt=1)
+    beta_min: float = Field(default=1e-4, gt=0, lt=1, description="first beta")
+    beta_max: float = Field(default=0.02, gt=0, lt=1, description="last beta")
 
     def alpha_bar(self, t: Tensor, K: int) -> Tensor:
         """Return (e^{−B(t)} − e^{−B(1)}) / (1 − e^{−B(1)}), B the integral of the betas."""
@@ -105,7 +105,9 @@ class MutualInformation(_Survival):
     """
 
     name: Literal["mutual_information"] = "mutual_information"
-    marginal: tuple[Annotated[float, Field(ge=0, le=1e18)], ...] | None = Field(default=None, min_length=2)
+    marginal: tuple[Annotated[float, Field(ge=0, le=1e18)], ...] | None = Field(
+        default=None, min_length=2, description="weights of the levels; null: the same weight for all"
+    )
 
     @model_validator(mode="after")
     def _frequencies(self) -> "MutualInformation":

@@ -49,7 +49,7 @@ class Rk4(_Solver):
     """The fourth-order Runge-Kutta method in equal steps: 4·steps evaluations; rows of a batch are independent."""
 
     name: Literal["rk4"] = "rk4"
-    steps: int = Field(25, ge=1, le=10_000)
+    steps: int = Field(25, ge=1, le=10_000, description="number of equal steps")
 
     def times(self, u0: float, u1: float) -> Tensor:
         """Return the ends of equal steps (steps+1,)."""
@@ -69,8 +69,8 @@ class Dopri5(_Solver):
     """
 
     name: Literal["dopri5"] = "dopri5"
-    rtol: float = Field(1e-4, ge=1e-10, le=0.1)
-    atol: float = Field(1e-4, ge=1e-10, le=0.1)
+    rtol: float = Field(1e-4, ge=1e-10, le=0.1, description="relative tolerance")
+    atol: float = Field(1e-4, ge=1e-10, le=0.1, description="absolute tolerance")
 
     def times(self, u0: float, u1: float) -> Tensor:
         """Return u0 and u1 (2,)."""

@@ -106,8 +106,8 @@ class Linear(_Schedule):
     """
 
     name: Literal["linear"] = "linear"
-    beta_min: float = Field(default=1e-4, gt=0, lt=1)
-    beta_max: float = Field(default=0.02, gt=0, lt=1)
+    beta_min: float = Field(default=1e-4, gt=0, lt=1, description="first beta at T = 1000")
+    beta_max: float = Field(default=0.02, gt=0, lt=1, description="last beta at T = 1000")
 
     def alpha_bar(self, T: int) -> Tensor:
         """Return alpha_bar (T+1,), float64: the cumulative product of 1 - beta."""
@@ -127,8 +127,8 @@ class Cosine(_Schedule):
     """A squared cosine of time (Nichol & Dhariwal 2021, eq. 17), with betas limited to beta_clip."""
 
     name: Literal["cosine"] = "cosine"
-    s: float = Field(default=0.008, gt=0, le=1)
-    beta_clip: float = Field(default=0.999, gt=0, lt=1)
+    s: float = Field(default=0.008, gt=0, le=1, description="offset that keeps the first beta from being too small")
+    beta_clip: float = Field(default=0.999, gt=0, lt=1, description="largest beta")
 
     def alpha_bar(self, T: int) -> Tensor:
         """Return alpha_bar (T+1,), float64."""
@@ -149,9 +149,9 @@ class Sigmoid(_Schedule):
     """A sigmoid of time from start to end, temperature tau, at least 1e-9 (Jabri et al. 2022, algorithm 2)."""
 
     name: Literal["sigmoid"] = "sigmoid"
-    start: float = Field(default=-3.0, ge=-100, le=100)
-    end: float = Field(default=3.0, ge=-100, le=100)
-    tau: float = Field(default=1.0, ge=1e-3, le=1000)
+    start: float = Field(default=-3.0, ge=-100, le=100, description="argument of the sigmoid at the data")
+    end: float = Field(default=3.0, ge=-100, le=100, description="argument at the noise")
+    tau: float = Field(default=1.0, ge=1e-3, le=1000, description="temperature")
 
     @model_validator(mode="after")
     def _falls(self) -> Self:
@@ -191,11 +191,13 @@ class Learned(_Schedule):
     """
 
     name: Literal["learned"] = "learned"
-    gamma_min: float = Field(default=-13.3, ge=-30, le=30)
-    gamma_max: float = Field(default=5.0, ge=-30, le=30)
-    learn_ends: bool = True
-    hidden: int = Field(default=64, ge=1, le=4096)
-    estimate: Literal["continuous", "discrete"] = "continuous"
+    gamma_min: float = Field(default=-13.3, ge=-30, le=30, description="initial −ln SNR at the data")
+    gamma_max: float = Field(default=5.0, ge=-30, le=30, description="initial −ln SNR at the noise")
+    learn_ends: bool = Field(True, description="whether both ends are learned")
+    hidden: int = Field(default=64, ge=1, le=4096, description="hidden units of the monotone network")
+    estimate: Literal["continuous", "discrete"] = Field(
+        "continuous", description="the training bound: in continuous time or in steps"
+    )
 
     @model_validator(mode="after")
     def _rises(self) -> Self:

@@ -87,9 +87,9 @@ class _Sde(Config):
 class _Beta(_Sde):
     """SDEs with alpha = exp(−½∫beta) and a linear beta from beta_min to beta_max."""
 
-    beta_min: float = Field(0.1, gt=0)
-    beta_max: float = Field(20.0, gt=0)
-    t_min: float = Field(1e-3, gt=0, lt=1)
+    beta_min: float = Field(0.1, gt=0, description="beta(0)")
+    beta_max: float = Field(20.0, gt=0, description="beta(1)")
+    t_min: float = Field(1e-3, gt=0, lt=1, description="the smallest time: sampling and likelihood end there")
 
     @model_validator(mode="after")
     def _rises(self) -> Self:
@@ -162,9 +162,9 @@ class VE(_Sde):
     """
 
     name: Literal["ve"] = "ve"
-    sigma_min: float = Field(0.01, gt=0)
-    sigma_max: float = Field(50.0, gt=0)
-    t_min: float = Field(1e-5, ge=0, lt=1)
+    sigma_min: float = Field(0.01, gt=0, description="noise at t = 0")
+    sigma_max: float = Field(50.0, gt=0, description="noise at t = 1")
+    t_min: float = Field(1e-5, ge=0, lt=1, description="the smallest time: sampling and likelihood end there")
 
     @model_validator(mode="after")
     def _rises(self) -> Self:

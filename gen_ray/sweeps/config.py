@@ -46,9 +46,9 @@ Scalar = bool | int | float | str | None
 class SearchAxis(Config):
     """The values of a key: exactly one of four kinds, and optionally a condition on other keys."""
 
-    choice: list[Any] | None = Field(None, min_length=1)
-    uniform: tuple[float, float] | None = None
-    loguniform: tuple[float, float] | None = None
+    choice: list[Any] | None = Field(None, min_length=1, description="list of values")
+    uniform: tuple[float, float] | None = Field(None, description="[low, high]")
+    loguniform: tuple[float, float] | None = Field(None, description="[low, high], uniform in the logarithm")
     randint: tuple[int, int] | None = Field(None, description="both ends included")
     when: dict[str, Any] = Field({}, description="values of earlier keys for which this key is active")
 
@@ -82,21 +82,28 @@ class SearchAxis(Config):
 class SearcherConfig(Config):
     """The searcher: all points of a grid, random points, or a tree-structured Parzen estimator."""
 
-    name: Literal["grid", "random", "tpe"] = "random"
-    seed: int = Field(0, ge=0, lt=2**63)
+    name: Literal["grid", "random", "tpe"] = Field(
+        "random", description="grid: all points; random: random points; tpe: learns from finished trials"
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of the points")
 
 
 class SweepConfig(Config):
-    """The configuration of a sweep. ``load`` creates it, and reports mistakes in one line."""
+    """The configuration of a sweep.
 
-    name: Name
-    experiment: Text
+    ``load`` creates it, and reports mistakes in one line.
+    """
+
+    name: Name = Field(description="name of the sweep and of its runs")
+    experiment: Text = Field(description="YAML of the base experiment, relative to this file")
     settings: dict[str, Any] = Field({}, description="changes of the experiment that all trials share")
-    space: dict[str, SearchAxis] = Field(min_length=1)
-    metric: str = "eval/bits_per_dim"
-    direction: Literal["minimize", "maximize"] = "minimize"
+    space: dict[str, SearchAxis] = Field(min_length=1, description="the searched keys and their values")
+    metric: str = Field("eval/bits_per_dim", description="metric to optimise")
+    direction: Literal["minimize", "maximize"] = Field(
+        "minimize", description="whether a small or a large metric is better"
+    )
     searcher: SearcherConfig = SearcherConfig()
-    scheduler: Scheduler = NoPruning()
+    scheduler: Scheduler = Field(NoPruning(), description="early stopping of poor trials")
     trials: int | None = Field(None, ge=1, le=100_000, description="number of trials; default: all points of a grid")
     minutes: float | None = Field(None, gt=0, le=1e6, description="minutes after which no trial is started")
     concurrency: int | None = Field(None, ge=1, le=10_000, description="concurrent trials; default: all that fit")

@@ -14,17 +14,25 @@ class DdpmConfig(FamilyConfig):
     """The settings of a DDPM."""
 
     name: Literal["ddpm"] = "ddpm"
-    schedule: Annotated[Learnable, named("cosine")] = Field(default={"name": "cosine"}, validate_default=True)
-    steps: int = Field(1000, ge=2, le=100_000)
-    predict: Literal["eps", "x_0", "v"] = "eps"
-    variance: Literal["small", "large", "learned"] = "small"
-    loss: Literal["simple", "vlb"] = "simple"
-    vlb_weight: float | None = Field(None, gt=0, le=1e6)
+    schedule: Annotated[Learnable, named("cosine")] = Field(
+        default={"name": "cosine"}, validate_default=True, description="the noise schedule"
+    )
+    steps: int = Field(1000, ge=2, le=100_000, description="T, the number of noise levels")
+    predict: Literal["eps", "x_0", "v"] = Field("eps", description="what the network predicts")
+    variance: Literal["small", "large", "learned"] = Field(
+        "small", description="variance of p(x_{k-1} | x_k); learned: by the network"
+    )
+    loss: Literal["simple", "vlb"] = Field("simple", description="simple: L_simple; vlb: the variational bound")
+    vlb_weight: float | None = Field(
+        None, gt=0, le=1e6, description="weight of the bound in the hybrid loss; null: 0.001"
+    )
     min_snr: float | None = Field(
         None, gt=0, le=1e9, description="Min-SNR-gamma: upper bound of the SNR weight in loss=simple"
     )
-    clip: bool = True
-    net: Annotated[DenoiserConfig, named("unet")] = Field(default={"name": "unet"}, validate_default=True)
+    clip: bool = Field(True, description="clip the data prediction to the range of the data")
+    net: Annotated[DenoiserConfig, named("unet")] = Field(
+        default={"name": "unet"}, validate_default=True, description="the network"
+    )
 
     @model_validator(mode="after")
     def _effective(self) -> "DdpmConfig":

@@ -21,8 +21,12 @@ class AbsorbingConfig(GriddedConfig):
     """The settings of the absorbing chain. With loss ``continuous``, only ancestral sampling uses ``steps``."""
 
     name: Literal["absorbing"] = "absorbing"
-    loss: Literal["continuous", "vb", "hybrid"] = "continuous"
-    schedule: Annotated[Smooth, named("reciprocal")] = Field(default={"name": "reciprocal"}, validate_default=True)
+    loss: Literal["continuous", "vb", "hybrid"] = Field(
+        "continuous", description="continuous: the bound in continuous time; vb: in steps; hybrid: vb and cross entropy"
+    )
+    schedule: Annotated[Smooth, named("reciprocal")] = Field(
+        default={"name": "reciprocal"}, validate_default=True, description="the noise schedule"
+    )
 
     def on(self, spec: DataSpec) -> "ForwardKernel":
         """Return the kernel on data of this spec."""

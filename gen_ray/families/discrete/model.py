@@ -30,8 +30,12 @@ class DiscreteConfig(FamilyConfig):
     """The settings of a discrete diffusion."""
 
     name: Literal["discrete"] = "discrete"
-    kernel: Annotated[AnyKernel, named("absorbing")] = Field(default={"name": "absorbing"}, validate_default=True)
-    net: Annotated[CategoricalConfig, named("tokens")] = Field(default={"name": "tokens"}, validate_default=True)
+    kernel: Annotated[AnyKernel, named("absorbing")] = Field(
+        default={"name": "absorbing"}, validate_default=True, description="the forward process"
+    )
+    net: Annotated[CategoricalConfig, named("tokens")] = Field(
+        default={"name": "tokens"}, validate_default=True, description="the network"
+    )
 
 
 class DiscreteDiffusion(Family):

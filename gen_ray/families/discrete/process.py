@@ -69,8 +69,8 @@ class GriddedConfig(KernelConfig):
     """The settings of kernels with a time grid and a choice of losses."""
 
     loss: str
-    steps: int = Field(1000, ge=2, le=100_000)
-    ce_weight: float | None = Field(None, gt=0, le=1e6)
+    steps: int = Field(1000, ge=2, le=100_000, description="T, the number of noise levels")
+    ce_weight: float | None = Field(None, gt=0, le=1e6, description="weight of the cross entropy in loss=hybrid")
 
     @model_validator(mode="after")
     def _effective(self) -> "GriddedConfig":

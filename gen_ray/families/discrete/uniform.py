@@ -24,8 +24,10 @@ class UniformConfig(GriddedConfig):
     """The settings of the uniform chain."""
 
     name: Literal["uniform"] = "uniform"
-    loss: Literal["hybrid", "vb"] = "hybrid"
-    schedule: Annotated[Survival, named("cosine")] = Field(default={"name": "cosine"}, validate_default=True)
+    loss: Literal["hybrid", "vb"] = Field("hybrid", description="vb: the bound; hybrid: the bound and cross entropy")
+    schedule: Annotated[Survival, named("cosine")] = Field(
+        default={"name": "cosine"}, validate_default=True, description="the noise schedule"
+    )
 
     def on(self, spec: DataSpec) -> "ForwardKernel":
         """Return the kernel on data of this spec."""
