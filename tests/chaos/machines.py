@@ -16,19 +16,21 @@ from ray.cluster_utils import Cluster
 from gen_ray.experiment import Experiment
 from tests.conftest import ROOT
 
-SOON = {
+FAST_HEALTH_CHECKS = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 1000,
     "health_check_failure_threshold": 3,
 }
-"""A node that is gone is missed after two seconds: Ray's own patience would be most of a test."""
+"""The head notices a lost node after two seconds; Ray's default would take most of a test."""
 
 
 @contextmanager
 def machines(*cpus: int, **head: Any) -> Iterator[tuple[Cluster, list[Any]]]:
     """Yield a cluster and its further nodes; cpus are those of the head, then of each node; head: its other options."""
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": cpus[0], "_system_config": SOON, **head})
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": cpus[0], "_system_config": FAST_HEALTH_CHECKS, **head}
+    )
     try:
         yield nodes, [nodes.add_node(num_cpus=number) for number in cpus[1:]]
     finally:
@@ -48,7 +50,7 @@ def power_cut(node: Any) -> None:
             process.kill()
 
 
-def on(nodes: Cluster, verb: str, *words: object, **environment: str) -> "subprocess.Popen[str]":
+def start_on(nodes: Cluster, verb: str, *words: object, **environment: str) -> "subprocess.Popen[str]":
     """Start a command on a cluster."""
     module = verb if "." in verb else f"pipelines.{verb}"
     command = [sys.executable, "-m", module, *map(str, words)]
@@ -56,7 +58,7 @@ def on(nodes: Cluster, verb: str, *words: object, **environment: str) -> "subpro
     return subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def until(reached: Callable[[], Any], driver: "subprocess.Popen[str]", seconds: float = 100) -> float:
+def wait_while_running(reached: Callable[[], Any], driver: "subprocess.Popen[str]", seconds: float = 100) -> float:
     """Wait until a condition holds while a command runs, and return the seconds."""
     began = time.monotonic()
     while not reached():
@@ -69,13 +71,13 @@ def until(reached: Callable[[], Any], driver: "subprocess.Popen[str]", seconds: 
     return time.monotonic() - began
 
 
-def ended(driver: "subprocess.Popen[str]", seconds: float = 120) -> None:
+def wait_for_success(driver: "subprocess.Popen[str]", seconds: float = 120) -> None:
     """Wait for a command to end, and check that it succeeded."""
     said, _ = driver.communicate(timeout=seconds)
     assert driver.returncode == 0, said
 
 
-def written(experiment: Experiment, folder: Path) -> Path:
+def write_config(experiment: Experiment, folder: Path) -> Path:
     """Write the configuration file of an experiment and return its path."""
     file = folder / f"{experiment.name}.yaml"
     file.write_text(yaml.safe_dump(experiment.resolved()))

@@ -20,7 +20,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def long(
+def long_experiment(
     storage: Path, name: str, family: str = "vae", tracking: Mapping[str, Any] | None = None, **scaling: Any
 ) -> Experiment:
     """Return the experiment of a run of 137 steps with a checkpoint after each step."""
@@ -30,24 +30,24 @@ def long(
     return parse({**found.resolved(), **changed})
 
 
-def newest(experiment: Experiment) -> int:
+def newest_step(experiment: Experiment) -> int:
     """Return the step of the newest checkpoint of any run of this name, or 0."""
     found = (experiment.storage.root / "runs").glob(f"{experiment.name}-*/checkpoints/step-*")
     return max((int(folder.name.removeprefix("step-")) for folder in found), default=0)
 
 
-def drafts(experiment: Experiment) -> list[Path]:
+def partial_folders(experiment: Experiment) -> list[Path]:
     """Return the partly written folders in all runs of this name."""
     return list((experiment.storage.root / "runs").glob(f"{experiment.name}-*/*/.step-*"))
 
 
-def the_row(experiment: Experiment) -> RunRow:
+def only_row(experiment: Experiment) -> RunRow:
     [row] = rows(Store.of_experiment(experiment))
     return row
 
 
 @cache
-def undisturbed(storage: Path, family: str = "vae") -> dict[str, Any]:
+def undisturbed_weights(storage: Path, family: str = "vae") -> dict[str, Any]:
     """Return the result of an undisturbed run of a family."""
-    experiment = long(storage, f"calm-{family.replace('_', '-')}", family)
+    experiment = long_experiment(storage, f"calm-{family.replace('_', '-')}", family)
     return through_ray(experiment, prepare_data(experiment), experiment.name)[0]

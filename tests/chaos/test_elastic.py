@@ -12,8 +12,8 @@ from ray.cluster_utils import Cluster
 from gen_ray.experiment import Experiment
 from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
-from tests.chaos.machines import ended, machines, on, power_cut, until, written
-from tests.chaos.runs import long, newest, the_row, undisturbed
+from tests.chaos.machines import machines, power_cut, start_on, wait_for_success, wait_while_running, write_config
+from tests.chaos.runs import long_experiment, newest_step, only_row, undisturbed_weights
 from tests.cluster.street import same, weights
 
 pytestmark = [pytest.mark.timeout(480, method="thread")]
@@ -23,18 +23,18 @@ def test_a_run_continues_with_one_of_two_workers_and_adds_a_second_later(
     cluster: None, storage: Path, tmp_path: Path
 ) -> None:
     """For any number of workers at any step, the weights equal those of an undisturbed run of two workers."""
-    expected = undisturbed(storage)
-    experiment = long(storage, "elastic", num_workers=[1, 2], cpus_per_worker=1, grow_seconds=3)
+    expected = undisturbed_weights(storage)
+    experiment = long_experiment(storage, "elastic", num_workers=[1, 2], cpus_per_worker=1, grow_seconds=3)
     with (
         machines(1, 1) as (nodes, [second]),
-        on(nodes, "train", written(experiment, tmp_path)) as driver,
+        start_on(nodes, "train", write_config(experiment, tmp_path)) as driver,
     ):
-        until(lambda: newest(experiment) >= 20, driver)
+        wait_while_running(lambda: newest_step(experiment) >= 20, driver)
         power_cut(second)
         shrunk = _pause(experiment, driver)
         nodes.add_node(num_cpus=1)
-        ended(driver)
-    row = the_row(experiment)
+        wait_for_success(driver)
+    row = only_row(experiment)
     assert row.status == "FINISHED" and row.params["scaling.num_workers"] == "[1, 2]"
     assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), expected)
     assert 2 < shrunk < 60
@@ -43,16 +43,16 @@ def test_a_run_continues_with_one_of_two_workers_and_adds_a_second_later(
 
 def test_a_preemption_notice_saves_a_checkpoint_at_once(cluster: None, storage: Path, tmp_path: Path) -> None:
     """The next checkpoint is due in an hour; the machine is removed 20 seconds after the notice."""
-    experiment = long(storage, "notice", num_workers=[1, 2], cpus_per_worker=1)
+    experiment = long_experiment(storage, "notice", num_workers=[1, 2], cpus_per_worker=1)
     words = ["training.checkpoint_every_seconds=3600", "training.epochs=400"]
     heeded = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1"}
     with (
         machines(1, 1) as (nodes, [second]),
-        on(nodes, "train", written(experiment, tmp_path), *words, **heeded) as driver,
+        start_on(nodes, "train", write_config(experiment, tmp_path), *words, **heeded) as driver,
     ):
-        until(lambda: _trains(experiment), driver)
+        wait_while_running(lambda: _trains(experiment), driver)
         _notice(nodes, second, seconds=20)
-        saved = until(lambda: newest(experiment) > 0, driver)
+        saved = wait_while_running(lambda: newest_step(experiment) > 0, driver)
         driver.terminate()
         driver.communicate(timeout=60)
     assert saved < 15
@@ -61,12 +61,12 @@ def test_a_preemption_notice_saves_a_checkpoint_at_once(cluster: None, storage: 
 
 def _pause(experiment: Experiment, driver: "subprocess.Popen[str]") -> float:
     """Return the seconds without a checkpoint until the run continues; otherwise every step has a checkpoint."""
-    last, began = newest(experiment), time.monotonic()
+    last, began = newest_step(experiment), time.monotonic()
     while True:
-        pause = until(lambda before=last: newest(experiment) != before, driver)
+        pause = wait_while_running(lambda before=last: newest_step(experiment) != before, driver)
         if pause > 2:
             return pause
-        last = newest(experiment)
+        last = newest_step(experiment)
         assert time.monotonic() < began + 60
 
 

@@ -14,7 +14,7 @@ from gen_ray.cluster.training.train import train
 from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest
-from tests.chaos.runs import long, newest, the_row, undisturbed
+from tests.chaos.runs import long_experiment, newest_step, only_row, undisturbed_weights
 from tests.cluster.street import same, weights
 
 pytestmark = [
@@ -41,7 +41,7 @@ def filled_up_after(step: int, disk: Path, experiment: Experiment) -> Iterator[P
     over, filler = Event(), disk / "filler"
 
     def fill() -> None:
-        while newest(experiment) < step:
+        while newest_step(experiment) < step:
             if over.wait(0.01):
                 return
         with suppress(OSError), filler.open("wb") as stream:  # the write ends when the disk is full
@@ -60,7 +60,7 @@ def filled_up_after(step: int, disk: Path, experiment: Experiment) -> Iterator[P
 
 def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path, storage: Path, tmp_path: Path) -> None:
     elsewhere = {"uri": f"sqlite:///{tmp_path}/mlflow.db", "experiment": "full"}
-    experiment = long(small_disk, "full", tracking=elsewhere)
+    experiment = long_experiment(small_disk, "full", tracking=elsewhere)
     prepare_data(experiment)
     with (
         filled_up_after(40, small_disk, experiment) as filler,
@@ -68,15 +68,15 @@ def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path,
     ):
         train(experiment)
     assert "\n" not in str(told.value) and told.value.reason == "disk_full"
-    row = the_row(experiment)
+    row = only_row(experiment)
     assert (row.status, row.tags["reason"]) == ("FAILED", "disk_full")
     home = small_disk / "runs" / row.run_id / "checkpoints"
     kept = sorted(home.iterdir())
-    assert [folder.name[:5] for folder in kept] == ["step-"] * len(kept) and newest(experiment) >= 40  # no orphans
+    assert [folder.name[:5] for folder in kept] == ["step-"] * len(kept) and newest_step(experiment) >= 40  # no orphans
     manifest.verify(kept[-1])
     filler.unlink()
     done = train(experiment, resume=True)
-    assert same(weights(done.artifact), undisturbed(storage)) and the_row(experiment).status == "FINISHED"
+    assert same(weights(done.artifact), undisturbed_weights(storage)) and only_row(experiment).status == "FINISHED"
 
 
 @pytest.mark.soak
@@ -84,7 +84,7 @@ def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path,
 def test_mlflow_on_the_same_full_disk_does_not_hide_the_line(small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this case MLflow cannot be updated either: the next process that opens the store closes the run."""
     monkeypatch.setattr("gen_ray.cluster.tracking.logger_actor.DRAIN_SECONDS", 5.0)
-    experiment = long(small_disk, "both", tracking={"experiment": "both"})
+    experiment = long_experiment(small_disk, "both", tracking={"experiment": "both"})
     prepare_data(experiment)
     with (
         filled_up_after(40, small_disk, experiment) as filler,
@@ -93,4 +93,4 @@ def test_mlflow_on_the_same_full_disk_does_not_hide_the_line(small_disk: Path, m
         train(experiment)
     filler.unlink()
     train(experiment, resume=True)
-    assert the_row(experiment).status == "FINISHED"
+    assert only_row(experiment).status == "FINISHED"

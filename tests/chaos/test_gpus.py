@@ -12,8 +12,8 @@ import pytest
 from gen_ray.engine.inference import artifact
 from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
-from tests.chaos.machines import ended, machines, on, until, written
-from tests.chaos.pretending import NOTES
+from tests.chaos.machines import machines, start_on, wait_for_success, wait_while_running, write_config
+from tests.chaos.simulated_gpus import GPU_LOG
 from tests.cluster.street import tiny
 from tests.cluster.test_sweep import plan
 from tests.conftest import free_port
@@ -30,12 +30,12 @@ def nodes() -> Iterator[Any]:
         yield found
 
 
-def pretending(nodes: Any, folder: Path, *words: object) -> "subprocess.Popen[str]":
+def start_with_gpus(nodes: Any, folder: Path, *words: object) -> "subprocess.Popen[str]":
     """Start a command with simulated GPUs."""
-    return on(nodes, "tests.chaos.pretending", *words, **{NOTES: str(folder / "notes")})
+    return start_on(nodes, "tests.chaos.simulated_gpus", *words, **{GPU_LOG: str(folder / "notes")})
 
 
-def noted(folder: Path) -> dict[int, set[str]]:
+def gpus_of_processes(folder: Path) -> dict[int, set[str]]:
     """Return the GPUs of each process that has some."""
     found = defaultdict(set)
     for line in (folder / "notes").read_text().splitlines():
@@ -47,7 +47,7 @@ def noted(folder: Path) -> dict[int, set[str]]:
 
 def test_a_gpu_that_torch_cannot_use_is_reported_with_its_machine(nodes: Any, storage: Path, tmp_path: Path) -> None:
     experiment = tiny(storage, scaling={**AUTO, "num_workers": 2}, tracking={"experiment": "no-driver"})
-    with on(nodes, "train", written(experiment, tmp_path)) as driver:
+    with start_on(nodes, "train", write_config(experiment, tmp_path)) as driver:
         said, _ = driver.communicate(timeout=120)
     assert driver.returncode == 2, said
     [line] = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -57,18 +57,18 @@ def test_a_gpu_that_torch_cannot_use_is_reported_with_its_machine(nodes: Any, st
 
 def test_every_worker_trains_on_a_separate_gpu(nodes: Any, storage: Path, tmp_path: Path) -> None:
     experiment = tiny(storage, scaling={**AUTO, "num_workers": 2}, tracking={"experiment": "two-gpus"})
-    with pretending(nodes, tmp_path, "train", written(experiment, tmp_path)) as driver:
-        ended(driver)
-    assert {gpu for gpus in noted(tmp_path).values() for gpu in gpus} == {"0", "1"}
+    with start_with_gpus(nodes, tmp_path, "train", write_config(experiment, tmp_path)) as driver:
+        wait_for_success(driver)
+    assert {gpu for gpus in gpus_of_processes(tmp_path).values() for gpu in gpus} == {"0", "1"}
 
 
 @pytest.mark.soak
 def test_trials_of_a_sweep_share_the_gpus(nodes: Any, storage: Path, tmp_path: Path) -> None:
     space = {"family.latent_dim": {"choice": [2, 3, 4, 5]}}
     plan(tmp_path, storage, "gpu-trials", space=space, settings={"scaling": AUTO, "training": {"epochs": 20}})
-    with pretending(nodes, tmp_path, "sweep", tmp_path / "sweep.yaml") as driver:
-        ended(driver)
-    assert {gpu for gpus in noted(tmp_path).values() for gpu in gpus} == {"0", "1"}
+    with start_with_gpus(nodes, tmp_path, "sweep", tmp_path / "sweep.yaml") as driver:
+        wait_for_success(driver)
+    assert {gpu for gpus in gpus_of_processes(tmp_path).values() for gpu in gpus} == {"0", "1"}
 
 
 @pytest.mark.soak
@@ -76,10 +76,10 @@ def test_replicas_share_a_gpu(nodes: Any, storage: Path, tmp_path: Path) -> None
     artifact.write(tmp_path / "runs" / "toy" / "artifact", model("vae"))
     port = free_port()
     words = ["serve", "toy", "--storage", tmp_path, "--port", port, "--min-replicas", 4, "--gpus", 0.5, "--cpus", 1]
-    with pretending(nodes, tmp_path, *words) as driver:
+    with start_with_gpus(nodes, tmp_path, *words) as driver:
         try:
-            until(lambda: (tmp_path / "notes").exists() and len(noted(tmp_path)) == 4, driver)
-            each = sorted(gpu for gpus in noted(tmp_path).values() for gpu in gpus)
+            wait_while_running(lambda: (tmp_path / "notes").exists() and len(gpus_of_processes(tmp_path)) == 4, driver)
+            each = sorted(gpu for gpus in gpus_of_processes(tmp_path).values() for gpu in gpus)
             assert each == ["0", "0", "1", "1"]
         finally:
             driver.terminate()
@@ -88,7 +88,7 @@ def test_replicas_share_a_gpu(nodes: Any, storage: Path, tmp_path: Path) -> None
 def test_doctor_checks_every_machine(nodes: Any, tmp_path: Path) -> None:
     second = nodes.add_node(num_cpus=1)
     try:
-        with on(nodes, "doctor", "--storage", tmp_path) as driver:
+        with start_on(nodes, "doctor", "--storage", tmp_path) as driver:
             said, _ = driver.communicate(timeout=100)
     finally:
         nodes.remove_node(second)

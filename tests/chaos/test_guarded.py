@@ -17,8 +17,8 @@ import yaml
 from gen_ray.engine.training import checkpoint_store
 from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
-from tests.chaos.heads import Head, started
-from tests.chaos.runs import long
+from tests.chaos.head_node import Head, running_head
+from tests.chaos.runs import long_experiment
 from tests.conftest import free_port
 
 pytestmark = [pytest.mark.timed, pytest.mark.timeout(480, method="thread")]
@@ -35,14 +35,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def head(shared: Path) -> Iterator[Head]:
     """Return a head whose jobs store their results in the shared folder."""
-    with started(cpus=2, GEN_RAY_STORAGE=str(shared)) as found:
+    with running_head(cpus=2, GEN_RAY_STORAGE=str(shared)) as found:
         yield found
 
 
 @pytest.fixture
 def work(shared: Path, tmp_path: Path) -> Path:
     """Return a working directory with a run that takes a minute and one that cannot start."""
-    raw = long(shared, "jobbed", num_workers=1).resolved()
+    raw = long_experiment(shared, "jobbed", num_workers=1).resolved()
     raw["training"] |= {"epochs": 1500, "checkpoint_every_seconds": 3600, "ema_snapshots": 0}
     del raw["storage"]
     (tmp_path / "long.yaml").write_text(yaml.safe_dump(raw))

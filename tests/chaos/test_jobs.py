@@ -12,7 +12,7 @@ from gen_ray.errors import RunError
 from gen_ray.recurring.launcher import OccurrenceState, wait
 from gen_ray.recurring.reconciler import Reconciler
 from gen_ray.recurring.store import ScheduleStore
-from tests.chaos.heads import started
+from tests.chaos.head_node import running_head
 from tests.schedules.night import nightly
 
 pytestmark = [pytest.mark.timeout(480, method="thread")]
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.timeout(480, method="thread")]
 @pytest.fixture(scope="module")
 def head() -> Iterator[str]:
     """Return the dashboard address of a head without token authentication, because this process lacks a token."""
-    with started(insecure=True) as found:
+    with running_head(insecure=True) as found:
         yield found.dashboard
 
 

@@ -19,13 +19,13 @@ from gen_ray.cluster.training.train import train
 from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest
-from tests.chaos.runs import FAMILIES, drafts, long, newest, the_row, undisturbed
+from tests.chaos.runs import FAMILIES, long_experiment, newest_step, only_row, partial_folders, undisturbed_weights
 from tests.cluster.street import same, weights
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(480, method="thread")]
 
 
-def processes(name: str) -> list[psutil.Process]:
+def ray_processes(name: str) -> list[psutil.Process]:
     """Return this session's Ray processes of a name."""
     found = []
     for child in psutil.Process().children(recursive=True):
@@ -41,7 +41,7 @@ RANK, CONTROLLER = "RayTrainWorker", "TrainController"
 
 
 @contextmanager
-def striking(
+def kill_at_steps(
     experiment: Experiment, at: list[tuple[int, str]], how: int = signal.SIGKILL, seed: int = 0
 ) -> Iterator[list[int]]:
     """During the block, signal a random process of a name each time a checkpoint passes one of the steps."""
@@ -50,7 +50,7 @@ def striking(
 
     def strike() -> None:
         for step, name in at:
-            while newest(experiment) < step or not (found := processes(name)):
+            while newest_step(experiment) < step or not (found := ray_processes(name)):
                 if over.wait(0.02):
                     return
             time.sleep(rng.random() * 0.05)  # at any time within a step or its saving
@@ -80,29 +80,31 @@ def test_a_run_whose_ranks_and_controller_are_killed_ends_with_the_same_result(
     part = list(FAMILIES).index(family)
     instants = sorted([*((step, RANK) for step in ranks), *((step + part, CONTROLLER) for step in controllers)])
     name = f"killed-{len(instants)}-{family.replace('_', '-')}"
-    experiment = long(storage, name, family, max_failures=8)
-    with striking(experiment, instants, seed=part) as struck:
+    experiment = long_experiment(storage, name, family, max_failures=8)
+    with kill_at_steps(experiment, instants, seed=part) as struck:
         done = train(experiment)
     assert struck == [step for step, _ in instants]
-    assert same(weights(done.artifact), undisturbed(storage, family))
-    row = the_row(experiment)
-    assert row.status == "FINISHED" and row.metrics["train/steps"] == 12 * 1462 // 128 and not drafts(experiment)
+    assert same(weights(done.artifact), undisturbed_weights(storage, family))
+    row = only_row(experiment)
+    assert (
+        row.status == "FINISHED" and row.metrics["train/steps"] == 12 * 1462 // 128 and not partial_folders(experiment)
+    )
 
 
 def test_a_rank_that_hangs_is_found_and_replaced(storage: Path) -> None:
-    experiment = long(storage, "hanging", hang_seconds=5)
-    with striking(experiment, [(60, RANK)], signal.SIGSTOP) as struck:
+    experiment = long_experiment(storage, "hanging", hang_seconds=5)
+    with kill_at_steps(experiment, [(60, RANK)], signal.SIGSTOP) as struck:
         done = train(experiment)
-    assert struck == [60] and same(weights(done.artifact), undisturbed(storage))
+    assert struck == [60] and same(weights(done.artifact), undisturbed_weights(storage))
 
 
 @pytest.mark.soak
 def test_a_failed_run_keeps_its_newest_checkpoint_and_resumes_from_it(storage: Path) -> None:
-    experiment = long(storage, "given-up", max_failures=1)
-    with striking(experiment, [(30, RANK), (70, RANK)]), pytest.raises(RunError):
+    experiment = long_experiment(storage, "given-up", max_failures=1)
+    with kill_at_steps(experiment, [(30, RANK), (70, RANK)]), pytest.raises(RunError):
         train(experiment)
-    row, step = the_row(experiment), newest(experiment)
+    row, step = only_row(experiment), newest_step(experiment)
     assert row.status == "FAILED" and step >= 70
     manifest.verify(run_directory.folder(experiment, row.run_id) / "checkpoints" / f"step-{step:09d}")
     done = train(experiment, resume=True)
-    assert same(weights(done.artifact), undisturbed(storage)) and the_row(experiment).status == "FINISHED"
+    assert same(weights(done.artifact), undisturbed_weights(storage)) and only_row(experiment).status == "FINISHED"

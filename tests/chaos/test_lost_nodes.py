@@ -18,8 +18,8 @@ from ray.cluster_utils import Cluster
 
 from gen_ray.cluster.data.blocks import Streamed
 from gen_ray.datasets.shards import load_split
-from tests.chaos.runs import long, newest, the_row, undisturbed
-from tests.chaos.test_killed import processes
+from tests.chaos.runs import long_experiment, newest_step, only_row, undisturbed_weights
+from tests.chaos.test_killed import ray_processes
 from tests.cluster.street import same, sharded, weights
 from tests.conftest import ROOT
 
@@ -45,7 +45,7 @@ def test_rows_occur_exactly_once_although_their_readers_are_killed(
 
     def strike() -> None:
         while len(struck) < 3 and not over.wait(0.2):
-            for reader in processes("MapBatches(")[:1]:
+            for reader in ray_processes("MapBatches(")[:1]:
                 reader.kill()
                 struck.append(reader.pid)
 
@@ -63,8 +63,8 @@ def test_rows_occur_exactly_once_although_their_readers_are_killed(
 @pytest.mark.soak
 def test_a_run_that_loses_a_node_continues_on_another(cluster: None, storage: Path, tmp_path: Path) -> None:
     """Each of two nodes has a worker; the raylet of the second is killed, then a third node joins."""
-    expected = undisturbed(storage)
-    experiment = long(storage, "lost-node", cpus_per_worker=2)
+    expected = undisturbed_weights(storage)
+    experiment = long_experiment(storage, "lost-node", cpus_per_worker=2)
     file = tmp_path / "lost-node.yaml"
     file.write_text(yaml.safe_dump(experiment.resolved()))
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
@@ -73,7 +73,7 @@ def test_a_run_that_loses_a_node_continues_on_another(cluster: None, storage: Pa
         command = [sys.executable, "-m", "pipelines.train", file]
         environment = {**os.environ, "RAY_ADDRESS": nodes.address}
         with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) as driver:
-            while newest(experiment) < 30:
+            while newest_step(experiment) < 30:
                 assert driver.poll() is None, driver.stderr and driver.stderr.read()
                 time.sleep(0.05)
             raylet = second.all_processes["raylet"][0].process
@@ -83,6 +83,6 @@ def test_a_run_that_loses_a_node_continues_on_another(cluster: None, storage: Pa
         assert driver.returncode == 0, said
     finally:
         nodes.shutdown()
-    row = the_row(experiment)
+    row = only_row(experiment)
     assert row.status == "FINISHED" and row.metrics["train/steps"] == 12 * 1462 // 128
     assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), expected)

@@ -17,8 +17,8 @@ from gen_ray.engine.training.batches import CombinedBatches
 from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
-from tests.chaos.machines import ended, machines, on, power_cut, until, written
-from tests.chaos.runs import long, newest, the_row, undisturbed
+from tests.chaos.machines import machines, power_cut, start_on, wait_for_success, wait_while_running, write_config
+from tests.chaos.runs import long_experiment, newest_step, only_row, undisturbed_weights
 from tests.cluster.street import same, weights
 from tests.conftest import free_port
 from tests.engine.toys import model
@@ -40,32 +40,32 @@ def streamed_here(experiment: Experiment) -> dict[str, object]:
 @pytest.mark.soak
 def test_a_machine_is_lost_while_its_worker_streams(cluster: None, storage: Path, tmp_path: Path) -> None:
     """No row is lost or repeated, because the weights equal those of an undisturbed process."""
-    experiment = long(storage, "streaming", num_workers=[1, 2], cpus_per_worker=1)
+    experiment = long_experiment(storage, "streaming", num_workers=[1, 2], cpus_per_worker=1)
     experiment = experiment.model_copy(update={"data": experiment.data.model_copy(update={"cache": "stream"})})
     expected = streamed_here(experiment)
-    with machines(1, 1) as (nodes, [second]), on(nodes, "train", written(experiment, tmp_path)) as driver:
-        until(lambda: newest(experiment) >= 30, driver)
+    with machines(1, 1) as (nodes, [second]), start_on(nodes, "train", write_config(experiment, tmp_path)) as driver:
+        wait_while_running(lambda: newest_step(experiment) >= 30, driver)
         power_cut(second)
-        ended(driver)
-    row = the_row(experiment)
+        wait_for_success(driver)
+    row = only_row(experiment)
     assert row.status == "FINISHED"
     assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), expected)
 
 
 def test_after_the_death_of_a_driver_the_same_command_continues(cluster: None, storage: Path, tmp_path: Path) -> None:
-    experiment = long(storage, "driverless", cpus_per_worker=1)
-    file = written(experiment, tmp_path)
+    experiment = long_experiment(storage, "driverless", cpus_per_worker=1)
+    file = write_config(experiment, tmp_path)
     with machines(2, 1) as (nodes, _):
-        with on(nodes, "train", file) as driver:
-            until(lambda: newest(experiment) >= 30, driver)
+        with start_on(nodes, "train", file) as driver:
+            wait_while_running(lambda: newest_step(experiment) >= 30, driver)
             driver.send_signal(signal.SIGKILL)
             driver.wait()
-        kept = newest(experiment)
-        with on(nodes, "train", file, "--resume") as driver:
-            ended(driver)
-    row = the_row(experiment)
+        kept = newest_step(experiment)
+        with start_on(nodes, "train", file, "--resume") as driver:
+            wait_for_success(driver)
+    row = only_row(experiment)
     assert kept >= 30 and row.status == "FINISHED"
-    assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), undisturbed(storage))
+    assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), undisturbed_weights(storage))
 
 
 def test_a_machine_is_lost_while_both_serve(cluster: None, tmp_path: Path) -> None:
@@ -82,8 +82,8 @@ def test_a_machine_is_lost_while_both_serve(cluster: None, tmp_path: Path) -> No
         except ApiError as error:
             told[str(error)] += 1
 
-    with machines(1, 1) as (nodes, [second]), on(nodes, "serve", *words) as driver:
-        until(lambda: _ready(port), driver)
+    with machines(1, 1) as (nodes, [second]), start_on(nodes, "serve", *words) as driver:
+        wait_while_running(lambda: _ready(port), driver)
         with ThreadPoolExecutor(8) as pool:
             for seed in range(150):
                 if seed == 40:
@@ -91,7 +91,7 @@ def test_a_machine_is_lost_while_both_serve(cluster: None, tmp_path: Path) -> No
                 pool.submit(ask, seed)
                 time.sleep(0.1)
         driver.send_signal(signal.SIGTERM)
-        ended(driver)
+        wait_for_success(driver)
     assert told == {"done": 150}
 
 

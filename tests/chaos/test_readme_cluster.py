@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.sandbox import allowed, copied, machines
+from tests.chaos.namespaces import copy_of_project, machines, namespaces_allowed
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.timeout(480, method="thread")]
@@ -28,7 +28,7 @@ def printed() -> list[str]:
 
 
 LINES = printed()
-SAYS = {
+EXPECTED_OUTPUT = {
     "doctor": r"ok  cluster: auto answers: .*\n(.*\n)*ok  \S+ \([\d.]+\): ",
     "submit train": r"artifact .*/shared/runs/digits-vae-",
     "submit sweep": r"best: digits-vae-latent-dims-",
@@ -42,7 +42,7 @@ SAYS = {
 
 
 @dataclass
-class Desk:
+class UserMachine:
     """The user's machine: a clone of the project whose cluster file names the machines."""
 
     clone: Path
@@ -65,13 +65,13 @@ class Desk:
 
 
 @pytest.fixture(scope="module")
-def desk() -> Iterator[Desk]:
+def desk() -> Iterator[UserMachine]:
     missing = [name for name in ("ssh", "rsync", "/usr/sbin/sshd", "ip", "unshare") if not shutil.which(name)]
     assert not missing, f"apt-get install openssh-server rsync iproute2: {missing}"
-    if not allowed():
+    if not namespaces_allowed():
         pytest.skip("namespaces and bridges are root's to make, and not everywhere")
     with machines(2) as site:
-        clone = copied(site.base)
+        clone = copy_of_project(site.base)
         text = (clone / FILE).read_text()
         for printed, own in {
             "head_ip: 192.0.2.1 ": f"head_ip: {site.addresses[0]} ",
@@ -83,7 +83,7 @@ def desk() -> Iterator[Desk]:
             assert text.count(printed) == 1, printed
             text = text.replace(printed, own)
         (clone / FILE).write_text(text)
-        yield Desk(clone, site.shared)
+        yield UserMachine(clone, site.shared)
 
 
 def test_the_block_has_ten_commands() -> None:
@@ -91,9 +91,9 @@ def test_the_block_has_ten_commands() -> None:
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_command_has_the_stated_result(desk: Desk, line: str) -> None:
+def test_a_command_has_the_stated_result(desk: UserMachine, line: str) -> None:
     said = desk.run(line)
-    for word, pattern in SAYS.items():
+    for word, pattern in EXPECTED_OUTPUT.items():
         if word in line:
             assert re.search(pattern, said), said[-3000:]
     if line.startswith("ray up"):

@@ -19,7 +19,7 @@ from gen_ray.experiment import Experiment, parse
 from gen_ray.storage.paths import remote
 from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
-from tests.chaos.test_tracking_away import served
+from tests.chaos.test_tracking_away import mlflow_server
 from tests.cluster.street import in_this_process, same, through_ray, tiny, weights
 from tests.conftest import ROOT, free_port
 
@@ -54,7 +54,7 @@ def test_weights_trained_on_s3_equal_those_of_a_folder(cluster: None, s3: Path, 
 def mlflow(s3: Path, tmp_path: Path) -> Iterator[str]:
     """Return the address of an MLflow server whose artifacts are on S3."""
     port = free_port()
-    with served(tmp_path, port, s3 / "mlflow"):
+    with mlflow_server(tmp_path, port, s3 / "mlflow"):
         yield f"http://127.0.0.1:{port}"
 
 

@@ -16,7 +16,7 @@ from gen_ray import run_directory
 from gen_ray.cluster.training.train import train
 from gen_ray.errors import RunError
 from gen_ray.storage import manifest
-from tests.chaos.runs import drafts, long, newest, the_row, undisturbed
+from tests.chaos.runs import long_experiment, newest_step, only_row, partial_folders, undisturbed_weights
 from tests.cluster.street import same, weights
 from tests.conftest import ROOT
 
@@ -66,22 +66,22 @@ def test_a_permanent_failure_is_not_retried(
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
     ledger = str(tmp_path / "ledger")
     monkeypatch.setattr("gen_ray.cluster.training.trainer.train_worker", lambda task: _failing(task, how, ledger))
-    experiment = long(storage, f"stopped-by-{how}")
+    experiment = long_experiment(storage, f"stopped-by-{how}")
     with pytest.raises(RunError, match=line) as told:
         train(experiment)
     assert "\n" not in str(told.value) and Path(ledger).read_text() == "once "
-    row = the_row(experiment)
+    row = only_row(experiment)
     assert (row.status, row.tags["reason"]) == ("FAILED", reason)
-    assert newest(experiment) == 20 and not drafts(experiment)
+    assert newest_step(experiment) == 20 and not partial_folders(experiment)
     manifest.verify(run_directory.folder(experiment, row.run_id) / "checkpoints" / "step-000000020")
     monkeypatch.undo()
     done = train(experiment, resume=True)
-    assert same(weights(done.artifact), undisturbed(storage))
+    assert same(weights(done.artifact), undisturbed_weights(storage))
 
 
 def test_a_terminated_command_saves_a_checkpoint_at_that_moment(storage: Path, tmp_path: Path) -> None:
     """SIGTERM as from ``ray job stop``. The run saves no other checkpoints, so a checkpoint is due to the signal."""
-    experiment = long(storage, "terminated")
+    experiment = long_experiment(storage, "terminated")
     training = experiment.training.model_copy(update={"epochs": 4000, "checkpoint_every_seconds": 1e6})
     file = tmp_path / "terminated.yaml"
     file.write_text(yaml.safe_dump(experiment.model_copy(update={"training": training}).resolved()))
@@ -89,14 +89,14 @@ def test_a_terminated_command_saves_a_checkpoint_at_that_moment(storage: Path, t
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as driver:
         while not (rows := [row for row in _rows(experiment) if row.metrics.get("train/loss_nats")]):
             time.sleep(0.2)
-        assert newest(experiment) == 0 and rows[0].status == "RUNNING"
+        assert newest_step(experiment) == 0 and rows[0].status == "RUNNING"
         driver.send_signal(signal.SIGTERM)
         asked = time.monotonic()
         assert driver.stderr is not None
         said = driver.stderr.read().splitlines()[-1]
         driver.wait(30)
     took = time.monotonic() - asked
-    step, row = newest(experiment), the_row(experiment)
+    step, row = newest_step(experiment), only_row(experiment)
     assert driver.returncode == 143 and said.startswith(f"error: stopped at step {step} of ") and "--resume" in said
     assert step > 0 and row.status == "KILLED" and took < 10, took
     manifest.verify(run_directory.folder(experiment, row.run_id) / "checkpoints" / f"step-{step:09d}")

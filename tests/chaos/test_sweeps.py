@@ -23,7 +23,7 @@ from gen_ray.experiment import Experiment
 from gen_ray.sweeps.config import SweepPlan, load
 from gen_ray.tracking.runs import RunRow, rows
 from gen_ray.tracking.store import Store
-from tests.chaos.test_killed import processes
+from tests.chaos.test_killed import ray_processes
 from tests.cluster.street import TINY, in_this_process, same, weights
 from tests.conftest import ROOT
 
@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.timeout(480, method="thread")]
 TRIALS = 8
 
 
-def written(folder: Path) -> tuple[Path, SweepPlan]:
+def write_sweep(folder: Path) -> tuple[Path, SweepPlan]:
     """Return the file and the plan of a sweep of eight trials of one or two seconds each."""
     base = {**TINY, "storage": {"root": str(folder / "runs")}}
     (folder / "base.yaml").write_text(yaml.safe_dump(base))
@@ -44,24 +44,24 @@ def written(folder: Path) -> tuple[Path, SweepPlan]:
     return file, load(file)
 
 
-def finished(root: Path) -> dict[str, int]:
+def finished_trials(root: Path) -> dict[str, int]:
     """Return the time of the result of each finished trial by its run id."""
     return {file.parent.name: file.stat().st_mtime_ns for file in root.glob("runs/eight-*/result.json")}
 
 
-def story(plan: SweepPlan) -> tuple[list[RunRow], list[RunRow]]:
+def sweep_and_trials(plan: SweepPlan) -> tuple[list[RunRow], list[RunRow]]:
     found = rows(Store.of_experiment(plan.experiment({})))
     return [row for row in found if row.tags.get("gen_ray.kind") == "sweep"], [
         row for row in found if "gen_ray.trial" in row.tags
     ]
 
 
-def steps_in_all(experiment: Experiment) -> int:
+def total_steps(experiment: Experiment) -> int:
     rows_of_train = prepare_data(experiment).rows["train"]
     return experiment.training.epochs * rows_of_train // experiment.data.batch_size
 
 
-def gone(children: list[psutil.Process]) -> None:
+def kill_children(children: list[psutil.Process]) -> None:
     """End the remaining Ray processes of a dead driver; some would run for another half minute."""
     for process in children:
         with suppress(psutil.NoSuchProcess):
@@ -72,27 +72,29 @@ def gone(children: list[psutil.Process]) -> None:
 @pytest.mark.parametrize("kills", [(2,), pytest.param((1, 2, 2), marks=pytest.mark.soak)], ids=["once", "three"])
 def test_a_sweep_whose_driver_is_killed_repeats_nothing(kills: Sequence[int], tmp_path: Path) -> None:
     """Each number is that of the trials that finish before the driver is killed."""
-    file, plan = written(tmp_path)
+    file, plan = write_sweep(tmp_path)
     root, known = plan.experiment({}).storage.root, dict[str, int]()
     command = [sys.executable, "-m", "pipelines.sweep", str(file)]
-    calm = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
     for more in kills:
-        driver = subprocess.Popen(command, cwd=ROOT, env=calm, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while len(finished(root)) < len(known) + more:
+        driver = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        while len(finished_trials(root)) < len(known) + more:
             assert driver.poll() is None, driver.returncode
             time.sleep(0.02)
         children = psutil.Process(driver.pid).children(recursive=True)
         driver.send_signal(signal.SIGKILL)
         driver.wait()
-        gone(children)
-        now = finished(root)
+        kill_children(children)
+        now = finished_trials(root)
         assert known.items() <= now.items(), "a finished trial was run again"
         known, command = now, [*command[:4], "--resume"]
-    done = subprocess.run(command, cwd=ROOT, env=calm, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert known.items() <= finished(root).items() and len(finished(root)) == TRIALS
+    assert known.items() <= finished_trials(root).items() and len(finished_trials(root)) == TRIALS
 
-    [parent], trials = story(plan)
+    [parent], trials = sweep_and_trials(plan)
     assert parent.status == "FINISHED" and Counter(row.status for row in trials) == {"FINISHED": TRIALS}
     assert {row.tags["gen_ray.trial"] for row in trials} == {f"{number:03d}" for number in range(TRIALS)}
     losses = {row.run_id: row.metrics["validation/loss_nats"] for row in trials}
@@ -105,12 +107,12 @@ def test_a_sweep_whose_driver_is_killed_repeats_nothing(kills: Sequence[int], tm
 
 @pytest.mark.usefixtures("cluster")
 def test_trials_whose_processes_are_killed_finish(tmp_path: Path) -> None:
-    _, plan = written(tmp_path)
+    _, plan = write_sweep(tmp_path)
     struck, over, rng = list[int](), Event(), random.Random(1)
 
     def strike() -> None:
         while len(struck) < 5 and not over.wait(rng.uniform(1.0, 2.5)):
-            found = [process for process in processes("ImplicitFunc") if process.pid not in struck]
+            found = [process for process in ray_processes("ImplicitFunc") if process.pid not in struck]
             if found:
                 rng.choice(found).kill()
                 struck.append(1)
@@ -123,7 +125,7 @@ def test_trials_whose_processes_are_killed_finish(tmp_path: Path) -> None:
         over.set()
         thread.join()
     assert len(struck) == 5 and [result.state for result in outcome.results] == ["finished"] * TRIALS
-    _, trials = story(plan)
+    _, trials = sweep_and_trials(plan)
     assert Counter(row.status for row in trials) == {"FINISHED": TRIALS}
     last = {result.metrics["train/steps"] for result in outcome.results}
-    assert last == {steps_in_all(plan.experiment({}))}
+    assert last == {total_steps(plan.experiment({}))}

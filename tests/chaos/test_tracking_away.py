@@ -30,7 +30,7 @@ PAUSE_SECONDS = 3.0
 
 
 @contextmanager
-def served(folder: Path, port: int, artifacts: Path | None = None) -> Iterator[None]:
+def mlflow_server(folder: Path, port: int, artifacts: Path | None = None) -> Iterator[None]:
     """Serve the MLflow store of a folder during the block, then kill the server; artifacts may be elsewhere."""
     server = subprocess.Popen(
         [
@@ -83,13 +83,13 @@ def test_training_does_not_wait_for_an_unavailable_store_and_no_point_is_missing
             begun.set()
 
     with ThreadPoolExecutor(1) as pool:
-        with served(tmp_path, port):
+        with mlflow_server(tmp_path, port):
             running = pool.submit(train, experiment, watch=watch)
             assert begun.wait(90)
         away = time.monotonic()
         time.sleep(AWAY_SECONDS)
         back = time.monotonic()
-        with served(tmp_path, port):
+        with mlflow_server(tmp_path, port):
             done = running.result(120)
             client, [row] = connect(Store.of_experiment(experiment)), rows(Store.of_experiment(experiment))
             history = client.get_metric_history(row.mlflow_id, "train/loss_nats")

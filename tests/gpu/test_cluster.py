@@ -32,10 +32,10 @@ from gen_ray.engine.inference import artifact
 from gen_ray.experiment import Experiment
 from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
-from tests.chaos.machines import ended, machines, on, until, written
-from tests.chaos.pretending import NOTES, ROOT
-from tests.chaos.runs import newest
-from tests.chaos.test_killed import RANK, processes
+from tests.chaos.machines import machines, start_on, wait_for_success, wait_while_running, write_config
+from tests.chaos.runs import newest_step
+from tests.chaos.simulated_gpus import GPU_LOG, ROOT
+from tests.chaos.test_killed import RANK, ray_processes
 from tests.cluster.street import TINY, through_ray, tiny
 from tests.conftest import free_port
 from tests.engine.toys import model
@@ -53,9 +53,9 @@ def nodes(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """Return a cluster of this machine with one GPU, real or simulated, connected to this process."""
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     notes = tmp_path_factory.mktemp("played") / "notes"
-    runtime: dict[str, Any] = {"env_vars": {"PYTHONPATH": path, NOTES: str(notes)}}
+    runtime: dict[str, Any] = {"env_vars": {"PYTHONPATH": path, GPU_LOG: str(notes)}}
     if device.type == "cpu":
-        runtime["worker_process_setup_hook"] = "tests.chaos.pretending.pretend"
+        runtime["worker_process_setup_hook"] = "tests.chaos.simulated_gpus.simulate_gpus"
     with machines(6, num_gpus=1) as (found, _):
         ray.init(address=found.address, runtime_env=runtime, log_to_driver=False)
         try:
@@ -70,8 +70,8 @@ def verb(nodes: Any, device: torch.device, tmp_path: Path) -> Callable[..., "sub
 
     def start(*words: object) -> "subprocess.Popen[str]":
         if device.type == "cuda":
-            return on(nodes, *map(str, words))
-        return on(nodes, "tests.chaos.pretending", *words, **{NOTES: str(tmp_path / "notes")})
+            return start_on(nodes, *map(str, words))
+        return start_on(nodes, "tests.chaos.simulated_gpus", *words, **{GPU_LOG: str(tmp_path / "notes")})
 
     return start
 
@@ -120,8 +120,8 @@ def test_two_trials_on_half_a_gpu_each(verb: Any, storage: Path, tmp_path: Path)
     sweep["space"] = {"family.latent_dim": {"choice": [2, 3]}}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep), encoding="utf-8")
     with verb("sweep", tmp_path / "sweep.yaml") as driver:
-        until(lambda: free() == 0, driver, PATIENCE)  # both at once
-        ended(driver, PATIENCE)
+        wait_while_running(lambda: free() == 0, driver, PATIENCE)  # both at once
+        wait_for_success(driver, PATIENCE)
     experiment = short(storage, "halves", HALF)
     trials = [row for row in rows(Store.of_experiment(experiment)) if "gen_ray.trial" in row.tags]
     assert [row.status for row in trials] == ["FINISHED"] * 2
@@ -142,7 +142,7 @@ def test_two_replicas_on_half_a_gpu_each(verb: Any, tmp_path: Path) -> None:
     words = ["--port", port, "--min-replicas", 2, "--max-replicas", 2, "--gpus", 0.5, "--cpus", 1]
     with verb("serve", "toy", "--storage", tmp_path, *words) as driver:
         try:
-            until(lambda: free() == 0 and is_ready(port), driver, PATIENCE)
+            wait_while_running(lambda: free() == 0 and is_ready(port), driver, PATIENCE)
             client = Client(f"http://127.0.0.1:{port}")
             with ThreadPoolExecutor(8) as pool:
                 asked = [pool.submit(client.sample, "toy", n=4, seed=1, deterministic=True) for _ in range(16)]
@@ -166,16 +166,16 @@ def is_ready(port: int) -> bool:
 def test_a_killed_worker_and_resume(verb: Any, storage: Path, tmp_path: Path) -> None:
     scaling = {**GPU, "max_failures": 0}
     experiment = short(storage, "killed", scaling, epochs=12, validate_every_epochs=6, sample_every_epochs=100)
-    file = written(experiment, tmp_path)
+    file = write_config(experiment, tmp_path)
     with verb("train", file) as driver:
-        until(lambda: newest(experiment) >= 20, driver, PATIENCE)
-        [rank] = processes(RANK)
+        wait_while_running(lambda: newest_step(experiment) >= 20, driver, PATIENCE)
+        [rank] = ray_processes(RANK)
         rank.send_signal(signal.SIGKILL)
         said, _ = driver.communicate(timeout=PATIENCE)
         assert driver.returncode == 1, said
     [row] = rows(Store.of_experiment(experiment))
     assert row.status == "FAILED"
     with verb("train", file, "--resume") as driver:
-        ended(driver, PATIENCE)
+        wait_for_success(driver, PATIENCE)
     [row] = rows(Store.of_experiment(experiment))
     assert row.status == "FINISHED" and row.metrics["train/steps"] == 12 * 1462 // 128

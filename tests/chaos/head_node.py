@@ -50,12 +50,17 @@ class Head:
 
 
 @contextmanager
-def started(*, cpus: int = 1, insecure: bool = False, **variables: str) -> Iterator[Head]:
+def running_head(*, cpus: int = 1, insecure: bool = False, **variables: str) -> Iterator[Head]:
     """Yield a head that runs during the block."""
     folder, home = Path(tempfile.mkdtemp(prefix="gr")), Path(tempfile.mkdtemp(prefix="grh"))
     port, dashboard = free_port(), free_port()
-    calm = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
-    own = {**calm, "HOME": str(home), "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}", **variables}
+    variables_of_user = {key: value for key, value in os.environ.items() if key not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
+    own = {
+        **variables_of_user,
+        "HOME": str(home),
+        "RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}",
+        **variables,
+    }
     found = Head(own["RAY_API_SERVER_ADDRESS"], f"127.0.0.1:{port}", home, folder, own)
     command = [
         *(sys.executable, "-m", "pipelines.cli", "start", "head", "--port", port, "--dashboard-port", dashboard),

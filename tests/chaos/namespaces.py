@@ -15,8 +15,8 @@ from pathlib import Path
 from tests.conftest import ROOT
 
 NET = "10.99.77"
-BRIDGE, HERE = "grbridge", f"{NET}.254"
-INSIDE = """
+BRIDGE, HOST_ADDRESS = "grbridge", f"{NET}.254"
+MACHINE_SCRIPT = """
 set -e
 mount --bind {base}/{name}/passwd /etc/passwd
 mount --bind {base}/{name}/home {base}/home
@@ -26,7 +26,7 @@ hostname {name}
 ip link set lo up
 exec /usr/sbin/sshd -D -e -f {base}/{name}/sshd_config
 """
-SSHD = """
+SSHD_CONFIG = """
 ListenAddress {address}
 HostKey {base}/key
 AuthorizedKeysFile {base}/key.pub
@@ -53,15 +53,15 @@ class Site:
 def machines(count: int) -> Iterator[Site]:
     """Yield a site of count machines."""
     base = Path(tempfile.mkdtemp(prefix="gr", dir="/var/tmp"))  # not /tmp, which is separate on each machine
-    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", base / "key")
+    run_command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", base / "key")
     for folder in (base / "shared", base / "home"):
         folder.mkdir()
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, base, ignore_errors=True)
-        run("ip", "link", "add", BRIDGE, "type", "bridge")
-        stack.callback(run, "ip", "link", "del", BRIDGE)
-        run("ip", "addr", "add", f"{HERE}/24", "dev", BRIDGE)
-        run("ip", "link", "set", BRIDGE, "up")
+        run_command("ip", "link", "add", BRIDGE, "type", "bridge")
+        stack.callback(run_command, "ip", "link", "del", BRIDGE)
+        run_command("ip", "addr", "add", f"{HOST_ADDRESS}/24", "dev", BRIDGE)
+        run_command("ip", "link", "set", BRIDGE, "up")
         addresses = [stack.enter_context(_machine(base, number)) for number in range(1, count + 1)]
         yield Site(addresses, base / "key", base / "shared", base)
 
@@ -77,16 +77,16 @@ def _machine(base: Path, number: int) -> Iterator[str]:
     (own / "home" / ".bash_profile").write_text(f"export PATH=$PATH:{Path(sys.executable).parent}\n. ~/.bashrc\n")
     (own / "home" / ".bashrc").touch()
     packages = site.getsitepackages()[0]
-    (own / "sshd_config").write_text(SSHD.format(address=address, base=base, packages=packages))
+    (own / "sshd_config").write_text(SSHD_CONFIG.format(address=address, base=base, packages=packages))
     net, veth = f"gr{number}", f"grveth{number}"
-    run("ip", "netns", "add", net)
-    run("ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", net)
-    run("ip", "link", "set", veth, "master", BRIDGE, "up")
-    run("ip", "-n", net, "addr", "add", f"{address}/24", "dev", "eth0")
-    run("ip", "-n", net, "link", "set", "eth0", "up")
-    run("ip", "-n", net, "route", "add", "default", "via", HERE)  # Ray finds its own address by this route
+    run_command("ip", "netns", "add", net)
+    run_command("ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", net)
+    run_command("ip", "link", "set", veth, "master", BRIDGE, "up")
+    run_command("ip", "-n", net, "addr", "add", f"{address}/24", "dev", "eth0")
+    run_command("ip", "-n", net, "link", "set", "eth0", "up")
+    run_command("ip", "-n", net, "route", "add", "default", "via", HOST_ADDRESS)  # Ray finds its own address by it
     apart = ["unshare", "--pid", "--mount", "--uts", "--fork", "--kill-child", "--mount-proc"]
-    inside = INSIDE.format(base=base, name=name)
+    inside = MACHINE_SCRIPT.format(base=base, name=name)
     log = (own / "sshd.log").open("wb")
     process = subprocess.Popen(["ip", "netns", "exec", net, *apart, "bash", "-c", inside], stdout=log, stderr=log)
     try:
@@ -96,8 +96,8 @@ def _machine(base: Path, number: int) -> Iterator[str]:
         process.kill()  # ends all processes of the machine with its first one
         process.wait()
         log.close()
-        run("ip", "link", "del", veth)  # otherwise its end in the namespace keeps it
-        run("ip", "netns", "del", net)
+        run_command("ip", "link", "del", veth)  # otherwise its end in the namespace keeps it
+        run_command("ip", "netns", "del", net)
 
 
 def _answers(address: str, key: Path, process: "subprocess.Popen[bytes]", log: Path) -> None:
@@ -110,7 +110,7 @@ def _answers(address: str, key: Path, process: "subprocess.Popen[bytes]", log: P
         time.sleep(0.2)
 
 
-def allowed() -> bool:
+def namespaces_allowed() -> bool:
     """Return whether this process may create namespaces and bridges, like root on a separate machine."""
     apart = subprocess.run(["unshare", "--pid", "--net", "--mount", "--fork", "true"], capture_output=True, check=False)
     bridge = ["type", "bridge"]
@@ -119,7 +119,7 @@ def allowed() -> bool:
     return not apart.returncode and not made.returncode
 
 
-def copied(base: Path) -> Path:
+def copy_of_project(base: Path) -> Path:
     """Return a clone of the project that includes uncommitted changes."""
     clone = base / "clone"
     listed = subprocess.run(
@@ -132,7 +132,7 @@ def copied(base: Path) -> Path:
     return clone
 
 
-def run(*words: object) -> None:
+def run_command(*words: object) -> None:
     """Run a system command and check that it succeeded."""
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=False, env={**os.environ})
     assert not done.returncode, done.stderr
