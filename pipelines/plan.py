@@ -68,7 +68,7 @@ def _workload_and_cost(
     """Return the run's workload and the step cost of one worker, from --rate or measured here."""
     import torch
 
-    from gen_ray.bench.planner import RunWorkload, StepCost, paces, shares
+    from gen_ray.bench.planner import RunWorkload, StepCost, measure_step_seconds, rows_per_worker
     from gen_ray.cluster.data.preparation import prepare_data
     from gen_ray.datasets.shards import load_split
     from pipelines.instances import device
@@ -81,8 +81,8 @@ def _workload_and_cost(
     threads = experiment.scaling.cpus_per_worker
     torch.set_num_threads(os.cpu_count() or 1 if threads == "auto" else threads)
     x = torch.from_numpy(load_split(prepared, "train")[0])
-    sizes = shares(load.batch, most)
-    return load, StepCost.fit(paces(experiment, family, x, sizes, device=device(), rounds=rounds))
+    sizes = rows_per_worker(load.batch, most)
+    return load, StepCost.fit(measure_step_seconds(experiment, family, x, sizes, device=device(), rounds=rounds))
 
 
 def _rate(word: str) -> tuple[float, float]:
@@ -102,11 +102,13 @@ def _rate(word: str) -> tuple[float, float]:
 def _forecasts(
     experiment: "Experiment", load: "RunWorkload", pace: "StepCost", machines: MachineOptions
 ) -> "list[Forecast]":
-    from gen_ray.bench.planner import forecast, possible
+    from gen_ray.bench.planner import forecast, valid_worker_counts
 
     most = machines.nodes * machines.gpus_per_node
     site = _topology(machines)
-    return [forecast(pace, load, site, n) for n in possible(load.batch, experiment.training.accumulate, most)]
+    return [
+        forecast(pace, load, site, n) for n in valid_worker_counts(load.batch, experiment.training.accumulate, most)
+    ]
 
 
 def _topology(machines: MachineOptions) -> "Topology":
@@ -128,9 +130,9 @@ def _show(
     is_given: bool,
     as_json: bool,
 ) -> None:
-    from gen_ray.bench.planner import worthwhile
+    from gen_ray.bench.planner import worthwhile_workers
 
-    best = worthwhile(found)
+    best = worthwhile_workers(found)
     if as_json:
         result = {"pace": asdict(pace), "load": asdict(load), "pays_until_workers": best}
         typer.echo(json.dumps({**result, "forecasts": [asdict(one) for one in found]}, indent=1))

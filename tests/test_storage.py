@@ -78,11 +78,11 @@ def test_on_an_object_store_a_version_exists_once_the_pointer_names_it(s3: Path,
     """The files of a killed writer are not taken for a checkpoint, and the next writer replaces them."""
     home = CheckpointStore(s3 / tmp_path.name)
     home.add({"a": b"1"}, 5)
-    (home.place(7) / "a").write_bytes(b"half")
-    assert home.folders() == [home.place(5)] and home.last() == home.place(5)
+    (home.folder_of(7) / "a").write_bytes(b"half")
+    assert home.folders() == [home.folder_of(5)] and home.last() == home.folder_of(5)
     home.add({"a": b"2"}, 7)
-    (paths.current(home.place(7)) / "a").write_bytes(b"3")
-    assert home.last() == home.place(5)  # the newer one is damaged and skipped
+    (paths.current(home.folder_of(7)) / "a").write_bytes(b"3")
+    assert home.last() == home.folder_of(5)  # the newer one is damaged and skipped
 
 
 def test_the_object_store_layout_of_an_older_release_is_read(s3: Path, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_the_kept_checkpoints_are_the_same_on_both_storages(root: Path) -> None:
         position = f'{{"step": {step}, "validation_nats": {loss}}}'.encode()
         home.save({"position.json": position}, step)
     assert [checkpoint_store.step_of(folder) for folder in home.folders()] == [2, 3, 4]
-    assert home.best_checkpoint() == home.place(2)
+    assert home.best() == home.folder_of(2)
     other = CheckpointStore(root / "other")
     other.replace_with(home)
     assert [folder.name for folder in other.folders()] == [folder.name for folder in home.folders()]

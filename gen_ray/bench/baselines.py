@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.engine.inference.generate import generate
-from gen_ray.engine.training.batches import Batches, TimedIterator, own_rows
+from gen_ray.engine.training.batches import Batches, TimedIterator, rows_of_rank
 from gen_ray.engine.training.loop import steps as our_steps
 from gen_ray.engine.training.session import Session
 from gen_ray.engine.training.step import TrainState
@@ -30,7 +30,7 @@ def alternate(experiment: Experiment, family: Family, session: Session, *, round
     """Return the rates of the bare loop and of the project's loop, alternating within one process, steps per round."""
     size, total = experiment.data.batch_size, (rounds + 1) * steps
     loops: list[Iterator[object]] = [
-        bare_loop(experiment, family, own_rows(session.batches("train"), session.world_size, size), session.device),
+        bare_loop(experiment, family, rows_of_rank(session.batches("train"), session.world_size, size), session.device),
         our_steps(TrainState(family, experiment.training, session, total), session.batches("train"), size, first=0),
     ]
     # The first round warms up.

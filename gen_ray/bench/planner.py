@@ -24,11 +24,11 @@ from gen_ray.experiment import Experiment
 from gen_ray.family import Family
 from gen_ray.maths import power_ema
 
-BUCKET = 25 * 2**20
+DDP_BUCKET_BYTES = 25 * 2**20
 """Bytes of a DDP gradient bucket; the last bucket is ready only at the end of the backward pass."""
-BACKWARD = 2 / 3
+OVERLAP_SHARE = 2 / 3
 """Fraction of a step's computation during which gradients can be sent: backward is twice the work of forward."""
-WORTH = 1.3
+MIN_SPEED_UP = 1.3
 """Minimum speed-up by doubling the workers; with less, the workers are better used for another run."""
 ROUND_SECONDS = 1.0
 
@@ -86,7 +86,7 @@ class Topology:
     crowded: float = 1.0
     """Factor by which computing slows down when all cores are busy, because they share memory, caches and heat."""
 
-    def crowding(self, workers: int) -> float:
+    def slowdown(self, workers: int) -> float:
         """Return the slow-down factor of a worker's computing by the other workers on its node."""
         if self.cores is None:
             return 1.0
@@ -126,7 +126,7 @@ class RunWorkload:
             gradient_bytes=gradients,
             state_bytes=weights * (1 + averages) + 3 * gradients,
             checkpoint_bytes=checkpoint,
-            kept_bytes=(store.newest + store.best) * checkpoint + snapshots + weights,
+            kept_bytes=(store.keep_last + store.keep_best) * checkpoint + snapshots + weights,
         )
 
 
@@ -150,10 +150,10 @@ class Forecast:
 def forecast(cost: StepCost, workload: RunWorkload, topology: Topology, workers: int) -> Forecast:
     """Return the forecast for workers that divide the run's batch equally."""
     rows = workload.batch / workers
-    compute = cost(rows) * topology.crowding(workers)
+    compute = cost(rows) * topology.slowdown(workers)
     link = topology.within if workers <= topology.per_node else topology.between
-    last = link.all_reduce(min(workload.gradient_bytes, BUCKET), workers)
-    waiting = max(last, link.all_reduce(workload.gradient_bytes, workers) - BACKWARD * compute)
+    last = link.all_reduce(min(workload.gradient_bytes, DDP_BUCKET_BYTES), workers)
+    waiting = max(last, link.all_reduce(workload.gradient_bytes, workers) - OVERLAP_SHARE * compute)
     waiting += link.all_reduce(4 * (1 + workers), workers)  # the flags by which all ranks agree to continue
     rate = workload.batch / (compute + waiting)
     single = workload.batch / cost(workload.batch)
@@ -169,32 +169,32 @@ def forecast(cost: StepCost, workload: RunWorkload, topology: Topology, workers:
     )
 
 
-def doubling(most: int) -> list[int]:
+def powers_of_two(most: int) -> list[int]:
     """Return the powers of two 1, 2, 4 … up to most."""
     return [2**k for k in range(most.bit_length())]
 
 
-def shares(batch: int, most: int) -> list[int]:
+def rows_per_worker(batch: int, most: int) -> list[int]:
     """Return a worker's rows of a batch for 1, 2, 4 … most workers."""
-    return [max(1, batch // workers) for workers in doubling(most)]
+    return [max(1, batch // workers) for workers in powers_of_two(most)]
 
 
-def possible(batch: int, accumulate: int, most: int) -> list[int]:
+def valid_worker_counts(batch: int, accumulate: int, most: int) -> list[int]:
     """Return the worker counts 1, 2, 4 … and most that divide the batch, including accumulation."""
-    wanted = sorted({*doubling(most), most})
+    wanted = sorted({*powers_of_two(most), most})
     return [workers for workers in wanted if batch % (workers * accumulate) == 0]
 
 
-def worthwhile(forecasts: Sequence[Forecast]) -> int:
-    """Return the number of workers beyond which doubling speeds up less than WORTH."""
+def worthwhile_workers(forecasts: Sequence[Forecast]) -> int:
+    """Return the number of workers beyond which doubling speeds up less than MIN_SPEED_UP."""
     for fewer, more in pairwise(forecasts):
         doublings = math.log2(more.workers / fewer.workers)
-        if (more.images_per_second / fewer.images_per_second) ** (1 / doublings) < WORTH:
+        if (more.images_per_second / fewer.images_per_second) ** (1 / doublings) < MIN_SPEED_UP:
             return fewer.workers
     return forecasts[-1].workers
 
 
-def paces(
+def measure_step_seconds(
     experiment: Experiment, family: Family, x: torch.Tensor, sizes: Iterable[int], *, device: torch.device, rounds: int
 ) -> dict[float, float]:
     """Return the median seconds of a training step in this process by batch size; sizes alternate in each round."""

@@ -33,7 +33,7 @@ def streamed_here(experiment: Experiment) -> dict[str, object]:
         name: CombinedBatches([Streamed(prepared.shards(name), rank=rank, **place) for rank in range(2)])
         for name in ("train", "validation")
     }
-    session = LocalSession(splits, slots=range(2), all_slots=2)
+    session = LocalSession(splits, logical_workers=range(2), logical_worker_count=2)
     return fit(experiment, experiment.model(prepared.spec), session).state_dict()
 
 

@@ -109,7 +109,7 @@ def test_streamed_rows_equal_the_rows_of_the_shards(cluster: None, prepared: Pre
     rows = torch.cat([micro for step in itertools.islice(streamed.stream(0), 3) for micro in step]).numpy()
     known = Counter(row.tobytes() for row in x[: streamed.rows])
     assert not Counter(row.tobytes() for row in rows) - known
-    parts = [dict(Streamed(prepared.shards("train")[:3], **place(2, rank)).ordered(50)) for rank in range(2)]
+    parts = [dict(Streamed(prepared.shards("train")[:3], **place(2, rank)).slices(50)) for rank in range(2)]
     joined = parts[0] | parts[1]
     assert not parts[0].keys() & parts[1].keys()
     assert np.array_equal(torch.cat([joined[i] for i in sorted(joined)]).numpy(), x[: streamed.rows])

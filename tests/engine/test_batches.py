@@ -54,7 +54,7 @@ def test_micro_batches_are_assigned_in_order(ranks: int, accumulate: int) -> Non
 @pytest.mark.parametrize("size", [1, 5, 23, 100])
 def test_an_ordered_pass_covers_each_row_once_over_all_ranks(ranks: int, size: int) -> None:
     found = [
-        part for r in range(ranks) for part in InMemoryBatches(X, batch_size=8, rank=r, world_size=ranks).ordered(size)
+        part for r in range(ranks) for part in InMemoryBatches(X, batch_size=8, rank=r, world_size=ranks).slices(size)
     ]
     assert sorted(index for index, _ in found) == list(range(-(-23 // size)))
     assert torch.cat([x for _, x in sorted(found, key=lambda part: part[0])]).tolist() == X.tolist()
@@ -80,7 +80,7 @@ def test_a_worker_that_replaces_several_gets_their_rows(accumulate: int) -> None
     for found, first, second in zip(steps, *apart, strict=True):
         assert torch.equal(torch.cat(found), torch.cat([*first, *second])) and len(found) == 2 * accumulate
     assert both.rows == len(X)
-    seen = [index for part in (CombinedBatches(views[:3]), CombinedBatches(views[3:])) for index, _ in part.ordered(3)]
+    seen = [index for part in (CombinedBatches(views[:3]), CombinedBatches(views[3:])) for index, _ in part.slices(3)]
     assert sorted(seen) == list(range(-(-len(X) // 3)))
 
 
@@ -122,5 +122,5 @@ def test_every_rank_of_a_measurement_has_rows_of_a_small_split(ranks: int) -> No
     """Regression: gen-ray plan --check failed on data of fewer than 4,097 rows because rank 0 had all rows."""
     for rank in range(ranks):
         batches = InMemoryBatches(batch_size=20, rank=rank, world_size=ranks, x=X)
-        rows = module.own_rows(batches, ranks, 20)
+        rows = module.rows_of_rank(batches, ranks, 20)
         assert len(rows) >= 20 and set(rows.tolist()) <= set(X.tolist())

@@ -35,12 +35,12 @@ def trained(family: str = "vae", steps: int = 1) -> TrainState:
 
 
 def write_checkpoint(folder: Path) -> None:
-    model_files.write(folder, trained().packed(1))
+    model_files.write(folder, trained().pack(1))
 
 
 def read_checkpoint(folder: Path) -> None:
     one = trained(steps=0)
-    checkpoint.read(folder, nets={"net": one.bare, "ema": one.ema}, optimizer=one.optimizer)
+    checkpoint.read(folder, nets={"net": one.module, "ema": one.ema}, optimizer=one.optimizer)
 
 
 def write_artifact(folder: Path) -> None:
@@ -213,14 +213,14 @@ def test_a_killed_writer_leaves_no_folder_of_that_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_checkpoint_restores_net_average_optimizer_and_step(family: str, tmp_path: Path) -> None:
     one, other = trained(family, steps=3), trained(family, steps=0)
-    model_files.write(tmp_path / "c", one.packed(3))
-    position = checkpoint.read(tmp_path / "c", nets={"net": other.bare, "ema": other.ema}, optimizer=other.optimizer)
+    model_files.write(tmp_path / "c", one.pack(3))
+    position = checkpoint.read(tmp_path / "c", nets={"net": other.module, "ema": other.ema}, optimizer=other.optimizer)
     assert position["step"] == checkpoint.position(tmp_path / "c")["step"] == 3
-    for mine, theirs in ((one.bare, other.bare), (one.ema, other.ema)):
+    for mine, theirs in ((one.module, other.module), (one.ema, other.ema)):
         assert all(
             torch.equal(a, b) for a, b in zip(mine.state_dict().values(), theirs.state_dict().values(), strict=True)
         )
-    assert not all(torch.equal(p, q) for p, q in zip(one.bare.parameters(), one.ema.parameters(), strict=True))
+    assert not all(torch.equal(p, q) for p, q in zip(one.module.parameters(), one.ema.parameters(), strict=True))
     for i, state in one.optimizer.state_dict()["state"].items():
         assert all(torch.equal(v, other.optimizer.state_dict()["state"][i][k]) for k, v in state.items())
 

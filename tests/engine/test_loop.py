@@ -39,7 +39,7 @@ class Stopped(LocalSession):
 
     asked = 0
 
-    def stopping(self) -> bool:
+    def stop_requested(self) -> bool:
         self.asked += 1
         return self.asked == 5
 
@@ -63,9 +63,9 @@ def test_training_up_to_an_epoch_continues_bit_for_bit_or_with_new_settings(tmp_
     for folder in ("halves", "changed"):
         exp = every_step()
         here = session(exp, tmp_path / folder)
-        fit(exp, exp.model(SPEC), here, until=1)
+        fit(exp, exp.model(SPEC), here, until_epoch=1)
         assert max(step for step, _ in here.history) == 5 and "validation/loss_nats" in here.history[-1][1]
-        fit(exp, exp.model(SPEC), here, until=1)
+        fit(exp, exp.model(SPEC), here, until_epoch=1)
         assert max(step for step, _ in here.history) == 5, "finished epochs are not trained again"
     halves = run(every_step(), tmp_path / "halves")
     assert of(halves.history) == [entry for entry in of(whole.history) if entry[0] > 5]
@@ -132,7 +132,7 @@ def test_events_happen_at_the_ends_of_epochs() -> None:
     exp = experiment(batch_size=16, epochs=6, validate_every_epochs=2, sample_every_epochs=4)
 
     class Watching(LocalSession):
-        def show(self, name: str, picture: object, step: int) -> None:
+        def log_image(self, name: str, picture: object, step: int) -> None:
             shown.append(step)
 
     shown: list[int] = []
@@ -147,13 +147,13 @@ def test_texts_are_shown_as_text_and_images_as_pictures_at_the_same_steps() -> N
     shown: list[tuple[str, int, str]] = []
 
     class Watching(LocalSession):
-        def show(self, name: str, picture: np.ndarray, step: int) -> None:
+        def log_image(self, name: str, picture: np.ndarray, step: int) -> None:
             shown.append((name, step, "picture"))
-            super().show(name, picture, step)
+            super().log_image(name, picture, step)
 
-        def show_text(self, name: str, text: str, step: int) -> None:
+        def log_text(self, name: str, text: str, step: int) -> None:
             shown.append((name, step, "text"))
-            super().show_text(name, text, step)
+            super().log_text(name, text, step)
 
     def trained(spec: DataSpec) -> LocalSession:
         shown.clear()

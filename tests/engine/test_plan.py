@@ -17,9 +17,9 @@ from gen_ray.bench.planner import (
     StepCost,
     Topology,
     forecast,
-    paces,
-    possible,
-    worthwhile,
+    measure_step_seconds,
+    valid_worker_counts,
+    worthwhile_workers,
 )
 from gen_ray.datasets.prepare import prepare
 from gen_ray.engine.inference import model_files
@@ -56,8 +56,8 @@ def test_a_forecast_equals_values_computed_by_hand() -> None:
 
 def test_workers_slow_one_another_down_before_they_share_cores() -> None:
     site = replace(SITE, per_node=8, cores=4, crowded=1.3)
-    assert [site.crowding(workers) for workers in (1, 2, 4, 8)] == pytest.approx([1, 1.1, 1.3, 2.6])
-    assert replace(site, threads=4).crowding(2) == pytest.approx(2.6) and replace(site, cores=None).crowding(8) == 1
+    assert [site.slowdown(workers) for workers in (1, 2, 4, 8)] == pytest.approx([1, 1.1, 1.3, 2.6])
+    assert replace(site, threads=4).slowdown(2) == pytest.approx(2.6) and replace(site, cores=None).slowdown(8) == 1
 
 
 def test_workers_that_share_cores_divide_the_time() -> None:
@@ -91,10 +91,10 @@ def test_more_workers_are_not_worthwhile_where_doubling_gains_too_little() -> No
     def of(workers: int, rate: float) -> Forecast:
         return replace(forecast(StepCost(0.0, 1.0), LOAD, SITE, 1), workers=workers, images_per_second=rate)
 
-    assert worthwhile([of(1, 100), of(2, 190), of(4, 300), of(8, 360)]) == 4
-    assert worthwhile([of(1, 100), of(2, 129)]) == 1
-    assert worthwhile([of(1, 100), of(2, 200), of(6, 420)]) == 6  # 2.1 for 1.58 doublings
-    assert possible(96, 1, 12) == [1, 2, 4, 8, 12] and possible(64, 2, 12) == [1, 2, 4, 8]
+    assert worthwhile_workers([of(1, 100), of(2, 190), of(4, 300), of(8, 360)]) == 4
+    assert worthwhile_workers([of(1, 100), of(2, 129)]) == 1
+    assert worthwhile_workers([of(1, 100), of(2, 200), of(6, 420)]) == 6  # 2.1 for 1.58 doublings
+    assert valid_worker_counts(96, 1, 12) == [1, 2, 4, 8, 12] and valid_worker_counts(64, 2, 12) == [1, 2, 4, 8]
 
 
 def test_the_estimate_of_checkpoint_bytes_matches_the_files(tmp_path) -> None:
@@ -103,15 +103,15 @@ def test_the_estimate_of_checkpoint_bytes_matches_the_files(tmp_path) -> None:
     load = RunWorkload.of(exp, prepare("digits", out=tmp_path), exp.model(model("vae").spec).build_net())
     learner = TrainState(exp.model(model("vae").spec), exp.training, LocalSession({}), 10)
     learner.step([images(8)], 0)
-    files = learner.packed(1)
+    files = learner.pack(1)
     assert load.checkpoint_bytes == pytest.approx(sum(map(len, files.values())), rel=0.35)  # plus names and shapes
-    assert load.gradient_bytes == sum(p.numel() * 4 for p in learner.bare.parameters())
+    assert load.gradient_bytes == sum(p.numel() * 4 for p in learner.module.parameters())
     assert len(model_files.weights(net)) > load.gradient_bytes
 
 
 def test_step_costs_are_measured_and_more_rows_take_longer() -> None:
     exp = experiment("ddpm-dropout")
-    found = paces(exp, exp.model(model("vae").spec), images(512), [512, 1], device=CPU, rounds=1)
+    found = measure_step_seconds(exp, exp.model(model("vae").spec), images(512), [512, 1], device=CPU, rounds=1)
     assert found[512] > found[1] > 0 and torch.is_grad_enabled()
 
 

@@ -23,14 +23,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[float, di
     exp = experiment("vae", ema_snapshots=12)
     here = session(exp, folder)
     learner = TrainState(exp.model(SPEC), exp.training, here, STEPS)
-    true = {width: ema.copy_for_ema(learner.bare) for width in (0.05, 0.08, 0.15)}
+    true = {width: ema.copy_for_ema(learner.module) for width in (0.05, 0.08, 0.15)}
     for step in range(STEPS):
         learner.step([images(8, seed=step)], step)
         for width, average in true.items():
-            ema.update(average, learner.bare, 1 - power_ema.decay(step + 1, power_ema.gamma_of(width)))
+            ema.update(average, learner.module, 1 - power_ema.decay(step + 1, power_ema.gamma_of(width)))
         if learner.snapshot_due(step + 1):
-            here.keep(learner.packed_averages, step + 1)
-    return folder, {width: average.state_dict() for width, average in true.items()} | {0.0: learner.bare.state_dict()}
+            here.save_snapshot(learner.pack_averages, step + 1)
+    return folder, {width: average.state_dict() for width, average in true.items()} | {0.0: learner.module.state_dict()}
 
 
 def flat(state: dict[str, torch.Tensor]) -> torch.Tensor:
@@ -68,14 +68,14 @@ def test_a_width_outside_the_span_of_the_snapshots_is_refused(home: tuple[Path, 
             refuse(home[0], width)
     low, high = map(float, re.search(r"can: ([\d.]+) to ([\d.]+)", str(told.value)).groups())
     assert (low, high) == (0.036, 0.235)
-    assert all(post_hoc_ema.residual(home[0], end) <= post_hoc_ema.MOST_RESIDUAL for end in (low, high))
+    assert all(post_hoc_ema.residual(home[0], end) <= post_hoc_ema.MAX_RESIDUAL for end in (low, high))
 
 
 def test_few_snapshots_span_few_widths(home: tuple[Path, dict]) -> None:
     first, second = post_hoc_ema.snapshot_steps(home[0])[:2]
     assert post_hoc_ema.residual(home[0], 0.05, first) < 1e-3 > post_hoc_ema.residual(home[0], 0.1, first)
     for width, at in ((0.15, first), (0.15, second), (0.03, second)):
-        assert post_hoc_ema.residual(home[0], 0.15) < post_hoc_ema.MOST_RESIDUAL
+        assert post_hoc_ema.residual(home[0], 0.15) < post_hoc_ema.MAX_RESIDUAL
         with pytest.raises(UserError, match="residual"):
             post_hoc_ema.average(home[0], width, at)
 
@@ -95,8 +95,8 @@ def test_an_accepted_width_is_reconstructed_within_a_tenth(times: int, span: flo
         gamma = power_ema.gamma_of(width)
         found = post_hoc_ema._solve(kept, gamma)
         s = at[:, None] * u ** (1 / (gammas + 1))[:, None]  # quantiles of each profile
-        mean = found.parts @ s.mean(1)
-        variance = float(found.parts @ ((s - mean) ** 2).mean(1))
+        mean = found.coefficients @ s.mean(1)
+        variance = float(found.coefficients @ ((s - mean) ** 2).mean(1))
         assert math.isclose(variance, found.width**2, rel_tol=1e-3) or (variance < 0 and math.isnan(found.width))
         if found.is_close(width, times):
             accepted.append(width)

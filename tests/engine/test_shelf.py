@@ -33,25 +33,25 @@ def steps(shelf: CheckpointStore) -> list[int]:
         ([3.0, 1.0, 2.0, 4.0], {}, [2, 3, 4]),
         ([4.0, 3.0, 2.0, 1.0], {}, [3, 4]),
         ([float("inf")] * 4, {}, [3, 4]),
-        ([1.0, 2.0, 3.0, 4.0], {"newest": 1, "best": 2}, [1, 2, 4]),
-        ([1.0, 1.0, 2.0, 3.0], {"newest": 1}, [2, 4]),
-        ([1.0, 2.0, 3.0], {"newest": 1, "best": 0}, [3]),
+        ([1.0, 2.0, 3.0, 4.0], {"keep_last": 1, "keep_best": 2}, [1, 2, 4]),
+        ([1.0, 1.0, 2.0, 3.0], {"keep_last": 1}, [2, 4]),
+        ([1.0, 2.0, 3.0], {"keep_last": 1, "keep_best": 0}, [3]),
     ],
 )
 def test_the_newest_and_the_best_are_kept(
     losses: list[float], kept: dict[str, int], wanted: list[int], tmp_path: Path
 ) -> None:
     shelf = filled(tmp_path, losses, **kept)
-    assert steps(shelf) == wanted and shelf.last() == shelf.place(wanted[-1])
+    assert steps(shelf) == wanted and shelf.last() == shelf.folder_of(wanted[-1])
 
 
 def test_the_lowest_validation_loss_is_found_and_of_equal_ones_the_newest(tmp_path: Path) -> None:
-    assert CheckpointStore(tmp_path / "none").best_checkpoint() is None
-    assert filled(tmp_path / "a", [1.0, 3.0, 2.0]).best_checkpoint() == tmp_path / "a" / "step-000000001"
-    assert filled(tmp_path / "b", [float("inf")] * 3).best_checkpoint() == tmp_path / "b" / "step-000000003"
+    assert CheckpointStore(tmp_path / "none").best() is None
+    assert filled(tmp_path / "a", [1.0, 3.0, 2.0]).best() == tmp_path / "a" / "step-000000001"
+    assert filled(tmp_path / "b", [float("inf")] * 3).best() == tmp_path / "b" / "step-000000003"
     damaged = filled(tmp_path / "c", [1.0, 3.0, 2.0])
-    (damaged.place(1) / "MANIFEST.sha256").unlink()
-    assert damaged.best_checkpoint() == damaged.place(3)
+    (damaged.folder_of(1) / "MANIFEST.sha256").unlink()
+    assert damaged.best() == damaged.folder_of(3)
 
 
 def test_only_the_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_only_the_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shelf = filled(tmp_path, [1.0, 2.0, 3.0])
-    (shelf.place(3) / "position.json").write_bytes(b"")
+    (shelf.folder_of(3) / "position.json").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        assert shelf.last() == shelf.place(2)
+        assert shelf.last() == shelf.folder_of(2)
     [line] = caplog.messages
     assert "step-000000003/position.json" in line and "trying another checkpoint" in line
 
@@ -87,4 +87,4 @@ def test_replacing_a_store_copies_all_of_its_checkpoints_and_nothing_else(tmp_pa
     assert steps(mine) == steps(other) == [1, 3, 4]
     last = mine.last()
     assert last is not None and last == tmp_path / "mine" / "step-000000004", "the copied one"
-    assert manifest.read(last) == manifest.read(other.place(4))
+    assert manifest.read(last) == manifest.read(other.folder_of(4))

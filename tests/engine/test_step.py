@@ -42,13 +42,14 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 def test_accumulated_gradients_equal_the_gradient_of_the_mean(family: str) -> None:
     two = learner(family, accumulate=2)
     x = images(8)
-    for lane, micro in enumerate(x.split(4)):
-        two._backward(micro, 3, lane, last=lane == 1)
-    found = [p.grad.clone() for p in two.bare.parameters()]
+    for number, micro in enumerate(x.split(4)):
+        two._backward(micro, 3, number, last=number == 1)
+    found = [p.grad.clone() for p in two.module.parameters()]
     losses = [
-        two.family.loss(two.bare, micro, generator(0, 3, lane), step=3).total for lane, micro in enumerate(x.split(4))
+        two.family.loss(two.module, micro, generator(0, 3, number), step=3).total
+        for number, micro in enumerate(x.split(4))
     ]
-    wanted = torch.autograd.grad(torch.cat(losses).mean() / 16, list(two.bare.parameters()))
+    wanted = torch.autograd.grad(torch.cat(losses).mean() / 16, list(two.module.parameters()))
     torch.testing.assert_close(found, list(wanted), rtol=1e-5, atol=1e-7)
 
 
@@ -56,16 +57,16 @@ def test_accumulated_gradients_equal_the_gradient_of_the_mean(family: str) -> No
 def test_two_ranks_equal_one_rank_with_two_micro_batches(family: str) -> None:
     """Noise and dropout belong to the micro-batch, not the rank; DDP's average equals the accumulation."""
     one = learner(family, accumulate=2)
-    lanes = list(images(8).split(4))
-    for lane in (0, 1):
-        one._backward(lanes[lane], 5, lane, last=lane == 1)
+    micros = list(images(8).split(4))
+    for number in (0, 1):
+        one._backward(micros[number], 5, number, last=number == 1)
     apart = []
     for rank in (0, 1):
         exp = experiment(family, workers=2)
         alone = TrainState(exp.model(SPEC), exp.training, RingSession(Ring(2), rank, exp), 100)
-        alone._backward(lanes[rank], 5, rank, last=True)
-        apart.append([p.grad for p in alone.bare.parameters()])
-    for grad, first, second in zip([p.grad for p in one.bare.parameters()], *apart, strict=True):
+        alone._backward(micros[rank], 5, rank, last=True)
+        apart.append([p.grad for p in alone.module.parameters()])
+    for grad, first, second in zip([p.grad for p in one.module.parameters()], *apart, strict=True):
         torch.testing.assert_close(grad, (first + second) / 2, rtol=1e-5, atol=1e-7)
 
 
@@ -78,8 +79,8 @@ def test_dropout_does_not_share_the_stream_of_the_noise(monkeypatch: pytest.Monk
         return LossTerms(total=net(x.float(), torch.ones(len(x))).flatten(1).sum(1))
 
     monkeypatch.setattr(one.family, "loss", loss)
-    for step, lane in ((3, 0), (3, 1), (4, 0), (3, 0)):
-        one._backward(images(4), step, lane, last=True)
+    for step, number in ((3, 0), (3, 1), (4, 0), (3, 0)):
+        one._backward(images(4), step, number, last=True)
     noise, dropout, *draws = zip(*seen, strict=True)
     assert len({*noise, *dropout}) == 6 and (noise[0], dropout[0]) == (noise[3], dropout[3])
     assert all((a - b).abs().max() > 0.1 for a, b in zip(*draws, strict=True))
@@ -89,19 +90,19 @@ def test_initial_weights_are_a_function_of_the_seed() -> None:
     torch.manual_seed(99)
     first = learner()
     torch.manual_seed(1)
-    assert same(weights(first.bare), weights(learner().bare))
-    assert not same(weights(first.bare), weights(learner(seed=1).bare))
-    assert same(weights(first.bare), weights(first.ema))
+    assert same(weights(first.module), weights(learner().module))
+    assert not same(weights(first.module), weights(learner(seed=1).module))
+    assert same(weights(first.module), weights(first.ema))
 
 
 def test_the_report_is_the_mean_over_all_rows() -> None:
     one, (a, b) = learner(accumulate=2), images(8).split(4)
     expected = torch.cat(
-        [one.family.loss(one.bare, x, generator(0, 0, lane), step=0).total for lane, x in enumerate((a, b))]
+        [one.family.loss(one.module, x, generator(0, 0, number), step=0).total for number, x in enumerate((a, b))]
     ).mean()
     report, due = one.step([a, b], 0)
     torch.testing.assert_close(report[0], expected.detach())
-    assert one.names == ["loss_nats", "reconstruction_nats", "kl_nats"] and not due
+    assert one.report_names == ["loss_nats", "reconstruction_nats", "kl_nats"] and not due
     torch.testing.assert_close(report[0], report[1:].sum())
 
 
@@ -110,14 +111,14 @@ def test_the_report_is_the_mean_over_all_rows() -> None:
 
 def test_a_step_is_adamw_on_the_mean_loss_per_dimension() -> None:
     ours, x = learner(gradient_clip_norm=None, weight_decay=0.1), images(8)
-    theirs = copy.deepcopy(ours.bare)
+    theirs = copy.deepcopy(ours.module)
     optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-2, weight_decay=0.1)
     for step in range(3):
         ours.step([x], step)
         optimizer.zero_grad()
         (ours.family.loss(theirs, x, generator(0, step, 0), step=step).total.mean() / 16).backward()
         optimizer.step()
-    torch.testing.assert_close(weights(ours.bare), weights(theirs), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights(ours.module), weights(theirs), rtol=1e-5, atol=1e-6)
 
 
 def test_clipping_bounds_the_gradient_and_nothing_else() -> None:
@@ -125,13 +126,13 @@ def test_clipping_bounds_the_gradient_and_nothing_else() -> None:
     for limit, bound in ((1e-3, 1e-3), (None, math.inf), (1e6, math.inf)):
         one, x = learner(gradient_clip_norm=limit), images(8)
         free = torch.autograd.grad(
-            one.family.loss(one.bare, x, generator(0, 0, 0), step=0).total.mean() / 16, list(one.bare.parameters())
+            one.family.loss(one.module, x, generator(0, 0, 0), step=0).total.mean() / 16, list(one.module.parameters())
         )
         norm = math.sqrt(sum(float(g.square().sum()) for g in free))
-        before = weights(one.bare)
-        one.optimizer = torch.optim.SGD(one.bare.parameters(), lr=0.0)
+        before = weights(one.module)
+        one.optimizer = torch.optim.SGD(one.module.parameters(), lr=0.0)
         one.step([x], 0)
-        moved = [b - a for a, b in zip(weights(one.bare), before, strict=True)]
+        moved = [b - a for a, b in zip(weights(one.module), before, strict=True)]
         length = math.sqrt(sum(float(m.square().sum()) for m in moved)) / 1e-2
         assert length == pytest.approx(min(norm, bound), rel=1e-3)
         for step, gradient in zip(moved, free, strict=True):  # the direction does not change
@@ -211,13 +212,13 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(gradient_only: bool) 
     one = TrainState(Faulty(exp.model(SPEC), 2, gradient_only=gradient_only), exp.training, session(exp), 100)  # type: ignore[arg-type]
     for step in (0, 1):
         one.step([images(8)], step)
-    net, average, state = weights(one.bare), weights(one.ema), copy.deepcopy(one.optimizer.state_dict()["state"])
+    net, average, state = weights(one.module), weights(one.ema), copy.deepcopy(one.optimizer.state_dict()["state"])
     with pytest.raises(NonFiniteError, match=r"step 2 on rank 0 \(ddpm\).*learning_rate"):
         one.step([images(8)], 2)
-    assert same(net, weights(one.bare)) and same(average, weights(one.ema))
+    assert same(net, weights(one.module)) and same(average, weights(one.ema))
     for key, moments in one.optimizer.state_dict()["state"].items():
         assert all(torch.equal(moments[name], state[key][name]) for name in moments)
-    assert all(p.grad is None for p in one.bare.parameters())
+    assert all(p.grad is None for p in one.module.parameters())
 
 
 @pytest.mark.parametrize("culprit", [0, 1, 2])
@@ -263,9 +264,9 @@ def test_bfloat16_trains_deterministically_near_float32(family: str) -> None:
         one = learner(family, precision=name)
         losses = [float(one.step([images(8)], step)[0][0]) for step in range(5)]
         if name in runs:
-            assert runs[name] == (losses, [w.tolist() for w in weights(one.bare)])
-        runs[name] = (losses, [w.tolist() for w in weights(one.bare)])
-        assert all(w.dtype == torch.float32 for w in weights(one.bare))
+            assert runs[name] == (losses, [w.tolist() for w in weights(one.module)])
+        runs[name] = (losses, [w.tolist() for w in weights(one.module)])
+        assert all(w.dtype == torch.float32 for w in weights(one.module))
     assert runs["bfloat16"][0] == pytest.approx(runs["float32"][0], rel=0.05)
     assert runs["bfloat16"][0] != runs["float32"][0]
 
@@ -287,7 +288,7 @@ def test_a_recomputing_run_equals_the_plain_run_to_the_bit() -> None:
         one = TrainState(exp.model(SPEC), exp.training, session(exp), 10)
         for step in range(3):
             one.step([images(8, seed=step)], step)
-        ends.append(one.bare.state_dict())
+        ends.append(one.module.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
@@ -307,15 +308,15 @@ def test_a_compiled_run_has_the_weights_and_names_of_the_eager_run() -> None:
 @pytest.mark.parametrize("shared_out", [[range(4)], [range(2), range(2, 4)], [range(1), range(1, 2), range(2, 4)]])
 def test_the_step_is_the_same_for_any_number_of_workers(shared_out: list[range]) -> None:
     """Four micro-batches on one, two or (unequally) three workers give the same average gradient."""
-    lanes = list(images(8).split(2))
+    micros = list(images(8).split(2))
 
     def gradients(slots: range, workers: int) -> list[torch.Tensor]:
         exp = experiment("vae")
-        place = LocalSession(splits(exp), world_size=workers, slots=slots, all_slots=4)
+        place = LocalSession(splits(exp), world_size=workers, logical_workers=slots, logical_worker_count=4)
         alone = TrainState(exp.model(SPEC), exp.training, place, 100)
-        for lane in alone.lanes:
-            alone._backward(lanes[lane], 5, lane, last=lane == alone.lanes[-1])
-        return [p.grad for p in alone.bare.parameters()]
+        for number in alone.micro_batch_numbers:
+            alone._backward(micros[number], 5, number, last=number == alone.micro_batch_numbers[-1])
+        return [p.grad for p in alone.module.parameters()]
 
     expected = gradients(range(4), 1)
     found = [gradients(slots, len(shared_out)) for slots in shared_out]

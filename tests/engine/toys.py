@@ -130,7 +130,11 @@ class RingSession(LocalSession):
 
     def __init__(self, ring: Ring, rank: int, exp: Experiment) -> None:
         super().__init__(
-            splits(exp, rank), rank=rank, world_size=ring.size, slots=range(rank, rank + 1), all_slots=ring.size
+            splits(exp, rank),
+            rank=rank,
+            world_size=ring.size,
+            logical_workers=range(rank, rank + 1),
+            logical_worker_count=ring.size,
         )
         self.ring = ring
 

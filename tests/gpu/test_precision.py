@@ -42,7 +42,7 @@ def test_bfloat16_is_near_float32(family: str, device: torch.device) -> None:
     assert found["bfloat16"] == pytest.approx(found["float32"], rel=BFLOAT16_RTOL)
     assert found["bfloat16"] != found["float32"]
     for one in ones.values():
-        assert all(p.dtype == torch.float32 and p.device == device for p in one.bare.parameters())
+        assert all(p.dtype == torch.float32 and p.device == device for p in one.module.parameters())
 
 
 def test_auto_is_bfloat16_where_the_device_has_it(device: torch.device) -> None:
@@ -93,7 +93,7 @@ def test_recomputed_activations_give_the_same_bits(device: torch.device) -> None
         for anew in (False, True):
             one = learner("ddpm-dropout", device, recompute=anew)
             losses(one, 3)
-            ends.append(list(one.bare.parameters()))
+            ends.append(list(one.module.parameters()))
     assert same_bits(*ends)
 
 

@@ -10,11 +10,20 @@ from typing import Any
 import torch
 
 from gen_ray.bench.cluster.training import on_workers, scaling_rates
-from gen_ray.bench.planner import Forecast, NetworkLink, RunWorkload, StepCost, Topology, forecast, paces, shares
+from gen_ray.bench.planner import (
+    Forecast,
+    NetworkLink,
+    RunWorkload,
+    StepCost,
+    Topology,
+    forecast,
+    measure_step_seconds,
+    rows_per_worker,
+)
 from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.nodes.connect import connected
 from gen_ray.cluster.training.worker import open_session
-from gen_ray.engine.training.batches import own_rows
+from gen_ray.engine.training.batches import rows_of_rank
 from gen_ray.experiment import Experiment, parse
 
 TIMES = 30
@@ -42,9 +51,10 @@ def check(experiment: Experiment, numbers: Sequence[int], *, rounds: int, steps:
     full = max(number for number in experiments if number <= cores)
     with connected(experiments[max(experiments)].scaling):
         single, among = (
-            on_workers(experiments[number], _pacing, most=max(numbers), rounds=rounds) for number in (1, full)
+            on_workers(experiments[number], _measure_step_seconds, most=max(numbers), rounds=rounds)
+            for number in (1, full)
         )
-        within = NetworkLink(*on_workers(experiments[2], _linking, size=workload.gradient_bytes // 4))
+        within = NetworkLink(*on_workers(experiments[2], _measure_link, size=workload.gradient_bytes // 4))
         rates = scaling_rates([experiments[number] for number in numbers], rounds=rounds, steps=steps)
     share = experiment.data.batch_size // full
     crowded = among[share] / single[share] if share in single else 1.0
@@ -60,23 +70,23 @@ def _with(experiment: Experiment, workers: int) -> Experiment:
     return parse(raw)
 
 
-def _pacing(task: dict[str, Any]) -> dict[float, float]:
+def _measure_step_seconds(task: dict[str, Any]) -> dict[float, float]:
     """Return seconds per step by rows, without synchronisation, for the batch shares of 1, 2, 4 … workers."""
     experiment, family, session = open_session(task)
-    x = own_rows(session.batches("train"), session.world_size, experiment.data.batch_size)
-    sizes = shares(experiment.data.batch_size, task["most"])
-    return paces(experiment, family, x, sizes, device=session.device, rounds=task["rounds"])
+    x = rows_of_rank(session.batches("train"), session.world_size, experiment.data.batch_size)
+    sizes = rows_per_worker(experiment.data.batch_size, task["most"])
+    return measure_step_seconds(experiment, family, x, sizes, device=session.device, rounds=task["rounds"])
 
 
-def _linking(task: dict[str, Any]) -> tuple[float, float]:
+def _measure_link(task: dict[str, Any]) -> tuple[float, float]:
     """Return gigabits per second and latency between two workers, from sums of one float and of size floats."""
     _, _, session = open_session(task)
-    seconds = [_summed(session, length) for length in (1, task["size"])]
+    seconds = [_all_reduce_seconds(session, length) for length in (1, task["size"])]
     each = max(1e-9, seconds[1] - seconds[0])
     return 4 * task["size"] * 8 / each / 1e9, seconds[0] / 2
 
 
-def _summed(session: Any, length: int) -> float:
+def _all_reduce_seconds(session: Any, length: int) -> float:
     values, taken = torch.zeros(length, device=session.device), []
     for _ in range(TIMES):
         began = time.perf_counter()

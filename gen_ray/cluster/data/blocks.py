@@ -139,7 +139,7 @@ class Streamed(MicroBatches):
         for piece, table in zip(pieces, tables, strict=True):
             yield torch.from_numpy(_tensors(table)[piece.begin : piece.end].copy())
 
-    def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
+    def slices(self, size: int) -> Iterator[tuple[int, Tensor]]:
         """Yield (index, batch (n, *shape)) for every world_size-th batch of the split in stored order."""
         batches = dataset(self.shards).iter_batches(batch_size=size, batch_format="pyarrow", prefetch_batches=2)
         for index, table in enumerate(batches):

@@ -153,7 +153,7 @@ def _train_here(
 ) -> None:
     torch.set_num_threads(task.cpus)
     with closing(TrialSession(experiment, prepared, track, home, task.splits)) as session:
-        fit(experiment, experiment.model(prepared.spec), session, until=until)
+        fit(experiment, experiment.model(prepared.spec), session, until_epoch=until)
 
 
 def _train_on_workers(

@@ -52,28 +52,28 @@ class RunSession(ABC):
         """Return a split's batches: read once into this worker's memory, or streamed every epoch if it is too large."""
         if split not in self.held:
             rows = self.rows(split)
-            self.held[split] = CombinedBatches([self._view(split, rows, slot) for slot in self.slots])
+            self.held[split] = CombinedBatches([self._view(split, rows, worker) for worker in self.logical_workers])
         return self.held[split]
 
-    def _view(self, split: str, rows: Tensor | None, slot: int) -> Batches:
+    def _view(self, split: str, rows: Tensor | None, worker: int) -> Batches:
         place = {
             "batch_size": self.experiment.data.batch_size,
             "seed": self.experiment.training.seed,
-            "rank": slot,
-            "world_size": self.all_slots,
+            "rank": worker,
+            "world_size": self.logical_worker_count,
             "accumulate": self.experiment.training.accumulate,
         }
         return Streamed(self.prepared.shards(split), **place) if rows is None else InMemoryBatches(rows, **place)
 
     @property
-    def all_slots(self) -> int:
+    def logical_worker_count(self) -> int:
         """Return the number of logical workers that a batch is divided among: the maximum number of workers."""
         return self.experiment.scaling.most_workers
 
     @property
-    def slots(self) -> range:
+    def logical_workers(self) -> range:
         """Return the logical workers whose work this rank does."""
-        first, end = (rank * self.all_slots // self.world_size for rank in (self.rank, self.rank + 1))
+        first, end = (rank * self.logical_worker_count // self.world_size for rank in (self.rank, self.rank + 1))
         return range(first, end)
 
     def sum(self, values: Tensor) -> Tensor:
@@ -87,11 +87,11 @@ class RunSession(ABC):
         if self.rank == 0:
             self.track.log(metrics, step)
 
-    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+    def log_image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Send a picture (H, W, 3) to the logger actor."""
         self.track.log_image(name, picture, step)
 
-    def show_text(self, name: str, text: str, step: int) -> None:
+    def log_text(self, name: str, text: str, step: int) -> None:
         """Send a text to the logger actor."""
         self.track.log_text(name, text, step)
 
@@ -108,7 +108,7 @@ class RunSession(ABC):
         """
         self._write(checkpoint_store.checkpoints(self.home).save, pack, step)
 
-    def keep(self, pack: Callable[[], Files], step: int) -> None:
+    def save_snapshot(self, pack: Callable[[], Files], step: int) -> None:
         """Write a snapshot for post-hoc EMA into the run's folder in the same way."""
         self._write(post_hoc_ema.snapshots(self.home).add, pack, step)
 
@@ -117,7 +117,7 @@ class RunSession(ABC):
         if self.rank == 0:
             self.writing = self.writer.submit(write, pack(), step)
 
-    def stopping(self) -> bool:
+    def stop_requested(self) -> bool:
         """Return the last known stop flag of the logger actor, which is polled every half second without waiting."""
         if self.answer and ray.wait([self.answer], timeout=0)[0]:
             self.stop, self.answer = ray.get(self.answer), None
@@ -148,7 +148,7 @@ class RunSession(ABC):
         """Return the newest checkpoint that rank 0 finds, so that all ranks start from the same one."""
         found = self._found() if self.rank == 0 else None
         step = self.sum(torch.tensor([checkpoint.position(found)["step"] if found else 0], device=self.device))
-        return nullcontext(checkpoint_store.checkpoints(self.home).place(int(step)) if int(step) else None)
+        return nullcontext(checkpoint_store.checkpoints(self.home).folder_of(int(step)) if int(step) else None)
 
     def _found(self) -> Path | None:
         for place in (checkpoint_store.checkpoints(self.home), post_hoc_ema.snapshots(self.home)):

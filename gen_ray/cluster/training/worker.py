@@ -93,7 +93,7 @@ def train_worker(task: Mapping[str, Any]) -> dict[str, str]:
         experiment, family, session = open_session(task)
         track.hold_placement_group(ray.util.get_current_placement_group())
         with closing(session):
-            fit(experiment, family, session, until=task.get("until"))
+            fit(experiment, family, session, until_epoch=task.get("until"))
     except SharedError as error:
         fault = {"reason": error.reason, "message": str(error)}
         if session.rank == 0:

@@ -20,10 +20,10 @@ from gen_ray.storage import folder_lock, manifest, paths
 
 FEATURES = 64
 SEED, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 0, 64, 4e-3, 0.02
-EPOCHS, MOST_STEPS = 15, 3500
-MOST_ROWS = MOST_STEPS * BATCH_SIZE
+EPOCHS, MAX_STEPS = 15, 3500
+MAX_ROWS = MAX_STEPS * BATCH_SIZE
 """Largest number of images in training."""
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30
 """Largest memory of these images."""
 Labelled = tuple[Tensor, Tensor]
 """Images (N, C, H, W) and their labels (N,)."""
@@ -46,7 +46,7 @@ class Extractor:
 
 def train(spec: DataSpec, x: Tensor, labels: Tensor) -> Classifier:
     """Return a classifier of x (N, C, H, W) by labels (N,), deterministic: at most 15 epochs and 3,500 steps."""
-    steps = min(MOST_STEPS, EPOCHS * len(x) // BATCH_SIZE + 1)
+    steps = min(MAX_STEPS, EPOCHS * len(x) // BATCH_SIZE + 1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         net = Classifier(spec.shape, len(spec.classes), features=FEATURES)
@@ -111,4 +111,4 @@ def load_or_train(folder: Path, spec: DataSpec, read: Callable[[str], Labelled])
 def most_rows(spec: DataSpec) -> int:
     """Return the largest number of images that an extractor of this spec is trained on."""
     size = spec.dims * (1 if spec.levels <= 256 else 4)
-    return min(MOST_ROWS, max(1, MOST_BYTES // size))
+    return min(MAX_ROWS, max(1, MAX_BYTES // size))

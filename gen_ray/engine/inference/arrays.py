@@ -12,7 +12,7 @@ from gen_ray.errors import UserError
 
 SAMPLES = "samples"
 """Name of the array to read from a file that holds several."""
-MOST_BYTES = 4 * 2**30
+MAX_BYTES = 4 * 2**30
 """Largest array that is read."""
 
 
@@ -61,5 +61,5 @@ def _check(file: Path, name: str, stream: IO[bytes], file_bytes: int) -> None:
     announced, present = math.prod(shape) * dtype.itemsize, file_bytes - stream.tell()
     if announced > present:
         raise UserError(f"{file}: array {name!r} announces {announced:,} bytes and has {present:,}: it is damaged")
-    if announced > MOST_BYTES:
-        raise UserError(f"{file}: array {name!r} has {announced:,} bytes, the limit is {MOST_BYTES:,}; split it")
+    if announced > MAX_BYTES:
+        raise UserError(f"{file}: array {name!r} has {announced:,} bytes, the limit is {MAX_BYTES:,}; split it")

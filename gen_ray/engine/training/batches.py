@@ -28,7 +28,7 @@ class Batches(Protocol):
         """Yield without end this rank's micro-batches (B/micro-batches, *shape) of each step, from first_step on."""
         ...
 
-    def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
+    def slices(self, size: int) -> Iterator[tuple[int, Tensor]]:
         """Yield (index, batch of at most size rows) of this rank's share of the split.
 
         Together, the ranks cover each row once.
@@ -147,7 +147,7 @@ class InMemoryBatches(MicroBatches):
             yield [self.x[cut[first_own + a]] for a in range(self.accumulate)]
             step += 1
 
-    def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
+    def slices(self, size: int) -> Iterator[tuple[int, Tensor]]:
         """Yield every world_size-th slice of the split, starting with slice rank."""
         for index in range(self.rank, -(-self.rows // size), self.world_size):
             yield index, self.x[index * size : (index + 1) * size]
@@ -169,17 +169,18 @@ class CombinedBatches:
         for micros in zip(*(part.stream(first_step) for part in self.parts), strict=True):
             yield [micro for of_part in micros for micro in of_part]
 
-    def ordered(self, size: int) -> Iterator[tuple[int, Tensor]]:
+    def slices(self, size: int) -> Iterator[tuple[int, Tensor]]:
         """Yield the shares of all parts."""
         for part in self.parts:
-            yield from part.ordered(size)
+            yield from part.slices(size)
 
 
-def own_rows(batches: Batches, ranks: int, least: int) -> Tensor:
-    """Return a rank's rows of a split; they are repeated where there are fewer than least."""
-    size = max(1, min(4096, batches.rows // ranks))  # larger slices of a small split would leave a rank without rows
-    x = torch.cat([rows for _, rows in batches.ordered(size)])
-    return torch.cat([x] * -(-least // len(x))) if len(x) < least else x
+def rows_of_rank(batches: Batches, world_size: int, minimum: int) -> Tensor:
+    """Return a rank's rows of a split; they are repeated where there are fewer than minimum."""
+    # Larger slices of a small split would leave a rank without rows.
+    size = max(1, min(4096, batches.rows // world_size))
+    x = torch.cat([rows for _, rows in batches.slices(size)])
+    return torch.cat([x] * -(-minimum // len(x))) if len(x) < minimum else x
 
 
 @lru_cache(maxsize=2)

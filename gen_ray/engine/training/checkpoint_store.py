@@ -26,7 +26,7 @@ def checkpoints(home: Path) -> "CheckpointStore":
 def checkpoint_of(home: Path, which: str) -> Path:
     """Return the folder of a run's ``last`` or ``best`` checkpoint. Raise RunError where there is none."""
     kept = checkpoints(home)
-    found = {"last": kept.last, "best": kept.best_checkpoint}[which]()
+    found = {"last": kept.last, "best": kept.best}[which]()
     if found is None:
         raise RunError(f"{home.name}: the training ended without a checkpoint")
     return found
@@ -34,19 +34,19 @@ def checkpoint_of(home: Path, which: str) -> Path:
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints step-… in home. newest counts the latest ones kept, best those of the lowest validation loss."""
+    """The checkpoints step-… in home: the keep_last newest, and the keep_best of lowest validation loss."""
 
     home: Path
-    newest: int = 2
-    best: int = 1
+    keep_last: int = 2
+    keep_best: int = 1
 
-    def place(self, step: int) -> Path:
+    def folder_of(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""
         return self.home / f"{STEP}{step:09d}"
 
     def add(self, files: model_files.Files, step: int) -> None:
         """Add a folder of files. Raise RunError."""
-        model_files.write(self.place(step), files)
+        model_files.write(self.folder_of(step), files)
 
     def save(self, files: model_files.Files, step: int) -> None:
         """Add a checkpoint, then remove those no longer kept. Raise RunError."""
@@ -76,7 +76,7 @@ class CheckpointStore:
         """
         return _first_intact(reversed(self.folders()))
 
-    def best_checkpoint(self) -> Path | None:
+    def best(self) -> Path | None:
         """Return the undamaged checkpoint of the lowest validation loss, the newest where none has one.
 
         Return None or raise RunError where ``last`` does.
@@ -88,7 +88,7 @@ class CheckpointStore:
         losses = {folder: _validation(folder) for folder in self.folders()}
         newest_first = list(reversed(losses))
         best = [folder for folder in sorted(newest_first, key=losses.__getitem__) if losses[folder] < math.inf]
-        kept = {*newest_first[: self.newest], *best[: self.best]}
+        kept = {*newest_first[: self.keep_last], *best[: self.keep_best]}
         return [folder for folder in losses if folder not in kept]
 
 

@@ -20,8 +20,8 @@ def ema_rate(decay: float, step: int) -> float:
 
 
 @torch.no_grad()
-def update(average: nn.Module, net: nn.Module, part: float) -> None:
-    """Update an average: theta_average <- (1−part)·theta_average + part·theta; buffers are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), part)
+def update(average: nn.Module, net: nn.Module, rate: float) -> None:
+    """Update an average: theta_average <- (1−rate)·theta_average + rate·theta; buffers are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(net.parameters()), rate)
     for mine, theirs in zip(average.buffers(), net.buffers(), strict=True):
         mine.copy_(theirs)

@@ -34,29 +34,29 @@ class StoppedError(SharedError):
     """The training was stopped on request, after it saved a checkpoint."""
 
 
-def fit(experiment: Experiment, family: Family, session: Session, *, until: int | None = None) -> nn.Module:
-    """Train from the newest checkpoint, or from scratch, to the last epoch or to the end of epoch until.
+def fit(experiment: Experiment, family: Family, session: Session, *, until_epoch: int | None = None) -> nn.Module:
+    """Train from the newest checkpoint, or from scratch, to the last epoch or until the end of epoch until_epoch.
 
     Return the EMA net, which was validated and saved at that point.
     """
     training, batch_size = experiment.training, experiment.data.batch_size
     batches = session.batches("train")
     total = max(1, training.epochs * batches.rows // batch_size)
-    end = total if until is None else min(total, step_at(until, batch_size, batches.rows))
+    end = total if until_epoch is None else min(total, step_at(until_epoch, batch_size, batches.rows))
     state = TrainState(family, training, session, total)
-    for done, wish in steps(state, batches, batch_size, first=state.restore(), end=end):
+    for done, signal in steps(state, batches, batch_size, first=state.restore(), end=end):
         last, ended = done == end, _epoch_ended(done, batch_size, batches.rows)
         if last or (ended and ended % training.validate_every_epochs == 0):
             loss = validate(state.ema, family, experiment, session)
-            state.newest, state.best = loss, min(state.best, loss)
-            session.log({"validation/loss_nats": loss, "best/validation_loss_nats": state.best}, done)
+            state.validation_loss, state.best_validation_loss = loss, min(state.best_validation_loss, loss)
+            session.log({"validation/loss_nats": loss, "best/validation_loss_nats": state.best_validation_loss}, done)
         if session.rank == 0 and (last or (ended and ended % training.sample_every_epochs == 0)):
             show_samples(state.ema, family, experiment, session, done)
         if state.snapshot_due(done):
-            session.keep(state.packed_averages, done)
-        if last or wish:
-            session.save(partial(state.packed, done), done)
-        if wish is StepSignal.STOP and not last:
+            session.save_snapshot(state.pack_averages, done)
+        if last or signal:
+            session.save(partial(state.pack, done), done)
+        if signal is StepSignal.STOP and not last:
             session.flush()
             raise StoppedError(f"stopped at step {done} of {total}: `resume` continues from there", reason="stopped")
     session.flush()
@@ -72,11 +72,11 @@ def steps(
     """
     training, end = state.training, state.total_steps if end is None else end
     stream = TimedIterator(prefetch_to_device(batches.stream(first), state.session.device))
-    meter, watch = TrainingMeter(state, stream, batch_size, first), CheckpointPolicy(training, state.session)
+    meter, policy = TrainingMeter(state, stream, batch_size, first), CheckpointPolicy(training, state.session)
     for step, micros in zip(range(first, end), stream, strict=False):
-        wished, began = watch.wish(), time.monotonic()
-        report, agreed = state.step(micros, step, wished)
-        wish = watch.answer(agreed)
+        own_signal, began = policy.own_signal(), time.monotonic()
+        report, agreed = state.step(micros, step, own_signal)
+        signal = policy.common_signal(agreed)
         if step == first and training.compile:  # the first step compiles forward and backward
             state.session.log({"train/compile_seconds": time.monotonic() - began}, step)
         meter.add(report)
@@ -84,7 +84,7 @@ def steps(
         if done % training.log_every_steps == 0 or done == end:
             meter.flush(done)
         with meter.paused():
-            yield done, wish
+            yield done, signal
 
 
 class CheckpointPolicy:
@@ -95,16 +95,16 @@ class CheckpointPolicy:
         self.every, self.session = training.checkpoint_every_seconds, session
         self.saved_at = self.checked_at = time.monotonic()
 
-    def wish(self) -> StepSignal:
+    def own_signal(self) -> StepSignal:
         """Return the signal of rank 0; that of other ranks is ignored."""
         now = time.monotonic()
-        if self.session.rank == 0 and self.session.stopping():
+        if self.session.rank == 0 and self.session.stop_requested():
             return StepSignal.STOP
         if now - self.saved_at > self.every:
             return StepSignal.CHECKPOINT
         return StepSignal.CHECK_PREEMPTION if now - self.checked_at > PREEMPTION_CHECK_SECONDS else StepSignal.GO_ON
 
-    def answer(self, agreed: StepSignal) -> StepSignal:
+    def common_signal(self, agreed: StepSignal) -> StepSignal:
         """Return GO_ON, CHECKPOINT or STOP. A preemption check becomes a checkpoint where notice was given."""
         if agreed is StepSignal.CHECK_PREEMPTION:
             self.checked_at = time.monotonic()
@@ -132,7 +132,7 @@ def validate(net: nn.Module, family: Family, experiment: Experiment, session: Se
     The noise is a function of the batch's index: the same at every epoch and for any number of ranks.
     """
     sums = torch.zeros(2, device=session.device, dtype=torch.float64)
-    for index, x in session.batches("validation").ordered(VALIDATION_ROWS):
+    for index, x in session.batches("validation").slices(VALIDATION_ROWS):
         rng = generator(experiment.training.seed, 1 << 40, index, device=session.device)
         with autocast(experiment.training.precision, session.device):
             terms = family.loss(net, x.to(session.device), rng, step=1 << 40)
@@ -145,9 +145,9 @@ def show_samples(net: nn.Module, family: Family, experiment: Experiment, session
     """Log preview samples: a picture for images, a page for texts, nothing for other data."""
     spec, drawn = family.spec, partial(preview, net, family, experiment, session.device)
     if spec.is_image:
-        session.show("samples", grid(drawn(PREVIEW_IMAGES), levels=spec.levels), step)
+        session.log_image("samples", grid(drawn(PREVIEW_IMAGES), levels=spec.levels), step)
     elif spec.is_text:
-        session.show_text("samples", page(drawn(PREVIEW_TEXTS), spec), step)
+        session.log_text("samples", page(drawn(PREVIEW_TEXTS), spec), step)
 
 
 def preview(net: nn.Module, family: Family, experiment: Experiment, device: torch.device, n: int) -> Tensor:
@@ -187,7 +187,7 @@ class TrainingMeter:
         means = session.sum(self.sums / self.count) / session.world_size
         seconds = time.monotonic() - self.since
         metrics = {
-            **{f"train/{name}": value for name, value in zip(state.names, means.tolist(), strict=True)},
+            **{f"train/{name}": value for name, value in zip(state.report_names, means.tolist(), strict=True)},
             "train/images_per_second": (done - self.logged) * self.batch_size / seconds,
             "train/waiting_for_data": self.stream.seconds / seconds,
             "train/learning_rate": state.optimizer.param_groups[0]["lr"],

@@ -18,7 +18,7 @@ from gen_ray.errors import UserError
 from gen_ray.maths import power_ema
 from gen_ray.storage import paths
 
-MOST_RESIDUAL = 0.08
+MAX_RESIDUAL = 0.08
 """The largest accepted residual of a fit.
 
 Measured on four trainings of digits models (4,700 and 9,400 steps, cosine decay of the learning rate): the error of the
@@ -34,13 +34,13 @@ weights as a share of the distance from the average to the last weights.
 At widths below 0.05 the error is better compared with the distance to the nearest saved average. With 8 snapshots it is
 twice as large at width 0.02 (residual 0.245), so that the saved average is the better estimate, and 0.9 times as large
 at width 0.03 (0.100)."""
-MOST_WIDTH_ERROR = 0.1
+MAX_WIDTH_ERROR = 0.1
 """The largest difference between the requested width and that of the fit (``power_ema.width``), as a share of it.
 
 The residual at which it is reached depends on the number of snapshots: 0.011, 0.022, 0.012, 0.014 and 0.022 for 1, 2,
 3, 4 and 8, at widths near 0.05, that of the narrower saved average. At widths above 0.1 it is reached only at residuals
 of 0.3 to 0.6."""
-FEW_TIMES, MOST_RESIDUAL_OF_FEW = 8, 0.02
+FEW_SNAPSHOTS, MAX_RESIDUAL_OF_FEW = 8, 0.02
 """With fewer snapshots a fit of the right width may still have wrong weights: see 2 snapshots, width 0.12."""
 
 
@@ -72,7 +72,7 @@ def average(home: Path, sigma_rel: float, at: int | None = None) -> dict[str, Te
     """
     fit = _fit(home, sigma_rel, at)
     with ExitStack() as stack:
-        return _sum([stack.enter_context(paths.here(folder)) for folder in fit.folders], fit.parts)
+        return _sum([stack.enter_context(paths.here(folder)) for folder in fit.folders], fit.coefficients)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class _Fit:
     """Folders in order of their steps, the coefficients (F·2,) of the two averages in each, and the fit's residual."""
 
     folders: list[Path]
-    parts: list[float]
+    coefficients: list[float]
     residual: float
 
 
@@ -94,35 +94,35 @@ def _fit(home: Path, sigma_rel: float, at: int | None) -> _Fit:
         raise UserError(
             f"{sigma_rel:g} cannot be made from averages kept at {len(kept)} times: the residual of the "
             f"fit is {found.residual:.3f}, the limit {_limit(len(kept)):g}, and its width {found.width:.3g}, the limit "
-            f"{MOST_WIDTH_ERROR:.0%} off; widths that can: {_widths(kept)} (more with a higher training.ema_snapshots)",
+            f"{MAX_WIDTH_ERROR:.0%} off; widths that can: {_widths(kept)} (more with a higher training.ema_snapshots)",
             field="sigma_rel",
         )
-    return _Fit([snapshots(home).place(step) for step in kept], found.parts.tolist(), found.residual)
+    return _Fit([snapshots(home).folder_of(step) for step in kept], found.coefficients.tolist(), found.residual)
 
 
 @dataclass(frozen=True)
 class _Solution:
     """The coefficients of the saved averages, the residual of their sum, and the sum's relative width."""
 
-    parts: Tensor
+    coefficients: Tensor
     residual: float
     width: float
 
-    def is_close(self, sigma_rel: float, times: int) -> bool:
-        return self.residual <= _limit(times) and abs(self.width / sigma_rel - 1) <= MOST_WIDTH_ERROR
+    def is_close(self, sigma_rel: float, snapshot_count: int) -> bool:
+        return self.residual <= _limit(snapshot_count) and abs(self.width / sigma_rel - 1) <= MAX_WIDTH_ERROR
 
 
-def _limit(times: int) -> float:
-    return MOST_RESIDUAL_OF_FEW if times < FEW_TIMES else MOST_RESIDUAL
+def _limit(snapshot_count: int) -> float:
+    return MAX_RESIDUAL_OF_FEW if snapshot_count < FEW_SNAPSHOTS else MAX_RESIDUAL
 
 
 def _solve(kept: list[int], gamma: float) -> _Solution:
     """Fit the averages saved at these steps to the one of gamma at the last step."""
     at = torch.tensor(kept, dtype=torch.float64).repeat_interleave(len(power_ema.GAMMAS))
     gammas, last = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat(len(kept)), float(kept[-1])
-    parts = power_ema.coefficients(at, gammas, last, gamma)
-    residual = power_ema.residual(at, gammas, last, gamma, parts)
-    return _Solution(parts, residual, power_ema.width(at, gammas, last, parts))
+    coefficients = power_ema.coefficients(at, gammas, last, gamma)
+    residual = power_ema.residual(at, gammas, last, gamma, coefficients)
+    return _Solution(coefficients, residual, power_ema.width(at, gammas, last, coefficients))
 
 
 def _widths(kept: list[int]) -> str:
@@ -134,12 +134,12 @@ def _widths(kept: list[int]) -> str:
     return ", ".join(f"{low / 1000:g} to {high / 1000:g}" for low, high in zip(lows, highs, strict=True))
 
 
-def _sum(folders: list[Path], parts: list[float]) -> dict[str, Tensor]:
+def _sum(folders: list[Path], coefficients: list[float]) -> dict[str, Tensor]:
     for folder in folders:
         checkpoint.verify(folder)
     files = [(folder, kept) for folder in folders for kept in power_ema.GAMMAS]
     total: dict[str, Tensor] = {}
-    for (folder, kept), part in zip(files, parts, strict=True):
+    for (folder, kept), part in zip(files, coefficients, strict=True):
         with safe_open(folder / f"power-{kept:g}.safetensors", "pt") as stored:
             for key in stored.keys():  # noqa: SIM118 (not a dict)
                 value = part * stored.get_tensor(key).double()

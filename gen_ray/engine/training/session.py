@@ -19,7 +19,7 @@ from gen_ray.engine.training.checkpoint_store import CheckpointStore
 class Session(Protocol):
     """The environment of a training.
 
-    All ranks make the same calls, except show and show_text, which only rank 0 makes.
+    All ranks make the same calls, except log_image and log_text, which only rank 0 makes.
     """
 
     rank: int
@@ -27,12 +27,12 @@ class Session(Protocol):
     device: torch.device
 
     @property
-    def all_slots(self) -> int:
+    def logical_worker_count(self) -> int:
         """Return the number of logical workers between which a batch is divided, whatever the number of ranks."""
         ...
 
     @property
-    def slots(self) -> range:
+    def logical_workers(self) -> range:
         """Return the logical workers whose work this rank does."""
         ...
 
@@ -52,11 +52,11 @@ class Session(Protocol):
         """Log metrics at an optimizer step."""
         ...
 
-    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+    def log_image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Log a picture, uint8 (H, W, 3), at an optimizer step."""
         ...
 
-    def show_text(self, name: str, text: str, step: int) -> None:
+    def log_text(self, name: str, text: str, step: int) -> None:
         """Log a text at an optimizer step."""
         ...
 
@@ -71,11 +71,11 @@ class Session(Protocol):
         """
         ...
 
-    def keep(self, pack: Callable[[], Files], step: int) -> None:
+    def save_snapshot(self, pack: Callable[[], Files], step: int) -> None:
         """Save a snapshot of the averages of this step permanently, in the same way."""
         ...
 
-    def stopping(self) -> bool:
+    def stop_requested(self) -> bool:
         """Return whether to stop now; rank 0 calls it before every step, so it must not block."""
         ...
 
@@ -101,8 +101,8 @@ class LocalSession:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     world_size: int = 1
-    slots: range = range(1)
-    all_slots: int = 1
+    logical_workers: range = range(1)
+    logical_worker_count: int = 1
     history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
@@ -123,11 +123,11 @@ class LocalSession:
         """Append the metrics to history."""
         self.history.append((step, dict(metrics)))
 
-    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+    def log_image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Keep the newest picture of each name."""
         self.pictures[name] = picture
 
-    def show_text(self, name: str, text: str, step: int) -> None:
+    def log_text(self, name: str, text: str, step: int) -> None:
         """Keep the newest text of each name."""
         self.texts[name] = text
 
@@ -139,12 +139,12 @@ class LocalSession:
         if self.folder is not None:
             CheckpointStore(self.folder).save(pack(), step)
 
-    def keep(self, pack: Callable[[], Files], step: int) -> None:
+    def save_snapshot(self, pack: Callable[[], Files], step: int) -> None:
         """Write the averages below the session's folder, if it has one."""
         if self.folder is not None:
             post_hoc_ema.snapshots(self.folder).add(pack(), step)
 
-    def stopping(self) -> bool:
+    def stop_requested(self) -> bool:
         """Return False."""
         return False
 
@@ -153,7 +153,7 @@ class LocalSession:
         return False
 
     def flush(self) -> None:
-        """Do nothing, because save and keep write at once."""
+        """Do nothing, because save and save_snapshot write at once."""
 
     def restore(self) -> AbstractContextManager[Path | None]:
         """Return the newest undamaged checkpoint of the folder."""

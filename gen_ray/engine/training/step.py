@@ -52,30 +52,36 @@ class TrainState:
         """Initialise from training.seed, equally on every rank."""
         self.family, self.training, self.session, self.total_steps = family, training, session, total_steps
         torch.manual_seed(training.seed)
-        self.bare = family.build_net().to(session.device)
-        self.ema = ema.copy_for_ema(self.bare)
-        self.powers = {gamma: ema.copy_for_ema(self.bare) for gamma in power_ema.GAMMAS if training.ema_snapshots}
-        if training.recompute and not recompute(self.bare):
+        self.module = family.build_net().to(session.device)
+        self.ema = ema.copy_for_ema(self.module)
+        self.power_averages = {
+            gamma: ema.copy_for_ema(self.module) for gamma in power_ema.GAMMAS if training.ema_snapshots
+        }
+        if training.recompute and not recompute(self.module):
             raise UserError(f"training.recompute: the net of {family.config.name} has no blocks that can be recomputed")
         if training.compile:
-            self.bare.compile()
-        self.net = session.prepare(self.bare)
+            self.module.compile()
+        self.net = session.prepare(self.module)
         self.optimizer = torch.optim.AdamW(
-            self.bare.parameters(),
+            self.module.parameters(),
             lr=training.learning_rate,
             betas=training.betas,
             weight_decay=training.weight_decay,
             fused=True,
         )
         # The numbers of this rank's micro-batches in the global batch.
-        self.lanes = range(session.slots.start * training.accumulate, session.slots.stop * training.accumulate)
+        own = session.logical_workers
+        self.micro_batch_numbers = range(own.start * training.accumulate, own.stop * training.accumulate)
         # A rank's gradient is the sum over its micro-batches divided by this; the average over ranks is then the mean
         # over all micro-batches, whatever their distribution.
-        self.divisor = session.all_slots * training.accumulate / session.world_size
-        self.names: list[str] = []
-        self.newest = self.best = math.inf  # validation loss, nats per example: the last and the lowest one
+        self.divisor = session.logical_worker_count * training.accumulate / session.world_size
+        self.report_names: list[str] = []
+        # The latest and the lowest validation loss, nats per example.
+        self.validation_loss = self.best_validation_loss = math.inf
 
-    def step(self, micros: list[Tensor], step: int, wish: StepSignal = StepSignal.GO_ON) -> tuple[Tensor, StepSignal]:
+    def step(
+        self, micros: list[Tensor], step: int, own_signal: StepSignal = StepSignal.GO_ON
+    ) -> tuple[Tensor, StepSignal]:
         """Apply one update. Return the means of loss and parts over this rank's rows (P,), and rank 0's signal.
 
         Raise NonFiniteError on all ranks before the update if any rank's loss or gradient is not finite.
@@ -83,14 +89,17 @@ class TrainState:
         session, training = self.session, self.training
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(training, step, self.total_steps)
-        sums = [self._backward(x, step, lane, last=x is micros[-1]) for lane, x in enumerate(micros, self.lanes.start)]
+        sums = [
+            self._backward(x, step, number, last=x is micros[-1])
+            for number, x in enumerate(micros, self.micro_batch_numbers.start)
+        ]
         report = torch.stack(sums).sum(0) / self.divisor
-        norm = nn.utils.clip_grad_norm_(self.bare.parameters(), training.gradient_clip_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), training.gradient_clip_norm or math.inf)
         flags = torch.zeros(1 + session.world_size, device=session.device)
-        flags[0] = float(wish) if session.rank == 0 else 0.0
+        flags[0] = float(own_signal) if session.rank == 0 else 0.0
         # A non-finite gradient reaches every rank through the average; a rank whose own loss is bad counts twice.
         flags[1 + session.rank] = (~torch.stack([report[0], report[0] + norm]).isfinite()).sum()
-        wished, *bad = session.sum(flags).tolist()
+        signal, *bad = session.sum(flags).tolist()
         if any(bad):
             self.optimizer.zero_grad(set_to_none=True)
             raise NonFiniteError(
@@ -101,44 +110,48 @@ class TrainState:
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        ema.update(self.ema, self.bare, ema.ema_rate(training.ema_decay, step))
-        for gamma, average in self.powers.items():
-            ema.update(average, self.bare, 1 - power_ema.decay(step + 1, gamma))
-        return report, StepSignal(int(wished))
+        ema.update(self.ema, self.module, ema.ema_rate(training.ema_decay, step))
+        for gamma, average in self.power_averages.items():
+            ema.update(average, self.module, 1 - power_ema.decay(step + 1, gamma))
+        return report, StepSignal(int(signal))
 
-    def _backward(self, x: Tensor, step: int, lane: int, *, last: bool) -> Tensor:
-        """Add the gradient of micro-batch number lane; return the means of loss and parts (P,), nats per example."""
+    def _backward(self, x: Tensor, step: int, number: int, *, last: bool) -> Tensor:
+        """Add the gradient of a micro-batch; return the means of loss and parts (P,), nats per example."""
         session = self.session
         x = x.to(session.device)
-        rng = generator(self.training.seed, step, lane, device=session.device)
+        rng = generator(self.training.seed, step, number, device=session.device)
         # Dropout draws from the global generator: also a function of step, but independent of the noise in rng.
-        torch.manual_seed(seed_at(self.training.seed, step, lane, DROPOUT))
+        torch.manual_seed(seed_at(self.training.seed, step, number, DROPOUT))
         with ExitStack() as stack:
             if not last and isinstance(self.net, DistributedDataParallel):
                 stack.enter_context(self.net.no_sync())  # DDP averages once, at the last micro-batch
             with autocast(self.training.precision, session.device):
                 terms = self.family.loss(self.net, x, rng, step=step)
             (terms.total.mean() / (self.family.spec.dims * self.divisor)).backward()
-        self.names = ["loss_nats", *terms.parts]
+        self.report_names = ["loss_nats", *terms.parts]
         return torch.stack([part.detach().mean() for part in (terms.total, *terms.parts.values())])
 
     @property
     def _nets(self) -> dict[str, nn.Module]:
-        return {"net": self.bare, "ema": self.ema, **post_hoc_ema.file_names(self.powers)}
+        return {"net": self.module, "ema": self.ema, **post_hoc_ema.file_names(self.power_averages)}
 
     def snapshot_due(self, done: int) -> bool:
         """Return whether a snapshot of the power-function averages is due after done steps."""
         n, total = self.training.ema_snapshots, self.total_steps
         return done * n // total > (done - 1) * n // total
 
-    def packed(self, step: int) -> model_files.Files:
+    def pack(self, step: int) -> model_files.Files:
         """Return the files of a checkpoint taken before step."""
-        position = {"step": step, "validation_nats": self.newest, "best_validation_nats": self.best}
+        position = {
+            "step": step,
+            "validation_nats": self.validation_loss,
+            "best_validation_nats": self.best_validation_loss,
+        }
         return checkpoint.pack(nets=self._nets, optimizer=self.optimizer, position=position)
 
-    def packed_averages(self) -> model_files.Files:
+    def pack_averages(self) -> model_files.Files:
         """Return the files of a snapshot of the power-function averages."""
-        return checkpoint.pack_nets(post_hoc_ema.file_names(self.powers))
+        return checkpoint.pack_nets(post_hoc_ema.file_names(self.power_averages))
 
     def restore(self) -> int:
         """Load the newest checkpoint, if there is one, and return the next step."""
@@ -148,5 +161,6 @@ class TrainState:
             position = checkpoint.read(folder, nets=self._nets, optimizer=self.optimizer)
             for group in self.optimizer.param_groups:  # the loaded state has the settings of the earlier run
                 group.update(betas=self.training.betas, weight_decay=self.training.weight_decay)
-            self.newest, self.best = position["validation_nats"], position["best_validation_nats"]
+            self.validation_loss = position["validation_nats"]
+            self.best_validation_loss = position["best_validation_nats"]
             return position["step"]

@@ -15,7 +15,7 @@ from gen_ray.engine.inference.precision import autocast
 from gen_ray.maths.noise import RowNoise
 from gen_ray.serving.sources import folder_of
 
-MOST_REQUESTS = 16
+MAX_REQUESTS = 16
 WAIT_SECONDS = 0.01
 
 
@@ -40,7 +40,7 @@ class RequestBatches:
         np.savez(file, samples=samples)
         return Response(file.getvalue(), media_type="application/octet-stream")
 
-    @serve.batch(max_batch_size=MOST_REQUESTS, batch_wait_timeout_s=WAIT_SECONDS)
+    @serve.batch(max_batch_size=MAX_REQUESTS, batch_wait_timeout_s=WAIT_SECONDS)
     async def _batch(self, asked: list[dict[str, Any]]) -> list[np.ndarray]:
         out: list[np.ndarray] = [np.empty(0)] * len(asked)
         kinds: dict[tuple[str, int], list[int]] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import aiohttp
 
-MOST_ROWS = 16
+MAX_ROWS = 16
 PATIENCE_SECONDS = 120.0
 
 
@@ -77,7 +77,7 @@ class LoadClients:
         seconds: float,
         counted: Callable[[], Awaitable[float]],
         *,
-        rows: int = MOST_ROWS,
+        rows: int = MAX_ROWS,
     ) -> float:
         """Keep some clients busy with a mixed load, and return evaluations a second after a quarter to warm up.
 
