@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
+from gen_ray.metrics import BITS_PER_DIM
 from pipelines import terminal
 from pipelines.instances import Storage
 
 
 def compare(
     experiment: Annotated[str, typer.Argument(help="The MLflow experiment.")] = "gen_ray",
-    sort: Annotated[str, typer.Option(help="The metric to sort by, best first.")] = "eval/bits_per_dim",
+    sort: Annotated[str, typer.Option(help="The metric to sort by, best first.")] = BITS_PER_DIM.name,
     where: Annotated[
         list[str] | None,
         typer.Option(help="Filter key=value, e.g. family=ddpm, data=fashion_mnist, sweep=ID or any dotted key."),

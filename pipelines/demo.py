@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from gen_ray.metrics import BITS_PER_DIM
 from pipelines import terminal
 from pipelines.instances import Storage
 
@@ -30,14 +31,14 @@ def demo(
             experiment = load(file, [f"storage.root={storage}"])
             with terminal.VerbProgress(experiment.name) as watch:
                 done = train(experiment, watch=watch)
-            bits = done.metrics["eval/bits_per_dim"]
+            bits = done.metrics[BITS_PER_DIM.name]
             typer.echo(f"{experiment.name}: {bits:.3f} bits/dim")
             picture = portray(experiment, prepare_data(experiment), done.artifact)
             pictures[f"{experiment.name}: {bits:.2f} bits/dim"] = picture
             runs.append(done.run_id)
     grids.write(out, grids.panel(pictures))
     store = Store.of(None, experiment.tracking.experiment, storage)
-    terminal.show_runs(store, "eval/bits_per_dim", only=runs)
+    terminal.show_runs(store, BITS_PER_DIM.name, only=runs)
     typer.echo(
         f"samples and completed test images: {out}\nnext:\n"
         f"  gen-ray sample {runs[0]} --storage {storage} --out samples.png\n"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gen_ray.errors import UserError
+from gen_ray.metrics import BITS_PER_DIM, HEADLINE
 from pipelines import failures, terminal
 from pipelines.instances import ModelName, Storage, find
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from gen_ray.experiment import Experiment
 
 WIDTHS = (0.05, 0.07, 0.1, 0.15, 0.2)
-METRICS = ("bits_per_dim", "frechet_distance")
+METRICS = tuple(metric.key for metric in HEADLINE)
 
 
 def ema(
@@ -24,7 +25,7 @@ def ema(
     sigma_rel: Annotated[
         list[float] | None, typer.Option(help="Relative widths of the averages. Default: 0.05 0.07 0.1 0.15 0.2.")
     ] = None,
-    by: Annotated[str, typer.Option(help="Metric to minimise: bits_per_dim or frechet_distance.")] = ("bits_per_dim"),
+    by: Annotated[str, typer.Option(help=f"Metric to minimise: {' or '.join(METRICS)}.")] = BITS_PER_DIM.key,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Evaluate weight averages of other widths than that of the training, and store the best as the run's model.

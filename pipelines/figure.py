@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gen_ray.metrics import BITS_PER_DIM
 from pipelines import instances, terminal
 
 app = terminal.new_app()
@@ -41,7 +42,7 @@ def latent_dims(
         for dim, experiment in experiments.items():
             with terminal.VerbProgress(experiment.name) as watch:
                 done = train(experiment, watch=watch)
-            bits = done.metrics["eval/bits_per_dim"]
+            bits = done.metrics[BITS_PER_DIM.name]
             typer.echo(f"{done.run_id}: {bits:.4f} bits/dim")
             model = artifact.load(done.artifact, device=instances.device())
             samples, _ = evaluate.sample(model, SAMPLES, device=instances.device())

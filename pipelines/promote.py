@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gen_ray.metrics import BITS_PER_DIM
 from pipelines import terminal
 from pipelines.instances import Seed, Storage, find
 
@@ -67,7 +68,7 @@ def promote(
     name: Annotated[str | None, typer.Option(help="The registered model. Default: DATA-FAMILY.")] = None,
     metric: Annotated[
         str, typer.Option(help="Metric by which the run is compared with the champion, eval/….")
-    ] = "eval/bits_per_dim",
+    ] = BITS_PER_DIM.name,
     margin: Annotated[
         float, typer.Option(min=0, max=1e9, help="Minimum improvement on the champion, in the metric's unit.")
     ] = 0.01,

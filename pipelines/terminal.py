@@ -186,12 +186,10 @@ class VerbProgress:
 
 
 def _note(newest: Mapping[str, float]) -> str:
-    shown = {
-        "train/loss_nats": "loss {:.4g}",
-        "validation/loss_nats": "validation {:.4g}",
-        "train/images_per_second": "{:,.0f}/s",
-    }
-    return "".join(", " + text.format(newest[key]) for key, text in shown.items() if key in newest)
+    from gen_ray.metrics import METRICS
+
+    shown = (metric for metric in METRICS if metric.progress and metric.name in newest)
+    return "".join(", " + metric.progress.format(newest[metric.name]) for metric in shown)
 
 
 def _remaining(first: tuple[int, float], done: int, total: int, now: float) -> str:
@@ -212,12 +210,13 @@ def _bar() -> Any:
 
 def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[str, Any]]) -> None:
     """Print the metrics of an evaluation, each with its provenance."""
-    from gen_ray.engine.evaluation.provenance import FRECHET, reader_note
+    from gen_ray.engine.evaluation.provenance import reader_note
+    from gen_ray.metrics import FRECHET_DISTANCE
 
     for name, value in metrics.items():
         how = provenance.get(name)
         origin = "  (" + ", ".join(f"{key} {word}" for key, word in how.items()) + ")" if how else ""
-        more = f"; {reader_note(how)}" if how and name == FRECHET and reader_note(how) else ""
+        more = f"; {reader_note(how)}" if how and name == FRECHET_DISTANCE.name and reader_note(how) else ""
         typer.echo(f"  {name} {value:.5g}{origin}{more}")
 
 

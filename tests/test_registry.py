@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from gen_ray.errors import RunError, UserError
+from gen_ray.metrics import BITS_PER_DIM
 from gen_ray.storage import manifest
 from gen_ray.tracking import registry, releases, versions
-from gen_ray.tracking.registry import BITS, champion, judged_by, promote_run
+from gen_ray.tracking.registry import champion, judged_by, promote_run
 from gen_ray.tracking.runs import TrackedRun, connect, row, tag
 from gen_ray.tracking.store import Store
 
+BITS = BITS_PER_DIM.name
 DATA = {"provenance.eval/bits_per_dim.data": "aaa", "provenance.eval/bits_per_dim.kind": "vlb"}
 FRECHET = {"provenance.eval/frechet_distance.data": "aaa", "provenance.eval/frechet_distance.samples": "64"}
 
@@ -33,7 +35,14 @@ def ran(store: Store, model: str, number: int, bits: float, tags: Any = DATA, **
     """Return a finished run with its artifact."""
     run_id = f"{model}-{number}"
     run = TrackedRun(store, run_id, name=run_id, params={}, tags=tags)
-    run.log({BITS: bits, f"{BITS}_standard_error": 0.02, **{f"eval/{k}": v for k, v in metrics.items()}}, 1)
+    run.log(
+        {
+            BITS: bits,
+            f"{BITS}_standard_error": 0.02,
+            **{f"eval/{k}": v for k, v in metrics.items()},
+        },
+        1,
+    )
     weights = Path(store.uri.removeprefix("sqlite:///")).parent / "weights.safetensors"
     weights.write_bytes(run_id.encode())
     run.keep(weights, "model")

@@ -17,6 +17,7 @@ from gen_ray.configuration.files import SWEEP, TRAINING, checked, located
 from gen_ray.configuration.overrides import apply, merge, put
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, Name, Text, flatten, parse
+from gen_ray.metrics import BITS_PER_DIM, VALIDATION_LOSS, objectives, sign
 from gen_ray.sweeps.corners import combinations, corners
 from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
 from gen_ray.sweeps.schedulers import AshaConfig, MedianConfig, NoPruning, PopulationConfig, Scheduler
@@ -24,15 +25,8 @@ from gen_ray.sweeps.schedulers import AshaConfig, MedianConfig, NoPruning, Popul
 Point = Mapping[str, Any]
 """A point of a space: the values of the keys that are active at the point."""
 
-DURING = "validation/loss_nats"
+DURING = VALIDATION_LOSS.name
 """The only metric that is available during training, and so the only one for early stopping."""
-FINAL = (
-    "eval/bits_per_dim",
-    "eval/frechet_distance",
-    "eval/precision",
-    "eval/recall",
-    "sample/seconds_per_image",
-)
 SEARCHED = ("family.", "training.", "evaluation.", "data.batch_size")
 CHANGING = tuple(
     f"training.{key}" for key in ("learning_rate", "betas", "weight_decay", "gradient_clip_norm", "ema_decay")
@@ -88,6 +82,10 @@ class SearcherConfig(Config):
     seed: int = Field(0, ge=0, lt=2**63, description="seed of the points")
 
 
+def _direction(metric: str) -> Literal["minimize", "maximize"]:
+    return "minimize" if sign(metric) > 0 else "maximize"
+
+
 class SweepConfig(Config):
     """The configuration of a sweep.
 
@@ -98,9 +96,10 @@ class SweepConfig(Config):
     experiment: Text = Field(description="YAML of the base experiment, relative to this file")
     settings: dict[str, Any] = Field({}, description="changes of the experiment that all trials share")
     space: dict[str, SearchAxis] = Field(min_length=1, description="the searched keys and their values")
-    metric: str = Field("eval/bits_per_dim", description="metric to optimise")
+    metric: str = Field(BITS_PER_DIM.name, description="metric to optimise")
     direction: Literal["minimize", "maximize"] = Field(
-        "minimize", description="whether a small or a large metric is better"
+        default_factory=lambda known: _direction(known.get("metric", BITS_PER_DIM.name)),
+        description="whether a small or a large metric is better; default: the direction of the metric",
     )
     searcher: SearcherConfig = SearcherConfig()
     scheduler: Scheduler = Field(NoPruning(), description="early stopping of poor trials")
@@ -267,14 +266,16 @@ def _check(sweep: SweepConfig) -> None:
 
 def _check_metric(sweep: SweepConfig, base: Experiment) -> None:
     """Raise UserError for a metric that is unknown, or that is not comparable between trials."""
-    if sweep.metric not in (DURING, *FINAL):
-        raise UserError(f"metric: {sweep.metric!r} is unknown; {nearest(sweep.metric, (DURING, *FINAL))}")
+    if sweep.metric not in objectives():
+        raise UserError(f"metric: {sweep.metric!r} is unknown; {nearest(sweep.metric, objectives())}")
     if sweep.scheduler.name != "none" and sweep.metric != DURING:
         raise UserError(f"scheduler.name={sweep.scheduler.name}: needs metric {DURING}, the one known while training")
     if sweep.metric == DURING and not base.family.loss_is_bound:
         changing = [key for key in sweep.space if key.startswith("family.") and not key.startswith("family.net")]
         if changing:
-            raise UserError(f"metric: {DURING} is not comparable between values of {changing[0]}; eval/bits_per_dim is")
+            raise UserError(
+                f"metric: {DURING} is not comparable between values of {changing[0]}; use {BITS_PER_DIM.name}"
+            )
 
 
 def _check_population(sweep: SweepConfig, wanted: PopulationConfig, epochs: int) -> None:

@@ -1,7 +1,7 @@
 """Plots of a sweep by Optuna and matplotlib, uint8 (H, W, 3)."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from io import BytesIO
 
 import matplotlib as mpl
@@ -13,13 +13,14 @@ from matplotlib.figure import Figure
 from optuna.importance import PedAnovaImportanceEvaluator
 from PIL import Image
 
+from gen_ray.engine.evaluation.pareto import pareto_front
 from gen_ray.engine.plots.lines import pixels
+from gen_ray.metrics import SECONDS_PER_IMAGE
 from gen_ray.sweeps.parallel import parallel_coordinates
 from gen_ray.sweeps.study import FINISHED, Study, TrialResult
 
 LABEL = 24
 """Maximum number of characters of a choice's name."""
-COST = "sample/seconds_per_image"
 
 
 def pictures(study: Study) -> dict[str, np.ndarray]:
@@ -44,30 +45,22 @@ def pictures(study: Study) -> dict[str, np.ndarray]:
     return {**found, "quality_against_cost": pareto(study.results(), metric, study.sweep.sign)}
 
 
-def front(points: Mapping[int, tuple[float, float]]) -> list[int]:
-    """Return the keys of the Pareto-optimal points (cost, loss), ordered by cost."""
-    best, found = float("inf"), []
-    for key, (_, loss) in sorted(points.items(), key=lambda item: item[1]):
-        if loss < best:
-            best = loss
-            found.append(key)
-    return found
-
-
 def pareto(results: list[TrialResult], metric: str, sign: int) -> np.ndarray:
     """Return a plot, uint8 (H, W, 3), of the finished trials by cost and metric, with the Pareto front."""
-    finished = {r.number: r.metrics for r in results if r.state == FINISHED and {metric, COST} <= r.metrics.keys()}
-    points = {number: (found[COST], sign * found[metric]) for number, found in finished.items()}
+    cost = SECONDS_PER_IMAGE.name
+    finished = {r.number: r.metrics for r in results if r.state == FINISHED and {metric, cost} <= r.metrics.keys()}
+    points = {number: (found[cost], sign * found[metric]) for number, found in finished.items()}
     figure = Figure(figsize=(6, 4), dpi=110, layout="constrained")
     axes = figure.subplots()
     if points:
-        axes.scatter(*zip(*((cost, sign * loss) for cost, loss in points.values()), strict=True))
-        best = [points[number] for number in front(points)]
-        axes.step([cost for cost, _ in best], [sign * loss for _, loss in best], where="post", color="tab:red")
-        for number, (cost, loss) in points.items():
-            axes.annotate(f"{number:03d}", (cost, sign * loss), xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axes.scatter(*zip(*((seconds, sign * loss) for seconds, loss in points.values()), strict=True))
+        best = pareto_front(points.values(), lambda point: point)
+        axes.step([seconds for seconds, _ in best], [sign * loss for _, loss in best], where="post", color="tab:red")
+        for number, (seconds, loss) in points.items():
+            place = (seconds, sign * loss)
+            axes.annotate(f"{number:03d}", place, xytext=(4, 4), textcoords="offset points", fontsize=8)
         axes.set(xscale="log")
-    axes.set(xlabel="seconds a sample", ylabel=metric)
+    axes.set(xlabel=SECONDS_PER_IMAGE.label, ylabel=metric)
     axes.grid(visible=True, which="both", alpha=0.25)
     return pixels(figure)
 

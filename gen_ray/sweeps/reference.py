@@ -144,6 +144,8 @@ def _range(metadata: list[Any]) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
+    if field.default_factory_takes_validated_data:
+        return "depends on other keys"
     if field.default_factory is not None:
         return "" if list(_models(field.annotation)) else "`GEN_RAY_STORAGE`, else `./gen_ray_runs`"
     value = field.default

@@ -4,53 +4,55 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from gen_ray.engine.evaluation.provenance import (
-    BITS,
-    FLOOR,
-    FRECHET,
-    PRECISION,
-    RECALL,
-    SAME_FEATURES,
-    comparison_key,
-    reader_note,
-)
+from gen_ray.engine.evaluation.provenance import comparison_key, reader_note
 from gen_ray.errors import UserError, nearest
+from gen_ray.metrics import (
+    BITS_PER_DIM,
+    FRECHET_AT_FLOOR_ROWS,
+    FRECHET_DISTANCE,
+    FRECHET_FLOOR,
+    HEADLINE,
+    METRICS,
+    declared,
+    provenance_of,
+    sign,
+)
 from gen_ray.tracking.runs import RunRow
 
-HIGHER_IS_BETTER = {PRECISION, RECALL, "train/images_per_second"}
-RANKED = (BITS, FRECHET)
+RANKED = tuple(metric.name for metric in HEADLINE)
+BITS, FRECHET, AT_FLOOR = BITS_PER_DIM.name, FRECHET_DISTANCE.name, FRECHET_AT_FLOOR_ROWS.name
+FLOOR, FLOOR_ROWS = FRECHET_FLOOR.name, f"{FRECHET_FLOOR.name}_rows"
 KIND, UNMEASURED = "gen_ray.kind", "gen_ray.unmeasured"
 SHORT = {"family": "family.name", "data": "data.source", "sweep": "gen_ray.sweep", "net": "family.net.name"}
 """Short names of frequent keys in conditions."""
-AT_FLOOR = f"{FRECHET}_at_floor_rows"
-COLUMNS = {
-    "run": "run",
-    "family": "family",
-    BITS: "bits/dim",
-    "kind": "kind",
-    FRECHET: "Fréchet",
-    AT_FLOOR: "",
-    PRECISION: "precision",
-    RECALL: "recall",
-    "sample/seconds_per_image": "s/image",
-    "sampler": "sampler",
-    "train/steps": "steps",
-}
-"""Column titles by metric or attribute. The title of the column that is compared with the floor has its rows."""
-FORMS = {BITS: "{:.3f}", FRECHET: "{:.2f}", "sample/seconds_per_image": "{:.2g}", "train/steps": "{:,.0f}"}
-DISPENSABLE = ("train/steps", "sample/seconds_per_image", "sampler", RECALL, PRECISION, AT_FLOOR, "kind", "family")
-"""Columns in the order in which they are omitted on a narrow terminal."""
+
+
+def columns() -> dict[str, str]:
+    """Return the column titles by metric or attribute of a run. The figures of the training come last."""
+    titles = {metric.name: metric.title for metric in METRICS if metric.title}
+    training = {name: titles.pop(name) for name in list(titles) if name.startswith("train/")}
+    leading = {"run": "run", "family": "family", BITS: titles.pop(BITS), "kind": "kind"}
+    return {**leading, **titles, "sampler": "sampler", **training}
+
+
+def dispensable() -> list[str]:
+    """Return the columns in the order in which they are omitted on a narrow terminal: the last one first."""
+    return [name for name in reversed(columns()) if name != "run" and name not in RANKED]
 
 
 @dataclass(frozen=True)
 class Table:
-    """Runs that may be ranked together, best first. ``dispensable``: columns that may be omitted, in this order."""
+    """Runs that may be ranked together, best first.
+
+    ``dispensable``: columns that may be omitted, in this order. ``descriptions``: of each column, may be empty.
+    """
 
     title: str
     header: list[str]
     lines: list[list[str]]
     runs: list[RunRow]
-    dispensable: Sequence[str] = ()
+    dispensable: Sequence[str]
+    descriptions: Sequence[str]
 
 
 def chosen(runs: Iterable[RunRow], where: Iterable[str]) -> list[RunRow]:
@@ -82,13 +84,13 @@ def tables(runs: Iterable[RunRow], sort: str) -> list[Table]:
 
 def measured_with(tags: Mapping[str, str], metric: str) -> dict[str, str]:
     """Return the provenance of a metric from a run's tags."""
-    prefix = f"provenance.{SAME_FEATURES.get(metric, metric)}."
+    prefix = f"provenance.{provenance_of(metric)}."
     return {key.removeprefix(prefix): value for key, value in sorted(tags.items()) if key.startswith(prefix)}
 
 
 def provenance(tags: Mapping[str, str], metrics: Iterable[str] = RANKED) -> tuple[str, ...]:
     """Return the part of the provenance of metrics that must be equal for figures to be ranked together."""
-    names = [SAME_FEATURES.get(metric, metric) for metric in metrics]
+    names = [provenance_of(metric) for metric in metrics]
     return tuple(
         f"provenance.{name}.{key}={value}"
         for name in names
@@ -107,23 +109,29 @@ def differences(groups: Iterable[Table]) -> str:
 
 
 def _table(runs: Sequence[RunRow], sort: str) -> Table:
-    sign = -1 if sort in HIGHER_IS_BETTER else 1
-    ordered = sorted(runs, key=lambda run: sign * run.metrics.get(sort, sign * float("inf")))
+    direction = sign(sort)
+    ordered = sorted(runs, key=lambda run: direction * run.metrics.get(sort, direction * float("inf")))
     floor = _floor_column(ordered)
-    names = {**COLUMNS, AT_FLOOR: floor}
+    names = {**columns(), AT_FLOOR: floor}
     needed = ("run", BITS, sort)
     keys = [key for key in names if names[key] and (key in needed or any(_cell(run, key) != "–" for run in ordered))]
     if sort not in keys:
         keys.insert(2, sort)
     lines = [[_cell(run, key) for key in keys] for run in ordered]
-    dispensable = [names[key] for key in DISPENSABLE if key in keys and key != sort]
-    return Table(_title(ordered[0], floor), [names.get(key, key) for key in keys], lines, ordered, dispensable)
+    return Table(
+        title=_title(ordered[0], floor),
+        header=[names.get(key, key) for key in keys],
+        lines=lines,
+        runs=ordered,
+        dispensable=[names[key] for key in dispensable() if key in keys and key != sort],
+        descriptions=[declared(key).description if "/" in key else "" for key in keys],
+    )
 
 
 def _floor_column(runs: Iterable[RunRow]) -> str:
     """Return the title of the column to compare with the floor, empty if this is the distance itself."""
     differs = [run for run in runs if run.metrics.get(AT_FLOOR, run.metrics.get(FRECHET)) != run.metrics.get(FRECHET)]
-    return f"Fréchet of {differs[0].metrics[f'{FLOOR}_rows']:.0f}" if differs else ""
+    return f"{FRECHET_AT_FLOOR_ROWS.title} {differs[0].metrics[FLOOR_ROWS]:.0f}" if differs else ""
 
 
 def _title(run: RunRow, shared: str) -> str:
@@ -138,10 +146,10 @@ def _title(run: RunRow, shared: str) -> str:
         f": Fréchet distance of {how.get('samples', '?')} samples to {how.get('reference_rows', '?')} "
         f"{how.get('reference', '?')} images in the features of {how.get('extractor', '?')}"
     )
-    same = run.metrics.get(f"{FLOOR}_rows") == float(how.get("samples", 0))
+    same = run.metrics.get(FLOOR_ROWS) == float(how.get("samples", 0))
     if FLOOR in run.metrics and (shared or same):
         note = f" (samples: column '{shared}')" if shared else ""
-        title += f"; {run.metrics[f'{FLOOR}_rows']:.0f} held-out images: {run.metrics[FLOOR]:.2f}{note}"
+        title += f"; {run.metrics[FLOOR_ROWS]:.0f} held-out images: {run.metrics[FLOOR]:.2f}{note}"
     return f"{title}; {reader_note(how)}" if reader_note(how) else title
 
 
@@ -155,7 +163,7 @@ def _cell(run: RunRow, column: str) -> str:
     if column in words:
         return words[column]
     value, error = run.metrics.get(column), run.metrics.get(f"{column}_standard_error")
-    form = FORMS.get(column.removesuffix("_at_floor_rows"), "{:.3f}" if column in COLUMNS else "{:.5g}")
     if value is None:
         return "–"
+    form = declared(column).form
     return form.format(value) + (f" ± {form.format(error)}" if error is not None else "")

@@ -10,8 +10,9 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from gen_ray.errors import RunError, UserError, nearest
+from gen_ray.metrics import BITS_PER_DIM, sign
 from gen_ray.tracking import signing, versions
-from gen_ray.tracking.comparison import BITS, HIGHER_IS_BETTER, provenance
+from gen_ray.tracking.comparison import provenance
 from gen_ray.tracking.runs import RunRow, alone, connect, reader, row, told
 from gen_ray.tracking.store import Store
 from gen_ray.tracking.versions import CHAMPION, PREVIOUS, VersionRecord
@@ -38,7 +39,7 @@ class Terms:
 
 def judged_by(metric: str) -> str:
     """Return the metric for comparing a sweep's winner with the champion: the sweep's own if all runs have it."""
-    return metric if metric.startswith("eval/") else BITS
+    return metric if metric.startswith("eval/") else BITS_PER_DIM.name
 
 
 def record(run: RunRow, metric: str) -> VersionRecord:
@@ -162,9 +163,7 @@ def _against(candidate: VersionRecord, present: VersionRecord | None, margin: fl
         return ""
     if (candidate.metric, candidate.provenance) != (present.metric, present.provenance):
         return f"run {candidate.run_id} is not comparable with it, {_difference(candidate, present)}"
-    gain = present.value - candidate.value
-    if candidate.metric in HIGHER_IS_BETTER:
-        gain = -gain
+    gain = sign(candidate.metric) * (present.value - candidate.value)
     if gain > 0 and gain >= margin:
         return ""
     how = f"{candidate.metric} {candidate.figure} of run {candidate.run_id}"

@@ -27,7 +27,8 @@ figcaption { font-size: 13px; color: #555 } img { max-width: 100%; image-renderi
 <h1>{{ store.experiment }}</h1>
 {% for table, pictures in groups %}
 <h2>{{ table.title }}</h2>
-<div><table><thead><tr>{% for name in table.header %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<div><table><thead><tr>{% for name in table.header -%}
+<th title="{{ table.descriptions[loop.index0] }}">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>{% for line in table.lines %}<tr>{% for cell in line %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% for name, data in pictures %}

@@ -29,6 +29,7 @@ from gen_ray.engine.evaluation.pareto import NAMES
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.fingerprint import build, fingerprint
 from gen_ray.engine.inference.sampler_choice import SamplerChoice
+from gen_ray.metrics import BITS_PER_DIM
 from gen_ray.tracking import registry
 from gen_ray.tracking.releases import Release
 from gen_ray.tracking.runs import TrackedRun, row
@@ -310,13 +311,13 @@ def registered(store: Store, folder: Path, seed: int, *, damaged: bool = False, 
         weights = folder / run_id / "weights.safetensors"
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x07")
     run = TrackedRun(store, run_id, name=run_id, params={}, tags={})
-    run.log({registry.BITS: 9.0 - seed}, 1)
+    run.log({BITS_PER_DIM.name: 9.0 - seed}, 1)
     run.keep(folder / run_id, "model")
     run.close("FINISHED")
     choice, cpu = SamplerChoice("ddim", 5), torch.device("cpu")
     sha = "0" * 64 if wrong else fingerprint(of, choice, cpu)
     release = Release(version="", quality=dict.fromkeys(NAMES, choice), fingerprint=sha, build=build(of, cpu))
-    candidate = replace(registry.record(row(store, run_id), registry.BITS), tags=release.tags())
+    candidate = replace(registry.record(row(store, run_id), BITS_PER_DIM.name), tags=release.tags())
     assert registry.promote(store, "toy", candidate).promoted
 
 

@@ -11,14 +11,16 @@ import pytest
 import yaml
 
 from gen_ray.cluster.sweeps.report import SweepOutcome
+from gen_ray.metrics import BITS_PER_DIM
 from gen_ray.recurring.store import ScheduleStore
 from gen_ray.sweeps.study import TrialResult
-from gen_ray.tracking.registry import BITS, Verdict, champion
+from gen_ray.tracking.registry import Verdict, champion
 from gen_ray.tracking.runs import RunRow, rows
 from gen_ray.tracking.store import Store
 from tests.cluster.street import TINY
 from tests.conftest import ROOT, Said
 
+BITS = BITS_PER_DIM.name
 Run = Callable[..., Said]
 NIGHTLY = ["--cron", "0 2 * * *"]
 

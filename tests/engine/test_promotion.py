@@ -48,9 +48,15 @@ def test_the_front_holds_exactly_the_points_that_are_not_dominated(points: list[
         a = (one.seconds_per_sample, one.quality)
         return any((b := (p.seconds_per_sample, p.quality)) != a and b[0] <= a[0] and b[1] <= a[1] for p in points)
 
-    assert {(p.seconds_per_sample, p.quality) for p in pareto_front(points)} == {
-        (p.seconds_per_sample, p.quality) for p in points if not beaten(p)
-    }
+    figures = [(p.seconds_per_sample, p.quality) for p in points]
+    front = pareto_front(figures, lambda pair: pair)
+    assert set(front) == {(p.seconds_per_sample, p.quality) for p in points if not beaten(p)}
+    assert front == sorted(front), "the cheapest first"
+
+
+def test_a_point_that_is_equal_in_one_figure_and_worse_in_the_other_is_not_on_the_front() -> None:
+    points = {0: (1.0, 5.0), 1: (2.0, 3.0), 2: (2.0, 4.0), 3: (3.0, 3.0), 4: (4.0, 1.0)}
+    assert pareto_front(points, points.__getitem__) == [0, 1, 4]
 
 
 def test_the_knee_is_where_the_curve_bends_and_takes_errors_into_account() -> None:

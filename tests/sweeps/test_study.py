@@ -8,7 +8,7 @@ import pytest
 
 from gen_ray.errors import UserError
 from gen_ray.sweeps.config import load
-from gen_ray.sweeps.pictures import front, pictures
+from gen_ray.sweeps.pictures import pictures
 from gen_ray.sweeps.points import predetermined_points
 from gen_ray.sweeps.study import RECORD, Study, TrialCopy, table
 from tests.sweeps.test_config import written
@@ -118,11 +118,6 @@ def test_a_trial_that_became_a_copy_is_shown_with_its_final_settings(tmp_path: P
     assert again.shown().trials[2].params["training.learning_rate"] == 5e-3
     _, lines = table(ended, again.sweep.space, BITS)
     assert lines[2][2] == "0.005" and lines[2][5] == "finished, from 001 at epoch 10, from 000 at epoch 20"
-
-
-def test_the_front_holds_the_points_that_are_not_dominated() -> None:
-    points = {0: (1.0, 5.0), 1: (2.0, 3.0), 2: (2.0, 4.0), 3: (3.0, 3.0), 4: (4.0, 1.0)}
-    assert front(points) == [0, 1, 4]
 
 
 GRID: dict[str, Any] = {"space": {"family.latent_dim": {"choice": [1, 2, 3, 4]}}, "searcher": {"name": "grid"}}

@@ -23,6 +23,7 @@ from gen_ray.engine.training.loop import steps
 from gen_ray.engine.training.step import TrainState
 from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
+from gen_ray.metrics import EVALUATION_MINUTES, TRAINING_MINUTES
 from gen_ray.sweeps.config import load
 from gen_ray.sweeps.points import predetermined_points
 from gen_ray.sweeps.study import Study
@@ -74,7 +75,7 @@ def sweep_times(file: Path, overrides: list[str], folder: Path) -> SweepTimes:
     swept = _command("sweep", file, *here)
     trainings += [_command("train", config) for config in configs[half:]]
     [home] = run_directory.named(plan.sweep.name, folder / "sweeps")
-    work = ("train/minutes", "eval/minutes")
+    work = (TRAINING_MINUTES.name, EVALUATION_MINUTES.name)
     found = Study(plan, home).results()
     overheads = [result.seconds - 60 * sum(result.metrics[name] for name in work) for result in found]
     return SweepTimes(sweep=swept, trainings=trainings, overheads=overheads)

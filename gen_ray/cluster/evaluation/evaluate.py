@@ -25,6 +25,7 @@ from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.training import checkpoint, post_hoc_ema
 from gen_ray.experiment import Experiment, parse
+from gen_ray.metrics import EVALUATION_MINUTES
 from gen_ray.run_directory import ARTIFACT
 
 PORTRAYED = 4
@@ -166,7 +167,7 @@ def _measure(model: Model, prepared: Prepared, device: torch.device, against: st
     report = measure(model, reference_of(prepared, against, test_rows=wanted), device=device)
     chain = model.experiment.chain(model.family)
     return {
-        "metrics": {**report.metrics, "eval/minutes": (time.monotonic() - began) / 60},
+        "metrics": {**report.metrics, EVALUATION_MINUTES.name: (time.monotonic() - began) / 60},
         "provenance": dict(report.provenance),
         "pictures": dict(report.pictures),
         "texts": dict(report.texts),

@@ -9,10 +9,9 @@ from gen_ray.cluster.data.preparation import training_data
 from gen_ray.cluster.evaluation.evaluate import evaluate_average
 from gen_ray.engine.training import post_hoc_ema
 from gen_ray.errors import UserError
+from gen_ray.metrics import HEADLINE, TRAINING_MINUTES
 from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
-
-METRICS = {"eval/bits_per_dim": "bits per dimension", "eval/frechet_distance": "Fréchet distance"}
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,11 @@ def measured(home: Path, sigma_rel: float, times: int) -> Iterator[ProgressPoint
     """
     experiment, kept = run_directory.at(run_directory.load(home), home.parent.parent), post_hoc_ema.snapshot_steps(home)
     found = next((row for row in rows(Store.of_experiment(experiment)) if row.run_id == home.name), None)
-    if found is None or "train/minutes" not in found.metrics:
-        raise UserError(f"{home.name}: train/minutes is missing in MLflow")
+    if found is None or TRAINING_MINUTES.name not in found.metrics:
+        raise UserError(f"{home.name}: {TRAINING_MINUTES.name} is missing in MLflow")
     prepared = training_data(experiment, home / run_directory.ARTIFACT)
     for part in range(1, min(times, len(kept)) + 1):
         step = kept[len(kept) * part // min(times, len(kept)) - 1]
         report = evaluate_average(experiment, prepared, home, sigma_rel, at=step)
-        metrics = {name: report["metrics"][key] for key, name in METRICS.items() if key in report["metrics"]}
-        yield ProgressPoint(found.metrics["train/minutes"] * step / kept[-1], metrics)
+        quality = {m.label: report["metrics"][m.name] for m in HEADLINE if m.name in report["metrics"]}
+        yield ProgressPoint(found.metrics[TRAINING_MINUTES.name] * step / kept[-1], quality)

@@ -19,6 +19,7 @@ from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.training import checkpoint_store, post_hoc_ema
 from gen_ray.engine.training.loop import step_at
 from gen_ray.experiment import Experiment
+from gen_ray.metrics import TRAINING_MINUTES
 from gen_ray.sweeps import schedulers
 from gen_ray.sweeps.config import DURING, SweepConfig, SweepPlan
 from gen_ray.sweeps.population import donors
@@ -73,7 +74,7 @@ class PopulationScheduler(FIFOScheduler):
         self.until = _before_the_end(epoch + wanted.interval_epochs, self.plan)
         for number, trial in live.items():
             changed = self.copy(number, chosen[number], epoch, rng) if number in chosen else {}
-            minutes = trial.last_result["train/minutes"]
+            minutes = trial.last_result[TRAINING_MINUTES.name]
             trial.set_config({**trial.config, **changed, "until": self.until, "minutes": minutes})
 
 

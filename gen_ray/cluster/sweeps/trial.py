@@ -28,6 +28,7 @@ from gen_ray.engine.training import checkpoint, checkpoint_store
 from gen_ray.engine.training.loop import fit
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment, parse
+from gen_ray.metrics import STEPS, TRAINING_MINUTES
 from gen_ray.storage.paths import write_whole
 from gen_ray.sweeps.config import DURING
 
@@ -117,7 +118,7 @@ def _leg(
     """Train until the epoch at which the trial pauses, and return the values by which it is compared there."""
     minutes = _train(experiment, prepared, track, home, task, until=config["until"]) + config.get("minutes", 0.0)
     loss = checkpoint.position(checkpoint_store.checkpoint_of(home, "last"))["validation_nats"]
-    return {DURING: loss, "train/minutes": minutes, "epoch": config["until"], "waits": True}
+    return {DURING: loss, TRAINING_MINUTES.name: minutes, "epoch": config["until"], "waits": True}
 
 
 def _train(
@@ -141,11 +142,11 @@ def _metrics(
     else:
         report = evaluate(experiment, prepared, trained, out, run_id=home.name)
     record(track, report, home)
-    track.log({"train/minutes": minutes}, 0)
+    track.log({TRAINING_MINUTES.name: minutes}, 0)
     for picture in report["pictures"].values():
         (home / SAMPLES).write_bytes(grids.png(picture))
     loss = checkpoint.position(trained)["validation_nats"]  # of the attempt that finished the training
-    return {DURING: loss, **report["metrics"], "train/minutes": minutes, "train/steps": report["steps"]}
+    return {DURING: loss, **report["metrics"], TRAINING_MINUTES.name: minutes, STEPS.name: report["steps"]}
 
 
 def _train_here(

@@ -12,8 +12,9 @@ from gen_ray.cluster.tracking.logger_actor import DRAIN_SECONDS, RunLogger
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
+from gen_ray.metrics import HEADLINE, STEPS
 from gen_ray.storage import paths
-from gen_ray.tracking.comparison import RANKED, UNMEASURED
+from gen_ray.tracking.comparison import UNMEASURED
 
 INTERRUPTED_SECONDS = 2.0
 """Time that an interrupted command waits for MLflow; if it is too short, the next start closes the run."""
@@ -66,8 +67,8 @@ def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
 def record(track: RunLogger, report: Mapping[str, Any], home: Path) -> None:
     """Record the evaluation's metrics with their provenance, its pictures and texts, and the artifact."""
     step = report["steps"]
-    track.log({**report["metrics"], "train/steps": step}, step)
-    origins = {name: report["provenance"].get(name, {}) for name in RANKED}
+    track.log({**report["metrics"], STEPS.name: step}, step)
+    origins = {metric.name: report["provenance"].get(metric.name, {}) for metric in HEADLINE}
     kept = {f"provenance.{name}.{key}": str(word) for name, how in origins.items() for key, word in how.items()}
     if report["unmeasured"]:
         kept[UNMEASURED] = "; ".join(report["unmeasured"])

@@ -26,6 +26,7 @@ from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.training import checkpoint_store
 from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Experiment
+from gen_ray.metrics import TRAINING_MINUTES
 from gen_ray.storage import lease, paths
 from gen_ray.tracking.store import Store
 
@@ -114,7 +115,7 @@ def _run(
             failure = _stoppable(partial(fit, splits=splits), track, wanted)
         if failure:
             raise fault(**failure)
-        track.log({"train/minutes": (time.monotonic() - began) / 60}, 0)
+        track.log({TRAINING_MINUTES.name: (time.monotonic() - began) / 60}, 0)
         checkpoint = checkpoint_store.checkpoint_of(home, experiment.evaluation.checkpoint)
         report = evaluate(experiment, prepared, checkpoint, home / run_directory.ARTIFACT, run_id=track.run_id)
         record(track, report, home)

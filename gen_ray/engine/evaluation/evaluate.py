@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gen_ray.engine.evaluation import frechet
+from gen_ray.engine.evaluation.feature_metrics import MANIFOLD_ROWS, MEASURES, FeatureSets, measured
 from gen_ray.engine.evaluation.features import Extractor
-from gen_ray.engine.evaluation.provenance import BITS, FLOOR, FRECHET, PRECISION, RECALL, planned_provenance
+from gen_ray.engine.evaluation.provenance import planned_provenance
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.chunks import chunks
@@ -23,9 +23,9 @@ from gen_ray.engine.inference.texts import page
 from gen_ray.engine.plots.grids import grid
 from gen_ray.family import Nll
 from gen_ray.maths.noise import generator
+from gen_ray.metrics import BITS_PER_DIM, FRECHET_DISTANCE, SECONDS_PER_IMAGE
 
 REFERENCE_ROWS = 10_000
-MANIFOLD_ROWS = 2_000
 SHOWN = 64
 SEED = 0
 
@@ -75,9 +75,9 @@ def evaluate(model: Model, reference: ReferenceData, *, device: torch.device) ->
     rows = {"train": len(reference.train), "test": len(reference.test)}
     missing = unmeasurable_metrics(model.spec, rows, reference.against, judged=reference.extractor is not None)
     wanted = model.experiment.evaluation.samples
-    judged = FRECHET not in missing  # otherwise samples are only shown and timed
+    judged = FRECHET_DISTANCE.name not in missing  # otherwise samples are only shown and timed
     samples, seconds = sample(model, wanted if judged else min(wanted, SHOWN), device=device)
-    metrics["sample/seconds_per_image"] = seconds
+    metrics[SECONDS_PER_IMAGE.name] = seconds
     if judged and reference.extractor is not None:
         found, how = distances(model, samples, reference, reference.extractor)
         metrics, provenance = metrics | found, provenance | how
@@ -111,16 +111,16 @@ def likelihood(
     found = list(score(model, x, effort=wanted.effort or EFFORT, device=device))
     bits = bits_per_dim(torch.cat([nll.nats for nll in found]).double().cpu(), dims)
     metrics = {
-        BITS: float(bits.mean()),
-        f"{BITS}_nfe": float(found[0].nfe),
+        BITS_PER_DIM.name: float(bits.mean()),
+        f"{BITS_PER_DIM.name}_nfe": float(found[0].nfe),
     }
     if len(bits) > 1:
-        metrics[f"{BITS}_standard_error"] = float(bits.std() / math.sqrt(len(bits)))
+        metrics[f"{BITS_PER_DIM.name}_standard_error"] = float(bits.std() / math.sqrt(len(bits)))
     for part in found[0].parts:
         values = torch.cat([nll.parts[part] for nll in found]).double().cpu()
-        metrics[f"{BITS}_{part}"] = float(bits_per_dim(values, dims).mean())
+        metrics[f"{BITS_PER_DIM.name}_{part}"] = float(bits_per_dim(values, dims).mean())
     how = {
-        **planned_provenance(model.experiment)[BITS],
+        **planned_provenance(model.experiment)[BITS_PER_DIM.name],
         "kind": found[0].kind,
         "data": reference.fingerprint,
         "split": "test",
@@ -128,7 +128,7 @@ def likelihood(
         "rows_seed": reference.rows_seed,
         "levels": model.spec.levels,
     }
-    return metrics, {BITS: how}
+    return metrics, {BITS_PER_DIM.name: how}
 
 
 def sample(model: Model, n: int, *, device: torch.device) -> tuple[Tensor, float]:
@@ -144,45 +144,24 @@ def distances(
     model: Model, samples: Tensor, reference: ReferenceData, extractor: Extractor
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
     """Return metrics and provenance of samples (N, C, H, W): Fréchet distance, its floor, precision and recall."""
-    fake, real, held = (extractor.features(x) for x in (samples, reference.real, reference.held_out))
-    k, rows = model.experiment.evaluation.neighbours, MANIFOLD_ROWS
-    moments = frechet.Moments.of(real)
-    metrics = {
-        FRECHET: frechet.distance(frechet.Moments.of(fake), moments),
-        **_floor(fake, held, moments),
-        PRECISION: frechet.manifold_coverage(fake[:rows], real[:rows], neighbours=k),
-        RECALL: frechet.manifold_coverage(real[:rows], fake[:rows], neighbours=k),
-    }
+    features = FeatureSets(
+        samples=extractor.features(samples),
+        reference=extractor.features(reference.real),
+        held_out=extractor.features(reference.held_out),
+        neighbours=model.experiment.evaluation.neighbours,
+    )
     how = {
-        **planned_provenance(model.experiment)[FRECHET],
+        **planned_provenance(model.experiment)[FRECHET_DISTANCE.name],
         "extractor": extractor.name,
         "extractor_accuracy": extractor.accuracy,
         "resize": "none",
         "range": "[-1, 1]",
         "data": reference.fingerprint,
         "reference": reference.against,
-        "reference_rows": len(real),
-        "manifold_rows": min(rows, len(real)),
+        "reference_rows": len(reference.real),
+        "manifold_rows": min(MANIFOLD_ROWS, len(reference.real)),
         "rows_seed": reference.rows_seed,
         "samples": len(samples),
         "seed": SEED,
     }
-    return metrics, dict.fromkeys((FRECHET, PRECISION, RECALL), how)
-
-
-def _floor(fake: Tensor, held: Tensor, moments: frechet.Moments) -> dict[str, float]:
-    """Return the distance of held-out features and that of the samples at as many rows; nothing for a single row.
-
-    The distance of n rows is biased upwards by about 1/n, so only distances of equally many rows can be compared. The
-    figure of the samples is the mean over all parts of that size.
-    """
-    size = min(len(fake), len(held))
-    if size < 2:
-        return {}
-    parts = [part for part in fake.split(size) if len(part) == size]
-    found = [frechet.distance(frechet.Moments.of(part), moments) for part in parts]
-    return {
-        FLOOR: frechet.distance(frechet.Moments.of(held[:size]), moments),
-        f"{FLOOR}_rows": float(size),
-        f"{FRECHET}_at_floor_rows": sum(found) / len(found),
-    }
+    return measured(features), dict.fromkeys(MEASURES, how)

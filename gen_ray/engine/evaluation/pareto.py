@@ -4,8 +4,9 @@ Points are compared by seconds per sample and by a quality figure; lower is bett
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from gen_ray.engine.inference.sampler_choice import SamplerChoice
 
@@ -32,11 +33,14 @@ class CostQuality:
         return SamplerChoice(self.sampler, self.steps)
 
 
-def pareto_front(points: Sequence[CostQuality]) -> list[CostQuality]:
-    """Return the points that are not dominated in cost and quality, the cheapest first."""
-    found: list[CostQuality] = []
-    for point in sorted(points, key=lambda point: (point.seconds_per_sample, point.quality)):
-        if not found or point.quality < found[-1].quality:
+P = TypeVar("P")
+
+
+def pareto_front(points: Iterable[P], figures: Callable[[P], tuple[float, float]]) -> list[P]:
+    """Return the points that are not dominated in their two figures (cost, loss), the cheapest first."""
+    found: list[P] = []
+    for point in sorted(points, key=figures):
+        if not found or figures(point)[1] < figures(found[-1])[1]:
             found.append(point)
     return found
 
@@ -50,7 +54,7 @@ def choose(points: Sequence[CostQuality]) -> Mapping[str, CostQuality]:
     Where no point is below that line, it is the best one. fast: the cheapest point whose quality is at most TOLERABLE
     times the balanced one's.
     """
-    along = pareto_front(points)
+    along = pareto_front(points, lambda point: (point.seconds_per_sample, point.quality))
     lowest = along[-1]
     last = next(i for i, p in enumerate(along) if p.quality <= lowest.quality + max(p.error, lowest.error))
     along = along[: last + 1]

@@ -5,16 +5,14 @@ equal.
 """
 
 from collections.abc import Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
+
+from gen_ray.metrics import METRICS
 
 if TYPE_CHECKING:  # families import torch, which takes seconds; `gen-ray compare` does not need it
     from gen_ray.experiment import Experiment
 
-BITS, FRECHET, FLOOR, PRECISION, RECALL = (
-    f"eval/{name}" for name in ("bits_per_dim", "frechet_distance", "frechet_floor", "precision", "recall")
-)
-SAME_FEATURES = {PRECISION: FRECHET, RECALL: FRECHET}
-"""Metrics with the provenance of another metric."""
 NOT_RANKED_BY = {"kind", "extractor_accuracy"}
 """Ignored keys. Each kind of bound is an upper bound on the same quantity, so figures of all kinds are comparable."""
 BINARY = "-binary"
@@ -23,10 +21,10 @@ BINARY = "-binary"
 
 def planned_provenance(experiment: "Experiment") -> dict[str, dict[str, Any]]:
     """Return for each metric the part of its provenance that the experiment determines; the data determine the rest."""
-    wanted = experiment.evaluation
     return {
-        BITS: {"values": experiment.family.modelled_values, "rows": wanted.likelihood_rows},
-        FRECHET: {"samples": wanted.samples, "neighbours": wanted.neighbours},
+        metric.name: {part: attrgetter(about.attribute)(experiment) for part, about in metric.provenance.items()}
+        for metric in METRICS
+        if metric.provenance
     }
 
 

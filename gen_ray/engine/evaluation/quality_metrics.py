@@ -12,6 +12,7 @@ from torch import Tensor
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import frechet
 from gen_ray.engine.evaluation.evaluate import ReferenceData
+from gen_ray.metrics import FRECHET_DISTANCE, NGRAM_GAP
 
 BLOCKS = 5
 """Number of parts of the samples for the jackknife error."""
@@ -57,7 +58,7 @@ def _of_images(reference: ReferenceData) -> QualityMetric:
         "reference_rows": len(reference.real),
         "rows_seed": reference.rows_seed,
     }
-    return QualityMetric("frechet_distance", how, distance)
+    return QualityMetric(FRECHET_DISTANCE.key, how, distance)
 
 
 def _of_tokens(spec: DataSpec, reference: ReferenceData) -> QualityMetric:
@@ -76,7 +77,7 @@ def _of_tokens(spec: DataSpec, reference: ReferenceData) -> QualityMetric:
         "rows_seed": reference.rows_seed,
         "held_out_bits": f"{held:.4f}",
     }
-    return QualityMetric("ngram_gap_bits", how, gap)
+    return QualityMetric(NGRAM_GAP.key, how, gap)
 
 
 def jackknife(rows: Tensor, figure: Callable[[Tensor], float]) -> tuple[float, float]:

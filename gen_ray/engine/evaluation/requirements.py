@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.engine.evaluation.provenance import BITS, FLOOR, FRECHET, PRECISION, RECALL
+from gen_ray.metrics import BITS_PER_DIM, METRICS
 
 
 def unmeasurable_metrics(
@@ -15,15 +15,19 @@ def unmeasurable_metrics(
     """
     missing = {}
     if rows["test"] < 2:
-        missing[f"{BITS}_standard_error"] = f"{spec.name}: the test split has 1 row: bits/dim without standard error"
+        line = f"{spec.name}: the test split has 1 row: bits/dim without standard error"
+        missing[f"{BITS_PER_DIM.name}_standard_error"] = line
     if not spec.is_image:
         return missing
     if reason := _reason(spec, rows[against], against, judged):
-        line = f"{spec.name}: {reason}: no Fréchet distance, precision and recall"
-        return missing | dict.fromkeys((FRECHET, FLOOR, PRECISION, RECALL), line)
+        of_features = [metric for metric in METRICS if metric.needs_features]
+        *first, last = (metric.label for metric in of_features if not metric.needs_held_out)
+        line = f"{spec.name}: {reason}: no {', '.join(first)} and {last}"
+        return missing | {metric.name: line for metric in of_features}
     held_out = "test" if against == "train" else "train"
     if rows[held_out] < 2:
-        missing[FLOOR] = f"{spec.name}: the {held_out} split has 1 row: Fréchet distance without floor"
+        line = f"{spec.name}: the {held_out} split has 1 row: Fréchet distance without floor"
+        missing |= {metric.name: line for metric in METRICS if metric.needs_held_out}
     return missing
 
 

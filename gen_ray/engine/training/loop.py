@@ -19,6 +19,7 @@ from gen_ray.errors import SharedError
 from gen_ray.experiment import Experiment, Training
 from gen_ray.family import Family
 from gen_ray.maths.noise import generator
+from gen_ray.metrics import IMAGES_PER_SECOND, VALIDATION_LOSS
 
 VALIDATION_ROWS = 256
 """Rows of one validation batch. The noise depends on it, so it is not an option."""
@@ -49,7 +50,7 @@ def fit(experiment: Experiment, family: Family, session: Session, *, until_epoch
         if last or (ended and ended % training.validate_every_epochs == 0):
             loss = validate(state.ema, family, experiment, session)
             state.validation_loss, state.best_validation_loss = loss, min(state.best_validation_loss, loss)
-            session.log({"validation/loss_nats": loss, "best/validation_loss_nats": state.best_validation_loss}, done)
+            session.log({VALIDATION_LOSS.name: loss, "best/validation_loss_nats": state.best_validation_loss}, done)
         if session.rank == 0 and (last or (ended and ended % training.sample_every_epochs == 0)):
             show_samples(state.ema, family, experiment, session, done)
         if state.snapshot_due(done):
@@ -188,7 +189,7 @@ class TrainingMeter:
         seconds = time.monotonic() - self.since
         metrics = {
             **{f"train/{name}": value for name, value in zip(state.report_names, means.tolist(), strict=True)},
-            "train/images_per_second": (done - self.logged) * self.batch_size / seconds,
+            IMAGES_PER_SECOND.name: (done - self.logged) * self.batch_size / seconds,
             "train/waiting_for_data": self.stream.seconds / seconds,
             "train/learning_rate": state.optimizer.param_groups[0]["lr"],
         }

@@ -17,6 +17,7 @@ from gen_ray.experiment import Training
 from gen_ray.family import Family
 from gen_ray.maths import power_ema
 from gen_ray.maths.noise import generator, seed_at
+from gen_ray.metrics import TRAINING_LOSS
 from gen_ray.nets.activation_checkpointing import recompute
 
 DROPOUT = 1
@@ -128,7 +129,7 @@ class TrainState:
             with autocast(self.training.precision, session.device):
                 terms = self.family.loss(self.net, x, rng, step=step)
             (terms.total.mean() / (self.family.spec.dims * self.divisor)).backward()
-        self.report_names = ["loss_nats", *terms.parts]
+        self.report_names = [TRAINING_LOSS.key, *terms.parts]
         return torch.stack([part.detach().mean() for part in (terms.total, *terms.parts.values())])
 
     @property

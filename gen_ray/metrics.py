@@ -1,0 +1,193 @@
+"""The metrics, each declared once: name in MLflow, unit, direction, column and format, requirements, provenance.
+
+Tables, reports, sweeps, promotions and evaluations all read these declarations. To add a metric, declare it here and
+compute it; a metric of images needs a function in ``engine/evaluation/feature_metrics``. This module does not import
+torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProvenancePart:
+    """A part of a figure's provenance that the experiment determines."""
+
+    attribute: str
+    """Dotted attribute of the Experiment that has the value."""
+    keys: Sequence[str]
+    """The keys of an experiment that decide the value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """The declaration of a metric. Lower is better unless ``higher_is_better``."""
+
+    name: str
+    """The name in MLflow, PREFIX/KEY."""
+    unit: str
+    label: str
+    """The noun in sentences and on axes."""
+    higher_is_better: bool = False
+    title: str = ""
+    """Title of the column in tables of runs; a metric without one has no column."""
+    form: str = "{:.5g}"
+    """Format of a figure in tables."""
+    progress: str = ""
+    """Format of a figure on a progress line; a metric without one is not shown there."""
+    objective: bool = False
+    """Whether a sweep can optimise the metric."""
+    needs_features: bool = False
+    """Whether the metric needs the features of images, which need labels of at least two classes."""
+    needs_held_out: bool = False
+    """Whether the metric needs two rows of the split that samples are not compared with."""
+    provenance: Mapping[str, ProvenancePart] = field(default_factory=dict)
+    """The parts of the provenance that the experiment determines, by name."""
+    provenance_of: str = ""
+    """Name of the metric with which this one shares its provenance. Default: its own name."""
+
+    @property
+    def key(self) -> str:
+        """Return the name without its prefix."""
+        return self.name.rsplit("/", 1)[-1]
+
+    @property
+    def description(self) -> str:
+        """Return the name, unit and direction as text."""
+        return f"{self.name}: {self.unit}, {'higher' if self.higher_is_better else 'lower'} is better"
+
+
+MODELLED_VALUES = ProvenancePart(
+    attribute="family.modelled_values", keys=("family.likelihood", "family.binarise", "family.name")
+)
+
+BITS_PER_DIM = Metric(
+    name="eval/bits_per_dim",
+    unit="bits per dimension",
+    label="bits per dimension",
+    title="bits/dim",
+    form="{:.3f}",
+    objective=True,
+    provenance={
+        "values": MODELLED_VALUES,
+        "rows": ProvenancePart(attribute="evaluation.likelihood_rows", keys=("evaluation.likelihood_rows",)),
+    },
+)
+FRECHET_DISTANCE = Metric(
+    name="eval/frechet_distance",
+    unit="squared distance of features",
+    label="Fréchet distance",
+    title="Fréchet",
+    form="{:.2f}",
+    objective=True,
+    needs_features=True,
+    provenance={
+        "samples": ProvenancePart(attribute="evaluation.samples", keys=("evaluation.samples",)),
+        "neighbours": ProvenancePart(attribute="evaluation.neighbours", keys=("evaluation.neighbours",)),
+    },
+)
+FRECHET_AT_FLOOR_ROWS = Metric(
+    name="eval/frechet_distance_at_floor_rows",
+    unit=FRECHET_DISTANCE.unit,
+    label="Fréchet distance of as many samples as held-out images",
+    title="Fréchet of",  # tables add the number of samples
+    form=FRECHET_DISTANCE.form,
+)
+FRECHET_FLOOR = Metric(
+    name="eval/frechet_floor",
+    unit=FRECHET_DISTANCE.unit,
+    label="Fréchet distance of held-out images",
+    form=FRECHET_DISTANCE.form,
+    needs_features=True,
+    needs_held_out=True,
+)
+PRECISION = Metric(
+    name="eval/precision",
+    unit="share of samples",
+    label="precision",
+    higher_is_better=True,
+    title="precision",
+    form="{:.3f}",
+    objective=True,
+    needs_features=True,
+    provenance_of=FRECHET_DISTANCE.name,
+)
+RECALL = Metric(
+    name="eval/recall",
+    unit="share of data",
+    label="recall",
+    higher_is_better=True,
+    title="recall",
+    form="{:.3f}",
+    objective=True,
+    needs_features=True,
+    provenance_of=FRECHET_DISTANCE.name,
+)
+SECONDS_PER_IMAGE = Metric(
+    name="sample/seconds_per_image",
+    unit="seconds",
+    label="seconds per sample",
+    title="s/image",
+    form="{:.2g}",
+    objective=True,
+)
+TRAINING_LOSS = Metric(name="train/loss_nats", unit="nats per example", label="training loss", progress="loss {:.4g}")
+VALIDATION_LOSS = Metric(
+    name="validation/loss_nats",
+    unit="nats per example",
+    label="validation loss",
+    progress="validation {:.4g}",
+    objective=True,
+    provenance={"values": MODELLED_VALUES},  # where the loss is a bound on the likelihood
+)
+IMAGES_PER_SECOND = Metric(
+    name="train/images_per_second",
+    unit="examples per second",
+    label="training throughput",
+    higher_is_better=True,
+    progress="{:,.0f}/s",
+)
+STEPS = Metric(name="train/steps", unit="steps", label="optimizer steps", title="steps", form="{:,.0f}")
+TRAINING_MINUTES = Metric(name="train/minutes", unit="minutes", label="duration of the training")
+EVALUATION_MINUTES = Metric(name="eval/minutes", unit="minutes", label="duration of the evaluation")
+NGRAM_GAP = Metric(name="ngram_gap_bits", unit="bits per symbol", label="gap of the n-gram model")
+"""Measured at promotions only."""
+
+METRICS = (
+    BITS_PER_DIM,
+    FRECHET_DISTANCE,
+    FRECHET_AT_FLOOR_ROWS,
+    FRECHET_FLOOR,
+    PRECISION,
+    RECALL,
+    SECONDS_PER_IMAGE,
+    TRAINING_LOSS,
+    VALIDATION_LOSS,
+    IMAGES_PER_SECOND,
+    STEPS,
+    TRAINING_MINUTES,
+    EVALUATION_MINUTES,
+)
+"""The metrics of runs. Tables have their columns in this order."""
+HEADLINE = (BITS_PER_DIM, FRECHET_DISTANCE)
+"""The metrics that measure a model as a whole. Runs whose headline figures differ in provenance are not ranked."""
+
+
+def declared(name: str) -> Metric:
+    """Return the declaration of a metric. A metric without one has the defaults: lower is better, no column."""
+    return next((metric for metric in METRICS if metric.name == name), Metric(name=name, unit="", label=name))
+
+
+def sign(name: str) -> int:
+    """Return 1 if lower is better, -1 if higher is better, so that sign × figure is to be minimised."""
+    return -1 if declared(name).higher_is_better else 1
+
+
+def provenance_of(name: str) -> str:
+    """Return the name of the metric under which the provenance of a metric is recorded."""
+    return declared(name).provenance_of or name
+
+
+def objectives() -> tuple[str, ...]:
+    """Return the names of the metrics that a sweep can optimise."""
+    return tuple(metric.name for metric in METRICS if metric.objective)
