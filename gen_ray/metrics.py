@@ -30,11 +30,11 @@ class Metric:
     """The noun in sentences and on axes."""
     higher_is_better: bool = False
     title: str = ""
-    """Title of the column in tables of runs; a metric without one has no column."""
+    """Title of the column in tables of runs. Default: without a column."""
     form: str = "{:.5g}"
     """Format of a figure in tables."""
     progress: str = ""
-    """Format of a figure on a progress line; a metric without one is not shown there."""
+    """Format of a figure on a progress line. Default: not shown there."""
     objective: bool = False
     """Whether a sweep can optimise the metric."""
     needs_features: bool = False
