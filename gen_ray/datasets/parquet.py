@@ -1,7 +1,6 @@
 """The source ``parquet``: tensors in the user's Parquet files."""
 
 import glob
-import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,27 +15,33 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gen_ray.datasets.parquet_columns import (
+    check_unique,
+    described,
+    element_type,
+    image_axes,
+    stated_shape,
+    usable_rows,
+)
 from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.datasets.scan import Scan, is_folder, walk
 from gen_ray.datasets.source import BATCH_VALUES, EXAMPLE_VALUES, DataSource, checked_levels, plain_name, stamps
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import LISTED, UserError
-
-CHANNELS = (1, 3, 4)
+from gen_ray.errors import UserError
 
 
 @dataclass(frozen=True)
 class _Part:
     """Consecutive rows of a file: the n usable ones as x (n, size) and labels (n,).
 
-    The mask ``sound`` (rows,) is True for usable rows. ``x_sound`` (rows,) is True for rows with usable x, regardless
+    The mask ``usable`` (rows,) is True for usable rows. ``x_usable`` (rows,) is True for rows with usable x, regardless
     of the label.
     """
 
     file: Path
     first: int
-    x_sound: np.ndarray
-    sound: np.ndarray
+    x_usable: np.ndarray
+    usable: np.ndarray
     x: np.ndarray
     labels: np.ndarray | None
 
@@ -90,10 +95,10 @@ class ParquetFiles(DataSource):
     @cached_property
     def column(self) -> pa.Field:
         """Return the column of tensors. Raise UserError if it is ambiguous or does not hold integers."""
-        _check_once("x", self.schema, self.files[0])
-        fields = [field for field in self.schema if _element(field.type) is not None]
+        check_unique("x", self.schema, self.files[0])
+        fields = [field for field in self.schema if element_type(field.type) is not None]
         named = [field for field in self.schema if field.name == "x"] or fields
-        if len(named) == 1 and _element(named[0].type) is None:
+        if len(named) == 1 and element_type(named[0].type) is None:
             raise UserError(
                 f"{self.files[0]}: column 'x' is {named[0].type}; store flat lists or fixed-shape tensors of integers "
                 "(`option=shape=…`, or data.options.shape, says how a flat list is cut)"
@@ -101,9 +106,9 @@ class ParquetFiles(DataSource):
         if len(named) != 1:
             raise UserError(
                 f"{self.files[0]}: needs a column named x, or else only one column of lists or tensors, with integers "
-                f"from 0 to levels-1 in each row; its columns are {_listed(self.schema)}"
+                f"from 0 to levels-1 in each row; its columns are {described(self.schema)}"
             )
-        if not pa.types.is_integer(_element(named[0].type)):
+        if not pa.types.is_integer(element_type(named[0].type)):
             raise UserError(
                 f"{self.files[0]}: column {named[0].name!r} is {named[0].type}; store integers 0 to levels-1"
             )
@@ -114,7 +119,7 @@ class ParquetFiles(DataSource):
         """Return whether the files have labels. Raise UserError if the labels are not integers."""
         if "label" not in self.schema.names:
             return False
-        _check_once("label", self.schema, self.files[0])
+        check_unique("label", self.schema, self.files[0])
         kind = self.schema.field("label").type
         if not pa.types.is_integer(kind):
             raise UserError(f"{self.files[0]}: column 'label' is {kind}; store integers from 0")
@@ -123,7 +128,7 @@ class ParquetFiles(DataSource):
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Return the stored shape of an example."""
-        shape = self.options.shape or _stated_shape(self.column, self.files[0]) or self._first_length()
+        shape = self.options.shape or stated_shape(self.column, self.files[0]) or self._first_length()
         if not shape:
             raise UserError(f"{self.path}: column {self.column.name!r} holds only nulls, or the files lack rows")
         if not 1 <= len(shape) <= 3 or min(shape) < 1 or math.prod(shape) > EXAMPLE_VALUES:
@@ -141,7 +146,7 @@ class ParquetFiles(DataSource):
         levels = checked_levels(highest, f"{self.path}, column {self.column.name!r}")
         checked_levels(last_label, f"{self.path}, column 'label'")
         classes = range(last_label + 1 if self.labelled else 0)
-        shape, _ = _image_axes(self.shape)
+        shape, _ = image_axes(self.shape)
         return DataSpec(
             name=self.name,
             kind="tokens" if len(shape) == 1 else "image",
@@ -152,17 +157,17 @@ class ParquetFiles(DataSource):
 
     def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
         """Yield all rows. A row's identity is its file's path below ``base`` and its number in the file."""
-        _, axes = _image_axes(self.shape)
+        _, axes = image_axes(self.shape)
         for part in self._parts():
             if isinstance(part, BadRow):
                 yield part
                 continue
-            for i in np.flatnonzero(~part.sound):
+            for i in np.flatnonzero(~part.usable):
                 reason = f"a null or negative number, or not {math.prod(self.shape)} values in {self.column.name!r}"
-                reason = "a null or negative number in 'label'" if part.x_sound[i] else reason
+                reason = "a null or negative number in 'label'" if part.x_usable[i] else reason
                 yield BadRow(file=str(part.file), row=part.first + int(i), reason=reason)
             name = part.file.relative_to(self.base).as_posix()
-            keys = [f"{name}#{part.first + i}" for i in np.flatnonzero(part.sound)]
+            keys = [f"{name}#{part.first + i}" for i in np.flatnonzero(part.usable)]
             x = part.x.reshape(-1, *self.shape).transpose(0, *axes).reshape(-1, *spec.shape)
             yield Batch(x=x, keys=keys, labels=part.labels)
 
@@ -181,13 +186,13 @@ class ParquetFiles(DataSource):
                 if isinstance(part, BadRow):
                     yield part
                     continue
-                x, x_sound = _sound(part.column(self.column.name), size)
-                labels, sound = None, x_sound
+                x, x_usable = usable_rows(part.column(self.column.name), size)
+                labels, usable = None, x_usable
                 if self.labelled:
                     all_labels = pc.fill_null(part.column("label").cast(pa.int64(), safe=False), -1).to_numpy()
-                    x, labels = x[all_labels[sound] >= 0], all_labels[sound & (all_labels >= 0)]
-                    sound = sound & (all_labels >= 0)
-                yield _Part(file, first, x_sound, sound, x, labels)
+                    x, labels = x[all_labels[usable] >= 0], all_labels[usable & (all_labels >= 0)]
+                    usable = usable & (all_labels >= 0)
+                yield _Part(file, first, x_usable, usable, x, labels)
 
     def _read(self, path: Path, rows: int) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
         """Yield (number of the first row, rows), or a BadRow for the rest of a row group that cannot be read."""
@@ -195,7 +200,7 @@ class ParquetFiles(DataSource):
         with _opened(path) as file:
             here = {field.name: field.type for field in file.schema_arrow}
             for name in columns:
-                _check_once(name, file.schema_arrow, path)
+                check_unique(name, file.schema_arrow, path)
                 if here.get(name) != self.schema.field(name).type:
                     raise UserError(
                         f"{path}: column {name!r} is {here.get(name, 'missing')}, "
@@ -211,13 +216,6 @@ class ParquetFiles(DataSource):
                 except (OSError, pa.ArrowException) as error:
                     reason = " ".join(f"row group {group} cannot be read: {error}".split())[:200]
                     yield row, BadRow(file=str(path), row=row, rows=end - row, reason=reason)
-
-
-def _listed(schema: pa.Schema) -> str:
-    """Return at most LISTED columns of a file with their types, as text."""
-    shown = [f"{field.name} ({field.type})" for field in schema][:LISTED]
-    more = f" and {len(schema) - LISTED} more" if len(schema) > LISTED else ""
-    return ", ".join(shown) + more if shown else "none"
 
 
 def _matching(base: Path, pattern: Path) -> Iterator[Path]:
@@ -247,61 +245,3 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
         raise UserError(" ".join(f"{path}: not a readable Parquet file ({error})".split())[:300]) from error
     with file:
         yield file
-
-
-def _storage(kind: pa.DataType) -> pa.DataType:
-    return kind.storage_type if isinstance(kind, pa.BaseExtensionType) else kind
-
-
-def _element(kind: pa.DataType) -> pa.DataType | None:
-    """Return the element type of a list or tensor of numbers, else None."""
-    stored = _storage(kind)
-    lists = pa.types.is_list(stored) or pa.types.is_large_list(stored) or pa.types.is_fixed_size_list(stored)
-    return stored.value_type if lists and pa.types.is_primitive(stored.value_type) else None
-
-
-def _check_once(name: str, schema: pa.Schema, file: Path) -> None:
-    if schema.names.count(name) > 1:
-        raise UserError(f"{file}: has {schema.names.count(name)} columns {name!r}; rename or remove all but one")
-
-
-def _stated_shape(column: pa.Field, file: Path) -> tuple[int, ...]:
-    """Return the shape that a column's type or extension metadata states, else ()."""
-    kind, metadata = column.type, column.metadata or {}
-    if isinstance(kind, pa.FixedShapeTensorType) and kind.permutation not in (None, [*range(len(kind.shape))]):
-        raise UserError(f"{file}: column {column.name!r} has permuted axes; store the tensors in plain order")
-    ray = metadata.get(b"ARROW:extension:name", b"").startswith(b"ray.data.arrow_tensor")  # without importing Ray
-    if not hasattr(kind, "shape") and not ray:
-        return (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
-    stated = kind.shape if hasattr(kind, "shape") else _shape_in(metadata.get(b"ARROW:extension:metadata", b""))
-    if not isinstance(stated, list | tuple) or not all(type(axis) is int for axis in stated):
-        raise UserError(f"{file}: column {column.name!r} states no shape; give it, e.g. `option=shape=[28,28]`")
-    return tuple(stated)
-
-
-def _shape_in(text: bytes) -> object:
-    """Return the value in the metadata of a tensor column, or None if it cannot be read."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _image_axes(shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return the shape (L,) or (C, H, W) of an example stored as shape, and the stored axes of its axes 1, 2, …."""
-    if len(shape) == 2:
-        return (1, *shape), (1, 2)
-    if len(shape) == 3 and shape[2] in CHANNELS and shape[0] not in CHANNELS:
-        return (shape[2], shape[0], shape[1]), (3, 1, 2)
-    return shape, tuple(range(1, len(shape) + 1))
-
-
-def _sound(array: pa.Array, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the usable rows of a column, x (n, size) int64, and the mask (rows,) of usable rows."""
-    lists = array.storage if isinstance(array, pa.ExtensionArray) else array
-    sound = pc.fill_null(pc.list_value_length(lists), -1).to_numpy() == size
-    flat = lists.filter(pa.array(sound)).flatten().cast(pa.int64(), safe=False)
-    x = pc.fill_null(flat, -1).to_numpy().reshape(-1, size)
-    whole = (x >= 0).all(axis=1)
-    sound[sound] = whole
-    return x[whole], sound

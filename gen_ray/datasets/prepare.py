@@ -57,12 +57,12 @@ def prepare(
     try:
         signature = origin.signature()
     except UserError as missing:
-        done = _without_source(out, about, missing)
+        done = _prepared_without_source(out, about, missing)
     else:
         parts = [*about.values(), shard_bytes, signature]
         folder = out / f"{origin.name}-{sha256(json.dumps(parts).encode()).hexdigest()[:12]}"
         fill = partial(_fill, origin, about, Quarantine(on_bad_row), shard_bytes, progress or (lambda rows: None))
-        done = _existing(folder) or _made(folder, fill)
+        done = _existing(folder) or _found_or_filled(folder, fill)
     if done.quarantined > on_bad_row.limit:
         raise UserError(
             f"{done.folder}: prepared without {done.quarantined} bad rows; correct the source, or allow them: "
@@ -71,7 +71,7 @@ def prepare(
     return done
 
 
-def _made(folder: Path, fill: Callable[[Path], None]) -> Prepared:
+def _found_or_filled(folder: Path, fill: Callable[[Path], None]) -> Prepared:
     """Return a prepared folder after filling it, unless another process has filled it in the meantime."""
     with paths.without_traces(folder.parent), _exclusive(folder.parent):
         if not (done := _existing(folder)):
@@ -80,7 +80,7 @@ def _made(folder: Path, fill: Callable[[Path], None]) -> Prepared:
     return done
 
 
-def _without_source(out: Path, about: Mapping[str, object], missing: UserError) -> Prepared:
+def _prepared_without_source(out: Path, about: Mapping[str, object], missing: UserError) -> Prepared:
     """Return the data below out that were prepared from a source with the same options. Raise missing unless unique."""
     same = [data for data in _all(out) if (data.source, data.options) == (about["source"], about["options"])]
     if len(same) != 1:
