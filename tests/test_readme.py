@@ -10,6 +10,10 @@ import yaml
 from gen_ray import experiment
 from gen_ray.configuration import yaml12
 from gen_ray.configuration.base import validated
+from gen_ray.serving.api import build
+from gen_ray.serving.errors import CODES
+from gen_ray.serving.settings import ApiSettings
+from gen_ray.serving.verbs import VERBS
 from gen_ray.sweeps import config as sweeps
 from gen_ray.sweeps import reference
 from pipelines import cli
@@ -92,7 +96,8 @@ def test_every_training_command_describes_a_run(words: list[str], monkeypatch: p
 
 @each_page
 def test_every_path_exists(page: Page) -> None:
-    named = set(re.findall(r"(?<![\w/.(-])((?:configs|gen_ray|pipelines|tests|\.ci)/[\w./-]*[\w/])", page.text))
+    text = re.sub(r"^# gen_ray/\S+$", "", page.text, flags=re.MULTILINE)  # the files of examples, to be added
+    named = set(re.findall(r"(?<![\w/.(-])((?:configs|gen_ray|pipelines|tests|\.ci)/[\w./-]*[\w/])", text))
     assert not [path for path in named if not (ROOT / path).exists()]
 
 
@@ -132,6 +137,16 @@ def test_every_named_setting_exists(page: Page) -> None:
         )
     )
     assert not named - known - sections
+
+
+def test_the_api_page_lists_every_route_field_and_error() -> None:
+    [page] = [page for page in PAGES if page.path == Path("gen_ray/serving/README.md")]
+    paths = build({}, ApiSettings()).openapi()["paths"]
+    routes = {f"`{method.upper()} {path}`" for path, methods in paths.items() for method in methods}
+    assert {route for route in routes if f"| {route} |" not in page.text} == set()
+    fields = {field for verb in VERBS.values() for field in verb.body.model_fields}
+    assert {field for field in fields if f"`{field}`" not in page.text} == set()
+    assert not [status for status, (code, _) in CODES.items() if f"| {status} | `{code}` |" not in page.text]
 
 
 def test_the_reference_of_keys_is_up_to_date() -> None:

@@ -1,0 +1,118 @@
+"""The examples of gen_ray/README.md: each adds a component in the stated files, and the rest of the program uses it."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+import torch
+from pydantic import Field, create_model
+from starlette.testclient import TestClient
+
+import gen_ray.maths.schedules
+from gen_ray import metrics
+from gen_ray.configuration.base import Config, named
+from gen_ray.datasets import catalogue
+from gen_ray.datasets.prepare import prepare
+from gen_ray.engine.evaluation import feature_metrics
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.inference.generate import generate
+from gen_ray.families.ddpm import Ddpm, DdpmConfig
+from gen_ray.maths.schedules import Learnable
+from gen_ray.nets import DenoiserConfig
+from gen_ray.serving.api import build
+from gen_ray.serving.local_service import LocalModelService
+from gen_ray.serving.settings import ApiSettings
+from gen_ray.serving.sources import FolderSource
+from gen_ray.serving.verbs import VERBS
+from gen_ray.tracking import comparison
+from tests.conftest import ROOT
+from tests.engine.toys import CPU, MLP, SPEC, images, model
+from tests.test_comparison import run
+
+PAGE = (ROOT / "gen_ray/README.md").read_text()
+EXAMPLES: Mapping[str, str] = {
+    program.splitlines()[0].removeprefix("# "): program
+    for program in re.findall(r"^```python\n(# gen_ray/.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
+}
+
+
+def executed(file: str, **names: Any) -> dict[str, Any]:
+    """Return the names that the example of a file defines, in a copy of some names."""
+    space = {"__name__": "example", **names}
+    exec(compile(EXAMPLES[file], file, "exec"), space)
+    return space
+
+
+def checked(config: DdpmConfig) -> None:
+    """Train one step and draw samples with the settings of a DDPM."""
+    family = Ddpm(config, SPEC)
+    net, rng = family.build_net(), torch.Generator().manual_seed(0)
+    assert family.loss(net, images(4), rng, step=0).total.isfinite().all()
+    assert generate(net, family.chain("ddim", 5), 2, seed=0, device=CPU).shape == (2, 1, 4, 4)
+
+
+def extended(key: str, union: Any, added: type[Config], **settings: Any) -> DdpmConfig:
+    """Return the settings of a DDPM where one key also takes a new value."""
+    kind = Annotated[union | added, Field(discriminator="name")]
+    name = added.model_fields["name"].default
+    config = create_model("Extended", __base__=DdpmConfig, **{key: (Annotated[kind, named(name)], name)})
+    return config.model_validate({"steps": 20, key: name, **settings})
+
+
+def test_every_example_is_tested() -> None:
+    tested = re.findall(r'executed\("(gen_ray/[\w/.]+)"', Path(__file__).read_text())
+    assert sorted(set(tested)) == sorted(EXAMPLES)
+
+
+def test_a_noise_schedule() -> None:
+    power = executed("gen_ray/maths/schedules.py", **vars(gen_ray.maths.schedules))["Power"]
+    t = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    alpha_bar = power().alpha_bar(4)
+    torch.testing.assert_close(alpha_bar[1:4].logit(), power().log_snr(t))
+    checked(extended("schedule", Learnable, power, net=MLP))
+
+
+def test_a_network() -> None:
+    space = executed("gen_ray/nets/linear.py")
+    checked(extended("net", DenoiserConfig, space["LinearConfig"]))
+
+
+def test_a_data_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = executed("gen_ray/datasets/stripes.py")
+    space = executed("gen_ray/datasets/catalogue.py", **vars(catalogue), Stripes=space["Stripes"])
+    monkeypatch.setattr(catalogue, "SOURCES", space["SOURCES"])
+    prepared = prepare("stripes", out=tmp_path)
+    assert prepared.spec.name == "stripes" and sum(prepared.rows.values()) == 128
+
+
+def test_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
+    spread = executed("gen_ray/metrics.py", **vars(metrics))
+    for module in (metrics, comparison):
+        monkeypatch.setattr(module, "METRICS", spread["METRICS"])
+    space = executed("gen_ray/engine/evaluation/feature_metrics.py", **vars(feature_metrics))
+    monkeypatch.setattr(feature_metrics, "MEASURES", space["MEASURES"])
+    rows = torch.randn(9, 2, generator=torch.Generator().manual_seed(0))
+    features = feature_metrics.FeatureSets(samples=2 * rows, reference=rows, held_out=rows, neighbours=3)
+    assert feature_metrics.measured(features)["eval/feature_spread"] == pytest.approx(4)
+    one, other = run("a"), run("b")
+    one.metrics["eval/feature_spread"], other.metrics["eval/feature_spread"] = 1.25, 2.25  # type: ignore[index]
+    [table] = comparison.tables([one, other], "eval/feature_spread")
+    assert [line[0] for line in table.lines] == ["b", "a"] and "spread" in table.header
+
+
+@pytest.mark.slow
+def test_an_http_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tests.serving.test_new_verb as imports
+
+    monkeypatch.setitem(VERBS, "brightness", VERBS["score"])  # is replaced by the example, and removed after the test
+    executed("gen_ray/serving/verbs.py", **vars(imports))
+    artifact.write(tmp_path / "toy", model("ddpm"))
+    service = LocalModelService("toy", FolderSource(tmp_path / "toy"), device=CPU)
+    with TestClient(build({"toy": service}, ApiSettings()), base_url="http://localhost:8000") as http:
+        assert http.portal is not None
+        http.portal.call(service.open)
+        body = {"x": [[[1] * 4] * 4]}
+        assert http.post("/v1/models/toy/brightness", json=body).json()["brightness"] == [1.0]
+        http.portal.call(service.close)
