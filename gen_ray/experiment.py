@@ -173,7 +173,9 @@ class Scaling(Config):
     @model_validator(mode="after")
     def _no_more_than_most(self) -> "Scaling":
         if self.fewest_workers > self.most_workers:
-            raise ValueError(f"num_workers=[{self.fewest_workers}, {self.most_workers}]: is [fewest, most]")
+            raise ValueError(
+                f"num_workers=[{self.fewest_workers}, {self.most_workers}]: the first number must not exceed the second"
+            )
         return self
 
     @model_validator(mode="after")

@@ -62,7 +62,7 @@ def facts(headers: Mapping[str, str]) -> dict[str, Any]:
 
 
 def result(metadata: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> ClientResult:
-    """Return a result from its metadata and arrays."""
+    """Return a result from its metadata and its arrays, each of n rows."""
     named = {name: metadata[name] for name in ("model", "version", "sampler", "steps", "nfe", "seed", "notes")}
     seconds, request_id = metadata["seconds"], metadata["request_id"]
     return ClientResult(
@@ -75,7 +75,7 @@ def result(metadata: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> Cli
 
 
 def arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Return the samples of a stream's result event with the dtype of format npz, or the texts."""
+    """Return the ``samples`` (n, *shape) of a stream's result event with the dtype of format npz, or ``texts`` (n,)."""
     samples = data["samples"]
     if samples and isinstance(samples[0], str):
         return {"texts": np.array(samples, dtype=np.str_)}

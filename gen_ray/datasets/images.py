@@ -130,7 +130,7 @@ def _check_depth(image: ImageFile.ImageFile) -> None:
     if image.format == "PPM" and any(len(values) == 2 and int(values[1]) > 255 for values in arguments):
         deepest = f"{image.mode};16"
     if deepest:
-        raise ImageError(f"more than 8 bits a channel (mode {deepest}): convert it to 8 bits first")
+        raise ImageError(f"more than 8 bits per channel (mode {deepest}): convert it to 8 bits first")
 
 
 def _check_scans(image: ImageFile.ImageFile) -> None:

@@ -93,7 +93,7 @@ def fingerprint(digests: Iterable[str]) -> str:
 def read_manifest(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file by name. Raise UserError if the manifest or a file is missing or malformed."""
     if not (folder / manifest.NAME).is_file():
-        raise UserError(f"{folder}: no prepared data set (no {manifest.NAME}); run gen-ray prepare")
+        raise UserError(f"{folder}: is not a prepared data set ({manifest.NAME} is missing); run gen-ray prepare")
     try:
         digests = manifest.read(folder)
     except manifest.DamagedError as error:

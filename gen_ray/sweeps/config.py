@@ -261,7 +261,7 @@ def _check(sweep: SweepConfig) -> None:
     if sweep.searcher.name == "grid" and ranges:
         raise UserError(f"space.{ranges[0]}: a grid needs a list of choices; ranges need searcher random or tpe")
     if sweep.searcher.name != "grid" and sweep.trials is None:
-        raise UserError(f"trials: searcher {sweep.searcher.name} needs a number of trials")
+        raise UserError(f"trials: is required for searcher {sweep.searcher.name}, e.g. trials=20")
 
 
 def _check_metric(sweep: SweepConfig, base: Experiment) -> None:
@@ -269,7 +269,9 @@ def _check_metric(sweep: SweepConfig, base: Experiment) -> None:
     if sweep.metric not in objectives():
         raise UserError(f"metric: {sweep.metric!r} is unknown; {nearest(sweep.metric, objectives())}")
     if sweep.scheduler.name != "none" and sweep.metric != DURING:
-        raise UserError(f"scheduler.name={sweep.scheduler.name}: needs metric {DURING}, the one known while training")
+        raise UserError(
+            f"scheduler.name={sweep.scheduler.name}: needs metric={DURING}, the only one known while a trial trains"
+        )
     if sweep.metric == DURING and not base.family.loss_is_bound:
         changing = [key for key in sweep.space if key.startswith("family.") and not key.startswith("family.net")]
         if changing:
@@ -282,7 +284,7 @@ def _check_population(sweep: SweepConfig, wanted: PopulationConfig, epochs: int)
     """Raise UserError for keys that cannot change during training, and for a population without any copies."""
     for key in sweep.space:
         if key not in CHANGING:
-            raise UserError(f"space.{key}: cannot change while a model trains; for pbt: {', '.join(CHANGING)}")
+            raise UserError(f"space.{key}: cannot change during training; pbt can change: {', '.join(CHANGING)}")
     if sweep.searcher.name == "tpe":
         raise UserError(
             "searcher.name=tpe: cannot learn from trials that pbt changes while they train; use random or grid"

@@ -225,7 +225,7 @@ def test_jpeg_is_read_upright(put: Callable[[str, bytes], Path], orientation: in
 @pytest.mark.parametrize("name", DEEP)
 def test_more_than_8_bits_are_refused_everywhere(put: Callable[[str, bytes], Path], name: str, reader: str) -> None:
     file = put(name, DEEP[name])
-    with pytest.raises((UserError, RequestRefusedError), match="more than 8 bits a channel") as caught:
+    with pytest.raises((UserError, RequestRefusedError), match="more than 8 bits per channel") as caught:
         READERS[reader](file, 3)
     assert "\n" not in str(caught.value)
 

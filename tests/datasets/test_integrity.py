@@ -100,7 +100,7 @@ def test_every_truncation_of_the_manifest_is_refused(pristine: Prepared, tmp_pat
             with pytest.raises(DataError, match="MANIFEST"):
                 Prepared.load(folder)
     (folder / "MANIFEST.sha256").unlink()
-    with pytest.raises(UserError, match="no prepared data set"):
+    with pytest.raises(UserError, match="not a prepared data set"):
         Prepared.load(folder)
 
 

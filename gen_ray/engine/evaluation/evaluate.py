@@ -60,12 +60,12 @@ class ReferenceData:
 
     @property
     def real(self) -> Tensor:
-        """Return the examples that samples are compared with."""
+        """Return the examples (N, *shape) that samples are compared with, at most REFERENCE_ROWS."""
         return {"train": self.train, "test": self.test}[self.against][:REFERENCE_ROWS]
 
     @property
     def held_out(self) -> Tensor:
-        """Return the examples of the other split; their distance from ``real`` is that of a perfect model."""
+        """Return examples (N, *shape) of the other split; their distance from ``real`` is that of a perfect model."""
         return {"train": self.test, "test": self.train}[self.against][:REFERENCE_ROWS]
 
 

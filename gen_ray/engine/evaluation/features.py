@@ -88,7 +88,7 @@ def _load(folder: Path, spec: DataSpec) -> Extractor:
 
 
 def accuracy(net: Classifier, spec: DataSpec, x: Tensor, labels: Tensor) -> float:
-    """Return the share of images that the classifier labels correctly."""
+    """Return the share of stored images x (N, C, H, W) with labels (N,) that the classifier labels correctly."""
     with torch.no_grad():
         guesses = torch.cat([net(scaled(part, spec.levels)).argmax(1) for part in x.split(512)])
     return float((guesses == labels).float().mean())

@@ -17,7 +17,7 @@ MAX_BYTES = 4 * 2**30
 
 
 def read(file: Path) -> tuple[str, np.ndarray]:
-    """Return the name and values of the only array of an .npz file, or of the one named samples.
+    """Return the name and values, of any shape, of the only array of an .npz file, or of the one named samples.
 
     Raise UserError naming the file and the remedy, and FileNotFoundError.
     """

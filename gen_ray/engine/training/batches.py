@@ -29,7 +29,7 @@ class Batches(Protocol):
         ...
 
     def slices(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield (index, batch of at most size rows) of this rank's share of the split.
+        """Yield (index, x (N, *shape)) with N ≤ size of this rank's share of the split.
 
         Together, the ranks cover each row once.
         """
@@ -50,9 +50,10 @@ def prefetch(items: Iterator[T]) -> Iterator[T]:
 
 
 def prefetch_to_device(steps: Iterator[list[Tensor]], device: torch.device) -> Iterator[list[Tensor]]:
-    """Yield each step's micro-batches; for a GPU they are gathered and copied while it computes the previous step.
+    """Yield the micro-batches (N, *shape) of each step on the device.
 
-    On a CPU they are passed on unchanged, because a prefetching thread would take a core from the computation.
+    For a GPU, they are gathered and copied while it computes the previous step. On a CPU they are passed on unchanged,
+    because a prefetching thread would take a core from the computation.
     """
     if device.type != "cuda":
         yield from steps
@@ -70,13 +71,13 @@ class Copier:
         self.device, self.stream = device, torch.cuda.Stream(device)
 
     def begin(self, micros: list[Tensor]) -> tuple[list[Tensor], torch.cuda.Event]:
-        """Start the copies; return them and the event of their completion."""
+        """Start copies of micro-batches (N, *shape); return them and the event of their completion."""
         with torch.cuda.stream(self.stream):
             copies = [micro.pin_memory().to(self.device, non_blocking=True) for micro in micros]
             return copies, self.stream.record_event()
 
     def finish(self, copies: list[Tensor], made: torch.cuda.Event) -> list[Tensor]:
-        """Return the copies for use on the current stream. The stream waits for them; the host does not."""
+        """Return the copies (N, *shape) for use on the current stream. The stream waits for them; the host does not."""
         using = torch.cuda.current_stream(self.device)
         using.wait_event(made)
         for copy in copies:
@@ -139,7 +140,7 @@ class InMemoryBatches(MicroBatches):
         )
 
     def stream(self, first_step: int) -> Iterator[list[Tensor]]:
-        """Yield this rank's micro-batches of each step."""
+        """Yield this rank's micro-batches (B/micro-batches, *shape) of each step, without end."""
         micro_batches = self.world_size * self.accumulate
         first_own, step = self.rank * self.accumulate, first_step
         while True:
@@ -148,7 +149,7 @@ class InMemoryBatches(MicroBatches):
             step += 1
 
     def slices(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield every world_size-th slice of the split, starting with slice rank."""
+        """Yield (index, x (N, *shape)) of every world_size-th slice of the split, starting with slice rank."""
         for index in range(self.rank, -(-self.rows // size), self.world_size):
             yield index, self.x[index * size : (index + 1) * size]
 
@@ -165,18 +166,18 @@ class CombinedBatches:
         return self.parts[0].rows
 
     def stream(self, first_step: int) -> Iterator[list[Tensor]]:
-        """Yield the micro-batches of all parts for each step."""
+        """Yield the micro-batches (B/micro-batches, *shape) of all parts for each step, without end."""
         for micros in zip(*(part.stream(first_step) for part in self.parts), strict=True):
             yield [micro for of_part in micros for micro in of_part]
 
     def slices(self, size: int) -> Iterator[tuple[int, Tensor]]:
-        """Yield the shares of all parts."""
+        """Yield (index, x (N, *shape)) of the shares of all parts."""
         for part in self.parts:
             yield from part.slices(size)
 
 
 def rows_of_rank(batches: Batches, world_size: int, minimum: int) -> Tensor:
-    """Return a rank's rows of a split; they are repeated where there are fewer than minimum."""
+    """Return a rank's rows x (N, *shape) of a split; they are repeated where there are fewer than minimum."""
     # Larger slices of a small split would leave a rank without rows.
     size = max(1, min(4096, batches.rows // world_size))
     x = torch.cat([rows for _, rows in batches.slices(size)])

@@ -83,7 +83,9 @@ class TrainState:
     def step(
         self, micros: list[Tensor], step: int, own_signal: StepSignal = StepSignal.GO_ON
     ) -> tuple[Tensor, StepSignal]:
-        """Apply one update. Return the means of loss and parts over this rank's rows (P,), and rank 0's signal.
+        """Apply one update on micro-batches (N, *shape). Return the means of loss and parts (P,), and rank 0's signal.
+
+        The means are over this rank's rows, in nats per example.
 
         Raise NonFiniteError on all ranks before the update if any rank's loss or gradient is not finite.
         """

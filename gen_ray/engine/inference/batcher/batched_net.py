@@ -34,7 +34,7 @@ class NetCall:
         return len(self.args[0]) - self.served
 
     def fits(self, method: str, args: tuple[Tensor, ...], reduced_precision: bool) -> bool:
-        """Return whether its rows can be appended to these arguments."""
+        """Return whether the rows of args (N, …) can be appended to this call: same method, shapes and dtypes."""
         return (
             (method, len(args), reduced_precision) == (self.method, len(self.args), self.reduced_precision)
             and not self.padded
@@ -42,7 +42,7 @@ class NetCall:
         )
 
     def next_args(self, rows: int) -> tuple[Tensor, ...]:
-        """Return the arguments of the next rows."""
+        """Return the arguments of the next rows (N, …), N ≤ rows."""
         return tuple(arg[self.served : self.served + rows] for arg in self.args)
 
     def add_part(self, part: Output) -> None:
@@ -120,7 +120,7 @@ def serve_calls(net: nn.Module, calls: Sequence[tuple[NetCall, int]], *, device_
 
 
 def evaluate(net: nn.Module, method: str, args: tuple[Tensor, ...]) -> Output:
-    """Return the output of a method of the network; ``forward`` is called by way of the network's hooks."""
+    """Return the output of a method of the network for args (N, …); ``forward`` is called with the network's hooks."""
     call: Callable[..., Output] = net if method == FORWARD else getattr(net, method)
     rows = len(args[0])
     more = rounded_rows(rows) - rows
