@@ -121,7 +121,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"space": {"training.learning_rate": {"uniform": [2, 1]}}}, "lower end"),
     ({"space": {"training.learning_rate": {"loguniform": [0, 1]}}}, "above 0"),
     ({"space": RATE}, "a grid needs a list of choices"),
-    ({"space": RATE, "searcher": {"name": "random"}}, "trials: searcher random needs"),
+    ({"space": RATE, "searcher": {"name": "random"}}, "trials: is required for searcher random"),
     (
         {"space": {"family.latent_dim": {"choice": [2], "when": {"family.likelihod": 1}}}},
         "must be a key declared earlier in space",
