@@ -96,7 +96,7 @@ def test_rows_come_in_the_requested_order_from_only_the_needed_shards(
 
 def references(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> ReferenceData:
     """Return reference data for metrics with few rows."""
-    monkeypatch.setattr(features, "MOST_STEPS", 60)
+    monkeypatch.setattr(features, "MAX_STEPS", 60)
     monkeypatch.setattr("gen_ray.cluster.evaluation.evaluate.REFERENCE_ROWS", 48)
     return reference_of(prepared)
 
@@ -114,7 +114,7 @@ def test_reference_data_are_chosen_from_the_whole_split(by_class: Prepared, monk
 def test_an_extractor_is_trained_on_all_classes_even_where_the_split_is_too_large(
     by_class: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(features, "MOST_BYTES", 64 * by_class.spec.dims)
+    monkeypatch.setattr(features, "MAX_BYTES", 64 * by_class.spec.dims)
     seen: list[features.Labelled] = []
     learn = features.train
     monkeypatch.setattr(features, "train", lambda spec, *data: seen.append(data) or learn(spec, *data))

@@ -123,6 +123,7 @@ def test_downloaded_files_appear_complete(tmp_path: Path, monkeypatch: pytest.Mo
     assert {item.name for item in root.iterdir()} == {"FashionMNIST"} and not list(tmp_path.glob(".gen_ray*"))
 
 
+@pytest.mark.slow  # it listens on a port
 def test_a_server_that_never_answers_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(torchvision_sets, "DOWNLOAD_TIMEOUT_SECONDS", 0.2)

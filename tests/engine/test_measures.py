@@ -116,7 +116,7 @@ def test_duplicates_cover_one_another() -> None:
 @pytest.fixture
 def labelled(monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
     """Return images and labels of two classes, dark and bright; the extractor's training is shortened."""
-    monkeypatch.setattr(features, "MOST_STEPS", 15)
+    monkeypatch.setattr(features, "MAX_STEPS", 15)
     labels = torch.arange(64) % 2
     return (images(64) // 2 + 8 * labels.view(-1, 1, 1, 1)).to(torch.uint8), labels
 
