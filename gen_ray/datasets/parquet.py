@@ -130,7 +130,7 @@ class ParquetFiles(DataSource):
         """Return the stored shape of an example."""
         shape = self.options.shape or stated_shape(self.column, self.files[0]) or self._first_length()
         if not shape:
-            raise UserError(f"{self.path}: column {self.column.name!r} has no values; store at least one example")
+            raise UserError(f"{self.path}: column {self.column.name!r} is empty; store at least one example")
         if not 1 <= len(shape) <= 3 or min(shape) < 1 or math.prod(shape) > EXAMPLE_VALUES:
             allowed = f"one to three axes and at most {EXAMPLE_VALUES:,} values are allowed"
             raise UserError(f"{self.files[0]}: examples of shape {shape}; {allowed}")
