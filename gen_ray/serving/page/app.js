@@ -98,13 +98,13 @@ function applyUrl() {
   const ready = cards.filter((one) => one.ready);
   const linked = ready.find((one) => one.id === state.model);
   if (!ready.length) {
-    elements.error.textContent = cards.length ? "No model is ready yet; reload the page in a while." : "No model is served here.";
+    elements.error.textContent = cards.length ? "No model is ready yet. Reload the page in a few seconds." : "This server serves no models.";
     return;
   }
   setSeed(urlState.readInteger("seed", 0, Number.MAX_SAFE_INTEGER, 0));
   urlState.write({ seed: seed() });
   setModel((linked ?? ready[0]).id);
-  if (state.model && !linked) elements.error.textContent = "The link is to a model that is not served here.";
+  if (state.model && !linked) elements.error.textContent = "The model in the link is not available on this server. Another model is shown.";
   openTab(TABS.filter(isSupported).find((tab) => tab.id === state.tab) ?? TABS.find(isSupported));
   if (linked && state.seed && currentTab.runsFromLink) panels.get(currentTab).run();
 }

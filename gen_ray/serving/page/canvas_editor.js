@@ -14,7 +14,7 @@ export class CanvasEditor {
     this.canvas = h("div.canvas", { tabIndex: 0, role: "application" }, this.imageLayer, this.maskLayer, this.brushOutline);
     this.brushSize = h("input", { type: "range", min: 1, step: 1, value: 1, "aria-label": "Brush size", oninput: () => this.showBrushSize() });
     this.brushSizeText = h("span");
-    this.colour = h("input", { type: "color", value: "#ffffff", "aria-label": "Ink" });
+    this.colour = h("input", { type: "color", value: "#ffffff", "aria-label": "Paint colour" });
     this.tools = h("div.tools");
     this.element = h("div.canvas-editor", {}, this.canvas, this.tools);
     this.addListeners();
@@ -39,21 +39,21 @@ export class CanvasEditor {
 
   /** Show the tools of a tab, with or without those for masks, and the tab's button for sampling an image. */
   showTools(withMask, sampleButton) {
-    const tools = { ...(withMask ? { mask: "Mask", unmask: "Unmask" } : {}), ink: "Ink", erase: "Erase" };
+    const tools = { ...(withMask ? { mask: "Mask", unmask: "Unmask" } : {}), paint: "Paint", erase: "Erase" };
     this.tool = Object.keys(tools)[0];
     this.maskLayer.hidden = !withMask;
     const button = (label, onclick) => h("button.secondary", { type: "button", onclick }, label);
-    const upload = h("input.invisible", { type: "file", accept: "image/*", "aria-label": "Upload a picture", onchange: () => this.upload(upload) });
+    const upload = h("input.invisible", { type: "file", accept: "image/*", "aria-label": "Upload an image", onchange: () => this.upload(upload) });
     const maskButtons = () => h("div.row", {},
       button("Lower half", () => this.setMask((x, y) => y >= this.height / 2)),
       button("Right half", () => this.setMask((x) => x >= this.width / 2)),
-      button("Invert", () => this.invertMask()), button("Clear mask", () => this.clearMask()));
-    this.canvas.setAttribute("aria-label", `Picture of ${this.width} by ${this.height} pixels. Arrow keys move the brush, space paints.`);
+      button("Invert mask", () => this.invertMask()), button("Clear mask", () => this.clearMask()));
+    this.canvas.setAttribute("aria-label", `Image of ${this.width} by ${this.height} pixels. Arrow keys move the brush; space paints; shift and an arrow key paint a line.`);
     this.tools.replaceChildren(
-      h("div.row", {}, sampleButton, h("label.secondary.upload", {}, "Upload …", upload), button("Blank", () => this.clear())),
+      h("div.row", {}, sampleButton, h("label.secondary.upload", {}, "Upload …", upload), button("Clear", () => this.clear())),
       radioGroup("Tool", tools, this.tool, (tool) => (this.tool = tool)),
       h("label.brush", {}, "Brush", this.brushSize, this.brushSizeText),
-      ...(this.channels === 3 ? [h("label.brush", {}, "Ink", this.colour)] : []),
+      ...(this.channels === 3 ? [h("label.brush", {}, "Colour", this.colour)] : []),
       ...(withMask ? [maskButtons()] : []),
     );
   }
@@ -116,7 +116,7 @@ export class CanvasEditor {
     try {
       this.drawImage(await createImageBitmap(file));
     } catch {
-      this.canvas.dispatchEvent(new CustomEvent("uploaderror", { bubbles: true, detail: `${file.name}: is not a picture that this browser can read.` }));
+      this.canvas.dispatchEvent(new CustomEvent("uploaderror", { bubbles: true, detail: `${file.name}: this browser cannot read the file as an image.` }));
     }
   }
 
@@ -225,7 +225,7 @@ export class CanvasEditor {
     const context = contextOf(layer);
     context.clearRect(left, top, size, size); // the translucent mask colour must not be drawn twice
     if (this.tool === "unmask") return;
-    context.fillStyle = { mask: MASK_COLOUR, ink: this.channels === 3 ? this.colour.value : "#fff", erase: "#000" }[this.tool];
+    context.fillStyle = { mask: MASK_COLOUR, paint: this.channels === 3 ? this.colour.value : "#fff", erase: "#000" }[this.tool];
     context.fillRect(left, top, size, size);
   }
 }

@@ -3,7 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * Build an element: h("button.secondary", {onclick}, "Blank").
+ * Build an element: h("button.secondary", {onclick}, "Clear").
  * Properties are set as properties; aria-…, data-…, role and for as attributes; null values are skipped.
  */
 export function h(selector, properties = {}, ...children) {

@@ -18,7 +18,7 @@ export const countOf = (count, noun) => `${formatCount(count)} ${noun}${count ==
 /** Return a one-line description of a model. */
 export function modelSummary({ family, version, data, latent_dim: latentDim, metrics = {} }) {
   const size = data.kind === "image" ? data.shape.slice(1).join(" × ") + (data.shape[0] === 3 ? ", colour" : "") : countOf(data.shape[0], data.alphabet ? "character" : "token");
-  const description = `${data.name}, ${size}, ${formatCount(data.levels)} levels`;
+  const description = `${data.name}, ${size}, ${countOf(data.levels, data.kind === "image" ? "level" : "symbol")}`;
   return [family, `version ${version}`, description, latentDim ? countOf(latentDim, "latent dimension") : null, ...measuredQuality(metrics)].filter(Boolean).join(" · ");
 }
 

@@ -21,18 +21,18 @@ async function drawSample({ card }, { signal, onBusy }) {
 /** Return a button that replaces the instance by a sample of the model. */
 function sampleButton(ctx, runControls, setInstance) {
   const task = async (tools) => {
-    runControls.showStatus("The model draws one …");
+    runControls.showStatus("Sampling from the model …");
     await setInstance(await drawSample(ctx, tools));
     return "";
   };
-  return h("button.secondary", { type: "button", onclick: () => runControls.start(task) }, "Let the model draw one");
+  return h("button.secondary", { type: "button", onclick: () => runControls.start(task) }, "Use a model sample");
 }
 
 class ImageInput {
   constructor(ctx, runControls, withMask) {
     Object.assign(this, { editor: ctx.canvasEditor, withMask });
     this.sampleButton = sampleButton(ctx, runControls, (sample) => this.setInstance(sample));
-    this.element = h("section.instance-input", { "aria-label": "The picture" });
+    this.element = h("section.instance-input", { "aria-label": "Image" });
     this.element.addEventListener("uploaderror", (event) => runControls.showStatus("", event.detail));
   }
 
@@ -48,7 +48,7 @@ class ImageInput {
 
   /** Return the request fields of one instance with missing values. */
   partialInstance() {
-    if (!this.editor.missing.some(Boolean)) throw new api.ApiError(0, { message: "Nothing is masked yet: paint over the part to fill in." });
+    if (!this.editor.missing.some(Boolean)) throw new api.ApiError(0, { message: "The mask is empty. Paint over the pixels to impute." });
     return { image: this.editor.imagePng, mask: this.editor.maskPng };
   }
 
@@ -65,7 +65,7 @@ class TextInput {
     const { missingMark } = this.renderer;
     this.textarea = h("textarea", {
       id: `text-${withMask}`, rows: 6, spellcheck: false, oninput: () => this.describe(),
-      placeholder: withMask ? `Text with ${missingMark} for each character to fill in` : "Type or paste a text",
+      placeholder: withMask ? `Text with ${missingMark} for each missing character` : "Type or paste a text",
     });
     this.description = h("p.cost", { id: `description-${withMask}` });
     this.textarea.setAttribute("aria-describedby", this.description.id);
@@ -108,9 +108,9 @@ class TextInput {
     const unknown = new Set(characters.filter((character) => character !== missingMark && !alphabet.has(character)));
     const parts = [`${characters.length} of ${countOf(length, "character")}`];
     if (this.withMask) parts.push(`${masked} missing`);
-    if (characters.length < length) parts.push(this.withMask ? `${length - characters.length} more appended as missing` : `${length - characters.length} short`);
+    if (characters.length < length) parts.push(this.withMask ? `${length - characters.length} appended as missing` : `${length - characters.length} too few`);
     if (characters.length > length) parts.push(`${characters.length - length} too many`);
-    if (unknown.size) parts.push(`not in the alphabet: ${[...unknown].slice(0, 8).join(" ")}`);
+    if (unknown.size) parts.push(`not in the model's alphabet: ${[...unknown].slice(0, 8).join(" ")}`);
     this.description.textContent = parts.join(" · ");
   }
 }

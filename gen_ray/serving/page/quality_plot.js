@@ -12,7 +12,7 @@ export class QualityPlot {
   /** @param onSelect is called with the selected point {sampler, steps} */
   constructor({ curve, quality = {}, metric }, onSelect) {
     this.points = [...curve].sort((a, b) => a.seconds_per_sample - b.seconds_per_sample);
-    this.metric = (metric ?? "quality").split("/").at(-1).replaceAll("_", " ");
+    this.metric = (metric ?? "quality").split("/").at(-1).replaceAll("_", " ").replace("frechet", "Fréchet");
     this.onSelect = onSelect;
     this.x = createScale(curve.map((point) => point.seconds_per_sample), MARGIN.left, WIDTH - MARGIN.right);
     this.y = createScale(curve.map((point) => point.quality), HEIGHT - MARGIN.bottom, MARGIN.top);
@@ -42,7 +42,7 @@ export class QualityPlot {
   }
 
   showCaption(point) {
-    this.caption.textContent = point ? this.describe(point) : "Each point is a measured setting; select one.";
+    this.caption.textContent = point ? this.describe(point) : "Each point is a measured setting. Select a point to use its setting.";
   }
 
   describe({ sampler, steps, seconds_per_sample: seconds, quality }) {

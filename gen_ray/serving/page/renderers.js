@@ -50,7 +50,7 @@ class ImageRenderer {
 class TextRenderer {
   kind = "text";
   format = "json";
-  download = { format: "text", suffix: "txt", title: "Text" };
+  download = { format: "text", suffix: "txt", title: "text" };
 
   constructor({ alphabet, shape }) {
     this.missingMark = [...MISSING_MARKS].find((mark) => !alphabet.includes(mark)) ?? "_";

@@ -8,7 +8,7 @@ import { rendererFor } from "./renderers.js";
 const GAP = 4; // pixels between tiles
 const NARROW = 480; // pixels
 const MESSAGE_MILLISECONDS = 1200; // duration of a message on a button
-const ACTION_TITLES = { impute: "Fill", encode: "Encode", score: "Score" };
+const ACTION_TITLES = { impute: "Impute", encode: "Encode", score: "Score" };
 
 export class SampleGallery {
   /** @param openInTab (verb, sample) opens the verb's tab with a sample */
@@ -91,11 +91,11 @@ export class SampleGallery {
   showDownloads(verb, body) {
     this.fileStem = `${this.card.id.replaceAll("/", "-")}-${body.seed}`;
     const { title, suffix, format } = this.renderer.download;
-    const all = linkButton(title, () => this.saveFile(this.samples, this.columns, `${this.fileStem}.${suffix}`));
-    const npz = linkButton("npz", () => this.withMessage(npz, "computing …", () => this.saveNpz(verb, body)));
+    const all = linkButton(`Save all as ${title}`, () => this.saveFile(this.samples, this.columns, `${this.fileStem}.${suffix}`));
+    const npz = linkButton("Save all as npz", () => this.withMessage(npz, "Computing …", () => this.saveNpz(verb, body)));
     const command = api.curlCommand(this.card.id, verb, { ...body, format }, format === "text" ? null : `${this.fileStem}.${suffix}`);
-    const curl = linkButton("Copy as curl", () => this.withMessage(curl, "copied", () => copyToClipboard(command)));
-    const link = linkButton("Copy link", () => this.withMessage(link, "copied", () => copyToClipboard(location.href)));
+    const curl = linkButton("Copy as curl", () => this.withMessage(curl, "Copied", () => copyToClipboard(command)));
+    const link = linkButton("Copy link", () => this.withMessage(link, "Copied", () => copyToClipboard(location.href)));
     this.downloads.replaceChildren(all, npz, curl, link);
     this.downloads.hidden = false;
   }

@@ -28,7 +28,7 @@ export class SamplerControls {
     this.select = h("select", { onchange: () => this.set({ sampler: this.select.value }) }, ...names.map((name) => h("option", {}, name)));
     this.summary = h("p.summary");
     this.options = h("div.options");
-    this.slider = h("input", { type: "range", min: 0, max: SLIDER_POSITIONS, "aria-label": "Steps, as a slider", oninput: () => this.readSlider() });
+    this.slider = h("input", { type: "range", min: 0, max: SLIDER_POSITIONS, "aria-label": "Steps (slider)", oninput: () => this.readSlider() });
     this.steps = h("input", { type: "number", min: 1, max: this.maxSteps, inputMode: "numeric", oninput: () => this.showSteps() });
     this.stepsField = labelledField("Steps", this.slider, this.steps);
     this.stepsField.firstChild.htmlFor = this.steps.id = `${this.slider.id}-number`;

@@ -65,7 +65,7 @@ def view(browser: Browser, address: str, expected: list[str]) -> Iterator[Open]:
         page.emulate_media(**looks)  # type: ignore[arg-type]
         page.goto(f"{address}/{link and '#'}{link}")
         if wait:
-            page.get_by_role("tab", name="Draw").wait_for()
+            page.get_by_role("tab", name="Sample").wait_for()
         return page
 
     yield view

@@ -12,7 +12,7 @@ WIDTH = "() => [document.documentElement.scrollWidth, innerWidth]"
 
 
 def draw(page: Page) -> None:
-    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_role("button", name="Sample", exact=True).click()
 
 
 def refusal(page: Page) -> str:
@@ -35,11 +35,11 @@ def test_the_page_asks_for_a_required_key(view: Open, mood: Mood, expected: list
     draw(page)
     page.get_by_text("Done.").wait_for()
     page.get_by_role("button", name="Copy as curl").click()
-    page.get_by_role("button", name="copied").wait_for()
+    page.get_by_role("button", name="Copied").wait_for()
     command = page.evaluate("navigator.clipboard.readText()")
     assert "Bearer $GEN_RAY_API_KEY" in command and "horse" not in command + page.url
     page.reload()  # only the tab remembers the key
-    page.get_by_role("tab", name="Draw").wait_for()
+    page.get_by_role("tab", name="Sample").wait_for()
     assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
     page.get_by_role("button", name="Forget the key").click()
     draw(page)
@@ -100,7 +100,9 @@ def test_an_unreachable_server_is_reported(view: Open, expected: list[str]) -> N
 def test_a_model_that_is_not_ready_cannot_be_selected(view: Open) -> None:
     page = view("model=asleep")
     expect(page.get_by_role("option", name="asleep (not ready)")).to_be_disabled()
-    expect(page.locator("#page-error")).to_have_text("The link is to a model that is not served here.")
+    expect(page.locator("#page-error")).to_have_text(
+        "The model in the link is not available on this server. Another model is shown."
+    )
 
 
 @pytest.mark.parametrize("model", ["digits-ddpm", "digits-vae", "tiles-sde", "verse-absorbing"])
@@ -119,7 +121,7 @@ def test_on_a_phone_samples_are_scrolled_into_view(view: Open) -> None:
     page = view("model=digits-ddpm&tab=sample", viewport=PHONE)
     draw(page)
     expect(page.get_by_role("button", name="Sample 1", exact=True)).to_be_in_viewport()
-    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_in_viewport()
+    expect(page.get_by_role("button", name="Sample", exact=True)).to_be_in_viewport()
 
 
 def test_a_touch_paints(browser: object, address: str, mood: Mood) -> None:
@@ -128,7 +130,7 @@ def test_a_touch_paints(browser: object, address: str, mood: Mood) -> None:
     page.goto(f"{address}/#model=digits-ddpm&tab=impute")
     box = page.locator(".canvas").bounding_box()
     page.touchscreen.tap(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.3)
-    page.get_by_role("button", name="Fill", exact=True).tap()
+    page.get_by_role("button", name="Impute", exact=True).tap()
     page.get_by_text("Done.").wait_for()
     assert mood.count("impute") == 1
     context.close()
@@ -136,12 +138,12 @@ def test_a_touch_paints(browser: object, address: str, mood: Mood) -> None:
 
 def test_every_control_is_reached_by_keyboard(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=sample")
-    page.get_by_role("tab", name="Draw").focus()
+    page.get_by_role("tab", name="Sample").focus()
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("tab", name="Fill")).to_be_focused()
+    expect(page.get_by_role("tab", name="Impute")).to_be_focused()
     expect(page.get_by_role("button", name="Lower half")).to_be_visible()
     page.keyboard.press("ArrowLeft")
-    page.get_by_label("Samples", exact=True).focus()
+    page.get_by_label("Number of samples").focus()
     page.keyboard.press("Enter")
     page.get_by_text("Done.").wait_for()
     assert mood.count("sample") == 1

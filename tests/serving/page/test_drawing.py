@@ -28,7 +28,7 @@ def pictures(page: Page) -> list[str]:
 
 def drawn(page: Page) -> list[str]:
     """Draw samples and return the image sources of their tiles."""
-    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_role("button", name="Sample", exact=True).click()
     page.get_by_role("button", name="Copy as curl").wait_for()
     return pictures(page)
 
@@ -37,7 +37,7 @@ def test_previews_are_shown_during_sampling(view: Open, mood: Mood) -> None:
     mood.seconds = 0.1
     page = view("model=digits-ddpm&tab=sample")
     page.evaluate(NOTED)
-    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_role("button", name="Sample", exact=True).click()
     expect(page.get_by_role("progressbar")).to_be_visible()
     expect(page.locator(".progress-count")).to_have_text(re.compile(r"^\d+ / 800$"))
     page.get_by_text("Done.").wait_for()
@@ -53,7 +53,7 @@ def test_previews_are_shown_during_sampling(view: Open, mood: Mood) -> None:
 def test_stop_cancels_the_request_and_keeps_the_last_preview(view: Open, mood: Mood) -> None:
     mood.seconds = 0.3
     page = view("model=digits-ddpm&tab=sample")
-    page.get_by_role("button", name="Draw", exact=True).click()
+    page.get_by_role("button", name="Sample", exact=True).click()
     page.locator(".tile.has-sample").first.wait_for()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("status")).to_contain_text("Stopped after")
@@ -74,7 +74,7 @@ def test_a_seed_always_gives_the_same_image(view: Open) -> None:
 
 def test_the_dice_button_chooses_a_seed_and_draws(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=sample")
-    page.get_by_role("button", name="Roll another seed").click()
+    page.get_by_role("button", name="Use a random seed").click()
     page.get_by_text("Done.").wait_for()
     seed = int(page.get_by_label("Seed", exact=True).input_value())
     assert mood.last("sample")["seed"] == seed and f"seed={seed}" in page.url
@@ -83,7 +83,7 @@ def test_the_dice_button_chooses_a_seed_and_draws(view: Open, mood: Mood) -> Non
 def test_a_link_reproduces_the_samples(view: Open) -> None:
     page = view("model=digits-ddpm&tab=sample")
     page.get_by_label("Seed", exact=True).fill("12")
-    page.get_by_label("Samples", exact=True).fill("9")
+    page.get_by_label("Number of samples").fill("9")
     page.get_by_label("Sampler").select_option("dpmpp_2m")
     shown = drawn(page)
     page.get_by_role("button", name="Copy link").click()
@@ -120,7 +120,7 @@ def test_options_and_quality_select_a_sampler(view: Open, mood: Mood) -> None:
     page.get_by_label("Steps", exact=True).fill("11")
     expect(page.get_by_role("radio", name="fast")).not_to_be_checked()
     expect(page.get_by_label("Steps", exact=True)).to_have_attribute("min", "2")
-    page.get_by_label("Steps, as a slider").fill("0")
+    page.get_by_label("Steps (slider)").fill("0")
     expect(page.get_by_label("Steps", exact=True)).to_have_value("2")
 
 
@@ -133,12 +133,12 @@ def test_a_point_of_the_curve_is_selected_by_mouse_and_keyboard(view: Open) -> N
     page.keyboard.press("Enter")
     expect(page.get_by_label("Sampler")).to_have_value("dpmpp_2m")
     expect(steps).to_have_value("10")
-    expect(page.locator(".quality-plot figcaption")).to_contain_text("dpmpp_2m, 10 steps: frechet distance")
+    expect(page.locator(".quality-plot figcaption")).to_contain_text("dpmpp_2m, 10 steps: Fréchet distance")
 
 
 def test_the_slider_of_steps_reaches_both_ends(view: Open) -> None:
     page = view("model=digits-ddpm&tab=sample")
-    slider, steps = page.get_by_label("Steps, as a slider"), page.get_by_label("Steps", exact=True)
+    slider, steps = page.get_by_label("Steps (slider)"), page.get_by_label("Steps", exact=True)
     slider.press("End")
     expect(steps).to_have_value("1000")
     slider.press("Home")
@@ -156,16 +156,16 @@ def test_downloads_and_the_command_describe_the_same_request(view: Open, mood: M
     page = view("model=digits-ddpm&tab=sample&seed=3")
     page.get_by_text("Done.").wait_for()
     with page.expect_download() as png:
-        page.get_by_role("button", name="PNG").click()
+        page.get_by_role("button", name="Save all as PNG").click()
     assert png.value.suggested_filename == "digits-ddpm-3.png"
     assert png.value.path().read_bytes().startswith(b"\x89PNG")
     with page.expect_download() as npz:
-        page.get_by_role("button", name="npz").click()
+        page.get_by_role("button", name="Save all as npz").click()
     assert npz.value.path().read_bytes() == b"PK-numbers"
     asked = {"n": 16, "seed": 3, "sampler": "ddim", "steps": 50}
     assert mood.last("sample") == {**asked, "format": "npz"}
     page.get_by_role("button", name="Copy as curl").click()
-    page.get_by_role("button", name="copied").wait_for()
+    page.get_by_role("button", name="Copied").wait_for()
     command = page.evaluate("navigator.clipboard.readText()")
     assert json.loads(command.split("-d '")[1].split("'")[0]) == {**asked, "format": "grid"}
     assert command.startswith("curl 'http://127.0.0.1") and command.endswith("-o 'digits-ddpm-3.png'")
@@ -183,8 +183,8 @@ def test_a_sample_can_be_passed_to_scoring(view: Open, mood: Mood) -> None:
 
 def test_data_that_are_neither_image_nor_text_are_shown_as_numbers(view: Open) -> None:
     page = view("model=codes-order&tab=score&seed=6&n=3")
-    expect(page.get_by_role("tab")).to_have_text([re.compile("Draw"), re.compile("Compare")])
-    page.get_by_role("button", name="Draw", exact=True).click()
+    expect(page.get_by_role("tab")).to_have_text([re.compile("Sample"), re.compile("Compare")])
+    page.get_by_role("button", name="Sample", exact=True).click()
     page.get_by_text("Done.").wait_for()
     shown = [json.loads(text) for text in page.locator("pre").all_inner_texts()]
     assert shown == [MODELS["codes-order"].sample(6, row).tolist() for row in range(3)]
@@ -200,8 +200,8 @@ def test_two_models_are_compared_with_one_seed(view: Open, mood: Mood) -> None:
         expect(sides.nth(side)).to_contain_text("seed 4")
     bodies = {name: (body["seed"], body["n"], body["sampler"]) for name, _, body in mood.asked}
     assert bodies == {"digits-ddpm": (4, 6, "ddim"), "digits-vae": (4, 6, "mean")}
-    page.get_by_label("Compared with").select_option("digits-ddpm")
+    page.get_by_label("Compare with").select_option("digits-ddpm")
     page.locator("fieldset").nth(1).get_by_label("Sampler").select_option("ancestral")
-    page.get_by_role("button", name="Draw both").click()
+    page.get_by_role("button", name="Sample both").click()
     expect(sides.nth(1)).to_contain_text("ancestral, 1,000 steps")
     assert "with=digits-ddpm" in page.url and "with_sampler=ancestral" in page.url

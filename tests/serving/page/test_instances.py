@@ -44,11 +44,11 @@ def pressed(page: Page, name: str) -> None:
 
 def test_missing_values_are_filled_where_they_were_painted(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=impute&seed=9")
-    pressed(page, "Let the model draw one")
-    page.get_by_text("The model draws one").wait_for(state="hidden")
+    pressed(page, "Use a model sample")
+    page.get_by_text("Sampling from the model").wait_for(state="hidden")
     stroke(page, (1, 2), (5, 2), (5, 6))
-    page.get_by_label("Completions").fill("5")
-    pressed(page, "Fill")
+    page.get_by_label("Number of imputations").fill("5")
+    pressed(page, "Impute")
     page.get_by_text("Done.").wait_for()
     asked, hole = mood.last("impute"), np.zeros((8, 8), dtype=np.uint8)
     hole[2, 1:6] = hole[2:7, 5] = 255
@@ -65,7 +65,7 @@ def test_the_mask_can_be_erased_preset_and_inverted(view: Open, mood: Mood) -> N
 
     def hole() -> np.ndarray:
         before = mood.count("impute")
-        pressed(page, "Fill")
+        pressed(page, "Impute")
         page.get_by_text("Done.").wait_for()
         assert mood.count("impute") == before + 1
         return sent(mood.last("impute")["mask"]) > 127
@@ -73,7 +73,7 @@ def test_the_mask_can_be_erased_preset_and_inverted(view: Open, mood: Mood) -> N
     pressed(page, "Lower half")
     y, x = np.mgrid[:8, :8]
     assert (hole() == (y >= 4)).all()
-    pressed(page, "Invert")
+    pressed(page, "Invert mask")
     assert (hole() == (y < 4)).all()
     page.get_by_role("radio", name="Unmask").check()
     stroke(page, (0, 0), (7, 0))
@@ -81,9 +81,9 @@ def test_the_mask_can_be_erased_preset_and_inverted(view: Open, mood: Mood) -> N
     pressed(page, "Right half")
     assert (hole() == (x >= 4)).all()
     pressed(page, "Clear mask")
-    pressed(page, "Fill")
+    pressed(page, "Impute")
     expect(page.locator(".run-controls").get_by_role("alert")).to_have_text(
-        "Nothing is masked yet: paint over the part to fill in."
+        "The mask is empty. Paint over the pixels to impute."
     )
 
 
@@ -91,7 +91,7 @@ def test_a_brush_has_a_size(view: Open, mood: Mood) -> None:
     page = view("model=digits-ddpm&tab=impute")
     page.get_by_label("Brush size").fill("3")
     stroke(page, (3, 3))
-    pressed(page, "Fill")
+    pressed(page, "Impute")
     page.get_by_text("Done.").wait_for()
     y, x = np.mgrid[:8, :8]
     assert ((sent(mood.last("impute")["mask"]) > 127) == ((abs(x - 3) <= 1) & (abs(y - 3) <= 1))).all()
@@ -102,7 +102,7 @@ def test_the_canvas_editor_supports_the_keyboard(view: Open, mood: Mood) -> None
     page.locator(".canvas").focus()
     for key in ("Space", "ArrowLeft", "ArrowLeft", "Space", "Shift+ArrowDown"):
         page.keyboard.press(key)
-    pressed(page, "Fill")
+    pressed(page, "Impute")
     page.get_by_text("Done.").wait_for()
     holes = {(int(x), int(y)) for y, x in np.argwhere(sent(mood.last("impute")["mask"]))}
     assert holes == {(4, 4), (2, 4), (2, 5)}
@@ -124,7 +124,7 @@ def test_an_upload_is_converted_to_the_size_and_colours_of_the_model(view: Open,
     wide = np.zeros((40, 80, 3), dtype=np.uint8)
     wide[:, 20:60] = (200, 200, 200)  # the middle, which is kept
     Image.fromarray(wide).save(file)
-    page.get_by_label("Upload a picture").set_input_files(file)
+    page.get_by_label("Upload an image").set_input_files(file)
     page.wait_for_timeout(200)
     pressed(page, "Score")
     page.get_by_role("listitem").wait_for()
@@ -134,8 +134,10 @@ def test_an_upload_is_converted_to_the_size_and_colours_of_the_model(view: Open,
 def test_a_file_that_is_not_an_image_is_reported(view: Open, tmp_path: Path) -> None:
     page, file = view("model=digits-ddpm&tab=score"), tmp_path / "picture.png"
     file.write_bytes(b"not a picture")
-    page.get_by_label("Upload a picture").set_input_files(file)
-    expect(page.locator(".run-controls").get_by_role("alert")).to_contain_text("picture.png: is not a picture")
+    page.get_by_label("Upload an image").set_input_files(file)
+    expect(page.locator(".run-controls").get_by_role("alert")).to_contain_text(
+        "picture.png: this browser cannot read the file as an image"
+    )
 
 
 def test_a_score_is_a_number_with_its_error_and_kind(view: Open, mood: Mood) -> None:
@@ -168,7 +170,7 @@ def test_dragging_over_latent_space_moves_the_picture(view: Open, mood: Mood) ->
 def test_sliders_are_shown_in_groups_of_twenty_and_support_the_keyboard(view: Open, mood: Mood) -> None:
     page = view("model=digits-vae-24&tab=latent")
     expect(page.get_by_label("z 21", exact=True)).to_be_hidden()
-    page.get_by_text("4 more").click()
+    page.get_by_text("4 more dimensions").click()
     page.get_by_label("z 24", exact=True).press("End")
     page.get_by_label("z 1", exact=True).press("Home")
     expect(page.locator(".decoded img")).to_have_attribute("src", _decoded(-3, 0))
@@ -189,7 +191,7 @@ def test_an_image_is_encoded_and_a_seed_gives_a_point(view: Open, mood: Mood) ->
 
 def test_only_models_with_a_latent_space_have_the_tab(view: Open) -> None:
     page = view("model=digits-ddpm&tab=latent")
-    expect(page.get_by_role("tab", name="Draw")).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Sample")).to_have_attribute("aria-selected", "true")
     expect(page.get_by_role("tab", name="Latent")).to_have_count(0)
     page.get_by_label("Model", exact=True).select_option("digits-vae")
     expect(page.get_by_role("tab", name="Latent")).to_be_visible()
@@ -198,18 +200,18 @@ def test_only_models_with_a_latent_space_have_the_tab(view: Open) -> None:
 def test_a_text_model_draws_fills_and_scores_texts(view: Open, mood: Mood) -> None:
     mood.seconds = 0.1
     page = view("model=verse-absorbing&tab=sample&n=2")
-    pressed(page, "Draw")
+    pressed(page, "Sample")
     expect(page.locator("pre .undecided").first).to_be_visible()  # symbols that are not decided yet
     page.get_by_text("Done.").wait_for()
     expect(page.locator("pre").first).to_have_text(_verse(0))
-    page.get_by_role("tab", name="Fill").click()
+    page.get_by_role("tab", name="Impute").click()
     text = page.get_by_label("Text (_ marks a missing character)")
     text.fill("shall i compare ____ to a day!")
     expect(
-        page.get_by_text("30 of 64 characters · 4 missing · 34 more appended as missing · not in the alphabet: !")
+        page.get_by_text("30 of 64 characters · 4 missing · 34 appended as missing · not in the model's alphabet: !")
     ).to_be_visible()
     text.fill("shall i compare ____ to a day")
-    pressed(page, "Fill")
+    pressed(page, "Impute")
     page.get_by_text("Done.").wait_for()
     asked = mood.last("impute")
     assert (asked["text"], asked["hole"], asked["format"]) == ("shall i compare ____ to a day", "_", "json")
@@ -221,7 +223,7 @@ def test_a_text_model_draws_fills_and_scores_texts(view: Open, mood: Mood) -> No
     pressed(page, "Mask the selection")
     assert text.input_value() == "_" * 29
     page.get_by_role("tab", name="Score").click()
-    pressed(page, "Let the model draw one")
+    pressed(page, "Use a model sample")
     page.get_by_text("64 of 64 characters").wait_for()
     pressed(page, "Score")
     expect(page.get_by_role("status")).to_have_text("2.300 ± 0.021 bits/dim (elbo)")
@@ -229,7 +231,7 @@ def test_a_text_model_draws_fills_and_scores_texts(view: Open, mood: Mood) -> No
 
 def test_a_drawn_image_has_the_colours_of_the_model(view: Open, mood: Mood) -> None:
     page = view("model=tiles-sde&tab=score")
-    page.get_by_label("Ink", exact=True).last.fill("#ff8000")
+    page.get_by_label("Paint colour").fill("#ff8000")
     stroke(page, (4, 4))
     pressed(page, "Score")
     page.get_by_role("listitem").wait_for()

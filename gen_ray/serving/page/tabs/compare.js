@@ -11,7 +11,7 @@ import * as urlState from "../url_state.js";
 export const compareTab = { id: "compare", title: "Compare", formula: "p(x), q(x)", verb: "sample", runsFromLink: true, build };
 
 function build(ctx) {
-  const n = countField("Samples of each", "n", ctx.card);
+  const n = countField("Samples per model", "n", ctx.card);
   const p = new ComparedModel(ctx, "p", { sampler: "sampler", steps: "steps" });
   const q = new ComparedModel(ctx, "q", { sampler: "with_sampler", steps: "with_steps" });
   const available = ctx.cards.filter((card) => card.ready && card.verbs.includes("sample"));
@@ -23,12 +23,12 @@ function build(ctx) {
   };
   p.setModel(ctx.card);
   selectSecond(initialSecond(ctx.card, available).id);
-  const runControls = new RunControls("Draw both", (tools) => {
+  const runControls = new RunControls("Sample both", (tools) => {
     scrollIntoUpperView(p.results);
     return runBoth([p, q], n.value, tools);
   });
-  const first = h("div", {}, h("p.summary", {}, `${ctx.card.id}, the model of this page`));
-  const second = h("div", {}, labelledField("Compared with", select));
+  const first = h("div", {}, h("p.summary", {}, `${ctx.card.id} (the model selected above)`));
+  const second = h("div", {}, labelledField("Compare with", select));
   const shared = h("div.shared-controls", {}, n.element, runControls.element);
   const form = h("form.compare-controls", { onsubmit: ctx.submitHandler(runControls) }, p.createControls(first), q.createControls(second), shared);
   return { element: h("div.panel.compare", {}, form, p.results, q.results), run: () => form.requestSubmit(), stop: () => runControls.stop() };

@@ -8,14 +8,14 @@ import { SampleGallery } from "../sample_gallery.js";
 import { SamplerControls } from "../sampler_controls.js";
 import { streamSamples } from "../stream_samples.js";
 
-export const imputeTab = { id: "impute", title: "Fill", formula: "x ∼ p(x | part of x)", verb: "impute", build };
+export const imputeTab = { id: "impute", title: "Impute", formula: "x ∼ p(x | known x)", verb: "impute", build };
 
 function build(ctx) {
   const { card } = ctx;
   const samplerControls = new SamplerControls(card, "imputer", {}, () => {});
-  const n = countField("Completions", "k", card);
+  const n = countField("Number of imputations", "k", card);
   const gallery = new SampleGallery(card, ctx.openInTab);
-  const runControls = new RunControls("Fill", (tools) => {
+  const runControls = new RunControls("Impute", (tools) => {
     const instance = input.partialInstance();
     scrollIntoUpperView(gallery.element);
     return streamSamples(gallery, "impute", { ...instance, n: n.value, seed: ctx.seed(), ...samplerControls.value() }, tools, instance.text);

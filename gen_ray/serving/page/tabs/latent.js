@@ -42,10 +42,10 @@ class LatentExplorer {
     const button = (label, onclick) => h("button.secondary", { type: "button", onclick }, label);
     const visible = this.sliders.slice(0, VISIBLE_SLIDERS).map((slider) => slider.element);
     const others = this.sliders.slice(VISIBLE_SLIDERS).map((slider) => slider.element);
-    const details = others.length ? h("details", {}, h("summary", {}, `${others.length} more`), ...others) : null;
+    const details = others.length ? h("details", {}, h("summary", {}, `${others.length} more dimensions`), ...others) : null;
     const buttons = h("div.row", {}, button("z = 0", () => this.setZ(this.z.map(() => 0))), button("z ∼ N(0, I)", () => this.samplePrior()));
     this.encoder = h("form.encoder", { onsubmit: this.ctx.submitHandler(this.runControls) }, this.input.element, this.runControls.element);
-    const decoded = h("figure.decoded", {}, this.view, h("figcaption", {}, "x, decoded"));
+    const decoded = h("figure.decoded", {}, this.view, h("figcaption", {}, "x: decoded from z"));
     const views = h("div.latent-views", {}, this.map?.element ?? null, decoded);
     return h("div.panel", {}, h("div.controls.sliders", {}, buttons, ...visible, details), views, this.encoder);
   }
@@ -107,6 +107,6 @@ class LatentExplorer {
   async encode({ signal, onBusy }) {
     const { mu } = await api.postForJson(this.ctx.card.id, "encode", { ...this.input.completeInstances(), seed: this.ctx.seed() }, { signal, onBusy });
     this.setZ(mu[0]);
-    return "z is the mean of q(z | x).";
+    return "z is set to the mean of q(z | x).";
   }
 }

@@ -13,7 +13,7 @@ function build(ctx) {
   const { card } = ctx;
   const effort = h("input", { type: "number", inputMode: "numeric", min: 1, step: 1, placeholder: "default" });
   const allBits = [];
-  const list = h("ol.scores", { reversed: true, "aria-label": "Scores, the newest first" });
+  const list = h("ol.scores", { reversed: true, "aria-label": "Scores, newest first" });
   const runControls = new RunControls("Score", async ({ signal, onBusy }) => {
     const instances = input.completeInstances();
     runControls.showStatus("Computing …");
@@ -25,7 +25,7 @@ function build(ctx) {
     return score.textContent;
   });
   const input = instanceInput(ctx, runControls, { withMask: false });
-  const effortHint = h("p.summary", {}, "More effort gives a smaller error. Its unit depends on the kind of likelihood.");
+  const effortHint = h("p.summary", {}, "Number of draws per instance: importance samples or time steps. More draws reduce the error.");
   const form = h("form.controls", { onsubmit: ctx.submitHandler(runControls) }, labelledField("Effort", effort), effortHint, runControls.element);
   return {
     element: h("div.panel", {}, input.element, form, h("section.gallery", {}, list)),
@@ -53,7 +53,7 @@ function updateScoreLines(list, allBits) {
 function thumbnail(card, { images, texts }) {
   if (texts) return h("q", {}, texts[0].slice(0, 60));
   const renderer = rendererFor(card);
-  const view = renderer.createView("Scored picture");
+  const view = renderer.createView("Scored image");
   renderer.show(view, images[0]);
   return view;
 }
