@@ -97,13 +97,14 @@ def impute(
 
 def _read(given: ImputeOptions, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
     """Return the instance (1, *shape) and the boolean mask of its missing values (1, *shape)."""
+    from gen_ray.datasets import characters
     from gen_ray.engine.inference import instances as reading
     from gen_ray.errors import UserError
 
     if given.text is not None:
         if not spec.is_text or given.image is not None or given.mask is not None:
             raise UserError(f"--text: needs a text model and neither --image nor --mask; {spec.name} holds {spec.kind}")
-        return reading.parse_masked_text(given.text, spec, given.hole)
+        return reading.parse_masked_text(characters.plain(given.text), spec, given.hole)
     if given.image is None or given.mask is None:
         raise UserError("give --image and --mask (a text model takes --text instead)")
     return _one(given.image, spec), reading.read_missing(given.mask, spec)

@@ -10,10 +10,10 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from gen_ray.dataspec import DataSpec
+from gen_ray.engine.inference.instances import drawable
 from gen_ray.serving.access_log import AccessRecord, log_error
 from gen_ray.serving.deadline import DeadlineGuard, cancel
 from gen_ray.serving.errors import error_body
-from gen_ray.serving.inputs import drawable
 from gen_ray.serving.responses import encode_pictures, sample_lists
 from gen_ray.serving.service import JobResult, StreamPreview
 

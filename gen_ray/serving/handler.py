@@ -4,10 +4,12 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
 from functools import partial
+from typing import Any
 
 from fastapi import Request
 from starlette.responses import Response
 
+from gen_ray.engine.inference.instances import InstanceError
 from gen_ray.errors import nearest
 from gen_ray.serving import events, responses
 from gen_ray.serving.access_log import AccessRecord, record_of
@@ -60,7 +62,7 @@ class RequestHandler:
         """Run the job of a request and return its response. Raise RequestRefusedError."""
         record, service, card = record_of(request.scope), self.service(name), await self.card(name)
         check_request(verb, body, card, self.settings)
-        arrays = await asyncio.to_thread(body.arrays, card, self.settings.picture_pixels)
+        arrays = await asyncio.to_thread(_arrays, body, card, self.settings.picture_pixels)
         job = ServingJob(
             request_id=record.request_id,
             verb=verb.name,
@@ -81,6 +83,16 @@ class RequestHandler:
             ResultView(model=name, spec=card.spec, answer=answer, request_id=record.request_id), record
         )
         return await asyncio.to_thread(responses.respond, result, body.format)
+
+
+def _arrays(body: RequestBody, card: ModelCard, pixels: int) -> Mapping[str, Any]:
+    """Return the arrays of a body. Raise RequestRefusedError 422 with the field's name."""
+    try:
+        return body.arrays(card, pixels)
+    except InstanceError as error:
+        remedy = ": send one of that size, or resize: true" if error.scalable else ""
+        code = "too_much" if error.too_large else "invalid"
+        raise invalid_request(f"{error.field}: {error.reason}{remedy}", code=code) from None
 
 
 async def _streamed(

@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import texts
+from gen_ray.engine.inference.instances import drawable
 from gen_ray.engine.plots import grids
-from gen_ray.serving.inputs import drawable
 from gen_ray.serving.service import ErrorReply, JobResult, RequestRefusedError
 
 MASKED_GREY = 128

@@ -58,7 +58,7 @@ class RequestBody(BaseModel):
         return {"deterministic": self.deterministic}
 
     def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
-        """Return those of x, mask and z that the verb uses. Raise RequestRefusedError 422."""
+        """Return those of x, mask and z that the verb uses. Raise InstanceError."""
         return {}
 
 
@@ -72,7 +72,7 @@ def instances(
     resize: bool,
     many: bool = True,
 ) -> np.ndarray:
-    """Return pictures or nested lists as stored data (N, *shape). Raise RequestRefusedError 422."""
+    """Return pictures or nested lists as stored data (N, *shape). Raise InstanceError."""
     if images is not None:
         return inputs.from_pictures(images, card.spec, field, pixels=pixels, resize=resize)
     return inputs.from_lists(x or [], card.spec, many=many)
@@ -154,7 +154,7 @@ class ImputeBody(SamplingBody):
         assert self.mask is not None
         images = None if self.image is None else [self.image]
         x = instances(card, pixels, images=images, x=self.x, field="image", resize=self.resize, many=False)
-        return {"x": x, "mask": inputs.known_by(self.mask, card.spec, pixels=pixels, resize=self.resize)}
+        return {"x": x, "mask": inputs.from_mask(self.mask, card.spec, pixels=pixels, resize=self.resize)}
 
 
 class InstancesBody(RequestBody):

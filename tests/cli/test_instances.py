@@ -13,7 +13,6 @@ from gen_ray.datasets.chosen import read_chosen
 from gen_ray.datasets.prepare import SourceOptions, prepare
 from gen_ray.engine.inference import artifact, texts
 from gen_ray.engine.plots import grids
-from gen_ray.errors import UserError
 from gen_ray.experiment import load, parse
 from tests.conftest import ROOT, Said
 
@@ -135,7 +134,7 @@ def odd(bench: Bench) -> Path:
     ("image", "mask", "told"),
     [
         ("nowhere.png", None, "nowhere.png: no such file"),
-        ("small.png", None, "is 5 x 5 pixels, digits has 8 x 8"),
+        ("small.png", None, "is 5 x 5 pixels, the model's pictures are 8 x 8"),
         ("broken.png", None, "broken.png: not an image"),
         ("broken.npz", None, "broken.npz: cannot be read"),
         ("x.jp2", None, "read from .png"),
@@ -143,7 +142,7 @@ def odd(bench: Bench) -> Path:
         ("high.npz", None, "whole numbers from 0 to 16"),
         ("half.npz", None, "whole numbers from 0 to 16"),
         ("two.npz", None, "holds a, b; give one array"),
-        (None, "black.png", "the mask has no missing value"),
+        (None, "black.png", "black.png: nothing is missing"),
         (None, "small.png", "small.png: is 5 x 5 pixels"),
         (None, "many.npz", "holds 3 masks; give a file with one mask"),
     ],
@@ -320,14 +319,15 @@ def test_a_masked_text_is_parsed_and_decoded_again() -> None:
     tokens, holes = instances.parse_masked_text("to b_", spec, "_")
     assert texts.decode_tokens(tokens[0][:4], spec) == "to b"
     assert holes[0].tolist() == [False] * 4 + [True] * 4
-    for text, hole, told in (
-        ("to be or not", "_", "12 characters"),
-        ("to be to", "_", "no missing character"),
-        ("to be", "b", "--hole"),
-        ("Xo b_", "_", "'X', which does not occur"),
+    for text, hole, field, shown in (
+        ("to be or not", "_", "text", "12 characters"),
+        ("to be to", "_", "text", "no hole"),
+        ("to be", "b", "hole", "outside"),
+        ("Xo b_", "_", "text", "'X', which does not occur"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(instances.InstanceError, match=f"`{field}`: .*{shown}") as error:
             instances.parse_masked_text(text, spec, hole)
+        assert error.value.field == field and "X" not in error.value.reason
 
 
 def untrained_speaker(root: Path, kernel: str) -> Path:

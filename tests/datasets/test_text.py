@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gen_ray.datasets import characters
 from gen_ray.datasets import source as sources
 from gen_ray.datasets import text as texts
 from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
@@ -102,7 +103,7 @@ def test_files_of_all_systems_are_read_equally_by_training_and_score(
     assert "".join(spec.alphabet[token] for token in trained[0]) == LINES and len(trained) == 1
     assert (instances.read(tmp_path / "book.txt", spec).numpy() == trained).all()
     assert instances.dropped_part(tmp_path / "book.txt", spec) == ""
-    typed, _ = instances.parse_masked_text(FORMS["dos"].decode()[:-1], spec, "#")
+    typed, _ = instances.parse_masked_text(characters.plain(FORMS["dos"].decode()[:-1]), spec, "#")
     assert typed.shape == (1, len(LINES))
 
 

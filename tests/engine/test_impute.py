@@ -124,8 +124,9 @@ def test_scaling_keeps_black_and_white_and_the_mean() -> None:
     x = torch.randint(256, (50, 3, 28, 28), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     small = instances.convert(x, own, spec, resize=True)
     assert small.dtype == torch.uint8 and abs(small.float().mean() / 16 - 0.5) < 0.01
-    with pytest.raises(UserError, match="`resize`"):
+    with pytest.raises(instances.InstanceError, match="`resize`") as error:
         instances.convert(x, own, spec, resize=False)
+    assert (error.value.field, error.value.scalable) == ("own", True)
     with pytest.raises(UserError, match="holds tokens"):
         instances.convert(x, TEXT, spec, resize=True)
 

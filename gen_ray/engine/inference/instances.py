@@ -1,10 +1,16 @@
-"""Reads instances from files in the stored form of a model's data: pictures, arrays, texts, and masks."""
+"""Instances in the stored form of a model's data: pictures, arrays, texts and masks; read from files, or parsed.
 
-from collections.abc import Callable, Mapping
+The command line and the server share the parsing. An InstanceError names the input; the callers show it as a
+flag, or as a field of the request.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import ImageFile
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,11 +18,31 @@ from gen_ray.datasets import characters, images
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import arrays
 from gen_ray.engine.inference.texts import decode_tokens
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 from gen_ray.maths.levels import stored
 
 GREYS = 256
 """Levels of a picture file."""
+
+
+ARGUMENTS = ("text", "hole")
+"""Arguments that hold an instance themselves; the other instances are named by their file or data set."""
+
+
+class InstanceError(UserError):
+    """An instance that a model cannot use."""
+
+    def __init__(
+        self, field: str, reason: str, *, detail: str = "", too_large: bool = False, scalable: bool = False
+    ) -> None:
+        """Take the name of the input, a file or a request's field, and the reason without content of the input.
+
+        detail is the reason for the user's own terminal, with content. too_large: the input exceeds a limit; scalable:
+        it has another size or number of levels than the model's data, and could be scaled.
+        """
+        remedy = f": score and latent scale it with {argument('resize')}" if scalable else ""
+        super().__init__(f"{argument(field) if field in ARGUMENTS else field}: {detail or reason}{remedy}")
+        self.field, self.reason, self.too_large, self.scalable = field, reason, too_large, scalable
 
 
 def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
@@ -56,34 +82,81 @@ def read_missing(file: Path, spec: DataSpec) -> Tensor:
 
     Transparent pixels count as black. Raise UserError for a mask of another size, or without a missing value.
     """
-    plain = spec.model_copy(update={"levels": 2, "alphabet": "", "name": f"a mask for {spec.name}"})
-    if spec.is_image:
-        plain = plain.model_copy(update={"shape": (1, *spec.shape[1:])})
+    plain = mask_spec(spec)
     drawn = spec.is_image and file.suffix.lower() in images.SUFFIXES
     missing = _picture(file, plain, False, background=images.BLACK) if drawn else read(file, plain)
     if len(missing) != 1:
         raise UserError(f"{file}: holds {len(missing)} masks; give a file with one mask")
-    if not missing.any():
-        raise UserError(f"{file}: the mask has no missing value; mark what to fill in white, or with True")
-    return missing.bool().expand(1, *spec.shape)
+    return parse_missing(missing, spec, str(file))
+
+
+def drawable(spec: DataSpec) -> bool:
+    """Return whether examples can be picture files: images of 1 or 3 channels."""
+    return spec.is_image and spec.shape[0] in images.MODES
+
+
+@contextmanager
+def picture_errors(field: str) -> Iterator[None]:
+    """Turn errors of the image reader into InstanceError."""
+    try:
+        yield
+    except images.ImageError as error:
+        too_large = isinstance(error, images.TooLargeError)
+        raise InstanceError(field, error.reason, detail=str(error), too_large=too_large) from None
+
+
+def parse_picture(
+    picture: ImageFile.ImageFile,
+    spec: DataSpec,
+    field: str,
+    *,
+    resize: bool,
+    background: images.Colour = images.WHITE,
+) -> Tensor:
+    """Return an opened picture as one instance (1, C, H, W). Raise InstanceError."""
+    with picture_errors(field):
+        x = torch.from_numpy(images.values(images.decoded(picture, spec.shape[0], background=background)))[None]
+    if x.shape[1:] != spec.shape and not resize:
+        size = f"{x.shape[3]} x {x.shape[2]} pixels, the model's pictures are {spec.shape[2]} x {spec.shape[1]}"
+        raise InstanceError(field, f"is {size}", scalable=True)
+    return _scaled(x, spec.model_copy(update={"shape": tuple(x.shape[1:]), "levels": GREYS}), spec)
+
+
+def parse_text(text: str, spec: DataSpec, field: str) -> Tensor:
+    """Return a text of the model's length as tokens (1, L). Raise InstanceError."""
+    if len(text) != spec.shape[0]:
+        raise InstanceError(field, f"has {len(text)} characters, the model's texts have {spec.shape[0]}")
+    return _tokens(text, spec, field)[None]
 
 
 def parse_masked_text(text: str, spec: DataSpec, hole: str) -> tuple[Tensor, Tensor]:
     """Return the tokens of a text (1, L) and where they are missing (1, L); hole is the character for a missing one.
 
-    A text that is too short is extended by missing tokens. Raise UserError for characters unknown to the model and for
-    a text that is too long.
+    A text that is too short is extended by missing tokens. Raise InstanceError with the field text or hole.
     """
-    text, length = characters.plain(text), spec.shape[0]
+    length = spec.shape[0]
     if len(hole) != 1 or hole in spec.alphabet:
-        raise UserError(f"must be one character that does not occur in {spec.name}", field="hole", value=repr(hole))
+        raise InstanceError("hole", "must be one character outside the model's alphabet")
     if len(text) > length:
-        raise UserError(f"the text has {len(text)} characters, {spec.name} has examples of {length}: shorten it")
+        raise InstanceError("text", f"has {len(text)} characters, the model's texts have {length}")
     text = text.ljust(length, hole)
     missing = torch.tensor([[character == hole for character in text]])
     if not missing.any():
-        raise UserError(f"the text has no missing character; write {hole!r} where one is to be filled in")
-    return _tokens(text.replace(hole, spec.alphabet[0]), spec, "the text")[None], missing
+        raise InstanceError("text", "has no hole character; write it at each position to fill in")
+    return parse_text(text.replace(hole, spec.alphabet[0]), spec, "text"), missing
+
+
+def mask_spec(spec: DataSpec) -> DataSpec:
+    """Return the spec of a mask for a spec's data; that of images has one channel."""
+    plain = spec.model_copy(update={"levels": 2, "alphabet": "", "name": f"a mask for {spec.name}"})
+    return plain.model_copy(update={"shape": (1, *spec.shape[1:])}) if spec.is_image else plain
+
+
+def parse_missing(missing: Tensor, spec: DataSpec, field: str) -> Tensor:
+    """Return a mask (1, *shape), True where missing, of one that is nonzero there. Raise InstanceError."""
+    if not missing.any():
+        raise InstanceError(field, "nothing is missing; mark the places to fill in with white, or 1")
+    return missing.bool().expand(1, *spec.shape)
 
 
 def convert(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor:
@@ -102,10 +175,8 @@ def convert(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor
     if (own.shape, own.levels) == (spec.shape, spec.levels):
         return x
     if not resize and (own.shape, own.levels) != (spec.shape, GREYS):
-        raise UserError(
-            f"{own.name} is {own.shape} of {own.levels} levels, the model's {spec.name} {spec.shape} of {spec.levels}: "
-            "`resize` scales it"
-        )
+        wanted = f"the model's {spec.name} {spec.shape} of {spec.levels}"
+        raise InstanceError(own.name, f"is {own.shape} of {own.levels} levels, {wanted}", scalable=True)
     return _scaled(x, own, spec)
 
 
@@ -146,16 +217,8 @@ def _stored(x: Tensor, spec: DataSpec) -> Tensor:
 def _picture(file: Path, spec: DataSpec, resize: bool, *, background: images.Colour = images.WHITE) -> Tensor:
     if spec.shape[0] not in images.MODES:
         raise UserError(f"{file}: images of {spec.shape[0]} channels are read from .npz")
-    try:
-        x = torch.from_numpy(images.read(file, spec.shape[0], background=background))[None]
-    except images.ImageError as error:
-        raise UserError(f"{file}: {error}") from None
-    if x.shape[1:] != spec.shape and not resize:
-        raise UserError(
-            f"{file}: is {x.shape[3]} x {x.shape[2]} pixels, {spec.name} has {spec.shape[2]} x {spec.shape[1]}: "
-            "give one of that size (score and latent scale it with `resize`)"
-        )
-    return _scaled(x, spec.model_copy(update={"shape": tuple(x.shape[1:]), "levels": GREYS}), spec)
+    with picture_errors(str(file)), images.opened(file) as picture:
+        return parse_picture(picture, spec, str(file), resize=resize, background=background)
 
 
 def _array(file: Path, spec: DataSpec, resize: bool) -> Tensor:
@@ -184,7 +247,9 @@ def _text(file: Path, spec: DataSpec, resize: bool) -> Tensor:
 def _tokens(text: str, spec: DataSpec, where: str) -> Tensor:
     unknown = sorted(set(text) - set(spec.alphabet))
     if unknown:
-        raise UserError(f"{where}: has {''.join(unknown[:20])!r}, which does not occur in {spec.name}")
+        detail = f"has {''.join(unknown[:20])!r}, which does not occur in {spec.name}"
+        reason = f"has {len(unknown)} characters that are not in the model's alphabet"
+        raise InstanceError(where, reason, detail=detail)
     return _stored(torch.tensor([spec.alphabet.index(character) for character in text]), spec)
 
 
