@@ -73,6 +73,7 @@ def ratios(node: Any) -> Iterator[dict[str, float]]:
 # ---- the command ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_everything_is_measured_without_ray_mlflow_and_data(
     gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def both(family: str) -> Iterator[tuple[torch.device, Model]]:
             yield device, replace(made, net=made.net.to(device))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_training_gives_the_same_weights_as_on_the_cpu(monkeypatch: pytest.MonkeyPatch, family: str) -> None:
     real = torch.optim.AdamW
@@ -58,6 +59,7 @@ def test_training_gives_the_same_weights_as_on_the_cpu(monkeypatch: pytest.Monke
     assert len(here) == exp.training.epochs and here == pytest.approx(there, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_inference_gives_the_same_results_as_on_the_cpu(family: str) -> None:
     found: list[list[Tensor]] = []
@@ -81,6 +83,7 @@ def test_inference_gives_the_same_results_as_on_the_cpu(family: str) -> None:
         torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_all_computations_of_a_case_stay_on_its_device(family: str, name: str) -> None:
     case = Case(family, name)

@@ -292,6 +292,7 @@ def test_a_recomputing_run_equals_the_plain_run_to_the_bit() -> None:
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_run_has_the_weights_and_names_of_the_eager_run() -> None:
     ends = []

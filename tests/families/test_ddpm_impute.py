@@ -59,6 +59,7 @@ def moments(level: int) -> tuple[float, float]:
     return mean, math.sqrt(float(weights @ (parts.variance + parts.mean**2)) - mean**2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("imputer", "steps", "name"),
     [
@@ -74,6 +75,7 @@ def test_completions_follow_the_exact_conditional(imputer: str, steps: int | Non
     assert distance(x, level) < 1.63  # p = 0.01
 
 
+@pytest.mark.slow
 def test_the_default_has_a_small_bias_for_an_ambiguous_known_part() -> None:
     """P(second pixel < 0) = 0.144 is estimated as 0.20 ± 0.02, an error of 1.2 in sqrt(N)·KS; chance adds 0.8.
 
@@ -88,6 +90,7 @@ def test_the_default_has_a_small_bias_for_an_ambiguous_known_part() -> None:
     assert distance(x, 110) < 2.6 and distance(other, 110) > 1.3 * distance(x, 110)
 
 
+@pytest.mark.slow
 def test_replacement_is_cheaper_and_less_accurate_than_resampling() -> None:
     """The known part lies between the two components."""
     cheap, some, more = (
@@ -120,6 +123,7 @@ def test_the_cost_equals_the_stated_nfe() -> None:
 SCHEDULES = {"linear": {}, "cosine": {}, "sigmoid": {}, "learned": {"loss": "vlb"}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FEWEST)
 def test_an_imputer_with_few_steps_is_not_worse_than_a_constant(name: str) -> None:
     """All values are missing. With one step fewer than FEWEST it is worse for some schedule."""

@@ -57,6 +57,7 @@ def test_extreme_input_gives_a_finite_posterior(case: str) -> None:
     assert (calm.abs() < 1).all()
 
 
+@pytest.mark.slow
 @every_pair
 def test_a_tiny_batch_can_be_memorised(case: str) -> None:
     net, x, eps, out_channels = built(case)

@@ -68,6 +68,7 @@ def test_a_config_survives_a_round_trip_through_the_union(case: str) -> None:
     assert TypeAdapter(DenoiserConfig).validate_json(config.model_dump_json()) == config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["unet-no-attention", "dit", "mlp-vector"])
 def test_a_tiny_batch_can_be_memorised(case: str) -> None:
     net, shape, out_channels = built(case, awake=False)

@@ -44,6 +44,7 @@ def stranger(desks: dict[str, Paper], settings: ApiSettings) -> TestClient:
     return TestClient(build(desks, settings), base_url="http://localhost")
 
 
+@pytest.mark.slow
 def test_every_route_under_every_method_needs_a_key(stranger: TestClient, desks: dict[str, Paper]) -> None:
     app = stranger.app
     assert isinstance(app, FastAPI)

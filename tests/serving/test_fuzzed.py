@@ -63,6 +63,7 @@ def fuzz(requests: int) -> Counter[int]:
     return statuses
 
 
+@pytest.mark.slow
 def test_two_hundred_requests() -> None:
     statuses = fuzz(200)
     assert statuses[200] > 10 and statuses[422] > 50, statuses

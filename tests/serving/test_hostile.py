@@ -215,6 +215,7 @@ def canary() -> Iterator[tuple[int, list[str]]]:
     server.server_close()
 
 
+@pytest.mark.slow
 def test_nothing_is_ever_fetched(ask: Ask, canary: tuple[int, list[str]]) -> None:
     port, hits = canary
     places = ("127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "127.1", "[::ffff:127.0.0.1]", "0")
