@@ -18,7 +18,7 @@ from pydantic import (
 
 from gen_ray import families
 from gen_ray.configuration.base import LONGEST_SECONDS, Config, validated
-from gen_ray.configuration.files import TRAINING, change, checked, located
+from gen_ray.configuration.files import TRAINING, apply_override, checked, with_location
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
@@ -284,11 +284,11 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Experiment:
     raw = checked(file, TRAINING)
     changed = deepcopy(raw)
     for override in overrides:
-        change(changed, override)
+        apply_override(changed, override)
     try:
         return parse(changed)
     except UserError as error:
-        raise located(error, raw, file, overrides, parse) from None
+        raise with_location(error, raw, file, overrides, parse) from None
 
 
 def flatten(node: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

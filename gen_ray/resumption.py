@@ -128,7 +128,7 @@ def newest(folders: list[Path], *, started: Callable[[Path], bool], same: Callab
 def _trained(home: Path) -> int:
     """Return the number of epochs after which a run's artifact was made, 0 without an artifact. Raise UserError."""
     artifact = home / run_directory.ARTIFACT
-    return run_directory.settings(artifact, home.parent.parent).training.epochs if paths.is_there(artifact) else 0
+    return run_directory.settings(artifact, home.parent.parent).training.epochs if paths.exists(artifact) else 0
 
 
 def _is_longer(before: Experiment, now: Experiment) -> bool:
@@ -169,7 +169,7 @@ def keep_data(home: Path, prepared: Prepared) -> None:
     """Save the description of a run's or sweep's data in its folder."""
     spec = prepared.spec.model_dump(mode="json")
     kept = {"fingerprint": prepared.fingerprint, "source": prepared.source, "rows": prepared.rows, "spec": spec}
-    paths.write_whole(home / DATA, json.dumps(kept, indent=1))
+    paths.write_atomic(home / DATA, json.dumps(kept, indent=1))
 
 
 def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> None:

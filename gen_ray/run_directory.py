@@ -56,7 +56,7 @@ def save(experiment: Experiment, run_id: str) -> Path:
     """Write the resolved configuration into the run's folder and return the folder."""
     home = folder(experiment, run_id)
     home.mkdir(parents=True, exist_ok=True)
-    paths.write_whole(home / CONFIG, yaml12.dump(experiment.resolved()))
+    paths.write_atomic(home / CONFIG, yaml12.dump(experiment.resolved()))
     return home
 
 
@@ -115,7 +115,7 @@ def artifact_of(run_id: str, root: Path) -> Path:
         found = root / RUNS / checked_id(run_id) / ARTIFACT
     except ValueError as error:
         raise UserError(str(error)) from None
-    if not paths.is_there(found):
+    if not paths.exists(found):
         raise UserError(f"{run_id}: no such finished run in {root / 'runs'}")
     return found
 
@@ -126,11 +126,11 @@ def find_artifact(model: str, root: Path) -> Path:
     Raise UserError with the places that were searched, and the nearest run or another remedy.
     """
     paths.check(root)
-    given = paths.place(model)
+    given = paths.resolve(model)
     for folder in (given, given / ARTIFACT, root / RUNS / model / ARTIFACT):
-        if paths.is_there(folder) and (paths.current(folder) / META).is_file():
+        if paths.exists(folder) and (paths.current_version(folder) / META).is_file():
             return folder.absolute()
-    finished = [run / ARTIFACT for run in named(model, root / RUNS) if paths.is_there(run / ARTIFACT)]
+    finished = [run / ARTIFACT for run in named(model, root / RUNS) if paths.exists(run / ARTIFACT)]
     if finished:
         return finished[-1].absolute()
     raise UserError(f"{model}: {_missing(model, given, root)}")

@@ -18,7 +18,7 @@ def demo(
 ) -> None:
     """Train a small model of every family on 8×8 digits through Ray; evaluate, compare and draw it (minutes)."""
     from gen_ray.cluster.data.preparation import prepare_data
-    from gen_ray.cluster.evaluation.evaluate import portray
+    from gen_ray.cluster.evaluation.evaluate import make_summary_figure
     from gen_ray.cluster.nodes.connect import connected
     from gen_ray.cluster.training.train import train
     from gen_ray.engine.plots import grids
@@ -33,7 +33,7 @@ def demo(
                 done = train(experiment, watch=watch)
             bits = done.metrics[BITS_PER_DIM.name]
             typer.echo(f"{experiment.name}: {bits:.3f} bits/dim")
-            picture = portray(experiment, prepare_data(experiment), done.artifact)
+            picture = make_summary_figure(experiment, prepare_data(experiment), done.artifact)
             pictures[f"{experiment.name}: {bits:.2f} bits/dim"] = picture
             runs.append(done.run_id)
     grids.write(out, grids.panel(pictures))

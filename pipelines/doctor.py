@@ -29,10 +29,10 @@ def doctor(
 
 
 def _lines(storage: Path) -> Iterator[Line]:
-    from gen_ray.host.machine import PACKAGES, look
+    from gen_ray.host.machine import PACKAGES, inspect_machine
     from gen_ray.storage.paths import is_remote
 
-    here = look(Path() if is_remote(storage) else storage)
+    here = inspect_machine(Path() if is_remote(storage) else storage)
     for name in ("python", *PACKAGES):
         missing = "not installed (pip install -e .)"
         yield ("ok ", name, here.versions[name]) if name in here.versions else ("NO ", name, missing)
@@ -44,14 +44,14 @@ def _lines(storage: Path) -> Iterator[Line]:
 
 def _machine(name: str, machine: "Machine") -> Iterator[Line]:
     yield "ok ", name, str(machine)
-    for doubt in machine.doubts():
+    for doubt in machine.warnings():
         yield "?? ", name, doubt
 
 
 def _token() -> Line:
     from gen_ray.host import ray_token
 
-    if not ray_token.known():
+    if not ray_token.exists():
         return "ok ", "token", "none: gen-ray start head creates one; the other machines need a copy"
     if ray_token.is_open():
         return "?? ", "token", f"{ray_token.file()}: other users can read it; run chmod 600 on it"
@@ -78,7 +78,7 @@ def _cluster(storage: Path, here: "Machine") -> Iterator[Line]:
     for node in nodes:
         if node.seen:
             yield from _machine(node.name, node.seen)
-        for wrong in node.wrong(here):
+        for wrong in node.problems(here):
             yield "NO ", node.name, wrong
 
 

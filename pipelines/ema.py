@@ -41,19 +41,19 @@ def ema(
         raise UserError(f"{run}: only runs keep the snapshots for averages, and {folder} is not in a run")
     from gen_ray.engine.inference import artifact, model_files
     from gen_ray.engine.training import post_hoc_ema
-    from gen_ray.storage.paths import copy, is_there, remove
-    from gen_ray.storage.replacement import PARTIAL, hidden
+    from gen_ray.storage.paths import copy, exists, remove
+    from gen_ray.storage.replacement import PARTIAL, hidden_path
 
     home, now = folder.parent, artifact.load(folder)
     experiment = run_directory.settings(folder, storage)
-    candidates = hidden(home / "candidates", PARTIAL)
+    candidates = hidden_path(home / "candidates", PARTIAL)
     residuals = _residuals(partial(post_hoc_ema.residual, home), [*(sigma_rel or []), *(more or [])])
     found: dict[str, dict[str, Any]] = {_name(now.meta.get("ema")): dict(now.meta["metrics"])}
     try:
         found |= _measured(experiment, folder, residuals, candidates)
         _show(found, by, {_name({"sigma_rel": width}): residual for width, residual in residuals.items()})
         best = min(found, key=lambda name: found[name][f"eval/{by}"])
-        if is_there(candidates / best):
+        if exists(candidates / best):
             model_files.commit(folder, partial(copy, candidates / best))
     finally:
         remove(candidates)

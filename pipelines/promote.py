@@ -104,7 +104,7 @@ def promote(
     candidate = registry.record(own, metric)
     model = name or _model_name(run_directory.meta(chosen)["data"]["name"], found.family.name)
     terminal.check_name("--name", model)
-    reason = "" if force else registry.obstacle(store, model, candidate, margin=margin)
+    reason = "" if force else registry.rejection_reason(store, model, candidate, margin=margin)
     if reason:  # before minutes of measuring
         typer.echo(f"{model} keeps its champion: {reason} (--force)")
         return
@@ -136,9 +136,9 @@ def _check(experiment: "Experiment", artifact: Path, asked: PromoteOptions) -> N
 
 def _kept(measured: "Release", store: "Store", mlflow_id: str, artifact: Path) -> "Release":
     """Return the release with its artifact stored where servers find it."""
-    from gen_ray.tracking.releases import keep
+    from gen_ray.tracking.releases import store_artifact
 
-    path, digest = keep(store, mlflow_id, artifact)
+    path, digest = store_artifact(store, mlflow_id, artifact)
     return replace(measured, path=path, manifest=digest)
 
 
@@ -172,7 +172,7 @@ def _measured(
     from gen_ray.cluster.nodes.connect import connected
     from gen_ray.engine.evaluation.pareto import choose
     from gen_ray.tracking.releases import Release
-    from gen_ray.tracking.runs import attach
+    from gen_ray.tracking.runs import log_artifacts
 
     with connected(experiment.scaling):
         work = Measurement(experiment, training_data(experiment, folder), folder, order)
@@ -183,7 +183,7 @@ def _measured(
         choices = choose(measured.points)
         sha, build = work.fingerprint(choices["fast"].choice)
     _show(measured, choices)
-    attach(store, run, _files(measured, choices), "sampling")
+    log_artifacts(store, run, _files(measured, choices), "sampling")
     return Release(
         version="",
         quality={name: point.choice for name, point in choices.items()},

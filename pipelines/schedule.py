@@ -63,11 +63,11 @@ def add(
         "grace_minutes": grace_minutes,
         "added": datetime.now(UTC).replace(microsecond=0),
     }
-    schedule, book = validated(RecurringSweep, raw), ScheduleStore(storage)
+    schedule, store = validated(RecurringSweep, raw), ScheduleStore(storage)
     if address:
         _check_secrets()
-    book.add(schedule)
-    typer.echo(f"{book.file(schedule.name)}: next {_next(schedule)}")
+    store.add(schedule)
+    typer.echo(f"{store.file(schedule.name)}: next {_next(schedule)}")
     typer.echo(f"to launch it: gen-ray schedule run --storage {storage}")
 
 
@@ -88,19 +88,19 @@ def _check_secrets() -> None:
 @app.command(name="list")
 def list_(storage: Storage = Path("gen_ray_runs")) -> None:
     """List the schedules with their next time and the result of the last occurrence."""
-    keeper, _ = _keeper(storage)
+    reconciler, _ = _reconciler(storage)
     lines = []
-    for name in keeper.book.names():
-        schedule = keeper.book.load(name)
-        last = keeper.seen(schedule, keeper.book.past(schedule)).last
+    for name in reconciler.store.names():
+        schedule = reconciler.store.load(name)
+        last = reconciler.seen(schedule, reconciler.store.load_state(schedule)).last
         when = _when(schedule, last.at) if last else "–"
         state = f"{last.state}: {last.note}" if last and last.note else last.state if last else "–"
         lines.append([name, schedule.cron, schedule.timezone, _next(schedule), when, state])
     if not lines:
-        typer.echo(f"no schedules in {keeper.book.folder}")
+        typer.echo(f"no schedules in {reconciler.store.folder}")
         return
     header = ["name", "cron", "timezone", "next", "last", "state"]
-    terminal.show_table(str(keeper.book.folder), header, lines, prose=("state",))
+    terminal.show_table(str(reconciler.store.folder), header, lines, prose=("state",))
 
 
 @app.command()
@@ -123,12 +123,12 @@ def run(
     from gen_ray.errors import EndedError
     from gen_ray.recurring.daemon import Daemon
 
-    keeper, local = _keeper(storage)
-    signals.take_time()  # the sweeps of this machine end first
+    reconciler, local = _reconciler(storage)
+    signals.lift_time_limit()  # the sweeps of this machine end first
     try:
         if once is not None:
-            raise typer.Exit(_once(keeper, local, once))
-        Daemon(keeper, typer.echo, local.adopt).run()
+            raise typer.Exit(_once(reconciler, local, once))
+        Daemon(reconciler, typer.echo, local.adopt).run()
     except (EndedError, KeyboardInterrupt):
         if once is not None:
             raise
@@ -137,27 +137,27 @@ def run(
         local.close()
 
 
-def _once(keeper: "Reconciler", local: "LocalLauncher", name: str) -> int:
+def _once(reconciler: "Reconciler", local: "LocalLauncher", name: str) -> int:
     """Run an occurrence and return its exit code."""
     from gen_ray.recurring.launcher import wait
 
-    schedule, made = keeper.book.load(name), keeper.once(name)
-    occurrence, launcher = schedule.occurrence(made.at), keeper.launcher(schedule)
+    schedule, made = reconciler.store.load(name), reconciler.launch_now(name)
+    occurrence, launcher = schedule.occurrence(made.at), reconciler.launcher(schedule)
     typer.echo(f"{occurrence}: {local.log(occurrence) if launcher is local else schedule.address}")
     state = wait(launcher, occurrence)
-    keeper.refresh(name)
+    reconciler.refresh(name)
     typer.echo(f"{occurrence}: {state.word}{state.note and ': '}{state.note}" if state else f"{occurrence}: lost")
     return state.code if state else 1
 
 
-def _keeper(storage: Path) -> "tuple[Reconciler, LocalLauncher]":
+def _reconciler(storage: Path) -> "tuple[Reconciler, LocalLauncher]":
     from gen_ray.recurring.launcher import Launcher
     from gen_ray.recurring.local_launcher import LocalLauncher
     from gen_ray.recurring.reconciler import Reconciler
     from gen_ray.recurring.store import LOGS, ScheduleStore
 
-    book = ScheduleStore(storage)
-    local = LocalLauncher(book.folder / LOGS)
+    store = ScheduleStore(storage)
+    local = LocalLauncher(store.folder / LOGS)
 
     def launcher(schedule: "RecurringSweep") -> Launcher:
         if schedule.address is None:
@@ -166,7 +166,7 @@ def _keeper(storage: Path) -> "tuple[Reconciler, LocalLauncher]":
 
         return Jobs(schedule.address)
 
-    return Reconciler(book, launcher), local
+    return Reconciler(store, launcher), local
 
 
 def _next(schedule: "RecurringSweep") -> str:

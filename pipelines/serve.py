@@ -83,11 +83,11 @@ def serve(
         typer.echo(_yaml(app, place), nl=False)
         return
     from gen_ray.cluster.serving import server  # imports Ray Serve, which takes longer than all the checks
-    from gen_ray.storage.paths import beside
+    from gen_ray.storage.paths import local_dir
 
     with server.served(app, place.host, place.port, detached=detach, replace=replace) as url:
         _show(app, url)
-        typer.echo(f"requests: {beside(app.root) / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
+        typer.echo(f"requests: {local_dir(app.root) / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
         if not detach:
             signals.wait()
             typer.echo("ending: running requests are finished first", err=True)

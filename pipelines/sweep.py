@@ -88,16 +88,18 @@ def _promoted(plan: "SweepPlan", sweep_id: str, best: str, model: str, margin: f
     """Compare the best trial with the champion; tag the sweep's run with the outcome and return it."""
     from gen_ray import run_directory
     from gen_ray.tracking import registry
-    from gen_ray.tracking.releases import Release, keep
-    from gen_ray.tracking.runs import row, tag
+    from gen_ray.tracking.releases import Release, store_artifact
+    from gen_ray.tracking.runs import row, set_tags
     from gen_ray.tracking.store import Store
 
-    store, metric = Store.of_experiment(plan.first), registry.judged_by(plan.sweep.metric)
+    store, metric = Store.of_experiment(plan.first), registry.promotion_metric(plan.sweep.metric)
     margin = registry.MARGIN if margin is None else margin
-    path, digest = keep(store, row(store, best).mlflow_id, run_directory.artifact_of(best, plan.first.storage.root))
+    path, digest = store_artifact(
+        store, row(store, best).mlflow_id, run_directory.artifact_of(best, plan.first.storage.root)
+    )
     tags = Release(version="", path=path, manifest=digest).tags()
     verdict = registry.promote_run(store, model, best, metric, margin=margin, tags=tags)
-    tag(store, sweep_id, {"promotion": verdict.line})
+    set_tags(store, sweep_id, {"promotion": verdict.line})
     return verdict.line
 
 

@@ -35,7 +35,7 @@ def main(verb: typer.Typer | Callable[..., Any]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     failures.prepare_streams()
     failures.find_home()
-    ray_token.use()
+    ray_token.enable()
     _bypass_proxy()
     app = verb if isinstance(verb, typer.Typer) else _single_verb(verb)
     debug = "--debug" in sys.argv
@@ -76,7 +76,7 @@ def _run(app: Callable[..., Any]) -> NoReturn:
         raise UserError(fault)
     sys.argv[1:] = map(without_file_uri, sys.argv[1:])
     shadowing.check(Path.cwd())
-    with signals.in_order():
+    with signals.end_in_order():
         code = app(standalone_mode=False)
         if code == INTERRUPTED:  # typer's exit code for Ctrl-C
             raise KeyboardInterrupt
@@ -143,7 +143,7 @@ def _fail(line: str, code: int) -> None:
     with suppress(OSError):  # the terminal may be gone
         typer.echo(f"error: {failures.one_line(failures.with_flags(line))}", err=True)
     failures.flush()
-    signals.leave(code)
+    signals.exit_process(code)
     raise SystemExit(code)
 
 

@@ -120,7 +120,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Path]:
     """Return a bucket on a real S3 server on loopback, as storage.root."""
-    from gen_ray.storage.paths import place, remote
+    from gen_ray.storage.paths import remote, resolve
 
     port = S3.rpartition(":")[2]
     server = subprocess.Popen(
@@ -133,7 +133,7 @@ def s3() -> Iterator[Path]:
         while socket.socket().connect_ex(("127.0.0.1", int(port))):
             assert server.poll() is None and time.monotonic() < until
             time.sleep(0.1)
-        bucket = place("s3://gen-ray-tests")
+        bucket = resolve("s3://gen-ray-tests")
         remote(bucket)[0].mkdir("gen-ray-tests")
         yield bucket
     finally:

@@ -14,7 +14,7 @@ import pytest
 from gen_ray.errors import UserError
 from gen_ray.tracking import database, registry
 from gen_ray.tracking.releases import champions, release
-from gen_ray.tracking.runs import TrackedRun, experiments, picture, row, rows
+from gen_ray.tracking.runs import TrackedRun, experiments, latest_image, row, rows
 from gen_ray.tracking.store import Store
 from tests.conftest import Said
 
@@ -25,7 +25,7 @@ NAME = "moved"
 def original(storage: Path) -> Path:
     """Return a storage with one finished run that has a picture; it uses the session's database."""
     run = TrackedRun(Store.of(None, NAME, storage), "a-1", name="a", params={}, tags={})
-    run.show("samples", np.full((4, 4, 3), 7, np.uint8), step=1)
+    run.log_image("samples", np.full((4, 4, 3), 7, np.uint8), step=1)
     run.close("FINISHED")
     return storage
 
@@ -49,9 +49,9 @@ def test_a_copied_storage_uses_its_own_artifacts_and_not_the_original(original: 
     [old] = rows(store)
     drawn = next(tmp_path.rglob("*.png"))
     drawn.write_bytes(b"the copy's own")
-    assert picture(store, old, "samples") == b"the copy's own"
+    assert latest_image(store, old, "samples") == b"the copy's own"
     again = TrackedRun(store, "a-2", name="a", params={}, tags={})
-    again.show_text("note", "here", 1)
+    again.log_text("note", "here", 1)
     assert [*(tmp_path.rglob("step-*.txt"))]
     assert contents(original / database.ARTIFACTS) == before
 
@@ -73,7 +73,7 @@ def test_a_read_only_storage_can_be_read_and_is_not_changed(
     before = contents(tmp_path)
     [found] = rows(store)
     assert row(store, "a-1").run_id == "a-1" and NAME in experiments(store)
-    assert picture(store, found, "samples") and champions(store) == champions(Store.of(None, NAME, original))
+    assert latest_image(store, found, "samples") and champions(store) == champions(Store.of(None, NAME, original))
     assert contents(tmp_path) == before
 
 

@@ -103,9 +103,9 @@ def test_a_command_under_nohup_survives_its_terminal() -> None:
 
 def test_a_verb_inside_another_one_leaves_its_files_and_handlers() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with signals.in_order():
+    with signals.end_in_order():
         file, handler = signals._clock.write, signal.getsignal(signal.SIGTERM)
-        with signals.in_order():
+        with signals.end_in_order():
             pass
         os.fstat(file)
         assert signal.getsignal(signal.SIGTERM) is handler

@@ -26,7 +26,7 @@ import sys, time
 from gen_ray.storage import lease, paths
 lease.BEAT_SECONDS = 0.2
 try:
-    with lease.held(paths.place(sys.argv[1])):
+    with lease.held(paths.resolve(sys.argv[1])):
         print("held", flush=True)
         time.sleep(60)
 except lease.RunError as error:

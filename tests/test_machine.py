@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gen_ray.cluster.nodes.checkup import Node
-from gen_ray.host.machine import Machine, has_bfloat16, look
+from gen_ray.host.machine import Machine, has_bfloat16, inspect_machine
 
 HERE = Machine(
     versions={"python": "3.12.1", "ray": "2.60.0", "torch": "2.14.1", "gen-ray": "0.1.0"}, cores=8,
@@ -21,7 +21,7 @@ THERE = Node("there (192.0.2.2)", 2, HERE, True)
 
 
 def test_this_machine_is_described_and_nothing_is_created(tmp_path: Path) -> None:
-    seen = look(tmp_path / "not" / "there")
+    seen = inspect_machine(tmp_path / "not" / "there")
     assert seen.cores > 0 and seen.memory_gib > 0.1 and seen.open_files > 0 and seen.disk_gib > 0
     assert {"python", "ray", "torch", "gen-ray"} <= set(seen.versions) and not list(tmp_path.iterdir())
 
@@ -35,7 +35,7 @@ def test_gpus_that_torch_cannot_use_are_not_counted(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", fail)
-    seen = look(tmp_path)
+    seen = inspect_machine(tmp_path)
     assert seen.gpus == () and "no GPU" in str(seen)
 
 
@@ -58,8 +58,8 @@ def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch, major
     ],
 )
 def test_a_possible_problem_is_reported_with_its_remedy(changed: dict[str, float], told: str) -> None:
-    assert not list(HERE.doubts()) and not list(replace(HERE, shm_gib=None).doubts())
-    [doubt] = replace(HERE, **changed).doubts()
+    assert not list(HERE.warnings()) and not list(replace(HERE, shm_gib=None).warnings())
+    [doubt] = replace(HERE, **changed).warnings()
     assert re.search(told, doubt)
 
 
@@ -76,6 +76,6 @@ def test_a_possible_problem_is_reported_with_its_remedy(changed: dict[str, float
     ],
 )
 def test_an_error_is_reported_with_its_remedy(node: Node, told: str) -> None:
-    assert not list(THERE.wrong(HERE)) and not list(replace(THERE, gpus=0).wrong(HERE))
-    [wrong] = node.wrong(HERE)
+    assert not list(THERE.problems(HERE)) and not list(replace(THERE, gpus=0).problems(HERE))
+    [wrong] = node.problems(HERE)
     assert re.search(told, wrong)

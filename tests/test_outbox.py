@@ -115,13 +115,13 @@ def test_metrics_of_a_run_are_sent_together_and_in_order(ledger: Ledger, tmp_pat
         outbox.put(run, "open", name=run, params={}, tags={})
     for step in range(600):
         outbox.put("ab"[step % 2], "log", metrics={"x": 0.0, "y": 1.0, "z": 2.0, "w": 3.0}, step=step, at=step)
-    outbox.put("a", "tag", tags={"k": "v"})
+    outbox.put("a", "set_tags", tags={"k": "v"})
     outbox.put("a", "log", metrics={"x": 0.0}, step=600, at=600)
     ledger.there.set()
     until(lambda: outbox.pending("a") == outbox.pending("b") == (0, ""))
     assert sorted(ledger.batches) == [1, 200, 200, 1000, 1000]
     of_a = [args.get("step", verb) for run, verb, args in ledger.seen if run == "a"]
-    assert of_a == ["open", *range(0, 600, 2), "tag", 600]
+    assert of_a == ["open", *range(0, 600, 2), "set_tags", 600]
 
 
 def test_messages_of_an_ended_process_are_sent_by_the_next_one(ledger: Ledger, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_messages_of_an_ended_process_are_sent_by_the_next_one(ledger: Ledger, t
     ledger.there.clear()
     picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     gone.put("a", "log", metrics={"loss": 1.5}, step=3, at=7)
-    gone.put("a", "show", name="samples", picture=picture, step=3)
+    gone.put("a", "log_image", name="samples", picture=picture, step=3)
     until(lambda: gone.file.exists() and len(gone.file.read_text().splitlines()) == 4)
     words = gone.file.read_text()
     gone.discard()
@@ -146,7 +146,7 @@ def test_messages_of_an_ended_process_are_sent_by_the_next_one(ledger: Ledger, t
     following = Outbox(STORE, tmp_path, fresh)
     until(lambda: following.pending("a") == (0, ""))
     assert [(run_id, verb) for run_id, verb, _ in fresh.seen] == [
-        ("a", "open"), ("a", "log"), ("a", "show"), ("a", "close"),
+        ("a", "open"), ("a", "log"), ("a", "log_image"), ("a", "close"),
     ]  # fmt: skip
     assert fresh.seen[1][2] == {"metrics": {"loss": 1.5}, "step": 3, "at": 7}
     assert (fresh.seen[2][2]["picture"] == picture).all() and fresh.seen[3][2] == {"status": "KILLED"}
@@ -159,7 +159,10 @@ GONE = f"{socket.gethostname()}:999999999:1"
 def left_behind(folder: Path, name: str = "left.jsonl", run_id: str = "a") -> Path:
     """Write the file of a process that ended while the store was unavailable."""
     file = folder / name
-    messages = [[run_id, "open", {"name": run_id, "params": {}, "tags": {}}], [run_id, "tag", {"tags": {"k": "v"}}]]
+    messages = [
+        [run_id, "open", {"name": run_id, "params": {}, "tags": {}}],
+        [run_id, "tag", {"tags": {"k": "v"}}],  # its name in earlier versions
+    ]
     head = [STORE.uri, STORE.experiment, GONE]
     file.write_text("\n".join(json.dumps(line) for line in [head, *messages]))
     return file
@@ -176,7 +179,7 @@ def test_a_damaged_file_is_set_aside_and_named(
     left_behind(tmp_path)
     outbox = Outbox(STORE, tmp_path, ledger)
     until(lambda: outbox.pending("a") == (0, ""))
-    assert [verb for _, verb, _ in ledger.seen] == ["open", "tag", "close"]
+    assert [verb for _, verb, _ in ledger.seen] == ["open", "set_tags", "close"]
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("1-damaged.damaged", damage)]
     assert "1-damaged.jsonl: cannot be read" in caplog.text
 
@@ -206,7 +209,7 @@ def test_a_file_that_cannot_be_read_is_not_damaged(ledger: Ledger, tmp_path: Pat
     assert "folder.jsonl: is passed over (Is a directory)" in caplog.text and (tmp_path / "folder.jsonl").is_dir()
 
 
-@pytest.mark.parametrize("verb", ["write_whole", "unlink"])
+@pytest.mark.parametrize("verb", ["write_atomic", "unlink"])
 def test_a_read_only_folder_does_not_stop_delivery(
     ledger: Ledger, tmp_path: Path, verb: str, monkeypatch: pytest.MonkeyPatch, caplog: Caplog
 ) -> None:
@@ -214,14 +217,14 @@ def test_a_read_only_folder_does_not_stop_delivery(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     left_behind(tmp_path)
-    monkeypatch.setattr(*(Path, "unlink") if verb == "unlink" else (spool, "write_whole"), refuse)
+    monkeypatch.setattr(*(Path, "unlink") if verb == "unlink" else (spool, "write_atomic"), refuse)
     ledger.there.clear()
     outbox = Outbox(STORE, tmp_path, ledger)
     outbox.put("b", "open", name="b", params={}, tags={})
     until(lambda: outbox.file.exists() if verb == "unlink" else "cannot be written" in caplog.text)
     ledger.there.set()
     until(lambda: outbox.pending("a") == outbox.pending("b") == (0, ""))
-    outbox.put("b", "tag", tags={})
+    outbox.put("b", "set_tags", tags={})
     until(lambda: outbox.pending("b") == (0, ""))
     words = "it cannot be removed (Permission denied)" if verb == "unlink" else "cannot be written (Permission denied)"
     assert words in caplog.text and caplog.text.count("cannot be written") <= 1
@@ -257,7 +260,7 @@ def test_a_message_stays_in_its_file_until_it_is_delivered(ledger: Ledger, tmp_p
     taken.rename(tmp_path / name)  # simulates the end of this process
     following = Outbox(STORE, tmp_path, fresh := Ledger())
     until(lambda: following.pending("a") == (0, ""))
-    assert [verb for _, verb, _ in fresh.seen] == ["open", "tag", "close"] and not list(tmp_path.iterdir())
+    assert [verb for _, verb, _ in fresh.seen] == ["open", "set_tags", "close"] and not list(tmp_path.iterdir())
 
 
 def test_the_file_of_a_refused_run_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

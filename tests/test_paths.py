@@ -35,7 +35,7 @@ ODD = (
     ],
 )
 def test_paths_and_file_uris(text: str, path: str) -> None:
-    assert user_paths.local(text) == Path(path) and storage.place(text) == Path(path).absolute()
+    assert user_paths.local(text) == Path(path) and storage.resolve(text) == Path(path).absolute()
 
 
 @pytest.mark.parametrize("text", ["file://host/a", "file:a", "file://", "~nobody-of-that-name/a"])
@@ -51,7 +51,7 @@ def test_a_folder_whose_name_is_not_text_is_refused(tmp_path: Path, by: str, mon
     monkeypatch.chdir(odd if by == "current folder" else tmp_path)
     text = {"argument": f"{odd}/s", "current folder": "s", "file URI": f"file://{odd}/s"}[by]
     with pytest.raises(UserError, match=r"caf\\udce9/s': has bytes that are not text in UTF-8; rename the folder"):
-        storage.place(text)
+        storage.resolve(text)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_folder_whose_name_is_not_text_is_refused(tmp_path: Path, by: str, mon
 )
 def test_object_stores_refuse_patterns(uri: str) -> None:
     with pytest.raises(UserError, match="cannot be in the URI of an object store"):
-        storage.place(uri)
+        storage.resolve(uri)
 
 
 @pytest.mark.parametrize(

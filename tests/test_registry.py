@@ -10,8 +10,8 @@ from gen_ray.errors import RunError, UserError
 from gen_ray.metrics import BITS_PER_DIM
 from gen_ray.storage import manifest
 from gen_ray.tracking import registry, releases, versions
-from gen_ray.tracking.registry import champion, judged_by, promote_run
-from gen_ray.tracking.runs import TrackedRun, connect, row, tag
+from gen_ray.tracking.registry import champion, promote_run, promotion_metric
+from gen_ray.tracking.runs import TrackedRun, connect, row, set_tags
 from gen_ray.tracking.store import Store
 
 BITS = BITS_PER_DIM.name
@@ -45,7 +45,7 @@ def ran(store: Store, model: str, number: int, bits: float, tags: Any = DATA, **
     )
     weights = Path(store.uri.removeprefix("sqlite:///")).parent / "weights.safetensors"
     weights.write_bytes(run_id.encode())
-    run.keep(weights, "model")
+    run.log_artifact(weights, "model")
     run.close("FINISHED")
     return run_id
 
@@ -129,13 +129,13 @@ def test_a_champion_of_another_tool_is_not_compared(store: Store, model: str) ->
 
 
 def test_a_sweep_is_compared_by_its_own_metric_if_all_runs_have_it() -> None:
-    assert judged_by("eval/frechet_distance") == "eval/frechet_distance"
-    assert judged_by("validation/loss_nats") == judged_by("sample/seconds_per_image") == BITS
+    assert promotion_metric("eval/frechet_distance") == "eval/frechet_distance"
+    assert promotion_metric("validation/loss_nats") == promotion_metric("sample/seconds_per_image") == BITS
 
 
 def test_a_run_that_has_ended_can_be_tagged(store: Store, model: str) -> None:
     run_id = ran(store, model, 1, 1.0)
-    tag(store, run_id, {"promotion": "champion"})
+    set_tags(store, run_id, {"promotion": "champion"})
     found = row(store, run_id)
     assert found.tags["promotion"] == "champion" and found.status == "FINISHED"
 
@@ -195,8 +195,8 @@ def test_a_changed_artifact_is_stored_beside_the_first(store: Store, model: str,
     folder.mkdir()
     (folder / "weights.safetensors").write_text("averaged")
     manifest.write(folder)
-    path, digest = releases.keep(store, run.mlflow_id, folder)
-    assert path.startswith("model-") and releases.keep(store, run.mlflow_id, folder) == (path, digest)
+    path, digest = releases.store_artifact(store, run.mlflow_id, folder)
+    assert path.startswith("model-") and releases.store_artifact(store, run.mlflow_id, folder) == (path, digest)
     tags = releases.Release(version="", path=path, manifest=digest).tags()
     candidate = replace(registry.record(run, BITS), tags=tags)
     assert registry.promote(store, model, candidate).promoted

@@ -137,7 +137,7 @@ def promotable(store: Store, model: str, folder: Path) -> registry.VersionRecord
     (folder / "weights.safetensors").write_text("w")
     manifest.write(folder)
     run = row(store, ran(store, model, 1, 1.8))
-    path, digest = releases.keep(store, run.mlflow_id, folder)
+    path, digest = releases.store_artifact(store, run.mlflow_id, folder)
     tags = releases.Release(version="", path=path, manifest=digest).tags()
     return replace(registry.record(run, BITS), tags=tags)
 
@@ -187,7 +187,7 @@ def test_of_two_simultaneous_promotions_the_better_one_stays(
     waits = better if last == "the better one" else worse
     both, one_set = threading.Barrier(2), threading.Event()
     register, set_alias = MlflowClient.create_model_version, MlflowClient.set_registered_model_alias
-    monkeypatch.setattr(registry, "alone", lambda *_: nullcontext())
+    monkeypatch.setattr(registry, "exclusive", lambda *_: nullcontext())
 
     def register_together(client: MlflowClient, *args: Any, **options: Any) -> Any:
         both.wait(20)

@@ -25,7 +25,7 @@ from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import parse
 from gen_ray.nets.classifier import Classifier
 from gen_ray.storage import manifest, paths, replacement
-from gen_ray.storage.paths import place
+from gen_ray.storage.paths import resolve
 from gen_ray.sweeps.journal import journal
 from gen_ray.tracking.store import Store
 
@@ -46,7 +46,7 @@ def fill(content: str, draft: Path) -> None:
 def test_a_folder_appears_complete_and_can_be_replaced_copied_and_removed(root: Path) -> None:
     for content in ("first", "second"):
         paths.commit(root / "f", partial(fill, content))
-    with paths.here(root / "f") as found:
+    with paths.local_copy(root / "f") as found:
         manifest.verify(found)
         assert (found / "deep" / "b").read_text() == "second"
     paths.commit(root / "g", partial(paths.copy, root / "f"))
@@ -81,7 +81,7 @@ def test_on_an_object_store_a_version_exists_once_the_pointer_names_it(s3: Path,
     (home.folder_of(7) / "a").write_bytes(b"half")
     assert home.folders() == [home.folder_of(5)] and home.last() == home.folder_of(5)
     home.add({"a": b"2"}, 7)
-    (paths.current(home.folder_of(7)) / "a").write_bytes(b"3")
+    (paths.current_version(home.folder_of(7)) / "a").write_bytes(b"3")
     assert home.last() == home.folder_of(5)  # the newer one is damaged and skipped
 
 
@@ -90,7 +90,7 @@ def test_the_object_store_layout_of_an_older_release_is_read(s3: Path, tmp_path:
     folder = s3 / tmp_path.name / "f"
     (folder / "a").write_bytes(b"1")
     (folder / manifest.NAME).write_text(manifest.text({"a": sha256(b"1").hexdigest()}))
-    assert paths.is_there(folder) and paths.complete(folder.parent, "*") == [folder]
+    assert paths.exists(folder) and paths.complete(folder.parent, "*") == [folder]
     paths.read(folder, manifest.verify)
     paths.commit(folder, partial(fill, "second"))
     assert paths.read(folder, content) == "second"
@@ -139,8 +139,8 @@ def test_a_folder_that_is_being_removed_is_not_restored(tmp_path: Path, monkeypa
     def slow(place: Path, **options: Any) -> None:
         if not found and folder.exists():
             (place / "a").unlink()
-            folder.rename(replacement.hidden(folder, ".elsewhere"))
-            found.append(str(replacement.put_back(folder)))
+            folder.rename(replacement.hidden_path(folder, ".elsewhere"))
+            found.append(str(replacement.restore_folder(folder)))
         rmtree(place, **options)
 
     monkeypatch.setattr(shutil, "rmtree", slow)
@@ -174,7 +174,7 @@ def test_a_kill_at_any_moment_leaves_the_old_version_or_the_new_one(
         patched.setattr(Path, "rename", dying(Path.rename))
         patched.setattr(shutil, "rmtree", dying(shutil.rmtree))
         paths.commit(folder, partial(fill, "second"))
-    assert paths.is_there(folder) and paths.read(folder, content) in {"first", "second"}
+    assert paths.exists(folder) and paths.read(folder, content) in {"first", "second"}
     paths.commit(folder, partial(fill, "third"))
     assert paths.read(folder, content) == "third"
 
@@ -200,7 +200,7 @@ def test_a_text_file_can_be_written_by_several_processes_at_once(root: Path) -> 
         root.mkdir()
     texts = [str(number) * 5000 for number in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda text: paths.write_whole(root / "f", text), texts * 5))
+        list(pool.map(lambda text: paths.write_atomic(root / "f", text), texts * 5))
     assert (root / "f").read_text() in texts and [file.name for file in root.iterdir()] == ["f"]
 
 
@@ -255,11 +255,11 @@ def test_a_damaged_shard_on_s3_is_named(s3: Path, tmp_path: Path) -> None:
 
 def test_unreachable_storage_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"zz://a: must be a folder or s3://BUCKET/PREFIX"):
-        place("zz://a")
+        resolve("zz://a")
     with pytest.raises(UserError, match=r"tracking\.uri: is needed where storage.root is s3://b/c"):
-        Store.of(None, "gen_ray", place("s3://b/c"))
+        Store.of(None, "gen_ray", resolve("s3://b/c"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert Store.of(None, "gen_ray", place("s3://b/c")).uri == "http://mlflow:5000"
+    assert Store.of(None, "gen_ray", resolve("s3://b/c")).uri == "http://mlflow:5000"
     monkeypatch.setenv("GEN_RAY_STORAGE", "s3://bucket/prefix/")
     assert parse({"name": "a", "family": "vae"}).resolved()["storage"]["root"] == "s3://bucket/prefix"
     with pytest.raises(UserError, match=r"storage.root: .*_ray_pkg_1.*GEN_RAY_STORAGE"):
@@ -270,7 +270,7 @@ def test_an_unreachable_root_is_reported_in_one_line(monkeypatch: pytest.MonkeyP
     def refuse() -> None:
         raise ConnectionRefusedError("refused by the peer")
 
-    root = place("s3://bucket/unreachable")
+    root = resolve("s3://bucket/unreachable")
     monkeypatch.setattr(type(root), "exists", lambda self: refuse())
     with pytest.raises(UserError, match=r"storage\.root=s3://bucket/unreachable: refused by the peer"):
         paths.check(root)
@@ -278,4 +278,4 @@ def test_an_unreachable_root_is_reported_in_one_line(monkeypatch: pytest.MonkeyP
 
 def test_a_refusal_of_an_object_store_is_reported_in_one_line(s3: Path) -> None:
     with pytest.raises(RunError, match="s3://no-such-bucket/x: could not be written"):
-        model_files.write(place("s3://no-such-bucket/x"), {"a": b"1"})
+        model_files.write(resolve("s3://no-such-bucket/x"), {"a": b"1"})

@@ -28,7 +28,7 @@ from gen_ray.tracking.runs import (
     is_gone,
     rows,
     this_process,
-    told,
+    translate_errors,
 )
 from gen_ray.tracking.store import Store
 
@@ -74,7 +74,7 @@ def test_an_epoch_repeated_after_a_crash_overwrites_nothing_and_the_newest_value
 
 def test_a_reopened_run_has_no_reason_of_failure(store: Store) -> None:
     run = open_run(store)
-    run.tag({"reason": "non_finite", "error": "loss is nan", "kept": "yes"})
+    run.set_tags({"reason": "non_finite", "error": "loss is nan", "kept": "yes"})
     run.close("FAILED")
     open_run(store).close("FINISHED")
     assert not only(store).tags.keys() & {"reason", "error"} and only(store).tags["kept"] == "yes"
@@ -83,7 +83,7 @@ def test_a_reopened_run_has_no_reason_of_failure(store: Store) -> None:
 @pytest.mark.parametrize("status", ["FINISHED", "FAILED", "KILLED"])
 def test_a_run_ends_with_the_given_status(store: Store, status: str) -> None:
     run = open_run(store)
-    run.tag({"reason": "non_finite"})
+    run.set_tags({"reason": "non_finite"})
     run.close(status)
     assert only(store).status == status and only(store).tags["reason"] == "non_finite"
 
@@ -99,7 +99,7 @@ def test_the_next_start_closes_runs_whose_process_is_gone_and_no_others(store: S
         "elsewhere": "another-host:1:1", "adjusted": f"{host}:{pid}:{float(began) + 1:.0f}",
     }  # fmt: skip
     for name, owner in owners.items():
-        open_run(store, name).tag({PROCESS: owner})
+        open_run(store, name).set_tags({PROCESS: owner})
     done = open_run(store, "done")
     done.close("FINISHED")
     open_run(store, "next")
@@ -149,10 +149,10 @@ def test_pictures_and_folders_are_stored(store: Store, tmp_path: Path) -> None:
     (tmp_path / "model" / "weights").write_bytes(b"w")
     (tmp_path / "config.yaml").write_text("name: a\n")
     run = open_run(store)
-    run.show("samples", np.zeros((4, 4, 3), np.uint8), 7)
-    run.show_text("samples", "to be\nor not ö\n", 7)
-    run.keep(tmp_path / "model", "model")
-    run.keep(tmp_path / "config.yaml", "config")
+    run.log_image("samples", np.zeros((4, 4, 3), np.uint8), 7)
+    run.log_text("samples", "to be\nor not ö\n", 7)
+    run.log_artifact(tmp_path / "model", "model")
+    run.log_artifact(tmp_path / "config.yaml", "config")
     kept = {item.path for folder in ("model", "config") for item in run.client.list_artifacts(run.id, folder)}
     assert kept == {"model/weights", "config/config.yaml"}
     assert any("step+7" in item.path or "step%7" in item.path for item in run.client.list_artifacts(run.id, "images"))
@@ -184,7 +184,7 @@ def test_invalid_process_tags_do_not_close_a_run(store: Store, value: str) -> No
     """Any user may set a tag, and a tag of another tool must not stop a training."""
     assert not is_gone(value.replace("host", socket.gethostname()))
     run = open_run(store, f"foreign-{len(value)}")
-    run.tag({PROCESS: value.replace("host", socket.gethostname()).replace("\x00", "")})
+    run.set_tags({PROCESS: value.replace("host", socket.gethostname()).replace("\x00", "")})
     open_run(store, "next")
     assert rows(store)[-1].status == "RUNNING"
 
@@ -202,13 +202,13 @@ def test_a_deleted_experiment_is_named_with_the_remedy(store: Store) -> None:
 
 def test_a_missing_file_is_refused_and_not_retried_forever(store: Store, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="does not exist") as caught:
-        open_run(store).keep(tmp_path / "gone", "model")
+        open_run(store).log_artifact(tmp_path / "gone", "model")
     assert caught.value.reason == REFUSED
 
 
 @pytest.mark.parametrize("use", [
-    lambda store: open_run(store, odd="\udcff"), lambda store: open_run(store).tag({"odd": "\udcff"}),
-    lambda store: open_run(store).show_text("odd", "\udcff", 1),
+    lambda store: open_run(store, odd="\udcff"), lambda store: open_run(store).set_tags({"odd": "\udcff"}),
+    lambda store: open_run(store).log_text("odd", "\udcff", 1),
 ], ids=["params", "tags", "texts"])  # fmt: skip
 def test_values_that_are_not_text_are_refused_and_not_retried_forever(
     store: Store, use: Callable[[Store], object]
@@ -269,7 +269,7 @@ def test_the_tag_that_finds_a_run_is_documented(store: Store) -> None:
     [("database is locked", "end that process, or wait for it"), ("database or disk is full", "free some room there")],
 )
 def test_errors_of_a_database_have_a_remedy(store: Store, fault: str, remedy: str) -> None:
-    with pytest.raises(RunError, match=f"{fault}.*{remedy}") as raised, told(store):
+    with pytest.raises(RunError, match=f"{fault}.*{remedy}") as raised, translate_errors(store):
         raise OperationalError("INSERT", None, sqlite3.OperationalError(fault))
     assert raised.value.reason == "tracking", "a retry may help"
 
@@ -285,5 +285,5 @@ def test_an_error_of_a_database_is_one_line_without_the_traceback_that_mlflow_pr
     with closing(sqlite3.connect(copy)) as other, other:
         other.execute("DROP TABLE tags")
     with pytest.raises(RunError, match="no such table"):
-        run.tag({"a": "b"})
+        run.set_tags({"a": "b"})
     assert "Traceback" not in capfd.readouterr().err

@@ -37,7 +37,7 @@ def is_overlay(override: str) -> bool:
     return override.endswith((".yaml", ".yml")) and "=" not in override
 
 
-def change(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
     """Change a mapping by an overlay or by ``dotted.key=value``. Raise UserError."""
     if is_overlay(override):
         merge(raw, checked(Path(override), TRAINING))
@@ -45,14 +45,14 @@ def change(raw: dict[str, Any], override: str) -> None:
         apply(raw, override)
 
 
-def located(
+def with_location(
     error: UserError, raw: Mapping[str, Any], file: Path, overrides: Iterable[str], parse: Callable[[Any], object]
 ) -> UserError:
     """Return an error of a changed configuration with the file that causes it, or unchanged if an override does."""
     state = deepcopy(dict(raw))
     for source in ("", *overrides):
         if source:
-            change(state, source)
+            apply_override(state, source)
         try:
             parse(state)
         except UserError as found:

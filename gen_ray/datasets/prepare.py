@@ -167,7 +167,7 @@ def _check_splits(origin: DataSource, rows: dict[str, int]) -> None:
 
 def _existing(folder: Path) -> Prepared | None:
     """Return the prepared folder if it exists and is complete, else None."""
-    paths.is_there(folder)  # restores a folder that a killed process had moved aside
+    paths.exists(folder)  # restores a folder that a killed process had moved aside
     try:
         return Prepared.load(folder)
     except UserError:
@@ -180,7 +180,7 @@ def _exclusive(out: Path) -> Iterator[None]:
 
     On an object store each machine has its own lock. Several processes write equal data, and the last one counts.
     """
-    out = paths.beside(out)
+    out = paths.local_dir(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out, os.O_RDONLY)

@@ -65,7 +65,7 @@ class Prepared:
         Raise UserError if it is not a prepared folder, DataError with the file if it is damaged.
         """
         folder = folder.absolute()
-        home = paths.current(folder)
+        home = paths.current_version(folder)
         digests = read_manifest(home)
         about = _read_spec(home, digests)
         files: dict[str, tuple[Shard, ...]] = {

@@ -43,7 +43,7 @@ class Machine:
         hardware = "in hardware" if self.bfloat16 else "not in hardware"
         return f"{self.cores} cores, {self.memory_gib:.0f} GiB, {gpus} (CUDA {self.cuda}), bfloat16 {hardware}"
 
-    def doubts(self) -> Iterator[str]:
+    def warnings(self) -> Iterator[str]:
         """Yield warnings about limits that may be reached later, with their remedies."""
         if self.open_files < FEW_FILES:
             yield f"{self.open_files} open files a process: a cluster's head needs many (ulimit -n 65536)"
@@ -53,7 +53,7 @@ class Machine:
             yield f"{self.disk_gib:.1f} GiB free on the disk of the storage: a checkpoint may not fit"
 
 
-def look(storage: Path) -> Machine:
+def inspect_machine(storage: Path) -> Machine:
     """Return the description of this machine. storage: a folder, which may be missing, whose disk is measured."""
     import torch
 

@@ -21,10 +21,10 @@ def is_gone(process: str) -> bool:
     if host != socket.gethostname() or not re.fullmatch(r"[0-9]{1,9}:[0-9]{1,12}(\.[0-9]{1,9})?", rest):
         return False
     pid, _, started = rest.partition(":")
-    return not lives(int(pid), float(started))
+    return not is_alive(int(pid), float(started))
 
 
-def lives(pid: int, started: float) -> bool:
+def is_alive(pid: int, started: float) -> bool:
     """Return whether the process of this machine with this pid and start time still runs."""
     try:
         found = psutil.Process(pid)

@@ -19,21 +19,21 @@ def file() -> Path:
     return Path(os.environ.get(PATH) or Path.home() / ".ray" / "auth_token")
 
 
-def known() -> bool:
+def exists() -> bool:
     """Return whether a token exists, in the environment or in the file."""
     return bool(os.environ.get(VALUE)) or file().is_file()
 
 
-def use() -> None:
+def enable() -> None:
     """Let Ray's clients send the token, if it exists. By default they send it only to clusters that they find.
 
     Call this before Ray is imported, because Ray reads the environment variable at import.
     """
-    if known():
+    if exists():
         os.environ.setdefault(MODE, "token")
 
 
-def ready() -> None:
+def ensure() -> None:
     """Create the token if it does not exist, readable only by its owner. Raise UserError if that fails.
 
     Call this before Ray starts, because Ray writes the file with the permissions of the umask, so that others can read
@@ -41,7 +41,7 @@ def ready() -> None:
     """
     if os.environ.get(MODE) == OPEN:
         return
-    if not known():
+    if not exists():
         generate()
     secure()
 

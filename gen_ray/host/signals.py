@@ -77,7 +77,7 @@ _clock = _Clock()
 
 
 @contextmanager
-def in_order() -> Iterator[None]:
+def end_in_order() -> Iterator[None]:
     """Raise EndedError in the block at the first signal of SIGNALS, or KeyboardInterrupt at SIGINT.
 
     The process ends at most GRACE_SECONDS later. Further signals are ignored, because e.g. timeout(1) sends its signal
@@ -97,12 +97,12 @@ def in_order() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def take_time() -> None:
+def lift_time_limit() -> None:
     """Remove the time limit for the end of the process, which first answers its waiting clients."""
     _clock.is_patient = True
 
 
-def leave(code: int) -> None:
+def exit_process(code: int) -> None:
     """Let a process that received a signal end with an exit code right after its exit handlers.
 
     This skips Python's finalisation, which takes 5 s with torch and Ray on a busy machine, without the thread that
@@ -114,7 +114,7 @@ def leave(code: int) -> None:
 
 def wait() -> None:
     """Wait for the first signal of SIGNALS. There is no time limit for the end of the process after it."""
-    take_time()
+    lift_time_limit()
     heard = threading.Event()
     for number in _answered():
         signal.signal(number, lambda *_: heard.set())
@@ -132,10 +132,10 @@ def _raise(number: int, _: object) -> None:
     _clock.heard = number
     if number == signal.SIGINT:
         raise KeyboardInterrupt
-    raise ended(number)
+    raise ended_error(number)
 
 
-def ended(number: int) -> EndedError:
+def ended_error(number: int) -> EndedError:
     """Return the exception of a signal, with the exit code that shells use for it."""
     name = signal.Signals(number).name
     return EndedError("terminated" if name == "SIGTERM" else f"ended by {name}", 128 + number)

@@ -24,24 +24,24 @@ class Daemon:
     """
 
     def __init__(
-        self, keeper: Reconciler, tell: Callable[[str], None], adopt: Callable[[], Iterable[str]] = lambda: ()
+        self, reconciler: Reconciler, tell: Callable[[str], None], adopt: Callable[[], Iterable[str]] = lambda: ()
     ) -> None:
         """Take the reconciler and two functions.
 
         tell reports a line. adopt takes over the occurrences of a daemon that was killed and returns their ids.
         """
-        self.keeper, self.book, self.tell, self.adopt = keeper, keeper.book, tell, adopt
+        self.reconciler, self.store, self.tell, self.adopt = reconciler, reconciler.store, tell, adopt
         self.known: dict[str, int] = {}
         self.broken: set[str] = set()
         self.stopped = Event()
 
     def run(self) -> None:
         """Run until ``stop`` or an interrupt. Raise UserError if another daemon runs these schedules."""
-        self.book.folder.mkdir(parents=True, exist_ok=True)
+        self.store.folder.mkdir(parents=True, exist_ok=True)
         try:
-            only = FileLock(self.book.folder / LOCK).acquire(timeout=0)
+            only = FileLock(self.store.folder / LOCK).acquire(timeout=0)
         except Timeout:
-            raise UserError(f"{self.book.folder}: another gen-ray schedule run is running these schedules") from None
+            raise UserError(f"{self.store.folder}: another gen-ray schedule run is running these schedules") from None
         with only, ThreadPoolExecutor(1) as pool:
             looking = pool.submit(self._loop)
             try:
@@ -69,13 +69,13 @@ class Daemon:
             if self.known.get(name) != changed:
                 self._take(name)
             if name not in self.broken and not self.stopped.is_set():
-                self.look(name)
+                self._reconcile(name)
         self.known = there
 
-    def look(self, name: str) -> None:
+    def _reconcile(self, name: str) -> None:
         """Reconcile a schedule and report changes. An error of one schedule does not stop the others."""
         try:
-            schedule, found = self.book.load(name), self.keeper.look(name)
+            schedule, found = self.store.load(name), self.reconciler.reconcile(name)
         except (UserError, RunError, OSError) as error:  # just removed or damaged, or a full disk
             self.tell(f"{name}: {error}")
             return
@@ -87,9 +87,9 @@ class Daemon:
 
     def _files(self) -> dict[str, int]:
         found = dict[str, int]()
-        for name in self.book.names():
+        for name in self.store.names():
             try:
-                found[name] = self.book.file(name).stat().st_mtime_ns
+                found[name] = self.store.file(name).stat().st_mtime_ns
             except FileNotFoundError:  # just removed
                 continue
         return found
@@ -97,7 +97,7 @@ class Daemon:
     def _take(self, name: str) -> None:
         self.broken.discard(name)
         try:
-            schedule: RecurringSweep = self.book.load(name)
+            schedule: RecurringSweep = self.store.load(name)
         except UserError as error:  # reported once, and again when the file is changed
             self.broken.add(name)
             self.tell(str(error))

@@ -29,47 +29,47 @@ class Reconciler:
 
     def __init__(
         self,
-        book: ScheduleStore,
+        store: ScheduleStore,
         launcher: Callable[[RecurringSweep], Launcher],
         now: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the store of schedules, a function that returns the launcher of a schedule, and the clocks."""
-        self.book, self.launcher, self.now, self.monotonic = book, launcher, now, monotonic
+        self.store, self.launcher, self.now, self.monotonic = store, launcher, now, monotonic
         self.asked_again_at: dict[str, float] = {}
 
-    def look(self, name: str) -> list[Occurrence]:
+    def reconcile(self, name: str) -> list[Occurrence]:
         """Launch or record the occurrence that is due. Return the occurrences whose state has changed."""
         if self.monotonic() < self.asked_again_at.get(name, 0.0):
             return []
-        with self.book.exclusive():
-            schedule = self.book.load(name)
-            before = self.book.past(schedule)
+        with self.store.exclusive():
+            schedule = self.store.load(name)
+            before = self.store.load_state(schedule)
             past = self._not_ahead(schedule, self.seen(schedule, before))
             due = schedule.times.last(self.now())
             if due is not None and due > past.after:
                 past = self._settled(schedule, past, due)
             if past != before:
-                self.book.write(name, past)
+                self.store.write(name, past)
         old = (before.launched, before.passed)
         return [found for found in (past.launched, past.passed) if found is not None and found not in old]
 
     def refresh(self, name: str) -> None:
         """Record the present state of the launched occurrence."""
-        with self.book.exclusive():
-            schedule = self.book.load(name)
-            self.book.write(name, self.seen(schedule, self.book.past(schedule)))
+        with self.store.exclusive():
+            schedule = self.store.load(name)
+            self.store.write(name, self.seen(schedule, self.store.load_state(schedule)))
 
-    def once(self, name: str) -> Occurrence:
+    def launch_now(self, name: str) -> Occurrence:
         """Launch an occurrence now, regardless of the schedule's times. Raise RunError if one runs already."""
-        with self.book.exclusive():
-            schedule = self.book.load(name)
-            past = self.seen(schedule, self.book.past(schedule))
+        with self.store.exclusive():
+            schedule = self.store.load(name)
+            past = self.seen(schedule, self.store.load_state(schedule))
             if past.launched and past.running:
                 raise RunError(f"{schedule.occurrence(past.launched.at)} still runs", reason="running")
             at = self.now().replace(microsecond=0)
             made = self._launched(schedule, at)
-            self.book.write(name, past.model_copy(update={"launched": made}))
+            self.store.write(name, past.model_copy(update={"launched": made}))
         return made
 
     def seen(self, schedule: RecurringSweep, past: ScheduleState) -> ScheduleState:
@@ -132,6 +132,6 @@ class Reconciler:
             self.asked_again_at[schedule.name] = self.monotonic() + RETRY_SECONDS
 
     def _launched(self, schedule: RecurringSweep, at: datetime) -> Occurrence:
-        words = schedule.words(at, self.book.root)
+        words = schedule.words(at, self.store.root)
         self.launcher(schedule).launch(schedule.occurrence(at), words, schedule.folder)
         return Occurrence(at=at, state="running")

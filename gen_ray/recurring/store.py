@@ -16,7 +16,7 @@ from gen_ray.experiment import Name
 from gen_ray.recurring import cron
 from gen_ray.recurring.cron import CronTrigger
 from gen_ray.recurring.launcher import OccurrenceState, Word
-from gen_ray.storage.paths import is_remote, write_whole
+from gen_ray.storage.paths import is_remote, write_atomic
 
 STATE, LOGS, LOCK = ".state.json", "logs", ".lock"
 
@@ -155,7 +155,7 @@ class ScheduleStore:
             self.file(name).unlink()
             (self.folder / f"{name}{STATE}").unlink(missing_ok=True)
 
-    def past(self, schedule: RecurringSweep) -> ScheduleState:
+    def load_state(self, schedule: RecurringSweep) -> ScheduleState:
         """Return the state of a schedule. For a new schedule, times before it was added are not due."""
         file = self.folder / f"{schedule.name}{STATE}"
         if not file.exists():
@@ -175,6 +175,6 @@ class ScheduleStore:
 
 def _write(file: Path, text: str) -> None:
     try:
-        write_whole(file, text)
+        write_atomic(file, text)
     except OSError as error:
         raise RunError(f"{file}: cannot be written ({error.strerror or error}); its content has not changed") from None

@@ -10,7 +10,7 @@ from typing import Protocol
 from gen_ray import run_directory
 from gen_ray.engine.inference import artifact
 from gen_ray.errors import UserError
-from gen_ray.storage.paths import beside, is_there
+from gen_ray.storage.paths import exists, local_dir
 from gen_ray.tracking import signing
 from gen_ray.tracking.release import PATH, RUN, Release
 from gen_ray.tracking.store import Store
@@ -66,7 +66,7 @@ class RegistrySource:
         from gen_ray.tracking import releases
 
         folder = releases.fetch(self.store, release, self.cache)
-        releases.tidy_older(self.cache.parent)
+        releases.remove_old_cache(self.cache.parent)
         return folder
 
 
@@ -77,7 +77,7 @@ def source_of(model: str, root: Path, tracking_uri: str | None = None) -> Versio
     from gen_ray.tracking import releases
 
     parts = releases.parts(model)
-    cache = beside(root) / "serving" / "artifacts" / parts["name"]
+    cache = local_dir(root) / "serving" / "artifacts" / parts["name"]
     return RegistrySource(Store.of(tracking_uri, "gen_ray", root), model, cache)
 
 
@@ -106,7 +106,7 @@ def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:
     store = Store.of(tracking_uri, "gen_ray", root)
     if not found["path"]:
         folder = root / "runs" / releases.run_id(store, found["id"]) / run_directory.ARTIFACT
-        if is_there(folder):
+        if exists(folder):
             return folder
     wanted = releases.Release(version=model, mlflow_id=found["id"], path=found["path"] or "model")
-    return releases.fetch(store, wanted, beside(root) / "serving" / "runs")
+    return releases.fetch(store, wanted, local_dir(root) / "serving" / "runs")

@@ -23,7 +23,7 @@ def replace(file: Path, before: str | None, after: str) -> bool:
     with FileLock(file.with_name(f".{file.name}.lock")):
         if read(file) != before:
             return False
-        paths.write_whole(file, after)
+        paths.write_atomic(file, after)
         return True
 
 

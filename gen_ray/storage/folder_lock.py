@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from gen_ray.storage.paths import beside
+from gen_ray.storage.paths import local_dir
 
 UNLOCKABLE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
@@ -20,7 +20,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     On an object store each machine has its own lock. A file system without locks does not limit the processes, which
     ``paths.commit`` allows.
     """
-    home = beside(folder.parent)
+    home = local_dir(folder.parent)
     home.mkdir(parents=True, exist_ok=True)
     lock = FileLock(home / f".{folder.name}.lock")
     try:

@@ -204,7 +204,7 @@ def _is_live(file: Path, owner: Owner) -> bool:
     if owner.machine == process.machine():
         if owner.pid == os.getpid():
             return owner.token in _held
-        return process.lives(owner.pid, owner.process_start)
+        return process.is_alive(owner.pid, owner.process_start)
     logger.warning("%s: was used by %s; waiting %.0f s for a heartbeat", file.parent.name, owner.name, SILENT_SECONDS)
     return _changes(file, owner, SILENT_SECONDS)
 
@@ -228,7 +228,7 @@ def _hand_over(file: Path, owner: Owner, mine: Owner) -> None:
             return
         if not found.claimed_by:
             conditional_write.replace(file, found.text(), replace(found, claimed_by=mine.name).text())
-        elif here and not process.lives(owner.pid, owner.process_start):
+        elif here and not process.is_alive(owner.pid, owner.process_start):
             return
         time.sleep(LOOK_SECONDS)
 

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 
 from gen_ray.errors import UserError
 from gen_ray.storage import manifest
-from gen_ray.storage.replacement import PARTIAL, hidden, put_back, take_place
+from gen_ray.storage.replacement import PARTIAL, hidden_path, replace_folder, restore_folder
 from gen_ray.storage.user_paths import check_remote, local, printable
 
 ENVIRONMENT, DEFAULT = "GEN_RAY_STORAGE", "gen_ray_runs"
@@ -41,8 +41,8 @@ def default() -> Path:
 
 
 def root(where: str | os.PathLike[str]) -> Path:
-    """Return the path of a storage.root, as ``place`` does. Raise UserError also for a folder that Ray deletes."""
-    found = place(where)
+    """Return the path of a storage.root, as ``resolve`` does. Raise UserError also for a folder that Ray deletes."""
+    found = resolve(where)
     if PACKAGE in str(found):
         raise UserError(
             f"storage.root={found}: is in the job's copy of its files, which is deleted when the job ends; name a "
@@ -51,7 +51,7 @@ def root(where: str | os.PathLike[str]) -> Path:
     return found
 
 
-def place(where: str | os.PathLike[str]) -> Path:
+def resolve(where: str | os.PathLike[str]) -> Path:
     """Return the path of a local folder, or that of an object store for s3://bucket/prefix. Raise UserError."""
     text = str(where)
     if "://" not in text or text.startswith("file:"):
@@ -88,7 +88,7 @@ def check(root: Path) -> None:
         raise UserError(f"storage.root={root}: {error}") from None
 
 
-def beside(root: Path) -> Path:
+def local_dir(root: Path) -> Path:
     """Return the local folder for a root's files that must not be on an object store, e.g. locks.
 
     It is root itself, or for a URI a folder in the user's cache.
@@ -100,7 +100,7 @@ def beside(root: Path) -> Path:
 
 
 @contextmanager
-def here(path: Path) -> Iterator[Path]:
+def local_copy(path: Path) -> Iterator[Path]:
     """Yield a local path of a file or folder: the path itself, or a copy that is deleted after the block.
 
     Use ``read`` for a folder that may be replaced meanwhile.
@@ -111,23 +111,23 @@ def here(path: Path) -> Iterator[Path]:
     with TemporaryDirectory(prefix="gen_ray-") as folder:
         copy = Path(folder) / path.name
         with as_os_errors(path):
-            now = current(path)
+            now = current_version(path)
             client, there = remote(now)
             client.get(there, str(copy), recursive=now.is_dir())
         yield copy
 
 
-def current(folder: Path) -> Path:
+def current_version(folder: Path) -> Path:
     """Return the folder that holds the files of a folder: itself, or on an object store its present version."""
     name = _version(folder) if is_remote(folder) else None
     return folder / name if name else folder
 
 
-def is_there(folder: Path) -> bool:
+def exists(folder: Path) -> bool:
     """Return whether a folder was committed. On a disk, return whether any folder of this name exists."""
     if is_remote(folder):
-        return (current(folder) / manifest.NAME).exists()
-    return put_back(folder)
+        return (current_version(folder) / manifest.NAME).exists()
+    return restore_folder(folder)
 
 
 def read(folder: Path, reader: Callable[[Path], T]) -> T:
@@ -140,7 +140,7 @@ def read(folder: Path, reader: Callable[[Path], T]) -> T:
     for left in reversed(range(READS)):
         before = _identity(folder)
         try:
-            with here(folder) as found:
+            with local_copy(folder) as found:
                 result = reader(found)
         except Exception:
             failures += _identity(folder) == before
@@ -162,11 +162,11 @@ def commit(folder: Path, fill: Callable[[Path], None]) -> None:
             fill(Path(draft))
             _upload(Path(draft), folder)
         return
-    own = hidden(folder, PARTIAL)
+    own = hidden_path(folder, PARTIAL)
     try:
         own.mkdir(parents=True)
         fill(own)
-        take_place(own, folder)
+        replace_folder(own, folder)
         manifest.flush(folder.parent)
     finally:
         shutil.rmtree(own, ignore_errors=True)
@@ -215,7 +215,7 @@ def copy(folder: Path, draft: Path) -> None:
 def remove(folder: Path) -> None:
     """Remove a folder atomically, as far as possible. Errors are ignored on a disk."""
     if not is_remote(folder):
-        gone = hidden(folder, PARTIAL)
+        gone = hidden_path(folder, PARTIAL)
         try:
             folder.rename(gone)
         except OSError:  # it does not exist, or may not be renamed
@@ -230,13 +230,13 @@ def remove(folder: Path) -> None:
             client.rm(there, recursive=True)
 
 
-def write_whole(file: Path, text: str) -> None:
+def write_atomic(file: Path, text: str) -> None:
     """Write a text file atomically, also in case of a crash of the machine."""
     if is_remote(file):
         with as_os_errors(file):
             file.write_text(text, encoding="utf-8")
         return
-    part = hidden(file, ".part")
+    part = hidden_path(file, ".part")
     try:
         with part.open("w", encoding="utf-8") as stream:
             stream.write(text)
@@ -252,7 +252,7 @@ def _identity(folder: Path) -> object:
     """Return a value that differs between versions of a folder, or None if the folder does not exist."""
     if is_remote(folder):
         return _version(folder)
-    if not is_there(folder):
+    if not exists(folder):
         return None
     with suppress(FileNotFoundError):
         about = folder.stat()

@@ -18,7 +18,7 @@ PARTIAL, ASIDE = ".partial", ".aside.partial"
 """Suffixes of the hidden names of a draft and of a folder during its replacement. No other hidden folder is changed."""
 
 
-def hidden(path: Path, end: str) -> Path:
+def hidden_path(path: Path, end: str) -> Path:
     """Return a unique hidden name in the folder of a path. Later names sort last."""
     return path.with_name(f".{path.name}.{time.time_ns()}-{secrets.token_hex(4)}{end}")
 
@@ -46,13 +46,13 @@ def write_output(file: Path, content: bytes) -> None:
         raise UserError(f"{file}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
 
 
-def take_place(draft: Path, folder: Path) -> None:
+def replace_folder(draft: Path, folder: Path) -> None:
     """Rename a draft to folder. An older folder is removed, or gets the draft's name. Raise OSError."""
     while not (_renamed(draft, folder) or _exchanged(draft, folder)):
         pass  # another process has removed or replaced the folder in between
 
 
-def put_back(folder: Path) -> bool:
+def restore_folder(folder: Path) -> bool:
     """Restore the old version of a folder if a killed process moved it aside. Return whether the folder exists."""
     if not folder.is_dir() and folder.parent.is_dir():
         start = f".{folder.name}."
@@ -76,7 +76,7 @@ def _renamed(draft: Path, folder: Path) -> bool:
 
 def _exchanged(draft: Path, folder: Path) -> bool:
     """Replace a folder by a draft, in one step if possible, else in two. Return whether the draft has its name."""
-    aside = hidden(folder, ASIDE)
+    aside = hidden_path(folder, ASIDE)
     try:
         if swap(draft, folder):
             return True
@@ -89,7 +89,7 @@ def _exchanged(draft: Path, folder: Path) -> bool:
         with suppress(OSError):  # the old version stays, unless another process has made a new one
             aside.rename(folder)
         raise
-    gone = hidden(folder, PARTIAL)  # not ASIDE, because put_back must not restore a partially removed folder
+    gone = hidden_path(folder, PARTIAL)  # not ASIDE, because put_back must not restore a partially removed folder
     with suppress(OSError):  # put back by another process
         aside.rename(gone)
         shutil.rmtree(gone, ignore_errors=True)

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from gen_ray.configuration import yaml12
 from gen_ray.configuration.base import Config, validated
-from gen_ray.configuration.files import SWEEP, TRAINING, checked, located
+from gen_ray.configuration.files import SWEEP, TRAINING, checked, with_location
 from gen_ray.configuration.overrides import apply, merge, put
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, Name, Text, flatten, parse
@@ -201,7 +201,7 @@ def load(file: Path, overrides: Iterable[str] = ()) -> SweepPlan:
     try:
         sweep = to_sweep(raw)
     except UserError as error:
-        raise located(error, own, file, (), to_sweep) from None
+        raise with_location(error, own, file, (), to_sweep) from None
     base = checked((file.parent / sweep.experiment).resolve(), TRAINING)
     merge(base, sweep.settings)
     for override in settings:

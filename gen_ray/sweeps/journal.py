@@ -10,7 +10,7 @@ from typing import Any
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from gen_ray.errors import UserError
-from gen_ray.storage.paths import is_remote, write_whole
+from gen_ray.storage.paths import is_remote, write_atomic
 
 OPERATION, CREATE_STUDY = "op_code", 0
 """Optuna's key in each entry, and its value in the first entry."""
@@ -81,4 +81,4 @@ class Rewritten(BaseJournalBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append entries and write the file."""
         self.lines += [json.dumps(entry, separators=(",", ":")) for entry in logs]
-        write_whole(self.file, "".join(f"{line}\n" for line in self.lines))
+        write_atomic(self.file, "".join(f"{line}\n" for line in self.lines))

@@ -30,7 +30,7 @@ def pictures(study: Study) -> dict[str, np.ndarray]:
     """
     if len(study.best()) < 2:
         return {}
-    metric, inner = study.sweep.metric, study.shown()
+    metric, inner = study.sweep.metric, study.plotted()
     shared = [key for key in study.sweep.space if all(key in result.point for result in study.results())]
     made: dict[str, Callable[[], object]] = {
         "metric_against_each_key": lambda: draw.plot_slice(inner, target_name=metric),

@@ -22,7 +22,7 @@ def donors(losses: Mapping[int, float], quantile: float, rng: np.random.Generato
     return {worst: int(rng.choice(ranked[:few])) for worst in reversed(ranked[len(ranked) - few :])}
 
 
-def explored(space: Mapping[str, SearchAxis], point: Point, resample: float, rng: np.random.Generator) -> Point:
+def explore(space: Mapping[str, SearchAxis], point: Point, resample: float, rng: np.random.Generator) -> Point:
     """Return a point near another, within the ends of all axes. The value of a newly active axis is drawn at random."""
     found: dict[str, Any] = {}
     for key, axis in space.items():

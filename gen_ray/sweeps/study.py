@@ -151,7 +151,7 @@ class Study:
         finished = [result for result in self.results() if result.state == FINISHED and result.value is not None]
         return sorted(finished, key=lambda result: self.sweep.sign * (result.value or 0.0))
 
-    def shown(self) -> optuna.Study:
+    def plotted(self) -> optuna.Study:
         """Return a study for plots, which holds the finished trials with their final settings."""
         shown, axes = optuna.create_study(direction=self.sweep.direction), self.sweep.space
         for result in self.results():

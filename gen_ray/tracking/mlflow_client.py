@@ -41,7 +41,7 @@ def _client(store: Store) -> mlflow.MlflowClient:
         logging.getLogger(name).setLevel(logging.WARNING)
     # MLflow logs the traceback of a database error and also raises it; gen_ray.tracking.runs reports it in one line.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    with alone(store.uri):
+    with exclusive(store.uri):
         file = database.file_of(store.uri)
         if file and file.is_file():
             database.check(file)
@@ -50,7 +50,7 @@ def _client(store: Store) -> mlflow.MlflowClient:
         return mlflow.MlflowClient(tracking_uri=store.uri)
 
 
-def alone(uri: str, what: str = "") -> AbstractContextManager[object]:
+def exclusive(uri: str, what: str = "") -> AbstractContextManager[object]:
     """Return a lock of a database file, needed because MLflow's migration must not run in two processes at once.
 
     what distinguishes the locks of one file. For a server the context does nothing.

@@ -18,7 +18,7 @@ from gen_ray.tracking.store import Store
 RETRY_SECONDS = 1.0
 OPEN, LOG, POINTS = "open", "log", 1000
 """POINTS is MLflow's limit of metrics in a request. A server needs 25 ms for a request, hardly more for a large one."""
-VERBS = {OPEN, LOG, "tag", "show", "show_text", "keep", "close"}
+VERBS = {OPEN, LOG, "set_tags", "log_image", "log_text", "log_artifact", "close"}
 logger = logging.getLogger(__name__)
 
 

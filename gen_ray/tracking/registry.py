@@ -13,7 +13,8 @@ from gen_ray.errors import RunError, UserError, nearest
 from gen_ray.metrics import BITS_PER_DIM, sign
 from gen_ray.tracking import signing, versions
 from gen_ray.tracking.comparison import provenance
-from gen_ray.tracking.runs import RunRow, alone, connect, reader, row, told
+from gen_ray.tracking.mlflow_client import exclusive
+from gen_ray.tracking.runs import RunRow, connect, reader, row, translate_errors
 from gen_ray.tracking.store import Store
 from gen_ray.tracking.versions import CHAMPION, PREVIOUS, VersionRecord
 
@@ -22,7 +23,7 @@ NO_TAGS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Verdict:
+class PromotionResult:
     """The result of a promotion or rollback: whether the champion changed, and one line with the reason."""
 
     promoted: bool
@@ -30,14 +31,14 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Terms:
+class PromotionTerms:
     """The margin by which a candidate must be better than the champion. force requires only a finite figure."""
 
     margin: float
     force: bool
 
 
-def judged_by(metric: str) -> str:
+def promotion_metric(metric: str) -> str:
     """Return the metric for comparing a sweep's winner with the champion: the sweep's own if all runs have it."""
     return metric if metric.startswith("eval/") else BITS_PER_DIM.name
 
@@ -64,7 +65,7 @@ def champion(store: Store, model: str, *, checked: bool = True) -> VersionRecord
     versions.check_name(model)
     if not store.exists:
         return None
-    with told(store):
+    with translate_errors(store):
         client = reader(store)
         found = versions.registered(client, model)
         version = found.aliases.get(CHAMPION) if found else None
@@ -78,7 +79,7 @@ def champion(store: Store, model: str, *, checked: bool = True) -> VersionRecord
 
 def promote_run(
     store: Store, model: str, run_id: str, metric: str, *, margin: float = MARGIN, tags: Mapping[str, str] = NO_TAGS
-) -> Verdict:
+) -> PromotionResult:
     """Promote a run by its figure of a metric, as ``promote`` does. tags become those of its version."""
     candidate = replace(record(row(store, run_id), metric), tags=tags)
     return promote(store, model, candidate, margin=margin)
@@ -86,33 +87,40 @@ def promote_run(
 
 def promote(
     store: Store, model: str, candidate: VersionRecord, *, margin: float = MARGIN, force: bool = False
-) -> Verdict:
+) -> PromotionResult:
     """Make a candidate the champion if it beats the present one by the margin, in the metric's unit. Raise RunError.
 
     A candidate that does not become champion is not registered, so that all versions of a model were its champions.
     The former champion keeps the alias ``previous``. A champion that is promoted again gets new tags. force requires
     only a finite figure.
     """
-    with alone(store.uri, ".registry"):
+    with exclusive(store.uri, ".registry"):
         present = champion(store, model, checked=not force)
         if present is not None and present.run_id == candidate.run_id:
             return _renewed(store, model, present, candidate)
         reason = _against(candidate, None if force else present, margin)
         if reason:
             return _refused(model, present, reason)
-        with told(store):
-            return _contest(connect(store), store, model, candidate, present, Terms(margin, force))
+        with translate_errors(store):
+            return _contest(connect(store), store, model, candidate, present, PromotionTerms(margin, force))
 
 
-def _refused(model: str, present: VersionRecord | None, reason: str) -> Verdict:
+def _refused(model: str, present: VersionRecord | None, reason: str) -> PromotionResult:
     if present is None:
-        return Verdict(False, f"{model} gets no champion: {reason}")
-    return Verdict(False, f"champion of {model} stays version {present.version} (run {present.run_id}): {reason}")
+        return PromotionResult(False, f"{model} gets no champion: {reason}")
+    return PromotionResult(
+        False, f"champion of {model} stays version {present.version} (run {present.run_id}): {reason}"
+    )
 
 
 def _contest(
-    client: MlflowClient, store: Store, model: str, candidate: VersionRecord, former: VersionRecord | None, terms: Terms
-) -> Verdict:
+    client: MlflowClient,
+    store: Store,
+    model: str,
+    candidate: VersionRecord,
+    former: VersionRecord | None,
+    terms: PromotionTerms,
+) -> PromotionResult:
     """Register a candidate and make it champion, unless a concurrent promotion is better.
 
     An MLflow server sets an alias unconditionally, and the lock of ``promote`` covers only databases on this disk.
@@ -122,7 +130,7 @@ def _contest(
     """
     own = versions.register(client, model, candidate)
     number = str(own.version)  # a database returns a number, a server a text
-    pending = {version.version for version in versions.rivals(client, model, own)}
+    pending = {version.version for version in versions.competing_versions(client, model, own)}
     present, reason = champion(store, model, checked=not terms.force), ""
     if present is not None and present.version == number:  # another promotion has set the alias to this version
         present = former
@@ -130,9 +138,11 @@ def _contest(
         reason = _against(candidate, None if terms.force else present, terms.margin)
         if not reason:
             before = former if versions.is_pending(present) else present
-            versions.crown(client, model, number, before)
-            while not terms.force and (better := _better(versions.rivals(client, model, own, pending), candidate)):
-                if versions.crown(client, model, better.version, before):
+            versions.set_champion(client, model, number, before)
+            while not terms.force and (
+                better := _better(versions.competing_versions(client, model, own, pending), candidate)
+            ):
+                if versions.set_champion(client, model, better.version, before):
                     present, reason = better, f"{better.metric} {better.figure} was promoted at the same time"
                     break
     if reason:
@@ -141,7 +151,7 @@ def _contest(
     client.delete_model_version_tag(model, number, versions.PROMOTION)
     was = f"was {present.figure} of version {present.version}" if present else "the first"
     line = f"champion of {model}: version {number} (run {candidate.run_id}), {candidate.metric} {candidate.figure}"
-    return Verdict(True, f"{line}, {was}")
+    return PromotionResult(True, f"{line}, {was}")
 
 
 def _better(rivals: Iterable[ModelVersion], candidate: VersionRecord) -> VersionRecord | None:
@@ -181,25 +191,25 @@ def _difference(candidate: VersionRecord, present: VersionRecord) -> str:
     return f"its {name} is {mine.get(key, 'unknown')}, the champion's {its.get(key, 'unknown')}"
 
 
-def obstacle(store: Store, model: str, candidate: VersionRecord, *, margin: float = MARGIN) -> str:
+def rejection_reason(store: Store, model: str, candidate: VersionRecord, *, margin: float = MARGIN) -> str:
     """Return the reason why a candidate would not become champion now, or an empty text. Raise RunError."""
     present = champion(store, model)
     return "" if present and present.run_id == candidate.run_id else _against(candidate, present, margin)
 
 
-def rollback(store: Store, model: str) -> Verdict:
+def rollback(store: Store, model: str) -> PromotionResult:
     """Make the previous champion the champion again, and the present one the previous.
 
     Raise UserError for a model that is not registered, RunError for one without a previous champion.
     """
     versions.check_name(model)
     store.check()
-    with told(store):
+    with translate_errors(store):
         found = versions.registered(reader(store), model)
         if found is None:
             names = (known.name for known in reader(store).search_registered_models())
             raise UserError(f"is not a registered model; {nearest(model, names)}", field="rollback", value=model)
-    with alone(store.uri, ".registry"), told(store):
+    with exclusive(store.uri, ".registry"), translate_errors(store):
         client = connect(store)
         found = versions.registered(client, model)
         aliases = found.aliases if found else {}
@@ -208,14 +218,16 @@ def rollback(store: Store, model: str) -> Verdict:
         before, now = str(aliases[PREVIOUS]), str(aliases[CHAMPION])
         client.set_registered_model_alias(model, CHAMPION, before)
         client.set_registered_model_alias(model, PREVIOUS, now)
-    return Verdict(True, f"champion of {model}: version {before} again, was version {now}")
+    return PromotionResult(True, f"champion of {model}: version {before} again, was version {now}")
 
 
-def _renewed(store: Store, model: str, present: VersionRecord, candidate: VersionRecord) -> Verdict:
-    with told(store):
+def _renewed(store: Store, model: str, present: VersionRecord, candidate: VersionRecord) -> PromotionResult:
+    with translate_errors(store):
         client = connect(store)
         kept = {key: value for key, value in present.tags.items() if key != signing.SIGNATURE}
         tags = {**kept, **versions.tags_of(candidate)}
         for key, value in signing.signed(model, present.mlflow_id, tags).items():
             client.set_model_version_tag(model, present.version, key, value)
-    return Verdict(True, f"champion of {model}: version {present.version} (run {present.run_id}) stays, with new tags")
+    return PromotionResult(
+        True, f"champion of {model}: version {present.version} (run {present.run_id}) stays, with new tags"
+    )

@@ -12,10 +12,10 @@ from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import NAME_PATTERN
 from gen_ray.run_directory import checked_id
 from gen_ray.storage import manifest, paths
-from gen_ray.storage.replacement import take_place
+from gen_ray.storage.replacement import replace_folder
 from gen_ray.tracking import signing
 from gen_ray.tracking.release import MANIFEST, MLFLOW_ID, Release
-from gen_ray.tracking.runs import RUN_ID, connect, reader, told
+from gen_ray.tracking.runs import RUN_ID, connect, reader, translate_errors
 from gen_ray.tracking.store import Store
 from gen_ray.tracking.versions import CHAMPION
 
@@ -41,7 +41,7 @@ def release(store: Store, model: str) -> Release:
     This takes one request to the registry, so that it can be polled every few seconds.
     """
     named = parts(model)
-    with told(store):
+    with translate_errors(store):
         client, name = reader(store), named["name"]
         try:
             found = (
@@ -67,14 +67,14 @@ def champions(store: Store) -> list[str]:
     """Return the sorted names of the registered models that have a champion. Raise RunError."""
     if not store.exists:
         return []
-    with told(store):
+    with translate_errors(store):
         found = [model.name for model in reader(store).search_registered_models() if CHAMPION in model.aliases]
         return sorted(name for name in found if re.fullmatch(NAME_PATTERN, name))
 
 
 def run_id(store: Store, mlflow_id: str) -> str:
     """Return this project's id of a run of MLflow. Raise UserError for a run that this project has not recorded."""
-    with told(store):
+    with translate_errors(store):
         try:
             tags = connect(store).get_run(mlflow_id).data.tags
         except Exception as error:
@@ -115,7 +115,7 @@ def _is_sound(home: Path, found: Release) -> bool:
 def _download(store: Store, found: Release, into: Path, home: Path) -> None:
     part = Path(mkdtemp(prefix=PART, dir=into))
     try:
-        with told(store):
+        with translate_errors(store):
             reader(store).download_artifacts(found.mlflow_id, found.path, str(part))
         loaded = part / found.path
         if not loaded.is_dir():
@@ -123,7 +123,7 @@ def _download(store: Store, found: Release, into: Path, home: Path) -> None:
         if found.manifest and not _is_sound(loaded, found):
             raise RunError(f"version {found.version}: the artifact {found.path} is not the one that was promoted")
         home.parent.mkdir(exist_ok=True)
-        take_place(loaded, home)
+        replace_folder(loaded, home)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -141,7 +141,7 @@ def _tidy(into: Path, used: Path) -> None:
             paths.remove(folder)
 
 
-def tidy_older(cache: Path) -> None:
+def remove_old_cache(cache: Path) -> None:
     """Remove artifacts that earlier versions kept directly in the cache by run id, if unused for KEPT_SECONDS.
 
     The present layout has a folder for each model, whose name may look like an id. Only older entries hold manifests.
@@ -158,13 +158,13 @@ def _holds_manifests(folder: Path) -> bool:
     return any((place / manifest.NAME).is_file() for place in (folder, *folder.glob("model*")))
 
 
-def keep(store: Store, mlflow_id: str, folder: Path) -> tuple[str, str]:
+def store_artifact(store: Store, mlflow_id: str, folder: Path) -> tuple[str, str]:
     """Upload an artifact folder to an MLflow run unless the run has it. Return its path there and its manifest digest.
 
     ``model`` holds the artifact of the end of training. gen-ray ema may have changed the weights of the run since then.
     Raise RunError.
     """
-    with told(store), TemporaryDirectory() as part, paths.here(folder) as found:
+    with translate_errors(store), TemporaryDirectory() as part, paths.local_copy(folder) as found:
         mine = manifest.digest(found / manifest.NAME)
         client = connect(store)
         for path in ("model", f"model-{mine[:12]}"):

@@ -8,7 +8,7 @@ from jinja2 import Environment
 
 from gen_ray.storage.replacement import write_output
 from gen_ray.tracking.comparison import Table
-from gen_ray.tracking.runs import picture
+from gen_ray.tracking.runs import latest_image
 from gen_ray.tracking.store import Store
 
 SHOWN = 12
@@ -44,6 +44,6 @@ def write(file: Path, groups: Iterable[Table], store: Store) -> None:
     """Write the page. Raise UserError if the file cannot be written."""
     page, filled = Environment(autoescape=True, trim_blocks=True).from_string(PAGE), []
     for table in groups:
-        found = ((run.run_id, picture(store, run, "evaluation_samples")) for run in table.runs[:SHOWN])
+        found = ((run.run_id, latest_image(store, run, "evaluation_samples")) for run in table.runs[:SHOWN])
         filled.append((table, [(name, base64.b64encode(data).decode()) for name, data in found if data]))
     write_output(file, page.render(store=store, groups=filled).encode("utf-8"))

@@ -18,9 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gen_ray.errors import RunError
 from gen_ray.host.process import is_gone, this_process
-from gen_ray.storage.paths import here, place
-from gen_ray.tracking.mlflow_client import alone as alone
+from gen_ray.storage.paths import local_copy, resolve
 from gen_ray.tracking.mlflow_client import connect as connect
+from gen_ray.tracking.mlflow_client import exclusive
 from gen_ray.tracking.mlflow_client import reader as reader
 from gen_ray.tracking.store import Store
 
@@ -42,7 +42,7 @@ DATABASE_REMEDIES = {
 
 def experiment_id(store: Store, client: mlflow.MlflowClient) -> str:
     """Return the id of the store's experiment. Create the experiment if it does not exist."""
-    with alone(store.uri):
+    with exclusive(store.uri):
         found = existing(store, client)
         if found is not None:
             return str(found.experiment_id)
@@ -71,7 +71,7 @@ def existing(store: Store, client: mlflow.MlflowClient) -> Experiment | None:
 
 
 @contextmanager
-def told(store: Store) -> Iterator[None]:
+def translate_errors(store: Store) -> Iterator[None]:
     """Raise errors of a store as RunError with one line. Its reason is REFUSED if another attempt is useless."""
     try:
         yield
@@ -118,7 +118,7 @@ class TrackedRun:
         Raise RunError.
         """
         self.store = store
-        with told(store):
+        with translate_errors(store):
             self.client = connect(store)
             experiment = experiment_id(store, self.client)
             close_orphans(self.client, experiment)
@@ -148,35 +148,35 @@ class TrackedRun:
     def log_points(self, points: Iterable[tuple[Mapping[str, float], int, int]]) -> None:
         """Record points, each of metrics, a step and a time in milliseconds since 1970; at most 1,000 values."""
         values = [Metric(key, float(value), at, step) for metrics, step, at in points for key, value in metrics.items()]
-        with told(self.store):
+        with translate_errors(self.store):
             self.client.log_batch(self.id, metrics=values)
 
-    def tag(self, tags: Mapping[str, str]) -> None:
+    def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        with told(self.store):
+        with translate_errors(self.store):
             self.client.log_batch(self.id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
-    def show(self, name: str, picture: np.ndarray, step: int) -> None:
+    def log_image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Record a picture, uint8 (H, W, 3), so that the UI can scroll it over the steps."""
-        with told(self.store):
+        with translate_errors(self.store):
             self.client.log_image(self.id, picture, key=name, step=step)
 
-    def show_text(self, name: str, text: str, step: int) -> None:
+    def log_text(self, name: str, text: str, step: int) -> None:
         """Record a text as the artifact ``texts/NAME/step-STEP.txt``. MLflow itself keeps pictures in ``images``."""
-        with told(self.store):
+        with translate_errors(self.store):
             self.client.log_text(self.id, text, f"texts/{name}/step-{step:09d}.txt")
 
-    def keep(self, path: Path | str, under: str) -> None:
+    def log_artifact(self, path: Path | str, under: str) -> None:
         """Store a folder or file as an artifact."""
-        if not place(path).exists():
+        if not resolve(path).exists():
             raise RunError(f"{path}: cannot be stored in MLflow, it does not exist", reason=REFUSED)
-        with told(self.store), here(place(path)) as found:
+        with translate_errors(self.store), local_copy(resolve(path)) as found:
             store = self.client.log_artifacts if found.is_dir() else self.client.log_artifact
             store(self.id, str(found), under)
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
-        with told(self.store):
+        with translate_errors(self.store):
             self.client.set_terminated(self.id, status)
 
 
@@ -207,7 +207,7 @@ def rows(store: Store) -> list[RunRow]:
     """Return the runs of the store's experiment, newest first. Raise RunError if the store cannot be read."""
     if not store.exists:
         return []
-    with told(store):
+    with translate_errors(store):
         client = reader(store)
         experiment = existing(store, client)
         return [_row(run) for run in _pages(client, experiment.experiment_id)] if experiment else []
@@ -215,7 +215,7 @@ def rows(store: Store) -> list[RunRow]:
 
 def row(store: Store, run_id: str) -> RunRow:
     """Return a run by its id. Raise RunError if it does not exist."""
-    with told(store):
+    with translate_errors(store):
         client = reader(store)
         experiment = existing(store, client)
         found = _found(client, experiment.experiment_id, run_id) if experiment else []
@@ -224,24 +224,24 @@ def row(store: Store, run_id: str) -> RunRow:
     return _row(found[0])
 
 
-def tag(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
+def set_tags(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of a run, which may have ended. Raise RunError."""
     found = row(store, run_id)
-    with told(store):
+    with translate_errors(store):
         connect(store).log_batch(found.mlflow_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
-def attach(store: Store, run: RunRow, files: Mapping[str, bytes], under: str) -> None:
+def log_artifacts(store: Store, run: RunRow, files: Mapping[str, bytes], under: str) -> None:
     """Upload files, given by name, as artifacts of a run, which may have ended. Raise RunError."""
-    with told(store), TemporaryDirectory() as folder:
+    with translate_errors(store), TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
         connect(store).log_artifacts(run.mlflow_id, folder, under)
 
 
-def picture(store: Store, run: RunRow, name: str) -> bytes | None:
+def latest_image(store: Store, run: RunRow, name: str) -> bytes | None:
     """Return the newest picture of a name as PNG, or None."""
-    with told(store):
+    with translate_errors(store):
         client = reader(store)
         found = [item.path for item in client.list_artifacts(run.mlflow_id, "images")]
         ours = re.compile(re.escape(name) + r"[%+]step[%+].*\.png")
@@ -253,7 +253,7 @@ def experiments(store: Store) -> list[str]:
     """Return the names of all experiments of the store. Raise RunError if the store cannot be read."""
     if not store.exists:
         return []
-    with told(store):
+    with translate_errors(store):
         return sorted(found.name for found in reader(store).search_experiments())
 
 

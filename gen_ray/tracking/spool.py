@@ -16,11 +16,13 @@ from urllib.parse import quote, unquote
 import numpy as np
 
 from gen_ray.host.process import is_gone, this_process
-from gen_ray.storage.paths import write_whole
+from gen_ray.storage.paths import write_atomic
 from gen_ray.tracking.store import Store
 
 MESSAGES, DAMAGED, REFUSED = ".jsonl", ".damaged", ".refused"
 """Suffixes of file names: in use, not readable, and with messages that MLflow refused."""
+FORMER_NAMES = {"tag": "set_tags", "show": "log_image", "show_text": "log_text", "keep": "log_artifact"}
+"""The names of methods in files that earlier versions wrote, and the present names."""
 logger = logging.getLogger(__name__)
 
 Message = tuple[str, str, dict[str, Any]]
@@ -36,7 +38,7 @@ def save(file: Path, store: Store, messages: Iterable[Message]) -> None:
     """Write messages to a store into a file atomically. Raise OSError."""
     file.parent.mkdir(parents=True, exist_ok=True)
     lines = [[store.uri, store.experiment, this_process()], *messages]
-    write_whole(file, "\n".join(json.dumps(line, default=_plain) for line in lines))
+    write_atomic(file, "\n".join(json.dumps(line, default=_plain) for line in lines))
 
 
 def take_over(folder: Path, store: Store) -> Iterator[tuple[Path, list[Message]]]:
@@ -104,7 +106,7 @@ def _read(file: Path) -> list[Any]:
         run_id, verb, args = message
         if not (isinstance(run_id, str) and isinstance(verb, str) and isinstance(args, dict)):
             raise ValueError("a line is not a message")
-    return [head, *map(tuple, messages)]
+    return [head, *((run_id, FORMER_NAMES.get(verb, verb), args) for run_id, verb, args in messages)]
 
 
 def _plain(value: Any) -> Any:

@@ -49,7 +49,9 @@ def is_pending(version: VersionRecord | None) -> bool:
     return version is not None and version.tags.get(PROMOTION) == PENDING
 
 
-def rivals(client: MlflowClient, model: str, own: ModelVersion, pending: Iterable[str] = ()) -> list[ModelVersion]:
+def competing_versions(
+    client: MlflowClient, model: str, own: ModelVersion, pending: Iterable[str] = ()
+) -> list[ModelVersion]:
     """Return the other versions that are pending, are in ``pending``, or were registered after own."""
     oldest = own.creation_timestamp - 1000 * PENDING_SECONDS
     others = [v for v in client.search_model_versions(f"name='{model}'") if v.version != own.version]
@@ -62,15 +64,15 @@ def rivals(client: MlflowClient, model: str, own: ModelVersion, pending: Iterabl
     ]
 
 
-def crown(client: MlflowClient, model: str, version: str, former: VersionRecord | None) -> bool:
+def set_champion(client: MlflowClient, model: str, version: str, former: VersionRecord | None) -> bool:
     """Set the alias of the champion, and that of the previous champion to former. Return whether the version exists."""
-    found = aliased(client, model, CHAMPION, version)
+    found = set_alias(client, model, CHAMPION, version)
     if found and former is not None and former.version != version:
-        aliased(client, model, PREVIOUS, former.version)
+        set_alias(client, model, PREVIOUS, former.version)
     return found
 
 
-def aliased(client: MlflowClient, model: str, alias: str, version: str) -> bool:
+def set_alias(client: MlflowClient, model: str, alias: str, version: str) -> bool:
     """Set an alias; return False where another promotion has deleted the version."""
     for left in reversed(range(TRIES)):
         try:

@@ -41,15 +41,15 @@ def test_an_occurrence_is_one_job_and_its_end_is_known(
     head: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")  # another cluster, for local runs
-    book, jobs = ScheduleStore(tmp_path / "root"), Jobs(head)
+    store, jobs = ScheduleStore(tmp_path / "root"), Jobs(head)
     now = datetime.now(UTC)
-    book.add(nightly(folder, cron="* * * * *", address=head, added=now - timedelta(minutes=2)))
+    store.add(nightly(folder, cron="* * * * *", address=head, added=now - timedelta(minutes=2)))
     for _ in range(2):  # the second daemon finds the job that the first one did not record
-        (book.folder / "nightly.state.json").unlink(missing_ok=True)
-        keeper = Reconciler(book, lambda schedule: Jobs(str(schedule.address)), lambda: now)
-        assert [found.state for found in keeper.look("nightly")] == ["running"]
-    schedule = book.load("nightly")
-    launched = book.past(schedule).launched
+        (store.folder / "nightly.state.json").unlink(missing_ok=True)
+        reconciler = Reconciler(store, lambda schedule: Jobs(str(schedule.address)), lambda: now)
+        assert [found.state for found in reconciler.reconcile("nightly")] == ["running"]
+    schedule = store.load("nightly")
+    launched = store.load_state(schedule).launched
     assert launched is not None
     occurrence = schedule.occurrence(launched.at)
     jobs.launch(occurrence, ["-m", "pipelines.sweep", "--fail"], folder)  # two daemons at the same time: only one job
@@ -57,7 +57,7 @@ def test_an_occurrence_is_one_job_and_its_end_is_known(
     assert "--tag" in requests.get(f"{head}/api/jobs/{occurrence}/logs", timeout=10).json()["logs"]
     ids = [job["submission_id"] for job in requests.get(f"{head}/api/jobs/", timeout=10).json()]
     assert ids.count(occurrence) == 1
-    assert [found.state for found in keeper.look("nightly")] == ["done"]
+    assert [found.state for found in reconciler.reconcile("nightly")] == ["done"]
 
 
 def test_the_failure_of_a_job_is_reported(head: str, folder: Path) -> None:

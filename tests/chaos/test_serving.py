@@ -312,7 +312,7 @@ def registered(store: Store, folder: Path, seed: int, *, damaged: bool = False, 
         weights.write_bytes(weights.read_bytes()[:-1] + b"\x07")
     run = TrackedRun(store, run_id, name=run_id, params={}, tags={})
     run.log({BITS_PER_DIM.name: 9.0 - seed}, 1)
-    run.keep(folder / run_id, "model")
+    run.log_artifact(folder / run_id, "model")
     run.close("FINISHED")
     choice, cpu = SamplerChoice("ddim", 5), torch.device("cpu")
     sha = "0" * 64 if wrong else fingerprint(of, choice, cpu)

@@ -30,7 +30,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Experiment]
         return np.full((30, 300, 3), 40 * len(asked), np.uint8)
 
     monkeypatch.setattr("gen_ray.cluster.training.train.train", train)
-    monkeypatch.setattr("gen_ray.cluster.evaluation.evaluate.portray", portray)
+    monkeypatch.setattr("gen_ray.cluster.evaluation.evaluate.make_summary_figure", portray)
     monkeypatch.setattr("gen_ray.cluster.nodes.connect.connected", lambda scaling: nullcontext())
     monkeypatch.setattr("pipelines.terminal.show_runs", lambda store, sort, only: print("table of", *only))
     return asked

@@ -110,7 +110,7 @@ def test_a_user_without_a_home_can_run_every_verb(
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", unknown)
     with pytest.raises(RuntimeError):
-        ray_token.known()
+        ray_token.exists()
     assert gen_ray("train", DEMO, f"storage.root={tmp_path}", "--dry-run").code == 0 and os.environ["HOME"] == "/"
 
 

@@ -14,7 +14,7 @@ from gen_ray.cluster.sweeps.report import SweepOutcome
 from gen_ray.metrics import BITS_PER_DIM
 from gen_ray.recurring.store import ScheduleStore
 from gen_ray.sweeps.study import TrialResult
-from gen_ray.tracking.registry import Verdict, champion
+from gen_ray.tracking.registry import PromotionResult, champion
 from gen_ray.tracking.runs import RunRow, rows
 from gen_ray.tracking.store import Store
 from tests.cluster.street import TINY
@@ -145,11 +145,11 @@ def test_a_failed_trial_does_not_prevent_a_champion(gen_ray: Run, sweep: Path, m
             f"gen_ray.tracking.{module}.row", lambda _, run_id: RunRow(run_id, "", "", {BITS: 1.0}, {}, {})
         )
     monkeypatch.setattr("gen_ray.run_directory.artifact_of", lambda run_id, root: root / run_id)
-    monkeypatch.setattr("gen_ray.tracking.releases.keep", lambda *_: ("model", "d" * 64))
+    monkeypatch.setattr("gen_ray.tracking.releases.store_artifact", lambda *_: ("model", "d" * 64))
     monkeypatch.setattr(
-        "gen_ray.tracking.registry.promote", lambda _, model, *args, margin: Verdict(True, f"{model} {margin}")
+        "gen_ray.tracking.registry.promote", lambda _, model, *args, margin: PromotionResult(True, f"{model} {margin}")
     )
-    monkeypatch.setattr("gen_ray.tracking.runs.tag", lambda _, run_id, tags: asked.append((run_id, tags)))
+    monkeypatch.setattr("gen_ray.tracking.runs.set_tags", lambda _, run_id, tags: asked.append((run_id, tags)))
     said = gen_ray("sweep", "sweep.yaml", "--promote", "digits", "--margin", "0", "--tag", "a=b=c", "--tag", "d=e")
     assert said.code == 1 and said.fault == "error: two-1: 1 of 2 trials failed" and "digits 0.0\n" in said.out
     assert asked == [{"a": "b=c", "d": "e"}, ("two-1", {"promotion": "digits 0.0"})]

@@ -166,13 +166,13 @@ def test_a_client_with_a_token_sends_it(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (ray_token.MODE, ray_token.VALUE, ray_token.PATH):
         monkeypatch.delenv(name, raising=False)
-    ray_token.use()
+    ray_token.enable()
     assert ray_token.MODE not in os.environ  # Ray creates a token for a local cluster
     monkeypatch.setenv(ray_token.VALUE, "t")
-    ray_token.use()
+    ray_token.enable()
     assert os.environ.pop(ray_token.MODE) == "token"
     monkeypatch.setenv(ray_token.MODE, "disabled")
-    ray_token.use()
+    ray_token.enable()
     assert os.environ[ray_token.MODE] == "disabled"
 
 

@@ -276,7 +276,7 @@ def test_compare_selects_runs_and_writes_a_self_contained_page(gen_ray: Run, tmp
     for name, family, bits in (("a<b>", "vae", 2.0), ("c", "ddpm", 1.0)):
         run = TrackedRun(store, name, name=name, params={"family.name": family}, tags={})
         run.log({"eval/bits_per_dim": bits, "eval/bits_per_dim_standard_error": 0.1}, 1)
-        run.show("evaluation_samples", np.full((4, 4, 3), 7, np.uint8), 1)
+        run.log_image("evaluation_samples", np.full((4, 4, 3), 7, np.uint8), 1)
         run.close("FINISHED")
     page = tmp_path / "page.html"
     said = gen_ray("compare", "page", "--storage", tmp_path, "--html", page)

@@ -21,7 +21,7 @@ from gen_ray.engine.training.batches import InMemoryBatches
 from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment, parse
-from gen_ray.storage.paths import current
+from gen_ray.storage.paths import current_version
 
 TINY = {
     "name": "tiny",
@@ -59,7 +59,7 @@ class Mute(LoggerActor):
         super().log(run_id, metrics, step, at)
         self.metrics.append((step, dict(metrics)))
 
-    def condemn(self, run_id: str, fault: dict[str, str]) -> None:
+    def report_fatal(self, run_id: str, fault: dict[str, str]) -> None:
         raise AssertionError(fault)
 
     def told(self) -> list[tuple[int, dict[str, float]]]:
@@ -108,7 +108,7 @@ def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Return the EMA weights of a checkpoint or artifact."""
     from safetensors.torch import load
 
-    files = current(checkpoint)  # on an object store the files of the current version
+    files = current_version(checkpoint)  # on an object store the files of the current version
     [file] = [p for p in (files / "ema.safetensors", files / "weights.safetensors") if p.exists()]
     return load(file.read_bytes())
 

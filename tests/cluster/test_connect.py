@@ -20,7 +20,8 @@ def test_machines_that_an_autoscaler_may_start_count_as_available(monkeypatch: p
     monkeypatch.setattr(connect.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 2, "GPU": 4})
     assert connect.uses_gpu(wanted) and connect.uses_gpu(Scaling(num_workers=2))
     assert connect.needs(wanted, 3) == {"CPU": 6, "GPU": 2}
-    assert connect.in_reach()["GPU"] == 4 and connect.in_reach()["CPU"] == 4  # four are present, whatever the file says
+    found = connect.available_resources()
+    assert found["GPU"] == 4 and found["CPU"] == 4  # four are present, whatever the file says
     with pytest.raises(UserError, match="5 workers need 5 GPUs"):
         connect.uses_gpu(Scaling(num_workers=5, use_gpu=True))
     assert connect.uses_gpu(Scaling(num_workers=(3, 8), use_gpu=True))

@@ -53,7 +53,7 @@ def test_every_row_occurs_exactly_once_per_epoch(
     epochs, everything = 3, [Counter[int]() for _ in range(3)]
     for rank in range(world):
         streamed = Streamed(prepared.shards("train"), **place(world, rank, batch_size=batch_size))
-        first, end = streamed.stretch
+        first, end = streamed.span
         size, steps = end - first, epochs * len(at_once) // batch_size + 2
         mine = [row for step in take(streamed, 0, steps) for row in step]
         for epoch in range(epochs):

@@ -15,7 +15,7 @@ from ray.core.generated.common_pb2 import Bundle
 from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 from ray.util import get_placement_group, remove_placement_group
 
-from gen_ray.cluster.jobs.queue import NAME, QueueSlot, Shared, members, reserved, turn
+from gen_ray.cluster.jobs.queue import NAME, QueueSlot, Shared, members, queue_slot, reserved
 from gen_ray.cluster.jobs.reservations import total
 from gen_ray.cluster.sweeps.sweep import sweep
 from gen_ray.cluster.tracking import logger_actor
@@ -57,7 +57,7 @@ def granted(place: QueueSlot, running: int = 0) -> bool:
 @pytest.mark.usefixtures("shared")
 def test_the_resources_of_a_dead_driver_are_released(someone: Any, tmp_path: Path) -> None:
     mine = logger_actor.start(None, tmp_path)
-    with turn("theirs", 1, {"CPU": 4.0}, someone) as theirs, turn("mine", 2, {"CPU": 4.0}, mine) as place:
+    with queue_slot("theirs", 1, {"CPU": 4.0}, someone) as theirs, queue_slot("mine", 2, {"CPU": 4.0}, mine) as place:
         assert granted(theirs) and not granted(place)
         assert [(wish.name, wish.running, bool(waits)) for wish, waits, _ in members()] == [
             ("theirs", 1, False),
@@ -83,7 +83,7 @@ ray.get(placement_group([{"CPU": 1}, {"CPU": 1}], name="group", lifetime="detach
 
 @pytest.mark.usefixtures("shared")
 def test_resources_reserved_by_other_applications_are_not_granted(someone: Any) -> None:
-    with turn("large", 1, {"CPU": 2.0}, someone) as large, turn("small", 1, {"CPU": 1.0}, someone) as small:
+    with queue_slot("large", 1, {"CPU": 2.0}, someone) as large, queue_slot("small", 1, {"CPU": 1.0}, someone) as small:
         place = [os.environ["RAY_ADDRESS"], ray.get_runtime_context().namespace]
         subprocess.run([sys.executable, "-c", OTHERS, *place], check=True, timeout=60)
         assert becomes(lambda: reserved().get("CPU") == 3.0)
@@ -114,7 +114,7 @@ def test_an_actor_counts_with_its_group_and_a_waiting_group_does_not_count() -> 
 
 @pytest.mark.usefixtures("shared")
 def test_a_lost_queue_restarts_and_learns_its_members(someone: Any) -> None:
-    with turn("a", 1, {"CPU": 2.0}, someone, most=9) as place:
+    with queue_slot("a", 1, {"CPU": 2.0}, someone, most=9) as place:
         assert isinstance(place, Shared)
         assert granted(place) and granted(place, 1)
         ray.kill(ray.get_actor(NAME, namespace=NAME), no_restart=False)
@@ -127,7 +127,7 @@ def test_a_lost_queue_restarts_and_learns_its_members(someone: Any) -> None:
 def test_a_sweep_uses_the_resources_that_others_leave(someone: Any, storage: Path, tmp_path: Path) -> None:
     space = {"family.latent_dim": {"choice": [2, 3, 4]}}
     found, most = plan(tmp_path, storage, "what-is-left", space=space), list[float]()
-    with turn("other", 1, {"CPU": 3.0}, someone) as other:
+    with queue_slot("other", 1, {"CPU": 3.0}, someone) as other:
         assert granted(other)
         done = sweep(found, watch=lambda *_: most.append(max(wish.running for wish, _, _ in members())))
     assert [result.state for result in done.results] == ["finished"] * 3
@@ -137,7 +137,7 @@ def test_a_sweep_uses_the_resources_that_others_leave(someone: Any, storage: Pat
 @pytest.mark.usefixtures("shared")
 def test_a_training_waits_until_its_resources_are_granted(someone: Any, storage: Path, tmp_path: Path) -> None:
     experiment = plan(tmp_path, storage, "its-turn", space={"family.latent_dim": {"choice": [2]}}).first
-    with turn("other", 1, {"CPU": 4.0}, someone) as other:
+    with queue_slot("other", 1, {"CPU": 4.0}, someone) as other:
         assert granted(other)
         began = time.monotonic()
         freed = Timer(WAIT_SECONDS, lambda: other.tell(0))
@@ -150,7 +150,7 @@ def test_a_training_waits_until_its_resources_are_granted(someone: Any, storage:
 def test_a_local_ray_has_no_queue() -> None:
     with pytest.raises(UserError, match="RAY_ADDRESS: is not set"):
         members()
-    with turn("a", 1, {"CPU": 1e9}, None) as place:
+    with queue_slot("a", 1, {"CPU": 1e9}, None) as place:
         assert place.granted(0) and not place.shared
 
 

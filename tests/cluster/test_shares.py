@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_ray.cluster.jobs.fair_shares import MEMBERS, PATIENCE_SECONDS, Shares, Wish
+from gen_ray.cluster.jobs.fair_shares import MEMBERS, PATIENCE_SECONDS, ResourceRequest, Shares
 from pipelines import queue as command
 
 
@@ -24,7 +24,7 @@ class Cluster:
         self.wishes[name] = {"name": name, "priority": priority, "needs": needs}
 
     def ask(self, name: str) -> bool:
-        granted = self.shares.ask(Wish(**self.wishes[name], running=self.running[name]), self.room)
+        granted = self.shares.ask(ResourceRequest(**self.wishes[name], running=self.running[name]), self.room)
         self.running[name] += granted
         return granted
 
@@ -185,7 +185,7 @@ def test_a_waiting_member_states_the_reason() -> None:
 def test_the_command_shows_why_a_member_waits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    waiting = Wish(name="digits-1", priority=1, needs={"CPU": 4}, running=0)
+    waiting = ResourceRequest(name="digits-1", priority=1, needs={"CPU": 4}, running=0)
     monkeypatch.setattr("gen_ray.cluster.nodes.connect.connected", lambda _: nullcontext())
     monkeypatch.setattr("gen_ray.cluster.jobs.queue.members", lambda: [(waiting, "4 CPU (2 of 8 free)", 90.0)])
     monkeypatch.setattr("gen_ray.cluster.jobs.queue.reserved", lambda: {"CPU": 1.0})

@@ -16,7 +16,7 @@ from gen_ray.cluster.sweeps.searcher import SWEEP
 from gen_ray.cluster.sweeps.sweep import sweep
 from gen_ray.errors import EndedError, UserError
 from gen_ray.sweeps.config import SweepPlan, load
-from gen_ray.tracking.runs import PARENT, RunRow, connect, picture, rows
+from gen_ray.tracking.runs import PARENT, RunRow, connect, latest_image, rows
 from gen_ray.tracking.store import Store
 from tests.cluster.street import TINY, in_this_process, same, weights
 
@@ -116,7 +116,7 @@ def test_the_parent_holds_table_record_and_pictures(outcome: SweepOutcome, three
     kept = {Path(item.path).name for item in client.list_artifacts(parent.mlflow_id, "sweep")}
     assert kept == {"table.csv", "sweep.yaml", "study.jsonl"}
     for name in ("parallel_coordinates", "metric_against_each_key", "quality_against_cost", "best_samples"):
-        assert picture(store, parent, f"sweep_{name}"), name
+        assert latest_image(store, parent, f"sweep_{name}"), name
 
 
 @pytest.mark.usefixtures("cluster")

@@ -54,18 +54,18 @@ class Night:
     """A reconciler of one schedule with its files and launcher."""
 
     def __init__(self, root: Path, **changed: object) -> None:
-        self.now, self.paper, self.book = MONDAY - HOUR, Paper(), ScheduleStore(root)
-        self.book.add(nightly(root, **changed))
+        self.now, self.paper, self.store = MONDAY - HOUR, Paper(), ScheduleStore(root)
+        self.store.add(nightly(root, **changed))
         self.restart()
 
     def restart(self) -> None:
         """Continue with another reconciler, which has only the files."""
-        self.keeper = Reconciler(self.book, lambda _: self.paper, lambda: self.now, lambda: self.now.timestamp())
+        self.reconciler = Reconciler(self.store, lambda _: self.paper, lambda: self.now, lambda: self.now.timestamp())
 
-    def look(self, now: datetime) -> list[tuple[str, str]]:
+    def reconcile(self, now: datetime) -> list[tuple[str, str]]:
         """Run the reconciler at a time and return states and notes of the reported occurrences."""
         self.now = now
-        return [(found.state, found.note) for found in self.keeper.look("nightly")]
+        return [(found.state, found.note) for found in self.reconciler.reconcile("nightly")]
 
     def end(self, occurrence: str, word: str = "done") -> None:
         self.paper.states[occurrence] = OccurrenceState(word)  # type: ignore[arg-type]
@@ -76,4 +76,4 @@ class Night:
 
     @property
     def past(self) -> ScheduleState:
-        return self.book.past(self.book.load("nightly"))
+        return self.store.load_state(self.store.load("nightly"))

@@ -21,7 +21,7 @@ from tests.schedules.night import Paper, nightly
 
 
 @pytest.fixture
-def book(tmp_path: Path) -> ScheduleStore:
+def store(tmp_path: Path) -> ScheduleStore:
     return ScheduleStore(tmp_path)
 
 
@@ -31,14 +31,14 @@ def paper() -> Paper:
 
 
 @pytest.fixture
-def lines(book: ScheduleStore, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def lines(store: ScheduleStore, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return the output lines of a daemon that runs during the test."""
     monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
     told: list[str] = []
-    running = Daemon(Reconciler(book, lambda _: paper), told.append)
+    running = Daemon(Reconciler(store, lambda _: paper), told.append)
     thread = Thread(target=running.run)
     thread.start()
-    soon(lambda: (book.folder / daemon.LOCK).exists())
+    soon(lambda: (store.folder / daemon.LOCK).exists())
     yield told
     running.stop()
     thread.join()
@@ -51,49 +51,51 @@ def soon(true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_added_changed_and_removed_files_are_noticed(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
+def test_added_changed_and_removed_files_are_noticed(store: ScheduleStore, paper: Paper, lines: list[str]) -> None:
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
-    book.add(nightly(book.root, cron="* * * * *", added=an_hour_ago))
+    store.add(nightly(store.root, cron="* * * * *", added=an_hour_ago))
     soon(lambda: paper.asked)
     [(occurrence, _)] = paper.asked
     soon(lambda: f"{occurrence}: running" in lines)
     assert lines[0].startswith("nightly: * * * * * UTC, next ")
     paper.states.clear()
     soon(lambda: f"{occurrence}: failed: its launcher has no record of it" in lines)
-    (book.folder / "spoilt.yaml").write_text("cron: never\n")
+    (store.folder / "spoilt.yaml").write_text("cron: never\n")
     soon(lambda: any("spoilt.yaml: " in line for line in lines))
-    book.remove("nightly")
+    store.remove("nightly")
     soon(lambda: "nightly: removed" in lines)
     assert sum("spoilt.yaml: " in line for line in lines) == 1
 
 
-def test_a_second_daemon_is_refused(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
+def test_a_second_daemon_is_refused(store: ScheduleStore, paper: Paper, lines: list[str]) -> None:
     with pytest.raises(UserError, match="another gen-ray schedule run is running these schedules"):
-        Daemon(Reconciler(book, lambda _: paper), print).run()
+        Daemon(Reconciler(store, lambda _: paper), print).run()
 
 
-def test_a_faulty_schedule_stops_no_other(book: ScheduleStore, paper: Paper, lines: list[str]) -> None:
+def test_a_faulty_schedule_stops_no_other(store: ScheduleStore, paper: Paper, lines: list[str]) -> None:
     past = datetime.now(UTC) - timedelta(hours=1)
-    book.add(nightly(book.root, name="a", cron="* * * * *", added=past))
-    (book.folder / "a.state.json").write_text("{")
-    book.add(nightly(book.root, name="b", cron="* * * * *", added=past))
+    store.add(nightly(store.root, name="a", cron="* * * * *", added=past))
+    (store.folder / "a.state.json").write_text("{")
+    store.add(nightly(store.root, name="b", cron="* * * * *", added=past))
     soon(lambda: any(line.startswith("b-") and line.endswith(": running") for line in lines))
     assert any("a.state.json: " in line for line in lines)
 
 
-def test_the_clock_may_be_set_while_it_runs(book: ScheduleStore, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_may_be_set_while_it_runs(
+    store: ScheduleStore, paper: Paper, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
     year = timedelta(days=365)
     clock = [datetime.now(UTC) + year]
-    running = Daemon(Reconciler(book, lambda _: paper, lambda: clock[0]), print)
+    running = Daemon(Reconciler(store, lambda _: paper, lambda: clock[0]), print)
     thread = Thread(target=running.run)
     thread.start()
     try:
-        book.add(nightly(book.root, cron="* * * * *", added=clock[0] - timedelta(minutes=2)))
+        store.add(nightly(store.root, cron="* * * * *", added=clock[0] - timedelta(minutes=2)))
         soon(lambda: len(paper.asked) == 1)
         paper.end_all()
         clock[0] -= year
-        soon(lambda: book.past(book.load("nightly")).after <= clock[0])
+        soon(lambda: store.load_state(store.load("nightly")).after <= clock[0])
         clock[0] += timedelta(minutes=2)
         soon(lambda: len(paper.asked) == 2)
     finally:
@@ -101,14 +103,14 @@ def test_the_clock_may_be_set_while_it_runs(book: ScheduleStore, paper: Paper, m
         thread.join()
 
 
-def test_sigterm_ends_daemon_and_sweeps_in_order(book: ScheduleStore, tmp_path: Path) -> None:
+def test_sigterm_ends_daemon_and_sweeps_in_order(store: ScheduleStore, tmp_path: Path) -> None:
     (tmp_path / "pipelines").mkdir()  # shadows the real one in the folder where the sweep starts
     (tmp_path / "pipelines" / "__init__.py").touch()
     (tmp_path / "pipelines" / "sweep.py").write_text("import time\nprint('here', flush=True)\ntime.sleep(60)\n")
-    book.add(nightly(tmp_path, cron="* * * * *", added=datetime.now(UTC) - timedelta(minutes=2)))
-    command = [sys.executable, "-m", "pipelines.schedule", "run", "--storage", str(book.root)]
+    store.add(nightly(tmp_path, cron="* * * * *", added=datetime.now(UTC) - timedelta(minutes=2)))
+    command = [sys.executable, "-m", "pipelines.schedule", "run", "--storage", str(store.root)]
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    logs = book.folder / "logs"
+    logs = store.folder / "logs"
     soon(lambda: any("here" in file.read_text() for file in logs.glob("*.log")))
     running.send_signal(signal.SIGTERM)
     said, _ = running.communicate(timeout=30)

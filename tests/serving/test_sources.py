@@ -25,7 +25,7 @@ def recorded(root: Path, run_id: str) -> str:
     home = root / "runs" / run_id
     storage.commit(home / run_directory.ARTIFACT, lambda draft: fill(run_id, draft))
     run = TrackedRun(Store.of(None, "sources", root), run_id, name="a", params={}, tags={})
-    run.keep(home / run_directory.ARTIFACT, "model")
+    run.log_artifact(home / run_directory.ARTIFACT, "model")
     run.close("FINISHED")
     return run.id
 
@@ -63,7 +63,7 @@ def test_an_mlflow_run_means_its_folder_or_else_its_artifact(
 def test_the_run_id_in_a_tag_is_not_taken_for_a_path(storage: Path, tag: str) -> None:
     store = Store.of(None, "sources", storage)
     run = TrackedRun(store, "foreign-20260101-000000", name="a", params={}, tags={})
-    run.tag({RUN_ID: tag})
+    run.set_tags({RUN_ID: tag})
     with pytest.raises(UserError, match=r"is not a run of gen_ray, its tag gen_ray\.run_id is"):
         folder_of(run.id, storage)
 

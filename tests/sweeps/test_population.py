@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gen_ray.sweeps.config import SearchAxis
 from gen_ray.sweeps.points import sample_axis
-from gen_ray.sweeps.population import donors, explored
+from gen_ray.sweeps.population import donors, explore
 
 SPACE = {
     "rate": SearchAxis(loguniform=(1e-4, 1e-1)),
@@ -34,7 +34,7 @@ def test_a_hundred_steps_stay_within_the_bounds_and_depend_on_the_seed_only(seed
         rng = np.random.default_rng(seed)
         points = [started(rng)]
         for _ in range(100):
-            points.append(dict(explored(SPACE, points[-1], resample, rng)))
+            points.append(dict(explore(SPACE, points[-1], resample, rng)))
         return points
 
     points = walked()
@@ -48,7 +48,7 @@ def test_a_hundred_steps_stay_within_the_bounds_and_depend_on_the_seed_only(seed
 def test_without_resampling_a_step_is_a_factor_or_a_neighbour() -> None:
     rng, steps = np.random.default_rng(0), set()
     for _ in range(50):
-        found = explored({key: SPACE[key] for key in ("rate", "clip")}, {"rate": 1e-2, "clip": 0.5}, 0.0, rng)
+        found = explore({key: SPACE[key] for key in ("rate", "clip")}, {"rate": 1e-2, "clip": 0.5}, 0.0, rng)
         steps.add((round(found["rate"] / 1e-2, 6), found["clip"]))
     assert steps == {(factor, clip) for factor in (0.8, 1.2) for clip in (None, 1.0)}
 

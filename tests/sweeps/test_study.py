@@ -115,7 +115,7 @@ def test_a_trial_that_became_a_copy_is_shown_with_its_final_settings(tmp_path: P
         again.tell(number, {BITS: float(number)})
     ended = again.results()
     assert ended[2].point == near and ended[2].copies == copies and ended[0].point == begun[0]
-    assert again.shown().trials[2].params["training.learning_rate"] == 5e-3
+    assert again.plotted().trials[2].params["training.learning_rate"] == 5e-3
     _, lines = table(ended, again.sweep.space, BITS)
     assert lines[2][2] == "0.005" and lines[2][5] == "finished, from 001 at epoch 10, from 000 at epoch 20"
 

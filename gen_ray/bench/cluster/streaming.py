@@ -64,7 +64,7 @@ def stream_larger(*, data_mb: int, store_mb: int) -> StreamingFigures:
         _check_disk(Path(folder), data_mb)
         _write(Path(folder) / "parts", data_mb * MB // SIDE**2)
         prepared = prepare(f"parquet:{folder}/parts/*.parquet", out=Path(folder) / "data")
-        ray_token.ready()
+        ray_token.ensure()
         start(
             None,
             num_cpus=2,

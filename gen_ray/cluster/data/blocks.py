@@ -89,14 +89,14 @@ class Streamed(MicroBatches):
         return self.batch_size // self.world_size
 
     @property
-    def stretch(self) -> tuple[int, int]:
+    def span(self) -> tuple[int, int]:
         """Return the bounds [first, end) of this rank's rows in an epoch's concatenated rows."""
         first, end = (self.rows * rank // self.world_size for rank in (self.rank, self.rank + 1))
         return first, end
 
-    def deal(self, epoch: int) -> list[ShardSlice]:
+    def assign(self, epoch: int) -> list[ShardSlice]:
         """Return this rank's slices of an epoch, in order."""
-        (first, end), at, pieces = self.stretch, 0, []
+        (first, end), at, pieces = self.span, 0, []
         for index in permutation(len(self.shards), self.seed, epoch):
             shard = self.shards[index]
             piece = ShardSlice(shard, max(first - at, 0), min(end - at, shard.rows))
@@ -107,7 +107,7 @@ class Streamed(MicroBatches):
 
     def stream(self, first_step: int) -> Iterator[list[Tensor]]:
         """Yield this rank's micro-batches (n, *shape) of each step. Raise UserError for fewer rows than workers."""
-        first, end = self.stretch
+        first, end = self.span
         if first == end:
             raise UserError(f"data: {self.rows} rows are too few for {self.world_size} workers")
         waiting, micro = torch.empty(0), self.share // self.accumulate
@@ -120,7 +120,7 @@ class Streamed(MicroBatches):
     def _windows(self, epoch: int, skip: int) -> Iterator[Tensor]:
         """Yield the shuffled rows (n, *shape) of each window, endlessly, without the first skip rows."""
         while True:
-            mine = self.deal(epoch)
+            mine = self.assign(epoch)
             windows = [mine[first : first + WINDOW_SHARDS] for first in range(0, len(mine), WINDOW_SHARDS)]
             sizes = [sum(map(len, window)) for window in windows]
             unread = [i for i, end in enumerate(accumulate(sizes)) if end > skip]

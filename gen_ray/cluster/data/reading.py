@@ -10,7 +10,7 @@ import ray.data
 
 from gen_ray.datasets.prepared import Prepared, Shard
 from gen_ray.datasets.shards import read_shard
-from gen_ray.storage.paths import place
+from gen_ray.storage.paths import resolve
 
 READERS = 4
 """Concurrent reader processes. They reserve no CPU, because the training workers that wait for them may hold all."""
@@ -34,7 +34,7 @@ def dataset(shards: list[Shard]) -> "ray.data.Dataset":
 
 def _read(item: dict[str, np.ndarray]) -> pa.Table:
     shard = Shard(
-        path=place(str(item["path"][0])),
+        path=resolve(str(item["path"][0])),
         sha256=str(item["sha256"][0]),
         rows=int(item["rows"][0]),
         first_row=int(item["first_row"][0]),

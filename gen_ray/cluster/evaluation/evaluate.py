@@ -36,7 +36,7 @@ def evaluate(
     experiment: Experiment, prepared: Prepared, checkpoint_folder: Path, out: Path, *, run_id: str
 ) -> dict[str, Any]:
     """Measure a checkpoint's EMA weights, write the artifact to out, and return the report with the step."""
-    return on_a_worker(
+    return run_on_worker(
         measure_checkpoint, experiment, experiment.resolved(), prepared.folder, checkpoint_folder, out, run_id
     )
 
@@ -45,26 +45,26 @@ def evaluate_artifact(
     experiment: Experiment, prepared: Prepared, folder: Path, *, against: str = "train"
 ) -> dict[str, Any]:
     """Measure an artifact again with the settings of experiment.evaluation, and return the report."""
-    return on_a_worker(_from_artifact, experiment, experiment.resolved(), prepared.folder, folder, against)
+    return run_on_worker(_from_artifact, experiment, experiment.resolved(), prepared.folder, folder, against)
 
 
-def portray(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndarray:
+def make_summary_figure(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndarray:
     """Return the summary figure of an artifact with test images, uint8 (H, W, 3)."""
-    return on_a_worker(_portrait, experiment, prepared.folder, folder)
+    return run_on_worker(_portrait, experiment, prepared.folder, folder)
 
 
-def on_a_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
+def run_on_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
     """Run task(cpus, *args) in a worker with the resources of all of the experiment's workers; return its result."""
-    place = place_of(experiment)
+    place = worker_options(experiment)
     wanted = {kind: place[name] for kind, name in (("CPU", "num_cpus"), ("GPU", "num_gpus")) if place[name]}
     steps = (
         ray.remote(_started_and_done).options(**place, num_returns="streaming").remote(task, place["num_cpus"], *args)
     )
-    place_found = started(lambda: unwrapped(next(steps)))
+    place_found = started(lambda: unwrap_error(next(steps)))
     result(
         place_found, lambda: f"{experiment.name}: the evaluation waits for {missing(wanted) or 'its worker to start'}"
     )
-    return awaited(lambda: unwrapped(next(steps)))
+    return awaited(lambda: unwrap_error(next(steps)))
 
 
 def _started_and_done(task: Any, *args: Any) -> Iterator[Any]:
@@ -73,7 +73,7 @@ def _started_and_done(task: Any, *args: Any) -> Iterator[Any]:
     yield task(*args)
 
 
-def place_of(experiment: Experiment) -> dict[str, Any]:
+def worker_options(experiment: Experiment) -> dict[str, Any]:
     """Return the Ray options of a task or actor that gets the resources of all of the experiment's workers."""
     one_worker = experiment.scaling.model_copy(update={"num_workers": 1})
     anywhere = PlacementGroupSchedulingStrategy(None)  # not in the small placement group of a sweep's trial
@@ -84,7 +84,7 @@ def place_of(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def unwrapped(asked: Any) -> Any:
+def unwrap_error(asked: Any) -> Any:
     """Return a task's result, or raise its own error without Ray's wrapper, whose message is a traceback."""
     try:
         return ray.get(asked)
@@ -137,7 +137,7 @@ def evaluate_average(
     at is a step; the default is the end. The artifact is written to out, if given. Raise UserError if the run kept no
     snapshots.
     """
-    return on_a_worker(_from_average, experiment, experiment.resolved(), prepared.folder, home, sigma_rel, at, out)
+    return run_on_worker(_from_average, experiment, experiment.resolved(), prepared.folder, home, sigma_rel, at, out)
 
 
 def _from_average(

@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 
-from gen_ray.cluster.evaluation.evaluate import device_of, place_of, reference_of, unwrapped
+from gen_ray.cluster.evaluation.evaluate import device_of, reference_of, unwrap_error, worker_options
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.evaluation.pareto import CostQuality
 from gen_ray.engine.evaluation.quality_metrics import quality_metric
@@ -84,7 +84,7 @@ class Measurement:
 
     def __init__(self, experiment: Experiment, prepared: Prepared, folder: Path, order: MeasurementPlan) -> None:
         """Start the actor with the resources of all of the training's workers."""
-        place = place_of(experiment)
+        place = worker_options(experiment)
         self._benchmark = (
             ray.remote(SamplerBenchmark).options(**place).remote(folder, prepared.folder, place["num_cpus"], order)
         )
@@ -107,4 +107,4 @@ class Measurement:
         return found
 
     def _ask(self, method: str, *args: Any) -> Any:
-        return unwrapped(getattr(self._benchmark, method).remote(*args))
+        return unwrap_error(getattr(self._benchmark, method).remote(*args))

@@ -16,7 +16,7 @@ Resources = Mapping[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class ResourceRequest:
     """A member's request. It is complete, so that a lost queue can be rebuilt from the members' next requests."""
 
     name: str
@@ -34,7 +34,7 @@ class Wish:
 class Member:
     """A member of the queue: it has asked and has not left."""
 
-    wish: Wish
+    wish: ResourceRequest
     since: float
     running: int = 0
     asked_at: float = float("-inf")
@@ -52,7 +52,7 @@ class Shares:
         """Create an empty table; clock returns seconds."""
         self.members, self.clock = dict[str, Member](), clock
 
-    def ask(self, wish: Wish, room: Resources) -> bool:
+    def ask(self, wish: ResourceRequest, room: Resources) -> bool:
         """Return whether the member may start one more now; room is the cluster's resources that members may use."""
         member = self.members.get(wish.name)
         if member is None:
@@ -112,6 +112,6 @@ class Shares:
         return {k: sum(m.running * m.wish.needs.get(k, 0.0) for m in members) for k in kinds}
 
 
-def _part(wish: Wish, room: Resources) -> float:
+def _part(wish: ResourceRequest, room: Resources) -> float:
     """Return the dominant share of one start: the largest fraction of any resource, divided by priority."""
     return max((n / room[k] for k, n in wish.needs.items() if room.get(k)), default=0.0) / wish.priority

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
-from gen_ray.cluster.jobs.fair_shares import Resources, Shares, Wish
+from gen_ray.cluster.jobs.fair_shares import ResourceRequest, Resources, Shares
 from gen_ray.cluster.jobs.reservations import reserved_by_others
 from gen_ray.cluster.jobs.waiting import REPORT_SECONDS, missing
-from gen_ray.cluster.nodes.connect import in_reach
+from gen_ray.cluster.nodes.connect import available_resources
 from gen_ray.errors import UserError
 
 NAME = "gen_ray.queue"
@@ -33,12 +33,12 @@ class Queue:
         self.others: Resources = {}
         self.jobs, self.looked_at = set[str](), float("-inf")
 
-    async def ask(self, wish: Wish, tracker: Any) -> bool:
+    async def ask(self, wish: ResourceRequest, tracker: Any) -> bool:
         """Return whether the member may start one more now."""
         self.trackers[wish.name] = tracker
         self.watch = self.watch or asyncio.create_task(self._forget_the_dead())
         others = self.reserved(wish.job)
-        room = {kind: max(0.0, amount - others.get(kind, 0.0)) for kind, amount in in_reach().items()}
+        room = {kind: max(0.0, amount - others.get(kind, 0.0)) for kind, amount in available_resources().items()}
         return self.shares.ask(wish, room)
 
     def reserved(self, job: str = "") -> Resources:
@@ -57,7 +57,7 @@ class Queue:
         self.shares.leave(name)
         self.trackers.pop(name, None)
 
-    async def members(self) -> list[tuple[Wish, str, float]]:
+    async def members(self) -> list[tuple[ResourceRequest, str, float]]:
         """Return each member's request with its running trials, the reason of its wait, and seconds since it joined."""
         now = time.monotonic()
         return [
@@ -111,7 +111,7 @@ class Shared:
     shared = True
     left = False
 
-    def __init__(self, wish: Wish, tracker: Any) -> None:
+    def __init__(self, wish: ResourceRequest, tracker: Any) -> None:
         """Connect to the queue; tracker is the logger actor whose death removes the member."""
         self.wish, self.tracker, self.asked_at, self.reported_at = wish, tracker, 0.0, 0.0
         self.queue = _queue()
@@ -153,7 +153,7 @@ class WholeSweepSlot:
 
 
 @contextmanager
-def turn(
+def queue_slot(
     name: str, priority: float, needs: Mapping[str, float], tracker: Any, most: int = 1, *, together: bool = False
 ) -> Iterator[QueueSlot]:
     """Yield a slot in the queue of the cluster that RAY_ADDRESS names, or NoQueue without RAY_ADDRESS.
@@ -166,7 +166,7 @@ def turn(
     places = most if together else 1
     amounts = {kind: places * amount for kind, amount in needs.items()}
     job = ray.get_runtime_context().get_job_id()
-    wish = Wish(name=name, priority=priority, needs=amounts, running=0, job=job, most=most // places)
+    wish = ResourceRequest(name=name, priority=priority, needs=amounts, running=0, job=job, most=most // places)
     place = Shared(wish, tracker)
     try:
         yield WholeSweepSlot(place) if together else place
@@ -181,11 +181,11 @@ def wait(place: QueueSlot) -> None:
         time.sleep(ASK_SECONDS)
 
 
-def members() -> list[tuple[Wish, str, float]]:
+def members() -> list[tuple[ResourceRequest, str, float]]:
     """Return the members of the queue of the cluster that RAY_ADDRESS names. Raise UserError if it is not set."""
     if "RAY_ADDRESS" not in os.environ:
         raise UserError("RAY_ADDRESS: is not set; only a shared cluster has a queue: set it to its head's HOST:PORT")
-    found: list[tuple[Wish, str, float]] = ray.get(_queue().members.remote())
+    found: list[tuple[ResourceRequest, str, float]] = ray.get(_queue().members.remote())
     return found
 
 

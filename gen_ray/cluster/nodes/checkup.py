@@ -12,8 +12,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gen_ray.cluster.nodes.connect import alive
-from gen_ray.host.machine import Machine, look
-from gen_ray.storage.paths import is_remote, place
+from gen_ray.host.machine import Machine, inspect_machine
+from gen_ray.storage.paths import is_remote, resolve
 
 ANSWER_SECONDS = 60.0
 COMPARED = ("python", "ray", "torch", "gen-ray")
@@ -34,7 +34,7 @@ class Node:
     fault: str = ""
     """Why the task failed."""
 
-    def wrong(self, here: Machine) -> Iterator[str]:
+    def problems(self, here: Machine) -> Iterator[str]:
         """Yield each problem of this machine with its remedy; here is this process's machine."""
         if self.seen is None:
             yield f"no task can run there: {self.fault}"
@@ -93,4 +93,4 @@ def _ask(node: str, root: Path, marker: str) -> ray.ObjectRef:
 
 def _look(root: str, marker: str) -> tuple[Machine, bool]:
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides all GPUs from this task, which must see them
-    return look(Path("/") if is_remote(place(root)) else Path(root)), not marker or Path(marker).exists()
+    return inspect_machine(Path("/") if is_remote(resolve(root)) else Path(root)), not marker or Path(marker).exists()

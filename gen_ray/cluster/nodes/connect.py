@@ -41,7 +41,7 @@ def joined(cpus: int) -> Iterator[None]:
     if address:
         ray_token.secure()
     else:
-        ray_token.ready()
+        ray_token.ensure()
     start(
         address,
         log_to_driver=False,
@@ -84,7 +84,7 @@ def terminable() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
     if heard:
-        name = signals.ended(heard[0])
+        name = signals.ended_error(heard[0])
         raise EndedError(f"{name} before all trials were done; `resume` continues from there", name.code)
 
 
@@ -109,7 +109,7 @@ def alive() -> list[dict[str, Any]]:
 
 def uses_gpu(scaling: Scaling) -> bool:
     """Return whether each worker gets a GPU. Raise UserError if GPUs are required and there are too few."""
-    there, wanted = in_reach().get("GPU", 0.0), scaling.fewest_workers * scaling.gpus_per_worker
+    there, wanted = available_resources().get("GPU", 0.0), scaling.fewest_workers * scaling.gpus_per_worker
     if scaling.use_gpu is True and there < wanted:
         raise UserError(
             f"scaling.use_gpu=true: {scaling.fewest_workers} workers need {wanted:g} GPUs, the cluster has {there:g}"
@@ -117,7 +117,7 @@ def uses_gpu(scaling: Scaling) -> bool:
     return there >= wanted if scaling.use_gpu == "auto" else scaling.use_gpu
 
 
-def in_reach() -> dict[str, float]:
+def available_resources() -> dict[str, float]:
     """Return the cluster's resources, or the autoscaler's limits where they are larger.
 
     The autoscaler adds machines only on demand, so that a request must not be refused for resources that it may add.

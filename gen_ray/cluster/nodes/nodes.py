@@ -16,7 +16,7 @@ import requests
 from gen_ray.cluster.nodes import environment, ports
 from gen_ray.errors import RunError, UserError
 from gen_ray.host import ray_token
-from gen_ray.storage.paths import beside, default
+from gen_ray.storage.paths import default, local_dir
 from gen_ray.tracking.database import uri_of
 
 DATABASE, ARTIFACTS = "MLFLOW_BACKEND_STORE_URI", "MLFLOW_ARTIFACTS_DESTINATION"
@@ -74,7 +74,7 @@ def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
             f"{ray_token.MODE}={ray_token.OPEN}: any client that reaches this machine could run code on it; "
             "unset it, or pass `insecure`"
         )
-    if not ray_token.known():
+    if not ray_token.exists():
         if not make:
             raise UserError(f"{ray_token.file()}: is missing; copy it from the cluster's head, by scp -p for instance")
         ray_token.generate()
@@ -104,7 +104,7 @@ def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequenc
             value=host,
         )
     ports.check(host, port)
-    root = beside(default())
+    root = local_dir(default())
     root.mkdir(parents=True, exist_ok=True)
     stores = {DATABASE: uri_of(root / "mlflow.db"), ARTIFACTS: (root / "mlflow_artifacts").as_uri()}
     # Passed by variables, not arguments: a database's password must not appear in the process list.

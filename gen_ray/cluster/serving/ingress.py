@@ -15,7 +15,7 @@ from gen_ray.cluster.serving.args import ServingApplication
 from gen_ray.cluster.serving.ray_model_service import RayModelService
 from gen_ray.errors import UserError
 from gen_ray.serving import api, settings
-from gen_ray.storage.paths import beside
+from gen_ray.storage.paths import local_dir
 
 
 class Ingress:
@@ -28,7 +28,7 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         """Return the app; Ray Serve calls this method in the replica."""
-        logs.write(beside(self._app.root) / "serving")
+        logs.write(local_dir(self._app.root) / "serving")
         services = {name: RayModelService(handle) for name, handle in self._handles.items()}
         return api.build(services, self._settings)
 

@@ -20,7 +20,7 @@ from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.service import ErrorReply, JobResult, ModelCard, RequestRefusedError, ServingJob, StreamPreview
 from gen_ray.serving.sources import source_of
-from gen_ray.storage.paths import beside
+from gen_ray.storage.paths import local_dir
 from gen_ray.tracking import signing
 
 METER_SECONDS = 1.0
@@ -39,7 +39,7 @@ class Replica:
         self._served, self._metrics = served, ReplicaMetrics()
         device, threads = reserved_device(), max(1, int(served.cpus))
         torch.set_num_threads(threads)
-        logs.write(beside(app.root) / "serving")
+        logs.write(local_dir(app.root) / "serving")
         if app.require_signatures:
             signing.require()
         sys.setswitchinterval(SWITCH_SECONDS)

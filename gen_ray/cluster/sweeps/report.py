@@ -12,7 +12,7 @@ from gen_ray import run_directory
 from gen_ray.cluster.sweeps.trial import SAMPLES
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.engine.plots import grids
-from gen_ray.storage.paths import write_whole
+from gen_ray.storage.paths import write_atomic
 from gen_ray.sweeps import config
 from gen_ray.sweeps.pictures import pictures
 from gen_ray.sweeps.study import RECORD, Study, TrialResult, table
@@ -47,7 +47,7 @@ def conclude(study: Study, home: Path) -> SweepOutcome:
                 *([trial_run(home.name, r.number), *line] for r, line in zip(results, lines, strict=True)),
             ]
         )
-        write_whole(home / DONE, text.getvalue())
+        write_atomic(home / DONE, text.getvalue())
     return SweepOutcome(
         sweep_id=home.name,
         results=results,

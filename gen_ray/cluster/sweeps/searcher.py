@@ -21,7 +21,7 @@ from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
 from gen_ray.sweeps import config
 from gen_ray.sweeps.config import Point
-from gen_ray.sweeps.population import explored
+from gen_ray.sweeps.population import explore
 from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Study, TrialCopy, TrialResult
 
 SWEEP = "gen_ray.sweep"
@@ -73,7 +73,7 @@ class StudySearcher(Searcher):
     def copy(self, number: int, donor: int, epoch: int, rng: np.random.Generator) -> dict[str, str]:
         """Make a trial continue as a copy of another with settings near the donor's; return its new configuration."""
         sweep, study = self.study.sweep, self.study
-        point = explored(sweep.space, study.point(donor), population(sweep).resample, rng)
+        point = explore(sweep.space, study.point(donor), population(sweep).resample, rng)
         tags = _copy_tags(study.copy(number, TrialCopy(epoch=epoch, donor=donor, point=point)))
         experiment = study.plan.experiment(point)
         exploit(experiment, self.track(number).run_id, self.track(donor).run_id)

@@ -13,9 +13,16 @@ from ray.tune.schedulers import TrialScheduler
 from gen_ray import resumption, run_directory
 from gen_ray.cluster.data.blocks import cached
 from gen_ray.cluster.data.preparation import prepare_data
-from gen_ray.cluster.jobs.queue import turn
+from gen_ray.cluster.jobs.queue import queue_slot
 from gen_ray.cluster.jobs.waiting import awaited
-from gen_ray.cluster.nodes.connect import connected, cpus_per_worker, in_reach, needs, ray_storage, terminable
+from gen_ray.cluster.nodes.connect import (
+    available_resources,
+    connected,
+    cpus_per_worker,
+    needs,
+    ray_storage,
+    terminable,
+)
 from gen_ray.cluster.sweeps.population import PopulationScheduler, first_turn
 from gen_ray.cluster.sweeps.report import DONE, PLAN, SweepOutcome, conclude, show
 from gen_ray.cluster.sweeps.schedulers import stopping
@@ -30,7 +37,7 @@ from gen_ray.errors import EndedError, UserError
 from gen_ray.experiment import Scaling, flatten
 from gen_ray.resumption import Resumed
 from gen_ray.storage import lease
-from gen_ray.storage.paths import without_traces, write_whole
+from gen_ray.storage.paths import without_traces, write_atomic
 from gen_ray.sweeps import config, journal, schedulers
 from gen_ray.sweeps.config import SweepPlan
 from gen_ray.sweeps.points import predetermined_points
@@ -76,7 +83,7 @@ def sweep(
             parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
             opened(parent, home, is_new=resumed is None)
             with recorded(parent):
-                write_whole(home / PLAN, config.dump(plan))
+                write_atomic(home / PLAN, config.dump(plan))
                 resumption.keep_data(home, prepared)
                 if not resumed:
                     leases.enter_context(lease.held(home))
@@ -96,7 +103,7 @@ def _swept(
     first, study = plan.first, Study(plan, home)
     most = min(plan.sweep.concurrency or _room(each), study.wanted)
     together = isinstance(plan.sweep.scheduler, schedulers.PopulationConfig)
-    with turn(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as place:
+    with queue_slot(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as place:
         searcher = StudySearcher(study, parent, prepared, place, watch)
         searcher.reconcile()
         task = Task(parent.tracker, prepared.folder, awaited(partial(cached, first, prepared)), cpus)
@@ -144,7 +151,7 @@ def _cpus(scaling: Scaling) -> int:
 
 def _room(each: Mapping[str, float]) -> int:
     """Return how many trials the cluster can run at once, at least 1: it may grow, or report that it cannot."""
-    return max(1, int(min(in_reach().get(kind, 0) // amount for kind, amount in each.items())))
+    return max(1, int(min(available_resources().get(kind, 0) // amount for kind, amount in each.items())))
 
 
 def _run(searcher: StudySearcher, task: Task, each: Mapping[str, float], most: int, home: Path) -> None:

@@ -29,7 +29,7 @@ from gen_ray.engine.training.loop import fit
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment, parse
 from gen_ray.metrics import STEPS, TRAINING_MINUTES
-from gen_ray.storage.paths import write_whole
+from gen_ray.storage.paths import write_atomic
 from gen_ray.sweeps.config import DURING
 
 RESULT, SAMPLES = "result.json", "samples.png"
@@ -108,7 +108,7 @@ def trial(config: Mapping[str, Any], *, task: Task) -> None:
         if refused := track.refusal():
             tune.report({"error": refused, "reason": "tracking"})
             return
-        write_whole(result, json.dumps(metrics))
+        write_atomic(result, json.dumps(metrics))
     tune.report({**json.loads(result.read_text(encoding="utf-8")), "epoch": experiment.training.epochs, "ended": True})
 
 
@@ -169,7 +169,7 @@ def _train_on_workers(
         try:
             while not fitting.done():
                 time.sleep(LOOK_SECONDS)
-                done, _, newest = track.look()
+                done, _, newest = track.latest()
                 if newest.get(DURING) != reported:
                     reported = newest[DURING]
                     tune.report({DURING: reported, "epoch": epoch(experiment, prepared, done)})

@@ -12,7 +12,7 @@ import ray
 from ray.util.placement_group import PlacementGroup
 
 from gen_ray.errors import RunError
-from gen_ray.storage.paths import beside
+from gen_ray.storage.paths import local_dir
 from gen_ray.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -98,12 +98,12 @@ class LoggerActor:
         """Set a run's progress in steps."""
         self.runs[run_id].done, self.runs[run_id].total = done, total
 
-    def look(self, run_id: str) -> tuple[int, int, dict[str, float]]:
+    def latest(self, run_id: str) -> tuple[int, int, dict[str, float]]:
         """Return steps done, total steps and the newest value of every metric."""
         run = self.runs[run_id]
         return run.done, run.total, dict(run.newest)
 
-    def condemn(self, run_id: str, fault: dict[str, str]) -> None:
+    def report_fatal(self, run_id: str, fault: dict[str, str]) -> None:
         """Store one rank's fatal error, which a retry would not fix; the first one is kept."""
         self.runs[run_id].fatal = self.runs[run_id].fatal or fault
 
@@ -166,19 +166,19 @@ class RunLogger:
 
     def log_image(self, name: str, picture: np.ndarray, step: int) -> None:
         """Record a picture (H, W, 3)."""
-        self._send("show", name=name, picture=picture, step=step)
+        self._send("log_image", name=name, picture=picture, step=step)
 
     def log_text(self, name: str, text: str, step: int) -> None:
         """Record a text."""
-        self._send("show_text", name=name, text=text, step=step)
+        self._send("log_text", name=name, text=text, step=step)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        self._send("tag", tags=dict(tags))
+        self._send("set_tags", tags=dict(tags))
 
     def log_artifact(self, path: Path, under: str) -> None:
         """Store a file or folder."""
-        self._send("keep", path=str(path), under=under)
+        self._send("log_artifact", path=str(path), under=under)
 
     def end(self, status: str) -> None:
         """End the run."""
@@ -193,14 +193,14 @@ class RunLogger:
         """Report the training's progress in steps."""
         self.tracker.progress.remote(self.run_id, done, total)
 
-    def look(self) -> tuple[int, int, dict[str, float]]:
+    def latest(self) -> tuple[int, int, dict[str, float]]:
         """Return steps done, total steps and the newest value of every metric."""
-        seen: tuple[int, int, dict[str, float]] = ray.get(self.tracker.look.remote(self.run_id))
+        seen: tuple[int, int, dict[str, float]] = ray.get(self.tracker.latest.remote(self.run_id))
         return seen
 
-    def condemn(self, **fault: str) -> None:
+    def report_fatal(self, **fault: str) -> None:
         """Store a fatal error, which a retry would not fix; wait until it is stored."""
-        ray.get(self.tracker.condemn.remote(self.run_id, fault))
+        ray.get(self.tracker.report_fatal.remote(self.run_id, fault))
 
     def fault(self) -> dict[str, str]:
         """Return the fatal error, empty if there is none."""
@@ -252,4 +252,4 @@ def start(store: Store | None, root: Path) -> Any:
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    return ray.remote(LoggerActor).options(num_cpus=0, scheduling_strategy=here).remote(store, beside(root) / OUTBOX)
+    return ray.remote(LoggerActor).options(num_cpus=0, scheduling_strategy=here).remote(store, local_dir(root) / OUTBOX)

@@ -15,7 +15,7 @@ from gen_ray import resumption, run_directory
 from gen_ray.cluster.data.blocks import cached
 from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.evaluation.evaluate import evaluate
-from gen_ray.cluster.jobs.queue import turn, wait
+from gen_ray.cluster.jobs.queue import queue_slot, wait
 from gen_ray.cluster.jobs.waiting import awaited, is_placing, missing, result, started
 from gen_ray.cluster.nodes.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.tracking import logger_actor
@@ -106,7 +106,7 @@ def _run(
 ) -> TrainOutcome:
     """Train and evaluate a run that is open in MLflow, when the cluster has the resources in wanted."""
     imported = started(_imported)
-    with turn(track.run_id, experiment.scaling.priority, wanted, track.tracker) as place:
+    with queue_slot(track.run_id, experiment.scaling.priority, wanted, track.tracker) as place:
         awaited(partial(wait, place))
         fit = partial(result(imported), experiment, prepared, track)
         began = time.monotonic()
@@ -203,7 +203,7 @@ def _watched(track: RunLogger, watch: OnProgress | None) -> Iterator[None]:
 
     def look() -> None:
         while not over.wait(LOOK_SECONDS):
-            watch(*track.look())
+            watch(*track.latest())
 
     thread = Thread(target=look, daemon=True)
     thread.start()
@@ -212,4 +212,4 @@ def _watched(track: RunLogger, watch: OnProgress | None) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
-    watch(*track.look())
+    watch(*track.latest())

@@ -21,7 +21,7 @@ from gen_ray.engine.training.loop import fit
 from gen_ray.errors import RunError, SharedError, UserError
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family
-from gen_ray.storage.paths import place
+from gen_ray.storage.paths import resolve
 
 
 class TrainSession(RunSession):
@@ -54,8 +54,8 @@ class TrainSession(RunSession):
 
 def open_session(task: Mapping[str, Any]) -> tuple[Experiment, Family, TrainSession]:
     """Return experiment, family and session of a worker's task."""
-    experiment, prepared = parse(task["experiment"]), Prepared.load(place(task["prepared"]))
-    session = TrainSession(experiment, prepared, task["track"], place(task["home"]), cache=task["cache"])
+    experiment, prepared = parse(task["experiment"]), Prepared.load(resolve(task["prepared"]))
+    session = TrainSession(experiment, prepared, task["track"], resolve(task["home"]), cache=task["cache"])
     return experiment, experiment.model(prepared.spec), session
 
 
@@ -97,11 +97,11 @@ def train_worker(task: Mapping[str, Any]) -> dict[str, str]:
     except SharedError as error:
         fault = {"reason": error.reason, "message": str(error)}
         if session.rank == 0:
-            track.condemn(**fault)  # an interrupted driver cannot wait for Ray Train to end
+            track.report_fatal(**fault)  # an interrupted driver cannot wait for Ray Train to end
         return fault
     except Exception as error:
         if is_out_of_memory(error) or not is_group_failure(error):
-            track.condemn(**error_report(error, task["experiment"]))
+            track.report_fatal(**error_report(error, task["experiment"]))
         raise
     finally:
         track.flush()

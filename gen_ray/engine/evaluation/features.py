@@ -99,9 +99,9 @@ def load_or_train(folder: Path, spec: DataSpec, read: Callable[[str], Labelled])
 
     Where there is none, one process trains it and the others wait.
     """
-    if not paths.is_there(folder):
+    if not paths.exists(folder):
         with folder_lock.exclusive(folder):
-            if not paths.is_there(folder):
+            if not paths.exists(folder):
                 net = train(spec, *read("train"))
                 measured = accuracy(net, spec, *read("test"))
                 save(folder, net, {"test_accuracy": measured, "data": spec.model_dump(mode="json")})

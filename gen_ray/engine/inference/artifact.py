@@ -86,7 +86,7 @@ def _load(folder: Path, device: torch.device) -> Model:
 def digest(folder: Path) -> str:
     """Return the SHA-256 of an artifact's manifest, which changes with any of its files. Raise UserError."""
     try:
-        return sha256((paths.current(folder) / manifest.NAME).read_bytes()).hexdigest()
+        return sha256((paths.current_version(folder) / manifest.NAME).read_bytes()).hexdigest()
     except FileNotFoundError as error:
         raise UserError(f"the artifact cannot be trusted: {error.filename or folder}: missing") from None
 

@@ -64,5 +64,5 @@ def verify(folder: Path) -> None:
 
 def position(folder: Path) -> dict[str, Any]:
     """Return the position of the training: step and validation losses."""
-    found: dict[str, Any] = json.loads((paths.current(folder) / "position.json").read_text(encoding="utf-8"))
+    found: dict[str, Any] = json.loads((paths.current_version(folder) / "position.json").read_text(encoding="utf-8"))
     return found

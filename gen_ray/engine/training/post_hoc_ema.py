@@ -72,7 +72,7 @@ def average(home: Path, sigma_rel: float, at: int | None = None) -> dict[str, Te
     """
     fit = _fit(home, sigma_rel, at)
     with ExitStack() as stack:
-        return _sum([stack.enter_context(paths.here(folder)) for folder in fit.folders], fit.coefficients)
+        return _sum([stack.enter_context(paths.local_copy(folder)) for folder in fit.folders], fit.coefficients)
 
 
 @dataclass(frozen=True)
