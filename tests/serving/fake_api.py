@@ -1,7 +1,7 @@
-"""A fake server for tests of the page: models without weights, whose pictures can be distinguished by eye.
+"""A fake server for tests of the page. Its models have no weights and give clearly different images.
 
-It serves the page under the strictest content policy that the page must support, records requests, and is busy,
-closed, slow or broken on demand.
+It serves the page under the strictest content policy that the page must support, and records requests. A test can make
+it require a key, be busy, respond slowly or respond with errors.
 """
 
 import asyncio
@@ -34,32 +34,32 @@ LIMITS = {"n": 144, "steps": 1000, "work": 1e12}
 
 
 @dataclass
-class Mood:
+class FakeServer:
     """The state of the server, set by a test, and the requests it received."""
 
     key: str | None = None
-    busy: int = 0
-    """How many of the next requests of a verb are sent away with 429."""
+    busy_responses: int = 0
+    """Number of the next requests that get the status 429."""
     retry_after: int = 1
-    broken: str | None = None
-    """The message that every verb is refused with."""
-    broken_late: str | None = None
-    """The message that a stream ends with after its first preview."""
-    seconds: float = 0.02
-    """Between two previews, and before every answer."""
-    asked: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
-    left: int = 0
+    error: str | None = None
+    """The message of the error response to every verb."""
+    stream_error: str | None = None
+    """The message of the error that ends a stream after its first preview."""
+    delay_seconds: float = 0.02
+    """The delay between two previews and before every response."""
+    requests: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    disconnected_streams: int = 0
     """Number of streams that ended because the client disconnected."""
 
     def last(self, verb: str) -> dict[str, Any]:
         """Return the body of the last request of a verb."""
-        return next(body for _, other, body in reversed(self.asked) if other == verb)
+        return next(body for _, other, body in reversed(self.requests) if other == verb)
 
     def count(self, verb: str) -> int:
-        return sum(other == verb for _, other, _ in self.asked)
+        return sum(other == verb for _, other, _ in self.requests)
 
 
-class RefusedError(Exception):
+class FakeServerError(Exception):
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
         self.status, self.headers = status, headers
         self.body = {"code": code, "message": message, "request_id": "feed5eed"}
@@ -87,7 +87,7 @@ class Model:
             at = rng.integers(len(VERSE))
             return np.array([LETTERS.index(letter) for letter in (VERSE * 2)[at : at + LENGTH]])
         if self.shape[0] == 3:
-            return painted(rng, self.shape)
+            return random_waves(rng, self.shape)
         return digits()[rng.integers(len(digits()))][None]
 
     @property
@@ -95,7 +95,7 @@ class Model:
         """Return the field of a preview that holds the samples."""
         return "texts" if self.is_text else "images" if len(self.shape) == 3 else "samples"
 
-    def on_the_way(self, x: np.ndarray, share: float, seed: int, row: int) -> np.ndarray:
+    def preview_of(self, x: np.ndarray, share: float, seed: int, row: int) -> np.ndarray:
         rng = np.random.default_rng([seed, row, 7])
         if self.kind != "images":
             return np.where(rng.random(x.shape) < share, x, -1)
@@ -117,13 +117,13 @@ class Model:
     def card(self) -> dict[str, Any]:
         slow = {"default_steps": 50, "nfe_per_step": 1, "options": {}}
         one = {"default_steps": 1, "nfe_per_step": 1, "options": {}}
-        walks = {
+        multi_step = {
             "ddim": {**slow, "summary": "Song et al. 2021, eq. 12", "options": {"eta": [0.0, 1.0]}},
             "dpmpp_2m": {**slow, "default_steps": 20, "least_steps": 2, "summary": "Lu et al. 2022, alg. 2"},
             "ancestral": {**slow, "default_steps": 1000, "summary": "Ho et al. 2020, alg. 2"},
         }
-        leaps = {"mean": {**one, "summary": "Kingma & Welling 2014: z ~ N(0, I), then the mean of p(x|z)"}}
-        samplers = leaps if self.latent_dim else walks
+        one_step = {"mean": {**one, "summary": "Kingma & Welling 2014: z ~ N(0, I), then the mean of p(x|z)"}}
+        samplers = one_step if self.latent_dim else multi_step
         first = next(iter(samplers))
         steps = samplers[first]["default_steps"]
         measured = self.id == "digits-ddpm"
@@ -205,34 +205,34 @@ MODELS = {
 }
 
 
-def build(mood: Mood) -> FastAPI:
-    """Return the app with the given state."""
+def build(server: FakeServer) -> FastAPI:
+    """Return the app of a fake server with the given state."""
     app = FastAPI(openapi_url="/openapi.json", docs_url=None, redoc_url=None)
 
-    @app.exception_handler(RefusedError)
-    async def refused(request: Request, error: RefusedError) -> Response:
+    @app.exception_handler(FakeServerError)
+    async def error_response(request: Request, error: FakeServerError) -> Response:
         return JSONResponse(error.body, error.status, error.headers)
 
     @app.get("/v1/models")
     async def models(request: Request) -> dict[str, Any]:
-        at_the_door(mood, request)
+        check_key(server, request)
         cards = [model.card() for model in MODELS.values()]
         return {"data": [*cards, {"id": "asleep", "ready": False, "trouble": "the model does not answer"}]}
 
     @app.post("/v1/models/{name}/{verb}")
     async def do(name: str, verb: str, request: Request) -> Response:
         body = await request.json()
-        at_the_door(mood, request)
-        mood.asked.append((name, verb, body))
-        if mood.busy:
-            mood.busy -= 1
-            raise RefusedError(429, "busy", "too much to do", {"Retry-After": str(mood.retry_after)})
-        if mood.broken:
-            raise RefusedError(422, "invalid", mood.broken)
+        check_key(server, request)
+        server.requests.append((name, verb, body))
+        if server.busy_responses:
+            server.busy_responses -= 1
+            raise FakeServerError(429, "busy", "too much to do", {"Retry-After": str(server.retry_after)})
+        if server.error:
+            raise FakeServerError(422, "invalid", server.error)
         model = MODELS[name]
         if body.get("stream"):
-            return StreamingResponse(streamed(mood, model, verb, body, request), media_type="text/event-stream")
-        await asyncio.sleep(mood.seconds)
+            return StreamingResponse(stream_events(server, model, verb, body, request), media_type="text/event-stream")
+        await asyncio.sleep(server.delay_seconds)
         if body.get("format") == "npz":
             return Response(b"PK-numbers", media_type="application/octet-stream")
         return JSONResponse(answer(model, verb, body))
@@ -247,12 +247,12 @@ def build(mood: Mood) -> FastAPI:
     return app
 
 
-def at_the_door(mood: Mood, request: Request) -> None:
-    if mood.key and request.headers.get("authorization") != f"Bearer {mood.key}":
-        raise RefusedError(401, "unauthorized", "a key is needed: send Authorization: Bearer KEY")
+def check_key(server: FakeServer, request: Request) -> None:
+    if server.key and request.headers.get("authorization") != f"Bearer {server.key}":
+        raise FakeServerError(401, "unauthorized", "a key is needed: send Authorization: Bearer KEY")
 
 
-def completed(model: Model, verb: str, body: Mapping[str, Any]) -> list[np.ndarray]:
+def compute_samples(model: Model, verb: str, body: Mapping[str, Any]) -> list[np.ndarray]:
     """Return the samples of a request."""
     if verb == "decode":
         return [model.decode(np.array(z)) for z in body["z"]]
@@ -288,34 +288,39 @@ def answer(model: Model, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:
         x = picture(body["images"][0], model.shape)
         mu = np.resize([x.mean() / 50 - 2, x.std() / 50 - 2], model.latent_dim)
         return {**facts, "sampler": None, "mu": [mu.tolist()], "log_var": [[-2.0] * len(mu)]}
-    return {**facts, "samples": [model.show(x) for x in completed(model, verb, body)]}
+    return {**facts, "samples": [model.show(x) for x in compute_samples(model, verb, body)]}
 
 
-async def streamed(
-    mood: Mood, model: Model, verb: str, body: Mapping[str, Any], request: Request
+async def stream_events(
+    server: FakeServer, model: Model, verb: str, body: Mapping[str, Any], request: Request
 ) -> AsyncIterator[bytes]:
     """Yield previews, each nearer to the samples, and the answer; bytes are split anywhere, as in networks."""
     steps = body.get("steps", 1)
-    total, looks = steps * body["n"], min(body["previews"], 8, steps)
-    samples = completed(model, verb, body)
+    total, preview_count = steps * body["n"], min(body["previews"], 8, steps)
+    samples = compute_samples(model, verb, body)
     try:
-        for look in range(looks):
-            await asyncio.sleep(mood.seconds)
-            share = look / looks
-            shown = [model.on_the_way(x, share, body["seed"], row) for row, x in enumerate(samples)]
+        for i in range(preview_count):
+            await asyncio.sleep(server.delay_seconds)
+            share = i / preview_count
+            shown = [model.preview_of(x, share, body["seed"], row) for row, x in enumerate(samples)]
             preview = {"done": int(share * total), "total": total, model.kind: [model.show(x) for x in shown]}
-            for piece in halves(event("preview", preview)):
+            for piece in split_in_two(event("preview", preview)):
                 yield piece
-            if mood.broken_late:
-                message = {"code": "not_finite", "message": mood.broken_late, "request_id": "feed5eed", "status": 500}
+            if server.stream_error:
+                message = {
+                    "code": "not_finite",
+                    "message": server.stream_error,
+                    "request_id": "feed5eed",
+                    "status": 500,
+                }
                 yield event("error", message)
                 return
             yield b": still at work\n\n"
-        await asyncio.sleep(mood.seconds)
-        for piece in halves(event("result", answer(model, verb, body))):
+        await asyncio.sleep(server.delay_seconds)
+        for piece in split_in_two(event("result", answer(model, verb, body))):
             yield piece
     except (asyncio.CancelledError, GeneratorExit):
-        mood.left += 1
+        server.disconnected_streams += 1
         raise
 
 
@@ -323,7 +328,7 @@ def event(name: str, data: Mapping[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n".encode()
 
 
-def halves(whole: bytes) -> tuple[bytes, bytes]:
+def split_in_two(whole: bytes) -> tuple[bytes, bytes]:
     return whole[: len(whole) // 2], whole[len(whole) // 2 :]
 
 
@@ -338,7 +343,7 @@ def targets() -> np.ndarray:
     return np.asarray(load_digits().target)
 
 
-def painted(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+def random_waves(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     """Return an image of two waves in two colours."""
     y, x = np.mgrid[: shape[1], : shape[2]] / shape[1]
     waves = [np.sin(6 * (a * x + b * y) + c) / 2 + 0.5 for a, b, c in rng.uniform(-2, 2, (2, 3))]

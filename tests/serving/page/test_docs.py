@@ -22,10 +22,10 @@ def address() -> Iterator[str]:
 
 @pytest.mark.browser
 def test_the_document_is_shown_and_sends_requests_with_a_key(browser: Browser, address: str) -> None:
-    page, said = browser.new_page(), list[str]()
-    page.on("console", lambda message: said.append(message.text))
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page, messages = browser.new_page(), list[str]()
+    page.on("console", lambda message: messages.append(message.text))
+    urls: list[str] = []
+    page.on("request", lambda request: urls.append(request.url))
     page.goto(f"{address}/docs")
     page.get_by_role("button", name="Authorize").first.click()
     page.locator(".auth-container input").fill(KEY)
@@ -42,5 +42,5 @@ def test_the_document_is_shown_and_sends_requests_with_a_key(browser: Browser, a
         block.get_by_placeholder("name").fill("digits")
         block.get_by_role("button", name="Execute").click()
         block.locator(".live-responses-table .response-col_status", has_text="200").wait_for()
-    assert said == [] and all(url.startswith((address, "data:", "blob:")) for url in asked)
+    assert messages == [] and all(url.startswith((address, "data:", "blob:")) for url in urls)
     page.close()

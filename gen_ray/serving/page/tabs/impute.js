@@ -1,4 +1,4 @@
-/** The Impute tab: imputations of the missing values of an instance. */
+/** The Impute tab: completions of an instance with missing values. */
 
 import { countField } from "../count_field.js";
 import { h, scrollIntoUpperView } from "../dom.js";
@@ -13,7 +13,7 @@ export const imputeTab = { id: "impute", title: "Impute", formula: "x ∼ p(x | 
 function build(ctx) {
   const { card } = ctx;
   const samplerControls = new SamplerControls(card, "imputer", {}, () => {});
-  const n = countField("Number of imputations", "k", card);
+  const n = countField("Number of completions", "k", card);
   const gallery = new SampleGallery(card, ctx.openInTab);
   const runControls = new RunControls("Impute", (tools) => {
     const instance = input.partialInstance();
