@@ -112,8 +112,8 @@ def tell_left_out(file: Path, spec: "DataSpec") -> None:
 def _rows(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
     import torch
 
-    from gen_ray.datasets.chosen import chosen_rows, read_rows
     from gen_ray.datasets.prepare import BadRows, SourceOptions, find, prepare
+    from gen_ray.datasets.random_rows import random_row_numbers, read_rows
     from gen_ray.engine.inference import instances, memory
 
     trained, home = model.experiment.data, storage / "data"
@@ -131,7 +131,7 @@ def _rows(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tupl
     prepared.shards(asked.split)  # reports an unknown split before anything is read
     n = min(n, prepared.rows[asked.split])
     memory.require(8 * n * prepared.spec.dims, f"{n:,} rows of {prepared.spec.name}", "choose fewer with -n")
-    rows = chosen_rows(prepared.rows[asked.split], n)  # not the first ones: sources are often sorted by class
+    rows = random_row_numbers(prepared.rows[asked.split], n)  # not the first ones: sources are often sorted by class
     x = torch.from_numpy(read_rows(prepared, asked.split, rows)[0])
     names = [f"{prepared.spec.name} {asked.split} {row}" for row in rows]
     fitting = instances.convert(x, prepared.spec, model.spec, resize=asked.resize)

@@ -17,7 +17,7 @@ OLD, NEW = yaml.SafeDumper.yaml_implicit_resolvers, CoreLoader.yaml_implicit_res
 PLAIN = re.compile(r"[-+.0-9A-Za-z]+")
 """Pattern of the characters of numbers, true, false and null."""
 
-MOST_BITS = 1024
+MAX_BITS = 1024
 """Maximum size of an integer, about the range of floating point. Python cannot print very long integers."""
 
 
@@ -33,7 +33,7 @@ class _Loader(CoreLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             found = super().construct_object(node, deep)
-            if isinstance(found, int) and found.bit_length() > MOST_BITS:
+            if isinstance(found, int) and found.bit_length() > MAX_BITS:
                 raise ValueError
             if isinstance(found, str):
                 found.encode()  # "\\udcff" is not text: neither a file nor a database can hold it

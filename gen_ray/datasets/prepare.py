@@ -15,7 +15,7 @@ import numpy as np
 
 from gen_ray.datasets.catalogue import open_source
 from gen_ray.datasets.prepared import FORMAT, SPEC, Prepared, fingerprint
-from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, allowing, assign
+from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, skip_option, split_indices
 from gen_ray.datasets.source import DataSource, SourceOptions
 from gen_ray.datasets.writer import ShardWriter, write_durably
 from gen_ray.dataspec import DataSpec
@@ -66,7 +66,7 @@ def prepare(
     if done.quarantined > on_bad_row.limit:
         raise UserError(
             f"{done.folder}: prepared without {done.quarantined} bad rows; correct the source, or allow them: "
-            f"{allowing(done.quarantined)}"
+            f"{skip_option(done.quarantined)}"
         )
     return done
 
@@ -120,7 +120,7 @@ def _fill(
             quarantine.add(item)
             continue
         x = item.x if spec == native else item.x.astype(np.int64) * spec.levels // native.levels
-        places = assign(item)
+        places = split_indices(item)
         for place, writer in enumerate(writers):
             mine = places == place
             writer.add(x[mine], None if item.labels is None else item.labels[mine])

@@ -66,7 +66,7 @@ class BadRows:
 STOP = BadRows()
 
 
-def allowing(number: object) -> str:
+def skip_option(number: object) -> str:
     """Return the option and the configuration key that let a number of bad rows be skipped."""
     return f"gen-ray prepare `on_bad_row=skip:{number}`, or data.on_bad_row=skip:{number} in a training"
 
@@ -87,9 +87,9 @@ class Quarantine:
         if len(self) <= self.policy.limit:
             return
         if self.policy == STOP:
-            raise UserError(f"{bad} (correct or remove it, or leave such rows out: {allowing('K')})")
+            raise UserError(f"{bad} (correct or remove it, or leave such rows out: {skip_option('K')})")
         raise UserError(
-            f"{bad} (bad row {len(self)}, but at most {self.policy.limit} may be left out; more: {allowing('K')})"
+            f"{bad} (bad row {len(self)}, but at most {self.policy.limit} may be left out; more: {skip_option('K')})"
         )
 
     def text(self) -> str:
@@ -97,7 +97,7 @@ class Quarantine:
         return "".join(json.dumps(vars(bad)) + "\n" for bad in self.found)
 
 
-def assign(batch: Batch) -> np.ndarray:
+def split_indices(batch: Batch) -> np.ndarray:
     """Return the index into SPLITS of every row, shape (n,).
 
     Without official splits the shares are 80 / 10 / 10 %. With them, each missing split gets 1/12 of the official

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gen_ray.errors import UserError
 
-MOST_OTHERS, OTHERS_A_FILE = 200_000, 10
+MAX_OTHERS, OTHERS_PER_FILE = 200_000, 10
 """Limit of other entries in a scan: a constant, plus a number for each file of the wanted kind."""
 
 
@@ -27,7 +27,7 @@ class Scan:
             self.found += 1
             return
         self.others += 1
-        if self.others > MOST_OTHERS + OTHERS_A_FILE * self.found:
+        if self.others > MAX_OTHERS + OTHERS_PER_FILE * self.found:
             raise UserError(
                 f"{self.folder}: a scan stopped at {self.found:,} {self.kind} among {self.others:,} other entries; "
                 f"name the folder that holds the {self.kind}, or move other files out of it"

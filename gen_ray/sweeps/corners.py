@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gen_ray.sweeps.config import Point, SearchAxis
 
-MOST = 512
+MAX_CORNERS = 512
 """Maximum number of corners. In a larger space: each value of each key, and a random choice of combinations."""
 
 
 def corners(space: "Mapping[str, SearchAxis]") -> "list[Point]":
     """Return points at the ends of all ranges and with all choices. The result depends only on the space."""
-    found = list(itertools.islice(combinations(list(space.items())), MOST + 1))
-    if len(found) <= MOST:
+    found = list(itertools.islice(combinations(list(space.items())), MAX_CORNERS + 1))
+    if len(found) <= MAX_CORNERS:
         return found
     rng, chosen = random.Random(0), found[:1]  # noqa: S311  nothing secret
     for key, axis in space.items():
         for end in axis.ends:
             if not any(point.get(key) == end for point in chosen):
                 chosen.append(_drawn(space, _with(space, key, end), rng))
-    for _ in range(2 * MOST):
-        if len(chosen) >= MOST:
+    for _ in range(2 * MAX_CORNERS):
+        if len(chosen) >= MAX_CORNERS:
             break
         point = _drawn(space, {}, rng)
         if point not in chosen:

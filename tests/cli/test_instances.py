@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from gen_ray.datasets.chosen import read_chosen
 from gen_ray.datasets.prepare import SourceOptions, prepare
+from gen_ray.datasets.random_rows import read_random_rows
 from gen_ray.engine.inference import artifact, texts
 from gen_ray.engine.plots import grids
 from gen_ray.experiment import load, parse
@@ -243,7 +243,7 @@ def test_resizing_makes_an_image_suitable(gen_ray: Run, bench: Bench, odd: Path)
 
 def stored_rows(bench: Bench) -> torch.Tensor:
     """Return rows of the test split of digits in the order in which commands choose them."""
-    return torch.from_numpy(read_chosen(prepare("digits", out=bench.root / "data"), "test", 16)[0])
+    return torch.from_numpy(read_random_rows(prepare("digits", out=bench.root / "data"), "test", 16)[0])
 
 
 def test_features_reconstructions_and_interpolations_are_written(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:

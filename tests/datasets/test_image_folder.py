@@ -14,7 +14,7 @@ from PIL import Image
 from gen_ray.cluster.evaluation.evaluate import reference_of
 from gen_ray.datasets.image_folder import ImageFolder
 from gen_ray.datasets.prepare import BadRows, Prepared, SourceOptions, prepare
-from gen_ray.datasets.rows import SPLITS, Batch, assign
+from gen_ray.datasets.rows import SPLITS, Batch, split_indices
 from gen_ray.datasets.shards import load_split
 from gen_ray.errors import UserError
 
@@ -84,7 +84,7 @@ def test_a_split_does_not_depend_on_where_the_folder_is(flat: Path, tmp_path: Pa
 
 def test_the_split_depends_on_the_path_below_the_folder(flat: Path) -> None:
     names = sorted(path.name for path in flat.iterdir())
-    counts = np.bincount(assign(Batch(x=np.empty(0), keys=names)), minlength=3)
+    counts = np.bincount(split_indices(Batch(x=np.empty(0), keys=names)), minlength=3)
     assert list(make(flat).rows.values()) == counts.tolist()
 
 

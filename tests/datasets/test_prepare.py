@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from gen_ray.datasets.digits import Digits
 from gen_ray.datasets.prepare import BadRows, Prepared, SourceOptions, prepare
-from gen_ray.datasets.rows import SPLITS, Batch, assign
+from gen_ray.datasets.rows import SPLITS, Batch, split_indices
 from gen_ray.datasets.shards import load_split, read_shard, to_numpy
 from gen_ray.datasets.text import Text
 from gen_ray.errors import RunError, UserError
@@ -32,7 +32,7 @@ def everything(prepared: Prepared) -> tuple[np.ndarray, np.ndarray]:
 def test_digits_equal_those_of_scikit_learn_to_the_bit(tmp_path: Path) -> None:
     prepared = prepare("digits", out=tmp_path)
     digits = load_digits()
-    places = assign(Batch(x=digits.images, keys=[str(i) for i in range(1797)]))
+    places = split_indices(Batch(x=digits.images, keys=[str(i) for i in range(1797)]))
     for place, split in enumerate(SPLITS):
         x, labels = load_split(prepared, split)
         assert np.array_equal(x[:, 0], digits.images[places == place])  # in the order of the source
@@ -49,11 +49,11 @@ def test_every_row_is_in_exactly_one_split(tmp_path: Path) -> None:
 
 def test_fractions_are_80_10_10_or_one_twelfth_of_the_official_training_rows() -> None:
     keys = [f"train/{i}" for i in range(60_000)]
-    free = np.bincount(assign(Batch(x=np.empty(0), keys=keys)), minlength=3) / len(keys)
+    free = np.bincount(split_indices(Batch(x=np.empty(0), keys=keys)), minlength=3) / len(keys)
     assert free == pytest.approx([0.8, 0.1, 0.1], abs=0.005)
-    official = np.bincount(assign(Batch(x=np.empty(0), keys=keys, official="train")), minlength=3)
+    official = np.bincount(split_indices(Batch(x=np.empty(0), keys=keys, official="train")), minlength=3)
     assert official[1] == pytest.approx(5_000, abs=200) and official[2] == 0
-    assert set(assign(Batch(x=np.empty(0), keys=keys, official="test"))) == {2}
+    assert set(split_indices(Batch(x=np.empty(0), keys=keys, official="test"))) == {2}
 
 
 def test_shards_are_dense_ordered_and_readable_by_any_arrow_tool(tmp_path: Path) -> None:

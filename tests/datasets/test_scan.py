@@ -39,7 +39,7 @@ def others(folder: Path, n: int) -> None:
 
 @pytest.fixture(autouse=True)
 def _few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scan, "MOST_OTHERS", 20)
+    monkeypatch.setattr(scan, "MAX_OTHERS", 20)
 
 
 def test_a_folder_of_other_files_is_refused_with_its_name_and_the_remedy(tmp_path: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_scan_ends_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     for source in (ImageFolder("/", None, SourceOptions()), ParquetFiles("/**/*.parquet", None, SourceOptions())):
         with pytest.raises(UserError, match=r"^/: a scan stopped at"):
             _ = source.files
-    assert len(seen) < 2 * (20 + scan.OTHERS_A_FILE * 1000)
+    assert len(seen) < 2 * (20 + scan.OTHERS_PER_FILE * 1000)
 
 
 def test_many_images_allow_many_other_files(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from gen_ray.datasets import characters
 from gen_ray.datasets import source as sources
 from gen_ray.datasets import text as texts
 from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
-from gen_ray.datasets.rows import SPLITS, Batch, assign
+from gen_ray.datasets.rows import SPLITS, Batch, split_indices
 from gen_ray.datasets.shards import load_split
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import instances
@@ -25,7 +25,7 @@ def make(home: Path, content: bytes, length: int = 16) -> Prepared:
 def decoded(prepared: Prepared, length: int) -> str:
     """Return the text of all chunks in the order of the file."""
     n = sum(prepared.rows.values())
-    places = assign(Batch(x=np.empty(0), keys=[str(i) for i in range(n)]))
+    places = split_indices(Batch(x=np.empty(0), keys=[str(i) for i in range(n)]))
     tokens = np.empty((n, length), np.int64)
     for place, split in enumerate(SPLITS):
         tokens[places == place] = load_split(prepared, split)[0]

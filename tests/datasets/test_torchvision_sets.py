@@ -13,7 +13,7 @@ from torchvision import datasets
 
 from gen_ray.datasets import torchvision_sets
 from gen_ray.datasets.prepare import prepare
-from gen_ray.datasets.rows import SPLITS, Batch, assign
+from gen_ray.datasets.rows import SPLITS, Batch, split_indices
 from gen_ray.datasets.shards import load_split
 from gen_ray.errors import UserError
 
@@ -40,7 +40,7 @@ def test_official_splits_are_kept_and_validation_is_carved_from_train(tmp_path: 
     prepared = prepare("fashion_mnist", root=tmp_path, out=tmp_path / "out")
     assert prepared.spec.shape == (1, 28, 28) and prepared.spec.levels == 256 and prepared.spec.name == "fashion_mnist"
     assert prepared.spec.classes[-1] == "Ankle boot"
-    places = assign(Batch(x=np.empty(0), keys=[f"train/{i}" for i in range(240)], official="train"))
+    places = split_indices(Batch(x=np.empty(0), keys=[f"train/{i}" for i in range(240)], official="train"))
     train = clothes["train"]
     want = {"train": train[places == 0], "validation": train[places == 1], "test": clothes["t10k"]}
     for split in SPLITS:

@@ -14,8 +14,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from gen_ray.cluster.jobs.waiting import awaited, lost, missing, result, started
 from gen_ray.cluster.nodes.connect import cpus_per_worker, uses_gpu
 from gen_ray.cluster.nodes.device import reserved_device
-from gen_ray.datasets.chosen import SEED, chosen_rows, read_chosen, read_rows
 from gen_ray.datasets.prepared import Prepared
+from gen_ray.datasets.random_rows import SEED, random_row_numbers, read_random_rows, read_rows
 from gen_ray.engine.evaluation import features
 from gen_ray.engine.evaluation.evaluate import REFERENCE_ROWS, ReferenceData
 from gen_ray.engine.evaluation.evaluate import evaluate as measure
@@ -119,7 +119,7 @@ def _from_artifact(cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, 
 
 def _portrait(cpus: int, data: Path, folder: Path) -> np.ndarray:
     device = device_of(cpus)
-    x, _ = read_chosen(Prepared.load(data), "test", PORTRAYED)
+    x, _ = read_random_rows(Prepared.load(data), "test", PORTRAYED)
     return summary_figure(artifact.load(folder, device=device), torch.from_numpy(x), device=device)
 
 
@@ -182,8 +182,8 @@ def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int =
     It holds at least test_rows rows of the test split, or all rows if the split is smaller.
     """
     spec = prepared.spec
-    train, labels = read_chosen(prepared, "train", REFERENCE_ROWS if spec.is_image else READ_EXAMPLES)
-    test, _ = read_chosen(prepared, "test", max(REFERENCE_ROWS, test_rows))
+    train, labels = read_random_rows(prepared, "train", REFERENCE_ROWS if spec.is_image else READ_EXAMPLES)
+    test, _ = read_random_rows(prepared, "test", max(REFERENCE_ROWS, test_rows))
     judged = spec.is_image and labels is not None and len(np.unique(labels)) > 1
     return ReferenceData(
         train=torch.from_numpy(train),
@@ -202,7 +202,7 @@ def _extractor_of(prepared: Prepared) -> features.Extractor:
 
 def _labelled(prepared: Prepared, split: str) -> features.Labelled:
     """Return images and labels of a split in stored order; a seeded choice of rows if there are too many."""
-    rows = chosen_rows(prepared.rows[split], features.most_rows(prepared.spec))
+    rows = random_row_numbers(prepared.rows[split], features.most_rows(prepared.spec))
     x, labels = read_rows(prepared, split, np.sort(rows))
     assert labels is not None, "training an extractor needs labels"
     return torch.from_numpy(x), torch.from_numpy(labels)

@@ -12,9 +12,9 @@ from PIL import Image
 
 from gen_ray.cluster.evaluation.evaluate import reference_of
 from gen_ray.cluster.training.train import report_large_batch, report_unmeasured
-from gen_ray.datasets import chosen
-from gen_ray.datasets.chosen import chosen_rows, read_chosen, read_rows
+from gen_ray.datasets import random_rows
 from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
+from gen_ray.datasets.random_rows import random_row_numbers, read_random_rows, read_rows
 from gen_ray.datasets.shards import load_split, read_shard
 from gen_ray.engine.evaluation import features
 from gen_ray.engine.evaluation.evaluate import ReferenceData
@@ -30,15 +30,15 @@ EACH = 150
 def test_a_choice_has_no_repetition_and_is_a_prefix_of_a_larger_one(
     n: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = chosen_rows(100, 100)
-    monkeypatch.setattr(chosen, "KEYS_AT_ONCE", at_once)
-    found = chosen_rows(100, n)
+    whole = random_row_numbers(100, 100)
+    monkeypatch.setattr(random_rows, "KEYS_PER_BLOCK", at_once)
+    found = random_row_numbers(100, n)
     assert np.array_equal(found, whole[:n]) and sorted(whole) == list(range(100))
-    assert not np.array_equal(chosen_rows(100, 100, seed=1), whole)
+    assert not np.array_equal(random_row_numbers(100, 100, seed=1), whole)
 
 
 def test_every_row_is_chosen_equally_often() -> None:
-    counts = Counter(int(row) for seed in range(2000) for row in chosen_rows(20, 5, seed=seed))
+    counts = Counter(int(row) for seed in range(2000) for row in random_row_numbers(20, 5, seed=seed))
     expected, deviation = 2000 * 5 / 20, (2000 * 0.25 * 0.75) ** 0.5
     assert all(abs(counts[row] - expected) < 5 * deviation for row in range(20))
 
@@ -76,7 +76,7 @@ def by_class(request: pytest.FixtureRequest, tmp_path: Path) -> Prepared:
 
 def test_a_few_chosen_rows_have_all_classes_although_the_first_rows_have_one(by_class: Prepared) -> None:
     _, first = load_split(by_class, "train")
-    x, labels = read_chosen(by_class, "train", 60)
+    x, labels = read_random_rows(by_class, "train", 60)
     assert first is not None and labels is not None and len(set(first[:60])) == 1
     assert set(labels) == set(range(CLASSES)) and min(Counter(labels.tolist()).values()) >= 5
     assert (x.reshape(60, -1).min(1) // 60 == labels).all(), "rows and labels belong together"
@@ -86,7 +86,7 @@ def test_rows_come_in_the_requested_order_from_only_the_needed_shards(
     by_class: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    monkeypatch.setattr(chosen, "read_shard", lambda shard: read.append(shard.path.name) or read_shard(shard))
+    monkeypatch.setattr(random_rows, "read_shard", lambda shard: read.append(shard.path.name) or read_shard(shard))
     whole, labels = load_split(by_class, "train")
     rows = np.array([203, 5, 3, 201])
     x, found = read_rows(by_class, "train", rows)
@@ -103,7 +103,7 @@ def references(prepared: Prepared, monkeypatch: pytest.MonkeyPatch) -> Reference
 
 def test_reference_data_are_chosen_from_the_whole_split(by_class: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
     found = references(by_class, monkeypatch)
-    assert found.extractor is not None and found.rows_seed == chosen.SEED
+    assert found.extractor is not None and found.rows_seed == random_rows.SEED
     for split in (found.train, found.test):
         classes = Counter((split.flatten(1).amin(1) // 60).tolist())
         assert set(classes) == set(range(CLASSES)) and max(classes.values()) < len(split) / 2

@@ -11,10 +11,10 @@ from gen_ray.datasets.shards import read_shard, storage_dtype, to_numpy
 
 SEED = 0
 """The seed of every choice of rows for measurements. It is part of their provenance."""
-KEYS_AT_ONCE = 2**20
+KEYS_PER_BLOCK = 2**20
 
 
-def chosen_rows(total: int, n: int, *, seed: int = SEED) -> np.ndarray:
+def random_row_numbers(total: int, n: int, *, seed: int = SEED) -> np.ndarray:
     """Return the numbers of n of total rows in random order, (min(n, total),) int64, a function of (seed, total).
 
     Every row has a random key, and the rows with the smallest keys are chosen. A smaller choice is a prefix of a larger
@@ -22,8 +22,8 @@ def chosen_rows(total: int, n: int, *, seed: int = SEED) -> np.ndarray:
     """
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, total])))
     rows, keys = np.empty(0, np.int64), np.empty(0)
-    for first in range(0, total, KEYS_AT_ONCE):
-        new = rng.random(min(KEYS_AT_ONCE, total - first))
+    for first in range(0, total, KEYS_PER_BLOCK):
+        new = rng.random(min(KEYS_PER_BLOCK, total - first))
         small = np.flatnonzero(new < keys[-1]) if 0 < n == len(keys) else np.arange(len(new))
         rows, keys = np.append(rows, first + small), np.append(keys, new[small])
         smallest = np.argsort(keys, kind="stable")[:n]
@@ -48,7 +48,9 @@ def read_rows(prepared: Prepared, split: str, rows: np.ndarray) -> tuple[np.ndar
     return x, labels
 
 
-def read_chosen(prepared: Prepared, split: str, n: int, *, seed: int = SEED) -> tuple[np.ndarray, np.ndarray | None]:
+def read_random_rows(
+    prepared: Prepared, split: str, n: int, *, seed: int = SEED
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Return a seeded choice of n rows of a split, or all of them, in random order: x (n, *shape) and labels (n,)."""
     prepared.shards(split)  # raises for an unknown split
-    return read_rows(prepared, split, chosen_rows(prepared.rows[split], n, seed=seed))
+    return read_rows(prepared, split, random_row_numbers(prepared.rows[split], n, seed=seed))
