@@ -65,6 +65,7 @@ def test_numbers_of_workers_are_compared_with_the_first(gen_ray: Callable[..., S
     assert one["ratio"] == pytest.approx(one["images_per_second"] / two["images_per_second"])
 
 
+@pytest.mark.soak
 def test_a_sweep_is_compared_with_its_trainings(
     cluster: None, gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

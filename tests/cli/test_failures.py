@@ -66,7 +66,7 @@ def test_full_memory_of_a_gpu_is_one_line_with_a_remedy(gen_ray: Run, monkeypatc
 
     monkeypatch.setattr("gen_ray.experiment.load", fail)
     said = gen_ray("train", DEMO)
-    assert said.code == 1 and said.fault.startswith("error: not enough memory; smaller batches")
+    assert said.code == 1 and "memory" in said.fault and "smaller batches" in said.fault
 
 
 def test_a_current_folder_that_was_removed_is_named(
@@ -77,7 +77,7 @@ def test_a_current_folder_that_was_removed_is_named(
     (tmp_path / "gone").rmdir()
     said = gen_ray("train", DEMO, "--dry-run")
     monkeypatch.chdir(tmp_path)
-    assert said.code == 2 and said.fault == "error: the current folder was removed; change to another one"
+    assert said.code == 2 and "current folder was removed" in said.fault
 
 
 def test_the_length_of_a_line_is_limited(gen_ray: Run) -> None:

@@ -114,7 +114,7 @@ def test_a_bug_is_reported_in_one_line_with_code_1(gen_ray: Run, monkeypatch: py
 
     monkeypatch.setattr("gen_ray.experiment.load", broken)
     said = gen_ray("train", DEMO / "digits-vae.yaml")
-    assert said.code == 1 and said.fault == "error: ZeroDivisionError: first (a bug? --debug shows where)"
+    assert said.code == 1 and said.fault.startswith("error: ZeroDivisionError: first") and "--debug" in said.fault
 
 
 def test_an_interrupt_is_one_line_or_none_and_code_130(gen_ray: Run, monkeypatch: pytest.MonkeyPatch) -> None:

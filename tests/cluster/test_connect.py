@@ -14,7 +14,7 @@ from gen_ray.experiment import Scaling
 def test_machines_that_an_autoscaler_may_start_count_as_available(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group of 0 to 4 GPU machines would never start one if requests were refused while it has none."""
     wanted = Scaling(num_workers=2, use_gpu=True)
-    with pytest.raises(UserError, match="2 workers need 2 GPUs, the cluster has 0"):
+    with pytest.raises(UserError, match=r"\b2 GPUs.*\b0\b"):
         connect.uses_gpu(wanted)
     assert not connect.uses_gpu(Scaling(num_workers=2))
     monkeypatch.setattr(connect.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 2, "GPU": 4})

@@ -49,13 +49,11 @@ def test_the_assigned_gpu_is_found_among_the_visible_ones(
 def test_a_gpu_that_is_hidden_from_the_process_is_named(machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.booked = ["3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    with pytest.raises(
-        UserError, match=r": Ray assigned GPU 3, which is not one of CUDA_VISIBLE_DEVICES=0,1; start Ray"
-    ):
+    with pytest.raises(UserError, match=r"GPU 3\b.* CUDA_VISIBLE_DEVICES=0,1; start Ray"):
         device.reserved_device()
 
 
 def test_a_gpu_that_torch_cannot_use_is_reported_with_its_machine(machine: Any) -> None:
     machine.booked, machine.cuda = ["3"], False
-    with pytest.raises(UserError, match=r": Ray assigned GPU 3, but torch .* can use none there; install"):
+    with pytest.raises(UserError, match=r"GPU 3\b.* torch .*; install"):
         device.reserved_device()

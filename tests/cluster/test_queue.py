@@ -160,6 +160,6 @@ def test_gpus_that_the_cluster_lacks_are_refused_before_a_run_starts(verb: str, 
     settings = {"scaling": {"use_gpu": True}}
     name = f"no-gpus-to-{verb}"
     found = plan(tmp_path, storage, name, space={"family.latent_dim": {"choice": [2]}}, settings=settings)
-    with pytest.raises(UserError, match=r"scaling\.use_gpu=true: 1 workers need 1 GPUs, the cluster has 0"):
+    with pytest.raises(UserError, match=r"scaling\.use_gpu=true: .*\b1 GPUs.*\b0\b"):
         {"train": lambda: train(found.first), "sweep": lambda: sweep(found)}[verb]()
     assert rows(Store.of_experiment(found.first)) == [] and not [*(storage / "runs").glob(f"{name}*")]

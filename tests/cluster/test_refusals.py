@@ -61,7 +61,7 @@ def test_an_address_where_nothing_listens_is_refused_at_once() -> None:
 def test_memory_that_is_full_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     memory = namedtuple("memory", "percent")
     monkeypatch.setattr("gen_ray.cluster.nodes.preflight.psutil.virtual_memory", lambda: memory(96.0))
-    with pytest.raises(RunError, match="96% of this machine's memory is in use, and Ray ends workers above 95%"):
+    with pytest.raises(RunError, match=r"\b96%.*memory.*\b95%"):
         preflight.check(None)
     monkeypatch.setenv("RAY_memory_usage_threshold", "0.98")
     preflight.check(None)

@@ -151,7 +151,7 @@ def test_an_interrupted_sweep_resumes_and_repeats_nothing(storage: Path, tmp_pat
     written = first.stat().st_mtime_ns
 
     other = plan(tmp_path, storage, "cut-off", **{**keys, "trials": 2})
-    with pytest.raises(UserError, match=r"differs from the given sweep \(sweep\.trials\)"):
+    with pytest.raises(UserError, match=r"\(sweep\.trials\)"):
         sweep(other, resume=True)
     done = sweep(plan(tmp_path, storage, "cut-off", **keys), resume=True)
     assert [result.state for result in done.results] == ["finished"] * 3 and first.stat().st_mtime_ns == written

@@ -243,7 +243,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("labels", "row"), [([0] * 7 + [-1] + [1] * (N - 8), 7), ([1, None] + [0] * (N - 2), 1)])
 def test_a_bad_label_is_reported_as_a_label(tmp_path: Path, labels: list, row: int) -> None:
     save(tmp_path, noise(4).tolist(), label=labels)
-    with pytest.raises(UserError, match=rf"a\.parquet, row {row}: a null or negative number in 'label'"):
+    with pytest.raises(UserError, match=rf"a\.parquet, row {row}: .*'label'"):
         make(tmp_path)
     assert make(tmp_path, skip=1).quarantined == 1
 
@@ -267,7 +267,7 @@ def test_a_link_to_a_missing_file_is_named(tmp_path: Path, pattern: str) -> None
 
 def test_a_folder_is_not_a_parquet_file(tmp_path: Path) -> None:
     (tmp_path / "tables" / "part.parquet").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"part\.parquet: a folder, not a file; write parquet:.*/\*\.parquet"):
+    with pytest.raises(UserError, match=r"part\.parquet: a folder.* parquet:.*/\*\.parquet"):
         make(tmp_path, pattern="part.parquet")
 
 

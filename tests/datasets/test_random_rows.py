@@ -137,7 +137,7 @@ def test_labels_of_a_single_class_train_no_extractor_and_are_reported_before_tra
         "raw: labels of a single class teach an extractor nothing: no Fréchet distance, precision and recall"
     ]
     for metric in ("eval/frechet_distance", "eval/precision"):
-        with pytest.raises(UserError, match=f"metric {metric}: cannot be measured; raw: labels of a single class"):
+        with pytest.raises(UserError, match=f"metric {metric}: .*; raw: .*single class"):
             report_unmeasured(prepared, needed=metric)
 
 

@@ -45,7 +45,7 @@ def _few(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_of_other_files_is_refused_with_its_name_and_the_remedy(tmp_path: Path) -> None:
     others(tmp_path / "other", 40)
     images(tmp_path / "pets", 1)
-    with pytest.raises(UserError, match=r"a scan stopped at \d images among \d+ other entries; name the folder that"):
+    with pytest.raises(UserError, match=r"\d images among \d+ .*; name the folder"):
         _ = ImageFolder(str(tmp_path), None, SourceOptions()).files
     others(tmp_path / "pets" / "notes", 5)
     images(tmp_path / "pets" / "cat", 9)
@@ -95,7 +95,7 @@ def test_a_pattern_over_other_files_is_refused_and_follows_no_links(tmp_path: Pa
     assert [file.name for file in found["**/*.parquet"]] == ["0.parquet", "1.parquet"]
     assert len(found["*/*"]) == 3  # one level of links, as in a shell
     others(tmp_path / "data" / "b", 60)
-    with pytest.raises(UserError, match=r"data: a scan stopped at \d files that match among \d+ other entries"):
+    with pytest.raises(UserError, match=r"data: .*\d files .*among \d+ "):
         _ = ParquetFiles(f"{tmp_path}/data/**/*.parquet", None, SourceOptions()).files
     assert len(ParquetFiles(f"{tmp_path}/data/a/*.parquet", None, SourceOptions()).files) == 2
 
