@@ -65,6 +65,25 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"did you mean '{close[0]}'? ({listing})" if close else listing
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its type where the message is empty."""
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message, that of the cause where the message is a traceback."""
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]
+
+
+def one_line(error: BaseException, longest: int = LONGEST_SHOWN) -> str:
+    """Return the start of an error's message on one line, or the name of its type where the message is empty."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
 def short(value: object) -> str:
     """Return a value as text for an error message, shortened to LONGEST_SHOWN characters."""
     text = repr(value)

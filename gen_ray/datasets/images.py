@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+from gen_ray.errors import one_line
+
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Pillow's permitted decoders. Without this list Pillow chooses one by content, and may start Ghostscript."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -64,7 +66,7 @@ def opened(source: Path | bytes, *, max_pixels: int = MAX_PIXELS) -> ImageFile.I
     except UnidentifiedImageError:
         raise ImageError(f"not an image that can be read; {', '.join(FORMATS)} can") from None
     except Exception as error:  # decoders raise various exceptions for damaged headers
-        raise ImageError("not an image that can be read", _line(error)) from error
+        raise ImageError("not an image that can be read", one_line(error)) from error
     if image.width * image.height > max_pixels:
         image.close()
         raise TooLargeError(f"{image.width} x {image.height} pixels, more than the {max_pixels:,} pixels allowed")
@@ -152,8 +154,4 @@ def _damage() -> Iterator[None]:
     except ImageError:
         raise
     except Exception as error:
-        raise ImageError("the image is damaged", _line(error)) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageError("the image is damaged", one_line(error)) from error

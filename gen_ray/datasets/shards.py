@@ -5,6 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gen_ray.datasets.prepared import DataError, Prepared, Shard, checked_bytes
+from gen_ray.errors import one_line
 
 __all__ = ["DataError", "Shard", "load_split", "read_shard", "to_numpy"]
 
@@ -18,7 +19,7 @@ def read_shard(shard: Shard) -> pa.Table:
     try:
         table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
     except (OSError, pa.ArrowException) as error:
-        raise DataError(shard.path, f"not a readable Parquet file ({' '.join(str(error).split())[:200]})") from error
+        raise DataError(shard.path, f"not a readable Parquet file ({one_line(error)})") from error
     if len(table) != shard.rows:
         raise DataError(shard.path, f"{len(table)} rows, where {shard.rows} were written")
     return table

@@ -13,7 +13,7 @@ import numpy as np
 from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.datasets.source import BATCH_VALUES, DataSource, stamps
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, one_line
 
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
 
@@ -89,7 +89,7 @@ class TorchvisionSource(DataSource):
             return getattr(datasets, self.dataset)(self.home, train=part == "train")
         except (RuntimeError, ValueError, AssertionError, EOFError) as error:
             raise UserError(
-                f"{self.home / self.folder}: torchvision cannot read {self.dataset} ({_line(error)}); "
+                f"{self.home / self.folder}: torchvision cannot read {self.dataset} ({one_line(error)}); "
                 "remove the folder and provide it again"
             ) from error
 
@@ -108,7 +108,7 @@ class TorchvisionSource(DataSource):
         except (OSError, RuntimeError) as error:
             absent = "" if present == self.home else f" (the folder {self.home} does not exist)"
             raise UserError(
-                f"{self.name} is not in {folder}{absent} and could not be downloaded ({_line(error)}): put "
+                f"{self.name} is not in {folder}{absent} and could not be downloaded ({one_line(error)}): put "
                 f"torchvision's files in {folder}, or run where the download works; "
                 "data.root (prepare: `root`) names another folder"
             ) from error
@@ -150,7 +150,3 @@ class Cifar10(TorchvisionSource):
     name = "cifar10"
     files = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")
     shape = (3, 32, 32)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -10,7 +10,7 @@ import torch
 from gen_ray.engine.inference import artifact, fingerprint
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import Batcher, NotFiniteError, measure
-from gen_ray.errors import RunError
+from gen_ray.errors import RunError, one_line
 from gen_ray.family import Chain, Family, Sampler, SupportsLatent
 from gen_ray.serving.service import ModelCard, RequestLimits, card_text
 from gen_ray.tracking.release import Release
@@ -88,7 +88,7 @@ class LoadedModel:
                     raise ValueError(f"{name} has {choice.steps} steps, the maximum is {self.limits.steps}")
             card_text(self.card())
         except Exception as error:  # tags and metrics come from the registry and may have any value
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = one_line(error)
             raise RunError(f"version {self.release.version}: its card cannot be made: {reason}") from None
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from gen_ray.engine.inference.batcher import BusyError, CancelledError, DeadlineExceededError, NotFiniteError, Preview
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, one_line
 from gen_ray.serving.errors import TOO_LARGE_FOR_MEMORY
 from gen_ray.serving.jobs import PendingJob
 from gen_ray.serving.loaded_model import LoadedModel
@@ -113,7 +113,7 @@ class LocalModelService:
         await asyncio.to_thread(present.close)
 
     def _stay(self, what: str, error: Exception) -> None:
-        trouble = f"{what}: {' '.join(str(error).split())[:300] or type(error).__name__}"
+        trouble = f"{what}: {one_line(error, 300)}"
         if trouble != self.trouble:  # log each reason once
             LOG.error("%s: keeping version %s: %s", self.id, self.current.release.version, trouble)
         self.trouble = trouble

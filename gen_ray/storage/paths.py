@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, first_line
 from gen_ray.storage import manifest
 from gen_ray.storage.replacement import PARTIAL, hidden_path, replace_folder, restore_folder
 from gen_ray.storage.user_paths import check_remote, local, printable
@@ -304,5 +304,4 @@ def as_os_errors(path: Path) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OSError(f"{path}: {line}") from error
+        raise OSError(f"{path}: {first_line(error)}") from error

@@ -18,7 +18,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from gen_ray.cluster.jobs import package, secret_files
 from gen_ray.cluster.nodes import environment
-from gen_ray.errors import RunError, UserError, nearest
+from gen_ray.errors import RunError, UserError, first_line, nearest
 from gen_ray.recurring.launcher import UNAVAILABLE, OccurrenceState, later
 
 T = TypeVar("T")
@@ -158,7 +158,7 @@ class Jobs:
 
 def _reason(error: Exception) -> str:
     """Return the reason of a failed query, with a remedy if the token is the cause."""
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = first_line(error)
     if line.startswith("Authentication required"):
         return "the cluster asks for a token: copy the head's ~/.ray/auth_token here, or set RAY_AUTH_TOKEN_PATH"
     if line.startswith("Authentication failed"):

@@ -12,6 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gen_ray.cluster.nodes.connect import alive
+from gen_ray.errors import last_line
 from gen_ray.host.machine import Machine, inspect_machine
 from gen_ray.storage.paths import is_remote, resolve
 
@@ -71,7 +72,7 @@ def _node(node: Mapping[str, Any], task: ray.ObjectRef) -> Node:
     except ray.exceptions.GetTimeoutError:
         return Node(name, gpus, None, fault=f"no answer within {ANSWER_SECONDS:.0f} s; see its raylet's log")
     except ray.exceptions.RayError as error:  # gen_ray is missing there, or has another version
-        return Node(name, gpus, None, fault=str(error).strip().splitlines()[-1])
+        return Node(name, gpus, None, fault=last_line(error))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from gen_ray.cluster.nodes.connect import alive, joined
 from gen_ray.cluster.serving import endpoint, messages
 from gen_ray.cluster.serving.app import build
 from gen_ray.cluster.serving.args import NAME, ServingApplication
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, first_line
 
 OWNER = b"gen_ray_serve_owner"
 """Key in Ray's internal store for the id of the command that deployed the application."""
@@ -105,7 +105,7 @@ def _reason(error: RuntimeError) -> str:
     status = serve.status().applications.get(NAME)
     output = "\n".join(deployment.message for deployment in status.deployments.values()) if status else ""
     faults = [line for line in output.splitlines() if re.match(r"\S*(Error|Exception): ", line)]
-    return faults[-1].rpartition("Error: ")[2] if faults else str(error).strip().splitlines()[0]
+    return faults[-1].rpartition("Error: ")[2] if faults else first_line(error)
 
 
 def nodes() -> list[str]:

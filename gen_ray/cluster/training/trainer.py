@@ -16,7 +16,7 @@ from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.training.torch_backend import CheckedTorchConfig
 from gen_ray.cluster.training.worker import train_worker
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, last_line
 from gen_ray.experiment import Experiment
 
 ROOM_SECONDS = 10.0
@@ -101,5 +101,4 @@ def user_error(error: BaseException) -> Exception:
             return found  # a RayTaskError may be an instance of both, but its message is a traceback
         waiting += [getattr(found, name, None) for name in ("cause", "__cause__", "controller_failure")]
         waiting += list(getattr(found, "worker_failures", {}).values())
-    last = str(seen[-1]).strip().splitlines() or [type(seen[-1]).__name__]
-    return RunError(f"training stopped: {last[-1]}")
+    return RunError(f"training stopped: {last_line(seen[-1])}")

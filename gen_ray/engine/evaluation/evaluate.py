@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,11 @@ from gen_ray.engine.evaluation.features import Extractor
 from gen_ray.engine.evaluation.provenance import planned_provenance
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.inference.artifact import Model
-from gen_ray.engine.inference.chunks import chunks
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.precision import autocast
-from gen_ray.engine.inference.score import EFFORT, ROWS_AT_ONCE, bits_per_dim
+from gen_ray.engine.inference.score import EFFORT, bits_per_dim, nll_batches
 from gen_ray.engine.inference.texts import page
 from gen_ray.engine.plots.grids import grid
-from gen_ray.family import Nll
-from gen_ray.maths.noise import generator
 from gen_ray.metrics import BITS_PER_DIM, FRECHET_DISTANCE, SECONDS_PER_IMAGE
 
 REFERENCE_ROWS = 10_000
@@ -91,14 +88,6 @@ def evaluate(model: Model, reference: ReferenceData, *, device: torch.device) ->
     )
 
 
-@torch.no_grad()
-def score(model: Model, x: Tensor, *, effort: int, device: torch.device) -> Iterator[Nll]:
-    """Yield the Nll of batches of x (N, *shape); the noise of each depends only on its position."""
-    for first, end in chunks(len(x), ROWS_AT_ONCE):
-        rng = generator(SEED, first, device=device)
-        yield model.family.nll(model.net, x[first:end].to(device), rng, effort=effort)
-
-
 def likelihood(
     model: Model, reference: ReferenceData, *, device: torch.device
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
@@ -108,7 +97,7 @@ def likelihood(
     """
     wanted, dims = model.experiment.evaluation, model.spec.dims
     x = reference.test[: wanted.likelihood_rows]
-    found = list(score(model, x, effort=wanted.effort or EFFORT, device=device))
+    found = list(nll_batches(model, x, SEED, effort=wanted.effort or EFFORT, device=device))
     bits = bits_per_dim(torch.cat([nll.nats for nll in found]).double().cpu(), dims)
     metrics = {
         BITS_PER_DIM.name: float(bits.mean()),

@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, one_line
 
 SAMPLES = "samples"
 """Name of the array to read from a file that holds several."""
@@ -32,7 +32,7 @@ def read(file: Path) -> tuple[str, np.ndarray]:
             with zipfile.ZipFile(stream) as archive:
                 return _chosen(file, archive)
         except (zipfile.BadZipFile, ValueError, OSError, EOFError, NotImplementedError, RuntimeError) as error:
-            raise UserError(f"{file}: cannot be read as .npz ({' '.join(str(error).split())[:120]})") from None
+            raise UserError(f"{file}: cannot be read as .npz ({one_line(error, 120)})") from None
         except MemoryError:
             raise UserError(f"{file}: does not fit into memory; split it into smaller files") from None
 

@@ -18,7 +18,7 @@ from gen_ray.datasets import characters, images
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import arrays
 from gen_ray.engine.inference.texts import decode_tokens
-from gen_ray.errors import UserError, argument
+from gen_ray.errors import UserError, argument, one_line
 from gen_ray.maths.levels import stored
 
 GREYS = 256
@@ -59,7 +59,7 @@ def read(file: Path, spec: DataSpec, *, resize: bool = False) -> Tensor:
     except FileNotFoundError:
         raise UserError(f"{file}: no such file") from None
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{file}: cannot be read ({' '.join(str(error).split())[:120]})") from None
+        raise UserError(f"{file}: cannot be read ({one_line(error, 120)})") from None
 
 
 def dropped_part(file: Path, spec: DataSpec) -> str:

@@ -1,6 +1,7 @@
 """Scores instances: their likelihood under a model, with the standard error of the estimate."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.chunks import chunks
+from gen_ray.family import Nll
 from gen_ray.maths.noise import generator
 
 EFFORT = 100
@@ -46,6 +48,13 @@ class InstanceScores:
 
 
 @torch.no_grad()
+def nll_batches(model: Model, x: Tensor, *seed: int, effort: int, device: torch.device) -> Iterator[Nll]:
+    """Yield the Nll of batches of x (N, *shape); the noise of each is a function of (seed, position in x)."""
+    for first, end in chunks(len(x), ROWS_AT_ONCE):
+        rng = generator(*seed, first, device=device)
+        yield model.family.nll(model.net, x[first:end].to(device), rng, effort=effort)
+
+
 def score(
     model: Model, x: Tensor, *, effort: int | None = None, repeats: int = 5, seed: int = 0, device: torch.device
 ) -> InstanceScores:
@@ -57,12 +66,10 @@ def score(
     effort = effort or model.experiment.evaluation.effort or EFFORT
     estimates: list[Tensor] = []
     for repeat in range(repeats):
-        parts = []
-        for first, end in chunks(len(x), ROWS_AT_ONCE):
-            rng = generator(seed, repeat, first, device=device)
-            nll = model.family.nll(model.net, x[first:end].to(device), rng, effort=effort)
-            parts.append(nll.nats.double().cpu())
-        estimates.append(bits_per_dim(torch.cat(parts), model.spec.dims))
+        found = list(nll_batches(model, x, seed, repeat, effort=effort, device=device))
+        estimates.append(bits_per_dim(torch.cat([nll.nats.double().cpu() for nll in found]), model.spec.dims))
     drawn = torch.stack(estimates)
     error = drawn.std(0) / math.sqrt(repeats) if repeats > 1 else torch.full_like(drawn[0], math.nan)
-    return InstanceScores(bits_per_dim=drawn.mean(0), standard_error=error, kind=nll.kind, nfe=nll.nfe, repeats=repeats)
+    return InstanceScores(
+        bits_per_dim=drawn.mean(0), standard_error=error, kind=found[0].kind, nfe=found[0].nfe, repeats=repeats
+    )
