@@ -21,7 +21,7 @@ from gen_ray.engine.evaluation.quality_metrics import quality_metric
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
-from gen_ray.engine.inference.score import bits_per_dim
+from gen_ray.engine.inference.score import bits_per_dim, nll_batches
 from gen_ray.engine.inference.texts import page
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
@@ -205,7 +205,9 @@ def test_the_likelihood_is_the_mean_over_rows_with_its_standard_error(family: st
     metrics, _ = likelihood(now, data, device=CPU)
     again, _ = likelihood(now, data, device=CPU)
     assert metrics == again
-    nats = torch.cat([nll.nats for nll in measures.score(now, data.test[:30], effort=3, device=CPU)]).double()
+    nats = torch.cat(
+        [nll.nats for nll in nll_batches(now, data.test[:30], measures.SEED, effort=3, device=CPU)]
+    ).double()
     bits = (nats / 16 / math.log(2)).numpy()
     assert metrics["eval/bits_per_dim"] == pytest.approx(bits.mean())
     assert metrics["eval/bits_per_dim_standard_error"] == pytest.approx(bits.std(ddof=1) / math.sqrt(30))
