@@ -250,7 +250,9 @@ def serve(
     constant_seconds: Annotated[
         float | None,
         typer.Option(
-            min=10, max=864_000, help="Measure latency, errors and memory for these seconds of constant load instead."
+            min=10,
+            max=864_000,
+            help="Instead, measure latency, errors and memory under constant load for this time, in seconds.",
         ),
     ] = None,
     constant_share: Annotated[

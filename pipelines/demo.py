@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).parents[1] / "configs" / "demo"
 
 def demo(
     storage: Storage = Path("gen_ray_runs"),
-    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("demo.png"),
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("demo.png"),
 ) -> None:
     """Train a small model of every family on 8×8 digits through Ray; evaluate, compare and draw it (minutes)."""
     from gen_ray.cluster.data.preparation import prepare_data

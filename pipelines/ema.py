@@ -21,7 +21,10 @@ METRICS = tuple(metric.key for metric in HEADLINE)
 
 def ema(
     run: ModelName,
-    more: Annotated[list[float] | None, typer.Argument(help="More relative widths.", metavar="WIDTH")] = None,
+    more: Annotated[
+        list[float] | None,
+        typer.Argument(help="Relative widths, in addition to those of --sigma-rel.", metavar="WIDTH"),
+    ] = None,
     sigma_rel: Annotated[
         list[float] | None, typer.Option(help="Relative widths of the averages. Default: 0.05 0.07 0.1 0.15 0.2.")
     ] = None,

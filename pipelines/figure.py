@@ -20,7 +20,7 @@ def latent_dims(
         list[str] | None, typer.Argument(help="Settings as key=value, e.g. training.epochs=10.")
     ] = None,
     dims: Annotated[str, typer.Option(help="Latent dimensions, e.g. 2,5,10,20.")] = "2,5,10,20",
-    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("latent-dims.png"),
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("latent-dims.png"),
 ) -> None:
     """Train the model once per latent dimension and show the samples side by side (Kingma & Welling, fig. 5)."""
     terminal.one_of("--out must end in", out.suffix, (".png",))
@@ -59,7 +59,7 @@ def progress(
     times: Annotated[
         int, typer.Option(min=2, max=10_000, help="Number of points in time; at most the number of stored snapshots.")
     ] = 4,
-    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("progress.png"),
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("progress.png"),
     storage: instances.Storage = Path("gen_ray_runs"),
 ) -> None:
     """Evaluate models at several times of their training, and plot quality against minutes of training."""

@@ -35,9 +35,11 @@ class ImputeOptions:
     ] = None
     text: Annotated[
         str | None,
-        typer.Option(help="For text models, e.g. 'To be or not to b____'; short texts are padded with missing ones."),
+        typer.Option(
+            help="For text models, e.g. 'To be or not to b____'; short texts are padded with missing characters."
+        ),
     ] = None
-    hole: Annotated[str, typer.Option(help="The character that marks a missing one in --text.")] = "_"
+    hole: Annotated[str, typer.Option(help="Character that marks a missing character in --text.")] = "_"
     truth: Annotated[
         Path | None,
         typer.Option(

@@ -38,9 +38,9 @@ def encode(
     n: Rows = 200,
     refine: Refine = 0,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="An .npz of mu, log_var (N, Z) and kl_nats; --refine adds arrays.")] = Path(
-        "features.npz"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="The .npz file to write: mu, log_var (N, Z) and kl_nats; --refine adds arrays.")
+    ] = Path("features.npz"),
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Write the approximate posterior q(z|x) of instances as features."""
@@ -69,9 +69,9 @@ def reconstruct(
     n: Rows = 16,
     refine: Refine = 0,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="A .png with rows of originals, reconstructions and refined ones.")] = Path(
-        "reconstructions.png"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="The PNG file to write: originals, reconstructions, refined reconstructions.")
+    ] = Path("reconstructions.png"),
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Draw instances and, below them, their reconstructions: the mean of p(x|z) at the mean of q(z|x)."""
@@ -103,7 +103,9 @@ def interpolate(
     n: Annotated[int, typer.Option("-n", min=2, max=10_000_000, help="Number of rows of a source.")] = 5,
     steps: Annotated[int, typer.Option(min=2, max=10_000, help="Images per interpolation, including both ends.")] = 9,
     seed: Seed = 0,
-    out: Annotated[Path, typer.Option(help="A .png with one row per interpolation.")] = Path("interpolation.png"),
+    out: Annotated[Path, typer.Option(help="The PNG file to write, one row per interpolation.")] = Path(
+        "interpolation.png"
+    ),
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Draw linear interpolations in latent space from each instance to the next."""
@@ -130,7 +132,7 @@ def interpolate(
 def manifold(
     model: ModelName,
     side: Annotated[int, typer.Option(min=2, max=100, help="Images per side of the map.")] = 20,
-    out: Annotated[Path, typer.Option(help="The picture to write (PNG).")] = Path("manifold.png"),
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("manifold.png"),
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Draw a map of a two-dimensional latent space on a grid of equally spaced quantiles of the prior."""

@@ -36,7 +36,10 @@ class PromoteOptions:
     ] = None
     n: Annotated[int, typer.Option("-n", min=10, max=1_000_000, help="Number of samples per setting.")] = 1000
     minutes: Annotated[
-        float, typer.Option(min=0.01, max=100_000, help="Time limit of measuring; the slowest settings are left out.")
+        float,
+        typer.Option(
+            min=0.01, max=100_000, help="Time limit of the measurement, in minutes; the slowest settings are left out."
+        ),
     ] = 10.0
     seed: Seed = 0
     batch_size: Annotated[

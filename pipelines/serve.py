@@ -38,7 +38,9 @@ class ReplicaOptions:
     max_replicas: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1000, help="Maximum number per model; grows with waiting work. Default: --min-replicas."
+            min=1,
+            max=1000,
+            help="Maximum number of replicas per model; replicas are added when work waits. Default: --min-replicas.",
         ),
     ] = None
     backlog_seconds: Annotated[
@@ -62,12 +64,12 @@ def serve(
     ] = None,
     tracking_uri: Annotated[str | None, typer.Option(help="URI of MLflow. Default: the store below --storage.")] = None,
     detach: Annotated[
-        bool, typer.Option("--detach", help="Return and leave it running on the cluster (RAY_ADDRESS).")
+        bool, typer.Option("--detach", help="Leave the application running on the cluster (RAY_ADDRESS) and return.")
     ] = False,
     replace: Annotated[
         bool, typer.Option("--replace", help="Replace the application that the cluster (RAY_ADDRESS) serves now.")
     ] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop what --detach left running.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop the application that --detach left running.")] = False,
     config: Annotated[bool, typer.Option("--config", help="Print the YAML for `serve deploy` and exit.")] = False,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:

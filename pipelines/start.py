@@ -56,7 +56,9 @@ def mlflow(
     allow_host: Annotated[
         list[str] | None, typer.Option(help="Host name that requests may use. May be repeated.")
     ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return when it answers, and leave it running.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return when the server answers, and leave it running.")
+    ] = False,
     insecure: Insecure = False,
 ) -> None:
     """Start MLflow's server with SQLite and files below GEN_RAY_STORAGE.
