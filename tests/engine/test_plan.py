@@ -109,6 +109,7 @@ def test_the_estimate_of_checkpoint_bytes_matches_the_files(tmp_path) -> None:
     assert len(model_files.weights(net)) > load.gradient_bytes
 
 
+@pytest.mark.slow
 def test_step_costs_are_measured_and_more_rows_take_longer() -> None:
     exp = experiment("ddpm-dropout")
     found = measure_step_seconds(exp, exp.model(model("vae").spec), images(512), [512, 1], device=CPU, rounds=1)

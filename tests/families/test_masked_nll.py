@@ -66,6 +66,7 @@ def test_with_the_true_posterior_the_bound_equals_the_conditional(known: tuple[b
         torch.testing.assert_close(found, conditional(x, known), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known", MASKS, ids=str)
 @pytest.mark.parametrize(
     ("kernel", "kind"), [("absorbing", "elbo-ct"), ("random_order", "elbo-ct"), (VB, "vlb")], ids=str

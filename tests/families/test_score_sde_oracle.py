@@ -174,6 +174,7 @@ def test_dequantised_data_fill_their_bins_and_dequantisation_is_optional() -> No
 # ---- sampling -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", SDES)
 @pytest.mark.parametrize(
     ("sampler", "steps"),
@@ -304,6 +305,7 @@ class Correlated(nn.Module):
 CORRELATED = [(sde, dims) for sde in SDES for dims in (2, 16)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sde", "dims"), CORRELATED)
 def test_the_default_imputer_agrees_with_the_exact_conditional(sde: str, dims: int) -> None:
     """Correlated Gaussian scalars, every second one known: compares standard deviations and means of the others."""
@@ -369,6 +371,7 @@ def test_replacement_without_corrections_does_not_follow_the_conditional() -> No
         assert ks_2samp(found.numpy(), wanted.numpy()).pvalue < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("levels", [2, 17, 256, 257, 4096, 65536])
 @pytest.mark.parametrize("sde", SDES)
 def test_the_known_part_is_unchanged_to_the_bit(sde: str, levels: int) -> None:

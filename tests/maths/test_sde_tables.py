@@ -132,6 +132,7 @@ OTHERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sde", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("name", LEAST)
 def test_the_least_steps_are_those_of_the_parameters(sde: Sde, name: str) -> None:

@@ -46,6 +46,7 @@ def test_a_small_request_uses_little_memory(ask: Ask, desks: dict[str, Paper], n
     assert peak < 60 * SIZE, f"{peak / 2**20:.0f} MiB"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verb", "fields"),
     [

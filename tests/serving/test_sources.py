@@ -30,6 +30,7 @@ def recorded(root: Path, run_id: str) -> str:
     return run.id
 
 
+@pytest.mark.slow
 def test_an_mlflow_run_means_its_folder_or_else_its_artifact(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
