@@ -9,7 +9,7 @@ from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.experiment import Experiment, parse
 from gen_ray.tracking.runs import RunRow, rows
 from gen_ray.tracking.store import Store
-from tests.cluster.street import through_ray, tiny
+from tests.cluster.tiny_runs import through_ray, tiny
 
 MLP = {"name": "mlp", "width": 16, "depth": 1}
 FAMILIES: Mapping[str, Mapping[str, Any]] = {

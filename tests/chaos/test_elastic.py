@@ -14,7 +14,7 @@ from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
 from tests.chaos.machines import machines, power_cut, start_on, wait_for_success, wait_while_running, write_config
 from tests.chaos.runs import long_experiment, newest_step, only_row, undisturbed_weights
-from tests.cluster.street import same, weights
+from tests.cluster.tiny_runs import same, weights
 
 pytestmark = [pytest.mark.timeout(480, method="thread")]
 

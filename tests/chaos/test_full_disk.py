@@ -15,7 +15,7 @@ from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest
 from tests.chaos.runs import long_experiment, newest_step, only_row, undisturbed_weights
-from tests.cluster.street import same, weights
+from tests.cluster.tiny_runs import same, weights
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system"),

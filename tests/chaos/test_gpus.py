@@ -14,8 +14,8 @@ from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
 from tests.chaos.machines import machines, start_on, wait_for_success, wait_while_running, write_config
 from tests.chaos.simulated_gpus import GPU_LOG
-from tests.cluster.street import tiny
 from tests.cluster.test_sweep import plan
+from tests.cluster.tiny_runs import tiny
 from tests.conftest import free_port
 from tests.engine.toys import model
 

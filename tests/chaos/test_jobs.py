@@ -13,7 +13,7 @@ from gen_ray.recurring.launcher import OccurrenceState, wait
 from gen_ray.recurring.reconciler import Reconciler
 from gen_ray.recurring.store import ScheduleStore
 from tests.chaos.head_node import running_head
-from tests.schedules.night import nightly
+from tests.recurring.simulation import nightly
 
 pytestmark = [pytest.mark.timeout(480, method="thread")]
 

@@ -20,7 +20,7 @@ from gen_ray.errors import RunError
 from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest
 from tests.chaos.runs import FAMILIES, long_experiment, newest_step, only_row, partial_folders, undisturbed_weights
-from tests.cluster.street import same, weights
+from tests.cluster.tiny_runs import same, weights
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(480, method="thread")]
 

@@ -20,7 +20,7 @@ from gen_ray.cluster.data.blocks import Streamed
 from gen_ray.datasets.shards import load_split
 from tests.chaos.runs import long_experiment, newest_step, only_row, undisturbed_weights
 from tests.chaos.test_killed import ray_processes
-from tests.cluster.street import same, sharded, weights
+from tests.cluster.tiny_runs import same, sharded, weights
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.timeout(480, method="thread")]

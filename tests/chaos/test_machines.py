@@ -19,7 +19,7 @@ from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
 from tests.chaos.machines import machines, power_cut, start_on, wait_for_success, wait_while_running, write_config
 from tests.chaos.runs import long_experiment, newest_step, only_row, undisturbed_weights
-from tests.cluster.street import same, weights
+from tests.cluster.tiny_runs import same, weights
 from tests.conftest import free_port
 from tests.engine.toys import model
 

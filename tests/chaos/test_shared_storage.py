@@ -20,7 +20,7 @@ from gen_ray.storage.paths import remote
 from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
 from tests.chaos.test_tracking_away import mlflow_server
-from tests.cluster.street import in_this_process, same, through_ray, tiny, weights
+from tests.cluster.tiny_runs import in_this_process, same, through_ray, tiny, weights
 from tests.conftest import ROOT, free_port
 
 pytestmark = [pytest.mark.timeout(480, method="thread")]

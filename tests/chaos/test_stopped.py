@@ -17,7 +17,7 @@ from gen_ray.cluster.training.train import train
 from gen_ray.errors import RunError
 from gen_ray.storage import manifest
 from tests.chaos.runs import long_experiment, newest_step, only_row, partial_folders, undisturbed_weights
-from tests.cluster.street import same, weights
+from tests.cluster.tiny_runs import same, weights
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.timed, pytest.mark.usefixtures("cluster"), pytest.mark.timeout(480, method="thread")]

@@ -24,7 +24,7 @@ from gen_ray.sweeps.config import SweepPlan, load
 from gen_ray.tracking.runs import RunRow, rows
 from gen_ray.tracking.store import Store
 from tests.chaos.test_killed import ray_processes
-from tests.cluster.street import TINY, in_this_process, same, weights
+from tests.cluster.tiny_runs import TINY, in_this_process, same, weights
 from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.timeout(480, method="thread")]

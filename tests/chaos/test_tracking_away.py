@@ -20,7 +20,7 @@ from gen_ray.cluster.data.preparation import prepare_data
 from gen_ray.cluster.training.train import train
 from gen_ray.tracking.runs import connect, rows
 from gen_ray.tracking.store import Store
-from tests.cluster.street import tiny
+from tests.cluster.tiny_runs import tiny
 from tests.conftest import free_port
 
 AWAY_SECONDS, EVERY, EPOCHS = 15.0, 20, 900

@@ -20,7 +20,7 @@ from gen_ray.experiment import load
 from gen_ray.storage import manifest
 from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
-from tests.cluster.street import TINY, weights
+from tests.cluster.tiny_runs import TINY, weights
 from tests.conftest import Said, until
 
 Run = Callable[..., Said]

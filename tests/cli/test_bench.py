@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.street import TINY
+from tests.cluster.tiny_runs import TINY
 from tests.conftest import ROOT, Said
 
 CONFIG = ROOT / "configs" / "demo" / "digits-ddpm.yaml"

@@ -10,7 +10,7 @@ from PIL import Image
 from gen_ray.cluster.training.train import train
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.training import post_hoc_ema
-from tests.cluster.street import same, tiny, weights
+from tests.cluster.tiny_runs import same, tiny, weights
 from tests.conftest import Said
 
 pytestmark = pytest.mark.usefixtures("cluster")

@@ -17,7 +17,7 @@ from gen_ray.sweeps.study import TrialResult
 from gen_ray.tracking.registry import PromotionResult, champion
 from gen_ray.tracking.runs import RunRow, rows
 from gen_ray.tracking.store import Store
-from tests.cluster.street import TINY
+from tests.cluster.tiny_runs import TINY
 from tests.conftest import ROOT, Said
 
 BITS = BITS_PER_DIM.name

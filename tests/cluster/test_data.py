@@ -17,7 +17,7 @@ from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.shards import load_split
 from gen_ray.engine.training.batches import InMemoryBatches
 from gen_ray.errors import UserError
-from tests.cluster.street import sharded
+from tests.cluster.tiny_runs import sharded
 
 
 @pytest.fixture(scope="module")

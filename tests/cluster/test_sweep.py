@@ -18,7 +18,7 @@ from gen_ray.errors import EndedError, UserError
 from gen_ray.sweeps.config import SweepPlan, load
 from gen_ray.tracking.runs import PARENT, RunRow, connect, latest_image, rows
 from gen_ray.tracking.store import Store
-from tests.cluster.street import TINY, in_this_process, same, weights
+from tests.cluster.tiny_runs import TINY, in_this_process, same, weights
 
 UNLUCKY = 5
 """A latent dimension with which no training succeeds here."""

@@ -27,7 +27,7 @@ from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest
 from gen_ray.tracking.runs import RunRow, connect, experiment_id, rows
 from gen_ray.tracking.store import Store
-from tests.cluster.street import in_this_process, same, sharded, through_ray, tiny, weights
+from tests.cluster.tiny_runs import in_this_process, same, sharded, through_ray, tiny, weights
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -36,7 +36,7 @@ from tests.chaos.machines import machines, start_on, wait_for_success, wait_whil
 from tests.chaos.runs import newest_step
 from tests.chaos.simulated_gpus import GPU_LOG, ROOT
 from tests.chaos.test_killed import RANK, ray_processes
-from tests.cluster.street import TINY, through_ray, tiny
+from tests.cluster.tiny_runs import TINY, through_ray, tiny
 from tests.conftest import free_port
 from tests.engine.toys import model
 from tests.gpu.comparing import full_run

@@ -48,7 +48,7 @@ def tiny(storage: Path, **sections: Mapping[str, Any]) -> Experiment:
     return parse(raw)
 
 
-class Mute(LoggerActor):
+class InMemoryLoggerActor(LoggerActor):
     """A logger actor that keeps metrics and errors in memory and does not send them to MLflow."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class Mute(LoggerActor):
     def report_fatal(self, run_id: str, fault: dict[str, str]) -> None:
         raise AssertionError(fault)
 
-    def told(self) -> list[tuple[int, dict[str, float]]]:
+    def logged_metrics(self) -> list[tuple[int, dict[str, float]]]:
         return self.metrics
 
 
@@ -74,11 +74,11 @@ def through_ray(
     **extra: Any,
 ) -> tuple[dict[str, torch.Tensor], list[tuple[int, dict[str, float]]]]:
     """Train without evaluation; return the EMA weights and the logged metrics."""
-    mute = ray.remote(Mute).options(num_cpus=0).remote()
+    mute = ray.remote(InMemoryLoggerActor).options(num_cpus=0).remote()
     trainer(experiment, prepared, RunLogger(mute, run_id), loop, cached(experiment, prepared), **extra).fit()
     last = checkpoint_store.checkpoints(run_directory.folder(experiment, run_id)).last()
     assert last is not None
-    return weights(last), ray.get(mute.told.remote())
+    return weights(last), ray.get(mute.logged_metrics.remote())
 
 
 def in_this_process(

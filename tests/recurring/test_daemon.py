@@ -17,7 +17,7 @@ from gen_ray.recurring.daemon import Daemon
 from gen_ray.recurring.reconciler import Reconciler
 from gen_ray.recurring.store import ScheduleStore
 from tests.conftest import ROOT
-from tests.schedules.night import Paper, nightly
+from tests.recurring.simulation import FakeLauncher, nightly
 
 
 @pytest.fixture
@@ -26,16 +26,16 @@ def store(tmp_path: Path) -> ScheduleStore:
 
 
 @pytest.fixture
-def paper() -> Paper:
-    return Paper()
+def fake() -> FakeLauncher:
+    return FakeLauncher()
 
 
 @pytest.fixture
-def lines(store: ScheduleStore, paper: Paper, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def lines(store: ScheduleStore, fake: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return the output lines of a daemon that runs during the test."""
     monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
     told: list[str] = []
-    running = Daemon(Reconciler(store, lambda _: paper), told.append)
+    running = Daemon(Reconciler(store, lambda _: fake), told.append)
     thread = Thread(target=running.run)
     thread.start()
     soon(lambda: (store.folder / daemon.LOCK).exists())
@@ -51,14 +51,16 @@ def soon(true: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_added_changed_and_removed_files_are_noticed(store: ScheduleStore, paper: Paper, lines: list[str]) -> None:
+def test_added_changed_and_removed_files_are_noticed(
+    store: ScheduleStore, fake: FakeLauncher, lines: list[str]
+) -> None:
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     store.add(nightly(store.root, cron="* * * * *", added=an_hour_ago))
-    soon(lambda: paper.asked)
-    [(occurrence, _)] = paper.asked
+    soon(lambda: fake.asked)
+    [(occurrence, _)] = fake.asked
     soon(lambda: f"{occurrence}: running" in lines)
     assert lines[0].startswith("nightly: * * * * * UTC, next ")
-    paper.states.clear()
+    fake.states.clear()
     soon(lambda: f"{occurrence}: failed: its launcher has no record of it" in lines)
     (store.folder / "spoilt.yaml").write_text("cron: never\n")
     soon(lambda: any("spoilt.yaml: " in line for line in lines))
@@ -67,12 +69,12 @@ def test_added_changed_and_removed_files_are_noticed(store: ScheduleStore, paper
     assert sum("spoilt.yaml: " in line for line in lines) == 1
 
 
-def test_a_second_daemon_is_refused(store: ScheduleStore, paper: Paper, lines: list[str]) -> None:
+def test_a_second_daemon_is_refused(store: ScheduleStore, fake: FakeLauncher, lines: list[str]) -> None:
     with pytest.raises(UserError, match="another gen-ray schedule run is running these schedules"):
-        Daemon(Reconciler(store, lambda _: paper), print).run()
+        Daemon(Reconciler(store, lambda _: fake), print).run()
 
 
-def test_a_faulty_schedule_stops_no_other(store: ScheduleStore, paper: Paper, lines: list[str]) -> None:
+def test_a_faulty_schedule_stops_no_other(store: ScheduleStore, fake: FakeLauncher, lines: list[str]) -> None:
     past = datetime.now(UTC) - timedelta(hours=1)
     store.add(nightly(store.root, name="a", cron="* * * * *", added=past))
     (store.folder / "a.state.json").write_text("{")
@@ -82,22 +84,22 @@ def test_a_faulty_schedule_stops_no_other(store: ScheduleStore, paper: Paper, li
 
 
 def test_the_clock_may_be_set_while_it_runs(
-    store: ScheduleStore, paper: Paper, monkeypatch: pytest.MonkeyPatch
+    store: ScheduleStore, fake: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
     year = timedelta(days=365)
     clock = [datetime.now(UTC) + year]
-    running = Daemon(Reconciler(store, lambda _: paper, lambda: clock[0]), print)
+    running = Daemon(Reconciler(store, lambda _: fake, lambda: clock[0]), print)
     thread = Thread(target=running.run)
     thread.start()
     try:
         store.add(nightly(store.root, cron="* * * * *", added=clock[0] - timedelta(minutes=2)))
-        soon(lambda: len(paper.asked) == 1)
-        paper.end_all()
+        soon(lambda: len(fake.asked) == 1)
+        fake.end_all()
         clock[0] -= year
         soon(lambda: store.load_state(store.load("nightly")).after <= clock[0])
         clock[0] += timedelta(minutes=2)
-        soon(lambda: len(paper.asked) == 2)
+        soon(lambda: len(fake.asked) == 2)
     finally:
         running.stop()
         thread.join()

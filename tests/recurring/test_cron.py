@@ -40,7 +40,7 @@ def test_a_skipped_hour_is_made_up_and_a_repeated_hour_counts_once() -> None:
     assert following(berlin, utc("2026-10-23T12:00"), 3) == [
         utc("2026-10-24T00:30"), utc("2026-10-25T00:30"), utc("2026-10-26T01:30"),
     ]  # fmt: skip
-    assert berlin.next(utc("2026-10-25T01:15")) == utc("2026-10-26T01:30")  # the second 2:15 of that night
+    assert berlin.next(utc("2026-10-25T01:15")) == utc("2026-10-26T01:30")  # the second 2:15 of that simulated
 
 
 @pytest.mark.parametrize("fields", ["30 2 * * *", "*/20 * * * *", "10,50 1-3 * * *", "0 */2 * * *", "0 0 13 * 5"])
@@ -49,7 +49,7 @@ def test_the_newest_time_is_the_last_of_the_following_times(fields: str, start: 
     times, now = CronTrigger(fields, "Europe/Berlin"), utc(start)
     last = times.last(now)
     assert last is not None and last <= now
-    for _ in range(14 * 12):  # in steps of five minutes through the night of the clock change
+    for _ in range(14 * 12):  # in steps of five minutes through the simulated of the clock change
         now += timedelta(minutes=5)
         while (after := times.next(last)) is not None and after <= now:
             last = after

@@ -21,7 +21,7 @@ def nightly(root: Path, **changed: object) -> RecurringSweep:
     return RecurringSweep.model_validate(raw)
 
 
-class Paper:
+class FakeLauncher:
     """A fake launcher that records launches; the test sets the states of occurrences."""
 
     def __init__(self) -> None:
@@ -50,17 +50,17 @@ class Paper:
         pass
 
 
-class Night:
+class SimulatedSchedule:
     """A reconciler of one schedule with its files and launcher."""
 
     def __init__(self, root: Path, **changed: object) -> None:
-        self.now, self.paper, self.store = MONDAY - HOUR, Paper(), ScheduleStore(root)
+        self.now, self.fake, self.store = MONDAY - HOUR, FakeLauncher(), ScheduleStore(root)
         self.store.add(nightly(root, **changed))
         self.restart()
 
     def restart(self) -> None:
         """Continue with another reconciler, which has only the files."""
-        self.reconciler = Reconciler(self.store, lambda _: self.paper, lambda: self.now, lambda: self.now.timestamp())
+        self.reconciler = Reconciler(self.store, lambda _: self.fake, lambda: self.now, lambda: self.now.timestamp())
 
     def reconcile(self, now: datetime) -> list[tuple[str, str]]:
         """Run the reconciler at a time and return states and notes of the reported occurrences."""
@@ -68,11 +68,11 @@ class Night:
         return [(found.state, found.note) for found in self.reconciler.reconcile("nightly")]
 
     def end(self, occurrence: str, word: str = "done") -> None:
-        self.paper.states[occurrence] = OccurrenceState(word)  # type: ignore[arg-type]
+        self.fake.states[occurrence] = OccurrenceState(word)  # type: ignore[arg-type]
 
     @property
     def launched(self) -> list[str]:
-        return [occurrence for occurrence, _ in self.paper.asked]
+        return [occurrence for occurrence, _ in self.fake.asked]
 
     @property
     def past(self) -> ScheduleState:

@@ -10,8 +10,8 @@ from gen_ray.cluster.training.train import train
 from gen_ray.datasets.prepare import prepare
 from gen_ray.errors import RunError, UserError
 from gen_ray.storage.paths import without_traces
-from tests.cluster.street import tiny
 from tests.cluster.test_sweep import plan
+from tests.cluster.tiny_runs import tiny
 
 NOWHERE = "sqlite:////proc/none/mlflow.db"
 SPACE = {"family.latent_dim": {"choice": [3, 4]}}
