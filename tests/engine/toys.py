@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor
@@ -78,8 +77,7 @@ def model(family: str = "vae", seed: int = 0) -> Model:
     net = bound.build_net().eval().requires_grad_(False)
     for parameter in net.parameters():
         parameter.add_(0.05 * torch.randn_like(parameter))
-    with mock.patch.object(artifact, "git_commit", return_value="c" * 40):  # the fast tier starts no process
-        meta = artifact.describe(SPEC, "f" * 64, run_id="toy-run", steps=7)
+    meta = artifact.describe(SPEC, "f" * 64, run_id="toy-run", steps=7)
     return Model(experiment=exp, family=bound, net=net, meta=meta)
 
 

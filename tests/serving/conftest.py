@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 
 from gen_ray.serving.api import build
 from gen_ray.serving.settings import ApiKey, ApiSettings
-from tests.serving.desks import Paper, street
+from tests.serving.services import FakeService, fake_services
 
 KEY = "correct-horse-battery-staple"
 Ask = Callable[..., Response]
@@ -25,8 +25,8 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def desks() -> dict[str, Paper]:
-    return street()
+def services() -> dict[str, FakeService]:
+    return fake_services()
 
 
 @pytest.fixture
@@ -37,9 +37,9 @@ def settings() -> ApiSettings:
 
 
 @pytest.fixture
-def http(desks: dict[str, Paper], settings: ApiSettings) -> Iterator[TestClient]:
+def http(services: dict[str, FakeService], settings: ApiSettings) -> Iterator[TestClient]:
     headers = {"Authorization": f"Bearer {KEY}"}
-    with TestClient(build(desks, settings), base_url="http://localhost:8000", headers=headers) as client:
+    with TestClient(build(services, settings), base_url="http://localhost:8000", headers=headers) as client:
         yield client
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gen_ray.serving.api import build
 from gen_ray.serving.middleware import Slots
 from gen_ray.serving.settings import ApiKey, ApiSettings
-from tests.serving.desks import Paper
+from tests.serving.services import FakeService
 
 KEYS = {name: f"the-key-of-{name}-of-this-test" for name in ("anna", "bert", "carl")}
 SETTINGS = ApiSettings(
@@ -66,9 +66,9 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 @pytest.mark.parametrize("path", ["/healthz/live", "/", "/style.css", "/v1/models"])
 @pytest.mark.parametrize("keys", [True, False])
 def test_an_announced_body_is_refused_at_once_where_none_is_expected(
-    desks: dict[str, Paper], announced: dict[str, str], path: str, keys: bool
+    services: dict[str, FakeService], announced: dict[str, str], path: str, keys: bool
 ) -> None:
-    app = build(desks, SETTINGS if keys else ApiSettings())
+    app = build(services, SETTINGS if keys else ApiSettings())
 
     async def scene() -> None:
         found = await asyncio.gather(*(Exchange(app, "GET", path, announced).run() for _ in range(60)))
@@ -78,8 +78,8 @@ def test_an_announced_body_is_refused_at_once_where_none_is_expected(
     run(scene())
 
 
-def test_without_a_key_the_wait_for_a_body_is_short_and_health_is_answered(desks: dict[str, Paper]) -> None:
-    app = build(desks, SETTINGS.model_copy(update={"keys": ()}))
+def test_without_a_key_the_wait_for_a_body_is_short_and_health_is_answered(services: dict[str, FakeService]) -> None:
+    app = build(services, SETTINGS.model_copy(update={"keys": ()}))
 
     async def scene() -> None:
         headers = {"content-length": "5", "content-type": "application/json"}
@@ -96,10 +96,10 @@ def test_without_a_key_the_wait_for_a_body_is_short_and_health_is_answered(desks
     assert ApiSettings().open_body_seconds == 3
 
 
-def test_a_greedy_key_leaves_other_keys_their_slots(desks: dict[str, Paper]) -> None:
+def test_a_greedy_key_leaves_other_keys_their_slots(services: dict[str, FakeService]) -> None:
     """24 slots: 3 reserved for each of three keys and for requests without key, 12 shared, over all models."""
-    app = build(desks, SETTINGS)
-    desks["digits"].step_seconds = 0.05
+    app = build(services, SETTINGS)
+    services["digits"].step_seconds = 0.05
 
     async def scene() -> None:
         greedy = [sample(app, "anna") for _ in range(200)]
@@ -112,7 +112,7 @@ def test_a_greedy_key_leaves_other_keys_their_slots(desks: dict[str, Paper]) -> 
         assert [one.status for one in others] == [200] * 6
         assert sum(one.status == 200 for one in greedy) == 15 and {one.status for one in greedy} == {200, 429}
         assert (await sample(app, "anna").run()).status == 200
-        assert {job.key for job in desks["digits"].jobs} == set(KEYS)
+        assert {job.key for job in services["digits"].jobs} == set(KEYS)
 
     run(scene())
 

@@ -18,13 +18,13 @@ from gen_ray.serving.api import build
 from gen_ray.serving.service import ErrorReply, RequestRefusedError
 from gen_ray.serving.settings import ApiSettings
 from tests.serving.conftest import KEY
-from tests.serving.desks import Paper
 from tests.serving.loopback import listening
+from tests.serving.services import FakeService
 
 
 @pytest.fixture
-def port(desks: dict[str, Paper], settings: ApiSettings) -> Iterator[int]:
-    with listening(build(desks, settings), log_level="warning") as found:
+def port(services: dict[str, FakeService], settings: ApiSettings) -> Iterator[int]:
+    with listening(build(services, settings), log_level="warning") as found:
         yield found
 
 
@@ -33,7 +33,7 @@ def client(port: int) -> Client:
     return Client(f"http://127.0.0.1:{port}/", KEY)
 
 
-class Lossy:
+class LossyProxy:
     """A proxy that cuts the first answers after the listed numbers of bytes and forwards everything else."""
 
     def __init__(self, port: int, keep: list[int]) -> None:
@@ -64,7 +64,7 @@ class Lossy:
                 far.sendall(data)
 
 
-def test_every_verb_returns_arrays_and_metadata(client: Client, desks: dict[str, Paper]) -> None:
+def test_every_verb_returns_arrays_and_metadata(client: Client, services: dict[str, FakeService]) -> None:
     assert [card["id"] for card in client.models()] == ["digits", "colour", "text", "tokens"]
     result = client.sample("digits", n=3, seed=5, sampler="ancestral", steps=4)
     assert result.samples.shape == (3, 1, 8, 8) and result.samples.max() <= 16
@@ -104,13 +104,13 @@ def test_an_image_is_the_png_of_the_api(client: Client, port: int) -> None:
 
 @pytest.mark.parametrize("field", [{"format": "png"}, {"format": "npz"}, {"stream": False}, {"stream": True}])
 def test_a_field_that_the_client_sets_is_refused(
-    client: Client, desks: dict[str, Paper], field: dict[str, Any]
+    client: Client, services: dict[str, FakeService], field: dict[str, Any]
 ) -> None:
     """Regression: such a field was ignored silently; sample(format="grid") returned arrays."""
     for ask in (client.sample, client.picture, lambda *model, **fields: next(client.stream(*model, **fields))):
         with pytest.raises(ValueError, match="is set by the client"):
             ask("digits", **field)
-    assert not desks["digits"].jobs
+    assert not services["digits"].jobs
 
 
 def test_a_stream_yields_previews_and_then_the_result(client: Client) -> None:
@@ -141,49 +141,49 @@ def test_errors_have_the_api_message(client: Client, ask: Callable[[Client], Any
 
 
 def test_a_busy_server_is_retried_with_the_same_request_at_the_time_it_states(
-    client: Client, desks: dict[str, Paper], monkeypatch: pytest.MonkeyPatch
+    client: Client, services: dict[str, FakeService], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits: list[float] = []
-    desk = desks["digits"]
-    desk.trouble = RequestRefusedError(ErrorReply(status=429, code="busy", message="full", retry_after_seconds=6.5))
+    service = services["digits"]
+    service.trouble = RequestRefusedError(ErrorReply(status=429, code="busy", message="full", retry_after_seconds=6.5))
 
     def sleep(seconds: float) -> None:
         waits.append(seconds)
-        desk.trouble = None if len(waits) == 2 else desk.trouble
+        service.trouble = None if len(waits) == 2 else service.trouble
 
     monkeypatch.setattr("urllib3.util.retry.time.sleep", sleep)
     result = client.sample("digits")
-    assert waits == [7, 7] and [job.seed for job in desk.jobs] == [result.seed] * 3
+    assert waits == [7, 7] and [job.seed for job in service.jobs] == [result.seed] * 3
 
 
-def test_retries_are_limited(client: Client, desks: dict[str, Paper], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_retries_are_limited(client: Client, services: dict[str, FakeService], monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     monkeypatch.setattr("urllib3.util.retry.time.sleep", waits.append)
     for status, code, tries in ((500, "internal", 11), (499, "cancelled", 11), (500, "not_finite", 1)):
         waits.clear()
-        desks["digits"].jobs.clear()
-        desks["digits"].trouble = RequestRefusedError(ErrorReply(status=status, code=code, message="no"))
+        services["digits"].jobs.clear()
+        services["digits"].trouble = RequestRefusedError(ErrorReply(status=status, code=code, message="no"))
         with pytest.raises(ApiError, match="no"):
             client.sample("digits")
-        assert len(desks["digits"].jobs) == tries
+        assert len(services["digits"].jobs) == tries
         assert waits == sorted(waits) and (20 < sum(waits) < 40 if tries > 1 else not waits)
 
 
-def test_lost_answers_are_requested_again(port: int, desks: dict[str, Paper]) -> None:
-    between = Lossy(port, [0, 50, 600, 1200])
+def test_lost_answers_are_requested_again(port: int, services: dict[str, FakeService]) -> None:
+    between = LossyProxy(port, [0, 50, 600, 1200])
     client = Client(between.url, KEY)
     result = client.sample("colour", n=20)
     assert result.samples.shape == (20, 3, 4, 5) and between.connections == 5
-    assert {job.seed for job in desks["colour"].jobs} == {result.seed}
+    assert {job.seed for job in services["colour"].jobs} == {result.seed}
 
 
-def test_an_interrupted_stream_continues_after_the_last_preview(port: int, desks: dict[str, Paper]) -> None:
-    between = Lossy(port, [0, 800, 1500])
-    desks["digits"].step_seconds = 0.01
+def test_an_interrupted_stream_continues_after_the_last_preview(port: int, services: dict[str, FakeService]) -> None:
+    between = LossyProxy(port, [0, 800, 1500])
+    services["digits"].step_seconds = 0.01
     *previews, last = Client(between.url, KEY).stream("digits", n=2)
     assert [preview.done for preview in previews] == list(range(1, 11))  # type: ignore[union-attr]
     assert isinstance(last, ClientResult) and between.connections == 4
-    assert {job.seed for job in desks["digits"].jobs} == {last.seed}
+    assert {job.seed for job in services["digits"].jobs} == {last.seed}
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}", "http://localhost:{port}", "http://a.localhost:{port}"])
@@ -202,11 +202,11 @@ def test_a_proxy_of_the_environment_is_not_used_for_this_machine(
     assert Client("http://models.example.org", KEY)._sender._proxies is None
 
 
-def test_a_seed_of_none_is_drawn_once_for_all_tries(client: Client, desks: dict[str, Paper]) -> None:
+def test_a_seed_of_none_is_drawn_once_for_all_tries(client: Client, services: dict[str, FakeService]) -> None:
     for _ in range(2):
-        assert client.sample("digits", seed=None).seed == desks["digits"].jobs[-1].seed
+        assert client.sample("digits", seed=None).seed == services["digits"].jobs[-1].seed
     *_, last = client.stream("digits", seed=None)
-    assert isinstance(last, ClientResult) and last.seed == desks["digits"].jobs[-1].seed
+    assert isinstance(last, ClientResult) and last.seed == services["digits"].jobs[-1].seed
     body = json.loads(_body({"seed": None}))
     assert isinstance(body["seed"], int) and json.loads(_body({"seed": 0}))["seed"] == 0
 

@@ -7,7 +7,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.serving.api import build
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import VERBS
-from tests.serving.desks import COLOUR, DIGITS, Paper, card
+from tests.serving.services import COLOUR, DIGITS, FakeService, card
 
 VERSE = DataSpec(name="verse", kind="tokens", shape=(32,), levels=8, alphabet="T beonrt")
 
@@ -15,8 +15,8 @@ VERSE = DataSpec(name="verse", kind="tokens", shape=(32,), levels=8, alphabet="T
 @pytest.fixture
 def open_http() -> TestClient:
     specs = {"digits": DIGITS, "colour": COLOUR, "verse": VERSE}
-    desks = {name: Paper(card(name, spec, latent_dim=8)) for name, spec in specs.items()}
-    return TestClient(build(desks, ApiSettings()), base_url="http://localhost:8000")
+    services = {name: FakeService(card(name, spec, latent_dim=8)) for name, spec in specs.items()}
+    return TestClient(build(services, ApiSettings()), base_url="http://localhost:8000")
 
 
 @pytest.mark.parametrize(("verb", "name"), [(verb.name, name) for verb in VERBS.values() for name in verb.examples])

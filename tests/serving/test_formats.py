@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 
 from gen_ray.serving.service import JobResult
 from tests.serving.conftest import Ask
-from tests.serving.desks import COLOUR, DIGITS, Paper
+from tests.serving.services import COLOUR, DIGITS, FakeService
 
 
 def png(pixels: np.ndarray, form: str = "PNG") -> str:
@@ -84,12 +84,12 @@ def test_a_format_unsuitable_for_the_data_is_refused(ask: Ask, model: str, form:
     assert refused(ask(model, "sample", format=form), 422).startswith("format: ")
 
 
-def test_an_image_is_read_back_unchanged(ask: Ask, desks: dict[str, Paper]) -> None:
+def test_an_image_is_read_back_unchanged(ask: Ask, services: dict[str, FakeService]) -> None:
     [text] = ask("digits", "sample", seed=3, format="png").json()["samples"]
     samples = ask("digits", "sample", seed=3).json()["samples"]
     assert ask("digits", "reconstruct", images=[text]).json()["samples"] == samples
     assert ask("digits", "reconstruct", x=samples).json()["samples"] == samples
-    assert desks["digits"].jobs[-1].x.dtype == np.uint8  # type: ignore[union-attr]
+    assert services["digits"].jobs[-1].x.dtype == np.uint8  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "WEBP"])
@@ -101,14 +101,14 @@ def test_images_of_another_size_are_scaled_only_on_request(ask: Ask, form: str) 
     assert np.array(scored["samples"]).min() == 16
 
 
-def test_missing_values_are_white_or_one_and_the_rest_is_kept(ask: Ask, desks: dict[str, Paper]) -> None:
+def test_missing_values_are_white_or_one_and_the_rest_is_kept(ask: Ask, services: dict[str, FakeService]) -> None:
     x, mask = np.random.default_rng(0).integers(0, 17, (8, 8)), np.zeros((8, 8), np.uint8)
     mask[:4] = 255
     drawn = ask("digits", "impute", n=3, seed=1, x=x.tolist(), mask=png(mask)).json()
     listed = ask("digits", "impute", n=3, seed=1, x=[x.tolist()], mask=(mask > 0).tolist()).json()
     assert drawn["samples"] == listed["samples"] and np.shape(drawn["samples"]) == (3, 1, 8, 8)
     assert all((np.array(sample)[0, 4:] == x[4:]).all() for sample in drawn["samples"])
-    np.testing.assert_array_equal(desks["digits"].jobs[0].mask, (mask == 0)[None, None])
+    np.testing.assert_array_equal(services["digits"].jobs[0].mask, (mask == 0)[None, None])
     assert "nothing is missing" in refused(ask("digits", "impute", x=x.tolist(), mask=[[0] * 8] * 8), 422)
 
 
@@ -158,36 +158,38 @@ def test_scores_and_latents_are_numbers(ask: Ask) -> None:
     ],
 )
 def test_an_impossible_request_is_refused_with_field_and_remedy(
-    ask: Ask, desks: dict[str, Paper], verb: str, fields: dict[str, Any], named: str
+    ask: Ask, services: dict[str, FakeService], verb: str, fields: dict[str, Any], named: str
 ) -> None:
     assert named in refused(ask("digits", verb, **fields), 422)
-    assert not desks["digits"].jobs
+    assert not services["digits"].jobs
 
 
-def test_a_verb_that_the_model_lacks_is_refused(ask: Ask, desks: dict[str, Paper]) -> None:
-    from tests.serving.desks import card
+def test_a_verb_that_the_model_lacks_is_refused(ask: Ask, services: dict[str, FakeService]) -> None:
+    from tests.serving.services import card
 
-    desks["digits"].card_ = card("digits", DIGITS, verbs=("sample", "score"), quality={})
+    services["digits"].model_card = card("digits", DIGITS, verbs=("sample", "score"), quality={})
     assert "supported: sample, score" in refused(ask("digits", "decode", z=[[1, 2]]), 422)
     assert "no curve" in refused(ask("digits", "sample", quality="fast"), 422)
 
 
 @pytest.mark.parametrize("form", ["json", "png", "npz", "grid"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1, 17])
-def test_samples_that_are_not_finite_are_never_sent(ask: Ask, desks: dict[str, Paper], form: str, value: float) -> None:
-    def spoil(answer: JobResult) -> JobResult:
+def test_samples_that_are_not_finite_are_never_sent(
+    ask: Ask, services: dict[str, FakeService], form: str, value: float
+) -> None:
+    def change_result(answer: JobResult) -> JobResult:
         samples = answer.arrays["samples"].astype(float)
         samples[0, 0, 0, 0] = value
         return JobResult(**{**vars(answer), "arrays": {"samples": samples}})
 
-    desks["digits"].spoil = spoil
+    services["digits"].change_result = change_result
     response = ask("digits", "sample", format=form)
     refused(response, 500)
     assert response.json()["code"] == "not_finite"
 
 
-def test_a_score_that_is_not_a_number_is_an_error(ask: Ask, desks: dict[str, Paper]) -> None:
-    desks["text"].spoil = lambda answer: JobResult(
+def test_a_score_that_is_not_a_number_is_an_error(ask: Ask, services: dict[str, FakeService]) -> None:
+    services["text"].change_result = lambda answer: JobResult(
         **{**vars(answer), "arrays": {"bits_per_dim": np.array([np.nan]), "standard_error": np.array([0.0])}}
     )
     assert ask("text", "score", texts=["a" * 12]).json()["code"] == "not_finite"

@@ -17,20 +17,20 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from gen_ray.serving.api import build
 from gen_ray.serving.settings import ApiKey, ApiSettings
 from tests.serving.conftest import KEY
-from tests.serving.desks import Paper, street
+from tests.serving.services import FakeService, fake_services
 
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 BOTH = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 LONGEST = 4096
 
 
-def kinds(desks: dict[str, Paper]) -> Iterator[Any]:
+def kinds(services: dict[str, FakeService]) -> Iterator[Any]:
     """Yield a strategy of requests for each combination of operation, model and validity of the body."""
-    app = build(desks, ApiSettings(keys=(ApiKey.of("anna", KEY),), hosts=("testserver",)))
+    app = build(services, ApiSettings(keys=(ApiKey.of("anna", KEY),), hosts=("testserver",)))
     schema = schemathesis.openapi.from_asgi("/openapi.json", app, headers=HEADERS)
     for found in schema.get_all_operations():
         operation = found.ok()
-        fixed = [{"name": name} for name in desks] if "{name}" in operation.path else [None]
+        fixed = [{"name": name} for name in services] if "{name}" in operation.path else [None]
         for mode in BOTH if operation.method == "post" else BOTH[:1]:
             for path in fixed:
                 yield operation.as_strategy(generation_mode=mode, path_parameters=path, headers=HEADERS)
@@ -39,7 +39,7 @@ def kinds(desks: dict[str, Paper]) -> Iterator[Any]:
 def fuzz(requests: int) -> Counter[int]:
     """Send about that many requests, check each answer against the document, and return the count by status."""
     statuses: Counter[int] = Counter()
-    ways = list(kinds(street()))
+    ways = list(kinds(fake_services()))
     for way in ways:
 
         @settings(

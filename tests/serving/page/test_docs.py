@@ -7,15 +7,15 @@ from playwright.sync_api import Browser
 
 from gen_ray.serving.api import build
 from gen_ray.serving.settings import ApiKey, ApiSettings
-from tests.serving.desks import street
 from tests.serving.loopback import listening
+from tests.serving.services import fake_services
 
 KEY = "the-key-of-this-test"
 
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    app = build(street(), ApiSettings(keys=(ApiKey.of("anna", KEY),)))
+    app = build(fake_services(), ApiSettings(keys=(ApiKey.of("anna", KEY),)))
     with listening(app, timeout_graceful_shutdown=1) as port:
         yield f"http://127.0.0.1:{port}"
 

@@ -46,22 +46,22 @@ def card(name: str, spec: DataSpec, **changed: object) -> ModelCard:
 
 
 @dataclass
-class Paper:
+class FakeService:
     """A fake model service: answers at once or after step_seconds per step; records jobs and cancellations."""
 
-    card_: ModelCard
+    model_card: ModelCard
     step_seconds: float = 0.0
     trouble: Exception | None = None
-    """Error raised instead of the answer; with late, raised by a stream after the second preview."""
-    late: bool = False
-    spoil: Callable[[JobResult], JobResult] = lambda answer: answer
+    """Error raised instead of the answer; with fails_late, raised by a stream after the second preview."""
+    fails_late: bool = False
+    change_result: Callable[[JobResult], JobResult] = lambda answer: answer
     jobs: list[ServingJob] = field(default_factory=list)
-    given_up: list[str] = field(default_factory=list)
-    deaf: bool = False
-    """Whether being cancelled does not impress it."""
+    cancelled: list[str] = field(default_factory=list)
+    ignores_cancellation: bool = False
+    """Whether a cancelled job continues."""
 
     async def card(self) -> ModelCard:
-        return self.card_
+        return self.model_card
 
     async def run(self, job: ServingJob) -> JobResult:
         self.jobs.append(job)
@@ -70,15 +70,15 @@ class Paper:
         try:
             await asyncio.sleep(self.step_seconds * STEPS)
         except asyncio.CancelledError:
-            self.given_up.append(job.request_id)
-            if self.deaf:
+            self.cancelled.append(job.request_id)
+            if self.ignores_cancellation:
                 await asyncio.sleep(30)
             raise
-        return self.spoil(self.answer(job))
+        return self.change_result(self.answer(job))
 
     async def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult]:
         self.jobs.append(job)
-        if self.trouble and not self.late:
+        if self.trouble and not self.fails_late:
             raise self.trouble
         samples = self.answer(job).arrays["samples"].astype(np.int64)
         shown = sorted({round(STEPS * k / job.previews) for k in range(1, job.previews + 1)}) if job.previews else []
@@ -90,9 +90,9 @@ class Paper:
                 if done in shown:
                     yield StreamPreview(done=done, total=STEPS, samples=self.undecided(samples, done))
         except (asyncio.CancelledError, GeneratorExit):
-            self.given_up.append(job.request_id)
+            self.cancelled.append(job.request_id)
             raise
-        yield self.spoil(self.answer(job))
+        yield self.change_result(self.answer(job))
 
     def undecided(self, samples: np.ndarray, done: int) -> np.ndarray:
         flat = samples.reshape(len(samples), -1).copy()
@@ -100,7 +100,7 @@ class Paper:
         return flat.reshape(samples.shape)
 
     def answer(self, job: ServingJob) -> JobResult:
-        rng, spec = np.random.default_rng(job.seed), self.card_.spec
+        rng, spec = np.random.default_rng(job.seed), self.model_card.spec
         given = len(job.x) if job.x is not None else 0 if job.z is None else len(job.z)
         samples = rng.integers(0, spec.levels, (given or job.n, *spec.shape)).astype(np.int32)
         if job.verb == "impute":
@@ -113,7 +113,7 @@ class Paper:
         }.get(job.verb, {"samples": samples if job.verb != "reconstruct" else job.x})
         return JobResult(
             arrays=arrays,  # type: ignore[arg-type]
-            version=self.card_.version,
+            version=self.model_card.version,
             sampler=job.sampler or "ddim",
             steps=job.steps or STEPS,
             nfe=STEPS * job.n,
@@ -124,10 +124,10 @@ class Paper:
         )
 
 
-def street() -> dict[str, Paper]:
+def fake_services() -> dict[str, FakeService]:
     """Return a fake model service for each kind of data."""
-    return {spec.name: Paper(card(spec.name, spec)) for spec in (DIGITS, COLOUR, TEXT, TOKENS)}
+    return {spec.name: FakeService(card(spec.name, spec)) for spec in (DIGITS, COLOUR, TEXT, TOKENS)}
 
 
-def refusing(error: RequestRefusedError) -> ModelService:
-    return Paper(card("digits", DIGITS), trouble=error)
+def refusing_service(error: RequestRefusedError) -> ModelService:
+    return FakeService(card("digits", DIGITS), trouble=error)

@@ -13,7 +13,7 @@ from gen_ray.serving.api import build, static_files
 from gen_ray.serving.middleware import HEALTH
 from gen_ray.serving.settings import ApiSettings, from_environment, host_names, keys
 from tests.serving.conftest import KEY, Ask
-from tests.serving.desks import Paper
+from tests.serving.services import FakeService
 
 OPEN = {*HEALTH, *static_files(), "/docs", "/docs/swagger-ui-bundle.js", "/openapi.json"}
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
@@ -40,13 +40,13 @@ def paths(routes: Iterable[object], prefix: str = "") -> Iterator[str]:
 
 
 @pytest.fixture
-def stranger(desks: dict[str, Paper], settings: ApiSettings) -> TestClient:
-    return TestClient(build(desks, settings), base_url="http://localhost")
+def without_key(services: dict[str, FakeService], settings: ApiSettings) -> TestClient:
+    return TestClient(build(services, settings), base_url="http://localhost")
 
 
 @pytest.mark.slow
-def test_every_route_under_every_method_needs_a_key(stranger: TestClient, desks: dict[str, Paper]) -> None:
-    app = stranger.app
+def test_every_route_under_every_method_needs_a_key(without_key: TestClient, services: dict[str, FakeService]) -> None:
+    app = without_key.app
     assert isinstance(app, FastAPI)
     listed = sorted(set(paths(app.routes)))
     assert {"/docs", "/openapi.json", "/v1/models", "/v1/models/{name}", "/v1/models/{name}/sample"} <= set(listed)
@@ -55,54 +55,56 @@ def test_every_route_under_every_method_needs_a_key(stranger: TestClient, desks:
         for method in METHODS:
             opened = path in OPEN and method in ("GET", "HEAD", "OPTIONS")
             for headers in WRONG:
-                response = stranger.request(method, path.replace("{name}", "digits"), headers=headers)  # type: ignore[arg-type]
+                response = without_key.request(method, path.replace("{name}", "digits"), headers=headers)  # type: ignore[arg-type]
                 assert (response.status_code == 401) is not opened, (method, path, headers)
                 tried += 1
             if not opened:
                 assert response.headers["www-authenticate"] == "Bearer"
-    assert tried > 1000 and not any(desk.jobs for desk in desks.values())
+    assert tried > 1000 and not any(service.jobs for service in services.values())
 
 
-def test_a_route_added_later_needs_a_key(stranger: TestClient) -> None:
-    assert isinstance(stranger.app, FastAPI)
-    stranger.app.add_api_route("/secret", lambda: "told")
-    assert stranger.get("/secret").status_code == 401
-    assert stranger.get("/secret", headers={"Authorization": f"bearer {KEY}"}).json() == "told"
+def test_a_route_added_later_needs_a_key(without_key: TestClient) -> None:
+    assert isinstance(without_key.app, FastAPI)
+    without_key.app.add_api_route("/secret", lambda: "told")
+    assert without_key.get("/secret").status_code == 401
+    assert without_key.get("/secret", headers={"Authorization": f"bearer {KEY}"}).json() == "told"
 
 
-def test_the_api_document_is_open_and_loads_nothing_from_other_hosts(stranger: TestClient) -> None:
-    response = stranger.get("/docs")
+def test_the_api_document_is_open_and_loads_nothing_from_other_hosts(without_key: TestClient) -> None:
+    response = without_key.get("/docs")
     assert response.status_code == 200 and "://" not in response.text
     assert "default-src 'self'" in response.headers["content-security-policy"]
     for file in ("docs/swagger-ui-bundle.js", "docs/swagger-ui.css", "docs/swagger.js", "icon.svg", "openapi.json"):
         assert file == "openapi.json" or file in response.text
-        found = stranger.get(f"/{file}")
+        found = without_key.get(f"/{file}")
         assert found.status_code == 200 and found.content
-    assert "SwaggerUIBundle" in stranger.get("/docs/swagger.js").text
-    assert stranger.get("/redoc").status_code == 401
+    assert "SwaggerUIBundle" in without_key.get("/docs/swagger.js").text
+    assert without_key.get("/redoc").status_code == 401
 
 
 @pytest.mark.parametrize("headers", WRONG)
-def test_a_wrong_key_is_distinguished_from_a_missing_one(stranger: TestClient, headers: dict[str, str | bytes]) -> None:
+def test_a_wrong_key_is_distinguished_from_a_missing_one(
+    without_key: TestClient, headers: dict[str, str | bytes]
+) -> None:
     sent = headers.get("Authorization", "")
     scheme, _, secret = (sent if isinstance(sent, bytes) else sent.encode()).partition(b" ")
-    message = stranger.get("/v1/models", headers=headers).json()["message"]  # type: ignore[arg-type]
+    message = without_key.get("/v1/models", headers=headers).json()["message"]  # type: ignore[arg-type]
     assert ("is not known" in message) is (scheme == b"Bearer" and bool(secret.strip())), message
     assert "send Authorization: Bearer KEY" in message
 
 
-def test_two_keys_in_one_request_are_refused(stranger: TestClient) -> None:
+def test_two_keys_in_one_request_are_refused(without_key: TestClient) -> None:
     twice = [("Authorization", f"Bearer {KEY}"), ("Authorization", f"Bearer {KEY}")]
-    assert stranger.get("/v1/models", headers=twice).status_code == 401
+    assert without_key.get("/v1/models", headers=twice).status_code == 401
 
 
-def test_without_configured_keys_no_key_is_needed(desks: dict[str, Paper]) -> None:
-    client = TestClient(build(desks, ApiSettings()), base_url="http://127.0.0.1:8000")
+def test_without_configured_keys_no_key_is_needed(services: dict[str, FakeService]) -> None:
+    client = TestClient(build(services, ApiSettings()), base_url="http://127.0.0.1:8000")
     assert client.get("/v1/models").status_code == 200
 
 
-def test_the_page_is_open_and_has_a_content_security_policy(stranger: TestClient) -> None:
-    response = stranger.get("/")
+def test_the_page_is_open_and_has_a_content_security_policy(without_key: TestClient) -> None:
+    response = without_key.get("/")
     assert response.status_code == 200 and response.headers["content-type"].startswith("text/html")
     assert "frame-ancestors 'none'" in response.headers["content-security-policy"]
 
@@ -151,10 +153,10 @@ def test_other_host_names_are_refused_even_with_a_key(http: TestClient, host: st
     ],
 )
 def test_an_allowed_host_is_compared_as_browsers_send_it(
-    desks: dict[str, Paper], allowed: str, host: str, known: bool
+    services: dict[str, FakeService], allowed: str, host: str, known: bool
 ) -> None:
     for given in (from_environment({"GEN_RAY_ALLOWED_HOSTS": allowed}), ApiSettings(hosts=(allowed,))):
-        client = TestClient(build(desks, given), base_url="http://localhost")
+        client = TestClient(build(services, given), base_url="http://localhost")
         assert (client.get("/v1/models", headers={"Host": host}).status_code == 200) is known
 
 
@@ -172,17 +174,17 @@ def test_headers_have_a_limit(http: TestClient) -> None:
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:9999", "http://[", "file://"])
-def test_pages_of_other_origins_change_nothing(http: TestClient, desks: dict[str, Paper], origin: str) -> None:
+def test_pages_of_other_origins_change_nothing(http: TestClient, services: dict[str, FakeService], origin: str) -> None:
     response = http.post("/v1/models/digits/sample", json={}, headers={"Origin": origin})
-    assert response.status_code == 403 and not desks["digits"].jobs
+    assert response.status_code == 403 and not services["digits"].jobs
     read = http.get("/v1/models", headers={"Origin": origin})
     assert not [name for name in read.headers if name.startswith("access-control")]
     preflight = http.options("/v1/models/digits/sample", headers={"Origin": origin})
     assert not [name for name in preflight.headers if name.startswith("access-control")]
 
 
-def test_the_own_origin_and_allowed_origins_may_send_requests(desks: dict[str, Paper]) -> None:
-    app = build(desks, ApiSettings(origins=("https://lab.example",)))
+def test_the_own_origin_and_allowed_origins_may_send_requests(services: dict[str, FakeService]) -> None:
+    app = build(services, ApiSettings(origins=("https://lab.example",)))
     client = TestClient(app, base_url="http://localhost:8000")
     for origin in ("http://localhost:8000", "https://lab.example"):
         assert client.post("/v1/models/digits/sample", headers={"Origin": origin}).status_code == 200
@@ -208,12 +210,12 @@ def test_malformed_keys_name_the_variable_and_not_the_key(listed: str) -> None:
     assert KEY not in str(fault.value) and "secret" not in str(fault.value) and "short" not in str(fault.value)
 
 
-def test_every_response_has_its_request_id_and_is_not_cached(http: TestClient, stranger: TestClient) -> None:
+def test_every_response_has_its_request_id_and_is_not_cached(http: TestClient, without_key: TestClient) -> None:
     for response in (
         http.get("/v1/models", headers={"X-Request-ID": "my.id-1_A"}),
         http.get("/nothing", headers={"X-Request-ID": "my.id-1_A"}),
-        stranger.get("/v1/models", headers={"X-Request-ID": "my.id-1_A"}),
-        stranger.get("/healthz/live", headers={"X-Request-ID": "my.id-1_A"}),
+        without_key.get("/v1/models", headers={"X-Request-ID": "my.id-1_A"}),
+        without_key.get("/healthz/live", headers={"X-Request-ID": "my.id-1_A"}),
         http.get("/", headers={"X-Request-ID": "my.id-1_A"}),
     ):
         assert response.headers.get_list("x-request-id") == ["my.id-1_A"]
@@ -224,13 +226,13 @@ def test_every_response_has_its_request_id_and_is_not_cached(http: TestClient, s
 
 
 def test_the_log_has_one_line_per_request_without_keys_and_bodies(
-    ask: Ask, http: TestClient, stranger: TestClient, caplog: pytest.LogCaptureFixture
+    ask: Ask, http: TestClient, without_key: TestClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, logger="gen_ray.access"):
         answered = ask("digits", "sample", n=2, seed=77)
         http.get("/v1/models/MARKER")
         http.get("/MARKER%0d%0a{}")
-        stranger.get("/v1/models", headers={"Authorization": "Bearer MARKERMARKERMARKER"})
+        without_key.get("/v1/models", headers={"Authorization": "Bearer MARKERMARKERMARKER"})
         http.request("MARKER", "/v1/models")
     lines = [json.loads(record.message) for record in caplog.records if record.name == "gen_ray.access"]
     assert len(lines) == 5 and "MARKER" not in caplog.text and KEY not in caplog.text
@@ -247,28 +249,28 @@ def test_the_log_has_one_line_per_request_without_keys_and_bodies(
 
 
 def test_health_is_open_and_ready_waits_for_every_model(
-    stranger: TestClient, desks: dict[str, Paper], settings: ApiSettings
+    without_key: TestClient, services: dict[str, FakeService], settings: ApiSettings
 ) -> None:
     from dataclasses import replace
 
-    assert stranger.get("/healthz/ready").json() == {"status": "ready"}
-    desks["text"].card_ = replace(desks["text"].card_, ready=False, trouble="loading")
-    assert stranger.get("/healthz/ready").status_code == 503 and stranger.get("/healthz/live").status_code == 200
+    assert without_key.get("/healthz/ready").json() == {"status": "ready"}
+    services["text"].model_card = replace(services["text"].model_card, ready=False, trouble="loading")
+    assert without_key.get("/healthz/ready").status_code == 503 and without_key.get("/healthz/live").status_code == 200
     assert TestClient(build({}, settings)).get("/healthz/ready").status_code == 503
-    listed = stranger.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).json()["data"]
+    listed = without_key.get("/v1/models", headers={"Authorization": f"Bearer {KEY}"}).json()["data"]
     assert [card["ready"] for card in listed] == [True, True, False, True] and listed[2]["trouble"] == "loading"
-    refusal = stranger.post("/v1/models/text/sample", headers={"Authorization": f"Bearer {KEY}"})
+    refusal = without_key.post("/v1/models/text/sample", headers={"Authorization": f"Bearer {KEY}"})
     assert (refusal.status_code, refusal.json()["code"]) == (503, "unavailable")
 
 
-def test_models_may_come_and_go_and_a_silent_one_hides_no_other(desks: dict[str, Paper]) -> None:
-    class Silent(Paper):
+def test_models_may_come_and_go_and_a_silent_one_hides_no_other(services: dict[str, FakeService]) -> None:
+    class Silent(FakeService):
         async def card(self) -> object:  # type: ignore[override]
             raise RuntimeError("replica died")
 
-    served = dict(desks)
+    served = dict(services)
     client = TestClient(build(lambda: served, ApiSettings()), base_url="http://localhost")
-    served["gone"] = Silent(desks["text"].card_)
+    served["gone"] = Silent(services["text"].model_card)
     del served["digits"]
     listed = client.get("/v1/models").json()["data"]
     assert [card["id"] for card in listed] == ["colour", "text", "tokens", "gone"]

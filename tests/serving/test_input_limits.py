@@ -10,7 +10,7 @@ import pytest
 
 from gen_ray.serving.service import JobResult
 from tests.serving.conftest import Ask
-from tests.serving.desks import Paper
+from tests.serving.services import FakeService
 
 SIZE = 100_000
 """Bytes of a request in which one long text stands beside many short ones."""
@@ -32,7 +32,7 @@ FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_small_request_uses_little_memory(ask: Ask, desks: dict[str, Paper], name: str) -> None:
+def test_a_small_request_uses_little_memory(ask: Ask, services: dict[str, FakeService], name: str) -> None:
     verb, fields = FIELDS[name]
     model = "text" if "texts" in fields else "digits"
     ask(model, verb, **fields)  # imports and caches of the first request do not count
@@ -42,7 +42,7 @@ def test_a_small_request_uses_little_memory(ask: Ask, desks: dict[str, Paper], n
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert response.status_code == 422 and not desks[model].jobs
+    assert response.status_code == 422 and not services[model].jobs
     assert peak < 60 * SIZE, f"{peak / 2**20:.0f} MiB"
 
 
@@ -86,18 +86,18 @@ def _starved(answer: JobResult) -> JobResult:
     raise MemoryError
 
 
-def test_too_little_memory_is_413_and_not_a_server_error(ask: Ask, desks: dict[str, Paper]) -> None:
-    desks["digits"].spoil = _starved
+def test_too_little_memory_is_413_and_not_a_server_error(ask: Ask, services: dict[str, FakeService]) -> None:
+    services["digits"].change_result = _starved
     response = ask("digits", "sample")
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
     events = ask("digits", "sample", stream=True).text
     assert '"status":413' in events and "event: error" in events
 
 
-def test_an_answer_in_json_has_a_limit(ask: Ask, desks: dict[str, Paper]) -> None:
-    card = desks["digits"].card_
+def test_an_answer_in_json_has_a_limit(ask: Ask, services: dict[str, FakeService]) -> None:
+    card = services["digits"].model_card
     large = card.spec.model_copy(update={"shape": (1, 512, 512)})
-    desks["digits"].card_ = replace(card, spec=large)
+    services["digits"].model_card = replace(card, spec=large)
     response = ask("digits", "sample", n=64)
     assert response.status_code == 422 and "ask for npz" in response.json()["message"]
     assert ask("digits", "sample", n=1, format="npz").status_code == 200

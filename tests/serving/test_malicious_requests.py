@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 from gen_ray.serving.api import build
 from gen_ray.serving.settings import ApiSettings
 from tests.serving.conftest import Ask
-from tests.serving.desks import Paper
+from tests.serving.services import FakeService
 
 MARKER = "MARKERmarker"
 SAMPLE, SCORE, DECODE = (f"/v1/models/digits/{verb}" for verb in ("sample", "score", "decode"))
@@ -85,10 +85,10 @@ def harmless(response: object) -> None:
 
 
 @pytest.mark.parametrize("raw", RAW.values(), ids=list(RAW))
-def test_raw_bytes_are_refused(http: TestClient, raw: bytes, desks: dict[str, Paper]) -> None:
+def test_raw_bytes_are_refused(http: TestClient, raw: bytes, services: dict[str, FakeService]) -> None:
     for path in (SAMPLE, SCORE, DECODE):
         harmless(http.post(path, content=raw, headers={"Content-Type": "application/json"}))
-    assert not desks["digits"].jobs
+    assert not services["digits"].jobs
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "", "json"])
@@ -171,8 +171,8 @@ def test_truncated_images_and_other_formats_are_refused(ask: Ask) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_may_have_the_length_of_the_limit_but_not_more(desks: dict[str, Paper], chunked: bool) -> None:
-    client = TestClient(build(desks, ApiSettings(body_bytes=1000)), base_url="http://localhost")
+def test_a_body_may_have_the_length_of_the_limit_but_not_more(services: dict[str, FakeService], chunked: bool) -> None:
+    client = TestClient(build(services, ApiSettings(body_bytes=1000)), base_url="http://localhost")
 
     def post(length: int) -> int:
         body = b'{"n": 1}'.ljust(length)

@@ -18,12 +18,12 @@ from gen_ray.serving.api import build
 from gen_ray.serving.service import ErrorReply, RequestRefusedError
 from gen_ray.serving.settings import ApiSettings
 from tests.serving.conftest import Ask
-from tests.serving.desks import Paper
+from tests.serving.services import FakeService
 
 BUSY = ErrorReply(status=429, code="busy", message="the queue is full", retry_after_seconds=2.2)
 
 
-class Line:
+class AsgiRequest:
     """One ASGI request: records each message with its time; the client disconnects when the test sets hung_up."""
 
     def __init__(self, app: Any, body: dict[str, object], *, model: str = "digits", verb: str = "sample") -> None:
@@ -70,8 +70,8 @@ def events(text: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 @pytest.fixture
-def app(desks: dict[str, Paper]) -> Any:
-    return build(desks, ApiSettings(keep_alive_seconds=0.05))
+def app(services: dict[str, FakeService]) -> Any:
+    return build(services, ApiSettings(keep_alive_seconds=0.05))
 
 
 async def until(true: Any) -> None:
@@ -86,24 +86,26 @@ async def until(true: Any) -> None:
 ])  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_deadline_holds_for_any_headers(
-    http: TestClient, desks: dict[str, Paper], headers: dict[str, str], stream: bool
+    http: TestClient, services: dict[str, FakeService], headers: dict[str, str], stream: bool
 ) -> None:
-    desks["digits"].step_seconds = 4.0
+    services["digits"].step_seconds = 4.0
     started = time.monotonic()
     body = {"deadline_seconds": 0.1, "stream": stream}
     response = http.post("/v1/models/digits/sample", json=body, headers=headers)
     assert (response.status_code, response.json()["code"]) == (504, "deadline")
-    assert time.monotonic() - started < 2 and len(desks["digits"].given_up) == 1  # less than a step
+    assert time.monotonic() - started < 2 and len(services["digits"].cancelled) == 1  # less than a step
 
 
-def test_the_deadline_holds_for_work_that_does_not_end_when_cancelled(app: Any, desks: dict[str, Paper]) -> None:
-    desks["digits"].step_seconds, desks["digits"].deaf = 2.0, True
+def test_the_deadline_holds_for_work_that_does_not_end_when_cancelled(
+    app: Any, services: dict[str, FakeService]
+) -> None:
+    services["digits"].step_seconds, services["digits"].ignores_cancellation = 2.0, True
 
     async def scene() -> None:
-        line = Line(app, {"deadline_seconds": 0.1})
+        request = AsgiRequest(app, {"deadline_seconds": 0.1})
         started = time.monotonic()
-        await line.run()
-        assert line.status == 504 and time.monotonic() - started < 1
+        await request.run()
+        assert request.status == 504 and time.monotonic() - started < 1
 
     run(scene())
 
@@ -111,19 +113,19 @@ def test_the_deadline_holds_for_work_that_does_not_end_when_cancelled(app: Any, 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("verb", ["sample", "impute"])
 def test_work_is_cancelled_when_the_client_disconnects(
-    app: Any, desks: dict[str, Paper], stream: bool, verb: str, caplog: pytest.LogCaptureFixture
+    app: Any, services: dict[str, FakeService], stream: bool, verb: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desk = desks["digits"]
-    desk.step_seconds = 0.2
+    service = services["digits"]
+    service.step_seconds = 0.2
     given = {"x": [[0] * 8] * 8, "mask": [[1] * 8] * 8} if verb == "impute" else {}
 
     async def scene() -> None:
-        line = Line(app, {"stream": stream, **given}, verb=verb)
-        running = asyncio.ensure_future(line.run())
-        await until(lambda: len(line.sent) > 2 if stream else desk.jobs)
-        line.hung_up.set()
+        request = AsgiRequest(app, {"stream": stream, **given}, verb=verb)
+        running = asyncio.ensure_future(request.run())
+        await until(lambda: len(request.sent) > 2 if stream else service.jobs)
+        request.hung_up.set()
         left = time.monotonic()
-        await until(lambda: desk.given_up == ["me"])
+        await until(lambda: service.cancelled == ["me"])
         await running
         assert time.monotonic() - left < 0.1
 
@@ -133,40 +135,40 @@ def test_work_is_cancelled_when_the_client_disconnects(
     assert line["code"] == "cancelled" and line["status"] == (200 if stream else 499)
 
 
-def test_the_work_of_fifty_clients_that_disconnect_is_cancelled(app: Any, desks: dict[str, Paper]) -> None:
-    desks["digits"].step_seconds = 0.5
+def test_the_work_of_fifty_clients_that_disconnect_is_cancelled(app: Any, services: dict[str, FakeService]) -> None:
+    services["digits"].step_seconds = 0.5
 
     async def scene() -> None:
-        lines = [Line(app, {"stream": bool(number % 2)}) for number in range(50)]
-        running = [asyncio.ensure_future(line.run()) for line in lines]
-        await until(lambda: len(desks["digits"].jobs) == 50)
-        for line in lines:
-            line.hung_up.set()
+        requests = [AsgiRequest(app, {"stream": bool(number % 2)}) for number in range(50)]
+        running = [asyncio.ensure_future(request.run()) for request in requests]
+        await until(lambda: len(services["digits"].jobs) == 50)
+        for request in requests:
+            request.hung_up.set()
         await asyncio.gather(*running)
-        await until(lambda: len(desks["digits"].given_up) == 50)
+        await until(lambda: len(services["digits"].cancelled) == 50)
         assert len(asyncio.all_tasks()) == 1
 
     assert run(scene()) < 2
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_error_before_the_first_event_is_a_status(ask: Ask, desks: dict[str, Paper], stream: bool) -> None:
-    desks["digits"].trouble = RequestRefusedError(BUSY)
+def test_an_error_before_the_first_event_is_a_status(ask: Ask, services: dict[str, FakeService], stream: bool) -> None:
+    services["digits"].trouble = RequestRefusedError(BUSY)
     response = ask("digits", "sample", stream=stream)
     assert (response.status_code, response.headers["retry-after"]) == (429, "3")
     assert response.json() == {
         "code": "busy", "message": "the queue is full", "request_id": response.headers["x-request-id"],
     }  # fmt: skip
-    desks["digits"].trouble = RequestRefusedError(ErrorReply(status=429, code="busy", message="é\ud800 \n" * 5000))
+    services["digits"].trouble = RequestRefusedError(ErrorReply(status=429, code="busy", message="é\ud800 \n" * 5000))
     response = ask("digits", "sample", stream=stream)
     assert response.headers["retry-after"] == "1" and len(response.content) < 4096 and "\n" not in response.text
 
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_details_of_a_server_error_are_only_in_the_log(
-    ask: Ask, desks: dict[str, Paper], stream: bool, caplog: pytest.LogCaptureFixture
+    ask: Ask, services: dict[str, FakeService], stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    desks["digits"].trouble = ZeroDivisionError("secret of the house")
+    services["digits"].trouble = ZeroDivisionError("secret of the house")
     response = ask("digits", "sample", stream=stream)
     assert (response.status_code, response.json()["code"]) == (500, "internal")
     assert "secret" not in response.text and "Error" not in response.text
@@ -177,9 +179,9 @@ def test_details_of_a_server_error_are_only_in_the_log(
     ("trouble", "code", "status"), [(RequestRefusedError(BUSY), "busy", 429), (OSError("x"), "internal", 500)]
 )
 def test_an_error_during_a_stream_is_the_last_event(
-    ask: Ask, desks: dict[str, Paper], trouble: Exception, code: str, status: int
+    ask: Ask, services: dict[str, FakeService], trouble: Exception, code: str, status: int
 ) -> None:
-    desks["digits"].trouble, desks["digits"].late = trouble, True
+    services["digits"].trouble, services["digits"].fails_late = trouble, True
     response = ask("digits", "sample", stream=True)
     told = events(response.text)
     assert response.status_code == 200 and [name for name, _ in told] == ["preview", "preview", "error"]
@@ -188,11 +190,11 @@ def test_an_error_during_a_stream_is_the_last_event(
     )
 
 
-def test_a_deadline_during_a_stream_is_the_last_event(ask: Ask, desks: dict[str, Paper]) -> None:
-    desks["digits"].step_seconds = 0.05
+def test_a_deadline_during_a_stream_is_the_last_event(ask: Ask, services: dict[str, FakeService]) -> None:
+    services["digits"].step_seconds = 0.05
     *previews, (name, data) = events(ask("digits", "sample", stream=True, deadline_seconds=0.22).text)
     assert 1 <= len(previews) <= 4 and (name, data["code"], data["status"]) == ("error", "deadline", 504)
-    assert len(desks["digits"].given_up) == 1
+    assert len(services["digits"].cancelled) == 1
 
 
 @pytest.mark.parametrize("form", ["json", "png"])
@@ -223,34 +225,34 @@ def test_undecided_characters_of_a_text_are_dots(ask: Ask) -> None:
     assert tokens[0][1]["samples"] == [[-1] * 6]
 
 
-def test_a_stream_has_heartbeats_and_sends_each_event_at_once(app: Any, desks: dict[str, Paper]) -> None:
-    desks["digits"].step_seconds = 0.12
+def test_a_stream_has_heartbeats_and_sends_each_event_at_once(app: Any, services: dict[str, FakeService]) -> None:
+    services["digits"].step_seconds = 0.12
 
     async def scene() -> None:
-        line = Line(app, {"stream": True, "previews": 2})
-        await line.run()
-        bodies = [(when, message.get("body", b"")) for when, message in line.sent[1:]]
+        request = AsgiRequest(app, {"stream": True, "previews": 2})
+        await request.run()
+        bodies = [(when, message.get("body", b"")) for when, message in request.sent[1:]]
         shown = [when for when, body in bodies if body.startswith(b"event: ")]
         assert len(shown) == 3 and shown[1] - shown[0] > 0.5
         assert sum(body.startswith(b":") for _, body in bodies) >= 5
-        assert line.sent[-1][1].get("more_body", False) is False and line.bytes.endswith(b"\n\n")
+        assert request.sent[-1][1].get("more_body", False) is False and request.bytes.endswith(b"\n\n")
 
     run(scene())
 
 
-def test_the_wait_for_a_missing_body_is_limited(desks: dict[str, Paper]) -> None:
+def test_the_wait_for_a_missing_body_is_limited(services: dict[str, FakeService]) -> None:
     async def scene() -> None:
-        line = Line(build(desks, ApiSettings(body_seconds=0.1)), {})
-        line.body = None
-        await line.run()
-        assert line.status == 408
+        request = AsgiRequest(build(services, ApiSettings(body_seconds=0.1)), {})
+        request.body = None
+        await request.run()
+        assert request.status == 408
 
     assert run(scene()) < 2
 
 
 @pytest.mark.parametrize("way", ["disconnect", "KeyError", "StopAsyncIteration", "cancelled"])
 def test_a_client_that_disconnects_while_it_sends_is_not_a_server_error(
-    app: Any, desks: dict[str, Paper], way: str, caplog: pytest.LogCaptureFixture
+    app: Any, services: dict[str, FakeService], way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     parts: list[Any] = [{"type": "http.request", "body": b'{"n"', "more_body": True}]
 
@@ -264,8 +266,8 @@ def test_a_client_that_disconnects_while_it_sends_is_not_a_server_error(
         return {"type": "http.disconnect"}
 
     async def scene() -> None:
-        line = Line(app, {})
-        running = asyncio.ensure_future(app(line.scope, receive, line.send))
+        request = AsgiRequest(app, {})
+        running = asyncio.ensure_future(app(request.scope, receive, request.send))
         await until(lambda: not parts)
         if way == "cancelled":
             running.cancel()
@@ -287,19 +289,19 @@ def test_an_endless_body_is_read_up_to_the_limit_only(app: Any) -> None:
         return {"type": "http.request", "body": bytes(65536), "more_body": True}
 
     async def scene() -> None:
-        line = Line(app, {})
-        await app(line.scope, endless, line.send)
-        assert line.status == 413 and taken <= 2**20 + 65536
+        request = AsgiRequest(app, {})
+        await app(request.scope, endless, request.send)
+        assert request.status == 413 and taken <= 2**20 + 65536
 
     run(scene())
 
 
-def test_the_wait_for_the_card_of_a_model_is_limited(desks: dict[str, Paper]) -> None:
-    class Silent(Paper):
+def test_the_wait_for_the_card_of_a_model_is_limited(services: dict[str, FakeService]) -> None:
+    class Silent(FakeService):
         async def card(self) -> Any:
             await asyncio.sleep(10)
 
-    app = build({"digits": Silent(desks["digits"].card_)}, ApiSettings(card_seconds=0.1))
+    app = build({"digits": Silent(services["digits"].model_card)}, ApiSettings(card_seconds=0.1))
     client = TestClient(app, base_url="http://localhost")
     assert client.post("/v1/models/digits/sample").json()["code"] == "unavailable"
     assert client.get("/v1/models").json()["data"][0]["ready"] is False
@@ -308,9 +310,9 @@ def test_the_wait_for_the_card_of_a_model_is_limited(desks: dict[str, Paper]) ->
 
 def test_sockets_other_than_http_are_closed(app: Any) -> None:
     async def scene() -> None:
-        line = Line(app, {})
-        line.scope = {"type": "websocket", "path": "/v1/models", "headers": []}
-        await line.run()
-        assert line.sent[0][1]["type"] == "websocket.close"
+        request = AsgiRequest(app, {})
+        request.scope = {"type": "websocket", "path": "/v1/models", "headers": []}
+        await request.run()
+        assert request.sent[0][1]["type"] == "websocket.close"
 
     run(scene())

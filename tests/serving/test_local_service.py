@@ -29,24 +29,24 @@ def job(verb: Any = "sample", **fields: Any) -> ServingJob:
     return ServingJob(request_id="r", verb=verb, **fields)
 
 
-def written(folder: Path, family: str = "ddpm", seed: int = 0) -> Path:
+def write_artifact(folder: Path, family: str = "ddpm", seed: int = 0) -> Path:
     artifact.write(folder, model(family, seed))
     return folder
 
 
-async def seated(folder: Path, **options: Any) -> LocalModelService:
-    seat = LocalModelService("toy", FolderSource(folder), device=CPU, **options)
-    await seat.open()
-    return seat
+async def open_service(folder: Path, **options: Any) -> LocalModelService:
+    service = LocalModelService("toy", FolderSource(folder), device=CPU, **options)
+    await service.open()
+    return service
 
 
-def with_seat(folder: Path, work: Callable[[LocalModelService], Any], **options: Any) -> Any:
+def with_service(folder: Path, work: Callable[[LocalModelService], Any], **options: Any) -> Any:
     async def body() -> Any:
-        seat = await seated(folder, **options)
+        service = await open_service(folder, **options)
         try:
-            return await work(seat)
+            return await work(service)
         finally:
-            await seat.close()
+            await service.close()
 
     return asyncio.run(body())
 
@@ -54,14 +54,14 @@ def with_seat(folder: Path, work: Callable[[LocalModelService], Any], **options:
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("artifacts")
-    return {family: written(home / family, family) for family in ("ddpm", "vae", "tokens")}
+    return {family: write_artifact(home / family, family) for family in ("ddpm", "vae", "tokens")}
 
 
 def test_a_sample_equals_that_of_generate_and_has_its_settings(folders: dict[str, Path]) -> None:
-    async def work(seat: LocalModelService) -> tuple[JobResult, JobResult]:
-        return await seat.run(job(n=3, seed=5)), await seat.run(job(n=2, seed=5, sampler="heun", steps=4))
+    async def work(service: LocalModelService) -> tuple[JobResult, JobResult]:
+        return await service.run(job(n=3, seed=5)), await service.run(job(n=2, seed=5, sampler="heun", steps=4))
 
-    default, chosen = with_seat(folders["ddpm"], work)
+    default, chosen = with_service(folders["ddpm"], work)
     of = artifact.load(folders["ddpm"])
     for answer, chain in ((default, of.experiment.chain(of.family)), (chosen, of.family.chain("heun", 4))):
         n = len(answer.arrays["samples"])
@@ -80,11 +80,11 @@ def test_completions_keep_known_values_and_scores_equal_those_of_the_engine(
     mask = torch.zeros(x.shape, dtype=torch.bool)
     mask[..., :2, :] = True
 
-    async def work(seat: LocalModelService) -> tuple[JobResult, JobResult]:
-        filled = await seat.run(job("impute", n=3, seed=1, x=x.numpy(), mask=mask.numpy()))
-        return filled, await seat.run(job("score", x=x.numpy(), effort=4, seed=2))
+    async def work(service: LocalModelService) -> tuple[JobResult, JobResult]:
+        filled = await service.run(job("impute", n=3, seed=1, x=x.numpy(), mask=mask.numpy()))
+        return filled, await service.run(job("score", x=x.numpy(), effort=4, seed=2))
 
-    filled, scored = with_seat(folders[family], work)
+    filled, scored = with_service(folders[family], work)
     samples, of = filled.arrays["samples"], artifact.load(folders[family])
     assert samples.shape == (2, 3, 1, 4, 4)
     assert (samples[:, :, :, :2] == x.numpy()[:, None, :, :2]).all()
@@ -100,12 +100,12 @@ def test_completions_keep_known_values_and_scores_equal_those_of_the_engine(
 def test_the_latent_verbs_give_the_results_of_the_engine(folders: dict[str, Path]) -> None:
     x = images(3, seed=3)
 
-    async def work(seat: LocalModelService) -> list[JobResult]:
-        encoded = await seat.run(job("encode", x=x.numpy()))
-        decoded = await seat.run(job("decode", z=encoded.arrays["mu"]))
-        return [encoded, decoded, await seat.run(job("reconstruct", x=x.numpy()))]
+    async def work(service: LocalModelService) -> list[JobResult]:
+        encoded = await service.run(job("encode", x=x.numpy()))
+        decoded = await service.run(job("decode", z=encoded.arrays["mu"]))
+        return [encoded, decoded, await service.run(job("reconstruct", x=x.numpy()))]
 
-    encoded, decoded, again = with_seat(folders["vae"], work)
+    encoded, decoded, again = with_service(folders["vae"], work)
     of = artifact.load(folders["vae"])
     posterior = latent.encode(of, x, device=CPU)
     np.testing.assert_allclose(encoded.arrays["mu"], posterior.mu.numpy(), rtol=1e-5, atol=1e-6)
@@ -143,11 +143,11 @@ def test_an_impossible_job_is_refused_in_one_line(folders: dict[str, Path], name
     verb, fields, status, words = REFUSED[name]
     heard: list[Any] = []
 
-    async def work(seat: LocalModelService) -> None:
-        await seat.run(job(verb, **fields))
+    async def work(service: LocalModelService) -> None:
+        await service.run(job(verb, **fields))
 
     with pytest.raises(RequestRefusedError) as refused:
-        with_seat(
+        with_service(
             folders["ddpm"],
             work,
             limits=RequestLimits(n=8, work=2000),
@@ -163,26 +163,26 @@ def test_out_of_memory_is_a_refusal_and_one_line_in_the_log(
 ) -> None:
     asked = job(verb, x=images(2).numpy()) if verb == "score" else job(verb, n=2)
 
-    async def work(seat: LocalModelService) -> None:
+    async def work(service: LocalModelService) -> None:
         def full(*args: Any) -> Any:
             raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2.00 GiB.")
 
-        seat.current.model.net.forward = full
+        service.current.model.net.forward = full
         with pytest.raises(RequestRefusedError) as refused:
-            await seat.run(asked)
+            await service.run(asked)
         assert (refused.value.refusal.status, refused.value.refusal.code) == (413, "too_large")
 
-    with_seat(folders["ddpm"], work)
+    with_service(folders["ddpm"], work)
     [line] = [record for record in caplog.records if "request r" in record.getMessage()]
     assert "request r: out of memory on cpu: " in line.getMessage() and "\n" not in line.getMessage()
     assert not line.exc_info
 
 
 def test_a_stream_has_previews_and_ends_with_the_answer(folders: dict[str, Path]) -> None:
-    async def work(seat: LocalModelService) -> list[StreamPreview | JobResult]:
-        return [event async for event in seat.stream(job(n=2, seed=1, sampler="ancestral", previews=4))]
+    async def work(service: LocalModelService) -> list[StreamPreview | JobResult]:
+        return [event async for event in service.stream(job(n=2, seed=1, sampler="ancestral", previews=4))]
 
-    *previews, answer = with_seat(folders["ddpm"], work)
+    *previews, answer = with_service(folders["ddpm"], work)
     assert isinstance(answer, JobResult) and 3 <= len(previews) <= 4
     for event in previews:
         assert isinstance(event, StreamPreview) and event.samples.shape == answer.arrays["samples"].shape
@@ -190,36 +190,36 @@ def test_a_stream_has_previews_and_ends_with_the_answer(folders: dict[str, Path]
 
 
 def test_the_job_of_a_client_that_leaves_is_cancelled(folders: dict[str, Path]) -> None:
-    async def work(seat: LocalModelService) -> None:
+    async def work(service: LocalModelService) -> None:
         long = job(n=200, sampler="ancestral", seed=1, previews=3)
-        task = asyncio.create_task(seat.run(long))
+        task = asyncio.create_task(service.run(long))
         await asyncio.sleep(0.01)
         task.cancel()
-        stream = seat.stream(long)
+        stream = service.stream(long)
         await anext(stream)
         await stream.aclose()
-        admission = seat.current.batcher.admission
+        admission = service.current.batcher.admission
         for _ in range(200):
             if admission.requests == 0:
                 break
             await asyncio.sleep(0.01)
         assert admission.requests == 0 and admission.pending == 0
 
-    with_seat(folders["ddpm"], work)
+    with_service(folders["ddpm"], work)
 
 
 # ---- versions -----------------------------------------------------------------------------------------------------
 
 
-class Shelf:
+class FakeSource:
     """A source whose newest version is set by the test."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.now, self.fault = folder, Release(version="1"), None
+        self.folder, self.now, self.error = folder, Release(version="1"), None
 
     def newest(self) -> Release:
-        if self.fault:
-            raise RunError(self.fault)
+        if self.error:
+            raise RunError(self.error)
         return self.now
 
     def fetch(self, release: Release) -> Path:
@@ -227,34 +227,34 @@ class Shelf:
 
 
 def test_versions_change_under_load_without_lost_requests_and_a_bad_version_is_ignored(tmp_path: Path) -> None:
-    shelf = Shelf(tmp_path)
+    source = FakeSource(tmp_path)
     for version in ("1", "2", "3"):
-        written(tmp_path / version, seed=int(version))
+        write_artifact(tmp_path / version, seed=int(version))
     damaged = tmp_path / "3" / "weights.safetensors"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\x01")
     answers: list[JobResult] = []
 
-    async def client(seat: LocalModelService, number: int, stop: asyncio.Event) -> None:
+    async def client(service: LocalModelService, number: int, stop: asyncio.Event) -> None:
         while not stop.is_set():
-            answers.append(await seat.run(job(n=2, seed=number, sampler="ancestral")))
+            answers.append(await service.run(job(n=2, seed=number, sampler="ancestral")))
 
     async def work() -> list[str | None]:
-        seat, stop = LocalModelService("toy", shelf, device=CPU), asyncio.Event()
-        await seat.open()
-        clients = [asyncio.create_task(client(seat, number, stop)) for number in range(4)]
-        troubles = [(await seat.card()).trouble]
+        service, stop = LocalModelService("toy", source, device=CPU), asyncio.Event()
+        await service.open()
+        clients = [asyncio.create_task(client(service, number, stop)) for number in range(4)]
+        troubles = [(await service.card()).trouble]
         for change in ("2", "3", "2"):
             await asyncio.sleep(0.1)
-            shelf.now = replace(shelf.now, version=change)
-            await seat.renew()
-            troubles.append((await seat.card()).trouble)
-        shelf.fault = "the store does not answer"
-        await seat.renew()
-        troubles.append((await seat.card()).trouble)
-        assert (await seat.card()).version == "2"
+            source.now = replace(source.now, version=change)
+            await service.renew()
+            troubles.append((await service.card()).trouble)
+        source.error = "the store does not answer"
+        await service.renew()
+        troubles.append((await service.card()).trouble)
+        assert (await service.card()).version == "2"
         stop.set()
         await asyncio.gather(*clients)
-        await seat.close()
+        await service.close()
         return troubles
 
     first, second, third, fourth, fifth = asyncio.run(work())
@@ -269,7 +269,7 @@ def test_versions_change_under_load_without_lost_requests_and_a_bad_version_is_i
     assert (by_version["1", 0] != by_version["2", 0]).any()
 
 
-ODD: dict[str, dict[str, Any]] = {
+UNSENDABLE: dict[str, dict[str, Any]] = {
     "an unknown sampler": {"quality": {"balanced": SamplerChoice("euler", 3)}},
     "an unknown sampler of another choice": {"quality": {"fast": SamplerChoice("nothing:eta=x", 3)}},
     "no steps": {"quality": {"best": SamplerChoice("ddim", 0)}},
@@ -279,20 +279,20 @@ ODD: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("name", UNSENDABLE)
 def test_a_version_whose_card_cannot_be_sent_does_not_take_over(tmp_path: Path, name: str) -> None:
-    shelf = Shelf(tmp_path)
+    source = FakeSource(tmp_path)
     for version in ("1", "2"):
-        written(tmp_path / version, seed=int(version))
+        write_artifact(tmp_path / version, seed=int(version))
 
     async def work() -> str | None:
-        seat = LocalModelService("toy", shelf, device=CPU)
-        await seat.open()
-        shelf.now = Release(version="2", **ODD[name])
-        await seat.renew()
-        card = await seat.card()
-        assert card.version == "1" and (await seat.run(job(n=1))).version == "1"
-        await seat.close()
+        service = LocalModelService("toy", source, device=CPU)
+        await service.open()
+        source.now = Release(version="2", **UNSENDABLE[name])
+        await service.renew()
+        card = await service.card()
+        assert card.version == "1" and (await service.run(job(n=1))).version == "1"
+        await service.close()
         return card.trouble
 
     trouble = asyncio.run(work())
@@ -317,10 +317,10 @@ def test_a_figure_that_is_not_finite_is_null_in_the_card(tmp_path: Path) -> None
     of.meta["metrics"] = {"eval/standard_error": float("nan"), "eval/bits_per_dim": 1.5}
     artifact.write(tmp_path / "nan", of)
 
-    async def work(seat: LocalModelService) -> dict[str, Any]:
-        return card_json(await seat.card())
+    async def work(service: LocalModelService) -> dict[str, Any]:
+        return card_json(await service.card())
 
-    sent = with_seat(tmp_path / "nan", work)
+    sent = with_service(tmp_path / "nan", work)
     assert sent["metrics"] == {"eval/standard_error": None, "eval/bits_per_dim": 1.5}
 
 
@@ -339,9 +339,9 @@ def test_a_version_whose_samples_differ_from_its_promotion_is_not_served(folders
     async def work(release: Release) -> None:
         source = Promoted(folders["ddpm"])
         source.__class__.release = release
-        seat = LocalModelService("toy", source, device=CPU)
-        await seat.open()
-        await seat.close()
+        service = LocalModelService("toy", source, device=CPU)
+        await service.open()
+        await service.close()
 
     asyncio.run(work(right))
     wrong = replace(right, fingerprint="0" * 64)
@@ -361,13 +361,13 @@ def test_quality_selects_the_measured_sampler(folders: dict[str, Path]) -> None:
             return Release(version="4", quality=choices, metric="eval/frechet_distance")
 
     async def work() -> list[JobResult]:
-        seat = LocalModelService("toy", Promoted(folders["ddpm"]), device=CPU)
-        await seat.open()
+        service = LocalModelService("toy", Promoted(folders["ddpm"]), device=CPU)
+        await service.open()
         qualities: list[Any] = [None, "fast", "best"]
-        answers = [await seat.run(job(quality=quality)) for quality in qualities]
-        card = await seat.card()
+        answers = [await service.run(job(quality=quality)) for quality in qualities]
+        card = await service.card()
         assert card.default == {"sampler": "ddim", "steps": 7, "nfe": 7} and card.quality["best"]["nfe"] == 20
-        await seat.close()
+        await service.close()
         return answers
 
     assert [(a.sampler, a.steps, a.nfe) for a in asyncio.run(work())] == [
@@ -379,25 +379,25 @@ def test_quality_selects_the_measured_sampler(folders: dict[str, Path]) -> None:
 
 def test_other_weights_of_a_served_run_are_another_version(tmp_path: Path) -> None:
     """After gen-ray ema replaces the artifact of a run, samples and version change together."""
-    folder = written(tmp_path / "run-1" / "artifact", seed=0)
+    folder = write_artifact(tmp_path / "run-1" / "artifact", seed=0)
 
-    async def work(seat: LocalModelService) -> list[Any]:
-        answers = [await seat.run(job(n=2, seed=3))]
-        written(folder, seed=1)
-        answers.append(await seat.run(job(n=2, seed=3)))
-        await seat.renew()
-        answers.append(await seat.run(job(n=2, seed=3)))
+    async def work(service: LocalModelService) -> list[Any]:
+        answers = [await service.run(job(n=2, seed=3))]
+        write_artifact(folder, seed=1)
+        answers.append(await service.run(job(n=2, seed=3)))
+        await service.renew()
+        answers.append(await service.run(job(n=2, seed=3)))
         return answers
 
-    first, before, after = with_seat(folder, work)
+    first, before, after = with_service(folder, work)
     assert first.version == before.version and np.array_equal(first.arrays["samples"], before.arrays["samples"])
     assert after.version != first.version and after.version.startswith("run-1@")
     assert not np.array_equal(first.arrays["samples"], after.arrays["samples"])
 
 
 def test_an_artifact_replaced_between_its_choice_and_its_loading_is_not_served(tmp_path: Path) -> None:
-    folder = written(tmp_path / "run-1" / "artifact", seed=0)
+    folder = write_artifact(tmp_path / "run-1" / "artifact", seed=0)
     release = FolderSource(folder).newest()
-    written(folder, seed=1)
+    write_artifact(folder, seed=1)
     with pytest.raises(RunError, match="was replaced while it was loaded"):
         LoadedModel.open("toy", release, folder, CPU, RequestLimits(), supported_verbs)
