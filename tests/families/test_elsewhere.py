@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from gen_ray.engine.inference.generate import generate
 from gen_ray.family import Chain, Family
-from tests.elsewhere import AWAY, playing
 from tests.families.cases import CASES, Case, awake, rng
 from tests.families.test_contract import CPU, everywhere, held
+from tests.second_device import SECOND_DEVICE, second_device
 
 some = pytest.mark.parametrize("case", CASES[::3], ids=lambda case: f"{case.family}-{case.name}")
 """What takes long, for a third of the cases: they share their kernels, bounds and nets with the others."""
@@ -19,10 +19,10 @@ FEW = 3
 
 def both(case: Case) -> Iterator[tuple[torch.device, Family, nn.Module]]:
     """Yield the device, a separate family and its net there: the CPU first, then the other device."""
-    for device in (CPU, AWAY):
+    for device in (CPU, SECOND_DEVICE):
         family = case.model()
         net = awake(family)
-        with playing():
+        with second_device():
             yield device, family, net.to(device)
 
 

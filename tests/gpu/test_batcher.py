@@ -21,7 +21,7 @@ from gen_ray.experiment import parse
 from gen_ray.family import Known
 from tests.engine.toys import experiment, images, model
 from tests.families.cases import Case, awake, rng
-from tests.gpu.comparing import assert_same_samples, full_precision, of_which
+from tests.gpu.comparison import assert_same_samples, full_precision, of_which
 
 pytestmark = pytest.mark.gpu
 SECONDS = 60

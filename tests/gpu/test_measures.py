@@ -13,9 +13,9 @@ from gen_ray.engine.inference import latent
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.impute import Completions, complete, masked_likelihood
 from gen_ray.engine.inference.score import score
-from tests.elsewhere import Generator
 from tests.engine.toys import images, model
-from tests.gpu.comparing import NLL_RTOL, RTOL, HostDraws, assert_near, assert_same_samples, full_precision, on
+from tests.gpu.comparison import NLL_RTOL, RTOL, HostDraws, assert_near, assert_same_samples, full_precision, on
+from tests.second_device import Generator
 
 pytestmark = pytest.mark.gpu
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from gen_ray.engine.inference.generate import generate
 from gen_ray.experiment import load
 from gen_ray.family import Chain, Family, Known
 from tests.families.cases import Case, awake, rng
-from tests.gpu.comparing import (
+from tests.gpu.comparison import (
     NLL_RTOL,
     TF32_RTOL,
     HostDraws,

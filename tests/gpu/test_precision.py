@@ -12,7 +12,7 @@ from gen_ray.engine.training.step import TrainState
 from gen_ray.nets import UNetConfig
 from gen_ray.nets.activation_checkpointing import recompute
 from tests.engine.toys import SPEC, experiment, images, splits
-from tests.gpu.comparing import (
+from tests.gpu.comparison import (
     BFLOAT16_RTOL,
     assert_near,
     full_precision,

@@ -10,7 +10,7 @@ from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest
 from tests.engine.toys import SPEC, Dying, KilledError, experiment, splits
-from tests.gpu.comparing import full_run, of_which, repeatable
+from tests.gpu.comparison import full_run, of_which, repeatable
 
 pytestmark = pytest.mark.gpu
 FAMILIES = ("vae", "ddpm", "ddpm-learned", "tokens", "score_sde")

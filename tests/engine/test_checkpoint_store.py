@@ -17,14 +17,14 @@ def of(validation: float) -> dict[str, bytes]:
 
 
 def filled(home: Path, losses: list[float], **kept: int) -> CheckpointStore:
-    shelf = CheckpointStore(home, **kept)
+    store = CheckpointStore(home, **kept)
     for step, loss in enumerate(losses, start=1):
-        shelf.save(of(loss), step)
-    return shelf
+        store.save(of(loss), step)
+    return store
 
 
-def steps(shelf: CheckpointStore) -> list[int]:
-    return [int(folder.name.removeprefix("step-")) for folder in shelf.folders()]
+def steps(store: CheckpointStore) -> list[int]:
+    return [int(folder.name.removeprefix("step-")) for folder in store.folders()]
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def steps(shelf: CheckpointStore) -> list[int]:
 def test_the_newest_and_the_best_are_kept(
     losses: list[float], kept: dict[str, int], wanted: list[int], tmp_path: Path
 ) -> None:
-    shelf = filled(tmp_path, losses, **kept)
-    assert steps(shelf) == wanted and shelf.last() == shelf.folder_of(wanted[-1])
+    store = filled(tmp_path, losses, **kept)
+    assert steps(store) == wanted and store.last() == store.folder_of(wanted[-1])
 
 
 def test_the_lowest_validation_loss_is_found_and_of_equal_ones_the_newest(tmp_path: Path) -> None:
@@ -55,29 +55,29 @@ def test_the_lowest_validation_loss_is_found_and_of_equal_ones_the_newest(tmp_pa
 
 
 def test_only_the_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
-    shelf = filled(tmp_path, [1.0, 2.0])
+    store = filled(tmp_path, [1.0, 2.0])
     (tmp_path / ".step-000000003.77").mkdir()
     (tmp_path / ".step-000000003.77" / "net.safetensors").write_bytes(b"half")
-    assert steps(shelf) == [1, 2]
-    shelf.remove_drafts()
+    assert steps(store) == [1, 2]
+    store.remove_drafts()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000000001", "step-000000002"]
 
 
 def test_a_damaged_checkpoint_is_named_and_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    shelf = filled(tmp_path, [1.0, 2.0, 3.0])
-    (shelf.folder_of(3) / "position.json").write_bytes(b"")
+    store = filled(tmp_path, [1.0, 2.0, 3.0])
+    (store.folder_of(3) / "position.json").write_bytes(b"")
     with caplog.at_level(logging.WARNING):
-        assert shelf.last() == shelf.folder_of(2)
+        assert store.last() == store.folder_of(2)
     [line] = caplog.messages
     assert "step-000000003/position.json" in line and "trying another checkpoint" in line
 
 
 def test_a_run_with_only_damaged_checkpoints_does_not_start_over(tmp_path: Path) -> None:
-    shelf = filled(tmp_path, [2.0, 1.0])
-    for folder in shelf.folders():
+    store = filled(tmp_path, [2.0, 1.0])
+    for folder in store.folders():
         (folder / manifest.NAME).unlink()
     with pytest.raises(RunError, match=r"step-000000001/MANIFEST\.sha256: missing"):
-        shelf.last()
+        store.last()
     assert CheckpointStore(tmp_path / "none").last() is None
 
 

@@ -18,10 +18,10 @@ from gen_ray.engine.inference.score import score
 from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.family import Known
-from tests.elsewhere import AWAY, Generator, MixedError, playing
 from tests.engine.test_measures import reference
 from tests.engine.toys import CPU, FAMILIES, SPEC, experiment, images, model, splits
 from tests.families.cases import Case, awake, rng
+from tests.second_device import SECOND_DEVICE, Generator, MixedError, second_device
 
 CASES = (
     ("vae", "categorical-conv"),
@@ -37,9 +37,9 @@ TOLD = "validation/loss_nats"
 
 def both(family: str) -> Iterator[tuple[torch.device, Model]]:
     """Yield the device and a model on it: the CPU first, then the other device."""
-    for device in (CPU, AWAY):
+    for device in (CPU, SECOND_DEVICE):
         made = model(family)
-        with playing():
+        with second_device():
             yield device, replace(made, net=made.net.to(device))
 
 
@@ -49,10 +49,10 @@ def test_training_gives_the_same_weights_as_on_the_cpu(monkeypatch: pytest.Monke
     real = torch.optim.AdamW
     monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, *, fused, **how: real(parameters, **how))
     found = []
-    for device in (CPU, AWAY):
+    for device in (CPU, SECOND_DEVICE):
         exp = experiment(family, accumulate=2, ema_snapshots=2)
         session = LocalSession(splits(exp), device=device)
-        with playing():
+        with second_device():
             fit(exp, exp.model(SPEC), session)
         found.append([line[TOLD] for _, line in session.history if TOLD in line])
     here, there = found
@@ -89,28 +89,30 @@ def test_all_computations_of_a_case_stay_on_its_device(family: str, name: str) -
     case = Case(family, name)
     n, x = 2, case.x(2)
     held = Known(known=x, mask=torch.rand((n, *case.spec.shape), generator=rng()) < 0.5)
-    with playing():
-        bound, net, there = case.model(), awake(case.model()).to(AWAY), x.to(AWAY)
-        loss = bound.loss(net, there, Generator(AWAY).manual_seed(0), step=1).total
-        assert loss.device == AWAY
+    with second_device():
+        bound, net, there = case.model(), awake(case.model()).to(SECOND_DEVICE), x.to(SECOND_DEVICE)
+        loss = bound.loss(net, there, Generator(SECOND_DEVICE).manual_seed(0), step=1).total
+        assert loss.device == SECOND_DEVICE
         loss.mean().backward()
         fitted = bound.fitted(net)
         with torch.no_grad():
-            assert fitted.nll(net, there, Generator(AWAY).manual_seed(0), effort=2).nats.device == AWAY
+            assert (
+                fitted.nll(net, there, Generator(SECOND_DEVICE).manual_seed(0), effort=2).nats.device == SECOND_DEVICE
+            )
         for sampler, about in fitted.samplers().items():
             if not about.adaptive:  # with an untrained net the number of its steps is not fixed
                 chain = fitted.chain(sampler, about.steps_up_to(3))
-                assert generate(net, chain, n, seed=0, device=AWAY).device == CPU
+                assert generate(net, chain, n, seed=0, device=SECOND_DEVICE).device == CPU
         for imputer, about in fitted.imputers().items():
             chain = fitted.impute(imputer, about.steps_up_to(3))
-            assert generate(net, chain, n, seed=0, device=AWAY, known=held).device == CPU
+            assert generate(net, chain, n, seed=0, device=SECOND_DEVICE, known=held).device == CPU
 
 
 def test_a_mix_of_devices_that_a_gpu_refuses_is_refused() -> None:
-    with playing():
-        there = torch.ones(3, device=AWAY)
+    with second_device():
+        there = torch.ones(3, device=SECOND_DEVICE)
         with pytest.raises(MixedError):
             _ = there + torch.ones(3)
-        for own, other in ((CPU, AWAY), (AWAY, CPU)):
+        for own, other in ((CPU, SECOND_DEVICE), (SECOND_DEVICE, CPU)):
             with pytest.raises(MixedError, match=f"a generator of {own} draws on {other}"):
                 torch.rand(3, generator=Generator(own), device=other)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
 Op = Callable[..., Any]
-AWAY = torch.device("meta")
+SECOND_DEVICE = torch.device("meta")
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 
 
@@ -34,7 +34,7 @@ def played(op: Op, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapp
     if there and here and op not in COPIES and not _indexed(op, args):
         raise MixedError(f"{op}: {[tuple(x.shape) for x in there]} there, {[tuple(x.shape) for x in here]} here")
     asked = [part for part in tree_iter((args, kwargs)) if isinstance(part, torch.device)]
-    away = AWAY in asked if asked else bool(there)
+    away = SECOND_DEVICE in asked if asked else bool(there)
     out = op(*tree_map(_held, args), **tree_map(_held, kwargs))
     if op is torch.ops.aten.copy_.default:
         return args[0]
@@ -64,7 +64,7 @@ class Away(Tensor):
     def __new__(cls, held: Tensor) -> "Away":
         made = Tensor._make_wrapper_subclass(
             cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
-            device=AWAY, requires_grad=held.requires_grad,
+            device=SECOND_DEVICE, requires_grad=held.requires_grad,
         )  # fmt: skip
         made.held = held
         return made
@@ -116,12 +116,12 @@ class Drawing(TorchFunctionMode):
 
 
 @contextmanager
-def playing() -> Iterator[None]:
+def second_device() -> Iterator[None]:
     """Enable the simulated device, including for code that bypasses dispatch modes."""
     autocast = torch.autocast
 
     def by_name(device_type: str, **how: Any) -> torch.autocast:
-        return autocast("cpu" if device_type == AWAY.type else device_type, **how)
+        return autocast("cpu" if device_type == SECOND_DEVICE.type else device_type, **how)
 
     made = {"tensor": _as_data(torch.tensor), "as_tensor": _as_data(torch.as_tensor)}
     with patch.multiple(torch, autocast=by_name, Generator=Generator, **made), Playing(), Drawing():
