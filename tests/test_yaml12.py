@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gen_ray.configuration import yaml12
@@ -62,6 +62,7 @@ def test_any_word_is_a_value_or_itself_and_never_an_error(text: str) -> None:
         st.lists(st.integers(), max_size=3),
     )
 )
+@example("0[")
 def test_written_values_are_read_back_as_yaml_1_1_and_1_2(value: Any) -> None:
     for text in (yaml12.dump({"a": value}), yaml12.flow({"a": value})):
         assert yaml.safe_load(text) == {"a": value} and yaml12.value("{a: " + yaml12.flow(value) + "}") == {"a": value}

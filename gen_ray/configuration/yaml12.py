@@ -96,9 +96,9 @@ def dump(value: Any) -> str:
 
 
 def flow(value: Any) -> str:
-    """Return a value as YAML on one line."""
-    text: str = yaml.dump(value, Dumper=_Dumper, default_flow_style=True, width=10**6)
-    return text.strip().removesuffix("\n...")
+    """Return a value as YAML on one line, which may also be a part of a list or a mapping on one line."""
+    text: str = yaml.dump([value], Dumper=_Dumper, default_flow_style=True, width=10**6)
+    return text.strip()[1:-1]
 
 
 def quoted(text: str) -> str:
