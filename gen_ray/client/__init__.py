@@ -17,7 +17,7 @@ import numpy as np
 import requests
 
 from gen_ray.client.results import ClientPreview, ClientResult, arrays, events, facts, preview, result
-from gen_ray.client.sending import LOST, ApiError, Sender, once_more
+from gen_ray.client.sending import CONNECTION_ERRORS, ApiError, Sender, once_more
 
 __all__ = ["ApiError", "Client", "ClientPreview", "ClientResult"]
 
@@ -90,7 +90,7 @@ class Client:
                         seen = data["done"]
                         yield preview(data)
                 retry = once_more(retry, None, "the stream broke off")
-            except LOST as error:
+            except CONNECTION_ERRORS as error:
                 retry = once_more(retry, None, str(error))
             finally:
                 response.close()

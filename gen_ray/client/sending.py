@@ -7,11 +7,11 @@ import requests
 from urllib3 import Retry
 from urllib3.exceptions import MaxRetryError, ProtocolError
 
-AGAIN = frozenset({429, 499, 500, 502, 503, 504})
+RETRIED_STATUSES = frozenset({429, 499, 500, 502, 503, 504})
 """499 too: where a machine is lost, Serve can take a client that waits for one that has left."""
-POINTLESS = frozenset({"not_finite", "invalid", "too_much"})
+PERMANENT_CODES = frozenset({"not_finite", "invalid", "too_much"})
 """Error codes for which a retry would fail in the same way."""
-LOST = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+CONNECTION_ERRORS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 class ApiError(Exception):
@@ -47,13 +47,13 @@ class Sender:
         while True:
             try:
                 response = self._once(method, path, body, stream)
-            except LOST as error:
+            except CONNECTION_ERRORS as error:
                 retry = once_more(retry, None, str(error))
                 continue
             if response.status_code == requests.codes.ok:
                 return response
             fault = _fault(response)
-            if fault.status not in AGAIN or fault.code in POINTLESS:
+            if fault.status not in RETRIED_STATUSES or fault.code in PERMANENT_CODES:
                 raise fault
             retry = once_more(retry, response, fault)
 

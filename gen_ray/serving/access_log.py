@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gen_ray.serving.errors import TOO_LARGE_FOR_MEMORY, UNEXPECTED, error_response, http_error
 from gen_ray.serving.service import ErrorReply, RequestRefusedError
 
-LINES = logging.getLogger("gen_ray.access")
-FAULTS = logging.getLogger("gen_ray.serving")
+ACCESS_LOG = logging.getLogger("gen_ray.access")
+ERROR_LOG = logging.getLogger("gen_ray.serving")
 NO_KEY = "-"
-ALWAYS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
+DEFAULT_HEADERS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 
 @dataclass
@@ -81,7 +81,7 @@ class AccessLogMiddleware:
         try:
             await self._guarded(scope, receive, sending, record)
         finally:
-            LINES.info("%s", record.line(scope))
+            ACCESS_LOG.info("%s", record.line(scope))
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send, record: AccessRecord) -> None:
         try:
@@ -102,10 +102,10 @@ def log_error(error: Exception, record: AccessRecord) -> ErrorReply:
     if isinstance(error, RequestRefusedError):
         refusal = error.refusal
     elif isinstance(error, MemoryError):
-        FAULTS.error("request %s needs too much memory", record.request_id)
+        ERROR_LOG.error("request %s needs too much memory", record.request_id)
         refusal = TOO_LARGE_FOR_MEMORY
     else:
-        FAULTS.error("request %s failed", record.request_id, exc_info=error)
+        ERROR_LOG.error("request %s failed", record.request_id, exc_info=error)
         refusal = UNEXPECTED
     record.facts["code"] = refusal.code
     return refusal
@@ -114,7 +114,7 @@ def log_error(error: Exception, record: AccessRecord) -> ErrorReply:
 def _log_unexpected(message: Message, record: AccessRecord) -> Message:
     if message["type"] == "http.response.start":
         record.status = message["status"]
-        headers: Mapping[str, str] = {"x-request-id": record.request_id, **ALWAYS}
+        headers: Mapping[str, str] = {"x-request-id": record.request_id, **DEFAULT_HEADERS}
         added = [(name.encode(), value.encode()) for name, value in headers.items()]
         kept = [(name, value) for name, value in message.get("headers", ()) if name.decode().lower() not in headers]
         return {**message, "headers": [*kept, *added]}

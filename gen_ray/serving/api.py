@@ -12,7 +12,7 @@ from starlette.middleware import Middleware
 from starlette.responses import FileResponse, Response
 
 from gen_ray.serving import errors
-from gen_ray.serving.access_log import FAULTS, AccessLogMiddleware
+from gen_ray.serving.access_log import ERROR_LOG, AccessLogMiddleware
 from gen_ray.serving.errors import http_error, openapi_errors
 from gen_ray.serving.handler import ModelServices, RequestHandler
 from gen_ray.serving.middleware import HEALTH, AdmissionMiddleware, BodyLimitMiddleware, HostMiddleware, KeyMiddleware
@@ -143,7 +143,7 @@ async def _listed(handler: RequestHandler, name: str) -> dict[str, Any]:
     except RequestRefusedError:
         return unavailable_json(name)
     except Exception:
-        FAULTS.exception("cannot get the card of model %s", name)
+        ERROR_LOG.exception("cannot get the card of model %s", name)
         return unavailable_json(name)
 
 

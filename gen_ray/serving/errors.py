@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, Response
 
 from gen_ray.serving.service import ErrorReply, RequestRefusedError
 
-LONGEST = 900
+MAX_MESSAGE_CHARACTERS = 900
 """Maximum characters of a message: with four bytes each, the body stays below 4 KB."""
 
 UNEXPECTED = ErrorReply(
@@ -72,8 +72,8 @@ def http_error(status: int, message: str | None = None) -> RequestRefusedError:
 
 
 def error_body(refusal: ErrorReply, request_id: str) -> dict[str, str]:
-    """Return the body of an error. The message is one line of at most LONGEST characters of valid UTF-8."""
-    message = " ".join(refusal.message.encode("utf-8", "replace").decode().split())[:LONGEST]
+    """Return the body of an error. The message is one line of limited length and valid UTF-8."""
+    message = " ".join(refusal.message.encode("utf-8", "replace").decode().split())[:MAX_MESSAGE_CHARACTERS]
     return {"code": refusal.code, "message": message, "request_id": request_id}
 
 

@@ -18,11 +18,11 @@ from gen_ray.serving.responses import encode_pictures, sample_lists
 from gen_ray.serving.service import JobResult, StreamPreview
 
 Item = StreamPreview | JobResult
-AHEAD = 4
+MAX_BUFFERED_EVENTS = 4
 """Events buffered for a client that reads slowly; when the buffer is full, the work waits."""
 GRACE_SECONDS = 5.0
 """Time after the deadline in which the event that reports the missed deadline can be sent."""
-ALIVE = b": still at work\n\n"
+HEARTBEAT = b": still at work\n\n"
 
 
 class EventStream(Response):
@@ -64,7 +64,7 @@ async def with_heartbeat(
     A separate task reads the items, so that their producer can be cancelled at any point.
     Raise RequestRefusedError, and the errors of items.
     """
-    queue: asyncio.Queue[Item | Exception] = asyncio.Queue(AHEAD)
+    queue: asyncio.Queue[Item | Exception] = asyncio.Queue(MAX_BUFFERED_EVENTS)
     reader = asyncio.ensure_future(_read(items, queue))
     try:
         while True:
@@ -114,7 +114,7 @@ async def _events(
             yield await asyncio.to_thread(show, first)
             async for item in items:
                 last = item or last
-                yield ALIVE if item is None else await asyncio.to_thread(show, item)
+                yield HEARTBEAT if item is None else await asyncio.to_thread(show, item)
         if not isinstance(last, JobResult):
             raise RuntimeError("the stream ended without a result")
         return

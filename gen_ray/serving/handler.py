@@ -22,7 +22,7 @@ from gen_ray.serving.service import JobResult, ModelCard, ModelService, ServingJ
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import Verb
 
-EXACT = 2**53
+MAX_SEED = 2**53
 """Upper bound of the seeds drawn here: JSON readers, JavaScript's too, represent integers below it exactly."""
 
 ModelServices = Mapping[str, ModelService] | Callable[[], Mapping[str, ModelService]]
@@ -67,7 +67,7 @@ class RequestHandler:
             request_id=record.request_id,
             verb=verb.name,
             key=record.key,
-            seed=secrets.randbelow(EXACT) if body.seed is None else body.seed,
+            seed=secrets.randbelow(MAX_SEED) if body.seed is None else body.seed,
             deadline_seconds=body.deadline_seconds or self.settings.deadline_seconds,
             **body.job_fields(),
             **arrays,
@@ -121,7 +121,7 @@ def _record_result(result: ResultView, record: AccessRecord) -> ResultView:
     return result
 
 
-LISTED = 5_000_000
+MAX_JSON_NUMBERS = 5_000_000
 """Maximum numbers in a response in format json: Python numbers take eight times the memory of an array."""
 
 
@@ -140,9 +140,9 @@ def check_request(verb: Verb, body: RequestBody, card: ModelCard, settings: ApiS
     if body.count > most:
         raise invalid_request(f"at most {most:g} instances for this model", code="too_much")
     rows = body.n if isinstance(body, SamplingBody) else body.count
-    if body.format == "json" and issubclass(verb.result, SamplesSchema) and rows * card.spec.dims > LISTED:
+    if body.format == "json" and issubclass(verb.result, SamplesSchema) and rows * card.spec.dims > MAX_JSON_NUMBERS:
         raise invalid_request(
-            f"format: a json response has at most {LISTED:,} numbers; ask for npz, or for fewer samples",
+            f"format: a json response has at most {MAX_JSON_NUMBERS:,} numbers; ask for npz, or for fewer samples",
             code="too_much",
         )
     if isinstance(body, SamplingBody):

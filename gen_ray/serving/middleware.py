@@ -15,8 +15,8 @@ from gen_ray.serving.access_log import NO_KEY, record_of
 from gen_ray.serving.errors import http_error
 from gen_ray.serving.settings import ApiSettings, key_name
 
-READING = frozenset({"GET", "HEAD", "OPTIONS"})
-MOST_HEADER_BYTES = 32 * 2**10
+READ_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+MAX_HEADER_BYTES = 32 * 2**10
 """Maximum bytes of all header names and values of a request together."""
 WRONG_KEY = "this key is not known: send Authorization: Bearer KEY with one of the server's GEN_RAY_API_KEYS"
 HEALTH = frozenset({"/healthz/live", "/healthz/ready"})
@@ -36,8 +36,8 @@ class HostMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Process a request. Raise RequestRefusedError 400, 403, 421 or 431."""
-        if sum(len(name) + len(value) for name, value in scope.get("headers", ())) > MOST_HEADER_BYTES:
-            raise http_error(431, f"the headers have more than {MOST_HEADER_BYTES} bytes")
+        if sum(len(name) + len(value) for name, value in scope.get("headers", ())) > MAX_HEADER_BYTES:
+            raise http_error(431, f"the headers have more than {MAX_HEADER_BYTES} bytes")
         if scope["type"] == "http" and route_path(scope) not in HEALTH:
             self._check_host(scope)
         await self.app(scope, receive, send)
@@ -51,7 +51,7 @@ class HostMiddleware:
             raise http_error(421)
         for origin in header_values(scope, b"origin"):
             own = origin.lower() in self.origins or _host_and_port(origin) == hosts[0].lower()
-            if not own and scope["method"] not in READING:
+            if not own and scope["method"] not in READ_METHODS:
                 raise http_error(403)
 
     def _is_allowed(self, name: str, port: str | None) -> bool:
@@ -77,7 +77,7 @@ class KeyMiddleware:
             secret = secret.strip() if scheme.lower() == "bearer" else ""
             name = key_name(secret, self.keys) if secret else None
             record_of(scope).key = name or NO_KEY
-            if name is None and not (route_path(scope) in self.open_paths and scope["method"] in READING):
+            if name is None and not (route_path(scope) in self.open_paths and scope["method"] in READ_METHODS):
                 raise http_error(401, WRONG_KEY if secret else None)
         await self.app(scope, receive, send)
 
@@ -115,7 +115,7 @@ class BodyLimitMiddleware:
         if any(not re.fullmatch(r"\d{1,18}", length) for length in lengths):
             raise http_error(400)
         announced = any(int(length) for length in lengths) or bool(header_values(scope, b"transfer-encoding"))
-        if announced and scope["method"] in READING:
+        if announced and scope["method"] in READ_METHODS:
             raise http_error(400, f"{scope['method']} takes no body; send the request without one")
         if any(int(length) > self.most for length in lengths):
             raise self._too_large()

@@ -22,7 +22,7 @@ Latents = Annotated[list[Any], Field(min_length=1, json_schema_extra={"items": V
 """Lists of numbers, also checked by the inputs module."""
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, json_schema_extra={"maximum": 2**63 - 1024})]
 """In the document maxima are floats; the float nearest to 2**63 - 1 is 2**63, which would be refused."""
-MOST = 4096
+MAX_ITEMS = 4096
 """Maximum number of items of any kind in one request; a model's own limits are lower."""
 
 
@@ -88,7 +88,7 @@ class SamplingBody(RequestBody):
     """Fields of all requests that draw samples."""
 
     format: Samples = "json"
-    n: int = Field(default=1, ge=1, le=MOST)
+    n: int = Field(default=1, ge=1, le=MAX_ITEMS)
     sampler: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.:=,+-]{1,64}$", description="NAME:option=value")
     steps: int | None = Field(default=None, ge=1, le=100_000)
     stream: bool = Field(default=False, description="Server-sent events: preview, result, error.")
@@ -160,9 +160,9 @@ class ImputeBody(SamplingBody):
 class InstancesBody(RequestBody):
     """Instances as pictures, nested lists or texts."""
 
-    images: Annotated[list[Picture], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = None
+    images: Annotated[list[Picture], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)] | None = None
     x: Nested | None = None
-    texts: Annotated[list[str], Field(min_length=1, max_length=MOST, fail_fast=True)] | None = Field(
+    texts: Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)] | None = Field(
         default=None, description="Texts, each of as many characters as the model's texts have."
     )
     resize: bool = Field(default=False, description="Scale pictures of another size.")

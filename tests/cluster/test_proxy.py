@@ -48,7 +48,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     monkeypatch.setattr(proxy, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(proxy, "REST_SECONDS", 0.5)
     monkeypatch.setattr(proxy, "UNREAD_SECONDS", 1.0)
-    monkeypatch.setattr(proxy, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(proxy, "MAX_CONNECTIONS", 20)
     SEEN.clear()
     whole = _apply_middlewares(app, proxy.middlewares())
     with listening(lambda: whole, factory=True, lifespan="off") as found:

@@ -19,10 +19,10 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gen_ray.serving.access_log import valid_request_id
 from gen_ray.serving.errors import CODES, error_response
-from gen_ray.serving.middleware import MOST_HEADER_BYTES
+from gen_ray.serving.middleware import MAX_HEADER_BYTES
 from gen_ray.serving.service import ErrorReply
 
-MOST_CONNECTIONS = 1000
+MAX_CONNECTIONS = 1000
 """Maximum open connections of a proxy. A further one replaces the longest idle one; if none is idle, it is closed.
 
 The backlog of the system's socket is not counted.
@@ -64,7 +64,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection; if there are too many, close one of them."""
         super().connection_made(transport)
-        if sum(not one.transport.is_closing() for one in self.connections) > MOST_CONNECTIONS:
+        if sum(not one.transport.is_closing() for one in self.connections) > MAX_CONNECTIONS:
             idle = [one for one in self.connections if isinstance(one, LimitedProtocol) and one.is_idle]
             others = [one for one in idle if one is not self]
             min(others, key=lambda one: one.idle_since, default=self).transport.abort()
@@ -92,7 +92,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._answering:
             self._next_request += data
-            if len(self._next_request) > MOST_HEADER_BYTES:
+            if len(self._next_request) > MAX_HEADER_BYTES:
                 self.flow.pause_reading()  # until the response is complete
             return
         if self._in_head:
@@ -102,7 +102,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._in_head and self._unparsed_bytes > MOST_HEADER_BYTES:
+        if self._in_head and self._unparsed_bytes > MAX_HEADER_BYTES:
             self._refuse(431)
         elif self._in_head and self._timer is None and self.timeout_keep_alive_task is None and not self._answering:
             # the rest of a body after its response; uvicorn has stopped its own timer
@@ -148,11 +148,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Respond to a request that cannot be parsed, or was refused during parsing."""
-        self._refuse(431 if self._head_bytes > MOST_HEADER_BYTES else 400)
+        self._refuse(431 if self._head_bytes > MAX_HEADER_BYTES else 400)
 
     def _count(self, length: int) -> None:
         self._head_bytes += length
-        if self._head_bytes > MOST_HEADER_BYTES:
+        if self._head_bytes > MAX_HEADER_BYTES:
             raise httptools.HttpParserError("the headers are too large")  # the parser stops; data_received handles it
 
     def _refuse(self, status: int) -> None:

@@ -11,14 +11,14 @@ from ray.serve.handle import DeploymentHandle
 
 from gen_ray.serving.service import ErrorReply, JobResult, ModelCard, RequestRefusedError, ServingJob, StreamPreview
 
-TRIES = 3
+MAX_ATTEMPTS = 3
 """Attempts per job. A job is a function of its seed, so another replica can repeat it if one dies."""
 CARD_SECONDS = 1.0
 """Seconds for which a card is cached: every request needs it, and it changes only with the version."""
-GONE = ErrorReply(
+UNREACHABLE = ErrorReply(
     status=503, code="unavailable", message="the model cannot be reached; try again", retry_after_seconds=1.0
 )
-FULL = ErrorReply(status=429, code="busy", message="too many requests are waiting", retry_after_seconds=1.0)
+OVERLOADED = ErrorReply(status=429, code="busy", message="too many requests are waiting", retry_after_seconds=1.0)
 
 
 class RayModelService:
@@ -45,7 +45,7 @@ class RayModelService:
         return outcome
 
     async def _call(self, method: str, *args: Any) -> Any:
-        for left in reversed(range(TRIES)):
+        for left in reversed(range(MAX_ATTEMPTS)):
             response = getattr(self._handle, method).remote(*args)
             try:
                 return await response
@@ -53,13 +53,13 @@ class RayModelService:
                 response.cancel()
                 raise
             except BackPressureError:
-                raise RequestRefusedError(FULL) from None
+                raise RequestRefusedError(OVERLOADED) from None
             except (RayActorError, DeploymentUnavailableError) as error:
                 if not left:
-                    raise RequestRefusedError(GONE) from error
+                    raise RequestRefusedError(UNREACHABLE) from error
                 await asyncio.sleep(0.2)
             except (RayServeException, RayError) as error:
-                raise RequestRefusedError(GONE) from error
+                raise RequestRefusedError(UNREACHABLE) from error
         raise AssertionError("unreachable")
 
     async def stream(self, job: ServingJob) -> AsyncIterator[StreamPreview | JobResult]:
@@ -71,8 +71,8 @@ class RayModelService:
                     raise RequestRefusedError(event)
                 yield event
         except BackPressureError:
-            raise RequestRefusedError(FULL) from None
+            raise RequestRefusedError(OVERLOADED) from None
         except (RayServeException, RayError) as error:
-            raise RequestRefusedError(GONE) from error
+            raise RequestRefusedError(UNREACHABLE) from error
         finally:
             events.cancel()
