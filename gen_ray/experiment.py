@@ -22,7 +22,8 @@ from gen_ray.configuration.files import TRAINING, apply_override, checked, with_
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.family import Chain, Family, FamilyConfig
+from gen_ray.family import Family, FamilyConfig
+from gen_ray.maths.chain import Chain
 from gen_ray.storage import paths as storage
 from gen_ray.storage.user_paths import local
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.maths.gaussian import PREDICTIONS
-from gen_ray.maths.schedules import Discrete
+from gen_ray.maths.schedules import DiscreteSchedule
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,7 @@ class GaussianMixture:
 class OracleNet(nn.Module):
     """The perfect network of a mixture: net(x (B, *shape), t (B,)) with D = prod(shape), t = k/T."""
 
-    def __init__(self, mixture: GaussianMixture, schedule: Discrete, predict: str = "eps") -> None:
+    def __init__(self, mixture: GaussianMixture, schedule: DiscreteSchedule, predict: str = "eps") -> None:
         super().__init__()
         self.mixture, self.schedule, self.prediction = mixture, schedule, PREDICTIONS[predict]
 

@@ -14,7 +14,8 @@ from gen_ray.engine.training.loop import steps as our_steps
 from gen_ray.engine.training.session import Session
 from gen_ray.engine.training.step import TrainState
 from gen_ray.experiment import Experiment
-from gen_ray.family import Chain, Family
+from gen_ray.family import Family
+from gen_ray.maths.chain import Chain
 from gen_ray.maths.noise import generator
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from gen_ray.configuration.base import named
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.family import Chain, Family, FamilyConfig, Known, LossTerms, Nll, Sampler, State, parse_sampler
+from gen_ray.family import Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import likelihoods
+from gen_ray.maths.chain import Chain, Known, State
 from gen_ray.maths.levels import stored
 from gen_ray.maths.noise import RowNoise
 from gen_ray.maths.observation import OBSERVATIONS, Observation
@@ -56,7 +57,7 @@ class VaeConfig(FamilyConfig):
 
 
 @dataclass(frozen=True)
-class DecodeKernel:
+class DecodeStepper:
     """The update of a VAE: optionally move z, then set x to the mean of p(x|z) or a draw; the known part is fixed.
 
     A table row is (draw, move, correct), each 0 or 1. draw: set x to a draw from p(x|z), not to the mean. move: propose
@@ -225,8 +226,8 @@ class Vae(Family):
         return self._chain([(1, int(row > 0), int(row > free)) for row in range(n)])
 
     def _chain(self, rows: list[tuple[int, int, int]]) -> Chain:
-        kernel = DecodeKernel(self.config.latent_dim, self.spec.shape, self.observation)
-        return Chain(torch.tensor(rows, dtype=torch.float64), kernel)
+        stepper = DecodeStepper(self.config.latent_dim, self.spec.shape, self.observation)
+        return Chain(torch.tensor(rows, dtype=torch.float64), stepper)
 
     # ---- the latent space (gen_ray.family.SupportsLatent) -----------------------------------------------------------
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.maths import gaussian, likelihoods
-from gen_ray.maths.schedules import Discrete
+from gen_ray.maths.schedules import DiscreteSchedule
 from gen_ray.maths.tables import Variance
 
 
@@ -35,7 +35,7 @@ LARGENESS = {Variance.SMALL: -1.0, Variance.LARGE: 1.0}
 class ChainBound:
     """The bound of p(x_{k−1}|x_k) = N(coef_x·x_k + coef_x_0·x̂_0, variance) on data of ``levels`` levels."""
 
-    schedule: Discrete
+    schedule: DiscreteSchedule
     variance: Variance
     levels: int
     _columns: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)

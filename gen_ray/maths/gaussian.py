@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
-from gen_ray.maths.schedules import Discrete
+from gen_ray.maths.schedules import DiscreteSchedule
 
 Scalar = Tensor | float
 
@@ -38,7 +38,7 @@ def posterior_between(alpha_s: Tensor, sigma_s: Tensor, alpha_t: Tensor, sigma_t
     )
 
 
-def posterior(schedule: Discrete, k: int | Tensor) -> Posterior:
+def posterior(schedule: DiscreteSchedule, k: int | Tensor) -> Posterior:
     """Return q(x_{k-1} | x_k, x_0) for k in 1 … T, with the shape of k, float64 (Ho et al. 2020, eq. 6-7)."""
     return posterior_between(schedule.alpha[k - 1], schedule.sigma[k - 1], schedule.alpha[k], schedule.sigma[k])
 

@@ -5,15 +5,12 @@ A sampler's table depends only on a Path, so one function serves DDPM and every 
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from gen_ray.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from gen_ray.maths.schedules import Discrete
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +72,11 @@ class Process(Protocol):
         ...
 
 
-GRIDS: Mapping[str, Callable[["Discrete"], Tensor]] = {
-    "uniform": lambda schedule: torch.arange(schedule.T + 1, dtype=torch.float64),
-    "log_snr": lambda schedule: -schedule.log_snr,
+GRIDS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "uniform": lambda log_snr: torch.arange(len(log_snr), dtype=torch.float64),
+    "log_snr": lambda log_snr: -log_snr,
 }
-"""The quantity (T+1,), increasing with k, in which the steps of a grid are equal.
+"""The quantity (T+1,), increasing with k, in which the steps of a grid are equal; each is a function of log_snr (T+1,).
 
 Second-order samplers default to log_snr. On a Gaussian mixture, cosine schedule, T = 1000, root mean square error of
 dpmpp_2m at 20 | 40 | 80 | 160 steps: log_snr 2.3e-2 | 5e-3 | 1.4e-3 | 4e-4, uniform 3.4e-2 | 1.2e-2 | 3.5e-3 | 7e-4;
@@ -99,20 +96,22 @@ def respace(T: int, steps: int) -> Tensor:
     return (2 * T * left + steps) // (2 * steps)  # T·left/steps, rounded half up, in integers
 
 
-def grid(schedule: "Discrete", steps: int, name: str = "uniform") -> Tensor:
+def grid(log_snr: Tensor, steps: int, name: str = "uniform") -> Tensor:
     """Return ks (steps+1,), int64, strictly decreasing from T to 0, nearly equidistant in the quantity ``name``.
 
-    Grids other than uniform place steps − 1 steps between k=T and k=1 and a last one to k=0, where log_snr is infinite.
-    Raise UserError for steps out of 1 … T and for an unknown name.
+    log_snr (T+1,), float64, is that of k = 0 … T and falls with k. Grids other than uniform place steps − 1 steps
+    between k=T and k=1 and a last one to k=0, where log_snr is infinite. Raise UserError for steps out of 1 … T and for
+    an unknown name.
     """
-    uniform = respace(schedule.T, steps)
+    T = len(log_snr) - 1
+    uniform = respace(T, steps)
     if name not in GRIDS:
         raise UserError(f"grid: unknown grid '{name}'; {nearest(name, GRIDS)}")
     if name == "uniform" or steps == 1:
         return uniform
-    marks = GRIDS[name](schedule)[1:]
+    marks = GRIDS[name](log_snr)[1:]
     wanted = marks[-1] + (marks[0] - marks[-1]) * torch.linspace(0, 1, steps, dtype=torch.float64)
-    above = torch.searchsorted(marks, wanted.clamp(max=marks[-1])).clamp(1, schedule.T - 1)
+    above = torch.searchsorted(marks, wanted.clamp(max=marks[-1])).clamp(1, T - 1)
     ks = above + 1 - ((wanted - marks[above - 1]) < (marks[above] - wanted)).long()
     # Make equal ks distinct: move the later one towards 0 or, where no k is left, the earlier ones towards T.
     order = torch.arange(steps)

@@ -1,7 +1,7 @@
 """Noise schedules: the share of the data that is left at time t.
 
 A schedule is a small Config with two methods: alpha_bar on T steps, and log_snr in continuous time. The rest of the
-package computes with Discrete: a schedule on T steps, and all quantities derived from alpha_bar.
+package computes with DiscreteSchedule: a schedule on T steps, and all quantities derived from alpha_bar.
 """
 
 import math
@@ -20,7 +20,7 @@ from gen_ray.maths.paths import Path, grid
 
 
 @dataclass(frozen=True, eq=False)
-class Discrete:
+class DiscreteSchedule:
     """A schedule on T steps, given by alpha_bar (T+1,) float64: k=0 is data (alpha_bar 1), k=T is noise.
 
     All properties except T are float64 (T+1,), indexed by k. Raise UserError unless alpha_bar falls strictly from 1 and
@@ -81,7 +81,7 @@ class Discrete:
         f and g2 are those of the SDE whose rate is constant within each of the T steps: beta(t) = −T·ln(1 − beta_k),
         which is T·beta_k for many steps (Song et al. 2021, appendix B).
         """
-        k = grid(self, steps, spacing)
+        k = grid(self.log_snr, steps, spacing)
         rate = -self.T * torch.log1p(-self.beta[k])
         return Path(t=k.double() / self.T, alpha=self.alpha[k], sigma=self.sigma[k], f=-rate / 2, g2=rate)
 

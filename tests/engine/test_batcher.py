@@ -30,7 +30,7 @@ from gen_ray.engine.inference.batcher import (
 )
 from gen_ray.engine.inference.generate import generate
 from gen_ray.experiment import parse
-from gen_ray.family import Known
+from gen_ray.maths.chain import Known
 from tests.engine.toys import CPU, images, model
 from tests.families.cases import CASES, Case, built
 

@@ -116,7 +116,7 @@ def test_each_tick_has_its_own_noise_and_row() -> None:
         def finish(self, state: dict) -> torch.Tensor:
             return state["x"]
 
-    chain = dataclasses.replace(now.family.chain("ddim", 4), kernel=Recording())
+    chain = dataclasses.replace(now.family.chain("ddim", 4), stepper=Recording())
     generate(now.net, chain, 3, seed=0, device=CPU, batch_size=2, first=10)
     for part, rows in enumerate(([10, 11], [12])):
         for tick in range(5):

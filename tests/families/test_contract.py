@@ -13,7 +13,8 @@ from gen_ray.configuration.base import Config, validated
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
-from gen_ray.family import Chain, Family, Known, Sampler
+from gen_ray.family import Family, Sampler
+from gen_ray.maths.chain import Chain, Known
 from gen_ray.maths.noise import RowNoise
 from tests.families.cases import CASES, CONFIGS, PROMISES, Case, awake, built, rng
 
@@ -240,7 +241,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(case: Case) -> None:
         )
         assert (few - many[:5]).abs().max() <= 1
         assert (later - many[5:]).abs().max() <= 1
-        start = [chain.kernel.start(RowNoise.of(7, n), CPU) for n in (5, 9)]
+        start = [chain.stepper.start(RowNoise.of(7, n), CPU) for n in (5, 9)]
         assert all(torch.equal(start[0][key], start[1][key][:5]) for key in start[0])  # noise: to the bit
 
 
@@ -248,7 +249,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(case: Case) -> None:
 def test_another_seed_gives_another_sample(case: Case) -> None:
     family, _ = built(case)
     chain = family.chain(list(family.samplers())[-1])
-    here, same, there = (chain.kernel.start(RowNoise.of(seed, 4), CPU) for seed in (0, 0, 1))
+    here, same, there = (chain.stepper.start(RowNoise.of(seed, 4), CPU) for seed in (0, 0, 1))
     key = next(iter(here))
     assert torch.equal(here[key], same[key]) and (here[key] != there[key]).flatten(1).any(1).all()
     assert (here[key][0] != here[key][1]).any()
@@ -259,11 +260,11 @@ def test_rows_of_different_chains_share_a_batch(case: Case) -> None:
     """Requests with different samplers, lengths, seeds and starts give the same results together as separately."""
     family, net = built(case)
     jobs = [(chain, 10 + j, j % 3) for j, (_, _, chain) in enumerate(chains(family))]  # chain, seed, tick of arrival
-    kernel, done, walking = jobs[0][0].kernel, {}, {}
+    stepper, done, walking = jobs[0][0].stepper, {}, {}
     for now in range(1, 3 + max(chain.nfe for chain, _, _ in jobs)):
         for j, (_, seed, arrival) in enumerate(jobs):
             if arrival == now - 1:
-                walking[j] = kernel.start(RowNoise.of(seed, 2), CPU)
+                walking[j] = stepper.start(RowNoise.of(seed, 2), CPU)
         if not walking:
             continue
         ages = {j: now - jobs[j][2] for j in walking}
@@ -274,11 +275,11 @@ def test_rows_of_different_chains_share_a_batch(case: Case) -> None:
             [ages[j] for j in walking for _ in range(2)],
         )
         state = {key: torch.cat([s[key] for s in walking.values()]) for key in next(iter(walking.values()))}
-        out = kernel.tick(net, state, rows, noise)
+        out = stepper.tick(net, state, rows, noise)
         for place, j in enumerate(list(walking)):
             walking[j] = {key: value[2 * place : 2 * place + 2] for key, value in out.items()}
             if ages[j] == jobs[j][0].nfe:
-                done[j] = kernel.finish(walking.pop(j))
+                done[j] = stepper.finish(walking.pop(j))
     assert len(done) == len(jobs)
     for j, (chain, seed, _) in enumerate(jobs):
         alone = generate(net, chain, 2, seed=seed, device=CPU)
@@ -335,7 +336,7 @@ def test_a_completion_does_not_depend_on_its_neighbours(case: Case) -> None:
         if steps is None:
             continue
         given = held(case, 7)
-        chain = Chain(chain.table[-TICKS:], chain.kernel)  # rounding errors and time grow with hundreds of rows
+        chain = Chain(chain.table[-TICKS:], chain.stepper)  # rounding errors and time grow with hundreds of rows
         many = noted(generate(net, chain, 7, seed=3, device=CPU, known=given), given)
         other = Known(known=torch.where(given.mask, given.known, 0), mask=given.mask)
         few, later = (
@@ -350,12 +351,12 @@ def test_completions_that_started_at_different_ticks_share_a_batch(case: Case) -
     family, net = built(case)
     name = next(iter(family.imputers()))
     chain, given = family.impute(name, few(family.imputers()[name])), held(case, 4)
-    states = [chain.kernel.start(RowNoise.of(0, 2, first=first), CPU, given.part(first, 2)) for first in (0, 2)]
+    states = [chain.stepper.start(RowNoise.of(0, 2, first=first), CPU, given.part(first, 2)) for first in (0, 2)]
     together = {key: torch.cat([state[key] for state in states]) for key in states[0]}
     for tick, row in enumerate(chain.table, start=1):
-        together = chain.kernel.tick(net, together, row.expand(4, -1), RowNoise.of(0, 4).at(tick))
+        together = chain.stepper.tick(net, together, row.expand(4, -1), RowNoise.of(0, 4).at(tick))
     alone = generate(net, chain, 4, seed=0, device=CPU, known=given)
-    assert (noted(chain.kernel.finish(together), given) - alone.int()).abs().max() <= 1
+    assert (noted(chain.stepper.finish(together), given) - alone.int()).abs().max() <= 1
 
 
 @everywhere

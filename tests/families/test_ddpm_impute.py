@@ -10,8 +10,8 @@ from torch.distributions import Normal
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.families.ddpm.model import FEWEST
-from gen_ray.family import Known
 from gen_ray.maths import tables
+from gen_ray.maths.chain import Known
 from tests.families.test_ddpm_oracle import CPU, MIXTURE, PAIR, model, oracle
 from tests.maths.test_tables import error
 

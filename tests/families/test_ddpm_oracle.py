@@ -337,13 +337,13 @@ def test_clipping_keeps_the_prediction_in_range_and_can_be_disabled() -> None:
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256, 257, 4096])
-def test_the_kernel_ends_at_the_nearest_level(levels: int) -> None:
-    kernel = model(replace_levels(levels), steps=5).chain("ddim", 1).kernel
+def test_the_stepper_ends_at_the_nearest_level(levels: int) -> None:
+    stepper = model(replace_levels(levels), steps=5).chain("ddim", 1).stepper
     u = torch.arange(levels).view(-1, 1, 1, 1)
     jitter = 0.4 * torch.rand(u.shape, generator=rng()) * (2 / (levels - 1))
     for x in (2 * u / (levels - 1) - 1 + jitter, 2 * u / (levels - 1) - 1 - jitter):
-        assert torch.equal(kernel.finish({"x": x}).long(), u)
-    out = kernel.finish({"x": torch.tensor([-5.0, 5.0])})
+        assert torch.equal(stepper.finish({"x": x}).long(), u)
+    out = stepper.finish({"x": torch.tensor([-5.0, 5.0])})
     assert out.tolist() == [0, levels - 1] and out.dtype == (torch.uint8 if levels <= 256 else torch.int32)
 
 
@@ -360,10 +360,10 @@ def test_a_row_without_noise_draws_nothing() -> None:
 
     family = model(PAIR, steps=10)
     chain, start = family.chain("ddim", 4), RowNoise.of(0, 3)
-    state = chain.kernel.start(start, CPU)
+    state = chain.stepper.start(start, CPU)
     for row in chain.table:
-        state = chain.kernel.tick(
+        state = chain.stepper.tick(
             oracle(family, MIXTURE), state, row.expand(3, -1), Forbidden(start.seeds, start.rows, start.ticks)
         )
-    assert torch.equal(chain.kernel.finish(state), generate(oracle(family, MIXTURE), chain, 3, seed=0, device=CPU))
+    assert torch.equal(chain.stepper.finish(state), generate(oracle(family, MIXTURE), chain, 3, seed=0, device=CPU))
     assert replace(chain) == chain

@@ -13,10 +13,11 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
-from gen_ray.family import Chain, Family, Known
+from gen_ray.family import Family
 from gen_ray.maths import discrete_bounds as bounds
-from gen_ray.maths.discrete_kernels import ResamplingKernel, UnmaskingKernel
+from gen_ray.maths.chain import Chain, Known
 from gen_ray.maths.discrete_schedules import on_grid
+from gen_ray.maths.discrete_steppers import ResamplingStepper, UnmaskingStepper
 from gen_ray.maths.discrete_tables import Resample, Unmask
 from gen_ray.maths.noise import RowNoise
 from tests.families.cases import awake, rng
@@ -278,7 +279,7 @@ def test_first_hitting_and_ancestral_have_one_distribution_and_order(schedule: s
     pair, n = Joint.random(3, 2), 20_000
     model = family({"name": "absorbing", "schedule": schedule, "steps": 10_000}, pair)
     noise = Uniforms(n, seeded(0))
-    start = model.chain("first_hitting").kernel.start(noise, CPU)
+    start = model.chain("first_hitting").stepper.start(noise, CPU)
     (hit, hits), (drawn, times) = (
         revealed(model.chain(text, steps), Lookup(pair), start, noise)
         for text, steps in (("first_hitting", 2), ("ancestral", 100))
@@ -292,14 +293,14 @@ def revealed(chain: Chain, net: nn.Module, state: dict[str, Tensor], noise: RowN
     """Return the data (B, D) at the end of a chain and the tick at which each position was revealed (B, D)."""
     ticks = torch.zeros(state["x"].shape, dtype=torch.long)
     for row in chain.table:
-        ticks += state["x"] == chain.kernel.K
-        state = chain.kernel.tick(net, state, row.expand(noise.batch, -1), noise)
-    return chain.kernel.finish(state), ticks
+        ticks += state["x"] == chain.stepper.K
+        state = chain.stepper.tick(net, state, row.expand(noise.batch, -1), noise)
+    return chain.stepper.finish(state), ticks
 
 
 RARE = 1e-9
-UNMASK = (UnmaskingKernel((1,), 2), {"share": 1.0}, {"u": torch.full((6, 1), 0.5), "x": torch.full((6, 1), 2)}, Unmask)
-RESAMPLE = (ResamplingKernel((1,), 2), {"alpha_bar_s": 1.0, "share": 1.0}, {"x": torch.zeros(6, 1).long()}, Resample)
+UNMASK = (UnmaskingStepper((1,), 2), {"share": 1.0}, {"u": torch.full((6, 1), 0.5), "x": torch.full((6, 1), 2)}, Unmask)
+RESAMPLE = (ResamplingStepper((1,), 2), {"alpha_bar_s": 1.0, "share": 1.0}, {"x": torch.zeros(6, 1).long()}, Resample)
 
 
 @pytest.mark.parametrize(("kernel", "row", "state", "columns"), [UNMASK, RESAMPLE], ids=["unmasking", "resampling"])
@@ -330,11 +331,11 @@ class Sure(nn.Module):
 def test_confidence_reveals_the_most_confident_position_first() -> None:
     chain = family("absorbing").chain("confidence")
     noise = RowNoise.of(0, 50)
-    state = chain.kernel.tick(Sure(), chain.kernel.start(noise, CPU), chain.table[:1].expand(50, -1), noise.at(1))
+    state = chain.stepper.tick(Sure(), chain.stepper.start(noise, CPU), chain.table[:1].expand(50, -1), noise.at(1))
     revealed = state["x"] != JOINT.K
     assert (revealed.sum(1) == 1).all() and revealed[:, 1].float().mean() > 0.9
     hot = family("absorbing").chain("confidence:temperature=100")
-    state = hot.kernel.tick(Sure(), hot.kernel.start(noise, CPU), hot.table[:1].expand(50, -1), noise.at(1))
+    state = hot.stepper.tick(Sure(), hot.stepper.start(noise, CPU), hot.table[:1].expand(50, -1), noise.at(1))
     assert (state["x"][:, 1] != JOINT.K).float().mean() < 0.7
 
 
@@ -342,8 +343,8 @@ def test_the_noise_on_confidence_is_new_at_every_step() -> None:
     """A position that was not chosen at one step has the same chance at the next, for any hitting level."""
     hot, n = family("absorbing").chain("confidence:temperature=100"), 2000
     noise, net = RowNoise.of(0, n), Sure()
-    state, rows = hot.kernel.start(noise, CPU), hot.table[:1].expand(n, -1)
-    first, second = (hot.kernel.tick(net, state, rows, noise.at(tick))["x"] != JOINT.K for tick in (1, 2))
+    state, rows = hot.stepper.start(noise, CPU), hot.table[:1].expand(n, -1)
+    first, second = (hot.stepper.tick(net, state, rows, noise.at(tick))["x"] != JOINT.K for tick in (1, 2))
     assert float((first & second).any(1).double().mean()) == pytest.approx(1 / 3, abs=0.06)
     by_level = state["u"] == state["u"].min(1, keepdim=True).values
     assert float((first & by_level).any(1).double().mean()) == pytest.approx(1 / 3, abs=0.06)
@@ -359,7 +360,7 @@ def test_a_gibbs_corrector_keeps_and_reaches_the_distribution_of_its_level() -> 
     model, net = uniform(steps=10)
     k = 4
     level = float(model.process.steps.alpha_bar[k])
-    law, kernel = JOINT.noised(level), model.chain("gibbs").kernel
+    law, kernel = JOINT.noised(level), model.chain("gibbs").stepper
     row = torch.zeros(len(Resample), dtype=torch.float64)
     row[Resample.t], row[Resample.alpha_bar_s], row[Resample.share] = k / 10, level, 0.1
     noise = RowNoise.of(0, ENOUGH)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.engine.inference.generate import generate
-from gen_ray.family import Chain, Family
+from gen_ray.family import Family
+from gen_ray.maths.chain import Chain
 from tests.families.cases import CASES, Case, awake, rng
 from tests.families.test_contract import CPU, everywhere, held
 from tests.second_device import SECOND_DEVICE, second_device

@@ -13,7 +13,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.families.score_sde import ScoreSde, ScoreSdeConfig
-from gen_ray.family import Known
+from gen_ray.maths.chain import Known
 from gen_ray.maths.gaussian import PREDICTIONS
 from gen_ray.maths.noise import RowNoise
 from tests.families.cases import rng
@@ -242,14 +242,14 @@ def test_the_adaptive_solver_shares_a_batch_with_tables() -> None:
     family = model(PAIRS)
     net = Oracle(PLANE, family)
     adaptive, ddim = family.chain("adaptive:rtol=1e-5"), family.chain("ddim", 3)
-    kernel, noise = ddim.kernel, RowNoise.of(0, 4)
+    stepper, noise = ddim.stepper, RowNoise.of(0, 4)
     rows = torch.stack([adaptive.table[0], ddim.table[0], adaptive.table[0], ddim.table[0]])
-    together = kernel.tick(net, kernel.start(noise, CPU), rows, noise.at(1))
+    together = stepper.tick(net, stepper.start(noise, CPU), rows, noise.at(1))
     spent = net.evaluations
     assert spent > 10
     for chain, at in ((adaptive, [0, 2]), (ddim, [1, 3])):
         some = noise.select(at)
-        alone = kernel.tick(net, kernel.start(some, CPU), chain.table[0].expand(2, -1), some.at(1))
+        alone = stepper.tick(net, stepper.start(some, CPU), chain.table[0].expand(2, -1), some.at(1))
         torch.testing.assert_close(together["x"][at], alone["x"], rtol=1e-4, atol=1e-3)
     with pytest.raises(UserError, match="steps: 3"):
         family.chain("adaptive", 3)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.generate import generate
 from gen_ray.families.vae import Vae, VaeConfig
-from gen_ray.family import Chain, Known, State
+from gen_ray.maths.chain import Chain, Known, State
 from gen_ray.maths.noise import RowNoise
 from tests.families import test_vae_oracle as oracle
 from tests.families.cases import rng
@@ -53,9 +53,9 @@ class Quick:
 def walk(net: nn.Module, chain: Chain, held: Known) -> State:
     """Return the state at the end of a chain of N rows."""
     noise = Quick()
-    state = chain.kernel.start(noise, CPU, held)
+    state = chain.stepper.start(noise, CPU, held)
     for row in chain.table:
-        state = chain.kernel.tick(net, state, row.expand(N, -1), noise)
+        state = chain.stepper.tick(net, state, row.expand(N, -1), noise)
     return state
 
 
@@ -64,7 +64,7 @@ def distance(vae: Vae, net: nn.Module, imputer: str, log_p: Tensor, first: int) 
     levels, shape, chain = vae.spec.levels, vae.spec.shape, vae.impute(imputer, 150)
     known, mask = torch.zeros(N, 2, dtype=torch.uint8), torch.zeros(N, 2, dtype=torch.bool)
     known[:, 0], known[:, 1], mask[:, 0] = first, levels - 1, True  # the value at the missing place must not matter
-    x = chain.kernel.finish(walk(net, chain, Known(known=known.view(N, *shape), mask=mask.view(N, *shape)))).flatten(1)
+    x = chain.stepper.finish(walk(net, chain, Known(known=known.view(N, *shape), mask=mask.view(N, *shape)))).flatten(1)
     assert (x[:, 0] == first).all()
     expected = N * log_p.view(levels, levels)[first].softmax(0)
     counted = torch.bincount(x[:, 1].long(), minlength=levels)
@@ -132,27 +132,27 @@ def test_nothing_changes_if_all_is_known_and_the_model_is_sampled_if_nothing_is(
         assert torch.equal(generate(net, chain, N, seed=0, device=CPU, batch_size=N, known=kept), known)
     free = Known(known=known, mask=torch.zeros_like(known, dtype=torch.bool))
     chain = vae.impute("metropolis", 150)
-    x = chain.kernel.finish(walk(net, chain, free))
+    x = chain.stepper.finish(walk(net, chain, free))
     expected = N * log_p.exp()
     counted = torch.bincount(x.flatten(1).long() @ torch.tensor([3, 1]), minlength=9)
     assert float(((counted - expected) ** 2 / expected).sum()) < 26.1  # 8 degrees of freedom
 
 
 def test_samples_and_completions_share_a_batch() -> None:
-    """One kernel advances both, and each gives the same result as separately."""
+    """One stepper advances both, and each gives the same result as separately."""
     vae, net, *_ = strong("categorical")
     plain, filling = vae.chain("draw"), vae.impute("metropolis", 4)
     known = torch.ones(2, *vae.spec.shape, dtype=torch.uint8)
     held = Known(known=known, mask=torch.tensor([[True, False], [False, False]]).view(2, *vae.spec.shape))
-    kernel, one, two = filling.kernel, RowNoise.of(5, 2), RowNoise.of(6, 2)
-    state, late = kernel.start(one, CPU, held), kernel.start(two, CPU)
+    stepper, one, two = filling.stepper, RowNoise.of(5, 2), RowNoise.of(6, 2)
+    state, late = stepper.start(one, CPU, held), stepper.start(two, CPU)
     for tick, row in enumerate(filling.table, start=1):
         last = tick == filling.nfe
         rows = torch.cat([row.expand(2, -1), plain.table.expand(2, -1)]) if last else row.expand(2, -1)
         state = {key: torch.cat([state[key], late[key]]) for key in state} if last else state
         noise = RowNoise([5, 5, 6, 6], [0, 1, 0, 1], [tick, tick, 1, 1]) if last else one.at(tick)
-        state = kernel.tick(net, state, rows, noise)
-    both = kernel.finish(state)
+        state = stepper.tick(net, state, rows, noise)
+    both = stepper.finish(state)
     assert torch.equal(both[:2], generate(net, filling, 2, seed=5, device=CPU, known=held))
     assert torch.equal(both[2:], generate(net, plain, 2, seed=6, device=CPU))
 
@@ -165,12 +165,12 @@ def test_grey_levels_binarised_for_the_model_are_returned_unchanged() -> None:
     known, mask = torch.full((300, 1, 4, 4), 8, dtype=torch.uint8), torch.zeros(300, 1, 4, 4, dtype=torch.bool)
     mask[..., :2, :] = True
     chain = vae.impute("metropolis", 5)
-    state = chain.kernel.start(RowNoise.of(0, 300), CPU, Known(known=known, mask=mask))
+    state = chain.stepper.start(RowNoise.of(0, 300), CPU, Known(known=known, mask=mask))
     bits = state["seen"][mask]
     assert set(bits.unique().tolist()) == {0.0, 1.0} and abs(bits.mean() - 0.5) < 4 * 0.5 / math.sqrt(len(bits))
     for tick, row in enumerate(chain.table, start=1):
         with torch.no_grad():
-            state = chain.kernel.tick(net, state, row.expand(300, -1), RowNoise.of(0, 300).at(tick))
+            state = chain.stepper.tick(net, state, row.expand(300, -1), RowNoise.of(0, 300).at(tick))
         assert torch.equal(state["seen"][mask], bits)
-    x = chain.kernel.finish(state)
+    x = chain.stepper.finish(state)
     assert (x[mask] == 8).all() and set(x[~mask].unique().tolist()) == {0, 16}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.generate import generate
 from gen_ray.experiment import load
-from gen_ray.family import Chain, Family, Known
+from gen_ray.family import Family
+from gen_ray.maths.chain import Chain, Known
 from tests.families.cases import Case, awake, rng
 from tests.gpu.comparison import (
     NLL_RTOL,

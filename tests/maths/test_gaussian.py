@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.maths.gaussian import PREDICTIONS, diffuse, posterior, posterior_between
-from gen_ray.maths.schedules import Cosine, Discrete, Linear
+from gen_ray.maths.schedules import Cosine, DiscreteSchedule, Linear
 from tests.oracles import GaussianMixture
 
 MIXTURE = GaussianMixture.line([0.3, 0.7], [-0.6, 0.5], [0.15, 0.1])
@@ -17,7 +17,7 @@ def normal(x: Tensor, mean: Tensor | float, variance: Tensor | float) -> Tensor:
 
 @pytest.mark.parametrize("k", [2, 10, 60, 100])
 def test_posterior_equals_bayes_rule_on_a_grid(k: int) -> None:
-    d, x_0, x_k = Discrete.of(Linear(), 100), 0.4, -0.7
+    d, x_0, x_k = DiscreteSchedule.of(Linear(), 100), 0.4, -0.7
     x = torch.linspace(-8, 8, 400_001, dtype=torch.float64)
     mass = normal(x_k, (1 - d.beta[k]).sqrt() * x, d.beta[k]) * normal(x, d.alpha[k - 1] * x_0, d.sigma[k - 1] ** 2)
     mass /= mass.sum()
@@ -28,7 +28,7 @@ def test_posterior_equals_bayes_rule_on_a_grid(k: int) -> None:
 
 
 def test_posterior_is_eq_7_and_takes_many_k_at_once() -> None:
-    d, k = Discrete.of(Cosine(), 50), torch.arange(1, 51)
+    d, k = DiscreteSchedule.of(Cosine(), 50), torch.arange(1, 51)
     q = posterior(d, k)
     torch.testing.assert_close(q.variance, d.posterior_variance[1:], rtol=1e-9, atol=1e-16)
     alpha_k = 1 - d.beta[k]
@@ -40,7 +40,7 @@ def test_posterior_is_eq_7_and_takes_many_k_at_once() -> None:
 @pytest.mark.parametrize("process", ["preserving", "exploding"])
 def test_posterior_between_times_gives_the_earlier_marginal(process: str) -> None:
     """Chapman-Kolmogorov: ∫ q(x_s | x_t, x_0) q(x_t | x_0) dx_t = q(x_s | x_0) for any alpha and sigma."""
-    d = Discrete.of(Cosine(), 100)
+    d = DiscreteSchedule.of(Cosine(), 100)
     s, t = torch.tensor([1, 20, 50]), torch.tensor([40, 21, 99])
     pair = {
         "preserving": (d.alpha[s], d.sigma[s], d.alpha[t], d.sigma[t]),
@@ -53,7 +53,7 @@ def test_posterior_between_times_gives_the_earlier_marginal(process: str) -> Non
 
 
 def test_two_posterior_steps_equal_one_long_step() -> None:
-    d = Discrete.of(Linear(), 200)
+    d = DiscreteSchedule.of(Linear(), 200)
     at = [(d.alpha[k], d.sigma[k]) for k in (30, 90, 170)]
     near, far, both = (posterior_between(*at[i], *at[j]) for i, j in ((0, 1), (1, 2), (0, 2)))
     torch.testing.assert_close(near.coef_x * far.coef_x, both.coef_x)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.maths import learned
-from gen_ray.maths.schedules import Discrete, Learned, times
+from gen_ray.maths.schedules import DiscreteSchedule, Learned, times
 from gen_ray.nets import Gamma
 from tests.nets.test_monotone import gamma
 
@@ -124,6 +124,6 @@ def test_the_prior_term_and_the_position_of_a_marginal() -> None:
 
 
 def test_gamma_is_a_straight_line_until_a_net_is_fitted() -> None:
-    d = Discrete.of(Learned(gamma_min=-10, gamma_max=4), 15)
+    d = DiscreteSchedule.of(Learned(gamma_min=-10, gamma_max=4), 15)
     torch.testing.assert_close(-d.log_snr[1:], torch.linspace(-10, 4, 15, dtype=torch.float64))
     assert d.alpha_bar[0] == 1

@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from gen_ray.errors import UserError
-from gen_ray.maths.schedules import Cosine, Discrete, Linear, Schedule, Sigmoid
+from gen_ray.maths.schedules import Cosine, DiscreteSchedule, Linear, Schedule, Sigmoid
 
 ALL = pytest.mark.parametrize("schedule", [Linear(), Cosine(), Sigmoid()], ids=lambda s: s.name)
 
@@ -18,7 +18,7 @@ def close(a: Tensor, b: Tensor, rtol: float = 1e-10, atol: float = 0.0) -> None:
 @ALL
 @pytest.mark.parametrize("T", [21, 250, 1000, 4000])
 def test_identities(schedule: Linear | Cosine | Sigmoid, T: int) -> None:
-    d = Discrete.of(schedule, T)
+    d = DiscreteSchedule.of(schedule, T)
     assert d.T == T and d.alpha_bar.dtype == torch.float64
     close(torch.cumprod(1 - d.beta, 0), d.alpha_bar, rtol=1e-9)
     close(d.alpha**2 + d.sigma**2, torch.ones(T + 1, dtype=torch.float64))
@@ -32,7 +32,7 @@ def test_identities(schedule: Linear | Cosine | Sigmoid, T: int) -> None:
 
 @ALL
 def test_ends(schedule: Linear | Cosine | Sigmoid) -> None:
-    d = Discrete.of(schedule, 1000)
+    d = DiscreteSchedule.of(schedule, 1000)
     assert d.alpha_bar[0] == 1 and d.alpha_bar[1] > 0.98 and 0 < d.alpha_bar[-1] < 1e-4
 
 
@@ -40,7 +40,7 @@ def test_ends(schedule: Linear | Cosine | Sigmoid) -> None:
 def test_continuous_log_snr_equals_the_discrete_one(schedule: Linear | Cosine | Sigmoid) -> None:
     T = 4000
     k = torch.tensor([40, 400, 2000, 3600])
-    close(schedule.log_snr(k.double() / T), Discrete.of(schedule, T).log_snr[k], rtol=0.0, atol=0.06)
+    close(schedule.log_snr(k.double() / T), DiscreteSchedule.of(schedule, T).log_snr[k], rtol=0.0, atol=0.06)
     t = torch.rand(50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).sort().values
     assert (schedule.log_snr(t).diff() < 0).all()
     assert schedule.log_snr(t.float()).dtype == torch.float64
@@ -53,13 +53,13 @@ def test_the_number_of_steps_does_not_change_the_noise_at_a_time(schedule: Linea
 
 
 def test_linear_with_1000_steps_is_that_of_ho_et_al() -> None:
-    d = Discrete.of(Linear(), 1000)
+    d = DiscreteSchedule.of(Linear(), 1000)
     close(d.beta[1:], torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64), rtol=1e-10)
     assert d.alpha_bar[-1] == pytest.approx(4.0358e-5, rel=1e-3)  # the known value of the published checkpoints
 
 
 def test_cosine_is_eq_17_and_its_last_beta_is_clipped() -> None:
-    d = Discrete.of(Cosine(), 1000)
+    d = DiscreteSchedule.of(Cosine(), 1000)
     t = torch.arange(1001, dtype=torch.float64) / 1000
     f = torch.cos((t + 0.008) / 1.008 * torch.pi / 2) ** 2
     close(d.alpha_bar[:-1], (f / f[0])[:-1], rtol=1e-9)
@@ -77,13 +77,13 @@ def test_sigmoid_is_symmetric_about_the_middle() -> None:
 )
 def test_an_invalid_schedule_is_refused(alpha_bar: list[float]) -> None:
     with pytest.raises(UserError, match="schedule"):
-        Discrete(torch.tensor(alpha_bar, dtype=torch.float64))
+        DiscreteSchedule(torch.tensor(alpha_bar, dtype=torch.float64))
 
 
 def test_too_few_steps_are_refused_with_the_minimum() -> None:
     with pytest.raises(UserError, match="at least 21"):
         Linear().alpha_bar(20)
-    assert Discrete.of(Linear(), 21).alpha_bar[-1] > 0
+    assert DiscreteSchedule.of(Linear(), 21).alpha_bar[-1] > 0
     for schedule in (Linear(), Cosine(), Sigmoid()):
         with pytest.raises(UserError, match="at least"):
             schedule.alpha_bar(0)

@@ -11,7 +11,7 @@ from gen_ray.errors import UserError
 from gen_ray.families.score_sde import samplers
 from gen_ray.families.score_sde.least_steps import LEAST, least_steps
 from gen_ray.maths import tables
-from gen_ray.maths.schedules import Cosine, Discrete, Linear
+from gen_ray.maths.schedules import Cosine, DiscreteSchedule, Linear
 from gen_ray.maths.sde import VE, VP, Sde, SubVP
 from gen_ray.maths.tables import Column, Process
 from gen_ray.maths.tables.rows import langevin
@@ -21,7 +21,7 @@ from tests.oracles import GaussianMixture
 
 GAUSSIAN = GaussianMixture.line([1.0], [0.3], [0.4])
 SDES = {"vp": VP(), "ve": VE(sigma_max=5), "subvp": SubVP()}
-PROCESSES: dict[str, Process] = {**SDES, "ddpm": Discrete.of(Linear(), 1000)}
+PROCESSES: dict[str, Process] = {**SDES, "ddpm": DiscreteSchedule.of(Linear(), 1000)}
 DEFAULTS: dict[str, Sde] = {"vp": VP(), "ve": VE(), "subvp": SubVP()}
 on_every_default = pytest.mark.parametrize("sde", DEFAULTS.values(), ids=DEFAULTS)
 on_every_sde = pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
@@ -82,7 +82,7 @@ def test_deterministic_tables_follow_the_flow(sde: Sde, table: Callable[..., Ten
 
 def test_reverse_diffusion_is_that_of_the_paper() -> None:
     """VP: x ← (2 − sqrt(1−beta))·x + beta·score + sqrt(beta)·z (alg. 3); VE: x ← x + V·score + sqrt(V)·z (alg. 2)."""
-    d, c = Discrete.of(Linear(), 100), Column
+    d, c = DiscreteSchedule.of(Linear(), 100), Column
     rows, k = tables.reverse_diffusion(d, 100)[:-1], torch.arange(100, 1, -1)
     torch.testing.assert_close(rows[:, c.b], d.beta[k] * d.alpha[k] / d.sigma[k] ** 2)
     torch.testing.assert_close(rows[:, c.a], 2 - (1 - d.beta[k]).sqrt() - d.beta[k] / d.sigma[k] ** 2)
@@ -168,7 +168,7 @@ def test_every_row_ends_in_its_stated_marginal(process: Process, make: Callable[
 
 
 def test_repaint_repeats_every_block_the_given_number_of_times() -> None:
-    d = Discrete.of(Cosine(), 100)
+    d = DiscreteSchedule.of(Cosine(), 100)
     assert torch.equal(tables.repaint(d, 30, times=1), tables.ddim(d, 30, eta=1.0))
     table, plain = tables.repaint(d, 30, times=4, jump=8), tables.ddim(d, 30, eta=1.0)
     assert len(table) == 4 * 29 + 1  # the last row, which ends at a mean, occurs once

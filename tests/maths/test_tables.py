@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gen_ray.errors import UserError
 from gen_ray.maths.gaussian import PREDICTIONS, posterior, posterior_between
-from gen_ray.maths.schedules import Cosine, Discrete, Learned, Linear, Sigmoid
+from gen_ray.maths.schedules import Cosine, DiscreteSchedule, Learned, Linear, Sigmoid
 from gen_ray.maths.tables import GRIDS, Column, Variance, ancestral, apply, ddim, dpmpp_2m, grid, heun, respace, spread
 from tests.maths.walk import walk
 from tests.oracles import GaussianMixture
@@ -19,15 +19,15 @@ GAUSSIAN = GaussianMixture.line([1.0], [0.3], [0.2])
 MIXTURE = GaussianMixture.line([0.3, 0.7], [-0.6, 0.5], [0.15, 0.1])
 NOISE = torch.linspace(-2.5, 2.5, 51, dtype=torch.float64)[:, None]
 SCHEDULES = {
-    "linear": Discrete.of(Linear(), 1000),
-    "cosine": Discrete.of(Cosine(), 1000),
-    "sigmoid": Discrete.of(Sigmoid(), 1000),
+    "linear": DiscreteSchedule.of(Linear(), 1000),
+    "cosine": DiscreteSchedule.of(Cosine(), 1000),
+    "sigmoid": DiscreteSchedule.of(Sigmoid(), 1000),
 }
-DETERMINISTIC: dict[str, Callable[[Discrete, int], Tensor]] = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "heun": heun}
+DETERMINISTIC: dict[str, Callable[[DiscreteSchedule, int], Tensor]] = {"ddim": ddim, "dpmpp_2m": dpmpp_2m, "heun": heun}
 ON_ALL = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
-def flow(schedule: Discrete, x_t: Tensor) -> Tensor:
+def flow(schedule: DiscreteSchedule, x_t: Tensor) -> Tensor:
     """Return the end of the probability-flow ODE from x_T for GAUSSIAN data: the monotone map of the marginals."""
     mean, variance = GAUSSIAN.mean, GAUSSIAN.variance
     spread = (schedule.alpha_bar[-1] * variance + schedule.sigma[-1] ** 2).sqrt()
@@ -38,7 +38,7 @@ def flow(schedule: Discrete, x_t: Tensor) -> Tensor:
 @pytest.mark.parametrize("kind", [Linear(), Cosine(), Sigmoid()], ids=lambda s: s.name)
 def test_order_of_convergence(kind: Linear | Cosine | Sigmoid, name: str, order: float) -> None:
     """Four times the steps divide the error by 4^order; T is large, so that grids can place steps freely."""
-    schedule = Discrete.of(kind, 4000)
+    schedule = DiscreteSchedule.of(kind, 4000)
     few, many = 40, 160  # heun: the gain of longer steps is limited
     errors = [
         (walk(DETERMINISTIC[name](schedule, n), NOISE, GAUSSIAN.posterior_mean) - flow(schedule, NOISE)).abs().max()
@@ -50,7 +50,7 @@ def test_order_of_convergence(kind: Linear | Cosine | Sigmoid, name: str, order:
 
 @ON_ALL
 @pytest.mark.parametrize(("name", "tolerance"), [("ddim", 5e-3), ("dpmpp_2m", 2e-3), ("heun", 2e-3)])
-def test_the_limit_is_the_exact_flow(schedule: Discrete, name: str, tolerance: float) -> None:
+def test_the_limit_is_the_exact_flow(schedule: DiscreteSchedule, name: str, tolerance: float) -> None:
     out = walk(DETERMINISTIC[name](schedule, 1000), NOISE, GAUSSIAN.posterior_mean)
     torch.testing.assert_close(out, flow(schedule, NOISE), rtol=0, atol=tolerance)
 
@@ -66,7 +66,7 @@ TO_MOMENTS = {
 
 
 @pytest.mark.parametrize("table", TO_MOMENTS.values(), ids=TO_MOMENTS)
-def test_a_mixture_is_reproduced(table: Callable[[Discrete], Tensor]) -> None:
+def test_a_mixture_is_reproduced(table: Callable[[DiscreteSchedule], Tensor]) -> None:
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 1, dtype=torch.float64, generator=g)
     x = (x - x.mean()) / x.std()
@@ -79,7 +79,7 @@ def test_a_mixture_is_reproduced(table: Callable[[Discrete], Tensor]) -> None:
 
 
 SHARP = [GaussianMixture.line([1.0], [0.3], [std]) for std in (1.0, 0.2, 0.05)]
-SMALL = {f"{kind.name}-25": Discrete.of(kind, 25) for kind in (Linear(), Cosine(), Sigmoid(), Learned())}
+SMALL = {f"{kind.name}-25": DiscreteSchedule.of(kind, 25) for kind in (Linear(), Cosine(), Sigmoid(), Learned())}
 
 
 def error(table: Tensor, prior_std: float = 1.0) -> float:
@@ -104,7 +104,9 @@ def error(table: Tensor, prior_std: float = 1.0) -> float:
 
 @pytest.mark.parametrize("schedule", [*SCHEDULES.values(), *SMALL.values()], ids=[*SCHEDULES, *SMALL])
 @pytest.mark.parametrize("table", [*DETERMINISTIC.values(), ancestral], ids=[*DETERMINISTIC, "ancestral"])
-def test_no_number_of_steps_is_an_outlier(schedule: Discrete, table: Callable[[Discrete, int], Tensor]) -> None:
+def test_no_number_of_steps_is_an_outlier(
+    schedule: DiscreteSchedule, table: Callable[[DiscreteSchedule, int], Tensor]
+) -> None:
     """With the exact net no number of steps is worse than one step (a constant), or than twice both neighbours."""
     errors = [error(table(schedule, n)) for n in range(1, min(schedule.T, 25) + 1)]
     assert max(errors) < 1.02
@@ -113,7 +115,7 @@ def test_no_number_of_steps_is_an_outlier(schedule: Discrete, table: Callable[[D
 
 
 @ON_ALL
-def test_ancestral_on_all_steps_is_the_posterior(schedule: Discrete) -> None:
+def test_ancestral_on_all_steps_is_the_posterior(schedule: DiscreteSchedule) -> None:
     table, k = ancestral(schedule, 1000), torch.arange(1000, 0, -1)
     q = posterior(schedule, k)
     for column, known in (
@@ -130,7 +132,7 @@ def test_ancestral_on_all_steps_is_the_posterior(schedule: Discrete) -> None:
 
 @ON_ALL
 @pytest.mark.parametrize("variance", [Variance.SMALL, Variance.LARGE])
-def test_ancestral_is_algorithm_2_of_ho(schedule: Discrete, variance: Variance) -> None:
+def test_ancestral_is_algorithm_2_of_ho(schedule: DiscreteSchedule, variance: Variance) -> None:
     """x_{k−1} = (x − beta_k/sqrt(1 − alpha_bar_k)·eps)/sqrt(alpha_k) + sigma_k·z, unclipped, and no z at k = 1."""
     table, k = ancestral(schedule, 1000, variance), torch.arange(1000, 0, -1)
     beta = (1 - schedule.alpha_bar[k] / schedule.alpha_bar[k - 1])[:, None]
@@ -147,7 +149,7 @@ def test_ancestral_is_algorithm_2_of_ho(schedule: Discrete, variance: Variance) 
 @pytest.mark.parametrize("steps", [7, 40, 100])
 def test_ancestral_respaced_draws_the_exact_marginals_of_one_datum(steps: int) -> None:
     """For data of one point, the chain has the marginals q(x_k | x_0) at every k of its grid."""
-    d = Discrete.of(Linear(), 100)
+    d = DiscreteSchedule.of(Linear(), 100)
     table, ks, x_0 = ancestral(d, steps), respace(100, steps), 0.8
     mean, variance = d.alpha[100] * x_0, d.sigma[100] ** 2
     for row, k in zip(table, ks[1:], strict=True):
@@ -159,13 +161,13 @@ def test_ancestral_respaced_draws_the_exact_marginals_of_one_datum(steps: int) -
 
 @ON_ALL
 @pytest.mark.parametrize("steps", [1000, 50])
-def test_ddim_at_eta_1_is_ancestral(schedule: Discrete, steps: int) -> None:
+def test_ddim_at_eta_1_is_ancestral(schedule: DiscreteSchedule, steps: int) -> None:
     torch.testing.assert_close(ddim(schedule, steps, eta=1.0), ancestral(schedule, steps), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_keeps_the_marginals_of_one_datum(eta: float) -> None:
-    d = Discrete.of(Cosine(), 200)
+    d = DiscreteSchedule.of(Cosine(), 200)
     table, ks = ddim(d, 30, eta), respace(200, 30)
     alpha = table[:, Column.a] * d.alpha[ks[:-1]] + table[:, Column.b]
     variance = (table[:, Column.a] * d.sigma[ks[:-1]]) ** 2 + table[:, Column.s] ** 2
@@ -174,7 +176,7 @@ def test_ddim_keeps_the_marginals_of_one_datum(eta: float) -> None:
 
 
 def test_variances_large_and_learned() -> None:
-    d, k = Discrete.of(Cosine(), 60), torch.arange(60, 1, -1)
+    d, k = DiscreteSchedule.of(Cosine(), 60), torch.arange(60, 1, -1)
     small, large, learned = (ancestral(d, 60, name) for name in Variance)
     torch.testing.assert_close(large[:-1, Column.s] ** 2, d.beta[k])
     x = torch.zeros(59, 1, dtype=torch.float64)
@@ -192,7 +194,7 @@ def test_variances_large_and_learned() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 999, 1000])
 @pytest.mark.parametrize("table", [*DETERMINISTIC.values(), ancestral])
 def test_every_table_is_finite_and_ends_at_the_prediction(
-    schedule: Discrete, steps: int, table: Callable[[Discrete, int], Tensor]
+    schedule: DiscreteSchedule, steps: int, table: Callable[[DiscreteSchedule, int], Tensor]
 ) -> None:
     rows = table(schedule, steps)
     assert rows.isfinite().all() and rows.dtype == torch.float64
@@ -201,7 +203,7 @@ def test_every_table_is_finite_and_ends_at_the_prediction(
     assert len(rows) == (2 * steps - 1 if table is heun else steps)
 
 
-def paper_dpmpp_2m(schedule: Discrete, ks: list[int], x: Tensor, denoise: Callable[..., Tensor]) -> Tensor:
+def paper_dpmpp_2m(schedule: DiscreteSchedule, ks: list[int], x: Tensor, denoise: Callable[..., Tensor]) -> Tensor:
     """Return Lu et al. 2022 (DPM-Solver++), algorithm 2, line by line; then x̂0 at the last time."""
     alpha, sigma = schedule.alpha, schedule.sigma
     lamda = [(alpha[k] / sigma[k]).log() for k in ks]
@@ -217,7 +219,7 @@ def paper_dpmpp_2m(schedule: Discrete, ks: list[int], x: Tensor, denoise: Callab
     return buffer[-1]
 
 
-def paper_heun(schedule: Discrete, ks: list[int], x: Tensor, denoise: Callable[..., Tensor]) -> Tensor:
+def paper_heun(schedule: DiscreteSchedule, ks: list[int], x: Tensor, denoise: Callable[..., Tensor]) -> Tensor:
     """Return Karras et al. 2022 (EDM), algorithm 1 with s(t) = 1 and sigma(t) = t, on y = x/alpha.
 
     The correction is (w_r - w_k)/2·(slope(guess, r) - d) = gain/alpha_r·(x̂0 - x̂0⁻); its gain is limited to 1/2.
@@ -240,10 +242,10 @@ def paper_heun(schedule: Discrete, ks: list[int], x: Tensor, denoise: Callable[.
 @pytest.mark.parametrize("spacing", GRIDS)
 @pytest.mark.parametrize(("table", "paper"), [(dpmpp_2m, paper_dpmpp_2m), (heun, paper_heun)], ids=["dpmpp_2m", "heun"])
 def test_tables_equal_the_algorithms_of_the_papers(
-    schedule: Discrete, spacing: str, table: Callable[..., Tensor], paper: Callable[..., Tensor]
+    schedule: DiscreteSchedule, spacing: str, table: Callable[..., Tensor], paper: Callable[..., Tensor]
 ) -> None:
     for steps in (1, 2, 15):
-        ks = grid(schedule, steps, spacing)[:-1].tolist()
+        ks = grid(schedule.log_snr, steps, spacing)[:-1].tolist()
         expected = paper(schedule, ks, NOISE, MIXTURE.posterior_mean)
         out = walk(table(schedule, steps, spacing), NOISE, MIXTURE.posterior_mean)
         torch.testing.assert_close(out, expected, rtol=1e-7, atol=1e-8)
@@ -251,17 +253,17 @@ def test_tables_equal_the_algorithms_of_the_papers(
 
 @ON_ALL
 @pytest.mark.parametrize("name", GRIDS)
-def test_grids_fall_from_noise_to_data(schedule: Discrete, name: str) -> None:
+def test_grids_fall_from_noise_to_data(schedule: DiscreteSchedule, name: str) -> None:
     for steps in [*range(1, 60), 333, 998, 999, 1000]:
-        ks = grid(schedule, steps, name)
+        ks = grid(schedule.log_snr, steps, name)
         assert len(ks) == steps + 1 and ks[0] == 1000 and ks[-1] == 0 and (ks.diff() < 0).all()
-    tiny = Discrete.of(Linear(), 21)
-    assert all((grid(tiny, n, name).diff() < 0).all() for n in range(1, 22))
+    tiny = DiscreteSchedule.of(Linear(), 21)
+    assert all((grid(tiny.log_snr, n, name).diff() < 0).all() for n in range(1, 22))
 
 
 def test_the_log_snr_grid_is_equidistant() -> None:
-    d = Discrete.of(Linear(), 20_000)
-    gaps = d.log_snr[grid(d, 12, "log_snr")[:-1]].diff()
+    d = DiscreteSchedule.of(Linear(), 20_000)
+    gaps = d.log_snr[grid(d.log_snr, 12, "log_snr")[:-1]].diff()
     inner = gaps[:-2]  # T allows no finer grid near data
     assert inner.max() / inner.min() < 1.05
 
@@ -302,6 +304,6 @@ def test_dpmpp_first_order_is_ddim() -> None:
         (lambda d: dpmpp_2m(d, 10, "log-snr"), r"did you mean 'log_snr'"),
     ],
 )
-def test_errors_are_named(call: Callable[[Discrete], Tensor], message: str) -> None:
+def test_errors_are_named(call: Callable[[DiscreteSchedule], Tensor], message: str) -> None:
     with pytest.raises(UserError, match=message):
         call(SCHEDULES["cosine"])

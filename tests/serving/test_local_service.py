@@ -15,7 +15,7 @@ from gen_ray.engine.inference.fingerprint import build, fingerprint
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.sampler_choice import SamplerChoice
 from gen_ray.errors import RunError
-from gen_ray.family import Known
+from gen_ray.maths.chain import Known
 from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.service import JobResult, RequestLimits, RequestRefusedError, ServingJob, StreamPreview, card_json

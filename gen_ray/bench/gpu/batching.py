@@ -19,7 +19,7 @@ from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import Batcher, RequestHandle
 from gen_ray.engine.inference.batcher import measure as measure_costs
 from gen_ray.errors import RunError
-from gen_ray.family import Chain
+from gen_ray.maths.chain import Chain
 
 WARM_UP = 0.25
 """Warm-up before a window, as a fraction of it, in which the batches fill up."""

@@ -12,7 +12,7 @@ from gen_ray.bench.gpu.workloads import SAMPLERS, Size, Workload
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.memory import is_out_of_memory
 from gen_ray.engine.inference.precision import autocast
-from gen_ray.family import Chain
+from gen_ray.maths.chain import Chain
 
 
 class CallRecorder:

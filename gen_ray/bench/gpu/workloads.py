@@ -12,7 +12,8 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment, load
-from gen_ray.family import Chain, Family
+from gen_ray.family import Family
+from gen_ray.maths.chain import Chain
 
 IMAGES: Mapping[str, tuple[int, int, int]] = {
     "cifar10": (3, 32, 32),

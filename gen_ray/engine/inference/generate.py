@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.engine.inference import memory
-from gen_ray.family import Chain, Known
+from gen_ray.maths.chain import Chain, Known
 from gen_ray.maths.noise import RowNoise
 
 
@@ -40,7 +40,7 @@ def generate(
 
 @torch.inference_mode()  # avoids the overhead of autograd; generate copies the result into an ordinary tensor
 def _sample(net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, known: Known | None) -> Tensor:
-    state = chain.kernel.start(noise.at(0), device, known)
+    state = chain.stepper.start(noise.at(0), device, known)
     for tick, rows in enumerate(chain.table[:, None].expand(-1, noise.batch, -1), start=1):
-        state = chain.kernel.tick(net, state, rows, noise.at(tick))
-    return chain.kernel.finish(state).cpu()
+        state = chain.stepper.tick(net, state, rows, noise.at(tick))
+    return chain.stepper.finish(state).cpu()

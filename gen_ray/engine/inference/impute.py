@@ -13,7 +13,8 @@ from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.precision import autocast
 from gen_ray.engine.inference.score import EFFORT, bits_per_dim
 from gen_ray.errors import UserError
-from gen_ray.family import Known, Nll, SupportsMaskedLikelihood
+from gen_ray.family import Nll, SupportsMaskedLikelihood
+from gen_ray.maths.chain import Known
 from gen_ray.maths.noise import generator
 
 MODEL_LIKELIHOOD = "the model's own −log p(missing | known), or an upper bound on it"

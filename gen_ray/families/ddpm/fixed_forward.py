@@ -12,7 +12,7 @@ from gen_ray.family import LossTerms
 from gen_ray.maths import gaussian, likelihoods
 from gen_ray.maths.bounds import ChainStep
 from gen_ray.maths.noise import stratified_uniform
-from gen_ray.maths.schedules import Discrete
+from gen_ray.maths.schedules import DiscreteSchedule
 
 HYBRID_WEIGHT = 1e-3
 """Nichol & Dhariwal's weight of the bound, for L_simple summed over the dimensions."""
@@ -40,7 +40,7 @@ class FixedForward(Forward):
 
     decoder_nfe = 1
 
-    def __init__(self, config: DdpmConfig, schedule: Discrete, parametrization: Parametrization) -> None:
+    def __init__(self, config: DdpmConfig, schedule: DiscreteSchedule, parametrization: Parametrization) -> None:
         """Set up the chain and select the loss by config.loss."""
         super().__init__(schedule, parametrization)
         self.vlb_weight, self.min_snr = config.vlb_weight or HYBRID_WEIGHT, config.min_snr

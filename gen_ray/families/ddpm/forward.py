@@ -10,7 +10,7 @@ from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import LossTerms
 from gen_ray.maths import gaussian
 from gen_ray.maths.bounds import ChainBound
-from gen_ray.maths.schedules import Discrete
+from gen_ray.maths.schedules import DiscreteSchedule
 
 
 class Forward(ABC):
@@ -19,7 +19,7 @@ class Forward(ABC):
     decoder_nfe: ClassVar[int]
     """The number of network evaluations of decoder_nats."""
 
-    def __init__(self, schedule: Discrete, parametrization: Parametrization) -> None:
+    def __init__(self, schedule: DiscreteSchedule, parametrization: Parametrization) -> None:
         """Store the chain's schedule and the parametrisation of the net, and make the bound of both."""
         self.schedule, self.parametrization = schedule, parametrization
         self.bound = ChainBound(schedule, parametrization.variance, parametrization.levels)

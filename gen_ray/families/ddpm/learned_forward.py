@@ -14,7 +14,7 @@ from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import LossTerms
 from gen_ray.maths import learned
 from gen_ray.maths.noise import stratified_uniform
-from gen_ray.maths.schedules import Discrete, Learned, alpha_bar_of, times
+from gen_ray.maths.schedules import DiscreteSchedule, Learned, alpha_bar_of, times
 from gen_ray.nets import Diffuser, Gamma, NoisedOutput
 
 
@@ -27,7 +27,7 @@ class LearnedForward(Forward):
 
     decoder_nfe = 0
 
-    def __init__(self, config: Learned, schedule: Discrete, parametrization: Parametrization) -> None:
+    def __init__(self, config: Learned, schedule: DiscreteSchedule, parametrization: Parametrization) -> None:
         """Set up the chain and select the training estimate of the bound by config.estimate."""
         super().__init__(schedule, parametrization)
         self.config = config
@@ -42,7 +42,7 @@ class LearnedForward(Forward):
     def fitted(self, net: nn.Module) -> "LearnedForward":
         """Return the process with the gamma of net, an unwrapped Diffuser."""
         gamma, _ = cast(Diffuser, net).gamma(times(self.schedule.T).to(next(net.parameters()).device))
-        return LearnedForward(self.config, Discrete(alpha_bar_of(gamma.cpu())), self.parametrization)
+        return LearnedForward(self.config, DiscreteSchedule(alpha_bar_of(gamma.cpu())), self.parametrization)
 
     def network_time(self, t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """Return gamma scaled from [gamma_min, gamma_max] to [0, 1], (B,)."""

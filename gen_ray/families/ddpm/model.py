@@ -14,13 +14,14 @@ from gen_ray.families.ddpm.fixed_forward import FixedForward
 from gen_ray.families.ddpm.forward import Forward
 from gen_ray.families.ddpm.learned_forward import LearnedForward
 from gen_ray.families.ddpm.parametrization import Parametrization
-from gen_ray.family import Chain, Family, LossTerms, Nll, Sampler, parse_sampler
+from gen_ray.family import Family, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import gaussian, tables
 from gen_ray.maths.bounds import summed
-from gen_ray.maths.kernels import GaussianKernel
+from gen_ray.maths.chain import Chain
+from gen_ray.maths.gaussian_steppers import GaussianStepper
 from gen_ray.maths.levels import scaled
 from gen_ray.maths.paths import end_fault
-from gen_ray.maths.schedules import Discrete, Learned
+from gen_ray.maths.schedules import DiscreteSchedule, Learned
 
 VARIANCES = {"small": tables.Variance.SMALL, "large": tables.Variance.LARGE, "learned": tables.Variance.LEARNED}
 
@@ -45,9 +46,9 @@ class Ddpm(Family):
         self.parametrization = Parametrization(
             prediction=prediction, variance=variance, clip=config.clip, levels=spec.levels
         )
-        self.forward = self._forward(Discrete.of(config.schedule, config.steps))
+        self.forward = self._forward(DiscreteSchedule.of(config.schedule, config.steps))
 
-    def _forward(self, schedule: Discrete) -> Forward:
+    def _forward(self, schedule: DiscreteSchedule) -> Forward:
         """Return the forward process. Raise UserError if the chain does not end in noise and its end is not learned."""
         fault = end_fault(float(schedule.alpha[-1]), float(schedule.sigma[-1]))
         if fault and not (isinstance(self.config.schedule, Learned) and self.config.schedule.learn_ends):
@@ -57,7 +58,7 @@ class Ddpm(Family):
         return FixedForward(self.config, schedule, self.parametrization)
 
     @property
-    def schedule(self) -> Discrete:
+    def schedule(self) -> DiscreteSchedule:
         """Return the chain's schedule on its T steps."""
         return self.forward.schedule
 
@@ -160,7 +161,7 @@ class Ddpm(Family):
             makers[name](self.schedule, known[name].default_steps if steps is None else steps, **options)
         )
 
-    def _repaint_low_noise(self, schedule: Discrete, steps: int, times: float = 20) -> Tensor:
+    def _repaint_low_noise(self, schedule: DiscreteSchedule, steps: int, times: float = 20) -> Tensor:
         """Return the table of ``focus``: fewer ancestral steps than ``_repaint``, all returns at low noise levels.
 
         sqrt(500)·KS (below 1.63 at p = 0.01) of 5,000 completions of pairs whose known pixel fits one component of a
@@ -181,7 +182,7 @@ class Ddpm(Family):
             tables.ancestral(schedule, steps, tables.Variance.LARGE, spacing="log_snr"), times
         )
 
-    def _repaint(self, schedule: Discrete, steps: int, times: float = 10, jump: float = 5) -> Tensor:
+    def _repaint(self, schedule: DiscreteSchedule, steps: int, times: float = 10, jump: float = 5) -> Tensor:
         """Return the table of ``repaint``: ancestral steps, resampled.
 
         Many returns accumulate the error of a step. Therefore the steps are equal in log SNR, and the variance is beta:
@@ -193,4 +194,4 @@ class Ddpm(Family):
         return tables.resample(rows, times, jump)
 
     def _chain(self, table: Tensor) -> Chain:
-        return Chain(table, GaussianKernel(self.spec.shape, self.spec.levels, self.forward.denoise))
+        return Chain(table, GaussianStepper(self.spec.shape, self.spec.levels, self.forward.denoise))

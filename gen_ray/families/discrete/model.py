@@ -19,7 +19,8 @@ from gen_ray.errors import UserError
 from gen_ray.families.discrete.absorbing import AbsorbingConfig
 from gen_ray.families.discrete.orders import OrderConfig, RandomOrderConfig
 from gen_ray.families.discrete.uniform import UniformConfig
-from gen_ray.family import Chain, Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
+from gen_ray.family import Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
+from gen_ray.maths.chain import Chain
 from gen_ray.nets import CategoricalConfig
 
 AnyKernel = Annotated[AbsorbingConfig | UniformConfig | RandomOrderConfig | OrderConfig, Field(discriminator="name")]
@@ -89,7 +90,7 @@ class DiscreteDiffusion(Family):
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
         """Return the chain of a sampler, e.g. ``confidence:temperature=1``."""
         name, options = parse_sampler(sampler, self.samplers(), steps=steps)
-        return Chain(self.process.samplers()[name][1](steps, options), self.process.kernel)
+        return Chain(self.process.samplers()[name][1](steps, options), self.process.stepper)
 
     def imputers(self) -> Mapping[str, Sampler]:
         """Return the kernel's imputers."""
@@ -98,4 +99,4 @@ class DiscreteDiffusion(Family):
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
         """Return the chain of an imputer."""
         name, options = parse_sampler(imputer, self.imputers(), "imputer", steps=steps)
-        return Chain(self.process.imputers()[name][1](steps, options), self.process.kernel)
+        return Chain(self.process.imputers()[name][1](steps, options), self.process.stepper)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gen_ray.configuration.base import Config
 from gen_ray.dataspec import DataSpec
-from gen_ray.family import Kernel, LossTerms, Nll, Sampler
-from gen_ray.maths.discrete_kernels import UnmaskingKernel
+from gen_ray.family import LossTerms, Nll, Sampler
+from gen_ray.maths.chain import Stepper
+from gen_ray.maths.discrete_steppers import UnmaskingStepper
 
 DEFAULT_STEPS = 100
 """The largest default number of steps of the samplers that follow the time grid."""
@@ -28,10 +29,10 @@ class ForwardKernel(ABC):
     causal: ClassVar[bool] = False
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
-        """Bind the settings to the data: D, the numbers of levels and symbols, and the update kernel."""
+        """Bind the settings to the data: D, the numbers of levels and symbols, and the stepper."""
         self.D, self.K = spec.dims, spec.levels
         self.symbols = self.K + 1
-        self.kernel: Kernel = UnmaskingKernel(spec.shape, spec.levels)
+        self.stepper: Stepper = UnmaskingStepper(spec.shape, spec.levels)
 
     @abstractmethod
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:

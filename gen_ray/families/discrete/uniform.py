@@ -12,8 +12,8 @@ from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, Forw
 from gen_ray.family import LossTerms, Nll, Sampler
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
-from gen_ray.maths.discrete_kernels import ResamplingKernel
 from gen_ray.maths.discrete_schedules import Survival, on_grid
+from gen_ray.maths.discrete_steppers import ResamplingStepper
 from gen_ray.maths.noise import stratified_uniform
 
 DEFAULT_SHARE = 1 / 16
@@ -41,7 +41,7 @@ class UniformKernel(ForwardKernel):
         """Bind the settings to the data and evaluate the schedule on the grid."""
         super().__init__(config, spec)
         self.symbols = self.K
-        self.kernel = ResamplingKernel(spec.shape, spec.levels)
+        self.stepper = ResamplingStepper(spec.shape, spec.levels)
         self.steps = bounds.UniformChain(on_grid(config.schedule, config.steps, spec.levels), spec.levels)
         self.ce_weight = (config.ce_weight or HYBRID_WEIGHT) if config.loss == "hybrid" else 0.0
 

@@ -11,9 +11,10 @@ from gen_ray.families.score_sde import samplers as chains
 from gen_ray.families.score_sde.config import ScoreSdeConfig
 from gen_ray.families.score_sde.trace import TRACES
 from gen_ray.families.score_sde.weighting import WEIGHTINGS
-from gen_ray.family import Chain, Family, LossTerms, Nll, Sampler, parse_sampler
+from gen_ray.family import Family, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import gaussian, ode
-from gen_ray.maths.kernels import FlowKernel
+from gen_ray.maths.chain import Chain
+from gen_ray.maths.gaussian_steppers import FlowStepper
 from gen_ray.maths.levels import scaled
 from gen_ray.maths.noise import stratified_uniform
 
@@ -137,13 +138,13 @@ class ScoreSde(Family):
     ) -> Chain:
         name, options = parse_sampler(text, known, what, steps=steps)
         table = makers[name](self.sde, known[name].default_steps if steps is None else steps, **options)
-        return Chain(table, self.kernel)
+        return Chain(table, self.stepper)
 
     @property
-    def kernel(self) -> FlowKernel:
-        """Return the kernel that executes all tables of this family."""
+    def stepper(self) -> FlowStepper:
+        """Return the stepper that executes all tables of this family."""
         spec = self.spec
-        return FlowKernel(spec.shape, spec.levels, self.denoise, prior_std=self.sde.prior_std, solve=self.solve)
+        return FlowStepper(spec.shape, spec.levels, self.denoise, prior_std=self.sde.prior_std, solve=self.solve)
 
     def solve(self, net: nn.Module, x: Tensor, rtol: float) -> Tensor:
         """Return x̂_0 (B, *shape) at the end of the flow from x at t = 1 to t_min, solved adaptively to rtol."""

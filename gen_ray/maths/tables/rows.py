@@ -17,7 +17,7 @@ class Column(IntEnum):
     x ← a·x + b·x̂0 + c·x̂0⁻ + s·exp(r·v)·z, z ~ N(0, I), where v in [-1, 1] is the network's output for the variance.
 
     If snr > 0 the row is a Langevin step, and a·x + b·x̂0 is the score (see ``langevin``). If rtol > 0 the row is the
-    whole probability-flow ODE, for a kernel that has a solver.
+    whole probability-flow ODE, for a stepper that has a solver.
     """
 
     t = 0  # network time

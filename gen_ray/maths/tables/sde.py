@@ -39,7 +39,7 @@ def reverse_diffusion(process: Process, steps: int, spacing: str = "uniform") ->
 
 
 def adaptive(process: Process, steps: int = 1, rtol: float = 1e-4) -> Tensor:
-    """Return one row (1, 12) for the whole flow, which a kernel with a solver solves to rtol.
+    """Return one row (1, 12) for the whole flow, which a stepper with a solver solves to rtol.
 
     Raise UserError unless steps = 1, because the solver chooses its steps itself.
     """

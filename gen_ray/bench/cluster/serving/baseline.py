@@ -62,11 +62,11 @@ class RequestBatches:
         )
         cpu = torch.device("cpu")
         with autocast(self._model.experiment.training.precision, cpu):
-            state = chain.kernel.start(noise, cpu)
+            state = chain.stepper.start(noise, cpu)
             for tick, row in enumerate(chain.table, 1):
-                state = chain.kernel.tick(self._model.net, state, row.expand(noise.batch, -1), noise.at(tick))
+                state = chain.stepper.tick(self._model.net, state, row.expand(noise.batch, -1), noise.at(tick))
         self._evaluations += noise.batch * chain.nfe
-        return [part.numpy() for part in chain.kernel.finish(state).split(sizes)]
+        return [part.numpy() for part in chain.stepper.finish(state).split(sizes)]
 
 
 def build(args: ServingApplication) -> serve.Application:

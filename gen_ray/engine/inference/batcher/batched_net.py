@@ -1,4 +1,4 @@
-"""One forward for equal network calls: those of the sampling kernel, and those of auxiliary tasks in other threads."""
+"""One forward for equal network calls: those of the sampling stepper, and those of auxiliary tasks in other threads."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -67,7 +67,7 @@ class GradientTurn:
 
 
 class BatchingNet:
-    """The network as the sampling kernel calls it; rows of matching calls of auxiliary tasks join its forward."""
+    """The network as the sampling stepper calls it; rows of matching calls of auxiliary tasks join its forward."""
 
     def __init__(self, net: nn.Module) -> None:
         """Wrap net; no calls join yet."""

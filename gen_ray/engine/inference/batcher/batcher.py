@@ -29,7 +29,7 @@ from gen_ray.engine.inference.batcher.requests import OnPreview, RequestHandle, 
 from gen_ray.engine.inference.batcher.running_batch import RunningBatch
 from gen_ray.engine.inference.batcher.scheduler import Scheduler, is_running
 from gen_ray.engine.inference.precision import autocast
-from gen_ray.family import Chain, Known
+from gen_ray.maths.chain import Chain, Known
 
 T = TypeVar("T")
 PADDED_ROWS = 8

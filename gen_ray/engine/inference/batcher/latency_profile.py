@@ -16,7 +16,7 @@ from gen_ray.engine.inference.batcher.running_batch import RunningBatch
 from gen_ray.engine.inference.memory import is_out_of_memory
 from gen_ray.engine.inference.precision import autocast
 from gen_ray.errors import RunError
-from gen_ray.family import Chain
+from gen_ray.maths.chain import Chain
 
 MAX_ROWS = 512
 SLOWEST_TICK_SECONDS = 0.1

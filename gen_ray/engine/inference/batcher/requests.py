@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.engine.inference.batcher.errors import CancelledError, DeadlineExceededError
-from gen_ray.family import Chain, Known, State
+from gen_ray.maths.chain import Chain, Known, State
 
 
 @dataclass(frozen=True)

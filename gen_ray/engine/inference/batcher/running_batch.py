@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.engine.inference.batcher.requests import SampleRow
-from gen_ray.family import Kernel, State
+from gen_ray.maths.chain import State, Stepper
 from gen_ray.maths.noise import RowNoise
 
 
@@ -24,9 +24,9 @@ class RunningBatch:
         self.noise = RowNoise([], [], [])
 
     @property
-    def kernel(self) -> Kernel:
-        """Return the kernel shared by all chains of a model."""
-        return self.rows[0].request.chain.kernel
+    def stepper(self) -> Stepper:
+        """Return the stepper shared by all chains of a model."""
+        return self.rows[0].request.chain.stepper
 
     def set_rows(self, wanted: Sequence[SampleRow]) -> None:
         """Make the batch consist of exactly these rows. Leaving rows keep their state; joining rows resume or start."""
@@ -57,7 +57,7 @@ class RunningBatch:
     def _begin(self, rows: list[SampleRow]) -> State:
         request, first, n = rows[0].request, rows[0].index, len(rows)
         known = request.known and request.known.part(first, n)
-        state = request.chain.kernel.start(RowNoise.of(request.seed, n, first=first), self.device, known)
+        state = request.chain.stepper.start(RowNoise.of(request.seed, n, first=first), self.device, known)
         for row in rows:
             row.keys = frozenset(state)
         return state
@@ -72,10 +72,10 @@ class RunningBatch:
         padding = self.padded_rows - len(self.rows) if self.padded_rows else 0
         if padding:
             index = [*range(len(self.rows)), *[0] * padding]
-            state = self.kernel.tick(net, _select(self.state, index), table[index], noise.select(index))
+            state = self.stepper.tick(net, _select(self.state, index), table[index], noise.select(index))
             self.state = {key: value[: len(self.rows)] for key, value in state.items()}
         else:
-            self.state = self.kernel.tick(net, self.state, table, noise)
+            self.state = self.stepper.tick(net, self.state, table, noise)
         for row in self.rows:
             row.position += 1
 
@@ -88,7 +88,7 @@ class RunningBatch:
         if not ended:
             return []
         state = _select(self.state, ended)
-        samples, finite = self.kernel.finish(state).cpu(), _finite(state)
+        samples, finite = self.stepper.finish(state).cpu(), _finite(state)
         found, place = [], 0
         for _, group in groupby((self.rows[i] for i in ended), key=lambda row: id(row.request)):
             rows = list(group)
@@ -104,7 +104,7 @@ class RunningBatch:
 
     def previews(self) -> list[tuple[SampleRow, Tensor]]:
         """Return each row and its current preview (*shape) on the CPU, −1 where undecided."""
-        return list(zip(self.rows, self.kernel.preview(self.state).cpu(), strict=True)) if self.rows else []
+        return list(zip(self.rows, self.stepper.preview(self.state).cpu(), strict=True)) if self.rows else []
 
 
 def _select(state: State, index: list[int]) -> State:
@@ -112,7 +112,7 @@ def _select(state: State, index: list[int]) -> State:
 
 
 def _concatenate(parts: list[State], keys: frozenset[str]) -> State:
-    """Concatenate states along the rows; an entry that a part lacks is 0 there: nothing is known (Kernel.start)."""
+    """Concatenate states along the rows; an entry that a part lacks is 0 there: nothing is known (Stepper.start)."""
     alike = {key: next(part[key] for part in parts if key in part) for key in keys}
     sizes = [len(next(iter(part.values()))) for part in parts]
     return {

@@ -75,9 +75,9 @@ def is_running(request: SamplingRequest, batch: RunningBatch) -> bool:
 
 def _preview_of(request: SamplingRequest, batch: RunningBatch) -> Tensor:
     """Return the current preview of a request's samples, (n, *shape) int32, −1 where undecided."""
-    kernel, going = request.chain.kernel, {row.index: row for row in request.started_rows}
+    stepper, going = request.chain.stepper, {row.index: row for row in request.started_rows}
     here = {row.index: image for row, image in batch.previews() if row.request is request}
-    parked = {i: kernel.preview(row.state)[0].cpu() for i, row in going.items() if row.state is not None}
+    parked = {i: stepper.preview(row.state)[0].cpu() for i, row in going.items() if row.state is not None}
     ended = [] if request.samples is None else [i for i in range(request.begun) if i not in going]
     known = {**{i: request.samples[i] for i in ended if request.samples is not None}, **here, **parked}
     shown = torch.full((request.n, *next(iter(known.values())).shape), -1, dtype=torch.int32)

@@ -10,17 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.maths.categorical import Corruption, draw
+from gen_ray.maths.chain import Known, State
 from gen_ray.maths.discrete_bounds import append_dims, masked_share
 from gen_ray.maths.discrete_tables import Resample, Unmask
-from gen_ray.maths.kernels import Held
 from gen_ray.maths.levels import stored
 from gen_ray.maths.noise import RowNoise
 
-State = dict[str, Tensor]
-
 
 @dataclass(frozen=True)
-class UnmaskingKernel:
+class UnmaskingStepper:
     """The update from all [MASK] (symbol K) to data. Revealed and known positions do not change.
 
     State: u (B, *shape) float64, the hitting levels; x (B, *shape) int64, the symbols.
@@ -29,7 +27,7 @@ class UnmaskingKernel:
     shape: tuple[int, ...]
     K: int
 
-    def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> State:
+    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
         """Return the initial state: hitting levels are drawn, and all positions that are not known are masked."""
         u = noise.uniform(self.shape, device=device)
         x = torch.full(u.shape, self.K, device=device)
@@ -82,7 +80,7 @@ def _categories(logits: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class ResamplingKernel:
+class ResamplingStepper:
     """The update from uniform noise to data of K categories, in which every position is redrawn repeatedly.
 
     State: x (B, *shape) int64; also known and mask of the same shape in imputation. After each row the known part is
@@ -93,7 +91,7 @@ class ResamplingKernel:
     shape: tuple[int, ...]
     K: int
 
-    def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> State:
+    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
         """Return the initial state: x_T is uniform; as alpha_bar_T = 0, this is also the law of the known part."""
         x = (noise.uniform(self.shape, device=device) * self.K).long()
         return {"x": x} if held is None else {"x": x, "known": held.known.to(x), "mask": held.mask.to(device)}

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from gen_ray.maths.chain import Known, State
 from gen_ray.maths.levels import nearest, scaled, stored
 from gen_ray.maths.noise import RowNoise
 from gen_ray.maths.tables import Column, apply, spread
@@ -16,22 +16,8 @@ Denoise = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Te
 """(net, x (B,C,H,W), t (B,), alpha (B,1,1,1), sigma (B,1,1,1)) -> (x̂_0, v in [-1, 1] of a learned variance or None)."""
 
 
-class Held(Protocol):
-    """The known part of the data: known (B, *shape) stored values, mask (B, *shape) True where known."""
-
-    @property
-    def known(self) -> Tensor:
-        """Return the stored values; they are used only where mask is True."""
-        ...
-
-    @property
-    def mask(self) -> Tensor:
-        """Return the mask, True where known."""
-        ...
-
-
 @dataclass(frozen=True)
-class GaussianKernel:
+class GaussianStepper:
     """The update x <- a·x + b·x̂_0 + c·x̂_0⁻ + s·exp(r·v)·z, with coefficients per row (tables/rows.py).
 
     prior_std is the standard deviation of x at the start of every chain.
@@ -42,7 +28,7 @@ class GaussianKernel:
     denoise: Denoise
     prior_std: float = 1.0
 
-    def start(self, noise: RowNoise, device: torch.device, held: Held | None = None) -> dict[str, Tensor]:
+    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
         """Return the initial state {"x": x_T (B, *shape), "x_0": zeros}, and "known" (scaled) and "mask" if held."""
         x = self.prior_std * noise.normal(self.shape, device=device)
         state = {"x": x, "x_0": torch.zeros_like(x)}
@@ -51,7 +37,7 @@ class GaussianKernel:
         known = scaled(held.known.to(device), self.levels)
         return {**state, "known": known, "mask": held.mask.to(device)}
 
-    def tick(self, net: nn.Module, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> dict[str, Tensor]:
+    def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
         """Advance state by one evaluation; rows (B, 12) float64 on the CPU, columns as in tables.Column."""
         x, used = state["x"], rows.any(0).tolist()  # once, on the host: terms that no row uses are not computed
         z = noise.normal(self.shape, where=rows[:, Column.s] > 0, device=x.device) if used[Column.s] else None
@@ -64,18 +50,18 @@ class GaussianKernel:
             x = self._keep(x, by, state, rows, noise)
         return {**state, "x": x, "x_0": x_0}
 
-    def _keep(self, x: Tensor, by: Sequence[Tensor], state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> Tensor:
+    def _keep(self, x: Tensor, by: Sequence[Tensor], state: State, rows: Tensor, noise: RowNoise) -> Tensor:
         """Return x with its known part drawn from q(x_r | x_0) at the row's end r; at the data it is x_0 itself."""
         holding = state["mask"].flatten(1).any(1).cpu()  # some rows of a batch may have no known part
         z = noise.held_normal(self.shape, where=(rows[:, Column.sigma_to] > 0) & holding, device=x.device)
         kept = by[Column.alpha_to] * state["known"] + by[Column.sigma_to] * z
         return torch.where(state["mask"], kept, x)
 
-    def finish(self, state: dict[str, Tensor]) -> Tensor:
+    def finish(self, state: State) -> Tensor:
         """Return the nearest stored values (B, *shape), uint8 up to 256 levels, else int32."""
         return stored(nearest(state["x"], self.levels), self.levels)
 
-    def preview(self, state: dict[str, Tensor]) -> Tensor:
+    def preview(self, state: State) -> Tensor:
         """Return the levels nearest to the latest x̂_0 (B, *shape); mid-grey before the first evaluation."""
         return stored(nearest(state["x_0"], self.levels), self.levels)
 
@@ -85,15 +71,15 @@ Solve = Callable[[nn.Module, Tensor, float], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowKernel(GaussianKernel):
-    """A Gaussian kernel that can also solve the flow adaptively: a row with rtol > 0 is a whole chain.
+class FlowStepper(GaussianStepper):
+    """A Gaussian stepper that can also solve the flow adaptively: a row with rtol > 0 is a whole chain.
 
     Such rows are solved one by one, because a step size shared by a batch would make a sample depend on its neighbours.
     """
 
     solve: Solve
 
-    def tick(self, net: nn.Module, state: dict[str, Tensor], rows: Tensor, noise: RowNoise) -> dict[str, Tensor]:
+    def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
         """Advance state by one evaluation, and rows with rtol > 0 to the end of the flow."""
         solved = rows[:, Column.rtol] > 0
         if not solved.any():
