@@ -66,6 +66,10 @@ class Sampler:
         return max(self.least_steps, min(self.default_steps, most))
 
 
+RENAMED_SAMPLERS: Mapping[str, str] = {"focus": "repaint_low_noise"}
+"""The present names of samplers and imputers that had another name in earlier versions."""
+
+
 def parse_sampler(
     text: str, known: Mapping[str, Sampler], what: str = "sampler", *, steps: int | None
 ) -> tuple[str, dict[str, float]]:
@@ -74,6 +78,8 @@ def parse_sampler(
     what: the word for error messages, "sampler" or "imputer". The caller checks the upper limit of steps.
     """
     name, _, tail = text.partition(":")
+    if RENAMED_SAMPLERS.get(name) in known:
+        raise UserError(f"{what}: {name!r} is now called {RENAMED_SAMPLERS[name]!r}")
     if name not in known:
         raise UserError(f"{what}: there is no {what} {name!r}; {nearest(name, known)}")
     options: dict[str, float] = {}

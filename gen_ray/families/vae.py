@@ -17,6 +17,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.family import Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import likelihoods
+from gen_ray.maths.broadcasting import append_dims
 from gen_ray.maths.chain import Chain, Known, State
 from gen_ray.maths.levels import stored
 from gen_ray.maths.noise import RowNoise
@@ -125,7 +126,7 @@ class DecodeStepper:
 
 def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     """Return (B, …): the rows of yes where rows (B,) is True, else those of no."""
-    return torch.where(rows.to(yes.device).view(-1, *[1] * (yes.ndim - 1)), yes, no)
+    return torch.where(append_dims(rows.to(yes.device), yes.ndim), yes, no)
 
 
 class Vae(Family):

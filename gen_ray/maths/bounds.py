@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from gen_ray.maths import gaussian, likelihoods
+from gen_ray.maths.broadcasting import append_dims
+from gen_ray.maths.noise import stratified_step
 from gen_ray.maths.schedules import DiscreteSchedule
 from gen_ray.maths.tables import Variance
 
@@ -44,7 +46,7 @@ class ChainBound:
         """Return the coefficients at k (B,), integers in {1 … T}, each (B, 1, …) with ndim axes."""
         if k.device not in self._columns:
             self._columns[k.device] = self._laid_out().to(k.device, torch.float32)
-        return ChainStep(*(column.view(-1, *[1] * (ndim - 1)) for column in self._columns[k.device][k].unbind(1)))
+        return ChainStep(*(append_dims(column, ndim) for column in self._columns[k.device][k].unbind(1)))
 
     def _laid_out(self) -> Tensor:
         """Return the columns of ChainStep for k = 0 … T, (T+1, 7) float64; row 0 is not used."""
@@ -98,8 +100,6 @@ def summed(nats_at: Callable[[Tensor], Tensor], T: int, draws: int, like: Tensor
     """
     total = torch.zeros(len(like), device=like.device)
     for part in range(draws):
-        low, high = part * (T - 1) / draws, (part + 1) * (T - 1) / draws
-        u = torch.rand(len(like), generator=rng, device=like.device, dtype=torch.float64)
-        k = 2 + (low + (high - low) * u).floor().clamp(max=T - 2)
-        total = total + (high - low) * nats_at(k.long())
+        k = 1 + stratified_step(T - 1, part, draws, len(like), rng, like.device)
+        total = total + (T - 1) / draws * nats_at(k)
     return total

@@ -13,20 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gen_ray.maths.broadcasting import append_dims
 from gen_ray.maths.categorical import Corruption, cross_entropy, log_binomial, uniform_kl, uniform_x_0_nats
+from gen_ray.maths.noise import stratified_step
 
 STEPS_AT_ONCE = 1000
 """Rows of the T×D table of binomial probabilities that are in memory at the same time."""
 
 
-def like(x: Tensor, rng: torch.Generator) -> Tensor:
+def uniform_like(x: Tensor, rng: torch.Generator) -> Tensor:
     """Return uniforms in [0, 1) of the shape of x, float64."""
     return torch.rand(x.shape, generator=rng, device=x.device, dtype=torch.float64)
-
-
-def append_dims(values: Tensor, x: Tensor) -> Tensor:
-    """Return values (B,) as (B, 1, …), which broadcasts to x (B, *shape)."""
-    return values.view(-1, *[1] * (x.ndim - 1))
 
 
 def masked_share(masked: Tensor) -> Tensor:
@@ -47,7 +44,7 @@ def random_masks(x: Tensor, n: Tensor, rng: torch.Generator, among: Tensor | Non
 
     among (B, *shape) is True at the positions that may be masked, at least n of them; None means all.
     """
-    u = like(x, rng)
+    u = uniform_like(x, rng)
     if among is not None:
         u = u.masked_fill(~among, 2.0)  # sorted after all positions that may be masked
     return (u.flatten(1).argsort(1).argsort(1) < n[:, None]).view(x.shape)
@@ -86,8 +83,7 @@ def masked_bound(
     """
     D, nats = len(weights), torch.zeros(len(x), device=x.device)
     for part in range(draws):
-        u = torch.rand(len(x), generator=rng, device=x.device, dtype=torch.float64)
-        n = 1 + ((part + u) * (D / draws)).long().clamp(max=D - 1)
+        n = stratified_step(D, part, draws, len(x), rng, x.device)
         weight = weights.to(x.device)[n - 1] * (D / draws)
         nats = nats + weight.float() * masked_nats(net, x, random_masks(x, n, rng, missing), mask)
     return nats
@@ -126,8 +122,8 @@ class UniformChain:
 
         L_{k−1} = KL(q(x_{k−1}|x_k,x_0) ‖ p(x_{k−1}|x_k)); at k = 1 it is −ln p(x_0|x_1).
         """
-        now, after = (append_dims(self.alpha_bar.to(x.device)[j], x) for j in (k, k - 1))
-        x_k = Corruption.uniform(self.K).diffuse(x, now, like(x, rng))
+        now, after = (append_dims(self.alpha_bar.to(x.device)[j], x.ndim) for j in (k, k - 1))
+        x_k = Corruption.uniform(self.K).diffuse(x, now, uniform_like(x, rng))
         log_p = net(x_k, (k / self.T).float()).log_softmax(-1)
         kl = uniform_kl(log_p, x_k, x, now / after, after)
         return kl.flatten(1).sum(1), uniform_x_0_nats(log_p, x_k, x, now).flatten(1).sum(1)
@@ -136,7 +132,6 @@ class UniformChain:
         """Return an unbiased estimate (B,) of Σ_k L_{k−1} by ``draws`` <= T evaluations, stratified over 1 … T."""
         nats = torch.zeros(len(x), device=x.device)
         for part in range(draws):
-            u = torch.rand(len(x), generator=rng, device=x.device, dtype=torch.float64)
-            k = 1 + ((part + u) * (self.T / draws)).long().clamp(max=self.T - 1)
+            k = stratified_step(self.T, part, draws, len(x), rng, x.device)
             nats = nats + (self.T / draws) * self.step_nats(net, x, k, rng)[0]
         return nats

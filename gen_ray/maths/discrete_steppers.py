@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gen_ray.maths.broadcasting import append_dims
 from gen_ray.maths.categorical import Corruption, draw
 from gen_ray.maths.chain import Known, State
-from gen_ray.maths.discrete_bounds import append_dims, masked_share
+from gen_ray.maths.discrete_bounds import masked_share
 from gen_ray.maths.discrete_tables import Resample, Unmask
 from gen_ray.maths.levels import stored
 from gen_ray.maths.noise import RowNoise
@@ -52,7 +53,7 @@ class UnmaskingStepper:
         would draw. gumbel (B, *shape) is noise on the ranking.
         """
         masked = state["x"] == self.K
-        column = {name: append_dims(rows[:, name], masked) for name in Unmask}
+        column = {name: append_dims(rows[:, name], masked.ndim) for name in Unmask}
         place = torch.arange(math.prod(self.shape), device=masked.device).view(self.shape)
         score = column[Unmask.noise] * gumbel - column[Unmask.level] * state["u"] - column[Unmask.place] * place
         judged = masked & (column[Unmask.confidence] > 0)
@@ -101,7 +102,7 @@ class ResamplingStepper:
         x, corruption = state["x"], Corruption.uniform(self.K)
         rows = rows.to(x.device)
         u = noise.uniform((3, *self.shape), device=x.device)
-        a, alpha_bar_s = append_dims(rows[:, Resample.a], x), append_dims(rows[:, Resample.alpha_bar_s], x)
+        a, alpha_bar_s = (append_dims(rows[:, i], x.ndim) for i in (Resample.a, Resample.alpha_bar_s))
         p = net(x, rows[:, Resample.t].float()).double().softmax(-1)
         drawn = draw(corruption.reverse(x, p, a, alpha_bar_s), u[:, 0])
         count = (rows[:, Resample.share] * math.prod(self.shape)).round().clamp(min=1)

@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from gen_ray.maths import likelihoods
+from gen_ray.maths.broadcasting import append_dims
 
 
 def marginal(gamma: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
     """Return alpha and sigma at gamma (B,), each (B, 1, …) of ndim axes, float32."""
-    wide = gamma.view(-1, *[1] * (ndim - 1))
-    return torch.sigmoid(-wide).sqrt().float(), torch.sigmoid(wide).sqrt().float()
+    gamma = append_dims(gamma, ndim)
+    return torch.sigmoid(-gamma).sqrt().float(), torch.sigmoid(gamma).sqrt().float()
 
 
 def place(alpha: Tensor, sigma: Tensor, low: float, high: float) -> Tensor:
@@ -41,14 +42,14 @@ def diffusion_nats(eps: Tensor, eps_hat: Tensor, weight: Tensor) -> Tensor:
     return 0.5 * weight.float() * likelihoods.sum_dims((eps - eps_hat).square())
 
 
-def interior_lesson(nats: Tensor, crowding: Tensor) -> Tensor:
+def schedule_variance_loss(nats: Tensor, log_slope: Tensor) -> Tensor:
     """Return a loss (B,) of value zero whose mean has the gradient of ln E_t[L²]: the schedule's variance loss.
 
-    nats (B,) are L, crowding (B,) is ln gamma' at fixed v.
+    nats (B,) are L, log_slope (B,) is ln gamma' at fixed v.
     """
     squares = nats.detach().double().square()
-    lesson = squares / squares.mean().clamp(min=torch.finfo(torch.float64).tiny) * crowding
-    return (lesson - lesson.detach()).float()
+    loss = squares / squares.mean().clamp(min=torch.finfo(torch.float64).tiny) * log_slope
+    return (loss - loss.detach()).float()
 
 
 def reconstruction_nats(u: Tensor, eps: Tensor, first: Tensor, levels: int) -> Tensor:

@@ -183,3 +183,19 @@ def stratified_uniform(batch: int, rng: torch.Generator, device: torch.device | 
     """
     shift = torch.rand((), generator=rng, device=device, dtype=torch.float64)
     return (torch.arange(batch, device=device, dtype=torch.float64) / batch + shift) % 1
+
+
+def stratified_steps(T: int, batch: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
+    """Return steps (B,) int64, each uniform over 1 … T, stratified over the batch by ``stratified_uniform``."""
+    return 1 + (stratified_uniform(batch, rng, device) * T).long().clamp(max=T - 1)
+
+
+def stratified_step(
+    T: int, part: int, parts: int, batch: int, rng: torch.Generator, device: torch.device | str
+) -> Tensor:
+    """Return steps (B,) int64, independent and uniform over one of ``parts`` equal parts of 1 … T, the part-th from 0.
+
+    With parts = T every step is drawn once.
+    """
+    u = torch.rand(batch, generator=rng, device=device, dtype=torch.float64)
+    return 1 + ((part + u) * (T / parts)).long().clamp(max=T - 1)

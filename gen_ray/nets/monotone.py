@@ -70,8 +70,8 @@ class Gamma(nn.Module):
         """
         (first, span), (shape, slope) = self.ends(), self.interior(t)
         held, held_slope = shape.detach(), slope.detach()
-        crowding = self.interior(t - (shape - held) / held_slope)[1].log()
-        return first + span * held, span * held_slope, crowding
+        log_slope = self.interior(t - (shape - held) / held_slope)[1].log()
+        return first + span * held, span * held_slope, log_slope
 
 
 class NoisedOutput(NamedTuple):
@@ -83,7 +83,7 @@ class NoisedOutput(NamedTuple):
     rise: Tensor  # (B,): gamma'(t), or gamma(t) − gamma(before)
     first: Tensor  # (): gamma(0)
     last: Tensor  # (): gamma(1)
-    crowding: Tensor  # (B,): ln of the slope at fixed gamma, which trains the interior in continuous time
+    log_slope: Tensor  # (B,): ln of the slope at fixed gamma, which trains the interior in continuous time
 
 
 class Diffuser(nn.Module):
@@ -108,12 +108,12 @@ class Diffuser(nn.Module):
         if eps is None:
             output: Tensor = self.denoiser(x, t)
             return output
-        gamma, rise, crowding = self._gammas(t, before)
-        wide = gamma.view(-1, *[1] * (x.ndim - 1))
-        x_t = torch.sigmoid(-wide).sqrt().to(x.dtype) * x + torch.sigmoid(wide).sqrt().to(x.dtype) * eps
+        gamma, rise, log_slope = self._gammas(t, before)
+        by_row = gamma.view(-1, *[1] * (x.ndim - 1))
+        x_t = torch.sigmoid(-by_row).sqrt().to(x.dtype) * x + torch.sigmoid(by_row).sqrt().to(x.dtype) * eps
         first, span = self.gamma.ends()
         time = ((gamma - self.low) / (self.high - self.low)).to(x.dtype)
-        return NoisedOutput(x_t, self.denoiser(x_t, time), gamma, rise, first, first + span, crowding)
+        return NoisedOutput(x_t, self.denoiser(x_t, time), gamma, rise, first, first + span, log_slope)
 
     def _gammas(self, t: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if before is None:

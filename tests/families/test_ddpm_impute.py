@@ -20,7 +20,7 @@ KNOWN = {"first": 64, "either": 110, "second": 150}
 """A level of the first pixel that says first or second component, when the other pixel is nearly a normal, or that
 leaves it open: at 110 the second component has weight 0.06 and P(second pixel < 0) is 0.144."""
 
-DEFAULTS = [("focus", None), ("repaint", None), ("repaint:times=10,jump=5", 60)]
+DEFAULTS = [("repaint_low_noise", None), ("repaint", None), ("repaint:times=10,jump=5", 60)]
 
 
 def completed(imputer: str, steps: int | None, level: int) -> Tensor:
@@ -63,7 +63,7 @@ def moments(level: int) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("imputer", "steps", "name"),
     [
-        *[("focus:times=40", None, name) for name in KNOWN],
+        *[("repaint_low_noise:times=40", None, name) for name in KNOWN],
         *[(imputer, steps, name) for imputer, steps in DEFAULTS for name in ("first", "second")],
     ],
 )
@@ -113,11 +113,16 @@ def test_the_cost_equals_the_stated_nfe() -> None:
     family = model(PAIR, steps=60)
     for name, imputer in family.imputers().items():
         assert family.impute(name).nfe == imputer.nfe(imputer.default_steps)
-    for text in ("repaint:times=3,jump=4", "focus:times=3"):
+    for text in ("repaint:times=3,jump=4", "repaint_low_noise:times=3"):
         assert family.impute(text, 20).nfe == 3 * 19 + 1
-    for wrong in ("focus:times=1.5", "repaint:times=1.5", "repaint:times=0", "repaint:jump=2.5"):
+    for wrong in ("repaint_low_noise:times=1.5", "repaint:times=1.5", "repaint:times=0", "repaint:jump=2.5"):
         with pytest.raises(UserError, match=r"times|jump"):
             family.impute(wrong)
+
+
+def test_the_earlier_name_of_an_imputer_is_refused_with_its_present_name() -> None:
+    with pytest.raises(UserError, match="imputer: 'focus' is now called 'repaint_low_noise'"):
+        model(PAIR, steps=60).impute("focus:times=3")
 
 
 SCHEDULES = {"linear": {}, "cosine": {}, "sigmoid": {}, "learned": {"loss": "vlb"}}
@@ -135,5 +140,9 @@ def test_an_imputer_with_few_steps_is_not_worse_than_a_constant(name: str) -> No
             for steps in range(least, min(least + 8, T) + 1):
                 assert error(family.impute(name, steps).table) < 1.02, (schedule, T, steps)
             rows = tables.ancestral(family.schedule, least - 1, "large", spacing="log_snr")
-            below.append(error(tables.repaint_low_noise(rows, 20) if name == "focus" else tables.resample(rows, 10, 5)))
+            below.append(
+                error(
+                    tables.repaint_low_noise(rows, 20) if name == "repaint_low_noise" else tables.resample(rows, 10, 5)
+                )
+            )
     assert max(below) > 1.02

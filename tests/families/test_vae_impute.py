@@ -50,7 +50,7 @@ class Quick:
 
 
 @torch.no_grad()
-def walk(net: nn.Module, chain: Chain, held: Known) -> State:
+def run_chain(net: nn.Module, chain: Chain, held: Known) -> State:
     """Return the state at the end of a chain of N rows."""
     noise = Quick()
     state = chain.stepper.start(noise, CPU, held)
@@ -64,7 +64,9 @@ def distance(vae: Vae, net: nn.Module, imputer: str, log_p: Tensor, first: int) 
     levels, shape, chain = vae.spec.levels, vae.spec.shape, vae.impute(imputer, 150)
     known, mask = torch.zeros(N, 2, dtype=torch.uint8), torch.zeros(N, 2, dtype=torch.bool)
     known[:, 0], known[:, 1], mask[:, 0] = first, levels - 1, True  # the value at the missing place must not matter
-    x = chain.stepper.finish(walk(net, chain, Known(known=known.view(N, *shape), mask=mask.view(N, *shape)))).flatten(1)
+    x = chain.stepper.finish(
+        run_chain(net, chain, Known(known=known.view(N, *shape), mask=mask.view(N, *shape)))
+    ).flatten(1)
     assert (x[:, 0] == first).all()
     expected = N * log_p.view(levels, levels)[first].softmax(0)
     counted = torch.bincount(x[:, 1].long(), minlength=levels)
@@ -100,7 +102,7 @@ def bias(net: nn.Module, imputer: str, steps: int = 100) -> float:
     known = torch.tensor([1.5, -1.0])
     x = torch.cat([known, torch.tensor([99.0, -99.0])]).expand(N, 4).reshape(N, 1, 1, 4)
     mask = torch.tensor([True, True, False, False]).expand(N, 4).reshape(N, 1, 1, 4)
-    full = walk(net, oracle.family().impute(imputer, steps), Known(known=x, mask=mask))["seen"].flatten(1).double()
+    full = run_chain(net, oracle.family().impute(imputer, steps), Known(known=x, mask=mask))["seen"].flatten(1).double()
     assert torch.equal(full[:, :2], known.double().expand(N, 2))
     mean, covariance = conditional(known.double())
     offset = full[:, 2:] - mean
@@ -132,7 +134,7 @@ def test_nothing_changes_if_all_is_known_and_the_model_is_sampled_if_nothing_is(
         assert torch.equal(generate(net, chain, N, seed=0, device=CPU, batch_size=N, known=kept), known)
     free = Known(known=known, mask=torch.zeros_like(known, dtype=torch.bool))
     chain = vae.impute("metropolis", 150)
-    x = chain.stepper.finish(walk(net, chain, free))
+    x = chain.stepper.finish(run_chain(net, chain, free))
     expected = N * log_p.exp()
     counted = torch.bincount(x.flatten(1).long() @ torch.tensor([3, 1]), minlength=9)
     assert float(((counted - expected) ** 2 / expected).sum()) < 26.1  # 8 degrees of freedom

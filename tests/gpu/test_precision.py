@@ -100,7 +100,7 @@ def test_recomputed_activations_give_the_same_bits(device: torch.device) -> None
 @full_run
 def test_recomputed_activations_take_less_memory(device: torch.device) -> None:
     if device.type != "cuda":
-        pytest.skip("tests/nets/test_recompute.py covers it on a CPU, which does not count its memory")
+        pytest.skip("tests/nets/test_activation_checkpointing.py covers it on a CPU, which does not count its memory")
     peaks = []
     for anew in (False, True):
         net, _, _ = unet(device, blocks=3)

@@ -89,10 +89,10 @@ def test_the_interior_is_trained_to_lower_the_square_of_the_estimate() -> None:
     net = gamma(0.7)
     values, slope = net(MIDDLES)
     wanted, _ = gradients((0.5 * slope * left_over(values)).square().mean().log(), net)
-    values, slope, crowding = net.by_ends_alone(MIDDLES)
-    lesson = learned.interior_lesson(0.5 * slope * left_over(values), crowding)
-    assert not lesson.any()
-    got = torch.autograd.grad(lesson.mean(), list(net.interior.parameters()))
+    values, slope, log_slope = net.by_ends_alone(MIDDLES)
+    loss = learned.schedule_variance_loss(0.5 * slope * left_over(values), log_slope)
+    assert not loss.any()
+    got = torch.autograd.grad(loss.mean(), list(net.interior.parameters()))
     torch.testing.assert_close(torch.cat([g.flatten() for g in got]), wanted, rtol=5e-3, atol=2e-5)
 
 

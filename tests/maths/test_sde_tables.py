@@ -15,8 +15,8 @@ from gen_ray.maths.schedules import Cosine, DiscreteSchedule, Linear
 from gen_ray.maths.sde import VE, VP, Sde, SubVP
 from gen_ray.maths.tables import Column, Process
 from gen_ray.maths.tables.rows import langevin
+from tests.maths.reference_engine import run_table
 from tests.maths.test_tables import error
-from tests.maths.walk import walk
 from tests.oracles import GaussianMixture
 
 GAUSSIAN = GaussianMixture.line([1.0], [0.3], [0.4])
@@ -74,7 +74,7 @@ def test_deterministic_tables_follow_the_flow(sde: Sde, table: Callable[..., Ten
     (m1, v1), (m0, v0) = (marginal(path.alpha[i], path.sigma[i]) for i in (0, 1))
     wanted = GAUSSIAN.posterior_mean(m0 + (v0 / v1).sqrt() * (x - m1), path.alpha[1], path.sigma[1])
     errors = [
-        float((walk(table(sde, steps, spacing="log_snr"), x, GAUSSIAN.posterior_mean) - wanted).abs().max())
+        float((run_table(table(sde, steps, spacing="log_snr"), x, GAUSSIAN.posterior_mean) - wanted).abs().max())
         for steps in (40, 160)
     ]
     assert math.log(errors[0] / errors[1]) / math.log(4) > order - 0.25 and errors[1] < 0.02, errors
@@ -147,7 +147,7 @@ SINGLE = {
     "ancestral": lambda p: tables.ancestral(p, 40),
     "ddim": lambda p: tables.ddim(p, 40, 0.4),
     "repaint": lambda p: tables.repaint(p, 40, times=3, jump=7, spacing="log_snr"),
-    "focus": lambda p: tables.repaint_low_noise(tables.ancestral(p, 40, spacing="log_snr"), times=7),
+    "repaint_low_noise": lambda p: tables.repaint_low_noise(tables.ancestral(p, 40, spacing="log_snr"), times=7),
     "repaint-ddim": lambda p: tables.repaint(p, 40, times=2, jump=40, eta=0.0),
 }
 

@@ -12,7 +12,7 @@ from gen_ray.errors import UserError
 from gen_ray.maths.gaussian import PREDICTIONS, posterior, posterior_between
 from gen_ray.maths.schedules import Cosine, DiscreteSchedule, Learned, Linear, Sigmoid
 from gen_ray.maths.tables import GRIDS, Column, Variance, ancestral, apply, ddim, dpmpp_2m, grid, heun, respace, spread
-from tests.maths.walk import walk
+from tests.maths.reference_engine import run_table
 from tests.oracles import GaussianMixture
 
 GAUSSIAN = GaussianMixture.line([1.0], [0.3], [0.2])
@@ -41,7 +41,9 @@ def test_order_of_convergence(kind: Linear | Cosine | Sigmoid, name: str, order:
     schedule = DiscreteSchedule.of(kind, 4000)
     few, many = 40, 160  # heun: the gain of longer steps is limited
     errors = [
-        (walk(DETERMINISTIC[name](schedule, n), NOISE, GAUSSIAN.posterior_mean) - flow(schedule, NOISE)).abs().max()
+        (run_table(DETERMINISTIC[name](schedule, n), NOISE, GAUSSIAN.posterior_mean) - flow(schedule, NOISE))
+        .abs()
+        .max()
         for n in (few, many)
     ]
     measured = math.log(errors[0] / errors[1]) / math.log(many / few)
@@ -51,7 +53,7 @@ def test_order_of_convergence(kind: Linear | Cosine | Sigmoid, name: str, order:
 @ON_ALL
 @pytest.mark.parametrize(("name", "tolerance"), [("ddim", 5e-3), ("dpmpp_2m", 2e-3), ("heun", 2e-3)])
 def test_the_limit_is_the_exact_flow(schedule: DiscreteSchedule, name: str, tolerance: float) -> None:
-    out = walk(DETERMINISTIC[name](schedule, 1000), NOISE, GAUSSIAN.posterior_mean)
+    out = run_table(DETERMINISTIC[name](schedule, 1000), NOISE, GAUSSIAN.posterior_mean)
     torch.testing.assert_close(out, flow(schedule, NOISE), rtol=0, atol=tolerance)
 
 
@@ -70,7 +72,7 @@ def test_a_mixture_is_reproduced(table: Callable[[DiscreteSchedule], Tensor]) ->
     g = torch.Generator().manual_seed(0)
     x = torch.randn(4000, 1, dtype=torch.float64, generator=g)
     x = (x - x.mean()) / x.std()
-    out = walk(table(SCHEDULES["cosine"]), x, MIXTURE.posterior_mean, g)
+    out = run_table(table(SCHEDULES["cosine"]), x, MIXTURE.posterior_mean, g)
     torch.testing.assert_close(out.mean(0), MIXTURE.mean, rtol=0, atol=0.03)
     torch.testing.assert_close(out.var(0), MIXTURE.variance, rtol=0.04, atol=0)
     weight = (out < 0).double().mean().item()
@@ -247,7 +249,7 @@ def test_tables_equal_the_algorithms_of_the_papers(
     for steps in (1, 2, 15):
         ks = grid(schedule.log_snr, steps, spacing)[:-1].tolist()
         expected = paper(schedule, ks, NOISE, MIXTURE.posterior_mean)
-        out = walk(table(schedule, steps, spacing), NOISE, MIXTURE.posterior_mean)
+        out = run_table(table(schedule, steps, spacing), NOISE, MIXTURE.posterior_mean)
         torch.testing.assert_close(out, expected, rtol=1e-7, atol=1e-8)
 
 

@@ -50,9 +50,9 @@ def test_ends_that_are_not_learned_are_buffers_saved_with_the_weights() -> None:
 def test_the_interior_is_trained_by_the_slope_at_fixed_gamma_not_fixed_time() -> None:
     """Compared with finite differences: after a change of each parameter, the time of the same gamma is found."""
     net, t, step = gamma(0.5), torch.tensor([0.1, 0.4, 0.83], dtype=torch.float64), 1e-4
-    values, slope, crowding = net.by_ends_alone(t)
+    values, slope, found_log_slope = net.by_ends_alone(t)
     torch.testing.assert_close((values, slope), net(t))
-    wanted, log_slope = net.interior(t)[0].detach(), crowding.detach()
+    wanted, log_slope = net.interior(t)[0].detach(), found_log_slope.detach()
 
     def found() -> Tensor:
         at = t.clone()
@@ -63,7 +63,7 @@ def test_the_interior_is_trained_by_the_slope_at_fixed_gamma_not_fixed_time() ->
 
     torch.testing.assert_close(found(), log_slope)
     for i in range(3):
-        grads = torch.autograd.grad(crowding[i], list(net.interior.parameters()), retain_graph=True)
+        grads = torch.autograd.grad(found_log_slope[i], list(net.interior.parameters()), retain_graph=True)
         for parameter, grad in zip(net.interior.parameters(), grads, strict=True):
             direction = torch.sign(grad)
             with torch.no_grad():
@@ -115,7 +115,7 @@ def test_every_parameter_is_reached_by_one_forward(before: float | None) -> None
     diffused = seen.output.sum() + seen.rise.sum()
     assert all(reached(diffused, ends))
     if before is None:
-        assert not any(reached(diffused, interior)) and all(reached(seen.crowding, interior))
-        assert not any(reached(seen.crowding, ends))
+        assert not any(reached(diffused, interior)) and all(reached(seen.log_slope, interior))
+        assert not any(reached(seen.log_slope, ends))
     else:
-        assert all(reached(diffused, interior)) and not seen.crowding.any()
+        assert all(reached(diffused, interior)) and not seen.log_slope.any()

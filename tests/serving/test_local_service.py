@@ -118,9 +118,9 @@ REFUSED: dict[str, tuple[str, dict[str, Any], int, str]] = {
     "steps": ("sample", {"sampler": "ddim", "steps": 21}, 422, "steps"),
     "least": (
         "impute",
-        {"x": images(1).numpy(), "mask": np.zeros((1, 1, 4, 4), bool), "sampler": "focus", "steps": 8},
+        {"x": images(1).numpy(), "mask": np.zeros((1, 1, 4, 4), bool), "sampler": "repaint_low_noise", "steps": 8},
         422,
-        "steps: imputer 'focus' needs at least 11 steps, got 8",
+        "steps: imputer 'repaint_low_noise' needs at least 11 steps, got 8",
     ),
     "quality": ("sample", {"quality": "best"}, 422, "gen-ray promote"),
     "both": ("sample", {"quality": "best", "steps": 3}, 422, "give either quality, or"),

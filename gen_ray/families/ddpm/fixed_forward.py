@@ -11,7 +11,7 @@ from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import LossTerms
 from gen_ray.maths import gaussian, likelihoods
 from gen_ray.maths.bounds import ChainStep
-from gen_ray.maths.noise import stratified_uniform
+from gen_ray.maths.noise import stratified_steps
 from gen_ray.maths.schedules import DiscreteSchedule
 
 HYBRID_WEIGHT = 1e-3
@@ -65,7 +65,7 @@ class FixedForward(Forward):
         k is stratified over the batch: one uniform draw in each of B equal parts of {1 … T}.
         """
         T = self.schedule.T
-        k = 1 + (stratified_uniform(len(x_0), rng, x_0.device) * T).long().clamp(max=T - 1)
+        k = stratified_steps(T, len(x_0), rng, x_0.device)
         eps, step = torch.randn(x_0.shape, generator=rng, device=x_0.device), self.bound.at(k, x_0.ndim)
         x_t = gaussian.diffuse(x_0, eps, step.alpha, step.sigma)  # x_t ~ q(x_k | x_0)
         prediction, v = self.parametrization.evaluate(net, x_t, k / T)

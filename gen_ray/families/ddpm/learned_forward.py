@@ -64,7 +64,7 @@ class LearnedForward(Forward):
         """Return ½·gamma'(t)·‖eps − eps_hat‖² (VDM eq. 17), the schedule's variance loss, each (B,), and the pass."""
         seen: NoisedOutput = net(x_0, t, eps)
         nats = learned.diffusion_nats(eps, self._eps_hat(seen), seen.rise)
-        return nats, learned.interior_lesson(nats, seen.crowding), seen
+        return nats, learned.schedule_variance_loss(nats, seen.log_slope), seen
 
     def _discrete(self, net: nn.Module, x_0: Tensor, eps: Tensor, t: Tensor) -> tuple[Tensor, Tensor, NoisedOutput]:
         """Return (T−1)/2·expm1(gamma_t − gamma_s)·‖eps − eps_hat‖² (VDM eq. 14), zeros, each (B,), and the pass.

@@ -26,7 +26,7 @@ from gen_ray.maths.schedules import DiscreteSchedule, Learned
 VARIANCES = {"small": tables.Variance.SMALL, "large": tables.Variance.LARGE, "learned": tables.Variance.LEARNED}
 
 
-FEWEST = {"focus": 11, "repaint": 12}
+FEWEST = {"repaint_low_noise": 11, "repaint": 12}
 """The least steps of an imputer; with fewer it is unstable. On Gaussian data (standard deviations 0.05 to 1) with the
 exact net and linear, cosine, sigmoid and learned schedules, errors are then up to 18 standard deviations, more than the
 error of a constant."""
@@ -120,14 +120,14 @@ class Ddpm(Family):
         )
 
     def imputers(self) -> Mapping[str, Sampler]:
-        """Return the imputers: ``focus`` and ``repaint`` resample, ``replacement`` does not.
+        """Return the imputers: ``repaint_low_noise`` and ``repaint`` resample, ``replacement`` does not.
 
-        ``repaint`` returns at all noise levels, ``focus`` only at low ones.
+        ``repaint`` returns at all noise levels, ``repaint_low_noise`` only at low ones.
         """
         return {
-            "focus": Sampler(
+            "repaint_low_noise": Sampler(
                 default_steps=min(25, self.config.steps),
-                least_steps=min(FEWEST["focus"], self.config.steps),
+                least_steps=min(FEWEST["repaint_low_noise"], self.config.steps),
                 nfe_per_step=20,
                 nfe_saved=19,
                 summary="Lugmayr et al. 2022, alg. 1, resampling only at low noise levels (nfe per step: times)",
@@ -149,11 +149,11 @@ class Ddpm(Family):
         }
 
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the chain of an imputer, e.g. ``focus:times=40``, on ``steps`` of the T grid points."""
+        """Return the chain of an imputer, e.g. ``repaint_low_noise:times=40``, on ``steps`` of the T grid points."""
         known = self.imputers()
         name, options = parse_sampler(imputer, known, "imputer", steps=steps)
         makers: dict[str, Callable[..., Tensor]] = {
-            "focus": self._repaint_low_noise,
+            "repaint_low_noise": self._repaint_low_noise,
             "repaint": self._repaint,
             "replacement": partial(tables.ancestral, variance=self.parametrization.variance),
         }
@@ -162,15 +162,15 @@ class Ddpm(Family):
         )
 
     def _repaint_low_noise(self, schedule: DiscreteSchedule, steps: int, times: float = 20) -> Tensor:
-        """Return the table of ``focus``: fewer ancestral steps than ``_repaint``, all returns at low noise levels.
+        """Return the table of ``repaint_low_noise``: fewer steps than ``repaint``, all returns at low noise.
 
         sqrt(500)·KS (below 1.63 at p = 0.01) of 5,000 completions of pairs whose known pixel fits one component of a
         mixture (level 64), the other (150), or neither (110; there also P(other pixel < 0), true value 0.144); T =
         1000, cosine:
 
             imputer            nfe   64    110           150
-            focus 25 × 20      481   0.38  1.21, 0.198   0.24   the default
-            focus 25 × 40      961   0.30  0.53, 0.163   0.20
+            low noise 25 × 20  481   0.38  1.21, 0.198   0.24   the default
+            low noise 25 × 40  961   0.30  0.53, 0.163   0.20
             repaint 50 × 10    491   0.46  4.44, 0.334   0.36   jump 5, its default; with jump 1 3.27, 0.283
             repaint 25 × 20    481   0.22  2.66, 0.263   0.36   jump 1
             repaint 100 × 20  1981   0.18  1.78, 0.220   0.12   jump 1

@@ -13,8 +13,9 @@ from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, Forw
 from gen_ray.family import LossTerms, Sampler
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
+from gen_ray.maths.broadcasting import append_dims
 from gen_ray.maths.discrete_schedules import Smooth, on_grid
-from gen_ray.maths.noise import stratified_uniform
+from gen_ray.maths.noise import stratified_steps, stratified_uniform
 
 
 class AbsorbingConfig(GriddedConfig):
@@ -71,13 +72,13 @@ class AbsorbingKernel(MaskingKernel):
 
     def _step(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         T, alpha_bar = len(self.alpha_bar) - 1, self.alpha_bar.to(x.device)
-        k = 1 + (stratified_uniform(len(x), rng, x.device) * T).long().clamp(max=T - 1)
+        k = stratified_steps(T, len(x), rng, x.device)
         ce = self._nats(net, x, alpha_bar[k], rng)
         revealed = (alpha_bar[k - 1] - alpha_bar[k]) / (1 - alpha_bar[k])
         return T * revealed.float() * ce, ce
 
     def _nats(self, net: nn.Module, x: Tensor, alpha_bar: Tensor, rng: torch.Generator) -> Tensor:
-        masked = bounds.like(x, rng) >= bounds.append_dims(alpha_bar, x)  # x_t ~ q(x_t | x_0)
+        masked = bounds.uniform_like(x, rng) >= append_dims(alpha_bar, x.ndim)  # x_t ~ q(x_t | x_0)
         return bounds.masked_nats(net, x, masked, self.K)
 
     OBJECTIVES: ClassVar = {"continuous": _continuous, "vb": _vb, "hybrid": _hybrid}

@@ -14,7 +14,7 @@ from gen_ray.families.discrete.process import ForwardKernel, KernelConfig, Table
 from gen_ray.family import LossTerms, Nll, Sampler
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
-from gen_ray.maths.noise import stratified_uniform
+from gen_ray.maths.noise import stratified_steps
 
 DEFAULT_REVEALS = 256
 """The largest default number of network evaluations of the samplers that reveal several positions at once."""
@@ -88,7 +88,7 @@ class RandomOrderKernel(MaskingKernel):
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
         """Return D/n·Σ −ln p(x_0) over n masked positions, (B,) nats (Hoogeboom et al. 2022, eq. 5)."""
-        n = 1 + (stratified_uniform(len(x), rng, x.device) * self.D).long().clamp(max=self.D - 1)
+        n = stratified_steps(self.D, len(x), rng, x.device)
         nats = bounds.masked_nats(net, x, bounds.random_masks(x, n, rng), self.K)
         elbo = self.D / n.float() * nats
         return LossTerms(total=elbo, parts={"elbo_nats": elbo})

@@ -14,7 +14,7 @@ from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
 from gen_ray.maths.discrete_schedules import Survival, on_grid
 from gen_ray.maths.discrete_steppers import ResamplingStepper
-from gen_ray.maths.noise import stratified_uniform
+from gen_ray.maths.noise import stratified_steps
 
 DEFAULT_SHARE = 1 / 16
 """The share of positions that a corrector redraws at once (at least one): a larger share mixes faster, less exactly."""
@@ -48,7 +48,7 @@ class UniformKernel(ForwardKernel):
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
         """Return T·L_{k−1} + λ·Σ −ln p(x_0|x_k), (B,) nats, k ~ U{1 … T} (D3PM, eq. 5); λ = 0 gives the bound."""
         T = self.steps.T
-        k = 1 + (stratified_uniform(len(x), rng, x.device) * T).long().clamp(max=T - 1)
+        k = stratified_steps(T, len(x), rng, x.device)
         kl, ce = self.steps.step_nats(net, x, k, rng)
         return LossTerms(total=T * kl + self.ce_weight * ce, parts={"vlb_nats": T * kl, "cross_entropy_nats": ce})
 

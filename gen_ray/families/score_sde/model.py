@@ -13,6 +13,7 @@ from gen_ray.families.score_sde.trace import TRACES
 from gen_ray.families.score_sde.weighting import WEIGHTINGS
 from gen_ray.family import Family, LossTerms, Nll, Sampler, parse_sampler
 from gen_ray.maths import gaussian, ode
+from gen_ray.maths.broadcasting import append_dims
 from gen_ray.maths.chain import Chain
 from gen_ray.maths.gaussian_steppers import FlowStepper
 from gen_ray.maths.levels import scaled
@@ -76,7 +77,7 @@ class ScoreSde(Family):
         x_0 = self._scaled(x, rng)
         t, weight = WEIGHTINGS[self.config.weighting](self.sde, stratified_uniform(len(x), rng, x.device))
         eps = torch.randn(x_0.shape, generator=rng, device=x.device)
-        u = self.sde.u(t).view(-1, *[1] * len(self.spec.shape))
+        u = append_dims(self.sde.u(t), x_0.ndim)
         sigma, alpha = (torch.sigmoid(sign * u).sqrt().float() for sign in (2, -2))
         z = gaussian.diffuse(x_0, eps, alpha, sigma)  # x_t/sqrt(alpha² + sigma²), x_t ~ q(x_t | x_0)
         dsm = weight * (self._eps(net, z, t.float(), u) - eps).square().flatten(1).sum(1)
@@ -152,5 +153,5 @@ class ScoreSde(Family):
         scale = (path.alpha**2 + path.sigma**2).sqrt().tolist()
         z = self._flow(net).carry(ode.Dopri5(rtol=rtol, atol=rtol), x / scale[0], high, low)
         t, alpha, sigma = (c[1].float().to(x.device).expand(len(x)) for c in (path.t, path.alpha, path.sigma))
-        wide = (len(x), *[1] * (x.ndim - 1))
-        return self.denoise(net, (scale[1] * z).float(), t, alpha.view(wide), sigma.view(wide))[0]
+        alpha, sigma = append_dims(alpha, x.ndim), append_dims(sigma, x.ndim)
+        return self.denoise(net, (scale[1] * z).float(), t, alpha, sigma)[0]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gen_ray.errors import UserError
+from gen_ray.maths.broadcasting import append_dims
 from gen_ray.maths.paths import Path
 
 
@@ -47,13 +48,13 @@ def assemble(
 ) -> Tensor:
     """Return the table (N, 12), float64, of rows from points t to points ``to``; a number fills the whole column."""
     columns = (t.t, t.alpha, t.sigma, a, b, c, s, r, to.alpha, to.sigma, snr, rtol)
-    wide = (torch.as_tensor(column, dtype=torch.float64) for column in columns)
-    return torch.stack(torch.broadcast_tensors(*wide), dim=1)
+    tensors = (torch.as_tensor(column, dtype=torch.float64) for column in columns)
+    return torch.stack(torch.broadcast_tensors(*tensors), dim=1)
 
 
 def spread(rows: Tensor, x: Tensor) -> tuple[Tensor, ...]:
     """Return the columns of rows (B, R), each (B, 1, …) in the dtype and on the device of x (B, *shape)."""
-    return rows.to(x.device, x.dtype).view(*rows.shape, *[1] * (x.ndim - 1)).unbind(1)
+    return append_dims(rows.to(x.device, x.dtype), x.ndim + 1).unbind(1)
 
 
 def apply(

@@ -10,7 +10,7 @@ from gen_ray.maths.tables import Column, apply, spread
 Denoise = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def walk(table: Tensor, x: Tensor, denoise: Denoise, generator: torch.Generator | None = None) -> Tensor:
+def run_table(table: Tensor, x: Tensor, denoise: Denoise, generator: torch.Generator | None = None) -> Tensor:
     """Return x (…,) after all rows of the table; denoise(x, alpha, sigma) is E[x_0 | x_t]."""
     x_0_prev = None
     for row in table:
