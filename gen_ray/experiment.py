@@ -19,6 +19,7 @@ from pydantic import (
 from gen_ray import families
 from gen_ray.configuration.base import LONGEST_SECONDS, Config, validated
 from gen_ray.configuration.files import TRAINING, apply_override, checked, with_location
+from gen_ray.configuration.renamed import translated
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
@@ -120,9 +121,9 @@ class Training(Config):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 if the hardware supports it"
     )
-    accumulate: int = Field(1, ge=1, le=2**20, description="micro-batches per worker and step")
+    gradient_accumulation_steps: int = Field(1, ge=1, le=2**20, description="micro-batches per worker and step")
     compile: bool = Field(False, description="compile the network by torch.compile; the time is recorded")
-    recompute: bool = Field(
+    activation_checkpointing: bool = Field(
         False, description="recompute activations in the backward pass: saves memory and takes time"
     )
     log_every_steps: int = Field(50, ge=1, le=10**9, description="steps between metrics")
@@ -230,11 +231,11 @@ class Experiment(Config):
 
     @model_validator(mode="after")
     def _micro_batches_divide_the_batch(self) -> "Experiment":
-        micro_batches = self.scaling.most_workers * self.training.accumulate
+        micro_batches = self.scaling.most_workers * self.training.gradient_accumulation_steps
         if self.data.batch_size % micro_batches:
             raise ValueError(
                 f"data.batch_size={self.data.batch_size} must be a multiple of "
-                f"scaling.num_workers × training.accumulate = {micro_batches}"
+                f"scaling.num_workers × training.gradient_accumulation_steps = {micro_batches}"
             )
         return self
 
@@ -281,8 +282,18 @@ def load(file: Path, overrides: Iterable[str] = ()) -> Experiment:
 
     An overlay is another YAML file with the same sections; its values replace earlier ones. Raise UserError.
     """
-    overrides = list(overrides)
-    raw = checked(file, TRAINING)
+    return _changed(checked(file, TRAINING), file, list(overrides))
+
+
+def load_saved(file: Path, overrides: Iterable[str] = ()) -> Experiment:
+    """Return the experiment of a config.yaml that a run or an artifact has saved, also by an earlier version.
+
+    Its keys with earlier names are read; those of overrides are not. Raise UserError.
+    """
+    return _changed(translated(checked(file, TRAINING)), file, list(overrides))
+
+
+def _changed(raw: dict[str, Any], file: Path, overrides: list[str]) -> Experiment:
     changed = deepcopy(raw)
     for override in overrides:
         apply_override(changed, override)

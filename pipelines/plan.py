@@ -107,7 +107,8 @@ def _forecasts(
     most = machines.nodes * machines.gpus_per_node
     site = _topology(machines)
     return [
-        forecast(pace, load, site, n) for n in valid_worker_counts(load.batch, experiment.training.accumulate, most)
+        forecast(pace, load, site, n)
+        for n in valid_worker_counts(load.batch, experiment.training.gradient_accumulation_steps, most)
     ]
 
 
@@ -174,7 +175,7 @@ def _check(experiment: "Experiment", numbers: list[int], *, rounds: int, steps: 
     from gen_ray.errors import UserError
 
     for number in numbers:
-        if experiment.data.batch_size % (number * experiment.training.accumulate):
+        if experiment.data.batch_size % (number * experiment.training.gradient_accumulation_steps):
             raise UserError(f"--check {number}: data.batch_size={experiment.data.batch_size} is not divisible by it")
     found = check(experiment, numbers, rounds=rounds, steps=steps)
     if as_json:

@@ -271,7 +271,12 @@ def test_a_value_out_of_range_is_refused_with_the_range(key: str, value: Any, bo
         (DDPM, "family.vlb_weight", 0.1, ["vlb_weight has no effect without variance=learned"]),
         (VAE, "family.binarise", "static", ["binarise has no effect"]),
         (VAE, "family.likelihood", "bernoulli", ["needs binarise"]),
-        (VAE, "data.batch_size", 33, ["data.batch_size=33", "scaling.num_workers × training.accumulate = 2"]),
+        (
+            VAE,
+            "data.batch_size",
+            33,
+            ["data.batch_size=33", "scaling.num_workers × training.gradient_accumulation_steps = 2"],
+        ),
     ],
 )
 def test_an_option_without_effect_is_refused(raw: dict[str, Any], key: str, value: Any, words: list[str]) -> None:

@@ -63,6 +63,19 @@ def test_only_unfinished_runs_of_the_same_name_are_resumed(make: Callable[..., E
     assert resumption.run(experiment, data()).home.name == name
 
 
+def test_a_run_of_an_earlier_version_is_resumed_although_keys_were_renamed(make: Callable[..., Experiment]) -> None:
+    experiment = make(gradient_accumulation_steps=2, activation_checkpointing=True)
+    file = run_directory.folder(experiment, saved(experiment, 1)) / run_directory.CONFIG
+    text = file.read_text()
+    for earlier, present in (("accumulate", "gradient_accumulation_steps"), ("recompute", "activation_checkpointing")):
+        assert present in text
+        text = text.replace(present, earlier)
+    file.write_text(text)
+    assert resumption.run(experiment, data()).home == file.parent
+    with pytest.raises(UserError, match=r"training\.gradient_accumulation_steps was 2"):
+        resumption.run(make(activation_checkpointing=True), data())
+
+
 def test_a_run_that_never_started_does_not_hide_one_that_did(make: Callable[..., Experiment]) -> None:
     saved(make(), 1)
     name = saved(make(), 2)

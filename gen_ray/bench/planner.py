@@ -179,10 +179,10 @@ def rows_per_worker(batch: int, most: int) -> list[int]:
     return [max(1, batch // workers) for workers in powers_of_two(most)]
 
 
-def valid_worker_counts(batch: int, accumulate: int, most: int) -> list[int]:
+def valid_worker_counts(batch: int, accumulation_steps: int, most: int) -> list[int]:
     """Return the worker counts 1, 2, 4 … and most that divide the batch, including accumulation."""
     wanted = sorted({*powers_of_two(most), most})
-    return [workers for workers in wanted if batch % (workers * accumulate) == 0]
+    return [workers for workers in wanted if batch % (workers * accumulation_steps) == 0]
 
 
 def worthwhile_workers(forecasts: Sequence[Forecast]) -> int:
@@ -203,7 +203,7 @@ def measure_step_seconds(
     step = 0
     for number in range(rounds + 1):
         for size, found in seconds.items():
-            micros = list(x[:size].split(max(1, size // experiment.training.accumulate)))
+            micros = list(x[:size].split(max(1, size // experiment.training.gradient_accumulation_steps)))
             began, taken = time.perf_counter(), 0
             while time.perf_counter() - began < ROUND_SECONDS or not taken:
                 state.step(micros, step)

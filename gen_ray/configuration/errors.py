@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from gen_ray.configuration.renamed import RENAMED
 from gen_ray.errors import nearest, short
 
 SECTION = "a section such as {key: value}"
@@ -63,6 +64,8 @@ def _line(schema: dict[str, Any], same: Sequence[Fault], path: str) -> str:
     first, *parents = same[0], *same[0].keys[:-1]
     key = ".".join(step for step in (path, *first.keys) if step)
     if first.error["type"] == "extra_forbidden":
+        if key in RENAMED:
+            return f"{key}: is now called {RENAMED[key]}"
         where = ".".join(step for step in (path, *parents) if step) or "the configuration"
         known = _properties(schema, _follow(schema, first.error["loc"][:-1]))
         return f"{key}: {where} has no such key; {nearest(first.keys[-1], known)}"

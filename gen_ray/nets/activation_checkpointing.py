@@ -11,23 +11,23 @@ from torch.utils.checkpoint import checkpoint
 
 
 class Checkpointable(nn.Module):
-    """A block of a deep net. If ``recompute``, only its inputs are stored for the gradient.
+    """A block of a deep net. If ``checkpointed``, only its inputs are stored for the gradient.
 
     Dropout draws the same mask when the block is recomputed.
     """
 
-    recompute = False
+    checkpointed = False
 
     def __call__(self, *inputs: torch.Tensor) -> Any:
         """Return the result of forward."""
-        if self.recompute and torch.is_grad_enabled():
+        if self.checkpointed and torch.is_grad_enabled():
             return checkpoint(super().__call__, *inputs, use_reentrant=False)
         return super().__call__(*inputs)
 
 
-def recompute(net: nn.Module) -> int:
-    """Enable recomputation in all checkpointable blocks of net and return their number."""
+def checkpoint_activations(net: nn.Module) -> int:
+    """Enable activation checkpointing in all checkpointable blocks of net and return their number."""
     blocks = [module for module in net.modules() if isinstance(module, Checkpointable)]
     for block in blocks:
-        block.recompute = True
+        block.checkpointed = True
     return len(blocks)

@@ -38,7 +38,7 @@ def test_weights_trained_on_s3_equal_those_of_a_folder(cluster: None, s3: Path, 
     prepared = prepare_data(away)
     assert str(prepared.folder).startswith(f"{s3 / 'away' / 'data'}/digits-")
     assert Prepared.load(prepared.folder).fingerprint == prepare_data(away).fingerprint
-    alone = tiny(storage, training={"epochs": 2, "accumulate": 2})
+    alone = tiny(storage, training={"epochs": 2, "gradient_accumulation_steps": 2})
     expected, _ = in_this_process(alone, prepare_data(alone))
     home = run_directory.folder(away, "away-run")
     through_ray(away, prepared, "away-run", until=1)

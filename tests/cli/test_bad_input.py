@@ -56,7 +56,9 @@ def untouched(config: Path) -> bool:
         ("family.binarise=static", "binarise has no effect"),
         ("evaluation.steps=50", "error: evaluation.steps: has no effect for vae"),
         ("evaluation.sampler=ddim", "error: evaluation.sampler: there is no sampler 'ddim'"),
-        ("training.accumulate=3", "must be a multiple of"),
+        ("training.gradient_accumulation_steps=3", "must be a multiple of"),
+        ("training.accumulate=2", "error: training.accumulate: is now called training.gradient_accumulation_steps"),
+        ("training.recompute=true", "error: training.recompute: is now called training.activation_checkpointing"),
         ("data.options.length=3", "no effect"),
     ],
 )

@@ -35,9 +35,12 @@ def at_once(monkeypatch: pytest.MonkeyPatch, prepared: Prepared) -> torch.Tensor
     return torch.arange(prepared.rows["train"])
 
 
-def place(world: int, rank: int = 0, accumulate: int = 1, batch_size: int = 64, seed: int = 1) -> dict[str, int]:
+def place(
+    world: int, rank: int = 0, accumulation_steps: int = 1, batch_size: int = 64, seed: int = 1
+) -> dict[str, int]:
     return {
-        "batch_size": batch_size, "seed": seed, "rank": rank, "world_size": world, "accumulate": accumulate,
+        "batch_size": batch_size, "seed": seed, "rank": rank, "world_size": world,
+        "accumulation_steps": accumulation_steps,
     }  # fmt: skip
 
 
@@ -62,12 +65,12 @@ def test_every_row_occurs_exactly_once_per_epoch(
 
 
 @pytest.mark.parametrize("batch_size", [32, 96, 120])
-@pytest.mark.parametrize(("world", "accumulate"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(("world", "accumulation_steps"), [(1, 1), (2, 1), (1, 2), (2, 2)])
 def test_a_stream_started_at_a_later_step_equals_the_advanced_stream(
-    prepared: Prepared, at_once: torch.Tensor, batch_size: int, world: int, accumulate: int
+    prepared: Prepared, at_once: torch.Tensor, batch_size: int, world: int, accumulation_steps: int
 ) -> None:
     for rank in range(world):
-        streamed = Streamed(prepared.shards("train"), **place(world, rank, accumulate, batch_size))
+        streamed = Streamed(prepared.shards("train"), **place(world, rank, accumulation_steps, batch_size))
         total = 2 * streamed.rows // batch_size + 3
         whole = take(streamed, 0, total)
         assert all(len(step) == batch_size // world for step in whole)

@@ -136,7 +136,7 @@ def test_two_workers_equal_one_with_the_joined_batch(storage: Path, family: str)
     net = {"name": "mlp", "width": 16, "depth": 1}
     sections = {"family": {"name": family, "steps": 20, "net": net}, "data": {"batch_size": 64}}
     two = tiny(storage, **sections, scaling={"num_workers": 2})
-    one = tiny(storage, **sections, training={"accumulate": 2})
+    one = tiny(storage, **sections, training={"gradient_accumulation_steps": 2})
     prepared = prepare_data(one)
     joined, session = in_this_process(one, prepared)
     parted, logged = through_ray(two, prepared, "two-workers")

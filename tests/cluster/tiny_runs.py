@@ -88,7 +88,7 @@ def in_this_process(
     place = {
         "batch_size": experiment.data.batch_size,
         "seed": experiment.training.seed,
-        "accumulate": experiment.training.accumulate,
+        "accumulation_steps": experiment.training.gradient_accumulation_steps,
     }
     splits = {
         name: Streamed(prepared.shards(name), **place)

@@ -37,16 +37,19 @@ def test_a_stream_started_at_a_later_step_has_the_same_rows(batch_size: int) -> 
     assert taken(InMemoryBatches(X, batch_size=batch_size, seed=1), 0, 20) != whole
 
 
-@pytest.mark.parametrize(("ranks", "accumulate"), [(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)])
-def test_micro_batches_are_assigned_in_order(ranks: int, accumulate: int) -> None:
+@pytest.mark.parametrize(("ranks", "accumulation_steps"), [(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)])
+def test_micro_batches_are_assigned_in_order(ranks: int, accumulation_steps: int) -> None:
     alone = taken(InMemoryBatches(X, batch_size=8), 0, 9)
     dealt = [
-        itertools.islice(InMemoryBatches(X, batch_size=8, rank=r, world_size=ranks, accumulate=accumulate).stream(0), 9)
+        itertools.islice(
+            InMemoryBatches(X, batch_size=8, rank=r, world_size=ranks, accumulation_steps=accumulation_steps).stream(0),
+            9,
+        )
         for r in range(ranks)
     ]
     for step, per_rank in enumerate(zip(*dealt, strict=True)):
         micros = [micro for rank in per_rank for micro in rank]
-        assert [len(m) for m in micros] == [8 // (ranks * accumulate)] * (ranks * accumulate)
+        assert [len(m) for m in micros] == [8 // (ranks * accumulation_steps)] * (ranks * accumulation_steps)
         assert torch.cat(micros).tolist() == alone[step]
 
 
@@ -71,14 +74,16 @@ def test_a_permutation_is_a_function_of_its_key() -> None:
     assert InMemoryBatches(X, batch_size=8).rows == 23
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-def test_a_worker_that_replaces_several_gets_their_rows(accumulate: int) -> None:
-    views = [InMemoryBatches(X, batch_size=8, rank=r, world_size=4, accumulate=accumulate) for r in range(4)]
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_a_worker_that_replaces_several_gets_their_rows(accumulation_steps: int) -> None:
+    views = [
+        InMemoryBatches(X, batch_size=8, rank=r, world_size=4, accumulation_steps=accumulation_steps) for r in range(4)
+    ]
     both = CombinedBatches(views[1:3])
     steps = list(itertools.islice(both.stream(2), 5))
     apart = [list(itertools.islice(view.stream(2), 5)) for view in views[1:3]]
     for found, first, second in zip(steps, *apart, strict=True):
-        assert torch.equal(torch.cat(found), torch.cat([*first, *second])) and len(found) == 2 * accumulate
+        assert torch.equal(torch.cat(found), torch.cat([*first, *second])) and len(found) == 2 * accumulation_steps
     assert both.rows == len(X)
     seen = [index for part in (CombinedBatches(views[:3]), CombinedBatches(views[3:])) for index, _ in part.slices(3)]
     assert sorted(seen) == list(range(-(-len(X) // 3)))
@@ -103,7 +108,7 @@ def test_the_next_batch_is_copied_to_the_gpu_during_a_step(monkeypatch: pytest.M
             return copies
 
     monkeypatch.setattr(module, "Copier", Played)
-    split = InMemoryBatches(torch.arange(12), batch_size=4, accumulate=2)
+    split = InMemoryBatches(torch.arange(12), batch_size=4, accumulation_steps=2)
     with closing(prefetch_to_device(split.stream(0), torch.device("cuda"))) as stream:
         first = next(stream)
         assert second.wait(10), "the copy of the second batch starts while the first batch is in use"

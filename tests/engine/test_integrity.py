@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gen_ray import run_directory
 from gen_ray.engine.inference import artifact, model_files
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
@@ -254,9 +255,25 @@ def test_an_artifact_holds_provenance_and_no_pickle(tmp_path: Path) -> None:
 
 def test_another_format_is_refused(tmp_path: Path) -> None:
     now = model()
-    artifact.write(tmp_path / "a", replace(now, meta={**now.meta, "format": 2}))
-    with pytest.raises(UserError, match="has artifact format 2, this gen_ray reads 1"):
+    artifact.write(tmp_path / "a", replace(now, meta={**now.meta, "format": 3}))
+    newer = "has artifact format 3, this gen_ray reads formats up to 2; a newer gen_ray can read it"
+    with pytest.raises(UserError, match=newer):
         artifact.load(tmp_path / "a")
+
+
+def test_format_1_is_read_whose_configuration_has_earlier_keys(tmp_path: Path) -> None:
+    now = model()
+    artifact.write(tmp_path / "now", now)
+    files = {name: (tmp_path / "now" / name).read_bytes() for name in ("config.yaml", "weights.safetensors")}
+    for earlier, present in (
+        (b"accumulate", b"gradient_accumulation_steps"),
+        (b"recompute", b"activation_checkpointing"),
+    ):
+        assert present in files["config.yaml"]
+        files["config.yaml"] = files["config.yaml"].replace(present, earlier)
+    model_files.write(tmp_path / "old", {**files, "meta.json": json.dumps({**now.meta, "format": 1}).encode()})
+    assert artifact.load(tmp_path / "old").experiment == now.experiment
+    assert run_directory.settings(tmp_path / "old", tmp_path).training == now.experiment.training
 
 
 def test_weights_that_share_memory_or_are_not_contiguous_are_restored(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from gen_ray.engine.inference.impute import complete, masked_likelihood
 from gen_ray.engine.inference.score import score
 from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
-from gen_ray.family import Known
+from gen_ray.maths.chain import Known
 from tests.engine.test_measures import reference
 from tests.engine.toys import CPU, FAMILIES, SPEC, experiment, images, model, splits
 from tests.families.cases import Case, awake, rng
@@ -50,7 +50,7 @@ def test_training_gives_the_same_weights_as_on_the_cpu(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.optim, "AdamW", lambda parameters, *, fused, **how: real(parameters, **how))
     found = []
     for device in (CPU, SECOND_DEVICE):
-        exp = experiment(family, accumulate=2, ema_snapshots=2)
+        exp = experiment(family, gradient_accumulation_steps=2, ema_snapshots=2)
         session = LocalSession(splits(exp), device=device)
         with second_device():
             fit(exp, exp.model(SPEC), session)

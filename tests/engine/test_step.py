@@ -40,7 +40,7 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 @pytest.mark.parametrize("family", ["vae", "ddpm"])
 def test_accumulated_gradients_equal_the_gradient_of_the_mean(family: str) -> None:
-    two = learner(family, accumulate=2)
+    two = learner(family, gradient_accumulation_steps=2)
     x = images(8)
     for number, micro in enumerate(x.split(4)):
         two._backward(micro, 3, number, last=number == 1)
@@ -56,7 +56,7 @@ def test_accumulated_gradients_equal_the_gradient_of_the_mean(family: str) -> No
 @pytest.mark.parametrize("family", ["vae", "ddpm-dropout"])
 def test_two_ranks_equal_one_rank_with_two_micro_batches(family: str) -> None:
     """Noise and dropout belong to the micro-batch, not the rank; DDP's average equals the accumulation."""
-    one = learner(family, accumulate=2)
+    one = learner(family, gradient_accumulation_steps=2)
     micros = list(images(8).split(4))
     for number in (0, 1):
         one._backward(micros[number], 5, number, last=number == 1)
@@ -96,7 +96,7 @@ def test_initial_weights_are_a_function_of_the_seed() -> None:
 
 
 def test_the_report_is_the_mean_over_all_rows() -> None:
-    one, (a, b) = learner(accumulate=2), images(8).split(4)
+    one, (a, b) = learner(gradient_accumulation_steps=2), images(8).split(4)
     expected = torch.cat(
         [one.family.loss(one.module, x, generator(0, 0, number), step=0).total for number, x in enumerate((a, b))]
     ).mean()
@@ -275,8 +275,8 @@ def test_bfloat16_trains_deterministically_near_float32(family: str) -> None:
 
 
 def test_recomputing_is_refused_for_a_net_without_blocks() -> None:
-    exp = experiment("ddpm", recompute=True)
-    with pytest.raises(UserError, match=r"training\.recompute: the net of ddpm has no blocks"):
+    exp = experiment("ddpm", activation_checkpointing=True)
+    with pytest.raises(UserError, match=r"training\.activation_checkpointing: the net of ddpm has no blocks"):
         TrainState(exp.model(SPEC), exp.training, session(exp), 10)
 
 
@@ -284,7 +284,7 @@ def test_a_recomputing_run_equals_the_plain_run_to_the_bit() -> None:
     """The net has dropout, which must draw the same numbers twice."""
     ends = []
     for anew in (False, True):
-        exp = experiment("ddpm-dropout", recompute=anew)
+        exp = experiment("ddpm-dropout", activation_checkpointing=anew)
         one = TrainState(exp.model(SPEC), exp.training, session(exp), 10)
         for step in range(3):
             one.step([images(8, seed=step)], step)

@@ -58,7 +58,7 @@ def splits(exp: Experiment, rank: int = 0, rows: int = 40) -> dict[str, InMemory
         "seed": exp.training.seed,
         "rank": rank,
         "world_size": exp.scaling.num_workers,
-        "accumulate": exp.training.accumulate,
+        "accumulation_steps": exp.training.gradient_accumulation_steps,
     }
     return {
         "train": InMemoryBatches(images(rows), **place),

@@ -37,7 +37,7 @@ class Copies(TorchFunctionMode):
 def data(device: torch.device) -> InMemoryBatches:
     rows, width = (4096, 3 * 32 * 32) if device.type == "cuda" else (64, 16)
     x = torch.randint(256, (rows, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    return InMemoryBatches(x, batch_size=rows // 4, accumulate=2)
+    return InMemoryBatches(x, batch_size=rows // 4, accumulation_steps=2)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -10,7 +10,7 @@ from gen_ray.engine.inference.precision import precision_on
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.engine.training.step import TrainState
 from gen_ray.nets import UNetConfig
-from gen_ray.nets.activation_checkpointing import recompute
+from gen_ray.nets.activation_checkpointing import checkpoint_activations
 from tests.engine.toys import SPEC, experiment, images, splits
 from tests.gpu.comparison import (
     BFLOAT16_RTOL,
@@ -91,7 +91,7 @@ def test_recomputed_activations_give_the_same_bits(device: torch.device) -> None
     ends = []
     with repeatable():
         for anew in (False, True):
-            one = learner("ddpm-dropout", device, recompute=anew)
+            one = learner("ddpm-dropout", device, activation_checkpointing=anew)
             losses(one, 3)
             ends.append(list(one.module.parameters()))
     assert same_bits(*ends)
@@ -106,7 +106,7 @@ def test_recomputed_activations_take_less_memory(device: torch.device) -> None:
         net, _, _ = unet(device, blocks=3)
         x, t = torch.randn(256, 3, 16, 16, device=device), torch.rand(256, device=device)
         if anew:
-            assert recompute(net)
+            assert checkpoint_activations(net)
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         net(x, t).square().mean().backward()

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gen_ray.experiment import Training
 from gen_ray.nets import UNetConfig
-from gen_ray.nets.activation_checkpointing import recompute
+from gen_ray.nets.activation_checkpointing import checkpoint_activations
 from tests.nets.denoisers import CASES, built
 
 
@@ -32,17 +32,17 @@ def test_gradients_are_the_same_and_fewer_bytes_are_stored(case: str, monkeypatc
     x = torch.randn(8, *shape)
     usual, expected = kept_bytes_and_gradients(net, x)
     names = list(net.state_dict())
-    assert recompute(net) > 0 and list(net.state_dict()) == names
+    assert checkpoint_activations(net) > 0 and list(net.state_dict()) == names
     less, found = kept_bytes_and_gradients(net, x)
     assert less < 0.7 * usual
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
 
 
 def test_a_net_without_deep_blocks_has_nothing_to_recompute() -> None:
-    assert recompute(built("mlp-vector")[0]) == 0
+    assert checkpoint_activations(built("mlp-vector")[0]) == 0
 
 
-@pytest.mark.parametrize("key", ["compile", "recompute"])
+@pytest.mark.parametrize("key", ["compile", "activation_checkpointing"])
 def test_both_are_off_by_default(key: str) -> None:
     settings: dict[str, Any] = Training().model_dump()
     assert settings[key] is False

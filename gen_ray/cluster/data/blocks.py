@@ -110,7 +110,7 @@ class Streamed(MicroBatches):
         first, end = self.span
         if first == end:
             raise UserError(f"data: {self.rows} rows are too few for {self.world_size} workers")
-        waiting, micro = torch.empty(0), self.share // self.accumulate
+        waiting, micro = torch.empty(0), self.share // self.accumulation_steps
         for window in prefetch(self._windows(*divmod(first_step * self.share, end - first))):
             rows = torch.cat([waiting, window]) if len(waiting) else window
             whole = len(rows) // self.share * self.share

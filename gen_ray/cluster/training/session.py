@@ -61,7 +61,7 @@ class RunSession(ABC):
             "seed": self.experiment.training.seed,
             "rank": worker,
             "world_size": self.logical_worker_count,
-            "accumulate": self.experiment.training.accumulate,
+            "accumulation_steps": self.experiment.training.gradient_accumulation_steps,
         }
         return Streamed(self.prepared.shards(split), **place) if rows is None else InMemoryBatches(rows, **place)
 

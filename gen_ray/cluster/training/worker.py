@@ -66,7 +66,8 @@ def error_report(error: Exception, experiment: Mapping[str, Any]) -> dict[str, s
         message, reason = str(error), getattr(error, "reason", "user")
     elif is_out_of_memory(error):
         size = experiment["data"]["batch_size"]
-        message = f"out of memory at data.batch_size={size}: lower it, or split batches by training.accumulate"
+        remedy = "lower it, or split batches by training.gradient_accumulation_steps"
+        message = f"out of memory at data.batch_size={size}: {remedy}"
     return {"message": message, "reason": reason, "trace": traceback.format_exc()}
 
 

@@ -16,13 +16,14 @@ from gen_ray.configuration import yaml12
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import model_files
 from gen_ray.errors import UserError
-from gen_ray.experiment import Experiment
-from gen_ray.experiment import load as load_settings
+from gen_ray.experiment import Experiment, load_saved
 from gen_ray.family import Family
 from gen_ray.host.machine import versions
 from gen_ray.storage import manifest, paths
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)
+"""The formats that can be read. In format 1 some keys of config.yaml have earlier names (configuration/renamed.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +73,10 @@ def load(folder: Path, *, device: torch.device | None = None) -> Model:
 def _load(folder: Path, device: torch.device) -> Model:
     verify(folder)
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    if meta["format"] != FORMAT:
-        raise UserError(f"{folder}: has artifact format {meta['format']}, this gen_ray reads {FORMAT}")
-    experiment = load_settings(folder / "config.yaml")
+    if meta["format"] not in READABLE:
+        newest = f"this gen_ray reads formats up to {FORMAT}; a newer gen_ray can read it"
+        raise UserError(f"{folder}: has artifact format {meta['format']}, {newest}")
+    experiment = load_saved(folder / "config.yaml")
     family = experiment.model(DataSpec.model_validate(meta["data"]))
     net = family.build_net()
     net.load_state_dict(load_file(folder / "weights.safetensors"))

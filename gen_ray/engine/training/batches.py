@@ -1,7 +1,7 @@
 """Batches as a function of position: (seed, step) determines the rows of a step, whatever ran before.
 
-A step's global batch is cut into the micro-batches of all ranks in order: with `accumulate` a, rank r owns the
-micro-batches r·a … r·a + a−1. Two workers therefore compute the same as one worker that accumulates two micro-batches.
+A step's global batch is cut into the micro-batches of all ranks in order: with a = `accumulation_steps`, rank r owns
+the micro-batches r·a … r·a + a−1. Two workers therefore compute the same as one worker with a = 2.
 """
 
 import time
@@ -107,13 +107,13 @@ class TimedIterator:
 
 @dataclass(frozen=True, kw_only=True)
 class MicroBatches:
-    """A rank's part of every batch of batch_size rows: its accumulate micro-batches of world_size·accumulate."""
+    """A rank's part of every batch of batch_size rows: its accumulation_steps of all micro-batches."""
 
     batch_size: int
     seed: int = 0
     rank: int = 0
     world_size: int = 1
-    accumulate: int = 1
+    accumulation_steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,11 @@ class InMemoryBatches(MicroBatches):
 
     def stream(self, first_step: int) -> Iterator[list[Tensor]]:
         """Yield this rank's micro-batches (B/micro-batches, *shape) of each step, without end."""
-        micro_batches = self.world_size * self.accumulate
-        first_own, step = self.rank * self.accumulate, first_step
+        micro_batches = self.world_size * self.accumulation_steps
+        first_own, step = self.rank * self.accumulation_steps, first_step
         while True:
             cut = torch.from_numpy(self.indices(step)).view(micro_batches, -1)
-            yield [self.x[cut[first_own + a]] for a in range(self.accumulate)]
+            yield [self.x[cut[first_own + a]] for a in range(self.accumulation_steps)]
             step += 1
 
     def slices(self, size: int) -> Iterator[tuple[int, Tensor]]:

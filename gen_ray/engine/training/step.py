@@ -18,7 +18,7 @@ from gen_ray.family import Family
 from gen_ray.maths import power_ema
 from gen_ray.maths.noise import generator, seed_at
 from gen_ray.metrics import TRAINING_LOSS
-from gen_ray.nets.activation_checkpointing import recompute
+from gen_ray.nets.activation_checkpointing import checkpoint_activations
 
 DROPOUT = 1
 """Last element of the seed of dropout's random stream; seeds of the loss's noise do not have it."""
@@ -58,8 +58,9 @@ class TrainState:
         self.power_averages = {
             gamma: ema.copy_for_ema(self.module) for gamma in power_ema.GAMMAS if training.ema_snapshots
         }
-        if training.recompute and not recompute(self.module):
-            raise UserError(f"training.recompute: the net of {family.config.name} has no blocks that can be recomputed")
+        if training.activation_checkpointing and not checkpoint_activations(self.module):
+            reason = f"the net of {family.config.name} has no blocks that can be recomputed"
+            raise UserError(f"training.activation_checkpointing: {reason}")
         if training.compile:
             self.module.compile()
         self.net = session.prepare(self.module)
@@ -72,10 +73,11 @@ class TrainState:
         )
         # The numbers of this rank's micro-batches in the global batch.
         own = session.logical_workers
-        self.micro_batch_numbers = range(own.start * training.accumulate, own.stop * training.accumulate)
+        each = training.gradient_accumulation_steps
+        self.micro_batch_numbers = range(own.start * each, own.stop * each)
         # A rank's gradient is the sum over its micro-batches divided by this; the average over ranks is then the mean
         # over all micro-batches, whatever their distribution.
-        self.divisor = session.logical_worker_count * training.accumulate / session.world_size
+        self.divisor = session.logical_worker_count * each / session.world_size
         self.report_names: list[str] = []
         # The latest and the lowest validation loss, nats per example.
         self.validation_loss = self.best_validation_loss = math.inf
