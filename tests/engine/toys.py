@@ -32,6 +32,13 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
         "net": {"name": "unet", "width": 16, "multipliers": [1], "dropout": 0.3},
     },
 }
+OTHERS: Mapping[str, Mapping[str, Any]] = {
+    "tokens": TOKENS,
+    "score_sde": {"name": "score_sde", "net": MLP},
+    **{f"discrete-{name}": {**TOKENS, "kernel": name} for name in ("uniform", "absorbing", "order", "random_order")},
+    **{f"score_sde-{name}": {"name": "score_sde", "sde": name, "net": MLP} for name in ("vp", "ve", "subvp")},
+}
+"""Families that not every test of the engine is repeated for."""
 
 
 def images(n: int, seed: int = 0) -> Tensor:
@@ -43,7 +50,7 @@ def experiment(family: str = "vae", *, batch_size: int = 8, workers: int = 1, **
     return parse(
         {
             "name": "toy",
-            "family": {**FAMILIES, "tokens": TOKENS, "score_sde": {"name": "score_sde", "net": MLP}}[family],
+            "family": {**FAMILIES, **OTHERS}[family],
             "data": {"batch_size": batch_size},
             "training": settings,
             "scaling": {"num_workers": workers},
