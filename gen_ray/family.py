@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from gen_ray.configuration.base import Config
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError, nearest
-from gen_ray.maths.chain import Chain
+from gen_ray.errors import UserError
+from gen_ray.maths.chain import Chain, Stepper
+from gen_ray.maths.sampler import Sampler, TableSampler, parse_sampler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,70 +37,6 @@ class Nll:
     kind: str
     nfe: int
     parts: Mapping[str, Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sampler:
-    """The description of a sampler: default steps, network evaluations (nfe) per step, summary with its source."""
-
-    default_steps: int
-    nfe_per_step: int
-    summary: str
-    options: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """The allowed range of each option, written ``name:option=number``."""
-    nfe_saved: int = 0
-    """Evaluations that the last step does not need."""
-    adaptive: bool = False
-    """Whether one row of the table takes a variable number of evaluations, chosen by a solver."""
-    causal: bool = False
-    """Whether, as an imputer, it fills each position from the positions before it only and ignores those after it."""
-    least_steps: int = 1
-    """The smallest number of steps accepted. With fewer the method is unstable or very inaccurate, even with an exact
-    net."""
-
-    def nfe(self, steps: int) -> int:
-        """Return the network evaluations of ``steps`` steps, all options at their defaults."""
-        return self.nfe_per_step * steps - self.nfe_saved
-
-    def steps_up_to(self, most: int) -> int:
-        """Return the default number of steps, limited to ``most``, but not below ``least_steps``."""
-        return max(self.least_steps, min(self.default_steps, most))
-
-
-RENAMED_SAMPLERS: Mapping[str, str] = {"focus": "repaint_low_noise"}
-"""The present names of samplers and imputers that had another name in earlier versions."""
-
-
-def parse_sampler(
-    text: str, known: Mapping[str, Sampler], what: str = "sampler", *, steps: int | None
-) -> tuple[str, dict[str, float]]:
-    """Split ``name`` or ``name:option=number,…``. Raise UserError for an unknown name or option and for too few steps.
-
-    what: the word for error messages, "sampler" or "imputer". The caller checks the upper limit of steps.
-    """
-    name, _, tail = text.partition(":")
-    if RENAMED_SAMPLERS.get(name) in known:
-        raise UserError(f"{what}: {name!r} is now called {RENAMED_SAMPLERS[name]!r}")
-    if name not in known:
-        raise UserError(f"{what}: there is no {what} {name!r}; {nearest(name, known)}")
-    options: dict[str, float] = {}
-    for item in filter(None, tail.split(",")):
-        key, _, number = item.partition("=")
-        if key not in known[name].options:
-            raise UserError(
-                f"{what} {name}: there is no option {key!r}; known: {', '.join(known[name].options) or 'none'}"
-            )
-        low, high = known[name].options[key]
-        try:
-            options[key] = float(number)
-        except ValueError:
-            raise UserError(f"{what} {name}: option {key}={number!r} is not a number") from None
-        if not low <= options[key] <= high:
-            raise UserError(f"{what} {name}: option {key}={number} is outside [{low:g}, {high:g}]")
-    least = known[name].least_steps
-    if steps is not None and 0 < steps < least:
-        raise UserError(f"steps: {what} {name!r} needs at least {least} steps, got {steps}")
-    return name, options
 
 
 class FamilyConfig(Config):
@@ -158,24 +95,42 @@ class Family(ABC):
         or less noisy; it is never biased in the model's favour.
         """
 
+    @property
     @abstractmethod
-    def samplers(self) -> Mapping[str, Sampler]:
+    def stepper(self) -> Stepper:
+        """Return the stepper that executes the tables of all samplers and imputers."""
+
+    @abstractmethod
+    def sampler_tables(self) -> Mapping[str, TableSampler]:
         """Return the samplers by name, the default one first."""
 
     @abstractmethod
+    def imputer_tables(self) -> Mapping[str, TableSampler]:
+        """Return the imputers by name, the default one first: the samplers that complete partly known data."""
+
+    def samplers(self) -> Mapping[str, Sampler]:
+        """Return the descriptions of the samplers by name, the default one first."""
+        return {name: one.about for name, one in self.sampler_tables().items()}
+
+    def imputers(self) -> Mapping[str, Sampler]:
+        """Return the descriptions of the imputers by name, the default one first."""
+        return {name: one.about for name, one in self.imputer_tables().items()}
+
     def chain(self, sampler: str, steps: int | None = None) -> Chain:
         """Return the chain of the sampler ``name`` or ``name:option=value,…``; steps None means its default.
 
         Raise UserError for an unknown sampler or option, naming the known ones, and for steps out of range.
         """
+        return self._chain("sampler", self.sampler_tables(), sampler, steps)
 
-    @abstractmethod
-    def imputers(self) -> Mapping[str, Sampler]:
-        """Return the imputers by name, the default one first: the chains that complete partly known data."""
-
-    @abstractmethod
     def impute(self, imputer: str, steps: int | None = None) -> Chain:
         """Return the chain of an imputer, which starts from ``stepper.start(…, held)``. Raise UserError as in chain."""
+        return self._chain("imputer", self.imputer_tables(), imputer, steps)
+
+    def _chain(self, what: str, known: Mapping[str, TableSampler], text: str, steps: int | None) -> Chain:
+        name, options = parse_sampler(text, {name: one.about for name, one in known.items()}, what, steps=steps)
+        chosen = known[name]
+        return Chain(chosen.table(chosen.about.default_steps if steps is None else steps, **options), self.stepper)
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ from pipelines import failures
 from pipelines.tables import show_table as show_table
 
 if TYPE_CHECKING:
-    from gen_ray.family import Sampler
+    from gen_ray.maths.sampler import Sampler
     from gen_ray.tracking.comparison import Table
     from gen_ray.tracking.store import Store
 

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from gen_ray.configuration.base import named
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.family import Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
+from gen_ray.family import Family, FamilyConfig, LossTerms, Nll
 from gen_ray.maths import likelihoods
 from gen_ray.maths.broadcasting import append_dims
-from gen_ray.maths.chain import Chain, Known, State
+from gen_ray.maths.chain import Known, State
 from gen_ray.maths.levels import stored
 from gen_ray.maths.noise import RowNoise
 from gen_ray.maths.observation import OBSERVATIONS, Observation
+from gen_ray.maths.sampler import Sampler, TableSampler
 from gen_ray.nets import Autoencoder, AutoencoderConfig
 
 MAX_STEPS = 100_000
@@ -129,6 +130,23 @@ def _where(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
     return torch.where(append_dims(rows.to(yes.device), yes.ndim), yes, no)
 
 
+def _decode(name: str, steps: int, draw: int) -> Tensor:
+    """Return the table (1, 3) of a sampler, which has one row. Raise UserError for other numbers of steps."""
+    if steps != 1:
+        raise UserError(f"steps: has no effect for vae: {name} takes one network evaluation (leave it out)")
+    return torch.tensor([(draw, 0, 0)], dtype=torch.float64)
+
+
+def _reconstruct(name: str, n: int, free: int) -> Tensor:
+    """Return the table (n, 3) of an imputer: the first row decodes z ~ N(0, I), the others encode and decode.
+
+    The rows after the first ``free`` are corrected. Raise UserError for steps out of range.
+    """
+    if not 1 <= n <= MAX_STEPS:
+        raise UserError(f"steps: imputer {name} takes 1 … {MAX_STEPS}, not {n}")
+    return torch.tensor([(1, int(row > 0), int(row > free)) for row in range(n)], dtype=torch.float64)
+
+
 class Vae(Family):
     """The VAE family: AEVB with an analytic KL; likelihoods by importance sampling (Burda et al. 2016)."""
 
@@ -182,53 +200,38 @@ class Vae(Family):
         log_likelihood = self.observation.log_prob(x, cast(Autoencoder, net).decode(z)).flatten(1).sum(1)
         return log_likelihood + (0.5 * (eps**2 + log_var - z**2)).sum(1)
 
-    def samplers(self) -> Mapping[str, Sampler]:
+    @property
+    def stepper(self) -> DecodeStepper:
+        """Return the stepper of all tables of this family."""
+        return DecodeStepper(self.config.latent_dim, self.spec.shape, self.observation)
+
+    def sampler_tables(self) -> Mapping[str, TableSampler]:
         """Return ``mean`` (the samples usually shown in papers) and ``draw`` (true samples of the model)."""
-        return {
-            "mean": Sampler(
-                default_steps=1, nfe_per_step=1, summary="Kingma & Welling 2014: z ~ N(0, I), then the mean of p(x|z)"
-            ),
-            "draw": Sampler(
-                default_steps=1, nfe_per_step=1, summary="Kingma & Welling 2014: z ~ N(0, I), then x ~ p(x|z)"
-            ),
-        }
 
-    def chain(self, sampler: str, steps: int | None = None) -> Chain:
-        """Return the chain of a sampler, which has one row."""
-        name, _ = parse_sampler(sampler, self.samplers(), steps=steps)
-        if steps not in (None, 1):
-            raise UserError(f"steps: has no effect for vae: {name} takes one network evaluation (leave it out)")
-        draw = list(self.samplers()).index(name)  # 0 mean, 1 draw
-        return self._chain([(draw, 0, 0)])
+        def one(name: str, draw: int, x: str) -> TableSampler:
+            summary = f"Kingma & Welling 2014: z ~ N(0, I), then {x}"
+            return TableSampler(
+                Sampler(default_steps=1, nfe_per_step=1, summary=summary), lambda steps: _decode(name, steps, draw)
+            )
 
-    def imputers(self) -> Mapping[str, Sampler]:
+        return {"mean": one("mean", 0, "the mean of p(x|z)"), "draw": one("draw", 1, "x ~ p(x|z)")}
+
+    def imputer_tables(self) -> Mapping[str, TableSampler]:
         """Return ``metropolis`` (exact in the limit of many steps) and ``gibbs`` (exact only if q(z|x) is exact)."""
+        metropolis = Sampler(
+            default_steps=200,
+            nfe_per_step=1,
+            summary="Mattei & Frellsen 2018, alg. 1: gibbs, corrected after a fifth of the steps",
+        )
+        gibbs = Sampler(
+            default_steps=100,
+            nfe_per_step=1,
+            summary="Rezende et al. 2014, section 4.2: encode, decode, draw the missing part",
+        )
         return {
-            "metropolis": Sampler(
-                default_steps=200,
-                nfe_per_step=1,
-                summary="Mattei & Frellsen 2018, alg. 1: gibbs, corrected after a fifth of the steps",
-            ),
-            "gibbs": Sampler(
-                default_steps=100,
-                nfe_per_step=1,
-                summary="Rezende et al. 2014, section 4.2: encode, decode, draw the missing part",
-            ),
+            "metropolis": TableSampler(metropolis, lambda n: _reconstruct("metropolis", n, free=n // 5)),
+            "gibbs": TableSampler(gibbs, lambda n: _reconstruct("gibbs", n, free=n)),
         }
-
-    def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the chain of an imputer: the first row decodes z ~ N(0, I), the others encode and decode."""
-        known = self.imputers()
-        name, _ = parse_sampler(imputer, known, "imputer", steps=steps)
-        n = known[name].default_steps if steps is None else steps
-        if not 1 <= n <= MAX_STEPS:
-            raise UserError(f"steps: imputer {name} takes 1 … {MAX_STEPS}, not {n}")
-        free = {"metropolis": n // 5, "gibbs": n}[name]
-        return self._chain([(1, int(row > 0), int(row > free)) for row in range(n)])
-
-    def _chain(self, rows: list[tuple[int, int, int]]) -> Chain:
-        stepper = DecodeStepper(self.config.latent_dim, self.spec.shape, self.observation)
-        return Chain(torch.tensor(rows, dtype=torch.float64), stepper)
 
     # ---- the latent space (gen_ray.family.SupportsLatent) -----------------------------------------------------------
 

@@ -13,7 +13,11 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from gen_ray.errors import UserError
 from gen_ray.maths.tables import respace
+
+DEFAULT_SHARE = 1 / 16
+"""The share of positions that a corrector redraws at once (at least one): a larger share mixes faster, less exactly."""
 
 
 class Unmask(IntEnum):
@@ -49,12 +53,14 @@ def first_hitting(D: int, steps: int) -> Tensor:
     return _revealing(D, steps, level=1.0)
 
 
-def in_order(D: int) -> Tensor:
-    """Return the table (D, 6) that reveals one position per row, from the first to the last."""
+def in_order(D: int, steps: int = 1) -> Tensor:
+    """Return the table (D, 6) that reveals one position per row, from the first to the last; steps must be 1."""
+    if steps != 1:
+        raise UserError(f"steps: order takes one pass of {D} evaluations, one per position (leave steps out)")
     return _revealing(D, D, place=1.0)
 
 
-def confident(D: int, steps: int, temperature: float) -> Tensor:
+def confident(D: int, steps: int, temperature: float = 0.0) -> Tensor:
     """Return the table (steps, 6) that reveals where the drawn symbols are most probable (Chang et al. 2022, MaskGIT).
 
     New Gumbel noise is added to ln p at each step, multiplied by temperature times the masked share. The samples do not
@@ -79,7 +85,7 @@ def ancestral_resampling(alpha_bar: Tensor, steps: int) -> Tensor:
     return _columns(steps, Resample, t=t / (len(alpha_bar) - 1), a=a, alpha_bar_s=alpha_bar[s], share=1.0)
 
 
-def gibbs_resampling(alpha_bar: Tensor, steps: int, share: float) -> Tensor:
+def gibbs_resampling(alpha_bar: Tensor, steps: int, share: float = DEFAULT_SHARE) -> Tensor:
     """Return ancestral steps, each after a corrector (2·steps, 4), of a uniform chain alpha_bar (T+1,).
 
     The corrector redraws ``share`` of the positions, at least one, from p(x_t at the position | x_t elsewhere), which

@@ -18,8 +18,8 @@ from gen_ray.engine.inference.batcher import OnPreview, RequestHandle
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.score import EFFORT
 from gen_ray.errors import UserError
-from gen_ray.family import Sampler
 from gen_ray.maths.chain import Chain, Known
+from gen_ray.maths.sampler import Sampler
 from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.service import ErrorReply, RequestRefusedError, ServingJob
 

@@ -11,8 +11,9 @@ from gen_ray.engine.inference import artifact, fingerprint
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import Batcher, NotFiniteError, measure
 from gen_ray.errors import RunError, one_line
-from gen_ray.family import Family, Sampler, SupportsLatent
+from gen_ray.family import Family, SupportsLatent
 from gen_ray.maths.chain import Chain
+from gen_ray.maths.sampler import Sampler
 from gen_ray.serving.service import ModelCard, RequestLimits, card_text
 from gen_ray.tracking.release import Release
 

@@ -15,7 +15,7 @@ from gen_ray.datasets.prepare import prepare
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.inference import artifact
 from gen_ray.experiment import load
-from gen_ray.family import Sampler
+from gen_ray.maths.sampler import Sampler
 from pipelines.terminal import show_chains
 from tests.conftest import ROOT, Said
 

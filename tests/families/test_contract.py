@@ -13,9 +13,10 @@ from gen_ray.configuration.base import Config, validated
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
-from gen_ray.family import Family, Sampler
+from gen_ray.family import Family
 from gen_ray.maths.chain import Chain, Known
 from gen_ray.maths.noise import RowNoise
+from gen_ray.maths.sampler import Sampler
 from tests.families.cases import CASES, CONFIGS, PROMISES, Case, awake, built, rng
 
 CPU = torch.device("cpu")

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from gen_ray.errors import UserError
-from gen_ray.families.score_sde import samplers
-from gen_ray.families.score_sde.least_steps import LEAST, least_steps
+from gen_ray.families.score_sde.samplers import LEAST, least_steps
 from gen_ray.maths import tables
+from gen_ray.maths.gaussian_samplers import GAUSSIAN_SAMPLERS
 from gen_ray.maths.schedules import Cosine, DiscreteSchedule, Linear
 from gen_ray.maths.sde import VE, VP, Sde, SubVP
 from gen_ray.maths.tables import Column, Process
@@ -103,14 +103,16 @@ def test_ancestral_on_ve_is_that_of_the_paper() -> None:
 
 
 @on_every_default
-@pytest.mark.parametrize("name", samplers.SAMPLERS)
+@pytest.mark.parametrize("name", GAUSSIAN_SAMPLERS)
 def test_no_number_of_steps_is_an_outlier(sde: Sde, name: str) -> None:
     """With the exact net no allowed number of steps is worse than one step (a constant), or twice both neighbours."""
     if name == "adaptive":
         return
     fewest = LEAST.get(name, 1)
-    assert least_steps(sde, name, samplers.SAMPLERS[name]) == fewest
-    errors = {n: error(samplers.SAMPLERS[name](sde, n), sde.prior_std) for n in range(max(1, fewest - 1), fewest + 12)}
+    assert least_steps(sde, name, GAUSSIAN_SAMPLERS[name].table) == fewest
+    errors = {
+        n: error(GAUSSIAN_SAMPLERS[name].table(sde, n), sde.prior_std) for n in range(max(1, fewest - 1), fewest + 12)
+    }
     assert max(errors[n] for n in range(fewest, fewest + 12)) < 1.02
     for n in range(fewest + 1, fewest + 11):
         assert errors[n] < max(0.03, 2 * errors[n - 1], 2 * errors[n + 1])
@@ -119,7 +121,7 @@ def test_no_number_of_steps_is_an_outlier(sde: Sde, name: str) -> None:
 @pytest.mark.parametrize("name", LEAST)
 def test_one_step_fewer_than_the_minimum_is_worse(name: str) -> None:
     below = LEAST[name] - 1
-    assert max(error(samplers.SAMPLERS[name](sde, below), sde.prior_std) for sde in DEFAULTS.values()) > 1.02
+    assert max(error(GAUSSIAN_SAMPLERS[name].table(sde, below), sde.prior_std) for sde in DEFAULTS.values()) > 1.02
 
 
 OTHERS = {
@@ -136,7 +138,7 @@ OTHERS = {
 @pytest.mark.parametrize("sde", OTHERS.values(), ids=OTHERS)
 @pytest.mark.parametrize("name", LEAST)
 def test_the_least_steps_are_those_of_the_parameters(sde: Sde, name: str) -> None:
-    make = samplers.SAMPLERS[name]
+    make = GAUSSIAN_SAMPLERS[name].table
     least = least_steps(sde, name, make)
     assert max(error(make(sde, n), sde.prior_std) for n in (*range(least, least + 5), 2 * least, 3 * least)) < 1.02
     if least > LEAST[name]:

@@ -13,7 +13,8 @@ from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.precision import autocast
 from gen_ray.engine.inference.sampler_choice import SamplerChoice
 from gen_ray.errors import UserError
-from gen_ray.family import Family, parse_sampler
+from gen_ray.family import Family
+from gen_ray.maths.sampler import parse_sampler
 
 SCALES = (1 / 4, 1 / 2, 1, 2)
 """Measured numbers of steps, as multiples of a sampler's default."""

@@ -1,8 +1,9 @@
 """The DDPM family: losses and likelihoods by the forward process, samplers as tables of the denoiser x̂_0."""
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +15,19 @@ from gen_ray.families.ddpm.fixed_forward import FixedForward
 from gen_ray.families.ddpm.forward import Forward
 from gen_ray.families.ddpm.learned_forward import LearnedForward
 from gen_ray.families.ddpm.parametrization import Parametrization
-from gen_ray.family import Family, LossTerms, Nll, Sampler, parse_sampler
+from gen_ray.family import Family, LossTerms, Nll
 from gen_ray.maths import gaussian, tables
 from gen_ray.maths.bounds import summed
-from gen_ray.maths.chain import Chain
+from gen_ray.maths.gaussian_samplers import GAUSSIAN_SAMPLERS, REPAINT
 from gen_ray.maths.gaussian_steppers import GaussianStepper
 from gen_ray.maths.levels import scaled
 from gen_ray.maths.paths import end_fault
+from gen_ray.maths.sampler import Sampler, TableSampler
 from gen_ray.maths.schedules import DiscreteSchedule, Learned
 
 VARIANCES = {"small": tables.Variance.SMALL, "large": tables.Variance.LARGE, "learned": tables.Variance.LEARNED}
-
-
+DEFAULT_STEPS = {"heun": 10}
+"""Default steps that differ from those of the SDEs."""
 FEWEST = {"repaint_low_noise": 11, "repaint": 12}
 """The least steps of an imputer; with fewer it is unstable. On Gaussian data (standard deviations 0.05 to 1) with the
 exact net and linear, cosine, sigmoid and learned schedules, errors are then up to 18 standard deviations, more than the
@@ -93,75 +95,55 @@ class Ddpm(Family):
 
     # ---- sampling and imputation ------------------------------------------------------------------------------------
 
-    def samplers(self) -> Mapping[str, Sampler]:
+    @property
+    def stepper(self) -> GaussianStepper:
+        """Return the stepper of all tables, which are those of Gaussian chains."""
+        return GaussianStepper(self.spec.shape, self.spec.levels, self.forward.denoise)
+
+    def sampler_tables(self) -> Mapping[str, TableSampler]:
         """Return the samplers, whose tables use this chain's time grid."""
-        ten, twenty, fifty = (min(n, self.config.steps) for n in (10, 20, 50))
+        fixed: dict[str, dict[str, Any]] = {"ancestral": {"variance": self.parametrization.variance}}
         return {
-            "ddim": Sampler(
-                default_steps=fifty, nfe_per_step=1, summary="Song et al. 2021, eq. 12", options={"eta": (0.0, 1.0)}
-            ),
-            "ancestral": Sampler(default_steps=self.config.steps, nfe_per_step=1, summary="Ho et al. 2020, alg. 2"),
-            "dpmpp_2m": Sampler(default_steps=twenty, nfe_per_step=1, summary="Lu et al. 2022, alg. 2"),
-            "heun": Sampler(default_steps=ten, nfe_per_step=2, nfe_saved=1, summary=tables.HEUN),
+            name: one.on(self.schedule, self.config.steps, default_steps=DEFAULT_STEPS.get(name), **fixed.get(name, {}))
+            for name, one in GAUSSIAN_SAMPLERS.items()
+            if not one.continuous_only
         }
 
-    def chain(self, sampler: str, steps: int | None = None) -> Chain:
-        """Return the chain of a sampler, e.g. ``ddim:eta=0.5``, on ``steps`` of the T grid points."""
-        known = self.samplers()
-        name, options = parse_sampler(sampler, known, steps=steps)
-        makers: dict[str, Callable[..., Tensor]] = {
-            "ddim": tables.ddim,
-            "ancestral": partial(tables.ancestral, variance=self.parametrization.variance),
-            "dpmpp_2m": tables.dpmpp_2m,
-            "heun": tables.heun,
-        }
-        return self._chain(
-            makers[name](self.schedule, known[name].default_steps if steps is None else steps, **options)
-        )
-
-    def imputers(self) -> Mapping[str, Sampler]:
+    def imputer_tables(self) -> Mapping[str, TableSampler]:
         """Return the imputers: ``repaint_low_noise`` and ``repaint`` resample, ``replacement`` does not.
 
         ``repaint`` returns at all noise levels, ``repaint_low_noise`` only at low ones.
         """
-        return {
-            "repaint_low_noise": Sampler(
-                default_steps=min(25, self.config.steps),
-                least_steps=min(FEWEST["repaint_low_noise"], self.config.steps),
-                nfe_per_step=20,
-                nfe_saved=19,
-                summary="Lugmayr et al. 2022, alg. 1, resampling only at low noise levels (nfe per step: times)",
-                options={"times": (1, 100)},
-            ),
-            "repaint": Sampler(
-                default_steps=min(50, self.config.steps),
-                least_steps=min(FEWEST["repaint"], self.config.steps),
-                nfe_per_step=10,
-                nfe_saved=9,
-                summary="Lugmayr et al. 2022, alg. 1: every block of jump steps repeated (nfe per step: times)",
-                options={"times": (1, 20), "jump": (1, 100)},
-            ),
-            "replacement": Sampler(
-                default_steps=min(250, self.config.steps),
-                nfe_per_step=1,
-                summary="Ho et al. 2022, section 3.1: replaces the known part at every step; cheap, but visible seams",
-            ),
-        }
-
-    def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the chain of an imputer, e.g. ``repaint_low_noise:times=40``, on ``steps`` of the T grid points."""
-        known = self.imputers()
-        name, options = parse_sampler(imputer, known, "imputer", steps=steps)
-        makers: dict[str, Callable[..., Tensor]] = {
-            "repaint_low_noise": self._repaint_low_noise,
-            "repaint": self._repaint,
-            "replacement": partial(tables.ancestral, variance=self.parametrization.variance),
-        }
-        return self._chain(
-            makers[name](self.schedule, known[name].default_steps if steps is None else steps, **options)
+        T = self.config.steps
+        low_noise = Sampler(
+            default_steps=min(25, T),
+            least_steps=min(FEWEST["repaint_low_noise"], T),
+            nfe_per_step=20,
+            nfe_saved=19,
+            summary="Lugmayr et al. 2022, alg. 1, resampling only at low noise levels (nfe per step: times)",
+            options={"times": (1, 100)},
         )
+        repaint = Sampler(
+            default_steps=min(50, T),
+            least_steps=min(FEWEST["repaint"], T),
+            nfe_per_step=10,
+            nfe_saved=9,
+            summary=REPAINT,
+            options={"times": (1, 20), "jump": (1, 100)},
+        )
+        replacement = Sampler(
+            default_steps=min(250, T),
+            nfe_per_step=1,
+            summary="Ho et al. 2022, section 3.1: replaces the known part at every step; cheap, but visible seams",
+        )
+        ancestral = partial(tables.ancestral, self.schedule, variance=self.parametrization.variance)
+        return {
+            "repaint_low_noise": TableSampler(low_noise, self._repaint_low_noise),
+            "repaint": TableSampler(repaint, self._repaint),
+            "replacement": TableSampler(replacement, ancestral),
+        }
 
-    def _repaint_low_noise(self, schedule: DiscreteSchedule, steps: int, times: float = 20) -> Tensor:
+    def _repaint_low_noise(self, steps: int, times: float = 20) -> Tensor:
         """Return the table of ``repaint_low_noise``: fewer steps than ``repaint``, all returns at low noise.
 
         sqrt(500)·KS (below 1.63 at p = 0.01) of 5,000 completions of pairs whose known pixel fits one component of a
@@ -178,11 +160,10 @@ class Ddpm(Family):
 
         For two thirds of the schedule's log SNR range, noise hides the known part: returns there have no effect.
         """
-        return tables.repaint_low_noise(
-            tables.ancestral(schedule, steps, tables.Variance.LARGE, spacing="log_snr"), times
-        )
+        rows = tables.ancestral(self.schedule, steps, tables.Variance.LARGE, spacing="log_snr")
+        return tables.repaint_low_noise(rows, times)
 
-    def _repaint(self, schedule: DiscreteSchedule, steps: int, times: float = 10, jump: float = 5) -> Tensor:
+    def _repaint(self, steps: int, times: float = 10, jump: float = 5) -> Tensor:
         """Return the table of ``repaint``: ancestral steps, resampled.
 
         Many returns accumulate the error of a step. Therefore the steps are equal in log SNR, and the variance is beta:
@@ -190,8 +171,5 @@ class Ddpm(Family):
         deviations on a mixture where they are 0.15 | 0.08, T = 1000, 50 steps, 10 times, jump 10: beta_tilde and equal
         steps of k 0.131 | 0.070; this table 0.154 | 0.086, and with jump 5, which mixes as well, 0.151 | 0.083.
         """
-        rows = tables.ancestral(schedule, steps, tables.Variance.LARGE, spacing="log_snr")
+        rows = tables.ancestral(self.schedule, steps, tables.Variance.LARGE, spacing="log_snr")
         return tables.resample(rows, times, jump)
-
-    def _chain(self, table: Tensor) -> Chain:
-        return Chain(table, GaussianStepper(self.spec.shape, self.spec.levels, self.forward.denoise))

@@ -1,5 +1,6 @@
 """The absorbing chain: every symbol becomes [MASK] at a separate random time."""
 
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -9,13 +10,14 @@ from torch import Tensor, nn
 from gen_ray.configuration.base import named
 from gen_ray.dataspec import DataSpec
 from gen_ray.families.discrete.orders import MaskingKernel
-from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, ForwardKernel, GriddedConfig, TableFunction
-from gen_ray.family import LossTerms, Sampler
+from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, ForwardKernel, GriddedConfig
+from gen_ray.family import LossTerms
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
 from gen_ray.maths.broadcasting import append_dims
 from gen_ray.maths.discrete_schedules import Smooth, on_grid
 from gen_ray.maths.noise import stratified_steps, stratified_uniform
+from gen_ray.maths.sampler import Sampler, TableSampler
 
 
 class AbsorbingConfig(GriddedConfig):
@@ -83,17 +85,12 @@ class AbsorbingKernel(MaskingKernel):
 
     OBJECTIVES: ClassVar = {"continuous": _continuous, "vb": _vb, "hybrid": _hybrid}
 
-    def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
+    def samplers(self) -> dict[str, TableSampler]:
         """Return the samplers of MaskingKernel and the ancestral sampler."""
-        default = min(DEFAULT_STEPS, len(self.alpha_bar) - 1)
         own = Sampler(
-            default_steps=default,
+            default_steps=min(DEFAULT_STEPS, len(self.alpha_bar) - 1),
             nfe_per_step=1,
             summary="Austin et al. 2021, alg. 2: positions revealed at random times",
         )
-        return super().samplers() | {
-            "ancestral": (
-                own,
-                lambda steps, _: tables.ancestral_unmasking(self.alpha_bar, default if steps is None else steps),
-            )
-        }
+        ancestral = partial(tables.ancestral_unmasking, self.alpha_bar)
+        return super().samplers() | {"ancestral": TableSampler(own, ancestral)}

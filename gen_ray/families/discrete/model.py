@@ -19,8 +19,9 @@ from gen_ray.errors import UserError
 from gen_ray.families.discrete.absorbing import AbsorbingConfig
 from gen_ray.families.discrete.orders import OrderConfig, RandomOrderConfig
 from gen_ray.families.discrete.uniform import UniformConfig
-from gen_ray.family import Family, FamilyConfig, LossTerms, Nll, Sampler, parse_sampler
-from gen_ray.maths.chain import Chain
+from gen_ray.family import Family, FamilyConfig, LossTerms, Nll
+from gen_ray.maths.chain import Stepper
+from gen_ray.maths.sampler import TableSampler
 from gen_ray.nets import CategoricalConfig
 
 AnyKernel = Annotated[AbsorbingConfig | UniformConfig | RandomOrderConfig | OrderConfig, Field(discriminator="name")]
@@ -83,20 +84,15 @@ class DiscreteDiffusion(Family):
         """
         return self.process.masked_nll(net, x.long(), ~mask, rng, effort)
 
-    def samplers(self) -> Mapping[str, Sampler]:
+    @property
+    def stepper(self) -> Stepper:
+        """Return the stepper of the kernel's tables."""
+        return self.process.stepper
+
+    def sampler_tables(self) -> Mapping[str, TableSampler]:
         """Return the kernel's samplers."""
-        return {name: sampler for name, (sampler, _) in self.process.samplers().items()}
+        return self.process.samplers()
 
-    def chain(self, sampler: str, steps: int | None = None) -> Chain:
-        """Return the chain of a sampler, e.g. ``confidence:temperature=1``."""
-        name, options = parse_sampler(sampler, self.samplers(), steps=steps)
-        return Chain(self.process.samplers()[name][1](steps, options), self.process.stepper)
-
-    def imputers(self) -> Mapping[str, Sampler]:
+    def imputer_tables(self) -> Mapping[str, TableSampler]:
         """Return the kernel's imputers."""
-        return {name: sampler for name, (sampler, _) in self.process.imputers().items()}
-
-    def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the chain of an imputer."""
-        name, options = parse_sampler(imputer, self.imputers(), "imputer", steps=steps)
-        return Chain(self.process.imputers()[name][1](steps, options), self.process.stepper)
+        return self.process.imputers()

@@ -1,20 +1,19 @@
 """Chains that mask one position after the other: in random order, or from the last to the first (autoregressive)."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError
-from gen_ray.families.discrete.process import ForwardKernel, KernelConfig, TableFunction
-from gen_ray.family import LossTerms, Nll, Sampler
+from gen_ray.families.discrete.process import ForwardKernel, KernelConfig
+from gen_ray.family import LossTerms, Nll
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
 from gen_ray.maths.noise import stratified_steps
+from gen_ray.maths.sampler import Sampler, TableSampler
 
 DEFAULT_REVEALS = 256
 """The largest default number of network evaluations of the samplers that reveal several positions at once."""
@@ -49,38 +48,28 @@ class MaskingKernel(ForwardKernel):
             nats[rows] = bounds.masked_bound(net, x[rows], rng, weights, self.K, draws, missing[rows]).double()
         return Nll(nats=nats, kind=f"{self.kind}-masked", nfe=min(effort, int(counts.max())))
 
-    def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
+    def samplers(self) -> dict[str, TableSampler]:
         """Return ``first_hitting``, ``confidence`` and ``order`` (left to right)."""
         D, few = self.D, min(self.D, DEFAULT_REVEALS)
+        first_hitting = Sampler(
+            default_steps=few, nfe_per_step=1, summary=f"Zheng et al. 2025: random order, exact at {D} steps"
+        )
+        confidence = Sampler(
+            default_steps=few,
+            nfe_per_step=1,
+            summary="Chang et al. 2022 (MaskGIT): the most confident positions first",
+            options={"temperature": (0.0, 100.0)},
+        )
         return {
-            "first_hitting": (
-                Sampler(
-                    default_steps=few, nfe_per_step=1, summary=f"Zheng et al. 2025: random order, exact at {D} steps"
-                ),
-                lambda steps, options: tables.first_hitting(D, few if steps is None else steps),
-            ),
-            "confidence": (
-                Sampler(
-                    default_steps=few,
-                    nfe_per_step=1,
-                    summary="Chang et al. 2022 (MaskGIT): the most confident positions first",
-                    options={"temperature": (0.0, 100.0)},
-                ),
-                lambda steps, options: tables.confident(
-                    D, few if steps is None else steps, options.get("temperature", 0.0)
-                ),
-            ),
+            "first_hitting": TableSampler(first_hitting, partial(tables.first_hitting, D)),
+            "confidence": TableSampler(confidence, partial(tables.confident, D)),
             "order": _left_to_right(D),
         }
 
 
-def _left_to_right(D: int) -> tuple[Sampler, TableFunction]:
-    def make(steps: int | None, options: Mapping[str, float]) -> Tensor:
-        if steps not in (None, 1):
-            raise UserError(f"steps: order takes one pass of {D} evaluations, one per position (leave steps out)")
-        return tables.in_order(D)
-
-    return Sampler(default_steps=1, nfe_per_step=D, summary="Austin et al. 2021, section 4: positions in order"), make
+def _left_to_right(D: int) -> TableSampler:
+    about = Sampler(default_steps=1, nfe_per_step=D, summary="Austin et al. 2021, section 4: positions in order")
+    return TableSampler(about, partial(tables.in_order, D))
 
 
 class RandomOrderKernel(MaskingKernel):
@@ -118,17 +107,17 @@ class AutoregressiveKernel(ForwardKernel):
             return None
         return Nll(nats=bounds.ordered_nats(net, x, missing), kind="ar-masked", nfe=1)
 
-    def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
+    def samplers(self) -> dict[str, TableSampler]:
         """Return ``order`` (left to right)."""
         return {"order": _left_to_right(self.D)}
 
-    def imputers(self) -> dict[str, tuple[Sampler, TableFunction]]:
+    def imputers(self) -> dict[str, TableSampler]:
         """Return ``order``, described as causal: it uses the known values before a position, never those after it."""
-        sampler, make = _left_to_right(self.D)
+        order = _left_to_right(self.D)
         summary = (
             "positions in order, each given those before it; known values after a missing one are kept but not used"
         )
-        return {"order": (replace(sampler, summary=summary, causal=True), make)}
+        return {"order": replace(order, about=replace(order.about, summary=summary, causal=True))}
 
 
 class RandomOrderConfig(KernelConfig):

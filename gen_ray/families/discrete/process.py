@@ -1,7 +1,6 @@
 """The interface of a forward kernel: its losses, likelihoods and samplers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from typing import ClassVar
 
 import torch
@@ -10,17 +9,15 @@ from torch import Tensor, nn
 
 from gen_ray.configuration.base import Config
 from gen_ray.dataspec import DataSpec
-from gen_ray.family import LossTerms, Nll, Sampler
+from gen_ray.family import LossTerms, Nll
 from gen_ray.maths.chain import Stepper
 from gen_ray.maths.discrete_steppers import UnmaskingStepper
+from gen_ray.maths.sampler import TableSampler
 
 DEFAULT_STEPS = 100
 """The largest default number of steps of the samplers that follow the time grid."""
 HYBRID_WEIGHT = 0.001
 """D3PM's weight λ of the cross-entropy that is added to the bound (eq. 5); 0.01 on text."""
-
-TableFunction = Callable[[int | None, Mapping[str, float]], Tensor]
-"""(steps or None for the default, options) -> table."""
 
 
 class ForwardKernel(ABC):
@@ -50,11 +47,11 @@ class ForwardKernel(ABC):
         return None
 
     @abstractmethod
-    def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
-        """Return the samplers and their table functions by name, the default one first."""
+    def samplers(self) -> dict[str, TableSampler]:
+        """Return the samplers by name, the default one first."""
 
-    def imputers(self) -> dict[str, tuple[Sampler, TableFunction]]:
-        """Return the samplers that can keep a known part fixed, and their table functions, the default one first."""
+    def imputers(self) -> dict[str, TableSampler]:
+        """Return the samplers that can keep a known part fixed, the default one first."""
         return self.samplers()
 
 

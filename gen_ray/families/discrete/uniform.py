@@ -1,5 +1,6 @@
 """The uniform chain: symbols are replaced at random times by uniformly drawn ones."""
 
+from functools import partial
 from typing import Annotated, Literal
 
 import torch
@@ -8,16 +9,14 @@ from torch import Tensor, nn
 
 from gen_ray.configuration.base import named
 from gen_ray.dataspec import DataSpec
-from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, ForwardKernel, GriddedConfig, TableFunction
-from gen_ray.family import LossTerms, Nll, Sampler
+from gen_ray.families.discrete.process import DEFAULT_STEPS, HYBRID_WEIGHT, ForwardKernel, GriddedConfig
+from gen_ray.family import LossTerms, Nll
 from gen_ray.maths import discrete_bounds as bounds
 from gen_ray.maths import discrete_tables as tables
 from gen_ray.maths.discrete_schedules import Survival, on_grid
 from gen_ray.maths.discrete_steppers import ResamplingStepper
 from gen_ray.maths.noise import stratified_steps
-
-DEFAULT_SHARE = 1 / 16
-"""The share of positions that a corrector redraws at once (at least one): a larger share mixes faster, less exactly."""
+from gen_ray.maths.sampler import Sampler, TableSampler
 
 
 class UniformConfig(GriddedConfig):
@@ -57,27 +56,21 @@ class UniformKernel(ForwardKernel):
         draws = min(effort, self.steps.T)
         return Nll(nats=self.steps.bound(net, x, rng, draws), kind="vlb", nfe=draws)
 
-    def samplers(self) -> dict[str, tuple[Sampler, TableFunction]]:
+    def samplers(self) -> dict[str, TableSampler]:
         """Return the ancestral sampler, and one with a corrector before each step."""
         default, alpha_bar = min(DEFAULT_STEPS, self.steps.T), self.steps.alpha_bar
+        ancestral = Sampler(default_steps=default, nfe_per_step=1, summary="Austin et al. 2021, alg. 2")
+        gibbs = Sampler(
+            default_steps=default,
+            nfe_per_step=2,
+            summary="cf. Zhao et al. 2024: a Gibbs corrector on a share of the positions before each step",
+            options={"share": (0.0, 1.0)},
+        )
         return {
-            "ancestral": (
-                Sampler(default_steps=default, nfe_per_step=1, summary="Austin et al. 2021, alg. 2"),
-                lambda steps, _: tables.ancestral_resampling(alpha_bar, default if steps is None else steps),
-            ),
-            "gibbs": (
-                Sampler(
-                    default_steps=default,
-                    nfe_per_step=2,
-                    summary="cf. Zhao et al. 2024: a Gibbs corrector on a share of the positions before each step",
-                    options={"share": (0.0, 1.0)},
-                ),
-                lambda steps, options: tables.gibbs_resampling(
-                    alpha_bar, default if steps is None else steps, options.get("share", DEFAULT_SHARE)
-                ),
-            ),
+            "ancestral": TableSampler(ancestral, partial(tables.ancestral_resampling, alpha_bar)),
+            "gibbs": TableSampler(gibbs, partial(tables.gibbs_resampling, alpha_bar)),
         }
 
-    def imputers(self) -> dict[str, tuple[Sampler, TableFunction]]:
+    def imputers(self) -> dict[str, TableSampler]:
         """Return the samplers, ``gibbs`` first: its corrector makes completions consistent with the known part."""
         return dict(reversed(self.samplers().items()))

@@ -7,17 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.families.score_sde import samplers as chains
 from gen_ray.families.score_sde.config import ScoreSdeConfig
-from gen_ray.families.score_sde.trace import TRACES
-from gen_ray.families.score_sde.weighting import WEIGHTINGS
-from gen_ray.family import Family, LossTerms, Nll, Sampler, parse_sampler
+from gen_ray.families.score_sde.estimators import TRACES, WEIGHTINGS
+from gen_ray.families.score_sde.samplers import imputers, samplers
+from gen_ray.family import Family, LossTerms, Nll
 from gen_ray.maths import gaussian, ode
 from gen_ray.maths.broadcasting import append_dims
-from gen_ray.maths.chain import Chain
 from gen_ray.maths.gaussian_steppers import FlowStepper
 from gen_ray.maths.levels import scaled
 from gen_ray.maths.noise import stratified_uniform
+from gen_ray.maths.sampler import TableSampler
 
 
 class ScoreSde(Family):
@@ -118,34 +117,19 @@ class ScoreSde(Family):
 
     # ---- sampling and imputation ------------------------------------------------------------------------------------
 
-    def samplers(self) -> Mapping[str, Sampler]:
-        """Return the samplers, whose tables use this SDE's time."""
-        return chains.samplers(self.sde, self.config.steps)
-
-    def chain(self, sampler: str, steps: int | None = None) -> Chain:
-        """Return the chain of a sampler, e.g. ``pc:snr=0.1``."""
-        return self._made("sampler", sampler, steps, self.samplers(), chains.SAMPLERS)
-
-    def imputers(self) -> Mapping[str, Sampler]:
-        """Return RePaint, and predictor-corrector with a fixed known part (Song et al. 2021, appendix I.2)."""
-        return chains.imputers(self.sde, self.config.steps)
-
-    def impute(self, imputer: str, steps: int | None = None) -> Chain:
-        """Return the chain of an imputer, e.g. ``repaint:times=5,jump=10``."""
-        return self._made("imputer", imputer, steps, self.imputers(), chains.IMPUTERS)
-
-    def _made(
-        self, what: str, text: str, steps: int | None, known: Mapping[str, Sampler], makers: Mapping[str, chains.Maker]
-    ) -> Chain:
-        name, options = parse_sampler(text, known, what, steps=steps)
-        table = makers[name](self.sde, known[name].default_steps if steps is None else steps, **options)
-        return Chain(table, self.stepper)
-
     @property
     def stepper(self) -> FlowStepper:
-        """Return the stepper that executes all tables of this family."""
+        """Return the stepper of all tables of this family."""
         spec = self.spec
         return FlowStepper(spec.shape, spec.levels, self.denoise, prior_std=self.sde.prior_std, solve=self.solve)
+
+    def sampler_tables(self) -> Mapping[str, TableSampler]:
+        """Return the samplers, whose tables use this SDE's time."""
+        return samplers(self.sde, self.config.steps)
+
+    def imputer_tables(self) -> Mapping[str, TableSampler]:
+        """Return RePaint, and predictor-corrector with a fixed known part (Song et al. 2021, appendix I.2)."""
+        return imputers(self.sde, self.config.steps)
 
     def solve(self, net: nn.Module, x: Tensor, rtol: float) -> Tensor:
         """Return x̂_0 (B, *shape) at the end of the flow from x at t = 1 to t_min, solved adaptively to rtol."""

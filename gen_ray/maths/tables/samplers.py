@@ -74,7 +74,6 @@ def dpmpp_2m(process: Process, steps: int, spacing: str = "log_snr") -> Tensor:
     return assemble(t, r, r.sigma / t.sigma, gain * (1 + slope), -gain * slope)
 
 
-HEUN = "Karras et al. 2022, alg. 1, its correction's gain at most 1/2"
 MOST_GAIN = 0.5
 """The largest gain of heun's correction: an exponential integrator's correction has this gain in a long step."""
 
