@@ -18,8 +18,7 @@ from pydantic import (
 
 from gen_ray import families
 from gen_ray.configuration.base import LONGEST_SECONDS, Config, validated
-from gen_ray.configuration.files import TRAINING, apply_override, checked, with_location
-from gen_ray.configuration.renamed import translated
+from gen_ray.configuration.files import TRAINING, apply_override, checked, checked_saved, with_location
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
@@ -277,23 +276,14 @@ def parse(raw: Mapping[str, Any]) -> Experiment:
     return validated(Experiment, {**raw, "family": validated(family.Config, section, path="family")})
 
 
-def load(file: Path, overrides: Iterable[str] = ()) -> Experiment:
+def load(file: Path, overrides: Iterable[str] = (), *, saved: bool = False) -> Experiment:
     """Return the experiment of a YAML file, after overlays and ``dotted.key=value`` overrides in their order.
 
-    An overlay is another YAML file with the same sections; its values replace earlier ones. Raise UserError.
+    An overlay is another YAML file with the same sections; its values replace earlier ones. If saved, the file was
+    written by a run or an artifact, also of an earlier version, and may have earlier names of keys. Raise UserError.
     """
-    return _changed(checked(file, TRAINING), file, list(overrides))
-
-
-def load_saved(file: Path, overrides: Iterable[str] = ()) -> Experiment:
-    """Return the experiment of a config.yaml that a run or an artifact has saved, also by an earlier version.
-
-    Its keys with earlier names are read; those of overrides are not. Raise UserError.
-    """
-    return _changed(translated(checked(file, TRAINING)), file, list(overrides))
-
-
-def _changed(raw: dict[str, Any], file: Path, overrides: list[str]) -> Experiment:
+    overrides = list(overrides)
+    raw = checked_saved(file) if saved else checked(file, TRAINING)
     changed = deepcopy(raw)
     for override in overrides:
         apply_override(changed, override)

@@ -12,7 +12,8 @@ from typing import Any
 
 from gen_ray.configuration import yaml12
 from gen_ray.errors import UserError, nearest
-from gen_ray.experiment import Experiment, load_saved
+from gen_ray.experiment import Experiment
+from gen_ray.experiment import load as load_settings
 from gen_ray.storage import paths
 
 RUNS, ARTIFACT, CONFIG, META = "runs", "artifact", "config.yaml", "meta.json"
@@ -61,7 +62,7 @@ def save(experiment: Experiment, run_id: str) -> Path:
 
 def load(home: Path) -> Experiment:
     """Return the configuration of a run's folder. Raise UserError with the file if it cannot be read."""
-    return load_saved(home / CONFIG)
+    return load_settings(home / CONFIG, saved=True)
 
 
 def settings(artifact: Path, root: Path, overrides: Iterable[str] = ()) -> Experiment:
@@ -69,7 +70,7 @@ def settings(artifact: Path, root: Path, overrides: Iterable[str] = ()) -> Exper
 
     Its storage.root is the present one, because the storage may have been moved or copied after training.
     """
-    experiment = paths.read(artifact, lambda found: load_saved(found / CONFIG, overrides))
+    experiment = paths.read(artifact, lambda found: load_settings(found / CONFIG, overrides, saved=True))
     return at(experiment, root_of(artifact, root))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gen_ray.configuration.overrides import apply, merge
+from gen_ray.configuration.renamed import translated
 from gen_ray.configuration.yaml12 import read
 from gen_ray.errors import UserError
 
@@ -30,6 +31,11 @@ def checked(file: Path, wanted: str) -> dict[str, Any]:
         kind, command = MARKS[key]
         raise UserError(f"{file}: configures {kind} (it has the key {key!r}), not {wanted}: {command}")
     return raw
+
+
+def checked_saved(file: Path) -> dict[str, Any]:
+    """Return the mapping in the config.yaml of a run or an artifact, with the present names of its keys."""
+    return translated(checked(file, TRAINING))
 
 
 def is_overlay(override: str) -> bool:

@@ -16,7 +16,8 @@ from gen_ray.configuration import yaml12
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import model_files
 from gen_ray.errors import UserError
-from gen_ray.experiment import Experiment, load_saved
+from gen_ray.experiment import Experiment
+from gen_ray.experiment import load as load_settings
 from gen_ray.family import Family
 from gen_ray.host.machine import versions
 from gen_ray.storage import manifest, paths
@@ -76,7 +77,7 @@ def _load(folder: Path, device: torch.device) -> Model:
     if meta["format"] not in READABLE:
         newest = f"this gen_ray reads formats up to {FORMAT}; a newer gen_ray can read it"
         raise UserError(f"{folder}: has artifact format {meta['format']}, {newest}")
-    experiment = load_saved(folder / "config.yaml")
+    experiment = load_settings(folder / "config.yaml", saved=True)
     family = experiment.model(DataSpec.model_validate(meta["data"]))
     net = family.build_net()
     net.load_state_dict(load_file(folder / "weights.safetensors"))
