@@ -10,15 +10,21 @@ import torch
 from pydantic import Field, create_model
 from starlette.testclient import TestClient
 
+import gen_ray.families.ddpm.model as ddpm_model
+import gen_ray.families.score_sde.samplers as sde_samplers
 import gen_ray.maths.schedules
-from gen_ray import metrics
+import gen_ray.maths.tables.samplers
+from gen_ray import families, metrics
 from gen_ray.configuration.base import Config, named
 from gen_ray.datasets import catalogue
 from gen_ray.datasets.prepare import prepare
 from gen_ray.engine.evaluation import feature_metrics
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.generate import generate
+from gen_ray.experiment import parse
 from gen_ray.families.ddpm import Ddpm, DdpmConfig
+from gen_ray.maths import gaussian_samplers
+from gen_ray.maths.chain import Known
 from gen_ray.maths.schedules import Learnable
 from gen_ray.nets import DenoiserConfig
 from gen_ray.serving.api import build
@@ -62,8 +68,36 @@ def extended(key: str, union: Any, added: type[Config], **settings: Any) -> Ddpm
 
 
 def test_every_example_is_tested() -> None:
-    tested = re.findall(r'executed\("(gen_ray/[\w/.]+)"', Path(__file__).read_text())
+    tested = re.findall(r'(?:executed\(|EXAMPLES\[)"(gen_ray/[\w/.]+)"', Path(__file__).read_text())
     assert sorted(set(tested)) == sorted(EXAMPLES)
+
+
+def test_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "histogram.py").write_text(EXAMPLES["gen_ray/families/histogram.py"])
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    family = parse({"name": "toy", "family": {"name": "histogram"}}).model(SPEC)
+    net, rng, x = family.build_net(), torch.Generator().manual_seed(0), images(5)
+    uniform = SPEC.dims * torch.tensor(17.0).log()
+    torch.testing.assert_close(family.nll(net, x, rng, effort=1).nats, uniform.expand(5))
+    family.loss(net, x, rng, step=0).total.sum().backward()
+    samples = generate(net, family.chain("draw"), 200, seed=0, device=CPU)
+    assert samples.unique().tolist() == list(range(17))
+    held = Known(known=x[:3], mask=x[:3] > 8)
+    completed = generate(net, family.impute("draw"), 3, seed=0, device=CPU, known=held)
+    assert torch.equal(completed[held.mask], x[:3][held.mask].to(completed))
+    assert (completed != samples[:3])[held.mask].any() and torch.equal(completed[~held.mask], samples[:3][~held.mask])
+
+
+def test_a_sampler(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = executed("gen_ray/maths/tables/samplers.py", **vars(gen_ray.maths.tables.samplers))["midpoint"]
+    space = executed("gen_ray/maths/gaussian_samplers.py", **vars(gaussian_samplers), midpoint=table)
+    for module in (ddpm_model, sde_samplers):
+        monkeypatch.setattr(module, "GAUSSIAN_SAMPLERS", space["GAUSSIAN_SAMPLERS"])
+    for settings in ({"name": "ddpm", "steps": 20, "net": MLP}, {"name": "score_sde", "net": MLP}):
+        family = parse({"name": "toy", "family": settings}).model(SPEC)
+        assert "midpoint" in family.samplers()
+        torch.testing.assert_close(family.chain("midpoint", 7).table, family.chain("ddim:eta=0.5", 7).table)
+        assert generate(family.build_net(), family.chain("midpoint", 3), 2, seed=0, device=CPU).shape == (2, 1, 4, 4)
 
 
 def test_a_noise_schedule() -> None:
