@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import numpy as np
 from pydantic import Field
 
 from gen_ray.configuration.base import Config
@@ -25,6 +26,11 @@ class DataSpec(Config):
     def dims(self) -> int:
         """Return D, the number of scalars in one example."""
         return math.prod(self.shape)
+
+    @property
+    def storage_dtype(self) -> np.dtype:
+        """Return the type of stored values: uint8 up to 256 levels, else int32."""
+        return np.dtype(np.uint8 if self.levels <= 256 else np.int32)
 
     @property
     def is_image(self) -> bool:

@@ -16,7 +16,6 @@ import torch
 from torch import nn
 
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.datasets.shards import storage_dtype
 from gen_ray.engine.training.checkpoint_store import CheckpointStore
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.engine.training.step import TrainState
@@ -122,7 +121,7 @@ class RunWorkload:
         return cls(
             batch=experiment.data.batch_size,
             rows=prepared.rows["train"],
-            row_bytes=prepared.spec.dims * storage_dtype(prepared.spec.levels).itemsize,
+            row_bytes=prepared.spec.dims * prepared.spec.storage_dtype.itemsize,
             gradient_bytes=gradients,
             state_bytes=weights * (1 + averages) + 3 * gradients,
             checkpoint_bytes=checkpoint,

@@ -7,7 +7,7 @@ ordered by class.
 import numpy as np
 
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.datasets.shards import read_shard, storage_dtype, to_numpy
+from gen_ray.datasets.shards import read_shard, to_numpy
 
 SEED = 0
 """The seed of every choice of rows for measurements. It is part of their provenance."""
@@ -36,7 +36,7 @@ def read_rows(prepared: Prepared, split: str, rows: np.ndarray) -> tuple[np.ndar
 
     One shard is in memory at a time, and a shard without any of the rows is not read. Raise DataError.
     """
-    x = np.empty((len(rows), *prepared.spec.shape), storage_dtype(prepared.spec.levels))
+    x = np.empty((len(rows), *prepared.spec.shape), prepared.spec.storage_dtype)
     labels = np.empty(len(rows), np.int32) if prepared.spec.classes else None
     for shard in prepared.shards(split):
         places = np.flatnonzero((rows >= shard.first_row) & (rows < shard.first_row + shard.rows))

@@ -36,7 +36,7 @@ def to_numpy(table: pa.Table, column: str = "x") -> np.ndarray:
 def load_split(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray | None]:
     """Return a whole split in memory: x (n, *shape) uint8 or int32, and labels (n,) int32 or None."""
     n = prepared.rows[split] if split in prepared.rows else len(prepared.shards(split))
-    x = np.empty((n, *prepared.spec.shape), storage_dtype(prepared.spec.levels))
+    x = np.empty((n, *prepared.spec.shape), prepared.spec.storage_dtype)
     labels = np.empty(n, np.int32) if prepared.spec.classes else None
     for shard in prepared.shards(split):
         table, where = read_shard(shard), slice(shard.first_row, shard.first_row + shard.rows)
@@ -44,8 +44,3 @@ def load_split(prepared: Prepared, split: str) -> tuple[np.ndarray, np.ndarray |
         if labels is not None:
             labels[where] = to_numpy(table, "label")
     return x, labels
-
-
-def storage_dtype(levels: int) -> np.dtype:
-    """Return the stored type of x: uint8 up to 256 levels, else int32."""
-    return np.dtype(np.uint8 if levels <= 256 else np.int32)

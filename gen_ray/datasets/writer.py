@@ -9,7 +9,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gen_ray.datasets.shards import storage_dtype
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import RunError
 
@@ -29,7 +28,7 @@ class ShardWriter:
     rows: int = 0
 
     def __post_init__(self) -> None:
-        dtype = storage_dtype(self.spec.levels)
+        dtype = self.spec.storage_dtype
         capacity = max(1, self.shard_bytes // (self.spec.dims * dtype.itemsize))
         self._x = np.empty((capacity, *self.spec.shape), dtype)
         self._labels = np.empty(capacity, np.int32)

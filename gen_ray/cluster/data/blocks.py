@@ -13,7 +13,7 @@ from torch import Tensor
 from gen_ray.cluster.data.reading import CACHED, Splits, dataset, read
 from gen_ray.cluster.nodes.connect import alive
 from gen_ray.datasets.prepared import Prepared, Shard
-from gen_ray.datasets.shards import storage_dtype, to_numpy
+from gen_ray.datasets.shards import to_numpy
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.training.batches import MicroBatches, permutation, prefetch
 from gen_ray.errors import UserError
@@ -26,7 +26,7 @@ MEMORY_SHARE = 0.25
 
 def in_memory(batches: Any, rows: int, spec: DataSpec) -> Tensor:
     """Return a split, x (N, *shape) in stored form, from blocks in any order."""
-    x = np.empty((rows, *spec.shape), storage_dtype(spec.levels))
+    x = np.empty((rows, *spec.shape), spec.storage_dtype)
     for table in batches.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
         x[to_numpy(table, "row")] = _tensors(table)
     return torch.from_numpy(x)
@@ -41,7 +41,7 @@ def _tensors(table: pa.Table) -> np.ndarray:
 def fits_in_memory(prepared: Prepared, workers: int) -> bool:
     """Return whether each node has memory for the cached splits of all of its workers."""
     size = sum(prepared.rows[s] for s in CACHED) * prepared.spec.dims
-    size *= storage_dtype(prepared.spec.levels).itemsize
+    size *= prepared.spec.storage_dtype.itemsize
     nodes = [node["Resources"] for node in alive()]
     per_node = -(-workers // len(nodes))
     return size * per_node <= MEMORY_SHARE * min(node.get("memory", 0) for node in nodes)

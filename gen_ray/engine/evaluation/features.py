@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from gen_ray.datasets.shards import storage_dtype
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import model_files
 from gen_ray.engine.training.batches import InMemoryBatches
@@ -111,5 +110,5 @@ def load_or_train(folder: Path, spec: DataSpec, read: Callable[[str], Labelled])
 
 def most_rows(spec: DataSpec) -> int:
     """Return the largest number of images that an extractor of this spec is trained on."""
-    size = spec.dims * storage_dtype(spec.levels).itemsize
+    size = spec.dims * spec.storage_dtype.itemsize
     return min(MAX_ROWS, max(1, MAX_BYTES // size))

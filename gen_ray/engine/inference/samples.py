@@ -5,7 +5,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from gen_ray.datasets.shards import storage_dtype
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import memory, texts
 from gen_ray.engine.plots import grids
@@ -47,7 +46,7 @@ def file_for(out: Path | None, spec: DataSpec) -> Path:
 
 def check(file: Path, n: int, spec: DataSpec) -> None:
     """Raise UserError where n samples and the file content made of them do not fit into memory."""
-    needed = n * spec.dims * storage_dtype(spec.levels).itemsize
+    needed = n * spec.dims * spec.storage_dtype.itemsize
     remedy = "ask for fewer"
     if file.suffix != ".npz":
         needed += grids.grid_bytes(n, spec.shape) if spec.is_image else 8 * n * spec.dims  # the text is in memory twice
