@@ -23,6 +23,8 @@ class GaussianSampler:
 
     table: Callable[..., Tensor]
     summary: str
+    sde_summary: str | None = None
+    """The summary for an SDE, where its source is another paper."""
     default_steps: int | None = None
     """None: all steps of the model."""
     nfe_per_step: int = 1
@@ -33,12 +35,19 @@ class GaussianSampler:
     """Whether only models in continuous time have it."""
 
     def on(
-        self, process: Process, T: int, *, default_steps: int | None = None, least_steps: int = 1, **fixed: Any
+        self,
+        process: Process,
+        T: int,
+        *,
+        default_steps: int | None = None,
+        least_steps: int = 1,
+        summary: str | None = None,
+        **fixed: Any,
     ) -> TableSampler:
         """Return the sampler of a process with T steps by default.
 
-        default_steps replaces the declared number; least_steps is the least that is accepted; fixed are further
-        arguments of the table's function.
+        default_steps and summary replace the declared ones; least_steps is the least that is accepted; fixed are
+        further arguments of the table's function.
         """
         wanted = min(default_steps or self.default_steps or T, T)
         about = Sampler(
@@ -46,7 +55,7 @@ class GaussianSampler:
             least_steps=least_steps,
             nfe_per_step=self.nfe_per_step,
             nfe_saved=self.nfe_saved,
-            summary=self.summary,
+            summary=summary or self.summary,
             options=self.options,
             adaptive=self.adaptive,
         )
@@ -58,7 +67,7 @@ GAUSSIAN_SAMPLERS: Mapping[str, GaussianSampler] = {
         table=tables.ddim, default_steps=50, options={"eta": (0.0, 1.0)}, summary="Song et al. 2021, eq. 12"
     ),
     "ancestral": GaussianSampler(
-        table=tables.ancestral, summary="Ho et al. 2020, alg. 2; of an SDE, Song et al. 2021, appendix F"
+        table=tables.ancestral, summary="Ho et al. 2020, alg. 2", sde_summary="Song et al. 2021, appendix F"
     ),
     "dpmpp_2m": GaussianSampler(table=tables.dpmpp_2m, default_steps=20, summary="Lu et al. 2022, alg. 2"),
     "heun": GaussianSampler(

@@ -40,7 +40,8 @@ are 8 to 16 times the conditional ones in 2 steps, 1.5 to 2.7 times in 12, 1.3 t
 def samplers(sde: Sde, n: int) -> dict[str, TableSampler]:
     """Return the samplers by name; n is the default number of steps of the reverse SDE."""
     return {
-        name: one.on(sde, n, least_steps=least_steps(sde, name, one.table)) for name, one in GAUSSIAN_SAMPLERS.items()
+        name: one.on(sde, n, least_steps=least_steps(sde, name, one.table), summary=one.sde_summary)
+        for name, one in GAUSSIAN_SAMPLERS.items()
     }
 
 
