@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.training.batches import Batches, TimedIterator, rows_of_rank
-from gen_ray.engine.training.loop import steps as our_steps
+from gen_ray.engine.training.loop import steps as project_steps
 from gen_ray.engine.training.session import Session
 from gen_ray.engine.training.step import TrainState
 from gen_ray.experiment import Experiment
@@ -32,7 +32,7 @@ def alternate(experiment: Experiment, family: Family, session: Session, *, round
     size, total = experiment.data.batch_size, (rounds + 1) * steps
     loops: list[Iterator[object]] = [
         bare_loop(experiment, family, rows_of_rank(session.batches("train"), session.world_size, size), session.device),
-        our_steps(TrainState(family, experiment.training, session, total), session.batches("train"), size, first=0),
+        project_steps(TrainState(family, experiment.training, session, total), session.batches("train"), size, first=0),
     ]
     # The first round warms up.
     seconds = [[_timed(partial(_drain, loop, steps)) for loop in loops] for _ in range(rounds + 1)][1:]
@@ -50,28 +50,36 @@ class IngestRates:
 
 
 def ingest(
-    experiment: Experiment, family: Family, session: Session, ways: Mapping[str, Batches], *, rounds: int, steps: int
+    experiment: Experiment,
+    family: Family,
+    session: Session,
+    data_paths: Mapping[str, Batches],
+    *,
+    rounds: int,
+    steps: int,
 ) -> IngestRates:
     """Time the data paths in turn: first without, then with training on their batches.
 
     A round without training reads the data four times, so that batches prefetched before it do not dominate.
     """
     size, total = experiment.data.batch_size, (rounds + 1) * steps
-    alone = {name: max(steps, 4 * batches.rows // size) for name, batches in ways.items()}
-    drained = {name: batches.stream(0) for name, batches in ways.items()}
-    clocked = {name: TimedIterator(batches.stream(0)) for name, batches in ways.items()}
-    states = {name: TrainState(family, experiment.training, session, total) for name in ways}
-    found = IngestRates(trained=[], alone={name: [] for name in ways}, waiting={name: [] for name in ways})
+    read_steps = {name: max(steps, 4 * batches.rows // size) for name, batches in data_paths.items()}
+    untimed_streams = {name: batches.stream(0) for name, batches in data_paths.items()}
+    timed_streams = {name: TimedIterator(batches.stream(0)) for name, batches in data_paths.items()}
+    states = {name: TrainState(family, experiment.training, session, total) for name in data_paths}
+    rates = IngestRates(trained=[], alone={name: [] for name in data_paths}, waiting={name: [] for name in data_paths})
     for number in range(rounds + 1):
-        for name, stream in clocked.items():
-            idle = _timed(partial(_drain, drained[name], alone[name]))
+        for name, stream in timed_streams.items():
+            read_seconds = _timed(partial(_drain, untimed_streams[name], read_steps[name]))
             before = stream.seconds
-            busy = _timed(partial(_train, states[name], stream, range(number * steps, (number + 1) * steps)))
+            training_seconds = _timed(
+                partial(_train, states[name], stream, range(number * steps, (number + 1) * steps))
+            )
             if number:  # the first round warms up
-                found.alone[name].append(alone[name] * size / idle)
-                found.trained.append(steps * size / busy)
-                found.waiting[name].append((stream.seconds - before) / busy)
-    return found
+                rates.alone[name].append(read_steps[name] * size / read_seconds)
+                rates.trained.append(steps * size / training_seconds)
+                rates.waiting[name].append((stream.seconds - before) / training_seconds)
+    return rates
 
 
 def _drain(stream: Iterator[object], steps: int) -> None:
@@ -106,33 +114,33 @@ class SamplerTimes:
     """Seconds of each round: of a chain's network evaluations without the sampler, and of sampling with the chain."""
 
     bare: list[float]
-    walk: list[float]
+    sampling: list[float]
 
     @property
     def ratios(self) -> list[float]:
         """Return each round's fraction of the sampling time that is network evaluations; 1 means no overhead."""
-        return [bare / walk for bare, walk in zip(self.bare, self.walk, strict=True)]
+        return [bare / sampled for bare, sampled in zip(self.bare, self.sampling, strict=True)]
 
 
 def sampler_times(net: nn.Module, chain: Chain, *, batch: int, rounds: int, device: torch.device) -> SamplerTimes:
     """Time sampling of a batch, start to finished samples, alternating with the same evaluations on recorded inputs."""
 
-    def walk() -> None:
+    def sample() -> None:
         generate(net, chain, batch, seed=0, device=device, batch_size=batch)
 
     inputs: list[tuple[Tensor, ...]] = []
     recorder = net.register_forward_pre_hook(lambda _, args: inputs.append(args))
-    walk()
+    sample()
     recorder.remove()
 
     @torch.no_grad()
     def evaluations() -> None:
         for args in inputs:
             net(*args)
-        _finished(device)
+        _synchronize(device)
 
-    seconds = [(_timed(evaluations), _timed(walk)) for _ in range(rounds + 1)][1:]  # the first round warms up
-    return SamplerTimes(bare=[bare for bare, _ in seconds], walk=[walked for _, walked in seconds])
+    seconds = [(_timed(evaluations), _timed(sample)) for _ in range(rounds + 1)][1:]  # the first round warms up
+    return SamplerTimes(bare=[bare for bare, _ in seconds], sampling=[sampled for _, sampled in seconds])
 
 
 def _timed(work: Callable[[], None]) -> float:
@@ -141,7 +149,7 @@ def _timed(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def _finished(device: torch.device) -> None:
-    """Wait for an accelerator's queue, as copying samples to the CPU does."""
+def _synchronize(device: torch.device) -> None:
+    """Wait until a GPU has finished all queued work, as copying samples to the CPU does."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

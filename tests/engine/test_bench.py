@@ -30,8 +30,8 @@ def test_the_baseline_of_sampling_repeats_its_evaluations() -> None:
     timed = sampler_times(net, chain, batch=4, rounds=rounds, device=CPU)
     every = torch.tensor(net.asked).view(-1, chain.nfe)
     assert len(every) == 1 + 2 * (rounds + 1) and (every == every[0]).all()
-    assert len(timed.bare) == len(timed.walk) == len(timed.ratios) == rounds
-    assert timed.ratios == [bare / walk for bare, walk in zip(timed.bare, timed.walk, strict=True)]
+    assert len(timed.bare) == len(timed.sampling) == len(timed.ratios) == rounds
+    assert timed.ratios == [bare / sampled for bare, sampled in zip(timed.bare, timed.sampling, strict=True)]
     assert min(timed.bare) > 0 and not net._forward_pre_hooks
 
 

@@ -44,27 +44,27 @@ class CheckedForecast:
 
 def check(experiment: Experiment, numbers: Sequence[int], *, rounds: int, steps: int) -> list[CheckedForecast]:
     """Return forecasts and measured rates for numbers of single-threaded workers on this machine."""
-    experiments = {number: _with(experiment, number) for number in {1, 2, *numbers}}
+    experiments = {number: _with_workers(experiment, number) for number in {1, 2, *numbers}}
     prepared = prepare_data(experiment)
     workload = RunWorkload.of(experiment, prepared, experiment.model(prepared.spec).build_net())
     cores = os.cpu_count() or 1
     full = max(number for number in experiments if number <= cores)
     with connected(experiments[max(experiments)].scaling):
-        single, among = (
+        single, all_cores = (
             on_workers(experiments[number], _measure_step_seconds, most=max(numbers), rounds=rounds)
             for number in (1, full)
         )
         within = NetworkLink(*on_workers(experiments[2], _measure_link, size=workload.gradient_bytes // 4))
         rates = scaling_rates([experiments[number] for number in numbers], rounds=rounds, steps=steps)
     share = experiment.data.batch_size // full
-    crowded = among[share] / single[share] if share in single else 1.0
+    crowded = all_cores[share] / single[share] if share in single else 1.0
     topology = Topology(per_node=max(numbers), within=within, between=within, threads=1, cores=cores, crowded=crowded)
     cost = StepCost.fit(single)
     forecasts = [forecast(cost, workload, topology, number) for number in numbers]
-    return [CheckedForecast(found, rate) for found, rate in zip(forecasts, rates, strict=True)]
+    return [CheckedForecast(forecast, measured) for forecast, measured in zip(forecasts, rates, strict=True)]
 
 
-def _with(experiment: Experiment, workers: int) -> Experiment:
+def _with_workers(experiment: Experiment, workers: int) -> Experiment:
     raw = experiment.resolved()
     raw["scaling"] |= {"num_workers": workers, "cpus_per_worker": 1}
     return parse(raw)
@@ -82,8 +82,8 @@ def _measure_link(task: dict[str, Any]) -> tuple[float, float]:
     """Return gigabits per second and latency between two workers, from sums of one float and of size floats."""
     _, _, session = open_session(task)
     seconds = [_all_reduce_seconds(session, length) for length in (1, task["size"])]
-    each = max(1e-9, seconds[1] - seconds[0])
-    return 4 * task["size"] * 8 / each / 1e9, seconds[0] / 2
+    transfer_seconds = max(1e-9, seconds[1] - seconds[0])
+    return 4 * task["size"] * 8 / transfer_seconds / 1e9, seconds[0] / 2
 
 
 def _all_reduce_seconds(session: Any, length: int) -> float:

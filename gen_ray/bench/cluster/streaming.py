@@ -32,7 +32,7 @@ SAMPLE_SECONDS = 0.05
 
 @dataclass
 class PeakMemory:
-    """Peak memory in bytes: object store, spilled, this process, reader processes."""
+    """Peak memory in bytes: object store, spilled objects, this process, and the largest reader process."""
 
     store: int = 0
     spilled: int = 0
@@ -77,9 +77,9 @@ def stream_larger(*, data_mb: int, store_mb: int) -> StreamingFigures:
         try:
             streamed = Streamed(prepared.shards("train"), batch_size=BATCH)
             steps = streamed.rows // BATCH
-            # Closed: otherwise it continues to read ahead while Ray shuts down.
+            # The stream is closed, because otherwise it continues to read ahead while Ray shuts down.
             with (
-                _watched(store_mb * MB, Path(folder) / "ray") as peak,
+                _record_peak(store_mb * MB, Path(folder) / "ray") as peak,
                 closing(cast(Any, streamed.stream(0))) as stream,
             ):
                 began = time.perf_counter()
@@ -97,10 +97,10 @@ def stream_larger(*, data_mb: int, store_mb: int) -> StreamingFigures:
 def _write(folder: Path, rows: int) -> None:
     """Write images (1, SIDE, SIDE) of noise, which cannot be compressed."""
     folder.mkdir()
-    rng, kind = np.random.default_rng(0), pa.fixed_shape_tensor(pa.uint8(), (1, SIDE, SIDE))
+    rng, image_type = np.random.default_rng(0), pa.fixed_shape_tensor(pa.uint8(), (1, SIDE, SIDE))
     for part, first in enumerate(range(0, rows, PART_ROWS)):
         flat = rng.integers(0, 256, min(PART_ROWS, rows - first) * SIDE**2, dtype=np.uint8)
-        images = pa.ExtensionArray.from_storage(kind, pa.FixedSizeListArray.from_arrays(pa.array(flat), SIDE**2))
+        images = pa.ExtensionArray.from_storage(image_type, pa.FixedSizeListArray.from_arrays(pa.array(flat), SIDE**2))
         pq.write_table(pa.table({"image": images}), folder / f"{part:04d}.parquet", compression="none")
 
 
@@ -117,25 +117,25 @@ def _check_disk(folder: Path, data_mb: int) -> None:
 
 
 @contextmanager
-def _watched(store: int, folder: Path) -> Iterator[PeakMemory]:
-    """Yield the peak memory during the block, sampled twenty times a second."""
-    peak, over, own = PeakMemory(), threading.Event(), psutil.Process()
+def _record_peak(store: int, folder: Path) -> Iterator[PeakMemory]:
+    """Yield a record of the peak memory during the block, sampled every SAMPLE_SECONDS."""
+    peak, stop, process = PeakMemory(), threading.Event(), psutil.Process()
 
-    def look() -> None:
-        while not over.wait(SAMPLE_SECONDS):
+    def sample() -> None:
+        while not stop.wait(SAMPLE_SECONDS):
             free = ray.available_resources().get("object_store_memory", 0.0)
             peak.store = max(peak.store, int(store - free))
             peak.spilled = max(peak.spilled, sum(f.stat().st_size for f in folder.rglob("ray_spilled_objects*/*")))
-            peak.consumer = max(peak.consumer, own.memory_info().rss)
-            for child in own.children(recursive=True):
+            peak.consumer = max(peak.consumer, process.memory_info().rss)
+            for child in process.children(recursive=True):
                 with suppress(psutil.NoSuchProcess):
                     if "MapBatches" in " ".join(child.cmdline()):
                         peak.reader = max(peak.reader, child.memory_info().rss)
 
-    thread = threading.Thread(target=look, daemon=True)
+    thread = threading.Thread(target=sample, daemon=True)
     thread.start()
     try:
         yield peak
     finally:
-        over.set()
+        stop.set()
         thread.join()

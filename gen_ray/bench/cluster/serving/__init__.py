@@ -1,1 +1,1 @@
-"""Serving measured: the batcher behind HTTP against full batches offline, and against batching whole requests."""
+"""Serving benchmark: the batcher behind HTTP against offline full batches and against request-level batching."""

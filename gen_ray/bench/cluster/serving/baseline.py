@@ -1,4 +1,4 @@
-"""What one would write first: Ray Serve's own request batching. Requests for the same chain are walked together."""
+"""Baseline of the serving benchmark: Ray Serve's request batching; requests for the same chain form one batch."""
 
 import io
 from typing import Any
@@ -20,43 +20,43 @@ WAIT_SECONDS = 0.01
 
 
 class RequestBatches:
-    """The baseline: ``@serve.batch`` gathers requests; a batch is walked from start to end before the next one."""
+    """A deployment that batches whole requests with ``@serve.batch``: a batch is sampled completely before the next."""
 
     def __init__(self, id: str, raw: dict[str, Any]) -> None:
-        """Load the model as a replica does."""
+        """Load the model in the same way as a replica."""
         app = ServingApplication.model_validate(raw)
         torch.set_num_threads(max(1, int(app.models[id].cpus)))
         self._model = artifact.load(folder_of(app.models[id].model, app.root, app.tracking_uri))
         self._evaluations = 0
 
     async def counters(self) -> dict[str, float]:
-        """Return the network evaluations done."""
+        """Return the number of network evaluations so far."""
         return {"evaluations": self._evaluations}
 
     async def __call__(self, request: Request) -> Response:
-        """Answer one request as the API does in the format npz."""
+        """Return the response of the API in the format npz."""
         samples = await self._batch(await request.json())
         file = io.BytesIO()
         np.savez(file, samples=samples)
         return Response(file.getvalue(), media_type="application/octet-stream")
 
     @serve.batch(max_batch_size=MAX_REQUESTS, batch_wait_timeout_s=WAIT_SECONDS)
-    async def _batch(self, asked: list[dict[str, Any]]) -> list[np.ndarray]:
-        out: list[np.ndarray] = [np.empty(0)] * len(asked)
+    async def _batch(self, requests: list[dict[str, Any]]) -> list[np.ndarray]:
+        out: list[np.ndarray] = [np.empty(0)] * len(requests)
         kinds: dict[tuple[str, int], list[int]] = {}
-        for i, job in enumerate(asked):
-            kinds.setdefault((job["sampler"], job["steps"]), []).append(i)
+        for i, request in enumerate(requests):
+            kinds.setdefault((request["sampler"], request["steps"]), []).append(i)
         for (sampler, steps), members in kinds.items():
-            found = self._walk(sampler, steps, [asked[i] for i in members])
-            for i, samples in zip(members, found, strict=True):
+            results = self._sample(sampler, steps, [requests[i] for i in members])
+            for i, samples in zip(members, results, strict=True):
                 out[i] = samples
         return out
 
     @torch.inference_mode()
-    def _walk(self, sampler: str, steps: int, jobs: list[dict[str, Any]]) -> list[np.ndarray]:
-        chain, sizes = self._model.family.chain(sampler, steps), [job["n"] for job in jobs]
+    def _sample(self, sampler: str, steps: int, requests: list[dict[str, Any]]) -> list[np.ndarray]:
+        chain, sizes = self._model.family.chain(sampler, steps), [request["n"] for request in requests]
         noise = RowNoise(
-            [job["seed"] for job in jobs for _ in range(job["n"])],
+            [request["seed"] for request in requests for _ in range(request["n"])],
             [i for n in sizes for i in range(n)],
             [0] * sum(sizes),
         )
@@ -70,7 +70,7 @@ class RequestBatches:
 
 
 def build(args: ServingApplication) -> serve.Application:
-    """Return the baseline of the application's only model; the walk blocks its loop, as whole requests do."""
+    """Return the baseline of the application's only model; sampling blocks its event loop."""
     [(id, served)] = args.models.items()
     return (
         serve.deployment(RequestBatches)

@@ -1,4 +1,4 @@
-"""Clients: some that always want something, one that waits for no answer; and what became of each request."""
+"""Load generator: closed-loop and open-loop HTTP clients, and the outcomes of their requests."""
 
 import asyncio
 import itertools
@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 import aiohttp
 
 MAX_ROWS = 16
-PATIENCE_SECONDS = 120.0
+"""Default maximum number of samples per request."""
+REQUEST_TIMEOUT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class RequestKind:
-    """A sampler, its steps and the network evaluations they take."""
+    """A sampler, its number of steps and its network evaluations per sample."""
 
     sampler: str
     steps: int
@@ -26,48 +27,54 @@ class RequestKind:
 
 @dataclass
 class RequestOutcomes:
-    """Seconds of every request that was answered, and how many ended with each status."""
+    """Latencies in seconds of the successful requests, and the number of requests by HTTP status.
+
+    Status 0 counts requests that failed without a response.
+    """
 
     seconds: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     without_retry_after: int = 0
+    """Number of 429 responses without a Retry-After header."""
 
     def quantile(self, q: float) -> float:
-        """Return a quantile of the seconds of those answered."""
+        """Return the q-quantile of the latencies in seconds; 0 if no request succeeded."""
         return sorted(self.seconds)[min(len(self.seconds) - 1, int(q * len(self.seconds)))] if self.seconds else 0.0
 
     @property
     def median(self) -> float:
-        """Return the median of the seconds of those answered."""
+        """Return the median latency in seconds; 0 if no request succeeded."""
         return statistics.median(self.seconds) if self.seconds else 0.0
 
 
 class LoadClients:
-    """Requests to one address."""
+    """HTTP clients that send sampling requests to one URL."""
 
     def __init__(self, url: str, key: str | None = None) -> None:
-        """Send a key, if there is one."""
+        """Create clients for a URL; key is sent as the bearer token."""
         self.url, self._seeds = url, itertools.count()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
 
-    async def ask(self, session: aiohttp.ClientSession, kind: RequestKind, n: int, outcomes: RequestOutcomes) -> None:
-        """Ask for n samples and note what came of it."""
+    async def request(
+        self, session: aiohttp.ClientSession, kind: RequestKind, n: int, outcomes: RequestOutcomes
+    ) -> None:
+        """Request n samples and record the outcome."""
         body = {"n": n, "seed": next(self._seeds), "sampler": kind.sampler, "steps": kind.steps, "format": "npz"}
         began = time.perf_counter()
-        async with session.post(self.url, json=body) as answer:
-            await answer.read()
-        outcomes.statuses[answer.status] += 1
-        if answer.status == 200:
+        async with session.post(self.url, json=body) as response:
+            await response.read()
+        outcomes.statuses[response.status] += 1
+        if response.status == 200:
             outcomes.seconds.append(time.perf_counter() - began)
-        if answer.status == 429 and "Retry-After" not in answer.headers:
+        if response.status == 429 and "Retry-After" not in response.headers:
             outcomes.without_retry_after += 1
 
     def session(self) -> aiohttp.ClientSession:
-        """Return a session with as many connections as are wanted."""
+        """Return an HTTP session with an unlimited number of connections."""
         return aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS),
+            timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS),
         )
 
     async def saturate(
@@ -75,65 +82,68 @@ class LoadClients:
         kinds: Sequence[RequestKind],
         clients: int,
         seconds: float,
-        counted: Callable[[], Awaitable[float]],
+        count_evaluations: Callable[[], Awaitable[float]],
         *,
         rows: int = MAX_ROWS,
     ) -> float:
-        """Keep some clients busy with a mixed load, and return evaluations a second after a quarter to warm up.
+        """Run a closed-loop mixed load of concurrent clients and return the network evaluations per second.
 
-        A request has 1 to rows samples.
+        Each client sends its next request when the previous one has ended. A request has 1 to rows samples. The
+        warm-up takes a quarter of seconds in addition. count_evaluations returns the server's total so far.
         """
-        rng, stop = random.Random(0), asyncio.Event()  # noqa: S311, a load and no secret
+        rng, stop = random.Random(0), asyncio.Event()  # noqa: S311, a load, not a secret
 
         async def client(session: aiohttp.ClientSession) -> None:
             while not stop.is_set():
-                await self.ask(session, rng.choice(kinds), rng.randint(1, rows), RequestOutcomes())
+                await self.request(session, rng.choice(kinds), rng.randint(1, rows), RequestOutcomes())
 
         async with self.session() as session:
             tasks = [asyncio.create_task(client(session)) for _ in range(clients)]
             await asyncio.sleep(seconds / 4)
-            before, began = await counted(), time.perf_counter()
+            before, began = await count_evaluations(), time.perf_counter()
             await asyncio.sleep(seconds)
-            rate = (await counted() - before) / (time.perf_counter() - began)
+            rate = (await count_evaluations() - before) / (time.perf_counter() - began)
             stop.set()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return rate
 
-    async def one_by_one(self, kind: RequestKind, n: int, times: int) -> RequestOutcomes:
-        """Send requests one after another, each after the answer to the one before."""
+    async def sequential(self, kind: RequestKind, n: int, times: int) -> RequestOutcomes:
+        """Send requests one at a time and return their outcomes."""
         outcomes = RequestOutcomes()
         async with self.session() as session:
             for _ in range(times):
-                await self.ask(session, kind, n, outcomes)
+                await self.request(session, kind, n, outcomes)
         return outcomes
 
-    async def beside(self, short: RequestKind, long: RequestKind, rows: int, times: int) -> RequestOutcomes:
+    async def during_long_request(
+        self, short: RequestKind, long: RequestKind, rows: int, times: int
+    ) -> RequestOutcomes:
         """Repeatedly request one short sample while a long request of ``rows`` samples is in progress."""
         async with self.session() as session:
 
-            async def always() -> None:
+            async def repeat_long() -> None:
                 while True:
-                    await self.ask(session, long, rows, RequestOutcomes())
+                    await self.request(session, long, rows, RequestOutcomes())
 
-            busy = asyncio.create_task(always())
+            background = asyncio.create_task(repeat_long())
             await asyncio.sleep(1.0)
-            found = await self.one_by_one(short, 1, times)
-            busy.cancel()
-            await asyncio.gather(busy, return_exceptions=True)
-        return found
+            outcomes = await self.sequential(short, 1, times)
+            background.cancel()
+            await asyncio.gather(background, return_exceptions=True)
+        return outcomes
 
     async def overload(self, kind: RequestKind, n: int, rate: float, seconds: float) -> RequestOutcomes:
-        """Ask rate times a second whatever becomes of it, and wait for the end of each."""
+        """Run an open-loop load of rate requests per second for some seconds, and wait until all have ended."""
         outcomes, tasks = RequestOutcomes(), []
         async with self.session() as session:
             end = time.perf_counter() + seconds
             due = time.perf_counter()
             while due < end:
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                tasks.append(asyncio.create_task(self.ask(session, kind, n, outcomes)))
+                tasks.append(asyncio.create_task(self.request(session, kind, n, outcomes)))
                 due += 1 / rate
-            failed = [f for f in await asyncio.gather(*tasks, return_exceptions=True) if f is not None]
-        outcomes.statuses[0] += len(failed)
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes.statuses[0] += sum(result is not None for result in results)
         return outcomes

@@ -1,4 +1,4 @@
-"""The rounds: offline, served and baseline in turn; then a lone request, a short one beside a long one, too many."""
+"""Serving benchmark: rounds of offline, served and baseline sampling; then latency, fairness and overload."""
 
 import asyncio
 import math
@@ -25,36 +25,42 @@ LONG_ROWS = 64
 SMALL_ROWS = 4
 BASELINE, ROUTE = "gen_ray_baseline", "/baseline"
 TIMES = 15
-LONE_SECONDS = 0.4
-"""What a lone request takes at least: shorter ones measure the way there and not the work."""
+"""Number of requests of each latency measurement."""
+SINGLE_SECONDS = 0.4
+"""Minimum duration of a single request, because HTTP overhead dominates shorter ones."""
 
 
 @dataclass(kw_only=True)
 class ServingFigures:
-    """Everything measured. Rates are network evaluations a second, one a round."""
+    """Results of the serving benchmark. Rates are in network evaluations per second, one per round."""
 
     offline: list[float] = field(default_factory=list)
     served: list[float] = field(default_factory=list)
-    requests: list[float] = field(default_factory=list)
-    """Of the baseline, which batches requests."""
-    lone: list[float] = field(default_factory=list)
-    """Seconds by HTTP, and below in this process, in turn."""
-    in_process: list[float] = field(default_factory=list)
+    request_batching: list[float] = field(default_factory=list)
+    """Rates of the baseline, which batches whole requests."""
+    single_seconds: list[float] = field(default_factory=list)
+    """Latency of a single request by HTTP on an idle server, in seconds."""
+    in_process_seconds: list[float] = field(default_factory=list)
+    """Duration of the same sampling in this process, in seconds; alternates with single_seconds."""
     idle: RequestOutcomes = field(default_factory=RequestOutcomes)
-    beside: RequestOutcomes = field(default_factory=RequestOutcomes)
+    """Short requests on an idle server."""
+    during_long: RequestOutcomes = field(default_factory=RequestOutcomes)
+    """Short requests while a long request is in progress."""
     overload: RequestOutcomes = field(default_factory=RequestOutcomes)
-    after: RequestOutcomes = field(default_factory=RequestOutcomes)
+    after_overload: RequestOutcomes = field(default_factory=RequestOutcomes)
     capacity: float = 0.0
-    """Small requests a second."""
-    asked_rate: float = 0.0
+    """Requests of SMALL_ROWS samples per second at saturation."""
+    overload_rate: float = 0.0
+    """Requests per second sent in the overload."""
     backlog_seconds: float = 0.0
-    memory: list[float] = field(default_factory=list)
-    """MiB of the replica before, after the first and after the second half of the overload."""
+    """Backlog limit of the server."""
+    memory_mib: list[float] = field(default_factory=list)
+    """Memory of the replica before, after the first and after the second half of the overload."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchPlan:
-    """How long each part takes."""
+    """Number of rounds and clients, and the duration of each part in seconds."""
 
     rounds: int
     seconds: float
@@ -63,7 +69,7 @@ class BenchPlan:
 
 
 def measure(app: ServingApplication, kinds: Sequence[RequestKind], port: int, plan: BenchPlan) -> ServingFigures:
-    """Serve the application's only model and the baseline beside it, and measure both."""
+    """Serve the application's only model and the baseline on the same cluster, and measure both."""
     [(id, served)] = app.models.items()
     model = artifact.load(folder_of(served.model, app.root, app.tracking_uri))
     torch.set_num_threads(max(1, int(served.cpus)))
@@ -77,41 +83,42 @@ class _Bench:
     def __init__(self, model: Model, id: str, url: str, kinds: Sequence[RequestKind], plan: BenchPlan) -> None:
         self.model, self.kinds, self.plan = model, kinds, plan
         self.clients = LoadClients(f"{url}/v1/models/{id}/sample")
-        self.others = LoadClients(f"{url}{ROUTE}")
+        self.baseline_clients = LoadClients(f"{url}{ROUTE}")
         self.replica = serve.get_deployment_handle(id, server.NAME)
         self.baseline = serve.get_deployment_handle("baseline", BASELINE)
         self.short = min(kinds, key=lambda kind: kind.nfe)
         self.long = max(kinds, key=lambda kind: kind.nfe)
 
     async def all(self, backlog_seconds: float) -> ServingFigures:
-        found = ServingFigures(backlog_seconds=backlog_seconds)
+        figures = ServingFigures(backlog_seconds=backlog_seconds)
         for _ in range(self.plan.rounds):
-            found.offline.append(self.offline())
-            found.served.append(await self.saturated(self.clients, self.evaluations))
-            await self.quiet()
-            found.requests.append(await self.saturated(self.others, self.baseline_evaluations))
+            figures.offline.append(self.offline())
+            figures.served.append(await self.saturated(self.clients, self.evaluations))
+            await self.wait_until_idle()
+            figures.request_batching.append(await self.saturated(self.baseline_clients, self.baseline_evaluations))
             await asyncio.sleep(self.plan.seconds / 2)
-        await self.alone(found)
-        found.idle = await self.clients.one_by_one(self.short, 1, TIMES)
-        found.beside = await self.clients.beside(self.short, self.long, LONG_ROWS, TIMES)
-        await self.quiet()
-        await self.too_many(found)
-        return found
+        await self.single_requests(figures)
+        figures.idle = await self.clients.sequential(self.short, 1, TIMES)
+        figures.during_long = await self.clients.during_long_request(self.short, self.long, LONG_ROWS, TIMES)
+        await self.wait_until_idle()
+        await self.overload(figures)
+        return figures
 
     def offline(self) -> float:
-        """Return evaluations a second of the mix in full batches: so many seconds an evaluation for each kind."""
-        seconds = {kind: self._generate(kind, FULL_BATCH) / FULL_BATCH for kind in self.kinds}
-        return sum(kind.nfe for kind in self.kinds) / sum(seconds.values())
+        """Return the network evaluations per second of the mixed load, sampled in full batches without a server."""
+        seconds_per_sample = {kind: self._generate(kind, FULL_BATCH) / FULL_BATCH for kind in self.kinds}
+        return sum(kind.nfe for kind in self.kinds) / sum(seconds_per_sample.values())
 
     def _generate(self, kind: RequestKind, n: int) -> float:
+        """Return the seconds of drawing n samples in this process."""
         chain = self.model.family.chain(kind.sampler, kind.steps)
         began = time.perf_counter()
         with autocast(self.model.experiment.training.precision, CPU):
             generate(self.model.net, chain, n, seed=0, device=CPU, batch_size=FULL_BATCH)
         return time.perf_counter() - began
 
-    async def saturated(self, clients: LoadClients, counted: Callable[[], Awaitable[float]]) -> float:
-        return await clients.saturate(self.kinds, self.plan.clients, self.plan.seconds, counted)
+    async def saturated(self, clients: LoadClients, count_evaluations: Callable[[], Awaitable[float]]) -> float:
+        return await clients.saturate(self.kinds, self.plan.clients, self.plan.seconds, count_evaluations)
 
     async def evaluations(self) -> float:
         return (await self.replica.counters.remote())["evaluations"]
@@ -119,35 +126,37 @@ class _Bench:
     async def baseline_evaluations(self) -> float:
         return (await self.baseline.counters.remote())["evaluations"]
 
-    async def quiet(self) -> None:
-        """Wait until nothing is under way in the replica."""
+    async def wait_until_idle(self) -> None:
+        """Wait until the replica has no request in progress."""
         while (await self.replica.counters.remote())["requests"]:
             await asyncio.sleep(0.1)
 
-    async def alone(self, found: ServingFigures) -> None:
-        """Ask for one sample of about LONE_SECONDS on the idle server, in turn with the same in this process."""
-        step = self._generate(self.short, 1) / self.short.steps
-        steps = max(self.short.steps, math.ceil(LONE_SECONDS / step))
+    async def single_requests(self, figures: ServingFigures) -> None:
+        """Time single requests of at least SINGLE_SECONDS on the idle server, alternating with in-process sampling."""
+        step_seconds = self._generate(self.short, 1) / self.short.steps
+        steps = max(self.short.steps, math.ceil(SINGLE_SECONDS / step_seconds))
         kind = RequestKind(self.short.sampler, steps, self.model.family.chain(self.short.sampler, steps).nfe)
         for _ in range(TIMES):
-            found.in_process.append(self._generate(kind, 1))
-            found.lone += (await self.clients.one_by_one(kind, 1, 1)).seconds
+            figures.in_process_seconds.append(self._generate(kind, 1))
+            figures.single_seconds += (await self.clients.sequential(kind, 1, 1)).seconds
 
-    async def too_many(self, found: ServingFigures) -> None:
-        """Ask five times as often as can be answered."""
+    async def overload(self, figures: ServingFigures) -> None:
+        """Send requests at five times the capacity; measure memory during the load and latency after it."""
         rate = await self.saturated(LoadClients(self.clients.url), self.evaluations)
-        found.capacity = rate / (SMALL_ROWS * self.short.nfe)
-        found.asked_rate = 5 * found.capacity
-        await self.quiet()
-        found.memory.append(await self._memory())
+        figures.capacity = rate / (SMALL_ROWS * self.short.nfe)
+        figures.overload_rate = 5 * figures.capacity
+        await self.wait_until_idle()
+        figures.memory_mib.append(await self._memory())
         for _ in range(2):
-            half = await self.clients.overload(self.short, SMALL_ROWS, found.asked_rate, self.plan.overload_seconds / 2)
-            found.overload.seconds += half.seconds
-            found.overload.statuses += half.statuses
-            found.overload.without_retry_after += half.without_retry_after
-            found.memory.append(await self._memory())
+            half = await self.clients.overload(
+                self.short, SMALL_ROWS, figures.overload_rate, self.plan.overload_seconds / 2
+            )
+            figures.overload.seconds += half.seconds
+            figures.overload.statuses += half.statuses
+            figures.overload.without_retry_after += half.without_retry_after
+            figures.memory_mib.append(await self._memory())
         await asyncio.sleep(5.0)
-        found.after = await self.clients.one_by_one(self.short, 1, TIMES)
+        figures.after_overload = await self.clients.sequential(self.short, 1, TIMES)
 
     async def _memory(self) -> float:
         return (await self.replica.counters.remote())["memory_mib"]
