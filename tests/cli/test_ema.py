@@ -23,7 +23,7 @@ def test_the_best_average_becomes_the_model(gen_ray: Callable[..., Said], tmp_pa
     for words, told in (
         (("--by", "fid"), "--by 'fid'"),
         (("--sigma-rel", "0.9"), "--sigma-rel: a power-function average"),
-        (("--sigma-rel", "0.02", "0.2"), "--sigma-rel: 0.02 cannot be made"),
+        (("--sigma-rel", "0.02", "0.2"), "--sigma-rel: 0.02 cannot be computed"),
     ):
         said = gen_ray("ema", "tiny", *words, "--storage", tmp_path)
         assert said.code == 2 and told in said.fault

@@ -134,7 +134,7 @@ def test_labels_of_a_single_class_train_no_extractor_and_are_reported_before_tra
     with caplog.at_level("WARNING"):
         report_unmeasured(prepared, needed="eval/bits_per_dim")
     assert [record.message for record in caplog.records] == [
-        "raw: labels of a single class teach an extractor nothing: no Fréchet distance, precision and recall"
+        "raw: an extractor cannot be trained on labels of a single class: no Fréchet distance, precision and recall"
     ]
     for metric in ("eval/frechet_distance", "eval/precision"):
         with pytest.raises(UserError, match=f"metric {metric}: .*; raw: .*single class"):

@@ -174,7 +174,7 @@ def reference(
         for seed in (0, 1)
     )
     return ReferenceData(
-        train=train, test=test[:test_rows], rows_seed=0, fingerprint="abc", against=against, extractor=extractor
+        train=train, test=test[:test_rows], rows_seed=0, fingerprint="abc", reference_split=against, extractor=extractor
     )
 
 
@@ -272,7 +272,7 @@ def test_the_evaluation_of_a_text_model_shows_text_and_no_picture() -> None:
     family = exp.model(spec)
     now = Model(experiment=exp, family=family, net=family.build_net().eval(), meta={})
     x = torch.randint(4, (30, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    data = ReferenceData(train=x, test=x, rows_seed=0, fingerprint="f" * 12, against="train", extractor=None)
+    data = ReferenceData(train=x, test=x, rows_seed=0, fingerprint="f" * 12, reference_split="train", extractor=None)
     report = evaluate(now, data, device=CPU)
     drawn, _ = sample(now, exp.evaluation.samples, device=CPU)
     assert report.texts == {"samples": page(drawn, spec)} and not report.pictures
@@ -305,7 +305,7 @@ UNLABELLED = SPEC.model_copy(update={"classes": ()})
         (SPEC, 2, "train", ""),
         (SPEC, 1, "train", "the test split has 1 row"),
         (SPEC, 1, "test", "the test split has 1 row: no Fréchet distance"),
-        (SINGLE, 9, "train", "a single class teach an extractor nothing: no Fréchet"),
+        (SINGLE, 9, "train", "cannot be trained on labels of a single class: no Fréchet"),
         (UNLABELLED, 9, "train", "an extractor needs labelled images: no Fréchet"),
         (UNLABELLED, 1, "train", "bits/dim without standard error"),
     ],

@@ -63,10 +63,10 @@ def test_a_width_outside_the_span_of_the_snapshots_is_refused(home: tuple[Path, 
     """One line states the residual, the limit and the possible widths, before any weights are read."""
     for refuse in (post_hoc_ema.residual, post_hoc_ema.average):
         with pytest.raises(
-            UserError, match=r"12 times: the residual .* is 0\.\d+, the limit 0\.08, and its width .* can: "
+            UserError, match=r"12 snapshots: the fit has residual 0\.\d+ \(limit 0\.08\) and width .* possible widths: "
         ) as told:
             refuse(home[0], width)
-    low, high = map(float, re.search(r"can: ([\d.]+) to ([\d.]+)", str(told.value)).groups())
+    low, high = map(float, re.search(r"possible widths: ([\d.]+) to ([\d.]+)", str(told.value)).groups())
     assert (low, high) == (0.036, 0.235)
     assert all(post_hoc_ema.residual(home[0], end) <= post_hoc_ema.MAX_RESIDUAL for end in (low, high))
 

@@ -237,12 +237,12 @@ def test_every_rank_stops_and_names_the_one_at_fault(culprit: int) -> None:
 
 
 def test_only_rank_0_decides_the_signal_of_a_step() -> None:
-    for asking, expected in ((0, StepSignal.STOP), (1, StepSignal.GO_ON)):
+    for asking, expected in ((0, StepSignal.STOP), (1, StepSignal.CONTINUE)):
         ring, exp = Ring(2), experiment(workers=2)
         ranks = [TrainState(exp.model(SPEC), exp.training, RingSession(ring, r, exp), 100) for r in range(2)]
 
         def work(rank: int, ranks: list[TrainState] = ranks, asking: int = asking) -> StepSignal:
-            return ranks[rank].step([images(4)], 0, StepSignal.STOP if rank == asking else StepSignal.GO_ON)[1]
+            return ranks[rank].step([images(4)], 0, StepSignal.STOP if rank == asking else StepSignal.CONTINUE)[1]
 
         assert ring.run(work) == [expected, expected]
 

@@ -19,7 +19,7 @@ from gen_ray.datasets.random_rows import SEED, random_row_numbers, read_random_r
 from gen_ray.engine.evaluation import features
 from gen_ray.engine.evaluation.evaluate import REFERENCE_ROWS, ReferenceData
 from gen_ray.engine.evaluation.evaluate import evaluate as measure
-from gen_ray.engine.evaluation.quality_metrics import READ_EXAMPLES
+from gen_ray.engine.evaluation.quality_metrics import MAX_TRAIN_EXAMPLES
 from gen_ray.engine.evaluation.summary_figure import summary_figure
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
@@ -182,7 +182,7 @@ def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int =
     It holds at least test_rows rows of the test split, or all rows if the split is smaller.
     """
     spec = prepared.spec
-    train, labels = read_random_rows(prepared, "train", REFERENCE_ROWS if spec.is_image else READ_EXAMPLES)
+    train, labels = read_random_rows(prepared, "train", REFERENCE_ROWS if spec.is_image else MAX_TRAIN_EXAMPLES)
     test, _ = read_random_rows(prepared, "test", max(REFERENCE_ROWS, test_rows))
     judged = spec.is_image and labels is not None and len(np.unique(labels)) > 1
     return ReferenceData(
@@ -190,7 +190,7 @@ def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int =
         test=torch.from_numpy(test),
         rows_seed=SEED,
         fingerprint=prepared.fingerprint[:12],
-        against=against,
+        reference_split=against,
         extractor=_extractor_of(prepared) if judged else None,
     )
 
@@ -202,7 +202,7 @@ def _extractor_of(prepared: Prepared) -> features.Extractor:
 
 def _labelled(prepared: Prepared, split: str) -> features.Labelled:
     """Return images and labels of a split in stored order; a seeded choice of rows if there are too many."""
-    rows = random_row_numbers(prepared.rows[split], features.most_rows(prepared.spec))
+    rows = random_row_numbers(prepared.rows[split], features.max_training_rows(prepared.spec))
     x, labels = read_rows(prepared, split, np.sort(rows))
     assert labels is not None, "training an extractor needs labels"
     return torch.from_numpy(x), torch.from_numpy(labels)

@@ -16,7 +16,7 @@ from gen_ray.engine.evaluation.sampler_settings import (
     affordable,
     measure_setting,
     sampler_settings,
-    seconds_an_evaluation,
+    seconds_per_evaluation,
 )
 from gen_ray.engine.inference import artifact, fingerprint
 from gen_ray.engine.inference.sampler_choice import SamplerChoice
@@ -61,7 +61,7 @@ class SamplerBenchmark:
             return None
         order = self.order
         settings = sampler_settings(self.model.family, order.samplers, order.steps)
-        each = seconds_an_evaluation(self.model, batch_size=order.batch_size, device=self.device)
+        each = seconds_per_evaluation(self.model, batch_size=order.batch_size, device=self.device)
         kept, left = affordable(settings, 60 * order.minutes / (each * order.n))
         how = {"samples": order.n, "seed": order.seed, "batch_size": order.batch_size, "threads": self.cpus}
         return kept, left, self.measure.metric, {**self.measure.provenance, **how}

@@ -1,4 +1,4 @@
-"""Evaluates a model: bits per dimension, and the distance of its samples from the data, each with its provenance."""
+"""Evaluation of a model: bits per dimension, and the distance of its samples from the data, with provenance."""
 
 import math
 import time
@@ -23,7 +23,8 @@ from gen_ray.engine.plots.grids import grid
 from gen_ray.metrics import BITS_PER_DIM, FRECHET_DISTANCE, SECONDS_PER_IMAGE
 
 REFERENCE_ROWS = 10_000
-SHOWN = 64
+PREVIEW_SAMPLES = 64
+"""Number of samples in the picture or page of the report."""
 SEED = 0
 
 
@@ -52,38 +53,41 @@ class ReferenceData:
     test: Tensor
     rows_seed: int
     fingerprint: str
-    against: str
+    reference_split: str
+    """Split that samples are compared with: train or test."""
     extractor: Extractor | None
 
     @property
     def real(self) -> Tensor:
         """Return the examples (N, *shape) that samples are compared with, at most REFERENCE_ROWS."""
-        return {"train": self.train, "test": self.test}[self.against][:REFERENCE_ROWS]
+        return {"train": self.train, "test": self.test}[self.reference_split][:REFERENCE_ROWS]
 
     @property
     def held_out(self) -> Tensor:
         """Return examples (N, *shape) of the other split; their distance from ``real`` is that of a perfect model."""
-        return {"train": self.test, "test": self.train}[self.against][:REFERENCE_ROWS]
+        return {"train": self.test, "test": self.train}[self.reference_split][:REFERENCE_ROWS]
 
 
 def evaluate(model: Model, reference: ReferenceData, *, device: torch.device) -> EvaluationReport:
     """Measure the likelihood on the test split and, where there is an extractor, the quality of samples."""
     metrics, provenance = likelihood(model, reference, device=device)
     rows = {"train": len(reference.train), "test": len(reference.test)}
-    missing = unmeasurable_metrics(model.spec, rows, reference.against, judged=reference.extractor is not None)
-    wanted = model.experiment.evaluation.samples
-    judged = FRECHET_DISTANCE.name not in missing  # otherwise samples are only shown and timed
-    samples, seconds = sample(model, wanted if judged else min(wanted, SHOWN), device=device)
+    missing = unmeasurable_metrics(
+        model.spec, rows, reference.reference_split, has_extractor=reference.extractor is not None
+    )
+    sample_count = model.experiment.evaluation.samples
+    measurable = FRECHET_DISTANCE.name not in missing  # otherwise samples are only shown and timed
+    samples, seconds = sample(model, sample_count if measurable else min(sample_count, PREVIEW_SAMPLES), device=device)
     metrics[SECONDS_PER_IMAGE.name] = seconds
-    if judged and reference.extractor is not None:
-        found, how = distances(model, samples, reference, reference.extractor)
-        metrics, provenance = metrics | found, provenance | how
-    spec, shown = model.spec, samples[:SHOWN]
+    if measurable and reference.extractor is not None:
+        sample_metrics, sample_provenance = distances(model, samples, reference, reference.extractor)
+        metrics, provenance = metrics | sample_metrics, provenance | sample_provenance
+    spec, preview = model.spec, samples[:PREVIEW_SAMPLES]
     return EvaluationReport(
         metrics=metrics,
         provenance=provenance,
-        pictures={"samples": grid(shown, levels=spec.levels)} if spec.is_image else {},
-        texts={"samples": page(shown, spec)} if spec.is_text else {},
+        pictures={"samples": grid(preview, levels=spec.levels)} if spec.is_image else {},
+        texts={"samples": page(preview, spec)} if spec.is_text else {},
         unmeasured=tuple(dict.fromkeys(missing.values())),
     )
 
@@ -95,29 +99,29 @@ def likelihood(
 
     The standard error needs two rows.
     """
-    wanted, dims = model.experiment.evaluation, model.spec.dims
-    x = reference.test[: wanted.likelihood_rows]
-    found = list(nll_batches(model, x, SEED, effort=wanted.effort or EFFORT, device=device))
-    bits = bits_per_dim(torch.cat([nll.nats for nll in found]).double().cpu(), dims)
+    settings, dims = model.experiment.evaluation, model.spec.dims
+    x = reference.test[: settings.likelihood_rows]
+    batches = list(nll_batches(model, x, SEED, effort=settings.effort or EFFORT, device=device))
+    bits = bits_per_dim(torch.cat([nll.nats for nll in batches]).double().cpu(), dims)
     metrics = {
         BITS_PER_DIM.name: float(bits.mean()),
-        f"{BITS_PER_DIM.name}_nfe": float(found[0].nfe),
+        f"{BITS_PER_DIM.name}_nfe": float(batches[0].nfe),
     }
     if len(bits) > 1:
         metrics[f"{BITS_PER_DIM.name}_standard_error"] = float(bits.std() / math.sqrt(len(bits)))
-    for part in found[0].parts:
-        values = torch.cat([nll.parts[part] for nll in found]).double().cpu()
+    for part in batches[0].parts:
+        values = torch.cat([nll.parts[part] for nll in batches]).double().cpu()
         metrics[f"{BITS_PER_DIM.name}_{part}"] = float(bits_per_dim(values, dims).mean())
-    how = {
+    provenance = {
         **planned_provenance(model.experiment)[BITS_PER_DIM.name],
-        "kind": found[0].kind,
+        "kind": batches[0].kind,
         "data": reference.fingerprint,
         "split": "test",
         "rows": len(bits),
         "rows_seed": reference.rows_seed,
         "levels": model.spec.levels,
     }
-    return metrics, {BITS_PER_DIM.name: how}
+    return metrics, {BITS_PER_DIM.name: provenance}
 
 
 def sample(model: Model, n: int, *, device: torch.device) -> tuple[Tensor, float]:
@@ -139,18 +143,18 @@ def distances(
         held_out=extractor.features(reference.held_out),
         neighbours=model.experiment.evaluation.neighbours,
     )
-    how = {
+    provenance = {
         **planned_provenance(model.experiment)[FRECHET_DISTANCE.name],
         "extractor": extractor.name,
         "extractor_accuracy": extractor.accuracy,
         "resize": "none",
         "range": "[-1, 1]",
         "data": reference.fingerprint,
-        "reference": reference.against,
+        "reference": reference.reference_split,
         "reference_rows": len(reference.real),
         "manifold_rows": min(MANIFOLD_ROWS, len(reference.real)),
         "rows_seed": reference.rows_seed,
         "samples": len(samples),
         "seed": SEED,
     }
-    return measured(features), dict.fromkeys(MEASURES, how)
+    return measured(features), dict.fromkeys(MEASURES, provenance)

@@ -1,4 +1,4 @@
-"""The feature extractor of the Fréchet distance: a small classifier, trained once on a labelled data set and saved."""
+"""The feature extractor of the Fréchet distance: a small classifier, trained once per labelled data set and saved."""
 
 import json
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def save(folder: Path, net: Classifier, meta: dict[str, Any]) -> None:
 
 def load(folder: Path, spec: DataSpec) -> Extractor:
     """Return a saved extractor. Raise UserError naming a missing or altered file."""
-    return paths.read(folder, lambda found: _load(found, spec))
+    return paths.read(folder, lambda local: _load(local, spec))
 
 
 def _load(folder: Path, spec: DataSpec) -> Extractor:
@@ -90,8 +90,8 @@ def _load(folder: Path, spec: DataSpec) -> Extractor:
 def accuracy(net: Classifier, spec: DataSpec, x: Tensor, labels: Tensor) -> float:
     """Return the share of stored images x (N, C, H, W) with labels (N,) that the classifier labels correctly."""
     with torch.no_grad():
-        guesses = torch.cat([net(scaled(part, spec.levels)).argmax(1) for part in x.split(512)])
-    return float((guesses == labels).float().mean())
+        predictions = torch.cat([net(scaled(part, spec.levels)).argmax(1) for part in x.split(512)])
+    return float((predictions == labels).float().mean())
 
 
 def load_or_train(folder: Path, spec: DataSpec, read: Callable[[str], Labelled]) -> Extractor:
@@ -108,7 +108,7 @@ def load_or_train(folder: Path, spec: DataSpec, read: Callable[[str], Labelled])
     return load(folder, spec)
 
 
-def most_rows(spec: DataSpec) -> int:
+def max_training_rows(spec: DataSpec) -> int:
     """Return the largest number of images that an extractor of this spec is trained on."""
     size = spec.dims * spec.storage_dtype.itemsize
     return min(MAX_ROWS, max(1, MAX_BYTES // size))

@@ -12,7 +12,7 @@ from gen_ray.engine.inference.sampler_choice import SamplerChoice
 
 NAMES = ("fast", "balanced", "best")
 TINY = 1e-9
-TOLERABLE = 2.0
+MAX_FAST_RATIO = 2.0
 """Largest quality figure of the fast choice, as a multiple of the balanced one's."""
 
 
@@ -51,29 +51,29 @@ def choose(points: Sequence[CostQuality]) -> Mapping[str, CostQuality]:
     best: the cheapest point on the front that equals the lowest value within the errors of the two. balanced: the knee
     of the front up to there, which is the point farthest below the straight line between its ends, with the logarithms
     of both figures scaled to 0 … 1 (Kneedle, Satopaa et al. 2011), so that a factor of two counts the same everywhere.
-    Where no point is below that line, it is the best one. fast: the cheapest point whose quality is at most TOLERABLE
-    times the balanced one's.
+    Where no point is below that line, it is the best one. fast: the cheapest point whose quality is at most
+    MAX_FAST_RATIO times the balanced one's.
     """
-    along = pareto_front(points, lambda point: (point.seconds_per_sample, point.quality))
-    lowest = along[-1]
-    last = next(i for i, p in enumerate(along) if p.quality <= lowest.quality + max(p.error, lowest.error))
-    along = along[: last + 1]
-    balanced = _knee(along)
-    fast = next(p for p in along if p.quality <= TOLERABLE * balanced.quality + p.error)
-    return dict(zip(NAMES, (fast, balanced, along[-1]), strict=True))
+    front = pareto_front(points, lambda point: (point.seconds_per_sample, point.quality))
+    lowest = front[-1]
+    last = next(i for i, p in enumerate(front) if p.quality <= lowest.quality + max(p.error, lowest.error))
+    front = front[: last + 1]
+    balanced = _knee(front)
+    fast = next(p for p in front if p.quality <= MAX_FAST_RATIO * balanced.quality + p.error)
+    return dict(zip(NAMES, (fast, balanced, front[-1]), strict=True))
 
 
-def _knee(along: Sequence[CostQuality]) -> CostQuality:
-    if len(along) < 3:
-        return along[-1]
-    (x_0, y_0), (x_1, y_1) = _logarithms(along[0]), _logarithms(along[-1])
+def _knee(front: Sequence[CostQuality]) -> CostQuality:
+    if len(front) < 3:
+        return front[-1]
+    (x_0, y_0), (x_1, y_1) = _logarithms(front[0]), _logarithms(front[-1])
 
-    def below(point: CostQuality) -> float:
+    def distance_below_chord(point: CostQuality) -> float:
         x, y = _logarithms(point)
         return (x_1 - x) / (x_1 - x_0) - (y - y_1) / max(y_0 - y_1, TINY)
 
-    knee = max(along[1:-1], key=below)
-    return knee if below(knee) > 0 else along[-1]
+    knee = max(front[1:-1], key=distance_below_chord)
+    return knee if distance_below_chord(knee) > 0 else front[-1]
 
 
 def _logarithms(point: CostQuality) -> tuple[float, float]:

@@ -28,16 +28,17 @@ def planned_provenance(experiment: "Experiment") -> dict[str, dict[str, Any]]:
     }
 
 
-def comparison_key(how: Mapping[str, Any]) -> dict[str, str]:
+def comparison_key(provenance: Mapping[str, Any]) -> dict[str, str]:
     """Return the part of a figure's provenance that two figures must share to be ranked together."""
-    found = {key: str(word) for key, word in how.items() if key not in NOT_RANKED_BY}
-    if "values" not in found and str(how.get("kind", "")).endswith(BINARY):  # a run from before values were recorded
-        found["values"] = "binary"
-    return found
+    key_values = {key: str(value) for key, value in provenance.items() if key not in NOT_RANKED_BY}
+    # Older runs did not record values.
+    if "values" not in key_values and str(provenance.get("kind", "")).endswith(BINARY):
+        key_values["values"] = "binary"
+    return key_values
 
 
-def reader_note(how: Mapping[str, Any]) -> str:
+def reader_note(provenance: Mapping[str, Any]) -> str:
     """Return a note that a reader of a figure with this provenance needs, "" if none."""
-    if how.get("reference") == "train":
+    if provenance.get("reference") == "train":
         return "the reference is the training split, from which copies of training images have distance 0"
     return ""

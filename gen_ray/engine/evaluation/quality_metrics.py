@@ -18,8 +18,8 @@ BLOCKS = 5
 """Number of parts of the samples for the jackknife error."""
 ORDER = 5
 """Length of the n-grams, in characters."""
-READ_EXAMPLES = 20_000
-"""Most examples of the training split that the n-gram model is fitted to."""
+MAX_TRAIN_EXAMPLES = 20_000
+"""Maximum number of training examples that the n-gram model is fitted to."""
 
 
 @dataclass(frozen=True)
@@ -51,33 +51,33 @@ def _of_images(reference: ReferenceData) -> QualityMetric:
         features = extractor.features(samples)
         return jackknife(features, lambda part: frechet.distance(frechet.Moments.of(part), real))
 
-    how = {
+    provenance = {
         "extractor": extractor.name,
         "data": reference.fingerprint,
-        "reference": reference.against,
+        "reference": reference.reference_split,
         "reference_rows": len(reference.real),
         "rows_seed": reference.rows_seed,
     }
-    return QualityMetric(FRECHET_DISTANCE.key, how, distance)
+    return QualityMetric(FRECHET_DISTANCE.key, provenance, distance)
 
 
 def _of_tokens(spec: DataSpec, reference: ReferenceData) -> QualityMetric:
-    model = WittenBell(reference.train[:READ_EXAMPLES].tolist(), spec.levels, ORDER)
-    held = float(model.bits(reference.test.flatten(1)).mean())
+    model = WittenBell(reference.train[:MAX_TRAIN_EXAMPLES].tolist(), spec.levels, ORDER)
+    held_out_bits = float(model.bits(reference.test.flatten(1)).mean())
 
     def gap(samples: Tensor) -> tuple[float, float]:
         bits = model.bits(samples.flatten(1))
-        return abs(float(bits.mean()) - held), float(bits.std() / math.sqrt(len(bits)))
+        return abs(float(bits.mean()) - held_out_bits), float(bits.std() / math.sqrt(len(bits)))
 
-    how = {
+    provenance = {
         "judge": f"witten-bell-{ORDER}",
         "data": reference.fingerprint,
-        "train_rows": min(len(reference.train), READ_EXAMPLES),
+        "train_rows": min(len(reference.train), MAX_TRAIN_EXAMPLES),
         "test_rows": len(reference.test),
         "rows_seed": reference.rows_seed,
-        "held_out_bits": f"{held:.4f}",
+        "held_out_bits": f"{held_out_bits:.4f}",
     }
-    return QualityMetric(NGRAM_GAP.key, how, gap)
+    return QualityMetric(NGRAM_GAP.key, provenance, gap)
 
 
 def jackknife(rows: Tensor, figure: Callable[[Tensor], float]) -> tuple[float, float]:
@@ -107,12 +107,12 @@ class WittenBell:
 
     def p(self, history: tuple[int, ...], symbol: int) -> float:
         """Return the probability of a symbol after a history."""
-        below = self.p(history[1:], symbol) if history else 1 / self.K
-        after = self.counts.get(history)
-        if after is None:
-            return below
-        kinds = len(after)
-        return (after.get(symbol, 0) + kinds * below) / (self.totals[history] + kinds)
+        shorter = self.p(history[1:], symbol) if history else 1 / self.K
+        followers = self.counts.get(history)
+        if followers is None:
+            return shorter
+        kinds = len(followers)
+        return (followers.get(symbol, 0) + kinds * shorter) / (self.totals[history] + kinds)
 
     def bits(self, x: Tensor) -> Tensor:
         """Return the bits per symbol of each example of x (N, L): (N,) float64."""

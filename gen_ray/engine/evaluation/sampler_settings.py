@@ -49,7 +49,8 @@ def sampler_settings(family: Family, samplers: Sequence[str] = (), steps: Sequen
                     raise
     if not found:
         raise UserError(
-            "no sampler allows these; omit the option, or see gen-ray sample MODEL `list_samplers`", field="steps"
+            "no sampler allows these numbers of steps; omit the option, or see gen-ray sample MODEL `list_samplers`",
+            field="steps",
         )
     return sorted((SamplerSetting(choice, nfe) for choice, nfe in found.items()), key=lambda setting: setting.nfe)
 
@@ -61,12 +62,12 @@ def affordable(
 
     The cheapest setting is always included.
     """
-    kept, spent = 0, 0
-    while kept < len(settings) and spent + settings[kept].nfe <= evaluations:
-        spent += settings[kept].nfe
-        kept += 1
-    kept = max(1, kept)
-    return list(settings[:kept]), list(settings[kept:])
+    count, total = 0, 0
+    while count < len(settings) and total + settings[count].nfe <= evaluations:
+        total += settings[count].nfe
+        count += 1
+    count = max(1, count)
+    return list(settings[:count]), list(settings[count:])
 
 
 def measure_setting(
@@ -97,7 +98,7 @@ def measure_setting(
     )
 
 
-def seconds_an_evaluation(model: Model, *, batch_size: int, device: torch.device) -> float:
+def seconds_per_evaluation(model: Model, *, batch_size: int, device: torch.device) -> float:
     """Return the seconds of one row's network evaluation in a batch of this size; also warms the net up."""
     setting = sampler_settings(model.family)[0]
     chain = model.family.chain(setting.choice.sampler, setting.choice.steps)

@@ -22,7 +22,7 @@ def summary_figure(model: Model, x: Tensor, *, device: torch.device) -> np.ndarr
     completions the family's default imputer at its default steps.
     """
     samples, _ = evaluate.sample(model, SAMPLES, device=device)
-    made = complete(model, x, half_masks(x), COMPLETIONS, device=device)
+    completions = complete(model, x, half_masks(x), COMPLETIONS, device=device)
     sampler, evaluations = model.experiment.sampler(model.family), model.experiment.chain(model.family).nfe
     imputer = next(iter(model.family.imputers()))
     return grids.stacked(
@@ -30,8 +30,8 @@ def summary_figure(model: Model, x: Tensor, *, device: torch.device) -> np.ndarr
             f"{SAMPLES} samples by {sampler}, {evaluations} nfe": grids.grid(
                 samples, levels=model.spec.levels, columns=COLUMNS
             ),
-            f"test images, their missing halves, completions by {imputer}, {made.nfe} nfe": grids.grid(
-                _rows(made, x), columns=COLUMNS
+            f"test images, their missing halves, completions by {imputer}, {completions.nfe} nfe": grids.grid(
+                _rows(completions, x), columns=COLUMNS
             ),
         }
     )
@@ -46,9 +46,9 @@ def half_masks(x: Tensor) -> Tensor:
     return known[torch.arange(len(x)) % len(known)][:, None].expand_as(x)
 
 
-def _rows(made: Completions, x: Tensor) -> Tensor:
+def _rows(completions: Completions, x: Tensor) -> Tensor:
     """Return uint8 (N·(2 + k), 3, H, W): for each image itself, its masked version, and its completions."""
-    levels = made.spec.levels
-    given = [grids.rgb(x, levels=levels), grids.with_missing(x, made.mask, levels=levels)]
-    filled = [grids.rgb(made.samples[:, j], levels=levels) for j in range(made.k)]
-    return torch.stack([*given, *filled], 1).flatten(0, 1)
+    levels = completions.spec.levels
+    inputs = [grids.rgb(x, levels=levels), grids.with_missing(x, completions.mask, levels=levels)]
+    filled = [grids.rgb(completions.samples[:, j], levels=levels) for j in range(completions.k)]
+    return torch.stack([*inputs, *filled], 1).flatten(0, 1)

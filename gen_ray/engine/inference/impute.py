@@ -18,9 +18,9 @@ from gen_ray.maths.chain import Known
 from gen_ray.maths.noise import generator
 
 MODEL_LIKELIHOOD = "the model's own −log p(missing | known), or an upper bound on it"
-BYTES_A_SCALAR = 28
+BYTES_PER_SCALAR = 28
 """Bytes per scalar of a completion: known value, mask, completion, and three float64 copies for the uncertainty."""
-MARGINAL = "each missing scalar alone, by the spread of its completions: depends on their number, bounds no joint law"
+MARGINAL = "each missing scalar separately, from its completions: depends on their number; not a bound on the joint"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +103,14 @@ def complete(
     UserError for an unknown imputer, steps out of range, an instance without a missing value, and more completions than
     fit into memory.
     """
-    whole = [i for i, instance in enumerate(mask.flatten(1)) if bool(instance.all())]
-    if whole:
-        raise UserError(f"the mask of instance {whole[0]} has no missing value; mark at least one")
+    complete_instances = [i for i, instance in enumerate(mask.flatten(1)) if bool(instance.all())]
+    if complete_instances:
+        raise UserError(f"the mask of instance {complete_instances[0]} has no missing value; mark at least one")
     n = len(known) * k
-    memory.require(n * model.spec.dims * BYTES_A_SCALAR, f"{n:,} completions", "ask for fewer")
+    memory.require(n * model.spec.dims * BYTES_PER_SCALAR, f"{n:,} completions", "ask for fewer")
     imputers = model.family.imputers()
-    asked = imputer or next(iter(imputers))
-    chain, about = model.family.impute(asked, steps), imputers[asked.partition(":")[0]]
+    name = imputer or next(iter(imputers))
+    chain, about = model.family.impute(name, steps), imputers[name.partition(":")[0]]
     held = Known(known=known.repeat_interleave(k, 0), mask=mask.repeat_interleave(k, 0))
     with autocast(model.experiment.training.precision, device):
         samples = generate(model.net, chain, n, seed=seed, device=device, known=held)
@@ -120,21 +120,27 @@ def complete(
 
 @torch.no_grad()
 def masked_likelihood(
-    model: Model, made: Completions, truth: Tensor, *, effort: int | None = None, seed: int = 0, device: torch.device
+    model: Model,
+    completions: Completions,
+    truth: Tensor,
+    *,
+    effort: int | None = None,
+    seed: int = 0,
+    device: torch.device,
 ) -> MaskedLikelihood:
     """Return −log p of the true missing values (truth (N, *shape)) given the known ones.
 
     It is the model's own likelihood if the family supports that, else that of the marginals of the completions. effort
     None means the evaluation's; the draws are a function of the seed.
     """
-    own = None
+    joint = None
     if isinstance(model.family, SupportsMaskedLikelihood):
-        x = torch.where(made.mask, made.samples[:, 0], truth.reshape(made.mask.shape)).to(device)
+        x = torch.where(completions.mask, completions.samples[:, 0], truth.reshape(completions.mask.shape)).to(device)
         rng, effort = generator(seed, device=device), effort or model.experiment.evaluation.effort or EFFORT
-        own = model.family.masked_nll(model.net, x, made.mask.to(device), rng, effort=effort)
-    if own is None:
-        return MaskedLikelihood(nll=made.marginal_nll(truth), meaning=MARGINAL)
-    return MaskedLikelihood(nll=replace(own, nats=own.nats.double().cpu()), meaning=MODEL_LIKELIHOOD)
+        joint = model.family.masked_nll(model.net, x, completions.mask.to(device), rng, effort=effort)
+    if joint is None:
+        return MaskedLikelihood(nll=completions.marginal_nll(truth), meaning=MARGINAL)
+    return MaskedLikelihood(nll=replace(joint, nats=joint.nats.double().cpu()), meaning=MODEL_LIKELIHOOD)
 
 
 def _spread(samples: Tensor, levels: int) -> Tensor:
@@ -150,9 +156,9 @@ def _gaussian(samples: Tensor, truth: Tensor, levels: int) -> Tensor:
     """Return the mass of truth's level under a Gaussian with the samples' moments; outer levels include the tails."""
     x, u = samples.double(), truth.double()
     variance = x.var(1, correction=int(x.shape[1] > 1)) + 1 / 12
-    law = torch.distributions.Normal(x.mean(1), variance.sqrt())
-    upper = torch.where(u >= levels - 1, 1.0, law.cdf(u + 0.5))
-    return upper - torch.where(u <= 0, 0.0, law.cdf(u - 0.5))
+    normal = torch.distributions.Normal(x.mean(1), variance.sqrt())
+    upper = torch.where(u >= levels - 1, 1.0, normal.cdf(u + 0.5))
+    return upper - torch.where(u <= 0, 0.0, normal.cdf(u - 0.5))
 
 
 def _frequency(samples: Tensor, truth: Tensor, levels: int) -> Tensor:

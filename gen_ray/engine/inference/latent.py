@@ -20,10 +20,12 @@ from gen_ray.maths.noise import generator
 ROWS_AT_ONCE = 256
 """Instances per forward of the encoder or decoder."""
 REFINED_AT_ONCE = 500
-"""Instances whose posteriors are refined in one group, with DRAWS_A_STEP draws each, and gradients."""
+"""Instances whose posteriors are refined in one group, with DRAWS_PER_STEP draws each, and gradients."""
 LEARNING_RATE = 0.05
-DRAWS_A_STEP = 16
-DRAWS_TO_JUDGE = 128
+DRAWS_PER_STEP = 16
+"""Draws of z per instance and optimizer step."""
+EVALUATION_DRAWS = 128
+"""Draws of z per instance for the final estimate of both ELBOs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,9 +90,9 @@ def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.
     observed = _observed(latent, x, seed, device)
     parts = []
     for first, end in chunks(len(x), REFINED_AT_ONCE):
-        own = LatentPosterior(mu=start.mu[first:end], log_var=start.log_var[first:end])
+        amortised = LatentPosterior(mu=start.mu[first:end], log_var=start.log_var[first:end])
         rngs = [generator(seed, draw, first, device=device) for draw in (1, 2)]
-        parts.append(_refined(latent, model.net, observed[first:end], own, steps, *rngs))
+        parts.append(_refined(latent, model.net, observed[first:end], amortised, steps, *rngs))
     return RefinedPosterior(
         posterior=LatentPosterior(
             mu=torch.cat([part.posterior.mu for part in parts]),
@@ -109,26 +111,26 @@ def _refined(
     start: LatentPosterior,
     steps: int,
     rng: torch.Generator,
-    judge_rng: torch.Generator,
+    evaluation_rng: torch.Generator,
 ) -> RefinedPosterior:
     """Return the refined posteriors of one group of instances; both ELBOs are estimated from the same draws."""
-    now = LatentPosterior(mu=start.mu.clone().requires_grad_(), log_var=start.log_var.clone().requires_grad_())
-    optimizer = torch.optim.Adam([now.mu, now.log_var], lr=LEARNING_RATE)
+    refined = LatentPosterior(mu=start.mu.clone().requires_grad_(), log_var=start.log_var.clone().requires_grad_())
+    optimizer = torch.optim.Adam([refined.mu, refined.log_var], lr=LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         optimizer.zero_grad()
-        gain = _elbo_draws(latent, net, observed, now, DRAWS_A_STEP, rng).mean(0)
-        (-gain.sum()).backward()
+        elbo = _elbo_draws(latent, net, observed, refined, DRAWS_PER_STEP, rng).mean(0)
+        (-elbo.sum()).backward()
         optimizer.step()
         schedule.step()
-    found, state = LatentPosterior(mu=now.mu.detach(), log_var=now.log_var.detach()), judge_rng.get_state()
+    final, state = LatentPosterior(mu=refined.mu.detach(), log_var=refined.log_var.detach()), evaluation_rng.get_state()
     with torch.no_grad():
-        before = _elbo_draws(latent, net, observed, start, DRAWS_TO_JUDGE, judge_rng)
-        after = _elbo_draws(latent, net, observed, found, DRAWS_TO_JUDGE, judge_rng.set_state(state))
-    gained = (after - before).double().unflatten(0, (-1, 2)).mean(1)  # pairs (eps, −eps) are one draw
-    error = gained.std(0) / math.sqrt(len(gained))
+        before = _elbo_draws(latent, net, observed, start, EVALUATION_DRAWS, evaluation_rng)
+        after = _elbo_draws(latent, net, observed, final, EVALUATION_DRAWS, evaluation_rng.set_state(state))
+    gap = (after - before).double().unflatten(0, (-1, 2)).mean(1)  # pairs (eps, −eps) are one draw
+    error = gap.std(0) / math.sqrt(len(gap))
     return RefinedPosterior(
-        posterior=found, gap_nats=gained.mean(0), gap_standard_error=error, elbo_nats=after.double().mean(0)
+        posterior=final, gap_nats=gap.mean(0), gap_standard_error=error, elbo_nats=after.double().mean(0)
     )
 
 
@@ -154,8 +156,8 @@ def manifold(model: Model, *, side: int, device: torch.device) -> Tensor:
     latent = space(model)
     if latent.latent_dim != 2:
         raise UserError(f"the map of the latent plane needs family.latent_dim=2; this model has {latent.latent_dim}")
-    places = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side).float().to(device)
-    z = torch.cartesian_prod(places.flip(0), places).flip(1)  # (first coordinate, second)
+    coordinates = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side).float().to(device)
+    z = torch.cartesian_prod(coordinates.flip(0), coordinates).flip(1)  # (first coordinate, second)
     return decode(model, z)
 
 
@@ -168,9 +170,9 @@ def _elbo_draws(
 ) -> Tensor:
     """Return log p(x|z) − KL(q ‖ prior) at antithetic draws of z (eps, then −eps), (S, N)."""
     found = []
-    for _ in range(draws // DRAWS_A_STEP):
-        half = torch.randn((DRAWS_A_STEP // 2, *q.mu.shape), generator=rng, device=q.mu.device)
-        z = q.at(torch.stack([half, -half], 1).flatten(0, 1))  # (DRAWS_A_STEP, N, Z)
-        many = observed.expand(len(z), *observed.shape).flatten(0, 1)
-        found.append(latent.log_likelihood(net, many, z.flatten(0, 1)).view(len(z), -1) - q.kl())
+    for _ in range(draws // DRAWS_PER_STEP):
+        half = torch.randn((DRAWS_PER_STEP // 2, *q.mu.shape), generator=rng, device=q.mu.device)
+        z = q.at(torch.stack([half, -half], 1).flatten(0, 1))  # (DRAWS_PER_STEP, N, Z)
+        repeated = observed.expand(len(z), *observed.shape).flatten(0, 1)
+        found.append(latent.log_likelihood(net, repeated, z.flatten(0, 1)).view(len(z), -1) - q.kl())
     return torch.cat(found)

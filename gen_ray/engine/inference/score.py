@@ -1,4 +1,4 @@
-"""Scores instances: their likelihood under a model, with the standard error of the estimate."""
+"""Scores of instances: their likelihood under a model, with the standard error of the estimate."""
 
 import math
 from collections.abc import Iterator
@@ -68,8 +68,8 @@ def score(
     for repeat in range(repeats):
         found = list(nll_batches(model, x, seed, repeat, effort=effort, device=device))
         estimates.append(bits_per_dim(torch.cat([nll.nats.double().cpu() for nll in found]), model.spec.dims))
-    drawn = torch.stack(estimates)
-    error = drawn.std(0) / math.sqrt(repeats) if repeats > 1 else torch.full_like(drawn[0], math.nan)
+    stacked = torch.stack(estimates)
+    error = stacked.std(0) / math.sqrt(repeats) if repeats > 1 else torch.full_like(stacked[0], math.nan)
     return InstanceScores(
-        bits_per_dim=drawn.mean(0), standard_error=error, kind=found[0].kind, nfe=found[0].nfe, repeats=repeats
+        bits_per_dim=stacked.mean(0), standard_error=error, kind=found[0].kind, nfe=found[0].nfe, repeats=repeats
     )

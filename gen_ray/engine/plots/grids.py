@@ -101,36 +101,36 @@ def write_arrays(file: Path, arrays: Mapping[str, Tensor]) -> None:
     write_output(file, buffer.getvalue())
 
 
-def panel(titled: Mapping[str, np.ndarray]) -> np.ndarray:
+def panel(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return pictures (H, W, 3) side by side below their titles, uint8 (H, W, 3)."""
-    return contact_sheet([titled])
+    return contact_sheet([pictures])
 
 
 def contact_sheet(rows: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
     """Return rows of pictures (H, W, 3), each below its title, uint8 (H, W, 3); columns are as wide as titles need."""
-    font, head = ImageFont.load_default(16), 28
-    rooms = [[max(p.shape[1], math.ceil(font.getlength(title))) for title, p in row.items()] for row in rows]
-    heights = [head + max(p.shape[0] for p in row.values()) + GAP for row in rows]
-    width = max(sum(room) + GAP * (len(room) + 1) for room in rooms)
+    font, title_height = ImageFont.load_default(16), 28
+    column_widths = [[max(p.shape[1], math.ceil(font.getlength(title))) for title, p in row.items()] for row in rows]
+    heights = [title_height + max(p.shape[0] for p in row.values()) + GAP for row in rows]
+    width = max(sum(widths) + GAP * (len(widths) + 1) for widths in column_widths)
     canvas, top = Image.new("RGB", (width, sum(heights)), "white"), 0
-    for row, room, height in zip(rows, rooms, heights, strict=True):
+    for row, widths, height in zip(rows, column_widths, heights, strict=True):
         left = GAP
-        for (title, picture), taken in zip(row.items(), room, strict=True):
+        for (title, picture), column_width in zip(row.items(), widths, strict=True):
             ImageDraw.Draw(canvas).text((left, top + 6), title, fill="black", font=font)
-            canvas.paste(Image.fromarray(picture), (left, top + head))
-            left += taken + GAP
+            canvas.paste(Image.fromarray(picture), (left, top + title_height))
+            left += column_width + GAP
         top += height
     return np.asarray(canvas)
 
 
-def stacked(captioned: Mapping[str, np.ndarray]) -> np.ndarray:
+def stacked(pictures: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return pictures (H, W, 3) one below the other, each below its caption, uint8 (H, W, 3)."""
-    font, gap, head = ImageFont.load_default(13), 16, 22
-    width = max(p.shape[1] for p in captioned.values())
-    height = sum(head + p.shape[0] + gap for p in captioned.values()) - gap
+    font, gap, caption_height = ImageFont.load_default(13), 16, 22
+    width = max(p.shape[1] for p in pictures.values())
+    height = sum(caption_height + p.shape[0] + gap for p in pictures.values()) - gap
     canvas, top = Image.new("RGB", (width, height), "white"), 0
-    for caption, picture in captioned.items():
+    for caption, picture in pictures.items():
         ImageDraw.Draw(canvas).text((0, top + 2), caption, fill="dimgrey", font=font)
-        canvas.paste(Image.fromarray(picture), (0, top + head))
-        top += head + picture.shape[0] + gap
+        canvas.paste(Image.fromarray(picture), (0, top + caption_height))
+        top += caption_height + picture.shape[0] + gap
     return np.asarray(canvas)

@@ -36,12 +36,12 @@ def cost_quality(lines: Mapping[str, Curve], marks: Mapping[str, tuple[float, fl
     axes = figure.subplots()
     for name, points in lines.items():
         axes.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1, label=name)
-    named: dict[tuple[float, float], list[str]] = {}
-    for name, place in marks.items():
-        named.setdefault(place, []).append(name)
-    for place, names in named.items():
-        axes.plot(*place, marker="o", markersize=11, fillstyle="none", color="black", linestyle="none")
-        axes.annotate(", ".join(names), place, xytext=(8, 8), textcoords="offset points", fontweight="bold")
+    names_by_point: dict[tuple[float, float], list[str]] = {}
+    for name, point in marks.items():
+        names_by_point.setdefault(point, []).append(name)
+    for point, names in names_by_point.items():
+        axes.plot(*point, marker="o", markersize=11, fillstyle="none", color="black", linestyle="none")
+        axes.annotate(", ".join(names), point, xytext=(8, 8), textcoords="offset points", fontweight="bold")
     axes.set(xlabel="seconds per sample", ylabel=f"{quality} (lower is better)", xscale="log", yscale="log")
     axes.margins(x=0.12, y=0.12)
     axes.grid(visible=True, which="both", alpha=0.25)

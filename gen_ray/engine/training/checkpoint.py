@@ -41,13 +41,13 @@ def read(
 ) -> dict[str, Any]:
     """Load the given nets and optimizer from a checkpoint and return its position. Raise RunError where damaged."""
 
-    def load(found: Path) -> dict[str, Any]:
-        verify(found)
+    def load(local: Path) -> dict[str, Any]:
+        verify(local)
         for name, net in nets.items():
-            net.load_state_dict(load_file(found / f"{name}.safetensors"))
+            net.load_state_dict(load_file(local / f"{name}.safetensors"))
         if optimizer is not None:
-            optimizer.load_state_dict(torch.load(found / "optimizer.pt", weights_only=True, map_location="cpu"))
-        return position(found)
+            optimizer.load_state_dict(torch.load(local / "optimizer.pt", weights_only=True, map_location="cpu"))
+        return position(local)
 
     return paths.read(folder, load)
 
@@ -64,5 +64,5 @@ def verify(folder: Path) -> None:
 
 def position(folder: Path) -> dict[str, Any]:
     """Return the position of the training: step and validation losses."""
-    found: dict[str, Any] = json.loads((paths.current_version(folder) / "position.json").read_text(encoding="utf-8"))
-    return found
+    content: dict[str, Any] = json.loads((paths.current_version(folder) / "position.json").read_text(encoding="utf-8"))
+    return content

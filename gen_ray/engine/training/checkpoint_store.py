@@ -25,11 +25,11 @@ def checkpoints(home: Path) -> "CheckpointStore":
 
 def checkpoint_of(home: Path, which: str) -> Path:
     """Return the folder of a run's ``last`` or ``best`` checkpoint. Raise RunError where there is none."""
-    kept = checkpoints(home)
-    found = {"last": kept.last, "best": kept.best}[which]()
-    if found is None:
+    store = checkpoints(home)
+    folder = {"last": store.last, "best": store.best}[which]()
+    if folder is None:
         raise RunError(f"{home.name}: the training ended without a checkpoint")
-    return found
+    return folder
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,17 @@ def step_of(folder: Path) -> int:
 
 def _first_intact(folders: Iterable[Path]) -> Path | None:
     """Return the first undamaged folder; damaged ones are logged and skipped."""
-    fault: RunError | None = None
+    last_error: RunError | None = None
     for folder in folders:
         try:
             checkpoint.verify(folder)
         except RunError as error:
             logging.getLogger(__name__).warning("%s; trying another checkpoint", error)
-            fault = error
+            last_error = error
         else:
             return folder
-    if fault is not None:
-        raise fault
+    if last_error is not None:
+        raise last_error
     return None
 
 

@@ -103,13 +103,13 @@ class CheckpointPolicy:
             return StepSignal.STOP
         if now - self.saved_at > self.every:
             return StepSignal.CHECKPOINT
-        return StepSignal.CHECK_PREEMPTION if now - self.checked_at > PREEMPTION_CHECK_SECONDS else StepSignal.GO_ON
+        return StepSignal.CHECK_PREEMPTION if now - self.checked_at > PREEMPTION_CHECK_SECONDS else StepSignal.CONTINUE
 
     def common_signal(self, agreed: StepSignal) -> StepSignal:
-        """Return GO_ON, CHECKPOINT or STOP. A preemption check becomes a checkpoint where notice was given."""
+        """Return CONTINUE, CHECKPOINT or STOP. A preemption check becomes a checkpoint where notice was given."""
         if agreed is StepSignal.CHECK_PREEMPTION:
             self.checked_at = time.monotonic()
-            agreed = StepSignal.CHECKPOINT if self.session.preemption_notice() else StepSignal.GO_ON
+            agreed = StepSignal.CHECKPOINT if self.session.preemption_notice() else StepSignal.CONTINUE
         if agreed:
             self.saved_at = time.monotonic()
         return agreed
@@ -144,11 +144,11 @@ def validate(net: nn.Module, family: Family, experiment: Experiment, session: Se
 
 def show_samples(net: nn.Module, family: Family, experiment: Experiment, session: Session, step: int) -> None:
     """Log preview samples: a picture for images, a page for texts, nothing for other data."""
-    spec, drawn = family.spec, partial(preview, net, family, experiment, session.device)
+    spec, draw = family.spec, partial(preview, net, family, experiment, session.device)
     if spec.is_image:
-        session.log_image("samples", grid(drawn(PREVIEW_IMAGES), levels=spec.levels), step)
+        session.log_image("samples", grid(draw(PREVIEW_IMAGES), levels=spec.levels), step)
     elif spec.is_text:
-        session.log_text("samples", page(drawn(PREVIEW_TEXTS), spec), step)
+        session.log_text("samples", page(draw(PREVIEW_TEXTS), spec), step)
 
 
 def preview(net: nn.Module, family: Family, experiment: Experiment, device: torch.device, n: int) -> Tensor:

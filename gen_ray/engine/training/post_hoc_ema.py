@@ -85,19 +85,20 @@ class _Fit:
 
 
 def _fit(home: Path, sigma_rel: float, at: int | None) -> _Fit:
-    kept = [step for step in snapshot_steps(home) if at is None or step <= at]
+    steps = [step for step in snapshot_steps(home) if at is None or step <= at]
     try:
-        found = _solve(kept, power_ema.gamma_of(sigma_rel))
+        solution = _solve(steps, power_ema.gamma_of(sigma_rel))
     except ValueError as error:
         raise UserError(str(error), field="sigma_rel") from None
-    if not found.is_close(sigma_rel, len(kept)):
+    if not solution.is_close(sigma_rel, len(steps)):
         raise UserError(
-            f"{sigma_rel:g} cannot be made from averages kept at {len(kept)} times: the residual of the "
-            f"fit is {found.residual:.3f}, the limit {_limit(len(kept)):g}, and its width {found.width:.3g}, the limit "
-            f"{MAX_WIDTH_ERROR:.0%} off; widths that can: {_widths(kept)} (more with a higher training.ema_snapshots)",
+            f"{sigma_rel:g} cannot be computed from {len(steps)} snapshots: the fit has residual "
+            f"{solution.residual:.3f} (limit {_limit(len(steps)):g}) and width {solution.width:.3g} (limit "
+            f"{MAX_WIDTH_ERROR:.0%} off); possible widths: {_widths(steps)} (more with a higher "
+            "training.ema_snapshots)",
             field="sigma_rel",
         )
-    return _Fit([snapshots(home).folder_of(step) for step in kept], found.coefficients.tolist(), found.residual)
+    return _Fit([snapshots(home).folder_of(step) for step in steps], solution.coefficients.tolist(), solution.residual)
 
 
 @dataclass(frozen=True)
@@ -116,19 +117,19 @@ def _limit(snapshot_count: int) -> float:
     return MAX_RESIDUAL_OF_FEW if snapshot_count < FEW_SNAPSHOTS else MAX_RESIDUAL
 
 
-def _solve(kept: list[int], gamma: float) -> _Solution:
+def _solve(steps: list[int], gamma: float) -> _Solution:
     """Fit the averages saved at these steps to the one of gamma at the last step."""
-    at = torch.tensor(kept, dtype=torch.float64).repeat_interleave(len(power_ema.GAMMAS))
-    gammas, last = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat(len(kept)), float(kept[-1])
+    at = torch.tensor(steps, dtype=torch.float64).repeat_interleave(len(power_ema.GAMMAS))
+    gammas, last = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat(len(steps)), float(steps[-1])
     coefficients = power_ema.coefficients(at, gammas, last, gamma)
     residual = power_ema.residual(at, gammas, last, gamma, coefficients)
     return _Solution(coefficients, residual, power_ema.width(at, gammas, last, coefficients))
 
 
-def _widths(kept: list[int]) -> str:
+def _widths(steps: list[int]) -> str:
     """Return the feasible widths as intervals, in steps of 0.001."""
     grid = range(5, 289)
-    good = [n for n in grid if _solve(kept, power_ema.gamma_of(n / 1000)).is_close(n / 1000, len(kept))]
+    good = [n for n in grid if _solve(steps, power_ema.gamma_of(n / 1000)).is_close(n / 1000, len(steps))]
     lows = [n for n in good if n - 1 not in good]
     highs = [n for n in good if n + 1 not in good]
     return ", ".join(f"{low / 1000:g} to {high / 1000:g}" for low, high in zip(lows, highs, strict=True))
@@ -137,12 +138,12 @@ def _widths(kept: list[int]) -> str:
 def _sum(folders: list[Path], coefficients: list[float]) -> dict[str, Tensor]:
     for folder in folders:
         checkpoint.verify(folder)
-    files = [(folder, kept) for folder in folders for kept in power_ema.GAMMAS]
+    files = [(folder, gamma) for folder in folders for gamma in power_ema.GAMMAS]
     total: dict[str, Tensor] = {}
-    for (folder, kept), part in zip(files, coefficients, strict=True):
-        with safe_open(folder / f"power-{kept:g}.safetensors", "pt") as stored:
+    for (folder, gamma), coefficient in zip(files, coefficients, strict=True):
+        with safe_open(folder / f"power-{gamma:g}.safetensors", "pt") as stored:
             for key in stored.keys():  # noqa: SIM118 (not a dict)
-                value = part * stored.get_tensor(key).double()
+                value = coefficient * stored.get_tensor(key).double()
                 total[key] = total[key] + value if key in total else value
     return {key: value.float() for key, value in total.items()}
 

@@ -25,9 +25,9 @@ DROPOUT = 1
 
 
 class StepSignal(IntEnum):
-    """What all ranks do after a step; rank 0 decides."""
+    """The action of all ranks after a step, decided by rank 0."""
 
-    GO_ON = 0
+    CONTINUE = 0
     CHECK_PREEMPTION = 1
     """Check for a preemption notice."""
     CHECKPOINT = 2
@@ -40,10 +40,10 @@ class NonFiniteError(SharedError):
 
 def learning_rate(training: Training, step: int, total: int) -> float:
     """Return the learning rate at a step: linear warm-up, then constant, or a cosine or linear decay to zero."""
-    warm = min(1.0, (step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
+    warmup = min(1.0, (step + 1) / training.warmup_steps) if training.warmup_steps else 1.0
     done = min(1.0, max(0, step - training.warmup_steps) / max(1, total - training.warmup_steps))
-    fall = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done}
-    return training.learning_rate * warm * fall[training.decay]
+    decay = {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done}
+    return training.learning_rate * warmup * decay[training.decay]
 
 
 class TrainState:
@@ -72,18 +72,18 @@ class TrainState:
             fused=True,
         )
         # The numbers of this rank's micro-batches in the global batch.
-        own = session.logical_workers
-        each = training.gradient_accumulation_steps
-        self.micro_batch_numbers = range(own.start * each, own.stop * each)
+        workers = session.logical_workers
+        accumulation = training.gradient_accumulation_steps
+        self.micro_batch_numbers = range(workers.start * accumulation, workers.stop * accumulation)
         # A rank's gradient is the sum over its micro-batches divided by this; the average over ranks is then the mean
         # over all micro-batches, whatever their distribution.
-        self.divisor = session.logical_worker_count * each / session.world_size
+        self.divisor = session.logical_worker_count * accumulation / session.world_size
         self.report_names: list[str] = []
         # The latest and the lowest validation loss, nats per example.
         self.validation_loss = self.best_validation_loss = math.inf
 
     def step(
-        self, micros: list[Tensor], step: int, own_signal: StepSignal = StepSignal.GO_ON
+        self, micros: list[Tensor], step: int, own_signal: StepSignal = StepSignal.CONTINUE
     ) -> tuple[Tensor, StepSignal]:
         """Apply one update on micro-batches (N, *shape). Return the means of loss and parts (P,), and rank 0's signal.
 
