@@ -83,7 +83,7 @@ def ingest(
             "ratio": median(rates) / trained,
             "waiting": median(found["waiting"][name]),
         }
-        for name, rates in found["alone"].items()
+        for name, rates in found["reading"].items()
     }
     if as_json:
         result = {"config": str(config), "rounds": rounds, "trained_images_per_second": trained, "ways": ways}

@@ -153,7 +153,7 @@ def _gathered(model: str, asked: InstanceOptions, n: int, storage: Path) -> tupl
     from gen_ray.engine.inference import latent
 
     found = instances.load(model, storage)
-    latent.space(found)
+    latent.latent_family(found)
     x, _ = instances.gather(found, asked, n, storage)
     return found, x
 

@@ -45,7 +45,7 @@ class IngestRates:
     """Results of each round: images per second of training and of each data path only, and the waiting share."""
 
     trained: list[float]
-    alone: dict[str, list[float]]
+    reading: dict[str, list[float]]
     waiting: dict[str, list[float]]
 
 
@@ -67,7 +67,9 @@ def ingest(
     untimed_streams = {name: batches.stream(0) for name, batches in data_paths.items()}
     timed_streams = {name: TimedIterator(batches.stream(0)) for name, batches in data_paths.items()}
     states = {name: TrainState(family, experiment.training, session, total) for name in data_paths}
-    rates = IngestRates(trained=[], alone={name: [] for name in data_paths}, waiting={name: [] for name in data_paths})
+    rates = IngestRates(
+        trained=[], reading={name: [] for name in data_paths}, waiting={name: [] for name in data_paths}
+    )
     for number in range(rounds + 1):
         for name, stream in timed_streams.items():
             read_seconds = _timed(partial(_drain, untimed_streams[name], read_steps[name]))
@@ -76,7 +78,7 @@ def ingest(
                 partial(_train, states[name], stream, range(number * steps, (number + 1) * steps))
             )
             if number:  # the first round warms up
-                rates.alone[name].append(read_steps[name] * size / read_seconds)
+                rates.reading[name].append(read_steps[name] * size / read_seconds)
                 rates.trained.append(steps * size / training_seconds)
                 rates.waiting[name].append((stream.seconds - before) / training_seconds)
     return rates

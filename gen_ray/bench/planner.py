@@ -82,16 +82,16 @@ class Topology:
     threads: int = 1
     cores: int | None = None
     """None: every worker has its own GPU and shares nothing."""
-    crowded: float = 1.0
+    contention: float = 1.0
     """Factor by which computing slows down when all cores are busy, because they share memory, caches and heat."""
 
     def slowdown(self, workers: int) -> float:
         """Return the slow-down factor of a worker's computing by the other workers on its node."""
         if self.cores is None:
             return 1.0
-        here, places = min(workers, self.per_node), self.cores / self.threads
-        full = min(1.0, (here - 1) / (places - 1)) if places > 1 else 1.0
-        return (1 + (self.crowded - 1) * full) * max(1.0, here / places)
+        busy, slots = min(workers, self.per_node), self.cores / self.threads
+        full = min(1.0, (busy - 1) / (slots - 1)) if slots > 1 else 1.0
+        return (1 + (self.contention - 1) * full) * max(1.0, busy / slots)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,7 +158,7 @@ def submit_latent(
     watch: OnPreview | None,
 ) -> PendingJob:
     """Submit a function of the latent verbs, such as ``encode``. Raise UserError for a model without latent space."""
-    latent.space(loaded.model)
+    latent.latent_family(loaded.model)
     rows = len(job.z if job.z is not None else _instances(job))
     _check_work(loaded, rows, rows * loaded.model.spec.dims)
 
@@ -177,7 +177,7 @@ def encode(model: Model, job: ServingJob, device: torch.device) -> Arrays:
 
 def decode(model: Model, job: ServingJob, device: torch.device) -> Arrays:
     """Return samples (N, *shape) decoded from latent vectors."""
-    dim = latent.space(model).latent_dim
+    dim = latent.latent_family(model).latent_dim
     if job.z is None or job.z.ndim != 2 or job.z.shape[1] != dim:
         raise UserError(f"z: must be lists of {dim} numbers, the latent dimensions of this model")
     return {"samples": latent.decode(model, torch.from_numpy(job.z).to(device)).numpy()}

@@ -55,5 +55,5 @@ def test_reading_is_timed_separately_and_during_training(tmp_path: Path) -> None
     exp = experiment("vae", batch_size=8)
     here = session(exp, tmp_path)
     found = ingest(exp, model("vae").family, here, {"memory": here.batches("train")}, rounds=2, steps=3)
-    assert len(found.trained) == len(found.alone["memory"]) == len(found.waiting["memory"]) == 2
+    assert len(found.trained) == len(found.reading["memory"]) == len(found.waiting["memory"]) == 2
     assert min(found.trained) > 0 and all(0 < share < 1 for share in found.waiting["memory"])

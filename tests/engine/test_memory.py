@@ -116,7 +116,7 @@ def test_many_instances_are_encoded_and_refined_in_parts(monkeypatch: pytest.Mon
     now, x = model("vae"), images(10)
     whole, ways = latent.encode(now, x, device=CPU), latent.interpolate(now, x, steps=3, device=CPU)
     better = latent.refine(now, x, steps=3, device=CPU)
-    monkeypatch.setattr(latent, "ROWS_AT_ONCE", 3)
+    monkeypatch.setattr(latent, "BATCH_ROWS", 3)
     monkeypatch.setattr(latent, "REFINED_AT_ONCE", 5)
     torch.testing.assert_close(latent.encode(now, x, device=CPU), whole)
     assert (latent.interpolate(now, x, steps=3, device=CPU) - ways).abs().max() <= 1

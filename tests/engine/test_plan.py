@@ -55,7 +55,7 @@ def test_a_forecast_equals_values_computed_by_hand() -> None:
 
 
 def test_workers_slow_one_another_down_before_they_share_cores() -> None:
-    site = replace(SITE, per_node=8, cores=4, crowded=1.3)
+    site = replace(SITE, per_node=8, cores=4, contention=1.3)
     assert [site.slowdown(workers) for workers in (1, 2, 4, 8)] == pytest.approx([1, 1.1, 1.3, 2.6])
     assert replace(site, threads=4).slowdown(2) == pytest.approx(2.6) and replace(site, cores=None).slowdown(8) == 1
 

@@ -57,8 +57,10 @@ def check(experiment: Experiment, numbers: Sequence[int], *, rounds: int, steps:
         within = NetworkLink(*on_workers(experiments[2], _measure_link, size=workload.gradient_bytes // 4))
         rates = scaling_rates([experiments[number] for number in numbers], rounds=rounds, steps=steps)
     share = experiment.data.batch_size // full
-    crowded = all_cores[share] / single[share] if share in single else 1.0
-    topology = Topology(per_node=max(numbers), within=within, between=within, threads=1, cores=cores, crowded=crowded)
+    contention = all_cores[share] / single[share] if share in single else 1.0
+    topology = Topology(
+        per_node=max(numbers), within=within, between=within, threads=1, cores=cores, contention=contention
+    )
     cost = StepCost.fit(single)
     forecasts = [forecast(cost, workload, topology, number) for number in numbers]
     return [CheckedForecast(forecast, measured) for forecast, measured in zip(forecasts, rates, strict=True)]

@@ -29,12 +29,18 @@ OWNER = b"gen_ray_serve_owner"
 
 @contextmanager
 def served(
-    app: ServingApplication, host: str, port: int, *, detached: bool = False, replace: bool = False, beside: float = 0
+    app: ServingApplication,
+    host: str,
+    port: int,
+    *,
+    detached: bool = False,
+    replace: bool = False,
+    extra_cpus: float = 0,
 ) -> Iterator[str]:
     """Serve an application until the block ends, and yield its address; detached leaves it running.
 
-    A new local Ray gets ``beside`` additional cores. Raise UserError if something else is served there, RunError if the
-    application cannot be served, with the reason of the model.
+    A new local Ray gets ``extra_cpus`` additional cores. Raise UserError if something else is served there,
+    RunError with the model's reason if the application cannot be served.
     """
     for key, value in environment.SERVE.items():
         os.environ.setdefault(key, value)
@@ -42,7 +48,7 @@ def served(
     if own and detached:
         raise UserError("needs a cluster on which the application can stay; set RAY_ADDRESS", field="detach")
     cpus = sum(max(1, int(model.cpus * model.max_replicas)) for model in app.models.values())
-    with ports.held(host, port) if own else nullcontext(), joined(cpus + math.ceil(beside)):
+    with ports.held(host, port) if own else nullcontext(), joined(cpus + math.ceil(extra_cpus)):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it logs every step
         keys = bool(app.key_hashes)
         with nullcontext() if own else endpoint.admitted(host, port, keys=keys, replace=replace):

@@ -17,7 +17,7 @@ from gen_ray.family import SupportsLatent
 from gen_ray.maths import likelihoods
 from gen_ray.maths.noise import generator
 
-ROWS_AT_ONCE = 256
+BATCH_ROWS = 256
 """Instances per forward of the encoder or decoder."""
 REFINED_AT_ONCE = 500
 """Instances whose posteriors are refined in one group, with DRAWS_PER_STEP draws each, and gradients."""
@@ -54,7 +54,7 @@ class RefinedPosterior:
     elbo_nats: Tensor
 
 
-def space(model: Model) -> SupportsLatent:
+def latent_family(model: Model) -> SupportsLatent:
     """Return the family as a latent-variable model. Raise UserError where it has no latent space."""
     if not isinstance(model.family, SupportsLatent):
         name = model.experiment.family.name
@@ -65,9 +65,9 @@ def space(model: Model) -> SupportsLatent:
 @torch.no_grad()
 def encode(model: Model, x: Tensor, *, seed: int = 0, device: torch.device) -> LatentPosterior:
     """Return the amortised posteriors of stored data x (N, *shape)."""
-    latent = space(model)
+    latent = latent_family(model)
     observed = _observed(latent, x, seed, device)
-    found = [latent.encode(model.net, part) for part in observed.split(ROWS_AT_ONCE)]
+    found = [latent.encode(model.net, part) for part in observed.split(BATCH_ROWS)]
     mu, log_var = (torch.cat(parts).float() for parts in zip(*found, strict=True))
     return LatentPosterior(mu=mu, log_var=log_var)
 
@@ -75,8 +75,8 @@ def encode(model: Model, x: Tensor, *, seed: int = 0, device: torch.device) -> L
 @torch.no_grad()
 def decode(model: Model, z: Tensor) -> Tensor:
     """Return the mean of p(x|z) as levels (N, *shape) on the CPU for z (N, Z)."""
-    latent = space(model)
-    return torch.cat([latent.decode(model.net, part).cpu() for part in z.split(ROWS_AT_ONCE)])
+    latent = latent_family(model)
+    return torch.cat([latent.decode(model.net, part).cpu() for part in z.split(BATCH_ROWS)])
 
 
 def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.device) -> RefinedPosterior:
@@ -86,7 +86,7 @@ def refine(model: Model, x: Tensor, *, steps: int, seed: int = 0, device: torch.
     rate to 0. Both ELBOs are then estimated from the same further draws; their difference is the amortisation gap
     (Cremer et al. 2018, eq. 4).
     """
-    latent, start = space(model), encode(model, x, seed=seed, device=device)
+    latent, start = latent_family(model), encode(model, x, seed=seed, device=device)
     observed = _observed(latent, x, seed, device)
     parts = []
     for first, end in chunks(len(x), REFINED_AT_ONCE):
@@ -153,7 +153,7 @@ def manifold(model: Model, *, side: int, device: torch.device) -> Tensor:
     The second coordinate decreases from row to row; the first increases from column to column. Raise UserError unless
     Z = 2.
     """
-    latent = space(model)
+    latent = latent_family(model)
     if latent.latent_dim != 2:
         raise UserError(f"the map of the latent plane needs family.latent_dim=2; this model has {latent.latent_dim}")
     coordinates = torch.special.ndtri((torch.arange(side, dtype=torch.float64) + 0.5) / side).float().to(device)

@@ -14,7 +14,7 @@ from gen_ray.maths.noise import generator
 
 EFFORT = 100
 """Default number of draws per example."""
-ROWS_AT_ONCE = 100
+BATCH_ROWS = 100
 
 
 def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
@@ -50,7 +50,7 @@ class InstanceScores:
 @torch.no_grad()
 def nll_batches(model: Model, x: Tensor, *seed: int, effort: int, device: torch.device) -> Iterator[Nll]:
     """Yield the Nll of batches of x (N, *shape); the noise of each is a function of (seed, position in x)."""
-    for first, end in chunks(len(x), ROWS_AT_ONCE):
+    for first, end in chunks(len(x), BATCH_ROWS):
         rng = generator(*seed, first, device=device)
         yield model.family.nll(model.net, x[first:end].to(device), rng, effort=effort)
 

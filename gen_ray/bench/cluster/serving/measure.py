@@ -73,7 +73,7 @@ def measure(app: ServingApplication, kinds: Sequence[RequestKind], port: int, pl
     [(id, served)] = app.models.items()
     model = artifact.load(folder_of(served.model, app.root, app.tracking_uri))
     torch.set_num_threads(max(1, int(served.cpus)))
-    with server.served(app, "127.0.0.1", port, beside=served.cpus) as url:
+    with server.served(app, "127.0.0.1", port, extra_cpus=served.cpus) as url:
         serve.run(baseline.build(app), name=BASELINE, route_prefix=ROUTE)
         bench = _Bench(model, id, url, kinds, plan)
         return asyncio.run(bench.all(served.backlog_seconds))
