@@ -19,8 +19,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key=val
 Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Number of rounds, after one warm-up round.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
-app = terminal.new_app()
-app.callback()(lambda: None)
+app = terminal.new_group()
 app.command()(bench_gpu.gpu)
 
 

@@ -57,8 +57,7 @@ GROUPS = {
 
 def new_app() -> typer.Typer:
     """Return the command line with all verbs."""
-    app = terminal.new_app()
-    app.callback()(lambda: None)
+    app = terminal.new_group()
     for verb in VERBS:
         app.command()(verb)
     app.command(context_settings=submit.SETTINGS)(submit.submit)

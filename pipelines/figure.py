@@ -8,8 +8,7 @@ import typer
 from gen_ray.metrics import BITS_PER_DIM
 from pipelines import instances, terminal
 
-app = terminal.new_app()
-app.callback()(lambda: None)
+app = terminal.new_group()
 SAMPLES = 100
 
 

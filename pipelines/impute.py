@@ -131,7 +131,7 @@ def _show(made: "Completions", known: "Tensor", truth: "Tensor | None", out: Pat
 
     spec = made.spec
     if not spec.is_image and out is not None and out.suffix == ".png":
-        raise UserError(f"{out}: completions of {spec.kind} are printed; --out takes an .npz")
+        raise UserError(f"{out}: completions of {spec.kind} are not a picture; give an --out ending in .npz")
     for sample in made.samples[0] if spec.is_text else ():
         typer.echo(texts.decode_tokens(sample, spec))
     out = out or (Path("completions.png") if spec.is_image else None)
@@ -153,7 +153,7 @@ def picture(made: "Completions", known: "Tensor", truth: "Tensor | None" = None)
     from gen_ray.engine.plots import grids
 
     levels, spread = made.spec.levels, made.uncertainty()
-    alone = {
+    summaries = {
         "masked input": grids.with_missing(known, made.mask, levels=levels),
         **({} if truth is None else {"truth": grids.rgb(truth, levels=levels)}),
         "mean": grids.rgb(made.mean(), levels=levels),
@@ -163,7 +163,7 @@ def picture(made: "Completions", known: "Tensor", truth: "Tensor | None" = None)
     completions = grids.grid(made.samples[0], levels=levels, columns=columns, tile_pixels=TILE, gap=grids.GAP)
     return grids.contact_sheet(
         [
-            {title: grids.grid(image, tile_pixels=TILE) for title, image in alone.items()},
+            {title: grids.grid(image, tile_pixels=TILE) for title, image in summaries.items()},
             {f"{made.k} completions, {made.nfe} nfe": completions},
         ]
     )

@@ -8,8 +8,7 @@ import typer
 from pipelines import terminal
 from pipelines.submit import LOCAL, Address, followed
 
-app = terminal.new_app()
-app.callback()(lambda: None)
+app = terminal.new_group()
 Id = Annotated[str, typer.Argument(help="The job's id.")]
 
 

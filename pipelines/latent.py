@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from gen_ray.engine.inference.artifact import Model
     from gen_ray.engine.inference.latent import RefinedPosterior
 
-app = terminal.new_app()
-app.callback()(lambda: None)
+app = terminal.new_group()
 
 COLUMNS = 16
 """Maximum number of instances per row."""

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from gen_ray.recurring.reconciler import Reconciler
     from gen_ray.recurring.store import RecurringSweep
 
-app = terminal.new_app()
-app.callback()(lambda: None)
+app = terminal.new_group()
 
 Name = Annotated[str, typer.Argument(help="Name of the schedule.")]
 

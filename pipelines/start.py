@@ -6,8 +6,7 @@ import typer
 
 from pipelines import terminal
 
-app = terminal.new_app()
-app.callback()(lambda: None)
+app = terminal.new_group()
 Options = Annotated[
     list[str] | None, typer.Argument(metavar="[-- RAY OPTIONS …]", help="Further options for ray start.")
 ]

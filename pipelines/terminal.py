@@ -104,6 +104,18 @@ def new_app() -> typer.Typer:
     return typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
+def new_group() -> typer.Typer:
+    """Return an empty command line whose verbs are always named, even if it has only one."""
+    return typer.Typer(
+        callback=_no_options, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+
+
+def _no_options() -> None:
+    # A callback makes typer treat the app as a group. A docstring would become the group's help text.
+    return
+
+
 def option_groups(verb: Callable[..., None]) -> Callable[..., None]:
     """Return a verb in which each field of a dataclass parameter is a separate option.
 
