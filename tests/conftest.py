@@ -142,7 +142,7 @@ def s3() -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     """The exit code and the output of a command."""
 
     code: int
@@ -158,16 +158,16 @@ class Said:
 
 
 @pytest.fixture
-def gen_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Said]:
+def gen_ray(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., CommandResult]:
     """Return a function of command-line words that runs gen-ray in this process."""
     from pipelines import cli
 
-    def run(*words: object) -> Said:
+    def run(*words: object) -> CommandResult:
         monkeypatch.setattr(sys, "argv", ["gen-ray", *map(str, words)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        said = capsys.readouterr()
-        return Said(int(ended.value.code or 0), said.out, said.err)
+        result = capsys.readouterr()
+        return CommandResult(int(ended.value.code or 0), result.out, result.err)
 
     return run

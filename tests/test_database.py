@@ -16,7 +16,7 @@ from gen_ray.tracking import database, registry
 from gen_ray.tracking.releases import champions, release
 from gen_ray.tracking.runs import TrackedRun, experiments, latest_image, row, rows
 from gen_ray.tracking.store import Store
-from tests.conftest import Said
+from tests.conftest import CommandResult
 
 NAME = "moved"
 
@@ -109,12 +109,12 @@ def test_readers_of_a_storage_that_does_not_exist_create_nothing(tmp_path: Path)
     ],
 )
 def test_commands_that_read_create_nothing(
-    gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+    gen_ray: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    said = gen_ray(*words)
-    assert said.code in (0, 1, 2) and "Traceback" not in said.err
-    assert not [*tmp_path.iterdir()], said
+    result = gen_ray(*words)
+    assert result.code in (0, 1, 2) and "Traceback" not in result.err
+    assert not [*tmp_path.iterdir()], result
 
 
 KILLED = """

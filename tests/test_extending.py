@@ -34,7 +34,7 @@ from gen_ray.serving.sources import FolderSource
 from gen_ray.serving.verbs import VERBS
 from gen_ray.tracking import comparison
 from tests.conftest import ROOT
-from tests.engine.toys import CPU, MLP, SPEC, images, model
+from tests.engine.tiny_models import CPU, MLP, SPEC, images, model
 from tests.test_comparison import run
 
 PAGE = (ROOT / "gen_ray/README.md").read_text()

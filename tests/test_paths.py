@@ -12,9 +12,9 @@ from gen_ray.errors import UserError
 from gen_ray.storage import paths as storage
 from gen_ray.storage import user_paths
 from gen_ray.tracking import database
-from tests.conftest import Said
+from tests.conftest import CommandResult
 
-Run = Callable[..., Said]
+Run = Callable[..., CommandResult]
 ODD = (
     *("a b", "a[1]", "a*b", "a?b", "a#b", "a%41b", "a&b=c", "a;b", "a:b", "$HOME"),
     *("a'b\"c", "{a}", "ü", "a\\b", "~x", "!a", "- a"),
@@ -90,11 +90,11 @@ def test_data_are_prepared_in_and_from_folders_of_any_name(tmp_path: Path, name:
 def test_prepare_writes_below_the_storage(gen_ray: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(storage.ENVIRONMENT, str(tmp_path / "shared"))
-    said = gen_ray("prepare", "digits")
-    assert said.code == 0 and said.out.startswith(str(tmp_path / "shared" / "data" / "digits-"))
+    result = gen_ray("prepare", "digits")
+    assert result.code == 0 and result.out.startswith(str(tmp_path / "shared" / "data" / "digits-"))
     for word, home in (("--storage", tmp_path / "a b" / "data"), ("--out", tmp_path / "a b")):
-        said = gen_ray("prepare", "digits", word, f"file://{tmp_path}/a%20b")
-        assert said.code == 0 and said.out.startswith(str(home / "digits-")), said
+        result = gen_ray("prepare", "digits", word, f"file://{tmp_path}/a%20b")
+        assert result.code == 0 and result.out.startswith(str(home / "digits-")), result
     assert sorted(found.name for found in tmp_path.iterdir()) == ["a b", "shared"]
 
 
@@ -105,6 +105,6 @@ def test_a_job_may_not_prepare_into_its_own_copy_of_the_files(
     home.mkdir()
     monkeypatch.chdir(home)
     for words in ((), ("--out", "data")):
-        said = gen_ray("prepare", "digits", *words)
-        assert said.code == 2 and "in the job's copy of its files" in said.fault
+        result = gen_ray("prepare", "digits", *words)
+        assert result.code == 2 and "in the job's copy of its files" in result.fault
     assert not [*home.iterdir()]

@@ -17,7 +17,7 @@ from gen_ray.serving.verbs import VERBS
 from gen_ray.sweeps import config as sweeps
 from gen_ray.sweeps import reference
 from pipelines import cli
-from tests.conftest import ROOT, Said
+from tests.conftest import ROOT, CommandResult
 from tests.launching import carry_out, job
 from tests.pages import PAGES, README, Page, printed, quoted
 
@@ -57,13 +57,13 @@ def test_the_readme_is_short() -> None:
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words)[:50])
-def test_every_command_and_option_exists(words: list[str], gen_ray: Callable[..., Said]) -> None:
+def test_every_command_and_option_exists(words: list[str], gen_ray: Callable[..., CommandResult]) -> None:
     verb = words[:2] if words[0] in cli.GROUPS else words[:1]
-    said = gen_ray(*verb, "--help")
-    assert said.code == 0
+    result = gen_ray(*verb, "--help")
+    assert result.code == 0
     for word in words:
         if re.fullmatch(r"--?[a-z][a-z-]*", word):
-            assert re.search(rf"(?<![\w-]){word}(?![\w-])", said.out), word
+            assert re.search(rf"(?<![\w-]){word}(?![\w-])", result.out), word
 
 
 @pytest.fixture(scope="module")

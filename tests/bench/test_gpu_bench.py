@@ -20,7 +20,7 @@ from gen_ray.bench.gpu.alternating import LEAST_ROUNDS, Conditions, OutOfTimeErr
 from gen_ray.bench.gpu.running import BenchOutcome, BenchTask
 from gen_ray.errors import EndedError, UserError
 from pipelines.bench_gpu import CONFIGS
-from tests.conftest import Said
+from tests.conftest import CommandResult
 
 CPU = torch.device("cpu")
 FAMILIES = ["ddpm", "discrete", "score_sde", "vae"]
@@ -75,13 +75,13 @@ def ratios(node: Any) -> Iterator[dict[str, float]]:
 
 @pytest.mark.slow
 def test_everything_is_measured_without_ray_mlflow_and_data(
-    gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gen_ray: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ABSENT:
         monkeypatch.setitem(sys.modules, name, None)  # importing it raises ImportError
     monkeypatch.chdir(tmp_path)
-    said = gen_ray("bench", "gpu", "--device", "cpu", "--rounds", 2, "--json", "figures.json")
-    assert said.code == 0, said
+    result = gen_ray("bench", "gpu", "--device", "cpu", "--rounds", 2, "--json", "figures.json")
+    assert result.code == 0, result
     found = json.loads(Path("figures.json").read_text())
     assert [file.name for file in tmp_path.iterdir()] == ["figures.json"]
     assert found["not_measured"] == found["failed"] == {}
@@ -103,56 +103,60 @@ def test_everything_is_measured_without_ray_mlflow_and_data(
     for of in found["batching"].values():
         assert of["requests"] > 0 and 0 < of["latency_p50_seconds"] <= of["latency_p99_seconds"]
     for words in ("training, against a bare PyTorch loop", "first_hitting", "batcher under a mixed load", "score_sde"):
-        assert words in said.out
-    assert "training ddpm: about" in said.err and "not measured: " not in said.out
+        assert words in result.out
+    assert "training ddpm: about" in result.err and "not measured: " not in result.out
 
 
-def test_without_time_everything_is_listed_as_not_measured(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
+def test_without_time_everything_is_listed_as_not_measured(
+    gen_ray: Callable[..., CommandResult], tmp_path: Path
+) -> None:
     file = tmp_path / "figures.json"
-    said = gen_ray("bench", "gpu", "--device", "cpu", "--seconds", 0, "--json", file)
+    result = gen_ray("bench", "gpu", "--device", "cpu", "--seconds", 0, "--json", file)
     found = json.loads(file.read_text())
-    assert said.code == 0 and len(found["not_measured"]) == 12
+    assert result.code == 0 and len(found["not_measured"]) == 12
     for name, reason in found["not_measured"].items():
-        assert f"not measured: {name} ({reason})" in said.out and "; 0.0 s were left" in reason
+        assert f"not measured: {name} ({reason})" in result.out and "; 0.0 s were left" in reason
         assert re.match(r"takes about (0\.[1-9]|\d+\.\d) s;", reason), "a short time is not shown as 0 s"
 
 
 def test_bad_input_is_reported_before_the_measurements(
-    gen_ray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+    gen_ray: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    said = gen_ray("bench", "gpu")
-    assert said.code == 2 and "torch sees no GPU" in said.fault and "--device cpu" in said.fault
-    assert torch.__version__ in said.fault and "CUDA_VISIBLE_DEVICES='-1'" in said.fault
+    result = gen_ray("bench", "gpu")
+    assert result.code == 2 and "torch sees no GPU" in result.fault and "--device cpu" in result.fault
+    assert torch.__version__ in result.fault and "CUDA_VISIBLE_DEVICES='-1'" in result.fault
     for file, fault in (
         ("nowhere/figures.json", "the folder 'nowhere' does not exist"),
         ("", "name a file"),
         (".", "name a file"),
     ):
-        said = gen_ray("bench", "gpu", "--device", "cpu", "--json", file)
-        assert said.code == 2 and fault in said.fault
+        result = gen_ray("bench", "gpu", "--device", "cpu", "--json", file)
+        assert result.code == 2 and fault in result.fault
     assert gen_ray("bench", "gpu", "--device", "gpu").code == gen_ray("bench", "gpu", "--size", "tiny").code == 2
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), EndedError()])
 def test_an_interrupted_run_reports_what_it_measured_and_names_the_rest(
-    gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+    gen_ray: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     def interrupted(*_: object) -> dict[str, Any]:
         raise error
 
     monkeypatch.setattr(sampling, "measure", interrupted)
     file = tmp_path / "figures.json"
-    said = gen_ray("bench", "gpu", "--device", "cpu", "--rounds", 1, "--json", file)
-    assert said.code == (130 if isinstance(error, KeyboardInterrupt) else 143)
+    result = gen_ray("bench", "gpu", "--device", "cpu", "--rounds", 1, "--json", file)
+    assert result.code == (130 if isinstance(error, KeyboardInterrupt) else 143)
     found = json.loads(file.read_text())
-    assert list(found["training"]) == ["ddpm"] and "training, against a bare PyTorch loop" in said.out
+    assert list(found["training"]) == ["ddpm"] and "training, against a bare PyTorch loop" in result.out
     assert len(found["not_measured"]) == 11 and found["run"]["seconds"] > 0
-    assert f"not measured: batching vae ({running.NOT_REACHED})" in said.out
+    assert f"not measured: batching vae ({running.NOT_REACHED})" in result.out
 
 
-def test_figures_go_into_a_pipe_or_the_file_that_a_link_names(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
+def test_figures_go_into_a_pipe_or_the_file_that_a_link_names(
+    gen_ray: Callable[..., CommandResult], tmp_path: Path
+) -> None:
     """Renaming a file to such a path would replace the pipe or the link."""
     pipe, link, file = (tmp_path / name for name in ("pipe", "link", "file"))
     os.mkfifo(pipe)
@@ -160,8 +164,8 @@ def test_figures_go_into_a_pipe_or_the_file_that_a_link_names(gen_ray: Callable[
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
         for path in (pipe, link):
-            said = gen_ray("bench", "gpu", "--device", "cpu", "--seconds", 0, "--json", path)
-            assert said.code == 0, said
+            result = gen_ray("bench", "gpu", "--device", "cpu", "--seconds", 0, "--json", path)
+            assert result.code == 0, result
         assert pipe.is_fifo() and b'"not_measured"' in os.read(reader, 1 << 16)
     finally:
         os.close(reader)
@@ -272,14 +276,14 @@ def test_measurements_beyond_the_time_limit_are_left_out_and_failed_ones_are_nam
 
 
 def test_a_failed_measurement_ends_the_command_with_code_1(
-    gen_ray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch
+    gen_ray: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(_: object, __: object, outcome: BenchOutcome, **___: object) -> None:
         outcome.failed["training vae"] = "RuntimeError: no"
 
     monkeypatch.setattr(running, "run", run)
-    said = gen_ray("bench", "gpu", "--device", "cpu")
-    assert said.code == 1 and "1 of 12 measurements failed" in said.err and "failed: training vae" in said.out
+    result = gen_ray("bench", "gpu", "--device", "cpu")
+    assert result.code == 1 and "1 of 12 measurements failed" in result.err and "failed: training vae" in result.out
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_named_and_the_others_are_measured(

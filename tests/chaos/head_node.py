@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import requests
 
-from tests.conftest import ROOT, Said, free_port
+from tests.conftest import ROOT, CommandResult, free_port
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,12 @@ class Head:
         """Return the secret token of the cluster."""
         return (self.home / ".ray" / "auth_token").read_text()
 
-    def gen_ray(self, *words: object, cwd: Path = ROOT, seconds: float = 200, **changed: str) -> Said:
+    def gen_ray(self, *words: object, cwd: Path = ROOT, seconds: float = 200, **changed: str) -> CommandResult:
         """Run gen-ray and return its exit code and output."""
         command = [sys.executable, "-m", "pipelines.cli", *map(str, words)]
         env = {**self.environment, **changed}
         done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=seconds)
-        return Said(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def processes(self) -> list[psutil.Process]:
         """Return the processes of this head's Ray."""

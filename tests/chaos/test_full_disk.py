@@ -64,10 +64,10 @@ def test_a_full_disk_is_named_and_leaves_the_newest_checkpoint(small_disk: Path,
     prepare_data(experiment)
     with (
         filled_up_after(40, small_disk, experiment) as filler,
-        pytest.raises(RunError, match=rf"{small_disk}.*disk full") as told,
+        pytest.raises(RunError, match=rf"{small_disk}.*disk full") as excinfo,
     ):
         train(experiment)
-    assert "\n" not in str(told.value) and told.value.reason == "disk_full"
+    assert "\n" not in str(excinfo.value) and excinfo.value.reason == "disk_full"
     row = only_row(experiment)
     assert (row.status, row.tags["reason"]) == ("FAILED", "disk_full")
     home = small_disk / "runs" / row.run_id / "checkpoints"

@@ -17,7 +17,7 @@ from tests.chaos.simulated_gpus import GPU_LOG
 from tests.cluster.test_sweep import plan
 from tests.cluster.tiny_runs import tiny
 from tests.conftest import free_port
-from tests.engine.toys import model
+from tests.engine.tiny_models import model
 
 pytestmark = [pytest.mark.timeout(360, method="thread")]
 AUTO = {"use_gpu": "auto", "cpus_per_worker": 1}

@@ -138,8 +138,8 @@ def test_a_job_whose_supervisor_was_killed_is_continued_by_the_same_command(
 def test_only_internal_ray_ports_listen_beyond_this_machine(head: Head, shared: Path, tmp_path: Path) -> None:
     """Every service except Ray's communication between machines listens on this machine only."""
     port, serving = free_port(), free_port()
-    said = head.gen_ray("start", "mlflow", "--port", port, "--detach")
-    assert said.code == 0, said.err
+    result = head.gen_ray("start", "mlflow", "--port", port, "--detach")
+    assert result.code == 0, result.err
     server = f"http://127.0.0.1:{port}"
     try:
         assert requests.get(server, headers={"Host": "evil.example"}, timeout=10).status_code >= 400

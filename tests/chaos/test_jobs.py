@@ -73,6 +73,6 @@ def test_the_failure_of_a_job_is_reported(head: str, folder: Path) -> None:
 def test_a_cluster_that_does_not_answer_is_reported_in_one_line() -> None:
     jobs = Jobs("http://127.0.0.1:9")
     for ask in (lambda: jobs.state("a"), lambda: jobs.launch("a", [], Path())):
-        with pytest.raises(RunError, match=r"Ray jobs at http://127\.0\.0\.1:9: no cluster") as told:
+        with pytest.raises(RunError, match=r"Ray jobs at http://127\.0\.0\.1:9: no cluster") as excinfo:
             ask()
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(excinfo.value)

@@ -21,7 +21,7 @@ from tests.chaos.machines import machines, power_cut, start_on, wait_for_success
 from tests.chaos.runs import long_experiment, newest_step, only_row, undisturbed_weights
 from tests.cluster.tiny_runs import same, weights
 from tests.conftest import free_port
-from tests.engine.toys import model
+from tests.engine.tiny_models import model
 
 pytestmark = [pytest.mark.timeout(480, method="thread")]
 

@@ -35,7 +35,7 @@ from gen_ray.tracking.releases import Release
 from gen_ray.tracking.runs import TrackedRun, row
 from gen_ray.tracking.store import Store
 from tests.conftest import free_port, until
-from tests.engine.toys import model
+from tests.engine.tiny_models import model
 
 pytestmark = [pytest.mark.timed, pytest.mark.timeout(360, method="thread")]
 FAMILIES = ("ddpm", "vae", "tokens")

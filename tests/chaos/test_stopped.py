@@ -67,9 +67,9 @@ def test_a_permanent_failure_is_not_retried(
     ledger = str(tmp_path / "ledger")
     monkeypatch.setattr("gen_ray.cluster.training.trainer.train_worker", lambda task: _failing(task, how, ledger))
     experiment = long_experiment(storage, f"stopped-by-{how}")
-    with pytest.raises(RunError, match=line) as told:
+    with pytest.raises(RunError, match=line) as excinfo:
         train(experiment)
-    assert "\n" not in str(told.value) and Path(ledger).read_text() == "once "
+    assert "\n" not in str(excinfo.value) and Path(ledger).read_text() == "once "
     row = only_row(experiment)
     assert (row.status, row.tags["reason"]) == ("FAILED", reason)
     assert newest_step(experiment) == 20 and not partial_folders(experiment)

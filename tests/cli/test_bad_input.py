@@ -21,9 +21,9 @@ from gen_ray.storage import manifest
 from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
 from tests.cluster.tiny_runs import TINY, weights
-from tests.conftest import Said, until
+from tests.conftest import CommandResult, until
 
-Run = Callable[..., Said]
+Run = Callable[..., CommandResult]
 
 
 @pytest.fixture
@@ -63,8 +63,8 @@ def untouched(config: Path) -> bool:
     ],
 )
 def test_rows_1_and_2_a_wrong_setting_is_refused(gen_ray: Run, config: Path, override: str, told: str) -> None:
-    said = gen_ray("train", config, override)
-    assert said.code == 2 and told in said.fault and not said.out and untouched(config)
+    result = gen_ray("train", config, override)
+    assert result.code == 2 and told in result.fault and not result.out and untouched(config)
 
 
 # ---- row 3: missing data ------------------------------------------------------------------------------------------
@@ -79,10 +79,10 @@ def test_row_3_a_missing_data_set_is_named_with_folder_and_remedies(gen_ray: Run
         for key in ("http_proxy", "https_proxy"):
             patch.setenv(key, "http://127.0.0.1:9")
         patch.setenv("no_proxy", "")
-        said = gen_ray("train", config, "data.source=fashion_mnist", f"data.root={tmp_path}/empty")
+        result = gen_ray("train", config, "data.source=fashion_mnist", f"data.root={tmp_path}/empty")
     assert time.monotonic() - began < 60
-    assert said.code == 2 and f"{tmp_path}/empty/FashionMNIST/raw" in said.fault and untouched(config)
-    assert "put torchvision's files in" in said.fault and "or run where the download works" in said.fault
+    assert result.code == 2 and f"{tmp_path}/empty/FashionMNIST/raw" in result.fault and untouched(config)
+    assert "put torchvision's files in" in result.fault and "or run where the download works" in result.fault
 
 
 # ---- row 4: damaged data ------------------------------------------------------------------------------------------
@@ -103,13 +103,13 @@ def test_row_4_a_corrupt_image_stops_before_training_or_is_set_aside_up_to_a_lim
     gen_ray: Run, config: Path, images: Path
 ) -> None:
     source = f"data.source=image_folder:{images}"
-    said = gen_ray("train", config, source)
-    assert said.code == 2 and "07.png" in said.fault and untouched(config)
-    said = gen_ray("train", config, source, "data.on_bad_row=skip:1")
-    assert said.code == 2 and ("08.png" in said.fault or "2" in said.fault) and untouched(config)
-    said = gen_ray("prepare", f"image_folder:{images}", "--on-bad-row", "skip:2", "--out", config.parent / "out")
-    assert said.code == 0 and "2 bad rows set aside" in said.out
-    kept = (Path(said.out.splitlines()[0]) / "quarantine.jsonl").read_text()
+    result = gen_ray("train", config, source)
+    assert result.code == 2 and "07.png" in result.fault and untouched(config)
+    result = gen_ray("train", config, source, "data.on_bad_row=skip:1")
+    assert result.code == 2 and ("08.png" in result.fault or "2" in result.fault) and untouched(config)
+    result = gen_ray("prepare", f"image_folder:{images}", "--on-bad-row", "skip:2", "--out", config.parent / "out")
+    assert result.code == 0 and "2 bad rows set aside" in result.out
+    kept = (Path(result.out.splitlines()[0]) / "quarantine.jsonl").read_text()
     assert "07.png" in kept and "08.png" in kept and len(kept.splitlines()) == 2
 
 
@@ -117,8 +117,8 @@ def test_row_4_a_truncated_parquet_source_stops_before_training(gen_ray: Run, co
     prepared = prepare_data(load(config))
     content = prepared.shards("train")[0].path.read_bytes()
     (tmp_path / "own.parquet").write_bytes(content[: len(content) // 2])
-    said = gen_ray("train", config, f"data.source=parquet:{tmp_path}/*.parquet")
-    assert said.code == 2 and f"{tmp_path}/own.parquet" in said.fault and untouched(config)
+    result = gen_ray("train", config, f"data.source=parquet:{tmp_path}/*.parquet")
+    assert result.code == 2 and f"{tmp_path}/own.parquet" in result.fault and untouched(config)
 
 
 @pytest.mark.usefixtures("cluster")
@@ -128,8 +128,8 @@ def test_row_4_a_flipped_byte_in_a_shard_fails_the_run(gen_ray: Run, config: Pat
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    said = gen_ray("train", config)
-    assert said.code == 2 and said.fault.startswith(f"error: {shard}: damaged") and "prepare again" in said.fault
+    result = gen_ray("train", config)
+    assert result.code == 2 and result.fault.startswith(f"error: {shard}: damaged") and "prepare again" in result.fault
     [row] = rows(Store.of_experiment(experiment))
     assert row.status == "FAILED" and row.tags["error"].startswith(str(shard)) and "train/loss_nats" not in row.metrics
     assert not list((experiment.storage.root / "runs" / row.run_id).glob("step-*"))
@@ -180,7 +180,7 @@ def _ray_processes(folder: str) -> list[str]:
 def test_a_tracking_server_that_does_not_answer_is_reported_before_training(
     gen_ray: Run, config: Path, cluster: None
 ) -> None:
-    said = gen_ray("train", config, "tracking.uri=sqlite:////proc/none/mlflow.db")
-    assert said.code == 1 and said.fault.startswith("error: MLflow at sqlite:////proc/none/mlflow.db: ")
+    result = gen_ray("train", config, "tracking.uri=sqlite:////proc/none/mlflow.db")
+    assert result.code == 1 and result.fault.startswith("error: MLflow at sqlite:////proc/none/mlflow.db: ")
     runs = config.parent / "runs" / "runs"
     assert not runs.exists() or not list(runs.iterdir())

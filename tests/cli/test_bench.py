@@ -9,16 +9,16 @@ import pytest
 import yaml
 
 from tests.cluster.tiny_runs import TINY
-from tests.conftest import ROOT, Said
+from tests.conftest import ROOT, CommandResult
 
 CONFIG = ROOT / "configs" / "demo" / "digits-ddpm.yaml"
 
 
-def test_every_sampler_and_batch_is_measured(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
+def test_every_sampler_and_batch_is_measured(gen_ray: Callable[..., CommandResult], tmp_path: Path) -> None:
     words = [CONFIG, f"storage.root={tmp_path}", "family.net={name: mlp, width: 8, depth: 1}", "--rounds", 2]
-    said = gen_ray("bench", "sample", *words, "--sampler", "ddim:eta=1", "--sampler", "heun", "--steps", 4, "--json")
-    assert said.code == 0, said
-    found = json.loads(said.out)["walks"]
+    result = gen_ray("bench", "sample", *words, "--sampler", "ddim:eta=1", "--sampler", "heun", "--steps", 4, "--json")
+    assert result.code == 0, result
+    found = json.loads(result.out)["walks"]
     assert [(walk["sampler"], walk["batch"], walk["nfe"]) for walk in found] == [
         ("ddim:eta=1", 1, 4),
         ("ddim:eta=1", 16, 4),
@@ -33,9 +33,9 @@ def test_every_sampler_and_batch_is_measured(gen_ray: Callable[..., Said], tmp_p
     assert "digits-ddpm: 2 rounds, 1 thread" in told and "ddim" in told
 
 
-def test_an_unknown_sampler_is_refused(gen_ray: Callable[..., Said], tmp_path: Path) -> None:
-    said = gen_ray("bench", "sample", CONFIG, f"storage.root={tmp_path}", "--sampler", "dimm")
-    assert said.code == 2 and "did you mean 'ddim'?" in said.fault
+def test_an_unknown_sampler_is_refused(gen_ray: Callable[..., CommandResult], tmp_path: Path) -> None:
+    result = gen_ray("bench", "sample", CONFIG, f"storage.root={tmp_path}", "--sampler", "dimm")
+    assert result.code == 2 and "did you mean 'ddim'?" in result.fault
     assert gen_ray("bench", "sample", CONFIG, "--batch", 0).code == 2
 
 
@@ -46,10 +46,10 @@ def tiny(cluster: None, tmp_path: Path) -> list[object]:
 
 
 @pytest.mark.soak
-def test_both_ways_of_reading_data_are_measured(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
-    said = gen_ray("bench", "ingest", *tiny, "--rounds", 1)
-    assert said.code == 0, said
-    found = json.loads(said.out)
+def test_both_ways_of_reading_data_are_measured(gen_ray: Callable[..., CommandResult], tiny: list[object]) -> None:
+    result = gen_ray("bench", "ingest", *tiny, "--rounds", 1)
+    assert result.code == 0, result
+    found = json.loads(result.out)
     assert list(found["ways"]) == ["memory", "stream"]
     for way in found["ways"].values():
         assert way["ratio"] == pytest.approx(way["images_per_second"] / found["trained_images_per_second"])
@@ -57,17 +57,19 @@ def test_both_ways_of_reading_data_are_measured(gen_ray: Callable[..., Said], ti
 
 
 @pytest.mark.soak
-def test_numbers_of_workers_are_compared_with_the_first(gen_ray: Callable[..., Said], tiny: list[object]) -> None:
-    said = gen_ray("bench", "scaling", *tiny, "--rounds", 1, "--workers", 2, "--workers", 1)
-    assert said.code == 0, said
-    two, one = json.loads(said.out)["scaling"]
+def test_numbers_of_workers_are_compared_with_the_first(
+    gen_ray: Callable[..., CommandResult], tiny: list[object]
+) -> None:
+    result = gen_ray("bench", "scaling", *tiny, "--rounds", 1, "--workers", 2, "--workers", 1)
+    assert result.code == 0, result
+    two, one = json.loads(result.out)["scaling"]
     assert (two["workers"], one["workers"], two["ratio"]) == (2, 1, 1.0)
     assert one["ratio"] == pytest.approx(one["images_per_second"] / two["images_per_second"])
 
 
 @pytest.mark.soak
 def test_a_sweep_is_compared_with_its_trainings(
-    cluster: None, gen_ray: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: None, gen_ray: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the sweep is executed, in this process, so that it uses the session's Ray."""
     from gen_ray.bench.cluster import training
@@ -77,12 +79,12 @@ def test_a_sweep_is_compared_with_its_trainings(
     def here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         verb = command[2].removeprefix("pipelines.")
         done.append(verb)
-        said = (
+        result = (
             gen_ray(verb, *command[3:])
             if verb == "sweep"
-            else Said(int("broken" in Path(command[3]).read_text()), "", "error: no")
+            else CommandResult(int("broken" in Path(command[3]).read_text()), "", "error: no")
         )
-        return subprocess.CompletedProcess(command, said.code, said.out, said.err)
+        return subprocess.CompletedProcess(command, result.code, result.out, result.err)
 
     monkeypatch.setattr(training.subprocess, "run", here)
     raw = yaml.safe_dump({**TINY, "scaling": {"cpus_per_worker": 1}})
@@ -90,9 +92,9 @@ def test_a_sweep_is_compared_with_its_trainings(
     space = {"family.latent_dim": {"choice": [2, 3]}}
     sweep = {"name": "pair", "experiment": "base.yaml", "space": space, "searcher": {"name": "grid"}}
     (tmp_path / "pair.yaml").write_text(yaml.safe_dump(sweep))
-    said = gen_ray("bench", "sweep", tmp_path / "pair.yaml", "--json")
-    assert said.code == 0, said
-    found = json.loads(said.out)
+    result = gen_ray("bench", "sweep", tmp_path / "pair.yaml", "--json")
+    assert result.code == 0, result
+    found = json.loads(result.out)
     assert done == ["train", "train", "sweep", "train"], "one warm-up, and the sweep between the others"
     assert found["trials"] == 2 and found["ratio"] == found["sweep_seconds"] / found["trainings_seconds"]
     assert 0 < found["trial_overhead_seconds"] <= found["trial_overhead_seconds_highest"] < found["sweep_seconds"]

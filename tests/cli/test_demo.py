@@ -10,7 +10,7 @@ from PIL import Image
 
 from gen_ray.cluster.training.train import TrainOutcome
 from gen_ray.experiment import Experiment, load
-from tests.conftest import ROOT, Said
+from tests.conftest import ROOT, CommandResult
 
 NAMES = sorted(load(file).name for file in (ROOT / "configs" / "demo").glob("*.yaml"))
 
@@ -37,15 +37,15 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Experiment]
 
 
 def test_every_family_is_trained_and_shown_under_its_name(
-    gen_ray: Callable[..., Said], trained: list[Experiment], tmp_path: Path
+    gen_ray: Callable[..., CommandResult], trained: list[Experiment], tmp_path: Path
 ) -> None:
     out = tmp_path / "demo.png"
-    said = gen_ray("demo", "--storage", tmp_path / "runs", "--out", out)
-    assert said.code == 0 and not said.err, said
+    result = gen_ray("demo", "--storage", tmp_path / "runs", "--out", out)
+    assert result.code == 0 and not result.err, result
     assert [experiment.name for experiment in trained] == NAMES and len(NAMES) == 4
-    assert all(f"{name}: {i}.000 bits/dim" in said.out for i, name in enumerate(NAMES, start=1))
-    assert f"table of {' '.join(f'{name}-1' for name in NAMES)}" in said.out
-    assert f"completed test images: {out}" in said.out and f"gen-ray sample {NAMES[0]}-1 --storage" in said.out
+    assert all(f"{name}: {i}.000 bits/dim" in result.out for i, name in enumerate(NAMES, start=1))
+    assert f"table of {' '.join(f'{name}-1' for name in NAMES)}" in result.out
+    assert f"completed test images: {out}" in result.out and f"gen-ray sample {NAMES[0]}-1 --storage" in result.out
     picture = np.asarray(Image.open(out))
     for i in range(4):
         left = 16 + i * 316

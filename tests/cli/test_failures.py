@@ -19,10 +19,10 @@ import typer
 from gen_ray.errors import RunError, UserError, argument
 from gen_ray.host import ray_token
 from pipelines import cli, failures
-from tests.conftest import ROOT, Said
+from tests.conftest import ROOT, CommandResult
 
 DEMO = ROOT / "configs" / "demo" / "digits-vae.yaml"
-Run = Callable[..., Said]
+Run = Callable[..., CommandResult]
 REFUSED = [
     (errno.ENOSPC, 1, "free some space"),
     (errno.EDQUOT, 1, "quota"),
@@ -49,9 +49,9 @@ def test_an_error_of_the_operating_system_is_one_line_with_a_remedy(
         raise error
 
     monkeypatch.setattr("gen_ray.experiment.load", refuse)
-    said = gen_ray("train", DEMO)
-    assert said.code == code and "a bug" not in said.fault
-    assert said.fault.startswith(f"error: /there/a.yaml: {os.strerror(number)}") and remedy in said.fault
+    result = gen_ray("train", DEMO)
+    assert result.code == code and "a bug" not in result.fault
+    assert result.fault.startswith(f"error: /there/a.yaml: {os.strerror(number)}") and remedy in result.fault
 
 
 def test_other_errors_are_bugs() -> None:
@@ -65,8 +65,8 @@ def test_full_memory_of_a_gpu_is_one_line_with_a_remedy(gen_ray: Run, monkeypatc
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nOf the allocated memory …")
 
     monkeypatch.setattr("gen_ray.experiment.load", fail)
-    said = gen_ray("train", DEMO)
-    assert said.code == 1 and "memory" in said.fault and "smaller batches" in said.fault
+    result = gen_ray("train", DEMO)
+    assert result.code == 1 and "memory" in result.fault and "smaller batches" in result.fault
 
 
 def test_a_current_folder_that_was_removed_is_named(
@@ -75,19 +75,19 @@ def test_a_current_folder_that_was_removed_is_named(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    said = gen_ray("train", DEMO, "--dry-run")
+    result = gen_ray("train", DEMO, "--dry-run")
     monkeypatch.chdir(tmp_path)
-    assert said.code == 2 and "current folder was removed" in said.fault
+    assert result.code == 2 and "current folder was removed" in result.fault
 
 
 def test_the_length_of_a_line_is_limited(gen_ray: Run) -> None:
-    said = gen_ray("train", "a" * 5000 + ".yaml")
-    assert said.code == 2 and len(said.fault) < 1100 and said.fault.endswith("File name too long")
+    result = gen_ray("train", "a" * 5000 + ".yaml")
+    assert result.code == 2 and len(result.fault) < 1100 and result.fault.endswith("File name too long")
 
 
 def test_a_word_that_is_not_text_is_refused(gen_ray: Run) -> None:
-    said = gen_ray("train", os.fsdecode(b"a\xff.yaml"))
-    assert said.code == 2 and r"'a\udcff.yaml': is not text" in said.fault
+    result = gen_ray("train", os.fsdecode(b"a\xff.yaml"))
+    assert result.code == 2 and r"'a\udcff.yaml': is not text" in result.fault
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
@@ -123,9 +123,9 @@ def test_output_that_cannot_be_written_gives_no_traceback(closed: bool) -> None:
         if running.stdout:
             running.stdout.close()
         assert running.stderr is not None
-        said = running.stderr.read()
+        result = running.stderr.read()
     assert running.wait() == 1
-    assert said == ("" if closed else f"error: {os.strerror(errno.ENOSPC)}; {failures.RUN[errno.ENOSPC]}\n")
+    assert result == ("" if closed else f"error: {os.strerror(errno.ENOSPC)}; {failures.RUN[errno.ENOSPC]}\n")
 
 
 def test_an_error_that_was_expected_keeps_its_own_line(gen_ray: Run, monkeypatch: pytest.MonkeyPatch) -> None:

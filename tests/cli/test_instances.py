@@ -14,11 +14,11 @@ from gen_ray.datasets.random_rows import read_random_rows
 from gen_ray.engine.inference import artifact, texts
 from gen_ray.engine.plots import grids
 from gen_ray.experiment import load, parse
-from tests.conftest import ROOT, Said
+from tests.conftest import ROOT, CommandResult
 
 CONFIG = ROOT / "configs" / "demo" / "digits-vae.yaml"
 NET = {"name": "tokens", "width": 16, "depth": 1, "heads": 2}
-Run = Callable[..., Said]
+Run = Callable[..., CommandResult]
 
 
 def untrained(root: Path, folder: Path, *overrides: str) -> Path:
@@ -62,10 +62,10 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 def test_completions_keep_known_pixels_and_report_their_spread(gen_ray: Run, bench: Bench) -> None:
     out = bench.root / "c.npz"
     words = ["impute", bench.model, "--image", bench.image, "--mask", bench.mask, "-n", 5, "--out", out]
-    said = gen_ray(*words, "--steps", 7, "--imputer", "gibbs", "--truth", bench.image)
-    assert said.code == 0 and not said.err, said
-    assert "32 of 64 values filled in 5 times, seed 0, nfe 7" in said.out and "(marginal-5, nfe 35)" in said.out
-    assert "each missing scalar separately" in said.out
+    result = gen_ray(*words, "--steps", 7, "--imputer", "gibbs", "--truth", bench.image)
+    assert result.code == 0 and not result.err, result
+    assert "32 of 64 values filled in 5 times, seed 0, nfe 7" in result.out and "(marginal-5, nfe 35)" in result.out
+    assert "each missing scalar separately" in result.out
     arrays = np.load(out)
     assert (arrays["samples"][:, :, :4] == bench.stored[:, :4]).all() and (arrays["known"] == bench.stored).all()
     assert arrays["samples"].shape == (5, 1, 8, 8) and len(np.unique(arrays["samples"][:, :, 4:])) > 3
@@ -100,14 +100,14 @@ def test_a_mask_may_be_an_array(gen_ray: Run, bench: Bench) -> None:
     np.savez(bench.root / "mask.npz", holes=holes)
     np.savez(bench.root / "image.npz", x=bench.stored)
     words = ["impute", bench.model, "--image", bench.root / "image.npz", "--mask", bench.root / "mask.npz"]
-    said = gen_ray(*words, "-n", 2, "--steps", 2, "--out", bench.root / "a.npz")
-    assert said.code == 0 and "1 of 64 values filled in 2 times" in said.out
+    result = gen_ray(*words, "-n", 2, "--steps", 2, "--out", bench.root / "a.npz")
+    assert result.code == 0 and "1 of 64 values filled in 2 times" in result.out
 
 
 def test_imputers_are_listed(gen_ray: Run, bench: Bench) -> None:
-    said = gen_ray("impute", bench.model, "--list-imputers")
-    rows = [line for line in said.out.splitlines() if line.startswith("│")]
-    assert said.code == 0 and ["metropolis" in rows[0], "gibbs " in rows[1], len(rows)] == [True, True, 2]
+    result = gen_ray("impute", bench.model, "--list-imputers")
+    rows = [line for line in result.out.splitlines() if line.startswith("│")]
+    assert result.code == 0 and ["metropolis" in rows[0], "gibbs " in rows[1], len(rows)] == [True, True, 2]
     assert "Mattei & Frellsen 2018" in rows[0] and "Rezende et al. 2014" in rows[1]
     assert rows[0].split("│")[4:8] == ["           1 ", "   200 ", "        1 ", " 200 "]
 
@@ -151,8 +151,8 @@ def test_unsuitable_files_are_refused_in_one_line(
     gen_ray: Run, bench: Bench, odd: Path, image: str | None, mask: str | None, told: str
 ) -> None:
     given = {"--image": odd / image if image else bench.image, "--mask": odd / mask if mask else bench.mask}
-    said = gen_ray("impute", bench.model, *[word for pair in given.items() for word in pair])
-    assert said.code == 2 and told in said.fault
+    result = gen_ray("impute", bench.model, *[word for pair in given.items() for word in pair])
+    assert result.code == 2 and told in result.fault
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_unsuitable_files_are_refused_in_one_line(
 )
 def test_a_wrong_option_is_refused_in_one_line(gen_ray: Run, bench: Bench, words: list[object], told: str) -> None:
     place = ["--image", bench.image, "--mask", bench.mask, *([] if "--steps" in words else ["--steps", 2])]
-    said = gen_ray("impute", bench.model, *place, *words)
-    assert said.code == 2 and told in said.fault
+    result = gen_ray("impute", bench.model, *place, *words)
+    assert result.code == 2 and told in result.fault
 
 
 def test_an_image_without_a_mask_is_refused(gen_ray: Run, bench: Bench) -> None:
@@ -183,8 +183,8 @@ def test_an_image_without_a_mask_is_refused(gen_ray: Run, bench: Bench) -> None:
 def test_every_instance_gets_its_bits_with_kind_and_error(gen_ray: Run, bench: Bench) -> None:
     out = bench.root / "scores.npz"
     np.savez(bench.root / "two-of-them.npz", samples=np.stack([bench.stored, 16 - bench.stored]))
-    said = gen_ray("score", bench.model, bench.image, bench.root / "two-of-them.npz", "--out", out)
-    assert said.code == 0 and said.out.count("iwae-3") == 4 and "two-of-them.npz[1]" in said.out, said
+    result = gen_ray("score", bench.model, bench.image, bench.root / "two-of-them.npz", "--out", out)
+    assert result.code == 0 and result.out.count("iwae-3") == 4 and "two-of-them.npz[1]" in result.out, result
     arrays = np.load(out)
     assert arrays["bits_per_dim"].shape == arrays["standard_error"].shape == (3,)
     assert abs(arrays["bits_per_dim"][0] - arrays["bits_per_dim"][1]) < 5 * arrays["standard_error"][:2].sum()
@@ -219,8 +219,8 @@ def test_a_wrong_score_command_is_refused_in_one_line(
     gen_ray: Run, bench: Bench, odd: Path, words: list[str], told: str
 ) -> None:
     placed = [odd / word if word in ("small.png", "black.png") else word for word in words]
-    said = gen_ray("score", bench.model, *placed, "--storage", bench.root)
-    assert said.code == 2 and told in said.fault
+    result = gen_ray("score", bench.model, *placed, "--storage", bench.root)
+    assert result.code == 2 and told in result.fault
 
 
 def test_images_and_sources_with_more_levels_are_treated_alike(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
@@ -234,8 +234,8 @@ def test_images_and_sources_with_more_levels_are_treated_alike(gen_ray: Run, ben
 
 
 def test_resizing_makes_an_image_suitable(gen_ray: Run, bench: Bench, odd: Path) -> None:
-    said = gen_ray("score", bench.model, odd / "small.png", "--resize")
-    assert said.code == 0 and "small.png" in said.out.replace("\n", "")
+    result = gen_ray("score", bench.model, odd / "small.png", "--resize")
+    assert result.code == 0 and "small.png" in result.out.replace("\n", "")
 
 
 # ---- latent and figure --------------------------------------------------------------------------------------------
@@ -248,27 +248,27 @@ def stored_rows(bench: Bench) -> torch.Tensor:
 
 def test_features_reconstructions_and_interpolations_are_written(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
     place = ["--storage", bench.root, "-n", 4]
-    said = gen_ray("latent", "encode", bench.model, *place, "--refine", 3, "--out", tmp_path / "f.npz")
+    result = gen_ray("latent", "encode", bench.model, *place, "--refine", 3, "--out", tmp_path / "f.npz")
     arrays = np.load(tmp_path / "f.npz")
-    assert said.code == 0 and "amortisation gap: " in said.out, said
+    assert result.code == 0 and "amortisation gap: " in result.out, result
     assert arrays["mu"].shape == arrays["refined_log_var"].shape == (4, 8) and arrays["kl_nats"].shape == (4,)
-    said = gen_ray("latent", "reconstruct", bench.model, *place, "--refine", 3, "--out", tmp_path / "r.png")
+    result = gen_ray("latent", "reconstruct", bench.model, *place, "--refine", 3, "--out", tmp_path / "r.png")
     drawn = np.asarray(Image.open(tmp_path / "r.png"))
-    assert said.code == 0 and drawn.shape[0] == 3 * (28 + 56 + 16), "three captioned rows"
+    assert result.code == 0 and drawn.shape[0] == 3 * (28 + 56 + 16), "three captioned rows"
     x = stored_rows(bench)
     assert (drawn[28 : 28 + 56, 16 : 16 + 4 * 60 - 4] == grids.grid(x[:4], levels=17, columns=4)).all()
-    said = gen_ray("latent", "interpolate", bench.model, *place, "--steps", 5, "--out", tmp_path / "i.png")
+    result = gen_ray("latent", "interpolate", bench.model, *place, "--steps", 5, "--out", tmp_path / "i.png")
     drawn = np.asarray(Image.open(tmp_path / "i.png"))
-    assert said.code == 0 and drawn.shape[0] == 28 + (3 * 60 - 4) + 16
+    assert result.code == 0 and drawn.shape[0] == 28 + (3 * 60 - 4) + 16
     ends = grids.grid(x[:4], levels=17, columns=1)
     assert (drawn[28:-16, 16 : 16 + 56] == ends[:-60]).all() and (drawn[28:-16, -16 - 56 : -16] == ends[60:]).all()
-    said = gen_ray("latent", "interpolate", bench.model, bench.image, "--out", tmp_path / "i.png")
-    assert said.code == 2 and "an interpolation needs two" in said.fault
+    result = gen_ray("latent", "interpolate", bench.model, bench.image, "--out", tmp_path / "i.png")
+    assert result.code == 2 and "an interpolation needs two" in result.fault
 
 
 def test_only_a_latent_space_of_two_dimensions_is_mapped(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
-    said = gen_ray("latent", "manifold", bench.model, "--out", tmp_path / "m.png")
-    assert said.code == 2 and "latent_dim=2; this model has 8" in said.fault
+    result = gen_ray("latent", "manifold", bench.model, "--out", tmp_path / "m.png")
+    assert result.code == 2 and "latent_dim=2; this model has 8" in result.fault
     plane = untrained(bench.root, tmp_path / "plane", "family.latent_dim=2")
     assert gen_ray("latent", "manifold", plane, "--side", 3, "--out", tmp_path / "m.png").code == 0
     assert np.asarray(Image.open(tmp_path / "m.png")).shape[0] == 28 + 3 * 34 - 2 + 16
@@ -295,8 +295,8 @@ def test_one_command_trains_and_draws_every_latent_dimension(
     monkeypatch.setattr("gen_ray.cluster.nodes.connect.connected", lambda scaling: nullcontext())
     out = tmp_path / "figure.png"
     words = ["figure", "latent-dims", CONFIG, "training.epochs=3", "--out", out]
-    said = gen_ray(*words, "--dims", "2 5")
-    assert said.code == 0 and not said.err, said
+    result = gen_ray(*words, "--dims", "2 5")
+    assert result.code == 0 and not result.err, result
     assert [(e.name, e.family.latent_dim, e.training.epochs) for e in asked] == [  # type: ignore[attr-defined]
         ("digits-vae-z2", 2, 3),
         ("digits-vae-z5", 5, 3),
@@ -354,8 +354,8 @@ def test_texts_are_sampled_as_text(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = ["sample", speaker / "model", "-n", 3]
-    said = gen_ray(*words, "--seed", 1)
-    assert said.code == 0 and said.out.startswith("samples.txt: 3 samples, seed 1") and not said.err, said
+    result = gen_ray(*words, "--seed", 1)
+    assert result.code == 0 and result.out.startswith("samples.txt: 3 samples, seed 1") and not result.err, result
     assert gen_ray(*words, "--seed", 1, "--out", "a.npz").code == 0
     spec = artifact.load(speaker / "model").spec
     parts = [
@@ -363,8 +363,8 @@ def test_texts_are_sampled_as_text(
         for i, x in enumerate(torch.from_numpy(np.load("a.npz")["samples"]))
     ]
     assert (tmp_path / "samples.txt").read_bytes().decode() == "".join(parts) and len(parts) == 3
-    said = gen_ray(*words, "--out", "nowhere/a.txt")
-    assert said.code == 2 and "nowhere/a.txt: cannot be written" in said.fault
+    result = gen_ray(*words, "--out", "nowhere/a.txt")
+    assert result.code == 2 and "nowhere/a.txt: cannot be written" in result.fault
 
 
 def test_samples_are_written_only_to_suitable_files(
@@ -375,22 +375,24 @@ def test_samples_are_written_only_to_suitable_files(
         (speaker / "model", ".png", "--out a.png: play holds tokens, its samples are written as .txt or .npz"),
         (bench.model, ".txt", "--out a.txt: digits holds image, its samples are written as .png or .npz"),
     ):
-        said = gen_ray("sample", model, "-n", 2, "--out", f"a{ending}")
-        assert said.code == 2 and told in said.fault and not list(tmp_path.iterdir())
-    said = gen_ray("sample", bench.model, "-n", 2)
-    assert said.code == 0 and said.out.startswith("samples.png: ") and Image.open("samples.png").size[0] > 100
+        result = gen_ray("sample", model, "-n", 2, "--out", f"a{ending}")
+        assert result.code == 2 and told in result.fault and not list(tmp_path.iterdir())
+    result = gen_ray("sample", bench.model, "-n", 2)
+    assert result.code == 0 and result.out.startswith("samples.png: ") and Image.open("samples.png").size[0] > 100
 
 
 def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:
     out = speaker / "c.npz"
     words = ["impute", speaker / "model", "--text", "to b_ or", "-n", 3]
     (speaker / "truth.txt").write_text("to be or not")
-    said = gen_ray(*words, "--truth", speaker / "truth.txt", "--out", out)
+    result = gen_ray(*words, "--truth", speaker / "truth.txt", "--out", out)
     assert (
-        said.code == 0 and "5 of 12 values filled in 3 times" in said.out and "(elbo-ct-masked, nfe 5)" in said.out
-    ), said
-    assert "the model's own" in said.out and not said.err
-    spoken = said.out.split("completions: ")[0].strip("\n")
+        result.code == 0
+        and "5 of 12 values filled in 3 times" in result.out
+        and "(elbo-ct-masked, nfe 5)" in result.out
+    ), result
+    assert "the model's own" in result.out and not result.err
+    spoken = result.out.split("completions: ")[0].strip("\n")
     assert spoken.startswith("to b") and np.load(out)["samples"].shape == (3, 12)
     assert np.load(out)["uncertainty"].shape == (12,) and np.load(out)["holes"].sum() == 5
     assert ".npz" in gen_ray(*words, "--out", speaker / "c.png").fault
@@ -399,19 +401,19 @@ def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:
     (speaker / "once.txt").write_text("to be or not\n")
     (speaker / "short.txt").write_text("to be")
     told = "long.txt: 6 of 30 characters left out: fewer than a window of 12"
-    said = gen_ray("score", speaker / "model", speaker / "two.txt", "--effort", 2)
-    assert said.code == 0 and "two.txt[1]" in said.out and "mean of 2" in said.out, said
-    assert not said.err
-    said = gen_ray("score", speaker / "model", speaker / "long.txt", "--effort", 2)
-    assert said.code == 0 and "mean of 2" in said.out and told in said.err.replace("\n", ""), said
-    said = gen_ray(*words, "--truth", speaker / "once.txt")
-    assert said.code == 0 and "1 of 13 characters left out" in said.err
-    said = gen_ray("score", speaker / "model", speaker / "short.txt")
-    assert said.code == 2 and "short.txt: has 5 characters; play needs 12, the length of its examples" in said.fault
-    said = gen_ray("score", speaker / "model", "--effort", 2, "-n", 3, "--storage", speaker)
-    assert said.code == 0 and "mean of 3" in said.out, said
-    said = gen_ray("latent", "encode", speaker / "model", "--storage", speaker)
-    assert said.code == 2 and "discrete: has no latent space" in said.fault
+    result = gen_ray("score", speaker / "model", speaker / "two.txt", "--effort", 2)
+    assert result.code == 0 and "two.txt[1]" in result.out and "mean of 2" in result.out, result
+    assert not result.err
+    result = gen_ray("score", speaker / "model", speaker / "long.txt", "--effort", 2)
+    assert result.code == 0 and "mean of 2" in result.out and told in result.err.replace("\n", ""), result
+    result = gen_ray(*words, "--truth", speaker / "once.txt")
+    assert result.code == 0 and "1 of 13 characters left out" in result.err
+    result = gen_ray("score", speaker / "model", speaker / "short.txt")
+    assert result.code == 2 and "short.txt: has 5 characters; play needs 12, the length of its examples" in result.fault
+    result = gen_ray("score", speaker / "model", "--effort", 2, "-n", 3, "--storage", speaker)
+    assert result.code == 0 and "mean of 3" in result.out, result
+    result = gen_ray("latent", "encode", speaker / "model", "--storage", speaker)
+    assert result.code == 2 and "discrete: has no latent space" in result.fault
 
 
 def test_a_causal_imputer_reports_ignored_values(gen_ray: Run, speaker: Path, tmp_path: Path) -> None:
@@ -421,6 +423,6 @@ def test_a_causal_imputer_reports_ignored_values(gen_ray: Run, speaker: Path, tm
         (causal, "to be or ___", ""),
         (speaker / "model", "to b_ or not", ""),
     ):
-        said = gen_ray("impute", model, "--text", text, "-n", 2)
-        assert said.code == 0 and told in said.out and ("follow a missing one" in said.out) == bool(told), said
+        result = gen_ray("impute", model, "--text", text, "-n", 2)
+        assert result.code == 0 and told in result.out and ("follow a missing one" in result.out) == bool(told), result
     assert "kept but not used" in " ".join(gen_ray("impute", causal, "--list-imputers").out.split())

@@ -13,9 +13,9 @@ from gen_ray.engine.inference import memory
 from gen_ray.errors import UserError
 from pipelines import cli, submit
 from tests.cli.test_instances import untrained
-from tests.conftest import Said
+from tests.conftest import CommandResult
 
-Run = Callable[..., Said]
+Run = Callable[..., CommandResult]
 WIDTHS = {"sigma_rel", "more"}  # relative widths: power_ema.gamma_of refuses impossible ones
 MIB = 2**20
 
@@ -48,8 +48,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("words", [("sample", "-n"), ("score", "-n"), ("score", "--effort"), ("impute", "-n")])
 def test_a_number_beyond_its_limit_is_refused_in_one_line(gen_ray: Run, words: tuple[str, str]) -> None:
     verb, option = words
-    said = gen_ray(verb, "model", option, 10_000_000_000)
-    assert said.code == 2 and f"'{option}'" in said.fault and "less than or equal to 1" in said.fault
+    result = gen_ray(verb, "model", option, 10_000_000_000)
+    assert result.code == 2 and f"'{option}'" in result.fault and "less than or equal to 1" in result.fault
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,8 @@ def test_samples_that_do_not_fit_into_memory_are_refused_before_any_is_drawn(
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: 20 * MIB)
     monkeypatch.setattr("gen_ray.engine.inference.generate._sample", lambda *_: pytest.fail("a network evaluation ran"))
-    said = gen_ray("sample", model, *words)
-    assert said.code == 2 and told in said.fault and "0.0 GiB are available" in said.fault
+    result = gen_ray("sample", model, *words)
+    assert result.code == 2 and told in result.fault and "0.0 GiB are available" in result.fault
 
 
 def test_rows_completions_and_interpolations_that_exceed_memory_are_refused(
@@ -76,10 +76,10 @@ def test_rows_completions_and_interpolations_that_exceed_memory_are_refused(
     storage = ("--storage", model.parent)
     assert gen_ray("sample", model, "-n", 2).code == 0
     monkeypatch.setattr(memory, "available", lambda: 50_000)
-    said = gen_ray("score", model, *storage, "-n", 5000)
-    assert said.code == 2 and " rows of digits: needs " in said.fault and "choose fewer with -n" in said.fault
-    said = gen_ray("latent", "interpolate", model, *storage, "-n", 9, "--steps", 100)
-    assert said.code == 2 and "800 images: needs " in said.fault and "ask for fewer steps" in said.fault
+    result = gen_ray("score", model, *storage, "-n", 5000)
+    assert result.code == 2 and " rows of digits: needs " in result.fault and "choose fewer with -n" in result.fault
+    result = gen_ray("latent", "interpolate", model, *storage, "-n", 9, "--steps", 100)
+    assert result.code == 2 and "800 images: needs " in result.fault and "ask for fewer steps" in result.fault
 
 
 def test_a_stream_larger_than_the_disk_or_the_memory_is_refused_before_anything_is_written(

@@ -15,7 +15,7 @@ from gen_ray.datasets.prepare import SourceOptions, prepare
 from gen_ray.engine.inference import artifact
 from gen_ray.errors import UserError
 from gen_ray.experiment import load
-from tests.conftest import ROOT, Said
+from tests.conftest import ROOT, CommandResult
 
 CONFIG = ROOT / "configs" / "demo" / "digits-vae.yaml"
 RUN = "v-20260101-000000"
@@ -59,9 +59,9 @@ def test_data_are_found_by_their_fingerprint(moved: Path) -> None:
     assert not [*Path().iterdir()] and not (moved.parent / "old").exists()
 
 
-def test_score_reads_the_data_of_the_model(gen_ray: Callable[..., Said], moved: Path) -> None:
-    said = gen_ray("score", "v", "-n", 3, "--storage", moved)
-    assert said.code == 0 and "raw test " in said.out, said
+def test_score_reads_the_data_of_the_model(gen_ray: Callable[..., CommandResult], moved: Path) -> None:
+    result = gen_ray("score", "v", "-n", 3, "--storage", moved)
+    assert result.code == 0 and "raw test " in result.out, result
     assert not [*Path().iterdir()]
 
 

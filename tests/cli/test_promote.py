@@ -12,7 +12,7 @@ from gen_ray.tracking.registry import champion
 from gen_ray.tracking.releases import Release
 from gen_ray.tracking.runs import TrackedRun
 from gen_ray.tracking.store import Store
-from tests.engine.toys import model
+from tests.engine.tiny_models import model
 
 RUN = "toy-20260101-000000"
 
@@ -35,8 +35,8 @@ def test_options_reach_the_measurement_and_the_named_store(
 
     monkeypatch.setattr("pipelines.promote._measured", measured)
     place = ["--storage", tmp_path, "--tracking-uri", elsewhere]
-    said = gen_ray("promote", RUN, *place, "--name", "toy", "--seed", 3, "--batch-size", 7, "-n", 20, "--steps", 1)
-    assert said.code == 0, said
+    result = gen_ray("promote", RUN, *place, "--name", "toy", "--seed", 3, "--batch-size", 7, "-n", 20, "--steps", 1)
+    assert result.code == 0, result
     assert asked == [MeasurementPlan(samplers=(), steps=[1], n=20, seed=3, batch_size=7, minutes=10.0)]
     present = champion(store, "toy")
     assert present is not None and present.run_id == made.meta["run_id"]
@@ -58,9 +58,13 @@ def test_jobs_are_listed_whole_on_narrow_terminals(width: int, gen_ray: Any, mon
     monkeypatch.setattr("gen_ray.cluster.jobs.jobs.Jobs.all", lambda _: jobs)
     for name, value in {"COLUMNS": str(width), "FORCE_COLOR": "1", "NO_COLOR": "1"}.items():
         monkeypatch.setenv(name, value)
-    said = gen_ray("jobs", "list")
-    assert said.code == 0 and all(job.id in said.out and "failed" in said.out for job in jobs) and "…" not in said.out
-    assert said.out.count("[/x]") == 2
+    result = gen_ray("jobs", "list")
+    assert (
+        result.code == 0
+        and all(job.id in result.out and "failed" in result.out for job in jobs)
+        and "…" not in result.out
+    )
+    assert result.out.count("[/x]") == 2
 
 
 @pytest.mark.parametrize(

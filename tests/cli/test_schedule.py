@@ -18,10 +18,10 @@ from gen_ray.tracking.registry import PromotionResult, champion
 from gen_ray.tracking.runs import RunRow, rows
 from gen_ray.tracking.store import Store
 from tests.cluster.tiny_runs import TINY
-from tests.conftest import ROOT, Said
+from tests.conftest import ROOT, CommandResult
 
 BITS = BITS_PER_DIM.name
-Run = Callable[..., Said]
+Run = Callable[..., CommandResult]
 NIGHTLY = ["--cron", "0 2 * * *"]
 
 
@@ -41,11 +41,11 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_schedules_are_added_listed_and_removed(gen_ray: Run, sweep: Path) -> None:
     listing = ["schedule", "list", "--storage", "runs"]
     assert f"no schedules in {sweep}/runs/schedules" in gen_ray(*listing).out
-    said = gen_ray(
+    result = gen_ray(
         "schedule", "add", "sweep.yaml", "trials=1", "--cron", "0 2 * * 1", "--timezone", "Europe/Berlin",
         "--name", "mondays", "--promote", "digits", "--margin", "0.02", "--grace-minutes", "5",
     )  # fmt: skip
-    assert said.code == 0 and f"{sweep}/runs/schedules/mondays.yaml: next 2" in said.out
+    assert result.code == 0 and f"{sweep}/runs/schedules/mondays.yaml: next 2" in result.out
     assert gen_ray("schedule", "add", "sweep.yaml", *NIGHTLY).code == 0
     listed = gen_ray(*listing)
     assert listed.code == 0
@@ -88,23 +88,23 @@ def test_schedules_are_added_listed_and_removed(gen_ray: Run, sweep: Path) -> No
 def test_an_impossible_schedule_is_refused_and_nothing_is_written(
     gen_ray: Run, sweep: Path, words: list[str], told: str
 ) -> None:
-    said = gen_ray("schedule", "add", *words)
-    assert said.code == 2 and told in said.fault and not (sweep / "runs").exists()
+    result = gen_ray("schedule", "add", *words)
+    assert result.code == 2 and told in result.fault and not (sweep / "runs").exists()
 
 
 def test_taken_and_unknown_names_are_refused(gen_ray: Run, sweep: Path) -> None:
     gen_ray("schedule", "add", "sweep.yaml", *NIGHTLY)
-    said = gen_ray("schedule", "add", "sweep.yaml", *NIGHTLY)
-    assert said.code == 2 and "there is a schedule 'two' already" in said.fault
+    result = gen_ray("schedule", "add", "sweep.yaml", *NIGHTLY)
+    assert result.code == 2 and "there is a schedule 'two' already" in result.fault
     for words in (["remove", "tow"], ["run", "--once", "tow"]):
-        said = gen_ray("schedule", *words, "--storage", "runs")
-        assert said.code == 2 and "no schedule 'tow'" in said.fault and "did you mean 'two'" in said.fault
+        result = gen_ray("schedule", *words, "--storage", "runs")
+        assert result.code == 2 and "no schedule 'tow'" in result.fault and "did you mean 'two'" in result.fault
 
 
 @pytest.mark.parametrize("word", ["colour", "=red", "a*b=c", "colour="])
 def test_a_tag_that_mlflow_would_refuse_is_refused_before_anything_runs(gen_ray: Run, sweep: Path, word: str) -> None:
-    said = gen_ray("sweep", "sweep.yaml", "--tag", word)
-    assert said.code == 2 and f"--tag '{word}': write key=value" in said.fault
+    result = gen_ray("sweep", "sweep.yaml", "--tag", word)
+    assert result.code == 2 and f"--tag '{word}': write key=value" in result.fault
 
 
 @pytest.mark.chaos  # the longest of these tests, because it runs the whole command
@@ -150,6 +150,6 @@ def test_a_failed_trial_does_not_prevent_a_champion(gen_ray: Run, sweep: Path, m
         "gen_ray.tracking.registry.promote", lambda _, model, *args, margin: PromotionResult(True, f"{model} {margin}")
     )
     monkeypatch.setattr("gen_ray.tracking.runs.set_tags", lambda _, run_id, tags: asked.append((run_id, tags)))
-    said = gen_ray("sweep", "sweep.yaml", "--promote", "digits", "--margin", "0", "--tag", "a=b=c", "--tag", "d=e")
-    assert said.code == 1 and said.fault.startswith("error: two-1: 1 of 2 trials") and "digits 0.0\n" in said.out
+    result = gen_ray("sweep", "sweep.yaml", "--promote", "digits", "--margin", "0", "--tag", "a=b=c", "--tag", "d=e")
+    assert result.code == 1 and result.fault.startswith("error: two-1: 1 of 2 trials") and "digits 0.0\n" in result.out
     assert asked == [{"a": "b=c", "d": "e"}, ("two-1", {"promotion": "digits 0.0"})]

@@ -10,9 +10,9 @@ import pytest
 from gen_ray.cluster.jobs import jobs, package, secret_files
 from gen_ray.errors import RunError, UserError
 from gen_ray.host import ray_token
-from tests.conftest import ROOT, Said
+from tests.conftest import ROOT, CommandResult
 
-GenRay = Callable[..., Said]
+GenRay = Callable[..., CommandResult]
 UNREACHABLE = "http://127.0.0.1:9"
 HEADER = f"-----BEGIN OPENSSH {'PRIVATE'} KEY-----"  # this file itself is uploaded
 
@@ -38,18 +38,18 @@ def test_a_secret_is_refused_by_name_and_uploaded_only_where_it_is_included(
 ) -> None:
     (work / name).parent.mkdir(parents=True, exist_ok=True)
     (work / name).write_text("x")
-    said = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
-    assert said.code == 2 and f"{name}: looks like a secret by its name" in said.fault
-    said = gen_ray("submit", "--address", UNREACHABLE, "--include", name, "train", "run.yaml")
-    assert said.code == 1 and "no cluster's dashboard answers" in said.fault  # the next step after the check
+    result = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
+    assert result.code == 2 and f"{name}: looks like a secret by its name" in result.fault
+    result = gen_ray("submit", "--address", UNREACHABLE, "--include", name, "train", "run.yaml")
+    assert result.code == 1 and "no cluster's dashboard answers" in result.fault  # the next step after the check
     (work / ".rayignore").write_text(f"/{name}\n".replace("[", "\\["))
     assert gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml").code == 1
 
 
 def test_a_private_key_is_found_by_its_content(work: Path, gen_ray: GenRay) -> None:
     (work / "notes.md").write_text(f"my key:\n{HEADER}\nabc\n")
-    said = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
-    assert said.code == 2 and "notes.md: holds a private key" in said.fault
+    result = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
+    assert result.code == 2 and "notes.md: holds a private key" in result.fault
 
 
 @pytest.mark.parametrize(
@@ -96,8 +96,8 @@ def test_a_link_to_a_file_outside_the_folder_is_refused(
     (outside / "diary.txt").write_text("x")
     (work / "link").symlink_to(outside / "diary.txt" if link == "file" else outside)
     (work / "inside").symlink_to(work / "run.yaml")
-    said = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
-    assert said.code == 2 and f"leads out of the folder, to {outside / 'diary.txt'}," in said.fault
+    result = gen_ray("submit", "--address", UNREACHABLE, "train", "run.yaml")
+    assert result.code == 2 and f"leads out of the folder, to {outside / 'diary.txt'}," in result.fault
     assert gen_ray("submit", "--address", UNREACHABLE, "--include", "link*", "train", "run.yaml").code == 1
 
 
@@ -117,8 +117,8 @@ def test_the_token_of_ray_is_a_secret_under_any_name(work: Path, monkeypatch: py
 
 
 def test_a_misspelt_include_is_refused(work: Path, gen_ray: GenRay) -> None:
-    said = gen_ray("submit", "--address", UNREACHABLE, "--include", ".evn", "train", "run.yaml")
-    assert said.code == 2 and "--include .evn: matches none of the files" in said.fault
+    result = gen_ray("submit", "--address", UNREACHABLE, "--include", ".evn", "train", "run.yaml")
+    assert result.code == 2 and "--include .evn: matches none of the files" in result.fault
 
 
 def test_the_repository_ignores_what_looks_like_a_secret() -> None:
@@ -133,9 +133,9 @@ def test_a_schedule_of_jobs_with_a_secret_is_refused(work: Path, gen_ray: GenRay
     """Checked when the schedule is added, and again when its folder contains a secret later."""
     (work / "token").write_text("x")
     plan = ROOT / "configs" / "sweeps" / "digits-vae-latent-dims.yaml"
-    said = gen_ray(
+    result = gen_ray(
         "schedule", "add", plan, "--cron", "0 2 * * *", "--address", UNREACHABLE, f"settings.storage.root={work}"
     )
-    assert said.code == 2 and "token: looks like a secret" in said.fault
+    assert result.code == 2 and "token: looks like a secret" in result.fault
     with pytest.raises(RunError, match="token: looks like a secret"):
         jobs.Jobs(UNREACHABLE).launch("night", ["-m", "pipelines.sweep"], work)

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from gen_ray.cluster.nodes import nodes, ports
-from tests.conftest import Said, free_port
+from tests.conftest import CommandResult, free_port
 
 SERVER = """
 import http.server, os, socket, subprocess, sys, time
@@ -56,8 +56,8 @@ def other() -> Iterator[int]:
 
 @pytest.fixture
 def start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gen_ray: Callable[..., Said]
-) -> Iterator[Callable[..., Said]]:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gen_ray: Callable[..., CommandResult]
+) -> Iterator[Callable[..., CommandResult]]:
     """Return a function that runs the command with a small server instead of MLflow's, detached by default."""
     (tmp_path / "server.py").write_text(SERVER)
     stub = tmp_path / "python"
@@ -67,7 +67,7 @@ def start(
     monkeypatch.setenv("GEN_RAY_STORAGE", str(tmp_path / "storage"))
     monkeypatch.setattr(nodes, "START_SECONDS", 5.0)
 
-    def run(*words: object, how: str = "answers", detach: bool = True) -> Said:
+    def run(*words: object, how: str = "answers", detach: bool = True) -> CommandResult:
         monkeypatch.setenv("HOW", how)
         return gen_ray("start", "mlflow", *(["--detach"] if detach else []), *words)
 
@@ -79,39 +79,41 @@ def start(
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "0.0.0.0"])
 @pytest.mark.parametrize("proxy", [False, True])
 def test_a_server_is_reached_at_any_address_and_with_any_proxy_set(
-    start: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, host: str, proxy: bool
+    start: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch, host: str, proxy: bool
 ) -> None:
     if proxy:
         for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
             monkeypatch.setenv(name, "http://127.0.0.1:9")
     port = free_port()
-    said = start("--host", host, "--port", port, *(["--insecure"] if host == "0.0.0.0" else []))
+    result = start("--host", host, "--port", port, *(["--insecure"] if host == "0.0.0.0" else []))
     shown = {"::1": "[::1]", "0.0.0.0": "127.0.0.1"}.get(host, host)
-    assert said.code == 0 and f"export MLFLOW_TRACKING_URI=http://{shown}:{port}" in said.out, said.err
+    assert result.code == 0 and f"export MLFLOW_TRACKING_URI=http://{shown}:{port}" in result.out, result.err
 
 
 def test_another_server_is_not_taken_for_the_started_one(
-    start: Callable[..., Said], other: int, tmp_path: Path
+    start: Callable[..., CommandResult], other: int, tmp_path: Path
 ) -> None:
-    said = start("--port", other)
-    assert said.code == 2 and f"--port {other}: another server listens at http://127.0.0.1:{other}" in said.fault
+    result = start("--port", other)
+    assert result.code == 2 and f"--port {other}: another server listens at http://127.0.0.1:{other}" in result.fault
     assert not (tmp_path / "pid").exists()
 
 
 @pytest.mark.parametrize("how", ["fails", "hangs"])
 def test_nothing_is_left_of_a_server_that_fails_to_start(
-    start: Callable[..., Said], other: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    start: Callable[..., CommandResult], other: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Also if another server takes the port after the check and answers instead."""
     monkeypatch.setattr(ports, "check", lambda *_: None)
     monkeypatch.setattr(nodes, "START_SECONDS", 2.0)
-    said = start("--port", other, how=how)
-    assert said.code == 1 and re.search(r"MLflow's server did not start; \S+mlflow-server.log says why", said.fault)
+    result = start("--port", other, how=how)
+    assert result.code == 1 and re.search(r"MLflow's server did not start; \S+mlflow-server.log says why", result.fault)
     group = int((tmp_path / "pid").read_text())
     assert not [p for p in psutil.process_iter() if p.status() != "zombie" and os.getpgid(p.pid) == group]
 
 
-def test_ctrl_c_leaves_nothing(start: Callable[..., Said], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_leaves_nothing(
+    start: Callable[..., CommandResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupt(*_: object) -> None:
         while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
             time.sleep(0.01)

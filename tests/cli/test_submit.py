@@ -15,9 +15,9 @@ from gen_ray.cluster.jobs import jobs, package
 from gen_ray.cluster.nodes import connect, nodes
 from gen_ray.errors import RunError
 from gen_ray.host import ray_token
-from tests.conftest import ROOT, Said, free_port
+from tests.conftest import ROOT, CommandResult, free_port
 
-GenRay = Callable[..., Said]
+GenRay = Callable[..., CommandResult]
 UNREACHABLE = "http://127.0.0.1:9"
 
 
@@ -57,9 +57,9 @@ def test_a_folder_is_uploaded_without_ignored_files(work: Path) -> None:
 def test_a_command_that_cannot_be_a_job_is_refused_in_one_line(
     work: Path, gen_ray: GenRay, words: list[object], fault: str
 ) -> None:
-    said = gen_ray("submit", "--address", UNREACHABLE, *words)
-    assert said.code == 2
-    assert re.search(fault, said.fault), said.fault
+    result = gen_ray("submit", "--address", UNREACHABLE, *words)
+    assert result.code == 2
+    assert re.search(fault, result.fault), result.fault
 
 
 @pytest.mark.parametrize("waits", [0, 2, 9])
@@ -89,8 +89,8 @@ def test_a_job_waits_for_the_agent_of_a_new_cluster(work: Path, monkeypatch: pyt
 
 def test_a_cluster_that_does_not_answer_is_reported_in_one_line(work: Path, gen_ray: GenRay) -> None:
     for words in (["submit", "train", "run.yaml"], ["jobs", "list"], ["jobs", "stop", "a"], ["jobs", "logs", "a"]):
-        said = gen_ray(*words, "--address", UNREACHABLE)
-        assert said.code == 1 and f"Ray jobs at {UNREACHABLE}: no cluster" in said.fault
+        result = gen_ray(*words, "--address", UNREACHABLE)
+        assert result.code == 1 and f"Ray jobs at {UNREACHABLE}: no cluster" in result.fault
 
 
 @pytest.fixture
@@ -128,15 +128,15 @@ def test_a_head_makes_a_token_that_others_cannot_read(ray: Callable[[], dict[str
 def test_a_head_is_refused_a_port_that_is_in_use(gen_ray: GenRay, option: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as used:
         port = used.getsockname()[1]
-        said = gen_ray(
+        result = gen_ray(
             "start", "head", "--insecure", "--port", free_port(), "--dashboard-port", free_port(), option, port
         )
-    assert said.code == 2 and f"{option} {port}: another server listens at http://127.0.0.1:{port}" in said.err
+    assert result.code == 2 and f"{option} {port}: another server listens at http://127.0.0.1:{port}" in result.err
 
 
 def test_a_worker_needs_the_heads_token(ray: Callable[[], dict[str, str]], gen_ray: GenRay, tmp_path: Path) -> None:
-    said = gen_ray("start", "worker", "head:6379")
-    assert said.code == 2 and ".ray/auth_token: is missing; copy it from the cluster's head" in said.fault
+    result = gen_ray("start", "worker", "head:6379")
+    assert result.code == 2 and ".ray/auth_token: is missing; copy it from the cluster's head" in result.fault
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("t" * 64)
     assert gen_ray("start", "worker", "head:6379", "--", "--num-gpus=1").code == 3
@@ -148,18 +148,19 @@ def test_a_cluster_without_token_needs_an_option(
 ) -> None:
     monkeypatch.setattr("gen_ray.cluster.nodes.ports.check", lambda *_: None)  # another Ray may run on this machine
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    said = gen_ray("start", "head")
+    result = gen_ray("start", "head")
     assert (
-        said.code == 2 and "RAY_AUTH_MODE=disabled: any client that reaches this machine could run code" in said.fault
+        result.code == 2
+        and "RAY_AUTH_MODE=disabled: any client that reaches this machine could run code" in result.fault
     )
-    said = gen_ray("start", "head", "--insecure")
-    assert said.code == 3 and "warning: anyone who reaches this machine" in said.err
+    result = gen_ray("start", "head", "--insecure")
+    assert result.code == 3 and "warning: anyone who reaches this machine" in result.err
     assert ray()["RAY_AUTH_MODE"] == "disabled"
 
 
 def test_mlflow_listens_on_other_interfaces_only_with_an_option(gen_ray: GenRay) -> None:
-    said = gen_ray("start", "mlflow", "--host", "0.0.0.0")
-    assert said.code == 2 and "--host 0.0.0.0: MLflow has no authentication" in said.fault
+    result = gen_ray("start", "mlflow", "--host", "0.0.0.0")
+    assert result.code == 2 and "--host 0.0.0.0: MLflow has no authentication" in result.fault
 
 
 def test_a_client_with_a_token_sends_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from gen_ray.tracking.comparison import tables
 from gen_ray.tracking.runs import TrackedRun
 from gen_ray.tracking.store import Store
 from pipelines.tables import show_table
-from tests.conftest import Said
+from tests.conftest import CommandResult
 from tests.test_comparison import run
 
 HEADER = ["run", "family", "bits/dim", "Fréchet", "sampler", "story"]
@@ -110,7 +110,7 @@ def test_compare_supports_any_name_of_a_run(
     assert both.code == 2 and "one of them" in both.fault
 
 
-def _said(gen_ray: object, *words: object) -> Said:
-    said: Said = gen_ray(*words)  # type: ignore[operator]
-    assert said.code == 0, said
-    return said
+def _said(gen_ray: object, *words: object) -> CommandResult:
+    result: CommandResult = gen_ray(*words)  # type: ignore[operator]
+    assert result.code == 0, result
+    return result

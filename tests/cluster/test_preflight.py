@@ -79,9 +79,9 @@ def test_memory_that_is_full_is_stated(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_an_error_of_ray_is_reported_in_one_line(error: BaseException, kind: type[Exception], line: str) -> None:
-    with pytest.raises(kind, match=line) as told, preflight.translated(None):
+    with pytest.raises(kind, match=line) as excinfo, preflight.translated(None):
         raise error
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(excinfo.value)
 
 
 def test_a_refused_training_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,8 @@ from gen_ray.cluster.serving.scaling import by_backlog, replicas_for
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
-from tests.conftest import Said, free_port, until
-from tests.engine.toys import CPU, model
+from tests.conftest import CommandResult, free_port, until
+from tests.engine.tiny_models import CPU, model
 
 KEY = "a-key-of-this-test-alone"
 
@@ -246,20 +246,22 @@ def test_a_port_belongs_to_one_server(host: str) -> None:
     ids=lambda it: it[0] if isinstance(it, list) else "",
 )
 def test_models_that_cannot_be_served_are_refused_before_ray_starts(
-    root: Path, gen_ray: Callable[..., Said], monkeypatch: pytest.MonkeyPatch, words: list[str], refusal: str
+    root: Path, gen_ray: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch, words: list[str], refusal: str
 ) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with socket.create_server(("127.0.0.1", 0)) as used:
         given = [str(used.getsockname()[1]) if word == "PORT" else word for word in words]
-        said = gen_ray("serve", "toy-vae", "--storage", root, *given)
-    assert said.code == 2 and re.search(refusal, said.fault), said.fault
+        outcome = gen_ray("serve", "toy-vae", "--storage", root, *given)
+    assert outcome.code == 2 and re.search(refusal, outcome.fault), outcome.fault
 
 
-def test_an_address_of_another_machine_is_refused(root: Path, gen_ray: Callable[..., Said], monkeypatch: Any) -> None:
+def test_an_address_of_another_machine_is_refused(
+    root: Path, gen_ray: Callable[..., CommandResult], monkeypatch: Any
+) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     monkeypatch.setenv("GEN_RAY_API_KEYS", f"anna:{KEY}")
-    said = gen_ray("serve", "toy-vae", "--storage", root, "--host", "192.0.2.77")
-    assert said.code == 2 and "--host 192.0.2.77: cannot be listened on with --port 8000" in said.fault
+    outcome = gen_ray("serve", "toy-vae", "--storage", root, "--host", "192.0.2.77")
+    assert outcome.code == 2 and "--host 192.0.2.77: cannot be listened on with --port 8000" in outcome.fault
 
 
 @pytest.mark.parametrize(
@@ -286,7 +288,7 @@ def test_an_application_without_keys_is_for_loopback_only(
         assert bool(api_settings(app, listening).keys) == bool(keys)
 
 
-def test_the_printed_yaml_has_the_host_to_listen_on(root: Path, gen_ray: Callable[..., Said]) -> None:
+def test_the_printed_yaml_has_the_host_to_listen_on(root: Path, gen_ray: Callable[..., CommandResult]) -> None:
     """By default Ray Serve listens on all interfaces."""
     printed = yaml.safe_load(gen_ray("serve", "toy-vae", "--storage", root, "--config").out)
     assert printed["http_options"] == {"host": "127.0.0.1", "port": 8000}

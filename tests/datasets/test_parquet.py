@@ -128,9 +128,9 @@ def test_a_file_whose_metadata_is_a_pickle_runs_nothing(tmp_path: Path, monkeypa
     field = pa.field("x", pa.large_list(pa.uint8()), metadata=metadata)
     column = pa.array(np.zeros((N, 4), np.uint8).tolist(), field.type)
     pq.write_table(pa.table([column], schema=pa.schema([field])), tmp_path / "tables" / "a.parquet")
-    with pytest.raises(UserError, match=r"a\.parquet") as told:
+    with pytest.raises(UserError, match=r"a\.parquet") as excinfo:
         make(tmp_path)
-    assert "\n" not in str(told.value) and not (tmp_path / "canary").exists()
+    assert "\n" not in str(excinfo.value) and not (tmp_path / "canary").exists()
     monkeypatch.setenv("RAY_DATA_AUTOLOAD_CLOUDPICKLE_TENSOR_METADATA", "1")
     with pytest.raises(UserError, match="it lets data files run code; unset it"):
         make(tmp_path)

@@ -12,7 +12,7 @@ from numpy.lib import format as npy
 
 from gen_ray.engine.inference import arrays, instances
 from gen_ray.errors import UserError
-from tests.engine.toys import model
+from tests.engine.tiny_models import model
 
 ONE = np.zeros((2, 1, 4, 4), np.uint8)
 

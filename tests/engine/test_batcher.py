@@ -31,7 +31,7 @@ from gen_ray.engine.inference.batcher import (
 from gen_ray.engine.inference.generate import generate
 from gen_ray.experiment import parse
 from gen_ray.maths.chain import Known
-from tests.engine.toys import CPU, images, model
+from tests.engine.tiny_models import CPU, images, model
 from tests.families.cases import CASES, Case, built
 
 CHEAP = LatencyProfile((1, 2, 4, 8, 16), (1.0, 1.1, 1.3, 1.7, 2.5))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gen_ray.bench.baselines import alternate, ingest, sampler_times
 from gen_ray.engine.training.batches import TimedIterator
-from tests.engine.toys import CPU, experiment, model, session
+from tests.engine.tiny_models import CPU, experiment, model, session
 
 
 class Counted(nn.Module):

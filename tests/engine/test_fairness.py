@@ -14,7 +14,7 @@ from gen_ray.engine.inference.batcher import BusyError, LatencyProfile, RequestH
 from gen_ray.engine.inference.batcher.admission_control import MAX_REQUESTS_PER_KEY, AdmissionControl
 from gen_ray.engine.inference.batcher.fair_queue import FairQueue
 from tests.engine.test_batcher import CHEAP, gated, open_batcher, until
-from tests.engine.toys import images, model
+from tests.engine.tiny_models import images, model
 
 FLAT = LatencyProfile((1, 2, 4, 8), (1.0, 1.01, 1.02, 1.03))
 

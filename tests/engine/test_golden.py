@@ -3,9 +3,9 @@
 import pytest
 
 from gen_ray.engine.training.step import TrainState
-from tests.engine.toys import SPEC, experiment, session
+from tests.engine.tiny_models import SPEC, experiment, session
 
-# loss per example in nats of steps 0 … 4; float32, seed 0, 40 images of toys.splits, batches of 8
+# loss per example in nats of steps 0 … 4; float32, seed 0, 40 images of tiny_models.splits, batches of 8
 CURVES = {
     "vae": [59.4231, 56.6034, 54.9886, 52.8299, 52.2228],
     "ddpm-learned": [113.4767, 144.9333, 110.2568, 133.1382, 108.6422],

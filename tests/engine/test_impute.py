@@ -12,7 +12,7 @@ from gen_ray.engine.inference import instances
 from gen_ray.engine.inference.impute import MARGINAL, MODEL_LIKELIHOOD, Completions, complete, masked_likelihood
 from gen_ray.engine.inference.score import score
 from gen_ray.errors import UserError
-from tests.engine.toys import CPU, images, model
+from tests.engine.tiny_models import CPU, images, model
 
 IMAGE = DataSpec(name="image", kind="image", shape=(1, 1, 2), levels=5)
 TEXT = DataSpec(name="text", kind="tokens", shape=(2,), levels=5, alphabet="abcde")

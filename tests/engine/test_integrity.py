@@ -24,7 +24,7 @@ from gen_ray.engine.training import checkpoint
 from gen_ray.engine.training.step import TrainState
 from gen_ray.errors import RunError, UserError
 from gen_ray.storage import manifest
-from tests.engine.toys import CPU, FAMILIES, SPEC, experiment, images, model, session
+from tests.engine.tiny_models import CPU, FAMILIES, SPEC, experiment, images, model, session
 
 
 def trained(family: str = "vae", steps: int = 1) -> TrainState:

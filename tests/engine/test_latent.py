@@ -10,7 +10,7 @@ from gen_ray.engine.inference import latent
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.errors import UserError
 from gen_ray.family import SupportsLatent
-from tests.engine.toys import CPU, images, model
+from tests.engine.tiny_models import CPU, images, model
 from tests.families import test_vae_oracle as oracle
 
 

@@ -17,7 +17,7 @@ from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
 from gen_ray.maths.noise import generator
 from gen_ray.storage import manifest
-from tests.engine.toys import FAMILIES, SPEC, Dying, KilledError, Ring, RingSession, experiment, images, session
+from tests.engine.tiny_models import FAMILIES, SPEC, Dying, KilledError, Ring, RingSession, experiment, images, session
 
 CLOCKED = ("train/images_per_second", "train/waiting_for_data")
 

@@ -26,7 +26,7 @@ from gen_ray.engine.inference.texts import page
 from gen_ray.errors import UserError
 from gen_ray.experiment import parse
 from gen_ray.storage import manifest
-from tests.engine.toys import CPU, SPEC, experiment, images, model
+from tests.engine.tiny_models import CPU, SPEC, experiment, images, model
 
 
 def cloud(n: int, dims: int, seed: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ from gen_ray.engine.inference.batcher.errors import memory_error
 from gen_ray.engine.inference.impute import UNCERTAINTY, complete
 from gen_ray.engine.plots import grids
 from gen_ray.errors import UserError
-from tests.engine.toys import CPU, images, model
+from tests.engine.tiny_models import CPU, images, model
 
 GRID = """
 import sys, torch

@@ -15,7 +15,7 @@ from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.plots.grids import MISSING_COLOUR, contact_sheet, grid, panel, uncertainty_map
 from gen_ray.errors import UserError
 from gen_ray.maths.noise import RowNoise
-from tests.engine.toys import CPU, images, model
+from tests.engine.tiny_models import CPU, images, model
 
 
 @pytest.mark.parametrize(("n", "columns"), [(1, None), (5, None), (5, 2), (7, 7), (4, 1)])

@@ -25,10 +25,10 @@ from gen_ray.datasets.prepare import prepare
 from gen_ray.engine.inference import model_files
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.engine.training.step import TrainState
-from tests.conftest import ROOT, Said
-from tests.engine.toys import CPU, experiment, images, model
+from tests.conftest import ROOT, CommandResult
+from tests.engine.tiny_models import CPU, experiment, images, model
 
-GenRay = Callable[..., Said]
+GenRay = Callable[..., CommandResult]
 LOAD = RunWorkload(
     batch=128, rows=12800, row_bytes=784, gradient_bytes=10**8, state_bytes=1, checkpoint_bytes=1, kept_bytes=1
 )
@@ -119,8 +119,8 @@ def test_step_costs_are_measured_and_more_rows_take_longer() -> None:
 def test_the_plan_of_a_shipped_config(gen_ray: GenRay, storage) -> None:
     config = ROOT / "configs" / "demo" / "digits-vae.yaml"
     words = ["plan", config, f"storage.root={storage}", "--nodes", 2, "--gpus-per-node", 4, "--rate", "1000@64"]
-    said = gen_ray(*words, "--rate", "500@8", "--json")
-    found = json.loads(said.out)
+    result = gen_ray(*words, "--rate", "500@8", "--json")
+    found = json.loads(result.out)
     assert [one["workers"] for one in found["forecasts"]] == [1, 2, 4, 8]
     assert found["pace"]["fixed"] == pytest.approx((64 * 8 / 500 - 8 * 64 / 1000) / 56)
     assert found["forecasts"][0]["images_per_second"] == pytest.approx(
@@ -143,5 +143,5 @@ def test_the_plan_of_a_shipped_config(gen_ray: GenRay, storage) -> None:
 )
 def test_an_impossible_plan_is_refused_in_one_line(gen_ray: GenRay, storage, words: list[str], fault: str) -> None:
     config = ROOT / "configs" / "demo" / "digits-vae.yaml"
-    said = gen_ray("plan", config, f"storage.root={storage}", *words)
-    assert said.code == 2 and fault in said.fault
+    result = gen_ray("plan", config, f"storage.root={storage}", *words)
+    assert result.code == 2 and fault in result.fault

@@ -11,7 +11,7 @@ from gen_ray.engine.training import ema, post_hoc_ema
 from gen_ray.engine.training.step import TrainState
 from gen_ray.errors import RunError, UserError
 from gen_ray.maths import power_ema
-from tests.engine.toys import SPEC, experiment, images, session
+from tests.engine.tiny_models import SPEC, experiment, images, session
 
 STEPS = 240
 
@@ -64,9 +64,9 @@ def test_a_width_outside_the_span_of_the_snapshots_is_refused(home: tuple[Path, 
     for refuse in (post_hoc_ema.residual, post_hoc_ema.average):
         with pytest.raises(
             UserError, match=r"12 snapshots: the fit has residual 0\.\d+ \(limit 0\.08\) and width .* possible widths: "
-        ) as told:
+        ) as excinfo:
             refuse(home[0], width)
-    low, high = map(float, re.search(r"possible widths: ([\d.]+) to ([\d.]+)", str(told.value)).groups())
+    low, high = map(float, re.search(r"possible widths: ([\d.]+) to ([\d.]+)", str(excinfo.value)).groups())
     assert (low, high) == (0.036, 0.235)
     assert all(post_hoc_ema.residual(home[0], end) <= post_hoc_ema.MAX_RESIDUAL for end in (low, high))
 

@@ -19,7 +19,7 @@ from gen_ray.engine.plots import grids
 from gen_ray.engine.plots.lines import cost_quality
 from gen_ray.errors import UserError
 from gen_ray.tracking.releases import Release
-from tests.engine.toys import CPU, model
+from tests.engine.tiny_models import CPU, model
 
 
 def point(seconds: float, quality: float, error: float = 0.0, sampler: str = "s") -> CostQuality:

@@ -19,7 +19,7 @@ from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.maths.chain import Known
 from tests.engine.test_measures import reference
-from tests.engine.toys import CPU, FAMILIES, SPEC, experiment, images, model, splits
+from tests.engine.tiny_models import CPU, FAMILIES, SPEC, experiment, images, model, splits
 from tests.families.cases import Case, awake, rng
 from tests.second_device import SECOND_DEVICE, Generator, MixedError, second_device
 

@@ -19,7 +19,7 @@ from gen_ray.errors import UserError
 from gen_ray.experiment import Training
 from gen_ray.family import LossTerms
 from gen_ray.maths.noise import generator
-from tests.engine.toys import CPU, SPEC, Ring, RingSession, experiment, images, session, splits
+from tests.engine.tiny_models import CPU, SPEC, Ring, RingSession, experiment, images, session, splits
 
 
 def learner(family: str = "vae", *, kind: type = LocalSession, total: int = 100, **training: Any) -> TrainState:

@@ -14,7 +14,7 @@ from gen_ray.engine.inference.impute import complete
 from gen_ray.engine.plots import grids
 from gen_ray.experiment import load
 from tests.conftest import ROOT
-from tests.engine.toys import CPU
+from tests.engine.tiny_models import CPU
 
 DEMO = sorted((ROOT / "configs" / "demo").glob("*.yaml"))
 DIGITS = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)

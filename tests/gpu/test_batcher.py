@@ -19,7 +19,7 @@ from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import RunError
 from gen_ray.experiment import parse
 from gen_ray.maths.chain import Known
-from tests.engine.toys import experiment, images, model
+from tests.engine.tiny_models import experiment, images, model
 from tests.families.cases import Case, awake, rng
 from tests.gpu.comparison import assert_same_samples, full_precision, of_which
 

@@ -38,7 +38,7 @@ from tests.chaos.simulated_gpus import GPU_LOG, ROOT
 from tests.chaos.test_killed import RANK, ray_processes
 from tests.cluster.tiny_runs import TINY, through_ray, tiny
 from tests.conftest import free_port
-from tests.engine.toys import model
+from tests.engine.tiny_models import model
 from tests.gpu.comparison import full_run
 
 pytestmark = [pytest.mark.gpu, full_run, pytest.mark.timeout(600, method="thread")]

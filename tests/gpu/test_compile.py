@@ -9,7 +9,7 @@ import torch
 
 from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
-from tests.engine.toys import SPEC, experiment, splits
+from tests.engine.tiny_models import SPEC, experiment, splits
 from tests.gpu.comparison import RTOL, assert_near, full_run
 
 pytestmark = pytest.mark.gpu

@@ -13,7 +13,7 @@ from gen_ray.engine.inference import latent
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.impute import Completions, complete, masked_likelihood
 from gen_ray.engine.inference.score import score
-from tests.engine.toys import images, model
+from tests.engine.tiny_models import images, model
 from tests.gpu.comparison import NLL_RTOL, RTOL, HostDraws, assert_near, assert_same_samples, full_precision, on
 from tests.second_device import Generator
 

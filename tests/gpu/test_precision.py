@@ -11,7 +11,7 @@ from gen_ray.engine.training.session import LocalSession
 from gen_ray.engine.training.step import TrainState
 from gen_ray.nets import UNetConfig
 from gen_ray.nets.activation_checkpointing import checkpoint_activations
-from tests.engine.toys import SPEC, experiment, images, splits
+from tests.engine.tiny_models import SPEC, experiment, images, splits
 from tests.gpu.comparison import (
     BFLOAT16_RTOL,
     assert_near,

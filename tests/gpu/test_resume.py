@@ -9,7 +9,7 @@ from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest
-from tests.engine.toys import SPEC, Dying, KilledError, experiment, splits
+from tests.engine.tiny_models import SPEC, Dying, KilledError, experiment, splits
 from tests.gpu.comparison import full_run, of_which, repeatable
 
 pytestmark = pytest.mark.gpu

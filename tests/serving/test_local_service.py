@@ -22,7 +22,7 @@ from gen_ray.serving.service import JobResult, RequestLimits, RequestRefusedErro
 from gen_ray.serving.sources import FolderSource
 from gen_ray.serving.verbs import supported_verbs
 from gen_ray.tracking.releases import Release
-from tests.engine.toys import CPU, images, model
+from tests.engine.tiny_models import CPU, images, model
 
 
 def job(verb: Any = "sample", **fields: Any) -> ServingJob:

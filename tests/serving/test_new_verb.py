@@ -17,7 +17,7 @@ from gen_ray.serving.service import ServingJob
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.sources import FolderSource
 from gen_ray.serving.verbs import VERBS, Verb
-from tests.engine.toys import CPU, model
+from tests.engine.tiny_models import CPU, model
 
 
 class BrightnessBody(InstancesBody):

@@ -17,12 +17,12 @@ from gen_ray.engine.inference import artifact
 from gen_ray.experiment import load
 from gen_ray.maths.sampler import Sampler
 from pipelines.terminal import show_chains
-from tests.conftest import ROOT, Said
+from tests.conftest import ROOT, CommandResult
 
 GROUPS = ["schedule", "latent", "figure", "bench"]
 VERBS = ["demo", "prepare", "train", "sweep", "evaluate", "sample", "impute", "score", "compare", "doctor", *GROUPS]
 DEMO = ROOT / "configs" / "demo"
-Run = Callable[..., Said]
+Run = Callable[..., CommandResult]
 
 
 @pytest.fixture(scope="module")
@@ -47,11 +47,11 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_help_names_every_verb_and_every_verb_has_help(gen_ray: Run) -> None:
     for words in ([], ["--help"]):
-        said = gen_ray(*words)
-        assert said.code == 0 and not said.err and all(f"  {verb} " in said.out for verb in VERBS)
+        result = gen_ray(*words)
+        assert result.code == 0 and not result.err and all(f"  {verb} " in result.out for verb in VERBS)
     for verb in [*VERBS, "bench train", "latent encode", "figure latent-dims", "schedule add", "schedule run"]:
-        said = gen_ray(*verb.split(), "--help")
-        assert said.code == 0 and "Usage: " in said.out and not said.err
+        result = gen_ray(*verb.split(), "--help")
+        assert result.code == 0 and "Usage: " in result.out and not result.err
 
 
 @pytest.mark.parametrize("command", [["-m", "pipelines.cli", "train"], ["-m", "pipelines.sample"]])
@@ -78,21 +78,21 @@ def test_help_does_not_wait_for_torch(command: list[str]) -> None:
     ],
 )
 def test_a_wrong_command_is_refused_in_one_line(gen_ray: Run, words: list[object], told: str) -> None:
-    said = gen_ray(*words)
-    assert said.code == 2 and told in said.fault and "--help" in said.fault and not said.out
+    result = gen_ray(*words)
+    assert result.code == 2 and told in result.fault and "--help" in result.fault and not result.out
 
 
 # ---- train ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_dry_run_shows_the_resolved_config_which_loads_again(gen_ray: Run, tmp_path: Path) -> None:
-    said = gen_ray("train", DEMO / "digits-vae.yaml", "training.epochs=3", "--dry-run")
-    assert said.code == 0 and not said.err
-    (tmp_path / "shown.yaml").write_text(said.out)
+    result = gen_ray("train", DEMO / "digits-vae.yaml", "training.epochs=3", "--dry-run")
+    assert result.code == 0 and not result.err
+    (tmp_path / "shown.yaml").write_text(result.out)
     shown = load(tmp_path / "shown.yaml")
     assert shown == load(DEMO / "digits-vae.yaml", ["training.epochs=3"]) and shown.training.epochs == 3
-    assert yaml.safe_load(said.out)["family"]["name"] == "vae"
-    assert gen_ray("train", tmp_path / "shown.yaml", "--dry-run").out == said.out
+    assert yaml.safe_load(result.out)["family"]["name"] == "vae"
+    assert gen_ray("train", tmp_path / "shown.yaml", "--dry-run").out == result.out
 
 
 def test_debug_shows_the_traceback_that_is_otherwise_hidden(
@@ -113,8 +113,8 @@ def test_a_bug_is_reported_in_one_line_with_code_1(gen_ray: Run, monkeypatch: py
         raise ZeroDivisionError("first\nsecond")
 
     monkeypatch.setattr("gen_ray.experiment.load", broken)
-    said = gen_ray("train", DEMO / "digits-vae.yaml")
-    assert said.code == 1 and said.fault.startswith("error: ZeroDivisionError: first") and "--debug" in said.fault
+    result = gen_ray("train", DEMO / "digits-vae.yaml")
+    assert result.code == 1 and result.fault.startswith("error: ZeroDivisionError: first") and "--debug" in result.fault
 
 
 def test_an_interrupt_is_one_line_or_none_and_code_130(gen_ray: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +122,8 @@ def test_an_interrupt_is_one_line_or_none_and_code_130(gen_ray: Run, monkeypatch
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gen_ray.experiment.load", interrupted)
-    said = gen_ray("train", DEMO / "digits-vae.yaml")
-    assert said.code == 130 and "Traceback" not in said.err and len(said.err.splitlines()) <= 1
+    result = gen_ray("train", DEMO / "digits-vae.yaml")
+    assert result.code == 130 and "Traceback" not in result.err and len(result.err.splitlines()) <= 1
 
 
 # ---- sample, compare, doctor, prepare --------------------------------------------------------------------------------
@@ -135,8 +135,8 @@ def test_samples_are_an_image_or_array_and_depend_on_the_seed_only(
 ) -> None:
     def draw(name: str, *more: object) -> Path:
         out = tmp_path / name
-        said = gen_ray("sample", f"digits-{family}", "--storage", shelf, "-n", 5, "--out", out, *more)
-        assert said.code == 0 and not said.err and str(out) in said.out, said
+        result = gen_ray("sample", f"digits-{family}", "--storage", shelf, "-n", 5, "--out", out, *more)
+        assert result.code == 0 and not result.err and str(out) in result.out, result
         return out
 
     assert Image.open(draw("a.png")).size[0] > 56 * 2
@@ -151,8 +151,8 @@ def test_steps_without_a_sampler_apply_to_the_default_sampler(gen_ray: Run, shel
     place = ["--storage", shelf, "-n", 1, "--out", tmp_path / "a.png"]
     assert "nfe 7," in gen_ray("sample", "digits-ddpm", "--steps", 7, *place).out
     assert "nfe 9," in gen_ray("sample", "digits-ddpm", "--sampler", "ddim:eta=1", "--steps", 9, *place).out
-    said = gen_ray("sample", "digits-vae", "--steps", 7, *place)
-    assert said.code == 2 and "no effect for vae" in said.fault
+    result = gen_ray("sample", "digits-vae", "--steps", 7, *place)
+    assert result.code == 2 and "no effect for vae" in result.fault
 
 
 def listed(out: str) -> dict[str, list[str]]:
@@ -162,11 +162,11 @@ def listed(out: str) -> dict[str, list[str]]:
 
 
 def test_samplers_are_listed(gen_ray: Run, shelf: Path) -> None:
-    said = gen_ray("sample", "digits-ddpm", "--storage", shelf, "--list-samplers")
+    result = gen_ray("sample", "digits-ddpm", "--storage", shelf, "--list-samplers")
     assert (
-        said.code == 0
-        and not said.err
-        and listed(said.out)
+        result.code == 0
+        and not result.err
+        and listed(result.out)
         == {
             "ddim": ["Song et al. 2021, eq. 12", "eta=0…1", "1", "50", "1", "50"],
             "ancestral": ["Ho et al. 2020, alg. 2", "", "1", "100", "1", "100"],
@@ -174,7 +174,7 @@ def test_samplers_are_listed(gen_ray: Run, shelf: Path) -> None:
             "heun": ["Karras et al. 2022, alg. 1, its correction's gain at most 1/2", "", "1", "10", "2", "19"],
         }
     )
-    assert "--sampler NAME or NAME:option=value" in said.out
+    assert "--sampler NAME or NAME:option=value" in result.out
 
 
 def test_the_steps_of_an_adaptive_sampler_are_shown_as_varies(capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,8 +219,8 @@ def test_on_a_narrow_terminal_only_prose_is_wrapped(
 def test_a_wrong_model_is_refused_with_the_available_ones(
     gen_ray: Run, shelf: Path, words: list[str], told: str
 ) -> None:
-    said = gen_ray(*words, "--storage", shelf)
-    assert said.code == 2 and told in said.fault
+    result = gen_ray(*words, "--storage", shelf)
+    assert result.code == 2 and told in result.fault
 
 
 def test_an_altered_artifact_is_refused_with_the_name_of_the_file(gen_ray: Run, shelf: Path, tmp_path: Path) -> None:
@@ -230,8 +230,8 @@ def test_an_altered_artifact_is_refused_with_the_name_of_the_file(gen_ray: Run, 
     content = bytearray((folder / "weights.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "weights.safetensors").write_bytes(content)
-    said = gen_ray("sample", folder, "--out", tmp_path / "a.png")
-    assert said.code == 2 and f"{folder}/weights.safetensors" in said.fault and not (tmp_path / "a.png").exists()
+    result = gen_ray("sample", folder, "--out", tmp_path / "a.png")
+    assert result.code == 2 and f"{folder}/weights.safetensors" in result.fault and not (tmp_path / "a.png").exists()
 
 
 def test_prepare_prints_the_folder_and_reuses_it(gen_ray: Run, tmp_path: Path) -> None:
@@ -257,13 +257,13 @@ def test_prepare_prints_the_folder_and_reuses_it(gen_ray: Run, tmp_path: Path) -
     ],
 )
 def test_a_wrong_source_is_refused(gen_ray: Run, tmp_path: Path, words: list[str], told: str) -> None:
-    said = gen_ray("prepare", *words, "--out", tmp_path / "out")
-    assert said.code == 2 and told in said.fault
+    result = gen_ray("prepare", *words, "--out", tmp_path / "out")
+    assert result.code == 2 and told in result.fault
 
 
 def test_compare_without_runs_names_the_searched_store(gen_ray: Run, storage: Path) -> None:
-    said = gen_ray("compare", "never", "--storage", storage)
-    assert said.code == 0 and "no finished runs in experiment 'never'" in said.out and "mlflow ui" in said.out
+    result = gen_ray("compare", "never", "--storage", storage)
+    assert result.code == 0 and "no finished runs in experiment 'never'" in result.out and "mlflow ui" in result.out
 
 
 def test_compare_selects_runs_and_writes_a_self_contained_page(gen_ray: Run, tmp_path: Path) -> None:
@@ -279,8 +279,8 @@ def test_compare_selects_runs_and_writes_a_self_contained_page(gen_ray: Run, tmp
         run.log_image("evaluation_samples", np.full((4, 4, 3), 7, np.uint8), 1)
         run.close("FINISHED")
     page = tmp_path / "page.html"
-    said = gen_ray("compare", "page", "--storage", tmp_path, "--html", page)
-    assert said.code == 0 and f"report: {page}" in said.out
+    result = gen_ray("compare", "page", "--storage", tmp_path, "--html", page)
+    assert result.code == 0 and f"report: {page}" in result.out
     text = page.read_text()
     assert text.index("<td>c</td>") < text.index("<td>a&lt;b&gt;</td>") and "<b>" not in text and "http" not in text
     [first, _] = [part.split('"')[0] for part in text.split("data:image/png;base64,")[1:]]
@@ -299,14 +299,14 @@ def test_compare_selects_runs_and_writes_a_self_contained_page(gen_ray: Run, tmp
 def test_a_store_that_is_not_a_database_is_refused_in_one_line(content: bytes, gen_ray: Run, tmp_path: Path) -> None:
     """MLflow passes on the first database error, including that of a full disk, as SQLAlchemy raises it."""
     (tmp_path / "mlflow.db").write_bytes(content)
-    said = gen_ray("compare", "page", "--storage", tmp_path)
-    assert said.code == 1 and "(a bug?" not in said.fault and "mlflow.db" in said.fault
+    result = gen_ray("compare", "page", "--storage", tmp_path)
+    assert result.code == 1 and "(a bug?" not in result.fault and "mlflow.db" in result.fault
 
 
 def test_doctor_reports_and_leaves_nothing(gen_ray: Run, tmp_path: Path) -> None:
-    said = gen_ray("doctor", "--storage", tmp_path / "none")
-    assert said.code == 0 and all(line[:3] in ("ok ", "?? ") for line in said.out.splitlines())
-    assert all(word in said.out for word in ("ray: ", "torch: ", "mlflow: ", "cores"))
+    result = gen_ray("doctor", "--storage", tmp_path / "none")
+    assert result.code == 0 and all(line[:3] in ("ok ", "?? ") for line in result.out.splitlines())
+    assert all(word in result.out for word in ("ray: ", "torch: ", "mlflow: ", "cores"))
     assert not (tmp_path / "none").exists()
 
 
@@ -317,8 +317,8 @@ def test_doctor_checks_the_store_of_the_environment_variable(
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("for all to read")
-    said = gen_ray("doctor", "--storage", "s3://bucket/runs")
-    assert "??  token: " in said.out and "chmod 600" in said.out
+    result = gen_ray("doctor", "--storage", "s3://bucket/runs")
+    assert "??  token: " in result.out and "chmod 600" in result.out
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    said = gen_ray("doctor", "--storage", "s3://bucket/runs")
-    assert said.code == 1 and "NO  MLflow: tracking.uri: is needed" in said.out
+    result = gen_ray("doctor", "--storage", "s3://bucket/runs")
+    assert result.code == 1 and "NO  MLflow: tracking.uri: is needed" in result.out
