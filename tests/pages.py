@@ -44,8 +44,8 @@ README = PAGES[0]
 def commands(lines: list[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
     """Yield the variables and words of every gen-ray command in lines of a shell."""
     for line in lines:
-        said = shlex.split(line)[-1] if line.startswith("ray exec") else line
-        for part in said.split("&&"):
+        command = shlex.split(line)[-1] if line.startswith("ray exec") else line
+        for part in command.split("&&"):
             words = shlex.split(part.partition(" > ")[0], comments=True)
             count = next((place for place, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), 0)
             variables = dict(word.replace("$KEY", "k" * 32).split("=", 1) for word in words[:count])

@@ -29,8 +29,8 @@ def played(op: Op, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapp
     """Return the result of op on the held tensors, on the device where it would be."""
     kwargs = kwargs or {}
     tensors = [part for part in tree_iter((args, kwargs)) if isinstance(part, Tensor)]
-    there = [part for part in tensors if isinstance(part, Away)]
-    here = [part for part in tensors if not isinstance(part, Away) and part.ndim]
+    there = [part for part in tensors if isinstance(part, SecondDeviceTensor)]
+    here = [part for part in tensors if not isinstance(part, SecondDeviceTensor) and part.ndim]
     if there and here and op not in COPIES and not _indexed(op, args):
         raise MixedError(f"{op}: {[tuple(x.shape) for x in there]} there, {[tuple(x.shape) for x in here]} here")
     asked = [part for part in tree_iter((args, kwargs)) if isinstance(part, torch.device)]
@@ -41,27 +41,27 @@ def played(op: Op, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapp
     if not away:
         return out
     own = {id(part.held): part for part in there}  # an in-place result, or the same tensor
-    return tree_map(lambda part: own.get(id(part), Away(part)) if isinstance(part, Tensor) else part, out)
+    return tree_map(lambda part: own.get(id(part), SecondDeviceTensor(part)) if isinstance(part, Tensor) else part, out)
 
 
 def _indexed(op: Op, args: Sequence[Any]) -> bool:
     """Return whether a tensor of the device is indexed by CPU integers, which a GPU also allows."""
-    return op.overloadpacket is torch.ops.aten.index and isinstance(args[0], Away)
+    return op.overloadpacket is torch.ops.aten.index and isinstance(args[0], SecondDeviceTensor)
 
 
 def _held(part: Any) -> Any:
-    if isinstance(part, Away):
+    if isinstance(part, SecondDeviceTensor):
         return part.held
     return torch.device("cpu") if isinstance(part, torch.device) else part
 
 
-class Away(Tensor):
+class SecondDeviceTensor(Tensor):
     """A tensor of the other device."""
 
     held: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> "Away":
+    def __new__(cls, held: Tensor) -> "SecondDeviceTensor":
         made = Tensor._make_wrapper_subclass(
             cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
             device=SECOND_DEVICE, requires_grad=held.requires_grad,
@@ -70,7 +70,7 @@ class Away(Tensor):
         return made
 
     def __repr__(self) -> str:
-        return f"Away({self.held!r})"
+        return f"SecondDeviceTensor({self.held!r})"
 
     def tolist(self) -> Any:
         return self.held.tolist()
@@ -78,7 +78,7 @@ class Away(Tensor):
     __torch_dispatch__ = staticmethod(played)
 
 
-class Playing(TorchDispatchMode):
+class SecondDeviceMode(TorchDispatchMode):
     """Creates tensors on the simulated device for operations that only name the device."""
 
     def __torch_dispatch__(self, *asked: Any) -> Any:
@@ -124,5 +124,5 @@ def second_device() -> Iterator[None]:
         return autocast("cpu" if device_type == SECOND_DEVICE.type else device_type, **how)
 
     made = {"tensor": _as_data(torch.tensor), "as_tensor": _as_data(torch.as_tensor)}
-    with patch.multiple(torch, autocast=by_name, Generator=Generator, **made), Playing(), Drawing():
+    with patch.multiple(torch, autocast=by_name, Generator=Generator, **made), SecondDeviceMode(), Drawing():
         yield

@@ -71,7 +71,7 @@ def test_a_shipped_config_loads_and_equals_its_resolved_form(file: Path, tmp_pat
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.stem)
 def test_a_shipped_overlay_suits_some_config_and_takes_precedence(overlay: Path) -> None:
-    said = read(overlay)
+    changes = read(overlay)
     fits = 0
     for file in CONFIGS:
         try:
@@ -79,7 +79,7 @@ def test_a_shipped_overlay_suits_some_config_and_takes_precedence(overlay: Path)
         except UserError:
             continue
         merged = yaml.safe_load(yaml.safe_dump(resolved))
-        merge(merged, said)
+        merge(merged, changes)
         fits += merged == resolved
     assert fits
 
@@ -141,9 +141,9 @@ def test_a_misspelt_key_is_named_with_its_path_and_the_nearest_key_at_every_leve
         candidates = [key for key in node if len(key) > 4]
         for key in dice.sample(candidates, min(3, len(candidates))):
             wrong = key[:-2] + key[-1] + "q"
-            told = fault(changed(family, ".".join([*path, wrong]), 1))
-            assert told.startswith(".".join([*path, wrong]) + ": ") and "no such key" in told
-            assert "did you mean '" in told
+            message = fault(changed(family, ".".join([*path, wrong]), 1))
+            assert message.startswith(".".join([*path, wrong]) + ": ") and "no such key" in message
+            assert "did you mean '" in message
         for key, below in node.items():
             if isinstance(below, dict):
                 walk(below, [*path, key])
@@ -171,8 +171,8 @@ def test_a_misspelt_key_is_named_with_its_path_and_the_nearest_key_at_every_leve
     ],
 )
 def test_a_wrong_type_is_named(key: str, value: Any, words: list[str]) -> None:
-    told = fault(changed(DDPM, key, value))
-    assert told.startswith(f"{key}") and all(word in told for word in words)
+    message = fault(changed(DDPM, key, value))
+    assert message.startswith(f"{key}") and all(word in message for word in words)
 
 
 TYPES: list[tuple[str, Any, str]] = [
@@ -215,14 +215,14 @@ INTERNAL = re.compile(
 @pytest.mark.parametrize("value", [5, "x", [1], {"x": 1}, None, True, 1.5, []], ids=repr)
 def test_no_value_of_any_key_is_answered_with_names_of_types(family: str, value: Any) -> None:
     raw = parse({"name": "a", "family": family}).resolved()
-    told = list[str]()
+    message = list[str]()
     for key in map(".".join, paths(raw)):
         try:
             parse(changed(raw, key, value))
         except UserError as error:
-            told.append(str(error))
-    assert told
-    for line in told:
+            message.append(str(error))
+    assert message
+    for line in message:
         assert not INTERNAL.search(line.partition(", got ")[0]), line
 
 
@@ -259,8 +259,8 @@ def paths(node: dict[str, Any], *above: str) -> Iterator[list[str]]:
     ],
 )
 def test_a_value_out_of_range_is_refused_with_the_range(key: str, value: Any, bound: str) -> None:
-    told = fault(changed(DDPM, key, value))
-    assert told.startswith(key.removesuffix(".name")) and bound in told and repr(value) in told
+    message = fault(changed(DDPM, key, value))
+    assert message.startswith(key.removesuffix(".name")) and bound in message and repr(value) in message
 
 
 @pytest.mark.parametrize(
@@ -281,8 +281,8 @@ def test_a_value_out_of_range_is_refused_with_the_range(key: str, value: Any, bo
 )
 def test_an_option_without_effect_is_refused(raw: dict[str, Any], key: str, value: Any, words: list[str]) -> None:
     lanes = {"scaling": {"num_workers": 2}} if key == "data.batch_size" else {}
-    told = fault(changed({**raw, **lanes}, key, value))
-    assert all(word in told for word in words)
+    message = fault(changed({**raw, **lanes}, key, value))
+    assert all(word in message for word in words)
 
 
 @pytest.mark.parametrize(

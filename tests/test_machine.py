@@ -50,21 +50,21 @@ def test_emulated_bfloat16_does_not_count(monkeypatch: pytest.MonkeyPatch, major
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"open_files": 1024}, "ulimit -n"),
         ({"shm_gib": 0.06}, "0.06 GiB free in /dev/shm: .*--shm-size"),
         ({"disk_gib": 0.5}, "0.5 GiB free on the disk"),
     ],
 )
-def test_a_possible_problem_is_reported_with_its_remedy(changed: dict[str, float], told: str) -> None:
+def test_a_possible_problem_is_reported_with_its_remedy(changed: dict[str, float], message: str) -> None:
     assert not list(HERE.warnings()) and not list(replace(HERE, shm_gib=None).warnings())
     [doubt] = replace(HERE, **changed).warnings()
-    assert re.search(told, doubt)
+    assert re.search(message, doubt)
 
 
 @pytest.mark.parametrize(
-    ("node", "told"),
+    ("node", "message"),
     [
         (replace(THERE, seen=None, fault="no module named x"), "no task can run there: no module named x"),
         (
@@ -75,7 +75,7 @@ def test_a_possible_problem_is_reported_with_its_remedy(changed: dict[str, float
         (replace(THERE, shares=False), "storage.root is another folder than here"),
     ],
 )
-def test_an_error_is_reported_with_its_remedy(node: Node, told: str) -> None:
+def test_an_error_is_reported_with_its_remedy(node: Node, message: str) -> None:
     assert not list(THERE.problems(HERE)) and not list(replace(THERE, gpus=0).problems(HERE))
     [wrong] = node.problems(HERE)
-    assert re.search(told, wrong)
+    assert re.search(message, wrong)

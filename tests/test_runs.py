@@ -64,7 +64,7 @@ def test_a_missing_model_is_reported_with_the_nearest_run(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("model", "root", "told"),
+    ("model", "root", "expected"),
     [
         ("x", "nowhere", "the storage folder .*nowhere does not exist; `storage`"),
         ("x", "empty", "empty/runs holds no finished runs; `storage`"),
@@ -74,11 +74,13 @@ def test_a_missing_model_is_reported_with_the_nearest_run(tmp_path: Path) -> Non
         ("{tmp}/file", ".", "file: is a file, but not an artifact folder"),
     ],
 )
-def test_a_model_that_is_missing_is_reported_with_the_reason(tmp_path: Path, model: str, root: str, told: str) -> None:
+def test_a_model_that_is_missing_is_reported_with_the_reason(
+    tmp_path: Path, model: str, root: str, expected: str
+) -> None:
     make(tmp_path, "a-20260101-000000")
     make(tmp_path, "b-20260101-000000", finished=False)
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=told) as fault:
+    with pytest.raises(UserError, match=expected) as fault:
         run_directory.find_artifact(model.format(tmp=tmp_path), tmp_path / root)
     assert "known:" not in str(fault.value)

@@ -73,8 +73,8 @@ def wait_while_running(reached: Callable[[], Any], driver: "subprocess.Popen[str
 
 def wait_for_success(driver: "subprocess.Popen[str]", seconds: float = 120) -> None:
     """Wait for a command to end, and check that it succeeded."""
-    said, _ = driver.communicate(timeout=seconds)
-    assert driver.returncode == 0, said
+    output, _ = driver.communicate(timeout=seconds)
+    assert driver.returncode == 0, output
 
 
 def write_config(experiment: Experiment, folder: Path) -> Path:

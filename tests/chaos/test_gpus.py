@@ -48,10 +48,10 @@ def gpus_of_processes(folder: Path) -> dict[int, set[str]]:
 def test_a_gpu_that_torch_cannot_use_is_reported_with_its_machine(nodes: Any, storage: Path, tmp_path: Path) -> None:
     experiment = tiny(storage, scaling={**AUTO, "num_workers": 2}, tracking={"experiment": "no-driver"})
     with start_on(nodes, "train", write_config(experiment, tmp_path)) as driver:
-        said, _ = driver.communicate(timeout=120)
-    assert driver.returncode == 2, said
-    [line] = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert "Ray assigned GPU" in line and "use_gpu=false" in line and "Traceback" not in said
+        output, _ = driver.communicate(timeout=120)
+    assert driver.returncode == 2, output
+    [line] = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert "Ray assigned GPU" in line and "use_gpu=false" in line and "Traceback" not in output
     assert [row.status for row in rows(Store.of_experiment(experiment))] == ["FAILED"]
 
 
@@ -89,11 +89,11 @@ def test_doctor_checks_every_machine(nodes: Any, tmp_path: Path) -> None:
     second = nodes.add_node(num_cpus=1)
     try:
         with start_on(nodes, "doctor", "--storage", tmp_path) as driver:
-            said, _ = driver.communicate(timeout=100)
+            output, _ = driver.communicate(timeout=100)
     finally:
         nodes.remove_node(second)
     assert driver.returncode == 1
-    wrong = [line for line in said.splitlines() if line.startswith("NO ")]
+    wrong = [line for line in output.splitlines() if line.startswith("NO ")]
     assert len(wrong) == 1 and "Ray counts 2 GPUs, torch" in wrong[0]
-    assert len(re.findall(r"^ok  .* \(\S+\): \d+ cores", said, re.MULTILINE)) == 2
+    assert len(re.findall(r"^ok  .* \(\S+\): \d+ cores", output, re.MULTILINE)) == 2
     assert not list(tmp_path.iterdir())

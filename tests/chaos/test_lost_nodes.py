@@ -79,8 +79,8 @@ def test_a_run_that_loses_a_node_continues_on_another(cluster: None, storage: Pa
             raylet = second.all_processes["raylet"][0].process
             raylet.send_signal(signal.SIGKILL)
             nodes.add_node(num_cpus=2)
-            _, said = driver.communicate(timeout=200)
-        assert driver.returncode == 0, said
+            _, output = driver.communicate(timeout=200)
+        assert driver.returncode == 0, output
     finally:
         nodes.shutdown()
     row = only_row(experiment)

@@ -73,14 +73,14 @@ def test_a_machine_is_lost_while_both_serve(cluster: None, tmp_path: Path) -> No
     artifact.write(tmp_path / "runs" / "toy" / "artifact", model("ddpm"))
     port = free_port()
     words = ["toy=toy", "--storage", tmp_path, "--port", port, "--min-replicas", 2]
-    told: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
 
     def ask(seed: int) -> None:
         try:
             Client(f"http://127.0.0.1:{port}").sample("toy", n=1, seed=seed, sampler="ddim", steps=10)
-            told["done"] += 1
+            outcomes["done"] += 1
         except ApiError as error:
-            told[str(error)] += 1
+            outcomes[str(error)] += 1
 
     with machines(1, 1) as (nodes, [second]), start_on(nodes, "serve", *words) as driver:
         wait_while_running(lambda: _ready(port), driver)
@@ -92,7 +92,7 @@ def test_a_machine_is_lost_while_both_serve(cluster: None, tmp_path: Path) -> No
                 time.sleep(0.1)
         driver.send_signal(signal.SIGTERM)
         wait_for_success(driver)
-    assert told == {"done": 150}
+    assert outcomes == {"done": 150}
 
 
 def _ready(port: int) -> bool:

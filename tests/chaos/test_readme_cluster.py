@@ -58,10 +58,10 @@ class UserMachine:
         done = subprocess.run(
             line, shell=True, cwd=self.clone, env=own, stdin=subprocess.DEVNULL, capture_output=True, timeout=240
         )
-        said = (done.stdout + done.stderr).decode(errors="replace")
-        assert done.returncode == 0, said[-3000:]
+        output = (done.stdout + done.stderr).decode(errors="replace")
+        assert done.returncode == 0, output[-3000:]
         self.done.append(line)
-        return said
+        return output
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +92,10 @@ def test_the_block_has_ten_commands() -> None:
 
 @pytest.mark.parametrize("line", LINES)
 def test_a_command_has_the_stated_result(desk: UserMachine, line: str) -> None:
-    said = desk.run(line)
+    output = desk.run(line)
     for word, pattern in EXPECTED_OUTPUT.items():
         if word in line:
-            assert re.search(pattern, said), said[-3000:]
+            assert re.search(pattern, output), output[-3000:]
     if line.startswith("ray up"):
         token = desk.shared.parent / "machine1" / "home" / ".ray" / "auth_token"
-        assert token.stat().st_mode & 0o777 == 0o600 and token.read_text() not in said
+        assert token.stat().st_mode & 0o777 == 0o600 and token.read_text() not in output

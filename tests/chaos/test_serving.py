@@ -328,7 +328,7 @@ def test_versions_change_under_load(tmp_path: Path) -> None:
     options = ("--follow-seconds", "0.5", "--cpus", "0.5", "--min-replicas", "2")
     server = run(tmp_path, "ddpm=models:/toy@champion", *options)
 
-    def told(seed: int, fault: str) -> bool:
+    def is_logged(seed: int, fault: str) -> bool:
         card = requests.get(f"{server.url}/v1/models/ddpm", timeout=20).json()
         if not fault:
             return card["version"] == str(seed) and card["trouble"] is None
@@ -338,7 +338,7 @@ def test_versions_change_under_load(tmp_path: Path) -> None:
         with Traffic(server, rate=15.0) as traffic:
             for seed, fault in ((2, ""), (3, "damaged"), (4, "wrong"), (5, "")):
                 registered(store, tmp_path, seed, **({fault: True} if fault else {}))
-                until(partial(told, seed, fault), 30)
+                until(partial(is_logged, seed, fault), 30)
                 time.sleep(2)
     finally:
         server.process.send_signal(signal.SIGTERM)

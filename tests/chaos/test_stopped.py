@@ -93,11 +93,11 @@ def test_a_terminated_command_saves_a_checkpoint_at_that_moment(storage: Path, t
         driver.send_signal(signal.SIGTERM)
         asked = time.monotonic()
         assert driver.stderr is not None
-        said = driver.stderr.read().splitlines()[-1]
+        line = driver.stderr.read().splitlines()[-1]
         driver.wait(30)
     took = time.monotonic() - asked
     step, row = newest_step(experiment), only_row(experiment)
-    assert driver.returncode == 143 and said.startswith(f"error: stopped at step {step} of ") and "--resume" in said
+    assert driver.returncode == 143 and line.startswith(f"error: stopped at step {step} of ") and "--resume" in line
     assert step > 0 and row.status == "KILLED" and took < 10, took
     manifest.verify(run_directory.folder(experiment, row.run_id) / "checkpoints" / f"step-{step:09d}")
 

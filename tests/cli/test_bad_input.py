@@ -43,7 +43,7 @@ def untouched(config: Path) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "expected"),
     [
         ("training.epoch=3", "error: training.epoch: training has no such key; did you mean 'epochs'?"),
         ("family.net.hiden=[8]", "did you mean 'hidden'?"),
@@ -62,9 +62,9 @@ def untouched(config: Path) -> bool:
         ("data.options.length=3", "no effect"),
     ],
 )
-def test_rows_1_and_2_a_wrong_setting_is_refused(gen_ray: Run, config: Path, override: str, told: str) -> None:
+def test_rows_1_and_2_a_wrong_setting_is_refused(gen_ray: Run, config: Path, override: str, expected: str) -> None:
     result = gen_ray("train", config, override)
-    assert result.code == 2 and told in result.fault and not result.out and untouched(config)
+    assert result.code == 2 and expected in result.fault and not result.out and untouched(config)
 
 
 # ---- row 3: missing data ------------------------------------------------------------------------------------------

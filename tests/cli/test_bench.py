@@ -29,8 +29,8 @@ def test_every_sampler_and_batch_is_measured(gen_ray: Callable[..., CommandResul
         assert (
             0 < walk["ratio_lowest"] <= walk["ratio"] <= walk["ratio_highest"] and walk["evaluation_milliseconds"] > 0
         )
-    told = gen_ray("bench", "sample", *words, "--batch", 2).out
-    assert "digits-ddpm: 2 rounds, 1 thread" in told and "ddim" in told
+    output = gen_ray("bench", "sample", *words, "--batch", 2).out
+    assert "digits-ddpm: 2 rounds, 1 thread" in output and "ddim" in output
 
 
 def test_an_unknown_sampler_is_refused(gen_ray: Callable[..., CommandResult], tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_help_does_not_wait_for_torch(command: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["trian"], "Did you mean 'train'"),
         (["train"], "'config'"),
@@ -77,9 +77,9 @@ def test_help_does_not_wait_for_torch(command: list[str]) -> None:
         (["bench"], "Missing command"),
     ],
 )
-def test_a_wrong_command_is_refused_in_one_line(gen_ray: Run, words: list[object], told: str) -> None:
+def test_a_wrong_command_is_refused_in_one_line(gen_ray: Run, words: list[object], expected: str) -> None:
     result = gen_ray(*words)
-    assert result.code == 2 and told in result.fault and "--help" in result.fault and not result.out
+    assert result.code == 2 and expected in result.fault and "--help" in result.fault and not result.out
 
 
 # ---- train ---------------------------------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def test_on_a_narrow_terminal_only_prose_is_wrapped(
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["sample", "digits-vea"], "did you mean 'digits-vae-20260101-000000'"),
         (["evaluate", "digits-vea"], "did you mean 'digits-vae-20260101-000000'"),
@@ -217,10 +217,10 @@ def test_on_a_narrow_terminal_only_prose_is_wrapped(
     ],
 )
 def test_a_wrong_model_is_refused_with_the_available_ones(
-    gen_ray: Run, shelf: Path, words: list[str], told: str
+    gen_ray: Run, shelf: Path, words: list[str], expected: str
 ) -> None:
     result = gen_ray(*words, "--storage", shelf)
-    assert result.code == 2 and told in result.fault
+    assert result.code == 2 and expected in result.fault
 
 
 def test_an_altered_artifact_is_refused_with_the_name_of_the_file(gen_ray: Run, shelf: Path, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_prepare_prints_the_folder_and_reuses_it(gen_ray: Run, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["digit"], "did you mean 'digits'"),
         (["digits:x"], "write digits"),
@@ -256,9 +256,9 @@ def test_prepare_prints_the_folder_and_reuses_it(gen_ray: Run, tmp_path: Path) -
         (["parquet:nowhere/*.parquet"], "nowhere"),
     ],
 )
-def test_a_wrong_source_is_refused(gen_ray: Run, tmp_path: Path, words: list[str], told: str) -> None:
+def test_a_wrong_source_is_refused(gen_ray: Run, tmp_path: Path, words: list[str], expected: str) -> None:
     result = gen_ray("prepare", *words, "--out", tmp_path / "out")
-    assert result.code == 2 and told in result.fault
+    assert result.code == 2 and expected in result.fault
 
 
 def test_compare_without_runs_names_the_searched_store(gen_ray: Run, storage: Path) -> None:

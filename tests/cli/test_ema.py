@@ -20,13 +20,13 @@ def test_the_best_average_becomes_the_model(gen_ray: Callable[..., CommandResult
     experiment = tiny(tmp_path, training={"epochs": 3, "ema_decay": 0.999})  # such a long average is bad here
     done = train(experiment)
     home, before = done.artifact.parent, done.metrics["eval/bits_per_dim"]
-    for words, told in (
+    for words, expected in (
         (("--by", "fid"), "--by 'fid'"),
         (("--sigma-rel", "0.9"), "--sigma-rel: a power-function average"),
         (("--sigma-rel", "0.02", "0.2"), "--sigma-rel: 0.02 cannot be computed"),
     ):
         result = gen_ray("ema", "tiny", *words, "--storage", tmp_path)
-        assert result.code == 2 and told in result.fault
+        assert result.code == 2 and expected in result.fault
     result = gen_ray("ema", "tiny", "--sigma-rel", "0.07", "0.2", "--storage", tmp_path)
     assert result.code == 0 and not result.err, result
     best = result.out.rsplit(": ", 1)[1].strip()
@@ -52,6 +52,6 @@ def test_the_quality_of_a_run_is_drawn_against_its_minutes(
     assert late < early and float(table[0][1]) <= float(table[1][1])
     with Image.open(picture) as drawn:
         assert drawn.size[0] > 2 * drawn.size[1]
-    for words, told in ((("unknown",), "unknown: no such"), (("tiny", "--times", "1"), "--times")):
+    for words, expected in ((("unknown",), "unknown: no such"), (("tiny", "--times", "1"), "--times")):
         result = gen_ray("figure", "progress", *words, "--storage", tmp_path)
-        assert result.code == 2 and told in result.fault
+        assert result.code == 2 and expected in result.fault

@@ -131,7 +131,7 @@ def odd(bench: Bench) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("image", "mask", "told"),
+    ("image", "mask", "expected"),
     [
         ("nowhere.png", None, "nowhere.png: no such file"),
         ("small.png", None, "is 5 x 5 pixels, the model's pictures are 8 x 8"),
@@ -148,15 +148,15 @@ def odd(bench: Bench) -> Path:
     ],
 )
 def test_unsuitable_files_are_refused_in_one_line(
-    gen_ray: Run, bench: Bench, odd: Path, image: str | None, mask: str | None, told: str
+    gen_ray: Run, bench: Bench, odd: Path, image: str | None, mask: str | None, expected: str
 ) -> None:
     given = {"--image": odd / image if image else bench.image, "--mask": odd / mask if mask else bench.mask}
     result = gen_ray("impute", bench.model, *[word for pair in given.items() for word in pair])
-    assert result.code == 2 and told in result.fault
+    assert result.code == 2 and expected in result.fault
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--imputer", "gibs"], "imputer: there is no imputer 'gibs'; did you mean 'gibbs'"),
         (["--imputer", "gibbs:heat=2"], "imputer gibbs: there is no option 'heat'"),
@@ -167,10 +167,10 @@ def test_unsuitable_files_are_refused_in_one_line(
         (["--truth", "nowhere.png"], "nowhere.png: no such file"),
     ],
 )
-def test_a_wrong_option_is_refused_in_one_line(gen_ray: Run, bench: Bench, words: list[object], told: str) -> None:
+def test_a_wrong_option_is_refused_in_one_line(gen_ray: Run, bench: Bench, words: list[object], expected: str) -> None:
     place = ["--image", bench.image, "--mask", bench.mask, *([] if "--steps" in words else ["--steps", 2])]
     result = gen_ray("impute", bench.model, *place, *words)
-    assert result.code == 2 and told in result.fault
+    assert result.code == 2 and expected in result.fault
 
 
 def test_an_image_without_a_mask_is_refused(gen_ray: Run, bench: Bench) -> None:
@@ -206,7 +206,7 @@ def test_a_source_is_scored_by_row_and_on_average(gen_ray: Run, bench: Bench, tm
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["small.png"], "--resize"),
         (["black.png", "--data", "digits"], "--data: has no effect where files are given"),
@@ -216,11 +216,11 @@ def test_a_source_is_scored_by_row_and_on_average(gen_ray: Run, bench: Bench, tm
     ],
 )
 def test_a_wrong_score_command_is_refused_in_one_line(
-    gen_ray: Run, bench: Bench, odd: Path, words: list[str], told: str
+    gen_ray: Run, bench: Bench, odd: Path, words: list[str], expected: str
 ) -> None:
     placed = [odd / word if word in ("small.png", "black.png") else word for word in words]
     result = gen_ray("score", bench.model, *placed, "--storage", bench.root)
-    assert result.code == 2 and told in result.fault
+    assert result.code == 2 and expected in result.fault
 
 
 def test_images_and_sources_with_more_levels_are_treated_alike(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
@@ -371,12 +371,12 @@ def test_samples_are_written_only_to_suitable_files(
     gen_ray: Run, bench: Bench, speaker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for model, ending, told in (
+    for model, ending, expected in (
         (speaker / "model", ".png", "--out a.png: play holds tokens, its samples are written as .txt or .npz"),
         (bench.model, ".txt", "--out a.txt: digits holds image, its samples are written as .png or .npz"),
     ):
         result = gen_ray("sample", model, "-n", 2, "--out", f"a{ending}")
-        assert result.code == 2 and told in result.fault and not list(tmp_path.iterdir())
+        assert result.code == 2 and expected in result.fault and not list(tmp_path.iterdir())
     result = gen_ray("sample", bench.model, "-n", 2)
     assert result.code == 0 and result.out.startswith("samples.png: ") and Image.open("samples.png").size[0] > 100
 
@@ -400,12 +400,12 @@ def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:
     (speaker / "long.txt").write_text("to be or notto be or not to be")
     (speaker / "once.txt").write_text("to be or not\n")
     (speaker / "short.txt").write_text("to be")
-    told = "long.txt: 6 of 30 characters left out: fewer than a window of 12"
+    expected = "long.txt: 6 of 30 characters left out: fewer than a window of 12"
     result = gen_ray("score", speaker / "model", speaker / "two.txt", "--effort", 2)
     assert result.code == 0 and "two.txt[1]" in result.out and "mean of 2" in result.out, result
     assert not result.err
     result = gen_ray("score", speaker / "model", speaker / "long.txt", "--effort", 2)
-    assert result.code == 0 and "mean of 2" in result.out and told in result.err.replace("\n", ""), result
+    assert result.code == 0 and "mean of 2" in result.out and expected in result.err.replace("\n", ""), result
     result = gen_ray(*words, "--truth", speaker / "once.txt")
     assert result.code == 0 and "1 of 13 characters left out" in result.err
     result = gen_ray("score", speaker / "model", speaker / "short.txt")
@@ -418,11 +418,13 @@ def test_a_text_is_completed_and_scored(gen_ray: Run, speaker: Path) -> None:
 
 def test_a_causal_imputer_reports_ignored_values(gen_ray: Run, speaker: Path, tmp_path: Path) -> None:
     causal = untrained_speaker(tmp_path, "order") / "model"
-    for model, text, told in (
+    for model, text, expected in (
         (causal, "to b_ or not", "7 known positions follow a missing one: "),
         (causal, "to be or ___", ""),
         (speaker / "model", "to b_ or not", ""),
     ):
         result = gen_ray("impute", model, "--text", text, "-n", 2)
-        assert result.code == 0 and told in result.out and ("follow a missing one" in result.out) == bool(told), result
+        assert (
+            result.code == 0 and expected in result.out and ("follow a missing one" in result.out) == bool(expected)
+        ), result
     assert "kept but not used" in " ".join(gen_ray("impute", causal, "--list-imputers").out.split())

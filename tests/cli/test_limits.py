@@ -53,7 +53,7 @@ def test_a_number_beyond_its_limit_is_refused_in_one_line(gen_ray: Run, words: t
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (("-n", 20_000), "-n 20,000 as .png: needs "),
         (("-n", 20_000), "ask for fewer, or write them with --out samples.npz"),
@@ -61,12 +61,12 @@ def test_a_number_beyond_its_limit_is_refused_in_one_line(gen_ray: Run, words: t
     ],
 )
 def test_samples_that_do_not_fit_into_memory_are_refused_before_any_is_drawn(
-    gen_ray: Run, model: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...], told: str
+    gen_ray: Run, model: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...], expected: str
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: 20 * MIB)
     monkeypatch.setattr("gen_ray.engine.inference.generate._sample", lambda *_: pytest.fail("a network evaluation ran"))
     result = gen_ray("sample", model, *words)
-    assert result.code == 2 and told in result.fault and "0.0 GiB are available" in result.fault
+    assert result.code == 2 and expected in result.fault and "0.0 GiB are available" in result.fault
 
 
 def test_rows_completions_and_interpolations_that_exceed_memory_are_refused(

@@ -63,7 +63,7 @@ def test_schedules_are_added_listed_and_removed(gen_ray: Run, sweep: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["sweep.yaml", "--cron", "61 2 * * *"], "error: cron: bad minute; five fields"),
         (["sweep.yaml", "--cron", "@daily"], "cron: five fields are expected (minute hour"),
@@ -86,10 +86,10 @@ def test_schedules_are_added_listed_and_removed(gen_ray: Run, sweep: Path) -> No
     ],
 )
 def test_an_impossible_schedule_is_refused_and_nothing_is_written(
-    gen_ray: Run, sweep: Path, words: list[str], told: str
+    gen_ray: Run, sweep: Path, words: list[str], expected: str
 ) -> None:
     result = gen_ray("schedule", "add", *words)
-    assert result.code == 2 and told in result.fault and not (sweep / "runs").exists()
+    assert result.code == 2 and expected in result.fault and not (sweep / "runs").exists()
 
 
 def test_taken_and_unknown_names_are_refused(gen_ray: Run, sweep: Path) -> None:
@@ -126,8 +126,8 @@ def test_an_occurrence_is_a_sweep_linked_to_its_schedule_whose_winner_is_champio
     assert datetime.fromisoformat(parent.tags["gen_ray.occurrence"]).strftime("nightly-%Y%m%dT%H%M%SZ") == log.stem
     found = champion(store, "nightly")
     assert found is not None and found.run_id == parent.tags["best_run"]
-    told = f"champion of nightly: version 1 (run {found.run_id}), eval/bits_per_dim {found.figure}, the first"
-    assert parent.tags["promotion"] == told and told in log.read_text()
+    expected = f"champion of nightly: version 1 (run {found.run_id}), eval/bits_per_dim {found.figure}, the first"
+    assert parent.tags["promotion"] == expected and expected in log.read_text()
     assert "done" in gen_ray("schedule", "list", "--storage", storage).out
     assert gen_ray("schedule", "remove", "nightly", "--storage", storage).code == 0
 

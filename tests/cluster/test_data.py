@@ -128,5 +128,5 @@ def test_a_flipped_bit_is_named_through_all_that_ray_wraps_around_it(
     shards[1].path.write_bytes(content)
     with pytest.raises(Exception, match="damaged") as caught:
         in_memory(dataset(shards), 300, prepared.spec)
-    told = user_error(caught.value)
-    assert isinstance(told, UserError) and str(told).startswith(f"{shards[1].path}: damaged")
+    error = user_error(caught.value)
+    assert isinstance(error, UserError) and str(error).startswith(f"{shards[1].path}: damaged")

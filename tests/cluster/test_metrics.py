@@ -10,7 +10,7 @@ from gen_ray.engine.inference.batcher.admission_control import AdmissionControl
 from gen_ray.serving.service import ErrorReply, JobResult, ServingJob
 
 
-class Noted:
+class RecordingMetric:
     """A metric that keeps its values for the test."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Noted:
 def meters(monkeypatch: pytest.MonkeyPatch) -> Any:
     made = ReplicaMetrics()
     for name in ("_queued", "_latency", "_refused", "_backlog", "_requests"):
-        monkeypatch.setattr(made, name, Noted())
+        monkeypatch.setattr(made, name, RecordingMetric())
     return made
 
 

@@ -86,8 +86,10 @@ def test_the_worst_trials_continue_as_copies_with_new_settings(
 ) -> None:
     outcome, seen = copied
     assert [result.state for result in outcome.results] == [*["finished"] * TRIALS, "failed"]
-    told = [(result.number, copy.donor) for result in outcome.results for copy in result.copies]
-    assert seen and sorted(seen) == sorted(tuple(trial_run(outcome.sweep_id, one) for one in pair) for pair in told)
+    expected_copies = [(result.number, copy.donor) for result in outcome.results for copy in result.copies]
+    assert seen and sorted(seen) == sorted(
+        tuple(trial_run(outcome.sweep_id, one) for one in pair) for pair in expected_copies
+    )
     for result in outcome.results[:TRIALS]:
         assert all(copy.epoch % INTERVAL == 0 and copy.epoch < EPOCHS for copy in result.copies)
         experiment = run_directory.load(run_directory.folder(four.first, trial_run(outcome.sweep_id, result.number)))

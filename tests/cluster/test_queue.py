@@ -142,9 +142,9 @@ def test_a_training_waits_until_its_resources_are_granted(someone: Any, storage:
         began = time.monotonic()
         freed = Timer(WAIT_SECONDS, lambda: other.tell(0))
         freed.start()
-        told = list[float]()
-        train(experiment, watch=lambda done, *_: told.append(time.monotonic() - began) if done else None)
-    assert min(told) > WAIT_SECONDS, "no step before the resources were free"
+        step_seconds = list[float]()
+        train(experiment, watch=lambda done, *_: step_seconds.append(time.monotonic() - began) if done else None)
+    assert min(step_seconds) > WAIT_SECONDS, "no step before the resources were free"
 
 
 def test_a_local_ray_has_no_queue() -> None:

@@ -230,7 +230,7 @@ def test_too_few_rows_for_three_splits_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "content", "told"),
+    ("source", "content", "expected"),
     [
         ("text:a.txt", b"abc", r"3 characters.*`option=length=N` \(data.options.length=N\), N at most 3"),
         ("text:a.txt", b"", "0 characters.*at least two different characters"),
@@ -240,10 +240,10 @@ def test_too_few_rows_for_three_splits_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_source_that_cannot_be_used_is_refused_with_the_remedy(
-    tmp_path: Path, source: str, content: bytes, told: str
+    tmp_path: Path, source: str, content: bytes, expected: str
 ) -> None:
     (tmp_path / source.partition(":")[2]).write_bytes(content)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=expected):
         prepare(source, root=tmp_path, out=tmp_path / "out")
 
 

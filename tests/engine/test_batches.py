@@ -91,17 +91,17 @@ def test_a_worker_that_replaces_several_gets_their_rows(accumulation_steps: int)
 
 def test_the_next_batch_is_copied_to_the_gpu_during_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks order, rows and waiting of the threads; the copy itself needs a GPU and is replaced."""
-    second, told = threading.Event(), list[str]()
+    second, consumed = threading.Event(), list[str]()
 
     class Played:
         def __init__(self, device: torch.device) -> None:
             assert device.type == "cuda"
 
         def begin(self, micros: list[Tensor]) -> tuple[list[Tensor], int]:
-            told.append("begun")
-            if len(told) == 2:
+            consumed.append("begun")
+            if len(consumed) == 2:
                 second.set()
-            return micros, len(told)
+            return micros, len(consumed)
 
         def finish(self, copies: list[Tensor], made: int) -> list[Tensor]:
             assert made > 0

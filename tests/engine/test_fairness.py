@@ -19,7 +19,7 @@ from tests.engine.tiny_models import images, model
 FLAT = LatencyProfile((1, 2, 4, 8), (1.0, 1.01, 1.02, 1.03))
 
 
-class Asking:
+class Waiter:
     def __init__(self, key: str) -> None:
         self.handle = RequestHandle(key=key)
 
@@ -29,12 +29,12 @@ class Asking:
 def test_keys_and_their_requests_get_equal_time(sizes: list[int], late: int) -> None:
     """One request is served at a time; each second counts the same, and a key that joins late does not catch up."""
     fair = FairQueue()
-    asking = [Asking(str(key)) for key, size in enumerate(sizes) for _ in range(size)]
+    asking = [Waiter(str(key)) for key, size in enumerate(sizes) for _ in range(size)]
     for _ in range(late):
         fair.charge([fair.ordered(asking)[0].handle], 1.0)
-    newcomer = Asking("late")
+    newcomer = Waiter("late")
     asking.append(newcomer)
-    served: Counter[Asking] = Counter()
+    served: Counter[Waiter] = Counter()
     rounds = 60 * (len(sizes) + 1)
     for _ in range(rounds):
         first = fair.ordered(asking)[0]

@@ -99,8 +99,8 @@ def test_the_error_of_a_score_matches_its_repetitions() -> None:
     runs = [score(now, x, effort=1, repeats=16, seed=seed, device=CPU) for seed in range(40)]
     assert runs[0].kind == "elbo" and runs[0].nfe == 1 and runs[0].bits_per_dim.shape == (6,)
     spread = torch.stack([run.bits_per_dim for run in runs]).std(0)
-    said = torch.stack([run.standard_error for run in runs]).square().mean(0).sqrt()
-    assert ((spread / said - 1).abs() < 0.5).all()
+    reported = torch.stack([run.standard_error for run in runs]).square().mean(0).sqrt()
+    assert ((spread / reported - 1).abs() < 0.5).all()
     again = score(now, x, effort=1, repeats=16, seed=0, device=CPU)
     assert torch.equal(again.bits_per_dim, runs[0].bits_per_dim) and again.mean == float(again.bits_per_dim.mean())
 

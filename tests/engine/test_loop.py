@@ -17,7 +17,17 @@ from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
 from gen_ray.maths.noise import generator
 from gen_ray.storage import manifest
-from tests.engine.tiny_models import FAMILIES, SPEC, Dying, KilledError, Ring, RingSession, experiment, images, session
+from tests.engine.tiny_models import (
+    FAMILIES,
+    SPEC,
+    KilledError,
+    Ring,
+    RingSession,
+    SessionKilledAtStep5,
+    experiment,
+    images,
+    session,
+)
 
 CLOCKED = ("train/images_per_second", "train/waiting_for_data")
 
@@ -81,7 +91,7 @@ def test_five_steps_twice_equal_ten_to_the_bit(family: str, tmp_path: Path) -> N
     exp = every_step(family)
     whole = run(exp, tmp_path / "whole")
     with pytest.raises(KilledError):
-        run(exp, tmp_path / "halves", Dying)
+        run(exp, tmp_path / "halves", SessionKilledAtStep5)
     assert max(p.name for p in (tmp_path / "halves").iterdir()) == "step-000000005"
     torch.manual_seed(12345)  # the global generator must not matter
     resumed = run(exp, tmp_path / "halves")
@@ -97,7 +107,7 @@ def test_the_best_value_survives_a_restart(tmp_path: Path, monkeypatch: pytest.M
     worsening = iter([1.0, 2.0])
     monkeypatch.setattr("gen_ray.engine.training.loop.validate", lambda *args: next(worsening))
     with pytest.raises(KilledError):
-        run(every_step(), tmp_path, Dying)
+        run(every_step(), tmp_path, SessionKilledAtStep5)
     resumed = of(run(every_step(), tmp_path).history)
     assert [v for _, k, v in resumed if k.endswith("validation_loss_nats")] == [1.0]
     assert [v for _, k, v in resumed if k == "validation/loss_nats"] == [2.0]

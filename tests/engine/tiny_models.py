@@ -92,7 +92,7 @@ class KilledError(Exception):
     """Stands for the death of the process."""
 
 
-class Dying(LocalSession):
+class SessionKilledAtStep5(LocalSession):
     """A session that dies as soon as the checkpoint of step 5 is written."""
 
     def save(self, pack: Callable[[], Files], step: int) -> None:

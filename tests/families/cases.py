@@ -19,7 +19,7 @@ TEXT = DataSpec(name="text", kind="tokens", shape=(6,), levels=5)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Promise:
+class LikelihoodContract:
     """Expected kind, nfe (None: not fixed) and draws of a family's likelihood at an effort, and the data it refuses."""
 
     kind: Callable[[Mapping[str, Any], int], str]
@@ -159,28 +159,28 @@ def _score_sde_kind(settings: Mapping[str, Any], effort: int) -> str:
 
 
 PROMISES = {
-    "vae": Promise(
+    "vae": LikelihoodContract(
         kind=_vae_kind,
         nfe=lambda settings, effort: effort,
         refuses=TEXT,
         unknown_option="mean:temperature=1",
         too_many_steps=2,
     ),
-    "ddpm": Promise(
+    "ddpm": LikelihoodContract(
         kind=lambda settings, effort: "vlb",
         nfe=_ddpm_nfe,
         refuses=TEXT,
         unknown_option="ancestral:eta=1",
         too_many_steps=1000,
     ),
-    "discrete": Promise(
+    "discrete": LikelihoodContract(
         kind=_discrete_kind,
         nfe=_discrete_nfe,
         refuses=TEXT,
         unknown_option="first_hitting:temperature=1",
         too_many_steps=17,
     ),
-    "score_sde": Promise(
+    "score_sde": LikelihoodContract(
         kind=_score_sde_kind,
         nfe=_score_sde_nfe,
         refuses=TEXT,
@@ -206,7 +206,7 @@ class Case:
         return {"name": self.family, **CONFIGS[self.family][self.name][1]}
 
     @property
-    def promise(self) -> Promise:
+    def promise(self) -> LikelihoodContract:
         return PROMISES[self.family]
 
     @property

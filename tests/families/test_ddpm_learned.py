@@ -20,7 +20,7 @@ from tests.oracles import GaussianMixture
 LOW, HIGH, S2 = -9.0, 4.0, 0.2**2
 
 
-class Told(nn.Module):
+class GammaDenoiser(nn.Module):
     """The exact denoiser of a mixture; its time is the position of gamma between LOW and HIGH."""
 
     def __init__(self, mixture: GaussianMixture) -> None:
@@ -42,7 +42,7 @@ def model(spec: Any = PIXEL, steps: int = 100, **schedule: Any) -> Ddpm:
 
 def exact(family: Ddpm, mixture: GaussianMixture = GAUSSIAN, noise: float = 0.0) -> Diffuser:
     """Return the exact denoiser with a gamma whose interior is changed by noise."""
-    net = family.forward.wrapped(Told(mixture))
+    net = family.forward.wrapped(GammaDenoiser(mixture))
     assert isinstance(net, Diffuser)
     torch.manual_seed(0)
     for parameter in net.gamma.interior.parameters():

@@ -36,7 +36,7 @@ def model(spec: DataSpec = PIXEL, **settings: Any) -> Ddpm:
     return Ddpm(DdpmConfig(**settings), spec)
 
 
-class Spoken(nn.Module):
+class VarianceOutputNet(nn.Module):
     """A denoiser that also outputs a constant for the variance."""
 
     def __init__(self, net: nn.Module, raw: float) -> None:
@@ -97,8 +97,8 @@ def test_the_steps_of_the_bound_follow_their_closed_form(schedule: str, variance
 
 @pytest.mark.parametrize("predict", ["eps", "x_0", "v"])
 def test_the_parametrisation_does_not_change_the_bound(predict: str) -> None:
-    wanted, said = (model(steps=50, predict=how) for how in ("eps", predict))
-    bounds = [f.nll(oracle(f), LEVELS, rng(), effort=50).nats for f in (wanted, said)]
+    wanted, other = (model(steps=50, predict=how) for how in ("eps", predict))
+    bounds = [f.nll(oracle(f), LEVELS, rng(), effort=50).nats for f in (wanted, other)]
     torch.testing.assert_close(*bounds, rtol=1e-3, atol=2e-3)
 
 
@@ -171,12 +171,12 @@ def test_the_prior_term_is_on_the_device_of_the_data() -> None:
 @pytest.mark.parametrize(("raw", "same"), [(-1.0, "small"), (1.0, "large")])
 def test_a_learned_variance_has_the_ends_small_and_large(raw: float, same: str) -> None:
     fixed, learned = model(steps=20, variance=same), model(steps=20, variance="learned")
-    net, said = oracle(fixed), Spoken(oracle(fixed), raw)
+    net, other = oracle(fixed), VarianceOutputNet(oracle(fixed), raw)
     torch.testing.assert_close(
-        learned.nll(said, LEVELS, rng(), effort=20).nats, fixed.nll(net, LEVELS, rng(), effort=20).nats
+        learned.nll(other, LEVELS, rng(), effort=20).nats, fixed.nll(net, LEVELS, rng(), effort=20).nats
     )
     for sampler in ("ancestral", "ddim:eta=0.7", "dpmpp_2m"):
-        both = [generate(n, f.chain(sampler), 50, seed=1, device=CPU) for n, f in ((said, learned), (net, fixed))]
+        both = [generate(n, f.chain(sampler), 50, seed=1, device=CPU) for n, f in ((other, learned), (net, fixed))]
         assert (both[0].int() - both[1].int()).abs().max() <= 1
 
 

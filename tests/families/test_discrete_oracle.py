@@ -319,7 +319,7 @@ def test_a_chain_draws_in_float64(kernel: Any, row: dict[str, float], state: dic
     assert kernel.tick(Rare(), state, table, noise)["x"].flatten().tolist() == [1, 1, 1, 0, 0, 0]
 
 
-class Sure(nn.Module):
+class ConfidentNet(nn.Module):
     """Predicts symbol 0 everywhere, with the largest confidence in the middle."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -331,18 +331,20 @@ class Sure(nn.Module):
 def test_confidence_reveals_the_most_confident_position_first() -> None:
     chain = family("absorbing").chain("confidence")
     noise = RowNoise.of(0, 50)
-    state = chain.stepper.tick(Sure(), chain.stepper.start(noise, CPU), chain.table[:1].expand(50, -1), noise.at(1))
+    state = chain.stepper.tick(
+        ConfidentNet(), chain.stepper.start(noise, CPU), chain.table[:1].expand(50, -1), noise.at(1)
+    )
     revealed = state["x"] != JOINT.K
     assert (revealed.sum(1) == 1).all() and revealed[:, 1].float().mean() > 0.9
     hot = family("absorbing").chain("confidence:temperature=100")
-    state = hot.stepper.tick(Sure(), hot.stepper.start(noise, CPU), hot.table[:1].expand(50, -1), noise.at(1))
+    state = hot.stepper.tick(ConfidentNet(), hot.stepper.start(noise, CPU), hot.table[:1].expand(50, -1), noise.at(1))
     assert (state["x"][:, 1] != JOINT.K).float().mean() < 0.7
 
 
 def test_the_noise_on_confidence_is_new_at_every_step() -> None:
     """A position that was not chosen at one step has the same chance at the next, for any hitting level."""
     hot, n = family("absorbing").chain("confidence:temperature=100"), 2000
-    noise, net = RowNoise.of(0, n), Sure()
+    noise, net = RowNoise.of(0, n), ConfidentNet()
     state, rows = hot.stepper.start(noise, CPU), hot.table[:1].expand(n, -1)
     first, second = (hot.stepper.tick(net, state, rows, noise.at(tick))["x"] != JOINT.K for tick in (1, 2))
     assert float((first & second).any(1).double().mean()) == pytest.approx(1 / 3, abs=0.06)

@@ -171,8 +171,8 @@ def test_a_killed_worker_and_resume(verb: Any, storage: Path, tmp_path: Path) ->
         wait_while_running(lambda: newest_step(experiment) >= 20, driver, PATIENCE)
         [rank] = ray_processes(RANK)
         rank.send_signal(signal.SIGKILL)
-        said, _ = driver.communicate(timeout=PATIENCE)
-        assert driver.returncode == 1, said
+        output, _ = driver.communicate(timeout=PATIENCE)
+        assert driver.returncode == 1, output
     [row] = rows(Store.of_experiment(experiment))
     assert row.status == "FAILED"
     with verb("train", file, "--resume") as driver:

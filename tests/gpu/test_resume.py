@@ -9,7 +9,7 @@ from gen_ray.engine.training.loop import fit
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
 from gen_ray.storage import manifest
-from tests.engine.tiny_models import SPEC, Dying, KilledError, experiment, splits
+from tests.engine.tiny_models import SPEC, KilledError, SessionKilledAtStep5, experiment, splits
 from tests.gpu.comparison import full_run, of_which, repeatable
 
 pytestmark = pytest.mark.gpu
@@ -27,7 +27,7 @@ def trained(family: str, precision: str, folder: Path, device: torch.device) -> 
     exp = experiment(family, precision=precision, checkpoint_every_seconds=0, ema_decay=0.9, decay="cosine")
     run(exp, folder / "whole", device)
     with pytest.raises(KilledError):
-        run(exp, folder / "halves", device, Dying)
+        run(exp, folder / "halves", device, SessionKilledAtStep5)
     torch.manual_seed(12345)  # the resumed process has another global state
     run(exp, folder / "halves", device)
     return {name: manifest.read(folder / name / LAST) for name in ("whole", "halves")}

@@ -74,7 +74,7 @@ def test_the_interior_is_trained_by_the_slope_at_fixed_gamma_not_fixed_time() ->
             assert float(there - log_slope[i]) == pytest.approx(moved, rel=0.02, abs=1e-6)
 
 
-class Seeing(nn.Module):
+class RecordingDenoiser(nn.Module):
     """A denoiser that keeps its inputs."""
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ class Seeing(nn.Module):
 
 
 def test_one_forward_noises_and_denoises() -> None:
-    denoiser, g = Seeing(), gamma(0.5)
+    denoiser, g = RecordingDenoiser(), gamma(0.5)
     net, t = Diffuser(denoiser, g, low=-9.0, high=4.0), torch.tensor([0.0, 0.3, 1.0])
     x_0, eps = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     seen = net(x_0, t, eps)
@@ -102,7 +102,7 @@ def test_one_forward_noises_and_denoises() -> None:
 @pytest.mark.parametrize("before", [None, 0.5])
 def test_every_parameter_is_reached_by_one_forward(before: float | None) -> None:
     """In continuous time the diffused input trains the ends, and the last output only the interior."""
-    net = Diffuser(Seeing(), gamma(0.5), low=-9.0, high=4.0)
+    net = Diffuser(RecordingDenoiser(), gamma(0.5), low=-9.0, high=4.0)
     x_0, eps = torch.randn(2, 3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     t = torch.tensor([0.6, 0.7, 0.9])
     seen = net(x_0, t, eps, None if before is None else torch.full((3,), before))

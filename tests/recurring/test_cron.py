@@ -68,19 +68,21 @@ def test_a_rare_time_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         ("", "five fields"), ("0 2 * *", "five fields"), ("0 0 2 * * *", "five fields"), ("61 * * * *", "bad minute"),
         ("0 0 31 2 *", "bad day-of-month"), ("0 0 * * 8", "bad day-of-week"), ("daily at two o clock", "bad minute"),
     ],
 )  # fmt: skip
-def test_an_invalid_cron_expression_is_refused(words: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_an_invalid_cron_expression_is_refused(words: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
         cron.fields(words)
 
 
-@pytest.mark.parametrize(("name", "told"), [("Europe/Berln", "'Europe/Berlin'"), ("../etc/passwd", "not a time zone")])
-def test_an_invalid_time_zone_is_refused(name: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "expected"), [("Europe/Berln", "'Europe/Berlin'"), ("../etc/passwd", "not a time zone")]
+)
+def test_an_invalid_time_zone_is_refused(name: str, expected: str) -> None:
     assert cron.zone("Europe/Berlin") == "Europe/Berlin"
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=expected):
         cron.zone(name)

@@ -34,12 +34,12 @@ def fake() -> FakeLauncher:
 def lines(store: ScheduleStore, fake: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return the output lines of a daemon that runs during the test."""
     monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
-    told: list[str] = []
-    running = Daemon(Reconciler(store, lambda _: fake), told.append)
+    messages: list[str] = []
+    running = Daemon(Reconciler(store, lambda _: fake), messages.append)
     thread = Thread(target=running.run)
     thread.start()
     soon(lambda: (store.folder / daemon.LOCK).exists())
-    yield told
+    yield messages
     running.stop()
     thread.join()
 
@@ -115,6 +115,6 @@ def test_sigterm_ends_daemon_and_sweeps_in_order(store: ScheduleStore, tmp_path:
     logs = store.folder / "logs"
     soon(lambda: any("here" in file.read_text() for file in logs.glob("*.log")))
     running.send_signal(signal.SIGTERM)
-    said, _ = running.communicate(timeout=30)
-    assert running.returncode == 0 and said.splitlines()[-1] == "ended" and ": running" in said
+    output, _ = running.communicate(timeout=30)
+    assert running.returncode == 0 and output.splitlines()[-1] == "ended" and ": running" in output
     assert all(file.read_text().endswith("exit 143\n") for file in logs.glob("*.log"))

@@ -27,7 +27,7 @@ def ended(local: LocalLauncher, occurrence: str) -> OccurrenceState:
     return state
 
 
-def said(local: LocalLauncher, occurrence: str) -> None:
+def wait_for_output(local: LocalLauncher, occurrence: str) -> None:
     while "here" not in local.log(occurrence).read_text():
         time.sleep(0.02)
 
@@ -63,7 +63,7 @@ def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
 def test_closing_ends_running_occurrences_in_order(tmp_path: Path) -> None:
     local = LocalLauncher(tmp_path)
     local.launch("a-1", WAITS, tmp_path)
-    said(local, "a-1")
+    wait_for_output(local, "a-1")
     assert local.state("a-1") == OccurrenceState("running")
     local.close()
     assert ended(local, "a-1").code == 128 + signal.SIGTERM
@@ -82,9 +82,9 @@ def test_processes_of_a_killed_launcher_are_adopted_and_ended_in_order(tmp_path:
     starter, local = subprocess.Popen([sys.executable, "-c", START, str(tmp_path), WAITS[1]]), LocalLauncher(tmp_path)
     while not local.log("a-1").exists():
         time.sleep(0.02)
-    said(local, "a-1")
+    wait_for_output(local, "a-1")
     local.launch("b-1", WAITS, tmp_path)
-    said(local, "b-1")
+    wait_for_output(local, "b-1")
     assert list(LocalLauncher(tmp_path).adopt()) == [], "both have a launcher that is alive"
     starter.kill()
     starter.wait()
@@ -118,7 +118,7 @@ time.sleep(60)
     starter, local = subprocess.Popen([sys.executable, "-c", start]), LocalLauncher(tmp_path)
     while not local.log("a-1").exists():
         time.sleep(0.02)
-    said(local, "a-1")
+    wait_for_output(local, "a-1")
     shell = psutil.Process(starter.pid).children()[0]
     [child] = shell.children()
     starter.kill()

@@ -183,10 +183,11 @@ def test_an_error_during_a_stream_is_the_last_event(
 ) -> None:
     services["digits"].trouble, services["digits"].fails_late = trouble, True
     response = ask("digits", "sample", stream=True)
-    told = events(response.text)
-    assert response.status_code == 200 and [name for name, _ in told] == ["preview", "preview", "error"]
+    received = events(response.text)
+    assert response.status_code == 200 and [name for name, _ in received] == ["preview", "preview", "error"]
     assert (
-        told[-1][1].items() >= {"code": code, "status": status, "request_id": response.headers["x-request-id"]}.items()
+        received[-1][1].items()
+        >= {"code": code, "status": status, "request_id": response.headers["x-request-id"]}.items()
     )
 
 
@@ -201,12 +202,12 @@ def test_a_deadline_during_a_stream_is_the_last_event(ask: Ask, services: dict[s
 def test_a_stream_has_previews_and_the_result_of_a_plain_request(ask: Ask, form: str) -> None:
     response = ask("digits", "sample", n=2, seed=4, stream=True, format=form, previews=5)
     assert response.headers["content-type"].startswith("text/event-stream")
-    told = events(response.text)
-    assert [name for name, _ in told] == ["preview"] * 5 + ["result"]
-    assert [(data["done"], data["total"]) for _, data in told[:-1]] == [(done, 10) for done in (2, 4, 6, 8, 10)]
+    received = events(response.text)
+    assert [name for name, _ in received] == ["preview"] * 5 + ["result"]
+    assert [(data["done"], data["total"]) for _, data in received[:-1]] == [(done, 10) for done in (2, 4, 6, 8, 10)]
     plain = ask("digits", "sample", n=2, seed=4, format=form).json()
-    assert {**told[-1][1], "request_id": ""} == {**plain, "request_id": ""}
-    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(told[0][1]["images"][0])))).ravel()
+    assert {**received[-1][1], "request_id": ""} == {**plain, "request_id": ""}
+    grey = np.asarray(Image.open(io.BytesIO(base64.b64decode(received[0][1]["images"][0])))).ravel()
     samples = np.array(ask("digits", "sample", n=2, seed=4).json()["samples"])[0].ravel()
     np.testing.assert_array_equal(grey[:12], np.rint(samples[:12] * 255 / 16))
     assert (grey[12:] == 128).all()
@@ -218,9 +219,9 @@ def test_a_stream_has_ten_previews_unless_they_are_disabled(ask: Ask) -> None:
 
 
 def test_undecided_characters_of_a_text_are_dots(ask: Ask) -> None:
-    told = events(ask("text", "sample", seed=1, stream=True).text)
-    [final] = told[-1][1]["samples"]
-    assert told[0][1]["texts"] == [final[:1] + "·" * 11] and told[4][1]["texts"] == [final[:6] + "·" * 6]
+    received = events(ask("text", "sample", seed=1, stream=True).text)
+    [final] = received[-1][1]["samples"]
+    assert received[0][1]["texts"] == [final[:1] + "·" * 11] and received[4][1]["texts"] == [final[:6] + "·" * 6]
     tokens = events(ask("tokens", "sample", stream=True).text)
     assert tokens[0][1]["samples"] == [[-1] * 6]
 

@@ -150,9 +150,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("keys", "told"), WRONG, ids=[told for _, told in WRONG])
-def test_an_error_is_found_before_the_first_trial(tmp_path: Path, keys: dict[str, Any], told: str) -> None:
-    with pytest.raises(UserError, match=told) as fault:
+@pytest.mark.parametrize(("keys", "expected"), WRONG, ids=[expected for _, expected in WRONG])
+def test_an_error_is_found_before_the_first_trial(tmp_path: Path, keys: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as fault:
         load(written(tmp_path, **keys))
     assert "\n" not in str(fault.value)
 
