@@ -54,12 +54,6 @@ class ErrorBody(BaseModel):
     request_id: str
 
 
-class EventErrorBody(ErrorBody):
-    """The data of a stream's error event, with the status, because the HTTP status was sent earlier."""
-
-    status: int
-
-
 def invalid_request(message: str, *, code: str = "invalid") -> RequestRefusedError:
     """Return the 422 error of an invalid request."""
     return RequestRefusedError(ErrorReply(status=422, code=code, message=message))
