@@ -101,6 +101,8 @@ FRECHET_FLOOR = Metric(
     needs_features=True,
     needs_held_out=True,
 )
+FRECHET_FLOOR_ROWS = f"{FRECHET_FLOOR.name}_rows"
+"""The number of samples and of held-out images of both floor figures; recorded with them, not itself a metric."""
 PRECISION = Metric(
     name="eval/precision",
     unit="share of samples",
@@ -181,6 +183,11 @@ def declared(name: str) -> Metric:
 def sign(name: str) -> int:
     """Return 1 if lower is better, -1 if higher is better, so that sign × figure is to be minimised."""
     return -1 if declared(name).higher_is_better else 1
+
+
+def standard_error_of(name: str) -> str:
+    """Return the name under which the standard error of a metric is recorded, where it has one."""
+    return f"{name}_standard_error"
 
 
 def provenance_of(name: str) -> str:

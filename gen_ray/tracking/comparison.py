@@ -11,17 +11,19 @@ from gen_ray.metrics import (
     FRECHET_AT_FLOOR_ROWS,
     FRECHET_DISTANCE,
     FRECHET_FLOOR,
+    FRECHET_FLOOR_ROWS,
     HEADLINE,
     METRICS,
     declared,
     provenance_of,
     sign,
+    standard_error_of,
 )
 from gen_ray.tracking.runs import RunRow
 
 RANKED = tuple(metric.name for metric in HEADLINE)
 BITS, FRECHET, AT_FLOOR = BITS_PER_DIM.name, FRECHET_DISTANCE.name, FRECHET_AT_FLOOR_ROWS.name
-FLOOR, FLOOR_ROWS = FRECHET_FLOOR.name, f"{FRECHET_FLOOR.name}_rows"
+FLOOR, FLOOR_ROWS = FRECHET_FLOOR.name, FRECHET_FLOOR_ROWS
 KIND, UNMEASURED = "gen_ray.kind", "gen_ray.unmeasured"
 SHORT = {"family": "family.name", "data": "data.source", "sweep": "gen_ray.sweep", "net": "family.net.name"}
 """Short names of frequent keys in conditions."""
@@ -162,7 +164,7 @@ def _cell(run: RunRow, column: str) -> str:
     }
     if column in words:
         return words[column]
-    value, error = run.metrics.get(column), run.metrics.get(f"{column}_standard_error")
+    value, error = run.metrics.get(column), run.metrics.get(standard_error_of(column))
     if value is None:
         return "–"
     form = declared(column).form

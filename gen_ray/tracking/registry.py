@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from gen_ray.errors import RunError, UserError, nearest
-from gen_ray.metrics import BITS_PER_DIM, sign
+from gen_ray.metrics import BITS_PER_DIM, sign, standard_error_of
 from gen_ray.tracking import signing, versions
 from gen_ray.tracking.comparison import provenance
 from gen_ray.tracking.mlflow_client import exclusive
@@ -52,7 +52,7 @@ def record(run: RunRow, metric: str) -> VersionRecord:
         mlflow_id=run.mlflow_id,
         metric=metric,
         value=run.metrics[metric],
-        standard_error=run.metrics.get(f"{metric}_standard_error"),
+        standard_error=run.metrics.get(standard_error_of(metric)),
         provenance=provenance(run.tags, [metric]),
     )
 

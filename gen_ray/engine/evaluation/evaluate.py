@@ -20,7 +20,7 @@ from gen_ray.engine.inference.precision import autocast
 from gen_ray.engine.inference.score import EFFORT, bits_per_dim, nll_batches
 from gen_ray.engine.inference.texts import page
 from gen_ray.engine.plots.grids import grid
-from gen_ray.metrics import BITS_PER_DIM, FRECHET_DISTANCE, SECONDS_PER_IMAGE
+from gen_ray.metrics import BITS_PER_DIM, FRECHET_DISTANCE, SECONDS_PER_IMAGE, standard_error_of
 
 REFERENCE_ROWS = 10_000
 PREVIEW_SAMPLES = 64
@@ -108,7 +108,7 @@ def likelihood(
         f"{BITS_PER_DIM.name}_nfe": float(batches[0].nfe),
     }
     if len(bits) > 1:
-        metrics[f"{BITS_PER_DIM.name}_standard_error"] = float(bits.std() / math.sqrt(len(bits)))
+        metrics[standard_error_of(BITS_PER_DIM.name)] = float(bits.std() / math.sqrt(len(bits)))
     for part in batches[0].parts:
         values = torch.cat([nll.parts[part] for nll in batches]).double().cpu()
         metrics[f"{BITS_PER_DIM.name}_{part}"] = float(bits_per_dim(values, dims).mean())

@@ -10,7 +10,14 @@ from functools import cached_property
 from torch import Tensor
 
 from gen_ray.engine.evaluation import frechet
-from gen_ray.metrics import FRECHET_AT_FLOOR_ROWS, FRECHET_DISTANCE, FRECHET_FLOOR, PRECISION, RECALL
+from gen_ray.metrics import (
+    FRECHET_AT_FLOOR_ROWS,
+    FRECHET_DISTANCE,
+    FRECHET_FLOOR,
+    FRECHET_FLOOR_ROWS,
+    PRECISION,
+    RECALL,
+)
 
 MANIFOLD_ROWS = 2_000
 """Largest number of rows of a manifold: its cost grows with their square."""
@@ -72,6 +79,6 @@ def _floor(features: FeatureSets) -> dict[str, float]:
     found = [frechet.distance(frechet.Moments.of(part), reference) for part in parts]
     return {
         FRECHET_FLOOR.name: frechet.distance(frechet.Moments.of(features.held_out[:size]), reference),
-        f"{FRECHET_FLOOR.name}_rows": float(size),
+        FRECHET_FLOOR_ROWS: float(size),
         FRECHET_AT_FLOOR_ROWS.name: sum(found) / len(found),
     }

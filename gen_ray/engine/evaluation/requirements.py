@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.metrics import BITS_PER_DIM, METRICS
+from gen_ray.metrics import BITS_PER_DIM, METRICS, standard_error_of
 
 
 def unmeasurable_metrics(
@@ -16,7 +16,7 @@ def unmeasurable_metrics(
     missing = {}
     if rows["test"] < 2:
         line = f"{spec.name}: the test split has 1 row: bits/dim without standard error"
-        missing[f"{BITS_PER_DIM.name}_standard_error"] = line
+        missing[standard_error_of(BITS_PER_DIM.name)] = line
     if not spec.is_image:
         return missing
     if reason := _reason(spec, rows[reference_split], reference_split, has_extractor):
