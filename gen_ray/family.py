@@ -31,12 +31,17 @@ class LossTerms:
 
 @dataclass(frozen=True, kw_only=True)
 class Nll:
-    """Negative log-likelihood of the discrete data or a bound: (B,) nats, kind, network evaluations per example."""
+    """Negative log-likelihood of the discrete data or a bound: (B,) nats, kind, network evaluations per example.
+
+    ``cells`` (B, *shape) are the parts of nats due to each scalar, where the family can tell; they add up to nats. A
+    kind that ends in ``-partial`` means that some values are missing: nats is then that of the others.
+    """
 
     nats: Tensor
     kind: str
     nfe: int
     parts: Mapping[str, Tensor] = field(default_factory=dict)
+    cells: Tensor | None = None
 
 
 class FamilyConfig(Config):

@@ -99,13 +99,18 @@ def uniform_x_0_nats(log_p: Tensor, x_t: Tensor, x_0: Tensor, alpha_bar: Tensor)
     return torch.log1p(odds * at_t.exp()) - at_0 - (x_t == x_0) * torch.log1p(odds)
 
 
-def cross_entropy(logits: Tensor, x: Tensor, where: Tensor) -> Tensor:
-    """Return Σ −ln softmax(logits)[x] over the positions at which ``where`` is True: (B,) nats.
+def cross_entropies(logits: Tensor, x: Tensor, where: Tensor) -> Tensor:
+    """Return −ln softmax(logits)[x] at the positions at which ``where`` is True, 0 elsewhere: (B, *shape) nats.
 
     logits (B, *shape, K), x (B, *shape) int64, where (B, *shape). Other positions take no computation.
     """
     chosen = F.cross_entropy(logits[where], x[where], reduction="none")
-    return torch.zeros(x.shape, dtype=chosen.dtype, device=x.device).masked_scatter(where, chosen).flatten(1).sum(1)
+    return torch.zeros(x.shape, dtype=chosen.dtype, device=x.device).masked_scatter(where, chosen)
+
+
+def cross_entropy(logits: Tensor, x: Tensor, where: Tensor) -> Tensor:
+    """Return the sum of ``cross_entropies`` over the positions, (B,) nats."""
+    return cross_entropies(logits, x, where).flatten(1).sum(1)
 
 
 def mutual_information(alpha_bar: Tensor, marginal: Tensor) -> Tensor:

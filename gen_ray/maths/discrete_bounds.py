@@ -14,7 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from gen_ray.maths.broadcasting import append_dims
-from gen_ray.maths.categorical import Corruption, cross_entropy, log_binomial, uniform_kl, uniform_x_0_nats
+from gen_ray.maths.categorical import (
+    Corruption,
+    cross_entropies,
+    cross_entropy,
+    log_binomial,
+    uniform_kl,
+    uniform_x_0_nats,
+)
 from gen_ray.maths.noise import stratified_step
 
 STEPS_AT_ONCE = 1000
@@ -26,6 +33,11 @@ def uniform_like(x: Tensor, rng: torch.Generator) -> Tensor:
     return torch.rand(x.shape, generator=rng, device=x.device, dtype=torch.float64)
 
 
+def observed(x: Tensor, mask: int) -> Tensor:
+    """Return a mask (B, *shape), True at the positions that have a value; those that have none hold the symbol mask."""
+    return x != mask
+
+
 def masked_share(masked: Tensor) -> Tensor:
     """Return n/D (B,), float32: the time input of a net for masks."""
     return masked.flatten(1).float().mean(1)
@@ -34,9 +46,19 @@ def masked_share(masked: Tensor) -> Tensor:
 # ---- masks ----------------------------------------------------------------------------------------------------------
 
 
+def masked_cells(net: nn.Module, x: Tensor, masked: Tensor, mask: int) -> Tensor:
+    """Return −ln p(x_0) at the masked positions and 0 elsewhere, (B, *shape), nats, by one evaluation.
+
+    x (B, *shape) int64, masked of its shape. A missing value of x holds the symbol mask; it is masked anyway, and never
+    a target.
+    """
+    inputs = torch.where(masked, mask, x)
+    return cross_entropies(net(inputs, masked_share(inputs == mask)), x, masked & observed(x, mask))
+
+
 def masked_nats(net: nn.Module, x: Tensor, masked: Tensor, mask: int) -> Tensor:
-    """Return Σ −ln p(x_0) over the masked positions (B,), for x (B, *shape) int64 and masked of its shape."""
-    return cross_entropy(net(torch.where(masked, mask, x), masked_share(masked)), x, masked)
+    """Return the sum of ``masked_cells`` over the positions, (B,) nats."""
+    return masked_cells(net, x, masked, mask).flatten(1).sum(1)
 
 
 def random_masks(x: Tensor, n: Tensor, rng: torch.Generator, among: Tensor | None = None) -> Tensor:
@@ -74,18 +96,31 @@ def masked_bound(
     draws: int,
     missing: Tensor | None = None,
 ) -> Tensor:
-    """Return an unbiased estimate (B,) of Σ_n weights[n−1]·E[masked_nats] by ``draws`` <= D evaluations.
+    """Return an unbiased estimate (B,) of Σ_n weights[n−1]·E[masked_nats] by ``draws`` <= D evaluations."""
+    return masked_bound_cells(net, x, rng, weights, mask, draws, missing).flatten(1).sum(1)
+
+
+def masked_bound_cells(
+    net: nn.Module,
+    x: Tensor,
+    rng: torch.Generator,
+    weights: Tensor,
+    mask: int,
+    draws: int,
+    missing: Tensor | None = None,
+) -> Tensor:
+    """Return the parts (B, *shape) of ``masked_bound`` due to the positions: their mean over all orders.
 
     1 … D is divided into ``draws`` equal parts and one n is drawn in each; with draws = D every n is used once.
 
     missing (B, *shape) is True at missing values, D = len(weights) of them in each row; only these are masked. The
     result then bounds −ln p(missing values | the rest), because every order of revealing them is a chain rule of it.
     """
-    D, nats = len(weights), torch.zeros(len(x), device=x.device)
+    D, nats = len(weights), torch.zeros(x.shape, device=x.device)
     for part in range(draws):
         n = stratified_step(D, part, draws, len(x), rng, x.device)
-        weight = weights.to(x.device)[n - 1] * (D / draws)
-        nats = nats + weight.float() * masked_nats(net, x, random_masks(x, n, rng, missing), mask)
+        weight = append_dims(weights.to(x.device)[n - 1] * (D / draws), x.ndim)
+        nats = nats + weight.float() * masked_cells(net, x, random_masks(x, n, rng, missing), mask)
     return nats
 
 

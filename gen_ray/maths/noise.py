@@ -185,9 +185,13 @@ def stratified_uniform(batch: int, rng: torch.Generator, device: torch.device | 
     return (torch.arange(batch, device=device, dtype=torch.float64) / batch + shift) % 1
 
 
-def stratified_steps(T: int, batch: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
-    """Return steps (B,) int64, each uniform over 1 … T, stratified over the batch by ``stratified_uniform``."""
-    return 1 + (stratified_uniform(batch, rng, device) * T).long().clamp(max=T - 1)
+def stratified_steps(T: int | Tensor, batch: int, rng: torch.Generator, device: torch.device | str) -> Tensor:
+    """Return steps (B,) int64, each uniform over 1 … T, stratified over the batch by ``stratified_uniform``.
+
+    T is a number >= 1, or one for each row (B,).
+    """
+    last = torch.as_tensor(T, device=device) - 1
+    return 1 + torch.minimum((stratified_uniform(batch, rng, device) * T).long(), last)
 
 
 def stratified_step(

@@ -13,6 +13,8 @@ from pydantic import Field
 
 from gen_ray.nets.autoencoder import Autoencoder, ConvAutoencoderConfig, MlpAutoencoderConfig
 from gen_ray.nets.classifier import Classifier
+from gen_ray.nets.columns import ColumnsConfig
+from gen_ray.nets.layout import CategoricalLayout
 from gen_ray.nets.mlp import MlpConfig
 from gen_ray.nets.monotone import Diffuser, Gamma, NoisedOutput
 from gen_ray.nets.tokens import LevelUNetConfig, TokensConfig
@@ -20,14 +22,16 @@ from gen_ray.nets.transformer import DiTConfig
 from gen_ray.nets.unet import UNetConfig
 
 DenoiserConfig = Annotated[UNetConfig | DiTConfig | MlpConfig, Field(discriminator="name")]
-CategoricalConfig = Annotated[TokensConfig | LevelUNetConfig, Field(discriminator="name")]
+CategoricalConfig = Annotated[TokensConfig | LevelUNetConfig | ColumnsConfig, Field(discriminator="name")]
 AutoencoderConfig = Annotated[MlpAutoencoderConfig | ConvAutoencoderConfig, Field(discriminator="name")]
 
 __all__ = [
     "Autoencoder",
     "AutoencoderConfig",
     "CategoricalConfig",
+    "CategoricalLayout",
     "Classifier",
+    "ColumnsConfig",
     "ConvAutoencoderConfig",
     "DenoiserConfig",
     "DiTConfig",

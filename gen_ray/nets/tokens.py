@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from gen_ray.configuration.base import Config
 from gen_ray.nets.attention import heads_divide_width
 from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, sinusoids
+from gen_ray.nets.layout import CategoricalLayout
 from gen_ray.nets.transformer import FinalLayer, TransformerBlock
 from gen_ray.nets.unet import UNetConfig
 
@@ -21,7 +22,8 @@ from gen_ray.nets.unet import UNetConfig
 class TokensConfig(Config):
     """Settings of the transformer over symbols: the characters of a text, or an image's pixels in raster order."""
 
-    images_only: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[str]] = frozenset({"image", "tokens"})
+    causal: ClassVar[bool] = True
 
     name: Literal["tokens"] = "tokens"
     width: int = Field(128, ge=16, le=4096, multiple_of=4, description="features per symbol, a multiple of heads")
@@ -31,9 +33,9 @@ class TokensConfig(Config):
 
     _heads_divide_width = model_validator(mode="after")(heads_divide_width)
 
-    def build_categorical(self, shape: tuple[int, ...], symbols: int, levels: int, *, causal: bool) -> nn.Module:
-        """Return the net for S = symbols and K = levels; a causal net sees only the positions before each position."""
-        return TokenNet(self, shape, symbols, levels, causal=causal)
+    def build_categorical(self, layout: CategoricalLayout) -> nn.Module:
+        """Return the net; a causal net sees only the positions before each position."""
+        return TokenNet(self, layout.shape, layout.symbols, layout.levels, causal=layout.causal)
 
 
 class Neighbours(nn.Module):
@@ -97,14 +99,15 @@ def position_embeddings(shape: tuple[int, ...], width: int) -> Tensor:
 class LevelUNetConfig(UNetConfig):
     """Settings of the U-Net over images whose levels are categories."""
 
-    images_only: ClassVar[bool] = True
+    kinds: ClassVar[frozenset[str]] = frozenset({"image"})
+    causal: ClassVar[bool] = False
 
     embedding: int = Field(16, ge=2, le=1024, multiple_of=2, description="features of a level, per pixel and channel")
 
-    def build_categorical(self, shape: tuple[int, ...], symbols: int, levels: int, *, causal: bool) -> nn.Module:
-        """Return the net for S = symbols and K = levels. It sees all positions at once, so it cannot be causal."""
-        assert not causal
-        return LevelUNet(self, shape, symbols, levels)
+    def build_categorical(self, layout: CategoricalLayout) -> nn.Module:
+        """Return the net. It sees all positions at once, so it cannot be causal."""
+        assert not layout.causal
+        return LevelUNet(self, layout.shape, layout.symbols, layout.levels)
 
 
 class LevelUNet(nn.Module):

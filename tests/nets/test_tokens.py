@@ -5,7 +5,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from gen_ray.nets import CategoricalConfig, LevelUNetConfig, TokensConfig
+from gen_ray.nets import CategoricalConfig, CategoricalLayout, LevelUNetConfig, TokensConfig
 from gen_ray.nets.attention import attend
 from gen_ray.nets.tokens import position_embeddings
 
@@ -27,7 +27,7 @@ causal = pytest.mark.parametrize("case", [name for name, (_, _, causal) in CASES
 def built(case: str, noise: float = 0.1) -> tuple[nn.Module, tuple[int, ...]]:
     config, shape, is_causal = CASES[case]
     torch.manual_seed(0)
-    net = config.build_categorical(shape, K + 1, K, causal=is_causal)
+    net = config.build_categorical(CategoricalLayout(shape=shape, symbols=K + 1, levels=K, causal=is_causal))
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(noise * torch.randn_like(parameter))
@@ -56,7 +56,7 @@ def test_gradients_reach_every_parameter(case: str) -> None:
 def test_every_parameter_of_a_new_net_can_be_trained(case: str) -> None:
     """If both the gate of a block and its input were initialised to zero, neither would ever change."""
     config, shape, is_causal = CASES[case]
-    net = config.build_categorical(shape, K + 1, K, causal=is_causal)
+    net = config.build_categorical(CategoricalLayout(shape=shape, symbols=K + 1, levels=K, causal=is_causal))
     before = {name: parameter.clone() for name, parameter in net.named_parameters()}
     optimizer = torch.optim.Adam(net.parameters(), 1e-2)
     for _ in range(6):

@@ -27,6 +27,9 @@ from gen_ray.nets import CategoricalConfig
 AnyKernel = Annotated[AbsorbingConfig | UniformConfig | RandomOrderConfig | OrderConfig, Field(discriminator="name")]
 """Any forward kernel; in a config file the key ``name`` selects it."""
 
+NETS = {"image": "'tokens' or 'unet'", "tokens": "'tokens'", "table": "'columns'"}
+"""The nets for each kind of data."""
+
 
 class DiscreteConfig(FamilyConfig):
     """The settings of a discrete diffusion."""
@@ -49,24 +52,24 @@ class DiscreteDiffusion(Family):
     def __init__(self, config: DiscreteConfig, spec: DataSpec) -> None:
         """Bind the forward kernel to the data. Raise UserError if the net does not fit the data or the kernel."""
         super().__init__(config, spec)
-        if config.net.images_only and not spec.is_image:
+        if spec.kind not in config.net.kinds:
             raise UserError(
-                f"family.net: {config.net.name} reads images; {spec.name} holds {spec.kind} (use net 'tokens')"
+                f"family.net: {config.net.name} does not model {spec.kind}; {spec.name} holds {spec.kind}, "
+                f"use net {NETS[spec.kind]}"
             )
         self.process = config.kernel.on(spec)
-        if self.process.causal and config.net.images_only:
-            raise UserError("family.net: a U-Net sees all pixels at once; family.kernel=order needs net 'tokens'")
+        if self.process.causal and not config.net.causal:
+            raise UserError(
+                f"family.net: {config.net.name} sees all positions at once; family.kernel=order needs net 'tokens'"
+            )
 
     def build_net(self) -> nn.Module:
         """Return net(x_t (B, *shape) int64, t (B,)) -> logits of x_0 (B, *shape, K)."""
-        process = self.process
-        return self.config.net.build_categorical(
-            self.spec.shape, process.symbols, self.spec.levels, causal=process.causal
-        )
+        return self.config.net.build_categorical(self.process.layout(self.spec))
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
         """Return the kernel's loss (B,), nats."""
-        return self.process.loss(net, x.long(), rng)
+        return self.process.loss(net, self._symbols(x), rng)
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
         """Return a bound (B,) in nats, with draws spread evenly over the steps; for ``order`` the exact value.
@@ -74,7 +77,7 @@ class DiscreteDiffusion(Family):
         Kinds: ``vlb`` for a chain of T steps, ``elbo-ct`` for continuous time (equal to any order), ``ar`` for the
         exact value.
         """
-        return self.process.nll(net, x.long(), rng, effort)
+        return self.process.nll(net, self._symbols(x), rng, effort)
 
     def masked_nll(self, net: nn.Module, x: Tensor, mask: Tensor, rng: torch.Generator, *, effort: int) -> Nll | None:
         """Return the bound (B,) on the missing values given the known ones: ``elbo-ct-masked`` or ``vlb-masked``.
@@ -82,7 +85,12 @@ class DiscreteDiffusion(Family):
         For ``order`` it is the exact value, ``ar-masked``, if the missing values are the last positions, else None. For
         ``uniform`` it is None.
         """
-        return self.process.masked_nll(net, x.long(), ~mask, rng, effort)
+        return self.process.masked_nll(net, self._symbols(x), ~mask, rng, effort)
+
+    def _symbols(self, x: Tensor) -> Tensor:
+        """Return stored data x (B, *shape) as symbols, int64: a missing value becomes [MASK], which is symbol K."""
+        x = x.long()
+        return torch.where(x < 0, self.spec.levels, x) if self.spec.is_table else x
 
     @property
     def stepper(self) -> Stepper:

@@ -35,18 +35,27 @@ class MaskingKernel(ForwardKernel):
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
         """Return the bound (B,) by at most D evaluations, each at a different number of masked positions."""
+        present = bounds.observed(x, self.K)
+        if not present.all():
+            return self._bound(net, x, present, rng, effort, f"{self.kind}-partial")
         draws = min(effort, self.D)
-        nats = bounds.masked_bound(net, x, rng, self.weights, self.K, draws)
-        return Nll(nats=nats, kind=self.kind, nfe=draws)
+        cells = bounds.masked_bound_cells(net, x, rng, self.weights, self.K, draws)
+        return Nll(nats=cells.flatten(1).sum(1), kind=self.kind, nfe=draws, cells=cells)
 
     def masked_nll(self, net: nn.Module, x: Tensor, missing: Tensor, rng: torch.Generator, effort: int) -> Nll:
         """Return the bound (B,) on the missing values, by at most as many evaluations as there are missing values."""
-        counts, nats = missing.flatten(1).sum(1), torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        return self._bound(net, x, missing & bounds.observed(x, self.K), rng, effort, f"{self.kind}-masked")
+
+    def _bound(self, net: nn.Module, x: Tensor, targets: Tensor, rng: torch.Generator, effort: int, kind: str) -> Nll:
+        """Return the bound (B,) on the values at targets (B, *shape) given all others, for any number of them."""
+        counts, cells = targets.flatten(1).sum(1), torch.zeros(x.shape, dtype=torch.float64, device=x.device)
         for m in counts[counts > 0].unique().tolist():
             rows = counts == m
             weights, draws = self.weigh(m), min(effort, m)
-            nats[rows] = bounds.masked_bound(net, x[rows], rng, weights, self.K, draws, missing[rows]).double()
-        return Nll(nats=nats, kind=f"{self.kind}-masked", nfe=min(effort, int(counts.max())))
+            bound = bounds.masked_bound_cells(net, x[rows], rng, weights, self.K, draws, targets[rows])
+            cells[rows] = bound.double()
+        nfe = min(effort, int(counts.max()))
+        return Nll(nats=cells.flatten(1).sum(1), kind=kind, nfe=nfe, cells=cells)
 
     def samplers(self) -> dict[str, TableSampler]:
         """Return ``first_hitting``, ``confidence`` and ``order`` (left to right)."""
@@ -76,10 +85,12 @@ class RandomOrderKernel(MaskingKernel):
     """The any-order chain, trained by its bound at a number of masked positions drawn uniformly from 1 … D."""
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
-        """Return D/n·Σ −ln p(x_0) over n masked positions, (B,) nats (Hoogeboom et al. 2022, eq. 5)."""
-        n = stratified_steps(self.D, len(x), rng, x.device)
-        nats = bounds.masked_nats(net, x, bounds.random_masks(x, n, rng), self.K)
-        elbo = self.D / n.float() * nats
+        """Return m/n·Σ −ln p(x_0) over n masked ones of m values, (B,) nats (Hoogeboom et al. 2022, eq. 5)."""
+        present = bounds.observed(x, self.K)
+        m = present.flatten(1).sum(1)
+        n = stratified_steps(m.clamp(min=1), len(x), rng, x.device)
+        nats = bounds.masked_nats(net, x, bounds.random_masks(x, n, rng, present), self.K)
+        elbo = m / n.float() * nats
         return LossTerms(total=elbo, parts={"elbo_nats": elbo})
 
 
@@ -90,12 +101,14 @@ class AutoregressiveKernel(ForwardKernel):
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
         """Return −ln p(x), (B,) nats."""
-        nats = bounds.ordered_nats(net, x)
+        nats = bounds.ordered_nats(net, x, bounds.observed(x, self.K))
         return LossTerms(total=nats, parts={"nll_nats": nats})
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
         """Return −ln p(x), (B,) nats, exact for every effort."""
-        return Nll(nats=bounds.ordered_nats(net, x), kind="ar", nfe=1)
+        present = bounds.observed(x, self.K)
+        kind = "ar" if bool(present.all()) else "ar-partial"
+        return Nll(nats=bounds.ordered_nats(net, x, present), kind=kind, nfe=1)
 
     def masked_nll(self, net: nn.Module, x: Tensor, missing: Tensor, rng: torch.Generator, effort: int) -> Nll | None:
         """Return the exact value (B,) if the missing values are the last positions, else None.

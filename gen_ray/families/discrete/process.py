@@ -13,6 +13,7 @@ from gen_ray.family import LossTerms, Nll
 from gen_ray.maths.chain import Stepper
 from gen_ray.maths.discrete_steppers import UnmaskingStepper
 from gen_ray.maths.sampler import TableSampler
+from gen_ray.nets.layout import CategoricalLayout
 
 DEFAULT_STEPS = 100
 """The largest default number of steps of the samplers that follow the time grid."""
@@ -30,6 +31,18 @@ class ForwardKernel(ABC):
         self.D, self.K = spec.dims, spec.levels
         self.symbols = self.K + 1
         self.stepper: Stepper = UnmaskingStepper(spec.shape, spec.levels)
+
+    def layout(self, spec: DataSpec) -> CategoricalLayout:
+        """Return what the net has to know of the data."""
+        about = {"shape": spec.shape, "levels": spec.levels, "symbols": self.symbols, "causal": self.causal}
+        if not spec.is_table:
+            return CategoricalLayout(**about)
+        return CategoricalLayout(
+            **about,
+            cardinalities=torch.from_numpy(spec.cardinalities),
+            positions=torch.from_numpy(spec.positions),
+            frequencies=torch.from_numpy(spec.frequencies),
+        )
 
     @abstractmethod
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:

@@ -1,0 +1,151 @@
+"""Networks over the columns of a table: net(x (B, D) int64 in {0 … K}, t (B,)) -> logits (B, D, K), float32.
+
+Symbol K masks a column. Logits of categories that a column does not have are −inf. Shapes: B batch, D columns, K the
+largest number of categories, N the sum of the numbers of categories, F features (the config's ``width``).
+"""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gen_ray.configuration.base import Config
+from gen_ray.nets.embeddings import zero_module
+from gen_ray.nets.layout import CategoricalLayout
+
+OCTAVES = 8
+"""Frequencies of the sinusoids of a value: periods from 4 times the range of positions [−1, 1] down to 1/32 of it."""
+
+
+class ColumnsConfig(Config):
+    """Settings of the residual perceptron over the columns of a table."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"table"})
+    causal: ClassVar[bool] = False
+
+    name: Literal["columns"] = "columns"
+    width: int = Field(384, ge=16, le=8192, description="hidden units")
+    depth: int = Field(3, ge=1, le=64, description="residual blocks")
+    dropout: float = Field(0.15, ge=0.0, lt=1.0, description="dropout probability inside blocks and before the head")
+
+    def build_categorical(self, layout: CategoricalLayout) -> nn.Module:
+        """Return the net. It sees all columns at once, so it cannot be causal."""
+        assert not layout.causal
+        return ColumnsNet(self, layout)
+
+
+class ColumnIndex(nn.Module):
+    """The places of the categories of all columns in one list, and the features of their values.
+
+    Column d has K_d categories and a mask: K_d+1 consecutive rows of an embedding, K_d consecutive outputs of a net.
+    """
+
+    first: Tensor
+    cardinalities: Tensor
+    features: Tensor
+    outputs: Tensor
+    valid: Tensor
+    unordered: Tensor
+
+    def __init__(self, layout: CategoricalLayout) -> None:
+        super().__init__()
+        assert layout.cardinalities is not None
+        assert layout.positions is not None
+        valid, rows = layout.valid, layout.cardinalities + 1
+        self.total, padded = int(valid.sum()), value_features(layout)
+        places = torch.full(valid.shape, self.total)
+        places[valid] = torch.arange(self.total)
+        for name, value in {
+            "first": rows.cumsum(0) - rows,
+            "cardinalities": layout.cardinalities,
+            "features": padded,  # (D, K+1, F)
+            "outputs": places,  # (D, K): the output of each category; N where a column has fewer
+            "valid": valid,  # (D, K)
+            "unordered": layout.positions.isnan()[valid],  # (N,)
+        }.items():
+            self.register_buffer(name, value, persistent=False)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Return the rows (B, D) of an embedding for symbols x (B, D)."""
+        return self.first + torch.minimum(x, self.cardinalities)
+
+    def values(self, x: Tensor) -> Tensor:
+        """Return the features (B, D, F) of the values of symbols x (B, D), 0 for masks and unordered columns."""
+        return self.features[torch.arange(x.shape[1], device=x.device), x]
+
+    def padded(self, outputs: Tensor) -> Tensor:
+        """Return logits (B, D, K) of outputs (B, N), −inf for categories that a column does not have."""
+        return F.pad(outputs, (0, 1), value=-math.inf)[:, self.outputs]
+
+
+def value_features(layout: CategoricalLayout) -> Tensor:
+    """Return features (D, K+1, F) of the values of ordered columns: the position and its sinusoids; zeros elsewhere."""
+    assert layout.positions is not None
+    position = F.pad(layout.positions, (0, 1), value=math.nan)[..., None]
+    angles = position * (math.pi / 2 * 2.0 ** torch.arange(OCTAVES))
+    return torch.cat([position, angles.sin(), angles.cos()], dim=-1).nan_to_num(0.0).float()
+
+
+class ResidualBlock(nn.Module):
+    """h + W2·dropout(silu(W1·norm(h))); the identity when new."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.inner = nn.LayerNorm(width), nn.Linear(width, width)
+        self.dropout, self.outer = nn.Dropout(dropout), zero_module(nn.Linear(width, width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the next hidden state (B, F) of h (B, F)."""
+        return h + self.outer(self.dropout(F.silu(self.inner(self.norm(h)))))
+
+
+class CategoryHead(nn.Module):
+    """The logits of all columns' categories; the log frequencies when new.
+
+    The weights of an unordered category are free. Those of a value are a linear function of its features.
+    """
+
+    def __init__(self, width: int, columns: ColumnIndex, layout: CategoricalLayout) -> None:
+        super().__init__()
+        assert layout.frequencies is not None
+        self.columns = columns
+        self.bias = nn.Parameter(layout.frequencies[layout.valid].log().float())
+        self.unordered = nn.Parameter(torch.zeros(int(columns.unordered.sum()), width))
+        self.ordered = nn.Parameter(torch.zeros(len(columns.first), columns.features.shape[-1], width))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return logits (B, D, K), float32, of hidden states h (B, F)."""
+        columns = self.columns
+        of_values = torch.bmm(columns.features[:, :-1].to(self.ordered.dtype), self.ordered)  # (D, K, F)
+        weights = of_values[columns.valid].masked_scatter(columns.unordered[:, None], self.unordered)
+        return columns.padded(F.linear(h, weights, self.bias).float())
+
+
+class ColumnsNet(nn.Module):
+    """A residual perceptron on the sum of the columns' embeddings; its logits are the log frequencies when new.
+
+    A value of an ordered column enters by features of its position among the column's values, and the weights of its
+    logit are a linear function of the same features. Neighbouring values therefore share what they learn. On Magic
+    (15,000 rows, 128 intervals) this lowers the bound from 63.0 to 60.9 bits, by less overfitting.
+    """
+
+    def __init__(self, config: ColumnsConfig, layout: CategoricalLayout) -> None:
+        super().__init__()
+        self.columns = ColumnIndex(layout)
+        D, F_ = len(self.columns.first), self.columns.features.shape[-1]
+        self.embed = nn.Parameter(torch.randn(self.columns.total + D, config.width) / math.sqrt(D))
+        self.value = nn.Linear(D * F_, config.width)
+        self.blocks = nn.ModuleList(ResidualBlock(config.width, config.dropout) for _ in range(config.depth))
+        self.norm, self.dropout = nn.LayerNorm(config.width), nn.Dropout(config.dropout)
+        self.head = CategoryHead(config.width, self.columns, layout)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return logits (B, D, K) for symbols x (B, D). The masked share t is not used, because x contains it."""
+        h = F.embedding_bag(self.columns.rows(x), self.embed, mode="sum")
+        h = h + self.value(self.columns.values(x).flatten(1))
+        for block in self.blocks:
+            h = block(h)
+        return self.head(self.dropout(self.norm(h)))

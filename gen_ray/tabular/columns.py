@@ -1,0 +1,260 @@
+"""The columns of a table: types, and the conversion between values and codes.
+
+A row is stored as one code per column: code c of column d is in {0 … K_d−1}, or −1 where the value is missing.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import chain
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from gen_ray.configuration.base import Config
+from gen_ray.errors import UserError
+
+MISSING = -1
+"""The code of a missing value."""
+
+
+class BaseColumn(Config):
+    """The common part of all columns."""
+
+    ordered: ClassVar[bool]
+    """Whether neighbouring codes have neighbouring values."""
+
+    name: str
+    arrow_type: str
+    """The type of the values in Parquet files and data frames, as Arrow writes it."""
+    counts: tuple[int, ...]
+    """The number of training values of each code, (K_d,)."""
+
+    @property
+    def cardinality(self) -> int:
+        """Return K_d."""
+        return len(self.counts)
+
+    @property
+    def type_of_values(self) -> pa.DataType:
+        """Return the Arrow type of the values."""
+        return pa.type_for_alias(self.arrow_type)
+
+    @abstractmethod
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Return the codes (n,) int32 of values (n,) of the column's Arrow type, −1 where they are null."""
+
+    @abstractmethod
+    def decode(self, codes: np.ndarray, u: np.ndarray) -> pa.Array:
+        """Return values (n,) of codes (n,), null where they are −1; u (n,) in [0, 1) selects one of a code's values."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> tuple[str, ...]:
+        """Return a text for each code, (K_d,)."""
+
+
+class OrderedColumn(BaseColumn):
+    """A column of numbers or times, divided into consecutive intervals; frequent values have a code of their own.
+
+    A code has an interval of values, its smallest value in ``starts`` (K_d,). The outer intervals are unbounded.
+    ``examples`` (K_d,) are observed values of each code, in ascending order and equally probable: they are drawn in
+    place of points of the interval, because the density in a wide interval is far from uniform. ``means`` (K_d,) are
+    the mean values of each code.
+    """
+
+    ordered: ClassVar[bool] = True
+
+    means: tuple[float, ...]
+
+    @property
+    @abstractmethod
+    def values(self) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
+        """Return the starts and the examples."""
+
+    @abstractmethod
+    def as_numbers(self, values: pa.Array) -> pa.Array:
+        """Return values as float64, or as int64 where the column has whole numbers or times (microseconds)."""
+
+    def as_values(self, numbers: pa.Array) -> pa.Array:
+        """Return the inverse of ``as_numbers``."""
+        return numbers.cast(self.type_of_values)
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Return the codes (n,), those of the intervals of the values."""
+        numbers = self.as_numbers(values)
+        missing = numbers.is_null(nan_is_null=True).to_numpy(zero_copy_only=False)
+        filled = pc.fill_null(numbers, 0).to_numpy(zero_copy_only=False)
+        codes = np.searchsorted(self._starts, filled, side="right").astype(np.int32) - 1
+        return np.where(missing, np.int32(MISSING), np.maximum(codes, 0))
+
+    def decode(self, codes: np.ndarray, u: np.ndarray) -> pa.Array:
+        """Return observed values (n,) of the codes' intervals."""
+        flat, first, sizes = self._examples
+        safe = np.maximum(codes, 0)
+        index = first[safe] + np.minimum((u * sizes[safe]).astype(np.int64), sizes[safe] - 1)
+        return self.as_values(pa.array(flat[index], mask=codes == MISSING))
+
+    def number_of(self, codes: np.ndarray) -> np.ndarray:
+        """Return the mean values (…,) float64 of codes (…,), NaN where they are −1."""
+        return np.where(codes == MISSING, np.nan, np.asarray(self.means)[np.maximum(codes, 0)])
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.asarray(self.values[0])
+
+    @cached_property
+    def _examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return all examples, and the index of the first one and the number of those of each code."""
+        examples = self.values[1]
+        sizes = np.array([len(of_code) for of_code in examples])
+        flat = np.array(list(chain.from_iterable(examples)), self._starts.dtype)
+        return flat, np.cumsum(sizes) - sizes, sizes
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the smallest and the largest observed value of each code."""
+        texts = ([str(value) for value in self.as_values(pa.array(ends)).to_pylist()] for ends in self._ends)
+        return tuple(low if low == high else f"{low} … {high}" for low, high in texts)
+
+    @property
+    def _ends(self) -> list[tuple[float, float]]:
+        return [(of_code[0], of_code[-1]) for of_code in self.values[1]]
+
+
+class NumberColumn(OrderedColumn):
+    """A column of real numbers."""
+
+    type: Literal["number"] = "number"
+    starts: tuple[float, ...]
+    examples: tuple[tuple[float, ...], ...]
+
+    @property
+    def values(self) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
+        """Return the starts and the examples."""
+        return self.starts, self.examples
+
+    def as_numbers(self, values: pa.Array) -> pa.Array:
+        """Return values as float64."""
+        return values.cast(pa.float64())
+
+
+class IntegerColumn(OrderedColumn):
+    """A column of whole numbers in the range of int64."""
+
+    type: Literal["integer"] = "integer"
+    starts: tuple[int, ...]
+    examples: tuple[tuple[int, ...], ...]
+
+    @property
+    def values(self) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
+        """Return the starts and the examples."""
+        return self.starts, self.examples
+
+    def as_numbers(self, values: pa.Array) -> pa.Array:
+        """Return values as int64."""
+        return values.cast(pa.int64())
+
+
+class DatetimeColumn(OrderedColumn):
+    """A column of dates or times: microseconds since 1970 in UTC."""
+
+    type: Literal["datetime"] = "datetime"
+    starts: tuple[int, ...]
+    examples: tuple[tuple[int, ...], ...]
+
+    @property
+    def values(self) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
+        """Return the starts and the examples."""
+        return self.starts, self.examples
+
+    def as_numbers(self, values: pa.Array) -> pa.Array:
+        """Return values as microseconds since 1970, int64."""
+        zone = getattr(self.type_of_values, "tz", None)
+        return values.cast(pa.timestamp("us", zone)).cast(pa.int64())
+
+    def as_values(self, numbers: pa.Array) -> pa.Array:
+        """Return times of the column's type."""
+        zone = getattr(self.type_of_values, "tz", None)
+        return numbers.cast(pa.timestamp("us", zone)).cast(self.type_of_values, safe=False)
+
+
+class CategoryColumn(BaseColumn):
+    """A column of categories. Its last code stands for all rare and unseen values.
+
+    ``categories`` (K_d−1,) are the others as texts; ``rare`` are observed values of the last code, equally probable.
+    """
+
+    ordered: ClassVar[bool] = False
+
+    type: Literal["category"] = "category"
+    categories: tuple[str, ...]
+    rare: tuple[str, ...] = ()
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Return the codes (n,)."""
+        texts = _as_texts(values)
+        codes = pc.index_in(texts, pa.array(self.categories, pa.string()))
+        codes = pc.fill_null(codes, len(self.categories)).to_numpy(zero_copy_only=False).astype(np.int32)
+        return np.where(texts.is_null().to_numpy(zero_copy_only=False), np.int32(MISSING), codes)
+
+    def decode(self, codes: np.ndarray, u: np.ndarray) -> pa.Array:
+        """Return the categories (n,); those of the last code are rare values, or else the most frequent category."""
+        rare = self.rare or self.categories[:1]
+        indices = np.where(
+            codes == len(self.categories), len(self.categories) + (u * len(rare)).astype(np.int64), codes
+        )
+        texts = pa.array([*self.categories, *rare], pa.string())
+        return texts.take(pa.array(np.maximum(indices, 0), mask=codes == MISSING)).cast(self.type_of_values)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return the categories and ``other``."""
+        return (*self.categories, "other")
+
+
+class BooleanColumn(BaseColumn):
+    """A column of two truth values: code 0 is false, code 1 true."""
+
+    ordered: ClassVar[bool] = False
+
+    type: Literal["boolean"] = "boolean"
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """Return the codes (n,)."""
+        return pc.fill_null(values.cast(pa.bool_()).cast(pa.int32()), MISSING).to_numpy(zero_copy_only=False)
+
+    def decode(self, codes: np.ndarray, u: np.ndarray) -> pa.Array:
+        """Return truth values (n,)."""
+        return pa.array(codes == 1, mask=codes == MISSING)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Return ``false`` and ``true``."""
+        return ("false", "true")
+
+
+Column = Annotated[
+    NumberColumn | IntegerColumn | DatetimeColumn | CategoryColumn | BooleanColumn, Field(discriminator="type")
+]
+"""A column of any type."""
+
+
+def by_name(name: str, columns: Sequence[BaseColumn]) -> BaseColumn:
+    """Return a column. Raise UserError naming the nearest one for an unknown name."""
+    found = [column for column in columns if column.name == name]
+    if not found:
+        from gen_ray.errors import nearest
+
+        raise UserError(f"there is no column {name!r}: {nearest(name, [column.name for column in columns])}")
+    return found[0]
+
+
+def _as_texts(values: pa.Array) -> pa.Array:
+    """Return values as texts; dictionaries are decoded."""
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    return values.cast(pa.string())
