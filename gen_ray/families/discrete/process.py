@@ -1,6 +1,7 @@
 """The interface of a forward kernel: its losses, likelihoods and samplers."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -34,11 +35,11 @@ class ForwardKernel(ABC):
 
     def layout(self, spec: DataSpec) -> CategoricalLayout:
         """Return what the net has to know of the data."""
-        about = {"shape": spec.shape, "levels": spec.levels, "symbols": self.symbols, "causal": self.causal}
+        layout = CategoricalLayout(shape=spec.shape, levels=spec.levels, symbols=self.symbols, causal=self.causal)
         if not spec.is_table:
-            return CategoricalLayout(**about)
-        return CategoricalLayout(
-            **about,
+            return layout
+        return replace(
+            layout,
             cardinalities=torch.from_numpy(spec.cardinalities),
             positions=torch.from_numpy(spec.positions),
             frequencies=torch.from_numpy(spec.frequencies),
