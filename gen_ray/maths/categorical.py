@@ -17,14 +17,19 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False)
 class Corruption:
-    """The distribution of the symbol that replaces another: limit (S,), float64, sums to one."""
+    """The distribution of the symbol that replaces another: limit (S,), float64, sums to one.
+
+    For the columns of a table it is (D, S), one distribution for each position of x (…, D).
+    """
 
     limit: Tensor
 
     @classmethod
-    def uniform(cls, K: int) -> "Corruption":
-        """Return the corruption whose limit is uniform over K symbols."""
-        return cls(torch.full((K,), 1 / K, dtype=torch.float64))
+    def uniform(cls, K: int | Tensor) -> "Corruption":
+        """Return the corruption whose limit is uniform over K symbols, or over the first K_d for each of K (D,)."""
+        if isinstance(K, int):
+            return cls(torch.full((K,), 1 / K, dtype=torch.float64))
+        return cls(has_category(K).double() / K[:, None])
 
     @classmethod
     def absorbing(cls, K: int) -> "Corruption":
@@ -34,7 +39,7 @@ class Corruption:
     @property
     def symbols(self) -> int:
         """Return S."""
-        return len(self.limit)
+        return self.limit.shape[-1]
 
     def cumulative(self, p: Tensor, alpha_bar: Tensor) -> Tensor:
         """Return q(x_t) = alpha_bar·p + (1 − alpha_bar)·limit (…, S) for x_0 ~ p (…, K); D3PM eq. 3."""
@@ -49,7 +54,8 @@ class Corruption:
         q(x_s|x_t,x_0), and a = 0 gives p(x_s | all other positions), one Gibbs step.
         """
         marginal = self.cumulative(p, alpha_bar_s)
-        replaced = ((1 - a) * self.limit.to(p)[x_t])[..., None] * marginal
+        limit = self.limit.to(p).expand(*x_t.shape, -1).gather(-1, x_t[..., None])
+        replaced = (1 - a)[..., None] * limit * marginal
         kept = a[..., None] * marginal.gather(-1, x_t[..., None])
         joint = replaced.scatter_add(-1, x_t[..., None], kept)
         return joint / joint.sum(-1, keepdim=True)
@@ -57,7 +63,11 @@ class Corruption:
     def diffuse(self, x_0: Tensor, alpha_bar: Tensor, u: Tensor) -> Tensor:
         """Return x_t ~ q(x_t | x_0) (…,), int64, for x_0 (…,) int64 and uniforms u (…,), float64."""
         again = ((u - alpha_bar) / (1 - alpha_bar).clamp(min=torch.finfo(torch.float64).tiny)).clamp(min=0)
-        drawn = torch.searchsorted(self.limit.cumsum(0).to(u.device), again, right=True).clamp(max=self.symbols - 1)
+        cumulative = self.limit.cumsum(-1).to(u.device)
+        if self.limit.ndim == 1:
+            drawn = torch.searchsorted(cumulative, again, right=True).clamp(max=self.symbols - 1)
+        else:
+            drawn = (cumulative <= again[..., None] * cumulative[..., -1:]).sum(-1)
         return torch.where(u < alpha_bar, x_0, drawn)
 
 
@@ -70,16 +80,27 @@ def draw(weights: Tensor, u: Tensor) -> Tensor:
     return (cdf <= u[..., None] * cdf[..., -1:]).sum(-1).clamp(max=weights.shape[-1] - 1)
 
 
-def uniform_kl(log_p: Tensor, x_t: Tensor, x_0: Tensor, a: Tensor, alpha_bar_s: Tensor) -> Tensor:
+def has_category(K: Tensor) -> Tensor:
+    """Return a mask (D, max K), True at the categories that a column has, for the columns' numbers K (D,)."""
+    return torch.arange(int(K.max()), device=K.device) < K[:, None]
+
+
+def uniform_kl(
+    log_p: Tensor, x_t: Tensor, x_0: Tensor, a: Tensor, alpha_bar_s: Tensor, cardinalities: Tensor | None = None
+) -> Tensor:
     """Return KL(q(x_s|x_t,x_0) ‖ p(x_s|x_t)) (…,) nats for the uniform limit; −ln p(x_0|x_t) where alpha_bar_s = 1.
+
+    cardinalities (D,) are the numbers of categories of the columns of a table, where log_p is −inf beyond them.
 
     log_p (…, K) = ln p of ``Corruption.reverse``; x_t, x_0 (…,); a and alpha_bar_s (…,) float64, alpha_bar_s > 0.
     q(x_s = j) is (a[j = x_t] + b)·(A[j = x_0] + B) / Z: an expectation under it takes one sum and two gathers.
     """
-    K = log_p.shape[-1]
+    K = log_p.shape[-1] if cardinalities is None else cardinalities
     a, b, A, B = (v.to(log_p) for v in (a, (1 - a) / K, alpha_bar_s, (1 - alpha_bar_s) / K))
     same = (x_t == x_0).to(log_p.dtype)
     log_c = torch.logaddexp(A.log()[..., None] + log_p, B.log()[..., None])  # ln of the model's marginal of x_s
+    if cardinalities is not None:
+        log_c = log_c.masked_fill(~has_category(cardinalities), 0.0)
     at_t, at_0 = (log_c.gather(-1, x[..., None])[..., 0] for x in (x_t, x_0))
     z_q, log_z_p = a * (A * same + B) + b, torch.logaddexp(a.log() + at_t, b.log())
     cross = b * B * log_c.sum(-1) + a * B * at_t + b * A * at_0 + a * A * same * at_0
@@ -88,13 +109,16 @@ def uniform_kl(log_p: Tensor, x_t: Tensor, x_0: Tensor, a: Tensor, alpha_bar_s: 
     return (negentropy - cross) / z_q - z_q.log() + log_z_p
 
 
-def uniform_x_0_nats(log_p: Tensor, x_t: Tensor, x_0: Tensor, alpha_bar: Tensor) -> Tensor:
+def uniform_x_0_nats(
+    log_p: Tensor, x_t: Tensor, x_0: Tensor, alpha_bar: Tensor, cardinalities: Tensor | None = None
+) -> Tensor:
     """Return −ln p(x_0|x_t) (…,) nats for the uniform limit, alpha_bar (…,) float64, < 1.
 
     The other arguments are those of ``uniform_kl``. By Bayes p(x_0|x_t) ∝ p(x_0)·q(x_t|x_0), and q(x_t|x_0) has one
     value for x_0 = x_t and another for all other x_0.
     """
-    odds = (log_p.shape[-1] * alpha_bar / (1 - alpha_bar)).to(log_p)  # q(x_t | x_0 = x_t) / q(x_t | other x_0) − 1
+    K = log_p.shape[-1] if cardinalities is None else cardinalities
+    odds = (K * alpha_bar / (1 - alpha_bar)).to(log_p)  # q(x_t | x_0 = x_t) / q(x_t | other x_0) − 1
     at_t, at_0 = (log_p.gather(-1, x[..., None])[..., 0] for x in (x_t, x_0))
     return torch.log1p(odds * at_t.exp()) - at_0 - (x_t == x_0) * torch.log1p(odds)
 

@@ -142,31 +142,46 @@ def ordered_nats(net: nn.Module, x: Tensor, missing: Tensor | None = None) -> Te
 
 @dataclass(frozen=True, eq=False)
 class UniformChain:
-    """T steps towards uniform noise; alpha_bar (T+1,), float64, from 1 to 0, so that L_T = 0."""
+    """T steps towards uniform noise; alpha_bar (T+1,), float64, from 1 to 0, so that L_T = 0.
+
+    K is the number of categories. For tables, cardinalities (D,) are those of the columns; a missing value holds the
+    symbol K, which never changes.
+    """
 
     alpha_bar: Tensor
     K: int
+    cardinalities: Tensor | None = None
 
     @property
     def T(self) -> int:
         """Return the number of steps."""
         return len(self.alpha_bar) - 1
 
-    def step_nats(self, net: nn.Module, x: Tensor, k: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return L_{k−1} and Σ −ln p(x_0|x_k), each (B,), at one x_k ~ q(x_k|x_0), for k (B,) in 1 … T.
+    def step_cells(self, net: nn.Module, x: Tensor, k: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return L_{k−1} and −ln p(x_0|x_k) of each position, each (B, *shape), at one x_k ~ q(x_k|x_0), k (B,).
 
-        L_{k−1} = KL(q(x_{k−1}|x_k,x_0) ‖ p(x_{k−1}|x_k)); at k = 1 it is −ln p(x_0|x_1).
+        L_{k−1} = KL(q(x_{k−1}|x_k,x_0) ‖ p(x_{k−1}|x_k)), for k in 1 … T; at k = 1 it is −ln p(x_0|x_1).
         """
+        cardinalities = None if self.cardinalities is None else self.cardinalities.to(x.device)
         now, after = (append_dims(self.alpha_bar.to(x.device)[j], x.ndim) for j in (k, k - 1))
-        x_k = Corruption.uniform(self.K).diffuse(x, now, uniform_like(x, rng))
+        limit = Corruption.uniform(self.K if cardinalities is None else cardinalities)
+        present = observed(x, self.K)
+        x_k = torch.where(present, limit.diffuse(x, now, uniform_like(x, rng)), x)
         log_p = net(x_k, (k / self.T).float()).log_softmax(-1)
-        kl = uniform_kl(log_p, x_k, x, now / after, after)
-        return kl.flatten(1).sum(1), uniform_x_0_nats(log_p, x_k, x, now).flatten(1).sum(1)
+        at_0, at_k = x.masked_fill(~present, 0), x_k.masked_fill(~present, 0)
+        kl = uniform_kl(log_p, at_k, at_0, now / after, after, cardinalities)
+        ce = uniform_x_0_nats(log_p, at_k, at_0, now, cardinalities)
+        return kl.masked_fill(~present, 0.0), ce.masked_fill(~present, 0.0)
 
-    def bound(self, net: nn.Module, x: Tensor, rng: torch.Generator, draws: int) -> Tensor:
-        """Return an unbiased estimate (B,) of Σ_k L_{k−1} by ``draws`` <= T evaluations, stratified over 1 … T."""
-        nats = torch.zeros(len(x), device=x.device)
+    def step_nats(self, net: nn.Module, x: Tensor, k: Tensor, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Return the sums of ``step_cells`` over the positions, each (B,)."""
+        kl, ce = self.step_cells(net, x, k, rng)
+        return kl.flatten(1).sum(1), ce.flatten(1).sum(1)
+
+    def bound_cells(self, net: nn.Module, x: Tensor, rng: torch.Generator, draws: int) -> Tensor:
+        """Return an unbiased estimate (B, *shape) of Σ_k L_{k−1} by ``draws`` <= T evaluations, spread over the steps."""
+        nats = torch.zeros(x.shape, device=x.device)
         for part in range(draws):
             k = stratified_step(self.T, part, draws, len(x), rng, x.device)
-            nats = nats + (self.T / draws) * self.step_nats(net, x, k, rng)[0]
+            nats = nats + (self.T / draws) * self.step_cells(net, x, k, rng)[0]
         return nats

@@ -91,15 +91,23 @@ class ResamplingStepper:
 
     shape: tuple[int, ...]
     K: int
+    cardinalities: Tensor | None = None
+    """The numbers of categories (D,) of the columns of a table."""
+
+    @property
+    def corruption(self) -> Corruption:
+        """Return the corruption of one step."""
+        return Corruption.uniform(self.K if self.cardinalities is None else self.cardinalities)
 
     def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
         """Return the initial state: x_T is uniform; as alpha_bar_T = 0, this is also the law of the known part."""
-        x = (noise.uniform(self.shape, device=device) * self.K).long()
+        K = self.K if self.cardinalities is None else self.cardinalities.to(device)
+        x = (noise.uniform(self.shape, device=device) * K).long()
         return {"x": x} if held is None else {"x": x, "known": held.known.to(x), "mask": held.mask.to(device)}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
         """Redraw positions by rows (B, 4), columns as in Resample."""
-        x, corruption = state["x"], Corruption.uniform(self.K)
+        x, corruption = state["x"], self.corruption
         rows = rows.to(x.device)
         u = noise.uniform((3, *self.shape), device=x.device)
         a, alpha_bar_s = (append_dims(rows[:, i], x.ndim) for i in (Resample.a, Resample.alpha_bar_s))

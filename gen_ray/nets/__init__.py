@@ -13,7 +13,7 @@ from pydantic import Field
 
 from gen_ray.nets.autoencoder import Autoencoder, ConvAutoencoderConfig, MlpAutoencoderConfig
 from gen_ray.nets.classifier import Classifier
-from gen_ray.nets.columns import ColumnsConfig
+from gen_ray.nets.columns import ColumnsConfig, ColumnsTransformerConfig
 from gen_ray.nets.layout import CategoricalLayout
 from gen_ray.nets.mlp import MlpConfig
 from gen_ray.nets.monotone import Diffuser, Gamma, NoisedOutput
@@ -22,7 +22,9 @@ from gen_ray.nets.transformer import DiTConfig
 from gen_ray.nets.unet import UNetConfig
 
 DenoiserConfig = Annotated[UNetConfig | DiTConfig | MlpConfig, Field(discriminator="name")]
-CategoricalConfig = Annotated[TokensConfig | LevelUNetConfig | ColumnsConfig, Field(discriminator="name")]
+CategoricalConfig = Annotated[
+    TokensConfig | LevelUNetConfig | ColumnsConfig | ColumnsTransformerConfig, Field(discriminator="name")
+]
 AutoencoderConfig = Annotated[MlpAutoencoderConfig | ConvAutoencoderConfig, Field(discriminator="name")]
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "CategoricalLayout",
     "Classifier",
     "ColumnsConfig",
+    "ColumnsTransformerConfig",
     "ConvAutoencoderConfig",
     "DenoiserConfig",
     "DiTConfig",

@@ -8,16 +8,21 @@ import math
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gen_ray.configuration.base import Config
-from gen_ray.nets.embeddings import zero_module
+from gen_ray.nets.attention import heads_divide_width
+from gen_ray.nets.embeddings import TimeEmbedding, sinusoids, zero_module
 from gen_ray.nets.layout import CategoricalLayout
+from gen_ray.nets.transformer import TransformerBlock
 
 OCTAVES = 8
 """Frequencies of the sinusoids of a value: periods from 4 times the range of positions [−1, 1] down to 1/32 of it."""
+
+TIME_FEATURES = 32
+"""Sinusoids of the time. The masked share adds nothing to masked columns, but replaced symbols do not show the time."""
 
 
 class ColumnsConfig(Config):
@@ -27,9 +32,9 @@ class ColumnsConfig(Config):
     causal: ClassVar[bool] = False
 
     name: Literal["columns"] = "columns"
-    width: int = Field(384, ge=16, le=8192, description="hidden units")
-    depth: int = Field(3, ge=1, le=64, description="residual blocks")
-    dropout: float = Field(0.15, ge=0.0, lt=1.0, description="dropout probability inside blocks and before the head")
+    width: int = Field(256, ge=16, le=8192, description="hidden units")
+    depth: int = Field(4, ge=1, le=64, description="residual blocks")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout probability inside blocks and before the head")
 
     def build_categorical(self, layout: CategoricalLayout) -> nn.Module:
         """Return the net. It sees all columns at once, so it cannot be causal."""
@@ -68,7 +73,7 @@ class ColumnIndex(nn.Module):
         }.items():
             self.register_buffer(name, value, persistent=False)
 
-    def rows(self, x: Tensor) -> Tensor:
+    def embedding_rows(self, x: Tensor) -> Tensor:
         """Return the rows (B, D) of an embedding for symbols x (B, D)."""
         return self.first + torch.minimum(x, self.cardinalities)
 
@@ -76,9 +81,14 @@ class ColumnIndex(nn.Module):
         """Return the features (B, D, F) of the values of symbols x (B, D), 0 for masks and unordered columns."""
         return self.features[torch.arange(x.shape[1], device=x.device), x]
 
-    def padded(self, outputs: Tensor) -> Tensor:
-        """Return logits (B, D, K) of outputs (B, N), −inf for categories that a column does not have."""
-        return F.pad(outputs, (0, 1), value=-math.inf)[:, self.outputs]
+    def padded(self, outputs: Tensor, value: float = -math.inf) -> Tensor:
+        """Return outputs (B, N) as (B, D, K), with value for categories that a column does not have."""
+        return F.pad(outputs, (0, 1), value=value)[:, self.outputs]
+
+    @property
+    def excluded(self) -> Tensor:
+        """Return (D, K): −inf for categories that a column does not have, else 0."""
+        return torch.zeros(self.valid.shape, device=self.valid.device).masked_fill(~self.valid, -math.inf)
 
 
 def value_features(layout: CategoricalLayout) -> Tensor:
@@ -116,12 +126,18 @@ class CategoryHead(nn.Module):
         self.unordered = nn.Parameter(torch.zeros(int(columns.unordered.sum()), width))
         self.ordered = nn.Parameter(torch.zeros(len(columns.first), columns.features.shape[-1], width))
 
+    @property
+    def weights(self) -> Tensor:
+        """Return the weights (N, F) of all categories."""
+        of_values = torch.bmm(self.columns.features[:, :-1].to(self.ordered.dtype), self.ordered)  # (D, K, F)
+        return of_values[self.columns.valid].masked_scatter(self.columns.unordered[:, None], self.unordered)
+
     def forward(self, h: Tensor) -> Tensor:
-        """Return logits (B, D, K), float32, of hidden states h (B, F)."""
-        columns = self.columns
-        of_values = torch.bmm(columns.features[:, :-1].to(self.ordered.dtype), self.ordered)  # (D, K, F)
-        weights = of_values[columns.valid].masked_scatter(columns.unordered[:, None], self.unordered)
-        return columns.padded(F.linear(h, weights, self.bias).float())
+        """Return logits (B, D, K), float32, of hidden states h: (B, F), or one for each column, (B, D, F)."""
+        if h.ndim == 2:
+            return self.columns.padded(F.linear(h, self.weights, self.bias).float())
+        logits = self.columns.padded(torch.cat([self.weights, self.bias[:, None]], 1).mT, value=0.0)  # (F+1, D, K)
+        return (torch.einsum("bdf,fdk->bdk", h, logits[:-1]) + logits[-1]).float() + self.columns.excluded
 
 
 class ColumnsNet(nn.Module):
@@ -135,17 +151,66 @@ class ColumnsNet(nn.Module):
     def __init__(self, config: ColumnsConfig, layout: CategoricalLayout) -> None:
         super().__init__()
         self.columns = ColumnIndex(layout)
-        D, F_ = len(self.columns.first), self.columns.features.shape[-1]
+        D, features = len(self.columns.first), self.columns.features.shape[-1]
         self.embed = nn.Parameter(torch.randn(self.columns.total + D, config.width) / math.sqrt(D))
-        self.value = nn.Linear(D * F_, config.width)
+        self.value = nn.Linear(D * features + TIME_FEATURES, config.width)
         self.blocks = nn.ModuleList(ResidualBlock(config.width, config.dropout) for _ in range(config.depth))
         self.norm, self.dropout = nn.LayerNorm(config.width), nn.Dropout(config.dropout)
         self.head = CategoryHead(config.width, self.columns, layout)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """Return logits (B, D, K) for symbols x (B, D). The masked share t is not used, because x contains it."""
-        h = F.embedding_bag(self.columns.rows(x), self.embed, mode="sum")
-        h = h + self.value(self.columns.values(x).flatten(1))
+        """Return logits (B, D, K) for symbols x (B, D) at times t (B,) in [0, 1]."""
+        time = sinusoids(1000.0 * t, TIME_FEATURES)
+        h = F.embedding_bag(self.columns.embedding_rows(x), self.embed, mode="sum")
+        h = h + self.value(torch.cat([self.columns.values(x).flatten(1), time], 1))
         for block in self.blocks:
             h = block(h)
+        return self.head(self.dropout(self.norm(h)))
+
+
+class ColumnsTransformerConfig(Config):
+    """Settings of the transformer over the columns of a table."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"table"})
+    causal: ClassVar[bool] = True
+
+    name: Literal["columns_transformer"] = "columns_transformer"
+    width: int = Field(128, ge=16, le=4096, multiple_of=4, description="features per column, a multiple of heads")
+    depth: int = Field(3, ge=1, le=64, description="transformer blocks")
+    heads: int = Field(4, ge=1, le=64, description="attention heads")
+    dropout: float = Field(0.1, ge=0.0, lt=1.0, description="dropout probability before and after the blocks")
+
+    _heads_divide_width = model_validator(mode="after")(heads_divide_width)
+
+    def build_categorical(self, layout: CategoricalLayout) -> nn.Module:
+        """Return the net; a causal net sees only the columns before each column."""
+        return ColumnsTransformer(self, layout)
+
+
+class ColumnsTransformer(nn.Module):
+    """A transformer whose sequence is the columns, embedded as in ColumnsNet; logits are log frequencies when new."""
+
+    def __init__(self, config: ColumnsTransformerConfig, layout: CategoricalLayout) -> None:
+        super().__init__()
+        self.causal, self.columns = layout.causal, ColumnIndex(layout)
+        D, features, width = len(self.columns.first), self.columns.features.shape[-1], config.width
+        self.embed = nn.Parameter(torch.randn(self.columns.total + D, width))
+        self.value = nn.Parameter(torch.randn(D, features, width) / math.sqrt(features))
+        self.start, self.time = nn.Parameter(torch.randn(width)), TimeEmbedding(width)
+        self.position = nn.Parameter(torch.randn(D, width))
+        self.blocks = nn.ModuleList(
+            TransformerBlock(width, config.heads, width, causal=layout.causal) for _ in range(config.depth)
+        )
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(config.dropout)
+        self.head = CategoryHead(width, self.columns, layout)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return logits (B, D, K) for symbols x (B, D) at times t (B,) in [0, 1]."""
+        h = self.embed[self.columns.embedding_rows(x)]
+        h = h + torch.einsum("bdf,dfw->bdw", self.columns.values(x), self.value)
+        if self.causal:
+            h = torch.cat([self.start.expand(len(h), 1, -1), h[:, :-1]], dim=1)
+        h, time = self.dropout(h + self.position), self.time(t)
+        for block in self.blocks:
+            h = block(h, time)
         return self.head(self.dropout(self.norm(h)))

@@ -451,7 +451,7 @@ def test_settings_without_effect_are_refused(kernel: dict[str, Any], words: str)
 def test_a_u_net_cannot_be_causal() -> None:
     spec = DataSpec(name="small", kind="image", shape=(1, 4, 4), levels=17)
     experiment = parse({"name": "x", "family": {"name": "discrete", "kernel": "order", "net": "unet"}})
-    with pytest.raises(UserError, match="kernel=order needs net 'tokens'"):
+    with pytest.raises(UserError, match="kernel=order needs a transformer"):
         experiment.model(spec)
 
 

@@ -27,7 +27,7 @@ from gen_ray.nets import CategoricalConfig
 AnyKernel = Annotated[AbsorbingConfig | UniformConfig | RandomOrderConfig | OrderConfig, Field(discriminator="name")]
 """Any forward kernel; in a config file the key ``name`` selects it."""
 
-NETS = {"image": "'tokens' or 'unet'", "tokens": "'tokens'", "table": "'columns'"}
+NETS = {"image": "'tokens' or 'unet'", "tokens": "'tokens'", "table": "'columns' or 'columns_transformer'"}
 """The nets for each kind of data."""
 
 
@@ -60,7 +60,7 @@ class DiscreteDiffusion(Family):
         self.process = config.kernel.on(spec)
         if self.process.causal and not config.net.causal:
             raise UserError(
-                f"family.net: {config.net.name} sees all positions at once; family.kernel=order needs net 'tokens'"
+                f"family.net: {config.net.name} sees all positions at once; family.kernel=order needs a transformer"
             )
 
     def build_net(self) -> nn.Module:

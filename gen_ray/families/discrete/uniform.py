@@ -39,9 +39,11 @@ class UniformKernel(ForwardKernel):
     def __init__(self, config: UniformConfig, spec: DataSpec) -> None:
         """Bind the settings to the data and evaluate the schedule on the grid."""
         super().__init__(config, spec)
-        self.symbols = self.K
-        self.stepper = ResamplingStepper(spec.shape, spec.levels)
-        self.steps = bounds.UniformChain(on_grid(config.schedule, config.steps, spec.levels), spec.levels)
+        cardinalities = torch.from_numpy(spec.cardinalities) if spec.is_table else None
+        self.symbols = self.K + spec.is_table  # a missing value needs a symbol
+        self.stepper = ResamplingStepper(spec.shape, spec.levels, cardinalities)
+        alpha_bar = on_grid(config.schedule, config.steps, spec.levels)
+        self.steps = bounds.UniformChain(alpha_bar, spec.levels, cardinalities)
         self.ce_weight = (config.ce_weight or HYBRID_WEIGHT) if config.loss == "hybrid" else 0.0
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator) -> LossTerms:
@@ -54,7 +56,9 @@ class UniformKernel(ForwardKernel):
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
         """Return the bound of the T steps, (B,) nats, by at most T evaluations."""
         draws = min(effort, self.steps.T)
-        return Nll(nats=self.steps.bound(net, x, rng, draws), kind="vlb", nfe=draws)
+        cells = self.steps.bound_cells(net, x, rng, draws)
+        kind = "vlb" if bool(bounds.observed(x, self.K).all()) else "vlb-partial"
+        return Nll(nats=cells.flatten(1).sum(1), kind=kind, nfe=draws, cells=cells)
 
     def samplers(self) -> dict[str, TableSampler]:
         """Return the ancestral sampler, and one with a corrector before each step."""
