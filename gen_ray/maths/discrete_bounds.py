@@ -179,7 +179,7 @@ class UniformChain:
         return kl.flatten(1).sum(1), ce.flatten(1).sum(1)
 
     def bound_cells(self, net: nn.Module, x: Tensor, rng: torch.Generator, draws: int) -> Tensor:
-        """Return an unbiased estimate (B, *shape) of Σ_k L_{k−1} by ``draws`` <= T evaluations, spread over the steps."""
+        """Return an unbiased estimate (B, *shape) of Σ_k L_{k−1} by ``draws`` <= T evaluations, spread evenly."""
         nats = torch.zeros(x.shape, device=x.device)
         for part in range(draws):
             k = stratified_step(self.T, part, draws, len(x), rng, x.device)
