@@ -127,6 +127,9 @@ class Training(Config):
     )
     log_every_steps: int = Field(50, ge=1, le=10**9, description="steps between metrics")
     validate_every_epochs: int = Field(1, ge=1, le=10_000_000, description="epochs between validations")
+    patience: int | None = Field(
+        None, ge=1, le=10_000_000, description="validations without improvement after which training ends; null: none"
+    )
     sample_every_epochs: int = Field(10, ge=1, le=10_000_000, description="epochs between pictures")
     checkpoint_every_seconds: float = Field(60.0, ge=0, le=LONGEST_SECONDS, description="seconds between checkpoints")
 
@@ -195,8 +198,8 @@ class Evaluation(Config):
     likelihood_rows: int = Field(1000, ge=2, le=10_000_000, description="largest number of rows for bits per dimension")
     effort: int | None = Field(None, ge=1, le=100_000, description="draws per row for bits per dimension; null: 100")
     neighbours: int = Field(5, ge=1, le=1000, description="neighbours in precision and recall")
-    checkpoint: Literal["last", "best"] = Field(
-        "last", description="checkpoint to evaluate; best: the lowest validation loss"
+    checkpoint: Literal["last", "best"] | None = Field(
+        None, description="checkpoint to evaluate: last, or best of validation; null: best if training.patience is set"
     )
 
 
@@ -246,6 +249,11 @@ class Experiment(Config):
         except UserError as error:
             raise UserError(f"evaluation.{error}") from None
         return family
+
+    @property
+    def evaluated_checkpoint(self) -> Literal["last", "best"]:
+        """Return which checkpoint becomes the artifact: by default the best one if training.patience is set."""
+        return self.evaluation.checkpoint or ("last" if self.training.patience is None else "best")
 
     def chain(self, family: Family, sampler: str | None = None, steps: int | None = None) -> Chain:
         """Return the chain of a sampler and steps. Defaults: those of the evaluation, else of the family."""

@@ -3,6 +3,7 @@
 import math
 import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.plots.grids import grid
 from gen_ray.engine.training.batches import InMemoryBatches
+from gen_ray.engine.training.checkpoint_store import CheckpointStore, step_of
 from gen_ray.engine.training.loop import VALIDATION_ROWS, StoppedError, fit, validate
 from gen_ray.engine.training.session import LocalSession
 from gen_ray.experiment import Experiment
@@ -222,3 +224,38 @@ def test_validation_is_the_same_for_any_number_of_ranks(family: str) -> None:
 def test_a_batch_larger_than_the_data_trains_on() -> None:
     exp = experiment(batch_size=64, epochs=4)
     assert [step for step, k, _ in of(run(exp, None).history) if k == "train/loss_nats"] == [2]
+
+
+def without_improvement(folder: Path, epochs: int, **training: object) -> LocalSession:
+    """Train with given validation losses in place of measured ones."""
+    exp = experiment("vae", epochs=epochs, checkpoint_every_seconds=1e6, **training)
+    here = session(exp, folder)
+    losses = iter([3.0, 2.0, 2.5, 2.25, 2.125, 1.0, 0.5])
+    with mock.patch("gen_ray.engine.training.loop.validate", side_effect=lambda *_: next(losses)):
+        fit(exp, exp.model(SPEC), here)
+    return here
+
+
+def test_training_ends_after_patience_validations_without_improvement(tmp_path: Path) -> None:
+    """One epoch is five steps; the second validation, after step 10, has the lowest loss."""
+    here = without_improvement(tmp_path, epochs=7, patience=3)
+    assert max(step for step, _ in here.history) == 25
+    store = CheckpointStore(tmp_path)
+    assert (step_of(store.last()), step_of(store.best())) == (25, 10), "the best state is saved at once"
+    exp = experiment("vae", epochs=7, patience=3)
+    again = session(exp, tmp_path)
+    fit(exp, exp.model(SPEC), again)
+    assert again.history == [], "a training that patience ended is not continued by a restart"
+    more = experiment("vae", epochs=7, patience=4)
+    fit(more, more.model(SPEC), again)
+    assert max(step for step, _ in again.history) > 25, "more patience continues it"
+
+
+def test_without_patience_all_epochs_are_trained(tmp_path: Path) -> None:
+    here = without_improvement(tmp_path, epochs=7)
+    assert max(step for step, _ in here.history) == 35
+
+
+def test_patience_selects_the_best_checkpoint_unless_told_otherwise() -> None:
+    assert experiment("vae").evaluated_checkpoint == "last"
+    assert experiment("vae", patience=2).evaluated_checkpoint == "best"

@@ -136,7 +136,7 @@ def _metrics(
 ) -> dict[str, float]:
     """Train a trial to its end, evaluate it, and return its metrics; before is the minutes of earlier training."""
     minutes = before + _train(experiment, prepared, track, home, task)
-    trained, out = checkpoint_store.checkpoint_of(home, experiment.evaluation.checkpoint), home / run_directory.ARTIFACT
+    trained, out = checkpoint_store.checkpoint_of(home, experiment.evaluated_checkpoint), home / run_directory.ARTIFACT
     if experiment.scaling.num_workers == 1:
         report = measure_checkpoint(task.cpus, experiment.resolved(), prepared.folder, trained, out, home.name)
     else:

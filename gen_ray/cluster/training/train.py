@@ -116,7 +116,7 @@ def _run(
         if failure:
             raise fault(**failure)
         track.log({TRAINING_MINUTES.name: (time.monotonic() - began) / 60}, 0)
-        checkpoint = checkpoint_store.checkpoint_of(home, experiment.evaluation.checkpoint)
+        checkpoint = checkpoint_store.checkpoint_of(home, experiment.evaluated_checkpoint)
         report = evaluate(experiment, prepared, checkpoint, home / run_directory.ARTIFACT, run_id=track.run_id)
         record(track, report, home)
     return TrainOutcome(

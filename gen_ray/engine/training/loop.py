@@ -27,6 +27,8 @@ VALIDATION_ROWS = 256
 PREEMPTION_CHECK_SECONDS = 2.0
 """Seconds between preemption checks; a check is a collective of all ranks and takes milliseconds."""
 
+BEST_VALIDATION_LOSS = "best/validation_loss_nats"
+
 PREVIEW_IMAGES, PREVIEW_TEXTS = 64, 8
 """Numbers of samples in a preview."""
 
@@ -38,6 +40,7 @@ class StoppedError(SharedError):
 def fit(experiment: Experiment, family: Family, session: Session, *, until_epoch: int | None = None) -> nn.Module:
     """Train from the newest checkpoint, or from scratch, to the last epoch or until the end of epoch until_epoch.
 
+    With training.patience it ends earlier, when that many validations have not improved; each improvement is saved.
     Return the EMA net, which was validated and saved at that point.
     """
     training, batch_size = experiment.training, experiment.data.batch_size
@@ -45,21 +48,25 @@ def fit(experiment: Experiment, family: Family, session: Session, *, until_epoch
     total = max(1, training.epochs * batches.rows // batch_size)
     end = total if until_epoch is None else min(total, step_at(until_epoch, batch_size, batches.rows))
     state = TrainState(family, training, session, total)
-    for done, signal in steps(state, batches, batch_size, first=state.restore(), end=end):
-        last, ended = done == end, _epoch_ended(done, batch_size, batches.rows)
+    first = state.restore()
+    for done, signal in steps(state, batches, batch_size, first=end if state.exhausted else first, end=end):
+        last, ended, improved = done == end, _epoch_ended(done, batch_size, batches.rows), False
         if last or (ended and ended % training.validate_every_epochs == 0):
-            loss = validate(state.ema, family, experiment, session)
-            state.validation_loss, state.best_validation_loss = loss, min(state.best_validation_loss, loss)
-            session.log({VALIDATION_LOSS.name: loss, "best/validation_loss_nats": state.best_validation_loss}, done)
+            improved = state.validated(validate(state.ema, family, experiment, session))
+            losses = {VALIDATION_LOSS.name: state.validation_loss, BEST_VALIDATION_LOSS: state.best_validation_loss}
+            session.log(losses, done)
+            last = last or state.exhausted
         if session.rank == 0 and (last or (ended and ended % training.sample_every_epochs == 0)):
             show_samples(state.ema, family, experiment, session, done)
         if state.snapshot_due(done):
             session.save_snapshot(state.pack_averages, done)
-        if last or signal:
+        if last or signal or (improved and training.patience is not None):
             session.save(partial(state.pack, done), done)
         if signal is StepSignal.STOP and not last:
             session.flush()
             raise StoppedError(f"stopped at step {done} of {total}: `resume` continues from there", reason="stopped")
+        if last:
+            break
     session.flush()
     return state.ema
 

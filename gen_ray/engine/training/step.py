@@ -81,6 +81,7 @@ class TrainState:
         self.report_names: list[str] = []
         # The latest and the lowest validation loss, nats per example.
         self.validation_loss = self.best_validation_loss = math.inf
+        self.validations_since_best = 0
 
     def step(
         self, micros: list[Tensor], step: int, own_signal: StepSignal = StepSignal.CONTINUE
@@ -145,12 +146,25 @@ class TrainState:
         n, total = self.training.ema_snapshots, self.total_steps
         return done * n // total > (done - 1) * n // total
 
+    def validated(self, loss: float) -> bool:
+        """Record a validation loss, nats per example, and return whether it is the lowest so far."""
+        improved = loss < self.best_validation_loss
+        self.validation_loss, self.best_validation_loss = loss, min(self.best_validation_loss, loss)
+        self.validations_since_best = 0 if improved else self.validations_since_best + 1
+        return improved
+
+    @property
+    def exhausted(self) -> bool:
+        """Return whether training.patience validations in sequence have not lowered the validation loss."""
+        return self.training.patience is not None and self.validations_since_best >= self.training.patience
+
     def pack(self, step: int) -> model_files.Files:
         """Return the files of a checkpoint taken before step."""
         position = {
             "step": step,
             "validation_nats": self.validation_loss,
             "best_validation_nats": self.best_validation_loss,
+            "validations_since_best": self.validations_since_best,
         }
         return checkpoint.pack(nets=self._nets, optimizer=self.optimizer, position=position)
 
@@ -168,4 +182,5 @@ class TrainState:
                 group.update(betas=self.training.betas, weight_decay=self.training.weight_decay)
             self.validation_loss = position["validation_nats"]
             self.best_validation_loss = position["best_validation_nats"]
+            self.validations_since_best = position.get("validations_since_best", 0)
             return position["step"]
