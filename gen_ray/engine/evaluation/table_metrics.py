@@ -19,7 +19,7 @@ Pair = tuple[int, int]
 
 
 def column_errors(real: np.ndarray, synthetic: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Return the error of each column (D,) in [0, 1], NaN where a matrix has no values; ordered is (D,) bool."""
+    """Return the error of each column (D,) in [0, 1], NaN where a matrix lacks values; ordered is (D,) bool."""
     return np.array([_column_error(real[:, d], synthetic[:, d], bool(ordered[d])) for d in range(real.shape[1])])
 
 
