@@ -10,6 +10,9 @@ from pydantic import Field
 from gen_ray.configuration.base import Config
 from gen_ray.tabular.columns import Column
 
+FREQUENT = 100
+"""Training values from which on a value of an ordered column is frequent."""
+
 
 class DataSpec(Config):
     """Shape and alphabet of one example; saved next to prepared data and in every artifact.
@@ -84,3 +87,13 @@ class DataSpec(Config):
         middles = 2 * (self.frequencies.cumsum(1) - self.frequencies / 2) - 1
         ordered = np.array([column.ordered for column in self.columns])[:, None]
         return np.where(ordered & (self.frequencies > 0), middles, np.nan)
+
+    @cached_property
+    def single_values(self) -> np.ndarray:
+        """Return a mask (D, K) of the codes of a table that stand for one value, which is frequent or a category."""
+        table = np.zeros((len(self.columns), self.levels), bool)
+        for row, column in zip(table, self.columns, strict=True):
+            row[: column.cardinality] = column.single_valued & (
+                (np.array(column.counts) >= FREQUENT) | (not column.ordered)
+            )
+        return table

@@ -184,3 +184,17 @@ class SupportsMaskedLikelihood(Protocol):
         known the result is that of ``nll``. None means that the model cannot give such a bound for these masks.
         """
         ...
+
+
+@runtime_checkable
+class SupportsMarginals(Protocol):
+    """The method of a family whose net gives the distribution of each missing value by itself, without sampling."""
+
+    def marginals(self, net: nn.Module, x: Tensor, mask: Tensor) -> Tensor | None:
+        """Return p(x_d | known values) for every scalar d: (B, *shape, K), float64.
+
+        x (B, *shape) is stored data, mask (B, *shape) True where known; a known value has probability 1. These are the
+        marginals of the completions that the imputers draw; they do not describe the dependence of missing values. None
+        means that the model has no such form.
+        """
+        ...

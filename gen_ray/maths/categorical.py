@@ -98,9 +98,12 @@ def uniform_kl(
     K = log_p.shape[-1] if cardinalities is None else cardinalities
     a, b, A, B = (v.to(log_p) for v in (a, (1 - a) / K, alpha_bar_s, (1 - alpha_bar_s) / K))
     same = (x_t == x_0).to(log_p.dtype)
+    absent = None if cardinalities is None else ~has_category(cardinalities)
+    if absent is not None:  # logaddexp of −inf and −inf has no gradient
+        log_p = log_p.masked_fill(absent, 0.0)
     log_c = torch.logaddexp(A.log()[..., None] + log_p, B.log()[..., None])  # ln of the model's marginal of x_s
-    if cardinalities is not None:
-        log_c = log_c.masked_fill(~has_category(cardinalities), 0.0)
+    if absent is not None:
+        log_c = log_c.masked_fill(absent, 0.0)
     at_t, at_0 = (log_c.gather(-1, x[..., None])[..., 0] for x in (x_t, x_0))
     z_q, log_z_p = a * (A * same + B) + b, torch.logaddexp(a.log() + at_t, b.log())
     cross = b * B * log_c.sum(-1) + a * B * at_t + b * A * at_0 + a * A * same * at_0

@@ -13,7 +13,8 @@ class CategoricalLayout:
     levels: K, the largest number of categories of a position. symbols: S, the number of input symbols; those from K on
     are masks. causal: whether the prediction of a position may use the positions before it only. For tables also
     cardinalities (D,), the number K_d of categories of each column; positions (D, K), the place of each category among
-    the values of an ordered column, in [−1, 1], NaN elsewhere; and frequencies (D, K), those of the training data.
+    the values of an ordered column, in [−1, 1], NaN elsewhere; frequencies (D, K), those of the training data; and
+    own_weights (D, K), True at the categories whose weights are not a function of their position only.
     """
 
     shape: tuple[int, ...]
@@ -23,6 +24,7 @@ class CategoricalLayout:
     cardinalities: Tensor | None = None
     positions: Tensor | None = None
     frequencies: Tensor | None = None
+    own_weights: Tensor | None = None
 
     @property
     def valid(self) -> Tensor:

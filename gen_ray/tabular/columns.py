@@ -43,6 +43,11 @@ class BaseColumn(Config):
         """Return the Arrow type of the values."""
         return pa.type_for_alias(self.arrow_type)
 
+    @property
+    def single_valued(self) -> np.ndarray:
+        """Return a mask (K_d,) of the codes that stand for only one value."""
+        return np.ones(self.cardinality, bool)
+
     @abstractmethod
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the codes (n,) int32 of values (n,) of the column's Arrow type, −1 where they are null."""
@@ -101,6 +106,11 @@ class OrderedColumn(BaseColumn):
     def number_of(self, codes: np.ndarray) -> np.ndarray:
         """Return the mean values (…,) float64 of codes (…,), NaN where they are −1."""
         return np.where(codes == MISSING, np.nan, np.asarray(self.means)[np.maximum(codes, 0)])
+
+    @property
+    def single_valued(self) -> np.ndarray:
+        """Return a mask (K_d,) of the codes with one observed value."""
+        return np.array([low == high for low, high in self._ends])
 
     @cached_property
     def _starts(self) -> np.ndarray:

@@ -87,6 +87,10 @@ class DiscreteDiffusion(Family):
         """
         return self.process.masked_nll(net, self._symbols(x), ~mask, rng, effort)
 
+    def marginals(self, net: nn.Module, x: Tensor, mask: Tensor) -> Tensor | None:
+        """Return p(x_d | known values), (B, *shape, K), by one evaluation; None for ``uniform`` and ``order``."""
+        return self.process.marginals(net, self._symbols(x), mask)
+
     def _symbols(self, x: Tensor) -> Tensor:
         """Return stored data x (B, *shape) as symbols, int64: a missing value becomes [MASK], which is symbol K."""
         x = x.long()

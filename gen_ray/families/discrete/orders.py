@@ -57,6 +57,14 @@ class MaskingKernel(ForwardKernel):
         nfe = min(effort, int(counts.max()))
         return Nll(nats=cells.flatten(1).sum(1), kind=kind, nfe=nfe, cells=cells)
 
+    def marginals(self, net: nn.Module, x: Tensor, known: Tensor) -> Tensor:
+        """Return p(x_i | known values), (B, *shape, K) float64: the net's prediction with all other values masked."""
+        known = known & bounds.observed(x, self.K)
+        inputs = torch.where(known, x, self.K)
+        p = net(inputs, bounds.masked_share(~known)).double().softmax(-1)
+        certain = torch.nn.functional.one_hot(x.masked_fill(~known, 0), self.K).to(p)
+        return torch.where(known[..., None], certain, p)
+
     def samplers(self) -> dict[str, TableSampler]:
         """Return ``first_hitting``, ``confidence`` and ``order`` (left to right)."""
         D, few = self.D, min(self.D, DEFAULT_REVEALS)

@@ -43,6 +43,7 @@ class ForwardKernel(ABC):
             cardinalities=torch.from_numpy(spec.cardinalities),
             positions=torch.from_numpy(spec.positions),
             frequencies=torch.from_numpy(spec.frequencies),
+            own_weights=torch.from_numpy(spec.single_values),
         )
 
     @abstractmethod
@@ -58,6 +59,10 @@ class ForwardKernel(ABC):
 
         missing (B, *shape) is True at the missing values of x.
         """
+        return None
+
+    def marginals(self, net: nn.Module, x: Tensor, known: Tensor) -> Tensor | None:
+        """Return p(x_i | known values) for every position, (B, *shape, K) float64, or None if the chain lacks it."""
         return None
 
     @abstractmethod
