@@ -99,7 +99,7 @@ def uniform_kl(
     a, b, A, B = (v.to(log_p) for v in (a, (1 - a) / K, alpha_bar_s, (1 - alpha_bar_s) / K))
     same = (x_t == x_0).to(log_p.dtype)
     absent = None if cardinalities is None else ~has_category(cardinalities)
-    if absent is not None:  # logaddexp of −inf and −inf has no gradient
+    if absent is not None:  # the gradient of logaddexp(−inf, −inf) is NaN
         log_p = log_p.masked_fill(absent, 0.0)
     log_c = torch.logaddexp(A.log()[..., None] + log_p, B.log()[..., None])  # ln of the model's marginal of x_s
     if absent is not None:

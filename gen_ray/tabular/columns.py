@@ -63,7 +63,7 @@ class BaseColumn(Config):
 
 
 class OrderedColumn(BaseColumn):
-    """A column of numbers or times, divided into consecutive intervals; frequent values have a code of their own.
+    """A column of numbers or times, divided into consecutive intervals; each frequent value has a separate code.
 
     A code has an interval of values, its smallest value in ``starts`` (K_d,). The outer intervals are unbounded.
     ``examples`` (K_d,) are observed values of each code, in ascending order and equally probable: they are drawn in
