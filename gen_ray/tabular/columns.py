@@ -3,6 +3,7 @@
 A row is stored as one code per column: code c of column d is in {0 … K_d−1}, or −1 where the value is missing.
 """
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
@@ -20,6 +21,9 @@ from gen_ray.errors import UserError
 MISSING = -1
 """The code of a missing value."""
 
+MARKERS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?")
+"""The texts that mark a missing value, unless a column has others."""
+
 
 class BaseColumn(Config):
     """The common part of all columns."""
@@ -32,6 +36,8 @@ class BaseColumn(Config):
     """The type of the values in Parquet files and data frames, as Arrow writes it."""
     counts: tuple[int, ...]
     """The number of training values of each code, (K_d,)."""
+    missing: tuple[str, ...] = MARKERS
+    """The texts that mark a missing value in files."""
 
     @property
     def cardinality(self) -> int:
@@ -41,7 +47,8 @@ class BaseColumn(Config):
     @property
     def type_of_values(self) -> pa.DataType:
         """Return the Arrow type of the values."""
-        return pa.type_for_alias(self.arrow_type)
+        zoned = re.fullmatch(r"timestamp\[(\w+), tz=(.+)\]", self.arrow_type)
+        return pa.timestamp(*zoned.groups()) if zoned else pa.type_for_alias(self.arrow_type)
 
     @property
     def single_valued(self) -> np.ndarray:
@@ -149,7 +156,7 @@ class NumberColumn(OrderedColumn):
 
     def as_numbers(self, values: pa.Array) -> pa.Array:
         """Return values as float64."""
-        return values.cast(pa.float64())
+        return values.cast(pa.float64(), safe=False)
 
 
 class IntegerColumn(OrderedColumn):
@@ -173,6 +180,8 @@ class DatetimeColumn(OrderedColumn):
     """A column of dates or times: microseconds since 1970 in UTC."""
 
     type: Literal["datetime"] = "datetime"
+    format: str | None = None
+    """The format of the times in text files, as in strptime; None is ISO 8601."""
     starts: tuple[int, ...]
     examples: tuple[tuple[int, ...], ...]
 
