@@ -137,7 +137,18 @@ class CategoryHead(nn.Module):
     def weights(self) -> Tensor:
         """Return the weights (N, F) of all categories."""
         shared = torch.bmm(self.columns.features[:, :-1], self.of_values)[self.columns.valid]
-        return shared + torch.zeros_like(shared).masked_scatter(self.columns.own[:, None], self.own)
+        own = torch.zeros(shared.shape, device=shared.device)
+        return shared + own.masked_scatter(self.columns.own[:, None], self.own)
+
+    def column(self, h: Tensor, d: int) -> Tensor:
+        """Return the logits (B, K_d), float32, of column d of hidden states h (B, F)."""
+        valid = self.columns.valid
+        end = int(valid[: d + 1].sum())
+        own = self.columns.own[end - int(valid[d].sum()) : end]
+        weights = self.columns.features[d, : len(own)] @ self.of_values[d]
+        first = int(self.columns.own[: end - len(own)].sum())
+        weights = weights.float().index_add(0, own.nonzero().flatten(), self.own[first : first + int(own.sum())])
+        return F.linear(h, weights, self.bias[end - len(own) : end]).float()
 
     def forward(self, h: Tensor) -> Tensor:
         """Return logits (B, D, K), float32, of hidden states h: (B, F), or one for each column, (B, D, F)."""
@@ -168,12 +179,20 @@ class ColumnsNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return logits (B, D, K) for symbols x (B, D) at times t (B,) in [0, 1]."""
+        return self.head(self.hidden(x, t))
+
+    def column(self, hidden: Tensor, d: int) -> Tensor:
+        """Return the logits (B, K_d) of column d from the hidden state (B, F)."""
+        return self.head.column(hidden, d)
+
+    def hidden(self, x: Tensor, t: Tensor) -> Tensor:
+        """Return the hidden state (B, F), which all columns share, for symbols x (B, D) at times t (B,) in [0, 1]."""
         time = sinusoids(1000.0 * t, TIME_FEATURES)
         h = F.embedding_bag(self.columns.embedding_rows(x), self.embed, mode="sum", padding_idx=0)
         h = h + self.value(torch.cat([self.columns.values(x).flatten(1), time], 1))
         for block in self.blocks:
             h = block(h)
-        return self.head(self.dropout(self.norm(h)))
+        return self.dropout(self.norm(h))
 
 
 class ColumnsTransformerConfig(Config):

@@ -12,6 +12,7 @@ from gen_ray.configuration.base import Config
 from gen_ray.dataspec import DataSpec
 from gen_ray.family import LossTerms, Nll
 from gen_ray.maths.chain import Stepper
+from gen_ray.maths.column_stepper import ColumnStepper
 from gen_ray.maths.discrete_steppers import UnmaskingStepper
 from gen_ray.maths.sampler import TableSampler
 from gen_ray.nets.layout import CategoricalLayout
@@ -31,7 +32,8 @@ class ForwardKernel(ABC):
         """Bind the settings to the data: D, the numbers of levels and symbols, and the stepper."""
         self.D, self.K = spec.dims, spec.levels
         self.symbols = self.K + 1
-        self.stepper: Stepper = UnmaskingStepper(spec.shape, spec.levels)
+        stepper = ColumnStepper if spec.is_table else UnmaskingStepper
+        self.stepper: Stepper = stepper(spec.shape, spec.levels)
 
     def layout(self, spec: DataSpec) -> CategoricalLayout:
         """Return what the net has to know of the data."""
