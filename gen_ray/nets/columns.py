@@ -219,11 +219,12 @@ class ColumnsTransformer(nn.Module):
 
     def __init__(self, config: ColumnsTransformerConfig, layout: CategoricalLayout) -> None:
         super().__init__()
-        self.causal, self.columns = layout.causal, ColumnIndex(layout)
+        self.columns = ColumnIndex(layout)
         D, features, width = self.columns.count, self.columns.features.shape[-1], config.width
         self.embed = nn.Parameter(torch.randn(self.columns.embeddings, width))
         self.value = nn.Parameter(torch.randn(D, features, width) / math.sqrt(features))
-        self.start, self.time = nn.Parameter(torch.randn(width)), TimeEmbedding(width)
+        self.start = nn.Parameter(torch.randn(width)) if layout.causal else None
+        self.time = TimeEmbedding(width)
         self.position = nn.Parameter(torch.randn(D, width))
         self.blocks = nn.ModuleList(
             TransformerBlock(width, config.heads, width, causal=layout.causal) for _ in range(config.depth)
@@ -235,7 +236,7 @@ class ColumnsTransformer(nn.Module):
         """Return logits (B, D, K) for symbols x (B, D) at times t (B,) in [0, 1]."""
         h = F.embedding(self.columns.embedding_rows(x), self.embed, padding_idx=0)
         h = h + torch.einsum("bdf,dfw->bdw", self.columns.values(x), self.value)
-        if self.causal:
+        if self.start is not None:
             h = torch.cat([self.start.expand(len(h), 1, -1), h[:, :-1]], dim=1)
         h, time = self.dropout(h + self.position), self.time(t)
         for block in self.blocks:
