@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gen_ray.metrics import BITS_PER_DIM
+from gen_ray.metrics import BITS_PER_DIM, label_of
 from pipelines import terminal
 from pipelines.instances import Seed, Storage, find
 
@@ -207,7 +207,7 @@ def _show_point(done: int, total: int, point: "CostQuality") -> None:
 
 def _show(measured: "Measured", choices: Mapping[str, "CostQuality"]) -> None:
     marks = {id(point): [name for name in choices if choices[name] is point] for point in choices.values()}
-    header = ["sampler", "", "steps", "nfe", "s a sample", measured.metric, "error"]
+    header = ["sampler", "quality", "steps", "nfe", "s a sample", label_of(measured.metric), "error"]
     lines = [
         [
             point.sampler,
@@ -241,7 +241,7 @@ def _files(measured: "Measured", choices: Mapping[str, "CostQuality"]) -> dict[s
     for point in sorted(measured.points, key=lambda point: point.seconds_per_sample):
         lines[point.sampler] = [*lines.get(point.sampler, ()), (point.seconds_per_sample, point.quality)]
     marks = {name: (point.seconds_per_sample, point.quality) for name, point in choices.items()}
-    picture = png(cost_quality(lines, marks, quality=measured.metric.replace("_", " ")))
+    picture = png(cost_quality(lines, marks, quality=label_of(measured.metric)))
     return {"curve.json": json.dumps(data, indent=1).encode(), "curve.png": picture}
 
 

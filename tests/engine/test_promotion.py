@@ -15,8 +15,6 @@ from gen_ray.engine.evaluation.sampler_settings import affordable, sampler_setti
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.fingerprint import build, fingerprint
 from gen_ray.engine.inference.sampler_choice import SamplerChoice
-from gen_ray.engine.plots import grids
-from gen_ray.engine.plots.lines import cost_quality
 from gen_ray.errors import UserError
 from gen_ray.tracking.releases import Release
 from tests.engine.tiny_models import CPU, model
@@ -146,12 +144,3 @@ def test_a_release_is_read_back_from_its_tags_which_mlflow_takes() -> None:
     for mine, theirs in zip(read.curve, curve, strict=True):
         assert mine.choice == theirs.choice and mine.quality == pytest.approx(theirs.quality, rel=1e-3)
     assert Release.read("1", "0" * 32, {}) == Release(version="1", mlflow_id="0" * 32)
-
-
-def test_the_plot_of_a_curve_names_the_marks(tmp_path: Path) -> None:
-    lines = {"ddim": [(0.001, 9.0), (0.01, 3.0)], "heun": [(0.002, 5.0)]}
-    picture = cost_quality(
-        lines, {"fast": (0.001, 9.0), "balanced": (0.01, 3.0), "best": (0.01, 3.0)}, quality="distance"
-    )
-    grids.write(tmp_path / "curve.png", picture)
-    assert picture.shape[2] == 3 and (picture == 0).any()
