@@ -96,7 +96,7 @@ class Data(Config):
     )
     batch_size: int = Field(128, ge=1, le=2**20, description="rows per step, over all workers")
     cache: Literal["auto", "memory", "stream"] = Field(
-        "auto", description="memory: each worker holds the data; stream: reads the shards in each epoch"
+        "auto", description="memory: workers hold the data; stream: they read shards in each epoch; auto: by size"
     )
 
 
@@ -106,7 +106,7 @@ class Training(Config):
     epochs: int = Field(40, ge=1, le=10_000_000, description="passes over the training split")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, data order, noise and dropout")
     learning_rate: float = Field(2e-4, gt=0, lt=10, description="step size after the warm-up")
-    betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), description="decay of the two moments of AdamW")
+    betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), description="decay rates of AdamW's moments")
     weight_decay: float = Field(0.0, ge=0, le=1000, description="decoupled weight decay")
     warmup_steps: int = Field(0, ge=0, le=10**9, description="steps in which the learning rate rises from 0")
     decay: Literal["constant", "cosine", "linear"] = Field(
@@ -145,7 +145,7 @@ class Scaling(Config):
     gpus_per_worker: float = Field(
         1.0, gt=0, le=1, description="GPUs of each worker; below 1, trials of a sweep share a GPU and its memory"
     )
-    max_failures: int = Field(3, ge=0, le=10_000, description="number of lost workers after which the run fails")
+    max_failures: int = Field(3, ge=0, le=10_000, description="replacements of lost workers before the run fails")
     hang_seconds: float = Field(
         60.0, ge=1, le=LONGEST_SECONDS, description="seconds without a message after which a worker counts as lost"
     )
@@ -194,7 +194,7 @@ class Evaluation(Config):
     steps: int | None = Field(None, ge=1, le=100_000, description="steps of the sampler; null: its default")
     likelihood_rows: int = Field(1000, ge=2, le=10_000_000, description="largest number of rows for bits per dimension")
     effort: int | None = Field(None, ge=1, le=100_000, description="draws per row for bits per dimension; null: 100")
-    neighbours: int = Field(5, ge=1, le=1000, description="neighbours in precision and recall")
+    neighbours: int = Field(5, ge=1, le=1000, description="k of the k nearest neighbours of precision and recall")
     checkpoint: Literal["last", "best"] = Field(
         "last", description="checkpoint to evaluate; best: the lowest validation loss"
     )

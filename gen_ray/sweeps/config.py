@@ -106,7 +106,7 @@ class SweepConfig(Config):
     trials: int | None = Field(None, ge=1, le=100_000, description="number of trials; default: all points of a grid")
     minutes: float | None = Field(None, gt=0, le=1e6, description="minutes after which no trial is started")
     concurrency: int | None = Field(None, ge=1, le=10_000, description="concurrent trials; default: all that fit")
-    max_failures: int = Field(3, ge=0, le=10_000, description="lost processes of a trial after which it fails")
+    max_failures: int = Field(3, ge=0, le=10_000, description="restarts of a trial's lost process before it fails")
     best: int = Field(4, ge=1, le=1000, description="number of trials whose samples are shown")
 
     @property
