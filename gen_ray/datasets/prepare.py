@@ -21,6 +21,7 @@ from gen_ray.datasets.writer import ShardWriter, write_durably
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import RunError, UserError
 from gen_ray.storage import manifest, paths
+from gen_ray.storage.cleanup import cleanup_on_error
 
 __all__ = ["BadRows", "Prepared", "SourceOptions", "prepare"]
 
@@ -73,7 +74,7 @@ def prepare(
 
 def _found_or_filled(folder: Path, fill: Callable[[Path], None]) -> Prepared:
     """Return a prepared folder after filling it, unless another process has filled it in the meantime."""
-    with paths.without_traces(folder.parent), _exclusive(folder.parent):
+    with cleanup_on_error(folder.parent), _exclusive(folder.parent):
         if not (done := _existing(folder)):
             _commit(folder, fill)
             done = Prepared.load(folder)

@@ -172,23 +172,6 @@ def commit(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(own, ignore_errors=True)
 
 
-@contextmanager
-def without_traces(*folders: Path) -> Iterator[None]:
-    """Remove the empty folders at these paths or above that the block created, if it raises an error.
-
-    Thus a rejected command does not change the storage. Folders that existed before, or that are not empty, stay.
-    """
-    above = {parent for folder in folders if not is_remote(folder) for parent in (folder, *folder.parents)}
-    missing = [folder for folder in above if not os.path.lexists(folder)]
-    try:
-        yield
-    except BaseException:
-        for folder in sorted(missing, key=lambda folder: len(folder.parts), reverse=True):
-            with suppress(OSError):  # it was not created, or it is not empty
-                folder.rmdir()
-        raise
-
-
 def drafts(home: Path, pattern: str = f"*{PARTIAL}") -> list[Path]:
     """Return the drafts in home with matching names, of processes that have died or still work."""
     return [] if is_remote(home) else list(home.glob(f".{pattern}"))

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
 from gen_ray.errors import RunError, UserError, nearest
-from gen_ray.metrics import BITS_PER_DIM, sign, standard_error_of
+from gen_ray.metrics import BITS_PER_DIM, objectives, sign, standard_error_of
 from gen_ray.tracking import signing, versions
 from gen_ray.tracking.comparison import provenance
 from gen_ray.tracking.mlflow_client import exclusive
@@ -46,7 +46,8 @@ def promotion_metric(metric: str) -> str:
 def record(run: RunRow, metric: str) -> VersionRecord:
     """Return the record of a run's figure of a metric. Raise RunError if the run lacks it."""
     if metric not in run.metrics:
-        raise RunError(f"{run.run_id}: has no {metric} to be judged by")
+        known = ", ".join(name for name in objectives() if name.startswith("eval/") and name in run.metrics) or "none"
+        raise RunError(f"{run.run_id}: has no {metric}; promote it by another `metric` (measured: {known})")
     return VersionRecord(
         run_id=run.run_id,
         mlflow_id=run.mlflow_id,
@@ -214,7 +215,7 @@ def rollback(store: Store, model: str) -> PromotionResult:
         found = versions.registered(client, model)
         aliases = found.aliases if found else {}
         if PREVIOUS not in aliases or CHAMPION not in aliases:
-            raise RunError(f"{model}: has had no champion before this one to go back to")
+            raise RunError(f"{model}: there is no previous champion to restore")
         before, now = str(aliases[PREVIOUS]), str(aliases[CHAMPION])
         client.set_registered_model_alias(model, CHAMPION, before)
         client.set_registered_model_alias(model, PREVIOUS, now)

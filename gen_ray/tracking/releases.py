@@ -58,7 +58,7 @@ def release(store: Store, model: str) -> Release:
     read = Release.read(version, mlflow_id, found.tags)
     if signing.key() and read.manifest is None:
         raise RunError(
-            f"version {version} of {name}: lacks the tag {MANIFEST} to check its artifact by: promote it again"
+            f"version {version} of {name}: lacks the tag {MANIFEST} by which its artifact is checked; promote it again"
         )
     return read
 
@@ -95,7 +95,7 @@ def fetch(store: Store, found: Release, into: Path) -> Path:
     home = into / found.mlflow_id / found.path
     into.mkdir(parents=True, exist_ok=True)
     if not home.resolve().is_relative_to(into.resolve()):
-        raise RunError(f"{home}: is a link that leads out of {into}")
+        raise RunError(f"{home}: is a link that leads out of {into}; remove the link")
     if not _is_sound(home, found):
         _download(store, found, into, home)
     os.utime(home.parent)
@@ -119,9 +119,15 @@ def _download(store: Store, found: Release, into: Path, home: Path) -> None:
             reader(store).download_artifacts(found.mlflow_id, found.path, str(part))
         loaded = part / found.path
         if not loaded.is_dir():
-            raise RunError(f"version {found.version}: its run {found.mlflow_id} holds no {found.path}")
+            raise RunError(
+                f"version {found.version}: run {found.mlflow_id} has no artifact {found.path} in MLflow; "
+                "gen-ray promote uploads the artifact of a run"
+            )
         if found.manifest and not _is_sound(loaded, found):
-            raise RunError(f"version {found.version}: the artifact {found.path} is not the one that was promoted")
+            raise RunError(
+                f"version {found.version}: the artifact {found.path} of run {found.mlflow_id} is not the one that was "
+                "promoted; restore it in MLflow, or delete it there and promote the run again"
+            )
         home.parent.mkdir(exist_ok=True)
         replace_folder(loaded, home)
     finally:

@@ -60,13 +60,14 @@ def test_a_run_without_snapshots_and_an_impossible_width_are_refused(home: tuple
 
 @pytest.mark.parametrize("width", [0.01, 0.02, 0.25, 0.28])
 def test_a_width_outside_the_span_of_the_snapshots_is_refused(home: tuple[Path, dict], width: float) -> None:
-    """One line states the residual, the limit and the possible widths, before any weights are read."""
+    """One line states the feasible widths, the residual and the limits, before any weights are read."""
     for refuse in (post_hoc_ema.residual, post_hoc_ema.average):
         with pytest.raises(
-            UserError, match=r"12 snapshots: the fit has residual 0\.\d+ \(limit 0\.08\) and width .* possible widths: "
+            UserError,
+            match=rf"width {width:g} does not fit; .* 12 snapshots: residual 0\.\d+, limit 0\.08; width .* off",
         ) as excinfo:
             refuse(home[0], width)
-    low, high = map(float, re.search(r"possible widths: ([\d.]+) to ([\d.]+)", str(excinfo.value)).groups())
+    low, high = map(float, re.search(r"use one of ([\d.]+) to ([\d.]+),", str(excinfo.value)).groups())
     assert (low, high) == (0.036, 0.235)
     assert all(post_hoc_ema.residual(home[0], end) <= post_hoc_ema.MAX_RESIDUAL for end in (low, high))
 

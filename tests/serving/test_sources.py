@@ -47,7 +47,9 @@ def test_an_mlflow_run_means_its_folder_or_else_its_artifact(
     for model in (f"runs:/{mlflow_id}/../../x", f"runs:/{mlflow_id}/config", f"{mlflow_id}//etc"):
         with pytest.raises(UserError, match="the artifacts of a run are"):
             folder_of(model, storage)
-    with pytest.raises(RunError, match=r"MLflow at|holds no model-000000000000"):
+    with pytest.raises(
+        RunError, match=r"MLflow at|has no artifact model-000000000000 in MLflow; gen-ray promote uploads"
+    ):
         folder_of(f"runs:/{mlflow_id}/model-000000000000", storage)
     with pytest.raises(UserError, match="no such run in"):
         folder_of("0" * 32, storage)

@@ -31,7 +31,7 @@ def usable(gpu: str) -> torch.device:
     """Return Ray's GPU as a torch device. Raise UserError if torch cannot use it, instead of training on the CPU."""
     if not torch.cuda.is_available():
         raise UserError(
-            f"{socket.gethostname()}: Ray assigned GPU {gpu}, but torch {torch.__version__} can use none there; "
+            f"{socket.gethostname()}: Ray assigned GPU {gpu}, but torch {torch.__version__} cannot use this GPU; "
             "install a driver and a torch that match, or use no GPU (scaling.use_gpu=false; gen-ray serve `gpus=0`)"
         )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # in Ray Train also the other workers' GPUs

@@ -37,7 +37,8 @@ from gen_ray.errors import EndedError, UserError
 from gen_ray.experiment import Scaling, flatten
 from gen_ray.resumption import Resumed
 from gen_ray.storage import lease
-from gen_ray.storage.paths import without_traces, write_atomic
+from gen_ray.storage.cleanup import cleanup_on_error
+from gen_ray.storage.paths import write_atomic
 from gen_ray.sweeps import config, journal, schedulers
 from gen_ray.sweeps.config import SweepPlan
 from gen_ray.sweeps.points import predetermined_points
@@ -70,7 +71,7 @@ def sweep(
         plan.experiment(point).model(prepared.spec)
     resumed = _resumed(plan, prepared, accept_data=accept_data) if resume else None
     with ExitStack() as leases:  # released last, when no trial writes into its folder
-        leases.enter_context(without_traces(*written(first.storage.root, SWEEPS)))
+        leases.enter_context(cleanup_on_error(*written(first.storage.root, SWEEPS)))
         if resumed:
             leases.enter_context(lease.held(resumed.home, take_over=take_over))
             resumed.state()

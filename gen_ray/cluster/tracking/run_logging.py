@@ -56,7 +56,11 @@ def _close(track: RunLogger, status: str) -> None:
     if trouble:
         logger.warning("%s: %s, but not recorded: %s", track.run_id, status, trouble)
         if status == "FINISHED":
-            raise RunError(f"{track.run_id}: done, but not recorded: {trouble}", reason="tracking")
+            raise RunError(
+                f"{track.run_id}: is finished, but MLflow does not have all of its records: {trouble}; records in the "
+                "outbox are sent by the next run with the same storage.root, tracking.uri and tracking.experiment",
+                reason="tracking",
+            )
 
 
 def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:

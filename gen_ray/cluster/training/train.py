@@ -27,7 +27,8 @@ from gen_ray.engine.training import checkpoint_store
 from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Experiment
 from gen_ray.metrics import TRAINING_MINUTES
-from gen_ray.storage import lease, paths
+from gen_ray.storage import lease
+from gen_ray.storage.cleanup import cleanup_on_error
 from gen_ray.tracking.store import Store
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,7 @@ def train(
     report_large_batch(experiment, prepared)
     resumed = resumption.run(experiment, prepared, accept_data=accept_data) if resume else None
     with ExitStack() as leases:  # released last, when no worker writes into the folder
-        leases.enter_context(paths.without_traces(*written(experiment.storage.root, run_directory.RUNS)))
+        leases.enter_context(cleanup_on_error(*written(experiment.storage.root, run_directory.RUNS)))
         if resumed:
             leases.enter_context(lease.held(resumed.home, take_over=take_over))
             resumed.state()
@@ -89,7 +90,7 @@ def train(
 
 
 def written(root: Path, kind: str) -> tuple[Path, Path]:
-    """Return the folders below storage.root that a command writes to before its first training; see without_traces.
+    """Return the folders below storage.root that a command writes to before its first training; see cleanup_on_error.
 
     kind: the folder of its runs or sweeps.
     """
