@@ -11,7 +11,7 @@ from gen_ray.errors import RunError, UserError
 from gen_ray.recurring.reconciler import Reconciler, utc_now
 from gen_ray.recurring.store import RecurringSweep
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 LOCK = "daemon.lock"
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Daemon:
             self.tell(f"{occurrence}: adopted from a daemon that was killed")
         while not self.stopped.is_set():
             self.rescan()
-            self.stopped.wait(LOOK_SECONDS)
+            self.stopped.wait(POLL_SECONDS)
 
     def rescan(self) -> None:
         """Load new and changed schedules, drop removed ones, and check all of them."""

@@ -215,14 +215,14 @@ def dump(plan: SweepPlan) -> str:
     return yaml12.dump({"sweep": plan.sweep.model_dump(mode="json"), "base": dict(plan.base)})
 
 
-def differences(kept: bytes, plan: SweepPlan) -> list[str]:
+def differences(saved: bytes, plan: SweepPlan) -> list[str]:
     """Return the keys in which a plan saved by ``dump`` differs from another plan.
 
     storage.root is not compared, because a storage can be moved. For an unreadable file the result is a text that says
     so.
     """
     try:
-        before = _without_root(yaml12.parsed(kept.decode()))
+        before = _without_root(yaml12.parsed(saved.decode()))
     except (ValueError, AttributeError, RecursionError, yaml.YAMLError):
         return ["a damaged file"]
     now = _without_root(yaml12.parsed(dump(plan)))

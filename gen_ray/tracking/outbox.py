@@ -159,8 +159,8 @@ class Outbox:
     def _keep(self) -> None:
         """Save the waiting messages, with messages that open their runs. Those taken over are in files already."""
         with self.changed:
-            kept = set().union(*self.taken.values())
-            messages = [message for serial, message in self.waiting.items() if serial not in kept]
+            saved = set().union(*self.taken.values())
+            messages = [message for serial, message in self.waiting.items() if serial not in saved]
         opened = {run_id for run_id, verb, _ in messages if verb == OPEN}
         for run_id in {run_id for run_id, _, _ in messages} - opened:
             messages.insert(0, (run_id, OPEN, {"name": run_id, "params": {}, "tags": {}}))

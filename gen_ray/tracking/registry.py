@@ -225,8 +225,8 @@ def rollback(store: Store, model: str) -> PromotionResult:
 def _renewed(store: Store, model: str, present: VersionRecord, candidate: VersionRecord) -> PromotionResult:
     with translate_errors(store):
         client = connect(store)
-        kept = {key: value for key, value in present.tags.items() if key != signing.SIGNATURE}
-        tags = {**kept, **versions.tags_of(candidate)}
+        unsigned = {key: value for key, value in present.tags.items() if key != signing.SIGNATURE}
+        tags = {**unsigned, **versions.tags_of(candidate)}
         for key, value in signing.signed(model, present.mlflow_id, tags).items():
             client.set_model_version_tag(model, present.version, key, value)
     return PromotionResult(

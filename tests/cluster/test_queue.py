@@ -15,7 +15,7 @@ from ray.core.generated.common_pb2 import Bundle
 from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 from ray.util import get_placement_group, remove_placement_group
 
-from gen_ray.cluster.jobs.queue import NAME, QueueSlot, Shared, members, queue_slot, reserved
+from gen_ray.cluster.jobs.queue import NAME, ClusterQueueSlot, QueueSlot, members, queue_slot, reserved
 from gen_ray.cluster.jobs.reservations import total
 from gen_ray.cluster.sweeps.sweep import sweep
 from gen_ray.cluster.tracking import logger_actor
@@ -59,13 +59,13 @@ def test_the_resources_of_a_dead_driver_are_released(someone: Any, tmp_path: Pat
     mine = logger_actor.start(None, tmp_path)
     with queue_slot("theirs", 1, {"CPU": 4.0}, someone) as theirs, queue_slot("mine", 2, {"CPU": 4.0}, mine) as place:
         assert granted(theirs) and not granted(place)
-        assert [(wish.name, wish.running, bool(waits)) for wish, waits, _ in members()] == [
+        assert [(request.name, request.running, bool(waits)) for request, waits, _ in members()] == [
             ("theirs", 1, False),
             ("mine", 0, True),
         ]
         ray.kill(someone)
         assert becomes(lambda: granted(place))
-        assert [wish.name for wish, _, _ in members()] == ["mine"]
+        assert [request.name for request, _, _ in members()] == ["mine"]
     assert becomes(lambda: not members())
 
 
@@ -115,11 +115,11 @@ def test_an_actor_counts_with_its_group_and_a_waiting_group_does_not_count() -> 
 @pytest.mark.usefixtures("shared")
 def test_a_lost_queue_restarts_and_learns_its_members(someone: Any) -> None:
     with queue_slot("a", 1, {"CPU": 2.0}, someone, most=9) as place:
-        assert isinstance(place, Shared)
+        assert isinstance(place, ClusterQueueSlot)
         assert granted(place) and granted(place, 1)
         ray.kill(ray.get_actor(NAME, namespace=NAME), no_restart=False)
         assert not granted(place, 2)
-        assert [(wish.running, bool(waits)) for wish, waits, _ in members()] == [(2, True)]
+        assert [(request.running, bool(waits)) for request, waits, _ in members()] == [(2, True)]
         assert becomes(lambda: granted(place, 1))
 
 
@@ -129,7 +129,7 @@ def test_a_sweep_uses_the_resources_that_others_leave(someone: Any, storage: Pat
     found, most = plan(tmp_path, storage, "what-is-left", space=space), list[float]()
     with queue_slot("other", 1, {"CPU": 3.0}, someone) as other:
         assert granted(other)
-        done = sweep(found, watch=lambda *_: most.append(max(wish.running for wish, _, _ in members())))
+        done = sweep(found, watch=lambda *_: most.append(max(request.running for request, _, _ in members())))
     assert [result.state for result in done.results] == ["finished"] * 3
     assert len(most) == 3 and set(most) == {1}, "one core was left"
 

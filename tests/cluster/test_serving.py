@@ -221,8 +221,8 @@ def test_two_commands_do_not_start_on_one_cluster_at_once(url: str) -> None:
 def test_a_port_belongs_to_one_server(host: str) -> None:
     """Also between the check and the start of the proxy; the proxy, which uses SO_REUSEPORT, can still bind it."""
     port = free_port()
-    with ports.held(host, port):
-        with pytest.raises(UserError, match=f"`port={port}`: another server listens"), ports.held(host, port):
+    with ports.reserve(host, port):
+        with pytest.raises(UserError, match=f"`port={port}`: another server listens"), ports.reserve(host, port):
             pytest.fail("held twice")
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as proxy:
             for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
@@ -231,7 +231,7 @@ def test_a_port_belongs_to_one_server(host: str) -> None:
             proxy.listen()
             with socket.create_connection((host.replace("0.0.0.0", "127.0.0.1"), port)):
                 pass
-            with pytest.raises(UserError, match="another server listens"), ports.held(host, port):
+            with pytest.raises(UserError, match="another server listens"), ports.reserve(host, port):
                 pytest.fail("held while a proxy listens")
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from gen_ray import run_directory
 from gen_ray.cluster.data.preparation import prepare_data
-from gen_ray.cluster.evaluation.evaluate import PORTRAYED, make_summary_figure
+from gen_ray.cluster.evaluation.evaluate import SUMMARY_IMAGES, make_summary_figure
 from gen_ray.cluster.training.train import TrainOutcome, train
 from gen_ray.cluster.training.trainer import user_error
 from gen_ray.cluster.training.worker import error_report, is_group_failure
@@ -117,7 +117,7 @@ def test_the_summary_figure_shows_the_artifact_and_chosen_test_images(
 ) -> None:
     prepared = prepare_data(experiment)
     picture = make_summary_figure(experiment, prepared, outcome.artifact)
-    shown = grids.grid(torch.from_numpy(read_random_rows(prepared, "test", PORTRAYED)[0]), levels=17, columns=1)
+    shown = grids.grid(torch.from_numpy(read_random_rows(prepared, "test", SUMMARY_IMAGES)[0]), levels=17, columns=1)
     assert (picture[-len(shown) :, : shown.shape[1]] == shown).all()
 
 

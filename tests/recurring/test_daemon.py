@@ -33,7 +33,7 @@ def fake() -> FakeLauncher:
 @pytest.fixture
 def lines(store: ScheduleStore, fake: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return the output lines of a daemon that runs during the test."""
-    monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(daemon, "POLL_SECONDS", 0.05)
     messages: list[str] = []
     running = Daemon(Reconciler(store, lambda _: fake), messages.append)
     thread = Thread(target=running.run)
@@ -86,7 +86,7 @@ def test_a_faulty_schedule_stops_no_other(store: ScheduleStore, fake: FakeLaunch
 def test_the_clock_may_be_set_while_it_runs(
     store: ScheduleStore, fake: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(daemon, "POLL_SECONDS", 0.05)
     year = timedelta(days=365)
     clock = [datetime.now(UTC) + year]
     running = Daemon(Reconciler(store, lambda _: fake, lambda: clock[0]), print)

@@ -62,9 +62,9 @@ class SamplerBenchmark:
         order = self.order
         settings = sampler_settings(self.model.family, order.samplers, order.steps)
         each = seconds_per_evaluation(self.model, batch_size=order.batch_size, device=self.device)
-        kept, left = affordable(settings, 60 * order.minutes / (each * order.n))
+        chosen, left_out = affordable(settings, 60 * order.minutes / (each * order.n))
         how = {"samples": order.n, "seed": order.seed, "batch_size": order.batch_size, "threads": self.cpus}
-        return kept, left, self.measure.metric, {**self.measure.provenance, **how}
+        return chosen, left_out, self.measure.metric, {**self.measure.provenance, **how}
 
     def measure_setting(self, setting: SamplerSetting) -> CostQuality:
         """Measure one setting."""
@@ -94,12 +94,12 @@ class Measurement:
         plan = self._ask("plan")
         if plan is None:
             return None
-        kept, left, metric, how = plan
+        chosen, left_out, metric, how = plan
         found: list[CostQuality] = []
-        for setting in kept:
+        for setting in chosen:
             found.append(self._ask("measure_setting", setting))
-            watch(len(found), len(kept), found[-1])
-        return Measured(metric=metric, points=found, provenance=how, left_out=left)
+            watch(len(found), len(chosen), found[-1])
+        return Measured(metric=metric, points=found, provenance=how, left_out=left_out)
 
     def fingerprint(self, choice: SamplerChoice) -> tuple[str, str]:
         """Return the SHA-256 of fixed samples of a choice, and the software build for which it is valid."""

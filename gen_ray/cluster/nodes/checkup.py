@@ -59,9 +59,9 @@ def examine(root: Path) -> list[Node]:
     root is storage.root. If it exists, it temporarily gets a file, which shows the machines that share it.
     """
     with _marker(root) as marker:
-        asked = {node["NodeID"]: (node, _ask(node["NodeID"], root, marker)) for node in alive()}
-        ray.wait([task for _, task in asked.values()], num_returns=len(asked), timeout=ANSWER_SECONDS)
-        return [_node(node, task) for node, task in asked.values()]
+        tasks = {node["NodeID"]: (node, _ask(node["NodeID"], root, marker)) for node in alive()}
+        ray.wait([task for _, task in tasks.values()], num_returns=len(tasks), timeout=ANSWER_SECONDS)
+        return [_node(node, task) for node, task in tasks.values()]
 
 
 def _node(node: Mapping[str, Any], task: ray.ObjectRef) -> Node:

@@ -109,12 +109,13 @@ def alive() -> list[dict[str, Any]]:
 
 def uses_gpu(scaling: Scaling) -> bool:
     """Return whether each worker gets a GPU. Raise UserError if GPUs are required and there are too few."""
-    there, wanted = available_resources().get("GPU", 0.0), scaling.fewest_workers * scaling.gpus_per_worker
-    if scaling.use_gpu is True and there < wanted:
+    available, needed = available_resources().get("GPU", 0.0), scaling.fewest_workers * scaling.gpus_per_worker
+    if scaling.use_gpu is True and available < needed:
         raise UserError(
-            f"scaling.use_gpu=true: {scaling.fewest_workers} workers need {wanted:g} GPUs, the cluster has {there:g}"
+            f"scaling.use_gpu=true: {scaling.fewest_workers} workers need {needed:g} GPUs, "
+            f"the cluster has {available:g}"
         )
-    return there >= wanted if scaling.use_gpu == "auto" else scaling.use_gpu
+    return available >= needed if scaling.use_gpu == "auto" else scaling.use_gpu
 
 
 def available_resources() -> dict[str, float]:
@@ -145,5 +146,5 @@ def ray_storage(folder: Path) -> dict[str, Any]:
 
 def resources() -> str:
     """Return the cluster's CPUs, GPUs and nodes as text."""
-    there = ray.cluster_resources()
-    return f"{there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs on {len(ray.nodes())} node(s)"
+    total = ray.cluster_resources()
+    return f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs on {len(ray.nodes())} node(s)"

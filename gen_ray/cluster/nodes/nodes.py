@@ -55,12 +55,12 @@ def _interface(host: str) -> Mapping[str, str]:
     By default gloo uses the interface of the machine's host name, which is loopback on many systems: workers on two
     machines then cannot connect.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            asked.connect((host, 1))  # sends nothing
+            probe.connect((host, 1))  # sends nothing
         except OSError:
             return {}
-        own = asked.getsockname()[0]
+        own = probe.getsockname()[0]
     names = [name for name, found in psutil.net_if_addrs().items() if own in {one.address for one in found}]
     return {"GLOO_SOCKET_IFNAME": names[0]} if names else {}
 

@@ -10,7 +10,7 @@ from ray.serve.schema import ApplicationStatus
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gen_ray.cluster.nodes.connect import alive
-from gen_ray.cluster.nodes.ports import LOOPBACK, held, url
+from gen_ray.cluster.nodes.ports import LOOPBACK, reserve, url
 from gen_ray.cluster.serving.args import NAME
 from gen_ray.errors import UserError, argument
 
@@ -83,7 +83,7 @@ def _probe(host: str, port: int) -> None:
 
 def _fault(host: str, port: int) -> str:
     try:
-        with held(host, port):
+        with reserve(host, port):
             return ""
     except UserError as error:
         return str(error)

@@ -33,7 +33,7 @@ from gen_ray.storage.paths import write_atomic
 from gen_ray.sweeps.config import DURING
 
 RESULT, SAMPLES = "result.json", "samples.png"
-LOOK_SECONDS, DRAIN_SECONDS = 0.5, 5.0
+POLL_SECONDS, DRAIN_SECONDS = 0.5, 5.0
 _held: dict[tuple[str, str], Tensor] = {}
 """Splits (N, *shape) in this process's memory, shared by all trials that it trains."""
 
@@ -168,7 +168,7 @@ def _train_on_workers(
         reported = None
         try:
             while not fitting.done():
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
                 done, _, newest = track.latest()
                 if newest.get(DURING) != reported:
                     reported = newest[DURING]

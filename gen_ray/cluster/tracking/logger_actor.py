@@ -23,7 +23,7 @@ DRAIN_SECONDS = 60.0
 """Time that the end of a run waits for an unavailable store."""
 OPEN_SECONDS = 180.0
 """Time that the start of a run waits for a store that accepts connections but does not answer."""
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 
 @dataclass
@@ -38,7 +38,7 @@ class ProgressReport:
     stopped: bool = False
 
 
-class Nowhere:
+class NullOutbox:
     """An outbox that records nothing."""
 
     def put(self, run_id: str, verb: str, **args: Any) -> None:
@@ -59,13 +59,13 @@ class Nowhere:
 class LoggerActor:
     """The logger actor. No method waits for MLflow, so that every call is answered at once."""
 
-    outbox: "Outbox | Nowhere"
+    outbox: "Outbox | NullOutbox"
 
     def __init__(self, store: Store | None, folder: Path) -> None:
         """Create an actor without runs; folder keeps messages that wait for the store. Without a store, drop them."""
         self.runs: dict[str, ProgressReport] = defaultdict(ProgressReport)
         if store is None:
-            self.outbox = Nowhere()
+            self.outbox = NullOutbox()
             return
         from gen_ray.tracking.outbox import (
             Outbox,  # imported here because drivers do not need MLflow, whose import takes over a second
@@ -244,7 +244,7 @@ class RunLogger:
                 return str(trouble) if left else ""
             if time.monotonic() > until:
                 return trouble or "MLflow is slow to answer"
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
 def start(store: Store | None, root: Path) -> Any:
