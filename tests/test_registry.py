@@ -114,7 +114,8 @@ def test_a_metric_that_is_not_finite_never_wins(store: Store, model: str) -> Non
 def test_a_missing_run_or_metric_is_reported(store: Store, model: str) -> None:
     with pytest.raises(RunError, match="has no run unknown"):
         promote_run(store, model, "unknown", BITS)
-    with pytest.raises(RunError, match=rf"has no eval/recall; promote it by another `metric` \(measured: {BITS}\)"):
+    words = rf"does not have eval/recall; promote it by another `metric` \(measured: {BITS}\)"
+    with pytest.raises(RunError, match=words):
         promote_run(store, model, ran(store, model, 1, 1.0), "eval/recall")
 
 
@@ -143,7 +144,7 @@ def test_a_run_that_has_ended_can_be_tagged(store: Store, model: str) -> None:
 def test_the_former_champion_is_kept_as_previous_and_can_be_restored(store: Store, model: str) -> None:
     runs = [ran(store, model, number, bits) for number, bits in ((1, 1.9), (2, 1.8))]
     promote_run(store, model, runs[0], BITS)
-    with pytest.raises(RunError, match=f"{model}: there is no previous champion"):
+    with pytest.raises(RunError, match=f"{model}: does not have a previous champion"):
         registry.rollback(store, model)
     promote_run(store, model, runs[1], BITS)
     client = connect(store)

@@ -47,7 +47,7 @@ def record(run: RunRow, metric: str) -> VersionRecord:
     """Return the record of a run's figure of a metric. Raise RunError if the run lacks it."""
     if metric not in run.metrics:
         known = ", ".join(name for name in objectives() if name.startswith("eval/") and name in run.metrics) or "none"
-        raise RunError(f"{run.run_id}: has no {metric}; promote it by another `metric` (measured: {known})")
+        raise RunError(f"{run.run_id}: does not have {metric}; promote it by another `metric` (measured: {known})")
     return VersionRecord(
         run_id=run.run_id,
         mlflow_id=run.mlflow_id,
@@ -215,7 +215,7 @@ def rollback(store: Store, model: str) -> PromotionResult:
         found = versions.registered(client, model)
         aliases = found.aliases if found else {}
         if PREVIOUS not in aliases or CHAMPION not in aliases:
-            raise RunError(f"{model}: there is no previous champion to restore")
+            raise RunError(f"{model}: does not have a previous champion to restore")
         before, now = str(aliases[PREVIOUS]), str(aliases[CHAMPION])
         client.set_registered_model_alias(model, CHAMPION, before)
         client.set_registered_model_alias(model, PREVIOUS, now)

@@ -120,7 +120,7 @@ def _download(store: Store, found: Release, into: Path, home: Path) -> None:
         loaded = part / found.path
         if not loaded.is_dir():
             raise RunError(
-                f"version {found.version}: run {found.mlflow_id} has no artifact {found.path} in MLflow; "
+                f"version {found.version}: run {found.mlflow_id} lacks the artifact {found.path} in MLflow; "
                 "gen-ray promote uploads the artifact of a run"
             )
         if found.manifest and not _is_sound(loaded, found):

@@ -48,7 +48,7 @@ def test_an_mlflow_run_means_its_folder_or_else_its_artifact(
         with pytest.raises(UserError, match="the artifacts of a run are"):
             folder_of(model, storage)
     with pytest.raises(
-        RunError, match=r"MLflow at|has no artifact model-000000000000 in MLflow; gen-ray promote uploads"
+        RunError, match=r"MLflow at|lacks the artifact model-000000000000 in MLflow; gen-ray promote uploads"
     ):
         folder_of(f"runs:/{mlflow_id}/model-000000000000", storage)
     with pytest.raises(UserError, match="no such run in"):
