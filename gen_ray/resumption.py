@@ -55,14 +55,12 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
     be raised, also for a finished run. The data must be the same unless accept_data is True.
     """
     home = experiment.storage.root / "runs"
-    found, faults = _readable(
+    runs, faults = _readable(
         [one for one in run_directory.named(experiment.name, home) if (one / run_directory.CONFIG).is_file()]
     )
-    unfinished = {
-        one.home: one.settings for one in found if not one.is_finished or _is_longer(one.settings, experiment)
-    }
+    unfinished = {one.home: one.settings for one in runs if not one.is_finished or _is_longer(one.settings, experiment)}
     if not unfinished:
-        reason = f" that can be read; {faults[-1]}" if faults else _finished(found, experiment)
+        reason = f" that can be read; {faults[-1]}" if faults else _finished(runs, experiment)
         raise UserError(f"no unfinished run named {experiment.name!r} in {home}{reason}", field="resume")
     chosen = newest(
         list(unfinished),
@@ -79,11 +77,11 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
     return resumed
 
 
-def _finished(found: "list[_Run]", now: Experiment) -> str:
+def _finished(runs: "list[_Run]", now: Experiment) -> str:
     """Return the remedy for a name without unfinished runs: the newest finished run and how it continues."""
-    if not found:
+    if not runs:
         return ""
-    home, before = found[-1].home, found[-1].settings
+    home, before = runs[-1].home, runs[-1].settings
     if now.training.epochs > before.training.epochs:
         key = _changed(before, now)[0]
         return f"; the newest one is finished and has other settings: {key} {_setting_change(home, before, now, key)}"
@@ -101,15 +99,15 @@ class _Run:
 
 def _readable(homes: list[Path]) -> tuple[list[_Run], list[str]]:
     """Return the runs that this version can read, and an error line for each other run, which is also logged."""
-    found, faults = list[_Run](), list[str]()
+    runs, faults = list[_Run](), list[str]()
     for home in homes:
         try:
             settings = run_directory.load(home)
-            found.append(_Run(home, settings, is_finished=_trained(home) >= settings.training.epochs))
+            runs.append(_Run(home, settings, is_finished=_trained(home) >= settings.training.epochs))
         except UserError as error:
             faults.append(str(error))
             logger.warning("%s is not resumed: %s", home.name, error)
-    return found, faults
+    return runs, faults
 
 
 def newest(folders: list[Path], *, started: Callable[[Path], bool], same: Callable[[Path], bool]) -> Path:

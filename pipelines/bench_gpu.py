@@ -38,13 +38,13 @@ def gpu(
     from gen_ray.errors import EndedError, RunError
 
     chosen = size or ("full" if device == "cuda" else "small")
-    asked = {"size": chosen, "limit_seconds": seconds, "rounds": rounds}
+    arguments = {"size": chosen, "limit_seconds": seconds, "rounds": rounds}
     described = environment.describe(target)
     tasks, outcome = suite.tasks(CONFIGS, workloads.SIZES[chosen]), running.BenchOutcome()
 
-    def save(found: "BenchOutcome") -> None:
+    def save(outcome: "BenchOutcome") -> None:
         if json_file is not None:
-            _write(json_file, report.as_json(found, described, asked))
+            _write(json_file, report.as_json(outcome, described, arguments))
 
     try:
         running.run(

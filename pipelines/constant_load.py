@@ -18,11 +18,11 @@ def show(
     """Measure a constant load and print the results."""
     from gen_ray.bench.cluster.serving.constant import constant
 
-    found = constant(app, kinds, port, seconds=seconds, share=share).figures()
+    figures = constant(app, kinds, port, seconds=seconds, share=share).figures()
     if as_json:
-        typer.echo(json.dumps({"seconds": seconds, "share": share, **found}, indent=1))
+        typer.echo(json.dumps({"seconds": seconds, "share": share, **figures}, indent=1))
         return
-    parts = found.pop("parts")
+    parts = figures.pop("parts")
     memory = [f"{name} MiB" for name in parts[-1]["memory_mib"]]
     header = ["s", "requests", "errors", "median s", "p99 s", *memory, "files"]
     lines = [
@@ -37,6 +37,6 @@ def show(
         ]
         for part in parts
     ]
-    terminal.show_table(f"{found['requests_per_second']:.2f} requests a second for {seconds:g} s", header, lines)
-    for name, value in found.items():
+    terminal.show_table(f"{figures['requests_per_second']:.2f} requests a second for {seconds:g} s", header, lines)
+    for name, value in figures.items():
         typer.echo(f"{name.replace('_', ' ')}: {value}")

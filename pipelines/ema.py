@@ -47,15 +47,15 @@ def ema(
     from gen_ray.storage.paths import copy, exists, remove
     from gen_ray.storage.replacement import PARTIAL, hidden_path
 
-    home, now = folder.parent, artifact.load(folder)
+    home, trained = folder.parent, artifact.load(folder)
     experiment = run_directory.settings(folder, storage)
     candidates = hidden_path(home / "candidates", PARTIAL)
     residuals = _residuals(partial(post_hoc_ema.residual, home), [*(sigma_rel or []), *(more or [])])
-    found: dict[str, dict[str, Any]] = {_name(now.meta.get("ema")): dict(now.meta["metrics"])}
+    metrics_of: dict[str, dict[str, Any]] = {_name(trained.meta.get("ema")): dict(trained.meta["metrics"])}
     try:
-        found |= _measured(experiment, folder, residuals, candidates)
-        _show(found, by, {_name({"sigma_rel": width}): residual for width, residual in residuals.items()})
-        best = min(found, key=lambda name: found[name][f"eval/{by}"])
+        metrics_of |= _measured(experiment, folder, residuals, candidates)
+        _show(metrics_of, by, {_name({"sigma_rel": width}): residual for width, residual in residuals.items()})
+        best = min(metrics_of, key=lambda name: metrics_of[name][f"eval/{by}"])
         if exists(candidates / best):
             model_files.commit(folder, partial(copy, candidates / best))
     finally:
@@ -71,39 +71,39 @@ def _measured(
     from gen_ray.cluster.evaluation.evaluate import evaluate_average
     from gen_ray.cluster.nodes.connect import connected
 
-    found: dict[str, dict[str, Any]] = {}
+    metrics: dict[str, dict[str, Any]] = {}
     with connected(experiment.scaling):
         prepared = training_data(experiment, artifact)
         for width in widths:
             name = _name({"sigma_rel": width})
             report = evaluate_average(experiment, prepared, artifact.parent, width, out=candidates / name)
-            found[name] = report["metrics"]
-    return found
+            metrics[name] = report["metrics"]
+    return metrics
 
 
 def _residuals(residual: Callable[[float], float], widths: list[float]) -> dict[float, float]:
     """Return the residual of each width. Raise UserError for a given width without a fit; skip a default one."""
     if widths:
         return {width: residual(width) for width in widths}
-    found: dict[float, float] = {}
+    fitted: dict[float, float] = {}
     for width in WIDTHS:
         try:
-            found[width] = residual(width)
+            fitted[width] = residual(width)
         except UserError as error:
             typer.echo(f"left out: {failures.with_flags(str(error))}")
-    return found
+    return fitted
 
 
 def _name(average: dict[str, Any] | None) -> str:
     return f"sigma_rel={average['sigma_rel']:g}" if average else "as trained"
 
 
-def _show(found: dict[str, dict[str, Any]], by: str, residuals: dict[str, float]) -> None:
-    metrics = [name for name in METRICS if all(f"eval/{name}" in row for row in found.values())]
+def _show(metrics_of: dict[str, dict[str, Any]], by: str, residuals: dict[str, float]) -> None:
+    metrics = [name for name in METRICS if all(f"eval/{name}" in row for row in metrics_of.values())]
     terminal.one_of("--by", by, tuple(metrics))
     lines = [
         [name, f"{residuals[name]:.3f}" if name in residuals else "-", *(f"{row[f'eval/{m}']:.4f}" for m in metrics)]
-        for name, row in found.items()
+        for name, row in metrics_of.items()
     ]
     terminal.show_table("averages of the weights", ["average", "residual", *metrics], lines)
 

@@ -30,11 +30,11 @@ def latent_dims(
     from gen_ray.engine.plots import grids
     from gen_ray.experiment import load
 
-    wanted = _numbers(dims)
+    numbers = _numbers(dims)
     base = load(config, overrides or [])
     experiments = {
         dim: load(config, [*(overrides or []), f"family.latent_dim={dim}", f"name={base.name}-z{dim}"])
-        for dim in wanted
+        for dim in numbers
     }
     pictures: dict[str, Any] = {}
     with connected(base.scaling):
@@ -87,12 +87,12 @@ def _numbers(dims: str) -> list[int]:
     from gen_ray.errors import UserError
 
     try:
-        found = [int(word) for word in dims.replace(",", " ").split()]
+        numbers = [int(word) for word in dims.replace(",", " ").split()]
     except ValueError:
-        found = []
-    if not 0 < len(set(found)) == len(found) <= 26:
+        numbers = []
+    if not 0 < len(set(numbers)) == len(numbers) <= 26:
         raise UserError(f"--dims {dims!r}: write different whole numbers, e.g. --dims 2,5,10,20")
-    return found
+    return numbers
 
 
 if __name__ == "__main__":

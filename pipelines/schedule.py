@@ -47,12 +47,12 @@ def add(
     from gen_ray.sweeps import config
 
     check_promotion(promote, margin)
-    found = config.load(plan, overrides or [])
-    storage = found.first.storage.root
+    sweep = config.load(plan, overrides or [])
+    storage = sweep.first.storage.root
     raw = {
-        "name": name or found.sweep.name,
+        "name": name or sweep.sweep.name,
         "config": str(plan),
-        "overrides": [*(overrides or []), *_data_root(found.first.data.root)],
+        "overrides": [*(overrides or []), *_data_root(sweep.first.data.root)],
         "cron": cron,
         "timezone": timezone,
         "folder": Path.cwd(),

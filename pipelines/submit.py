@@ -47,16 +47,16 @@ def submit(
     from gen_ray.cluster.jobs import package
     from gen_ray.cluster.jobs.jobs import Jobs
 
-    verb, *rest = words
+    verb, *arguments = words
     _check(verb, working_dir)
     job = id or f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
     terminal.check_name("--id", job)
     variables = dict(_variable(word) for word in env or [])
     files = package.contents(working_dir)
     package.check(working_dir, files, limit_mb)
-    package.check_words(working_dir, files, rest)
+    package.check_words(working_dir, files, arguments)
     jobs = Jobs(address)
-    jobs.submit(job, ["-m", f"pipelines.{verb}", *rest], working_dir.absolute(), variables, include or [])
+    jobs.submit(job, ["-m", f"pipelines.{verb}", *arguments], working_dir.absolute(), variables, include or [])
     if no_wait:
         typer.echo(job)
         return

@@ -126,9 +126,9 @@ def option_groups(verb: Callable[..., None]) -> Callable[..., None]:
     names = {group: [field.name for field in fields(kind)] for group, kind in groups.items()}
 
     @wraps(verb)
-    def flat(**given: Any) -> None:
-        made = {group: kind(**{name: given.pop(name) for name in names[group]}) for group, kind in groups.items()}
-        verb(**given, **made)
+    def flat(**values: Any) -> None:
+        made = {group: kind(**{name: values.pop(name) for name in names[group]}) for group, kind in groups.items()}
+        verb(**values, **made)
 
     options = [option for p in own.parameters.values() for option in _options_of(p)]
     flat.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
@@ -232,12 +232,12 @@ def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[
         typer.echo(f"  {name} {value:.5g}{origin}{more}")
 
 
-def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise UserError with the nearest known values if value is not one of them."""
     from gen_ray.errors import UserError, nearest
 
-    if value not in known:
-        raise UserError(f"{option} {value!r}: {nearest(value, known)}")
+    if value not in choices:
+        raise UserError(f"{option} {value!r}: {nearest(value, choices)}")
 
 
 def check_name(option: str, value: str) -> None:
@@ -251,14 +251,14 @@ def check_name(option: str, value: str) -> None:
         )
 
 
-def show_chains(what: str, known: Mapping[str, "Sampler"]) -> None:
+def show_chains(kind: str, known: Mapping[str, "Sampler"]) -> None:
     """Print the samplers or imputers, one per line, with source, options and cost."""
     lines = [
         [name, about.summary, _options(about), str(about.least_steps), *_cost(about)] for name, about in known.items()
     ]
-    header = [what, "source", "options", "least steps", "steps", "nfe/step", "nfe"]
-    show_table(f"{what}s, the default one first", header, lines, prose=("source", "options"))
-    typer.echo(f"--{what} NAME or NAME:option=value,…; steps: the default; nfe: network evaluations of these steps")
+    header = [kind, "source", "options", "least steps", "steps", "nfe/step", "nfe"]
+    show_table(f"{kind}s, the default one first", header, lines, prose=("source", "options"))
+    typer.echo(f"--{kind} NAME or NAME:option=value,…; steps: the default; nfe: network evaluations of these steps")
 
 
 def _options(about: "Sampler") -> str:
@@ -289,10 +289,10 @@ def find_runs(
 
     groups = tables([row for row in chosen(rows(store), where) if not only or row.run_id in only], sort)
     if not groups:
-        there = ", ".join(experiments(store))
-        such = " ".join(["no finished runs", *(f"with {filter_}" for filter_ in where)])
-        line = f"{such} in experiment {store.experiment!r} of {store.uri}; experiments there: {there or 'none'}"
-        typer.echo(f"{line}; gen-ray compare EXPERIMENT shows another one" if there else line, err=err)
+        names = ", ".join(experiments(store))
+        conditions = " ".join(["no finished runs", *(f"with {filter_}" for filter_ in where)])
+        line = f"{conditions} in experiment {store.experiment!r} of {store.uri}; experiments there: {names or 'none'}"
+        typer.echo(f"{line}; gen-ray compare EXPERIMENT shows another one" if names else line, err=err)
     return groups
 
 

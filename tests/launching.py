@@ -44,7 +44,7 @@ def carry_out(words: list[str], variables: Mapping[str, str], folder: Path) -> N
         patch.setattr(
             "gen_ray.cluster.nodes.ports.reserve", lambda *_: contextlib.nullcontext()
         )  # of this machine at this time
-        patch.setattr("pipelines.serve._found", lambda models, *_: {model: model for model in models or ["toy"]})
+        patch.setattr("pipelines.serve._sources", lambda models, *_: {model: model for model in models or ["toy"]})
         for name, value in {"HOME": str(folder), "GEN_RAY_STORAGE": str(folder), **variables}.items():
             patch.setenv(name, value)
         patch.chdir(ROOT)

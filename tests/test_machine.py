@@ -66,12 +66,12 @@ def test_a_possible_problem_is_reported_with_its_remedy(changed: dict[str, float
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        (replace(THERE, seen=None, fault="no module named x"), "no task can run there: no module named x"),
+        (replace(THERE, machine=None, fault="no module named x"), "no task can run there: no module named x"),
         (
-            replace(THERE, seen=replace(HERE, versions={**HERE.versions, "torch": "2.9.0"})),
+            replace(THERE, machine=replace(HERE, versions={**HERE.versions, "torch": "2.9.0"})),
             "torch is 2.9.0, here 2.14",
         ),
-        (replace(THERE, seen=replace(HERE, gpus=())), r"Ray counts 2 GPUs, torch \(CUDA 13.0\) can use 0"),
+        (replace(THERE, machine=replace(HERE, gpus=())), r"Ray counts 2 GPUs, torch \(CUDA 13.0\) can use 0"),
         (replace(THERE, shares=False), "storage.root is another folder than here"),
     ],
 )

@@ -200,8 +200,8 @@ def _exclusive(out: Path) -> Iterator[None]:
 
 def _commit(folder: Path, fill: Callable[[Path], None]) -> None:
     """Create a folder atomically, after removing the drafts of killed processes. Raise RunError."""
-    for left in paths.drafts(folder.parent):
-        paths.remove(left)
+    for draft in paths.drafts(folder.parent):
+        paths.remove(draft)
     try:
         paths.commit(folder, fill)
     except OSError as error:

@@ -62,15 +62,15 @@ class Daemon:
 
     def rescan(self) -> None:
         """Load new and changed schedules, drop removed ones, and check all of them."""
-        there = self._files()
-        for name in self.known.keys() - there.keys():
+        files = self._files()
+        for name in self.known.keys() - files.keys():
             self.tell(f"{name}: removed")
-        for name, changed in there.items():
+        for name, changed in files.items():
             if self.known.get(name) != changed:
                 self._take(name)
             if name not in self.broken and not self.stopped.is_set():
                 self._reconcile(name)
-        self.known = there
+        self.known = files
 
     def _reconcile(self, name: str) -> None:
         """Reconcile a schedule and report changes. An error of one schedule does not stop the others."""

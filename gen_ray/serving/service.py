@@ -170,8 +170,8 @@ def card_json(card: ModelCard) -> dict[str, Any]:
         "levels": spec.levels,
         "alphabet": spec.alphabet,
     }
-    whole = {**facts, "data": data, "verbs": list(card.verbs), "curve": [asdict(point) for point in card.curve]}
-    sent: dict[str, Any] = _finite(whole)
+    fields = {**facts, "data": data, "verbs": list(card.verbs), "curve": [asdict(point) for point in card.curve]}
+    sent: dict[str, Any] = _finite(fields)
     return sent
 
 

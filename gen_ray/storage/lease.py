@@ -221,14 +221,14 @@ def _changes(file: Path, owner: Owner, seconds: float) -> bool:
 def _hand_over(file: Path, owner: Owner, mine: Owner) -> None:
     """Request the lease from the owner, and wait until the owner has ended, at most HANDOVER_SECONDS."""
     logger.warning("%s: waiting for %s to end", file.parent.name, owner.name)
-    until, here = time.monotonic() + HANDOVER_SECONDS, owner.machine == process.machine()
+    until, is_this_machine = time.monotonic() + HANDOVER_SECONDS, owner.machine == process.machine()
     while time.monotonic() < until:
         found = _read(file)
         if found is None or found.ended or found.token != owner.token:
             return
         if not found.claimed_by:
             conditional_write.replace(file, found.text(), replace(found, claimed_by=mine.name).text())
-        elif here and not process.is_alive(owner.pid, owner.process_start):
+        elif is_this_machine and not process.is_alive(owner.pid, owner.process_start):
             return
         time.sleep(POLL_SECONDS)
 

@@ -49,8 +49,8 @@ class SearchAxis(Config):
     @model_validator(mode="after")
     def _is_one_kind(self) -> "SearchAxis":
         kinds = {"choice": self.choice, "uniform": self.uniform, "loguniform": self.loguniform, "randint": self.randint}
-        given = [name for name, value in kinds.items() if value is not None]
-        if len(given) != 1:
+        kinds_given = [name for name, value in kinds.items() if value is not None]
+        if len(kinds_given) != 1:
             raise ValueError(f"needs exactly one of {', '.join(kinds)}")
         if self.choice is None and self.ends[0] >= self.ends[1]:
             raise ValueError("the lower end must be below the upper one")
@@ -69,8 +69,8 @@ class SearchAxis(Config):
 
     def allows(self, key: str, value: Any) -> bool:
         """Return whether a value of a key of ``when`` is one of the listed values."""
-        wanted = self.when[key]
-        return label(value) in map(label, wanted if isinstance(wanted, list) else [wanted])
+        condition = self.when[key]
+        return label(value) in map(label, condition if isinstance(condition, list) else [condition])
 
 
 class SearcherConfig(Config):
@@ -280,7 +280,7 @@ def _check_metric(sweep: SweepConfig, base: Experiment) -> None:
             )
 
 
-def _check_population(sweep: SweepConfig, wanted: PopulationConfig, epochs: int) -> None:
+def _check_population(sweep: SweepConfig, population: PopulationConfig, epochs: int) -> None:
     """Raise UserError for keys that cannot change during training, and for a population without any copies."""
     for key in sweep.space:
         if key not in CHANGING:
@@ -291,7 +291,7 @@ def _check_population(sweep: SweepConfig, wanted: PopulationConfig, epochs: int)
         )
     if sweep.trials == 1:
         raise UserError("trials=1: pbt needs at least 2")
-    if wanted.interval_epochs >= epochs:
+    if population.interval_epochs >= epochs:
         raise UserError(
-            f"scheduler.interval_epochs={wanted.interval_epochs}: must be less than training.epochs={epochs}"
+            f"scheduler.interval_epochs={population.interval_epochs}: must be less than training.epochs={epochs}"
         )

@@ -18,16 +18,16 @@ SHORTEST = 32
 
 def key() -> bytes | None:
     """Return the key of the environment, or None. Raise UserError for a key shorter than SHORTEST characters."""
-    found = os.environ.get(ENVIRONMENT)
-    if found is None:
+    value = os.environ.get(ENVIRONMENT)
+    if value is None:
         return None
-    found = found.strip()  # a Kubernetes Secret made from a file has a final newline
-    if len(found) < SHORTEST:
+    value = value.strip()  # a Kubernetes Secret made from a file has a final newline
+    if len(value) < SHORTEST:
         raise UserError(
-            f"{ENVIRONMENT}: has {len(found)} characters and needs {SHORTEST}; python -c 'import secrets; "
+            f"{ENVIRONMENT}: has {len(value)} characters and needs {SHORTEST}; python -c 'import secrets; "
             f"print(secrets.token_urlsafe(32))' makes one, and without signatures the variable must be unset"
         )
-    return found.encode()
+    return value.encode()
 
 
 def require() -> None:

@@ -136,4 +136,4 @@ def test_slots_are_released_and_each_key_always_has_its_share(
     for name, count in held.items():
         for _ in range(count):
             slots.release(name)
-    assert slots._common == 0 and not any(slots._held.values())
+    assert slots._common == 0 and not any(slots._in_use.values())

@@ -145,9 +145,9 @@ def _from_average(
     trained.net.load_state_dict(weights)
     model = replace(trained, experiment=parse(raw), net=trained.net)  # replace: caches of the old weights are dropped
     report = _measure(model, Prepared.load(data), device, "train")
-    found = {name: report[name] for name in ("metrics", "provenance")}
+    summary = {name: report[name] for name in ("metrics", "provenance")}
     if out is not None:
-        meta = {**model.meta, **found, "ema": {"kind": "power", "sigma_rel": sigma_rel}}
+        meta = {**model.meta, **summary, "ema": {"kind": "power", "sigma_rel": sigma_rel}}
         artifact.write(out, replace(model, meta=meta))
     return report
 

@@ -84,9 +84,9 @@ class Measurement:
 
     def __init__(self, experiment: Experiment, prepared: Prepared, folder: Path, order: MeasurementPlan) -> None:
         """Start the actor with the resources of all of the training's workers."""
-        place = worker_options(experiment)
+        options = worker_options(experiment)
         self._benchmark = (
-            ray.remote(SamplerBenchmark).options(**place).remote(folder, prepared.folder, place["num_cpus"], order)
+            ray.remote(SamplerBenchmark).options(**options).remote(folder, prepared.folder, options["num_cpus"], order)
         )
 
     def points(self, watch: Callable[[int, int, CostQuality], None]) -> Measured | None:
@@ -95,16 +95,16 @@ class Measurement:
         if plan is None:
             return None
         chosen, left_out, metric, how = plan
-        found: list[CostQuality] = []
+        points: list[CostQuality] = []
         for setting in chosen:
-            found.append(self._ask("measure_setting", setting))
-            watch(len(found), len(chosen), found[-1])
-        return Measured(metric=metric, points=found, provenance=how, left_out=left_out)
+            points.append(self._ask("measure_setting", setting))
+            watch(len(points), len(chosen), points[-1])
+        return Measured(metric=metric, points=points, provenance=how, left_out=left_out)
 
     def fingerprint(self, choice: SamplerChoice) -> tuple[str, str]:
         """Return the SHA-256 of fixed samples of a choice, and the software build for which it is valid."""
-        found: tuple[str, str] = self._ask("fingerprint", choice)
-        return found
+        result: tuple[str, str] = self._ask("fingerprint", choice)
+        return result
 
     def _ask(self, method: str, *args: Any) -> Any:
         return unwrap_error(getattr(self._benchmark, method).remote(*args))

@@ -86,7 +86,7 @@ class Shares:
         """Describe the resources that a member waits for, or "its turn"; return "" if it does not wait."""
         if not self.waits(member):
             return ""
-        free = {kind: member.room.get(kind, 0.0) - taken for kind, taken in self._taken(member.request.needs).items()}
+        free = {kind: member.room.get(kind, 0.0) - n for kind, n in self._in_use(member.request.needs).items()}
         short = [
             f"{amount:g} {kind} ({max(0.0, free[kind]):g} of {member.room.get(kind, 0.0):g} free)"
             for kind, amount in member.request.needs.items()
@@ -104,10 +104,10 @@ class Shares:
         return member.running * _part(member.request, room), member.served, -member.request.priority, member.served_at
 
     def _fits(self, needs: Resources, room: Resources) -> bool:
-        taken = self._taken(needs)
-        return all(taken[kind] + amount <= room.get(kind, 0) for kind, amount in needs.items())
+        in_use = self._in_use(needs)
+        return all(in_use[kind] + amount <= room.get(kind, 0) for kind, amount in needs.items())
 
-    def _taken(self, kinds: Iterable[str]) -> dict[str, float]:
+    def _in_use(self, kinds: Iterable[str]) -> dict[str, float]:
         members = self.members.values()
         return {k: sum(m.running * m.request.needs.get(k, 0.0) for m in members) for k in kinds}
 

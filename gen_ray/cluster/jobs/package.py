@@ -15,18 +15,19 @@ LARGEST = 5
 
 def contents(folder: Path) -> dict[Path, int]:
     """Return the files of a folder that Ray uploads and their sizes in bytes; .gitignore and .rayignore apply."""
-    found: dict[Path, int] = {}
+    sizes: dict[Path, int] = {}
 
     def note(path: Path) -> None:
         if path.is_file():
-            found[path] = path.stat().st_size
+            sizes[path] = path.stat().st_size
 
-    whole = folder.absolute()
+    absolute = folder.absolute()
     defaults = ray_constants.get_runtime_env_default_excludes()
     quiet = logging.getLogger("gen_ray.package")
     quiet.setLevel(logging.WARNING)  # Ray logs every ignore file here
-    packaging._dir_travel(whole, [packaging._get_excludes(whole, defaults)], note, include_gitignore=True, logger=quiet)
-    return found
+    excludes = packaging._get_excludes(absolute, defaults)
+    packaging._dir_travel(absolute, [excludes], note, include_gitignore=True, logger=quiet)
+    return sizes
 
 
 def check(folder: Path, files: Mapping[Path, int], limit_mb: float) -> None:

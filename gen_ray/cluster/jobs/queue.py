@@ -187,14 +187,14 @@ def members() -> list[tuple[ResourceRequest, str, float]]:
     """Return the members of the queue of the cluster that RAY_ADDRESS names. Raise UserError if it is not set."""
     if "RAY_ADDRESS" not in os.environ:
         raise UserError("RAY_ADDRESS: is not set; only a shared cluster has a queue: set it to its head's HOST:PORT")
-    found: list[tuple[ResourceRequest, str, float]] = ray.get(_queue().members.remote())
-    return found
+    states: list[tuple[ResourceRequest, str, float]] = ray.get(_queue().members.remote())
+    return states
 
 
 def reserved() -> Resources:
     """Return the resources that jobs outside the queue have reserved on the cluster that RAY_ADDRESS names."""
-    found: Resources = ray.get(_queue().reserved.remote())
-    return found
+    resources: Resources = ray.get(_queue().reserved.remote())
+    return resources
 
 
 def _queue() -> Any:

@@ -123,9 +123,9 @@ def available_resources() -> dict[str, float]:
 
     The autoscaler adds machines only on demand, so that a request must not be refused for resources that it may add.
     """
-    found: dict[str, float] = dict(ray.cluster_resources())
+    resources: dict[str, float] = dict(ray.cluster_resources())
     possible = state.get_max_resources_from_cluster_config() or {}
-    return found | {kind: max(found.get(kind, 0.0), float(most)) for kind, most in possible.items()}
+    return resources | {kind: max(resources.get(kind, 0.0), float(most)) for kind, most in possible.items()}
 
 
 def needs(scaling: Scaling, cpus: int) -> dict[str, float]:

@@ -61,7 +61,7 @@ def _interface(host: str) -> Mapping[str, str]:
         except OSError:
             return {}
         own = probe.getsockname()[0]
-    names = [name for name, found in psutil.net_if_addrs().items() if own in {one.address for one in found}]
+    names = [name for name, addresses in psutil.net_if_addrs().items() if own in {it.address for it in addresses}]
     return {"GLOO_SOCKET_IFNAME": names[0]} if names else {}
 
 
@@ -111,8 +111,8 @@ def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequenc
     variables = {**stores, **os.environ, **SERVER}
     words = ["server", "--host", host, "--port", str(port), "--workers", "1"]
     if names or host == "::1":  # MLflow does not allow these hosts by default
-        here = [f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")]
-        words += ["--allowed-hosts", ",".join([*names, *here])]
+        local_hosts = [f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")]
+        words += ["--allowed-hosts", ",".join([*names, *local_hosts])]
     command = [sys.executable, "-m", "mlflow", *words]
     if not detach:
         return _attached(command, variables)

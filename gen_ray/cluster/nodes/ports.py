@@ -58,10 +58,10 @@ def _unusable(host: str, port: int, field: str, error: OSError) -> UserError:
 def listens(pid: int, port: int) -> bool:
     """Return whether a process or one of its children listens on a port."""
     with suppress(psutil.Error):
-        whole = psutil.Process(pid)
-        for process in (whole, *whole.children(recursive=True)):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
             with suppress(psutil.Error):
-                found = process.net_connections("tcp")
-                if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found):
+                connections = process.net_connections("tcp")
+                if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections):
                     return True
     return False

@@ -67,12 +67,12 @@ def _check_memory() -> None:
 
 
 def _check_address(address: str) -> None:
-    found = ADDRESS.fullmatch(address)
-    if not found or not 0 < int(found["port"]) < 2**16:
+    match = ADDRESS.fullmatch(address)
+    if not match or not 0 < int(match["port"]) < 2**16:
         hint = "an http address is the dashboard's, for gen-ray submit `address`; " if "://" in address else ""
         raise UserError(f"RAY_ADDRESS={address}: is not HOST:PORT of a Ray head, e.g. 10.0.0.1:6379; {hint}or unset it")
     try:
-        reach(found["host"].strip("[]"), int(found["port"]))
+        reach(match["host"].strip("[]"), int(match["port"]))
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunError(

@@ -113,11 +113,11 @@ class StudySearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record how a trial ended in the study and in MLflow."""
-        number, found = self.numbers.pop(trial_id), result or {}
-        metrics = {key: float(value) for key, value in found.items() if "/" in key and isinstance(value, int | float)}
-        wrong = "its process died too often" if error else str(found.get("error", ""))
-        reason = "lost" if error else str(found.get("reason", ""))
-        stopped_at = None if found.get("ended") else found.get("epoch")
+        number, report = self.numbers.pop(trial_id), result or {}
+        metrics = {key: float(value) for key, value in report.items() if "/" in key and isinstance(value, int | float)}
+        wrong = "its process died too often" if error else str(report.get("error", ""))
+        reason = "lost" if error else str(report.get("reason", ""))
+        stopped_at = None if report.get("ended") else report.get("epoch")
         self._close(self.study.tell(number, metrics, error=wrong, reason=reason, stopped_at=stopped_at))
         self.slot.tell(len(self.numbers))
         if self.watch is not None:

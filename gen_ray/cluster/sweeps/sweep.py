@@ -104,8 +104,8 @@ def _swept(
     first, study = plan.first, Study(plan, home)
     most = min(plan.sweep.concurrency or _room(each), study.trial_count)
     together = isinstance(plan.sweep.scheduler, schedulers.PopulationConfig)
-    with queue_slot(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as place:
-        searcher = StudySearcher(study, parent, prepared, place, watch)
+    with queue_slot(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as slot:
+        searcher = StudySearcher(study, parent, prepared, slot, watch)
         searcher.reconcile()
         task = Task(parent.tracker, prepared.folder, awaited(partial(cached, first, prepared)), cpus)
         try:
@@ -122,12 +122,12 @@ def _swept(
 def _resumed(plan: SweepPlan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     """Return the newest unfinished sweep with this name and plan. Raise UserError if there is none."""
     below = plan.first.storage.root / SWEEPS
-    found = [home for home in run_directory.named(plan.sweep.name, below) if (home / PLAN).is_file()]
-    found = [home for home in found if not (home / DONE).exists()]
-    if not found:
+    homes = [home for home in run_directory.named(plan.sweep.name, below) if (home / PLAN).is_file()]
+    homes = [home for home in homes if not (home / DONE).exists()]
+    if not homes:
         raise UserError(f"no unfinished sweep named {plan.sweep.name!r} in {below}", field="resume")
     home = resumption.newest(
-        found,
+        homes,
         started=lambda home: (home / RECORD).exists(),
         same=lambda home: not _changed(home, plan),
     )

@@ -195,8 +195,8 @@ class RunLogger:
 
     def latest(self) -> tuple[int, int, dict[str, float]]:
         """Return steps done, total steps and the newest value of every metric."""
-        seen: tuple[int, int, dict[str, float]] = ray.get(self.tracker.latest.remote(self.run_id))
-        return seen
+        latest: tuple[int, int, dict[str, float]] = ray.get(self.tracker.latest.remote(self.run_id))
+        return latest
 
     def report_fatal(self, **fault: str) -> None:
         """Store a fatal error, which a retry would not fix; wait until it is stored."""
@@ -239,9 +239,9 @@ class RunLogger:
         """Return "" once the store has all of the run's messages, else its error; if patient, wait despite errors."""
         until = time.monotonic() + seconds
         while True:
-            left, trouble = ray.get(self.tracker.pending.remote(self.run_id))
-            if not left or (trouble and not patient):
-                return str(trouble) if left else ""
+            pending, trouble = ray.get(self.tracker.pending.remote(self.run_id))
+            if not pending or (trouble and not patient):
+                return str(trouble) if pending else ""
             if time.monotonic() > until:
                 return trouble or "MLflow is slow to answer"
             time.sleep(POLL_SECONDS)
@@ -249,7 +249,7 @@ class RunLogger:
 
 def start(store: Store | None, root: Path) -> Any:
     """Start the logger actor on the driver's node, where the default store and the artifacts are."""
-    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+    node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    return ray.remote(LoggerActor).options(num_cpus=0, scheduling_strategy=here).remote(store, local_dir(root) / OUTBOX)
+    return ray.remote(LoggerActor).options(num_cpus=0, scheduling_strategy=node).remote(store, local_dir(root) / OUTBOX)

@@ -202,11 +202,11 @@ def _watched(track: RunLogger, watch: OnProgress | None) -> Iterator[None]:
         return
     over = Event()
 
-    def look() -> None:
+    def report_progress() -> None:
         while not over.wait(POLL_SECONDS):
             watch(*track.latest())
 
-    thread = Thread(target=look, daemon=True)
+    thread = Thread(target=report_progress, daemon=True)
     thread.start()
     try:
         yield

@@ -38,21 +38,21 @@ def sampler_settings(family: Family, samplers: Sequence[str] = (), steps: Sequen
     for name in samplers:
         parse_sampler(name, known, steps=None)
     names = list(samplers) or [name for name, about in known.items() if not about.adaptive]
-    found: dict[SamplerChoice, int] = {}
+    settings: dict[SamplerChoice, int] = {}
     for name in names:
         default = known[name.partition(":")[0]].default_steps if name.partition(":")[0] in known else 1
         for number in steps or sorted({max(1, round(scale * default)) for scale in SCALES}):
             try:
-                found[SamplerChoice(name, number)] = family.chain(name, number).nfe
+                settings[SamplerChoice(name, number)] = family.chain(name, number).nfe
             except UserError:
                 if samplers and steps:
                     raise
-    if not found:
+    if not settings:
         raise UserError(
             "no sampler allows these numbers of steps; omit the option, or see gen-ray sample MODEL `list_samplers`",
             field="steps",
         )
-    return sorted((SamplerSetting(choice, nfe) for choice, nfe in found.items()), key=lambda setting: setting.nfe)
+    return sorted((SamplerSetting(choice, nfe) for choice, nfe in settings.items()), key=lambda setting: setting.nfe)
 
 
 def affordable(
