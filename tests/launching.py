@@ -68,7 +68,7 @@ def job(words: list[str]) -> list[str] | None:
     """Return the command that gen-ray submit runs on the cluster; None for other commands."""
     if words[:1] != ["submit"]:
         return None
-    return next(words[place:] for place, word in enumerate(words) if word in cli_verbs())
+    return next(words[i:] for i, word in enumerate(words) if word in cli_verbs())
 
 
 def cli_verbs() -> tuple[str, ...]:

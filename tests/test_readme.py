@@ -30,7 +30,7 @@ LARGEST = 100_000
 
 def distinct(found: list[tuple[dict[str, str], list[str]]]) -> list[tuple[dict[str, str], list[str]]]:
     """Return commands without repetitions, in their order."""
-    return [it for place, it in enumerate(found) if it not in found[:place]]
+    return [it for i, it in enumerate(found) if it not in found[:i]]
 
 
 PRINTED = distinct([it for page in PAGES for it in printed(page)])

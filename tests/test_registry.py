@@ -65,9 +65,9 @@ def test_the_first_run_is_champion_until_a_better_one_replaces_it(store: Store, 
     client = connect(store)
     version = client.get_model_version_by_alias(model, "champion")
     assert version.run_id == row(store, second).mlflow_id and version.tags["gen_ray.metric"] == BITS
-    place = client.get_model_version_download_uri(model, version.version)
+    uri = client.get_model_version_download_uri(model, version.version)
     assert Path(client.download_artifacts(version.run_id, "model/weights.safetensors")).read_text() == second
-    assert place.endswith("/model")
+    assert uri.endswith("/model")
 
 
 @pytest.mark.parametrize(("bits", "margin"), [(1.83, 0.02), (1.84, 0.0), (1.9, 0.0), (float("nan"), 0.0)])

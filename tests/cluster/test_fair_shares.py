@@ -38,7 +38,7 @@ class Cluster:
         self.running[name] -= 1
         self.shares.tell(name, self.running[name])
 
-    def taken(self, kind: str) -> float:
+    def in_use(self, kind: str) -> float:
         return sum(self.running[name] * request["needs"].get(kind, 0) for name, request in self.requests.items())
 
 
@@ -138,7 +138,7 @@ def test_grants_never_exceed_the_resources_and_every_member_gets_some(
         cluster.member(str(number), priority, CPU=cpus, GPU=gpus)
     for _ in range(30):
         cluster.round()
-        assert cluster.taken("CPU") <= 4 and cluster.taken("GPU") <= 2
+        assert cluster.in_use("CPU") <= 4 and cluster.in_use("GPU") <= 2
         had |= {name for name, n in cluster.running.items() if n}
         busy = [name for name, n in cluster.running.items() if n]
         cluster.end(chance.choice(busy))

@@ -32,16 +32,16 @@ def test_a_training_or_sweep_that_is_refused_leaves_only_its_data(
     command: Callable[..., None], older: bool, tmp_path: Path
 ) -> None:
     root = tmp_path / "runs"
-    kept = {root / "sweeps", root / "runs", root / "outbox"} if older else set()
-    for folder in kept:
+    existing = {root / "sweeps", root / "runs", root / "outbox"} if older else set()
+    for folder in existing:
         folder.mkdir(parents=True)
     with pytest.raises(UserError, match=r"scaling\.use_gpu=true: .*\b0\b"):
         command(tmp_path, root, scaling={"use_gpu": True})
     if not older:
         with pytest.raises(RunError, match="MLflow at sqlite"):
             command(tmp_path, root, tracking={"uri": NOWHERE})
-    assert set(root.iterdir()) == kept | {root / "data"}
-    assert not [path for folder in kept for path in folder.iterdir()]
+    assert set(root.iterdir()) == existing | {root / "data"}
+    assert not [path for folder in existing for path in folder.iterdir()]
 
 
 def test_data_that_cannot_be_prepared_leave_no_folders(tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ def test_samples_by_http_equal_those_of_the_engine(url: str, root: Path) -> None
     assert {card["id"]: card["family"] for card in client.models()} == {"ddpm": "ddpm", "vae": "vae"}
     found = client.sample("ddpm", n=3, seed=5, sampler="heun", steps=4)
     of = artifact.load(root / "runs" / "toy-ddpm" / "artifact")
-    alone = generate(of.net, of.family.chain("heun", 4), 3, seed=5, device=CPU).numpy()
-    assert np.abs(found.samples.astype(int) - alone).max() <= 1
-    assert client.score("vae", x=alone).arrays["bits_per_dim"].shape == (3,)
+    single = generate(of.net, of.family.chain("heun", 4), 3, seed=5, device=CPU).numpy()
+    assert np.abs(found.samples.astype(int) - single).max() <= 1
+    assert client.score("vae", x=single).arrays["bits_per_dim"].shape == (3,)
 
 
 def test_a_stream_has_previews(url: str) -> None:

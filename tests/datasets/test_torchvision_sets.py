@@ -108,11 +108,11 @@ def test_an_absent_data_set_names_the_folder_and_the_remedies_and_leaves_nothing
 
 
 def test_downloaded_files_appear_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clothes: dict) -> None:
-    there, root = tmp_path / "FashionMNIST", tmp_path / "new" / "root"
+    folder, root = tmp_path / "FashionMNIST", tmp_path / "new" / "root"
 
     def download(home: str, *, train: bool = True, download: bool = False) -> object:
         if download:
-            shutil.copytree(there, Path(home) / "FashionMNIST")
+            shutil.copytree(folder, Path(home) / "FashionMNIST")
             (Path(home) / "FashionMNIST" / "raw" / "leftover.gz").touch()
         return known(home, train=train)
 

@@ -87,14 +87,14 @@ GRID = [width / 1000 for width in range(10, 288, 3)]
 @pytest.mark.parametrize(("times", "span"), [(1, 0.01), (2, 0.01), (3, 0.01), (4, 0.02), (8, 0.15), (16, 0.2)])
 def test_an_accepted_width_is_reconstructed_within_a_tenth(times: int, span: float) -> None:
     """Computes by quadrature the standard deviation of the summed profile and its mean (the lag of a steady drift)."""
-    kept = [4800 * i // times for i in range(1, times + 1)]
-    at = torch.tensor(kept, dtype=torch.float64).repeat_interleave(2) / 4800
+    steps = [4800 * i // times for i in range(1, times + 1)]
+    at = torch.tensor(steps, dtype=torch.float64).repeat_interleave(2) / 4800
     gammas = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat(times)
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     accepted = []
     for width in GRID:
         gamma = power_ema.gamma_of(width)
-        found = post_hoc_ema._solve(kept, gamma)
+        found = post_hoc_ema._solve(steps, gamma)
         s = at[:, None] * u ** (1 / (gammas + 1))[:, None]  # quantiles of each profile
         mean = found.coefficients @ s.mean(1)
         variance = float(found.coefficients @ ((s - mean) ** 2).mean(1))
@@ -108,9 +108,9 @@ def test_an_accepted_width_is_reconstructed_within_a_tenth(times: int, span: flo
 
 def test_with_few_snapshots_the_limit_bounds_the_error_of_the_weights() -> None:
     """With two snapshots, width 0.12 was wrong by 15 % of the weights' movement; the residual of the fit was 0.073."""
-    for kept in ([2400, 4800], [4800]):
+    for steps in ([2400, 4800], [4800]):
         for width in (0.02, 0.035, 0.07, 0.12, 0.15, 0.2, 0.25):
-            assert not post_hoc_ema._solve(kept, power_ema.gamma_of(width)).is_close(width, len(kept))
+            assert not post_hoc_ema._solve(steps, power_ema.gamma_of(width)).is_close(width, len(steps))
 
 
 def test_a_damaged_average_is_refused_by_name(home: tuple[Path, dict], tmp_path: Path) -> None:

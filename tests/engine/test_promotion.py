@@ -93,17 +93,17 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 def test_the_sampler_settings_hold_the_options_of_each_sampler() -> None:
     of = model("ddpm")
-    dishes = {(dish.choice.sampler, dish.choice.steps): dish.nfe for dish in sampler_settings(of.family)}
-    assert dishes["ddim", 20] == 20 and dishes["heun", 10] == 19 and ("ancestral", 40) not in dishes
+    settings = {(setting.choice.sampler, setting.choice.steps): setting.nfe for setting in sampler_settings(of.family)}
+    assert settings["ddim", 20] == 20 and settings["heun", 10] == 19 and ("ancestral", 40) not in settings
     assert [d.choice for d in sampler_settings(of.family, ["ddim:eta=0.5"], [3, 6])] == [
         SamplerChoice("ddim:eta=0.5", n) for n in (3, 6)
     ]
-    assert [dish.choice.sampler for dish in sampler_settings(model("vae").family)] == ["mean", "draw"]
+    assert [setting.choice.sampler for setting in sampler_settings(model("vae").family)] == ["mean", "draw"]
     diffusion = model("score_sde")
-    assert "euler_maruyama" in {dish.choice.sampler for dish in sampler_settings(diffusion.family)}
+    assert "euler_maruyama" in {setting.choice.sampler for setting in sampler_settings(diffusion.family)}
     least = {name: about.least_steps for name, about in diffusion.family.samplers().items()}
-    assert all(dish.choice.steps >= least[dish.choice.sampler] for dish in sampler_settings(diffusion.family))
-    assert {dish.choice.sampler for dish in sampler_settings(diffusion.family, steps=[20])} == {
+    assert all(setting.choice.steps >= least[setting.choice.sampler] for setting in sampler_settings(diffusion.family))
+    assert {setting.choice.sampler for setting in sampler_settings(diffusion.family, steps=[20])} == {
         n for n in least if least[n] <= 20
     } - {"adaptive"}
     with pytest.raises(UserError, match="'euler_maruyama' needs at least 51 steps, got 20"):
@@ -112,8 +112,8 @@ def test_the_sampler_settings_hold_the_options_of_each_sampler() -> None:
         sampler_settings(of.family, ["euler"], [3])
     with pytest.raises(UserError, match="sampler 'nosuch'; "):
         sampler_settings(of.family, ["nosuch"])
-    kept, left = affordable(sampler_settings(of.family), 30)
-    assert sum(dish.nfe for dish in kept) <= 30 and len(kept) + len(left) == len(dishes)
+    chosen, left_out = affordable(sampler_settings(of.family), 30)
+    assert sum(setting.nfe for setting in chosen) <= 30 and len(chosen) + len(left_out) == len(settings)
     assert len(affordable(sampler_settings(of.family), 0)[0]) == 1
 
 

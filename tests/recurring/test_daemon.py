@@ -56,8 +56,8 @@ def test_added_changed_and_removed_files_are_noticed(
 ) -> None:
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     store.add(nightly(store.root, cron="* * * * *", added=an_hour_ago))
-    soon(lambda: fake.asked)
-    [(occurrence, _)] = fake.asked
+    soon(lambda: fake.submitted)
+    [(occurrence, _)] = fake.submitted
     soon(lambda: f"{occurrence}: running" in lines)
     assert lines[0].startswith("nightly: * * * * * UTC, next ")
     fake.states.clear()
@@ -94,12 +94,12 @@ def test_the_clock_may_be_set_while_it_runs(
     thread.start()
     try:
         store.add(nightly(store.root, cron="* * * * *", added=clock[0] - timedelta(minutes=2)))
-        soon(lambda: len(fake.asked) == 1)
+        soon(lambda: len(fake.submitted) == 1)
         fake.end_all()
         clock[0] -= year
         soon(lambda: store.load_state(store.load("nightly")).after <= clock[0])
         clock[0] += timedelta(minutes=2)
-        soon(lambda: len(fake.asked) == 2)
+        soon(lambda: len(fake.submitted) == 2)
     finally:
         running.stop()
         thread.join()

@@ -94,8 +94,8 @@ def test_an_image_may_be_given_as_the_bytes_of_its_file(client: Client, tmp_path
 
 def test_an_image_is_the_png_of_the_api(client: Client, port: int) -> None:
     form = {"n": 4, "seed": 3, "format": "grid"}
-    asked = {"Authorization": f"Bearer {KEY}"}
-    sent = requests.post(f"http://127.0.0.1:{port}/v1/models/digits/sample", json=form, headers=asked, timeout=30)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    sent = requests.post(f"http://127.0.0.1:{port}/v1/models/digits/sample", json=form, headers=headers, timeout=30)
     assert client.picture("digits", n=4, seed=3) == sent.content and sent.content.startswith(b"\x89PNG")
     assert client.picture("digits", "decode", z=np.zeros((3, 2))).startswith(b"\x89PNG")
     with pytest.raises(ApiError, match="not pictures"):
