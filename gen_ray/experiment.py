@@ -18,6 +18,7 @@ from pydantic import (
 
 from gen_ray import families
 from gen_ray.configuration.base import LONGEST_SECONDS, Config, validated
+from gen_ray.configuration.field_types import Count, Momentum, Name, Text
 from gen_ray.configuration.files import TRAINING, apply_override, checked, checked_saved, with_location
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
@@ -26,17 +27,6 @@ from gen_ray.family import Family, FamilyConfig
 from gen_ray.maths.chain import Chain
 from gen_ray.storage import paths as storage
 from gen_ray.storage.user_paths import local
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Names that may be part of a path: without separators, a leading dot or control characters."""
-
-NAME_RULE = "1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(NAME_PATTERN, text):
-        raise ValueError(f"must be {NAME_RULE}")
-    return text
 
 
 def _folder(where: object) -> object:
@@ -53,19 +43,6 @@ def _on_bad_row(text: str) -> str:
     if not re.fullmatch(r"stop|skip:\d+", text):
         raise ValueError("must be stop, or skip:N, where N is the number of rows that may be left out")
     return text
-
-
-def _text(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not contain null bytes")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_text)]
-"""The name of a file, a folder or a server, without null bytes."""
-Name = Annotated[str, AfterValidator(_name)]
-Count = Annotated[int, Field(ge=1, le=10_000)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _root(where: object) -> Path:

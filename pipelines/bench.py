@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import bench_gpu, constant_load, instances, terminal
+from pipelines import bench_gpu, bench_serve, instances, terminal
+from pipelines.terminal import AsJson
 
 if TYPE_CHECKING:
     from gen_ray.bench.baselines import SamplerTimes
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 Config = Annotated[Path, typer.Argument(help="The experiment's YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key=value.")]
 Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Number of rounds, after one warm-up round.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = terminal.new_group()
 app.command()(bench_gpu.gpu)
@@ -231,57 +231,7 @@ def sample(
     terminal.show_table(f"{experiment.name}: {rounds} rounds, {threads} threads", header, lines)
 
 
-@app.command()
-def serve(
-    model: instances.ModelName,
-    sampler: Annotated[
-        list[str] | None, typer.Option(help="NAME=STEPS. May be repeated. Default: three of the family's samplers.")
-    ] = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Rounds of offline, served and request-level batching.")
-    ] = 3,
-    seconds: Annotated[
-        float, typer.Option(min=1, max=86_400, help="Seconds of saturated load per round; the warm-up takes a quarter.")
-    ] = 20,
-    clients: Annotated[int, typer.Option(min=1, max=10_000, help="Number of concurrent clients.")] = 24,
-    overload_seconds: Annotated[
-        float, typer.Option(min=1, max=86_400, help="Seconds of load at five times the capacity.")
-    ] = 30,
-    constant_seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=10,
-            max=864_000,
-            help="Instead, measure latency, errors and memory under constant load for this time, in seconds.",
-        ),
-    ] = None,
-    constant_share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Constant load as a share of the capacity.")
-    ] = 0.5,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the measured server.")] = 8123,
-    storage: instances.Storage = Path("gen_ray_runs"),
-    as_json: AsJson = False,
-) -> None:
-    """Compare serving with full offline batches and with request-level batching; also latency and overload."""
-    from gen_ray.bench.cluster.serving.measure import BenchPlan, measure
-    from gen_ray.bench.cluster.serving.report import figures, kinds
-    from gen_ray.cluster.serving.args import ServedModel, ServingApplication
-
-    loaded = instances.load(model, storage)
-    app = ServingApplication(models={"bench": ServedModel(model=model, backlog_seconds=5)}, root=storage)
-    if constant_seconds is not None:
-        constant_load.show(app, kinds(loaded.family, sampler), port, constant_seconds, constant_share, as_json)
-        return
-    plan = BenchPlan(rounds=rounds, seconds=seconds, clients=clients, overload_seconds=overload_seconds)
-    measured = figures(measure(app, kinds(loaded.family, sampler), port, plan))
-    if as_json:
-        typer.echo(json.dumps({"model": model, "rounds": rounds, **measured}, indent=1))
-        return
-    lines = [
-        [name.replace("_", " "), f"{value:,.3g}" if isinstance(value, float) else str(value)]
-        for name, value in measured.items()
-    ]
-    terminal.show_table(f"{model}: {rounds} rounds of {seconds:g} s, {clients} clients", ["what", "measured"], lines)
+app.command()(bench_serve.serve)
 
 
 def _figures(timed: "SamplerTimes", nfe: int) -> dict[str, float]:

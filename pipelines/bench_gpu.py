@@ -47,21 +47,17 @@ def gpu(
             _write(json_file, report.as_json(outcome, described, arguments))
 
     try:
-        running.run(
-            tasks,
-            target,
-            outcome,
-            limit_seconds=seconds,
-            rounds=rounds,
-            announce=lambda line: typer.echo(line, err=True),
-            save=save,
-        )
+        running.run(tasks, target, outcome, limit_seconds=seconds, rounds=rounds, announce=_announce, save=save)
     except (KeyboardInterrupt, EndedError):
         _show(outcome, described)
         raise
     _show(outcome, described)
     if outcome.failed:
         raise RunError(f"{len(outcome.failed)} of {len(tasks)} measurements failed; see the report above")
+
+
+def _announce(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _device(name: str) -> "torch.device":

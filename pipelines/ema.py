@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from gen_ray.experiment import Experiment
 
 WIDTHS = (0.05, 0.07, 0.1, 0.15, 0.2)
+Widths = Annotated[
+    list[float] | None, typer.Argument(help="Relative widths, in addition to those of --sigma-rel.", metavar="WIDTH")
+]
 METRICS = tuple(metric.key for metric in HEADLINE)
 
 
 def ema(
     run: ModelName,
-    more: Annotated[
-        list[float] | None,
-        typer.Argument(help="Relative widths, in addition to those of --sigma-rel.", metavar="WIDTH"),
-    ] = None,
+    more: Widths = None,
     sigma_rel: Annotated[
         list[float] | None, typer.Option(help="Relative widths of the averages. Default: 0.05 0.07 0.1 0.15 0.2.")
     ] = None,
@@ -42,22 +42,21 @@ def ema(
     folder = find(run, storage)
     if folder.name != run_directory.ARTIFACT:
         raise UserError(f"{run}: only runs keep the snapshots for averages, and {folder} is not in a run")
-    from gen_ray.engine.inference import artifact, model_files
+    from gen_ray.engine.inference import artifact
     from gen_ray.engine.training import post_hoc_ema
-    from gen_ray.storage.paths import copy, exists, remove
+    from gen_ray.storage.paths import remove
     from gen_ray.storage.replacement import PARTIAL, hidden_path
 
     home, trained = folder.parent, artifact.load(folder)
     experiment = run_directory.settings(folder, storage)
     candidates = hidden_path(home / "candidates", PARTIAL)
     residuals = _residuals(partial(post_hoc_ema.residual, home), [*(sigma_rel or []), *(more or [])])
-    metrics_of: dict[str, dict[str, Any]] = {_name(trained.meta.get("ema")): dict(trained.meta["metrics"])}
+    metrics_of = {_name(trained.meta.get("ema")): dict(trained.meta["metrics"])}
     try:
         metrics_of |= _measured(experiment, folder, residuals, candidates)
         _show(metrics_of, by, {_name({"sigma_rel": width}): residual for width, residual in residuals.items()})
         best = min(metrics_of, key=lambda name: metrics_of[name][f"eval/{by}"])
-        if exists(candidates / best):
-            model_files.commit(folder, partial(copy, candidates / best))
+        _replace(folder, candidates / best)
     finally:
         remove(candidates)
     typer.echo(f"{folder}: {best}")
@@ -79,6 +78,15 @@ def _measured(
             report = evaluate_average(experiment, prepared, artifact.parent, width, out=candidates / name)
             metrics[name] = report["metrics"]
     return metrics
+
+
+def _replace(artifact: Path, candidate: Path) -> None:
+    """Replace the model by a candidate, if there is one: the model as trained has none."""
+    from gen_ray.engine.inference import model_files
+    from gen_ray.storage.paths import copy, exists
+
+    if exists(candidate):
+        model_files.commit(artifact, partial(copy, candidate))
 
 
 def _residuals(residual: Callable[[float], float], widths: list[float]) -> dict[float, float]:

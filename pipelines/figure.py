@@ -7,6 +7,7 @@ import typer
 
 from gen_ray.metrics import BITS_PER_DIM
 from pipelines import instances, terminal
+from pipelines.progress import VerbProgress
 
 app = terminal.new_group()
 SAMPLES = 100
@@ -39,7 +40,7 @@ def latent_dims(
     pictures: dict[str, Any] = {}
     with connected(base.scaling):
         for dim, experiment in experiments.items():
-            with terminal.VerbProgress(experiment.name) as watch:
+            with VerbProgress(experiment.name) as watch:
                 done = train(experiment, watch=watch)
             bits = done.metrics[BITS_PER_DIM.name]
             typer.echo(f"{done.run_id}: {bits:.4f} bits/dim")

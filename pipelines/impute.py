@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gen_ray.dataspec import DataSpec
+    from gen_ray.engine.inference.artifact import Model
     from gen_ray.engine.inference.impute import Completions
 
 TILE = 112
@@ -73,7 +74,7 @@ def impute(
     """Complete an image or a text several times and show where the completions differ. The known part is unchanged."""
     if out is not None:
         terminal.one_of("--out must end in", out.suffix, (".png", ".npz"))
-    from gen_ray.engine.inference.impute import complete, masked_likelihood
+    from gen_ray.engine.inference.impute import complete
 
     loaded = instances.load(model, storage)
     if list_imputers:
@@ -89,12 +90,17 @@ def impute(
             f"{unseen} known positions follow a missing one: this imputer conditions on preceding positions only"
         )
     if truth is not None:
-        judged = masked_likelihood(loaded, made, truth, seed=seed, device=instances.device())
-        bits, nll = float(made.bits_per_dim(judged.nll)[0]), judged.nll
-        typer.echo(
-            f"true missing values: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind}, nfe {nll.nfe})"
-        )
-        typer.echo(f"  {nll.kind}: {judged.meaning}")
+        _show_likelihood(loaded, made, truth, seed)
+
+
+def _show_likelihood(model: "Model", made: "Completions", truth: "Tensor", seed: int) -> None:
+    """Print the likelihood of the true missing values given the known part."""
+    from gen_ray.engine.inference.impute import masked_likelihood
+
+    likelihood = masked_likelihood(model, made, truth, seed=seed, device=instances.device())
+    bits, nll = float(made.bits_per_dim(likelihood.nll)[0]), likelihood.nll
+    typer.echo(f"true missing values: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind}, nfe {nll.nfe})")
+    typer.echo(f"  {nll.kind}: {likelihood.meaning}")
 
 
 def _read(instance: ImputeOptions, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:

@@ -45,7 +45,7 @@ def plan(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds of each measurement.")] = 3,
     steps: Annotated[int, typer.Option(min=2, max=1_000_000, help="Optimizer steps per round of --check.")] = 60,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: terminal.AsJson = False,
 ) -> None:
     """Predict epoch time, ingest, memory and storage for 1, 2, 4 … workers, and the number that is still worthwhile.
 

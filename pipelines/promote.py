@@ -60,22 +60,30 @@ class PromoteOptions:
         )
 
 
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """The registered model, and how the run is compared with its champion."""
+
+    name: Annotated[str | None, typer.Option(help="The registered model. Default: DATA-FAMILY.")] = None
+    metric: Annotated[str, typer.Option(help="Metric by which the run is compared with the champion, eval/….")] = (
+        BITS_PER_DIM.name
+    )
+    margin: Annotated[
+        float, typer.Option(min=0, max=1e9, help="Minimum improvement on the champion, in the metric's unit.")
+    ] = 0.01
+    force: Annotated[bool, typer.Option("--force", help="Promote without comparing with the champion.")] = False
+
+
 @terminal.option_groups
 def promote(
     options: PromoteOptions,
+    *,
     run: Annotated[str | None, typer.Argument(help="A run's id or name. Alternatives: --best, --rollback.")] = None,
     best: Annotated[
         str | None, typer.Option(help="Promote the finished run of --experiment that is best by this metric.")
     ] = None,
     experiment: Annotated[str, typer.Option(help="The MLflow experiment of --best.")] = "gen_ray",
-    name: Annotated[str | None, typer.Option(help="The registered model. Default: DATA-FAMILY.")] = None,
-    metric: Annotated[
-        str, typer.Option(help="Metric by which the run is compared with the champion, eval/….")
-    ] = BITS_PER_DIM.name,
-    margin: Annotated[
-        float, typer.Option(min=0, max=1e9, help="Minimum improvement on the champion, in the metric's unit.")
-    ] = 0.01,
-    force: Annotated[bool, typer.Option("--force", help="Promote without comparing with the champion.")] = False,
+    comparison: ComparisonOptions,
     rollback: Annotated[
         str | None, typer.Option(help="Restore the previous champion of this registered model.")
     ] = None,
@@ -97,21 +105,32 @@ def promote(
             return
         run = _best(target, str(best))
     artifact = find(run, storage, tracking_uri) if best is None else run_directory.artifact_of(run, storage)
+    _promote(artifact, storage, tracking_uri, options, comparison)
+
+
+def _promote(
+    artifact: Path, storage: Path, tracking_uri: str | None, options: PromoteOptions, comparison: ComparisonOptions
+) -> None:
+    """Compare the run of an artifact with the champion; measure its samplers and promote it if it is better."""
+    from gen_ray import run_directory
+    from gen_ray.tracking.store import Store
+
     settings = run_directory.settings(artifact, storage)
     _check(settings, artifact, options)
     from gen_ray.tracking import registry
     from gen_ray.tracking.runs import row  # imports MLflow, which takes longer than all the checks
 
     store = Store.of(tracking_uri or settings.tracking.uri, settings.tracking.experiment, storage)
-    own = row(store, run_directory.run_of(artifact))
-    candidate = registry.record(own, metric)
-    model = name or _model_name(run_directory.meta(artifact)["data"]["name"], settings.family.name)
+    run = row(store, run_directory.run_of(artifact))
+    candidate = registry.record(run, comparison.metric)
+    model = comparison.name or _model_name(run_directory.meta(artifact)["data"]["name"], settings.family.name)
     terminal.check_name("--name", model)
+    margin, force = comparison.margin, comparison.force
     reason = "" if force else registry.rejection_reason(store, model, candidate, margin=margin)
     if reason:  # before minutes of measuring
         typer.echo(f"{model} keeps its champion: {reason} (--force)")
         return
-    measured = _measured(settings, artifact, store, own, options.order())
+    measured = _measured(settings, artifact, store, run, options.order())
     candidate = replace(candidate, tags=_stored(measured, store, candidate.mlflow_id, artifact).tags())
     verdict = registry.promote(store, model, candidate, margin=margin, force=force)
     typer.echo(verdict.line)

@@ -170,8 +170,8 @@ def _sources(models: list[str], root: Path, tracking_uri: str | None) -> dict[st
 
 def _named(text: str) -> tuple[str, str]:
     """Return a served model's id and location. Raise UserError for an id that cannot be part of a path."""
+    from gen_ray.configuration.field_types import NAME_PATTERN
     from gen_ray.errors import UserError
-    from gen_ray.experiment import NAME_PATTERN
     from gen_ray.run_directory import REGISTERED
 
     id, equals, model = text.partition("=")

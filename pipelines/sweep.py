@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines import terminal
+from pipelines.progress import VerbProgress
 from pipelines.resuming import AcceptData, TakeOver, check_resume
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def sweep(
         return
     from gen_ray.cluster.sweeps.sweep import sweep as run
 
-    with terminal.VerbProgress(loaded.sweep.name) as watch:
+    with VerbProgress(loaded.sweep.name) as watch:
         done = run(loaded, resume=resume, take_over=take_over, accept_data=accept_data, watch=watch, tags=tags)
     terminal.show_table(done.sweep_id, done.header, done.lines, prose=("state",))
     if done.best:
@@ -66,8 +67,8 @@ def sweep(
 
 def check_promotion(promote: str | None, margin: float | None) -> None:
     """Raise UserError for a name that MLflow would refuse, or for --margin without --promote."""
+    from gen_ray.configuration.field_types import NAME_PATTERN
     from gen_ray.errors import UserError
-    from gen_ray.experiment import NAME_PATTERN
 
     if promote is None and margin is not None:
         raise UserError("--margin: has no effect without --promote MODEL")

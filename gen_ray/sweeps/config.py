@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 
 from gen_ray.configuration import yaml12
 from gen_ray.configuration.base import Config, validated
+from gen_ray.configuration.field_types import Name, Text
 from gen_ray.configuration.files import SWEEP, TRAINING, checked, with_location
 from gen_ray.configuration.overrides import apply, merge, put
 from gen_ray.errors import UserError, nearest
-from gen_ray.experiment import Experiment, Name, Text, flatten, parse
+from gen_ray.experiment import Experiment, flatten, parse
 from gen_ray.metrics import BITS_PER_DIM, VALIDATION_LOSS, objectives, sign
 from gen_ray.sweeps.corners import combinations, corners
 from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable

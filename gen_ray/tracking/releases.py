@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
+from gen_ray.configuration.field_types import NAME_PATTERN
 from gen_ray.errors import RunError, UserError
-from gen_ray.experiment import NAME_PATTERN
 from gen_ray.run_directory import checked_id
 from gen_ray.storage import manifest, paths
 from gen_ray.storage.replacement import replace_folder

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from mlflow import MlflowClient, MlflowException
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+from gen_ray.configuration.field_types import NAME_PATTERN
 from gen_ray.errors import RunError, UserError
-from gen_ray.experiment import NAME_PATTERN
 from gen_ray.tracking import signing
 from gen_ray.tracking.release import ARTIFACT
 

@@ -65,10 +65,7 @@ def sweep(
     first = plan.first
     store = Store.of_experiment(first)  # fails here if the address is wrong
     prepared = prepare_data(first)
-    report_unmeasured(prepared, needed=plan.sweep.metric)
-    report_large_batch(max(plan.experiments, key=lambda trial: trial.data.batch_size), prepared)
-    for point in predetermined_points(plan) or plan.corners():
-        plan.experiment(point).model(prepared.spec)
+    _check(plan, prepared)
     resumed = _resumed(plan, prepared, accept_data=accept_data) if resume else None
     with ExitStack() as leases:  # released last, when no trial writes into its folder
         leases.enter_context(cleanup_on_error(*written(first.storage.root, SWEEPS)))
@@ -89,6 +86,14 @@ def sweep(
                 if not resumed:
                     leases.enter_context(lease.acquire(home))
                 return _swept(plan, prepared, parent, home, each, cpus, watch)
+
+
+def _check(plan: SweepPlan, prepared: Prepared) -> None:
+    """Log what the data do not allow. Raise UserError for a point whose model does not suit the data."""
+    report_unmeasured(prepared, needed=plan.sweep.metric)
+    report_large_batch(max(plan.experiments, key=lambda trial: trial.data.batch_size), prepared)
+    for point in predetermined_points(plan) or plan.corners():
+        plan.experiment(point).model(prepared.spec)
 
 
 def _swept(
