@@ -42,7 +42,7 @@ def test_options_reach_the_measurement_and_the_named_store(
     assert present is not None and present.run_id == made.meta["run_id"]
     assert not (tmp_path / "mlflow.db").exists()
     back = gen_ray("promote", "--rollback", "toy", *options)
-    assert back.code == 1 and "to go back to" in back.fault
+    assert back.code == 1 and "previous champion" in back.fault
 
 
 @pytest.mark.parametrize("width", [30, 60, 80, 130])
