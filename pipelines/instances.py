@@ -67,7 +67,7 @@ def find(model: str, root: Path, tracking_uri: str | None = None) -> Path:
 
     if not model.startswith(run_directory.REGISTERED) and not run_directory.MLFLOW_RUN.fullmatch(model):
         return run_directory.find_artifact(model, root)  # without MLflow, which takes over a second to import
-    from gen_ray.serving.sources import source_of
+    from gen_ray.tracking.sources import source_of
 
     source = source_of(model, root, tracking_uri)
     return source.fetch(source.newest())

@@ -30,9 +30,9 @@ from gen_ray.nets import DenoiserConfig
 from gen_ray.serving.api import build
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.settings import ApiSettings
-from gen_ray.serving.sources import FolderSource
 from gen_ray.serving.verbs import VERBS
 from gen_ray.tracking import comparison
+from gen_ray.tracking.sources import FolderSource
 from tests.conftest import ROOT
 from tests.engine.tiny_models import CPU, MLP, SPEC, images, model
 from tests.test_comparison import run

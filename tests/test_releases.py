@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 from gen_ray import run_directory
 from gen_ray.errors import RunError, UserError
 from gen_ray.metrics import BITS_PER_DIM
-from gen_ray.serving.sources import RegistrySource
 from gen_ray.storage import manifest
 from gen_ray.tracking import registry, release, releases, signing, versions
 from gen_ray.tracking.registry import champion, promote_run
 from gen_ray.tracking.runs import connect, row
+from gen_ray.tracking.sources import RegistrySource
 from gen_ray.tracking.store import Store
 from tests.test_registry import ran
 

@@ -24,9 +24,9 @@ from gen_ray.serving.service import (
     ServingJob,
     StreamPreview,
 )
-from gen_ray.serving.sources import VersionSource
 from gen_ray.serving.verbs import VERBS, supported_verbs
 from gen_ray.tracking.release import Release
+from gen_ray.tracking.sources import VersionSource
 
 LOG = logging.getLogger("gen_ray.serving")
 RETRY_SECONDS = 300.0

@@ -19,9 +19,9 @@ from gen_ray.maths.chain import Known
 from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.service import JobResult, RequestLimits, RequestRefusedError, ServingJob, StreamPreview, card_json
-from gen_ray.serving.sources import FolderSource
 from gen_ray.serving.verbs import supported_verbs
 from gen_ray.tracking.releases import Release
+from gen_ray.tracking.sources import FolderSource
 from tests.engine.tiny_models import CPU, images, model
 
 

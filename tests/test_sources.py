@@ -6,11 +6,11 @@ import pytest
 
 from gen_ray import run_directory
 from gen_ray.errors import RunError, UserError
-from gen_ray.serving.sources import FolderSource, folder_of
 from gen_ray.storage import manifest
 from gen_ray.storage import paths as storage
 from gen_ray.tracking import signing
 from gen_ray.tracking.runs import RUN_ID, TrackedRun
+from gen_ray.tracking.sources import FolderSource, folder_of
 from gen_ray.tracking.store import Store
 
 

@@ -1,4 +1,4 @@
-"""Sources of a served model's versions: a folder, or the registry, whose champion changes.
+"""Sources of the versions of a model: a folder, or the registry, whose champion changes.
 
 MLflow is imported only where it is needed, because its import adds a second to a replica's start.
 """
