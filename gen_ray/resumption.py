@@ -12,7 +12,7 @@ from gen_ray import run_directory
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.training import checkpoint_store
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 from gen_ray.experiment import Experiment
 from gen_ray.storage import paths
 
@@ -180,7 +180,9 @@ def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> No
     except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         line = f"{file}: is damaged ({str(error).splitlines()[0]})"
         if not accept_data:
-            raise UserError(f"{line}; `accept_data` continues without comparing the data", field="resume") from None
+            raise UserError(
+                f"{line}; {argument('accept_data')} continues without comparing the data", field="resume"
+            ) from None
         resumed.lines.append(f"{line}; the data are not compared")
         return
     if saved.fingerprint == prepared.fingerprint:
@@ -189,7 +191,7 @@ def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> No
     if not accept_data:
         raise UserError(
             f"data.source={prepared.source} is not what {resumed.home.name} was trained on: it was {change}; "
-            "restore the data, or continue with the new data by `accept_data`",
+            f"restore the data, or continue with the new data by {argument('accept_data')}",
             field="resume",
         )
     if saved.spec and (fault := _other_kind(saved.spec, prepared.spec)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gen_ray.configuration import yaml12
-from gen_ray.errors import UserError, nearest
+from gen_ray.errors import UserError, argument, nearest
 from gen_ray.experiment import Experiment
 from gen_ray.experiment import load as load_settings
 from gen_ray.storage import paths
@@ -144,12 +144,14 @@ def _missing(model: str, path: Path, root: Path) -> str:
         return f"is {kind}, but not an artifact folder (it holds no {META}); runs have theirs in {home}/*/{ARTIFACT}"
     line = "no such artifact folder, and no finished run of that name"
     if (home / model).exists() or named(model, home):
-        return f"{line}: the runs of that name in {home} have not finished; gen-ray train CONFIG `resume` continues one"
+        remedy = f"{argument('resume')} of gen-ray train continues one"
+        return f"{line}: the runs of that name in {home} have not finished; {remedy}"
+    elsewhere = f"{argument('storage')} or {paths.ENVIRONMENT} names another storage folder"
     if not root.exists():
-        return f"{line}: the storage folder {root} does not exist; `storage` or {paths.ENVIRONMENT} names another"
+        return f"{line}: the storage folder {root} does not exist; {elsewhere}"
     runs = [run.parent.name for run in home.glob(f"*/{ARTIFACT}")]
     if not runs:
-        return f"{line}: {home} holds no finished runs; `storage` or {paths.ENVIRONMENT} names another storage folder"
+        return f"{line}: {home} holds no finished runs; {elsewhere}"
     return f"{line} in {home}; {nearest(model, runs)}"
 
 

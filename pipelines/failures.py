@@ -37,7 +37,7 @@ USER = {
     errno.ENXIO: "",
 }
 """Errors that the user can mend: exit code 2. Only with a file name; without one the error may be a bug."""
-ARGUMENT = re.compile(r"`(?P<name>[a-z]\w*)(?:=(?P<value>[^`]*))?`")
+ARGUMENT = re.compile(r"argument `(?P<name>[a-z]\w*)(?:=(?P<value>[^`]*))?`")
 TYPOGRAPHY = str.maketrans({"…": "...", "–": "-", "×": "x", "±": "+-", "→": "->", "≤": "<=", "≥": ">=", "·": "."})
 
 

@@ -114,7 +114,7 @@ def test_a_metric_that_is_not_finite_never_wins(store: Store, model: str) -> Non
 def test_a_missing_run_or_metric_is_reported(store: Store, model: str) -> None:
     with pytest.raises(RunError, match="has no run unknown"):
         promote_run(store, model, "unknown", BITS)
-    words = rf"does not have eval/recall; promote it by another `metric` \(measured: {BITS}\)"
+    words = rf"does not have eval/recall; choose another with argument `metric` \(measured: {BITS}\)"
     with pytest.raises(RunError, match=words):
         promote_run(store, model, ran(store, model, 1, 1.0), "eval/recall")
 

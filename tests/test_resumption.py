@@ -169,6 +169,6 @@ def test_a_damaged_record_of_the_data_is_named(
     if accept:
         assert f"{file}: is damaged" in resumption.run(make(), data(), accept_data=True).lines[0]
         return
-    with pytest.raises(UserError, match=rf"{file}: is damaged .*; `accept_data` continues") as caught:
+    with pytest.raises(UserError, match=rf"{file}: is damaged .*; argument `accept_data` continues") as caught:
         resumption.run(make(), data())
     assert "\n" not in str(caught.value)

@@ -66,9 +66,9 @@ def test_a_missing_model_is_reported_with_the_nearest_run(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "root", "expected"),
     [
-        ("x", "nowhere", "the storage folder .*nowhere does not exist; `storage`"),
-        ("x", "empty", "empty/runs holds no finished runs; `storage`"),
-        ("b", ".", "the runs of that name in .*runs have not finished; gen-ray train CONFIG `resume`"),
+        ("x", "nowhere", "the storage folder .*nowhere does not exist; argument `storage`"),
+        ("x", "empty", "empty/runs holds no finished runs; argument `storage`"),
+        ("b", ".", "the runs of that name in .*runs have not finished; argument `resume` of gen-ray train"),
         ("b-20260101-000000", ".", "have not finished"),
         ("{tmp}/empty", ".", "empty: is a folder, but not an artifact folder"),
         ("{tmp}/file", ".", "file: is a file, but not an artifact folder"),

@@ -1,6 +1,7 @@
 """HTTP requests with retries."""
 
 import ipaddress
+from typing import Self
 from urllib.parse import urlsplit
 
 import requests
@@ -21,6 +22,10 @@ class ApiError(Exception):
         """Keep the HTTP status, the error code, the message, and the request id of the server's log."""
         super().__init__(f"{message} (code {code}, status {status}, request {request_id or 'unknown'})")
         self.status, self.code, self.message, self.request_id = status, code, message, request_id
+
+    def __reduce__(self) -> tuple[type[Self], tuple[int, str, str, str | None]]:
+        """Return the arguments of __init__ for pickle, which otherwise passes only the message."""
+        return type(self), (self.status, self.code, self.message, self.request_id)
 
 
 class ApiSession:

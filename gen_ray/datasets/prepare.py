@@ -19,7 +19,7 @@ from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, ski
 from gen_ray.datasets.source import DataSource, SourceOptions
 from gen_ray.datasets.writer import ShardWriter, write_durably
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, argument
 from gen_ray.storage import manifest, paths
 from gen_ray.storage.cleanup import cleanup_on_error
 
@@ -189,7 +189,7 @@ def _exclusive(out: Path) -> Iterator[None]:
         kind = RunError if error.errno in FULL else UserError
         raise kind(
             f"{out}: cannot be used as a folder ({error.strerror}); "
-            "storage.root (`storage`), or `out` of gen-ray prepare, names another one"
+            f"storage.root ({argument('storage')}), or {argument('out')} of gen-ray prepare, names another one"
         ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

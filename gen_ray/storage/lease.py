@@ -22,7 +22,7 @@ from uuid import uuid4
 import psutil
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, argument
 from gen_ray.host import process
 from gen_ray.storage import conditional_write
 
@@ -189,7 +189,7 @@ def _claim(folder: Path, *, take_over: bool) -> Owner:
             if not take_over:
                 raise UserError(
                     f"{folder.name}: in use by {before.name} {before.age}; "
-                    "wait until that process has ended, or end it with `take_over`"
+                    f"wait until that process has ended, or end it with {argument('take_over')}"
                 )
             _hand_over(file, before, mine)
             text = conditional_write.read(file)

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from gen_ray.errors import RunError, UserError, nearest
+from gen_ray.errors import RunError, UserError, argument, nearest
 from gen_ray.metrics import BITS_PER_DIM, objectives, sign, standard_error_of
 from gen_ray.tracking import signing, versions
 from gen_ray.tracking.comparison import provenance
@@ -47,7 +47,8 @@ def record(run: RunRow, metric: str) -> VersionRecord:
     """Return the record of a run's figure of a metric. Raise RunError if the run lacks it."""
     if metric not in run.metrics:
         known = ", ".join(name for name in objectives() if name.startswith("eval/") and name in run.metrics) or "none"
-        raise RunError(f"{run.run_id}: does not have {metric}; promote it by another `metric` (measured: {known})")
+        remedy = f"choose another with {argument('metric')} (measured: {known})"
+        raise RunError(f"{run.run_id}: does not have {metric}; {remedy}")
     return VersionRecord(
         run_id=run.run_id,
         mlflow_id=run.mlflow_id,

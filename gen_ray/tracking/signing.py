@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, argument
 
 ENVIRONMENT, SIGNATURE, OURS = "GEN_RAY_SIGNING_KEY", "gen_ray.signature", "gen_ray."
 UNSIGNED = {SIGNATURE, "gen_ray.promotion"}
@@ -50,7 +50,7 @@ def check(model: str, version: str, mlflow_id: str, tags: Mapping[str, str]) -> 
     if not hmac.compare_digest(tags.get(SIGNATURE, "").encode(), _signature(secret, model, mlflow_id, tags).encode()):
         raise RunError(
             f"version {version} of {model}: its tags are not signed with this {ENVIRONMENT}; they were changed, or "
-            "it was promoted without the key: promote it again with `force`"
+            f"it was promoted without the key: promote it again with {argument('force')}"
         )
 
 

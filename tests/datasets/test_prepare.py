@@ -258,10 +258,10 @@ def test_a_bad_row_is_refused_with_the_option_and_the_key_that_allow_it(tmp_path
     for number in range(3):
         Image.new("L", (8, 8), number).save(tmp_path / "images" / "a" / f"{number}.png")
     (tmp_path / "images" / "a" / "1.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"`on_bad_row=skip:K`, or data.on_bad_row=skip:K in a training"):
+    with pytest.raises(UserError, match=r"`on_bad_row=skip:K` of gen-ray prepare, or data.on_bad_row=skip:K in"):
         prepare("image_folder:images", root=tmp_path, out=tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_made_is_refused_with_the_key_that_names_it() -> None:
-    with pytest.raises(UserError, match=r"/proc/x/data: cannot be used as a folder .*storage\.root \(`storage`\)"):
+    with pytest.raises(UserError, match=r"/proc/x/data: cannot be used as a .*storage\.root \(argument `storage`\)"):
         prepare("digits", out=Path("/proc/x/data"))

@@ -102,7 +102,7 @@ def test_an_absent_data_set_names_the_folder_and_the_remedies_and_leaves_nothing
     folder = root / "FashionMNIST" / "raw"
     with pytest.raises(UserError, match=rf"put torchvision's files in {folder}, or run where the download") as caught:
         prepare("fashion_mnist", root=root, out=tmp_path / "out")
-    assert "\n" not in str(caught.value) and "data.root (prepare: `root`)" in str(caught.value)
+    assert "\n" not in str(caught.value) and "data.root (argument `root` of gen-ray prepare)" in str(caught.value)
     assert (f"the folder {root} does not exist" in str(caught.value)) == bool(below)
     assert not list(tmp_path.iterdir())
 

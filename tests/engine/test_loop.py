@@ -60,7 +60,7 @@ def of(history: list[tuple[int, dict[str, float]]]) -> list[tuple[int, str, floa
 
 def test_a_stopped_training_saves_a_checkpoint_and_resumes_from_it(tmp_path: Path) -> None:
     exp = experiment("vae", checkpoint_every_seconds=1e6)
-    with pytest.raises(StoppedError, match="stopped at step 5 of 10: `resume`"):
+    with pytest.raises(StoppedError, match="stopped at step 5 of 10: argument `resume`"):
         run(exp, tmp_path / "halves", Stopped)
     assert [p.name for p in (tmp_path / "halves").glob("step-*")] == ["step-000000005"]
     run(exp, tmp_path / "halves")

@@ -18,7 +18,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from gen_ray.cluster.jobs import package, secret_files
 from gen_ray.cluster.nodes import environment
-from gen_ray.errors import RunError, UserError, first_line, nearest
+from gen_ray.errors import RunError, UserError, argument, first_line, nearest
 from gen_ray.recurring.launcher import UNAVAILABLE, OccurrenceState, later
 
 T = TypeVar("T")
@@ -164,7 +164,8 @@ def _reason(error: Exception) -> str:
     if line.startswith("Authentication failed"):
         return "the cluster refuses this token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH): it is not this cluster's"
     if line.startswith("Failed to connect to Ray"):
-        return "no cluster's dashboard answers there; start a cluster (gen-ray start head), or name one with `address`"
+        remedy = f"start a cluster (gen-ray start head), or name one with {argument('address')}"
+        return f"no cluster's dashboard answers there; {remedy}"
     return line
 
 

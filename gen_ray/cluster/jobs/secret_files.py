@@ -49,7 +49,7 @@ def check(folder: Path, files: Iterable[Path], included: Collection[str] = ()) -
         if fault and not any(_matches(name, pattern) for pattern in included):
             raise UserError(
                 f"{folder / name}: {fault} and would be uploaded; name it in .gitignore or .rayignore, or upload it by "
-                f"gen-ray submit {argument('include', repr(name))}"
+                f"{argument('include', repr(name))} of gen-ray submit"
             )
 
 

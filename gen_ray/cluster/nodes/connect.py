@@ -15,7 +15,7 @@ from ray._private.state import state  # the only source of an autoscaler's limit
 
 from gen_ray.cluster.nodes import environment
 from gen_ray.cluster.nodes.start import start
-from gen_ray.errors import EndedError, UserError
+from gen_ray.errors import EndedError, UserError, argument
 from gen_ray.experiment import Scaling
 from gen_ray.host import ray_token, signals
 from gen_ray.storage.paths import is_remote, remote
@@ -85,7 +85,7 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
     if heard:
         name = signals.ended_error(heard[0])
-        raise EndedError(f"{name} before all trials were done; `resume` continues from there", name.code)
+        raise EndedError(f"{name} before all trials were done; {argument('resume')} continues from there", name.code)
 
 
 def _booked(scaling: Scaling) -> int:

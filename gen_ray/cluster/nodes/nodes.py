@@ -14,7 +14,7 @@ import psutil
 import requests
 
 from gen_ray.cluster.nodes import environment, ports
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, argument
 from gen_ray.host import ray_token
 from gen_ray.storage.paths import default, local_dir
 from gen_ray.tracking.database import uri_of
@@ -72,7 +72,7 @@ def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
     if os.environ.get(ray_token.MODE) == ray_token.OPEN:
         raise UserError(
             f"{ray_token.MODE}={ray_token.OPEN}: any client that reaches this machine could run code on it; "
-            "unset it, or pass `insecure`"
+            f"unset it, or pass {argument('insecure')}"
         )
     if not ray_token.exists():
         if not make:
@@ -99,7 +99,7 @@ def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequenc
     if host not in ports.LOOPBACK and not insecure:
         raise UserError(
             "MLflow has no authentication; keep 127.0.0.1 and connect by ssh -L "
-            f"{port}:127.0.0.1:{port}, put an authenticating proxy in front, or pass `insecure`",
+            f"{port}:127.0.0.1:{port}, put an authenticating proxy in front, or pass {argument('insecure')}",
             field="host",
             value=host,
         )

@@ -52,8 +52,8 @@ def _admit(host: str, port: int, *, keys: bool, replace: bool) -> None:
     if at.port != port or (at.host != host and {at.host, host} - set(LOOPBACK)):
         raise UserError(
             f"Ray Serve of this cluster listens at {where} and cannot change that while it runs; use "
-            f"{argument('host', at.host)} {argument('port', at.port)}, or end it first (gen-ray serve `stop`, serve "
-            "shutdown)",
+            f"{argument('host', at.host)} {argument('port', at.port)}, or end it first "
+            f"({argument('stop')} of gen-ray serve, or serve shutdown)",
             field="port" if at.port != port else "host",
             value=port if at.port != port else host,
         )
@@ -68,7 +68,7 @@ def _refuse_another(where: str, *, replace: bool) -> None:
     models = ", ".join(sorted(set(app.deployments) - {INGRESS}))
     raise UserError(
         f"this cluster already serves {models} at {where} (application {NAME}, {app.status.value}): "
-        "`replace` puts the new application in its place, gen-ray serve `stop` ends it"
+        f"{argument('replace')} puts the new application in its place, {argument('stop')} of gen-ray serve ends it"
     )
 
 

@@ -33,7 +33,7 @@ from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.tracking.run_logging import recorded, wait_until_open
 from gen_ray.cluster.training.train import OnProgress, report_large_batch, report_unmeasured, written
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import EndedError, UserError
+from gen_ray.errors import EndedError, UserError, argument
 from gen_ray.experiment import Scaling, flatten
 from gen_ray.resumption import Resumed
 from gen_ray.storage import lease
@@ -118,7 +118,9 @@ def _swept(
         finally:
             searcher.end_unfinished()
     if study.unfinished() and not searcher.late():  # Ray Tune returns normally after Ctrl-C
-        raise EndedError(f"{home.name}: ended before all trials were done; `resume` continues from there", 130)
+        raise EndedError(
+            f"{home.name}: ended before all trials were done; {argument('resume')} continues from there", 130
+        )
     outcome = conclude(study, home)
     show(parent, study, outcome, home)
     return outcome

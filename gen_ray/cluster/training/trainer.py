@@ -16,7 +16,7 @@ from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.training.torch_backend import CheckedTorchConfig
 from gen_ray.cluster.training.worker import train_worker
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import RunError, UserError, last_line
+from gen_ray.errors import RunError, UserError, argument, last_line
 from gen_ray.experiment import Experiment
 
 ROOM_SECONDS = 10.0
@@ -39,7 +39,8 @@ def fit_with_retries(
             track.release_placement_group()
             lost += 1
             if lost > experiment.scaling.max_failures:
-                message = f"{track.run_id}: the training's controller died; `resume` continues from the last checkpoint"
+                remedy = f"{argument('resume')} continues from the last checkpoint"
+                message = f"{track.run_id}: the training's controller died; {remedy}"
                 raise RunError(message, reason="controller_lost") from error
             logger.warning("%s: the training's controller died; continuing from the last checkpoint", track.run_id)
         else:

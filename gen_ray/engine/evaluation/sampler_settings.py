@@ -12,7 +12,7 @@ from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.precision import autocast
 from gen_ray.engine.inference.sampler_choice import SamplerChoice
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 from gen_ray.family import Family
 from gen_ray.maths.sampler import parse_sampler
 
@@ -49,7 +49,8 @@ def sampler_settings(family: Family, samplers: Sequence[str] = (), steps: Sequen
                     raise
     if not settings:
         raise UserError(
-            "no sampler allows these numbers of steps; omit the option, or see gen-ray sample MODEL `list_samplers`",
+            "no sampler allows these numbers of steps; omit them, or list the samplers "
+            f"({argument('list_samplers')} of gen-ray sample)",
             field="steps",
         )
     return sorted((SamplerSetting(choice, nfe) for choice, nfe in settings.items()), key=lambda setting: setting.nfe)
