@@ -1,7 +1,9 @@
 """Exceptions that end a program with one line. Any other exception is a bug and is shown with its traceback."""
 
+import copyreg
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 LONGEST_SHOWN = 200
 """Number of characters of a value that error messages show."""
@@ -9,7 +11,18 @@ LISTED = 30
 """Number of names in a hint; there may be thousands of runs."""
 
 
-class UserError(Exception):
+class PicklableError(Exception):
+    """An error that pickle, and therefore Ray, copies with its message and all its attributes.
+
+    Pickle rebuilds Python's own exceptions from the message, which fails if ``__init__`` takes other arguments.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return how pickle copies the error: without ``__init__``, from the message and the attributes."""
+        return copyreg.__newobj__, (type(self), *self.args), vars(self)  # type: ignore[attr-defined]
+
+
+class UserError(PicklableError):
     """A mistake of the user (exit code 2). Its message is one line with the cause and the remedy.
 
     field: the name of the wrong argument, as in Python. The message then begins with it, and with its value if given.
@@ -21,7 +34,7 @@ class UserError(Exception):
         self.field = field
 
 
-class RunError(Exception):
+class RunError(PicklableError):
     """A run that cannot continue (exit code 1). Its message is one line: the cause, and which results are kept."""
 
     def __init__(self, message: str, *, reason: str = "stopped") -> None:
@@ -44,11 +57,12 @@ class EndedError(BaseException):
 
 
 def argument(name: str, value: object = None) -> str:
-    """Return how messages of the library write an argument: in backquotes, as in Python, with a value if it is given.
+    """Return how messages of the library write an argument: ``argument `name` ``, or ``argument `name=value` ``.
 
-    The command line shows its flag instead, because its users do not know the library's arguments.
+    The command line shows its flag instead, because its users do not know the library's arguments. Only this function
+    writes "argument" before a backquote; all other words in backquotes stay as they are.
     """
-    return f"`{name}`" if value is None else f"`{name}={value}`"
+    return f"argument `{name}`" if value is None else f"argument `{name}={value}`"
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

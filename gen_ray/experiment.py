@@ -18,6 +18,7 @@ from pydantic import (
 
 from gen_ray import families
 from gen_ray.configuration.base import LONGEST_SECONDS, Config, validated
+from gen_ray.configuration.field_types import Count, Momentum, Name, Text
 from gen_ray.configuration.files import TRAINING, apply_override, checked, checked_saved, with_location
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
@@ -26,17 +27,6 @@ from gen_ray.family import Family, FamilyConfig
 from gen_ray.maths.chain import Chain
 from gen_ray.storage import paths as storage
 from gen_ray.storage.user_paths import local
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""Names that may be part of a path: without separators, a leading dot or control characters."""
-
-NAME_RULE = "1 to 64 letters, digits, '.', '_' and '-', the first a letter or digit"
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(NAME_PATTERN, text):
-        raise ValueError(f"must be {NAME_RULE}")
-    return text
 
 
 def _folder(where: object) -> object:
@@ -53,19 +43,6 @@ def _on_bad_row(text: str) -> str:
     if not re.fullmatch(r"stop|skip:\d+", text):
         raise ValueError("must be stop, or skip:N, where N is the number of rows that may be left out")
     return text
-
-
-def _text(text: str) -> str:
-    if "\0" in text:
-        raise ValueError("must not contain null bytes")
-    return text
-
-
-Text = Annotated[str, AfterValidator(_text)]
-"""The name of a file, a folder or a server, without null bytes."""
-Name = Annotated[str, AfterValidator(_name)]
-Count = Annotated[int, Field(ge=1, le=10_000)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _root(where: object) -> Path:
@@ -96,7 +73,7 @@ class Data(Config):
     )
     batch_size: int = Field(128, ge=1, le=2**20, description="rows per step, over all workers")
     cache: Literal["auto", "memory", "stream"] = Field(
-        "auto", description="memory: each worker holds the data; stream: reads the shards in each epoch"
+        "auto", description="memory: workers hold the data; stream: they read shards in each epoch; auto: by size"
     )
 
 
@@ -106,7 +83,7 @@ class Training(Config):
     epochs: int = Field(40, ge=1, le=10_000_000, description="passes over the training split")
     seed: int = Field(0, ge=0, lt=2**63, description="seed of weights, data order, noise and dropout")
     learning_rate: float = Field(2e-4, gt=0, lt=10, description="step size after the warm-up")
-    betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), description="decay of the two moments of AdamW")
+    betas: tuple[Momentum, Momentum] = Field((0.9, 0.999), description="decay rates of AdamW's moments")
     weight_decay: float = Field(0.0, ge=0, le=1000, description="decoupled weight decay")
     warmup_steps: int = Field(0, ge=0, le=10**9, description="steps in which the learning rate rises from 0")
     decay: Literal["constant", "cosine", "linear"] = Field(
@@ -148,7 +125,7 @@ class Scaling(Config):
     gpus_per_worker: float = Field(
         1.0, gt=0, le=1, description="GPUs of each worker; below 1, trials of a sweep share a GPU and its memory"
     )
-    max_failures: int = Field(3, ge=0, le=10_000, description="number of lost workers after which the run fails")
+    max_failures: int = Field(3, ge=0, le=10_000, description="replacements of lost workers before the run fails")
     hang_seconds: float = Field(
         60.0, ge=1, le=LONGEST_SECONDS, description="seconds without a message after which a worker counts as lost"
     )
@@ -197,7 +174,7 @@ class Evaluation(Config):
     steps: int | None = Field(None, ge=1, le=100_000, description="steps of the sampler; null: its default")
     likelihood_rows: int = Field(1000, ge=2, le=10_000_000, description="largest number of rows for bits per dimension")
     effort: int | None = Field(None, ge=1, le=100_000, description="draws per row for bits per dimension; null: 100")
-    neighbours: int = Field(5, ge=1, le=1000, description="neighbours in precision and recall")
+    neighbours: int = Field(5, ge=1, le=1000, description="k of the k nearest neighbours of precision and recall")
     checkpoint: Literal["last", "best"] | None = Field(
         None, description="checkpoint to evaluate: last, or best of validation; null: best if training.patience is set"
     )

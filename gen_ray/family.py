@@ -132,8 +132,8 @@ class Family(ABC):
         """Return the chain of an imputer, which starts from ``stepper.start(…, held)``. Raise UserError as in chain."""
         return self._chain("imputer", self.imputer_tables(), imputer, steps)
 
-    def _chain(self, what: str, known: Mapping[str, TableSampler], text: str, steps: int | None) -> Chain:
-        name, options = parse_sampler(text, {name: one.about for name, one in known.items()}, what, steps=steps)
+    def _chain(self, kind: str, known: Mapping[str, TableSampler], text: str, steps: int | None) -> Chain:
+        name, options = parse_sampler(text, {name: one.about for name, one in known.items()}, kind, steps=steps)
         chosen = known[name]
         return Chain(chosen.table(chosen.about.default_steps if steps is None else steps, **options), self.stepper)
 

@@ -180,6 +180,11 @@ def declared(name: str) -> Metric:
     return next((metric for metric in METRICS if metric.name == name), Metric(name=name, unit="", label=name))
 
 
+def label_of(key: str) -> str:
+    """Return the noun for a metric of samples, given its name without prefix, as promotions record it."""
+    return next((metric.label for metric in (*METRICS, NGRAM_GAP) if metric.key == key), key.replace("_", " "))
+
+
 def sign(name: str) -> int:
     """Return 1 if lower is better, -1 if higher is better, so that sign × figure is to be minimised."""
     return -1 if declared(name).higher_is_better else 1

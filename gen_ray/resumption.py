@@ -12,7 +12,7 @@ from gen_ray import run_directory
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.training import checkpoint_store
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 from gen_ray.experiment import Experiment
 from gen_ray.storage import paths
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _SavedData:
     """The description of a run's or sweep's data that is compared on resumption."""
 
     fingerprint: str
@@ -31,7 +31,7 @@ class _Kept:
     """None in files of earlier versions."""
 
 
-_KEPT = TypeAdapter(_Kept)
+_SAVED_DATA = TypeAdapter(_SavedData)
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,12 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
     be raised, also for a finished run. The data must be the same unless accept_data is True.
     """
     home = experiment.storage.root / "runs"
-    found, faults = _readable(
+    runs, faults = _readable(
         [one for one in run_directory.named(experiment.name, home) if (one / run_directory.CONFIG).is_file()]
     )
-    unfinished = {
-        one.home: one.settings for one in found if not one.is_finished or _is_longer(one.settings, experiment)
-    }
+    unfinished = {one.home: one.settings for one in runs if not one.is_finished or _is_longer(one.settings, experiment)}
     if not unfinished:
-        reason = f" that can be read; {faults[-1]}" if faults else _finished(found, experiment)
+        reason = f" that can be read; {faults[-1]}" if faults else _finished(runs, experiment)
         raise UserError(f"no unfinished run named {experiment.name!r} in {home}{reason}", field="resume")
     chosen = newest(
         list(unfinished),
@@ -72,21 +70,21 @@ def run(experiment: Experiment, prepared: Prepared, *, accept_data: bool = False
     before = unfinished[chosen]
     changed = _changed(before, experiment)
     if changed:
-        raise UserError(f"{changed[0]} {_was(chosen, before, experiment, changed[0])}", field="resume")
+        raise UserError(f"{changed[0]} {_setting_change(chosen, before, experiment, changed[0])}", field="resume")
     resumed = Resumed(chosen)
     _state_epochs(resumed, before, experiment)
     check_data(resumed, prepared, accept_data=accept_data)
     return resumed
 
 
-def _finished(found: "list[_Run]", now: Experiment) -> str:
+def _finished(runs: "list[_Run]", now: Experiment) -> str:
     """Return the remedy for a name without unfinished runs: the newest finished run and how it continues."""
-    if not found:
+    if not runs:
         return ""
-    home, before = found[-1].home, found[-1].settings
+    home, before = runs[-1].home, runs[-1].settings
     if now.training.epochs > before.training.epochs:
         key = _changed(before, now)[0]
-        return f"; the newest one is finished and has other settings: {key} {_was(home, before, now, key)}"
+        return f"; the newest one is finished and has other settings: {key} {_setting_change(home, before, now, key)}"
     return f"; {home.name} is finished: {EPOCHS} above {before.training.epochs} trains it for longer"
 
 
@@ -101,15 +99,15 @@ class _Run:
 
 def _readable(homes: list[Path]) -> tuple[list[_Run], list[str]]:
     """Return the runs that this version can read, and an error line for each other run, which is also logged."""
-    found, faults = list[_Run](), list[str]()
+    runs, faults = list[_Run](), list[str]()
     for home in homes:
         try:
             settings = run_directory.load(home)
-            found.append(_Run(home, settings, is_finished=_trained(home) >= settings.training.epochs))
+            runs.append(_Run(home, settings, is_finished=_trained(home) >= settings.training.epochs))
         except UserError as error:
             faults.append(str(error))
             logger.warning("%s is not resumed: %s", home.name, error)
-    return found, faults
+    return runs, faults
 
 
 def newest(folders: list[Path], *, started: Callable[[Path], bool], same: Callable[[Path], bool]) -> Path:
@@ -144,7 +142,7 @@ def _changed(before: Experiment, now: Experiment) -> list[str]:
     return sorted(changed)
 
 
-def _was(home: Path, settings: Experiment, experiment: Experiment, key: str) -> str:
+def _setting_change(home: Path, settings: Experiment, experiment: Experiment, key: str) -> str:
     before, now = settings.flat().get(key), experiment.flat().get(key)
     remedy = "; it may be raised, not lowered" if key == EPOCHS else ""
     return f"was {before!r} in {home.name}, now it is {now!r}{remedy}"
@@ -168,8 +166,8 @@ def _state_epochs(resumed: Resumed, settings: Experiment, experiment: Experiment
 def keep_data(home: Path, prepared: Prepared) -> None:
     """Save the description of a run's or sweep's data in its folder."""
     spec = prepared.spec.model_dump(mode="json")
-    kept = {"fingerprint": prepared.fingerprint, "source": prepared.source, "rows": prepared.rows, "spec": spec}
-    paths.write_atomic(home / DATA, json.dumps(kept, indent=1))
+    description = {"fingerprint": prepared.fingerprint, "source": prepared.source, "rows": prepared.rows, "spec": spec}
+    paths.write_atomic(home / DATA, json.dumps(description, indent=1))
 
 
 def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> None:
@@ -178,23 +176,25 @@ def check_data(resumed: Resumed, prepared: Prepared, *, accept_data: bool) -> No
     if not file.exists():  # a folder of an earlier version
         return
     try:
-        kept = _KEPT.validate_json(file.read_bytes())
+        saved = _SAVED_DATA.validate_json(file.read_bytes())
     except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         line = f"{file}: is damaged ({str(error).splitlines()[0]})"
         if not accept_data:
-            raise UserError(f"{line}; `accept_data` continues without comparing the data", field="resume") from None
+            raise UserError(
+                f"{line}; {argument('accept_data')} continues without comparing the data", field="resume"
+            ) from None
         resumed.lines.append(f"{line}; the data are not compared")
         return
-    if kept.fingerprint == prepared.fingerprint:
+    if saved.fingerprint == prepared.fingerprint:
         return
-    change = f"{_about(kept.fingerprint, kept.rows)}, now {_about(prepared.fingerprint, prepared.rows)}"
+    change = f"{_about(saved.fingerprint, saved.rows)}, now {_about(prepared.fingerprint, prepared.rows)}"
     if not accept_data:
         raise UserError(
             f"data.source={prepared.source} is not what {resumed.home.name} was trained on: it was {change}; "
-            "restore the data, or continue with the new data by `accept_data`",
+            f"restore the data, or continue with the new data by {argument('accept_data')}",
             field="resume",
         )
-    if kept.spec and (fault := _other_kind(kept.spec, prepared.spec)):
+    if saved.spec and (fault := _other_kind(saved.spec, prepared.spec)):
         raise UserError(
             f"{fault}, so that the weights of {resumed.home.name} do not fit; train a new run", field="accept_data"
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gen_ray.configuration import yaml12
-from gen_ray.errors import UserError, nearest
+from gen_ray.errors import UserError, argument, nearest
 from gen_ray.experiment import Experiment
 from gen_ray.experiment import load as load_settings
 from gen_ray.storage import paths
@@ -87,8 +87,8 @@ def root_of(artifact: Path, root: Path) -> Path:
 
 def meta(artifact: Path) -> dict[str, Any]:
     """Return the metadata that training wrote into an artifact folder (``engine.artifact.describe``)."""
-    found: dict[str, Any] = paths.read(artifact, lambda folder: json.loads((folder / META).read_text(encoding="utf-8")))
-    return found
+    metadata: dict[str, Any] = paths.read(artifact, lambda copy: json.loads((copy / META).read_text(encoding="utf-8")))
+    return metadata
 
 
 def run_of(artifact: Path) -> str:
@@ -112,12 +112,12 @@ def artifact_of(run_id: str, root: Path) -> Path:
     The id may come from a tag in MLflow, which any of its users can set, and is never used as a path.
     """
     try:
-        found = root / RUNS / checked_id(run_id) / ARTIFACT
+        artifact = root / RUNS / checked_id(run_id) / ARTIFACT
     except ValueError as error:
         raise UserError(str(error)) from None
-    if not paths.exists(found):
+    if not paths.exists(artifact):
         raise UserError(f"{run_id}: no such finished run in {root / 'runs'}")
-    return found
+    return artifact
 
 
 def find_artifact(model: str, root: Path) -> Path:
@@ -126,30 +126,32 @@ def find_artifact(model: str, root: Path) -> Path:
     Raise UserError with the places that were searched, and the nearest run or another remedy.
     """
     paths.check(root)
-    given = paths.resolve(model)
-    for folder in (given, given / ARTIFACT, root / RUNS / model / ARTIFACT):
+    path = paths.resolve(model)
+    for folder in (path, path / ARTIFACT, root / RUNS / model / ARTIFACT):
         if paths.exists(folder) and (paths.current_version(folder) / META).is_file():
             return folder.absolute()
     finished = [run / ARTIFACT for run in named(model, root / RUNS) if paths.exists(run / ARTIFACT)]
     if finished:
         return finished[-1].absolute()
-    raise UserError(f"{model}: {_missing(model, given, root)}")
+    raise UserError(f"{model}: {_missing(model, path, root)}")
 
 
-def _missing(model: str, given: Path, root: Path) -> str:
+def _missing(model: str, path: Path, root: Path) -> str:
     """Return the reason why MODEL is not an artifact, and the remedy."""
     home = root / RUNS
-    if given.exists():
-        kind = "a folder" if given.is_dir() else "a file"
+    if path.exists():
+        kind = "a folder" if path.is_dir() else "a file"
         return f"is {kind}, but not an artifact folder (it holds no {META}); runs have theirs in {home}/*/{ARTIFACT}"
     line = "no such artifact folder, and no finished run of that name"
     if (home / model).exists() or named(model, home):
-        return f"{line}: the runs of that name in {home} have not finished; gen-ray train CONFIG `resume` continues one"
+        remedy = f"{argument('resume')} of gen-ray train continues one"
+        return f"{line}: the runs of that name in {home} have not finished; {remedy}"
+    elsewhere = f"{argument('storage')} or {paths.ENVIRONMENT} names another storage folder"
     if not root.exists():
-        return f"{line}: the storage folder {root} does not exist; `storage` or {paths.ENVIRONMENT} names another"
+        return f"{line}: the storage folder {root} does not exist; {elsewhere}"
     runs = [run.parent.name for run in home.glob(f"*/{ARTIFACT}")]
     if not runs:
-        return f"{line}: {home} holds no finished runs; `storage` or {paths.ENVIRONMENT} names another storage folder"
+        return f"{line}: {home} holds no finished runs; {elsewhere}"
     return f"{line} in {home}; {nearest(model, runs)}"
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import bench_gpu, constant_load, instances, terminal
+from pipelines import bench_gpu, bench_serve, instances, terminal
+from pipelines.terminal import AsJson
 
 if TYPE_CHECKING:
     from gen_ray.bench.baselines import SamplerTimes
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 Config = Annotated[Path, typer.Argument(help="The experiment's YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Settings as key=value.")]
 Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Number of rounds, after one warm-up round.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 app = terminal.new_group()
 app.command()(bench_gpu.gpu)
@@ -74,15 +74,15 @@ def ingest(
 
     # With data.cache=memory, Ray Data passes the splits to the worker as well.
     experiment = load(config, [*(overrides or []), "scaling.num_workers=1", "data.cache=memory"])
-    found = ingest_rates(experiment, rounds=rounds, steps=steps)
-    trained = median(found["trained"])
+    measured = ingest_rates(experiment, rounds=rounds, steps=steps)
+    trained = median(measured["trained"])
     ways = {
         name: {
             "images_per_second": median(rates),
             "ratio": median(rates) / trained,
-            "waiting": median(found["waiting"][name]),
+            "waiting": median(measured["waiting"][name]),
         }
-        for name, rates in found["reading"].items()
+        for name, rates in measured["reading"].items()
     }
     if as_json:
         result = {"config": str(config), "rounds": rounds, "trained_images_per_second": trained, "ways": ways}
@@ -116,15 +116,15 @@ def scaling(
     numbers = workers or [1, 2]
     experiments = [load(config, [*(overrides or []), f"scaling.num_workers={number}"]) for number in numbers]
     rates = scaling_rates(experiments, rounds=rounds, steps=steps)
-    ratios = [[one / base for one, base in zip(found, rates[0], strict=True)] for found in rates]
-    found = [
+    ratios = [[rate / base for rate, base in zip(rows, rates[0], strict=True)] for rows in rates]
+    rows = [
         {"workers": number, "images_per_second": median(rate), "ratio": median(ratio)}
         for number, rate, ratio in zip(numbers, rates, ratios, strict=True)
     ]
     if as_json:
-        typer.echo(json.dumps({"config": str(config), "rounds": rounds, "steps": steps, "scaling": found}, indent=1))
+        typer.echo(json.dumps({"config": str(config), "rounds": rounds, "steps": steps, "scaling": rows}, indent=1))
         return
-    lines = [[str(row["workers"]), f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}"] for row in found]
+    lines = [[str(row["workers"]), f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}"] for row in rows]
     terminal.show_table(f"{experiments[0].name}: {rounds} rounds", ["workers", "images/s", "ratio"], lines)
 
 
@@ -143,16 +143,16 @@ def stream(
 
     from gen_ray.bench.cluster.streaming import MB, stream_larger
 
-    found = stream_larger(data_mb=data_mb, store_mb=store_mb)
+    figures = stream_larger(data_mb=data_mb, store_mb=store_mb)
     if as_json:
-        typer.echo(json.dumps(asdict(found), indent=1))
+        typer.echo(json.dumps(asdict(figures), indent=1))
         return
     typer.echo(
-        f"{found.data_bytes / MB:,.0f} MB through an object store of {found.store_bytes / MB:,.0f} MB: "
-        f"{found.rows / found.seconds:,.0f} rows/s, {found.data_bytes / MB / found.seconds:,.0f} MB/s"
+        f"{figures.data_bytes / MB:,.0f} MB through an object store of {figures.store_bytes / MB:,.0f} MB: "
+        f"{figures.rows / figures.seconds:,.0f} rows/s, {figures.data_bytes / MB / figures.seconds:,.0f} MB/s"
     )
-    peaks = {"object store": found.peak.store, "spilled": found.peak.spilled}
-    peaks |= {"the consumer": found.peak.consumer, "a reader": found.peak.reader}
+    peaks = {"object store": figures.peak.store, "spilled": figures.peak.spilled}
+    peaks |= {"the consumer": figures.peak.consumer, "a reader": figures.peak.reader}
     typer.echo("peak memory, MB: " + ", ".join(f"{name} {size / MB:,.0f}" for name, size in peaks.items()))
 
 
@@ -216,71 +216,22 @@ def sample(
     experiment = load(config, overrides or [])
     family, device = experiment.model(prepare_data(experiment).spec), instances.device()
     torch.set_num_threads(threads)
-    net, found = family.build_net().to(device).eval().requires_grad_(False), []
+    net, figures = family.build_net().to(device).eval().requires_grad_(False), []
     for name, size in product(sampler or [next(iter(family.samplers()))], batch or [1, 16]):
         chain = family.chain(name, steps)
         with autocast(experiment.training.precision, device):
             timed = sampler_times(net, chain, batch=size, rounds=rounds, device=device)
-        found.append({"sampler": name, "batch": size, "nfe": chain.nfe, **_figures(timed, chain.nfe)})
+        figures.append({"sampler": name, "batch": size, "nfe": chain.nfe, **_figures(timed, chain.nfe)})
     if as_json:
-        typer.echo(json.dumps({"config": str(config), "rounds": rounds, "threads": threads, "walks": found}, indent=1))
+        result = {"config": str(config), "rounds": rounds, "threads": threads, "walks": figures}
+        typer.echo(json.dumps(result, indent=1))
         return
     header = ["sampler", "batch", "nfe", "ms an evaluation", "ratio", "lowest", "highest"]
-    lines = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()] for row in found]
+    lines = [[f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()] for row in figures]
     terminal.show_table(f"{experiment.name}: {rounds} rounds, {threads} threads", header, lines)
 
 
-@app.command()
-def serve(
-    model: instances.ModelName,
-    sampler: Annotated[
-        list[str] | None, typer.Option(help="NAME=STEPS. May be repeated. Default: three of the family's samplers.")
-    ] = None,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=10_000, help="Rounds of offline, served and request-level batching.")
-    ] = 3,
-    seconds: Annotated[
-        float, typer.Option(min=1, max=86_400, help="Seconds of saturated load per round; the warm-up takes a quarter.")
-    ] = 20,
-    clients: Annotated[int, typer.Option(min=1, max=10_000, help="Number of concurrent clients.")] = 24,
-    overload_seconds: Annotated[
-        float, typer.Option(min=1, max=86_400, help="Seconds of load at five times the capacity.")
-    ] = 30,
-    constant_seconds: Annotated[
-        float | None,
-        typer.Option(
-            min=10,
-            max=864_000,
-            help="Instead, measure latency, errors and memory under constant load for this time, in seconds.",
-        ),
-    ] = None,
-    constant_share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Constant load as a share of the capacity.")
-    ] = 0.5,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the measured server.")] = 8123,
-    storage: instances.Storage = Path("gen_ray_runs"),
-    as_json: AsJson = False,
-) -> None:
-    """Compare serving with full offline batches and with request-level batching; also latency and overload."""
-    from gen_ray.bench.cluster.serving.measure import BenchPlan, measure
-    from gen_ray.bench.cluster.serving.report import figures, kinds
-    from gen_ray.cluster.serving.args import ServedModel, ServingApplication
-
-    found = instances.load(model, storage)
-    app = ServingApplication(models={"bench": ServedModel(model=model, backlog_seconds=5)}, root=storage)
-    if constant_seconds is not None:
-        constant_load.show(app, kinds(found.family, sampler), port, constant_seconds, constant_share, as_json)
-        return
-    plan = BenchPlan(rounds=rounds, seconds=seconds, clients=clients, overload_seconds=overload_seconds)
-    measured = figures(measure(app, kinds(found.family, sampler), port, plan))
-    if as_json:
-        typer.echo(json.dumps({"model": model, "rounds": rounds, **measured}, indent=1))
-        return
-    lines = [
-        [name.replace("_", " "), f"{value:,.3g}" if isinstance(value, float) else str(value)]
-        for name, value in measured.items()
-    ]
-    terminal.show_table(f"{model}: {rounds} rounds of {seconds:g} s, {clients} clients", ["what", "measured"], lines)
+app.command()(bench_serve.serve)
 
 
 def _figures(timed: "SamplerTimes", nfe: int) -> dict[str, float]:

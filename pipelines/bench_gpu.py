@@ -38,30 +38,26 @@ def gpu(
     from gen_ray.errors import EndedError, RunError
 
     chosen = size or ("full" if device == "cuda" else "small")
-    asked = {"size": chosen, "limit_seconds": seconds, "rounds": rounds}
+    arguments = {"size": chosen, "limit_seconds": seconds, "rounds": rounds}
     described = environment.describe(target)
     tasks, outcome = suite.tasks(CONFIGS, workloads.SIZES[chosen]), running.BenchOutcome()
 
-    def save(found: "BenchOutcome") -> None:
+    def save(outcome: "BenchOutcome") -> None:
         if json_file is not None:
-            _write(json_file, report.as_json(found, described, asked))
+            _write(json_file, report.as_json(outcome, described, arguments))
 
     try:
-        running.run(
-            tasks,
-            target,
-            outcome,
-            limit_seconds=seconds,
-            rounds=rounds,
-            announce=lambda line: typer.echo(line, err=True),
-            save=save,
-        )
+        running.run(tasks, target, outcome, limit_seconds=seconds, rounds=rounds, announce=_announce, save=save)
     except (KeyboardInterrupt, EndedError):
         _show(outcome, described)
         raise
     _show(outcome, described)
     if outcome.failed:
         raise RunError(f"{len(outcome.failed)} of {len(tasks)} measurements failed; see the report above")
+
+
+def _announce(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _device(name: str) -> "torch.device":

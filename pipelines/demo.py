@@ -8,6 +8,7 @@ import typer
 from gen_ray.metrics import BITS_PER_DIM
 from pipelines import terminal
 from pipelines.instances import Storage
+from pipelines.progress import VerbProgress
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "demo"
 
@@ -29,7 +30,7 @@ def demo(
     with connected(Scaling()):
         for file in sorted(CONFIGS.glob("*.yaml")):
             experiment = load(file, [f"storage.root={storage}"])
-            with terminal.VerbProgress(experiment.name) as watch:
+            with VerbProgress(experiment.name) as watch:
                 done = train(experiment, watch=watch)
             bits = done.metrics[BITS_PER_DIM.name]
             typer.echo(f"{experiment.name}: {bits:.3f} bits/dim")

@@ -32,13 +32,13 @@ def _lines(storage: Path) -> Iterator[Line]:
     from gen_ray.host.machine import PACKAGES, inspect_machine
     from gen_ray.storage.paths import is_remote
 
-    here = inspect_machine(Path() if is_remote(storage) else storage)
+    machine = inspect_machine(Path() if is_remote(storage) else storage)
     for name in ("python", *PACKAGES):
         missing = "not installed (pip install -e .)"
-        yield ("ok ", name, here.versions[name]) if name in here.versions else ("NO ", name, missing)
-    yield from _machine("devices", here)
+        yield ("ok ", name, machine.versions[name]) if name in machine.versions else ("NO ", name, missing)
+    yield from _machine("devices", machine)
     yield _token()
-    yield from _cluster(storage, here)
+    yield from _cluster(storage, machine)
     yield _store(storage)
 
 
@@ -58,7 +58,7 @@ def _token() -> Line:
     return "ok ", "token", "exists, readable by its owner only"
 
 
-def _cluster(storage: Path, here: "Machine") -> Iterator[Line]:
+def _cluster(storage: Path, machine: "Machine") -> Iterator[Line]:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
         yield "ok ", "cluster", "RAY_ADDRESS is not set: each run starts a local Ray on this machine"
@@ -76,9 +76,9 @@ def _cluster(storage: Path, here: "Machine") -> Iterator[Line]:
         yield "NO ", "cluster", failures.with_flags(str(error))
         return
     for node in nodes:
-        if node.seen:
-            yield from _machine(node.name, node.seen)
-        for wrong in node.problems(here):
+        if node.machine:
+            yield from _machine(node.name, node.machine)
+        for wrong in node.problems(machine):
             yield "NO ", node.name, wrong
 
 

@@ -37,7 +37,7 @@ USER = {
     errno.ENXIO: "",
 }
 """Errors that the user can mend: exit code 2. Only with a file name; without one the error may be a bug."""
-ARGUMENT = re.compile(r"`(?P<name>[a-z]\w*)(?:=(?P<value>[^`]*))?`")
+ARGUMENT = re.compile(r"argument `(?P<name>[a-z]\w*)(?:=(?P<value>[^`]*))?`")
 TYPOGRAPHY = str.maketrans({"…": "...", "–": "-", "×": "x", "±": "+-", "→": "->", "≤": "<=", "≥": ">=", "·": "."})
 
 
@@ -75,13 +75,13 @@ def _folder_exists() -> bool:
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and its causes; Ray's errors keep the error of another process as ``cause``."""
-    found: BaseException | None = error
+    cause: BaseException | None = error
     for _ in range(10):
-        if found is None:
+        if cause is None:
             return
-        yield found
-        below = getattr(found, "cause", None)
-        found = below if isinstance(below, BaseException) else found.__cause__
+        yield cause
+        below = getattr(cause, "cause", None)
+        cause = below if isinstance(below, BaseException) else cause.__cause__
 
 
 def remedy(error: Any) -> str:
@@ -107,7 +107,7 @@ def _setting(name: str) -> str | None:
 
 def with_flags(text: str) -> str:
     """Return a message of the library with its arguments, see errors.argument, as flags of the command line."""
-    return ARGUMENT.sub(lambda found: _flag(found["name"]) + (f" {found['value']}" if found["value"] else ""), text)
+    return ARGUMENT.sub(lambda match: _flag(match["name"]) + (f" {match['value']}" if match["value"] else ""), text)
 
 
 def _flag(name: str) -> str:

@@ -7,6 +7,7 @@ import typer
 
 from gen_ray.metrics import BITS_PER_DIM
 from pipelines import instances, terminal
+from pipelines.progress import VerbProgress
 
 app = terminal.new_group()
 SAMPLES = 100
@@ -30,16 +31,16 @@ def latent_dims(
     from gen_ray.engine.plots import grids
     from gen_ray.experiment import load
 
-    wanted = _numbers(dims)
+    numbers = _numbers(dims)
     base = load(config, overrides or [])
     experiments = {
         dim: load(config, [*(overrides or []), f"family.latent_dim={dim}", f"name={base.name}-z{dim}"])
-        for dim in wanted
+        for dim in numbers
     }
     pictures: dict[str, Any] = {}
     with connected(base.scaling):
         for dim, experiment in experiments.items():
-            with terminal.VerbProgress(experiment.name) as watch:
+            with VerbProgress(experiment.name) as watch:
                 done = train(experiment, watch=watch)
             bits = done.metrics[BITS_PER_DIM.name]
             typer.echo(f"{done.run_id}: {bits:.4f} bits/dim")
@@ -87,12 +88,12 @@ def _numbers(dims: str) -> list[int]:
     from gen_ray.errors import UserError
 
     try:
-        found = [int(word) for word in dims.replace(",", " ").split()]
+        numbers = [int(word) for word in dims.replace(",", " ").split()]
     except ValueError:
-        found = []
-    if not 0 < len(set(found)) == len(found) <= 26:
+        numbers = []
+    if not 0 < len(set(numbers)) == len(numbers) <= 26:
         raise UserError(f"--dims {dims!r}: write different whole numbers, e.g. --dims 2,5,10,20")
-    return found
+    return numbers
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gen_ray.dataspec import DataSpec
+    from gen_ray.engine.inference.artifact import Model
     from gen_ray.engine.inference.impute import Completions
 
 TILE = 112
@@ -54,7 +55,7 @@ class ImputeOptions:
 @terminal.option_groups
 def impute(
     model: ModelName,
-    given: ImputeOptions,
+    instance: ImputeOptions,
     k: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="Number of completions.")] = 8,
     imputer: Annotated[
         str | None, typer.Option(help="NAME or NAME:option=value. Default: the family's default.")
@@ -73,15 +74,15 @@ def impute(
     """Complete an image or a text several times and show where the completions differ. The known part is unchanged."""
     if out is not None:
         terminal.one_of("--out must end in", out.suffix, (".png", ".npz"))
-    from gen_ray.engine.inference.impute import complete, masked_likelihood
+    from gen_ray.engine.inference.impute import complete
 
-    found = instances.load(model, storage)
+    loaded = instances.load(model, storage)
     if list_imputers:
-        terminal.show_chains("imputer", found.family.imputers())
+        terminal.show_chains("imputer", loaded.family.imputers())
         return
-    known, holes = _read(given, found.spec)
-    truth = None if given.truth is None else _one(given.truth, found.spec)
-    made = complete(found, known, ~holes, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())
+    known, holes = _read(instance, loaded.spec)
+    truth = None if instance.truth is None else _one(instance.truth, loaded.spec)
+    made = complete(loaded, known, ~holes, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())
     _show(made, known, truth, out)
     typer.echo(f"{int(holes.sum())} of {holes.numel()} values filled in {k} times, seed {seed}, nfe {made.nfe}")
     if unseen := int(made.unseen_known()[0]):
@@ -89,27 +90,32 @@ def impute(
             f"{unseen} known positions follow a missing one: this imputer conditions on preceding positions only"
         )
     if truth is not None:
-        judged = masked_likelihood(found, made, truth, seed=seed, device=instances.device())
-        bits, nll = float(made.bits_per_dim(judged.nll)[0]), judged.nll
-        typer.echo(
-            f"true missing values: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind}, nfe {nll.nfe})"
-        )
-        typer.echo(f"  {nll.kind}: {judged.meaning}")
+        _show_likelihood(loaded, made, truth, seed)
 
 
-def _read(given: ImputeOptions, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
+def _show_likelihood(model: "Model", made: "Completions", truth: "Tensor", seed: int) -> None:
+    """Print the likelihood of the true missing values given the known part."""
+    from gen_ray.engine.inference.impute import masked_likelihood
+
+    likelihood = masked_likelihood(model, made, truth, seed=seed, device=instances.device())
+    bits, nll = float(made.bits_per_dim(likelihood.nll)[0]), likelihood.nll
+    typer.echo(f"true missing values: {float(nll.nats[0]):.3f} nats, {bits:.4f} bits/dim ({nll.kind}, nfe {nll.nfe})")
+    typer.echo(f"  {nll.kind}: {likelihood.meaning}")
+
+
+def _read(instance: ImputeOptions, spec: "DataSpec") -> tuple["Tensor", "Tensor"]:
     """Return the instance (1, *shape) and the boolean mask of its missing values (1, *shape)."""
     from gen_ray.datasets import characters
     from gen_ray.engine.inference import instances as reading
     from gen_ray.errors import UserError
 
-    if given.text is not None:
-        if not spec.is_text or given.image is not None or given.mask is not None:
+    if instance.text is not None:
+        if not spec.is_text or instance.image is not None or instance.mask is not None:
             raise UserError(f"--text: needs a text model and neither --image nor --mask; {spec.name} holds {spec.kind}")
-        return reading.parse_masked_text(characters.plain(given.text), spec, given.hole)
-    if given.image is None or given.mask is None:
+        return reading.parse_masked_text(characters.plain(instance.text), spec, instance.hole)
+    if instance.image is None or instance.mask is None:
         raise UserError("give --image and --mask (a text model takes --text instead)")
-    return _one(given.image, spec), reading.read_missing(given.mask, spec)
+    return _one(instance.image, spec), reading.read_missing(instance.mask, spec)
 
 
 def _one(file: Path, spec: "DataSpec") -> "Tensor":

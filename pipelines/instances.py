@@ -67,7 +67,7 @@ def find(model: str, root: Path, tracking_uri: str | None = None) -> Path:
 
     if not model.startswith(run_directory.REGISTERED) and not run_directory.MLFLOW_RUN.fullmatch(model):
         return run_directory.find_artifact(model, root)  # without MLflow, which takes over a second to import
-    from gen_ray.serving.sources import source_of
+    from gen_ray.tracking.sources import source_of
 
     source = source_of(model, root, tracking_uri)
     return source.fetch(source.newest())
@@ -80,7 +80,7 @@ def device() -> "torch.device":
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def gather(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
+def gather(model: "Model", selection: InstanceOptions, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
     """Return instances (N, *shape) converted to the model's data and N names; of a source, n rows chosen by seed.
 
     Raise UserError.
@@ -90,15 +90,15 @@ def gather(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tup
     from gen_ray.engine.inference import instances
     from gen_ray.errors import UserError
 
-    if asked.files and asked.data:
+    if selection.files and selection.data:
         raise UserError("--data: has no effect where files are given; leave one out")
-    if not asked.files:
-        return _rows(model, asked, n, storage)
-    found = [(file, instances.read(file, model.spec, resize=asked.resize)) for file in asked.files]
-    for file in asked.files:
+    if not selection.files:
+        return _rows(model, selection, n, storage)
+    read = [(file, instances.read(file, model.spec, resize=selection.resize)) for file in selection.files]
+    for file in selection.files:
         tell_left_out(file, model.spec)
-    names = [f"{file}[{i}]" if len(x) > 1 else str(file) for file, x in found for i in range(len(x))]
-    return torch.cat([x for _, x in found]), names
+    names = [f"{file}[{i}]" if len(x) > 1 else str(file) for file, x in read for i in range(len(x))]
+    return torch.cat([x for _, x in read]), names
 
 
 def tell_left_out(file: Path, spec: "DataSpec") -> None:
@@ -109,7 +109,7 @@ def tell_left_out(file: Path, spec: "DataSpec") -> None:
         typer.echo(line, err=True)
 
 
-def _rows(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
+def _rows(model: "Model", selection: InstanceOptions, n: int, storage: Path) -> tuple["torch.Tensor", list[str]]:
     import torch
 
     from gen_ray.datasets.prepare import BadRows, SourceOptions, find, prepare
@@ -117,24 +117,25 @@ def _rows(model: "Model", asked: InstanceOptions, n: int, storage: Path) -> tupl
     from gen_ray.engine.inference import instances, memory
 
     trained, home = model.experiment.data, storage / "data"
-    options = trained.options if asked.data in (None, trained.source) else SourceOptions()
+    options = trained.options if selection.data in (None, trained.source) else SourceOptions()
     if not model.spec.is_image:
         options = options.model_copy(update={"length": model.spec.shape[0]})
-    own = None if asked.data or asked.root else find(home, model.meta["data_fingerprint"])
+    own = None if selection.data or selection.root else find(home, model.meta["data_fingerprint"])
     prepared = own or prepare(
-        asked.data or trained.source,
-        root=asked.root or (trained.root if asked.data in (None, trained.source) else None),
+        selection.data or trained.source,
+        root=selection.root or (trained.root if selection.data in (None, trained.source) else None),
         out=home,
         options=options,
         on_bad_row=BadRows.parse(trained.on_bad_row),
     )
-    prepared.shards(asked.split)  # reports an unknown split before anything is read
-    n = min(n, prepared.rows[asked.split])
+    prepared.shards(selection.split)  # reports an unknown split before anything is read
+    n = min(n, prepared.rows[selection.split])
     memory.require(8 * n * prepared.spec.dims, f"{n:,} rows of {prepared.spec.name}", "choose fewer with -n")
-    rows = random_row_numbers(prepared.rows[asked.split], n)  # not the first ones: sources are often sorted by class
-    x = torch.from_numpy(read_rows(prepared, asked.split, rows)[0])
-    names = [f"{prepared.spec.name} {asked.split} {row}" for row in rows]
-    fitting = instances.convert(x, prepared.spec, model.spec, resize=asked.resize)
-    if not asked.resize and (line := instances.rounded(x, prepared.spec, model.spec)):
+    # not the first ones, because sources are often sorted by class
+    rows = random_row_numbers(prepared.rows[selection.split], n)
+    x = torch.from_numpy(read_rows(prepared, selection.split, rows)[0])
+    names = [f"{prepared.spec.name} {selection.split} {row}" for row in rows]
+    fitting = instances.convert(x, prepared.spec, model.spec, resize=selection.resize)
+    if not selection.resize and (line := instances.rounded(x, prepared.spec, model.spec)):
         typer.echo(line, err=True)
     return fitting, names

@@ -33,7 +33,7 @@ Refine = Annotated[
 @terminal.option_groups
 def encode(
     model: ModelName,
-    asked: InstanceOptions,
+    options: InstanceOptions,
     n: Rows = 200,
     refine: Refine = 0,
     seed: Seed = 0,
@@ -47,12 +47,12 @@ def encode(
     from gen_ray.engine.inference import latent
     from gen_ray.engine.plots import grids as plots
 
-    found, x = _gathered(model, asked, n, storage)
+    loaded, x = _gathered(model, options, n, storage)
     where = instances.device()
-    posterior = latent.encode(found, x, seed=seed, device=where)
+    posterior = latent.encode(loaded, x, seed=seed, device=where)
     arrays = {"mu": posterior.mu, "log_var": posterior.log_var, "kl_nats": posterior.kl()}
     if refine:
-        better = latent.refine(found, x, steps=refine, seed=seed, device=where)
+        better = latent.refine(loaded, x, steps=refine, seed=seed, device=where)
         q = better.posterior
         arrays |= {"refined_mu": q.mu, "refined_log_var": q.log_var, "amortisation_gap_nats": better.gap_nats}
         _show_gap(better)
@@ -64,7 +64,7 @@ def encode(
 @terminal.option_groups
 def reconstruct(
     model: ModelName,
-    asked: InstanceOptions,
+    options: InstanceOptions,
     n: Rows = 16,
     refine: Refine = 0,
     seed: Seed = 0,
@@ -78,19 +78,20 @@ def reconstruct(
     from gen_ray.engine.inference import latent
     from gen_ray.engine.plots import grids as plots
 
-    found, x = _gathered(model, asked, n, storage)
+    loaded, x = _gathered(model, options, n, storage)
     where = instances.device()
     rows = {
         "instances": x,
         "reconstructed: mean of p(x|z) at the mean of q(z|x)": latent.decode(
-            found, latent.encode(found, x, seed=seed, device=where).mu
+            loaded, latent.encode(loaded, x, seed=seed, device=where).mu
         ),
     }
     if refine:
-        better = latent.refine(found, x, steps=refine, seed=seed, device=where)
-        rows[f"refined: the same, q(z|x) after {refine} steps of inference"] = latent.decode(found, better.posterior.mu)
+        better = latent.refine(loaded, x, steps=refine, seed=seed, device=where)
+        title = f"refined: the same, q(z|x) after {refine} steps of inference"
+        rows[title] = latent.decode(loaded, better.posterior.mu)
         _show_gap(better)
-    plots.write(out, _blocks(rows, found.spec.levels))
+    plots.write(out, _blocks(rows, loaded.spec.levels))
     typer.echo(f"{out}: {len(x)} instances and their reconstructions")
 
 
@@ -98,7 +99,7 @@ def reconstruct(
 @terminal.option_groups
 def interpolate(
     model: ModelName,
-    asked: InstanceOptions,
+    options: InstanceOptions,
     n: Annotated[int, typer.Option("-n", min=2, max=10_000_000, help="Number of rows of a source.")] = 5,
     steps: Annotated[int, typer.Option(min=2, max=10_000, help="Images per interpolation, including both ends.")] = 9,
     seed: Seed = 0,
@@ -113,16 +114,17 @@ def interpolate(
     from gen_ray.engine.plots import grids as plots
     from gen_ray.errors import UserError
 
-    found, x = _gathered(model, asked, n, storage)
+    loaded, x = _gathered(model, options, n, storage)
     if len(x) < 2:
         raise UserError("one instance: an interpolation needs two; give another file")
-    ways = latent.interpolate(found, x, steps=steps, seed=seed, device=instances.device())
+    ways = latent.interpolate(loaded, x, steps=steps, seed=seed, device=instances.device())
     columns = {
         "from": (x[:-1], 1),
         "linear interpolation between the means of q(z|x)": (ways.flatten(0, 1), steps),
         "to": (x[1:], 1),
     }
-    grids = {title: plots.grid(part, levels=found.spec.levels, columns=wide) for title, (part, wide) in columns.items()}
+    levels = loaded.spec.levels
+    grids = {title: plots.grid(part, levels=levels, columns=wide) for title, (part, wide) in columns.items()}
     plots.write(out, plots.panel(grids))
     typer.echo(f"{out}: {len(ways)} interpolations of {steps} images")
 
@@ -139,22 +141,22 @@ def manifold(
     from gen_ray.engine.inference import latent
     from gen_ray.engine.plots import grids as plots
 
-    found = instances.load(model, storage)
-    images = latent.manifold(found, side=side, device=instances.device())
-    picture = plots.grid(images, levels=found.spec.levels, columns=side, tile_pixels=32, gap=2)
+    loaded = instances.load(model, storage)
+    images = latent.manifold(loaded, side=side, device=instances.device())
+    picture = plots.grid(images, levels=loaded.spec.levels, columns=side, tile_pixels=32, gap=2)
     low, high = 0.5 / side, 1 - 0.5 / side
     plots.write(out, plots.panel({f"prior's quantiles {low:.3g} … {high:.3g}: z1 to the right, z2 upwards": picture}))
     typer.echo(f"{out}: {side} x {side} images")
 
 
-def _gathered(model: str, asked: InstanceOptions, n: int, storage: Path) -> tuple["Model", "Tensor"]:
+def _gathered(model: str, options: InstanceOptions, n: int, storage: Path) -> tuple["Model", "Tensor"]:
     """Return the model and the instances (N, *shape). Raise UserError if the model has no latent space."""
     from gen_ray.engine.inference import latent
 
-    found = instances.load(model, storage)
-    latent.latent_family(found)
-    x, _ = instances.gather(found, asked, n, storage)
-    return found, x
+    loaded = instances.load(model, storage)
+    latent.latent_family(loaded)
+    x, _ = instances.gather(loaded, options, n, storage)
+    return loaded, x
 
 
 def _blocks(rows: Mapping[str, "Tensor"], levels: int) -> "np.ndarray":

@@ -45,7 +45,7 @@ def plan(
     ] = None,
     rounds: Annotated[int, typer.Option(min=1, max=10_000, help="Rounds of each measurement.")] = 3,
     steps: Annotated[int, typer.Option(min=2, max=1_000_000, help="Optimizer steps per round of --check.")] = 60,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: terminal.AsJson = False,
 ) -> None:
     """Predict epoch time, ingest, memory and storage for 1, 2, 4 … workers, and the number that is still worthwhile.
 
@@ -57,9 +57,9 @@ def plan(
     if check:
         _check(experiment, sorted(set(check)), rounds=rounds, steps=steps, as_json=as_json)
         return
-    asked, pace = _workload_and_cost(experiment, rate or [], machines.nodes * machines.gpus_per_node, rounds)
-    found = _forecasts(experiment, asked, pace, machines)
-    _show(experiment, asked, pace, found, bool(rate), as_json)
+    workload, cost = _workload_and_cost(experiment, rate or [], machines.nodes * machines.gpus_per_node, rounds)
+    forecasts = _forecasts(experiment, workload, cost, machines)
+    _show(experiment, workload, cost, forecasts, bool(rate), as_json)
 
 
 def _workload_and_cost(
@@ -91,12 +91,12 @@ def _rate(word: str) -> tuple[float, float]:
 
     rate, _, rows = word.partition("@")
     try:
-        found = float(rows), float(rows) / float(rate)
+        point = float(rows), float(rows) / float(rate)
     except (ValueError, ZeroDivisionError):
         raise UserError(f"--rate {word}: write IMAGES_PER_SECOND@ROWS, e.g. 5000@128") from None
-    if min(found) <= 0:
+    if min(point) <= 0:
         raise UserError(f"--rate {word}: both numbers must be above 0")
-    return found
+    return point
 
 
 def _forecasts(
@@ -127,21 +127,21 @@ def _show(
     experiment: "Experiment",
     load: "RunWorkload",
     pace: "StepCost",
-    found: "list[Forecast]",
+    forecasts: "list[Forecast]",
     is_given: bool,
     as_json: bool,
 ) -> None:
     from gen_ray.bench.planner import worthwhile_workers
 
-    best = worthwhile_workers(found)
+    best = worthwhile_workers(forecasts)
     if as_json:
         result = {"pace": asdict(pace), "load": asdict(load), "pays_until_workers": best}
-        typer.echo(json.dumps({**result, "forecasts": [asdict(one) for one in found]}, indent=1))
+        typer.echo(json.dumps({**result, "forecasts": [asdict(forecast) for forecast in forecasts]}, indent=1))
         return
     header = ["workers", "rows each", "compute, ms", "waits, ms", "images/s", "efficiency", "epoch, s", "ingest, MB/s"]
     gradients = f"{load.gradient_bytes / MB:.1f} MB of gradients"
     title = f"{experiment.name}: batches of {load.batch} from {load.rows:,} rows, {gradients}"
-    terminal.show_table(title, header, [_line(one) for one in found])
+    terminal.show_table(title, header, [_line(forecast) for forecast in forecasts])
     origin = "given by --rate" if is_given else "measured on this machine; --rate sets that of another"
     typer.echo(f"one worker: {1e3 * pace.fixed:.2f} ms a step and {1e6 * pace.per_row:.1f} us a row, {origin}")
     typer.echo(f"up to {best} workers are worthwhile: twice as many would be less than 1.3 times as fast")
@@ -155,16 +155,16 @@ def _show(
     )
 
 
-def _line(one: "Forecast") -> list[str]:
+def _line(forecast: "Forecast") -> list[str]:
     return [
-        str(one.workers),
-        f"{one.rows_a_worker:g}",
-        f"{1e3 * one.compute_seconds:,.2f}",
-        f"{1e3 * one.waiting_seconds:,.2f}",
-        f"{one.images_per_second:,.0f}",
-        f"{100 * one.efficiency:.0f} %",
-        f"{one.epoch_seconds:,.2f}",
-        f"{one.ingest_bytes_per_second / MB:,.2f}",
+        str(forecast.workers),
+        f"{forecast.rows_a_worker:g}",
+        f"{1e3 * forecast.compute_seconds:,.2f}",
+        f"{1e3 * forecast.waiting_seconds:,.2f}",
+        f"{forecast.images_per_second:,.0f}",
+        f"{100 * forecast.efficiency:.0f} %",
+        f"{forecast.epoch_seconds:,.2f}",
+        f"{forecast.ingest_bytes_per_second / MB:,.2f}",
     ]
 
 
@@ -177,20 +177,20 @@ def _check(experiment: "Experiment", numbers: list[int], *, rounds: int, steps: 
     for number in numbers:
         if experiment.data.batch_size % (number * experiment.training.gradient_accumulation_steps):
             raise UserError(f"--check {number}: data.batch_size={experiment.data.batch_size} is not divisible by it")
-    found = check(experiment, numbers, rounds=rounds, steps=steps)
+    checks = check(experiment, numbers, rounds=rounds, steps=steps)
     if as_json:
-        result: list[dict[str, Any]] = [{**asdict(one), "ratio": one.ratio} for one in found]
+        result: list[dict[str, Any]] = [{**asdict(row), "ratio": row.ratio} for row in checks]
         typer.echo(json.dumps(result, indent=1))
         return
     header = ["workers", "planned, images/s", "measured", "ratio"]
     lines = [
         [
-            str(one.forecast.workers),
-            f"{one.forecast.images_per_second:,.0f}",
-            f"{median(one.measured):,.0f}",
-            f"{one.ratio:.2f}",
+            str(row.forecast.workers),
+            f"{row.forecast.images_per_second:,.0f}",
+            f"{median(row.measured):,.0f}",
+            f"{row.ratio:.2f}",
         ]
-        for one in found
+        for row in checks
     ]
     terminal.show_table(f"{experiment.name}: workers of one thread on {os.cpu_count()} cores", header, lines)
 

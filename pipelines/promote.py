@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gen_ray.metrics import BITS_PER_DIM
+from gen_ray.metrics import BITS_PER_DIM, label_of
 from pipelines import terminal
 from pipelines.instances import Seed, Storage, find
 
@@ -60,22 +60,30 @@ class PromoteOptions:
         )
 
 
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """The registered model, and how the run is compared with its champion."""
+
+    name: Annotated[str | None, typer.Option(help="The registered model. Default: DATA-FAMILY.")] = None
+    metric: Annotated[str, typer.Option(help="Metric by which the run is compared with the champion, eval/….")] = (
+        BITS_PER_DIM.name
+    )
+    margin: Annotated[
+        float, typer.Option(min=0, max=1e9, help="Minimum improvement on the champion, in the metric's unit.")
+    ] = 0.01
+    force: Annotated[bool, typer.Option("--force", help="Promote without comparing with the champion.")] = False
+
+
 @terminal.option_groups
 def promote(
-    asked: PromoteOptions,
+    options: PromoteOptions,
+    *,
     run: Annotated[str | None, typer.Argument(help="A run's id or name. Alternatives: --best, --rollback.")] = None,
     best: Annotated[
         str | None, typer.Option(help="Promote the finished run of --experiment that is best by this metric.")
     ] = None,
     experiment: Annotated[str, typer.Option(help="The MLflow experiment of --best.")] = "gen_ray",
-    name: Annotated[str | None, typer.Option(help="The registered model. Default: DATA-FAMILY.")] = None,
-    metric: Annotated[
-        str, typer.Option(help="Metric by which the run is compared with the champion, eval/….")
-    ] = BITS_PER_DIM.name,
-    margin: Annotated[
-        float, typer.Option(min=0, max=1e9, help="Minimum improvement on the champion, in the metric's unit.")
-    ] = 0.01,
-    force: Annotated[bool, typer.Option("--force", help="Promote without comparing with the champion.")] = False,
+    comparison: ComparisonOptions,
     rollback: Annotated[
         str | None, typer.Option(help="Restore the previous champion of this registered model.")
     ] = None,
@@ -90,29 +98,40 @@ def promote(
     if sum(choice is not None for choice in (run, best, rollback)) != 1:
         raise UserError("give one of RUN, --best METRIC and --rollback MODEL")
     if run is None:
-        there = Store.of(tracking_uri, experiment, storage)
-        there.check()
+        target = Store.of(tracking_uri, experiment, storage)
+        target.check()
         if rollback is not None:
-            typer.echo(_rollback(there, rollback))
+            typer.echo(_rollback(target, rollback))
             return
-        run = _best(there, str(best))
-    chosen = find(run, storage, tracking_uri) if best is None else run_directory.artifact_of(run, storage)
-    found = run_directory.settings(chosen, storage)
-    _check(found, chosen, asked)
+        run = _best(target, str(best))
+    artifact = find(run, storage, tracking_uri) if best is None else run_directory.artifact_of(run, storage)
+    _promote(artifact, storage, tracking_uri, options, comparison)
+
+
+def _promote(
+    artifact: Path, storage: Path, tracking_uri: str | None, options: PromoteOptions, comparison: ComparisonOptions
+) -> None:
+    """Compare the run of an artifact with the champion; measure its samplers and promote it if it is better."""
+    from gen_ray import run_directory
+    from gen_ray.tracking.store import Store
+
+    settings = run_directory.settings(artifact, storage)
+    _check(settings, artifact, options)
     from gen_ray.tracking import registry
     from gen_ray.tracking.runs import row  # imports MLflow, which takes longer than all the checks
 
-    store = Store.of(tracking_uri or found.tracking.uri, found.tracking.experiment, storage)
-    own = row(store, run_directory.run_of(chosen))
-    candidate = registry.record(own, metric)
-    model = name or _model_name(run_directory.meta(chosen)["data"]["name"], found.family.name)
+    store = Store.of(tracking_uri or settings.tracking.uri, settings.tracking.experiment, storage)
+    run = row(store, run_directory.run_of(artifact))
+    candidate = registry.record(run, comparison.metric)
+    model = comparison.name or _model_name(run_directory.meta(artifact)["data"]["name"], settings.family.name)
     terminal.check_name("--name", model)
+    margin, force = comparison.margin, comparison.force
     reason = "" if force else registry.rejection_reason(store, model, candidate, margin=margin)
     if reason:  # before minutes of measuring
         typer.echo(f"{model} keeps its champion: {reason} (--force)")
         return
-    measured = _measured(found, chosen, store, own, asked.order())
-    candidate = replace(candidate, tags=_kept(measured, store, candidate.mlflow_id, chosen).tags())
+    measured = _measured(settings, artifact, store, run, options.order())
+    candidate = replace(candidate, tags=_stored(measured, store, candidate.mlflow_id, artifact).tags())
     verdict = registry.promote(store, model, candidate, margin=margin, force=force)
     typer.echo(verdict.line)
     if verdict.promoted:
@@ -125,19 +144,19 @@ def _rollback(store: "Store", model: str) -> str:
     return registry.rollback(store, model).line
 
 
-def _check(experiment: "Experiment", artifact: Path, asked: PromoteOptions) -> None:
+def _check(experiment: "Experiment", artifact: Path, options: PromoteOptions) -> None:
     """Raise UserError for unknown samplers or invalid steps, before Ray starts."""
-    if not asked.sampler and not asked.steps:
+    if not options.sampler and not options.steps:
         return
     from gen_ray import run_directory
     from gen_ray.dataspec import DataSpec
     from gen_ray.engine.evaluation.sampler_settings import sampler_settings
 
     family = experiment.model(DataSpec.model_validate(run_directory.meta(artifact)["data"]))
-    sampler_settings(family, asked.sampler or (), asked.steps or ())
+    sampler_settings(family, options.sampler or (), options.steps or ())
 
 
-def _kept(measured: "Release", store: "Store", mlflow_id: str, artifact: Path) -> "Release":
+def _stored(measured: "Release", store: "Store", mlflow_id: str, artifact: Path) -> "Release":
     """Return the release with its artifact stored where servers find it."""
     from gen_ray.tracking.releases import store_artifact
 
@@ -156,14 +175,14 @@ def _best(store: "Store", metric: str) -> str:
     from gen_ray.tracking.comparison import differences, tables
     from gen_ray.tracking.runs import rows
 
-    found = tables(rows(store), metric)
-    if len(found) != 1:
+    groups = tables(rows(store), metric)
+    if len(groups) != 1:
         line = f"experiment {store.experiment} has 0 finished runs"
-        if found:
-            line = f"the runs of experiment {store.experiment} differ in provenance, {len(found)} groups: name a run "
-            line += f"instead ({differences(found)})"
+        if groups:
+            line = f"the runs of experiment {store.experiment} differ in provenance, {len(groups)} groups: name a run "
+            line += f"instead ({differences(groups)})"
         raise UserError(f"--best {metric}: {line}")
-    return found[0].runs[0].run_id
+    return groups[0].runs[0].run_id
 
 
 def _measured(
@@ -207,7 +226,7 @@ def _show_point(done: int, total: int, point: "CostQuality") -> None:
 
 def _show(measured: "Measured", choices: Mapping[str, "CostQuality"]) -> None:
     marks = {id(point): [name for name in choices if choices[name] is point] for point in choices.values()}
-    header = ["sampler", "", "steps", "nfe", "s a sample", measured.metric, "error"]
+    header = ["sampler", "quality", "steps", "nfe", "s a sample", label_of(measured.metric), "error"]
     lines = [
         [
             point.sampler,
@@ -241,7 +260,7 @@ def _files(measured: "Measured", choices: Mapping[str, "CostQuality"]) -> dict[s
     for point in sorted(measured.points, key=lambda point: point.seconds_per_sample):
         lines[point.sampler] = [*lines.get(point.sampler, ()), (point.seconds_per_sample, point.quality)]
     marks = {name: (point.seconds_per_sample, point.quality) for name, point in choices.items()}
-    picture = png(cost_quality(lines, marks, quality=measured.metric.replace("_", " ")))
+    picture = png(cost_quality(lines, marks, quality=label_of(measured.metric)))
     return {"curve.json": json.dumps(data, indent=1).encode(), "curve.png": picture}
 
 

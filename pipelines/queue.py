@@ -14,10 +14,10 @@ def queue() -> None:
     from gen_ray.experiment import Scaling
 
     with connected(Scaling()):
-        found, others = members(), reserved()
+        states, others = members(), reserved()
     if others:
         typer.echo(f"reserved by other applications: {_amounts(others)}")
-    if not found:
+    if not states:
         typer.echo("nothing runs or waits")
         return
     lines = [
@@ -29,7 +29,7 @@ def queue() -> None:
             waits_for,
             f"{seconds / 60:.1f}",
         ]
-        for member, waits_for, seconds in found
+        for member, waits_for, seconds in states
     ]
     terminal.show_table(
         "queue", ["sweep or run", "each", "priority", "running", "waits for", "minutes"], lines, prose=("waits for",)

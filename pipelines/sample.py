@@ -29,21 +29,21 @@ def sample(
     """Draw samples and write them as a picture, a text or an array."""
     import time
 
-    found, device = instances.load(model, storage), instances.device()
+    loaded, device = instances.load(model, storage), instances.device()
     from gen_ray.engine.inference import samples
     from gen_ray.engine.inference.generate import generate
     from gen_ray.engine.inference.precision import autocast
 
     if list_samplers:
-        terminal.show_chains("sampler", found.family.samplers())
+        terminal.show_chains("sampler", loaded.family.samplers())
         return
-    file = samples.file_for(out, found.spec)
-    samples.check(file, n, found.spec)
-    chain = found.experiment.chain(found.family, sampler, steps)
+    file = samples.file_for(out, loaded.spec)
+    samples.check(file, n, loaded.spec)
+    chain = loaded.experiment.chain(loaded.family, sampler, steps)
     began = time.perf_counter()
-    with autocast(found.experiment.training.precision, device):
-        drawn = generate(found.net, chain, n, seed=seed, device=device)
-    samples.save(file, drawn, found.spec)
+    with autocast(loaded.experiment.training.precision, device):
+        drawn = generate(loaded.net, chain, n, seed=seed, device=device)
+    samples.save(file, drawn, loaded.spec)
     typer.echo(f"{file}: {n} samples, seed {seed}, nfe {chain.nfe}, {time.perf_counter() - began:.1f} s")
 
 

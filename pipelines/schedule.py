@@ -19,27 +19,30 @@ if TYPE_CHECKING:
 app = terminal.new_group()
 
 Name = Annotated[str, typer.Argument(help="Name of the schedule.")]
+Cron = Annotated[str, typer.Option(help='Times: minute hour day month weekday, e.g. "0 2 * * 1-5"; Monday is 1.')]
+Address = Annotated[
+    str | None,
+    typer.Option(help="Run as a job of this Ray cluster (dashboard, http://head:8265). Default: here."),
+]
+GraceMinutes = Annotated[
+    float,
+    typer.Option(
+        min=0, max=1_000_000, help="Maximum delay, in minutes, at which a missed occurrence is still launched."
+    ),
+]
 
 
 @app.command()
 def add(
     plan: PlanFile,
-    cron: Annotated[str, typer.Option(help='Times: minute hour day month weekday, e.g. "0 2 * * 1-5"; Monday is 1.')],
+    cron: Cron,
     overrides: Overrides = None,
     timezone: Annotated[str, typer.Option(help="Time zone of --cron, e.g. Europe/Berlin.")] = "UTC",
     name: Annotated[str | None, typer.Option(help="Name of the schedule. Default: that of the sweep.")] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="Run as a job of this Ray cluster (dashboard, http://head:8265). Default: here."),
-    ] = None,
+    address: Address = None,
     promote: Promote = None,
     margin: Margin = None,
-    grace_minutes: Annotated[
-        float,
-        typer.Option(
-            min=0, max=1_000_000, help="Maximum delay, in minutes, at which a missed occurrence is still launched."
-        ),
-    ] = 60,
+    grace_minutes: GraceMinutes = 60,
 ) -> None:
     """Add a recurring sweep. Each occurrence reads the file again, relative to the current folder."""
     from gen_ray.configuration.base import validated
@@ -47,12 +50,12 @@ def add(
     from gen_ray.sweeps import config
 
     check_promotion(promote, margin)
-    found = config.load(plan, overrides or [])
-    storage = found.first.storage.root
+    sweep = config.load(plan, overrides or [])
+    storage = sweep.first.storage.root
     raw = {
-        "name": name or found.sweep.name,
+        "name": name or sweep.sweep.name,
         "config": str(plan),
-        "overrides": [*(overrides or []), *_data_root(found.first.data.root)],
+        "overrides": [*(overrides or []), *_data_root(sweep.first.data.root)],
         "cron": cron,
         "timezone": timezone,
         "folder": Path.cwd(),

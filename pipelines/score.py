@@ -12,7 +12,7 @@ from pipelines.instances import InstanceOptions, ModelName, Rows, Seed, Storage
 @terminal.option_groups
 def score(
     model: ModelName,
-    asked: InstanceOptions,
+    options: InstanceOptions,
     n: Rows = 200,
     effort: Annotated[
         int | None, typer.Option(min=1, max=100_000, help="Draws per estimate. Default: that of the evaluation.")
@@ -33,9 +33,9 @@ def score(
     from gen_ray.engine.inference.score import score as measure
     from gen_ray.engine.plots import grids
 
-    found = instances.load(model, storage)
-    x, names = instances.gather(found, asked, n, storage)
-    scores = measure(found, x, effort=effort, repeats=repeats, seed=seed, device=instances.device())
+    loaded = instances.load(model, storage)
+    x, names = instances.gather(loaded, options, n, storage)
+    scores = measure(loaded, x, effort=effort, repeats=repeats, seed=seed, device=instances.device())
     columns = zip(names, scores.bits_per_dim.tolist(), scores.standard_error.tolist(), strict=True)
     lines = [[name, scores.kind, f"{bits:.4f}", f"{error:.4f}"] for name, bits, error in columns]
     title = f"{model}: {scores.repeats} estimates each of {scores.nfe} network evaluations"

@@ -54,7 +54,7 @@ class ReplicaOptions:
 
 @terminal.option_groups
 def serve(
-    place: ListenOptions,
+    listen: ListenOptions,
     replicas: ReplicaOptions,
     models: Annotated[
         list[str] | None,
@@ -80,14 +80,14 @@ def serve(
     if stop:
         typer.echo("stopped" if _stop() else "nothing was served")
         return
-    app = application(models or [], place, replicas, tracking_uri, storage)
+    app = application(models or [], listen, replicas, tracking_uri, storage)
     if config:
-        typer.echo(_yaml(app, place), nl=False)
+        typer.echo(_yaml(app, listen), nl=False)
         return
     from gen_ray.cluster.serving import server  # imports Ray Serve, which takes longer than all the checks
     from gen_ray.storage.paths import local_dir
 
-    with server.served(app, place.host, place.port, detached=detach, replace=replace) as url:
+    with server.served(app, listen.host, listen.port, detached=detach, replace=replace) as url:
         _show(app, url)
         typer.echo(f"requests: {local_dir(app.root) / 'serving'}; metrics for Prometheus: {', '.join(server.nodes())}")
         if not detach:
@@ -108,7 +108,7 @@ def _show(app: "ServingApplication", url: str) -> None:
 
 
 def application(
-    models: list[str], place: ListenOptions, replicas: ReplicaOptions, tracking_uri: str | None, storage: Path
+    models: list[str], listen: ListenOptions, replicas: ReplicaOptions, tracking_uri: str | None, storage: Path
 ) -> "ServingApplication":
     """Return the application to serve. Raise UserError before anything starts if it cannot be served."""
     import os
@@ -120,14 +120,14 @@ def application(
     from gen_ray.tracking import signing
 
     keys = settings.from_environment(os.environ).keys
-    if place.host not in LOOPBACK and not keys:
+    if listen.host not in LOOPBACK and not keys:
         raise UserError(
-            f"--host {place.host}: other machines could reach it; set GEN_RAY_API_KEYS=name:key, or leave --host out"
+            f"--host {listen.host}: other machines could reach it; set GEN_RAY_API_KEYS=name:key, or leave --host out"
         )
     most = replicas.max_replicas or replicas.min_replicas
     if most < replicas.min_replicas:
         raise UserError(f"--max-replicas {most}: is less than --min-replicas {replicas.min_replicas}")
-    named = _found(models, storage, tracking_uri)
+    named = _sources(models, storage, tracking_uri)
     return ServingApplication(
         models={
             id: ServedModel(
@@ -145,11 +145,11 @@ def application(
         follow_seconds=replicas.follow_seconds,
         require_signatures=signing.key() is not None,
         key_hashes={key.name: key.digest.hex() for key in keys},
-        hosts=settings.host_names(place.allow_host or (), "--allow-host"),
+        hosts=settings.host_names(listen.allow_host or (), "--allow-host"),
     )
 
 
-def _found(models: list[str], root: Path, tracking_uri: str | None) -> dict[str, str]:
+def _sources(models: list[str], root: Path, tracking_uri: str | None) -> dict[str, str]:
     """Return the models to serve by id; every champion if none is named. Raise UserError, RunError."""
     from gen_ray.engine.inference import artifact
     from gen_ray.errors import UserError
@@ -170,8 +170,8 @@ def _found(models: list[str], root: Path, tracking_uri: str | None) -> dict[str,
 
 def _named(text: str) -> tuple[str, str]:
     """Return a served model's id and location. Raise UserError for an id that cannot be part of a path."""
+    from gen_ray.configuration.field_types import NAME_PATTERN
     from gen_ray.errors import UserError
-    from gen_ray.experiment import NAME_PATTERN
     from gen_ray.run_directory import REGISTERED
 
     id, equals, model = text.partition("=")
@@ -198,7 +198,7 @@ def _keys(app: "ServingApplication") -> str:
     return f"keys of {names}" if names else "open to this machine without a key"
 
 
-def _yaml(app: "ServingApplication", place: ListenOptions) -> str:
+def _yaml(app: "ServingApplication", listen: ListenOptions) -> str:
     """Return the YAML for `serve deploy`; it includes the address because the default is all interfaces."""
     import yaml
 
@@ -206,7 +206,7 @@ def _yaml(app: "ServingApplication", place: ListenOptions) -> str:
 
     args = app.model_dump(mode="json", exclude_defaults=True)
     application = {"name": APP, "route_prefix": "/", "import_path": "gen_ray.cluster.serving.app:build", "args": args}
-    listening = {"host": place.host, "port": place.port}
+    listening = {"host": listen.host, "port": listen.port}
     return yaml.safe_dump({"http_options": listening, "applications": [application]}, sort_keys=False)
 
 

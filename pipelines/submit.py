@@ -44,19 +44,16 @@ def submit(
     look like secrets, and links that lead out of the folder, are refused. Results go below storage.root, a folder that
     all machines share or s3://…, set by GEN_RAY_STORAGE on the cluster.
     """
-    from gen_ray.cluster.jobs import package
     from gen_ray.cluster.jobs.jobs import Jobs
 
-    verb, *rest = words
+    verb, *arguments = words
     _check(verb, working_dir)
     job = id or f"{verb}-{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
     terminal.check_name("--id", job)
     variables = dict(_variable(word) for word in env or [])
-    files = package.contents(working_dir)
-    package.check(working_dir, files, limit_mb)
-    package.check_words(working_dir, files, rest)
+    _check_upload(working_dir, arguments, limit_mb)
     jobs = Jobs(address)
-    jobs.submit(job, ["-m", f"pipelines.{verb}", *rest], working_dir.absolute(), variables, include or [])
+    jobs.submit(job, ["-m", f"pipelines.{verb}", *arguments], working_dir.absolute(), variables, include or [])
     if no_wait:
         typer.echo(job)
         return
@@ -74,6 +71,15 @@ def _check(verb: str, folder: Path) -> None:
         )
     if not folder.is_dir():
         raise UserError(f"--working-dir {folder}: is not a folder")
+
+
+def _check_upload(folder: Path, arguments: list[str], limit_mb: float) -> None:
+    """Raise UserError for a folder that is too large or lacks files that the arguments name."""
+    from gen_ray.cluster.jobs import package
+
+    files = package.contents(folder)
+    package.check(folder, files, limit_mb)
+    package.check_words(folder, files, arguments)
 
 
 def followed(jobs: "Jobs", job: str) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines import terminal
+from pipelines.progress import VerbProgress
 from pipelines.resuming import AcceptData, TakeOver, check_resume
 
 if TYPE_CHECKING:
@@ -46,19 +47,19 @@ def sweep(
     tags = _tags(tag or [])
     check_promotion(promote, margin)
     check_resume(resume=resume, take_over=take_over, accept_data=accept_data)
-    found = config.load(plan, overrides or [])
+    loaded = config.load(plan, overrides or [])
     if dry_run:
-        typer.echo(config.dump(found), nl=False)
+        typer.echo(config.dump(loaded), nl=False)
         return
     from gen_ray.cluster.sweeps.sweep import sweep as run
 
-    with terminal.VerbProgress(found.sweep.name) as watch:
-        done = run(found, resume=resume, take_over=take_over, accept_data=accept_data, watch=watch, tags=tags)
+    with VerbProgress(loaded.sweep.name) as watch:
+        done = run(loaded, resume=resume, take_over=take_over, accept_data=accept_data, watch=watch, tags=tags)
     terminal.show_table(done.sweep_id, done.header, done.lines, prose=("state",))
     if done.best:
         typer.echo(f"best: {done.best}")
         if promote is not None:
-            typer.echo(_promoted(found, done.sweep_id, done.best, promote, margin))
+            typer.echo(_promoted(loaded, done.sweep_id, done.best, promote, margin))
     failed = [result for result in done.results if result.state == "failed"]
     if failed:
         raise RunError(f"{done.sweep_id}: {len(failed)} of {len(done.results)} trials failed")
@@ -66,8 +67,8 @@ def sweep(
 
 def check_promotion(promote: str | None, margin: float | None) -> None:
     """Raise UserError for a name that MLflow would refuse, or for --margin without --promote."""
+    from gen_ray.configuration.field_types import NAME_PATTERN
     from gen_ray.errors import UserError
-    from gen_ray.experiment import NAME_PATTERN
 
     if promote is None and margin is not None:
         raise UserError("--margin: has no effect without --promote MODEL")

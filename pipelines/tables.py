@@ -33,18 +33,18 @@ def show_table(
         console = Console(markup=False, emoji=False, highlight=False, width=UNLIMITED)
     widths = [_width(name, column, prose) for name, column in zip(header, _columns(header, lines), strict=True)]
     width = max(PIPED, _needed(widths)) if console.width == UNLIMITED else console.width
-    kept, left_out = list(range(len(header))), [name for name in dispensable if name in header]
-    gone = []
-    while _needed([widths[i] for i in kept]) > width and left_out:
-        gone.append(left_out.pop(0))
-        kept.remove(header.index(gone[-1]))
+    columns, left_out = list(range(len(header))), [name for name in dispensable if name in header]
+    dropped = []
+    while _needed([widths[i] for i in columns]) > width and left_out:
+        dropped.append(left_out.pop(0))
+        columns.remove(header.index(dropped[-1]))
     console.print(title, soft_wrap=True)
-    if _needed([widths[i] for i in kept]) > width:
+    if _needed([widths[i] for i in columns]) > width:
         _print_records(console, header, lines)
         return
-    _print_table(console, [header[i] for i in kept], [[line[i] for i in kept] for line in lines], prose, width)
-    if gone:
-        console.print(f"left out because the terminal has {width} columns: {', '.join(gone)}", soft_wrap=True)
+    _print_table(console, [header[i] for i in columns], [[line[i] for i in columns] for line in lines], prose, width)
+    if dropped:
+        console.print(f"left out because the terminal has {width} columns: {', '.join(dropped)}", soft_wrap=True)
 
 
 def _columns(header: list[str], lines: list[list[str]]) -> list[list[str]]:

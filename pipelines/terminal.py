@@ -1,17 +1,16 @@
-"""Entry point and output of the verbs: one-line errors with exit codes, progress with rate and remaining time."""
+"""Entry point and output of the verbs: one-line errors with exit codes, groups of options, tables of runs."""
 
 import inspect
 import os
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -27,6 +26,8 @@ if TYPE_CHECKING:
 
 
 INTERRUPTED = 130
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def main(verb: typer.Typer | Callable[..., Any]) -> None:
@@ -126,9 +127,9 @@ def option_groups(verb: Callable[..., None]) -> Callable[..., None]:
     names = {group: [field.name for field in fields(kind)] for group, kind in groups.items()}
 
     @wraps(verb)
-    def flat(**given: Any) -> None:
-        made = {group: kind(**{name: given.pop(name) for name in names[group]}) for group, kind in groups.items()}
-        verb(**given, **made)
+    def flat(**values: Any) -> None:
+        made = {group: kind(**{name: values.pop(name) for name in names[group]}) for group, kind in groups.items()}
+        verb(**values, **made)
 
     options = [option for p in own.parameters.values() for option in _options_of(p)]
     flat.__signature__ = own.replace(parameters=options)  # type: ignore[attr-defined]
@@ -159,67 +160,6 @@ def _fail(line: str, code: int) -> None:
     raise SystemExit(code)
 
 
-class VerbProgress:
-    """Progress display: a bar with rate and remaining time on a terminal, a line every ten seconds elsewhere."""
-
-    LINE_SECONDS = 10.0
-
-    def __init__(self, label: str) -> None:
-        """Create the display for the work named by label."""
-        self.label, self.printed_at = label, 0.0
-        self.first: tuple[int, float] | None = None
-        self.bar: Any = None
-        if sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-            self.bar = _bar()
-            self.task = self.bar.add_task(label, total=None, note="starting")
-
-    def __enter__(self) -> "VerbProgress":
-        """Show the bar."""
-        if self.bar is not None:
-            self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop updating the bar."""
-        if self.bar is not None:
-            with suppress(OSError):  # the terminal may be gone
-                self.bar.stop()
-
-    def __call__(self, done: int, total: int, newest: Mapping[str, float]) -> None:
-        """Show progress: steps done, total steps (0 if unknown) and the newest metrics."""
-        now = time.monotonic()
-        note = _note(newest)
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, total=total or None, note=note)
-        elif done and now - self.printed_at >= self.LINE_SECONDS:
-            self.first = self.first or (done, now)
-            self.printed_at = now
-            typer.echo(f"{self.label}: step {done}/{total}{_remaining(self.first, done, total, now)}{note}", err=True)
-
-
-def _note(newest: Mapping[str, float]) -> str:
-    from gen_ray.metrics import METRICS
-
-    shown = (metric for metric in METRICS if metric.progress and metric.name in newest)
-    return "".join(", " + metric.progress.format(newest[metric.name]) for metric in shown)
-
-
-def _remaining(first: tuple[int, float], done: int, total: int, now: float) -> str:
-    steps, since = done - first[0], now - first[1]
-    return f", {(total - done) * since / steps:.0f} s left" if steps else ""
-
-
-def _bar() -> Any:
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}{task.fields[note]}", markup=False),
-    )
-    return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn())
-
-
 def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[str, Any]]) -> None:
     """Print the metrics of an evaluation, each with its provenance."""
     from gen_ray.engine.evaluation.provenance import reader_note
@@ -232,18 +172,18 @@ def show_metrics(metrics: Mapping[str, float], provenance: Mapping[str, Mapping[
         typer.echo(f"  {name} {value:.5g}{origin}{more}")
 
 
-def one_of(option: str, value: str, known: tuple[str, ...]) -> None:
+def one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
     """Raise UserError with the nearest known values if value is not one of them."""
     from gen_ray.errors import UserError, nearest
 
-    if value not in known:
-        raise UserError(f"{option} {value!r}: {nearest(value, known)}")
+    if value not in choices:
+        raise UserError(f"{option} {value!r}: {nearest(value, choices)}")
 
 
 def check_name(option: str, value: str) -> None:
     """Raise UserError if value is not a valid name for a path or an address."""
+    from gen_ray.configuration.field_types import NAME_PATTERN
     from gen_ray.errors import UserError
-    from gen_ray.experiment import NAME_PATTERN
 
     if not re.fullmatch(NAME_PATTERN, value):
         raise UserError(
@@ -251,14 +191,14 @@ def check_name(option: str, value: str) -> None:
         )
 
 
-def show_chains(what: str, known: Mapping[str, "Sampler"]) -> None:
+def show_chains(kind: str, known: Mapping[str, "Sampler"]) -> None:
     """Print the samplers or imputers, one per line, with source, options and cost."""
     lines = [
         [name, about.summary, _options(about), str(about.least_steps), *_cost(about)] for name, about in known.items()
     ]
-    header = [what, "source", "options", "least steps", "steps", "nfe/step", "nfe"]
-    show_table(f"{what}s, the default one first", header, lines, prose=("source", "options"))
-    typer.echo(f"--{what} NAME or NAME:option=value,…; steps: the default; nfe: network evaluations of these steps")
+    header = [kind, "source", "options", "least steps", "steps", "nfe/step", "nfe"]
+    show_table(f"{kind}s, the default one first", header, lines, prose=("source", "options"))
+    typer.echo(f"--{kind} NAME or NAME:option=value,…; steps: the default; nfe: network evaluations of these steps")
 
 
 def _options(about: "Sampler") -> str:
@@ -289,10 +229,10 @@ def find_runs(
 
     groups = tables([row for row in chosen(rows(store), where) if not only or row.run_id in only], sort)
     if not groups:
-        there = ", ".join(experiments(store))
-        such = " ".join(["no finished runs", *(f"with {filter_}" for filter_ in where)])
-        line = f"{such} in experiment {store.experiment!r} of {store.uri}; experiments there: {there or 'none'}"
-        typer.echo(f"{line}; gen-ray compare EXPERIMENT shows another one" if there else line, err=err)
+        names = ", ".join(experiments(store))
+        conditions = " ".join(["no finished runs", *(f"with {filter_}" for filter_ in where)])
+        line = f"{conditions} in experiment {store.experiment!r} of {store.uri}; experiments there: {names or 'none'}"
+        typer.echo(f"{line}; gen-ray compare EXPERIMENT shows another one" if names else line, err=err)
     return groups
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pipelines import terminal
+from pipelines.progress import VerbProgress
 from pipelines.resuming import AcceptData, TakeOver, check_resume
 
 
@@ -35,7 +36,7 @@ def train(
         return
     from gen_ray.cluster.training.train import train as run
 
-    with terminal.VerbProgress(experiment.name) as watch:
+    with VerbProgress(experiment.name) as watch:
         done = run(experiment, resume=resume, take_over=take_over, accept_data=accept_data, watch=watch)
     typer.echo(f"run {done.run_id}")
     terminal.show_metrics(done.metrics, done.provenance)

@@ -33,16 +33,16 @@ def _definitions() -> dict[str, Any]:
     return {name: _schema(fields) for name, fields in FIELDS.items()}
 
 
-def _schema(said: Any) -> dict[str, Any]:
+def _schema(described: Any) -> dict[str, Any]:
     """Return the JSON schema of a type from its entry in kubernetes_fields.yaml."""
-    if isinstance(said, list):
-        return {"type": "array", "items": _schema(said[0])}
-    if isinstance(said, dict) and said.keys() == {"string"}:
-        return {"type": "object", "additionalProperties": _schema(said["string"])}
-    if isinstance(said, dict):
-        known = {name.removesuffix("!"): _schema(below) for name, below in said.items()}
-        needed = [name.removesuffix("!") for name in said if name.endswith("!")]
+    if isinstance(described, list):
+        return {"type": "array", "items": _schema(described[0])}
+    if isinstance(described, dict) and described.keys() == {"string"}:
+        return {"type": "object", "additionalProperties": _schema(described["string"])}
+    if isinstance(described, dict):
+        known = {name.removesuffix("!"): _schema(below) for name, below in described.items()}
+        needed = [name.removesuffix("!") for name in described if name.endswith("!")]
         return {"type": "object", "properties": known, "required": needed, "additionalProperties": False}
-    if "|" in said:
-        return {"enum": [word.strip() for word in said.split("|") if word.strip()]}
-    return PLAIN.get(said) or {"$ref": f"#/$defs/{said}"}
+    if "|" in described:
+        return {"enum": [word.strip() for word in described.split("|") if word.strip()]}
+    return PLAIN.get(described) or {"$ref": f"#/$defs/{described}"}

@@ -47,7 +47,7 @@ def commands(lines: list[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
         command = shlex.split(line)[-1] if line.startswith("ray exec") else line
         for part in command.split("&&"):
             words = shlex.split(part.partition(" > ")[0], comments=True)
-            count = next((place for place, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), 0)
+            count = next((i for i, word in enumerate(words) if not re.match(r"[A-Z_]+=", word)), 0)
             variables = dict(word.replace("$KEY", "k" * 32).split("=", 1) for word in words[:count])
             if words[count : count + 1] == ["gen-ray"] and words[count + 1 : count + 2] not in ([], ["VERB"]):
                 yield variables, words[count + 1 :]

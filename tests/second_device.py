@@ -26,21 +26,21 @@ class MixedError(Exception):
 
 
 def played(op: Op, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None) -> Any:
-    """Return the result of op on the held tensors, on the device where it would be."""
+    """Return the result of op, computed on the CPU, as a tensor of the device that it would have."""
     kwargs = kwargs or {}
     tensors = [part for part in tree_iter((args, kwargs)) if isinstance(part, Tensor)]
-    there = [part for part in tensors if isinstance(part, SecondDeviceTensor)]
-    here = [part for part in tensors if not isinstance(part, SecondDeviceTensor) and part.ndim]
-    if there and here and op not in COPIES and not _indexed(op, args):
-        raise MixedError(f"{op}: {[tuple(x.shape) for x in there]} there, {[tuple(x.shape) for x in here]} here")
-    asked = [part for part in tree_iter((args, kwargs)) if isinstance(part, torch.device)]
-    away = SECOND_DEVICE in asked if asked else bool(there)
-    out = op(*tree_map(_held, args), **tree_map(_held, kwargs))
+    on_second = [part for part in tensors if isinstance(part, SecondDeviceTensor)]
+    on_cpu = [part for part in tensors if not isinstance(part, SecondDeviceTensor) and part.ndim]
+    if on_second and on_cpu and op not in COPIES and not _indexed(op, args):
+        raise MixedError(f"{op}: {[tuple(x.shape) for x in on_second]} there, {[tuple(x.shape) for x in on_cpu]} here")
+    devices = [part for part in tree_iter((args, kwargs)) if isinstance(part, torch.device)]
+    away = SECOND_DEVICE in devices if devices else bool(on_second)
+    out = op(*tree_map(_unwrapped, args), **tree_map(_unwrapped, kwargs))
     if op is torch.ops.aten.copy_.default:
         return args[0]
     if not away:
         return out
-    own = {id(part.held): part for part in there}  # an in-place result, or the same tensor
+    own = {id(part.cpu_tensor): part for part in on_second}  # an in-place result, or the same tensor
     return tree_map(lambda part: own.get(id(part), SecondDeviceTensor(part)) if isinstance(part, Tensor) else part, out)
 
 
@@ -49,31 +49,31 @@ def _indexed(op: Op, args: Sequence[Any]) -> bool:
     return op.overloadpacket is torch.ops.aten.index and isinstance(args[0], SecondDeviceTensor)
 
 
-def _held(part: Any) -> Any:
+def _unwrapped(part: Any) -> Any:
     if isinstance(part, SecondDeviceTensor):
-        return part.held
+        return part.cpu_tensor
     return torch.device("cpu") if isinstance(part, torch.device) else part
 
 
 class SecondDeviceTensor(Tensor):
     """A tensor of the other device."""
 
-    held: Tensor
+    cpu_tensor: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> "SecondDeviceTensor":
+    def __new__(cls, tensor: Tensor) -> "SecondDeviceTensor":
         made = Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
-            device=SECOND_DEVICE, requires_grad=held.requires_grad,
+            cls, tensor.shape, strides=tensor.stride(), storage_offset=tensor.storage_offset(), dtype=tensor.dtype,
+            device=SECOND_DEVICE, requires_grad=tensor.requires_grad,
         )  # fmt: skip
-        made.held = held
+        made.cpu_tensor = tensor
         return made
 
     def __repr__(self) -> str:
-        return f"SecondDeviceTensor({self.held!r})"
+        return f"SecondDeviceTensor({self.cpu_tensor!r})"
 
     def tolist(self) -> Any:
-        return self.held.tolist()
+        return self.cpu_tensor.tolist()
 
     __torch_dispatch__ = staticmethod(played)
 
@@ -81,8 +81,8 @@ class SecondDeviceTensor(Tensor):
 class SecondDeviceMode(TorchDispatchMode):
     """Creates tensors on the simulated device for operations that only name the device."""
 
-    def __torch_dispatch__(self, *asked: Any) -> Any:
-        return played(*asked)
+    def __torch_dispatch__(self, *call: Any) -> Any:
+        return played(*call)
 
 
 def _as_data(make: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -133,10 +133,10 @@ def test_every_shell_of_the_cluster_has_the_variables_once(file: Path, tmp_path:
     done = subprocess.run(
         shell, check=True, text=True, capture_output=True, env={"HOME": str(tmp_path), "PATH": "/bin"}
     )
-    there = dict(line.split("=", 1) for line in done.stdout.splitlines())
-    assert there["RAY_AUTH_MODE"] == "token" and there["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
-    assert there["MLFLOW_BACKEND_STORE_URI"] == "postgresql:///mlflow" and there["GEN_RAY_STORAGE"]
-    assert there["PATH"].startswith(f"{tmp_path}/gen_ray_venv/bin:")
+    variables = dict(line.split("=", 1) for line in done.stdout.splitlines())
+    assert variables["RAY_AUTH_MODE"] == "token" and variables["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
+    assert variables["MLFLOW_BACKEND_STORE_URI"] == "postgresql:///mlflow" and variables["GEN_RAY_STORAGE"]
+    assert variables["PATH"].startswith(f"{tmp_path}/gen_ray_venv/bin:")
 
 
 # --- files for Kubernetes
@@ -244,7 +244,7 @@ def test_mlflow_is_probed() -> None:
 
 def test_references_of_a_manifest_exist_or_their_creation_is_documented() -> None:
     names = {(node["kind"], node["metadata"].get("name")) for _, node in OBJECTS}
-    said = "\n".join(file.read_text() for file in MANIFESTS)
+    text = "\n".join(file.read_text() for file in MANIFESTS)
     for below in (below for _, node in OBJECTS for below in mappings(node)):
         for field, kind in (("configMapRef", "ConfigMap"), ("persistentVolumeClaim", "PersistentVolumeClaim")):
             if field in below:
@@ -252,7 +252,7 @@ def test_references_of_a_manifest_exist_or_their_creation_is_documented() -> Non
         for field in ("secretRef", "secretKeyRef"):
             if field in below:
                 name = below[field]["name"]
-                assert f"kubectl create secret generic {name} " in said or (name, "auth_token") == (
+                assert f"kubectl create secret generic {name} " in text or (name, "auth_token") == (
                     of_kind("RayCluster")[0]["metadata"]["name"],  # the Secret of KubeRay has the cluster's name
                     below[field]["key"],
                 )
@@ -297,8 +297,8 @@ def test_the_image_is_of_this_version_and_of_one_ray() -> None:
     dockerfile = DOCKERFILE.read_text()
     [ray] = re.findall(r"^ARG RAY=(\S+)$", dockerfile, flags=re.MULTILINE)
     assert {spec["rayVersion"] for spec in clusters()} == {ray}
-    [wanted] = [Requirement(line) for line in project["dependencies"] if line.startswith("ray[")]
-    assert ray in wanted.specifier
+    [requirement] = [Requirement(line) for line in project["dependencies"] if line.startswith("ray[")]
+    assert ray in requirement.specifier
     for copied in re.findall(r"^COPY --chown=\S+ (.+) \S+$", dockerfile, flags=re.MULTILINE):
         assert all((ROOT / name).exists() for name in copied.split())
     assert re.findall(r"^USER (\S+)$", dockerfile, flags=re.MULTILINE) == ["ray"]
@@ -315,12 +315,12 @@ def test_ray_serve_accepts_the_application(monkeypatch: pytest.MonkeyPatch) -> N
     raw = yaml.safe_load(service["spec"]["serveConfigV2"])
     deployed = ServeDeploySchema.model_validate(raw)
     [application] = deployed.applications
-    for said, model in (
+    for given, model in (
         (raw, deployed),
         (raw["applications"][0], application),
         (raw["http_options"], deployed.http_options),
     ):
-        assert said.keys() <= type(model).model_fields.keys()  # Serve ignores unknown keys
+        assert given.keys() <= type(model).model_fields.keys()  # Serve ignores unknown keys
     assert application.name == NAME and ServingApplication.model_validate(application.args).models
     module, _, name = application.import_path.partition(":")
     assert callable(getattr(import_module(module), name))
@@ -374,7 +374,7 @@ def parse(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], None]:
             assert word in verb.commands, f"gen-ray {word}: known are {', '.join(verb.commands)}"
             verb = verb.commands[word]
         verb.make_context(word, list(words))
-        inner = next((place for place, it in enumerate(words) if it in app.commands), len(words))
+        inner = next((i for i, it in enumerate(words) if it in app.commands), len(words))
         own = words[: inner if word == "submit" else len(words)]
         options = {option for parameter in verb.params for option in parameter.opts}
         own = own[: own.index("--")] if "--" in own else own
@@ -446,14 +446,14 @@ def pins() -> dict[str, tuple[str, list[str]]]:
 
 def test_the_lock_pins_all_requirements_by_hash_and_names_no_registry() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [
+    requirements = [
         *project["dependencies"],
         *(word for name in ("s3", "postgres") for word in project["optional-dependencies"][name]),
     ]
     locked, lines = pins(), LOCK.read_text().splitlines()
     assert len(locked) == sum(re.match(r"[\w.-]+==", line) is not None for line in lines) > 100
     assert all(hashes for _, hashes in locked.values())
-    for requirement in map(Requirement, wanted):
+    for requirement in map(Requirement, requirements):
         assert requirement.specifier.contains(locked[requirement.name.lower()][0]), requirement
     assert "://" not in LOCK.read_text() and not [line for line in lines if line.startswith("--")]
 
@@ -473,17 +473,17 @@ REPAIRED = {
 @pytest.mark.parametrize("name", REPAIRED)
 def test_no_version_with_a_known_vulnerability_is_allowed(name: str) -> None:
     lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    [wanted] = [found for found in map(Requirement, lines) if found.name == name]
-    lowest = [Version(bound.version) for bound in wanted.specifier if bound.operator == ">="]
+    [requirement] = [found for found in map(Requirement, lines) if found.name == name]
+    lowest = [Version(bound.version) for bound in requirement.specifier if bound.operator == ">="]
     assert max(lowest) >= Version(REPAIRED[name])
 
 
 @pytest.mark.parametrize("extra", ["s3", "postgres"])
 def test_every_required_extra_exists(extra: str) -> None:
     lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
-    for wanted in map(Requirement, lines):
+    for requirement in map(Requirement, lines):
         with suppress(PackageNotFoundError):
-            assert wanted.extras <= {*(metadata(wanted.name).get_all("Provides-Extra") or [])}, wanted
+            assert requirement.extras <= {*(metadata(requirement.name).get_all("Provides-Extra") or [])}, requirement
 
 
 def test_the_image_is_built_from_the_lock() -> None:

@@ -30,9 +30,9 @@ from gen_ray.nets import DenoiserConfig
 from gen_ray.serving.api import build
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.settings import ApiSettings
-from gen_ray.serving.sources import FolderSource
 from gen_ray.serving.verbs import VERBS
 from gen_ray.tracking import comparison
+from gen_ray.tracking.sources import FolderSource
 from tests.conftest import ROOT
 from tests.engine.tiny_models import CPU, MLP, SPEC, images, model
 from tests.test_comparison import run
@@ -82,10 +82,12 @@ def test_a_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     family.loss(net, x, rng, step=0).total.sum().backward()
     samples = generate(net, family.chain("draw"), 200, seed=0, device=CPU)
     assert samples.unique().tolist() == list(range(17))
-    held = Known(known=x[:3], mask=x[:3] > 8)
-    completed = generate(net, family.impute("draw"), 3, seed=0, device=CPU, known=held)
-    assert torch.equal(completed[held.mask], x[:3][held.mask].to(completed))
-    assert (completed != samples[:3])[held.mask].any() and torch.equal(completed[~held.mask], samples[:3][~held.mask])
+    known = Known(known=x[:3], mask=x[:3] > 8)
+    completed = generate(net, family.impute("draw"), 3, seed=0, device=CPU, known=known)
+    assert torch.equal(completed[known.mask], x[:3][known.mask].to(completed))
+    assert (completed != samples[:3])[known.mask].any() and torch.equal(
+        completed[~known.mask], samples[:3][~known.mask]
+    )
 
 
 def test_a_sampler(monkeypatch: pytest.MonkeyPatch) -> None:

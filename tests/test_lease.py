@@ -24,9 +24,9 @@ from tests.conftest import ROOT
 HOLDER = """
 import sys, time
 from gen_ray.storage import lease, paths
-lease.BEAT_SECONDS = 0.2
+lease.HEARTBEAT_SECONDS = 0.2
 try:
-    with lease.held(paths.resolve(sys.argv[1])):
+    with lease.acquire(paths.resolve(sys.argv[1])):
         print("held", flush=True)
         time.sleep(60)
 except lease.RunError as error:
@@ -36,7 +36,7 @@ except lease.RunError as error:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("BEAT_SECONDS", 0.2), ("SILENT_SECONDS", 1.5), ("LOOK_SECONDS", 0.1)):
+    for name, seconds in (("HEARTBEAT_SECONDS", 0.2), ("SILENT_SECONDS", 1.5), ("POLL_SECONDS", 0.1)):
         monkeypatch.setattr(lease, name, seconds)
 
 
@@ -61,18 +61,18 @@ def holder(home: Path, request: pytest.FixtureRequest) -> Iterator["subprocess.P
 
 def test_a_live_lease_is_refused_with_the_name_of_its_owner(home: Path, holder: "subprocess.Popen[str]") -> None:
     words = rf"in use by \S+@\S+ \(pid {holder.pid}\) for \d+ s, last heartbeat \d+ s ago; .*`take_over`"
-    with pytest.raises(UserError, match=words), lease.held(home):
+    with pytest.raises(UserError, match=words), lease.acquire(home):
         pytest.fail("held by two processes")
     holder.kill()
     holder.wait()
-    with lease.held(home) as mine:
+    with lease.acquire(home) as mine:
         assert not mine.lost
     found = lease._read(home / lease.NAME)
     assert found is not None and found.ended
 
 
 def test_take_over_ends_the_owner_first(home: Path, holder: "subprocess.Popen[str]") -> None:
-    with lease.held(home, take_over=True):
+    with lease.acquire(home, take_over=True):
         assert holder.stdout is not None
         assert "taken over by" in holder.stdout.read() and holder.wait(10) == 0
 
@@ -83,17 +83,17 @@ def test_a_lease_that_a_full_disk_keeps_does_not_refuse_the_same_process(
     def full(*_: object) -> bool:
         raise OSError(errno.ENOSPC, "disk full")
 
-    with monkeypatch.context() as disk, lease.held(tmp_path):
+    with monkeypatch.context() as disk, lease.acquire(tmp_path):
         disk.setattr(lease.conditional_write, "replace", full)
     assert '"ended": false' in (tmp_path / lease.NAME).read_text(encoding="utf-8")
-    with lease.held(tmp_path), pytest.raises(UserError, match="in use by"), lease.held(tmp_path):
+    with lease.acquire(tmp_path), pytest.raises(UserError, match="in use by"), lease.acquire(tmp_path):
         pass
 
 
 def test_of_many_simultaneous_starts_one_gets_the_lease(home: Path) -> None:
     def attempt(_: int) -> bool:
         try:
-            lease.Lease(home / lease.NAME, lease._acquired(home, take_over=False)).over.set()
+            lease.Lease(home / lease.NAME, lease._claim(home, take_over=False)).over.set()
         except UserError:
             return False
         return True
@@ -116,18 +116,18 @@ def test_an_owner_on_another_machine_is_alive_while_its_file_changes(is_alive: b
 
     if is_alive:
         threading.Thread(target=beat, daemon=True).start()
-        with pytest.raises(UserError, match="gpu7"), lease.held(tmp_path):
+        with pytest.raises(UserError, match="gpu7"), lease.acquire(tmp_path):
             pytest.fail("held by two processes")
         over.set()
         return
-    with lease.held(tmp_path) as mine:
+    with lease.acquire(tmp_path) as mine:
         assert mine.owner.host != "gpu7"
 
 
 def test_an_owner_that_lost_its_lease_is_interrupted(tmp_path: Path) -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with pytest.raises(RunError, match=r"taken over by .*@gpu7"), lease.held(tmp_path) as mine:
+        with pytest.raises(RunError, match=r"taken over by .*@gpu7"), lease.acquire(tmp_path) as mine:
             lost(mine)
     finally:
         signal.signal(signal.SIGINT, before)
@@ -157,7 +157,7 @@ def test_a_damaged_lease_is_replaced_with_a_warning(
 ) -> None:
     file = tmp_path / lease.NAME
     file.write_bytes(content)
-    with lease.held(tmp_path) as mine:
+    with lease.acquire(tmp_path) as mine:
         assert f"{file}: is damaged" in caplog.text
         file.write_bytes(content)  # also while it is held, by the next heartbeat
         mine._beat()
@@ -169,7 +169,7 @@ def test_a_lease_of_a_later_version_is_respected(tmp_path: Path) -> None:
     parent = psutil.Process(os.getppid())
     owner = replace(lease.Owner.this(), pid=parent.pid, process_start=parent.create_time())
     (tmp_path / lease.NAME).write_text(json.dumps({**asdict(owner), "color": "red"}))
-    with pytest.raises(UserError, match="in use by"), lease.held(tmp_path):
+    with pytest.raises(UserError, match="in use by"), lease.acquire(tmp_path):
         pytest.fail("held by two processes")
 
 
@@ -192,7 +192,7 @@ def test_a_lease_on_an_object_store_is_read_while_it_is_replaced(s3: Path, tmp_p
 
 def test_a_folder_in_the_place_of_a_lease_is_named(tmp_path: Path) -> None:
     (tmp_path / lease.NAME).mkdir()
-    with pytest.raises(UserError, match=r"lease\.json: is a folder; remove it"), lease.held(tmp_path):
+    with pytest.raises(UserError, match=r"lease\.json: is a folder; remove it"), lease.acquire(tmp_path):
         pytest.fail("held without a file")
 
 
@@ -200,12 +200,12 @@ def test_no_error_ends_the_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> bool:
         raise ValueError("a client's own kind of error")
 
-    with lease.held(tmp_path) as mine:
+    with lease.acquire(tmp_path) as mine:
         with monkeypatch.context() as broken:
             broken.setattr(lease.conditional_write, "replace", fail)
-            time.sleep(3 * lease.BEAT_SECONDS)
+            time.sleep(3 * lease.HEARTBEAT_SECONDS)
         before = mine.owner.heartbeat
-        time.sleep(3 * lease.BEAT_SECONDS)
+        time.sleep(3 * lease.HEARTBEAT_SECONDS)
         assert mine.owner.heartbeat > before
 
 

@@ -21,9 +21,9 @@ THERE = Node("there (192.0.2.2)", 2, HERE, True)
 
 
 def test_this_machine_is_described_and_nothing_is_created(tmp_path: Path) -> None:
-    seen = inspect_machine(tmp_path / "not" / "there")
-    assert seen.cores > 0 and seen.memory_gib > 0.1 and seen.open_files > 0 and seen.disk_gib > 0
-    assert {"python", "ray", "torch", "gen-ray"} <= set(seen.versions) and not list(tmp_path.iterdir())
+    machine = inspect_machine(tmp_path / "not" / "there")
+    assert machine.cores > 0 and machine.memory_gib > 0.1 and machine.open_files > 0 and machine.disk_gib > 0
+    assert {"python", "ray", "torch", "gen-ray"} <= set(machine.versions) and not list(tmp_path.iterdir())
 
 
 def test_gpus_that_torch_cannot_use_are_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,8 +35,8 @@ def test_gpus_that_torch_cannot_use_are_not_counted(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", fail)
-    seen = inspect_machine(tmp_path)
-    assert seen.gpus == () and "no GPU" in str(seen)
+    machine = inspect_machine(tmp_path)
+    assert machine.gpus == () and "no GPU" in str(machine)
 
 
 @pytest.mark.parametrize(("major", "expected"), [(7, False), (8, True), (9, True)])
@@ -66,12 +66,12 @@ def test_a_possible_problem_is_reported_with_its_remedy(changed: dict[str, float
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        (replace(THERE, seen=None, fault="no module named x"), "no task can run there: no module named x"),
+        (replace(THERE, machine=None, fault="no module named x"), "no task can run there: no module named x"),
         (
-            replace(THERE, seen=replace(HERE, versions={**HERE.versions, "torch": "2.9.0"})),
+            replace(THERE, machine=replace(HERE, versions={**HERE.versions, "torch": "2.9.0"})),
             "torch is 2.9.0, here 2.14",
         ),
-        (replace(THERE, seen=replace(HERE, gpus=())), r"Ray counts 2 GPUs, torch \(CUDA 13.0\) can use 0"),
+        (replace(THERE, machine=replace(HERE, gpus=())), r"Ray counts 2 GPUs, torch \(CUDA 13.0\) can use 0"),
         (replace(THERE, shares=False), "storage.root is another folder than here"),
     ],
 )

@@ -28,20 +28,20 @@ class Ledger:
     """A fake store that can be unavailable, or refuse a name."""
 
     def __init__(self) -> None:
-        self.there, self.seen = threading.Event(), list[tuple[str, str, dict[str, Any]]]()
+        self.reachable, self.sent = threading.Event(), list[tuple[str, str, dict[str, Any]]]()
         self.batches = list[int]()
-        self.there.set()
+        self.reachable.set()
 
     def __call__(self, store: Store, run_id: str, **how: Any) -> "Entry":
         self.admit(run_id, "open", **how)
         return Entry(self, run_id)
 
     def admit(self, run_id: str, verb: str, **args: Any) -> None:
-        if not self.there.is_set():
+        if not self.reachable.is_set():
             raise RunError("away", reason="tracking")
         if args.get("step") == -1:
             raise RunError("no such step", reason=REFUSED)
-        self.seen.append((run_id, verb, args))
+        self.sent.append((run_id, verb, args))
 
 
 class Entry:
@@ -49,7 +49,7 @@ class Entry:
         self.ledger, self.run_id = ledger, run_id
 
     def log_points(self, points: list[Any]) -> None:
-        if not self.ledger.there.is_set():
+        if not self.ledger.reachable.is_set():
             raise RunError("away", reason="tracking")
         if len(points) > 1 and any(step == -1 for _, step, _ in points):
             raise RunError("no such step", reason=REFUSED)
@@ -82,15 +82,15 @@ def test_a_store_that_is_away_delays_messages_and_loses_none(ledger: Ledger, tmp
     outbox = Outbox(STORE, tmp_path, ledger)
     outbox.put("a", "open", name="a", params={}, tags={})
     until(lambda: outbox.pending("a") == (0, ""))
-    ledger.there.clear()
+    ledger.reachable.clear()
     began = time.monotonic()
     for step in range(100):
         outbox.put("a", "log", metrics={"loss": 1.0}, step=step, at=step)
     assert time.monotonic() - began < 0.5, "logging does not wait for the store"
     until(lambda: outbox.pending("a") == (100, "away"))
-    ledger.there.set()
+    ledger.reachable.set()
     until(lambda: outbox.pending("a") == (0, ""))
-    assert [args["step"] for _, verb, args in ledger.seen if verb == "log"] == list(range(100))
+    assert [args["step"] for _, verb, args in ledger.sent if verb == "log"] == list(range(100))
     assert not list(tmp_path.iterdir())
 
 
@@ -99,44 +99,44 @@ def test_permanently_refused_messages_do_not_delay_the_others(
 ) -> None:
     outbox = Outbox(STORE, tmp_path, ledger)
     outbox.put("a", "open", name="a", params={}, tags={})
-    ledger.there.clear()
+    ledger.reachable.clear()
     for step in (1, 2, -1, 4):
         outbox.put("a", "log", metrics={}, step=step, at=0)
-    ledger.there.set()
+    ledger.reachable.set()
     until(lambda: outbox.pending("a") == (0, ""))
-    assert [args["step"] for _, verb, args in ledger.seen if verb == "log"] == [1, 2, 4]
+    assert [args["step"] for _, verb, args in ledger.sent if verb == "log"] == [1, 2, 4]
     assert "a: no such step" in caplog.text
 
 
 def test_metrics_of_a_run_are_sent_together_and_in_order(ledger: Ledger, tmp_path: Path) -> None:
     outbox = Outbox(STORE, tmp_path, ledger)
-    ledger.there.clear()
+    ledger.reachable.clear()
     for run in "ab":
         outbox.put(run, "open", name=run, params={}, tags={})
     for step in range(600):
         outbox.put("ab"[step % 2], "log", metrics={"x": 0.0, "y": 1.0, "z": 2.0, "w": 3.0}, step=step, at=step)
     outbox.put("a", "set_tags", tags={"k": "v"})
     outbox.put("a", "log", metrics={"x": 0.0}, step=600, at=600)
-    ledger.there.set()
+    ledger.reachable.set()
     until(lambda: outbox.pending("a") == outbox.pending("b") == (0, ""))
     assert sorted(ledger.batches) == [1, 200, 200, 1000, 1000]
-    of_a = [args.get("step", verb) for run, verb, args in ledger.seen if run == "a"]
+    of_a = [args.get("step", verb) for run, verb, args in ledger.sent if run == "a"]
     assert of_a == ["open", *range(0, 600, 2), "set_tags", 600]
 
 
 def test_messages_of_an_ended_process_are_sent_by_the_next_one(ledger: Ledger, tmp_path: Path) -> None:
-    gone = Outbox(STORE, tmp_path, ledger)
-    gone.put("a", "open", name="a", params={"k": 1}, tags={})
-    until(lambda: gone.pending("a") == (0, ""))
-    ledger.there.clear()
+    ended = Outbox(STORE, tmp_path, ledger)
+    ended.put("a", "open", name="a", params={"k": 1}, tags={})
+    until(lambda: ended.pending("a") == (0, ""))
+    ledger.reachable.clear()
     picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    gone.put("a", "log", metrics={"loss": 1.5}, step=3, at=7)
-    gone.put("a", "log_image", name="samples", picture=picture, step=3)
-    until(lambda: gone.file.exists() and len(gone.file.read_text().splitlines()) == 4)
-    words = gone.file.read_text()
-    gone.discard()
+    ended.put("a", "log", metrics={"loss": 1.5}, step=3, at=7)
+    ended.put("a", "log_image", name="samples", picture=picture, step=3)
+    until(lambda: ended.file.exists() and len(ended.file.read_text().splitlines()) == 4)
+    words = ended.file.read_text()
+    ended.discard()
     left = tmp_path / "left.jsonl"
-    ledger.there.set()
+    ledger.reachable.set()
     for process in ("another-host:1:1", this_process()):
         left.write_text(words.replace(this_process(), process))
         assert Outbox(STORE, tmp_path, ledger).pending("a") == (0, "") and left.exists(), "it may still be sent"
@@ -145,11 +145,11 @@ def test_messages_of_an_ended_process_are_sent_by_the_next_one(ledger: Ledger, t
     fresh = Ledger()
     following = Outbox(STORE, tmp_path, fresh)
     until(lambda: following.pending("a") == (0, ""))
-    assert [(run_id, verb) for run_id, verb, _ in fresh.seen] == [
+    assert [(run_id, verb) for run_id, verb, _ in fresh.sent] == [
         ("a", "open"), ("a", "log"), ("a", "log_image"), ("a", "close"),
     ]  # fmt: skip
-    assert fresh.seen[1][2] == {"metrics": {"loss": 1.5}, "step": 3, "at": 7}
-    assert (fresh.seen[2][2]["picture"] == picture).all() and fresh.seen[3][2] == {"status": "KILLED"}
+    assert fresh.sent[1][2] == {"metrics": {"loss": 1.5}, "step": 3, "at": 7}
+    assert (fresh.sent[2][2]["picture"] == picture).all() and fresh.sent[3][2] == {"status": "KILLED"}
     assert not list(tmp_path.iterdir())
 
 
@@ -179,7 +179,7 @@ def test_a_damaged_file_is_set_aside_and_named(
     left_behind(tmp_path)
     outbox = Outbox(STORE, tmp_path, ledger)
     until(lambda: outbox.pending("a") == (0, ""))
-    assert [verb for _, verb, _ in ledger.seen] == ["open", "set_tags", "close"]
+    assert [verb for _, verb, _ in ledger.sent] == ["open", "set_tags", "close"]
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("1-damaged.damaged", damage)]
     assert "1-damaged.jsonl: cannot be read" in caplog.text
 
@@ -199,7 +199,7 @@ def test_a_file_of_another_user_does_not_end_a_training(
         outbox = Outbox(STORE, tmp_path, ledger)
     outbox.put("b", "open", name="b", params={}, tags={})
     until(lambda: outbox.pending("b") == (0, ""))
-    assert [run for run, _, _ in ledger.seen] == ["b"] and [*tmp_path.iterdir()] == [file]
+    assert [run for run, _, _ in ledger.sent] == ["b"] and [*tmp_path.iterdir()] == [file]
     assert f"{file}: is passed over ({os.strerror(error)})" in caplog.text
 
 
@@ -218,11 +218,11 @@ def test_a_read_only_folder_does_not_stop_delivery(
 
     left_behind(tmp_path)
     monkeypatch.setattr(*(Path, "unlink") if verb == "unlink" else (spool, "write_atomic"), refuse)
-    ledger.there.clear()
+    ledger.reachable.clear()
     outbox = Outbox(STORE, tmp_path, ledger)
     outbox.put("b", "open", name="b", params={}, tags={})
     until(lambda: outbox.file.exists() if verb == "unlink" else "cannot be written" in caplog.text)
-    ledger.there.set()
+    ledger.reachable.set()
     until(lambda: outbox.pending("a") == outbox.pending("b") == (0, ""))
     outbox.put("b", "set_tags", tags={})
     until(lambda: outbox.pending("b") == (0, ""))
@@ -241,14 +241,14 @@ def test_of_several_starts_after_an_outage_only_one_sends_each_file(tmp_path: Pa
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(start, ledgers))
-    until(lambda: sum(len(ledger.seen) for ledger in ledgers) == 24 and not list(tmp_path.iterdir()))
-    opened = [run for ledger in ledgers for run, verb, _ in ledger.seen if verb == "open"]
+    until(lambda: sum(len(ledger.sent) for ledger in ledgers) == 24 and not list(tmp_path.iterdir()))
+    opened = [run for ledger in ledgers for run, verb, _ in ledger.sent if verb == "open"]
     assert sorted(opened) == [f"run-{number}" for number in range(8)]
 
 
 def test_a_message_stays_in_its_file_until_it_is_delivered(ledger: Ledger, tmp_path: Path) -> None:
     left_behind(tmp_path)
-    ledger.there.clear()
+    ledger.reachable.clear()
     first = Outbox(STORE, tmp_path, ledger)
     first.put("b", "open", name="b", params={}, tags={})
     until(lambda: first.pending("a")[1] == "away" and first.file.exists())
@@ -260,7 +260,7 @@ def test_a_message_stays_in_its_file_until_it_is_delivered(ledger: Ledger, tmp_p
     taken.rename(tmp_path / name)  # simulates the end of this process
     following = Outbox(STORE, tmp_path, fresh := Ledger())
     until(lambda: following.pending("a") == (0, ""))
-    assert [verb for _, verb, _ in fresh.seen] == ["open", "set_tags", "close"] and not list(tmp_path.iterdir())
+    assert [verb for _, verb, _ in fresh.sent] == ["open", "set_tags", "close"] and not list(tmp_path.iterdir())
 
 
 def test_the_file_of_a_refused_run_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -277,16 +277,16 @@ def test_the_file_of_a_refused_run_is_kept(tmp_path: Path, caplog: pytest.LogCap
 
 @pytest.mark.parametrize("fault", [ValueError("x"), KeyError("x"), AttributeError("x"), RecursionError("x")])
 def test_no_error_ends_the_thread_that_sends(tmp_path: Path, fault: Exception) -> None:
-    seen = Ledger()
+    ledger = Ledger()
 
     def deliver(store: Store, run_id: str, **how: Any) -> Entry:
         if run_id == "odd":
             raise fault
-        return seen(store, run_id, **how)
+        return ledger(store, run_id, **how)
 
     outbox = Outbox(STORE, tmp_path, deliver)
     for run in ("odd", "a"):
         outbox.put(run, "open", name=run, params={}, tags={})
     outbox.put("a", "no_such_verb")
     until(lambda: outbox.pending("odd") == outbox.pending("a") == (0, ""))
-    assert type(fault).__name__ in outbox.refusal("odd") and outbox.refusal("a") == "" and seen.seen[0][0] == "a"
+    assert type(fault).__name__ in outbox.refusal("odd") and outbox.refusal("a") == "" and ledger.sent[0][0] == "a"

@@ -65,9 +65,9 @@ def test_the_first_run_is_champion_until_a_better_one_replaces_it(store: Store, 
     client = connect(store)
     version = client.get_model_version_by_alias(model, "champion")
     assert version.run_id == row(store, second).mlflow_id and version.tags["gen_ray.metric"] == BITS
-    place = client.get_model_version_download_uri(model, version.version)
+    uri = client.get_model_version_download_uri(model, version.version)
     assert Path(client.download_artifacts(version.run_id, "model/weights.safetensors")).read_text() == second
-    assert place.endswith("/model")
+    assert uri.endswith("/model")
 
 
 @pytest.mark.parametrize(("bits", "margin"), [(1.83, 0.02), (1.84, 0.0), (1.9, 0.0), (float("nan"), 0.0)])
@@ -114,7 +114,8 @@ def test_a_metric_that_is_not_finite_never_wins(store: Store, model: str) -> Non
 def test_a_missing_run_or_metric_is_reported(store: Store, model: str) -> None:
     with pytest.raises(RunError, match="has no run unknown"):
         promote_run(store, model, "unknown", BITS)
-    with pytest.raises(RunError, match="has no eval/recall"):
+    words = rf"does not have eval/recall; choose another with argument `metric` \(measured: {BITS}\)"
+    with pytest.raises(RunError, match=words):
         promote_run(store, model, ran(store, model, 1, 1.0), "eval/recall")
 
 
@@ -143,7 +144,7 @@ def test_a_run_that_has_ended_can_be_tagged(store: Store, model: str) -> None:
 def test_the_former_champion_is_kept_as_previous_and_can_be_restored(store: Store, model: str) -> None:
     runs = [ran(store, model, number, bits) for number, bits in ((1, 1.9), (2, 1.8))]
     promote_run(store, model, runs[0], BITS)
-    with pytest.raises(RunError, match="has had no champion before this one"):
+    with pytest.raises(RunError, match=f"{model}: does not have a previous champion"):
         registry.rollback(store, model)
     promote_run(store, model, runs[1], BITS)
     client = connect(store)

@@ -16,11 +16,11 @@ from mlflow import MlflowClient
 from gen_ray import run_directory
 from gen_ray.errors import RunError, UserError
 from gen_ray.metrics import BITS_PER_DIM
-from gen_ray.serving.sources import RegistrySource
 from gen_ray.storage import manifest
 from gen_ray.tracking import registry, release, releases, signing, versions
 from gen_ray.tracking.registry import champion, promote_run
 from gen_ray.tracking.runs import connect, row
+from gen_ray.tracking.sources import RegistrySource
 from gen_ray.tracking.store import Store
 from tests.test_registry import ran
 
@@ -44,17 +44,17 @@ def model(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("path", PATHS)
 def test_a_tag_is_never_used_as_a_path(store: Store, tmp_path: Path, path: str) -> None:
     """A tag that names another folder is refused, and the folder is not removed."""
-    kept = tmp_path / "precious"
-    kept.mkdir()
-    (kept / "thesis.txt").write_text("all of it")
+    other_file = tmp_path / "precious"
+    other_file.mkdir()
+    (other_file / "thesis.txt").write_text("all of it")
     cache = tmp_path / "serving" / "artifacts"
-    for tags in ({versions.ARTIFACT: path}, {versions.ARTIFACT: path + str(kept)}):
+    for tags in ({versions.ARTIFACT: path}, {versions.ARTIFACT: path + str(other_file)}):
         with pytest.raises(RunError, match=r"its tag gen_ray\.artifact is"):
             releases.fetch(store, releases.Release.read("1", "0" * 32, tags), cache)
-    for run_id in ("", "..", "../../precious", str(kept), "0" * 31, "0" * 32 + "\n"):
+    for run_id in ("", "..", "../../precious", str(other_file), "0" * 31, "0" * 32 + "\n"):
         with pytest.raises(RunError, match="is not the id of an MLflow run"):
             releases.Release.read("1", run_id, {})
-    assert (kept / "thesis.txt").read_text() == "all of it"
+    assert (other_file / "thesis.txt").read_text() == "all of it"
 
 
 def test_a_link_in_the_cache_is_not_followed(store: Store, tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_artifacts_of_the_older_layout_are_removed(store: Store, model: str, tmp
     """They were in the cache folder, one per run; a model of the present layout with the name of a run stays."""
     cache = tmp_path / "artifacts"
     unused, used, plain, named = (f"{number:032x}" for number in range(4))
-    for place in (f"{unused}/model", f"{used}/model", plain, f"{named}/{unused}/model", "other/model"):
-        (cache / place).mkdir(parents=True)
-        (cache / place / manifest.NAME).touch()
+    for below in (f"{unused}/model", f"{used}/model", plain, f"{named}/{unused}/model", "other/model"):
+        (cache / below).mkdir(parents=True)
+        (cache / below / manifest.NAME).touch()
     (cache / ".part-killed").mkdir()
     (cache / ("f" * 32)).symlink_to(cache / "other")
     for name in (unused, plain, named, "other", ".part-killed"):

@@ -145,18 +145,18 @@ DAMAGED = [
 
 
 @pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
-@pytest.mark.parametrize("place", ["config.yaml", "artifact/config.yaml"])
+@pytest.mark.parametrize("damaged_file", ["config.yaml", "artifact/config.yaml"])
 def test_a_run_that_cannot_be_read_does_not_block_another(
-    make: Callable[..., Experiment], tmp_path: Path, content: bytes, place: str, caplog: pytest.LogCaptureFixture
+    make: Callable[..., Experiment], tmp_path: Path, content: bytes, damaged_file: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    file = tmp_path / "runs" / saved(make(), 1, trained=40) / place
+    file = tmp_path / "runs" / saved(make(), 1, trained=40) / damaged_file
     file.write_bytes(content)
     with pytest.raises(UserError, match=f"no unfinished run .* that can be read; {file}") as caught:
         resumption.run(make(), data())
     assert "\n" not in str(caught.value)
     name = saved(make(), 2)
     assert resumption.run(make(), data()).home.name == name
-    assert f"{file.parents[place.count('/')].name} is not resumed: {file}" in caplog.text
+    assert f"{file.parents[damaged_file.count('/')].name} is not resumed: {file}" in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"fingerprint": "1", "rows": 3}', "[" * 5000, "\xff"])
@@ -169,6 +169,6 @@ def test_a_damaged_record_of_the_data_is_named(
     if accept:
         assert f"{file}: is damaged" in resumption.run(make(), data(), accept_data=True).lines[0]
         return
-    with pytest.raises(UserError, match=rf"{file}: is damaged .*; `accept_data` continues") as caught:
+    with pytest.raises(UserError, match=rf"{file}: is damaged .*; argument `accept_data` continues") as caught:
         resumption.run(make(), data())
     assert "\n" not in str(caught.value)

@@ -50,8 +50,8 @@ def test_a_model_is_found_by_folder_run_id_or_name_of_the_newest_run(tmp_path: P
     homes = [make(tmp_path, f"a-2026010{day}-000000") for day in (1, 2)] + [make(tmp_path, "a-20260102-000000-2")]
     homes += [make(tmp_path, f"a-20260102-000000-{number}") for number in range(3, 12)]
     make(tmp_path, "a-20260103-000000", finished=False)
-    wanted = {str(homes[0] / "artifact"): 0, str(homes[0]): 0, homes[1].name: 1, "a": -1}
-    for model, index in wanted.items():
+    expected = {str(homes[0] / "artifact"): 0, str(homes[0]): 0, homes[1].name: 1, "a": -1}
+    for model, index in expected.items():
         assert run_directory.find_artifact(model, tmp_path) == homes[index] / "artifact"
 
 
@@ -66,9 +66,9 @@ def test_a_missing_model_is_reported_with_the_nearest_run(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("model", "root", "expected"),
     [
-        ("x", "nowhere", "the storage folder .*nowhere does not exist; `storage`"),
-        ("x", "empty", "empty/runs holds no finished runs; `storage`"),
-        ("b", ".", "the runs of that name in .*runs have not finished; gen-ray train CONFIG `resume`"),
+        ("x", "nowhere", "the storage folder .*nowhere does not exist; argument `storage`"),
+        ("x", "empty", "empty/runs holds no finished runs; argument `storage`"),
+        ("b", ".", "the runs of that name in .*runs have not finished; argument `resume` of gen-ray train"),
         ("b-20260101-000000", ".", "have not finished"),
         ("{tmp}/empty", ".", "empty: is a folder, but not an artifact folder"),
         ("{tmp}/file", ".", "file: is a file, but not an artifact folder"),

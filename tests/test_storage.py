@@ -121,11 +121,11 @@ def test_readers_see_the_old_or_the_new_version_during_a_replacement(tmp_path: P
 
     with ThreadPoolExecutor(3) as pool:
         writing = [pool.submit(write, first) for first in (1, 101, 201)]
-        seen = set[str]()
+        versions = set[str]()
         while not all(writer.done() for writer in writing):
-            seen.add(paths.read(folder, content))
+            versions.add(paths.read(folder, content))
         assert [writer.result() for writer in writing] == [None] * 3
-    assert len(seen) > 1 and paths.read(folder, content) in {"40", "140", "240"}
+    assert len(versions) > 1 and paths.read(folder, content) in {"40", "140", "240"}
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
@@ -136,12 +136,12 @@ def test_a_folder_that_is_being_removed_is_not_restored(tmp_path: Path, monkeypa
     monkeypatch.setattr(replacement, "swap", lambda first, second: False)
     rmtree = shutil.rmtree
 
-    def slow(place: Path, **options: Any) -> None:
+    def slow(target: Path, **options: Any) -> None:
         if not found and folder.exists():
-            (place / "a").unlink()
+            (target / "a").unlink()
             folder.rename(replacement.hidden_path(folder, ".elsewhere"))
             found.append(str(replacement.restore_folder(folder)))
-        rmtree(place, **options)
+        rmtree(target, **options)
 
     monkeypatch.setattr(shutil, "rmtree", slow)
     paths.commit(folder, partial(fill, "new"))

@@ -153,8 +153,8 @@ def test_pictures_and_folders_are_stored(store: Store, tmp_path: Path) -> None:
     run.log_text("samples", "to be\nor not ö\n", 7)
     run.log_artifact(tmp_path / "model", "model")
     run.log_artifact(tmp_path / "config.yaml", "config")
-    kept = {item.path for folder in ("model", "config") for item in run.client.list_artifacts(run.id, folder)}
-    assert kept == {"model/weights", "config/config.yaml"}
+    artifacts = {item.path for folder in ("model", "config") for item in run.client.list_artifacts(run.id, folder)}
+    assert artifacts == {"model/weights", "config/config.yaml"}
     assert any("step+7" in item.path or "step%7" in item.path for item in run.client.list_artifacts(run.id, "images"))
     text = Path(run.client.download_artifacts(run.id, "texts/samples/step-000000007.txt"))
     assert text.read_text(encoding="utf-8") == "to be\nor not ö\n"

@@ -42,14 +42,14 @@ class StepCost:
     @classmethod
     def fit(cls, seconds: Mapping[float, float]) -> "StepCost":
         """Return the non-negative least-squares line through seconds by rows; through the origin for one point."""
-        rows, taken = np.array(list(seconds)), np.array(list(seconds.values()))
+        rows, times = np.array(list(seconds)), np.array(list(seconds.values()))
         if len(rows) == 1:
-            return cls(0.0, float(taken[0] / rows[0]))
+            return cls(0.0, float(times[0] / rows[0]))
         # Relative errors: 10 % of a small step is as wrong as 10 % of a large one.
-        design = np.stack([np.ones_like(rows, dtype=float), rows], 1) / taken[:, None]
-        fixed, per_row = np.linalg.lstsq(design, np.ones_like(taken), rcond=None)[0]
+        design = np.stack([np.ones_like(rows, dtype=float), rows], 1) / times[:, None]
+        fixed, per_row = np.linalg.lstsq(design, np.ones_like(times), rcond=None)[0]
         if fixed < 0:
-            return cls(0.0, float(np.mean(taken / rows)))
+            return cls(0.0, float(np.mean(times / rows)))
         return cls(float(fixed), float(max(per_row, 0.0)))
 
     def __call__(self, rows: float) -> float:
@@ -180,8 +180,8 @@ def rows_per_worker(batch: int, most: int) -> list[int]:
 
 def valid_worker_counts(batch: int, accumulation_steps: int, most: int) -> list[int]:
     """Return the worker counts 1, 2, 4 … and most that divide the batch, including accumulation."""
-    wanted = sorted({*powers_of_two(most), most})
-    return [workers for workers in wanted if batch % (workers * accumulation_steps) == 0]
+    counts = sorted({*powers_of_two(most), most})
+    return [workers for workers in counts if batch % (workers * accumulation_steps) == 0]
 
 
 def worthwhile_workers(forecasts: Sequence[Forecast]) -> int:
@@ -201,12 +201,12 @@ def measure_step_seconds(
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     step = 0
     for number in range(rounds + 1):
-        for size, found in seconds.items():
+        for size, times in seconds.items():
             micros = list(x[:size].split(max(1, size // experiment.training.gradient_accumulation_steps)))
-            began, taken = time.perf_counter(), 0
-            while time.perf_counter() - began < ROUND_SECONDS or not taken:
+            began, steps = time.perf_counter(), 0
+            while time.perf_counter() - began < ROUND_SECONDS or not steps:
                 state.step(micros, step)
-                step, taken = step + 1, taken + 1
+                step, steps = step + 1, steps + 1
             if number:  # the first round warms up
-                found.append((time.perf_counter() - began) / taken)
-    return {size: median(found) for size, found in seconds.items()}
+                times.append((time.perf_counter() - began) / steps)
+    return {size: median(times) for size, times in seconds.items()}

@@ -17,7 +17,7 @@ import numpy as np
 import requests
 
 from gen_ray.client.results import ClientPreview, ClientResult, arrays, events, facts, preview, result
-from gen_ray.client.sending import CONNECTION_ERRORS, ApiError, Sender, once_more
+from gen_ray.client.transport import CONNECTION_ERRORS, ApiError, ApiSession, wait_for_retry
 
 __all__ = ["ApiError", "Client", "ClientPreview", "ClientResult"]
 
@@ -33,11 +33,11 @@ class Client:
 
         retries is the number of repeated attempts; timeout is the maximum seconds without any data from the server.
         """
-        self._sender = Sender(url, key, retries=retries, timeout=timeout)
+        self._session = ApiSession(url, key, retries=retries, timeout=timeout)
 
     def models(self) -> list[dict[str, Any]]:
         """Return the card of each model. Raise ApiError."""
-        listed: list[dict[str, Any]] = self._sender.send("GET", "/v1/models").json()["data"]
+        listed: list[dict[str, Any]] = self._session.send("GET", "/v1/models").json()["data"]
         return listed
 
     def sample(self, model: str, *, n: int = 1, **fields: Any) -> ClientResult:
@@ -76,9 +76,10 @@ class Client:
 
         An interrupted stream is requested again; previews that were yielded before are skipped.
         """
-        body, retry, seen = _body({**_allowed(fields), "stream": True, "format": "json"}), self._sender.patience, 0
+        body = _body({**_allowed(fields), "stream": True, "format": "json"})
+        retry, yielded = self._session.retry_policy, 0
         while True:
-            response = self._sender.send("POST", f"/v1/models/{model}/{verb}", body, stream=True)
+            response = self._session.send("POST", f"/v1/models/{model}/{verb}", body, stream=True)
             try:
                 for name, data in events(response.iter_lines()):
                     if name == "result":
@@ -86,12 +87,12 @@ class Client:
                         return
                     if name == "error":
                         raise ApiError(**data)
-                    if data["done"] > seen:
-                        seen = data["done"]
+                    if data["done"] > yielded:
+                        yielded = data["done"]
                         yield preview(data)
-                retry = once_more(retry, None, "the stream broke off")
+                retry = wait_for_retry(retry, None, "the stream broke off")
             except CONNECTION_ERRORS as error:
-                retry = once_more(retry, None, str(error))
+                retry = wait_for_retry(retry, None, str(error))
             finally:
                 response.close()
 
@@ -102,7 +103,7 @@ class Client:
 
     def _answer(self, model: str, verb: str, fields: Mapping[str, Any], form: str) -> requests.Response:
         body = _body({**_allowed(fields), "format": form})
-        return self._sender.send("POST", f"/v1/models/{model}/{verb}", body)
+        return self._session.send("POST", f"/v1/models/{model}/{verb}", body)
 
 
 def _allowed(fields: Mapping[str, Any]) -> Mapping[str, Any]:

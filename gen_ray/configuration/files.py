@@ -23,13 +23,13 @@ MARKS: Mapping[str, tuple[str, str]] = {
 """Keys that occur in only one kind of file, with this kind and its command."""
 
 
-def checked(file: Path, wanted: str) -> dict[str, Any]:
-    """Return the mapping in a YAML file. Raise UserError if the file is not of the wanted kind."""
+def checked(file: Path, expected: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file. Raise UserError if the file is not of the expected kind."""
     raw = read(file)
     key = next((key for key in MARKS if key in raw), None)
-    if key is not None and MARKS[key][0] != wanted:
+    if key is not None and MARKS[key][0] != expected:
         kind, command = MARKS[key]
-        raise UserError(f"{file}: configures {kind} (it has the key {key!r}), not {wanted}: {command}")
+        raise UserError(f"{file}: configures {kind} (it has the key {key!r}), not {expected}: {command}")
     return raw
 
 

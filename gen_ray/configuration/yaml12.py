@@ -113,17 +113,17 @@ def value(text: str) -> Any:
     Numbers, true, false and null are read as YAML, and so is a list, a mapping or a quoted text that is the whole word.
     Everything else is text, in which ``#``, ``: ``, ``=`` and ``*`` have no special meaning.
     """
-    found = text.strip().removesuffix("\n...")
-    if found[:1] in ("[", "{", '"', "'"):
-        whole = _whole(found)
-        return text if whole is None else whole
-    if not found or found.lower() == "null":
+    stripped = text.strip().removesuffix("\n...")
+    if stripped[:1] in ("[", "{", '"', "'"):
+        parsed = _integer(stripped)
+        return text if parsed is None else parsed
+    if not stripped or stripped.lower() == "null":
         return None
-    number = _whole(found) if PLAIN.fullmatch(found) else None
+    number = _integer(stripped) if PLAIN.fullmatch(stripped) else None
     return number if isinstance(number, bool | int | float) else text.removesuffix("\n...\n")
 
 
-def _whole(text: str) -> Any:
+def _integer(text: str) -> Any:
     """Return the YAML value of a text, or None if the value is not the whole text."""
     try:
         node = yaml.compose(text, _Loader)

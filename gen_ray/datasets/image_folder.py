@@ -73,17 +73,18 @@ class ImageFolder(DataSource):
         step = max(1, BATCH_VALUES // spec.dims)
         number = {name: i for i, name in enumerate(self.classes)}
         for start in range(0, len(files), step):
-            x, kept = [], []
+            x, valid = [], []
             for entry in files[start : start + step]:
                 try:
                     x.append(self._pixels(self.path / entry.file, spec.shape))
-                    kept.append(entry)
+                    valid.append(entry)
                 except images.ImageError as error:
                     yield BadRow(file=str(self.path / entry.file), reason=str(error))
-            if kept:
-                labels = np.array([number[entry.label or ""] for entry in kept]) if number else None
-                keys = [entry.file.as_posix() for entry in kept]
-                yield Batch(x=np.stack(x), keys=keys, labels=labels, official=kept[0].split, provided=self._provided)
+            if valid:
+                labels = np.array([number[entry.label or ""] for entry in valid]) if number else None
+                keys = [entry.file.as_posix() for entry in valid]
+                split = valid[0].split
+                yield Batch(x=np.stack(x), keys=keys, labels=labels, official=split, provided=self._provided)
 
     @cached_property
     def _provided(self) -> frozenset[Split]:

@@ -65,8 +65,8 @@ def _splits(folder: Path, files: list[Path]) -> list[str]:
         return []
     others = [name for name in top if name not in named] + [str(file) for file in files if len(file.parts) == 1]
     if others or len(set(kinds)) < len(kinds):
-        beside = f"beside {others[0]}" if others else "two of one meaning"
-        raise UserError(f"{folder}: {', '.join(named)} are named like splits, {beside}; move or rename one of them")
+        conflict = f"beside {others[0]}" if others else "two of one meaning"
+        raise UserError(f"{folder}: {', '.join(named)} are named like splits, {conflict}; move or rename one of them")
     return named
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from gen_ray.errors import one_line
+from gen_ray.errors import PicklableError, one_line
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 """Pillow's permitted decoders. Without this list Pillow chooses one by content, and may start Ghostscript."""
@@ -34,7 +34,7 @@ _DEEP = frozenset({"F", "I", "I;16", "I;16B", "I;16L", "I;16N"})
 _PREMULTIPLIED = {"La": "LA", "RGBa": "RGBA"}
 
 
-class ImageError(Exception):
+class ImageError(PicklableError):
     """The reason why an image cannot be used, without the file's name. ``reason`` does not contain file content."""
 
     def __init__(self, reason: str, detail: str = "") -> None:

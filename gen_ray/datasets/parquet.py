@@ -27,7 +27,7 @@ from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.datasets.scan import Scan, is_folder, walk
 from gen_ray.datasets.source import BATCH_VALUES, EXAMPLE_VALUES, DataSource, checked_levels, plain_name, stamps
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class ParquetFiles(DataSource):
         if len(named) == 1 and element_type(named[0].type) is None:
             raise UserError(
                 f"{self.files[0]}: column 'x' is {named[0].type}; store flat lists or fixed-shape tensors of integers "
-                "(`option=shape=…`, or data.options.shape, says how a flat list is cut)"
+                f"({argument('option', 'shape=…')}, or data.options.shape, says how a flat list is cut)"
             )
         if len(named) != 1:
             raise UserError(

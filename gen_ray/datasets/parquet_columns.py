@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gen_ray.errors import LISTED, UserError
+from gen_ray.errors import LISTED, UserError, argument
 
 CHANNELS = (1, 3, 4)
 
@@ -42,7 +42,8 @@ def stated_shape(column: pa.Field, file: Path) -> tuple[int, ...]:
         return (kind.list_size,) if pa.types.is_fixed_size_list(kind) else ()
     stated = kind.shape if hasattr(kind, "shape") else _shape_in(metadata.get(b"ARROW:extension:metadata", b""))
     if not isinstance(stated, list | tuple) or not all(type(axis) is int for axis in stated):
-        raise UserError(f"{file}: column {column.name!r} states no shape; give it, e.g. `option=shape=[28,28]`")
+        example = argument("option", "shape=[28,28]")
+        raise UserError(f"{file}: column {column.name!r} states no shape; give it, e.g. {example}")
     return tuple(stated)
 
 

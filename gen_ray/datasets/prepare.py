@@ -19,8 +19,9 @@ from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, ski
 from gen_ray.datasets.source import DataSource, SourceOptions
 from gen_ray.datasets.writer import ShardWriter, write_durably
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, argument
 from gen_ray.storage import manifest, paths
+from gen_ray.storage.cleanup import cleanup_on_error
 
 __all__ = ["BadRows", "Prepared", "SourceOptions", "prepare"]
 
@@ -73,7 +74,7 @@ def prepare(
 
 def _found_or_filled(folder: Path, fill: Callable[[Path], None]) -> Prepared:
     """Return a prepared folder after filling it, unless another process has filled it in the meantime."""
-    with paths.without_traces(folder.parent), _exclusive(folder.parent):
+    with cleanup_on_error(folder.parent), _exclusive(folder.parent):
         if not (done := _existing(folder)):
             _commit(folder, fill)
             done = Prepared.load(folder)
@@ -188,7 +189,7 @@ def _exclusive(out: Path) -> Iterator[None]:
         kind = RunError if error.errno in FULL else UserError
         raise kind(
             f"{out}: cannot be used as a folder ({error.strerror}); "
-            "storage.root (`storage`), or `out` of gen-ray prepare, names another one"
+            f"storage.root ({argument('storage')}), or {argument('out')} of gen-ray prepare, names another one"
         ) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -199,8 +200,8 @@ def _exclusive(out: Path) -> Iterator[None]:
 
 def _commit(folder: Path, fill: Callable[[Path], None]) -> None:
     """Create a folder atomically, after removing the drafts of killed processes. Raise RunError."""
-    for left in paths.drafts(folder.parent):
-        paths.remove(left)
+    for draft in paths.drafts(folder.parent):
+        paths.remove(draft)
     try:
         paths.commit(folder, fill)
     except OSError as error:

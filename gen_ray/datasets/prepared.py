@@ -24,10 +24,6 @@ class DataError(UserError):
         super().__init__(f"{path}: {fault}; remove the folder {path.parent} and prepare again")
         self.path, self.fault = path, fault
 
-    def __reduce__(self) -> tuple[type[Self], tuple[Path, str]]:
-        """Return the arguments of __init__ for pickle, which otherwise passes only the message."""
-        return type(self), (self.path, self.fault)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:

@@ -9,7 +9,7 @@ from typing import Literal, Self, get_args
 
 import numpy as np
 
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -68,7 +68,9 @@ STOP = BadRows()
 
 def skip_option(number: object) -> str:
     """Return the option and the configuration key that let a number of bad rows be skipped."""
-    return f"gen-ray prepare `on_bad_row=skip:{number}`, or data.on_bad_row=skip:{number} in a training"
+    return (
+        f"{argument('on_bad_row', f'skip:{number}')} of gen-ray prepare, or data.on_bad_row=skip:{number} in a training"
+    )
 
 
 @dataclass

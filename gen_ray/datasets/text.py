@@ -8,7 +8,7 @@ from gen_ray.datasets import characters
 from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.datasets.source import BATCH_VALUES, DataSource, checked_levels, plain_name, stamps
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 
 
 class Text(DataSource):
@@ -67,4 +67,5 @@ def _remedy(total: int, different: int) -> str:
     """Return the remedy for a short text."""
     if total < 1 or different < 2:
         return "a text needs at least two different characters"
-    return f"provide a longer text, or shorter examples: `option=length=N` (data.options.length=N), N at most {total}"
+    shorter = f"{argument('option', 'length=N')} (data.options.length=N)"
+    return f"provide a longer text, or shorter examples: {shorter}, N at most {total}"

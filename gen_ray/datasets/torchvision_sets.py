@@ -13,7 +13,7 @@ import numpy as np
 from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.datasets.source import BATCH_VALUES, DataSource, stamps
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError, one_line
+from gen_ray.errors import UserError, argument, one_line
 
 DOWNLOAD_TIMEOUT_SECONDS = 10.0
 
@@ -110,7 +110,7 @@ class TorchvisionSource(DataSource):
             raise UserError(
                 f"{self.name} is not in {folder}{absent} and could not be downloaded ({one_line(error)}): put "
                 f"torchvision's files in {folder}, or run where the download works; "
-                "data.root (prepare: `root`) names another folder"
+                f"data.root ({argument('root')} of gen-ray prepare) names another folder"
             ) from error
 
 

@@ -72,16 +72,16 @@ class DecodeStepper:
     shape: tuple[int, ...]
     observation: Observation
 
-    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
+    def start(self, noise: RowNoise, device: torch.device, known: Known | None = None) -> State:
         """Return the initial state: z ~ N(0, I) (B, Z), and the known part as p(x|z) models it."""
         x = torch.zeros(noise.batch, *self.shape, device=device)
-        known, seen, mask = x, x, torch.zeros_like(x, dtype=torch.bool)
-        if held is not None:
-            known, mask = held.known.to(device), held.mask.to(device)
-            seen = self.observation.seen(known, noise.uniform(self.shape, device=device)).to(x)
+        values, seen, mask = x, x, torch.zeros_like(x, dtype=torch.bool)
+        if known is not None:
+            values, mask = known.known.to(device), known.mask.to(device)
+            seen = self.observation.seen(values, noise.uniform(self.shape, device=device)).to(x)
         params = torch.zeros(noise.batch, self.observation.out_channels, *self.shape[1:], device=device)
         z = noise.normal((self.latent_dim,), device=device)
-        return {"z": z, "params": params, "x": x, "seen": seen, "known": known, "mask": mask}
+        return {"z": z, "params": params, "x": x, "seen": seen, "known": values, "mask": mask}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
         """Advance by one decoder evaluation, and one encoder evaluation if any row moves; rows (B, 3)."""

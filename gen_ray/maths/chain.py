@@ -34,10 +34,10 @@ class Stepper(Protocol):
     It acts on each row by itself, so the rows of a batch may belong to different chains.
     """
 
-    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
+    def start(self, noise: RowNoise, device: torch.device, known: Known | None = None) -> State:
         """Return the initial state (B, …) of the chain, drawn from the prior.
 
-        ``held`` is the known part. The state stores it, possibly in extra entries; every tick sets the known part to
+        ``known`` is the known part. The state stores it, possibly in extra entries; every tick sets the known part to
         the noise level at which the tick ends, and after the last tick it equals the given data bit for bit. A batch
         that mixes rows with and without a known part has the extra entries, which are 0 in the rows without one.
         """

@@ -35,12 +35,12 @@ class ColumnStepper(UnmaskingStepper):
     longer than the net. State: as UnmaskingStepper, and v (B, D) float64, the uniforms of the draws.
     """
 
-    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
+    def start(self, noise: RowNoise, device: torch.device, known: Known | None = None) -> State:
         """Return the initial state; see UnmaskingStepper."""
         u, v = noise.uniform((2, *self.shape), device=device).unbind(1)
         x = torch.full(u.shape, self.K, device=device)
-        if held is not None:
-            x = torch.where(held.mask.to(device), held.known.to(device, x.dtype), x)
+        if known is not None:
+            x = torch.where(known.mask.to(device), known.known.to(device, x.dtype), x)
         return {"u": u, "x": x, "v": v}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:

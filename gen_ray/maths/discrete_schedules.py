@@ -122,10 +122,10 @@ class MutualInformation(_Survival):
             raise UserError(f"schedule.marginal: {len(marginal)} frequencies for data of {K} levels")
         marginal = marginal / marginal.sum()
         low, high = torch.zeros_like(t, dtype=torch.float64), torch.ones_like(t, dtype=torch.float64)
-        wanted = (1 - t.double()) * mutual_information(torch.ones(1, dtype=torch.float64), marginal)
+        target = (1 - t.double()) * mutual_information(torch.ones(1, dtype=torch.float64), marginal)
         for _ in range(HALVINGS):
             middle = (low + high) / 2
-            more = mutual_information(middle, marginal) > wanted
+            more = mutual_information(middle, marginal) > target
             low, high = torch.where(more, low, middle), torch.where(more, middle, high)
         return torch.where(t >= 1, 0.0, torch.where(t <= 0, 1.0, high))
 

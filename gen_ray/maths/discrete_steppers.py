@@ -28,12 +28,12 @@ class UnmaskingStepper:
     shape: tuple[int, ...]
     K: int
 
-    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
+    def start(self, noise: RowNoise, device: torch.device, known: Known | None = None) -> State:
         """Return the initial state: hitting levels are drawn, and all positions that are not known are masked."""
         u = noise.uniform(self.shape, device=device)
         x = torch.full(u.shape, self.K, device=device)
-        if held is not None:
-            x = torch.where(held.mask.to(device), held.known.to(device, x.dtype), x)
+        if known is not None:
+            x = torch.where(known.mask.to(device), known.known.to(device, x.dtype), x)
         return {"u": u, "x": x}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
@@ -56,10 +56,10 @@ class UnmaskingStepper:
         column = {name: append_dims(rows[:, name], masked.ndim) for name in Unmask}
         place = torch.arange(math.prod(self.shape), device=masked.device).view(self.shape)
         score = column[Unmask.noise] * gumbel - column[Unmask.level] * state["u"] - column[Unmask.place] * place
-        judged = masked & (column[Unmask.confidence] > 0)
-        if judged.any():
-            _, log_p = _categories(logits[judged], fresh[judged])
-            score = score.masked_scatter(judged, score[judged] + log_p)
+        ranked = masked & (column[Unmask.confidence] > 0)
+        if ranked.any():
+            _, log_p = _categories(logits[ranked], fresh[ranked])
+            score = score.masked_scatter(ranked, score[ranked] + log_p)
         order = score.masked_fill(~masked, -math.inf).flatten(1).argsort(stable=True, dim=1, descending=True)
         count = (rows[:, Unmask.share] * masked.flatten(1).sum(1) - 1e-9).ceil()
         return (state["u"] < column[Unmask.survival]) | (order.argsort(1) < count[:, None]).view(masked.shape)
@@ -99,11 +99,11 @@ class ResamplingStepper:
         """Return the corruption of one step."""
         return Corruption.uniform(self.K if self.cardinalities is None else self.cardinalities)
 
-    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
+    def start(self, noise: RowNoise, device: torch.device, known: Known | None = None) -> State:
         """Return the initial state: x_T is uniform; as alpha_bar_T = 0, this is also the law of the known part."""
         K = self.K if self.cardinalities is None else self.cardinalities.to(device)
         x = (noise.uniform(self.shape, device=device) * K).long()
-        return {"x": x} if held is None else {"x": x, "known": held.known.to(x), "mask": held.mask.to(device)}
+        return {"x": x} if known is None else {"x": x, "known": known.known.to(x), "mask": known.mask.to(device)}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
         """Redraw positions by rows (B, 4), columns as in Resample."""

@@ -49,9 +49,9 @@ class GaussianSampler:
         default_steps and summary replace the declared ones; least_steps is the least that is accepted; fixed are
         further arguments of the table's function.
         """
-        wanted = min(default_steps or self.default_steps or T, T)
+        steps = min(default_steps or self.default_steps or T, T)
         about = Sampler(
-            default_steps=max(least_steps, wanted),
+            default_steps=max(least_steps, steps),
             least_steps=least_steps,
             nfe_per_step=self.nfe_per_step,
             nfe_saved=self.nfe_saved,

@@ -28,14 +28,13 @@ class GaussianStepper:
     denoise: Denoise
     prior_std: float = 1.0
 
-    def start(self, noise: RowNoise, device: torch.device, held: Known | None = None) -> State:
-        """Return the initial state {"x": x_T (B, *shape), "x_0": zeros}, and "known" (scaled) and "mask" if held."""
+    def start(self, noise: RowNoise, device: torch.device, known: Known | None = None) -> State:
+        """Return the initial state {"x": x_T (B, *shape), "x_0": zeros}, and "known" (scaled) and "mask" if given."""
         x = self.prior_std * noise.normal(self.shape, device=device)
         state = {"x": x, "x_0": torch.zeros_like(x)}
-        if held is None:
+        if known is None:
             return state
-        known = scaled(held.known.to(device), self.levels)
-        return {**state, "known": known, "mask": held.mask.to(device)}
+        return {**state, "known": scaled(known.known.to(device), self.levels), "mask": known.mask.to(device)}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
         """Advance state by one evaluation; rows (B, 12) float64 on the CPU, columns as in tables.Column."""

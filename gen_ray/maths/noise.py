@@ -121,14 +121,14 @@ class RowNoise:
         device: torch.device | str,
     ) -> Tensor:
         """Return draws (B, *shape), filled row by row on the host and copied to the device."""
-        wanted = list(range(self.batch)) if where is None else where.nonzero().flatten().tolist()
-        make = torch.empty if len(wanted) == self.batch else torch.zeros
+        indices = list(range(self.batch)) if where is None else where.nonzero().flatten().tolist()
+        make = torch.empty if len(indices) == self.batch else torch.zeros
         # Page-locked for a GPU: otherwise the transfer needs another copy and blocks.
         on_gpu = torch.device(device).type == "cuda"
         filled = make((self.batch, *shape), dtype=_TORCH[dtype], pin_memory=on_gpu)
         out = filled.numpy()
         seeds, rows, ticks = self.seeds.tolist(), self.rows.tolist(), self.ticks.tolist()
-        for i in wanted:
+        for i in indices:
             fill(_STREAM.at(seeds[i], lane, rows[i], ticks[i]), out=out[i, ...], dtype=dtype)
         return filled.to(device, non_blocking=True)
 

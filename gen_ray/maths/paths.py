@@ -110,9 +110,9 @@ def grid(log_snr: Tensor, steps: int, name: str = "uniform") -> Tensor:
     if name == "uniform" or steps == 1:
         return uniform
     marks = GRIDS[name](log_snr)[1:]
-    wanted = marks[-1] + (marks[0] - marks[-1]) * torch.linspace(0, 1, steps, dtype=torch.float64)
-    above = torch.searchsorted(marks, wanted.clamp(max=marks[-1])).clamp(1, T - 1)
-    ks = above + 1 - ((wanted - marks[above - 1]) < (marks[above] - wanted)).long()
+    targets = marks[-1] + (marks[0] - marks[-1]) * torch.linspace(0, 1, steps, dtype=torch.float64)
+    above = torch.searchsorted(marks, targets.clamp(max=marks[-1])).clamp(1, T - 1)
+    ks = above + 1 - ((targets - marks[above - 1]) < (marks[above] - targets)).long()
     # Make equal ks distinct: move the later one towards 0 or, where no k is left, the earlier ones towards T.
     order = torch.arange(steps)
     ks = torch.maximum(torch.cummin(ks + order, 0).values - order, steps - order)

@@ -59,8 +59,8 @@ def coefficients(times: Tensor, gammas: Tensor, t: float, gamma: float) -> Tenso
     """
     n = len(times)
     a = overlap(times[:, None], gammas[:, None], times[None], gammas[None])
-    wanted = torch.tensor([float(t), float(gamma)], dtype=torch.float64)
-    b = overlap(times, gammas, wanted[0].expand(n), wanted[1].expand(n))
+    target = torch.tensor([float(t), float(gamma)], dtype=torch.float64)
+    b = overlap(times, gammas, target[0].expand(n), target[1].expand(n))
     ones = torch.ones(n, 1, dtype=torch.float64)
     # Lagrange: [A 1; 1' 0] [c; l] = [b; 1]. A's entries are of the order of 1/steps; they are scaled to order one.
     scale = a.diagonal().mean()
@@ -75,10 +75,10 @@ def residual(times: Tensor, gammas: Tensor, t: float, gamma: float, parts: Tenso
     parts (N,) are ``coefficients``. If the profiles differ little, so do the averages.
     """
     at, power = (torch.tensor([float(value)], dtype=torch.float64) for value in (t, gamma))
-    kept = overlap(times[:, None], gammas[:, None], times[None], gammas[None])
-    wanted = overlap(at, power, at, power)
-    square = parts @ kept @ parts - 2 * parts @ overlap(times, gammas, at, power) + wanted
-    return math.sqrt(max(0.0, float(square / wanted)))
+    gram = overlap(times[:, None], gammas[:, None], times[None], gammas[None])
+    norm = overlap(at, power, at, power)
+    square = parts @ gram @ parts - 2 * parts @ overlap(times, gammas, at, power) + norm
+    return math.sqrt(max(0.0, float(square / norm)))
 
 
 def width(times: Tensor, gammas: Tensor, t: float, parts: Tensor) -> float:

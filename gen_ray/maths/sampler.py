@@ -49,32 +49,32 @@ RENAMED_SAMPLERS: Mapping[str, str] = {"focus": "repaint_low_noise"}
 
 
 def parse_sampler(
-    text: str, known: Mapping[str, Sampler], what: str = "sampler", *, steps: int | None
+    text: str, known: Mapping[str, Sampler], kind: str = "sampler", *, steps: int | None
 ) -> tuple[str, dict[str, float]]:
     """Split ``name`` or ``name:option=number,…``. Raise UserError for an unknown name or option and for too few steps.
 
-    what: the word for error messages, "sampler" or "imputer". The caller checks the upper limit of steps.
+    kind: the word for error messages, "sampler" or "imputer". The caller checks the upper limit of steps.
     """
     name, _, tail = text.partition(":")
     if RENAMED_SAMPLERS.get(name) in known:
-        raise UserError(f"{what}: {name!r} is now called {RENAMED_SAMPLERS[name]!r}")
+        raise UserError(f"{kind}: {name!r} is now called {RENAMED_SAMPLERS[name]!r}")
     if name not in known:
-        raise UserError(f"{what}: there is no {what} {name!r}; {nearest(name, known)}")
+        raise UserError(f"{kind}: there is no {kind} {name!r}; {nearest(name, known)}")
     options: dict[str, float] = {}
     for item in filter(None, tail.split(",")):
         key, _, number = item.partition("=")
         if key not in known[name].options:
             raise UserError(
-                f"{what} {name}: there is no option {key!r}; known: {', '.join(known[name].options) or 'none'}"
+                f"{kind} {name}: there is no option {key!r}; known: {', '.join(known[name].options) or 'none'}"
             )
         low, high = known[name].options[key]
         try:
             options[key] = float(number)
         except ValueError:
-            raise UserError(f"{what} {name}: option {key}={number!r} is not a number") from None
+            raise UserError(f"{kind} {name}: option {key}={number!r} is not a number") from None
         if not low <= options[key] <= high:
-            raise UserError(f"{what} {name}: option {key}={number} is outside [{low:g}, {high:g}]")
+            raise UserError(f"{kind} {name}: option {key}={number} is outside [{low:g}, {high:g}]")
     least = known[name].least_steps
     if steps is not None and 0 < steps < least:
-        raise UserError(f"steps: {what} {name!r} needs at least {least} steps, got {steps}")
+        raise UserError(f"steps: {kind} {name!r} needs at least {least} steps, got {steps}")
     return name, options

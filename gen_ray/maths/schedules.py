@@ -37,7 +37,11 @@ class DiscreteSchedule:
         falls = (self.alpha_bar[1:] < self.alpha_bar[:-1]) & (self.alpha_bar[1:] > 0)
         if not falls.all():
             k = int(falls.int().argmin()) + 1
-            raise UserError(f"schedule: alpha_bar must fall strictly and stay above 0; at k = {k} of {self.T} it fails")
+            before, value = self.alpha_bar[k - 1 : k + 1].tolist()
+            raise UserError(
+                f"schedule: alpha_bar must fall strictly and stay above 0, but is {value:g} at k = {k} of {self.T} and "
+                f"{before:g} before it; change family.schedule or family.steps"
+            )
 
     @classmethod
     def of(cls, schedule: "Learnable", T: int) -> Self:

@@ -69,9 +69,9 @@ class Gamma(nn.Module):
         is evaluated at t − (shape(t) − [shape(t)])/[slope(t)] with [·] held constant (the implicit function theorem).
         """
         (first, span), (shape, slope) = self.ends(), self.interior(t)
-        held, held_slope = shape.detach(), slope.detach()
-        log_slope = self.interior(t - (shape - held) / held_slope)[1].log()
-        return first + span * held, span * held_slope, log_slope
+        fixed, fixed_slope = shape.detach(), slope.detach()
+        log_slope = self.interior(t - (shape - fixed) / fixed_slope)[1].log()
+        return first + span * fixed, span * fixed_slope, log_slope
 
 
 class NoisedOutput(NamedTuple):

@@ -11,7 +11,7 @@ from gen_ray.errors import RunError, UserError
 from gen_ray.recurring.reconciler import Reconciler, utc_now
 from gen_ray.recurring.store import RecurringSweep
 
-LOOK_SECONDS = 2.0
+POLL_SECONDS = 2.0
 LOCK = "daemon.lock"
 logger = logging.getLogger(__name__)
 
@@ -58,19 +58,19 @@ class Daemon:
             self.tell(f"{occurrence}: adopted from a daemon that was killed")
         while not self.stopped.is_set():
             self.rescan()
-            self.stopped.wait(LOOK_SECONDS)
+            self.stopped.wait(POLL_SECONDS)
 
     def rescan(self) -> None:
         """Load new and changed schedules, drop removed ones, and check all of them."""
-        there = self._files()
-        for name in self.known.keys() - there.keys():
+        files = self._files()
+        for name in self.known.keys() - files.keys():
             self.tell(f"{name}: removed")
-        for name, changed in there.items():
+        for name, changed in files.items():
             if self.known.get(name) != changed:
                 self._take(name)
             if name not in self.broken and not self.stopped.is_set():
                 self._reconcile(name)
-        self.known = there
+        self.known = files
 
     def _reconcile(self, name: str) -> None:
         """Reconcile a schedule and report changes. An error of one schedule does not stop the others."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 UNAVAILABLE = "cluster"
 """The reason of a RunError after which another attempt may succeed."""
 Word = Literal["running", "done", "failed", "skipped", "missed", "waiting"]
@@ -50,5 +50,5 @@ def later(ids: Iterable[str], schedule: str, after: str) -> Iterator[str]:
 def wait(launcher: Launcher, occurrence: str) -> OccurrenceState | None:
     """Wait for the end of an occurrence. Return its state, or None if it was never launched. Raise RunError."""
     while (state := launcher.state(occurrence)) is not None and state.word == "running":
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     return state

@@ -10,9 +10,9 @@ from filelock import FileLock
 from pydantic import AfterValidator, AwareDatetime, Field
 
 from gen_ray.configuration.base import Config, validated
+from gen_ray.configuration.field_types import Name
 from gen_ray.configuration.yaml12 import dump, quoted, read
 from gen_ray.errors import RunError, UserError, nearest
-from gen_ray.experiment import Name
 from gen_ray.recurring import cron
 from gen_ray.recurring.cron import CronTrigger
 from gen_ray.recurring.launcher import OccurrenceState, Word

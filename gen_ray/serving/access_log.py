@@ -75,11 +75,11 @@ class AccessLogMiddleware:
             return await send({"type": "websocket.close", "code": 1008})
         record = scope["gen_ray.record"] = AccessRecord(_request_id(scope))
 
-        async def sending(message: Message) -> None:
+        async def send_and_log(message: Message) -> None:
             await send(_log_unexpected(message, record))
 
         try:
-            await self._guarded(scope, receive, sending, record)
+            await self._guarded(scope, receive, send_and_log, record)
         finally:
             ACCESS_LOG.info("%s", record.line(scope))
 
@@ -116,8 +116,8 @@ def _log_unexpected(message: Message, record: AccessRecord) -> Message:
         record.status = message["status"]
         headers: Mapping[str, str] = {"x-request-id": record.request_id, **DEFAULT_HEADERS}
         added = [(name.encode(), value.encode()) for name, value in headers.items()]
-        kept = [(name, value) for name, value in message.get("headers", ()) if name.decode().lower() not in headers]
-        return {**message, "headers": [*kept, *added]}
+        others = [(name, value) for name, value in message.get("headers", ()) if name.decode().lower() not in headers]
+        return {**message, "headers": [*others, *added]}
     record.bytes_out += len(message.get("body", b""))
     return message
 
@@ -128,5 +128,5 @@ def valid_request_id(value: str) -> bool:
 
 
 def _request_id(scope: Scope) -> str:
-    given = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
-    return given[0] if len(given) == 1 and valid_request_id(given[0]) else secrets.token_hex(8)
+    ids = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id"]
+    return ids[0] if len(ids) == 1 and valid_request_id(ids[0]) else secrets.token_hex(8)

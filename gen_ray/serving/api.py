@@ -1,13 +1,14 @@
 """The FastAPI application: models below /v1, health checks, and the static files of the web page and of /docs."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, FastAPI, Request
+from fastapi import APIRouter, Body, FastAPI, Request, Security
 from fastapi import Path as PathParameter
+from fastapi.security import HTTPBearer
 from starlette.middleware import Middleware
 from starlette.responses import FileResponse, Response
 
@@ -15,12 +16,12 @@ from gen_ray.serving import errors
 from gen_ray.serving.access_log import ERROR_LOG, AccessLogMiddleware
 from gen_ray.serving.errors import http_error, openapi_errors
 from gen_ray.serving.handler import ModelServices, RequestHandler
+from gen_ray.serving.inputs import JsonRoute
 from gen_ray.serving.middleware import HEALTH, AdmissionMiddleware, BodyLimitMiddleware, HostMiddleware, KeyMiddleware
-from gen_ray.serving.openapi import READING_ERRORS, WITH_KEY, HealthSchema, ModelsSchema, responses
 from gen_ray.serving.responses import FORMATS
+from gen_ray.serving.schemas import HealthSchema, ModelsSchema, ResultSchema
 from gen_ray.serving.service import RequestRefusedError, card_json, unavailable_json
 from gen_ray.serving.settings import ApiSettings
-from gen_ray.serving.strict_json import JsonRoute
 from gen_ray.serving.verbs import VERBS, Verb
 
 Name = Annotated[str, PathParameter(description="A model's id, as /v1/models lists it.", max_length=200)]
@@ -41,6 +42,28 @@ DOCS_HEADERS = {
 SWAGGER = ("swagger-ui-bundle.js", "swagger-ui.css")
 OPENAPI_PATH = "/openapi.json"
 """The OpenAPI document. It needs no key, because it describes the API and not the models."""
+ERRORS = (400, 401, 403, 404, 413, 415, 421, 422, 429, 499, 500, 503, 504)
+READING_ERRORS = (400, 401, 404, 413, 421, 422, 500, 503)
+WITH_KEY = (Security(HTTPBearer(auto_error=False, description="A key of GEN_RAY_API_KEYS.")),)
+"""Only for the document: KeyMiddleware checks keys before the routes."""
+BINARY = {"schema": {"type": "string", "format": "binary"}}
+MEDIA: Mapping[str, Mapping[str, Any]] = {
+    "application/json": {},
+    "application/octet-stream": BINARY,
+    "image/png": BINARY,
+    "text/plain": {"schema": {"type": "string"}},
+}
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"enum": ["preview", "result", "error"]},
+        "data": {
+            "type": "string",
+            "description": "JSON: {done, total, images|texts|samples}; a result; {code, message, request_id, status}",
+        },
+    },
+    "required": ["event", "data"],
+}
 
 
 def build(services: ModelServices, settings: ApiSettings) -> FastAPI:
@@ -103,9 +126,17 @@ def _verbs(handler: RequestHandler) -> APIRouter:
             name=verb.name,
             description=verb.description,
             response_class=Response,
-            responses=responses(verb.result, media_types, stream=verb.streams),
+            responses=_documented(verb.result, media_types, stream=verb.streams),
         )
     return routes
+
+
+def _documented(result: type[ResultSchema], media_types: Iterable[str], *, stream: bool) -> dict[int | str, Any]:
+    """Return the responses of a verb: 200 in the media types of its formats, and all errors."""
+    media = {kind: MEDIA[kind] for kind in media_types}
+    events = {"text/event-stream": {"itemSchema": EVENT}} if stream else {}
+    content = {"application/json": {}, **media, **events}  # readers take the first as the default
+    return {200: {"model": result, "content": content}, **openapi_errors(ERRORS)}
 
 
 def _verb_endpoint(handler: RequestHandler, verb: Verb) -> Callable[..., Coroutine[Any, Any, Response]]:

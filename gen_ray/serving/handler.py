@@ -11,13 +11,12 @@ from starlette.responses import Response
 
 from gen_ray.engine.inference.instances import InstanceError
 from gen_ray.errors import nearest
-from gen_ray.serving import events, responses
+from gen_ray.serving import connection, responses
 from gen_ray.serving.access_log import AccessRecord, record_of
-from gen_ray.serving.deadline import DeadlineGuard
+from gen_ray.serving.connection import DeadlineGuard
 from gen_ray.serving.errors import http_error, invalid_request
-from gen_ray.serving.openapi import SamplesSchema
 from gen_ray.serving.responses import FORMATS, ResultView
-from gen_ray.serving.schemas import ImputeBody, RequestBody, SampleBody, SamplingBody
+from gen_ray.serving.schemas import ImputeBody, RequestBody, SampleBody, SamplesSchema, SamplingBody
 from gen_ray.serving.service import JobResult, ModelCard, ModelService, ServingJob, StreamPreview
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import Verb
@@ -75,7 +74,7 @@ class RequestHandler:
         record.facts.update(model=name, version=card.version, seed=job.seed)
         guard = DeadlineGuard(request.receive, job.deadline_seconds)
         if isinstance(body, SamplingBody) and body.stream:
-            items = events.with_heartbeat(service.stream(job), guard, self.settings.keep_alive_seconds)
+            items = connection.with_heartbeat(service.stream(job), guard, self.settings.keep_alive_seconds)
             return await _streamed(items, partial(_event, name, card, body.format, record), guard, record)
         async with guard:
             answer = await guard.result(service.run(job))
@@ -102,7 +101,7 @@ async def _streamed(
     record: AccessRecord,
 ) -> Response:
     try:
-        return events.EventStream(await events.start_stream(items, show, record), guard)
+        return connection.EventStream(await connection.start_stream(items, show, record), guard)
     except BaseException:
         guard.end()
         raise
@@ -110,10 +109,10 @@ async def _streamed(
 
 def _event(name: str, card: ModelCard, form: str, record: AccessRecord, item: StreamPreview | JobResult) -> bytes:
     if isinstance(item, StreamPreview):
-        return events.event("preview", events.preview_json(item, card.spec))
+        return connection.event("preview", connection.preview_json(item, card.spec))
     result = _record_result(ResultView(model=name, spec=card.spec, answer=item, request_id=record.request_id), record)
     responses.check_values(result)
-    return events.event("result", responses.result_json(result, form))
+    return connection.event("result", responses.result_json(result, form))
 
 
 def _record_result(result: ResultView, record: AccessRecord) -> ResultView:

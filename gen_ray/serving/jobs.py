@@ -40,7 +40,7 @@ class PendingJob:
     sampler: str | None = None
     steps: int | None = None
     nfe: int = 1
-    notes: Callable[[Any], Mapping[str, Any]] = field(default=lambda found: {})
+    notes: Callable[[Any], Mapping[str, Any]] = field(default=lambda result: {})
     view: Callable[[Tensor], np.ndarray] = field(default=lambda samples: samples.numpy())
     """Conversion of samples, or of a preview of them, to the array of the response."""
 
@@ -76,8 +76,8 @@ def submit_impute(loaded: LoadedModel, job: ServingJob, deadline: float, watch: 
     mask = torch.from_numpy(job.mask)
     if bool(mask.flatten(1).all(1).any()):
         raise UserError("mask: nothing is missing in an instance; mark the places to fill in")
-    held = Known(known=torch.from_numpy(x).repeat_interleave(n, 0), mask=mask.repeat_interleave(n, 0))
-    handle = _submit_sampling(loaded, job, chain, n * len(x), held, False, deadline, watch)
+    known_rows = Known(known=torch.from_numpy(x).repeat_interleave(n, 0), mask=mask.repeat_interleave(n, 0))
+    handle = _submit_sampling(loaded, job, chain, n * len(x), known_rows, False, deadline, watch)
     shape = (len(x), n, *x.shape[1:])
     steps = _reported_steps(known[name.partition(":")[0]], job.steps)
     return _sampling_job(handle, name, steps, chain, lambda samples: samples.numpy().reshape(shape))
@@ -88,7 +88,7 @@ def _submit_sampling(
     job: ServingJob,
     chain: Chain,
     rows: int,
-    held: Known | None,
+    known_rows: Known | None,
     adaptive: bool,
     deadline: float,
     watch: OnPreview | None,
@@ -104,7 +104,7 @@ def _submit_sampling(
         chain,
         rows,
         seed=job.seed,
-        known=held,
+        known=known_rows,
         padded=padded,
         deadline=deadline,
         on_preview=watch,
@@ -142,11 +142,11 @@ def submit_score(loaded: LoadedModel, job: ServingJob, deadline: float, watch: O
             work, evaluations, padded=job.deterministic, deadline=deadline, key=job.key
         ),
         nfe=REPEATS * effort,
-        arrays=lambda found: {
-            "bits_per_dim": found.bits_per_dim.numpy(),
-            "standard_error": found.standard_error.numpy(),
+        arrays=lambda scores: {
+            "bits_per_dim": scores.bits_per_dim.numpy(),
+            "standard_error": scores.standard_error.numpy(),
         },
-        notes=lambda found: {"kind": found.kind, "nfe": found.nfe * found.repeats},
+        notes=lambda scores: {"kind": scores.kind, "nfe": scores.nfe * scores.repeats},
     )
 
 
@@ -166,7 +166,7 @@ def submit_latent(
         return work(replace(loaded.model, net=net), job, loaded.batcher.device)
 
     handle = loaded.batcher.submit_callable(run, 2 * rows, padded=job.deterministic, deadline=deadline, key=job.key)
-    return PendingJob(handle=handle, arrays=lambda found: found)
+    return PendingJob(handle=handle, arrays=lambda arrays: arrays)
 
 
 def encode(model: Model, job: ServingJob, device: torch.device) -> Arrays:
@@ -227,7 +227,7 @@ def _check_work(loaded: LoadedModel, rows: int, work: float) -> None:
         ("n", "samples in all", rows, limits.n),
         ("work", "samples x network evaluations x scalars of a sample", work, limits.work),
     )
-    for name, what, value, most in checks:
+    for name, unit, value, most in checks:
         if value > most:
-            message = f"{name}: {value:,.0f} {what}; the maximum is {most:,.0f}"
+            message = f"{name}: {value:,.0f} {unit}; the maximum is {most:,.0f}"
             raise RequestRefusedError(ErrorReply(status=422, code="too_much", message=message))

@@ -24,9 +24,9 @@ from gen_ray.serving.service import (
     ServingJob,
     StreamPreview,
 )
-from gen_ray.serving.sources import VersionSource
 from gen_ray.serving.verbs import VERBS, supported_verbs
 from gen_ray.tracking.release import Release
+from gen_ray.tracking.sources import VersionSource
 
 LOG = logging.getLogger("gen_ray.serving")
 RETRY_SECONDS = 300.0
@@ -112,8 +112,8 @@ class LocalModelService:
         LOG.info("%s: serving version %s instead of %s", self.id, release.version, present.release.version)
         await asyncio.to_thread(present.close)
 
-    def _stay(self, what: str, error: Exception) -> None:
-        trouble = f"{what}: {one_line(error, 300)}"
+    def _stay(self, consequence: str, error: Exception) -> None:
+        trouble = f"{consequence}: {one_line(error, 300)}"
         if trouble != self.trouble:  # log each reason once
             LOG.error("%s: keeping version %s: %s", self.id, self.current.release.version, trouble)
         self.trouble = trouble
@@ -180,9 +180,9 @@ class LocalModelService:
         return RequestRefusedError(refused)
 
 
-def _job_result(loaded: LoadedModel, pending: PendingJob, job: ServingJob, found: Any) -> JobResult:
-    notes: Mapping[str, Any] = pending.notes(found)
-    arrays = pending.arrays(found)
+def _job_result(loaded: LoadedModel, pending: PendingJob, job: ServingJob, result: Any) -> JobResult:
+    notes: Mapping[str, Any] = pending.notes(result)
+    arrays = pending.arrays(result)
     for name, values in arrays.items():
         if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
             raise NotFiniteError(f"{name} is not finite")

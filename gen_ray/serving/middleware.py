@@ -58,7 +58,7 @@ class HostMiddleware:
         """Return whether a host is allowed at any port, or at the given port; no port means 80 or 443."""
         name = name.rstrip(".")
         return name in self.hosts or any(
-            f"{name}{given}" in self.hosts for given in ([port] if port else [":80", ":443"])
+            f"{name}{suffix}" in self.hosts for suffix in ([port] if port else [":80", ":443"])
         )
 
 
@@ -100,12 +100,12 @@ class BodyLimitMiddleware:
         self._check_announced(scope)
         try:
             async with asyncio.timeout(self.open_seconds if record_of(scope).key == NO_KEY else self.seconds):
-                whole = [await self._receive_body(receive)]
+                body = [await self._receive_body(receive)]
         except TimeoutError:
             raise http_error(408) from None
 
         async def receiving() -> Message:
-            return whole.pop() if whole else await receive()
+            return body.pop() if body else await receive()
 
         await self.app(scope, receiving, send)
 
@@ -169,23 +169,23 @@ class Slots:
         names = set(keys)
         self.reserved = max(1, number // (2 * len(names)))
         self.common = max(0, number - self.reserved * len(names))
-        self._held: Counter[str] = Counter()
+        self._in_use: Counter[str] = Counter()
         self._common = 0
 
     def take(self, key: str) -> bool:
         """Take a slot for a key. Return False if none is free."""
-        if self._held[key] >= self.reserved:
+        if self._in_use[key] >= self.reserved:
             if self._common >= self.common:
                 return False
             self._common += 1
-        self._held[key] += 1
+        self._in_use[key] += 1
         return True
 
     def release(self, key: str) -> None:
         """Release a slot of a key."""
-        if self._held[key] > self.reserved:
+        if self._in_use[key] > self.reserved:
             self._common -= 1
-        self._held[key] -= 1
+        self._in_use[key] -= 1
 
 
 class AdmissionMiddleware:

@@ -1,4 +1,4 @@
-"""Request bodies of all verbs: strict validation, bounds, and conversion to the fields of a job."""
+"""Schemas of requests and responses: strict validation and bounds of the bodies, and their conversion to job fields."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -226,3 +226,60 @@ class DecodeBody(RequestBody):
     def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
         """Return the latent vectors z (N, Z)."""
         return {"z": inputs.from_latents(self.z, card.latent_dim)}
+
+
+class DurationsSchema(BaseModel):
+    """Seconds that a request was queued and computed."""
+
+    queued: float
+    computed: float
+
+
+class ResultSchema(BaseModel):
+    """Metadata of every result; sent as X-GenRay-… headers if the body is not JSON."""
+
+    model: str
+    version: str
+    sampler: str | None
+    steps: int | None
+    nfe: int
+    """Network evaluations."""
+    seed: int
+    """Seed of the result; the same request with this seed gets the same samples."""
+    notes: dict[str, Any]
+    seconds: DurationsSchema
+    request_id: str
+
+
+class SamplesSchema(ResultSchema):
+    """Samples: nested lists of stored integers, texts, or base64 PNGs in format png."""
+
+    samples: list[Any]
+    dtype: str
+    """NumPy dtype of the samples in format npz."""
+
+
+class ScoresSchema(ResultSchema):
+    """Likelihoods of the instances; ``notes`` has their kind."""
+
+    bits_per_dim: list[float]
+    standard_error: list[float]
+
+
+class LatentsSchema(ResultSchema):
+    """Means and log-variances of the instances' latent variables."""
+
+    mu: list[list[float]]
+    log_var: list[list[float]]
+
+
+class ModelsSchema(BaseModel):
+    """The served models. A model that does not respond has only id, ready and trouble."""
+
+    data: list[dict[str, Any]]
+
+
+class HealthSchema(BaseModel):
+    """State of the server."""
+
+    status: str

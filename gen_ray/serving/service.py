@@ -13,6 +13,7 @@ import numpy as np
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation.pareto import CostQuality
+from gen_ray.errors import PicklableError
 
 Quality = Literal["fast", "balanced", "best"]
 
@@ -95,7 +96,7 @@ class ErrorReply:
     retry_after_seconds: float | None = None
 
 
-class RequestRefusedError(Exception):
+class RequestRefusedError(PicklableError):
     """An error with the reply that the client gets."""
 
     def __init__(self, refusal: ErrorReply) -> None:
@@ -170,8 +171,8 @@ def card_json(card: ModelCard) -> dict[str, Any]:
         "levels": spec.levels,
         "alphabet": spec.alphabet,
     }
-    whole = {**facts, "data": data, "verbs": list(card.verbs), "curve": [asdict(point) for point in card.curve]}
-    sent: dict[str, Any] = _finite(whole)
+    fields = {**facts, "data": data, "verbs": list(card.verbs), "curve": [asdict(point) for point in card.curve]}
+    sent: dict[str, Any] = _finite(fields)
     return sent
 
 

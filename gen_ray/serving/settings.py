@@ -52,13 +52,13 @@ def host_name(value: str) -> str:
 
 def host_names(values: Iterable[str], source: str) -> tuple[str, ...]:
     """Return hosts in the form of the Host header. Raise UserError with the source and the value."""
-    found = []
+    hosts = []
     for value in values:
         try:
-            found.append(host_name(value))
+            hosts.append(host_name(value))
         except ValueError as error:
             raise UserError(f"{source} {value!r}: {error}") from None
-    return tuple(found)
+    return tuple(hosts)
 
 
 Host = Annotated[str, AfterValidator(host_name)]
@@ -102,11 +102,11 @@ def from_environment(environment: Mapping[str, str], **changed: object) -> ApiSe
 
 def keys(listed: str) -> tuple[ApiKey, ...]:
     """Parse keys ``name:key,name:key``. Raise UserError; its message never contains a key."""
-    found = tuple(_key(entry, place) for place, entry in enumerate(listed.split(","), 1)) if listed.strip() else ()
-    twice = [name for name, times in Counter(key.name for key in found).items() if times > 1]
+    parsed = tuple(_key(entry, i) for i, entry in enumerate(listed.split(","), 1)) if listed.strip() else ()
+    twice = [name for name, times in Counter(key.name for key in parsed).items() if times > 1]
     if twice:
         raise UserError(f"{KEYS}: has the name {twice[0]!r} twice; give each key a different name")
-    return found
+    return parsed
 
 
 def key_name(presented: str, known: tuple[ApiKey, ...]) -> str | None:
@@ -116,10 +116,10 @@ def key_name(presented: str, known: tuple[ApiKey, ...]) -> str | None:
     return names[0] if names else None
 
 
-def _key(entry: str, place: int) -> ApiKey:
+def _key(entry: str, position: int) -> ApiKey:
     name, colon, secret = entry.strip().partition(":")
     if not colon or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
-        raise UserError(f"{KEYS}: entry {place} is not name:key (a name has letters, digits, '.', '_' and '-')")
+        raise UserError(f"{KEYS}: entry {position} is not name:key (a name has letters, digits, '.', '_' and '-')")
     if len(secret) < SHORTEST:
         raise UserError(f"{KEYS}: the key of {name!r} has fewer than {SHORTEST} characters; `openssl rand -hex 32`")
     if not re.fullmatch(r"[!-~]+", secret):

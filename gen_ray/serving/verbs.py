@@ -1,7 +1,7 @@
 """The verbs of the API. A verb is one declaration, from which its route, checks, documentation and job are derived.
 
 To add a verb, write the function that submits its job (see ``jobs.SubmitFunction``) and declare it in ``VERBS``. Its
-request body is one of ``schemas`` or a subclass of ``RequestBody``; its result is one of ``openapi`` or a subclass of
+request body is one of ``schemas`` or a subclass of ``RequestBody``; its result is one of ``schemas`` or a subclass of
 ``ResultSchema`` with the names of the result's arrays.
 """
 
@@ -14,15 +14,18 @@ from pydantic import ValidationError
 
 from gen_ray.family import Family, SupportsLatent
 from gen_ray.serving import jobs
-from gen_ray.serving.openapi import LatentsSchema, ResultSchema, SamplesSchema, ScoresSchema
 from gen_ray.serving.schemas import (
     DecodeBody,
     EncodeBody,
     ImputeBody,
+    LatentsSchema,
     ReconstructBody,
     RequestBody,
+    ResultSchema,
     SampleBody,
+    SamplesSchema,
     ScoreBody,
+    ScoresSchema,
 )
 
 DIGIT = (

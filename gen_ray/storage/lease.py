@@ -22,17 +22,17 @@ from uuid import uuid4
 import psutil
 from pydantic import ConfigDict, Field, TypeAdapter
 
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, argument
 from gen_ray.host import process
 from gen_ray.storage import conditional_write
 
 NAME = "lease.json"
-BEAT_SECONDS = 5.0
+HEARTBEAT_SECONDS = 5.0
 SILENT_SECONDS = 30.0
 """Time without a change of the file after which an owner on another machine is dead."""
 HANDOVER_SECONDS = 30.0
 """Time that take_over gives the present owner to save a checkpoint and end."""
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 Time = Annotated[float, Field(ge=0, lt=1e15)]
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,8 @@ class Owner:
     @property
     def age(self) -> str:
         """Return the ages of the lease and of its heartbeat as text, by this machine's clock."""
-        held, silent = (max(0.0, time.time() - since) for since in (self.start, self.heartbeat))
-        return f"for {_words(held)}, last heartbeat {_words(silent)} ago"
+        age, silence = (max(0.0, time.time() - since) for since in (self.start, self.heartbeat))
+        return f"for {_duration(age)}, last heartbeat {_duration(silence)} ago"
 
     def text(self) -> str:
         """Return the file's content."""
@@ -87,7 +87,7 @@ class Owner:
 
 _FILE = TypeAdapter(Owner)
 """The schema of the file of a lease. Unknown fields of later versions are ignored."""
-_held: set[str] = set()
+_own_tokens: set[str] = set()
 """Tokens of the leases that this process holds."""
 
 
@@ -104,14 +104,14 @@ class Lease:
         """End the lease, and mark it as ended in the file."""
         self.over.set()
         self.thread.join()
-        _held.discard(self.owner.token)  # also where the file cannot be written: on a full disk
+        _own_tokens.discard(self.owner.token)  # also where the file cannot be written: on a full disk
         with suppress(OSError):
             found = _read(self.file)
             if found and found.token == self.owner.token:
                 conditional_write.replace(self.file, found.text(), replace(found, ended=True).text())
 
     def _renew(self) -> None:
-        while not self.over.wait(BEAT_SECONDS) and not self.lost:
+        while not self.over.wait(HEARTBEAT_SECONDS) and not self.lost:
             try:
                 self._beat()
             except OSError:  # the storage is unavailable; the next heartbeat tries again
@@ -140,13 +140,13 @@ class Lease:
 
 
 @contextmanager
-def held(folder: Path, *, take_over: bool = False) -> Iterator[Lease]:
+def acquire(folder: Path, *, take_over: bool = False) -> Iterator[Lease]:
     """Hold the lease of a folder while the block runs. Raise UserError with the process that holds it already.
 
     With take_over that process is requested to end, and this one waits for it. If another process takes the lease over
     from this one, its main thread gets SIGINT, and the block ends with RunError.
     """
-    lease = Lease(folder / NAME, _acquired(folder, take_over=take_over))
+    lease = Lease(folder / NAME, _claim(folder, take_over=take_over))
     try:
         with _interruptible(lease):
             yield lease
@@ -178,7 +178,7 @@ def _interruptible(lease: Lease) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _acquired(folder: Path, *, take_over: bool) -> Owner:
+def _claim(folder: Path, *, take_over: bool) -> Owner:
     file, mine = folder / NAME, Owner.this()
     while True:
         text = _text(file)
@@ -189,21 +189,21 @@ def _acquired(folder: Path, *, take_over: bool) -> Owner:
             if not take_over:
                 raise UserError(
                     f"{folder.name}: in use by {before.name} {before.age}; "
-                    "wait until that process has ended, or end it with `take_over`"
+                    f"wait until that process has ended, or end it with {argument('take_over')}"
                 )
             _hand_over(file, before, mine)
             text = conditional_write.read(file)
-        _held.add(mine.token)  # before any thread can read it
+        _own_tokens.add(mine.token)  # before any thread can read it
         if conditional_write.replace(file, text, mine.text()):
             return mine
-        _held.discard(mine.token)
+        _own_tokens.discard(mine.token)
 
 
 def _is_live(file: Path, owner: Owner) -> bool:
     """Return whether the owner's process runs. On another machine this waits for a heartbeat."""
     if owner.machine == process.machine():
         if owner.pid == os.getpid():
-            return owner.token in _held
+            return owner.token in _own_tokens
         return process.is_alive(owner.pid, owner.process_start)
     logger.warning("%s: was used by %s; waiting %.0f s for a heartbeat", file.parent.name, owner.name, SILENT_SECONDS)
     return _changes(file, owner, SILENT_SECONDS)
@@ -214,23 +214,23 @@ def _changes(file: Path, owner: Owner, seconds: float) -> bool:
     while time.monotonic() < until:
         if _read(file) != owner:
             return True
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     return False
 
 
 def _hand_over(file: Path, owner: Owner, mine: Owner) -> None:
     """Request the lease from the owner, and wait until the owner has ended, at most HANDOVER_SECONDS."""
     logger.warning("%s: waiting for %s to end", file.parent.name, owner.name)
-    until, here = time.monotonic() + HANDOVER_SECONDS, owner.machine == process.machine()
+    until, is_this_machine = time.monotonic() + HANDOVER_SECONDS, owner.machine == process.machine()
     while time.monotonic() < until:
         found = _read(file)
         if found is None or found.ended or found.token != owner.token:
             return
         if not found.claimed_by:
             conditional_write.replace(file, found.text(), replace(found, claimed_by=mine.name).text())
-        elif here and not process.is_alive(owner.pid, owner.process_start):
+        elif is_this_machine and not process.is_alive(owner.pid, owner.process_start):
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _read(file: Path) -> Owner | None:
@@ -260,7 +260,7 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _words(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"

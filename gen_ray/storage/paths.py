@@ -112,8 +112,8 @@ def local_copy(path: Path) -> Iterator[Path]:
         copy = Path(folder) / path.name
         with as_os_errors(path):
             now = current_version(path)
-            client, there = remote(now)
-            client.get(there, str(copy), recursive=now.is_dir())
+            client, remote_path = remote(now)
+            client.get(remote_path, str(copy), recursive=now.is_dir())
         yield copy
 
 
@@ -137,17 +137,17 @@ def read(folder: Path, reader: Callable[[Path], T]) -> T:
     although the folder seems to be the same, it may have been moved aside and back, so that a few more attempts follow.
     """
     failures = 0
-    for left in reversed(range(READS)):
+    for remaining in reversed(range(READS)):
         before = _identity(folder)
         try:
-            with local_copy(folder) as found:
-                result = reader(found)
+            with local_copy(folder) as local:
+                result = reader(local)
         except Exception:
             failures += _identity(folder) == before
-            if not left or failures > FAILURES:
+            if not remaining or failures > FAILURES:
                 raise
         else:
-            if not left or _identity(folder) == before:
+            if not remaining or _identity(folder) == before:
                 return result
     raise AssertionError("unreachable")
 
@@ -172,23 +172,6 @@ def commit(folder: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(own, ignore_errors=True)
 
 
-@contextmanager
-def without_traces(*folders: Path) -> Iterator[None]:
-    """Remove the empty folders at these paths or above that the block created, if it raises an error.
-
-    Thus a rejected command does not change the storage. Folders that existed before, or that are not empty, stay.
-    """
-    above = {parent for folder in folders if not is_remote(folder) for parent in (folder, *folder.parents)}
-    missing = [folder for folder in above if not os.path.lexists(folder)]
-    try:
-        yield
-    except BaseException:
-        for folder in sorted(missing, key=lambda folder: len(folder.parts), reverse=True):
-            with suppress(OSError):  # it was not created, or it is not empty
-                folder.rmdir()
-        raise
-
-
 def drafts(home: Path, pattern: str = f"*{PARTIAL}") -> list[Path]:
     """Return the drafts in home with matching names, of processes that have died or still work."""
     return [] if is_remote(home) else list(home.glob(f".{pattern}"))
@@ -205,9 +188,9 @@ def complete(home: Path, pattern: str) -> list[Path]:
 def copy(folder: Path, draft: Path) -> None:
     """Copy the content of a folder into a draft."""
 
-    def fill(found: Path) -> None:
+    def fill(source: Path) -> None:
         shutil.rmtree(draft)
-        shutil.copytree(found, draft)
+        shutil.copytree(source, draft)
 
     read(folder, fill)
 
@@ -215,19 +198,19 @@ def copy(folder: Path, draft: Path) -> None:
 def remove(folder: Path) -> None:
     """Remove a folder atomically, as far as possible. Errors are ignored on a disk."""
     if not is_remote(folder):
-        gone = hidden_path(folder, PARTIAL)
+        renamed = hidden_path(folder, PARTIAL)
         try:
-            folder.rename(gone)
+            folder.rename(renamed)
         except OSError:  # it does not exist, or may not be renamed
-            gone = folder
-        shutil.rmtree(gone, ignore_errors=True)
+            renamed = folder
+        shutil.rmtree(renamed, ignore_errors=True)
         return
     with as_os_errors(folder):
         for last in (CURRENT, manifest.NAME):
             (folder / last).unlink(missing_ok=True)
-        client, there = remote(folder)
-        if client.exists(there):
-            client.rm(there, recursive=True)
+        client, remote_path = remote(folder)
+        if client.exists(remote_path):
+            client.rm(remote_path, recursive=True)
 
 
 def write_atomic(file: Path, text: str) -> None:
@@ -289,8 +272,8 @@ def _upload(draft: Path, folder: Path) -> None:
     client, home = remote(folder / name)
     with as_os_errors(folder):
         for group in (files, [draft / manifest.NAME]):
-            there = [f"{home}/{file.relative_to(draft).as_posix()}" for file in group]
-            client.put([str(file) for file in group], there)
+            targets = [f"{home}/{file.relative_to(draft).as_posix()}" for file in group]
+            client.put([str(file) for file in group], targets)
         (folder / CURRENT).write_text(name, encoding="utf-8")
         if before:
             remove(folder / before)

@@ -89,10 +89,10 @@ def _exchanged(draft: Path, folder: Path) -> bool:
         with suppress(OSError):  # the old version stays, unless another process has made a new one
             aside.rename(folder)
         raise
-    gone = hidden_path(folder, PARTIAL)  # not ASIDE, because put_back must not restore a partially removed folder
+    renamed = hidden_path(folder, PARTIAL)  # not ASIDE, because put_back must not restore a partially removed folder
     with suppress(OSError):  # put back by another process
-        aside.rename(gone)
-        shutil.rmtree(gone, ignore_errors=True)
+        aside.rename(renamed)
+        shutil.rmtree(renamed, ignore_errors=True)
     return done
 
 

@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 
 from gen_ray.configuration import yaml12
 from gen_ray.configuration.base import Config, validated
+from gen_ray.configuration.field_types import Name, Text
 from gen_ray.configuration.files import SWEEP, TRAINING, checked, with_location
 from gen_ray.configuration.overrides import apply, merge, put
 from gen_ray.errors import UserError, nearest
-from gen_ray.experiment import Experiment, Name, Text, flatten, parse
+from gen_ray.experiment import Experiment, flatten, parse
 from gen_ray.metrics import BITS_PER_DIM, VALIDATION_LOSS, objectives, sign
 from gen_ray.sweeps.corners import combinations, corners
 from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
@@ -49,8 +50,8 @@ class SearchAxis(Config):
     @model_validator(mode="after")
     def _is_one_kind(self) -> "SearchAxis":
         kinds = {"choice": self.choice, "uniform": self.uniform, "loguniform": self.loguniform, "randint": self.randint}
-        given = [name for name, value in kinds.items() if value is not None]
-        if len(given) != 1:
+        kinds_given = [name for name, value in kinds.items() if value is not None]
+        if len(kinds_given) != 1:
             raise ValueError(f"needs exactly one of {', '.join(kinds)}")
         if self.choice is None and self.ends[0] >= self.ends[1]:
             raise ValueError("the lower end must be below the upper one")
@@ -69,8 +70,8 @@ class SearchAxis(Config):
 
     def allows(self, key: str, value: Any) -> bool:
         """Return whether a value of a key of ``when`` is one of the listed values."""
-        wanted = self.when[key]
-        return label(value) in map(label, wanted if isinstance(wanted, list) else [wanted])
+        condition = self.when[key]
+        return label(value) in map(label, condition if isinstance(condition, list) else [condition])
 
 
 class SearcherConfig(Config):
@@ -106,7 +107,7 @@ class SweepConfig(Config):
     trials: int | None = Field(None, ge=1, le=100_000, description="number of trials; default: all points of a grid")
     minutes: float | None = Field(None, gt=0, le=1e6, description="minutes after which no trial is started")
     concurrency: int | None = Field(None, ge=1, le=10_000, description="concurrent trials; default: all that fit")
-    max_failures: int = Field(3, ge=0, le=10_000, description="lost processes of a trial after which it fails")
+    max_failures: int = Field(3, ge=0, le=10_000, description="restarts of a trial's lost process before it fails")
     best: int = Field(4, ge=1, le=1000, description="number of trials whose samples are shown")
 
     @property
@@ -215,14 +216,14 @@ def dump(plan: SweepPlan) -> str:
     return yaml12.dump({"sweep": plan.sweep.model_dump(mode="json"), "base": dict(plan.base)})
 
 
-def differences(kept: bytes, plan: SweepPlan) -> list[str]:
+def differences(saved: bytes, plan: SweepPlan) -> list[str]:
     """Return the keys in which a plan saved by ``dump`` differs from another plan.
 
     storage.root is not compared, because a storage can be moved. For an unreadable file the result is a text that says
     so.
     """
     try:
-        before = _without_root(yaml12.parsed(kept.decode()))
+        before = _without_root(yaml12.parsed(saved.decode()))
     except (ValueError, AttributeError, RecursionError, yaml.YAMLError):
         return ["a damaged file"]
     now = _without_root(yaml12.parsed(dump(plan)))
@@ -280,7 +281,7 @@ def _check_metric(sweep: SweepConfig, base: Experiment) -> None:
             )
 
 
-def _check_population(sweep: SweepConfig, wanted: PopulationConfig, epochs: int) -> None:
+def _check_population(sweep: SweepConfig, population: PopulationConfig, epochs: int) -> None:
     """Raise UserError for keys that cannot change during training, and for a population without any copies."""
     for key in sweep.space:
         if key not in CHANGING:
@@ -291,7 +292,7 @@ def _check_population(sweep: SweepConfig, wanted: PopulationConfig, epochs: int)
         )
     if sweep.trials == 1:
         raise UserError("trials=1: pbt needs at least 2")
-    if wanted.interval_epochs >= epochs:
+    if population.interval_epochs >= epochs:
         raise UserError(
-            f"scheduler.interval_epochs={wanted.interval_epochs}: must be less than training.epochs={epochs}"
+            f"scheduler.interval_epochs={population.interval_epochs}: must be less than training.epochs={epochs}"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 from gen_ray.storage.paths import is_remote, write_atomic
 
 OPERATION, CREATE_STUDY = "op_code", 0
@@ -38,7 +38,7 @@ def _entries(file: Path) -> tuple[list[bytes], bytes]:
         if operation is None or (number == 1 and operation != CREATE_STUDY):
             raise UserError(
                 f"{file}: line {number} is damaged, so the sweep cannot be resumed: restore the file from a copy, or "
-                "start a new sweep without `resume`"
+                f"start a new sweep without {argument('resume')}"
             )
     return lines, rest
 

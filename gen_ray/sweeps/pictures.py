@@ -14,7 +14,7 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from PIL import Image
 
 from gen_ray.engine.evaluation.pareto import pareto_front
-from gen_ray.engine.plots.lines import pixels
+from gen_ray.engine.plots.lines import pixels, set_log_scale
 from gen_ray.metrics import SECONDS_PER_IMAGE
 from gen_ray.sweeps.parallel import parallel_coordinates
 from gen_ray.sweeps.study import FINISHED, Study, TrialResult
@@ -59,7 +59,7 @@ def pareto(results: list[TrialResult], metric: str, sign: int) -> np.ndarray:
         for number, (seconds, loss) in points.items():
             place = (seconds, sign * loss)
             axes.annotate(f"{number:03d}", place, xytext=(4, 4), textcoords="offset points", fontsize=8)
-        axes.set(xscale="log")
+        set_log_scale(axes, "x")
     axes.set(xlabel=SECONDS_PER_IMAGE.label, ylabel=metric)
     axes.grid(visible=True, which="both", alpha=0.25)
     return pixels(figure)

@@ -24,19 +24,19 @@ def donors(losses: Mapping[int, float], quantile: float, rng: np.random.Generato
 
 def explore(space: Mapping[str, SearchAxis], point: Point, resample: float, rng: np.random.Generator) -> Point:
     """Return a point near another, within the ends of all axes. The value of a newly active axis is drawn at random."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, axis in space.items():
-        if axis.active(found):
+        if axis.active(values):
             fresh = key not in point or rng.random() < resample
-            found[key] = sample_axis(axis, rng) if fresh else _stepped(axis, point[key], rng)
-    return found
+            values[key] = sample_axis(axis, rng) if fresh else _stepped(axis, point[key], rng)
+    return values
 
 
 def _stepped(axis: SearchAxis, value: Any, rng: np.random.Generator) -> Any:
     """Return the choice before or after a value, or the value times a factor of FACTORS."""
     if axis.choice is not None:
-        place = list(map(label, axis.choice)).index(label(value)) + int(rng.choice((-1, 1)))
-        return axis.choice[min(max(place, 0), len(axis.choice) - 1)]
+        position = list(map(label, axis.choice)).index(label(value)) + int(rng.choice((-1, 1)))
+        return axis.choice[min(max(position, 0), len(axis.choice) - 1)]
     low, high = axis.ends
     moved = min(max(value * float(rng.choice(FACTORS)), low), high)
     return round(moved) if axis.randint is not None else moved

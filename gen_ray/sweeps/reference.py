@@ -81,11 +81,17 @@ def _collect(model: Model, path: str, owner: str, parts: Parts) -> None:
 
 def _table(model: Model, *, skip: bool = False) -> str:
     rows = [
-        f"| `{key}` | {_values(field)} | {_default(field)} | {(field.description or '').replace('|', '&#124;')} |\n"
+        f"| `{key}` | {_values(field)} | {_default(field)} | {_meaning(key, field)} |\n"
         for key, field in model.model_fields.items()
         if not (skip and key == "name")
     ]
     return HEADER + "".join(rows) if rows else ""
+
+
+def _meaning(key: str, field: FieldInfo) -> str:
+    if field.description:
+        return field.description.replace("|", "&#124;")
+    return "name of the family" if key == "name" else "a mapping with the keys listed below"
 
 
 def _name(model: Model) -> str:
@@ -147,10 +153,10 @@ def _default(field: FieldInfo) -> str:
     if field.default_factory_takes_validated_data:
         return "depends on other keys"
     if field.default_factory is not None:
-        return "" if list(_models(field.annotation)) else "`GEN_RAY_STORAGE`, else `./gen_ray_runs`"
+        return "those of its keys" if list(_models(field.annotation)) else "`GEN_RAY_STORAGE`, else `./gen_ray_runs`"
     value = field.default
     if isinstance(value, BaseModel):
-        return f"`{name}`" if (name := _name(type(value))) else ""
+        return f"`{name}`" if (name := _name(type(value))) else "those of its keys"
     if isinstance(value, dict) and set(value) == {"name"}:
         return f"`{value['name']}`"
     return f"`{flow(list(value) if isinstance(value, tuple) else value)}`"

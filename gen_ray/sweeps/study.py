@@ -79,7 +79,7 @@ class Study:
                 load_if_exists=True,
             )
         points = predetermined_points(plan)
-        self.wanted = len(points) if points is not None else self.sweep.trials or 0
+        self.trial_count = len(points) if points is not None else self.sweep.trials or 0
         for point in (points or [])[len(self._trials()) :]:  # all, or those that a killed process did not add
             self.study.enqueue_trial({key: label(value) for key, value in point.items()})
         running = [trial for trial in self._trials() if trial.state == TrialState.RUNNING]
@@ -91,7 +91,7 @@ class Study:
     def exhausted(self) -> bool:
         """Return whether all trials were started."""
         started = sum(trial.state != TrialState.WAITING for trial in self._trials())
-        return not self.waiting and started >= self.wanted
+        return not self.waiting and started >= self.trial_count
 
     def ask(self) -> tuple[int, Point]:
         """Return the number and point of the next trial: one that was live when a driver died, else a new one."""
@@ -144,7 +144,7 @@ class Study:
     def unfinished(self) -> bool:
         """Return whether any trial has not ended or not started."""
         states = [result.state for result in self.results()]
-        return LIVE in states or len(states) < self.wanted
+        return LIVE in states or len(states) < self.trial_count
 
     def best(self) -> list[TrialResult]:
         """Return the finished trials, best first."""

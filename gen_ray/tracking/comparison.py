@@ -102,12 +102,12 @@ def provenance(tags: Mapping[str, str], metrics: Iterable[str] = RANKED) -> tupl
 
 def differences(groups: Iterable[Table]) -> str:
     """Return the parts of the provenance in which tables differ, with their values."""
-    found: dict[str, dict[str, None]] = defaultdict(dict)
+    distinct: dict[str, dict[str, None]] = defaultdict(dict)
     each = [dict(word.split("=", 1) for word in provenance(group.runs[0].tags)) for group in groups]
-    for key in sorted({key for one in each for key in one}):
-        for one in each:
-            found[key.removeprefix("provenance.")][one.get(key, "unknown")] = None
-    return "; ".join(f"{key}: {', '.join(values)}" for key, values in found.items() if len(values) > 1)
+    for key in sorted({key for words in each for key in words}):
+        for words in each:
+            distinct[key.removeprefix("provenance.")][words.get(key, "unknown")] = None
+    return "; ".join(f"{key}: {', '.join(values)}" for key, values in distinct.items() if len(values) > 1)
 
 
 def _table(runs: Sequence[RunRow], sort: str) -> Table:

@@ -70,18 +70,18 @@ def _former_roots(file: Path, artifact_root: str) -> list[str]:
     """Return the former addresses in a database of the artifacts that are now at artifact_root."""
     with closing(sqlite3.connect(_existing(file), uri=True)) as database:
         try:
-            found = [location for (location,) in database.execute("SELECT artifact_location FROM experiments")]
+            locations = [location for (location,) in database.execute("SELECT artifact_location FROM experiments")]
         except sqlite3.OperationalError:  # the database is empty; MLflow will create the tables
             return []
-    split = (str(location).rpartition(f"/{ARTIFACTS}/") for location in found)
-    roots = sorted({f"{head}/{ARTIFACTS}" for head, here, _ in split if here and head.startswith("file:")})
+    split = (str(location).rpartition(f"/{ARTIFACTS}/") for location in locations)
+    roots = sorted({f"{head}/{ARTIFACTS}" for head, is_local, _ in split if is_local and head.startswith("file:")})
     return [root for root in roots if root != artifact_root and not _same(root, artifact_root)]
 
 
 def _same(one: str, other: str) -> bool:
     """Return whether two file URIs name the same existing folder, for instance by a link."""
-    here, there = (Path(url2pathname(urlsplit(uri).path)) for uri in (one, other))
-    return here.exists() and there.exists() and here.samefile(there)
+    first, second = (Path(url2pathname(urlsplit(uri).path)) for uri in (one, other))
+    return first.exists() and second.exists() and first.samefile(second)
 
 
 def snapshot(file: Path, artifact_root: str | None) -> Path:

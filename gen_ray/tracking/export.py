@@ -13,8 +13,8 @@ from gen_ray.tracking.runs import RunRow
 
 def to_json(groups: Sequence[Table]) -> str:
     """Return tables as a JSON list, each with its title and its runs, best first. Non-finite figures become null."""
-    found = [{"title": group.title, "runs": [_record(run) for run in group.runs]} for group in groups]
-    return json.dumps(found, indent=1, ensure_ascii=False)
+    tables = [{"title": group.title, "runs": [_record(run) for run in group.runs]} for group in groups]
+    return json.dumps(tables, indent=1, ensure_ascii=False)
 
 
 def to_csv(groups: Sequence[Table]) -> str:
@@ -44,7 +44,7 @@ def _words(run: RunRow) -> dict[str, str]:
 
 def _record(run: RunRow) -> dict[str, Any]:
     metrics = {key: value if math.isfinite(value) else None for key, value in sorted(run.metrics.items())}
-    how = {metric: found for metric in RANKED if (found := measured_with(run.tags, metric))}
+    how = {metric: measurement for metric in RANKED if (measurement := measured_with(run.tags, metric))}
     return {"run": run.run_id, **_words(run), "metrics": metrics, "provenance": how}
 
 

@@ -50,10 +50,10 @@ def _client(store: Store) -> mlflow.MlflowClient:
         return mlflow.MlflowClient(tracking_uri=store.uri)
 
 
-def exclusive(uri: str, what: str = "") -> AbstractContextManager[object]:
+def exclusive(uri: str, suffix: str = "") -> AbstractContextManager[object]:
     """Return a lock of a database file, needed because MLflow's migration must not run in two processes at once.
 
-    what distinguishes the locks of one file. For a server the context does nothing.
+    suffix distinguishes the locks of one file. For a server the context does nothing.
     """
     file = database.file_of(uri)
-    return FileLock(f"{file}{what}.lock") if file else nullcontext()
+    return FileLock(f"{file}{suffix}.lock") if file else nullcontext()

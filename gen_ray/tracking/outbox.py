@@ -40,14 +40,14 @@ class Outbox:
         self.serial = count()
         self.runs: dict[str, TrackedRun] = {}
         self.refusals: dict[str, str] = {}
-        self.taken: dict[Path, set[int]] = {}
+        self.in_delivery: dict[Path, set[int]] = {}
         """Serial numbers of undelivered messages by the file from which they were taken over."""
         self.trouble, self.unsaved, self.changed = "", False, Condition()
         for file, messages in spool.take_over(folder, store):
             closed = {run_id for run_id, verb, _ in messages if verb == "close"}
             cut_off = dict.fromkeys(run_id for run_id, _, _ in messages if run_id not in closed)
             killed: list[Message] = [(run_id, "close", {"status": "KILLED"}) for run_id in cut_off]
-            self.taken[file] = {self._add(message) for message in [*messages, *killed]}
+            self.in_delivery[file] = {self._add(message) for message in [*messages, *killed]}
         Thread(target=self._work, daemon=True).start()
 
     def put(self, run_id: str, verb: str, **args: Any) -> None:
@@ -77,7 +77,7 @@ class Outbox:
         with self.changed:
             self.waiting.clear()
             self.counts.clear()
-            self.taken.clear()
+            self.in_delivery.clear()
             spool.remove(self.file)
 
     def _work(self) -> None:
@@ -111,9 +111,9 @@ class Outbox:
         if verb == OPEN:
             with self.changed:
                 self.refusals[run_id] = why
-                taken = [file for file, serials in self.taken.items() if serials & batch.keys()]
-                for file in taken:
-                    del self.taken[file]
+                in_delivery = [file for file, serials in self.in_delivery.items() if serials & batch.keys()]
+                for file in in_delivery:
+                    del self.in_delivery[file]
                     spool.set_aside(file, spool.REFUSED, f"MLflow refuses to open {run_id}")
 
     def _batch(self, most: int) -> dict[int, Message]:
@@ -147,10 +147,10 @@ class Outbox:
             for serial, (run_id, _, _) in batch.items():
                 if self.waiting.pop(serial, None):  # else discarded meanwhile
                     self.counts[run_id] -= 1
-            for file, serials in list(self.taken.items()):
+            for file, serials in list(self.in_delivery.items()):
                 serials.difference_update(batch)
                 if not serials:
-                    del self.taken[file]
+                    del self.in_delivery[file]
                     spool.remove(file)
             if self.trouble:
                 self.trouble = ""
@@ -159,8 +159,8 @@ class Outbox:
     def _keep(self) -> None:
         """Save the waiting messages, with messages that open their runs. Those taken over are in files already."""
         with self.changed:
-            kept = set().union(*self.taken.values())
-            messages = [message for serial, message in self.waiting.items() if serial not in kept]
+            saved = set().union(*self.in_delivery.values())
+            messages = [message for serial, message in self.waiting.items() if serial not in saved]
         opened = {run_id for run_id, verb, _ in messages if verb == OPEN}
         for run_id in {run_id for run_id, _, _ in messages} - opened:
             messages.insert(0, (run_id, OPEN, {"name": run_id, "params": {}, "tags": {}}))

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
-from gen_ray.errors import RunError, UserError, nearest
-from gen_ray.metrics import BITS_PER_DIM, sign, standard_error_of
+from gen_ray.errors import RunError, UserError, argument, nearest
+from gen_ray.metrics import BITS_PER_DIM, objectives, sign, standard_error_of
 from gen_ray.tracking import signing, versions
 from gen_ray.tracking.comparison import provenance
 from gen_ray.tracking.mlflow_client import exclusive
@@ -46,7 +46,9 @@ def promotion_metric(metric: str) -> str:
 def record(run: RunRow, metric: str) -> VersionRecord:
     """Return the record of a run's figure of a metric. Raise RunError if the run lacks it."""
     if metric not in run.metrics:
-        raise RunError(f"{run.run_id}: has no {metric} to be judged by")
+        known = ", ".join(name for name in objectives() if name.startswith("eval/") and name in run.metrics) or "none"
+        remedy = f"choose another with {argument('metric')} (measured: {known})"
+        raise RunError(f"{run.run_id}: does not have {metric}; {remedy}")
     return VersionRecord(
         run_id=run.run_id,
         mlflow_id=run.mlflow_id,
@@ -214,7 +216,7 @@ def rollback(store: Store, model: str) -> PromotionResult:
         found = versions.registered(client, model)
         aliases = found.aliases if found else {}
         if PREVIOUS not in aliases or CHAMPION not in aliases:
-            raise RunError(f"{model}: has had no champion before this one to go back to")
+            raise RunError(f"{model}: does not have a previous champion to restore")
         before, now = str(aliases[PREVIOUS]), str(aliases[CHAMPION])
         client.set_registered_model_alias(model, CHAMPION, before)
         client.set_registered_model_alias(model, PREVIOUS, now)
@@ -224,8 +226,8 @@ def rollback(store: Store, model: str) -> PromotionResult:
 def _renewed(store: Store, model: str, present: VersionRecord, candidate: VersionRecord) -> PromotionResult:
     with translate_errors(store):
         client = connect(store)
-        kept = {key: value for key, value in present.tags.items() if key != signing.SIGNATURE}
-        tags = {**kept, **versions.tags_of(candidate)}
+        unsigned = {key: value for key, value in present.tags.items() if key != signing.SIGNATURE}
+        tags = {**unsigned, **versions.tags_of(candidate)}
         for key, value in signing.signed(model, present.mlflow_id, tags).items():
             client.set_model_version_tag(model, present.version, key, value)
     return PromotionResult(

@@ -68,9 +68,14 @@ class Release:
         """
         path = tags.get(ARTIFACT, "model")
         if not PATH.fullmatch(path):
-            raise RunError(f"version {version}: its tag {ARTIFACT} is {path[:80]!r}, not model or model-<12 digits>")
+            raise RunError(
+                f"version {version}: its tag {ARTIFACT} is {path[:80]!r}, not model or model-<12 digits>; "
+                "promote the run again"
+            )
         if not MLFLOW_ID.fullmatch(mlflow_id):
-            raise RunError(f"version {version}: {mlflow_id[:80]!r} is not the id of an MLflow run")
+            raise RunError(
+                f"version {version}: {mlflow_id[:80]!r} is not the id of an MLflow run; promote the run again"
+            )
         return cls(
             version=version,
             mlflow_id=mlflow_id,
@@ -95,7 +100,7 @@ def _parsed(kind: TypeAdapter[Any], version: str, tags: Mapping[str, str], tag: 
     try:
         return kind.validate_python(json.loads(tags.get(tag, default)))
     except (ValueError, RecursionError):
-        raise RunError(f"version {version}: its tag {tag} cannot be read; gen-ray promote writes it") from None
+        raise RunError(f"version {version}: its tag {tag} cannot be read; promote the run again") from None
 
 
 def _figures(point: CostQuality) -> tuple[float, float, float]:

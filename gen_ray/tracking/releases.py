@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
+from gen_ray.configuration.field_types import NAME_PATTERN
 from gen_ray.errors import RunError, UserError
-from gen_ray.experiment import NAME_PATTERN
 from gen_ray.run_directory import checked_id
 from gen_ray.storage import manifest, paths
 from gen_ray.storage.replacement import replace_folder
@@ -29,10 +29,10 @@ MODEL = re.compile(
 
 def parts(model: str) -> re.Match[str]:
     """Return the name, and the alias or version, of a registered model. Raise UserError."""
-    found = MODEL.fullmatch(model)
-    if found is None:
+    match = MODEL.fullmatch(model)
+    if match is None:
         raise UserError(f"{model}: a registered model is models:/NAME@champion or models:/NAME/VERSION")
-    return found
+    return match
 
 
 def release(store: Store, model: str) -> Release:
@@ -58,7 +58,7 @@ def release(store: Store, model: str) -> Release:
     read = Release.read(version, mlflow_id, found.tags)
     if signing.key() and read.manifest is None:
         raise RunError(
-            f"version {version} of {name}: lacks the tag {MANIFEST} to check its artifact by: promote it again"
+            f"version {version} of {name}: lacks the tag {MANIFEST} by which its artifact is checked; promote it again"
         )
     return read
 
@@ -68,8 +68,8 @@ def champions(store: Store) -> list[str]:
     if not store.exists:
         return []
     with translate_errors(store):
-        found = [model.name for model in reader(store).search_registered_models() if CHAMPION in model.aliases]
-        return sorted(name for name in found if re.fullmatch(NAME_PATTERN, name))
+        names = [model.name for model in reader(store).search_registered_models() if CHAMPION in model.aliases]
+        return sorted(name for name in names if re.fullmatch(NAME_PATTERN, name))
 
 
 def run_id(store: Store, mlflow_id: str) -> str:
@@ -87,41 +87,47 @@ def run_id(store: Store, mlflow_id: str) -> str:
         raise UserError(f"{mlflow_id}: is not a run of gen_ray, its tag {RUN_ID} is {tags.get(RUN_ID)!r}") from None
 
 
-def fetch(store: Store, found: Release, into: Path) -> Path:
+def fetch(store: Store, release: Release, into: Path) -> Path:
     """Return a version's artifact folder below into. It is downloaded unless an undamaged copy exists. Raise RunError.
 
     Only older artifacts are removed from into.
     """
-    home = into / found.mlflow_id / found.path
+    home = into / release.mlflow_id / release.path
     into.mkdir(parents=True, exist_ok=True)
     if not home.resolve().is_relative_to(into.resolve()):
-        raise RunError(f"{home}: is a link that leads out of {into}")
-    if not _is_sound(home, found):
-        _download(store, found, into, home)
+        raise RunError(f"{home}: is a link that leads out of {into}; remove the link")
+    if not _is_sound(home, release):
+        _download(store, release, into, home)
     os.utime(home.parent)
     _tidy(into, home.parent)
     return home
 
 
-def _is_sound(home: Path, found: Release) -> bool:
+def _is_sound(home: Path, release: Release) -> bool:
     """Return whether a folder is the undamaged artifact of a version."""
     try:
         manifest.verify(home)
-        return found.manifest in (None, manifest.digest(home / manifest.NAME))
+        return release.manifest in (None, manifest.digest(home / manifest.NAME))
     except (manifest.DamagedError, OSError):
         return False
 
 
-def _download(store: Store, found: Release, into: Path, home: Path) -> None:
+def _download(store: Store, release: Release, into: Path, home: Path) -> None:
     part = Path(mkdtemp(prefix=PART, dir=into))
     try:
         with translate_errors(store):
-            reader(store).download_artifacts(found.mlflow_id, found.path, str(part))
-        loaded = part / found.path
+            reader(store).download_artifacts(release.mlflow_id, release.path, str(part))
+        loaded = part / release.path
         if not loaded.is_dir():
-            raise RunError(f"version {found.version}: its run {found.mlflow_id} holds no {found.path}")
-        if found.manifest and not _is_sound(loaded, found):
-            raise RunError(f"version {found.version}: the artifact {found.path} is not the one that was promoted")
+            raise RunError(
+                f"version {release.version}: run {release.mlflow_id} lacks the artifact {release.path} in MLflow; "
+                "gen-ray promote uploads the artifact of a run"
+            )
+        if release.manifest and not _is_sound(loaded, release):
+            raise RunError(
+                f"version {release.version}: the artifact {release.path} of run {release.mlflow_id} is not the one "
+                "that was promoted; restore it in MLflow, or delete it there and promote the run again"
+            )
         home.parent.mkdir(exist_ok=True)
         replace_folder(loaded, home)
     finally:
@@ -155,7 +161,7 @@ def remove_old_cache(cache: Path) -> None:
 
 
 def _holds_manifests(folder: Path) -> bool:
-    return any((place / manifest.NAME).is_file() for place in (folder, *folder.glob("model*")))
+    return any((subfolder / manifest.NAME).is_file() for subfolder in (folder, *folder.glob("model*")))
 
 
 def store_artifact(store: Store, mlflow_id: str, folder: Path) -> tuple[str, str]:
@@ -164,13 +170,13 @@ def store_artifact(store: Store, mlflow_id: str, folder: Path) -> tuple[str, str
     ``model`` holds the artifact of the end of training. gen-ray ema may have changed the weights of the run since then.
     Raise RunError.
     """
-    with translate_errors(store), TemporaryDirectory() as part, paths.local_copy(folder) as found:
-        mine = manifest.digest(found / manifest.NAME)
+    with translate_errors(store), TemporaryDirectory() as part, paths.local_copy(folder) as local:
+        mine = manifest.digest(local / manifest.NAME)
         client = connect(store)
         for path in ("model", f"model-{mine[:12]}"):
             if f"{path}/{manifest.NAME}" in {file.path for file in client.list_artifacts(mlflow_id, path)}:
-                there = client.download_artifacts(mlflow_id, f"{path}/{manifest.NAME}", part)
-                if manifest.digest(Path(there)) == mine:
+                stored_manifest = client.download_artifacts(mlflow_id, f"{path}/{manifest.NAME}", part)
+                if manifest.digest(Path(stored_manifest)) == mine:
                     return path, mine
-        client.log_artifacts(mlflow_id, str(found), path)
+        client.log_artifacts(mlflow_id, str(local), path)
         return path, mine

@@ -122,22 +122,22 @@ class TrackedRun:
             self.client = connect(store)
             experiment = experiment_id(store, self.client)
             close_orphans(self.client, experiment)
-            above = {PARENT: _found(self.client, experiment, parent)[0].info.run_id} if parent else {}
+            above = {PARENT: _runs_named(self.client, experiment, parent)[0].info.run_id} if parent else {}
             self._open(experiment, run_id, name=name, params=params, tags={**tags, **above})
 
     def _open(
         self, experiment: str, run_id: str, *, name: str, params: Mapping[str, Any], tags: Mapping[str, str]
     ) -> None:
         mine = {**tags, RUN_ID: run_id, PROCESS: this_process()}
-        found = _found(self.client, experiment, run_id)
-        if found:
-            self.id = found[0].info.run_id
+        runs = _runs_named(self.client, experiment, run_id)
+        if runs:
+            self.id = runs[0].info.run_id
             self.client.update_run(self.id, status=ACTIVE)
-            for key in found[0].data.tags.keys() & FAILURE:  # of the attempt that is resumed
+            for key in runs[0].data.tags.keys() & FAILURE:  # of the attempt that is resumed
                 self.client.delete_tag(self.id, key)
         else:
             self.id = self.client.create_run(experiment, run_name=name).info.run_id
-        known = found[0].data.params if found else {}
+        known = runs[0].data.params if runs else {}
         new = [Param(key, str(value)[:PARAM_CHARACTERS]) for key, value in params.items() if key not in known]
         self.client.log_batch(self.id, params=new, tags=[RunTag(key, str(value)) for key, value in mine.items()])
 
@@ -170,9 +170,9 @@ class TrackedRun:
         """Store a folder or file as an artifact."""
         if not resolve(path).exists():
             raise RunError(f"{path}: cannot be stored in MLflow, it does not exist", reason=REFUSED)
-        with translate_errors(self.store), local_copy(resolve(path)) as found:
-            store = self.client.log_artifacts if found.is_dir() else self.client.log_artifact
-            store(self.id, str(found), under)
+        with translate_errors(self.store), local_copy(resolve(path)) as local:
+            store = self.client.log_artifacts if local.is_dir() else self.client.log_artifact
+            store(self.id, str(local), under)
 
     def close(self, status: str) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
@@ -218,10 +218,10 @@ def row(store: Store, run_id: str) -> RunRow:
     with translate_errors(store):
         client = reader(store)
         experiment = existing(store, client)
-        found = _found(client, experiment.experiment_id, run_id) if experiment else []
-    if not found:
+        runs = _runs_named(client, experiment.experiment_id, run_id) if experiment else []
+    if not runs:
         raise RunError(f"MLflow at {store.uri}: experiment {store.experiment!r} has no run {run_id}")
-    return _row(found[0])
+    return _row(runs[0])
 
 
 def set_tags(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
@@ -243,9 +243,9 @@ def latest_image(store: Store, run: RunRow, name: str) -> bytes | None:
     """Return the newest picture of a name as PNG, or None."""
     with translate_errors(store):
         client = reader(store)
-        found = [item.path for item in client.list_artifacts(run.mlflow_id, "images")]
+        images = [item.path for item in client.list_artifacts(run.mlflow_id, "images")]
         ours = re.compile(re.escape(name) + r"[%+]step[%+].*\.png")
-        full = sorted(path for path in found if ours.fullmatch(Path(path).name))
+        full = sorted(path for path in images if ours.fullmatch(Path(path).name))
         return Path(client.download_artifacts(run.mlflow_id, full[-1])).read_bytes() if full else None
 
 
@@ -254,10 +254,10 @@ def experiments(store: Store) -> list[str]:
     if not store.exists:
         return []
     with translate_errors(store):
-        return sorted(found.name for found in reader(store).search_experiments())
+        return sorted(experiment.name for experiment in reader(store).search_experiments())
 
 
-def _found(client: mlflow.MlflowClient, experiment: str, run_id: str) -> list[Run]:
+def _runs_named(client: mlflow.MlflowClient, experiment: str, run_id: str) -> list[Run]:
     return list(client.search_runs([experiment], f"tags.`{RUN_ID}` = '{run_id}'", max_results=1))
 
 

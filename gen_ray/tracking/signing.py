@@ -8,7 +8,7 @@ import json
 import os
 from collections.abc import Mapping
 
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, argument
 
 ENVIRONMENT, SIGNATURE, OURS = "GEN_RAY_SIGNING_KEY", "gen_ray.signature", "gen_ray."
 UNSIGNED = {SIGNATURE, "gen_ray.promotion"}
@@ -18,16 +18,16 @@ SHORTEST = 32
 
 def key() -> bytes | None:
     """Return the key of the environment, or None. Raise UserError for a key shorter than SHORTEST characters."""
-    found = os.environ.get(ENVIRONMENT)
-    if found is None:
+    value = os.environ.get(ENVIRONMENT)
+    if value is None:
         return None
-    found = found.strip()  # a Kubernetes Secret made from a file has a final newline
-    if len(found) < SHORTEST:
+    value = value.strip()  # a Kubernetes Secret made from a file has a final newline
+    if len(value) < SHORTEST:
         raise UserError(
-            f"{ENVIRONMENT}: has {len(found)} characters and needs {SHORTEST}; python -c 'import secrets; "
+            f"{ENVIRONMENT}: has {len(value)} characters and needs {SHORTEST}; python -c 'import secrets; "
             f"print(secrets.token_urlsafe(32))' makes one, and without signatures the variable must be unset"
         )
-    return found.encode()
+    return value.encode()
 
 
 def require() -> None:
@@ -50,7 +50,7 @@ def check(model: str, version: str, mlflow_id: str, tags: Mapping[str, str]) -> 
     if not hmac.compare_digest(tags.get(SIGNATURE, "").encode(), _signature(secret, model, mlflow_id, tags).encode()):
         raise RunError(
             f"version {version} of {model}: its tags are not signed with this {ENVIRONMENT}; they were changed, or "
-            "it was promoted without the key: promote it again with `force`"
+            f"it was promoted without the key: promote it again with {argument('force')}"
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 from gen_ray.storage.paths import is_remote
 from gen_ray.tracking import database
 
@@ -82,5 +82,6 @@ class Store:
         """Raise UserError for a missing database file."""
         if not self.exists:
             raise UserError(
-                f"{database.file_of(self.uri)}: does not exist, so no runs are recorded there; is `storage` right?"
+                f"{database.file_of(self.uri)}: does not exist, so no runs are recorded there; "
+                f"is {argument('storage')} right?"
             )

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from mlflow import MlflowClient, MlflowException
 from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
+from gen_ray.configuration.field_types import NAME_PATTERN
 from gen_ray.errors import RunError, UserError
-from gen_ray.experiment import NAME_PATTERN
 from gen_ray.tracking import signing
 from gen_ray.tracking.release import ARTIFACT
 
@@ -74,13 +74,13 @@ def set_champion(client: MlflowClient, model: str, version: str, former: Version
 
 def set_alias(client: MlflowClient, model: str, alias: str, version: str) -> bool:
     """Set an alias; return False where another promotion has deleted the version."""
-    for left in reversed(range(TRIES)):
+    for remaining in reversed(range(TRIES)):
         try:
             client.set_registered_model_alias(model, alias, version)
         except MlflowException as error:
             if error.error_code == GONE:
                 return False
-            if not left:
+            if not remaining:
                 raise
             time.sleep(TRY_SECONDS)  # a server fails if two requests set a new alias at once
         else:

@@ -372,7 +372,7 @@ def test_host_waits_are_counted_by_line(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.warns(UserWarning, match="another one"):
         found = syncs.count(work, 3, torch.device("cuda"))
     assert found["each"] == 1 and mode == ["warn", 0]
-    assert [place.rpartition(":")[0].endswith("test_gpu_bench.py") for place in found["lines"]] == [True]
+    assert [line.rpartition(":")[0].endswith("test_gpu_bench.py") for line in found["lines"]] == [True]
 
 
 def test_a_wait_inside_torch_is_named_by_the_line_of_this_project() -> None:
@@ -383,5 +383,5 @@ def test_a_wait_inside_torch_is_named_by_the_line_of_this_project() -> None:
 
     with syncs.recorded() as places:
         flops.count(lambda: WarningNet()(torch.zeros(1)))
-    [place] = places
-    assert place.startswith("gen_ray/bench/gpu/flops.py:")
+    [line] = places
+    assert line.startswith("gen_ray/bench/gpu/flops.py:")

@@ -55,11 +55,11 @@ def test_without_the_token_nothing_is_answered(head: Head) -> None:
     token = head.home / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600 and len(head.token) == 64
     for path in ("/api/jobs/", "/api/version", "/nodes?view=summary", "/api/cluster_status"):
-        asked = [
+        requests_without_token = [
             requests.get(head.dashboard + path, headers=headers, timeout=10).status_code
             for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Bearer {head.token}"})
         ]
-        assert asked == [401, 403, 200], path
+        assert requests_without_token == [401, 403, 200], path
     job = {"entrypoint": f"touch {head.folder}/canary"}
     assert requests.post(f"{head.dashboard}/api/jobs/", json=job, timeout=10).status_code == 401
     assert not (head.folder / "canary").exists()
@@ -78,21 +78,20 @@ def test_a_job_that_is_stopped_saves_a_checkpoint_and_its_run_is_killed(head: He
     """Also checks that no log, process or MLflow record contains the token."""
     job = head.gen_ray("submit", "--no-wait", "train", "long.yaml", cwd=work).out.strip()
     store = Store.of(None, "jobbed", shared)
-    _until(lambda: any("train/loss_nats" in row.metrics for row in rows(store)) if _there(shared) else False)
+    _until(lambda: any("train/loss_nats" in row.metrics for row in rows(store)) if _is_mounted(shared) else False)
     commands = " ".join(_command(process) for process in _alive())
     assert "pipelines.train long.yaml" in commands and head.token not in commands
-    asked = time.time()
+    stopped_at = time.time()
     assert head.gen_ray("jobs", "stop", job).code == 0
     _until(lambda: rows(store)[0].status == "KILLED", seconds=20)
-    took = time.time() - asked
+    seconds = time.time() - stopped_at
     [home] = (shared / "runs").glob("jobbed-*")
-    kept = checkpoint_store.checkpoints(home).last()
-    assert kept is not None and kept.stat().st_mtime > asked
-    assert took < 10
-    print(f"KILLED {took:.1f} s after jobs stop")
-    _until(
-        lambda: f"stopped at step {checkpoint_store.step_of(kept)}" in head.gen_ray("jobs", "logs", job).out, seconds=20
-    )
+    checkpoint = checkpoint_store.checkpoints(home).last()
+    assert checkpoint is not None and checkpoint.stat().st_mtime > stopped_at
+    assert seconds < 10
+    print(f"KILLED {seconds:.1f} s after jobs stop")
+    line = f"stopped at step {checkpoint_store.step_of(checkpoint)}"
+    _until(lambda: line in head.gen_ray("jobs", "logs", job).out, seconds=20)
     again = head.gen_ray("submit", "--no-wait", "train", "long.yaml", "--resume", cwd=work).out.strip()
     _until(lambda: rows(store)[0].status == "RUNNING")
     assert len(rows(store)) == 1
@@ -150,9 +149,11 @@ def test_only_internal_ray_ports_listen_beyond_this_machine(head: Head, shared: 
         environ = [p.environ() for p in _alive() if "mlflow" in _command(p) and str(port) in _command(p)]
         assert environ and all(env["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] == "false" for env in environ)
         listening = _listening(shared)
-        everywhere = [(who, number) for who, address, number in listening if address in ("0.0.0.0", "::")]
+        everywhere = [(program, number) for program, address, number in listening if address in ("0.0.0.0", "::")]
         assert everywhere
-        others = [(who, n) for who, n in everywhere if n not in METRICS and not any(name in who for name in INNER)]
+        others = [
+            (program, n) for program, n in everywhere if n not in METRICS and not any(it in program for it in INNER)
+        ]
         assert not others
         at = {number: address for _, address, number in listening}
         assert at[port] == "127.0.0.1" and at[int(head.dashboard.rpartition(":")[2])] == "127.0.0.1"
@@ -192,7 +193,7 @@ def _command(process: psutil.Process) -> str:
     return ""
 
 
-def _there(shared: Path) -> bool:
+def _is_mounted(shared: Path) -> bool:
     return (shared / "mlflow.db").exists()
 
 

@@ -28,9 +28,10 @@ pytestmark = [pytest.mark.timeout(480, method="thread")]
 
 def streamed_here(experiment: Experiment) -> dict[str, object]:
     """Return the weights of a training on the streams of two workers in one process."""
-    prepared, place = prepare_data(experiment), {"batch_size": experiment.data.batch_size, "seed": 3, "world_size": 2}
+    prepared = prepare_data(experiment)
+    position = {"batch_size": experiment.data.batch_size, "seed": 3, "world_size": 2}
     splits = {
-        name: CombinedBatches([Streamed(prepared.shards(name), rank=rank, **place) for rank in range(2)])
+        name: CombinedBatches([Streamed(prepared.shards(name), rank=rank, **position) for rank in range(2)])
         for name in ("train", "validation")
     }
     session = LocalSession(splits, logical_workers=range(2), logical_worker_count=2)
@@ -60,11 +61,11 @@ def test_after_the_death_of_a_driver_the_same_command_continues(cluster: None, s
             wait_while_running(lambda: newest_step(experiment) >= 30, driver)
             driver.send_signal(signal.SIGKILL)
             driver.wait()
-        kept = newest_step(experiment)
+        step = newest_step(experiment)
         with start_on(nodes, "train", file, "--resume") as driver:
             wait_for_success(driver)
     row = only_row(experiment)
-    assert kept >= 30 and row.status == "FINISHED"
+    assert step >= 30 and row.status == "FINISHED"
     assert same(weights(experiment.storage.root / "runs" / row.run_id / "artifact"), undisturbed_weights(storage))
 
 

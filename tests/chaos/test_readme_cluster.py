@@ -65,7 +65,7 @@ class UserMachine:
 
 
 @pytest.fixture(scope="module")
-def desk() -> Iterator[UserMachine]:
+def user_machine() -> Iterator[UserMachine]:
     missing = [name for name in ("ssh", "rsync", "/usr/sbin/sshd", "ip", "unshare") if not shutil.which(name)]
     assert not missing, f"apt-get install openssh-server rsync iproute2: {missing}"
     if not namespaces_allowed():
@@ -91,11 +91,11 @@ def test_the_block_has_ten_commands() -> None:
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_command_has_the_stated_result(desk: UserMachine, line: str) -> None:
-    output = desk.run(line)
+def test_a_command_has_the_stated_result(user_machine: UserMachine, line: str) -> None:
+    output = user_machine.run(line)
     for word, pattern in EXPECTED_OUTPUT.items():
         if word in line:
             assert re.search(pattern, output), output[-3000:]
     if line.startswith("ray up"):
-        token = desk.shared.parent / "machine1" / "home" / ".ray" / "auth_token"
+        token = user_machine.shared.parent / "machine1" / "home" / ".ray" / "auth_token"
         assert token.stat().st_mode & 0o777 == 0o600 and token.read_text() not in output

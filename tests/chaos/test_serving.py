@@ -75,11 +75,11 @@ def run(folder: Path, *words: str) -> Server:
     """Run the command until it answers."""
     port = free_port()
     command = [sys.executable, "-m", "pipelines.serve", *words, "--storage", str(folder), "--port", str(port)]
-    with (folder / "said.txt").open("wb") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, cwd=Path(__file__).parents[2])
+    with (folder / "server.log").open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=Path(__file__).parents[2])
     server = Server(f"http://127.0.0.1:{port}", process, folder)
     try:
-        until(lambda: "is the page" in (folder / "said.txt").read_text() and answers(server), 90)
+        until(lambda: "is the page" in (folder / "server.log").read_text() and answers(server), 90)
     except BaseException:
         process.terminate()
         raise
@@ -87,7 +87,7 @@ def run(folder: Path, *words: str) -> Server:
 
 
 def answers(server: Server, how: str = "ready") -> bool:
-    assert server.process.poll() is None, (server.folder / "said.txt").read_text()
+    assert server.process.poll() is None, (server.folder / "server.log").read_text()
     try:
         return requests.get(f"{server.url}/healthz/{how}", timeout=2).status_code == 200
     except requests.RequestException:
@@ -116,7 +116,7 @@ class Traffic:
         self.server, self.rate, self.stop = server, rate, threading.Event()
         self.patient, self.plain, self.versions = Counter[str](), Counter[int](), Counter[str]()
         self.seconds: list[float] = []
-        self.threads = [threading.Thread(target=self._go, args=(one,)) for one in (self._patiently, self._plainly)]
+        self.threads = [threading.Thread(target=self._go, args=(loop,)) for loop in (self._patiently, self._plainly)]
 
     def __enter__(self) -> "Traffic":
         for thread in self.threads:
@@ -128,12 +128,12 @@ class Traffic:
         for thread in self.threads:
             thread.join()
 
-    def _go(self, one: Callable[[int], None]) -> None:
+    def _go(self, loop: Callable[[int], None]) -> None:
         with ThreadPoolExecutor(8) as pool:
             number = 0
             while not self.stop.wait(1 / self.rate):
                 number += 1
-                pool.submit(one, number)
+                pool.submit(loop, number)
 
     def _patiently(self, number: int) -> None:
         try:
@@ -161,16 +161,16 @@ def served(server: Server, id: str) -> int:
 @pytest.mark.parametrize("kills", [2, pytest.param(4, marks=pytest.mark.soak)])
 def test_replicas_are_killed_under_load(kills: int, server: Server) -> None:
     """T17: no request of the client fails, at most 1 % without retries; a new replica is ready in ten seconds."""
-    took: list[float] = []
+    recovery_seconds: list[float] = []
     with Traffic(server) as traffic:
         for _ in range(kills):
             time.sleep(3)
             before = served(server, "ddpm")
             server.kill("ServeReplica:gen_ray:ddpm")
-            took.append(until(lambda before=before: served(server, "ddpm") > before, 30))
+            recovery_seconds.append(until(lambda before=before: served(server, "ddpm") > before, 30))
             time.sleep(4)
-    print(f"a replica is back after {', '.join(f'{seconds:.1f}' for seconds in took)} s")
-    assert max(took) < 10
+    print(f"a replica is back after {', '.join(f'{seconds:.1f}' for seconds in recovery_seconds)} s")
+    assert max(recovery_seconds) < 10
     assert set(traffic.patient) == {"done"} and traffic.patient["done"] > 40 * kills
     assert traffic.plain[200] >= 0.99 * sum(traffic.plain.values()), traffic.plain
 
@@ -189,9 +189,9 @@ def test_the_proxy_is_killed(server: Server) -> None:
     with Traffic(server) as traffic:
         time.sleep(2)
         server.kill("ProxyActor")
-        took = until(lambda: answers(server, "live"), 30)
+        recovery_seconds = until(lambda: answers(server, "live"), 30)
         time.sleep(2)
-    assert took < 6 and set(traffic.patient) == {"done"}
+    assert recovery_seconds < 6 and set(traffic.patient) == {"done"}
 
 
 def test_overload_is_refused_with_a_time_to_retry(server: Server) -> None:
@@ -294,10 +294,10 @@ def test_sigterm_finishes_accepted_requests(tmp_path: Path) -> None:
     """T32: accepted requests are answered, new ones refused, and the command ends with code 0 within 30 seconds."""
     server = start(tmp_path)
     with ThreadPoolExecutor(1) as pool:
-        begun = pool.submit(ask, server, n=256, sampler="ancestral")
+        accepted = pool.submit(ask, server, n=256, sampler="ancestral")
         time.sleep(0.05)
         server.process.send_signal(signal.SIGTERM)
-        assert begun.result().status_code == 200
+        assert accepted.result().status_code == 200
         assert server.process.wait(30) == 0
     with pytest.raises(requests.ConnectionError):
         ask(server)

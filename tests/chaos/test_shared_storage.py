@@ -38,8 +38,8 @@ def test_weights_trained_on_s3_equal_those_of_a_folder(cluster: None, s3: Path, 
     prepared = prepare_data(away)
     assert str(prepared.folder).startswith(f"{s3 / 'away' / 'data'}/digits-")
     assert Prepared.load(prepared.folder).fingerprint == prepare_data(away).fingerprint
-    alone = tiny(storage, training={"epochs": 2, "gradient_accumulation_steps": 2})
-    expected, _ = in_this_process(alone, prepare_data(alone))
+    single = tiny(storage, training={"epochs": 2, "gradient_accumulation_steps": 2})
+    expected, _ = in_this_process(single, prepare_data(single))
     home = run_directory.folder(away, "away-run")
     through_ray(away, prepared, "away-run", until=1)
     first = checkpoint_store.checkpoints(home).last()
@@ -88,6 +88,6 @@ def test_every_command_finds_the_results_of_others_on_s3(s3: Path, mlflow: str, 
     states = {row.name: row.status for row in rows(Store(mlflow, "gen_ray"))}
     assert set(states.values()) == {"FINISHED"} and len(states) == 4
     client, bucket = remote(s3)
-    kept = [path.removeprefix(f"{bucket}verbs/") for path in client.find(f"{bucket}verbs")]
-    assert {path.split("/")[0] for path in kept} == {"data", "extractors", "runs", "sweeps"}
+    files = [path.removeprefix(f"{bucket}verbs/") for path in client.find(f"{bucket}verbs")]
+    assert {path.split("/")[0] for path in files} == {"data", "extractors", "runs", "sweeps"}
     assert client.find(f"{bucket}mlflow")

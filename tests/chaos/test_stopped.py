@@ -91,14 +91,14 @@ def test_a_terminated_command_saves_a_checkpoint_at_that_moment(storage: Path, t
             time.sleep(0.2)
         assert newest_step(experiment) == 0 and rows[0].status == "RUNNING"
         driver.send_signal(signal.SIGTERM)
-        asked = time.monotonic()
+        signalled_at = time.monotonic()
         assert driver.stderr is not None
         line = driver.stderr.read().splitlines()[-1]
         driver.wait(30)
-    took = time.monotonic() - asked
+    seconds = time.monotonic() - signalled_at
     step, row = newest_step(experiment), only_row(experiment)
     assert driver.returncode == 143 and line.startswith(f"error: stopped at step {step} of ") and "--resume" in line
-    assert step > 0 and row.status == "KILLED" and took < 10, took
+    assert step > 0 and row.status == "KILLED" and seconds < 10, seconds
     manifest.verify(run_directory.folder(experiment, row.run_id) / "checkpoints" / f"step-{step:09d}")
 
 

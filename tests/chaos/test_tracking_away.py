@@ -60,11 +60,11 @@ def _answers(port: int) -> bool:
     return False
 
 
-def longest_pause(seen: list[tuple[float, int]], total: int) -> float:
+def longest_pause(progress: list[tuple[float, int]], total: int) -> float:
     """Return the longest time in seconds between two steps."""
-    advances = [at for (at, step), (_, before) in zip(seen[1:], seen, strict=False) if step > before]
-    ends = [at for at, step in seen if step >= total][:1] or [seen[-1][0]]
-    times = [seen[0][0], *(at for at in advances if at <= ends[0]), ends[0]]
+    advances = [at for (at, step), (_, before) in zip(progress[1:], progress, strict=False) if step > before]
+    ends = [at for at, step in progress if step >= total][:1] or [progress[-1][0]]
+    times = [progress[0][0], *(at for at in advances if at <= ends[0]), ends[0]]
     return max(later - at for at, later in pairwise(times))
 
 
@@ -75,17 +75,17 @@ def test_training_does_not_wait_for_an_unavailable_store_and_no_point_is_missing
     rare = dict.fromkeys(("validate_every_epochs", "sample_every_epochs"), EPOCHS)
     training = {"epochs": EPOCHS, **rare, "checkpoint_every_seconds": 60, "log_every_steps": EVERY}
     experiment = tiny(tmp_path / "runs", training=training, tracking=where)
-    begun, seen = Event(), list[tuple[float, int]]()
+    started, progress = Event(), list[tuple[float, int]]()
 
     def watch(done: int, total: int, _: Any) -> None:
-        seen.append((time.monotonic(), done))
+        progress.append((time.monotonic(), done))
         if done:
-            begun.set()
+            started.set()
 
     with ThreadPoolExecutor(1) as pool:
         with mlflow_server(tmp_path, port):
             running = pool.submit(train, experiment, watch=watch)
-            assert begun.wait(90)
+            assert started.wait(90)
         away = time.monotonic()
         time.sleep(AWAY_SECONDS)
         back = time.monotonic()
@@ -94,7 +94,9 @@ def test_training_does_not_wait_for_an_unavailable_store_and_no_point_is_missing
             client, [row] = connect(Store.of_experiment(experiment)), rows(Store.of_experiment(experiment))
             history = client.get_metric_history(row.mlflow_id, "train/loss_nats")
     total = prepare_data(experiment).rows["train"] * EPOCHS // 128
-    gone = [(at, step) for at, step in seen if away < at < back]
-    assert gone[-1][1] > gone[0][1] and longest_pause(gone, total) < PAUSE_SECONDS, "it waited for the store"
+    meanwhile = [(at, step) for at, step in progress if away < at < back]
+    assert meanwhile[-1][1] > meanwhile[0][1] and longest_pause(meanwhile, total) < PAUSE_SECONDS, (
+        "it waited for the store"
+    )
     assert row.status == "FINISHED" and row.run_id == done.run_id
     assert sorted(point.step for point in history) == [*range(EVERY, total, EVERY), total]

@@ -109,8 +109,8 @@ def test_row_4_a_corrupt_image_stops_before_training_or_is_set_aside_up_to_a_lim
     assert result.code == 2 and ("08.png" in result.fault or "2" in result.fault) and untouched(config)
     result = gen_ray("prepare", f"image_folder:{images}", "--on-bad-row", "skip:2", "--out", config.parent / "out")
     assert result.code == 0 and "2 bad rows set aside" in result.out
-    kept = (Path(result.out.splitlines()[0]) / "quarantine.jsonl").read_text()
-    assert "07.png" in kept and "08.png" in kept and len(kept.splitlines()) == 2
+    quarantined = (Path(result.out.splitlines()[0]) / "quarantine.jsonl").read_text()
+    assert "07.png" in quarantined and "08.png" in quarantined and len(quarantined.splitlines()) == 2
 
 
 def test_row_4_a_truncated_parquet_source_stops_before_training(gen_ray: Run, config: Path, tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ Run = Callable[..., CommandResult]
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def models_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a storage.root with one finished but untrained run of each family."""
     import torch
 
-    root = tmp_path_factory.mktemp("shelf")
+    root = tmp_path_factory.mktemp("storage")
     data: Prepared = prepare("digits", out=root / "data")
     for name, net in {"vae": "family.net.hidden=[8]", "ddpm": "family.net={name: mlp, width: 8, depth: 1}"}.items():
         experiment = load(DEMO / f"digits-{name}.yaml", [f"storage.root={root}", net])
@@ -131,11 +131,11 @@ def test_an_interrupt_is_one_line_or_none_and_code_130(gen_ray: Run, monkeypatch
 
 @pytest.mark.parametrize("family", ["vae", "ddpm"])
 def test_samples_are_an_image_or_array_and_depend_on_the_seed_only(
-    gen_ray: Run, shelf: Path, tmp_path: Path, family: str
+    gen_ray: Run, models_root: Path, tmp_path: Path, family: str
 ) -> None:
     def draw(name: str, *more: object) -> Path:
         out = tmp_path / name
-        result = gen_ray("sample", f"digits-{family}", "--storage", shelf, "-n", 5, "--out", out, *more)
+        result = gen_ray("sample", f"digits-{family}", "--storage", models_root, "-n", 5, "--out", out, *more)
         assert result.code == 0 and not result.err and str(out) in result.out, result
         return out
 
@@ -147,11 +147,11 @@ def test_samples_are_an_image_or_array_and_depend_on_the_seed_only(
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-def test_steps_without_a_sampler_apply_to_the_default_sampler(gen_ray: Run, shelf: Path, tmp_path: Path) -> None:
-    place = ["--storage", shelf, "-n", 1, "--out", tmp_path / "a.png"]
-    assert "nfe 7," in gen_ray("sample", "digits-ddpm", "--steps", 7, *place).out
-    assert "nfe 9," in gen_ray("sample", "digits-ddpm", "--sampler", "ddim:eta=1", "--steps", 9, *place).out
-    result = gen_ray("sample", "digits-vae", "--steps", 7, *place)
+def test_steps_without_a_sampler_apply_to_the_default_sampler(gen_ray: Run, models_root: Path, tmp_path: Path) -> None:
+    options = ["--storage", models_root, "-n", 1, "--out", tmp_path / "a.png"]
+    assert "nfe 7," in gen_ray("sample", "digits-ddpm", "--steps", 7, *options).out
+    assert "nfe 9," in gen_ray("sample", "digits-ddpm", "--sampler", "ddim:eta=1", "--steps", 9, *options).out
+    result = gen_ray("sample", "digits-vae", "--steps", 7, *options)
     assert result.code == 2 and "no effect for vae" in result.fault
 
 
@@ -161,8 +161,8 @@ def listed(out: str) -> dict[str, list[str]]:
     return {name: cells for name, *cells in rows}
 
 
-def test_samplers_are_listed(gen_ray: Run, shelf: Path) -> None:
-    result = gen_ray("sample", "digits-ddpm", "--storage", shelf, "--list-samplers")
+def test_samplers_are_listed(gen_ray: Run, models_root: Path) -> None:
+    result = gen_ray("sample", "digits-ddpm", "--storage", models_root, "--list-samplers")
     assert (
         result.code == 0
         and not result.err
@@ -217,16 +217,20 @@ def test_on_a_narrow_terminal_only_prose_is_wrapped(
     ],
 )
 def test_a_wrong_model_is_refused_with_the_available_ones(
-    gen_ray: Run, shelf: Path, words: list[str], expected: str
+    gen_ray: Run, models_root: Path, words: list[str], expected: str
 ) -> None:
-    result = gen_ray(*words, "--storage", shelf)
+    result = gen_ray(*words, "--storage", models_root)
     assert result.code == 2 and expected in result.fault
 
 
-def test_an_altered_artifact_is_refused_with_the_name_of_the_file(gen_ray: Run, shelf: Path, tmp_path: Path) -> None:
+def test_an_altered_artifact_is_refused_with_the_name_of_the_file(
+    gen_ray: Run, models_root: Path, tmp_path: Path
+) -> None:
     import shutil
 
-    folder = Path(shutil.copytree(shelf / "runs" / "digits-vae-20260101-000000" / "artifact", tmp_path / "artifact"))
+    folder = Path(
+        shutil.copytree(models_root / "runs" / "digits-vae-20260101-000000" / "artifact", tmp_path / "artifact")
+    )
     content = bytearray((folder / "weights.safetensors").read_bytes())
     content[-1] ^= 1
     (folder / "weights.safetensors").write_bytes(content)

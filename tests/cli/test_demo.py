@@ -18,22 +18,22 @@ NAMES = sorted(load(file).name for file in (ROOT / "configs" / "demo").glob("*.y
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Experiment]:
     """Return the experiments that demo trains, in order; run i has i bits per dimension and grey level 40·i."""
-    asked: list[Experiment] = []
+    experiments: list[Experiment] = []
 
     def train(experiment: Experiment, **_: object) -> TrainOutcome:
-        asked.append(experiment)
-        metrics = {"eval/bits_per_dim": float(len(asked))}
+        experiments.append(experiment)
+        metrics = {"eval/bits_per_dim": float(len(experiments))}
         return TrainOutcome(run_id=f"{experiment.name}-1", artifact=tmp_path, metrics=metrics, provenance={})
 
     def portray(experiment: Experiment, prepared: object, folder: Path) -> np.ndarray:
-        assert experiment is asked[-1] and folder == tmp_path
-        return np.full((30, 300, 3), 40 * len(asked), np.uint8)
+        assert experiment is experiments[-1] and folder == tmp_path
+        return np.full((30, 300, 3), 40 * len(experiments), np.uint8)
 
     monkeypatch.setattr("gen_ray.cluster.training.train.train", train)
     monkeypatch.setattr("gen_ray.cluster.evaluation.evaluate.make_summary_figure", portray)
     monkeypatch.setattr("gen_ray.cluster.nodes.connect.connected", lambda scaling: nullcontext())
     monkeypatch.setattr("pipelines.terminal.show_runs", lambda store, sort, only: print("table of", *only))
-    return asked
+    return experiments
 
 
 def test_every_family_is_trained_and_shown_under_its_name(

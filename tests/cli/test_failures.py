@@ -10,13 +10,16 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 import typer
 
+from gen_ray.engine.evaluation.sampler_settings import sampler_settings
 from gen_ray.errors import RunError, UserError, argument
+from gen_ray.family import Family
 from gen_ray.host import ray_token
 from pipelines import cli, failures
 from tests.conftest import ROOT, CommandResult
@@ -166,7 +169,6 @@ def arguments(tree: ast.AST) -> Iterator[str]:
         given = call.args[:1] if name == "argument" else [word.value for word in call.keywords if word.arg == "field"]
         if name.endswith("Error") or name == "argument":
             yield from (str(node.value) for node in given if isinstance(node, ast.Constant))
-            yield from (found for text in literals(call) for found in re.findall(r"`([a-z]\w*)(?=[=`])", text))
 
 
 def flags(command: Any) -> set[str]:
@@ -189,8 +191,30 @@ def test_the_command_line_has_a_flag_for_every_argument_in_the_errors_of_the_lib
     assert {failures.with_flags(argument(name)) for name in named} <= known
 
 
+def test_only_the_helper_marks_a_word_as_an_argument() -> None:
+    for file in sorted((ROOT / "gen_ray").rglob("*.py")):
+        messages = literals(ast.parse(file.read_text()))
+        assert file == ROOT / "gen_ray/errors.py" or not [text for text in messages if "argument `" in text], file
+
+
 def test_an_argument_is_shown_as_its_flag_also_after_pickling() -> None:
-    made = UserError("is not a file, but `mask=a.npz` is; see `n`", field="accept_data", value=3)
-    error = pickle.loads(pickle.dumps(made))
-    assert error.field == "accept_data" and str(error).startswith("`accept_data=3`: is not a file")
+    line = f"is not a file, but {argument('mask', 'a.npz')} is; see {argument('n')}"
+    error = pickle.loads(pickle.dumps(UserError(line, field="accept_data", value=3)))
+    assert error.field == "accept_data" and str(error).startswith("argument `accept_data=3`: is not a file")
     assert failures.with_flags(str(error)) == "--accept-data 3: is not a file, but --mask a.npz is; see -n"
+
+
+def test_other_words_in_backquotes_are_kept() -> None:
+    line = "has fewer than 16 characters; `openssl`, `key=value` and `serve deploy` are not arguments"
+    assert failures.with_flags(line) == line
+    assert failures.with_flags(f"{argument('n', 2)}: see `n`") == "-n 2: see `n`"
+
+
+def test_a_hint_to_a_verb_reads_well_in_the_library_and_on_the_command_line() -> None:
+    with pytest.raises(UserError) as caught:
+        sampler_settings(cast(Family, SimpleNamespace(samplers=dict)), steps=[11])  # a family without samplers
+    line = str(caught.value)
+    assert line.startswith("argument `steps`: no sampler")
+    assert line.endswith("(argument `list_samplers` of gen-ray sample)")
+    shown = failures.with_flags(line)
+    assert shown.startswith("--steps: no sampler") and shown.endswith("(--list-samplers of gen-ray sample)")

@@ -168,8 +168,8 @@ def test_unsuitable_files_are_refused_in_one_line(
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(gen_ray: Run, bench: Bench, words: list[object], expected: str) -> None:
-    place = ["--image", bench.image, "--mask", bench.mask, *([] if "--steps" in words else ["--steps", 2])]
-    result = gen_ray("impute", bench.model, *place, *words)
+    options = ["--image", bench.image, "--mask", bench.mask, *([] if "--steps" in words else ["--steps", 2])]
+    result = gen_ray("impute", bench.model, *options, *words)
     assert result.code == 2 and expected in result.fault
 
 
@@ -192,14 +192,14 @@ def test_every_instance_gets_its_bits_with_kind_and_error(gen_ray: Run, bench: B
 
 
 def test_a_source_is_scored_by_row_and_on_average(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
-    place = ["--storage", bench.root, "-n", 30, "--rows", 2]
-    own, named = gen_ray("score", bench.model, *place), gen_ray("score", bench.model, "--data", "digits", *place)
+    options = ["--storage", bench.root, "-n", 30, "--rows", 2]
+    own, named = gen_ray("score", bench.model, *options), gen_ray("score", bench.model, "--data", "digits", *options)
     assert own.code == 0 and own.out == named.out
     assert "digits test 1" in own.out and "… and 28 more" in own.out and "mean of 30: " in own.out
     rng = np.random.default_rng(0)
     for i in range(100):
         grids.write(tmp_path / f"{i}.png", rng.integers(0, 256, (12, 10, 3), dtype=np.uint8))
-    other = ["score", bench.model, "--data", f"image_folder:{tmp_path}", "--split", "train", *place]
+    other = ["score", bench.model, "--data", f"image_folder:{tmp_path}", "--split", "train", *options]
     refused = gen_ray(*other)
     assert refused.code == 2 and "(3, 12, 10) of 256 levels" in refused.fault and "--resize" in refused.fault
     assert "mean of 30: " in gen_ray(*other, "--resize").out
@@ -247,17 +247,17 @@ def stored_rows(bench: Bench) -> torch.Tensor:
 
 
 def test_features_reconstructions_and_interpolations_are_written(gen_ray: Run, bench: Bench, tmp_path: Path) -> None:
-    place = ["--storage", bench.root, "-n", 4]
-    result = gen_ray("latent", "encode", bench.model, *place, "--refine", 3, "--out", tmp_path / "f.npz")
+    options = ["--storage", bench.root, "-n", 4]
+    result = gen_ray("latent", "encode", bench.model, *options, "--refine", 3, "--out", tmp_path / "f.npz")
     arrays = np.load(tmp_path / "f.npz")
     assert result.code == 0 and "amortisation gap: " in result.out, result
     assert arrays["mu"].shape == arrays["refined_log_var"].shape == (4, 8) and arrays["kl_nats"].shape == (4,)
-    result = gen_ray("latent", "reconstruct", bench.model, *place, "--refine", 3, "--out", tmp_path / "r.png")
+    result = gen_ray("latent", "reconstruct", bench.model, *options, "--refine", 3, "--out", tmp_path / "r.png")
     drawn = np.asarray(Image.open(tmp_path / "r.png"))
     assert result.code == 0 and drawn.shape[0] == 3 * (28 + 56 + 16), "three captioned rows"
     x = stored_rows(bench)
     assert (drawn[28 : 28 + 56, 16 : 16 + 4 * 60 - 4] == grids.grid(x[:4], levels=17, columns=4)).all()
-    result = gen_ray("latent", "interpolate", bench.model, *place, "--steps", 5, "--out", tmp_path / "i.png")
+    result = gen_ray("latent", "interpolate", bench.model, *options, "--steps", 5, "--out", tmp_path / "i.png")
     drawn = np.asarray(Image.open(tmp_path / "i.png"))
     assert result.code == 0 and drawn.shape[0] == 28 + (3 * 60 - 4) + 16
     ends = grids.grid(x[:4], levels=17, columns=1)
@@ -282,10 +282,10 @@ def test_one_command_trains_and_draws_every_latent_dimension(
     from gen_ray.cluster.training.train import TrainOutcome
     from gen_ray.experiment import Experiment
 
-    asked: list[Experiment] = []
+    experiments: list[Experiment] = []
 
     def train(experiment: Experiment, **_: object) -> TrainOutcome:
-        asked.append(experiment)
+        experiments.append(experiment)
         dim = experiment.family.latent_dim  # type: ignore[attr-defined]
         folder = untrained(bench.root, tmp_path / experiment.name, f"family.latent_dim={dim}")
         metrics = {"eval/bits_per_dim": 2.5}
@@ -297,7 +297,7 @@ def test_one_command_trains_and_draws_every_latent_dimension(
     words = ["figure", "latent-dims", CONFIG, "training.epochs=3", "--out", out]
     result = gen_ray(*words, "--dims", "2 5")
     assert result.code == 0 and not result.err, result
-    assert [(e.name, e.family.latent_dim, e.training.epochs) for e in asked] == [  # type: ignore[attr-defined]
+    assert [(e.name, e.family.latent_dim, e.training.epochs) for e in experiments] == [  # type: ignore[attr-defined]
         ("digits-vae-z2", 2, 3),
         ("digits-vae-z5", 5, 3),
     ]

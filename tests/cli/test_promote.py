@@ -20,7 +20,7 @@ RUN = "toy-20260101-000000"
 def test_options_reach_the_measurement_and_the_named_store(
     gen_ray: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere, asked = f"sqlite:///{tmp_path}/elsewhere.db", []
+    elsewhere, calls = f"sqlite:///{tmp_path}/elsewhere.db", []
     made = model()
     artifact.write(tmp_path / "runs" / RUN / "artifact", made)
     store = Store(elsewhere, "gen_ray", (tmp_path / "kept").as_uri())
@@ -30,19 +30,19 @@ def test_options_reach_the_measurement_and_the_named_store(
         run.close("FINISHED")
 
     def measured(experiment: object, folder: Path, store: Store, run: object, order: MeasurementPlan) -> Release:
-        asked.append(order)
+        calls.append(order)
         return Release(version="")
 
     monkeypatch.setattr("pipelines.promote._measured", measured)
-    place = ["--storage", tmp_path, "--tracking-uri", elsewhere]
-    result = gen_ray("promote", RUN, *place, "--name", "toy", "--seed", 3, "--batch-size", 7, "-n", 20, "--steps", 1)
+    options = ["--storage", tmp_path, "--tracking-uri", elsewhere]
+    result = gen_ray("promote", RUN, *options, "--name", "toy", "--seed", 3, "--batch-size", 7, "-n", 20, "--steps", 1)
     assert result.code == 0, result
-    assert asked == [MeasurementPlan(samplers=(), steps=[1], n=20, seed=3, batch_size=7, minutes=10.0)]
+    assert calls == [MeasurementPlan(samplers=(), steps=[1], n=20, seed=3, batch_size=7, minutes=10.0)]
     present = champion(store, "toy")
     assert present is not None and present.run_id == made.meta["run_id"]
     assert not (tmp_path / "mlflow.db").exists()
-    back = gen_ray("promote", "--rollback", "toy", *place)
-    assert back.code == 1 and "to go back to" in back.fault
+    back = gen_ray("promote", "--rollback", "toy", *options)
+    assert back.code == 1 and "previous champion" in back.fault
 
 
 @pytest.mark.parametrize("width", [30, 60, 80, 130])

@@ -116,8 +116,8 @@ def test_an_occurrence_is_a_sweep_linked_to_its_schedule_whose_winner_is_champio
     added = gen_ray("schedule", "add", "sweep.yaml", *own, *NIGHTLY, "--name", "nightly", "--promote", "nightly")
     assert added.code == 0
     command = [sys.executable, "-m", "pipelines.schedule", "run", "--once", "nightly", "--storage", str(storage)]
-    alone = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, timeout=240, check=False)
+    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
     [log] = (storage / "schedules" / "logs").glob("nightly-*.log")
     assert done.returncode == 0 and f"{log.stem}: done" in done.stdout, log.read_text() + done.stderr
     store = Store.of(None, "nightly", storage)
@@ -138,8 +138,8 @@ def test_a_failed_trial_does_not_prevent_a_champion(gen_ray: Run, sweep: Path, m
     outcome = SweepOutcome(
         sweep_id="two-1", results=results, header=["trial"], lines=[["000"], ["001"]], best="two-1.000"
     )
-    asked: list[object] = []
-    monkeypatch.setattr("gen_ray.cluster.sweeps.sweep.sweep", lambda *_, tags, **__: asked.append(tags) or outcome)
+    calls: list[object] = []
+    monkeypatch.setattr("gen_ray.cluster.sweeps.sweep.sweep", lambda *_, tags, **__: calls.append(tags) or outcome)
     for module in ("registry", "runs"):
         monkeypatch.setattr(
             f"gen_ray.tracking.{module}.row", lambda _, run_id: RunRow(run_id, "", "", {BITS: 1.0}, {}, {})
@@ -149,7 +149,7 @@ def test_a_failed_trial_does_not_prevent_a_champion(gen_ray: Run, sweep: Path, m
     monkeypatch.setattr(
         "gen_ray.tracking.registry.promote", lambda _, model, *args, margin: PromotionResult(True, f"{model} {margin}")
     )
-    monkeypatch.setattr("gen_ray.tracking.runs.set_tags", lambda _, run_id, tags: asked.append((run_id, tags)))
+    monkeypatch.setattr("gen_ray.tracking.runs.set_tags", lambda _, run_id, tags: calls.append((run_id, tags)))
     result = gen_ray("sweep", "sweep.yaml", "--promote", "digits", "--margin", "0", "--tag", "a=b=c", "--tag", "d=e")
     assert result.code == 1 and result.fault.startswith("error: two-1: 1 of 2 trials") and "digits 0.0\n" in result.out
-    assert asked == [{"a": "b=c", "d": "e"}, ("two-1", {"promotion": "digits 0.0"})]
+    assert calls == [{"a": "b=c", "d": "e"}, ("two-1", {"promotion": "digits 0.0"})]

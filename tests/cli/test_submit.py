@@ -64,15 +64,15 @@ def test_a_command_that_cannot_be_a_job_is_refused_in_one_line(
 
 @pytest.mark.parametrize("waits", [0, 2, 9])
 def test_a_job_waits_for_the_agent_of_a_new_cluster(work: Path, monkeypatch: pytest.MonkeyPatch, waits: int) -> None:
-    asked: list[str] = []
+    requests: list[str] = []
     clock = iter(range(1000))
 
     class Client:
         def __init__(self, address: str) -> None: ...
 
         def submit_job(self, *, submission_id: str, **_: object) -> None:
-            asked.append(submission_id)
-            if len(asked) <= waits:
+            requests.append(submission_id)
+            if len(requests) <= waits:
                 raise RuntimeError("Request failed with status code 500: No available agent to submit job, please try")
 
     monkeypatch.setattr(jobs, "JobSubmissionClient", Client)
@@ -84,7 +84,7 @@ def test_a_job_waits_for_the_agent_of_a_new_cluster(work: Path, monkeypatch: pyt
             jobs.Jobs(UNREACHABLE).submit("a", ["x"], work)
     else:
         jobs.Jobs(UNREACHABLE).submit("a", ["x"], work)
-        assert asked == ["a"] * (waits + 1)
+        assert requests == ["a"] * (waits + 1)
 
 
 def test_a_cluster_that_does_not_answer_is_reported_in_one_line(work: Path, gen_ray: GenRay) -> None:

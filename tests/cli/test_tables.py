@@ -102,7 +102,7 @@ def test_compare_supports_any_name_of_a_run(
     made.log({"eval/bits_per_dim": 1 / 3}, 1)
     made.close("FINISHED")
     plain, as_csv, as_json = (
-        _said(gen_ray, "compare", "brackets", "--storage", root, *more) for more in ([], ["--csv"], ["--json"])
+        _output(gen_ray, "compare", "brackets", "--storage", root, *more) for more in ([], ["--csv"], ["--json"])
     )
     assert f"a{text}" in plain.out and f"{1 / 3}" in as_csv.out and f"{1 / 3}" in as_json.out
     assert as_csv.out.startswith("table,run,") and as_json.out.startswith("[") and "MLflow UI" not in as_csv.out
@@ -110,7 +110,7 @@ def test_compare_supports_any_name_of_a_run(
     assert both.code == 2 and "one of them" in both.fault
 
 
-def _said(gen_ray: object, *words: object) -> CommandResult:
+def _output(gen_ray: object, *words: object) -> CommandResult:
     result: CommandResult = gen_ray(*words)  # type: ignore[operator]
     assert result.code == 0, result
     return result

@@ -13,13 +13,13 @@ from gen_ray.experiment import Scaling
 @pytest.mark.usefixtures("cluster")
 def test_machines_that_an_autoscaler_may_start_count_as_available(monkeypatch: pytest.MonkeyPatch) -> None:
     """A group of 0 to 4 GPU machines would never start one if requests were refused while it has none."""
-    wanted = Scaling(num_workers=2, use_gpu=True)
+    scaling = Scaling(num_workers=2, use_gpu=True)
     with pytest.raises(UserError, match=r"\b2 GPUs.*\b0\b"):
-        connect.uses_gpu(wanted)
+        connect.uses_gpu(scaling)
     assert not connect.uses_gpu(Scaling(num_workers=2))
     monkeypatch.setattr(connect.state, "get_max_resources_from_cluster_config", lambda: {"CPU": 2, "GPU": 4})
-    assert connect.uses_gpu(wanted) and connect.uses_gpu(Scaling(num_workers=2))
-    assert connect.needs(wanted, 3) == {"CPU": 6, "GPU": 2}
+    assert connect.uses_gpu(scaling) and connect.uses_gpu(Scaling(num_workers=2))
+    assert connect.needs(scaling, 3) == {"CPU": 6, "GPU": 2}
     found = connect.available_resources()
     assert found["GPU"] == 4 and found["CPU"] == 4  # four are present, whatever the file says
     with pytest.raises(UserError, match="5 workers need 5 GPUs"):

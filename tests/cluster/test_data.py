@@ -35,7 +35,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch, prepared: Prepared) -> torch.Tensor
     return torch.arange(prepared.rows["train"])
 
 
-def place(
+def stream_options(
     world: int, rank: int = 0, accumulation_steps: int = 1, batch_size: int = 64, seed: int = 1
 ) -> dict[str, int]:
     return {
@@ -55,7 +55,7 @@ def test_every_row_occurs_exactly_once_per_epoch(
 ) -> None:
     epochs, everything = 3, [Counter[int]() for _ in range(3)]
     for rank in range(world):
-        streamed = Streamed(prepared.shards("train"), **place(world, rank, batch_size=batch_size))
+        streamed = Streamed(prepared.shards("train"), **stream_options(world, rank, batch_size=batch_size))
         first, end = streamed.span
         size, steps = end - first, epochs * len(at_once) // batch_size + 2
         mine = [row for step in take(streamed, 0, steps) for row in step]
@@ -70,18 +70,18 @@ def test_a_stream_started_at_a_later_step_equals_the_advanced_stream(
     prepared: Prepared, at_once: torch.Tensor, batch_size: int, world: int, accumulation_steps: int
 ) -> None:
     for rank in range(world):
-        streamed = Streamed(prepared.shards("train"), **place(world, rank, accumulation_steps, batch_size))
+        streamed = Streamed(prepared.shards("train"), **stream_options(world, rank, accumulation_steps, batch_size))
         total = 2 * streamed.rows // batch_size + 3
-        whole = take(streamed, 0, total)
-        assert all(len(step) == batch_size // world for step in whole)
+        from_start = take(streamed, 0, total)
+        assert all(len(step) == batch_size // world for step in from_start)
         for first in range(total):
-            assert take(streamed, first, 2) == whole[first : first + 2] or first == total - 1
+            assert take(streamed, first, 2) == from_start[first : first + 2] or first == total - 1
 
 
 def test_the_order_is_a_function_of_the_seed_and_differs_between_epochs(
     prepared: Prepared, at_once: torch.Tensor
 ) -> None:
-    one, again, other = (Streamed(prepared.shards("train"), **place(1, seed=seed)) for seed in (1, 1, 2))
+    one, again, other = (Streamed(prepared.shards("train"), **stream_options(1, seed=seed)) for seed in (1, 1, 2))
     steps = one.rows // 64
     assert take(one, 0, 3) == take(again, 0, 3) != take(other, 0, 3)
     assert take(one, 0, steps) != take(one, steps, steps)
@@ -91,7 +91,7 @@ def test_the_order_is_a_function_of_the_seed_and_differs_between_epochs(
 
 def test_fewer_rows_than_workers_are_refused_without_waiting(prepared: Prepared, at_once: torch.Tensor) -> None:
     [shard] = prepared.shards("train")[:1]
-    streamed = Streamed([replace(shard, rows=2)], **place(3, batch_size=3))
+    streamed = Streamed([replace(shard, rows=2)], **stream_options(3, batch_size=3))
     with pytest.raises(UserError, match="2 rows are too few for 3 workers"):
         next(streamed.stream(0))
 
@@ -108,11 +108,11 @@ def test_a_dataset_gives_every_row_for_any_order_of_its_blocks(cluster: None, pr
 
 def test_streamed_rows_equal_the_rows_of_the_shards(cluster: None, prepared: Prepared) -> None:
     x, _ = load_split(prepared, "train")
-    streamed = Streamed(prepared.shards("train")[:3], **place(1))
+    streamed = Streamed(prepared.shards("train")[:3], **stream_options(1))
     rows = torch.cat([micro for step in itertools.islice(streamed.stream(0), 3) for micro in step]).numpy()
     known = Counter(row.tobytes() for row in x[: streamed.rows])
     assert not Counter(row.tobytes() for row in rows) - known
-    parts = [dict(Streamed(prepared.shards("train")[:3], **place(2, rank)).slices(50)) for rank in range(2)]
+    parts = [dict(Streamed(prepared.shards("train")[:3], **stream_options(2, rank)).slices(50)) for rank in range(2)]
     joined = parts[0] | parts[1]
     assert not parts[0].keys() & parts[1].keys()
     assert np.array_equal(torch.cat([joined[i] for i in sorted(joined)]).numpy(), x[: streamed.rows])

@@ -13,17 +13,17 @@ from gen_ray.errors import UserError
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return a fake machine: GPUs assigned by Ray (booked), whether torch can use CUDA (cuda), the device set."""
-    there = SimpleNamespace(booked=[], cuda=True, set=None, share=None, part=1.0)
+    state = SimpleNamespace(booked=[], cuda=True, set=None, share=None, part=1.0)
     context = SimpleNamespace(
-        get_accelerator_ids=lambda: {"GPU": there.booked}, get_assigned_resources=lambda: {"CPU": 1, "GPU": there.part}
+        get_accelerator_ids=lambda: {"GPU": state.booked}, get_assigned_resources=lambda: {"CPU": 1, "GPU": state.part}
     )
     monkeypatch.setattr(device.ray, "get_runtime_context", lambda: context)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: there.cuda)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda found: setattr(there, "set", found))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: state.cuda)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda found: setattr(state, "set", found))
     monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda share, found: setattr(there, "share", (share, found))
+        torch.cuda, "set_per_process_memory_fraction", lambda share, found: setattr(state, "share", (share, found))
     )
-    return there
+    return state
 
 
 def test_a_process_without_assigned_gpu_computes_on_the_cpu(machine: Any) -> None:

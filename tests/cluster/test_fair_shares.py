@@ -18,28 +18,28 @@ class Cluster:
 
     def __init__(self, **room: float) -> None:
         self.now, self.room, self.shares = 0.0, room, Shares(lambda: self.now)
-        self.running, self.wishes = Counter[str](), dict[str, dict[str, Any]]()
+        self.running, self.requests = Counter[str](), dict[str, dict[str, Any]]()
 
     def member(self, name: str, priority: float = 1, **needs: float) -> None:
-        self.wishes[name] = {"name": name, "priority": priority, "needs": needs}
+        self.requests[name] = {"name": name, "priority": priority, "needs": needs}
 
     def ask(self, name: str) -> bool:
-        granted = self.shares.ask(ResourceRequest(**self.wishes[name], running=self.running[name]), self.room)
+        granted = self.shares.ask(ResourceRequest(**self.requests[name], running=self.running[name]), self.room)
         self.running[name] += granted
         return granted
 
     def round(self) -> None:
         """Let all members ask until no request is granted."""
         self.now += 0.5
-        while sum(self.ask(name) for name in self.wishes):
+        while sum(self.ask(name) for name in self.requests):
             pass
 
     def end(self, name: str) -> None:
         self.running[name] -= 1
         self.shares.tell(name, self.running[name])
 
-    def taken(self, kind: str) -> float:
-        return sum(self.running[name] * wish["needs"].get(kind, 0) for name, wish in self.wishes.items())
+    def in_use(self, kind: str) -> float:
+        return sum(self.running[name] * request["needs"].get(kind, 0) for name, request in self.requests.items())
 
 
 def test_priorities_divide_a_busy_cluster() -> None:
@@ -106,7 +106,7 @@ def test_a_member_that_stopped_asking_blocks_no_other() -> None:
 def test_a_satisfied_member_blocks_no_other() -> None:
     cluster = Cluster(CPU=4)
     cluster.member("modest", CPU=1)
-    cluster.wishes["modest"]["most"] = 1
+    cluster.requests["modest"]["most"] = 1
     cluster.member("other", CPU=1)
     assert cluster.ask("other") and cluster.ask("modest") and cluster.ask("other")
     assert not cluster.shares.waits(cluster.shares.members["modest"])
@@ -138,11 +138,11 @@ def test_grants_never_exceed_the_resources_and_every_member_gets_some(
         cluster.member(str(number), priority, CPU=cpus, GPU=gpus)
     for _ in range(30):
         cluster.round()
-        assert cluster.taken("CPU") <= 4 and cluster.taken("GPU") <= 2
+        assert cluster.in_use("CPU") <= 4 and cluster.in_use("GPU") <= 2
         had |= {name for name, n in cluster.running.items() if n}
         busy = [name for name, n in cluster.running.items() if n]
         cluster.end(chance.choice(busy))
-    assert had == set(cluster.wishes)
+    assert had == set(cluster.requests)
 
 
 def test_a_lost_queue_learns_from_the_requests() -> None:

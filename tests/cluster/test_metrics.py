@@ -14,10 +14,10 @@ class RecordingMetric:
     """A metric that keeps its values for the test."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[float, dict[str, str]]] = []
+        self.observed: list[tuple[float, dict[str, str]]] = []
 
     def set(self, value: float, tags: dict[str, str] | None = None) -> None:
-        self.seen.append((value, tags or {}))
+        self.observed.append((value, tags or {}))
 
     observe = set
 
@@ -39,12 +39,12 @@ def test_the_queue_is_shown_by_key_and_returns_to_zero(meters: Any) -> None:
     for handle in handles:
         admission.admit(handle, 3)
     meters.read(admission)
-    assert {tags["key"]: value for value, tags in meters._requests.seen} == {"anna": 2, "bert": 1}
-    assert {tags["key"]: value for value, tags in meters._backlog.seen} == {"anna": 6.0, "bert": 3.0}
+    assert {tags["key"]: value for value, tags in meters._requests.observed} == {"anna": 2, "bert": 1}
+    assert {tags["key"]: value for value, tags in meters._backlog.observed} == {"anna": 6.0, "bert": 3.0}
     admission.release(handles[2])
-    meters._requests.seen.clear()
+    meters._requests.observed.clear()
     meters.read(admission)
-    assert {tags["key"]: value for value, tags in meters._requests.seen} == {"anna": 2, "bert": 0}
+    assert {tags["key"]: value for value, tags in meters._requests.observed} == {"anna": 2, "bert": 0}
 
 
 def test_answers_and_refusals_are_counted_by_key(meters: Any) -> None:
@@ -54,6 +54,6 @@ def test_answers_and_refusals_are_counted_by_key(meters: Any) -> None:
     )
     meters.record(answer, job)
     meters.record(ErrorReply(status=429, code="busy", message="full"), job)
-    assert meters._queued.seen == [(1.0, {"verb": "score", "key": "anna"})]
-    assert meters._latency.seen == [(3.0, {"verb": "score", "key": "anna"})]
-    assert meters._refused.seen == [(1.0, {"verb": "score", "key": "anna", "code": "busy"})]
+    assert meters._queued.observed == [(1.0, {"verb": "score", "key": "anna"})]
+    assert meters._latency.observed == [(3.0, {"verb": "score", "key": "anna"})]
+    assert meters._refused.observed == [(1.0, {"verb": "score", "key": "anna", "code": "busy"})]

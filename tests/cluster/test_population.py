@@ -67,27 +67,27 @@ def with_bad_luck() -> Callable[..., None]:
 @pytest.fixture(scope="module")
 def copied(cluster: None, four: SweepPlan) -> Iterator[tuple[SweepOutcome, list[tuple[str, str]]]]:
     """Return the outcome of a population and the copies (run, donor), after checking the copied files."""
-    seen: list[tuple[str, str]] = []
+    copies: list[tuple[str, str]] = []
 
     def carry(experiment: Experiment, run_id: str, donor: str) -> None:
         before = newest(experiment, run_id)
         exploit(experiment, run_id, donor)
         assert before != newest(experiment, run_id) == newest(experiment, donor)
-        seen.append((run_id, donor))
+        copies.append((run_id, donor))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gen_ray.cluster.sweeps.searcher.exploit", carry)
         patch.setattr("gen_ray.cluster.sweeps.sweep.trial", with_bad_luck())
-        yield sweep(four), seen
+        yield sweep(four), copies
 
 
 def test_the_worst_trials_continue_as_copies_with_new_settings(
     copied: tuple[SweepOutcome, list[tuple[str, str]]], four: SweepPlan
 ) -> None:
-    outcome, seen = copied
+    outcome, copies = copied
     assert [result.state for result in outcome.results] == [*["finished"] * TRIALS, "failed"]
     expected_copies = [(result.number, copy.donor) for result in outcome.results for copy in result.copies]
-    assert seen and sorted(seen) == sorted(
+    assert copies and sorted(copies) == sorted(
         tuple(trial_run(outcome.sweep_id, one) for one in pair) for pair in expected_copies
     )
     for result in outcome.results[:TRIALS]:
@@ -126,7 +126,7 @@ def test_mlflow_has_one_run_per_trial_with_its_actual_history(
 def test_a_population_resumes_with_the_settings_at_the_death_of_its_driver(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = plan(tmp_path, storage, "orphaned", **{**KEYS, "concurrency": 4})
+    sweep_plan = plan(tmp_path, storage, "orphaned", **{**KEYS, "concurrency": 4})
 
     def interrupted(carry: Carry) -> None:
         monkeypatch.setattr("gen_ray.cluster.sweeps.searcher.exploit", carry)
@@ -137,26 +137,26 @@ def test_a_population_resumes_with_the_settings_at_the_death_of_its_driver(
     def then_ctrl_c(experiment: Experiment, run_id: str, donor: str) -> None:
         exploit(experiment, run_id, donor)
         assert newest(experiment, run_id) == newest(experiment, donor)
-        seen.append(run_id)
-        if len(seen) == 2:
+        copies.append(run_id)
+        if len(copies) == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    seen: list[str] = []
+    copies: list[str] = []
     interrupted(none_at_all)
     with pytest.raises(OSError, match="between record and copy"):
-        sweep(wanted)
+        sweep(sweep_plan)
     interrupted(then_ctrl_c)
     with pytest.raises(EndedError, match="`resume`"):
-        sweep(wanted, resume=True)
+        sweep(sweep_plan, resume=True)
     interrupted(exploit)
-    done = sweep(wanted, resume=True)
+    done = sweep(sweep_plan, resume=True)
     assert [result.state for result in done.results] == ["finished"] * TRIALS
-    assert seen[0] in {trial_run(done.sweep_id, result.number) for result in done.results if result.copies}
+    assert copies[0] in {trial_run(done.sweep_id, result.number) for result in done.results if result.copies}
     for result in done.results:
-        experiment = run_directory.load(run_directory.folder(wanted.first, trial_run(done.sweep_id, result.number)))
-        assert experiment.training == wanted.experiment(result.point).training
+        experiment = run_directory.load(run_directory.folder(sweep_plan.first, trial_run(done.sweep_id, result.number)))
+        assert experiment.training == sweep_plan.experiment(result.point).training
         assert result.metrics["train/steps"] == STEPS
-    parent, trials = story(wanted)
+    parent, trials = story(sweep_plan)
     assert parent.status == "FINISHED" and [row.status for row in trials] == ["FINISHED"] * TRIALS
 
 
@@ -164,11 +164,11 @@ def test_a_population_resumes_with_the_settings_at_the_death_of_its_driver(
 @pytest.mark.usefixtures("cluster")
 def test_trials_with_two_workers_also_wait_for_one_another(storage: Path, tmp_path: Path) -> None:
     settings = {"scaling": {"num_workers": 2}, "training": {"epochs": 2}}
-    wanted = plan(
+    sweep_plan = plan(
         tmp_path, storage, "two-by-two",
         **{**KEYS, "trials": 2, "settings": settings, "scheduler": {"name": "pbt", "interval_epochs": 1}},
     )  # fmt: skip
-    done = sweep(wanted)
+    done = sweep(sweep_plan)
     assert [result.state for result in done.results] == ["finished"] * 2
     assert [str(copy) for result in done.results for copy in result.copies] in (["000 at epoch 1"], ["001 at epoch 1"])
     assert {result.metrics["train/steps"] for result in done.results} == {22}

@@ -75,7 +75,7 @@ def request(*headers: bytes, path: bytes = b"/") -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("headers", "kept"),
+    ("headers", "is_repeated"),
     [
         ([b"X-Request-ID: mine-1"], True),
         ([b"X-Request-ID: <script>"], False),
@@ -86,11 +86,11 @@ def request(*headers: bytes, path: bytes = b"/") -> bytes:
     ],
 )
 def test_a_response_has_one_request_id_and_repeats_only_a_well_formed_one(
-    port: int, headers: list[bytes], kept: bool
+    port: int, headers: list[bytes], is_repeated: bool
 ) -> None:
     received = talk(port, request(*headers)).lower()
     assert received.startswith(b"http/1.1 200") and received.count(b"x-request-id") == 1
-    assert (b"mine-1" in received) is kept and b"<script>" not in received and b"a" * 65 not in received
+    assert (b"mine-1" in received) is is_repeated and b"<script>" not in received and b"a" * 65 not in received
     assert b"x-request-id: " + SEEN[0] in received  # the ingress logs the same id
 
 
@@ -152,22 +152,22 @@ def test_pipelined_requests_wait_for_the_first_answer(port: int, following: list
 
 
 def test_connections_have_a_limit(port: int) -> None:
-    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
-    for line in held:
+    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    for line in connections:
         line.sendall(SLOW)
     time.sleep(0.3)
     assert talk(port, request()) == b""
-    for line in held:
+    for line in connections:
         line.close()
     time.sleep(0.1)
     assert talk(port, request()).startswith(b"HTTP/1.1 200")
 
 
 def test_an_idle_connection_is_closed_for_a_new_one(port: int) -> None:
-    held = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
+    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(20)]
     time.sleep(0.1)
     assert talk(port, request()).startswith(b"HTTP/1.1 200")
-    for line in held:
+    for line in connections:
         line.close()
 
 

@@ -15,7 +15,7 @@ from ray.core.generated.common_pb2 import Bundle
 from ray.core.generated.gcs_pb2 import ActorTableData, PlacementGroupTableData
 from ray.util import get_placement_group, remove_placement_group
 
-from gen_ray.cluster.jobs.queue import NAME, QueueSlot, Shared, members, queue_slot, reserved
+from gen_ray.cluster.jobs.queue import NAME, ClusterQueueSlot, QueueSlot, members, queue_slot, reserved
 from gen_ray.cluster.jobs.reservations import total
 from gen_ray.cluster.sweeps.sweep import sweep
 from gen_ray.cluster.tracking import logger_actor
@@ -49,23 +49,23 @@ def becomes(true: Callable[[], bool], seconds: float = 20) -> bool:
     return found
 
 
-def granted(place: QueueSlot, running: int = 0) -> bool:
-    place.tell(running)  # otherwise it would ask only every half second
-    return place.granted(running)
+def granted(slot: QueueSlot, running: int = 0) -> bool:
+    slot.tell(running)  # otherwise it would ask only every half second
+    return slot.granted(running)
 
 
 @pytest.mark.usefixtures("shared")
 def test_the_resources_of_a_dead_driver_are_released(someone: Any, tmp_path: Path) -> None:
     mine = logger_actor.start(None, tmp_path)
-    with queue_slot("theirs", 1, {"CPU": 4.0}, someone) as theirs, queue_slot("mine", 2, {"CPU": 4.0}, mine) as place:
-        assert granted(theirs) and not granted(place)
-        assert [(wish.name, wish.running, bool(waits)) for wish, waits, _ in members()] == [
+    with queue_slot("theirs", 1, {"CPU": 4.0}, someone) as theirs, queue_slot("mine", 2, {"CPU": 4.0}, mine) as slot:
+        assert granted(theirs) and not granted(slot)
+        assert [(request.name, request.running, bool(waits)) for request, waits, _ in members()] == [
             ("theirs", 1, False),
             ("mine", 0, True),
         ]
         ray.kill(someone)
-        assert becomes(lambda: granted(place))
-        assert [wish.name for wish, _, _ in members()] == ["mine"]
+        assert becomes(lambda: granted(slot))
+        assert [request.name for request, _, _ in members()] == ["mine"]
     assert becomes(lambda: not members())
 
 
@@ -84,8 +84,8 @@ ray.get(placement_group([{"CPU": 1}, {"CPU": 1}], name="group", lifetime="detach
 @pytest.mark.usefixtures("shared")
 def test_resources_reserved_by_other_applications_are_not_granted(someone: Any) -> None:
     with queue_slot("large", 1, {"CPU": 2.0}, someone) as large, queue_slot("small", 1, {"CPU": 1.0}, someone) as small:
-        place = [os.environ["RAY_ADDRESS"], ray.get_runtime_context().namespace]
-        subprocess.run([sys.executable, "-c", OTHERS, *place], check=True, timeout=60)
+        arguments = [os.environ["RAY_ADDRESS"], ray.get_runtime_context().namespace]
+        subprocess.run([sys.executable, "-c", OTHERS, *arguments], check=True, timeout=60)
         assert becomes(lambda: reserved().get("CPU") == 3.0)
         assert not granted(large) and granted(small), "one core of four is left"
         small.tell(0)
@@ -114,13 +114,13 @@ def test_an_actor_counts_with_its_group_and_a_waiting_group_does_not_count() -> 
 
 @pytest.mark.usefixtures("shared")
 def test_a_lost_queue_restarts_and_learns_its_members(someone: Any) -> None:
-    with queue_slot("a", 1, {"CPU": 2.0}, someone, most=9) as place:
-        assert isinstance(place, Shared)
-        assert granted(place) and granted(place, 1)
+    with queue_slot("a", 1, {"CPU": 2.0}, someone, most=9) as slot:
+        assert isinstance(slot, ClusterQueueSlot)
+        assert granted(slot) and granted(slot, 1)
         ray.kill(ray.get_actor(NAME, namespace=NAME), no_restart=False)
-        assert not granted(place, 2)
-        assert [(wish.running, bool(waits)) for wish, waits, _ in members()] == [(2, True)]
-        assert becomes(lambda: granted(place, 1))
+        assert not granted(slot, 2)
+        assert [(request.running, bool(waits)) for request, waits, _ in members()] == [(2, True)]
+        assert becomes(lambda: granted(slot, 1))
 
 
 @pytest.mark.usefixtures("shared")
@@ -129,7 +129,7 @@ def test_a_sweep_uses_the_resources_that_others_leave(someone: Any, storage: Pat
     found, most = plan(tmp_path, storage, "what-is-left", space=space), list[float]()
     with queue_slot("other", 1, {"CPU": 3.0}, someone) as other:
         assert granted(other)
-        done = sweep(found, watch=lambda *_: most.append(max(wish.running for wish, _, _ in members())))
+        done = sweep(found, watch=lambda *_: most.append(max(request.running for request, _, _ in members())))
     assert [result.state for result in done.results] == ["finished"] * 3
     assert len(most) == 3 and set(most) == {1}, "one core was left"
 
@@ -150,8 +150,8 @@ def test_a_training_waits_until_its_resources_are_granted(someone: Any, storage:
 def test_a_local_ray_has_no_queue() -> None:
     with pytest.raises(UserError, match="RAY_ADDRESS: is not set"):
         members()
-    with queue_slot("a", 1, {"CPU": 1e9}, None) as place:
-        assert place.granted(0) and not place.shared
+    with queue_slot("a", 1, {"CPU": 1e9}, None) as slot:
+        assert slot.granted(0) and not slot.shared
 
 
 @pytest.mark.usefixtures("cluster")

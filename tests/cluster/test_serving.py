@@ -62,9 +62,9 @@ def test_samples_by_http_equal_those_of_the_engine(url: str, root: Path) -> None
     assert {card["id"]: card["family"] for card in client.models()} == {"ddpm": "ddpm", "vae": "vae"}
     found = client.sample("ddpm", n=3, seed=5, sampler="heun", steps=4)
     of = artifact.load(root / "runs" / "toy-ddpm" / "artifact")
-    alone = generate(of.net, of.family.chain("heun", 4), 3, seed=5, device=CPU).numpy()
-    assert np.abs(found.samples.astype(int) - alone).max() <= 1
-    assert client.score("vae", x=alone).arrays["bits_per_dim"].shape == (3,)
+    single = generate(of.net, of.family.chain("heun", 4), 3, seed=5, device=CPU).numpy()
+    assert np.abs(found.samples.astype(int) - single).max() <= 1
+    assert client.score("vae", x=single).arrays["bits_per_dim"].shape == (3,)
 
 
 def test_a_stream_has_previews(url: str) -> None:
@@ -221,8 +221,8 @@ def test_two_commands_do_not_start_on_one_cluster_at_once(url: str) -> None:
 def test_a_port_belongs_to_one_server(host: str) -> None:
     """Also between the check and the start of the proxy; the proxy, which uses SO_REUSEPORT, can still bind it."""
     port = free_port()
-    with ports.held(host, port):
-        with pytest.raises(UserError, match=f"`port={port}`: another server listens"), ports.held(host, port):
+    with ports.reserve(host, port):
+        with pytest.raises(UserError, match=f"`port={port}`: another server listens"), ports.reserve(host, port):
             pytest.fail("held twice")
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as proxy:
             for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
@@ -231,7 +231,7 @@ def test_a_port_belongs_to_one_server(host: str) -> None:
             proxy.listen()
             with socket.create_connection((host.replace("0.0.0.0", "127.0.0.1"), port)):
                 pass
-            with pytest.raises(UserError, match="another server listens"), ports.held(host, port):
+            with pytest.raises(UserError, match="another server listens"), ports.reserve(host, port):
                 pytest.fail("held while a proxy listens")
 
 

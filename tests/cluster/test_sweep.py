@@ -113,8 +113,8 @@ def test_mlflow_has_one_parent_and_an_accurate_child_for_each_trial(outcome: Swe
 def test_the_parent_holds_table_record_and_pictures(outcome: SweepOutcome, three: SweepPlan) -> None:
     store = Store.of_experiment(three.experiment({}))
     client, [parent] = connect(store), [row for row in rows(store) if row.tags.get("gen_ray.kind") == "sweep"]
-    kept = {Path(item.path).name for item in client.list_artifacts(parent.mlflow_id, "sweep")}
-    assert kept == {"table.csv", "sweep.yaml", "study.jsonl"}
+    files = {Path(item.path).name for item in client.list_artifacts(parent.mlflow_id, "sweep")}
+    assert files == {"table.csv", "sweep.yaml", "study.jsonl"}
     for name in ("parallel_coordinates", "metric_against_each_key", "quality_against_cost", "best_samples"):
         assert latest_image(store, parent, f"sweep_{name}"), name
 
@@ -122,8 +122,8 @@ def test_the_parent_holds_table_record_and_pictures(outcome: SweepOutcome, three
 @pytest.mark.usefixtures("cluster")
 def test_trials_in_one_process_equal_separate_trainings(outcome: SweepOutcome, three: SweepPlan) -> None:
     experiment = three.experiment({"family.latent_dim": 3})
-    alone, _ = in_this_process(experiment, prepare_data(experiment))
-    assert same(alone, weights(run_directory.folder(experiment, f"{outcome.sweep_id}.002") / "artifact"))
+    single, _ = in_this_process(experiment, prepare_data(experiment))
+    assert same(single, weights(run_directory.folder(experiment, f"{outcome.sweep_id}.002") / "artifact"))
 
 
 @pytest.mark.usefixtures("cluster")
@@ -133,21 +133,21 @@ def test_an_interrupted_sweep_resumes_and_repeats_nothing(storage: Path, tmp_pat
         "settings": {"training": {"epochs": 1}},
         "concurrency": 1,
     }
-    wanted = plan(tmp_path, storage, "cut-off", **keys)
+    sweep_plan = plan(tmp_path, storage, "cut-off", **keys)
     with pytest.raises(UserError, match="no unfinished sweep named 'cut-off'"):
-        sweep(wanted, resume=True)
+        sweep(sweep_plan, resume=True)
 
     def cut(done: int, *_: Any) -> None:
         if done == 1:
             os.kill(os.getpid(), signal.SIGINT)  # Ctrl-C, which Ray Tune handles
 
     with pytest.raises(EndedError, match="`resume`") as ended:
-        sweep(wanted, watch=cut)
+        sweep(sweep_plan, watch=cut)
     assert ended.value.code == 130
-    parent, before = story(wanted)
+    parent, before = story(sweep_plan)
     assert parent.status == "KILLED" and len(before) in (1, 2)
     assert [row.status for row in before] == ["FINISHED", "KILLED"][: len(before)]
-    first = run_directory.folder(wanted.experiment({}), before[0].run_id) / "result.json"
+    first = run_directory.folder(sweep_plan.experiment({}), before[0].run_id) / "result.json"
     written = first.stat().st_mtime_ns
 
     other = plan(tmp_path, storage, "cut-off", **{**keys, "trials": 2})
@@ -155,7 +155,7 @@ def test_an_interrupted_sweep_resumes_and_repeats_nothing(storage: Path, tmp_pat
         sweep(other, resume=True)
     done = sweep(plan(tmp_path, storage, "cut-off", **keys), resume=True)
     assert [result.state for result in done.results] == ["finished"] * 3 and first.stat().st_mtime_ns == written
-    parent, after = story(wanted)
+    parent, after = story(sweep_plan)
     assert parent.status == "FINISHED" and [row.status for row in after] == ["FINISHED"] * 3
     assert after[0].mlflow_id == before[0].mlflow_id and parent.run_id == done.sweep_id
 
@@ -163,14 +163,14 @@ def test_an_interrupted_sweep_resumes_and_repeats_nothing(storage: Path, tmp_pat
 @pytest.mark.usefixtures("cluster")
 def test_a_hopeless_trial_is_pruned_and_marked(storage: Path, tmp_path: Path) -> None:
     rates = [1e-2, 1e-7, 1e-8]
-    wanted = plan(
+    sweep_plan = plan(
         tmp_path, storage, "hopeless", space={"training.learning_rate": {"choice": rates}}, concurrency=1,
         settings={"training": {"epochs": 4}}, metric="validation/loss_nats",
         scheduler={"name": "asha", "grace_epochs": 1, "reduction": 2},
     )  # fmt: skip
-    done = sweep(wanted)
+    done = sweep(sweep_plan)
     assert [result.state for result in done.results] == ["finished", "stopped early", "stopped early"]
-    _, trials = story(wanted)
+    _, trials = story(sweep_plan)
     assert [row.status for row in trials] == ["FINISHED"] * 3 and trials[1].tags["stopped_early"] == "after epoch 1"
     assert "eval/bits_per_dim" not in trials[1].metrics and done.best == trials[0].run_id
 
@@ -178,9 +178,9 @@ def test_a_hopeless_trial_is_pruned_and_marked(storage: Path, tmp_path: Path) ->
 @pytest.mark.usefixtures("cluster")
 def test_a_trial_with_two_workers_uses_ray_train(storage: Path, tmp_path: Path) -> None:
     settings = {"scaling": {"num_workers": 2}, "training": {"epochs": 1}}
-    wanted = plan(tmp_path, storage, "two-each", space={"family.latent_dim": {"choice": [3]}}, settings=settings)
-    done = sweep(wanted)
+    sweep_plan = plan(tmp_path, storage, "two-each", space={"family.latent_dim": {"choice": [3]}}, settings=settings)
+    done = sweep(sweep_plan)
     [result] = done.results
     assert result.state == "finished" and result.metrics["train/steps"] == 11
-    _, [row] = story(wanted)
+    _, [row] = story(sweep_plan)
     assert row.status == "FINISHED" and row.params["scaling.num_workers"] == "2" and "eval/bits_per_dim" in row.metrics

@@ -14,7 +14,7 @@ import yaml
 
 from gen_ray import run_directory
 from gen_ray.cluster.data.preparation import prepare_data
-from gen_ray.cluster.evaluation.evaluate import PORTRAYED, make_summary_figure
+from gen_ray.cluster.evaluation.evaluate import SUMMARY_IMAGES, make_summary_figure
 from gen_ray.cluster.training.train import TrainOutcome, train
 from gen_ray.cluster.training.trainer import user_error
 from gen_ray.cluster.training.worker import error_report, is_group_failure
@@ -72,9 +72,10 @@ def test_the_run_folder_holds_the_config_two_checkpoints_and_the_artifact(
     assert run_directory.load(home) == experiment
     folders = sorted(p.name for p in home.iterdir() if p.is_dir())
     assert folders == ["artifact", "averages", "checkpoints"]
-    kept = sorted((home / "checkpoints").iterdir())
-    assert [folder.name for folder in kept[-2:]] == ["step-000000021", "step-000000022"] and len(kept) <= 3
-    for folder in (home / "artifact", *kept, *(home / "averages").iterdir()):
+    checkpoints = sorted((home / "checkpoints").iterdir())
+    assert [folder.name for folder in checkpoints[-2:]] == ["step-000000021", "step-000000022"]
+    assert len(checkpoints) <= 3
+    for folder in (home / "artifact", *checkpoints, *(home / "averages").iterdir()):
         manifest.verify(folder)
 
 
@@ -84,13 +85,13 @@ def test_mlflow_has_every_setting_the_metrics_and_their_provenance(
     assert (tracked.status, tracked.name) == ("FINISHED", "tiny")
     assert {key: str(value) for key, value in experiment.flat().items()}.items() <= tracked.params.items()
     assert tracked.params["family.name"] == "vae" and len(tracked.params["data.fingerprint"]) == 12
-    wanted = {
+    expected = {
         "train/loss_nats", "train/images_per_second", "train/learning_rate", "train/minutes", "train/steps",
         "validation/loss_nats", "best/validation_loss_nats", "eval/bits_per_dim", "eval/bits_per_dim_standard_error",
         "eval/frechet_distance_at_floor_rows", "eval/frechet_distance", "eval/frechet_floor",
         "eval/precision", "eval/recall", "sample/seconds_per_image",
     }  # fmt: skip
-    assert wanted <= tracked.metrics.keys()
+    assert expected <= tracked.metrics.keys()
     assert {key: tracked.metrics[key] for key in outcome.metrics} == pytest.approx(dict(outcome.metrics))
     assert tracked.tags["provenance.eval/bits_per_dim.kind"] == "iwae-2"
     how = outcome.provenance["eval/frechet_distance"]
@@ -117,7 +118,7 @@ def test_the_summary_figure_shows_the_artifact_and_chosen_test_images(
 ) -> None:
     prepared = prepare_data(experiment)
     picture = make_summary_figure(experiment, prepared, outcome.artifact)
-    shown = grids.grid(torch.from_numpy(read_random_rows(prepared, "test", PORTRAYED)[0]), levels=17, columns=1)
+    shown = grids.grid(torch.from_numpy(read_random_rows(prepared, "test", SUMMARY_IMAGES)[0]), levels=17, columns=1)
     assert (picture[-len(shown) :, : shown.shape[1]] == shown).all()
 
 
@@ -268,10 +269,10 @@ def test_a_run_that_mlflow_refuses_is_not_trained(storage: Path) -> None:
     refused = tiny(storage, name="refused", tracking={"experiment": "deleted"})
     client = connect(Store.of_experiment(refused))
     client.delete_experiment(experiment_id(Store.of_experiment(refused), client))
-    seen = list[int]()
+    steps = list[int]()
     with pytest.raises(RunError, match="experiment 'deleted'"):
-        train(refused, watch=lambda done, total, newest: seen.append(done))
-    assert not seen and run_directory.named("refused", storage / "runs") == []
+        train(refused, watch=lambda done, total, newest: steps.append(done))
+    assert not steps and run_directory.named("refused", storage / "runs") == []
     wrong = refused.model_copy(update={"tracking": refused.tracking.model_copy(update={"uri": "localhost:5000"})})
     with pytest.raises(UserError, match="did you mean http://localhost:5000"):
         train(wrong)
@@ -282,9 +283,9 @@ def test_the_end_of_a_process_group_is_not_an_error_of_the_code() -> None:
     """Ray Train destroys the process group of a rank while the rank's thread may still use it."""
     import torch.distributed as dist
 
-    with pytest.raises(ValueError, match="process group") as gone:
+    with pytest.raises(ValueError, match="process group") as error:
         dist.all_reduce(torch.zeros(1))
-    assert is_group_failure(gone.value) and is_group_failure(RuntimeError("Connection closed by peer"))
+    assert is_group_failure(error.value) and is_group_failure(RuntimeError("Connection closed by peer"))
     full = error_report(RuntimeError("CUDA error: out of memory\nCompile with"), {"data": {"batch_size": 8}})
     assert "data.batch_size=8" in full["message"]
     assert not is_group_failure(ValueError("x")) and not is_group_failure(KeyError("process group"))

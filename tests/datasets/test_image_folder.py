@@ -183,8 +183,8 @@ def test_all_files_are_closed(flat: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
     for kind, name in zip(REASONS, sorted(flat.iterdir()), strict=False):
         corrupt(name, kind)
-    held = list(source.rows(source.spec()))
-    assert held and len(list(Path("/proc/self/fd").iterdir())) == before
+    batches = list(source.rows(source.spec()))
+    assert batches and len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 # ---- layouts --------------------------------------------------------------------------------------------------------
@@ -283,8 +283,8 @@ def test_a_mixture_of_grey_and_colour_is_colour(tmp_path: Path) -> None:
     grey = draw(tmp_path / "d", [f"a{i}.png" for i in range(30)])
     colour = draw(tmp_path / "d", [f"b{i}.png" for i in range(30)], colour=True)
     prepared = make(tmp_path / "d")
-    wanted = {np.repeat(x, 3, 0).tobytes() for x in grey.values()} | {x.tobytes() for x in colour.values()}
-    assert prepared.spec.shape == (3, 4, 6) and split_by_content(prepared).keys() == wanted
+    expected = {np.repeat(x, 3, 0).tobytes() for x in grey.values()} | {x.tobytes() for x in colour.values()}
+    assert prepared.spec.shape == (3, 4, 6) and split_by_content(prepared).keys() == expected
 
 
 @pytest.mark.parametrize(

@@ -138,8 +138,8 @@ def test_a_file_whose_metadata_is_a_pickle_runs_nothing(tmp_path: Path, monkeypa
 
 def test_a_row_keeps_its_split_when_files_are_added(tmp_path: Path) -> None:
     save(tmp_path, tensors(noise(6).astype(np.uint8)), "b.parquet")
-    alone = make(tmp_path)
-    before = {split: set(multiset(load_split(alone, split)[0])) for split in SPLITS}
+    single = make(tmp_path)
+    before = {split: set(multiset(load_split(single, split)[0])) for split in SPLITS}
     save(tmp_path, tensors(noise(6, seed=1).astype(np.uint8)), "a.parquet")
     both = make(tmp_path)
     assert sum(both.rows.values()) == 2 * N

@@ -33,10 +33,10 @@ def test_digits_equal_those_of_scikit_learn_to_the_bit(tmp_path: Path) -> None:
     prepared = prepare("digits", out=tmp_path)
     digits = load_digits()
     places = split_indices(Batch(x=digits.images, keys=[str(i) for i in range(1797)]))
-    for place, split in enumerate(SPLITS):
+    for index, split in enumerate(SPLITS):
         x, labels = load_split(prepared, split)
-        assert np.array_equal(x[:, 0], digits.images[places == place])  # in the order of the source
-        assert np.array_equal(labels, digits.target[places == place])
+        assert np.array_equal(x[:, 0], digits.images[places == index])  # in the order of the source
+        assert np.array_equal(labels, digits.target[places == index])
     assert sum(prepared.rows.values()) == 1797
     assert prepared.spec.levels == 17 and prepared.spec.shape == (1, 8, 8) and len(prepared.spec.classes) == 10
 
@@ -85,10 +85,10 @@ def test_shard_size_changes_neither_rows_nor_splits(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_depends_on_the_content(tmp_path: Path) -> None:
-    here, there = prepare("digits", out=tmp_path / "a"), prepare("digits", out=tmp_path / "b")
+    first, second = prepare("digits", out=tmp_path / "a"), prepare("digits", out=tmp_path / "b")
     coarse = prepare("digits", out=tmp_path / "a", options=SourceOptions(levels=2))
-    assert here.fingerprint == there.fingerprint != coarse.fingerprint
-    assert np.array_equal(everything(coarse)[0], everything(here)[0].astype(int) * 2 // 17)
+    assert first.fingerprint == second.fingerprint != coarse.fingerprint
+    assert np.array_equal(everything(coarse)[0], everything(first)[0].astype(int) * 2 // 17)
     assert coarse.spec.levels == 2
 
 
@@ -197,9 +197,9 @@ def test_spec_json_has_the_provenance_of_the_data(tmp_path: Path) -> None:
 
 
 def test_progress_counts_every_row(tmp_path: Path) -> None:
-    seen: list[int] = []
-    prepare("digits", out=tmp_path, progress=seen.append)
-    assert sum(seen) == 1797
+    counts: list[int] = []
+    prepare("digits", out=tmp_path, progress=counts.append)
+    assert sum(counts) == 1797
 
 
 @pytest.mark.parametrize(
@@ -258,10 +258,10 @@ def test_a_bad_row_is_refused_with_the_option_and_the_key_that_allow_it(tmp_path
     for number in range(3):
         Image.new("L", (8, 8), number).save(tmp_path / "images" / "a" / f"{number}.png")
     (tmp_path / "images" / "a" / "1.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"`on_bad_row=skip:K`, or data.on_bad_row=skip:K in a training"):
+    with pytest.raises(UserError, match=r"`on_bad_row=skip:K` of gen-ray prepare, or data.on_bad_row=skip:K in"):
         prepare("image_folder:images", root=tmp_path, out=tmp_path / "out")
 
 
 def test_a_folder_that_cannot_be_made_is_refused_with_the_key_that_names_it() -> None:
-    with pytest.raises(UserError, match=r"/proc/x/data: cannot be used as a folder .*storage\.root \(`storage`\)"):
+    with pytest.raises(UserError, match=r"/proc/x/data: cannot be used as a .*storage\.root \(argument `storage`\)"):
         prepare("digits", out=Path("/proc/x/data"))

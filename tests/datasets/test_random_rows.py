@@ -115,11 +115,11 @@ def test_an_extractor_is_trained_on_all_classes_even_where_the_split_is_too_larg
     by_class: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(features, "MAX_BYTES", 64 * by_class.spec.dims)
-    seen: list[features.Labelled] = []
+    trained_on: list[features.Labelled] = []
     learn = features.train
-    monkeypatch.setattr(features, "train", lambda spec, *data: seen.append(data) or learn(spec, *data))
+    monkeypatch.setattr(features, "train", lambda spec, *data: trained_on.append(data) or learn(spec, *data))
     references(by_class, monkeypatch)
-    [(x, labels)] = seen
+    [(x, labels)] = trained_on
     assert len(x) == 64 and set(labels.tolist()) == set(range(CLASSES))
 
 

@@ -55,13 +55,13 @@ def test_a_folder_of_other_files_is_refused_with_its_name_and_the_remedy(tmp_pat
 
 def test_a_scan_ends_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the whole disk no more entries than the limit are read, also in folders without files."""
-    seen = []
+    files = []
     count = scan.Scan.count
-    monkeypatch.setattr(scan.Scan, "count", lambda self, *, found: seen.append(found) or count(self, found=found))
+    monkeypatch.setattr(scan.Scan, "count", lambda self, *, found: files.append(found) or count(self, found=found))
     for source in (ImageFolder("/", None, SourceOptions()), ParquetFiles("/**/*.parquet", None, SourceOptions())):
         with pytest.raises(UserError, match=r"^/: a scan stopped at"):
             _ = source.files
-    assert len(seen) < 2 * (20 + scan.OTHERS_PER_FILE * 1000)
+    assert len(files) < 2 * (20 + scan.OTHERS_PER_FILE * 1000)
 
 
 def test_many_images_allow_many_other_files(tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ def decoded(prepared: Prepared, length: int) -> str:
     n = sum(prepared.rows.values())
     places = split_indices(Batch(x=np.empty(0), keys=[str(i) for i in range(n)]))
     tokens = np.empty((n, length), np.int64)
-    for place, split in enumerate(SPLITS):
-        tokens[places == place] = load_split(prepared, split)[0]
+    for index, split in enumerate(SPLITS):
+        tokens[places == index] = load_split(prepared, split)[0]
     return "".join(prepared.spec.alphabet[token] for token in tokens.reshape(-1))
 
 

@@ -102,17 +102,17 @@ def test_an_absent_data_set_names_the_folder_and_the_remedies_and_leaves_nothing
     folder = root / "FashionMNIST" / "raw"
     with pytest.raises(UserError, match=rf"put torchvision's files in {folder}, or run where the download") as caught:
         prepare("fashion_mnist", root=root, out=tmp_path / "out")
-    assert "\n" not in str(caught.value) and "data.root (prepare: `root`)" in str(caught.value)
+    assert "\n" not in str(caught.value) and "data.root (argument `root` of gen-ray prepare)" in str(caught.value)
     assert (f"the folder {root} does not exist" in str(caught.value)) == bool(below)
     assert not list(tmp_path.iterdir())
 
 
 def test_downloaded_files_appear_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clothes: dict) -> None:
-    there, root = tmp_path / "FashionMNIST", tmp_path / "new" / "root"
+    folder, root = tmp_path / "FashionMNIST", tmp_path / "new" / "root"
 
     def download(home: str, *, train: bool = True, download: bool = False) -> object:
         if download:
-            shutil.copytree(there, Path(home) / "FashionMNIST")
+            shutil.copytree(folder, Path(home) / "FashionMNIST")
             (Path(home) / "FashionMNIST" / "raw" / "leftover.gz").touch()
         return known(home, train=train)
 

@@ -78,11 +78,11 @@ def gated(family: str = "ddpm") -> tuple[Model, Gated]:
 
 
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(0, 100))
-def test_rows_are_shared_max_min_fairly(wanted: list[int], room: int) -> None:
-    given = fair_shares.max_min_shares(wanted, room)
-    assert sum(given) == min(room, sum(wanted)) and all(g <= w for g, w in zip(given, wanted, strict=True))
-    for mine, want in zip(given, wanted, strict=True):
-        if mine < want:  # a larger request gets at most one row less than another
+def test_rows_are_shared_max_min_fairly(demands: list[int], room: int) -> None:
+    given = fair_shares.max_min_shares(demands, room)
+    assert sum(given) == min(room, sum(demands)) and all(g <= w for g, w in zip(given, demands, strict=True))
+    for mine, demand in zip(given, demands, strict=True):
+        if mine < demand:  # a larger request gets at most one row less than another
             assert all(other <= mine + 1 for other in given)
 
 
@@ -115,17 +115,17 @@ def test_batched_samples_and_completions_equal_single_ones(case: Case) -> None:
     family, x = of.family, case.x(2)
     mask = torch.zeros(x.shape, dtype=torch.bool)
     mask.view(2, -1)[:, : case.spec.dims // 2] = True
-    held = Known(known=x, mask=mask)
+    known_part = Known(known=x, mask=mask)
     chains = [(family.chain(name), None) for name, about in family.samplers().items() if not about.adaptive]
-    chains += [(family.impute(name), held) for name in family.imputers()]
+    chains += [(family.impute(name), known_part) for name in family.imputers()]
     with open_batcher(of) as batcher:
-        handles = [batcher.submit(chain, 2, seed=seed, known=held) for seed, (chain, held) in enumerate(chains)]
+        handles = [batcher.submit(chain, 2, seed=seed, known=known) for seed, (chain, known) in enumerate(chains)]
         found = [handle.future.result(60) for handle in handles]
-    for seed, ((chain, held), samples) in enumerate(zip(chains, found, strict=True)):
-        alone = generate(of.net, chain, 2, seed=seed, device=CPU, known=held)
-        assert samples.dtype == alone.dtype
-        assert near(samples, alone, case), seed
-        if held is not None:
+    for seed, ((chain, known_part), samples) in enumerate(zip(chains, found, strict=True)):
+        single = generate(of.net, chain, 2, seed=seed, device=CPU, known=known_part)
+        assert samples.dtype == single.dtype
+        assert near(samples, single, case), seed
+        if known_part is not None:
             assert torch.equal(samples[mask], x[mask].to(samples.dtype))
 
 
@@ -141,7 +141,7 @@ def near(a: Tensor, b: Tensor, case: Case) -> bool:
 def test_any_mix_of_requests_gives_each_its_own_result(data: st.DataObject) -> None:
     """Random samplers, steps, numbers, seeds, delays, cancellations and padding: correct results, nothing left over."""
     of = model("ddpm")
-    asked = data.draw(
+    requests = data.draw(
         st.lists(
             st.tuples(
                 st.sampled_from(["ddim", "ancestral", "dpmpp_2m", "heun"]),
@@ -158,7 +158,7 @@ def test_any_mix_of_requests_gives_each_its_own_result(data: st.DataObject) -> N
     )
     with open_batcher(of) as batcher:
         handles = []
-        for name, steps, n, seed, padded, fate, delay in asked:
+        for name, steps, n, seed, padded, fate, delay in requests:
             time.sleep(delay)
             deadline = time.monotonic() + delay if fate == "late" else None
             handles.append(batcher.submit(of.family.chain(name, steps), n, seed=seed, padded=padded, deadline=deadline))
@@ -167,15 +167,15 @@ def test_any_mix_of_requests_gives_each_its_own_result(data: st.DataObject) -> N
         wait([handle.future for handle in handles], timeout=60)
         assert batcher.admission.pending == 0 and batcher.admission.requests == 0
         assert not batcher._scheduler.requests and not any(c.rows for c in batcher._scheduler._batches.values())
-    for (name, steps, n, seed, _, fate, _), handle in zip(asked, handles, strict=True):
+    for (name, steps, n, seed, _, fate, _), handle in zip(requests, handles, strict=True):
         error = handle.future.exception()
         if error is not None:
             assert (
                 isinstance(error, CancelledError if fate == "gives up" else DeadlineExceededError) and fate != "stays"
             )
             continue
-        alone = generate(of.net, of.family.chain(name, steps), n, seed=seed, device=CPU)
-        assert int((handle.future.result().int() - alone.int()).abs().max()) <= 1
+        single = generate(of.net, of.family.chain(name, steps), n, seed=seed, device=CPU)
+        assert int((handle.future.result().int() - single.int()).abs().max()) <= 1
 
 
 def test_padded_forwards_give_the_same_bytes_beside_any_requests() -> None:
@@ -195,15 +195,17 @@ def test_padded_forwards_give_the_same_bytes_beside_any_requests() -> None:
 
 
 def test_previews_show_decided_and_undecided_values() -> None:
-    of, seen = model("tokens"), []
+    of, previews = model("tokens"), []
     with open_batcher(of, LatencyProfile((1, 2), (1.0, 1.1))) as batcher:
         chain = of.family.chain("first_hitting", 16)
-        handle = batcher.submit(chain, 3, seed=1, on_preview=seen.append, previews=5)
+        handle = batcher.submit(chain, 3, seed=1, on_preview=previews.append, previews=5)
         final = handle.future.result(60)
-    assert 3 <= len(seen) <= 5 and all(isinstance(look, Preview) and look.samples.shape == final.shape for look in seen)
-    assert [look.done for look in seen] == sorted({look.done for look in seen}) and seen[-1].done < seen[-1].total
-    assert (seen[0].samples == -1).any()
-    for look in seen:  # a symbol that an unmasking chain has shown does not change
+    assert 3 <= len(previews) <= 5
+    assert all(isinstance(preview, Preview) and preview.samples.shape == final.shape for preview in previews)
+    done = [preview.done for preview in previews]
+    assert done == sorted(set(done)) and done[-1] < previews[-1].total
+    assert (previews[0].samples == -1).any()
+    for look in previews:  # a symbol that an unmasking chain has shown does not change
         decided = look.samples >= 0
         assert torch.equal(look.samples[decided], final[decided].int())
 
@@ -214,7 +216,7 @@ def test_previews_show_decided_and_undecided_values() -> None:
 @pytest.mark.parametrize("family", ["ddpm", "ddpm-learned", "vae", "tokens"])
 def test_a_score_through_the_batcher_equals_the_direct_score(family: str) -> None:
     of, x = model(family), images(5)
-    alone = scoring.score(of, x, effort=6, repeats=2, device=CPU)
+    single = scoring.score(of, x, effort=6, repeats=2, device=CPU)
     with open_batcher(of) as batcher:
         busy = [batcher.submit(of.experiment.chain(of.family), 4, seed=seed) for seed in range(3)]
 
@@ -223,8 +225,8 @@ def test_a_score_through_the_batcher_equals_the_direct_score(family: str) -> Non
 
         scores = batcher.submit_callable(work, 60).future.result(60)
         wait([handle.future for handle in busy], timeout=60)
-    assert scores.kind == alone.kind and scores.nfe == alone.nfe
-    torch.testing.assert_close(scores.bits_per_dim, alone.bits_per_dim, rtol=1e-5, atol=1e-5)
+    assert scores.kind == single.kind and scores.nfe == single.nfe
+    torch.testing.assert_close(scores.bits_per_dim, single.bits_per_dim, rtol=1e-5, atol=1e-5)
 
 
 def test_auxiliary_tasks_and_sampling_share_forwards() -> None:
@@ -308,12 +310,12 @@ def test_a_result_that_is_not_finite_fails_only_its_own_request() -> None:
     with open_batcher(of) as batcher:
         with torch.no_grad():
             weight = next(net.parameters())
-            kept = weight.clone()
+            original = weight.clone()
             weight.fill_(torch.nan)
         with pytest.raises(NotFiniteError):
             batcher.submit(of.family.chain("ddim", 3), 2, seed=0).future.result(20)
         with torch.no_grad():
-            weight.copy_(kept)
+            weight.copy_(original)
         assert batcher.submit(of.family.chain("ddim", 3), 2, seed=0).future.result(20) is not None and batcher.healthy
 
 

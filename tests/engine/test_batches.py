@@ -39,7 +39,7 @@ def test_a_stream_started_at_a_later_step_has_the_same_rows(batch_size: int) -> 
 
 @pytest.mark.parametrize(("ranks", "accumulation_steps"), [(1, 1), (1, 4), (2, 2), (4, 1), (2, 1)])
 def test_micro_batches_are_assigned_in_order(ranks: int, accumulation_steps: int) -> None:
-    alone = taken(InMemoryBatches(X, batch_size=8), 0, 9)
+    single = taken(InMemoryBatches(X, batch_size=8), 0, 9)
     dealt = [
         itertools.islice(
             InMemoryBatches(X, batch_size=8, rank=r, world_size=ranks, accumulation_steps=accumulation_steps).stream(0),
@@ -50,7 +50,7 @@ def test_micro_batches_are_assigned_in_order(ranks: int, accumulation_steps: int
     for step, per_rank in enumerate(zip(*dealt, strict=True)):
         micros = [micro for rank in per_rank for micro in rank]
         assert [len(m) for m in micros] == [8 // (ranks * accumulation_steps)] * (ranks * accumulation_steps)
-        assert torch.cat(micros).tolist() == alone[step]
+        assert torch.cat(micros).tolist() == single[step]
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 7])
@@ -85,8 +85,9 @@ def test_a_worker_that_replaces_several_gets_their_rows(accumulation_steps: int)
     for found, first, second in zip(steps, *apart, strict=True):
         assert torch.equal(torch.cat(found), torch.cat([*first, *second])) and len(found) == 2 * accumulation_steps
     assert both.rows == len(X)
-    seen = [index for part in (CombinedBatches(views[:3]), CombinedBatches(views[3:])) for index, _ in part.slices(3)]
-    assert sorted(seen) == list(range(-(-len(X) // 3)))
+    halves = (CombinedBatches(views[:3]), CombinedBatches(views[3:]))
+    indices = [index for half in halves for index, _ in half.slices(3)]
+    assert sorted(indices) == list(range(-(-len(X) // 3)))
 
 
 def test_the_next_batch_is_copied_to_the_gpu_during_a_step(monkeypatch: pytest.MonkeyPatch) -> None:

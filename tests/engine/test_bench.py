@@ -17,10 +17,10 @@ class Counted(nn.Module):
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
-        self.net, self.asked = net, list[float]()
+        self.net, self.times = net, list[float]()
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        self.asked.append(float(x.double().sum() + t.double().sum()))
+        self.times.append(float(x.double().sum() + t.double().sum()))
         return self.net(x, t)
 
 
@@ -28,7 +28,7 @@ def test_the_baseline_of_sampling_repeats_its_evaluations() -> None:
     trained = model("ddpm")
     net, chain, rounds = Counted(trained.net), trained.family.chain("ddim:eta=1", 5), 3
     timed = sampler_times(net, chain, batch=4, rounds=rounds, device=CPU)
-    every = torch.tensor(net.asked).view(-1, chain.nfe)
+    every = torch.tensor(net.times).view(-1, chain.nfe)
     assert len(every) == 1 + 2 * (rounds + 1) and (every == every[0]).all()
     assert len(timed.bare) == len(timed.sampling) == len(timed.ratios) == rounds
     assert timed.ratios == [bare / sampled for bare, sampled in zip(timed.bare, timed.sampling, strict=True)]

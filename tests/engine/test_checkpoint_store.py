@@ -16,8 +16,8 @@ def of(validation: float) -> dict[str, bytes]:
     return {"position.json": json.dumps({"validation_nats": validation}).encode()}
 
 
-def filled(home: Path, losses: list[float], **kept: int) -> CheckpointStore:
-    store = CheckpointStore(home, **kept)
+def filled(home: Path, losses: list[float], **limits: int) -> CheckpointStore:
+    store = CheckpointStore(home, **limits)
     for step, loss in enumerate(losses, start=1):
         store.save(of(loss), step)
     return store
@@ -28,7 +28,7 @@ def steps(store: CheckpointStore) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("losses", "kept", "wanted"),
+    ("losses", "limits", "expected"),
     [
         ([3.0, 1.0, 2.0, 4.0], {}, [2, 3, 4]),
         ([4.0, 3.0, 2.0, 1.0], {}, [3, 4]),
@@ -39,10 +39,10 @@ def steps(store: CheckpointStore) -> list[int]:
     ],
 )
 def test_the_newest_and_the_best_are_kept(
-    losses: list[float], kept: dict[str, int], wanted: list[int], tmp_path: Path
+    losses: list[float], limits: dict[str, int], expected: list[int], tmp_path: Path
 ) -> None:
-    store = filled(tmp_path, losses, **kept)
-    assert steps(store) == wanted and store.last() == store.folder_of(wanted[-1])
+    store = filled(tmp_path, losses, **limits)
+    assert steps(store) == expected and store.last() == store.folder_of(expected[-1])
 
 
 def test_the_lowest_validation_loss_is_found_and_of_equal_ones_the_newest(tmp_path: Path) -> None:

@@ -51,14 +51,14 @@ def test_keys_and_their_requests_get_equal_time(sizes: list[int], late: int) -> 
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 40)), max_size=12), st.integers(0, 100))
-def test_shares_are_max_min_fair_between_keys(asked: list[tuple[str, int]], room: int) -> None:
-    keys, wanted = [key for key, _ in asked], [rows for _, rows in asked]
-    given = fair_shares.max_min_shares_by_key(keys, wanted, room)
-    assert sum(given) == min(room, sum(wanted)) and all(g <= w for g, w in zip(given, wanted, strict=True))
+def test_shares_are_max_min_fair_between_keys(requests: list[tuple[str, int]], room: int) -> None:
+    keys, demands = [key for key, _ in requests], [rows for _, rows in requests]
+    given = fair_shares.max_min_shares_by_key(keys, demands, room)
+    assert sum(given) == min(room, sum(demands)) and all(g <= w for g, w in zip(given, demands, strict=True))
     got, asks = Counter[str](), Counter[str]()
-    for key, rows, want in zip(keys, given, wanted, strict=True):
+    for key, rows, demand in zip(keys, given, demands, strict=True):
         got[key] += rows
-        asks[key] += want
+        asks[key] += demand
     for key in asks:
         if got[key] < asks[key]:
             assert all(got[other] <= got[key] + 1 for other in asks)
@@ -113,11 +113,11 @@ def test_many_long_auxiliary_tasks_do_not_delay_a_short_request(short: str) -> N
         net.gate.release(20)
         until(lambda: net.come >= 20)
         if short == "request":
-            asked = batcher.submit(of.family.chain("ddim", 5), 1, seed=0)
+            request = batcher.submit(of.family.chain("ddim", 5), 1, seed=0)
         else:
-            asked = batcher.submit_callable(work(5), 5, reduced_precision=True)
+            request = batcher.submit_callable(work(5), 5, reduced_precision=True)
         net.gate.release(100)
-        assert asked.future.result(20) is not None
+        assert request.future.result(20) is not None
         assert not any(handle.future.done() for handle in long)
         for handle in long:
             handle.cancel_request()

@@ -51,9 +51,9 @@ def test_the_marginal_of_tokens_is_their_smoothed_histogram_and_of_images_a_gaus
 
 def test_a_causal_imputer_ignores_known_values_after_its_first_missing_one() -> None:
     mask = torch.tensor([[1, 0, 1, 1, 0], [1, 1, 0, 0, 0], [0, 1, 1, 1, 1]]).bool()
-    for causal, wanted in ((True, [2, 0, 4]), (False, [0, 0, 0])):
+    for causal, expected in ((True, [2, 0, 4]), (False, [0, 0, 0])):
         made = Completions(samples=mask[:, None].long(), mask=mask, spec=TEXT, nfe=3, causal=causal)
-        assert made.unseen_known().tolist() == wanted
+        assert made.unseen_known().tolist() == expected
 
 
 def test_uncertainty_is_a_spread_for_images_and_an_entropy_for_tokens() -> None:
@@ -86,10 +86,10 @@ def test_the_model_likelihood_is_preferred_to_the_marginal_of_completions() -> N
     for family, kind, meaning in (("tokens", "elbo-ct-masked", MODEL_LIKELIHOOD), ("vae", "marginal-3", MARGINAL)):
         now = model(family)
         made = complete(now, images(2), mask, 3, steps=2, device=CPU)
-        judged = masked_likelihood(now, made, truth, device=CPU)
-        assert (judged.nll.kind, judged.meaning, judged.nll.nats.dtype) == (kind, meaning, torch.float64)
+        likelihood = masked_likelihood(now, made, truth, device=CPU)
+        assert (likelihood.nll.kind, likelihood.meaning, likelihood.nll.nats.dtype) == (kind, meaning, torch.float64)
         other = torch.where(mask, 16 - truth, truth)
-        assert torch.equal(masked_likelihood(now, made, other, device=CPU).nll.nats, judged.nll.nats), (
+        assert torch.equal(masked_likelihood(now, made, other, device=CPU).nll.nats, likelihood.nll.nats), (
             "the truth at known places is ignored"
         )
 

@@ -102,10 +102,10 @@ def test_any_flipped_bit_of_the_manifest_is_refused(tmp_path: Path) -> None:
     manifest.write(tmp_path)
     manifest.verify(tmp_path)
     original = (tmp_path / manifest.NAME).read_bytes()
-    for place in range(len(original)):
+    for position in range(len(original)):
         for bit in range(8):
             content = bytearray(original)
-            content[place] ^= 1 << bit
+            content[position] ^= 1 << bit
             (tmp_path / manifest.NAME).write_bytes(content)
             with pytest.raises(manifest.DamagedError):
                 manifest.verify(tmp_path)

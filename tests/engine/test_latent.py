@@ -42,11 +42,11 @@ def test_an_exact_encoder_has_no_gap() -> None:
 def test_refinement_changes_neither_the_net_nor_other_rows() -> None:
     now, x = model("vae"), images(4)
     before = [part.clone() for part in now.net.parameters()]
-    better, alone = (
+    better, single = (
         latent.refine(now, part, steps=5, device=CPU) for part in (x, torch.cat([x[:1], images(3, seed=9)]))
     )
     assert all(torch.equal(*pair) for pair in zip(before, now.net.parameters(), strict=True))
-    torch.testing.assert_close(better.posterior.mu[0], alone.posterior.mu[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(better.posterior.mu[0], single.posterior.mu[0], rtol=1e-4, atol=1e-5)
     assert (better.posterior.mu != latent.encode(now, x, device=CPU).mu).any()
 
 

@@ -49,11 +49,11 @@ def every_step(family: str = "vae") -> Experiment:
 class Stopped(LocalSession):
     """A session that is asked to stop at the start of the fifth step."""
 
-    asked = 0
+    checks = 0
 
     def stop_requested(self) -> bool:
-        self.asked += 1
-        return self.asked == 5
+        self.checks += 1
+        return self.checks == 5
 
 
 def of(history: list[tuple[int, dict[str, float]]]) -> list[tuple[int, str, float]]:
@@ -62,7 +62,7 @@ def of(history: list[tuple[int, dict[str, float]]]) -> list[tuple[int, str, floa
 
 def test_a_stopped_training_saves_a_checkpoint_and_resumes_from_it(tmp_path: Path) -> None:
     exp = experiment("vae", checkpoint_every_seconds=1e6)
-    with pytest.raises(StoppedError, match="stopped at step 5 of 10: `resume`"):
+    with pytest.raises(StoppedError, match="stopped at step 5 of 10: argument `resume`"):
         run(exp, tmp_path / "halves", Stopped)
     assert [p.name for p in (tmp_path / "halves").glob("step-*")] == ["step-000000005"]
     run(exp, tmp_path / "halves")
@@ -99,8 +99,9 @@ def test_five_steps_twice_equal_ten_to_the_bit(family: str, tmp_path: Path) -> N
     resumed = run(exp, tmp_path / "halves")
     last = [manifest.read(tmp_path / name / "step-000000010") for name in ("whole", "halves")]
     assert last[0] == last[1] and len(last[0]) == 6
-    kept = [sorted((tmp_path / name / "averages").iterdir()) for name in ("whole", "halves")]
-    assert len(kept[0]) == 8 and [manifest.read(f) for f in kept[0]] == [manifest.read(f) for f in kept[1]]
+    snapshots = [sorted((tmp_path / name / "averages").iterdir()) for name in ("whole", "halves")]
+    assert len(snapshots[0]) == 8
+    assert [manifest.read(f) for f in snapshots[0]] == [manifest.read(f) for f in snapshots[1]]
     assert of(resumed.history) == [entry for entry in of(whole.history) if entry[0] > 5]
     assert (resumed.pictures["samples"] == whole.pictures["samples"]).all()
 
@@ -202,23 +203,23 @@ def test_validation_is_the_same_for_any_number_of_ranks(family: str) -> None:
     bound = exp.model(SPEC)
     torch.manual_seed(0)
     net = bound.build_net().eval()
-    alone = validate(net, bound, exp, session(exp))
-    assert alone == validate(net, bound, exp, session(exp))
+    single = validate(net, bound, exp, session(exp))
+    assert single == validate(net, bound, exp, session(exp))
     for ranks in (2, 3, 4):
         ring, many = Ring(ranks), experiment(family, workers=ranks, batch_size=12)
 
         def work(rank: int, ring: Ring = ring, many: Experiment = many) -> float:
             return validate(net, bound, many, RingSession(ring, rank, many))
 
-        assert ring.run(work) == pytest.approx([alone] * ranks, rel=1e-12)
+        assert ring.run(work) == pytest.approx([single] * ranks, rel=1e-12)
     x = images(700, seed=1)
     with torch.no_grad():
         losses = [
             bound.loss(net, part, generator(0, 1 << 40, index), step=1 << 40).total
             for index, part in enumerate(x.split(VALIDATION_ROWS))
         ]
-    assert alone == pytest.approx(float(torch.cat(losses).double().mean()), rel=1e-6)
-    assert math.isfinite(alone)
+    assert single == pytest.approx(float(torch.cat(losses).double().mean()), rel=1e-6)
+    assert math.isfinite(single)
 
 
 def test_a_batch_larger_than_the_data_trains_on() -> None:

@@ -95,8 +95,8 @@ def test_recall_counts_the_modes_that_are_covered(offset: float) -> None:
 def test_coverage_equals_a_value_computed_by_hand() -> None:
     """On a line the points 0, 1, 3 have the distances 1, 1, 2 to their nearest neighbours."""
     by = torch.tensor([[0.0], [1.0], [3.0]])
-    for place, inside in ((-1.0, 1), (-1.1, 0), (2.0, 1), (5.0, 1), (5.1, 0)):
-        assert manifold_coverage(torch.tensor([[place]]), by, neighbours=1) == inside
+    for value, inside in ((-1.0, 1), (-1.1, 0), (2.0, 1), (5.0, 1), (5.1, 0)):
+        assert manifold_coverage(torch.tensor([[value]]), by, neighbours=1) == inside
 
 
 def test_coverage_does_not_change_under_translation() -> None:
@@ -240,8 +240,8 @@ def test_samples_that_equal_the_data_have_distance_zero(against: str) -> None:
     assert metrics["eval/frechet_distance"] == pytest.approx(0, abs=1e-6)
     assert metrics["eval/frechet_floor"] > 0.1
     assert metrics["eval/precision"] == metrics["eval/recall"] == 1
-    wanted = {"reference": against, "extractor": "pixels", "samples": 130, "reference_rows": 130, "neighbours": 5}
-    assert all(provenance.items() >= wanted.items() for provenance in how.values())
+    expected = {"reference": against, "extractor": "pixels", "samples": 130, "reference_rows": 130, "neighbours": 5}
+    assert all(provenance.items() >= expected.items() for provenance in how.values())
     assert torch.equal(data.real, {"train": data.train, "test": data.test}[against])
     assert torch.equal(data.held_out, {"train": data.test, "test": data.train}[against])
     moments = [Moments.of(Raw().features(x)) for x in (data.held_out, data.real)]
@@ -325,8 +325,8 @@ def test_a_measure_that_is_impossible_is_known_before_and_reported_after(
     possible = {"eval/frechet_distance", "eval/precision", "eval/frechet_floor", "eval/bits_per_dim_standard_error"}
     assert possible - missing.keys() <= report.metrics.keys() and "eval/bits_per_dim" in report.metrics
     if judge and rows > 1:
-        judged = quality_metric(spec, data)
-        assert judged is not None and judged.provenance["rows_seed"] == 0
+        metric = quality_metric(spec, data)
+        assert metric is not None and metric.provenance["rows_seed"] == 0
 
 
 def test_labels_of_only_one_class_do_not_train_an_extractor() -> None:

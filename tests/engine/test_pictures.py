@@ -26,14 +26,14 @@ def test_every_tile_is_in_its_place_and_enlarged_by_an_integer(n: int, columns: 
     rows, gap = -(-n // across), grid(x[[0, 0]], columns=2, tile_pixels=9).shape[1] - 2 * 8  # two of 4 pixels, doubled
     assert picture.dtype == np.uint8 and gap > 0
     assert picture.shape == (rows * (6 + gap) - gap, across * (8 + gap) - gap, 3)
-    seen = np.zeros(picture.shape[:2], bool)
+    covered = np.zeros(picture.shape[:2], bool)
     for i in range(n):
         top, left = i // across * (6 + gap), i % across * (8 + gap)
-        seen[top : top + 6, left : left + 8] = True
+        covered[top : top + 6, left : left + 8] = True
         for c in range(3):
             tile = np.round(x[i, c % channels].numpy() * (255 / 16)).astype(np.uint8)
             assert (picture[top : top + 6, left : left + 8, c] == np.kron(tile, np.ones((2, 2)))).all()
-    assert (picture[~seen] == 255).all()
+    assert (picture[~covered] == 255).all()
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256, 1000])
@@ -46,8 +46,8 @@ def test_the_grey_scale_runs_from_black_to_white(levels: int) -> None:
 @pytest.mark.parametrize("channels", [2, 4])
 def test_other_numbers_of_channels_are_shown_too(channels: int) -> None:
     x = torch.randint(256, (1, channels, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    picture, wanted = grid(x, tile_pixels=2), (0, 1, 2) if channels > 2 else (0, 0, 0)
-    assert (picture == x[0, list(wanted)].permute(1, 2, 0).numpy()).all()
+    picture, expected = grid(x, tile_pixels=2), (0, 1, 2) if channels > 2 else (0, 0, 0)
+    assert (picture == x[0, list(expected)].permute(1, 2, 0).numpy()).all()
 
 
 def test_large_images_are_not_shrunk() -> None:
@@ -69,8 +69,8 @@ def test_a_panel_shows_its_pictures_side_by_side() -> None:
 
 
 def test_shades_run_from_black_through_the_colour_of_missing_values_to_white() -> None:
-    seen = uncertainty_map(torch.tensor([0.0, 0.2, 0.4]).view(1, 1, 1, 3))[0, :, 0]
-    assert seen.dtype == torch.uint8 and seen.T.tolist() == [[0, 0, 0], list(MISSING_COLOUR), [255, 255, 255]]
+    shades = uncertainty_map(torch.tensor([0.0, 0.2, 0.4]).view(1, 1, 1, 3))[0, :, 0]
+    assert shades.dtype == torch.uint8 and shades.T.tolist() == [[0, 0, 0], list(MISSING_COLOUR), [255, 255, 255]]
     assert (uncertainty_map(torch.zeros(1, 1, 1, 3)) == 0).all()
 
 
@@ -102,15 +102,15 @@ def test_a_sample_is_a_function_of_seed_and_number(family: str) -> None:
 
 def test_each_tick_has_its_own_noise_and_row() -> None:
     """The start is drawn at tick 0; evaluation i happens at tick i with row i of the table."""
-    now, asked = model("ddpm"), []
+    now, draws = model("ddpm"), []
 
     class Recording:
-        def start(self, noise: RowNoise, device: torch.device, held: object = None) -> dict[str, torch.Tensor]:
-            asked.append((noise.ticks.tolist(), noise.rows.tolist(), None))
+        def start(self, noise: RowNoise, device: torch.device, known: object = None) -> dict[str, torch.Tensor]:
+            draws.append((noise.ticks.tolist(), noise.rows.tolist(), None))
             return {"x": torch.zeros(noise.batch)}
 
         def tick(self, net: object, state: dict, rows: torch.Tensor, noise: RowNoise) -> dict:
-            asked.append((noise.ticks.tolist(), noise.rows.tolist(), rows))
+            draws.append((noise.ticks.tolist(), noise.rows.tolist(), rows))
             return state
 
         def finish(self, state: dict) -> torch.Tensor:
@@ -120,7 +120,7 @@ def test_each_tick_has_its_own_noise_and_row() -> None:
     generate(now.net, chain, 3, seed=0, device=CPU, batch_size=2, first=10)
     for part, rows in enumerate(([10, 11], [12])):
         for tick in range(5):
-            ticks, numbers, table = asked[part * 5 + tick]
+            ticks, numbers, table = draws[part * 5 + tick]
             assert ticks == [tick] * len(rows) and numbers == rows
             assert table is None or torch.equal(table, chain.table[tick - 1].expand(len(rows), -1))
 

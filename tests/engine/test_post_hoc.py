@@ -60,13 +60,14 @@ def test_a_run_without_snapshots_and_an_impossible_width_are_refused(home: tuple
 
 @pytest.mark.parametrize("width", [0.01, 0.02, 0.25, 0.28])
 def test_a_width_outside_the_span_of_the_snapshots_is_refused(home: tuple[Path, dict], width: float) -> None:
-    """One line states the residual, the limit and the possible widths, before any weights are read."""
+    """One line states the feasible widths, the residual and the limits, before any weights are read."""
     for refuse in (post_hoc_ema.residual, post_hoc_ema.average):
         with pytest.raises(
-            UserError, match=r"12 snapshots: the fit has residual 0\.\d+ \(limit 0\.08\) and width .* possible widths: "
+            UserError,
+            match=rf"width {width:g} does not fit; .* 12 snapshots: residual 0\.\d+, limit 0\.08; width .* off",
         ) as excinfo:
             refuse(home[0], width)
-    low, high = map(float, re.search(r"possible widths: ([\d.]+) to ([\d.]+)", str(excinfo.value)).groups())
+    low, high = map(float, re.search(r"use one of ([\d.]+) to ([\d.]+),", str(excinfo.value)).groups())
     assert (low, high) == (0.036, 0.235)
     assert all(post_hoc_ema.residual(home[0], end) <= post_hoc_ema.MAX_RESIDUAL for end in (low, high))
 
@@ -86,14 +87,14 @@ GRID = [width / 1000 for width in range(10, 288, 3)]
 @pytest.mark.parametrize(("times", "span"), [(1, 0.01), (2, 0.01), (3, 0.01), (4, 0.02), (8, 0.15), (16, 0.2)])
 def test_an_accepted_width_is_reconstructed_within_a_tenth(times: int, span: float) -> None:
     """Computes by quadrature the standard deviation of the summed profile and its mean (the lag of a steady drift)."""
-    kept = [4800 * i // times for i in range(1, times + 1)]
-    at = torch.tensor(kept, dtype=torch.float64).repeat_interleave(2) / 4800
+    steps = [4800 * i // times for i in range(1, times + 1)]
+    at = torch.tensor(steps, dtype=torch.float64).repeat_interleave(2) / 4800
     gammas = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat(times)
     u = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     accepted = []
     for width in GRID:
         gamma = power_ema.gamma_of(width)
-        found = post_hoc_ema._solve(kept, gamma)
+        found = post_hoc_ema._solve(steps, gamma)
         s = at[:, None] * u ** (1 / (gammas + 1))[:, None]  # quantiles of each profile
         mean = found.coefficients @ s.mean(1)
         variance = float(found.coefficients @ ((s - mean) ** 2).mean(1))
@@ -107,9 +108,9 @@ def test_an_accepted_width_is_reconstructed_within_a_tenth(times: int, span: flo
 
 def test_with_few_snapshots_the_limit_bounds_the_error_of_the_weights() -> None:
     """With two snapshots, width 0.12 was wrong by 15 % of the weights' movement; the residual of the fit was 0.073."""
-    for kept in ([2400, 4800], [4800]):
+    for steps in ([2400, 4800], [4800]):
         for width in (0.02, 0.035, 0.07, 0.12, 0.15, 0.2, 0.25):
-            assert not post_hoc_ema._solve(kept, power_ema.gamma_of(width)).is_close(width, len(kept))
+            assert not post_hoc_ema._solve(steps, power_ema.gamma_of(width)).is_close(width, len(steps))
 
 
 def test_a_damaged_average_is_refused_by_name(home: tuple[Path, dict], tmp_path: Path) -> None:

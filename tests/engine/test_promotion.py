@@ -15,8 +15,6 @@ from gen_ray.engine.evaluation.sampler_settings import affordable, sampler_setti
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.fingerprint import build, fingerprint
 from gen_ray.engine.inference.sampler_choice import SamplerChoice
-from gen_ray.engine.plots import grids
-from gen_ray.engine.plots.lines import cost_quality
 from gen_ray.errors import UserError
 from gen_ray.tracking.releases import Release
 from tests.engine.tiny_models import CPU, model
@@ -95,17 +93,17 @@ def test_the_jackknife_of_a_mean_is_its_standard_error() -> None:
 
 def test_the_sampler_settings_hold_the_options_of_each_sampler() -> None:
     of = model("ddpm")
-    dishes = {(dish.choice.sampler, dish.choice.steps): dish.nfe for dish in sampler_settings(of.family)}
-    assert dishes["ddim", 20] == 20 and dishes["heun", 10] == 19 and ("ancestral", 40) not in dishes
+    settings = {(setting.choice.sampler, setting.choice.steps): setting.nfe for setting in sampler_settings(of.family)}
+    assert settings["ddim", 20] == 20 and settings["heun", 10] == 19 and ("ancestral", 40) not in settings
     assert [d.choice for d in sampler_settings(of.family, ["ddim:eta=0.5"], [3, 6])] == [
         SamplerChoice("ddim:eta=0.5", n) for n in (3, 6)
     ]
-    assert [dish.choice.sampler for dish in sampler_settings(model("vae").family)] == ["mean", "draw"]
+    assert [setting.choice.sampler for setting in sampler_settings(model("vae").family)] == ["mean", "draw"]
     diffusion = model("score_sde")
-    assert "euler_maruyama" in {dish.choice.sampler for dish in sampler_settings(diffusion.family)}
+    assert "euler_maruyama" in {setting.choice.sampler for setting in sampler_settings(diffusion.family)}
     least = {name: about.least_steps for name, about in diffusion.family.samplers().items()}
-    assert all(dish.choice.steps >= least[dish.choice.sampler] for dish in sampler_settings(diffusion.family))
-    assert {dish.choice.sampler for dish in sampler_settings(diffusion.family, steps=[20])} == {
+    assert all(setting.choice.steps >= least[setting.choice.sampler] for setting in sampler_settings(diffusion.family))
+    assert {setting.choice.sampler for setting in sampler_settings(diffusion.family, steps=[20])} == {
         n for n in least if least[n] <= 20
     } - {"adaptive"}
     with pytest.raises(UserError, match="'euler_maruyama' needs at least 51 steps, got 20"):
@@ -114,8 +112,8 @@ def test_the_sampler_settings_hold_the_options_of_each_sampler() -> None:
         sampler_settings(of.family, ["euler"], [3])
     with pytest.raises(UserError, match="sampler 'nosuch'; "):
         sampler_settings(of.family, ["nosuch"])
-    kept, left = affordable(sampler_settings(of.family), 30)
-    assert sum(dish.nfe for dish in kept) <= 30 and len(kept) + len(left) == len(dishes)
+    chosen, left_out = affordable(sampler_settings(of.family), 30)
+    assert sum(setting.nfe for setting in chosen) <= 30 and len(chosen) + len(left_out) == len(settings)
     assert len(affordable(sampler_settings(of.family), 0)[0]) == 1
 
 
@@ -146,12 +144,3 @@ def test_a_release_is_read_back_from_its_tags_which_mlflow_takes() -> None:
     for mine, theirs in zip(read.curve, curve, strict=True):
         assert mine.choice == theirs.choice and mine.quality == pytest.approx(theirs.quality, rel=1e-3)
     assert Release.read("1", "0" * 32, {}) == Release(version="1", mlflow_id="0" * 32)
-
-
-def test_the_plot_of_a_curve_names_the_marks(tmp_path: Path) -> None:
-    lines = {"ddim": [(0.001, 9.0), (0.01, 3.0)], "heun": [(0.002, 5.0)]}
-    picture = cost_quality(
-        lines, {"fast": (0.001, 9.0), "balanced": (0.01, 3.0), "best": (0.01, 3.0)}, quality="distance"
-    )
-    grids.write(tmp_path / "curve.png", picture)
-    assert picture.shape[2] == 3 and (picture == 0).any()

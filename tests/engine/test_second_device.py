@@ -55,8 +55,8 @@ def test_training_gives_the_same_weights_as_on_the_cpu(monkeypatch: pytest.Monke
         with second_device():
             fit(exp, exp.model(SPEC), session)
         found.append([line[TOLD] for _, line in session.history if TOLD in line])
-    here, there = found
-    assert len(here) == exp.training.epochs and here == pytest.approx(there, rel=1e-3)
+    on_cpu, on_device = found
+    assert len(on_cpu) == exp.training.epochs and on_cpu == pytest.approx(on_device, rel=1e-3)
 
 
 @pytest.mark.slow
@@ -67,10 +67,10 @@ def test_inference_gives_the_same_results_as_on_the_cpu(family: str) -> None:
         x, steps = images(3), None if family == "vae" else 11
         metrics = evaluate(made, reference(SPEC), device=device).metrics
         completions = complete(made, x, half_masks(x), 2, steps=steps, device=device)
-        said = masked_likelihood(made, completions, x, effort=2, device=device).nll.nats
+        nats = masked_likelihood(made, completions, x, effort=2, device=device).nll.nats
         scores = score(made, x, effort=2, repeats=2, device=device)
         measured = [value for name, value in metrics.items() if "second" not in name]
-        found.append([torch.tensor(measured), completions.samples.float(), said, scores.bits_per_dim])
+        found.append([torch.tensor(measured), completions.samples.float(), nats, scores.bits_per_dim])
         if family == "vae":
             found[-1] += [
                 latent.interpolate(made, x, steps=2, device=device),
@@ -78,9 +78,9 @@ def test_inference_gives_the_same_results_as_on_the_cpu(family: str) -> None:
             ]
             found[-1].append(latent.refine(made, x, steps=2, device=device).posterior.mu.cpu())
         assert measure(made, device).rows[0] == 1
-    for here, there in zip(*found, strict=True):
-        assert here.device == there.device == CPU
-        torch.testing.assert_close(here, there, rtol=1e-4, atol=1e-5)
+    for on_cpu, on_device in zip(*found, strict=True):
+        assert on_cpu.device == on_device.device == CPU
+        torch.testing.assert_close(on_cpu, on_device, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -88,31 +88,30 @@ def test_inference_gives_the_same_results_as_on_the_cpu(family: str) -> None:
 def test_all_computations_of_a_case_stay_on_its_device(family: str, name: str) -> None:
     case = Case(family, name)
     n, x = 2, case.x(2)
-    held = Known(known=x, mask=torch.rand((n, *case.spec.shape), generator=rng()) < 0.5)
+    known_part = Known(known=x, mask=torch.rand((n, *case.spec.shape), generator=rng()) < 0.5)
     with second_device():
-        bound, net, there = case.model(), awake(case.model()).to(SECOND_DEVICE), x.to(SECOND_DEVICE)
-        loss = bound.loss(net, there, Generator(SECOND_DEVICE).manual_seed(0), step=1).total
+        bound, net, on_device = case.model(), awake(case.model()).to(SECOND_DEVICE), x.to(SECOND_DEVICE)
+        loss = bound.loss(net, on_device, Generator(SECOND_DEVICE).manual_seed(0), step=1).total
         assert loss.device == SECOND_DEVICE
         loss.mean().backward()
         fitted = bound.fitted(net)
         with torch.no_grad():
-            assert (
-                fitted.nll(net, there, Generator(SECOND_DEVICE).manual_seed(0), effort=2).nats.device == SECOND_DEVICE
-            )
+            nll = fitted.nll(net, on_device, Generator(SECOND_DEVICE).manual_seed(0), effort=2)
+            assert nll.nats.device == SECOND_DEVICE
         for sampler, about in fitted.samplers().items():
             if not about.adaptive:  # with an untrained net the number of its steps is not fixed
                 chain = fitted.chain(sampler, about.steps_up_to(3))
                 assert generate(net, chain, n, seed=0, device=SECOND_DEVICE).device == CPU
         for imputer, about in fitted.imputers().items():
             chain = fitted.impute(imputer, about.steps_up_to(3))
-            assert generate(net, chain, n, seed=0, device=SECOND_DEVICE, known=held).device == CPU
+            assert generate(net, chain, n, seed=0, device=SECOND_DEVICE, known=known_part).device == CPU
 
 
 def test_a_mix_of_devices_that_a_gpu_refuses_is_refused() -> None:
     with second_device():
-        there = torch.ones(3, device=SECOND_DEVICE)
+        on_device = torch.ones(3, device=SECOND_DEVICE)
         with pytest.raises(MixedError):
-            _ = there + torch.ones(3)
+            _ = on_device + torch.ones(3)
         for own, other in ((CPU, SECOND_DEVICE), (SECOND_DEVICE, CPU)):
             with pytest.raises(MixedError, match=f"a generator of {own} draws on {other}"):
                 torch.rand(3, generator=Generator(own), device=other)

@@ -49,8 +49,8 @@ def test_accumulated_gradients_equal_the_gradient_of_the_mean(family: str) -> No
         two.family.loss(two.module, micro, generator(0, 3, number), step=3).total
         for number, micro in enumerate(x.split(4))
     ]
-    wanted = torch.autograd.grad(torch.cat(losses).mean() / 16, list(two.module.parameters()))
-    torch.testing.assert_close(found, list(wanted), rtol=1e-5, atol=1e-7)
+    gradients = torch.autograd.grad(torch.cat(losses).mean() / 16, list(two.module.parameters()))
+    torch.testing.assert_close(found, list(gradients), rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("family", ["vae", "ddpm-dropout"])
@@ -63,25 +63,25 @@ def test_two_ranks_equal_one_rank_with_two_micro_batches(family: str) -> None:
     apart = []
     for rank in (0, 1):
         exp = experiment(family, workers=2)
-        alone = TrainState(exp.model(SPEC), exp.training, RingSession(Ring(2), rank, exp), 100)
-        alone._backward(micros[rank], 5, rank, last=True)
-        apart.append([p.grad for p in alone.module.parameters()])
+        single = TrainState(exp.model(SPEC), exp.training, RingSession(Ring(2), rank, exp), 100)
+        single._backward(micros[rank], 5, rank, last=True)
+        apart.append([p.grad for p in single.module.parameters()])
     for grad, first, second in zip([p.grad for p in one.module.parameters()], *apart, strict=True):
         torch.testing.assert_close(grad, (first + second) / 2, rtol=1e-5, atol=1e-7)
 
 
 def test_dropout_does_not_share_the_stream_of_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two generators with one seed give one stream, on CPUs and GPUs: dropout masks would depend on the noise."""
-    one, seen = learner("ddpm-dropout"), []
+    one, masks = learner("ddpm-dropout"), []
 
     def loss(net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
-        seen.append((rng.initial_seed(), torch.initial_seed(), torch.rand(64, generator=rng), torch.rand(64)))
+        masks.append((rng.initial_seed(), torch.initial_seed(), torch.rand(64, generator=rng), torch.rand(64)))
         return LossTerms(total=net(x.float(), torch.ones(len(x))).flatten(1).sum(1))
 
     monkeypatch.setattr(one.family, "loss", loss)
     for step, number in ((3, 0), (3, 1), (4, 0), (3, 0)):
         one._backward(images(4), step, number, last=True)
-    noise, dropout, *draws = zip(*seen, strict=True)
+    noise, dropout, *draws = zip(*masks, strict=True)
     assert len({*noise, *dropout}) == 6 and (noise[0], dropout[0]) == (noise[3], dropout[3])
     assert all((a - b).abs().max() > 0.1 for a, b in zip(*draws, strict=True))
 
@@ -313,13 +313,13 @@ def test_the_step_is_the_same_for_any_number_of_workers(shared_out: list[range])
 
     def gradients(slots: range, workers: int) -> list[torch.Tensor]:
         exp = experiment("vae")
-        place = LocalSession(splits(exp), world_size=workers, logical_workers=slots, logical_worker_count=4)
-        alone = TrainState(exp.model(SPEC), exp.training, place, 100)
-        for number in alone.micro_batch_numbers:
-            alone._backward(micros[number], 5, number, last=number == alone.micro_batch_numbers[-1])
-        return [p.grad for p in alone.module.parameters()]
+        session = LocalSession(splits(exp), world_size=workers, logical_workers=slots, logical_worker_count=4)
+        single = TrainState(exp.model(SPEC), exp.training, session, 100)
+        for number in single.micro_batch_numbers:
+            single._backward(micros[number], 5, number, last=number == single.micro_batch_numbers[-1])
+        return [p.grad for p in single.module.parameters()]
 
     expected = gradients(range(4), 1)
     found = [gradients(slots, len(shared_out)) for slots in shared_out]
-    for wanted, *parts in zip(expected, *found, strict=True):
-        torch.testing.assert_close(torch.stack(parts).mean(0), wanted, rtol=1e-5, atol=1e-7)
+    for gradient, *parts in zip(expected, *found, strict=True):
+        torch.testing.assert_close(torch.stack(parts).mean(0), gradient, rtol=1e-5, atol=1e-7)

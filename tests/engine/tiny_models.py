@@ -60,7 +60,7 @@ def experiment(family: str = "vae", *, batch_size: int = 8, workers: int = 1, **
 
 
 def splits(exp: Experiment, rank: int = 0, rows: int = 40) -> dict[str, InMemoryBatches]:
-    place = {
+    position = {
         "batch_size": exp.data.batch_size,
         "seed": exp.training.seed,
         "rank": rank,
@@ -68,8 +68,8 @@ def splits(exp: Experiment, rank: int = 0, rows: int = 40) -> dict[str, InMemory
         "accumulation_steps": exp.training.gradient_accumulation_steps,
     }
     return {
-        "train": InMemoryBatches(images(rows), **place),
-        "validation": InMemoryBatches(images(700, seed=1), **place),
+        "train": InMemoryBatches(images(rows), **position),
+        "validation": InMemoryBatches(images(700, seed=1), **position),
     }
 
 

@@ -149,11 +149,14 @@ def two_sample_surprise(joint: Joint, x: Tensor, y: Tensor) -> float:
 
 def surprise(joint: Joint, x: Tensor) -> float:
     """Return the excess in standard deviations of the chi-square of samples x (N, D) over its expectation."""
-    counts, wanted = torch.bincount(joint.index(x), minlength=len(joint.p)).double(), joint.p * len(x)
+    counts, expected_counts = torch.bincount(joint.index(x), minlength=len(joint.p)).double(), joint.p * len(x)
     possible = joint.p > 0
     assert not counts[~possible].any()
-    rare = possible & (wanted < 5)
-    cells = [(counts[possible & ~rare], wanted[possible & ~rare]), (counts[rare].sum()[None], wanted[rare].sum()[None])]
+    rare = possible & (expected_counts < 5)
+    cells = [
+        (counts[possible & ~rare], expected_counts[possible & ~rare]),
+        (counts[rare].sum()[None], expected_counts[rare].sum()[None]),
+    ]
     observed, expected = (torch.cat([cell[i] for cell in cells if cell[1].sum() > 0]) for i in range(2))
     freedom = len(expected) - 1
     return float((((observed - expected) ** 2 / expected).sum() - freedom) / math.sqrt(2 * freedom))

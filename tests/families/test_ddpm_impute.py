@@ -27,9 +27,9 @@ def completed(imputer: str, steps: int | None, level: int) -> Tensor:
     """Return the second pixel (N,) of completions whose first pixel is known."""
     family = model(PAIR, steps=200)
     known = torch.tensor([level, 7], dtype=torch.uint8).view(1, 1, 1, 2).expand(N, -1, -1, -1)
-    held = Known(known=known, mask=torch.tensor([True, False]).expand(N, 1, 1, 2))
+    known_part = Known(known=known, mask=torch.tensor([True, False]).expand(N, 1, 1, 2))
     net = oracle(family, MIXTURE)
-    x = generate(net, family.impute(imputer, steps), N, seed=1, device=CPU, batch_size=N, known=held)
+    x = generate(net, family.impute(imputer, steps), N, seed=1, device=CPU, batch_size=N, known=known_part)
     assert (x[..., 0] == level).all()
     return x[..., 1].double().flatten() / 127.5 - 1
 
@@ -103,8 +103,8 @@ def test_an_imputer_samples_if_nothing_is_known_and_changes_nothing_if_all_is_kn
     family = model(PAIR, steps=60)
     net, known = oracle(family, MIXTURE), torch.full((N, 1, 1, 2), 99, dtype=torch.uint8)
     for filled in (False, True):
-        held = Known(known=known, mask=torch.full_like(known, filled, dtype=torch.bool))
-        x = generate(net, family.impute("replacement", 60), N, seed=0, device=CPU, batch_size=N, known=held)
+        known_part = Known(known=known, mask=torch.full_like(known, filled, dtype=torch.bool))
+        x = generate(net, family.impute("replacement", 60), N, seed=0, device=CPU, batch_size=N, known=known_part)
         same = generate(net, family.chain("ancestral", 60), N, seed=0, device=CPU, batch_size=N)
         assert torch.equal(x, known if filled else same)
 

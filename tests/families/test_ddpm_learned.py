@@ -27,8 +27,8 @@ class GammaDenoiser(nn.Module):
         super().__init__()
         self.mixture = mixture
 
-    def forward(self, x: Tensor, place: Tensor) -> Tensor:
-        gamma = LOW + place.double().view(-1, 1) * (HIGH - LOW)
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        gamma = LOW + time.double().view(-1, 1) * (HIGH - LOW)
         alpha, sigma = torch.sigmoid(-gamma).sqrt(), torch.sigmoid(gamma).sqrt()
         flat = x.double().flatten(1)
         x_0 = self.mixture.posterior_mean(flat, alpha, sigma)
@@ -65,8 +65,8 @@ def test_the_training_loss_is_the_bound_for_any_interior(noise: float) -> None:
     net = exact(family, noise=noise)
     parts = family.loss(net, drawn(n), rng(1), step=0).parts
     diffusion = parts["diffusion_nats"].double().detach()
-    wanted = 0.5 * (math.log1p(S2 * math.exp(-LOW)) - math.log1p(S2 * math.exp(-HIGH)))
-    assert abs(float(diffusion.mean()) - wanted) < 4 * float(diffusion.std()) / math.sqrt(n)
+    expected = 0.5 * (math.log1p(S2 * math.exp(-LOW)) - math.log1p(S2 * math.exp(-HIGH)))
+    assert abs(float(diffusion.mean()) - expected) < 4 * float(diffusion.std()) / math.sqrt(n)
     ends = torch.autograd.grad(parts["diffusion_nats"].mean(), [net.gamma.first, net.gamma.log_span], retain_graph=True)
     by_last = left_over(HIGH) / 2
     assert float(ends[0]) == pytest.approx(by_last - left_over(LOW) / 2, abs=0.03)

@@ -97,8 +97,8 @@ def test_the_steps_of_the_bound_follow_their_closed_form(schedule: str, variance
 
 @pytest.mark.parametrize("predict", ["eps", "x_0", "v"])
 def test_the_parametrisation_does_not_change_the_bound(predict: str) -> None:
-    wanted, other = (model(steps=50, predict=how) for how in ("eps", predict))
-    bounds = [f.nll(oracle(f), LEVELS, rng(), effort=50).nats for f in (wanted, other)]
+    expected, other = (model(steps=50, predict=how) for how in ("eps", predict))
+    bounds = [f.nll(oracle(f), LEVELS, rng(), effort=50).nats for f in (expected, other)]
     torch.testing.assert_close(*bounds, rtol=1e-3, atol=2e-3)
 
 
@@ -237,14 +237,14 @@ class Remembering(nn.Module):
 @pytest.mark.parametrize("most", [0.5, 5.0])
 @pytest.mark.parametrize("predict", ["eps", "x_0", "v"])
 def test_min_snr_weights_the_error_of_x_0_for_any_parametrisation(predict: str, most: float) -> None:
-    family, seen = model(steps=20, predict=predict, min_snr=most, clip=False), []
+    family, weights_seen = model(steps=20, predict=predict, min_snr=most, clip=False), []
 
     def net(x: Tensor, t: Tensor) -> Tensor:
-        seen.append((x, (t * 20).round().long()))
+        weights_seen.append((x, (t * 20).round().long()))
         return 0.3 * x
 
     terms = family.loss(net, LEVELS, rng(), step=0)
-    [(x_t, k)] = seen
+    [(x_t, k)] = weights_seen
     alpha, sigma = (column[k].float().view(-1, 1, 1, 1) for column in (family.schedule.alpha, family.schedule.sigma))
     x_0_hat = gaussian.PREDICTIONS[predict].to_x_0(0.3 * x_t, x_t, alpha, sigma)
     snr = (alpha / sigma).square().flatten()

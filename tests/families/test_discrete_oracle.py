@@ -109,11 +109,11 @@ def test_training_losses_of_all_schedules_and_of_random_order_have_one_mean(kern
     """Invariance in continuous time, for a net that is *not* the true posterior."""
     model, crooked = family(kernel), MaskOracle(Joint.random(3, 3, seed=1))
     x = JOINT.sample(8)
-    wanted = float(enumerated(crooked, x, bounds.count_weights(3)).mean())
+    exact = float(enumerated(crooked, x, bounds.count_weights(3)).mean())
     draws = torch.stack([model.loss(crooked, x, rng(i), step=0).total.mean() for i in range(800)]).double()
-    assert abs(draws.mean() - wanted) < 4 * draws.std() / math.sqrt(len(draws))
+    assert abs(draws.mean() - exact) < 4 * draws.std() / math.sqrt(len(draws))
     spent = torch.stack([model.nll(crooked, x, rng(i), effort=2).nats.mean() for i in range(300)]).double()
-    assert abs(spent.mean() - wanted) < 4 * spent.std() / math.sqrt(len(spent))
+    assert abs(spent.mean() - exact) < 4 * spent.std() / math.sqrt(len(spent))
 
 
 @pytest.mark.parametrize("loss", ["vb", "hybrid"])
@@ -123,11 +123,11 @@ def test_the_discrete_time_loss_estimates_the_bound_of_its_steps(loss: str) -> N
         MaskOracle(Joint.random(3, 3, 1)),
         JOINT.sample(8),
     )
-    wanted = float(enumerated(crooked, x, bounds.count_weights(3, on_grid(SCHEDULE, 5, 3))).mean())
+    exact = float(enumerated(crooked, x, bounds.count_weights(3, on_grid(SCHEDULE, 5, 3))).mean())
     draws = torch.stack([model.loss(crooked, x, rng(i), step=0).parts["vlb_nats"].mean() for i in range(600)]).double()
-    assert abs(draws.mean() - wanted) < 4 * draws.std() / math.sqrt(len(draws))
+    assert abs(draws.mean() - exact) < 4 * draws.std() / math.sqrt(len(draws))
     spent = torch.stack([model.nll(crooked, x, rng(i), effort=2).nats.mean() for i in range(300)]).double()
-    assert abs(spent.mean() - wanted) < 4 * spent.std() / math.sqrt(len(spent))
+    assert abs(spent.mean() - exact) < 4 * spent.std() / math.sqrt(len(spent))
 
 
 GRIDDED = [
@@ -152,9 +152,9 @@ def test_a_gridded_loss_is_the_bound_and_lambda_times_the_cross_entropy(kernel: 
         torch.testing.assert_close(terms.total, vlb if ce is None else vlb + weight * ce)
         each.append(torch.stack([part.mean() for part in (vlb, ce) if part is not None]))
     assert (weight > 0) <= (len(each[0]) == 2)
-    draws, wanted = torch.stack(each).double(), torch.tensor([expected.vlb, expected.ce])[: len(each[0])]
+    draws, exact = torch.stack(each).double(), torch.tensor([expected.vlb, expected.ce])[: len(each[0])]
     error = draws.std(0) / math.sqrt(len(draws))
-    assert (6 * error < 0.03 * wanted).all() and ((draws.mean(0) - wanted).abs() < 4 * error).all()
+    assert (6 * error < 0.03 * exact).all() and ((draws.mean(0) - exact).abs() < 4 * error).all()
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Parts:
 def absorbing_parts(model: Family) -> Parts:
     """Sum over the numbers of masked positions, which are Bin(n; D, 1 − alpha_bar_k) at step k."""
     net, alpha_bar = MaskOracle(Joint.random(3, 3, seed=1)), model.process.alpha_bar.tolist()
-    hidden = [1 - kept for kept in alpha_bar[1:]]
+    hidden = [1 - share for share in alpha_bar[1:]]
     pmf = [[math.comb(3, n) * h**n * (1 - h) ** (3 - n) for n in (1, 2, 3)] for h in hidden]
     mean = torch.tensor(pmf, dtype=torch.float64).mean(0)
     vlb, ce = (float(JOINT.p @ enumerated(net, JOINT.sequences, w)) for w in (model.process.weights, mean))
@@ -378,15 +378,15 @@ def test_a_gibbs_corrector_keeps_and_reaches_the_distribution_of_its_level() -> 
 # ---- completion -----------------------------------------------------------------------------------------------------
 
 
-def held(known: dict[int, int], n: int = ENOUGH) -> Known:
+def known_values(known: dict[int, int], n: int = ENOUGH) -> Known:
     values, mask = torch.full((n, JOINT.D), 2), torch.zeros(n, JOINT.D, dtype=torch.bool)
-    for place, value in known.items():
-        values[:, place], mask[:, place] = value, True
+    for position, value in known.items():
+        values[:, position], mask[:, position] = value, True
     return Known(known=values.to(torch.uint8), mask=mask)
 
 
 def completed(chain: Chain, net: nn.Module, known: dict[int, int]) -> Tensor:
-    part = held(known)
+    part = known_values(known)
     x = generate(net, chain, ENOUGH, seed=5, device=CPU, batch_size=1000, known=part)
     assert x.dtype == torch.uint8 and torch.equal(x[part.mask], part.known[part.mask])
     return x.long()

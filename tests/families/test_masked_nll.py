@@ -59,8 +59,8 @@ def drawn(model: Family, net: nn.Module, x: Tensor, mask: Tensor, effort: int, n
 def test_with_the_true_posterior_the_bound_equals_the_conditional(known: tuple[bool, ...]) -> None:
     """The enumeration is written here; the next test shows that the estimate is unbiased."""
     x, m = JOINT.sequences, known.count(False)
-    wanted = enumerated(MaskOracle(JOINT), x, known, bounds.count_weights(m))
-    torch.testing.assert_close(wanted, conditional(x, known), rtol=1e-5, atol=1e-5)
+    expected = enumerated(MaskOracle(JOINT), x, known, bounds.count_weights(m))
+    torch.testing.assert_close(expected, conditional(x, known), rtol=1e-5, atol=1e-5)
     if m == 1:  # only one order is possible, so nothing is random
         found = drawn(family("absorbing"), MaskOracle(JOINT), x, torch.tensor(known).expand(x.shape), 9, n=1)[0]
         torch.testing.assert_close(found, conditional(x, known), rtol=1e-5, atol=1e-5)
@@ -78,9 +78,9 @@ def test_the_estimate_is_unbiased_for_a_net_that_is_not_the_posterior(
     model, x, m = family(kernel), JOINT.sample(6), known.count(False)
     mask = torch.tensor(known).expand(x.shape)
     grid = on_grid(model.config.kernel.schedule, 5, JOINT.K) if kind == "vlb" else None  # type: ignore[attr-defined]
-    wanted = float(enumerated(CROOKED, x, known, bounds.count_weights(m, grid)).mean())
+    expected = float(enumerated(CROOKED, x, known, bounds.count_weights(m, grid)).mean())
     means = drawn(model, CROOKED, x, mask, effort).mean(1)
-    assert abs(means.mean() - wanted) < 4 * means.std() / math.sqrt(len(means)) + 1e-5
+    assert abs(means.mean() - expected) < 4 * means.std() / math.sqrt(len(means)) + 1e-5
     nll = model.masked_nll(CROOKED, x, mask, rng(), effort=effort)  # type: ignore[attr-defined]
     assert (nll.kind, nll.nfe) == (f"{kind}-masked", min(effort, m))
 
@@ -99,9 +99,9 @@ def test_rows_may_have_different_masks_and_complete_rows_cost_nothing() -> None:
     mask = torch.tensor([[True, True, True], [True, False, True], [False, False, True], [False, False, False]])
     estimates = drawn(model, MaskOracle(JOINT), x, mask, effort=9, n=400)
     assert (estimates[:, 0] == 0).all()
-    wanted = torch.cat([conditional(row[None], tuple(known.tolist())) for row, known in zip(x, mask, strict=True)])
+    expected = torch.cat([conditional(row[None], tuple(known.tolist())) for row, known in zip(x, mask, strict=True)])
     error = estimates.std(0) / math.sqrt(len(estimates))
-    assert ((estimates.mean(0) - wanted).abs() < 4 * error + 1e-5).all()
+    assert ((estimates.mean(0) - expected).abs() < 4 * error + 1e-5).all()
 
 
 @pytest.mark.parametrize("known", MASKS, ids=str)

@@ -44,9 +44,9 @@ def test_drawing_is_the_inverse_of_the_distribution(likelihood: str, binarise: s
     for b in range(len(params)):
         drawn = model.draw(params[b].expand(N, *params.shape[1:]), u[:, b].contiguous())
         step = levels - 1 if model.suffix else 1  # bits are shown as black and white
-        for place, outcome in enumerate(outcomes(model)):
+        for index, outcome in enumerate(outcomes(model)):
             share = (drawn == outcome * step).double().mean(0)
-            torch.testing.assert_close(share, p[place, b], rtol=0, atol=1.1 / N + 1e-5)
+            torch.testing.assert_close(share, p[index, b], rtol=0, atol=1.1 / N + 1e-5)
 
 
 @everywhere
@@ -93,8 +93,8 @@ def test_static_binarisation_has_a_threshold_and_dynamic_is_random() -> None:
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
 def test_the_encoder_gets_values_between_minus_one_and_one(levels: int) -> None:
-    seen = OBSERVATIONS["logistic", None](levels, 1).scaled(torch.arange(levels).to(torch.uint8))
-    torch.testing.assert_close(seen, torch.linspace(-1, 1, levels))
+    scaled = OBSERVATIONS["logistic", None](levels, 1).scaled(torch.arange(levels).to(torch.uint8))
+    torch.testing.assert_close(scaled, torch.linspace(-1, 1, levels))
 
 
 @everywhere

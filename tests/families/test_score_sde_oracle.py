@@ -99,8 +99,8 @@ def test_the_density_of_the_family_is_exact(sde: dict[str, Any], monkeypatch: py
     x = torch.cartesian_prod(*[torch.arange(3, 13)] * 2).view(-1, 1, 1, 2)
     found, nfe = family._log_mass(Oracle(PLANE, family), x, rng())
     u = family.sde.u_range[0]
-    wanted = PLANE.log_prob(x.double().flatten(1) / 7.5 - 1, 1.0, math.exp(u)) + 2 * math.log(2 / 15)
-    assert nfe == 400 and ((found - wanted).abs() / 2).max() < 1e-3
+    expected = PLANE.log_prob(x.double().flatten(1) / 7.5 - 1, 1.0, math.exp(u)) + 2 * math.log(2 / 15)
+    assert nfe == 400 and ((found - expected).abs() / 2).max() < 1e-3
 
 
 def test_uniform_dequantisation_is_a_bound_and_importance_weights_tighten_it() -> None:
@@ -118,13 +118,13 @@ def test_the_estimated_trace_is_unbiased_at_any_effort(solver: str) -> None:
     spec = PAIRS.model_copy(update={"shape": (1, 1, 2), "levels": 16})
     exact, hutchinson = (model(spec, trace=t, solver=solver) for t in ("exact", "hutchinson"))
     net, x = Oracle(PLANE, exact), torch.tensor([4, 5]).view(1, 1, 1, 2).expand(400, -1, -1, -1)
-    wanted, one, three = (
+    expected, one, three = (
         f.nll(net, x, rng(i), effort=e) for i, (f, e) in enumerate([(exact, 1), (hutchinson, 1), (hutchinson, 350)])
     )
     assert one.kind == three.kind == "pf-ode" and three.nfe >= 3 * one.nfe * 0.8
     for found in (one, three):
-        error = math.hypot(found.nats.std(), wanted.nats.std()) / 20
-        assert abs(float(found.nats.mean() - wanted.nats.mean())) < 4 * error
+        error = math.hypot(found.nats.std(), expected.nats.std()) / 20
+        assert abs(float(found.nats.mean() - expected.nats.mean())) < 4 * error
     assert three.nats.std() < 0.8 * one.nats.std()
 
 
@@ -198,8 +198,8 @@ def test_the_samples_of_the_exact_net_follow_the_data(sampler: str, steps: int |
     error = (PLANE.variance / len(x)).sqrt()
     assert ((x.mean(0) - PLANE.mean).abs() < 4 * error).all()
     torch.testing.assert_close(x.var(0), PLANE.variance, rtol=0.1, atol=0)
-    wanted = float(PLANE.log_prob(PLANE.sample(20_000, rng())).mean())
-    assert float(PLANE.log_prob(x).mean()) == pytest.approx(wanted, abs=0.12)
+    expected = float(PLANE.log_prob(PLANE.sample(20_000, rng())).mean())
+    assert float(PLANE.log_prob(x).mean()) == pytest.approx(expected, abs=0.12)
 
 
 @pytest.mark.parametrize(("dims", "rows"), [(1, 1500), (3, 500), (16, 100)])
@@ -249,8 +249,8 @@ def test_the_adaptive_solver_shares_a_batch_with_tables() -> None:
     assert spent > 10
     for chain, at in ((adaptive, [0, 2]), (ddim, [1, 3])):
         some = noise.select(at)
-        alone = stepper.tick(net, stepper.start(some, CPU), chain.table[0].expand(2, -1), some.at(1))
-        torch.testing.assert_close(together["x"][at], alone["x"], rtol=1e-4, atol=1e-3)
+        single = stepper.tick(net, stepper.start(some, CPU), chain.table[0].expand(2, -1), some.at(1))
+        torch.testing.assert_close(together["x"][at], single["x"], rtol=1e-4, atol=1e-3)
     with pytest.raises(UserError, match="steps: 3"):
         family.chain("adaptive", 3)
 
@@ -258,15 +258,15 @@ def test_the_adaptive_solver_shares_a_batch_with_tables() -> None:
 @pytest.mark.parametrize("sde", SDES)
 def test_the_adaptive_solver_uses_only_times_of_training(sde: str) -> None:
     """Samples and likelihoods: the network gets t in t_min … 1, and the answers are finite."""
-    family, seen = model(PAIRS, sde=sde, solver="dopri5"), []
+    family, times = model(PAIRS, sde=sde, solver="dopri5"), []
 
     def net(z: Tensor, t: Tensor) -> Tensor:
-        seen.append(t)
+        times.append(t)
         return 0.97 * z
 
     out = generate(net, family.chain("adaptive"), 3, seed=0, device=CPU)
     nll = family.nll(net, out, rng(), effort=1)
-    t = torch.cat(seen)
+    t = torch.cat(times)
     assert nll.nats.isfinite().all()
     assert family.sde.t_min * (1 - 1e-4) <= float(t.min()) and float(t.max()) <= 1 + 1e-6
 
@@ -280,8 +280,8 @@ def completed(family: ScoreSde, imputer: str, steps: int | None) -> tuple[Tensor
     known, mask = torch.zeros(30, *PAIRS.shape, dtype=torch.int32), torch.zeros(30, *PAIRS.shape, dtype=torch.bool)
     known[..., 0], mask[..., 0] = u, True
     chain = family.impute(imputer, steps)
-    held = Known(known=known, mask=mask)
-    out = generate(Oracle(PLANE, family), chain, 30, seed=1, device=CPU, known=held)
+    known_part = Known(known=known, mask=mask)
+    out = generate(Oracle(PLANE, family), chain, 30, seed=1, device=CPU, known=known_part)
     assert (out[..., 0] == u).all()
     ln_w = PLANE.weights.log() - ((0.1 - PLANE.means) / PLANE.stds)[:, 0] ** 2 / 2 - PLANE.stds[:, 0].log()
     law = GaussianMixture(ln_w.softmax(0), PLANE.means[:, 1:], PLANE.stds[:, 1:])
@@ -315,9 +315,9 @@ def test_the_default_imputer_agrees_with_the_exact_conditional(sde: str, dims: i
     cov = (basis * 0.09 * torch.logspace(0, -2, dims, dtype=torch.float64)) @ basis.T
     known = torch.arange(dims) % 2 == 0
     u = (torch.linalg.cholesky(cov) @ torch.randn(dims, dtype=torch.float64, generator=rng(1)) + 1) / family.bin
-    held = Known(known=u.round().int().expand(n, 1, 1, dims), mask=known.expand(n, 1, 1, dims))
+    known_part = Known(known=u.round().int().expand(n, 1, 1, dims), mask=known.expand(n, 1, 1, dims))
     chain = family.impute(next(iter(family.imputers())))
-    out = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, known=held)
+    out = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, known=known_part)
     x = out.double().view(n, dims) * family.bin - 1
     toward = torch.linalg.solve(cov[known][:, known], cov[known][:, ~known])
     law = cov[~known][:, ~known] - cov[~known][:, known] @ toward
@@ -338,10 +338,10 @@ def test_langevin_imputation_of_two_scalars_is_bounded(sde: str, steps: int, mos
     family, n = model(spec, sde=sde), 200
     cov = torch.tensor([[0.05, 0.02], [0.02, 0.05]], dtype=torch.float64)
     known = torch.full((n, 1, 1, 2), 40000, dtype=torch.int32)
-    held = Known(known=known, mask=torch.tensor([True, False]).expand(n, 1, 1, 2))
+    known_part = Known(known=known, mask=torch.tensor([True, False]).expand(n, 1, 1, 2))
     assert family.imputers()["pc"].least_steps == 16
     chain = family.impute("pc", steps)
-    x = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, known=held)
+    x = generate(Correlated(cov, family), chain, n, seed=0, device=CPU, batch_size=n, known=known_part)
     free = x[..., 1].double() * family.bin - 1
     assert 0.8 < float(free.std()) / math.sqrt(0.05 - 0.02**2 / 0.05) < most
 
@@ -358,17 +358,17 @@ def test_langevin_imputation_of_two_scalars_is_bounded(sde: str, steps: int, mos
     ],
 )
 def test_completions_follow_the_exact_conditional(sde: str, imputer: str, steps: int | None) -> None:
-    found, wanted = completed(model(PAIRS, sde=sde), imputer, steps)
-    assert ks_2samp(found.numpy(), wanted.numpy()).pvalue > 0.01
-    assert abs(float(found.mean() - wanted.mean())) < 4 * float(wanted.std()) / math.sqrt(len(found))
-    assert float(found.var() / wanted.var()) == pytest.approx(1, abs=0.15)
+    found, expected = completed(model(PAIRS, sde=sde), imputer, steps)
+    assert ks_2samp(found.numpy(), expected.numpy()).pvalue > 0.01
+    assert abs(float(found.mean() - expected.mean())) < 4 * float(expected.std()) / math.sqrt(len(found))
+    assert float(found.var() / expected.var()) == pytest.approx(1, abs=0.15)
 
 
 def test_replacement_without_corrections_does_not_follow_the_conditional() -> None:
     """Without correctors or resampling the two-sample test detects the difference, so the test above is sensitive."""
     for imputer, steps in (("repaint:times=1", 150), ("pc:snr=0.01", 100)):
-        found, wanted = completed(model(PAIRS), imputer, steps)
-        assert ks_2samp(found.numpy(), wanted.numpy()).pvalue < 1e-6
+        found, expected = completed(model(PAIRS), imputer, steps)
+        assert ks_2samp(found.numpy(), expected.numpy()).pvalue < 1e-6
 
 
 @pytest.mark.slow
@@ -380,7 +380,7 @@ def test_the_known_part_is_unchanged_to_the_bit(sde: str, levels: int) -> None:
     known.view(-1)[: min(levels, 65536)] = torch.arange(min(levels, 65536))
     mask = torch.rand(known.shape, generator=rng(1)) < 0.9
     for imputer in ("pc", "repaint:times=2,jump=2"):
-        held = Known(known=known, mask=mask)
+        known_part = Known(known=known, mask=mask)
         steps = 16 if imputer == "pc" else 3
-        out = generate(lambda z, t: 0.3 * z, family.impute(imputer, steps), 128, seed=0, device=CPU, known=held)
+        out = generate(lambda z, t: 0.3 * z, family.impute(imputer, steps), 128, seed=0, device=CPU, known=known_part)
         assert torch.equal(out[mask].long(), known[mask])

@@ -10,7 +10,7 @@ from gen_ray.engine.inference.generate import generate
 from gen_ray.family import Family
 from gen_ray.maths.chain import Chain
 from tests.families.cases import CASES, Case, awake, rng
-from tests.families.test_contract import CPU, everywhere, held
+from tests.families.test_contract import CPU, everywhere, partly_known
 from tests.second_device import SECOND_DEVICE, second_device
 
 some = pytest.mark.parametrize("case", CASES[::3], ids=lambda case: f"{case.family}-{case.name}")
@@ -27,9 +27,9 @@ def both(case: Case) -> Iterator[tuple[torch.device, Family, nn.Module]]:
             yield device, family, net.to(device)
 
 
-def near(here: Tensor, there: Tensor) -> bool:
+def near(on_cpu: Tensor, on_device: Tensor) -> bool:
     """Return whether two tensors differ only by rounding."""
-    return bool((here - there).abs().max() <= 1e-5 * here.abs().max())
+    return bool((on_cpu - on_device).abs().max() <= 1e-5 * on_cpu.abs().max())
 
 
 @everywhere
@@ -66,7 +66,7 @@ def chains(family: Family) -> Iterator[tuple[Chain, bool]]:
 def test_samples_equal_those_of_the_cpu(case: Case) -> None:
     found: list[list[Tensor]] = []
     for device, family, net in both(case):
-        parts = {True: held(case, 4), False: None}
+        parts = {True: partly_known(case, 4), False: None}
         fitted = chains(family.fitted(net))
         found.append([generate(net, chain, 4, seed=0, device=device, known=parts[given]) for chain, given in fitted])
-    assert all((here.int() - there.int()).abs().max() <= 1 for here, there in zip(*found, strict=True))
+    assert all((on_cpu.int() - on_device.int()).abs().max() <= 1 for on_cpu, on_device in zip(*found, strict=True))

@@ -50,10 +50,10 @@ class Quick:
 
 
 @torch.no_grad()
-def run_chain(net: nn.Module, chain: Chain, held: Known) -> State:
+def run_chain(net: nn.Module, chain: Chain, known_part: Known) -> State:
     """Return the state at the end of a chain of N rows."""
     noise = Quick()
-    state = chain.stepper.start(noise, CPU, held)
+    state = chain.stepper.start(noise, CPU, known_part)
     for row in chain.table:
         state = chain.stepper.tick(net, state, row.expand(N, -1), noise)
     return state
@@ -130,8 +130,8 @@ def test_nothing_changes_if_all_is_known_and_the_model_is_sampled_if_nothing_is(
     known = torch.randint(3, (N, *vae.spec.shape), generator=rng(), dtype=torch.uint8)
     for imputer in vae.imputers():
         chain = vae.impute(imputer, 3)
-        kept = Known(known=known, mask=torch.ones_like(known, dtype=torch.bool))
-        assert torch.equal(generate(net, chain, N, seed=0, device=CPU, batch_size=N, known=kept), known)
+        all_or_nothing = Known(known=known, mask=torch.ones_like(known, dtype=torch.bool))
+        assert torch.equal(generate(net, chain, N, seed=0, device=CPU, batch_size=N, known=all_or_nothing), known)
     free = Known(known=known, mask=torch.zeros_like(known, dtype=torch.bool))
     chain = vae.impute("metropolis", 150)
     x = chain.stepper.finish(run_chain(net, chain, free))
@@ -145,9 +145,9 @@ def test_samples_and_completions_share_a_batch() -> None:
     vae, net, *_ = strong("categorical")
     plain, filling = vae.chain("draw"), vae.impute("metropolis", 4)
     known = torch.ones(2, *vae.spec.shape, dtype=torch.uint8)
-    held = Known(known=known, mask=torch.tensor([[True, False], [False, False]]).view(2, *vae.spec.shape))
+    known_part = Known(known=known, mask=torch.tensor([[True, False], [False, False]]).view(2, *vae.spec.shape))
     stepper, one, two = filling.stepper, RowNoise.of(5, 2), RowNoise.of(6, 2)
-    state, late = stepper.start(one, CPU, held), stepper.start(two, CPU)
+    state, late = stepper.start(one, CPU, known_part), stepper.start(two, CPU)
     for tick, row in enumerate(filling.table, start=1):
         last = tick == filling.nfe
         rows = torch.cat([row.expand(2, -1), plain.table.expand(2, -1)]) if last else row.expand(2, -1)
@@ -155,7 +155,7 @@ def test_samples_and_completions_share_a_batch() -> None:
         noise = RowNoise([5, 5, 6, 6], [0, 1, 0, 1], [tick, tick, 1, 1]) if last else one.at(tick)
         state = stepper.tick(net, state, rows, noise)
     both = stepper.finish(state)
-    assert torch.equal(both[:2], generate(net, filling, 2, seed=5, device=CPU, known=held))
+    assert torch.equal(both[:2], generate(net, filling, 2, seed=5, device=CPU, known=known_part))
     assert torch.equal(both[2:], generate(net, plain, 2, seed=6, device=CPU))
 
 

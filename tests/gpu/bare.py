@@ -42,8 +42,8 @@ def required(*names: str) -> set[str]:
         except PackageNotFoundError:
             continue
         extras[name] = (known or set()) | more
-        wanted = [Requirement(line) for line in lines]
-        waiting += [it for it in wanted if not it.marker or any(it.marker.evaluate({"extra": e}) for e in more)]
+        requirements = [Requirement(line) for line in lines]
+        waiting += [it for it in requirements if not it.marker or any(it.marker.evaluate({"extra": e}) for e in more)]
     return set(extras)
 
 

@@ -79,18 +79,18 @@ def on(device: torch.device, net: nn.Module) -> nn.Module:
     return rounded(net) if device.type == "cpu" else net.to(device)
 
 
-def assert_near(there: Tensor, here: Tensor, rtol: float = RTOL) -> None:
+def assert_near(on_device: Tensor, on_cpu: Tensor, rtol: float = RTOL) -> None:
     """Assert that the result of the device equals that of the CPU within rtol of its largest value."""
-    there, here = there.detach().cpu().double(), here.detach().double()
-    worst, limit = float((there - here).abs().max()), rtol * float(here.abs().max())
+    on_device, on_cpu = on_device.detach().cpu().double(), on_cpu.detach().double()
+    worst, limit = float((on_device - on_cpu).abs().max()), rtol * float(on_cpu.abs().max())
     assert worst <= limit, f"differs by {worst:.3g}, allowed is {limit:.3g}"
 
 
-def assert_gradients_near(there: Mapping[str, Tensor], here: Mapping[str, Tensor], rtol: float = RTOL) -> None:
+def assert_gradients_near(on_device: Mapping[str, Tensor], on_cpu: Mapping[str, Tensor], rtol: float = RTOL) -> None:
     """Assert that two gradients differ by at most rtol of the whole gradient's length."""
-    assert there.keys() == here.keys() and here
-    length = float(torch.stack([g.square().sum() for g in here.values()]).sum().sqrt())
-    far = {name: float((there[name].cpu() - g).norm()) / length for name, g in here.items()}
+    assert on_device.keys() == on_cpu.keys() and on_cpu
+    length = float(torch.stack([g.square().sum() for g in on_cpu.values()]).sum().sqrt())
+    far = {name: float((on_device[name].cpu() - g).norm()) / length for name, g in on_cpu.items()}
     worst = max(far, key=far.__getitem__)
     assert far[worst] <= rtol, f"{worst} differs by {far[worst]:.3g} of the gradient, allowed is {rtol:.3g}"
 
@@ -100,10 +100,10 @@ def gradients(net: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
 
 
-def assert_same_samples(there: Tensor, here: Tensor, levels: int = LEVELS) -> None:
+def assert_same_samples(on_device: Tensor, on_cpu: Tensor, levels: int = LEVELS) -> None:
     """Assert that all samples but the share ROWS are equal, values within this number of levels."""
-    assert there.device == here.device == torch.device("cpu") and there.shape == here.shape
-    far = ((there.int() - here.int()).abs() > levels).flatten(1).any(1)
+    assert on_device.device == on_cpu.device == torch.device("cpu") and on_device.shape == on_cpu.shape
+    far = ((on_device.int() - on_cpu.int()).abs() > levels).flatten(1).any(1)
     assert float(far.float().mean()) <= ROWS, f"{int(far.sum())} of {len(far)} samples differ"
 
 

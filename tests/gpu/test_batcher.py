@@ -59,25 +59,25 @@ def test_mixed_samplers_and_imputers_equal_separate_ones(case: Case, device: tor
     """All run at once, in batches too small for all of them."""
     of = served(case, device)
     mask = torch.rand((2, *case.spec.shape), generator=rng()) < 0.5
-    held = Known(known=case.x(2), mask=mask)
+    known_part = Known(known=case.x(2), mask=mask)
     chains = [(of.family.chain(name), None) for name, about in of.family.samplers().items() if not about.adaptive]
-    chains += [(of.family.impute(name), held) for name in of.family.imputers()]
+    chains += [(of.family.impute(name), known_part) for name in of.family.imputers()]
     with full_precision(), open_batcher(of, device) as batcher:
         handles = [batcher.submit(chain, 2, seed=seed, known=part) for seed, (chain, part) in enumerate(chains)]
         found = [handle.future.result(SECONDS) for handle in handles]
-        alone = [
+        single = [
             generate(of.net, chain, 2, seed=seed, device=device, known=part)
             for seed, (chain, part) in enumerate(chains)
         ]
-    assert_same_samples(torch.cat(found), torch.cat(alone), levels=0 if case.family == "discrete" else 1)
+    assert_same_samples(torch.cat(found), torch.cat(single), levels=0 if case.family == "discrete" else 1)
     for samples in found[-len(of.family.imputers()) :]:
-        assert torch.equal(samples[mask].long(), held.known[mask].long())
+        assert torch.equal(samples[mask].long(), known_part.known[mask].long())
 
 
 @pytest.mark.parametrize("family", ["vae", "ddpm", "ddpm-learned", "tokens", "score_sde"])
 def test_likelihoods_beside_samples(family: str, device: torch.device) -> None:
     of, x = toy(family, device), images(5)
-    alone = scoring.score(of, x, effort=6, repeats=2, device=device)
+    single = scoring.score(of, x, effort=6, repeats=2, device=device)
     with open_batcher(of, device) as batcher:
         busy = [batcher.submit(of.experiment.chain(of.family), 4, seed=seed) for seed in range(3)]
 
@@ -86,8 +86,8 @@ def test_likelihoods_beside_samples(family: str, device: torch.device) -> None:
 
         scores = batcher.submit_callable(work, 60).future.result(SECONDS)
         wait([handle.future for handle in busy], timeout=SECONDS)
-    assert (scores.kind, scores.nfe) == (alone.kind, alone.nfe)
-    torch.testing.assert_close(scores.bits_per_dim, alone.bits_per_dim, rtol=1e-3, atol=1e-4)
+    assert (scores.kind, scores.nfe) == (single.kind, single.nfe)
+    torch.testing.assert_close(scores.bits_per_dim, single.bits_per_dim, rtol=1e-3, atol=1e-4)
 
 
 def test_a_gradient_beside_samples(device: torch.device) -> None:
@@ -118,8 +118,8 @@ def test_a_cancelled_request_is_removed_and_the_others_continue(device: torch.de
             assert isinstance(handle.future.exception(SECONDS), CancelledError)
         found = [handle.future.result(SECONDS) for handle in others]
         assert batcher.admission.pending == 0 and batcher.healthy
-    alone = [generate(of.net, chain, 3, seed=seed, device=device) for seed in range(2)]
-    assert_same_samples(torch.cat(found), torch.cat(alone))
+    single = [generate(of.net, chain, 3, seed=seed, device=device) for seed in range(2)]
+    assert_same_samples(torch.cat(found), torch.cat(single))
 
 
 def endless(net: Any, device: torch.device) -> None:

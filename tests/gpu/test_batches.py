@@ -45,10 +45,10 @@ def test_noise_is_the_same_and_comes_from_pinned_memory(kind: str, device: torch
     noise = RowNoise.of(7, 5)
     where = torch.tensor([True, False, True, True, False])
     with Copies() as copies:
-        there = getattr(noise, kind)((3, 4), device=device)
+        on_device = getattr(noise, kind)((3, 4), device=device)
         some = getattr(noise, kind)((3, 4), where=where.to(device), device=device)
-    assert there.device == some.device == device
-    assert torch.equal(there.cpu(), getattr(noise, kind)((3, 4)))
+    assert on_device.device == some.device == device
+    assert torch.equal(on_device.cpu(), getattr(noise, kind)((3, 4)))
     assert torch.equal(some.cpu(), getattr(noise, kind)((3, 4), where=where))
     on_gpu = device.type == "cuda"
     assert len(copies.pinned) == (2 + 1 if on_gpu else 0)  # plus the mask, which this test copies
@@ -64,7 +64,7 @@ def test_batches_come_from_pinned_memory(device: torch.device) -> None:
     with Copies() as copies:
         found = copier.finish(*copier.begin(micros))
     assert copies.pinned == [True] * len(micros) and copies.waited == [False] * len(micros)
-    assert all(torch.equal(there.cpu(), here) for there, here in zip(found, micros, strict=True))
+    assert all(torch.equal(on_device.cpu(), on_cpu) for on_device, on_cpu in zip(found, micros, strict=True))
 
 
 def test_staged_batches_are_equal_while_the_device_is_busy(device: torch.device) -> None:

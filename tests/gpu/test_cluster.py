@@ -145,8 +145,8 @@ def test_two_replicas_on_half_a_gpu_each(verb: Any, tmp_path: Path) -> None:
             wait_while_running(lambda: free() == 0 and is_ready(port), driver, PATIENCE)
             client = Client(f"http://127.0.0.1:{port}")
             with ThreadPoolExecutor(8) as pool:
-                asked = [pool.submit(client.sample, "toy", n=4, seed=1, deterministic=True) for _ in range(16)]
-            first, *others = [answer.result().arrays["samples"].tobytes() for answer in asked]
+                requests = [pool.submit(client.sample, "toy", n=4, seed=1, deterministic=True) for _ in range(16)]
+            first, *others = [answer.result().arrays["samples"].tobytes() for answer in requests]
             assert all(other == first for other in others), "the same bytes from either replica"
         finally:
             driver.terminate()

@@ -56,10 +56,10 @@ def both(family: Family, device: torch.device) -> Iterator[tuple[torch.device, n
 def learned(family: Family, device: torch.device, x: Tensor) -> list[tuple[Tensor, dict[str, Tensor]]]:
     """Return the loss and its gradient on the CPU and on the device."""
     found = []
-    for place, net in both(family, device):
+    for target, net in both(family, device):
         with HostDraws():
-            loss = family.loss(net, x.to(place), rng(), step=1).total
-        assert loss.device == place
+            loss = family.loss(net, x.to(target), rng(), step=1).total
+        assert loss.device == target
         loss.mean().backward()
         found.append((loss, gradients(net)))
     return found
@@ -72,17 +72,17 @@ def rows(device: torch.device) -> int:
 
 def test_loss_and_gradient(case: Case, device: torch.device) -> None:
     with full_precision():
-        (loss, slope), (there, there_slope) = learned(case.model(), device, case.x(rows(device)))
-    assert_near(there, loss)
-    assert_gradients_near(there_slope, slope)
+        (loss, slope), (on_device, device_slope) = learned(case.model(), device, case.x(rows(device)))
+    assert_near(on_device, loss)
+    assert_gradients_near(device_slope, slope)
 
 
 def test_likelihood(case: Case, device: torch.device) -> None:
     found, family = [], case.model()
     with full_precision(), torch.no_grad():
-        for place, net in both(family, device):
+        for target, net in both(family, device):
             with HostDraws():
-                found.append(family.fitted(net).nll(net, case.x(rows(device)).to(place), rng(), effort=2).nats)
+                found.append(family.fitted(net).nll(net, case.x(rows(device)).to(target), rng(), effort=2).nats)
     assert found[1].device == device
     assert_near(found[1], found[0], NLL_RTOL)
 
@@ -103,20 +103,20 @@ def half_known(case: Case, n: int) -> Known:
 def test_samplers_and_imputers(case: Case, device: torch.device) -> None:
     found, n = [], rows(device)
     with full_precision():
-        for place, net in both(case.model(), device):
+        for target, net in both(case.model(), device):
             fitted = case.model().fitted(net)
             found.append(
                 {
                     (name, imputes): generate(
-                        net, chain, n, seed=0, device=place, known=half_known(case, n) if imputes else None
+                        net, chain, n, seed=0, device=target, known=half_known(case, n) if imputes else None
                     )
                     for name, chain, imputes in chains(fitted)
                 }
             )
-    here, there = found
-    assert here.keys() == there.keys() and here
-    for key in here:
-        assert_same_samples(there[key], here[key], levels=0 if case.family == "discrete" else 1)
+    on_cpu, on_device = found
+    assert on_cpu.keys() == on_device.keys() and on_cpu
+    for key in on_cpu:
+        assert_same_samples(on_device[key], on_cpu[key], levels=0 if case.family == "discrete" else 1)
 
 
 @pytest.mark.parametrize("name", of_which(["fashion-vae"], [name for name in SHIPPED if name != "fashion-vae"]))
@@ -125,11 +125,11 @@ def test_configuration_of_this_repository(name: str, device: torch.device) -> No
     experiment = load(CONFIGS / f"{name}.yaml")
     family, spec = experiment.model(SHIPPED[name]), SHIPPED[name]
     x = torch.randint(spec.levels, (rows(device) // 4, *spec.shape), generator=rng(), dtype=torch.uint8)
-    (loss, slope), (there, there_slope) = learned(family, device, x)
-    assert_near(there, loss, TF32_RTOL)
-    assert_gradients_near(there_slope, slope, TF32_RTOL)
+    (loss, slope), (on_device, device_slope) = learned(family, device, x)
+    assert_near(on_device, loss, TF32_RTOL)
+    assert_gradients_near(device_slope, slope, TF32_RTOL)
     default = family.samplers()[experiment.sampler(family).partition(":")[0]]
     chain = family.chain(experiment.sampler(family), default.steps_up_to(STEPS))
     with full_precision():
-        samples = [generate(net, chain, len(x), seed=0, device=place) for place, net in both(family, device)]
+        samples = [generate(net, chain, len(x), seed=0, device=target) for target, net in both(family, device)]
     assert_same_samples(samples[1], samples[0], levels=1 if spec.is_image else 0)

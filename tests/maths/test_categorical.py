@@ -99,8 +99,8 @@ def test_the_model_is_the_mixture_of_posteriors_over_x_0(limit: type, K: int) ->
             if weights.sum() == 0:
                 continue
             each = [corruption.reverse(at, e, a, alpha_bar_s).nan_to_num() for e in torch.eye(K, dtype=torch.float64)]
-            wanted = (weights / weights.sum()) @ torch.stack(each)
-            torch.testing.assert_close(corruption.reverse(at, p, a, alpha_bar_s), wanted)
+            expected = (weights / weights.sum()) @ torch.stack(each)
+            torch.testing.assert_close(corruption.reverse(at, p, a, alpha_bar_s), expected)
 
 
 @any_k
@@ -116,10 +116,10 @@ def test_kl_and_cross_entropy_of_the_uniform_chain_equal_enumeration(schedule: C
         torch.testing.assert_close(uniform_kl(p.log(), x_t, x_0, a, s), kl, rtol=1e-8, atol=1e-12)
         torch.testing.assert_close(uniform_kl(p.log().float(), x_t, x_0, a, s).double(), kl, rtol=1e-3, atol=2e-6)
         posterior = p * corruption.cumulative(torch.eye(K, dtype=torch.float64), t[0])[:, x_t].T
-        wanted = -(posterior / posterior.sum(-1, keepdim=True)).gather(-1, x_0[:, None])[:, 0].log()
-        torch.testing.assert_close(uniform_x_0_nats(p.log(), x_t, x_0, t), wanted)
+        expected = -(posterior / posterior.sum(-1, keepdim=True)).gather(-1, x_0[:, None])[:, 0].log()
+        torch.testing.assert_close(uniform_x_0_nats(p.log(), x_t, x_0, t), expected)
         if k == 1:
-            torch.testing.assert_close(kl, wanted)
+            torch.testing.assert_close(kl, expected)
 
 
 def test_kl_has_finite_gradients_at_both_ends_of_the_chain() -> None:
@@ -145,8 +145,8 @@ def test_corruption_has_the_stated_frequencies(limit: type) -> None:
     for alpha_bar in (0.0, 0.3, 0.75, 1.0):
         x_t = corruption.diffuse(torch.full((n,), 2), torch.tensor(alpha_bar, dtype=torch.float64), grid(n))
         found = torch.bincount(x_t, minlength=corruption.symbols).double() / n
-        wanted = corruption.cumulative(F.one_hot(torch.tensor(2), 4).double(), torch.tensor(alpha_bar).double())
-        torch.testing.assert_close(found, wanted, rtol=0, atol=2 / n)
+        expected = corruption.cumulative(F.one_hot(torch.tensor(2), 4).double(), torch.tensor(alpha_bar).double())
+        torch.testing.assert_close(found, expected, rtol=0, atol=2 / n)
 
 
 def test_draws_have_the_frequencies_of_the_weights() -> None:
@@ -169,8 +169,8 @@ def test_probabilities_below_the_resolution_of_float32_are_drawn_correctly() -> 
 def test_cross_entropy_counts_the_chosen_positions_only() -> None:
     logits, x = torch.randn(3, 2, 4, 5), torch.randint(5, (3, 2, 4))
     where = torch.rand(3, 2, 4) < 0.5
-    wanted = -(logits.log_softmax(-1).gather(-1, x[..., None])[..., 0] * where).sum((1, 2))
-    torch.testing.assert_close(cross_entropy(logits, x, where), wanted)
+    expected = -(logits.log_softmax(-1).gather(-1, x[..., None])[..., 0] * where).sum((1, 2))
+    torch.testing.assert_close(cross_entropy(logits, x, where), expected)
     assert not cross_entropy(logits, x, torch.zeros_like(where)).any()
 
 
@@ -204,8 +204,8 @@ def test_mutual_information_falls_linearly(marginal: tuple[float, ...] | None) -
     p = torch.tensor(marginal or [1, 1, 1, 1], dtype=torch.float64)
     p = p / p.sum()
     entropy = -torch.xlogy(p, p).sum()
-    wanted = entropy * (1 - torch.arange(11, dtype=torch.float64) / 10)
-    torch.testing.assert_close(mutual_information(alpha_bar, p), wanted, rtol=1e-6, atol=1e-9)
+    expected = entropy * (1 - torch.arange(11, dtype=torch.float64) / 10)
+    torch.testing.assert_close(mutual_information(alpha_bar, p), expected, rtol=1e-6, atol=1e-9)
 
 
 def test_mutual_information_equals_that_of_the_joint_table() -> None:
@@ -225,8 +225,8 @@ def test_frequencies_that_do_not_fit_are_refused() -> None:
 
 def test_binomial_probabilities() -> None:
     found = log_binomial(3, torch.tensor([0.0, 0.25, 1.0])).exp()
-    wanted = torch.tensor([[1, 0, 0, 0], [27 / 64, 27 / 64, 9 / 64, 1 / 64], [0, 0, 0, 1]], dtype=torch.float64)
-    torch.testing.assert_close(found, wanted)
+    expected = torch.tensor([[1, 0, 0, 0], [27 / 64, 27 / 64, 9 / 64, 1 / 64], [0, 0, 0, 1]], dtype=torch.float64)
+    torch.testing.assert_close(found, expected)
 
 
 @on_smooth

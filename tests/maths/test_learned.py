@@ -60,8 +60,8 @@ def test_in_continuous_time_the_bound_depends_only_on_the_ends(noise: float, see
     exact = 0.5 * (torch.log1p(S2 * torch.exp(-low)) - torch.log1p(S2 * torch.exp(-high)))
     torch.testing.assert_close(continuous(net), exact, rtol=1e-4, atol=0)
     inner, outer = gradients(continuous(net), net)
-    wanted = torch.stack([left_over(high) - left_over(low), left_over(high) * span.detach()]) / 2
-    torch.testing.assert_close(outer.double(), wanted, rtol=1e-3, atol=1e-4)
+    expected = torch.stack([left_over(high) - left_over(low), left_over(high) * span.detach()]) / 2
+    torch.testing.assert_close(outer.double(), expected, rtol=1e-3, atol=1e-4)
     assert inner.abs().max() < 1e-4 * outer.abs().max()
     assert (
         gradients(discrete(net, 20), net)[0].abs().max() > 100 * inner.abs().max()
@@ -88,12 +88,12 @@ def test_the_interior_is_trained_to_lower_the_square_of_the_estimate() -> None:
     """The gradient of the variance loss is that of ln E_t[L²] with fixed ends, by quadrature without implicit time."""
     net = gamma(0.7)
     values, slope = net(MIDDLES)
-    wanted, _ = gradients((0.5 * slope * left_over(values)).square().mean().log(), net)
+    expected, _ = gradients((0.5 * slope * left_over(values)).square().mean().log(), net)
     values, slope, log_slope = net.by_ends_alone(MIDDLES)
     loss = learned.schedule_variance_loss(0.5 * slope * left_over(values), log_slope)
     assert not loss.any()
     got = torch.autograd.grad(loss.mean(), list(net.interior.parameters()))
-    torch.testing.assert_close(torch.cat([g.flatten() for g in got]), wanted, rtol=5e-3, atol=2e-5)
+    torch.testing.assert_close(torch.cat([g.flatten() for g in got]), expected, rtol=5e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("levels", [2, 17, 256])
@@ -108,9 +108,9 @@ def test_the_reconstruction_is_a_softmax_over_all_levels(levels: int, first: flo
     grid = 2 * torch.arange(levels).double() / (levels - 1) - 1
     z = alpha * grid[u] + sigma * eps.double()
     log_p = (-((z.unsqueeze(-1) - alpha * grid) ** 2) / (2 * sigma**2)).log_softmax(-1)
-    wanted = -log_p.gather(-1, u.unsqueeze(-1)).flatten(1).sum(1)
+    expected = -log_p.gather(-1, u.unsqueeze(-1)).flatten(1).sum(1)
     got = learned.reconstruction_nats(u.to(torch.uint8), eps, g, levels)
-    torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_prior_term_and_the_position_of_a_marginal() -> None:

@@ -22,8 +22,8 @@ def test_other_rows_and_order_do_not_matter(kind: str) -> None:
     seeds, rows, ticks = [7, 2**63 + 5, 7, 0], [3, 0, 2**40, 1], [0, 9, 9, 2]
     together = getattr(RowNoise(seeds, rows, ticks), kind)((2, 5))
     for i in range(4):
-        alone = getattr(RowNoise(seeds[i : i + 1], rows[i : i + 1], ticks[i : i + 1]), kind)((2, 5))
-        assert torch.equal(alone[0], together[i])
+        single = getattr(RowNoise(seeds[i : i + 1], rows[i : i + 1], ticks[i : i + 1]), kind)((2, 5))
+        assert torch.equal(single[0], together[i])
     reverse = getattr(RowNoise(seeds[::-1], rows[::-1], ticks[::-1]), kind)((2, 5))
     assert torch.equal(reverse.flip(0), together)
 
@@ -94,13 +94,13 @@ def test_the_generator_depends_only_on_its_position() -> None:
 
     assert torch.equal(draw(3, 1, 4), draw(3, 1, 4))
     places = [(0,), (0, 0), (1,), (0, 1), (1, 0), (10, 1), (1, 1), (1, 0, 1), (2**32 + 1,), (2**32,), (-1,)]
-    assert len({tuple(draw(*place).tolist()) for place in places}) == len(places)
+    assert len({tuple(draw(*position).tolist()) for position in places}) == len(places)
     assert len({generator(0, step).initial_seed() & 0xFFFFFFFF for step in range(2000)}) == 2000
 
 
 def test_the_noise_of_known_values_is_separate() -> None:
     noise = RowNoise.of(3, 4).at(5)
-    held, free = noise.held_normal((1000,)), noise.normal((1000,))
-    assert torch.equal(held, noise.held_normal((1000,))) and held.dtype == torch.float32
-    assert abs(float((held * free).mean())) < 4 / 4000**0.5
-    assert torch.equal(noise.select([2]).held_normal((1000,))[0], held[2])
+    known_noise, free = noise.held_normal((1000,)), noise.normal((1000,))
+    assert torch.equal(known_noise, noise.held_normal((1000,))) and known_noise.dtype == torch.float32
+    assert abs(float((known_noise * free).mean())) < 4 / 4000**0.5
+    assert torch.equal(noise.select([2]).held_normal((1000,))[0], known_noise[2])

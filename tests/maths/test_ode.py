@@ -46,11 +46,11 @@ def test_the_density_is_exact(data: GaussianMixture, sde: Sde, solver: Solver) -
     x = data.sample(40, torch.Generator().manual_seed(0))
     z = alpha * x + sigma * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
     carried = of.carry_density(solver, z, low, high, unit_vectors(z, RNG))
-    wanted, dims = data.log_prob(z, alpha, sigma), x.shape[1]
+    expected, dims = data.log_prob(z, alpha, sigma), x.shape[1]
     end = data.log_prob(carried.z, *sides(high))
     prior = torch.distributions.Normal(0.0, 1.0).log_prob(carried.z).sum(1)
-    assert ((end + carried.log_volume - wanted).abs() / dims).max() < 1e-3
-    assert ((prior + carried.log_volume - wanted) / dims).mean().abs() < 1.2e-3
+    assert ((end + carried.log_volume - expected).abs() / dims).max() < 1e-3
+    assert ((prior + carried.log_volume - expected) / dims).mean().abs() < 1.2e-3
     assert carried.nfe == of.nfe and 20 < of.nfe <= 160
 
 
@@ -69,8 +69,8 @@ def test_rk4_is_of_fourth_order_and_solves_each_row_by_itself() -> None:
     low, high = VP().u_range
     exact, few, more = (of.carry(Rk4(steps=n), z, high, low) for n in (800, 40, 80))
     assert math.log2((few - exact).abs().mean() / (more - exact).abs().mean()) > 3
-    alone = of.carry(Rk4(steps=40), z[:1], high, low)
-    torch.testing.assert_close(alone, few[:1], rtol=1e-6, atol=1e-6)
+    single = of.carry(Rk4(steps=40), z[:1], high, low)
+    torch.testing.assert_close(single, few[:1], rtol=1e-6, atol=1e-6)
 
 
 def test_the_adaptive_solver_keeps_its_tolerance() -> None:
@@ -109,16 +109,16 @@ FIELDS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 @pytest.mark.parametrize("sde", SDES.values(), ids=SDES)
 @pytest.mark.parametrize("solver", [Rk4(), Dopri5(), Dopri5(rtol=0.1, atol=0.1)], ids=["rk4", "dopri5", "dopri5-wide"])
 def test_no_time_outside_the_interval_is_evaluated(solver: Solver, sde: Sde, field: Callable[..., Tensor]) -> None:
-    (low, high), seen, x = sde.u_range, [], torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
+    (low, high), times, x = sde.u_range, [], torch.randn(8, 2, generator=torch.Generator().manual_seed(0))
 
     def eps(z: Tensor, u: Tensor) -> Tensor:
-        seen.append(u)
+        times.append(u)
         return field(z, u)
 
     for u0, u1 in ((high, low), (low, high)):
         carried = Flow(eps).carry_density(solver, x.double(), u0, u1, random_signs(x, RNG))
         assert carried.z.isfinite().all() and carried.log_volume.isfinite().all()
-    u = torch.stack(seen)
+    u = torch.stack(times)
     assert low - 1e-9 <= float(u.min()) and float(u.max()) <= high + 1e-9
     t = sde.time(u).float()
     assert sde.t_min * (1 - 1e-4) <= float(t.min()) and float(t.max()) <= 1 + 1e-6

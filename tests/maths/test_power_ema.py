@@ -53,9 +53,9 @@ def test_overlap_equals_the_integral() -> None:
 
     low, high = (3.0, 2.0), (7.0, 5.0)
     for a, b in ((low, high), (high, low), ((4.0, 17.0), (4.0, 1.0)), ((9.0, 0.0), (2.0, 8.0))):
-        wanted = float((profile(*a) * profile(*b)).sum() * 10 / 200_000)
+        expected = float((profile(*a) * profile(*b)).sum() * 10 / 200_000)
         found = power_ema.overlap(*(torch.tensor(x, dtype=torch.float64) for x in (*a, *b)))
-        assert float(found) == pytest.approx(wanted, rel=1e-3)
+        assert float(found) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(("width", "n"), [(0.02, 8), (0.08, 4), (0.2, 8), (0.25, 8), (0.2, 2)])
@@ -70,8 +70,8 @@ def test_the_residual_is_the_distance_of_the_profiles(width: float, n: int) -> N
     gamma = power_ema.gamma_of(width)
     parts = power_ema.coefficients(times, gammas, n, gamma)
     fitted = sum(c * profile(*of) for c, *of in zip(parts.tolist(), times.tolist(), gammas.tolist(), strict=True))
-    wanted = float((fitted - profile(n, gamma)).norm() / profile(n, gamma).norm())
-    assert power_ema.residual(times, gammas, n, gamma, parts) == pytest.approx(wanted, rel=0.01)
+    expected = float((fitted - profile(n, gamma)).norm() / profile(n, gamma).norm())
+    assert power_ema.residual(times, gammas, n, gamma, parts) == pytest.approx(expected, rel=0.01)
 
 
 @pytest.mark.parametrize("width", [0.03, 0.05, 0.08, 0.1, 0.15, 0.2])
@@ -81,16 +81,16 @@ def test_a_few_snapshots_reconstruct_any_other_average(width: float) -> None:
     t, d = 4096, 200
     drift = torch.linspace(0, 1, t, dtype=torch.float64)[:, None].sqrt() * torch.randn(d, generator=rng).double()
     path = drift + torch.randn(t, d, generator=rng).double()
-    kept = [averages(path, gamma) for gamma in power_ema.GAMMAS]
+    snapshots = [averages(path, gamma) for gamma in power_ema.GAMMAS]
     at = torch.arange(256, t + 1, 256)
-    stored = torch.cat([average[at - 1] for average in kept])
+    stored = torch.cat([average[at - 1] for average in snapshots])
     gammas = torch.tensor(power_ema.GAMMAS, dtype=torch.float64).repeat_interleave(len(at))
     c = power_ema.coefficients(at.double().repeat(2), gammas, t, power_ema.gamma_of(width))
     assert float(c.sum()) == pytest.approx(1, abs=1e-8)
-    wanted = averages(path, power_ema.gamma_of(width))[-1]
-    alone = min(float((average[-1] - wanted).norm()) for average in kept)
-    error = float((c @ stored - wanted).norm())
-    assert error < 0.05 * float(wanted.norm()) and (width in (0.05, 0.1) or error < 0.5 * alone)
+    expected = averages(path, power_ema.gamma_of(width))[-1]
+    single = min(float((average[-1] - expected).norm()) for average in snapshots)
+    error = float((c @ stored - expected).norm())
+    assert error < 0.05 * float(expected.norm()) and (width in (0.05, 0.1) or error < 0.5 * single)
 
 
 def test_a_snapshot_is_reconstructed_exactly() -> None:

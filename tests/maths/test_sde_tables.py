@@ -60,8 +60,8 @@ def test_moments_converge_to_the_marginals(sde: Sde, table: Callable[..., Tensor
     for steps in (500, 2000):
         rows = table(sde, steps)
         mean, variance = moments(rows[:-1], *marginal(rows[0, Column.alpha], rows[0, Column.sigma]))
-        wanted = marginal(rows[-1, Column.alpha], rows[-1, Column.sigma])
-        errors.append(max(float((mean - wanted[0]).abs()), float((variance / wanted[1] - 1).abs())))
+        expected = marginal(rows[-1, Column.alpha], rows[-1, Column.sigma])
+        errors.append(max(float((mean - expected[0]).abs()), float((variance / expected[1] - 1).abs())))
     exact = errors[0] < 1e-4  # VE by Euler-Maruyama, whose step to t_min is almost zero
     assert exact or (errors[1] < 0.03 and math.log(errors[0] / errors[1]) / math.log(4) > order - 0.2), errors
 
@@ -72,9 +72,9 @@ def test_deterministic_tables_follow_the_flow(sde: Sde, table: Callable[..., Ten
     """The flow between Gaussians is the affine map of their moments; the last row is E[x_0 | x_t] at t_min."""
     x, path = torch.linspace(-2, 2, 21, dtype=torch.float64)[:, None] * sde.prior_std, sde.path(2)
     (m1, v1), (m0, v0) = (marginal(path.alpha[i], path.sigma[i]) for i in (0, 1))
-    wanted = GAUSSIAN.posterior_mean(m0 + (v0 / v1).sqrt() * (x - m1), path.alpha[1], path.sigma[1])
+    expected = GAUSSIAN.posterior_mean(m0 + (v0 / v1).sqrt() * (x - m1), path.alpha[1], path.sigma[1])
     errors = [
-        float((run_table(table(sde, steps, spacing="log_snr"), x, GAUSSIAN.posterior_mean) - wanted).abs().max())
+        float((run_table(table(sde, steps, spacing="log_snr"), x, GAUSSIAN.posterior_mean) - expected).abs().max())
         for steps in (40, 160)
     ]
     assert math.log(errors[0] / errors[1]) / math.log(4) > order - 0.25 and errors[1] < 0.02, errors
@@ -228,8 +228,8 @@ def test_correctors_keep_the_variance(sde: Sde, make: Callable[..., Tensor], snr
     """The exact moments of Gaussian data hold for every number of scalars, because rows do not use norms."""
     rows = make(sde, 500, snr=snr)
     mean, variance = moments(rows[:-1], *marginal(rows[0, Column.alpha], rows[0, Column.sigma]))
-    wanted = marginal(rows[-1, Column.alpha], rows[-1, Column.sigma])
-    assert abs(float(variance / wanted[1]) - 1) < 0.05 and abs(float(mean - wanted[0])) < 0.01
+    expected = marginal(rows[-1, Column.alpha], rows[-1, Column.sigma])
+    assert abs(float(variance / expected[1]) - 1) < 0.05 and abs(float(mean - expected[0])) < 0.01
 
 
 @pytest.mark.parametrize("size", [1.0, 0.01])
@@ -246,8 +246,8 @@ def test_a_langevin_row_by_norms_is_the_step_of_the_paper(size: float) -> None:
     assert (norm == 1 / sigma) == (size < 1)
     eps = torch.tensor(2 * snr**2 * 16 / norm**2)
     torch.testing.assert_close(out[0], x[0] + eps * score + (2 * eps).sqrt() * z[0])
-    alone = tables.apply(tables.spread(rows[1:], x[1:]), x[1:], x_0[1:], None, z[1:])
-    assert torch.equal(out[1], alone[0])
+    single = tables.apply(tables.spread(rows[1:], x[1:]), x[1:], x_0[1:], None, z[1:])
+    assert torch.equal(out[1], single[0])
 
 
 @pytest.mark.parametrize(

@@ -142,10 +142,10 @@ def test_ancestral_is_algorithm_2_of_ho(schedule: DiscreteSchedule, variance: Va
     x, eps, z = torch.randn(3, 1000, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = bar.sqrt() * x + (1 - bar).sqrt() * eps + z  # any x, not the one made with eps
     sigma = (beta * {Variance.SMALL: (1 - before) / (1 - bar), Variance.LARGE: (k > 1)[:, None]}[variance]).sqrt()
-    wanted = (x - beta / (1 - bar).sqrt() * eps) / (1 - beta).sqrt() + sigma * z
+    expected = (x - beta / (1 - bar).sqrt() * eps) / (1 - beta).sqrt() + sigma * z
     by = spread(table, x)
     x_0 = PREDICTIONS["eps"].to_x_0(eps, x, by[Column.alpha], by[Column.sigma])
-    torch.testing.assert_close(apply(by, x, x_0, None, z), wanted, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(apply(by, x, x_0, None, z), expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("steps", [7, 40, 100])
@@ -285,8 +285,8 @@ def test_apply_equals_the_formula_of_its_row() -> None:
     torch.testing.assert_close(out, written.float(), rtol=2e-6, atol=2e-6)
     for i in range(4):  # other rows do not change a row
         row, *parts = (part[i, None] for part in (rows, x, x_0, prev, z, v))
-        alone = apply(spread(row, x), *parts)
-        assert torch.equal(alone[0], out[i])
+        single = apply(spread(row, x), *parts)
+        assert torch.equal(single[0], out[i])
 
 
 def test_dpmpp_first_order_is_ddim() -> None:

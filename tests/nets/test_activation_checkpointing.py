@@ -13,16 +13,16 @@ from tests.nets.denoisers import CASES, built
 
 
 def kept_bytes_and_gradients(net: nn.Module, x: Tensor) -> tuple[int, list[Tensor]]:
-    kept: dict[int, int] = {}
+    stored: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        stored[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         return tensor
 
     torch.manual_seed(1)  # seed of dropout
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = net(x, torch.linspace(0.1, 0.9, len(x))).square().mean()
-    return sum(kept.values()), list(torch.autograd.grad(loss, list(net.parameters())))
+    return sum(stored.values()), list(torch.autograd.grad(loss, list(net.parameters())))
 
 
 @pytest.mark.parametrize("case", ["unet-28", "dit", "unet-dropout"])

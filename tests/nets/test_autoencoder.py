@@ -44,8 +44,8 @@ def test_gradients_reach_every_parameter(case: str) -> None:
 @every_pair
 def test_a_row_does_not_depend_on_other_rows(case: str) -> None:
     net, x, eps, _ = built(case)
-    for together, alone in zip(net(x, eps), net(x[2:3], eps[2:3]), strict=True):
-        torch.testing.assert_close(together[2:3], alone, rtol=1e-5, atol=1e-5)
+    for together, single in zip(net(x, eps), net(x[2:3], eps[2:3]), strict=True):
+        torch.testing.assert_close(together[2:3], single, rtol=1e-5, atol=1e-5)
 
 
 @every_pair

@@ -39,8 +39,8 @@ def test_a_row_does_not_depend_on_other_rows(case: str) -> None:
     net, shape, _ = built(case)
     x, t = torch.randn(5, *shape), torch.rand(5)
     together = net(x, t)
-    alone = torch.cat([net(x[i : i + 1], t[i : i + 1]) for i in range(5)])
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+    single = torch.cat([net(x[i : i + 1], t[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(together, single, rtol=1e-5, atol=1e-5)
 
 
 @every_denoiser

@@ -25,8 +25,8 @@ def test_it_rises_between_exact_ends_for_any_parameters(noise: float, seed: int)
     assert (values.diff() > 0).all() and (slope > 0).all() and values.dtype == torch.float64
     first, span = net.ends()
     torch.testing.assert_close(values[[0, -1]], torch.stack([first, first + span]), rtol=1e-12, atol=1e-12)
-    alone = torch.cat([net(t[None])[0] for t in T[::100]])
-    torch.testing.assert_close(alone, values[::100], rtol=1e-12, atol=1e-12)
+    single = torch.cat([net(t[None])[0] for t in T[::100]])
+    torch.testing.assert_close(single, values[::100], rtol=1e-12, atol=1e-12)
 
 
 def test_a_new_one_is_nearly_a_straight_line_between_the_ends_it_was_given() -> None:
@@ -52,13 +52,13 @@ def test_the_interior_is_trained_by_the_slope_at_fixed_gamma_not_fixed_time() ->
     net, t, step = gamma(0.5), torch.tensor([0.1, 0.4, 0.83], dtype=torch.float64), 1e-4
     values, slope, found_log_slope = net.by_ends_alone(t)
     torch.testing.assert_close((values, slope), net(t))
-    wanted, log_slope = net.interior(t)[0].detach(), found_log_slope.detach()
+    expected, log_slope = net.interior(t)[0].detach(), found_log_slope.detach()
 
     def found() -> Tensor:
         at = t.clone()
         for _ in range(30):
             value, rise = net.interior(at)
-            at = at - (value - wanted) / rise
+            at = at - (value - expected) / rise
         return net.interior(at)[1].log()
 
     torch.testing.assert_close(found(), log_slope)

@@ -73,8 +73,8 @@ def test_the_logits_depend_on_symbols_and_time_but_not_on_other_rows(case: str) 
     here = net(x, t)
     assert not torch.allclose(here, net((x + 1) % (K + 1), t), atol=1e-3)
     assert not torch.allclose(here, net(x, t / 2), atol=1e-3)
-    alone = torch.cat([net(x[i : i + 1], t[i : i + 1]) for i in range(4)])
-    torch.testing.assert_close(here, alone, rtol=1e-4, atol=1e-5)
+    single = torch.cat([net(x[i : i + 1], t[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(here, single, rtol=1e-4, atol=1e-5)
 
 
 @every_net

@@ -26,11 +26,11 @@ class FakeLauncher:
 
     def __init__(self) -> None:
         self.states: dict[str, OccurrenceState] = {}
-        self.asked: list[tuple[str, Sequence[str]]] = []
+        self.submitted: list[tuple[str, Sequence[str]]] = []
         self.away = False
 
     def launch(self, occurrence: str, words: Sequence[str], folder: Path) -> None:
-        self.asked.append((occurrence, words))
+        self.submitted.append((occurrence, words))
         self.states.setdefault(occurrence, OccurrenceState("running"))
 
     def state(self, occurrence: str) -> OccurrenceState | None:
@@ -72,7 +72,7 @@ class SimulatedSchedule:
 
     @property
     def launched(self) -> list[str]:
-        return [occurrence for occurrence, _ in self.fake.asked]
+        return [occurrence for occurrence, _ in self.fake.submitted]
 
     @property
     def past(self) -> ScheduleState:

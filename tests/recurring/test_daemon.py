@@ -33,7 +33,7 @@ def fake() -> FakeLauncher:
 @pytest.fixture
 def lines(store: ScheduleStore, fake: FakeLauncher, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return the output lines of a daemon that runs during the test."""
-    monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(daemon, "POLL_SECONDS", 0.05)
     messages: list[str] = []
     running = Daemon(Reconciler(store, lambda _: fake), messages.append)
     thread = Thread(target=running.run)
@@ -56,8 +56,8 @@ def test_added_changed_and_removed_files_are_noticed(
 ) -> None:
     an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
     store.add(nightly(store.root, cron="* * * * *", added=an_hour_ago))
-    soon(lambda: fake.asked)
-    [(occurrence, _)] = fake.asked
+    soon(lambda: fake.submitted)
+    [(occurrence, _)] = fake.submitted
     soon(lambda: f"{occurrence}: running" in lines)
     assert lines[0].startswith("nightly: * * * * * UTC, next ")
     fake.states.clear()
@@ -86,7 +86,7 @@ def test_a_faulty_schedule_stops_no_other(store: ScheduleStore, fake: FakeLaunch
 def test_the_clock_may_be_set_while_it_runs(
     store: ScheduleStore, fake: FakeLauncher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(daemon, "POLL_SECONDS", 0.05)
     year = timedelta(days=365)
     clock = [datetime.now(UTC) + year]
     running = Daemon(Reconciler(store, lambda _: fake, lambda: clock[0]), print)
@@ -94,12 +94,12 @@ def test_the_clock_may_be_set_while_it_runs(
     thread.start()
     try:
         store.add(nightly(store.root, cron="* * * * *", added=clock[0] - timedelta(minutes=2)))
-        soon(lambda: len(fake.asked) == 1)
+        soon(lambda: len(fake.submitted) == 1)
         fake.end_all()
         clock[0] -= year
         soon(lambda: store.load_state(store.load("nightly")).after <= clock[0])
         clock[0] += timedelta(minutes=2)
-        soon(lambda: len(fake.asked) == 2)
+        soon(lambda: len(fake.submitted) == 2)
     finally:
         running.stop()
         thread.join()

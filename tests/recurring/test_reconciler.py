@@ -35,7 +35,7 @@ def test_the_command_names_the_sweep_the_schedule_and_the_storage(tmp_path: Path
         tmp_path, overrides=["trials=2"], timezone="Europe/Berlin", cron="0 3 * * *", promote="digits", margin=0.5
     )
     simulated.reconcile(MONDAY)
-    [(occurrence, words)] = simulated.fake.asked
+    [(occurrence, words)] = simulated.fake.submitted
     assert occurrence == FIRST and words == [
         "-m", "pipelines.sweep", "sweep.yaml", "trials=2", f'storage.root="{tmp_path}"',
         "--tag", "gen_ray.schedule=nightly", "--tag", "gen_ray.occurrence=2026-11-23T03:00:00+01:00",

@@ -83,13 +83,13 @@ def test_without_a_key_the_wait_for_a_body_is_short_and_health_is_answered(servi
 
     async def scene() -> None:
         headers = {"content-length": "5", "content-type": "application/json"}
-        held = [Exchange(app, "POST", "/v1/models/digits/sample", headers) for _ in range(100)]
-        running = [asyncio.create_task(one.run()) for one in held]
+        waiting = [Exchange(app, "POST", "/v1/models/digits/sample", headers) for _ in range(100)]
+        running = [asyncio.create_task(one.run()) for one in waiting]
         await asyncio.sleep(0.05)
         for path in ("/healthz/live", "/healthz/ready"):
             assert (await get(app, path).run()).status == 200
         await asyncio.gather(*running)
-        assert {one.status for one in held} == {408, 429}
+        assert {one.status for one in waiting} == {408, 429}
         assert (await get(app, "/v1/models").run()).status == 200
 
     run(scene())
@@ -122,18 +122,18 @@ def test_slots_are_released_and_each_key_always_has_its_share(
     number: int, keys: int, steps: list[tuple[int, bool]]
 ) -> None:
     names = [str(key) for key in range(keys)]
-    slots, held = Slots(number, names), dict.fromkeys(names, 0)
+    slots, in_use = Slots(number, names), dict.fromkeys(names, 0)
     for key, takes in steps:
         name = names[key % keys]
         if takes:
             taken = slots.take(name)
-            assert taken or held[name] >= slots.reserved
-            held[name] += taken
-        elif held[name]:
+            assert taken or in_use[name] >= slots.reserved
+            in_use[name] += taken
+        elif in_use[name]:
             slots.release(name)
-            held[name] -= 1
-        assert sum(held.values()) <= max(number, keys)
-    for name, count in held.items():
+            in_use[name] -= 1
+        assert sum(in_use.values()) <= max(number, keys)
+    for name, count in in_use.items():
         for _ in range(count):
             slots.release(name)
-    assert slots._common == 0 and not any(slots._held.values())
+    assert slots._common == 0 and not any(slots._in_use.values())

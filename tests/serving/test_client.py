@@ -94,8 +94,8 @@ def test_an_image_may_be_given_as_the_bytes_of_its_file(client: Client, tmp_path
 
 def test_an_image_is_the_png_of_the_api(client: Client, port: int) -> None:
     form = {"n": 4, "seed": 3, "format": "grid"}
-    asked = {"Authorization": f"Bearer {KEY}"}
-    sent = requests.post(f"http://127.0.0.1:{port}/v1/models/digits/sample", json=form, headers=asked, timeout=30)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    sent = requests.post(f"http://127.0.0.1:{port}/v1/models/digits/sample", json=form, headers=headers, timeout=30)
     assert client.picture("digits", n=4, seed=3) == sent.content and sent.content.startswith(b"\x89PNG")
     assert client.picture("digits", "decode", z=np.zeros((3, 2))).startswith(b"\x89PNG")
     with pytest.raises(ApiError, match="not pictures"):
@@ -129,7 +129,7 @@ def test_a_stream_yields_previews_and_then_the_result(client: Client) -> None:
         (lambda client: client.sample("nothing"), 404, "not_found"),
         (lambda client: client.sample("digits", n=0), 422, "invalid"),
         (lambda client: list(client.stream("digits", sampler="nothing")), 422, "invalid"),
-        (lambda client: Client(client._sender.url, "a-wrong-key-of-sixteen").models(), 401, "unauthorized"),
+        (lambda client: Client(client._session.url, "a-wrong-key-of-sixteen").models(), 401, "unauthorized"),
         (lambda client: Client("http://127.0.0.1:9", retries=1).models(), 0, "unreachable"),
     ],
 )
@@ -194,12 +194,12 @@ def test_a_proxy_of_the_environment_is_not_used_for_this_machine(
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    sender = Client(url.format(port=port), KEY, retries=0)._sender
+    sender = Client(url.format(port=port), KEY, retries=0)._session
     if "a.localhost" in url:  # not every system resolves it
         assert sender._proxies == {"http": "", "https": ""}
         return
     assert sender.send("GET", "/v1/models").json()["data"]
-    assert Client("http://models.example.org", KEY)._sender._proxies is None
+    assert Client("http://models.example.org", KEY)._session._proxies is None
 
 
 def test_a_seed_of_none_is_drawn_once_for_all_tries(client: Client, services: dict[str, FakeService]) -> None:

@@ -19,9 +19,9 @@ from gen_ray.maths.chain import Known
 from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.service import JobResult, RequestLimits, RequestRefusedError, ServingJob, StreamPreview, card_json
-from gen_ray.serving.sources import FolderSource
 from gen_ray.serving.verbs import supported_verbs
 from gen_ray.tracking.releases import Release
+from gen_ray.tracking.sources import FolderSource
 from tests.engine.tiny_models import CPU, images, model
 
 
@@ -65,8 +65,8 @@ def test_a_sample_equals_that_of_generate_and_has_its_settings(folders: dict[str
     of = artifact.load(folders["ddpm"])
     for answer, chain in ((default, of.experiment.chain(of.family)), (chosen, of.family.chain("heun", 4))):
         n = len(answer.arrays["samples"])
-        alone = generate(of.net, chain, n, seed=5, device=CPU).numpy()
-        assert np.abs(answer.arrays["samples"].astype(int) - alone).max() <= 1
+        single = generate(of.net, chain, n, seed=5, device=CPU).numpy()
+        assert np.abs(answer.arrays["samples"].astype(int) - single).max() <= 1
         assert answer.nfe == chain.nfe and answer.seed == 5 and answer.version.startswith(folders["ddpm"].name + "@")
         assert answer.queued_seconds >= 0 and answer.computed_seconds > 0
     assert (default.sampler, default.steps) == ("ddim", 20) and (chosen.sampler, chosen.steps) == ("heun", 4)
@@ -88,10 +88,10 @@ def test_completions_keep_known_values_and_scores_equal_those_of_the_engine(
     samples, of = filled.arrays["samples"], artifact.load(folders[family])
     assert samples.shape == (2, 3, 1, 4, 4)
     assert (samples[:, :, :, :2] == x.numpy()[:, None, :, :2]).all()
-    held = Known(known=x.repeat_interleave(3, 0), mask=mask.repeat_interleave(3, 0))
+    known_part = Known(known=x.repeat_interleave(3, 0), mask=mask.repeat_interleave(3, 0))
     chain = of.family.impute(str(filled.sampler), filled.steps if family != "vae" else None)
-    alone = generate(of.net, chain, 6, seed=1, device=CPU, known=held).view(2, 3, 1, 4, 4)
-    assert (np.abs(samples.astype(int) - alone.numpy()) <= 1).mean() > 0.9
+    single = generate(of.net, chain, 6, seed=1, device=CPU, known=known_part).view(2, 3, 1, 4, 4)
+    assert (np.abs(samples.astype(int) - single.numpy()) <= 1).mean() > 0.9
     by_engine = score.score(of, x, effort=4, seed=2, device=CPU)
     np.testing.assert_allclose(scored.arrays["bits_per_dim"], by_engine.bits_per_dim.numpy(), rtol=1e-5)
     assert scored.notes["kind"] == by_engine.kind and scored.nfe == 5 * by_engine.nfe
@@ -161,7 +161,7 @@ def test_an_impossible_job_is_refused_in_one_line(folders: dict[str, Path], name
 def test_out_of_memory_is_a_refusal_and_one_line_in_the_log(
     folders: dict[str, Path], verb: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = job(verb, x=images(2).numpy()) if verb == "score" else job(verb, n=2)
+    request = job(verb, x=images(2).numpy()) if verb == "score" else job(verb, n=2)
 
     async def work(service: LocalModelService) -> None:
         def full(*args: Any) -> Any:
@@ -169,7 +169,7 @@ def test_out_of_memory_is_a_refusal_and_one_line_in_the_log(
 
         service.current.model.net.forward = full
         with pytest.raises(RequestRefusedError) as refused:
-            await service.run(asked)
+            await service.run(request)
         assert (refused.value.refusal.status, refused.value.refusal.code) == (413, "too_large")
 
     with_service(folders["ddpm"], work)

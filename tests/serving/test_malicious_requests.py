@@ -219,7 +219,7 @@ def canary() -> Iterator[tuple[int, list[str]]]:
 def test_nothing_is_ever_fetched(ask: Ask, canary: tuple[int, list[str]]) -> None:
     port, hits = canary
     places = ("127.0.0.1", "localhost", "[::1]", "2130706433", "0x7f.1", "127.1", "[::ffff:127.0.0.1]", "0")
-    urls = [f"{scheme}://{place}:{port}/a.png" for scheme in ("http", "https", "ftp", "gopher") for place in places]
+    urls = [f"{scheme}://{host}:{port}/a.png" for scheme in ("http", "https", "ftp", "gopher") for host in places]
     urls += [f"//127.0.0.1:{port}/a", f"http:127.0.0.1:{port}", f"http://a@127.0.0.1:{port}/", "file:///etc/passwd"]
     urls += ["data:image/png;base64,iVBORw0KGgo=", "/etc/passwd", "file:/etc/hostname", f"HTTP://127.0.0.1:{port}/"]
     urls += [
@@ -231,12 +231,12 @@ def test_nothing_is_ever_fetched(ask: Ask, canary: tuple[int, list[str]]) -> Non
     urls += [base64.b64encode(url.encode()).decode() for url in urls[:8]]
     assert len(urls) >= 50
     for url in urls:
-        asked: list[Callable[[], object]] = [
+        attempts: list[Callable[[], object]] = [
             lambda url=url: ask("digits", "score", images=[url]),
             lambda url=url: ask("digits", "impute", image=url, mask=url),
             lambda url=url: ask("digits", "impute", x=[[0] * 8] * 8, mask=url),
         ]
-        for ask_one in asked:
+        for ask_one in attempts:
             response = ask_one()
             harmless(response)
             assert response.status_code == 422  # type: ignore[attr-defined]

@@ -234,12 +234,12 @@ def test_a_stored_plan_is_the_same_after_its_storage_moved(tmp_path: Path) -> No
     raw = {"name": "s", "experiment": "base.yaml", "space": space, "searcher": {"name": "grid"}}
     raw["settings"] = {"storage": {"root": "old"}}
     (tmp_path / "s.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-    kept = dump(load(tmp_path / "s.yaml")).encode()
+    stored = dump(load(tmp_path / "s.yaml")).encode()
     for moved in ([], ["storage.root=/new"], ["storage.root=s3://bucket/x"]):
-        assert differences(kept, load(tmp_path / "s.yaml", moved)) == []
-    assert differences(kept, load(tmp_path / "s.yaml", ["training.epochs=3"])) == ["base.training.epochs"]
-    assert differences(kept, load(tmp_path / "s.yaml", ["concurrency=3"])) == ["sweep.concurrency"]
+        assert differences(stored, load(tmp_path / "s.yaml", moved)) == []
+    assert differences(stored, load(tmp_path / "s.yaml", ["training.epochs=3"])) == ["base.training.epochs"]
+    assert differences(stored, load(tmp_path / "s.yaml", ["concurrency=3"])) == ["sweep.concurrency"]
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**raw, "space": dict(reversed(space.items()))}, sort_keys=False))
-    assert differences(kept, load(tmp_path / "s.yaml")) == ["sweep.space"]
-    for damaged in (b"", b"\xff", b"[1", b"- 1", kept[:50]):
+    assert differences(stored, load(tmp_path / "s.yaml")) == ["sweep.space"]
+    for damaged in (b"", b"\xff", b"[1", b"- 1", stored[:50]):
         assert differences(damaged, load(tmp_path / "s.yaml"))

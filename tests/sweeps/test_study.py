@@ -25,7 +25,7 @@ def study(folder: Path, **keys: Any) -> Study:
     return Study(load(written(folder, **keys)), folder)
 
 
-def asked(record: Study) -> list[tuple[int, Any]]:
+def trial_settings(record: Study) -> list[tuple[int, Any]]:
     found = []
     while not record.exhausted():
         found.append(record.ask())
@@ -36,13 +36,13 @@ def asked(record: Study) -> list[tuple[int, Any]]:
 def test_a_record_reopened_after_a_kill_continues_at_the_same_point(tmp_path: Path, searcher: str) -> None:
     keys = {"space": MIXED, "searcher": {"name": searcher, "seed": 3}, "trials": 6}
     first = study(tmp_path, **keys)
-    begun = [first.ask() for _ in range(4)]
-    assert all(begun)
+    open_trials = [first.ask() for _ in range(4)]
+    assert all(open_trials)
     first.tell(0, {BITS: 2.0, COST: 0.1})
     first.tell(2, {}, error="boom", reason="bang")
     again = study(tmp_path, **keys)
-    rest = asked(again)
-    assert rest[:2] == [begun[1], begun[3]], "running trials come first, unchanged"
+    rest = trial_settings(again)
+    assert rest[:2] == [open_trials[1], open_trials[3]], "running trials come first, unchanged"
     assert [number for number, _ in rest] == [1, 3, 4, 5]
     for number, _ in rest:
         again.tell(number, {BITS: 3.0 + number, COST: 1.0 / (1 + number)})
@@ -52,7 +52,7 @@ def test_a_record_reopened_after_a_kill_continues_at_the_same_point(tmp_path: Pa
         "boom",
         "bang",
     )
-    assert results[0].point == begun[0][1] and results[0].metrics == {BITS: 2.0, COST: 0.1}  # type: ignore[index]
+    assert results[0].point == open_trials[0][1] and results[0].metrics == {BITS: 2.0, COST: 0.1}  # type: ignore[index]
     drawn = pictures(again)
     assert {"parallel_coordinates", "metric_against_each_key", "importance", "quality_against_cost"} == drawn.keys()
     assert all(picture.ndim == 3 and picture.std() > 0 for picture in drawn.values())
@@ -62,13 +62,13 @@ def test_the_minutes_of_a_resumed_trial_leave_out_the_time_without_a_driver(tmp_
     """Otherwise a trial of a sweep that was interrupted overnight would have a duration of hours."""
     keys = {"space": {"family.latent_dim": {"choice": [1, 2]}}}
     first = study(tmp_path, **keys)
-    asked(first)
+    trial_settings(first)
     time.sleep(0.3)
     first.tell(1, {BITS: 2.0})  # the last record of this driver
     for _ in range(2):
         time.sleep(0.5)
         again = study(tmp_path, **keys)
-        asked(again)
+        trial_settings(again)
     time.sleep(0.2)
     again.tell(0, {BITS: 1.0})
     trial, (result, _) = again.study.trials[0], again.results()
@@ -88,7 +88,7 @@ def test_predetermined_points_are_distinct_and_depend_on_the_seed_only(tmp_path:
 
 def test_a_trial_without_a_finite_metric_has_failed(tmp_path: Path) -> None:
     record = study(tmp_path, space={"family.latent_dim": {"choice": [1, 2, 3]}})
-    asked(record)
+    trial_settings(record)
     record.tell(0, {BITS: float("nan")})
     record.tell(1, {})
     record.tell(2, {BITS: 4.0}, stopped_at=3)
@@ -102,19 +102,19 @@ def test_a_trial_without_a_finite_metric_has_failed(tmp_path: Path) -> None:
 def test_a_trial_that_became_a_copy_is_shown_with_its_final_settings(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"space": MIXED, "searcher": {"name": "random"}, "trials": 3}
     record = study(tmp_path, **keys)
-    begun = dict(asked(record))
-    near = {**begun[0], "training.learning_rate": 5e-3, "family.net": {"name": "mlp", "hidden": [32, 32]}}
-    record.copy(2, TrialCopy(epoch=10, donor=1, point=begun[1]))
+    open_trials = dict(trial_settings(record))
+    near = {**open_trials[0], "training.learning_rate": 5e-3, "family.net": {"name": "mlp", "hidden": [32, 32]}}
+    record.copy(2, TrialCopy(epoch=10, donor=1, point=open_trials[1]))
     copies = record.copy(2, TrialCopy(epoch=20, donor=0, point=near))
     assert [str(copy) for copy in copies] == ["001 at epoch 10", "000 at epoch 20"] and record.point(2) == near
     again = study(tmp_path, **keys)
-    assert dict(asked(again))[2] == near and again.copies(2) == copies, (
+    assert dict(trial_settings(again))[2] == near and again.copies(2) == copies, (
         "current settings remain after the driver's death"
     )
     for number in range(3):
         again.tell(number, {BITS: float(number)})
     ended = again.results()
-    assert ended[2].point == near and ended[2].copies == copies and ended[0].point == begun[0]
+    assert ended[2].point == near and ended[2].copies == copies and ended[0].point == open_trials[0]
     assert again.plotted().trials[2].params["training.learning_rate"] == 5e-3
     _, lines = table(ended, again.sweep.space, BITS)
     assert lines[2][2] == "0.005" and lines[2][5] == "finished, from 001 at epoch 10, from 000 at epoch 20"
@@ -135,7 +135,7 @@ def test_a_record_continues_without_a_partial_last_line(tmp_path: Path, cut: int
     whole = (tmp_path / RECORD).read_bytes()
     (tmp_path / RECORD).write_bytes(whole[:-cut] if cut else whole + b"\0" * 512)
     again = study(tmp_path, **GRID)
-    rest = asked(again)
+    rest = trial_settings(again)
     assert [number for number, _ in rest] == ([0, 1, 2, 3] if cut else [1, 2, 3]), (
         "trial 0 is repeated if its end was cut off"
     )
@@ -147,23 +147,23 @@ def test_a_record_continues_without_a_partial_last_line(tmp_path: Path, cut: int
 
 @pytest.mark.parametrize("lines", [0, 1, 3])
 def test_a_grid_whose_writer_was_killed_is_completed(tmp_path: Path, lines: int) -> None:
-    points = [point for _, point in asked(study(tmp_path, **GRID))]
+    points = [point for _, point in trial_settings(study(tmp_path, **GRID))]
     cut = tmp_path / "cut"
     cut.mkdir()
     (cut / RECORD).write_bytes(b"".join(journal_lines(tmp_path)[:lines]))
-    assert [point for _, point in asked(study(cut, **GRID))] == points
+    assert [point for _, point in trial_settings(study(cut, **GRID))] == points
 
 
 @pytest.mark.parametrize(
     "damage", [b"\xff\xfe\n", b"\n", b"[]\n", b"null\n", b'{"op_code": "a"}\n', b"[" * 9999 + b"\n"]
 )
-@pytest.mark.parametrize("place", [0, 2])
-def test_a_damaged_record_is_refused_with_its_line(tmp_path: Path, place: int, damage: bytes) -> None:
+@pytest.mark.parametrize("line", [0, 2])
+def test_a_damaged_record_is_refused_with_its_line(tmp_path: Path, line: int, damage: bytes) -> None:
     study(tmp_path, **GRID)
     lines = journal_lines(tmp_path)
-    content = b"".join([*lines[:place], damage, *lines[place:]])
+    content = b"".join([*lines[:line], damage, *lines[line:]])
     (tmp_path / RECORD).write_bytes(content)
-    with pytest.raises(UserError, match=f"{RECORD}: line {place + 1} is damaged"):
+    with pytest.raises(UserError, match=f"{RECORD}: line {line + 1} is damaged"):
         study(tmp_path, **GRID)
     assert (tmp_path / RECORD).read_bytes() == content
 

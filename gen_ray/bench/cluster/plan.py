@@ -89,9 +89,9 @@ def _measure_link(task: dict[str, Any]) -> tuple[float, float]:
 
 
 def _all_reduce_seconds(session: Any, length: int) -> float:
-    values, taken = torch.zeros(length, device=session.device), []
+    values, seconds = torch.zeros(length, device=session.device), []
     for _ in range(TIMES):
         began = time.perf_counter()
         session.sum(values)
-        taken.append(time.perf_counter() - began)
-    return median(taken)
+        seconds.append(time.perf_counter() - began)
+    return median(seconds)

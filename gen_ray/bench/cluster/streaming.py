@@ -21,6 +21,7 @@ from gen_ray.cluster.data.blocks import Streamed
 from gen_ray.cluster.nodes import preflight
 from gen_ray.cluster.nodes.start import start
 from gen_ray.datasets.prepare import prepare
+from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.inference import memory
 from gen_ray.errors import UserError, argument
 from gen_ray.host import ray_token
@@ -75,23 +76,23 @@ def stream_larger(*, data_mb: int, store_mb: int) -> StreamingFigures:
             _temp_dir=f"{folder}/ray",
         )
         try:
-            streamed = Streamed(prepared.shards("train"), batch_size=BATCH)
-            steps = streamed.rows // BATCH
-            # The stream is closed, because otherwise it continues to read ahead while Ray shuts down.
-            with (
-                _record_peak(store_mb * MB, Path(folder) / "ray") as peak,
-                closing(cast(Any, streamed.stream(0))) as stream,
-            ):
-                began = time.perf_counter()
-                for _ in range(steps):
-                    next(stream)
-                seconds = time.perf_counter() - began
+            return _stream_epoch(prepared, store_mb * MB, Path(folder) / "ray")
         finally:
             ray.shutdown()
-        size = sum(prepared.rows.values()) * SIDE**2
-        return StreamingFigures(
-            data_bytes=size, store_bytes=store_mb * MB, rows=steps * BATCH, seconds=seconds, peak=peak
-        )
+
+
+def _stream_epoch(prepared: Prepared, store_bytes: int, ray_folder: Path) -> StreamingFigures:
+    """Stream the training split once and return the figures."""
+    streamed = Streamed(prepared.shards("train"), batch_size=BATCH)
+    steps = streamed.rows // BATCH
+    # The stream is closed, because otherwise it continues to read ahead while Ray shuts down.
+    with _record_peak(store_bytes, ray_folder) as peak, closing(cast(Any, streamed.stream(0))) as stream:
+        began = time.perf_counter()
+        for _ in range(steps):
+            next(stream)
+        seconds = time.perf_counter() - began
+    size = sum(prepared.rows.values()) * SIDE**2
+    return StreamingFigures(data_bytes=size, store_bytes=store_bytes, rows=steps * BATCH, seconds=seconds, peak=peak)
 
 
 def _write(folder: Path, rows: int) -> None:

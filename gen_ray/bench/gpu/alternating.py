@@ -62,14 +62,14 @@ def alternate(conditions: Conditions, sides: Mapping[str, Repeat], *, seconds: f
         once[name] = conditions.seconds(work)
     conditions.check()
     share = max(0.0, min(end, conditions.deadline) - conditions.clock()) / (conditions.rounds * len(sides))
-    times = {name: max(1, int(share / max(took, 1e-9))) for name, took in once.items()}
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    times = {name: max(1, int(share / max(duration, 1e-9))) for name, duration in once.items()}
+    timings: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(conditions.rounds):
         if number and conditions.clock() >= (conditions.deadline if number < LEAST_ROUNDS else end):
             break
         for name, work in sides.items():
-            found[name].append(conditions.seconds(work, times[name]) / times[name])
-    return found
+            timings[name].append(conditions.seconds(work, times[name]) / times[name])
+    return timings
 
 
 def ratio(baseline: Sequence[float], measured: Sequence[float]) -> dict[str, float]:

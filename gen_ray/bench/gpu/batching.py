@@ -64,13 +64,13 @@ class MixedLoad:
             while self.batcher.healthy and not (ended and self.batcher.admission.evaluations > before):
                 ended += self._serve(seconds)
             self.conditions.finish()
-            taken, evaluations = time.monotonic() - began, self.batcher.admission.evaluations - before
+            elapsed, evaluations = time.monotonic() - began, self.batcher.admission.evaluations - before
             own = [handle for handle in ended if handle not in open_before]
             waiting = self._open - open_before
             while waiting & self._open:
                 own += [handle for handle in [self._replace(PATIENCE_SECONDS)] if handle in waiting]
             return Window(
-                taken, evaluations, len(ended), [(handle.ended or 0.0) - handle.submitted_at for handle in own]
+                elapsed, evaluations, len(ended), [(handle.ended or 0.0) - handle.submitted_at for handle in own]
             )
         finally:
             self._cancel()
@@ -84,9 +84,9 @@ class MixedLoad:
     def _serve(self, seconds: float) -> list[RequestHandle]:
         """Replace each request that ends by a new one, for the given seconds; return those that ended."""
         ended, end = list[RequestHandle](), time.monotonic() + seconds
-        while (left := end - time.monotonic()) > 0:
+        while (remaining := end - time.monotonic()) > 0:
             try:
-                ended.append(self._replace(left))
+                ended.append(self._replace(remaining))
             except queue.Empty:
                 break
         return ended
@@ -129,7 +129,7 @@ def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str,
         "evaluations": {name: chain.nfe for name, chain in zip(SAMPLERS[workload.name], chains, strict=True)},
         "clients": size.clients,
         "batch": costs.best_rows,
-        "batch_milliseconds": {str(rows): 1e3 * taken for rows, taken in zip(costs.rows, costs.seconds, strict=True)},
+        "batch_milliseconds": {str(rows): 1e3 * each for rows, each in zip(costs.rows, costs.seconds, strict=True)},
         "single_request": single,
         "memory_batch": size.serving_batch,
         "memory": peak,

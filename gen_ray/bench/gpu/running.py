@@ -44,7 +44,7 @@ class BenchOutcome:
 def run(
     tasks: Sequence[BenchTask],
     device: torch.device,
-    found: BenchOutcome,
+    outcome: BenchOutcome,
     *,
     limit_seconds: float,
     rounds: int,
@@ -52,30 +52,30 @@ def run(
     save: Callable[[BenchOutcome], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> None:
-    """Run the tasks and fill found; announce is called before each one and save after each, so that no figure is lost.
+    """Run the tasks and fill outcome; announce is called before each task and save after it, so that no figure is lost.
 
-    found lists all measurements at any time, also after an interruption. save is also called at the start, so that an
+    outcome lists all measurements at any time, also after an interruption. save is also called at the start, so that an
     unwritable file ends the run at once. A measurement that may not fit into the remaining time is left out. A failed
     measurement does not stop the others.
     """
     began = clock()
-    found.not_measured.update({task.name: NOT_REACHED for task in tasks})
+    outcome.not_measured.update({task.name: NOT_REACHED for task in tasks})
     conditions = Conditions(device=device, rounds=rounds, deadline=began + limit_seconds, clock=clock)
-    save(found)
+    save(outcome)
     try:
         for task in tasks:
-            left = conditions.deadline - clock()
-            if left < task.seconds:
-                took, rest = duration(task.seconds), duration(max(0.0, left))
-                found.not_measured[task.name] = f"takes about {took}; {rest} were left"
+            remaining_seconds = conditions.deadline - clock()
+            if remaining_seconds < task.seconds:
+                needed, remaining = duration(task.seconds), duration(max(0.0, remaining_seconds))
+                outcome.not_measured[task.name] = f"takes about {needed}; {remaining} were left"
                 continue
-            announce(f"{task.name}: about {duration(task.seconds)} of the {duration(left)} that are left")
-            _carry_out(task, conditions, found)
-            found.seconds = clock() - began
-            save(found)
+            announce(f"{task.name}: about {duration(task.seconds)} of the {duration(remaining_seconds)} that are left")
+            _carry_out(task, conditions, outcome)
+            outcome.seconds = clock() - began
+            save(outcome)
     finally:
-        found.seconds = clock() - began
-    save(found)
+        outcome.seconds = clock() - began
+    save(outcome)
 
 
 def duration(seconds: float) -> str:
@@ -83,20 +83,20 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
-def _carry_out(task: BenchTask, conditions: Conditions, found: BenchOutcome) -> None:
+def _carry_out(task: BenchTask, conditions: Conditions, outcome: BenchOutcome) -> None:
     began = conditions.clock()
     try:
         memory.release(conditions.device)
         figures = task.work(conditions)
     except OutOfTimeError:
-        found.not_measured[task.name] = "the time limit was reached during its set-up"
+        outcome.not_measured[task.name] = "the time limit was reached during its set-up"
     except UserError:
         raise
     except Exception as error:  # such as out of memory: the report names it, the others are still measured
         line = (str(error).strip().splitlines() or [""])[0]
-        del found.not_measured[task.name]
-        found.failed[task.name] = f"{type(error).__name__}: {line}"
+        del outcome.not_measured[task.name]
+        outcome.failed[task.name] = f"{type(error).__name__}: {line}"
     else:
-        del found.not_measured[task.name]
-        of_kind = found.figures.setdefault(task.kind, {})
+        del outcome.not_measured[task.name]
+        of_kind = outcome.figures.setdefault(task.kind, {})
         of_kind[task.family] = figures | {"seconds": conditions.clock() - began}

@@ -44,25 +44,25 @@ def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str,
 
     Figures that are missing because of the time limit or of memory are listed with the reason.
     """
-    model, found, missing = workload.model(conditions.device), list[dict[str, Any]](), dict[str, str]()
+    model, figures, missing = workload.model(conditions.device), list[dict[str, Any]](), dict[str, str]()
     cells = [(sampler, batch) for sampler in SAMPLERS[workload.name] for batch in size.batches]
     for sampler, batch in cells:
         chain, steps = workload.chain(sampler, size.sampler_steps)
         try:
             timed = _timed(model.net, chain, batch, workload, size, conditions)
         except (OutOfTimeError, RuntimeError) as error:
-            if not found or not (isinstance(error, OutOfTimeError) or is_out_of_memory(error)):
+            if not figures or not (isinstance(error, OutOfTimeError) or is_out_of_memory(error)):
                 raise
             reason = "the time limit was reached" if isinstance(error, OutOfTimeError) else "out of memory"
             missing[f"{sampler} at batch {batch}"] = reason
             continue
-        found.append({"sampler": sampler, "steps": steps, "nfe": chain.nfe, "batch": batch, **timed})
-    chain, _ = workload.chain(found[0]["sampler"], size.sampler_steps)
-    largest = max(cell["batch"] for cell in found if cell["sampler"] == found[0]["sampler"])
+        figures.append({"sampler": sampler, "steps": steps, "nfe": chain.nfe, "batch": batch, **timed})
+    chain, _ = workload.chain(figures[0]["sampler"], size.sampler_steps)
+    largest = max(cell["batch"] for cell in figures if cell["sampler"] == figures[0]["sampler"])
     run = sampler_run(model.net, chain, largest, workload, conditions.device)
     peak = memory.peak(conditions, lambda: run)
     waits = syncs.count(run, 1, conditions.device)
-    return {"samplers": found, "missing": missing, "largest_batch": largest, "memory": peak, "host_syncs": waits}
+    return {"samplers": figures, "missing": missing, "largest_batch": largest, "memory": peak, "host_syncs": waits}
 
 
 def _timed(

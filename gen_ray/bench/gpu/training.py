@@ -39,7 +39,7 @@ def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str,
     matmul, matmul_flops = flops.matmul(workload, size.matmul, device)
     sides = {name: build() for name, build in loops.items()}
     seconds = alternate(conditions, {**sides, "matmul": matmul}, seconds=size.training_seconds)
-    peak_rates = [matmul_flops / taken for taken in seconds["matmul"]]
+    peak_rates = [matmul_flops / step_seconds for step_seconds in seconds["matmul"]]
     batch = workload.experiment.data.batch_size
     return {
         "config": workload.experiment.name,
@@ -62,7 +62,7 @@ def measure(workload: Workload, size: Size, conditions: Conditions) -> dict[str,
 
 
 def _rates(seconds: list[float], batch: int, step_flops: float, peak_rates: list[float]) -> dict[str, float]:
-    utilisations = [step_flops / taken / peak for taken, peak in zip(seconds, peak_rates, strict=True)]
+    utilisations = [step_flops / step_seconds / peak for step_seconds, peak in zip(seconds, peak_rates, strict=True)]
     return {
         "milliseconds_per_step": 1e3 * median(seconds),
         "examples_per_second": batch / median(seconds),
@@ -102,10 +102,10 @@ def project_loop(workload: Workload, x: Tensor, device: torch.device) -> Repeat:
     settings, batch = workload.experiment.training, workload.experiment.data.batch_size
     session = LocalSession({"train": InMemoryBatches(x=x, batch_size=batch, seed=settings.seed)}, device=device)
     state = TrainState(workload.family, settings, session, MANY_STEPS)
-    taken = steps(state, session.batches("train"), batch, first=0)
+    training_steps = steps(state, session.batches("train"), batch, first=0)
 
     def repeat(times: int) -> None:
         for _ in range(times):
-            next(taken)
+            next(training_steps)
 
     return repeat

@@ -113,9 +113,9 @@ class Streamed(MicroBatches):
         waiting, micro = torch.empty(0), self.share // self.accumulation_steps
         for window in prefetch(self._windows(*divmod(first_step * self.share, end - first))):
             rows = torch.cat([waiting, window]) if len(waiting) else window
-            whole = len(rows) // self.share * self.share
-            yield from (list(rows[at : at + self.share].split(micro)) for at in range(0, whole, self.share))
-            waiting = rows[whole:]
+            usable_rows = len(rows) // self.share * self.share
+            yield from (list(rows[at : at + self.share].split(micro)) for at in range(0, usable_rows, self.share))
+            waiting = rows[usable_rows:]
 
     def _windows(self, epoch: int, skip: int) -> Iterator[Tensor]:
         """Yield the shuffled rows (n, *shape) of each window, endlessly, without the first skip rows."""

@@ -27,5 +27,5 @@ def prepare_data(experiment: Experiment, progress: Callable[[int], None] | None 
 def training_data(experiment: Experiment, artifact: Path) -> Prepared:
     """Return the prepared data that an artifact was trained on, from storage.root; prepare them again if missing."""
     paths.check(experiment.storage.root)
-    found = find(experiment.storage.root / "data", run_directory.meta(artifact)["data_fingerprint"])
-    return found or prepare_data(experiment)
+    folder = find(experiment.storage.root / "data", run_directory.meta(artifact)["data_fingerprint"])
+    return folder or prepare_data(experiment)

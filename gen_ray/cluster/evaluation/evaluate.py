@@ -28,7 +28,7 @@ from gen_ray.experiment import Experiment, parse
 from gen_ray.metrics import EVALUATION_MINUTES
 from gen_ray.run_directory import ARTIFACT
 
-PORTRAYED = 4
+SUMMARY_IMAGES = 4
 """Number of test images that a summary figure completes, one for each position of the unknown region."""
 
 
@@ -50,20 +50,17 @@ def evaluate_artifact(
 
 def make_summary_figure(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndarray:
     """Return the summary figure of an artifact with test images, uint8 (H, W, 3)."""
-    return run_on_worker(_portrait, experiment, prepared.folder, folder)
+    return run_on_worker(_summary_figure, experiment, prepared.folder, folder)
 
 
 def run_on_worker(task: Any, experiment: Experiment, *args: Any) -> Any:
     """Run task(cpus, *args) in a worker with the resources of all of the experiment's workers; return its result."""
-    place = worker_options(experiment)
-    wanted = {kind: place[name] for kind, name in (("CPU", "num_cpus"), ("GPU", "num_gpus")) if place[name]}
-    steps = (
-        ray.remote(_started_and_done).options(**place, num_returns="streaming").remote(task, place["num_cpus"], *args)
-    )
-    place_found = started(lambda: unwrap_error(next(steps)))
-    result(
-        place_found, lambda: f"{experiment.name}: the evaluation waits for {missing(wanted) or 'its worker to start'}"
-    )
+    options = worker_options(experiment)
+    needed = {kind: options[name] for kind, name in (("CPU", "num_cpus"), ("GPU", "num_gpus")) if options[name]}
+    remote = ray.remote(_started_and_done).options(**options, num_returns="streaming")
+    steps = remote.remote(task, options["num_cpus"], *args)
+    start = started(lambda: unwrap_error(next(steps)))
+    result(start, lambda: f"{experiment.name}: the evaluation waits for {missing(needed) or 'its worker to start'}")
     return awaited(lambda: unwrap_error(next(steps)))
 
 
@@ -84,10 +81,10 @@ def worker_options(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def unwrap_error(asked: Any) -> Any:
+def unwrap_error(ref: Any) -> Any:
     """Return a task's result, or raise its own error without Ray's wrapper, whose message is a traceback."""
     try:
-        return ray.get(asked)
+        return ray.get(ref)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from error
     except ray.exceptions.RayError as error:
@@ -117,9 +114,9 @@ def _from_artifact(cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, 
     return _measure(model, Prepared.load(data), device, against)
 
 
-def _portrait(cpus: int, data: Path, folder: Path) -> np.ndarray:
+def _summary_figure(cpus: int, data: Path, folder: Path) -> np.ndarray:
     device = device_of(cpus)
-    x, _ = read_random_rows(Prepared.load(data), "test", PORTRAYED)
+    x, _ = read_random_rows(Prepared.load(data), "test", SUMMARY_IMAGES)
     return summary_figure(artifact.load(folder, device=device), torch.from_numpy(x), device=device)
 
 
@@ -148,9 +145,9 @@ def _from_average(
     trained.net.load_state_dict(weights)
     model = replace(trained, experiment=parse(raw), net=trained.net)  # replace: caches of the old weights are dropped
     report = _measure(model, Prepared.load(data), device, "train")
-    found = {name: report[name] for name in ("metrics", "provenance")}
+    summary = {name: report[name] for name in ("metrics", "provenance")}
     if out is not None:
-        meta = {**model.meta, **found, "ema": {"kind": "power", "sigma_rel": sigma_rel}}
+        meta = {**model.meta, **summary, "ema": {"kind": "power", "sigma_rel": sigma_rel}}
         artifact.write(out, replace(model, meta=meta))
     return report
 
@@ -163,8 +160,8 @@ def device_of(cpus: int) -> torch.device:
 
 def _measure(model: Model, prepared: Prepared, device: torch.device, against: str) -> dict[str, Any]:
     began = time.monotonic()
-    wanted = model.experiment.evaluation.likelihood_rows
-    report = measure(model, reference_of(prepared, against, test_rows=wanted), device=device)
+    test_rows = model.experiment.evaluation.likelihood_rows
+    report = measure(model, reference_of(prepared, against, test_rows=test_rows), device=device)
     chain = model.experiment.chain(model.family)
     return {
         "metrics": {**report.metrics, EVALUATION_MINUTES.name: (time.monotonic() - began) / 60},
@@ -184,14 +181,14 @@ def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int =
     spec = prepared.spec
     train, labels = read_random_rows(prepared, "train", REFERENCE_ROWS if spec.is_image else MAX_TRAIN_EXAMPLES)
     test, _ = read_random_rows(prepared, "test", max(REFERENCE_ROWS, test_rows))
-    judged = spec.is_image and labels is not None and len(np.unique(labels)) > 1
+    has_classes = spec.is_image and labels is not None and len(np.unique(labels)) > 1
     return ReferenceData(
         train=torch.from_numpy(train),
         test=torch.from_numpy(test),
         rows_seed=SEED,
         fingerprint=prepared.fingerprint[:12],
         reference_split=against,
-        extractor=_extractor_of(prepared) if judged else None,
+        extractor=_extractor_of(prepared) if has_classes else None,
     )
 
 

@@ -27,13 +27,14 @@ def measured(home: Path, sigma_rel: float, times: int) -> Iterator[ProgressPoint
 
     Raise UserError if the run kept no snapshots, or if MLflow does not have its training time.
     """
-    experiment, kept = run_directory.at(run_directory.load(home), home.parent.parent), post_hoc_ema.snapshot_steps(home)
-    found = next((row for row in rows(Store.of_experiment(experiment)) if row.run_id == home.name), None)
-    if found is None or TRAINING_MINUTES.name not in found.metrics:
+    experiment = run_directory.at(run_directory.load(home), home.parent.parent)
+    steps = post_hoc_ema.snapshot_steps(home)
+    run = next((row for row in rows(Store.of_experiment(experiment)) if row.run_id == home.name), None)
+    if run is None or TRAINING_MINUTES.name not in run.metrics:
         raise UserError(f"{home.name}: {TRAINING_MINUTES.name} is missing in MLflow")
     prepared = training_data(experiment, home / run_directory.ARTIFACT)
-    for part in range(1, min(times, len(kept)) + 1):
-        step = kept[len(kept) * part // min(times, len(kept)) - 1]
+    for part in range(1, min(times, len(steps)) + 1):
+        step = steps[len(steps) * part // min(times, len(steps)) - 1]
         report = evaluate_average(experiment, prepared, home, sigma_rel, at=step)
         quality = {m.label: report["metrics"][m.name] for m in HEADLINE if m.name in report["metrics"]}
-        yield ProgressPoint(found.metrics[TRAINING_MINUTES.name] * step / kept[-1], quality)
+        yield ProgressPoint(run.metrics[TRAINING_MINUTES.name] * step / steps[-1], quality)

@@ -62,9 +62,9 @@ class SamplerBenchmark:
         order = self.order
         settings = sampler_settings(self.model.family, order.samplers, order.steps)
         each = seconds_per_evaluation(self.model, batch_size=order.batch_size, device=self.device)
-        kept, left = affordable(settings, 60 * order.minutes / (each * order.n))
+        chosen, left_out = affordable(settings, 60 * order.minutes / (each * order.n))
         how = {"samples": order.n, "seed": order.seed, "batch_size": order.batch_size, "threads": self.cpus}
-        return kept, left, self.measure.metric, {**self.measure.provenance, **how}
+        return chosen, left_out, self.measure.metric, {**self.measure.provenance, **how}
 
     def measure_setting(self, setting: SamplerSetting) -> CostQuality:
         """Measure one setting."""
@@ -84,9 +84,9 @@ class Measurement:
 
     def __init__(self, experiment: Experiment, prepared: Prepared, folder: Path, order: MeasurementPlan) -> None:
         """Start the actor with the resources of all of the training's workers."""
-        place = worker_options(experiment)
+        options = worker_options(experiment)
         self._benchmark = (
-            ray.remote(SamplerBenchmark).options(**place).remote(folder, prepared.folder, place["num_cpus"], order)
+            ray.remote(SamplerBenchmark).options(**options).remote(folder, prepared.folder, options["num_cpus"], order)
         )
 
     def points(self, watch: Callable[[int, int, CostQuality], None]) -> Measured | None:
@@ -94,17 +94,17 @@ class Measurement:
         plan = self._ask("plan")
         if plan is None:
             return None
-        kept, left, metric, how = plan
-        found: list[CostQuality] = []
-        for setting in kept:
-            found.append(self._ask("measure_setting", setting))
-            watch(len(found), len(kept), found[-1])
-        return Measured(metric=metric, points=found, provenance=how, left_out=left)
+        chosen, left_out, metric, how = plan
+        points: list[CostQuality] = []
+        for setting in chosen:
+            points.append(self._ask("measure_setting", setting))
+            watch(len(points), len(chosen), points[-1])
+        return Measured(metric=metric, points=points, provenance=how, left_out=left_out)
 
     def fingerprint(self, choice: SamplerChoice) -> tuple[str, str]:
         """Return the SHA-256 of fixed samples of a choice, and the software build for which it is valid."""
-        found: tuple[str, str] = self._ask("fingerprint", choice)
-        return found
+        result: tuple[str, str] = self._ask("fingerprint", choice)
+        return result
 
     def _ask(self, method: str, *args: Any) -> Any:
         return unwrap_error(getattr(self._benchmark, method).remote(*args))

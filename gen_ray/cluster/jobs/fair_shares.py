@@ -34,7 +34,7 @@ class ResourceRequest:
 class Member:
     """A member of the queue: it has asked and has not left."""
 
-    wish: ResourceRequest
+    request: ResourceRequest
     since: float
     running: int = 0
     asked_at: float = float("-inf")
@@ -52,20 +52,20 @@ class Shares:
         """Create an empty table; clock returns seconds."""
         self.members, self.clock = dict[str, Member](), clock
 
-    def ask(self, wish: ResourceRequest, room: Resources) -> bool:
+    def ask(self, request: ResourceRequest, room: Resources) -> bool:
         """Return whether the member may start one more now; room is the cluster's resources that members may use."""
-        member = self.members.get(wish.name)
+        member = self.members.get(request.name)
         if member is None:
             if len(self.members) >= MEMBERS:
                 return False
             least = min((other.served for other in self.members.values()), default=0.0)
-            member = self.members[wish.name] = Member(wish, self.clock(), served=least)
-        member.wish, member.running, member.asked_at, member.room = wish, wish.running, self.clock(), room
+            member = self.members[request.name] = Member(request, self.clock(), served=least)
+        member.request, member.running, member.asked_at, member.room = request, request.running, self.clock(), room
         first = min(self._waiting(room), key=lambda other: self._rank(other, room))
-        granted = first is member and self._fits(wish.needs, room)
+        granted = first is member and self._fits(request.needs, room)
         if granted:
             member.running += 1
-            member.served += _part(wish, room)
+            member.served += _part(request, room)
             member.served_at = self.clock()
         return granted
 
@@ -80,16 +80,16 @@ class Shares:
 
     def waits(self, member: Member) -> bool:
         """Return whether a member asked recently and runs fewer trials than it wants."""
-        return member.running < member.wish.most and self.clock() - member.asked_at < PATIENCE_SECONDS
+        return member.running < member.request.most and self.clock() - member.asked_at < PATIENCE_SECONDS
 
     def waits_for(self, member: Member) -> str:
         """Describe the resources that a member waits for, or "its turn"; return "" if it does not wait."""
         if not self.waits(member):
             return ""
-        free = {kind: member.room.get(kind, 0.0) - taken for kind, taken in self._taken(member.wish.needs).items()}
+        free = {kind: member.room.get(kind, 0.0) - n for kind, n in self._in_use(member.request.needs).items()}
         short = [
             f"{amount:g} {kind} ({max(0.0, free[kind]):g} of {member.room.get(kind, 0.0):g} free)"
-            for kind, amount in member.wish.needs.items()
+            for kind, amount in member.request.needs.items()
             if amount > free[kind]
         ]
         return ", ".join(short) or "its turn"
@@ -97,21 +97,21 @@ class Shares:
     def _waiting(self, room: Resources) -> list[Member]:
         """Return the waiting members; those too large for the whole cluster count only if there are no others."""
         wanting = [member for member in self.members.values() if self.waits(member)]
-        possible = [other for other in wanting if all(room.get(k, 0) >= n for k, n in other.wish.needs.items())]
+        possible = [other for other in wanting if all(room.get(k, 0) >= n for k, n in other.request.needs.items())]
         return possible or wanting
 
     def _rank(self, member: Member, room: Resources) -> tuple[float, float, float, float]:
-        return member.running * _part(member.wish, room), member.served, -member.wish.priority, member.served_at
+        return member.running * _part(member.request, room), member.served, -member.request.priority, member.served_at
 
     def _fits(self, needs: Resources, room: Resources) -> bool:
-        taken = self._taken(needs)
-        return all(taken[kind] + amount <= room.get(kind, 0) for kind, amount in needs.items())
+        in_use = self._in_use(needs)
+        return all(in_use[kind] + amount <= room.get(kind, 0) for kind, amount in needs.items())
 
-    def _taken(self, kinds: Iterable[str]) -> dict[str, float]:
+    def _in_use(self, kinds: Iterable[str]) -> dict[str, float]:
         members = self.members.values()
-        return {k: sum(m.running * m.wish.needs.get(k, 0.0) for m in members) for k in kinds}
+        return {k: sum(m.running * m.request.needs.get(k, 0.0) for m in members) for k in kinds}
 
 
-def _part(wish: ResourceRequest, room: Resources) -> float:
+def _part(request: ResourceRequest, room: Resources) -> float:
     """Return the dominant share of one start: the largest fraction of any resource, divided by priority."""
-    return max((n / room[k] for k, n in wish.needs.items() if room.get(k)), default=0.0) / wish.priority
+    return max((n / room[k] for k, n in request.needs.items() if room.get(k)), default=0.0) / request.priority

@@ -18,7 +18,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from gen_ray.cluster.jobs import package, secret_files
 from gen_ray.cluster.nodes import environment
-from gen_ray.errors import RunError, UserError, first_line, nearest
+from gen_ray.errors import RunError, UserError, argument, first_line, nearest
 from gen_ray.recurring.launcher import UNAVAILABLE, OccurrenceState, later
 
 T = TypeVar("T")
@@ -93,29 +93,29 @@ class Jobs:
 
     def state(self, occurrence: str) -> OccurrenceState | None:
         """Return the state of a job, or None if the id is unknown."""
-        found = self._ask(lambda client: _found(client, occurrence))
-        return _state(found) if found else None
+        details = self._ask(lambda client: _job_details(client, occurrence))
+        return _state(details) if details else None
 
     def all(self) -> list[RayJob]:
         """Return the jobs, the newest first."""
-        found = [_job(details) for details in self._ask(lambda client: client.list_jobs()) if details.submission_id]
-        return sorted(found, key=lambda job: job.began, reverse=True)
+        jobs = [_job(details) for details in self._ask(lambda client: client.list_jobs()) if details.submission_id]
+        return sorted(jobs, key=lambda job: job.began, reverse=True)
 
     def log(self, job: str) -> str:
         """Return a job's output so far. Raise UserError if the id is unknown."""
-        self._known(job)
+        self._details(job)
         text: str = self._ask(lambda client: client.get_job_logs(job))
         return text
 
     def follow(self, job: str, tell: Callable[[str], None]) -> int:
         """Pass a job's output to tell, line by line, until it ends; return its exit code. Raise UserError, RunError."""
-        self._known(job)
+        self._details(job)
         self._ask(lambda client: asyncio.run(_tell(client.tail_job_logs(job), tell)))
         return self.code(job)
 
     def code(self, job: str) -> int:
         """Return the exit code of a job that has ended; 143, as after SIGTERM, if it was stopped."""
-        details = self._known(job)
+        details = self._details(job)
         if details.status == JobStatus.SUCCEEDED:
             return 0
         if details.status == JobStatus.STOPPED:
@@ -125,7 +125,7 @@ class Jobs:
 
     def stop(self, job: str) -> bool:
         """Stop a job gracefully; return whether it was still running. Raise UserError if the id is unknown."""
-        ended = JobStatus(self._known(job).status).is_terminal()
+        ended = JobStatus(self._details(job).status).is_terminal()
         if not ended:
             self._ask(lambda client: client.stop_job(job))
         return not ended
@@ -139,10 +139,10 @@ class Jobs:
     def close(self) -> None:
         """Do nothing: the jobs continue."""
 
-    def _known(self, job: str) -> JobDetails:
-        details = self._ask(lambda client: _found(client, job))
+    def _details(self, job: str) -> JobDetails:
+        details = self._ask(lambda client: _job_details(client, job))
         if details is None:
-            raise UserError(f"{job}: no such job at {self.address}; {nearest(job, [found.id for found in self.all()])}")
+            raise UserError(f"{job}: no such job at {self.address}; {nearest(job, [other.id for other in self.all()])}")
         return details
 
     def _ask(self, question: Callable[[JobSubmissionClient], T]) -> T:
@@ -164,7 +164,8 @@ def _reason(error: Exception) -> str:
     if line.startswith("Authentication failed"):
         return "the cluster refuses this token (~/.ray/auth_token or RAY_AUTH_TOKEN_PATH): it is not this cluster's"
     if line.startswith("Failed to connect to Ray"):
-        return "no cluster's dashboard answers there; start a cluster (gen-ray start head), or name one with `address`"
+        remedy = f"start a cluster (gen-ray start head), or name one with {argument('address')}"
+        return f"no cluster's dashboard answers there; {remedy}"
     return line
 
 
@@ -173,7 +174,7 @@ async def _tell(lines: AsyncIterator[str], tell: Callable[[str], None]) -> None:
         tell(line)
 
 
-def _found(client: JobSubmissionClient, job: str) -> JobDetails | None:
+def _job_details(client: JobSubmissionClient, job: str) -> JobDetails | None:
     try:
         return client.get_job_info(job)
     except RuntimeError as error:  # Ray's only error type here; listing all jobs instead would be slow
@@ -210,8 +211,8 @@ def _line(details: JobDetails) -> str:
 
 @contextmanager
 def _without(names: Sequence[str]) -> Iterator[None]:
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    removed = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(kept)
+        os.environ.update(removed)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ray._private import ray_constants
 from ray._private.runtime_env import packaging  # Ray's own walk, to exclude exactly the files that Ray excludes
 
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 
 MEGABYTE = 2**20
 LARGEST = 5
@@ -15,18 +15,19 @@ LARGEST = 5
 
 def contents(folder: Path) -> dict[Path, int]:
     """Return the files of a folder that Ray uploads and their sizes in bytes; .gitignore and .rayignore apply."""
-    found: dict[Path, int] = {}
+    sizes: dict[Path, int] = {}
 
     def note(path: Path) -> None:
         if path.is_file():
-            found[path] = path.stat().st_size
+            sizes[path] = path.stat().st_size
 
-    whole = folder.absolute()
+    absolute = folder.absolute()
     defaults = ray_constants.get_runtime_env_default_excludes()
     quiet = logging.getLogger("gen_ray.package")
     quiet.setLevel(logging.WARNING)  # Ray logs every ignore file here
-    packaging._dir_travel(whole, [packaging._get_excludes(whole, defaults)], note, include_gitignore=True, logger=quiet)
-    return found
+    excludes = packaging._get_excludes(absolute, defaults)
+    packaging._dir_travel(absolute, [excludes], note, include_gitignore=True, logger=quiet)
+    return sizes
 
 
 def check(folder: Path, files: Mapping[Path, int], limit_mb: float) -> None:
@@ -37,8 +38,8 @@ def check(folder: Path, files: Mapping[Path, int], limit_mb: float) -> None:
     largest = sorted(files, key=files.__getitem__, reverse=True)[:LARGEST]
     named = ", ".join(f"{file.relative_to(folder.absolute())} {files[file] / MEGABYTE:,.1f} MB" for file in largest)
     raise UserError(
-        f"{folder}: {size / MEGABYTE:,.1f} MB would be uploaded, the limit is {limit_mb:g} (`limit_mb`): the largest "
-        f"are {named}; name what the job does not need in .gitignore or .rayignore"
+        f"{folder}: {size / MEGABYTE:,.1f} MB would be uploaded, the limit is {limit_mb:g} ({argument('limit_mb')}): "
+        f"the largest are {named}; name what the job does not need in .gitignore or .rayignore"
     )
 
 

@@ -33,18 +33,18 @@ class Queue:
         self.others: Resources = {}
         self.jobs, self.looked_at = set[str](), float("-inf")
 
-    async def ask(self, wish: ResourceRequest, tracker: Any) -> bool:
+    async def ask(self, request: ResourceRequest, tracker: Any) -> bool:
         """Return whether the member may start one more now."""
-        self.trackers[wish.name] = tracker
+        self.trackers[request.name] = tracker
         self.watch = self.watch or asyncio.create_task(self._forget_the_dead())
-        others = self.reserved(wish.job)
-        room = {kind: max(0.0, amount - others.get(kind, 0.0)) for kind, amount in available_resources().items()}
-        return self.shares.ask(wish, room)
+        others = self.reserved(request.job)
+        available = {kind: max(0.0, amount - others.get(kind, 0.0)) for kind, amount in available_resources().items()}
+        return self.shares.ask(request, available)
 
     def reserved(self, job: str = "") -> Resources:
         """Return the resources that jobs outside the queue have reserved; looked up at most once a second."""
         if time.monotonic() - self.looked_at > RESERVED_SECONDS or job not in self.jobs:
-            self.jobs = {job, *(member.wish.job for member in self.shares.members.values())}
+            self.jobs = {job, *(member.request.job for member in self.shares.members.values())}
             self.others, self.looked_at = reserved_by_others(self.jobs), time.monotonic()
         return self.others
 
@@ -61,7 +61,7 @@ class Queue:
         """Return each member's request with its running trials, the reason of its wait, and seconds since it joined."""
         now = time.monotonic()
         return [
-            (replace(member.wish, running=member.running), self.shares.waits_for(member), now - member.since)
+            (replace(member.request, running=member.running), self.shares.waits_for(member), now - member.since)
             for member in self.shares.members.values()
         ]
 
@@ -105,15 +105,15 @@ class NoQueue:
         """Do nothing."""
 
 
-class Shared:
+class ClusterQueueSlot:
     """A slot in the cluster's queue."""
 
     shared = True
     left = False
 
-    def __init__(self, wish: ResourceRequest, tracker: Any) -> None:
+    def __init__(self, request: ResourceRequest, tracker: Any) -> None:
         """Connect to the queue; tracker is the logger actor whose death removes the member."""
-        self.wish, self.tracker, self.asked_at, self.reported_at = wish, tracker, 0.0, 0.0
+        self.request, self.tracker, self.asked_at, self.reported_at = request, tracker, 0.0, 0.0
         self.queue = _queue()
 
     def granted(self, running: int) -> bool:
@@ -121,17 +121,19 @@ class Shared:
         if time.monotonic() - self.asked_at < ASK_SECONDS:
             return False
         self.asked_at = time.monotonic()
-        granted = bool(ray.get(self.queue.ask.remote(replace(self.wish, running=running), self.tracker)))
+        granted = bool(ray.get(self.queue.ask.remote(replace(self.request, running=running), self.tracker)))
         if not granted and not running and self.asked_at - self.reported_at > REPORT_SECONDS:
-            room = missing(self.wish.needs) or "its turn"
-            logger.warning("%s: waits for %s; gen-ray queue shows what runs and waits", self.wish.name, room)
+            room = missing(self.request.needs) or "its turn"
+            logger.warning("%s: waits for %s; gen-ray queue shows what runs and waits", self.request.name, room)
             self.reported_at = self.asked_at
         return granted
 
     def tell(self, running: int) -> None:
         """Report the number of running trials."""
         self.asked_at = 0.0
-        ray.get(self.queue.tell.remote(self.wish.name, running))  # synchronous: a late report would undo the next grant
+        ray.get(
+            self.queue.tell.remote(self.request.name, running)
+        )  # synchronous: a late report would undo the next grant
 
 
 class WholeSweepSlot:
@@ -139,17 +141,17 @@ class WholeSweepSlot:
 
     shared = left = False
 
-    def __init__(self, place: QueueSlot) -> None:
+    def __init__(self, slot: QueueSlot) -> None:
         """Wrap the slot that is acquired for all trials."""
-        self.place = place
+        self.slot = slot
 
     def granted(self, running: int) -> bool:
         """Return whether one more may start now."""
-        return running > 0 or self.place.granted(0)
+        return running > 0 or self.slot.granted(0)
 
     def tell(self, running: int) -> None:
         """Report the number of running trials."""
-        self.place.tell(min(1, running))
+        self.slot.tell(min(1, running))
 
 
 @contextmanager
@@ -163,21 +165,21 @@ def queue_slot(
     if "RAY_ADDRESS" not in os.environ:
         yield NoQueue()
         return
-    places = most if together else 1
-    amounts = {kind: places * amount for kind, amount in needs.items()}
+    slots = most if together else 1
+    amounts = {kind: slots * amount for kind, amount in needs.items()}
     job = ray.get_runtime_context().get_job_id()
-    wish = ResourceRequest(name=name, priority=priority, needs=amounts, running=0, job=job, most=most // places)
-    place = Shared(wish, tracker)
+    request = ResourceRequest(name=name, priority=priority, needs=amounts, running=0, job=job, most=most // slots)
+    slot = ClusterQueueSlot(request, tracker)
     try:
-        yield WholeSweepSlot(place) if together else place
+        yield WholeSweepSlot(slot) if together else slot
     finally:
-        place.left = True
-        place.queue.leave.remote(name)
+        slot.left = True
+        slot.queue.leave.remote(name)
 
 
-def wait(place: QueueSlot) -> None:
+def wait(slot: QueueSlot) -> None:
     """Block until the slot is granted or the member has left the queue."""
-    while not place.left and not place.granted(0):
+    while not slot.left and not slot.granted(0):
         time.sleep(ASK_SECONDS)
 
 
@@ -185,14 +187,14 @@ def members() -> list[tuple[ResourceRequest, str, float]]:
     """Return the members of the queue of the cluster that RAY_ADDRESS names. Raise UserError if it is not set."""
     if "RAY_ADDRESS" not in os.environ:
         raise UserError("RAY_ADDRESS: is not set; only a shared cluster has a queue: set it to its head's HOST:PORT")
-    found: list[tuple[ResourceRequest, str, float]] = ray.get(_queue().members.remote())
-    return found
+    states: list[tuple[ResourceRequest, str, float]] = ray.get(_queue().members.remote())
+    return states
 
 
 def reserved() -> Resources:
     """Return the resources that jobs outside the queue have reserved on the cluster that RAY_ADDRESS names."""
-    found: Resources = ray.get(_queue().reserved.remote())
-    return found
+    resources: Resources = ray.get(_queue().reserved.remote())
+    return resources
 
 
 def _queue() -> Any:

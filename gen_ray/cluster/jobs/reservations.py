@@ -23,12 +23,12 @@ def total(
     jobs: Collection[str], actors: Iterable[ActorTableData], groups: Iterable[PlacementGroupTableData]
 ) -> dict[str, float]:
     """Return the summed resources of the rows that do not belong to the given jobs."""
-    found = Counter[str]()
+    resources = Counter[str]()
     for actor in actors:
         if actor.job_id.hex() not in jobs and not actor.placement_group_id.strip(b"\xff"):
-            found.update(dict(actor.required_resources))
+            resources.update(dict(actor.required_resources))
     for group in groups:
         if group.creator_job_id.hex() not in jobs and group.state == PlacementGroupTableData.CREATED:
             for bundle in group.bundles:
-                found.update(dict(bundle.unit_resources))
-    return {kind: amount for kind, amount in found.items() if amount > 0}
+                resources.update(dict(bundle.unit_resources))
+    return {kind: amount for kind, amount in resources.items() if amount > 0}

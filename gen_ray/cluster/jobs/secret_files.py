@@ -39,24 +39,24 @@ def check(folder: Path, files: Iterable[Path], included: Collection[str] = ()) -
 
     files are paths below folder. included are patterns of relative paths that may be uploaded nevertheless.
     """
-    whole = folder.absolute()
-    uploaded = {str(file.relative_to(whole)): file for file in files}
+    absolute = folder.absolute()
+    uploaded = {str(file.relative_to(absolute)): file for file in files}
     for pattern in included:
         if not any(_matches(name, pattern) for name in uploaded):
             raise UserError(f"matches none of the files to upload from {folder}", field="include", value=pattern)
     for name, file in sorted(uploaded.items()):
-        fault = _fault(name, file, whole)
+        fault = _fault(name, file, absolute)
         if fault and not any(_matches(name, pattern) for pattern in included):
             raise UserError(
                 f"{folder / name}: {fault} and would be uploaded; name it in .gitignore or .rayignore, or upload it by "
-                f"gen-ray submit {argument('include', repr(name))}"
+                f"{argument('include', repr(name))} of gen-ray submit"
             )
 
 
-def _fault(name: str, file: Path, whole: Path) -> str:
+def _fault(name: str, file: Path, absolute: Path) -> str:
     """Return the reason why a file must not be uploaded, or ""."""
     real = file.resolve()
-    if not real.is_relative_to(whole.resolve()):
+    if not real.is_relative_to(absolute.resolve()):
         return f"leads out of the folder, to {real},"
     if _is_secret(name) or real == ray_token.file().resolve():
         return "looks like a secret by its name"

@@ -18,16 +18,16 @@ logger = logging.getLogger(__name__)
 
 def started(call: Callable[[], T]) -> "Future[T]":
     """Run a call in a daemon thread, which, unlike a pool's threads, does not keep the process alive."""
-    found: Future[T] = Future()
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            found.set_result(call())
+            future.set_result(call())
         except BaseException as error:
-            found.set_exception(error)
+            future.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return found
+    return future
 
 
 def awaited(call: Callable[[], T], report: Callable[[], str] = str) -> T:
@@ -39,13 +39,13 @@ def awaited(call: Callable[[], T], report: Callable[[], str] = str) -> T:
     return result(started(call), report)
 
 
-def result(found: "Future[T]", report: Callable[[], str] = str) -> T:
+def result(future: "Future[T]", report: Callable[[], str] = str) -> T:
     """Return the result of a future from started; report as in awaited."""
     while True:
         try:
-            return found.result(REPORT_SECONDS)
+            return future.result(REPORT_SECONDS)
         except TimeoutError:
-            if found.done():  # the call's own error
+            if future.done():  # the call's own error
                 raise
         except RayTaskError:
             raise
@@ -58,10 +58,10 @@ def result(found: "Future[T]", report: Callable[[], str] = str) -> T:
 
 def missing(needs: Mapping[str, float]) -> str:
     """Describe the resources of needs that are not free on the cluster; "" if all are free."""
-    free, there = ray.available_resources(), ray.cluster_resources()
+    free, total = ray.available_resources(), ray.cluster_resources()
     short = {kind: amount for kind, amount in needs.items() if free.get(kind, 0.0) < amount}
     return ", ".join(
-        f"{amount:g} {kind} ({free.get(kind, 0.0):g} of {there.get(kind, 0.0):g} free)"
+        f"{amount:g} {kind} ({free.get(kind, 0.0):g} of {total.get(kind, 0.0):g} free)"
         for kind, amount in short.items()
     )
 

@@ -28,26 +28,26 @@ class Node:
     name: str
     gpus: int
     """Number of GPUs that Ray counts there."""
-    seen: Machine | None
+    machine: Machine | None
     """The task's findings; None if it failed or did not answer."""
     shares: bool = True
     """Whether storage.root there is the same folder as here."""
     fault: str = ""
     """Why the task failed."""
 
-    def problems(self, here: Machine) -> Iterator[str]:
-        """Yield each problem of this machine with its remedy; here is this process's machine."""
-        if self.seen is None:
+    def problems(self, own: Machine) -> Iterator[str]:
+        """Yield each problem of this machine with its remedy; own is this process's machine."""
+        if self.machine is None:
             yield f"no task can run there: {self.fault}"
             return
         for name in COMPARED:
-            mine, other = here.versions.get(name), self.seen.versions.get(name)
+            mine, other = own.versions.get(name), self.machine.versions.get(name)
             if mine != other:
                 yield f"{name} is {other}, here {mine}: install the same on all machines"
-        if self.gpus > len(self.seen.gpus):
+        if self.gpus > len(self.machine.gpus):
             yield (
-                f"Ray counts {self.gpus} GPUs, torch (CUDA {self.seen.cuda}) can use {len(self.seen.gpus)}: install "
-                "matching versions of driver and torch, or start Ray there without GPUs (num_gpus=0)"
+                f"Ray counts {self.gpus} GPUs, torch (CUDA {self.machine.cuda}) can use {len(self.machine.gpus)}: "
+                "install matching versions of driver and torch, or start Ray there without GPUs (num_gpus=0)"
             )
         if not self.shares:
             yield "storage.root is another folder than here: use a shared folder or an object store"
@@ -59,9 +59,9 @@ def examine(root: Path) -> list[Node]:
     root is storage.root. If it exists, it temporarily gets a file, which shows the machines that share it.
     """
     with _marker(root) as marker:
-        asked = {node["NodeID"]: (node, _ask(node["NodeID"], root, marker)) for node in alive()}
-        ray.wait([task for _, task in asked.values()], num_returns=len(asked), timeout=ANSWER_SECONDS)
-        return [_node(node, task) for node, task in asked.values()]
+        tasks = {node["NodeID"]: (node, _ask(node["NodeID"], root, marker)) for node in alive()}
+        ray.wait([task for _, task in tasks.values()], num_returns=len(tasks), timeout=ANSWER_SECONDS)
+        return [_node(node, task) for node, task in tasks.values()]
 
 
 def _node(node: Mapping[str, Any], task: ray.ObjectRef) -> Node:
@@ -86,12 +86,12 @@ def _marker(root: Path) -> Iterator[str]:
 
 
 def _ask(node: str, root: Path, marker: str) -> ray.ObjectRef:
-    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    on_node = NodeAffinitySchedulingStrategy(node, soft=False)
     # max_calls=1: the task removes the hiding of GPUs from its process.
-    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=there)(_look)
+    task = ray.remote(num_cpus=0, max_calls=1, max_retries=0, scheduling_strategy=on_node)(_inspect)
     return task.remote(str(root), marker)
 
 
-def _look(root: str, marker: str) -> tuple[Machine, bool]:
+def _inspect(root: str, marker: str) -> tuple[Machine, bool]:
     os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray hides all GPUs from this task, which must see them
     return inspect_machine(Path("/") if is_remote(resolve(root)) else Path(root)), not marker or Path(marker).exists()

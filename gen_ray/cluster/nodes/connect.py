@@ -15,7 +15,7 @@ from ray._private.state import state  # the only source of an autoscaler's limit
 
 from gen_ray.cluster.nodes import environment
 from gen_ray.cluster.nodes.start import start
-from gen_ray.errors import EndedError, UserError
+from gen_ray.errors import EndedError, UserError, argument
 from gen_ray.experiment import Scaling
 from gen_ray.host import ray_token, signals
 from gen_ray.storage.paths import is_remote, remote
@@ -85,7 +85,7 @@ def terminable() -> Iterator[None]:
             signal.signal(number, handler)
     if heard:
         name = signals.ended_error(heard[0])
-        raise EndedError(f"{name} before all trials were done; `resume` continues from there", name.code)
+        raise EndedError(f"{name} before all trials were done; {argument('resume')} continues from there", name.code)
 
 
 def _booked(scaling: Scaling) -> int:
@@ -109,12 +109,13 @@ def alive() -> list[dict[str, Any]]:
 
 def uses_gpu(scaling: Scaling) -> bool:
     """Return whether each worker gets a GPU. Raise UserError if GPUs are required and there are too few."""
-    there, wanted = available_resources().get("GPU", 0.0), scaling.fewest_workers * scaling.gpus_per_worker
-    if scaling.use_gpu is True and there < wanted:
+    available, needed = available_resources().get("GPU", 0.0), scaling.fewest_workers * scaling.gpus_per_worker
+    if scaling.use_gpu is True and available < needed:
         raise UserError(
-            f"scaling.use_gpu=true: {scaling.fewest_workers} workers need {wanted:g} GPUs, the cluster has {there:g}"
+            f"scaling.use_gpu=true: {scaling.fewest_workers} workers need {needed:g} GPUs, "
+            f"the cluster has {available:g}"
         )
-    return there >= wanted if scaling.use_gpu == "auto" else scaling.use_gpu
+    return available >= needed if scaling.use_gpu == "auto" else scaling.use_gpu
 
 
 def available_resources() -> dict[str, float]:
@@ -122,9 +123,9 @@ def available_resources() -> dict[str, float]:
 
     The autoscaler adds machines only on demand, so that a request must not be refused for resources that it may add.
     """
-    found: dict[str, float] = dict(ray.cluster_resources())
+    resources: dict[str, float] = dict(ray.cluster_resources())
     possible = state.get_max_resources_from_cluster_config() or {}
-    return found | {kind: max(found.get(kind, 0.0), float(most)) for kind, most in possible.items()}
+    return resources | {kind: max(resources.get(kind, 0.0), float(most)) for kind, most in possible.items()}
 
 
 def needs(scaling: Scaling, cpus: int) -> dict[str, float]:
@@ -145,5 +146,5 @@ def ray_storage(folder: Path) -> dict[str, Any]:
 
 def resources() -> str:
     """Return the cluster's CPUs, GPUs and nodes as text."""
-    there = ray.cluster_resources()
-    return f"{there.get('CPU', 0):g} CPUs, {there.get('GPU', 0):g} GPUs on {len(ray.nodes())} node(s)"
+    total = ray.cluster_resources()
+    return f"{total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs on {len(ray.nodes())} node(s)"

@@ -6,7 +6,7 @@ import socket
 import ray
 import torch
 
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 
 
 def reserved_device() -> torch.device:
@@ -31,8 +31,9 @@ def usable(gpu: str) -> torch.device:
     """Return Ray's GPU as a torch device. Raise UserError if torch cannot use it, instead of training on the CPU."""
     if not torch.cuda.is_available():
         raise UserError(
-            f"{socket.gethostname()}: Ray assigned GPU {gpu}, but torch {torch.__version__} can use none there; "
-            "install a driver and a torch that match, or use no GPU (scaling.use_gpu=false; gen-ray serve `gpus=0`)"
+            f"{socket.gethostname()}: Ray assigned GPU {gpu}, but torch {torch.__version__} cannot use this GPU; "
+            "install a driver and a torch that match, or use no GPU (scaling.use_gpu=false; "
+            f"{argument('gpus', 0)} of gen-ray serve)"
         )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")  # in Ray Train also the other workers' GPUs
     if visible is None and gpu.isdecimal():  # RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES: torch sees all of them

@@ -14,7 +14,7 @@ import psutil
 import requests
 
 from gen_ray.cluster.nodes import environment, ports
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, argument
 from gen_ray.host import ray_token
 from gen_ray.storage.paths import default, local_dir
 from gen_ray.tracking.database import uri_of
@@ -55,13 +55,13 @@ def _interface(host: str) -> Mapping[str, str]:
     By default gloo uses the interface of the machine's host name, which is loopback on many systems: workers on two
     machines then cannot connect.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            asked.connect((host, 1))  # sends nothing
+            probe.connect((host, 1))  # sends nothing
         except OSError:
             return {}
-        own = asked.getsockname()[0]
-    names = [name for name, found in psutil.net_if_addrs().items() if own in {one.address for one in found}]
+        own = probe.getsockname()[0]
+    names = [name for name, addresses in psutil.net_if_addrs().items() if own in {it.address for it in addresses}]
     return {"GLOO_SOCKET_IFNAME": names[0]} if names else {}
 
 
@@ -72,7 +72,7 @@ def _guarded(*, insecure: bool, make: bool) -> Mapping[str, str]:
     if os.environ.get(ray_token.MODE) == ray_token.OPEN:
         raise UserError(
             f"{ray_token.MODE}={ray_token.OPEN}: any client that reaches this machine could run code on it; "
-            "unset it, or pass `insecure`"
+            f"unset it, or pass {argument('insecure')}"
         )
     if not ray_token.exists():
         if not make:
@@ -99,7 +99,7 @@ def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequenc
     if host not in ports.LOOPBACK and not insecure:
         raise UserError(
             "MLflow has no authentication; keep 127.0.0.1 and connect by ssh -L "
-            f"{port}:127.0.0.1:{port}, put an authenticating proxy in front, or pass `insecure`",
+            f"{port}:127.0.0.1:{port}, put an authenticating proxy in front, or pass {argument('insecure')}",
             field="host",
             value=host,
         )
@@ -111,8 +111,8 @@ def mlflow(*, host: str, port: int, insecure: bool, detach: bool, names: Sequenc
     variables = {**stores, **os.environ, **SERVER}
     words = ["server", "--host", host, "--port", str(port), "--workers", "1"]
     if names or host == "::1":  # MLflow does not allow these hosts by default
-        here = [f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")]
-        words += ["--allowed-hosts", ",".join([*names, *here])]
+        local_hosts = [f"{name}:{port}" for name in ("localhost", "127.0.0.1", "[::1]")]
+        words += ["--allowed-hosts", ",".join([*names, *local_hosts])]
     command = [sys.executable, "-m", "mlflow", *words]
     if not detach:
         return _attached(command, variables)

@@ -24,26 +24,26 @@ def own_url(host: str, port: int) -> str:
 
 
 @contextmanager
-def held(host: str, port: int, field: str = "port") -> Iterator[None]:
+def reserve(host: str, port: int, field: str = "port") -> Iterator[None]:
     """Reserve a port for a server that binds with SO_REUSEPORT. Raise UserError if it is in use.
 
     Ray Serve's proxy binds so: a second server on the same port would receive half of the first one's requests. The
     socket here is bound but does not listen: it receives no connections, and other commands cannot use the port.
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as kept:
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
         try:
-            kept.bind((host, port))
+            bound.bind((host, port))
         except OSError as error:
             raise _unusable(host, port, field, error) from None
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         yield
 
 
 def check(host: str, port: int, field: str = "port") -> None:
     """Raise UserError if a port is in use or cannot be listened on. field: the name of the argument that gives it."""
-    with held(host, port, field):
+    with reserve(host, port, field):
         pass
 
 
@@ -58,10 +58,10 @@ def _unusable(host: str, port: int, field: str, error: OSError) -> UserError:
 def listens(pid: int, port: int) -> bool:
     """Return whether a process or one of its children listens on a port."""
     with suppress(psutil.Error):
-        whole = psutil.Process(pid)
-        for process in (whole, *whole.children(recursive=True)):
+        parent = psutil.Process(pid)
+        for process in (parent, *parent.children(recursive=True)):
             with suppress(psutil.Error):
-                found = process.net_connections("tcp")
-                if any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in found):
+                connections = process.net_connections("tcp")
+                if any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections):
                     return True
     return False

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from gen_ray.errors import RunError, UserError
+from gen_ray.errors import RunError, UserError, argument
 
 ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.]+\]|[^\s:/@]+):(?P<port>\d{1,5})")
 ANSWER_SECONDS = 5.0
@@ -67,12 +67,13 @@ def _check_memory() -> None:
 
 
 def _check_address(address: str) -> None:
-    found = ADDRESS.fullmatch(address)
-    if not found or not 0 < int(found["port"]) < 2**16:
-        hint = "an http address is the dashboard's, for gen-ray submit `address`; " if "://" in address else ""
+    match = ADDRESS.fullmatch(address)
+    if not match or not 0 < int(match["port"]) < 2**16:
+        dashboard = f"an http address is the dashboard's, for {argument('address')} of gen-ray submit; "
+        hint = dashboard if "://" in address else ""
         raise UserError(f"RAY_ADDRESS={address}: is not HOST:PORT of a Ray head, e.g. 10.0.0.1:6379; {hint}or unset it")
     try:
-        reach(found["host"].strip("[]"), int(found["port"]))
+        reach(match["host"].strip("[]"), int(match["port"]))
     except OSError as error:
         reason = error.strerror or str(error)
         raise RunError(

@@ -10,7 +10,7 @@ from ray.serve.schema import ApplicationStatus
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from gen_ray.cluster.nodes.connect import alive
-from gen_ray.cluster.nodes.ports import LOOPBACK, held, url
+from gen_ray.cluster.nodes.ports import LOOPBACK, reserve, url
 from gen_ray.cluster.serving.args import NAME
 from gen_ray.errors import UserError, argument
 
@@ -52,8 +52,8 @@ def _admit(host: str, port: int, *, keys: bool, replace: bool) -> None:
     if at.port != port or (at.host != host and {at.host, host} - set(LOOPBACK)):
         raise UserError(
             f"Ray Serve of this cluster listens at {where} and cannot change that while it runs; use "
-            f"{argument('host', at.host)} {argument('port', at.port)}, or end it first (gen-ray serve `stop`, serve "
-            "shutdown)",
+            f"{argument('host', at.host)} {argument('port', at.port)}, or end it first "
+            f"({argument('stop')} of gen-ray serve, or serve shutdown)",
             field="port" if at.port != port else "host",
             value=port if at.port != port else host,
         )
@@ -68,7 +68,7 @@ def _refuse_another(where: str, *, replace: bool) -> None:
     models = ", ".join(sorted(set(app.deployments) - {INGRESS}))
     raise UserError(
         f"this cluster already serves {models} at {where} (application {NAME}, {app.status.value}): "
-        "`replace` puts the new application in its place, gen-ray serve `stop` ends it"
+        f"{argument('replace')} puts the new application in its place, {argument('stop')} of gen-ray serve ends it"
     )
 
 
@@ -83,7 +83,7 @@ def _probe(host: str, port: int) -> None:
 
 def _fault(host: str, port: int) -> str:
     try:
-        with held(host, port):
+        with reserve(host, port):
             return ""
     except UserError as error:
         return str(error)

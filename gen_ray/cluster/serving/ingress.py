@@ -38,17 +38,17 @@ def api_settings(app: ServingApplication, listening: str) -> settings.ApiSetting
 
     Raise UserError if keys are required but missing. This check also protects ``serve deploy``.
     """
-    found = settings.from_environment(os.environ)
+    loaded = settings.from_environment(os.environ)
     hashed = tuple(settings.ApiKey(name, bytes.fromhex(digest)) for name, digest in app.key_hashes.items())
-    known = {key.name: key for key in (*found.keys, *hashed)}
+    known = {key.name: key for key in (*loaded.keys, *hashed)}
     if app.require_keys and not known:
         raise UserError(f"require_keys: the application has no API keys; set {settings.KEYS}=name:key for its replicas")
     if not known:
         endpoint.check_lock(listening)
-    return found.model_copy(
+    return loaded.model_copy(
         update={
             "keys": tuple(known.values()),
-            "hosts": (*found.hosts, *app.hosts),
+            "hosts": (*loaded.hosts, *app.hosts),
             "requests_at_once": app.requests_at_once,
             "longest_deadline_seconds": app.limits.deadline_seconds,
         }

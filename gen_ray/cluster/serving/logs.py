@@ -20,12 +20,12 @@ class SharedFileHandler(RotatingFileHandler):
 
     def __init__(self, file: Path, **rotation: Any) -> None:
         super().__init__(file, delay=True, **rotation)
-        self._turn = FileLock(file.with_name(f".{file.name}.lock"), timeout=5)
+        self._lock = FileLock(file.with_name(f".{file.name}.lock"), timeout=5)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record. A failure is reported on stderr, as usual in logging."""
         try:
-            with self._turn:
+            with self._lock:
                 self._follow()
                 super().emit(record)
         except Exception:

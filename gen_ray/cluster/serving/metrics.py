@@ -24,7 +24,7 @@ class ReplicaMetrics:
         self._keys: set[str] = set()
         self._rows = Gauge("gen_ray_active_rows", "Mean rows of a batch since the last reading")
         self._occupancy = Gauge("gen_ray_batch_occupancy", "Rows of a batch as a fraction of its capacity")
-        self._seen = (0, 0, 0)
+        self._last_counts = (0, 0, 0)
 
     def record(self, outcome: JobResult | ErrorReply, job: ServingJob) -> None:
         """Record the outcome of a job."""
@@ -37,10 +37,10 @@ class ReplicaMetrics:
 
     def read(self, admission: AdmissionControl) -> None:
         """Publish a batcher's counters since the last reading. The batcher of a new version starts at 0."""
-        now = (admission.ticks, admission.evaluations, admission.possible_rows)
-        grown = [new - old if new >= old else new for new, old in zip(now, self._seen, strict=True)]
+        counts = (admission.ticks, admission.evaluations, admission.possible_rows)
+        grown = [new - old if new >= old else new for new, old in zip(counts, self._last_counts, strict=True)]
         ticks, evaluations, possible_rows = grown
-        self._seen = now
+        self._last_counts = counts
         if ticks:
             self._forwards.inc(ticks)
             self._evaluations.inc(evaluations)

@@ -64,10 +64,10 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept a connection; if there are too many, close one of them."""
         super().connection_made(transport)
-        if sum(not one.transport.is_closing() for one in self.connections) > MAX_CONNECTIONS:
-            idle = [one for one in self.connections if isinstance(one, LimitedProtocol) and one.is_idle]
-            others = [one for one in idle if one is not self]
-            min(others, key=lambda one: one.idle_since, default=self).transport.abort()
+        if sum(not other.transport.is_closing() for other in self.connections) > MAX_CONNECTIONS:
+            idle = [other for other in self.connections if isinstance(other, LimitedProtocol) and other.is_idle]
+            others = [other for other in idle if other is not self]
+            min(others, key=lambda other: other.idle_since, default=self).transport.abort()
         if not transport.is_closing():
             self._start_timer(HEAD_SECONDS)
             _limit_unread(transport)
@@ -200,14 +200,14 @@ class RequestIdMiddleware:
         """Process a request."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        given = [value for name, value in scope["headers"] if name == REQUEST_ID]
-        if given and (len(given) > 1 or not valid_request_id(given[0].decode("latin-1"))):
+        ids = [value for name, value in scope["headers"] if name == REQUEST_ID]
+        if ids and (len(ids) > 1 or not valid_request_id(ids[0].decode("latin-1"))):
             scope = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != REQUEST_ID]}
 
-        async def sending(message: Message) -> None:
+        async def send_with_one_id(message: Message) -> None:
             await send(_with_one_id(message) if message["type"] == "http.response.start" else message)
 
-        await self.app(scope, receive, sending)
+        await self.app(scope, receive, send_with_one_id)
 
 
 def _with_one_id(message: Message) -> Message:
@@ -230,22 +230,22 @@ class NoApplicationMiddleware:
         """Process a request, and delay the start of a 404 until its text is known."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        held: list[Message] = []
+        delayed: list[Message] = []
         replaced = False
 
-        async def sending(message: Message) -> None:
+        async def send_or_replace(message: Message) -> None:
             nonlocal replaced
             if replaced:
                 return
             if message["type"] == "http.response.start" and message["status"] == NOT_FOUND:
-                held.append(message)
+                delayed.append(message)
                 return
-            if held and NO_APPLICATION.fullmatch(message.get("body", b"")):
+            if delayed and NO_APPLICATION.fullmatch(message.get("body", b"")):
                 replaced = True
                 [request_id, *_] = [value for name, value in scope["headers"] if name == REQUEST_ID] or [b"-"]
                 return await error_response(NOT_SERVED, request_id.decode("latin-1"))(scope, receive, send)
-            while held:
-                await send(held.pop())
+            while delayed:
+                await send(delayed.pop())
             await send(message)
 
-        await self.app(scope, receive, sending)
+        await self.app(scope, receive, send_or_replace)

@@ -45,7 +45,7 @@ class RayModelService:
         return outcome
 
     async def _call(self, method: str, *args: Any) -> Any:
-        for left in reversed(range(MAX_ATTEMPTS)):
+        for remaining in reversed(range(MAX_ATTEMPTS)):
             response = getattr(self._handle, method).remote(*args)
             try:
                 return await response
@@ -55,7 +55,7 @@ class RayModelService:
             except BackPressureError:
                 raise RequestRefusedError(OVERLOADED) from None
             except (RayActorError, DeploymentUnavailableError) as error:
-                if not left:
+                if not remaining:
                     raise RequestRefusedError(UNREACHABLE) from error
                 await asyncio.sleep(0.2)
             except (RayServeException, RayError) as error:

@@ -19,9 +19,9 @@ from gen_ray.cluster.serving.metrics import ReplicaMetrics
 from gen_ray.cluster.serving.scaling import BACKLOG, TARGET
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.service import ErrorReply, JobResult, ModelCard, RequestRefusedError, ServingJob, StreamPreview
-from gen_ray.serving.sources import source_of
 from gen_ray.storage.paths import local_dir
 from gen_ray.tracking import signing
+from gen_ray.tracking.sources import source_of
 
 METER_SECONDS = 1.0
 SWITCH_SECONDS = 0.0005

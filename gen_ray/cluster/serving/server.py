@@ -48,7 +48,7 @@ def served(
     if own and detached:
         raise UserError("needs a cluster on which the application can stay; set RAY_ADDRESS", field="detach")
     cpus = sum(max(1, int(model.cpus * model.max_replicas)) for model in app.models.values())
-    with ports.held(host, port) if own else nullcontext(), joined(cpus + math.ceil(extra_cpus)):
+    with ports.reserve(host, port) if own else nullcontext(), joined(cpus + math.ceil(extra_cpus)):
         logging.getLogger("ray.serve").setLevel(logging.ERROR)  # it logs every step
         keys = bool(app.key_hashes)
         with nullcontext() if own else endpoint.admitted(host, port, keys=keys, replace=replace):

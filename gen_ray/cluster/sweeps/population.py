@@ -69,9 +69,9 @@ class PopulationScheduler(FIFOScheduler):
         sweep, rng = self.plan.sweep, np.random.default_rng((self.plan.sweep.searcher.seed, epoch))
         live = {self.numbers[trial.trial_id]: trial for trial in trials}
         losses = {number: sweep.sign * float(trial.last_result[DURING]) for number, trial in live.items()}
-        wanted = population(sweep)
-        chosen = donors(losses, wanted.quantile, rng)
-        self.until = _before_the_end(epoch + wanted.interval_epochs, self.plan)
+        settings = population(sweep)
+        chosen = donors(losses, settings.quantile, rng)
+        self.until = _before_the_end(epoch + settings.interval_epochs, self.plan)
         for number, trial in live.items():
             changed = self.copy(number, chosen[number], epoch, rng) if number in chosen else {}
             minutes = trial.last_result[TRAINING_MINUTES.name]
@@ -84,13 +84,13 @@ def population(sweep: SweepConfig) -> schedulers.PopulationConfig:
     return sweep.scheduler
 
 
-def first_turn(plan: SweepPlan, prepared: Prepared, homes: Iterable[Path]) -> int | None:
+def first_copy_epoch(plan: SweepPlan, prepared: Prepared, homes: Iterable[Path]) -> int | None:
     """Return the epoch of the first round of copying that no run in homes has passed; after a kill, runs differ."""
     size, rows, interval = plan.first.data.batch_size, prepared.rows["train"], population(plan.sweep).interval_epochs
-    kept = [folder for home in homes for folder in checkpoint_store.checkpoints(home).folders()]
-    newest = max(map(checkpoint_store.step_of, kept), default=0)
-    turn = next(epoch for epoch in count(interval, interval) if step_at(epoch, size, rows) >= newest)
-    return _before_the_end(turn, plan)
+    checkpoints = [folder for home in homes for folder in checkpoint_store.checkpoints(home).folders()]
+    newest = max(map(checkpoint_store.step_of, checkpoints), default=0)
+    epoch = next(epoch for epoch in count(interval, interval) if step_at(epoch, size, rows) >= newest)
+    return _before_the_end(epoch, plan)
 
 
 def _before_the_end(epoch: int, plan: SweepPlan) -> int | None:
@@ -100,6 +100,6 @@ def _before_the_end(epoch: int, plan: SweepPlan) -> int | None:
 def exploit(experiment: Experiment, run_id: str, donor_id: str) -> None:
     """Make a run's folder a copy of another's. The configuration is written last and marks the copy as complete."""
     home, donor = run_directory.folder(experiment, run_id), run_directory.folder(experiment, donor_id)
-    for place in (checkpoint_store.checkpoints, post_hoc_ema.snapshots):
-        place(home).replace_with(place(donor))
+    for folders in (checkpoint_store.checkpoints, post_hoc_ema.snapshots):
+        folders(home).replace_with(folders(donor))
     run_directory.save(experiment, run_id)

@@ -59,8 +59,8 @@ def conclude(study: Study, home: Path) -> SweepOutcome:
 
 def show(parent: RunLogger, study: Study, outcome: SweepOutcome, home: Path) -> None:
     """Record in the parent run the table, the pictures, and the best trials' samples side by side."""
-    for kept in (DONE, PLAN, RECORD):
-        parent.log_artifact(home / kept, "sweep")
+    for name in (DONE, PLAN, RECORD):
+        parent.log_artifact(home / name, "sweep")
     drawn = pictures(study)
     best, samples = study.best(), {}
     for result in best[: study.sweep.best]:

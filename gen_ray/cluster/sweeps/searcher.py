@@ -33,11 +33,11 @@ class StudySearcher(Searcher):
     """Ray Tune's searcher of a study. It also records in MLflow how trials ended, as a stopped trial cannot do so."""
 
     def __init__(
-        self, study: Study, parent: RunLogger, prepared: Prepared, turn: QueueSlot, watch: OnProgress | None
+        self, study: Study, parent: RunLogger, prepared: Prepared, slot: QueueSlot, watch: OnProgress | None
     ) -> None:
-        """Create a searcher without running trials; turn is the sweep's slot in the cluster's queue."""
+        """Create a searcher without running trials; slot is the sweep's slot in the cluster's queue."""
         super().__init__()
-        self.study, self.parent, self.prepared, self.turn, self.watch = study, parent, prepared, turn, watch
+        self.study, self.parent, self.prepared, self.slot, self.watch = study, parent, prepared, slot, watch
         self.numbers: dict[str, int] = {}
         self.population: PopulationScheduler | None = None
         self.began = time.monotonic()
@@ -54,7 +54,7 @@ class StudySearcher(Searcher):
         if self.late() or self.study.exhausted():
             # While more trials may come, Ray Tune keeps idle processes, in which paused trials can continue at once.
             return None if self.population and self.numbers else Searcher.FINISHED
-        if not self.turn.granted(len(self.numbers)):
+        if not self.slot.granted(len(self.numbers)):
             return None
         number, point = self.study.ask()
         try:
@@ -113,18 +113,18 @@ class StudySearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Record how a trial ended in the study and in MLflow."""
-        number, found = self.numbers.pop(trial_id), result or {}
-        metrics = {key: float(value) for key, value in found.items() if "/" in key and isinstance(value, int | float)}
-        wrong = "its process died too often" if error else str(found.get("error", ""))
-        reason = "lost" if error else str(found.get("reason", ""))
-        stopped_at = None if found.get("ended") else found.get("epoch")
+        number, report = self.numbers.pop(trial_id), result or {}
+        metrics = {key: float(value) for key, value in report.items() if "/" in key and isinstance(value, int | float)}
+        wrong = "its process died too often" if error else str(report.get("error", ""))
+        reason = "lost" if error else str(report.get("reason", ""))
+        stopped_at = None if report.get("ended") else report.get("epoch")
         self._close(self.study.tell(number, metrics, error=wrong, reason=reason, stopped_at=stopped_at))
-        self.turn.tell(len(self.numbers))
+        self.slot.tell(len(self.numbers))
         if self.watch is not None:
             ended = sum(result.state != LIVE for result in self.study.results())
-            self.watch(ended, self.study.wanted, {})
+            self.watch(ended, self.study.trial_count, {})
 
-    def break_off(self) -> None:
+    def end_unfinished(self) -> None:
         """End the runs of unfinished trials as KILLED; a resumed sweep opens them again."""
         for result in self.study.results():
             if result.state == LIVE:

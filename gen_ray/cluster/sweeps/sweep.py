@@ -23,21 +23,22 @@ from gen_ray.cluster.nodes.connect import (
     ray_storage,
     terminable,
 )
-from gen_ray.cluster.sweeps.population import PopulationScheduler, first_turn
+from gen_ray.cluster.sweeps.population import PopulationScheduler, first_copy_epoch
 from gen_ray.cluster.sweeps.report import DONE, PLAN, SweepOutcome, conclude, show
 from gen_ray.cluster.sweeps.schedulers import stopping
 from gen_ray.cluster.sweeps.searcher import SWEEP, StudySearcher
 from gen_ray.cluster.sweeps.trial import Task, trial
 from gen_ray.cluster.tracking import logger_actor
 from gen_ray.cluster.tracking.logger_actor import RunLogger
-from gen_ray.cluster.tracking.run_logging import opened, recorded
+from gen_ray.cluster.tracking.run_logging import recorded, wait_until_open
 from gen_ray.cluster.training.train import OnProgress, report_large_batch, report_unmeasured, written
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import EndedError, UserError
+from gen_ray.errors import EndedError, UserError, argument
 from gen_ray.experiment import Scaling, flatten
 from gen_ray.resumption import Resumed
 from gen_ray.storage import lease
-from gen_ray.storage.paths import without_traces, write_atomic
+from gen_ray.storage.cleanup import cleanup_on_error
+from gen_ray.storage.paths import write_atomic
 from gen_ray.sweeps import config, journal, schedulers
 from gen_ray.sweeps.config import SweepPlan
 from gen_ray.sweeps.points import predetermined_points
@@ -64,15 +65,12 @@ def sweep(
     first = plan.first
     store = Store.of_experiment(first)  # fails here if the address is wrong
     prepared = prepare_data(first)
-    report_unmeasured(prepared, needed=plan.sweep.metric)
-    report_large_batch(max(plan.experiments, key=lambda trial: trial.data.batch_size), prepared)
-    for point in predetermined_points(plan) or plan.corners():
-        plan.experiment(point).model(prepared.spec)
+    _check(plan, prepared)
     resumed = _resumed(plan, prepared, accept_data=accept_data) if resume else None
     with ExitStack() as leases:  # released last, when no trial writes into its folder
-        leases.enter_context(without_traces(*written(first.storage.root, SWEEPS)))
+        leases.enter_context(cleanup_on_error(*written(first.storage.root, SWEEPS)))
         if resumed:
-            leases.enter_context(lease.held(resumed.home, take_over=take_over))
+            leases.enter_context(lease.acquire(resumed.home, take_over=take_over))
             resumed.state()
         with connected(first.scaling):
             cpus = _cpus(first.scaling)
@@ -81,13 +79,21 @@ def sweep(
             parent = RunLogger(logger_actor.start(store, first.storage.root), home.name)
             own = {SWEEP: home.name, "gen_ray.kind": "sweep", **(resumed.tags if resumed else {})}
             parent.open(name=plan.sweep.name, params=_params(plan, prepared), tags={**tags, **own})
-            opened(parent, home, is_new=resumed is None)
+            wait_until_open(parent, home, is_new=resumed is None)
             with recorded(parent):
                 write_atomic(home / PLAN, config.dump(plan))
                 resumption.keep_data(home, prepared)
                 if not resumed:
-                    leases.enter_context(lease.held(home))
+                    leases.enter_context(lease.acquire(home))
                 return _swept(plan, prepared, parent, home, each, cpus, watch)
+
+
+def _check(plan: SweepPlan, prepared: Prepared) -> None:
+    """Log what the data do not allow. Raise UserError for a point whose model does not suit the data."""
+    report_unmeasured(prepared, needed=plan.sweep.metric)
+    report_large_batch(max(plan.experiments, key=lambda trial: trial.data.batch_size), prepared)
+    for point in predetermined_points(plan) or plan.corners():
+        plan.experiment(point).model(prepared.spec)
 
 
 def _swept(
@@ -101,18 +107,20 @@ def _swept(
 ) -> SweepOutcome:
     """Run the trials of a sweep that is open in MLflow, each with the resources in each, and conclude the sweep."""
     first, study = plan.first, Study(plan, home)
-    most = min(plan.sweep.concurrency or _room(each), study.wanted)
+    most = min(plan.sweep.concurrency or _room(each), study.trial_count)
     together = isinstance(plan.sweep.scheduler, schedulers.PopulationConfig)
-    with queue_slot(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as place:
-        searcher = StudySearcher(study, parent, prepared, place, watch)
+    with queue_slot(home.name, first.scaling.priority, each, parent.tracker, most, together=together) as slot:
+        searcher = StudySearcher(study, parent, prepared, slot, watch)
         searcher.reconcile()
         task = Task(parent.tracker, prepared.folder, awaited(partial(cached, first, prepared)), cpus)
         try:
             _run(searcher, task, each, most, home)
         finally:
-            searcher.break_off()
+            searcher.end_unfinished()
     if study.unfinished() and not searcher.late():  # Ray Tune returns normally after Ctrl-C
-        raise EndedError(f"{home.name}: ended before all trials were done; `resume` continues from there", 130)
+        raise EndedError(
+            f"{home.name}: ended before all trials were done; {argument('resume')} continues from there", 130
+        )
     outcome = conclude(study, home)
     show(parent, study, outcome, home)
     return outcome
@@ -121,12 +129,12 @@ def _swept(
 def _resumed(plan: SweepPlan, prepared: Prepared, *, accept_data: bool) -> Resumed:
     """Return the newest unfinished sweep with this name and plan. Raise UserError if there is none."""
     below = plan.first.storage.root / SWEEPS
-    found = [home for home in run_directory.named(plan.sweep.name, below) if (home / PLAN).is_file()]
-    found = [home for home in found if not (home / DONE).exists()]
-    if not found:
+    homes = [home for home in run_directory.named(plan.sweep.name, below) if (home / PLAN).is_file()]
+    homes = [home for home in homes if not (home / DONE).exists()]
+    if not homes:
         raise UserError(f"no unfinished sweep named {plan.sweep.name!r} in {below}", field="resume")
     home = resumption.newest(
-        found,
+        homes,
         started=lambda home: (home / RECORD).exists(),
         same=lambda home: not _changed(home, plan),
     )
@@ -167,9 +175,9 @@ def _run(searcher: StudySearcher, task: Task, each: Mapping[str, float], most: i
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             scheduler=scheduler,
-            num_samples=searcher.study.wanted + 1,  # the searcher ends the sweep
+            num_samples=searcher.study.trial_count + 1,  # the searcher ends the sweep
             max_concurrent_trials=None if together else most,
-            reuse_actors=single_worker and not searcher.turn.shared,  # an idle process keeps its core
+            reuse_actors=single_worker and not searcher.slot.shared,  # an idle process keeps its core
             trial_dirname_creator=str,
             trial_name_creator=str,
         ),
@@ -187,7 +195,7 @@ def _run(searcher: StudySearcher, task: Task, each: Mapping[str, float], most: i
 def _population(searcher: StudySearcher, room: int) -> TrialScheduler:
     """Return a population's scheduler. The searcher asks it for capacity, because Ray Tune counts paused trials."""
     study, numbers = searcher.study, searcher.numbers
-    first = first_turn(study.plan, searcher.prepared, [searcher.home(trial.number) for trial in study.waiting])
+    first = first_copy_epoch(study.plan, searcher.prepared, [searcher.home(trial.number) for trial in study.waiting])
     searcher.population = PopulationScheduler(study.plan, numbers, searcher.copy, first=first, room=room)
     return searcher.population
 

@@ -33,8 +33,8 @@ from gen_ray.storage.paths import write_atomic
 from gen_ray.sweeps.config import DURING
 
 RESULT, SAMPLES = "result.json", "samples.png"
-LOOK_SECONDS, DRAIN_SECONDS = 0.5, 5.0
-_held: dict[tuple[str, str], Tensor] = {}
+POLL_SECONDS, DRAIN_SECONDS = 0.5, 5.0
+_splits: dict[tuple[str, str], Tensor] = {}
 """Splits (N, *shape) in this process's memory, shared by all trials that it trains."""
 
 
@@ -65,9 +65,9 @@ class TrialSession(RunSession):
         if not self.splits:
             return None
         key = (self.prepared.fingerprint, split)
-        if key not in _held:
-            _held[key] = in_memory(self.splits[split], self.prepared.rows[split], self.prepared.spec)
-        return _held[key]
+        if key not in _splits:
+            _splits[key] = in_memory(self.splits[split], self.prepared.rows[split], self.prepared.spec)
+        return _splits[key]
 
     def prepare(self, net: nn.Module) -> nn.Module:
         """Return the net on its device."""
@@ -168,7 +168,7 @@ def _train_on_workers(
         reported = None
         try:
             while not fitting.done():
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
                 done, _, newest = track.latest()
                 if newest.get(DURING) != reported:
                     reported = newest[DURING]

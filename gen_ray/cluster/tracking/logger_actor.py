@@ -23,7 +23,7 @@ DRAIN_SECONDS = 60.0
 """Time that the end of a run waits for an unavailable store."""
 OPEN_SECONDS = 180.0
 """Time that the start of a run waits for a store that accepts connections but does not answer."""
-LOOK_SECONDS = 0.05
+POLL_SECONDS = 0.05
 
 
 @dataclass
@@ -38,7 +38,7 @@ class ProgressReport:
     stopped: bool = False
 
 
-class Nowhere:
+class NullOutbox:
     """An outbox that records nothing."""
 
     def put(self, run_id: str, verb: str, **args: Any) -> None:
@@ -59,13 +59,13 @@ class Nowhere:
 class LoggerActor:
     """The logger actor. No method waits for MLflow, so that every call is answered at once."""
 
-    outbox: "Outbox | Nowhere"
+    outbox: "Outbox | NullOutbox"
 
     def __init__(self, store: Store | None, folder: Path) -> None:
         """Create an actor without runs; folder keeps messages that wait for the store. Without a store, drop them."""
         self.runs: dict[str, ProgressReport] = defaultdict(ProgressReport)
         if store is None:
-            self.outbox = Nowhere()
+            self.outbox = NullOutbox()
             return
         from gen_ray.tracking.outbox import (
             Outbox,  # imported here because drivers do not need MLflow, whose import takes over a second
@@ -195,8 +195,8 @@ class RunLogger:
 
     def latest(self) -> tuple[int, int, dict[str, float]]:
         """Return steps done, total steps and the newest value of every metric."""
-        seen: tuple[int, int, dict[str, float]] = ray.get(self.tracker.latest.remote(self.run_id))
-        return seen
+        latest: tuple[int, int, dict[str, float]] = ray.get(self.tracker.latest.remote(self.run_id))
+        return latest
 
     def report_fatal(self, **fault: str) -> None:
         """Store a fatal error, which a retry would not fix; wait until it is stored."""
@@ -239,17 +239,17 @@ class RunLogger:
         """Return "" once the store has all of the run's messages, else its error; if patient, wait despite errors."""
         until = time.monotonic() + seconds
         while True:
-            left, trouble = ray.get(self.tracker.pending.remote(self.run_id))
-            if not left or (trouble and not patient):
-                return str(trouble) if left else ""
+            pending, trouble = ray.get(self.tracker.pending.remote(self.run_id))
+            if not pending or (trouble and not patient):
+                return str(trouble) if pending else ""
             if time.monotonic() > until:
                 return trouble or "MLflow is slow to answer"
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
 
 
 def start(store: Store | None, root: Path) -> Any:
     """Start the logger actor on the driver's node, where the default store and the artifacts are."""
-    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+    node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    return ray.remote(LoggerActor).options(num_cpus=0, scheduling_strategy=here).remote(store, local_dir(root) / OUTBOX)
+    return ray.remote(LoggerActor).options(num_cpus=0, scheduling_strategy=node).remote(store, local_dir(root) / OUTBOX)

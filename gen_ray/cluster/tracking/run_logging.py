@@ -21,7 +21,7 @@ INTERRUPTED_SECONDS = 2.0
 logger = logging.getLogger(__name__)
 
 
-def opened(track: RunLogger, home: Path, *, is_new: bool) -> None:
+def wait_until_open(track: RunLogger, home: Path, *, is_new: bool) -> None:
     """Wait until the run is open in MLflow. Raise RunError if it is refused; a new run then leaves no folder."""
     try:
         awaited(track.opened, lambda: f"{track.run_id}: waits for MLflow to answer")
@@ -56,7 +56,11 @@ def _close(track: RunLogger, status: str) -> None:
     if trouble:
         logger.warning("%s: %s, but not recorded: %s", track.run_id, status, trouble)
         if status == "FINISHED":
-            raise RunError(f"{track.run_id}: done, but not recorded: {trouble}", reason="tracking")
+            raise RunError(
+                f"{track.run_id}: is finished, but MLflow does not have all of its records: {trouble}; records in the "
+                "outbox are sent by the next run with the same storage.root, tracking.uri and tracking.experiment",
+                reason="tracking",
+            )
 
 
 def params(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
@@ -69,10 +73,10 @@ def record(track: RunLogger, report: Mapping[str, Any], home: Path) -> None:
     step = report["steps"]
     track.log({**report["metrics"], STEPS.name: step}, step)
     origins = {metric.name: report["provenance"].get(metric.name, {}) for metric in HEADLINE}
-    kept = {f"provenance.{name}.{key}": str(word) for name, how in origins.items() for key, word in how.items()}
+    tags = {f"provenance.{name}.{key}": str(word) for name, how in origins.items() for key, word in how.items()}
     if report["unmeasured"]:
-        kept[UNMEASURED] = "; ".join(report["unmeasured"])
-    track.set_tags({"sampler": report["sampler"], **kept})
+        tags[UNMEASURED] = "; ".join(report["unmeasured"])
+    track.set_tags({"sampler": report["sampler"], **tags})
     for name, picture in report["pictures"].items():
         track.log_image(f"evaluation_{name}", picture, step)
     for name, text in report["texts"].items():

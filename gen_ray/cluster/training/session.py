@@ -34,7 +34,7 @@ class RunSession(ABC):
     def __init__(self, experiment: Experiment, prepared: Prepared, track: RunLogger, home: Path) -> None:
         """Create a session that has read and written nothing; track logs the run, home is its folder."""
         self.experiment, self.prepared, self.track, self.home = experiment, prepared, track, home
-        self.held = dict[str, Batches]()
+        self._batches = dict[str, Batches]()
         self.stop, self.asked_at = False, time.monotonic()
         self.answer: ray.ObjectRef | None = None
         self.writer = ThreadPoolExecutor(1)
@@ -50,20 +50,20 @@ class RunSession(ABC):
 
     def batches(self, split: str) -> Batches:
         """Return a split's batches: read once into this worker's memory, or streamed every epoch if it is too large."""
-        if split not in self.held:
+        if split not in self._batches:
             rows = self.rows(split)
-            self.held[split] = CombinedBatches([self._view(split, rows, worker) for worker in self.logical_workers])
-        return self.held[split]
+            self._batches[split] = CombinedBatches([self._view(split, rows, worker) for worker in self.logical_workers])
+        return self._batches[split]
 
     def _view(self, split: str, rows: Tensor | None, worker: int) -> Batches:
-        place = {
+        position = {
             "batch_size": self.experiment.data.batch_size,
             "seed": self.experiment.training.seed,
             "rank": worker,
             "world_size": self.logical_worker_count,
             "accumulation_steps": self.experiment.training.gradient_accumulation_steps,
         }
-        return Streamed(self.prepared.shards(split), **place) if rows is None else InMemoryBatches(rows, **place)
+        return Streamed(self.prepared.shards(split), **position) if rows is None else InMemoryBatches(rows, **position)
 
     @property
     def logical_worker_count(self) -> int:
@@ -146,11 +146,11 @@ class RunSession(ABC):
 
     def restore(self) -> AbstractContextManager[Path | None]:
         """Return the newest checkpoint that rank 0 finds, so that all ranks start from the same one."""
-        found = self._found() if self.rank == 0 else None
-        step = self.sum(torch.tensor([checkpoint.position(found)["step"] if found else 0], device=self.device))
+        newest = self._latest_checkpoint() if self.rank == 0 else None
+        step = self.sum(torch.tensor([checkpoint.position(newest)["step"] if newest else 0], device=self.device))
         return nullcontext(checkpoint_store.checkpoints(self.home).folder_of(int(step)) if int(step) else None)
 
-    def _found(self) -> Path | None:
-        for place in (checkpoint_store.checkpoints(self.home), post_hoc_ema.snapshots(self.home)):
-            place.remove_drafts()
+    def _latest_checkpoint(self) -> Path | None:
+        for store in (checkpoint_store.checkpoints(self.home), post_hoc_ema.snapshots(self.home)):
+            store.remove_drafts()
         return checkpoint_store.checkpoints(self.home).last()

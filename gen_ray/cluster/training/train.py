@@ -20,20 +20,21 @@ from gen_ray.cluster.jobs.waiting import awaited, is_placing, missing, result, s
 from gen_ray.cluster.nodes.connect import connected, cpus_per_worker, needs
 from gen_ray.cluster.tracking import logger_actor
 from gen_ray.cluster.tracking.logger_actor import RunLogger
-from gen_ray.cluster.tracking.run_logging import opened, params, record, recorded
+from gen_ray.cluster.tracking.run_logging import params, record, recorded, wait_until_open
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
 from gen_ray.engine.training import checkpoint_store
 from gen_ray.errors import EndedError, RunError, UserError
 from gen_ray.experiment import Experiment
 from gen_ray.metrics import TRAINING_MINUTES
-from gen_ray.storage import lease, paths
+from gen_ray.storage import lease
+from gen_ray.storage.cleanup import cleanup_on_error
 from gen_ray.tracking.store import Store
 
 logger = logging.getLogger(__name__)
 OnProgress = Callable[[int, int, Mapping[str, float]], None]
 """Callback with (steps done, total steps, newest metrics), called regularly during training."""
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 STOP_SECONDS = 6.0
 """Time for an interrupted training to save a checkpoint."""
 RETURN_SECONDS = 2.0
@@ -70,26 +71,26 @@ def train(
     report_large_batch(experiment, prepared)
     resumed = resumption.run(experiment, prepared, accept_data=accept_data) if resume else None
     with ExitStack() as leases:  # released last, when no worker writes into the folder
-        leases.enter_context(paths.without_traces(*written(experiment.storage.root, run_directory.RUNS)))
+        leases.enter_context(cleanup_on_error(*written(experiment.storage.root, run_directory.RUNS)))
         if resumed:
-            leases.enter_context(lease.held(resumed.home, take_over=take_over))
+            leases.enter_context(lease.acquire(resumed.home, take_over=take_over))
             resumed.state()
         with connected(experiment.scaling):
-            wanted = needs(experiment.scaling, cpus_per_worker(experiment.scaling))  # raises if GPUs are missing
+            needed = needs(experiment.scaling, cpus_per_worker(experiment.scaling))  # raises if GPUs are missing
             home = resumed.home if resumed else run_directory.folder(experiment, run_directory.new_id(experiment))
             track = RunLogger(logger_actor.start(store, experiment.storage.root), home.name)
             track.open(name=experiment.name, params=params(experiment, prepared), tags=resumed.tags if resumed else {})
-            opened(track, home, is_new=resumed is None)
+            wait_until_open(track, home, is_new=resumed is None)
             with recorded(track):
                 run_directory.save(experiment, home.name)
                 resumption.keep_data(home, prepared)
                 if not resumed:
-                    leases.enter_context(lease.held(home))
-                return _run(experiment, prepared, track, home, wanted, watch)
+                    leases.enter_context(lease.acquire(home))
+                return _run(experiment, prepared, track, home, needed, watch)
 
 
 def written(root: Path, kind: str) -> tuple[Path, Path]:
-    """Return the folders below storage.root that a command writes to before its first training; see without_traces.
+    """Return the folders below storage.root that a command writes to before its first training; see cleanup_on_error.
 
     kind: the folder of its runs or sweeps.
     """
@@ -101,18 +102,18 @@ def _run(
     prepared: Prepared,
     track: RunLogger,
     home: Path,
-    wanted: Mapping[str, float],
+    needed: Mapping[str, float],
     watch: OnProgress | None,
 ) -> TrainOutcome:
-    """Train and evaluate a run that is open in MLflow, when the cluster has the resources in wanted."""
+    """Train and evaluate a run that is open in MLflow, when the cluster has the resources in needed."""
     imported = started(_imported)
-    with queue_slot(track.run_id, experiment.scaling.priority, wanted, track.tracker) as place:
-        awaited(partial(wait, place))
+    with queue_slot(track.run_id, experiment.scaling.priority, needed, track.tracker) as slot:
+        awaited(partial(wait, slot))
         fit = partial(result(imported), experiment, prepared, track)
         began = time.monotonic()
         splits = awaited(partial(cached, experiment, prepared))
         with _watched(track, watch):
-            failure = _stoppable(partial(fit, splits=splits), track, wanted)
+            failure = _stoppable(partial(fit, splits=splits), track, needed)
         if failure:
             raise fault(**failure)
         track.log({TRAINING_MINUTES.name: (time.monotonic() - began) / 60}, 0)
@@ -154,7 +155,7 @@ def _imported() -> Callable[..., dict[str, str]]:
     return fit_with_retries
 
 
-def _stoppable(fit: Callable[[], dict[str, str]], track: RunLogger, wanted: Mapping[str, float]) -> dict[str, str]:
+def _stoppable(fit: Callable[[], dict[str, str]], track: RunLogger, needed: Mapping[str, float]) -> dict[str, str]:
     """Return the result of fit. On an interrupt, first give it time to save a checkpoint.
 
     fit runs in a thread: in the main thread Ray Train would handle Ctrl-C itself by aborting the workers at once.
@@ -163,7 +164,7 @@ def _stoppable(fit: Callable[[], dict[str, str]], track: RunLogger, wanted: Mapp
     def report() -> str:
         if track.has_started():
             return ""
-        room = missing(wanted) if is_placing() else ""  # after placement the workers' own resources are not free
+        room = missing(needed) if is_placing() else ""  # after placement the workers' own resources are not free
         return f"{track.run_id}: waits for {room or 'its workers to start'}"
 
     fitting = started(fit)
@@ -181,7 +182,7 @@ def _stopped(track: RunLogger) -> str:
     until = time.monotonic() + (STOP_SECONDS if track.has_started() else 0)
     track.stop()
     while not (stopped := track.fault()) and time.monotonic() < until:
-        time.sleep(LOOK_SECONDS / 5)
+        time.sleep(POLL_SECONDS / 5)
     return stopped.get("message", "")
 
 
@@ -201,11 +202,11 @@ def _watched(track: RunLogger, watch: OnProgress | None) -> Iterator[None]:
         return
     over = Event()
 
-    def look() -> None:
-        while not over.wait(LOOK_SECONDS):
+    def report_progress() -> None:
+        while not over.wait(POLL_SECONDS):
             watch(*track.latest())
 
-    thread = Thread(target=look, daemon=True)
+    thread = Thread(target=report_progress, daemon=True)
     thread.start()
     try:
         yield

@@ -16,7 +16,7 @@ from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.cluster.training.torch_backend import CheckedTorchConfig
 from gen_ray.cluster.training.worker import train_worker
 from gen_ray.datasets.prepared import Prepared
-from gen_ray.errors import RunError, UserError, last_line
+from gen_ray.errors import RunError, UserError, argument, last_line
 from gen_ray.experiment import Experiment
 
 ROOM_SECONDS = 10.0
@@ -32,18 +32,19 @@ def fit_with_retries(
     while True:
         try:
             fit = trainer(experiment, prepared, track, train_worker, splits, until=until)
-            found: dict[str, str] = fit.fit().return_value
+            report: dict[str, str] = fit.fit().return_value
         except (ray.train.TrainingFailedError, ray.exceptions.RayTaskError) as error:
             raise user_error(error) from error
         except ray.exceptions.RayActorError as error:
             track.release_placement_group()
             lost += 1
             if lost > experiment.scaling.max_failures:
-                message = f"{track.run_id}: the training's controller died; `resume` continues from the last checkpoint"
+                remedy = f"{argument('resume')} continues from the last checkpoint"
+                message = f"{track.run_id}: the training's controller died; {remedy}"
                 raise RunError(message, reason="controller_lost") from error
             logger.warning("%s: the training's controller died; continuing from the last checkpoint", track.run_id)
         else:
-            return found
+            return report
 
 
 def trainer(
@@ -93,12 +94,12 @@ def user_error(error: BaseException) -> Exception:
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
-        found = waiting.pop(0)
-        if found is None or found in seen:
+        cause = waiting.pop(0)
+        if cause is None or cause in seen:
             continue
-        seen.append(found)
-        if isinstance(found, UserError | RunError) and not isinstance(found, ray.exceptions.RayTaskError):
-            return found  # a RayTaskError may be an instance of both, but its message is a traceback
-        waiting += [getattr(found, name, None) for name in ("cause", "__cause__", "controller_failure")]
-        waiting += list(getattr(found, "worker_failures", {}).values())
+        seen.append(cause)
+        if isinstance(cause, UserError | RunError) and not isinstance(cause, ray.exceptions.RayTaskError):
+            return cause  # a RayTaskError may be an instance of both, but its message is a traceback
+        waiting += [getattr(cause, name, None) for name in ("cause", "__cause__", "controller_failure")]
+        waiting += list(getattr(cause, "worker_failures", {}).values())
     return RunError(f"training stopped: {last_line(seen[-1])}")

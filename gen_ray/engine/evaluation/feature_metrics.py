@@ -76,9 +76,9 @@ def _floor(features: FeatureSets) -> dict[str, float]:
     if size < 2:
         return {}
     parts = [part for part in features.samples.split(size) if len(part) == size]
-    found = [frechet.distance(frechet.Moments.of(part), reference) for part in parts]
+    distances = [frechet.distance(frechet.Moments.of(part), reference) for part in parts]
     return {
         FRECHET_FLOOR.name: frechet.distance(frechet.Moments.of(features.held_out[:size]), reference),
         FRECHET_FLOOR_ROWS: float(size),
-        FRECHET_AT_FLOOR_ROWS.name: sum(found) / len(found),
+        FRECHET_AT_FLOOR_ROWS.name: sum(distances) / len(distances),
     }

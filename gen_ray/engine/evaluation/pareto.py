@@ -38,11 +38,11 @@ P = TypeVar("P")
 
 def pareto_front(points: Iterable[P], figures: Callable[[P], tuple[float, float]]) -> list[P]:
     """Return the points that are not dominated in their two figures (cost, loss), the cheapest first."""
-    found: list[P] = []
+    front: list[P] = []
     for point in sorted(points, key=figures):
-        if not found or figures(point)[1] < figures(found[-1])[1]:
-            found.append(point)
-    return found
+        if not front or figures(point)[1] < figures(front[-1])[1]:
+            front.append(point)
+    return front
 
 
 def choose(points: Sequence[CostQuality]) -> Mapping[str, CostQuality]:

@@ -116,8 +116,8 @@ class WittenBell:
 
     def bits(self, x: Tensor) -> Tensor:
         """Return the bits per symbol of each example of x (N, L): (N,) float64."""
-        found = []
+        bits = []
         for row in x.tolist():
             grams = ((tuple(row[max(0, i - self.order + 1) : i]), symbol) for i, symbol in enumerate(row))
-            found.append(-sum(math.log2(self.p(history, symbol)) for history, symbol in grams) / len(row))
-        return torch.tensor(found, dtype=torch.float64)
+            bits.append(-sum(math.log2(self.p(history, symbol)) for history, symbol in grams) / len(row))
+        return torch.tensor(bits, dtype=torch.float64)

@@ -12,7 +12,7 @@ from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.precision import autocast
 from gen_ray.engine.inference.sampler_choice import SamplerChoice
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, argument
 from gen_ray.family import Family
 from gen_ray.maths.sampler import parse_sampler
 
@@ -38,21 +38,22 @@ def sampler_settings(family: Family, samplers: Sequence[str] = (), steps: Sequen
     for name in samplers:
         parse_sampler(name, known, steps=None)
     names = list(samplers) or [name for name, about in known.items() if not about.adaptive]
-    found: dict[SamplerChoice, int] = {}
+    settings: dict[SamplerChoice, int] = {}
     for name in names:
         default = known[name.partition(":")[0]].default_steps if name.partition(":")[0] in known else 1
         for number in steps or sorted({max(1, round(scale * default)) for scale in SCALES}):
             try:
-                found[SamplerChoice(name, number)] = family.chain(name, number).nfe
+                settings[SamplerChoice(name, number)] = family.chain(name, number).nfe
             except UserError:
                 if samplers and steps:
                     raise
-    if not found:
+    if not settings:
         raise UserError(
-            "no sampler allows these numbers of steps; omit the option, or see gen-ray sample MODEL `list_samplers`",
+            "no sampler allows these numbers of steps; omit them, or list the samplers "
+            f"({argument('list_samplers')} of gen-ray sample)",
             field="steps",
         )
-    return sorted((SamplerSetting(choice, nfe) for choice, nfe in found.items()), key=lambda setting: setting.nfe)
+    return sorted((SamplerSetting(choice, nfe) for choice, nfe in settings.items()), key=lambda setting: setting.nfe)
 
 
 def affordable(

@@ -111,9 +111,9 @@ def complete(
     imputers = model.family.imputers()
     name = imputer or next(iter(imputers))
     chain, about = model.family.impute(name, steps), imputers[name.partition(":")[0]]
-    held = Known(known=known.repeat_interleave(k, 0), mask=mask.repeat_interleave(k, 0))
+    known_rows = Known(known=known.repeat_interleave(k, 0), mask=mask.repeat_interleave(k, 0))
     with autocast(model.experiment.training.precision, device):
-        samples = generate(model.net, chain, n, seed=seed, device=device, known=held)
+        samples = generate(model.net, chain, n, seed=seed, device=device, known=known_rows)
     completions = samples.view(len(known), k, *known.shape[1:])
     return Completions(samples=completions, mask=mask, spec=model.spec, nfe=chain.nfe, causal=about.causal)
 

@@ -175,8 +175,8 @@ def convert(x: Tensor, own: DataSpec, spec: DataSpec, *, resize: bool) -> Tensor
     if (own.shape, own.levels) == (spec.shape, spec.levels):
         return x
     if not resize and (own.shape, own.levels) != (spec.shape, GREYS):
-        wanted = f"the model's {spec.name} {spec.shape} of {spec.levels}"
-        raise InstanceError(own.name, f"is {own.shape} of {own.levels} levels, {wanted}", scalable=True)
+        target = f"the model's {spec.name} {spec.shape} of {spec.levels}"
+        raise InstanceError(own.name, f"is {own.shape} of {own.levels} levels, {target}", scalable=True)
     return _scaled(x, own, spec)
 
 

@@ -67,8 +67,8 @@ def encode(model: Model, x: Tensor, *, seed: int = 0, device: torch.device) -> L
     """Return the amortised posteriors of stored data x (N, *shape)."""
     latent = latent_family(model)
     observed = _observed(latent, x, seed, device)
-    found = [latent.encode(model.net, part) for part in observed.split(BATCH_ROWS)]
-    mu, log_var = (torch.cat(parts).float() for parts in zip(*found, strict=True))
+    posteriors = [latent.encode(model.net, part) for part in observed.split(BATCH_ROWS)]
+    mu, log_var = (torch.cat(parts).float() for parts in zip(*posteriors, strict=True))
     return LatentPosterior(mu=mu, log_var=log_var)
 
 
@@ -169,10 +169,10 @@ def _elbo_draws(
     latent: SupportsLatent, net: nn.Module, observed: Tensor, q: LatentPosterior, draws: int, rng: torch.Generator
 ) -> Tensor:
     """Return log p(x|z) − KL(q ‖ prior) at antithetic draws of z (eps, then −eps), (S, N)."""
-    found = []
+    elbos = []
     for _ in range(draws // DRAWS_PER_STEP):
         half = torch.randn((DRAWS_PER_STEP // 2, *q.mu.shape), generator=rng, device=q.mu.device)
         z = q.at(torch.stack([half, -half], 1).flatten(0, 1))  # (DRAWS_PER_STEP, N, Z)
         repeated = observed.expand(len(z), *observed.shape).flatten(0, 1)
-        found.append(latent.log_likelihood(net, repeated, z.flatten(0, 1)).view(len(z), -1) - q.kl())
-    return torch.cat(found)
+        elbos.append(latent.log_likelihood(net, repeated, z.flatten(0, 1)).view(len(z), -1) - q.kl())
+    return torch.cat(elbos)

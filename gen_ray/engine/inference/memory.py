@@ -31,11 +31,11 @@ def available() -> int:
     return min([psutil.virtual_memory().available, *_free_in_containers()])
 
 
-def require(needed: int, what: str, remedy: str) -> None:
+def require(needed: int, purpose: str, remedy: str) -> None:
     """Raise UserError where a result of needed bytes does not fit into the available memory."""
     if needed > (free := available()):
         raise UserError(
-            f"{what}: needs {needed / GIB:,.1f} GiB of memory, {free / GIB:,.1f} GiB are available; {remedy}"
+            f"{purpose}: needs {needed / GIB:,.1f} GiB of memory, {free / GIB:,.1f} GiB are available; {remedy}"
         )
 
 
@@ -47,14 +47,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _free_in_containers() -> list[int]:
-    found = []
+    limits = []
     for folder, limit, used, freeable in CGROUPS:
         if not (folder / limit).is_file():
             continue
         text = (folder / limit).read_text(encoding="ascii").strip()
         if text.isdecimal():
-            found.append(max(0, int(text) - _number(folder / used) + _statistic(folder / "memory.stat", freeable)))
-    return found
+            limits.append(max(0, int(text) - _number(folder / used) + _statistic(folder / "memory.stat", freeable)))
+    return limits
 
 
 def _number(file: Path) -> int:

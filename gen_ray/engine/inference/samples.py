@@ -50,7 +50,7 @@ def check(file: Path, n: int, spec: DataSpec) -> None:
     remedy = "ask for fewer"
     if file.suffix != ".npz":
         needed += grids.grid_bytes(n, spec.shape) if spec.is_image else 8 * n * spec.dims  # the text is in memory twice
-        remedy += ", or write them with `out=samples.npz`"
+        remedy += f", or write them with {argument('out', 'samples.npz')}"
     memory.require(needed, f"{argument('n', f'{n:,}')} as {file.suffix}", remedy)
 
 

@@ -66,10 +66,10 @@ def score(
     effort = effort or model.experiment.evaluation.effort or EFFORT
     estimates: list[Tensor] = []
     for repeat in range(repeats):
-        found = list(nll_batches(model, x, seed, repeat, effort=effort, device=device))
-        estimates.append(bits_per_dim(torch.cat([nll.nats.double().cpu() for nll in found]), model.spec.dims))
+        batches = list(nll_batches(model, x, seed, repeat, effort=effort, device=device))
+        estimates.append(bits_per_dim(torch.cat([nll.nats.double().cpu() for nll in batches]), model.spec.dims))
     stacked = torch.stack(estimates)
     error = stacked.std(0) / math.sqrt(repeats) if repeats > 1 else torch.full_like(stacked[0], math.nan)
     return InstanceScores(
-        bits_per_dim=stacked.mean(0), standard_error=error, kind=found[0].kind, nfe=found[0].nfe, repeats=repeats
+        bits_per_dim=stacked.mean(0), standard_error=error, kind=batches[0].kind, nfe=batches[0].nfe, repeats=repeats
     )

@@ -15,7 +15,7 @@ from gen_ray.engine.plots.grids import grid
 from gen_ray.engine.training.batches import Batches, TimedIterator, prefetch_to_device
 from gen_ray.engine.training.session import Session
 from gen_ray.engine.training.step import StepSignal, TrainState
-from gen_ray.errors import SharedError
+from gen_ray.errors import SharedError, argument
 from gen_ray.experiment import Experiment, Training
 from gen_ray.family import Family
 from gen_ray.maths.noise import generator
@@ -64,7 +64,8 @@ def fit(experiment: Experiment, family: Family, session: Session, *, until_epoch
             session.save(partial(state.pack, done), done)
         if signal is StepSignal.STOP and not last:
             session.flush()
-            raise StoppedError(f"stopped at step {done} of {total}: `resume` continues from there", reason="stopped")
+            remedy = f"{argument('resume')} continues from there"
+            raise StoppedError(f"stopped at step {done} of {total}: {remedy}", reason="stopped")
         if last:
             break
     session.flush()

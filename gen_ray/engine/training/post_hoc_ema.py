@@ -92,10 +92,9 @@ def _fit(home: Path, sigma_rel: float, at: int | None) -> _Fit:
         raise UserError(str(error), field="sigma_rel") from None
     if not solution.is_close(sigma_rel, len(steps)):
         raise UserError(
-            f"{sigma_rel:g} cannot be computed from {len(steps)} snapshots: the fit has residual "
-            f"{solution.residual:.3f} (limit {_limit(len(steps)):g}) and width {solution.width:.3g} (limit "
-            f"{MAX_WIDTH_ERROR:.0%} off); possible widths: {_widths(steps)} (more with a higher "
-            "training.ema_snapshots)",
+            f"width {sigma_rel:g} does not fit; use one of {_widths(steps)}, or train with a higher "
+            f"training.ema_snapshots (fit to {len(steps)} snapshots: residual {solution.residual:.3f}, limit "
+            f"{_limit(len(steps)):g}; width {solution.width:.3g}, limit {MAX_WIDTH_ERROR:.0%} off)",
             field="sigma_rel",
         )
     return _Fit([snapshots(home).folder_of(step) for step in steps], solution.coefficients.tolist(), solution.residual)

@@ -27,7 +27,7 @@ class DdpmConfig(FamilyConfig):
         None, gt=0, le=1e6, description="weight of the bound in the hybrid loss; null: 0.001"
     )
     min_snr: float | None = Field(
-        None, gt=0, le=1e9, description="Min-SNR-gamma: upper bound of the SNR weight in loss=simple"
+        None, gt=0, le=1e9, description="Min-SNR-gamma: upper bound on the SNR weight in loss=simple"
     )
     clip: bool = Field(True, description="clip the data prediction to the range of the data")
     net: Annotated[DenoiserConfig, named("unet")] = Field(

@@ -66,9 +66,9 @@ def test_stop_cancels_the_request_and_keeps_the_last_preview(open_page: OpenPage
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_role("status")).to_contain_text("Stopped after")
     expect(page.get_by_role("button", name="Stop")).to_be_hidden()
-    kept = image_sources(page)
+    previews = image_sources(page)
     page.wait_for_timeout(700)
-    assert server.disconnected_streams == 1 and image_sources(page) == kept
+    assert server.disconnected_streams == 1 and image_sources(page) == previews
 
 
 def test_a_seed_always_gives_the_same_image(open_page: OpenPage) -> None:

@@ -13,7 +13,7 @@ from gen_ray.cluster.serving.args import ServingApplication
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.precision import autocast
 from gen_ray.maths.noise import RowNoise
-from gen_ray.serving.sources import folder_of
+from gen_ray.tracking.sources import folder_of
 
 MAX_REQUESTS = 16
 WAIT_SECONDS = 0.01

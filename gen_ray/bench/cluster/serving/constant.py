@@ -141,11 +141,13 @@ def _part(end: float, outcomes: RequestOutcomes, memory: dict[str, float], files
 def _local_memory_mib() -> dict[str, float]:
     """Return the memory in MiB of Serve's proxy and ingress among the child processes of this one."""
     titles = {"proxy": "ProxyActor", "ingress": f"{NAME}:ingress"}
-    found: dict[str, float] = {}
+    memory_mib: dict[str, float] = {}
     for process in psutil.Process().children(recursive=True):
         try:
             title, memory = " ".join(process.cmdline()), process.memory_info().rss / 2**20
         except psutil.Error:  # the process has ended
             continue
-        found.update({name: memory for name, words in titles.items() if title.startswith("ray::") and words in title})
-    return found
+        memory_mib.update(
+            {name: memory for name, words in titles.items() if title.startswith("ray::") and words in title}
+        )
+    return memory_mib

@@ -17,7 +17,7 @@ from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.precision import autocast
-from gen_ray.serving.sources import folder_of
+from gen_ray.tracking.sources import folder_of
 
 CPU = torch.device("cpu")
 FULL_BATCH = 64

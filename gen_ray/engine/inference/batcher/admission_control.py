@@ -45,12 +45,12 @@ class AdmissionControl:
     @property
     def by_key(self) -> Mapping[str, tuple[int, float]]:
         """Return for each key the number of its unfinished requests and the seconds of their remaining work."""
-        found: dict[str, tuple[int, float]] = {}
+        totals: dict[str, tuple[int, float]] = {}
         with self._lock:
             for handle, left in self._left.items():
-                requests, seconds = found.get(handle.key, (0, 0.0))
-                found[handle.key] = (requests + 1, seconds + left * self._row_seconds)
-        return found
+                requests, seconds = totals.get(handle.key, (0, 0.0))
+                totals[handle.key] = (requests + 1, seconds + left * self._row_seconds)
+        return totals
 
     @property
     def backlog_seconds(self) -> float:

@@ -138,7 +138,7 @@ class Batcher:
         try:
             if reason := handle.cancel_reason:
                 raise reason
-            found = work(net)
+            result = work(net)
         except Exception as error:
             net.end_turn()
             self.admission.release(handle)
@@ -146,7 +146,7 @@ class Batcher:
         else:
             net.end_turn()
             self.admission.release(handle)
-            handle.end(found)
+            handle.end(result)
 
     def _end_request(self, request: SamplingRequest, samples: Tensor | None, error: Exception | None) -> None:
         self.admission.release(request.handle)

@@ -3,9 +3,10 @@
 import torch
 
 from gen_ray.engine.inference.memory import is_out_of_memory
+from gen_ray.errors import PicklableError
 
 
-class BusyError(Exception):
+class BusyError(PicklableError):
     """The batcher refuses the request because too much work is waiting."""
 
     def __init__(self, message: str, *, retry_after_seconds: float) -> None:

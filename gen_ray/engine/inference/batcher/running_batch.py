@@ -28,17 +28,17 @@ class RunningBatch:
         """Return the stepper shared by all chains of a model."""
         return self.rows[0].request.chain.stepper
 
-    def set_rows(self, wanted: Sequence[SampleRow]) -> None:
+    def set_rows(self, rows: Sequence[SampleRow]) -> None:
         """Make the batch consist of exactly these rows. Leaving rows keep their state; joining rows resume or start."""
-        coming = {id(row) for row in wanted}
+        coming = {id(row) for row in rows}
         staying = [i for i, row in enumerate(self.rows) if id(row) in coming]
-        if len(staying) == len(self.rows) == len(wanted):
+        if len(staying) == len(self.rows) == len(rows):
             return
         aboard = {id(row) for row in self.rows}
         for i, row in enumerate(self.rows):
             if id(row) not in coming and row.position < row.request.chain.nfe:
                 row.state = {key: self.state[key][i : i + 1].clone() for key in row.keys}
-        joining = [row for row in wanted if id(row) not in aboard]
+        joining = [row for row in rows if id(row) not in aboard]
         parts = [_select(self.state, staying)] if staying else []
         for row in joining:
             if row.state is not None:
@@ -66,9 +66,9 @@ class RunningBatch:
         """Advance every row by one network evaluation."""
         at = [row.position for row in self.rows]
         table = torch.from_numpy(
-            np.stack([row.request.table[place] for row, place in zip(self.rows, at, strict=True)])  # (B, R) float64
+            np.stack([row.request.table[tick] for row, tick in zip(self.rows, at, strict=True)])  # (B, R) float64
         )
-        noise = self.noise.at([place + 1 for place in at])
+        noise = self.noise.at([position + 1 for position in at])
         padding = self.padded_rows - len(self.rows) if self.padded_rows else 0
         if padding:
             index = [*range(len(self.rows)), *[0] * padding]
@@ -89,14 +89,14 @@ class RunningBatch:
             return []
         state = _select(self.state, ended)
         samples, finite = self.stepper.finish(state).cpu(), _finite(state)
-        found, place = [], 0
+        finished, position = [], 0
         for _, group in groupby((self.rows[i] for i in ended), key=lambda row: id(row.request)):
             rows = list(group)
-            part = slice(place, place + len(rows))
-            found.append((rows, samples[part], bool(finite[part].all())))
-            place += len(rows)
+            part = slice(position, position + len(rows))
+            finished.append((rows, samples[part], bool(finite[part].all())))
+            position += len(rows)
         self.set_rows([row for row in self.rows if row.position < row.request.chain.nfe])
-        return found
+        return finished
 
     def clear(self) -> None:
         """Remove all rows without reading the state, which is invalid after an error."""

@@ -27,13 +27,13 @@ class Scheduler:
         """Return the running batch for the rows of a request."""
         return self._batches[first is not None and first.padded]
 
-    def step(self, batch: RunningBatch, given: Mapping[SamplingRequest, int], net: BatchingNet) -> None:
+    def step(self, batch: RunningBatch, shares: Mapping[SamplingRequest, int], net: BatchingNet) -> None:
         """Advance the given number of rows of each request by one evaluation."""
-        batch.set_rows([row for request, rows in given.items() for row in request.next_rows(rows)])
-        for request in given:
+        batch.set_rows([row for request, rows in shares.items() for row in request.next_rows(rows)])
+        for request in shares:
             request.handle.begin()
         batch.tick(net)
-        due = [request for request, rows in given.items() if request.advance(rows)]
+        due = [request for request, rows in shares.items() if request.advance(rows)]
         for finished, samples, finite in batch.pop_finished():
             self._finish_rows(finished, samples, finite)
         for request in due:
@@ -59,9 +59,9 @@ class Scheduler:
         self.requests.remove(request)
         self._on_finished(request, None, error)
 
-    def drop_all(self, batch: RunningBatch, given: Iterable[SamplingRequest], error: Exception) -> None:
+    def drop_all(self, batch: RunningBatch, shares: Iterable[SamplingRequest], error: Exception) -> None:
         """Remove all requests with a row in, or due in, an evaluation that raised: the state of the rows is unknown."""
-        for request in dict.fromkeys([*given, *(row.request for row in batch.rows)]):
+        for request in dict.fromkeys([*shares, *(row.request for row in batch.rows)]):
             if request in self.requests:
                 self.requests.remove(request)
                 self._on_finished(request, None, error)

@@ -6,11 +6,11 @@ import pytest
 
 from gen_ray import run_directory
 from gen_ray.errors import RunError, UserError
-from gen_ray.serving.sources import FolderSource, folder_of
 from gen_ray.storage import manifest
 from gen_ray.storage import paths as storage
 from gen_ray.tracking import signing
 from gen_ray.tracking.runs import RUN_ID, TrackedRun
+from gen_ray.tracking.sources import FolderSource, folder_of
 from gen_ray.tracking.store import Store
 
 
@@ -47,7 +47,9 @@ def test_an_mlflow_run_means_its_folder_or_else_its_artifact(
     for model in (f"runs:/{mlflow_id}/../../x", f"runs:/{mlflow_id}/config", f"{mlflow_id}//etc"):
         with pytest.raises(UserError, match="the artifacts of a run are"):
             folder_of(model, storage)
-    with pytest.raises(RunError, match=r"MLflow at|holds no model-000000000000"):
+    with pytest.raises(
+        RunError, match=r"MLflow at|lacks the artifact model-000000000000 in MLflow; gen-ray promote uploads"
+    ):
         folder_of(f"runs:/{mlflow_id}/model-000000000000", storage)
     with pytest.raises(UserError, match="no such run in"):
         folder_of("0" * 32, storage)

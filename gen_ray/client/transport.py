@@ -1,6 +1,7 @@
 """HTTP requests with retries."""
 
 import ipaddress
+from typing import Self
 from urllib.parse import urlsplit
 
 import requests
@@ -22,14 +23,18 @@ class ApiError(Exception):
         super().__init__(f"{message} (code {code}, status {status}, request {request_id or 'unknown'})")
         self.status, self.code, self.message, self.request_id = status, code, message, request_id
 
+    def __reduce__(self) -> tuple[type[Self], tuple[int, str, str, str | None]]:
+        """Return the arguments of __init__ for pickle, which otherwise passes only the message."""
+        return type(self), (self.status, self.code, self.message, self.request_id)
 
-class Sender:
+
+class ApiSession:
     """An HTTP session with the API at a URL."""
 
     def __init__(self, url: str, key: str | None, *, retries: int, timeout: float) -> None:
         """Create a session; nothing is sent yet. timeout is in seconds."""
         self.url, self.timeout = url.rstrip("/"), timeout
-        self.patience = Retry(
+        self.retry_policy = Retry(
             retries, allowed_methods=None, backoff_factor=0.1, backoff_max=5, backoff_jitter=0.1, retry_after_max=60
         )
         self._session = requests.Session()
@@ -43,19 +48,19 @@ class Sender:
 
         Raise ApiError for a permanent error, or when the retries are used up.
         """
-        retry = self.patience
+        retry = self.retry_policy
         while True:
             try:
                 response = self._once(method, path, body, stream)
             except CONNECTION_ERRORS as error:
-                retry = once_more(retry, None, str(error))
+                retry = wait_for_retry(retry, None, str(error))
                 continue
             if response.status_code == requests.codes.ok:
                 return response
             fault = _fault(response)
             if fault.status not in RETRIED_STATUSES or fault.code in PERMANENT_CODES:
                 raise fault
-            retry = once_more(retry, response, fault)
+            retry = wait_for_retry(retry, response, fault)
 
     def _once(self, method: str, path: str, body: str | None, stream: bool) -> requests.Response:
         response = self._session.request(
@@ -85,17 +90,17 @@ def _is_this_machine(url: str) -> bool:
         return host == "localhost" or host.endswith(".localhost")
 
 
-def once_more(retry: Retry, response: requests.Response | None, fault: ApiError | str) -> Retry:
+def wait_for_retry(retry: Retry, response: requests.Response | None, fault: ApiError | str) -> Retry:
     """Wait, and return the remaining retries. Raise ApiError if none is left.
 
     The time is that of Retry-After, or increases with each attempt.
     """
     try:
-        left = retry.increment(error=ProtocolError(str(fault)), method="POST")
+        remaining = retry.increment(error=ProtocolError(str(fault)), method="POST")
     except (MaxRetryError, ProtocolError):
         raise fault if isinstance(fault, ApiError) else ApiError(0, "unreachable", fault) from None
-    left.sleep(None if response is None else response.raw)
-    return left
+    remaining.sleep(None if response is None else response.raw)
+    return remaining
 
 
 def _with(request: requests.PreparedRequest, key: str | None) -> requests.PreparedRequest:

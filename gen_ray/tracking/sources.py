@@ -1,4 +1,4 @@
-"""Sources of a served model's versions: a folder, or the registry, whose champion changes.
+"""Sources of the versions of a model: a folder, or the registry, whose champion changes.
 
 MLflow is imported only where it is needed, because its import adds a second to a replica's start.
 """
@@ -87,15 +87,15 @@ def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:
     An MLflow run's id, or runs:/ID, refers to the run's folder below root if it exists, otherwise to its artifact in
     MLflow.
     """
-    found = RUN.fullmatch(model)
-    if found is None and model.startswith("runs:/"):
+    match = RUN.fullmatch(model)
+    if match is None and model.startswith("runs:/"):
         raise UserError(
             f"{model}: MLflow cannot have such a run, whose id would be 32 hexadecimal digits (runs:/ID); "
             "a run's name is given without runs:/"
         )
-    if found is None or Path(model).exists():
+    if match is None or Path(model).exists():
         return run_directory.find_artifact(model, root)
-    if found["path"] and not PATH.fullmatch(found["path"]):
+    if match["path"] and not PATH.fullmatch(match["path"]):
         raise UserError(f"{model}: the artifacts of a run are runs:/ID/model and runs:/ID/model-<12 digits>")
     if signing.key():
         raise UserError(
@@ -104,9 +104,9 @@ def folder_of(model: str, root: Path, tracking_uri: str | None = None) -> Path:
     from gen_ray.tracking import releases
 
     store = Store.of(tracking_uri, "gen_ray", root)
-    if not found["path"]:
-        folder = root / "runs" / releases.run_id(store, found["id"]) / run_directory.ARTIFACT
+    if not match["path"]:
+        folder = root / "runs" / releases.run_id(store, match["id"]) / run_directory.ARTIFACT
         if exists(folder):
             return folder
-    wanted = releases.Release(version=model, mlflow_id=found["id"], path=found["path"] or "model")
-    return releases.fetch(store, wanted, local_dir(root) / "serving" / "runs")
+    release = releases.Release(version=model, mlflow_id=match["id"], path=match["path"] or "model")
+    return releases.fetch(store, release, local_dir(root) / "serving" / "runs")
