@@ -101,7 +101,7 @@ def test_a_classifier_cannot_tell_equal_distributions_apart_and_tells_different_
     auc, error = detection_auc(x[:2000], x[2000:], ordered, seed=0)
     assert abs(auc - 0.5) < 3 * error and 0.005 < error < 0.015
     shuffled = np.random.default_rng(0).permuted(x[2000:], axis=0)
-    assert detection_auc(x[:2000], shuffled, ordered, seed=0)[0] > 0.75
+    assert detection_auc(x[:2000], shuffled, ordered, seed=0)[0] > 0.65
     with pytest.raises(ValueError, match="5 rows"):
         detection_auc(x[:4], x, ordered, seed=0)
 
