@@ -172,6 +172,9 @@ class Evaluation(Config):
     samples: int = Field(2000, ge=2, le=1_000_000, description="samples for Fréchet distance, precision and recall")
     sampler: str | None = Field(None, description="NAME or NAME:option=value; null: the default of the family")
     steps: int | None = Field(None, ge=1, le=100_000, description="steps of the sampler; null: its default")
+    table_rows: int = Field(
+        50_000, ge=10, le=10_000_000, description="largest number of rows of a table, and of samples, to compare"
+    )
     likelihood_rows: int = Field(1000, ge=2, le=10_000_000, description="largest number of rows for bits per dimension")
     effort: int | None = Field(None, ge=1, le=100_000, description="draws per row for bits per dimension; null: 100")
     neighbours: int = Field(5, ge=1, le=1000, description="k of the k nearest neighbours of precision and recall")

@@ -125,6 +125,92 @@ RECALL = Metric(
     needs_features=True,
     provenance_of=FRECHET_DISTANCE.name,
 )
+BITS_PER_ROW = Metric(
+    name="eval/bits_per_row",
+    unit="bits per row of a table",
+    label="bits per row",
+    title="bits/row",
+    form="{:.3f}",
+    provenance_of=BITS_PER_DIM.name,
+)
+BITS_GAP = Metric(
+    name="eval/bits_gap",
+    unit="bits per dimension",
+    label="gap in bits between held-out and training rows",
+    title="gap",
+    form="{:.3f}",
+    provenance_of=BITS_PER_DIM.name,
+)
+NEAREST_TRAIN_SHARE = Metric(
+    name="eval/nearest_train_share",
+    unit="share of samples; 0.5 without copies",
+    label="share of samples nearer to training than to held-out rows",
+    title="copies",
+    form="{:.3f}",
+)
+COLUMN_SHAPE_ERROR = Metric(
+    name="eval/column_shape_error",
+    unit="%",
+    label="column-shape error",
+    title="shape %",
+    form="{:.2f}",
+    objective=True,
+    provenance={
+        "table_rows": ProvenancePart(attribute="evaluation.table_rows", keys=("evaluation.table_rows",)),
+    },
+)
+PAIR_TREND_ERROR = Metric(
+    name="eval/pair_trend_error",
+    unit="%",
+    label="pair-trend error",
+    title="trend %",
+    form="{:.2f}",
+    objective=True,
+    provenance_of=COLUMN_SHAPE_ERROR.name,
+)
+DETECTION_AUC = Metric(
+    name="eval/detection_auc",
+    unit="AUC of a classifier of samples and held-out rows; 0.5 if it cannot tell them apart",
+    label="detection AUC",
+    title="detection",
+    form="{:.3f}",
+    objective=True,
+    provenance_of=COLUMN_SHAPE_ERROR.name,
+)
+DETECTION_FLOOR = Metric(
+    name="eval/detection_floor",
+    unit="AUC of a classifier of training and held-out rows",
+    label="detection AUC of real rows",
+    form="{:.3f}",
+    provenance_of=COLUMN_SHAPE_ERROR.name,
+)
+PREDICTION_OF_SAMPLES = Metric(
+    name="eval/prediction_of_samples",
+    unit="AUC, accuracy or R² of the target in held-out rows",
+    label="score of a predictor trained on samples",
+    higher_is_better=True,
+    title="prediction",
+    form="{:.3f}",
+    objective=True,
+    provenance_of=COLUMN_SHAPE_ERROR.name,
+)
+PREDICTION_OF_REAL = Metric(
+    name="eval/prediction_of_real",
+    unit=PREDICTION_OF_SAMPLES.unit,
+    label="score of a predictor trained on as many real rows",
+    higher_is_better=True,
+    title="of real",
+    form="{:.3f}",
+    provenance_of=COLUMN_SHAPE_ERROR.name,
+)
+PREDICTION_GAP = Metric(
+    name="eval/prediction_gap",
+    unit=PREDICTION_OF_SAMPLES.unit,
+    label="prediction lost by training on samples",
+    form="{:.3f}",
+    objective=True,
+    provenance_of=COLUMN_SHAPE_ERROR.name,
+)
 SECONDS_PER_IMAGE = Metric(
     name="sample/seconds_per_image",
     unit="seconds",
@@ -162,6 +248,16 @@ METRICS = (
     FRECHET_FLOOR,
     PRECISION,
     RECALL,
+    BITS_PER_ROW,
+    COLUMN_SHAPE_ERROR,
+    PAIR_TREND_ERROR,
+    DETECTION_AUC,
+    DETECTION_FLOOR,
+    PREDICTION_OF_SAMPLES,
+    PREDICTION_OF_REAL,
+    PREDICTION_GAP,
+    BITS_GAP,
+    NEAREST_TRAIN_SHARE,
     SECONDS_PER_IMAGE,
     TRAINING_LOSS,
     VALIDATION_LOSS,
@@ -171,7 +267,7 @@ METRICS = (
     EVALUATION_MINUTES,
 )
 """The metrics of runs. Tables have their columns in this order."""
-HEADLINE = (BITS_PER_DIM, FRECHET_DISTANCE)
+HEADLINE = (BITS_PER_DIM, FRECHET_DISTANCE, COLUMN_SHAPE_ERROR)
 """The metrics that measure a model as a whole. Runs whose headline figures differ in provenance are not ranked."""
 
 

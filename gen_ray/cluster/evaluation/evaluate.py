@@ -17,9 +17,9 @@ from gen_ray.cluster.nodes.device import reserved_device
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.datasets.random_rows import SEED, random_row_numbers, read_random_rows, read_rows
 from gen_ray.engine.evaluation import features
-from gen_ray.engine.evaluation.evaluate import REFERENCE_ROWS, ReferenceData
 from gen_ray.engine.evaluation.evaluate import evaluate as measure
 from gen_ray.engine.evaluation.quality_metrics import MAX_TRAIN_EXAMPLES
+from gen_ray.engine.evaluation.reference import REFERENCE_ROWS, ReferenceData
 from gen_ray.engine.evaluation.summary_figure import summary_figure
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
@@ -160,8 +160,10 @@ def device_of(cpus: int) -> torch.device:
 
 def _measure(model: Model, prepared: Prepared, device: torch.device, against: str) -> dict[str, Any]:
     began = time.monotonic()
-    test_rows = model.experiment.evaluation.likelihood_rows
-    report = measure(model, reference_of(prepared, against, test_rows=test_rows), device=device)
+    settings = model.experiment.evaluation
+    rows = settings.table_rows if model.spec.is_table else 0
+    reference = reference_of(prepared, against, train_rows=rows, test_rows=max(rows, settings.likelihood_rows))
+    report = measure(model, reference, device=device)
     chain = model.experiment.chain(model.family)
     return {
         "metrics": {**report.metrics, EVALUATION_MINUTES.name: (time.monotonic() - began) / 60},
@@ -173,13 +175,16 @@ def _measure(model: Model, prepared: Prepared, device: torch.device, against: st
     }
 
 
-def reference_of(prepared: Prepared, against: str = "train", *, test_rows: int = 0) -> ReferenceData:
+def reference_of(
+    prepared: Prepared, against: str = "train", *, train_rows: int = 0, test_rows: int = 0
+) -> ReferenceData:
     """Return the reference data of an evaluation: seeded choices of rows, and a feature extractor if labels exist.
 
-    It holds at least test_rows rows of the test split, or all rows if the split is smaller.
+    It holds at least train_rows and test_rows rows of the splits, or all rows if a split is smaller.
     """
     spec = prepared.spec
-    train, labels = read_random_rows(prepared, "train", REFERENCE_ROWS if spec.is_image else MAX_TRAIN_EXAMPLES)
+    most = max(train_rows, REFERENCE_ROWS if spec.is_image else MAX_TRAIN_EXAMPLES)
+    train, labels = read_random_rows(prepared, "train", most)
     test, _ = read_random_rows(prepared, "test", max(REFERENCE_ROWS, test_rows))
     has_classes = spec.is_image and labels is not None and len(np.unique(labels)) > 1
     return ReferenceData(

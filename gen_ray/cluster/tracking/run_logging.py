@@ -12,7 +12,7 @@ from gen_ray.cluster.tracking.logger_actor import DRAIN_SECONDS, RunLogger
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import RunError, UserError
 from gen_ray.experiment import Experiment
-from gen_ray.metrics import HEADLINE, STEPS
+from gen_ray.metrics import METRICS, STEPS
 from gen_ray.storage import paths
 from gen_ray.tracking.comparison import UNMEASURED
 
@@ -72,7 +72,8 @@ def record(track: RunLogger, report: Mapping[str, Any], home: Path) -> None:
     """Record the evaluation's metrics with their provenance, its pictures and texts, and the artifact."""
     step = report["steps"]
     track.log({**report["metrics"], STEPS.name: step}, step)
-    origins = {metric.name: report["provenance"].get(metric.name, {}) for metric in HEADLINE}
+    names = [metric.name for metric in METRICS if not metric.provenance_of]
+    origins = {name: report["provenance"].get(name, {}) for name in names}
     tags = {f"provenance.{name}.{key}": str(word) for name, how in origins.items() for key, word in how.items()}
     if report["unmeasured"]:
         tags[UNMEASURED] = "; ".join(report["unmeasured"])

@@ -11,7 +11,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-FOLDS = 5
+from gen_ray.engine.evaluation.requirements import FOLDS as FOLDS
+
 MAX_CATEGORIES = 255
 """Number of categories that scikit-learn's trees can use; rarer ones are taken together."""
 

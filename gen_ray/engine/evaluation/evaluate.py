@@ -10,22 +10,36 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gen_ray.engine.evaluation.copies import mean_gap
 from gen_ray.engine.evaluation.feature_metrics import MANIFOLD_ROWS, MEASURES, FeatureSets, measured
 from gen_ray.engine.evaluation.features import Extractor
 from gen_ray.engine.evaluation.provenance import planned_provenance
+from gen_ray.engine.evaluation.reference import ReferenceData as ReferenceData
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
+from gen_ray.engine.evaluation.table_evaluation import TableRows, copy_figures, picture, table_figures
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.precision import autocast
 from gen_ray.engine.inference.score import EFFORT, bits_per_dim, nll_batches
 from gen_ray.engine.inference.texts import page
 from gen_ray.engine.plots.grids import grid
-from gen_ray.metrics import BITS_PER_DIM, FRECHET_DISTANCE, SECONDS_PER_IMAGE, standard_error_of
+from gen_ray.metrics import (
+    BITS_GAP,
+    BITS_PER_DIM,
+    BITS_PER_ROW,
+    COLUMN_SHAPE_ERROR,
+    FRECHET_DISTANCE,
+    SECONDS_PER_IMAGE,
+    standard_error_of,
+)
 
-REFERENCE_ROWS = 10_000
 PREVIEW_SAMPLES = 64
 """Number of samples in the picture or page of the report."""
 SEED = 0
+PARTIAL = "-partial"
+"""Suffix of the kind of a likelihood of rows with missing values."""
+TABLE_LOGITS = 2**22
+"""Number of logits of a batch of samples of a table."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,54 +56,51 @@ class EvaluationReport:
     unmeasured: Sequence[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReferenceData:
-    """The data a model is compared with: a seeded choice of two splits' rows, in random order, and an extractor.
-
-    Because of the random order, any prefix of ``train`` or ``test`` is also a random sample of the split.
-    """
-
-    train: Tensor
-    test: Tensor
-    rows_seed: int
-    fingerprint: str
-    reference_split: str
-    """Split that samples are compared with: train or test."""
-    extractor: Extractor | None
-
-    @property
-    def real(self) -> Tensor:
-        """Return the examples (N, *shape) that samples are compared with, at most REFERENCE_ROWS."""
-        return {"train": self.train, "test": self.test}[self.reference_split][:REFERENCE_ROWS]
-
-    @property
-    def held_out(self) -> Tensor:
-        """Return examples (N, *shape) of the other split; their distance from ``real`` is that of a perfect model."""
-        return {"train": self.test, "test": self.train}[self.reference_split][:REFERENCE_ROWS]
-
-
 def evaluate(model: Model, reference: ReferenceData, *, device: torch.device) -> EvaluationReport:
-    """Measure the likelihood on the test split and, where there is an extractor, the quality of samples."""
+    """Measure the likelihood on the test split and, where the data allow it, the quality of samples."""
     metrics, provenance = likelihood(model, reference, device=device)
     rows = {"train": len(reference.train), "test": len(reference.test)}
     missing = unmeasurable_metrics(
         model.spec, rows, reference.reference_split, has_extractor=reference.extractor is not None
     )
-    sample_count = model.experiment.evaluation.samples
-    measurable = FRECHET_DISTANCE.name not in missing  # otherwise samples are only shown and timed
-    samples, seconds = sample(model, sample_count if measurable else min(sample_count, PREVIEW_SAMPLES), device=device)
+    samples, seconds = sample(model, _sample_count(model, reference, missing), device=device)
     metrics[SECONDS_PER_IMAGE.name] = seconds
-    if measurable and reference.extractor is not None:
-        sample_metrics, sample_provenance = distances(model, samples, reference, reference.extractor)
-        metrics, provenance = metrics | sample_metrics, provenance | sample_provenance
     spec, preview = model.spec, samples[:PREVIEW_SAMPLES]
+    pictures = {"samples": grid(preview, levels=spec.levels)} if spec.is_image else {}
+    if spec.is_table:
+        metrics |= bits_gap(model, reference, model.experiment.evaluation.likelihood_rows, device=device)
+        figures, how, pictures = _of_table(model, samples, reference)
+        metrics, provenance = metrics | figures, provenance | how
+    elif FRECHET_DISTANCE.name not in missing and reference.extractor is not None:
+        figures, how = distances(model, samples, reference, reference.extractor)
+        metrics, provenance = metrics | figures, provenance | how
     return EvaluationReport(
         metrics=metrics,
         provenance=provenance,
-        pictures={"samples": grid(preview, levels=spec.levels)} if spec.is_image else {},
+        pictures=pictures,
         texts={"samples": page(preview, spec)} if spec.is_text else {},
         unmeasured=tuple(dict.fromkeys(missing.values())),
     )
+
+
+def _sample_count(model: Model, reference: ReferenceData, missing: Mapping[str, str]) -> int:
+    """Return the number of samples: of a table as many as training rows; few if they are only shown and timed."""
+    settings = model.experiment.evaluation
+    if model.spec.is_table:
+        return max(1, min(len(reference.train), settings.table_rows))
+    return settings.samples if FRECHET_DISTANCE.name not in missing else min(settings.samples, PREVIEW_SAMPLES)
+
+
+def _of_table(
+    model: Model, samples: Tensor, reference: ReferenceData
+) -> tuple[dict[str, float], dict[str, Mapping[str, Any]], dict[str, np.ndarray]]:
+    """Return metrics, provenance and the picture of samples of a table (N, D)."""
+    rows = TableRows.of(samples, reference, model.spec, model.experiment.evaluation.table_rows)
+    figures, how = table_figures(rows, reference)
+    copies, about = copy_figures(samples, reference, model.spec)
+    planned = planned_provenance(model.experiment)[COLUMN_SHAPE_ERROR.name]
+    how = {name: {**planned, **parts} for name, parts in how.items()}
+    return figures | copies, how | about, {"table": picture(rows)}
 
 
 def likelihood(
@@ -97,7 +108,7 @@ def likelihood(
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]]]:
     """Return bits per dimension of the test split, its standard error and evaluations, and their provenance.
 
-    The standard error needs two rows.
+    For tables also bits per row. The standard error needs two rows.
     """
     settings, dims = model.experiment.evaluation, model.spec.dims
     x = reference.test[: settings.likelihood_rows]
@@ -105,16 +116,19 @@ def likelihood(
     bits = bits_per_dim(torch.cat([nll.nats for nll in batches]).double().cpu(), dims)
     metrics = {
         BITS_PER_DIM.name: float(bits.mean()),
-        f"{BITS_PER_DIM.name}_nfe": float(batches[0].nfe),
+        f"{BITS_PER_DIM.name}_nfe": float(max(nll.nfe for nll in batches)),
     }
     if len(bits) > 1:
         metrics[standard_error_of(BITS_PER_DIM.name)] = float(bits.std() / math.sqrt(len(bits)))
+    if model.spec.is_table:
+        both = [name for name in metrics if name in (BITS_PER_DIM.name, standard_error_of(BITS_PER_DIM.name))]
+        metrics |= {name.replace(BITS_PER_DIM.name, BITS_PER_ROW.name): dims * metrics[name] for name in both}
     for part in batches[0].parts:
         values = torch.cat([nll.parts[part] for nll in batches]).double().cpu()
         metrics[f"{BITS_PER_DIM.name}_{part}"] = float(bits_per_dim(values, dims).mean())
     provenance = {
         **planned_provenance(model.experiment)[BITS_PER_DIM.name],
-        "kind": batches[0].kind,
+        "kind": max((nll.kind for nll in batches), key=lambda kind: kind.endswith(PARTIAL)),
         "data": reference.fingerprint,
         "split": "test",
         "rows": len(bits),
@@ -124,13 +138,32 @@ def likelihood(
     return metrics, {BITS_PER_DIM.name: provenance}
 
 
+def bits_gap(model: Model, reference: ReferenceData, rows: int, *, device: torch.device) -> dict[str, float]:
+    """Return the mean bits per dimension of test rows minus that of training rows, at most ``rows`` of each.
+
+    With its standard error; nothing if a split has less than two rows.
+    """
+    splits = [reference.train[:rows], reference.test[:rows]]
+    if min(map(len, splits)) < 2:
+        return {}
+    effort = model.experiment.evaluation.effort or EFFORT
+    nats = [torch.cat([nll.nats for nll in nll_batches(model, x, SEED, effort=effort, device=device)]) for x in splits]
+    gap, error = mean_gap(*(bits_per_dim(one.double().cpu(), model.spec.dims) for one in nats))
+    return {BITS_GAP.name: gap, standard_error_of(BITS_GAP.name): error}
+
+
 def sample(model: Model, n: int, *, device: torch.device) -> tuple[Tensor, float]:
     """Return n samples (n, *shape) by the evaluation's sampler, and the seconds per sample."""
-    chain = model.experiment.chain(model.family)
-    began = time.perf_counter()
+    chain, size = model.experiment.chain(model.family), batch_size(model)
+    start = time.perf_counter()
     with autocast(model.experiment.training.precision, device):
-        samples = generate(model.net, chain, n, seed=SEED, device=device)
-    return samples, (time.perf_counter() - began) / n
+        samples = generate(model.net, chain, n, seed=SEED, device=device, batch_size=size)
+    return samples, (time.perf_counter() - start) / n
+
+
+def batch_size(model: Model) -> int:
+    """Return the number of samples per batch: 64, or more for tables, whose nets are small."""
+    return max(64, min(4096, TABLE_LOGITS // (model.spec.dims * model.spec.levels))) if model.spec.is_table else 64
 
 
 def distances(

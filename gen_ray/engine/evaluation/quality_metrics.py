@@ -1,4 +1,7 @@
-"""Quality metrics of samples with their provenance: the Fréchet distance of images, the n-gram gap in bits of texts."""
+"""Quality metrics of samples with their provenance.
+
+The Fréchet distance of images, the n-gram gap in bits of texts, the pair-trend error of tables.
+"""
 
 import math
 from collections import defaultdict
@@ -11,8 +14,9 @@ from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import frechet
-from gen_ray.engine.evaluation.evaluate import ReferenceData
-from gen_ray.metrics import FRECHET_DISTANCE, NGRAM_GAP
+from gen_ray.engine.evaluation.reference import ReferenceData
+from gen_ray.engine.evaluation.table_evaluation import trend_error
+from gen_ray.metrics import FRECHET_DISTANCE, NGRAM_GAP, PAIR_TREND_ERROR
 
 BLOCKS = 5
 """Number of parts of the samples for the jackknife error."""
@@ -37,6 +41,8 @@ class QualityMetric:
 
 def quality_metric(spec: DataSpec, reference: ReferenceData) -> QualityMetric | None:
     """Return the quality metric for these data; None where there is none (``unmeasurable_metrics`` has the reason)."""
+    if spec.is_table:
+        return _of_table(spec, reference)
     if not spec.is_image:
         return _of_tokens(spec, reference)
     return None if reference.extractor is None or len(reference.real) < 2 else _of_images(reference)
@@ -59,6 +65,23 @@ def _of_images(reference: ReferenceData) -> QualityMetric:
         "rows_seed": reference.rows_seed,
     }
     return QualityMetric(FRECHET_DISTANCE.key, provenance, distance)
+
+
+def _of_table(spec: DataSpec, reference: ReferenceData) -> QualityMetric | None:
+    if len(spec.columns) < 2:
+        return None
+    real = reference.real
+
+    def error(samples: Tensor) -> tuple[float, float]:
+        return jackknife(samples, lambda part: trend_error(part, real, spec))
+
+    provenance = {
+        "data": reference.fingerprint,
+        "reference": reference.reference_split,
+        "reference_rows": len(real),
+        "rows_seed": reference.rows_seed,
+    }
+    return QualityMetric(PAIR_TREND_ERROR.key, provenance, error)
 
 
 def _of_tokens(spec: DataSpec, reference: ReferenceData) -> QualityMetric:

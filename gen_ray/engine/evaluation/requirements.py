@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.metrics import BITS_PER_DIM, METRICS, standard_error_of
+from gen_ray.metrics import BITS_PER_DIM, DETECTION_AUC, METRICS, PAIR_TREND_ERROR, standard_error_of
+
+FOLDS = 5
+"""Parts of the cross-validation of the detection AUC, which needs as many rows."""
 
 
 def unmeasurable_metrics(
@@ -17,6 +20,8 @@ def unmeasurable_metrics(
     if rows["test"] < 2:
         line = f"{spec.name}: the test split has 1 row: bits/dim without standard error"
         missing[standard_error_of(BITS_PER_DIM.name)] = line
+    if spec.is_table:
+        return missing | _of_table(spec, rows)
     if not spec.is_image:
         return missing
     if reason := _reason(spec, rows[reference_split], reference_split, has_extractor):
@@ -28,6 +33,16 @@ def unmeasurable_metrics(
     if rows[held_out] < 2:
         line = f"{spec.name}: the {held_out} split has 1 row: Fréchet distance without floor"
         missing |= {metric.name: line for metric in METRICS if metric.needs_held_out}
+    return missing
+
+
+def _of_table(spec: DataSpec, rows: Mapping[str, int]) -> dict[str, str]:
+    missing = {}
+    if len(spec.columns) < 2:
+        missing[PAIR_TREND_ERROR.name] = f"{spec.name}: a single column: no {PAIR_TREND_ERROR.label}"
+    if few := [split for split in ("train", "test") if rows[split] < FOLDS]:
+        line = f"{spec.name}: the {few[0]} split has fewer than {FOLDS} rows: no {DETECTION_AUC.label}"
+        missing[DETECTION_AUC.name] = line
     return missing
 
 

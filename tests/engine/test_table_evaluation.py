@@ -1,0 +1,154 @@
+"""Evaluation of models of tables: every metric, its provenance, the picture, and what the data do not allow."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from gen_ray import metrics as declared
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine.evaluation.evaluate import bits_gap, evaluate, likelihood
+from gen_ray.engine.evaluation.quality_metrics import quality_metric
+from gen_ray.engine.evaluation.reference import ReferenceData
+from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
+from gen_ray.engine.evaluation.table_evaluation import TableRows, copy_figures, picture, table_figures
+from gen_ray.engine.inference import artifact
+from gen_ray.engine.inference.artifact import Model
+from gen_ray.experiment import parse
+from tests.engine.tiny_models import CPU
+from tests.tabular_cases import coded, mixed_rows
+
+NET = {"name": "columns", "width": 16, "depth": 1}
+
+
+def reference(n: int = 900, missing: float = 0.0, **settings: Any) -> tuple[DataSpec, ReferenceData, Tensor]:
+    """Return the spec of mixed rows, two thirds of n as training and one as test rows, and as many other rows."""
+    spec, codes = coded(mixed_rows(2 * n), target="label", **settings)
+    x = torch.from_numpy(codes)
+    x[:n][torch.rand(n, x.shape[1], generator=torch.Generator().manual_seed(0)) < missing] = -1
+    data = ReferenceData(
+        train=x[: 2 * n // 3], test=x[2 * n // 3 : n], rows_seed=0, fingerprint="abc", reference_split="train",
+        extractor=None,
+    )  # fmt: skip
+    return spec, data, x[n:]
+
+
+def untrained(spec: DataSpec, **evaluation: Any) -> Model:
+    """Return a model with independent columns: a new net predicts the frequencies of the codes."""
+    exp = parse(
+        {
+            "name": "rows",
+            "family": {"name": "discrete", "kernel": "random_order", "net": NET},
+            "training": {"precision": "float32"},
+            "evaluation": {"likelihood_rows": 200, "effort": 3, **evaluation},
+        }
+    )  # fmt: skip
+    family = exp.model(spec)
+    net = family.build_net().eval().requires_grad_(False)
+    return Model(experiment=exp, family=family, net=net, meta=artifact.describe(spec, "f" * 64, run_id="r", steps=1))
+
+
+def test_rows_of_the_same_distribution_have_small_errors_and_copies_are_found() -> None:
+    spec, data, others = reference()
+    figures, how = table_figures(TableRows.of(others, data, spec, 10_000), data)
+    assert figures["eval/column_shape_error"] < 6 and figures["eval/pair_trend_error"] < 8
+    for name in ("detection_auc", "detection_floor"):
+        error = figures[f"eval/{name}_standard_error"]
+        assert abs(figures[f"eval/{name}"] - 0.5) < 4 * error
+    assert figures["eval/prediction_of_real"] > 0.8 and abs(figures["eval/prediction_gap"]) < 0.05
+    found = how["eval/column_shape_error"]
+    assert found.items() >= {"data": "abc", "reference_rows": 600, "samples": 900, "pairs": 15}.items()
+    copied, _ = copy_figures(data.train, data, spec)
+    fresh, about = copy_figures(others, data, spec)
+    assert copied["eval/nearest_train_share"] > 0.7  # half of the training rows are compared
+    assert abs(fresh["eval/nearest_train_share"] - 0.5) < 3 * fresh["eval/nearest_train_share_standard_error"]
+    assert about["eval/nearest_train_share"]["rows"] == 300
+
+
+def test_samples_lack_the_same_cells_as_real_rows_so_that_they_are_not_detected_by_them() -> None:
+    spec, data, others = reference(missing=0.3)
+    rows = TableRows.of(others, data, spec, 10_000)
+    assert np.isnan(rows.samples).mean() == pytest.approx(np.isnan(rows.real).mean(), abs=0.02)
+    figures, _ = table_figures(TableRows.of(others, data, spec, 10_000), data)
+    assert abs(figures["eval/detection_auc"] - 0.5) < 4 * figures["eval/detection_auc_standard_error"]
+    assert figures["eval/column_shape_error"] < 6
+
+
+def test_an_evaluation_of_a_table_holds_every_metric_and_is_repeatable() -> None:
+    spec, data, _ = reference()
+    model = untrained(spec)
+    one, two = (evaluate(model, data, device=CPU) for _ in range(2))
+    found = {name: value for name, value in one.metrics.items() if "seconds" not in name}
+    assert found == {name: value for name, value in two.metrics.items() if "seconds" not in name}
+    assert all(map(math.isfinite, found.values())) and not one.unmeasured and not one.texts
+    of_tables = [
+        declared.BITS_PER_DIM, declared.BITS_PER_ROW, declared.BITS_GAP, declared.COLUMN_SHAPE_ERROR,
+        declared.PAIR_TREND_ERROR, declared.DETECTION_AUC, declared.DETECTION_FLOOR, declared.PREDICTION_OF_SAMPLES,
+        declared.PREDICTION_OF_REAL, declared.PREDICTION_GAP, declared.NEAREST_TRAIN_SHARE,
+    ]  # fmt: skip
+    assert {metric.name for metric in of_tables} <= found.keys() and "eval/frechet_distance" not in found
+    assert all(declared.provenance_of(metric.name) in one.provenance for metric in of_tables)
+    assert found["eval/bits_per_row"] == pytest.approx(6 * found["eval/bits_per_dim"])
+    # The columns of the samples are independent: right marginals, wrong pairs, and nothing to learn from.
+    assert found["eval/column_shape_error"] < 6 and found["eval/pair_trend_error"] > 9
+    assert found["eval/prediction_of_samples"] < 0.65 < 0.85 < found["eval/prediction_of_real"]
+    assert one.provenance["eval/column_shape_error"]["table_rows"] == 50_000
+    assert np.array_equal(one.pictures["table"], two.pictures["table"])
+
+
+def test_the_kind_is_partial_if_any_row_lacks_a_value() -> None:
+    spec, data, _ = reference()
+    model = untrained(spec)
+    assert likelihood(model, data, device=CPU)[1]["eval/bits_per_dim"]["kind"] == "elbo-ct"
+    data.test[150, 2] = -1  # in the second batch
+    assert likelihood(model, data, device=CPU)[1]["eval/bits_per_dim"]["kind"] == "elbo-ct-partial"
+
+
+def test_the_gap_in_bits_is_that_of_the_two_splits() -> None:
+    spec, data, _ = reference()
+    model = untrained(spec)
+    gap = bits_gap(model, data, 200, device=CPU)
+    bits = [
+        likelihood(model, replace(data, test=x), device=CPU)[0]["eval/bits_per_dim"] for x in (data.train, data.test)
+    ]
+    assert gap["eval/bits_gap"] == pytest.approx(bits[1] - bits[0])
+    assert abs(gap["eval/bits_gap"]) < 4 * gap["eval/bits_gap_standard_error"]
+    assert bits_gap(model, replace(data, test=data.test[:1]), 200, device=CPU) == {}
+
+
+def test_few_rows_and_single_columns_are_reported_before_and_after() -> None:
+    spec, data, _ = reference()
+    few = replace(data, test=data.test[:4])
+    report = evaluate(untrained(spec), few, device=CPU)
+    assert report.unmeasured == ("rows: the test split has fewer than 5 rows: no detection AUC",)
+    missing = unmeasurable_metrics(spec, {"train": 600, "test": 4})
+    assert list(missing) == ["eval/detection_auc"] and not missing.keys() & report.metrics.keys()
+    single, codes = coded({"n": np.arange(100.0)})
+    x = torch.from_numpy(codes)
+    one = evaluate(untrained(single), replace(data, train=x, test=x), device=CPU)
+    assert "a single column" in one.unmeasured[0] and "eval/pair_trend_error" not in one.metrics
+    assert quality_metric(single, replace(data, train=x, test=x)) is None
+
+
+def test_the_picture_shows_at_most_thirty_columns() -> None:
+    spec, data, others = reference()
+    drawn = picture(TableRows.of(others, data, spec, 1000))
+    assert drawn.dtype == np.uint8 and drawn.shape[2] == 3 and drawn.shape[1] <= 1200
+    rng = np.random.default_rng(0)
+    wide, codes = coded({f"column {i}": rng.normal(size=200) for i in range(40)}, intervals=8)
+    x = torch.from_numpy(codes)
+    large = picture(TableRows.of(x, replace(data, train=x, test=x), wide, 1000))
+    assert large.shape[0] <= 1200 and large.shape[1] <= 1200
+
+
+def test_the_quality_of_samples_at_a_promotion_is_their_pair_trend_error() -> None:
+    spec, data, others = reference()
+    metric = quality_metric(spec, data)
+    assert metric is not None and metric.metric == "pair_trend_error"
+    good, error = metric(others)
+    shuffled = torch.stack([column[torch.randperm(len(others))] for column in others.T], 1)
+    assert 0 < good < 8 and 0 < error < 2 and metric(shuffled)[0] > good + 3 * error
