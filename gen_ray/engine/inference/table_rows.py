@@ -1,0 +1,222 @@
+"""Rows of a table of data as JSON objects or CSV text: their parsing to codes, and the values of codes as JSON."""
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine.inference.instances import InstanceError
+from gen_ray.errors import nearest
+from gen_ray.tabular.columns import (
+    MISSING,
+    BaseColumn,
+    BooleanColumn,
+    CategoryColumn,
+    DatetimeColumn,
+    IntegerColumn,
+    NumberColumn,
+)
+from gen_ray.tabular.delimited import detect_delimiter
+from gen_ray.tabular.parse import describe
+from gen_ray.tabular.texts import Parsed, parse_cells
+
+LONGEST_LISTED, MOST_LISTED = 64, 5
+"""Characters of an unknown category, and number of them for each column, that a response repeats."""
+
+Row = Mapping[str, Any]
+"""A row as a JSON object: values by column, None where a value is missing."""
+
+
+@dataclass(frozen=True)
+class TableRows:
+    """N rows of a model's D columns.
+
+    ``values`` (N, D) have the columns' types, null where a value is missing; ``codes`` (N, D) int32 are their codes, −1
+    where missing. ``unknown`` are categories that the model does not know, by column; their code is "other".
+    """
+
+    values: pa.Table
+    codes: np.ndarray
+    unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.codes)
+
+    @property
+    def known(self) -> np.ndarray:
+        """Return a mask (N, D), True where a value is known."""
+        return self.codes != MISSING
+
+
+def parse_objects(objects: Sequence[Any], spec: DataSpec, field: str) -> TableRows:
+    """Return rows that are JSON objects; None and absent columns are missing values.
+
+    Raise InstanceError naming the column: for an unknown one the nearest, for a wrong value the expected type.
+    """
+    names = [column.name for column in spec.columns]
+    places = [field if len(objects) == 1 else f"{field}.{i}" for i in range(len(objects))]
+    for row, place in zip(objects, places, strict=True):
+        if not isinstance(row, Mapping):
+            raise InstanceError(place, "must be an object of values by column")
+        unknown = [name for name in row if name not in names]
+        if unknown:
+            raise InstanceError(place, f"has a column that is not known; {nearest(unknown[0][:LONGEST_LISTED], names)}")
+    return _rows([[row.get(name) for row in objects] for name in names], places, spec)
+
+
+def parse_csv(text: str, spec: DataSpec, field: str, *, most: int) -> TableRows:
+    """Return the rows of a CSV text whose first row names the columns; absent columns are missing values.
+
+    most is the maximum number of rows. Raise InstanceError as parse_objects does, and for rows of another length than
+    the first one.
+    """
+    text = text.removeprefix("\ufeff")
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=detect_delimiter(text), strict=True))
+    except csv.Error:
+        raise InstanceError(field, "is not CSV: a quotation mark is not closed, or a cell is too long") from None
+    header, *rows = [line for line in lines if line] or [[]]
+    names, known = [name.strip() for name in header], [column.name for column in spec.columns]
+    if not rows:
+        raise InstanceError(field, "needs a row of column names and at least one row of values")
+    if len(rows) > most:
+        raise InstanceError(field, f"has {len(rows):,} rows; the maximum is {most:,}", too_large=True)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise InstanceError(field, f"has a column that is not known; {nearest(unknown[0][:LONGEST_LISTED], known)}")
+    repeated = [name for name in known if names.count(name) > 1]
+    if repeated:
+        raise InstanceError(field, f"has the column {repeated[0]!r} twice")
+    places = [f"{field}, row {i}" for i in range(1, len(rows) + 1)]
+    for row, place in zip(rows, places, strict=True):
+        if len(row) != len(names):
+            raise InstanceError(place, f"has {len(row)} cells; the first row has {len(names)}")
+    cells = dict(zip(names, zip(*rows, strict=True), strict=True))
+    return _rows([cells.get(name, [None] * len(rows)) for name in known], places, spec)
+
+
+def decoded(codes: np.ndarray, u: np.ndarray, spec: DataSpec, given: TableRows | None = None) -> pa.Table:
+    """Return the values of codes (n, D), null where they are −1, with the columns' types.
+
+    u (n, D) in [0, 1) selects one of the values that a code stands for. Where a row of given has a value, this value is
+    returned: the N rows of given stand for n/N consecutive rows of codes each.
+    """
+    arrays = [column.decode(codes[:, d], u[:, d]) for d, column in enumerate(spec.columns)]
+    if given is not None and len(given):
+        index = pa.array(np.repeat(np.arange(len(given)), len(codes) // len(given)))
+        kept = given.values.take(index)
+        arrays = [pc.coalesce(kept.column(d).combine_chunks(), array) for d, array in enumerate(arrays)]
+    return pa.table(arrays, names=[column.name for column in spec.columns])
+
+
+def as_objects(table: pa.Table) -> list[dict[str, Any]]:
+    """Return the rows of a table as JSON objects, None where a value is null."""
+    columns = [as_json(column.combine_chunks()) for column in table.columns]
+    if not columns:
+        return [{} for _ in range(len(table))]
+    return [dict(zip(table.column_names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def as_json(values: pa.Array) -> list[Any]:
+    """Return values as JSON: dates and times as ISO 8601, infinite numbers as texts, None for null and NaN."""
+    kind = values.type
+    if pa.types.is_floating(kind):
+        # texts have the fewest digits that give the same number: 0.1 for float32 too
+        numbers = [None if text is None else float(text) for text in values.cast(pa.string()).to_pylist()]
+        return [_json_number(number) for number in numbers]
+    if pa.types.is_temporal(kind):
+        return [None if value is None else value.isoformat() for value in values.to_pylist()]
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        listed: list[Any] = values.to_pylist()
+        return listed
+    texts: list[Any] = values.cast(pa.string()).to_pylist()
+    return texts
+
+
+def _json_number(number: float | None) -> float | str | None:
+    if number is None or math.isnan(number):
+        return None
+    return number if math.isfinite(number) else str(number)
+
+
+def _rows(columns: Sequence[Sequence[Any]], places: Sequence[str], spec: DataSpec) -> TableRows:
+    """Return rows from the JSON values (N,) of each column; places name the rows in errors."""
+    arrays, codes, unknown = [], np.empty((len(places), len(spec.columns)), np.int32), {}
+    for d, (cells, column) in enumerate(zip(columns, spec.columns, strict=True)):
+        values = _parse_column(cells, places, column)
+        arrays.append(values)
+        codes[:, d] = column.encode(values)
+        if isinstance(column, CategoryColumn) and (others := _unknown_categories(values, column)):
+            unknown[column.name] = others
+    return TableRows(pa.table(arrays, names=[column.name for column in spec.columns]), codes, unknown)
+
+
+def _parse_column(cells: Sequence[Any], places: Sequence[str], column: BaseColumn) -> pa.Array:
+    """Return the values (N,) of a column's JSON values. Raise InstanceError with the place and the column."""
+    texts: list[str | None] = []
+    for value, place in zip(cells, places, strict=True):
+        text = None if value is None else _as_text(value, column)
+        if text is None and value is not None:
+            raise InstanceError(place, f"column {column.name!r} must be {expected(column)}, or null")
+        texts.append(text)
+    parsed = _parse(pa.array(texts, pa.string()), column)
+    if parsed.bad.any():
+        place = places[int(np.flatnonzero(parsed.bad)[0])]
+        raise InstanceError(place, f"column {column.name!r} must be {expected(column)}, or null")
+    return parsed.values
+
+
+def _parse(texts: pa.Array, column: BaseColumn) -> Parsed:
+    """Return the values of texts. Times may be in the column's own format, or in ISO 8601 as responses have them."""
+    parsed = parse_cells(texts, column)
+    if not isinstance(column, DatetimeColumn) or column.format is None or not parsed.bad.any():
+        return parsed
+    iso = parse_cells(texts, column.model_copy(update={"format": None}))
+    return Parsed(pc.coalesce(parsed.values, iso.values), parsed.bad & iso.bad)
+
+
+def _as_text(value: Any, column: BaseColumn) -> str | None:
+    """Return a JSON value as the text that a file would have, or None if the column cannot have such a value."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower() if isinstance(column, BooleanColumn) else None
+    if isinstance(value, float) and value.is_integer() and not isinstance(column, NumberColumn):
+        value = int(value)
+    if isinstance(column, IntegerColumn | NumberColumn) or _has_numbers(column):
+        whole = isinstance(value, int)
+        return repr(value) if whole or (isinstance(value, float) and not isinstance(column, IntegerColumn)) else None
+    return None
+
+
+def _has_numbers(column: BaseColumn) -> bool:
+    """Return whether a column's categories are numbers."""
+    kind = column.type_of_values
+    return isinstance(column, CategoryColumn) and (pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def expected(column: BaseColumn) -> str:
+    """Return what a value of a column is, for messages."""
+    if isinstance(column, NumberColumn):
+        return "a number"
+    if isinstance(column, IntegerColumn):
+        return f"a whole number of type {column.arrow_type}"
+    if isinstance(column, CategoryColumn) and not _has_numbers(column):
+        return "a text"
+    return describe(column)
+
+
+def _unknown_categories(values: pa.Array, column: CategoryColumn) -> list[str]:
+    """Return the different values that are neither among a column's categories nor among its rare values."""
+    texts = values.cast(pa.string()).drop_null()
+    known = pc.is_in(texts, value_set=pa.array([*column.categories, *column.rare], pa.string()))
+    others = pc.unique(texts.filter(pc.invert(known))).to_pylist()
+    return [text[:LONGEST_LISTED] for text in others[:MOST_LISTED]]
