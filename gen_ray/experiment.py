@@ -64,7 +64,8 @@ class Data(Config):
 
     source: Text = Field(
         "digits",
-        description="the data set: digits, mnist, fashion_mnist, cifar10, image_folder:DIR, text:FILE or parquet:GLOB",
+        description="the data set: digits, mnist, fashion_mnist, cifar10, image_folder:DIR, text:FILE, parquet:GLOB, "
+        "csv:GLOB, wine, breast_cancer, iris or diabetes",
     )
     root: Folder | None = Field(None, description="folder of files already on disk (layout of torchvision)")
     options: SourceOptions = SourceOptions()

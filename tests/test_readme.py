@@ -128,10 +128,19 @@ def test_every_page_is_reached_from_the_readme() -> None:
     assert reached == {page.path for page in PAGES}
 
 
+def mappings(node: dict, prefix: str = "") -> set[str]:
+    """Return the dotted names of the mappings in a mapping, also of empty ones."""
+    nested = {f"{prefix}{key}": value for key, value in node.items() if isinstance(value, dict)}
+    return {*nested, *(name for key, value in nested.items() for name in mappings(value, f"{key}."))}
+
+
 @each_page
 def test_every_named_setting_exists(page: Page) -> None:
-    known = {key for file in (ROOT / "configs" / "demo").glob("*.yaml") for key in experiment.load(file).flat()}
-    sections = {key.rsplit(".", 1)[0] for key in known}
+    loaded = [experiment.load(file) for file in (ROOT / "configs" / "demo").glob("*.yaml")]
+    known = {key for each in loaded for key in each.flat()}
+    sections = {key.rsplit(".", 1)[0] for key in known} | {
+        name for each in loaded for name in mappings(each.resolved())
+    }
     named = set(
         re.findall(
             r"`((?:data|family|training|scaling|evaluation|storage|tracking)\.[a-z_.]+)(?:[=:][^`]*)?`", page.text

@@ -6,7 +6,9 @@ from pathlib import Path
 from gen_ray.datasets.digits import Digits
 from gen_ray.datasets.image_folder import ImageFolder
 from gen_ray.datasets.parquet import ParquetFiles
+from gen_ray.datasets.sklearn_tables import BreastCancer, Diabetes, Iris, Wine
 from gen_ray.datasets.source import DataSource, SourceOptions
+from gen_ray.datasets.table_files import CsvFiles
 from gen_ray.datasets.text import Text
 from gen_ray.datasets.torchvision_sets import Cifar10, FashionMnist, Mnist
 from gen_ray.errors import UserError, nearest
@@ -19,26 +21,16 @@ SOURCES: Mapping[str, type[DataSource]] = {
     "image_folder": ImageFolder,
     "text": Text,
     "parquet": ParquetFiles,
+    "csv": CsvFiles,
+    "wine": Wine,
+    "breast_cancer": BreastCancer,
+    "iris": Iris,
+    "diabetes": Diabetes,
 }
 
 
-TABLES = (
-    "csv",
-    "tsv",
-    "json",
-    "jsonl",
-    "excel",
-    "xlsx",
-    "hdf5",
-    "h5",
-    "npy",
-    "npz",
-    "arrow",
-    "feather",
-    "table",
-    "pandas",
-)
-"""Names of other formats of tables and arrays, which have to be converted to Parquet."""
+FORMATS = ("json", "jsonl", "excel", "xlsx", "hdf5", "h5", "npy", "npz", "arrow", "feather", "pandas")
+"""Names of other formats of tables and arrays, which have to be converted."""
 
 
 def open_source(source: str, root: Path | None, options: SourceOptions) -> DataSource:
@@ -65,9 +57,11 @@ def open_source(source: str, root: Path | None, options: SourceOptions) -> DataS
 def _hint(name: str) -> str:
     """Return the remedy for an unknown source."""
     known = f"known: {', '.join(SOURCES)}"
-    if name.lower() in TABLES:
+    if name.lower() in ("tsv", "table", "txt"):
+        return f"write csv:FILE for tables as text, with any delimiter ({known})"
+    if name.lower() in FORMATS:
         return (
-            f"convert it to Parquet, a column x with a list of integers from 0 to levels-1 in each row, and name it as "
-            f"parquet:FILE ({known})"
+            "convert it to Parquet, with plain columns for a table, or a column x with a list of integers from 0 to "
+            f"levels-1 in each row, and name it as parquet:FILE ({known})"
         )
     return nearest(name, SOURCES)

@@ -1,33 +1,35 @@
-"""The source ``parquet``: tensors in the user's Parquet files."""
+"""The source ``parquet``: tensors or a table in the user's Parquet files."""
 
-import glob
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from functools import cached_property
-from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from gen_ray.datasets.file_source import FileSource
 from gen_ray.datasets.parquet_columns import (
     check_unique,
     described,
     element_type,
     image_axes,
+    is_plain,
     stated_shape,
     usable_rows,
 )
 from gen_ray.datasets.rows import BadRow, Batch
-from gen_ray.datasets.scan import Scan, is_folder, walk
-from gen_ray.datasets.source import BATCH_VALUES, EXAMPLE_VALUES, DataSource, checked_levels, plain_name, stamps
+from gen_ray.datasets.source import BATCH_VALUES, EXAMPLE_VALUES, check_used, checked_levels
+from gen_ray.datasets.table_files import ParquetTables
+from gen_ray.datasets.table_source import TABLE_OPTIONS
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError, argument
+from gen_ray.tabular.inference import Finding
+from gen_ray.tabular.plain_parquet import opened
+
+TENSOR_OPTIONS = frozenset({"shape", "levels"})
 
 
 @dataclass(frozen=True)
@@ -46,50 +48,22 @@ class _Part:
     labels: np.ndarray | None
 
 
-class ParquetFiles(DataSource):
-    """Integers ≥ 0 in the column ``x`` (or the only column of lists or tensors), and labels in ``label`` if it exists.
+class ParquetFiles(FileSource):
+    """A table if the files have plain columns only, else tensors.
 
-    The column is a fixed-shape tensor (Arrow's or Ray's), a fixed-size list, or lists of equal length; ``shape``
-    overrides the shape of the type. One axis: tokens (L,). Two axes: a grey image (H, W). Three axes: an image
-    (C, H, W), or (H, W, C) if only the last axis is 1, 3 or 4. The number of levels is the largest value + 1.
+    Tensors are integers ≥ 0 in the column ``x`` (or the only column of lists or tensors), with labels in ``label`` if
+    it exists. The column is a fixed-shape tensor (Arrow's or Ray's), a fixed-size list, or lists of equal length;
+    ``shape`` overrides the shape of the type. One axis: tokens (L,). Two axes: a grey image (H, W). Three axes: an
+    image (C, H, W), or (H, W, C) if only the last axis is 1, 3 or 4. The number of levels is the largest value + 1.
     """
 
-    argument = "GLOB"
-    used_options = frozenset({"shape", "levels"})
-
-    @property
-    def name(self) -> str:
-        """Return the file's name without its suffix, or for a pattern the name of ``base``."""
-        return plain_name(self.path.stem if self.path.is_file() else self.base.absolute().name)
-
-    @cached_property
-    def base(self) -> Path:
-        """Return the longest leading folder without wildcards. Names of existing folders do not count as wildcards."""
-        folders = [*reversed(self.path.parents)]
-        plain = takewhile(lambda folder: not glob.has_magic(folder.name) or folder.is_dir(), folders)
-        return [*plain][-1]
-
-    @cached_property
-    def files(self) -> list[Path]:
-        """Return the files in a fixed order. Raise UserError if there are none."""
-        if self.path.is_file():
-            return [self.path]
-        if self.path.is_dir():
-            raise UserError(f"{self.path}: a folder, not a file; write parquet:{self.path}/*.parquet")
-        matches = _matching(self.base, self.path.relative_to(self.base))
-        found = sorted(file for file in matches if not is_folder(file) and file.is_file())
-        if not found:
-            raise UserError(f"{self.path}: no Parquet file by this name or pattern")
-        return found
-
-    def signature(self) -> list[list[object]]:
-        """Return the stamps of all files."""
-        return stamps(self.files, self.base)
+    prefix, label = "parquet", "Parquet"
+    used_options = TENSOR_OPTIONS | TABLE_OPTIONS
 
     @cached_property
     def schema(self) -> pa.Schema:
         """Return the schema of the first file."""
-        with _opened(self.files[0]) as file:
+        with opened(self.files[0]) as file:
             return file.schema_arrow
 
     @cached_property
@@ -136,8 +110,23 @@ class ParquetFiles(DataSource):
             raise UserError(f"{self.files[0]}: examples of shape {shape}; {allowed}")
         return shape
 
+    @cached_property
+    def table(self) -> ParquetTables | None:
+        """Return the source of a table, None for tensors. Raise UserError for settings without effect on tensors."""
+        if not self.options.shape and all(is_plain(field.type) for field in self.schema):
+            return ParquetTables(str(self.path), None, self.options)
+        check_used(self.options, TENSOR_OPTIONS, "tensors, only on tables")
+        return None
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """Return the columns of a table as they were found."""
+        return self.table.findings if self.table else ()
+
     def spec(self) -> DataSpec:
-        """Return the spec, after reading all files for the largest value and label."""
+        """Return the spec, after reading all files: for tensors, for the largest value and label."""
+        if self.table:
+            return self.table.spec()
         highest, last_label = 0, 0
         for part in self._parts():
             if isinstance(part, _Part) and len(part.x):
@@ -157,6 +146,9 @@ class ParquetFiles(DataSource):
 
     def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
         """Yield all rows. A row's identity is its file's path below ``base`` and its number in the file."""
+        if self.table:
+            yield from self.table.rows(spec)
+            return
         _, axes = image_axes(self.shape)
         for part in self._parts():
             if isinstance(part, BadRow):
@@ -197,7 +189,7 @@ class ParquetFiles(DataSource):
     def _read(self, path: Path, rows: int) -> Iterator[tuple[int, pa.RecordBatch | BadRow]]:
         """Yield (number of the first row, rows), or a BadRow for the rest of a row group that cannot be read."""
         columns = [self.column.name, *(["label"] if self.labelled else [])]
-        with _opened(path) as file:
+        with opened(path) as file:
             here = {field.name: field.type for field in file.schema_arrow}
             for name in columns:
                 check_unique(name, file.schema_arrow, path)
@@ -216,32 +208,3 @@ class ParquetFiles(DataSource):
                 except (OSError, pa.ArrowException) as error:
                     reason = " ".join(f"row group {group} cannot be read: {error}".split())[:200]
                     yield row, BadRow(file=str(path), row=row, rows=end - row, reason=reason)
-
-
-def _matching(base: Path, pattern: Path) -> Iterator[Path]:
-    """Yield the matches of a pattern below a folder. ``**`` does not follow links to folders.
-
-    Raise UserError if a pattern with several wildcards would scan mostly other entries.
-    """
-    if sum(map(glob.has_magic, pattern.parts)) > 1:
-        scan = Scan(base, "files that match")
-        for item in walk(base, None if "**" in pattern.parts else len(pattern.parts)):
-            scan.count(found=fnmatch(item.name, pattern.name))
-    if "**" not in pattern.parts:
-        yield from (base / name for name in glob.iglob(str(pattern), root_dir=base))
-        return
-    hidden = any(part.startswith(".") for part in pattern.parts)
-    for file in base.glob(str(pattern)):  # unlike glob.glob, it does not follow links
-        if hidden or not any(part.startswith(".") for part in file.relative_to(base).parts):
-            yield file
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    try:
-        file = pq.ParquetFile(path, page_checksum_verification=True, buffer_size=2**20, pre_buffer=False)
-        _ = file.schema_arrow  # Ray's column types, if registered, read their metadata here
-    except (OSError, ValueError, TypeError, ArithmeticError, RecursionError, pa.ArrowException) as error:
-        raise UserError(" ".join(f"{path}: not a readable Parquet file ({error})".split())[:300]) from error
-    with file:
-        yield file

@@ -23,6 +23,12 @@ def element_type(kind: pa.DataType) -> pa.DataType | None:
     return stored.value_type if lists and pa.types.is_primitive(stored.value_type) else None
 
 
+def is_plain(kind: pa.DataType) -> bool:
+    """Return whether a column of a type holds neither lists nor tensors."""
+    stored = _storage_type(kind)
+    return not (pa.types.is_list(stored) or pa.types.is_large_list(stored) or pa.types.is_fixed_size_list(stored))
+
+
 def check_unique(name: str, schema: pa.Schema, file: Path) -> None:
     """Raise UserError if a file has several columns of one name."""
     if schema.names.count(name) > 1:

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from gen_ray.datasets.catalogue import open_source
+from gen_ray.datasets.code_counts import CodeCounts
 from gen_ray.datasets.prepared import FORMAT, SPEC, Prepared, fingerprint
-from gen_ray.datasets.rows import SPLITS, STOP, BadRow, BadRows, Quarantine, skip_option, split_indices
+from gen_ray.datasets.rows import SPLITS, STOP, TRAIN, BadRow, BadRows, Quarantine, skip_option, split_indices
 from gen_ray.datasets.source import DataSource, SourceOptions
 from gen_ray.datasets.writer import ShardWriter, write_durably
 from gen_ray.dataspec import DataSpec
@@ -50,11 +51,9 @@ def prepare(
     order. progress is called with the number of rows of every finished batch. Raise UserError for an unknown, missing
     or damaged source, RunError if the folder cannot be written.
     """
-    if os.environ.get(UNSAFE):
-        raise UserError(f"{UNSAFE} is set: it lets data files run code; unset it")
     options = options or SourceOptions()
-    origin = open_source(source, root, options)
-    about = {"format": FORMAT, "source": source, "options": options.model_dump(mode="json")}
+    origin = opened(source, root, options)
+    about = {"format": FORMAT, "source": source, "options": options.recorded()}
     try:
         signature = origin.signature()
     except UserError as missing:
@@ -70,6 +69,13 @@ def prepare(
             f"{skip_option(done.quarantined)}"
         )
     return done
+
+
+def opened(source: str, root: Path | None, options: SourceOptions) -> DataSource:
+    """Return a source, which has not read any data yet. Raise UserError for an unknown one."""
+    if os.environ.get(UNSAFE):
+        raise UserError(f"{UNSAFE} is set: it lets data files run code; unset it")
+    return open_source(source, root, options)
 
 
 def _found_or_filled(folder: Path, fill: Callable[[Path], None]) -> Prepared:
@@ -116,12 +122,14 @@ def _fill(
     native = origin.spec()
     spec = _coarsened(native, origin.options.levels)
     writers = [ShardWriter(draft, split, spec, shard_bytes) for split in SPLITS]
+    counts = CodeCounts(spec)
     for item in origin.rows(native):
         if isinstance(item, BadRow):
             quarantine.add(item)
             continue
         x = item.x if spec == native else item.x.astype(np.int64) * spec.levels // native.levels
         places = split_indices(item)
+        counts.add(x[places == TRAIN])
         for place, writer in enumerate(writers):
             mine = places == place
             writer.add(x[mine], None if item.labels is None else item.labels[mine])
@@ -131,7 +139,8 @@ def _fill(
     _check_splits(origin, {writer.split: writer.rows for writer in writers})
     digests = {name: digest for writer in writers for name, (_, digest) in writer.written.items()}
     about |= {
-        "spec": spec.model_dump(mode="json"),
+        "spec": counts.in_spec(spec).model_dump(mode="json"),
+        "notes": origin.notes(),
         "fingerprint": fingerprint(digests.values()),
         "rows": {writer.split: writer.rows for writer in writers},
         "quarantined": len(quarantine),

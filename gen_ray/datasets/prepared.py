@@ -46,6 +46,8 @@ class Prepared:
     source: str
     options: Mapping[str, Any] = field(default_factory=dict)
     quarantined: int = 0
+    notes: tuple[str, ...] = ()
+    """Lines about the data for the user, e.g. columns that were left out."""
     files: Mapping[str, tuple[Shard, ...]] = field(repr=False)
 
     def shards(self, split: str) -> list[Shard]:
@@ -78,6 +80,7 @@ class Prepared:
             source=about["source"],
             options=about["options"],
             quarantined=about["quarantined"],
+            notes=tuple(about.get("notes", ())),
         )
 
 

@@ -10,11 +10,28 @@ from typing import Literal, Self, get_args
 import numpy as np
 
 from gen_ray.errors import UserError, argument
+from gen_ray.tabular.row_hashes import SPLIT, row_hashes
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+TRAIN = SPLITS.index("train")
 SHARES: Mapping[Split, float] = {"validation": 0.1, "test": 0.1}
 """Shares of rows of a data set without official splits. The rest is the training split."""
+
+
+@dataclass(frozen=True)
+class RowNumbers:
+    """The identities of rows of a file: its name, and their numbers (n,)."""
+
+    file: str
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def uniform(self) -> np.ndarray:
+        """Return a pseudorandom number in [0, 1) for each row, (n,) float64."""
+        return row_hashes(self.file, self.numbers, SPLIT) / 2.0**64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +43,7 @@ class Batch:
     """
 
     x: np.ndarray
-    keys: Sequence[str]
+    keys: Sequence[str] | RowNumbers
     labels: np.ndarray | None = None
     official: Split | None = None
     provided: frozenset[Split] = frozenset({"train", "test"})
@@ -108,9 +125,13 @@ def split_indices(batch: Batch) -> np.ndarray:
     """
     if batch.official in ("validation", "test"):
         return np.full(len(batch.keys), SPLITS.index(batch.official))
-    digests = (blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest() for key in batch.keys)
-    # u ~ Uniform[0, 1)
-    u = np.frombuffer(b"".join(digests), dtype=">u8") / 2.0**64
+    u = batch.keys.uniform() if isinstance(batch.keys, RowNumbers) else _uniform(batch.keys)
     share = {split: 1 / 12 if split not in batch.provided else 0.0 for split in SPLITS} if batch.official else SHARES
     test, validation = share["test"], share["test"] + share["validation"]
     return np.select([u < test, u < validation], [SPLITS.index("test"), SPLITS.index("validation")], 0)
+
+
+def _uniform(keys: Sequence[str]) -> np.ndarray:
+    """Return a pseudorandom number in [0, 1) for each key, (n,) float64."""
+    digests = (blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest() for key in keys)
+    return np.frombuffer(b"".join(digests), dtype=">u8") / 2.0**64

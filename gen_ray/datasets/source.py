@@ -3,17 +3,18 @@
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
-from gen_ray.configuration.base import Config
 from gen_ray.datasets.rows import BadRow, Batch
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.storage.user_paths import local
+from gen_ray.tabular.inference import Finding
+from gen_ray.tabular.options import TableOptions
 
 BATCH_VALUES = 2**20
 """Approximate maximum number of scalars of a batch, so that memory does not grow with the data set."""
@@ -28,12 +29,12 @@ def _of_few_values(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-class SourceOptions(Config):
+class SourceOptions(TableOptions):
     """Settings of the sources. A setting without effect on a source is an error.
 
     length: characters of an example (text). image_size: side in pixels after scaling and centre-cropping
     (image_folder). levels: number of grey levels to which images are quantised (any image source). shape: shape of an
-    example (parquet).
+    example (parquet). The settings of tables are those of ``TableOptions``.
     """
 
     length: int = Field(default=256, ge=1, le=1_000_000, description="characters of an example (text)")
@@ -44,6 +45,14 @@ class SourceOptions(Config):
     shape: Annotated[tuple[Annotated[int, Field(ge=1, le=100_000)], ...], AfterValidator(_of_few_values)] | None = (
         Field(default=None, min_length=1, max_length=3, description="shape of an example (parquet)")
     )
+
+    def recorded(self) -> dict[str, object]:
+        """Return the settings as JSON, those of tables only if they are not the defaults.
+
+        The folder of prepared data is named by a hash of them, which must not change for other sources.
+        """
+        raw, defaults = self.model_dump(mode="json"), TableOptions().model_dump(mode="json")
+        return {key: value for key, value in raw.items() if key not in defaults or value != defaults[key]}
 
 
 class DataSource(ABC):
@@ -72,9 +81,26 @@ class DataSource(ABC):
     def spec(self) -> DataSpec:
         """Return shape and alphabet. Data are read as far as necessary. Raise UserError if the source is empty."""
 
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """Return the columns of a table as they were found, also those that are left out; none for other data."""
+        return ()
+
+    def notes(self) -> list[str]:
+        """Return lines about the data for the user, e.g. columns of a table that are left out."""
+        return [line for finding in self.findings for line in finding.lines]
+
     @abstractmethod
     def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
         """Yield all rows in a fixed order, x in {0 … spec.levels-1}. Bad rows are yielded as BadRow."""
+
+
+def check_used(options: SourceOptions, used: frozenset[str], remedy: str) -> None:
+    """Raise UserError for a setting that differs from its default without being one of those used."""
+    defaults = SourceOptions()
+    for key in type(options).model_fields:
+        if key not in used and getattr(options, key) != getattr(defaults, key):
+            raise UserError(f"data.options.{key} has no effect on {remedy}", field="option", value=key)
 
 
 def stamps(files: Iterable[Path], base: Path) -> list[list[object]]:

@@ -4,9 +4,32 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from gen_ray.errors import UserError, nearest
 from gen_ray.tabular.columns import BaseColumn
+from gen_ray.tabular.texts import is_text, parse_cells
+
+PROBED = 1_000
+"""Number of cells that decide whether the cells of a block are likely to repeat."""
+
+
+def encode_cells(cells: pa.Array, column: BaseColumn) -> tuple[np.ndarray, np.ndarray]:
+    """Return the codes (n,) int32 of a file's cells, and a mask (n,) of texts that are not values of the column.
+
+    Each different cell is converted once. Raise ArrowInvalid or ArrowNotImplementedError for cells of another type.
+    """
+    if is_text(cells.type) and not pa.types.is_dictionary(cells.type):
+        probe = cells.slice(0, PROBED)
+        if len(probe.unique()) < len(probe) / 2:
+            cells = cells.dictionary_encode()
+    if not pa.types.is_dictionary(cells.type):
+        parsed = parse_cells(cells, column)
+        return column.encode(parsed.values), parsed.bad
+    parsed = parse_cells(cells.dictionary, column)
+    places = pc.fill_null(cells.indices, len(parsed.values)).to_numpy(zero_copy_only=False)
+    null = column.encode(pa.nulls(1, column.type_of_values))
+    return np.append(column.encode(parsed.values), null)[places], np.append(parsed.bad, False)[places]
 
 
 def encode(table: pa.Table, columns: Sequence[BaseColumn], where: str) -> np.ndarray:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from gen_ray.configuration.base import Config
-from gen_ray.errors import UserError
+from gen_ray.errors import UserError, nearest
 
 MISSING = -1
 """The code of a missing value."""
@@ -204,7 +204,9 @@ class DatetimeColumn(OrderedColumn):
 class CategoryColumn(BaseColumn):
     """A column of categories. Its last code stands for all rare and unseen values.
 
-    ``categories`` (K_d−1,) are the others as texts; ``rare`` are observed values of the last code, equally probable.
+    ``categories`` are the others as texts, with codes from 0; ``rare`` are observed values of the last code, equally
+    probable. With ``missing_as_category`` the code before the last one stands for missing values, which are therefore
+    generated like categories, and never imputed.
     """
 
     ordered: ClassVar[bool] = False
@@ -212,27 +214,34 @@ class CategoryColumn(BaseColumn):
     type: Literal["category"] = "category"
     categories: tuple[str, ...]
     rare: tuple[str, ...] = ()
+    missing_as_category: bool = False
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the codes (n,)."""
         texts = _as_texts(values)
-        codes = pc.index_in(texts, pa.array(self.categories, pa.string()))
-        codes = pc.fill_null(codes, len(self.categories)).to_numpy(zero_copy_only=False).astype(np.int32)
-        return np.where(texts.is_null().to_numpy(zero_copy_only=False), np.int32(MISSING), codes)
+        codes = pc.fill_null(pc.index_in(texts, value_set=self._categories), self.cardinality - 1)
+        missing = np.int32(len(self.categories) if self.missing_as_category else MISSING)
+        return np.where(
+            texts.is_null().to_numpy(zero_copy_only=False), missing, codes.to_numpy(zero_copy_only=False)
+        ).astype(np.int32)
 
     def decode(self, codes: np.ndarray, u: np.ndarray) -> pa.Array:
         """Return the categories (n,); those of the last code are rare values, or else the most frequent category."""
-        rare = self.rare or self.categories[:1]
-        indices = np.where(
-            codes == len(self.categories), len(self.categories) + (u * len(rare)).astype(np.int64), codes
-        )
-        texts = pa.array([*self.categories, *rare], pa.string())
-        return texts.take(pa.array(np.maximum(indices, 0), mask=codes == MISSING)).cast(self.type_of_values)
+        other = self.rare or self.categories[:1]
+        n = len(self.categories)
+        indices = np.where(codes == self.cardinality - 1, n + (u * len(other)).astype(np.int64), codes)
+        missing = (codes == MISSING) | ((codes == n) & self.missing_as_category)
+        texts = pa.array([*self.categories, *other], pa.string())
+        return texts.take(pa.array(np.maximum(indices, 0), mask=missing)).cast(self.type_of_values)
+
+    @cached_property
+    def _categories(self) -> pa.Array:
+        return pa.array(self.categories, pa.string())
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Return the categories and ``other``."""
-        return (*self.categories, "other")
+        """Return the categories, ``missing`` if it is a category, and ``other``."""
+        return (*self.categories, *(["missing"] if self.missing_as_category else []), "other")
 
 
 class BooleanColumn(BaseColumn):
@@ -266,8 +275,6 @@ def by_name(name: str, columns: Sequence[BaseColumn]) -> BaseColumn:
     """Return a column. Raise UserError naming the nearest one for an unknown name."""
     found = [column for column in columns if column.name == name]
     if not found:
-        from gen_ray.errors import nearest
-
         raise UserError(f"there is no column {name!r}: {nearest(name, [column.name for column in columns])}")
     return found[0]
 

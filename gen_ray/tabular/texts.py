@@ -29,6 +29,17 @@ def is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
+def natural_type(kind: pa.DataType) -> str | None:
+    """Return the type of a column with values of an Arrow type, None if it is not supported."""
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    if pa.types.is_integer(kind):
+        return "integer"
+    if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        return "number"
+    return "datetime" if pa.types.is_date(kind) or pa.types.is_timestamp(kind) else None
+
+
 def trimmed(texts: pa.Array, missing: Sequence[str]) -> pa.Array:
     """Return texts without surrounding spaces, null where they are markers of a missing value."""
     texts = pc.utf8_trim_whitespace(texts.cast(pa.string()))
@@ -123,6 +134,8 @@ def read_times(texts: pa.Array, kind: pa.DataType, form: str | None = None) -> p
 
 def without_nan(values: pa.Array) -> pa.Array:
     """Return values, null where they are not a number."""
+    if pa.types.is_float16(values.type):  # Arrow lacks its functions
+        values = values.cast(pa.float32())
     if not pa.types.is_floating(values.type):
         return values
     return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)

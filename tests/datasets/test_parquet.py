@@ -195,7 +195,7 @@ def test_files_that_disagree_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"y": [1] * N}, "needs a column named x"),
+        ({"x": [1] * N, "y": [[1]] * N, "z": [[1]] * N}, "column 'x' is int64"),
         ({"y": [[1]] * N, "z": [[1]] * N}, "needs a column named x.*y .*, z "),
         ({"x": [[0.5]] * N}, "store integers"),
         ({"x": [[2**20]] * N}, "at most 65536 levels"),
@@ -312,7 +312,7 @@ def test_an_impossible_shape_is_refused(shape: list[int]) -> None:
         validated(SourceOptions, {"shape": shape})
 
 
-def test_columns_without_lists_are_named_with_the_remedy(tmp_path: Path) -> None:
+def test_columns_without_lists_are_named_with_the_remedy_if_a_shape_is_given(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1.5], "b": ["x"], "c": [3]}), tmp_path / "t.parquet")
     with pytest.raises(UserError, match=r"column named x, or else only one .*levels-1 .*a \(double\), b \(string\), c"):
-        prepare("parquet:t.parquet", root=tmp_path, out=tmp_path / "out")
+        prepare("parquet:t.parquet", root=tmp_path, out=tmp_path / "out", options=SourceOptions(shape=(3,)))

@@ -235,7 +235,9 @@ def test_too_few_rows_for_three_splits_are_refused(tmp_path: Path) -> None:
         ("text:a.txt", b"abc", r"3 characters.*`option=length=N` \(data.options.length=N\), N at most 3"),
         ("text:a.txt", b"", "0 characters.*at least two different characters"),
         ("text:a.txt", b"\xffabc", "byte 0 is not UTF-8; store the text as UTF-8 .*UTF-16 and UTF-32 are read after a"),
-        ("csv:a.csv", b"1,2", "unknown source 'csv': convert it to Parquet, a column x .*known: digits"),
+        ("xlsx:a.xlsx", b"1,2", "unknown source 'xlsx': convert it to Parquet, .* a column x .*known: digits"),
+        ("tsv:a.tsv", b"1,2", "unknown source 'tsv': write csv:FILE .*known: digits"),
+        ("csv:a.csv", b"1,2", "a.csv: a header without rows; provide more"),
         ("pdf:a.pdf", b"", "unknown source 'pdf': (did|known)"),
     ],
 )
