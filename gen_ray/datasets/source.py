@@ -100,7 +100,7 @@ def check_used(options: SourceOptions, used: frozenset[str], remedy: str) -> Non
     defaults = SourceOptions()
     for key in type(options).model_fields:
         if key not in used and getattr(options, key) != getattr(defaults, key):
-            raise UserError(f"data.options.{key} has no effect on {remedy}", field="option", value=key)
+            raise UserError(f"data.options.{key} is without effect on {remedy}", field="option", value=key)
 
 
 def stamps(files: Iterable[Path], base: Path) -> list[list[object]]:

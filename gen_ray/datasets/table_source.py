@@ -22,7 +22,7 @@ TABLE_OPTIONS = frozenset({"missing", "bins", "max_categories", "columns", "targ
 
 
 class TableSource(DataSource):
-    """A source of the rows of a table. Values of training rows alone determine types, intervals and categories."""
+    """A source of the rows of a table. Intervals and categories are those of the training rows."""
 
     used_options = TABLE_OPTIONS
     target: str | None = None

@@ -77,7 +77,7 @@ def _type_of_texts(
     if found in TIMES:
         return "datetime", TIMES[found], ""
     if found == "integer" and pc.any(pc.match_substring_regex(retained.values, LEADING_ZERO)).as_py():
-        note = f"column {name!r} is read as a category: some of its numbers begin with 0 ({_path(name)}.type=integer)"
+        note = f"column {name!r} is read as a category: some of its numbers start with 0 ({_path(name)}.type=integer)"
         return "category", pa.string(), note
     note = _not_numbers(name, statistics, retained) if found == "category" else ""
     if found == "number" and pc.all(pc.match_substring_regex(retained.values, WHOLE_NUMBER)).as_py():

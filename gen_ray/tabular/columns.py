@@ -31,6 +31,8 @@ class BaseColumn(Config):
     ordered: ClassVar[bool]
     """Whether neighbouring codes have neighbouring values."""
 
+    type: str
+    """The type of the column; a word of configuration files."""
     name: str
     arrow_type: str
     """The type of the values in Parquet files and data frames, as Arrow writes it."""

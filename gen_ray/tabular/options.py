@@ -1,4 +1,4 @@
-"""Settings of the columns of a table, in place of what is inferred from the data."""
+"""Settings of the columns of a table. They replace inferred values."""
 
 from collections.abc import Mapping
 from typing import Annotated, Literal

@@ -43,7 +43,7 @@ def test_a_column_of_numbers_with_a_few_texts_is_reported(tmp_path):
 
 def test_numbers_that_begin_with_0_are_categories(tmp_path):
     made = make(tmp_path, {"zip": [f"{i % 20:05d}" for i in range(N)]})
-    assert made.spec.columns[0].type == "category" and "begin with 0" in made.notes[0]
+    assert made.spec.columns[0].type == "category" and "start with 0" in made.notes[0]
 
 
 @pytest.mark.parametrize("content", ["", "x,y\n", "x,y"])
@@ -116,7 +116,7 @@ def test_parquet_tables(tmp_path):
 
 def test_table_options_have_no_effect_on_tensors(tmp_path):
     pq.write_table(pa.table({"x": [[1, 2]] * N}), tmp_path / "rows.parquet")
-    assert "data.options.bins has no effect on tensors" in fault(tmp_path, source="parquet:rows.parquet", bins=9)
+    assert "data.options.bins is without effect on tensors" in fault(tmp_path, source="parquet:rows.parquet", bins=9)
 
 
 @pytest.mark.parametrize("name", ["wine", "breast_cancer", "iris", "diabetes"])

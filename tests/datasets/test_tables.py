@@ -153,7 +153,7 @@ def test_settings_of_columns(tmp_path):
         ({"columns": {"kind": {"type": "number"}}}, "'kind' has only other values than .*kind.type=number expects"),
         ({"columns": {"age": {"type": "datetime"}}}, "'age' has only other values than"),
         ({"delimiter": ",,"}, "delimiter: must be tab or one ASCII character"),
-        ({"shape": [3]}, "data.options.shape has no effect|has no effect on source 'csv'"),
+        ({"shape": [3]}, "on source 'csv'"),
     ],
 )
 def test_settings_that_do_not_suit_the_data(tmp_path, options, message):
