@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gen_ray.metrics import BITS_PER_DIM, label_of
-from pipelines import terminal
+from pipelines import copying, terminal
 from pipelines.instances import Seed, Storage, find
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ class ComparisonOptions:
     margin: Annotated[
         float, typer.Option(min=0, max=1e9, help="Minimum improvement on the champion, in the metric's unit.")
     ] = 0.01
-    force: Annotated[bool, typer.Option("--force", help="Promote without comparing with the champion.")] = False
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote without comparing with the champion, and in spite of copies.")
+    ] = False
 
 
 @terminal.option_groups
@@ -130,8 +132,13 @@ def _promote(
     if reason:  # before minutes of measuring
         typer.echo(f"{model} keeps its champion: {reason} (--force)")
         return
+    copies = copying.reason(settings, artifact, store, run)
+    if copies and not force:
+        typer.echo(f"{model}: {run.run_id} is not promoted: {copies} (--force)")
+        return
     measured = _measured(settings, artifact, store, run, options.order())
-    candidate = replace(candidate, tags=_stored(measured, store, candidate.mlflow_id, artifact).tags())
+    tags = _stored(measured, store, candidate.mlflow_id, artifact).tags()
+    candidate = replace(candidate, tags=tags | ({copying.TAG: copies} if copies else {}))
     verdict = registry.promote(store, model, candidate, margin=margin, force=force)
     typer.echo(verdict.line)
     if verdict.promoted:

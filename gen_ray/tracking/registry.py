@@ -9,6 +9,7 @@ from types import MappingProxyType
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 
+from gen_ray.engine.evaluation.copy_gate import copying_reason
 from gen_ray.errors import RunError, UserError, argument, nearest
 from gen_ray.metrics import BITS_PER_DIM, objectives, sign, standard_error_of
 from gen_ray.tracking import signing, versions
@@ -82,8 +83,14 @@ def champion(store: Store, model: str, *, checked: bool = True) -> VersionRecord
 def promote_run(
     store: Store, model: str, run_id: str, metric: str, *, margin: float = MARGIN, tags: Mapping[str, str] = NO_TAGS
 ) -> PromotionResult:
-    """Promote a run by its figure of a metric, as ``promote`` does. tags become those of its version."""
-    candidate = replace(record(row(store, run_id), metric), tags=tags)
+    """Promote a run by its figure of a metric, as ``promote`` does. tags become those of its version.
+
+    A run whose recorded figures show copies of its training data is not promoted.
+    """
+    run = row(store, run_id)
+    candidate = replace(record(run, metric), tags=tags)
+    if reason := copying_reason(run.metrics):
+        return PromotionResult(False, f"{model}: {run_id} is not promoted: {reason}")
     return promote(store, model, candidate, margin=margin)
 
 

@@ -231,6 +231,13 @@ def set_tags(store: Store, run_id: str, tags: Mapping[str, str]) -> None:
         connect(store).log_batch(found.mlflow_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
 
+def log_metrics(store: Store, run: RunRow, metrics: Mapping[str, float]) -> None:
+    """Record metrics of a run, which may have ended. Raise RunError."""
+    at = int(time.time() * 1000)
+    with translate_errors(store):
+        connect(store).log_batch(run.mlflow_id, metrics=[Metric(key, value, at, 0) for key, value in metrics.items()])
+
+
 def log_artifacts(store: Store, run: RunRow, files: Mapping[str, bytes], under: str) -> None:
     """Upload files, given by name, as artifacts of a run, which may have ended. Raise RunError."""
     with translate_errors(store), TemporaryDirectory() as folder:

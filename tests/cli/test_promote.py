@@ -34,6 +34,7 @@ def test_options_reach_the_measurement_and_the_named_store(
         return Release(version="")
 
     monkeypatch.setattr("pipelines.promote._measured", measured)
+    monkeypatch.setattr("pipelines.copying._measured", lambda *_: {"eval/bits_gap": 0.0})
     options = ["--storage", tmp_path, "--tracking-uri", elsewhere]
     result = gen_ray("promote", RUN, *options, "--name", "toy", "--seed", 3, "--batch-size", 7, "-n", 20, "--steps", 1)
     assert result.code == 0, result

@@ -14,12 +14,14 @@ import yaml
 
 from gen_ray import run_directory
 from gen_ray.cluster.data.preparation import prepare_data
+from gen_ray.cluster.evaluation.copy_check import measure_copies
 from gen_ray.cluster.evaluation.evaluate import SUMMARY_IMAGES, make_summary_figure
 from gen_ray.cluster.training.train import TrainOutcome, train
 from gen_ray.cluster.training.trainer import user_error
 from gen_ray.cluster.training.worker import error_report, is_group_failure
 from gen_ray.datasets.prepared import DataError
 from gen_ray.datasets.random_rows import read_random_rows
+from gen_ray.engine.evaluation.copy_gate import copying_reason, has_copy_figures
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.plots import grids
 from gen_ray.errors import RunError, UserError
@@ -62,6 +64,12 @@ def test_the_artifact_loads_with_the_weights_of_the_last_checkpoint(
     checkpoint = outcome.artifact.parent / "checkpoints" / f"step-{2 * 1462 // 128:09d}"
     assert same(weights(checkpoint), weights(outcome.artifact))
     assert not any(p.suffix in (".pkl", ".pt", ".bin") for p in outcome.artifact.iterdir())
+
+
+def test_copies_are_measured_where_the_data_are(experiment: Experiment, outcome: TrainOutcome) -> None:
+    found = measure_copies(experiment, prepare_data(experiment), outcome.artifact)
+    assert has_copy_figures(found) and copying_reason({**outcome.metrics, **found}) == ""
+    assert 0.3 < found["eval/nearest_train_share"] < 0.6 and abs(found["eval/bits_gap"]) < 0.2
 
 
 def test_the_run_folder_holds_the_config_two_checkpoints_and_the_artifact(

@@ -36,6 +36,8 @@ from gen_ray.metrics import (
 PREVIEW_SAMPLES = 64
 """Number of samples in the picture or page of the report."""
 SEED = 0
+COPY_SAMPLES, COPY_ROWS = 1000, 250
+"""Numbers of samples, and of rows of each split, of ``copy_report``."""
 PARTIAL = "-partial"
 """Suffix of the kind of a likelihood of rows with missing values."""
 TABLE_LOGITS = 2**22
@@ -150,6 +152,13 @@ def bits_gap(model: Model, reference: ReferenceData, rows: int, *, device: torch
     nats = [torch.cat([nll.nats for nll in nll_batches(model, x, SEED, effort=effort, device=device)]) for x in splits]
     gap, error = mean_gap(*(bits_per_dim(one.double().cpu(), model.spec.dims) for one in nats))
     return {BITS_GAP.name: gap, standard_error_of(BITS_GAP.name): error}
+
+
+def copy_report(model: Model, reference: ReferenceData, *, device: torch.device) -> dict[str, float]:
+    """Return the figures on copies of training data, for a model whose evaluation did not measure them."""
+    samples, _ = sample(model, COPY_SAMPLES, device=device)
+    figures, _ = copy_figures(samples, reference, model.spec)
+    return figures | bits_gap(model, reference, COPY_ROWS, device=device)
 
 
 def sample(model: Model, n: int, *, device: torch.device) -> tuple[Tensor, float]:
