@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines import bench_gpu, bench_serve, instances, terminal
+from pipelines import bench_gpu, bench_impute, bench_serve, instances, terminal
 from pipelines.terminal import AsJson
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ Rounds = Annotated[int, typer.Option(min=1, max=10_000, help="Number of rounds, 
 
 app = terminal.new_group()
 app.command()(bench_gpu.gpu)
+app.command()(bench_impute.impute)
 
 
 @app.command()

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gen_ray.engine.inference import artifact
 from tests.cluster.tiny_runs import TINY
 from tests.conftest import ROOT, CommandResult
+from tests.engine import overfitted
+from tests.engine.tiny_models import model
 
 CONFIG = ROOT / "configs" / "demo" / "digits-ddpm.yaml"
 
@@ -37,6 +40,40 @@ def test_an_unknown_sampler_is_refused(gen_ray: Callable[..., CommandResult], tm
     result = gen_ray("bench", "sample", CONFIG, f"storage.root={tmp_path}", "--sampler", "dimm")
     assert result.code == 2 and "did you mean 'ddim'?" in result.fault
     assert gen_ray("bench", "sample", CONFIG, "--batch", 0).code == 2
+
+
+def test_imputation_is_compared_with_other_methods_on_the_same_cells(
+    gen_ray: Callable[..., CommandResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, x = overfitted.rows(500)
+    splits = {"train": x[:300].numpy(), "test": x[300:].numpy()}
+    made = overfitted.trained(spec, x[:300], 20)
+    monkeypatch.setattr("pipelines.bench_impute._model", lambda *_: (made, None))
+    monkeypatch.setattr("gen_ray.datasets.random_rows.read_random_rows", lambda _, split, n: (splits[split][:n], None))
+    command = ["bench", "impute", "rows-run", "-n", 100, "-k", 19, "--share", 0.2]
+    result = gen_ray(*command, "--json")
+    assert result.code == 0, result
+    found = json.loads(result.out)
+    assert (found["share"], found["k"], found["train_rows"], found["test_rows"]) == (0.2, 19, 300, 100)
+    kinds = {row["kind"]: [] for row in found["results"]}
+    for row in found["results"]:
+        kinds[row["kind"]].append(row)
+        assert row["minutes"] >= 0 and {"rmse", "mae", "accuracy"} <= row.keys()
+        assert ("coverage" in row) == (row["method"] == "the model")
+    assert list(kinds) == ["completely_at_random", "at_random", "not_at_random"]
+    for same in kinds.values():
+        assert len({row["cells"] for row in same}) == 1
+        assert [row["method"] for row in same] == ["the model", "mean or mode", "MICE", "chain of boosted trees"]
+    shown = gen_ray(*command, "--kind", "at_random")
+    assert "chain of boosted trees" in shown.out and "RMSE" in shown.out and "at_random: MICE" in shown.err
+
+
+def test_the_benchmark_of_imputation_needs_a_table(gen_ray: Callable[..., CommandResult], tmp_path: Path) -> None:
+    artifact.write(tmp_path / "runs" / "toy-20260101-000000" / "artifact", model())
+    command = ["bench", "impute", "toy-20260101-000000", "--storage", tmp_path]
+    assert "holds image; this benchmark needs a model of a table" in gen_ray(*command).fault
+    assert "'completely_at_random'" in gen_ray(*command, "--kind", "completly_at_random").fault
+    assert "only where a YAML file is given" in gen_ray(*command, "training.epochs=1").fault
 
 
 @pytest.fixture

@@ -68,8 +68,8 @@ def prediction_score(train: np.ndarray, test: np.ndarray, ordered: np.ndarray, t
     return float(roc_auc_score(truth == classes[1], p))
 
 
-def fewer_categories(x: np.ndarray, ordered: np.ndarray) -> np.ndarray:
-    """Return rows (N, D) with at most MAX_CATEGORIES codes in unordered columns: the most frequent, and one for others.
+def fewer_categories(x: np.ndarray, ordered: np.ndarray, most: int = MAX_CATEGORIES) -> np.ndarray:
+    """Return rows (N, D) with at most ``most`` codes in unordered columns: the most frequent, and one for the others.
 
     Codes are numbered by frequency.
     """
@@ -79,7 +79,7 @@ def fewer_categories(x: np.ndarray, ordered: np.ndarray) -> np.ndarray:
         values, places, counts = np.unique(x[present, d], return_inverse=True, return_counts=True)
         ranks = np.empty(len(values), np.int64)
         ranks[np.argsort(-counts, kind="stable")] = np.arange(len(values))
-        found[present, d] = np.minimum(ranks, MAX_CATEGORIES - 1)[places]
+        found[present, d] = np.minimum(ranks, most - 1)[places]
     return found
 
 
