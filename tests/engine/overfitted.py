@@ -14,8 +14,6 @@ from gen_ray.experiment import parse
 from tests.tabular_cases import coded, mixed_rows
 
 TABLE_NET = {"name": "columns", "width": 128, "depth": 2, "dropout": 0.0}
-IMAGE = DataSpec(name="noise", kind="image", shape=(1, 3, 3), levels=3)
-IMAGE_NET = {"name": "tokens", "width": 64, "depth": 1, "heads": 2}
 
 
 def rows(n: int) -> tuple[DataSpec, Tensor]:
@@ -23,18 +21,12 @@ def rows(n: int) -> tuple[DataSpec, Tensor]:
     return spec, torch.from_numpy(codes)
 
 
-def noise(n: int) -> tuple[DataSpec, Tensor]:
-    """Return images whose pixels are independent: a model cannot predict a held-out image better than at random."""
-    return IMAGE, torch.randint(3, (n, *IMAGE.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-
-
 def trained(spec: DataSpec, train: Tensor, steps: int) -> Model:
     """Return a model fitted to train (N, *shape) for a number of steps of 64 rows."""
-    net = TABLE_NET if spec.is_table else IMAGE_NET
     exp = parse(
         {
             "name": "heart",
-            "family": {"name": "discrete", "kernel": "random_order", "net": net},
+            "family": {"name": "discrete", "kernel": "random_order", "net": TABLE_NET},
             "data": {"batch_size": 64},
             "training": {
                 "epochs": -(-steps * 64 // len(train)), "learning_rate": 3e-3, "precision": "float32",

@@ -25,7 +25,7 @@ SWEEPS = 3
 """Number of times that the chain of trees goes through all columns."""
 TREES = 100
 CATEGORIES = 30
-"""Number of categories that are told apart; rarer ones are taken together, because each costs a tree or a column."""
+"""Largest number of categories; rarer ones are taken together, because each takes a tree or a column."""
 
 
 def mean_mode(train: np.ndarray, rows: np.ndarray, ordered: np.ndarray, seed: int = 0) -> np.ndarray:
