@@ -20,6 +20,7 @@ from gen_ray.datasets.parquet_columns import (
     described,
     element_type,
     image_axes,
+    pictures_hint,
     stated_shape,
     usable_rows,
 )
@@ -102,11 +103,12 @@ class ParquetFiles(DataSource):
             raise UserError(
                 f"{self.files[0]}: column 'x' is {named[0].type}; store flat lists or fixed-shape tensors of integers "
                 f"({argument('option', 'shape=…')}, or data.options.shape, says how a flat list is cut)"
+                f"{pictures_hint(pa.schema(named))}"
             )
         if len(named) != 1:
             raise UserError(
                 f"{self.files[0]}: needs a column named x, or else only one column of lists or tensors, with integers "
-                f"from 0 to levels-1 in each row; its columns are {described(self.schema)}"
+                f"from 0 to levels-1 in each row; its columns are {described(self.schema)}{pictures_hint(self.schema)}"
             )
         if not pa.types.is_integer(element_type(named[0].type)):
             raise UserError(
