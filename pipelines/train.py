@@ -1,13 +1,16 @@
 """gen-ray train CONFIG [key=value …]: train one experiment and save its artifact."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines import terminal
 from pipelines.progress import VerbProgress
 from pipelines.resuming import AcceptData, TakeOver, check_resume
+
+if TYPE_CHECKING:
+    from gen_ray.experiment import Data
 
 
 def train(
@@ -33,6 +36,7 @@ def train(
     experiment = load(config, overrides or [])
     if dry_run:
         typer.echo(yaml12.dump(experiment.resolved()), nl=False)
+        _note_unreadable_source(experiment.data)
         return
     from gen_ray.cluster.training.train import train as run
 
@@ -41,6 +45,19 @@ def train(
     typer.echo(f"run {done.run_id}")
     terminal.show_metrics(done.metrics, done.provenance)
     typer.echo(f"artifact {done.artifact}")
+
+
+def _note_unreadable_source(data: "Data") -> None:
+    """Print a note on stderr if the user's files cannot be read here. It is not an error: the cluster may have them."""
+    from gen_ray.datasets.catalogue import open_source
+    from gen_ray.errors import UserError
+
+    try:
+        source = open_source(data.source, data.root, data.options)
+        if source.argument:
+            source.signature()
+    except UserError as error:
+        typer.echo(f"note: data.source={data.source} cannot be read on this machine: {error}", err=True)
 
 
 if __name__ == "__main__":

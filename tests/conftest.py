@@ -58,6 +58,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one process more than there are cores, at most four: tests that start Ray or a command often wait."""
+    return min(4, len(os.sched_getaffinity(0)) + 1)
+
+
 def pytest_configure() -> None:
     """Disable the deadline of Hypothesis, for busy machines. tests/gpu also runs without Hypothesis."""
     tiers.GUARD.install()

@@ -374,6 +374,8 @@ def test_files_that_are_not_configs_are_named(tmp_path: Path) -> None:
         load(tmp_path / "latin.yaml")
     with pytest.raises(UserError, match=r"nope\.yaml: No such file"):
         load(tmp_path / "nope.yaml")
+    with pytest.raises(UserError, match=f"^nope.yaml: No such file or directory below {Path.cwd()}; .*full path"):
+        load(Path("nope.yaml"))
     with pytest.raises(UserError, match="Is a directory"):
         load(tmp_path)
 

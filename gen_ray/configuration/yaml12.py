@@ -66,6 +66,11 @@ def read(file: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file. Raise UserError with file and line."""
     try:
         raw = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # noqa: S506  a safe loader
+    except FileNotFoundError as error:
+        searched = (
+            f" below {Path.cwd()}; run the command where the path starts (a clone of gen_ray), or give the full path"
+        )
+        raise UserError(f"{file}: {error.strerror}{'' if file.is_absolute() else searched}") from None
     except OSError as error:
         raise UserError(f"{file}: {error.strerror or error}") from None
     except UnicodeDecodeError:

@@ -16,7 +16,8 @@ from gen_ray.datasets.parquet_columns import (
     described,
     element_type,
     image_axes,
-    is_plain,
+    is_table,
+    pictures_hint,
     stated_shape,
     usable_rows,
 )
@@ -76,11 +77,12 @@ class ParquetFiles(FileSource):
             raise UserError(
                 f"{self.files[0]}: column 'x' is {named[0].type}; store flat lists or fixed-shape tensors of integers "
                 f"({argument('option', 'shape=…')}, or data.options.shape, says how a flat list is cut)"
+                f"{pictures_hint(pa.schema(named))}"
             )
         if len(named) != 1:
             raise UserError(
                 f"{self.files[0]}: needs a column named x, or else only one column of lists or tensors, with integers "
-                f"from 0 to levels-1 in each row; its columns are {described(self.schema)}"
+                f"from 0 to levels-1 in each row; its columns are {described(self.schema)}{pictures_hint(self.schema)}"
             )
         if not pa.types.is_integer(element_type(named[0].type)):
             raise UserError(
@@ -113,7 +115,7 @@ class ParquetFiles(FileSource):
     @cached_property
     def table(self) -> ParquetTables | None:
         """Return the source of a table, None for tensors. Raise UserError for settings without effect on tensors."""
-        if not self.options.shape and all(is_plain(field.type) for field in self.schema):
+        if not self.options.shape and is_table(self.schema):
             return ParquetTables(str(self.path), None, self.options)
         check_used(self.options, TENSOR_OPTIONS, "tensors, only on tables")
         return None

@@ -86,3 +86,21 @@ def described(schema: pa.Schema) -> str:
     shown = [f"{field.name} ({field.type})" for field in schema][:LISTED]
     more = f" and {len(schema) - LISTED} more" if len(schema) > LISTED else ""
     return ", ".join(shown) + more if shown else "none"
+
+
+def is_table(schema: pa.Schema) -> bool:
+    """Return whether a file is a table of single values: without lists and tensors, and not pictures with labels."""
+    values = [field for field in schema if not _has_bytes(pa.schema([field]))]
+    return all(is_plain(field.type) for field in schema) and (len(values) == len(schema) or len(values) > 1)
+
+
+def pictures_hint(schema: pa.Schema) -> str:
+    """Return the remedy for columns of bytes, which usually are encoded pictures (PNG, JPEG), or "" without any."""
+    return "; extract encoded pictures (PNG, JPEG) to files and use image_folder:DIR" if _has_bytes(schema) else ""
+
+
+def _has_bytes(schema: pa.Schema) -> bool:
+    """Return whether a column holds bytes, also in a struct with the file's name, as published data sets have them."""
+    kinds = [field.type for field in schema]
+    kinds += [part.type for kind in kinds if pa.types.is_struct(kind) for part in kind]
+    return any(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) for kind in kinds)

@@ -95,6 +95,20 @@ def test_a_dry_run_shows_the_resolved_config_which_loads_again(gen_ray: Run, tmp
     assert gen_ray("train", tmp_path / "shown.yaml", "--dry-run").out == result.out
 
 
+@pytest.mark.parametrize(
+    ("source", "fault"),
+    [
+        ("image_folder:nowhere", "nowhere: no such folder"),
+        ("text:nowhere.txt", "nowhere.txt: no such file"),
+        ("parquet:nowhere/*.parquet", "nowhere/*.parquet: no Parquet file by this name or pattern"),
+    ],
+)
+def test_a_dry_run_notes_a_source_that_this_machine_cannot_read(gen_ray: Run, source: str, fault: str) -> None:
+    result = gen_ray("train", DEMO / "digits-vae.yaml", f"data.source={source}", "--dry-run")
+    assert result.code == 0 and f"source: {source}" in result.out
+    assert result.err == f"note: data.source={source} cannot be read on this machine: {fault}\n"
+
+
 def test_debug_shows_the_traceback_that_is_otherwise_hidden(
     gen_ray: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

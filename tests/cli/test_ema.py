@@ -23,7 +23,7 @@ def test_the_best_average_becomes_the_model(gen_ray: Callable[..., CommandResult
     for words, expected in (
         (("--by", "fid"), "--by 'fid'"),
         (("--sigma-rel", "0.9"), "--sigma-rel: a power-function average"),
-        (("--sigma-rel", "0.02", "0.2"), "--sigma-rel: 0.02 cannot be computed"),
+        (("--sigma-rel", "0.02", "0.2"), "--sigma-rel: width 0.02 does not fit"),
     ):
         result = gen_ray("ema", "tiny", *words, "--storage", tmp_path)
         assert result.code == 2 and expected in result.fault

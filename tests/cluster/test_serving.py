@@ -192,7 +192,7 @@ def test_torch_does_not_block_the_event_loop(url: str) -> None:
         ("127.0.0.1", None, False, r"already serves ddpm, vae at http://127\.0\.0\.1:\d+ .*`replace`.*`stop`"),
         ("127.0.0.1", 9, False, "already serves ddpm, vae"),
         ("127.0.0.1", 9, True, r"`port=9`: Ray Serve of this cluster listens at http://127\.0\.0\.1:\d+"),
-        ("0.0.0.0", None, True, r"`host=0\.0\.0\.0`.*use `host=127\.0\.0\.1`"),
+        ("0.0.0.0", None, True, r"`host=0\.0\.0\.0`.*use argument `host=127\.0\.0\.1`"),
     ],
 )
 def test_a_second_server_of_a_cluster_is_refused_and_leaves_the_first(

@@ -205,6 +205,8 @@ def test_files_that_disagree_are_named(tmp_path: Path) -> None:
         ({"x": [[[1, 2]]] * N}, r"column 'x' is list<.*list<.*store flat lists or fixed-shape tensors"),
         ({"x": ["a"] * N, "y": [[1]] * N}, "column 'x' is string"),
         ({"x": [["a"]] * N}, "column 'x' is list<.*integers"),
+        ({"x": [b"\x89PNG"] * N}, "column 'x' is binary.*image_folder:DIR"),
+        ({"image": [{"bytes": b"\x89PNG", "path": "a"}] * N, "label": [0] * N}, r"needs a column.*image_folder:DIR"),
     ],
 )
 def test_unusable_columns_are_named(tmp_path: Path, columns: dict, message: str) -> None:

@@ -20,13 +20,17 @@ TEXT = DataSpec(name="text", kind="tokens", shape=(6,), levels=5)
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodContract:
-    """Expected kind, nfe (None: not fixed) and draws of a family's likelihood at an effort, and the data it refuses."""
+    """Expected kind, nfe (None: not fixed) and draws of a family's likelihood at an effort, and the data it refuses.
+
+    exact: whether loss and likelihood of these settings are computed without random draws.
+    """
 
     kind: Callable[[Mapping[str, Any], int], str]
     nfe: Callable[[Mapping[str, Any], int], int | None]
     refuses: DataSpec
     unknown_option: str
     too_many_steps: int
+    exact: Callable[[Mapping[str, Any]], bool] = lambda settings: False
 
 
 def _vae(spec: DataSpec = SMALL, **settings: Any) -> tuple[DataSpec, dict[str, Any]]:
@@ -179,6 +183,7 @@ PROMISES = {
         refuses=TEXT,
         unknown_option="first_hitting:temperature=1",
         too_many_steps=17,
+        exact=lambda settings: settings["kernel"]["name"] == "order",
     ),
     "score_sde": LikelihoodContract(
         kind=_score_sde_kind,
@@ -212,7 +217,7 @@ class Case:
     @property
     def exact(self) -> bool:
         """Return whether loss and likelihood are exact, that is, computed without random draws."""
-        return self.settings.get("kernel", {}).get("name") == "order"
+        return self.promise.exact(self.settings)
 
     def experiment(self) -> Experiment:
         return parse({"name": "case", "family": self.settings})

@@ -14,7 +14,7 @@ from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.schemas import InstancesBody, Numbers, ResultSchema
 from gen_ray.serving.service import ServingJob
 from gen_ray.serving.settings import ApiSettings
-from gen_ray.serving.verbs import VERBS, Verb
+from gen_ray.serving.verbs import VERBS, Verb, supported_verbs
 from gen_ray.tracking.sources import FolderSource
 from tests.engine.tiny_models import CPU, model
 
@@ -49,13 +49,15 @@ BRIGHTNESS = Verb(
 def test_a_declared_verb_has_a_route_a_place_in_the_card_and_documentation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ddpm = model("ddpm")
+    before = supported_verbs(ddpm.family)
     monkeypatch.setitem(VERBS, "brightness", BRIGHTNESS)
-    artifact.write(tmp_path / "toy", model("ddpm"))
+    artifact.write(tmp_path / "toy", ddpm)
     service = LocalModelService("toy", FolderSource(tmp_path / "toy"), device=CPU)
     with TestClient(build({"toy": service}, ApiSettings()), base_url="http://localhost:8000") as http:
         assert http.portal is not None
         http.portal.call(service.open)
-        assert http.get("/v1/models/toy").json()["verbs"] == ["sample", "impute", "score", "brightness"]
+        assert http.get("/v1/models/toy").json()["verbs"] == [*before, "brightness"]
         post = http.get("/openapi.json").json()["paths"]["/v1/models/{name}/brightness"]["post"]
         json = post["requestBody"]["content"]["application/json"]
         found = http.post("/v1/models/toy/brightness", json=json["examples"]["lists"]["value"])

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 def wait_until_open(track: RunLogger, home: Path, *, is_new: bool) -> None:
     """Wait until the run is open in MLflow. Raise RunError if it is refused; a new run then leaves no folder."""
     try:
-        awaited(track.opened, lambda: f"{track.run_id}: waits for MLflow to answer")
+        awaited(track.opened, lambda: f"{track.run_id}: waits for MLflow; a new store takes some seconds")
     except BaseException:
         if is_new:
             paths.remove(home)
