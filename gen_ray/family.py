@@ -44,6 +44,17 @@ class Nll:
     cells: Tensor | None = None
 
 
+class NetConfig(Protocol):
+    """The part of a net's settings that a family checks: its name, and the kinds of data that it models."""
+
+    kinds: ClassVar[frozenset[str]]
+
+    @property
+    def name(self) -> str:
+        """Return the net's name."""
+        ...
+
+
 class FamilyConfig(Config):
     """The section ``family`` of an experiment; each family adds its own keys."""
 
@@ -67,11 +78,17 @@ class Family(ABC):
         """Store the settings and the data's spec. Raise UserError if the two are incompatible."""
         self.config, self.spec = config, spec
 
-    def require_images(self) -> None:
-        """Raise UserError if the data are not images (C, H, W). For families that model continuous values."""
-        if not self.spec.is_image:
-            data = f"{self.spec.name} holds {self.spec.kind}"
-            raise UserError(f"family.name: {self.config.name} models images; {data} (use discrete)")
+    def require_net(self, net: NetConfig, nets: Mapping[str, str]) -> None:
+        """Raise UserError if the family or its net does not model data of this kind.
+
+        nets are the names of the family's nets by the kind of data, as an error lists them.
+        """
+        kind, data = self.spec.kind, f"{self.spec.name} holds {self.spec.kind}"
+        if kind not in nets:
+            modelled = " and ".join(nets)
+            raise UserError(f"family.name: {self.config.name} models data of kind {modelled}; {data} (use discrete)")
+        if kind not in net.kinds:
+            raise UserError(f"family.net: {net.name} does not model data of kind {kind}; {data}, use net {nets[kind]}")
 
     @abstractmethod
     def build_net(self) -> nn.Module:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gen_ray.maths import gaussian, likelihoods
 from gen_ray.maths.broadcasting import append_dims
+from gen_ray.maths.levels import Levels
 from gen_ray.maths.noise import stratified_step
 from gen_ray.maths.schedules import DiscreteSchedule
 from gen_ray.maths.tables import Variance
@@ -35,11 +36,14 @@ LARGENESS = {Variance.SMALL: -1.0, Variance.LARGE: 1.0}
 
 @dataclass(frozen=True, eq=False)
 class ChainBound:
-    """The bound of p(x_{k−1}|x_k) = N(coef_x·x_k + coef_x_0·x̂_0, variance) on data of ``levels`` levels."""
+    """The bound of p(x_{k−1}|x_k) = N(coef_x·x_k + coef_x_0·x̂_0, variance) on data of ``levels`` levels.
+
+    Its terms are sums over the scalars of an example, because both normals of a KL are diagonal.
+    """
 
     schedule: DiscreteSchedule
     variance: Variance
-    levels: int
+    levels: Levels
     _columns: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
 
     def at(self, k: Tensor, ndim: int) -> ChainStep:
@@ -72,7 +76,7 @@ class ChainBound:
         return step.log_middle + (LARGENESS[self.variance] if v is None else v) * step.log_reach
 
     def step_nats(self, u: Tensor, x_0: Tensor, x_t: Tensor, k: Tensor, x_0_hat: Tensor, v: Tensor | None) -> Tensor:
-        """Return L_{k−1} = KL(q(x_{k−1}|x_k, x_0) ‖ p(x_{k−1}|x_k)), or L_0 = −log p(u|x_1) where k = 1; (B,).
+        """Return L_{k−1} = KL(q(x_{k−1}|x_k, x_0) ‖ p(x_{k−1}|x_k)), or L_0 = −log p(u|x_1) where k = 1; (B, …).
 
         u (B, …) are the stored levels of x_0. L_0 is computed only for the rows at k = 1, because it costs much more.
         """
@@ -81,24 +85,28 @@ class ChainBound:
         drift = step.coef_x * x_t
         mean_hat = drift + step.coef_x_0 * x_0_hat
         kl = likelihoods.normal_kl(drift + step.coef_x_0 * x_0, step.log_true, mean_hat, log_variance)
-        nats, first = likelihoods.sum_dims(kl), (k == 1).nonzero().flatten()
+        first = (k == 1).nonzero().flatten()
         mean, log_sigma = mean_hat[first], (log_variance[first] / 2).expand_as(mean_hat[first])
         log_p = likelihoods.discretised_gaussian_log_prob(u[first], mean, log_sigma, self.levels)
-        return nats.index_copy(0, first, -likelihoods.sum_dims(log_p))
+        return kl.index_copy(0, first, -log_p)
+
+    def prior_cells(self, x_0: Tensor) -> Tensor:
+        """Return the parts of L_T = KL(q(x_T|x_0) ‖ N(0, I)) due to each scalar, (B, …)."""
+        alpha, sigma = self.schedule.alpha[-1].float(), self.schedule.sigma[-1].float()
+        return likelihoods.standard_normal_kl(alpha * x_0, 2 * sigma.log())
 
     def prior_nats(self, x_0: Tensor) -> Tensor:
-        """Return L_T = KL(q(x_T|x_0) ‖ N(0, I)), (B,)."""
-        alpha, sigma = self.schedule.alpha[-1].float(), self.schedule.sigma[-1].float()
-        return likelihoods.sum_dims(likelihoods.standard_normal_kl(alpha * x_0, 2 * sigma.log()))
+        """Return L_T, (B,)."""
+        return likelihoods.sum_dims(self.prior_cells(x_0))
 
 
 def summed(nats_at: Callable[[Tensor], Tensor], T: int, draws: int, like: Tensor, rng: torch.Generator) -> Tensor:
-    """Return an unbiased estimate (B,) of Σ_{k=2}^{T} nats_at(k) per example, by ``draws`` evaluations.
+    """Return an unbiased estimate (B, …) of Σ_{k=2}^{T} nats_at(k) per example, by ``draws`` evaluations.
 
-    B and the device are those of ``like``. The steps are divided into ``draws`` equal parts; one uniformly drawn step
+    Shape and device are those of ``like``. The steps are divided into ``draws`` equal parts; one uniformly drawn step
     of each is evaluated and weighted by the part's size. With draws = T − 1 only nats_at itself is random.
     """
-    total = torch.zeros(len(like), device=like.device)
+    total = torch.zeros_like(like)
     for part in range(draws):
         k = 1 + stratified_step(T - 1, part, draws, len(like), rng, like.device)
         total = total + (T - 1) / draws * nats_at(k)

@@ -57,3 +57,7 @@ class ColumnStepper(UnmaskingStepper):
             logits = by_column.column(hidden[at], d) if by_column else hidden[at, d]
             x[at, d] = draw(logits.double().softmax(-1), v[at, d])
         return {**state, "x": x}
+
+    def finish(self, state: State) -> Tensor:
+        """Return the codes (B, D), int32."""
+        return state["x"].int()

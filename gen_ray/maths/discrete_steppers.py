@@ -121,8 +121,8 @@ class ResamplingStepper:
         return {**state, "x": x}
 
     def finish(self, state: State) -> Tensor:
-        """Return the data (B, *shape), uint8 up to 256 levels, else int32."""
-        return stored(state["x"], self.K)
+        """Return the data (B, *shape): codes of a table int32, else uint8 up to 256 levels and int32 above."""
+        return stored(state["x"], self.K) if self.cardinalities is None else state["x"].int()
 
     def preview(self, state: State) -> Tensor:
         """Return the current symbols (B, *shape)."""

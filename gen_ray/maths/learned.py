@@ -8,7 +8,7 @@ With v = gamma(t) the continuous term is ½·∫ E‖eps − eps_hat‖² dv, wh
 of gamma is trained to lower the variance of L, the estimate of this term at a uniform t. It enters the variance through
 E_t[L²] = ¼·∫ E‖eps − eps_hat‖⁴·gamma'(t(v)) dv, whose gradient at fixed v is E_t[L²·∇ ln gamma'(t(v))].
 
-Shapes: B batch, then the axes of an example, written (B, …).
+Shapes: B batch, then the axes of an example, written (B, …). With a mask (B, …) only scalars where it is True count.
 """
 
 import math
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from gen_ray.maths import likelihoods
 from gen_ray.maths.broadcasting import append_dims
+from gen_ray.maths.levels import Levels, spacing
 
 
 def marginal(gamma: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
@@ -31,15 +32,15 @@ def place(alpha: Tensor, sigma: Tensor, low: float, high: float) -> Tensor:
     return (2 * (sigma.log() - alpha.log()) - low) / (high - low)
 
 
-def prior_nats(x_0: Tensor, last: Tensor) -> Tensor:
+def prior_nats(x_0: Tensor, last: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return KL(q(x_1|x_0) ‖ N(0, I)), (B,), for gamma(1) = last."""
     alpha, log_var = torch.sigmoid(-last).sqrt().float(), torch.nn.functional.logsigmoid(last).float()
-    return likelihoods.sum_dims(likelihoods.standard_normal_kl(alpha * x_0, log_var))
+    return likelihoods.sum_dims(likelihoods.standard_normal_kl(alpha * x_0, log_var), mask)
 
 
-def diffusion_nats(eps: Tensor, eps_hat: Tensor, weight: Tensor) -> Tensor:
+def diffusion_nats(eps: Tensor, eps_hat: Tensor, weight: Tensor, mask: Tensor | None = None) -> Tensor:
     """Return ½·weight·‖eps − eps_hat‖², (B,), for eps and eps_hat (B, …) and weight (B,)."""
-    return 0.5 * weight.float() * likelihoods.sum_dims((eps - eps_hat).square())
+    return 0.5 * weight.float() * likelihoods.sum_dims((eps - eps_hat).square(), mask)
 
 
 def schedule_variance_loss(nats: Tensor, log_slope: Tensor) -> Tensor:
@@ -52,17 +53,23 @@ def schedule_variance_loss(nats: Tensor, log_slope: Tensor) -> Tensor:
     return (loss - loss.detach()).float()
 
 
-def reconstruction_nats(u: Tensor, eps: Tensor, first: Tensor, levels: int) -> Tensor:
-    """Return −log p(u|z), (B,), of levels u (B, …) at z = alpha·x + sigma·eps ~ q(z|u), gamma(0) = first.
+def reconstruction_nats(u: Tensor, eps: Tensor, first: Tensor, levels: Levels, mask: Tensor | None = None) -> Tensor:
+    """Return −log p(u|z), (B,): the sum of ``reconstruction_cells``."""
+    return likelihoods.sum_dims(reconstruction_cells(u, eps, first, levels), mask)
+
+
+def reconstruction_cells(u: Tensor, eps: Tensor, first: Tensor, levels: Levels) -> Tensor:
+    """Return −log p(u|z) of each scalar, (B, …): levels u (B, …), z = alpha·x + sigma·eps ~ q(z|u), gamma(0) = first.
 
     p(u|z) ∝ N(z; alpha·x(u), sigma²) over the levels (VDM, section 3.1). In units of sigma the levels lie
     d = 2/(levels−1)·alpha/sigma apart, so the log-odds of level u − j are ½eps² − ½(eps + d·j)². Levels more than
     twelve sigmas away are left out: their share is below e^-18 even for eps = 6.
     """
-    d = (torch.exp(-first / 2) * (2 / (levels - 1))).float()
-    reach = min(levels - 1, math.ceil(12 / max(float(d.detach()), 1e-30)))
+    d = (torch.exp(-first / 2) * spacing(levels, eps)).float().unsqueeze(-1)
+    most = torch.as_tensor(levels, device=u.device).unsqueeze(-1)
+    reach = min(int(most.max()) - 1, math.ceil(12 / max(float(d.detach().min()), 1e-30)))
     j = torch.arange(-reach, reach + 1, device=u.device)
     level = u.long().unsqueeze(-1) - j
     logits = -0.5 * (eps.unsqueeze(-1) + d * j).square()
-    inside = logits.masked_fill((level < 0) | (level >= levels), -math.inf).logsumexp(-1)
-    return likelihoods.sum_dims(inside + 0.5 * eps.square())
+    inside = logits.masked_fill((level < 0) | (level >= most), -math.inf).logsumexp(-1)
+    return inside + 0.5 * eps.square()

@@ -1,7 +1,8 @@
 """Log-probabilities and divergences, in nats and elementwise: sum_dims turns them into one number per example.
 
 The discretised functions give an integer u in {0 … levels-1} the mass of a density in the bin of width 2/(levels-1)
-around x = 2·u/(levels-1) - 1; the two edge bins include the tails, so the masses sum to one.
+around x = 2·u/(levels-1) - 1; the two edge bins include the tails, so the masses sum to one. ``levels`` is a number, or
+one for each scalar (levels.py).
 """
 
 import math
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gen_ray.maths.levels import scaled
+from gen_ray.maths.levels import Levels, scaled, spacing
 
 _LOG_2_PI = math.log(2 * math.pi)
 _LOG_SCALE_LIMIT = 20.0  # a scale of e^-20 is already 10^4 times narrower than the narrowest bin
 
 
-def sum_dims(x: Tensor) -> Tensor:
-    """Return the sum (B,) of x (B, …) over all axes except the first."""
+def sum_dims(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the sum (B,) of x (B, …) over all axes except the first; with a mask (B, …), over its True scalars."""
+    x = x if mask is None else x.masked_fill(~mask, 0.0)
     return x.reshape(x.shape[0], math.prod(x.shape[1:])).sum(1)
 
 
@@ -43,7 +45,7 @@ def categorical_log_prob(u: Tensor, logits: Tensor, dim: int = -1) -> Tensor:
     return logits.log_softmax(dim).gather(dim, u.unsqueeze(dim)).squeeze(dim)
 
 
-def discretised_logistic_log_prob(u: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> Tensor:
+def discretised_logistic_log_prob(u: Tensor, mean: Tensor, log_scale: Tensor, levels: Levels) -> Tensor:
     """Return ln of the mass of a logistic in the bin of u, elementwise nats, the dtype of mean.
 
     Finite, with finite gradients, at any mean and scale (Salimans et al. 2017, PixelCNN++, eq. 2). The paper
@@ -52,13 +54,13 @@ def discretised_logistic_log_prob(u: Tensor, mean: Tensor, log_scale: Tensor, le
     log_scale is clamped to [-20, 20].
     """
     c, d, log_d = _bin(u, mean, log_scale, levels)
-    below = torch.where(u == levels - 1, 0.0, _log_sigmoid(c + d / 2))
-    above = torch.where(u == 0, 0.0, _log_sigmoid(d / 2 - c))
-    inside = (u > 0) & (u < levels - 1)
-    return (below + above + torch.where(inside, _log_mean_exp(d) + log_d, 0.0)).to(mean.dtype)
+    first, last = u == 0, _is_last(u, levels)
+    below = torch.where(last, 0.0, _log_sigmoid(c + d / 2))
+    above = torch.where(first, 0.0, _log_sigmoid(d / 2 - c))
+    return (below + above + torch.where(first | last, 0.0, _log_mean_exp(d) + log_d)).to(mean.dtype)
 
 
-def discretised_gaussian_log_prob(u: Tensor, mean: Tensor, log_sigma: Tensor, levels: int) -> Tensor:
+def discretised_gaussian_log_prob(u: Tensor, mean: Tensor, log_sigma: Tensor, levels: Levels) -> Tensor:
     """Return ln of the mass of N(mean, e^(2·log_sigma)) in the bin of u, elementwise nats, the dtype of mean.
 
     Finite, with finite gradients, at any mean and sigma (Ho et al. 2020, eq. 13). log_sigma is clamped to [-20, 20].
@@ -73,7 +75,7 @@ def discretised_gaussian_log_prob(u: Tensor, mean: Tensor, log_sigma: Tensor, le
     narrow = -(c.square() + _LOG_2_PI) / 2 + log_d + z / 2 + _log_mean_exp(z)
     inside = torch.where(d < 1e-3, narrow, wide)
     inside = torch.where(u == 0, _log_ndtr(c + d / 2), inside)
-    return torch.where(u == levels - 1, _log_ndtr(d / 2 - c), inside).to(mean.dtype)
+    return torch.where(_is_last(u, levels), _log_ndtr(d / 2 - c), inside).to(mean.dtype)
 
 
 class _Bin(NamedTuple):
@@ -84,12 +86,19 @@ class _Bin(NamedTuple):
     log_width: Tensor
 
 
-def _bin(u: Tensor, mean: Tensor, log_scale: Tensor, levels: int) -> _Bin:
+def _bin(u: Tensor, mean: Tensor, log_scale: Tensor, levels: Levels) -> _Bin:
     """Return the bin of u relative to mean and scale, the dtype of mean."""
     log_scale = log_scale.clamp(-_LOG_SCALE_LIMIT, _LOG_SCALE_LIMIT)
-    precision, bin_width = torch.exp(-log_scale), 2 / (levels - 1)
+    precision, bin_width = torch.exp(-log_scale), spacing(levels, mean)
+    log_width = bin_width.log() if isinstance(bin_width, Tensor) else math.log(bin_width)
     x = scaled(u, levels, mean.dtype)
-    return _Bin((x - mean) * precision, bin_width * precision, math.log(bin_width) - log_scale)
+    return _Bin((x - mean) * precision, bin_width * precision, log_width - log_scale)
+
+
+def _is_last(u: Tensor, levels: Levels) -> Tensor:
+    """Return a mask of the shape of u, True at the last level."""
+    last: Tensor = u == (levels.to(u.device) - 1 if isinstance(levels, Tensor) else levels - 1)
+    return last
 
 
 def _log_mean_exp(d: Tensor) -> Tensor:

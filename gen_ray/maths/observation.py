@@ -1,12 +1,15 @@
-"""Observation models p(x|z): distributions over a pixel's levels, with parameters from a decoder's output channels."""
+"""Observation models p(x|z): distributions over a pixel's levels, with parameters from a decoder's output channels.
+
+Those of a table's rows are in row_observation.py.
+"""
 
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gen_ray.maths import likelihoods
-from gen_ray.maths.levels import nearest, scaled
+from gen_ray.maths.levels import nearest, scaled, stored
 
 
 class Observation(ABC):
@@ -14,6 +17,8 @@ class Observation(ABC):
 
     suffix = ""
     """A suffix of the likelihood's kind: likelihoods of differently prepared data must not be ranked together."""
+    undecided = 0
+    """The value of a scalar that is not yet generated."""
 
     def __init__(self, levels: int, channels: int) -> None:
         """Store the number of levels and of image channels."""
@@ -24,9 +29,25 @@ class Observation(ABC):
     def out_channels(self) -> int:
         """Return the number of parameters per pixel."""
 
+    def input_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the encoder's input for stored examples of this shape."""
+        return shape
+
+    def stored(self, x: Tensor) -> Tensor:
+        """Return levels x in the dtype of stored data."""
+        return stored(x, self.levels)
+
+    def kind_suffix(self, x: Tensor) -> str:
+        """Return the end of the kind of the likelihood of prepared data x."""
+        return self.suffix
+
     def prepare(self, x: Tensor, rng: torch.Generator) -> Tensor:
         """Return the data that p(x|z) models, (B, C, H, W) integers."""
         return x
+
+    def prepare_for_loss(self, x: Tensor, net: nn.Module, rng: torch.Generator) -> Tensor:
+        """Return the data of ``prepare`` for the training loss of a net."""
+        return self.prepare(x, rng)
 
     def seen(self, x: Tensor, u: Tensor) -> Tensor:
         """Return the data of ``prepare``, with u ~ U[0, 1) that broadcasts to x in place of the random draw.
@@ -108,9 +129,7 @@ class Logistic(Observation):
         return 2 * self.channels
 
     def _mean_and_log_scale(self, params: Tensor) -> tuple[Tensor, Tensor]:
-        mean, log_scale = params.chunk(2, dim=1)
-        # The initial scale is e^-1.6 = 0.2; below e^-7 one bin of 8-bit data has all the mass anyway.
-        return mean, (log_scale - 1.6).clamp(min=-7.0)
+        return logistic_params(params)
 
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """Return log p(x|z) of levels."""
@@ -123,7 +142,7 @@ class Logistic(Observation):
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
         """Return levels by the logistic quantile function."""
         mean, log_scale = self._mean_and_log_scale(params)
-        return nearest(mean + log_scale.exp() * torch.logit(u, eps=1e-7), self.levels)
+        return nearest(logistic_quantile(mean, log_scale, u), self.levels)
 
 
 class Categorical(Observation):
@@ -148,10 +167,27 @@ class Categorical(Observation):
 
     def draw(self, params: Tensor, u: Tensor) -> Tensor:
         """Return levels by the inverse distribution function."""
-        cumulative = self._logits(params).double().softmax(-1).cumsum(-1)
-        # searchsorted copies tensors that are not contiguous and warns about it.
-        levels = torch.searchsorted(cumulative.contiguous(), u.double().unsqueeze(-1).contiguous(), right=True)
-        return levels.squeeze(-1).clamp(max=self.levels - 1)
+        return inverse_cdf(self._logits(params), u)
+
+
+def logistic_params(params: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and log-scale of logistics, the halves of params along axis 1."""
+    mean, log_scale = params.chunk(2, dim=1)
+    # The initial scale is e^-1.6 = 0.2; below e^-7 one bin of 8-bit data has all the mass anyway.
+    return mean, (log_scale - 1.6).clamp(min=-7.0)
+
+
+def logistic_quantile(mean: Tensor, log_scale: Tensor, u: Tensor) -> Tensor:
+    """Return the logistic's quantile function at u in [0, 1], the shape of mean."""
+    return mean + log_scale.exp() * torch.logit(u, eps=1e-7)
+
+
+def inverse_cdf(logits: Tensor, u: Tensor) -> Tensor:
+    """Return categories, the shape of u in [0, 1], by the inverse distribution functions of logits (*u.shape, K)."""
+    cumulative = logits.double().softmax(-1).cumsum(-1)
+    # searchsorted copies tensors that are not contiguous and warns about it.
+    levels = torch.searchsorted(cumulative.contiguous(), u.double().unsqueeze(-1).contiguous(), right=True)
+    return torch.minimum(levels.squeeze(-1), (logits > -torch.inf).sum(-1) - 1)
 
 
 OBSERVATIONS: dict[tuple[str, str | None], type[Observation]] = {

@@ -27,7 +27,13 @@ CategoricalConfig = Annotated[
 ]
 AutoencoderConfig = Annotated[MlpAutoencoderConfig | ConvAutoencoderConfig, Field(discriminator="name")]
 
+DENOISERS = {"image": "'unet', 'dit' or 'mlp'", "table": "'mlp'"}
+AUTOENCODERS = {"image": "'mlp' or 'conv'", "table": "'mlp'"}
+"""The nets for each kind of data, as an error lists them."""
+
 __all__ = [
+    "AUTOENCODERS",
+    "DENOISERS",
     "Autoencoder",
     "AutoencoderConfig",
     "CategoricalConfig",

@@ -1,11 +1,12 @@
-"""Encoder and decoder of a variational autoencoder for images.
+"""Encoder and decoder of a variational autoencoder.
 
-Shapes: B batch, C channels, H height, W width, Z latent dimensions; P = out_channels parameters of p(x|z) per pixel.
+Shapes: B batch, C channels, H height, W width, Z latent dimensions; P = out_channels parameters of p(x|z): per pixel of
+an image, or in total for a row of a table.
 """
 
 import itertools
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -32,7 +33,7 @@ class Autoencoder(nn.Module):
         return mu, LOG_VAR_BOUND * torch.tanh(raw / LOG_VAR_BOUND)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Return the parameters (B, P, H, W) float32 of p(x|z) for z (B, Z)."""
+        """Return the parameters (B, P, *shape[1:]) float32 of p(x|z) for z (B, Z)."""
         return self.decoder(z).float()
 
     def forward(self, x: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,13 +48,14 @@ Units = Annotated[int, Field(ge=1, le=65536)]
 class MlpAutoencoderConfig(Config):
     """Settings of the multilayer perceptrons of Kingma & Welling (2014), with SiLU as the activation."""
 
+    kinds: ClassVar[frozenset[str]] = frozenset({"image", "table"})
+
     name: Literal["mlp"] = "mlp"
-    hidden: tuple[Units, ...] = Field((400,), min_length=1, description="hidden units per layer, image side first")
+    hidden: tuple[Units, ...] = Field((400,), min_length=1, description="hidden units per layer, data side first")
 
     def build(self, shape: tuple[int, ...], latent_dim: int, out_channels: int) -> Autoencoder:
-        """Return the autoencoder of images (C, H, W) = shape with Z = latent_dim and P = out_channels."""
-        _, height, width = _image(shape)
-        out_shape = (out_channels, height, width)
+        """Return the autoencoder of examples (B, *shape) with Z = latent_dim and P = out_channels."""
+        out_shape = (out_channels, *shape[1:])
         encoder = perceptron((math.prod(shape), *self.hidden, 2 * latent_dim))
         decoder = perceptron((latent_dim, *reversed(self.hidden), math.prod(out_shape)))
         return Autoencoder(nn.Sequential(nn.Flatten(), encoder), nn.Sequential(decoder, nn.Unflatten(1, out_shape)))
@@ -61,6 +63,8 @@ class MlpAutoencoderConfig(Config):
 
 class ConvAutoencoderConfig(Config):
     """Settings of the convolutional pair: at least two halvings (rounding up), until at most 7 pixels a side."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"image"})
 
     name: Literal["conv"] = "conv"
     width: int = Field(32, ge=4, le=1024, description="channels after the first halving; each further one doubles them")
@@ -128,5 +132,5 @@ def halvings(height: int, width: int) -> list[tuple[int, int]]:
 
 def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) != 3:
-        raise UserError(f"an autoencoder models images (C, H, W), not shape {shape}; choose an image data set")
+        raise UserError(f"net 'conv' models images (C, H, W), not examples of shape {shape}; use net 'mlp' instead")
     return shape

@@ -1,7 +1,7 @@
 """A residual perceptron: the denoiser for data of a few dimensions."""
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,8 @@ from gen_ray.nets.embeddings import TimeEmbedding, zero_module
 
 class MlpConfig(Config):
     """Settings of the residual perceptron."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"image", "table"})
 
     name: Literal["mlp"] = "mlp"
     width: int = Field(256, ge=4, le=8192, multiple_of=2, description="hidden units, even")

@@ -98,12 +98,19 @@ class Diffuser(nn.Module):
         self.denoiser, self.gamma, self.low, self.high = denoiser, gamma, low, high
 
     def forward(
-        self, x: Tensor, t: Tensor, eps: Tensor | None = None, before: Tensor | None = None
+        self,
+        x: Tensor,
+        t: Tensor,
+        eps: Tensor | None = None,
+        before: Tensor | None = None,
+        roles: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor | NoisedOutput:
         """Return the denoiser's output (B, C', H, W) for x_t (B, C, H, W); t (B,) is gamma scaled to [0, 1].
 
         With eps (B, C, H, W), x is x_0 and t (B,) a time in [0, 1]: x is noised first, and a NoisedOutput is returned.
-        With before (B,) < t, ``rise`` is gamma(t) − gamma(before), and gradients reach all of gamma.
+        With before (B,) < t, ``rise`` is gamma(t) − gamma(before), and gradients reach all of gamma. With roles, masks
+        of noisy and of given features, given ones get no noise and the others are missing: the denoiser's input is the
+        features, 0 where missing, followed by both masks.
         """
         if eps is None:
             output: Tensor = self.denoiser(x, t)
@@ -113,7 +120,12 @@ class Diffuser(nn.Module):
         x_t = torch.sigmoid(-by_row).sqrt().to(x.dtype) * x + torch.sigmoid(by_row).sqrt().to(x.dtype) * eps
         first, span = self.gamma.ends()
         time = ((gamma - self.low) / (self.high - self.low)).to(x.dtype)
-        return NoisedOutput(x_t, self.denoiser(x_t, time), gamma, rise, first, first + span, log_slope)
+        seen = x_t
+        if roles is not None:
+            noisy, given = roles
+            x_t = torch.where(given, x, x_t)
+            seen = torch.cat([x_t.masked_fill(~(noisy | given), 0.0), noisy.to(x.dtype), given.to(x.dtype)], dim=1)
+        return NoisedOutput(x_t, self.denoiser(seen, time), gamma, rise, first, first + span, log_slope)
 
     def _gammas(self, t: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         if before is None:

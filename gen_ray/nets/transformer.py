@@ -4,7 +4,7 @@
 Shapes: B batch, C channels, H height, W width in pixels, N sequence length, F features (the config's `width`).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -20,6 +20,8 @@ from gen_ray.nets.embeddings import TimeEmbedding, grid_sinusoids, zero_module
 
 class DiTConfig(Config):
     """Settings of the diffusion transformer."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"image"})
 
     name: Literal["dit"] = "dit"
     width: int = Field(192, ge=16, le=4096, multiple_of=4, description="features per patch, a multiple of heads")

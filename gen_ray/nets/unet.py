@@ -10,7 +10,7 @@ the larger one. The other (width 16, multipliers (1, 2, 4)) costs half as much p
 Shapes: B batch, C channels, H height, W width, E time embedding.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +31,8 @@ Multiplier = Annotated[int, Field(ge=1, le=64)]
 
 class UNetConfig(Config):
     """Settings of the U-Net."""
+
+    kinds: ClassVar[frozenset[str]] = frozenset({"image"})
 
     name: Literal["unet"] = "unet"
     width: int = Field(32, ge=16, le=1024, multiple_of=GROUP, description="channels at the finest level")

@@ -11,11 +11,17 @@ from torch import Tensor, nn
 from gen_ray.dataspec import DataSpec
 from gen_ray.experiment import Experiment, parse
 from gen_ray.family import Family
+from tests.families.rows import boolean, category, number, random_rows, table
 
 SMALL = DataSpec(name="small", kind="image", shape=(1, 4, 4), levels=17)
 COLOUR = DataSpec(name="colour", kind="image", shape=(3, 5, 6), levels=256)
 FINE = DataSpec(name="fine", kind="image", shape=(1, 4, 4), levels=1000)
 TEXT = DataSpec(name="text", kind="tokens", shape=(6,), levels=5)
+COLUMNS = (category("colour", 3), number("size", 9), boolean("old"), category("kind", 6), number("few", 2))
+ROWS = table(*COLUMNS)
+INCOMPLETE = table(*COLUMNS, category("constant", 1), name="incomplete")
+MISSING = {"incomplete": 0.3}
+"""The share of missing values of a table in the tests, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +59,8 @@ DIT = {"name": "dit", "width": 16, "depth": 1, "heads": 2, "patch": 2}
 DISCRETE = {"name": "learned", "estimate": "discrete", "learn_ends": False, "gamma_min": -8.0}
 
 LEVELS = {"name": "unet", "width": 16, "multipliers": [1], "embedding": 4}
+COLUMNS_NET = {"name": "columns", "width": 16, "depth": 1, "dropout": 0.1}
+COLUMNS_TRANSFORMER = {"name": "columns_transformer", "width": 16, "depth": 1, "heads": 2}
 LOGIC = {"name": "tokens", "width": 16, "depth": 1, "heads": 2}
 
 
@@ -71,6 +79,9 @@ CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
         "static": _vae(likelihood="bernoulli", binarise="static"),
         "static-conv": _vae(COLOUR, likelihood="bernoulli", binarise="static", net=CONV),
         "dynamic": _vae(likelihood="bernoulli", binarise="dynamic"),
+        "logistic-rows": _vae(ROWS),
+        "logistic-incomplete": _vae(INCOMPLETE),
+        "categorical-incomplete": _vae(INCOMPLETE, likelihood="categorical", kl_warmup_steps=3),
         "dynamic-conv": _vae(likelihood="bernoulli", binarise="dynamic", net=CONV, kl_warmup_steps=3),
     },
     "ddpm": {
@@ -91,6 +102,11 @@ CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
         "v-free-two-steps": _ddpm(predict="v", clip=False, steps=2),
         "eps-small-vlb-learned-unet": _ddpm(schedule="learned", loss="vlb", net=UNET),
         "v-small-vlb-learned-discrete-mlp": _ddpm(COLOUR, schedule=DISCRETE, predict="v", loss="vlb"),
+        "v-small-simple-rows": _ddpm(ROWS, predict="v"),
+        "x_0-learned-simple-incomplete": _ddpm(INCOMPLETE, predict="x_0", variance="learned", min_snr=5.0),
+        "eps-large-vlb-incomplete": _ddpm(INCOMPLETE, schedule="linear", steps=25, variance="large", loss="vlb"),
+        "v-small-vlb-learned-incomplete": _ddpm(INCOMPLETE, schedule="learned", predict="v", loss="vlb"),
+        "v-small-vlb-learned-discrete-incomplete": _ddpm(INCOMPLETE, schedule=DISCRETE, predict="v", loss="vlb"),
     },
     "discrete": {
         "absorbing-unet": _discrete(net=LEVELS, name="absorbing", steps=12),
@@ -106,6 +122,8 @@ CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
         "random-order-unet": _discrete(net=LEVELS, name="random_order"),
         "order-text": _discrete(TEXT, name="order"),
         "order-colour": _discrete(COLOUR, name="order"),
+        "random-order-rows": _discrete(ROWS, COLUMNS_NET, name="random_order"),
+        "absorbing-rows": _discrete(ROWS, COLUMNS_TRANSFORMER, name="absorbing", steps=12),
     },
     "score_sde": {
         "vp-eps-mlp": _score_sde(sde="vp"),
@@ -115,6 +133,9 @@ CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
         "ve-v-levels-mlp": _score_sde(FINE, sde={"name": "ve", "sigma_max": 20.0}, predict="v", dequantise=False),
         "vp-dopri5-mlp": _score_sde(sde="vp", solver={"name": "dopri5", "rtol": 1e-6, "atol": 1e-6}),
         "subvp-dit": _score_sde(sde="subvp", net=DIT),
+        "vp-v-rows": _score_sde(ROWS, sde="vp", predict="v"),
+        "vp-exact-trace-incomplete": _score_sde(INCOMPLETE, sde="vp", trace="exact"),
+        "ve-likelihood-incomplete": _score_sde(INCOMPLETE, sde="ve", weighting="likelihood", dequantise=False),
         "subvp-likelihood-free-mlp": _score_sde(COLOUR, sde="subvp", weighting="likelihood", clip=False),
     },
 }
@@ -225,9 +246,16 @@ class Case:
     def model(self) -> Family:
         return self.experiment().model(self.spec)
 
+    @property
+    def missing(self) -> float:
+        """Return the share of missing values of the data."""
+        return MISSING.get(self.spec.name, 0.0)
+
     def x(self, n: int, seed: int = 0) -> Tensor:
         """Return n stored examples (n, *shape), including the extreme levels."""
         rng = torch.Generator().manual_seed(seed)
+        if self.spec.is_table:
+            return random_rows(self.spec, n, rng, missing=self.missing)
         x = torch.randint(self.spec.levels, (n, *self.spec.shape), generator=rng)
         x.view(n, -1)[:, 0], x.view(n, -1)[:, 1] = 0, self.spec.levels - 1
         return x.to(torch.uint8 if self.spec.levels <= 256 else torch.int32)

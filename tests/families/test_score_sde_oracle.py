@@ -14,6 +14,7 @@ from gen_ray.engine.inference.generate import generate
 from gen_ray.errors import UserError
 from gen_ray.families.score_sde import ScoreSde, ScoreSdeConfig
 from gen_ray.maths.chain import Known
+from gen_ray.maths.features import GreyLevels
 from gen_ray.maths.gaussian import PREDICTIONS
 from gen_ray.maths.noise import RowNoise
 from tests.families.cases import rng
@@ -95,9 +96,10 @@ def test_the_density_of_the_family_is_exact(sde: dict[str, Any], monkeypatch: py
     """Without jitter the mass of a point is density · bin volume to 1e-3 nats per dimension; an image is one pair."""
     spec = PAIRS.model_copy(update={"shape": (1, 1, 2), "levels": 16})
     family = model(spec, sde=sde, trace="exact", solver={"name": "rk4", "steps": 100})
-    monkeypatch.setattr(family, "_jitter", lambda x, rng: 0.0)
+    log_width = torch.tensor(2 / 15).log()
+    monkeypatch.setattr(GreyLevels, "dequantised", lambda self, batch, rng: (batch.x, log_width.expand_as(batch.x)))
     x = torch.cartesian_prod(*[torch.arange(3, 13)] * 2).view(-1, 1, 1, 2)
-    found, nfe = family._log_mass(Oracle(PLANE, family), x, rng())
+    found, nfe = family._log_mass(Oracle(PLANE, family), family.features.read(x), rng())
     u = family.sde.u_range[0]
     expected = PLANE.log_prob(x.double().flatten(1) / 7.5 - 1, 1.0, math.exp(u)) + 2 * math.log(2 / 15)
     assert nfe == 400 and ((found - expected).abs() / 2).max() < 1e-3
@@ -160,9 +162,10 @@ def test_the_loss_of_the_exact_net_is_the_posterior_variance(weighting: str, sde
 def test_dequantised_data_fill_their_bins_and_dequantisation_is_optional() -> None:
     filled, left = (model(dequantise=on) for on in (True, False))
     x = LEVELS.repeat(500, 1, 1, 1)
-    at = (filled._scaled(x, rng()) + 1) / filled.bin - x
+    batch = filled.features.read(x)
+    at = (filled._points(batch, rng()) + 1) / filled.bin - x
     assert at.abs().max() <= 0.5 + 1e-5 and at.std().item() == pytest.approx(math.sqrt(1 / 12), rel=0.05)
-    assert torch.equal(left._scaled(x, rng()), x.float() * left.bin - 1)
+    assert torch.equal(left._points(batch, rng()), x.float() * left.bin - 1)
     one = torch.ones(1, 1, 1, 1)
     edges = [
         float(model(clip=True, dequantise=on).denoise(lambda z, t: -9 + 0 * z, one, torch.ones(1), one, one)[0])

@@ -86,10 +86,11 @@ def test_grids_are_halved_as_the_docstring_says() -> None:
     assert sides == {28: [28, 14, 7], 8: [8, 4, 2], 32: [32, 16, 8, 4], 7: [7, 4, 2]}
 
 
-@pytest.mark.parametrize("config", [MlpAutoencoderConfig(), ConvAutoencoderConfig()])
-def test_text_is_refused(config: MlpAutoencoderConfig | ConvAutoencoderConfig) -> None:
-    with pytest.raises(UserError, match="image data set"):
-        config.build((64,), 2, 1)
+def test_rows_have_only_the_perceptron() -> None:
+    with pytest.raises(UserError, match="use net 'mlp'"):
+        ConvAutoencoderConfig().build((64,), 2, 1)
+    mu, log_var, params = MlpAutoencoderConfig(hidden=(8,)).build((64,), 2, 5)(torch.randn(3, 64), torch.randn(3, 2))
+    assert mu.shape == log_var.shape == (3, 2) and params.shape == (3, 5)
 
 
 @pytest.mark.parametrize("bad", [{"hidden": []}, {"name": "cnn"}, {"width": 32}, {"hidden": [0]}])

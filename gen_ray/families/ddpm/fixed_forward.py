@@ -11,6 +11,7 @@ from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import LossTerms
 from gen_ray.maths import gaussian, likelihoods
 from gen_ray.maths.bounds import ChainStep
+from gen_ray.maths.features import FeatureBatch
 from gen_ray.maths.noise import stratified_steps
 from gen_ray.maths.schedules import DiscreteSchedule
 
@@ -22,11 +23,10 @@ HYBRID_WEIGHT = 1e-3
 class NoisedBatch:
     """One x_k ~ q(x_k | x_0) per example and the network's prediction; v if the variance is learned.
 
-    k (B,); step (B, 1, …) each; the other tensors (B, C, H, W).
+    k (B,); step (B, 1, …) each; the other tensors (B, *shape).
     """
 
-    u: Tensor
-    x_0: Tensor
+    batch: FeatureBatch
     eps: Tensor
     k: Tensor
     step: ChainStep
@@ -59,17 +59,17 @@ class FixedForward(Forward):
         """Return t (B,)."""
         return t
 
-    def loss(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> LossTerms:
+    def loss(self, net: nn.Module, batch: FeatureBatch, rng: torch.Generator) -> LossTerms:
         """Return L_simple = ‖target − prediction‖² (Ho et al. eq. 14), T·L_{k−1} in nats, or their hybrid, (B,).
 
         k is stratified over the batch: one uniform draw in each of B equal parts of {1 … T}.
         """
-        T = self.schedule.T
+        T, x_0 = self.schedule.T, batch.x
         k = stratified_steps(T, len(x_0), rng, x_0.device)
         eps, step = torch.randn(x_0.shape, generator=rng, device=x_0.device), self.bound.at(k, x_0.ndim)
-        x_t = gaussian.diffuse(x_0, eps, step.alpha, step.sigma)  # x_t ~ q(x_k | x_0)
-        prediction, v = self.parametrization.evaluate(net, x_t, k / T)
-        return self.loss_fn(NoisedBatch(u=u, x_0=x_0, eps=eps, k=k, step=step, x_t=x_t, prediction=prediction, v=v))
+        x_t = batch.seen(gaussian.diffuse(x_0, eps, step.alpha, step.sigma))  # x_t ~ q(x_k | x_0)
+        prediction, v = self.parametrization.evaluate(net, x_t, k / T, step.alpha, step.sigma, batch.roles)
+        return self.loss_fn(NoisedBatch(batch=batch, eps=eps, k=k, step=step, x_t=x_t, prediction=prediction, v=v))
 
     def _simple(self, draw: NoisedBatch) -> LossTerms:
         simple = self._error(draw)
@@ -85,8 +85,8 @@ class FixedForward(Forward):
         return LossTerms(total=vlb, parts={"vlb_nats": vlb})
 
     def _error(self, draw: NoisedBatch) -> Tensor:
-        target = self.parametrization.prediction.target(draw.x_0, draw.eps, draw.step.alpha, draw.step.sigma)
-        error = likelihoods.sum_dims((target - draw.prediction).square())
+        target = self.parametrization.prediction.target(draw.batch.x, draw.eps, draw.step.alpha, draw.step.sigma)
+        error = likelihoods.sum_dims((target - draw.prediction).square(), draw.batch.mask)
         return error if self.min_snr is None else error * self._min_snr(draw.step, self.min_snr)
 
     def _min_snr(self, step: ChainStep, most: float) -> Tensor:
@@ -100,8 +100,10 @@ class FixedForward(Forward):
         return self.parametrization.prediction.to_x_0(draw.prediction, draw.x_t, draw.step.alpha, draw.step.sigma)
 
     def _nats(self, draw: NoisedBatch, x_0_hat: Tensor) -> Tensor:
-        return self.schedule.T * self.bound.step_nats(draw.u, draw.x_0, draw.x_t, draw.k, x_0_hat, draw.v)
+        u, x_0, mask = draw.batch.u, draw.batch.x, draw.batch.mask
+        nats = self.bound.step_nats(u, x_0, draw.x_t, draw.k, x_0_hat, draw.v)
+        return self.schedule.T * likelihoods.sum_dims(nats, mask)
 
-    def decoder_nats(self, net: nn.Module, u: Tensor, x_0: Tensor, rng: torch.Generator) -> Tensor:
-        """Return −log p(u|x_1), with p(u|x_1) a discretised Gaussian around x̂_0, (B,) nats."""
-        return self.step_nats(net, u, x_0, rng, torch.ones(len(x_0), dtype=torch.long, device=x_0.device))
+    def decoder_nats(self, net: nn.Module, batch: FeatureBatch, rng: torch.Generator) -> Tensor:
+        """Return −log p(u|x_1) of each feature, with p(u|x_1) a discretised Gaussian around x̂_0, (B, *shape) nats."""
+        return self.step_nats(net, batch, rng, torch.ones(len(batch.x), dtype=torch.long, device=batch.x.device))

@@ -18,12 +18,15 @@ from gen_ray.families.ddpm.parametrization import Parametrization
 from gen_ray.family import Family, LossTerms, Nll
 from gen_ray.maths import gaussian, tables
 from gen_ray.maths.bounds import summed
+from gen_ray.maths.features import FeatureBatch
 from gen_ray.maths.gaussian_samplers import GAUSSIAN_SAMPLERS, REPAINT
 from gen_ray.maths.gaussian_steppers import GaussianStepper
-from gen_ray.maths.levels import scaled
+from gen_ray.maths.likelihoods import sum_dims
 from gen_ray.maths.paths import end_fault
+from gen_ray.maths.row_features import RowFeatures, features_of
 from gen_ray.maths.sampler import Sampler, TableSampler
 from gen_ray.maths.schedules import DiscreteSchedule, Learned
+from gen_ray.nets import DENOISERS
 
 VARIANCES = {"small": tables.Variance.SMALL, "large": tables.Variance.LARGE, "learned": tables.Variance.LEARNED}
 DEFAULT_STEPS = {"heun": 10}
@@ -41,12 +44,13 @@ class Ddpm(Family):
     config: DdpmConfig
 
     def __init__(self, config: DdpmConfig, spec: DataSpec) -> None:
-        """Set up the forward process. Raise UserError for data that are not images."""
+        """Set up the forward process. Raise UserError for data that are neither images nor tables."""
         super().__init__(config, spec)
-        self.require_images()
+        self.require_net(config.net, DENOISERS)
+        self.features = features_of(spec)
         prediction, variance = gaussian.PREDICTIONS[config.predict], VARIANCES[config.variance]
         self.parametrization = Parametrization(
-            prediction=prediction, variance=variance, clip=config.clip, levels=spec.levels
+            prediction=prediction, variance=variance, clip=config.clip, features=self.features
         )
         self.forward = self._forward(DiscreteSchedule.of(config.schedule, config.steps))
 
@@ -65,9 +69,12 @@ class Ddpm(Family):
         return self.forward.schedule
 
     def build_net(self) -> nn.Module:
-        """Return net(x (B,C,H,W), t (B,)) -> (B, C, H, W), or (B, 2·C, H, W) if the variance is learned."""
-        channels = self.spec.shape[0] * (2 if self.parametrization.learns_variance else 1)
-        return self.forward.wrapped(self.config.net.build(self.spec.shape, channels))
+        """Return net(x (B,C,H,W), t (B,)) -> (B, C, H, W), or (B, 2·C, H, W) if the variance is learned.
+
+        For tables net(x and two masks (B,3·F), t (B,)) -> (B, F) or (B, 2·F).
+        """
+        channels = self.features.shape[0] * (2 if self.parametrization.learns_variance else 1)
+        return self.forward.wrapped(self.config.net.build(self.features.input_shape, channels))
 
     def fitted(self, net: nn.Module) -> "Ddpm":
         """Return this family with the forward process that net has learned."""
@@ -79,26 +86,50 @@ class Ddpm(Family):
 
     def loss(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, step: int) -> LossTerms:
         """Return L_simple = ‖target − prediction‖² (Ho et al. eq. 14), the bound in nats, or their hybrid, (B,)."""
-        return self.forward.loss(net, x, scaled(x, self.spec.levels), rng)
+        return self.forward.loss(net, self.features.read_for_loss(x, net, rng), rng)
 
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, *, effort: int) -> Nll:
         """Return the variational bound L_T + Σ_k L_{k−1} + L_0 (B,) nats (Ho et al. eq. 5) by at most T evaluations.
 
         L_0 is always evaluated; the remaining effort, at least one evaluation, goes to the steps 2 … T (bounds.summed).
         """
-        x_0, process, T = scaled(x, self.spec.levels), self.forward, self.config.steps
+        batch = self.features.read(x)
+        return self._bound(net, batch, rng, effort, f"vlb{batch.suffix}")
+
+    def masked_nll(self, net: nn.Module, x: Tensor, mask: Tensor, rng: torch.Generator, *, effort: int) -> Nll | None:
+        """Return the bound (B,) on the missing values of rows given the known ones; None for images.
+
+        The net of a table reads known values without noise, so it has a chain for only the others.
+        """
+        if not isinstance(self.features, RowFeatures):
+            return None
+        batch = self.features.conditioned(self.features.read(x), mask)
+        return self._bound(net, batch, rng, effort, "vlb-masked")
+
+    def _bound(self, net: nn.Module, batch: FeatureBatch, rng: torch.Generator, effort: int, kind: str) -> Nll:
+        process, T = self.forward, self.config.steps
         draws = max(1, min(effort - process.decoder_nfe, T - 1))
-        first = process.decoder_nats(net, x, x_0, rng)
-        between = summed(partial(process.step_nats, net, x, x_0, rng), T, draws, first, rng)
-        parts = {"prior": process.bound.prior_nats(x_0), "steps": between, "decoder": first}
-        return Nll(nats=parts["prior"] + between + first, kind="vlb", nfe=draws + process.decoder_nfe, parts=parts)
+        first = process.decoder_nats(net, batch, rng)
+        between = summed(partial(process.step_nats, net, batch, rng), T, draws, first, rng)
+        terms = {"prior": process.bound.prior_cells(batch.x), "steps": between, "decoder": first}
+        parts = {name: sum_dims(term, batch.mask) for name, term in terms.items()}
+        cells = sum(terms.values(), torch.zeros_like(first))
+        if batch.mask is not None:
+            cells = cells.masked_fill(~batch.mask, 0.0)
+        return Nll(
+            nats=parts["prior"] + parts["steps"] + parts["decoder"],
+            kind=kind,
+            nfe=draws + process.decoder_nfe,
+            parts=parts,
+            cells=self.features.cells(cells),
+        )
 
     # ---- sampling and imputation ------------------------------------------------------------------------------------
 
     @property
     def stepper(self) -> GaussianStepper:
         """Return the stepper of all tables, which are those of Gaussian chains."""
-        return GaussianStepper(self.spec.shape, self.spec.levels, self.forward.denoise)
+        return GaussianStepper(self.features, self.forward.denoise)
 
     def sampler_tables(self) -> Mapping[str, TableSampler]:
         """Return the samplers, whose tables use this chain's time grid."""
@@ -113,7 +144,15 @@ class Ddpm(Family):
         """Return the imputers: ``repaint_low_noise`` and ``repaint`` resample, ``replacement`` does not.
 
         ``repaint`` returns at all noise levels, ``repaint_low_noise`` only at low ones.
+
+        For tables the imputers are the samplers, because a net of rows reads known values without noise (Tashiro et al.
+        2021, CSDI, arXiv 2107.03502). Replacement is far from exact there, since a category is decided at high noise,
+        which hides the known part: with the perfect denoiser of three columns (4, 2 and 3 values), 200 steps, the total
+        variation from the conditional is 0.39 for ``replacement``, 0.30 for ``repaint``, 0.23 for
+        ``repaint_low_noise``.
         """
+        if self.spec.is_table:
+            return self.sampler_tables()
         T = self.config.steps
         low_noise = Sampler(
             default_steps=min(25, T),
