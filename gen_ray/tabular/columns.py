@@ -57,6 +57,11 @@ class BaseColumn(Config):
         """Return a mask (K_d,) of the codes that stand for only one value."""
         return np.ones(self.cardinality, bool)
 
+    @property
+    def values_per_code(self) -> np.ndarray:
+        """Return the number (K_d,) of values that ``decode`` selects from for each code."""
+        return np.ones(self.cardinality, np.int64)
+
     @abstractmethod
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the codes (n,) int32 of values (n,) of the column's Arrow type, −1 where they are null."""
@@ -120,6 +125,11 @@ class OrderedColumn(BaseColumn):
     def single_valued(self) -> np.ndarray:
         """Return a mask (K_d,) of the codes with one observed value."""
         return np.array([low == high for low, high in self._ends])
+
+    @property
+    def values_per_code(self) -> np.ndarray:
+        """Return the number (K_d,) of observed values of each code."""
+        return self._examples[2]
 
     @cached_property
     def _starts(self) -> np.ndarray:
@@ -217,6 +227,11 @@ class CategoryColumn(BaseColumn):
     categories: tuple[str, ...]
     rare: tuple[str, ...] = ()
     missing_as_category: bool = False
+
+    @property
+    def values_per_code(self) -> np.ndarray:
+        """Return 1 for each category, and the number of rare values for the last code."""
+        return np.array([*(1 for _ in self.categories), max(1, len(self.rare))])
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """Return the codes (n,)."""

@@ -64,7 +64,8 @@ def test_samples_that_do_not_fit_into_memory_are_refused_before_any_is_drawn(
     gen_ray: Run, model: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[object, ...], expected: str
 ) -> None:
     monkeypatch.setattr(memory, "available", lambda: 20 * MIB)
-    monkeypatch.setattr("gen_ray.engine.inference.generate._sample", lambda *_: pytest.fail("a network evaluation ran"))
+    chain = "gen_ray.engine.inference.generate.run_chain"
+    monkeypatch.setattr(chain, lambda *_: pytest.fail("a network evaluation ran"))
     result = gen_ray("sample", model, *words)
     assert result.code == 2 and expected in result.fault and "0.0 GiB are available" in result.fault
 

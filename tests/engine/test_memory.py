@@ -87,8 +87,8 @@ def test_an_error_of_the_cpu_allocator_counts_as_out_of_memory_and_one_of_the_ne
 
 def test_samples_are_refused_after_the_first_batch_where_they_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     now, walks = model("vae"), []
-    walk = generate._sample
-    monkeypatch.setattr(generate, "_sample", lambda *args: walks.append(1) or walk(*args))
+    walk = generate.run_chain
+    monkeypatch.setattr(generate, "run_chain", lambda *args: walks.append(1) or walk(*args))
     monkeypatch.setattr(memory, "available", lambda: 10_000)
     chain = now.family.chain("mean")
     with pytest.raises(UserError, match=r"1,000 samples: needs"):

@@ -29,7 +29,7 @@ def generate(
     for start in range(0, n, batch_size):
         size = min(batch_size, n - start)
         noise = RowNoise.of(seed, size, first=first + start)
-        part = _sample(net, chain, noise, device, known and known.part(start, size))
+        part = run_chain(net, chain, noise, device, known and known.part(start, size))
         if drawn is None:  # the first batch shows how much memory a sample takes
             memory.require(part[0].nbytes * n, f"{n:,} samples", "ask for fewer")
             drawn = part.new_empty((n, *part.shape[1:]))
@@ -39,7 +39,10 @@ def generate(
 
 
 @torch.inference_mode()  # avoids the overhead of autograd; generate copies the result into an ordinary tensor
-def _sample(net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, known: Known | None) -> Tensor:
+def run_chain(
+    net: nn.Module, chain: Chain, noise: RowNoise, device: torch.device, known: Known | None = None
+) -> Tensor:
+    """Return one batch of samples (B, *shape), integers on the CPU; known (B, …) are values that they keep."""
     state = chain.stepper.start(noise.at(0), device, known)
     for tick, rows in enumerate(chain.table[:, None].expand(-1, noise.batch, -1), start=1):
         state = chain.stepper.tick(net, state, rows, noise.at(tick))

@@ -1,0 +1,1 @@
+"""Imputation, sampling and scoring of files of rows, one block of rows at a time."""

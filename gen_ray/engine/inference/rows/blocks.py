@@ -1,0 +1,172 @@
+"""Blocks of consecutive rows: those of a file, and those that are to be drawn."""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from gen_ray.tabular import codec
+from gen_ray.tabular.columns import MISSING, Column
+from gen_ray.tabular.delimited import CsvFile
+from gen_ray.tabular.parse import ParsedRows, column_names, parse_rows
+from gen_ray.tabular.plain_parquet import is_parquet
+
+BLOCK_ROWS = 8192
+"""Rows of a table in a block, the unit of distribution and of resumption."""
+LARGE_BLOCK_ROWS = 65_536
+"""The same for more than MANY_ROWS rows, so that there are not too many files."""
+MANY_ROWS = 1_048_576
+EXAMPLES = 1024
+"""Images or texts in a block."""
+
+
+@dataclass(frozen=True)
+class RowRange:
+    """Rows first … first+rows−1, which are block number ``index``."""
+
+    index: int
+    first: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class RowBlock(RowRange):
+    """Rows of a file: ``values`` (n, D) of the model's columns, and ``cells`` with all columns as in the file."""
+
+    values: pa.Table
+    cells: pa.Table
+
+
+class Blocks(Protocol):
+    """A sequence of blocks."""
+
+    def __len__(self) -> int:
+        """Return the number of blocks."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows of all blocks."""
+        ...
+
+    def read(self, skip: Collection[int] = ()) -> Iterator[RowRange]:
+        """Yield the blocks in order, without those numbered in skip."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrawnBlocks:
+    """Blocks of rows 0 … rows−1, which are to be drawn."""
+
+    rows: int
+    block_rows: int
+
+    def __len__(self) -> int:
+        """Return the number of blocks."""
+        return -(-self.rows // self.block_rows)
+
+    def read(self, skip: Collection[int] = ()) -> Iterator[RowRange]:
+        """Yield the blocks in order, without those numbered in skip."""
+        for index in range(len(self)):
+            first = index * self.block_rows
+            if index not in skip:
+                yield RowRange(index, first, min(self.block_rows, self.rows - first))
+
+
+@dataclass(frozen=True)
+class FileBlocks:
+    """The blocks of a CSV or Parquet file with given columns. Raise UserError where rows cannot be read.
+
+    ``rows``, ``missing`` (D,), the number of missing values of each column, and ``absent``, the columns that the file
+    lacks, are the result of ``inspect``.
+    """
+
+    path: Path
+    columns: tuple[Column, ...]
+    rows: int
+    missing: tuple[int, ...]
+    absent: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Return the number of blocks, at least one, so that a file without rows has an output too."""
+        return max(1, -(-self.rows // self.block_rows))
+
+    @property
+    def block_rows(self) -> int:
+        """Return the number of rows of a block."""
+        return rows_per_block(self.rows)
+
+    @cached_property
+    def is_parquet(self) -> bool:
+        """Return whether the cells have types; those of a CSV file are texts."""
+        return is_parquet(self.path)
+
+    @cached_property
+    def delimiter(self) -> str:
+        """Return the delimiter of a CSV file; a comma for Parquet."""
+        return "," if self.is_parquet else CsvFile(self.path).delimiter
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Return the names of the file's columns."""
+        return column_names(self.path)
+
+    def read(self, skip: Collection[int] = ()) -> Iterator[RowBlock]:
+        """Yield the blocks in order, without those numbered in skip."""
+        first = 0
+        for index, (values, cells) in enumerate(_regrouped(self._parsed(), self.block_rows)):
+            if index not in skip:
+                yield RowBlock(index, first, len(values), values, cells)
+            first += len(values)
+        if not self.rows and 0 not in skip:
+            empty = np.empty((0, len(self.columns)))
+            values = codec.decode(empty.astype(np.int32), self.columns, empty)
+            yield RowBlock(0, 0, 0, values, pa.table({name: pa.array([], pa.string()) for name in self.names}))
+
+    def _parsed(self) -> Iterator[ParsedRows]:
+        return parse_rows(self.path, self.columns, absent_as_missing=True)
+
+
+def rows_per_block(rows: int, *, examples: bool = False) -> int:
+    """Return the rows of a block of a file or sample of this many rows; examples: of images or texts."""
+    if examples:
+        return EXAMPLES
+    return BLOCK_ROWS if rows <= MANY_ROWS else LARGE_BLOCK_ROWS
+
+
+def inspect(path: Path, columns: Sequence[Column]) -> FileBlocks:
+    """Return the blocks of a file, after one pass that checks every value. Raise UserError with file, row and column.
+
+    The pass takes little time in comparison with a model, and finds errors before the work starts.
+    """
+    rows, missing, names = 0, np.zeros(len(columns), np.int64), set(column_names(path))
+    for parsed in parse_rows(path, columns, absent_as_missing=True):
+        rows += len(parsed.values)
+        missing += (codec.encode(parsed.values, columns, str(path)) == MISSING).sum(0)
+    absent = tuple(column.name for column in columns if column.name not in names)
+    return FileBlocks(path, tuple(columns), rows, tuple(missing.tolist()), absent)
+
+
+def _regrouped(parsed: Iterator[ParsedRows], rows: int) -> Iterator[tuple[pa.Table, pa.Table]]:
+    """Yield the values and cells of ``rows`` consecutive rows each; of fewer at the end."""
+    values: list[pa.Table] = []
+    cells: list[pa.Table] = []
+    for part in parsed:
+        values.append(part.values)
+        cells.append(_plain(part.cells))
+        while sum(map(len, values)) >= rows:
+            whole = pa.concat_tables(values), pa.concat_tables(cells)
+            yield whole[0].slice(0, rows).combine_chunks(), whole[1].slice(0, rows).combine_chunks()
+            values, cells = [whole[0].slice(rows)], [whole[1].slice(rows)]
+    if sum(map(len, values)):
+        yield pa.concat_tables(values).combine_chunks(), pa.concat_tables(cells).combine_chunks()
+
+
+def _plain(cells: pa.RecordBatch) -> pa.Table:
+    """Return cells as a table in which dictionaries are decoded, because each batch has different ones."""
+    arrays = [one.dictionary_decode() if pa.types.is_dictionary(one.type) else one for one in cells.columns]
+    return pa.table(arrays, names=cells.schema.names)
