@@ -89,7 +89,7 @@ def test_a_value_inside_an_interval_is_kept_as_given() -> None:
     ("where", "fault"),
     [
         ("numbr=1", "did you mean 'number'"),
-        ("letter=z", "column 'letter' has no value 'z', known: a, b, x, y"),
+        ("letter=z", "column 'letter' does not have the value 'z', known: a, b, x, y"),
         ("number=6..8", "no training value of 'number' is in this range; its values are between 0 and 9"),
         ("number=one", "column 'number': 'one' is not a value of type int64"),
         ("number=1|7", "7 is not among the stored values of 'number'; give one value, or a range LOW..HIGH"),

@@ -7,7 +7,7 @@ import torch
 
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.rows import chains
-from gen_ray.engine.inference.rows.conditions import Conditions
+from gen_ray.engine.inference.rows.conditions import RowConditions
 from gen_ray.errors import RunError
 from gen_ray.maths.chain import Chain
 from gen_ray.maths.noise import seed_at
@@ -36,7 +36,7 @@ class ConditionalDraws:
     accepted with probability Π_j w_j(code).
     """
 
-    conditions: Conditions
+    conditions: RowConditions
     chain: Chain
     seed: int
     first: tuple[int, ...] = ()
@@ -98,7 +98,7 @@ class ConditionalDraws:
         return codes, np.logical_and.reduce(passed)
 
 
-def order_of_columns(model: Model, conditions: Conditions, device: torch.device) -> tuple[int, ...]:
+def order_of_columns(model: Model, conditions: RowConditions, device: torch.device) -> tuple[int, ...]:
     """Return the columns with several allowed values, the least probable condition first; () without marginals.
 
     The least probable condition is drawn first, because the draw of the first column is never rejected.

@@ -1,4 +1,4 @@
-"""Conditions on the values of columns, such as age=30..40 or education=Masters|Doctorate, as weights of codes."""
+"""RowConditions on the values of columns, such as age=30..40 or education=Masters|Doctorate, as weights of codes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,7 +42,7 @@ class AllowedValues:
 
 
 @dataclass(frozen=True)
-class Conditions:
+class RowConditions:
     """The conditions on a row. A column has at most one of these.
 
     ``known``: columns that have one value, by index: its code, and the value as an array (1,). ``allowed``: columns
@@ -59,12 +59,12 @@ class Conditions:
         return bool(self.known or self.allowed)
 
 
-def parse_conditions(texts: Sequence[str], spec: DataSpec) -> Conditions:
+def parse_conditions(texts: Sequence[str], spec: DataSpec) -> RowConditions:
     """Return the conditions NAME=VALUE, NAME=LOW..HIGH (either may be left out) or NAME=VALUE|VALUE of a command.
 
     Raise UserError naming the nearest column or value, and for conditions that no value satisfies.
     """
-    made, names = Conditions(), [column.name for column in spec.columns]
+    made, names = RowConditions(), [column.name for column in spec.columns]
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not value:
@@ -81,7 +81,7 @@ def parse_conditions(texts: Sequence[str], spec: DataSpec) -> Conditions:
     return made
 
 
-def _add(made: Conditions, d: int, column: BaseColumn, value: str) -> None:
+def _add(made: RowConditions, d: int, column: BaseColumn, value: str) -> None:
     low, dots, high = value.partition(RANGE)
     if isinstance(column, OrderedColumn) and dots:
         made.allowed[d] = _in_range(column, low.strip(), high.strip())
@@ -98,7 +98,7 @@ def _add(made: Conditions, d: int, column: BaseColumn, value: str) -> None:
 def _value(column: BaseColumn, text: str) -> pa.Array:
     """Return a value (1,) of a column. Raise UserError."""
     if isinstance(column, CategoryColumn) and text not in (known := {*column.categories, *column.rare}):
-        raise UserError(f"column {column.name!r} has no value {text!r}, {nearest(text, known)}")
+        raise UserError(f"column {column.name!r} does not have the value {text!r}, {nearest(text, known)}")
     parsed = parse_cells(pa.array([text]), column)
     if parsed.bad.any() or parsed.values.null_count:
         raise UserError(f"column {column.name!r}: {text!r} is not {describe(column)}")
@@ -106,7 +106,7 @@ def _value(column: BaseColumn, text: str) -> pa.Array:
 
 
 def _in_range(column: OrderedColumn, low: str, high: str) -> AllowedValues:
-    """Return the values from low to high, both included; an empty text is no limit."""
+    """Return the values from low to high, both included; an empty text means without a limit."""
     if not low and not high:
         raise UserError("the range has neither a lower nor an upper end")
     lower, upper = (_value(column, text) if text else None for text in (low, high))

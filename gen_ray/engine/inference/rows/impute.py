@@ -154,7 +154,7 @@ class ImputeTask:
         cells: pa.Array | None,
         missing: tuple[np.ndarray, CellSummary] | None,
     ) -> pa.Array:
-        """Return a column's cells (n,), or its values where they have no type, with the missing ones filled."""
+        """Return a column's cells (n,), or its values if the cells are untyped, with the missing ones filled."""
         rows, summary = missing or (np.empty(0, np.int64), None)
         filled = _scattered(values.slice(0, 0) if summary is None else summary.values, rows, len(values))
         kept = values if cells is None else cells

@@ -11,7 +11,7 @@ from gen_ray.engine.inference.precision import autocast
 from gen_ray.engine.inference.rows import chains
 from gen_ray.engine.inference.rows.blocks import RowRange
 from gen_ray.engine.inference.rows.conditional import ConditionalDraws, order_of_columns
-from gen_ray.engine.inference.rows.conditions import Conditions, only_code
+from gen_ray.engine.inference.rows.conditions import RowConditions, only_code
 from gen_ray.engine.inference.rows.files import CSV, encode_file, example_table
 from gen_ray.engine.inference.rows.impute import MAIN
 from gen_ray.engine.inference.rows.results import BlockResult
@@ -32,7 +32,7 @@ class SampleTask:
     seed: int
     sampler: str | None = None
     steps: int | None = None
-    conditions: Conditions = field(default_factory=Conditions)
+    conditions: RowConditions = field(default_factory=RowConditions)
     first: tuple[int, ...] = ()
     fixed: dict[int, pa.Array] = field(default_factory=dict)
 

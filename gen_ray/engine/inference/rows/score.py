@@ -33,7 +33,7 @@ SHOWN = 5
 class ScoreTask:
     """The settings of scores: the file, and the family's effort.
 
-    expected (D,) are the bits of each column's values in rows of the model itself, or None if it does not tell the bits
+    expected (D,) are the bits of each column's values in rows of the model itself, or None if it does not give the bits
     of single cells. The column of a row whose bits exceed them the most is its most unusual one.
     """
 
@@ -89,7 +89,7 @@ class ScoreTask:
 
 @dataclass(frozen=True)
 class _Bits:
-    """Bits of rows (n,) and, if the family tells them, of cells (n, D); the kind of bound."""
+    """Bits of rows (n,) and, if the family gives them, of cells (n, D); the kind of bound."""
 
     rows: np.ndarray
     cells: np.ndarray | None
@@ -114,7 +114,7 @@ class _Bits:
 
 
 def expected_bits(model: Model, effort: int, device: torch.device) -> tuple[float, ...] | None:
-    """Return the mean bits (D,) of the columns of rows drawn from the model; None if it does not tell those of cells.
+    """Return the mean bits (D,) of the columns of rows drawn from the model; None if it does not give those of cells.
 
     They are a function of the model only.
     """

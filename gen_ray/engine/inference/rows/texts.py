@@ -15,7 +15,7 @@ from gen_ray.tabular.texts import is_text
 def as_texts(values: pa.Array, name: str, column: BaseColumn | None = None) -> pa.Array:
     """Return values as texts that read back as the same values; "" where they are null.
 
-    Times have the format of the column. Raise UserError for values that have no text, such as lists.
+    Times have the format of the column. Raise UserError for values without a text, such as lists.
     """
     if is_text(values.type):
         texts = values.cast(pa.string())
