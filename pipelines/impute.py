@@ -9,6 +9,7 @@ import typer
 
 from pipelines import instances, terminal
 from pipelines.instances import ModelName, Seed, Storage
+from pipelines.row_files import SUFFIXES, DrawOptions, ImputedFile, fill_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 TILE = 112
 """Width and height of every image in the picture, in pixels."""
+PICTURES = (".png", ".npz")
+"""Suffixes of the output for images and texts."""
 COLUMNS = 4
 """Minimum number of completions per row."""
 
@@ -56,7 +59,11 @@ class ImputeOptions:
 def impute(
     model: ModelName,
     instance: ImputeOptions,
-    k: Annotated[int, typer.Option("-n", min=1, max=1_000_000, help="Number of completions.")] = 8,
+    rows: ImputedFile,
+    k: Annotated[
+        int | None,
+        typer.Option("-n", "-k", min=1, max=1_000_000, help="Number of completions. Default: 8; with --data 20."),
+    ] = None,
     imputer: Annotated[
         str | None, typer.Option(help="NAME or NAME:option=value. Default: the family's default.")
     ] = None,
@@ -66,20 +73,32 @@ def impute(
     seed: Seed = 0,
     out: Annotated[
         Path | None,
-        typer.Option(help="A .png, or an .npz of samples, uncertainty, known and holes. An existing file is replaced."),
+        typer.Option(
+            help="A .png, or an .npz of samples, uncertainty, known and holes; with --data a .csv or .parquet. An "
+            "existing file is replaced."
+        ),
     ] = None,
     list_imputers: Annotated[bool, typer.Option("--list-imputers", help="List the imputers and exit.")] = False,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Complete an image or a text several times and show where the completions differ. The known part is unchanged."""
+    """Complete an image or a text several times and show where the completions differ. The known part is unchanged.
+
+    For models of tables: fill in the missing cells of a file of rows (--data rows.csv).
+    """
     if out is not None:
-        terminal.one_of("--out must end in", out.suffix, (".png", ".npz"))
+        terminal.one_of("--out must end in", out.suffix, SUFFIXES if rows.data is not None else (*PICTURES, *SUFFIXES))
     from gen_ray.engine.inference.impute import complete
 
     loaded = instances.load(model, storage)
     if list_imputers:
         terminal.show_chains("imputer", loaded.family.imputers())
         return
+    if rows.data is not None or loaded.spec.is_table:
+        fill_file(loaded, rows, out, DrawOptions(k or 20, imputer, steps, seed))
+        return
+    if out is not None:
+        terminal.one_of("--out must end in", out.suffix, PICTURES)
+    k = k or 8
     known, holes = _read(instance, loaded.spec)
     truth = None if instance.truth is None else _one(instance.truth, loaded.spec)
     made = complete(loaded, known, ~holes, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())

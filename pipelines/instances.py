@@ -46,7 +46,11 @@ class InstanceOptions:
         list[Path] | None, typer.Argument(help="Pictures, .npz of stored values, or .txt for text models.")
     ] = None
     data: Annotated[
-        str | None, typer.Option(help="A source as in gen-ray prepare SOURCE. Default: the training data.")
+        str | None,
+        typer.Option(
+            help="A source as in gen-ray prepare SOURCE; for models of tables also a .csv or .parquet file. "
+            "Default: the training data."
+        ),
     ] = None
     root: Annotated[Path | None, typer.Option(help="Folder of that source's files.")] = None
     split: Annotated[str, typer.Option(help="Split of the source: train, validation or test.")] = "test"

@@ -5,8 +5,13 @@ from typing import Annotated
 
 import typer
 
+from gen_ray.storage.user_paths import local
 from pipelines import instances, terminal
 from pipelines.instances import InstanceOptions, ModelName, Rows, Seed, Storage
+from pipelines.row_files import ScoredFile, score_file
+
+SOURCES = ("csv:", "parquet:")
+"""Prefixes of sources; other --data of a table are files."""
 
 
 @terminal.option_groups
@@ -23,17 +28,29 @@ def score(
     seed: Seed = 0,
     rows: Annotated[int, typer.Option(min=0, max=10_000_000, help="Maximum number of instances to show.")] = 20,
     out: Annotated[
-        Path | None, typer.Option(help="Write all scores to this .npz; an existing file is replaced.")
+        Path | None,
+        typer.Option(
+            help="Write all scores to this .npz; those of a file of rows to a .csv or .parquet. An existing file is "
+            "replaced."
+        ),
     ] = None,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Print bits per dimension of each instance with kind and standard error, and the mean if there are several."""
+    """Print bits per dimension of each instance with kind and standard error, and the mean if there are several.
+
+    For models of tables: write the bits of each row and cell of a file of rows (--data rows.csv).
+    """
     if out is not None:
-        terminal.one_of("--out must end in", out.suffix, (".npz",))
+        terminal.one_of("--out must end in", out.suffix, (".npz", ".csv", ".parquet"))
     from gen_ray.engine.inference.score import score as measure
     from gen_ray.engine.plots import grids
 
     loaded = instances.load(model, storage)
+    if loaded.spec.is_table and options.data is not None and not options.data.startswith(SOURCES):
+        score_file(loaded, local(options.data), ScoredFile(effort, seed, out))
+        return
+    if out is not None:
+        terminal.one_of("--out must end in", out.suffix, (".npz",))
     x, names = instances.gather(loaded, options, n, storage)
     scores = measure(loaded, x, effort=effort, repeats=repeats, seed=seed, device=instances.device())
     columns = zip(names, scores.bits_per_dim.tolist(), scores.standard_error.tolist(), strict=True)

@@ -46,7 +46,7 @@ def test_known_cells_keep_their_bytes(tmp_path: Path, fill: str, exact: bool) ->
                 assert found[i][j] not in ("", "?", "NA")
             else:
                 assert found[i][j] == cell
-    assert found[1][5:] == ["", "", "", ""], "a known cell has no uncertainty"
+    assert found[1][5:] == ["", "", "", ""], "known cells are certain"
     again = output(model, task, source)
     assert again == [content]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +53,12 @@ class ImputeTask:
     steps: int | None = None
 
     @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return everything but the file that the output depends on."""
+        names = ("suffix", "k", "fill", "coverage", "with_completions", "exact", "seed", "imputer", "steps")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def draws(self) -> bool:
         """Return whether completions have to be drawn."""
         return self.with_completions or self.fill == "draw" or not self.exact
@@ -88,7 +95,7 @@ class ImputeTask:
             assert drawn is not None
             values = block.values.take(pa.array(np.repeat(incomplete, self.k)))
             files[COMPLETIONS] = encode_file(self._long(values, rows, *drawn), ".parquet")
-        return BlockResult(block.index, files)
+        return BlockResult(block.index, block.rows, files)
 
     def _completions(
         self, model: Model, device: torch.device, codes: np.ndarray, rows: np.ndarray

@@ -70,7 +70,7 @@ class Parts:
 
     def add(self, result: BlockResult) -> None:
         """Save the files of a block, then its record."""
-        record: dict[str, Any] = {"statistics": dict(result.statistics), "files": {}}
+        record: dict[str, Any] = {"rows": result.rows, "statistics": dict(result.statistics), "files": {}}
         with self._errors():
             for name, file in result.files.items():
                 self._write(self._part(result.index, name), file.content)

@@ -1,6 +1,8 @@
 """Samples in files: rows of a table, also under conditions, or images and texts in Parquet files."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +38,13 @@ class SampleTask:
     first: tuple[int, ...] = ()
     fixed: dict[int, pa.Array] = field(default_factory=dict)
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return everything that the output depends on."""
+        where = list(self.conditions.texts.values())
+        names = ("suffix", "seed", "sampler", "steps")
+        return {**{name: getattr(self, name) for name in names}, "where": where}
+
     def chain(self, model: Model) -> Chain:
         """Return the sampler, or the imputer if there are known columns. Raise UserError for an unknown one."""
         if self.conditions.known or self.first:
@@ -49,14 +58,14 @@ class SampleTask:
             if not model.spec.is_table:
                 x = chains.draw(model, self.chain(model), rows, self.seed, device)
                 table = example_table(block.first, x, model.spec)
-                return BlockResult(block.index, {MAIN: encode_file(table, self.suffix)})
+                return BlockResult(block.index, block.rows, {MAIN: encode_file(table, self.suffix)})
             draws = ConditionalDraws(
                 conditions=self.conditions, chain=self.chain(model), seed=self.seed, first=self.first
             )
             drawn = draws.run(model, rows, device)
         table = self._values(model, drawn.codes.astype(np.int64), rows)
-        statistics = {"candidates": drawn.candidates, "rows": block.rows}
-        return BlockResult(block.index, {MAIN: encode_file(table, self.suffix)}, statistics)
+        statistics = {"candidates": drawn.candidates}
+        return BlockResult(block.index, block.rows, {MAIN: encode_file(table, self.suffix)}, statistics)
 
     def _values(self, model: Model, codes: np.ndarray, rows: np.ndarray) -> pa.Table:
         """Return the values of codes (n, D) that satisfy the conditions."""

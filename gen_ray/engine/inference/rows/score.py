@@ -43,6 +43,11 @@ class ScoreTask:
     seed: int
     expected: tuple[float, ...] | None
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Return everything but the file that the output depends on."""
+        return {"suffix": self.suffix, "effort": self.effort, "seed": self.seed}
+
     def names(self) -> list[str]:
         """Return the names of the columns that are added. Raise UserError where the file has one already."""
         cells = [f"{column.name}_bits" for column in self.source.columns] if self.expected is not None else []
@@ -61,7 +66,7 @@ class ScoreTask:
         made.update(zip(self.names(), self._columns(found, codes), strict=True))
         statistics = self._statistics(found, block.first)
         content = encode_file(pa.table(made), self.suffix, self.source.delimiter)
-        return BlockResult(block.index, {MAIN: content}, statistics)
+        return BlockResult(block.index, block.rows, {MAIN: content}, statistics)
 
     def _columns(self, found: "_Bits", codes: np.ndarray) -> list[pa.Array]:
         """Return the added columns; the bits of missing cells are null."""

@@ -1,0 +1,200 @@
+"""Imputation, scores and samples of files: their options, and what is printed."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from gen_ray.storage.user_paths import local
+from pipelines import instances, terminal
+from pipelines.row_jobs import FileJob, listed, open_file
+
+if TYPE_CHECKING:
+    from gen_ray.engine.inference.artifact import Model
+    from gen_ray.engine.inference.rows.impute import ImputeTask
+
+FILLS, SUFFIXES = ("median", "mean", "mode", "draw"), (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class ImputedFile:
+    """The file of rows to complete, for models of tables."""
+
+    data: Annotated[
+        Path | None, typer.Option(help="For models of tables: a CSV or Parquet file whose missing cells are filled.")
+    ] = None
+    fill: Annotated[
+        str,
+        typer.Option(
+            help="With --data: median, mean, mode or draw. Categories get the most probable value, or a draw."
+        ),
+    ] = "median"
+    intervals: Annotated[
+        str,
+        typer.Option(
+            help="With --data: coverage of the prediction intervals NAME_low to NAME_high (for categories, "
+            "NAME_probability is that of the value), or none."
+        ),
+    ] = "0.9"
+    completions: Annotated[
+        Path | None, typer.Option(help="With --data: a .parquet of all completions, one row for each.")
+    ] = None
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """The number of completions, and the imputer with its steps and seed."""
+
+    k: int
+    imputer: str | None
+    steps: int | None
+    seed: int
+
+
+def fill_file(model: "Model", options: ImputedFile, out: Path | None, draws: DrawOptions) -> None:
+    """Fill in the missing cells of a file. Raise UserError."""
+    from gen_ray.engine.inference.rows import chains
+    from gen_ray.engine.inference.rows.impute import COMPLETIONS, MAIN, ImputeTask
+    from gen_ray.errors import UserError
+
+    if options.data is None:
+        raise UserError(f"--data: {model.spec.name} holds rows of a table; give a .csv or .parquet file of rows")
+    terminal.one_of("--fill must be", options.fill, FILLS)
+    if options.completions is not None:
+        terminal.one_of("--completions must end in", options.completions.suffix, (".parquet",))
+    out, coverage = _output(out, options.data, "filled"), _coverage(options.intervals)
+    task = ImputeTask(
+        source=open_file(options.data, model.spec),
+        suffix=out.suffix,
+        fill=cast(Any, options.fill),
+        coverage=coverage,
+        with_completions=options.completions is not None,
+        exact=chains.has_marginals(model, instances.device()),
+        **vars(draws),
+    )
+    task.extra_names()
+    _show_missing(task, draws.k)
+    outputs = {MAIN: out, **({COMPLETIONS: options.completions} if options.completions else {})}
+    FileJob("impute", model, task, task.source, outputs).run()
+
+
+def _show_missing(task: "ImputeTask", k: int) -> None:
+    """Print the share of missing cells by column, and how they are summarised."""
+    rows = max(task.source.rows, 1)
+    shares = [f"{task.source.columns[d].name} {task.source.missing[d] / rows:.1%}" for d in task.filled_columns]
+    typer.echo(f"missing cells: {listed(shares) or 'none'}")
+    if not task.filled_columns:
+        return
+    way = "the model's exact distribution of each cell" if task.exact else f"{k} draws of each row"
+    typer.echo(f"values and intervals: from {way}")
+    if not task.exact and task.coverage is not None and k < 2 / (1 - task.coverage) - 1:
+        least = math.ceil(2 / (1 - task.coverage) - 1)
+        typer.echo(f"the intervals of {k} draws are too narrow; -k {least} or more gives {task.coverage:.0%}", err=True)
+
+
+def _coverage(text: str) -> float | None:
+    from gen_ray.errors import UserError
+
+    if text == "none":
+        return None
+    try:
+        coverage = float(text)
+    except ValueError:
+        coverage = 0.0
+    if not 0 < coverage < 1:
+        raise UserError(f"--intervals={text}: must be none, or a number between 0 and 1 such as 0.9")
+    return coverage
+
+
+def _output(out: Path | None, data: Path, what: str) -> Path:
+    """Return the output, beside the input by default. Raise UserError if it is the input itself."""
+    from gen_ray.errors import UserError
+
+    out = out or data.with_name(f"{data.name.partition('.')[0]}-{what}.csv")
+    if out.resolve() == data.resolve():
+        raise UserError(f"--out={out}: is the input itself; name another file")
+    return out
+
+
+@dataclass(frozen=True)
+class ScoredFile:
+    """How a file of rows is scored."""
+
+    effort: int | None
+    seed: int
+    out: Path | None
+
+
+def score_file(model: "Model", data: Path, options: ScoredFile) -> None:
+    """Score the rows and cells of a file, and print the most unusual ones. Raise UserError."""
+    from gen_ray.engine.inference.rows.impute import MAIN
+    from gen_ray.engine.inference.rows.score import ScoreTask, expected_bits, summary
+    from gen_ray.engine.inference.score import EFFORT
+
+    out = _output(options.out, data, "scored")
+    terminal.one_of("--out must end in", out.suffix, SUFFIXES)
+    blocks = open_file(data, model.spec)
+    effort = options.effort or model.experiment.evaluation.effort or EFFORT
+    expected = expected_bits(model, effort, instances.device())
+    task = ScoreTask(source=blocks, suffix=out.suffix, effort=effort, seed=options.seed, expected=expected)
+    task.names()
+    for line in summary(FileJob("score", model, task, blocks, {MAIN: out}).run(), expected):
+        typer.echo(line)
+
+
+@dataclass(frozen=True)
+class SampledFile:
+    """Where samples are written, and the conditions on rows."""
+
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="For models of tables: COLUMN=VALUE, COLUMN=LOW..HIGH or COLUMN=VALUE|VALUE. May be repeated."
+        ),
+    ] = None
+
+
+def streams(model: "Model", out: str | None) -> bool:
+    """Return whether samples are written block by block: rows of a table, or any data to a folder."""
+    return model.spec.is_table or (out is not None and _is_folder(out))
+
+
+def _is_folder(out: str) -> bool:
+    return "://" in out or out.endswith("/") or Path(out).is_dir()
+
+
+def sample_file(model: "Model", n: int, options: SampledFile, out: str | None, chain: DrawOptions) -> None:
+    """Draw n samples and write them to a .csv or .parquet file, or to a folder of Parquet files. Raise UserError."""
+    from gen_ray.engine.inference.rows.blocks import DrawnBlocks, rows_per_block
+    from gen_ray.engine.inference.rows.conditions import parse_conditions
+    from gen_ray.engine.inference.rows.impute import MAIN
+    from gen_ray.engine.inference.rows.sample import SampleTask, describe, plan
+    from gen_ray.errors import UserError
+    from gen_ray.storage.paths import resolve
+
+    out = out or "samples.csv"
+    folder = _is_folder(out)
+    target = resolve(out) if folder else local(out)
+    if not folder:
+        terminal.one_of("--out must be a folder (DIR/), or end in", target.suffix, SUFFIXES)
+    if options.where and not model.spec.is_table:
+        raise UserError(f"--where: needs a model of tables; {model.spec.name} holds {model.spec.kind}")
+    task = SampleTask(
+        suffix=".parquet" if folder else target.suffix,
+        seed=chain.seed,
+        sampler=chain.imputer,
+        steps=chain.steps,
+        conditions=parse_conditions(options.where or [], model.spec),
+    )
+    if options.where:
+        task = plan(task, model, instances.device())
+        for line in describe(task, model):
+            typer.echo(line)
+    task.chain(model)
+    blocks = DrawnBlocks(n, rows_per_block(n, examples=not model.spec.is_table))
+    statistics = FileJob("sample", model, task, blocks, {MAIN: target}, folder).run()
+    if task.conditions.allowed:
+        candidates = sum(block["candidates"] for block in statistics)
+        typer.echo(f"accepted: {n / candidates:.1%} of {candidates:,} candidates")
