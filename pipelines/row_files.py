@@ -1,4 +1,4 @@
-"""Imputation, scores and samples of files: their options, and what is printed."""
+"""Imputation, scores and samples of files: options and printed lines."""
 
 import math
 from dataclasses import dataclass
