@@ -64,6 +64,15 @@ def test_an_overfitted_model_is_recognised_and_a_good_one_is_not(
     assert copying_reason(learned) == "" and learned["eval/bits_gap"] < 0.05 * learned["eval/bits_per_dim"]
 
 
+def test_an_overfitted_model_of_images_is_recognised() -> None:
+    spec, x = overfitted.noise(160)
+    train, data = x[:60], overfitted.reference(x[:60], x[60:])
+    model = overfitted.trained(spec, train, 500)
+    figures = copy_report(model, data, device=CPU) | likelihood(model, data, device=CPU)[0]
+    assert figures["eval/nearest_train_share"] > 0.7
+    assert "nearer to training" in copying_reason(figures) and "bits/dim more" in copying_reason(figures)
+
+
 def test_a_promotion_of_an_overfitted_model_is_refused_and_can_be_forced(
     planted: tuple[artifact.Model, Figures, Figures],
     gen_ray: Callable[..., CommandResult],

@@ -14,6 +14,9 @@ from gen_ray.experiment import parse
 from tests.tabular_cases import coded, mixed_rows
 
 TABLE_NET = {"name": "columns", "width": 128, "depth": 2, "dropout": 0.0}
+OF_TABLES = {"name": "discrete", "kernel": "random_order", "net": TABLE_NET}
+IMAGE = DataSpec(name="noise", kind="image", shape=(1, 4, 4), levels=17)
+OF_IMAGES = {"name": "vae", "latent_dim": 16, "likelihood": "logistic", "net": {"name": "mlp", "hidden": [128]}}
 
 
 def rows(n: int) -> tuple[DataSpec, Tensor]:
@@ -21,12 +24,17 @@ def rows(n: int) -> tuple[DataSpec, Tensor]:
     return spec, torch.from_numpy(codes)
 
 
+def noise(n: int) -> tuple[DataSpec, Tensor]:
+    """Return images whose pixels are independent: a model cannot predict a held-out image better than at random."""
+    return IMAGE, torch.randint(17, (n, *IMAGE.shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
 def trained(spec: DataSpec, train: Tensor, steps: int) -> Model:
     """Return a model fitted to train (N, *shape) for a number of steps of 64 rows."""
     exp = parse(
         {
             "name": "heart",
-            "family": {"name": "discrete", "kernel": "random_order", "net": TABLE_NET},
+            "family": OF_TABLES if spec.is_table else OF_IMAGES,
             "data": {"batch_size": 64},
             "training": {
                 "epochs": -(-steps * 64 // len(train)), "learning_rate": 3e-3, "precision": "float32",

@@ -136,6 +136,14 @@ def test_prediction_from_a_single_class_is_no_better_than_chance_and_without_two
     assert math.isnan(prediction_score(x, one, ordered, 5, seed=0))
 
 
+def test_columns_without_values_and_infinities_are_accepted() -> None:
+    x, ordered = rows_of(200, 0)
+    x[:, 1:3] = np.nan
+    x[::20, 0] = np.inf
+    assert 0.2 < detection_auc(x[:100], x[100:], ordered, seed=0)[0] < 0.8
+    assert 0.3 < prediction_score(x[:100], x[100:], ordered, 5, seed=0) <= 1
+
+
 def test_rare_categories_are_taken_together() -> None:
     x = np.column_stack([np.concatenate([np.arange(400.0), np.full(5, 399.0), [np.nan]])])
     found = boosted_trees.fewer_categories(x, np.array([False]))[:, 0]

@@ -10,7 +10,7 @@ from gen_ray.bench.imputing import MODEL, ImputationPlan, compare
 from gen_ray.engine.evaluation import imputation
 from gen_ray.engine.evaluation.hidden_cells import KINDS, hidden_cells
 from gen_ray.engine.evaluation.imputation import Imputed, Vocabulary, prediction_interval, scores, summary
-from gen_ray.engine.evaluation.imputation_baselines import BASELINES, mean_mode
+from gen_ray.engine.evaluation.imputation_baselines import BASELINES
 from tests.engine.overfitted import rows, trained
 from tests.tabular_cases import coded, mixed_rows
 
@@ -95,9 +95,13 @@ def test_other_methods_keep_known_cells_and_reach_the_error_of_the_conditional_m
     assert found["MICE"].accuracy > 0.9 and found["chain of boosted trees"].accuracy > 0.95
 
 
-def test_the_mean_of_a_column_without_values_is_zero() -> None:
-    empty = np.full((4, 1), np.nan)
-    assert mean_mode(empty, empty, np.array([True])).tolist() == [[0.0]] * 4
+@pytest.mark.parametrize("name", BASELINES)
+def test_a_column_without_values_is_filled_with_zeros_and_the_others_as_well(name: str) -> None:
+    learned, visible = (np.column_stack([gaussian(60, seed=seed), np.full((60, 2), np.nan)]) for seed in (0, 1))
+    visible[::3, 0] = np.nan
+    visible[1::3, 2] = np.nan
+    filled = BASELINES[name](learned, visible, np.array([True, True, False, True, False]), 0)
+    assert not np.isnan(filled).any() and (filled[:, 3:] == 0).all() and np.isin(filled[:, 2], [0, 1]).all()
 
 
 def test_the_summary_of_completions_uses_means_of_codes_and_drawn_values() -> None:

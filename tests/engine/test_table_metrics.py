@@ -112,6 +112,15 @@ def test_a_column_without_values_and_a_constant_have_no_figure() -> None:
     assert found == {(0, 1): True, (0, 2): True, (0, 3): True, (1, 2): True, (1, 3): False, (2, 3): False}
 
 
+def test_infinities_are_values_of_the_outer_intervals_and_not_part_of_correlations() -> None:
+    rng = np.random.default_rng(0)
+    real = np.column_stack([rng.normal(size=(200, 2)), rng.integers(0, 2, 200)])
+    real[:4, 0] = [np.inf, -np.inf, np.inf, np.inf]
+    ordered = np.array([True, True, False])
+    np.testing.assert_allclose(pair_errors(real, real, ordered), 0, atol=1e-12)
+    assert column_errors(real, real[4:], ordered)[0] > 0.005
+
+
 def test_a_choice_of_pairs_holds_different_pairs_of_all_columns() -> None:
     assert chosen_pairs(4) == [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
     some = chosen_pairs(300, limit=2000)

@@ -30,8 +30,9 @@ def detection_auc(real: np.ndarray, synthetic: np.ndarray, ordered: np.ndarray, 
     x = fewer_categories(x, ordered)
     found = []
     for train, test in StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(x, y):
-        classifier = HistGradientBoostingClassifier(**_settings(ordered, seed)).fit(x[train], y[train])
-        found.append(roc_auc_score(y[test], classifier.predict_proba(x[test])[:, 1]))
+        usable = with_values(x, train)
+        classifier = HistGradientBoostingClassifier(**_settings(ordered, seed)).fit(usable[train], y[train])
+        found.append(roc_auc_score(y[test], classifier.predict_proba(usable[test])[:, 1]))
     auc = sum(found) / FOLDS
     return auc, auc_standard_error(auc, size, size)
 
@@ -51,6 +52,7 @@ def prediction_score(train: np.ndarray, test: np.ndarray, ordered: np.ndarray, t
     train, test = (rows[~np.isnan(rows[:, target])] for rows in (train, test))
     others = np.delete(np.arange(train.shape[1]), target)
     x = fewer_categories(np.concatenate([train, test])[:, others], ordered[others])
+    x = with_values(x, np.arange(len(train)))
     settings, y, truth = _settings(ordered[others], seed), train[:, target], test[:, target]
     classes = np.unique(truth)
     if len(classes) < 2:
@@ -66,6 +68,11 @@ def prediction_score(train: np.ndarray, test: np.ndarray, ordered: np.ndarray, t
     of_second = np.flatnonzero(classifier.classes_ == classes[1])
     p = classifier.predict_proba(x[len(y) :])[:, of_second].sum(1)
     return float(roc_auc_score(truth == classes[1], p))
+
+
+def with_values(x: np.ndarray, learned: np.ndarray) -> np.ndarray:
+    """Return rows (N, D) with 0 in columns that lack values in the rows ``learned``: trees cannot be fitted to them."""
+    return np.where(np.isnan(x[learned]).all(0), 0.0, x)
 
 
 def fewer_categories(x: np.ndarray, ordered: np.ndarray, most: int = MAX_CATEGORIES) -> np.ndarray:

@@ -51,14 +51,15 @@ def mice(train: np.ndarray, rows: np.ndarray, ordered: np.ndarray, seed: int = 0
     """
     both = np.concatenate([train[:MAX_ROWS], rows])
     limited = fewer_categories(both, ordered, CATEGORIES)
-    means, scales = np.nanmean(both, 0), np.array([float(np.nanstd(column)) or 1.0 for column in both.T])
+    means, scales = _moments(both)
     blocks = [
         (both[:, [d]] - means[d]) / scales[d] if ordered[d] else _indicators(limited[:, d])
         for d in range(both.shape[1])
     ]
     starts = np.cumsum([0, *(block.shape[1] for block in blocks)])
+    nearest = min(NEAREST, int(starts[-1]))
     imputer = IterativeImputer(
-        BayesianRidge(), max_iter=ITERATIONS, random_state=seed, n_nearest_features=min(NEAREST, int(starts[-1]))
+        BayesianRidge(), max_iter=ITERATIONS, random_state=seed, n_nearest_features=nearest, keep_empty_features=True
     )
     with warnings.catch_warnings():  # more iterations change the figures by less than their error
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -67,13 +68,22 @@ def mice(train: np.ndarray, rows: np.ndarray, ordered: np.ndarray, seed: int = 0
     for d, (first, end) in enumerate(pairwise(starts.tolist())):
         missing = np.isnan(rows[:, d])
         imputed = filled[missing, first:end]
-        if ordered[d]:
+        if np.isnan(both[:, d]).all():
+            found[missing, d] = 0.0
+        elif ordered[d]:
             found[missing, d] = imputed[:, 0] * scales[d] + means[d]
         else:
             most_frequent = 1 - imputed.sum(1, keepdims=True)
             chosen = np.concatenate([most_frequent, imputed], 1).argmax(1)
             found[missing, d] = _values(both[:, d], limited[:, d])[chosen]
     return found
+
+
+def _moments(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the means and the standard deviations (D,) of columns; 0 without values, and 1 instead of 0."""
+    present = [column[~np.isnan(column)] for column in rows.T]
+    means = np.array([column.mean() if len(column) else 0.0 for column in present])
+    return means, np.array([(float(column.std()) or 1.0) if len(column) else 1.0 for column in present])
 
 
 def _indicators(codes: np.ndarray) -> np.ndarray:

@@ -73,7 +73,7 @@ def discretised(real: np.ndarray, synthetic: np.ndarray, ordered: np.ndarray) ->
     """Return both matrices with ordered columns divided into INTERVALS of equal width; the outer ones are unbounded."""
     found = real.copy(), synthetic.copy()
     for d in np.flatnonzero(ordered):
-        present = real[~np.isnan(real[:, d]), d]
+        present = real[np.isfinite(real[:, d]), d]
         if len(present):
             edges = np.histogram_bin_edges(present, bins=INTERVALS)[1:-1]
             for matrix in found:
@@ -83,7 +83,7 @@ def discretised(real: np.ndarray, synthetic: np.ndarray, ordered: np.ndarray) ->
 
 def correlation(pair: np.ndarray) -> float:
     """Return Pearson's correlation of the columns of (N, 2) over complete rows, NaN for fewer than two or constants."""
-    x = pair[~np.isnan(pair).any(1)]
+    x = pair[np.isfinite(pair).all(1)]
     if len(x) < 2 or (x == x[0]).all(0).any():
         return float("nan")
     x = x - x.mean(0)

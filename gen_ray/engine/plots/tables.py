@@ -41,7 +41,7 @@ class Marginals:
         if not len(real) or not len(synthetic):
             return np.zeros(1), np.zeros(1)
         if self.is_ordered:
-            low, high = np.quantile(real, [0.005, 0.995])
+            low, high = np.quantile(real[np.isfinite(real)], [0.005, 0.995]) if np.isfinite(real).any() else (0.0, 1.0)
             edges = np.linspace(low, high if high > low else low + 1, BARS + 1)[1:-1]
             places = [np.searchsorted(edges, x, side="right") for x in (real, synthetic)]
         else:
