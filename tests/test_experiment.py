@@ -24,6 +24,7 @@ from gen_ray.experiment import Experiment, load, parse
 from gen_ray.maths.sde import VE, VP, SubVP
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.sweeps.config import SearchAxis, SweepConfig
+from tests import tabular_joint
 from tests.conftest import ROOT
 
 NO_EXPERIMENTS = {"overlays", "sweeps", "serve", "cluster"}
@@ -35,6 +36,7 @@ SPECS = {
     "fashion_mnist": DataSpec(name="fashion_mnist", kind="image", shape=(1, 28, 28), levels=256),
     "cifar10": DataSpec(name="cifar10", kind="image", shape=(3, 32, 32), levels=256),
     "text": DataSpec(name="text", kind="tokens", shape=(128,), levels=65),
+    **dict.fromkeys(["parquet", "wine"], tabular_joint.spec()),
 }
 VAE, DDPM = {"name": "a", "family": "vae"}, {"name": "a", "family": "ddpm"}
 

@@ -8,15 +8,25 @@ import torch
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import evaluate
-from gen_ray.engine.evaluation.summary_figure import COLUMNS, COMPLETIONS, SAMPLES, half_masks, summary_figure
+from gen_ray.engine.evaluation.reference import ReferenceData
+from gen_ray.engine.evaluation.summary_figure import (
+    COLUMNS,
+    COMPLETIONS,
+    SAMPLES,
+    half_masks,
+    summary_figure,
+    table_figure,
+)
+from gen_ray.engine.evaluation.table_evaluation import TableRows, picture
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.impute import complete
 from gen_ray.engine.plots import grids
 from gen_ray.experiment import load
+from tests import tabular_joint
 from tests.conftest import ROOT
 from tests.engine.tiny_models import CPU
 
-DEMO = sorted((ROOT / "configs" / "demo").glob("*.yaml"))
+DEMO = sorted((ROOT / "configs" / "demo").glob("digits-*.yaml"))
 DIGITS = DataSpec(name="digits", kind="image", shape=(1, 8, 8), levels=17)
 TINY = {
     "vae": ["family.net.hidden=[8]"],
@@ -75,3 +85,17 @@ def test_each_half_is_masked_in_turn() -> None:
     upper, lower, left, right = known[:4]
     assert upper[:, :2].all() and lower[:, 2:].all() and left[..., :3].all() and right[..., 3:].all()
     assert torch.equal(known[4], upper)
+
+
+def test_the_figure_of_a_table_compares_as_many_samples_as_training_rows() -> None:
+    spec, rows = tabular_joint.spec(), tabular_joint.ROWS.repeat(3, 1).short()
+    experiment = load(ROOT / "configs" / "demo" / "wine-discrete.yaml", ["training.precision=float32"])
+    bound = experiment.model(spec)
+    model = artifact.Model(experiment=experiment, family=bound, net=tabular_joint.PerfectNet(), meta={})
+    reference = ReferenceData(
+        train=rows, test=rows[:24], rows_seed=0, fingerprint="0", reference_split="train", extractor=None
+    )
+    samples, _ = evaluate.sample(model, len(rows), device=CPU)
+    shown = picture(TableRows.of(samples, reference, spec, len(rows)))
+    figure = table_figure(model, reference, device=CPU)
+    assert (figure[-len(shown) :] == shown).all() and (figure[: -len(shown)] < 200).any(), "a caption stands above"

@@ -20,7 +20,7 @@ from gen_ray.engine.evaluation import features
 from gen_ray.engine.evaluation.evaluate import evaluate as measure
 from gen_ray.engine.evaluation.quality_metrics import MAX_TRAIN_EXAMPLES
 from gen_ray.engine.evaluation.reference import REFERENCE_ROWS, ReferenceData
-from gen_ray.engine.evaluation.summary_figure import summary_figure
+from gen_ray.engine.evaluation.summary_figure import summary_figure, table_figure
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.training import checkpoint, post_hoc_ema
@@ -49,7 +49,7 @@ def evaluate_artifact(
 
 
 def make_summary_figure(experiment: Experiment, prepared: Prepared, folder: Path) -> np.ndarray:
-    """Return the summary figure of an artifact with test images, uint8 (H, W, 3)."""
+    """Return the summary figure of an artifact, with test images or with rows of the table, uint8 (H, W, 3)."""
     return run_on_worker(_summary_figure, experiment, prepared.folder, folder)
 
 
@@ -115,9 +115,13 @@ def _from_artifact(cpus: int, raw: Mapping[str, Any], data: Path, folder: Path, 
 
 
 def _summary_figure(cpus: int, data: Path, folder: Path) -> np.ndarray:
-    device = device_of(cpus)
-    x, _ = read_random_rows(Prepared.load(data), "test", SUMMARY_IMAGES)
-    return summary_figure(artifact.load(folder, device=device), torch.from_numpy(x), device=device)
+    device, prepared = device_of(cpus), Prepared.load(data)
+    model = artifact.load(folder, device=device)
+    if model.spec.is_table:
+        rows = model.experiment.evaluation.table_rows
+        return table_figure(model, reference_of(prepared, train_rows=rows, test_rows=rows), device=device)
+    x, _ = read_random_rows(prepared, "test", SUMMARY_IMAGES)
+    return summary_figure(model, torch.from_numpy(x), device=device)
 
 
 def evaluate_average(

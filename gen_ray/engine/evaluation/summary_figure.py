@@ -1,10 +1,16 @@
-"""The summary figure of a model: samples, and completions of held-out images with one half missing."""
+"""The summary figure of a model.
+
+Of images: samples, and completions of held-out images with one half missing. Of tables: the marginals of columns and
+the dependence of pairs, in real rows and in samples.
+"""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from gen_ray.engine.evaluation import evaluate
+from gen_ray.engine.evaluation.reference import ReferenceData
+from gen_ray.engine.evaluation.table_evaluation import TableRows, picture
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.impute import Completions, complete
 from gen_ray.engine.plots import grids
@@ -23,18 +29,29 @@ def summary_figure(model: Model, x: Tensor, *, device: torch.device) -> np.ndarr
     """
     samples, _ = evaluate.sample(model, SAMPLES, device=device)
     completions = complete(model, x, half_masks(x), COMPLETIONS, device=device)
-    sampler, evaluations = model.experiment.sampler(model.family), model.experiment.chain(model.family).nfe
     imputer = next(iter(model.family.imputers()))
     return grids.stacked(
         {
-            f"{SAMPLES} samples by {sampler}, {evaluations} nfe": grids.grid(
-                samples, levels=model.spec.levels, columns=COLUMNS
-            ),
+            _how_sampled(model, SAMPLES): grids.grid(samples, levels=model.spec.levels, columns=COLUMNS),
             f"test images, their missing halves, completions by {imputer}, {completions.nfe} nfe": grids.grid(
                 _rows(completions, x), columns=COLUMNS
             ),
         }
     )
+
+
+def table_figure(model: Model, reference: ReferenceData, *, device: torch.device) -> np.ndarray:
+    """Return marginals and dependence of pairs, real against as many samples, as uint8 (H, W, 3)."""
+    rows = model.experiment.evaluation.table_rows
+    n = min(len(reference.train), rows)
+    samples, _ = evaluate.sample(model, n, device=device)
+    shown = picture(TableRows.of(samples, reference, model.spec, rows))
+    return grids.stacked({_how_sampled(model, n): shown})
+
+
+def _how_sampled(model: Model, n: int) -> str:
+    nfe = model.experiment.chain(model.family).nfe
+    return f"{n:,} samples by {model.experiment.sampler(model.family)}, {nfe} nfe"
 
 
 def half_masks(x: Tensor) -> Tensor:
