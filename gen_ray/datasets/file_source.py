@@ -44,7 +44,8 @@ class FileSource(DataSource):
         matches = _matching(self.base, self.path.relative_to(self.base))
         found = sorted(file for file in matches if not is_folder(file) and file.is_file())
         if not found:
-            raise UserError(f"{self.path}: no {self.label} file by this name or pattern")
+            here = "" if self.root or self.path.is_absolute() else f" in {Path.cwd()}; data.root names another folder"
+            raise UserError(f"{self.path}: no {self.label} file by this name or pattern{here}")
         return found
 
     def signature(self) -> list[list[object]]:

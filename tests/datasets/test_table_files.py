@@ -7,6 +7,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gen_ray.datasets.prepare import SourceOptions, prepare
+from gen_ray.errors import UserError
 from gen_ray.tabular import codec
 from tests.datasets.small_tables import NUMBERS, RNG, N, codes, column, csv, fault, make
 
@@ -125,3 +127,13 @@ def test_tables_of_scikit_learn(tmp_path, name):
     assert made.spec.name == name and made.spec.target == "target" and made.notes == ()
     assert column(made, "target").type == ("number" if name == "diabetes" else "category")
     assert sum(made.rows.values()) == {"wine": 178, "breast_cancer": 569, "iris": 150, "diabetes": 442}[name]
+
+
+def test_an_unavailable_file_is_named_with_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = tmp_path / "adult.parquet"
+    assert fault(tmp_path, source="parquet:adult.parquet") == f"{place}: no Parquet file by this name or pattern"
+    with pytest.raises(UserError) as caught:
+        prepare("parquet:adult.parquet", root=None, out=tmp_path / "out", options=SourceOptions())
+    line = f"adult.parquet: no Parquet file by this name or pattern in {tmp_path}; data.root names another folder"
+    assert str(caught.value) == line

@@ -8,9 +8,11 @@ import yaml
 
 from gen_ray.datasets.catalogue import open_source
 from gen_ray.datasets.source import SourceOptions
+from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
 from gen_ray.sweeps.config import SearchAxis, differences, dump, load, words
 from gen_ray.sweeps.corners import MAX_CORNERS, corners
+from tests import tabular_joint
 
 SHIPPED = sorted((Path(__file__).parents[2] / "configs" / "sweeps").glob("*.yaml"))
 BASE = {
@@ -28,6 +30,11 @@ def written(folder: Path, base: dict[str, Any] = BASE, **keys: Any) -> Path:
     return folder / "sweep.yaml"
 
 
+def spec_of(source: str) -> DataSpec:
+    """Return the spec of an embedded data set, or of any table in place of a file."""
+    return tabular_joint.spec() if ":" in source else open_source(source, None, SourceOptions()).spec()
+
+
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: file.stem)
 def test_every_corner_of_a_shipped_sweep_is_valid(file: Path) -> None:
     plan = load(file)
@@ -35,8 +42,7 @@ def test_every_corner_of_a_shipped_sweep_is_valid(file: Path) -> None:
     experiments = [plan.experiment(point) for point in plan.corners()]
     assert {experiment.name for experiment in experiments} == {file.stem}, "a trial has the sweep's name"
     for experiment in experiments:
-        digits = open_source(experiment.data.source, None, SourceOptions())
-        experiment.model(digits.spec()).build_net()
+        experiment.model(spec_of(experiment.data.source)).build_net()
 
 
 def test_a_conditional_key_occurs_only_with_the_key_it_depends_on(tmp_path: Path) -> None:
