@@ -5,7 +5,7 @@ import fcntl
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
@@ -122,20 +122,7 @@ def _fill(
     native = origin.spec()
     spec = _coarsened(native, origin.options.levels)
     writers = [ShardWriter(draft, split, spec, shard_bytes) for split in SPLITS]
-    counts = CodeCounts(spec)
-    for item in origin.rows(native):
-        if isinstance(item, BadRow):
-            quarantine.add(item)
-            continue
-        x = item.x if spec == native else item.x.astype(np.int64) * spec.levels // native.levels
-        places = split_indices(item)
-        counts.add(x[places == TRAIN])
-        for place, writer in enumerate(writers):
-            mine = places == place
-            writer.add(x[mine], None if item.labels is None else item.labels[mine])
-        progress(len(x))
-    for writer in writers:
-        writer.flush()
+    counts = _write_rows(origin, native, spec, writers, quarantine, progress)
     _check_splits(origin, {writer.split: writer.rows for writer in writers})
     digests = {name: digest for writer in writers for name, (_, digest) in writer.written.items()}
     about |= {
@@ -151,6 +138,32 @@ def _fill(
         digests["quarantine.jsonl"] = write_durably(draft / "quarantine.jsonl", quarantine.text().encode())
     write_durably(draft / manifest.NAME, manifest.text(digests).encode())
     manifest.flush(draft)
+
+
+def _write_rows(
+    origin: DataSource,
+    native: DataSpec,
+    spec: DataSpec,
+    writers: Sequence[ShardWriter],
+    quarantine: Quarantine,
+    progress: Progress,
+) -> CodeCounts:
+    """Write all rows to the shards of their splits, and return the counts of the training rows' codes."""
+    counts = CodeCounts(spec)
+    for item in origin.rows(native):
+        if isinstance(item, BadRow):
+            quarantine.add(item)
+            continue
+        x = item.x if spec == native else item.x.astype(np.int64) * spec.levels // native.levels
+        places = split_indices(item)
+        counts.add(x[places == TRAIN])
+        for place, writer in enumerate(writers):
+            mine = places == place
+            writer.add(x[mine], None if item.labels is None else item.labels[mine])
+        progress(len(x))
+    for writer in writers:
+        writer.flush()
+    return counts
 
 
 def _coarsened(spec: DataSpec, levels: int | None) -> DataSpec:

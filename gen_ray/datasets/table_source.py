@@ -14,6 +14,7 @@ from gen_ray.errors import UserError, nearest, one_line, short
 from gen_ray.tabular.codec import encode_cells
 from gen_ray.tabular.delimited import RaggedRow, Rows
 from gen_ray.tabular.inference import Finding, infer
+from gen_ray.tabular.intervals import examples_per_code
 from gen_ray.tabular.parse import describe
 from gen_ray.tabular.row_hashes import SAMPLE, row_hashes
 from gen_ray.tabular.statistics import ColumnStatistics, retained_per_column
@@ -51,7 +52,8 @@ class TableSource(DataSource):
         if not any(column.rows for column in statistics.values()):
             found = f"{total} usable rows, which leave the train split empty" if total else "a header without rows"
             raise UserError(f"{self.where}: {found}; provide more (100 are nearly always enough)")
-        return [infer(name, column, self.options, self.where) for name, column in statistics.items()]
+        examples = examples_per_code(len(self.columns), self.options.bins)
+        return [infer(name, column, self.options, self.where, examples) for name, column in statistics.items()]
 
     @property
     def where(self) -> str:

@@ -8,7 +8,7 @@ import pyarrow as pa
 from gen_ray.errors import UserError, short
 from gen_ray.tabular.column_types import column_type
 from gen_ray.tabular.columns import BaseColumn, CategoryColumn, IntegerColumn, NumberColumn, OrderedColumn
-from gen_ray.tabular.intervals import divide, equally_probable
+from gen_ray.tabular.intervals import MOST_EXAMPLES, divide, equally_probable
 from gen_ray.tabular.options import TableOptions
 from gen_ray.tabular.statistics import ColumnStatistics
 from gen_ray.tabular.texts import is_text, natural_type, parse_cells
@@ -52,7 +52,9 @@ class _Known:
         return tuple(np.rint(weights * (self.rows / max(1, self.weights.sum()))).astype(np.int64).tolist())
 
 
-def infer(name: str, statistics: ColumnStatistics, options: TableOptions, where: str) -> Finding:
+def infer(
+    name: str, statistics: ColumnStatistics, options: TableOptions, where: str, examples_per_code: int = MOST_EXAMPLES
+) -> Finding:
     """Return the type and codes of a column, or the reason why it is left out.
 
     Raise UserError for infinite numbers, and for settings that do not suit the data; where names the data.
@@ -78,13 +80,17 @@ def infer(name: str, statistics: ColumnStatistics, options: TableOptions, where:
     if isinstance(typed, OrderedColumn):
         if isinstance(typed, NumberColumn):
             _check_finite(known.values, statistics, f"{where}: column {name!r}", path)
-        column, examples, left_out = _with_intervals(typed, known, own.bins or options.bins)
+        column, examples, left_out = _with_intervals(typed, known, own.bins or options.bins, examples_per_code)
     elif isinstance(typed, CategoryColumn):
-        column, examples, left_out = _with_categories(typed, known, options.max_categories, 1 if keep else LEAST_COUNT)
+        column, examples, left_out = _with_categories(
+            typed, known, options.max_categories, 1 if own.keep else LEAST_COUNT
+        )
     else:
         column, examples, left_out = _with_truth_values(typed, known)
-    if left_out.startswith("an identifier"):
-        left_out = "" if keep else f"{left_out}; {path}.keep=true keeps it"
+    if left_out.startswith("an identifier") and keep:
+        left_out = ""
+    elif left_out.startswith(("an identifier", "each")):
+        left_out += f"; {path}.keep=true keeps it"
     shown = tuple(text if len(text) <= 20 else f"{text[:19]}…" for text in examples)
     return Finding(name, None if left_out else column, share, shown, left_out, note)
 
@@ -98,7 +104,9 @@ def _check_finite(values: pa.Array, statistics: ColumnStatistics, column: str, p
         )
 
 
-def _with_intervals(column: OrderedColumn, known: _Known, bins: int) -> tuple[BaseColumn, list[str], str]:
+def _with_intervals(
+    column: OrderedColumn, known: _Known, bins: int, most_examples: int
+) -> tuple[BaseColumn, list[str], str]:
     """Return a column with codes, examples of its values, and the reason to leave it out."""
     numbers, places = np.unique(column.as_numbers(known.values).to_numpy(), return_inverse=True)
     weights = np.bincount(places, known.weights).astype(np.int64)
@@ -113,7 +121,7 @@ def _with_intervals(column: OrderedColumn, known: _Known, bins: int) -> tuple[Ba
         and known.rows >= LEAST_ROWS
         and span < MOST_SPAN * known.rows
     )
-    cut = divide(numbers, weights, bins)
+    cut = divide(numbers, weights, bins, most_examples)
     update = {
         "starts": cut.starts,
         "examples": cut.examples,

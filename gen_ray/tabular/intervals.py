@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST_EXAMPLES = 32
+MOST_EXAMPLES, LEAST_EXAMPLES, EXAMPLES_IN_ALL = 32, 4, 2**20
+"""Limits of the observed values of an interval, and of all intervals of a table, whose description stays small."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Intervals:
     weights: np.ndarray
 
 
-def divide(values: np.ndarray, weights: np.ndarray, most: int) -> Intervals:
+def divide(values: np.ndarray, weights: np.ndarray, most: int, most_examples: int = MOST_EXAMPLES) -> Intervals:
     """Return at most ``most`` intervals of distinct ascending values (n,) with weights (n,) of int64.
 
     With at most ``most`` values each has an interval. Otherwise a value whose share is at least 1/most has an interval,
@@ -28,7 +29,7 @@ def divide(values: np.ndarray, weights: np.ndarray, most: int) -> Intervals:
     mass = np.add.reduceat(weights, first)
     means = np.add.reduceat(values.astype(np.float64) * (weights / mass[groups]), first)
     ends = [*first[1:], len(values)]
-    examples = tuple(_examples(values[a:b], weights[a:b]) for a, b in zip(first, ends, strict=True))
+    examples = tuple(_examples(values[a:b], weights[a:b], most_examples) for a, b in zip(first, ends, strict=True))
     return Intervals(tuple(values[first].tolist()), examples, tuple(means.tolist()), mass)
 
 
@@ -60,9 +61,14 @@ def _cut(weights: np.ndarray, is_atom: np.ndarray, parts: int) -> np.ndarray:
     return np.cumsum(new) - 1
 
 
-def _examples(values: np.ndarray, weights: np.ndarray) -> tuple[float, ...]:
-    """Return at most MOST_EXAMPLES of an interval's values, in ascending order and equally probable."""
-    return (values[0].item(),) if len(values) == 1 else tuple(values[equally_probable(weights, MOST_EXAMPLES)].tolist())
+def examples_per_code(columns: int, bins: int) -> int:
+    """Return the largest number of observed values of an interval in a table with a number of columns."""
+    return int(np.clip(EXAMPLES_IN_ALL // (columns * bins), LEAST_EXAMPLES, MOST_EXAMPLES))
+
+
+def _examples(values: np.ndarray, weights: np.ndarray, most: int) -> tuple[float, ...]:
+    """Return at most ``most`` of an interval's values, in ascending order and equally probable."""
+    return (values[0].item(),) if len(values) == 1 else tuple(values[equally_probable(weights, most)].tolist())
 
 
 def equally_probable(weights: np.ndarray, most: int) -> np.ndarray:

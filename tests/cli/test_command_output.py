@@ -260,6 +260,19 @@ def test_prepare_prints_the_folder_and_reuses_it(gen_ray: Run, tmp_path: Path) -
     assert [p for p in tmp_path.iterdir() if p.is_dir()] == [folder]
 
 
+def test_prepare_lists_the_columns_of_a_table(gen_ray: Run, tmp_path: Path) -> None:
+    rows = [f"{i},{i % 7}.5,{'?' if i % 4 == 0 else 'ab'[i % 2]}" for i in range(200)]
+    (tmp_path / "people.csv").write_text("\n".join(["id,size,kind", *rows]))
+    words = ["prepare", f"csv:{tmp_path}/people.csv", "--out", tmp_path / "out"]
+    listed = gen_ray(*words, "--dry-run")
+    assert listed.code == 0 and "2 of 3 columns" in listed.out and not (tmp_path / "out").exists()
+    assert re.search(r"size +. number +. +7 . +0\.0 ", listed.out)
+    assert "left out: an identifier" in listed.out
+    done = gen_ray(*words, "--option", "target=kind")
+    assert done.code == 0 and "columns: 1 number, 1 category, target kind; 1" in done.out
+    assert "column 'id' is left out: an identifier" in done.out
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
