@@ -16,14 +16,27 @@ from typing import Any
 import numpy as np
 import requests
 
-from gen_ray.client.results import ClientPreview, ClientResult, arrays, events, facts, preview, result
+from gen_ray.client.results import (
+    ClientPreview,
+    ClientResult,
+    ClientRows,
+    arrays,
+    events,
+    facts,
+    has_rows,
+    preview,
+    result,
+    rows_result,
+)
 from gen_ray.client.transport import CONNECTION_ERRORS, ApiError, ApiSession, wait_for_retry
 
-__all__ = ["ApiError", "Client", "ClientPreview", "ClientResult"]
+__all__ = ["ApiError", "Client", "ClientPreview", "ClientResult", "ClientRows"]
 
 
 class Client:
     """A client of the API at a URL. Each verb takes the request's fields as keywords; arrays may be NumPy arrays.
+
+    Models of tables have the verbs sample_rows, impute_rows and score_rows.
 
     The client sets the fields format and stream itself.
     """
@@ -67,11 +80,28 @@ class Client:
         """Return reconstructions (N, *shape) of images, x or texts. Raise ApiError."""
         return self._ask(model, "reconstruct", fields)
 
+    def sample_rows(self, model: str, *, n: int = 1, **fields: Any) -> ClientRows:
+        """Return n rows of a table's model; where={column: value} sets values of all rows. Raise ApiError."""
+        return self._ask_rows(model, "sample", {"n": n, **fields})
+
+    def impute_rows(self, model: str, **fields: Any) -> ClientRows:
+        """Return n completions of rows, dicts of values by column, or of csv, and statistics of the missing cells.
+
+        None, or an absent column, is a missing value. Raise ApiError.
+        """
+        return self._ask_rows(model, "impute", fields)
+
+    def score_rows(self, model: str, **fields: Any) -> ClientRows:
+        """Return the bits of rows or csv, and those of their cells. Raise ApiError."""
+        return self._ask_rows(model, "score", fields)
+
     def picture(self, model: str, verb: str = "sample", **fields: Any) -> bytes:
         """Return the samples of sample, impute, decode or reconstruct as one PNG grid. Raise ApiError."""
         return self._answer(model, verb, fields, "grid").content
 
-    def stream(self, model: str, verb: str = "sample", **fields: Any) -> Iterator[ClientPreview | ClientResult]:
+    def stream(
+        self, model: str, verb: str = "sample", **fields: Any
+    ) -> Iterator[ClientPreview | ClientResult | ClientRows]:
         """Yield previews of samples or completions, then the result. Raise ApiError.
 
         An interrupted stream is requested again; previews that were yielded before are skipped.
@@ -83,7 +113,7 @@ class Client:
             try:
                 for name, data in events(response.iter_lines()):
                     if name == "result":
-                        yield result(data, arrays(data))
+                        yield rows_result(data) if has_rows(data) else result(data, arrays(data))
                         return
                     if name == "error":
                         raise ApiError(**data)
@@ -100,6 +130,9 @@ class Client:
         response = self._answer(model, verb, fields, "npz")
         with np.load(io.BytesIO(response.content), allow_pickle=False) as archive:
             return result(facts(response.headers), {name: archive[name] for name in archive.files})
+
+    def _ask_rows(self, model: str, verb: str, fields: Mapping[str, Any]) -> ClientRows:
+        return rows_result(self._answer(model, verb, fields, "json").json())
 
     def _answer(self, model: str, verb: str, fields: Mapping[str, Any], form: str) -> requests.Response:
         body = _body({**_allowed(fields), "format": form})

@@ -3,19 +3,21 @@
 import base64
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+Row = Mapping[str, Any]
+"""A row of a table: values by column, None where a value is missing; dates and times are ISO 8601."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class ClientResult:
-    """A result: arrays by name, and the server's metadata."""
+class ResultFacts:
+    """The server's metadata of a result."""
 
-    arrays: Mapping[str, np.ndarray]
     model: str
     version: str
     sampler: str | None
@@ -26,6 +28,13 @@ class ClientResult:
     computed_seconds: float
     request_id: str
     notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientResult(ResultFacts):
+    """A result: arrays by name, and the server's metadata."""
+
+    arrays: Mapping[str, np.ndarray]
 
     @property
     def samples(self) -> np.ndarray:
@@ -39,8 +48,24 @@ class ClientResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClientRows(ResultFacts):
+    """A result of a table's model.
+
+    rows: samples, or completions, of which those of one row follow each other. imputed: for each row of impute_rows,
+    the mean, median, mode and 90 % interval (low, high) of its missing cells by column. bits and bits_per_dim (N,), and
+    cells, the bits of each cell by column: of score_rows.
+    """
+
+    rows: Sequence[Row] = ()
+    imputed: Sequence[Mapping[str, Row]] = ()
+    bits: Sequence[float] = ()
+    bits_per_dim: Sequence[float] = ()
+    cells: Sequence[Mapping[str, float | None]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClientPreview:
-    """A preview of unfinished samples: images (n, H, W[, 3]) uint8, or texts.
+    """A preview of unfinished samples: images (n, H, W[, 3]) uint8, texts, or rows with None where undecided.
 
     done and total are the completed and all network evaluations.
     """
@@ -49,6 +74,7 @@ class ClientPreview:
     total: int
     images: np.ndarray | None = None
     texts: list[str] | None = None
+    rows: Sequence[Row] | None = None
 
 
 def facts(headers: Mapping[str, str]) -> dict[str, Any]:
@@ -63,15 +89,26 @@ def facts(headers: Mapping[str, str]) -> dict[str, Any]:
 
 def result(metadata: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> ClientResult:
     """Return a result from its metadata and its arrays, each of n rows."""
+    return ClientResult(arrays=values, **_metadata(metadata))
+
+
+def rows_result(data: Mapping[str, Any]) -> ClientRows:
+    """Return the result of a table's model from a JSON response."""
+    names = ("imputed", "bits", "bits_per_dim", "cells")
+    found = {name: data[name] for name in names if name in data}
+    return ClientRows(rows=data.get("samples", ()), **found, **_metadata(data))
+
+
+def has_rows(data: Mapping[str, Any]) -> bool:
+    """Return whether a result has rows of a table."""
+    return bool(data["samples"]) and isinstance(data["samples"][0], Mapping)
+
+
+def _metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of ResultFacts."""
     named = {name: metadata[name] for name in ("model", "version", "sampler", "steps", "nfe", "seed", "notes")}
-    seconds, request_id = metadata["seconds"], metadata["request_id"]
-    return ClientResult(
-        arrays=values,
-        queued_seconds=seconds["queued"],
-        computed_seconds=seconds["computed"],
-        request_id=request_id,
-        **named,
-    )
+    seconds = {f"{name}_seconds": metadata["seconds"][name] for name in ("queued", "computed")}
+    return {**named, **seconds, "request_id": metadata["request_id"]}
 
 
 def arrays(data: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -93,6 +130,7 @@ def preview(data: Mapping[str, Any]) -> ClientPreview:
         total=data["total"],
         images=np.stack(images) if images else None,
         texts=data.get("texts"),
+        rows=data["samples"] if "samples" in data and has_rows(data) else None,
     )
 
 

@@ -8,8 +8,9 @@ The path of a request, for example POST /v1/models/digits/sample:
    ``service`` of the model. ``connection`` cancels the job when the client is gone or the time is over.
 4. ``local_service`` runs jobs in this process on a version of the model (``loaded_model``): ``jobs`` submits them to
    the batcher. In a cluster, gen_ray.cluster.serving sends them to a replica with a local service.
-5. ``responses`` formats the result as JSON, PNG, .npz or text; ``connection`` sends a stream of previews, then the
+5. ``responses`` formats the result as JSON, PNG, .npz, text or CSV; ``connection`` sends a stream of previews, then the
    result.
 
-``errors`` has the error responses of all steps, ``schemas`` also the responses of the API's document.
+``errors`` has the error responses of all steps, ``result_schemas`` the responses of the API's document. ``tables``
+writes the rows of tables of data, and ``table_jobs`` computes the statistics of their missing cells.
 """

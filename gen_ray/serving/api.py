@@ -19,7 +19,7 @@ from gen_ray.serving.handler import ModelServices, RequestHandler
 from gen_ray.serving.inputs import JsonRoute
 from gen_ray.serving.middleware import HEALTH, AdmissionMiddleware, BodyLimitMiddleware, HostMiddleware, KeyMiddleware
 from gen_ray.serving.responses import FORMATS
-from gen_ray.serving.schemas import HealthSchema, ModelsSchema, ResultSchema
+from gen_ray.serving.result_schemas import HealthSchema, ModelsSchema, ResultSchema
 from gen_ray.serving.service import RequestRefusedError, card_json, unavailable_json
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import VERBS, Verb
@@ -52,6 +52,7 @@ MEDIA: Mapping[str, Mapping[str, Any]] = {
     "application/octet-stream": BINARY,
     "image/png": BINARY,
     "text/plain": {"schema": {"type": "string"}},
+    "text/csv": {"schema": {"type": "string"}},
 }
 EVENT = {
     "type": "object",

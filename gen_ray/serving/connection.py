@@ -15,10 +15,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.instances import drawable
+from gen_ray.engine.inference.table_rows import TableRows
 from gen_ray.serving.access_log import AccessRecord, log_error
 from gen_ray.serving.errors import error_body, http_error
 from gen_ray.serving.responses import encode_pictures, sample_lists
 from gen_ray.serving.service import JobResult, StreamPreview
+from gen_ray.serving.tables import sampled_objects
 
 T = TypeVar("T")
 Item = StreamPreview | JobResult
@@ -146,10 +148,10 @@ def event(name: str, data: Mapping[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False, separators=(',', ':'))}\n\n".encode()
 
 
-def preview_json(preview: StreamPreview, spec: DataSpec) -> dict[str, Any]:
-    """Return a preview as JSON: base64 PNGs, texts, or nested lists.
+def preview_json(preview: StreamPreview, spec: DataSpec, seed: int, given: TableRows | None) -> dict[str, Any]:
+    """Return a preview of samples of a seed as JSON: base64 PNGs, texts, rows of a table as objects, or nested lists.
 
-    Undecided places are grey in pictures, · in texts, and −1 in lists.
+    Undecided places are grey in pictures, · in texts, null in rows, and −1 in lists. given are a table's known values.
     """
     facts = {"done": preview.done, "total": preview.total}
     samples = preview.samples.reshape(-1, *spec.shape)
@@ -158,6 +160,8 @@ def preview_json(preview: StreamPreview, spec: DataSpec) -> dict[str, Any]:
     if spec.is_text:
         # index −1 is the last character, here ·
         return {**facts, "texts": sample_lists(samples, spec.model_copy(update={"alphabet": spec.alphabet + "·"}))}
+    if spec.is_table:
+        return {**facts, "samples": sampled_objects(samples, seed, spec, given)}
     return {**facts, "samples": samples.tolist()}
 
 

@@ -10,13 +10,15 @@ from fastapi import Request
 from starlette.responses import Response
 
 from gen_ray.engine.inference.instances import InstanceError
+from gen_ray.engine.inference.table_rows import TableRows
 from gen_ray.errors import nearest
 from gen_ray.serving import connection, responses
 from gen_ray.serving.access_log import AccessRecord, record_of
 from gen_ray.serving.connection import DeadlineGuard
 from gen_ray.serving.errors import http_error, invalid_request
 from gen_ray.serving.responses import FORMATS, ResultView
-from gen_ray.serving.schemas import ImputeBody, RequestBody, SampleBody, SamplesSchema, SamplingBody
+from gen_ray.serving.result_schemas import SamplesSchema
+from gen_ray.serving.schemas import ImputeBody, RequestBody, SampleBody, SamplingBody
 from gen_ray.serving.service import JobResult, ModelCard, ModelService, ServingJob, StreamPreview
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import Verb
@@ -61,7 +63,7 @@ class RequestHandler:
         """Run the job of a request and return its response. Raise RequestRefusedError."""
         record, service, card = record_of(request.scope), self.service(name), await self.card(name)
         check_request(verb, body, card, self.settings)
-        arrays = await asyncio.to_thread(_arrays, body, card, self.settings.picture_pixels)
+        arrays, given = await asyncio.to_thread(_inputs, body, card, self.settings.picture_pixels)
         job = ServingJob(
             request_id=record.request_id,
             verb=verb.name,
@@ -73,21 +75,27 @@ class RequestHandler:
         )
         record.facts.update(model=name, version=card.version, seed=job.seed)
         guard = DeadlineGuard(request.receive, job.deadline_seconds)
+        view = partial(ResultView, model=name, spec=card.spec, request_id=record.request_id, given=given)
         if isinstance(body, SamplingBody) and body.stream:
             items = connection.with_heartbeat(service.stream(job), guard, self.settings.keep_alive_seconds)
-            return await _streamed(items, partial(_event, name, card, body.format, record), guard, record)
+            preview = partial(connection.preview_json, spec=card.spec, seed=job.seed, given=given)
+            return await _streamed(items, partial(_event, view, preview, body.format, record), guard, record)
         async with guard:
             answer = await guard.result(service.run(job))
-        result = _record_result(
-            ResultView(model=name, spec=card.spec, answer=answer, request_id=record.request_id), record
-        )
+        result = _record_result(view(answer=answer), record)
         return await asyncio.to_thread(responses.respond, result, body.format)
 
 
-def _arrays(body: RequestBody, card: ModelCard, pixels: int) -> Mapping[str, Any]:
-    """Return the arrays of a body. Raise RequestRefusedError 422 with the field's name."""
+def _inputs(body: RequestBody, card: ModelCard, pixels: int) -> tuple[Mapping[str, Any], TableRows | None]:
+    """Return the arrays of a body, and its rows if it has rows of a table.
+
+    Raise RequestRefusedError 422 with the field's name.
+    """
     try:
-        return body.arrays(card, pixels)
+        rows = body.table_rows(card)
+        if rows is None:
+            return body.arrays(card, pixels), None
+        return {"x": rows.codes.astype(card.spec.storage_dtype), "mask": rows.known}, rows
     except InstanceError as error:
         remedy = ": send one of that size, or resize: true" if error.scalable else ""
         code = "too_much" if error.too_large else "invalid"
@@ -107,10 +115,16 @@ async def _streamed(
         raise
 
 
-def _event(name: str, card: ModelCard, form: str, record: AccessRecord, item: StreamPreview | JobResult) -> bytes:
+def _event(
+    view: Callable[..., ResultView],
+    preview: Callable[[StreamPreview], Mapping[str, Any]],
+    form: str,
+    record: AccessRecord,
+    item: StreamPreview | JobResult,
+) -> bytes:
     if isinstance(item, StreamPreview):
-        return connection.event("preview", connection.preview_json(item, card.spec))
-    result = _record_result(ResultView(model=name, spec=card.spec, answer=item, request_id=record.request_id), record)
+        return connection.event("preview", preview(item))
+    result = _record_result(view(answer=item), record)
     responses.check_values(result)
     return connection.event("result", responses.result_json(result, form))
 
@@ -138,7 +152,7 @@ def check_request(verb: Verb, body: RequestBody, card: ModelCard, settings: ApiS
     most = card.limits.get("n", body.count)
     if body.count > most:
         raise invalid_request(f"at most {most:g} instances for this model", code="too_much")
-    rows = body.n if isinstance(body, SamplingBody) else body.count
+    rows = body.n * max(1, body.count) if isinstance(body, SamplingBody) else body.count
     if body.format == "json" and issubclass(verb.result, SamplesSchema) and rows * card.spec.dims > MAX_JSON_NUMBERS:
         raise invalid_request(
             f"format: a json response has at most {MAX_JSON_NUMBERS:,} numbers; ask for npz, or for fewer samples",

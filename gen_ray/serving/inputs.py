@@ -1,4 +1,4 @@
-"""Conversion of a request's body: strict JSON, then pictures, nested lists, texts, masks and latent vectors to arrays.
+"""Conversion of a request's body: strict JSON, then pictures, lists, texts, rows, masks and latent vectors to arrays.
 
 Input that Python's JSON parser tolerates or fails on is refused. Types, lengths and ranges are checked before any array
 is created, and the size of a picture before it is decoded. The functions that return arrays raise InstanceError, which
@@ -8,7 +8,7 @@ the handler answers with 422.
 import base64
 import binascii
 import json
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -21,8 +21,10 @@ from gen_ray.datasets import images
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import instances
 from gen_ray.engine.inference.instances import InstanceError
+from gen_ray.engine.inference.table_rows import TableRows, parse_csv, parse_objects
 from gen_ray.maths.levels import stored
 from gen_ray.serving.errors import http_error
+from gen_ray.serving.service import ModelCard
 
 LARGEST_LATENT = 1e6
 """Maximum absolute value of a latent coordinate."""
@@ -117,7 +119,8 @@ def from_pictures(
     pixels is the maximum of each picture, and of all together.
     """
     if not instances.drawable(spec):
-        raise InstanceError(field, "the model's data are not pictures of 1 or 3 channels; send x")
+        instead = "rows or csv" if spec.is_table else "x"
+        raise InstanceError(field, f"the model's data are not pictures of 1 or 3 channels; send {instead}")
     opened = [(_open_picture(text, name, pixels), name) for text, name in zip(texts, _names(texts, field), strict=True)]
     if sum(picture.width * picture.height for picture, _ in opened) > pixels:
         raise InstanceError(field, f"the pictures have more than {pixels} pixels together", too_large=True)
@@ -129,6 +132,8 @@ def from_pictures(
 
 def from_lists(x: Sequence[Any], spec: DataSpec, *, many: bool) -> np.ndarray:
     """Return nested lists of stored integers as an array (N, *shape), or of one example as (1, *shape)."""
+    if spec.is_table:
+        raise InstanceError("x", "the model's data are rows of a table; send rows or csv")
     shapes = [spec.shape, spec.shape[1:]] if spec.is_image and spec.shape[0] == 1 else [spec.shape]
     accepted = [(-1, *shape) if many else shape for shape in reversed(shapes)]
     array = _integers(x, accepted, spec.levels, "x").reshape(-1, *spec.shape)
@@ -140,6 +145,27 @@ def from_texts(texts: Sequence[str], spec: DataSpec, field: str) -> np.ndarray:
     _check_text(spec, field)
     rows = [instances.parse_text(text, spec, name) for text, name in zip(texts, _names(texts, field), strict=True)]
     return torch.cat(rows).numpy()
+
+
+def from_rows(rows: Sequence[Any] | None, csv: str | None, spec: DataSpec, *, most: int) -> TableRows | None:
+    """Return the rows of a table as JSON objects, or as CSV of at most that many rows; None if there are neither."""
+    if rows is None and csv is None:
+        return None
+    if not spec.is_table:
+        raise InstanceError("csv" if rows is None else "rows", "the model's data are not rows of a table")
+    return parse_objects(rows or [], spec, "rows") if csv is None else parse_csv(csv, spec, "csv", most=most)
+
+
+def from_conditions(where: Mapping[str, Any], card: ModelCard) -> TableRows:
+    """Return values that all samples must have as one row; the other values are missing."""
+    if not card.spec.is_table:
+        raise InstanceError("where", "the model's data are not rows of a table")
+    if not card.exact_conditions:
+        raise InstanceError(
+            "where",
+            "the model cannot draw rows with given values exactly; impute completes a row approximately",
+        )
+    return parse_objects([where], card.spec, "where")
 
 
 def from_masked_text(text: str, hole: str, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import latent, score
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import OnPreview, RequestHandle
@@ -22,6 +23,7 @@ from gen_ray.maths.chain import Chain, Known
 from gen_ray.maths.sampler import Sampler
 from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.service import ErrorReply, RequestRefusedError, ServingJob
+from gen_ray.serving.table_jobs import CellStatistics, drawn_statistics, source_note, submit_statistics
 
 REPEATS = 5
 """Independent estimates of a likelihood; their spread gives its standard error."""
@@ -43,6 +45,16 @@ class PendingJob:
     notes: Callable[[Any], Mapping[str, Any]] = field(default=lambda result: {})
     view: Callable[[Tensor], np.ndarray] = field(default=lambda samples: samples.numpy())
     """Conversion of samples, or of a preview of them, to the array of the response."""
+    statistics: RequestHandle | None = None
+    """The handle of the exact statistics of a table's missing cells."""
+    drawn_statistics: Callable[[Any], CellStatistics] | None = None
+    """The same statistics from the result, where the model has no exact ones."""
+
+    def cancel(self) -> None:
+        """Cancel the job; its rows leave the batch before the next evaluation."""
+        for handle in (self.handle, self.statistics):
+            if handle is not None:
+                handle.cancel_request()
 
 
 SubmitFunction = Callable[[LoadedModel, ServingJob, float, OnPreview | None], PendingJob]
@@ -60,7 +72,8 @@ def submit_sample(loaded: LoadedModel, job: ServingJob, deadline: float, watch: 
     chain, known = family.chain(sampler, steps), family.samplers()
     _check_rows(loaded, job.n, chain)
     about = known[sampler.partition(":")[0]]
-    handle = _submit_sampling(loaded, job, chain, job.n, None, about.adaptive, deadline, watch)
+    given = None if job.x is None else _known_rows(job.x, job.mask, job.n)
+    handle = _submit_sampling(loaded, job, chain, job.n, given, about.adaptive, deadline, watch)
     return _sampling_job(handle, sampler, _reported_steps(about, steps), chain, lambda samples: samples.numpy())
 
 
@@ -73,14 +86,37 @@ def submit_impute(loaded: LoadedModel, job: ServingJob, deadline: float, watch: 
     name = job.sampler or next(iter(known))
     chain = family.impute(name, job.steps)
     _check_rows(loaded, n * len(x), chain)
-    mask = torch.from_numpy(job.mask)
-    if bool(mask.flatten(1).all(1).any()):
+    complete = job.mask.reshape(len(x), -1).all(1)
+    if complete.all() if loaded.model.spec.is_table else complete.any():
         raise UserError("mask: nothing is missing in an instance; mark the places to fill in")
-    known_rows = Known(known=torch.from_numpy(x).repeat_interleave(n, 0), mask=mask.repeat_interleave(n, 0))
-    handle = _submit_sampling(loaded, job, chain, n * len(x), known_rows, False, deadline, watch)
+    statistics = submit_statistics(loaded, job, deadline)
+    try:
+        handle = _submit_sampling(loaded, job, chain, n * len(x), _known_rows(x, job.mask, n), False, deadline, watch)
+    except BaseException:
+        if statistics is not None:
+            statistics.cancel_request()
+        raise
     shape = (len(x), n, *x.shape[1:])
     steps = _reported_steps(known[name.partition(":")[0]], job.steps)
-    return _sampling_job(handle, name, steps, chain, lambda samples: samples.numpy().reshape(shape))
+    pending = _sampling_job(handle, name, steps, chain, lambda samples: samples.numpy().reshape(shape))
+    return _with_statistics(pending, loaded, job, statistics) if job.statistics else pending
+
+
+def _with_statistics(
+    pending: PendingJob, loaded: LoadedModel, job: ServingJob, exact: RequestHandle | None
+) -> PendingJob:
+    """Return a job whose result includes the statistics of a table's missing cells: exact ones, or from the draws."""
+    x = _instances(job)
+    drawn = None if exact else lambda samples: drawn_statistics(loaded.model, x, pending.view(samples), job.seed)
+    note = source_note(loaded, job.n)
+    return replace(pending, statistics=exact, drawn_statistics=drawn, notes=lambda samples: {"statistics": note})
+
+
+def _known_rows(x: np.ndarray, mask: np.ndarray | None, n: int) -> Known:
+    """Return the known part of n samples of each instance x (N, *shape); missing values of tables become 0."""
+    assert mask is not None
+    known, mask_rows = torch.from_numpy(x).clamp(min=0), torch.from_numpy(mask)
+    return Known(known=known.repeat_interleave(n, 0), mask=mask_rows.repeat_interleave(n, 0))
 
 
 def _submit_sampling(
@@ -142,12 +178,18 @@ def submit_score(loaded: LoadedModel, job: ServingJob, deadline: float, watch: O
             work, evaluations, padded=job.deterministic, deadline=deadline, key=job.key
         ),
         nfe=REPEATS * effort,
-        arrays=lambda scores: {
-            "bits_per_dim": scores.bits_per_dim.numpy(),
-            "standard_error": scores.standard_error.numpy(),
-        },
+        arrays=partial(_score_arrays, model.spec),
         notes=lambda scores: {"kind": scores.kind, "nfe": scores.nfe * scores.repeats},
     )
+
+
+def _score_arrays(spec: DataSpec, scores: score.InstanceScores) -> Arrays:
+    """Return the arrays of scores; for tables with the bits of rows and cells."""
+    arrays = {"bits_per_dim": scores.bits_per_dim.numpy(), "standard_error": scores.standard_error.numpy()}
+    if not spec.is_table:
+        return arrays
+    cells = {} if scores.cells is None else {"cells": scores.cells.numpy()}
+    return {**arrays, "bits": arrays["bits_per_dim"] * spec.dims, **cells}
 
 
 def submit_latent(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from gen_ray.engine.inference import artifact, fingerprint
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.batcher import Batcher, NotFiniteError, measure
+from gen_ray.engine.inference.rows.chains import has_marginals
 from gen_ray.errors import RunError, one_line
 from gen_ray.family import Family, SupportsLatent
 from gen_ray.maths.chain import Chain
@@ -113,6 +115,11 @@ class LoadedModel:
         about = self.model.family.samplers()[self.default_sampler.partition(":")[0]]
         return experiment.evaluation.steps or about.default_steps
 
+    @cached_property
+    def exact_conditions(self) -> bool:
+        """Return whether the model draws rows of a table with given values, and their marginals, exactly."""
+        return self.model.spec.is_table and has_marginals(self.model, self.batcher.device)
+
     def card(self, *, trouble: str | None = None) -> ModelCard:
         """Return the card of this version; ``trouble`` says why a newer one is not served."""
         model, family, release = self.model, self.model.family, self.release
@@ -132,6 +139,7 @@ class LoadedModel:
             metric=release.metric,
             curve=release.curve,
             latent_dim=family.latent_dim if isinstance(family, SupportsLatent) else None,
+            exact_conditions=self.exact_conditions,
             metrics={name: float(value) for name, value in model.meta.get("metrics", {}).items()},
             limits=asdict(self.limits),
             trouble=trouble,

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from gen_ray.serving.service import (
     ServingJob,
     StreamPreview,
 )
+from gen_ray.serving.table_jobs import CellStatistics
 from gen_ray.serving.verbs import VERBS, supported_verbs
 from gen_ray.tracking.release import Release
 from gen_ray.tracking.sources import VersionSource
@@ -150,7 +152,7 @@ class LocalModelService:
                 yield StreamPreview(done=preview.done, total=preview.total, samples=pending.view(preview.samples))
             yield await self._result(loaded, pending, job)
         finally:
-            pending.handle.cancel_request()
+            pending.cancel()
 
     def _submit(self, loaded: LoadedModel, job: ServingJob, watch: Callable[[Preview], None] | None) -> PendingJob:
         deadline = time.monotonic() + min(job.deadline_seconds, self.limits.deadline_seconds)
@@ -162,10 +164,12 @@ class LocalModelService:
     async def _result(self, loaded: LoadedModel, pending: PendingJob, job: ServingJob) -> JobResult:
         try:
             answer = _job_result(loaded, pending, job, await asyncio.wrap_future(pending.handle.future))
+            answer = replace(answer, imputed=await _statistics(pending))
         except asyncio.CancelledError:
-            pending.handle.cancel_request()
+            pending.cancel()
             raise
         except Exception as error:
+            pending.cancel()
             raise self._refused(error, job) from error
         self._on_finished(answer, job)
         return answer
@@ -178,6 +182,16 @@ class LocalModelService:
             LOG.warning("%s: request %s: %s", self.id, job.request_id, error)
         self._on_finished(refused, job)
         return RequestRefusedError(refused)
+
+
+async def _statistics(pending: PendingJob) -> CellStatistics:
+    """Return the statistics of a table's missing cells, if the job has them."""
+    if pending.statistics is not None:
+        found: CellStatistics = await asyncio.wrap_future(pending.statistics.future)
+        return found
+    if pending.drawn_statistics is None:
+        return ()
+    return await asyncio.to_thread(pending.drawn_statistics, pending.handle.future.result())
 
 
 def _job_result(loaded: LoadedModel, pending: PendingJob, job: ServingJob, result: Any) -> JobResult:

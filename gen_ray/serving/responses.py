@@ -1,4 +1,4 @@
-"""Response formats: arrays as JSON or .npz; samples also as base64 PNGs, as one PNG grid, or as text."""
+"""Response formats: arrays as JSON or .npz; samples also as PNGs, as one PNG grid, as text or as CSV."""
 
 import base64
 import io
@@ -14,7 +14,9 @@ from starlette.responses import Response
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import texts
 from gen_ray.engine.inference.instances import drawable
+from gen_ray.engine.inference.table_rows import TableRows
 from gen_ray.engine.plots import grids
+from gen_ray.serving import tables
 from gen_ray.serving.service import ErrorReply, JobResult, RequestRefusedError
 
 MASKED_GREY = 128
@@ -23,12 +25,13 @@ MASKED_GREY = 128
 
 @dataclass(frozen=True, kw_only=True)
 class ResultView:
-    """A job's result with the model name and data spec that its formatting needs."""
+    """A job's result with what its formatting needs: the model's name, its data spec and the given rows of a table."""
 
     model: str
     spec: DataSpec
     answer: JobResult
     request_id: str
+    given: TableRows | None = None
 
     @property
     def samples(self) -> np.ndarray:
@@ -45,7 +48,7 @@ class ResultView:
             "steps": answer.steps,
             "nfe": answer.nfe,
             "seed": answer.seed,
-            "notes": dict(answer.notes),
+            "notes": {**answer.notes, **tables.unknown_note(self.given)},
             "seconds": {"queued": answer.queued_seconds, "computed": answer.computed_seconds},
             "request_id": self.request_id,
         }
@@ -78,7 +81,7 @@ def check_values(result: ResultView) -> None:
     Otherwise such samples would be shown as black pictures.
     """
     for name, array in result.answer.arrays.items():
-        levels = result.spec.levels if name == "samples" else np.inf
+        levels = result.spec.cardinalities if result.spec.is_table else result.spec.levels
         if not np.isfinite(array).all() or (name == "samples" and ((array < 0) | (array >= levels)).any()):
             raise RequestRefusedError(
                 ErrorReply(
@@ -91,12 +94,21 @@ def check_values(result: ResultView) -> None:
 
 def result_json(result: ResultView, name: str) -> dict[str, Any]:
     """Return a result in format json or png as an object that can be serialised to JSON."""
-    spell = {"png": _drawn, "json": sample_lists}[name]
     others = {key: array.tolist() for key, array in result.answer.arrays.items() if key != "samples"}
+    if "bits" in others and result.given is not None:
+        others |= tables.bits_json(result.answer.arrays, result.spec, result.given)
     samples: dict[str, Any] = {}
     if "samples" in result.answer.arrays:
-        samples = {"dtype": result.samples.dtype.name, "samples": spell(result.samples, result.spec)}
-    return {**result.facts(), **samples, **others}
+        samples = {"dtype": result.samples.dtype.name, "samples": _listed(result, name)}
+    imputed = {"imputed": list(result.answer.imputed)} if result.answer.imputed else {}
+    return {**result.facts(), **samples, **imputed, **others}
+
+
+def _listed(result: ResultView, name: str) -> list[Any]:
+    """Return the samples as items of a JSON list."""
+    if result.spec.is_table:
+        return tables.sampled_objects(result.samples, result.answer.seed, result.spec, result.given)
+    return {"png": _drawn, "json": sample_lists}[name](result.samples, result.spec)
 
 
 def encode_png(sample: np.ndarray, *, levels: int) -> bytes:
@@ -149,6 +161,13 @@ def _text(result: ResultView) -> bytes:
     return texts.page(torch.from_numpy(result.samples), result.spec).encode()
 
 
+def _csv(result: ResultView) -> bytes:
+    spec, given, arrays = result.spec, result.given, result.answer.arrays
+    if "bits" in arrays and given is not None:
+        return tables.csv_text(tables.bits_of(arrays, spec, given), spec)
+    return tables.csv_text(tables.sampled_rows(result.samples, result.answer.seed, spec, given), spec)
+
+
 def _headers(result: ResultView) -> Mapping[str, str]:
     facts = result.facts()
     seconds = facts.pop("seconds")
@@ -170,15 +189,19 @@ def _any(spec: DataSpec) -> str:
 def _pictures(spec: DataSpec) -> str:
     if drawable(spec):
         return ""
-    others = "json, text or npz" if spec.is_text else "json or npz"
+    others = "json, text or npz" if spec.is_text else "json, csv or npz" if spec.is_table else "json or npz"
     return f"the model's samples are not pictures of 1 or 3 channels; ask for {others}"
 
 
 def _texts(spec: DataSpec) -> str:
     if spec.is_text:
         return ""
-    others = "json, png, grid or npz" if drawable(spec) else "json or npz"
+    others = "json, png, grid or npz" if drawable(spec) else "json, csv or npz" if spec.is_table else "json or npz"
     return f"the model's samples are not texts; ask for {others}"
+
+
+def _tables(spec: DataSpec) -> str:
+    return "" if spec.is_table else "the model's samples are not rows of a table; ask for another format"
 
 
 FORMATS: Mapping[str, Format] = {
@@ -187,4 +210,5 @@ FORMATS: Mapping[str, Format] = {
     "grid": Format("image/png", _grid, _pictures),
     "npz": Format("application/octet-stream", _npz, _any),
     "text": Format("text/plain", _text, _texts),
+    "csv": Format("text/csv", _csv, _tables),
 }

@@ -1,4 +1,4 @@
-"""Schemas of requests and responses: strict validation and bounds of the bodies, and their conversion to job fields."""
+"""Schemas of requests: strict validation and bounds of the bodies, and their conversion to job fields."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
@@ -6,24 +6,32 @@ from typing import Annotated, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from gen_ray.engine.inference.instances import InstanceError
+from gen_ray.engine.inference.table_rows import TableRows
 from gen_ray.errors import nearest
 from gen_ray.serving import inputs
 from gen_ray.serving.service import ModelCard, Quality
 
-Samples = Literal["json", "png", "npz", "grid", "text"]
+Samples = Literal["json", "png", "npz", "grid", "text", "csv"]
 Numbers = Literal["json", "npz"]
+Scores = Literal["json", "npz", "csv"]
 Picture = Annotated[
     str, Field(min_length=1, description="Base64 of a PNG, JPEG, BMP, GIF, WEBP, TIFF or PPM file; never a URL.")
 ]
 Nested = Annotated[list[Any], Field(min_length=1, description="Nested lists of stored integers.")]
 """The inputs module checks the items against the model's shape, because one pydantic error per item takes seconds."""
+MAX_ITEMS = 4096
+"""Maximum number of items of any kind in one request; a model's own limits are lower."""
+VALUES = {"type": "object", "additionalProperties": {"type": ["null", "boolean", "number", "string"]}}
+ONE_ROW = "{column: value}; null, or an absent column, is a missing value; times are ISO 8601."
+Rows = Annotated[list[Any], Field(min_length=1, max_length=MAX_ITEMS, json_schema_extra={"items": VALUES})]
+Csv = Annotated[str, Field(min_length=1, max_length=2**20)]
+CSV = "Rows of a table as CSV text, whose first row names the columns. Empty cells are missing values."
 VECTORS = {"type": "array", "items": {"type": "number", "minimum": -1e6, "maximum": 1e6}}
 Latents = Annotated[list[Any], Field(min_length=1, json_schema_extra={"items": VECTORS})]
 """Lists of numbers, also checked by the inputs module."""
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, json_schema_extra={"maximum": 2**63 - 1024})]
 """In the document maxima are floats; the float nearest to 2**63 - 1 is 2**63, which would be refused."""
-MAX_ITEMS = 4096
-"""Maximum number of items of any kind in one request; a model's own limits are lower."""
 
 
 class RequestBody(BaseModel):
@@ -60,6 +68,10 @@ class RequestBody(BaseModel):
     def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
         """Return those of x, mask and z that the verb uses. Raise InstanceError."""
         return {}
+
+    def table_rows(self, card: ModelCard) -> TableRows | None:
+        """Return the rows of a table in the request, which take the place of ``arrays``. Raise InstanceError."""
+        return None
 
 
 def instances(
@@ -116,6 +128,10 @@ class SampleBody(SamplingBody):
         default=None, description="Choose sampler and steps from the measured cost-quality curve."
     )
 
+    where: Annotated[dict[str, Any], Field(min_length=1, json_schema_extra=VALUES)] | None = Field(
+        default=None, description=f"Values that all rows of a table have: {ONE_ROW} Of models with exact_conditions."
+    )
+
     @model_validator(mode="after")
     def _one_choice(self) -> Self:
         if self.quality is not None and (self.sampler is not None or self.steps is not None):
@@ -126,9 +142,16 @@ class SampleBody(SamplingBody):
         """Return the fields of the job, with quality. Imputers have no measured curve."""
         return {**super().job_fields(), "quality": self.quality}
 
+    def table_rows(self, card: ModelCard) -> TableRows | None:
+        """Return the conditions as one row. Raise InstanceError."""
+        return None if self.where is None else inputs.from_conditions(self.where, card)
+
 
 class ImputeBody(SamplingBody):
-    """Complete the missing part of one instance, n times: image or x with a mask, or a text with hole characters."""
+    """Complete the missing part of one instance, n times: image or x with a mask, or a text with hole characters.
+
+    Of a table, complete the missing cells of one or several rows, n times each.
+    """
 
     image: Picture | None = None
     x: Nested | None = None
@@ -138,13 +161,34 @@ class ImputeBody(SamplingBody):
     resize: bool = Field(default=False, description="Scale pictures of another size.")
     text: str | None = Field(default=None, max_length=2**20)
     hole: str = Field(default="_", min_length=1, max_length=1)
+    rows: Rows | None = Field(default=None, description=f"Rows of a table: {ONE_ROW}")
+    csv: Csv | None = Field(default=None, description=CSV)
 
     @model_validator(mode="after")
     def _one_instance(self) -> Self:
-        one_of(self, ("image", "x", "text"))
-        if (self.mask is None) == (self.text is None):
-            raise ValueError("give a mask with image or x; in a text, hole characters mark what is missing")
+        one_of(self, ("image", "x", "text", "rows", "csv"))
+        if (self.mask is None) == (self.image is not None or self.x is not None):
+            raise ValueError(
+                "give a mask with image or x; in a text, hole characters mark what is missing, in a row, null"
+            )
         return self
+
+    @property
+    def count(self) -> int:
+        """Return the number of rows of a table; one instance of other data has no limit."""
+        return len(self.rows or ())
+
+    def job_fields(self) -> dict[str, Any]:
+        """Return the fields of the job; the statistics of missing cells are JSON."""
+        summarised = self.format == "json" and (self.rows is not None or self.csv is not None)
+        return {**super().job_fields(), "statistics": summarised}
+
+    def table_rows(self, card: ModelCard) -> TableRows | None:
+        """Return the rows. Raise InstanceError, also if no value is missing."""
+        rows = inputs.from_rows(self.rows, self.csv, card.spec, most=MAX_ITEMS)
+        if rows is not None and rows.known.all():
+            raise InstanceError("csv" if self.rows is None else "rows", "nothing is missing; set a value to null")
+        return rows
 
     def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
         """Return x and mask (True where known), (1, *shape) each."""
@@ -158,7 +202,7 @@ class ImputeBody(SamplingBody):
 
 
 class InstancesBody(RequestBody):
-    """Instances as pictures, nested lists or texts."""
+    """Instances as pictures, nested lists, texts or rows of a table."""
 
     images: Annotated[list[Picture], Field(min_length=1, max_length=MAX_ITEMS, fail_fast=True)] | None = None
     x: Nested | None = None
@@ -166,16 +210,22 @@ class InstancesBody(RequestBody):
         default=None, description="Texts, each of as many characters as the model's texts have."
     )
     resize: bool = Field(default=False, description="Scale pictures of another size.")
+    rows: Rows | None = Field(default=None, description=f"Rows of a table: {ONE_ROW}")
+    csv: Csv | None = Field(default=None, description=CSV)
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        one_of(self, ("images", "x", "texts"))
+        one_of(self, ("images", "x", "texts", "rows", "csv"))
         return self
 
     @property
     def count(self) -> int:
-        """Return the number of instances."""
-        return len(self.images or self.x or self.texts or ())
+        """Return the number of instances; the rows of CSV are counted when they are parsed."""
+        return len(self.images or self.x or self.texts or self.rows or ())
+
+    def table_rows(self, card: ModelCard) -> TableRows | None:
+        """Return the rows. Raise InstanceError."""
+        return inputs.from_rows(self.rows, self.csv, card.spec, most=MAX_ITEMS)
 
     def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
         """Return the instances x (N, *shape)."""
@@ -185,9 +235,9 @@ class InstancesBody(RequestBody):
 
 
 class ScoreBody(InstancesBody):
-    """Measure the likelihood of instances in bits/dim."""
+    """Measure the likelihood of instances in bits/dim; of rows of a table also in bits of each row and cell."""
 
-    format: Numbers = "json"
+    format: Scores = "json"
     effort: int | None = Field(
         default=None,
         ge=1,
@@ -226,60 +276,3 @@ class DecodeBody(RequestBody):
     def arrays(self, card: ModelCard, pixels: int) -> Mapping[str, Any]:
         """Return the latent vectors z (N, Z)."""
         return {"z": inputs.from_latents(self.z, card.latent_dim)}
-
-
-class DurationsSchema(BaseModel):
-    """Seconds that a request was queued and computed."""
-
-    queued: float
-    computed: float
-
-
-class ResultSchema(BaseModel):
-    """Metadata of every result; sent as X-GenRay-… headers if the body is not JSON."""
-
-    model: str
-    version: str
-    sampler: str | None
-    steps: int | None
-    nfe: int
-    """Network evaluations."""
-    seed: int
-    """Seed of the result; the same request with this seed gets the same samples."""
-    notes: dict[str, Any]
-    seconds: DurationsSchema
-    request_id: str
-
-
-class SamplesSchema(ResultSchema):
-    """Samples: nested lists of stored integers, texts, or base64 PNGs in format png."""
-
-    samples: list[Any]
-    dtype: str
-    """NumPy dtype of the samples in format npz."""
-
-
-class ScoresSchema(ResultSchema):
-    """Likelihoods of the instances; ``notes`` has their kind."""
-
-    bits_per_dim: list[float]
-    standard_error: list[float]
-
-
-class LatentsSchema(ResultSchema):
-    """Means and log-variances of the instances' latent variables."""
-
-    mu: list[list[float]]
-    log_var: list[list[float]]
-
-
-class ModelsSchema(BaseModel):
-    """The served models. A model that does not respond has only id, ready and trouble."""
-
-    data: list[dict[str, Any]]
-
-
-class HealthSchema(BaseModel):
-    """State of the server."""
-
-    status: str

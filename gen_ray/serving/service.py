@@ -14,6 +14,7 @@ import numpy as np
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation.pareto import CostQuality
 from gen_ray.errors import PicklableError
+from gen_ray.serving.tables import describe
 
 Quality = Literal["fast", "balanced", "best"]
 
@@ -22,10 +23,12 @@ Quality = Literal["fast", "balanced", "best"]
 class ServingJob:
     """One request.
 
-    Fields that a verb uses: sample: n, sampler, steps, quality; impute: x, mask, n (completions of each), sampler,
-    steps; score: x, effort; encode and reconstruct: x; decode: z.
+    Fields that a verb uses: sample: n, sampler, steps, quality, and for tables x and mask (1, D), values that all
+    samples have; impute: x, mask, n (completions of each), sampler, steps; score: x, effort; encode and reconstruct: x;
+    decode: z.
 
-    x (N, *shape) is stored data, mask (N, *shape) True where known, z (N, Z) float32.
+    x (N, *shape) is stored data, for tables −1 where a value is missing; mask (N, *shape) is True where known; z (N, Z)
+    is float32.
     """
 
     request_id: str
@@ -45,6 +48,8 @@ class ServingJob:
     mask: np.ndarray | None = None
     z: np.ndarray | None = None
     effort: int | None = None
+    statistics: bool = False
+    """Whether impute also summarises the missing cells of a table."""
     deadline_seconds: float = 60.0
     previews: int = 0
     """Maximum number of previews to send while sampling; streams only."""
@@ -55,8 +60,8 @@ class JobResult:
     """The result of a job.
 
     arrays: ``samples`` (n, *shape) stored data of sample; (N, n, *shape) of impute; ``bits_per_dim`` (N,) and
-    ``standard_error`` (N,) of score; ``mu`` and ``log_var`` (N, Z) of encode; ``samples`` (N, *shape) of decode and
-    reconstruct.
+    ``standard_error`` (N,) of score, for tables also ``bits`` (N,) and ``cells`` (N, D), the bits of each cell; ``mu``
+    and ``log_var`` (N, Z) of encode; ``samples`` (N, *shape) of decode and reconstruct.
     """
 
     arrays: Mapping[str, np.ndarray]
@@ -69,6 +74,8 @@ class JobResult:
     computed_seconds: float
     notes: Mapping[str, Any] = field(default_factory=dict)
     """Further facts for the response, such as the ``kind`` of a likelihood."""
+    imputed: Sequence[Mapping[str, Mapping[str, Any]]] = ()
+    """Of impute with statistics: for each row, the statistics of its missing cells by column, as JSON."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +131,8 @@ class ModelCard:
     metric: str | None = None
     curve: Sequence[CostQuality] = ()
     latent_dim: int | None = None
+    exact_conditions: bool = False
+    """For tables: whether samples with given values of columns, and marginals of missing values, are exact."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     """Maxima for one request: n, steps, work (n × network evaluations × D)."""
@@ -170,6 +179,7 @@ def card_json(card: ModelCard) -> dict[str, Any]:
         "shape": list(spec.shape),
         "levels": spec.levels,
         "alphabet": spec.alphabet,
+        **(describe(spec) if spec.is_table else {}),
     }
     fields = {**facts, "data": data, "verbs": list(card.verbs), "curve": [asdict(point) for point in card.curve]}
     sent: dict[str, Any] = _finite(fields)

@@ -1,8 +1,8 @@
 """The verbs of the API. A verb is one declaration, from which its route, checks, documentation and job are derived.
 
 To add a verb, write the function that submits its job (see ``jobs.SubmitFunction``) and declare it in ``VERBS``. Its
-request body is one of ``schemas`` or a subclass of ``RequestBody``; its result is one of ``schemas`` or a subclass of
-``ResultSchema`` with the names of the result's arrays.
+request body is one of ``schemas`` or a subclass of ``RequestBody``; its result is one of ``result_schemas`` or a
+subclass of ``ResultSchema`` with the names of the result's arrays.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,15 @@ from pydantic import ValidationError
 
 from gen_ray.family import Family, SupportsLatent
 from gen_ray.serving import jobs
+from gen_ray.serving.result_schemas import LatentsSchema, ResultSchema, SamplesSchema, ScoresSchema
 from gen_ray.serving.schemas import (
     DecodeBody,
     EncodeBody,
     ImputeBody,
-    LatentsSchema,
     ReconstructBody,
     RequestBody,
-    ResultSchema,
     SampleBody,
-    SamplesSchema,
     ScoreBody,
-    ScoresSchema,
 )
 
 DIGIT = (
@@ -86,6 +83,8 @@ def _has_latent_space(family: Family) -> bool:
     return isinstance(family, SupportsLatent)
 
 
+ROW: dict[str, Any] = {}
+"""A row of a table without known values, which fits every table. Columns of the model can be added in /docs."""
 PICTURE = {"picture": _example("A picture", images=[DIGIT], resize=True)}
 
 _DECLARED = (
@@ -102,7 +101,7 @@ _DECLARED = (
     ),
     Verb(
         name="impute",
-        description="Complete the missing part of one instance, n times.",
+        description="Complete the missing part of one instance, or of several rows of a table, n times.",
         body=ImputeBody,
         result=SamplesSchema,
         submit=jobs.submit_impute,
@@ -111,15 +110,16 @@ _DECLARED = (
                 "A picture without its lower half", n=2, image=DIGIT, mask=LOWER_HALF, resize=True, seed=7
             ),
             "text": _example("A text with missing characters", n=2, text="To be or not to b____", seed=7),
+            "table": _example('A row of a table; add known values, such as "age": 39', n=2, rows=[ROW], seed=7),
         },
     ),
     Verb(
         name="score",
-        description="Measure the likelihood of instances, in bits/dim.",
+        description="Measure the likelihood of instances, in bits/dim; of rows of a table also in bits of each cell.",
         body=ScoreBody,
         result=ScoresSchema,
         submit=jobs.submit_score,
-        examples=PICTURE,
+        examples={**PICTURE, "table": _example('A row of a table; add known values, such as "age": 39', rows=[ROW])},
     ),
     Verb(
         name="encode",

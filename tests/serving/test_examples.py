@@ -7,21 +7,23 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.serving.api import build
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import VERBS
+from tests import tabular_joint
 from tests.serving.services import COLOUR, DIGITS, FakeService, card
 
+TABLE = tabular_joint.spec()
 VERSE = DataSpec(name="verse", kind="tokens", shape=(32,), levels=8, alphabet="T beonrt")
 
 
 @pytest.fixture
 def open_http() -> TestClient:
-    specs = {"digits": DIGITS, "colour": COLOUR, "verse": VERSE}
+    specs = {"digits": DIGITS, "colour": COLOUR, "verse": VERSE, "table": TABLE}
     services = {name: FakeService(card(name, spec, latent_dim=8)) for name, spec in specs.items()}
     return TestClient(build(services, ApiSettings()), base_url="http://localhost:8000")
 
 
 @pytest.mark.parametrize(("verb", "name"), [(verb.name, name) for verb in VERBS.values() for name in verb.examples])
 def test_an_unchanged_example_is_accepted(open_http: TestClient, verb: str, name: str) -> None:
-    for model in ["verse"] if name == "text" else ["digits", "colour"]:
+    for model in {"text": ["verse"], "table": ["table"]}.get(name, ["digits", "colour"]):
         response = open_http.post(f"/v1/models/{model}/{verb}", json=VERBS[verb].examples[name]["value"])
         assert response.status_code == 200, response.text
 

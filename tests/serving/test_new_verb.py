@@ -11,7 +11,8 @@ from gen_ray.serving.api import build
 from gen_ray.serving.jobs import PendingJob
 from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.local_service import LocalModelService
-from gen_ray.serving.schemas import InstancesBody, Numbers, ResultSchema
+from gen_ray.serving.result_schemas import ResultSchema
+from gen_ray.serving.schemas import InstancesBody, Numbers
 from gen_ray.serving.service import ServingJob
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.serving.verbs import VERBS, Verb, supported_verbs

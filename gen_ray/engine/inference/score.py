@@ -24,13 +24,17 @@ def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceScores:
-    """Scores of N instances: bits per dimension (N,), its standard error over the draws (N,), kind of bound, nfe."""
+    """Scores of N instances: bits per dimension (N,), its standard error over the draws (N,), kind of bound, nfe.
+
+    ``cells`` (N, *shape) are the bits of each scalar, if the family tells them; missing values have 0.
+    """
 
     bits_per_dim: Tensor
     standard_error: Tensor
     kind: str
     nfe: int
     repeats: int
+    cells: Tensor | None = None
 
     @property
     def mean(self) -> float:
@@ -65,11 +69,19 @@ def score(
     """
     effort = effort or model.experiment.evaluation.effort or EFFORT
     estimates: list[Tensor] = []
+    cells: list[Tensor] = []
     for repeat in range(repeats):
         batches = list(nll_batches(model, x, seed, repeat, effort=effort, device=device))
+        parts = [nll.cells for nll in batches if nll.cells is not None]
+        cells += [bits_per_dim(torch.cat(parts).double().cpu(), 1)] if parts else []
         estimates.append(bits_per_dim(torch.cat([nll.nats.double().cpu() for nll in batches]), model.spec.dims))
     stacked = torch.stack(estimates)
     error = stacked.std(0) / math.sqrt(repeats) if repeats > 1 else torch.full_like(stacked[0], math.nan)
     return InstanceScores(
-        bits_per_dim=stacked.mean(0), standard_error=error, kind=batches[0].kind, nfe=batches[0].nfe, repeats=repeats
+        bits_per_dim=stacked.mean(0),
+        standard_error=error,
+        kind=max((nll.kind for nll in batches), key=len),  # with "-partial" if a value is missing in any batch
+        nfe=batches[0].nfe,
+        repeats=repeats,
+        cells=torch.stack(cells).mean(0) if cells else None,
     )

@@ -1,0 +1,102 @@
+"""Tables of data in responses: the description of columns, rows as JSON objects or CSV, and the bits of cells."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from gen_ray.dataspec import DataSpec
+from gen_ray.engine.inference.rows.chains import decoding_uniforms
+from gen_ray.engine.inference.rows.texts import as_texts, csv_header, csv_lines
+from gen_ray.engine.inference.table_rows import TableRows, as_json, as_objects, decoded
+from gen_ray.tabular.columns import CategoryColumn, Column, DatetimeColumn, OrderedColumn
+
+LISTED = 1000
+"""Maximum number of categories that the description of a column lists, the most frequent ones."""
+DELIMITER = ","
+
+
+def describe(spec: DataSpec) -> dict[str, Any]:
+    """Return the columns and the target of a table of data as JSON."""
+    entropies = typical_bits(spec)
+    columns = [_column(column, bits) for column, bits in zip(spec.columns, entropies, strict=True)]
+    return {"columns": columns, "target": spec.target}
+
+
+def typical_bits(spec: DataSpec) -> list[float]:
+    """Return the entropies (D,) of the columns in the training data: the mean bits of a value without the others."""
+    p = spec.frequencies
+    return [float(entropy) for entropy in -(p * np.log2(np.where(p > 0, p, 1))).sum(1)]
+
+
+def _column(column: Column, typical: float) -> dict[str, Any]:
+    """Return the description of one column."""
+    described: dict[str, Any] = {
+        "name": column.name,
+        "type": column.type,
+        "value_type": column.arrow_type,
+        "missing_allowed": True,
+        "missing_texts": list(column.missing),
+        "typical_bits": typical,
+    }
+    if isinstance(column, OrderedColumn):
+        last = column.cardinality - 1
+        ends = column.decode(np.array([0, last]), np.array([0.0, np.nextafter(1, 0)]))
+        described["range"] = as_json(ends)
+    if isinstance(column, CategoryColumn):
+        known = len(column.categories)
+        frequent = np.sort(np.argsort(-np.array(column.counts[:known]), kind="stable")[:LISTED])
+        described["categories"] = as_json(column.decode(frequent, np.zeros(len(frequent))))
+        described["categories_left_out"] = known - len(frequent)
+    if isinstance(column, DatetimeColumn) and column.format is not None:
+        described["csv_format"] = column.format
+    return described
+
+
+def sampled_rows(samples: np.ndarray, seed: int, spec: DataSpec, given: TableRows | None) -> pa.Table:
+    """Return the values of samples (n, D), codes, null where they are −1; given values are returned as they were sent.
+
+    The value of row i that a code stands for is a function of (seed, i), as in files that gen-ray writes.
+    """
+    u = decoding_uniforms(np.arange(len(samples)), seed, spec.dims)
+    return decoded(samples.astype(np.int64), u, spec, given)
+
+
+def sampled_objects(samples: np.ndarray, seed: int, spec: DataSpec, given: TableRows | None) -> list[dict[str, Any]]:
+    """Return the values of samples (n, D) as JSON objects; see ``sampled_rows``."""
+    return as_objects(sampled_rows(samples, seed, spec, given))
+
+
+def bits_of(arrays: Mapping[str, np.ndarray], spec: DataSpec, given: TableRows) -> pa.Table:
+    """Return the bits of rows, and of cells if the family tells them: null where a value is missing."""
+    columns = {"bits": pa.array(arrays["bits"])}
+    for d, column in enumerate(spec.columns if "cells" in arrays else ()):
+        columns[f"{column.name}_bits"] = pa.array(arrays["cells"][:, d], mask=~given.known[:, d])
+    return pa.table(columns)
+
+
+def bits_json(arrays: Mapping[str, np.ndarray], spec: DataSpec, given: TableRows) -> dict[str, Any]:
+    """Return the bits of rows as numbers, and those of their cells as objects by column, None where it is missing."""
+    fields: dict[str, Any] = {"bits": arrays["bits"].tolist()}
+    if "cells" in arrays:
+        names = [column.name for column in spec.columns]
+        cells = [pa.array(arrays["cells"][:, d], mask=~given.known[:, d]) for d in range(len(names))]
+        fields["cells"] = as_objects(pa.table(cells, names=names))
+    return fields
+
+
+def csv_text(table: pa.Table, spec: DataSpec) -> bytes:
+    """Return a table as CSV, UTF-8. Times have the format of the column's own files."""
+    by_name = {column.name: column for column in spec.columns}
+    texts = [
+        pc.fill_null(as_texts(table.column(name).combine_chunks(), name, by_name.get(name)), "")
+        for name in table.column_names
+    ]
+    return csv_header(table.column_names, DELIMITER) + csv_lines(texts, DELIMITER)
+
+
+def unknown_note(given: TableRows | None) -> dict[str, Mapping[str, Sequence[str]]]:
+    """Return the note on categories that the model does not know, if there are any."""
+    return {"treated_as_other": dict(given.unknown)} if given is not None and given.unknown else {}
