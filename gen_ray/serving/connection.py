@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.instances import drawable
-from gen_ray.engine.inference.table_rows import TableRows
+from gen_ray.engine.inference.table_rows import GivenRows
 from gen_ray.serving.access_log import AccessRecord, log_error
 from gen_ray.serving.errors import error_body, http_error
 from gen_ray.serving.responses import encode_pictures, sample_lists
@@ -148,7 +148,7 @@ def event(name: str, data: Mapping[str, Any]) -> bytes:
     return f"event: {name}\ndata: {json.dumps(data, allow_nan=False, separators=(',', ':'))}\n\n".encode()
 
 
-def preview_json(preview: StreamPreview, spec: DataSpec, seed: int, given: TableRows | None) -> dict[str, Any]:
+def preview_json(preview: StreamPreview, spec: DataSpec, seed: int, given: GivenRows | None) -> dict[str, Any]:
     """Return a preview of samples of a seed as JSON: base64 PNGs, texts, rows of a table as objects, or nested lists.
 
     Undecided places are grey in pictures, · in texts, null in rows, and −1 in lists. given are a table's known values.

@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from gen_ray.engine.inference.instances import InstanceError
-from gen_ray.engine.inference.table_rows import TableRows
+from gen_ray.engine.inference.table_rows import GivenRows
 from gen_ray.errors import nearest
 from gen_ray.serving import connection, responses
 from gen_ray.serving.access_log import AccessRecord, record_of
@@ -86,7 +86,7 @@ class RequestHandler:
         return await asyncio.to_thread(responses.respond, result, body.format)
 
 
-def _inputs(body: RequestBody, card: ModelCard, pixels: int) -> tuple[Mapping[str, Any], TableRows | None]:
+def _inputs(body: RequestBody, card: ModelCard, pixels: int) -> tuple[Mapping[str, Any], GivenRows | None]:
     """Return the arrays of a body, and its rows if it has rows of a table.
 
     Raise RequestRefusedError 422 with the field's name.

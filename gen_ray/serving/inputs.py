@@ -21,7 +21,7 @@ from gen_ray.datasets import images
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import instances
 from gen_ray.engine.inference.instances import InstanceError
-from gen_ray.engine.inference.table_rows import TableRows, parse_csv, parse_objects
+from gen_ray.engine.inference.table_rows import GivenRows, parse_csv, parse_objects
 from gen_ray.maths.levels import stored
 from gen_ray.serving.errors import http_error
 from gen_ray.serving.service import ModelCard
@@ -147,7 +147,7 @@ def from_texts(texts: Sequence[str], spec: DataSpec, field: str) -> np.ndarray:
     return torch.cat(rows).numpy()
 
 
-def from_rows(rows: Sequence[Any] | None, csv: str | None, spec: DataSpec, *, most: int) -> TableRows | None:
+def from_rows(rows: Sequence[Any] | None, csv: str | None, spec: DataSpec, *, most: int) -> GivenRows | None:
     """Return the rows of a table as JSON objects, or as CSV of at most that many rows; None if there are neither."""
     if rows is None and csv is None:
         return None
@@ -156,7 +156,7 @@ def from_rows(rows: Sequence[Any] | None, csv: str | None, spec: DataSpec, *, mo
     return parse_objects(rows or [], spec, "rows") if csv is None else parse_csv(csv, spec, "csv", most=most)
 
 
-def from_conditions(where: Mapping[str, Any], card: ModelCard) -> TableRows:
+def from_conditions(where: Mapping[str, Any], card: ModelCard) -> GivenRows:
     """Return values that all samples must have as one row; the other values are missing."""
     if not card.spec.is_table:
         raise InstanceError("where", "the model's data are not rows of a table")

@@ -48,7 +48,7 @@ class PendingJob:
     statistics: RequestHandle | None = None
     """The handle of the exact statistics of a table's missing cells."""
     drawn_statistics: Callable[[Any], CellStatistics] | None = None
-    """The same statistics from the result, where the model has no exact ones."""
+    """The same statistics from the result, for models without exact ones."""
 
     def cancel(self) -> None:
         """Cancel the job; its rows leave the batch before the next evaluation."""

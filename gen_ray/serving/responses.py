@@ -14,7 +14,7 @@ from starlette.responses import Response
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import texts
 from gen_ray.engine.inference.instances import drawable
-from gen_ray.engine.inference.table_rows import TableRows
+from gen_ray.engine.inference.table_rows import GivenRows
 from gen_ray.engine.plots import grids
 from gen_ray.serving import tables
 from gen_ray.serving.service import ErrorReply, JobResult, RequestRefusedError
@@ -31,7 +31,7 @@ class ResultView:
     spec: DataSpec
     answer: JobResult
     request_id: str
-    given: TableRows | None = None
+    given: GivenRows | None = None
 
     @property
     def samples(self) -> np.ndarray:

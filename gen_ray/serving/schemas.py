@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gen_ray.engine.inference.instances import InstanceError
-from gen_ray.engine.inference.table_rows import TableRows
+from gen_ray.engine.inference.table_rows import GivenRows
 from gen_ray.errors import nearest
 from gen_ray.serving import inputs
 from gen_ray.serving.service import ModelCard, Quality
@@ -69,7 +69,7 @@ class RequestBody(BaseModel):
         """Return those of x, mask and z that the verb uses. Raise InstanceError."""
         return {}
 
-    def table_rows(self, card: ModelCard) -> TableRows | None:
+    def table_rows(self, card: ModelCard) -> GivenRows | None:
         """Return the rows of a table in the request, which take the place of ``arrays``. Raise InstanceError."""
         return None
 
@@ -142,7 +142,7 @@ class SampleBody(SamplingBody):
         """Return the fields of the job, with quality. Imputers have no measured curve."""
         return {**super().job_fields(), "quality": self.quality}
 
-    def table_rows(self, card: ModelCard) -> TableRows | None:
+    def table_rows(self, card: ModelCard) -> GivenRows | None:
         """Return the conditions as one row. Raise InstanceError."""
         return None if self.where is None else inputs.from_conditions(self.where, card)
 
@@ -169,13 +169,13 @@ class ImputeBody(SamplingBody):
         one_of(self, ("image", "x", "text", "rows", "csv"))
         if (self.mask is None) == (self.image is not None or self.x is not None):
             raise ValueError(
-                "give a mask with image or x; in a text, hole characters mark what is missing, in a row, null"
+                "give a mask with image or x; in a text, hole characters mark missing ones, in a row null does"
             )
         return self
 
     @property
     def count(self) -> int:
-        """Return the number of rows of a table; one instance of other data has no limit."""
+        """Return the number of rows of a table; 0 for the one instance of other data."""
         return len(self.rows or ())
 
     def job_fields(self) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class ImputeBody(SamplingBody):
         summarised = self.format == "json" and (self.rows is not None or self.csv is not None)
         return {**super().job_fields(), "statistics": summarised}
 
-    def table_rows(self, card: ModelCard) -> TableRows | None:
+    def table_rows(self, card: ModelCard) -> GivenRows | None:
         """Return the rows. Raise InstanceError, also if no value is missing."""
         rows = inputs.from_rows(self.rows, self.csv, card.spec, most=MAX_ITEMS)
         if rows is not None and rows.known.all():
@@ -223,7 +223,7 @@ class InstancesBody(RequestBody):
         """Return the number of instances; the rows of CSV are counted when they are parsed."""
         return len(self.images or self.x or self.texts or self.rows or ())
 
-    def table_rows(self, card: ModelCard) -> TableRows | None:
+    def table_rows(self, card: ModelCard) -> GivenRows | None:
         """Return the rows. Raise InstanceError."""
         return inputs.from_rows(self.rows, self.csv, card.spec, most=MAX_ITEMS)
 

@@ -30,7 +30,7 @@ CellStatistics = Sequence[Mapping[str, Mapping[str, Any]]]
 
 
 def submit_statistics(loaded: LoadedModel, job: ServingJob, deadline: float) -> RequestHandle | None:
-    """Submit the statistics of the missing cells of job.x (N, D); None if the model has no exact marginals."""
+    """Submit the statistics of the missing cells of job.x (N, D); None for models without exact marginals."""
     x = job.x
     if not (job.statistics and loaded.exact_conditions) or x is None:
         return None

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.rows.chains import decoding_uniforms
 from gen_ray.engine.inference.rows.texts import as_texts, csv_header, csv_lines
-from gen_ray.engine.inference.table_rows import TableRows, as_json, as_objects, decoded
+from gen_ray.engine.inference.table_rows import GivenRows, as_json, as_objects, decoded
 from gen_ray.tabular.columns import CategoryColumn, Column, DatetimeColumn, OrderedColumn
 
 LISTED = 1000
@@ -55,7 +55,7 @@ def _column(column: Column, typical: float) -> dict[str, Any]:
     return described
 
 
-def sampled_rows(samples: np.ndarray, seed: int, spec: DataSpec, given: TableRows | None) -> pa.Table:
+def sampled_rows(samples: np.ndarray, seed: int, spec: DataSpec, given: GivenRows | None) -> pa.Table:
     """Return the values of samples (n, D), codes, null where they are −1; given values are returned as they were sent.
 
     The value of row i that a code stands for is a function of (seed, i), as in files that gen-ray writes.
@@ -64,20 +64,20 @@ def sampled_rows(samples: np.ndarray, seed: int, spec: DataSpec, given: TableRow
     return decoded(samples.astype(np.int64), u, spec, given)
 
 
-def sampled_objects(samples: np.ndarray, seed: int, spec: DataSpec, given: TableRows | None) -> list[dict[str, Any]]:
+def sampled_objects(samples: np.ndarray, seed: int, spec: DataSpec, given: GivenRows | None) -> list[dict[str, Any]]:
     """Return the values of samples (n, D) as JSON objects; see ``sampled_rows``."""
     return as_objects(sampled_rows(samples, seed, spec, given))
 
 
-def bits_of(arrays: Mapping[str, np.ndarray], spec: DataSpec, given: TableRows) -> pa.Table:
-    """Return the bits of rows, and of cells if the family tells them: null where a value is missing."""
+def bits_of(arrays: Mapping[str, np.ndarray], spec: DataSpec, given: GivenRows) -> pa.Table:
+    """Return the bits of rows, and of cells if the family gives them: null where a value is missing."""
     columns = {"bits": pa.array(arrays["bits"])}
     for d, column in enumerate(spec.columns if "cells" in arrays else ()):
         columns[f"{column.name}_bits"] = pa.array(arrays["cells"][:, d], mask=~given.known[:, d])
     return pa.table(columns)
 
 
-def bits_json(arrays: Mapping[str, np.ndarray], spec: DataSpec, given: TableRows) -> dict[str, Any]:
+def bits_json(arrays: Mapping[str, np.ndarray], spec: DataSpec, given: GivenRows) -> dict[str, Any]:
     """Return the bits of rows as numbers, and those of their cells as objects by column, None where it is missing."""
     fields: dict[str, Any] = {"bits": arrays["bits"].tolist()}
     if "cells" in arrays:
@@ -97,6 +97,6 @@ def csv_text(table: pa.Table, spec: DataSpec) -> bytes:
     return csv_header(table.column_names, DELIMITER) + csv_lines(texts, DELIMITER)
 
 
-def unknown_note(given: TableRows | None) -> dict[str, Mapping[str, Sequence[str]]]:
+def unknown_note(given: GivenRows | None) -> dict[str, Mapping[str, Sequence[str]]]:
     """Return the note on categories that the model does not know, if there are any."""
     return {"treated_as_other": dict(given.unknown)} if given is not None and given.unknown else {}

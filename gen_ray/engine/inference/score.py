@@ -26,7 +26,7 @@ def bits_per_dim(nats: Tensor, dims: int) -> Tensor:
 class InstanceScores:
     """Scores of N instances: bits per dimension (N,), its standard error over the draws (N,), kind of bound, nfe.
 
-    ``cells`` (N, *shape) are the bits of each scalar, if the family tells them; missing values have 0.
+    ``cells`` (N, *shape) are the bits of each scalar, if the family gives them; missing values have 0.
     """
 
     bits_per_dim: Tensor

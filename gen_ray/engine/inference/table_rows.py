@@ -35,8 +35,8 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class TableRows:
-    """N rows of a model's D columns.
+class GivenRows:
+    """N rows of a model's D columns that a request gives.
 
     ``values`` (N, D) have the columns' types, null where a value is missing; ``codes`` (N, D) int32 are their codes, −1
     where missing. ``unknown`` are categories that the model does not know, by column; their code is "other".
@@ -56,7 +56,7 @@ class TableRows:
         return self.codes != MISSING
 
 
-def parse_objects(objects: Sequence[Any], spec: DataSpec, field: str) -> TableRows:
+def parse_objects(objects: Sequence[Any], spec: DataSpec, field: str) -> GivenRows:
     """Return rows that are JSON objects; None and absent columns are missing values.
 
     Raise InstanceError naming the column: for an unknown one the nearest, for a wrong value the expected type.
@@ -72,7 +72,7 @@ def parse_objects(objects: Sequence[Any], spec: DataSpec, field: str) -> TableRo
     return _rows([[row.get(name) for row in objects] for name in names], places, spec)
 
 
-def parse_csv(text: str, spec: DataSpec, field: str, *, most: int) -> TableRows:
+def parse_csv(text: str, spec: DataSpec, field: str, *, most: int) -> GivenRows:
     """Return the rows of a CSV text whose first row names the columns; absent columns are missing values.
 
     most is the maximum number of rows. Raise InstanceError as parse_objects does, and for rows of another length than
@@ -103,7 +103,7 @@ def parse_csv(text: str, spec: DataSpec, field: str, *, most: int) -> TableRows:
     return _rows([cells.get(name, [None] * len(rows)) for name in known], places, spec)
 
 
-def decoded(codes: np.ndarray, u: np.ndarray, spec: DataSpec, given: TableRows | None = None) -> pa.Table:
+def decoded(codes: np.ndarray, u: np.ndarray, spec: DataSpec, given: GivenRows | None = None) -> pa.Table:
     """Return the values of codes (n, D), null where they are −1, with the columns' types.
 
     u (n, D) in [0, 1) selects one of the values that a code stands for. Where a row of given has a value, this value is
@@ -147,7 +147,7 @@ def _json_number(number: float | None) -> float | str | None:
     return number if math.isfinite(number) else str(number)
 
 
-def _rows(columns: Sequence[Sequence[Any]], places: Sequence[str], spec: DataSpec) -> TableRows:
+def _rows(columns: Sequence[Sequence[Any]], places: Sequence[str], spec: DataSpec) -> GivenRows:
     """Return rows from the JSON values (N,) of each column; places name the rows in errors."""
     arrays, codes, unknown = [], np.empty((len(places), len(spec.columns)), np.int32), {}
     for d, (cells, column) in enumerate(zip(columns, spec.columns, strict=True)):
@@ -156,7 +156,7 @@ def _rows(columns: Sequence[Sequence[Any]], places: Sequence[str], spec: DataSpe
         codes[:, d] = column.encode(values)
         if isinstance(column, CategoryColumn) and (others := _unknown_categories(values, column)):
             unknown[column.name] = others
-    return TableRows(pa.table(arrays, names=[column.name for column in spec.columns]), codes, unknown)
+    return GivenRows(pa.table(arrays, names=[column.name for column in spec.columns]), codes, unknown)
 
 
 def _parse_column(cells: Sequence[Any], places: Sequence[str], column: BaseColumn) -> pa.Array:
