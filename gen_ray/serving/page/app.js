@@ -10,11 +10,12 @@ import { rendererFor } from "./renderers.js";
 import { compareTab } from "./tabs/compare.js";
 import { imputeTab } from "./tabs/impute.js";
 import { latentTab } from "./tabs/latent.js";
+import { rowTab } from "./tabs/row.js";
 import { sampleTab } from "./tabs/sample.js";
 import { scoreTab } from "./tabs/score.js";
 import * as urlState from "./url_state.js";
 
-const TABS = [sampleTab, imputeTab, latentTab, scoreTab, compareTab];
+const TABS = [rowTab, sampleTab, imputeTab, latentTab, scoreTab, compareTab];
 const TAB_OF_VERB = { impute: imputeTab, encode: latentTab, score: scoreTab };
 const ids = { model: "model", seed: "seed", seedButton: "random-seed", summary: "model-summary", error: "page-error", tabs: "tabs", main: "main" };
 const elements = Object.fromEntries(Object.entries(ids).map(([name, id]) => [name, document.getElementById(id)]));
@@ -24,10 +25,13 @@ let card = null;
 let currentTab = null;
 let panels = new Map(); // of the tabs opened so far
 
-/** Return whether the model supports a tab. Data other than images and texts can only be sampled and compared. */
-function isSupported({ verb, id }) {
-  const isRendered = rendererFor(card).kind !== "numbers" || id === "sample" || id === "compare";
-  return card.verbs.includes(verb) && isRendered && (id !== "latent" || card.latent_dim);
+const TABS_OF_KIND = { rows: [rowTab, sampleTab, compareTab], numbers: [sampleTab, compareTab] };
+
+/** Return whether the model supports a tab. Data other than images and texts have fewer tabs. */
+function isSupported(tab) {
+  const { kind } = rendererFor(card);
+  const isRendered = kind in TABS_OF_KIND ? TABS_OF_KIND[kind].includes(tab) : tab !== rowTab;
+  return card.verbs.includes(tab.verb) && isRendered && (tab !== latentTab || card.latent_dim);
 }
 
 /** Return the seed in the input field. */
@@ -44,7 +48,7 @@ function setSeed(value) {
 function tabContext() {
   return {
     card, cards, canvasEditor, seed,
-    openInTab: (verb, sample, id = card.id) => openInTab(TAB_OF_VERB[verb], sample, id),
+    openInTab,
     submitHandler: (runControls) => (event) => {
       event.preventDefault();
       if (elements.seed.reportValidity()) runControls.start();
@@ -52,9 +56,10 @@ function tabContext() {
   };
 }
 
-/** Open a tab with a sample of a model. */
-async function openInTab(tab, sample, id) {
+/** Open the tab of a verb with a sample of a model. */
+async function openInTab(verb, sample, id = card.id) {
   if (id !== card.id) setModel(id);
+  const tab = rendererFor(card).kind === "rows" ? rowTab : TAB_OF_VERB[verb];
   openTab(tab);
   await panels.get(tab).setInstance(sample);
 }

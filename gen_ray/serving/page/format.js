@@ -15,11 +15,20 @@ export const formatDuration = (seconds) => (seconds < 0.9995 ? `${threeDigits.fo
 /** Format a count with its noun: 1 step, 2 steps. */
 export const countOf = (count, noun) => `${formatCount(count)} ${noun}${count === 1 ? "" : "s"}`;
 
+/** Return a value of a table's column as a short text; · for a missing or undecided one. */
+export function shownValue(value, { type }) {
+  if (value === null) return "·";
+  if (type === "number") return typeof value === "number" ? formatValue(value) : value;
+  return type === "datetime" ? value.replace("T", " ").replace(/(\+00:00|Z)$/, "") : String(value);
+}
+
 /** Return a one-line description of a model. */
 export function modelSummary({ family, version, data, latent_dim: latentDim, metrics = {} }) {
+  const model = [family, `version ${version}`];
+  if (data.kind === "table") return [...model, data.name, countOf(data.columns.length, "column"), data.target && `target ${data.target}`].filter(Boolean).join(" · ");
   const size = data.kind === "image" ? data.shape.slice(1).join(" × ") + (data.shape[0] === 3 ? ", colour" : "") : countOf(data.shape[0], data.alphabet ? "character" : "token");
   const description = `${data.name}, ${size}, ${countOf(data.levels, data.kind === "image" ? "level" : "symbol")}`;
-  return [family, `version ${version}`, description, latentDim ? countOf(latentDim, "latent dimension") : null, ...measuredQuality(metrics)].filter(Boolean).join(" · ");
+  return [...model, description, latentDim ? countOf(latentDim, "latent dimension") : null, ...measuredQuality(metrics)].filter(Boolean).join(" · ");
 }
 
 /** Return the measured quality of a model: bits/dim with its standard error, and the Fréchet distance. */

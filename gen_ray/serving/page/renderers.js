@@ -1,6 +1,7 @@
-/** Renderers of a model's data: images, texts or, otherwise, numbers. */
+/** Renderers of a model's data: images, texts, rows of a table or, otherwise, numbers. */
 
 import { h } from "./dom.js";
+import { shownValue } from "./format.js";
 
 const UNDECIDED = "·"; // a character that is not decided yet in the preview of a text
 const TILE_WIDTH = 96; // approximate width of an image in screen pixels
@@ -10,6 +11,7 @@ const MISSING_MARKS = "_▢¤␣"; // the first of these outside the model's alp
 /** Return the renderer for a model's samples. */
 export function rendererFor({ data }) {
   if (data.kind === "image" && [1, 3].includes(data.shape[0])) return new ImageRenderer(data.shape);
+  if (data.kind === "table") return new RowRenderer(data);
   return data.alphabet ? new TextRenderer(data) : new NumberRenderer();
 }
 
@@ -77,6 +79,30 @@ class TextRenderer {
   }
 }
 
+class RowRenderer {
+  kind = "rows";
+  format = "json";
+  download = { format: "csv", suffix: "csv", title: "CSV" };
+
+  constructor({ columns }) {
+    this.columns = columns;
+  }
+
+  createView() {
+    return h("dl");
+  }
+
+  /** Show the values of a row by column; values that are not decided yet are null. */
+  show(view, row) {
+    view.replaceChildren(...this.columns.flatMap((column) => [h("dt", {}, column.name), h("dd", { className: row[column.name] === null ? "undecided" : "" }, shownValue(row[column.name], column))]));
+  }
+
+  async toBlob(samples) {
+    const lines = samples.map((row) => this.columns.map(({ name }) => csvCell(row[name])).join(","));
+    return new Blob([[this.columns.map(({ name }) => csvCell(name)).join(","), ...lines, ""].join("\n")], { type: "text/csv" });
+  }
+}
+
 class NumberRenderer {
   kind = "numbers";
   format = "json";
@@ -100,6 +126,12 @@ export async function loadImage(base64) {
   const image = h("img", { src: `data:image/png;base64,${base64}` });
   await image.decode();
   return image;
+}
+
+/** Return a value as a cell of a CSV file. */
+function csvCell(value) {
+  const text = String(value ?? "");
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
 /** Join adjacent characters of the same kind into [kind, text] pairs. */

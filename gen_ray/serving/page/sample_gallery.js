@@ -9,6 +9,7 @@ const GAP = 4; // pixels between tiles
 const NARROW = 480; // pixels
 const MESSAGE_MILLISECONDS = 1200; // duration of a message on a button
 const ACTION_TITLES = { impute: "Impute", encode: "Encode", score: "Score" };
+const VERBS_OF_KIND = { rows: ["impute"], numbers: [] }; // one tab edits, imputes and scores a row
 
 export class SampleGallery {
   /** @param openInTab (verb, sample) opens the verb's tab with a sample */
@@ -79,7 +80,7 @@ export class SampleGallery {
   selectTile(i) {
     if (this.downloads.hidden) return; // the samples are unfinished
     this.tiles.forEach(({ button }, j) => button.setAttribute("aria-pressed", String(i === j)));
-    const verbs = this.renderer.kind === "numbers" ? [] : Object.keys(ACTION_TITLES).filter((verb) => this.card.verbs.includes(verb));
+    const verbs = (VERBS_OF_KIND[this.renderer.kind] ?? Object.keys(ACTION_TITLES)).filter((verb) => this.card.verbs.includes(verb));
     const { suffix } = this.renderer.download;
     this.actions.replaceChildren(
       `Sample ${i + 1}: `, ...verbs.map((verb) => linkButton(ACTION_TITLES[verb], () => this.openInTab(verb, this.samples[i]))),

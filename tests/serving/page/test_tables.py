@@ -1,0 +1,122 @@
+"""The Row tab of a table's model with the real server: edit, empty, impute with intervals, bits of each cell."""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+from playwright.sync_api import Locator, Page, expect
+
+from gen_ray.engine.inference import artifact
+from gen_ray.serving.api import build
+from gen_ray.serving.local_service import LocalModelService
+from gen_ray.serving.settings import ApiSettings
+from gen_ray.tracking.sources import FolderSource
+from tests.serving.loopback import listening
+from tests.serving.page.conftest import OpenPage
+from tests.serving.test_tables import SPEC, table_model
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("page") / "joint"
+    artifact.write(folder, table_model("random_order"))
+    service = LocalModelService("joint", FolderSource(folder), device=torch.device("cpu"))
+    asyncio.run(service.open())
+    with listening(build({"joint": service}, ApiSettings(hosts=("127.0.0.1",))), timeout_graceful_shutdown=1) as port:
+        yield f"http://127.0.0.1:{port}"
+    asyncio.run(service.close())
+
+
+def line(page: Page, column: str) -> Locator:
+    return page.get_by_role("row").filter(has=page.get_by_role("rowheader", name=column))
+
+
+def click(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def values(page: Page) -> dict[str, str]:
+    return {column.name: page.get_by_label(column.name, exact=True).evaluate("e => e.value") for column in SPEC.columns}
+
+
+def test_a_row_is_sampled_emptied_and_imputed_with_an_interval(open_page: OpenPage) -> None:
+    page = open_page("model=joint&seed=3")
+    expect(page.get_by_role("tab")).to_have_text([re.compile("Row"), re.compile("Sample"), re.compile("Compare")])
+    expect(page.locator("#model-summary")).to_contain_text("joint · 3 columns")
+    click(page, "Sample a row")
+    expect(page.get_by_label("number", exact=True)).not_to_have_value("")
+    sampled = values(page)
+    click(page, "Empty number")
+    click(page, "Empty letter")
+    assert values(page) == {**sampled, "number": "", "letter": "(empty)"}
+    click(page, "Impute")
+    expect(page.get_by_role("status")).to_have_text("Done: exact marginals.")
+    expect(line(page, "number").locator(".imputed")).to_have_text(re.compile(r"^\d \(\d … \d\)$"))
+    expect(line(page, "letter").locator(".imputed")).to_have_text(re.compile(r"^\w \(\d+ %\)$"))
+    expect(line(page, "truth").locator(".imputed")).to_be_empty()
+    click(page, "Fill in a completion")
+    filled = values(page)
+    assert filled["truth"] == sampled["truth"] and filled["number"] != "" and filled["letter"] != "(empty)"
+    click(page, "Impute")
+    expect(page.get_by_role("alert").filter(has_text="No cell is empty")).to_be_visible()
+
+
+def test_the_bits_of_cells_shade_the_unusual_one(open_page: OpenPage) -> None:
+    page = open_page("model=joint&tab=row")
+    page.get_by_label("number", exact=True).fill("5")
+    page.get_by_label("truth", exact=True).select_option("true")
+    click(page, "Bits of each cell")
+    expect(page.get_by_role("status")).to_contain_text("bits for the row")
+    shades = {
+        name: float(line(page, name).evaluate("e => e.style.getPropertyValue('--unusual')"))
+        for name in ("number", "truth", "letter")
+    }
+    bits = {name: line(page, name).locator(".bits").inner_text() for name in shades}
+    assert bits["letter"] == "" and float(bits["number"]) > 0 and shades["letter"] == 0
+    page.get_by_label("number", exact=True).fill("0")
+    expect(line(page, "number").locator(".bits")).to_be_empty()
+
+
+def test_the_row_can_be_edited_with_the_keyboard_and_values_outside_the_range_are_sent(open_page: OpenPage) -> None:
+    page = open_page("model=joint&tab=row")
+    requests: list[dict[str, object]] = []
+    page.on(
+        "request", lambda request: request.method == "POST" and requests.append(json.loads(request.post_data or ""))
+    )
+    page.get_by_label("number", exact=True).focus()
+    page.keyboard.type("77")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")  # the button that empties the number
+    assert values(page)["number"] == ""
+    page.get_by_label("number", exact=True).fill("77")
+    page.get_by_label("Number of completions").press("Enter")
+    expect(page.get_by_role("status")).to_have_text("Done: exact marginals.")
+    assert requests[-1]["rows"] == [{"number": 77, "truth": None, "letter": None}]
+
+
+def test_sampled_rows_are_listed_saved_and_opened_for_editing(open_page: OpenPage) -> None:
+    page = open_page("model=joint&tab=sample&seed=4&n=3")
+    click(page, "Sample")
+    page.get_by_text("Done.").wait_for()
+    expect(page.locator("dl")).to_have_count(3)
+    click(page, "Sample 2")
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save all as CSV").click()
+    text = saved.value.path().read_text()
+    assert text.splitlines()[0] == "number,truth,letter" and len(text.splitlines()) == 4
+    page.locator(".actions").get_by_role("button", name="Impute").click()
+    expect(page.get_by_role("tab", name="Row")).to_have_attribute("aria-selected", "true")
+    number, truth, letter = text.splitlines()[2].split(",")
+    assert values(page) == {"number": number, "truth": truth, "letter": letter}
+
+
+def test_on_a_phone_the_row_is_usable(open_page: OpenPage) -> None:
+    page = open_page("model=joint&tab=row", viewport={"width": 375, "height": 700})
+    click(page, "Impute")
+    expect(page.get_by_role("status")).to_have_text("Done: exact marginals.")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
