@@ -44,7 +44,7 @@ class RowTab {
   }
 
   createView() {
-    return h("section.gallery", { "aria-label": "Row" }, h("div.table-scroll", {}, this.editor.element), this.provenance);
+    return h("section.instance-input", { "aria-label": "Row" }, h("div.table-scroll", {}, this.editor.element), this.provenance);
   }
 
   /** Start to impute, unless the seed or the number of completions is wrong. Values outside their range are allowed. */
