@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import torch
@@ -26,10 +28,16 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("page") / "joint"
     artifact.write(folder, table_model("random_order"))
     service = LocalModelService("joint", FolderSource(folder), device=torch.device("cpu"))
-    asyncio.run(service.open())
+    run(service.open())
     with listening(build({"joint": service}, ApiSettings(hosts=("127.0.0.1",))), timeout_graceful_shutdown=1) as port:
         yield f"http://127.0.0.1:{port}"
-    asyncio.run(service.close())
+    run(service.close())
+
+
+def run(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine in another thread, because Playwright runs an event loop in this one."""
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(asyncio.run, work).result()
 
 
 def line(page: Page, column: str) -> Locator:
