@@ -184,6 +184,7 @@ def test_a_metric(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_http_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VERBS, "brightness", VERBS["score"])  # is replaced by the example, and removed after the test
     applied("gen_ray/serving/schemas.py", monkeypatch)
+    applied("gen_ray/serving/result_schemas.py", monkeypatch)
     applied("gen_ray/serving/jobs.py", monkeypatch)
     applied("gen_ray/serving/verbs.py", monkeypatch)
     artifact.write(tmp_path / "toy", model("ddpm"))
