@@ -75,7 +75,14 @@ class RequestHandler:
         )
         record.facts.update(model=name, version=card.version, seed=job.seed)
         guard = DeadlineGuard(request.receive, job.deadline_seconds)
-        view = partial(ResultView, model=name, spec=card.spec, request_id=record.request_id, given=given)
+        view = partial(
+            ResultView,
+            model=name,
+            spec=card.spec,
+            request_id=record.request_id,
+            given=given,
+            keeps_given=isinstance(body, SamplingBody),
+        )
         if isinstance(body, SamplingBody) and body.stream:
             items = connection.with_heartbeat(service.stream(job), guard, self.settings.keep_alive_seconds)
             preview = partial(connection.preview_json, spec=card.spec, seed=job.seed, given=given)

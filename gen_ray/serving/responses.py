@@ -32,6 +32,13 @@ class ResultView:
     answer: JobResult
     request_id: str
     given: GivenRows | None = None
+    keeps_given: bool = False
+    """Whether the samples have the given values; reconstructions do not."""
+
+    @property
+    def kept(self) -> GivenRows | None:
+        """Return the given rows whose values the samples have."""
+        return self.given if self.keeps_given else None
 
     @property
     def samples(self) -> np.ndarray:
@@ -107,7 +114,7 @@ def result_json(result: ResultView, name: str) -> dict[str, Any]:
 def _listed(result: ResultView, name: str) -> list[Any]:
     """Return the samples as items of a JSON list."""
     if result.spec.is_table:
-        return tables.sampled_objects(result.samples, result.answer.seed, result.spec, result.given)
+        return tables.sampled_objects(result.samples, result.answer.seed, result.spec, result.kept)
     return {"png": _drawn, "json": sample_lists}[name](result.samples, result.spec)
 
 
@@ -165,7 +172,7 @@ def _csv(result: ResultView) -> bytes:
     spec, given, arrays = result.spec, result.given, result.answer.arrays
     if "bits" in arrays and given is not None:
         return tables.csv_text(tables.bits_of(arrays, spec, given), spec)
-    return tables.csv_text(tables.sampled_rows(result.samples, result.answer.seed, spec, given), spec)
+    return tables.csv_text(tables.sampled_rows(result.samples, result.answer.seed, spec, result.kept), spec)
 
 
 def _headers(result: ResultView) -> Mapping[str, str]:

@@ -39,12 +39,13 @@ ROWS = [
 ]
 
 
-def table_model(kernel: str) -> Model:
+def table_model(name: str) -> Model:
     net = {"name": "columns", "width": 16, "depth": 1}
+    vae = {"name": "vae", "latent_dim": 2, "net": {"name": "mlp", "hidden": [16]}}
     experiment = parse(
         {
             "name": "joint",
-            "family": {"name": "discrete", "kernel": kernel, "net": net},
+            "family": vae if name == "vae" else {"name": "discrete", "kernel": name, "net": net},
             "training": {"precision": "float32"},
             "evaluation": {"effort": 6},
         }
@@ -60,7 +61,7 @@ def table_model(kernel: str) -> Model:
 
 @pytest.fixture(scope="module")
 def models() -> dict[str, Model]:
-    return {name: table_model(name) for name in ("random_order", "uniform")}
+    return {name: table_model(name) for name in ("random_order", "uniform", "vae")}
 
 
 @pytest.fixture(scope="module")
@@ -191,6 +192,16 @@ def test_scores_have_bits_of_rows_and_cells(http: TestClient) -> None:
         assert {name for name, value in cells.items() if value is not None} == known
         assert sum(value for value in cells.values() if value is not None) == pytest.approx(bits, abs=1e-4)
     assert [3 * bits for bits in result["bits_per_dim"]] == pytest.approx(result["bits"])
+
+
+def test_a_latent_space_has_rows_too(http: TestClient) -> None:
+    rows = [{"number": 1, "letter": "z"}]
+    assert np.shape(answer(http, "encode", "vae", rows=rows)["mu"]) == (1, 2)
+    [row] = answer(http, "reconstruct", "vae", rows=rows)["samples"]
+    assert set(row) == {"number", "truth", "letter"} and row["letter"] in {"a", "b", "x", "y"}, "not the given values"
+    scored = answer(http, "score", "vae", rows=rows)
+    assert len(scored["bits"]) == 1 and "cells" not in scored
+    assert answer(http, "impute", "vae", rows=rows, n=2)["samples"][1]["letter"] == "z"
 
 
 def test_csv_goes_in_and_out(http: TestClient) -> None:
