@@ -55,16 +55,17 @@ class Parts:
                 self._find()
             yield
             return
+        lock = FileLock(self.folder / LOCK)
         with self._errors():
             self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / LOCK)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise UserError(f"{self.out}: another command writes it at the moment; wait for its end") from None
         try:
             with self._errors():
-                lock.acquire(timeout=0)
                 self._find()
             yield
-        except Timeout:
-            raise UserError(f"{self.out}: another command writes it at the moment; wait for its end") from None
         finally:
             lock.release()
 
