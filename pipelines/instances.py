@@ -122,7 +122,7 @@ def _rows(model: "Model", selection: InstanceOptions, n: int, storage: Path) -> 
 
     trained, home = model.experiment.data, storage / "data"
     options = trained.options if selection.data in (None, trained.source) else SourceOptions()
-    if not model.spec.is_image:
+    if not model.spec.is_image and not model.spec.is_table:
         options = options.model_copy(update={"length": model.spec.shape[0]})
     own = None if selection.data or selection.root else find(home, model.meta["data_fingerprint"])
     prepared = own or prepare(
