@@ -78,16 +78,22 @@ class Family(ABC):
         """Store the settings and the data's spec. Raise UserError if the two are incompatible."""
         self.config, self.spec = config, spec
 
+    def require_data(self, *kinds: str) -> None:
+        """Raise UserError if the data are not of one of these kinds."""
+        if self.spec.kind not in kinds:
+            data = f"{self.spec.name} holds {self.spec.kind}"
+            modelled = " and ".join(kinds)
+            raise UserError(f"family.name: {self.config.name} models data of kind {modelled}; {data} (use discrete)")
+
     def require_net(self, net: NetConfig, nets: Mapping[str, str]) -> None:
         """Raise UserError if the family or its net does not model data of this kind.
 
         nets are the names of the family's nets by the kind of data, as an error lists them.
         """
-        kind, data = self.spec.kind, f"{self.spec.name} holds {self.spec.kind}"
-        if kind not in nets:
-            modelled = " and ".join(nets)
-            raise UserError(f"family.name: {self.config.name} models data of kind {modelled}; {data} (use discrete)")
+        self.require_data(*nets)
+        kind = self.spec.kind
         if kind not in net.kinds:
+            data = f"{self.spec.name} holds {kind}"
             raise UserError(f"family.net: {net.name} does not model data of kind {kind}; {data}, use net {nets[kind]}")
 
     @abstractmethod
