@@ -1,6 +1,7 @@
 /** The input of one cell of a row: a list of categories, or a field for a number, date, time or text. */
 
 import { h } from "./dom.js";
+import { shownValue } from "./format.js";
 
 const MAX_OPTIONS = 200; // more categories are suggestions of a text field, because a long list is slow to use
 const TRUTH_VALUES = [false, true];
@@ -59,14 +60,15 @@ class SuggestionInput {
 
 /** A field for a number, date or time. Values outside the range of the training data are allowed. */
 class FieldInput {
-  constructor({ type, value_type: valueType, range: [low, high] }, onChange) {
+  constructor(column, onChange) {
+    const { type, value_type: valueType, range: [low, high] } = column;
     const isDate = valueType.startsWith("date");
     this.isNumber = type !== "datetime";
     this.zone = valueType.includes("tz=") ? "Z" : ""; // times with a zone are shown in UTC
     this.length = isDate ? 10 : 19;
     const field = this.isNumber ? { type: "number", inputMode: "decimal", step: type === "integer" ? 1 : "any" } : { type: isDate ? "date" : "datetime-local", step: isDate ? null : 1 };
     this.element = h("input", { ...field, placeholder: "(empty)", min: this.#text(low), max: this.#text(high), oninput: onChange });
-    this.range = `${this.#text(low)} … ${this.#text(high)}`.replaceAll("T", " ");
+    this.range = `${shownValue(low, column)} … ${shownValue(high, column)}`;
   }
 
   /** The value for a request. Whole numbers that JavaScript cannot represent stay texts. */

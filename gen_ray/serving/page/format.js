@@ -19,7 +19,7 @@ export const countOf = (count, noun) => `${formatCount(count)} ${noun}${count ==
 export function shownValue(value, { type }) {
   if (value === null) return "·";
   if (type === "number") return typeof value === "number" ? formatValue(value) : value;
-  return type === "datetime" ? value.replace("T", " ").replace(/(\+00:00|Z)$/, "") : String(value);
+  return type === "datetime" ? value.replace("T", " ").replace(/(\+00:00|Z)$/, "").replace(" 00:00:00", "") : String(value);
 }
 
 /** Return a one-line description of a model. */
