@@ -1,6 +1,5 @@
 """A picture of a table's real and synthetic rows: marginals and dependence of pairs, as a uint8 array."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,7 +95,7 @@ def _draw_marginals(figure: Figure, marginals: Sequence[Marginals], upper: float
         axes.axhline(-STRIP, color="black", linewidth=0.4)
         axes.set_ylim(-2 * STRIP, 1.02)
         axes.set_axis_off()
-        axes.set_title(textwrap.shorten(one.title, 32, placeholder="…"), fontsize=8, pad=2)
+        axes.set_title(_shortened(one.title, 34), fontsize=8, pad=2)
     text = f"real (grey), synthetic (line), difference (red, to ±{100 * scale:.2g} %); column-shape error in %"
     total = figure.get_size_inches()[1]
     figure.text(0.5, 1 - 0.16 / total, f"{text}; {note}" if note else text, fontsize=9, ha="center", va="center")
@@ -107,7 +106,7 @@ def _draw_marginals(figure: Figure, marginals: Sequence[Marginals], upper: float
 def _draw_dependence(figure: Figure, names: Sequence[str], real: np.ndarray, synthetic: np.ndarray) -> None:
     difference, top = synthetic - real, figure.get_size_inches()[1] - MATRICES + 0.5
     limit = max(0.02, float(np.nanmax(np.abs(difference), initial=0)))
-    short = [textwrap.shorten(name, 14, placeholder="…") for name in names]
+    short = [_shortened(name, 14) for name in names]
     size = 7 if len(names) <= 15 else 5
     panels = {"real": (real, 1.0), "synthetic": (synthetic, 1.0), "difference": (difference, limit)}
     for index, (left, (title, (values, most))) in enumerate(zip(LEFT, panels.items(), strict=True)):
@@ -119,3 +118,9 @@ def _draw_dependence(figure: Figure, names: Sequence[str], real: np.ndarray, syn
         if index:
             bar = figure.colorbar(drawn, cax=_place(figure, left + SIDE + 0.05, top, 0.08, SIDE))
             bar.ax.tick_params(labelsize=7, pad=1)
+
+
+def _shortened(text: str, most: int) -> str:
+    """Return a text on one line, with its end replaced by … if it is longer than ``most`` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[: most - 1]}…"
