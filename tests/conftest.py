@@ -58,6 +58,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(optionalhook=True)  # tests of a bare environment run without xdist
 def pytest_xdist_auto_num_workers() -> int:
     """Return one process more than there are cores, at most four: tests that start Ray or a command often wait."""
     return min(4, len(os.sched_getaffinity(0)) + 1)

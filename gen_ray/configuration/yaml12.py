@@ -120,15 +120,15 @@ def value(text: str) -> Any:
     """
     stripped = text.strip().removesuffix("\n...")
     if stripped[:1] in ("[", "{", '"', "'"):
-        parsed = _integer(stripped)
+        parsed = _parsed_whole(stripped)
         return text if parsed is None else parsed
     if not stripped or stripped.lower() == "null":
         return None
-    number = _integer(stripped) if PLAIN.fullmatch(stripped) else None
+    number = _parsed_whole(stripped) if PLAIN.fullmatch(stripped) else None
     return number if isinstance(number, bool | int | float) else text.removesuffix("\n...\n")
 
 
-def _integer(text: str) -> Any:
+def _parsed_whole(text: str) -> Any:
     """Return the YAML value of a text, or None if the value is not the whole text."""
     try:
         node = yaml.compose(text, _Loader)
