@@ -68,6 +68,7 @@ def longest_pause(progress: list[tuple[float, int]], total: int) -> float:
     return max(later - at for at, later in pairwise(times))
 
 
+@pytest.mark.timed
 @pytest.mark.usefixtures("cluster")
 def test_training_does_not_wait_for_an_unavailable_store_and_no_point_is_missing(tmp_path: Path) -> None:
     port = free_port()
