@@ -30,6 +30,7 @@ STARTS = (
     "gen_ray.run_directory.find_artifact",
     "gen_ray.storage.paths.check",
     "gen_ray.datasets.prepare.prepare",
+    "gen_ray.datasets.prepare.opened",
 )
 
 PASSED = ("gen_ray.bench.cluster.streaming._write", "gen_ray.bench.cluster.streaming.prepare")

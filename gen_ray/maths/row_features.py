@@ -189,7 +189,9 @@ class BitCorners:
             return codes
         device, (U, W) = x.device, (len(self.columns), self.W)
         padded = x.new_full((len(x), U * W), -1.0)
-        padded[:, self.places.to(device)] = x[:, self.features.to(device)]
+        # Predictions are often clamped to ±1, so that two codes are equally near. Without rounding, the rounding errors
+        # of another batch size would then select the other code.
+        padded[:, self.places.to(device)] = (x[:, self.features.to(device)] * 2**16).round()
         margins, last = padded.view(-1, U, W), self.last.to(device)
         signs = margins > 0
         differs = margins.abs() * (signs != last)

@@ -87,12 +87,9 @@ class OrderedColumn(BaseColumn):
 
     ordered: ClassVar[bool] = True
 
+    starts: tuple[float, ...]
+    examples: tuple[tuple[float, ...], ...]
     means: tuple[float, ...]
-
-    @property
-    @abstractmethod
-    def values(self) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
-        """Return the starts and the examples."""
 
     @abstractmethod
     def as_numbers(self, values: pa.Array) -> pa.Array:
@@ -133,14 +130,13 @@ class OrderedColumn(BaseColumn):
 
     @cached_property
     def _starts(self) -> np.ndarray:
-        return np.asarray(self.values[0])
+        return np.asarray(self.starts)
 
     @cached_property
     def _examples(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return all examples, and the index of the first one and the number of those of each code."""
-        examples = self.values[1]
-        sizes = np.array([len(of_code) for of_code in examples])
-        flat = np.array(list(chain.from_iterable(examples)), self._starts.dtype)
+        sizes = np.array([len(of_code) for of_code in self.examples])
+        flat = np.array(list(chain.from_iterable(self.examples)), self._starts.dtype)
         return flat, np.cumsum(sizes) - sizes, sizes
 
     @property
@@ -151,20 +147,13 @@ class OrderedColumn(BaseColumn):
 
     @property
     def _ends(self) -> list[tuple[float, float]]:
-        return [(of_code[0], of_code[-1]) for of_code in self.values[1]]
+        return [(of_code[0], of_code[-1]) for of_code in self.examples]
 
 
 class NumberColumn(OrderedColumn):
     """A column of real numbers."""
 
     type: Literal["number"] = "number"
-    starts: tuple[float, ...]
-    examples: tuple[tuple[float, ...], ...]
-
-    @property
-    def values(self) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
-        """Return the starts and the examples."""
-        return self.starts, self.examples
 
     def as_numbers(self, values: pa.Array) -> pa.Array:
         """Return values as float64."""
@@ -177,11 +166,6 @@ class IntegerColumn(OrderedColumn):
     type: Literal["integer"] = "integer"
     starts: tuple[int, ...]
     examples: tuple[tuple[int, ...], ...]
-
-    @property
-    def values(self) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
-        """Return the starts and the examples."""
-        return self.starts, self.examples
 
     def as_numbers(self, values: pa.Array) -> pa.Array:
         """Return values as int64."""
@@ -196,11 +180,6 @@ class DatetimeColumn(OrderedColumn):
     """The format of the times in text files, as in strptime; None is ISO 8601."""
     starts: tuple[int, ...]
     examples: tuple[tuple[int, ...], ...]
-
-    @property
-    def values(self) -> tuple[Sequence[float], Sequence[Sequence[float]]]:
-        """Return the starts and the examples."""
-        return self.starts, self.examples
 
     def as_numbers(self, values: pa.Array) -> pa.Array:
         """Return values as microseconds since 1970, int64."""

@@ -100,7 +100,11 @@ def test_a_dry_run_shows_the_resolved_config_which_loads_again(gen_ray: Run, tmp
     [
         ("image_folder:nowhere", "nowhere: no such folder"),
         ("text:nowhere.txt", "nowhere.txt: no such file"),
-        ("parquet:nowhere/*.parquet", "nowhere/*.parquet: no Parquet file by this name or pattern"),
+        (
+            "parquet:nowhere/*.parquet",
+            f"nowhere/*.parquet: no Parquet file by this name or pattern in {Path.cwd()}; "
+            "data.root names another folder",
+        ),
     ],
 )
 def test_a_dry_run_notes_a_source_that_this_machine_cannot_read(gen_ray: Run, source: str, fault: str) -> None:

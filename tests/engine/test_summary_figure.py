@@ -17,7 +17,7 @@ from gen_ray.engine.evaluation.summary_figure import (
     summary_figure,
     table_figure,
 )
-from gen_ray.engine.evaluation.table_evaluation import TableRows, picture
+from gen_ray.engine.evaluation.table_evaluation import EvaluationRows, picture
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.impute import complete
 from gen_ray.engine.plots import grids
@@ -96,6 +96,6 @@ def test_the_figure_of_a_table_compares_as_many_samples_as_training_rows() -> No
         train=rows, test=rows[:24], rows_seed=0, fingerprint="0", reference_split="train", extractor=None
     )
     samples, _ = evaluate.sample(model, len(rows), device=CPU)
-    shown = picture(TableRows.of(samples, reference, spec, len(rows)))
+    shown = picture(EvaluationRows.of(samples, reference, spec, len(rows)))
     figure = table_figure(model, reference, device=CPU)
     assert (figure[-len(shown) :] == shown).all() and (figure[: -len(shown)] < 200).any(), "a caption stands above"

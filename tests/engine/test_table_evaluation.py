@@ -15,7 +15,7 @@ from gen_ray.engine.evaluation.evaluate import bits_gap, evaluate, likelihood
 from gen_ray.engine.evaluation.quality_metrics import quality_metric
 from gen_ray.engine.evaluation.reference import ReferenceData
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
-from gen_ray.engine.evaluation.table_evaluation import TableRows, copy_figures, picture, table_figures
+from gen_ray.engine.evaluation.table_evaluation import EvaluationRows, copy_figures, picture, table_figures
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.experiment import parse
@@ -54,7 +54,7 @@ def untrained(spec: DataSpec, **evaluation: Any) -> Model:
 
 def test_rows_of_the_same_distribution_have_small_errors_and_copies_are_found() -> None:
     spec, data, others = reference()
-    figures, how = table_figures(TableRows.of(others, data, spec, 10_000), data)
+    figures, how = table_figures(EvaluationRows.of(others, data, spec, 10_000), data)
     assert figures["eval/column_shape_error"] < 6 and figures["eval/pair_trend_error"] < 8
     for name in ("detection_auc", "detection_floor"):
         error = figures[f"eval/{name}_standard_error"]
@@ -71,9 +71,9 @@ def test_rows_of_the_same_distribution_have_small_errors_and_copies_are_found() 
 
 def test_samples_lack_the_same_cells_as_real_rows_so_that_they_are_not_detected_by_them() -> None:
     spec, data, others = reference(missing=0.3)
-    rows = TableRows.of(others, data, spec, 10_000)
+    rows = EvaluationRows.of(others, data, spec, 10_000)
     assert np.isnan(rows.samples).mean() == pytest.approx(np.isnan(rows.real).mean(), abs=0.02)
-    figures, _ = table_figures(TableRows.of(others, data, spec, 10_000), data)
+    figures, _ = table_figures(EvaluationRows.of(others, data, spec, 10_000), data)
     assert abs(figures["eval/detection_auc"] - 0.5) < 4 * figures["eval/detection_auc_standard_error"]
     assert figures["eval/column_shape_error"] < 6
 
@@ -136,12 +136,12 @@ def test_few_rows_and_single_columns_are_reported_before_and_after() -> None:
 
 def test_the_picture_shows_at_most_thirty_columns() -> None:
     spec, data, others = reference()
-    drawn = picture(TableRows.of(others, data, spec, 1000))
+    drawn = picture(EvaluationRows.of(others, data, spec, 1000))
     assert drawn.dtype == np.uint8 and drawn.shape[2] == 3 and drawn.shape[1] <= 1200
     rng = np.random.default_rng(0)
     wide, codes = coded({f"column {i}": rng.normal(size=200) for i in range(40)}, intervals=8)
     x = torch.from_numpy(codes)
-    large = picture(TableRows.of(x, replace(data, train=x, test=x), wide, 1000))
+    large = picture(EvaluationRows.of(x, replace(data, train=x, test=x), wide, 1000))
     assert large.shape[0] <= 1200 and large.shape[1] <= 1200
 
 

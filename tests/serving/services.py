@@ -101,12 +101,13 @@ class FakeService:
 
     def answer(self, job: ServingJob) -> JobResult:
         rng, spec = np.random.default_rng(job.seed), self.model_card.spec
+        levels = spec.cardinalities if spec.is_table else spec.levels
         given = len(job.x) if job.x is not None else 0 if job.z is None else len(job.z)
         rows = job.n if job.verb == "sample" else given
-        samples = rng.integers(0, spec.cardinalities, (rows, *spec.shape)).astype(np.int32)
+        samples = rng.integers(0, levels, (rows, *spec.shape)).astype(np.int32)
         if job.verb == "impute":
             assert job.x is not None and job.mask is not None
-            every = rng.integers(0, spec.cardinalities, (1, job.n, *spec.shape)).astype(np.int32)
+            every = rng.integers(0, levels, (1, job.n, *spec.shape)).astype(np.int32)
             samples = np.where(job.mask[:, None], job.x[:, None], every)
         arrays = {
             "score": {"bits_per_dim": rng.random(given), "standard_error": rng.random(given)},

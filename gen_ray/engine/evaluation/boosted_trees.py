@@ -11,7 +11,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from gen_ray.engine.evaluation.requirements import FOLDS as FOLDS
+from gen_ray.engine.evaluation.requirements import FOLDS
 
 MAX_CATEGORIES = 255
 """Number of categories that scikit-learn's trees can use; rarer ones are taken together."""

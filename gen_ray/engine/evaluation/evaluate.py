@@ -16,7 +16,7 @@ from gen_ray.engine.evaluation.features import Extractor
 from gen_ray.engine.evaluation.provenance import planned_provenance
 from gen_ray.engine.evaluation.reference import ReferenceData as ReferenceData
 from gen_ray.engine.evaluation.requirements import unmeasurable_metrics
-from gen_ray.engine.evaluation.table_evaluation import TableRows, copy_figures, picture, table_figures
+from gen_ray.engine.evaluation.table_evaluation import EvaluationRows, copy_figures, picture, table_figures
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.generate import generate
 from gen_ray.engine.inference.precision import autocast
@@ -97,7 +97,7 @@ def _of_table(
     model: Model, samples: Tensor, reference: ReferenceData
 ) -> tuple[dict[str, float], dict[str, Mapping[str, Any]], dict[str, np.ndarray]]:
     """Return metrics, provenance and the picture of samples of a table (N, D)."""
-    rows = TableRows.of(samples, reference, model.spec, model.experiment.evaluation.table_rows)
+    rows = EvaluationRows.of(samples, reference, model.spec, model.experiment.evaluation.table_rows)
     figures, how = table_figures(rows, reference)
     copies, about = copy_figures(samples, reference, model.spec)
     planned = planned_provenance(model.experiment)[COLUMN_SHAPE_ERROR.name]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gen_ray.engine.evaluation import evaluate
 from gen_ray.engine.evaluation.reference import ReferenceData
-from gen_ray.engine.evaluation.table_evaluation import TableRows, picture
+from gen_ray.engine.evaluation.table_evaluation import EvaluationRows, picture
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.impute import Completions, complete
 from gen_ray.engine.plots import grids
@@ -45,7 +45,7 @@ def table_figure(model: Model, reference: ReferenceData, *, device: torch.device
     rows = model.experiment.evaluation.table_rows
     n = min(len(reference.train), rows)
     samples, _ = evaluate.sample(model, n, device=device)
-    shown = picture(TableRows.of(samples, reference, model.spec, rows))
+    shown = picture(EvaluationRows.of(samples, reference, model.spec, rows))
     return grids.stacked({_how_sampled(model, n): shown})
 
 

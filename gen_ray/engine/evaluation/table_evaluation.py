@@ -10,10 +10,9 @@ from torch import Tensor
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import table_metrics, table_values
-from gen_ray.engine.evaluation.boosted_trees import FOLDS, detection_auc, prediction_score
 from gen_ray.engine.evaluation.copies import nearest_share
 from gen_ray.engine.evaluation.reference import REFERENCE_ROWS, ReferenceData
-from gen_ray.engine.plots.tables import MAX_COLUMNS, Marginals, comparison
+from gen_ray.engine.evaluation.requirements import FOLDS
 from gen_ray.metrics import (
     COLUMN_SHAPE_ERROR,
     DETECTION_AUC,
@@ -32,7 +31,7 @@ Figures = tuple[dict[str, float], dict[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableRows:
+class EvaluationRows:
     """Rows as matrices (N, D) of ``table_values``: samples, the rows they are compared with, and both splits.
 
     Samples lack the same cells as real rows, because a model of observed values does not generate missing ones.
@@ -50,7 +49,7 @@ class TableRows:
         return table_values.ordered(self.spec.columns)
 
     @classmethod
-    def of(cls, samples: Tensor, reference: ReferenceData, spec: DataSpec, rows: int) -> "TableRows":
+    def of(cls, samples: Tensor, reference: ReferenceData, spec: DataSpec, rows: int) -> "EvaluationRows":
         """Decode samples (N, D) and at most ``rows`` rows of each split."""
         codes = (samples, reference.train[:rows], reference.test[:rows])
         tables = [table_values.decoded(x.numpy(), spec, seed=SEED + i) for i, x in enumerate(codes)]
@@ -61,7 +60,7 @@ class TableRows:
         return cls(spec=spec, samples=np.where(patterns, np.nan, made), real=real, train=train, test=test)
 
 
-def table_figures(decoded: TableRows, reference: ReferenceData) -> Figures:
+def table_figures(decoded: EvaluationRows, reference: ReferenceData) -> Figures:
     """Return the metrics of samples that the numbers of rows and columns allow, and their provenance.
 
     Errors are in percent.
@@ -97,8 +96,10 @@ def _mean(errors: np.ndarray) -> float:
     return float(present.mean()) if len(present) else math.nan
 
 
-def _detection(rows: TableRows) -> dict[str, float]:
+def _detection(rows: EvaluationRows) -> dict[str, float]:
     """Return the AUC of test rows against samples, and the floor: that of test rows against training rows."""
+    from gen_ray.engine.evaluation.boosted_trees import detection_auc  # scikit-learn, a slow import
+
     test = rows.test[:REFERENCE_ROWS]
     if min(len(test), len(rows.samples), len(rows.train)) < FOLDS:
         return {}
@@ -112,8 +113,10 @@ def _detection(rows: TableRows) -> dict[str, float]:
     }
 
 
-def _prediction(rows: TableRows) -> dict[str, float]:
+def _prediction(rows: EvaluationRows) -> dict[str, float]:
     """Return how well the target of test rows is predicted after learning from samples, and from training rows."""
+    from gen_ray.engine.evaluation.boosted_trees import prediction_score  # scikit-learn, a slow import
+
     if rows.spec.target is None or len(rows.spec.columns) < 2:
         return {}
     target = [column.name for column in rows.spec.columns].index(rows.spec.target)
@@ -144,11 +147,13 @@ def copy_figures(samples: Tensor, reference: ReferenceData, spec: DataSpec) -> F
     return {name: found.share, standard_error_of(name): found.standard_error}, {name: how}
 
 
-def picture(decoded: TableRows) -> np.ndarray:
+def picture(decoded: EvaluationRows) -> np.ndarray:
     """Return marginals and dependence of pairs of real rows, samples and their difference, uint8 (H, W, 3).
 
     Of more than MAX_COLUMNS columns, those with the largest column errors are shown.
     """
+    from gen_ray.engine.plots.tables import MAX_COLUMNS, Marginals, comparison  # matplotlib, a slow import
+
     spec = decoded.spec
     errors = table_metrics.column_errors(decoded.real, decoded.samples, decoded.ordered)
     shown = np.sort(np.argsort(-np.nan_to_num(errors), kind="stable")[:MAX_COLUMNS])
