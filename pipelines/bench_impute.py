@@ -25,12 +25,20 @@ def impute(
     ] = None,
     share: Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of hidden cells.")] = 0.3,
     rows: Annotated[int, typer.Option("-n", min=10, max=1_000_000, help="Number of test rows.")] = 1000,
-    k: Annotated[int, typer.Option("-k", min=1, max=1000, help="Completions per row; intervals need 19.")] = 20,
+    k: Annotated[
+        int,
+        typer.Option(
+            "-k", min=1, max=1000, help="Completions per row of a family without exact marginals; intervals need 19."
+        ),
+    ] = 20,
     seed: instances.Seed = 0,
     storage: instances.Storage = Path("gen_ray_runs"),
     as_json: AsJson = False,
 ) -> None:
-    """Compare a model's imputation of hidden cells with mean or mode, MICE and a chain of boosted trees."""
+    """Compare a model's imputation of hidden cells with mean or mode, MICE and a chain of boosted trees.
+
+    All of them learn from the training rows, which lack the values that data.options.hide_share leaves out.
+    """
     from gen_ray.errors import UserError
 
     for one in kind or []:

@@ -11,7 +11,7 @@ import torch
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation import imputation, table_values
 from gen_ray.engine.evaluation.hidden_cells import hidden_cells
-from gen_ray.engine.evaluation.imputation import ImputationScores, Imputed, Vocabulary, by_model, scores, summary
+from gen_ray.engine.evaluation.imputation import ImputationScores, Imputed, by_model, scores
 from gen_ray.engine.evaluation.imputation_baselines import BASELINES
 from gen_ray.engine.inference.artifact import Model
 
@@ -51,15 +51,14 @@ def compare(
 
     The true values and the ones that other methods see are drawn values of the stored codes, the same for all.
     """
-    spec, vocabulary = model.spec, Vocabulary(model.spec)
-    ordered = table_values.ordered(spec.columns)
-    learned, truth = vocabulary.matrix(train, plan.seed), vocabulary.matrix(test, plan.seed + 1)
+    spec, ordered = model.spec, table_values.ordered(model.spec.columns)
+    learned, truth = (table_values.matrix(x, spec, seed=plan.seed + i) for i, x in enumerate((train, test)))
     deviations = imputation.standard_deviations(learned, ordered)
     for kind in plan.kinds:
         hidden = hidden_cells(test, spec, kind, share=plan.share, seed=plan.seed)
         visible = np.where(hidden, np.nan, truth)
         methods: dict[str, Callable[[], Imputed]] = {
-            MODEL: lambda hidden=hidden: _of_model(model, test, hidden, plan, device),  # type: ignore[misc]
+            MODEL: lambda hidden=hidden: by_model(model, test, hidden, plan.k, seed=plan.seed, device=device),  # type: ignore[misc]
             **{name: _baseline(name, learned, visible, ordered, plan.seed) for name in plan.methods},
         }
         for name, impute in methods.items():
@@ -78,20 +77,6 @@ def _baseline(
         return Imputed(mean=filled, median=filled)
 
     return impute
-
-
-def _of_model(
-    model: Model, test: np.ndarray, hidden: np.ndarray, plan: ImputationPlan, device: torch.device
-) -> Imputed:
-    """Return the model's imputations of all rows (M, D); NaN in rows without hidden cells."""
-    rows, completions = by_model(model, test, hidden, plan.k, seed=plan.seed, device=device)
-    u = np.random.default_rng([plan.seed, 2]).random(completions.shape)
-    found = summary(completions, model.spec, u, Vocabulary(model.spec))
-    whole = [np.full(test.shape, np.nan) for _ in range(4)]
-    for all_rows, some in zip(whole, (found.mean, found.median, found.lower, found.upper), strict=True):
-        all_rows[rows] = some
-    mean, median, lower, upper = whole
-    return Imputed(mean=mean, median=median, lower=lower, upper=upper)
 
 
 def provenance(spec: DataSpec, plan: ImputationPlan, rows: Mapping[str, int]) -> dict[str, Any]:

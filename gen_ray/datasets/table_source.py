@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from gen_ray.datasets.rows import TRAIN, BadRow, Batch, RowNumbers, split_indices
+from gen_ray.datasets.rows import SPLITS, TRAIN, BadRow, Batch, RowNumbers, split_indices
 from gen_ray.datasets.source import DataSource
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError, nearest, one_line, short
@@ -16,10 +16,10 @@ from gen_ray.tabular.delimited import RaggedRow, Rows
 from gen_ray.tabular.inference import Finding, infer
 from gen_ray.tabular.intervals import examples_per_code
 from gen_ray.tabular.parse import describe
-from gen_ray.tabular.row_hashes import SAMPLE, row_hashes
+from gen_ray.tabular.row_hashes import HIDE, SAMPLE, row_hashes
 from gen_ray.tabular.statistics import ColumnStatistics, retained_per_column
 
-TABLE_OPTIONS = frozenset({"missing", "bins", "max_categories", "columns", "target"})
+TABLE_OPTIONS = frozenset({"missing", "bins", "max_categories", "columns", "target", "hide_share"})
 
 
 class TableSource(DataSource):
@@ -38,6 +38,14 @@ class TableSource(DataSource):
     def blocks(self) -> Iterator[tuple[str, Rows | RaggedRow]]:
         """Yield all rows in order, with the name of their file."""
 
+    def visible_blocks(self) -> Iterator[tuple[str, Rows | RaggedRow]]:
+        """Yield all rows, of which the share ``hide_share`` of the training and validation values is null."""
+        for file, rows in self.blocks():
+            if isinstance(rows, Rows) and self.options.hide_share:
+                yield file, hide_cells(file, rows, self.options.hide_share)
+            else:
+                yield file, rows
+
     @cached_property
     def findings(self) -> list[Finding]:
         """Return the type and codes of each column, from one pass over the rows. Raise UserError."""
@@ -45,7 +53,7 @@ class TableSource(DataSource):
         limit = retained_per_column(len(self.columns))
         statistics = {name: ColumnStatistics(self.options.markers(name), limit) for name in self.columns}
         total = 0
-        for file, rows in self.blocks():
+        for file, rows in self.visible_blocks():
             if isinstance(rows, Rows):
                 add_rows(statistics, file, rows)
                 total += len(rows.numbers)
@@ -80,7 +88,7 @@ class TableSource(DataSource):
 
     def rows(self, spec: DataSpec) -> Iterator[Batch | BadRow]:
         """Yield the codes of all rows. A row's identity is its file's name and its number in the file."""
-        for file, rows in self.blocks():
+        for file, rows in self.visible_blocks():
             if isinstance(rows, RaggedRow):
                 yield BadRow(file=file, row=rows.row, reason=str(rows))
                 continue
@@ -89,6 +97,16 @@ class TableSource(DataSource):
                 yield BadRow(file=file, row=int(rows.numbers[i]), reason=_reason(rows.cells.slice(i, 1), spec))
             good = ~bad
             yield Batch(x=x[good], keys=RowNumbers(file, rows.numbers[good]))
+
+
+def hide_cells(file: str, rows: Rows, share: float) -> Rows:
+    """Return rows of a file with a share of the cells null, a function of row and column; test rows do not change."""
+    learned = split_indices(Batch(x=rows.numbers, keys=RowNumbers(file, rows.numbers))) != SPLITS.index("test")
+    places, cells = np.arange(len(rows.numbers)), []
+    for name in rows.cells.schema.names:
+        u = row_hashes(f"{name}/{file}", rows.numbers, HIDE) / 2.0**64
+        cells.append(rows.cells.column(name).take(pa.array(places, mask=learned & (u < share))))
+    return Rows(rows.numbers, pa.record_batch(cells, names=rows.cells.schema.names))
 
 
 def add_rows(statistics: dict[str, ColumnStatistics], file: str, rows: Rows) -> None:

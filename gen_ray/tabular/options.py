@@ -57,6 +57,11 @@ class TableOptions(Config):
     )
     columns: Mapping[str, ColumnOptions] = Field(default={}, description="settings of columns by name")
     target: str | None = Field(default=None, description="column that the table is used to predict")
+    hide_share: float = Field(
+        default=0.0, ge=0.0, lt=1.0,
+        description="share of the values of training and validation rows that are left out completely at random, to "
+        "measure what a model learns from incomplete rows",
+    )  # fmt: skip
 
     def of(self, name: str) -> ColumnOptions:
         """Return the settings of a column."""

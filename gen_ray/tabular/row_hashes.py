@@ -4,8 +4,8 @@ from hashlib import blake2b
 
 import numpy as np
 
-SPLIT, SAMPLE = 0, 1
-"""Streams of independent numbers: for the choice of a row's split, and for samples of rows."""
+SPLIT, SAMPLE, HIDE = 0, 1, 2
+"""Streams of independent numbers: for the choice of a row's split, for samples of rows, and for hidden cells."""
 
 
 def row_hashes(file: str, numbers: np.ndarray, stream: int) -> np.ndarray:

@@ -4,10 +4,11 @@ import re
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
-from gen_ray.datasets.prepare import Prepared, prepare
+from gen_ray.datasets.prepare import Prepared, SourceOptions, prepare
 from gen_ray.datasets.shards import load_split
 from gen_ray.dataspec import DataSpec
 from gen_ray.tabular import codec
@@ -212,3 +213,25 @@ def test_preparing_again_gives_the_same_bytes(tmp_path):
     first = make(tmp_path, values)
     again = prepare("csv:rows.csv", root=tmp_path, out=tmp_path / "again")
     assert again.fingerprint == first.fingerprint and again.spec == first.spec
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_hidden_cells_are_a_share_of_the_training_and_validation_values(tmp_path, kind):
+    table = pa.table({"number": NUMBERS, "kind": pa.array(["x", "x", "x", "y"] * (N // 4)).dictionary_encode()})
+    file = tmp_path / f"some.{kind}"
+    if kind == "csv":
+        csv.write_csv(pa.table({"number": NUMBERS, "kind": ["x", "x", "x", "y"] * (N // 4)}), file)
+    else:
+        pq.write_table(table, file)
+    whole, made = (
+        prepare(f"{kind}:{file}", out=tmp_path / str(share), options=SourceOptions(hide_share=share))
+        for share in (0.0, 0.3)
+    )
+    assert made.fingerprint != whole.fingerprint
+    for split in ("train", "validation", "test"):
+        full, part = (load_split(one, split)[0] for one in (whole, made))
+        assert len(full) == len(part) and (full >= 0).all()
+        np.testing.assert_allclose(
+            (part < 0).mean(0), 0.0 if split == "test" else 0.3, atol=4 * (0.21 / len(part)) ** 0.5
+        )
+        assert np.array_equal(full[:, 1][part[:, 1] >= 0], part[:, 1][part[:, 1] >= 0])

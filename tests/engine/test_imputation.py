@@ -9,9 +9,11 @@ import torch
 from gen_ray.bench.imputing import MODEL, ImputationPlan, compare
 from gen_ray.engine.evaluation import imputation
 from gen_ray.engine.evaluation.hidden_cells import KINDS, hidden_cells
-from gen_ray.engine.evaluation.imputation import Imputed, Vocabulary, prediction_interval, scores, summary
+from gen_ray.engine.evaluation.imputation import Imputed, scores
 from gen_ray.engine.evaluation.imputation_baselines import BASELINES
+from tests import tabular_joint
 from tests.engine.overfitted import rows, trained
+from tests.engine.row_models import perfect_model
 from tests.tabular_cases import coded, mixed_rows
 
 CPU = torch.device("cpu")
@@ -50,14 +52,6 @@ def test_the_kinds_differ_in_what_being_hidden_depends_on() -> None:
         d = int(np.argmax(hidden.sum(0)))
         gaps = [abs(x[hidden[:, d], c].mean() - x[~hidden[:, d], c].mean()) for c in (d, 1 - d)]
         assert [gap > 0.2 for gap in gaps] == [of_itself, of_other], kind
-
-
-@pytest.mark.parametrize("k", [19, 20, 50])
-def test_prediction_intervals_of_draws_hold_a_further_draw_with_their_probability(k: int) -> None:
-    rng = np.random.default_rng(0)
-    drawn, further = rng.exponential(size=(20_000, k)), rng.exponential(size=20_000)
-    lower, upper = prediction_interval(drawn)
-    assert ((lower <= further) & (further <= upper)).mean() == pytest.approx(0.9, abs=0.01)
 
 
 def test_scores_have_their_closed_forms() -> None:
@@ -104,16 +98,6 @@ def test_a_column_without_values_is_filled_with_zeros_and_the_others_as_well(nam
     assert not np.isnan(filled).any() and (filled[:, 3:] == 0).all() and np.isin(filled[:, 2], [0, 1]).all()
 
 
-def test_the_summary_of_completions_uses_means_of_codes_and_drawn_values() -> None:
-    spec, codes = coded({"n": np.arange(100.0), "c": ["u", "v"] * 50}, intervals=4)
-    completions = np.stack([codes[[0, 30, 30, 99]], codes[[1, 1, 1, 0]]])
-    u = np.zeros(completions.shape)
-    found = summary(completions, spec, u, Vocabulary(spec))
-    assert found.mean[0, 0] == pytest.approx((12 + 37 + 37 + 87) / 4) and found.median[0, 0] == pytest.approx(25)
-    assert found.median[1, 1] == codes[1, 1] and found.median[0, 1] == codes[0, 1]
-    assert found.lower is not None and found.lower[1, 0] == 0
-
-
 def test_a_trained_model_is_compared_with_the_others_on_the_same_cells() -> None:
     spec, x = rows(1700)
     codes = x.numpy()
@@ -125,5 +109,15 @@ def test_a_trained_model_is_compared_with_the_others_on_the_same_cells() -> None
     assert mine.scores.rmse < simple.scores.rmse and mine.scores.accuracy > simple.scores.accuracy
     assert 0.8 < mine.scores.coverage < 0.97 and math.isnan(simple.scores.coverage)
     assert mine.figures().keys() >= {"kind", "method", "minutes", "rmse", "mae", "accuracy", "coverage", "cells"}
-    _, completed = imputation.by_model(model, codes[:60], codes[:60] >= 0, 2, seed=0, device=CPU)
-    assert (completed >= 0).all()  # cells that are missing themselves are completed, too
+
+
+def test_draws_and_exact_marginals_give_the_same_imputations(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, codes = perfect_model(), tabular_joint.ROWS.numpy()
+    hidden = np.zeros(codes.shape, bool)
+    hidden[:, 0] = True
+    exact = imputation.by_model(model, codes, hidden, 1, seed=0, device=CPU)
+    assert exact.lower is not None and not np.isnan(exact.lower[:, 0]).any() and np.isnan(exact.mean[:, 1:]).all()
+    monkeypatch.setattr(imputation.chains, "marginals", lambda *_: None)
+    drawn = imputation.by_model(model, codes, hidden, 600, seed=0, device=CPU)
+    np.testing.assert_allclose(drawn.mean[:, 0], exact.mean[:, 0], atol=1)  # means of integers are rounded
+    assert np.isnan(drawn.mean[:, 1:]).all()

@@ -4,23 +4,20 @@ Matrices are those of ``table_values``: (N, D) float64, category codes in unorde
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from gen_ray.dataspec import DataSpec
+from gen_ray.engine.evaluation import table_values
 from gen_ray.engine.inference.artifact import Model
-from gen_ray.engine.inference.chunks import chunks
-from gen_ray.engine.inference.impute import complete
-from gen_ray.tabular.columns import MISSING, OrderedColumn
+from gen_ray.engine.inference.rows import chains, statistics
+from gen_ray.tabular.columns import MISSING
 
 LEVEL = 0.9
 """Probability of a prediction interval."""
-COMPLETIONS = 20_000
-"""Number of completions in memory."""
+FILLS: tuple[statistics.Fill, ...] = ("mean", "median")
+"""The values that RMSE and MAE are measured of; both are the most probable value of a category."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,76 +77,41 @@ def standard_deviations(rows: np.ndarray, ordered: np.ndarray) -> np.ndarray:
 
 def by_model(
     model: Model, codes: np.ndarray, hidden: np.ndarray, k: int, *, seed: int, device: torch.device
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows (N,) with hidden cells, and k completions of each as codes (N, k, D).
+) -> Imputed:
+    """Return a model's imputations of the hidden cells (M, D) of stored rows with these codes, NaN elsewhere.
 
-    codes (M, D) are stored rows; cells that are missing or hidden are completed together.
+    As ``gen-ray impute`` does: from the family's exact marginals if it has them, else from k completions of each row.
     """
     rows = np.flatnonzero(hidden.any(1))
-    mask = ~hidden[rows] & (codes[rows] != MISSING)
-    known = np.where(mask, codes[rows], 0)
-    found = np.empty((len(rows), k, codes.shape[1]), codes.dtype)
-    for index, (first, end) in enumerate(chunks(len(rows), max(1, COMPLETIONS // k))):
-        some = [torch.from_numpy(x[first:end]) for x in (known, mask)]
-        made = complete(model, some[0], some[1], k, seed=seed + index, device=device)
-        found[first:end] = made.samples.numpy()
-    return rows, found
-
-
-def summary(completions: np.ndarray, spec: DataSpec, u: np.ndarray, vocabulary: "Vocabulary") -> Imputed:
-    """Return means, medians or modes, and prediction intervals of completions (N, k, D), codes.
-
-    Means of ordered columns are those of the codes' means; medians and intervals those of drawn values, which u
-    (N, k, D) in [0, 1) selects. Modes are the most frequent codes.
-    """
-    N, k, D = completions.shape
-    mean, median, lower, upper = (np.full((N, D), np.nan) for _ in range(4))
-    for d, column in enumerate(spec.columns):
-        codes = completions[:, :, d]
-        if isinstance(column, OrderedColumn):
-            drawn = vocabulary.numbers(d, codes.reshape(-1), u[:, :, d].reshape(-1)).reshape(N, k)
-            mean[:, d], median[:, d] = column.number_of(codes).mean(1), np.median(drawn, 1)
-            lower[:, d], upper[:, d] = prediction_interval(drawn)
-        else:
-            mean[:, d] = median[:, d] = vocabulary.numbers(d, _modes(codes), np.full(N, 0.5))
+    hidden, visible = hidden[rows], np.where(hidden, MISSING, codes)[rows]
+    exact = chains.has_marginals(model, device)
+    drawn = None if exact else _completions(model, visible, k, seed, device)
+    mean, median, lower, upper = (np.full(codes.shape, np.nan) for _ in range(4))
+    for part in chains.batches(len(rows), chains.batch_rows(model.spec)):
+        p = chains.marginals(model, visible[part], device)
+        for d, column in enumerate(model.spec.columns):
+            at = hidden[part, d]
+            if p is not None:
+                mine = p[:, d, : column.cardinality].cpu().numpy()[at]
+                found = [statistics.of_marginals(column, mine, fill, LEVEL) for fill in FILLS]
+            else:
+                assert drawn is not None
+                made, u = (values[part][at, :, d] for values in drawn)
+                found = [statistics.of_draws(column, made, u, fill, LEVEL) for fill in FILLS]
+            cells = [found[0].values, found[1].values, found[0].low, found[0].high]
+            for whole, values in zip((mean, median, lower, upper), cells, strict=True):
+                if values is not None:
+                    whole[rows[part][at], d] = table_values.numbers(column, values)
     return Imputed(mean=mean, median=median, lower=lower, upper=upper)
 
 
-def prediction_interval(drawn: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends (N,) of intervals that hold a further value with the given probability, from draws (N, k).
-
-    The order statistics at ranks p·(k+1), between which a further draw lies with that probability for any distribution;
-    exact for k >= 19 at level 0.9, too narrow for fewer draws.
-    """
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    lower, upper = np.quantile(drawn, tails, axis=1, method="weibull")
-    return lower, upper
-
-
-def _modes(codes: np.ndarray) -> np.ndarray:
-    """Return the most frequent code of each row (N, k), the smallest of equally frequent ones."""
-    codes = np.sort(codes, 1)
-    counts = (codes[:, :, None] == codes[:, None, :]).sum(2)
-    return codes[np.arange(len(codes)), counts.argmax(1)]
-
-
-class Vocabulary:
-    """The numbers of a spec's values: those of ordered columns as they are, categories by their code."""
-
-    def __init__(self, spec: DataSpec) -> None:
-        """Take the columns of the spec."""
-        self.columns = spec.columns
-
-    def numbers(self, d: int, codes: np.ndarray, u: np.ndarray) -> np.ndarray:
-        """Return the numbers (n,) float64 of codes (n,) of column d, NaN where missing; u (n,) selects values."""
-        column = self.columns[d]
-        if not isinstance(column, OrderedColumn):
-            return np.where(codes == MISSING, np.nan, codes)
-        values: Any = column.as_numbers(column.decode(codes, u)).cast("float64", safe=False)
-        return np.asarray(values.to_numpy(zero_copy_only=False), dtype=np.float64)
-
-    def matrix(self, codes: np.ndarray, seed: int) -> np.ndarray:
-        """Return the numbers (N, D) of codes (N, D); the seed selects the values of codes."""
-        u = np.random.default_rng(seed).random(codes.shape)
-        columns: Iterator[np.ndarray] = (self.numbers(d, codes[:, d], u[:, d]) for d in range(codes.shape[1]))
-        return np.column_stack(list(columns))
+def _completions(
+    model: Model, codes: np.ndarray, k: int, seed: int, device: torch.device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return k completions of rows with codes (N, D), and the uniforms that select their values: (N, k, D)."""
+    numbers = np.arange(len(codes) * k)
+    chain = model.family.impute(next(iter(model.family.imputers())))
+    made = chains.draw(model, chain, numbers, seed, device, np.repeat(codes, k, axis=0))
+    u = chains.decoding_uniforms(numbers, seed, model.spec.dims)
+    shape = (len(codes), k, model.spec.dims)
+    return made.astype(np.int32).reshape(shape), u.reshape(shape)

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.tabular import codec
-from gen_ray.tabular.columns import BaseColumn, OrderedColumn
+from gen_ray.tabular.columns import MISSING, BaseColumn, OrderedColumn
 
 
 def decoded(codes: np.ndarray, spec: DataSpec, *, seed: int) -> pa.Table:
@@ -33,6 +33,21 @@ def matrices(columns: Sequence[BaseColumn], *tables: pa.Table) -> list[np.ndarra
         for matrix, one in zip(found, codes, strict=True):
             matrix[:, d] = one.to_numpy(zero_copy_only=False)
     return found
+
+
+def numbers(column: BaseColumn, values: pa.Array) -> np.ndarray:
+    """Return values (n,) as float64: the numbers of an ordered column, codes of another one; NaN where missing."""
+    if isinstance(column, OrderedColumn):
+        found = column.as_numbers(values).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        return np.asarray(found, dtype=np.float64)
+    codes = column.encode(values)
+    return np.where(codes == MISSING, np.nan, codes)
+
+
+def matrix(codes: np.ndarray, spec: DataSpec, *, seed: int) -> np.ndarray:
+    """Return codes (N, D) as ``numbers`` (N, D); the value that a code stands for is drawn by the seed."""
+    table = decoded(codes, spec, seed=seed)
+    return np.column_stack([numbers(column, table.column(column.name).combine_chunks()) for column in spec.columns])
 
 
 def ordered(columns: Sequence[BaseColumn]) -> np.ndarray:
