@@ -30,6 +30,7 @@ STARTS = (
     "gen_ray.run_directory.find_artifact",
     "gen_ray.storage.paths.check",
     "gen_ray.datasets.prepare.prepare",
+    "gen_ray.cluster.data.preparation.prepare",  # bound at import, so imported before the line above takes effect
     "gen_ray.datasets.prepare.opened",
 )
 
