@@ -52,7 +52,7 @@ def train(
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    header = ["what", "images/s (median)"]
+    header = ["what", "examples/s (median)"]
     lines = [
         ["bare loop", f"{result['bare_images_per_second']:,.0f}"],
         ["gen-ray", f"{result['gen_ray_images_per_second']:,.0f}"],
@@ -89,12 +89,12 @@ def ingest(
         result = {"config": str(config), "rounds": rounds, "trained_images_per_second": trained, "ways": ways}
         typer.echo(json.dumps(result, indent=1))
         return
-    header = ["data.cache", "reading only, images/s", "times training's rate", "training waits"]
+    header = ["data.cache", "reading only, examples/s", "times training's rate", "training waits"]
     lines = [
         [name, f"{way['images_per_second']:,.0f}", f"{way['ratio']:.1f}", f"{100 * way['waiting']:.2f} %"]
         for name, way in ways.items()
     ]
-    terminal.show_table(f"{experiment.name}: training {trained:,.0f} images/s", header, lines)
+    terminal.show_table(f"{experiment.name}: training {trained:,.0f} examples/s", header, lines)
 
 
 @app.command()
@@ -126,7 +126,7 @@ def scaling(
         typer.echo(json.dumps({"config": str(config), "rounds": rounds, "steps": steps, "scaling": rows}, indent=1))
         return
     lines = [[str(row["workers"]), f"{row['images_per_second']:,.0f}", f"{row['ratio']:.2f}"] for row in rows]
-    terminal.show_table(f"{experiments[0].name}: {rounds} rounds", ["workers", "images/s", "ratio"], lines)
+    terminal.show_table(f"{experiments[0].name}: {rounds} rounds", ["workers", "examples/s", "ratio"], lines)
 
 
 @app.command()

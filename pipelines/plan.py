@@ -2,7 +2,7 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +37,11 @@ def plan(
     overrides: Annotated[list[str] | None, typer.Argument(help="Settings as key=value, or further YAML files.")] = None,
     rate: Annotated[
         list[str] | None,
-        typer.Option(help="Measured rate of one worker, IMAGES_PER_SECOND@ROWS, instead of measuring here; give two."),
+        typer.Option(help="Measured rate of one worker, EXAMPLES_PER_SECOND@ROWS, in place of measuring; give two."),
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=1, max=10**15, help="Training rows to plan for. Default: those of the configured data."),
     ] = None,
     check: Annotated[
         list[int] | None,
@@ -58,6 +62,8 @@ def plan(
         _check(experiment, sorted(set(check)), rounds=rounds, steps=steps, as_json=as_json)
         return
     workload, cost = _workload_and_cost(experiment, rate or [], machines.nodes * machines.gpus_per_node, rounds)
+    if rows is not None:
+        workload = replace(workload, rows=rows)
     forecasts = _forecasts(experiment, workload, cost, machines)
     _show(experiment, workload, cost, forecasts, bool(rate), as_json)
 
@@ -86,14 +92,14 @@ def _workload_and_cost(
 
 
 def _rate(word: str) -> tuple[float, float]:
-    """Return rows and seconds per step from IMAGES_PER_SECOND@ROWS. Raise UserError."""
+    """Return rows and seconds per step from EXAMPLES_PER_SECOND@ROWS. Raise UserError."""
     from gen_ray.errors import UserError
 
     rate, _, rows = word.partition("@")
     try:
         point = float(rows), float(rows) / float(rate)
     except (ValueError, ZeroDivisionError):
-        raise UserError(f"--rate {word}: write IMAGES_PER_SECOND@ROWS, e.g. 5000@128") from None
+        raise UserError(f"--rate {word}: write EXAMPLES_PER_SECOND@ROWS, e.g. 5000@128") from None
     if min(point) <= 0:
         raise UserError(f"--rate {word}: both numbers must be above 0")
     return point
@@ -138,7 +144,16 @@ def _show(
         result = {"pace": asdict(pace), "load": asdict(load), "pays_until_workers": best}
         typer.echo(json.dumps({**result, "forecasts": [asdict(forecast) for forecast in forecasts]}, indent=1))
         return
-    header = ["workers", "rows each", "compute, ms", "waits, ms", "images/s", "efficiency", "epoch, s", "ingest, MB/s"]
+    header = [
+        "workers",
+        "rows each",
+        "compute, ms",
+        "waits, ms",
+        "examples/s",
+        "efficiency",
+        "epoch, s",
+        "ingest, MB/s",
+    ]
     gradients = f"{load.gradient_bytes / MB:.1f} MB of gradients"
     title = f"{experiment.name}: batches of {load.batch} from {load.rows:,} rows, {gradients}"
     terminal.show_table(title, header, [_line(forecast) for forecast in forecasts])
@@ -182,7 +197,7 @@ def _check(experiment: "Experiment", numbers: list[int], *, rounds: int, steps: 
         result: list[dict[str, Any]] = [{**asdict(row), "ratio": row.ratio} for row in checks]
         typer.echo(json.dumps(result, indent=1))
         return
-    header = ["workers", "planned, images/s", "measured", "ratio"]
+    header = ["workers", "planned, examples/s", "measured", "ratio"]
     lines = [
         [
             str(row.forecast.workers),

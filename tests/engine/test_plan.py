@@ -128,12 +128,15 @@ def test_the_plan_of_a_shipped_config(gen_ray: GenRay, storage) -> None:
     )
     shown = gen_ray(*words).out
     assert "given by --rate" in shown and re.search(r"up to \d+ workers are worthwhile", shown)
+    large = json.loads(gen_ray(*words, "--rows", 10**9, "--json").out)
+    assert large["load"]["rows"] == 10**9
+    assert large["forecasts"][0]["epoch_seconds"] == pytest.approx(10**9 / large["forecasts"][0]["images_per_second"])
 
 
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--rate", "x"], "--rate x: write IMAGES_PER_SECOND@ROWS"),
+        (["--rate", "x"], "--rate x: write EXAMPLES_PER_SECOND@ROWS"),
         (["--rate", "0@8"], "--rate 0@8: write"),
         (["--rate", "-1@8"], "--rate -1@8: both numbers must be above 0"),
         (["--nodes", "0"], "nodes"),
