@@ -10,8 +10,9 @@ from gen_ray.datasets.file_source import FileSource
 from gen_ray.datasets.source import plain_name
 from gen_ray.datasets.table_source import TABLE_OPTIONS, TableSource
 from gen_ray.errors import LISTED, UserError
-from gen_ray.tabular.delimited import COMPRESSIONS, CsvFile, CsvOptions, RaggedRow, Rows
+from gen_ray.tabular.delimited import CsvFile, CsvOptions, RaggedRow, Rows
 from gen_ray.tabular.plain_parquet import ParquetTable
+from gen_ray.tabular.text_streams import COMPRESSIONS
 from gen_ray.tabular.texts import is_text
 
 

@@ -3,8 +3,8 @@
 import codecs
 import csv
 import io
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from gen_ray.errors import UserError, one_line
+from gen_ray.errors import UserError, short
+from gen_ray.tabular.text_streams import END, check_text, opened, translated, with_end
 
 DELIMITERS = (",", ";", "\t", "|")
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd"}
 MARKS = (
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
@@ -26,6 +26,7 @@ MARKS = (
 SAMPLE_BYTES = 2**20
 """Number of bytes from which the delimiter is detected, and the longest header."""
 SAMPLE_ROWS = 100
+HEADER = "the first row must hold the names of the columns"
 BLOCK_BYTES, MOST_BLOCK_BYTES, BYTES_PER_COLUMN = 2**22, 2**26, 2**14
 """Bytes of a block of rows, and its limit for files with thousands of columns."""
 
@@ -76,12 +77,14 @@ class CsvFile:
     delimiter: str = field(init=False)
     encoding: str = field(init=False)
     names: list[str] = field(init=False)
-    has_rows: bool = field(init=False)
+    _blank_lines: int = field(init=False)
+    """The number of blank lines before the header."""
 
     def __post_init__(self) -> None:
         with translated(self.path):
-            with _stream(self.path) as stream:
+            with opened(self.path) as stream:
                 sample = stream.read(SAMPLE_BYTES)
+            check_text(sample, self.path)
             whole = len(sample) < SAMPLE_BYTES
             self.encoding = self.options.encoding or next(
                 (name for mark, name in MARKS if sample.startswith(mark)), "utf-8"
@@ -89,44 +92,72 @@ class CsvFile:
             text = codecs.getincrementaldecoder(self.encoding)().decode(sample, whole).removeprefix("\ufeff")
         self.delimiter = self.options.delimiter or detect_delimiter(text, whole=whole)
         rows = _complete_rows(text, self.delimiter, whole=whole)
+        if not any(cell.strip() for cell in rows[0]) if rows else not text.strip():
+            raise UserError(f"{self.path}: is empty; {HEADER}")
         if not rows:
-            shortage = "is empty" if not text.strip() else f"its first row does not end within {SAMPLE_BYTES:,} bytes"
-            raise UserError(f"{self.path}: {shortage}; the first row must hold the names of the columns")
+            limits = f"{SAMPLE_BYTES:,} bytes, or has a cell of more than {csv.field_size_limit():,} characters"
+            raise UserError(f"{self.path}: its first row does not end within {limits}; {HEADER}")
+        if any("\0" in name for name in rows[0]):
+            remedy = "name the encoding, e.g. data.options.encoding=utf-16-le"
+            raise UserError(f"{self.path}: wrong encoding (NUL characters in the first row); {remedy}")
         self.names = [name.strip() or f"column_{i}" for i, name in enumerate(rows[0], 1)]
-        self.has_rows = len(rows) > 1 or not whole
-        check_unique_names(self.names, self.path)
+        self._blank_lines = len(text[: -len(text.lstrip("\r\n"))].replace("\r\n", "\n"))
+        check_unique_names(self.names, self.path, f" ({HEADER})")
 
     def rows(self) -> Iterator[Rows | RaggedRow]:
         """Yield all rows in order, with the texts of the cells, which are not null. Raise UserError."""
-        if not self.has_rows:
-            return
         ragged: list[RaggedRow] = []
-        with translated(self.path), _stream(self.path) as stream:
-            done, first = 0, 0
-            for batch in self._open(stream, ragged):
+        with translated(self.path), opened(self.path) as stream:
+            done, first, ended = 0, 0, False
+            for batch in self._batches(stream, ragged):
+                ended = batch.column(0)[-1].as_py() == END
+                batch = batch.slice(0, len(batch) - ended)
                 numbers, first = _numbers(first, len(batch), ragged[done:])
-                yield Rows(numbers, batch)
+                if len(batch):
+                    yield Rows(numbers, batch)
                 passed = [row for row in ragged[done:] if row.row < first]
                 done += len(passed)
                 yield from passed
+        if not ended:
+            last = max([first - 1, *(row.row for row in ragged[-1:])])
+            place = f"{self.path}, row {last}" if last >= 0 else f"{self.path}, first row"
+            raise UserError(f"{place}: a quotation mark is not closed; correct the row")
         yield from ragged[done:]
+
+    def _batches(self, stream: pa.NativeFile, ragged: list[RaggedRow]) -> Iterator[pa.RecordBatch]:
+        """Yield blocks of rows, the last one with END. Raise UserError for a row that is longer than a block."""
+        n = 0
+        try:
+            for batch in self._open(stream, ragged):
+                n += len(batch)
+                if len(batch):
+                    yield batch
+        except pa.ArrowInvalid as error:
+            if "straddling" not in str(error):
+                raise
+            place = f"{self.path}, {f'row {n}' if (n := n + len(ragged)) else 'first row'} or a later one"
+            fault = f"longer than {self._block_size:,} bytes, or a quotation mark is not closed"
+            raise UserError(f"{place}: {fault}; correct the row") from None
+
+    @property
+    def _block_size(self) -> int:
+        return self.block_bytes or min(max(BLOCK_BYTES, len(self.names) * BYTES_PER_COLUMN), MOST_BLOCK_BYTES)
 
     def _open(self, stream: pa.NativeFile, ragged: list[RaggedRow]) -> pa.csv.CSVStreamingReader:
         """Return the blocks of rows. Rows of other lengths are appended to ragged before the block that follows."""
 
         def add(row: pa.csv.InvalidRow) -> str:
-            ragged.append(RaggedRow(row.number - 2, row.actual_columns, row.expected_columns))
+            ragged.append(RaggedRow(row.number - 2 - self._blank_lines, row.actual_columns, row.expected_columns))
             return "skip"
 
-        size = self.block_bytes or min(max(BLOCK_BYTES, len(self.names) * BYTES_PER_COLUMN), MOST_BLOCK_BYTES)
         return pa.csv.open_csv(
-            stream,
+            with_end(stream, self.encoding, self.delimiter, len(self.names)),
             read_options=pa.csv.ReadOptions(
                 use_threads=False,  # with threads, rows of other lengths are not numbered
-                block_size=size,
+                block_size=self._block_size,
+                skip_rows=self._blank_lines,
                 column_names=self.names,
                 skip_rows_after_names=1,
-                encoding="utf8" if self.encoding == "utf-8" else self.encoding,
             ),
             parse_options=pa.csv.ParseOptions(
                 delimiter=self.delimiter,
@@ -151,44 +182,12 @@ def detect_delimiter(text: str, *, whole: bool = True) -> str:
     return max(DELIMITERS, key=score)
 
 
-def check_unique_names(names: list[str], path: Path) -> None:
+def check_unique_names(names: list[str], path: Path, hint: str = "") -> None:
     """Raise UserError if a file has several columns of one name."""
-    repeated = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    repeated = sorted(name for name, n in Counter(names).items() if n > 1)
     if repeated:
-        listed = ", ".join(repr(name) for name in repeated[:10])
-        raise UserError(
-            f"{path}: has several columns named {listed}; rename or remove all but one "
-            "(the first row must hold the names)"
-        )
-
-
-@contextmanager
-def translated(path: Path) -> Iterator[None]:
-    """Raise errors of a file's content as UserError."""
-    try:
-        yield
-    except (UnicodeError, LookupError) as error:
-        raise UserError(f"{path}: {_encoding_fault(error)}") from None
-    except pa.ArrowInvalid as error:
-        if "UTF8" in str(error):
-            raise UserError(f"{path}: {_encoding_fault(error)}") from None
-        if "straddling" in str(error):
-            raise UserError(f"{path}: a row is too long, or a quotation mark is not closed") from None
-        raise UserError(f"{path}: not a readable CSV file ({one_line(error)})") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or one_line(error)})") from None
-
-
-def _encoding_fault(error: Exception) -> str:
-    if isinstance(error, LookupError) and not isinstance(error, UnicodeError):
-        return f"{one_line(error)}; data.options.encoding names one of Python's encodings, e.g. latin-1"
-    return f"wrong encoding ({one_line(error)}); name it, e.g. data.options.encoding=latin-1"
-
-
-def _stream(path: Path) -> pa.NativeFile:
-    stream = pa.OSFile(str(path)) if type(path) is type(Path()) else pa.PythonFile(path.open("rb"))
-    compression = COMPRESSIONS.get(path.suffix.lower())
-    return pa.CompressedInputStream(stream, compression) if compression else stream
+        listed = ", ".join(short(name) for name in repeated[:10])
+        raise UserError(f"{path}: has several columns named {listed}; rename or remove all but one{hint}")
 
 
 def _complete_rows(text: str, delimiter: str, *, whole: bool) -> list[list[str]]:
