@@ -67,13 +67,20 @@ class ParquetTables(TableFiles):
     @cached_property
     def columns(self) -> list[str]:
         """Return the names of the columns. Raise UserError naming a file whose columns have other names or types."""
-        names, first = super().columns, self.opened(self.files[0]).schema
-        for file in self.files[1:]:
-            here = self.opened(file).schema
-            other = [name for name in names if not _alike(first.field(name).type, here.field(name).type)]
+        names = super().columns
+        types = dict[str, tuple[pa.DataType, Path]]()  # those of the first file with values
+        for file in self.files:
+            here, other = self.opened(file).schema, []
+            for name in names:
+                kind, (first, _) = here.field(name).type, types.get(name, (here.field(name).type, file))
+                if pa.types.is_null(first) or name not in types:
+                    types[name] = kind, file
+                elif not _alike(first, kind):
+                    other.append(name)
             if other:
-                listed = ", ".join(f"{n!r} ({here.field(n).type}, not {first.field(n).type})" for n in other[:LISTED])
-                raise UserError(f"{file}: columns of other types than in {self.files[0]}: {listed}")
+                listed = ", ".join(f"{n!r} ({here.field(n).type}, not {types[n][0]})" for n in other[:LISTED])
+                in_file = types[other[0]][1]
+                raise UserError(f"{file}: columns of other types than in {in_file}: {listed}; convert them")
         return names
 
     def opened(self, file: Path) -> ParquetTable:
@@ -97,4 +104,4 @@ def _listed(names: Sequence[str]) -> str:
 
 def _alike(one: pa.DataType, other: pa.DataType) -> bool:
     """Return whether columns of two types can be one column. A file without any value may have the type null."""
-    return one == other or (is_text(one) and is_text(other)) or pa.types.is_null(one) or pa.types.is_null(other)
+    return one == other or (is_text(one) and is_text(other)) or pa.types.is_null(other)

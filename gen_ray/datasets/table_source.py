@@ -10,7 +10,7 @@ import pyarrow as pa
 from gen_ray.datasets.rows import SPLITS, TRAIN, BadRow, Batch, RowNumbers, split_indices
 from gen_ray.datasets.source import DataSource
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError, nearest, one_line, short
+from gen_ray.errors import UserError, nearest, one_line
 from gen_ray.tabular.codec import encode_cells
 from gen_ray.tabular.delimited import RaggedRow, Rows
 from gen_ray.tabular.inference import Finding, infer
@@ -18,6 +18,7 @@ from gen_ray.tabular.intervals import examples_per_code
 from gen_ray.tabular.parse import describe
 from gen_ray.tabular.row_hashes import HIDE, SAMPLE, row_hashes
 from gen_ray.tabular.statistics import ColumnStatistics, retained_per_column
+from gen_ray.tabular.texts import shown
 
 TABLE_OPTIONS = frozenset({"missing", "bins", "max_categories", "columns", "target", "hide_share"})
 
@@ -119,13 +120,13 @@ def add_rows(statistics: dict[str, ColumnStatistics], file: str, rows: Rows) -> 
 
 
 def encode_rows(rows: Rows, spec: DataSpec, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the codes (n, D) of rows, and a mask (n,) of rows with texts that are not values of their column."""
+    """Return the codes (n, D) of rows, and a mask (n,) of rows with cells that are not values of their column."""
     x = np.empty((len(rows.cells), len(spec.columns)), spec.storage_dtype)
     bad = np.zeros(len(x), bool)
     for d, column in enumerate(spec.columns):
         try:
             x[:, d], wrong = encode_cells(rows.cells.column(column.name), column)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except pa.ArrowNotImplementedError as error:
             fault = f"cannot be converted to {column.arrow_type} ({one_line(error)})"
             raise UserError(f"{where}: column {column.name!r} {fault}") from None
         bad |= wrong
@@ -133,6 +134,6 @@ def encode_rows(rows: Rows, spec: DataSpec, where: str) -> tuple[np.ndarray, np.
 
 
 def _reason(row: pa.RecordBatch, spec: DataSpec) -> str:
-    """Return the first text of a row (1, …) that is not a value of its column."""
+    """Return the first cell of a row (1, …) that is not a value of its column."""
     wrong = next(column for column in spec.columns if encode_cells(row.column(column.name), column)[1].any())
-    return f"{short(row.column(wrong.name)[0].as_py())} in column {wrong.name!r} is not {describe(wrong)}"
+    return f"{shown(row.column(wrong.name)[0])} in column {wrong.name!r} is not {describe(wrong)}"

@@ -15,9 +15,9 @@ PROBED = 1_000
 
 
 def encode_cells(cells: pa.Array, column: BaseColumn) -> tuple[np.ndarray, np.ndarray]:
-    """Return the codes (n,) int32 of a file's cells, and a mask (n,) of texts that are not values of the column.
+    """Return the codes (n,) int32 of a file's cells, and a mask (n,) of those that are not values of the column.
 
-    Each different cell is converted once. Raise ArrowInvalid or ArrowNotImplementedError for cells of another type.
+    Each different cell is converted once. Raise ArrowNotImplementedError for cells of another type.
     """
     if is_text(cells.type) and not pa.types.is_dictionary(cells.type):
         probe = cells.slice(0, PROBED)

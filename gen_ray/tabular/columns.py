@@ -184,7 +184,7 @@ class DatetimeColumn(OrderedColumn):
     def as_numbers(self, values: pa.Array) -> pa.Array:
         """Return values as microseconds since 1970, int64."""
         zone = getattr(self.type_of_values, "tz", None)
-        return values.cast(pa.timestamp("us", zone)).cast(pa.int64())
+        return as_type(values, pa.timestamp("us", zone)).cast(pa.int64())
 
     def as_values(self, numbers: pa.Array) -> pa.Array:
         """Return times of the column's type."""
@@ -265,6 +265,11 @@ Column = Annotated[
     NumberColumn | IntegerColumn | DatetimeColumn | CategoryColumn | BooleanColumn, Field(discriminator="type")
 ]
 """A column of any type."""
+
+
+def as_type(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Return values as another type. Fractions of a unit of time are dropped; raise ArrowInvalid for other losses."""
+    return pc.cast(values, options=pc.CastOptions(kind, allow_time_truncate=True))
 
 
 def by_name(name: str, columns: Sequence[BaseColumn]) -> BaseColumn:

@@ -10,6 +10,7 @@ from gen_ray.tabular.column_types import column_type
 from gen_ray.tabular.columns import BaseColumn, CategoryColumn, IntegerColumn, NumberColumn, OrderedColumn
 from gen_ray.tabular.intervals import MOST_EXAMPLES, divide, equally_probable
 from gen_ray.tabular.options import TableOptions
+from gen_ray.tabular.parse import describe
 from gen_ray.tabular.statistics import ColumnStatistics
 from gen_ray.tabular.texts import is_text, natural_type, parse_cells
 
@@ -74,6 +75,8 @@ def infer(
     known = _Known(
         values.filter(pa.array(valid)), retained.weights[valid], statistics.known, statistics.rows - statistics.known
     )
+    if not len(known.values) and own.type is None:
+        return Finding(name, None, share, left_out=f"none of its values is {describe(typed)}", note=note)
     if not len(known.values):
         raise UserError(f"{where}: column {name!r} has only other values than {path}.type={own.type} expects")
     keep = bool(own.keep or own.type)

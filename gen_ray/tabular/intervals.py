@@ -27,8 +27,10 @@ def divide(values: np.ndarray, weights: np.ndarray, most: int, most_examples: in
     groups = np.arange(len(values)) if len(values) <= most else _groups(weights, most)
     first = np.flatnonzero(np.diff(groups, prepend=-1))
     mass = np.add.reduceat(weights, first)
-    means = np.add.reduceat(values.astype(np.float64) * (weights / mass[groups]), first)
+    with np.errstate(over="ignore"):
+        means = np.add.reduceat(values.astype(np.float64) * (weights / mass[groups]), first)
     ends = [*first[1:], len(values)]
+    means = means.clip(values[first], values[np.array(ends) - 1])  # the sum may exceed the largest float64
     examples = tuple(_examples(values[a:b], weights[a:b], most_examples) for a, b in zip(first, ends, strict=True))
     return Intervals(tuple(values[first].tolist()), examples, tuple(means.tolist()), mass)
 

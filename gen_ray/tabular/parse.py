@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from gen_ray.errors import UserError, nearest
+from gen_ray.errors import UserError, nearest, one_line
 from gen_ray.tabular.columns import BaseColumn, BooleanColumn, DatetimeColumn
 from gen_ray.tabular.delimited import DETECTED, CsvFile, CsvOptions, RaggedRow, Rows
 from gen_ray.tabular.plain_parquet import ParquetTable, is_parquet
-from gen_ray.tabular.texts import parse_cells
+from gen_ray.tabular.texts import parse_cells, shown
 
 __all__ = ["CsvOptions", "ParsedRows", "column_names", "parse_rows"]
 
@@ -81,14 +81,14 @@ def _values(rows: Rows, columns: Sequence[BaseColumn], path: Path) -> pa.Table:
         cells = rows.cells.column(column.name)
         try:
             parsed = parse_cells(cells, column)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            fault = f"is {cells.type}, not {column.arrow_type} ({str(error).splitlines()[0]})"
+        except pa.ArrowNotImplementedError as error:
+            fault = f"is {cells.type}, not {column.arrow_type} ({one_line(error)}); convert or remove it"
             raise UserError(f"{path}: column {column.name!r} {fault}") from None
         if parsed.bad.any():
             i = int(np.flatnonzero(parsed.bad)[0])
             remedy = "correct it, or leave the cell empty"
             place = f"{path}, row {rows.numbers[i]}, column {column.name!r}"
-            raise UserError(f"{place}: {cells[i].as_py()!r} is not {describe(column)}; {remedy}")
+            raise UserError(f"{place}: {shown(cells[i])} is not {describe(column)}; {remedy}")
         arrays.append(parsed.values)
     return pa.table(arrays, names=[column.name for column in columns])
 

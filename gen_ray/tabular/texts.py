@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gen_ray.tabular.columns import BaseColumn, CategoryColumn, DatetimeColumn
+from gen_ray.errors import short
+from gen_ray.tabular.columns import BaseColumn, BooleanColumn, CategoryColumn, DatetimeColumn, IntegerColumn, as_type
 
 Reader = Callable[[pa.Array], pa.Array]
 """A function of texts to values. It raises ArrowInvalid if a text is not a value."""
+FIRST_SECOND, LAST_SECOND, DAY = -62_135_596_800, 253_402_300_799, 86_400
+"""The first and last second of the years 1 to 9999, which Python's dates and ISO 8601 can express, since 1970."""
 
 
 @dataclass(frozen=True)
 class Parsed:
-    """Values of cells (n,), null where they are missing, and a mask (n,) that is True for texts that are not values."""
+    """Values of cells (n,), null where they are missing, and a mask (n,) that is True for cells that are not values."""
 
     values: pa.Array
     bad: np.ndarray
@@ -37,7 +40,17 @@ def natural_type(kind: pa.DataType) -> str | None:
         return "integer"
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return "number"
-    return "datetime" if pa.types.is_date(kind) or pa.types.is_timestamp(kind) else None
+    return "datetime" if pa.types.is_date(kind) or (pa.types.is_timestamp(kind) and _is_zone(kind.tz)) else None
+
+
+@lru_cache
+def _is_zone(name: str | None) -> bool:
+    """Return whether this machine knows a time zone."""
+    try:
+        pa.scalar(0, pa.timestamp("us", name)).as_py()
+    except (pa.ArrowException, LookupError, ValueError):
+        return False
+    return True
 
 
 def trimmed(texts: pa.Array, missing: Sequence[str]) -> pa.Array:
@@ -50,22 +63,44 @@ def trimmed(texts: pa.Array, missing: Sequence[str]) -> pa.Array:
 def parse_cells(cells: pa.Array, column: BaseColumn) -> Parsed:
     """Return cells (n,), texts or values of any type, as values of a column's type.
 
-    Raise ArrowInvalid or ArrowNotImplementedError if cells that are not texts cannot be converted.
+    Raise ArrowNotImplementedError if cells have a type that cannot be converted.
     """
     if pa.types.is_dictionary(cells.type):
         parsed = parse_cells(cells.dictionary, column)
         bad = pc.fill_null(pc.take(pa.array(parsed.bad), cells.indices), False)
         return Parsed(parsed.values.take(cells.indices), bad.to_numpy(zero_copy_only=False))
     if is_text(cells.type):
-        texts = trimmed(cells, column.missing)
-        values = tolerant(reader(column), texts)
-        bad = pc.and_(values.is_null(), texts.is_valid()).to_numpy(zero_copy_only=False)
-        return Parsed(without_nan(values), bad)
-    values = without_markers(cells, column.missing)
+        known = trimmed(cells, column.missing)
+        values = tolerant(reader(column), known)
+    else:
+        known = without_markers(cells, column.missing)
+        values = tolerant(partial(_converted, column=column), known)
+    if isinstance(column, DatetimeColumn):
+        values = _in_calendar(values)
+    bad = pc.and_(values.is_null(), known.is_valid()).to_numpy(zero_copy_only=False)
+    return Parsed(without_nan(values), bad)
+
+
+def _converted(values: pa.Array, column: BaseColumn) -> pa.Array:
+    """Return values that are not texts as a column's type. Raise ArrowInvalid for those that it does not have."""
+    kind = column.type_of_values
     if isinstance(column, CategoryColumn):
         values = values.cast(pa.string())
-    safe = not pa.types.is_temporal(cells.type) and not pa.types.is_floating(column.type_of_values)
-    return Parsed(values.cast(column.type_of_values, safe=safe), np.zeros(len(cells), bool))
+    elif isinstance(column, IntegerColumn):
+        values = values.cast(pa.int64())
+    elif isinstance(column, BooleanColumn) and not pa.types.is_boolean(values.type):
+        found = pc.index_in(values, value_set=pa.array([0, 1]).cast(values.type))
+        if found.null_count > values.null_count:
+            raise pa.ArrowInvalid("other numbers than 0 and 1")
+    return values.cast(kind, safe=False) if pa.types.is_floating(kind) else as_type(values, kind)
+
+
+def _in_calendar(times: pa.Array) -> pa.Array:
+    """Return times, null outside of the years 1 to 9999 (in each time zone)."""
+    zone = getattr(times.type, "tz", None)
+    seconds, margin = as_type(times, pa.timestamp("s", zone)).cast(pa.int64()), DAY if zone else 0
+    inside = pc.and_(pc.greater_equal(seconds, FIRST_SECOND + margin), pc.less_equal(seconds, LAST_SECOND - margin))
+    return pc.if_else(inside, times, pa.scalar(None, times.type))
 
 
 def reader(column: BaseColumn) -> Reader:
@@ -144,8 +179,17 @@ def without_nan(values: pa.Array) -> pa.Array:
 def without_markers(values: pa.Array, missing: Sequence[str]) -> pa.Array:
     """Return values, null where they are not a number or equal to the number of a marker of a missing value."""
     values = without_nan(values)
-    if not pa.types.is_integer(values.type) and not pa.types.is_floating(values.type):
+    kind = values.type
+    if not pa.types.is_integer(kind) and not pa.types.is_floating(kind) and not pa.types.is_decimal(kind):
         return values
-    read = read_integers if pa.types.is_integer(values.type) else read_numbers
-    markers = without_nan(tolerant(lambda texts: read(texts).cast(values.type), pa.array(missing, pa.string())))
-    return pc.if_else(pc.is_in(values, value_set=markers.drop_null()), pa.scalar(None, values.type), values)
+    read = read_integers if pa.types.is_integer(kind) else read_numbers if pa.types.is_floating(kind) else pa.array
+    markers = without_nan(tolerant(lambda texts: read(texts).cast(kind), pa.array(missing, pa.string())))
+    return pc.if_else(pc.is_in(values, value_set=markers.drop_null()), pa.scalar(None, kind), values)
+
+
+def shown(cell: pa.Scalar) -> str:
+    """Return a cell as a text for messages."""
+    try:
+        return short(cell.as_py())
+    except (ValueError, OverflowError):  # a time that Python's dates cannot express
+        return f"{cell.value} ({cell.type})"

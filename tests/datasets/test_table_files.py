@@ -78,6 +78,8 @@ def test_files_whose_columns_do_not_agree(tmp_path):
     pq.write_table(pa.table({"x": ["a", "b"]}), tmp_path / "2.parquet")
     message = fault(tmp_path, source="parquet:*.parquet")
     assert "2.parquet: columns of other types than in" in message and "'x' (string, not double)" in message
+    pq.write_table(pa.table({"x": pa.nulls(2)}), tmp_path / "0.parquet")
+    assert "'x' (string, not double)" in fault(tmp_path, source="parquet:*.parquet")
 
 
 def test_parquet_tables(tmp_path):

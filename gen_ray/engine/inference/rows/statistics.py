@@ -109,10 +109,15 @@ def _decoded(column: BaseColumn, codes: np.ndarray, u: float) -> pa.Array:
 
 
 def _from_numbers(column: OrderedColumn, numbers: np.ndarray) -> pa.Array:
-    """Return float64 numbers (M,) as values; rounded where the column has whole numbers or times."""
-    if not isinstance(column, NumberColumn):
-        numbers = np.rint(numbers).astype(np.int64)
-    return column.as_values(pa.array(numbers))
+    """Return float64 numbers (M,) as values; rounded where the column has whole numbers or times.
+
+    They are means of a column's values. Rounding must not make them exceed these, nor the range of int64.
+    """
+    low, high = column.starts[0], column.examples[-1][-1]
+    if isinstance(column, NumberColumn):
+        return column.as_values(pa.array(numbers.clip(low, high)))
+    whole = np.rint(numbers).clip(-(2.0**63), np.nextafter(2.0**63, 0)).astype(np.int64)
+    return column.as_values(pa.array(whole.clip(int(low), int(high))))
 
 
 def concatenated(parts: Sequence[CellSummary]) -> CellSummary:
