@@ -8,10 +8,12 @@ A net for masks gets the masked share n/D as its time: p(x_0|x_t) depends only o
 arXiv 2406.03736), so one net serves every schedule, sampler and imputation.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from gen_ray.maths.broadcasting import append_dims
 from gen_ray.maths.categorical import (
@@ -87,41 +89,34 @@ def count_weights(D: int, alpha_bar: Tensor | None = None) -> Tensor:
     return torch.stack([share @ log_binomial(D, p).exp()[:, 1:] for share, p in blocks]).sum(0)
 
 
-def masked_bound(
-    net: nn.Module,
-    x: Tensor,
-    rng: torch.Generator,
-    weights: Tensor,
-    mask: int,
-    draws: int,
-    missing: Tensor | None = None,
-) -> Tensor:
-    """Return an unbiased estimate (B,) of Σ_n weights[n−1]·E[masked_nats] by ``draws`` <= D evaluations."""
-    return masked_bound_cells(net, x, rng, weights, mask, draws, missing).flatten(1).sum(1)
-
-
 def masked_bound_cells(
     net: nn.Module,
     x: Tensor,
-    rng: torch.Generator,
-    weights: Tensor,
+    targets: Tensor,
+    weigh: Callable[[int], Tensor],
     mask: int,
-    draws: int,
-    missing: Tensor | None = None,
-) -> Tensor:
-    """Return the parts (B, *shape) of ``masked_bound`` due to the positions: their mean over all orders.
+    effort: int,
+    rng: torch.Generator,
+) -> tuple[Tensor, int]:
+    """Return an unbiased estimate (B, *shape) of Σ_n weigh(m)[n−1]·E[masked_cells], n = 1 … m, and the evaluations.
 
-    1 … D is divided into ``draws`` equal parts and one n is drawn in each; with draws = D every n is used once.
+    targets (B, *shape) is True at the values that may be masked, m of them in a row; weigh(m) are their weights (m,).
+    1 … m is divided into min(effort, m) equal parts and one n is drawn in each; with effort >= m every n is used once.
 
-    missing (B, *shape) is True at missing values, D = len(weights) of them in each row; only these are masked. The
-    result then bounds −ln p(missing values | the rest), because every order of revealing them is a chain rule of it.
+    The sum over the positions bounds −ln p(targets | the rest), because every order of revealing the targets is a chain
+    rule of it. The draws of a row do not depend on the targets of other rows.
     """
-    D, nats = len(weights), torch.zeros(x.shape, device=x.device)
-    for part in range(draws):
-        n = stratified_step(D, part, draws, len(x), rng, x.device)
-        weight = append_dims(weights.to(x.device)[n - 1] * (D / draws), x.ndim)
-        nats = nats + weight.float() * masked_cells(net, x, random_masks(x, n, rng, missing), mask)
-    return nats
+    m = targets.flatten(1).sum(1)
+    draws, (numbers, which) = m.clamp(max=effort), m.unique(return_inverse=True)
+    weights = pad_sequence([weigh(number) for number in numbers.tolist()], batch_first=True).to(x.device)
+    nats, nfe = torch.zeros(x.shape, device=x.device), int(draws.max())
+    for part in range(nfe):
+        n = stratified_step(m, part, draws.clamp(min=1), len(x), rng, x.device)
+        masked, rows = random_masks(x, n, rng, targets), (part < draws).nonzero().flatten()
+        weight = append_dims((weights[which, n - 1] * (m.double() / draws))[rows], x.ndim)
+        cells = weight.float() * masked_cells(net, x[rows], masked[rows], mask)
+        nats = nats.to(cells).index_add(0, rows, cells)
+    return nats, nfe
 
 
 def ordered_nats(net: nn.Module, x: Tensor, missing: Tensor | None = None) -> Tensor:

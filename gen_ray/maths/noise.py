@@ -195,11 +195,12 @@ def stratified_steps(T: int | Tensor, batch: int, rng: torch.Generator, device: 
 
 
 def stratified_step(
-    T: int, part: int, parts: int, batch: int, rng: torch.Generator, device: torch.device | str
+    T: int | Tensor, part: int, parts: int | Tensor, batch: int, rng: torch.Generator, device: torch.device | str
 ) -> Tensor:
     """Return steps (B,) int64, independent and uniform over one of ``parts`` equal parts of 1 … T, the part-th from 0.
 
-    With parts = T every step is drawn once.
+    With parts = T every step is drawn once. T and parts are numbers >= 1, or one for each row (B,).
     """
     u = torch.rand(batch, generator=rng, device=device, dtype=torch.float64)
-    return 1 + ((part + u) * (T / parts)).long().clamp(max=T - 1)
+    last, width = torch.as_tensor(T, device=device), torch.as_tensor(T, device=device).double() / parts
+    return 1 + torch.minimum(((part + u) * width).long(), last - 1)

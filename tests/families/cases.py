@@ -123,7 +123,13 @@ CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
         "order-text": _discrete(TEXT, name="order"),
         "order-colour": _discrete(COLOUR, name="order"),
         "random-order-rows": _discrete(ROWS, COLUMNS_NET, name="random_order"),
+        "random-order-incomplete": _discrete(INCOMPLETE, COLUMNS_NET, name="random_order"),
         "absorbing-rows": _discrete(ROWS, COLUMNS_TRANSFORMER, name="absorbing", steps=12),
+        "absorbing-vb-incomplete": _discrete(INCOMPLETE, COLUMNS_NET, name="absorbing", loss="vb", steps=12),
+        "uniform-rows": _discrete(ROWS, COLUMNS_NET, name="uniform", steps=12),
+        "uniform-incomplete": _discrete(INCOMPLETE, COLUMNS_TRANSFORMER, name="uniform", loss="vb", steps=12),
+        "order-rows": _discrete(ROWS, COLUMNS_TRANSFORMER, name="order"),
+        "order-incomplete": _discrete(INCOMPLETE, COLUMNS_TRANSFORMER, name="order"),
     },
     "score_sde": {
         "vp-eps-mlp": _score_sde(sde="vp"),

@@ -36,11 +36,7 @@ class MaskingKernel(ForwardKernel):
     def nll(self, net: nn.Module, x: Tensor, rng: torch.Generator, effort: int) -> Nll:
         """Return the bound (B,) by at most D evaluations, each at a different number of masked positions."""
         present = bounds.observed(x, self.K)
-        if not present.all():
-            return self._bound(net, x, present, rng, effort, f"{self.kind}-partial")
-        draws = min(effort, self.D)
-        cells = bounds.masked_bound_cells(net, x, rng, self.weights, self.K, draws)
-        return Nll(nats=cells.flatten(1).sum(1), kind=self.kind, nfe=draws, cells=cells)
+        return self._bound(net, x, present, rng, effort, self.kind if bool(present.all()) else f"{self.kind}-partial")
 
     def masked_nll(self, net: nn.Module, x: Tensor, missing: Tensor, rng: torch.Generator, effort: int) -> Nll:
         """Return the bound (B,) on the missing values, by at most as many evaluations as there are missing values."""
@@ -48,14 +44,11 @@ class MaskingKernel(ForwardKernel):
 
     def _bound(self, net: nn.Module, x: Tensor, targets: Tensor, rng: torch.Generator, effort: int, kind: str) -> Nll:
         """Return the bound (B,) on the values at targets (B, *shape) given all others, for any number of them."""
-        counts, cells = targets.flatten(1).sum(1), torch.zeros(x.shape, dtype=torch.float64, device=x.device)
-        for m in counts[counts > 0].unique().tolist():
-            rows = counts == m
-            weights, draws = self.weigh(m), min(effort, m)
-            bound = bounds.masked_bound_cells(net, x[rows], rng, weights, self.K, draws, targets[rows])
-            cells[rows] = bound.double()
-        nfe = min(effort, int(counts.max()))
+        cells, nfe = bounds.masked_bound_cells(net, x, targets, self._weights_of, self.K, effort, rng)
         return Nll(nats=cells.flatten(1).sum(1), kind=kind, nfe=nfe, cells=cells)
+
+    def _weights_of(self, m: int) -> Tensor:
+        return self.weights if m == self.D else self.weigh(m)
 
     def marginals(self, net: nn.Module, x: Tensor, known: Tensor) -> Tensor:
         """Return p(x_i | known values), (B, *shape, K) float64: the net's prediction with all other values masked."""
