@@ -74,7 +74,7 @@ def fill_file(model: "Model", options: ImputedFile, out: Path | None, draws: Dra
         exact=chains.has_marginals(model, instances.device()),
         **vars(draws),
     )
-    task.extra_names()
+    task.check()
     _show_missing(task, draws.k)
     outputs = {MAIN: out, **({COMPLETIONS: options.completions} if options.completions else {})}
     FileJob("impute", model, task, task.source, outputs).run()
@@ -139,7 +139,7 @@ def score_file(model: "Model", data: Path, options: ScoredFile) -> None:
     effort = options.effort or model.experiment.evaluation.effort or EFFORT
     expected = expected_bits(model, effort, instances.device())
     task = ScoreTask(source=blocks, suffix=out.suffix, effort=effort, seed=options.seed, expected=expected)
-    task.names()
+    task.check()
     for line in summary(FileJob("score", model, task, blocks, {MAIN: out}).run(), expected):
         typer.echo(line)
 

@@ -13,8 +13,8 @@ from gen_ray.tabular.columns import BaseColumn, BooleanColumn, CategoryColumn, D
 
 Reader = Callable[[pa.Array], pa.Array]
 """A function of texts to values. It raises ArrowInvalid if a text is not a value."""
-FIRST_SECOND, LAST_SECOND, DAY = -62_135_596_800, 253_402_300_799, 86_400
-"""The first and last second of the years 1 to 9999, which Python's dates and ISO 8601 can express, since 1970."""
+CALENDAR, NANOSECONDS, DAY = (-62_135_596_800, 253_402_300_799), (-9_223_372_036, 9_223_372_036), 86_400
+"""The seconds since 1970 of the years 1 to 9999, which Python's dates and ISO 8601 have, and of int64 nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ def parse_cells(cells: pa.Array, column: BaseColumn) -> Parsed:
 def _converted(values: pa.Array, column: BaseColumn) -> pa.Array:
     """Return values that are not texts as a column's type. Raise ArrowInvalid for those that it does not have."""
     kind = column.type_of_values
+    if pa.types.is_null(values.type):
+        return pa.nulls(len(values), kind)
     if isinstance(column, CategoryColumn):
         values = values.cast(pa.string())
     elif isinstance(column, IntegerColumn):
@@ -99,7 +101,8 @@ def _in_calendar(times: pa.Array) -> pa.Array:
     """Return times, null outside of the years 1 to 9999 (in each time zone)."""
     zone = getattr(times.type, "tz", None)
     seconds, margin = as_type(times, pa.timestamp("s", zone)).cast(pa.int64()), DAY if zone else 0
-    inside = pc.and_(pc.greater_equal(seconds, FIRST_SECOND + margin), pc.less_equal(seconds, LAST_SECOND - margin))
+    first, last = NANOSECONDS if getattr(times.type, "unit", "") == "ns" else CALENDAR
+    inside = pc.and_(pc.greater_equal(seconds, first + margin), pc.less_equal(seconds, last - margin))
     return pc.if_else(inside, times, pa.scalar(None, times.type))
 
 

@@ -68,7 +68,7 @@ def found(cells: pa.Array, **own: object) -> Finding:
     return infer("v", statistics, TableOptions(bins=4, columns={"v": ColumnOptions(**own)}), "rows.parquet")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(cells=ANY, kind=st.sampled_from([None, "number", "integer", "datetime", "category", "boolean"]))
 def test_every_column_has_codes_or_a_reason(cells, kind):
     """A code is in range, stands for values that have this code, and its values are JSON."""
@@ -91,7 +91,7 @@ def test_every_column_has_codes_or_a_reason(cells, kind):
             assert (column.encode(values) == every).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cells=st.sampled_from([pa.int8(), pa.int64(), pa.float32(), pa.float64(), TIMES[2], TIMES[13]]).flatmap(arrays))
 def test_summaries_of_cells_stay_within_the_values(cells):
     """Means near the ends of a type neither overflow nor leave the range of the column."""

@@ -9,11 +9,14 @@ from typing import Protocol
 import numpy as np
 import pyarrow as pa
 
+from gen_ray.engine.inference.rows.texts import no_text
+from gen_ray.errors import UserError
 from gen_ray.tabular import codec
 from gen_ray.tabular.columns import MISSING, Column
 from gen_ray.tabular.delimited import CsvFile
 from gen_ray.tabular.parse import ParsedRows, column_names, parse_rows
-from gen_ray.tabular.plain_parquet import is_parquet
+from gen_ray.tabular.plain_parquet import ParquetTable, is_parquet
+from gen_ray.tabular.texts import natural_type
 
 BLOCK_ROWS = 8192
 """Rows of a table in a block, the unit of distribution and of resumption."""
@@ -106,6 +109,19 @@ class FileBlocks:
         return is_parquet(self.path)
 
     @cached_property
+    def types(self) -> dict[str, pa.DataType]:
+        """Return the types of the file's cells by column, dictionaries decoded; texts for CSV."""
+        if not self.is_parquet:
+            return dict.fromkeys(self.names, pa.string())
+        return {one.name: _plain_type(one.type) for one in ParquetTable(self.path).schema}
+
+    def check_texts(self) -> None:
+        """Raise UserError if a column of the file has a type of which CSV cannot hold the values."""
+        for name, kind in self.types.items():
+            if pa.types.is_nested(kind) or (pa.types.is_timestamp(kind) and natural_type(kind) is None):
+                raise UserError(f"{self.path}: {no_text(name, kind)}")
+
+    @cached_property
     def delimiter(self) -> str:
         """Return the delimiter of a CSV file; a comma for Parquet."""
         return "," if self.is_parquet else CsvFile(self.path).delimiter
@@ -125,7 +141,7 @@ class FileBlocks:
         if not self.rows and 0 not in skip:
             empty = np.empty((0, len(self.columns)))
             values = codec.decode(empty.astype(np.int32), self.columns, empty)
-            yield RowBlock(0, 0, 0, values, pa.table({name: pa.array([], pa.string()) for name in self.names}))
+            yield RowBlock(0, 0, 0, values, pa.table({name: pa.array([], kind) for name, kind in self.types.items()}))
 
     def _parsed(self) -> Iterator[ParsedRows]:
         return parse_rows(self.path, self.columns, absent_as_missing=True)
@@ -170,3 +186,7 @@ def _plain(cells: pa.RecordBatch) -> pa.Table:
     """Return cells as a table in which dictionaries are decoded, because each batch has different ones."""
     arrays = [one.dictionary_decode() if pa.types.is_dictionary(one.type) else one for one in cells.columns]
     return pa.table(arrays, names=cells.schema.names)
+
+
+def _plain_type(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind

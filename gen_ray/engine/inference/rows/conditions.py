@@ -110,7 +110,7 @@ def _in_range(column: OrderedColumn, low: str, high: str) -> AllowedValues:
     if not low and not high:
         raise UserError("the range has neither a lower nor an upper end")
     lower, upper = (_value(column, text) if text else None for text in (low, high))
-    flat = column.decode(*_all_values(column))
+    flat = column.decode(*all_values(column))
     inside = pa.array(np.ones(len(flat), bool))
     if lower is not None:
         inside = pc.and_(inside, pc.greater_equal(flat, lower[0]))
@@ -128,7 +128,7 @@ def _in_range(column: OrderedColumn, low: str, high: str) -> AllowedValues:
 
 def _one_of(column: BaseColumn, values: Sequence[pa.Array]) -> AllowedValues:
     """Return several values, where a code with other values too allows only those that are listed."""
-    flat = column.decode(*_all_values(column))
+    flat = column.decode(*all_values(column))
     listed = pc.is_in(flat, value_set=pa.concat_arrays(values)).to_numpy(zero_copy_only=False)
     found = _allowed(column, listed)
     absent = [value for value in values if not found.counts[column.encode(value)[0]]]
@@ -140,10 +140,10 @@ def _one_of(column: BaseColumn, values: Sequence[pa.Array]) -> AllowedValues:
 
 def only_code(column: BaseColumn, code: int) -> AllowedValues:
     """Return all values of one code."""
-    return _allowed(column, _all_values(column)[0] == code)
+    return _allowed(column, all_values(column)[0] == code)
 
 
-def _all_values(column: BaseColumn) -> tuple[np.ndarray, np.ndarray]:
+def all_values(column: BaseColumn) -> tuple[np.ndarray, np.ndarray]:
     """Return codes and uniforms that decode to all values of a column, those of each code in order."""
     sizes = column.values_per_code
     codes = np.repeat(np.arange(column.cardinality), sizes)

@@ -13,14 +13,14 @@ from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.precision import autocast
 from gen_ray.engine.inference.rows import chains, statistics
 from gen_ray.engine.inference.rows.blocks import FileBlocks, RowBlock
-from gen_ray.engine.inference.rows.files import encode_file
+from gen_ray.engine.inference.rows.cell_types import check_fits, fitted
+from gen_ray.engine.inference.rows.files import PARQUET, encode_file
 from gen_ray.engine.inference.rows.results import BlockResult
 from gen_ray.engine.inference.rows.statistics import CellSummary, Fill
 from gen_ray.engine.inference.rows.texts import as_texts
 from gen_ray.errors import UserError
 from gen_ray.tabular import codec
 from gen_ray.tabular.columns import MISSING, BaseColumn
-from gen_ray.tabular.texts import is_text
 
 COVERAGE = 0.9
 """Default coverage of the prediction intervals."""
@@ -80,6 +80,17 @@ class ImputeTask:
             raise UserError(f"{self.source.path}: has a column {taken[0]!r} already; {remedy}")
         return names
 
+    def check(self) -> None:
+        """Raise UserError if the output cannot hold a value or a column."""
+        self.extra_names()
+        if self.suffix != PARQUET:
+            self.source.check_texts()
+            return
+        for column in (self.source.columns[d] for d in self.filled_columns):
+            kind = self.source.types.get(column.name)
+            if kind is not None and self.source.is_parquet:
+                check_fits(column, kind, str(self.source.path))
+
     def run(self, model: Model, device: torch.device, block: RowBlock) -> BlockResult:
         """Return the filled rows of a block, and the completions."""
         columns = self.source.columns
@@ -94,7 +105,7 @@ class ImputeTask:
         if self.with_completions:
             assert drawn is not None
             values = block.values.take(pa.array(np.repeat(incomplete, self.k)))
-            files[COMPLETIONS] = encode_file(self._long(values, rows, *drawn), ".parquet")
+            files[COMPLETIONS] = encode_file(self._long(values, rows, *drawn), PARQUET)
         return BlockResult(block.index, block.rows, files)
 
     def _completions(
@@ -165,11 +176,10 @@ class ImputeTask:
         rows, summary = missing or (np.empty(0, np.int64), None)
         filled = _scattered(values.slice(0, 0) if summary is None else summary.values, rows, len(values))
         kept = values if cells is None else cells
-        if self.suffix != ".parquet":
+        if self.suffix != PARQUET:
             filled, kept = as_texts(filled, column.name, column), as_texts(kept, column.name, column)
-        elif self.source.is_parquet and cells is not None:
-            filled = as_texts(filled, column.name, column) if is_text(cells.type) else filled
-            filled = filled.cast(cells.type, safe=False)
+        elif self.source.is_parquet and cells is not None and not pa.types.is_null(cells.type):
+            filled = fitted(filled, column, cells.type)
         else:
             kept = values
         at = np.zeros(len(values), bool)
@@ -177,10 +187,10 @@ class ImputeTask:
         return pc.if_else(pa.array(at), filled, kept)
 
     def _unused(self, cells: pa.Array, name: str) -> pa.Array:
-        return cells if self.suffix == ".parquet" else as_texts(cells, name)
+        return cells if self.suffix == PARQUET else as_texts(cells, name)
 
     def _output(self, values: pa.Array, name: str, column: BaseColumn) -> pa.Array:
-        return values if self.suffix == ".parquet" else as_texts(values, name, column)
+        return values if self.suffix == PARQUET else as_texts(values, name, column)
 
     def _long(self, values: pa.Table, rows: np.ndarray, codes: np.ndarray, u: np.ndarray) -> pa.Table:
         """Return completions (n·k, D) with the row and the number of each; known values are those of the file."""

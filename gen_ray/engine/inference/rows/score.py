@@ -56,6 +56,12 @@ class ScoreTask:
             raise UserError(f"{self.source.path}: has a column {taken[0]!r} already; rename it")
         return names
 
+    def check(self) -> None:
+        """Raise UserError if the output cannot hold a column."""
+        self.names()
+        if self.suffix != PARQUET:
+            self.source.check_texts()
+
     def run(self, model: Model, device: torch.device, block: RowBlock) -> BlockResult:
         """Return the rows of a block with their scores."""
         codes = codec.encode(block.values, self.source.columns, str(self.source.path))
@@ -64,29 +70,32 @@ class ScoreTask:
         cells = {name: block.cells.column(name).combine_chunks() for name in block.cells.schema.names}
         made = {name: as_texts(values, name) if text else values for name, values in cells.items()}
         made.update(zip(self.names(), self._columns(found, codes), strict=True))
-        statistics = self._statistics(found, block.first)
+        statistics = self._statistics(found, codes, block.first)
         content = encode_file(pa.table(made), self.suffix, self.source.delimiter)
         return BlockResult(block.index, block.rows, {MAIN: content}, statistics)
 
     def _columns(self, found: "_Bits", codes: np.ndarray) -> list[pa.Array]:
         """Return the added columns; the bits of missing cells are null."""
-        if found.cells is None or self.expected is None:
+        if self.expected is None:
             return [pa.array(found.rows)]
-        names = pa.array([column.name for column in self.source.columns])
-        excess = np.where(codes < 0, -np.inf, found.cells - np.array(self.expected))
-        nothing = (codes < 0).all(1)
-        unusual = names.take(pa.array(excess.argmax(1), mask=nothing))
-        cells = [pa.array(found.cells[:, d], mask=codes[:, d] < 0) for d in range(codes.shape[1])]
-        return [pa.array(found.rows), unusual, *cells]
+        cells = np.empty(codes.shape) if found.cells is None else found.cells  # None: a block without rows
+        names, nothing = pa.array([column.name for column in self.source.columns]), (codes < 0).all(1)
+        unusual = names.take(pa.array(self._excess(cells, codes).argmax(1), mask=nothing))
+        by_cell = [pa.array(cells[:, d], mask=codes[:, d] < 0) for d in range(codes.shape[1])]
+        return [pa.array(found.rows), unusual, *by_cell]
 
-    def _statistics(self, found: "_Bits", first: int) -> dict[str, Any]:
+    def _excess(self, cells: np.ndarray, codes: np.ndarray) -> np.ndarray:
+        """Return the bits (n, D) of cells above those that are expected, -inf where a value is missing."""
+        return np.where(codes < 0, -np.inf, cells - np.array(self.expected))
+
+    def _statistics(self, found: "_Bits", codes: np.ndarray, first: int) -> dict[str, Any]:
         """Return the sum of the bits and the most unusual rows, which ``summary`` combines."""
         top = np.argsort(-found.rows, kind="stable")[:SHOWN]
         rows = []
         for i in top.tolist():
             cell = None
-            if found.cells is not None and self.expected is not None:
-                d = int((found.cells[i] - np.array(self.expected)).argmax())
+            if found.cells is not None and self.expected is not None and (codes[i] >= 0).any():
+                d = int(self._excess(found.cells[i], codes[i]).argmax())
                 cell = [self.source.columns[d].name, float(found.cells[i, d]), self.expected[d]]
             rows.append([float(found.rows[i]), first + i, cell])
         return {"bits": float(found.rows.sum()), "rows": len(found.rows), "kind": found.kind, "top": rows}

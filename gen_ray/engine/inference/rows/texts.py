@@ -15,19 +15,24 @@ from gen_ray.tabular.texts import is_text
 def as_texts(values: pa.Array, name: str, column: BaseColumn | None = None) -> pa.Array:
     """Return values as texts that read back as the same values; "" where they are null.
 
-    Times have the format of the column. Raise UserError for values without a text, such as lists.
+    Times have the format of the column. Raise UserError for values without a text, such as lists and bytes.
     """
-    if is_text(values.type):
+    if isinstance(column, DatetimeColumn) and column.format is not None and not is_text(values.type):
+        return pc.fill_null(pc.strftime(values, format=column.format), "")
+    try:
         texts = values.cast(pa.string())
-    elif isinstance(column, DatetimeColumn) and column.format is not None:
-        texts = pc.strftime(values, format=column.format)
-    elif pa.types.is_nested(values.type):
-        raise UserError(f"column {name!r} has values of type {values.type}, which CSV cannot hold; write .parquet")
-    else:
-        texts = values.cast(pa.string())
-        if pa.types.is_timestamp(values.type):
-            texts = pc.replace_substring_regex(texts, pattern=r"\.0+(Z?)$", replacement=r"\1")
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise UserError(no_text(name, values.type)) from None
+    if pa.types.is_temporal(values.type) and pc.any(pc.starts_with(texts, "<")).as_py():
+        raise UserError(no_text(name, values.type))  # Arrow writes: <value out of range: …>
+    if pa.types.is_timestamp(values.type):
+        texts = pc.replace_substring_regex(texts, pattern=r"\.0+(Z?)$", replacement=r"\1")
     return pc.fill_null(texts, "")
+
+
+def no_text(name: str, kind: pa.DataType) -> str:
+    """Return the message on a column with values that cannot be texts."""
+    return f"column {name!r} has values of type {kind} that CSV cannot hold; write .parquet, or remove the column"
 
 
 def csv_lines(columns: Sequence[pa.Array], delimiter: str) -> bytes:
