@@ -9,6 +9,8 @@ LONGEST_SHOWN = 200
 """Number of characters of a value that error messages show."""
 LISTED = 30
 """Number of names in a hint; there may be thousands of runs."""
+COMPARED = 5_000
+"""Number of names that a misspelt word is compared with, which takes up to a second."""
 
 
 class PicklableError(Exception):
@@ -73,10 +75,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if not names:
         return "there are none"
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    candidates = [name for name in names if len(name) <= LONGEST_SHOWN][:COMPARED]
+    close = difflib.get_close_matches(word[:LONGEST_SHOWN], candidates, n=1, cutoff=0.5)
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    listing = f"known: {', '.join(names[:LISTED])}{more}"
-    return f"did you mean '{close[0]}'? ({listing})" if close else listing
+    listing = f"known: {', '.join(map(plain, names[:LISTED]))}{more}"
+    return f"did you mean '{plain(close[0])}'? ({listing})" if close else listing
+
+
+def plain(name: str) -> str:
+    """Return a name for messages: escaped if it would break the line or control the terminal, and not too long."""
+    return name if name.isprintable() and len(name) <= LONGEST_SHOWN else short(name)
 
 
 def first_line(error: BaseException) -> str:

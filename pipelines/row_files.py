@@ -1,7 +1,7 @@
 """Imputation, scores and samples of files: options and printed lines."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -64,19 +64,26 @@ def fill_file(model: "Model", options: ImputedFile, out: Path | None, draws: Dra
     terminal.one_of("--fill must be", options.fill, FILLS)
     if options.completions is not None:
         terminal.one_of("--completions must end in", options.completions.suffix, (".parquet",))
-    out, coverage = _output(out, options.data, "filled"), _coverage(options.intervals)
+    coverage = _coverage(options.intervals)
+    out, data = checked_output(out or _beside(options.data, "filled"), options.data), options.data
+    outputs = {MAIN: out}
+    if options.completions is not None:
+        outputs[COMPLETIONS] = checked_output(options.completions, data, name="completions")
+        if options.completions.resolve() == out.resolve():
+            raise UserError(f"--completions={out}: is the same file as --out; name another one")
+    exact = chains.has_marginals(model, instances.device())
+    copies = draws.k if options.completions is not None or not exact else 1
     task = ImputeTask(
-        source=open_file(options.data, model.spec),
+        source=replace(open_file(data, model.spec), copies=copies),
         suffix=out.suffix,
         fill=cast(Any, options.fill),
         coverage=coverage,
         with_completions=options.completions is not None,
-        exact=chains.has_marginals(model, instances.device()),
+        exact=exact,
         **vars(draws),
     )
     task.check()
     _show_missing(task, draws.k)
-    outputs = {MAIN: out, **({COMPLETIONS: options.completions} if options.completions else {})}
     FileJob("impute", model, task, task.source, outputs).run()
 
 
@@ -108,13 +115,20 @@ def _coverage(text: str) -> float | None:
     return coverage
 
 
-def _output(out: Path | None, data: Path, what: str) -> Path:
-    """Return the output, beside the input by default. Raise UserError if it is the input itself."""
+def _beside(data: Path, what: str) -> Path:
+    """Return the default output, beside the input."""
+    stem = data.name.removesuffix(data.suffix) if data.suffix in (".gz", ".bz2", ".zst") else data.name
+    return data.with_name(f"{Path(stem).stem}-{what}.csv")
+
+
+def checked_output(out: Path, data: Path | None = None, name: str = "out") -> Path:
+    """Return the file to write. Raise UserError if it is the input, or a folder, a pipe or a device."""
     from gen_ray.errors import UserError
 
-    out = out or data.with_name(f"{data.name.partition('.')[0]}-{what}.csv")
-    if out.resolve() == data.resolve():
-        raise UserError(f"--out={out}: is the input itself; name another file")
+    if data is not None and out.resolve() == data.resolve():
+        raise UserError(f"--{name}={out}: is the input itself; name another file")
+    if out.exists() and not out.is_file():
+        raise UserError(f"--{name}={out}: is not a regular file, which the result could replace; name another one")
     return out
 
 
@@ -133,7 +147,7 @@ def score_file(model: "Model", data: Path, options: ScoredFile) -> None:
     from gen_ray.engine.inference.rows.score import ScoreTask, expected_bits, summary
     from gen_ray.engine.inference.score import EFFORT
 
-    out = _output(options.out, data, "scored")
+    out = checked_output(options.out or _beside(data, "scored"), data)
     terminal.one_of("--out must end in", out.suffix, SUFFIXES)
     blocks = open_file(data, model.spec)
     effort = options.effort or model.experiment.evaluation.effort or EFFORT
@@ -179,6 +193,7 @@ def sample_file(model: "Model", n: int, options: SampledFile, out: str | None, c
     target = resolve(out) if folder else local(out)
     if not folder:
         terminal.one_of("--out must be a folder (DIR/), or end in", target.suffix, SUFFIXES)
+        checked_output(target)
     if options.where and not model.spec.is_table:
         raise UserError(f"--where: needs a model of tables; {model.spec.name} holds {model.spec.kind}")
     task = SampleTask(
@@ -193,7 +208,7 @@ def sample_file(model: "Model", n: int, options: SampledFile, out: str | None, c
         for line in describe(task, model):
             typer.echo(line)
     task.chain(model)
-    blocks = DrawnBlocks(n, rows_per_block(n, examples=not model.spec.is_table))
+    blocks = DrawnBlocks(n, rows_per_block(n, examples=not model.spec.is_table, cells=model.spec.dims))
     statistics = FileJob("sample", model, task, blocks, {MAIN: target}, folder).run()
     if task.conditions.allowed:
         candidates = sum(block["candidates"] for block in statistics)

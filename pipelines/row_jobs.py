@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from gen_ray.errors import plain
 from pipelines import instances
 from pipelines.progress import VerbProgress
 
@@ -40,6 +41,7 @@ class FileJob:
                 typer.echo(f"continues: {len(parts.finished)} of {len(self.blocks)} blocks are done", err=True)
             before = sum(record["rows"] for record in parts.finished.values())
             self._compute(parts)
+            self.blocks.check_unchanged()
             parts.complete()
         seconds = time.perf_counter() - started
         speed = f"{(self.blocks.rows - before) / max(seconds, 1e-9):,.0f} rows/s"
@@ -62,11 +64,8 @@ class FileJob:
 
     def _settings(self) -> dict[str, Any]:
         """Return everything that the output depends on, as JSON can hold it."""
-        settings = {"verb": self.verb, "model": self.model.digest, "rows": self.blocks.rows, **self.task.settings}
-        if path := getattr(self.blocks, "path", None):
-            about = path.stat()
-            settings["data"] = [str(path), about.st_size, about.st_mtime_ns]
-        return settings
+        about = {"verb": self.verb, "model": self.model.digest, "rows": self.blocks.rows, "blocks": len(self.blocks)}
+        return {**about, **self.blocks.source, **self.task.settings}
 
 
 def open_file(path: Path, spec: "DataSpec") -> "FileBlocks":
@@ -89,4 +88,4 @@ def open_file(path: Path, spec: "DataSpec") -> "FileBlocks":
 
 def listed(names: Sequence[str], most: int = 10) -> str:
     """Return the first names of a list, and the number of the others."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    return ", ".join(map(plain, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")

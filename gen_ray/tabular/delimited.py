@@ -98,7 +98,7 @@ class CsvFile:
             limits = f"{SAMPLE_BYTES:,} bytes, or has a cell of more than {csv.field_size_limit():,} characters"
             raise UserError(f"{self.path}: its first row does not end within {limits}; {HEADER}")
         if any("\0" in name for name in rows[0]):
-            remedy = "name the encoding, e.g. data.options.encoding=utf-16-le"
+            remedy = "name it, e.g. data.options.encoding=utf-16-le, or convert to UTF-8"
             raise UserError(f"{self.path}: wrong encoding (NUL characters in the first row); {remedy}")
         self.names = [name.strip() or f"column_{i}" for i, name in enumerate(rows[0], 1)]
         self._blank_lines = len(text[: -len(text.lstrip("\r\n"))].replace("\r\n", "\n"))

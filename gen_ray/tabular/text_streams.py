@@ -87,4 +87,4 @@ def translated(path: Path) -> Iterator[None]:
 def _encoding_fault(error: Exception) -> str:
     if isinstance(error, LookupError) and not isinstance(error, UnicodeError):
         return f"{one_line(error)}; data.options.encoding names one of Python's encodings, e.g. latin-1"
-    return f"wrong encoding ({one_line(error)}); name it, e.g. data.options.encoding=latin-1"
+    return f"wrong encoding ({one_line(error)}); name it, e.g. data.options.encoding=latin-1, or convert to UTF-8"

@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from gen_ray.engine.inference import artifact
-from gen_ray.engine.inference.rows import impute
+from gen_ray.engine.inference.rows import blocks, impute
+from gen_ray.engine.inference.rows.results import BlockResult
 from tests.cli.test_instances import untrained
 from tests.conftest import ROOT, CommandResult
 from tests.engine.row_models import untrained_model, with_missing, write_csv
@@ -118,6 +120,13 @@ def test_images_are_sampled_into_a_folder_that_prepare_reads(gen_ray: Run, tmp_p
         (("impute", "--data", "ROWS", "--fill", "best"), "--fill must be"),
         (("impute", "--data", "ROWS", "--intervals", "90"), "must be none, or a number between 0 and 1 such as 0.9"),
         (("impute", "--data", "ROWS", "--out", "ROWS"), "is the input itself; name another file"),
+        (("impute", "--data", "ROWS", "--out", "folder.csv"), "--out=folder.csv: is not a regular file"),
+        (("impute", "--data", "ROWS", "--completions", "pipe.parquet"), "--completions=pipe.parquet: is not a regular"),
+        (("impute", "--data", "ROWS", "--completions", "a.parquet", "--out", "a.parquet"), "is the same file as --out"),
+        (("impute", "--data", "rows.parquet", "--completions", "rows.parquet"), "is the input itself"),
+        (("impute", "--data", "pipe.parquet"), "pipe.parquet: is not a regular file; it is read several times"),
+        (("score", "--data", "folder.csv"), "folder.csv: is not a regular file"),
+        (("sample", "--out", "pipe.parquet"), "--out=pipe.parquet: is not a regular file"),
         (("impute", "--data", "BAD"), "row 1, column 'amount': 'many' is not a value of type int64"),
         (("impute", "--data", "OTHER"), "has none of the model's columns"),
         (("impute", "--data", "no.csv"), "no.csv"),
@@ -132,12 +141,47 @@ def test_a_mistake_is_one_line(
     monkeypatch.chdir(rows.parent)
     (rows.parent / "bad.csv").write_text("amount\n1\nmany\n")
     (rows.parent / "other.csv").write_text("a,b\n1,2\n")
+    (rows.parent / "folder.csv").mkdir()
+    os.mkfifo(rows.parent / "pipe.parquet")
+    pq.write_table(pa.table({"amount": [1, None]}), rows.parent / "rows.parquet")
     before = set(rows.parent.iterdir())
     names = {"ROWS": "rows.csv", "BAD": "bad.csv", "OTHER": "other.csv"}
     verb, *options = (names.get(word, word) for word in words)
     result = gen_ray(verb, folder / "model", *options)
     assert result.code == 2 and fault in result.fault, result.err
     assert set(rows.parent.iterdir()) == before
+
+
+def test_a_file_that_changes_during_the_command_has_no_output(
+    gen_ray: Run, folder: Path, rows: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = impute.ImputeTask.run
+
+    def changing(self: impute.ImputeTask, *arguments: Any) -> BlockResult:
+        rows.write_bytes(rows.read_bytes() + b"1,,,,,\n")
+        return run(self, *arguments)
+
+    monkeypatch.setattr(impute.ImputeTask, "run", changing)
+    words = ("impute", folder / "model", "--data", rows, "--out", rows.with_name("filled.csv"))
+    result = gen_ray(*words)
+    assert result.code == 1 and "rows.csv: was changed during the command" in result.err
+    assert not rows.with_name("filled.csv").exists()
+    monkeypatch.setattr(impute.ImputeTask, "run", run)
+    assert gen_ray(*words).code == 0 and len(read(rows.with_name("filled.csv"))) == 61
+
+
+def test_default_outputs_differ_for_names_with_dots(gen_ray: Run, folder: Path, rows: Path) -> None:
+    for month in ("2024.01", "2024.02"):
+        rows.with_name(f"sales.{month}.csv").write_text("kind,amount\na,\n")
+        assert gen_ray("impute", folder / "model", "--data", rows.with_name(f"sales.{month}.csv")).code == 0
+        assert rows.with_name(f"sales.{month}-filled.csv").exists()
+
+
+def test_many_completions_take_smaller_blocks() -> None:
+    rows = blocks.rows_per_block(10**6, cells=15 * 100_000)
+    assert rows >= 1 and rows * 15 * 100_000 <= blocks.CELLS
+    assert blocks.rows_per_block(10**6, cells=15 * 20) == blocks.BLOCK_ROWS
+    assert blocks.rows_per_block(10**6, cells=10**9) == 1
 
 
 def test_a_model_of_images_refuses_a_file_of_rows(gen_ray: Run, rows: Path, tmp_path: Path) -> None:

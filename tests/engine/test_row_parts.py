@@ -69,6 +69,38 @@ def test_a_part_that_was_changed_is_computed_again(tmp_path: Path) -> None:
         assert not second.finished
 
 
+@pytest.mark.parametrize("lost", ["block-00001.json", "rows-00001.csv", "cut", "emptied"])
+def test_a_block_that_was_lost_is_computed_again(tmp_path: Path, lost: str) -> None:
+    """After a power failure the last files may be empty, cut off or absent."""
+    out = tmp_path / "rows.csv"
+    first = Parts({"rows": out}, False, {})
+    with first.opened():
+        first.add(block(0, ".csv"))
+        first.add(block(1, ".csv"))
+        if lost == "cut":
+            (first.folder / "rows-00001.csv").write_bytes(b"x,y")
+        elif lost == "emptied":
+            (first.folder / "block-00001.json").write_bytes(b"")
+        else:
+            (first.folder / lost).unlink()
+    second = Parts({"rows": out}, False, {})
+    with second.opened():
+        assert set(second.finished) == {0}
+        second.add(block(1, ".csv"))
+        second.complete()
+    assert out.read_text() == 'x,y\n0,\n"a,""b",é\n2,\n"a,""b",é\n'
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "rows.csv").symlink_to(tmp_path / "disk" / "rows.csv")
+    parts = Parts({"rows": tmp_path / "rows.csv"}, False, {})
+    with parts.opened():
+        parts.add(block(0, ".csv"))
+        parts.complete()
+    assert (tmp_path / "rows.csv").is_symlink() and (tmp_path / "disk" / "rows.csv").read_text().startswith("x,y")
+
+
 def test_two_commands_do_not_write_the_same_file(tmp_path: Path) -> None:
     first, second = (Parts({"rows": tmp_path / "rows.csv"}, False, {}) for _ in range(2))
     with first.opened(), pytest.raises(UserError, match="another command writes it at the moment"), second.opened():

@@ -79,7 +79,7 @@ def test_a_cell_that_is_cut_off_is_an_error(tmp_path_factory, rows, place):
         ("c,x\n" + "a,1\n" * 9 + "b," + "2" * 9_000_000 + "\n", "row 9 or a later one: longer than 4,194,304 bytes"),
         ("n" * 200_000 + ",x\n1,2\n", "or has a cell of more than 131,072 characters"),
         ("  \n\n", "is empty"),
-        ("c,x\na,1\n".encode("utf-16-le"), "NUL characters in the first row); name the encoding"),
+        ("c,x\na,1\n".encode("utf-16-le"), "NUL characters in the first row); name it"),
         (b"\x1f\x8b\x08\x00\xff", "compressed by gzip; rename it to end in .gz"),
         (b"PK\x03\x04\xff\xfe", "a ZIP archive or a spreadsheet"),
     ],

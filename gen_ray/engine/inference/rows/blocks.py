@@ -1,16 +1,17 @@
 """Blocks of consecutive rows: those of a file, and those that are to be drawn."""
 
-from collections.abc import Collection, Iterator, Sequence
+import stat
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from gen_ray.engine.inference.rows.texts import no_text
-from gen_ray.errors import UserError
+from gen_ray.errors import RunError, UserError
 from gen_ray.tabular import codec
 from gen_ray.tabular.columns import MISSING, Column
 from gen_ray.tabular.delimited import CsvFile
@@ -25,6 +26,8 @@ LARGE_BLOCK_ROWS = 65_536
 MANY_ROWS = 1_048_576
 EXAMPLES = 1024
 """Images or texts in a block."""
+CELLS = 2**24
+"""Maximum number of cells of a block of rows of a table, with all completions, so that it fits into memory."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,15 @@ class Blocks(Protocol):
         """Return the number of rows of all blocks."""
         ...
 
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """Return the version of the file of the rows, as JSON can hold it; nothing for rows to be drawn."""
+        ...
+
+    def check_unchanged(self) -> None:
+        """Raise RunError if the source was changed."""
+        ...
+
     def read(self, skip: Collection[int] = ()) -> Iterator[RowRange]:
         """Yield the blocks in order, without those numbered in skip."""
         ...
@@ -72,6 +84,14 @@ class DrawnBlocks:
         """Return the number of blocks."""
         return -(-self.rows // self.block_rows)
 
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """Return nothing."""
+        return {}
+
+    def check_unchanged(self) -> None:
+        """Do nothing."""
+
     def read(self, skip: Collection[int] = ()) -> Iterator[RowRange]:
         """Yield the blocks in order, without those numbered in skip."""
         for index in range(len(self)):
@@ -85,7 +105,8 @@ class FileBlocks:
     """The blocks of a CSV or Parquet file with given columns. Raise UserError where rows cannot be read.
 
     ``rows``, ``missing`` (D,), the number of missing values of each column, and ``absent``, the columns that the file
-    lacks, are the result of ``inspect``.
+    lacks, are the result of ``inspect``. ``stamp`` are the size and time of the file before. ``copies`` is the number
+    of completions of each row.
     """
 
     path: Path
@@ -93,6 +114,8 @@ class FileBlocks:
     rows: int
     missing: tuple[int, ...]
     absent: tuple[str, ...]
+    stamp: tuple[int, int]
+    copies: int = 1
 
     def __len__(self) -> int:
         """Return the number of blocks, at least one, so that a file without rows has an output too."""
@@ -101,7 +124,17 @@ class FileBlocks:
     @property
     def block_rows(self) -> int:
         """Return the number of rows of a block."""
-        return rows_per_block(self.rows)
+        return rows_per_block(self.rows, cells=len(self.columns) * self.copies)
+
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """Return the name, size and time of the file."""
+        return {"data": [str(self.path), *self.stamp]}
+
+    def check_unchanged(self) -> None:
+        """Raise RunError if the file was changed after ``inspect``."""
+        if _stamp(self.path) != self.stamp:
+            raise RunError(f"{self.path}: was changed during the command, whose output is not written; repeat it")
 
     @cached_property
     def is_parquet(self) -> bool:
@@ -147,11 +180,14 @@ class FileBlocks:
         return parse_rows(self.path, self.columns, absent_as_missing=True)
 
 
-def rows_per_block(rows: int, *, examples: bool = False) -> int:
-    """Return the rows of a block of a file or sample of this many rows; examples: of images or texts."""
+def rows_per_block(rows: int, *, examples: bool = False, cells: int = 1) -> int:
+    """Return the rows of a block of a file or sample of this many rows, each with a number of cells.
+
+    examples: of images or texts.
+    """
     if examples:
         return EXAMPLES
-    return BLOCK_ROWS if rows <= MANY_ROWS else LARGE_BLOCK_ROWS
+    return max(1, min(BLOCK_ROWS if rows <= MANY_ROWS else LARGE_BLOCK_ROWS, CELLS // cells))
 
 
 def inspect(path: Path, columns: Sequence[Column]) -> FileBlocks:
@@ -159,12 +195,24 @@ def inspect(path: Path, columns: Sequence[Column]) -> FileBlocks:
 
     The pass takes little time in comparison with a model, and finds errors before the work starts.
     """
+    stamp = _stamp(path)
     rows, missing, names = 0, np.zeros(len(columns), np.int64), set(column_names(path))
     for parsed in parse_rows(path, columns, absent_as_missing=True):
         rows += len(parsed.values)
         missing += (codec.encode(parsed.values, columns, str(path)) == MISSING).sum(0)
     absent = tuple(column.name for column in columns if column.name not in names)
-    return FileBlocks(path, tuple(columns), rows, tuple(missing.tolist()), absent)
+    return FileBlocks(path, tuple(columns), rows, tuple(missing.tolist()), absent, stamp)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Return the size and time of a file. Raise UserError for anything else, such as a pipe."""
+    try:
+        about = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(about.st_mode):
+        raise UserError(f"{path}: is not a regular file; it is read several times, so copy it to one")
+    return about.st_size, about.st_mtime_ns
 
 
 def _regrouped(parsed: Iterator[ParsedRows], rows: int) -> Iterator[tuple[pa.Table, pa.Table]]:

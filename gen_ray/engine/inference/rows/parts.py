@@ -108,10 +108,11 @@ class Parts:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != self.finished[index]["files"][name]["sha256"]:
                     self._record(index).unlink()
                     raise RunError(f"{part}: was changed; repeat the command, which computes this block again")
-        draft = hidden_path(out, PARTIAL)
+        target = out.resolve()  # a link stays a link
+        draft = hidden_path(target, PARTIAL)
         try:
             assemble(parts, self.finished[min(self.finished)]["files"][name]["header_bytes"], draft)
-            draft.replace(out)
+            draft.replace(target)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -131,9 +132,21 @@ class Parts:
             self._remove_parts()
             self._write(self.folder / JOB, job)
         for file in self._files("block-*.json"):
-            content = self._read(file)
-            index = int(file.stem.removeprefix("block-"))
-            self.finished[index] = json.loads(content or b"{}")
+            index, record = int(file.stem.removeprefix("block-")), self._usable(file)
+            if record is None:
+                file.unlink()
+            else:
+                self.finished[index] = record
+
+    def _usable(self, file: Path) -> Mapping[str, Any] | None:
+        """Return the record of a block, or None if it or a part of it was lost, as after a power failure."""
+        try:
+            record: dict[str, Any] = json.loads(self._read(file) or b"")
+            parts = {name: self._part(int(file.stem.removeprefix("block-")), name) for name in record["files"]}
+            whole = all(parts[name].stat().st_size == about["bytes"] for name, about in record["files"].items())
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
+            return None
+        return record if whole else None
 
     def _remove_parts(self) -> None:
         parts = [f"part-*{PARQUET}"] if self.is_folder else [f"{name}-*" for name in self.outputs]
