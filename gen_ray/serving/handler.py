@@ -102,6 +102,7 @@ def _inputs(body: RequestBody, card: ModelCard, pixels: int) -> tuple[Mapping[st
         rows = body.table_rows(card)
         if rows is None:
             return body.arrays(card, pixels), None
+        _check_size(body, rows, card)
         return {"x": rows.codes.astype(card.spec.storage_dtype), "mask": rows.known}, rows
     except InstanceError as error:
         remedy = ": send one of that size, or resize: true" if error.scalable else ""
@@ -141,6 +142,8 @@ def _record_result(result: ResultView, record: AccessRecord) -> ResultView:
     return result
 
 
+MAX_REPEATED_BYTES = 2**25
+"""Maximum bytes of given values in a response, which has them once for each completion."""
 MAX_JSON_NUMBERS = 5_000_000
 """Maximum numbers in a response in format json: Python numbers take eight times the memory of an array."""
 
@@ -160,13 +163,31 @@ def check_request(verb: Verb, body: RequestBody, card: ModelCard, settings: ApiS
     if body.count > most:
         raise invalid_request(f"at most {most:g} instances for this model", code="too_much")
     rows = body.n * max(1, body.count) if isinstance(body, SamplingBody) else body.count
-    if body.format == "json" and issubclass(verb.result, SamplesSchema) and rows * card.spec.dims > MAX_JSON_NUMBERS:
+    if issubclass(verb.result, SamplesSchema):
+        _check_numbers(body, rows * card.spec.dims)
+    if isinstance(body, SamplingBody):
+        _check_sampling(body, card)
+
+
+def _check_numbers(body: RequestBody, numbers: int) -> None:
+    if body.format == "json" and numbers > MAX_JSON_NUMBERS:
         raise invalid_request(
             f"format: a json response has at most {MAX_JSON_NUMBERS:,} numbers; ask for npz, or for fewer samples",
             code="too_much",
         )
-    if isinstance(body, SamplingBody):
-        _check_sampling(body, card)
+
+
+def _check_size(body: RequestBody, rows: GivenRows, card: ModelCard) -> None:
+    """Raise RequestRefusedError 422 if the response would be too large, because it repeats the rows n times."""
+    if not isinstance(body, SamplingBody):
+        return
+    _check_numbers(body, body.n * len(rows) * card.spec.dims)
+    if body.n * rows.values.nbytes > MAX_REPEATED_BYTES:
+        raise invalid_request(
+            f"n: the response would repeat values of {rows.values.nbytes:,} bytes {body.n:,} times; the maximum is "
+            f"{MAX_REPEATED_BYTES:,} bytes in all",
+            code="too_much",
+        )
 
 
 def _check_sampling(body: SamplingBody, card: ModelCard) -> None:

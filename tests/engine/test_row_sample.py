@@ -13,6 +13,7 @@ import torch
 
 from gen_ray.datasets.shards import to_numpy
 from gen_ray.engine.inference.rows.blocks import DrawnBlocks
+from gen_ray.engine.inference.rows.conditional import ENOUGH, ConditionalDraws
 from gen_ray.engine.inference.rows.conditions import parse_conditions
 from gen_ray.engine.inference.rows.results import RowTask
 from gen_ray.engine.inference.rows.run import run_here
@@ -93,6 +94,7 @@ def test_a_value_inside_an_interval_is_kept_as_given() -> None:
         ("number=6..8", "no training value of 'number' is in this range; its values are between 0 and 9"),
         ("number=one", "column 'number': 'one' is not a value of type int64"),
         ("number=1|7", "7 is not among the stored values of 'number'; give one value, or a range LOW..HIGH"),
+        ("number=4..2", "the lower end 4 of the range is above the upper end 2"),
         ("number=..", "the range has neither a lower nor an upper end"),
         ("number", "must be NAME=VALUE, NAME=LOW..HIGH or NAME=VALUE|VALUE"),
     ],
@@ -114,6 +116,28 @@ def test_dates_and_categories_with_signs_of_the_syntax() -> None:
         conditions.allowed[1].uniforms(np.repeat(codes, 50), np.tile(np.arange(50) / 50, len(codes))),
     )
     assert set(drawn.cast(pa.int64()).to_pylist()) <= set(range(30, 61))
+
+
+def test_names_with_signs_of_the_syntax() -> None:
+    names = {"a": [1, 2], "a=b": [3, 4], " c.d ": [5, 6], 'e"\n': [7, 8]}
+    spec = untrained_model(pa.table({name: pa.array(some * 40) for name, some in names.items()})).spec
+    conditions = parse_conditions(["a=b=3", "a=2", " c.d =5..6", 'e"\n=7'], spec)
+    assert {d: value.to_pylist() for d, (_, value) in conditions.known.items()} == {0: [2], 1: [3], 3: [7]}
+    assert conditions.allowed[2].counts.all()
+
+
+def test_a_hopeless_condition_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share of accepted candidates is known long before each row has had all attempts."""
+    attempts = []
+
+    def rejected(self: ConditionalDraws, model: Any, rows: np.ndarray, start: np.ndarray, *more: Any) -> Any:
+        attempts.append(len(rows))
+        return start, np.zeros(len(rows), bool)
+
+    monkeypatch.setattr(ConditionalDraws, "_draw_all", rejected)
+    with pytest.raises(RunError, match="0 of the rows satisfy this, too few to find them"):
+        sampled("order", "number=9..", n=4096)
+    assert sum(attempts) < ENOUGH + 4096
 
 
 def test_a_condition_that_is_too_rare_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

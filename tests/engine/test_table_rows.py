@@ -136,3 +136,9 @@ def test_errors_do_not_repeat_the_input() -> None:
 
 def test_every_type_has_a_description() -> None:
     assert [table_rows.expected(column).split()[0] for column in SPEC.columns] == ["a"] * 4 + ["true", "a"]
+
+
+def test_a_blank_line_of_one_column_is_a_missing_value() -> None:
+    rows = parse_csv("\nage\n30\n\n40\n", SPEC, "csv", most=9)
+    assert rows.values.column("age").to_pylist() == [30, None, 40]
+    assert len(parse_csv("age,work\n30,shop\n\n40,sea\n", SPEC, "csv", most=9)) == 2

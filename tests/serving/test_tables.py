@@ -251,6 +251,7 @@ def test_a_stream_shows_cells_as_they_are_decided(http: TestClient) -> None:
         ("sample", {"format": "png"}, "ask for json, csv or npz"),
         ("sample", {"where": {}}, "where"),
         ("impute", {"rows": [{}] * 100, "n": 100}, "n: 10,000 samples in all; the maximum is 256"),
+        ("impute", {"rows": [{"letter": "z" * 400_000}], "n": 200}, "n: the response would repeat values of 400,"),
     ],
 )
 def test_bad_input_names_the_field_and_the_column(

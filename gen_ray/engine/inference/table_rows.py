@@ -3,8 +3,11 @@
 import csv
 import io
 import math
+import operator
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import dropwhile
 from typing import Any
 
 import numpy as np
@@ -61,7 +64,7 @@ def parse_objects(objects: Sequence[Any], spec: DataSpec, field: str) -> GivenRo
 
     Raise InstanceError naming the column: for an unknown one the nearest, for a wrong value the expected type.
     """
-    names = [column.name for column in spec.columns]
+    names = {column.name: None for column in spec.columns}
     places = [field if len(objects) == 1 else f"{field}.{i}" for i in range(len(objects))]
     for row, place in zip(objects, places, strict=True):
         if not isinstance(row, Mapping):
@@ -83,7 +86,9 @@ def parse_csv(text: str, spec: DataSpec, field: str, *, most: int) -> GivenRows:
         lines = list(csv.reader(io.StringIO(text, newline=""), delimiter=detect_delimiter(text), strict=True))
     except csv.Error:
         raise InstanceError(field, "is not CSV: a quotation mark is not closed, or a cell is too long") from None
-    header, *rows = [line for line in lines if line] or [[]]
+    header, *rows = [*dropwhile(operator.not_, lines)] or [[]]
+    # in a table of one column a blank line is a row with a missing value
+    rows = [line or [""] for line in rows] if len(header) == 1 else [line for line in rows if line]
     names, known = [name.strip() for name in header], [column.name for column in spec.columns]
     if not rows:
         raise InstanceError(field, "needs a row of column names and at least one row of values")
@@ -92,7 +97,7 @@ def parse_csv(text: str, spec: DataSpec, field: str, *, most: int) -> GivenRows:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InstanceError(field, f"has a column that is not known; {nearest(unknown[0][:LONGEST_LISTED], known)}")
-    repeated = [name for name in known if names.count(name) > 1]
+    repeated = [name for name, n in Counter(names).items() if n > 1]
     if repeated:
         raise InstanceError(field, f"has the column {repeated[0]!r} twice")
     places = [f"{field}, row {i}" for i in range(1, len(rows) + 1)]

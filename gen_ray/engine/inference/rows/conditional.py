@@ -13,8 +13,9 @@ from gen_ray.maths.chain import Chain
 from gen_ray.maths.noise import seed_at
 from gen_ray.tabular.columns import MISSING
 
-MOST_ATTEMPTS = 2000
-"""Candidates per row after which a condition is reported as too rare."""
+MOST_ATTEMPTS, ENOUGH = 2000, 50_000
+"""Candidates per row after which a condition is reported as too rare, and those of all rows from which on the share of
+accepted ones shows this."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,8 @@ class ConditionalDraws:
             waiting = waiting[~accepted]
             if not len(waiting):
                 return DrawnRows(codes, candidates)
+            if candidates >= ENOUGH and (len(rows) - len(waiting)) * MOST_ATTEMPTS < candidates:
+                break
         share = (len(rows) - len(waiting)) / candidates
         listed = " and ".join(self.conditions.texts.values())
         raise RunError(f"{listed}: {share:.2g} of the rows satisfy this, too few to find them; use wider conditions")

@@ -66,11 +66,9 @@ def parse_conditions(texts: Sequence[str], spec: DataSpec) -> RowConditions:
     """
     made, names = RowConditions(), [column.name for column in spec.columns]
     for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not value:
-            raise UserError("must be NAME=VALUE, NAME=LOW..HIGH or NAME=VALUE|VALUE", field="where", value=text)
+        name, value = _parts(text, names)
         try:
-            column = by_name(name.strip(), spec.columns)
+            column = by_name(name, spec.columns)
             d = names.index(column.name)
             if d in made.texts:
                 raise UserError(f"there are two conditions on {column.name!r}; write one, such as NAME=LOW..HIGH")
@@ -79,6 +77,16 @@ def parse_conditions(texts: Sequence[str], spec: DataSpec) -> RowConditions:
         except UserError as error:
             raise UserError(str(error), field="where", value=text) from None
     return made
+
+
+def _parts(text: str, names: Sequence[str]) -> tuple[str, str]:
+    """Return the name and value of a condition. A column's name may have equals signs and spaces. Raise UserError."""
+    exact = max((name for name in names if text.startswith(f"{name}=")), key=len, default=None)
+    name = text.partition("=")[0] if exact is None else exact
+    value = text[len(name) + 1 :]
+    if not value.strip():
+        raise UserError("must be NAME=VALUE, NAME=LOW..HIGH or NAME=VALUE|VALUE", field="where", value=text)
+    return name if exact is not None else name.strip(), value
 
 
 def _add(made: RowConditions, d: int, column: BaseColumn, value: str) -> None:
@@ -110,6 +118,8 @@ def _in_range(column: OrderedColumn, low: str, high: str) -> AllowedValues:
     if not low and not high:
         raise UserError("the range has neither a lower nor an upper end")
     lower, upper = (_value(column, text) if text else None for text in (low, high))
+    if lower is not None and upper is not None and pc.greater(lower[0], upper[0]).as_py():
+        raise UserError(f"the lower end {low} of the range is above the upper end {high}")
     flat = column.decode(*all_values(column))
     inside = pa.array(np.ones(len(flat), bool))
     if lower is not None:
