@@ -26,6 +26,10 @@ class PredictsColumns(Protocol):
         """Return the logits (B, K_d) of column d."""
         ...
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (B, D, K) of all columns, as a call of the net does."""
+        ...
+
 
 @dataclass(frozen=True)
 class ColumnStepper(UnmaskingStepper):
@@ -44,18 +48,30 @@ class ColumnStepper(UnmaskingStepper):
         return {"u": u, "x": x, "v": v}
 
     def tick(self, net: nn.Module, state: State, rows: Tensor, noise: RowNoise) -> State:
-        """Reveal columns by rows (B, 6), columns as in Unmask; x_d ~ p(x_d | all columns revealed before)."""
+        """Reveal columns by rows (B, 6), columns as in Unmask; x_d ~ p(x_d | all columns revealed before).
+
+        A net that predicts single columns is evaluated only for the rows that reveal one. A row with few missing values
+        reveals none in most ticks.
+        """
         x, v = state["x"].clone(), state["v"]
         masked = x == self.K
+        share = masked_share(masked)
         judged = bool((rows[:, Unmask.confidence] > 0).any())
         by_column = cast(PredictsColumns, net) if isinstance(net, PredictsColumns) and not judged else None
-        hidden = (by_column.hidden if by_column else net)(x, masked_share(masked))
+        logits = None if by_column else net(x, share)
         gumbel = noise.gumbel(self.shape, where=rows[:, Unmask.noise] > 0, device=x.device)
-        reveal = masked & self._chosen(hidden, state, rows.to(x.device), v, gumbel)
+        reveal = masked & self._chosen(logits, state, rows.to(x.device), v, gumbel)
+        active = reveal.any(1).nonzero().flatten()
+        hidden = by_column.hidden(x[active], share[active]) if by_column and len(active) else None
         for d in reveal.any(0).nonzero().flatten().tolist():
-            at = reveal[:, d].nonzero().flatten()
-            logits = by_column.column(hidden[at], d) if by_column else hidden[at, d]
-            x[at, d] = draw(logits.double().softmax(-1), v[at, d])
+            at = reveal[active, d].nonzero().flatten()
+            places = active[at]
+            if by_column and hidden is not None:
+                chosen = by_column.column(hidden[at], d)
+            else:
+                assert logits is not None
+                chosen = logits[places, d]
+            x[places, d] = draw(chosen.double().softmax(-1), v[places, d])
         return {**state, "x": x}
 
     def finish(self, state: State) -> Tensor:

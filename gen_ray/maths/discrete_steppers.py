@@ -46,11 +46,11 @@ class UnmaskingStepper:
         drawn, _ = _categories(logits[reveal], fresh[reveal])
         return {"u": u, "x": x.masked_scatter(reveal, drawn)}
 
-    def _chosen(self, logits: Tensor, state: State, rows: Tensor, fresh: Tensor, gumbel: Tensor) -> Tensor:
+    def _chosen(self, logits: Tensor | None, state: State, rows: Tensor, fresh: Tensor, gumbel: Tensor) -> Tensor:
         """Return a mask (B, *shape) of the positions to reveal.
 
         fresh (B, *shape) are the uniforms of the draw: a table with confidence ranks positions by the symbols they
-        would draw. gumbel (B, *shape) is noise on the ranking.
+        would draw. gumbel (B, *shape) is noise on the ranking. logits may be None for rows without confidence.
         """
         masked = state["x"] == self.K
         column = {name: append_dims(rows[:, name], masked.ndim) for name in Unmask}
@@ -58,6 +58,7 @@ class UnmaskingStepper:
         score = column[Unmask.noise] * gumbel - column[Unmask.level] * state["u"] - column[Unmask.place] * place
         ranked = masked & (column[Unmask.confidence] > 0)
         if ranked.any():
+            assert logits is not None, "a ranking by confidence needs logits"
             _, log_p = _categories(logits[ranked], fresh[ranked])
             score = score.masked_scatter(ranked, score[ranked] + log_p)
         order = score.masked_fill(~masked, -math.inf).flatten(1).argsort(stable=True, dim=1, descending=True)

@@ -74,6 +74,8 @@ class ColumnIndex(nn.Module):
             "own": own[valid],  # (N,)
         }.items():
             self.register_buffer(name, value, persistent=False)
+        self.spans, self.own_spans = consecutive(valid.sum(1)), consecutive(own.sum(1))
+        """The outputs of each column, and the rows of the free weights of its categories."""
 
     @property
     def count(self) -> int:
@@ -96,6 +98,12 @@ class ColumnIndex(nn.Module):
     def excluded(self) -> Tensor:
         """Return (D, K): −inf for categories that a column does not have, else 0."""
         return torch.zeros(self.valid.shape, device=self.valid.device).masked_fill(~self.valid, -math.inf)
+
+
+def consecutive(sizes: Tensor) -> list[slice]:
+    """Return consecutive slices of given sizes (D,)."""
+    ends = sizes.cumsum(0).tolist()
+    return [slice(end - size, end) for end, size in zip(ends, sizes.tolist(), strict=True)]
 
 
 def value_features(layout: CategoricalLayout) -> Tensor:
@@ -142,13 +150,12 @@ class CategoryHead(nn.Module):
 
     def column(self, h: Tensor, d: int) -> Tensor:
         """Return the logits (B, K_d), float32, of column d of hidden states h (B, F)."""
-        valid = self.columns.valid
-        end = int(valid[: d + 1].sum())
-        own = self.columns.own[end - int(valid[d].sum()) : end]
-        weights = self.columns.features[d, : len(own)] @ self.of_values[d]
-        first = int(self.columns.own[: end - len(own)].sum())
-        weights = weights.float().index_add(0, own.nonzero().flatten(), self.own[first : first + int(own.sum())])
-        return F.linear(h, weights, self.bias[end - len(own) : end]).float()
+        span, own_span = self.columns.spans[d], self.columns.own_spans[d]
+        weights = self.columns.features[d, : span.stop - span.start] @ self.of_values[d]
+        if own_span.start < own_span.stop:
+            own = self.columns.own[span].nonzero().flatten()
+            weights = weights.float().index_add(0, own, self.own[own_span])
+        return F.linear(h, weights, self.bias[span]).float()
 
     def forward(self, h: Tensor) -> Tensor:
         """Return logits (B, D, K), float32, of hidden states h: (B, F), or one for each column, (B, D, F)."""
@@ -179,7 +186,12 @@ class ColumnsNet(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return logits (B, D, K) for symbols x (B, D) at times t (B,) in [0, 1]."""
-        return self.head(self.hidden(x, t))
+        return self.logits(self.hidden(x, t))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Return the logits (B, D, K) of all columns from the hidden state (B, F)."""
+        logits: Tensor = self.head(hidden)
+        return logits
 
     def column(self, hidden: Tensor, d: int) -> Tensor:
         """Return the logits (B, K_d) of column d from the hidden state (B, F)."""

@@ -19,6 +19,7 @@ from gen_ray.engine.inference.batcher.batched_net import (
     BatchingNet,
     GradientTurn,
     NetCall,
+    batching_net,
     serve_calls,
 )
 from gen_ray.engine.inference.batcher.errors import memory_error
@@ -157,7 +158,7 @@ class Batcher:
     @torch.inference_mode()
     def _run(self, threads: int) -> None:
         torch.set_num_threads(threads)
-        net = BatchingNet(self.model.net)
+        net = batching_net(self.model.net)
         with autocast(self.model.experiment.training.precision, self.device):
             while self._accept():
                 self._drop_cancelled()
@@ -233,7 +234,7 @@ class Batcher:
         """Advance the given number of rows of each sampling request and of each network call."""
         joined = [(call, rows) for call, rows in chosen.items() if isinstance(call, NetCall)]
         requests = {request: rows for request, rows in chosen.items() if isinstance(request, SamplingRequest)}
-        net.joined = [] if batch.padded_rows else joined
+        net.joined, net.padded_rows = [] if batch.padded_rows else joined, batch.padded_rows
         if requests:
             self._step(net, batch, requests)
         self._serve(joined if batch.padded_rows else net.joined)
