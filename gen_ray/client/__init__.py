@@ -81,7 +81,10 @@ class Client:
         return self._ask(model, "reconstruct", fields)
 
     def sample_rows(self, model: str, *, n: int = 1, **fields: Any) -> ClientRows:
-        """Return n rows of a table's model; where={column: value} sets values of all rows. Raise ApiError."""
+        """Return n rows of a table's model. Raise ApiError.
+
+        where={column: value, column: "LOW..HIGH", column: "VALUE|VALUE"} are conditions on all rows.
+        """
         return self._ask_rows(model, "sample", {"n": n, **fields})
 
     def impute_rows(self, model: str, **fields: Any) -> ClientRows:

@@ -103,7 +103,8 @@ def _inputs(body: RequestBody, card: ModelCard, pixels: int) -> tuple[Mapping[st
         if rows is None:
             return body.arrays(card, pixels), None
         _check_size(body, rows, card)
-        return {"x": rows.codes.astype(card.spec.storage_dtype), "mask": rows.known}, rows
+        codes = rows.codes.astype(card.spec.storage_dtype)
+        return {"x": codes, "mask": rows.known, "conditions": rows.conditions}, rows
     except InstanceError as error:
         remedy = ": send one of that size, or resize: true" if error.scalable else ""
         code = "too_much" if error.too_large else "invalid"

@@ -21,10 +21,10 @@ from gen_ray.datasets import images
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import instances
 from gen_ray.engine.inference.instances import InstanceError
-from gen_ray.engine.inference.table_rows import GivenRows, parse_csv, parse_objects
+from gen_ray.engine.inference.rows.conditions import ConditionError, RowConditions, add_condition
+from gen_ray.engine.inference.table_rows import GivenRows, cell_text, conditions_row, expected, parse_csv, parse_objects
 from gen_ray.maths.levels import stored
 from gen_ray.serving.errors import http_error
-from gen_ray.serving.service import ModelCard
 
 LARGEST_LATENT = 1e6
 """Maximum absolute value of a latent coordinate."""
@@ -156,16 +156,21 @@ def from_rows(rows: Sequence[Any] | None, csv: str | None, spec: DataSpec, *, mo
     return parse_objects(rows or [], spec, "rows") if csv is None else parse_csv(csv, spec, "csv", most=most)
 
 
-def from_conditions(where: Mapping[str, Any], card: ModelCard) -> GivenRows:
-    """Return values that all samples must have as one row; the other values are missing."""
-    if not card.spec.is_table:
+def from_conditions(where: Mapping[str, Any], spec: DataSpec) -> GivenRows:
+    """Return the conditions on columns: a JSON value, or a text as ``gen-ray sample --where`` has it after NAME=."""
+    if not spec.is_table:
         raise InstanceError("where", "the model's data are not rows of a table")
-    if not card.exact_conditions:
-        raise InstanceError(
-            "where",
-            "the model cannot draw rows with given values exactly; impute completes a row approximately",
-        )
-    return parse_objects([where], card.spec, "where")
+    made, columns = RowConditions(), {column.name: column for column in spec.columns}
+    for name, value in where.items():
+        text = cell_text(value, columns[name]) if name in columns else ""
+        if text is None:
+            kind = expected(columns[name])
+            raise InstanceError("where", f"column {name!r} must be {kind}, or a text LOW..HIGH or A|B")
+        try:
+            add_condition(made, name, text.strip(), spec)
+        except ConditionError as error:
+            raise InstanceError("where", error.reason) from None
+    return conditions_row(made, spec)
 
 
 def from_masked_text(text: str, hole: str, spec: DataSpec) -> tuple[np.ndarray, np.ndarray]:

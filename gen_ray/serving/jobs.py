@@ -21,6 +21,7 @@ from gen_ray.engine.inference.score import EFFORT
 from gen_ray.errors import UserError
 from gen_ray.maths.chain import Chain, Known
 from gen_ray.maths.sampler import Sampler
+from gen_ray.serving.condition_jobs import is_searched, search_task, submit_search
 from gen_ray.serving.loaded_model import LoadedModel
 from gen_ray.serving.service import ErrorReply, RequestRefusedError, ServingJob
 from gen_ray.serving.table_jobs import CellStatistics, drawn_statistics, source_note, submit_statistics
@@ -69,12 +70,26 @@ def submit_sample(loaded: LoadedModel, job: ServingJob, deadline: float, watch: 
     """Draw job.n samples, with previews to watch."""
     family = loaded.model.family
     sampler, steps = _sampler_and_steps(loaded, job)
+    if job.conditions is not None and is_searched(loaded, job.conditions):
+        return _submit_search(loaded, job, deadline)
     chain, known = family.chain(sampler, steps), family.samplers()
     _check_rows(loaded, job.n, chain)
     about = known[sampler.partition(":")[0]]
     given = None if job.x is None else _known_rows(job.x, job.mask, job.n)
     handle = _submit_sampling(loaded, job, chain, job.n, given, about.adaptive, deadline, watch)
     return _sampling_job(handle, sampler, _reported_steps(about, steps), chain, lambda samples: samples.numpy())
+
+
+def _submit_search(loaded: LoadedModel, job: ServingJob, deadline: float) -> PendingJob:
+    """Search for job.n rows of a table under conditions, without previews."""
+    chosen = (job.sampler, job.steps) if job.quality is None else _sampler_and_steps(loaded, job)
+    task = search_task(job, *chosen)
+    _check_rows(loaded, job.n, task.chain(loaded.model))
+    return PendingJob(
+        handle=submit_search(loaded, job, task, deadline),
+        arrays=lambda found: {"samples": found.codes},
+        notes=lambda found: found.facts,
+    )
 
 
 def submit_impute(loaded: LoadedModel, job: ServingJob, deadline: float, watch: OnPreview | None) -> PendingJob:

@@ -203,13 +203,13 @@ def _job_result(loaded: LoadedModel, pending: PendingJob, job: ServingJob, resul
     return JobResult(
         arrays=arrays,
         version=loaded.release.version,
-        sampler=pending.sampler,
-        steps=pending.steps,
+        sampler=notes.get("sampler", pending.sampler),
+        steps=notes.get("steps", pending.steps),
         nfe=int(notes.get("nfe", pending.nfe)),
         seed=job.seed,
         queued_seconds=pending.handle.queued_seconds,
         computed_seconds=pending.handle.computed_seconds,
-        notes={key: value for key, value in notes.items() if key != "nfe"},
+        notes={key: value for key, value in notes.items() if key not in ("sampler", "steps", "nfe")},
     )
 
 

@@ -23,6 +23,7 @@ Nested = Annotated[list[Any], Field(min_length=1, description="Nested lists of s
 MAX_ITEMS = 4096
 """Maximum number of items of any kind in one request; a model's own limits are lower."""
 VALUES = {"type": "object", "additionalProperties": {"type": ["null", "boolean", "number", "string"]}}
+CONDITIONS = {"type": "object", "additionalProperties": {"type": ["boolean", "number", "string"]}}
 ONE_ROW = "{column: value}; null, or an absent column, is a missing value; times are ISO 8601."
 Rows = Annotated[list[Any], Field(min_length=1, max_length=MAX_ITEMS, json_schema_extra={"items": VALUES})]
 Csv = Annotated[str, Field(min_length=1, max_length=2**20)]
@@ -128,8 +129,11 @@ class SampleBody(SamplingBody):
         default=None, description="Choose sampler and steps from the measured cost-quality curve."
     )
 
-    where: Annotated[dict[str, Any], Field(min_length=1, json_schema_extra=VALUES)] | None = Field(
-        default=None, description=f"Values that all rows of a table have: {ONE_ROW} Of models with exact_conditions."
+    where: Annotated[dict[str, Any], Field(min_length=1, json_schema_extra=CONDITIONS)] | None = Field(
+        default=None,
+        description="Conditions on all rows of a table: {column: value}, or with texts {column: 'LOW..HIGH'} (both "
+        "included, either may be left out) and {column: 'VALUE|VALUE'}. notes.where says how they are satisfied.",
+        examples=[{"age": "30..40", "education": "Masters|Doctorate", "income": "<=50K"}],
     )
 
     @model_validator(mode="after")
@@ -144,7 +148,7 @@ class SampleBody(SamplingBody):
 
     def table_rows(self, card: ModelCard) -> GivenRows | None:
         """Return the conditions as one row. Raise InstanceError."""
-        return None if self.where is None else inputs.from_conditions(self.where, card)
+        return None if self.where is None else inputs.from_conditions(self.where, card.spec)
 
 
 class ImputeBody(SamplingBody):

@@ -13,6 +13,7 @@ import numpy as np
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.evaluation.pareto import CostQuality
+from gen_ray.engine.inference.rows.conditions import RowConditions
 from gen_ray.errors import PicklableError
 from gen_ray.serving.tables import describe
 
@@ -23,9 +24,9 @@ Quality = Literal["fast", "balanced", "best"]
 class ServingJob:
     """One request.
 
-    Fields that a verb uses: sample: n, sampler, steps, quality, and for tables x and mask (1, D), values that all
-    samples have; impute: x, mask, n (completions of each), sampler, steps; score: x, effort; encode and reconstruct: x;
-    decode: z.
+    Fields that a verb uses: sample: n, sampler, steps, quality, and for tables conditions, with the values that all
+    samples have as x and mask (1, D); impute: x, mask, n (completions of each), sampler, steps; score: x, effort;
+    encode and reconstruct: x; decode: z.
 
     x (N, *shape) is stored data, for tables −1 where a value is missing; mask (N, *shape) is True where known; z (N, Z)
     is float32.
@@ -47,6 +48,7 @@ class ServingJob:
     x: np.ndarray | None = None
     mask: np.ndarray | None = None
     z: np.ndarray | None = None
+    conditions: RowConditions | None = None
     effort: int | None = None
     statistics: bool = False
     """Whether impute also summarises the missing cells of a table."""

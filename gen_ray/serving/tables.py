@@ -58,10 +58,14 @@ def _column(column: Column, typical: float) -> dict[str, Any]:
 def sampled_rows(samples: np.ndarray, seed: int, spec: DataSpec, given: GivenRows | None) -> pa.Table:
     """Return the values of samples (n, D), codes, null where they are −1; given values are returned as they were sent.
 
-    The value of row i that a code stands for is a function of (seed, i), as in files that gen-ray writes.
+    The value of row i that a code stands for is a function of (seed, i), as in files that gen-ray writes. Under
+    conditions it is one of the allowed values.
     """
+    codes = samples.astype(np.int64)
     u = decoding_uniforms(np.arange(len(samples)), seed, spec.dims)
-    return decoded(samples.astype(np.int64), u, spec, given)
+    if given is not None and given.conditions is not None:
+        given.conditions.select_allowed(codes, u)
+    return decoded(codes, u, spec, given)
 
 
 def sampled_objects(samples: np.ndarray, seed: int, spec: DataSpec, given: GivenRows | None) -> list[dict[str, Any]]:

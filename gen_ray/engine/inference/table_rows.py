@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.instances import InstanceError
+from gen_ray.engine.inference.rows.conditions import RowConditions
 from gen_ray.errors import nearest
 from gen_ray.tabular.columns import (
     MISSING,
@@ -43,11 +44,13 @@ class GivenRows:
 
     ``values`` (N, D) have the columns' types, null where a value is missing; ``codes`` (N, D) int32 are their codes, −1
     where missing. ``unknown`` are categories that the model does not know, by column; their code is "other".
+    ``conditions`` are those of a row of conditions, whose values are the known ones.
     """
 
     values: pa.Table
     codes: np.ndarray
     unknown: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    conditions: RowConditions | None = None
 
     def __len__(self) -> int:
         """Return N."""
@@ -106,6 +109,16 @@ def parse_csv(text: str, spec: DataSpec, field: str, *, most: int) -> GivenRows:
             raise InstanceError(place, f"has {len(row)} cells; the first row has {len(names)}")
     cells = dict(zip(names, zip(*rows, strict=True), strict=True))
     return _rows([cells.get(name, [None] * len(rows)) for name in known], places, spec)
+
+
+def conditions_row(conditions: RowConditions, spec: DataSpec) -> GivenRows:
+    """Return conditions as one row, which has the values of the columns that are to have a single one."""
+    codes = np.full((1, len(spec.columns)), MISSING, np.int32)
+    arrays = [pa.nulls(1, column.type_of_values) for column in spec.columns]
+    for d, (code, value) in conditions.known.items():
+        codes[0, d], arrays[d] = code, value
+    table = pa.table(arrays, names=[column.name for column in spec.columns])
+    return GivenRows(table, codes, conditions=conditions)
 
 
 def decoded(codes: np.ndarray, u: np.ndarray, spec: DataSpec, given: GivenRows | None = None) -> pa.Table:
@@ -168,7 +181,7 @@ def _parse_column(cells: Sequence[Any], places: Sequence[str], column: BaseColum
     """Return the values (N,) of a column's JSON values. Raise InstanceError with the place and the column."""
     texts: list[str | None] = []
     for value, place in zip(cells, places, strict=True):
-        text = None if value is None else _as_text(value, column)
+        text = None if value is None else cell_text(value, column)
         if text is None and value is not None:
             raise InstanceError(place, f"column {column.name!r} must be {expected(column)}, or null")
         texts.append(text)
@@ -188,7 +201,7 @@ def _parse(texts: pa.Array, column: BaseColumn) -> Parsed:
     return Parsed(pc.coalesce(parsed.values, iso.values), parsed.bad & iso.bad)
 
 
-def _as_text(value: Any, column: BaseColumn) -> str | None:
+def cell_text(value: Any, column: BaseColumn) -> str | None:
     """Return a JSON value as the text that a file would have, or None if the column cannot have such a value."""
     if isinstance(value, str):
         return value

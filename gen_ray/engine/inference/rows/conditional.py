@@ -41,6 +41,8 @@ class ConditionalDraws:
     chain: Chain
     seed: int
     first: tuple[int, ...] = ()
+    attempts: int | None = None
+    """Candidates per row after which a condition is reported as too rare. None: MOST_ATTEMPTS."""
 
     def run(self, model: Model, rows: np.ndarray, device: torch.device) -> DrawnRows:
         """Return the codes of rows (n,). Raise RunError where too few candidates satisfy the conditions."""
@@ -58,7 +60,7 @@ class ConditionalDraws:
     def _accepted(self, model: Model, rows: np.ndarray, start: np.ndarray, device: torch.device) -> DrawnRows:
         """Repeat the draw of the rows that are not yet accepted, with a separate seed for each attempt."""
         codes, waiting, candidates = start.copy(), np.arange(len(rows)), 0
-        for attempt in range(MOST_ATTEMPTS):
+        for attempt in range(self.attempts or MOST_ATTEMPTS):
             seed = seed_at(self.seed, attempt) if attempt else self.seed
             candidates += len(waiting)
             draw = self._draw_first if self.first else self._draw_all

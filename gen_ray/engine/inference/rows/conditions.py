@@ -9,12 +9,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from gen_ray.dataspec import DataSpec
-from gen_ray.errors import UserError, nearest
-from gen_ray.tabular.columns import BaseColumn, CategoryColumn, OrderedColumn, by_name
+from gen_ray.errors import LONGEST_SHOWN, UserError, nearest, short
+from gen_ray.tabular.columns import BaseColumn, CategoryColumn, OrderedColumn
 from gen_ray.tabular.parse import describe
 from gen_ray.tabular.texts import parse_cells
 
 RANGE, ALTERNATIVES = "..", "|"
+
+
+class ConditionError(UserError):
+    """A condition that a model cannot satisfy. ``reason`` is its message without the texts of the condition."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        """Take the reason, and the message with the texts of the condition."""
+        super().__init__(detail or reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,12 @@ class RowConditions:
         """Return whether there is a condition."""
         return bool(self.known or self.allowed)
 
+    def select_allowed(self, codes: np.ndarray, u: np.ndarray) -> None:
+        """Change the uniforms u (n, D) for ``decode``, so that they select allowed values of codes (n, D)."""
+        for d, allowed in self.allowed.items():
+            decided = codes[:, d] >= 0
+            u[decided, d] = allowed.uniforms(codes[decided, d], u[decided, d])
+
 
 def parse_conditions(texts: Sequence[str], spec: DataSpec) -> RowConditions:
     """Return the conditions NAME=VALUE, NAME=LOW..HIGH (either may be left out) or NAME=VALUE|VALUE of a command.
@@ -68,12 +83,7 @@ def parse_conditions(texts: Sequence[str], spec: DataSpec) -> RowConditions:
     for text in texts:
         name, value = _parts(text, names)
         try:
-            column = by_name(name, spec.columns)
-            d = names.index(column.name)
-            if d in made.texts:
-                raise UserError(f"there are two conditions on {column.name!r}; write one, such as NAME=LOW..HIGH")
-            made.texts[d] = text
-            _add(made, d, column, value.strip())
+            add_condition(made, name, value.strip(), spec)
         except UserError as error:
             raise UserError(str(error), field="where", value=text) from None
     return made
@@ -87,6 +97,20 @@ def _parts(text: str, names: Sequence[str]) -> tuple[str, str]:
     if not value.strip():
         raise UserError("must be NAME=VALUE, NAME=LOW..HIGH or NAME=VALUE|VALUE", field="where", value=text)
     return name if exact is not None else name.strip(), value
+
+
+def add_condition(made: RowConditions, name: str, value: str, spec: DataSpec) -> None:
+    """Add the condition VALUE, LOW..HIGH or VALUE|VALUE on a column. Raise ConditionError."""
+    names = [column.name for column in spec.columns]
+    if name not in names:
+        hint = nearest(name[:LONGEST_SHOWN], names)
+        raise ConditionError(f"has a column that is not known; {hint}", f"unknown column {short(name)}: {hint}")
+    d = names.index(name)
+    column = spec.columns[d]
+    if d in made.texts:
+        raise ConditionError(f"there are two conditions on {column.name!r}; write one, such as NAME=LOW..HIGH")
+    made.texts[d] = f"{name}={value}"
+    _add(made, d, column, value)
 
 
 def _add(made: RowConditions, d: int, column: BaseColumn, value: str) -> None:
@@ -104,22 +128,27 @@ def _add(made: RowConditions, d: int, column: BaseColumn, value: str) -> None:
 
 
 def _value(column: BaseColumn, text: str) -> pa.Array:
-    """Return a value (1,) of a column. Raise UserError."""
+    """Return a value (1,) of a column. Raise ConditionError."""
+    named = f"column {column.name!r}"
     if isinstance(column, CategoryColumn) and text not in (known := {*column.categories, *column.rare}):
-        raise UserError(f"column {column.name!r} does not have the value {text!r}, {nearest(text, known)}")
+        hint = nearest(text[:LONGEST_SHOWN], known)
+        raise ConditionError(
+            f"{named} does not have this value, {hint}", f"{named} does not have the value {short(text)}, {hint}"
+        )
     parsed = parse_cells(pa.array([text]), column)
     if parsed.bad.any() or parsed.values.null_count:
-        raise UserError(f"column {column.name!r}: {text!r} is not {describe(column)}")
+        raise ConditionError(f"{named} must be {describe(column)}", f"{named}: {short(text)} is not {describe(column)}")
     return parsed.values
 
 
 def _in_range(column: OrderedColumn, low: str, high: str) -> AllowedValues:
     """Return the values from low to high, both included; an empty text means without a limit."""
     if not low and not high:
-        raise UserError("the range has neither a lower nor an upper end")
+        raise ConditionError("the range has neither a lower nor an upper end")
     lower, upper = (_value(column, text) if text else None for text in (low, high))
     if lower is not None and upper is not None and pc.greater(lower[0], upper[0]).as_py():
-        raise UserError(f"the lower end {low} of the range is above the upper end {high}")
+        fault = "of the range is above the upper end"
+        raise ConditionError(f"the lower end {fault}", f"the lower end {low} {fault} {high}")
     flat = column.decode(*all_values(column))
     inside = pa.array(np.ones(len(flat), bool))
     if lower is not None:
@@ -129,7 +158,7 @@ def _in_range(column: OrderedColumn, low: str, high: str) -> AllowedValues:
     found = _allowed(column, inside.to_numpy(zero_copy_only=False))
     if not found.counts.any():
         span = pc.min_max(flat)
-        raise UserError(
+        raise ConditionError(
             f"no training value of {column.name!r} is in this range; its values are between "
             f"{_shown(span['min'])} and {_shown(span['max'])}"
         )
@@ -143,8 +172,8 @@ def _one_of(column: BaseColumn, values: Sequence[pa.Array]) -> AllowedValues:
     found = _allowed(column, listed)
     absent = [value for value in values if not found.counts[column.encode(value)[0]]]
     if absent:
-        remedy = "give one value, or a range LOW..HIGH"
-        raise UserError(f"{_shown(absent[0][0])} is not among the stored values of {column.name!r}; {remedy}")
+        fault = f"is not among the stored values of {column.name!r}; give one value, or a range LOW..HIGH"
+        raise ConditionError(f"a value {fault}", f"{_shown(absent[0][0])} {fault}")
     return found
 
 

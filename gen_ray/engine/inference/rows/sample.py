@@ -45,11 +45,24 @@ class SampleTask:
         names = ("suffix", "seed", "sampler", "steps")
         return {**{name: getattr(self, name) for name in names}, "where": where}
 
+    @property
+    def imputes(self) -> bool:
+        """Return whether rows begin with known values, which an imputer keeps."""
+        return bool(self.conditions.known or self.first)
+
     def chain(self, model: Model) -> Chain:
-        """Return the sampler, or the imputer if there are known columns. Raise UserError for an unknown one."""
-        if self.conditions.known or self.first:
+        """Return the sampler, or the imputer if there are known values. Raise UserError for an unknown one."""
+        if self.imputes:
             return model.family.impute(self.sampler or next(iter(model.family.imputers())), self.steps)
         return model.experiment.chain(model.family, self.sampler, self.steps)
+
+    def named_sampler(self, model: Model) -> tuple[str, int]:
+        """Return the name of the sampler or imputer, with its options, and its number of steps."""
+        known = model.family.imputers() if self.imputes else model.family.samplers()
+        default = next(iter(known)) if self.imputes else model.experiment.sampler(model.family)
+        name = self.sampler or default
+        steps = self.steps or (None if self.imputes or self.sampler else model.experiment.evaluation.steps)
+        return name, steps or known[name.partition(":")[0]].default_steps
 
     def run(self, model: Model, device: torch.device, block: RowRange) -> BlockResult:
         """Return the samples of a block."""
@@ -71,8 +84,7 @@ class SampleTask:
         """Return the values of codes (n, D) that satisfy the conditions."""
         spec = model.spec
         u = chains.decoding_uniforms(rows, self.seed, spec.dims)
-        for d, allowed in self.conditions.allowed.items():
-            u[:, d] = allowed.uniforms(codes[:, d], u[:, d])
+        self.conditions.select_allowed(codes, u)
         table = codec.decode(codes, spec.columns, u)
         for d, value in self.fixed.items():
             table = table.set_column(d, spec.columns[d].name, value.take(pa.array(np.zeros(len(rows), np.int64))))
