@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from gen_ray.engine.inference.rows.blocks import inspect
 from gen_ray.engine.inference.rows.impute import COMPLETIONS, ImputeTask
+from gen_ray.engine.inference.rows.score import ScoreTask
 from gen_ray.errors import UserError
 from tests import tabular_joint
 from tests.engine.row_models import output, perfect_model, untrained_model, with_missing, write_csv
@@ -49,6 +51,21 @@ def test_known_cells_keep_their_bytes(tmp_path: Path, fill: str, exact: bool) ->
     assert found[1][5:] == ["", "", "", ""], "known cells are certain"
     again = output(model, task, source)
     assert again == [content]
+
+
+def test_known_cells_keep_their_quotation_marks(tmp_path: Path) -> None:
+    """Also where they do not need them, and none are added to cells with a mark inside."""
+    model = perfect_model()
+    lines = ['"a",7,true,"plain"', '"b",,"TRUE",5" by 4"', '"?","3",,""', '"a","0",false,"x,""y"""']
+    (tmp_path / "rows.csv").write_bytes("\r\n".join(['letter,"number",truth,note', *lines]).encode())
+    source = inspect(tmp_path / "rows.csv", model.spec.columns)
+    [impute] = output(model, ImputeTask(source=source, **{**DEFAULTS, "coverage": None}), source)
+    found = impute.decode().splitlines()[1:]
+    assert [found[0], found[3]] == [lines[0], lines[3]]
+    assert re.fullmatch(r'"b",\d,"TRUE",5" by 4"', found[1])
+    assert re.fullmatch(r'[abxy],"3",(true|false),""', found[2])
+    [scored] = output(model, ScoreTask(source=source, suffix=".csv", effort=3, seed=0, expected=None), source)
+    assert [line.rpartition(",")[0] for line in scored.decode().splitlines()[1:]] == lines
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])

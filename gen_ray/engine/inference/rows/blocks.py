@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +18,7 @@ from gen_ray.tabular.columns import MISSING, Column
 from gen_ray.tabular.delimited import CsvFile
 from gen_ray.tabular.parse import ParsedRows, column_names, parse_rows
 from gen_ray.tabular.plain_parquet import ParquetTable, is_parquet
+from gen_ray.tabular.quotation import QuotedCells, has_quotation_marks
 from gen_ray.tabular.texts import natural_type
 
 BLOCK_ROWS = 8192
@@ -41,10 +43,27 @@ class RowRange:
 
 @dataclass(frozen=True)
 class RowBlock(RowRange):
-    """Rows of a file: ``values`` (n, D) of the model's columns, and ``cells`` with all columns as in the file."""
+    """Rows of a file: ``values`` (n, D) of the model's columns, and ``cells`` with all C columns as in the file.
+
+    ``quoted`` (n, C) is True for cells of a CSV file that are in quotation marks; None where no cell is.
+    """
 
     values: pa.Table
     cells: pa.Table
+    quoted: np.ndarray | None = None
+
+    def marks(self, changed: Mapping[str, np.ndarray] = MappingProxyType({})) -> dict[str, pa.Array]:
+        """Return for each column whether its cells (n,) are in quotation marks: null for changed cells.
+
+        changed are the rows of the changed cells of columns. The result is empty where no cell has quotation marks.
+        """
+        made = dict[str, pa.Array]()
+        for c, name in enumerate(self.cells.schema.names if self.quoted is not None else ()):
+            assert self.quoted is not None
+            unknown = np.zeros(self.rows, bool)
+            unknown[changed.get(name, [])] = True
+            made[name] = pa.array(self.quoted[:, c], mask=unknown)
+        return made
 
 
 class Blocks(Protocol):
@@ -155,6 +174,11 @@ class FileBlocks:
                 raise UserError(f"{self.path}: {no_text(name, kind)}")
 
     @cached_property
+    def has_quotation_marks(self) -> bool:
+        """Return whether cells of a CSV file may be in quotation marks."""
+        return not self.is_parquet and has_quotation_marks(CsvFile(self.path))
+
+    @cached_property
     def delimiter(self) -> str:
         """Return the delimiter of a CSV file; a comma for Parquet."""
         return "," if self.is_parquet else CsvFile(self.path).delimiter
@@ -166,10 +190,11 @@ class FileBlocks:
 
     def read(self, skip: Collection[int] = ()) -> Iterator[RowBlock]:
         """Yield the blocks in order, without those numbered in skip."""
-        first = 0
+        first, marks = 0, QuotedCells(CsvFile(self.path)) if self.has_quotation_marks else None
         for index, (values, cells) in enumerate(_regrouped(self._parsed(), self.block_rows)):
+            quoted = marks.take(len(values)) if marks else None
             if index not in skip:
-                yield RowBlock(index, first, len(values), values, cells)
+                yield RowBlock(index, first, len(values), values, cells, quoted)
             first += len(values)
         if not self.rows and 0 not in skip:
             empty = np.empty((0, len(self.columns)))

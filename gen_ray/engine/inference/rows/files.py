@@ -1,9 +1,10 @@
 """The content of the files of a block, and the file that the blocks of a whole input make up."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +28,10 @@ class FileContent:
     header_bytes: int = 0
 
 
-def encode_file(table: pa.Table, suffix: str, delimiter: str = ",") -> FileContent:
-    """Return rows as a CSV or Parquet file."""
+def encode_file(
+    table: pa.Table, suffix: str, delimiter: str = ",", marks: Mapping[str, pa.Array] = MappingProxyType({})
+) -> FileContent:
+    """Return rows as a CSV or Parquet file. marks are those of ``csv_lines`` by column."""
     if suffix == PARQUET:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
@@ -36,7 +39,7 @@ def encode_file(table: pa.Table, suffix: str, delimiter: str = ",") -> FileConte
     names = table.schema.names
     columns = [as_texts(table.column(name).combine_chunks(), name) for name in names]
     header = csv_header(names, delimiter)
-    return FileContent(header + csv_lines(columns, delimiter), len(header))
+    return FileContent(header + csv_lines(columns, delimiter, [marks.get(name) for name in names]), len(header))
 
 
 def assemble(parts: Sequence[Path], header_bytes: int, out: Path) -> None:

@@ -101,7 +101,8 @@ class ImputeTask:
             drawn = self._completions(model, device, codes[incomplete], rows) if self.draws else None
             found = self._summaries(model, device, codes[incomplete], drawn)
         summaries = {d: (incomplete[codes[incomplete, d] == MISSING], cells) for d, cells in found.items()}
-        files = {MAIN: encode_file(self.filled(block, summaries), self.suffix, self.source.delimiter)}
+        marks = block.marks({columns[d].name: at for d, (at, _) in summaries.items()})
+        files = {MAIN: encode_file(self.filled(block, summaries), self.suffix, self.source.delimiter, marks)}
         if self.with_completions:
             assert drawn is not None
             values = block.values.take(pa.array(np.repeat(incomplete, self.k)))

@@ -71,7 +71,7 @@ class ScoreTask:
         made = {name: as_texts(values, name) if text else values for name, values in cells.items()}
         made.update(zip(self.names(), self._columns(found, codes), strict=True))
         statistics = self._statistics(found, codes, block.first)
-        content = encode_file(pa.table(made), self.suffix, self.source.delimiter)
+        content = encode_file(pa.table(made), self.suffix, self.source.delimiter, block.marks())
         return BlockResult(block.index, block.rows, {MAIN: content}, statistics)
 
     def _columns(self, found: "_Bits", codes: np.ndarray) -> list[pa.Array]:

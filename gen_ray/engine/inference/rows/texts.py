@@ -35,12 +35,16 @@ def no_text(name: str, kind: pa.DataType) -> str:
     return f"column {name!r} has values of type {kind} that CSV cannot hold; write .parquet, or remove the column"
 
 
-def csv_lines(columns: Sequence[pa.Array], delimiter: str) -> bytes:
+def csv_lines(columns: Sequence[pa.Array], delimiter: str, marks: Sequence[pa.Array | None] = ()) -> bytes:
     """Return rows as lines of a CSV file, UTF-8; cells are in quotation marks only where they need them.
 
-    pyarrow's own writer puts all texts into quotation marks.
+    marks are truth values (n,) of each column that say which cells are in quotation marks; null where they are to have
+    them as needed. pyarrow's own writer puts all texts into quotation marks.
     """
-    quoted = [_quoted(texts.cast(pa.large_string()), delimiter) for texts in columns]
+    masks = marks or [None] * len(columns)
+    quoted = [
+        _quoted(texts.cast(pa.large_string()), delimiter, mask) for texts, mask in zip(columns, masks, strict=True)
+    ]
     if len(quoted) == 1:  # an empty line would not be read as a row
         quoted = [pc.if_else(pc.equal(quoted[0], ""), '""', quoted[0])]
     lines = _joined(_joined(*quoted, delimiter), "", "\n")
@@ -53,8 +57,9 @@ def csv_header(names: Sequence[str], delimiter: str) -> bytes:
     return csv_lines([pa.array([name]) for name in names], delimiter)
 
 
-def _quoted(texts: pa.Array, delimiter: str) -> pa.Array:
+def _quoted(texts: pa.Array, delimiter: str, mask: pa.Array | None) -> pa.Array:
     special = pc.match_substring_regex(texts, f'["\r\n{re.escape(delimiter)}]')
+    special = special if mask is None else pc.coalesce(mask, special)
     if not pc.any(special).as_py():
         return texts
     doubled = pc.replace_substring(texts, '"', '""')
