@@ -58,7 +58,7 @@ class Metric:
 
 
 MODELLED_VALUES = ProvenancePart(
-    attribute="family.modelled_values", keys=("family.likelihood", "family.binarise", "family.name")
+    attribute="family.modelled_values", keys=("family", "family.likelihood", "family.binarise", "family.name")
 )
 
 BITS_PER_DIM = Metric(

@@ -23,7 +23,8 @@ from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment, load, parse
 from gen_ray.maths.sde import VE, VP, SubVP
 from gen_ray.serving.settings import ApiSettings
-from gen_ray.sweeps.config import SearchAxis, SweepConfig
+from gen_ray.sweeps.axes import SearchAxis
+from gen_ray.sweeps.config import SweepConfig
 from tests import tabular_joint
 from tests.conftest import ROOT
 

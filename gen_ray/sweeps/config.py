@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from gen_ray.configuration import yaml12
 from gen_ray.configuration.base import Config, validated
@@ -19,59 +19,21 @@ from gen_ray.configuration.overrides import apply, merge, put
 from gen_ray.errors import UserError, nearest
 from gen_ray.experiment import Experiment, flatten, parse
 from gen_ray.metrics import BITS_PER_DIM, VALIDATION_LOSS, objectives, sign
+from gen_ray.sweeps.axes import Point, SearchAxis, words
 from gen_ray.sweeps.corners import combinations, corners
 from gen_ray.sweeps.ranking import DECIDED_BY, check_rankable
 from gen_ray.sweeps.schedulers import AshaConfig, MedianConfig, NoPruning, PopulationConfig, Scheduler
 
-Point = Mapping[str, Any]
-"""A point of a space: the values of the keys that are active at the point."""
-
 DURING = VALIDATION_LOSS.name
 """The only metric that is available during training, and so the only one for early stopping."""
-SEARCHED = ("family.", "training.", "evaluation.", "data.batch_size")
+SEARCHED = ("family", "family.", "training.", "evaluation.", "data.batch_size")
+"""The keys that can be searched; those with a dot at the end stand for all keys below."""
 CHANGING = tuple(
     f"training.{key}" for key in ("learning_rate", "betas", "weight_decay", "gradient_clip_norm", "ema_decay")
 )
 """Keys that may change between checkpoints, because neither the weights' shapes nor the loss depend on them."""
 GRID = 51_200
 """Maximum number of points of a grid."""
-Scalar = bool | int | float | str | None
-
-
-class SearchAxis(Config):
-    """The values of a key: exactly one of four kinds, and optionally a condition on other keys."""
-
-    choice: list[Any] | None = Field(None, min_length=1, description="list of values")
-    uniform: tuple[float, float] | None = Field(None, description="[low, high]")
-    loguniform: tuple[float, float] | None = Field(None, description="[low, high], uniform in the logarithm")
-    randint: tuple[int, int] | None = Field(None, description="both ends included")
-    when: dict[str, Any] = Field({}, description="values of earlier keys for which this key is active")
-
-    @model_validator(mode="after")
-    def _is_one_kind(self) -> "SearchAxis":
-        kinds = {"choice": self.choice, "uniform": self.uniform, "loguniform": self.loguniform, "randint": self.randint}
-        kinds_given = [name for name, value in kinds.items() if value is not None]
-        if len(kinds_given) != 1:
-            raise ValueError(f"needs exactly one of {', '.join(kinds)}")
-        if self.choice is None and self.ends[0] >= self.ends[1]:
-            raise ValueError("the lower end must be below the upper one")
-        if self.loguniform is not None and self.loguniform[0] <= 0:
-            raise ValueError("loguniform needs a lower end above 0")
-        return self
-
-    @property
-    def ends(self) -> Sequence[Any]:
-        """Return all choices, or the two ends of a range."""
-        return self.choice or self.uniform or self.loguniform or self.randint or []
-
-    def active(self, point: Point) -> bool:
-        """Return whether all keys of ``when`` have one of their values in a point."""
-        return all(key in point and self.allows(key, point[key]) for key in self.when)
-
-    def allows(self, key: str, value: Any) -> bool:
-        """Return whether a value of a key of ``when`` is one of the listed values."""
-        condition = self.when[key]
-        return label(value) in map(label, condition if isinstance(condition, list) else [condition])
 
 
 class SearcherConfig(Config):
@@ -128,7 +90,7 @@ class SweepPlan:
         _check(sweep)
         self._corners = corners(sweep.space)
         self.experiments = [self.experiment(point) for point in self._corners]
-        _check_metric(sweep, self.first)
+        _check_metric(sweep, self.experiments)
         deciding = [self.experiment(point) for point in combinations(_reduced(sweep.space))]
         check_rankable(sweep.metric, list(sweep.space), deciding)
         if isinstance(sweep.scheduler, AshaConfig | MedianConfig) and sweep.scheduler.grace_epochs > self.epochs:
@@ -154,7 +116,7 @@ class SweepPlan:
         raw: dict[str, Any] = json.loads(json.dumps(self.base))
         try:
             for key, value in point.items():
-                put(raw, key, value)
+                put(raw, key, deepcopy(value))  # keys below it must not change the choice
             return parse(raw)
         except UserError as error:
             raise UserError(f"space: {words(point)}: {error}") from None
@@ -236,21 +198,10 @@ def _without_root(raw: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(raw) if not key.endswith("storage.root")}
 
 
-def label(value: Any) -> Scalar:
-    """Return a value as a scalar: lists and mappings become YAML on one line."""
-    return value if isinstance(value, Scalar) else yaml12.flow(value)
-
-
-def words(point: Point) -> str:
-    """Return a point as text, with the last parts of its keys."""
-    shown = (f"{value:.4g}" if isinstance(value, float) else str(label(value)) for value in point.values())
-    return ", ".join(f"{key.rsplit('.', 1)[-1]}={value}" for key, value in zip(point, shown, strict=True))
-
-
 def _check(sweep: SweepConfig) -> None:
     known: list[str] = []
     for key, axis in sweep.space.items():
-        if not key.startswith(SEARCHED):
+        if not any(key == one or (one.endswith(".") and key.startswith(one)) for one in SEARCHED):
             raise UserError(f"space.{key}: cannot be searched; these can: {', '.join(SEARCHED)}")
         for other in axis.when:
             if other not in known:
@@ -265,7 +216,7 @@ def _check(sweep: SweepConfig) -> None:
         raise UserError(f"trials: is required for searcher {sweep.searcher.name}, e.g. trials=20")
 
 
-def _check_metric(sweep: SweepConfig, base: Experiment) -> None:
+def _check_metric(sweep: SweepConfig, experiments: Sequence[Experiment]) -> None:
     """Raise UserError for a metric that is unknown, or that is not comparable between trials."""
     if sweep.metric not in objectives():
         raise UserError(f"metric: {sweep.metric!r} is unknown; {nearest(sweep.metric, objectives())}")
@@ -273,8 +224,8 @@ def _check_metric(sweep: SweepConfig, base: Experiment) -> None:
         raise UserError(
             f"scheduler.name={sweep.scheduler.name}: needs metric={DURING}, the only one known while a trial trains"
         )
-    if sweep.metric == DURING and not base.family.loss_is_bound:
-        changing = [key for key in sweep.space if key.startswith("family.") and not key.startswith("family.net")]
+    if sweep.metric == DURING and not all(experiment.family.loss_is_bound for experiment in experiments):
+        changing = [key for key in sweep.space if key.startswith("family") and not key.startswith("family.net")]
         if changing:
             raise UserError(
                 f"metric: {DURING} is not comparable between values of {changing[0]}; use {BITS_PER_DIM.name}"

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gen_ray.sweeps.config import Point, SearchAxis
+    from gen_ray.sweeps.axes import Point, SearchAxis
 
 MAX_CORNERS = 512
 """Maximum number of corners. In a larger space: each value of each key, and a random choice of combinations."""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from gen_ray.engine.plots.lines import pixels
-from gen_ray.sweeps.config import Point, Scalar, SearchAxis, label
+from gen_ray.sweeps.axes import Point, Scalar, SearchAxis, label
 
 LABEL = 22
 """Maximum number of characters of a label's line. Longer labels are wrapped."""

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from gen_ray.sweeps.config import Point, SearchAxis, SweepPlan
+from gen_ray.sweeps.axes import Point, SearchAxis
+from gen_ray.sweeps.config import SweepPlan
 
 DRAWS = 100
 """Number of draws per trial for distinct points. After it the space counts as exhausted."""

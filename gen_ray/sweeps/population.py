@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gen_ray.sweeps.config import Point, SearchAxis, label
+from gen_ray.sweeps.axes import Point, SearchAxis, label
 from gen_ray.sweeps.points import sample_axis
 
 FACTORS = (0.8, 1.2)

@@ -15,7 +15,8 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from gen_ray.sweeps.config import Point, Scalar, SearchAxis, SweepPlan, label
+from gen_ray.sweeps.axes import Point, Scalar, SearchAxis, label
+from gen_ray.sweeps.config import SweepPlan
 from gen_ray.sweeps.journal import journal
 from gen_ray.sweeps.points import predetermined_points
 

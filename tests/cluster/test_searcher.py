@@ -11,7 +11,8 @@ from gen_ray.cluster.sweeps.searcher import IMPOSSIBLE, StudySearcher
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
-from gen_ray.sweeps.config import Point, SweepPlan
+from gen_ray.sweeps.axes import Point
+from gen_ray.sweeps.config import SweepPlan
 from gen_ray.sweeps.study import FAILED, Study
 from tests.cluster.test_sweep import plan
 

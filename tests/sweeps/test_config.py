@@ -10,7 +10,8 @@ from gen_ray.datasets.catalogue import open_source
 from gen_ray.datasets.source import SourceOptions
 from gen_ray.dataspec import DataSpec
 from gen_ray.errors import UserError
-from gen_ray.sweeps.config import SearchAxis, differences, dump, load, words
+from gen_ray.sweeps.axes import SearchAxis, words
+from gen_ray.sweeps.config import differences, dump, load
 from gen_ray.sweeps.corners import MAX_CORNERS, corners
 from tests import tabular_joint
 
@@ -57,6 +58,40 @@ def test_a_conditional_key_occurs_only_with_the_key_it_depends_on(tmp_path: Path
         "latent_dim=2, learning_rate=0.002, ema_decay=0.5",
         "latent_dim=4",
     ]
+
+
+FAMILIES = [
+    {"name": "vae", "net": "mlp"},
+    {"name": "vae", "net": {"name": "mlp", "hidden": [64, 64]}, "latent_dim": 7},
+    {"name": "ddpm", "net": {"name": "mlp", "width": 16, "depth": 1}},
+]
+
+
+def test_a_family_is_searched_and_keys_depend_on_its_name(tmp_path: Path) -> None:
+    space = {
+        "family": {"choice": FAMILIES},
+        "family.kl_warmup_steps": {"choice": [0, 5], "when": {"family": "vae"}},
+        "family.predict": {"choice": ["eps"], "when": {"family": [{"name": "nothing"}, "ddpm"]}},
+    }
+    plan = load(written(tmp_path, space=space))
+    points = plan.grid()
+    assert [words(point) for point in points] == [
+        "family={name: vae, net: mlp}, kl_warmup_steps=0",
+        "family={name: vae, net: mlp}, kl_warmup_steps=5",
+        "family=vae …, kl_warmup_steps=0",
+        "family=vae …, kl_warmup_steps=5",
+        "family={name: ddpm, net: {depth: 1, name: mlp, width: 16}}, predict=eps",
+    ]
+    families = [plan.experiment(point).family for point in points]
+    assert [family.name for family in families] == ["vae"] * 4 + ["ddpm"]
+    assert [getattr(family, "latent_dim", None) for family in families[1:3]] == [families[0].latent_dim, 7]
+    binary = [{"name": "vae", "likelihood": "bernoulli", "binarise": "static"}, *FAMILIES]
+    with pytest.raises(UserError, match=r"space\.family: trials would have eval/bits_per_dim of different provenance"):
+        load(written(tmp_path, space={"family": {"choice": binary}}))
+    with pytest.raises(UserError, match=r"validation/loss_nats is not comparable between values of family;"):
+        load(written(tmp_path, space=space, metric="validation/loss_nats"))
+    with pytest.raises(UserError, match=r"space\.familyx: cannot be searched"):
+        load(written(tmp_path, space={"familyx": {"choice": [1]}}))
 
 
 def test_overrides_of_sweep_keys_change_the_sweep_and_others_all_trials(tmp_path: Path) -> None:

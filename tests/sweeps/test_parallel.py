@@ -7,7 +7,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from gen_ray.sweeps.config import SearchAxis
+from gen_ray.sweeps.axes import SearchAxis
 from gen_ray.sweeps.parallel import UNSET, draw, parallel_coordinates
 
 DEEP = [{"name": "mlp", "hidden": [512, 512, 512]}, {"name": "mlp", "hidden": [16, 16]}, "mlp"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gen_ray.sweeps.config import SearchAxis
+from gen_ray.sweeps.axes import SearchAxis
 from gen_ray.sweeps.points import sample_axis
 from gen_ray.sweeps.population import donors, explore
 

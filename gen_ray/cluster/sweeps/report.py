@@ -13,7 +13,7 @@ from gen_ray.cluster.sweeps.trial import SAMPLES
 from gen_ray.cluster.tracking.logger_actor import RunLogger
 from gen_ray.engine.plots import grids
 from gen_ray.storage.paths import write_atomic
-from gen_ray.sweeps import config
+from gen_ray.sweeps.axes import words
 from gen_ray.sweeps.pictures import pictures
 from gen_ray.sweeps.study import RECORD, Study, TrialResult, table
 
@@ -66,7 +66,7 @@ def show(parent: RunLogger, study: Study, outcome: SweepOutcome, home: Path) -> 
     for result in best[: study.sweep.best]:
         file = run_directory.folder(study.plan.first, trial_run(home.name, result.number)) / SAMPLES
         if file.exists():
-            title = f"{result.number:03d} {config.words(result.point)}: {result.value:.3f}"
+            title = f"{result.number:03d} {words(result.point)}: {result.value:.3f}"
             samples[title] = np.asarray(Image.open(io.BytesIO(file.read_bytes()), formats=("PNG",)))
     if samples:
         drawn["best_samples"] = grids.panel(samples)
@@ -77,4 +77,4 @@ def show(parent: RunLogger, study: Study, outcome: SweepOutcome, home: Path) -> 
     parent.log({f"trials/{state.replace(' ', '_')}": float(states.count(state)) for state in set(states)}, 0)
     if outcome.best:
         parent.log({f"best/{study.sweep.metric.replace('/', '_')}": best[0].value or 0.0}, 0)
-        parent.set_tags({"best_run": outcome.best, "best_point": config.words(best[0].point)})
+        parent.set_tags({"best_run": outcome.best, "best_point": words(best[0].point)})

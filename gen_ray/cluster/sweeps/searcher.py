@@ -19,8 +19,7 @@ from gen_ray.cluster.training.train import OnProgress
 from gen_ray.datasets.prepared import Prepared
 from gen_ray.errors import UserError
 from gen_ray.experiment import Experiment
-from gen_ray.sweeps import config
-from gen_ray.sweeps.config import Point
+from gen_ray.sweeps.axes import Point, label, words
 from gen_ray.sweeps.population import explore
 from gen_ray.sweeps.study import FAILED, LIVE, STOPPED, Study, TrialCopy, TrialResult
 
@@ -84,7 +83,7 @@ class StudySearcher(Searcher):
         """Open a trial's MLflow run as a child of the sweep's run, and return the trial's experiment."""
         experiment = self.study.plan.experiment(point)
         self.track(number).open(
-            name=f"{number:03d} {config.words(point)}",
+            name=f"{number:03d} {words(point)}",
             params=params(experiment, self.prepared),
             tags={SWEEP: self.parent.run_id, "gen_ray.trial": f"{number:03d}"},
             parent=self.parent.run_id,
@@ -155,5 +154,5 @@ class StudySearcher(Searcher):
 
 def _copy_tags(copies: Sequence[TrialCopy]) -> dict[str, str]:
     """Return the tags of a trial that continued as copies of others: MLflow's params keep its first settings."""
-    ended = {f"final.{key}": str(config.label(value)) for key, value in copies[-1].point.items()}
+    ended = {f"final.{key}": str(label(value)) for key, value in copies[-1].point.items()}
     return {"exploited": ", ".join(map(str, copies)), **ended}

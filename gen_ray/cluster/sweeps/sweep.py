@@ -40,6 +40,7 @@ from gen_ray.storage import lease
 from gen_ray.storage.cleanup import cleanup_on_error
 from gen_ray.storage.paths import write_atomic
 from gen_ray.sweeps import config, journal, schedulers
+from gen_ray.sweeps.axes import label
 from gen_ray.sweeps.config import SweepPlan
 from gen_ray.sweeps.points import predetermined_points
 from gen_ray.sweeps.study import RECORD, Study
@@ -204,5 +205,5 @@ def _params(plan: SweepPlan, prepared: Prepared) -> dict[str, Any]:
     """Return a sweep's own settings and its axes as MLflow params."""
     own = flatten(plan.sweep.model_dump(mode="json", exclude={"space", "settings"}))
     axes = plan.sweep.model_dump(mode="json", exclude_none=True, exclude_defaults=True)["space"]
-    space = {f"space.{key}": config.label(axis) for key, axis in axes.items()}
+    space = {f"space.{key}": label(axis) for key, axis in axes.items()}
     return {**dict(own), **space, "data.fingerprint": prepared.fingerprint[:12]}
