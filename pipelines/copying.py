@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 TAG = "gen_ray.copies"
 """Tag of runs, and of versions promoted with --force: why the model counts as a copy of its training data."""
 
+REMEDY = "Train with more rows, dropout or training.patience; --force promotes it nevertheless"
+
 
 def reason(experiment: "Experiment", artifact: Path, store: "Store", run: "RunRow") -> str:
     """Return why a model of images or tables counts as a copy of its training data, "" if it does not.

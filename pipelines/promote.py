@@ -134,7 +134,7 @@ def _promote(
         return
     copies = copying.reason(settings, artifact, store, run)
     if copies and not force:
-        typer.echo(f"{model}: {run.run_id} is not promoted: {copies} (--force)")
+        typer.echo(f"{model}: {run.run_id} is not promoted: {copies}. {copying.REMEDY}")
         return
     measured = _measured(settings, artifact, store, run, options.order())
     tags = _stored(measured, store, candidate.mlflow_id, artifact).tags()

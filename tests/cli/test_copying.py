@@ -64,34 +64,47 @@ def test_an_overfitted_model_is_recognised_and_a_good_one_is_not(
     assert copying_reason(learned) == "" and learned["eval/bits_gap"] < 0.05 * learned["eval/bits_per_dim"]
 
 
-def test_an_overfitted_model_of_images_is_recognised() -> None:
+@pytest.fixture(scope="module")
+def planted_images() -> tuple[artifact.Model, Figures, Figures]:
+    """Return a model of 60 images after many steps, its figures, and those of no copies."""
     spec, x = overfitted.noise(160)
     train, data = x[:60], overfitted.reference(x[:60], x[60:])
     model = overfitted.trained(spec, train, 500)
-    figures = copy_report(model, data, device=CPU) | likelihood(model, data, device=CPU)[0]
+    copied = copy_report(model, data, device=CPU) | likelihood(model, data, device=CPU)[0]
+    return model, copied, {"eval/nearest_train_share": 0.5, "eval/bits_gap": 0.0}
+
+
+def test_an_overfitted_model_of_images_is_recognised(
+    planted_images: tuple[artifact.Model, Figures, Figures],
+) -> None:
+    _, figures, _ = planted_images
     assert figures["eval/nearest_train_share"] > 0.7
     assert "nearer to training" in copying_reason(figures) and "bits/dim more" in copying_reason(figures)
 
 
+@pytest.mark.parametrize("kind", ["planted", "planted_images"])
 def test_a_promotion_of_an_overfitted_model_is_refused_and_can_be_forced(
-    planted: tuple[artifact.Model, Figures, Figures],
+    kind: str,
+    request: pytest.FixtureRequest,
     gen_ray: Callable[..., CommandResult],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model, copied, learned = planted
+    model, copied, learned = request.getfixturevalue(kind)
     store = Store(f"sqlite:///{tmp_path}/elsewhere.db", "gen_ray", (tmp_path / "kept").as_uri())
     model = replace(model, meta={**model.meta, "metrics": copied})
     artifact.write(tmp_path / "runs" / RUN / "artifact", model)
     run = TrackedRun(store, "heart", name=RUN, params={}, tags={})
-    run.log({"eval/bits_per_dim": copied["eval/bits_per_dim"]}, 1)
+    run.log({name: copied[name] for name in ("eval/bits_per_dim", "eval/nearest_train_share")}, 0)
     run.close("FINISHED")
     monkeypatch.setattr("pipelines.promote._measured", lambda *_: Release(version=""))
     command = ["promote", RUN, "--storage", tmp_path, "--tracking-uri", store.uri, "--name", "rows"]
     refused = gen_ray(*command)
     assert refused.code == 0 and refused.out.startswith("rows: heart is not promoted: it copies its training data: 0.")
     assert refused.out.count("\n") == 1 and "--force" in refused.out and champion(store, "rows") is None
-    assert row(store, "heart").tags["gen_ray.copies"] in refused.out
+    assert row(store, "heart").tags["gen_ray.copies"] in refused.out and "training.patience" in refused.out
+    compared = gen_ray("compare", "--storage", tmp_path, "--uri", store.uri)
+    assert f"{copied['eval/nearest_train_share']:.3f}" in compared.out and "copies" in compared.out, compared
     assert gen_ray(*command, "--force").code == 0
     forced = champion(store, "rows")
     assert forced is not None and forced.tags["gen_ray.copies"] == copying_reason(copied)
