@@ -13,6 +13,9 @@ from pipelines.row_files import ScoredFile, score_file
 SOURCES = ("csv:", "parquet:")
 """Prefixes of sources; other --data of a table are files."""
 
+REPEATS = 5
+"""Default number of estimates."""
+
 
 @terminal.option_groups
 def score(
@@ -23,8 +26,13 @@ def score(
         int | None, typer.Option(min=1, max=100_000, help="Draws per estimate. Default: that of the evaluation.")
     ] = None,
     repeats: Annotated[
-        int, typer.Option(min=2, max=10_000, help="Number of independent estimates, for the standard error.")
-    ] = 5,
+        int | None,
+        typer.Option(
+            min=2,
+            max=10_000,
+            help="Number of independent estimates, for the standard error. Default: 5. Not of files of rows.",
+        ),
+    ] = None,
     seed: Seed = 0,
     rows: Annotated[int, typer.Option(min=0, max=10_000_000, help="Maximum number of instances to show.")] = 20,
     out: Annotated[
@@ -44,15 +52,20 @@ def score(
         terminal.one_of("--out must end in", out.suffix, (".npz", ".csv", ".parquet"))
     from gen_ray.engine.inference.score import score as measure
     from gen_ray.engine.plots import grids
+    from gen_ray.errors import UserError
 
     loaded = instances.load(model, storage)
     if loaded.spec.is_table and options.data is not None and not options.data.startswith(SOURCES):
+        if repeats is not None:
+            raise UserError(
+                "--repeats: has no effect on a file of rows, which has one estimate of each; raise --effort"
+            )
         score_file(loaded, local(options.data), ScoredFile(effort, seed, out))
         return
     if out is not None:
         terminal.one_of("--out must end in", out.suffix, (".npz",))
     x, names = instances.gather(loaded, options, n, storage)
-    scores = measure(loaded, x, effort=effort, repeats=repeats, seed=seed, device=instances.device())
+    scores = measure(loaded, x, effort=effort, repeats=repeats or REPEATS, seed=seed, device=instances.device())
     columns = zip(names, scores.bits_per_dim.tolist(), scores.standard_error.tolist(), strict=True)
     lines = [[name, scores.kind, f"{bits:.4f}", f"{error:.4f}"] for name, bits, error in columns]
     title = f"{model}: {scores.repeats} estimates each of {scores.nfe} network evaluations"
