@@ -79,10 +79,11 @@ class Replica:
             yield error.refusal
 
     async def counters(self) -> dict[str, float]:
-        """Return network evaluations, active requests, memory in MiB and open files, for measurements."""
+        """Return evaluations of rows, those of batches, active requests, memory in MiB and open files."""
         admission, process = self._service.current.batcher.admission, psutil.Process()
         return {
             "evaluations": admission.evaluations,
+            "ticks": admission.ticks,
             "requests": admission.requests,
             "memory_mib": process.memory_info().rss / 2**20,
             "open_files": process.num_fds(),
