@@ -57,9 +57,7 @@ def score(
     loaded = instances.load(model, storage)
     if loaded.spec.is_table and options.data is not None and not options.data.startswith(SOURCES):
         if repeats is not None:
-            raise UserError(
-                "--repeats: has no effect on a file of rows, which has one estimate of each; raise --effort"
-            )
+            raise UserError("--repeats: does not apply to a file of rows; raise --effort")
         score_file(loaded, local(options.data), ScoredFile(effort, seed, out))
         return
     if out is not None:

@@ -57,14 +57,14 @@ def _rows(file: CsvFile, pattern: re.Pattern[str]) -> Iterator[list[re.Match[str
     decoder, text = codecs.getincrementaldecoder(file.encoding)(), ""
     blank = re.compile("\r\n|\n|\r(?!\\Z)") if len(file.names) > 1 else re.compile("(?!)")
     with translated(file.path), opened(file.path) as stream:
-        ended, begun = False, False
+        ended, started = False, False
         while not ended:
             chunk = stream.read(CHUNK_BYTES)
             ended = not chunk
             text += decoder.decode(chunk, ended)
-            if not begun:  # blank lines before the header are no rows
+            if not started:  # blank lines before the header do not count
                 text = text.removeprefix("\ufeff").lstrip("\r\n")
-                begun = bool(text)
+                started = bool(text)
             if ended and text and not text.endswith("\n"):
                 text += "\n"
             found, place = [], 0

@@ -130,7 +130,7 @@ def test_images_are_sampled_into_a_folder_that_prepare_reads(gen_ray: Run, tmp_p
         (("impute", "--data", "BAD"), "row 1, column 'amount': 'many' is not a value of type int64"),
         (("impute", "--data", "OTHER"), "has none of the model's columns"),
         (("impute", "--data", "no.csv"), "no.csv"),
-        (("score", "--data", "ROWS", "--repeats", "9"), "--repeats: has no effect on a file of rows"),
+        (("score", "--data", "ROWS", "--repeats", "9"), "--repeats: does not apply to a file of rows"),
         (("sample", "--where", "knd=b"), "column 'knd': did you mean 'kind'?"),
         (("sample", "--where", "kind=z"), "column 'kind' does not have the value 'z'"),
         (("sample", "--out", "x.png"), "--out must be a folder (DIR/), or end in"),

@@ -47,7 +47,7 @@ class SampleTask:
 
     @property
     def imputes(self) -> bool:
-        """Return whether rows begin with known values, which an imputer keeps."""
+        """Return whether an imputer is used, because some values are known before."""
         return bool(self.conditions.known or self.first)
 
     def chain(self, model: Model) -> Chain:
