@@ -1,5 +1,7 @@
 """gen-ray prepare SOURCE: convert a data set to Parquet shards."""
 
+import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,12 +13,15 @@ from pipelines import terminal
 from pipelines.instances import Storage
 
 if TYPE_CHECKING:
+    from gen_ray.datasets.prepare import BadRows, SourceOptions
     from gen_ray.datasets.prepared import Prepared
     from gen_ray.datasets.source import DataSource
+    from gen_ray.dataspec import DataSpec
+
 
 SOURCES = (
     "digits | fashion_mnist | mnist | cifar10 | image_folder:DIR | text:FILE | parquet:GLOB | csv:GLOB | "
-    "wine | breast_cancer | iris | diabetes"
+    "wine | breast_cancer | iris | diabetes, or the YAML file of an experiment: its section data"
 )
 OPTIONS = (
     "KEY=VALUE of data.options: length, image_size, levels, shape, or for tables delimiter, missing, bins, target, "
@@ -25,6 +30,7 @@ OPTIONS = (
 
 
 def prepare(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(help=SOURCES)],
     out: Annotated[
         Path | None,
@@ -39,30 +45,72 @@ def prepare(
     on_bad_row: Annotated[str, typer.Option(help="stop, or skip:K to set aside at most K bad rows.")] = "stop",
     option: Annotated[list[str] | None, typer.Option(help=OPTIONS)] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the type, codes and missing values of each column, and exit.")
+        bool, typer.Option("--dry-run", help="Print the type, codes and missing values of each column, and bad rows.")
     ] = False,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Convert a data set to checked Parquet shards with fixed train, validation and test splits."""
-    from gen_ray.configuration.base import validated
-    from gen_ray.configuration.overrides import apply
-    from gen_ray.datasets.prepare import BadRows, SourceOptions, opened
+    from gen_ray.configuration.files import is_overlay
+    from gen_ray.datasets.catalogue import SOURCES as KNOWN
+    from gen_ray.datasets.prepare import BadRows, opened
     from gen_ray.datasets.prepare import prepare as make
 
-    raw: dict[str, object] = {}
-    for item in option or []:
-        apply(raw, item)
-    options = validated(SourceOptions, raw, path="option")
+    if is_overlay(source) and source.partition(":")[0] not in KNOWN:
+        data, kept = _of_experiment(Path(source), root, on_bad_row, option or [])
+        source_of_storage = context.get_parameter_source("storage")  # the environment is the default of both
+        storage = storage if source_of_storage and source_of_storage.name == "COMMANDLINE" else kept
+    else:
+        data = _of_options(source, root, on_bad_row, option or [])
     if dry_run:
-        _show_source(opened(source, root, options))
+        _show_source(opened(data.source, data.root, data.options), BadRows.parse(data.on_bad_row))
         return
-    done = make(source, root=root, out=out or storage / "data", options=options, on_bad_row=BadRows.parse(on_bad_row))
+    done = make(
+        data.source,
+        root=data.root,
+        out=out or storage / "data",
+        options=data.options,
+        on_bad_row=BadRows.parse(data.on_bad_row),
+    )
     typer.echo(done.folder)
     _show_prepared(done)
 
 
-def _show_source(source: "DataSource") -> None:
-    """Print the properties of a source: a line for each column of a table."""
+@dataclass(frozen=True)
+class _Request:
+    """The data to prepare; the fields are those of the section data of an experiment."""
+
+    source: str
+    root: Path | None
+    options: "SourceOptions"
+    on_bad_row: str
+
+
+def _of_options(source: str, root: Path | None, on_bad_row: str, items: list[str]) -> _Request:
+    """Return the data that the options of the command name."""
+    from gen_ray.configuration.base import validated
+    from gen_ray.configuration.overrides import apply
+    from gen_ray.datasets.prepare import SourceOptions
+
+    raw: dict[str, object] = {}
+    for item in items:
+        apply(raw, item)
+    return _Request(source, root, validated(SourceOptions, raw, path="option"), on_bad_row)
+
+
+def _of_experiment(file: Path, root: Path | None, on_bad_row: str, items: list[str]) -> tuple[_Request, Path]:
+    """Return the data of an experiment's YAML, changed by the options of the command, and its storage.root."""
+    from gen_ray.experiment import load
+
+    overrides = [f"data.options.{item}" for item in items]
+    overrides += [] if root is None else [f"data.root={json.dumps(str(root))}"]
+    overrides += [] if on_bad_row == "stop" else [f"data.on_bad_row={on_bad_row}"]
+    experiment = load(file, overrides)
+    data = experiment.data
+    return _Request(data.source, data.root, data.options, data.on_bad_row), experiment.storage.root
+
+
+def _show_source(source: "DataSource", policy: "BadRows") -> None:
+    """Print the properties of a source: of a table a line for each column, and its first bad row."""
     from pipelines.tables import show_table
 
     spec = source.spec()
@@ -76,7 +124,7 @@ def _show_source(source: "DataSource") -> None:
             str(finding.column.cardinality) if finding.column else "",
             f"{100 * finding.missing_share:.1f}",
             ", ".join(finding.examples),
-            "left out: " + finding.left_out if finding.left_out else finding.note,
+            ". ".join(filter(None, (finding.left_out and f"left out: {finding.left_out}", finding.note))),
         ]
         for finding in source.findings
     ]
@@ -84,6 +132,19 @@ def _show_source(source: "DataSource") -> None:
     show_table(
         title, ["column", "type", "codes", "missing %", "examples", "remark"], lines, prose=("examples", "remark")
     )
+    _show_bad_rows(source, spec, policy)
+
+
+def _show_bad_rows(source: "DataSource", spec: "DataSpec", policy: "BadRows") -> None:
+    """Print the number of bad rows, the first one, and whether preparing would stop at them."""
+    from gen_ray.datasets.rows import BadRow
+
+    bad = [row for row in source.rows(spec) if isinstance(row, BadRow)]
+    if not bad:
+        return
+    n = sum(row.rows for row in bad)
+    outcome = "they will be left out" if n <= policy.limit else f"--on-bad-row skip:{n} leaves them out"
+    typer.echo(f"{n:,} bad row{'s' if n > 1 else ''}, the first: {bad[0]}; {outcome}")
 
 
 def _show_prepared(done: "Prepared") -> None:

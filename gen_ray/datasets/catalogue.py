@@ -31,6 +31,8 @@ SOURCES: Mapping[str, type[DataSource]] = {
 
 FORMATS = ("json", "jsonl", "excel", "xlsx", "hdf5", "h5", "npy", "npz", "arrow", "feather", "pandas")
 """Names of other formats of tables and arrays, which have to be converted."""
+FILES = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".txt": "text"}
+"""Sources of the files with a suffix."""
 
 
 def open_source(source: str, root: Path | None, options: SourceOptions) -> DataSource:
@@ -64,4 +66,7 @@ def _hint(name: str) -> str:
             "convert it to Parquet, with plain columns for a table, or a column x with a list of integers from 0 to "
             f"levels-1 in each row, and name it as parquet:FILE ({known})"
         )
+    suffix = Path(name.lower().removesuffix(".gz").removesuffix(".bz2").removesuffix(".zst")).suffix
+    if suffix in FILES:
+        return f"write {FILES[suffix]}:{name} ({known})"
     return nearest(name, SOURCES)

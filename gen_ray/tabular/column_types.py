@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from gen_ray.errors import UserError, short
+from gen_ray.errors import UserError
 from gen_ray.tabular.columns import (
     BaseColumn,
     BooleanColumn,
@@ -18,16 +17,13 @@ from gen_ray.tabular.columns import (
     NumberColumn,
 )
 from gen_ray.tabular.options import ColumnOptions
+from gen_ray.tabular.remarks import on_texts
 from gen_ray.tabular.retained import Retained
 from gen_ray.tabular.statistics import ColumnStatistics
 from gen_ray.tabular.texts import is_text, natural_type, read_times, tolerant
 
-NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 WHOLE_NUMBER = r"^[+-]?[0-9]+$"
 LEADING_ZERO = r"^[+-]?0[0-9]"
-NUMERIC = 0.95
-"""Share of numbers among the values of a category above which the others are reported."""
-SHOWN = 5
 TIMES: Mapping[str, pa.DataType] = {
     "date": pa.date32(),
     "time": pa.timestamp("us"),
@@ -79,7 +75,7 @@ def _type_of_texts(
     if found == "integer" and pc.any(pc.match_substring_regex(retained.values, LEADING_ZERO)).as_py():
         note = f"column {name!r} is read as a category: some of its numbers start with 0 ({_path(name)}.type=integer)"
         return "category", pa.string(), note
-    note = _not_numbers(name, statistics, retained) if found == "category" else ""
+    note = on_texts(name, _path(name), statistics.not_a_number, retained) if found == "category" else ""
     if found == "number" and pc.all(pc.match_substring_regex(retained.values, WHOLE_NUMBER)).as_py():
         note = f"column {name!r} is read as a number, to 15 digits: some of its integers have more than 64 bits"
     return found, fixed[found], note
@@ -111,23 +107,6 @@ def _times(texts: pa.Array, form: str | None) -> pa.DataType:
     if form is not None:
         return pa.timestamp("us", "UTC" if "%z" in form else None)
     return min(TIMES.values(), key=lambda kind: tolerant(partial(read_times, kind=kind), texts).null_count)
-
-
-def _not_numbers(name: str, statistics: ColumnStatistics, retained: Retained) -> str:
-    """Return a line if nearly all texts of a category are numbers, else an empty text."""
-    numeric = pc.match_substring_regex(retained.values, NUMBER).to_numpy(zero_copy_only=False)
-    share = retained.weights[numeric].sum() / retained.total
-    if share < NUMERIC:
-        return ""
-    others = retained.values.filter(pa.array(~numeric)).to_pylist() or [statistics.not_a_number]
-    by_weight = np.argsort(-retained.weights[~numeric], kind="stable")[:SHOWN]
-    shown = [others[i] for i in by_weight] or others
-    more = f" and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
-    listed = ", ".join(short(text) for text in shown) + more
-    return (
-        f"column {name!r} is read as a category: {share:.2%} of its values are numbers, but not {listed}; "
-        f"if these mark missing values, name them in {_path(name)}.missing"
-    )
 
 
 def _path(name: str) -> str:

@@ -7,12 +7,21 @@ import pyarrow as pa
 
 from gen_ray.errors import UserError, short
 from gen_ray.tabular.column_types import column_type
-from gen_ray.tabular.columns import BaseColumn, CategoryColumn, IntegerColumn, NumberColumn, OrderedColumn
+from gen_ray.tabular.columns import (
+    BaseColumn,
+    CategoryColumn,
+    DatetimeColumn,
+    IntegerColumn,
+    NumberColumn,
+    OrderedColumn,
+)
 from gen_ray.tabular.intervals import MOST_EXAMPLES, divide, equally_probable
-from gen_ray.tabular.options import TableOptions
+from gen_ray.tabular.options import ColumnOptions, TableOptions
 from gen_ray.tabular.parse import describe
+from gen_ray.tabular.remarks import on_rare_values
+from gen_ray.tabular.retained import Retained
 from gen_ray.tabular.statistics import ColumnStatistics
-from gen_ray.tabular.texts import is_text, natural_type, parse_cells
+from gen_ray.tabular.texts import is_text, natural_type, parse_cells, shown
 
 LEAST_COUNT = 5
 """Smallest number of training rows of a category; rarer values are ``other``, because a model cannot learn them."""
@@ -75,27 +84,46 @@ def infer(
     known = _Known(
         values.filter(pa.array(valid)), retained.weights[valid], statistics.known, statistics.rows - statistics.known
     )
-    if not len(known.values) and own.type is None:
+    if not len(known.values) and own.type is own.format is None:
         return Finding(name, None, share, left_out=f"none of its values is {describe(typed)}", note=note)
     if not len(known.values):
-        raise UserError(f"{where}: column {name!r} has only other values than {path}.type={own.type} expects")
-    keep = bool(own.keep or own.type)
-    if isinstance(typed, OrderedColumn):
-        if isinstance(typed, NumberColumn):
-            _check_finite(known.values, statistics, f"{where}: column {name!r}", path)
-        column, examples, left_out = _with_intervals(typed, known, own.bins or options.bins, examples_per_code)
-    elif isinstance(typed, CategoryColumn):
-        column, examples, left_out = _with_categories(
-            typed, known, options.max_categories, 1 if own.keep else LEAST_COUNT
-        )
-    else:
-        column, examples, left_out = _with_truth_values(typed, known)
-    if left_out.startswith("an identifier") and keep:
+        raise UserError(f"{where}: {_no_value(typed, own, retained, path)}")
+    if isinstance(typed, NumberColumn):
+        _check_finite(known.values, statistics, f"{where}: column {name!r}", path)
+    column, examples, left_out = _with_codes(typed, known, own, options, examples_per_code)
+    if left_out.startswith("an identifier") and (own.keep or own.type):
         left_out = ""
     elif left_out.startswith(("an identifier", "each")):
         left_out += f"; {path}.keep=true keeps it"
-    shown = tuple(text if len(text) <= 20 else f"{text[:19]}…" for text in examples)
-    return Finding(name, None if left_out else column, share, shown, left_out, note)
+    if isinstance(column, CategoryColumn) and not left_out:
+        note = note or on_rare_values(column, options.max_categories, _least_count(own))
+    brief = tuple(text if len(text) <= 20 else f"{text[:19]}…" for text in examples)
+    return Finding(name, None if left_out else column, share, brief, left_out, note)
+
+
+def _with_codes(
+    column: BaseColumn, known: _Known, own: ColumnOptions, options: TableOptions, examples_per_code: int
+) -> tuple[BaseColumn, list[str], str]:
+    """Return a column with codes, examples of its values, and the reason to leave it out."""
+    if isinstance(column, OrderedColumn):
+        return _with_intervals(column, known, own.bins or options.bins, examples_per_code)
+    if isinstance(column, CategoryColumn):
+        return _with_categories(column, known, options.max_categories, _least_count(own))
+    return _with_truth_values(column, known)
+
+
+def _least_count(own: ColumnOptions) -> int:
+    """Return the smallest number of training rows of a category."""
+    return 1 if own.keep else LEAST_COUNT
+
+
+def _no_value(column: BaseColumn, own: ColumnOptions, retained: Retained, path: str) -> str:
+    """Return a message for a column without a value of the type that the user has set."""
+    setting = f"format={own.format}" if own.format else f"type={own.type}"
+    format_of_times = f"; {path}.format gives another format, e.g. %d/%m/%Y"
+    remedy = format_of_times if isinstance(column, DatetimeColumn) else ""
+    example = f"{shown(retained.values[0])} is not {describe(column)}"
+    return f"column {column.name!r} has only other values than {path}.{setting} expects: {example}{remedy}"
 
 
 def _check_finite(values: pa.Array, statistics: ColumnStatistics, column: str, path: str) -> None:

@@ -96,7 +96,16 @@ def _values(rows: Rows, columns: Sequence[BaseColumn], path: Path) -> pa.Table:
 def describe(column: BaseColumn) -> str:
     """Return what a value of a column is, for messages."""
     if isinstance(column, DatetimeColumn):
-        return f"a time of {f'the format {column.format}' if column.format else f'type {column.arrow_type} (ISO 8601)'}"
+        if column.format:
+            return f"a time of the format {column.format}"
+        return f"a time such as {_example_of_time(column.type_of_values)} (ISO 8601)"
     if isinstance(column, BooleanColumn):
         return "true or false"
-    return f"a value of type {column.arrow_type}"
+    noun = {"number": "a number", "integer": "a whole number"}.get(column.type, "a value")
+    return f"{noun} of type {column.arrow_type}"
+
+
+def _example_of_time(kind: pa.DataType) -> str:
+    if pa.types.is_date(kind):
+        return "2026-01-31"
+    return "2026-01-31T18:30:00" + ("+00:00" if kind.tz else "")

@@ -277,11 +277,44 @@ def test_prepare_lists_the_columns_of_a_table(gen_ray: Run, tmp_path: Path) -> N
     assert "column 'id' is left out: an identifier" in done.out
 
 
+def test_prepare_shows_the_columns_under_the_settings_of_an_experiment(gen_ray: Run, tmp_path: Path) -> None:
+    (tmp_path / "people.csv").write_text("\n".join(["zip,size", *[f"{i % 3},{i % 7}.5" for i in range(200)], "1,x"]))
+    experiment = tmp_path / "people.yaml"
+    experiment.write_text(
+        f"name: people\nfamily: discrete\nstorage: {{root: {tmp_path}/runs}}\n"
+        f"data: {{source: 'csv:people.csv', root: {tmp_path}, on_bad_row: 'skip:1', options: "
+        "{columns: {zip: {type: category}, size: {type: number}}}}\n"
+    )
+    listed = gen_ray("prepare", experiment, "--dry-run")
+    assert listed.code == 0 and re.search(r"zip +. category ", listed.out) and not (tmp_path / "runs").exists()
+    assert "1 bad row, the first: people.csv, row 200: 'x' in column 'size' is not a number" in listed.out
+    assert "they will be left out" in listed.out
+    changed = gen_ray("prepare", experiment, "--dry-run", "--option", "columns.zip.type=number")
+    assert re.search(r"zip +. number ", changed.out)
+    done = gen_ray("prepare", experiment)
+    assert done.code == 0 and Path(done.out.splitlines()[0]).parent == tmp_path / "runs" / "data"
+    done = gen_ray("prepare", experiment, "--storage", tmp_path / "other")
+    assert done.code == 0 and Path(done.out.splitlines()[0]).parent == tmp_path / "other" / "data"
+
+
+@pytest.mark.parametrize("skip", [(), ("--on-bad-row", "skip:1")])
+def test_a_dry_run_reports_bad_rows(gen_ray: Run, tmp_path: Path, skip: tuple[str, ...]) -> None:
+    lines = [f"{i % 7}.5,{i % 3}" for i in range(200)]
+    (tmp_path / "people.csv").write_text("\n".join(["a,b", *lines[:50], "1,2,3", *lines[50:], "2"]))
+    listed = gen_ray("prepare", f"csv:{tmp_path}/people.csv", "--dry-run", *skip)
+    assert listed.code == 0
+    assert "2 bad rows, the first: people.csv, row 50: 3 cells" in listed.out
+    assert "--on-bad-row skip:2 leaves them out" in listed.out
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["digit"], "did you mean 'digits'"),
         (["digits:x"], "write digits"),
+        (["some/rows.csv.gz"], "write csv:some/rows.csv.gz"),
+        (["rows.parquet"], "write parquet:rows.parquet"),
+        (["nowhere.yaml"], "nowhere.yaml: No such file"),
         (["digits", "--option", "length=3"], "no effect"),
         (["digits", "--option", "levels=99"], "no effect"),
         (["digits", "--option", "levles=9"], "did you mean 'levels'"),

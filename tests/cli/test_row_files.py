@@ -127,7 +127,7 @@ def test_images_are_sampled_into_a_folder_that_prepare_reads(gen_ray: Run, tmp_p
         (("impute", "--data", "pipe.parquet"), "pipe.parquet: is not a regular file; it is read several times"),
         (("score", "--data", "folder.csv"), "folder.csv: is not a regular file"),
         (("sample", "--out", "pipe.parquet"), "--out=pipe.parquet: is not a regular file"),
-        (("impute", "--data", "BAD"), "row 1, column 'amount': 'many' is not a value of type int64"),
+        (("impute", "--data", "BAD"), "row 1, column 'amount': 'many' is not a whole number of type int64"),
         (("impute", "--data", "OTHER"), "has none of the model's columns"),
         (("impute", "--data", "no.csv"), "no.csv"),
         (("score", "--data", "ROWS", "--repeats", "9"), "--repeats: does not apply to a file of rows"),

@@ -27,7 +27,7 @@ def test_texts_that_are_not_values_of_the_stated_type_are_bad_rows(tmp_path):
     values = {"x": [*NUMBERS[:-2], "much", "1,5"], "kind": ["a", "b"] * (N // 2)}
     csv(tmp_path, values, delimiter=";")
     options = {"columns": {"x": {"type": "number"}}}
-    assert f"row {N - 2}: 'much' in column 'x' is not a value of type double" in fault(tmp_path, **options)
+    assert f"row {N - 2}: 'much' in column 'x' is not a number of type double" in fault(tmp_path, **options)
     made = make(tmp_path, skip=2, **options)
     assert made.quarantined == 2 and column(made, "x").type == "number"
 
@@ -41,6 +41,44 @@ def test_a_column_of_numbers_with_a_few_texts_is_reported(tmp_path):
     assert "'x' is read as a category: 99." in line and "'-'" in line and "data.options.columns.x.missing" in line
     fixed = make(tmp_path, columns={"x": {"missing": ["unknown", "-"]}})
     assert column(fixed, "x").type == "number" and fixed.notes == ()
+
+
+def test_empty_cells_that_no_longer_mark_missing_values_are_reported(tmp_path):
+    values = ["" if i % 8 == 0 else 150 + i % 40 if i % 7 else 0 for i in range(N)]
+    made = make(tmp_path, {"height": values}, columns={"height": {"missing": [0]}})
+    [line] = made.notes
+    assert "'height' is read as a category: " in line and "but not ''; if these mark missing values" in line
+    fixed = make(tmp_path, columns={"height": {"missing": ["", 0]}})
+    assert column(fixed, "height").type == "integer" and (codes(fixed) == -1).mean() > 0.2
+
+
+DAYS = np.datetime64("2015-01-01") + np.arange(N) % 180
+TIMES = [day.item() for day in DAYS]
+
+
+@pytest.mark.parametrize(
+    ("cells", "remark"),
+    [
+        ([f"{day:%d/%m/%Y}" for day in TIMES], "look like times; data.options.columns.x.format"),
+        ([f"{day:%m/%d/%y}" for day in TIMES], "look like times; "),
+        ([f"{day:%Y/%m/%d}" for day in TIMES], "look like times; "),
+        ([f"{day:%d.%m.%Y} 07:30" for day in TIMES], "look like times; "),
+        ([f"{day:%d-%b-%y}" for day in TIMES], "look like times; "),
+        ([f"{day:%B %d %Y}" for day in TIMES], "look like times; "),
+        ([f"{value:.1f}".replace(".", ",") for value in NUMBERS], "look like numbers; write them as 1234.5"),
+        ([f"{value:.1f}%" for value in NUMBERS], "look like numbers; "),
+        ([f"€ {abs(value):.1f}" for value in NUMBERS], "look like numbers; "),
+        ([f"{1e5 * abs(value):,.2f}" for value in NUMBERS], "look like numbers; "),
+        (["often" if i % 4 == 0 else f"the name {i % 160}" for i in range(N)], "values are the category other"),
+        ([f"10.{i % 3}.0.{i % 5}" for i in range(N)], ""),
+        ([f"030-{i % 9}55-{i % 7}" for i in range(N)], ""),
+        ([("S", "M", "L")[i % 3] for i in range(N)], ""),
+    ],
+)
+def test_texts_that_look_like_another_type_are_reported(tmp_path, cells, remark):
+    csv(tmp_path, {"x": [*cells[:-1], ""], "y": NUMBERS}, delimiter=";")
+    notes = make(tmp_path).notes
+    assert remark in notes[0] if remark else notes == (), notes
 
 
 def test_numbers_that_begin_with_0_are_categories(tmp_path):

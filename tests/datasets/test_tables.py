@@ -152,7 +152,13 @@ def test_settings_of_columns(tmp_path):
         ({"columns": {"age": {"type": "numbr"}}}, "data.options.columns.age.type: must be"),
         ({"columns": {"age": {"missing_as_category": True}}}, "age.missing_as_category: the column is of type integer"),
         ({"columns": {"kind": {"type": "number"}}}, "'kind' has only other values than .*kind.type=number expects"),
+        (
+            {"columns": {"kind": {"type": "datetime"}}},
+            "'a' is not a time such as 2026-01-31 .*kind.format gives another",
+        ),
         ({"columns": {"age": {"type": "datetime"}}}, "'age' has only other values than"),
+        ({"columns": {"kind": {"format": "%Y"}}}, "kind.format=%Y expects: 'a' is not a time of the format %Y"),
+        ({"columns": {"kind": {"type": "boolean"}}}, "'a' is not true or false"),
         ({"delimiter": ",,"}, "delimiter: must be tab or one ASCII character"),
         ({"shape": [3]}, "on source 'csv'"),
     ],

@@ -92,7 +92,7 @@ def test_a_value_inside_an_interval_is_kept_as_given() -> None:
         ("numbr=1", "did you mean 'number'"),
         ("letter=z", "column 'letter' does not have the value 'z', known: a, b, x, y"),
         ("number=6..8", "no training value of 'number' is in this range; its values are between 0 and 9"),
-        ("number=one", "column 'number': 'one' is not a value of type int64"),
+        ("number=one", "column 'number': 'one' is not a whole number of type int64"),
         ("number=1|7", "7 is not among the stored values of 'number'; give one value, or a range LOW..HIGH"),
         ("number=4..2", "the lower end 4 of the range is above the upper end 2"),
         ("number=..", "the range has neither a lower nor an upper end"),

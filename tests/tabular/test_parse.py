@@ -118,7 +118,7 @@ def test_parquet_has_the_same_values(tmp_path):
     [part] = parse_rows(tmp_path / "rows.parquet", [CATEGORY])
     assert part.cells.column("c").to_pylist() == ["a ", "?", None]
     pq.write_table(pa.table({"i": [1.5]}), tmp_path / "rows.parquet")
-    assert "row 0, column 'i': 1.5 is not a value of type int64" in faults(tmp_path / "rows.parquet", INTEGER)
+    assert "row 0, column 'i': 1.5 is not a whole number of type int64" in faults(tmp_path / "rows.parquet", INTEGER)
 
 
 def test_absent_columns(tmp_path):
