@@ -84,6 +84,11 @@ class Features(Protocol):
         """Return the number of levels: of all features, or of each."""
         ...
 
+    @property
+    def output_channels(self) -> int:
+        """Return the number of channels of a net's output, from which ``prediction`` is made."""
+        ...
+
     def read(self, data: Tensor) -> FeatureBatch:
         """Return the features of stored data (B, *stored shape)."""
         ...
@@ -108,6 +113,15 @@ class Features(Protocol):
 
     def prediction(self, output: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar, kind: Prediction) -> Tensor:
         """Return the prediction (B, *shape), a quantity of this kind, from a net's output at x_t (B, *shape)."""
+        ...
+
+    def decoder_nats(
+        self, u: Tensor, output: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar, nats: Tensor
+    ) -> Tensor:
+        """Return −ln p(u|x_t) of the stored levels u at a chain's last step, (B, *shape).
+
+        nats (B, *shape) are those of a discretised Gaussian, for features without a separate decoder.
+        """
         ...
 
     def dequantised(self, batch: FeatureBatch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -147,6 +161,11 @@ class GreyLevels:
         """Return the shape of an image."""
         return self.shape
 
+    @property
+    def output_channels(self) -> int:
+        """Return the number of channels of an image."""
+        return self.shape[0]
+
     def read(self, data: Tensor) -> FeatureBatch:
         """Return the grey levels, all observed."""
         return FeatureBatch(u=data, x=scaled(data, self.levels))
@@ -166,6 +185,12 @@ class GreyLevels:
     def prediction(self, output: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar, kind: Prediction) -> Tensor:
         """Return the output."""
         return output
+
+    def decoder_nats(
+        self, u: Tensor, output: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar, nats: Tensor
+    ) -> Tensor:
+        """Return nats."""
+        return nats
 
     def dequantised(self, batch: FeatureBatch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
         """Return uniform points of the bins of width 2/(levels−1) around x, and ln of the width."""

@@ -5,7 +5,8 @@ is left out. Bits of a code (Chen et al. 2023, Analog Bits, arXiv 2208.04202) ne
 significant one first. Patterns of bits that are not a code become the nearest code when features are converted back. A
 density over all patterns gives them a part of its mass, so a bound for the patterns is also one for the codes.
 
-Shapes: B batch, D columns, F features, U columns without an order, W the largest number of bits of a column.
+Shapes: B batch, D columns, F features, U columns without an order, W the largest number of bits of a column, K the
+largest number of codes.
 """
 
 import math
@@ -27,19 +28,23 @@ from gen_ray.maths.features import (
     uniform_in_bins,
 )
 from gen_ray.maths.gaussian import Prediction, Scalar
+from gen_ray.maths.level_posterior import LevelPosterior
 from gen_ray.maths.levels import nearest, scaled
 
 
-def features_of(spec: DataSpec, bit_spread: float = 0.0) -> Features:
-    """Return the features of a data set's images or rows; bit_spread as in RowFeatures."""
+def features_of(spec: DataSpec, bit_spread: float = 0.0, level_spread: float = 0.0) -> Features:
+    """Return the features of a data set's images or rows; the spreads are those of RowFeatures."""
     if not spec.is_table:
         return GreyLevels(spec.shape, spec.levels)
     ordered = torch.tensor([column.ordered for column in spec.columns])
-    return RowFeatures(torch.from_numpy(spec.cardinalities), ordered, bit_spread)
+    cardinalities, frequencies = torch.from_numpy(spec.cardinalities), torch.from_numpy(spec.frequencies)
+    return RowFeatures(cardinalities, ordered, bit_spread, frequencies, level_spread)
 
 
 MISSING = -1
 """The code of a missing value."""
+MOST_LISTED = 512
+"""The largest number of levels of an ordered column whose levels are listed: a net then has an output for each."""
 
 
 def random_cells(codes: Tensor, rows: float, rng: torch.Generator) -> Tensor:
@@ -58,9 +63,18 @@ class RowFeatures:
 
     cardinalities (D,) are the numbers K_d of codes; ordered (D,) is True at columns whose codes have an order.
     bit_spread is the standard deviation of the points that stand for a bit, 0 for the bit itself (``dequantised``).
+    With frequencies (D, K) of the codes, the levels of ordered columns are listed (level_posterior.py). level_spread is
+    then the standard deviation of the points that stand for a level, in units of half the distance of two levels.
     """
 
-    def __init__(self, cardinalities: Tensor, ordered: Tensor, bit_spread: float = 0.0) -> None:
+    def __init__(
+        self,
+        cardinalities: Tensor,
+        ordered: Tensor,
+        bit_spread: float = 0.0,
+        frequencies: Tensor | None = None,
+        level_spread: float = 0.0,
+    ) -> None:
         """Lay out the features; those of a column are consecutive."""
         self.bit_spread = bit_spread
         bits = torch.tensor([int(k - 1).bit_length() for k in cardinalities.tolist()])
@@ -71,6 +85,14 @@ class RowFeatures:
         self.shift = torch.where(self.is_bit, widths[self.column] - 1 - place, 0)
         self.levels = torch.where(self.is_bit, 2, cardinalities[self.column])
         self.corners = BitCorners(cardinalities, self.column, self.is_bit, self.shift)
+        listed = ~self.is_bit & (self.levels <= MOST_LISTED) & (frequencies is not None)
+        self.listed, self.unlisted = listed.nonzero().flatten(), (~listed).nonzero().flatten()
+        self.posterior = self._posterior(torch.zeros(self.D, 0) if frequencies is None else frequencies, level_spread)
+
+    def _posterior(self, frequencies: Tensor, spread: float) -> LevelPosterior:
+        levels = self.levels[self.listed]
+        most = int(levels.max()) if len(levels) else 0
+        return LevelPosterior(levels, frequencies[self.column[self.listed], :most], spread / (levels - 1))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -81,6 +103,11 @@ class RowFeatures:
     def input_shape(self) -> tuple[int, ...]:
         """Return (3·F,): the features, whether they are noisy, and whether they are given."""
         return (3 * len(self.column),)
+
+    @property
+    def output_channels(self) -> int:
+        """Return the number of a net's outputs: one for each feature, and for a listed one K_d."""
+        return len(self.unlisted) + self.posterior.outputs
 
     def read(self, data: Tensor) -> FeatureBatch:
         """Return the features of codes (B, D); all features of a missing value are missing."""
@@ -114,31 +141,58 @@ class RowFeatures:
         return Roles(~known, known)
 
     def prediction(self, output: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar, kind: Prediction) -> Tensor:
-        """Return the prediction (B, F) from a net's output (B, F): for ordered columns the output itself.
+        """Return the prediction (B, F) from a net's output (B, output_channels): first of the features not listed.
+
+        For an ordered column that is not listed it is the output itself, for a listed one E[x_0|x_t] by Bayes' rule.
 
         For a bit b in {−1, 1} the output h is half of the log-odds that the other features give, and Bayes' rule adds
         those of x_t = alpha·(b + spread·z) + sigma·eps itself: with variance v = alpha²·spread² + sigma²,
         E[b|x_t] = tanh(h + alpha·x_t/v), and E[x_0|x_t] = (sigma²·E[b|x_t] + alpha·spread²·x_t)/v.
         """
+        device = x_t.device
+        unlisted, listed = self.unlisted.to(device), self.listed.to(device)
+        own, seen = output[:, : len(unlisted)], x_t[:, unlisted]
         inside = (alpha * self.bit_spread) ** 2
         variance = inside + sigma * sigma
-        bit = torch.tanh(output + alpha / variance * x_t)
-        x_0 = (sigma * sigma * bit + inside / alpha * x_t) / variance if self.bit_spread else bit
-        of_bits = kind.target(x_0, (x_t - alpha * x_0) / sigma, alpha, sigma)
-        return torch.where(self.is_bit.to(x_t.device), of_bits, output)
+        bit = torch.tanh(own + alpha / variance * seen)
+        x_0 = (sigma * sigma * bit + inside / alpha * seen) / variance if self.bit_spread else bit
+        of_bits = kind.target(x_0, (seen - alpha * x_0) / sigma, alpha, sigma)
+        found = torch.where(self.is_bit[self.unlisted].to(device), of_bits, own)
+        if not len(listed):
+            return found
+        seen = x_t[:, listed]
+        x_0 = self.posterior.mean(self._log_p(output, x_t, alpha, sigma), seen, alpha, sigma)
+        of_levels = kind.target(x_0, (seen - alpha * x_0) / sigma, alpha, sigma)
+        return torch.cat([found, of_levels], dim=1)[:, torch.cat([unlisted, listed]).argsort()]
+
+    def _log_p(self, output: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar) -> Tensor:
+        """Return ln p(level|x_t) (B, L, K) of the listed features."""
+        return self.posterior.log_p(output[:, len(self.unlisted) :], x_t[:, self.listed.to(x_t.device)], alpha, sigma)
+
+    def decoder_nats(
+        self, u: Tensor, output: Tensor, x_t: Tensor, alpha: Scalar, sigma: Scalar, nats: Tensor
+    ) -> Tensor:
+        """Return nats (B, F), at the listed features −ln p(u|x_t) by Bayes' rule."""
+        listed = self.listed.to(u.device)
+        exact = self.posterior.nats(self._log_p(output, x_t, alpha, sigma), u[:, listed])
+        return nats.index_copy(1, listed, exact.to(nats))
 
     def dequantised(self, batch: FeatureBatch, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Return points around x: of ordered columns uniform in their bins, of bits folded normal.
+        """Return points around x: of bits and listed levels folded normal, of other ordered columns uniform in bins.
 
-        The normal N(±1, bit_spread²) is folded at 0, where the cells of the two bits meet. All points of missing
-        features are 0.
+        The normals N(±1, bit_spread²) are folded at 0, where the cells of the two bits meet, and those of a level at
+        both ends of its cell. All points of missing features are 0.
         """
-        x, log_width = uniform_in_bins(batch.x, self.levels, rng)
+        x, minus_log_q = uniform_in_bins(batch.x, self.levels, rng)
+        normal = torch.randn(x.shape, generator=rng, device=x.device)
         s = self.bit_spread
-        size = (1 + s * torch.randn(x.shape, generator=rng, device=x.device)).abs()
+        size = (1 + s * normal).abs()
         entropy = ((size - 1) / s).square() / 2 + math.log(s * math.sqrt(2 * math.pi)) - F.softplus(-2 * size / s**2)
-        is_bit = self.is_bit.to(x.device)
-        x, minus_log_q = torch.where(is_bit, batch.x * size, x), torch.where(is_bit, entropy, log_width)
+        is_bit, listed = self.is_bit.to(x.device), self.listed.to(x.device)
+        x, minus_log_q = torch.where(is_bit, batch.x * size, x), torch.where(is_bit, entropy, minus_log_q)
+        shift, entropy = self.posterior.points(normal[:, listed])
+        x = x.index_copy(1, listed, batch.x[:, listed] + shift)
+        minus_log_q = minus_log_q.index_copy(1, listed, entropy)
         return (x if batch.mask is None else x.masked_fill(~batch.mask, 0.0)), minus_log_q
 
     def spread(self, mask: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from tests.tabular_joint import ROWS, P
 
 
 class PerfectDenoiser(nn.Module):
-    """net(x_t and two masks (B, 3·F), t (B,)): x_0 or eps of the ordered feature, half of the log-odds of the bits.
+    """net(x_t and two masks (B, 3·F), t (B,)): the log-odds that the other features give, half of them for bits.
 
     Features are independent given the row, so the posterior of the row is a product of the features' likelihoods.
     """
@@ -19,7 +19,10 @@ class PerfectDenoiser(nn.Module):
         super().__init__()
         self.family, self.flow = family, flow
         self.features: RowFeatures = family.features
-        self.x = self.features.read(ROWS).x.double()  # (24, F)
+        rows = self.features.read(ROWS)
+        self.x, self.u = rows.x.double(), rows.u  # (24, F)
+        self.spread = torch.full(self.x.shape[1:], self.features.bit_spread)
+        self.spread[self.features.listed] = self.features.posterior.spread
         self.eval()
 
     def marginal(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,37 +35,27 @@ class PerfectDenoiser(nn.Module):
             alpha, sigma = self.family.schedule.alpha[k], self.family.schedule.sigma[k]
         return alpha.view(-1, 1, 1), sigma.view(-1, 1, 1)
 
-    def log_likelihoods(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ln p(x_t,f | row) and E[x_0,f | x_t,f, row], each (B, 24, F)."""
-        x_t, row = x_t[:, None], self.x.expand(len(x_t), -1, -1)
-        spread = self.features.bit_spread if self.flow else 0.0
-        variance = (alpha * spread) ** 2 + sigma**2
-        point = -((x_t - alpha * row) ** 2) / (2 * variance) - variance.log() / 2
-        mean = row + alpha * spread**2 / variance * (x_t - alpha * row)
-        if not self.flow:
-            return point, mean
-        # Ordered features are uniform in their bins: a normal of x_t/alpha with deviation sigma/alpha, truncated
-        half, s = 1 / (self.features.levels - 1).double(), sigma / alpha
-        low, high = ((row + sign * half - x_t / alpha) / s for sign in (-1, 1))
-        flip = torch.where(low > 0, -1.0, 1.0)  # the mirror image, in which the mass is not in the upper tail
-        low, high = torch.where(low > 0, -high, low), torch.where(low > 0, -low, high)
-        upper, lower = torch.special.log_ndtr(high), torch.special.log_ndtr(low)
-        log_mass = upper + torch.log1p(-(lower - upper).exp())
-        density = torch.distributions.Normal(0.0, 1.0).log_prob
-        shift = ((density(low) - log_mass).exp() - (density(high) - log_mass).exp()) * flip
-        is_bit = self.features.is_bit
-        inside = torch.minimum(torch.maximum(x_t / alpha + s * shift, row - half), row + half)
-        return torch.where(is_bit, point, log_mass - (2 * half).log()), torch.where(is_bit, mean, inside)
+    def log_likelihoods(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Return ln p(x_t,f | row), (B, 24, F)."""
+        variance = (alpha * self.spread) ** 2 + sigma**2
+        return -((x_t[:, None] - alpha * self.x) ** 2) / (2 * variance) - variance.log() / 2
 
     def forward(self, seen: Tensor, t: Tensor) -> Tensor:
         x_t, noisy, given = (part.double() for part in seen.chunk(3, dim=1))
-        alpha, sigma = self.marginal(t)
-        log_p, mean = self.log_likelihoods(x_t, alpha, sigma)
+        log_p = self.log_likelihoods(x_t, *self.marginal(t))
         differs = (x_t[:, None] - self.x).abs() > 1e-3
         log_p = (log_p * noisy[:, None]).masked_fill(differs & (given[:, None] > 0), -1e9)
         log_row = log_p.sum(-1) + P.log()
-        x_0 = (log_row.softmax(1)[..., None] * mean).sum(1)
         others = log_row[..., None] - log_p
         halves = [others.masked_fill(~(self.x * sign > 0), -torch.inf).logsumexp(1) for sign in (1, -1)]
-        ordered = (x_t - alpha[:, 0] * x_0) / sigma[:, 0] if self.flow else x_0
-        return torch.where(self.features.is_bit, (halves[0] - halves[1]) / 2, ordered).float()
+        bits = ((halves[0] - halves[1]) / 2)[:, self.features.unlisted]
+        return torch.cat([bits, *self.log_odds(others)], dim=1).float()
+
+    def log_odds(self, others: Tensor) -> list[Tensor]:
+        """Return ln p(level | other features) (B, 1) without its frequency, of each level of each listed feature."""
+        posterior = self.features.posterior
+        return [
+            others[:, self.u[:, f] == level, f].logsumexp(1, keepdim=True) - posterior.log_frequencies[i, level]
+            for i, f in enumerate(self.features.listed.tolist())
+            for level in range(int(self.features.levels[f]))
+        ]

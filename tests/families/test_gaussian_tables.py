@@ -167,18 +167,27 @@ def test_features_under_the_mask_have_no_influence(case: Case, monkeypatch: pyte
 
 
 class Reordered(nn.Module):
-    """A net for features in another order."""
+    """A net for features and outputs in another order."""
 
-    def __init__(self, net: nn.Module, order: Tensor) -> None:
+    def __init__(self, net: nn.Module, order: Tensor, outputs: Tensor) -> None:
         super().__init__()
-        self.net, self.order, self.back = net, order, order.argsort()
+        self.net, self.back, self.outputs = net, order.argsort(), outputs
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         own = torch.cat([part[:, self.back] for part in x.chunk(3, dim=1)], dim=1)
-        return self.net(own, t)[:, self.order]
+        return self.net(own, t)[:, self.outputs]
 
 
-@pytest.mark.parametrize("settings", [{"name": "ddpm", "steps": 20}, {"name": "score_sde", "trace": "exact"}], ids=str)
+def in_order(column_of: Tensor, columns: list[int]) -> Tensor:
+    """Return the places of items of these columns, in their order, where column_of is the column of each item."""
+    return torch.cat([(column_of == column).nonzero().flatten() for column in columns])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"name": "ddpm", "steps": 20}, {"name": "score_sde", "trace": "exact", "solver": {"name": "rk4", "steps": 6}}],
+    ids=str,
+)
 def test_permuting_the_columns_permutes_the_answer(settings: dict[str, Any]) -> None:
     """The same net on features in another order gives the same bound, and the same parts of it by column."""
     columns = [3, 1, 0, 2]
@@ -186,10 +195,14 @@ def test_permuting_the_columns_permutes_the_answer(settings: dict[str, Any]) -> 
     other = parse({"name": "x", "family": {"net": "mlp", **settings}}).model(
         table(*(TINY.columns[column] for column in columns))
     )
-    order = torch.cat([(model.features.column == column).nonzero().flatten() for column in columns])
+    features = model.features
+    unlisted, listed = (features.column[part] for part in (features.unlisted, features.listed))
+    of_levels = listed.repeat_interleave(features.levels[features.listed])
+    outputs = torch.cat([in_order(unlisted, columns), len(unlisted) + in_order(of_levels, columns)])
+    net_of_other = Reordered(net, in_order(features.column, columns), outputs)
     x = random_rows(TINY, 5, rng(), missing=0.3)
     nats, error = mean_nats(model, net, x, repeats=40, effort=20)
-    permuted, other_error = mean_nats(other, Reordered(net, order), x[:, columns], repeats=40, effort=20)
+    permuted, other_error = mean_nats(other, net_of_other, x[:, columns], repeats=40, effort=20)
     assert bool(((nats - permuted).abs() < 5 * (error + other_error) + 1e-4).all())
 
 

@@ -1,6 +1,6 @@
 """The forward process of a fixed schedule, and its training losses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ HYBRID_WEIGHT = 1e-3
 class NoisedBatch:
     """One x_k ~ q(x_k | x_0) per example and the network's prediction; v if the variance is learned.
 
-    k (B,); step (B, 1, …) each; the other tensors (B, *shape).
+    k (B,); step (B, 1, …) each; output is that of the net for the prediction; the other tensors (B, *shape).
     """
 
     batch: FeatureBatch
@@ -31,6 +31,7 @@ class NoisedBatch:
     k: Tensor
     step: ChainStep
     x_t: Tensor
+    output: Tensor
     prediction: Tensor
     v: Tensor | None
 
@@ -64,12 +65,15 @@ class FixedForward(Forward):
 
         k is stratified over the batch: one uniform draw in each of B equal parts of {1 … T}.
         """
-        T, x_0 = self.schedule.T, batch.x
-        k = stratified_steps(T, len(x_0), rng, x_0.device)
+        k = stratified_steps(self.schedule.T, len(batch.x), rng, batch.x.device)
+        return self.loss_fn(self._noised(net, batch, rng, k))
+
+    def _noised(self, net: nn.Module, batch: FeatureBatch, rng: torch.Generator, k: Tensor) -> NoisedBatch:
+        x_0 = batch.x
         eps, step = torch.randn(x_0.shape, generator=rng, device=x_0.device), self.bound.at(k, x_0.ndim)
         x_t = batch.seen(gaussian.diffuse(x_0, eps, step.alpha, step.sigma))  # x_t ~ q(x_k | x_0)
-        prediction, v = self.parametrization.evaluate(net, x_t, k / T, step.alpha, step.sigma, batch.roles)
-        return self.loss_fn(NoisedBatch(batch=batch, eps=eps, k=k, step=step, x_t=x_t, prediction=prediction, v=v))
+        found = self.parametrization.evaluate(net, x_t, k / self.schedule.T, step.alpha, step.sigma, batch.roles)
+        return NoisedBatch(batch=batch, eps=eps, k=k, step=step, x_t=x_t, **found._asdict())
 
     def _simple(self, draw: NoisedBatch) -> LossTerms:
         simple = self._error(draw)
@@ -77,7 +81,9 @@ class FixedForward(Forward):
 
     def _hybrid(self, draw: NoisedBatch) -> LossTerms:
         """Return the hybrid loss (Nichol & Dhariwal eq. 16): only the variance learns from the bound."""
-        simple, vlb = self._error(draw), self._nats(draw, self.parametrization.clipped(self._x_0_hat(draw)).detach())
+        fixed = replace(draw, output=draw.output.detach())
+        simple = self._error(draw)
+        vlb = self._nats(fixed, self.parametrization.clipped(self._x_0_hat(draw)).detach())
         return LossTerms(total=simple + self.vlb_weight * vlb, parts={"simple": simple, "vlb_nats": vlb})
 
     def _vlb(self, draw: NoisedBatch) -> LossTerms:
@@ -100,10 +106,20 @@ class FixedForward(Forward):
         return self.parametrization.prediction.to_x_0(draw.prediction, draw.x_t, draw.step.alpha, draw.step.sigma)
 
     def _nats(self, draw: NoisedBatch, x_0_hat: Tensor) -> Tensor:
-        u, x_0, mask = draw.batch.u, draw.batch.x, draw.batch.mask
-        nats = self.bound.step_nats(u, x_0, draw.x_t, draw.k, x_0_hat, draw.v)
-        return self.schedule.T * likelihoods.sum_dims(nats, mask)
+        return self.schedule.T * likelihoods.sum_dims(self._cells(draw, x_0_hat), draw.batch.mask)
+
+    def _cells(self, draw: NoisedBatch, x_0_hat: Tensor) -> Tensor:
+        """Return L_{k−1} of each feature, (B, *shape) nats."""
+        u, step = draw.batch.u, draw.step
+        nats = self.bound.step_nats(u, draw.batch.x, draw.x_t, draw.k, x_0_hat, draw.v)
+        first = (draw.k == 1).nonzero().flatten()
+        seen = (part[first] for part in (u, draw.output, draw.x_t, step.alpha, step.sigma, nats))
+        return nats.index_copy(0, first, self.parametrization.features.decoder_nats(*seen))
 
     def decoder_nats(self, net: nn.Module, batch: FeatureBatch, rng: torch.Generator) -> Tensor:
-        """Return −log p(u|x_1) of each feature, with p(u|x_1) a discretised Gaussian around x̂_0, (B, *shape) nats."""
-        return self.step_nats(net, batch, rng, torch.ones(len(batch.x), dtype=torch.long, device=batch.x.device))
+        """Return −log p(u|x_1) of each feature, (B, *shape) nats.
+
+        p(u|x_1) is a discretised Gaussian around x̂_0, or that of the features if they have a decoder.
+        """
+        draw = self._noised(net, batch, rng, torch.ones(len(batch.x), dtype=torch.long, device=batch.x.device))
+        return self._cells(draw, self.parametrization.clipped(self._x_0_hat(draw)))

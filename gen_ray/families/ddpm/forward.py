@@ -60,5 +60,6 @@ class Forward(ABC):
 
         Given features of x_t are without noise; roles None: all are noisy.
         """
-        prediction, v = self.parametrization.evaluate(net, x_t, self.network_time(t, alpha, sigma), alpha, sigma, roles)
+        time = self.network_time(t, alpha, sigma)
+        _, prediction, v = self.parametrization.evaluate(net, x_t, time, alpha, sigma, roles)
         return self.parametrization.clipped(self.parametrization.prediction.to_x_0(prediction, x_t, alpha, sigma)), v

@@ -71,9 +71,9 @@ class Ddpm(Family):
     def build_net(self) -> nn.Module:
         """Return net(x (B,C,H,W), t (B,)) -> (B, C, H, W), or (B, 2·C, H, W) if the variance is learned.
 
-        For tables net(x and two masks (B,3·F), t (B,)) -> (B, F) or (B, 2·F).
+        For tables net(x and two masks (B,3·F), t (B,)) -> the features' output channels, and F more for a variance.
         """
-        channels = self.features.shape[0] * (2 if self.parametrization.learns_variance else 1)
+        channels = self.features.output_channels + self.features.shape[0] * self.parametrization.learns_variance
         return self.forward.wrapped(self.config.net.build(self.features.input_shape, channels))
 
     def fitted(self, net: nn.Module) -> "Ddpm":

@@ -1,12 +1,21 @@
 """The parametrisation of a DDPM: how the network's output gives a prediction and, optionally, a learned variance."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from gen_ray.maths.features import Features, Roles
 from gen_ray.maths.gaussian import Prediction
 from gen_ray.maths.tables import Variance
+
+
+class NetOutput(NamedTuple):
+    """A net's output for the prediction, the prediction (B, *shape), and v (B, *shape) or None (``evaluate``)."""
+
+    output: Tensor
+    prediction: Tensor
+    v: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -24,25 +33,24 @@ class Parametrization:
 
     @property
     def learns_variance(self) -> bool:
-        """Return whether half of the output's channels predict the variance."""
+        """Return whether the last channels of the output, one for each of x_t, predict the variance."""
         return self.variance is Variance.LEARNED
 
     def evaluate(
         self, net: nn.Module, x_t: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, roles: Roles | None = None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return the prediction and v, each (B, *shape); v is −1 at the smallest and 1 at the largest variance.
+    ) -> NetOutput:
+        """Return the net's output, the prediction and v; v is −1 at the smallest and 1 at the largest variance.
 
         t (B,) is the net's time; alpha and sigma (B, 1, …) are the marginal's. Given features of x_t are without noise;
         roles None: all are noisy. v is None if the variance is not learned.
         """
-        output = net(self.features.net_input(x_t, roles), t).float()
-        if not self.learns_variance:
-            return self.predicted(output, x_t, alpha, sigma), None
-        output, v = output.chunk(2, dim=1)
-        return self.predicted(output, x_t, alpha, sigma), v
+        output, v = net(self.features.net_input(x_t, roles), t).float(), None
+        if self.learns_variance:
+            output, v = output.split([self.features.output_channels, self.features.shape[0]], dim=1)
+        return NetOutput(output, self.predicted(output, x_t, alpha, sigma), v)
 
     def predicted(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Return the prediction (B, *shape) from a net's output of the same shape."""
+        """Return the prediction (B, *shape) from a net's output."""
         return self.features.prediction(output, x_t, alpha, sigma, self.prediction)
 
     def clipped(self, x_0: Tensor) -> Tensor:

@@ -25,6 +25,9 @@ from gen_ray.nets import DENOISERS
 
 BIT_SPREAD = 0.15
 """The standard deviation of the points ±1 that stand for a bit: the cells' border is 6.7 of them away."""
+LEVEL_SPREAD = 1 / 3
+"""The standard deviation of the points that stand for a level, by the distance of the cell's border. With less, t_min
+would have to be smaller."""
 
 
 class ScoreSde(Family):
@@ -37,13 +40,13 @@ class ScoreSde(Family):
         """Store the settings and the data's spec. Raise UserError for data that are neither images nor tables."""
         super().__init__(config, spec)
         self.require_net(config.net, DENOISERS)
-        self.features = features_of(spec, BIT_SPREAD)
+        self.features = features_of(spec, BIT_SPREAD, LEVEL_SPREAD)
         self.sde, self.prediction = config.sde, gaussian.PREDICTIONS[config.predict]
         self.bin = spacing(self.features.levels, torch.zeros((), dtype=torch.float64))
 
     def build_net(self) -> nn.Module:
-        """Return net(z (B,C,H,W), t (B,)) -> (B, C, H, W); for tables net((B,3·F), t (B,)) -> (B, F)."""
-        return self.config.net.build(self.features.input_shape, self.features.shape[0])
+        """Return net(z (B,C,H,W), t (B,)) -> (B, C, H, W); for tables net((B,3·F), t (B,)) -> (B, output channels)."""
+        return self.config.net.build(self.features.input_shape, self.features.output_channels)
 
     # ---- one network evaluation -------------------------------------------------------------------------------------
 
