@@ -71,7 +71,7 @@ def _discrete(spec: DataSpec = SMALL, net: Mapping[str, Any] = LOGIC, **kernel: 
 CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
     "vae": {
         "logistic": _vae(),
-        "logistic-conv": _vae(COLOUR, net=CONV),
+        "logistic-conv": _vae(COLOUR, likelihood="logistic", net=CONV),
         "logistic-warmup": _vae(kl_warmup_steps=10),
         "logistic-fine": _vae(FINE),
         "categorical": _vae(COLOUR.model_copy(update={"levels": 5}), likelihood="categorical"),
@@ -79,8 +79,9 @@ CONFIGS: dict[str, dict[str, tuple[DataSpec, dict[str, Any]]]] = {
         "static": _vae(likelihood="bernoulli", binarise="static"),
         "static-conv": _vae(COLOUR, likelihood="bernoulli", binarise="static", net=CONV),
         "dynamic": _vae(likelihood="bernoulli", binarise="dynamic"),
-        "logistic-rows": _vae(ROWS),
-        "logistic-incomplete": _vae(INCOMPLETE),
+        "logistic-rows": _vae(ROWS, likelihood="logistic"),
+        "logistic-incomplete": _vae(INCOMPLETE, likelihood="logistic"),
+        "categorical-rows": _vae(ROWS),
         "categorical-incomplete": _vae(INCOMPLETE, likelihood="categorical", kl_warmup_steps=3),
         "dynamic-conv": _vae(likelihood="bernoulli", binarise="dynamic", net=CONV, kl_warmup_steps=3),
     },

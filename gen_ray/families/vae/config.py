@@ -17,8 +17,9 @@ class VaeConfig(FamilyConfig):
 
     name: Literal["vae"] = "vae"
     latent_dim: int = Field(20, ge=1, le=65536, description="number of latent variables")
-    likelihood: Literal["bernoulli", "logistic", "categorical"] = Field(
-        "logistic", description="p(x|z) of a pixel; in tables, of an ordered column"
+    likelihood: Literal["bernoulli", "logistic", "categorical"] | None = Field(
+        None,
+        description="p(x|z) of a pixel or an ordered column; null: logistic for pixels, categorical for columns",
     )
     binarise: Literal["static", "dynamic"] | None = Field(
         None,
@@ -36,6 +37,6 @@ class VaeConfig(FamilyConfig):
 
     @model_validator(mode="after")
     def _binary_together(self) -> "VaeConfig":
-        if (self.likelihood, self.binarise) not in OBSERVATIONS:
+        if (self.likelihood or "logistic", self.binarise) not in OBSERVATIONS:
             raise ValueError("likelihood=bernoulli needs binarise=static or dynamic; binarise has no effect otherwise")
         return self
