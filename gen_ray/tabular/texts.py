@@ -106,6 +106,15 @@ def _in_calendar(times: pa.Array) -> pa.Array:
     return pc.if_else(inside, times, pa.scalar(None, times.type))
 
 
+def parse_texts(texts: pa.Array, column: BaseColumn) -> Parsed:
+    """Return texts (n,) of a user as values. Times may be in the column's own format, or in ISO 8601 as in answers."""
+    parsed = parse_cells(texts, column)
+    if not isinstance(column, DatetimeColumn) or column.format is None or not parsed.bad.any():
+        return parsed
+    iso = parse_cells(texts, column.model_copy(update={"format": None}))
+    return Parsed(pc.coalesce(parsed.values, iso.values), parsed.bad & iso.bad)
+
+
 def reader(column: BaseColumn) -> Reader:
     """Return the reader of a column's texts."""
     kind = column.type_of_values

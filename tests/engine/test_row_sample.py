@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gen_ray.datasets.shards import to_numpy
+from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference.rows.blocks import DrawnBlocks
 from gen_ray.engine.inference.rows.conditional import ENOUGH, ConditionalDraws
 from gen_ray.engine.inference.rows.conditions import parse_conditions
@@ -116,6 +117,14 @@ def test_dates_and_categories_with_signs_of_the_syntax() -> None:
         conditions.allowed[1].uniforms(np.repeat(codes, 50), np.tile(np.arange(50) / 50, len(codes))),
     )
     assert set(drawn.cast(pa.int64()).to_pylist()) <= set(range(30, 61))
+
+
+def test_a_time_of_a_condition_is_in_the_format_of_the_column_or_in_iso_8601() -> None:
+    [day] = untrained_model(pa.table({"day": pa.array(range(120), pa.timestamp("s"))})).spec.columns
+    columns = (day.model_copy(update={"format": "%d/%m/%Y"}),)
+    spec = DataSpec(name="days", kind="table", shape=(1,), levels=120, columns=columns)
+    either = [parse_conditions([f"day={text}"], spec).known[0] for text in ("01/01/1970", "1970-01-01")]
+    assert either[0] == either[1]
 
 
 def test_names_with_signs_of_the_syntax() -> None:

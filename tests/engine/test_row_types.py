@@ -13,6 +13,7 @@ from gen_ray.engine.inference.rows.blocks import inspect
 from gen_ray.engine.inference.rows.impute import ImputeTask
 from gen_ray.engine.inference.rows.run import run_here
 from gen_ray.engine.inference.rows.score import ScoreTask, summary
+from gen_ray.engine.inference.rows.texts import as_texts
 from gen_ray.errors import UserError
 from tests.engine.row_models import CPU, output, untrained_model
 from tests.tabular_cases import mixed_rows
@@ -119,3 +120,15 @@ def test_scores_of_no_row_and_of_rows_without_values(tmp_path: Path, content: st
     assert len(lines) == (3 if blocks.rows else 0)
     if lines:
         assert "most unusual: kind" in lines[1] and lines[2] == "row 0: 0.00 bits"
+
+
+def test_times_in_csv_are_iso_8601_and_read_back() -> None:
+    seconds = [0, 1_500_000_000, None]
+    assert as_texts(pa.array(seconds, pa.timestamp("s")), "t").to_pylist() == [
+        "1970-01-01T00:00:00",
+        "2017-07-14T02:40:00",
+        "",
+    ]
+    zoned = as_texts(pa.array(seconds, pa.timestamp("us", "UTC")), "t")
+    assert zoned[0].as_py() == "1970-01-01T00:00:00Z"
+    assert as_texts(pa.array([0, None], pa.date32()), "d").to_pylist() == ["1970-01-01", ""]

@@ -23,13 +23,12 @@ from gen_ray.tabular.columns import (
     BaseColumn,
     BooleanColumn,
     CategoryColumn,
-    DatetimeColumn,
     IntegerColumn,
     NumberColumn,
 )
 from gen_ray.tabular.delimited import detect_delimiter
 from gen_ray.tabular.parse import describe
-from gen_ray.tabular.texts import Parsed, parse_cells
+from gen_ray.tabular.texts import parse_texts
 
 LONGEST_LISTED, MOST_LISTED = 64, 5
 """Characters of an unknown category, and number of them for each column, that a response repeats."""
@@ -185,20 +184,11 @@ def _parse_column(cells: Sequence[Any], places: Sequence[str], column: BaseColum
         if text is None and value is not None:
             raise InstanceError(place, f"column {column.name!r} must be {expected(column)}, or null")
         texts.append(text)
-    parsed = _parse(pa.array(texts, pa.string()), column)
+    parsed = parse_texts(pa.array(texts, pa.string()), column)
     if parsed.bad.any():
         place = places[int(np.flatnonzero(parsed.bad)[0])]
         raise InstanceError(place, f"column {column.name!r} must be {expected(column)}, or null")
     return parsed.values
-
-
-def _parse(texts: pa.Array, column: BaseColumn) -> Parsed:
-    """Return the values of texts. Times may be in the column's own format, or in ISO 8601 as responses have them."""
-    parsed = parse_cells(texts, column)
-    if not isinstance(column, DatetimeColumn) or column.format is None or not parsed.bad.any():
-        return parsed
-    iso = parse_cells(texts, column.model_copy(update={"format": None}))
-    return Parsed(pc.coalesce(parsed.values, iso.values), parsed.bad & iso.bad)
 
 
 def cell_text(value: Any, column: BaseColumn) -> str | None:

@@ -12,7 +12,7 @@ from gen_ray.dataspec import DataSpec
 from gen_ray.errors import LONGEST_SHOWN, UserError, nearest, short
 from gen_ray.tabular.columns import BaseColumn, CategoryColumn, OrderedColumn
 from gen_ray.tabular.parse import describe
-from gen_ray.tabular.texts import parse_cells
+from gen_ray.tabular.texts import parse_texts
 
 RANGE, ALTERNATIVES = "..", "|"
 
@@ -135,7 +135,7 @@ def _value(column: BaseColumn, text: str) -> pa.Array:
         raise ConditionError(
             f"{named} does not have this value, {hint}", f"{named} does not have the value {short(text)}, {hint}"
         )
-    parsed = parse_cells(pa.array([text]), column)
+    parsed = parse_texts(pa.array([text]), column)
     if parsed.bad.any() or parsed.values.null_count:
         raise ConditionError(f"{named} must be {describe(column)}", f"{named}: {short(text)} is not {describe(column)}")
     return parsed.values

@@ -27,6 +27,7 @@ def as_texts(values: pa.Array, name: str, column: BaseColumn | None = None) -> p
         raise UserError(no_text(name, values.type))  # Arrow writes: <value out of range: …>
     if pa.types.is_timestamp(values.type):
         texts = pc.replace_substring_regex(texts, pattern=r"\.0+(Z?)$", replacement=r"\1")
+        texts = pc.replace_substring(texts, " ", "T", max_replacements=1)  # ISO 8601, as in JSON
     return pc.fill_null(texts, "")
 
 
