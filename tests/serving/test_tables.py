@@ -241,7 +241,7 @@ def test_rows_under_conditions_in_other_formats(http: TestClient) -> None:
         ({"nmber": 3}, "has a column that is not known; did you mean 'number'?"),
         ({"letter": "secret"}, "column 'letter' does not have this value"),
         ({"letter": "a|secret"}, "column 'letter' does not have this value"),
-        ({"number": "secret"}, "column 'number' must be a value of type int64"),
+        ({"number": "secret"}, "column 'number' must be a whole number of type int64"),
         ({"number": "20..30"}, "no training value of 'number' is in this range; its values are between 0 and 9"),
         ({"number": ".."}, "the range has neither a lower nor an upper end"),
         ({"number": None}, "column 'number' must be a whole number of type int64, or a text LOW..HIGH or A|B"),
