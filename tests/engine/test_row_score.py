@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.rows.blocks import inspect
 from gen_ray.engine.inference.rows.run import run_here
 from gen_ray.engine.inference.rows.score import ScoreTask, expected_bits, summary
 from gen_ray.errors import UserError
+from gen_ray.experiment import parse
 from tests import tabular_joint
 from tests.engine.row_models import CPU, perfect_model
 
@@ -51,6 +53,22 @@ def test_a_family_that_does_not_tell_cells_scores_rows(tmp_path: Path) -> None:
     [result] = run_here(model, task, source, frozenset(), CPU)
     assert result.files["rows"].content.startswith(b"number,truth,letter,bits\n0,true,a,")
     assert summary([result.statistics], None)[0].endswith("bits per row (ar)")
+
+
+@pytest.mark.parametrize("family", ["ddpm", "score_sde", "vae"])
+def test_every_family_scores_rows_with_missing_cells(tmp_path: Path, family: str) -> None:
+    """Regression: the density of a flow needs gradients, which are not available in inference mode."""
+    experiment = parse({"name": "joint", "family": {"name": family, "net": "mlp"}})
+    maths = experiment.model(tabular_joint.spec())
+    model = Model(experiment=experiment, family=maths, net=maths.build_net().eval().requires_grad_(False), meta={})
+    (tmp_path / "rows.csv").write_text("number,truth,letter\n0,true,a\n,false,\n")
+    source = inspect(tmp_path / "rows.csv", model.spec.columns)
+    expected = expected_bits(model, 2, CPU)
+    task = ScoreTask(source=source, suffix=".csv", effort=2, seed=0, expected=expected)
+    [result] = run_here(model, task, source, frozenset(), CPU)
+    rows = list(csv.DictReader(io.StringIO(result.files["rows"].content.decode())))
+    assert len(rows) == 2 and all(0 < float(row["bits"]) < 20 for row in rows)
+    assert "-partial" in summary([result.statistics], expected)[0]
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:

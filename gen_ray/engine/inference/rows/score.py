@@ -115,7 +115,8 @@ class _Bits:
         nats: list[Tensor] = []
         cells: list[Tensor] = []
         kind = ""
-        with autocast(model.experiment.training.precision, device), torch.inference_mode():
+        # Not in inference mode: the density of a flow needs gradients
+        with autocast(model.experiment.training.precision, device), torch.no_grad():
             for part in chains.batches(len(codes), chains.batch_rows(model.spec)):
                 x = torch.from_numpy(codes[part]).to(device)
                 nll = model.family.nll(model.net, x, generator(*seed, part.start, device=device), effort=effort)
