@@ -29,7 +29,7 @@ from gen_ray.tracking.runs import rows
 from gen_ray.tracking.store import Store
 from tests.conftest import CommandResult, free_port
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(480, method="thread")]
 Run = Callable[..., CommandResult]
 SWEEP = Path(__file__).parents[2] / "configs" / "sweeps" / "table-families.yaml"
 TINY: dict[str, Any] = {
