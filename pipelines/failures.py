@@ -38,6 +38,7 @@ USER = {
 }
 """Errors that the user can mend: exit code 2. Only with a file name; without one the error may be a bug."""
 ARGUMENT = re.compile(r"argument `(?P<name>[a-z]\w*)(?:=(?P<value>[^`]*))?`")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 TYPOGRAPHY = str.maketrans({"…": "...", "–": "-", "×": "x", "±": "+-", "→": "->", "≤": "<=", "≥": ">=", "·": "."})
 
 
@@ -115,8 +116,11 @@ def _flag(name: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text on one line of limited length."""
-    line = " ".join(text.split())
+    """Return the text on one line of limited length, without characters that control a terminal.
+
+    Names of columns and cells of files are part of messages.
+    """
+    line = CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", " ".join(text.split()))
     return line if len(line) <= LINE else f"{line[: LINE // 2]} … {line[-LINE // 2 :]}"
 
 

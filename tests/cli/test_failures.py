@@ -218,3 +218,8 @@ def test_a_hint_to_a_verb_reads_well_in_the_library_and_on_the_command_line() ->
     assert line.endswith("(argument `list_samplers` of gen-ray sample)")
     shown = failures.with_flags(line)
     assert shown.startswith("--steps: no sampler") and shown.endswith("(--list-samplers of gen-ray sample)")
+
+
+def test_a_message_does_not_control_the_terminal() -> None:
+    """The name of a column in a file may hold escape sequences."""
+    assert failures.one_line("column \x1b[31mred\n\x07x\x9b") == "column \\x1b[31mred \\x07x\\x9b"
