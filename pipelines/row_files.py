@@ -9,7 +9,7 @@ import typer
 
 from gen_ray.storage.user_paths import local
 from pipelines import instances, terminal
-from pipelines.row_jobs import FileJob, listed, open_file
+from pipelines.row_jobs import FileJob, Workers, listed, open_file
 
 if TYPE_CHECKING:
     from gen_ray.engine.inference.artifact import Model
@@ -41,6 +41,7 @@ class ImputedFile:
     completions: Annotated[
         Path | None, typer.Option(help="With --data: a .parquet of all completions, one row for each.")
     ] = None
+    workers: Workers = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def fill_file(model: "Model", options: ImputedFile, out: Path | None, draws: Dra
     )
     task.check()
     _show_missing(task, draws.k)
-    FileJob("impute", model, task, task.source, outputs).run()
+    FileJob("impute", model, task, task.source, outputs).run(options.workers)
 
 
 def _show_missing(task: "ImputeTask", k: int) -> None:
@@ -139,6 +140,7 @@ class ScoredFile:
     effort: int | None
     seed: int
     out: Path | None
+    workers: int | None
 
 
 def score_file(model: "Model", data: Path, options: ScoredFile) -> None:
@@ -154,7 +156,7 @@ def score_file(model: "Model", data: Path, options: ScoredFile) -> None:
     expected = expected_bits(model, effort, instances.device())
     task = ScoreTask(source=blocks, suffix=out.suffix, effort=effort, seed=options.seed, expected=expected)
     task.check()
-    for line in summary(FileJob("score", model, task, blocks, {MAIN: out}).run(), expected):
+    for line in summary(FileJob("score", model, task, blocks, {MAIN: out}).run(options.workers), expected):
         typer.echo(line)
 
 
@@ -168,6 +170,7 @@ class SampledFile:
             help="For models of tables: COLUMN=VALUE, COLUMN=LOW..HIGH or COLUMN=VALUE|VALUE. May be repeated."
         ),
     ] = None
+    workers: Workers = None
 
 
 def streams(model: "Model", out: str | None) -> bool:
@@ -209,7 +212,7 @@ def sample_file(model: "Model", n: int, options: SampledFile, out: str | None, c
             typer.echo(line)
     task.chain(model)
     blocks = DrawnBlocks(n, rows_per_block(n, examples=not model.spec.is_table, cells=model.spec.dims))
-    statistics = FileJob("sample", model, task, blocks, {MAIN: target}, folder).run()
+    statistics = FileJob("sample", model, task, blocks, {MAIN: target}, folder).run(options.workers)
     if task.conditions.allowed:
         candidates = sum(block["candidates"] for block in statistics)
         typer.echo(f"accepted: {n / candidates:.1%} of {candidates:,} candidates")

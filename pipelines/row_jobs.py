@@ -1,10 +1,11 @@
-"""A command that computes a file of rows: its blocks, resumption and progress."""
+"""A command that computes a file of rows: its blocks, resumption, workers and progress."""
 
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +20,20 @@ if TYPE_CHECKING:
     from gen_ray.engine.inference.rows.parts import Parts
     from gen_ray.engine.inference.rows.results import BlockResult, RowTask
 
+RAY_SECONDS = 30.0
+"""Seconds of work from which on more processes save more time than Ray and its workers need to start."""
+
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=100_000,
+        help="Processes that compute on Ray; 0: this process only. The output does not depend on it. Default: this "
+        "process for a single block, or if the rest takes less than 30 s after the first ones; else, and always with "
+        "RAY_ADDRESS, one per core or GPU of the cluster.",
+    ),
+]
+
 
 @dataclass(frozen=True)
 class FileJob:
@@ -31,7 +46,7 @@ class FileJob:
     outputs: Mapping[str, Path]
     is_folder: bool = False
 
-    def run(self) -> list[Mapping[str, Any]]:
+    def run(self, workers: int | None) -> list[Mapping[str, Any]]:
         """Write the outputs, and return the statistics of all blocks. A repeated command continues an ended one."""
         from gen_ray.engine.inference.rows.parts import Parts
 
@@ -40,7 +55,7 @@ class FileJob:
             if parts.finished:
                 typer.echo(f"continues: {len(parts.finished)} of {len(self.blocks)} blocks are done", err=True)
             before = sum(record["rows"] for record in parts.finished.values())
-            self._compute(parts)
+            self._compute(parts, workers)
             self.blocks.check_unchanged()
             parts.complete()
         seconds = time.perf_counter() - started
@@ -49,23 +64,51 @@ class FileJob:
         typer.echo(f"{names}: {self.blocks.rows:,} rows, {seconds:.1f} s, {speed}")
         return [parts.finished[index]["statistics"] for index in sorted(parts.finished)]
 
-    def _compute(self, parts: "Parts") -> None:
+    def _compute(self, parts: "Parts", workers: int | None) -> None:
         with VerbProgress(self.verb) as progress:
-            for result in self._results(frozenset(parts.finished)):
+            for result in self._results(parts, workers):
                 parts.add(result)
                 progress(len(parts.finished), len(self.blocks), {})
 
-    def _results(self, done: frozenset[int]) -> "Iterator[BlockResult]":
+    def _results(self, parts: "Parts", workers: int | None) -> "Iterator[BlockResult]":
+        """Yield the results of the blocks that are not finished.
+
+        By default this process computes until it is clear that the rest takes longer than a start of Ray.
+        """
         from gen_ray.engine.inference.rows.run import run_here
 
-        if len(done) == len(self.blocks):
-            return iter(())
-        return run_here(self.model, self.task, self.blocks, done, instances.device())
+        if len(parts.finished) == len(self.blocks):
+            return
+        if not workers and not self._starts_on_cluster(parts, workers):
+            started, before = time.perf_counter(), len(parts.finished)
+            for result in run_here(self.model, self.task, self.blocks, frozenset(parts.finished), instances.device()):
+                yield result
+                left = len(self.blocks) - len(parts.finished)
+                seconds = (time.perf_counter() - started) / (len(parts.finished) - before) * left
+                if workers is None and left > 1 and seconds > RAY_SECONDS and _processors() > 1:
+                    break
+            else:
+                return
+        from gen_ray.cluster.inference.stream import run_on_cluster  # imports Ray
+
+        self.model.net.cpu()
+        yield from run_on_cluster(self.model, self.task, self.blocks, frozenset(parts.finished), workers)
+
+    def _starts_on_cluster(self, parts: "Parts", workers: int | None) -> bool:
+        several = len(self.blocks) - len(parts.finished) > 1
+        return workers is None and several and "RAY_ADDRESS" in os.environ
 
     def _settings(self) -> dict[str, Any]:
         """Return everything that the output depends on, as JSON can hold it."""
         about = {"verb": self.verb, "model": self.model.digest, "rows": self.blocks.rows, "blocks": len(self.blocks)}
         return {**about, **self.blocks.source, **self.task.settings}
+
+
+def _processors() -> int:
+    """Return the number of GPUs of this machine, or else of its cores."""
+    import torch
+
+    return torch.cuda.device_count() or os.cpu_count() or 1
 
 
 def open_file(path: Path, spec: "DataSpec") -> "FileBlocks":

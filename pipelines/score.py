@@ -8,7 +8,7 @@ import typer
 from gen_ray.storage.user_paths import local
 from pipelines import instances, terminal
 from pipelines.instances import InstanceOptions, ModelName, Rows, Seed, Storage
-from pipelines.row_files import ScoredFile, score_file
+from pipelines.row_files import ScoredFile, Workers, score_file
 
 SOURCES = ("csv:", "parquet:")
 """Prefixes of sources; other --data of a table are files."""
@@ -42,6 +42,7 @@ def score(
             "replaced."
         ),
     ] = None,
+    workers: Workers = None,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
     """Print bits per dimension of each instance with kind and standard error, and the mean if there are several.
@@ -58,7 +59,7 @@ def score(
     if loaded.spec.is_table and options.data is not None and not options.data.startswith(SOURCES):
         if repeats is not None:
             raise UserError("--repeats: does not apply to a file of rows; raise --effort")
-        score_file(loaded, local(options.data), ScoredFile(effort, seed, out))
+        score_file(loaded, local(options.data), ScoredFile(effort, seed, out, workers))
         return
     if out is not None:
         terminal.one_of("--out must end in", out.suffix, (".npz",))

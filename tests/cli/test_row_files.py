@@ -18,7 +18,7 @@ from gen_ray.engine.inference.rows import blocks, impute
 from gen_ray.engine.inference.rows.results import BlockResult
 from tests.cli.test_instances import untrained
 from tests.conftest import ROOT, CommandResult
-from tests.engine.row_models import untrained_model, with_missing, write_csv
+from tests.engine.row_models import CPU, untrained_model, with_missing, write_csv
 from tests.tabular_cases import mixed_rows
 
 Run = Callable[..., CommandResult]
@@ -227,3 +227,37 @@ def test_a_killed_command_continues(
     content = out.read_bytes()
     assert gen_ray(*words[:-1], tmp_path / "again.csv").code == 0
     assert (tmp_path / "again.csv").read_bytes() == content and len(read(out)) == 500
+
+
+@pytest.mark.parametrize(("seconds", "cluster", "here"), [(3600.0, "", 3), (0.0, "", 1), (3600.0, "127.0.0.1:1", 0)])
+def test_only_long_work_starts_ray(
+    gen_ray: Run,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    cluster: str,
+    here: int,
+) -> None:
+    """By default the command's process computes until the rest is long; a cluster that exists is used at once."""
+    pytest.importorskip("ray")
+    from gen_ray.cluster.inference import stream
+    from gen_ray.engine.inference.rows.run import run_here
+
+    skipped = []
+
+    def on_cluster(model: Any, task: Any, blocks: Any, skip: frozenset[int], workers: int | None) -> Any:
+        skipped.append(len(skip))
+        return run_here(model, task, blocks, skip, CPU)
+
+    monkeypatch.setattr(stream, "run_on_cluster", on_cluster)
+    monkeypatch.setattr("gen_ray.engine.inference.rows.blocks.BLOCK_ROWS", 64)
+    monkeypatch.setattr("pipelines.row_jobs.RAY_SECONDS", seconds)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    if cluster:
+        monkeypatch.setenv("RAY_ADDRESS", cluster)
+    words = ("sample", folder / "model", "-n", 150, "--out")
+    assert gen_ray(*words, tmp_path / "rows.csv").code == 0
+    assert skipped == ([here] if here < 3 else [])
+    assert gen_ray(*words, tmp_path / "0.csv", "--workers", 0).code == 0 and len(skipped) == (here < 3)
+    assert (tmp_path / "0.csv").read_bytes() == (tmp_path / "rows.csv").read_bytes()

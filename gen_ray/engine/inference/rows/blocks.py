@@ -28,8 +28,11 @@ LARGE_BLOCK_ROWS = 65_536
 MANY_ROWS = 1_048_576
 EXAMPLES = 1024
 """Images or texts in a block."""
+LARGE_EXAMPLES = 16_384
+"""The same for more than MANY_EXAMPLES."""
+MANY_EXAMPLES = 8_388_608
 CELLS = 2**24
-"""Maximum number of cells of a block of rows of a table, with all completions, so that it fits into memory."""
+"""Maximum number of cells of a block, with all completions, so that it fits into memory."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +116,7 @@ class DrawnBlocks:
 
     def read(self, skip: Collection[int] = ()) -> Iterator[RowRange]:
         """Yield the blocks in order, without those numbered in skip."""
-        for index in range(len(self)):
-            first = index * self.block_rows
-            if index not in skip:
-                yield RowRange(index, first, min(self.block_rows, self.rows - first))
+        return (block for block in ranges(self.rows, self.block_rows) if block.index not in skip)
 
 
 @dataclass(frozen=True)
@@ -205,14 +205,21 @@ class FileBlocks:
         return parse_rows(self.path, self.columns, absent_as_missing=True)
 
 
+def ranges(rows: int, block_rows: int) -> Iterator[RowRange]:
+    """Yield rows 0 … rows−1 in blocks of block_rows, the last one of fewer."""
+    for index, first in enumerate(range(0, rows, block_rows)):
+        yield RowRange(index, first, min(block_rows, rows - first))
+
+
 def rows_per_block(rows: int, *, examples: bool = False, cells: int = 1) -> int:
     """Return the rows of a block of a file or sample of this many rows, each with a number of cells.
 
     examples: of images or texts.
     """
-    if examples:
-        return EXAMPLES
-    return max(1, min(BLOCK_ROWS if rows <= MANY_ROWS else LARGE_BLOCK_ROWS, CELLS // cells))
+    small, large, many = (
+        (EXAMPLES, LARGE_EXAMPLES, MANY_EXAMPLES) if examples else (BLOCK_ROWS, LARGE_BLOCK_ROWS, MANY_ROWS)
+    )
+    return max(1, min(small if rows <= many else large, CELLS // cells))
 
 
 def inspect(path: Path, columns: Sequence[Column]) -> FileBlocks:

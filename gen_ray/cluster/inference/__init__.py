@@ -1,0 +1,1 @@
+"""Imputation, sampling and scoring of files by all machines of a cluster."""
