@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gen_ray.storage.user_paths import local
 from pipelines import instances, terminal
+from pipelines.example_files import complete_examples
 from pipelines.instances import ModelName, Seed, Storage
-from pipelines.row_files import SUFFIXES, DrawOptions, ImputedFile, fill_file
+from pipelines.row_files import DrawOptions, ImputedFile, fill_file
+from pipelines.row_jobs import SUFFIXES, Output
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +46,9 @@ class ImputeOptions:
             help="For text models, e.g. 'To be or not to b____'; short texts are padded with missing characters."
         ),
     ] = None
-    hole: Annotated[str, typer.Option(help="Character that marks a missing character in --text.")] = "_"
+    hole: Annotated[
+        str, typer.Option(help="Character that marks a missing character in --text, or in texts of --data.")
+    ] = "_"
     truth: Annotated[
         Path | None,
         typer.Option(
@@ -62,7 +67,9 @@ def impute(
     rows: ImputedFile,
     k: Annotated[
         int | None,
-        typer.Option("-n", "-k", min=1, max=1_000_000, help="Number of completions. Default: 8; with --data 20."),
+        typer.Option(
+            "-n", "-k", min=1, max=1_000_000, help="Number of completions. Default: 8; of rows of a table 20."
+        ),
     ] = None,
     imputer: Annotated[
         str | None, typer.Option(help="NAME or NAME:option=value. Default: the family's default.")
@@ -72,10 +79,11 @@ def impute(
     ] = None,
     seed: Seed = 0,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="A .png, or an .npz of samples, uncertainty, known and holes; with --data a .csv or .parquet. An "
-            "existing file is replaced."
+            metavar="FILE|DIR/|URI",
+            help="A .png, or an .npz of samples, uncertainty, known and holes; with --data a .csv or .parquet, or a "
+            "folder of Parquet files: DIR/ or s3://bucket/prefix. An existing file is replaced.",
         ),
     ] = None,
     list_imputers: Annotated[bool, typer.Option("--list-imputers", help="List the imputers and exit.")] = False,
@@ -83,26 +91,33 @@ def impute(
 ) -> None:
     """Complete an image or a text several times and show where the completions differ. The known part is unchanged.
 
-    For models of tables: fill in the missing cells of a file of rows (--data rows.csv).
+    With --data: fill in the missing cells of a file of rows, or complete all images or texts of files.
     """
-    if out is not None:
-        terminal.one_of("--out must end in", out.suffix, SUFFIXES if rows.data is not None else (*PICTURES, *SUFFIXES))
+    if out is not None and rows.data is not None:
+        Output.parse(out)
+    elif out is not None:
+        terminal.one_of("--out must end in", Path(out).suffix, (*PICTURES, *SUFFIXES))
     from gen_ray.engine.inference.impute import complete
 
     loaded = instances.load(model, storage)
     if list_imputers:
         terminal.show_chains("imputer", loaded.family.imputers())
         return
-    if rows.data is not None or loaded.spec.is_table:
+    if loaded.spec.is_table:
         fill_file(loaded, rows, out, DrawOptions(k or 20, imputer, steps, seed))
         return
-    if out is not None:
-        terminal.one_of("--out must end in", out.suffix, PICTURES)
+    if rows.data is not None:
+        draws = DrawOptions(k or 8, imputer, steps, seed)
+        complete_examples(loaded, rows, out, draws, instance.mask, instance.hole)
+        return
+    file = None if out is None else local(out)
+    if file is not None:
+        terminal.one_of("--out must end in", file.suffix, PICTURES)
     k = k or 8
     known, holes = _read(instance, loaded.spec)
     truth = None if instance.truth is None else _one(instance.truth, loaded.spec)
     made = complete(loaded, known, ~holes, k, imputer=imputer, steps=steps, seed=seed, device=instances.device())
-    _show(made, known, truth, out)
+    _show(made, known, truth, file)
     typer.echo(f"{int(holes.sum())} of {holes.numel()} values filled in {k} times, seed {seed}, nfe {made.nfe}")
     if unseen := int(made.unseen_known()[0]):
         typer.echo(

@@ -48,8 +48,8 @@ class InstanceOptions:
     data: Annotated[
         str | None,
         typer.Option(
-            help="A source as in gen-ray prepare SOURCE; for models of tables also a .csv or .parquet file. "
-            "Default: the training data."
+            help="A source as in gen-ray prepare SOURCE. gen-ray score also takes files: a .csv or .parquet of rows; a "
+            ".parquet or a folder (DIR/) of images or texts. Default: the training data."
         ),
     ] = None
     root: Annotated[Path | None, typer.Option(help="Folder of that source's files.")] = None

@@ -7,39 +7,41 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from gen_ray.storage.user_paths import local
 from pipelines import instances, terminal
-from pipelines.row_jobs import FileJob, Workers, listed, open_file
+from pipelines.row_jobs import FileJob, Output, Workers, checked_output, is_folder, listed, open_file
 
 if TYPE_CHECKING:
     from gen_ray.engine.inference.artifact import Model
     from gen_ray.engine.inference.rows.impute import ImputeTask
 
-FILLS, SUFFIXES = ("median", "mean", "mode", "draw"), (".csv", ".parquet")
+FILLS = ("median", "mean", "mode", "draw")
 
 
 @dataclass(frozen=True)
 class ImputedFile:
-    """The file of rows to complete, for models of tables."""
+    """The file to complete, and how the missing cells of a table are filled."""
 
     data: Annotated[
-        Path | None, typer.Option(help="For models of tables: a CSV or Parquet file whose missing cells are filled.")
+        Path | None,
+        typer.Option(
+            help="A file whose missing values are filled. Models of tables: a CSV or Parquet file. Images and texts: a "
+            ".parquet, a folder of these, or a folder of pictures; missing values are null, those of --mask, or in a "
+            "column text those of --hole."
+        ),
     ] = None
     fill: Annotated[
         str,
-        typer.Option(
-            help="With --data: median, mean, mode or draw. Categories get the most probable value, or a draw."
-        ),
+        typer.Option(help="For tables: median, mean, mode or draw. Categories get the most probable value, or a draw."),
     ] = "median"
     intervals: Annotated[
         str,
         typer.Option(
-            help="With --data: coverage of the prediction intervals NAME_low to NAME_high (for categories, "
+            help="For tables: coverage of the prediction intervals NAME_low to NAME_high (for categories, "
             "NAME_probability is that of the value), or none."
         ),
     ] = "0.9"
     completions: Annotated[
-        Path | None, typer.Option(help="With --data: a .parquet of all completions, one row for each.")
+        Path | None, typer.Option(help="For tables: a .parquet of all completions, one row for each.")
     ] = None
     workers: Workers = None
 
@@ -54,7 +56,7 @@ class DrawOptions:
     seed: int
 
 
-def fill_file(model: "Model", options: ImputedFile, out: Path | None, draws: DrawOptions) -> None:
+def fill_file(model: "Model", options: ImputedFile, out: str | None, draws: DrawOptions) -> None:
     """Fill in the missing cells of a file. Raise UserError."""
     from gen_ray.engine.inference.rows import chains
     from gen_ray.engine.inference.rows.impute import COMPLETIONS, MAIN, ImputeTask
@@ -65,18 +67,19 @@ def fill_file(model: "Model", options: ImputedFile, out: Path | None, draws: Dra
     terminal.one_of("--fill must be", options.fill, FILLS)
     if options.completions is not None:
         terminal.one_of("--completions must end in", options.completions.suffix, (".parquet",))
-    coverage = _coverage(options.intervals)
-    out, data = checked_output(out or _beside(options.data, "filled"), options.data), options.data
-    outputs = {MAIN: out}
+    target, coverage = Output.beside(out, options.data, "filled.csv"), _coverage(options.intervals)
+    outputs = {MAIN: target.path}
     if options.completions is not None:
-        outputs[COMPLETIONS] = checked_output(options.completions, data, name="completions")
-        if options.completions.resolve() == out.resolve():
-            raise UserError(f"--completions={out}: is the same file as --out; name another one")
+        if target.is_folder:
+            raise UserError(f"--completions: needs one file as --out, not the folder {out}")
+        outputs[COMPLETIONS] = checked_output(options.completions, options.data, name="completions")
+        if options.completions.resolve() == target.path.resolve():
+            raise UserError(f"--completions={target.path}: is the same file as --out; name another one")
     exact = chains.has_marginals(model, instances.device())
     copies = draws.k if options.completions is not None or not exact else 1
     task = ImputeTask(
-        source=replace(open_file(data, model.spec), copies=copies),
-        suffix=out.suffix,
+        source=replace(open_file(options.data, model.spec), copies=copies),
+        suffix=target.suffix,
         fill=cast(Any, options.fill),
         coverage=coverage,
         with_completions=options.completions is not None,
@@ -85,7 +88,7 @@ def fill_file(model: "Model", options: ImputedFile, out: Path | None, draws: Dra
     )
     task.check()
     _show_missing(task, draws.k)
-    FileJob("impute", model, task, task.source, outputs).run(options.workers)
+    FileJob("impute", model, task, task.source, outputs, target.is_folder).run(options.workers)
 
 
 def _show_missing(task: "ImputeTask", k: int) -> None:
@@ -116,30 +119,13 @@ def _coverage(text: str) -> float | None:
     return coverage
 
 
-def _beside(data: Path, what: str) -> Path:
-    """Return the default output, beside the input."""
-    stem = data.name.removesuffix(data.suffix) if data.suffix in (".gz", ".bz2", ".zst") else data.name
-    return data.with_name(f"{Path(stem).stem}-{what}.csv")
-
-
-def checked_output(out: Path, data: Path | None = None, name: str = "out") -> Path:
-    """Return the file to write. Raise UserError if it is the input, or a folder, a pipe or a device."""
-    from gen_ray.errors import UserError
-
-    if data is not None and out.resolve() == data.resolve():
-        raise UserError(f"--{name}={out}: is the input itself; name another file")
-    if out.exists() and not out.is_file():
-        raise UserError(f"--{name}={out}: is not a regular file, which the result could replace; name another one")
-    return out
-
-
 @dataclass(frozen=True)
 class ScoredFile:
-    """How a file of rows is scored."""
+    """How a file is scored."""
 
     effort: int | None
     seed: int
-    out: Path | None
+    out: str | None
     workers: int | None
 
 
@@ -149,14 +135,14 @@ def score_file(model: "Model", data: Path, options: ScoredFile) -> None:
     from gen_ray.engine.inference.rows.score import ScoreTask, expected_bits, summary
     from gen_ray.engine.inference.score import EFFORT
 
-    out = checked_output(options.out or _beside(data, "scored"), data)
-    terminal.one_of("--out must end in", out.suffix, SUFFIXES)
+    out = Output.beside(options.out, data, "scored.csv")
     blocks = open_file(data, model.spec)
     effort = options.effort or model.experiment.evaluation.effort or EFFORT
     expected = expected_bits(model, effort, instances.device())
     task = ScoreTask(source=blocks, suffix=out.suffix, effort=effort, seed=options.seed, expected=expected)
     task.check()
-    for line in summary(FileJob("score", model, task, blocks, {MAIN: out}).run(options.workers), expected):
+    job = FileJob("score", model, task, blocks, {MAIN: out.path}, out.is_folder)
+    for line in summary(job.run(options.workers), expected):
         typer.echo(line)
 
 
@@ -175,11 +161,7 @@ class SampledFile:
 
 def streams(model: "Model", out: str | None) -> bool:
     """Return whether samples are written block by block: rows of a table, or any data to a folder."""
-    return model.spec.is_table or (out is not None and _is_folder(out))
-
-
-def _is_folder(out: str) -> bool:
-    return "://" in out or out.endswith("/") or Path(out).is_dir()
+    return model.spec.is_table or (out is not None and is_folder(out))
 
 
 def sample_file(model: "Model", n: int, options: SampledFile, out: str | None, chain: DrawOptions) -> None:
@@ -189,18 +171,12 @@ def sample_file(model: "Model", n: int, options: SampledFile, out: str | None, c
     from gen_ray.engine.inference.rows.impute import MAIN
     from gen_ray.engine.inference.rows.sample import SampleTask, describe, plan
     from gen_ray.errors import UserError
-    from gen_ray.storage.paths import resolve
 
-    out = out or "samples.csv"
-    folder = _is_folder(out)
-    target = resolve(out) if folder else local(out)
-    if not folder:
-        terminal.one_of("--out must be a folder (DIR/), or end in", target.suffix, SUFFIXES)
-        checked_output(target)
+    target = Output.parse(out or "samples.csv")
     if options.where and not model.spec.is_table:
         raise UserError(f"--where: needs a model of tables; {model.spec.name} holds {model.spec.kind}")
     task = SampleTask(
-        suffix=".parquet" if folder else target.suffix,
+        suffix=target.suffix,
         seed=chain.seed,
         sampler=chain.imputer,
         steps=chain.steps,
@@ -212,7 +188,7 @@ def sample_file(model: "Model", n: int, options: SampledFile, out: str | None, c
             typer.echo(line)
     task.chain(model)
     blocks = DrawnBlocks(n, rows_per_block(n, examples=not model.spec.is_table, cells=model.spec.dims))
-    statistics = FileJob("sample", model, task, blocks, {MAIN: target}, folder).run(options.workers)
+    statistics = FileJob("sample", model, task, blocks, {MAIN: target.path}, target.is_folder).run(options.workers)
     if task.conditions.allowed:
         candidates = sum(block["candidates"] for block in statistics)
         typer.echo(f"accepted: {n / candidates:.1%} of {candidates:,} candidates")

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gen_ray.errors import plain
-from pipelines import instances
+from gen_ray.storage.paths import is_remote
+from gen_ray.storage.user_paths import local
+from pipelines import instances, terminal
 from pipelines.progress import VerbProgress
 
 if TYPE_CHECKING:
@@ -33,6 +35,65 @@ Workers = Annotated[
         "RAY_ADDRESS, one per core or GPU of the cluster.",
     ),
 ]
+
+
+SUFFIXES = (".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class Output:
+    """A .csv or .parquet file, or a folder of Parquet files."""
+
+    path: Path
+    is_folder: bool
+
+    @property
+    def suffix(self) -> str:
+        """Return the suffix of the files."""
+        return ".parquet" if self.is_folder else self.path.suffix
+
+    @classmethod
+    def parse(cls, out: str) -> "Output":
+        """Return the output of a path or URI. Raise UserError."""
+        from gen_ray.storage.paths import resolve
+
+        if is_folder(out):
+            return cls(resolve(out), True)
+        terminal.one_of("--out must be a folder (DIR/), or end in", Path(out).suffix, SUFFIXES)
+        return cls(checked_output(local(out)), False)
+
+    @classmethod
+    def beside(cls, out: str | None, data: Path, default: str) -> "Output":
+        """Return the output of a command on data, by default a file beside it. Raise UserError for data itself."""
+        stem = data.name.removesuffix(data.suffix) if data.suffix in (".gz", ".bz2", ".zst") else data.name
+        made = cls.parse(out or str(data.with_name(f"{stem if data.is_dir() else Path(stem).stem}-{default}")))
+        if not is_remote(made.path):
+            _check_input(made.path, data)
+        return made
+
+
+def is_folder(out: str) -> bool:
+    """Return whether an output is a folder or a prefix on an object store, not a file."""
+    return "://" in out or out.endswith("/") or (Path(out).is_dir() and Path(out).suffix not in SUFFIXES)
+
+
+def checked_output(out: Path, data: Path | None = None, name: str = "out") -> Path:
+    """Return the file to write. Raise UserError if it is the input, or a folder, a pipe or a device."""
+    from gen_ray.errors import UserError
+
+    if data is not None:
+        _check_input(out, data, name)
+    if out.exists() and not out.is_file():
+        raise UserError(f"--{name}={out}: is not a regular file, which the result could replace; name another one")
+    return out
+
+
+def _check_input(out: Path, data: Path, name: str = "out") -> None:
+    """Raise UserError if an output is the input."""
+    from gen_ray.errors import UserError
+
+    if out.resolve() == data.resolve():
+        raise UserError(f"--{name}={out}: is the input itself; name another file or folder")
 
 
 @dataclass(frozen=True)

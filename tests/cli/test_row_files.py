@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
+from gen_ray.datasets.shards import to_numpy
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.rows import blocks, impute
 from gen_ray.engine.inference.rows.results import BlockResult
@@ -112,11 +115,41 @@ def test_images_are_sampled_into_a_folder_that_prepare_reads(gen_ray: Run, tmp_p
     assert result.code == 0 and "(1, 8, 8)" in result.out
 
 
+def test_images_of_a_folder_are_completed_and_scored(gen_ray: Run, tmp_path: Path) -> None:
+    model, mask = untrained(tmp_path, tmp_path / "model"), np.zeros((8, 8), np.uint8)
+    mask[4:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    assert gen_ray("sample", model, "-n", 40, "--out", f"{tmp_path}/digits/").code == 0
+    words = ("impute", model, "--data", f"{tmp_path}/digits/", "--mask", tmp_path / "mask.png", "-k", 2)
+    result = gen_ray(*words, "--out", f"{tmp_path}/made/")
+    assert result.code == 0, result.err
+    assert sorted(file.name for file in (tmp_path / "made").iterdir()) == ["_SUCCESS", "part-00000.parquet"]
+    made, given = (pq.read_table(tmp_path / name / "part-00000.parquet") for name in ("made", "digits"))
+    assert (to_numpy(made)[:, :, :4] == np.repeat(to_numpy(given), 2, 0)[:, :, :4]).all() and len(made) == 80
+    result = gen_ray("score", model, "--data", f"{tmp_path}/made/", "--out", tmp_path / "scored.csv")
+    assert result.code == 0 and "bits/dim (" in result.out, result.err
+    assert [row["name"] for row in read(tmp_path / "scored.csv")][:2] == [
+        "part-00000.parquet#0",
+        "part-00000.parquet#1",
+    ]
+    faults = {
+        "nothing is missing": ("impute", model, "--data", f"{tmp_path}/digits/"),
+        "--fill: needs a model of tables": (*words, "--fill", "mean"),
+        "known: .parquet": (*words, "--out", tmp_path / "x.csv"),
+        "no image files": ("score", model, "--data", f"{tmp_path}/none/"),
+    }
+    (tmp_path / "none").mkdir()
+    for fault, mistake in faults.items():
+        result = gen_ray(*mistake)
+        assert result.code == 2 and fault in result.fault, fault
+
+
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
         (("impute", "--out", "x.csv"), "--data: rows holds rows of a table; give a .csv or .parquet file of rows"),
-        (("impute", "--data", "ROWS", "--out", "x.png"), "--out must end in"),
+        (("impute", "--data", "ROWS", "--out", "x.png"), "--out must be a folder (DIR/), or end in"),
+        (("impute", "--data", "ROWS", "--out", "d/", "--completions", "c.parquet"), "--completions: needs one file"),
         (("impute", "--data", "ROWS", "--fill", "best"), "--fill must be"),
         (("impute", "--data", "ROWS", "--intervals", "90"), "must be none, or a number between 0 and 1 such as 0.9"),
         (("impute", "--data", "ROWS", "--out", "ROWS"), "is the input itself; name another file"),
@@ -188,7 +221,7 @@ def test_many_completions_take_smaller_blocks() -> None:
 def test_a_model_of_images_refuses_a_file_of_rows(gen_ray: Run, rows: Path, tmp_path: Path) -> None:
     model = untrained(tmp_path, tmp_path / "model")
     result = gen_ray("impute", model, "--data", rows)
-    assert result.code == 2 and "--data: needs a model of tables; digits holds image" in result.fault
+    assert result.code == 2 and "rows.csv: digits holds image, which is read from a .parquet file or a" in result.fault
     result = gen_ray("sample", model, "--where", "a=1")
     assert result.code == 2 and "--where: needs a model of tables" in result.fault
 

@@ -65,7 +65,7 @@ class ScoreTask:
     def run(self, model: Model, device: torch.device, block: RowBlock) -> BlockResult:
         """Return the rows of a block with their scores."""
         codes = codec.encode(block.values, self.source.columns, str(self.source.path))
-        found = _Bits.of(model, codes, self.effort, (self.seed, block.first), device)
+        found = Bits.of(model, codes, self.effort, (self.seed, block.first), device)
         text = self.suffix != PARQUET
         cells = {name: block.cells.column(name).combine_chunks() for name in block.cells.schema.names}
         made = {name: as_texts(values, name) if text else values for name, values in cells.items()}
@@ -74,7 +74,7 @@ class ScoreTask:
         content = encode_file(pa.table(made), self.suffix, self.source.delimiter, block.marks())
         return BlockResult(block.index, block.rows, {MAIN: content}, statistics)
 
-    def _columns(self, found: "_Bits", codes: np.ndarray) -> list[pa.Array]:
+    def _columns(self, found: "Bits", codes: np.ndarray) -> list[pa.Array]:
         """Return the added columns; the bits of missing cells are null."""
         if self.expected is None:
             return [pa.array(found.rows)]
@@ -88,7 +88,7 @@ class ScoreTask:
         """Return the bits (n, D) of cells above those that are expected, -inf where a value is missing."""
         return np.where(codes < 0, -np.inf, cells - np.array(self.expected))
 
-    def _statistics(self, found: "_Bits", codes: np.ndarray, first: int) -> dict[str, Any]:
+    def _statistics(self, found: "Bits", codes: np.ndarray, first: int) -> dict[str, Any]:
         """Return the sum of the bits and the most unusual rows, which ``summary`` combines."""
         top = np.argsort(-found.rows, kind="stable")[:SHOWN]
         rows = []
@@ -102,7 +102,7 @@ class ScoreTask:
 
 
 @dataclass(frozen=True)
-class _Bits:
+class Bits:
     """Bits of rows (n,) and, if the family gives them, of cells (n, D); the kind of bound."""
 
     rows: np.ndarray
@@ -110,7 +110,7 @@ class _Bits:
     kind: str
 
     @classmethod
-    def of(cls, model: Model, codes: np.ndarray, effort: int, seed: tuple[int, ...], device: torch.device) -> "_Bits":
+    def of(cls, model: Model, codes: np.ndarray, effort: int, seed: tuple[int, ...], device: torch.device) -> "Bits":
         """Score codes (n, D); the noise of each batch is a function of (seed, its place)."""
         nats: list[Tensor] = []
         cells: list[Tensor] = []
@@ -136,7 +136,7 @@ def expected_bits(model: Model, effort: int, device: torch.device) -> tuple[floa
     rows = np.arange(EXPECTATION_ROWS)
     with autocast(model.experiment.training.precision, device):
         drawn = chains.draw(model, model.experiment.chain(model.family), rows, 0, device).astype(np.int32)
-    found = _Bits.of(model, drawn, effort, (0,), device)
+    found = Bits.of(model, drawn, effort, (0,), device)
     return None if found.cells is None else tuple(found.cells.mean(0).tolist())
 
 
