@@ -21,7 +21,7 @@ def evaluate(
     reference: Annotated[str, typer.Option(help="The split that samples are compared with: train or test.")] = "train",
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Measure bits per dimension and Fréchet distance of a trained model."""
+    """Measure bits per dimension of a trained model, and the quality of its samples."""
     from gen_ray import run_directory
     from gen_ray.errors import UserError
 

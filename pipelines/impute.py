@@ -89,7 +89,7 @@ def impute(
     list_imputers: Annotated[bool, typer.Option("--list-imputers", help="List the imputers and exit.")] = False,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Complete an image or a text several times and show where the completions differ. The known part is unchanged.
+    """Complete an image or a text several times, or the rows of a table. The known part is unchanged.
 
     With --data: fill in the missing cells of a file of rows, or complete all images or texts of files.
     """

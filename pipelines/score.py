@@ -48,7 +48,7 @@ def score(
     workers: Workers = None,
     storage: Storage = Path("gen_ray_runs"),
 ) -> None:
-    """Print bits per dimension of each instance with kind and standard error, and the mean if there are several.
+    """Print bits per dimension of instances with kind and standard error, and their mean; for tables bits of each cell.
 
     With --data FILE or DIR/: write the bits of each row and cell of a file of rows, or of all images or texts of files.
     """

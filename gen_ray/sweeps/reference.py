@@ -5,7 +5,7 @@
 
 import inspect
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -125,7 +125,7 @@ def _type(annotation: Any) -> str:
         if len(inner) == len(parts) > 1:
             return f"[{', '.join(map(_type, inner))}]"
         return f"list of {_type(inner[0])}"
-    if origin is dict:
+    if origin in (dict, Mapping):
         return "mapping"
     if origin is not None:  # Annotated
         return _type(parts[0]) + _range([item for part in parts[1:] for item in getattr(part, "metadata", [])])
