@@ -33,7 +33,7 @@ class ColumnOptions(Config):
     missing_as_category: bool = Field(
         default=False, description="a missing value is a category: generated like the others, never imputed"
     )
-    keep: bool | None = Field(default=None, description="true: keep an identifier or rare texts; false: leave the column out")
+    keep: bool | None = Field(default=None, description="true: keep an identifier; false: leave the column out")
 
 
 def _delimiter(value: str) -> str:
@@ -56,7 +56,7 @@ class TableOptions(Config):
         default=256, ge=1, le=MOST_CODES, description="largest number of categories; the rest is one category, other"
     )
     columns: Mapping[str, ColumnOptions] = Field(default={}, description="settings of columns by name")
-    target: str | None = Field(default=None, description="column whose prediction is evaluated; models treat all columns alike")
+    target: str | None = Field(default=None, description="column whose prediction is evaluated")
     hide_share: float = Field(
         default=0.0, ge=0.0, lt=1.0,
         description="share of the values of training and validation rows that are left out completely at random, to "
