@@ -33,6 +33,13 @@ def spec() -> DataSpec:
     return DataSpec(name="joint", kind="table", shape=(3,), levels=K, columns=columns)
 
 
+def with_missing_letters() -> DataSpec:
+    """Return the spec with the same codes, in which the second letter is the category of missing values."""
+    *others, letter = spec().columns
+    changed = letter.model_copy(update={"categories": ("a",), "missing_as_category": True})
+    return spec().model_copy(update={"columns": (*others, changed)})
+
+
 def marginal(d: int) -> Tensor:
     """Return p(x_d) (K_d,)."""
     return torch.stack([P[ROWS[:, d] == code].sum() for code in range(CARDINALITIES[d])])

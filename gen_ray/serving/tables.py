@@ -50,6 +50,7 @@ def _column(column: Column, typical: float) -> dict[str, Any]:
         frequent = np.sort(np.argsort(-np.array(column.counts[:known]), kind="stable")[:LISTED])
         described["categories"] = as_json(column.decode(frequent, np.zeros(len(frequent))))
         described["categories_left_out"] = known - len(frequent)
+        described["missing_as_category"] = column.missing_as_category
     if isinstance(column, DatetimeColumn) and column.format is not None:
         described["csv_format"] = column.format
     return described

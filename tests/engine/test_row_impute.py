@@ -53,6 +53,22 @@ def test_known_cells_keep_their_bytes(tmp_path: Path, fill: str, exact: bool) ->
     assert again == [content]
 
 
+def test_an_absent_column_is_imputed_where_an_empty_cell_is_the_category_of_missing_values(tmp_path: Path) -> None:
+    model, columns = perfect_model(), tabular_joint.with_missing_letters().columns
+    (tmp_path / "empty.csv").write_text("number,truth,letter\n1,true,\n")
+    (tmp_path / "absent.csv").write_text("number,truth\n1,true\n")
+    empty, absent = (inspect(tmp_path / name, columns) for name in ("empty.csv", "absent.csv"))
+    assert (empty.missing, absent.missing) == ((0, 0, 0), (0, 0, 1))
+    [row] = rows_of(output(model, ImputeTask(source=absent, **DEFAULTS), absent)[0])
+    p = tabular_joint.P[(tabular_joint.ROWS[:, 0] == 1) & (tabular_joint.ROWS[:, 1] == 1)]
+    assert float(row["letter_probability"]) == pytest.approx(float(p.max() / p.sum()), abs=1e-6)
+    scored = [
+        rows_of(output(model, ScoreTask(source=file, suffix=".csv", effort=3, seed=0, expected=None), file)[0])[0]
+        for file in (empty, absent)
+    ]
+    assert float(scored[0]["bits"]) > float(scored[1]["bits"])
+
+
 def test_known_cells_keep_their_quotation_marks(tmp_path: Path) -> None:
     """Also where they do not need them, and none are added to cells with a mark inside."""
     model = perfect_model()

@@ -55,6 +55,17 @@ def test_an_object_becomes_codes_and_returns_the_given_values() -> None:
     json.dumps(filled, allow_nan=False)
 
 
+def test_an_absent_column_is_not_known_where_a_missing_value_is_a_category() -> None:
+    work = CategoryColumn(
+        name="work", arrow_type="string", counts=(6, 3, 1, 1), categories=("shop", "farm"), missing_as_category=True
+    )
+    spec = SPEC.model_copy(update={"columns": (*SPEC.columns[:2], work, *SPEC.columns[3:])})
+    rows = parse_objects([{"work": None}, {"age": 1}], spec, "rows")
+    assert rows.codes[:, 2].tolist() == [2, -1]
+    assert parse_csv("work,age\n,1\n", spec, "csv", most=1).codes[0, 2] == 2
+    assert parse_csv("age\n1\n", spec, "csv", most=1).codes[0, 2] == -1
+
+
 def test_csv_has_the_codes_of_the_objects() -> None:
     text = '\ufeffage;work;since\n39;shop;02/01/2000\n;"sea";\n-1;?;2000-01-02T03:04:05Z\n'
     rows = parse_csv(text, SPEC, "csv", most=3)

@@ -18,6 +18,7 @@ from httpx2 import Response
 from starlette.testclient import TestClient
 
 from gen_ray.client import Client, ClientPreview, ClientRows
+from gen_ray.dataspec import DataSpec
 from gen_ray.engine.inference import artifact
 from gen_ray.engine.inference.artifact import Model
 from gen_ray.engine.inference.rows import chains
@@ -45,7 +46,7 @@ ROWS = [
 ]
 
 
-def table_model(name: str) -> Model:
+def table_model(name: str, spec: DataSpec = SPEC) -> Model:
     net = {"name": "columns", "width": 16, "depth": 1}
     vae = {"name": "vae", "latent_dim": 2, "net": {"name": "mlp", "hidden": [16]}}
     experiment = parse(
@@ -56,12 +57,12 @@ def table_model(name: str) -> Model:
             "evaluation": {"effort": 6},
         }
     )
-    family = experiment.model(SPEC)
+    family = experiment.model(spec)
     torch.manual_seed(0)
     made = family.build_net().eval().requires_grad_(False)
     for parameter in made.parameters():
         parameter.add_(0.3 * torch.randn_like(parameter))
-    meta = artifact.describe(SPEC, "f" * 64, run_id="joint-run", steps=7)
+    meta = artifact.describe(spec, "f" * 64, run_id="joint-run", steps=7)
     return Model(experiment=experiment, family=family, net=made, meta=meta)
 
 

@@ -74,7 +74,8 @@ def parse_objects(objects: Sequence[Any], spec: DataSpec, field: str) -> GivenRo
         unknown = [name for name in row if name not in names]
         if unknown:
             raise InstanceError(place, f"has a column that is not known; {nearest(unknown[0][:LONGEST_LISTED], names)}")
-    return _rows([[row.get(name) for row in objects] for name in names], places, spec)
+    absent = np.array([[name not in row for name in names] for row in objects])
+    return _rows([[row.get(name) for row in objects] for name in names], places, spec, absent)
 
 
 def parse_csv(text: str, spec: DataSpec, field: str, *, most: int) -> GivenRows:
@@ -107,7 +108,8 @@ def parse_csv(text: str, spec: DataSpec, field: str, *, most: int) -> GivenRows:
         if len(row) != len(names):
             raise InstanceError(place, f"has {len(row)} cells; the first row has {len(names)}")
     cells = dict(zip(names, zip(*rows, strict=True), strict=True))
-    return _rows([cells.get(name, [None] * len(rows)) for name in known], places, spec)
+    absent = np.tile([name not in cells for name in known], (len(rows), 1))
+    return _rows([cells.get(name, [None] * len(rows)) for name in known], places, spec, absent)
 
 
 def conditions_row(conditions: RowConditions, spec: DataSpec) -> GivenRows:
@@ -164,8 +166,11 @@ def _json_number(number: float | None) -> float | str | None:
     return number if math.isfinite(number) else str(number)
 
 
-def _rows(columns: Sequence[Sequence[Any]], places: Sequence[str], spec: DataSpec) -> GivenRows:
-    """Return rows from the JSON values (N,) of each column; places name the rows in errors."""
+def _rows(columns: Sequence[Sequence[Any]], places: Sequence[str], spec: DataSpec, absent: np.ndarray) -> GivenRows:
+    """Return rows from the JSON values (N,) of each column; places name the rows in errors.
+
+    Cells (N, D) that are absent are not known, also in columns where a missing value is one of the categories.
+    """
     arrays, codes, unknown = [], np.empty((len(places), len(spec.columns)), np.int32), {}
     for d, (cells, column) in enumerate(zip(columns, spec.columns, strict=True)):
         values = _parse_column(cells, places, column)
@@ -173,6 +178,7 @@ def _rows(columns: Sequence[Sequence[Any]], places: Sequence[str], spec: DataSpe
         codes[:, d] = column.encode(values)
         if isinstance(column, CategoryColumn) and (others := _unknown_categories(values, column)):
             unknown[column.name] = others
+    codes[absent] = MISSING
     return GivenRows(pa.table(arrays, names=[column.name for column in spec.columns]), codes, unknown)
 
 

@@ -8,10 +8,11 @@ const TRUTH_VALUES = [false, true];
 
 let listCount = 0; // gives each list of suggestions another id
 
-/** Return the input of a column: {element, value, range, set(value)}; value is null while the cell is empty. */
+/** Return the input of a column: {element, value, range, set(value)}; value is undefined while the cell is empty. */
 export function cellInput(column, onChange) {
-  if (column.type === "boolean") return new ChoiceInput(column, TRUTH_VALUES, onChange);
-  if (column.type === "category" && column.categories.length <= MAX_OPTIONS) return new ChoiceInput(column, column.categories, onChange);
+  if (column.type === "boolean") return new ChoiceInput(TRUTH_VALUES, onChange);
+  const categories = column.missing_as_category ? [null, ...column.categories] : column.categories;
+  if (column.type === "category" && column.categories.length <= MAX_OPTIONS) return new ChoiceInput(categories, onChange);
   return column.type === "category" ? new SuggestionInput(column, onChange) : new FieldInput(column, onChange);
 }
 
@@ -19,23 +20,28 @@ export function cellInput(column, onChange) {
 class ChoiceInput {
   range = "";
 
-  constructor(column, values, onChange) {
-    this.values = [null, ...values];
-    this.element = h("select", { onchange: onChange }, ...this.values.map((value) => h("option", {}, value === null ? "(empty)" : String(value))));
+  constructor(values, onChange) {
+    this.values = [undefined, ...values];
+    this.element = h("select", { onchange: onChange }, ...this.values.map((value) => h("option", {}, optionText(value))));
   }
 
   get value() {
     return this.values[this.element.selectedIndex];
   }
 
-  /** Select a value; a value that is not listed, such as a rare one, is added. */
-  set(value) {
+  /** Select a value; a value that is not listed, such as a rare one, is added. Null empties a cell that cannot be null. */
+  set(given) {
+    const value = given ?? (this.values.includes(null) ? given : undefined);
     if (!this.values.includes(value)) {
       this.values.push(value);
       this.element.append(h("option", {}, String(value)));
     }
     this.element.selectedIndex = this.values.indexOf(value);
   }
+}
+
+function optionText(value) {
+  return value === undefined ? "(empty)" : value === null ? "(missing)" : String(value);
 }
 
 /** A text field that suggests the values of a column. */
@@ -50,7 +56,7 @@ class SuggestionInput {
   }
 
   get value() {
-    return this.field.value === "" ? null : this.field.value;
+    return this.field.value === "" ? undefined : this.field.value;
   }
 
   set(value) {
@@ -74,13 +80,13 @@ class FieldInput {
   /** The value for a request. Whole numbers that JavaScript cannot represent stay texts. */
   get value() {
     const { value } = this.element;
-    if (value === "") return null;
+    if (value === "") return undefined;
     if (!this.isNumber) return value.length === 16 ? `${value}:00${this.zone}` : value + (this.length === 10 ? "" : this.zone);
     return Math.abs(Number(value)) <= Number.MAX_SAFE_INTEGER ? Number(value) : value;
   }
 
   set(value) {
-    this.element.value = value === null ? "" : this.#text(value);
+    this.element.value = value === null || value === undefined ? "" : this.#text(value);
   }
 
   /** Return a value as the text of the field; times are converted to UTC. */

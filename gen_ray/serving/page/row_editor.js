@@ -16,25 +16,25 @@ export class RowEditor {
     this.element = h("table.row-editor", {}, head, h("tbody", {}, ...this.lines.map((line) => line.element)));
   }
 
-  /** Return the row as an object; null marks an empty cell. */
+  /** Return the row as an object without its empty cells; null is a value where missing is a category. */
   get row() {
-    return Object.fromEntries(this.lines.map(({ column, input }) => [column.name, input.value]));
+    return Object.fromEntries(this.lines.filter(({ input }) => input.value !== undefined).map(({ column, input }) => [column.name, input.value]));
   }
 
   /** Return whether a cell is empty. */
   get hasEmptyCells() {
-    return this.lines.some(({ input }) => input.value === null);
+    return this.lines.some(({ input }) => input.value === undefined);
   }
 
   /** Set all cells. */
   setRow(row) {
-    for (const { column, input } of this.lines) input.set(row[column.name] ?? null);
+    for (const { column, input } of this.lines) input.set(row[column.name]);
     this.clearResults();
   }
 
   /** Fill the empty cells with those of a completion. */
   fill(completion) {
-    for (const { column, input } of this.lines) if (input.value === null) input.set(completion[column.name]);
+    for (const { column, input } of this.lines) if (input.value === undefined) input.set(completion[column.name]);
     this.clearResults();
   }
 
@@ -67,7 +67,7 @@ class EditorLine {
     this.bits = h("td.bits");
     const control = this.input.field ?? this.input.element;
     control.setAttribute("aria-label", column.name);
-    const empty = h("button.secondary", { type: "button", "aria-label": `Empty ${column.name}`, onclick: () => (this.input.set(null), onChange()) }, "Empty");
+    const empty = h("button.secondary", { type: "button", "aria-label": `Empty ${column.name}`, onclick: () => (this.input.set(undefined), onChange()) }, "Empty");
     const name = h("th", { scope: "row" }, column.name, isTarget ? h("span.target", {}, " target") : null);
     const value = h("td", {}, this.input.element, this.input.range ? h("span.allowed-range", {}, this.input.range) : null);
     this.element = h("tr", {}, name, value, h("td", {}, empty), this.imputed, this.bits);

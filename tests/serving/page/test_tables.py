@@ -16,6 +16,7 @@ from gen_ray.serving.api import build
 from gen_ray.serving.local_service import LocalModelService
 from gen_ray.serving.settings import ApiSettings
 from gen_ray.tracking.sources import FolderSource
+from tests import tabular_joint
 from tests.serving.loopback import listening
 from tests.serving.page.conftest import OpenPage
 from tests.serving.test_tables import SPEC, table_model
@@ -25,13 +26,16 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("page") / "joint"
-    artifact.write(folder, table_model("random_order"))
-    service = LocalModelService("joint", FolderSource(folder), device=torch.device("cpu"))
-    run(service.open())
-    with listening(build({"joint": service}, ApiSettings(hosts=("127.0.0.1",))), timeout_graceful_shutdown=1) as port:
+    """Serve a model, and one in which a missing letter is a category."""
+    folder, services = tmp_path_factory.mktemp("page"), {}
+    for name, spec in (("joint", SPEC), ("gaps", tabular_joint.with_missing_letters())):
+        artifact.write(folder / name, table_model("random_order", spec))
+        services[name] = LocalModelService(name, FolderSource(folder / name), device=torch.device("cpu"))
+        run(services[name].open())
+    with listening(build(services, ApiSettings(hosts=("127.0.0.1",))), timeout_graceful_shutdown=1) as port:
         yield f"http://127.0.0.1:{port}"
-    run(service.close())
+    for service in services.values():
+        run(service.close())
 
 
 def run(work: Coroutine[Any, Any, None]) -> None:
@@ -104,7 +108,24 @@ def test_the_row_can_be_edited_with_the_keyboard_and_values_outside_the_range_ar
     page.get_by_label("number", exact=True).fill("77")
     page.get_by_label("Number of completions").press("Enter")
     expect(page.get_by_role("status")).to_have_text("Done: exact marginals.")
-    assert requests[-1]["rows"] == [{"number": 77, "truth": None, "letter": None}]
+    assert requests[-1]["rows"] == [{"number": 77}]
+
+
+def test_an_empty_cell_is_not_the_category_of_missing_values(open_page: OpenPage) -> None:
+    page = open_page("model=gaps&tab=row")
+    requests: list[dict[str, object]] = []
+    page.on(
+        "request", lambda request: request.method == "POST" and requests.append(json.loads(request.post_data or ""))
+    )
+    letter = page.get_by_label("letter", exact=True)
+    assert letter.locator("option").all_inner_texts() == ["(empty)", "(missing)", "a"]
+    click(page, "Impute")
+    expect(line(page, "letter").locator(".imputed")).not_to_be_empty()
+    letter.select_option("(missing)")
+    click(page, "Impute")
+    expect(page.get_by_role("status")).to_have_text("Done: exact marginals.")
+    expect(line(page, "letter").locator(".imputed")).to_be_empty()
+    assert [request["rows"] for request in requests] == [[{}], [{"letter": None}]]
 
 
 def test_sampled_rows_are_listed_saved_and_opened_for_editing(open_page: OpenPage) -> None:

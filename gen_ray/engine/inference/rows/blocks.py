@@ -2,7 +2,7 @@
 
 import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -201,6 +201,12 @@ class FileBlocks:
             values = codec.decode(empty.astype(np.int32), self.columns, empty)
             yield RowBlock(0, 0, 0, values, pa.table({name: pa.array([], kind) for name, kind in self.types.items()}))
 
+    def encode(self, values: pa.Table) -> np.ndarray:
+        """Return the codes (n, D) of values, −1 in absent columns also if a missing value is one of the categories."""
+        codes = codec.encode(values, self.columns, str(self.path))
+        codes[:, [column.name in self.absent for column in self.columns]] = MISSING
+        return codes
+
     def _parsed(self) -> Iterator[ParsedRows]:
         return parse_rows(self.path, self.columns, absent_as_missing=True)
 
@@ -229,11 +235,12 @@ def inspect(path: Path, columns: Sequence[Column]) -> FileBlocks:
     """
     stamp = _stamp(path)
     rows, missing, names = 0, np.zeros(len(columns), np.int64), set(column_names(path))
+    absent = tuple(column.name for column in columns if column.name not in names)
+    file = FileBlocks(path, tuple(columns), 0, (), absent, stamp)
     for parsed in parse_rows(path, columns, absent_as_missing=True):
         rows += len(parsed.values)
-        missing += (codec.encode(parsed.values, columns, str(path)) == MISSING).sum(0)
-    absent = tuple(column.name for column in columns if column.name not in names)
-    return FileBlocks(path, tuple(columns), rows, tuple(missing.tolist()), absent, stamp)
+        missing += (file.encode(parsed.values) == MISSING).sum(0)
+    return replace(file, rows=rows, missing=tuple(missing.tolist()))
 
 
 def _stamp(path: Path) -> tuple[int, int]:

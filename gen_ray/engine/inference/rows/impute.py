@@ -94,7 +94,7 @@ class ImputeTask:
     def run(self, model: Model, device: torch.device, block: RowBlock) -> BlockResult:
         """Return the filled rows of a block, and the completions."""
         columns = self.source.columns
-        codes = codec.encode(block.values, columns, str(self.source.path))
+        codes = self.source.encode(block.values)
         incomplete = np.flatnonzero((codes == MISSING).any(1))
         rows = block.first + incomplete
         with autocast(model.experiment.training.precision, device):

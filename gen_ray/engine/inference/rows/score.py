@@ -20,7 +20,6 @@ from gen_ray.engine.inference.rows.texts import as_texts
 from gen_ray.engine.inference.score import bits_per_dim
 from gen_ray.errors import UserError
 from gen_ray.maths.noise import generator
-from gen_ray.tabular import codec
 
 BITS, UNUSUAL = "bits", "most_unusual"
 EXPECTATION_ROWS = 1024
@@ -64,7 +63,7 @@ class ScoreTask:
 
     def run(self, model: Model, device: torch.device, block: RowBlock) -> BlockResult:
         """Return the rows of a block with their scores."""
-        codes = codec.encode(block.values, self.source.columns, str(self.source.path))
+        codes = self.source.encode(block.values)
         found = Bits.of(model, codes, self.effort, (self.seed, block.first), device)
         text = self.suffix != PARQUET
         cells = {name: block.cells.column(name).combine_chunks() for name in block.cells.schema.names}
