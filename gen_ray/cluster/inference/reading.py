@@ -7,7 +7,7 @@ from typing import Any
 import ray
 
 from gen_ray.engine.inference.rows.blocks import Blocks, RowRange
-from gen_ray.errors import RunError
+from gen_ray.errors import RunError, argument
 
 ATTEMPTS = 5
 """Workers that may be lost with the same block, before the command ends with an error."""
@@ -42,7 +42,7 @@ class BlockReader:
         if self.lost[index] >= ATTEMPTS:
             raise RunError(
                 f"block {index}: {ATTEMPTS} workers died while they computed it, perhaps because memory is full; "
-                "the same command continues, with fewer --workers or on larger machines"
+                f"the same command continues, with fewer {argument('workers')} or on larger machines"
             )
         return self._found(index, self.blocks.read(frozenset(range(len(self.blocks))) - {index}))
 

@@ -1,7 +1,6 @@
 """Blocks of rows through Ray Data: a list of blocks, and one worker with the model for each core or GPU."""
 
 import logging
-import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,14 +35,16 @@ class Worker:
         self.model: Model = unwrap_error(model)
         self.model.net.to(self.device)
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, list[bytes]]:
-        """Return the result of a block, pickled, or an error for the user, to which Ray itself would add lines."""
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the result of a block as an object, or an error for the user, to which Ray itself would add lines."""
         try:
             block = unwrap_error(self.reader.block.remote(int(batch["item"][0])))
             result: BlockResult | Exception = self.task.run(self.model, self.device, block)
         except (UserError, RunError) as error:
             result = error
-        return {"result": [pickle.dumps(result)]}
+        cell = np.empty(1, object)
+        cell[0] = result
+        return {"result": cell}
 
 
 def run_on_cluster(
@@ -83,10 +84,9 @@ def _results(found: "ray.data.Dataset", reason: Callable[[], str]) -> Iterator[B
     rows = iter(found.iter_rows())
     while (row := _next(rows, reason)) is not None:
         reason = str
-        result = pickle.loads(row["result"])  # noqa: S301 - made by a worker of this command
-        if isinstance(result, Exception):
-            raise result
-        yield result
+        if isinstance(row["result"], Exception):
+            raise row["result"]
+        yield row["result"]
 
 
 def _next(rows: Iterator[Any], reason: Callable[[], str]) -> Any:
