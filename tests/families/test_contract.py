@@ -373,7 +373,10 @@ def test_another_seed_gives_another_completion(case: Case) -> None:
     for name in family.imputers():
         x = case.x(1).expand(12, *case.spec.shape).clone()
         given = Known(known=x, mask=torch.zeros_like(x, dtype=torch.bool))
-        chain = family.impute(name, few(family.imputers()[name]))
+        few_steps = few(family.imputers()[name])
+        # After fewer Euler steps of a flow, all rows of a table are near the mean.
+        steps = max(50, few_steps) if name == "pf_ode" else few_steps
+        chain = family.impute(name, steps)
         first, again, other = (generate(net, chain, 12, seed=seed, device=CPU, known=given) for seed in (0, 0, 1))
         assert torch.equal(first, again) and not torch.equal(first, other)
 
